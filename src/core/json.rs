@@ -1,0 +1,167 @@
+//! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
+//! is ever lost. Parsed only to patch.
+
+use serde_json::value::RawValue;
+
+use crate::error::Error;
+
+/// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
+pub const DEPTH_MAX: usize = 128;
+
+/// One JSON value, as compact text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value(String);
+
+impl Value {
+    /// Takes in JSON text that `serde_json` has found well-formed.
+    ///
+    /// # Errors
+    /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`.
+    pub fn from_raw(raw: &RawValue) -> Result<Self, Error> {
+        compact(raw.get()).map(Self)
+    }
+
+    /// Parses JSON text.
+    ///
+    /// # Errors
+    /// `BadJson` with what is wrong and where.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let raw: &RawValue = serde_json::from_str(text).map_err(|e| Error::BadJson(e.to_string()))?;
+        Self::from_raw(raw)
+    }
+
+    /// Takes text that was a `Value` before: read back from storage, its checksum tested.
+    pub fn trusted(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The compact JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The compact JSON text, owned.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
+    /// RFC 7396: `patch` merged into this value.
+    ///
+    /// # Errors
+    /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates only.
+    pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
+        let mut target = self.tree()?;
+        json_patch::merge(&mut target, &patch.tree()?);
+        Self::from_tree(&target)
+    }
+
+    /// RFC 6902: the operations of `patch` applied to this value, all or none.
+    ///
+    /// # Errors
+    /// `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply or a `test` fails.
+    pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
+        let patch: json_patch::Patch =
+            serde_json::from_str(patch.as_str()).map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
+        let mut target = self.tree()?;
+        json_patch::patch(&mut target, &patch).map_err(|e| Error::Conflict(e.to_string()))?;
+        Self::from_tree(&target)
+    }
+
+    fn tree(&self) -> Result<serde_json::Value, Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(&self.0);
+        // The depth was checked when the value came in, against a limit of our own.
+        deserializer.disable_recursion_limit();
+        serde::Deserialize::deserialize(&mut deserializer).map_err(|e| Error::Conflict(e.to_string()))
+    }
+
+    fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
+        compact(&tree.to_string()).map(Self)
+    }
+}
+
+/// Drops the white space between the tokens of well-formed JSON, and counts its nesting.
+fn compact(text: &str) -> Result<String, Error> {
+    let mut out = String::with_capacity(text.len());
+    let mut depth = 0usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    let mut kept_from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return Err(Error::BadJson(format!("nested deeper than {DEPTH_MAX}")));
+                }
+            }
+            b']' | b'}' => depth -= 1,
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                out.push_str(&text[kept_from..at]);
+                kept_from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    out.push_str(&text[kept_from..]);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compacted(text: &str) -> String {
+        Value::parse(text).expect("well-formed").into_string()
+    }
+
+    #[test]
+    fn text_is_kept_to_the_digit() {
+        for text in ["12345678901234567890", "1.10", "1e400", r#"{"b":1,"a":2}"#, r#""a b\" c\\""#, "null", "-0"] {
+            assert_eq!(compacted(text), text);
+        }
+    }
+
+    #[test]
+    fn white_space_between_tokens_goes_and_in_strings_stays() {
+        assert_eq!(compacted(" { \"a b\" : [ 1 ,\n\t2 ] , \"c\\\" \" : \" \\\\\" } "), r#"{"a b":[1,2],"c\" ":" \\"}"#);
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Value::parse(&nested(DEPTH_MAX)).is_ok());
+        assert!(matches!(Value::parse(&nested(DEPTH_MAX + 1)), Err(Error::BadJson(_))));
+        assert!(matches!(Value::parse(&nested(100_000)), Err(Error::BadJson(_))));
+    }
+
+    #[test]
+    fn patches_keep_digits_and_order() {
+        let value = Value::parse(r#"{"z":1.10,"a":12345678901234567890,"gone":1}"#).expect("json");
+        let merged = value.merge_patch(&Value::parse(r#"{"gone":null,"new":[1.0]}"#).expect("json")).expect("merges");
+        assert_eq!(merged.as_str(), r#"{"z":1.10,"a":12345678901234567890,"new":[1.0]}"#);
+        let patch = r#"[{"op":"test","path":"/z","value":1.10},{"op":"replace","path":"/a","value":2}]"#;
+        let patched = value.json_patch(&Value::parse(patch).expect("json")).expect("applies");
+        assert_eq!(patched.as_str(), r#"{"z":1.10,"a":2,"gone":1}"#);
+    }
+
+    #[test]
+    fn a_patch_at_the_deepest_nesting_applies() {
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(DEPTH_MAX), "}".repeat(DEPTH_MAX));
+        let value = Value::parse(&deep).expect("at the limit");
+        assert_eq!(value.merge_patch(&Value::parse("{}").expect("json")).expect("merges"), value);
+    }
+
+    #[test]
+    fn a_failed_test_changes_nothing() {
+        let value = Value::parse(r#"{"a":1}"#).expect("json");
+        let patch = r#"[{"op":"replace","path":"/a","value":2},{"op":"test","path":"/a","value":3}]"#;
+        assert!(matches!(value.json_patch(&Value::parse(patch).expect("json")), Err(Error::Conflict(_))));
+        assert!(matches!(value.json_patch(&Value::parse("{}").expect("json")), Err(Error::BadJson(_))));
+    }
+}

@@ -1,0 +1,142 @@
+//! One error, by meaning. A variant says who caused it and what became of the state; foreign errors are mapped to it
+//! here or where they arise, and never pass through. `http/reply.rs` alone decides the status of each.
+
+use std::{fmt, io, path::PathBuf};
+
+use crate::core::{clock::Timestamp, name::TableName};
+
+/// The result of everything that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong. Unless a variant says otherwise nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The body is not the JSON that the request needs. The text says where and what was expected.
+    BadJson(String),
+    /// The body is JSON, but has no `value`.
+    MissingValue,
+    /// The key's escapes or bytes are not text.
+    BadKey(String),
+    /// A table, key or parameter outside its rules.
+    BadName(String),
+    /// A parameter or header that cannot be understood.
+    BadRequest(String),
+    /// Nothing is there, for the reason given.
+    NotFound(String),
+    /// The method is not one this path takes; the text lists those it does.
+    MethodNotAllowed(&'static str),
+    /// A patch that does not apply to the value that is there.
+    Conflict(String),
+    /// A condition did not hold; the version that is there now, if any.
+    PreconditionFailed {
+        /// The version that stands in the way; `None` where the key is absent.
+        current: Option<Timestamp>,
+    },
+    /// Larger than a limit, in bytes.
+    TooLarge {
+        /// What was too large: `value`, `body`.
+        what: &'static str,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// A declared content type that the request does not take.
+    UnsupportedType(String),
+    /// A count that is at its limit; the text names the limit.
+    TooMany(String),
+    /// The node sheds load; try again.
+    Overloaded(String),
+    /// The node cannot serve this yet; try again.
+    NotReady(String),
+    /// The node is stopping; try another.
+    Draining,
+    /// The disk is full or fails: reads and subscriptions go on, writes are refused until it recovers. The write that got
+    /// this answer may or may not be kept.
+    StorageFull(String),
+    /// The write is durable here, but on fewer replicas than asked for.
+    NotEnoughReplicas {
+        /// How many hold it.
+        held: usize,
+        /// How many were asked for.
+        wanted: usize,
+        /// The version that was written.
+        timestamp: Timestamp,
+    },
+    /// Bytes on disk that are not what was written. Found on a read, never passed on as a value.
+    Corrupt(String),
+    /// A remote timestamp further ahead of this node's wall clock than `--max-clock-drift` allows.
+    ClockDrift {
+        /// How far ahead, in milliseconds.
+        ahead_ms: u64,
+        /// How far is allowed, in milliseconds.
+        allowed_ms: u64,
+    },
+    /// Another process has the storage directory open.
+    StorageInUse(PathBuf),
+    /// The storage directory cannot be used as it is; the text says why and what to do.
+    StorageUnusable(String),
+    /// The storage directory does not open: what is in it is damaged.
+    StorageDamaged(String),
+    /// A wrong argument, flag, variable or configuration file.
+    Config(String),
+    /// The operating system refused something; the text says what was being done.
+    Io(String),
+}
+
+impl Error {
+    /// Wraps an operating system error with what was being done.
+    pub fn io(doing: impl fmt::Display, error: &io::Error) -> Self {
+        Self::Io(format!("{doing}: {error}"))
+    }
+
+    /// A record of `table` whose bytes do not decode.
+    pub fn corrupt_record(table: &TableName, key: &[u8], why: impl fmt::Display) -> Self {
+        Self::Corrupt(format!("table {table}, key {:?}: {why}", String::from_utf8_lossy(key)))
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadJson(why) => write!(f, "the body is not the JSON this request needs: {why}"),
+            Self::MissingValue => f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#),
+            Self::BadKey(why) => write!(f, "the key is not text: {why}"),
+            Self::BadName(why) | Self::BadRequest(why) | Self::NotFound(why) => f.write_str(why),
+            Self::MethodNotAllowed(allow) => write!(f, "this path takes {allow}"),
+            Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
+            Self::PreconditionFailed { current: Some(version) } => {
+                write!(f, "the condition does not hold: the version here is {version}")
+            }
+            Self::PreconditionFailed { current: None } => {
+                f.write_str("the condition does not hold: the key is absent here")
+            }
+            Self::TooLarge { what, limit } => write!(f, "the {what} is larger than the limit of {limit} bytes"),
+            Self::UnsupportedType(why) => f.write_str(why),
+            Self::TooMany(why) | Self::Overloaded(why) | Self::NotReady(why) => f.write_str(why),
+            Self::Draining => f.write_str("this node is shutting down; send the request to another"),
+            Self::StorageFull(why) => {
+                write!(f, "writes are refused until the disk has room again ({why}); reads go on")
+            }
+            Self::NotEnoughReplicas { held, wanted, .. } => write!(
+                f,
+                "the write is kept and durable on {held} of the {wanted} replicas asked for; more may follow"
+            ),
+            Self::Corrupt(what) => write!(f, "damaged bytes on disk: {what}"),
+            Self::ClockDrift { ahead_ms, allowed_ms } => write!(
+                f,
+                "a timestamp {ahead_ms} ms ahead of this node's clock; at most {allowed_ms} ms are allowed \
+                 (--max-clock-drift): set the clocks by NTP"
+            ),
+            Self::StorageInUse(dir) => write!(
+                f,
+                "{} is in use by another process: stop that one, or choose another directory with --data",
+                dir.display()
+            ),
+            Self::StorageUnusable(why) | Self::StorageDamaged(why) | Self::Config(why) | Self::Io(why) => {
+                f.write_str(why)
+            }
+        }
+    }
+}

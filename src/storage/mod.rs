@@ -1,0 +1,3 @@
+//! Storage (skeleton).
+pub mod table;
+pub mod watch;
