@@ -205,7 +205,12 @@ impl Node {
         todo!()
     }
     /// Writes many in one durable commit; results in order. `atomic`: the first failure keeps all from happening, and is returned.
-    pub async fn batch(&self, table: &TableName, writes: Vec<Write>, atomic: bool) -> Result<Vec<Result<Written>>> {
+    pub async fn batch(
+        &self,
+        table: &TableName,
+        writes: Vec<Write>,
+        atomic: bool,
+    ) -> Result<Vec<Result<Written>>> {
         todo!()
     }
     /// Merges rows in one durable commit.
