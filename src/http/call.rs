@@ -16,6 +16,7 @@ use hyper::{
     HeaderMap, Method, Request, Uri, Version,
     body::Incoming,
     header::{HeaderName, HeaderValue},
+    upgrade::OnUpgrade,
 };
 
 use super::{Options, path, route::Route};
@@ -48,6 +49,7 @@ pub struct Head {
     pub options: Arc<Options>,
     route: OnceLock<Route>,
     body: Mutex<Option<Incoming>>,
+    upgrade: Mutex<Option<OnUpgrade>>,
 }
 
 impl Deref for Call {
@@ -65,7 +67,8 @@ impl Call {
         remote: SocketAddr,
         options: &Arc<Options>,
     ) -> (Self, hyper::http::Extensions) {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let upgrade = head.extensions.remove();
         let request_id = request_id(&head.headers);
         let call = Self(Arc::new(Head {
             method: head.method,
@@ -77,6 +80,7 @@ impl Call {
             options: Arc::clone(options),
             route: OnceLock::new(),
             body: Mutex::new(Some(body)),
+            upgrade: Mutex::new(upgrade),
         }));
         (call, head.extensions)
     }
@@ -111,6 +115,11 @@ impl Head {
     /// The body, once: the next caller finds `None`.
     pub fn take_body(&self) -> Option<Incoming> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The connection beneath this request, once, where the client offers to turn it into something else.
+    pub fn take_upgrade(&self) -> Option<OnUpgrade> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
