@@ -19,7 +19,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 
-use super::{Options, path, route::Route};
+use super::{path, route::Route, socket::Peer};
 use crate::error::{Error, Result};
 
 /// The header that carries a request's id, both ways.
@@ -45,8 +45,8 @@ pub struct Head {
     pub remote: SocketAddr,
     /// The id that every answer to this request carries.
     pub request_id: HeaderValue,
-    /// The limits that this server runs with.
-    pub options: Arc<Options>,
+    /// The connection it came on, and the limits that this server runs with.
+    pub peer: Arc<Peer>,
     route: OnceLock<Route>,
     body: Mutex<Option<Incoming>>,
     upgrade: Mutex<Option<OnUpgrade>>,
@@ -62,11 +62,7 @@ impl Deref for Call {
 
 impl Call {
     /// Moves the head and the body out of `request`, which keeps its extensions.
-    pub fn take(
-        request: Request<Incoming>,
-        remote: SocketAddr,
-        options: &Arc<Options>,
-    ) -> (Self, hyper::http::Extensions) {
+    pub fn take(request: Request<Incoming>, peer: &Arc<Peer>) -> (Self, hyper::http::Extensions) {
         let (mut head, body) = request.into_parts();
         let upgrade = head.extensions.remove();
         let request_id = request_id(&head.headers);
@@ -75,14 +71,34 @@ impl Call {
             uri: head.uri,
             headers: head.headers,
             version: head.version,
-            remote,
+            remote: peer.remote,
             request_id,
-            options: Arc::clone(options),
+            peer: Arc::clone(peer),
             route: OnceLock::new(),
             body: Mutex::new(Some(body)),
             upgrade: Mutex::new(upgrade),
         }));
         (call, head.extensions)
+    }
+
+    /// A call without a body, for tests of what reads heads.
+    #[cfg(test)]
+    pub fn of(request: Request<()>) -> Self {
+        let (head, ()) = request.into_parts();
+        let options = Arc::new(super::Options::default());
+        let peer = Arc::new(Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), options));
+        Self(Arc::new(Head {
+            request_id: request_id(&head.headers),
+            method: head.method,
+            uri: head.uri,
+            headers: head.headers,
+            version: head.version,
+            remote: peer.remote,
+            peer,
+            route: OnceLock::new(),
+            body: Mutex::new(None),
+            upgrade: Mutex::new(None),
+        }))
     }
 }
 
@@ -131,7 +147,7 @@ impl fmt::Debug for Head {
 
 /// The parameters of a query, decoded as forms are: `+` is a space.
 #[derive(Clone, Copy, Debug)]
-pub struct Query<'a>(&'a str);
+pub struct Query<'a>(pub(super) &'a str);
 
 impl<'a> Query<'a> {
     /// The value of a parameter; empty where it stands without `=`.

@@ -79,20 +79,20 @@ pub fn other_method(call: &Call, allow: &'static str) -> Result<Response> {
 
 /// The answer to a request that failed.
 pub fn problem(error: &Error, call: &Call) -> Response {
-    let mut response = problem_with_id(error, call.request_id.to_str().unwrap_or_default());
-    if let Error::MethodNotAllowed(allow) = error {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    }
-    response
+    problem_of(error, &problem_object(error, call.request_id.to_str().unwrap_or_default()))
 }
 
-/// The answer to a request that failed before it was read.
-pub fn problem_with_id(error: &Error, request_id: &str) -> Response {
+/// The answer to a request that failed with `error`, which `object` describes.
+pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
     let (status, _) = status_and_code(error);
-    let mut response = with_type(PROBLEM, problem_object(error, request_id).to_string());
+    let mut response = with_type(PROBLEM, object.to_string());
     *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if let Error::MethodNotAllowed(allow) = error {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
@@ -107,20 +107,17 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     problem.insert("detail".into(), error.to_string().into());
     problem.insert("error".into(), code.into());
     problem.insert("request_id".into(), request_id.into());
-    match error {
-        Error::PreconditionFailed { current } => {
-            problem.insert("version".into(), json!(current.map(|version| version.to_string())));
-        }
-        Error::TooLarge { limit, .. } => {
-            problem.insert("limit".into(), json!(limit));
-        }
-        Error::NotEnoughReplicas { held, wanted, timestamp } => {
-            problem.insert("held".into(), json!(held));
-            problem.insert("wanted".into(), json!(wanted));
-            problem.insert("version".into(), json!(timestamp.to_string()));
-            problem.insert("timestamp".into(), json!(timestamp.unix_ms()));
-        }
-        _ => {}
+    if let Error::PreconditionFailed { current } = error {
+        problem.insert("version".into(), json!(current.map(|version| version.to_string())));
+    }
+    if let Error::TooLarge { limit, .. } = error {
+        problem.insert("limit".into(), json!(limit));
+    }
+    if let Error::NotEnoughReplicas { held, wanted, timestamp } = error {
+        problem.insert("held".into(), json!(held));
+        problem.insert("wanted".into(), json!(wanted));
+        problem.insert("version".into(), json!(timestamp.to_string()));
+        problem.insert("timestamp".into(), json!(timestamp.unix_ms()));
     }
     serde_json::Value::Object(problem)
 }
