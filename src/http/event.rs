@@ -103,7 +103,9 @@ fn write_object(out: &mut String, change: &Change) -> fmt::Result {
         timestamp.node
     )?;
     match &change.effect {
-        Effect::Updated { expires_at_ms: Some(expires_at_ms), .. } => write!(out, r#","expires_at":{expires_at_ms}}}"#),
+        Effect::Updated { expires_at_ms: Some(expires_at_ms), .. } => {
+            write!(out, r#","expires_at":{expires_at_ms}}}"#)
+        }
         Effect::Updated { expires_at_ms: None, .. } => out.write_char('}'),
         Effect::Deleted(Gone::Deleted) => out.write_str(r#","reason":"delete"}"#),
         Effect::Deleted(Gone::Expired) => out.write_str(r#","reason":"expired"}"#),
