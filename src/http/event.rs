@@ -130,3 +130,106 @@ fn object_in<'a>(change: &Change, frame: &'a Bytes) -> &'a str {
     let id_line = if change.cursor.is_some() { text.find('\n').map_or(0, |end| end + 1) } else { 0 };
     &text[id_line + DATA.len()..text.len() - END.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::core::{
+        clock::{NodeId, Timestamp},
+        json::Value,
+        name::{Key, TableName},
+    };
+
+    const CURSOR: Cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467 };
+    const VERSION: &str = "0001998877665544-00000000000000ab";
+
+    fn change(cursor: Option<Cursor>, key: &str, effect: Effect) -> Notice {
+        let table = TableName::parse("default").expect("a table name");
+        let timestamp = Timestamp { hlc: 0x0001_9988_7766_5544, node: NodeId(0xab) };
+        let key = Key::parse(key).expect("a key");
+        Notice::Change(Arc::new(Change::new(cursor, table, key, timestamp, effect)))
+    }
+
+    fn updated(value: &str, expires_at_ms: Option<u64>) -> Effect {
+        Effect::Updated { value: Value::parse(value).expect("json"), expires_at_ms }
+    }
+
+    #[test]
+    fn an_update_is_one_unnamed_event_with_an_id() {
+        let notice = change(Some(CURSOR), "mykey", updated(r#"{"n": 1.10}"#, None));
+        let expected = format!(
+            "id: 3f2a91c0.184467\ndata: {{\"event\":\"Updated\",\"table\":\"default\",\"key\":\"mykey\",\
+             \"value\":{{\"n\":1.10}},\"version\":\"{VERSION}\",\"timestamp\":6870824806,\
+             \"node\":\"00000000000000ab\"}}\n\n"
+        );
+        assert_eq!(frame(&notice), expected);
+    }
+
+    #[test]
+    fn a_delete_says_why() {
+        for (gone, reason) in [(Gone::Deleted, "delete"), (Gone::Expired, "expired")] {
+            let text = message(&change(Some(CURSOR), "k", Effect::Deleted(gone)), None);
+            let object: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!((&object["event"], &object["reason"]), (&"Deleted".into(), &reason.into()));
+            assert_eq!(object.get("value"), None);
+        }
+    }
+
+    #[test]
+    fn no_key_or_value_breaks_a_frame() {
+        for text in
+            ["\r", "\n", "\r\n\r\n", "data: x", "\0", "\u{2028}\u{2029}\u{85}", "\"}\\", "id: 1\n\nevent: x"]
+        {
+            let value = json_string(text);
+            let notice = change(Some(CURSOR), text, updated(&value, None));
+            let frame = frame(&notice);
+            let frame = std::str::from_utf8(&frame).expect("text");
+            let lines: Vec<&str> = frame.split(['\r', '\n']).collect();
+            assert_eq!(lines.len(), 4, "{frame:?}");
+            assert!(lines[0].starts_with("id: ") && lines[2..] == ["", ""], "{frame:?}");
+            let data = lines[1].strip_prefix("data: ").expect("one line of data");
+            let object: serde_json::Value = serde_json::from_str(data).expect("JSON");
+            assert_eq!((&object["key"], &object["value"]), (&text.into(), &text.into()));
+        }
+    }
+
+    #[test]
+    fn a_snapshots_values_and_a_resync_are_nothing_to_resume_from() {
+        let notices = [change(None, "k", updated("1", None)), Notice::Resync(CURSOR), Notice::Shutdown];
+        for notice in notices {
+            let frame = frame(&notice);
+            let frame = std::str::from_utf8(&frame).expect("text");
+            assert!(frame.lines().all(|line| !line.starts_with("id")), "{frame}");
+            assert!(!message(&notice, None).contains("cursor"));
+        }
+    }
+
+    #[test]
+    fn control_events_are_named_and_sync_can_be_resumed_from() {
+        let sync = "id: 3f2a91c0.184467\nevent: sync\ndata: {\"event\":\"sync\"}\n\n";
+        assert_eq!(frame(&Notice::Sync(CURSOR)), sync);
+        assert_eq!(frame(&Notice::Resync(CURSOR)), "event: resync\ndata: {\"event\":\"resync\"}\n\n");
+        assert_eq!(frame(&Notice::Shutdown), "event: shutdown\ndata: {\"event\":\"shutdown\"}\n\n");
+    }
+
+    #[test]
+    fn a_message_is_the_events_object_with_its_subscription_and_cursor() {
+        let notice = change(Some(CURSOR), "k", updated("[1]", Some(5)));
+        let object: serde_json::Value = serde_json::from_str(&message(&notice, Some("7"))).expect("JSON");
+        let members =
+            ["event", "table", "key", "value", "version", "timestamp", "node", "expires_at", "sub", "cursor"];
+        assert!(object.as_object().is_some_and(|object| object.keys().eq(members)), "{object}");
+        assert_eq!((&object["sub"], &object["cursor"]), (&7.into(), &"3f2a91c0.184467".into()));
+        assert_eq!(message(&Notice::Sync(CURSOR), None), r#"{"event":"sync","cursor":"3f2a91c0.184467"}"#);
+        assert_eq!(message(&Notice::Resync(CURSOR), Some("\"a\"")), r#"{"event":"resync","sub":"a"}"#);
+        assert_eq!(message(&Notice::Shutdown, None), r#"{"event":"shutdown"}"#);
+    }
+
+    #[test]
+    fn a_change_is_rendered_once_for_all() {
+        let notice = change(Some(CURSOR), "k", updated("1", None));
+        assert_eq!(frame(&notice).as_ptr(), frame(&notice).as_ptr());
+    }
+}

@@ -1,7 +1,7 @@
 //! What a client may say on a WebSocket, and the answers: one JSON object each, parsed at once and completely, so that a
 //! session acts on requests that are right and answers the others with what is allowed.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{error::Category, value::RawValue};
@@ -147,14 +147,44 @@ impl ReplyTo {
 
 /// Parses a message. Even of one that is wrong it says, as far as it can, what the answer is matched by.
 pub fn parse(text: &str, value_bytes_max: u64) -> (ReplyTo, Result<Request>) {
-    let mut reply_to = ReplyTo::default();
-    let request = Fields::parse(text).and_then(|fields| {
-        reply_to.wants_result = matches!(fields.op.as_str(), "get" | "put" | "patch" | "delete" | "ping");
-        reply_to.rid = fields.rid.map(|rid| Label::parse("rid", rid)).transpose()?;
-        reply_to.sub = fields.id.map(|id| Label::parse("id", id)).transpose()?;
-        fields.request(reply_to.sub.as_ref(), value_bytes_max)
-    });
-    (reply_to, request)
+    let fields = match Fields::parse(text) {
+        Ok(fields) => fields,
+        Err(error) => {
+            // What else is in the message is wrong, not who asks.
+            let known = serde_json::from_str::<Known>(text).ok();
+            let reply_to = known.and_then(|known| known.reply_to().ok());
+            return (reply_to.unwrap_or_default(), Err(error));
+        }
+    };
+    let known = Known { op: Some(Cow::Borrowed(&fields.op)), rid: fields.rid, id: fields.id };
+    match known.reply_to() {
+        Ok(reply_to) => {
+            let request = fields.request(reply_to.sub.as_ref(), value_bytes_max);
+            (reply_to, request)
+        }
+        Err(error) => (ReplyTo::default(), Err(error)),
+    }
+}
+
+/// The members that an answer is matched by.
+#[derive(Deserialize)]
+struct Known<'a> {
+    #[serde(borrow)]
+    op: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    rid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+impl Known<'_> {
+    fn reply_to(&self) -> Result<ReplyTo> {
+        Ok(ReplyTo {
+            rid: self.rid.map(|rid| Label::parse("rid", rid)).transpose()?,
+            sub: self.id.map(|id| Label::parse("id", id)).transpose()?,
+            wants_result: matches!(self.op.as_deref(), Some("get" | "put" | "patch" | "delete" | "ping")),
+        })
+    }
 }
 
 /// Every member that a message may have. Which of them an operation needs is checked after.
@@ -212,9 +242,9 @@ impl<'a> Fields<'a> {
             },
             "unsub" => Request::Unsubscribe { id: id()? },
             "get" => Request::Call(Operation::Get(Address { table: self.table()?, key: self.key()? })),
-            "put" | "patch" | "delete" => {
-                Request::Call(Operation::Write(self.table()?, self.write(value_bytes_max)?))
-            }
+            "put" => self.write(self.put(value_bytes_max)?)?,
+            "patch" => self.write(self.patch(value_bytes_max)?)?,
+            "delete" => self.write(Action::Delete { force: self.force })?,
             "ping" => Request::Call(Operation::Ping),
             "auth" => {
                 return Err(Error::BadRequest(
@@ -243,25 +273,186 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn write(&self, value_bytes_max: u64) -> Result<Write> {
-        let action = match self.op.as_str() {
-            "put" => {
-                let value = kv::take_value(value_bytes_max, self.value.ok_or(Error::MissingValue)?)?;
-                Action::Put { value, ttl: kv::ttl(None, self.ttl)? }
-            }
-            "patch" => {
-                let patch = kv::take_value(value_bytes_max, self.patch.ok_or_else(|| missing("patch"))?)?;
-                // No one patches to a bare list with a merge patch, which is what put is for; so the forms do not collide.
-                let is_list = patch.as_str().starts_with('[');
-                Action::Patch(if is_list { Patch::Json(patch) } else { Patch::Merge(patch) })
-            }
-            _ => Action::Delete { force: self.force },
-        };
+    fn put(&self, value_bytes_max: u64) -> Result<Action> {
+        let value = kv::take_value(value_bytes_max, self.value.ok_or(Error::MissingValue)?)?;
+        Ok(Action::Put { value, ttl: kv::ttl(None, self.ttl)? })
+    }
+
+    /// A list is RFC 6902, anything else RFC 7396: to merge a list is to put it, so the two do not collide.
+    fn patch(&self, value_bytes_max: u64) -> Result<Action> {
+        let patch = kv::take_value(value_bytes_max, self.patch.ok_or_else(|| missing("patch"))?)?;
+        let is_list = patch.as_str().starts_with('[');
+        Ok(Action::Patch(if is_list { Patch::Json(patch) } else { Patch::Merge(patch) }))
+    }
+
+    fn write(&self, action: Action) -> Result<Request> {
         let condition = condition::condition(self.if_match.as_deref(), self.if_none_match.as_deref())?;
-        Ok(Write { key: self.key()?, action, condition })
+        let write = Write { key: self.key()?, action, condition };
+        Ok(Request::Call(Operation::Write(self.table()?, write)))
     }
 }
 
 fn missing(field: &str) -> Error {
     Error::BadRequest(format!("the message has no {field:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        core::json::Value,
+        node::{Condition, Cursor},
+    };
+
+    const VALUE_BYTES_MAX: u64 = 100;
+
+    fn parsed(text: &str) -> Result<Request> {
+        parse(text, VALUE_BYTES_MAX).1
+    }
+
+    fn label(text: &str) -> Label {
+        Label(text.into())
+    }
+
+    fn table() -> TableName {
+        TableName::parse("t").expect("a table name")
+    }
+
+    fn key() -> Key {
+        Key::parse("k").expect("a key")
+    }
+
+    fn write(action: Action, condition: Condition) -> Request {
+        Request::Call(Operation::Write(table(), Write { key: key(), action, condition }))
+    }
+
+    fn value(text: &str) -> Value {
+        Value::parse(text).expect("JSON")
+    }
+
+    #[test]
+    fn a_subscription_is_to_a_key_a_prefix_or_a_table() {
+        let cursor = Cursor { epoch: 1, sequence: 2 };
+        let prefix = |prefix: &str| Topic::Prefix(table(), prefix.into());
+        let cases = [
+            (r#""key":"k""#, Topic::Key(table(), key()), Start::Now),
+            (r#""prefix":"p","snapshot":true"#, prefix("p"), Start::Snapshot),
+            (r#""since":"00000001.2""#, prefix(""), Start::After(cursor)),
+            (r#""since":"of another life","snapshot":true"#, prefix(""), Start::Resync),
+        ];
+        for (members, topic, start) in cases {
+            let text = format!(r#"{{"op":"sub","id":"a","table":"t",{members}}}"#);
+            assert_eq!(parsed(&text), Ok(Request::Subscribe { id: label("\"a\""), topic, start }), "{text}");
+        }
+        assert_eq!(parsed(r#"{"op":"unsub","id":7}"#), Ok(Request::Unsubscribe { id: label("7") }));
+    }
+
+    #[test]
+    fn operations_are_those_of_rest() {
+        let get = Operation::Get(Address { table: table(), key: key() });
+        assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k"}"#), Ok(Request::Call(get)));
+        assert_eq!(parsed(r#"{"op":"ping"}"#), Ok(Request::Call(Operation::Ping)));
+        let put = |text, ttl| Action::Put { value: value(text), ttl };
+        let version = "0000000000000001-000000000000000a".parse().expect("a version");
+        let cases = [
+            (r#""put","value":null"#, put("null", None), Condition::Always),
+            (
+                r#""put","value":[1.10, 2],"ttl":2"#,
+                put("[1.10,2]", Some(Duration::from_secs(2))),
+                Condition::Always,
+            ),
+            (
+                r#""put","value":1,"ttl":"1m","if_none_match":"*""#,
+                put("1", Some(Duration::from_secs(60))),
+                Condition::Absent,
+            ),
+            (
+                r#""patch","patch":{"a":null}"#,
+                Action::Patch(Patch::Merge(value(r#"{"a":null}"#))),
+                Condition::Always,
+            ),
+            (r#""patch","patch":[]"#, Action::Patch(Patch::Json(value("[]"))), Condition::Always),
+            (r#""delete""#, Action::Delete { force: false }, Condition::Always),
+            (
+                r#""delete","force":true,"if_match":"0000000000000001-000000000000000a""#,
+                Action::Delete { force: true },
+                Condition::Version(vec![version]),
+            ),
+        ];
+        for (members, action, condition) in cases {
+            let text = format!(r#"{{"table":"t","key":"k","op":{members}}}"#);
+            assert_eq!(parsed(&text), Ok(write(action, condition)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_message_is_said() {
+        let cases = [
+            ("", "bad-request"),
+            ("{", "bad-json"),
+            (r#"["sub"]"#, "bad-request"),
+            ("{}", "bad-request"),
+            (r#"{"op":"drop"}"#, "bad-request"),
+            (r#"{"op":"auth","token":"x"}"#, "bad-request"),
+            (r#"{"op":"get","table":"t"}"#, "bad-request"),
+            (r#"{"op":"get","table":"t","key":""}"#, "bad-name"),
+            (r#"{"op":"get","table":"../t","key":"k"}"#, "bad-name"),
+            (r#"{"op":"get","table":"t","key":"k","keys":1}"#, "bad-request"),
+            (r#"{"op":"get","table":"t","key":"k","rid":{}}"#, "bad-request"),
+            (r#"{"op":"put","table":"t","key":"k"}"#, "missing-value"),
+            (r#"{"op":"put","table":"t","key":"k","value":1,"ttl":[]}"#, "bad-request"),
+            (r#"{"op":"sub","table":"t"}"#, "bad-request"),
+            (r#"{"op":"sub","id":"a","table":"t","key":"k","prefix":"k"}"#, "bad-request"),
+            (r#"{"op":"sub","id":"a"}"#, "bad-request"),
+            (r#"{"op":"unsub"}"#, "bad-request"),
+        ];
+        for (text, code) in cases {
+            let error = parsed(text).expect_err(text);
+            assert_eq!(reply::status_and_code(&error).1, code, "{text}: {error}");
+        }
+        let long = format!(
+            r#"{{"op":"put","table":"t","key":"k","value":"{}"}}"#,
+            "x".repeat(VALUE_BYTES_MAX as usize)
+        );
+        assert_eq!(parsed(&long), Err(Error::TooLarge { what: "value", limit: VALUE_BYTES_MAX }));
+        let deep = format!(r#"{{"op":"put","table":"t","key":"k","value":{}"#, "[".repeat(100_000));
+        assert!(matches!(parsed(&deep), Err(Error::BadJson(_))));
+    }
+
+    #[test]
+    fn an_answer_repeats_what_its_request_is_known_by() {
+        let (reply_to, _) = parse(r#"{"op":"ping","rid":"\u0041 7"}"#, VALUE_BYTES_MAX);
+        assert_eq!(reply_to.result("{}"), r#"{"event":"result","rid":"\u0041 7","status":200}"#);
+        assert_eq!(
+            reply_to.result(r#"{"a":1}"#),
+            r#"{"event":"result","rid":"\u0041 7","status":200,"a":1}"#
+        );
+        let (reply_to, _) = parse(r#"{"op":"sub","id":"a","table":"t","rid":1}"#, VALUE_BYTES_MAX);
+        assert_eq!(reply_to.done("subscribed"), r#"{"event":"subscribed","rid":1,"sub":"a"}"#);
+    }
+
+    #[test]
+    fn a_failed_operation_is_a_result_and_anything_else_an_error() {
+        let answered = |text: &str| {
+            let (reply_to, request) = parse(text, VALUE_BYTES_MAX);
+            let problem = reply_to.problem(&request.expect_err("a bad request"), "id-1");
+            serde_json::from_str::<serde_json::Value>(&problem).expect("JSON")
+        };
+        let result = answered(r#"{"op":"get","rid":7,"table":"t"}"#);
+        assert_eq!(
+            (&result["event"], &result["rid"], &result["status"]),
+            (&"result".into(), &7.into(), &400.into())
+        );
+        assert_eq!(result["request_id"], "id-1");
+        let error = answered(r#"{"op":"sub","id":"a"}"#);
+        assert_eq!(
+            (&error["event"], &error["sub"], &error["error"]),
+            (&"error".into(), &"a".into(), &"bad-request".into())
+        );
+        assert_eq!(answered("hello")["event"], "error");
+        let typo = answered(r#"{"op":"get","rid":8,"tabel":"t","key":"k"}"#);
+        assert_eq!((&typo["event"], &typo["rid"]), (&"result".into(), &8.into()));
+    }
 }

@@ -53,12 +53,21 @@ pub struct Session {
     node: Arc<Node>,
     /// The id of the request that opened the connection, in every problem.
     request_id: Arc<str>,
-    takes_requests: bool,
+    kind: Kind,
     subscriptions: SelectAll<Labelled>,
     labels: HashMap<Label, AbortHandle>,
     requests: FuturesUnordered<BoxFuture<'static, String>>,
     beats: Beats,
     silent_beats: u32,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Requests and subscriptions, as the client asks.
+    Conversation,
+    /// The events of the topics it was opened for.
+    Events,
 }
 
 /// Why a connection ends.
@@ -68,6 +77,9 @@ enum Ending {
     /// We close it: why.
     Close(CloseCode, &'static str),
 }
+
+/// How a part of a session went: on to the next, or to the end.
+type Step = std::result::Result<(), Ending>;
 
 /// What happened next.
 enum Turn {
@@ -84,7 +96,7 @@ impl Session {
     /// As `Node::watch`.
     pub fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Self> {
         // Without a topic there is one event to hear of: the shutdown.
-        Self::new(node, pulse, call, Vec::new(), Start::Now, true)
+        Self::new(node, pulse, call, Kind::Conversation, Vec::new(), Start::Now)
     }
 
     /// A session that sends the events of `topics` and takes no requests.
@@ -98,21 +110,21 @@ impl Session {
         topics: Vec<Topic>,
         start: Start,
     ) -> Result<Self> {
-        Self::new(node, pulse, call, topics, start, false)
+        Self::new(node, pulse, call, Kind::Events, topics, start)
     }
 
     fn new(
         node: &Arc<Node>,
         pulse: &Pulse,
         call: &Call,
+        kind: Kind,
         topics: Vec<Topic>,
         start: Start,
-        takes_requests: bool,
     ) -> Result<Self> {
         let mut session = Self {
             node: Arc::clone(node),
             request_id: call.request_id.to_str().unwrap_or_default().into(),
-            takes_requests,
+            kind,
             subscriptions: SelectAll::new(),
             labels: HashMap::new(),
             requests: FuturesUnordered::new(),
@@ -137,7 +149,7 @@ impl Session {
     }
 
     /// Takes what is next. All that is ready goes into one write, which is done when nothing more is.
-    async fn turn(&mut self, socket: &mut Socket) -> std::result::Result<(), Ending> {
+    async fn turn(&mut self, socket: &mut Socket) -> Step {
         let turn = match self.next(socket).now_or_never() {
             Some(turn) => turn,
             None => {
@@ -170,7 +182,7 @@ impl Session {
         &mut self,
         socket: &mut Socket,
         message: Option<std::result::Result<Message, SocketError>>,
-    ) -> std::result::Result<(), Ending> {
+    ) -> Step {
         self.silent_beats = 0;
         match message.ok_or(Ending::Gone)?? {
             Message::Text(text) => self.take(socket, &text).await,
@@ -187,7 +199,7 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, socket: &mut Socket, text: &str) -> std::result::Result<(), Ending> {
+    async fn take(&mut self, socket: &mut Socket, text: &str) -> Step {
         let (reply_to, request) = self.parse(text);
         let answer = match request {
             Ok(Request::Subscribe { id, topic, start }) => {
@@ -201,11 +213,13 @@ impl Session {
     }
 
     fn parse(&self, text: &str) -> (ReplyTo, Result<Request>) {
-        if self.takes_requests {
-            return request::parse(text, self.node.value_bytes_max());
+        match self.kind {
+            Kind::Conversation => request::parse(text, self.node.value_bytes_max()),
+            Kind::Events => {
+                let error = Error::BadRequest("this is a stream of events; /_/ws takes requests".into());
+                (ReplyTo::default(), Err(error))
+            }
         }
-        let error = Error::BadRequest("this is a stream of events; /_/ws takes requests".into());
-        (ReplyTo::default(), Err(error))
     }
 
     fn subscribe(&mut self, id: Label, topic: Topic, start: Start) -> Result<()> {
@@ -237,12 +251,7 @@ impl Session {
     }
 
     /// Begins an operation. The results that are there by then go out; the others follow when they are.
-    async fn call(
-        &mut self,
-        socket: &mut Socket,
-        reply_to: ReplyTo,
-        operation: Operation,
-    ) -> std::result::Result<(), Ending> {
+    async fn call(&mut self, socket: &mut Socket, reply_to: ReplyTo, operation: Operation) -> Step {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
         self.requests.push(Box::pin(async move {
             match operation.run(&node).await {
@@ -257,7 +266,7 @@ impl Session {
         Ok(())
     }
 
-    async fn beat(&mut self, socket: &mut Socket) -> std::result::Result<(), Ending> {
+    async fn beat(&mut self, socket: &mut Socket) -> Step {
         if self.silent_beats >= SILENT_BEATS_MAX {
             return Err(Ending::Gone);
         }
@@ -276,11 +285,11 @@ impl Session {
 }
 
 /// Gives a message to the socket once that has room for it. It may stay in the socket's buffer until the next flush.
-async fn send(socket: &mut Socket, text: String) -> std::result::Result<(), Ending> {
+async fn send(socket: &mut Socket, text: String) -> Step {
     Ok(socket.feed(Message::Text(text.into())).await?)
 }
 
-/// Says why, waits for the client to agree, and closes our side. Boxed by the caller's timeout alone.
+/// Says why, waits for the client to agree, and closes our side.
 async fn close(
     socket: &mut Socket,
     code: CloseCode,
