@@ -101,7 +101,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadJson(why) => write!(f, "the body is not the JSON this request needs: {why}"),
-            Self::MissingValue => f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#),
+            Self::MissingValue => {
+                f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#)
+            }
             Self::BadKey(why) => write!(f, "the key is not text: {why}"),
             Self::BadName(why) | Self::BadRequest(why) | Self::NotFound(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path takes {allow}"),
@@ -112,7 +114,9 @@ impl fmt::Display for Error {
             Self::PreconditionFailed { current: None } => {
                 f.write_str("the condition does not hold: the key is absent here")
             }
-            Self::TooLarge { what, limit } => write!(f, "the {what} is larger than the limit of {limit} bytes"),
+            Self::TooLarge { what, limit } => {
+                write!(f, "the {what} is larger than the limit of {limit} bytes")
+            }
             Self::UnsupportedType(why) => f.write_str(why),
             Self::TooMany(why) | Self::Overloaded(why) | Self::NotReady(why) => f.write_str(why),
             Self::Draining => f.write_str("this node is shutting down; send the request to another"),
