@@ -131,9 +131,9 @@ knobs! {
 
     /// When a write is acknowledged.
     ///
-    /// always: once it is on the disk; it survives kill -9 and power loss. interval:100ms: at once, with a sync every
-    /// 100 ms; power loss takes the last interval. none: at once, with a sync whenever the engine likes, for data that can
-    /// be made again.
+    /// always: once it is on the disk; it survives kill -9 and power loss. interval:100ms: at once, and on the disk within
+    /// 100 ms; a crash takes the last interval. none: at once, and on the disk when the engine and the system get to it, for
+    /// data that can be made again.
     durability: Durability = "always";
 
     /// Memory for pages of the database, in bytes.
@@ -154,7 +154,7 @@ knobs! {
 
     /// Most connections at one time.
     ///
-    /// One more waits until another ends. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
+    /// One more is answered 503 and closed. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
     max_connections: usize = "16384", "1" to "1000000";
 
     /// Most subscriptions at one time, over all connections.

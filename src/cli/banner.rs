@@ -41,8 +41,10 @@ fn describe(durability: Durability) -> String {
         Durability::Always => "always: an acknowledged write survives kill -9 and power loss".into(),
         Durability::Interval(interval) => {
             let interval = humantime::format_duration(interval);
-            format!("interval: power loss takes the writes of the last {interval}, acknowledged or not")
+            format!(
+                "interval: a crash or power loss takes the writes of the last {interval}, acknowledged or not"
+            )
         }
-        Durability::None => "none: power loss takes recent writes, acknowledged or not".into(),
+        Durability::None => "none: a crash or power loss takes recent writes, acknowledged or not".into(),
     }
 }

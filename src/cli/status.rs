@@ -46,7 +46,6 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 struct Status {
     ready: bool,
     readiness: Map<String, Value>,
-    version: Map<String, Value>,
     stats: Map<String, Value>,
 }
 
@@ -56,7 +55,6 @@ async fn ask(address: &str) -> std::result::Result<Status, Unreachable> {
     Ok(Status {
         ready: readiness.status.is_success(),
         readiness: members(&readiness),
-        version: members(&client.get("/version").await?),
         stats: members(&client.get("/stats").await?),
     })
 }
@@ -72,7 +70,6 @@ impl Status {
             "address": address,
             "ready": self.ready,
             "readiness": self.readiness,
-            "version": self.version,
             "stats": self.stats,
         });
         format!("{status:#}\n")
@@ -80,8 +77,8 @@ impl Status {
 
     fn to_text(&self, address: &str) -> String {
         let state = if self.ready { "ready" } else { "not ready" };
-        let mut rows = vec![("node".to_owned(), address.to_owned()), ("state".to_owned(), state.to_owned())];
-        for members in [&self.readiness, &self.version, &self.stats] {
+        let mut rows = vec![("asked".to_owned(), address.to_owned()), ("state".to_owned(), state.to_owned())];
+        for members in [&self.readiness, &self.stats] {
             rows.extend(members.iter().map(|(name, value)| (name.clone(), describe(value))));
         }
         output::table(&rows)
