@@ -22,6 +22,8 @@ pub enum Error {
     BadName(String),
     /// A parameter or header that cannot be understood.
     BadRequest(String),
+    /// Not allowed to whoever asks; the text says why.
+    Forbidden(String),
     /// Nothing is there, for the reason given.
     NotFound(String),
     /// The method is not one this path takes; the text lists those it does.
@@ -107,9 +109,11 @@ impl fmt::Display for Error {
                 f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#)
             }
             Self::BadKey(why) => write!(f, "the key is not text: {why}"),
-            Self::BadName(why) | Self::BadRequest(why) | Self::NotFound(why) | Self::RequestTimeout(why) => {
-                f.write_str(why)
-            }
+            Self::BadName(why)
+            | Self::BadRequest(why)
+            | Self::Forbidden(why)
+            | Self::NotFound(why)
+            | Self::RequestTimeout(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path takes {allow}"),
             Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
             Self::PreconditionFailed { current: Some(version) } => {

@@ -102,12 +102,12 @@ fn writes(node: &Node, body: &[u8]) -> Result<Vec<(Write, Op)>> {
 fn write(node: &Node, operation: Operation<'_>) -> Result<(Write, Op)> {
     let action = match operation.op {
         Op::Put => {
-            let value = kv::take_value(node, operation.value.ok_or(Error::MissingValue)?)?;
+            let value = kv::take_value(node.value_bytes_max(), operation.value.ok_or(Error::MissingValue)?)?;
             Action::Put { value, ttl: kv::ttl(None, operation.ttl)? }
         }
         Op::Patch => {
             let raw = operation.patch.ok_or_else(|| Error::BadJson("a patch has a \"patch\"".into()))?;
-            let patch = kv::take_value(node, raw)?;
+            let patch = kv::take_value(node.value_bytes_max(), raw)?;
             Action::Patch(if raw.get().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
         }
         Op::Delete => Action::Delete { force: operation.force },

@@ -16,6 +16,7 @@ use hyper::{
     HeaderMap, Method, Request, Uri, Version,
     body::Incoming,
     header::{HeaderName, HeaderValue},
+    upgrade::OnUpgrade,
 };
 
 use super::{path, route::Route, socket::Peer};
@@ -48,6 +49,7 @@ pub struct Head {
     pub peer: Arc<Peer>,
     route: OnceLock<Route>,
     body: Mutex<Option<Incoming>>,
+    upgrade: Mutex<Option<OnUpgrade>>,
 }
 
 impl Deref for Call {
@@ -61,7 +63,8 @@ impl Deref for Call {
 impl Call {
     /// Moves the head and the body out of `request`, which keeps its extensions.
     pub fn take(request: Request<Incoming>, peer: &Arc<Peer>) -> (Self, hyper::http::Extensions) {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let upgrade = head.extensions.remove();
         let request_id = request_id(&head.headers);
         let call = Self(Arc::new(Head {
             method: head.method,
@@ -73,6 +76,7 @@ impl Call {
             peer: Arc::clone(peer),
             route: OnceLock::new(),
             body: Mutex::new(Some(body)),
+            upgrade: Mutex::new(upgrade),
         }));
         (call, head.extensions)
     }
@@ -93,6 +97,7 @@ impl Call {
             peer,
             route: OnceLock::new(),
             body: Mutex::new(None),
+            upgrade: Mutex::new(None),
         }))
     }
 }
@@ -127,6 +132,11 @@ impl Head {
     pub fn take_body(&self) -> Option<Incoming> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    /// The connection beneath this request, once, where the client offers to turn it into something else.
+    pub fn take_upgrade(&self) -> Option<OnUpgrade> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl fmt::Debug for Head {
@@ -137,7 +147,7 @@ impl fmt::Debug for Head {
 
 /// The parameters of a query, decoded as forms are: `+` is a space.
 #[derive(Clone, Copy, Debug)]
-pub struct Query<'a>(&'a str);
+pub struct Query<'a>(pub(super) &'a str);
 
 impl<'a> Query<'a> {
     /// The value of a parameter; empty where it stands without `=`.

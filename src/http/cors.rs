@@ -35,7 +35,8 @@ pub fn apply(call: &Call, response: &mut Response) {
     }
 }
 
-fn is_allowed(allowed: &[String], origin: &HeaderValue) -> bool {
+/// Whether pages of `origin` may call this server.
+pub fn is_allowed(allowed: &[String], origin: &HeaderValue) -> bool {
     allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes())
 }
 

@@ -85,7 +85,7 @@ async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
     body::media_type(call, &[MediaType::Json])?;
     let bytes = read_value_body(node, call).await?;
     let body: PutBody = body::parse_object(&bytes)?;
-    let value = take_value(node, body.value.ok_or(Error::MissingValue)?)?;
+    let value = take_value(node.value_bytes_max(), body.value.ok_or(Error::MissingValue)?)?;
     let ttl = ttl(call.query().get("ttl")?, body.ttl)?;
     write(node, call, address, Action::Put { value, ttl }).await
 }
@@ -97,7 +97,7 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     let bytes = read_value_body(node, call).await?;
     let patch: &RawValue =
         serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?;
-    let patch = take_value(node, patch)?;
+    let patch = take_value(node.value_bytes_max(), patch)?;
     let patch = if media_type == MediaType::JsonPatch { Patch::Json(patch) } else { Patch::Merge(patch) };
     write(node, call, address, Action::Patch(patch)).await
 }
@@ -149,8 +149,7 @@ async fn read_value_body(node: &Node, call: &Call) -> Result<bytes::Bytes> {
 ///
 /// # Errors
 /// `TooLarge`, or `BadJson` where it nests too deep.
-pub fn take_value(node: &Node, raw: &RawValue) -> Result<Value> {
-    let limit = node.value_bytes_max();
+pub fn take_value(limit: u64, raw: &RawValue) -> Result<Value> {
     if raw.get().len() as u64 > limit {
         return Err(Error::TooLarge { what: "value", limit });
     }
@@ -184,7 +183,8 @@ where
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-fn absent(address: &Address) -> Error {
+/// What a reader is told where there is nothing.
+pub fn absent(address: &Address) -> Error {
     Error::NotFound(format!("no key {:?} in table {}", address.key.as_str(), address.table))
 }
 
@@ -198,7 +198,8 @@ fn enveloped(value: &Value) -> Vec<u8> {
     body
 }
 
-fn with_meta(entry: &Entry) -> String {
+/// `{"value":V,"version":...}`, what REST has in headers included.
+pub fn with_meta(entry: &Entry) -> String {
     let timestamp = entry.timestamp;
     let meta = json!({
         "version": timestamp.to_string(),

@@ -10,17 +10,21 @@ pub mod chunks;
 pub mod cluster;
 pub mod condition;
 pub mod cors;
+pub mod event;
 pub mod kv;
 pub mod listing;
 pub mod metrics;
 pub mod path;
+pub mod pulse;
 pub mod reply;
 pub mod route;
 pub mod server;
 pub mod service;
 pub mod socket;
+pub mod subscribe;
 pub mod tls;
 pub mod transfer;
+pub mod websocket;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -92,6 +96,8 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         listing::store_routes(Arc::clone(&node)),
         listing::keys_routes(Arc::clone(&node)),
         listing::count_routes(Arc::clone(&node)),
+        subscribe::routes(Arc::clone(&node)),
+        websocket::routes(Arc::clone(&node)),
         transfer::import_routes(Arc::clone(&node)),
         transfer::export_routes(Arc::clone(&node)),
         cluster::routes(&node),

@@ -129,6 +129,7 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::MissingValue => (StatusCode::BAD_REQUEST, "missing-value"),
         Error::BadKey(_) => (StatusCode::BAD_REQUEST, "bad-key"),
         Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
         Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
         Error::RequestTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "request-timeout"),

@@ -202,7 +202,7 @@ impl Importing {
         Ok(Import {
             table,
             key: Key::parse(&line.key)?,
-            value: kv::take_value(&self.node, line.value.ok_or(Error::MissingValue)?)?,
+            value: kv::take_value(self.node.value_bytes_max(), line.value.ok_or(Error::MissingValue)?)?,
             timestamp: version.transpose()?,
             expires_at_ms: line.expires_at,
         })
