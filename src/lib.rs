@@ -1,5 +1,6 @@
 //! DynaRust: a replicated, real-time key-value store in one binary.
 
+pub mod cli;
 pub mod core;
 pub mod error;
 pub mod http;

@@ -1,0 +1,3 @@
+//! The commands: what `DynaRust` does besides running a node.
+
+pub mod bench;
