@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     fs::File,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{Arc, Mutex},
