@@ -157,7 +157,7 @@ fn sled_load(options: &SledOptions) -> Result<(), Failure> {
     let log = File::open(Path::new(&options.data).join("db"))?;
     let mut rates = Vec::new();
     for run in 0..options.runs {
-        let mut documents = Documents::new(options.seed + run * options.keys, options.value_bytes);
+        let mut documents = Documents::new((options.seed + run) << 16, options.value_bytes);
         let mut loading = Duration::ZERO;
         for first in (run * options.keys..(run + 1) * options.keys).step_by(options.batch_rows as usize) {
             let mut batch = sled::Batch::default();

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::{
     connection::Connection,
     document::Documents,
-    progress,
+    process, progress,
     report::{Figure, Latencies, Report},
     target::{self, Target},
 };
@@ -29,6 +29,9 @@ pub struct Options {
     /// Rows of one batch
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub batch_rows: u64,
+    /// Write the same keys in every run, not new ones
+    #[arg(long)]
+    pub overwrite: bool,
     /// Which request takes the batch
     #[arg(long, value_enum, default_value_t)]
     pub endpoint: Endpoint,
@@ -48,24 +51,28 @@ pub enum Endpoint {
 pub async fn run(batch: Options, target: &Target, options: &super::Options) -> Result<Report> {
     target.expect_node("batch")?;
     let connections = options.connections_or(1);
-    let mut report = Report::new("batch", format!("{:?} at {}", target.kind, target.address))
+    let mut report = Report::new("batch", target.to_string())
         .setting("connections", connections)
         .setting("batch_rows", batch.batch_rows)
         .setting("rows", options.keys)
         .setting("value_bytes", options.value_bytes);
     let bar = progress::bar("batch", options.keys * u64::from(options.runs)).with_message("rows");
     for run in 0..u64::from(options.runs) {
+        let first = if batch.overwrite { 0 } else { run * options.keys };
         let rows = Rc::new(Rows {
-            next: Cell::new(run * options.keys),
-            end: (run + 1) * options.keys,
+            next: Cell::new(first),
+            end: first + options.keys,
             batch,
             target: target.clone(),
             bar: bar.clone(),
         });
         let start = Instant::now();
-        let latencies = load(rows, connections, options).await?;
+        let latencies = load(rows, connections, options.seed + run, options.value_bytes).await?;
         let rate = options.keys as f64 / start.elapsed().as_secs_f64();
         let mut figures = vec![Figure::new("rows_per_s", rate)];
+        if let Some(data) = &options.data {
+            figures.push(Figure::new("disk_mib", process::mebibytes(process::disk_bytes(data)?)));
+        }
         figures.extend(latencies.figures("batch"));
         report.run(figures);
     }
@@ -79,11 +86,11 @@ pub async fn fill(target: &Target, options: &super::Options) -> Result<()> {
     let rows = Rows {
         next: Cell::new(0),
         end: options.keys,
-        batch: Options { batch_rows: FILL_BATCH_ROWS, endpoint: Endpoint::Import },
+        batch: Options { batch_rows: FILL_BATCH_ROWS, overwrite: true, endpoint: Endpoint::Import },
         target: target.clone(),
         bar: bar.clone(),
     };
-    load(Rc::new(rows), 1, options).await?;
+    load(Rc::new(rows), 1, options.seed, options.value_bytes).await?;
     bar.finish_and_clear();
     Ok(())
 }
@@ -128,12 +135,12 @@ impl Rows {
     }
 }
 
-async fn load(rows: Rc<Rows>, connections: u32, options: &super::Options) -> Result<Latencies> {
+async fn load(rows: Rc<Rows>, connections: u32, seed: u64, value_bytes: usize) -> Result<Latencies> {
     let latencies = Rc::new(RefCell::new(Latencies::new()));
     let mut workers = JoinSet::new();
     for number in 0..u64::from(connections) {
         let mut connection = Connection::open(rows.target.address).await?;
-        let mut documents = Documents::new(options.seed + rows.next.get() + number, options.value_bytes);
+        let mut documents = Documents::new((seed << 16) + number, value_bytes);
         let (rows, latencies) = (rows.clone(), latencies.clone());
         workers.spawn_local(async move {
             let mut next = rows.next_request(&mut documents);

@@ -1,8 +1,9 @@
 //! One key, many subscribers: how long from a PUT until the last of them has the event, while other keys are written. With one
 //! subscriber this is the latency of an event.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use indicatif::ProgressBar;
 use tokio::time;
 
 use super::{
@@ -72,44 +73,71 @@ pub async fn run(
 
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: fanout.write_rate, keys, value_bytes, seed };
-    let writer = Writer::start(target, plan, &stamps);
-    let mut connection = Connection::open(target.address).await?;
-    let mut documents = Documents::new(seed, value_bytes);
-    let mut report = Report::new(workload, format!("{:?} at {}", target.kind, target.address))
+    let others = Writer::start(target, plan, &stamps);
+    let mut source = Source {
+        target,
+        connection: Connection::open(target.address).await?,
+        documents: Documents::new(seed, value_bytes),
+        stamps,
+        arrivals: &arrivals,
+    };
+    let mut report = Report::new(workload, target.to_string())
         .setting("subscribers", fanout.subscribers)
         .setting("events", fanout.events)
         .setting("write_rate", fanout.write_rate)
         .setting("value_bytes", value_bytes);
     let bar = progress::bar(workload, fanout.events * u64::from(options.runs)).with_message("events");
     for _ in 0..options.runs {
+        report.run(source.send_all(fanout, &bar).await?);
+    }
+    bar.finish_and_clear();
+    report.notes(others.finish().await?.latencies.figures("others_put"));
+    report.note("resyncs", arrivals.resyncs() as f64);
+    Ok(report)
+}
+
+/// Where the events come from.
+struct Source<'a> {
+    target: &'a Target,
+    connection: Connection,
+    documents: Documents,
+    stamps: Arc<Stamps>,
+    arrivals: &'a Arrivals,
+}
+
+impl Source<'_> {
+    /// The events of one run.
+    async fn send_all(&mut self, fanout: Options, bar: &ProgressBar) -> Result<Vec<Figure>> {
         let mut last_latencies = Latencies::new();
         let mut lost = 0;
         for _ in 0..fanout.events {
             time::sleep(fanout.pause).await;
-            let stamp = stamps.next();
-            let (mut value, mut request) = (Vec::new(), Vec::new());
-            documents.write_stamped(stamp, &mut value);
-            target.put(FANOUT_KEY, &value, &mut request);
-            arrivals.expect(stamp, fanout.subscribers);
-            let sent = stamps.send(stamp);
-            connection.expect_ok(&request).await?;
-            let (last, missing) = arrivals.wait(PATIENCE).await;
+            let (latency, missing) = self.send(fanout.subscribers).await?;
+            latency.into_iter().for_each(|latency| last_latencies.record(latency));
             lost += missing;
-            if let Some(last) = last {
-                last_latencies.record(last - sent);
-            }
-            if arrivals.closed() > 0 {
-                return Err(Error::Io(format!("the target closed {} event streams", arrivals.closed())));
-            }
             bar.inc(1);
         }
-        let mut figures = last_latencies.figures("last");
-        figures.extend(arrivals.take_latencies().figures("each"));
+        let mut figures = self.arrivals.take_latencies().figures("each");
+        if fanout.subscribers > 1 {
+            figures.extend(last_latencies.figures("last"));
+        }
         figures.push(Figure::new("lost", lost as f64));
-        report.run(figures);
+        Ok(figures)
     }
-    bar.finish_and_clear();
-    report.notes(writer.finish().await?.latencies.figures("others_put"));
-    report.note("resyncs", arrivals.resyncs() as f64);
-    Ok(report)
+
+    /// Sends one event: when the last that got it did so, and how many did not get it.
+    async fn send(&mut self, subscribers: u64) -> Result<(Option<Duration>, u64)> {
+        let stamp = self.stamps.next();
+        let (mut value, mut request) = (Vec::new(), Vec::new());
+        self.documents.write_stamped(stamp, &mut value);
+        self.target.put(FANOUT_KEY, &value, &mut request);
+        self.arrivals.expect(stamp, subscribers);
+        let sent = self.stamps.send(stamp);
+        self.connection.expect_ok(&request).await?;
+        let (last, missing) = self.arrivals.wait(PATIENCE).await;
+        match self.arrivals.closed() {
+            0 => Ok((last.map(|last| last - sent), missing)),
+            closed => Err(Error::Io(format!("the target closed {closed} event streams"))),
+        }
+    }
 }

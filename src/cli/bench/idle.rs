@@ -58,12 +58,12 @@ pub async fn run(idle: Options, target: &Target, options: &super::Options) -> Re
 
     let per_stream_kib =
         |after: u64, before: u64| (after as f64 - before as f64) / idle.streams as f64 / 1024.0;
-    let mut report = Report::new("idle", format!("{:?} at {}", target.kind, target.address))
+    let mut report = Report::new("idle", target.to_string())
         .setting("streams", idle.streams)
         .setting("protocol", format!("{:?}", idle.protocol).to_lowercase())
         .setting("hold_s", idle.hold.as_secs_f64());
     report.note("held", held as f64);
-    report.note("rss_before_mib", resident_before as f64 / (1 << 20) as f64);
+    report.note("rss_before_mib", process::mebibytes(resident_before));
     report.note("rss_kib_per_stream", per_stream_kib(resident_after, resident_before));
     report.note("sockets_kib_per_stream", per_stream_kib(sockets_after, sockets_before));
     Ok(report)

@@ -59,7 +59,7 @@ pub async fn run(workload: &'static str, mix: Mix, target: &Target, options: &Op
     }
     bar.abort();
 
-    let mut report = Report::new(workload, format!("{:?} at {}", target.kind, target.address))
+    let mut report = Report::new(workload, target.to_string())
         .setting("connections", connections)
         .setting("keys", options.keys)
         .setting("value_bytes", options.value_bytes)

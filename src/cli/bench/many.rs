@@ -44,7 +44,7 @@ pub async fn run(many: Options, target: &Target, options: &super::Options) -> Re
     let plan = Plan { rate_per_s: many.write_rate, keys: many.subscribers, value_bytes, seed };
     let writer = Writer::start(target, plan, &stamps);
     progress::follow_time("warmup", options.warmup).await;
-    let mut report = Report::new("many", format!("{:?} at {}", target.kind, target.address))
+    let mut report = Report::new("many", target.to_string())
         .setting("subscribers", many.subscribers)
         .setting("write_rate", many.write_rate)
         .setting("value_bytes", value_bytes)

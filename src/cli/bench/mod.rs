@@ -18,11 +18,12 @@ mod process;
 mod progress;
 mod report;
 mod stalled;
+mod start;
 mod subscribers;
 mod target;
 mod writer;
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use self::{report::Report, target::Target};
 use crate::error::{Error, Result};
@@ -62,6 +63,8 @@ pub enum Workload {
     Stalled(stalled::Options),
     /// Opens event streams and holds them: what memory each takes
     Idle(idle::Options),
+    /// Starts a node on --data: how long until it reads, and until it is ready
+    Start,
 }
 
 /// What all workloads share.
@@ -103,6 +106,9 @@ pub struct Options {
     /// Process id of the target, to report its resident memory
     #[arg(long, global = true)]
     pub pid: Option<u32>,
+    /// Storage directory of the target, to report its size on disk
+    #[arg(long, global = true)]
+    pub data: Option<PathBuf>,
     /// Report as one line of JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -145,7 +151,10 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
     let tasks = tokio::task::LocalSet::new();
     let mut report = tasks.block_on(&runtime, dispatch(arguments.workload, &target, options))?;
     if let Some(pid) = options.pid {
-        report.note("rss_mib", process::resident_bytes(pid)? as f64 / (1 << 20) as f64);
+        report.note("rss_mib", process::mebibytes(process::resident_bytes(pid)?));
+    }
+    if let Some(data) = &options.data {
+        report.note("disk_mib", process::mebibytes(process::disk_bytes(data)?));
     }
     Ok(report)
 }
@@ -161,5 +170,6 @@ async fn dispatch(workload: Workload, target: &Target, options: &Options) -> Res
         Workload::Many(many) => many::run(many, target, options).await,
         Workload::Stalled(stalled) => stalled::run(stalled, target, options).await,
         Workload::Idle(idle) => idle::run(idle, target, options).await,
+        Workload::Start => start::run(target, options).await,
     }
 }

@@ -1,7 +1,7 @@
 //! What the operating system says of the target: its resident memory, and its sockets as the kernel sees them. Linux only, as
 //! it is read from /proc; elsewhere these figures are an error that says so.
 
-use std::{collections::HashSet, fs};
+use std::{collections::HashSet, fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::error::{Error, Result};
 
@@ -18,6 +18,24 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     kibibytes
         .map(|kibibytes| kibibytes << 10)
         .ok_or_else(|| Error::Io(format!("process {pid} states no VmRSS")))
+}
+
+/// What a directory takes on disk, as `du` counts: blocks, not lengths.
+pub fn disk_bytes(directory: &Path) -> Result<u64> {
+    const BLOCK_BYTES: u64 = 512;
+    let reading = |e| Error::io(format_args!("reading {}", directory.display()), &e);
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory).map_err(reading)? {
+        let entry = entry.map_err(reading)?;
+        let metadata = entry.metadata().map_err(reading)?;
+        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * BLOCK_BYTES };
+    }
+    Ok(bytes)
+}
+
+/// Bytes as the figures have them.
+pub fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// Memory that the kernel holds for all TCP sockets of this machine.

@@ -63,7 +63,7 @@ pub async fn run(stalled: Options, target: &Target, options: &super::Options) ->
     bar.finish_and_clear();
     let written = writer.finish().await?;
 
-    let mut report = Report::new("stalled", format!("{:?} at {}", target.kind, target.address))
+    let mut report = Report::new("stalled", target.to_string())
         .setting("subscribers", stalled.subscribers)
         .setting("write_rate", stalled.write_rate)
         .setting("value_bytes", value_bytes);
@@ -108,14 +108,13 @@ impl Memory {
     }
 
     fn figures(&self) -> Vec<Figure> {
-        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         let mut figures = vec![
-            Figure::new("sockets_before_mib", mib(self.socket_bytes_before)),
-            Figure::new("sockets_max_mib", mib(self.socket_bytes_max)),
+            Figure::new("sockets_before_mib", process::mebibytes(self.socket_bytes_before)),
+            Figure::new("sockets_max_mib", process::mebibytes(self.socket_bytes_max)),
         ];
         if self.pid.is_some() {
-            figures.push(Figure::new("rss_before_mib", mib(self.resident_bytes_before)));
-            figures.push(Figure::new("rss_max_mib", mib(self.resident_bytes_max)));
+            figures.push(Figure::new("rss_before_mib", process::mebibytes(self.resident_bytes_before)));
+            figures.push(Figure::new("rss_max_mib", process::mebibytes(self.resident_bytes_max)));
         }
         figures
     }

@@ -1,6 +1,7 @@
 //! What is loaded, and how its requests look: bytes built ahead, so that sending one is a single write.
 
 use std::{
+    fmt,
     io::Write,
     net::{SocketAddr, ToSocketAddrs},
 };
@@ -46,6 +47,13 @@ impl Target {
             )));
         }
         Ok(Self { kind, address: resolved, table: table.to_owned() })
+    }
+
+    /// A request for whether the node is ready.
+    pub fn ready(&self) -> Vec<u8> {
+        let mut request = Vec::new();
+        self.head("GET /readyz", None, &mut request);
+        request
     }
 
     /// Fails where the workload needs what only a node has.
@@ -123,6 +131,16 @@ impl Target {
             ),
         };
         written.expect("a vector takes all that is written to it");
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Dynarust => "dynarust",
+            Kind::Etcd => "etcd",
+        };
+        write!(f, "{kind} at {}", self.address)
     }
 }
 
