@@ -57,7 +57,7 @@ pub async fn run(workload: &'static str, mix: Mix, target: &Target, options: &Op
     while let Some(worker) = workers.join_next().await {
         worker.expect("a worker does not panic")?;
     }
-    bar.abort();
+    bar.await.expect("a bar does not panic");
 
     let mut report = Report::new(workload, target.to_string())
         .setting("connections", connections)

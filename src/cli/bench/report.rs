@@ -138,14 +138,10 @@ impl Report {
     fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
         let settings: Vec<_> = self.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         writeln!(out, "{} of {}: {}", self.workload, self.target, settings.join(" "))?;
-        writeln!(
-            out,
-            "{:24}{:>14}{:>14}{:>14}",
-            format!("{} runs", self.runs.len()),
-            "median",
-            "min",
-            "max"
-        )?;
+        if !self.runs.is_empty() {
+            let runs = format!("{} runs", self.runs.len());
+            writeln!(out, "{runs:24}{:>14}{:>14}{:>14}", "median", "min", "max")?;
+        }
         for Spread { name, median, min, max } in self.spreads() {
             writeln!(out, "{name:24}{:>14}{:>14}{:>14}", rounded(median), rounded(min), rounded(max))?;
         }
