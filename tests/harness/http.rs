@@ -209,6 +209,18 @@ impl Connection {
         }
     }
 
+    /// Whether the other side closes or resets within that time; what it sends meanwhile is kept for `receive`.
+    pub fn is_closed(&mut self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.wire.fill(deadline) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::TimedOut,
+            }
+        }
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&self) {
         // An error means that the other side closed already.
