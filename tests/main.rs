@@ -6,3 +6,6 @@ mod ancestor;
 mod contract;
 mod harness;
 mod process;
+mod readme;
+mod tidy;
+mod watch;

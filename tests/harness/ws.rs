@@ -48,6 +48,11 @@ impl Socket {
         self.send_message(Message::text(text));
     }
 
+    /// Sends a text frame that the node may refuse while it is on its way.
+    pub fn try_send_text(&mut self, text: &str) {
+        let _ = self.socket.send(Message::text(text));
+    }
+
     pub fn send_message(&mut self, message: Message) {
         self.socket.send(message).expect("a frame can be sent");
     }
