@@ -1,10 +1,14 @@
 //! The process: how it starts, refuses to, and ends.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::TcpListener,
+    path::Path,
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use crate::harness::{
     DEADLINE, Node, Setup,
@@ -227,9 +231,68 @@ fn a_log_in_json_is_one_object_a_line() {
     let lines: Vec<_> = outcome.log.lines().filter(|line| line.starts_with('{')).collect();
     assert!(!lines.is_empty(), "{outcome:?}");
     for line in lines {
-        assert!(
-            serde_json::from_str::<serde_json::Value>(line).is_ok_and(|entry| entry["level"].is_string()),
-            "{line}"
-        );
+        assert!(serde_json::from_str::<Value>(line).is_ok_and(|entry| entry["level"].is_string()), "{line}");
+    }
+}
+
+#[test]
+fn a_store_that_is_whole_passes_the_check_and_is_the_same_after_compaction() {
+    let node = Node::start();
+    let rows: Vec<String> =
+        (0..300).map(|row| format!(r#"{{"op":"put","key":"k{row}","value":[{row}]}}"#)).collect();
+    node.post("/t/batch", rows.join("\n")).expect(200);
+    node.put("/t/key/big", format!(r#"{{"value":"{}"}}"#, "v".repeat(100_000))).expect(200);
+    node.delete("/t/key/k7").expect(200);
+    let before = node.get("/_/export").expect(200).body;
+    let (setup, _) = node.terminate();
+    let (setup, check) = setup.run(&["check"]);
+    assert_eq!(check.code(), Some(0), "{check:?}");
+    assert!((check.stdout + &check.log).contains("300"), "it says how many records it read");
+    let (setup, compact) = setup.run(&["compact"]);
+    assert_eq!(compact.code(), Some(0), "{compact:?}");
+    let node = setup.start();
+    assert!(node.get("/_/export").expect(200).body == before);
+}
+
+#[test]
+fn every_durability_keeps_what_was_written_before_a_proper_end() {
+    for durability in ["always", "interval:100ms", "none"] {
+        let node = Setup::new().flag("--durability", durability).start();
+        node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+        let node = node.terminate().0.start();
+        node.get("/t/key/a").expect_body(r#"{"value":1}"#);
+    }
+}
+
+/// `cp -r storage.db.example storage.db && DynaRust 127.0.0.1:6660`, as the README says. The directory was written by an earlier
+/// build: that it opens is the test of the format on disk.
+#[test]
+fn the_example_directory_is_served() {
+    let setup = Setup::new();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("storage.db.example");
+    copy_directory(&example, &setup.home().join("storage.db"));
+    let node = setup.start();
+    let exported = node.get("/_/export").expect(200);
+    let tables: BTreeSet<String> = exported
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON")["table"].to_string())
+        .collect();
+    assert!(tables.len() >= 2, "a few small tables, but {tables:?}");
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let (_, check) = node.terminate().0.run(&["check"]);
+    assert_eq!(check.code(), Some(0), "{check:?}");
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a directory can be made");
+    for entry in fs::read_dir(from).expect("a directory can be read") {
+        let path = entry.expect("an entry can be read").path();
+        let target = to.join(path.file_name().expect("an entry has a name"));
+        if path.is_dir() {
+            copy_directory(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("a file can be copied");
+        }
     }
 }

@@ -110,6 +110,9 @@ fn a_value_of_1_mib_comes_back_whole_by_every_way_and_after_a_restart() {
     assert!(node.get("/big/store").expect(200).text() == format!(r#"{{"a":"{text}"}}"#));
     let node = node.kill().start();
     assert!(node.get("/big/key/a").expect(200).text() == body);
+    // What sled puts there it never syncs.
+    let blobs = std::fs::read_dir(node.home().join("storage.db/blobs"));
+    assert!(blobs.is_ok_and(|mut blobs| blobs.next().is_none()), "blobs/ is there, and stays empty");
     // Over and over, and gone: no trace of a chunk is left in what can be seen.
     for length in [5, 20_000, 16_384, 1] {
         let shorter = format!(r#"{{"value":"{}"}}"#, &text[..length]);

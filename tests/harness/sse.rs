@@ -92,7 +92,6 @@ impl Events {
     /// Sends the request, and reads the head of its answer.
     pub fn request(address: SocketAddr, request: &Request) -> Self {
         let mut wire = Wire::open(address);
-        let request = request.clone().header("Accept", "text/event-stream");
         wire.write(&request.to_bytes()).expect("a request can be sent");
         let head = Head::read(&mut wire, Instant::now() + DEADLINE).expect("an answer");
         let body = BodyReader::new("GET", &head);

@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn functions_are_measured_to_their_last_brace() {
         let source = source(
-            "fn a() {\n  if x {\n  }\n}\ntrait T { fn b() -> [u8; 4]; }\nfn c() -> [u8; 4] {\n  \"}\"\n}\n",
+            "fn a() {\n  if x {\n  }\n}\ntrait T {\n  fn b() -> [u8; 4];\n}\nfn c() -> [u8; 4] {\n  \"}\"\n}\n",
         );
         assert_eq!(source.functions(), [("a".to_owned(), 4), ("c".to_owned(), 3)]);
     }

@@ -34,6 +34,25 @@ fn a_stream_starts_with_a_comment_and_the_time_to_retry() {
     assert!(!header("x-request-id").is_empty());
 }
 
+/// A browser's EventSource says what it accepts; curl accepts anything.
+#[test]
+fn an_event_source_is_served_as_curl_is() {
+    let table = table();
+    let request = table.request("GET", "subscribe/a").header("Accept", "text/event-stream");
+    let mut events = Events::request(table.address(), &request.header("Cache-Control", "no-cache"));
+    assert!(!events.block().expect("a first block").comments.is_empty());
+    table.put("key/a", r#"{"value":1}"#).expect(200);
+    assert_eq!(summary(&events.event().json()), "a=1");
+}
+
+#[test]
+fn a_comment_keeps_an_idle_stream_open() {
+    let table = table();
+    let (mut events, _) = Events::open(table.address(), &table.path("subscribe/a"));
+    let block = events.block().expect("a comment, long before proxies close what is idle");
+    assert!(!block.comments.is_empty() && block.data.is_none() && block.event.is_none(), "{block:?}");
+}
+
 #[test]
 fn an_update_is_one_unnamed_event_of_exactly_this_form() {
     let table = table();
