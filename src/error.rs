@@ -22,10 +22,14 @@ pub enum Error {
     BadName(String),
     /// A parameter or header that cannot be understood.
     BadRequest(String),
+    /// Not allowed to whoever asks; the text says why.
+    Forbidden(String),
     /// Nothing is there, for the reason given.
     NotFound(String),
     /// The method is not one this path takes; the text lists those it does.
     MethodNotAllowed(&'static str),
+    /// The client began a request and did not send the rest of it in time.
+    RequestTimeout(String),
     /// A patch that does not apply to the value that is there.
     Conflict(String),
     /// A condition did not hold; the version that is there now, if any.
@@ -101,9 +105,15 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadJson(why) => write!(f, "the body is not the JSON this request needs: {why}"),
-            Self::MissingValue => f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#),
+            Self::MissingValue => {
+                f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#)
+            }
             Self::BadKey(why) => write!(f, "the key is not text: {why}"),
-            Self::BadName(why) | Self::BadRequest(why) | Self::NotFound(why) => f.write_str(why),
+            Self::BadName(why)
+            | Self::BadRequest(why)
+            | Self::Forbidden(why)
+            | Self::NotFound(why)
+            | Self::RequestTimeout(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path takes {allow}"),
             Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
             Self::PreconditionFailed { current: Some(version) } => {
@@ -112,7 +122,9 @@ impl fmt::Display for Error {
             Self::PreconditionFailed { current: None } => {
                 f.write_str("the condition does not hold: the key is absent here")
             }
-            Self::TooLarge { what, limit } => write!(f, "the {what} is larger than the limit of {limit} bytes"),
+            Self::TooLarge { what, limit } => {
+                write!(f, "the {what} is larger than the limit of {limit} bytes")
+            }
             Self::UnsupportedType(why) => f.write_str(why),
             Self::TooMany(why) | Self::Overloaded(why) | Self::NotReady(why) => f.write_str(why),
             Self::Draining => f.write_str("this node is shutting down; send the request to another"),

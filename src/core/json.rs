@@ -60,8 +60,8 @@ impl Value {
     /// # Errors
     /// `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply or a `test` fails.
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
-        let patch: json_patch::Patch =
-            serde_json::from_str(patch.as_str()).map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
+        let patch: json_patch::Patch = serde_json::from_str(patch.as_str())
+            .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
         let mut target = self.tree()?;
         json_patch::patch(&mut target, &patch).map_err(|e| Error::Conflict(e.to_string()))?;
         Self::from_tree(&target)
@@ -122,14 +122,19 @@ mod tests {
 
     #[test]
     fn text_is_kept_to_the_digit() {
-        for text in ["12345678901234567890", "1.10", "1e400", r#"{"b":1,"a":2}"#, r#""a b\" c\\""#, "null", "-0"] {
+        for text in
+            ["12345678901234567890", "1.10", "1e400", r#"{"b":1,"a":2}"#, r#""a b\" c\\""#, "null", "-0"]
+        {
             assert_eq!(compacted(text), text);
         }
     }
 
     #[test]
     fn white_space_between_tokens_goes_and_in_strings_stays() {
-        assert_eq!(compacted(" { \"a b\" : [ 1 ,\n\t2 ] , \"c\\\" \" : \" \\\\\" } "), r#"{"a b":[1,2],"c\" ":" \\"}"#);
+        assert_eq!(
+            compacted(" { \"a b\" : [ 1 ,\n\t2 ] , \"c\\\" \" : \" \\\\\" } "),
+            r#"{"a b":[1,2],"c\" ":" \\"}"#
+        );
     }
 
     #[test]
@@ -143,7 +148,8 @@ mod tests {
     #[test]
     fn patches_keep_digits_and_order() {
         let value = Value::parse(r#"{"z":1.10,"a":12345678901234567890,"gone":1}"#).expect("json");
-        let merged = value.merge_patch(&Value::parse(r#"{"gone":null,"new":[1.0]}"#).expect("json")).expect("merges");
+        let merged =
+            value.merge_patch(&Value::parse(r#"{"gone":null,"new":[1.0]}"#).expect("json")).expect("merges");
         assert_eq!(merged.as_str(), r#"{"z":1.10,"a":12345678901234567890,"new":[1.0]}"#);
         let patch = r#"[{"op":"test","path":"/z","value":1.10},{"op":"replace","path":"/a","value":2}]"#;
         let patched = value.json_patch(&Value::parse(patch).expect("json")).expect("applies");

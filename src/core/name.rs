@@ -57,7 +57,9 @@ impl Key {
         match key.len() {
             0 => Err(Error::BadName("the key is empty; a key has 1 to 1024 bytes".into())),
             1..=KEY_BYTES_MAX => Ok(Self(key.into())),
-            length => Err(Error::BadName(format!("the key has {length} bytes; a key has 1 to {KEY_BYTES_MAX}"))),
+            length => {
+                Err(Error::BadName(format!("the key has {length} bytes; a key has 1 to {KEY_BYTES_MAX}")))
+            }
         }
     }
 

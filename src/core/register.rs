@@ -40,7 +40,9 @@ impl Payload {
     /// The payload's fingerprint: blake3 over its kind, its expiry and its text.
     pub fn fingerprint(&self) -> Fingerprint {
         match self {
-            Self::Live { value, expires_at_ms } => fingerprint(Some(value.as_str().as_bytes()), *expires_at_ms),
+            Self::Live { value, expires_at_ms } => {
+                fingerprint(Some(value.as_str().as_bytes()), *expires_at_ms)
+            }
             Self::Deleted => fingerprint(None, None),
         }
     }

@@ -1,1 +1,118 @@
-//! HTTP (skeleton).
+//! HTTP: what clients see. Warp filters, one file per group of routes, under an accept loop of our own.
+//!
+//! The way of a request: `server` accepts its connection, `socket` watches over that, `service` moves its head into a `Call`
+//! and passes it to the `routes`; a handler answers over `Node` alone, and `reply` turns what failed into a problem.
+
+pub mod batch;
+pub mod body;
+pub mod call;
+pub mod chunks;
+pub mod cluster;
+pub mod condition;
+pub mod cors;
+pub mod event;
+pub mod kv;
+pub mod listing;
+pub mod metrics;
+pub mod path;
+pub mod pulse;
+pub mod reply;
+pub mod route;
+pub mod server;
+pub mod service;
+pub mod socket;
+pub mod subscribe;
+pub mod tls;
+pub mod transfer;
+pub mod websocket;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use warp::{Filter, filters::BoxedFilter, reply::Response};
+
+use self::{
+    call::Call,
+    metrics::Metrics,
+    route::{Route, exactly, route},
+};
+use crate::{error::Error, node::Node};
+
+pub use self::server::serve;
+
+/// How the server runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most connections at a time, streams and WebSockets included. Each costs a file descriptor.
+    pub connections_max: usize,
+    /// Longest body of a batch or a multi-get, in bytes: it is held whole.
+    pub body_bytes_max: u64,
+    /// How long a client may take from connecting, or from its last answer on a connection it reuses, to the end of its
+    /// request's head.
+    pub header_timeout: Duration,
+    /// How long a body may go without a byte.
+    pub body_timeout: Duration,
+    /// How long a client may go without reading a byte of what waits for it.
+    pub stall_timeout: Duration,
+    /// How long requests in flight are given to finish after the shutdown.
+    pub shutdown_timeout: Duration,
+    /// Origins whose pages may call this server; `*` for all.
+    pub cors_origins: Vec<String>,
+    /// Where set, clients are served over TLS only.
+    pub tls: Option<Tls>,
+}
+
+/// The certificate to serve with, PEM files both.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate and the chain up to its root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            body_bytes_max: 64 * 1024 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(20),
+            shutdown_timeout: Duration::from_secs(10),
+            cors_origins: Vec::new(),
+            tls: None,
+        }
+    }
+}
+
+/// All routes, the hot ones first: a route costs what it takes to pass over those before it. Folded from the last, so that
+/// the first is the outermost and a request for it goes through one layer and not through all.
+fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
+    let metrics =
+        route(Route::Metrics, exactly("/metrics"), move |call, ()| Arc::clone(&metrics).answer(call));
+    let groups = [
+        kv::routes(Arc::clone(&node)),
+        batch::routes(Arc::clone(&node)),
+        listing::store_routes(Arc::clone(&node)),
+        listing::keys_routes(Arc::clone(&node)),
+        listing::count_routes(Arc::clone(&node)),
+        subscribe::routes(Arc::clone(&node)),
+        websocket::routes(Arc::clone(&node)),
+        transfer::import_routes(Arc::clone(&node)),
+        transfer::export_routes(Arc::clone(&node)),
+        cluster::routes(&node),
+        metrics,
+    ];
+    groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())
+}
+
+/// The answer where no route takes the path.
+fn unknown() -> BoxedFilter<(Response,)> {
+    let answer = |call: Call| {
+        let path = call.path();
+        let error =
+            Error::NotFound(format!("there is nothing at {path}; keys are at /{{table}}/key/{{key}}"));
+        reply::problem(&error, &call)
+    };
+    warp::ext::get::<Call>().map(answer).boxed()
+}

@@ -1,0 +1,151 @@
+//! `POST /{table}/batch`: many writes in one durable commit.
+
+use std::{borrow::Cow, sync::Arc};
+
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::{Map, json, value::RawValue};
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{
+    body::{self, MediaType},
+    call::Call,
+    condition::{self, Replicas},
+    kv, path, reply,
+    route::{Route, route},
+};
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    node::{Action, Node, Patch, Write, Written},
+};
+
+/// The route of batches.
+pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Batch,
+        |path| path::collection(path, "batch"),
+        move |call, table| answer(Arc::clone(&node), call, table),
+    )
+}
+
+/// One write of a batch, as sent.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with \"op\" and \"key\"")]
+struct Operation<'a> {
+    op: Op,
+    key: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    value: Option<&'a RawValue>,
+    /// A list is a JSON Patch, anything else a merge patch.
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    patch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+    if_match: Option<Cow<'a, str>>,
+    if_none_match: Option<Cow<'a, str>>,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Op {
+    Put,
+    Patch,
+    Delete,
+}
+
+/// `POST /{table}/batch`
+async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    if call.method != Method::POST {
+        return reply::other_method(&call, "POST, OPTIONS");
+    }
+    body::media_type(&call, &[MediaType::Json, MediaType::Ndjson])?;
+    let atomic = call.query().flag("atomic")?;
+    let replicas = Replicas::of(&call)?;
+    let bytes = body::read(&call, call.peer.options.body_bytes_max).await?;
+    // All are understood before any is written: a request that is wrong anywhere has no effect.
+    let (writes, ops) = writes(&node, &bytes)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+    drop(bytes);
+    let results = node.batch(&table, writes, atomic).await?;
+    let last = results.iter().flatten().map(|written| written.timestamp).max();
+    if let Some(last) = last {
+        replicas.confirm(&node, last)?;
+    }
+    let results: Vec<_> = results.iter().zip(ops).map(|(result, op)| render(result, op)).collect();
+    reply::json(&json!({ "results": results }))
+}
+
+/// The writes of a body: a JSON array where it begins with a bracket, else one object after the other, as in NDJSON.
+fn writes(node: &Node, body: &[u8]) -> Result<Vec<(Write, Op)>> {
+    let mut writes = Vec::new();
+    let mut add = |raw: &RawValue| {
+        let number = writes.len() + 1;
+        let operation = body::parse_object(raw.get().as_bytes());
+        let parsed = operation.and_then(|operation| write(node, operation));
+        writes.push(parsed.map_err(|error| of_operation(number, error))?);
+        Ok::<_, Error>(())
+    };
+    if body.trim_ascii_start().starts_with(b"[") {
+        let array: Vec<&RawValue> =
+            serde_json::from_slice(body).map_err(|error| Error::BadJson(error.to_string()))?;
+        array.into_iter().try_for_each(&mut add)?;
+    } else {
+        for raw in serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>() {
+            add(raw.map_err(|error| Error::BadJson(error.to_string()))?)?;
+        }
+    }
+    Ok(writes)
+}
+
+fn write(node: &Node, operation: Operation<'_>) -> Result<(Write, Op)> {
+    let action = match operation.op {
+        Op::Put => {
+            let value = kv::take_value(node.value_bytes_max(), operation.value.ok_or(Error::MissingValue)?)?;
+            Action::Put { value, ttl: kv::ttl(None, operation.ttl)? }
+        }
+        Op::Patch => {
+            let raw = operation.patch.ok_or_else(|| Error::BadJson("a patch has a \"patch\"".into()))?;
+            let patch = kv::take_value(node.value_bytes_max(), raw)?;
+            Action::Patch(if raw.get().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
+        }
+        Op::Delete => Action::Delete { force: operation.force },
+    };
+    let condition = condition::condition(operation.if_match.as_deref(), operation.if_none_match.as_deref())?;
+    Ok((Write { key: Key::parse(&operation.key)?, action, condition }, operation.op))
+}
+
+/// Says in an error's text which operation it is about, where it has a text of its own.
+fn of_operation(number: usize, error: Error) -> Error {
+    match error {
+        Error::BadJson(why) => Error::BadJson(format!("operation {number}: {why}")),
+        Error::MissingValue => Error::BadJson(format!("operation {number}: a put has a \"value\"")),
+        Error::BadName(why) => Error::BadName(format!("operation {number}: {why}")),
+        Error::BadRequest(why) => Error::BadRequest(format!("operation {number}: {why}")),
+        other => other,
+    }
+}
+
+fn render(result: &Result<Written>, op: Op) -> serde_json::Value {
+    let mut object = Map::new();
+    match result {
+        Ok(written) => {
+            object.insert("status".into(), json!(200));
+            object.insert("version".into(), json!(written.timestamp.to_string()));
+            object.insert("timestamp".into(), json!(written.timestamp.unix_ms()));
+            if op == Op::Delete {
+                object.insert("deleted".into(), json!(true));
+            } else if written.created {
+                object.insert("created".into(), json!(true));
+            }
+        }
+        Err(error) => {
+            let (status, code) = reply::status_and_code(error);
+            object.insert("status".into(), json!(status.as_u16()));
+            object.insert("error".into(), json!(code));
+            object.insert("detail".into(), json!(error.to_string()));
+        }
+    }
+    serde_json::Value::Object(object)
+}

@@ -1,0 +1,302 @@
+//! `/{table}/key/{key}`: one key.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use hyper::{
+    Method, StatusCode,
+    header::{self, HeaderValue},
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{
+    body::{self, MediaType},
+    call::Call,
+    condition::{self, Replicas},
+    path::{self, Address},
+    reply,
+    route::{Route, route},
+};
+use crate::{
+    core::json::Value,
+    error::{Error, Result},
+    node::{Action, Entry, Node, Patch, Write, Written},
+};
+
+const ALLOW: &str = "GET, HEAD, PUT, PATCH, DELETE, OPTIONS";
+/// The last instant that an HTTP date can say, in Unix milliseconds.
+const HTTP_DATE_MS_MAX: u64 = 253_402_300_799_999;
+
+/// The route of single keys. It stands first: most requests are its.
+pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Key,
+        |path| path::keyed(path, "key"),
+        move |call, address| answer(Arc::clone(&node), call, address),
+    )
+}
+
+async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Response> {
+    match call.method {
+        Method::GET | Method::HEAD => read(&node, &call, &address),
+        Method::PUT => put(&node, &call, address).await,
+        Method::PATCH => patch(&node, &call, address).await,
+        Method::DELETE => delete(&node, &call, address).await,
+        _ => reply::other_method(&call, ALLOW),
+    }
+}
+
+/// `GET /{table}/key/{key}`
+fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
+    let entry = node.get(&address.table, &address.key)?.ok_or_else(|| absent(address))?;
+    if condition::reader_has(&call.headers, entry.timestamp)? {
+        let mut response = reply::empty(StatusCode::NOT_MODIFIED);
+        insert_entry_headers(&mut response, &entry);
+        return Ok(response);
+    }
+    let mut response = if wants_text(call) {
+        reply::with_type(reply::TEXT, bare_text(&entry.value))
+    } else if call.uri.query().is_some() && call.query().flag("meta")? {
+        reply::json_text(with_meta(&entry))
+    } else {
+        reply::json_text(enveloped(&entry.value))
+    };
+    insert_entry_headers(&mut response, &entry);
+    Ok(response)
+}
+
+/// What a PUT carries. Other members are passed over: existing clients may send some.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with a \"value\"")]
+struct PutBody<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+}
+
+/// `PUT /{table}/key/{key}`
+async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
+    body::media_type(call, &[MediaType::Json])?;
+    let bytes = read_value_body(node, call).await?;
+    let body: PutBody = body::parse_object(&bytes)?;
+    let value = take_value(node.value_bytes_max(), body.value.ok_or(Error::MissingValue)?)?;
+    let ttl = ttl(call.query().get("ttl")?, body.ttl)?;
+    write(node, call, address, Action::Put { value, ttl }).await
+}
+
+/// `PATCH /{table}/key/{key}`
+async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
+    let accepted = [MediaType::MergePatch, MediaType::JsonPatch, MediaType::Json];
+    let media_type = body::media_type(call, &accepted)?;
+    let bytes = read_value_body(node, call).await?;
+    let patch: &RawValue =
+        serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?;
+    let patch = take_value(node.value_bytes_max(), patch)?;
+    let patch = if media_type == MediaType::JsonPatch { Patch::Json(patch) } else { Patch::Merge(patch) };
+    write(node, call, address, Action::Patch(patch)).await
+}
+
+/// `DELETE /{table}/key/{key}`
+async fn delete(node: &Node, call: &Call, address: Address) -> Result<Response> {
+    let force = call.query().flag("force")?;
+    write(node, call, address, Action::Delete { force }).await
+}
+
+async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Result<Response> {
+    let replicas = Replicas::of(call)?;
+    let condition = condition::of_write(&call.headers)?;
+    let deletes = matches!(action, Action::Delete { .. });
+    let written = node.write(&address.table, Write { key: address.key, action, condition }).await?;
+    replicas.confirm(node, written.timestamp)?;
+    Ok(if deletes { deleted(written) } else { wrote(written) })
+}
+
+fn wrote(written: Written) -> Response {
+    let Written { timestamp, created } = written;
+    let body = format!("{{\"version\":\"{timestamp}\",\"timestamp\":{}}}", timestamp.unix_ms());
+    let mut response = reply::json_text(body);
+    reply::insert_version(&mut response, timestamp);
+    if created {
+        response.headers_mut().insert(reply::CREATED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+fn deleted(written: Written) -> Response {
+    let mut response = reply::json_text("{\"deleted\":true}");
+    let version = reply::plain(written.timestamp.to_string().into());
+    response.headers_mut().insert(reply::VERSION, version);
+    response
+}
+
+/// The whole body of a request that carries one value.
+async fn read_value_body(node: &Node, call: &Call) -> Result<bytes::Bytes> {
+    let limit = node.value_bytes_max();
+    body::read(call, limit + body::ENVELOPE_BYTES_MAX).await.map_err(|error| match error {
+        // The limit that counts for the client is the value's.
+        Error::TooLarge { .. } => Error::TooLarge { what: "value", limit },
+        other => other,
+    })
+}
+
+/// A value from its JSON text as sent, within the limit on that.
+///
+/// # Errors
+/// `TooLarge`, or `BadJson` where it nests too deep.
+pub fn take_value(limit: u64, raw: &RawValue) -> Result<Value> {
+    if raw.get().len() as u64 > limit {
+        return Err(Error::TooLarge { what: "value", limit });
+    }
+    Value::from_raw(raw)
+}
+
+/// The time to live from the query or the body.
+///
+/// # Errors
+/// `BadRequest` for both at once, and those of `condition::parse_ttl`.
+pub fn ttl(in_query: Option<Cow<'_, str>>, in_body: Option<&RawValue>) -> Result<Option<Duration>> {
+    match (in_query, in_body) {
+        (None, None) => Ok(None),
+        (Some(text), None) => condition::parse_ttl(&text).map(Some),
+        (None, Some(raw)) => {
+            // A number is its own text; a string is read out of its quotes; what else there is, parse_ttl refuses.
+            let text = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().into());
+            condition::parse_ttl(&text).map(Some)
+        }
+        (Some(_), Some(_)) => {
+            Err(Error::BadRequest("ttl stands in the query and in the body: send one".into()))
+        }
+    }
+}
+
+/// For a member that may be `null`, which is not the same as absent.
+pub fn present<'de, D>(deserializer: D) -> std::result::Result<Option<&'de RawValue>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// What a reader is told where there is nothing.
+pub fn absent(address: &Address) -> Error {
+    Error::NotFound(format!("no key {:?} in table {}", address.key.as_str(), address.table))
+}
+
+/// `{"value":V}`, without looking into V.
+fn enveloped(value: &Value) -> Vec<u8> {
+    let value = value.as_str().as_bytes();
+    let mut body = Vec::with_capacity(value.len() + 10);
+    body.extend_from_slice(b"{\"value\":");
+    body.extend_from_slice(value);
+    body.push(b'}');
+    body
+}
+
+/// `{"value":V,"version":...}`, what REST has in headers included.
+pub fn with_meta(entry: &Entry) -> String {
+    let timestamp = entry.timestamp;
+    let meta = json!({
+        "version": timestamp.to_string(),
+        "timestamp": timestamp.unix_ms(),
+        "node": timestamp.node.to_string(),
+        "expires_at": entry.expires_at_ms,
+    })
+    .to_string();
+    format!("{{\"value\":{},{}", entry.value.as_str(), &meta[1..])
+}
+
+fn wants_text(call: &Call) -> bool {
+    call.headers.get(header::ACCEPT).is_some_and(|accept| {
+        let accept = accept.to_str().unwrap_or_default();
+        // A client that would take JSON gets it; browsers ask for text/html, and for all.
+        accept.contains("text/plain") && !accept.contains("json") && !accept.contains("text/html")
+    })
+}
+
+/// The value alone; a string without its quotes. One that no text can be (a lone surrogate) stays JSON.
+fn bare_text(value: &Value) -> String {
+    serde_json::from_str::<String>(value.as_str()).unwrap_or_else(|_| value.as_str().to_string())
+}
+
+fn insert_entry_headers(response: &mut Response, entry: &Entry) {
+    reply::insert_version(response, entry.timestamp);
+    let modified_ms = entry.timestamp.unix_ms().min(HTTP_DATE_MS_MAX);
+    let modified = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(modified_ms));
+    response.headers_mut().insert(header::LAST_MODIFIED, reply::plain(modified.into()));
+    if let Some(expires_at_ms) = entry.expires_at_ms {
+        response.headers_mut().insert(reply::EXPIRES, HeaderValue::from(expires_at_ms));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::clock::{NodeId, Timestamp};
+
+    fn entry(value: &str, unix_ms: u64) -> Entry {
+        let timestamp = Timestamp { hlc: unix_ms << 16, node: NodeId(7) };
+        Entry { value: Value::parse(value).expect("json"), timestamp, expires_at_ms: Some(5) }
+    }
+
+    #[test]
+    fn null_is_a_value_and_absence_is_none() {
+        let value = |body: &str| {
+            body::parse_object::<PutBody>(body.as_bytes()).map(|it| it.value.map(|v| v.get().to_string()))
+        };
+        assert_eq!(value(r#"{"value":null}"#).expect("json"), Some("null".into()));
+        assert_eq!(value(r#"{"other":1,"value": 1.10 }"#).expect("json"), Some("1.10".into()));
+        assert_eq!(value("{}").expect("json"), None);
+        for wrong in [
+            "",
+            "1",
+            "null",
+            "{",
+            "[1]",
+            r#"{"value":1,"value":2}"#,
+            r#"{"value":tru}"#,
+            "{\"value\":\"\x01\"}",
+        ] {
+            assert!(value(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_answered_as_it_came_in() {
+        let entry = entry(r#"{"n":12345678901234567890}"#, 1);
+        assert_eq!(enveloped(&entry.value), br#"{"value":{"n":12345678901234567890}}"#);
+        let meta: serde_json::Value = serde_json::from_str(&with_meta(&entry)).expect("json");
+        assert_eq!(meta["version"], entry.timestamp.to_string());
+        assert_eq!((meta["timestamp"].as_u64(), meta["expires_at"].as_u64()), (Some(1), Some(5)));
+    }
+
+    #[test]
+    fn plain_text_is_a_string_without_quotes_and_any_other_value_as_json() {
+        let text = |value| bare_text(&Value::parse(value).expect("json"));
+        assert_eq!(text(r#""a \"b\"\n""#), "a \"b\"\n");
+        assert_eq!(text("[1,2]"), "[1,2]");
+        assert_eq!(text(r#""\ud800""#), r#""\ud800""#);
+    }
+
+    #[test]
+    fn a_time_beyond_http_dates_is_answered_all_the_same() {
+        let mut response = reply::json_text("{}");
+        insert_entry_headers(&mut response, &entry("1", u64::MAX >> 16));
+        assert_eq!(response.headers()[header::LAST_MODIFIED], "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn a_ttl_stands_in_one_place() {
+        let raw = |text: &str| RawValue::from_string(text.into()).expect("json");
+        assert_eq!(ttl(Some("2".into()), None), Ok(Some(Duration::from_secs(2))));
+        assert_eq!(ttl(None, Some(&raw("2"))), Ok(Some(Duration::from_secs(2))));
+        assert_eq!(ttl(None, Some(&raw("\"2m\""))), Ok(Some(Duration::from_secs(120))));
+        assert!(matches!(ttl(None, Some(&raw("[]"))), Err(Error::BadRequest(_))));
+        assert!(matches!(ttl(Some("2".into()), Some(&raw("2"))), Err(Error::BadRequest(_))));
+    }
+}

@@ -1,0 +1,350 @@
+//! `/{table}/keys`, `/{table}/store`, `/{table}/count`: many keys of one table.
+//!
+//! Without a limit a listing is streamed page by page as the client reads it, so memory stays flat at any size of table.
+//! With one it is collected, because what follows it must be known before the head of the answer is sent.
+
+use std::{collections::HashSet, sync::Arc};
+
+use hyper::{
+    Method,
+    header::{self, HeaderValue},
+};
+use serde::Deserialize;
+use serde_json::json;
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{
+    body::{self, MediaType},
+    call::Call,
+    chunks::{self, Chunk, Chunks},
+    path, reply,
+    route::{Route, route},
+};
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    node::{Node, Page, Range, Row},
+};
+
+/// Most rows of a page that is asked for.
+const LIMIT_MAX: usize = 10_000;
+/// A page that is asked for ends early beyond so many bytes: the next one goes on.
+const LIMITED_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Rows that are read from the storage at a time.
+const PAGE_ROWS: usize = 1000;
+/// How much of a multi-get is made at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The route of a table's keys.
+pub fn keys_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Keys,
+        |path| path::collection(path, "keys"),
+        move |call, table| answer_keys(Arc::clone(&node), call, table),
+    )
+}
+
+/// The route of a table's rows.
+pub fn store_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Store,
+        |path| path::collection(path, "store"),
+        move |call, table| answer_store(Arc::clone(&node), call, table),
+    )
+}
+
+/// The route of a table's count.
+pub fn count_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Count,
+        |path| path::collection(path, "count"),
+        move |call, table| answer_count(Arc::clone(&node), call, table),
+    )
+}
+
+async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    match call.method {
+        // `GET /{table}/keys`
+        Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await,
+        // `POST /{table}/keys`
+        Method::POST => get_many(node, &call, table).await,
+        _ => reply::other_method(&call, "GET, HEAD, POST, OPTIONS"),
+    }
+}
+
+/// `GET /{table}/store`
+async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    match call.method {
+        Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Store)?.answer(&call).await,
+        _ => reply::other_method(&call, "GET, HEAD, OPTIONS"),
+    }
+}
+
+/// `GET /{table}/count`
+async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return reply::other_method(&call, "GET, HEAD, OPTIONS");
+    }
+    let prefix = call.query().get("prefix")?.unwrap_or_default();
+    let count = node.count(&table, &prefix).await?;
+    reply::json(&json!({ "count": count }))
+}
+
+/// What a listing shows of a row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// `["k1","k2"]`
+    Keys,
+    /// `{"k1":V1,"k2":V2}`
+    Store,
+}
+
+impl Shape {
+    fn opening(self) -> u8 {
+        if self == Self::Keys { b'[' } else { b'{' }
+    }
+
+    fn closing(self) -> u8 {
+        if self == Self::Keys { b']' } else { b'}' }
+    }
+}
+
+/// A listing under way.
+struct Listing {
+    node: Arc<Node>,
+    table: TableName,
+    /// What is left to list.
+    range: Range,
+    limit: Option<usize>,
+    shape: Shape,
+    begun: bool,
+}
+
+impl Listing {
+    fn of(node: Arc<Node>, call: &Call, table: TableName, shape: Shape) -> Result<Self> {
+        let query = call.query();
+        let range = Range {
+            prefix: query.get("prefix")?.unwrap_or_default().into_owned(),
+            start: query.get("start")?.map(String::from),
+            end: query.get("end")?.map(String::from),
+            after: query.get("cursor")?.map(|cursor| parse_cursor(&cursor)).transpose()?,
+            reverse: query.flag("reverse")?,
+        };
+        let limit = query.get("limit")?.map(|limit| parse_limit(&limit)).transpose()?;
+        Ok(Self { node, table, range, limit, shape, begun: false })
+    }
+
+    async fn answer(self, call: &Call) -> Result<Response> {
+        match self.limit {
+            None => chunks::answer(reply::JSON, self).await,
+            Some(limit) => self.answer_page(limit, call).await,
+        }
+    }
+
+    async fn answer_page(mut self, limit: usize, call: &Call) -> Result<Response> {
+        let mut body = vec![self.shape.opening()];
+        let mut left = limit;
+        let mut more = true;
+        while more && left > 0 && body.len() < LIMITED_PAGE_BYTES_MAX {
+            let rows;
+            (rows, more) = self.append_rows(&mut body, left.min(PAGE_ROWS)).await?;
+            left -= rows;
+        }
+        body.push(self.shape.closing());
+        let mut response = reply::json_text(body);
+        if let Some(last) = self.range.after.filter(|_| more) {
+            insert_next(&mut response, call, &last)?;
+        }
+        Ok(response)
+    }
+
+    /// Appends the next rows: how many, and whether more may follow.
+    async fn append_rows(&mut self, body: &mut Vec<u8>, rows_max: usize) -> Result<(usize, bool)> {
+        match self.shape {
+            Shape::Keys => {
+                let page = self.node.keys(&self.table, &self.range, rows_max).await?;
+                for key in &page.rows {
+                    self.append_key(body, key);
+                }
+                Ok(self.advance(page, |key| key))
+            }
+            Shape::Store => {
+                let page = self.node.rows(&self.table, &self.range, rows_max).await?;
+                for row in &page.rows {
+                    self.append_key(body, &row.key);
+                    body.push(b':');
+                    body.extend_from_slice(row.entry.value.as_str().as_bytes());
+                }
+                Ok(self.advance(page, |row: Row| row.key))
+            }
+        }
+    }
+
+    fn append_key(&mut self, body: &mut Vec<u8>, key: &Key) {
+        if std::mem::replace(&mut self.begun, true) {
+            body.push(b',');
+        }
+        append_string(body, key.as_str());
+    }
+
+    fn advance<T>(&mut self, page: Page<T>, key: impl FnOnce(T) -> Key) -> (usize, bool) {
+        let rows = page.rows.len();
+        if let Some(last) = page.rows.into_iter().last() {
+            self.range.after = Some(key(last));
+        }
+        (rows, page.more)
+    }
+}
+
+impl Chunks for Listing {
+    async fn next(&mut self) -> Result<Chunk> {
+        let mut bytes = Vec::new();
+        if !self.begun {
+            bytes.push(self.shape.opening());
+        }
+        let (_, more) = self.append_rows(&mut bytes, PAGE_ROWS).await?;
+        if !more {
+            bytes.push(self.shape.closing());
+        }
+        Ok(Chunk { bytes, last: !more })
+    }
+}
+
+/// What a multi-get asks for, where it is an object.
+#[derive(Deserialize)]
+#[serde(expecting = "a list of keys, or {\"keys\": [...]}")]
+struct Asked {
+    keys: Vec<String>,
+}
+
+/// `POST /{table}/keys`
+async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
+    body::media_type(call, &[MediaType::Json])?;
+    let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
+    let names = if bytes.trim_ascii_start().starts_with(b"[") {
+        serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?
+    } else {
+        body::parse_object::<Asked>(&bytes)?.keys
+    };
+    let mut keys = Vec::with_capacity(names.len());
+    let mut seen = HashSet::with_capacity(names.len());
+    for name in names {
+        let key = Key::parse(&name)?;
+        // A key that is asked for twice would stand twice in the object.
+        if seen.insert(key.clone()) {
+            keys.push(key);
+        }
+    }
+    chunks::answer(reply::JSON, Many { node, table, keys: keys.into_iter(), begun: false }).await
+}
+
+/// A multi-get under way.
+struct Many {
+    node: Arc<Node>,
+    table: TableName,
+    keys: std::vec::IntoIter<Key>,
+    begun: bool,
+}
+
+impl Chunks for Many {
+    async fn next(&mut self) -> Result<Chunk> {
+        let mut bytes = if self.begun { Vec::new() } else { vec![b'{'] };
+        while bytes.len() < CHUNK_BYTES {
+            let Some(key) = self.keys.next() else {
+                bytes.push(b'}');
+                return Ok(Chunk { bytes, last: true });
+            };
+            let Some(entry) = self.node.get(&self.table, &key)? else { continue };
+            if std::mem::replace(&mut self.begun, true) {
+                bytes.push(b',');
+            }
+            append_string(&mut bytes, key.as_str());
+            bytes.push(b':');
+            bytes.extend_from_slice(entry.value.as_str().as_bytes());
+        }
+        Ok(Chunk { bytes, last: false })
+    }
+}
+
+/// Appends `text` as a JSON string.
+pub fn append_string(body: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(body, text).expect("text is JSON, and a Vec takes all of it");
+}
+
+fn parse_limit(text: &str) -> Result<usize> {
+    let limit = text.parse().map_err(|_| Error::BadRequest(format!("limit={text}: a number")))?;
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Error::BadName(format!("limit={limit}: 1 to {LIMIT_MAX}; leave it out for everything, streamed")))
+}
+
+/// A cursor is the last key's bytes in hexadecimal: it stands in a header, a link and a shell without any escape.
+fn render_cursor(key: &Key) -> String {
+    key.as_str().bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_cursor(text: &str) -> Result<Key> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    key.and_then(|key| Key::parse(&key).ok())
+        .ok_or_else(|| Error::BadRequest(format!("cursor={text}: not one that this server gave")))
+}
+
+/// Says where the next page is: the same request from the cursor on.
+fn insert_next(response: &mut Response, call: &Call, last: &Key) -> Result<()> {
+    let cursor = render_cursor(last);
+    let query = call.uri.query().unwrap_or_default();
+    let kept = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
+    let parameters: String = kept.map(|pair| format!("{pair}&")).collect();
+    // A target may hold a plain >, which would end the link.
+    let target = format!("{}?{parameters}cursor={cursor}", call.path()).replace('>', "%3E");
+    let link = HeaderValue::from_str(&format!("<{target}>; rel=\"next\""))
+        .map_err(|_| Error::BadRequest("the next page has no link: escape what is not ASCII".into()))?;
+    response.headers_mut().insert(header::LINK, link);
+    response.headers_mut().insert(reply::NEXT_CURSOR, reply::plain(cursor.into()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_cursor_holds_any_key() {
+        for key in ["a", "a/b=ü&\n🦀", "\0", &"x".repeat(1024)] {
+            let key = Key::parse(key).expect("a key");
+            assert_eq!(parse_cursor(&render_cursor(&key)), Ok(key));
+        }
+        for wrong in ["", "0", "0g", "ff", "+1", &"61".repeat(1025)] {
+            assert!(matches!(parse_cursor(wrong), Err(Error::BadRequest(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_the_same_request_from_the_cursor_on() {
+        let request = Request::get("/t/keys?prefix=a%2F&cursor=00&limit=2").body(()).expect("a request");
+        let mut response = reply::json_text("[]");
+        insert_next(&mut response, &Call::of(request), &Key::parse("ab").expect("a key")).expect("a link");
+        let link = "</t/keys?prefix=a%2F&limit=2&cursor=6162>; rel=\"next\"";
+        assert_eq!(response.headers()[header::LINK], link);
+        assert_eq!(response.headers()[reply::NEXT_CURSOR], "6162");
+    }
+
+    #[test]
+    fn a_limit_has_limits() {
+        assert_eq!(parse_limit("10000"), Ok(10_000));
+        assert!(matches!(parse_limit("0"), Err(Error::BadName(_))));
+        assert!(matches!(parse_limit("10001"), Err(Error::BadName(_))));
+        for wrong in ["", "-1", "x", "1.5"] {
+            assert!(matches!(parse_limit(wrong), Err(Error::BadRequest(_))), "{wrong}");
+        }
+    }
+}

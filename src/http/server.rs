@@ -1,0 +1,280 @@
+//! The accept loop. Warp's own has no TLS, no header timeout and no cap on connections, and its graceful stop waits for ever
+//! for one open event stream; under hyper by ourselves there is all of that, and HTTP/2.
+//!
+//! A connection beyond the cap is answered 503 and closed, and not left waiting in the backlog: its client, or the balancer
+//! before it, can go elsewhere at once instead of at its own timeout.
+
+use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{Request, body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::{
+    Options, call, reply,
+    service::Service,
+    socket::{Peer, Protocol, Socket},
+    tls,
+};
+use crate::{
+    error::{Error, Result},
+    node::Node,
+};
+
+/// Largest request head. More is answered 431.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Streams of one HTTP/2 connection at a time: each may hold a request's body.
+const HTTP2_STREAMS_MAX: u32 = 256;
+/// Pause after the system had no descriptor or memory for a connection, so that others can give theirs back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are being told that there are too many. Beyond that many they are just closed.
+const REFUSALS_MAX: usize = 64;
+
+/// Serves `node` on `listener` until `shutdown`, then lets requests in flight finish, up to the shutdown timeout.
+///
+/// # Errors
+/// `Config` for a certificate that does not load. Errors of connections stay theirs.
+pub async fn serve(
+    node: Arc<Node>,
+    listener: TcpListener,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
+    let places = Arc::new(Semaphore::new(options.connections_max));
+    let (stop, stopping) = watch::channel(());
+    let mut server = Server {
+        service: Arc::new(Service::new(Arc::clone(&node))),
+        options: Arc::new(options),
+        tls,
+        places,
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        stopping,
+        connections: JoinSet::new(),
+    };
+    server.accept_until(&listener, shutdown).await;
+    drop(listener);
+    node.drain();
+    drop(stop);
+    server.finish().await;
+    Ok(())
+}
+
+struct Server {
+    service: Arc<Service>,
+    options: Arc<Options>,
+    tls: Option<TlsAcceptor>,
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    /// Closed when the server stops.
+    stopping: watch::Receiver<()>,
+    connections: JoinSet<()>,
+}
+
+impl Server {
+    async fn accept_until(&mut self, listener: &TcpListener, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, remote)) => {
+                        let peer = Arc::new(Peer::new(remote, Arc::clone(&self.options)));
+                        self.admit(stream, peer);
+                    }
+                    Err(error) => recover_from(&error).await,
+                },
+                Some(ended) = self.connections.join_next() => {
+                    if let Err(error) = ended {
+                        warn!(%error, "connection ended by a panic");
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: Arc<Peer>) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.refuse(stream, peer);
+            return;
+        };
+        let connection = Connection {
+            service: Arc::clone(&self.service),
+            tls: self.tls.clone(),
+            stopping: self.stopping.clone(),
+            peer,
+        };
+        self.connections.spawn(connection.run(stream, place));
+    }
+
+    fn refuse(&mut self, stream: TcpStream, peer: Arc<Peer>) {
+        debug!(remote = %peer.remote, "refused: too many connections");
+        // Before a TLS handshake there is no way to say anything.
+        let Some(place) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
+        else {
+            return;
+        };
+        let error = Error::Overloaded(format!(
+            "this node has its {} connections (--max-connections); try again, or another node",
+            self.options.connections_max
+        ));
+        self.connections.spawn(async move {
+            // The client may be gone; there is nobody else to tell.
+            let _ = say_and_close(stream, peer, place, &error).await;
+        });
+    }
+
+    /// Waits until every connection is closed, upgraded ones too, but no longer than the shutdown timeout.
+    async fn finish(mut self) {
+        let all = u32::try_from(self.options.connections_max).unwrap_or(u32::MAX);
+        let closed = timeout(self.options.shutdown_timeout, self.places.acquire_many(all)).await;
+        if closed.is_err() {
+            let left = self.options.connections_max - self.places.available_permits();
+            info!(connections = left, "shutdown timeout: closing what is still open");
+        }
+        self.connections.shutdown().await;
+    }
+}
+
+/// Sleeps where the system is short of something, else returns at once: the client that hung up is not our trouble.
+async fn recover_from(error: &io::Error) {
+    let of_the_client = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if of_the_client {
+        debug!(%error, "connection gone before it was accepted");
+    } else {
+        warn!(%error, "cannot accept connections; trying again");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+async fn say_and_close(
+    stream: TcpStream,
+    peer: Arc<Peer>,
+    place: OwnedSemaphorePermit,
+    error: &Error,
+) -> io::Result<()> {
+    let mut socket = Socket::new(stream, peer, place)?;
+    socket.write_all(plain_response(error).as_bytes()).await?;
+    socket.shutdown().await
+}
+
+/// A whole response as text, for clients that are turned away before HTTP begins.
+fn plain_response(error: &Error) -> String {
+    let (status, _) = reply::status_and_code(error);
+    let id = call::next_request_id();
+    let id = id.to_str().unwrap_or_default();
+    let body = reply::problem_object(error, id).to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
+         x-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
+    )
+}
+
+/// One connection from its first byte to its last.
+struct Connection {
+    service: Arc<Service>,
+    tls: Option<TlsAcceptor>,
+    stopping: watch::Receiver<()>,
+    peer: Arc<Peer>,
+}
+
+impl Connection {
+    async fn run(mut self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        let remote = self.peer.remote;
+        if let Err(error) = self.open_and_serve(stream, place).await {
+            debug!(%remote, %error, "connection ended");
+        }
+    }
+
+    async fn open_and_serve(
+        &mut self,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut socket = Socket::new(stream, Arc::clone(&self.peer), place)?;
+        // hyper's own header timeout begins with the first request's first byte: before that there is this one.
+        let first = timeout(self.peer.options.header_timeout, socket.protocol());
+        let protocol = tokio::select! {
+            protocol = first => protocol??,
+            _ = self.stopping.changed() => None,
+        };
+        match (protocol, self.tls.take()) {
+            (None, _) => Ok(()),
+            (Some(Protocol::Http2), None) => self.serve_http2(socket).await,
+            (Some(Protocol::Http1 | Protocol::Tls), None) => self.serve_http1(socket).await,
+            (Some(Protocol::Tls), Some(tls)) => self.serve_tls(socket, tls).await,
+            (Some(Protocol::Http1 | Protocol::Http2), Some(_)) => {
+                let error = Error::BadRequest("this port speaks TLS: use https://".into());
+                socket.write_all(plain_response(&error).as_bytes()).await?;
+                Ok(socket.shutdown().await?)
+            }
+        }
+    }
+
+    async fn serve_tls(
+        &mut self,
+        socket: Socket,
+        tls: TlsAcceptor,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = timeout(self.peer.options.header_timeout, tls.accept(socket)).await??;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if http2 { self.serve_http2(stream).await } else { self.serve_http1(stream).await }
+    }
+
+    async fn serve_http1(
+        &mut self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let service = service_fn(|request: Request<Incoming>| self.service.answer(request, &self.peer));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.peer.options.header_timeout)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .half_close(true)
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            _ = stopping.changed() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+
+    async fn serve_http2(
+        &mut self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (service, peer) = (Arc::clone(&self.service), Arc::clone(&self.peer));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
+            async move { service.answer(request, &peer).await }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(self.peer.options.stall_timeout)
+            .keep_alive_timeout(self.peer.options.stall_timeout)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            _ = self.stopping.changed() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+}

@@ -1,0 +1,99 @@
+//! What happens to every request, whatever its route: its id, CORS, HEAD, the metrics, the log line, and the answer to a
+//! handler that panics.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::Empty;
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+    service::Service as _,
+};
+use hyper_util::service::TowerToHyperService;
+use tracing::{debug, warn};
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{
+    call::{Call, REQUEST_ID},
+    cors,
+    metrics::Metrics,
+    reply,
+    socket::Peer,
+};
+use crate::{error::Error, node::Node};
+
+/// The routes, and what surrounds them.
+pub struct Service {
+    routes: BoxedFilter<(Response,)>,
+    metrics: Arc<Metrics>,
+}
+
+impl Service {
+    /// The service over `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        let metrics = Arc::new(Metrics::new(Arc::clone(&node)));
+        let routes = super::routes(node, Arc::clone(&metrics));
+        Self { routes, metrics }
+    }
+
+    /// Answers one request.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Arc<Peer>,
+    ) -> std::result::Result<Response, Infallible> {
+        let began = Instant::now();
+        let (call, extensions) = Call::take(request, peer);
+        let mut response = self.route(&call, extensions).await;
+        if call.method == Method::HEAD {
+            response = without_body(response);
+        }
+        cors::apply(&call, &mut response);
+        response.headers_mut().insert(REQUEST_ID, call.request_id.clone());
+        let took = began.elapsed();
+        self.metrics.observe(call.route(), response.status(), took);
+        log(&call, response.status(), took);
+        Ok(response)
+    }
+
+    /// Passes the call through the routes. A panic is the bug of one handler and the end of one request.
+    async fn route(&self, call: &Call, extensions: hyper::http::Extensions) -> Response {
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.extensions_mut() = extensions;
+        request.extensions_mut().insert(call.clone());
+        let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
+        match AssertUnwindSafe(routes.call(request)).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => reply::problem(&Error::Io("a bug in this server; the log has more".into()), call),
+        }
+    }
+}
+
+/// The answer to HEAD: all of GET's but the body, its length included where it is known.
+fn without_body(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|_| head.status == StatusCode::OK) {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, Bytes::new().into())
+}
+
+fn log(call: &Call, status: StatusCode, took: Duration) {
+    let (method, path, route) = (&call.method, call.path(), call.route().name());
+    let (remote, id) = (call.remote, call.request_id.to_str().unwrap_or_default());
+    let micros = took.as_micros() as u64;
+    if status.is_server_error() {
+        warn!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");
+    } else {
+        debug!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");
+    }
+}

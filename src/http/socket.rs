@@ -1,0 +1,240 @@
+//! One client's TCP connection: the options it gets, what its first bytes say it speaks, and the two ways in which a client
+//! may hold it for ever, by not reading and by not hanging up, which end here.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep},
+};
+
+use super::Options;
+
+/// How often a silent connection is asked whether it lives: well below the idle limits of common NATs.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// What the kernel may hold for an event stream. Left alone it grows to 4 MB for a client that does not read, times all
+/// of them. For every other answer it is left alone: a fixed size switches off the tuning that fills long links.
+const EVENT_STREAM_SEND_BYTES: usize = 64 * 1024;
+/// How long a closed connection is read on, so that what the client still sends does not reset it before it has read the
+/// answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// As many bytes as tell HTTP/2 and TLS from HTTP/1.
+const FIRST_BYTES: usize = 4;
+
+/// The client at the other end, known to all its requests.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The limits that this server runs with.
+    pub options: Arc<Options>,
+    event_stream: AtomicBool,
+}
+
+impl Peer {
+    /// A client at `remote`.
+    pub fn new(remote: SocketAddr, options: Arc<Options>) -> Self {
+        Self { remote, options, event_stream: AtomicBool::new(false) }
+    }
+
+    /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.
+    pub fn expect_events(&self) {
+        self.event_stream.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a client speaks, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1, or nothing known, which gets an answer in it.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// A TLS hello.
+    Tls,
+}
+
+/// The connection's bytes. Holds its place among the connections until it is closed, whoever has it by then.
+pub struct Socket {
+    stream: TcpStream,
+    peer: Arc<Peer>,
+    first: [u8; FIRST_BYTES],
+    first_length: usize,
+    first_read: usize,
+    send_buffer_set: bool,
+    stalled: Option<Pin<Box<Sleep>>>,
+    linger: Linger,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Where the closing of a connection is.
+enum Linger {
+    Open,
+    /// Our side is closed; nothing unread has been found yet.
+    HalfClosed,
+    /// The client still sends, or did: read and forget until it hangs up or the time is over.
+    Draining(Pin<Box<Sleep>>),
+}
+
+impl Socket {
+    /// Takes over an accepted connection and sets its options.
+    pub fn new(stream: TcpStream, peer: Arc<Peer>, place: OwnedSemaphorePermit) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL / 6),
+        )?;
+        // The kernel's own stall timeout, for what it has taken from us already.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(peer.options.stall_timeout))?;
+        Ok(Self {
+            stream,
+            peer,
+            first: [0; FIRST_BYTES],
+            first_length: 0,
+            first_read: 0,
+            send_buffer_set: false,
+            stalled: None,
+            linger: Linger::Open,
+            _place: place,
+        })
+    }
+
+    /// Waits for the first bytes and says what they begin; `None` where the client hung up before. They stay to be read.
+    pub async fn protocol(&mut self) -> io::Result<Option<Protocol>> {
+        while b"PRI ".starts_with(&self.first[..self.first_length]) && self.first_length < FIRST_BYTES {
+            let length = self.stream.read(&mut self.first[self.first_length..]).await?;
+            if length == 0 {
+                return Ok(None);
+            }
+            self.first_length += length;
+        }
+        Ok(Some(match &self.first {
+            b"PRI " => Protocol::Http2,
+            [0x16, ..] => Protocol::Tls,
+            _ => Protocol::Http1,
+        }))
+    }
+
+    fn limit_send_buffer(&mut self) {
+        if !self.send_buffer_set && self.peer.event_stream.load(Ordering::Relaxed) {
+            self.send_buffer_set = true;
+            if let Err(error) = SockRef::from(&self.stream).set_send_buffer_size(EVENT_STREAM_SEND_BYTES) {
+                tracing::warn!(remote = %self.peer.remote, %error, "send buffer not limited");
+            }
+        }
+    }
+
+    /// Passes on the outcome of a write, or an error once writes have waited for the client too long.
+    fn watch_stall<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let stall_timeout = self.peer.options.stall_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_timeout)));
+        ready!(stalled.as_mut().poll(context));
+        tracing::debug!(remote = %self.peer.remote, "closed: the client does not read");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+
+    /// Reads and forgets what the client still sends. Closing with unread bytes would reset the connection, and the client
+    /// would lose the answer with them.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0u8; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    if matches!(self.linger, Linger::HalfClosed) {
+                        self.linger = Linger::Draining(Box::pin(sleep(LINGER)));
+                    }
+                }
+                // Hung up, or broken: nothing is left to wait for.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending if matches!(self.linger, Linger::HalfClosed) => return Poll::Ready(Ok(())),
+                Poll::Pending => {}
+            }
+            if let Linger::Draining(over) = &mut self.linger {
+                if over.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+                if buffer.filled().is_empty() {
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first_read < self.first_length {
+            let length = buffer.remaining().min(self.first_length - self.first_read);
+            buffer.put_slice(&self.first[self.first_read..self.first_read + length]);
+            self.first_read += length;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.limit_send_buffer();
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch_stall(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.limit_send_buffer();
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch_stall(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.linger, Linger::Open) {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.linger = Linger::HalfClosed;
+        }
+        self.poll_linger(context)
+    }
+}

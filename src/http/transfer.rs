@@ -1,0 +1,244 @@
+//! `/_/export` and `/_/import`: all rows, or one table's, as one JSON object a line, with their versions. Streamed both ways:
+//! memory holds a page, or a batch, whatever the size of the store.
+
+use std::{borrow::Cow, sync::Arc, vec};
+
+use bytes::{Bytes, BytesMut};
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{
+    body::{self, MediaType, Upload},
+    call::Call,
+    chunks::{self, Chunk, Chunks},
+    kv, listing, reply,
+    route::{Route, exactly, route},
+};
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    node::{Import, Imported, Node, Range, Row},
+};
+
+/// Rows that are committed at a time, each batch with one sync.
+const BATCH_ROWS: usize = 1000;
+/// A batch is committed early at so many bytes of lines.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Rows that are read from the storage at a time.
+const PAGE_ROWS: usize = 1000;
+
+/// The route of exports.
+pub fn export_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(Route::Export, exactly("/_/export"), move |call, ()| export(Arc::clone(&node), call))
+}
+
+/// The route of imports.
+pub fn import_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(Route::Import, exactly("/_/import"), move |call, ()| import(Arc::clone(&node), call))
+}
+
+/// `GET /_/export`
+async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return reply::other_method(&call, "GET, HEAD, OPTIONS");
+    }
+    let tables = match call.query().get("table")? {
+        Some(table) => vec![TableName::parse(&table)?],
+        None => node.tables().into_iter().map(|table| table.name).collect(),
+    };
+    let mut tables = tables.into_iter();
+    let Some(table) = tables.next() else { return Ok(reply::with_type(reply::NDJSON, "")) };
+    chunks::answer(reply::NDJSON, Export { node, table, range: Range::default(), tables }).await
+}
+
+/// An export under way.
+struct Export {
+    node: Arc<Node>,
+    /// The table it is at, and what is left of that.
+    table: TableName,
+    range: Range,
+    /// Those that follow.
+    tables: vec::IntoIter<TableName>,
+}
+
+impl Chunks for Export {
+    async fn next(&mut self) -> Result<Chunk> {
+        let page = self.node.rows(&self.table, &self.range, PAGE_ROWS).await?;
+        let mut bytes = Vec::new();
+        for row in &page.rows {
+            append_line(&mut bytes, &self.table, row);
+        }
+        if page.more {
+            self.range.after = page.rows.into_iter().last().map(|row| row.key);
+            return Ok(Chunk { bytes, last: false });
+        }
+        let Some(table) = self.tables.next() else { return Ok(Chunk { bytes, last: true }) };
+        self.table = table;
+        self.range = Range::default();
+        Ok(Chunk { bytes, last: false })
+    }
+}
+
+fn append_line(bytes: &mut Vec<u8>, table: &TableName, row: &Row) {
+    let timestamp = row.entry.timestamp;
+    bytes.extend_from_slice(b"{\"table\":");
+    listing::append_string(bytes, table.as_str());
+    bytes.extend_from_slice(b",\"key\":");
+    listing::append_string(bytes, row.key.as_str());
+    bytes.extend_from_slice(b",\"value\":");
+    bytes.extend_from_slice(row.entry.value.as_str().as_bytes());
+    let version = format!(",\"version\":\"{timestamp}\",\"timestamp\":{}", timestamp.unix_ms());
+    bytes.extend_from_slice(version.as_bytes());
+    if let Some(expires_at_ms) = row.entry.expires_at_ms {
+        bytes.extend_from_slice(format!(",\"expires_at\":{expires_at_ms}").as_bytes());
+    }
+    bytes.extend_from_slice(b"}\n");
+}
+
+/// A line of an import.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with \"table\", \"key\" and \"value\"")]
+struct Line<'a> {
+    table: Option<Cow<'a, str>>,
+    key: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    value: Option<&'a RawValue>,
+    version: Option<Cow<'a, str>>,
+    expires_at: Option<u64>,
+}
+
+/// `POST /_/import`
+async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
+    if call.method != Method::POST {
+        return reply::other_method(&call, "POST, OPTIONS");
+    }
+    body::media_type(&call, &[MediaType::Ndjson, MediaType::Json])?;
+    let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
+    let mut importing = Importing {
+        line_bytes_max: node.value_bytes_max() + body::ENVELOPE_BYTES_MAX,
+        node,
+        table,
+        batch: Vec::new(),
+        batch_bytes: 0,
+        lines: 0,
+        imported: Imported::default(),
+    };
+    match importing.read(Upload::take(&call)).await {
+        Ok(()) => reply::json(&json!({
+            "written": importing.imported.written,
+            "skipped": importing.imported.skipped,
+        })),
+        Err(error) => Ok(importing.broken_off(&error, &call)),
+    }
+}
+
+/// An import under way.
+struct Importing {
+    node: Arc<Node>,
+    /// The table of lines that name none.
+    table: Option<TableName>,
+    line_bytes_max: u64,
+    batch: Vec<Import>,
+    batch_bytes: usize,
+    /// Lines begun.
+    lines: u64,
+    imported: Imported,
+}
+
+impl Importing {
+    async fn read(&mut self, mut upload: Upload) -> Result<()> {
+        // The part of a line whose end has not come yet.
+        let mut begun = BytesMut::new();
+        while let Some(mut bytes) = upload.next().await? {
+            while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+                let rest = bytes.split_to(end + 1);
+                self.check_length(begun.len() + rest.len())?;
+                let line = join(&mut begun, rest);
+                self.take_line(&line).await?;
+            }
+            self.check_length(begun.len() + bytes.len())?;
+            begun.extend_from_slice(&bytes);
+        }
+        let line = begun.freeze();
+        self.take_line(&line).await?;
+        self.commit().await
+    }
+
+    fn check_length(&mut self, bytes: usize) -> Result<()> {
+        if bytes as u64 <= self.line_bytes_max {
+            return Ok(());
+        }
+        self.lines += 1;
+        Err(Error::TooLarge { what: "line", limit: self.line_bytes_max })
+    }
+
+    async fn take_line(&mut self, line: &[u8]) -> Result<()> {
+        if line.trim_ascii().is_empty() {
+            self.lines += u64::from(line.ends_with(b"\n"));
+            return Ok(());
+        }
+        self.lines += 1;
+        let row = self.parse(line)?;
+        self.batch.push(row);
+        self.batch_bytes += line.len();
+        if self.batch.len() >= BATCH_ROWS || self.batch_bytes >= BATCH_BYTES {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    fn parse(&self, line: &[u8]) -> Result<Import> {
+        let line: Line = body::parse_object(line)?;
+        let table = match (&line.table, &self.table) {
+            (Some(name), _) => TableName::parse(name)?,
+            (None, Some(table)) => table.clone(),
+            (None, None) => return Err(Error::BadJson("no \"table\", here or in the query".into())),
+        };
+        let version = line.version.map(|version| {
+            version.parse().map_err(|error| Error::BadJson(format!("version {version:?}: {error}")))
+        });
+        Ok(Import {
+            table,
+            key: Key::parse(&line.key)?,
+            value: kv::take_value(self.node.value_bytes_max(), line.value.ok_or(Error::MissingValue)?)?,
+            timestamp: version.transpose()?,
+            expires_at_ms: line.expires_at,
+        })
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let imported = self.node.import(std::mem::take(&mut self.batch)).await?;
+        self.batch_bytes = 0;
+        self.imported.written += imported.written;
+        self.imported.skipped += imported.skipped;
+        Ok(())
+    }
+
+    /// What failed, at which line, and what was written before it.
+    fn broken_off(&self, error: &Error, call: &Call) -> Response {
+        let Imported { written, skipped } = self.imported;
+        let line = self.lines;
+        let mut problem = reply::problem_object(error, call.request_id.to_str().unwrap_or_default());
+        problem["detail"] = json!(format!(
+            "line {line}: {error}; {written} rows were written before, the rest was not; importing again is safe"
+        ));
+        problem["line"] = json!(line);
+        problem["written"] = json!(written);
+        problem["skipped"] = json!(skipped);
+        reply::problem_of(error, &problem)
+    }
+}
+
+/// A line of which the beginning may have come before.
+fn join(begun: &mut BytesMut, rest: Bytes) -> Bytes {
+    if begun.is_empty() {
+        return rest;
+    }
+    begun.extend_from_slice(&rest);
+    begun.split().freeze()
+}

@@ -1,0 +1,217 @@
+//! WebSocket: the handshake, and what is spoken after it. `/_/ws` carries many subscriptions and requests on one
+//! connection (api.md section 5); the paths of event streams carry one subscription and no requests.
+//!
+//! The upgrade is done by hand: warp's own gives each connection a read buffer of 128 KiB that cannot be set, and checks
+//! neither the origin nor the key. HTTP/1.1 only; over HTTP/2 a client is told so.
+
+mod request;
+mod session;
+
+use std::sync::Arc;
+
+use hyper::{
+    Method, StatusCode,
+    header::{self, HeaderName, HeaderValue},
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+use tracing::debug;
+use warp::{filters::BoxedFilter, reply::Response};
+
+use self::session::Session;
+use super::{
+    call::Call,
+    cors,
+    pulse::{self, Pulse},
+    reply,
+    route::{self, Route},
+};
+use crate::{
+    error::{Error, Result},
+    node::{Node, Start, Topic},
+};
+
+const PATH: &str = "/_/ws";
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+/// The only version of the protocol that there is (RFC 6455).
+const VERSION: HeaderValue = HeaderValue::from_static("13");
+
+/// Held by every connection for its whole life, so small; a long message takes several reads.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// Messages that are ready together go into one write up to this size.
+const WRITE_BUFFER_BYTES: usize = 4 * 1024;
+/// What a message has around its value: the key escaped (six bytes for each of 1024), labels, conditions.
+const MESSAGE_SLACK_BYTES: usize = 16 * 1024;
+
+/// A connection after the handshake.
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// `GET /_/ws`.
+pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    let pulse = Pulse::start(pulse::PERIOD);
+    route::route(Route::WebSocket, route::exactly(PATH), move |call, ()| {
+        let answer = conversation(&node, &pulse, &call);
+        async move { answer }
+    })
+}
+
+fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Response> {
+    if call.method != Method::GET && call.method != Method::HEAD {
+        return reply::other_method(call, ALLOW);
+    }
+    open(node, call, || Session::conversation(node, pulse, call))
+}
+
+/// Whether the request asks to become a WebSocket.
+pub fn is_wanted(call: &Call) -> bool {
+    has_token(call, header::UPGRADE, "websocket")
+}
+
+/// Sends the events of `topics` as text frames.
+///
+/// # Errors
+/// As `Node::watch`. A bad handshake is answered, not an error.
+pub fn stream(
+    node: &Arc<Node>,
+    pulse: &Pulse,
+    call: &Call,
+    topics: Vec<Topic>,
+    start: Start,
+) -> Result<Response> {
+    open(node, call, || Session::events(node, pulse, call, topics, start))
+}
+
+/// Answers the handshake, and leaves the connection to the session that `session` makes.
+fn open(node: &Node, call: &Call, session: impl FnOnce() -> Result<Session>) -> Result<Response> {
+    let (upgrade, accept) = match handshake(call) {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            let mut response = reply::problem(&error, call);
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, VERSION);
+            return Ok(response);
+        }
+    };
+    let session = session()?;
+    call.peer.expect_events();
+    let config = config(node.value_bytes_max());
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => {
+                let connection = TokioIo::new(connection);
+                let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
+                session.run(socket).await;
+            }
+            Err(error) => debug!(%error, "connection lost before it became a WebSocket"),
+        }
+    });
+    Ok(switching(&accept))
+}
+
+fn config(value_bytes_max: u64) -> WebSocketConfig {
+    let message_bytes_max =
+        usize::try_from(value_bytes_max).unwrap_or(usize::MAX).saturating_add(MESSAGE_SLACK_BYTES);
+    // The write buffer needs no limit of its own: the session gives a message only to a socket that is ready, so it never
+    // holds more than its size and one message.
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max))
+}
+
+fn switching(accept: &str) -> Response {
+    let mut response = reply::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, reply::plain(accept.to_owned().into()));
+    response
+}
+
+/// Checks the client's half of the handshake; the connection to come, and the key's answer.
+fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
+    let bad = |why: &str| Err(Error::BadRequest(format!("this is no WebSocket handshake (RFC 6455): {why}")));
+    if !is_wanted(call) {
+        return bad("send GET over HTTP/1.1 with Connection: Upgrade and Upgrade: websocket");
+    }
+    if !has_token(call, header::CONNECTION, "upgrade") {
+        return bad("the header Connection does not say Upgrade");
+    }
+    if call.headers.get(header::SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
+        return bad("Sec-WebSocket-Version is not 13");
+    }
+    let Some(key) = call.header(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
+        return bad("Sec-WebSocket-Key is not 16 bytes in base64");
+    };
+    if let Some(origin) = call.headers.get(header::ORIGIN).filter(|origin| !is_allowed(call, origin)) {
+        return Err(Error::Forbidden(format!(
+            "pages of the origin {origin:?} may not connect here; --cors-origin names those that may"
+        )));
+    }
+    match call.take_upgrade() {
+        Some(upgrade) => Ok((upgrade, derive_accept_key(key.as_bytes()))),
+        None => bad("it takes GET over HTTP/1.1; other methods and HTTP/2 cannot be upgraded"),
+    }
+}
+
+/// Whether a header that is a list holds a word, in whatever case.
+fn has_token(call: &Call, name: HeaderName, token: &str) -> bool {
+    let values = call.headers.get_all(name);
+    let mut words = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
+    words.any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+/// Sixteen bytes in base64: 22 digits and two of padding.
+fn is_key(key: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix("==").is_some_and(|digits| digits.len() == 22 && digits.bytes().all(is_digit))
+}
+
+/// Browsers let any page open a WebSocket anywhere: nothing but this stands between a foreign page and the data. Clients
+/// that are no browsers send no origin.
+fn is_allowed(call: &Call, origin: &HeaderValue) -> bool {
+    cors::is_allowed(&call.peer.options.cors_origins, origin) || is_own(call, origin)
+}
+
+/// Whether the page comes from where the request went.
+fn is_own(call: &Call, origin: &HeaderValue) -> bool {
+    let theirs = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    theirs.zip(call.header(header::HOST)).is_some_and(|((_, theirs), own)| theirs.eq_ignore_ascii_case(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_sixteen_bytes_in_base64() {
+        assert!(is_key("dGhlIHNhbXBsZSBub25jZQ=="));
+        for key in
+            ["", "==", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZ!==", "dGhlIHNhbXBsZSBub25jZQAA=="]
+        {
+            assert!(!is_key(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_not_this_nodes_own() {
+        let own = |origin: &'static str, host: &str| {
+            let request = Request::get("/_/ws").header(header::HOST, host).body(()).expect("a request");
+            is_own(&Call::of(request), &HeaderValue::from_static(origin))
+        };
+        assert!(own("http://127.0.0.1:6660", "127.0.0.1:6660"));
+        assert!(own("https://Example.com", "example.com"));
+        assert!(!own("http://127.0.0.1:8080", "127.0.0.1:6660"));
+        assert!(!own("https://evil.example", "db:6660"));
+        assert!(!own("null", "null"));
+    }
+}

@@ -1,0 +1,458 @@
+//! What a client may say on a WebSocket, and the answers: one JSON object each, parsed at once and completely, so that a
+//! session acts on requests that are right and answers the others with what is allowed.
+
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::{error::Category, value::RawValue};
+
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    http::{condition, kv, path::Address, reply, subscribe},
+    node::{Action, Node, Patch, Start, Topic, Write, Written},
+};
+
+/// Longest `id` of a subscription and `rid` of a request, as JSON text. They are repeated in every answer.
+const LABEL_BYTES_MAX: usize = 128;
+
+/// A name that the client gave to a subscription or a request: a JSON string or number, repeated as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Label(Arc<str>);
+
+impl Label {
+    /// The JSON text.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(field: &str, raw: &RawValue) -> Result<Self> {
+        let text = raw.get();
+        let is_scalar = text.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'));
+        if !is_scalar || text.len() > LABEL_BYTES_MAX {
+            return Err(Error::BadRequest(format!(
+                "{field:?} is a string or a number of at most {LABEL_BYTES_MAX} bytes"
+            )));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// A request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Follow a topic. Events carry the label.
+    Subscribe {
+        /// The subscription's name on this connection.
+        id: Label,
+        /// What to follow.
+        topic: Topic,
+        /// Where to begin.
+        start: Start,
+    },
+    /// Stop following.
+    Unsubscribe {
+        /// The subscription's name.
+        id: Label,
+    },
+    /// Everything that is answered by one `result`.
+    Call(Operation),
+}
+
+/// A request that reads or writes, as it would over REST.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Read a key.
+    Get(Address),
+    /// Change a key.
+    Write(TableName, Write),
+    /// Nothing: the way there and back.
+    Ping,
+}
+
+impl Operation {
+    /// Does it; the body of the result.
+    ///
+    /// # Errors
+    /// Those of REST.
+    pub async fn run(self, node: &Node) -> Result<String> {
+        match self {
+            Self::Get(address) => {
+                let entry = node.get(&address.table, &address.key)?;
+                entry.map(|entry| kv::with_meta(&entry)).ok_or_else(|| kv::absent(&address))
+            }
+            Self::Write(table, write) => {
+                let deletes = matches!(write.action, Action::Delete { .. });
+                let written = node.write(&table, write).await?;
+                Ok(if deletes { DELETED.into() } else { wrote(written) })
+            }
+            Self::Ping => Ok("{}".into()),
+        }
+    }
+}
+
+const DELETED: &str = r#"{"deleted":true}"#;
+
+/// As REST answers it, with what is a header there.
+fn wrote(written: Written) -> String {
+    let Written { timestamp, created } = written;
+    format!(r#"{{"version":"{timestamp}","timestamp":{},"created":{created}}}"#, timestamp.unix_ms())
+}
+
+/// What an answer is matched to its request by.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The request's own number.
+    rid: Option<Label>,
+    /// The subscription it is about.
+    sub: Option<Label>,
+    /// Whether the request is one that a `result` answers; others get an `error`.
+    wants_result: bool,
+}
+
+impl ReplyTo {
+    /// An event that says a request was done.
+    pub fn done(&self, event: &str) -> String {
+        self.open(event) + "}"
+    }
+
+    /// The result of an operation that was done: the members of `body`, a JSON object.
+    pub fn result(&self, body: &str) -> String {
+        let members =
+            body.strip_prefix('{').and_then(|body| body.strip_suffix('}')).expect("a body is a JSON object");
+        let comma = if members.is_empty() { "" } else { "," };
+        format!(r#"{},"status":200{comma}{members}}}"#, self.open("result"))
+    }
+
+    /// The answer to a request that failed: the problem's members, `status` and `error` among them.
+    pub fn problem(&self, error: &Error, request_id: &str) -> String {
+        let problem = reply::problem_object(error, request_id).to_string();
+        let members = problem.strip_prefix('{').expect("a problem is a JSON object");
+        let event = if self.wants_result { "result" } else { "error" };
+        format!("{},{members}", self.open(event))
+    }
+
+    /// The beginning of an answer's object.
+    fn open(&self, event: &str) -> String {
+        let mut text = format!(r#"{{"event":"{event}""#);
+        for (field, label) in [("rid", &self.rid), ("sub", &self.sub)] {
+            if let Some(label) = label {
+                write!(text, r#","{field}":{}"#, label.as_json())
+                    .expect("a String takes whatever is written to it");
+            }
+        }
+        text
+    }
+}
+
+/// Parses a message. Even of one that is wrong it says, as far as it can, what the answer is matched by.
+pub fn parse(text: &str, value_bytes_max: u64) -> (ReplyTo, Result<Request>) {
+    let fields = match Fields::parse(text) {
+        Ok(fields) => fields,
+        Err(error) => {
+            // What else is in the message is wrong, not who asks.
+            let known = serde_json::from_str::<Known>(text).ok();
+            let reply_to = known.and_then(|known| known.reply_to().ok());
+            return (reply_to.unwrap_or_default(), Err(error));
+        }
+    };
+    let known = Known { op: Some(Cow::Borrowed(&fields.op)), rid: fields.rid, id: fields.id };
+    match known.reply_to() {
+        Ok(reply_to) => {
+            let request = fields.request(reply_to.sub.as_ref(), value_bytes_max);
+            (reply_to, request)
+        }
+        Err(error) => (ReplyTo::default(), Err(error)),
+    }
+}
+
+/// The members that an answer is matched by.
+#[derive(Deserialize)]
+struct Known<'a> {
+    #[serde(borrow)]
+    op: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    rid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+impl Known<'_> {
+    fn reply_to(&self) -> Result<ReplyTo> {
+        Ok(ReplyTo {
+            rid: self.rid.map(|rid| Label::parse("rid", rid)).transpose()?,
+            sub: self.id.map(|id| Label::parse("id", id)).transpose()?,
+            wants_result: matches!(self.op.as_deref(), Some("get" | "put" | "patch" | "delete" | "ping")),
+        })
+    }
+}
+
+/// Every member that a message may have. Which of them an operation needs is checked after.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields<'a> {
+    op: String,
+    #[serde(borrow)]
+    rid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    table: Option<String>,
+    key: Option<String>,
+    prefix: Option<String>,
+    since: Option<String>,
+    #[serde(default)]
+    snapshot: bool,
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    value: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    patch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+    #[serde(default)]
+    force: bool,
+    #[serde(rename = "token")]
+    _token: Option<String>,
+}
+
+const OPERATIONS: &str = r#"a message is one object with "op": sub, unsub, get, put, patch, delete or ping"#;
+
+impl<'a> Fields<'a> {
+    fn parse(text: &'a str) -> Result<Self> {
+        // serde would take a list for the members in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(Error::BadRequest(OPERATIONS.into()));
+        }
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            Category::Data => Error::BadRequest(format!("{error}; {OPERATIONS}")),
+            Category::Syntax | Category::Eof | Category::Io => {
+                Error::BadJson(format!("{error}; {OPERATIONS}"))
+            }
+        })
+    }
+
+    fn request(self, sub: Option<&Label>, value_bytes_max: u64) -> Result<Request> {
+        let id = || sub.cloned().ok_or_else(|| missing("id"));
+        Ok(match self.op.as_str() {
+            "sub" => Request::Subscribe {
+                id: id()?,
+                topic: self.topic()?,
+                start: subscribe::start_at(self.since.as_deref(), self.snapshot),
+            },
+            "unsub" => Request::Unsubscribe { id: id()? },
+            "get" => Request::Call(Operation::Get(Address { table: self.table()?, key: self.key()? })),
+            "put" => self.write(self.put(value_bytes_max)?)?,
+            "patch" => self.write(self.patch(value_bytes_max)?)?,
+            "delete" => self.write(Action::Delete { force: self.force })?,
+            "ping" => Request::Call(Operation::Ping),
+            "auth" => {
+                return Err(Error::BadRequest(
+                    "this node has no access control: every request is allowed as it is".into(),
+                ));
+            }
+            other => return Err(Error::BadRequest(format!("unknown op {other:?}; {OPERATIONS}"))),
+        })
+    }
+
+    fn table(&self) -> Result<TableName> {
+        TableName::parse(self.table.as_deref().ok_or_else(|| missing("table"))?)
+    }
+
+    fn key(&self) -> Result<Key> {
+        Key::parse(self.key.as_deref().ok_or_else(|| missing("key"))?)
+    }
+
+    fn topic(&self) -> Result<Topic> {
+        match (&self.key, &self.prefix) {
+            (Some(_), None) => Ok(Topic::Key(self.table()?, self.key()?)),
+            (None, prefix) => Ok(Topic::Prefix(self.table()?, prefix.clone().unwrap_or_default())),
+            (Some(_), Some(_)) => {
+                Err(Error::BadRequest(r#"a subscription has "key" or "prefix", not both"#.into()))
+            }
+        }
+    }
+
+    fn put(&self, value_bytes_max: u64) -> Result<Action> {
+        let value = kv::take_value(value_bytes_max, self.value.ok_or(Error::MissingValue)?)?;
+        Ok(Action::Put { value, ttl: kv::ttl(None, self.ttl)? })
+    }
+
+    /// A list is RFC 6902, anything else RFC 7396: to merge a list is to put it, so the two do not collide.
+    fn patch(&self, value_bytes_max: u64) -> Result<Action> {
+        let patch = kv::take_value(value_bytes_max, self.patch.ok_or_else(|| missing("patch"))?)?;
+        let is_list = patch.as_str().starts_with('[');
+        Ok(Action::Patch(if is_list { Patch::Json(patch) } else { Patch::Merge(patch) }))
+    }
+
+    fn write(&self, action: Action) -> Result<Request> {
+        let condition = condition::condition(self.if_match.as_deref(), self.if_none_match.as_deref())?;
+        let write = Write { key: self.key()?, action, condition };
+        Ok(Request::Call(Operation::Write(self.table()?, write)))
+    }
+}
+
+fn missing(field: &str) -> Error {
+    Error::BadRequest(format!("the message has no {field:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        core::json::Value,
+        node::{Condition, Cursor},
+    };
+
+    const VALUE_BYTES_MAX: u64 = 100;
+
+    fn parsed(text: &str) -> Result<Request> {
+        parse(text, VALUE_BYTES_MAX).1
+    }
+
+    fn label(text: &str) -> Label {
+        Label(text.into())
+    }
+
+    fn table() -> TableName {
+        TableName::parse("t").expect("a table name")
+    }
+
+    fn key() -> Key {
+        Key::parse("k").expect("a key")
+    }
+
+    fn write(action: Action, condition: Condition) -> Request {
+        Request::Call(Operation::Write(table(), Write { key: key(), action, condition }))
+    }
+
+    fn value(text: &str) -> Value {
+        Value::parse(text).expect("JSON")
+    }
+
+    #[test]
+    fn a_subscription_is_to_a_key_a_prefix_or_a_table() {
+        let cursor = Cursor { epoch: 1, sequence: 2 };
+        let prefix = |prefix: &str| Topic::Prefix(table(), prefix.into());
+        let cases = [
+            (r#""key":"k""#, Topic::Key(table(), key()), Start::Now),
+            (r#""prefix":"p","snapshot":true"#, prefix("p"), Start::Snapshot),
+            (r#""since":"00000001.2""#, prefix(""), Start::After(cursor)),
+            (r#""since":"of another life","snapshot":true"#, prefix(""), Start::Resync),
+        ];
+        for (members, topic, start) in cases {
+            let text = format!(r#"{{"op":"sub","id":"a","table":"t",{members}}}"#);
+            assert_eq!(parsed(&text), Ok(Request::Subscribe { id: label("\"a\""), topic, start }), "{text}");
+        }
+        assert_eq!(parsed(r#"{"op":"unsub","id":7}"#), Ok(Request::Unsubscribe { id: label("7") }));
+    }
+
+    #[test]
+    fn operations_are_those_of_rest() {
+        let get = Operation::Get(Address { table: table(), key: key() });
+        assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k"}"#), Ok(Request::Call(get)));
+        assert_eq!(parsed(r#"{"op":"ping"}"#), Ok(Request::Call(Operation::Ping)));
+        let put = |text, ttl| Action::Put { value: value(text), ttl };
+        let version = "0000000000000001-000000000000000a".parse().expect("a version");
+        let cases = [
+            (r#""put","value":null"#, put("null", None), Condition::Always),
+            (
+                r#""put","value":[1.10, 2],"ttl":2"#,
+                put("[1.10,2]", Some(Duration::from_secs(2))),
+                Condition::Always,
+            ),
+            (
+                r#""put","value":1,"ttl":"1m","if_none_match":"*""#,
+                put("1", Some(Duration::from_secs(60))),
+                Condition::Absent,
+            ),
+            (
+                r#""patch","patch":{"a":null}"#,
+                Action::Patch(Patch::Merge(value(r#"{"a":null}"#))),
+                Condition::Always,
+            ),
+            (r#""patch","patch":[]"#, Action::Patch(Patch::Json(value("[]"))), Condition::Always),
+            (r#""delete""#, Action::Delete { force: false }, Condition::Always),
+            (
+                r#""delete","force":true,"if_match":"0000000000000001-000000000000000a""#,
+                Action::Delete { force: true },
+                Condition::Version(vec![version]),
+            ),
+        ];
+        for (members, action, condition) in cases {
+            let text = format!(r#"{{"table":"t","key":"k","op":{members}}}"#);
+            assert_eq!(parsed(&text), Ok(write(action, condition)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_message_is_said() {
+        let cases = [
+            ("", "bad-request"),
+            ("{", "bad-json"),
+            (r#"["sub"]"#, "bad-request"),
+            ("{}", "bad-request"),
+            (r#"{"op":"drop"}"#, "bad-request"),
+            (r#"{"op":"auth","token":"x"}"#, "bad-request"),
+            (r#"{"op":"get","table":"t"}"#, "bad-request"),
+            (r#"{"op":"get","table":"t","key":""}"#, "bad-name"),
+            (r#"{"op":"get","table":"../t","key":"k"}"#, "bad-name"),
+            (r#"{"op":"get","table":"t","key":"k","keys":1}"#, "bad-request"),
+            (r#"{"op":"get","table":"t","key":"k","rid":{}}"#, "bad-request"),
+            (r#"{"op":"put","table":"t","key":"k"}"#, "missing-value"),
+            (r#"{"op":"put","table":"t","key":"k","value":1,"ttl":[]}"#, "bad-request"),
+            (r#"{"op":"sub","table":"t"}"#, "bad-request"),
+            (r#"{"op":"sub","id":"a","table":"t","key":"k","prefix":"k"}"#, "bad-request"),
+            (r#"{"op":"sub","id":"a"}"#, "bad-request"),
+            (r#"{"op":"unsub"}"#, "bad-request"),
+        ];
+        for (text, code) in cases {
+            let error = parsed(text).expect_err(text);
+            assert_eq!(reply::status_and_code(&error).1, code, "{text}: {error}");
+        }
+        let long = format!(
+            r#"{{"op":"put","table":"t","key":"k","value":"{}"}}"#,
+            "x".repeat(VALUE_BYTES_MAX as usize)
+        );
+        assert_eq!(parsed(&long), Err(Error::TooLarge { what: "value", limit: VALUE_BYTES_MAX }));
+        let deep = format!(r#"{{"op":"put","table":"t","key":"k","value":{}"#, "[".repeat(100_000));
+        assert!(matches!(parsed(&deep), Err(Error::BadJson(_))));
+    }
+
+    #[test]
+    fn an_answer_repeats_what_its_request_is_known_by() {
+        let (reply_to, _) = parse(r#"{"op":"ping","rid":"\u0041 7"}"#, VALUE_BYTES_MAX);
+        assert_eq!(reply_to.result("{}"), r#"{"event":"result","rid":"\u0041 7","status":200}"#);
+        assert_eq!(
+            reply_to.result(r#"{"a":1}"#),
+            r#"{"event":"result","rid":"\u0041 7","status":200,"a":1}"#
+        );
+        let (reply_to, _) = parse(r#"{"op":"sub","id":"a","table":"t","rid":1}"#, VALUE_BYTES_MAX);
+        assert_eq!(reply_to.done("subscribed"), r#"{"event":"subscribed","rid":1,"sub":"a"}"#);
+    }
+
+    #[test]
+    fn a_failed_operation_is_a_result_and_anything_else_an_error() {
+        let answered = |text: &str| {
+            let (reply_to, request) = parse(text, VALUE_BYTES_MAX);
+            let problem = reply_to.problem(&request.expect_err("a bad request"), "id-1");
+            serde_json::from_str::<serde_json::Value>(&problem).expect("JSON")
+        };
+        let result = answered(r#"{"op":"get","rid":7,"table":"t"}"#);
+        assert_eq!(
+            (&result["event"], &result["rid"], &result["status"]),
+            (&"result".into(), &7.into(), &400.into())
+        );
+        assert_eq!(result["request_id"], "id-1");
+        let error = answered(r#"{"op":"sub","id":"a"}"#);
+        assert_eq!(
+            (&error["event"], &error["sub"], &error["error"]),
+            (&"error".into(), &"a".into(), &"bad-request".into())
+        );
+        assert_eq!(answered("hello")["event"], "error");
+        let typo = answered(r#"{"op":"get","rid":8,"tabel":"t","key":"k"}"#);
+        assert_eq!((&typo["event"], &typo["rid"]), (&"result".into(), &8.into()));
+    }
+}

@@ -1,0 +1,335 @@
+//! One WebSocket connection after its handshake: a loop over what the client says, what its subscriptions tell, which
+//! requests are done, and the beat. Requests run beside each other and beside the events, and results go out as they come.
+//!
+//! A slow client slows only itself: while a write waits for it nothing is read from it and its subscriptions keep to their
+//! bounded queues. The socket below fails a write that waits too long, without a close frame, which could not pass either.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt, SinkExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{AbortHandle, Abortable, FuturesUnordered, SelectAll},
+};
+use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio_tungstenite::tungstenite::{
+    Error as SocketError, Message, Utf8Bytes,
+    error::ProtocolError,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+use super::{
+    Socket,
+    request::{self, Label, Operation, ReplyTo, Request},
+};
+use crate::{
+    error::{Error, Result},
+    http::{
+        call::Call,
+        event,
+        pulse::{Beats, Pulse},
+    },
+    node::{Node, Notice, Start, Subscription, Topic},
+};
+
+/// Subscriptions of one connection.
+const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Requests of one connection that are being worked on; while there are that many, no more are read.
+const REQUESTS_MAX: usize = 64;
+/// Pings without any sign of life before the client is taken for dead: two beats and a bit.
+const SILENT_BEATS_MAX: u32 = 2;
+/// How long a client may take over the close of a connection.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A session: what one client is doing on one connection.
+pub struct Session {
+    node: Arc<Node>,
+    /// The id of the request that opened the connection, in every problem.
+    request_id: Arc<str>,
+    kind: Kind,
+    subscriptions: SelectAll<Labelled>,
+    labels: HashMap<Label, AbortHandle>,
+    requests: FuturesUnordered<BoxFuture<'static, String>>,
+    beats: Beats,
+    silent_beats: u32,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Requests and subscriptions, as the client asks.
+    Conversation,
+    /// The events of the topics it was opened for.
+    Events,
+}
+
+/// Why a connection ends.
+enum Ending {
+    /// The client closed it, or is gone: nobody is there to be told.
+    Gone,
+    /// We close it: why.
+    Close(CloseCode, &'static str),
+}
+
+/// How a part of a session went: on to the next, or to the end.
+type Step = std::result::Result<(), Ending>;
+
+/// What happened next.
+enum Turn {
+    Received(Option<std::result::Result<Message, SocketError>>),
+    Told(Option<Label>, Notice),
+    Answered(String),
+    Beat,
+}
+
+impl Session {
+    /// A session that takes requests.
+    ///
+    /// # Errors
+    /// As `Node::watch`.
+    pub fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Self> {
+        // Without a topic there is one event to hear of: the shutdown.
+        Self::new(node, pulse, call, Kind::Conversation, Vec::new(), Start::Now)
+    }
+
+    /// A session that sends the events of `topics` and takes no requests.
+    ///
+    /// # Errors
+    /// As `Node::watch`.
+    pub fn events(
+        node: &Arc<Node>,
+        pulse: &Pulse,
+        call: &Call,
+        topics: Vec<Topic>,
+        start: Start,
+    ) -> Result<Self> {
+        Self::new(node, pulse, call, Kind::Events, topics, start)
+    }
+
+    fn new(
+        node: &Arc<Node>,
+        pulse: &Pulse,
+        call: &Call,
+        kind: Kind,
+        topics: Vec<Topic>,
+        start: Start,
+    ) -> Result<Self> {
+        let mut session = Self {
+            node: Arc::clone(node),
+            request_id: call.request_id.to_str().unwrap_or_default().into(),
+            kind,
+            subscriptions: SelectAll::new(),
+            labels: HashMap::new(),
+            requests: FuturesUnordered::new(),
+            beats: pulse.beats(),
+            silent_beats: 0,
+        };
+        session.follow(None, topics, start)?;
+        Ok(session)
+    }
+
+    /// Serves the client until one side closes the connection.
+    pub async fn run(mut self, mut socket: Socket) {
+        let ending = loop {
+            if let Err(ending) = self.turn(&mut socket).await {
+                break ending;
+            }
+        };
+        if let Ending::Close(code, reason) = ending {
+            // A client that does not close its side in time is left behind; that is no news.
+            let _ = timeout(FAREWELL, close(&mut socket, code, reason)).await;
+        }
+    }
+
+    /// Takes what is next. All that is ready goes into one write, which is done when nothing more is.
+    async fn turn(&mut self, socket: &mut Socket) -> Step {
+        let turn = match self.next(socket).now_or_never() {
+            Some(turn) => turn,
+            None => {
+                socket.flush().await?;
+                self.next(socket).await
+            }
+        };
+        match turn {
+            Turn::Received(message) => self.receive(socket, message).await,
+            Turn::Told(_, Notice::Shutdown) => Err(self.leave(socket).await?),
+            Turn::Told(label, notice) => {
+                send(socket, event::message(&notice, label.as_ref().map(Label::as_json))).await
+            }
+            Turn::Answered(answer) => send(socket, answer).await,
+            Turn::Beat => self.beat(socket).await,
+        }
+    }
+
+    /// Waits for one of the four. May be dropped at any point without losing anything.
+    async fn next(&mut self, socket: &mut Socket) -> Turn {
+        tokio::select! {
+            message = socket.next(), if self.requests.len() < REQUESTS_MAX => Turn::Received(message),
+            Some((label, notice)) = self.subscriptions.next() => Turn::Told(label, notice),
+            Some(answer) = self.requests.next() => Turn::Answered(answer),
+            Some(()) = self.beats.next() => Turn::Beat,
+        }
+    }
+
+    async fn receive(
+        &mut self,
+        socket: &mut Socket,
+        message: Option<std::result::Result<Message, SocketError>>,
+    ) -> Step {
+        self.silent_beats = 0;
+        match message.ok_or(Ending::Gone)?? {
+            Message::Text(text) => self.take(socket, &text).await,
+            Message::Binary(_) => {
+                let error = Error::BadRequest("messages are text frames, one JSON object each".into());
+                send(socket, ReplyTo::default().problem(&error, &self.request_id)).await
+            }
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+            Message::Close(_) => {
+                // The answer to it is in the socket's buffer.
+                socket.flush().await?;
+                Err(Ending::Gone)
+            }
+        }
+    }
+
+    async fn take(&mut self, socket: &mut Socket, text: &str) -> Step {
+        let (reply_to, request) = self.parse(text);
+        let answer = match request {
+            Ok(Request::Subscribe { id, topic, start }) => {
+                self.subscribe(id, topic, start).map(|()| reply_to.done("subscribed"))
+            }
+            Ok(Request::Unsubscribe { id }) => self.unsubscribe(&id).map(|()| reply_to.done("unsubscribed")),
+            Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation).await,
+            Err(error) => Err(error),
+        };
+        send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
+    }
+
+    fn parse(&self, text: &str) -> (ReplyTo, Result<Request>) {
+        match self.kind {
+            Kind::Conversation => request::parse(text, self.node.value_bytes_max()),
+            Kind::Events => {
+                let error = Error::BadRequest("this is a stream of events; /_/ws takes requests".into());
+                (ReplyTo::default(), Err(error))
+            }
+        }
+    }
+
+    fn subscribe(&mut self, id: Label, topic: Topic, start: Start) -> Result<()> {
+        if self.labels.contains_key(&id) {
+            let id = id.as_json();
+            return Err(Error::BadRequest(format!(
+                "the id {id} is taken on this connection; unsub it first"
+            )));
+        }
+        if self.labels.len() >= SUBSCRIPTIONS_MAX {
+            return Err(Error::TooMany(format!("this connection has its {SUBSCRIPTIONS_MAX} subscriptions")));
+        }
+        let stop = self.follow(Some(id.clone()), vec![topic], start)?;
+        self.labels.insert(id, stop);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, id: &Label) -> Result<()> {
+        let stop = self.labels.remove(id);
+        stop.map(|stop| stop.abort())
+            .ok_or_else(|| Error::NotFound(format!("this connection has no subscription {}", id.as_json())))
+    }
+
+    fn follow(&mut self, label: Option<Label>, topics: Vec<Topic>, start: Start) -> Result<AbortHandle> {
+        let (stop, stopped) = AbortHandle::new_pair();
+        let notices = Abortable::new(self.node.watch(topics, start)?, stopped);
+        self.subscriptions.push(Labelled { label, notices });
+        Ok(stop)
+    }
+
+    /// Begins an operation. The results that are there by then go out; the others follow when they are.
+    async fn call(&mut self, socket: &mut Socket, reply_to: ReplyTo, operation: Operation) -> Step {
+        let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
+        self.requests.push(Box::pin(async move {
+            match operation.run(&node).await {
+                Ok(body) => reply_to.result(&body),
+                Err(error) => reply_to.problem(&error, &request_id),
+            }
+        }));
+        // Polled before the next message is read, requests begin in the order they came: a get after a put finds it.
+        while let Some(Some(answer)) = self.requests.next().now_or_never() {
+            send(socket, answer).await?;
+        }
+        Ok(())
+    }
+
+    async fn beat(&mut self, socket: &mut Socket) -> Step {
+        if self.silent_beats >= SILENT_BEATS_MAX {
+            return Err(Ending::Gone);
+        }
+        self.silent_beats += 1;
+        Ok(socket.feed(Message::Ping(Bytes::new())).await?)
+    }
+
+    /// The node stops: requests in flight are answered, then the client is told.
+    async fn leave(&mut self, socket: &mut Socket) -> std::result::Result<Ending, Ending> {
+        while let Some(answer) = self.requests.next().await {
+            send(socket, answer).await?;
+        }
+        send(socket, event::message(&Notice::Shutdown, None)).await?;
+        Ok(Ending::Close(CloseCode::Away, "this node is shutting down"))
+    }
+}
+
+/// Gives a message to the socket once that has room for it. It may stay in the socket's buffer until the next flush.
+async fn send(socket: &mut Socket, text: String) -> Step {
+    Ok(socket.feed(Message::Text(text.into())).await?)
+}
+
+/// Says why, waits for the client to agree, and closes our side.
+async fn close(
+    socket: &mut Socket,
+    code: CloseCode,
+    reason: &'static str,
+) -> std::result::Result<(), SocketError> {
+    socket.close(Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })).await?;
+    while let Some(Ok(_)) = socket.next().await {}
+    Ok(socket.get_mut().shutdown().await?)
+}
+
+impl From<SocketError> for Ending {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Capacity(_) => {
+                Self::Close(CloseCode::Size, "a message is larger than a value may be")
+            }
+            SocketError::Utf8(_) => Self::Close(CloseCode::Invalid, "a text frame is not UTF-8"),
+            SocketError::Protocol(
+                ProtocolError::ResetWithoutClosingHandshake
+                | ProtocolError::SendAfterClosing
+                | ProtocolError::ReceivedAfterClosing,
+            ) => Self::Gone,
+            SocketError::Protocol(_) => Self::Close(CloseCode::Protocol, "this is not WebSocket (RFC 6455)"),
+            // Broken, or a write that waited too long: no close frame would pass.
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// A subscription whose notices carry its name; the one that came with the connection has none.
+struct Labelled {
+    label: Option<Label>,
+    notices: Abortable<Subscription>,
+}
+
+impl Stream for Labelled {
+    type Item = (Option<Label>, Notice);
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let notice = ready!(Pin::new(&mut self.notices).poll_next(context));
+        Poll::Ready(notice.map(|notice| (self.label.clone(), notice)))
+    }
+}
