@@ -3,13 +3,13 @@
 
 pub mod banner;
 pub mod check;
-pub mod compact;
 pub mod config;
 pub mod flags;
 pub mod listener;
 pub mod logging;
 pub mod open_files;
 pub mod output;
+pub mod progress;
 pub mod signals;
 pub mod status;
 
@@ -45,8 +45,6 @@ pub enum Command {
     Config(config::Arguments),
     /// Reads every record of a stopped node's database and reports damage
     Check(check::Arguments),
-    /// Rebuilds a stopped node's database without the space that deleted rows left
-    Compact(compact::Arguments),
     /// Asks a running node how it is
     Status(status::Arguments),
 }
@@ -57,7 +55,6 @@ impl Command {
         match self {
             Self::Config(arguments) => config::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
-            Self::Compact(arguments) => compact::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
         }
     }
