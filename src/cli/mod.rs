@@ -2,7 +2,9 @@
 //! the flags of all of them come from the table of knobs in `config.rs`.
 
 pub mod banner;
+pub mod bench;
 pub mod check;
+pub mod compact;
 pub mod config;
 pub mod flags;
 pub mod listener;
@@ -45,8 +47,12 @@ pub enum Command {
     Config(config::Arguments),
     /// Reads every record of a stopped node's database and reports damage
     Check(check::Arguments),
+    /// Rebuilds a stopped node's database without the space that deleted rows left
+    Compact(compact::Arguments),
     /// Asks a running node how it is
     Status(status::Arguments),
+    /// Loads a running node and reports rates and latencies
+    Bench(Box<bench::Arguments>),
 }
 
 impl Command {
@@ -55,7 +61,9 @@ impl Command {
         match self {
             Self::Config(arguments) => config::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
+            Self::Compact(arguments) => compact::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
+            Self::Bench(arguments) => bench::run(*arguments).map(|()| Exit::Success),
         }
     }
 }

@@ -1,10 +1,27 @@
-//! Progress of a long command: on a terminal's standard error, and nowhere else.
+//! The progress of a command whose end is not known beforehand: a count on a terminal's standard error, and nothing elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Counts what is done of a work whose size is not known; `what` is done to it, such as "records read".
-pub fn counter(what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {human_pos} {msg} in {elapsed} ({per_sec})");
-    let style = style.expect("the template is a constant that indicatif takes");
-    ProgressBar::no_length().with_style(style).with_message(what)
+/// A running count.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Begins to count `what`.
+    pub fn start(what: &'static str) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {pos} {msg}, {per_sec}");
+        let style = style.expect("the template is a constant that the bar takes");
+        let bar = ProgressBar::no_length().with_style(style).with_message(what);
+        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
+        Self(bar)
+    }
+
+    /// So many by now.
+    pub fn set(&self, count: u64) {
+        self.0.set_position(count);
+    }
+
+    /// Takes the count off the terminal.
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
 }
