@@ -347,7 +347,7 @@ mod tests {
             file: Some(File::parse(path, file).expect("valid")),
         };
         let found = |name| setting(&layers, name);
-        assert_eq!(found("data"), ("/flag".into(), "--data".into()));
+        assert_eq!(found("data"), ("/flag".into(), "flag --data".into()));
         assert_eq!(found("cache"), ("2GiB".into(), "DYNARUST_CACHE in the environment".into()));
         assert_eq!(found("max-tables"), ("7".into(), "`max-tables` in node.toml".into()));
         assert_eq!(found("cors-origin").0, "http://a,http://b");
