@@ -7,7 +7,8 @@ use super::{
     commit::{Committer, Durability},
     engine::Engine,
     open, open_trees,
-    table::{Counts, Surroundings, Table},
+    partition::Counts,
+    table::{Surroundings, Table},
 };
 use crate::{
     core::name::TableName,

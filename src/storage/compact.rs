@@ -11,7 +11,8 @@ use super::{
     codec::Samples,
     engine::{self, Engine},
     open,
-    table::{Table, key_of},
+    row::key_of,
+    table::Table,
 };
 use crate::{
     core::{
