@@ -66,7 +66,7 @@ impl Store {
         }
         let mut slot = self.0.engine.write().unwrap_or_else(PoisonError::into_inner);
         drop(slot.take());
-        let engine = Engine::open(&self.0.options.data, self.0.options.cache_bytes)?;
+        let engine = open::engine(&self.0.options.data, self.0.options.cache_bytes)?;
         let trees =
             tables.values().map(|table| open_trees(&engine, table.name())).collect::<Result<Vec<_>>>()?;
         *slot = Some(engine);

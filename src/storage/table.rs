@@ -90,7 +90,7 @@ pub struct Table {
 impl Table {
     /// A table over its trees, with the dictionaries it has.
     pub fn new(name: TableName, around: Surroundings, trees: Trees, dictionaries: Dictionaries) -> Self {
-        let samples = (dictionaries.len() == 0).then(Samples::default);
+        let samples = (dictionaries.count() == 0).then(Samples::default);
         Self {
             name,
             around,
@@ -188,7 +188,7 @@ impl Table {
     pub fn train(&self, samples: &Samples, keep: impl FnOnce(usize, &[u8]) -> Result<()>) -> Result<()> {
         let bytes = samples.train().map_err(|e| Error::Io(format!("training a dictionary: {e}")))?;
         // The record that needs it comes later in the same log, so after a crash the dictionary is there if the record is.
-        keep(self.dictionaries().len(), &bytes)?;
+        keep(self.dictionaries().count(), &bytes)?;
         self.dictionaries.write().unwrap_or_else(PoisonError::into_inner).push(Dictionary::new(&bytes));
         Ok(())
     }

@@ -92,7 +92,10 @@ pub enum Joined {
     Missed,
 }
 
+/// Subscribers of one key, by id.
 type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
+/// Prefixes of one table and who watches them, by subscriber's id and place among its topics.
+type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
 
 /// Where changes come in and subscribers are found.
 pub struct Hub {
@@ -107,7 +110,7 @@ struct State {
     ring: VecDeque<Arc<Logged>>,
     ring_bytes: usize,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
-    prefixes: HashMap<TableName, BTreeMap<(u64, usize), (String, Arc<Subscriber>)>>,
+    prefixes: HashMap<TableName, Prefixes>,
     next_id: u64,
     count: usize,
     ended: bool,
