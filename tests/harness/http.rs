@@ -12,6 +12,29 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
+/// The contract's error codes, and the status of each.
+const CODES: &[(&str, u16)] = &[
+    ("bad-json", 400),
+    ("missing-value", 400),
+    ("bad-key", 400),
+    ("bad-request", 400),
+    ("unauthorized", 401),
+    ("forbidden", 403),
+    ("not-found", 404),
+    ("method-not-allowed", 405),
+    ("conflict", 409),
+    ("precondition-failed", 412),
+    ("too-large", 413),
+    ("unsupported-type", 415),
+    ("bad-name", 422),
+    ("too-many", 429),
+    ("overloaded", 503),
+    ("not-ready", 503),
+    ("draining", 503),
+    ("not-enough-replicas", 504),
+    ("storage-full", 507),
+];
+
 /// A request. The target is sent as given: percent-encode it yourself, or leave it wrong on purpose.
 #[derive(Clone)]
 pub struct Request {
@@ -123,22 +146,35 @@ impl Response {
         response
     }
 
-    /// Panics unless this is an RFC 9457 problem with this status and code, whole and consistent. Its `detail`.
+    /// Panics unless this is a problem with this status and code. Its `detail`.
     #[track_caller]
     pub fn expect_problem(self, status: u16, code: &str) -> String {
         let response = self.expect(status);
-        assert_eq!(response.expect_header("content-type"), "application/problem+json", "{response}");
-        let problem = response.json();
+        let problem = response.problem();
         assert_eq!(problem["error"], code, "{response}");
-        assert_eq!(problem["status"], status, "{response}");
-        assert_eq!(problem["request_id"], response.expect_header("x-request-id"), "{response}");
-        for member in ["type", "title", "detail"] {
-            assert!(
-                problem[member].as_str().is_some_and(|text| !text.is_empty()),
-                "no {member} in {response}"
-            );
-        }
         problem["detail"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Panics unless this says that the request makes no sense: 400 where it cannot be read, 422 where it is outside a rule.
+    #[track_caller]
+    pub fn expect_refused(self, what: &str) {
+        assert!(matches!(self.status, 400 | 422), "{what}: {self}");
+        self.problem();
+    }
+
+    /// The problem (RFC 9457) that this is; panics unless it is whole, consistent, and its code is one of the contract's.
+    #[track_caller]
+    fn problem(&self) -> Value {
+        assert_eq!(self.expect_header("content-type"), "application/problem+json", "{self}");
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status, "{self}");
+        assert_eq!(problem["request_id"], self.expect_header("x-request-id"), "{self}");
+        for member in ["type", "title", "detail"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member} in {self}");
+        }
+        let code = problem["error"].as_str().unwrap_or_default();
+        assert!(CODES.contains(&(code, self.status)), "no code of the contract: {self}");
+        problem
     }
 }
 

@@ -97,7 +97,7 @@ fn a_slow_reader_of_many_keys_is_told_that_it_missed_some_and_gets_them_all() {
 
 #[test]
 fn a_reader_that_never_reads_is_cut_off() {
-    let node = Setup::new().flag("--durability", "none").flag("--stall-timeout", "500ms").start();
+    let node = Setup::new().flag("--durability", "none").flag("--stall-timeout", "1s").start();
     let open = || node.get("/stats").expect(200).json()["subscriptions"].as_u64().expect("a number");
     let _stuck: Vec<Events> =
         (0..3).map(|_| Events::open(node.address(), "/t/subscribe?prefix=").0).collect();
