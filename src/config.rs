@@ -247,7 +247,7 @@ impl Config {
             address,
             storage: self.storage_options(),
             clock_drift_max_ms: u64::try_from(self.max_clock_drift.as_millis()).expect("limited to an hour"),
-            subscriptions_max: self.max_subscriptions,
+            value_bytes_max: self.max_value.0,
         }
     }
 
@@ -256,9 +256,10 @@ impl Config {
             data: self.data.clone(),
             durability: self.durability,
             cache_bytes: self.cache.0,
-            value_bytes_max: self.max_value.0,
             tables_max: self.max_tables,
+            subscriptions_max: self.max_subscriptions,
             set_aside_damaged: self.set_aside_damaged,
+            now_ms: node::wall_clock(),
         }
     }
 
@@ -304,7 +305,7 @@ mod tests {
         assert_eq!(config.durability, Durability::Always);
         let node = config.node_options("127.0.0.1:6660".into());
         assert_eq!(
-            (node.clock_drift_max_ms, node.storage.value_bytes_max, node.storage.tables_max),
+            (node.clock_drift_max_ms, node.value_bytes_max, node.storage.tables_max),
             (500, 1 << 20, 1000)
         );
         let http = config.http_options();

@@ -2,6 +2,7 @@
 //! the flags of all of them come from the table of knobs in `config.rs`.
 
 pub mod banner;
+pub mod bench;
 pub mod check;
 pub mod compact;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod listener;
 pub mod logging;
 pub mod open_files;
 pub mod output;
+pub mod progress;
 pub mod signals;
 pub mod status;
 
@@ -49,6 +51,8 @@ pub enum Command {
     Compact(compact::Arguments),
     /// Asks a running node how it is
     Status(status::Arguments),
+    /// Loads a running node and reports rates and latencies
+    Bench(Box<bench::Arguments>),
 }
 
 impl Command {
@@ -59,6 +63,7 @@ impl Command {
             Self::Check(arguments) => check::run(&arguments),
             Self::Compact(arguments) => compact::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
+            Self::Bench(arguments) => bench::run(*arguments).map(|()| Exit::Success),
         }
     }
 }
