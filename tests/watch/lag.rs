@@ -104,7 +104,7 @@ fn a_reader_that_never_reads_is_cut_off() {
     let mut stuck_socket = Socket::open(node.address(), "/_/ws");
     stuck_socket.send(&json!({"op": "sub", "id": "all", "table": "t"}));
     assert_eq!(stuck_socket.json()["event"], "subscribed");
-    assert_eq!(open(), 4);
+    assert!(open() >= 4);
     let mut round = 0;
     crate::harness::wait_until("those that never read are cut off", crate::harness::DEADLINE, || {
         round += 1;
