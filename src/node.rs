@@ -17,7 +17,7 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use self::{
     stats::{Readiness, Stats, TableStats},
@@ -116,10 +116,7 @@ impl Node {
         });
         *node.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(background);
         let counting = node.clone();
-        tokio::task::spawn_blocking(move || match counting.store.count_rows() {
-            Ok(()) | Err(Error::NotReady(_)) => {}
-            Err(error) => error!(%error, "counting the rows failed"),
-        });
+        tokio::spawn(async move { counting.rows_counted().await });
         info!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
         Ok(node)
     }
@@ -247,7 +244,18 @@ impl Node {
         self.store.tables().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// The tables that have rows, by name.
+    /// Returns when the rows of all tables are counted, which takes a moment after a start; or cannot be, as the disk fails.
+    pub async fn rows_counted(&self) {
+        if self.store.is_counted() {
+            return;
+        }
+        let store = self.store.clone();
+        if let Err(error) = blocking(move || store.count_rows()).await {
+            warn!(%error, "not all rows are counted");
+        }
+    }
+
+    /// The tables that have rows, by name, as far as those are counted.
     pub fn tables(&self) -> Vec<TableStats> {
         let tables = self.store.tables().into_iter();
         tables

@@ -40,6 +40,10 @@ async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, V
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return reply::other_method(&call, "GET, HEAD, OPTIONS");
     }
+    // After a start it takes a moment until there are figures of tables; probes have none and wait for nothing.
+    if matches!(call.route(), Route::Tables | Route::Stats) {
+        node.rows_counted().await;
+    }
     let (status, body) = render(&node);
     let mut response = reply::json(&body)?;
     *response.status_mut() = status;

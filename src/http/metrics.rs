@@ -30,6 +30,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What is counted here, and the registry of all there is.
 pub struct Metrics {
+    node: Arc<Node>,
     registry: Registry,
     routes: Vec<RouteMetrics>,
 }
@@ -72,8 +73,8 @@ impl Metrics {
             Unit::Seconds,
             seconds,
         );
-        registry.register_collector(Box::new(NodeFigures(node)));
-        Self { registry, routes }
+        registry.register_collector(Box::new(NodeFigures(Arc::clone(&node))));
+        Self { node, registry, routes }
     }
 
     /// Counts one answer.
@@ -89,6 +90,7 @@ impl Metrics {
         if !matches!(call.method, Method::GET | Method::HEAD) {
             return reply::other_method(&call, "GET, HEAD, OPTIONS");
         }
+        self.node.rows_counted().await;
         let mut page = String::new();
         text::encode(&mut page, &self.registry)
             .map_err(|error| Error::Io(format!("writing the metrics: {error}")))?;

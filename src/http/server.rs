@@ -4,9 +4,21 @@
 //! A connection beyond the cap is answered 503 and closed, and not left waiting in the backlog: its client, or the balancer
 //! before it, can go elsewhere at once instead of at its own timeout.
 
-use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use hyper::{Request, body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
+use hyper::{
+    Request,
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
@@ -21,7 +33,7 @@ use tracing::{debug, info, warn};
 use super::{
     Options, call, reply,
     service::Service,
-    socket::{Peer, Protocol, Socket},
+    socket::{OpenRequest, Peer, Protocol, Socket},
     tls,
 };
 use crate::{
@@ -182,6 +194,32 @@ fn plain_response(error: &Error) -> String {
     )
 }
 
+/// An answer's body, and the request that stays open until it is sent.
+struct Answer<B> {
+    body: B,
+    _open: OpenRequest,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// One connection from its first byte to its last.
 struct Connection {
     service: Arc<Service>,
@@ -237,7 +275,11 @@ impl Connection {
         &mut self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let service = service_fn(|request: Request<Incoming>| self.service.answer(request, &self.peer));
+        let service = service_fn(|request: Request<Incoming>| async {
+            let open = self.peer.begin_request();
+            let answer = self.service.answer(request, &self.peer).await;
+            answer.map(|response| response.map(|body| Answer { body, _open: open }))
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.peer.options.header_timeout)
@@ -253,7 +295,11 @@ impl Connection {
             ended = connection.as_mut() => return Ok(ended?),
             _ = stopping.changed() => connection.as_mut().graceful_shutdown(),
         }
-        Ok(connection.await?)
+        // hyper ends an idle connection at once, but waits for the rest of half a head.
+        tokio::select! {
+            ended = connection => Ok(ended?),
+            () = self.peer.nothing_owed() => Ok(()),
+        }
     }
 
     async fn serve_http2(

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -34,6 +34,8 @@ const EVENT_STREAM_SEND_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// As much of that is read: one who sends more has not stopped to look.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a client may take, at the server's end, to send the rest of a head; looked at twice.
+const HALF_HEAD_GRACE: Duration = Duration::from_millis(100);
 /// As many bytes as tell HTTP/2 and TLS from HTTP/1.
 const FIRST_BYTES: usize = 4;
 
@@ -45,17 +47,57 @@ pub struct Peer {
     /// The limits that this server runs with.
     pub options: Arc<Options>,
     event_stream: AtomicBool,
+    /// Requests whose answer is not all with the socket yet.
+    open_requests: AtomicUsize,
+    /// Whether the socket has bytes that the client did not take yet.
+    write_waits: AtomicBool,
 }
 
 impl Peer {
     /// A client at `remote`.
     pub fn new(remote: SocketAddr, options: Arc<Options>) -> Self {
-        Self { remote, options, event_stream: AtomicBool::new(false) }
+        Self {
+            remote,
+            options,
+            event_stream: AtomicBool::new(false),
+            open_requests: AtomicUsize::new(0),
+            write_waits: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a request until what is returned is dropped, with the answer's body.
+    pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
+        self.open_requests.fetch_add(1, Ordering::Relaxed);
+        OpenRequest(Arc::clone(self))
+    }
+
+    /// Returns when nothing is owed to the client, and was not for a while either: what it may have sent is half a head.
+    pub async fn nothing_owed(&self) {
+        let mut idle = false;
+        loop {
+            sleep(HALF_HEAD_GRACE).await;
+            let owed =
+                self.open_requests.load(Ordering::Relaxed) > 0 || self.write_waits.load(Ordering::Relaxed);
+            if idle && !owed {
+                return;
+            }
+            idle = !owed;
+        }
     }
 
     /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.
     pub fn expect_events(&self) {
         self.event_stream.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A request that has no whole answer yet.
+#[derive(Debug)]
+pub struct OpenRequest(Arc<Peer>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -151,9 +193,12 @@ impl Socket {
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                self.peer.write_waits.store(false, Ordering::Relaxed);
+            }
             return outcome;
         }
+        self.peer.write_waits.store(true, Ordering::Relaxed);
         let stall_timeout = self.peer.options.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_timeout)));
         ready!(stalled.as_mut().poll(context));

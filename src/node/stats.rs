@@ -27,7 +27,7 @@ pub struct TableStats {
 /// Figures of the node since its start; counters unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Tables that have rows, by name (gauges). In the first moments after a start they are still being counted.
+    /// Tables that have rows, by name (gauges).
     pub tables: Vec<TableStats>,
     /// Writes that changed a key.
     pub writes: u64,

@@ -213,6 +213,11 @@ impl Store {
         self.read_tables().values().map(|table| (table.name().clone(), table.counted())).collect()
     }
 
+    /// Whether the rows of all tables are counted.
+    pub fn is_counted(&self) -> bool {
+        self.read_tables().values().all(|table| table.is_counted())
+    }
+
     /// Counts the rows of all tables that were there when the store was opened. Takes a scan.
     pub fn count_rows(&self) -> Result<()> {
         let tables: Vec<_> = self.read_tables().values().cloned().collect();

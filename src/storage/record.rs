@@ -194,8 +194,7 @@ mod tests {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "01010300\
-             CRC\
+            "01010300a596a128\
              0102030405060708111213141516171866696e6765727072212223242526272834323"
         );
     }

@@ -130,6 +130,11 @@ impl Table {
         })
     }
 
+    /// Whether the rows of every partition are counted.
+    pub fn is_counted(&self) -> bool {
+        (0..PARTITIONS).all(|number| self.lock(number as u8).counts.is_some())
+    }
+
     /// Counts the rows of every partition that nobody counted before.
     pub fn count(&self) -> Result<()> {
         (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))

@@ -92,7 +92,7 @@ pub enum Joined {
     Missed,
 }
 
-/// Subscribers of one key, by id.
+/// Subscribers, by id.
 type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
 /// Prefixes of one table and who watches them, by subscriber's id and place among its topics.
 type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
@@ -112,7 +112,7 @@ struct State {
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
     prefixes: HashMap<TableName, Prefixes>,
     next_id: u64,
-    count: usize,
+    subscribers: Subscribers,
     ended: bool,
 }
 
@@ -127,7 +127,7 @@ impl Hub {
             keys: HashMap::new(),
             prefixes: HashMap::new(),
             next_id: 0,
-            count: 0,
+            subscribers: Subscribers::new(),
             ended: false,
         };
         Self { state: Mutex::new(state), counters, subscriptions_max }
@@ -146,7 +146,7 @@ impl Hub {
         if state.ended {
             return Err(Error::Draining);
         }
-        if state.count >= self.subscriptions_max {
+        if state.subscribers.len() >= self.subscriptions_max {
             return Err(Error::TooMany(format!(
                 "this node has its {} subscriptions",
                 self.subscriptions_max
@@ -159,8 +159,11 @@ impl Hub {
         let subscriber = Arc::new(Subscriber::default());
         let id = state.next_id;
         state.next_id += 1;
-        state.count += 1;
-        self.counters.subscriptions.increment();
+        state.subscribers.insert(id, subscriber.clone());
+        // One without topics waits for the end only, and is nobody's subscription.
+        if !topics.is_empty() {
+            self.counters.subscriptions.increment();
+        }
         for (index, topic) in topics.iter().enumerate() {
             match topic {
                 Topic::Key(table, key) => {
@@ -179,8 +182,10 @@ impl Hub {
     /// Forgets a subscriber.
     pub fn leave(&self, id: u64, topics: &[Topic]) {
         let mut state = self.lock();
-        state.count -= 1;
-        self.counters.subscriptions.decrement();
+        state.subscribers.remove(&id);
+        if !topics.is_empty() {
+            self.counters.subscriptions.decrement();
+        }
         for (index, topic) in topics.iter().enumerate() {
             match topic {
                 Topic::Key(table, key) => state.leave_key(id, table, key),
@@ -305,9 +310,7 @@ impl State {
     }
 
     fn for_all(&self, set: impl Fn(&mut Queue)) {
-        let of_keys = self.keys.values().flat_map(HashMap::values).flat_map(BTreeMap::values);
-        let of_prefixes = self.prefixes.values().flat_map(BTreeMap::values).map(|(_, subscriber)| subscriber);
-        for subscriber in of_keys.chain(of_prefixes) {
+        for subscriber in self.subscribers.values() {
             let mut queue = subscriber.queue();
             set(&mut queue);
             if let Some(waker) = queue.waker.take() {
