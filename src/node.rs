@@ -1,18 +1,53 @@
-//! Node (skeleton): the whole API of the system.
-use std::{path::PathBuf, sync::Arc, time::Duration};
+//! One node: the whole API of the system, as calls. Everything above it is a way to make these calls from afar, everything
+//! below it does not know who calls.
+//!
+//! The wall clock lives here, and the node's hybrid logical clock with it. A local write is decided and stamped under the
+//! lock of its key (`Table::merge`), so that a condition and the write it guards are one step, and its timestamp lies above
+//! the one it replaces. The clock's bound is made durable ahead of the timestamps, in the background while there are
+//! writes; an idle node writes nothing.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
 
 pub use crate::storage::{
-    table::{Entry, Page, Range, Row},
-    watch::{Change, Cursor, Effect, Gone, Notice, Start, Subscription, Topic},
+    scan::{Page, Range, Row},
+    subscription::{Notice, Start, Subscription},
+    table::Entry,
+    watch::{Change, Cursor, Effect, Gone, Topic},
 };
 use crate::{
     core::{
-        clock::{NodeId, Timestamp},
+        clock::{Clock, NodeId, Timestamp},
         json::Value,
         name::{Key, TableName},
+        register::Register,
     },
-    error::Result,
+    error::{Error, Result},
+    storage::{self, Store, WallClock, table::Existing},
 };
+
+/// How far the clock's durable bound lies ahead of the wall clock. After a crash the node waits until the wall clock is within
+/// `clock_drift_max_ms` of it, so this is also what a crash can cost a restart.
+const BOUND_LEAD_MS: u64 = 1_000;
+/// The bound is renewed in the background when less than this is left of it.
+const BOUND_RENEWAL_MS: u64 = 600;
+/// A write that finds less than this left waits for a renewal.
+const BOUND_LEFT_MIN_MS: u64 = 100;
+/// How long after the last write the bound is kept up. A write after that waits for one more commit.
+const BOUND_IDLE_MS: u64 = 10_000;
+/// How often the background looks whether the bound must be renewed.
+const BOUND_CHECK: Duration = Duration::from_millis(100);
+/// Longer batches are merged on a thread of their own, so that they hold up no other request.
+const INLINE_WRITES_MAX: usize = 16;
 
 /// What must hold for a write to happen, looked at under the same lock as the write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +63,18 @@ pub enum Condition {
     Version(Vec<Timestamp>),
     /// The key's version here is none of these (`If-None-Match: "v1"`); an absent key passes.
     NotVersion(Vec<Timestamp>),
+}
+
+impl Condition {
+    fn holds(&self, current: Option<Timestamp>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Absent => current.is_none(),
+            Self::Present => current.is_some(),
+            Self::Version(versions) => current.is_some_and(|version| versions.contains(&version)),
+            Self::NotVersion(versions) => current.is_none_or(|version| !versions.contains(&version)),
+        }
+    }
 }
 
 /// A patch of a value.
@@ -109,15 +156,6 @@ pub enum Readiness {
     Ready,
     /// Reads and subscriptions work, writes are refused: why.
     ReadOnly(String),
-    /// Not yet: `done` of `total` of the phase.
-    Starting {
-        /// What it is doing.
-        phase: &'static str,
-        /// Units done.
-        done: u64,
-        /// Units in all.
-        total: u64,
-    },
     /// It is stopping.
     Draining,
 }
@@ -136,7 +174,7 @@ pub struct TableStats {
 /// Figures of the node since its start; counters unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Tables, by name.
+    /// Tables that have rows, by name (gauges). In the first moments after a start they are still being counted.
     pub tables: Vec<TableStats>,
     /// Writes that changed a key.
     pub writes: u64,
@@ -161,107 +199,419 @@ pub struct Stats {
 }
 
 /// How a node runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The address others reach this node at, as text.
     pub address: String,
-    /// The storage directory.
-    pub data: PathBuf,
+    /// How its data is kept.
+    pub storage: storage::Options,
     /// How far ahead of the wall clock a foreign timestamp may be, in milliseconds.
     pub clock_drift_max_ms: u64,
+    /// The largest value, in bytes of JSON text.
+    pub value_bytes_max: u64,
+}
+
+/// The machine's clock.
+pub fn wall_clock() -> WallClock {
+    Arc::new(|| {
+        // A clock before 1970 is as good as none; timestamps then count on from the last one.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// A node.
-pub struct Node;
+pub struct Node {
+    options: Options,
+    store: Store,
+    clock: Mutex<Clock>,
+    /// One renewal of the bound at a time: the others find it done.
+    renewal: tokio::sync::Mutex<()>,
+    last_write_ms: AtomicU64,
+    draining: AtomicBool,
+    background: Mutex<Option<JoinHandle<()>>>,
+}
 
-#[expect(unused_variables, reason = "skeleton")]
 impl Node {
     /// Opens the storage and starts everything that runs beside requests.
+    ///
+    /// # Errors
+    /// As `Store::open`.
     pub async fn start(options: Options) -> Result<Arc<Self>> {
-        todo!()
+        let storage = options.storage.clone();
+        let store = blocking(move || Store::open(storage)).await?;
+        let clock = Clock::new(store.node(), store.clock_bound(), options.clock_drift_max_ms);
+        let node = Arc::new(Self {
+            options,
+            store,
+            clock: Mutex::new(clock),
+            renewal: tokio::sync::Mutex::default(),
+            last_write_ms: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            background: Mutex::default(),
+        });
+        node.wait_for_the_wall_clock().await;
+        let weak = Arc::downgrade(&node);
+        let background = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(BOUND_CHECK);
+            loop {
+                ticks.tick().await;
+                let Some(node) = weak.upgrade() else { return };
+                node.keep_bound_ahead().await;
+            }
+        });
+        *node.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(background);
+        let counting = node.clone();
+        tokio::task::spawn_blocking(move || match counting.store.count_rows() {
+            Ok(()) | Err(Error::NotReady(_)) => {}
+            Err(error) => error!(%error, "counting the rows failed"),
+        });
+        info!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
+        Ok(node)
     }
+
     /// This node's id.
     pub fn id(&self) -> NodeId {
-        todo!()
+        self.store.node()
     }
+
     /// The address others reach this node at.
     pub fn address(&self) -> &str {
-        todo!()
+        &self.options.address
     }
+
     /// Unix milliseconds by this node's wall clock.
     pub fn now_ms(&self) -> u64 {
-        todo!()
+        self.store.now_ms()
     }
+
+    /// The largest value taken, in bytes of JSON text as sent.
+    pub fn value_bytes_max(&self) -> u64 {
+        self.options.value_bytes_max
+    }
+
     /// The live value of a key. Answers from memory or disk at once; no lock is held and nothing waits.
+    ///
+    /// # Errors
+    /// `Corrupt` where the bytes on disk are not what was written.
     pub fn get(&self, table: &TableName, key: &Key) -> Result<Option<Entry>> {
-        todo!()
+        self.store.get(table, key)
     }
+
     /// Writes, and returns when that is durable.
     ///
     /// # Errors
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (a patch that is none), `TooLarge` (a patched value),
     /// `StorageFull`, `TooMany` (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        todo!()
+        self.before_writing().await?;
+        let written = self.merge(table, write)?;
+        self.store.acknowledge().await?;
+        Ok(written)
     }
-    /// Writes many in one durable commit; results in order. `atomic`: the first failure keeps all from happening, and is returned.
+
+    /// Writes many in one durable commit; results in order. `atomic`: the first failure keeps all from happening, and is
+    /// returned.
+    ///
+    /// # Errors
+    /// As `write`; without `atomic` only what concerns all writes.
     pub async fn batch(
-        &self,
+        self: &Arc<Self>,
         table: &TableName,
         writes: Vec<Write>,
         atomic: bool,
     ) -> Result<Vec<Result<Written>>> {
-        todo!()
+        self.before_writing().await?;
+        let (node, table) = (self.clone(), table.clone());
+        let long = writes.len() > INLINE_WRITES_MAX;
+        let merge = move || {
+            if atomic { node.merge_atomic(&table, writes) } else { Ok(node.merge_each(&table, writes)) }
+        };
+        let results = if long { blocking(merge).await? } else { merge()? };
+        self.store.acknowledge().await?;
+        Ok(results)
     }
+
     /// Merges rows in one durable commit.
-    pub async fn import(&self, rows: Vec<Import>) -> Result<Imported> {
-        todo!()
+    ///
+    /// # Errors
+    /// `ClockDrift` for a version too far ahead, and then no row was merged; else as `write`, and then some may have been.
+    pub async fn import(self: &Arc<Self>, rows: Vec<Import>) -> Result<Imported> {
+        self.before_writing().await?;
+        let node = self.clone();
+        let imported = blocking(move || node.merge_imports(rows)).await?;
+        self.store.acknowledge().await?;
+        Ok(imported)
     }
+
     /// A page of live keys: at most `rows_max`. May read the disk.
     pub async fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
-        todo!()
+        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
+        blocking(move || store.keys(&table, &range, rows_max)).await
     }
+
     /// A page of live rows: at most `rows_max`, and about a quarter MiB.
     pub async fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
-        todo!()
+        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
+        blocking(move || store.rows(&table, &range, rows_max)).await
     }
+
     /// How many live keys begin so.
     pub async fn count(&self, table: &TableName, prefix: &str) -> Result<u64> {
-        todo!()
+        let (store, table, prefix) = (self.store.clone(), table.clone(), prefix.to_owned());
+        blocking(move || store.count(&table, &prefix)).await
     }
-    /// The tables that have rows, by name.
-    pub fn tables(&self) -> Vec<TableStats> {
-        todo!()
-    }
+
     /// Follows topics.
     ///
     /// # Errors
     /// `TooMany` at the limit of subscriptions, `Draining`.
-    pub fn watch(self: &Arc<Self>, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
-        todo!()
+    pub fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
+        self.store.watch(topics, start)
     }
+
     /// Advertised addresses of the members not known to be gone, sorted, this node's included.
     pub fn members(&self) -> Vec<String> {
-        todo!()
+        vec![self.options.address.clone()]
     }
+
     /// Whether the node serves.
     pub fn readiness(&self) -> Readiness {
-        todo!()
+        if self.draining.load(Ordering::Acquire) {
+            return Readiness::Draining;
+        }
+        self.store.failure().map_or(Readiness::Ready, Readiness::ReadOnly)
     }
+
+    /// Where the damaged storage went that this node's replaces, if it was started so.
+    pub fn set_aside(&self) -> Option<&PathBuf> {
+        self.store.set_aside()
+    }
+
+    /// The tables that have rows, by name.
+    pub fn tables(&self) -> Vec<TableStats> {
+        let tables = self.store.tables().into_iter();
+        tables
+            .filter(|(_, counts)| counts.live + counts.tombstones > 0)
+            .map(|(name, counts)| TableStats { name, keys: counts.live, tombstones: counts.tombstones })
+            .collect()
+    }
+
     /// Figures.
     pub fn stats(&self) -> Stats {
-        todo!()
+        let counters = self.store.counters();
+        Stats {
+            tables: self.tables(),
+            writes: counters.writes.value(),
+            writes_superseded: counters.writes_superseded.value(),
+            commits: counters.commits.value(),
+            changes: counters.changes.value(),
+            subscriptions: counters.subscriptions.value(),
+            resyncs: counters.resyncs.value(),
+            expired: counters.expired.value(),
+            corrupt_records: counters.corrupt_records.value(),
+            disk_bytes: self.store.disk_bytes(),
+            writes_refused: counters.writes_refused.value(),
+        }
     }
-    /// The largest value taken, in bytes of JSON text as sent.
-    pub fn value_bytes_max(&self) -> u64 {
-        todo!()
-    }
+
     /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`. Requests in flight finish.
     pub fn drain(&self) {
-        todo!()
+        self.draining.store(true, Ordering::Release);
+        self.store.end_subscriptions();
     }
+
     /// Flushes, syncs and closes the storage.
+    ///
+    /// # Errors
+    /// `StorageFull` or `Io` where the last sync failed; everything acknowledged was synced before.
     pub async fn close(&self) -> Result<()> {
-        todo!()
+        self.drain();
+        if let Some(background) = self.background.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            background.abort();
+        }
+        // The next start need not wait: nothing above the last timestamp was handed out.
+        let last = self.clock().last();
+        let store = self.store.clone();
+        blocking(move || {
+            let kept = store.set_clock_bound(last + 1);
+            let closed = store.close();
+            kept.and(closed)
+        })
+        .await
+    }
+
+    fn merge(&self, table: &TableName, write: Write) -> Result<Written> {
+        let creates = matches!(write.action, Action::Put { .. } | Action::Delete { force: true });
+        if !creates && !self.store.has_table(table) {
+            return Err(absent(table, &write.key));
+        }
+        let Write { key, action, condition } = write;
+        let decide = |existing: Option<&Existing<'_>>| self.decide(table, &key, action, &condition, existing);
+        let merged = self.store.merge(table, &key, decide)?;
+        assert!(
+            merged.changed,
+            "a local write lost against what its timestamp was put above: {}",
+            merged.timestamp
+        );
+        Ok(Written { timestamp: merged.timestamp, created: merged.created })
+    }
+
+    fn merge_each(&self, table: &TableName, writes: Vec<Write>) -> Vec<Result<Written>> {
+        // In the order of the rows on disk, which is faster; writes of one key stay in theirs.
+        let mut ordered: Vec<_> = writes.into_iter().enumerate().collect();
+        ordered.sort_by_cached_key(|(_, write)| storage::table::row_of(&write.key));
+        let mut results: Vec<_> =
+            ordered.into_iter().map(|(index, write)| (index, self.merge(table, write))).collect();
+        results.sort_unstable_by_key(|(index, _)| *index);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    fn merge_atomic(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Result<Written>>> {
+        let writes = writes.into_iter().map(|Write { key, action, condition }| {
+            let of = key.clone();
+            let decide =
+                move |existing: Option<&Existing<'_>>| self.decide(table, &of, action, &condition, existing);
+            (key, decide)
+        });
+        let merged = self.store.merge_all(table, writes.collect())?;
+        Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
+    }
+
+    fn merge_imports(&self, mut rows: Vec<Import>) -> Result<Imported> {
+        let now_ms = self.now_ms();
+        for timestamp in rows.iter().filter_map(|row| row.timestamp) {
+            self.clock().observe(now_ms, timestamp).map_err(|drift| Error::ClockDrift {
+                ahead_ms: drift.ahead_ms,
+                allowed_ms: drift.allowed_ms,
+            })?;
+        }
+        rows.sort_by_cached_key(|row| (row.table.clone(), storage::table::row_of(&row.key)));
+        let mut imported = Imported::default();
+        for Import { table, key, value, timestamp, expires_at_ms } in rows {
+            let merged = self.store.merge(&table, &key, |_| {
+                Ok(Register::live(value, expires_at_ms, timestamp.map_or_else(|| self.tick(), Ok)?))
+            })?;
+            *if merged.changed { &mut imported.written } else { &mut imported.skipped } += 1;
+        }
+        Ok(imported)
+    }
+
+    /// What a write makes of what is there. Called under the lock of the key.
+    fn decide(
+        &self,
+        table: &TableName,
+        key: &Key,
+        action: Action,
+        condition: &Condition,
+        existing: Option<&Existing<'_>>,
+    ) -> Result<Register> {
+        let now_ms = self.now_ms();
+        let visible = existing.filter(|existing| existing.visible_at(now_ms));
+        let current = visible.map(Existing::timestamp);
+        if !condition.holds(current) {
+            return Err(Error::PreconditionFailed { current });
+        }
+        match action {
+            Action::Put { value, ttl } => {
+                let expires_at_ms = ttl.map(|ttl| now_ms.saturating_add(ttl.as_millis() as u64));
+                Ok(Register::live(value, expires_at_ms, self.tick()?))
+            }
+            Action::Patch(patch) => {
+                let existing = visible.ok_or_else(|| absent(table, key))?;
+                let value = self.patched(&existing.value()?, &patch)?;
+                Ok(Register::live(value, existing.expires_at_ms(), self.tick()?))
+            }
+            Action::Delete { force } => match visible.is_some() || force {
+                true => Ok(Register::deleted(self.tick()?)),
+                false => Err(absent(table, key)),
+            },
+        }
+    }
+
+    fn patched(&self, value: &Value, patch: &Patch) -> Result<Value> {
+        let value = match patch {
+            Patch::Merge(patch) => value.merge_patch(patch),
+            Patch::Json(patch) => value.json_patch(patch),
+        }?;
+        if value.as_str().len() as u64 > self.options.value_bytes_max {
+            return Err(Error::TooLarge { what: "patched value", limit: self.options.value_bytes_max });
+        }
+        Ok(value)
+    }
+
+    fn tick(&self) -> Result<Timestamp> {
+        let now_ms = self.now_ms();
+        self.clock().tick(now_ms).map_err(|_| {
+            Error::Overloaded("the disk is too slow to keep the clock's bound ahead; try again".into())
+        })
+    }
+
+    async fn before_writing(&self) -> Result<()> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err(Error::Draining);
+        }
+        let now_ms = self.now_ms();
+        self.last_write_ms.store(now_ms, Ordering::Relaxed);
+        if self.clock().bound_wanted(now_ms, BOUND_LEFT_MIN_MS).is_some() {
+            self.renew_bound(BOUND_LEFT_MIN_MS).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep_bound_ahead(&self) {
+        let now_ms = self.now_ms();
+        let idle_ms = now_ms.saturating_sub(self.last_write_ms.load(Ordering::Relaxed));
+        let wanted = idle_ms < BOUND_IDLE_MS && self.clock().bound_wanted(now_ms, BOUND_RENEWAL_MS).is_some();
+        // A failure is the next write's to report: it renews the bound itself.
+        if wanted && let Err(error) = self.renew_bound(BOUND_RENEWAL_MS).await {
+            warn!(%error, "the clock's bound was not renewed");
+        }
+    }
+
+    /// Makes a higher bound durable, unless another call has left at least `left_ms` of it.
+    async fn renew_bound(&self, left_ms: u64) -> Result<()> {
+        let _one_at_a_time = self.renewal.lock().await;
+        let now_ms = self.now_ms();
+        let bound = {
+            let clock = self.clock();
+            match clock.bound_wanted(now_ms, left_ms) {
+                Some(_) => clock.bound_wanted(now_ms, BOUND_LEAD_MS),
+                None => None,
+            }
+        };
+        let Some(bound) = bound else { return Ok(()) };
+        self.store.set_clock_bound(bound)?;
+        self.store.durable().await?;
+        self.clock().extend(bound);
+        Ok(())
+    }
+
+    /// After a crash the clock starts at a bound that may lie ahead: timestamps from there would look skewed to others.
+    async fn wait_for_the_wall_clock(&self) {
+        let allowed_ms = self.options.clock_drift_max_ms;
+        let ahead_ms = (self.clock().last() >> 16).saturating_sub(self.now_ms());
+        if ahead_ms > BOUND_LEAD_MS + allowed_ms {
+            warn!(ahead_ms, "the wall clock is behind timestamps of before: it was set back. Set it by NTP");
+        } else if ahead_ms > allowed_ms {
+            tokio::time::sleep(Duration::from_millis(ahead_ms - allowed_ms)).await;
+        }
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        // The clock is one number: it is whole whatever panicked.
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn absent(table: &TableName, key: &Key) -> Error {
+    Error::NotFound(format!("there is no key {:?} in table {table}", key.as_str()))
+}
+
+/// Runs what may wait for a disk or another thread where that holds up no request.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(result) => result,
+        Err(stopped) => Err(Error::Io(format!("a task of the storage stopped: {stopped}"))),
     }
 }

@@ -82,9 +82,9 @@ fn writes(node: &Node, body: &[u8]) -> Result<Vec<(Write, Op)>> {
     let mut writes = Vec::new();
     let mut add = |raw: &RawValue| {
         let number = writes.len() + 1;
-        let operation = serde_json::from_str(raw.get())
-            .map_err(|error| Error::BadJson(format!("operation {number}: {error}")))?;
-        writes.push(write(node, operation).map_err(|error| of_operation(number, error))?);
+        let operation = body::parse_object(raw.get().as_bytes());
+        let parsed = operation.and_then(|operation| write(node, operation));
+        writes.push(parsed.map_err(|error| of_operation(number, error))?);
         Ok::<_, Error>(())
     };
     if body.trim_ascii_start().starts_with(b"[") {

@@ -7,6 +7,7 @@ use hyper::{
     body::{Body, Incoming},
     header,
 };
+use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::call::Head;
@@ -68,6 +69,18 @@ impl MediaType {
             Self::Ndjson => "application/x-ndjson",
         }
     }
+}
+
+/// The members of a JSON object. Serde by itself also takes an array for them, in the order of their declaration.
+///
+/// # Errors
+/// `BadJson`, with where and why.
+pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T> {
+    let text = text.trim_ascii();
+    if text.starts_with(b"[") {
+        return Err(Error::BadJson("an array where an object is expected".into()));
+    }
+    serde_json::from_slice(text).map_err(|error| Error::BadJson(error.to_string()))
 }
 
 /// A body as it arrives.
@@ -152,6 +165,18 @@ mod tests {
             assert_eq!(declared(json), Ok(MediaType::Json), "{json}");
         }
         assert_eq!(declared("application/x-ndjson"), Ok(MediaType::Ndjson));
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        #[derive(Deserialize)]
+        struct One {
+            one: u32,
+        }
+        assert_eq!(parse_object::<One>(b" {\"one\":1}\n").map(|it| it.one), Ok(1));
+        for wrong in [&b"[1]"[..], b" [1]", b"1", b"", b"{}", b"{\"one\":1}}", b"{\"one\":\"\xff\"}"] {
+            assert!(matches!(parse_object::<One>(wrong), Err(Error::BadJson(_))), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -214,7 +214,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// A prefix that is random to this process and a counter: unique without asking for randomness each time.
-fn next_request_id() -> HeaderValue {
+pub fn next_request_id() -> HeaderValue {
     static PREFIX: OnceLock<u64> = OnceLock::new();
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     // Without randomness ids are still unique within this process, which is what finds a log line.

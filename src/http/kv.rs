@@ -84,7 +84,7 @@ struct PutBody<'a> {
 async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
     body::media_type(call, &[MediaType::Json])?;
     let bytes = read_value_body(node, call).await?;
-    let body: PutBody = serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?;
+    let body: PutBody = body::parse_object(&bytes)?;
     let value = take_value(node.value_bytes_max(), body.value.ok_or(Error::MissingValue)?)?;
     let ttl = ttl(call.query().get("ttl")?, body.ttl)?;
     write(node, call, address, Action::Put { value, ttl }).await
@@ -247,14 +247,21 @@ mod tests {
     #[test]
     fn null_is_a_value_and_absence_is_none() {
         let value = |body: &str| {
-            serde_json::from_str::<PutBody>(body).map(|it| it.value.map(|v| v.get().to_string()))
+            body::parse_object::<PutBody>(body.as_bytes()).map(|it| it.value.map(|v| v.get().to_string()))
         };
         assert_eq!(value(r#"{"value":null}"#).expect("json"), Some("null".into()));
         assert_eq!(value(r#"{"other":1,"value": 1.10 }"#).expect("json"), Some("1.10".into()));
         assert_eq!(value("{}").expect("json"), None);
-        for wrong in
-            ["", "1", "null", "{", r#"{"value":1,"value":2}"#, r#"{"value":tru}"#, "{\"value\":\"\x01\"}"]
-        {
+        for wrong in [
+            "",
+            "1",
+            "null",
+            "{",
+            "[1]",
+            r#"{"value":1,"value":2}"#,
+            r#"{"value":tru}"#,
+            "{\"value\":\"\x01\"}",
+        ] {
             assert!(value(wrong).is_err(), "{wrong}");
         }
     }

@@ -210,20 +210,22 @@ impl Chunks for Listing {
     }
 }
 
-/// What a multi-get asks for.
+/// What a multi-get asks for, where it is an object.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a list of keys, or {\"keys\": [...]}")]
-enum Asked {
-    Bare(Vec<String>),
-    Named { keys: Vec<String> },
+#[serde(expecting = "a list of keys, or {\"keys\": [...]}")]
+struct Asked {
+    keys: Vec<String>,
 }
 
 /// `POST /{table}/keys`
 async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
     body::media_type(call, &[MediaType::Json])?;
     let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
-    let asked = serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?;
-    let (Asked::Bare(names) | Asked::Named { keys: names }) = asked;
+    let names = if bytes.trim_ascii_start().starts_with(b"[") {
+        serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?
+    } else {
+        body::parse_object::<Asked>(&bytes)?.keys
+    };
     let mut keys = Vec::with_capacity(names.len());
     let mut seen = HashSet::with_capacity(names.len());
     for name in names {

@@ -85,7 +85,8 @@ impl Default for Options {
     }
 }
 
-/// All routes, the hot ones first: each that is passed over costs a test and a rejection.
+/// All routes, the hot ones first: a route costs what it takes to pass over those before it. Folded from the last, so that
+/// the first is the outermost and a request for it goes through one layer and not through all.
 fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
     let metrics =
         route(Route::Metrics, exactly("/metrics"), move |call, ()| Arc::clone(&metrics).answer(call));
@@ -102,8 +103,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         cluster::routes(&node),
         metrics,
     ];
-    let [first, rest @ ..] = groups;
-    rest.into_iter().chain([unknown()]).fold(first, |before, next| before.or(next).unify().boxed())
+    groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())
 }
 
 /// The answer where no route takes the path.

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::{
-    Options, reply,
+    Options, call, reply,
     service::Service,
     socket::{Peer, Protocol, Socket},
     tls,
@@ -172,11 +172,13 @@ async fn say_and_close(
 /// A whole response as text, for clients that are turned away before HTTP begins.
 fn plain_response(error: &Error) -> String {
     let (status, _) = reply::status_and_code(error);
-    let body = reply::problem_object(error, "").to_string();
+    let id = call::next_request_id();
+    let id = id.to_str().unwrap_or_default();
+    let body = reply::problem_object(error, id).to_string();
     let length = body.len();
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
-         connection: close\r\n\r\n{body}"
+         x-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
     )
 }
 

@@ -1,7 +1,12 @@
 //! What happens to every request, whatever its route: its id, CORS, HEAD, the metrics, the log line, and the answer to a
 //! handler that panics.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -53,8 +58,9 @@ impl Service {
         }
         cors::apply(&call, &mut response);
         response.headers_mut().insert(REQUEST_ID, call.request_id.clone());
-        self.metrics.observe(call.route(), response.status(), began.elapsed());
-        log(&call, response.status(), began);
+        let took = began.elapsed();
+        self.metrics.observe(call.route(), response.status(), took);
+        log(&call, response.status(), took);
         Ok(response)
     }
 
@@ -81,10 +87,10 @@ fn without_body(response: Response) -> Response {
     Response::from_parts(head, Bytes::new().into())
 }
 
-fn log(call: &Call, status: StatusCode, began: Instant) {
+fn log(call: &Call, status: StatusCode, took: Duration) {
     let (method, path, route) = (&call.method, call.path(), call.route().name());
     let (remote, id) = (call.remote, call.request_id.to_str().unwrap_or_default());
-    let micros = began.elapsed().as_micros() as u64;
+    let micros = took.as_micros() as u64;
     if status.is_server_error() {
         warn!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");
     } else {

@@ -190,7 +190,7 @@ impl Importing {
     }
 
     fn parse(&self, line: &[u8]) -> Result<Import> {
-        let line: Line = serde_json::from_slice(line).map_err(|error| Error::BadJson(error.to_string()))?;
+        let line: Line = body::parse_object(line)?;
         let table = match (&line.table, &self.table) {
             (Some(name), _) => TableName::parse(name)?,
             (None, Some(table)) => table.clone(),

@@ -1,0 +1,213 @@
+//! How payloads are coded: raw, or compressed by zstd, with a dictionary of the table where there is one.
+//!
+//! Values of one table look alike, and one of them alone is too short to compress well, so a dictionary is trained once
+//! from the first thousand and kept in the database beside them. A byte in each record says which codec it needs: raw and
+//! compressed rows, and rows of every dictionary, live side by side.
+
+use std::{cell::RefCell, io, sync::Arc};
+
+use zstd::zstd_safe::{self, CCtx, CDict, DCtx, DDict};
+
+/// Which codec a payload needs: 0 raw, 1 zstd, 2 and up zstd with the table's dictionary number `codec - 2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec(pub u8);
+
+impl Codec {
+    /// As it is.
+    pub const RAW: Self = Self(0);
+    const ZSTD: Self = Self(1);
+    const FIRST_DICTIONARY: u8 = 2;
+
+    /// How long a payload is once decoded, by what it says of itself.
+    pub fn plain_bytes(self, coded: &[u8]) -> usize {
+        match (self, zstd_safe::get_frame_content_size(coded)) {
+            (Self::RAW, _) | (_, Ok(None) | Err(_)) => coded.len(),
+            (_, Ok(Some(length))) => length as usize,
+        }
+    }
+}
+
+/// Most dictionaries a table can have: what the codec byte leaves.
+pub const DICTIONARIES_MAX: usize = (u8::MAX - Codec::FIRST_DICTIONARY) as usize;
+/// Shorter payloads stay raw: zstd's own frame is as long as what it would save.
+const COMPRESSED_BYTES_MIN: usize = 64;
+/// The level at which a PUT still costs mostly its system calls; higher ones save a few percent of disk.
+const LEVEL: i32 = 3;
+/// Size of a dictionary: it must fit one item of the engine, and the processor's cache.
+const DICTIONARY_BYTES: usize = 12 * 1024;
+/// How many values, and bytes of them, a dictionary is trained from.
+const SAMPLES: usize = 1000;
+const SAMPLE_BYTES_MAX: usize = 1024 * 1024;
+/// A longer value compresses well by itself.
+const SAMPLE_VALUE_BYTES_MAX: usize = 4096;
+
+thread_local! {
+    // Contexts are large and slow to make, and hold nothing from one call to the next.
+    static COMPRESS: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
+    static DECOMPRESS: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+}
+
+/// A trained dictionary, ready for use.
+pub struct Dictionary {
+    compress: CDict<'static>,
+    decompress: DDict<'static>,
+}
+
+impl Dictionary {
+    /// Prepares a dictionary that `train` made.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self { compress: CDict::create(bytes, LEVEL), decompress: DDict::create(bytes) }
+    }
+}
+
+/// The dictionaries of one table, by number. The last one is used for new payloads.
+#[derive(Clone, Default)]
+pub struct Dictionaries(Vec<Arc<Dictionary>>);
+
+impl Dictionaries {
+    /// Adds one; its number is the count before.
+    pub fn push(&mut self, dictionary: Dictionary) {
+        self.0.push(Arc::new(dictionary));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Codes a payload: compressed where that is shorter. `out` holds the result.
+    pub fn encode(&self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
+        out.clear();
+        if plain.len() >= COMPRESSED_BYTES_MIN {
+            out.reserve(zstd_safe::compress_bound(plain.len()));
+            let compressed = COMPRESS.with_borrow_mut(|context| match self.0.last() {
+                Some(dictionary) => context.compress_using_cdict(out, plain, &dictionary.compress),
+                None => context.compress(out, plain, LEVEL),
+            });
+            if compressed.is_ok() && out.len() < plain.len() {
+                return match self.0.len() {
+                    0 => Codec::ZSTD,
+                    count => Codec(Codec::FIRST_DICTIONARY + (count - 1) as u8),
+                };
+            }
+            out.clear();
+        }
+        out.extend_from_slice(plain);
+        Codec::RAW
+    }
+
+    /// Undoes `encode`. At most `bytes_max` come out.
+    ///
+    /// # Errors
+    /// Why the bytes are nothing that `encode` made.
+    pub fn decode(&self, codec: Codec, coded: &[u8], bytes_max: usize) -> Result<Vec<u8>, &'static str> {
+        if codec == Codec::RAW {
+            return Ok(coded.to_vec());
+        }
+        let length = match zstd_safe::get_frame_content_size(coded) {
+            Ok(Some(length)) if length <= bytes_max as u64 => length as usize,
+            _ => return Err("the compressed payload does not say a length within the limit"),
+        };
+        let mut plain = Vec::with_capacity(length);
+        let dictionary = match codec.0.checked_sub(Codec::FIRST_DICTIONARY) {
+            None => None,
+            Some(number) => {
+                Some(self.0.get(usize::from(number)).ok_or("the dictionary it needs is missing")?)
+            }
+        };
+        let result = DECOMPRESS.with_borrow_mut(|context| match dictionary {
+            None => context.decompress(&mut plain, coded),
+            Some(dictionary) => context.decompress_using_ddict(&mut plain, coded, &dictionary.decompress),
+        });
+        if result.is_err() || plain.len() != length {
+            return Err("the compressed payload is damaged");
+        }
+        Ok(plain)
+    }
+}
+
+/// Values collected to train a dictionary from.
+#[derive(Default)]
+pub struct Samples {
+    bytes: Vec<u8>,
+    lengths: Vec<usize>,
+}
+
+impl Samples {
+    /// Takes one more value; says whether there are enough now.
+    pub fn add(&mut self, plain: &[u8]) -> bool {
+        if (COMPRESSED_BYTES_MIN..=SAMPLE_VALUE_BYTES_MAX).contains(&plain.len()) {
+            self.bytes.extend_from_slice(plain);
+            self.lengths.push(plain.len());
+        }
+        self.lengths.len() >= SAMPLES || self.bytes.len() >= SAMPLE_BYTES_MAX
+    }
+
+    /// How many were taken.
+    pub fn count(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Trains a dictionary; about 50 ms.
+    ///
+    /// # Errors
+    /// zstd's, where the values have nothing in common.
+    pub fn train(&self) -> io::Result<Vec<u8>> {
+        let mut dictionary = zstd::dict::from_continuous(&self.bytes, &self.lengths, DICTIONARY_BYTES)?;
+        // The dictionary's own number would be repeated in every frame, four bytes a row; the codec byte says it already.
+        if dictionary.len() >= 8 {
+            dictionary[4..8].fill(0);
+        }
+        Ok(dictionary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(number: usize) -> String {
+        format!(
+            r#"{{"id":{number},"name":"user {}","email":"user{number}@example.org","active":true}}"#,
+            number * 7
+        )
+    }
+
+    fn trained() -> Dictionaries {
+        let mut samples = Samples::default();
+        let mut number = 0;
+        while !samples.add(document(number).as_bytes()) {
+            number += 1;
+        }
+        let mut dictionaries = Dictionaries::default();
+        dictionaries.push(Dictionary::new(&samples.train().expect("alike enough")));
+        dictionaries
+    }
+
+    #[test]
+    fn a_dictionary_shortens_what_looks_alike() {
+        let (mut alone, mut helped) = (Vec::new(), Vec::new());
+        let plain = document(123_456);
+        Dictionaries::default().encode(plain.as_bytes(), &mut alone);
+        let dictionaries = trained();
+        let codec = dictionaries.encode(plain.as_bytes(), &mut helped);
+        assert!(helped.len() * 2 < alone.len(), "{} against {}", helped.len(), alone.len());
+        assert_eq!(dictionaries.decode(codec, &helped, 1024), Ok(plain.into_bytes()));
+    }
+
+    #[test]
+    fn what_does_not_shorten_stays_raw() {
+        let mut out = Vec::new();
+        for plain in [&b"42"[..], &blake3::hash(b"noise").as_bytes().repeat(1)[..]] {
+            assert_eq!(trained().encode(plain, &mut out), Codec::RAW);
+            assert_eq!(out, plain);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_claims_more_than_the_limit_is_an_error() {
+        let mut out = Vec::new();
+        let codec = Dictionaries::default().encode(&[b'x'; 10_000], &mut out);
+        assert!(Dictionaries::default().decode(codec, &out, 9_999).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Group commit: one thread makes everything inserted so far durable by one flush and one sync, and then completes all that
+//! waited for it. Whoever arrives meanwhile waits for the next round, which serves all of them at once.
+//!
+//! A failing disk fails the round's waiters and every write after it, until the thread has seen room on the disk and opened
+//! the store again underneath: sled keeps its first error for the life of its handle.
+
+use std::{
+    mem,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on disk: it survives kill -9 and a power cut.
+    Always,
+    /// At once; on disk within this time.
+    Interval(Duration),
+    /// At once; on disk when the engine gets to it, half a second or so.
+    None,
+}
+
+/// Where writers wait, and what the thread is asked for.
+pub struct Committer {
+    durability: Durability,
+    requests: Mutex<Requests>,
+    wake: Condvar,
+    /// Whether `Requests::failure` is set: asked by every write, so kept where no lock is needed.
+    failed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Requests {
+    waiters: Vec<oneshot::Sender<Result<()>>>,
+    failure: Option<String>,
+    stopping: bool,
+}
+
+/// What the thread is to do next.
+pub enum Round {
+    /// Sync, then tell these.
+    Sync(Vec<oneshot::Sender<Result<()>>>),
+    /// Bring the store back.
+    Recover,
+    /// End, after a last sync.
+    Stop,
+}
+
+impl Committer {
+    /// Nobody waits yet.
+    pub fn new(durability: Durability) -> Self {
+        Self { durability, requests: Mutex::default(), wake: Condvar::new(), failed: AtomicBool::new(false) }
+    }
+
+    /// Returns when everything inserted before the call is as durable as the options promise.
+    pub async fn acknowledge(&self) -> Result<()> {
+        match self.durability {
+            Durability::Always => self.durable().await,
+            Durability::Interval(_) | Durability::None => Ok(()),
+        }
+    }
+
+    /// Returns when everything inserted before the call survives a power cut.
+    pub async fn durable(&self) -> Result<()> {
+        self.enqueue()?.await.unwrap_or(Err(Error::Draining))
+    }
+
+    /// As `durable`, for threads that may wait.
+    pub fn durable_blocking(&self) -> Result<()> {
+        self.enqueue()?.blocking_recv().unwrap_or(Err(Error::Draining))
+    }
+
+    fn enqueue(&self) -> Result<oneshot::Receiver<Result<()>>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut requests = self.lock();
+        if requests.stopping {
+            return Err(Error::Draining);
+        }
+        if let Some(reason) = &requests.failure {
+            return Err(Error::StorageFull(reason.clone()));
+        }
+        requests.waiters.push(sender);
+        if requests.waiters.len() == 1 {
+            self.wake.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    /// Why writes are refused, if they are.
+    pub fn failure(&self) -> Option<String> {
+        if self.failed.load(Ordering::Acquire) { self.lock().failure.clone() } else { None }
+    }
+
+    /// Refuses writes from now on, fails those that wait, and has the thread bring the store back.
+    pub fn fail(&self, reason: &str) {
+        let mut requests = self.lock();
+        requests.failure.get_or_insert_with(|| reason.to_owned());
+        self.failed.store(true, Ordering::Release);
+        for waiter in mem::take(&mut requests.waiters) {
+            // A waiter that has gone away wants no answer.
+            let _ = waiter.send(Err(Error::StorageFull(reason.to_owned())));
+        }
+        self.wake.notify_one();
+    }
+
+    /// Takes writes again.
+    pub fn recover(&self) {
+        let mut requests = self.lock();
+        requests.failure = None;
+        self.failed.store(false, Ordering::Release);
+    }
+
+    /// Ends the thread after one more sync; later requests are refused.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+        self.wake.notify_all();
+    }
+
+    /// Waits for work. Rounds of `Durability::Interval` come by themselves.
+    pub fn next_round(&self) -> Round {
+        let mut requests = self.lock();
+        let due = match self.durability {
+            Durability::Interval(every) => Some(Instant::now() + every),
+            Durability::Always | Durability::None => None,
+        };
+        loop {
+            if requests.stopping {
+                return Round::Stop;
+            }
+            if requests.failure.is_some() {
+                return Round::Recover;
+            }
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            if !requests.waiters.is_empty() || left == Some(Duration::ZERO) {
+                return Round::Sync(mem::take(&mut requests.waiters));
+            }
+            requests = self.wait(requests, left);
+        }
+    }
+
+    /// Waits out `pause`; false where the thread is to stop instead.
+    pub fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut requests = self.lock();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if requests.stopping || left.is_zero() {
+                return !requests.stopping;
+            }
+            requests = self.wait(requests, Some(left));
+        }
+    }
+
+    fn wait<'a>(
+        &self,
+        requests: MutexGuard<'a, Requests>,
+        left: Option<Duration>,
+    ) -> MutexGuard<'a, Requests> {
+        match left {
+            Some(left) => self.wake.wait_timeout(requests, left).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.wake.wait(requests).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        // Every change of the requests is whole before anything in it can panic.
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,257 @@
+//! The few calls that touch sled. Another engine would replace this file and nothing else.
+//!
+//! What sled 0.34 does not do, and this module does: `flush` asks Linux to start writing (`sync_file_range`) and does not wait
+//! for the disk, so `sync` calls `fdatasync` on the log after it; a page above a quarter of a segment goes to a file that is
+//! never synced at all, so segments are 2 MiB and no item is longer than `ITEM_BYTES_MAX`; opening can panic on damaged
+//! bytes, which `open` turns into an error; and the lock on the log is let go late, so `open` waits for it.
+
+use std::{
+    fs::{self, File},
+    io,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::error::{Error, Result};
+
+/// Bytes as the engine hands them out: shared, cheap to clone.
+pub use sled::IVec as Slice;
+
+/// Longest key and value together. A leaf of sled holds up to 16 items, and must stay below a quarter of a segment.
+pub const ITEM_BYTES_MAX: usize = 16 * 1024;
+/// sled's default of 512 KiB breaks at values of 8 KB; 8 MiB doubles the disk of a small store.
+const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+/// How often sled writes what nobody waits for. Without it, it reclaims no space either.
+const FLUSH_EVERY_MS: u64 = 500;
+/// How long an open waits for the lock of a store that was closed a moment ago.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// An open sled database, and the file it logs to.
+pub struct Engine {
+    db: sled::Db,
+    log: File,
+    path: PathBuf,
+}
+
+impl Engine {
+    /// Opens the directory, creating it where it is missing.
+    ///
+    /// # Errors
+    /// `StorageDamaged` where sled finds damage or panics on it, `StorageInUse` where another process holds it, else
+    /// `StorageFull` or `Io`.
+    pub fn open(path: &Path, cache_bytes: u64) -> Result<Self> {
+        let existed = path.exists();
+        let db = open_patiently(path, cache_bytes)?;
+        let log_path = path.join("db");
+        let log = File::open(&log_path)
+            .map_err(|e| Error::io(format_args!("opening {}", log_path.display()), &e))?;
+        let engine = Self { db, log, path: path.to_owned() };
+        engine.sync()?;
+        if !existed {
+            // The log's name, and the directory's, must outlive a power cut as its bytes do.
+            sync_directory(path)?;
+            sync_directory(&parent(path))?;
+        }
+        Ok(engine)
+    }
+
+    /// Opens or creates a tree.
+    pub fn tree(&self, name: &str) -> Result<Tree> {
+        self.db.open_tree(name).map(Tree).map_err(translate)
+    }
+
+    /// The names of all trees that begin so, without that beginning.
+    pub fn tree_names(&self, prefix: &str) -> Vec<String> {
+        let names = self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok());
+        names.filter_map(|name| name.strip_prefix(prefix).map(str::to_owned)).collect()
+    }
+
+    /// Makes everything written so far durable: on return it survives a power cut.
+    pub fn sync(&self) -> Result<()> {
+        self.db.flush().map_err(translate)?;
+        self.log.sync_data().map_err(|e| Error::StorageFull(format!("syncing {}: {e}", self.path.display())))
+    }
+
+    /// Bytes of all files of the store.
+    pub fn disk_bytes(&self) -> u64 {
+        disk_bytes(&self.path)
+    }
+}
+
+/// One ordered map of bytes to bytes.
+#[derive(Clone)]
+pub struct Tree(sled::Tree);
+
+impl Tree {
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
+        self.0.get(key).map_err(translate)
+    }
+
+    /// Sets a key. Visible at once, durable by the next `Engine::sync`.
+    pub fn insert(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        assert!(key.len() + value.len() <= ITEM_BYTES_MAX, "item of {} bytes", key.len() + value.len());
+        self.0.insert(key, value).map(drop).map_err(translate)
+    }
+
+    /// Removes a key.
+    pub fn remove(&self, key: &[u8]) -> Result<()> {
+        self.0.remove(key).map(drop).map_err(translate)
+    }
+
+    /// Sets many keys, all or none of which survive a crash.
+    pub fn insert_all<'a>(&self, items: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<()> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in items {
+            assert!(key.len() + value.len() <= ITEM_BYTES_MAX, "item of {} bytes", key.len() + value.len());
+            batch.insert(key, value);
+        }
+        self.0.apply_batch(batch).map_err(translate)
+    }
+
+    /// The items from `from` up to, not including, `to`; in order, from both ends.
+    pub fn range(&self, from: &[u8], to: Option<&[u8]>) -> Items {
+        Items(Some(match to {
+            Some(to) => self.0.range(from..to),
+            None => self.0.range(from..),
+        }))
+    }
+
+    /// Every change from now on, in order per key. Holds at most 1024 unread, then blocks writers: read it without waiting.
+    pub fn subscribe(&self) -> Feed {
+        Feed(self.0.watch_prefix([]))
+    }
+}
+
+/// Items of a tree, in order. An error is the last item: sled would repeat it for ever.
+pub struct Items(Option<sled::Iter>);
+
+impl Items {
+    fn step(&mut self, item: Option<sled::Result<(Slice, Slice)>>) -> Option<Result<(Slice, Slice)>> {
+        let item = item?.map_err(translate);
+        if item.is_err() {
+            self.0 = None;
+        }
+        Some(item)
+    }
+}
+
+impl Iterator for Items {
+    type Item = Result<(Slice, Slice)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.0.as_mut()?.next();
+        self.step(item)
+    }
+}
+
+impl DoubleEndedIterator for Items {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let item = self.0.as_mut()?.next_back();
+        self.step(item)
+    }
+}
+
+/// The change feed of one tree. Ends when its engine is closed.
+pub struct Feed(sled::Subscriber);
+
+impl Feed {
+    /// The next insert as (key, value), waiting for it. Removals are passed over. `None` at the end.
+    pub fn next_insert(&mut self) -> Option<(Slice, Slice)> {
+        self.0.find_map(as_insert)
+    }
+
+    /// The next insert that is there already, without waiting.
+    pub fn ready_insert(&mut self) -> Option<(Slice, Slice)> {
+        while let Ok(event) = self.0.next_timeout(Duration::ZERO) {
+            if let Some(insert) = as_insert(event) {
+                return Some(insert);
+            }
+        }
+        None
+    }
+}
+
+fn as_insert(event: sled::Event) -> Option<(Slice, Slice)> {
+    match event {
+        sled::Event::Insert { key, value } => Some((key, value)),
+        sled::Event::Remove { .. } => None,
+    }
+}
+
+/// Bytes of the files below `path`, blobs included.
+pub fn disk_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok()?;
+            Some(if metadata.is_dir() { disk_bytes(&entry.path()) } else { metadata.len() })
+        })
+        .sum()
+}
+
+/// Makes a directory's entries durable.
+pub fn sync_directory(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|e| Error::io(format_args!("syncing {}", path.display()), &e))
+}
+
+/// The directory that holds `path`.
+pub fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn open_patiently(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match open_caught(path, cache_bytes) {
+            Err(sled::Error::Io(e)) if is_lock_refusal(&e) => {
+                if Instant::now() >= deadline {
+                    return Err(Error::StorageInUse(path.to_owned()));
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(sled::Error::Io(e)) if e.kind() == io::ErrorKind::StorageFull => {
+                return Err(Error::StorageFull(format!("opening {}: {e}", path.display())));
+            }
+            Err(sled::Error::Io(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::io(format_args!("opening {}", path.display()), &e));
+            }
+            Err(e) => return Err(Error::StorageDamaged(format!("{} does not open: {e}", path.display()))),
+            Ok(db) => return Ok(db),
+        }
+    }
+}
+
+fn open_caught(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
+    let config = sled::Config::new()
+        .path(path)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(cache_bytes)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    panic::catch_unwind(AssertUnwindSafe(|| config.open())).unwrap_or_else(|panicked| {
+        let said = panicked.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panicked.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}")))
+    })
+}
+
+fn is_lock_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+/// sled's input and output errors stay for the life of its handle, whatever caused the first: all mean that writes are over
+/// until the store is opened again.
+fn translate(error: sled::Error) -> Error {
+    match error {
+        sled::Error::Io(e) => Error::StorageFull(e.to_string()),
+        sled::Error::Corruption { .. } => Error::Corrupt(error.to_string()),
+        other => Error::Io(format!("storage: {other}")),
+    }
+}

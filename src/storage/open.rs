@@ -1,0 +1,208 @@
+//! Opening a directory: who may, whether it is ours, what it says of the node; and the few things kept beside the tables.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+use super::{
+    META, Options,
+    codec::{Dictionaries, Dictionary},
+    engine::{self, Engine, Tree},
+};
+use crate::{
+    core::{clock::NodeId, name::TableName},
+    error::{Error, Result},
+};
+
+/// The format of everything in the directory. A newer one is refused; this version knows one.
+const FORMAT: u32 = 1;
+const FORMAT_KEY: &[u8] = b"format";
+const NODE_KEY: &[u8] = b"node";
+const CLOCK_KEY: &[u8] = b"clock";
+const LOCK_FILE: &str = "dynarust.lock";
+/// How long to wait for a process that is about to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// What must fit the disk before a store that ran out of space is opened again: opening writes a segment or two.
+const PROBE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a directory says of its node.
+pub struct Identity {
+    /// The node's id.
+    pub node: NodeId,
+    /// No timestamp at or above it was handed out. 0 at the first start.
+    pub clock_bound: u64,
+    /// Where the damaged directory went that this one replaces.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// Locks and opens the directory.
+pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
+    let lock = lock(&options.data)?;
+    let (engine, lock, set_aside) = match open_sound(options) {
+        Ok(engine) => (engine, lock, None),
+        Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
+            let aside = set_aside(&options.data, options)?;
+            warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
+            drop(lock);
+            let lock = self::lock(&options.data)?;
+            (open_sound(options)?, lock, Some(aside))
+        }
+        Err(Error::StorageDamaged(why)) => {
+            return Err(Error::StorageDamaged(format!(
+                "{why}. Nothing was changed. Restore a backup over {data}, or start with --set-aside-damaged: that \
+                 moves the directory to {data}.damaged-<time>, and the node starts empty",
+                data = options.data.display()
+            )));
+        }
+        Err(error) => return Err(error),
+    };
+    let mut identity = identity(&engine)?;
+    identity.set_aside = set_aside;
+    Ok((engine, lock, identity))
+}
+
+/// Holds the directory against other processes, creating it where it is missing.
+pub fn lock(data: &Path) -> Result<File> {
+    let unusable = |doing: &str, error: &io::Error| {
+        Error::StorageUnusable(format!(
+            "cannot {doing} the storage directory {}: {error}; choose another with --data, or set its permissions",
+            data.display()
+        ))
+    };
+    if data.exists() && !data.is_dir() {
+        return Err(Error::StorageUnusable(format!(
+            "{} is a file, not a storage directory; choose another path with --data",
+            data.display()
+        )));
+    }
+    if !data.exists() {
+        let before = before_compaction(data);
+        if before.exists() {
+            warn!(from = %before.display(), "a compaction was cut short: taking back the store as it was before");
+            fs::rename(&before, data).map_err(|e| unusable("take back", &e))?;
+        }
+    }
+    fs::create_dir_all(data).map_err(|e| unusable("create", &e))?;
+    let mut create = OpenOptions::new();
+    let file = create.create(true).truncate(false).write(true).open(data.join(LOCK_FILE));
+    let file = file.map_err(|e| unusable("write in", &e))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20))
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::StorageInUse(data.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(unusable("lock", &e)),
+        }
+    }
+}
+
+/// Where the old store waits while a compaction puts the new one in its place.
+pub fn before_compaction(data: &Path) -> PathBuf {
+    beside(data, "before-compact")
+}
+
+/// A path next to `data`, of the same name and an ending.
+pub fn beside(data: &Path, ending: &str) -> PathBuf {
+    let mut name = data.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    data.with_file_name(name)
+}
+
+fn open_sound(options: &Options) -> Result<Engine> {
+    let engine = Engine::open(&options.data, options.cache_bytes)?;
+    let meta = engine.tree(META)?;
+    match meta.get(FORMAT_KEY)? {
+        None => meta.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?,
+        Some(bytes) => match bytes.as_ref().try_into().map(u32::from_be_bytes) {
+            Ok(FORMAT) => {}
+            Ok(format) => {
+                return Err(Error::StorageUnusable(format!(
+                    "{} has storage format {format}, this version knows {FORMAT}: run the version that wrote it",
+                    options.data.display()
+                )));
+            }
+            Err(_) => return Err(Error::StorageDamaged("the storage's format number is none".into())),
+        },
+    }
+    Ok(engine)
+}
+
+fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
+    let aside = beside(data, &format!("damaged-{}", (options.now_ms)() / 1000));
+    fs::rename(data, &aside).map_err(|e| Error::io(format_args!("moving {} aside", data.display()), &e))?;
+    engine::sync_directory(&engine::parent(data))?;
+    Ok(aside)
+}
+
+fn identity(engine: &Engine) -> Result<Identity> {
+    let meta = engine.tree(META)?;
+    let read = |key: &[u8]| -> Result<Option<u64>> {
+        let Some(bytes) = meta.get(key)? else { return Ok(None) };
+        let number = bytes.as_ref().try_into().map(u64::from_be_bytes);
+        number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity is not readable".into()))
+    };
+    let node = match read(NODE_KEY)? {
+        Some(node) => node,
+        None => {
+            let node =
+                getrandom::u64().map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))?;
+            meta.insert(NODE_KEY, &node.to_be_bytes())?;
+            engine.sync()?;
+            node
+        }
+    };
+    Ok(Identity { node: NodeId(node), clock_bound: read(CLOCK_KEY)?.unwrap_or(0), set_aside: None })
+}
+
+/// Sets the clock's bound.
+pub fn write_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
+    meta.insert(CLOCK_KEY, &bound.to_be_bytes())
+}
+
+/// The dictionaries of a table, in order of their numbers.
+pub fn read_dictionaries(meta: &Tree, table: &TableName) -> Result<Dictionaries> {
+    let mut dictionaries = Dictionaries::default();
+    while let Some(bytes) = meta.get(&dictionary_key(table, dictionaries.len()))? {
+        let sound =
+            bytes.split_at_checked(8).filter(|(check, bytes)| *check == &blake3::hash(bytes).as_bytes()[..8]);
+        let Some((_, dictionary)) = sound else {
+            return Err(Error::StorageDamaged(format!("a dictionary of table {table} is damaged")));
+        };
+        dictionaries.push(Dictionary::new(dictionary));
+    }
+    Ok(dictionaries)
+}
+
+/// Keeps a dictionary of a table, eight bytes of its hash before it.
+pub fn write_dictionary(meta: &Tree, table: &TableName, number: usize, bytes: &[u8]) -> Result<()> {
+    let kept = [&blake3::hash(bytes).as_bytes()[..8], bytes].concat();
+    meta.insert(&dictionary_key(table, number), &kept)
+}
+
+fn dictionary_key(table: &TableName, number: usize) -> Vec<u8> {
+    format!("dictionary/{table}/{number:03}").into_bytes()
+}
+
+/// Whether the disk takes data: writes a little, and removes it.
+pub fn probe(data: &Path) -> io::Result<()> {
+    let path = data.join("dynarust.probe");
+    let result = File::create(&path).and_then(|mut file| {
+        let block = [0x5a; 64 * 1024];
+        for _ in 0..PROBE_BYTES / block.len() {
+            file.write_all(&block)?;
+        }
+        file.sync_all()
+    });
+    fs::remove_file(&path)?;
+    result
+}

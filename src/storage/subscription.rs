@@ -1,0 +1,271 @@
+//! One subscription: what was missed, or a snapshot, and then changes as they come. A stream to be polled; it does nothing by
+//! itself, so a reader that is not there costs its bounded queue and no more.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::Stream;
+use tokio::task::JoinHandle;
+use tracing::error;
+
+use super::{
+    Store,
+    scan::{Page, Range, Row},
+    watch::{Change, Cursor, Effect, Gone, Hub, Joined, Subscriber, Topic, Waiting},
+};
+use crate::{
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+    },
+    error::Result,
+};
+
+/// Rows that a snapshot reads at a time.
+const SNAPSHOT_ROWS: usize = 256;
+/// How long a change can be on its way from the engine to the queue. A snapshot's row that is no older may come again as a
+/// change, and is passed over then.
+const PUMP_DELAY_MAX_MS: u64 = 10_000;
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the next change.
+    Now,
+    /// With the present values, then `Notice::Sync`, then changes.
+    Snapshot,
+    /// With what came after the cursor; where the ring no longer has that, with `Notice::Resync` and a snapshot.
+    After(Cursor),
+    /// With `Notice::Resync` and a snapshot: the client has a cursor that is not one of ours.
+    Resync,
+}
+
+/// What a subscriber is told.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A change, or a value of a snapshot.
+    Change(Arc<Change>),
+    /// The snapshot is complete; changes after this cursor follow.
+    Sync(Cursor),
+    /// Something was missed: forget all and take the snapshot that follows, which `Sync` ends.
+    Resync(Cursor),
+    /// The node is stopping; nothing follows.
+    Shutdown,
+}
+
+/// A running subscription; dropping it ends it. A stream without errors that ends after `Notice::Shutdown`.
+pub struct Subscription {
+    store: Store,
+    hub: Arc<Hub>,
+    id: u64,
+    subscriber: Arc<Subscriber>,
+    topics: Arc<[Topic]>,
+    phase: Phase,
+    /// Versions that the snapshot gave and that may still come as changes.
+    given: HashMap<(TableName, Key), Timestamp>,
+    /// The timestamp, in Unix milliseconds, from which on a change cannot be one of those.
+    given_until_ms: u64,
+}
+
+enum Phase {
+    Replay(VecDeque<Arc<Change>>),
+    Resync(Cursor),
+    Snapshot(Box<Snapshot>),
+    Live,
+    Ended,
+}
+
+struct Snapshot {
+    cursor: Cursor,
+    topic: usize,
+    after: Option<Key>,
+    rows: VecDeque<Row>,
+    reading: Option<JoinHandle<Result<Page<Row>>>>,
+}
+
+impl Snapshot {
+    fn new(cursor: Cursor) -> Box<Self> {
+        Box::new(Self { cursor, topic: 0, after: None, rows: VecDeque::new(), reading: None })
+    }
+}
+
+impl Subscription {
+    /// Follows `topics` of a store.
+    pub(super) fn begin(store: Store, hub: Arc<Hub>, topics: Vec<Topic>, start: Start) -> Result<Self> {
+        let after = match start {
+            Start::After(cursor) => Some(cursor),
+            Start::Now | Start::Snapshot | Start::Resync => None,
+        };
+        let (id, subscriber, cursor, joined) = hub.join(&topics, after)?;
+        let phase = match (start, joined) {
+            (Start::Now, _) => Phase::Live,
+            (Start::Snapshot, _) => Phase::Snapshot(Snapshot::new(cursor)),
+            (Start::Resync, _) | (Start::After(_), Joined::Missed) => Phase::Resync(cursor),
+            (Start::After(_), Joined::Replay(missed)) => Phase::Replay(missed),
+        };
+        Ok(Self {
+            store,
+            hub,
+            id,
+            subscriber,
+            topics: topics.into(),
+            phase,
+            given: HashMap::new(),
+            given_until_ms: 0,
+        })
+    }
+
+    /// The next value of the snapshot, or `Sync` at its end.
+    fn poll_snapshot(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        let Phase::Snapshot(snapshot) = &mut self.phase else { return Poll::Ready(None) };
+        loop {
+            if let Some(row) = snapshot.rows.pop_front() {
+                let table = self.topics[snapshot.topic].table();
+                snapshot.after = Some(row.key.clone());
+                let settled_ms = row.entry.timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
+                if settled_ms >= self.store.now_ms() {
+                    self.given.insert((table.clone(), row.key.clone()), row.entry.timestamp);
+                    self.given_until_ms = self.given_until_ms.max(settled_ms);
+                }
+                return Poll::Ready(Some(Notice::Change(as_change(table, row))));
+            }
+            let Some(reading) = &mut snapshot.reading else {
+                let Some(topic) = self.topics.get(snapshot.topic) else {
+                    let cursor = snapshot.cursor;
+                    self.phase = Phase::Live;
+                    return Poll::Ready(Some(Notice::Sync(cursor)));
+                };
+                let (store, topic, after) = (self.store.clone(), topic.clone(), snapshot.after.clone());
+                snapshot.reading =
+                    Some(tokio::task::spawn_blocking(move || read_page(&store, &topic, after)));
+                continue;
+            };
+            let page = ready!(Pin::new(reading).poll(context));
+            snapshot.reading = None;
+            match page {
+                Ok(Ok(page)) => {
+                    snapshot.rows = page.rows.into();
+                    if !page.more && snapshot.rows.is_empty() {
+                        snapshot.topic += 1;
+                        snapshot.after = None;
+                    }
+                }
+                Ok(Err(error)) => {
+                    error!(%error, "a snapshot ended early: the subscriber is let go, and will come back");
+                    return Poll::Ready(None);
+                }
+                Err(error) => {
+                    error!(%error, "a snapshot's reader failed");
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    fn poll_live(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        loop {
+            let waiting = self.subscriber.queue().take(context.waker());
+            match waiting {
+                Waiting::Nothing => return Poll::Pending,
+                Waiting::Change(change) => {
+                    if !self.given_already(&change) {
+                        return Poll::Ready(Some(Notice::Change(change)));
+                    }
+                }
+                Waiting::Lagged => {
+                    let cursor = self.hub.restart(&self.subscriber);
+                    self.phase = Phase::Snapshot(Snapshot::new(cursor));
+                    return Poll::Ready(Some(Notice::Resync(cursor)));
+                }
+                Waiting::Ended => {
+                    self.phase = Phase::Ended;
+                    return Poll::Ready(Some(Notice::Shutdown));
+                }
+            }
+        }
+    }
+
+    fn given_already(&mut self, change: &Change) -> bool {
+        if self.given.is_empty() {
+            return false;
+        }
+        if change.timestamp.unix_ms() > self.given_until_ms {
+            self.given = HashMap::new();
+            return false;
+        }
+        let expired = change.effect == Effect::Deleted(Gone::Expired);
+        let given = self.given.get(&(change.table.clone(), change.key.clone()));
+        !expired && given.is_some_and(|timestamp| *timestamp >= change.timestamp)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Notice;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        let this = &mut *self;
+        if let Phase::Replay(_) | Phase::Snapshot(_) | Phase::Resync(_) = this.phase
+            && this.subscriber.queue().ended(context.waker())
+        {
+            this.phase = Phase::Ended;
+            return Poll::Ready(Some(Notice::Shutdown));
+        }
+        match &mut this.phase {
+            Phase::Ended => Poll::Ready(None),
+            Phase::Live => this.poll_live(context),
+            Phase::Replay(missed) => match missed.pop_front() {
+                Some(change) => Poll::Ready(Some(Notice::Change(change))),
+                None => {
+                    this.phase = Phase::Live;
+                    this.poll_live(context)
+                }
+            },
+            Phase::Resync(cursor) => {
+                let cursor = *cursor;
+                this.phase = Phase::Snapshot(Snapshot::new(cursor));
+                Poll::Ready(Some(Notice::Resync(cursor)))
+            }
+            Phase::Snapshot(_) => this.poll_snapshot(context),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.leave(self.id, &self.topics);
+    }
+}
+
+impl Topic {
+    fn table(&self) -> &TableName {
+        match self {
+            Self::Key(table, _) | Self::Prefix(table, _) => table,
+        }
+    }
+}
+
+fn as_change(table: &TableName, row: Row) -> Arc<Change> {
+    let Row { key, entry } = row;
+    let effect = Effect::Updated { value: entry.value, expires_at_ms: entry.expires_at_ms };
+    Arc::new(Change::new(None, table.clone(), key, entry.timestamp, effect))
+}
+
+/// The next rows of a topic, after a key.
+fn read_page(store: &Store, topic: &Topic, after: Option<Key>) -> Result<Page<Row>> {
+    match topic {
+        Topic::Key(..) if after.is_some() => Ok(Page { rows: Vec::new(), more: false }),
+        Topic::Key(table, key) => {
+            let entry = store.get(table, key)?;
+            let rows = entry.into_iter().map(|entry| Row { key: key.clone(), entry }).collect();
+            Ok(Page { rows, more: false })
+        }
+        Topic::Prefix(table, prefix) => {
+            let range = Range { prefix: prefix.clone(), after, ..Range::default() };
+            store.rows(table, &range, SNAPSHOT_ROWS)
+        }
+    }
+}
