@@ -89,9 +89,6 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
     match node.readiness() {
         Readiness::Ready => (StatusCode::OK, json!({ "phase": "ready" })),
         Readiness::ReadOnly(why) => unready(json!({ "phase": "read-only", "detail": why })),
-        Readiness::Starting { phase, done, total } => {
-            unready(json!({ "phase": phase, "done": done, "total": total }))
-        }
         Readiness::Draining => unready(json!({ "phase": "draining" })),
     }
 }
