@@ -1,1 +1,44 @@
-fn main() {}
+//! Arguments, then a configuration, then a node, then its server, until a signal. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use dynarust::{
+    Error, Result,
+    cli::{self, Arguments, Exit, banner, listener, logging, open_files, signals},
+    config::Config,
+    http,
+    node::Node,
+};
+use tracing::{info, warn};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Some(command) => command.run(),
+        None => arguments.flags.config().and_then(|config| serve(&config)),
+    };
+    cli::conclude(outcome)
+}
+
+fn serve(config: &Config) -> Result<Exit> {
+    let Some(listen) = &config.listen else { return Ok(cli::explain_usage()) };
+    logging::start(config)?;
+    open_files::raise(config.max_connections);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
+    runtime.block_on(async {
+        let shutdown = signals::shutdown()?;
+        let listener = listener::bind(listen).await?;
+        let local = listener.local_addr().map_err(|error| Error::io("cannot tell the port", &error))?;
+        let node = Node::start(config.node_options(listener::advertised(config, local))).await?;
+        if !config.join.is_empty() {
+            warn!(join = config.join.len(), "{}", banner::ALONE);
+        }
+        info!(address = %local, data = %config.data.display(), "serving");
+        banner::print(config, local)?;
+        let served = http::serve(node.clone(), listener, config.http_options(), shutdown).await;
+        served.and(node.close().await)
+    })?;
+    Ok(Exit::Success)
+}

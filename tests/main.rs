@@ -1,1 +1,11 @@
-//! skeleton
+//! The real binary over real sockets: each test starts a node on port 0 in a directory of its own, or takes a table of its own
+//! on a node that tests share, and speaks to it as any client would.
+
+mod abuse;
+mod ancestor;
+mod contract;
+mod harness;
+mod process;
+mod readme;
+mod tidy;
+mod watch;

@@ -87,7 +87,10 @@ fn health(_: &Node) -> (StatusCode, Value) {
 /// `GET /readyz`: whether clients should be sent here.
 fn readiness(node: &Node) -> (StatusCode, Value) {
     match node.readiness() {
-        Readiness::Ready => (StatusCode::OK, json!({ "phase": "ready" })),
+        Readiness::Ready => match node.set_aside() {
+            None => (StatusCode::OK, json!({ "phase": "ready" })),
+            Some(path) => (StatusCode::OK, json!({ "phase": "ready", "set_aside": path })),
+        },
         Readiness::ReadOnly(why) => unready(json!({ "phase": "read-only", "detail": why })),
         Readiness::Draining => unready(json!({ "phase": "draining" })),
     }

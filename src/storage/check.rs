@@ -1,6 +1,6 @@
 //! Reads every record of a store that no node has open, and says what it found.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use super::{
     META, ROWS, WallClock,
@@ -49,11 +49,9 @@ impl Report {
 /// # Errors
 /// `StorageInUse`, `StorageUnusable`, `StorageDamaged` where it does not open at all.
 pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Report> {
-    if !data.is_dir() {
-        return Err(Error::StorageUnusable(format!("there is no storage directory {}", data.display())));
-    }
-    let _lock = open::lock(data)?;
+    let _lock = lock_existing(data)?;
     let engine = Engine::open(data, CACHE_BYTES)?;
+    open::check_format(data, &engine.tree(META)?)?;
     let mut report = Report { disk_bytes: engine.disk_bytes(), ..Report::default() };
     let mut records = 0;
     for name in engine.tree_names(ROWS) {
@@ -75,6 +73,14 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
     }
     report.tables.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(report)
+}
+
+/// Locks a directory that must be there: a wrong path is not to become an empty store.
+pub(super) fn lock_existing(data: &Path) -> Result<File> {
+    if !data.is_dir() && !open::before_compaction(data).is_dir() {
+        return Err(Error::StorageUnusable(format!("there is no storage directory {}", data.display())));
+    }
+    open::lock(data)
 }
 
 /// A table of a store that serves nobody: no thread commits, sweeps or watches.

@@ -25,6 +25,8 @@ const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
 const NODE_KEY: &[u8] = b"node";
 const CLOCK_KEY: &[u8] = b"clock";
+/// What the names of all dictionaries begin with.
+pub const DICTIONARY_PREFIX: &str = "dictionary/";
 const LOCK_FILE: &str = "dynarust.lock";
 /// How long to wait for a process that is about to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -120,21 +122,21 @@ pub fn beside(data: &Path, ending: &str) -> PathBuf {
 
 fn open_sound(options: &Options) -> Result<Engine> {
     let engine = Engine::open(&options.data, options.cache_bytes)?;
-    let meta = engine.tree(META)?;
-    match meta.get(FORMAT_KEY)? {
-        None => meta.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?,
-        Some(bytes) => match bytes.as_ref().try_into().map(u32::from_be_bytes) {
-            Ok(FORMAT) => {}
-            Ok(format) => {
-                return Err(Error::StorageUnusable(format!(
-                    "{} has storage format {format}, this version knows {FORMAT}: run the version that wrote it",
-                    options.data.display()
-                )));
-            }
-            Err(_) => return Err(Error::StorageDamaged("the storage's format number is none".into())),
-        },
-    }
+    check_format(&options.data, &engine.tree(META)?)?;
     Ok(engine)
+}
+
+/// Refuses a store of another format; one that has none is new, and gets ours.
+pub fn check_format(data: &Path, meta: &Tree) -> Result<()> {
+    let Some(bytes) = meta.get(FORMAT_KEY)? else { return meta.insert(FORMAT_KEY, &FORMAT.to_be_bytes()) };
+    match bytes.as_ref().try_into().map(u32::from_be_bytes) {
+        Ok(FORMAT) => Ok(()),
+        Ok(format) => Err(Error::StorageUnusable(format!(
+            "{} has storage format {format}, this version knows {FORMAT}: run the version that wrote it",
+            data.display()
+        ))),
+        Err(_) => Err(Error::StorageDamaged("the storage's format number is none".into())),
+    }
 }
 
 fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
@@ -190,7 +192,7 @@ pub fn write_dictionary(meta: &Tree, table: &TableName, number: usize, bytes: &[
 }
 
 fn dictionary_key(table: &TableName, number: usize) -> Vec<u8> {
-    format!("dictionary/{table}/{number:03}").into_bytes()
+    format!("{DICTIONARY_PREFIX}{table}/{number:03}").into_bytes()
 }
 
 /// Whether the disk takes data: writes a little, and removes it.

@@ -1,0 +1,66 @@
+//! `DynaRust check`: reads every record of a stopped node's database and says what it found.
+
+use serde_json::json;
+
+use super::{Exit, output, progress::Progress};
+use crate::{
+    error::Result,
+    node,
+    storage::check::{Report, TableReport, check},
+};
+
+/// Where the database is, and how to print what was found.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    data: super::flags::DataFlags,
+}
+
+/// Checks. `Exit::Failure` where anything is damaged.
+///
+/// # Errors
+/// As `storage::check::check`.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let progress = Progress::start("records read");
+    let report = check(&arguments.data.directory()?, &node::wall_clock(), |records| progress.set(records))?;
+    progress.finish();
+    output::print(&if arguments.json { render_json(&report) } else { render_text(&report) })?;
+    Ok(if report.is_sound() { Exit::Success } else { Exit::Failure })
+}
+
+fn render_text(report: &Report) -> String {
+    let line = |table: &TableReport| {
+        let TableReport { name, rows, damaged } = table;
+        let mut text = format!(
+            "{name}: {} keys, {} tombstones, {} damaged\n",
+            rows.live,
+            rows.tombstones,
+            damaged.len()
+        );
+        damaged.iter().for_each(|what| text += &format!("  {what}\n"));
+        text
+    };
+    let tables: String = report.tables.iter().map(line).collect();
+    let verdict = if report.is_sound() {
+        "every record is sound"
+    } else {
+        "damage was found: restore the keys named above, or the whole directory, from a backup"
+    };
+    format!("{tables}{} bytes on disk; {verdict}\n", report.disk_bytes)
+}
+
+fn render_json(report: &Report) -> String {
+    let table = |table: &TableReport| {
+        json!({
+            "name": table.name.as_str(),
+            "keys": table.rows.live,
+            "tombstones": table.rows.tombstones,
+            "damaged": table.damaged,
+        })
+    };
+    let tables: Vec<_> = report.tables.iter().map(table).collect();
+    format!("{}\n", json!({ "sound": report.is_sound(), "disk_bytes": report.disk_bytes, "tables": tables }))
+}

@@ -1,0 +1,89 @@
+//! `DynaRust config`: what a node started with the same arguments, here and now, would run with. Prints only what is
+//! valid; what is not is the same error that the node would end with.
+
+use serde_json::json;
+
+use super::{Exit, flags::Flags, output};
+use crate::{
+    config::{Config, Setting},
+    error::Result,
+};
+
+/// The node's own arguments, and how to print them.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Prints every setting, its value and who gave it.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let settings = arguments.flags.settings()?;
+    Config::new(&settings)?;
+    output::print(&if arguments.json { to_json(&settings) } else { to_text(&settings) })?;
+    Ok(Exit::Success)
+}
+
+fn to_text(settings: &[Setting]) -> String {
+    let shown = |setting: &Setting| if setting.text.is_empty() { "-".into() } else { setting.text.clone() };
+    let width = settings.iter().map(|setting| setting.text.chars().count()).max().unwrap_or_default();
+    let rows: Vec<_> = settings
+        .iter()
+        .map(|setting| {
+            (setting.knob.name.as_str(), format!("{:width$}  {}", shown(setting), setting.origin()))
+        })
+        .collect();
+    output::table(&rows)
+}
+
+fn to_json(settings: &[Setting]) -> String {
+    let rows: Vec<_> = settings
+        .iter()
+        .map(|setting| {
+            let knob = setting.knob;
+            json!({
+                "name": knob.name,
+                "value": setting.text,
+                "from": setting.origin(),
+                "flag": knob.flag,
+                "variable": knob.variable,
+                "default": knob.default,
+                "least": knob.limits.map(|(least, _)| least),
+                "most": knob.limits.map(|(_, most)| most),
+                "about": knob.summary,
+            })
+        })
+        .collect();
+    format!("{:#}\n", json!(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{KNOBS, Layers};
+
+    #[test]
+    fn every_knob_has_a_line_with_its_value_and_origin() {
+        let mut layers = Layers::default();
+        layers.flags.insert("cache", "1GiB".into());
+        let text = to_text(&layers.settings());
+        assert_eq!(text.lines().count(), KNOBS.len());
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let lines: Vec<_> = text.lines().map(words).collect();
+        assert!(lines.contains(&words("cache 1GiB --cache")), "{text}");
+        assert!(lines.contains(&words("data storage.db default")), "{text}");
+        assert!(lines.contains(&words("advertise - default")), "{text}");
+    }
+
+    #[test]
+    fn json_is_an_array_of_every_knob() {
+        let rows: serde_json::Value =
+            serde_json::from_str(&to_json(&Layers::default().settings())).expect("JSON");
+        assert_eq!(rows.as_array().map(Vec::len), Some(KNOBS.len()));
+        assert_eq!(rows[2]["name"], "data");
+        assert_eq!(rows[2]["variable"], "DYNARUST_DATA");
+    }
+}

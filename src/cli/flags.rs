@@ -1,0 +1,168 @@
+//! The knobs as flags: clap's arguments, made from the table in `config.rs`. A flag's text is not looked at here, so that
+//! a bad one gets the same answer from the command line as from the environment or a file.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, builder::ValueHint};
+
+use crate::{
+    config::{Config, KNOBS, Knob, Layers, Setting, Texts, kinds::Shape},
+    error::Result,
+};
+
+/// The flags of every knob, and `--config`.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    file: Option<PathBuf>,
+    texts: Texts,
+}
+
+impl Flags {
+    /// What each knob was set to, by these flags and the layers below them.
+    pub fn settings(&self) -> Result<Vec<Setting>> {
+        let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+        Ok(Layers::read(self.texts.clone(), self.file.as_deref(), variable)?.settings())
+    }
+
+    /// The configuration that these flags and the layers below them make.
+    pub fn config(&self) -> Result<Config> {
+        Config::new(&self.settings()?)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        self.file = matches.get_one::<PathBuf>("config").cloned();
+        for knob in KNOBS.iter() {
+            // An unknown name is a knob that this command has no flag for.
+            let Ok(Some(texts)) = matches.try_get_many::<String>(&knob.name) else { continue };
+            let texts: Vec<_> = texts.map(String::as_str).collect();
+            self.texts.insert(&knob.name, texts.join(","));
+        }
+        Ok(())
+    }
+}
+
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        command.args(KNOBS.iter().map(argument)).arg(file_argument())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The flags that say where the database is, for commands on a node that is stopped.
+#[derive(Clone, Debug)]
+pub struct DataFlags(Flags);
+
+impl DataFlags {
+    /// The directory of the database.
+    pub fn directory(&self) -> Result<PathBuf> {
+        Ok(self.0.config()?.data)
+    }
+}
+
+impl FromArgMatches for DataFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        Flags::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for DataFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(KNOBS.iter().filter(|knob| knob.name == "data").map(argument)).arg(file_argument())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn argument(knob: &'static Knob) -> Arg {
+    // A help text is no sentence, as clap's own are none.
+    let help = knob.summary.trim_end_matches('.');
+    let argument = Arg::new(&*knob.name).help(help).long_help(long_help(knob));
+    let argument = match knob.flag.strip_prefix("--") {
+        Some(flag) => argument.long(flag).value_name(knob.placeholder),
+        None => argument.value_name(&*knob.flag),
+    };
+    match knob.shape {
+        Shape::One => argument,
+        Shape::Many => argument.action(ArgAction::Append),
+        Shape::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+    }
+}
+
+/// What the knob is, how to choose it, and which values it has and takes.
+fn long_help(knob: &Knob) -> String {
+    let mut help = knob.summary.clone();
+    if !knob.advice.is_empty() {
+        help.push_str("\n\n");
+        help.push_str(&knob.advice);
+    }
+    let mut facts = Vec::new();
+    if !knob.default.is_empty() {
+        facts.push(format!("default: {}", knob.default));
+    }
+    if let Some((least, most)) = knob.limits {
+        facts.push(format!("from {least} to {most}"));
+    }
+    facts.push(knob.variable.clone());
+    help.push_str(&format!("\n\n[{}]", facts.join("; ")));
+    help
+}
+
+fn file_argument() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_hint(ValueHint::FilePath)
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("TOML file with any of these settings, by their long names")
+        .long_help(
+            "TOML file with any of these settings, by their long names; a flag or a variable goes before it.\n\n\
+             [DYNARUST_CONFIG]",
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(line: &[&str]) -> Flags {
+        let command = Flags::augment_args(Command::new("DynaRust").no_binary_name(true));
+        Flags::from_arg_matches(&command.try_get_matches_from(line).expect("valid")).expect("infallible")
+    }
+
+    #[test]
+    fn the_command_of_the_first_users_still_reads_as_meant() {
+        let flags = flags(&["127.0.0.1:6661", "127.0.0.1:6660", "[::1]:6660"]);
+        assert_eq!(flags.texts["listen"], "127.0.0.1:6661");
+        assert_eq!(flags.texts["join"], "127.0.0.1:6660,[::1]:6660");
+    }
+
+    #[test]
+    fn only_flags_that_were_given_speak() {
+        let flags = flags(&["--cache=1GiB", "--cors-origin", "http://a", "--cors-origin", "http://b"]);
+        let names: Vec<_> = flags.texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        assert_eq!(names, [("cache", "1GiB"), ("cors-origin", "http://a,http://b")]);
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_takes_one() {
+        assert_eq!(flags(&["--set-aside-damaged", "a:1"]).texts["set-aside-damaged"], "true");
+        assert_eq!(flags(&["--set-aside-damaged=false"]).texts["set-aside-damaged"], "false");
+    }
+}

@@ -1,0 +1,136 @@
+//! The command line: `DynaRust <LISTEN> [JOIN]...` runs a node, and a few commands stand beside it. One file per command;
+//! the flags of all of them come from the table of knobs in `config.rs`.
+
+pub mod banner;
+pub mod bench;
+pub mod check;
+pub mod compact;
+pub mod config;
+pub mod flags;
+pub mod listener;
+pub mod logging;
+pub mod open_files;
+pub mod output;
+pub mod progress;
+pub mod signals;
+pub mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::error::{Error, Result};
+
+/// A replicated, real-time key-value store you can curl
+///
+/// Serves the database in the working directory's storage.db: DynaRust 127.0.0.1:6660
+#[derive(Debug, Parser)]
+#[command(name = "DynaRust", version, args_conflicts_with_subcommands = true)]
+#[command(override_usage = "DynaRust [OPTIONS] <LISTEN> [JOIN]...\n       DynaRust <COMMAND>")]
+#[command(
+    after_help = "Every option can also be set in the environment or in a file; `DynaRust config` shows what is set, \
+                        and by whom.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 5 unreachable."
+)]
+pub struct Arguments {
+    /// A command; without one, a node runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How the node runs.
+    #[command(flatten)]
+    pub flags: flags::Flags,
+}
+
+/// A command beside running a node.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows every setting, its value, and who gave it
+    Config(config::Arguments),
+    /// Reads every record of a stopped node's database and reports damage
+    Check(check::Arguments),
+    /// Rebuilds a stopped node's database without the space that deleted rows left
+    Compact(compact::Arguments),
+    /// Asks a running node how it is
+    Status(status::Arguments),
+    /// Loads a running node and reports rates and latencies
+    Bench(Box<bench::Arguments>),
+}
+
+impl Command {
+    /// Runs the command to its end.
+    pub fn run(self) -> Result<Exit> {
+        match self {
+            Self::Config(arguments) => config::run(&arguments),
+            Self::Check(arguments) => check::run(&arguments),
+            Self::Compact(arguments) => compact::run(&arguments),
+            Self::Status(arguments) => status::run(&arguments),
+            Self::Bench(arguments) => bench::run(*arguments).map(|()| Exit::Success),
+        }
+    }
+}
+
+/// How a command ended, for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what it was asked for.
+    Success,
+    /// It did not, or it found what should not be.
+    Failure,
+    /// It was not asked rightly.
+    Usage,
+    /// Nobody answered.
+    Unreachable,
+}
+
+impl Exit {
+    /// The exit code of the process.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 5,
+        }
+    }
+}
+
+/// Ends the process's work: says what went wrong, and gives the exit code.
+pub fn conclude(outcome: Result<Exit>) -> ExitCode {
+    let exit = outcome.unwrap_or_else(|error| {
+        eprintln!("DynaRust: {error}");
+        if !matches!(error, Error::Config(_)) {
+            return Exit::Failure;
+        }
+        eprintln!("\nFor the options and commands, try 'DynaRust --help'.");
+        Exit::Usage
+    });
+    exit.code().into()
+}
+
+/// Says how to call the program, for a call that asks for nothing.
+pub fn explain_usage() -> Exit {
+    eprintln!("{}", Arguments::command().render_help());
+    Exit::Usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_and_a_command_are_told_apart() {
+        let node =
+            Arguments::try_parse_from(["DynaRust", "127.0.0.1:6661", "127.0.0.1:6660"]).expect("a node");
+        assert!(node.command.is_none());
+        let command = Arguments::try_parse_from(["DynaRust", "check", "--data", "d"]).expect("a command");
+        assert!(matches!(command.command, Some(Command::Check(_))));
+        // A command comes first. Behind a flag it is an address, and not a good one.
+        let late = Arguments::try_parse_from(["DynaRust", "--data", "d", "check"]).expect("a node");
+        assert!(late.command.is_none() && late.flags.config().is_err());
+        assert!(Arguments::try_parse_from(["DynaRust", "--no-such-flag", "127.0.0.1:6660"]).is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! The progress of a command whose end is not known beforehand: a count on a terminal's standard error, and nothing elsewhere.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// A running count.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Begins to count `what`.
+    pub fn start(what: &'static str) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {pos} {msg}, {per_sec}");
+        let style = style.expect("the template is a constant that the bar takes");
+        let bar = ProgressBar::no_length().with_style(style).with_message(what);
+        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
+        Self(bar)
+    }
+
+    /// So many by now.
+    pub fn set(&self, count: u64) {
+        self.0.set_position(count);
+    }
+
+    /// Takes the count off the terminal.
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,43 @@
+//! SIGTERM and SIGINT: the first asks the node to stop, the second ends it as it stands. Acknowledged writes are durable
+//! before they are acknowledged, so even then none is lost.
+
+use std::{future::Future, process};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use super::Exit;
+use crate::error::{Error, Result};
+
+/// Listens from now on; what it returns is done at the first signal.
+pub fn shutdown() -> Result<impl Future<Output = ()>> {
+    let mut signals = Signals::listen()?;
+    Ok(async move {
+        let name = signals.next().await;
+        info!(signal = name, "stopping; a second signal ends the process at once");
+        tokio::spawn(async move {
+            let name = signals.next().await;
+            warn!(signal = name, "ended at once");
+            process::exit(Exit::Failure.code().into());
+        });
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Error::io("cannot listen for signals", &error));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A client of a node, for the commands that ask a running one: HTTP/1.1 over one connection. It knows no TLS.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+/// How long a node may take to accept the connection, and to answer a request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest answer that is read. What the commands ask for is far below it, so that a longer one is no node's.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// A connection to a node.
+pub struct Client {
+    address: String,
+    requests: http1::SendRequest<Empty<Bytes>>,
+}
+
+/// What a node answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Its body, whole.
+    pub body: Bytes,
+}
+
+/// Nobody answered at an address, or not as a node does.
+#[derive(Clone, Debug)]
+pub struct Unreachable(String);
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Client {
+    /// Connects to the node at `address`, `host:port`. To be called within a tokio runtime.
+    pub async fn connect(address: &str) -> Result<Self, Unreachable> {
+        let failed = |why: &dyn fmt::Display| Unreachable(format!("no node answers at {address}: {why}"));
+        let stream = match timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(connected) => connected.map_err(|error| failed(&error))?,
+            Err(_) => return Err(failed(&format_args!("no connection within {PATIENCE:?}"))),
+        };
+        let (requests, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+        // Ends with the client: the connection is done when nobody can send another request. Its errors are also those of
+        // the request that they end.
+        tokio::spawn(connection);
+        Ok(Self { address: address.to_owned(), requests })
+    }
+
+    /// Asks for `path`.
+    pub async fn get(&mut self, path: &str) -> Result<Answer, Unreachable> {
+        let answer = timeout(PATIENCE, self.ask(path)).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+        answer
+            .map_err(|why| Unreachable(format!("the node at {} does not answer {path}: {why}", self.address)))
+    }
+
+    async fn ask(&mut self, path: &str) -> Result<Answer, String> {
+        let request = Request::get(path).header(header::HOST, &self.address).body(Empty::new());
+        let request = request.map_err(|error| error.to_string())?;
+        let response = self.requests.send_request(request).await.map_err(|error| explain(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok(Answer { status, body: body.map_err(|error| error.to_string())?.to_bytes() })
+    }
+}
+
+fn explain(error: &hyper::Error) -> String {
+    if error.is_parse() {
+        "what it sends is not HTTP; a node with --tls-cert takes HTTPS only".into()
+    } else {
+        error.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Serves one connection: reads a head, then answers with these bytes.
+    async fn answer_with(bytes: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound").to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a head"));
+            }
+            stream.write_all(bytes).await.expect("written");
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_its_status_and_body() {
+        let address = answer_with(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;
+        let answer =
+            Client::connect(&address).await.expect("connected").get("/readyz").await.expect("answered");
+        assert_eq!((answer.status.as_u16(), &answer.body[..]), (503, &b"{}"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_node_is_unreachable_and_named() {
+        let address = answer_with(b"\x15\x03\x03\x00\x02\x02\x32").await;
+        let unreachable = Client::connect(&address).await.expect("connected").get("/readyz").await;
+        let said = unreachable.expect_err("no HTTP").to_string();
+        assert!(said.contains(&address) && said.contains("not HTTP"), "{said}");
+        let closed =
+            TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound").to_string();
+        let said = Client::connect(&closed).await.err().expect("nobody listens").to_string();
+        assert!(said.contains(&closed), "{said}");
+    }
+}

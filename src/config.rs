@@ -1,0 +1,409 @@
+//! Every knob of a node: documented, defaulted, limited and validated here, once. From one entry of the table below come
+//! the flag, the environment variable, the key in the configuration file, the text of `--help`, the line of
+//! `DynaRust config` and the field of [`Config`]; so they cannot differ.
+//!
+//! Layers know nothing of this module: it composes the `Options` of each.
+
+pub mod kinds;
+mod layers;
+
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
+
+use self::kinds::{Address, ByteSize, Kind, LogFilter, LogFormat, Origin, Shape};
+pub use self::layers::{File, Layers, Setting, Source, Texts};
+use crate::{
+    error::{Error, Result},
+    http, node,
+    storage::{self, Durability},
+};
+
+/// One knob, as every layer sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Knob {
+    /// Its name: the key in the file, and the flag behind `--`.
+    pub name: String,
+    /// How the command line calls it.
+    pub flag: String,
+    /// Its environment variable.
+    pub variable: String,
+    /// What stands for its value in a usage line.
+    pub placeholder: &'static str,
+    /// How its value is given.
+    pub shape: Shape,
+    /// Its value if nobody gives one; empty for none.
+    pub default: &'static str,
+    /// The least and the most it takes, where it has an order.
+    pub limits: Option<(&'static str, &'static str)>,
+    /// What it is, in a sentence.
+    pub summary: String,
+    /// Its unit and how to choose it.
+    pub advice: String,
+}
+
+impl Knob {
+    fn new<T: Kind>(
+        field: &str,
+        doc: &[&str],
+        default: &'static str,
+        limits: &[(&'static str, &'static str)],
+    ) -> Self {
+        let variable = match field {
+            // What Rust programs have always listened to.
+            "log" => "RUST_LOG".into(),
+            _ => format!("DYNARUST_{}", field.to_ascii_uppercase()),
+        };
+        let name = field.replace('_', "-");
+        let flag = match field {
+            // These two are given by their place: DynaRust <LISTEN> [JOIN]...
+            "listen" | "join" => field.to_ascii_uppercase(),
+            _ => format!("--{name}"),
+        };
+        let doc = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join("\n");
+        let (summary, advice) = doc.split_once("\n\n").unwrap_or((&doc, ""));
+        Self {
+            name,
+            flag,
+            variable,
+            placeholder: T::PLACEHOLDER,
+            shape: T::SHAPE,
+            default,
+            limits: limits.first().copied(),
+            summary: summary.replace('\n', " "),
+            advice: advice.replace('\n', " "),
+        }
+    }
+}
+
+/// `name: kind = "default", "least" to "most"`, under the knob's documentation.
+macro_rules! knobs {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:literal $(, $least:literal to $most:literal)?;)+) => {
+        /// Every knob there is.
+        pub static KNOBS: LazyLock<Vec<Knob>> = LazyLock::new(|| vec![
+            $(Knob::new::<$kind>(stringify!($name), &[$($doc),+], $default, &[$(($least, $most))?]),)+
+        ]);
+
+        /// How a node runs: every knob, read and within its limits.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $name: $kind,)+
+        }
+
+        impl Config {
+            /// Reads settings that are in the order of [`KNOBS`].
+            fn read(settings: &[Setting]) -> Result<Self> {
+                assert_eq!(settings.len(), KNOBS.len(), "one setting for each knob");
+                let mut settings = settings.iter();
+                Ok(Self {
+                    $($name: {
+                        let setting = settings.next().expect("counted above");
+                        let value = setting.value::<$kind>()?;
+                        $(setting.check_limits(&value, ($least, $most))?;)?
+                        value
+                    },)+
+                })
+            }
+        }
+    };
+}
+
+knobs! {
+    /// Address to serve at.
+    ///
+    /// 127.0.0.1:6660 is for this machine only, 0.0.0.0:6660 for every interface; anyone who reaches the port can read and
+    /// write. Port 0 takes a free port, and the node prints which.
+    listen: Option<Address> = "";
+
+    /// Addresses of nodes to link with.
+    ///
+    /// Taken, but not used yet: this version serves alone and replicates nothing, and says so at its start.
+    join: Vec<Address> = "";
+
+    /// Directory of the database.
+    ///
+    /// Made at the first start. One process at a time; on a local disk, as network file systems break locks and syncs.
+    data: PathBuf = "storage.db";
+
+    /// Address that others reach this node at, as /membership shows it.
+    ///
+    /// The listen address if that names one interface, else the address of the interface that leads outside. Set it behind
+    /// a NAT or a container's port mapping.
+    advertise: Option<Address> = "";
+
+    /// When a write is acknowledged.
+    ///
+    /// always: once it is on the disk; it survives kill -9 and power loss. interval:100ms: at once, and on the disk within
+    /// 100 ms; a crash takes the last interval. none: at once, and on the disk when the engine and the system get to it, for
+    /// data that can be made again.
+    durability: Durability = "always";
+
+    /// Memory for pages of the database, in bytes.
+    ///
+    /// Larger serves more reads without the disk. The process needs about this much on top of 50 MiB, and what its
+    /// connections take.
+    cache: ByteSize = "64MiB", "8MiB" to "1TiB";
+
+    /// Largest value that is taken, in bytes of JSON as sent.
+    ///
+    /// A value is held in memory a few times over while it is written. Values beyond a few MiB are files: store their names.
+    max_value: ByteSize = "1MiB", "1KiB" to "64MiB";
+
+    /// Largest body of a batch or a multi-get, and largest line of an import, in bytes.
+    ///
+    /// At least max-value. A batch is held in memory while it is committed.
+    max_body: ByteSize = "64MiB", "64KiB" to "1GiB";
+
+    /// Most connections at one time.
+    ///
+    /// One more is answered 503 and closed. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
+    max_connections: usize = "16384", "1" to "1000000";
+
+    /// Most subscriptions at one time, over all connections.
+    ///
+    /// One more gets 429. Each has a bounded queue of its own, empty while its reader keeps up.
+    max_subscriptions: usize = "65536", "1" to "10000000";
+
+    /// Most tables; a write that would make one more gets 429.
+    ///
+    /// A table costs a thread and some memory. A prefix of the key is often the better table.
+    max_tables: usize = "1000", "1" to "10000";
+
+    /// How long a client may take to send a request's head.
+    ///
+    /// Shorter frees connections that send nothing sooner; longer suits slow networks.
+    header_timeout: Duration = "10s", "100ms" to "10m";
+
+    /// How long a request's body may pause.
+    ///
+    /// Shorter frees connections that send nothing sooner; longer suits slow networks.
+    body_timeout: Duration = "30s", "100ms" to "1h";
+
+    /// How long a client may leave what it was sent unread.
+    ///
+    /// Its connection is then closed, so that a reader that hangs holds no memory for ever.
+    stall_timeout: Duration = "20s", "1s" to "1h";
+
+    /// How long requests in flight may take to finish once the node was told to stop.
+    ///
+    /// Stay below the patience of whoever stops it: docker stop kills after 10 s, Kubernetes after 30 s.
+    shutdown_timeout: Duration = "10s", "0s" to "10m";
+
+    /// Origins whose pages may call this node from a browser.
+    ///
+    /// A scheme and a host without a path, such as https://app.example.com; or * for any. None by default.
+    cors_origin: Vec<Origin> = "";
+
+    /// Certificate chain to serve HTTPS with, a PEM file.
+    ///
+    /// Needs tls-key. The port then takes HTTPS only.
+    tls_cert: Option<PathBuf> = "";
+
+    /// Private key of tls-cert, a PEM file.
+    tls_key: Option<PathBuf> = "";
+
+    /// How far ahead of this node's clock a foreign timestamp may be.
+    ///
+    /// An import with a later one is refused. Clocks kept by NTP are within 50 ms.
+    max_clock_drift: Duration = "500ms", "10ms" to "1h";
+
+    /// Move a damaged database aside, and start with an empty one.
+    ///
+    /// Without it a node that finds damage does not start. Nothing is deleted: the directory is renamed to
+    /// storage.db.damaged-<time>.
+    set_aside_damaged: bool = "false";
+
+    /// Log lines to write, to stderr.
+    ///
+    /// error, warn, info, debug, trace or off, also by module: warn,dynarust::http=debug.
+    log: LogFilter = "info";
+
+    /// How log lines look.
+    ///
+    /// text is for people; json, an object a line, for machines.
+    log_format: LogFormat = "text";
+}
+
+impl Config {
+    /// Validates settings, alone and against each other.
+    ///
+    /// # Errors
+    /// `Config`: who gave what, and what is allowed.
+    pub fn new(settings: &[Setting]) -> Result<Self> {
+        let config = Self::read(settings)?;
+        if config.tls_cert.is_some() != config.tls_key.is_some() {
+            return Err(Error::Config("tls-cert and tls-key go together: one is missing".into()));
+        }
+        if config.max_body < config.max_value {
+            return Err(Error::Config(format!(
+                "max-body ({} bytes) is below max-value ({} bytes): a value must fit into a body",
+                config.max_body.0, config.max_value.0
+            )));
+        }
+        Ok(config)
+    }
+
+    /// How the node runs; `address` is where others reach it.
+    pub fn node_options(&self, address: String) -> node::Options {
+        node::Options {
+            address,
+            storage: self.storage_options(),
+            clock_drift_max_ms: u64::try_from(self.max_clock_drift.as_millis()).expect("limited to an hour"),
+            value_bytes_max: self.max_value.0,
+        }
+    }
+
+    fn storage_options(&self) -> storage::Options {
+        storage::Options {
+            data: self.data.clone(),
+            durability: self.durability,
+            cache_bytes: self.cache.0,
+            tables_max: self.max_tables,
+            subscriptions_max: self.max_subscriptions,
+            set_aside_damaged: self.set_aside_damaged,
+            now_ms: node::wall_clock(),
+        }
+    }
+
+    /// How the server runs.
+    pub fn http_options(&self) -> http::Options {
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
+        http::Options {
+            connections_max: self.max_connections,
+            body_bytes_max: self.max_body.0,
+            header_timeout: self.header_timeout,
+            body_timeout: self.body_timeout,
+            stall_timeout: self.stall_timeout,
+            shutdown_timeout: self.shutdown_timeout,
+            cors_origins: self.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
+            tls: tls.map(|(cert, key)| http::Tls { cert, key }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(pairs: &[(&'static str, &str)]) -> Texts {
+        pairs.iter().map(|&(name, text)| (name, text.to_owned())).collect()
+    }
+
+    fn config(flags: &[(&'static str, &str)]) -> Result<Config> {
+        Config::new(&Layers { flags: texts(flags), ..Layers::default() }.settings())
+    }
+
+    fn setting(layers: &Layers, name: &str) -> (String, String) {
+        let settings = layers.settings();
+        let setting = settings.iter().find(|setting| setting.knob.name == name).expect(name);
+        (setting.text.clone(), setting.origin())
+    }
+
+    #[test]
+    fn defaults_are_valid_and_are_what_the_contract_says() {
+        let config = config(&[]).expect("defaults");
+        assert_eq!(config.listen, None);
+        assert_eq!(config.data, PathBuf::from("storage.db"));
+        assert_eq!(config.durability, Durability::Always);
+        let node = config.node_options("127.0.0.1:6660".into());
+        assert_eq!(
+            (node.clock_drift_max_ms, node.value_bytes_max, node.storage.tables_max),
+            (500, 1 << 20, 1000)
+        );
+        let http = config.http_options();
+        assert_eq!((http.connections_max, http.body_bytes_max), (16384, 64 << 20));
+        assert!(http.tls.is_none() && http.cors_origins.is_empty());
+    }
+
+    #[test]
+    fn every_knob_is_documented_and_named_once() {
+        let mut names: Vec<_> = KNOBS.iter().flat_map(|knob| [&knob.name, &knob.variable]).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "two knobs share a name");
+        for knob in KNOBS.iter() {
+            assert!(
+                knob.summary.ends_with('.') && knob.summary.len() < 100,
+                "{}: {}",
+                knob.name,
+                knob.summary
+            );
+        }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_environment_before_the_file_before_the_default() {
+        let file =
+            "cache = \"1GiB\"\nmax-tables = 7\ndata = \"/file\"\ncors-origin = [\"http://a\", \"http://b\"]";
+        let path = PathBuf::from("node.toml");
+        let layers = Layers {
+            flags: texts(&[("data", "/flag")]),
+            environment: texts(&[("data", "/environment"), ("cache", "2GiB")]),
+            file: Some(File::parse(path, file).expect("valid")),
+        };
+        let found = |name| setting(&layers, name);
+        assert_eq!(found("data"), ("/flag".into(), "--data".into()));
+        assert_eq!(found("cache"), ("2GiB".into(), "DYNARUST_CACHE in the environment".into()));
+        assert_eq!(found("max-tables"), ("7".into(), "`max-tables` in node.toml".into()));
+        assert_eq!(found("cors-origin").0, "http://a,http://b");
+        assert_eq!(found("max-value"), ("1MiB".into(), "default".into()));
+        let config = Config::new(&layers.settings()).expect("valid");
+        assert_eq!((config.cache.0, config.max_tables, config.cors_origin.len()), (2 << 30, 7, 2));
+    }
+
+    #[test]
+    fn the_environment_is_read_by_variable_and_empty_ones_are_not_set() {
+        let variable = |name: &str| match name {
+            "DYNARUST_MAX_CLOCK_DRIFT" => Some("1s".to_owned()),
+            "RUST_LOG" => Some("debug".to_owned()),
+            "DYNARUST_DATA" | "DYNARUST_CONFIG" => Some(String::new()),
+            _ => None,
+        };
+        let layers = Layers::read(Texts::new(), None, variable).expect("valid");
+        assert_eq!(setting(&layers, "max-clock-drift").0, "1s");
+        assert_eq!(setting(&layers, "log"), ("debug".into(), "RUST_LOG in the environment".into()));
+        assert_eq!(setting(&layers, "data"), ("storage.db".into(), "default".into()));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_refused() {
+        let error = Layers::read(Texts::new(), Some("/no/such.toml".as_ref()), |_| None).expect_err("absent");
+        assert!(error.to_string().contains("/no/such.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_an_unknown_key_or_a_wrong_type_is_refused() {
+        for (text, words) in [
+            ("chache = 1", &["node.toml", "unknown key `chache`", "cache, max-value"][..]),
+            ("max_tables = 1", &["unknown key `max_tables`", "max-tables"]),
+            ("cache = [\"1MiB\"]", &["node.toml", "`cache` takes one value", "array"]),
+            ("cors-origin = [1]", &["`cors-origin` takes a string or an array of strings"]),
+            ("cache = 1.5", &["`cache` takes one value", "float"]),
+            ("[cache]\nsize = 1", &["`cache` takes one value", "table"]),
+            ("cache = ", &["node.toml", "line 1"]),
+        ] {
+            let error = File::parse("node.toml".into(), text).expect_err(text).to_string();
+            for word in words {
+                assert!(error.contains(word), "{text}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_value_names_who_gave_it_and_what_is_allowed() {
+        for (flags, words) in [
+            ([("cache", "64QB")].as_slice(), ["--cache", "64QB", "64MiB"]),
+            (&[("cache", "1B")], ["--cache", "1B", "from 8MiB to 1TiB"]),
+            (&[("max-tables", "0")], ["--max-tables", "0", "from 1 to 10000"]),
+            (&[("listen", "6660")], ["LISTEN", "6660", "127.0.0.1:6660"]),
+            (&[("join", "a:1,b")], ["JOIN", "a:1,b", "HOST:PORT"]),
+            (&[("stall-timeout", "5")], ["--stall-timeout", "5", "500ms"]),
+            (&[("tls-cert", "a.pem")], ["tls-cert", "tls-key", "missing"]),
+            (&[("max-value", "2MiB"), ("max-body", "1MiB")], ["max-body", "max-value", "fit"]),
+        ] {
+            let error = config(flags).expect_err("refused").to_string();
+            for word in words {
+                assert!(error.contains(word), "{flags:?}: {error}");
+            }
+        }
+    }
+}

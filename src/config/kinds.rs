@@ -1,0 +1,320 @@
+//! The kinds of value that a knob takes, and how each is read from text. Every layer (flag, environment, file) ends up
+//! as text, so that one reading and one error message serve them all.
+
+use std::{path::PathBuf, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::storage::Durability;
+
+/// How a knob's text is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One value.
+    One,
+    /// Any number of values: the flag repeats, the file has an array, the environment separates by commas.
+    Many,
+    /// A value that may be left out, which means `true`.
+    Switch,
+}
+
+/// What a knob's text is turned into.
+pub trait Kind: Sized {
+    /// What stands for the value in a usage line.
+    const PLACEHOLDER: &'static str;
+    /// How the text is given.
+    const SHAPE: Shape = Shape::One;
+
+    /// Reads the value. The error completes the sentence "`text` is ...".
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// An empty text is `None`.
+impl<T: Kind> Kind for Option<T> {
+    const PLACEHOLDER: &'static str = T::PLACEHOLDER;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+}
+
+/// Separated by commas.
+impl<T: Kind> Kind for Vec<T> {
+    const PLACEHOLDER: &'static str = T::PLACEHOLDER;
+    const SHAPE: Shape = Shape::Many;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::parse).collect()
+    }
+}
+
+impl Kind for bool {
+    const PLACEHOLDER: &'static str = "true|false";
+    const SHAPE: Shape = Shape::Switch;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "neither true nor false".into())
+    }
+}
+
+impl Kind for usize {
+    const PLACEHOLDER: &'static str = "COUNT";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "not a count: digits only, such as 16384".into())
+    }
+}
+
+impl Kind for PathBuf {
+    const PLACEHOLDER: &'static str = "PATH";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("not a path".into()) } else { Ok(text.into()) }
+    }
+}
+
+impl Kind for Duration {
+    const PLACEHOLDER: &'static str = "DURATION";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text)
+            .map_err(|_| "not a duration: a number with a unit (ms, s, m, h), such as 500ms or 10s".into())
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl Kind for ByteSize {
+    const PLACEHOLDER: &'static str = "SIZE";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let scale: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1000,
+            "mb" => 1000 * 1000,
+            "gb" => 1000 * 1000 * 1000,
+            "kib" => 1 << 10,
+            "mib" => 1 << 20,
+            "gib" => 1 << 30,
+            "tib" => 1 << 40,
+            _ => return Err(Self::ALLOWED.into()),
+        };
+        let number: u64 = number.parse().map_err(|_| Self::ALLOWED)?;
+        number.checked_mul(scale).map(Self).ok_or_else(|| Self::ALLOWED.into())
+    }
+}
+
+impl ByteSize {
+    const ALLOWED: &str =
+        "not a size: a whole number with a unit (B, KiB, MiB, GiB, TiB, kB, MB, GB), such as 64MiB";
+}
+
+/// `host:port`; the host is a name or an address, an IPv6 one in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    text: String,
+    port_at: usize,
+}
+
+impl Address {
+    /// As it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The host, without the brackets of an IPv6 address.
+    pub fn host(&self) -> &str {
+        self.text[..self.port_at - 1].trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.text[self.port_at..].parse().expect("parse() has read it")
+    }
+}
+
+impl Kind for Address {
+    const PLACEHOLDER: &'static str = "HOST:PORT";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
+            return Err(
+                "not HOST:PORT, such as 127.0.0.1:6660 (for this machine only) or 0.0.0.0:6660 (for every \
+                        interface)"
+                    .into(),
+            );
+        };
+        if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()
+        {
+            return Err(format!("not HOST:PORT: the port {port:?} is no number from 0 to 65535"));
+        }
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if !(bracketed || host.bytes().all(plain)) {
+            return Err(
+                "not HOST:PORT: the host is a name or an address, an IPv6 one in brackets: [::1]:6660".into(),
+            );
+        }
+        Ok(Self { text: text.into(), port_at: host.len() + 1 })
+    }
+}
+
+/// What a browser sends as `Origin`, or `*` for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(pub String);
+
+impl Kind for Origin {
+    const PLACEHOLDER: &'static str = "ORIGIN";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', ' ']) => Ok(Self(text.into())),
+            None if text == "*" => Ok(Self(text.into())),
+            _ => Err(
+                "not an origin: a scheme and a host without a path, such as https://app.example.com, or *"
+                    .into(),
+            ),
+        }
+    }
+}
+
+impl Kind for Durability {
+    const PLACEHOLDER: &'static str = "always|interval:DURATION|none";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        const INTERVALS: std::ops::RangeInclusive<Duration> =
+            Duration::from_millis(1)..=Duration::from_secs(60);
+        match text {
+            "always" => Ok(Self::Always),
+            "none" => Ok(Self::None),
+            _ => text
+                .strip_prefix("interval:")
+                .and_then(|interval| humantime::parse_duration(interval).ok())
+                .filter(|interval| INTERVALS.contains(interval))
+                .map(Self::Interval)
+                .ok_or_else(|| "none of always, interval:100ms (1ms to 1m), none".into()),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Kind for LogFormat {
+    const PLACEHOLDER: &'static str = "text|json";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("neither text nor json".into()),
+        }
+    }
+}
+
+/// Which log lines are written, in the words of `RUST_LOG`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(pub String);
+
+impl Kind for LogFilter {
+    const PLACEHOLDER: &'static str = "FILTER";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(Self(text.into())),
+            Err(error) => {
+                Err(format!("not a log filter, such as info or warn,dynarust::http=debug: {error}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("65536", 65536),
+            ("1kB", 1000),
+            ("64MiB", 64 << 20),
+            ("2 gib", 2 << 30),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(ByteSize::parse(text), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "64QB", "-1", "1.5GiB", "99999999999TiB", "64 Mi B"] {
+            assert!(ByteSize::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for (text, host, port) in [
+            ("127.0.0.1:6660", "127.0.0.1", 6660),
+            ("localhost:0", "localhost", 0),
+            ("dynarust-node1:6660", "dynarust-node1", 6660),
+            ("[::1]:65535", "::1", 65535),
+        ] {
+            let address = Address::parse(text).expect(text);
+            assert_eq!((address.host(), address.port(), address.as_str()), (host, port, text));
+        }
+        for text in [
+            "6660",
+            ":6660",
+            "localhost",
+            "localhost:",
+            "localhost:99999",
+            "::1:6660",
+            "http://a:80",
+            "a b:1",
+        ] {
+            assert!(Address::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durability_has_three_forms() {
+        assert_eq!(Durability::parse("always"), Ok(Durability::Always));
+        assert_eq!(Durability::parse("none"), Ok(Durability::None));
+        assert_eq!(Durability::parse("interval:100ms"), Ok(Durability::Interval(Duration::from_millis(100))));
+        for text in ["", "Always", "interval", "interval:", "interval:0s", "interval:2m", "100ms"] {
+            assert!(Durability::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas_and_may_be_empty() {
+        let origins = |texts: &[&str]| Ok(texts.iter().map(|&text| Origin(text.into())).collect());
+        assert_eq!(Vec::<Origin>::parse(""), origins(&[]));
+        assert_eq!(Vec::<Origin>::parse("*"), origins(&["*"]));
+        assert_eq!(Vec::<Origin>::parse("http://a:1, https://b"), origins(&["http://a:1", "https://b"]));
+        for text in ["example.com", "https://", "https://a/path", "http://a,nonsense"] {
+            assert!(Vec::<Origin>::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_refuse_what_they_are_not() {
+        assert_eq!(Duration::parse("500ms"), Ok(Duration::from_millis(500)));
+        assert!(Duration::parse("500").is_err());
+        assert!(usize::parse("-1").is_err());
+        assert!(bool::parse("yes").is_err());
+        assert!(LogFormat::parse("xml").is_err());
+        assert!(LogFilter::parse("dynarust=debug=loud").is_err());
+        assert!(PathBuf::parse("").is_err());
+    }
+}

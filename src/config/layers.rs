@@ -1,0 +1,179 @@
+//! Who set a knob: the flag, then the environment, then the file, then the default. The first that names a knob decides it
+//! alone; lists are not merged. All layers are arguments, so that a test needs neither a process nor its environment.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    KNOBS, Knob,
+    kinds::{Kind, Shape},
+};
+use crate::error::{Error, Result};
+
+/// Texts by the name of their knob.
+pub type Texts = BTreeMap<&'static str, String>;
+
+/// The layers above the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// From the command line.
+    pub flags: Texts,
+    /// From the environment.
+    pub environment: Texts,
+    /// From the configuration file, if one was named.
+    pub file: Option<File>,
+}
+
+impl Layers {
+    /// Puts the layers together. `variable` looks a name up in the environment; a variable that is empty is not set, as
+    /// container tools pass empty ones for what was left out. Other `DYNARUST_*` variables are passed over: Kubernetes
+    /// makes some for every service called dynarust.
+    pub fn read(
+        flags: Texts,
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let variable = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let environment =
+            KNOBS.iter().filter_map(|knob| Some((knob.name.as_str(), variable(&knob.variable)?)));
+        let environment = environment.collect();
+        let path = file.map(Path::to_path_buf).or_else(|| variable("DYNARUST_CONFIG").map(PathBuf::from));
+        Ok(Self { flags, environment, file: path.map(File::read).transpose()? })
+    }
+
+    /// What each knob was set to, in the order of [`KNOBS`].
+    pub fn settings(&self) -> Vec<Setting> {
+        KNOBS.iter().map(|knob| self.setting(knob)).collect()
+    }
+
+    fn setting(&self, knob: &'static Knob) -> Setting {
+        let name = knob.name.as_str();
+        let (text, source) = if let Some(text) = self.flags.get(name) {
+            (text.clone(), Source::Flag)
+        } else if let Some(text) = self.environment.get(name) {
+            (text.clone(), Source::Environment)
+        } else if let Some((file, text)) =
+            self.file.as_ref().and_then(|file| Some((file, file.texts.get(name)?)))
+        {
+            (text.clone(), Source::File(file.path.clone()))
+        } else {
+            (knob.default.to_owned(), Source::Default)
+        };
+        Setting { knob, text, source }
+    }
+}
+
+/// A configuration file: TOML, one flat table whose keys are the names of the knobs.
+#[derive(Clone, Debug)]
+pub struct File {
+    path: PathBuf,
+    texts: Texts,
+}
+
+impl File {
+    fn read(path: PathBuf) -> Result<Self> {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) => {
+                Err(Error::Config(format!("cannot read the configuration file {}: {error}", path.display())))
+            }
+        }
+    }
+
+    /// Reads `text` as the file at `path`.
+    pub fn parse(path: PathBuf, text: &str) -> Result<Self> {
+        let wrong = |why: &dyn fmt::Display| Error::Config(format!("{}: {why}", path.display()));
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error))?;
+        let mut texts = Texts::new();
+        for (key, value) in &table {
+            let Some(knob) = KNOBS.iter().find(|knob| knob.name == *key) else {
+                let known: Vec<_> = KNOBS.iter().map(|knob| knob.name.as_str()).collect();
+                return Err(wrong(&format_args!("unknown key `{key}`; the keys are {}", known.join(", "))));
+            };
+            let Some(text) = text_of(value, knob.shape) else {
+                let allowed =
+                    if knob.shape == Shape::Many { "a string or an array of strings" } else { "one value" };
+                return Err(wrong(&format_args!("`{key}` takes {allowed}, not {}", value.type_str())));
+            };
+            texts.insert(&knob.name, text);
+        }
+        Ok(Self { path, texts })
+    }
+}
+
+/// The text that a flag would have. `None` where the knob does not take such a value.
+fn text_of(value: &toml::Value, shape: Shape) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(switch) => Some(switch.to_string()),
+        toml::Value::Array(values) if shape == Shape::Many => {
+            let texts: Option<Vec<_>> = values.iter().map(toml::Value::as_str).collect();
+            Some(texts?.join(","))
+        }
+        toml::Value::Array(_) | toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
+            None
+        }
+    }
+}
+
+/// What a knob was set to, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The knob.
+    pub knob: &'static Knob,
+    /// Its value, as it was given.
+    pub text: String,
+    /// Who gave it.
+    pub source: Source,
+}
+
+impl Setting {
+    /// Reads the value. The error names who gave it, and what is allowed.
+    pub(super) fn value<T: Kind>(&self) -> Result<T> {
+        T::parse(&self.text).map_err(|why| self.refuse(&why))
+    }
+
+    /// Refuses a value outside the knob's limits.
+    pub(super) fn check_limits<T: Kind + PartialOrd>(
+        &self,
+        value: &T,
+        (least, most): (&str, &str),
+    ) -> Result<()> {
+        let limit = |text| T::parse(text).expect("a limit in the table of knobs is a value of its knob");
+        if limit(least) <= *value && *value <= limit(most) {
+            return Ok(());
+        }
+        Err(self.refuse(&format!("outside its limits: from {least} to {most}")))
+    }
+
+    fn refuse(&self, why: &str) -> Error {
+        Error::Config(format!("{}: {:?} is {why}", self.origin(), self.text))
+    }
+
+    /// Where to look for what was given.
+    pub fn origin(&self) -> String {
+        match &self.source {
+            Source::Flag => self.knob.flag.clone(),
+            Source::Environment => format!("{} in the environment", self.knob.variable),
+            Source::File(path) => format!("`{}` in {}", self.knob.name, path.display()),
+            Source::Default => "default".into(),
+        }
+    }
+}
+
+/// Who gave a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The knob's environment variable.
+    Environment,
+    /// This configuration file.
+    File(PathBuf),
+    /// Nobody.
+    Default,
+}

@@ -1,0 +1,13 @@
+//! The client contract, row by row. Where a seed gives bytes, bytes are compared.
+
+mod batch;
+mod collection;
+mod conditions;
+mod errors;
+mod expiry;
+mod kv;
+mod names;
+mod patch;
+mod server;
+mod transfer;
+mod values;

@@ -1,0 +1,141 @@
+//! Export and import: all tables as lines, and back.
+
+use serde_json::Value;
+
+use crate::harness::{Node, http::Request};
+
+fn export(node: &Node) -> Vec<Value> {
+    let exported = node.get("/_/export").expect(200);
+    assert_eq!(exported.expect_header("content-type"), "application/x-ndjson");
+    exported.text().lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+}
+
+fn filled() -> Node {
+    let node = Node::start();
+    node.put("/users/key/alice", r#"{"value":{"age":12345678901234567890}}"#).expect(200);
+    node.put("/users/key/b%2Fob%0A", r#"{"value":null}"#).expect(200);
+    node.put("/orders/key/1?ttl=1h", r#"{"value":1.10}"#).expect(200);
+    node.put("/orders/key/2", r#"{"value":"gone"}"#).expect(200);
+    node.delete("/orders/key/2").expect(200);
+    node
+}
+
+#[test]
+fn an_export_has_every_live_row_of_every_table() {
+    let node = filled();
+    let rows = export(&node);
+    let names: Vec<(&str, &str)> = rows
+        .iter()
+        .map(|row| (row["table"].as_str().expect("a table"), row["key"].as_str().expect("a key")))
+        .collect();
+    assert_eq!(names, [("orders", "1"), ("users", "alice"), ("users", "b/ob\n")]);
+    for row in &rows {
+        assert!(row["version"].is_string() && row["timestamp"].is_u64(), "{row}");
+    }
+    assert!(rows[0]["expires_at"].is_u64(), "{}", rows[0]);
+    let read = node.get("/users/key/alice").expect(200);
+    assert_eq!(rows[1]["version"], read.expect_header("dynarust-version"));
+    let text = node.get("/_/export").expect(200).text().to_owned();
+    assert!(text.contains(r#""value":{"age":12345678901234567890}"#), "{text}");
+}
+
+#[test]
+fn an_import_of_an_export_makes_the_same_node_and_twice_makes_no_difference() {
+    let source = filled();
+    let exported = source.get("/_/export").expect(200).body;
+    let target = Node::start();
+    for _ in 0..2 {
+        target.post("/_/import", exported.clone()).expect(200);
+        assert_eq!(target.get("/_/export").expect(200).body, exported);
+    }
+    for path in ["/users/key/alice", "/users/key/b%2Fob%0A", "/orders/key/1"] {
+        let (here, there) = (source.get(path).expect(200), target.get(path).expect(200));
+        assert_eq!(here.body, there.body);
+        assert_eq!(here.expect_header("etag"), there.expect_header("etag"));
+        assert_eq!(here.header("dynarust-expires"), there.header("dynarust-expires"));
+    }
+    // And it is durable.
+    let target = target.kill().start();
+    assert_eq!(target.get("/_/export").expect(200).body, exported);
+}
+
+#[test]
+fn an_import_never_takes_a_later_write_back() {
+    let node = filled();
+    let exported = node.get("/_/export").expect(200).body;
+    node.put("/users/key/alice", r#"{"value":"later"}"#).expect(200);
+    node.delete("/users/key/b%2Fob%0A").expect(200);
+    node.post("/_/import", exported).expect(200);
+    node.get("/users/key/alice").expect_body(r#"{"value":"later"}"#);
+    node.get("/users/key/b%2Fob%0A").expect_problem(404, "not-found");
+}
+
+#[test]
+fn rows_without_a_version_are_new_writes() {
+    let node = Node::start();
+    let lines = "{\"table\":\"t\",\"key\":\"a\",\"value\":1}\n{\"table\":\"t\",\"key\":\"b\",\"value\":2}\n";
+    node.post("/_/import", lines).expect(200);
+    node.get("/t/store").expect_body(r#"{"a":1,"b":2}"#);
+    node.put("/t/key/a", r#"{"value":0}"#).expect(200);
+    node.send(&Request::new("POST", "/_/import").header("Content-Type", "application/x-ndjson").body(lines))
+        .expect(200);
+    node.get("/t/store").expect_body(r#"{"a":1,"b":2}"#);
+}
+
+#[test]
+fn a_timestamp_far_ahead_of_the_clock_is_refused() {
+    let node = Node::start();
+    node.put("/t/key/probe", r#"{"value":0}"#).expect(200);
+    let version = node.get("/t/key/probe").expect(200).expect_header("dynarust-version").to_owned();
+    let (hlc, writer) = version.split_once('-').expect("a version is <time>-<node>");
+    let ahead = u64::from_str_radix(hlc, 16).expect("hexadecimal digits") + (3_600_000 << 16);
+    let line = format!(r#"{{"table":"t","key":"a","value":1,"version":"{ahead:016x}-{writer}"}}"#);
+    let refused = node.post("/_/import", line);
+    assert!((400..500).contains(&refused.status), "{refused}");
+    node.get("/t/key/a").expect_problem(404, "not-found");
+    node.put("/t/key/b", r#"{"value":1}"#).expect(200);
+}
+
+#[test]
+fn a_line_that_is_none_is_refused_by_its_number() {
+    let node = Node::start();
+    for wrong in [
+        "nonsense",
+        r#"{"table":"t","key":"a"}"#,
+        r#"{"key":"a","value":1}"#,
+        r#"{"table":"t","value":1}"#,
+        r#"{"table":"t","key":"a","value":1,"version":"nonsense"}"#,
+        r#"{"table":"..","key":"a","value":1}"#,
+        r#"{"table":"t","key":"","value":1}"#,
+        "7",
+    ] {
+        let body = format!("{{\"table\":\"t\",\"key\":\"ok\",\"value\":1}}\n{wrong}\n");
+        let refused = node.post("/_/import", body);
+        assert!(matches!(refused.status, 400 | 422), "{wrong}: {refused}");
+        assert!(
+            refused.json()["detail"].as_str().is_some_and(|detail| detail.contains("line 2")),
+            "{refused}"
+        );
+    }
+    node.get("/t/key/a").expect_problem(404, "not-found");
+}
+
+#[test]
+fn an_empty_node_exports_nothing() {
+    let node = Node::start();
+    node.get("/_/export").expect_body("");
+    node.post("/_/import", "").expect(200);
+}
+
+#[test]
+fn a_long_import_may_come_in_chunks_and_comes_out_again() {
+    let node = Node::start();
+    let lines: Vec<String> =
+        (0..5000).map(|row| format!("{{\"table\":\"t\",\"key\":\"k{row:04}\",\"value\":{row}}}\n")).collect();
+    let body = lines.concat();
+    node.send(&Request::new("POST", "/_/import").chunks(body.as_bytes().chunks(7919))).expect(200);
+    node.get("/t/count").expect_body(r#"{"count":5000}"#);
+    let rows = export(&node);
+    assert_eq!(rows.len(), 5000);
+    assert!(rows.iter().enumerate().all(|(row, exported)| exported["value"] == row));
+}

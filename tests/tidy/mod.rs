@@ -1,0 +1,205 @@
+//! House rules that a test can hold: which layer may name which, who may name which crate, sizes, heads, and what lies at the
+//! top of the repository.
+
+mod source;
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use source::Source;
+
+/// Each layer, and the layers it may name beside itself. Imports point one way; `error` alone names the plain types of the core
+/// that its messages quote.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("error", &["core"]),
+    ("core", &["error"]),
+    ("storage", &["error", "core"]),
+    ("replication", &["error", "core", "storage"]),
+    ("node", &["error", "core", "storage", "replication"]),
+    ("http", &["error", "core", "node"]),
+    ("client", &["error", "core"]),
+    ("config", &["error", "core", "storage", "node", "http"]),
+    ("cli", &["error", "core", "storage", "node", "http", "client", "config"]),
+    ("main", &["error", "core", "storage", "replication", "node", "http", "client", "config", "cli"]),
+];
+
+/// Names, and where alone they may stand: a file, or a folder with all below it.
+const CONFINED: &[(&str, &[&str])] = &[
+    ("sled", &["src/storage/engine.rs", "src/storage/watch.rs"]),
+    ("warp", &["src/http/"]),
+    ("hyper", &["src/http/", "src/client.rs", "src/cli/"]),
+    ("crdts", &["src/core/"]),
+    ("clap", &["src/config.rs", "src/cli/", "src/main.rs"]),
+];
+
+/// What the core is free of: time, chance, files, sockets, threads, logs.
+const IMPURE: &[&[&str]] = &[
+    &["tokio"],
+    &["std", "fs"],
+    &["std", "net"],
+    &["std", "thread"],
+    &["std", "process"],
+    &["std", "env"],
+    &["std", "time", "SystemTime"],
+    &["std", "time", "Instant"],
+    &["SystemTime"],
+    &["Instant"],
+    &["getrandom"],
+    &["tracing"],
+];
+
+const FILE_LINES_MAX: usize = 400;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// What lies at the top of the repository, hidden files and what git ignores aside.
+const TOP_LEVEL: &[&str] = &[
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "Dockerfile",
+    "LICENSE",
+    "README.md",
+    "benches",
+    "compose.yaml",
+    "proptests",
+    "src",
+    "storage.db.example",
+    "tests",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn all_code() -> Vec<Source> {
+    ["src", "tests", "proptests", "benches"]
+        .iter()
+        .flat_map(|folder| Source::all_below(root(), folder))
+        .collect()
+}
+
+/// Fails with all that is wrong at once.
+#[track_caller]
+fn assert_none(rule: &str, broken: &[String]) {
+    assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn layers_name_only_those_below_them() {
+    let mut broken = Vec::new();
+    for source in Source::all_below(root(), "src") {
+        let layer = source.layer();
+        // lib.rs declares all of them.
+        if layer == "lib" {
+            continue;
+        }
+        let Some((_, may_name)) = LAYERS.iter().find(|(known, _)| *known == layer) else {
+            broken.push(format!("{}: no layer is named {layer}", source.path));
+            continue;
+        };
+        for path in source.paths() {
+            let named = match path.as_slice() {
+                ["crate" | "dynarust", named, ..] => *named,
+                ["super", "super", ..] => "super::super",
+                _ => continue,
+            };
+            let is_layer = named == "super::super" || LAYERS.iter().any(|(known, _)| *known == named);
+            if is_layer && named != layer && !may_name.contains(&named) {
+                broken.push(format!("{}: {layer} names {}", source.path, path.join("::")));
+            }
+        }
+    }
+    assert_none("imports point from http down to error", &broken);
+}
+
+#[test]
+fn crates_are_named_only_where_they_belong() {
+    let mut broken = Vec::new();
+    for source in Source::all_below(root(), "src") {
+        for (name, homes) in CONFINED {
+            let at_home = homes
+                .iter()
+                .any(|home| source.path == *home || home.ends_with('/') && source.path.starts_with(home));
+            if !at_home && source.paths().iter().any(|path| path[0] == *name) {
+                broken.push(format!("{}: names {name}, which belongs to {homes:?}", source.path));
+            }
+        }
+    }
+    assert_none("a crate has a home", &broken);
+}
+
+#[test]
+fn the_core_is_pure() {
+    let mut broken = Vec::new();
+    for source in Source::all_below(root(), "src/core") {
+        for path in source.paths() {
+            if IMPURE.iter().any(|impure| path.starts_with(impure)) {
+                broken.push(format!("{}: {}", source.path, path.join("::")));
+            }
+        }
+    }
+    assert_none("the core gets time and chance as arguments and does nothing itself", &broken);
+}
+
+#[test]
+fn files_start_by_saying_what_they_are() {
+    let headless =
+        all_code().into_iter().filter(|source| !source.text.starts_with("//! ")).map(|source| source.path);
+    assert_none("the first line is //! and says what the file is for", &headless.collect::<Vec<_>>());
+}
+
+#[test]
+fn files_are_short_above_their_tests() {
+    let mut broken = Vec::new();
+    for source in all_code() {
+        let lines = source.lines_above_tests();
+        if lines > FILE_LINES_MAX {
+            broken.push(format!("{}: {lines} lines", source.path));
+        }
+    }
+    assert_none("at most 400 lines above the tests", &broken);
+}
+
+#[test]
+fn functions_are_short() {
+    let mut broken = Vec::new();
+    for source in all_code() {
+        for (name, lines) in source.functions() {
+            if lines > FUNCTION_LINES_MAX {
+                broken.push(format!("{}: {name} has {lines} lines", source.path));
+            }
+        }
+    }
+    assert_none("at most 70 lines a function", &broken);
+}
+
+#[test]
+fn no_test_sleeps() {
+    let mut broken = Vec::new();
+    for folder in ["tests", "proptests"] {
+        for source in Source::all_below(root(), folder) {
+            if source.paths().iter().any(|path| path.contains(&"sleep")) {
+                broken.push(source.path);
+            }
+        }
+    }
+    assert_none("tests wait for a condition, never for a guess", &broken);
+}
+
+#[test]
+fn the_top_of_the_repository_has_just_what_belongs_there() {
+    let ignored = fs::read_to_string(root().join(".gitignore")).expect("there is a .gitignore");
+    let ignored: Vec<&str> = ignored.lines().filter_map(|line| line.trim().strip_prefix('/')).collect();
+    let is_ignored = |name: &str| {
+        ignored.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => pattern.trim_end_matches('/') == name,
+        })
+    };
+    let present: BTreeSet<String> = fs::read_dir(root())
+        .expect("the repository can be read")
+        .map(|entry| entry.expect("an entry can be read").file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.') && !is_ignored(name))
+        .collect();
+    let expected: BTreeSet<String> = TOP_LEVEL.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(present, expected);
+}
