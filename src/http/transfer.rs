@@ -46,7 +46,7 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     }
     let tables = match call.query().get("table")? {
         Some(table) => vec![TableName::parse(&table)?],
-        None => node.tables().into_iter().map(|table| table.name).collect(),
+        None => node.table_names(),
     };
     let mut tables = tables.into_iter();
     let Some(table) = tables.next() else { return Ok(reply::with_type(reply::NDJSON, "")) };
