@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{info, warn};
 
 pub use self::{
@@ -83,6 +83,7 @@ pub struct Node {
     renewal: tokio::sync::Mutex<()>,
     last_write_ms: AtomicU64,
     draining: AtomicBool,
+    drain_begun: Notify,
     background: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -102,6 +103,7 @@ impl Node {
             renewal: tokio::sync::Mutex::default(),
             last_write_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            drain_begun: Notify::new(),
             background: Mutex::default(),
         });
         node.wait_for_the_wall_clock().await;
@@ -285,7 +287,17 @@ impl Node {
     /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`. Requests in flight finish.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.drain_begun.notify_waiters();
         self.store.end_subscriptions();
+    }
+
+    /// Returns when the end begins: for those who hold a connection open without a subscription.
+    pub async fn drained(&self) {
+        // Made before the look, so that an end which begins in between is not missed.
+        let begun = self.drain_begun.notified();
+        if !self.draining.load(Ordering::Acquire) {
+            begun.await;
+        }
     }
 
     /// Flushes, syncs and closes the storage.

@@ -248,11 +248,12 @@ impl Connection {
             protocol = first => protocol??,
             _ = self.stopping.changed() => None,
         };
+        // What few connections need is boxed: the others, streams that idle by the thousand, do not carry room for it.
         match (protocol, self.tls.take()) {
             (None, _) => Ok(()),
-            (Some(Protocol::Http2), None) => self.serve_http2(socket).await,
+            (Some(Protocol::Http2), None) => Box::pin(self.serve_http2(socket)).await,
             (Some(Protocol::Http1 | Protocol::Tls), None) => self.serve_http1(socket).await,
-            (Some(Protocol::Tls), Some(tls)) => self.serve_tls(socket, tls).await,
+            (Some(Protocol::Tls), Some(tls)) => Box::pin(self.serve_tls(socket, tls)).await,
             (Some(Protocol::Http1 | Protocol::Http2), Some(_)) => {
                 let error = Error::BadRequest("this port speaks TLS: use https://".into());
                 socket.write_all(plain_response(&error).as_bytes()).await?;
@@ -275,10 +276,13 @@ impl Connection {
         &mut self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let service = service_fn(|request: Request<Incoming>| async {
+        // Boxed, as hyper keeps room for it until the connection ends, and a stream outlives its handler by hours.
+        let service = service_fn(|request: Request<Incoming>| {
             let open = self.peer.begin_request();
-            let answer = self.service.answer(request, &self.peer).await;
-            answer.map(|response| response.map(|body| Answer { body, _open: open }))
+            let answering = self.service.answer(request, &self.peer);
+            Box::pin(async {
+                answering.await.map(|response| response.map(|body| Answer { body, _open: open }))
+            })
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

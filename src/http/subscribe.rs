@@ -125,7 +125,7 @@ fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
 /// `/{table}/subscribe?keys=`.
 fn parse_topic(topic: &str) -> Result<Topic> {
     let Some((table, key)) = topic.split_once('/') else {
-        return Err(Error::BadName(format!("{topic:?} is no topic: table/key, table/* or table/prefix*")));
+        return Err(Error::BadRequest(format!("{topic:?} is no topic: table/key, table/* or table/prefix*")));
     };
     let table = TableName::parse(table)?;
     Ok(match key.strip_suffix('*') {
@@ -228,7 +228,10 @@ mod tests {
         for (topic, expected) in cases {
             assert_eq!(parse_topic(topic), Ok(expected), "{topic}");
         }
-        for topic in ["", "users", "*", "*/a", "/a", "users/", "../x", "key/a"] {
+        for topic in ["", "users", "*"] {
+            assert!(matches!(parse_topic(topic), Err(Error::BadRequest(_))), "{topic}");
+        }
+        for topic in ["*/a", "/a", "users/", "../x", "key/a"] {
             assert!(matches!(parse_topic(topic), Err(Error::BadName(_))), "{topic}");
         }
     }

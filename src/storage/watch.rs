@@ -160,10 +160,7 @@ impl Hub {
         let id = state.next_id;
         state.next_id += 1;
         state.subscribers.insert(id, subscriber.clone());
-        // One without topics waits for the end only, and is nobody's subscription.
-        if !topics.is_empty() {
-            self.counters.subscriptions.increment();
-        }
+        self.counters.subscriptions.increment();
         for (index, topic) in topics.iter().enumerate() {
             match topic {
                 Topic::Key(table, key) => {
@@ -183,9 +180,7 @@ impl Hub {
     pub fn leave(&self, id: u64, topics: &[Topic]) {
         let mut state = self.lock();
         state.subscribers.remove(&id);
-        if !topics.is_empty() {
-            self.counters.subscriptions.decrement();
-        }
+        self.counters.subscriptions.decrement();
         for (index, topic) in topics.iter().enumerate() {
             match topic {
                 Topic::Key(table, key) => state.leave_key(id, table, key),

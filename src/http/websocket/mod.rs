@@ -66,7 +66,7 @@ fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Response
     if call.method != Method::GET && call.method != Method::HEAD {
         return reply::other_method(call, ALLOW);
     }
-    open(node, call, || Session::conversation(node, pulse, call))
+    open(node, call, || Ok(Session::conversation(node, pulse, call)))
 }
 
 /// Whether the request asks to become a WebSocket.

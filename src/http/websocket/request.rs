@@ -278,9 +278,11 @@ impl<'a> Fields<'a> {
         Ok(Action::Put { value, ttl: kv::ttl(None, self.ttl)? })
     }
 
-    /// A list is RFC 6902, anything else RFC 7396: to merge a list is to put it, so the two do not collide.
+    /// From `patch`, as in a batch, or `value`, as in a put. A list is RFC 6902, anything else RFC 7396: to merge a list is
+    /// to put it, so the two do not collide.
     fn patch(&self, value_bytes_max: u64) -> Result<Action> {
-        let patch = kv::take_value(value_bytes_max, self.patch.ok_or_else(|| missing("patch"))?)?;
+        let patch =
+            kv::take_value(value_bytes_max, self.patch.or(self.value).ok_or_else(|| missing("patch"))?)?;
         let is_list = patch.as_str().starts_with('[');
         Ok(Action::Patch(if is_list { Patch::Json(patch) } else { Patch::Merge(patch) }))
     }
@@ -373,6 +375,7 @@ mod tests {
                 Action::Patch(Patch::Merge(value(r#"{"a":null}"#))),
                 Condition::Always,
             ),
+            (r#""patch","value":1"#, Action::Patch(Patch::Merge(value("1"))), Condition::Always),
             (r#""patch","patch":[]"#, Action::Patch(Patch::Json(value("[]"))), Condition::Always),
             (r#""delete""#, Action::Delete { force: false }, Condition::Always),
             (

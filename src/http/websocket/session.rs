@@ -59,6 +59,7 @@ pub struct Session {
     requests: FuturesUnordered<BoxFuture<'static, String>>,
     beats: Beats,
     silent_beats: u32,
+    drained: BoxFuture<'static, ()>,
 }
 
 /// What a connection is for.
@@ -87,16 +88,13 @@ enum Turn {
     Told(Option<Label>, Notice),
     Answered(String),
     Beat,
+    Drained,
 }
 
 impl Session {
     /// A session that takes requests.
-    ///
-    /// # Errors
-    /// As `Node::watch`.
-    pub fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Self> {
-        // Without a topic there is one event to hear of: the shutdown.
-        Self::new(node, pulse, call, Kind::Conversation, Vec::new(), Start::Now)
+    pub fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Self {
+        Self::new(node, pulse, call, Kind::Conversation)
     }
 
     /// A session that sends the events of `topics` and takes no requests.
@@ -110,18 +108,14 @@ impl Session {
         topics: Vec<Topic>,
         start: Start,
     ) -> Result<Self> {
-        Self::new(node, pulse, call, Kind::Events, topics, start)
+        let mut session = Self::new(node, pulse, call, Kind::Events);
+        session.follow(None, topics, start)?;
+        Ok(session)
     }
 
-    fn new(
-        node: &Arc<Node>,
-        pulse: &Pulse,
-        call: &Call,
-        kind: Kind,
-        topics: Vec<Topic>,
-        start: Start,
-    ) -> Result<Self> {
-        let mut session = Self {
+    fn new(node: &Arc<Node>, pulse: &Pulse, call: &Call, kind: Kind) -> Self {
+        let draining = Arc::clone(node);
+        Self {
             node: Arc::clone(node),
             request_id: call.request_id.to_str().unwrap_or_default().into(),
             kind,
@@ -130,9 +124,8 @@ impl Session {
             requests: FuturesUnordered::new(),
             beats: pulse.beats(),
             silent_beats: 0,
-        };
-        session.follow(None, topics, start)?;
-        Ok(session)
+            drained: Box::pin(async move { draining.drained().await }),
+        }
     }
 
     /// Serves the client until one side closes the connection.
@@ -159,7 +152,7 @@ impl Session {
         };
         match turn {
             Turn::Received(message) => self.receive(socket, message).await,
-            Turn::Told(_, Notice::Shutdown) => Err(self.leave(socket).await?),
+            Turn::Drained | Turn::Told(_, Notice::Shutdown) => Err(self.leave(socket).await?),
             Turn::Told(label, notice) => {
                 send(socket, event::message(&notice, label.as_ref().map(Label::as_json))).await
             }
@@ -168,13 +161,14 @@ impl Session {
         }
     }
 
-    /// Waits for one of the four. May be dropped at any point without losing anything.
+    /// Waits for one of them. May be dropped at any point without losing anything.
     async fn next(&mut self, socket: &mut Socket) -> Turn {
         tokio::select! {
             message = socket.next(), if self.requests.len() < REQUESTS_MAX => Turn::Received(message),
             Some((label, notice)) = self.subscriptions.next() => Turn::Told(label, notice),
             Some(answer) = self.requests.next() => Turn::Answered(answer),
             Some(()) = self.beats.next() => Turn::Beat,
+            () = &mut self.drained => Turn::Drained,
         }
     }
 
