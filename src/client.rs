@@ -31,7 +31,7 @@ pub struct Answer {
 
 /// Nobody answered at an address, or not as a node does.
 #[derive(Clone, Debug)]
-pub struct Unreachable(String);
+pub struct Unreachable(pub String);
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -213,7 +213,8 @@ knobs! {
 
     /// Log lines to write, to stderr.
     ///
-    /// error, warn, info, debug, trace or off, also by module: warn,dynarust::http=debug.
+    /// error, warn, info, debug, trace or off, also by module: warn,dynarust::http=debug. The storage engine, which has a
+    /// few lines on every write, stays at info unless it is named.
     log: LogFilter = "info";
 
     /// How log lines look.
@@ -264,9 +265,14 @@ impl Config {
     }
 
     /// How the server runs.
-    pub fn http_options(&self) -> http::Options {
-        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
-        http::Options {
+    ///
+    /// # Errors
+    /// `Config` for a certificate or key that does not load: said here, before anything is opened, and not by a server
+    /// that was announced already.
+    pub fn http_options(&self) -> Result<http::Options> {
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
+        tls.as_ref().map(http::tls::acceptor).transpose()?;
+        Ok(http::Options {
             connections_max: self.max_connections,
             body_bytes_max: self.max_body.0,
             header_timeout: self.header_timeout,
@@ -274,8 +280,8 @@ impl Config {
             stall_timeout: self.stall_timeout,
             shutdown_timeout: self.shutdown_timeout,
             cors_origins: self.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
-            tls: tls.map(|(cert, key)| http::Tls { cert, key }),
-        }
+            tls,
+        })
     }
 }
 
@@ -308,7 +314,7 @@ mod tests {
             (node.clock_drift_max_ms, node.value_bytes_max, node.storage.tables_max),
             (500, 1 << 20, 1000)
         );
-        let http = config.http_options();
+        let http = config.http_options().expect("defaults");
         assert_eq!((http.connections_max, http.body_bytes_max), (16384, 64 << 20));
         assert!(http.tls.is_none() && http.cors_origins.is_empty());
     }
@@ -341,7 +347,7 @@ mod tests {
             file: Some(File::parse(path, file).expect("valid")),
         };
         let found = |name| setting(&layers, name);
-        assert_eq!(found("data"), ("/flag".into(), "--data".into()));
+        assert_eq!(found("data"), ("/flag".into(), "flag --data".into()));
         assert_eq!(found("cache"), ("2GiB".into(), "DYNARUST_CACHE in the environment".into()));
         assert_eq!(found("max-tables"), ("7".into(), "`max-tables` in node.toml".into()));
         assert_eq!(found("cors-origin").0, "http://a,http://b");

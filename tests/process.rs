@@ -82,8 +82,6 @@ fn it_ends_at_once_with_streams_and_idle_connections_open() {
     let mut socket = Socket::open(node.address(), "/_/ws");
     let mut idle = node.connect();
     idle.send(&Request::new("GET", "/healthz")).expect(200);
-    let mut silent = node.connect();
-    silent.write(b"GET /healthz HTTP/1.1\r\nHost:").expect("half a request can be sent");
 
     let begun = Instant::now();
     let (_, outcome) = node.terminate();
@@ -99,7 +97,19 @@ fn it_ends_at_once_with_streams_and_idle_connections_open() {
     }
     assert_eq!(closed, Incoming::Close(1001));
     assert!(idle.read_to_close(DEADLINE).is_empty());
-    silent.read_to_close(DEADLINE);
+}
+
+/// `docker stop` gives ten seconds, and then kills.
+#[test]
+fn half_a_head_does_not_hold_up_the_end() {
+    let node = Node::start();
+    let mut slow = node.connect();
+    slow.write(b"GET /healthz HTTP/1.1\r\nHost:").expect("half a head can be sent");
+    node.get("/healthz").expect(200);
+    let begun = Instant::now();
+    let (_, outcome) = node.terminate();
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -130,7 +140,7 @@ fn a_port_in_use_is_said_plainly() {
     let address = other.local_addr().expect("an address").to_string();
     let Err(outcome) = Setup::new().listen(&address).try_start() else { panic!("two listen on {address}") };
     assert_eq!(outcome.code(), FAILED, "{outcome:?}");
-    assert!(outcome.log.contains(&address) && outcome.log.contains("in use"), "{outcome:?}");
+    assert!(outcome.log.contains(&address) && outcome.log.contains("port is taken"), "{outcome:?}");
     assert!(!outcome.log.contains("panicked"), "{outcome:?}");
 }
 
@@ -182,7 +192,7 @@ fn wrong_usage_is_exit_code_2_and_names_what_is_wrong() {
         (&["--no-such-flag"][..], "--no-such-flag"),
         (&["127.0.0.1:0", "--durability", "sometimes"], "durability"),
         (&["127.0.0.1:0", "--max-value", "huge"], "max-value"),
-        (&["127.0.0.1:0", "--header-timeout", "-1"], "header-timeout"),
+        (&["127.0.0.1:0", "--header-timeout=-1"], "header-timeout"),
         (&["not-an-address"], "not-an-address"),
     ] {
         let (_, outcome) = Setup::new().run(arguments);
@@ -200,12 +210,8 @@ fn config_prints_each_value_and_where_it_came_from() {
         let found = outcome.stdout.lines().find(|line| line.contains(name));
         found.unwrap_or_else(|| panic!("no {name} in {}", outcome.stdout)).to_ascii_lowercase()
     };
-    assert!(line("data").contains("over-there") && line("data").contains("flag"), "{}", outcome.stdout);
-    assert!(
-        line("max-value").contains("dynarust_max_value") || line("max-value").contains("env"),
-        "{}",
-        outcome.stdout
-    );
+    assert!(line("data").contains("over-there") && line("data").contains("--data"), "{}", outcome.stdout);
+    assert!(line("max-value").contains("dynarust_max_value"), "{}", outcome.stdout);
     assert!(
         line("durability").contains("always") && line("durability").contains("default"),
         "{}",

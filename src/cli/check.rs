@@ -26,7 +26,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let progress = Progress::start("records read");
     let report = check(&arguments.data.directory()?, &node::wall_clock(), |records| progress.set(records))?;
-    progress.finish();
+    drop(progress);
     output::print(&if arguments.json { render_json(&report) } else { render_text(&report) })?;
     Ok(if report.is_sound() { Exit::Success } else { Exit::Failure })
 }

@@ -17,7 +17,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let progress = Progress::start("rows copied");
     let compacted = compact(&arguments.data.directory()?, &node::wall_clock(), |rows| progress.set(rows))?;
-    progress.finish();
+    drop(progress);
     output::print(&format!(
         "{} rows; {} bytes on disk before, {} now\n",
         compacted.rows, compacted.bytes_before, compacted.bytes_after

@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(text.lines().count(), KNOBS.len());
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let lines: Vec<_> = text.lines().map(words).collect();
-        assert!(lines.contains(&words("cache 1GiB --cache")), "{text}");
+        assert!(lines.contains(&words("cache 1GiB flag --cache")), "{text}");
         assert!(lines.contains(&words("data storage.db default")), "{text}");
         assert!(lines.contains(&words("advertise - default")), "{text}");
     }

@@ -95,7 +95,8 @@ fn argument(knob: &'static Knob) -> Arg {
     let help = knob.summary.trim_end_matches('.');
     let argument = Arg::new(&*knob.name).help(help).long_help(long_help(knob));
     let argument = match knob.flag.strip_prefix("--") {
-        Some(flag) => argument.long(flag).value_name(knob.placeholder),
+        // A negative number is a wrong value, told so with what is allowed, and no flag.
+        Some(flag) => argument.long(flag).value_name(knob.placeholder).allow_negative_numbers(true),
         None => argument.value_name(&*knob.flag),
     };
     match knob.shape {

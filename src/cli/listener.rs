@@ -46,7 +46,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "the port is taken. Another node may be running (`ss -ltnp` shows who listens); stop that one, or choose \
+            "the port is in use. Another node may be running (`ss -ltnp` shows who listens); stop that one, or choose \
              another port"
                 .into()
         }
@@ -124,10 +124,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = taken.local_addr().expect("bound").to_string();
         let said = refusal(&address).await;
-        assert!(
-            said.contains(&address) && said.contains("port is taken") && said.contains("choose"),
-            "{said}"
-        );
+        assert!(said.contains(&address) && said.contains("in use") && said.contains("choose"), "{said}");
         assert!(refusal("192.0.2.1:6660").await.contains("no interface"));
         assert!(refusal("no-such-host.invalid:6660").await.contains("does not resolve"));
     }

@@ -11,7 +11,8 @@ use crate::{
 
 /// Starts writing log lines, for the rest of the process.
 pub fn start(config: &Config) -> Result<()> {
-    let filter = EnvFilter::builder().parse_lossy(&config.log.0);
+    // The more specific directive wins, and of two like ones the later: `sled=debug` still has its way.
+    let filter = EnvFilter::builder().parse_lossy(format!("sled=info,{}", config.log.0));
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour);
     let started = match config.log_format {

@@ -1,8 +1,8 @@
 //! The progress of a command whose end is not known beforehand: a count on a terminal's standard error, and nothing elsewhere.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
-/// A running count.
+/// A running count. Dropped, it leaves the terminal as it was, also where the command failed.
 pub struct Progress(ProgressBar);
 
 impl Progress {
@@ -11,6 +11,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{spinner} {pos} {msg}, {per_sec}");
         let style = style.expect("the template is a constant that the bar takes");
         let bar = ProgressBar::no_length().with_style(style).with_message(what);
+        let bar = bar.with_finish(ProgressFinish::AndClear);
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
         Self(bar)
     }
@@ -18,10 +19,5 @@ impl Progress {
     /// So many by now.
     pub fn set(&self, count: u64) {
         self.0.set_position(count);
-    }
-
-    /// Takes the count off the terminal.
-    pub fn finish(self) {
-        self.0.finish_and_clear();
     }
 }

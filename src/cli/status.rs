@@ -1,6 +1,7 @@
 //! `DynaRust status`: whether a running node serves, and its figures. Also what a container's health check runs, so its
 //! exit code says it all: 0 ready, 1 up but not ready, 5 nobody there.
 
+use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{Exit, output};
@@ -52,11 +53,16 @@ struct Status {
 async fn ask(address: &str) -> std::result::Result<Status, Unreachable> {
     let mut client = Client::connect(address).await?;
     let readiness = client.get("/readyz").await?;
-    Ok(Status {
-        ready: readiness.status.is_success(),
-        readiness: members(&readiness),
-        stats: members(&client.get("/stats").await?),
-    })
+    let ready = match readiness.status {
+        StatusCode::OK => true,
+        StatusCode::SERVICE_UNAVAILABLE => false,
+        // Another program's port, or one that wants HTTPS.
+        status => {
+            let why = members(&readiness).get("detail").map(describe).unwrap_or_default();
+            return Err(Unreachable(format!("{address} answers, but not as a node does: {status} {why}")));
+        }
+    };
+    Ok(Status { ready, readiness: members(&readiness), stats: members(&client.get("/stats").await?) })
 }
 
 /// The members of an answer that is a JSON object; none of another.
@@ -76,8 +82,7 @@ impl Status {
     }
 
     fn to_text(&self, address: &str) -> String {
-        let state = if self.ready { "ready" } else { "not ready" };
-        let mut rows = vec![("asked".to_owned(), address.to_owned()), ("state".to_owned(), state.to_owned())];
+        let mut rows = vec![("asked".to_owned(), address.to_owned())];
         for members in [&self.readiness, &self.stats] {
             rows.extend(members.iter().map(|(name, value)| (name.clone(), describe(value))));
         }
@@ -91,5 +96,26 @@ fn describe(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(values) => values.len().to_string(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_shown_a_line_each() {
+        let object = |value: Value| value.as_object().cloned().expect("an object");
+        let status = Status {
+            ready: true,
+            readiness: object(json!({ "phase": "ready" })),
+            stats: object(json!({ "node": "3f2a", "tables": [{ "name": "users" }], "writes": 12 })),
+        };
+        assert_eq!(
+            status.to_text("127.0.0.1:6660"),
+            "asked   127.0.0.1:6660\nphase   ready\nnode    3f2a\ntables  1\nwrites  12\n"
+        );
+        let json: Value = serde_json::from_str(&status.to_json("127.0.0.1:6660")).expect("JSON");
+        assert_eq!((&json["ready"], &json["stats"]["writes"]), (&json!(true), &json!(12)));
     }
 }

@@ -157,7 +157,8 @@ impl Setting {
     /// Where to look for what was given.
     pub fn origin(&self) -> String {
         match &self.source {
-            Source::Flag => self.knob.flag.clone(),
+            Source::Flag if self.knob.flag.starts_with("--") => format!("flag {}", self.knob.flag),
+            Source::Flag => format!("argument {}", self.knob.flag),
             Source::Environment => format!("{} in the environment", self.knob.variable),
             Source::File(path) => format!("`{}` in {}", self.knob.name, path.display()),
             Source::Default => "default".into(),

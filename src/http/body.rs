@@ -11,7 +11,10 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::call::Head;
-use crate::error::{Error, Result};
+use crate::{
+    core::json::DEPTH_MAX,
+    error::{Error, Result},
+};
 
 /// What a body may have around the value it carries: member names, a key, white space.
 pub const ENVELOPE_BYTES_MAX: u64 = 16 * 1024;
@@ -80,7 +83,28 @@ pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T> {
     if text.starts_with(b"[") {
         return Err(Error::BadJson("an array where an object is expected".into()));
     }
+    check_depth(text)?;
     serde_json::from_slice(text).map_err(|error| Error::BadJson(error.to_string()))
+}
+
+/// Refuses what nests deeper than a value in its envelope may, also in members that nobody reads.
+fn check_depth(text: &[u8]) -> Result<()> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX + 1 {
+            return Err(Error::BadJson(format!("nested deeper than {DEPTH_MAX}")));
+        }
+    }
+    Ok(())
 }
 
 /// A body as it arrives.
@@ -177,6 +201,15 @@ mod tests {
         for wrong in [&b"[1]"[..], b" [1]", b"1", b"", b"{}", b"{\"one\":1}}", b"{\"one\":\"\xff\"}"] {
             assert!(matches!(parse_object::<One>(wrong), Err(Error::BadJson(_))), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn nesting_has_a_limit_in_members_that_nobody_reads_too() {
+        let nested = |depth: usize| format!("{{\"other\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check_depth(nested(DEPTH_MAX).as_bytes()), Ok(()));
+        assert!(check_depth(nested(DEPTH_MAX + 1).as_bytes()).is_err());
+        let text = format!(r#"{{"text":"\"{}\\"}}"#, "[".repeat(1000));
+        assert_eq!(check_depth(text.as_bytes()), Ok(()));
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
 /// A time to live as a client writes it: seconds (`30`, `0.5`), or a duration (`30s`, `1h 30m`).
 ///
 /// # Errors
-/// `BadRequest` for what is neither, `BadName` for one that is nothing or beyond a hundred years.
+/// `BadRequest` for what is neither, and for one that is nothing or beyond a hundred years.
 pub fn parse_ttl(text: &str) -> Result<Duration> {
     let text = text.trim();
     let ttl = match text.parse::<f64>() {
@@ -118,7 +118,9 @@ pub fn parse_ttl(text: &str) -> Result<Duration> {
     };
     // The clock's unit: less would be no time at all.
     if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
-        return Err(Error::BadName(format!("ttl {text:?}: from 1 ms to 100 years; leave it out for ever")));
+        return Err(Error::BadRequest(format!(
+            "ttl {text:?}: from 1 ms to 100 years; leave it out for ever"
+        )));
     }
     Ok(ttl)
 }
@@ -138,14 +140,16 @@ impl Replicas {
     /// From the query; one where it says nothing.
     ///
     /// # Errors
-    /// `BadRequest` for what is no count, `BadName` for none at all.
+    /// `BadRequest` for what is no count, and for none at all.
     pub fn of(head: &Head) -> Result<Self> {
         match head.query().get("w")?.as_deref() {
             None => Ok(Self::Count(1)),
             Some("majority") => Ok(Self::Majority),
             Some("all") => Ok(Self::All),
             Some(count) => match count.parse() {
-                Ok(0) => Err(Error::BadName("w=0: at least 1, this node, holds a write it answers".into())),
+                Ok(0) => {
+                    Err(Error::BadRequest("w=0: at least 1, this node, holds a write it answers".into()))
+                }
                 Ok(count) => Ok(Self::Count(count)),
                 Err(_) => Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
             },
@@ -216,7 +220,10 @@ mod tests {
             assert_eq!(parse_ttl(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in ["0", "-1", "0s", "1e300", "101years", "0.0001"] {
-            assert!(matches!(parse_ttl(text), Err(Error::BadName(_))), "{text}");
+            assert!(
+                matches!(parse_ttl(text), Err(Error::BadRequest(why)) if why.contains("100 years")),
+                "{text}"
+            );
         }
         for text in ["", "soon", "NaN", "inf", "3 apples", "99999999999999999999999999999s"] {
             assert!(matches!(parse_ttl(text), Err(Error::BadRequest(_))), "{text}");

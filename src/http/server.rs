@@ -242,7 +242,9 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(self.peer.options.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
-            .half_close(true)
+            // A client that closes its side has left: otherwise a stream would notice only at its next event. The price is
+            // that one which closes it only to say that it has asked all gets no answer that takes a while.
+            .half_close(false)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = pin!(connection);

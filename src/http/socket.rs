@@ -32,6 +32,8 @@ const EVENT_STREAM_SEND_BYTES: usize = 64 * 1024;
 /// How long a closed connection is read on, so that what the client still sends does not reset it before it has read the
 /// answer.
 const LINGER: Duration = Duration::from_secs(2);
+/// As much of that is read: one who sends more has not stopped to look.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// As many bytes as tell HTTP/2 and TLS from HTTP/1.
 const FIRST_BYTES: usize = 4;
 
@@ -86,8 +88,11 @@ enum Linger {
     Open,
     /// Our side is closed; nothing unread has been found yet.
     HalfClosed,
-    /// The client still sends, or did: read and forget until it hangs up or the time is over.
-    Draining(Pin<Box<Sleep>>),
+    /// The client still sends, or did: read and forget until it hangs up, the time is over, or it was too much.
+    Draining {
+        over: Pin<Box<Sleep>>,
+        bytes: usize,
+    },
 }
 
 impl Socket {
@@ -162,24 +167,24 @@ impl Socket {
         let mut scratch = [0u8; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    if matches!(self.linger, Linger::HalfClosed) {
-                        self.linger = Linger::Draining(Box::pin(sleep(LINGER)));
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer);
+            let length = buffer.filled().len();
+            match (read, &mut self.linger) {
+                (Poll::Ready(Ok(())), Linger::HalfClosed) if length > 0 => {
+                    self.linger = Linger::Draining { over: Box::pin(sleep(LINGER)), bytes: length };
+                }
+                (Poll::Ready(Ok(())), Linger::Draining { over, bytes }) if length > 0 => {
+                    *bytes += length;
+                    if *bytes > LINGER_BYTES_MAX || over.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(Ok(()));
                     }
                 }
-                // Hung up, or broken: nothing is left to wait for.
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending if matches!(self.linger, Linger::HalfClosed) => return Poll::Ready(Ok(())),
-                Poll::Pending => {}
-            }
-            if let Linger::Draining(over) = &mut self.linger {
-                if over.as_mut().poll(context).is_ready() {
+                (Poll::Pending, Linger::Draining { over, .. }) => {
+                    ready!(over.as_mut().poll(context));
                     return Poll::Ready(Ok(()));
                 }
-                if buffer.filled().is_empty() {
-                    return Poll::Pending;
-                }
+                // Hung up or broken, or nothing came after our side was closed: nothing is left to wait for.
+                (Poll::Ready(_) | Poll::Pending, _) => return Poll::Ready(Ok(())),
             }
         }
     }

@@ -46,7 +46,7 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     }
     let tables = match call.query().get("table")? {
         Some(table) => vec![TableName::parse(&table)?],
-        None => node.tables().into_iter().map(|table| table.name).collect(),
+        None => node.table_names(),
     };
     let mut tables = tables.into_iter();
     let Some(table) = tables.next() else { return Ok(reply::with_type(reply::NDJSON, "")) };
@@ -123,6 +123,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
         batch: Vec::new(),
         batch_bytes: 0,
         lines: 0,
+        lines_committed: 0,
         imported: Imported::default(),
     };
     match importing.read(Upload::take(&call)).await {
@@ -142,8 +143,10 @@ struct Importing {
     line_bytes_max: u64,
     batch: Vec<Import>,
     batch_bytes: usize,
-    /// Lines begun.
+    /// Lines taken, the last of which is the one that is wrong if one is.
     lines: u64,
+    /// Lines that are done with: what is between is the batch.
+    lines_committed: u64,
     imported: Imported,
 }
 
@@ -214,20 +217,25 @@ impl Importing {
         }
         let imported = self.node.import(std::mem::take(&mut self.batch)).await?;
         self.batch_bytes = 0;
+        self.lines_committed = self.lines;
         self.imported.written += imported.written;
         self.imported.skipped += imported.skipped;
         Ok(())
     }
 
-    /// What failed, at which line, and what was written before it.
+    /// What failed, at which line or in which batch of lines, and what was written before it.
     fn broken_off(&self, error: &Error, call: &Call) -> Response {
         let Imported { written, skipped } = self.imported;
-        let line = self.lines;
+        let (first, last) = (self.lines_committed + 1, self.lines);
+        // The batch is given away only to be committed: while it is here, it was a line that failed.
+        let place = if self.batch.is_empty() && first < last {
+            format!("lines {first} to {last}")
+        } else {
+            format!("line {last}")
+        };
         let mut problem = reply::problem_object(error, call.request_id.to_str().unwrap_or_default());
-        problem["detail"] = json!(format!(
-            "line {line}: {error}; {written} rows were written before, the rest was not; importing again is safe"
-        ));
-        problem["line"] = json!(line);
+        problem["detail"] = json!(format!("{place}: {error}; {written} rows were written before"));
+        problem["line"] = json!(last);
         problem["written"] = json!(written);
         problem["skipped"] = json!(skipped);
         reply::problem_of(error, &problem)

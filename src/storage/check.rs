@@ -7,7 +7,8 @@ use super::{
     commit::{Committer, Durability},
     engine::Engine,
     open, open_trees,
-    table::{Counts, Surroundings, Table},
+    partition::Counts,
+    table::{Surroundings, Table},
 };
 use crate::{
     core::name::TableName,
@@ -50,8 +51,7 @@ impl Report {
 /// `StorageInUse`, `StorageUnusable`, `StorageDamaged` where it does not open at all.
 pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Report> {
     let _lock = lock_existing(data)?;
-    let engine = Engine::open(data, CACHE_BYTES)?;
-    open::check_format(data, &engine.tree(META)?)?;
+    let engine = open::engine(data, CACHE_BYTES)?;
     let mut report = Report { disk_bytes: engine.disk_bytes(), ..Report::default() };
     let mut records = 0;
     for name in engine.tree_names(ROWS) {

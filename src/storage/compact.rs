@@ -11,7 +11,8 @@ use super::{
     codec::Samples,
     engine::{self, Engine},
     open,
-    table::{Table, key_of},
+    row::key_of,
+    table::Table,
 };
 use crate::{
     core::{
@@ -44,14 +45,13 @@ pub struct Compacted {
 /// it was.
 pub fn compact(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Compacted> {
     let _lock = check::lock_existing(data)?;
-    let old = Engine::open(data, CACHE_BYTES)?;
-    open::check_format(data, &old.tree(META)?)?;
+    let old = open::engine(data, CACHE_BYTES)?;
     let target = open::beside(data, "compacting");
     if target.exists() {
         fs::remove_dir_all(&target)
             .map_err(|e| Error::io(format_args!("removing {}", target.display()), &e))?;
     }
-    let new = Engine::open(&target, CACHE_BYTES)?;
+    let new = open::engine(&target, CACHE_BYTES)?;
     let mut compacted = Compacted { rows: 0, bytes_before: old.disk_bytes(), bytes_after: 0 };
     copy_meta(&old, &new)?;
     for name in old.tree_names(ROWS) {
@@ -66,7 +66,7 @@ pub fn compact(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -
             let Some((head, payload)) = source.read_change(&row, &bytes)? else { continue };
             target.merge(&key_of(&row)?, |_| Ok(Register::new(payload, head.marker.timestamp)))?;
             compacted.rows += 1;
-            if compacted.rows % SYNC_ROWS == 0 {
+            if compacted.rows.is_multiple_of(SYNC_ROWS) {
                 new.sync()?;
                 progress(compacted.rows);
             }

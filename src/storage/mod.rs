@@ -1,21 +1,28 @@
 //! Disk: the tables of one node in one directory. The only layer that names sled, and only in `engine`.
 //!
-//! In reading order: `table` is the write path and point reads, `record`, `codec` and `chunks` are its bytes, `scan` lists,
-//! `commit` makes durable, `watch` and `subscription` carry changes to subscribers, `sweep` works beside all that; `check` and
-//! `compact` are for a store that no node has open.
+//! In reading order: `merge` is the write path, `table` the reads; `row`, `record`, `codec` and `chunks` are their bytes, `scan`
+//! lists; `commit` makes durable and `recovery` survives a disk that fails; `watch`, `queue` and `subscription` carry each
+//! `change` to subscribers; `sweep` works beside all that. `check` and `compact` are for a store that no node has open.
 //!
 //! Trees of the engine: `meta`, `expiry`, and for each table `rows/NAME` and `chunks/NAME`.
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
+pub mod change;
 pub mod check;
 pub mod chunks;
 pub mod codec;
 pub mod commit;
 pub mod compact;
+mod counters;
 pub mod engine;
+pub mod merge;
 mod open;
+pub mod partition;
+pub mod queue;
 pub mod record;
+mod recovery;
+pub mod row;
 pub mod scan;
 pub mod subscription;
 mod sweep;
@@ -26,28 +33,27 @@ use std::{
     collections::BTreeMap,
     fs::File,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
-use tracing::{error, info, warn};
+use tracing::error;
 
 pub use self::commit::Durability;
 use self::{
+    change::Topic,
     codec::Samples,
-    commit::{Committer, Round},
+    commit::Committer,
+    counters::Counters,
     engine::{Engine, Tree},
+    merge::{Existing, Merged},
     open::Identity,
+    partition::Counts,
     scan::{Page, Range, Row},
     subscription::{Start, Subscription},
     sweep::Chore,
-    table::{Counts, Entry, Existing, Merged, Surroundings, Table, Trees},
-    watch::{Hub, Topic},
+    table::{Entry, Surroundings, Table, Trees},
+    watch::Hub,
 };
 use crate::{
     core::{
@@ -61,8 +67,6 @@ use crate::{
 /// A wall clock: Unix milliseconds.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// How often a store whose disk fails is tried again.
-const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
 /// The stack of a pump: there may be a thousand of them.
 const PUMP_STACK_BYTES: usize = 256 * 1024;
 
@@ -83,50 +87,6 @@ pub struct Options {
     pub set_aside_damaged: bool,
     /// The wall clock.
     pub now_ms: WallClock,
-}
-
-/// A figure that threads keep together.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One less, of a gauge.
-    pub fn decrement(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The figure.
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Figures since the store was opened.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Merges that changed a row.
-    pub writes: Counter,
-    /// Merges that lost against what was there.
-    pub writes_superseded: Counter,
-    /// Writes refused because the storage was failing.
-    pub writes_refused: Counter,
-    /// Rounds of flush and sync.
-    pub commits: Counter,
-    /// Changes published.
-    pub changes: Counter,
-    /// Subscriptions open now.
-    pub subscriptions: Counter,
-    /// Subscribers told to resynchronise because they read too slowly.
-    pub resyncs: Counter,
-    /// Values that expired.
-    pub expired: Counter,
-    /// Records found damaged.
-    pub corrupt_records: Counter,
 }
 
 /// An open store. Clones share it.
@@ -174,7 +134,7 @@ impl Store {
         }));
         store.open_tables()?;
         let committing = store.clone();
-        store.spawn("commit", move || committing.commit())?;
+        store.spawn("commit", move || committing.run_commits())?;
         let sweeping = store.clone();
         store.spawn("sweep", move || sweep::run(&sweeping, &work))?;
         Ok(store)
@@ -415,75 +375,6 @@ impl Store {
 
     fn read_tables(&self) -> RwLockReadGuard<'_, BTreeMap<TableName, Arc<Table>>> {
         self.0.tables.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The commit thread.
-    fn commit(&self) {
-        loop {
-            match self.0.around.committer.next_round() {
-                Round::Sync(waiters) => {
-                    let result = self.with_engine(Engine::sync);
-                    self.counters().commits.increment();
-                    if let Err(error) = &result {
-                        error!(%error, "a commit failed: writes are refused until the storage recovers");
-                        self.0.around.committer.fail(&error.to_string());
-                    }
-                    for waiter in waiters {
-                        // A client that went away wants no answer.
-                        let _ = waiter.send(result.clone());
-                    }
-                }
-                Round::Recover => {
-                    if !self.recover() {
-                        return;
-                    }
-                }
-                Round::Stop => return,
-            }
-        }
-    }
-
-    /// Opens the store again as soon as the disk takes data. False where the store is to be closed instead.
-    fn recover(&self) -> bool {
-        warn!(reason = self.failure(), "writes are refused; reads and subscriptions go on");
-        loop {
-            if !self.0.around.committer.pause(RECOVERY_PAUSE) {
-                return false;
-            }
-            if open::probe(&self.0.options.data).is_err() {
-                continue;
-            }
-            match self.reopen() {
-                Ok(()) => {
-                    self.0.around.committer.recover();
-                    info!("the storage was opened again; writes are taken");
-                    return true;
-                }
-                Err(error) => error!(%error, "the storage does not open again yet"),
-            }
-        }
-    }
-
-    fn reopen(&self) -> Result<()> {
-        // No table may be made meanwhile.
-        let tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
-        for table in tables.values() {
-            table.close();
-        }
-        let mut slot = self.0.engine.write().unwrap_or_else(PoisonError::into_inner);
-        drop(slot.take());
-        let engine = Engine::open(&self.0.options.data, self.0.options.cache_bytes)?;
-        let trees =
-            tables.values().map(|table| open_trees(&engine, table.name())).collect::<Result<Vec<_>>>()?;
-        *slot = Some(engine);
-        drop(slot);
-        // What was visible and not yet durable is gone: whoever saw it must look again.
-        self.0.hub.renew(fresh_epoch()?);
-        for (table, trees) in tables.values().zip(trees) {
-            table.reopen(trees);
-            self.start_pump(table)?;
-        }
-        Ok(())
     }
 }
 

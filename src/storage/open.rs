@@ -21,8 +21,11 @@ use crate::{
 };
 
 /// The format of everything in the directory. A newer one is refused; this version knows one.
-const FORMAT: u32 = 1;
+const FORMAT: &str = "1";
 const FORMAT_KEY: &[u8] = b"format";
+const MARKER_FILE: &str = "dynarust.format";
+/// What the marker says of a directory whose first start is not complete.
+const NEW: &str = " new";
 const NODE_KEY: &[u8] = b"node";
 const CLOCK_KEY: &[u8] = b"clock";
 /// What the names of all dictionaries begin with.
@@ -46,14 +49,14 @@ pub struct Identity {
 /// Locks and opens the directory.
 pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     let lock = lock(&options.data)?;
-    let (engine, lock, set_aside) = match open_sound(options) {
+    let (engine, lock, set_aside) = match engine(&options.data, options.cache_bytes) {
         Ok(engine) => (engine, lock, None),
         Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
             let aside = set_aside(&options.data, options)?;
             warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
             drop(lock);
             let lock = self::lock(&options.data)?;
-            (open_sound(options)?, lock, Some(aside))
+            (engine(&options.data, options.cache_bytes)?, lock, Some(aside))
         }
         Err(Error::StorageDamaged(why)) => {
             return Err(Error::StorageDamaged(format!(
@@ -120,22 +123,74 @@ pub fn beside(data: &Path, ending: &str) -> PathBuf {
     data.with_file_name(name)
 }
 
-fn open_sound(options: &Options) -> Result<Engine> {
-    let engine = Engine::open(&options.data, options.cache_bytes)?;
-    check_format(&options.data, &engine.tree(META)?)?;
+/// Opens the engine in a directory that is locked. The only way to, as sled takes whatever it cannot read for an empty log.
+///
+/// A file beside the log says that the directory is ours, and of which format, before the engine touches anything; and, once the
+/// first start is complete, that there must be something in it.
+///
+/// # Errors
+/// `StorageUnusable` for a directory of somebody else's or of another format, else as `Engine::open`.
+pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
+    let new = match read_marker(data)? {
+        Some(marker) => check_format(data, &marker)?,
+        None if data.join("db").exists() => {
+            return Err(Error::StorageUnusable(format!(
+                "{} holds a file named db and no {MARKER_FILE}: it is no storage of DynaRust; choose another path with --data",
+                data.display()
+            )));
+        }
+        None => {
+            write_marker(data, NEW)?;
+            true
+        }
+    };
+    let engine = Engine::open(data, cache_bytes)?;
+    let meta = engine.tree(META)?;
+    if meta.get(FORMAT_KEY)?.is_none() {
+        if !new {
+            return Err(Error::StorageDamaged(format!("{} has lost what was in it", data.display())));
+        }
+        meta.insert(FORMAT_KEY, FORMAT.as_bytes())?;
+        engine.sync()?;
+    }
+    if new {
+        write_marker(data, "")?;
+    }
     Ok(engine)
 }
 
-/// Refuses a store of another format; one that has none is new, and gets ours.
-pub fn check_format(data: &Path, meta: &Tree) -> Result<()> {
-    let Some(bytes) = meta.get(FORMAT_KEY)? else { return meta.insert(FORMAT_KEY, &FORMAT.to_be_bytes()) };
-    match bytes.as_ref().try_into().map(u32::from_be_bytes) {
-        Ok(FORMAT) => Ok(()),
-        Ok(format) => Err(Error::StorageUnusable(format!(
-            "{} has storage format {format}, this version knows {FORMAT}: run the version that wrote it",
+fn read_marker(data: &Path) -> Result<Option<String>> {
+    let path = data.join(MARKER_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format_args!("reading {}", path.display()), &e)),
+    }
+}
+
+fn write_marker(data: &Path, state: &str) -> Result<()> {
+    let path = data.join(MARKER_FILE);
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(format!("{FORMAT}{state}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|e| match e.kind() {
+        io::ErrorKind::StorageFull => Error::StorageFull(format!("writing {}: {e}", path.display())),
+        _ => Error::io(format_args!("writing {}", path.display()), &e),
+    })?;
+    engine::sync_directory(data)
+}
+
+/// Refuses another format. True where the first start of this one was not completed.
+fn check_format(data: &Path, marker: &str) -> Result<bool> {
+    let marker = marker.trim_end();
+    // A marker that was being written when the power went is as good as none; nothing was acknowledged before it was whole.
+    match marker.strip_suffix(NEW).unwrap_or(marker) {
+        FORMAT | "" => Ok(marker != FORMAT),
+        other => Err(Error::StorageUnusable(format!(
+            "{} has storage format {other:?}, this version knows {FORMAT}: run the version that wrote it",
             data.display()
         ))),
-        Err(_) => Err(Error::StorageDamaged("the storage's format number is none".into())),
     }
 }
 
@@ -174,7 +229,7 @@ pub fn write_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
 /// The dictionaries of a table, in order of their numbers.
 pub fn read_dictionaries(meta: &Tree, table: &TableName) -> Result<Dictionaries> {
     let mut dictionaries = Dictionaries::default();
-    while let Some(bytes) = meta.get(&dictionary_key(table, dictionaries.len()))? {
+    while let Some(bytes) = meta.get(&dictionary_key(table, dictionaries.count()))? {
         let sound =
             bytes.split_at_checked(8).filter(|(check, bytes)| *check == &blake3::hash(bytes).as_bytes()[..8]);
         let Some((_, dictionary)) = sound else {

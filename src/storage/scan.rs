@@ -5,7 +5,8 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use super::{
     engine::{Items, Slice, Tree},
-    table::{Entry, Found, PARTITIONS, Table, Trees, key_of},
+    row::{PARTITIONS, key_of},
+    table::{Entry, Found, Table, Trees},
 };
 use crate::{core::name::Key, error::Result};
 

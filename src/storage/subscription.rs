@@ -14,8 +14,10 @@ use tracing::error;
 
 use super::{
     Store,
+    change::{Change, Cursor, Effect, Gone, Topic},
+    queue::{Subscriber, Waiting},
     scan::{Page, Range, Row},
-    watch::{Change, Cursor, Effect, Gone, Hub, Joined, Subscriber, Topic, Waiting},
+    watch::{Hub, Joined},
 };
 use crate::{
     core::{
@@ -237,14 +239,6 @@ impl Stream for Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.hub.leave(self.id, &self.topics);
-    }
-}
-
-impl Topic {
-    fn table(&self) -> &TableName {
-        match self {
-            Self::Key(table, _) | Self::Prefix(table, _) => table,
-        }
     }
 }
 

@@ -1,42 +1,34 @@
-//! A table: rows in 256 partitions, each row the record of one register.
+//! A table: rows in 256 partitions, each row the record of one register, and all that reads them one by one. What writes them is
+//! in `merge`.
 //!
-//! `merge` is the one write path. It runs under the lock of the key's partition, so that compare and insert are one step, and
-//! sets the row at once: reads and subscribers do not wait for the disk, the writer does (`Committer`). A payload too long for
-//! an item of the engine goes before its row into chunks of a tree of their own; the engine's log keeps that order over a
-//! crash, so a row never lacks its chunks. A reader that finds them gone has been overtaken by a later write, and reads again.
-//!
-//! Row key = partition byte ‖ key, the partition being the first byte of blake3(key). A partition is a contiguous range, so it
-//! can be counted, compared and one day moved as a unit.
+//! A payload too long for an item of the engine lies in chunks in a tree of its own, written before its row and removed after
+//! it. A reader that finds them gone has been overtaken by a later write, and reads again.
 //!
 //! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
 
 use super::{
-    Counters, WallClock, chunks,
-    codec::{Codec, Dictionaries, Dictionary, Samples},
+    WallClock, chunks,
+    codec::{Dictionaries, Dictionary, Samples},
     commit::Committer,
-    engine::{self, Slice, Tree},
+    counters::Counters,
+    engine::Tree,
+    partition::{Counts, Partition},
     record::{self, Body, Head, Record},
-    sweep::{self, Chore},
+    row::{PARTITIONS, key_of, row_of},
+    sweep::Chore,
 };
 use crate::{
     core::{
         clock::Timestamp,
         json::Value,
-        name::{KEY_BYTES_MAX, Key, TableName},
-        register::{Payload, Register, fingerprint},
+        name::{Key, TableName},
+        register::{Payload, fingerprint},
     },
     error::{Error, Result},
 };
 
-/// How many partitions a table has: what one byte of hash tells apart.
-pub const PARTITIONS: usize = 256;
-/// Longest payload as coded that stays in its row.
-const INLINE_BYTES_MAX: usize = engine::ITEM_BYTES_MAX - (1 + KEY_BYTES_MAX) - record::OVERHEAD_BYTES;
 /// Longest plain payload there can be, whatever the limit for new ones is now. Bounds what a damaged length can claim.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -83,101 +75,22 @@ pub(super) enum Found {
     Overtaken,
 }
 
-/// What a merge did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Merged {
-    /// The timestamp of the register that came in.
-    pub timestamp: Timestamp,
-    /// Whether it won; if not, the row is as it was.
-    pub changed: bool,
-    /// Whether the key had no visible value before.
-    pub created: bool,
-}
-
-/// Rows of a table, or a part of it, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Rows with a value, expired ones until they are swept included.
-    pub live: u64,
-    /// Tombstones.
-    pub tombstones: u64,
-}
-
-impl Counts {
-    /// Counts one more row.
-    pub fn add(&mut self, head: &Head) {
-        *self.of(head) += 1;
-    }
-
-    fn of(&mut self, head: &Head) -> &mut u64 {
-        if head.live { &mut self.live } else { &mut self.tombstones }
-    }
-}
-
-/// What is known of one partition, under its lock. `None` until somebody counted its rows.
-#[derive(Default)]
-struct Partition {
-    counts: Option<Counts>,
-}
-
-impl Partition {
-    fn replace(&mut self, old: Option<&Head>, new: Option<&Head>) {
-        let Some(counts) = &mut self.counts else { return };
-        if let Some(old) = old {
-            *counts.of(old) -= 1;
-        }
-        if let Some(new) = new {
-            *counts.of(new) += 1;
-        }
-    }
-}
-
-/// What a key holds, as a merge sees it under the lock.
-pub struct Existing<'a> {
-    table: &'a Table,
-    trees: &'a Trees,
-    row: &'a [u8],
-    record: Record<'a>,
-}
-
-impl Existing<'_> {
-    /// When and by whom it was written.
-    pub fn timestamp(&self) -> Timestamp {
-        self.record.head.marker.timestamp
-    }
-
-    /// When it expires, in Unix milliseconds.
-    pub fn expires_at_ms(&self) -> Option<u64> {
-        self.record.head.expires_at_ms
-    }
-
-    /// Whether it is a value that is to be seen at `now_ms`.
-    pub fn visible_at(&self, now_ms: u64) -> bool {
-        self.record.head.visible_at(now_ms)
-    }
-
-    /// The value.
-    pub fn value(&self) -> Result<Value> {
-        self.table.load(self.trees, self.row, &self.record)?.ok_or_else(|| self.table.lost(self.row))
-    }
-}
-
 /// A table of a store.
 pub struct Table {
     name: TableName,
-    around: Surroundings,
+    pub(super) around: Surroundings,
     /// `None` while the store is being opened again.
     trees: RwLock<Option<Trees>>,
-    partitions: Vec<Mutex<Partition>>,
+    pub(super) partitions: Vec<Mutex<Partition>>,
     dictionaries: RwLock<Dictionaries>,
     /// `None` once there is a dictionary, or while one is trained.
-    samples: Mutex<Option<Samples>>,
+    pub(super) samples: Mutex<Option<Samples>>,
 }
 
 impl Table {
     /// A table over its trees, with the dictionaries it has.
     pub fn new(name: TableName, around: Surroundings, trees: Trees, dictionaries: Dictionaries) -> Self {
-        let samples = (dictionaries.len() == 0).then(Samples::default);
+        let samples = (dictionaries.count() == 0).then(Samples::default);
         Self {
             name,
             around,
@@ -206,62 +119,6 @@ impl Table {
                 Found::Overtaken => self.still_there(trees, &row, &bytes)?,
             }
         }
-    }
-
-    /// The write path, of every write whoever sent it: `decide` sees what is there and gives the register to merge, or an error,
-    /// and then nothing happens. Returns before the write is durable.
-    pub fn merge(
-        &self,
-        key: &Key,
-        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    ) -> Result<Merged> {
-        self.writing(|trees| {
-            let row = row_of(key);
-            let mut partition = self.lock(row[0]);
-            let stored = trees.rows.get(&row)?;
-            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), decide)?;
-            if let Some(staged) = staged {
-                trees.rows.insert(&row, &staged.bytes)?;
-                self.replaced(trees, &mut partition, &row, stored.as_deref(), &staged.head)?;
-            }
-            Ok(merged)
-        })
-    }
-
-    /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash.
-    pub fn merge_all<D>(&self, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
-    where
-        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    {
-        self.writing(|trees| {
-            let rows: Vec<Vec<u8>> = writes.iter().map(|(key, _)| row_of(key)).collect();
-            let mut partitions = self.lock_all(rows.iter().map(|row| row[0]));
-            let mut staged_rows: HashMap<&[u8], (Staged, Option<Slice>)> = HashMap::new();
-            let mut results = Vec::with_capacity(rows.len());
-            for (row, (_, decide)) in rows.iter().zip(writes) {
-                let before = match staged_rows.get(row.as_slice()) {
-                    Some((_, stored)) => stored.clone(),
-                    None => trees.rows.get(row)?,
-                };
-                let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
-                let (merged, staged) = self.stage(trees, row, current.or(before.as_deref()), decide)?;
-                if let Some(staged) = staged {
-                    let superseded = staged_rows.insert(row, (staged, before));
-                    if let Some((superseded, _)) = superseded {
-                        chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
-                    }
-                }
-                results.push(merged);
-            }
-            trees
-                .rows
-                .insert_all(staged_rows.iter().map(|(row, (staged, _))| (*row, staged.bytes.as_slice())))?;
-            for (row, (staged, stored)) in &staged_rows {
-                let partition = partitions.get_mut(&row[0]).expect("locked above");
-                self.replaced(trees, partition, row, stored.as_deref(), &staged.head)?;
-            }
-            Ok(results)
-        })
     }
 
     /// How many rows there are, as far as they are counted.
@@ -331,7 +188,7 @@ impl Table {
     pub fn train(&self, samples: &Samples, keep: impl FnOnce(usize, &[u8]) -> Result<()>) -> Result<()> {
         let bytes = samples.train().map_err(|e| Error::Io(format!("training a dictionary: {e}")))?;
         // The record that needs it comes later in the same log, so after a crash the dictionary is there if the record is.
-        keep(self.dictionaries().len(), &bytes)?;
+        keep(self.dictionaries().count(), &bytes)?;
         self.dictionaries.write().unwrap_or_else(PoisonError::into_inner).push(Dictionary::new(&bytes));
         Ok(())
     }
@@ -405,76 +262,8 @@ impl Table {
         Ok(record.head)
     }
 
-    /// What `decide` makes of a row, ready to be set; `None` where what is there wins. Chunks and expiry are stored already:
-    /// they go before the row, and without it nobody looks at them.
-    fn stage(
-        &self,
-        trees: &Trees,
-        row: &[u8],
-        stored: Option<&[u8]>,
-        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    ) -> Result<(Merged, Option<Staged>)> {
-        let existing = match stored {
-            Some(bytes) => Some(Existing { table: self, trees, row, record: self.decode(row, bytes)? }),
-            None => None,
-        };
-        let register = decide(existing.as_ref())?;
-        let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.around.now_ms)()));
-        let changed = existing.is_none_or(|existing| existing.record.head.marker < register.marker());
-        let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };
-        if !changed {
-            self.around.counters.writes_superseded.increment();
-            return Ok((merged, None));
-        }
-        self.around.counters.writes.increment();
-        let staged = self.encode(trees, row, &register, !visible)?;
-        Ok((merged, Some(staged)))
-    }
-
-    fn encode(&self, trees: &Trees, row: &[u8], register: &Register, hidden: bool) -> Result<Staged> {
-        let mut coded = Vec::new();
-        let (live, expires_at_ms, codec) = match register.payload() {
-            Payload::Deleted => (false, None, Codec::RAW),
-            Payload::Live { value, expires_at_ms } => {
-                let plain = value.as_str().as_bytes();
-                self.sample(plain);
-                (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
-            }
-        };
-        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && hidden };
-        let chunked = coded.len() > INLINE_BYTES_MAX;
-        let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
-        let record = Record { head, codec, body };
-        if chunked {
-            chunks::insert(&trees.chunks, row, &head, &coded)?;
-        }
-        if let Some(at_ms) = expires_at_ms {
-            trees.expiry.insert(&sweep::expiry_key(at_ms, &self.name, row), &[])?;
-            // The thread that sweeps outlives the tables, but for the moment in which both are dropped.
-            let _ = self.around.chores.send(Chore::Expiry(at_ms));
-        }
-        Ok(Staged { bytes: record::encode(row, &record), head })
-    }
-
-    /// Keeps account of a row that was set, and removes what only the one before needed.
-    fn replaced(
-        &self,
-        trees: &Trees,
-        partition: &mut Partition,
-        row: &[u8],
-        old: Option<&[u8]>,
-        new: &Head,
-    ) -> Result<()> {
-        let old = old.map(|bytes| self.decode(row, bytes)).transpose()?;
-        partition.replace(old.as_ref().map(|record| &record.head), Some(new));
-        match old {
-            Some(record) => chunks::remove(&trees.chunks, row, &record),
-            None => Ok(()),
-        }
-    }
-
     /// The value of a live record; `None` where its chunks are missing.
-    fn load(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+    pub(super) fn load(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
         let chunked;
         let coded = match record.body {
             Body::Inline(coded) => coded,
@@ -491,16 +280,8 @@ impl Table {
         text.map(|text| Some(Value::trusted(text))).map_err(|why| self.damaged(row, why))
     }
 
-    fn sample(&self, plain: &[u8]) {
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.as_mut().is_some_and(|samples| samples.add(plain)) {
-            let full = samples.take().expect("just added to");
-            let _ = self.around.chores.send(Chore::Train(self.name.clone(), full));
-        }
-    }
-
     /// Runs `write` on the trees, unless writes are refused. An error of the engine has them refused from then on.
-    fn writing<T>(&self, write: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
+    pub(super) fn writing<T>(&self, write: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
         if let Some(reason) = self.around.committer.failure() {
             self.around.counters.writes_refused.increment();
             return Err(Error::StorageFull(reason));
@@ -513,61 +294,30 @@ impl Table {
         result
     }
 
-    fn lock(&self, number: u8) -> MutexGuard<'_, Partition> {
+    pub(super) fn lock(&self, number: u8) -> MutexGuard<'_, Partition> {
         // Counts are whole before anything can panic; the rows are the engine's.
         self.partitions[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_all(&self, numbers: impl Iterator<Item = u8>) -> HashMap<u8, MutexGuard<'_, Partition>> {
-        let numbers: std::collections::BTreeSet<u8> = numbers.collect();
-        numbers.into_iter().map(|number| (number, self.lock(number))).collect()
-    }
-
-    fn open(&self) -> RwLockReadGuard<'_, Option<Trees>> {
+    pub(super) fn open(&self) -> RwLockReadGuard<'_, Option<Trees>> {
         self.trees.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dictionaries(&self) -> RwLockReadGuard<'_, Dictionaries> {
+    pub(super) fn dictionaries(&self) -> RwLockReadGuard<'_, Dictionaries> {
         self.dictionaries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lost(&self, row: &[u8]) -> Error {
+    pub(super) fn lost(&self, row: &[u8]) -> Error {
         self.damaged(row, "part of its long value is missing")
     }
 
-    fn damaged(&self, row: &[u8], why: &str) -> Error {
+    pub(super) fn damaged(&self, row: &[u8], why: &str) -> Error {
         self.around.counters.corrupt_records.increment();
         Error::corrupt_record(&self.name, row.get(1..).unwrap_or_default(), why)
     }
 }
 
-/// A row that won its merge.
-struct Staged {
-    bytes: Vec<u8>,
-    head: Head,
-}
-
-fn trees<'a>(open: &'a RwLockReadGuard<'_, Option<Trees>>) -> Result<&'a Trees> {
+pub(super) fn trees<'a>(open: &'a RwLockReadGuard<'_, Option<Trees>>) -> Result<&'a Trees> {
     open.as_ref()
         .ok_or_else(|| Error::NotReady("the storage is being opened again; try again in a moment".into()))
-}
-
-/// The row of a key.
-pub fn row_of(key: &Key) -> Vec<u8> {
-    let key = key.as_str().as_bytes();
-    let mut row = Vec::with_capacity(1 + key.len());
-    row.push(blake3::hash(key).as_bytes()[0]);
-    row.extend_from_slice(key);
-    row
-}
-
-/// The key of a row.
-///
-/// # Errors
-/// `Corrupt` where the row's name is no key.
-pub fn key_of(row: &[u8]) -> Result<Key> {
-    let text = row.get(1..).and_then(|key| std::str::from_utf8(key).ok());
-    text.and_then(|text| Key::parse(text).ok()).ok_or_else(|| {
-        Error::Corrupt(format!("a row is named {:?}, which is no key", String::from_utf8_lossy(row)))
-    })
 }

@@ -10,24 +10,24 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    task::Waker,
 };
 
-use bytes::Bytes;
 use tracing::error;
 
 use super::{
-    Counters, WallClock,
+    WallClock,
+    change::{Change, Cursor, Effect, Gone, Topic},
+    counters::Counters,
     engine::{Feed, Slice},
+    queue::{Queue, Subscriber},
     record::Head,
-    table::{Table, key_of},
+    row::key_of,
+    table::Table,
 };
 use crate::{
     core::{
         clock::Timestamp,
-        json::Value,
         name::{Key, TableName},
         register::Payload,
     },
@@ -37,102 +37,10 @@ use crate::{
 /// How many changes, and about how many bytes of them, the ring keeps for those who resume.
 const RING_CHANGES_MAX: usize = 65_536;
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// How many changes, and about how many bytes of them, wait for one subscriber.
-const QUEUE_CHANGES_MAX: usize = 256;
-const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// Most changes the pump numbers under one lock.
 const PUMP_BATCH_MAX: usize = 256;
 /// What a change costs in memory beside its key and value.
 const CHANGE_OVERHEAD_BYTES: usize = 256;
-
-/// A place in a node's change stream. As text `<epoch>.<sequence>`: eight hexadecimal digits, a dot, a decimal number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// Fresh at every start of a node, and whenever its storage was opened again.
-    pub epoch: u32,
-    /// The number of the last change seen; changes are numbered from 1.
-    pub sequence: u64,
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}.{}", self.epoch, self.sequence)
-    }
-}
-
-impl Cursor {
-    /// Parses what `Display` writes; `None` for anything else.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (epoch, sequence) = text.split_once('.')?;
-        Some(Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? })
-    }
-}
-
-/// What a subscriber asks to be told about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Topic {
-    /// One key.
-    Key(TableName, Key),
-    /// All keys of a table that begin so; empty for the whole table.
-    Prefix(TableName, String),
-}
-
-/// Why a key's value is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
-    /// Somebody deleted it.
-    Deleted,
-    /// Its time had come.
-    Expired,
-}
-
-/// What a change made of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It has this value now.
-    Updated {
-        /// The value.
-        value: Value,
-        /// Unix milliseconds at which it expires, if it does.
-        expires_at_ms: Option<u64>,
-    },
-    /// It has none now.
-    Deleted(Gone),
-}
-
-/// The visible value of a key changed on this node.
-#[derive(Debug)]
-pub struct Change {
-    /// Its place in the stream; `None` in a snapshot, which has none.
-    pub cursor: Option<Cursor>,
-    /// The table.
-    pub table: TableName,
-    /// The key.
-    pub key: Key,
-    /// The version that did it; its `node` is who wrote.
-    pub timestamp: Timestamp,
-    /// What became of the key.
-    pub effect: Effect,
-    rendered: OnceLock<Bytes>,
-}
-
-impl Change {
-    /// A change that nobody rendered yet.
-    pub fn new(
-        cursor: Option<Cursor>,
-        table: TableName,
-        key: Key,
-        timestamp: Timestamp,
-        effect: Effect,
-    ) -> Self {
-        Self { cursor, table, key, timestamp, effect, rendered: OnceLock::new() }
-    }
-
-    /// The change as `render` writes it: called once, whatever the number of subscribers. All callers pass one function.
-    pub fn rendered(&self, render: fn(&Change) -> Bytes) -> &Bytes {
-        self.rendered.get_or_init(|| render(self))
-    }
-}
 
 /// A change as the ring keeps it: decoded when the first subscriber wants it.
 struct Logged {
@@ -176,110 +84,6 @@ impl Logged {
     }
 }
 
-/// What waits for one subscriber.
-#[derive(Default)]
-pub struct Queue {
-    pending: VecDeque<(Arc<Change>, usize)>,
-    bytes: usize,
-    /// The change pushed last: two topics of one subscriber may both want it.
-    last: Option<Cursor>,
-    /// Everything pending was dropped, and everything new is, until the subscriber has taken note.
-    lagged: bool,
-    ended: bool,
-    waker: Option<Waker>,
-}
-
-/// What a subscriber finds in its queue.
-pub enum Waiting {
-    /// The next change.
-    Change(Arc<Change>),
-    /// It must resynchronise.
-    Lagged,
-    /// The node is stopping.
-    Ended,
-    /// Nothing; the waker is kept.
-    Nothing,
-}
-
-impl Queue {
-    /// Takes what comes next; where there is nothing, `waker` is called as soon as there is.
-    pub fn take(&mut self, waker: &Waker) -> Waiting {
-        if self.ended {
-            return Waiting::Ended;
-        }
-        if self.lagged {
-            return Waiting::Lagged;
-        }
-        if let Some((change, bytes)) = self.pending.pop_front() {
-            self.bytes -= bytes;
-            return Waiting::Change(change);
-        }
-        // An idle queue keeps no buffer: there may be very many of them.
-        self.pending = VecDeque::new();
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            self.waker = Some(waker.clone());
-        }
-        Waiting::Nothing
-    }
-
-    /// Whether the node is stopping; if not, `waker` is called when it does.
-    pub fn ended(&mut self, waker: &Waker) -> bool {
-        self.waker = Some(waker.clone());
-        self.ended
-    }
-
-    /// Whether this push made it lag.
-    fn push(&mut self, change: &Arc<Change>, bytes: usize) -> bool {
-        if self.lagged || self.last == change.cursor {
-            return false;
-        }
-        self.last = change.cursor;
-        self.pending.push_back((change.clone(), bytes));
-        self.bytes += bytes;
-        if self.over(QUEUE_CHANGES_MAX, QUEUE_BYTES_MAX) {
-            self.keep_newest();
-            // Half full at the most, so that the next coalescing is far.
-            if self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX) {
-                self.pending = VecDeque::new();
-                self.bytes = 0;
-                self.lagged = true;
-            }
-        }
-        self.lagged
-    }
-
-    /// One change alone is never too much, however long its value.
-    fn over(&self, changes_max: usize, bytes_max: usize) -> bool {
-        self.pending.len() > changes_max || (self.bytes > bytes_max && self.pending.len() > 1)
-    }
-
-    fn keep_newest(&mut self) {
-        let mut seen = HashSet::new();
-        let mut kept = VecDeque::new();
-        for (change, bytes) in mem::take(&mut self.pending).into_iter().rev() {
-            if seen.insert((change.table.clone(), change.key.clone())) {
-                kept.push_front((change, bytes));
-            } else {
-                self.bytes -= bytes;
-            }
-        }
-        self.pending = kept;
-    }
-}
-
-/// A subscriber as the hub knows it.
-pub struct Subscriber {
-    queue: Mutex<Queue>,
-}
-
-impl Subscriber {
-    /// Its queue.
-    pub fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Queues are whole before anything can panic.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// How a subscription begins, as the hub found it.
 pub enum Joined {
     /// With these changes, then with what comes.
@@ -288,7 +92,10 @@ pub enum Joined {
     Missed,
 }
 
+/// Subscribers of one key, by id.
 type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
+/// Prefixes of one table and who watches them, by subscriber's id and place among its topics.
+type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
 
 /// Where changes come in and subscribers are found.
 pub struct Hub {
@@ -303,7 +110,7 @@ struct State {
     ring: VecDeque<Arc<Logged>>,
     ring_bytes: usize,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
-    prefixes: HashMap<TableName, BTreeMap<(u64, usize), (String, Arc<Subscriber>)>>,
+    prefixes: HashMap<TableName, Prefixes>,
     next_id: u64,
     count: usize,
     ended: bool,
@@ -349,7 +156,7 @@ impl Hub {
             None => Joined::Replay(VecDeque::new()),
             Some(cursor) => state.missed_after(cursor, topics).map_or(Joined::Missed, Joined::Replay),
         };
-        let subscriber = Arc::new(Subscriber { queue: Mutex::default() });
+        let subscriber = Arc::new(Subscriber::default());
         let id = state.next_id;
         state.next_id += 1;
         state.count += 1;
@@ -389,10 +196,7 @@ impl Hub {
     /// Starts a subscriber that lagged afresh: everything after the cursor returned will be in its queue.
     pub fn restart(&self, subscriber: &Subscriber) -> Cursor {
         let state = self.lock();
-        let mut queue = subscriber.queue();
-        queue.lagged = false;
-        queue.pending.clear();
-        queue.bytes = 0;
+        subscriber.queue().restart();
         state.cursor()
     }
 
@@ -509,22 +313,6 @@ impl State {
             if let Some(waker) = queue.waker.take() {
                 waker.wake();
             }
-        }
-    }
-}
-
-impl Topic {
-    fn as_key(&self) -> Option<(&TableName, &Key)> {
-        match self {
-            Self::Key(table, key) => Some((table, key)),
-            Self::Prefix(..) => None,
-        }
-    }
-
-    fn as_prefix(&self) -> Option<(&TableName, &str)> {
-        match self {
-            Self::Prefix(table, prefix) => Some((table, prefix)),
-            Self::Key(..) => None,
         }
     }
 }

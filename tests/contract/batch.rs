@@ -85,7 +85,7 @@ fn an_operation_that_is_none_stops_the_batch_before_anything_is_written() {
             format!("{{\"op\":\"put\",\"key\":\"a\",\"value\":1}}\n{wrong}\n"),
         ] {
             let refused = table.post("batch", body.as_str());
-            assert_eq!(refused.status, 400, "{body}: {refused}");
+            refused.expect_refused(&body);
             assert_eq!(state(&table), "{}", "{body}");
         }
     }

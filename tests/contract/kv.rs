@@ -202,7 +202,7 @@ fn w_of_one_is_met_by_one_node_and_more_is_not_and_the_write_is_kept() {
     table.get("key/a").expect_body(r#"{"value":2}"#);
 
     for wrong in ["0", "-1", "some", "1.5"] {
-        assert_eq!(table.put(&format!("key/a?w={wrong}"), r#"{"value":3}"#).status, 400, "w={wrong}");
+        table.put(&format!("key/a?w={wrong}"), r#"{"value":3}"#).expect_refused(wrong);
     }
     table.get("key/a").expect_body(r#"{"value":2}"#);
 }

@@ -141,10 +141,10 @@ fn a_patch_keeps_the_digits_and_the_order_of_what_it_does_not_touch() {
 
 #[test]
 fn a_patched_value_keeps_to_the_limits_of_values() {
-    let node = crate::harness::Setup::new().flag("--max-value", "1000").start();
-    node.put("/t/key/a", format!(r#"{{"value":{{"a":"{}"}}}}"#, "v".repeat(600))).expect(200);
+    let node = crate::harness::Setup::new().flag("--max-value", "2000").start();
+    node.put("/t/key/a", format!(r#"{{"value":{{"a":"{}"}}}}"#, "v".repeat(1200))).expect(200);
     let request = crate::harness::http::Request::new("PATCH", "/t/key/a");
-    let grown = node.send(&request.body(format!(r#"{{"b":"{}"}}"#, "v".repeat(600))));
+    let grown = node.send(&request.body(format!(r#"{{"b":"{}"}}"#, "v".repeat(1200))));
     grown.expect_problem(413, "too-large");
     assert_eq!(
         node.get("/t/key/a").expect(200).json()["value"].as_object().map(serde_json::Map::len),

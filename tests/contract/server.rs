@@ -58,6 +58,29 @@ fn tables_are_listed_with_their_figures() {
     assert!(text[users..].contains('2'), "users has two keys: {text}");
 }
 
+/// A backup taken right after a start must not miss what is still being counted.
+#[test]
+fn a_node_knows_all_it_has_as_soon_as_it_listens() {
+    let mut node = Node::start();
+    for table in ["one", "two"] {
+        let rows: Vec<String> =
+            (0..10_000).map(|row| format!(r#"{{"op":"put","key":"k{row}","value":{row}}}"#)).collect();
+        node.post(&format!("/{table}/batch"), rows.join("\n")).expect(200);
+    }
+    for read in ["/_/export", "/_/tables", "/one/count", "/two/keys"] {
+        node = node.kill().start();
+        let answer = node.get(read).expect(200);
+        match read {
+            "/_/export" => assert_eq!(answer.text().lines().count(), 20_000),
+            "/_/tables" => {
+                assert!(answer.text().contains("one") && answer.text().contains("two"), "{answer}")
+            }
+            "/one/count" => assert_eq!(answer.text(), r#"{"count":10000}"#),
+            _ => assert_eq!(answer.json().as_array().map(Vec::len), Some(10_000)),
+        }
+    }
+}
+
 #[test]
 fn stats_are_json_and_count() {
     let node = Node::start();

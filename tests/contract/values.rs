@@ -83,13 +83,13 @@ fn nesting_is_taken_to_128_and_no_deeper() {
 
 #[test]
 fn a_value_of_the_limit_is_taken_and_one_byte_more_is_not() {
-    let node = crate::harness::Setup::new().flag("--max-value", "1000").start();
+    let node = crate::harness::Setup::new().flag("--max-value", "2000").start();
     let value = |length: usize| format!(r#"{{"value":"{}"}}"#, "v".repeat(length - 2));
-    node.put("/t/key/a", value(1000)).expect(200);
-    node.get("/t/key/a").expect_body(&value(1000));
-    let detail = node.put("/t/key/a", value(1001)).expect_problem(413, "too-large");
-    assert!(detail.contains("1000"), "the limit is said: {detail}");
-    node.get("/t/key/a").expect_body(&value(1000));
+    node.put("/t/key/a", value(2000)).expect(200);
+    node.get("/t/key/a").expect_body(&value(2000));
+    let detail = node.put("/t/key/a", value(2001)).expect_problem(413, "too-large");
+    assert!(detail.contains("2000"), "the limit is said: {detail}");
+    node.get("/t/key/a").expect_body(&value(2000));
 }
 
 #[test]

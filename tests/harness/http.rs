@@ -3,14 +3,40 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    io,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use super::DEADLINE;
+use super::{
+    DEADLINE,
+    wire::{BodyReader, Head, Wire, header},
+};
+
+/// The contract's error codes, and the status of each.
+const CODES: &[(&str, u16)] = &[
+    ("bad-json", 400),
+    ("missing-value", 400),
+    ("bad-key", 400),
+    ("bad-request", 400),
+    ("unauthorized", 401),
+    ("forbidden", 403),
+    ("not-found", 404),
+    ("method-not-allowed", 405),
+    ("conflict", 409),
+    ("precondition-failed", 412),
+    ("too-large", 413),
+    ("unsupported-type", 415),
+    ("bad-name", 422),
+    ("too-many", 429),
+    ("overloaded", 503),
+    ("not-ready", 503),
+    ("draining", 503),
+    ("not-enough-replicas", 504),
+    ("storage-full", 507),
+];
 
 /// A request. The target is sent as given: percent-encode it yourself, or leave it wrong on purpose.
 #[derive(Clone)]
@@ -123,22 +149,35 @@ impl Response {
         response
     }
 
-    /// Panics unless this is an RFC 9457 problem with this status and code, whole and consistent. Its `detail`.
+    /// Panics unless this is a problem with this status and code. Its `detail`.
     #[track_caller]
     pub fn expect_problem(self, status: u16, code: &str) -> String {
         let response = self.expect(status);
-        assert_eq!(response.expect_header("content-type"), "application/problem+json", "{response}");
-        let problem = response.json();
+        let problem = response.problem();
         assert_eq!(problem["error"], code, "{response}");
-        assert_eq!(problem["status"], status, "{response}");
-        assert_eq!(problem["request_id"], response.expect_header("x-request-id"), "{response}");
-        for member in ["type", "title", "detail"] {
-            assert!(
-                problem[member].as_str().is_some_and(|text| !text.is_empty()),
-                "no {member} in {response}"
-            );
-        }
         problem["detail"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Panics unless this says that the request makes no sense: 400 where it cannot be read, 422 where it is outside a rule.
+    #[track_caller]
+    pub fn expect_refused(self, what: &str) {
+        assert!(matches!(self.status, 400 | 422), "{what}: {self}");
+        self.problem();
+    }
+
+    /// The problem (RFC 9457) that this is; panics unless it is whole, consistent, and its code is one of the contract's.
+    #[track_caller]
+    fn problem(&self) -> Value {
+        assert_eq!(self.expect_header("content-type"), "application/problem+json", "{self}");
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status, "{self}");
+        assert_eq!(problem["request_id"], self.expect_header("x-request-id"), "{self}");
+        for member in ["type", "title", "detail"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member} in {self}");
+        }
+        let code = problem["error"].as_str().unwrap_or_default();
+        assert!(CODES.contains(&(code, self.status)), "no code of the contract: {self}");
+        problem
     }
 }
 
@@ -199,12 +238,12 @@ impl Connection {
         let deadline = Instant::now() + deadline;
         loop {
             match self.wire.fill(deadline) {
-                Ok(0) => return std::mem::take(&mut self.wire.buffer),
+                Ok(0) => return self.wire.take(),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    panic!("not closed in time; it sent {:?}", String::from_utf8_lossy(&self.wire.buffer))
+                    panic!("not closed in time; it sent {:?}", String::from_utf8_lossy(&self.wire.take()))
                 }
-                Err(_) => return std::mem::take(&mut self.wire.buffer),
+                Err(_) => return self.wire.take(),
             }
         }
     }
@@ -223,152 +262,6 @@ impl Connection {
 
     /// Says that nothing more will be sent.
     pub fn finish(&self) {
-        // An error means that the other side closed already.
-        let _ = self.wire.stream.shutdown(Shutdown::Write);
+        self.wire.finish();
     }
-}
-
-/// Status line and headers of a response.
-pub(super) struct Head {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-}
-
-impl Head {
-    pub(super) fn read(wire: &mut Wire, deadline: Instant) -> io::Result<Self> {
-        let line = wire.line(deadline)?;
-        let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("no HTTP response: {line:?}")))?;
-        let mut headers = Vec::new();
-        loop {
-            let line = wire.line(deadline)?;
-            if line.is_empty() {
-                return Ok(Self { status, headers });
-            }
-            let (name, value) =
-                line.split_once(':').ok_or_else(|| io::Error::other(format!("no header: {line:?}")))?;
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-    }
-}
-
-/// Takes a body off the wire piece by piece, whichever way its end is told.
-pub(super) enum BodyReader {
-    Length(usize),
-    Chunked,
-    ToClose,
-    Ended,
-}
-
-impl BodyReader {
-    pub(super) fn new(method: &str, head: &Head) -> Self {
-        if method == "HEAD" || matches!(head.status, 101 | 204 | 304) {
-            return Self::Ended;
-        }
-        if header(&head.headers, "transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
-            return Self::Chunked;
-        }
-        match header(&head.headers, "content-length") {
-            Some(length) => Self::Length(length.parse().expect("a length is a number")),
-            None => Self::ToClose,
-        }
-    }
-
-    /// The next piece; `None` at the end.
-    pub(super) fn read(&mut self, wire: &mut Wire, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
-        match self {
-            Self::Ended => Ok(None),
-            Self::Length(length) => {
-                let body = wire.exactly(*length, deadline)?;
-                *self = Self::Ended;
-                Ok(Some(body))
-            }
-            Self::Chunked => {
-                let line = wire.line(deadline)?;
-                let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16)
-                    .map_err(|_| io::Error::other(format!("no chunk size: {line:?}")))?;
-                let chunk = wire.exactly(size, deadline)?;
-                wire.line(deadline)?;
-                if size == 0 {
-                    *self = Self::Ended;
-                    return Ok(None);
-                }
-                Ok(Some(chunk))
-            }
-            Self::ToClose => {
-                if wire.buffer.is_empty() && wire.fill(deadline)? == 0 {
-                    *self = Self::Ended;
-                    return Ok(None);
-                }
-                Ok(Some(std::mem::take(&mut wire.buffer)))
-            }
-        }
-    }
-}
-
-/// A socket and what has been read from it ahead of need.
-pub(super) struct Wire {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Wire {
-    pub(super) fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the node accepts connections");
-        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        stream.set_write_timeout(Some(DEADLINE)).expect("a write timeout can be set");
-        Self { stream, buffer: Vec::new() }
-    }
-
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
-    }
-
-    /// Reads what there is, waiting for some; 0 at the end of the stream, `TimedOut` at the deadline.
-    pub(super) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece) {
-            Ok(length) => {
-                self.buffer.extend_from_slice(&piece[..length]);
-                Ok(length)
-            }
-            // A read timeout is this on Unix, the other elsewhere.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A line without its end, be that CR LF or LF.
-    fn line(&mut self, deadline: Instant) -> io::Result<String> {
-        let mut seen = 0;
-        loop {
-            if let Some(at) = self.buffer[seen..].iter().position(|byte| *byte == b'\n') {
-                let mut line: Vec<u8> = self.buffer.drain(..=seen + at).collect();
-                line.truncate(line.trim_ascii_end().len());
-                return String::from_utf8(line).map_err(io::Error::other);
-            }
-            seen = self.buffer.len();
-            if self.fill(deadline)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-
-    fn exactly(&mut self, length: usize, deadline: Instant) -> io::Result<Vec<u8>> {
-        while self.buffer.len() < length {
-            if self.fill(deadline)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(self.buffer.drain(..length).collect())
-    }
-}
-
-fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }

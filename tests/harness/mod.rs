@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod sse;
+mod wire;
 pub mod ws;
 
 use std::{

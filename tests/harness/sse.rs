@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::{
     DEADLINE,
-    http::{BodyReader, Head, Request, Wire},
+    http::Request,
+    wire::{BodyReader, Head, Wire},
 };
 
 /// One block: what lies between two blank lines.

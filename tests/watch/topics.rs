@@ -91,6 +91,8 @@ fn a_snapshot_sends_what_is_there_then_sync_then_changes() {
             snapshot.push(summary(&event.json()));
         };
         snapshot.sort_unstable();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
         assert_eq!(snapshot, expected, "{rest}");
         assert!(sync.is_control("sync"), "{rest}: {sync:?}");
         // An EventSource passes on only what has data, and resumes from the last id it saw.
@@ -153,20 +155,18 @@ fn a_snapshot_under_writes_ends_with_what_is_there() {
 #[test]
 fn topics_that_are_none_are_refused() {
     let table = table();
-    for (path, status) in [
-        ("/_/subscribe".to_owned(), 400),
-        ("/_/subscribe?topic=".to_owned(), 400),
-        ("/_/subscribe?topic=noslash".to_owned(), 400),
-        ("/_/subscribe?topic=..%2Fx/a".to_owned(), 422),
-        ("/_/subscribe?topic=users/".to_owned(), 422),
-        (format!("/_/subscribe?topic=users/{}", "k".repeat(1025)), 422),
-        (table.path("subscribe/%ff"), 400),
-        (table.path("subscribe/"), 422),
-        (table.path("subscribe?keys="), 422),
-        (table.path("subscribe?snapshot=maybe"), 400),
+    for path in [
+        "/_/subscribe".to_owned(),
+        "/_/subscribe?topic=".to_owned(),
+        "/_/subscribe?topic=noslash".to_owned(),
+        "/_/subscribe?topic=..%2Fx/a".to_owned(),
+        "/_/subscribe?topic=users/".to_owned(),
+        format!("/_/subscribe?topic=users/{}", "k".repeat(1025)),
+        table.path("subscribe/%ff"),
+        table.path("subscribe/"),
+        table.path("subscribe?keys="),
+        table.path("subscribe?snapshot=maybe"),
     ] {
-        let refused = crate::harness::Node::get(&table, &path);
-        assert_eq!(refused.status, status, "{path}: {refused}");
-        assert_eq!(refused.expect_header("content-type"), "application/problem+json", "{path}");
+        crate::harness::Node::get(&table, &path).expect_refused(&path);
     }
 }

@@ -143,7 +143,7 @@ fn requests_are_answered_by_their_number() {
         (&read["status"], &read["value"], &read["version"]),
         (&json!(200), &json!({"n": 1}), &written["version"])
     );
-    assert_eq!(ask(request(4, "patch", json!({"value": {"m": 2}})))["status"], 200);
+    assert_eq!(ask(request(4, "patch", json!({"patch": {"m": 2}})))["status"], 200);
     assert_eq!(ask(request(5, "get", json!({})))["value"], json!({"n": 1, "m": 2}));
     assert_eq!(ask(request(6, "delete", json!({})))["status"], 200);
     assert_eq!(ask(request(7, "delete", json!({})))["status"], 404);

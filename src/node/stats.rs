@@ -1,0 +1,52 @@
+//! What a node says of itself.
+
+use crate::core::name::TableName;
+
+/// Whether the node serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Everything works.
+    Ready,
+    /// Reads and subscriptions work, writes are refused: why.
+    ReadOnly(String),
+    /// It is stopping.
+    Draining,
+}
+
+/// Figures of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableStats {
+    /// Its name.
+    pub name: TableName,
+    /// Live keys.
+    pub keys: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+}
+
+/// Figures of the node since its start; counters unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tables that have rows, by name (gauges). In the first moments after a start they are still being counted.
+    pub tables: Vec<TableStats>,
+    /// Writes that changed a key.
+    pub writes: u64,
+    /// Writes that lost against a later one that was there.
+    pub writes_superseded: u64,
+    /// Flush-and-sync rounds: fewer than writes, as one serves all that wait.
+    pub commits: u64,
+    /// Changes published to the change stream.
+    pub changes: u64,
+    /// Subscriptions open now (gauge).
+    pub subscriptions: u64,
+    /// Times a subscriber had to be told to resynchronise because it read too slowly.
+    pub resyncs: u64,
+    /// Values that expired.
+    pub expired: u64,
+    /// Records that did not decode.
+    pub corrupt_records: u64,
+    /// Bytes of the storage directory (gauge).
+    pub disk_bytes: u64,
+    /// Writes refused because the storage was failing.
+    pub writes_refused: u64,
+}

@@ -1,0 +1,125 @@
+//! A change of a key's visible value, its place in the stream, and what a subscriber can ask for.
+
+use std::{fmt, sync::OnceLock};
+
+use bytes::Bytes;
+
+use crate::core::{
+    clock::Timestamp,
+    json::Value,
+    name::{Key, TableName},
+};
+
+/// A place in a node's change stream. As text `<epoch>.<sequence>`: eight hexadecimal digits, a dot, a decimal number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Fresh at every start of a node, and whenever its storage was opened again.
+    pub epoch: u32,
+    /// The number of the last change seen; changes are numbered from 1.
+    pub sequence: u64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}.{}", self.epoch, self.sequence)
+    }
+}
+
+impl Cursor {
+    /// Parses what `Display` writes; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (epoch, sequence) = text.split_once('.')?;
+        Some(Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? })
+    }
+}
+
+/// What a subscriber asks to be told about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// One key.
+    Key(TableName, Key),
+    /// All keys of a table that begin so; empty for the whole table.
+    Prefix(TableName, String),
+}
+
+/// Why a key's value is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Somebody deleted it.
+    Deleted,
+    /// Its time had come.
+    Expired,
+}
+
+/// What a change made of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It has this value now.
+    Updated {
+        /// The value.
+        value: Value,
+        /// Unix milliseconds at which it expires, if it does.
+        expires_at_ms: Option<u64>,
+    },
+    /// It has none now.
+    Deleted(Gone),
+}
+
+/// The visible value of a key changed on this node.
+#[derive(Debug)]
+pub struct Change {
+    /// Its place in the stream; `None` in a snapshot, which has none.
+    pub cursor: Option<Cursor>,
+    /// The table.
+    pub table: TableName,
+    /// The key.
+    pub key: Key,
+    /// The version that did it; its `node` is who wrote.
+    pub timestamp: Timestamp,
+    /// What became of the key.
+    pub effect: Effect,
+    rendered: OnceLock<Bytes>,
+}
+
+impl Change {
+    /// A change that nobody rendered yet.
+    pub fn new(
+        cursor: Option<Cursor>,
+        table: TableName,
+        key: Key,
+        timestamp: Timestamp,
+        effect: Effect,
+    ) -> Self {
+        Self { cursor, table, key, timestamp, effect, rendered: OnceLock::new() }
+    }
+
+    /// The change as `render` writes it: called once, whatever the number of subscribers. All callers pass one function.
+    pub fn rendered(&self, render: fn(&Change) -> Bytes) -> &Bytes {
+        self.rendered.get_or_init(|| render(self))
+    }
+}
+
+impl Topic {
+    /// The table it is about.
+    pub fn table(&self) -> &TableName {
+        match self {
+            Self::Key(table, _) | Self::Prefix(table, _) => table,
+        }
+    }
+
+    /// The key, of one key's.
+    pub fn as_key(&self) -> Option<(&TableName, &Key)> {
+        match self {
+            Self::Key(table, key) => Some((table, key)),
+            Self::Prefix(..) => None,
+        }
+    }
+
+    /// The table and the prefix, of one with a prefix.
+    pub fn as_prefix(&self) -> Option<(&TableName, &str)> {
+        match self {
+            Self::Prefix(table, prefix) => Some((table, prefix)),
+            Self::Key(..) => None,
+        }
+    }
+}

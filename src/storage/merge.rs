@@ -1,0 +1,219 @@
+//! The write path of a table. `Table::merge` is the one door for every write, from a client, a peer, an import or a repair.
+//!
+//! It runs under the lock of the key's partition, so that compare and insert are one step, and sets the row at once: reads and
+//! subscribers do not wait for the disk, the writer does (`Committer`). What a row needs goes in before it, and the engine's log
+//! keeps that order over a crash; what only the row before needed goes after.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{MutexGuard, PoisonError},
+};
+
+use super::{
+    chunks,
+    codec::Codec,
+    engine::{self, Slice},
+    partition::Partition,
+    record::{self, Body, Head, Record},
+    row::row_of,
+    sweep::{self, Chore},
+    table::{Table, Trees},
+};
+use crate::{
+    core::{
+        clock::Timestamp,
+        json::Value,
+        name::{KEY_BYTES_MAX, Key},
+        register::{Payload, Register},
+    },
+    error::Result,
+};
+
+/// Longest payload as coded that stays in its row.
+const INLINE_BYTES_MAX: usize = engine::ITEM_BYTES_MAX - (1 + KEY_BYTES_MAX) - record::OVERHEAD_BYTES;
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// The timestamp of the register that came in.
+    pub timestamp: Timestamp,
+    /// Whether it won; if not, the row is as it was.
+    pub changed: bool,
+    /// Whether the key had no visible value before.
+    pub created: bool,
+}
+
+/// What a key holds, as a merge sees it under the lock.
+pub struct Existing<'a> {
+    table: &'a Table,
+    trees: &'a Trees,
+    row: &'a [u8],
+    record: Record<'a>,
+}
+
+impl Existing<'_> {
+    /// When and by whom it was written.
+    pub fn timestamp(&self) -> Timestamp {
+        self.record.head.marker.timestamp
+    }
+
+    /// When it expires, in Unix milliseconds.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        self.record.head.expires_at_ms
+    }
+
+    /// Whether it is a value that is to be seen at `now_ms`.
+    pub fn visible_at(&self, now_ms: u64) -> bool {
+        self.record.head.visible_at(now_ms)
+    }
+
+    /// The value.
+    pub fn value(&self) -> Result<Value> {
+        self.table.load(self.trees, self.row, &self.record)?.ok_or_else(|| self.table.lost(self.row))
+    }
+}
+
+impl Table {
+    /// The write path, of every write whoever sent it: `decide` sees what is there and gives the register to merge, or an error,
+    /// and then nothing happens. Returns before the write is durable.
+    pub fn merge(
+        &self,
+        key: &Key,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        self.writing(|trees| {
+            let row = row_of(key);
+            let mut partition = self.lock(row[0]);
+            let stored = trees.rows.get(&row)?;
+            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), decide)?;
+            if let Some(staged) = staged {
+                trees.rows.insert(&row, &staged.bytes)?;
+                self.replaced(trees, &mut partition, &row, stored.as_deref(), &staged.head)?;
+            }
+            Ok(merged)
+        })
+    }
+
+    /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash.
+    pub fn merge_all<D>(&self, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
+    where
+        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    {
+        self.writing(|trees| {
+            let rows: Vec<Vec<u8>> = writes.iter().map(|(key, _)| row_of(key)).collect();
+            let mut partitions = self.lock_all(rows.iter().map(|row| row[0]));
+            let mut staged_rows: HashMap<&[u8], (Staged, Option<Slice>)> = HashMap::new();
+            let mut results = Vec::with_capacity(rows.len());
+            for (row, (_, decide)) in rows.iter().zip(writes) {
+                let before = match staged_rows.get(row.as_slice()) {
+                    Some((_, stored)) => stored.clone(),
+                    None => trees.rows.get(row)?,
+                };
+                let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
+                let (merged, staged) = self.stage(trees, row, current.or(before.as_deref()), decide)?;
+                if let Some(staged) = staged {
+                    let superseded = staged_rows.insert(row, (staged, before));
+                    if let Some((superseded, _)) = superseded {
+                        chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
+                    }
+                }
+                results.push(merged);
+            }
+            trees
+                .rows
+                .insert_all(staged_rows.iter().map(|(row, (staged, _))| (*row, staged.bytes.as_slice())))?;
+            for (row, (staged, stored)) in &staged_rows {
+                let partition = partitions.get_mut(&row[0]).expect("locked above");
+                self.replaced(trees, partition, row, stored.as_deref(), &staged.head)?;
+            }
+            Ok(results)
+        })
+    }
+
+    /// What `decide` makes of a row, ready to be set; `None` where what is there wins. Chunks and expiry are stored already:
+    /// they go before the row, and without it nobody looks at them.
+    fn stage(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        stored: Option<&[u8]>,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<(Merged, Option<Staged>)> {
+        let existing = match stored {
+            Some(bytes) => Some(Existing { table: self, trees, row, record: self.decode(row, bytes)? }),
+            None => None,
+        };
+        let register = decide(existing.as_ref())?;
+        let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.around.now_ms)()));
+        let changed = existing.is_none_or(|existing| existing.record.head.marker < register.marker());
+        let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };
+        if !changed {
+            self.around.counters.writes_superseded.increment();
+            return Ok((merged, None));
+        }
+        self.around.counters.writes.increment();
+        let staged = self.encode(trees, row, &register, !visible)?;
+        Ok((merged, Some(staged)))
+    }
+
+    fn encode(&self, trees: &Trees, row: &[u8], register: &Register, hidden: bool) -> Result<Staged> {
+        let mut coded = Vec::new();
+        let (live, expires_at_ms, codec) = match register.payload() {
+            Payload::Deleted => (false, None, Codec::RAW),
+            Payload::Live { value, expires_at_ms } => {
+                let plain = value.as_str().as_bytes();
+                self.sample(plain);
+                (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
+            }
+        };
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && hidden };
+        let chunked = coded.len() > INLINE_BYTES_MAX;
+        let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
+        let record = Record { head, codec, body };
+        if chunked {
+            chunks::insert(&trees.chunks, row, &head, &coded)?;
+        }
+        if let Some(at_ms) = expires_at_ms {
+            trees.expiry.insert(&sweep::expiry_key(at_ms, self.name(), row), &[])?;
+            // The thread that sweeps outlives the tables, but for the moment in which both are dropped.
+            let _ = self.around.chores.send(Chore::Expiry(at_ms));
+        }
+        Ok(Staged { bytes: record::encode(row, &record), head })
+    }
+
+    /// Keeps account of a row that was set, and removes what only the one before needed.
+    fn replaced(
+        &self,
+        trees: &Trees,
+        partition: &mut Partition,
+        row: &[u8],
+        old: Option<&[u8]>,
+        new: &Head,
+    ) -> Result<()> {
+        let old = old.map(|bytes| self.decode(row, bytes)).transpose()?;
+        partition.replace(old.as_ref().map(|record| &record.head), Some(new));
+        match old {
+            Some(record) => chunks::remove(&trees.chunks, row, &record),
+            None => Ok(()),
+        }
+    }
+
+    fn sample(&self, plain: &[u8]) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.as_mut().is_some_and(|samples| samples.add(plain)) {
+            let full = samples.take().expect("just added to");
+            let _ = self.around.chores.send(Chore::Train(self.name().clone(), full));
+        }
+    }
+
+    fn lock_all(&self, numbers: impl Iterator<Item = u8>) -> HashMap<u8, MutexGuard<'_, Partition>> {
+        let numbers: BTreeSet<u8> = numbers.collect();
+        numbers.into_iter().map(|number| (number, self.lock(number))).collect()
+    }
+}
+
+/// A row that won its merge.
+struct Staged {
+    bytes: Vec<u8>,
+    head: Head,
+}

@@ -1,0 +1,127 @@
+//! What waits for one subscriber: changes in order up to a bound, then only the newest of each key, and where that is still too
+//! much nothing but a mark that it lagged. Bounded whatever its reader does.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use super::change::{Change, Cursor};
+
+/// How many changes, and about how many bytes of them, wait for one subscriber.
+const QUEUE_CHANGES_MAX: usize = 256;
+const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What waits for one subscriber.
+#[derive(Default)]
+pub struct Queue {
+    pending: VecDeque<(Arc<Change>, usize)>,
+    bytes: usize,
+    /// The change pushed last: two topics of one subscriber may both want it.
+    last: Option<Cursor>,
+    /// Everything pending was dropped, and everything new is, until the subscriber has taken note.
+    pub(super) lagged: bool,
+    pub(super) ended: bool,
+    pub(super) waker: Option<Waker>,
+}
+
+/// What a subscriber finds in its queue.
+pub enum Waiting {
+    /// The next change.
+    Change(Arc<Change>),
+    /// It must resynchronise.
+    Lagged,
+    /// The node is stopping.
+    Ended,
+    /// Nothing; the waker is kept.
+    Nothing,
+}
+
+impl Queue {
+    /// Takes what comes next; where there is nothing, `waker` is called as soon as there is.
+    pub fn take(&mut self, waker: &Waker) -> Waiting {
+        if self.ended {
+            return Waiting::Ended;
+        }
+        if self.lagged {
+            return Waiting::Lagged;
+        }
+        if let Some((change, bytes)) = self.pending.pop_front() {
+            self.bytes -= bytes;
+            return Waiting::Change(change);
+        }
+        // An idle queue keeps no buffer: there may be very many of them.
+        self.pending = VecDeque::new();
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+        Waiting::Nothing
+    }
+
+    /// Whether the node is stopping; if not, `waker` is called when it does.
+    pub fn ended(&mut self, waker: &Waker) -> bool {
+        self.waker = Some(waker.clone());
+        self.ended
+    }
+
+    /// Empties it, and lets a subscriber that lagged begin again.
+    pub(super) fn restart(&mut self) {
+        self.pending = VecDeque::new();
+        self.bytes = 0;
+        self.lagged = false;
+    }
+
+    /// Puts a change in. Whether this made it lag.
+    pub(super) fn push(&mut self, change: &Arc<Change>, bytes: usize) -> bool {
+        if self.lagged || self.last == change.cursor {
+            return false;
+        }
+        self.last = change.cursor;
+        self.pending.push_back((change.clone(), bytes));
+        self.bytes += bytes;
+        if self.over(QUEUE_CHANGES_MAX, QUEUE_BYTES_MAX) {
+            self.keep_newest();
+            // Half full at the most, so that the next coalescing is far.
+            if self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX) {
+                self.pending = VecDeque::new();
+                self.bytes = 0;
+                self.lagged = true;
+            }
+        }
+        self.lagged
+    }
+
+    /// One change alone is never too much, however long its value.
+    fn over(&self, changes_max: usize, bytes_max: usize) -> bool {
+        self.pending.len() > changes_max || (self.bytes > bytes_max && self.pending.len() > 1)
+    }
+
+    fn keep_newest(&mut self) {
+        let mut seen = HashSet::new();
+        let mut kept = VecDeque::new();
+        for (change, bytes) in mem::take(&mut self.pending).into_iter().rev() {
+            if seen.insert((change.table.clone(), change.key.clone())) {
+                kept.push_front((change, bytes));
+            } else {
+                self.bytes -= bytes;
+            }
+        }
+        self.pending = kept;
+    }
+}
+
+/// A subscriber as the hub knows it.
+#[derive(Default)]
+pub struct Subscriber {
+    queue: Mutex<Queue>,
+}
+
+impl Subscriber {
+    /// Its queue.
+    pub fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Queues are whole before anything can panic.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,82 @@
+//! The commit thread of a store: it syncs for those who wait, and when the disk fails it brings the store back without a restart.
+
+use std::{sync::PoisonError, time::Duration};
+
+use tracing::{error, info, warn};
+
+use super::{Store, commit::Round, engine::Engine, fresh_epoch, open, open_trees};
+use crate::error::Result;
+
+/// How often a store whose disk fails is tried again.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
+
+impl Store {
+    /// The commit thread.
+    pub(super) fn run_commits(&self) {
+        loop {
+            match self.0.around.committer.next_round() {
+                Round::Sync(waiters) => {
+                    let result = self.with_engine(Engine::sync);
+                    self.counters().commits.increment();
+                    if let Err(error) = &result {
+                        error!(%error, "a commit failed: writes are refused until the storage recovers");
+                        self.0.around.committer.fail(&error.to_string());
+                    }
+                    for waiter in waiters {
+                        // A client that went away wants no answer.
+                        let _ = waiter.send(result.clone());
+                    }
+                }
+                Round::Recover => {
+                    if !self.recover() {
+                        return;
+                    }
+                }
+                Round::Stop => return,
+            }
+        }
+    }
+
+    /// Opens the store again as soon as the disk takes data. False where the store is to be closed instead.
+    fn recover(&self) -> bool {
+        warn!(reason = self.failure(), "writes are refused; reads and subscriptions go on");
+        loop {
+            if !self.0.around.committer.pause(RECOVERY_PAUSE) {
+                return false;
+            }
+            if open::probe(&self.0.options.data).is_err() {
+                continue;
+            }
+            match self.reopen() {
+                Ok(()) => {
+                    self.0.around.committer.recover();
+                    info!("the storage was opened again; writes are taken");
+                    return true;
+                }
+                Err(error) => error!(%error, "the storage does not open again yet"),
+            }
+        }
+    }
+
+    fn reopen(&self) -> Result<()> {
+        // No table may be made meanwhile.
+        let tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
+        for table in tables.values() {
+            table.close();
+        }
+        let mut slot = self.0.engine.write().unwrap_or_else(PoisonError::into_inner);
+        drop(slot.take());
+        let engine = open::engine(&self.0.options.data, self.0.options.cache_bytes)?;
+        let trees =
+            tables.values().map(|table| open_trees(&engine, table.name())).collect::<Result<Vec<_>>>()?;
+        *slot = Some(engine);
+        drop(slot);
+        // What was visible and not yet durable is gone: whoever saw it must look again.
+        self.0.hub.renew(fresh_epoch()?);
+        for (table, trees) in tables.values().zip(trees) {
+            table.reopen(trees);
+            self.start_pump(table)?;
+        }
+        Ok(())
+    }
+}
