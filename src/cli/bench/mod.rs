@@ -109,6 +109,9 @@ pub struct Options {
     /// Storage directory of the target, to report its size on disk
     #[arg(long, global = true)]
     pub data: Option<PathBuf>,
+    /// Never sleep, so that the target does not pay for waking this process: give it a core of its own
+    #[arg(long, global = true)]
+    pub spin: bool,
     /// Report as one line of JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -149,6 +152,9 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
         .build()
         .map_err(|e| Error::io("starting the runtime", &e))?;
     let tasks = tokio::task::LocalSet::new();
+    if options.spin {
+        tasks.spawn_local(spin());
+    }
     let mut report = tasks.block_on(&runtime, dispatch(arguments.workload, &target, options))?;
     if let Some(pid) = options.pid {
         report.note("rss_mib", process::mebibytes(process::resident_bytes(pid)?));
@@ -157,6 +163,15 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
         report.note("disk_mib", process::mebibytes(process::disk_bytes(data)?));
     }
     Ok(report)
+}
+
+/// Keeps the runtime looking for what has come, for as long as it runs. On one machine a write to a socket whose reader sleeps
+/// costs the writer several microseconds, to wake the other core, and the slower the target the oftener its load sleeps: of two
+/// targets the slower would pay for more than its own work. Over a network no target wakes its clients.
+async fn spin() {
+    loop {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn dispatch(workload: Workload, target: &Target, options: &Options) -> Result<Report> {
