@@ -10,7 +10,11 @@ use dynarust::{
     http,
     node::Node,
 };
+use mimalloc::MiMalloc;
 use tracing::{info, warn};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

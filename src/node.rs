@@ -215,12 +215,12 @@ impl Node {
         blocking(move || store.count(&table, &prefix)).await
     }
 
-    /// Follows topics.
+    /// Follows topics. What was acknowledged before is no change to those who start now.
     ///
     /// # Errors
     /// `TooMany` at the limit of subscriptions, `Draining`.
-    pub fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
-        self.store.watch(topics, start)
+    pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
+        self.store.watch(topics, start).await
     }
 
     /// Advertised addresses of the members not known to be gone, sorted, this node's included.

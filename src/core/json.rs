@@ -1,6 +1,8 @@
 //! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
 //! is ever lost. Parsed only to patch.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -8,9 +10,9 @@ use crate::error::Error;
 /// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
 pub const DEPTH_MAX: usize = 128;
 
-/// One JSON value, as compact text.
+/// One JSON value, as compact text. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value(String);
+pub struct Value(Arc<str>);
 
 impl Value {
     /// Takes in JSON text that `serde_json` has found well-formed.
@@ -18,7 +20,7 @@ impl Value {
     /// # Errors
     /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`.
     pub fn from_raw(raw: &RawValue) -> Result<Self, Error> {
-        compact(raw.get()).map(Self)
+        Ok(Self(compact(raw.get())?.into()))
     }
 
     /// Parses JSON text.
@@ -32,17 +34,12 @@ impl Value {
 
     /// Takes text that was a `Value` before: read back from storage, its checksum tested.
     pub fn trusted(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 
     /// The compact JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// The compact JSON text, owned.
-    pub fn into_string(self) -> String {
-        self.0
     }
 
     /// RFC 7396: `patch` merged into this value.
@@ -75,7 +72,7 @@ impl Value {
     }
 
     fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
-        compact(&tree.to_string()).map(Self)
+        Ok(Self(compact(&tree.to_string())?.into()))
     }
 }
 
@@ -117,7 +114,7 @@ mod tests {
     use super::*;
 
     fn compacted(text: &str) -> String {
-        Value::parse(text).expect("well-formed").into_string()
+        Value::parse(text).expect("well-formed").as_str().to_owned()
     }
 
     #[test]

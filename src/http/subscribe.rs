@@ -50,8 +50,8 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     let pulse = Pulse::start(pulse::PERIOD);
     route::route(Route::Subscribe, target, move |call, target| {
-        let answer = follow(&node, &pulse, &call, target);
-        async move { answer }
+        let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
+        async move { follow(&node, &pulse, &call, target).await }
     })
 }
 
@@ -73,7 +73,7 @@ fn target(path: &str) -> Option<Result<Target>> {
     path::collection(path, "subscribe").map(|table| table.map(Target::Table))
 }
 
-fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Target) -> Result<Response> {
+async fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Target) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return reply::other_method(call, ALLOW);
     }
@@ -83,10 +83,10 @@ fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Target) -> 
         return Ok(event_stream(futures_util::stream::empty()));
     }
     if websocket::is_wanted(call) {
-        return websocket::stream(node, pulse, call, topics, start);
+        return websocket::stream(node, pulse, call, topics, start).await;
     }
     let head = event::head(node.address());
-    let subscription = node.watch(topics, start)?;
+    let subscription = node.watch(topics, start).await?;
     call.peer.expect_events();
     Ok(event_stream(Events { head: Some(head), subscription, beats: pulse.beats() }))
 }

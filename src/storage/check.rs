@@ -91,6 +91,7 @@ pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallCloc
         now_ms: now_ms.clone(),
         counters: Default::default(),
         committer: Committer::new(Durability::None).into(),
+        decoded: Default::default(),
         chores: std::sync::mpsc::channel().0,
     };
     Ok(Table::new(name, around, trees, dictionaries))

@@ -10,12 +10,17 @@ use std::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+
+/// How long a round waits to see whether more writers come, and how often it looks again.
+const GATHER_STEP: Duration = Duration::from_micros(50);
+const GATHER_STEPS_MAX: usize = 10;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct Committer {
     wake: Condvar,
     /// Whether `Requests::failure` is set: asked by every write, so kept where no lock is needed.
     failed: AtomicBool,
+    /// Whether the last round served more than one: then others are likely to come.
+    crowd: AtomicBool,
 }
 
 #[derive(Default)]
@@ -57,7 +64,13 @@ pub enum Round {
 impl Committer {
     /// Nobody waits yet.
     pub fn new(durability: Durability) -> Self {
-        Self { durability, requests: Mutex::default(), wake: Condvar::new(), failed: AtomicBool::new(false) }
+        Self {
+            durability,
+            requests: Mutex::default(),
+            wake: Condvar::new(),
+            failed: AtomicBool::new(false),
+            crowd: AtomicBool::new(false),
+        }
     }
 
     /// Returns when everything inserted before the call is as durable as the options promise.
@@ -140,10 +153,31 @@ impl Committer {
             }
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             if !requests.waiters.is_empty() || left == Some(Duration::ZERO) {
-                return Round::Sync(mem::take(&mut requests.waiters));
+                let mut requests = self.gather(requests);
+                let waiters = mem::take(&mut requests.waiters);
+                self.crowd.store(waiters.len() > 1, Ordering::Relaxed);
+                return Round::Sync(waiters);
             }
             requests = self.wait(requests, left);
         }
+    }
+
+    /// Lets more waiters come before a round, while they do: a sync serves ten for the price of one. A writer that is alone
+    /// never waits for this.
+    fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {
+        if !self.crowd.load(Ordering::Relaxed) {
+            return requests;
+        }
+        for _ in 0..GATHER_STEPS_MAX {
+            let before = requests.waiters.len();
+            drop(requests);
+            thread::sleep(GATHER_STEP);
+            requests = self.lock();
+            if requests.waiters.len() == before || requests.stopping || requests.failure.is_some() {
+                break;
+            }
+        }
+        requests
     }
 
     /// Waits out `pause`; false where the thread is to stop instead.

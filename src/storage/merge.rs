@@ -87,6 +87,7 @@ impl Table {
             let stored = trees.rows.get(&row)?;
             let (merged, staged) = self.stage(trees, &row, stored.as_deref(), decide)?;
             if let Some(staged) = staged {
+                self.begin_sets(1);
                 trees.rows.insert(&row, &staged.bytes)?;
                 self.replaced(trees, &mut partition, &row, stored.as_deref(), &staged.head)?;
             }
@@ -119,6 +120,7 @@ impl Table {
                 }
                 results.push(merged);
             }
+            self.begin_sets(staged_rows.len());
             trees
                 .rows
                 .insert_all(staged_rows.iter().map(|(row, (staged, _))| (*row, staged.bytes.as_slice())))?;

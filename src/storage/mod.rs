@@ -8,6 +8,7 @@
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
+mod cache;
 pub mod change;
 pub mod check;
 pub mod chunks;
@@ -15,6 +16,7 @@ pub mod codec;
 pub mod commit;
 pub mod compact;
 mod counters;
+mod crowd;
 pub mod engine;
 pub mod merge;
 mod open;
@@ -30,7 +32,7 @@ pub mod table;
 pub mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, mpsc},
@@ -45,6 +47,7 @@ use self::{
     codec::Samples,
     commit::Committer,
     counters::Counters,
+    crowd::Crowds,
     engine::{Engine, Tree},
     merge::{Existing, Merged},
     open::Identity,
@@ -119,9 +122,11 @@ impl Store {
             now_ms: options.now_ms.clone(),
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
+            decoded: Arc::default(),
             chores,
         };
-        let hub = Arc::new(Hub::new(fresh_epoch()?, counters, options.subscriptions_max));
+        let (crowds, crowded) = Crowds::new();
+        let hub = Arc::new(Hub::new(fresh_epoch()?, counters, options.subscriptions_max, crowds));
         let store = Self(Arc::new(Inner {
             options,
             identity,
@@ -135,6 +140,7 @@ impl Store {
         store.open_tables()?;
         let committing = store.clone();
         store.spawn("commit", move || committing.run_commits())?;
+        store.spawn("wake", move || crowd::run(&crowded))?;
         let sweeping = store.clone();
         store.spawn("sweep", move || sweep::run(&sweeping, &work))?;
         Ok(store)
@@ -229,11 +235,17 @@ impl Store {
         self.read_tables().contains_key(name)
     }
 
-    /// Follows topics.
+    /// Follows topics. What was acknowledged before is no change to those who start now.
     ///
     /// # Errors
     /// `TooMany` at the limit of subscriptions, `Draining`.
-    pub fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
+    pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
+        if start == Start::Now {
+            let tables: BTreeSet<&TableName> = topics.iter().map(Topic::table).collect();
+            for table in tables.into_iter().filter_map(|name| self.table(name)) {
+                table.caught_up().await;
+            }
+        }
         Subscription::begin(self.clone(), self.0.hub.clone(), topics, start)
     }
 

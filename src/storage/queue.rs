@@ -25,6 +25,7 @@ pub struct Queue {
     pub(super) lagged: bool,
     pub(super) ended: bool,
     pub(super) waker: Option<Waker>,
+    in_crowd: bool,
 }
 
 /// What a subscriber finds in its queue.
@@ -58,6 +59,18 @@ impl Queue {
             self.waker = Some(waker.clone());
         }
         Waiting::Nothing
+    }
+
+    /// Whether somebody waits who is in no crowd to be woken yet; who is then.
+    pub(super) fn join_crowd(&mut self) -> bool {
+        let joins = self.waker.is_some() && !self.in_crowd;
+        self.in_crowd |= joins;
+        joins
+    }
+
+    /// Whether its reader was here since the last change and waits for the next.
+    pub(super) fn is_read(&self) -> bool {
+        self.pending.is_empty() || self.waker.is_some()
     }
 
     /// Whether the node is stopping; if not, `waker` is called when it does.
@@ -123,5 +136,16 @@ impl Subscriber {
     pub fn queue(&self) -> MutexGuard<'_, Queue> {
         // Queues are whole before anything can panic.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has its task look at the queue, if that waits.
+    pub(super) fn wake(&self) {
+        let mut queue = self.queue();
+        queue.in_crowd = false;
+        let waker = queue.waker.take();
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }

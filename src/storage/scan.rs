@@ -80,7 +80,7 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
     page(table, range, rows_max, |trees, row, bytes| {
         let mut bytes = bytes.clone();
         loop {
-            match table.entry(trees, row, &bytes)? {
+            match table.entry(trees, row, &bytes, Table::load)? {
                 Found::Visible(entry) => {
                     let cost = row.len() + entry.value.as_str().len();
                     return Ok(Some((Row { key: key_of(row)?, entry }, cost)));

@@ -6,11 +6,22 @@
 //!
 //! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
 
 use super::{
-    WallClock, chunks,
-    codec::{Dictionaries, Dictionary, Samples},
+    WallClock,
+    cache::DecodedValues,
+    chunks,
+    codec::{Codec, Dictionaries, Dictionary, Samples},
     commit::Committer,
     counters::Counters,
     engine::Tree,
@@ -32,6 +43,9 @@ use crate::{
 /// Longest plain payload there can be, whatever the limit for new ones is now. Bounds what a damaged length can claim.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// How long a new subscriber waits at the most for changes of before.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+
 /// What a table shares with the store around it.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -41,6 +55,8 @@ pub struct Surroundings {
     pub counters: Arc<Counters>,
     /// Where failures are reported and writers wait.
     pub committer: Arc<Committer>,
+    /// Values that were decoded a while ago.
+    pub decoded: Arc<DecodedValues>,
     /// Work for the thread that sweeps.
     pub chores: mpsc::Sender<Chore>,
 }
@@ -83,6 +99,8 @@ pub struct Table {
     trees: RwLock<Option<Trees>>,
     pub(super) partitions: Vec<Mutex<Partition>>,
     dictionaries: RwLock<Dictionaries>,
+    sets_begun: AtomicU64,
+    sets_published: watch::Sender<u64>,
     /// `None` once there is a dictionary, or while one is trained.
     pub(super) samples: Mutex<Option<Samples>>,
 }
@@ -97,6 +115,8 @@ impl Table {
             trees: RwLock::new(Some(trees)),
             partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
             dictionaries: RwLock::new(dictionaries),
+            sets_begun: AtomicU64::new(0),
+            sets_published: watch::Sender::new(0),
             samples: Mutex::new(samples),
         }
     }
@@ -113,12 +133,31 @@ impl Table {
         let trees = trees(&open)?;
         loop {
             let Some(bytes) = trees.rows.get(&row)? else { return Ok(None) };
-            match self.entry(trees, &row, &bytes)? {
+            match self.entry(trees, &row, &bytes, Self::load_hot)? {
                 Found::Visible(entry) => return Ok(Some(entry)),
                 Found::Hidden => return Ok(None),
                 Found::Overtaken => self.still_there(trees, &row, &bytes)?,
             }
         }
+    }
+
+    /// Says that so many rows are about to be set, each of which the engine's feed will tell of.
+    pub(super) fn begin_sets(&self, count: usize) {
+        self.sets_begun.fetch_add(count as u64, Ordering::AcqRel);
+    }
+
+    /// Says that so many rows the feed told of are with the subscribers.
+    pub(super) fn published(&self, count: usize) {
+        self.sets_published.send_modify(|published| *published += count as u64);
+    }
+
+    /// Returns when every row set before the call is with the subscribers: one who joins after that is told of later ones only.
+    pub async fn caught_up(&self) {
+        let begun = self.sets_begun.load(Ordering::Acquire);
+        let mut published = self.sets_published.subscribe();
+        let caught_up = published.wait_for(|published| *published >= begun);
+        // Late only where a set failed; what may then come twice is harmless.
+        let _ = tokio::time::timeout(CATCH_UP_MAX, caught_up).await;
     }
 
     /// How many rows there are, as far as they are counted.
@@ -215,16 +254,23 @@ impl Table {
         for partition in &self.partitions {
             partition.lock().unwrap_or_else(PoisonError::into_inner).counts = None;
         }
+        self.sets_published.send_replace(self.sets_begun.load(Ordering::Acquire));
         *slot = Some(trees);
     }
 
     /// What a row shows now.
-    pub(super) fn entry(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<Found> {
+    pub(super) fn entry(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        bytes: &[u8],
+        load: impl FnOnce(&Self, &Trees, &[u8], &Record<'_>) -> Result<Option<Value>>,
+    ) -> Result<Found> {
         let record = self.decode(row, bytes)?;
         if !record.head.visible_at((self.around.now_ms)()) {
             return Ok(Found::Hidden);
         }
-        let Some(value) = self.load(trees, row, &record)? else { return Ok(Found::Overtaken) };
+        let Some(value) = load(self, trees, row, &record)? else { return Ok(Found::Overtaken) };
         let (timestamp, expires_at_ms) = (record.head.marker.timestamp, record.head.expires_at_ms);
         Ok(Found::Visible(Entry { value, timestamp, expires_at_ms }))
     }
@@ -256,15 +302,32 @@ impl Table {
         let text = match record.head.live {
             true => {
                 let value = self.with_trees(|trees| self.load(trees, row, &record))?;
-                Some(value.ok_or_else(|| self.lost(row))?.into_string())
+                Some(value.ok_or_else(|| self.lost(row))?)
             }
             false => None,
         };
-        let found = fingerprint(text.as_deref().map(str::as_bytes), record.head.expires_at_ms);
+        let found =
+            fingerprint(text.as_ref().map(|text| text.as_str().as_bytes()), record.head.expires_at_ms);
         if found != record.head.marker.fingerprint {
             return Err(self.damaged(row, "the value does not match its fingerprint"));
         }
         Ok(record.head)
+    }
+
+    /// As `load`, for a key that may well be read again.
+    fn load_hot(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+        if record.codec == Codec::RAW {
+            return self.load(trees, row, record);
+        }
+        let marker = record.head.marker;
+        if let Some(value) = self.around.decoded.get(&marker) {
+            return Ok(Some(value));
+        }
+        let value = self.load(trees, row, record)?;
+        if let Some(value) = &value {
+            self.around.decoded.insert(marker, value);
+        }
+        Ok(value)
     }
 
     /// The value of a live record; `None` where its chunks are missing.

@@ -11,6 +11,8 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use tracing::error;
@@ -19,6 +21,7 @@ use super::{
     WallClock,
     change::{Change, Cursor, Effect, Gone, Topic},
     counters::Counters,
+    crowd::{CROWD_WOKEN_AT_ONCE, Crowds},
     engine::{Feed, Slice},
     queue::{Queue, Subscriber},
     record::Head,
@@ -39,6 +42,8 @@ const RING_CHANGES_MAX: usize = 65_536;
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most changes the pump numbers under one lock.
 const PUMP_BATCH_MAX: usize = 256;
+/// How long the pump rests after more than one change came at a time.
+const PUMP_REST: Duration = Duration::from_micros(100);
 /// What a change costs in memory beside its key and value.
 const CHANGE_OVERHEAD_BYTES: usize = 256;
 
@@ -113,12 +118,13 @@ struct State {
     prefixes: HashMap<TableName, Prefixes>,
     next_id: u64,
     subscribers: Subscribers,
+    crowds: Crowds,
     ended: bool,
 }
 
 impl Hub {
     /// A hub without subscribers.
-    pub fn new(epoch: u32, counters: Arc<Counters>, subscriptions_max: usize) -> Self {
+    pub fn new(epoch: u32, counters: Arc<Counters>, subscriptions_max: usize, crowds: Crowds) -> Self {
         let state = State {
             epoch,
             sequence: 0,
@@ -128,6 +134,7 @@ impl Hub {
             prefixes: HashMap::new(),
             next_id: 0,
             subscribers: Subscribers::new(),
+            crowds,
             ended: false,
         };
         Self { state: Mutex::new(state), counters, subscriptions_max }
@@ -228,6 +235,7 @@ impl Hub {
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
+        state.crowds.end();
         state.for_all(|queue| queue.ended = true);
     }
 
@@ -270,18 +278,25 @@ impl State {
         let of_prefix = of_prefix
             .filter(|(prefix, _)| logged.key.as_str().starts_with(prefix.as_str()))
             .map(|(_, subscriber)| subscriber);
+        let (mut woken, mut crowd) = (0, Vec::new());
         for subscriber in of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix) {
             let Some(change) = logged.change(self.epoch) else { break };
             let mut queue = subscriber.queue();
             if queue.push(&change, logged.bytes) {
                 counters.resyncs.increment();
             }
-            let waker = queue.waker.take();
-            drop(queue);
-            if let Some(waker) = waker {
-                waker.wake();
+            if woken < CROWD_WOKEN_AT_ONCE {
+                let waker = queue.waker.take();
+                drop(queue);
+                if let Some(waker) = waker {
+                    woken += 1;
+                    waker.wake();
+                }
+            } else if queue.join_crowd() {
+                crowd.push(subscriber.clone());
             }
         }
+        self.crowds.wake(crowd);
         self.ring_bytes += logged.bytes;
         self.ring.push_back(Arc::new(logged));
         while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)
@@ -306,11 +321,8 @@ impl State {
 
     fn for_all(&self, set: impl Fn(&mut Queue)) {
         for subscriber in self.subscribers.values() {
-            let mut queue = subscriber.queue();
-            set(&mut queue);
-            if let Some(waker) = queue.waker.take() {
-                waker.wake();
-            }
+            set(&mut subscriber.queue());
+            subscriber.wake();
         }
     }
 }
@@ -324,6 +336,7 @@ pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
         {
             batch.push(next);
         }
+        let count = batch.len();
         let visible: Vec<_> =
             batch.into_iter().filter_map(|item| visible_change(table, item, now_ms())).collect();
         let mut state = hub.lock();
@@ -337,6 +350,12 @@ pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
                 source: Source::Record(table.clone(), row, record),
                 change: OnceLock::new(),
             });
+        }
+        drop(state);
+        table.published(count);
+        // Under load each insert would wake this thread twice; a moment's rest gathers the next few.
+        if count > 1 {
+            thread::sleep(PUMP_REST);
         }
     }
 }

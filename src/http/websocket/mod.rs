@@ -57,16 +57,16 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     let pulse = Pulse::start(pulse::PERIOD);
     route::route(Route::WebSocket, route::exactly(PATH), move |call, ()| {
-        let answer = conversation(&node, &pulse, &call);
-        async move { answer }
+        let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
+        async move { conversation(&node, &pulse, &call).await }
     })
 }
 
-fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Response> {
+async fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return reply::other_method(call, ALLOW);
     }
-    open(node, call, || Ok(Session::conversation(node, pulse, call)))
+    open(node, call, async { Ok(Session::conversation(node, pulse, call)) }).await
 }
 
 /// Whether the request asks to become a WebSocket.
@@ -78,18 +78,18 @@ pub fn is_wanted(call: &Call) -> bool {
 ///
 /// # Errors
 /// As `Node::watch`. A bad handshake is answered, not an error.
-pub fn stream(
+pub async fn stream(
     node: &Arc<Node>,
     pulse: &Pulse,
     call: &Call,
     topics: Vec<Topic>,
     start: Start,
 ) -> Result<Response> {
-    open(node, call, || Session::events(node, pulse, call, topics, start))
+    open(node, call, Session::events(node, pulse, call, topics, start)).await
 }
 
-/// Answers the handshake, and leaves the connection to the session that `session` makes.
-fn open(node: &Node, call: &Call, session: impl FnOnce() -> Result<Session>) -> Result<Response> {
+/// Answers the handshake, and leaves the connection to what `session` makes.
+async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Session>>) -> Result<Response> {
     let (upgrade, accept) = match handshake(call) {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -98,7 +98,7 @@ fn open(node: &Node, call: &Call, session: impl FnOnce() -> Result<Session>) -> 
             return Ok(response);
         }
     };
-    let session = session()?;
+    let session = session.await?;
     call.peer.expect_events();
     let config = config(node.value_bytes_max());
     tokio::spawn(async move {

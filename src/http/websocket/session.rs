@@ -101,7 +101,7 @@ impl Session {
     ///
     /// # Errors
     /// As `Node::watch`.
-    pub fn events(
+    pub async fn events(
         node: &Arc<Node>,
         pulse: &Pulse,
         call: &Call,
@@ -109,7 +109,7 @@ impl Session {
         start: Start,
     ) -> Result<Self> {
         let mut session = Self::new(node, pulse, call, Kind::Events);
-        session.follow(None, topics, start)?;
+        session.follow(None, topics, start).await?;
         Ok(session)
     }
 
@@ -197,7 +197,7 @@ impl Session {
         let (reply_to, request) = self.parse(text);
         let answer = match request {
             Ok(Request::Subscribe { id, topic, start }) => {
-                self.subscribe(id, topic, start).map(|()| reply_to.done("subscribed"))
+                self.subscribe(id, topic, start).await.map(|()| reply_to.done("subscribed"))
             }
             Ok(Request::Unsubscribe { id }) => self.unsubscribe(&id).map(|()| reply_to.done("unsubscribed")),
             Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation).await,
@@ -216,7 +216,7 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, id: Label, topic: Topic, start: Start) -> Result<()> {
+    async fn subscribe(&mut self, id: Label, topic: Topic, start: Start) -> Result<()> {
         if self.labels.contains_key(&id) {
             let id = id.as_json();
             return Err(Error::BadRequest(format!(
@@ -226,7 +226,7 @@ impl Session {
         if self.labels.len() >= SUBSCRIPTIONS_MAX {
             return Err(Error::TooMany(format!("this connection has its {SUBSCRIPTIONS_MAX} subscriptions")));
         }
-        let stop = self.follow(Some(id.clone()), vec![topic], start)?;
+        let stop = self.follow(Some(id.clone()), vec![topic], start).await?;
         self.labels.insert(id, stop);
         Ok(())
     }
@@ -237,9 +237,14 @@ impl Session {
             .ok_or_else(|| Error::NotFound(format!("this connection has no subscription {}", id.as_json())))
     }
 
-    fn follow(&mut self, label: Option<Label>, topics: Vec<Topic>, start: Start) -> Result<AbortHandle> {
+    async fn follow(
+        &mut self,
+        label: Option<Label>,
+        topics: Vec<Topic>,
+        start: Start,
+    ) -> Result<AbortHandle> {
         let (stop, stopped) = AbortHandle::new_pair();
-        let notices = Abortable::new(self.node.watch(topics, start)?, stopped);
+        let notices = Abortable::new(self.node.watch(topics, start).await?, stopped);
         self.subscriptions.push(Labelled { label, notices });
         Ok(stop)
     }

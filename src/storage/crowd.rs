@@ -1,0 +1,60 @@
+//! Waking a crowd. The subscribers of one key may be thousands; woken all at once, their tasks would stand before everybody
+//! else's in the runtime's queue, writers that wait for nothing but their acknowledgement among them. So beyond the first few
+//! they are woken by a thread that keeps a step ahead of them and no more: the next few when half of the last have been here.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::queue::Subscriber;
+
+/// How many are woken at a time: less than a millisecond of the runtime's work.
+pub const CROWD_WOKEN_AT_ONCE: usize = 64;
+/// How often the thread looks whether they have been here, and how often at the most: one that reads nothing is not waited for.
+const LOOK_PAUSE: Duration = Duration::from_micros(50);
+const LOOKS_MAX: usize = 10;
+
+/// Where crowds are handed to the thread.
+pub struct Crowds(Option<Sender<Vec<Arc<Subscriber>>>>);
+
+impl Crowds {
+    /// The two ends.
+    pub fn new() -> (Self, Receiver<Vec<Arc<Subscriber>>>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Has these woken soon. Each is in one crowd at a time (`Queue::join_crowd`), so no more can wait here than there are.
+    pub fn wake(&self, crowd: Vec<Arc<Subscriber>>) {
+        let Some(sender) = self.0.as_ref().filter(|_| !crowd.is_empty()) else { return };
+        if let Err(unsent) = sender.send(crowd) {
+            unsent.0.iter().for_each(|subscriber| subscriber.wake());
+        }
+    }
+
+    /// Ends the thread.
+    pub fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// Wakes crowds until `Crowds::end`.
+pub fn run(crowds: &Receiver<Vec<Arc<Subscriber>>>) {
+    for crowd in crowds {
+        for few in crowd.chunks(CROWD_WOKEN_AT_ONCE) {
+            few.iter().for_each(|subscriber| subscriber.wake());
+            let half = &few[few.len() / 2];
+            for _ in 0..LOOKS_MAX {
+                if half.queue().is_read() {
+                    break;
+                }
+                thread::sleep(LOOK_PAUSE);
+            }
+        }
+    }
+}
