@@ -217,5 +217,5 @@ impl Node {
 }
 
 fn absent(table: &TableName, key: &Key) -> Error {
-    Error::NotFound(format!("there is no key {:?} in table {table}", key.as_str()))
+    Error::NotFound(format!("no key {:?} in table {table}", key.as_str()))
 }
