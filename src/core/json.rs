@@ -1,6 +1,8 @@
 //! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
 //! is ever lost. Parsed only to patch.
 
+use std::{collections::HashMap, mem};
+
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -50,8 +52,10 @@ impl Value {
     /// # Errors
     /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates only.
     pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
-        let mut target = self.tree()?;
+        let before = self.tree()?;
+        let mut target = before.clone();
         json_patch::merge(&mut target, &patch.tree()?);
+        keep_order(&mut target, &before);
         Self::from_tree(&target)
     }
 
@@ -62,9 +66,11 @@ impl Value {
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
         let patch: json_patch::Patch = serde_json::from_str(patch.as_str())
             .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
-        let mut target = self.tree()?;
+        let before = self.tree()?;
+        let mut target = before.clone();
         // Not `patch`, which panics where it cannot undo a move: what is left of a tree that failed is dropped.
         json_patch::patch_unsafe(&mut target, &patch).map_err(|e| Error::Conflict(e.to_string()))?;
+        keep_order(&mut target, &before);
         Self::from_tree(&target)
     }
 
@@ -77,6 +83,29 @@ impl Value {
 
     fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
         compact(&tree.to_string()).map(Self)
+    }
+}
+
+/// Gives the members of objects that were there `before` their order back, new ones last: to remove one, `json_patch` puts the
+/// last in its place.
+fn keep_order(tree: &mut serde_json::Value, before: &serde_json::Value) {
+    match (tree, before) {
+        (serde_json::Value::Object(members), serde_json::Value::Object(before)) => {
+            let places: HashMap<&String, usize> = before.keys().zip(0..).collect();
+            let mut ordered: Vec<_> = mem::take(members).into_iter().collect();
+            ordered.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
+            for (name, member) in &mut ordered {
+                if let Some(before) = before.get(name) {
+                    keep_order(member, before);
+                }
+            }
+            members.extend(ordered);
+        }
+        (serde_json::Value::Array(items), serde_json::Value::Array(before)) => {
+            items.iter_mut().zip(before).for_each(|(item, before)| keep_order(item, before));
+        }
+        // Scalars have no members, and what changed its kind is new.
+        _ => {}
     }
 }
 
@@ -179,5 +208,16 @@ mod tests {
         let value = Value::parse(r#"{"a":{"b":1}}"#).expect("json");
         let patch = r#"[{"op":"move","from":"/a/b","path":"/a"},{"op":"test","path":"/a","value":2}]"#;
         assert!(matches!(value.json_patch(&Value::parse(patch).expect("json")), Err(Error::Conflict(_))));
+    }
+
+    /// `serde_json` removes a member by putting the last one in its place.
+    #[test]
+    fn a_removed_member_leaves_the_others_in_their_order() {
+        let value = Value::parse(r#"{"gone":1,"b":{"gone":1,"y":2,"x":3},"a":4}"#).expect("json");
+        let merged = value.merge_patch(&Value::parse(r#"{"gone":null,"b":{"gone":null}}"#).expect("json"));
+        assert_eq!(merged.expect("merges").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
+        let patch = r#"[{"op":"remove","path":"/gone"},{"op":"remove","path":"/b/gone"}]"#;
+        let patched = value.json_patch(&Value::parse(patch).expect("json"));
+        assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
     }
 }
