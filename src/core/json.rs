@@ -10,6 +10,9 @@ use crate::error::Error;
 /// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
 pub const DEPTH_MAX: usize = 128;
 
+/// What the names begin with under which `serde_json` hands numbers and raw text on within itself, as objects of one member.
+const RESERVED_NAME: &str = "$serde_json::private::";
+
 /// One JSON value, as compact text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value(String);
@@ -50,7 +53,7 @@ impl Value {
     /// RFC 7396: `patch` merged into this value.
     ///
     /// # Errors
-    /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates only.
+    /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates and reserved names only.
     pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
         let before = self.tree()?;
         let mut target = before.clone();
@@ -64,6 +67,9 @@ impl Value {
     /// # Errors
     /// `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply or a `test` fails.
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
+        if has_reserved_name(patch.as_str()) {
+            return Err(reserved());
+        }
         let patch: json_patch::Patch = serde_json::from_str(patch.as_str())
             .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
         let before = self.tree()?;
@@ -75,6 +81,9 @@ impl Value {
     }
 
     fn tree(&self) -> Result<serde_json::Value, Error> {
+        if has_reserved_name(&self.0) {
+            return Err(reserved());
+        }
         let mut deserializer = serde_json::Deserializer::from_str(&self.0);
         // The depth was checked when the value came in, against a limit of our own.
         deserializer.disable_recursion_limit();
@@ -84,6 +93,43 @@ impl Value {
     fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
         compact(&tree.to_string()).map(Self)
     }
+}
+
+fn reserved() -> Error {
+    Error::Conflict(format!("a member's name begins with {RESERVED_NAME}, which no patch can handle"))
+}
+
+/// Whether compact JSON text has a member whose name would have `serde_json` take its object for something else.
+fn has_reserved_name(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(start) = rest.find('"') {
+        let end = start + string_bytes(&rest[start..]);
+        let (string, after) = (&rest[start..end], &rest[end..]);
+        if after.starts_with(':') {
+            let reserved = match string.contains('\\') {
+                true => {
+                    serde_json::from_str(string).is_ok_and(|name: String| name.starts_with(RESERVED_NAME))
+                }
+                false => string[1..].starts_with(RESERVED_NAME),
+            };
+            if reserved {
+                return true;
+            }
+        }
+        rest = after;
+    }
+    false
+}
+
+/// How long the JSON string is that `text` begins with, quotes included.
+fn string_bytes(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = !escaped && byte == b'"';
+        escaped = !escaped && byte == b'\\';
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
 }
 
 /// Gives the members of objects that were there `before` their order back, new ones last: to remove one, `json_patch` puts the
@@ -219,5 +265,26 @@ mod tests {
         let patch = r#"[{"op":"remove","path":"/gone"},{"op":"remove","path":"/b/gone"}]"#;
         let patched = value.json_patch(&Value::parse(patch).expect("json"));
         assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
+    }
+
+    /// `serde_json` hands numbers on as objects of one member with a name of its own, so that a patch, even an empty one, made
+    /// the number 1 of the first of these. Now no patch touches them; they are stored and read as any other value.
+    #[test]
+    fn a_member_with_a_name_that_serde_json_uses_is_not_patched() {
+        let nothing = Value::parse("{}").expect("json");
+        for text in [
+            r#"{"a":{"$serde_json::private::Number":"1"}}"#,
+            r#"{"a":{"\u0024serde_json::private::Number":"no"}}"#,
+            r#"{"a":{"$serde_json::private::RawValue":"[1"}}"#,
+        ] {
+            let value = Value::parse(text).expect("json");
+            assert_eq!(value.as_str(), text);
+            assert!(matches!(value.merge_patch(&nothing), Err(Error::Conflict(_))), "{text}");
+            assert!(matches!(nothing.merge_patch(&value), Err(Error::Conflict(_))), "{text}");
+            let patch = Value::parse(&format!(r#"[{{"op":"add","path":"","value":{text}}}]"#)).expect("json");
+            assert!(matches!(nothing.json_patch(&patch), Err(Error::Conflict(_))), "{text}");
+        }
+        let harmless = Value::parse(r#"{"a\"b":"$serde_json::private::Number","\\":1}"#).expect("json");
+        assert_eq!(harmless.merge_patch(&nothing), Ok(harmless));
     }
 }
