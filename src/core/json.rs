@@ -1,14 +1,20 @@
 //! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
 //! is ever lost. Parsed only to patch.
 
-use std::{collections::HashMap, mem};
+use std::{collections::HashMap, mem, slice};
 
+use json_patch::PatchOperation;
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 
 /// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
 pub const DEPTH_MAX: usize = 128;
+
+/// Longest JSON patch, in operations: each may move all items of an array.
+const OPERATIONS_MAX: usize = 1000;
+/// Most bytes of JSON text that the `copy` operations of one patch add: thirty of them can double a value thirty times.
+const COPIED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What the names begin with under which `serde_json` hands numbers and raw text on within itself, as objects of one member.
 const RESERVED_NAME: &str = "$serde_json::private::";
@@ -65,7 +71,8 @@ impl Value {
     /// RFC 6902: the operations of `patch` applied to this value, all or none.
     ///
     /// # Errors
-    /// `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply or a `test` fails.
+    /// `BadJson` where `patch` is no list of operations or a longer one than `OPERATIONS_MAX`, `Conflict` where one does not
+    /// apply or a `test` fails, or where they copy more than `COPIED_BYTES_MAX` or nest deeper than `DEPTH_MAX`.
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
         if has_reserved_name(patch.as_str()) {
             return Err(reserved());
@@ -74,8 +81,16 @@ impl Value {
             .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
         let before = self.tree()?;
         let mut target = before.clone();
-        // Not `patch`, which panics where it cannot undo a move: what is left of a tree that failed is dropped.
-        json_patch::patch_unsafe(&mut target, &patch).map_err(|e| Error::Conflict(e.to_string()))?;
+        if patch.len() > OPERATIONS_MAX {
+            return Err(Error::BadJson(format!("a JSON patch of more than {OPERATIONS_MAX} operations")));
+        }
+        let mut copied_bytes_left = COPIED_BYTES_MAX;
+        for operation in patch.iter() {
+            admit(&target, operation, &mut copied_bytes_left)?;
+            // Not `patch`, which panics where it cannot undo a move: what is left of a tree that failed is dropped.
+            json_patch::patch_unsafe(&mut target, slice::from_ref(operation))
+                .map_err(|e| Error::Conflict(e.to_string()))?;
+        }
         keep_order(&mut target, &before);
         Self::from_tree(&target)
     }
@@ -92,6 +107,45 @@ impl Value {
 
     fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
         compact(&tree.to_string()).map(Self)
+    }
+}
+
+/// Checks what an operation is about to add to `tree`: how deep it would lie, and what is left for copies. A tree that is too
+/// deep is not to be made at all, as whoever clones, prints or drops it recurses.
+fn admit(
+    tree: &serde_json::Value,
+    operation: &PatchOperation,
+    copied_bytes_left: &mut usize,
+) -> Result<(), Error> {
+    let added = match operation {
+        PatchOperation::Add(add) => Some(&add.value),
+        PatchOperation::Replace(replace) => Some(&replace.value),
+        PatchOperation::Move(move_) => tree.pointer(move_.from.as_str()),
+        PatchOperation::Copy(copy) => tree.pointer(copy.from.as_str()),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    // Where there is nothing to move or copy, `json_patch` says so.
+    let Some(added) = added else { return Ok(()) };
+    if operation.path().count() + depth(added) > DEPTH_MAX {
+        return Err(Error::Conflict(format!("the result nests deeper than {DEPTH_MAX}")));
+    }
+    if let PatchOperation::Copy(_) = operation {
+        let left = copied_bytes_left.checked_sub(added.to_string().len());
+        *copied_bytes_left = left.ok_or_else(|| {
+            Error::Conflict(format!("its operations copy more than {COPIED_BYTES_MAX} bytes"))
+        })?;
+    }
+    Ok(())
+}
+
+fn depth(tree: &serde_json::Value) -> usize {
+    match tree {
+        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        serde_json::Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => 0,
     }
 }
 
@@ -286,5 +340,31 @@ mod tests {
         }
         let harmless = Value::parse(r#"{"a\"b":"$serde_json::private::Number","\\":1}"#).expect("json");
         assert_eq!(harmless.merge_patch(&nothing), Ok(harmless));
+    }
+
+    /// A patch of two kilobytes that copies a value into itself forty times would need a terabyte.
+    #[test]
+    fn what_a_patch_can_cost_has_a_limit() {
+        let value = Value::parse("[1]").expect("json");
+        let patch_of =
+            |operations: Vec<&str>| Value::parse(&format!("[{}]", operations.join(","))).expect("json");
+        let copies = patch_of(vec![r#"{"op":"copy","from":"","path":"/-"}"#; 40]);
+        assert!(matches!(value.json_patch(&copies), Err(Error::Conflict(_))));
+        let tests = |count| patch_of(vec![r#"{"op":"test","path":"/0","value":1}"#; count]);
+        assert_eq!(value.json_patch(&tests(OPERATIONS_MAX)).as_ref(), Ok(&value));
+        assert!(matches!(value.json_patch(&tests(OPERATIONS_MAX + 1)), Err(Error::BadJson(_))));
+    }
+
+    /// Each copy into the deepest place doubled the depth, until the recursion that prints the result overflowed the stack, which
+    /// ended the process.
+    #[test]
+    fn no_step_of_a_patch_nests_deeper_than_the_limit() {
+        let value = Value::parse("[]").expect("json");
+        let copies = (0..17).map(|step| {
+            let deepest = "/0".repeat((1 << step) - 1);
+            format!(r#"{{"op":"copy","from":"","path":"{deepest}/0"}}"#)
+        });
+        let patch = Value::parse(&format!("[{}]", copies.collect::<Vec<_>>().join(","))).expect("json");
+        assert!(matches!(value.json_patch(&patch), Err(Error::Conflict(why)) if why.contains("deeper")));
     }
 }
