@@ -20,6 +20,8 @@ pub mod scan;
 pub mod subscription;
 mod sweep;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 use std::{

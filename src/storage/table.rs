@@ -486,7 +486,12 @@ impl Table {
                 None => return Ok(None),
             },
         };
-        let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX);
+        let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
+            // The record's checksum covers what is inline.
+            let sound = matches!(record.body, Body::Inline(_))
+                || fingerprint(Some(&plain), record.head.expires_at_ms) == record.head.marker.fingerprint;
+            if sound { Ok(plain) } else { Err("the value does not match its fingerprint") }
+        });
         let text = plain.and_then(|plain| String::from_utf8(plain).map_err(|_| "the value is not UTF-8"));
         text.map(|text| Some(Value::trusted(text))).map_err(|why| self.damaged(row, why))
     }
