@@ -236,23 +236,18 @@ impl Table {
         self.writing(|trees| {
             let rows: Vec<Vec<u8>> = writes.iter().map(|(key, _)| row_of(key)).collect();
             let mut partitions = self.lock_all(rows.iter().map(|row| row[0]));
-            let mut staged_rows: HashMap<&[u8], (Staged, Option<Slice>)> = HashMap::new();
-            let mut results = Vec::with_capacity(rows.len());
-            for (row, (_, decide)) in rows.iter().zip(writes) {
-                let before = match staged_rows.get(row.as_slice()) {
-                    Some((_, stored)) => stored.clone(),
-                    None => trees.rows.get(row)?,
-                };
-                let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
-                let (merged, staged) = self.stage(trees, row, current.or(before.as_deref()), decide)?;
-                if let Some(staged) = staged {
-                    let superseded = staged_rows.insert(row, (staged, before));
-                    if let Some((superseded, _)) = superseded {
-                        chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
+            let mut staged_rows = StagedRows::new();
+            let decides = writes.into_iter().map(|(_, decide)| decide);
+            let staged = self.stage_all(trees, rows.iter().zip(decides), &mut staged_rows);
+            let results = match staged {
+                Ok(results) => results,
+                Err(error) => {
+                    for (row, (staged, _)) in &staged_rows {
+                        chunks::remove(&trees.chunks, row, &self.decode(row, &staged.bytes)?)?;
                     }
+                    return Err(error);
                 }
-                results.push(merged);
-            }
+            };
             trees
                 .rows
                 .insert_all(staged_rows.iter().map(|(row, (staged, _))| (*row, staged.bytes.as_slice())))?;
@@ -405,6 +400,35 @@ impl Table {
         Ok(record.head)
     }
 
+    /// Stages writes in their order, each on what the ones before it made of its row.
+    fn stage_all<'r, D>(
+        &self,
+        trees: &Trees,
+        writes: impl Iterator<Item = (&'r Vec<u8>, D)>,
+        staged_rows: &mut StagedRows<'r>,
+    ) -> Result<Vec<Merged>>
+    where
+        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    {
+        let mut results = Vec::new();
+        for (row, decide) in writes {
+            let before = match staged_rows.get(row.as_slice()) {
+                Some((_, stored)) => stored.clone(),
+                None => trees.rows.get(row)?,
+            };
+            let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
+            let (merged, staged) = self.stage(trees, row, current.or(before.as_deref()), decide)?;
+            if let Some(staged) = staged {
+                let superseded = staged_rows.insert(row, (staged, before));
+                if let Some((superseded, _)) = superseded {
+                    chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
+                }
+            }
+            results.push(merged);
+        }
+        Ok(results)
+    }
+
     /// What `decide` makes of a row, ready to be set; `None` where what is there wins. Chunks and expiry are stored already:
     /// they go before the row, and without it nobody looks at them.
     fn stage(
@@ -545,6 +569,9 @@ impl Table {
         Error::corrupt_record(&self.name, row.get(1..).unwrap_or_default(), why)
     }
 }
+
+/// What a batch makes of its rows so far, and what is stored there.
+type StagedRows<'r> = HashMap<&'r [u8], (Staged, Option<Slice>)>;
 
 /// A row that won its merge.
 struct Staged {

@@ -137,3 +137,23 @@ fn a_flipped_byte_of_a_long_value_is_an_error() {
     assert!(store.rows(&table(), &Range::default(), 10).is_err());
     close(store);
 }
+
+/// The chunks of the writes before the one that failed stayed for ever, seen by nobody.
+#[test]
+fn a_batch_that_fails_leaves_no_chunks() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let long = put(&long_value(40_000), None, 1);
+    store.merge(&table(), &key("kept"), |_| Ok(long.clone())).expect("merges");
+    let replacement = put(&long_value(40_000), None, 2);
+    let writes: Vec<_> = [Ok(replacement.clone()), Ok(replacement), Err(Error::MissingValue)]
+        .into_iter()
+        .zip(["kept", "new", "wrong"])
+        .map(|(register, name)| (key(name), move |_: Option<&Existing<'_>>| register))
+        .collect();
+    assert_eq!(store.merge_all(&table(), writes), Err(Error::MissingValue));
+    let value = store.get(&table(), &key("kept")).expect("reads").expect("is there").value;
+    assert_eq!(value.as_str(), long_value(40_000));
+    close(store);
+    assert_eq!(chunks_in(&scene.data()), 3);
+}
