@@ -219,7 +219,7 @@ impl Table {
             let row = row_of(key);
             let mut partition = self.lock(row[0]);
             let stored = trees.rows.get(&row)?;
-            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), decide)?;
+            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), stored.as_deref(), decide)?;
             if let Some(staged) = staged {
                 trees.rows.insert(&row, &staged.bytes)?;
                 self.replaced(trees, &mut partition, &row, stored.as_deref(), &staged.head)?;
@@ -417,7 +417,8 @@ impl Table {
                 None => trees.rows.get(row)?,
             };
             let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
-            let (merged, staged) = self.stage(trees, row, current.or(before.as_deref()), decide)?;
+            let current = current.or(before.as_deref());
+            let (merged, staged) = self.stage(trees, row, current, before.as_deref(), decide)?;
             if let Some(staged) = staged {
                 let superseded = staged_rows.insert(row, (staged, before));
                 if let Some((superseded, _)) = superseded {
@@ -429,16 +430,17 @@ impl Table {
         Ok(results)
     }
 
-    /// What `decide` makes of a row, ready to be set; `None` where what is there wins. Chunks and expiry are stored already:
+    /// What `decide` makes of a row that is at `current`, ready to be set over what is `stored`; `None` where what is there wins. Chunks and expiry are stored already:
     /// they go before the row, and without it nobody looks at them.
     fn stage(
         &self,
         trees: &Trees,
         row: &[u8],
+        current: Option<&[u8]>,
         stored: Option<&[u8]>,
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<(Merged, Option<Staged>)> {
-        let existing = match stored {
+        let existing = match current {
             Some(bytes) => Some(Existing { table: self, trees, row, record: self.decode(row, bytes)? }),
             None => None,
         };
@@ -451,11 +453,17 @@ impl Table {
             return Ok((merged, None));
         }
         self.around.counters.writes.increment();
-        let staged = self.encode(trees, row, &register, !visible)?;
+        let staged = self.encode(trees, row, &register, stored)?;
         Ok((merged, Some(staged)))
     }
 
-    fn encode(&self, trees: &Trees, row: &[u8], register: &Register, hidden: bool) -> Result<Staged> {
+    fn encode(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        register: &Register,
+        stored: Option<&[u8]>,
+    ) -> Result<Staged> {
         let mut coded = Vec::new();
         let (live, expires_at_ms, codec) = match register.payload() {
             Payload::Deleted => (false, None, Codec::RAW),
@@ -465,7 +473,13 @@ impl Table {
                 (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
             }
         };
-        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && hidden };
+        // A value that has expired counts as seen until it is swept: the sweep has told nobody yet.
+        let quiet = !live
+            && match stored {
+                Some(bytes) => !self.decode(row, bytes)?.head.live,
+                None => true,
+            };
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet };
         let chunked = coded.len() > INLINE_BYTES_MAX;
         let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };

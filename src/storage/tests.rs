@@ -157,3 +157,37 @@ fn a_batch_that_fails_leaves_no_chunks() {
     close(store);
     assert_eq!(chunks_in(&scene.data()), 3);
 }
+
+/// A tombstone over a value whose time had come, but which was not swept yet, was taken for one that covers nothing: those who
+/// had seen the value were never told of its end.
+#[test]
+fn the_delete_of_a_value_about_to_be_swept_is_told() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let mut subscription = store.watch(vec![Topic::Key(table(), key("k"))], Start::Now).expect("watches");
+    store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 1000), 1))).expect("merges");
+    assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+    let delete = |_: Option<&Existing<'_>>| {
+        // Under the row's lock, so that the sweep cannot come first.
+        scene.now_ms.store(NOW_MS + 1000, Ordering::SeqCst);
+        Ok(Register::deleted(timestamp(2)))
+    };
+    store.merge(&table(), &key("k"), delete).expect("merges");
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
+    close(store);
+}
+
+/// The second tombstone covered nothing but the first, which nobody was told of either.
+#[test]
+fn a_value_deleted_twice_in_a_batch_is_told() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let mut subscription = store.watch(vec![Topic::Key(table(), key("k"))], Start::Now).expect("watches");
+    store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+    assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+    let deletes = [2, 3]
+        .map(|counter| (key("k"), move |_: Option<&Existing<'_>>| Ok(Register::deleted(timestamp(counter)))));
+    store.merge_all(&table(), deletes.into()).expect("merges");
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
+    close(store);
+}
