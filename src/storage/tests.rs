@@ -191,3 +191,37 @@ fn a_value_deleted_twice_in_a_batch_is_told() {
     assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
     close(store);
 }
+
+/// The pump looked whether a value was still to be seen, then waited for the hub, where the sweep told of the value's end
+/// meanwhile: the last that subscribers heard was the value.
+#[test]
+fn the_end_of_a_value_is_told_after_its_beginning() {
+    let scene = Scene::new();
+    let (armed, opened) = (Arc::new(AtomicBool::new(true)), Arc::new(OnceLock::<Store>::new()));
+    let clock: WallClock = {
+        let (now_ms, armed, opened) = (scene.now_ms.clone(), armed.clone(), opened.clone());
+        Arc::new(move || {
+            let before = now_ms.load(Ordering::SeqCst);
+            let is_pump = thread::current().name() == Some("pump");
+            if is_pump
+                && let Some(store) = opened.get()
+                && armed.swap(false, Ordering::SeqCst)
+            {
+                now_ms.store(NOW_MS + 10, Ordering::SeqCst);
+                while store.counters().changes.value() == 0 {
+                    thread::yield_now();
+                }
+            }
+            before
+        })
+    };
+    let store = scene.open_with(clock);
+    assert!(opened.set(store.clone()).is_ok());
+    let mut subscription = store.watch(vec![Topic::Key(table(), key("k"))], Start::Now).expect("watches");
+    store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 10), 1))).expect("merges");
+    store.merge(&table(), &key("k"), |_| Ok(put("2", None, 2))).expect("merges");
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
+    let Effect::Updated { value, .. } = effect(next(&mut subscription)) else { panic!("no update") };
+    assert_eq!(value.as_str(), "2");
+    close(store);
+}
