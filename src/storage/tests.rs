@@ -225,3 +225,21 @@ fn the_end_of_a_value_is_told_after_its_beginning() {
     assert_eq!(value.as_str(), "2");
     close(store);
 }
+
+/// A compaction cut short after its last rename leaves the old store beside the new one, and none went through after it.
+#[test]
+fn what_a_compaction_left_behind_does_not_stop_the_next() {
+    let scene = Scene::new();
+    let store = scene.open();
+    store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+    close(store);
+    let left = open::before_compaction(&scene.data());
+    std::fs::create_dir(&left).expect("a directory");
+    std::fs::write(left.join("db"), "old").expect("a file");
+    let compacted = compact::compact(&scene.data(), &scene.clock(), |_| {}).expect("compacts");
+    assert_eq!(compacted.rows, 1);
+    assert!(!left.exists());
+    let store = scene.open();
+    assert!(store.get(&table(), &key("k")).expect("reads").is_some());
+    close(store);
+}
