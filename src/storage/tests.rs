@@ -243,3 +243,25 @@ fn what_a_compaction_left_behind_does_not_stop_the_next() {
     assert!(store.get(&table(), &key("k")).expect("reads").is_some());
     close(store);
 }
+
+/// A key that two topics of a subscription name came twice in its snapshot.
+#[test]
+fn a_snapshot_gives_a_key_of_two_topics_once() {
+    let scene = Scene::new();
+    let store = scene.open();
+    for name in ["a", "b"] {
+        store.merge(&table(), &key(name), |_| Ok(put("1", None, 1))).expect("merges");
+    }
+    let topics = vec![
+        Topic::Key(table(), key("b")),
+        Topic::Prefix(table(), String::new()),
+        Topic::Prefix(table(), "a".to_owned()),
+    ];
+    let mut subscription = store.watch(topics, Start::Snapshot).expect("watches");
+    let mut given = Vec::new();
+    while let Notice::Change(change) = next(&mut subscription) {
+        given.push(change.key.to_string());
+    }
+    assert_eq!(given, ["b", "a"]);
+    close(store);
+}
