@@ -64,7 +64,9 @@ impl Cursor {
     /// Parses what `Display` writes; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, sequence) = text.split_once('.')?;
-        Some(Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? })
+        let cursor = Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? };
+        // Numbers have other spellings, with signs and zeros: none of them is ours.
+        (cursor.to_string() == text).then_some(cursor)
     }
 }
 
@@ -575,6 +577,32 @@ fn visible_change(table: &Table, (row, bytes): (Slice, Slice), now_ms: u64) -> O
         Err(error) => {
             error!(%error, "a change was not published");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_what_display_writes_and_nothing_else() {
+        for text in ["3f2a91c0.184467", "00000000.0", "ffffffff.18446744073709551615"] {
+            assert_eq!(Cursor::parse(text).map(|cursor| cursor.to_string()).as_deref(), Some(text));
+        }
+        let wrong = [
+            "",
+            ".",
+            "1.1",
+            "+0000001.1",
+            "00000001.+1",
+            "0000000A.1",
+            "00000001.01",
+            "00000001.1 ",
+            "00000001.1.1",
+        ];
+        for text in wrong {
+            assert_eq!(Cursor::parse(text), None, "{text}");
         }
     }
 }
