@@ -140,7 +140,7 @@ fn a_port_in_use_is_said_plainly() {
     let address = other.local_addr().expect("an address").to_string();
     let Err(outcome) = Setup::new().listen(&address).try_start() else { panic!("two listen on {address}") };
     assert_eq!(outcome.code(), FAILED, "{outcome:?}");
-    assert!(outcome.log.contains(&address) && outcome.log.contains("port is taken"), "{outcome:?}");
+    assert!(outcome.log.contains(&address) && outcome.log.contains("port is in use"), "{outcome:?}");
     assert!(!outcome.log.contains("panicked"), "{outcome:?}");
 }
 

@@ -1,14 +1,23 @@
 //! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
 //! is ever lost. Parsed only to patch.
 
-use std::sync::Arc;
+use std::{collections::HashMap, mem, slice, sync::Arc};
 
+use json_patch::PatchOperation;
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 
 /// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
 pub const DEPTH_MAX: usize = 128;
+
+/// Longest JSON patch, in operations: each may move all items of an array.
+const OPERATIONS_MAX: usize = 1000;
+/// Most bytes of JSON text that the `copy` operations of one patch add: thirty of them can double a value thirty times.
+const COPIED_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the names begin with under which `serde_json` hands numbers and raw text on within itself, as objects of one member.
+const RESERVED_NAME: &str = "$serde_json::private::";
 
 /// One JSON value, as compact text. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,26 +54,46 @@ impl Value {
     /// RFC 7396: `patch` merged into this value.
     ///
     /// # Errors
-    /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates only.
+    /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates and reserved names only.
     pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
-        let mut target = self.tree()?;
+        let before = self.tree()?;
+        let mut target = before.clone();
         json_patch::merge(&mut target, &patch.tree()?);
+        keep_order(&mut target, &before);
         Self::from_tree(&target)
     }
 
     /// RFC 6902: the operations of `patch` applied to this value, all or none.
     ///
     /// # Errors
-    /// `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply or a `test` fails.
+    /// `BadJson` where `patch` is no list of operations or a longer one than `OPERATIONS_MAX`, `Conflict` where one does not
+    /// apply or a `test` fails, or where they copy more than `COPIED_BYTES_MAX` or nest deeper than `DEPTH_MAX`.
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
+        if has_reserved_name(patch.as_str()) {
+            return Err(reserved());
+        }
         let patch: json_patch::Patch = serde_json::from_str(patch.as_str())
             .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
-        let mut target = self.tree()?;
-        json_patch::patch(&mut target, &patch).map_err(|e| Error::Conflict(e.to_string()))?;
+        let before = self.tree()?;
+        let mut target = before.clone();
+        if patch.len() > OPERATIONS_MAX {
+            return Err(Error::BadJson(format!("a JSON patch of more than {OPERATIONS_MAX} operations")));
+        }
+        let mut copied_bytes_left = COPIED_BYTES_MAX;
+        for operation in patch.iter() {
+            admit(&target, operation, &mut copied_bytes_left)?;
+            // Not `patch`, which panics where it cannot undo a move: what is left of a tree that failed is dropped.
+            json_patch::patch_unsafe(&mut target, slice::from_ref(operation))
+                .map_err(|e| Error::Conflict(e.to_string()))?;
+        }
+        keep_order(&mut target, &before);
         Self::from_tree(&target)
     }
 
     fn tree(&self) -> Result<serde_json::Value, Error> {
+        if has_reserved_name(&self.0) {
+            return Err(reserved());
+        }
         let mut deserializer = serde_json::Deserializer::from_str(&self.0);
         // The depth was checked when the value came in, against a limit of our own.
         deserializer.disable_recursion_limit();
@@ -73,6 +102,105 @@ impl Value {
 
     fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
         Ok(Self(compact(&tree.to_string())?.into()))
+    }
+}
+
+/// Checks what an operation is about to add to `tree`: how deep it would lie, and what is left for copies. A tree that is too
+/// deep is not to be made at all, as whoever clones, prints or drops it recurses.
+fn admit(
+    tree: &serde_json::Value,
+    operation: &PatchOperation,
+    copied_bytes_left: &mut usize,
+) -> Result<(), Error> {
+    let added = match operation {
+        PatchOperation::Add(add) => Some(&add.value),
+        PatchOperation::Replace(replace) => Some(&replace.value),
+        PatchOperation::Move(move_) => tree.pointer(move_.from.as_str()),
+        PatchOperation::Copy(copy) => tree.pointer(copy.from.as_str()),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    // Where there is nothing to move or copy, `json_patch` says so.
+    let Some(added) = added else { return Ok(()) };
+    if operation.path().count() + depth(added) > DEPTH_MAX {
+        return Err(Error::Conflict(format!("the result nests deeper than {DEPTH_MAX}")));
+    }
+    if let PatchOperation::Copy(_) = operation {
+        let left = copied_bytes_left.checked_sub(added.to_string().len());
+        *copied_bytes_left = left.ok_or_else(|| {
+            Error::Conflict(format!("its operations copy more than {COPIED_BYTES_MAX} bytes"))
+        })?;
+    }
+    Ok(())
+}
+
+fn depth(tree: &serde_json::Value) -> usize {
+    match tree {
+        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        serde_json::Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => 0,
+    }
+}
+
+fn reserved() -> Error {
+    Error::Conflict(format!("a member's name begins with {RESERVED_NAME}, which no patch can handle"))
+}
+
+/// Whether compact JSON text has a member whose name would have `serde_json` take its object for something else.
+fn has_reserved_name(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(start) = rest.find('"') {
+        let end = start + string_bytes(&rest[start..]);
+        let (string, after) = (&rest[start..end], &rest[end..]);
+        if after.starts_with(':') {
+            let reserved = match string.contains('\\') {
+                true => {
+                    serde_json::from_str(string).is_ok_and(|name: String| name.starts_with(RESERVED_NAME))
+                }
+                false => string[1..].starts_with(RESERVED_NAME),
+            };
+            if reserved {
+                return true;
+            }
+        }
+        rest = after;
+    }
+    false
+}
+
+/// How long the JSON string is that `text` begins with, quotes included.
+fn string_bytes(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = !escaped && byte == b'"';
+        escaped = !escaped && byte == b'\\';
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
+}
+
+/// Gives the members of objects that were there `before` their order back, new ones last: to remove one, `json_patch` puts the
+/// last in its place.
+fn keep_order(tree: &mut serde_json::Value, before: &serde_json::Value) {
+    match (tree, before) {
+        (serde_json::Value::Object(members), serde_json::Value::Object(before)) => {
+            let places: HashMap<&String, usize> = before.keys().zip(0..).collect();
+            let mut ordered: Vec<_> = mem::take(members).into_iter().collect();
+            ordered.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
+            for (name, member) in &mut ordered {
+                if let Some(before) = before.get(name) {
+                    keep_order(member, before);
+                }
+            }
+            members.extend(ordered);
+        }
+        (serde_json::Value::Array(items), serde_json::Value::Array(before)) => {
+            items.iter_mut().zip(before).for_each(|(item, before)| keep_order(item, before));
+        }
+        // Scalars have no members, and what changed its kind is new.
+        _ => {}
     }
 }
 
@@ -166,5 +294,72 @@ mod tests {
         let patch = r#"[{"op":"replace","path":"/a","value":2},{"op":"test","path":"/a","value":3}]"#;
         assert!(matches!(value.json_patch(&Value::parse(patch).expect("json")), Err(Error::Conflict(_))));
         assert!(matches!(value.json_patch(&Value::parse("{}").expect("json")), Err(Error::BadJson(_))));
+    }
+
+    /// `json_patch::patch` undoes what it did before the operation that failed, and panicked where that was a move into the
+    /// member's own parent: a request could end its task so. Nothing is undone now, as the tree is dropped.
+    #[test]
+    fn a_patch_that_fails_after_a_move_to_its_parent_is_a_conflict() {
+        let value = Value::parse(r#"{"a":{"b":1}}"#).expect("json");
+        let patch = r#"[{"op":"move","from":"/a/b","path":"/a"},{"op":"test","path":"/a","value":2}]"#;
+        assert!(matches!(value.json_patch(&Value::parse(patch).expect("json")), Err(Error::Conflict(_))));
+    }
+
+    /// `serde_json` removes a member by putting the last one in its place.
+    #[test]
+    fn a_removed_member_leaves_the_others_in_their_order() {
+        let value = Value::parse(r#"{"gone":1,"b":{"gone":1,"y":2,"x":3},"a":4}"#).expect("json");
+        let merged = value.merge_patch(&Value::parse(r#"{"gone":null,"b":{"gone":null}}"#).expect("json"));
+        assert_eq!(merged.expect("merges").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
+        let patch = r#"[{"op":"remove","path":"/gone"},{"op":"remove","path":"/b/gone"}]"#;
+        let patched = value.json_patch(&Value::parse(patch).expect("json"));
+        assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
+    }
+
+    /// `serde_json` hands numbers on as objects of one member with a name of its own, so that a patch, even an empty one, made
+    /// the number 1 of the first of these. Now no patch touches them; they are stored and read as any other value.
+    #[test]
+    fn a_member_with_a_name_that_serde_json_uses_is_not_patched() {
+        let nothing = Value::parse("{}").expect("json");
+        for text in [
+            r#"{"a":{"$serde_json::private::Number":"1"}}"#,
+            r#"{"a":{"\u0024serde_json::private::Number":"no"}}"#,
+            r#"{"a":{"$serde_json::private::RawValue":"[1"}}"#,
+        ] {
+            let value = Value::parse(text).expect("json");
+            assert_eq!(value.as_str(), text);
+            assert!(matches!(value.merge_patch(&nothing), Err(Error::Conflict(_))), "{text}");
+            assert!(matches!(nothing.merge_patch(&value), Err(Error::Conflict(_))), "{text}");
+            let patch = Value::parse(&format!(r#"[{{"op":"add","path":"","value":{text}}}]"#)).expect("json");
+            assert!(matches!(nothing.json_patch(&patch), Err(Error::Conflict(_))), "{text}");
+        }
+        let harmless = Value::parse(r#"{"a\"b":"$serde_json::private::Number","\\":1}"#).expect("json");
+        assert_eq!(harmless.merge_patch(&nothing), Ok(harmless));
+    }
+
+    /// A patch of two kilobytes that copies a value into itself forty times would need a terabyte.
+    #[test]
+    fn what_a_patch_can_cost_has_a_limit() {
+        let value = Value::parse("[1]").expect("json");
+        let patch_of =
+            |operations: Vec<&str>| Value::parse(&format!("[{}]", operations.join(","))).expect("json");
+        let copies = patch_of(vec![r#"{"op":"copy","from":"","path":"/-"}"#; 40]);
+        assert!(matches!(value.json_patch(&copies), Err(Error::Conflict(_))));
+        let tests = |count| patch_of(vec![r#"{"op":"test","path":"/0","value":1}"#; count]);
+        assert_eq!(value.json_patch(&tests(OPERATIONS_MAX)).as_ref(), Ok(&value));
+        assert!(matches!(value.json_patch(&tests(OPERATIONS_MAX + 1)), Err(Error::BadJson(_))));
+    }
+
+    /// Each copy into the deepest place doubled the depth, until the recursion that prints the result overflowed the stack, which
+    /// ended the process.
+    #[test]
+    fn no_step_of_a_patch_nests_deeper_than_the_limit() {
+        let value = Value::parse("[]").expect("json");
+        let copies = (0..17).map(|step| {
+            let deepest = "/0".repeat((1 << step) - 1);
+            format!(r#"{{"op":"copy","from":"","path":"{deepest}/0"}}"#)
+        });
+        let patch = Value::parse(&format!("[{}]", copies.collect::<Vec<_>>().join(","))).expect("json");
+        assert!(matches!(value.json_patch(&patch), Err(Error::Conflict(why)) if why.contains("deeper")));
     }
 }

@@ -29,7 +29,9 @@ impl Cursor {
     /// Parses what `Display` writes; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, sequence) = text.split_once('.')?;
-        Some(Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? })
+        let cursor = Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? };
+        // Numbers have other spellings, with signs and zeros: none of them is ours.
+        (cursor.to_string() == text).then_some(cursor)
     }
 }
 
@@ -120,6 +122,40 @@ impl Topic {
         match self {
             Self::Prefix(table, prefix) => Some((table, prefix)),
             Self::Key(..) => None,
+        }
+    }
+
+    /// Whether a key is among those it is about.
+    pub fn covers(&self, table: &TableName, key: &Key) -> bool {
+        match self {
+            Self::Key(of, named) => of == table && named == key,
+            Self::Prefix(of, prefix) => of == table && key.as_str().starts_with(prefix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_what_display_writes_and_nothing_else() {
+        for text in ["3f2a91c0.184467", "00000000.0", "ffffffff.18446744073709551615"] {
+            assert_eq!(Cursor::parse(text).map(|cursor| cursor.to_string()).as_deref(), Some(text));
+        }
+        let wrong = [
+            "",
+            ".",
+            "1.1",
+            "+0000001.1",
+            "00000001.+1",
+            "0000000A.1",
+            "00000001.01",
+            "00000001.1 ",
+            "00000001.1.1",
+        ];
+        for text in wrong {
+            assert_eq!(Cursor::parse(text), None, "{text}");
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::{fs::File, path::Path};
 
 use super::{
-    META, ROWS, WallClock,
+    META, WallClock,
     commit::{Committer, Durability},
     engine::Engine,
-    open, open_trees,
+    open,
     partition::Counts,
     table::{Surroundings, Table},
+    trees::{ROWS, Trees},
 };
 use crate::{
     core::name::TableName,
@@ -85,7 +86,7 @@ pub(super) fn lock_existing(data: &Path) -> Result<File> {
 
 /// A table of a store that serves nobody: no thread commits, sweeps or watches.
 pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallClock) -> Result<Table> {
-    let trees = open_trees(engine, &name)?;
+    let trees = Trees::open(engine, &name)?;
     let dictionaries = open::read_dictionaries(&engine.tree(META)?, &name)?;
     let around = Surroundings {
         now_ms: now_ms.clone(),

@@ -7,12 +7,13 @@
 use std::{fs, path::Path};
 
 use super::{
-    META, ROWS, WallClock, check,
+    META, WallClock, check,
     codec::Samples,
     engine::{self, Engine},
     open,
     row::key_of,
     table::Table,
+    trees::ROWS,
 };
 use crate::{
     core::{
@@ -47,10 +48,9 @@ pub fn compact(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -
     let _lock = check::lock_existing(data)?;
     let old = open::engine(data, CACHE_BYTES)?;
     let target = open::beside(data, "compacting");
-    if target.exists() {
-        fs::remove_dir_all(&target)
-            .map_err(|e| Error::io(format_args!("removing {}", target.display()), &e))?;
-    }
+    // What compactions left that were cut short. The store opened, so it is whole, whichever of the two it is.
+    remove(&target)?;
+    remove(&open::before_compaction(data))?;
     let new = open::engine(&target, CACHE_BYTES)?;
     let mut compacted = Compacted { rows: 0, bytes_before: old.disk_bytes(), bytes_after: 0 };
     copy_meta(&old, &new)?;
@@ -124,5 +124,13 @@ fn swap(data: &Path, target: &Path) -> Result<()> {
         return Err(error);
     }
     engine::sync_directory(&engine::parent(data))?;
-    fs::remove_dir_all(&before).map_err(|e| Error::io(format_args!("removing {}", before.display()), &e))
+    remove(&before)
+}
+
+/// Removes a directory, if it is there.
+fn remove(directory: &Path) -> Result<()> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(directory).map_err(|e| Error::io(format_args!("removing {}", directory.display()), &e))
 }

@@ -17,7 +17,8 @@ use super::{
     record::{self, Body, Head, Record},
     row::row_of,
     sweep::{self, Chore},
-    table::{Table, Trees},
+    table::Table,
+    trees::Trees,
 };
 use crate::{
     core::{
@@ -85,7 +86,7 @@ impl Table {
             let row = row_of(key);
             let mut partition = self.lock(row[0]);
             let stored = trees.rows.get(&row)?;
-            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), decide)?;
+            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), stored.as_deref(), decide)?;
             if let Some(staged) = staged {
                 self.begin_sets(1);
                 trees.rows.insert(&row, &staged.bytes)?;
@@ -103,23 +104,18 @@ impl Table {
         self.writing(|trees| {
             let rows: Vec<Vec<u8>> = writes.iter().map(|(key, _)| row_of(key)).collect();
             let mut partitions = self.lock_all(rows.iter().map(|row| row[0]));
-            let mut staged_rows: HashMap<&[u8], (Staged, Option<Slice>)> = HashMap::new();
-            let mut results = Vec::with_capacity(rows.len());
-            for (row, (_, decide)) in rows.iter().zip(writes) {
-                let before = match staged_rows.get(row.as_slice()) {
-                    Some((_, stored)) => stored.clone(),
-                    None => trees.rows.get(row)?,
-                };
-                let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
-                let (merged, staged) = self.stage(trees, row, current.or(before.as_deref()), decide)?;
-                if let Some(staged) = staged {
-                    let superseded = staged_rows.insert(row, (staged, before));
-                    if let Some((superseded, _)) = superseded {
-                        chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
+            let mut staged_rows = StagedRows::new();
+            let decides = writes.into_iter().map(|(_, decide)| decide);
+            let staged = self.stage_all(trees, rows.iter().zip(decides), &mut staged_rows);
+            let results = match staged {
+                Ok(results) => results,
+                Err(error) => {
+                    for (row, (staged, _)) in &staged_rows {
+                        chunks::remove(&trees.chunks, row, &self.decode(row, &staged.bytes)?)?;
                     }
+                    return Err(error);
                 }
-                results.push(merged);
-            }
+            };
             self.begin_sets(staged_rows.len());
             trees
                 .rows
@@ -132,16 +128,47 @@ impl Table {
         })
     }
 
-    /// What `decide` makes of a row, ready to be set; `None` where what is there wins. Chunks and expiry are stored already:
-    /// they go before the row, and without it nobody looks at them.
+    /// Stages writes in their order, each on what the ones before it made of its row.
+    fn stage_all<'r, D>(
+        &self,
+        trees: &Trees,
+        writes: impl Iterator<Item = (&'r Vec<u8>, D)>,
+        staged_rows: &mut StagedRows<'r>,
+    ) -> Result<Vec<Merged>>
+    where
+        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    {
+        let mut results = Vec::new();
+        for (row, decide) in writes {
+            let before = match staged_rows.get(row.as_slice()) {
+                Some((_, stored)) => stored.clone(),
+                None => trees.rows.get(row)?,
+            };
+            let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
+            let current = current.or(before.as_deref());
+            let (merged, staged) = self.stage(trees, row, current, before.as_deref(), decide)?;
+            if let Some(staged) = staged {
+                let superseded = staged_rows.insert(row, (staged, before));
+                if let Some((superseded, _)) = superseded {
+                    chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
+                }
+            }
+            results.push(merged);
+        }
+        Ok(results)
+    }
+
+    /// What `decide` makes of a row that is at `current`, ready to be set over what is `stored`; `None` where what is there
+    /// wins. Chunks and expiry are stored already: they go before the row, and without it nobody looks at them.
     fn stage(
         &self,
         trees: &Trees,
         row: &[u8],
+        current: Option<&[u8]>,
         stored: Option<&[u8]>,
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<(Merged, Option<Staged>)> {
-        let existing = match stored {
+        let existing = match current {
             Some(bytes) => Some(Existing { table: self, trees, row, record: self.decode(row, bytes)? }),
             None => None,
         };
@@ -154,11 +181,17 @@ impl Table {
             return Ok((merged, None));
         }
         self.around.counters.writes.increment();
-        let staged = self.encode(trees, row, &register, !visible)?;
+        let staged = self.encode(trees, row, &register, stored)?;
         Ok((merged, Some(staged)))
     }
 
-    fn encode(&self, trees: &Trees, row: &[u8], register: &Register, hidden: bool) -> Result<Staged> {
+    fn encode(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        register: &Register,
+        stored: Option<&[u8]>,
+    ) -> Result<Staged> {
         let mut coded = Vec::new();
         let (live, expires_at_ms, codec) = match register.payload() {
             Payload::Deleted => (false, None, Codec::RAW),
@@ -168,7 +201,13 @@ impl Table {
                 (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
             }
         };
-        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && hidden };
+        // A value that has expired counts as seen until it is swept: the sweep has told nobody yet.
+        let quiet = !live
+            && match stored {
+                Some(bytes) => !self.decode(row, bytes)?.head.live,
+                None => true,
+            };
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet };
         let chunked = coded.len() > INLINE_BYTES_MAX;
         let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };
@@ -213,6 +252,9 @@ impl Table {
         numbers.into_iter().map(|number| (number, self.lock(number))).collect()
     }
 }
+
+/// What a batch makes of its rows so far, and what is stored there.
+type StagedRows<'r> = HashMap<&'r [u8], (Staged, Option<Slice>)>;
 
 /// A row that won its merge.
 struct Staged {

@@ -20,6 +20,7 @@ mod crowd;
 pub mod engine;
 pub mod merge;
 mod open;
+mod options;
 pub mod partition;
 pub mod queue;
 pub mod record;
@@ -29,6 +30,7 @@ pub mod scan;
 pub mod subscription;
 mod sweep;
 pub mod table;
+pub mod trees;
 pub mod watch;
 
 use std::{
@@ -41,7 +43,6 @@ use std::{
 
 use tracing::error;
 
-pub use self::commit::Durability;
 use self::{
     change::Topic,
     codec::Samples,
@@ -55,8 +56,13 @@ use self::{
     scan::{Page, Range, Row},
     subscription::{Start, Subscription},
     sweep::Chore,
-    table::{Entry, Surroundings, Table, Trees},
+    table::{Entry, Surroundings, Table},
+    trees::{EXPIRY, ROWS, Trees},
     watch::Hub,
+};
+pub use self::{
+    commit::Durability,
+    options::{Options, WallClock},
 };
 use crate::{
     core::{
@@ -67,30 +73,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A wall clock: Unix milliseconds.
-pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
 /// The stack of a pump: there may be a thousand of them.
 const PUMP_STACK_BYTES: usize = 256 * 1024;
-
-/// How a store is kept.
-#[derive(Clone)]
-pub struct Options {
-    /// The directory.
-    pub data: PathBuf,
-    /// When a write is acknowledged.
-    pub durability: Durability,
-    /// Memory for pages of the engine, in bytes.
-    pub cache_bytes: u64,
-    /// Most tables there can be.
-    pub tables_max: usize,
-    /// Most subscriptions at one time.
-    pub subscriptions_max: usize,
-    /// Move a directory that does not open aside, and start empty, instead of refusing to start.
-    pub set_aside_damaged: bool,
-    /// The wall clock.
-    pub now_ms: WallClock,
-}
 
 /// An open store. Clones share it.
 #[derive(Clone)]
@@ -335,7 +319,7 @@ impl Store {
 
     fn open_table(&self, name: TableName) -> Result<Arc<Table>> {
         let (trees, dictionaries) = self.with_engine(|engine| {
-            Ok((open_trees(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
+            Ok((Trees::open(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
         })?;
         let table = Arc::new(Table::new(name, self.0.around.clone(), trees, dictionaries));
         self.start_pump(&table)?;
@@ -396,17 +380,6 @@ impl Store {
 }
 
 const META: &str = "meta";
-const EXPIRY: &str = "expiry";
-const ROWS: &str = "rows/";
-const CHUNKS: &str = "chunks/";
-
-fn open_trees(engine: &Engine, name: &TableName) -> Result<Trees> {
-    Ok(Trees {
-        rows: engine.tree(&format!("{ROWS}{name}"))?,
-        chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
-        expiry: engine.tree(EXPIRY)?,
-    })
-}
 
 fn empty_page<T>() -> Page<T> {
     Page { rows: Vec::new(), more: false }
@@ -415,3 +388,6 @@ fn empty_page<T>() -> Page<T> {
 fn fresh_epoch() -> Result<u32> {
     getrandom::u32().map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,7 +140,8 @@ pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
             )));
         }
         None => {
-            fs::create_dir_all(data).map_err(|e| Error::io(format_args!("creating {}", data.display()), &e))?;
+            fs::create_dir_all(data)
+                .map_err(|e| Error::io(format_args!("creating {}", data.display()), &e))?;
             write_marker(data, NEW)?;
             true
         }

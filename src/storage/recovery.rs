@@ -4,7 +4,7 @@ use std::{sync::PoisonError, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{Store, commit::Round, engine::Engine, fresh_epoch, open, open_trees};
+use super::{Store, commit::Round, engine::Engine, fresh_epoch, open, trees::Trees};
 use crate::error::Result;
 
 /// How often a store whose disk fails is tried again.
@@ -68,7 +68,7 @@ impl Store {
         drop(slot.take());
         let engine = open::engine(&self.0.options.data, self.0.options.cache_bytes)?;
         let trees =
-            tables.values().map(|table| open_trees(&engine, table.name())).collect::<Result<Vec<_>>>()?;
+            tables.values().map(|table| Trees::open(&engine, table.name())).collect::<Result<Vec<_>>>()?;
         *slot = Some(engine);
         drop(slot);
         // What was visible and not yet durable is gone: whoever saw it must look again.

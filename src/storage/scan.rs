@@ -6,7 +6,8 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 use super::{
     engine::{Items, Slice, Tree},
     row::{PARTITIONS, key_of},
-    table::{Entry, Found, Table, Trees},
+    table::{Entry, Found, Table},
+    trees::Trees,
 };
 use crate::{core::name::Key, error::Result};
 

@@ -128,6 +128,9 @@ impl Subscription {
             if let Some(row) = snapshot.rows.pop_front() {
                 let table = self.topics[snapshot.topic].table();
                 snapshot.after = Some(row.key.clone());
+                if self.topics[..snapshot.topic].iter().any(|topic| topic.covers(table, &row.key)) {
+                    continue;
+                }
                 let settled_ms = row.entry.timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
                 if settled_ms >= self.store.now_ms() {
                     self.given.insert((table.clone(), row.key.clone()), row.entry.timestamp);

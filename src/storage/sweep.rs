@@ -57,12 +57,12 @@ pub fn run(store: &Store, chores: &Receiver<Chore>) {
 /// Removes what has expired. Returns when the next value does, in Unix milliseconds.
 fn sweep(store: &Store) -> Result<Option<u64>> {
     let expiry = store.expiry()?;
-    for item in expiry.range(&[], None).take(SWEEP_ROWS_MAX) {
+    for (swept, item) in expiry.range(&[], None).enumerate() {
         let (entry, _) = item?;
         let Some((at_ms, table, row)) = parse_expiry_key(&entry) else {
             return Err(Error::Corrupt("an entry of the expiry tree is none".into()));
         };
-        if at_ms > store.now_ms() {
+        if at_ms > store.now_ms() || swept == SWEEP_ROWS_MAX {
             return Ok(Some(at_ms));
         }
         match store.expire(&table, row, at_ms) {
@@ -100,4 +100,55 @@ fn parse_expiry_key(entry: &[u8]) -> Option<(u64, TableName, &[u8])> {
     let (name, row) = rest.split_at_checked(usize::from(*length))?;
     let name = TableName::parse(std::str::from_utf8(name).ok()?).ok()?;
     (!row.is_empty()).then_some((u64::from_be_bytes(*at_ms), name, row))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::storage::{
+        row::row_of,
+        tests::{Scene, close, key, put, table},
+    };
+
+    /// What was due beyond the first thousand waited out a nap of a second for every thousand.
+    #[test]
+    fn a_sweep_that_stops_early_goes_on_at_once() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.0.around.chores.send(Chore::Stop).expect("the thread runs");
+        let at_ms = store.now_ms() + 1000;
+        for number in 0..=SWEEP_ROWS_MAX {
+            let register = put("1", Some(at_ms), 1);
+            store.merge(&table(), &key(&number.to_string()), |_| Ok(register)).expect("merges");
+        }
+        assert_eq!(sweep(&store), Ok(Some(at_ms)));
+        scene.now_ms.store(at_ms, Ordering::SeqCst);
+        assert_eq!(sweep(&store), Ok(Some(at_ms)));
+        assert_eq!(store.counters().expired.value(), SWEEP_ROWS_MAX as u64);
+        assert_eq!(sweep(&store), Ok(None));
+        assert_eq!(store.counters().expired.value(), SWEEP_ROWS_MAX as u64 + 1);
+        close(store);
+    }
+
+    proptest! {
+        #[test]
+        fn an_expiry_key_says_what_it_was_made_of(at_ms: u64, table in "[a-z0-9][a-z]{0,63}", name in ".{1,100}") {
+            prop_assume!(table != "key");
+            let (table, row) = (TableName::parse(&table).expect("a name"), row_of(&key(&name)));
+            let entry = expiry_key(at_ms, &table, &row);
+            prop_assert_eq!(parse_expiry_key(&entry), Some((at_ms, table.clone(), row.as_slice())));
+            prop_assert!(expiry_key(at_ms.saturating_sub(1), &table, &row) <= entry);
+        }
+
+        #[test]
+        fn no_bytes_panic_the_sweep(entry in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Some((at_ms, table, row)) = parse_expiry_key(&entry) {
+                prop_assert_eq!(expiry_key(at_ms, &table, row), entry);
+            }
+        }
+    }
 }

@@ -24,11 +24,11 @@ use super::{
     codec::{Codec, Dictionaries, Dictionary, Samples},
     commit::Committer,
     counters::Counters,
-    engine::Tree,
     partition::{Counts, Partition},
     record::{self, Body, Head, Record},
     row::{PARTITIONS, key_of, row_of},
     sweep::Chore,
+    trees::{self, Trees},
 };
 use crate::{
     core::{
@@ -59,16 +59,6 @@ pub struct Surroundings {
     pub decoded: Arc<DecodedValues>,
     /// Work for the thread that sweeps.
     pub chores: mpsc::Sender<Chore>,
-}
-
-/// The trees of a table in an open engine.
-pub struct Trees {
-    /// Rows.
-    pub rows: Tree,
-    /// Chunks of long payloads.
-    pub chunks: Tree,
-    /// When rows of all tables expire.
-    pub expiry: Tree,
 }
 
 /// A live value as a read finds it.
@@ -130,7 +120,7 @@ impl Table {
     pub fn get(&self, key: &Key) -> Result<Option<Entry>> {
         let row = row_of(key);
         let open = self.open();
-        let trees = trees(&open)?;
+        let trees = trees::of(&open)?;
         loop {
             let Some(bytes) = trees.rows.get(&row)? else { return Ok(None) };
             match self.entry(trees, &row, &bytes, Self::load_hot)? {
@@ -182,7 +172,7 @@ impl Table {
     /// Counts the rows of one partition, once; every merge keeps that up.
     fn count_partition(&self, number: u8) -> Result<()> {
         let open = self.open();
-        let trees = trees(&open)?;
+        let trees = trees::of(&open)?;
         let mut partition = self.lock(number);
         if partition.counts.is_some() {
             return Ok(());
@@ -223,7 +213,7 @@ impl Table {
             return Ok(Some((record.head, Payload::Deleted)));
         }
         let open = self.open();
-        let value = self.load(trees(&open)?, row, &record)?;
+        let value = self.load(trees::of(&open)?, row, &record)?;
         let live = |value| Payload::Live { value, expires_at_ms: record.head.expires_at_ms };
         Ok(value.map(|value| (record.head, live(value))))
     }
@@ -240,7 +230,7 @@ impl Table {
     /// Runs `read` on the trees and the table as they are now.
     pub(super) fn with_trees<T>(&self, read: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
         let open = self.open();
-        read(trees(&open)?)
+        read(trees::of(&open)?)
     }
 
     /// Lets go of the trees, so that the engine can be closed.
@@ -343,7 +333,12 @@ impl Table {
                 None => return Ok(None),
             },
         };
-        let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX);
+        let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
+            // The record's checksum covers what is inline.
+            let sound = matches!(record.body, Body::Inline(_))
+                || fingerprint(Some(&plain), record.head.expires_at_ms) == record.head.marker.fingerprint;
+            if sound { Ok(plain) } else { Err("the value does not match its fingerprint") }
+        });
         let text = plain.and_then(|plain| String::from_utf8(plain).map_err(|_| "the value is not UTF-8"));
         text.map(|text| Some(Value::trusted(text))).map_err(|why| self.damaged(row, why))
     }
@@ -355,7 +350,7 @@ impl Table {
             return Err(Error::StorageFull(reason));
         }
         let open = self.open();
-        let result = write(trees(&open)?);
+        let result = write(trees::of(&open)?);
         if let Err(Error::StorageFull(reason)) = &result {
             self.around.committer.fail(reason);
         }
@@ -383,9 +378,4 @@ impl Table {
         self.around.counters.corrupt_records.increment();
         Error::corrupt_record(&self.name, row.get(1..).unwrap_or_default(), why)
     }
-}
-
-pub(super) fn trees<'a>(open: &'a RwLockReadGuard<'_, Option<Trees>>) -> Result<&'a Trees> {
-    open.as_ref()
-        .ok_or_else(|| Error::NotReady("the storage is being opened again; try again in a moment".into()))
 }

@@ -340,12 +340,16 @@ pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
         let visible: Vec<_> =
             batch.into_iter().filter_map(|item| visible_change(table, item, now_ms())).collect();
         let mut state = hub.lock();
-        for (key, timestamp, bytes, (row, record)) in visible {
+        for (key, head, bytes, (row, record)) in visible {
+            // Looked at again under the lock, under which the sweep tells of the end: nothing may follow that.
+            if head.live && !head.visible_at(now_ms()) {
+                continue;
+            }
             state.publish(&hub.counters, |sequence| Logged {
                 sequence,
                 table: table.name().clone(),
                 key,
-                timestamp,
+                timestamp: head.marker.timestamp,
                 bytes,
                 source: Source::Record(table.clone(), row, record),
                 change: OnceLock::new(),
@@ -360,7 +364,7 @@ pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
     }
 }
 
-type Visible = (Key, Timestamp, usize, (Slice, Slice));
+type Visible = (Key, Head, usize, (Slice, Slice));
 
 /// What a subscriber would see of an insert. A value that has expired already is none: the sweep tells of its end.
 fn visible_change(table: &Table, (row, bytes): (Slice, Slice), now_ms: u64) -> Option<Visible> {
@@ -371,7 +375,7 @@ fn visible_change(table: &Table, (row, bytes): (Slice, Slice), now_ms: u64) -> O
         Ok((key, head, plain_bytes)) => {
             // The value is held as stored, decoded and rendered.
             let cost = CHANGE_OVERHEAD_BYTES + 2 * row.len() + bytes.len() + 2 * plain_bytes;
-            Some((key, head.marker.timestamp, cost, (row, bytes)))
+            Some((key, head, cost, (row, bytes)))
         }
         Err(error) => {
             error!(%error, "a change was not published");

@@ -1,0 +1,273 @@
+//! What broke in a whole store once, and holds now.
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+
+use super::{
+    change::{Effect, Gone},
+    subscription::Notice,
+    *,
+};
+use crate::core::{clock::Timestamp, json::Value};
+
+const NOW_MS: u64 = 1_700_000_000_000;
+/// Far longer than anything takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A store in a directory of its own, with a wall clock that the test sets.
+pub(super) struct Scene {
+    directory: tempfile::TempDir,
+    pub(super) now_ms: Arc<AtomicU64>,
+}
+
+impl Scene {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self { directory, now_ms: Arc::new(AtomicU64::new(NOW_MS)) }
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("storage.db")
+    }
+
+    fn clock(&self) -> WallClock {
+        let now_ms = self.now_ms.clone();
+        Arc::new(move || now_ms.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn open(&self) -> Store {
+        self.open_with(self.clock())
+    }
+
+    fn open_with(&self, now_ms: WallClock) -> Store {
+        Store::open(Options {
+            data: self.data(),
+            durability: Durability::None,
+            cache_bytes: 16 * 1024 * 1024,
+            tables_max: 10,
+            subscriptions_max: 10,
+            set_aside_damaged: false,
+            now_ms,
+        })
+        .expect("the store opens")
+    }
+}
+
+pub(super) fn table() -> TableName {
+    TableName::parse("t").expect("a table name")
+}
+
+pub(super) fn key(text: &str) -> Key {
+    Key::parse(text).expect("a key")
+}
+
+pub(super) fn put(value: &str, expires_at_ms: Option<u64>, counter: u64) -> Register {
+    Register::live(Value::trusted(value.to_owned()), expires_at_ms, timestamp(counter))
+}
+
+fn timestamp(counter: u64) -> Timestamp {
+    Timestamp { hlc: (NOW_MS << 16) + counter, node: NodeId(1) }
+}
+
+/// Closes a store and lets go of its directory.
+pub(super) fn close(store: Store) {
+    store.close().expect("closes");
+}
+
+/// JSON text that no codec shortens much.
+fn long_value(bytes: usize) -> String {
+    let mut noise = String::from("\"");
+    let mut hash = blake3::hash(b"noise");
+    while noise.len() < bytes {
+        noise.push_str(&hash.to_hex());
+        hash = blake3::hash(hash.as_bytes());
+    }
+    noise + "\""
+}
+
+fn within_the_deadline<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, future).await }).expect("within the deadline")
+}
+
+fn next(subscription: &mut Subscription) -> Notice {
+    within_the_deadline(subscription.next()).expect("the subscription goes on")
+}
+
+fn effect(notice: Notice) -> Effect {
+    match notice {
+        Notice::Change(change) => change.effect.clone(),
+        Notice::Sync(_) | Notice::Resync(_) | Notice::Shutdown => panic!("no change: {notice:?}"),
+    }
+}
+
+fn chunks_in(data: &Path) -> usize {
+    let engine = Engine::open(data, 1024 * 1024).expect("the engine opens");
+    engine.tree("chunks/t").expect("a tree").range(&[], None).count()
+}
+
+/// The checksum of a row does not cover chunks, and nothing else did: a flipped byte in one came back as a value.
+#[test]
+fn a_flipped_byte_of_a_long_value_is_an_error() {
+    let scene = Scene::new();
+    let store = scene.open();
+    store.merge(&table(), &key("k"), |_| Ok(put(&long_value(40_000), None, 1))).expect("merges");
+    close(store);
+    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
+    let chunks = engine.tree("chunks/t").expect("a tree");
+    let (name, chunk) = chunks.range(&[], None).next().expect("a chunk").expect("reads");
+    let mut flipped = chunk.to_vec();
+    // Both are letters of hexadecimal digits, so that the text stays text.
+    let at = flipped.len() / 2;
+    flipped[at] ^= 1;
+    chunks.insert(&name, &flipped).expect("inserts");
+    drop((chunks, engine));
+    let store = scene.open();
+    assert!(matches!(store.get(&table(), &key("k")), Err(Error::Corrupt(_))));
+    assert!(store.rows(&table(), &Range::default(), 10).is_err());
+    close(store);
+}
+
+/// The chunks of the writes before the one that failed stayed for ever, seen by nobody.
+#[test]
+fn a_batch_that_fails_leaves_no_chunks() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let long = put(&long_value(40_000), None, 1);
+    store.merge(&table(), &key("kept"), |_| Ok(long)).expect("merges");
+    close(store);
+    let chunks = chunks_in(&scene.data());
+    let store = scene.open();
+    let replacement = put(&long_value(40_000), None, 2);
+    let writes: Vec<_> = [Ok(replacement.clone()), Ok(replacement), Err(Error::MissingValue)]
+        .into_iter()
+        .zip(["kept", "new", "wrong"])
+        .map(|(register, name)| (key(name), move |_: Option<&Existing<'_>>| register))
+        .collect();
+    assert_eq!(store.merge_all(&table(), writes), Err(Error::MissingValue));
+    let value = store.get(&table(), &key("kept")).expect("reads").expect("is there").value;
+    assert_eq!(value.as_str(), long_value(40_000));
+    close(store);
+    assert_eq!(chunks_in(&scene.data()), chunks);
+}
+
+/// A tombstone over a value whose time had come, but which was not swept yet, was taken for one that covers nothing: those who
+/// had seen the value were never told of its end.
+#[test]
+fn the_delete_of_a_value_about_to_be_swept_is_told() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let mut subscription =
+        within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");
+    store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 1000), 1))).expect("merges");
+    assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+    let delete = |_: Option<&Existing<'_>>| {
+        // Under the row's lock, so that the sweep cannot come first.
+        scene.now_ms.store(NOW_MS + 1000, Ordering::SeqCst);
+        Ok(Register::deleted(timestamp(2)))
+    };
+    store.merge(&table(), &key("k"), delete).expect("merges");
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
+    close(store);
+}
+
+/// The second tombstone covered nothing but the first, which nobody was told of either.
+#[test]
+fn a_value_deleted_twice_in_a_batch_is_told() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let mut subscription =
+        within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");
+    store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+    assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+    let deletes = [2, 3]
+        .map(|counter| (key("k"), move |_: Option<&Existing<'_>>| Ok(Register::deleted(timestamp(counter)))));
+    store.merge_all(&table(), deletes.into()).expect("merges");
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
+    close(store);
+}
+
+/// The pump looked whether a value was still to be seen, then waited for the hub, where the sweep told of the value's end
+/// meanwhile: the last that subscribers heard was the value.
+#[test]
+fn the_end_of_a_value_is_told_after_its_beginning() {
+    let scene = Scene::new();
+    let (armed, opened) = (Arc::new(AtomicBool::new(true)), Arc::new(OnceLock::<Store>::new()));
+    let clock: WallClock = {
+        let (now_ms, armed, opened) = (scene.now_ms.clone(), armed.clone(), opened.clone());
+        Arc::new(move || {
+            let before = now_ms.load(Ordering::SeqCst);
+            let is_pump = thread::current().name() == Some("pump");
+            if is_pump
+                && let Some(store) = opened.get()
+                && armed.swap(false, Ordering::SeqCst)
+            {
+                now_ms.store(NOW_MS + 10, Ordering::SeqCst);
+                while store.counters().changes.value() == 0 {
+                    thread::yield_now();
+                }
+            }
+            before
+        })
+    };
+    let store = scene.open_with(clock);
+    assert!(opened.set(store.clone()).is_ok());
+    let mut subscription =
+        within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");
+    store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 10), 1))).expect("merges");
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
+    store.merge(&table(), &key("k"), |_| Ok(put("2", None, 2))).expect("merges");
+    let Effect::Updated { value, .. } = effect(next(&mut subscription)) else { panic!("no update") };
+    assert_eq!(value.as_str(), "2");
+    close(store);
+}
+
+/// A compaction cut short after its last rename leaves the old store beside the new one, and none went through after it.
+#[test]
+fn what_a_compaction_left_behind_does_not_stop_the_next() {
+    let scene = Scene::new();
+    let store = scene.open();
+    store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+    close(store);
+    let left = open::before_compaction(&scene.data());
+    std::fs::create_dir(&left).expect("a directory");
+    std::fs::write(left.join("db"), "old").expect("a file");
+    let compacted = compact::compact(&scene.data(), &scene.clock(), |_| {}).expect("compacts");
+    assert_eq!(compacted.rows, 1);
+    assert!(!left.exists());
+    let store = scene.open();
+    assert!(store.get(&table(), &key("k")).expect("reads").is_some());
+    close(store);
+}
+
+/// A key that two topics of a subscription name came twice in its snapshot.
+#[test]
+fn a_snapshot_gives_a_key_of_two_topics_once() {
+    let scene = Scene::new();
+    let store = scene.open();
+    for name in ["a", "b"] {
+        store.merge(&table(), &key(name), |_| Ok(put("1", None, 1))).expect("merges");
+    }
+    let topics = vec![
+        Topic::Key(table(), key("b")),
+        Topic::Prefix(table(), String::new()),
+        Topic::Prefix(table(), "a".to_owned()),
+    ];
+    let mut subscription = within_the_deadline(store.watch(topics, Start::Snapshot)).expect("watches");
+    let mut given = Vec::new();
+    while let Notice::Change(change) = next(&mut subscription) {
+        given.push(change.key.to_string());
+    }
+    assert_eq!(given, ["b", "a"]);
+    close(store);
+}

@@ -1,0 +1,42 @@
+//! The trees of the engine that hold a table.
+
+use std::sync::RwLockReadGuard;
+
+use super::engine::{Engine, Tree};
+use crate::{
+    core::name::TableName,
+    error::{Error, Result},
+};
+
+/// What the names of the trees of rows begin with.
+pub const ROWS: &str = "rows/";
+const CHUNKS: &str = "chunks/";
+/// The tree of what expires when.
+pub const EXPIRY: &str = "expiry";
+
+/// The trees of a table in an open engine.
+pub struct Trees {
+    /// Rows.
+    pub rows: Tree,
+    /// Chunks of long payloads.
+    pub chunks: Tree,
+    /// When rows of all tables expire.
+    pub expiry: Tree,
+}
+
+impl Trees {
+    /// Opens a table's trees, making those that are missing.
+    pub fn open(engine: &Engine, name: &TableName) -> Result<Self> {
+        Ok(Self {
+            rows: engine.tree(&format!("{ROWS}{name}"))?,
+            chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
+            expiry: engine.tree(EXPIRY)?,
+        })
+    }
+}
+
+/// The trees, if the storage is not just being opened again.
+pub fn of<'a>(open: &'a RwLockReadGuard<'_, Option<Trees>>) -> Result<&'a Trees> {
+    open.as_ref()
+        .ok_or_else(|| Error::NotReady("the storage is being opened again; try again in a moment".into()))
+}
