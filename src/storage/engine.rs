@@ -154,30 +154,20 @@ impl DoubleEndedIterator for Items {
     }
 }
 
-/// The change feed of one tree. Ends when its engine is closed.
+/// The change feed of one tree: its inserts as (key, value), waiting for the next one. Ends when its engine is closed.
+///
+/// sled can also wait with a time limit, and be polled. Both can lose an event: a wait that ends keeps the event it had begun to
+/// wait for where the iterator does not look, and a poll can miss the wake-up of one that comes meanwhile.
 pub struct Feed(sled::Subscriber);
 
-impl Feed {
-    /// The next insert as (key, value), waiting for it. Removals are passed over. `None` at the end.
-    pub fn next_insert(&mut self) -> Option<(Slice, Slice)> {
-        self.0.find_map(as_insert)
-    }
+impl Iterator for Feed {
+    type Item = (Slice, Slice);
 
-    /// The next insert that is there already, without waiting.
-    pub fn ready_insert(&mut self) -> Option<(Slice, Slice)> {
-        while let Ok(event) = self.0.next_timeout(Duration::ZERO) {
-            if let Some(insert) = as_insert(event) {
-                return Some(insert);
-            }
-        }
-        None
-    }
-}
-
-fn as_insert(event: sled::Event) -> Option<(Slice, Slice)> {
-    match event {
-        sled::Event::Insert { key, value } => Some((key, value)),
-        sled::Event::Remove { .. } => None,
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.find_map(|event| match event {
+            sled::Event::Insert { key, value } => Some((key, value)),
+            sled::Event::Remove { .. } => None,
+        })
     }
 }
 

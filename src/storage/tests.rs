@@ -271,3 +271,29 @@ fn a_snapshot_gives_a_key_of_two_topics_once() {
     assert_eq!(given, ["b", "a"]);
     close(store);
 }
+
+/// The pump waited for changes in two ways, and the one forgot a change that the other had begun to wait for: a delete acknowledged
+/// in the midst of other writes reached no subscriber.
+#[test]
+fn every_row_that_is_set_is_told_of() {
+    const THREADS: u64 = 4;
+    const ROWS: u64 = 3000;
+    let scene = Scene::new();
+    let store = scene.open();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let store = &store;
+            scope.spawn(move || {
+                for row in 0..ROWS {
+                    let register = put("1", None, 1 + thread * ROWS + row);
+                    store
+                        .merge(&table(), &key(&format!("{thread}/{row}")), |_| Ok(register))
+                        .expect("merges");
+                }
+            });
+        }
+    });
+    within_the_deadline(store.table(&table()).expect("written to").caught_up());
+    assert_eq!(store.counters().changes.value(), THREADS * ROWS);
+    close(store);
+}

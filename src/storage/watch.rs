@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::error;
@@ -40,10 +40,11 @@ use crate::{
 /// How many changes, and about how many bytes of them, the ring keeps for those who resume.
 const RING_CHANGES_MAX: usize = 65_536;
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Most changes the pump numbers under one lock.
-const PUMP_BATCH_MAX: usize = 256;
-/// How long the pump rests after more than one change came at a time.
+/// Changes that come within this time of each other come fast; then the pump rests so long when it has caught up.
+const PUMP_BUSY_MAX: Duration = Duration::from_millis(1);
 const PUMP_REST: Duration = Duration::from_micros(100);
+/// A change that took longer than this to come found the pump asleep.
+const PUMP_AWAKE_MAX: Duration = Duration::from_micros(20);
 /// What a change costs in memory beside its key and value.
 const CHANGE_OVERHEAD_BYTES: usize = 256;
 
@@ -329,38 +330,33 @@ impl State {
 
 /// Drains a table's feed into the hub, until the engine is closed.
 pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
-    while let Some(first) = feed.next_insert() {
-        let mut batch = vec![first];
-        while batch.len() < PUMP_BATCH_MAX
-            && let Some(next) = feed.ready_insert()
-        {
-            batch.push(next);
-        }
-        let count = batch.len();
-        let visible: Vec<_> =
-            batch.into_iter().filter_map(|item| visible_change(table, item, now_ms())).collect();
-        let mut state = hub.lock();
-        for (key, head, bytes, (row, record)) in visible {
+    let mut last = None;
+    loop {
+        let begun = Instant::now();
+        let Some(insert) = feed.next() else { return };
+        if let Some((key, head, bytes, (row, record))) = visible_change(table, insert, now_ms()) {
+            let mut state = hub.lock();
             // Looked at again under the lock, under which the sweep tells of the end: nothing may follow that.
-            if head.live && !head.visible_at(now_ms()) {
-                continue;
+            if !head.live || head.visible_at(now_ms()) {
+                state.publish(&hub.counters, |sequence| Logged {
+                    sequence,
+                    table: table.name().clone(),
+                    key,
+                    timestamp: head.marker.timestamp,
+                    bytes,
+                    source: Source::Record(table.clone(), row, record),
+                    change: OnceLock::new(),
+                });
             }
-            state.publish(&hub.counters, |sequence| Logged {
-                sequence,
-                table: table.name().clone(),
-                key,
-                timestamp: head.marker.timestamp,
-                bytes,
-                source: Source::Record(table.clone(), row, record),
-                change: OnceLock::new(),
-            });
         }
-        drop(state);
-        table.published(count);
-        // Under load each insert would wake this thread twice; a moment's rest gathers the next few.
-        if count > 1 {
+        table.published(1);
+        // Each insert that finds this thread asleep wakes it twice. When they come fast, a moment's rest gathers the next few.
+        let now = Instant::now();
+        let slept = now - begun > PUMP_AWAKE_MAX;
+        if slept && last.is_some_and(|last| now - last < PUMP_BUSY_MAX) {
             thread::sleep(PUMP_REST);
         }
+        last = Some(now);
     }
 }
 
