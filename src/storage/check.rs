@@ -53,6 +53,7 @@ impl Report {
 pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Report> {
     let _lock = lock_existing(data)?;
     let engine = open::engine(data, CACHE_BYTES)?;
+    open::check_end(data, &engine)?;
     let mut report = Report { disk_bytes: engine.disk_bytes(), ..Report::default() };
     let mut records = 0;
     for name in engine.tree_names(ROWS) {

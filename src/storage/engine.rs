@@ -4,10 +4,15 @@
 //! for the disk, so `sync` calls `fdatasync` on the log after it; a page above a quarter of a segment goes to a file that is
 //! never synced at all, so segments are 2 MiB and no item is longer than `ITEM_BYTES_MAX`; opening can panic on damaged
 //! bytes, which `open` turns into an error; and the lock on the log is let go late, so `open` waits for it.
+//!
+//! And sled takes the first damaged byte of what was logged since the last start for the end of the log: it opens without a
+//! word, and all that came after is gone. So how far the log was known to be durable is kept in a file beside it, the mark; a
+//! log that ends before its mark has lost something, which `lost_bytes` tells.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::FileExt,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     thread,
@@ -27,11 +32,16 @@ const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 const FLUSH_EVERY_MS: u64 = 500;
 /// How long an open waits for the lock of a store that was closed a moment ago.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// The file of the mark: a position of the log and, after it, 8 bytes of its blake3; big-endian. It is written after every
+/// sync and never synced itself, so it may lag behind, and is never ahead.
+const MARK_FILE: &str = "dynarust.mark";
 
 /// An open sled database, and the file it logs to.
 pub struct Engine {
     db: sled::Db,
     log: File,
+    mark: File,
+    lost_bytes: u64,
     path: PathBuf,
 }
 
@@ -47,7 +57,10 @@ impl Engine {
         let log_path = path.join("db");
         let log = File::open(&log_path)
             .map_err(|e| Error::io(format_args!("opening {}", log_path.display()), &e))?;
-        let engine = Self { db, log, path: path.to_owned() };
+        let (mark, marked) = open_mark(path)?;
+        let found = db.context.pagecache.log.stable_offset();
+        let lost_bytes = marked.map_or(0, |marked| marked.saturating_sub(found).max(0).unsigned_abs());
+        let engine = Self { db, log, mark, lost_bytes, path: path.to_owned() };
         engine.sync()?;
         if !existed {
             // The log's name, and the directory's, must outlive a power cut as its bytes do.
@@ -71,7 +84,20 @@ impl Engine {
     /// Makes everything written so far durable: on return it survives a power cut.
     pub fn sync(&self) -> Result<()> {
         self.db.flush().map_err(translate)?;
-        self.log.sync_data().map_err(|e| Error::StorageFull(format!("syncing {}: {e}", self.path.display())))
+        let durable = self.db.context.pagecache.log.stable_offset();
+        let failed = |e| Error::StorageFull(format!("syncing {}: {e}", self.path.display()));
+        self.log.sync_data().map_err(failed)?;
+        // What was lost stays known until somebody does something about it.
+        if self.lost_bytes == 0 {
+            self.mark.write_all_at(&encode_mark(durable), 0).map_err(failed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Bytes that were durable in the log and were not there any more when it was opened.
+    pub fn lost_bytes(&self) -> u64 {
+        self.lost_bytes
     }
 
     /// Bytes of all files of the store.
@@ -230,6 +256,32 @@ fn open_caught(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
         let said = said.or_else(|| panicked.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
         Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}")))
     })
+}
+
+/// The mark's file, and what it says; nothing where it is new or half written.
+fn open_mark(path: &Path) -> Result<(File, Option<i64>)> {
+    let path = path.join(MARK_FILE);
+    let failed = |e| Error::io(format_args!("opening {}", path.display()), &e);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(failed)?;
+    let mut bytes = [0; 16];
+    let marked = match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {
+            let position = i64::from_be_bytes(*bytes.first_chunk().expect("16 bytes have a first 8"));
+            (encode_mark(position) == bytes).then_some(position)
+        }
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
+        Err(e) => return Err(failed(e)),
+    };
+    Ok((file, marked))
+}
+
+fn encode_mark(position: i64) -> [u8; 16] {
+    let position = position.to_be_bytes();
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&position);
+    bytes[8..].copy_from_slice(&blake3::hash(&position).as_bytes()[..8]);
+    bytes
 }
 
 fn is_lock_refusal(error: &io::Error) -> bool {

@@ -49,18 +49,18 @@ pub struct Identity {
 /// Locks and opens the directory.
 pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     let lock = lock(&options.data)?;
-    let (engine, lock, set_aside) = match engine(&options.data, options.cache_bytes) {
+    let (engine, lock, set_aside) = match whole(options) {
         Ok(engine) => (engine, lock, None),
         Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
             let aside = set_aside(&options.data, options)?;
             warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
             drop(lock);
             let lock = self::lock(&options.data)?;
-            (engine(&options.data, options.cache_bytes)?, lock, Some(aside))
+            (whole(options)?, lock, Some(aside))
         }
         Err(Error::StorageDamaged(why)) => {
             return Err(Error::StorageDamaged(format!(
-                "{why}. Nothing was changed. Restore a backup over {data}, or start with --set-aside-damaged: that \
+                "{why}. It was left in its place. Restore a backup over {data}, or start with --set-aside-damaged: that \
                  moves the directory to {data}.damaged-<time>, and the node starts empty",
                 data = options.data.display()
             )));
@@ -121,6 +121,27 @@ pub fn beside(data: &Path, ending: &str) -> PathBuf {
     name.push(".");
     name.push(ending);
     data.with_file_name(name)
+}
+
+fn whole(options: &Options) -> Result<Engine> {
+    let engine = engine(&options.data, options.cache_bytes)?;
+    check_end(&options.data, &engine)?;
+    Ok(engine)
+}
+
+/// Refuses a store whose log ends before what is known to have been durable.
+///
+/// # Errors
+/// `StorageDamaged`.
+pub fn check_end(data: &Path, engine: &Engine) -> Result<()> {
+    match engine.lost_bytes() {
+        0 => Ok(()),
+        lost => Err(Error::StorageDamaged(format!(
+            "{data} is damaged: {lost} bytes at the end of its log were lost, and what was written there; DynaRust compact \
+             rebuilds it from what is left",
+            data = data.display()
+        ))),
+    }
 }
 
 /// Opens the engine in a directory that is locked. The only way to, as sled takes whatever it cannot read for an empty log.
