@@ -60,12 +60,16 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
         let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;
         let mut found =
             TableReport { name: table.name().clone(), rows: Counts::default(), damaged: Vec::new() };
-        let rows = table.with_trees(|trees| Ok(trees.rows.range(&[], None)))?;
-        for item in rows {
+        // By partition, as the engine does not read on behind a page that is damaged.
+        let partitions: Vec<_> =
+            table.with_trees(|trees| Ok((0..=u8::MAX).map(|number| trees.partition(number)).collect()))?;
+        for item in partitions.into_iter().flatten() {
             match item.and_then(|(row, bytes)| table.verify(&row, &bytes)) {
                 Ok(head) => found.rows.add(&head),
                 Err(error) => found.damaged.push(error.to_string()),
             }
+            // Partitions that share a page share its damage.
+            found.damaged.dedup();
             records += 1;
             if records % 1000 == 0 {
                 progress(records);

@@ -85,7 +85,7 @@ impl Table {
         self.writing(|trees| {
             let row = row_of(key);
             let mut partition = self.lock(row[0]);
-            let stored = trees.rows.get(&row)?;
+            let stored = self.stored(trees, &row)?;
             let (merged, staged) = self.stage(trees, &row, stored.as_deref(), stored.as_deref(), decide)?;
             if let Some(staged) = staged {
                 self.begin_sets(1);
@@ -142,7 +142,7 @@ impl Table {
         for (row, decide) in writes {
             let before = match staged_rows.get(row.as_slice()) {
                 Some((_, stored)) => stored.clone(),
-                None => trees.rows.get(row)?,
+                None => self.stored(trees, row)?,
             };
             let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
             let current = current.or(before.as_deref());

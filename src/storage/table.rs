@@ -24,6 +24,7 @@ use super::{
     codec::{Codec, Dictionaries, Dictionary, Samples},
     commit::Committer,
     counters::Counters,
+    engine::Slice,
     partition::{Counts, Partition},
     record::{self, Body, Head, Record},
     row::{PARTITIONS, key_of, row_of},
@@ -122,7 +123,7 @@ impl Table {
         let open = self.open();
         let trees = trees::of(&open)?;
         loop {
-            let Some(bytes) = trees.rows.get(&row)? else { return Ok(None) };
+            let Some(bytes) = self.stored(trees, &row)? else { return Ok(None) };
             match self.entry(trees, &row, &bytes, Self::load_hot)? {
                 Found::Visible(entry) => return Ok(Some(entry)),
                 Found::Hidden => return Ok(None),
@@ -178,7 +179,7 @@ impl Table {
             return Ok(());
         }
         let mut counts = Counts::default();
-        for item in trees.rows.range(&[number], number.checked_add(1).as_ref().map(std::slice::from_ref)) {
+        for item in trees.partition(number) {
             let (row, bytes) = item?;
             // A damaged record is reported by whoever reads it; here it counts as the value it was.
             match self.decode(&row, &bytes) {
@@ -325,13 +326,12 @@ impl Table {
         let chunked;
         let coded = match record.body {
             Body::Inline(coded) => coded,
-            Body::Chunked(length) => match chunks::read(&trees.chunks, row, &record.head, length)? {
-                Some(coded) => {
-                    chunked = coded;
-                    &chunked
-                }
-                None => return Ok(None),
-            },
+            Body::Chunked(length) => {
+                let read = chunks::read(&trees.chunks, row, &record.head, length);
+                let Some(coded) = read.map_err(|error| self.unreadable(row, error))? else { return Ok(None) };
+                chunked = coded;
+                &chunked
+            }
         };
         let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
             // The record's checksum covers what is inline.
@@ -372,6 +372,19 @@ impl Table {
 
     pub(super) fn lost(&self, row: &[u8]) -> Error {
         self.damaged(row, "part of its long value is missing")
+    }
+
+    /// What is stored under a row.
+    pub(super) fn stored(&self, trees: &Trees, row: &[u8]) -> Result<Option<Slice>> {
+        trees.rows.get(row).map_err(|error| self.unreadable(row, error))
+    }
+
+    /// Gives an error of the engine, which knows no keys, the name of the row that was to be read.
+    fn unreadable(&self, row: &[u8], error: Error) -> Error {
+        match error {
+            Error::Corrupt(why) => self.damaged(row, &why),
+            other => other,
+        }
     }
 
     pub(super) fn damaged(&self, row: &[u8], why: &str) -> Error {

@@ -2,7 +2,7 @@
 
 use std::sync::RwLockReadGuard;
 
-use super::engine::{Engine, Tree};
+use super::engine::{Engine, Items, Tree};
 use crate::{
     core::name::TableName,
     error::{Error, Result},
@@ -32,6 +32,11 @@ impl Trees {
             chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
             expiry: engine.tree(EXPIRY)?,
         })
+    }
+
+    /// The rows of one partition, in the order of their keys.
+    pub fn partition(&self, number: u8) -> Items {
+        self.rows.range(&[number], number.checked_add(1).as_ref().map(std::slice::from_ref))
     }
 }
 
