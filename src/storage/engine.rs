@@ -52,9 +52,9 @@ impl Engine {
     /// `StorageDamaged` where sled finds damage or panics on it, `StorageInUse` where another process holds it, else
     /// `StorageFull` or `Io`.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self> {
-        let existed = path.exists();
-        let db = open_patiently(path, cache_bytes)?;
         let log_path = path.join("db");
+        let existed = log_path.exists();
+        let db = open_patiently(path, cache_bytes)?;
         let log = File::open(&log_path)
             .map_err(|e| Error::io(format_args!("opening {}", log_path.display()), &e))?;
         let (mark, marked) = open_mark(path)?;
