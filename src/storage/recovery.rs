@@ -5,7 +5,7 @@ use std::{sync::PoisonError, time::Duration};
 use tracing::{error, info, warn};
 
 use super::{Store, commit::Round, engine::Engine, fresh_epoch, open, trees::Trees};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How often a store whose disk fails is tried again.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
@@ -20,7 +20,10 @@ impl Store {
                     self.counters().commits.increment();
                     if let Err(error) = &result {
                         error!(%error, "a commit failed: writes are refused until the storage recovers");
-                        self.0.around.committer.fail(&error.to_string());
+                        self.0.around.committer.fail(&match error {
+                            Error::StorageFull(reason) => reason.clone(),
+                            other => other.to_string(),
+                        });
                     }
                     for waiter in waiters {
                         // A client that went away wants no answer.
