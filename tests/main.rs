@@ -4,6 +4,7 @@
 mod abuse;
 mod ancestor;
 mod contract;
+mod crash;
 mod harness;
 mod process;
 mod readme;

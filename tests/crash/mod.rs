@@ -1,0 +1,11 @@
+//! What survives what: kill -9, power cuts, full disks, damaged bytes, restarts, maintenance cut short. Nothing acknowledged
+//! may be lost, nothing wrong may be served, and whatever else there is to say must be said plainly.
+
+mod compact;
+mod damage;
+mod full_disk;
+mod kill;
+mod ledger;
+mod mount;
+mod power;
+mod restart;
