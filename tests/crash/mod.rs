@@ -3,6 +3,7 @@
 
 mod compact;
 mod damage;
+mod example;
 mod full_disk;
 mod kill;
 mod ledger;
