@@ -1,6 +1,8 @@
 //! What a node is compared with, each the least that could do the same work:
 //!
-//! - `http`: a hyper server that answers GETs from a map, with the bytes and the headers of a node's answers;
+//! - `http`: a hyper server that answers GETs from a map. Its answers are a node's to the byte in all that counts: the same
+//!   headers, each as long as a node's, and bodies of the same documents, so that both send equally much for a key; what it
+//!   leaves out are routes, the store, ids that differ, metrics, and the timeouts of a server that is meant for strangers;
 //! - `sled`: sled alone, loading the rows that `DynaRust bench batch` sends, in the same batches, each of them durable;
 //! - `fanout`: a loop of `send` calls over all subscribers of a key.
 //!

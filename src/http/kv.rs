@@ -44,9 +44,10 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Response> {
     match call.method {
         Method::GET | Method::HEAD => read(&node, &call, &address),
-        Method::PUT => put(&node, &call, address).await,
-        Method::PATCH => patch(&node, &call, address).await,
-        Method::DELETE => delete(&node, &call, address).await,
+        // Boxed, so that a read does not carry, and copy, the room that they need.
+        Method::PUT => Box::pin(put(&node, &call, address)).await,
+        Method::PATCH => Box::pin(patch(&node, &call, address)).await,
+        Method::DELETE => Box::pin(delete(&node, &call, address)).await,
         _ => reply::other_method(&call, ALLOW),
     }
 }

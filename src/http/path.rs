@@ -49,6 +49,9 @@ pub fn collection(path: &str, noun: &str) -> Option<Result<TableName>> {
 /// What is wrong with it, for the caller to say of what.
 pub fn decode(text: &str) -> std::result::Result<Cow<'_, str>, String> {
     let bytes = text.as_bytes();
+    if !bytes.contains(&b'%') {
+        return Ok(Cow::Borrowed(text));
+    }
     for at in percent_signs(bytes) {
         let digits = bytes.get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
         if !digits {

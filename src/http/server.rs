@@ -5,7 +5,7 @@
 //! before it, can go elsewhere at once instead of at its own timeout.
 
 use std::{
-    future::Future,
+    future::{Future, ready},
     io,
     pin::{Pin, pin},
     sync::Arc,
@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::Either};
 use hyper::{
     Request,
     body::{Body, Frame, Incoming, SizeHint},
@@ -280,9 +281,15 @@ impl Connection {
         let service = service_fn(|request: Request<Incoming>| {
             let open = self.peer.begin_request();
             let answering = self.service.answer(request, &self.peer);
-            Box::pin(async {
+            let mut answering = Box::pin(async {
                 answering.await.map(|response| response.map(|body| Answer { body, _open: open }))
-            })
+            });
+            // Most answers are ready at once. Then the head is given back before hyper looks for what comes after it, and is
+            // read over; else hyper needs a new buffer for that. A future that waits is polled again, with a true waker.
+            match answering.as_mut().now_or_never() {
+                Some(answer) => Either::Left(ready(answer)),
+                None => Either::Right(answering),
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

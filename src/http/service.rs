@@ -15,9 +15,8 @@ use hyper::{
     Method, Request, StatusCode,
     body::{Body, Incoming},
     header::{self, HeaderValue},
-    service::Service as _,
 };
-use hyper_util::service::TowerToHyperService;
+use tower_service::Service as _;
 use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
@@ -69,8 +68,8 @@ impl Service {
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.extensions_mut() = extensions;
         request.extensions_mut().insert(call.clone());
-        let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
-        match AssertUnwindSafe(routes.call(request)).catch_unwind().await {
+        let answering = warp::service(self.routes.clone()).call(request);
+        match AssertUnwindSafe(answering).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => reply::problem(&Error::Io("a bug in this server; the log has more".into()), call),
