@@ -1,1 +1,25 @@
-//! skeleton
+//! Laws and models. Each property is tried on cases drawn at random; one that fails is made small, printed, and kept in a file
+//! `NAME.regressions` beside the module, from which `cargo test --test proptests NAME` tries it first from then on.
+//! `PROPTEST_CASES=n` tries n cases of each property.
+
+mod clock;
+mod codec;
+mod edges;
+mod generators;
+mod json;
+mod register;
+mod storage;
+mod watch;
+
+use proptest::test_runner::{Config, FileFailurePersistence};
+
+/// Tries `cases`, unless the environment wants another number of them.
+fn cases(cases: u32) -> Config {
+    let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    Config {
+        cases: wanted.unwrap_or(cases),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        max_shrink_iters: 2_000,
+        ..Config::default()
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, mem, slice, sync::Arc};
 
-use json_patch::PatchOperation;
+use json_patch::{PatchOperation, jsonptr::Pointer};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -74,19 +74,25 @@ impl Value {
         }
         let patch: json_patch::Patch = serde_json::from_str(patch.as_str())
             .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
-        let before = self.tree()?;
-        let mut target = before.clone();
+        let mut target = self.tree()?;
         if patch.len() > OPERATIONS_MAX {
             return Err(Error::BadJson(format!("a JSON patch of more than {OPERATIONS_MAX} operations")));
         }
         let mut copied_bytes_left = COPIED_BYTES_MAX;
         for operation in patch.iter() {
             admit(&target, operation, &mut copied_bytes_left)?;
+            match operation {
+                PatchOperation::Remove(remove) => put_last(&mut target, &remove.path),
+                PatchOperation::Move(move_) => put_last(&mut target, &move_.from),
+                PatchOperation::Add(_)
+                | PatchOperation::Replace(_)
+                | PatchOperation::Copy(_)
+                | PatchOperation::Test(_) => {}
+            }
             // Not `patch`, which panics where it cannot undo a move: what is left of a tree that failed is dropped.
             json_patch::patch_unsafe(&mut target, slice::from_ref(operation))
                 .map_err(|e| Error::Conflict(e.to_string()))?;
         }
-        keep_order(&mut target, &before);
         Self::from_tree(&target)
     }
 
@@ -181,26 +187,30 @@ fn string_bytes(text: &str) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// Gives the members of objects that were there `before` their order back, new ones last: to remove one, `json_patch` puts the
-/// last in its place.
+/// Gives the members of objects that were there `before` a merge their order back, new ones last: to remove one, `json_patch`
+/// puts the last in its place. Lists come whole, with the order that the patch gave what is in them.
 fn keep_order(tree: &mut serde_json::Value, before: &serde_json::Value) {
-    match (tree, before) {
-        (serde_json::Value::Object(members), serde_json::Value::Object(before)) => {
-            let places: HashMap<&String, usize> = before.keys().zip(0..).collect();
-            let mut ordered: Vec<_> = mem::take(members).into_iter().collect();
-            ordered.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
-            for (name, member) in &mut ordered {
-                if let Some(before) = before.get(name) {
-                    keep_order(member, before);
-                }
-            }
-            members.extend(ordered);
+    let (serde_json::Value::Object(members), serde_json::Value::Object(before)) = (tree, before) else {
+        return;
+    };
+    let places: HashMap<&String, usize> = before.keys().zip(0..).collect();
+    let mut ordered: Vec<_> = mem::take(members).into_iter().collect();
+    ordered.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
+    for (name, member) in &mut ordered {
+        if let Some(before) = before.get(name) {
+            keep_order(member, before);
         }
-        (serde_json::Value::Array(items), serde_json::Value::Array(before)) => {
-            items.iter_mut().zip(before).for_each(|(item, before)| keep_order(item, before));
-        }
-        // Scalars have no members, and what changed its kind is new.
-        _ => {}
+    }
+    members.extend(ordered);
+}
+
+/// Puts a member after all others of its object, so that its removal does not move one of them; see `keep_order`.
+fn put_last(tree: &mut serde_json::Value, pointer: &Pointer) {
+    if let Some((parent, name)) = pointer.split_back()
+        && let Some(serde_json::Value::Object(members)) = tree.pointer_mut(parent.as_str())
+        && let Some(member) = members.shift_remove(name.decoded().as_ref())
+    {
+        members.insert(name.decoded().into_owned(), member);
     }
 }
 
@@ -314,6 +324,9 @@ mod tests {
         let patch = r#"[{"op":"remove","path":"/gone"},{"op":"remove","path":"/b/gone"}]"#;
         let patched = value.json_patch(&Value::parse(patch).expect("json"));
         assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
+        let patch = r#"[{"op":"move","from":"/gone","path":"/new"},{"op":"replace","path":"/b","value":{"x":1,"y":2}}]"#;
+        let patched = value.json_patch(&Value::parse(patch).expect("json"));
+        assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"x":1,"y":2},"a":4,"new":1}"#);
     }
 
     /// `serde_json` hands numbers on as objects of one member with a name of its own, so that a patch, even an empty one, made

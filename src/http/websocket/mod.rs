@@ -4,7 +4,7 @@
 //! The upgrade is done by hand: warp's own gives each connection a read buffer of 128 KiB that cannot be set, and checks
 //! neither the origin nor the key. HTTP/1.1 only; over HTTP/2 a client is told so.
 
-mod request;
+pub mod request;
 mod session;
 
 use std::sync::Arc;
