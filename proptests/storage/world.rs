@@ -17,7 +17,7 @@ use dynarust::{
         register::Register,
     },
     error::Error,
-    storage::{Durability, Options, Store, WallClock, check, compact, scan::Range, table::Existing},
+    storage::{Durability, Options, Store, WallClock, check, compact, merge::Existing, scan::Range},
 };
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -311,7 +311,7 @@ impl World {
         Ok(())
     }
 
-    fn counts(&self, table: usize) -> dynarust::storage::table::Counts {
+    fn counts(&self, table: usize) -> dynarust::storage::partition::Counts {
         let tables = self.store().tables();
         tables
             .into_iter()
