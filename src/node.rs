@@ -35,16 +35,18 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
-    storage::{self, Store, WallClock},
+    storage::{self, Store, WallClock, commit::Life},
 };
 
 /// How far the clock's durable bound lies ahead of the wall clock. After a crash the node waits until the wall clock is within
 /// `clock_drift_max_ms` of it, so this is also what a crash can cost a restart.
-const BOUND_LEAD_MS: u64 = 1_000;
+const BOUND_LEAD_MS: u64 = 1_500;
 /// The bound is renewed in the background when less than this is left of it.
-const BOUND_RENEWAL_MS: u64 = 600;
+const BOUND_RENEWAL_MS: u64 = 1_000;
 /// A write that finds less than this left waits for a renewal.
-const BOUND_LEFT_MIN_MS: u64 = 100;
+const BOUND_LEFT_MIN_MS: u64 = 300;
+/// How often a write renews the bound before it gives up.
+const RENEWALS_MAX: usize = 5;
 /// How long after the last write the bound is kept up. A write after that waits for one more commit.
 const BOUND_IDLE_MS: u64 = 10_000;
 /// How often the background looks whether the bound must be renewed.
@@ -157,9 +159,9 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (a patch that is none), `TooLarge` (a patched value),
     /// `StorageFull`, `TooMany` (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        self.before_writing().await?;
+        let life = self.before_writing().await?;
         let written = self.merge(table, write)?;
-        self.store.acknowledge().await?;
+        self.store.acknowledge(life).await?;
         Ok(written)
     }
 
@@ -174,14 +176,14 @@ impl Node {
         writes: Vec<Write>,
         atomic: bool,
     ) -> Result<Vec<Result<Written>>> {
-        self.before_writing().await?;
+        let life = self.before_writing().await?;
         let (node, table) = (self.clone(), table.clone());
         let long = writes.len() > INLINE_WRITES_MAX;
         let merge = move || {
             if atomic { node.merge_atomic(&table, writes) } else { Ok(node.merge_each(&table, writes)) }
         };
         let results = if long { blocking(merge).await? } else { merge()? };
-        self.store.acknowledge().await?;
+        self.store.acknowledge(life).await?;
         Ok(results)
     }
 
@@ -190,10 +192,18 @@ impl Node {
     /// # Errors
     /// `ClockDrift` for a version too far ahead, and then no row was merged; else as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>) -> Result<Imported> {
-        self.before_writing().await?;
+        let now_ms = self.now_ms();
+        for timestamp in rows.iter().filter_map(|row| row.timestamp) {
+            self.clock().observe(now_ms, timestamp).map_err(|drift| Error::ClockDrift {
+                ahead_ms: drift.ahead_ms,
+                allowed_ms: drift.allowed_ms,
+            })?;
+        }
+        // After that, as the bound must lie above those too.
+        let life = self.before_writing().await?;
         let node = self.clone();
         let imported = blocking(move || node.merge_imports(rows)).await?;
-        self.store.acknowledge().await?;
+        self.store.acknowledge(life).await?;
         Ok(imported)
     }
 
@@ -322,21 +332,27 @@ impl Node {
 
     fn tick(&self) -> Result<Timestamp> {
         let now_ms = self.now_ms();
+        self.last_write_ms.store(now_ms, Ordering::Relaxed);
         self.clock().tick(now_ms).map_err(|_| {
             Error::Overloaded("the disk is too slow to keep the clock's bound ahead; try again".into())
         })
     }
 
-    async fn before_writing(&self) -> Result<()> {
+    /// Sees to it that there are timestamps for writes. Returns the life of the store that they are to be merged into.
+    async fn before_writing(&self) -> Result<Life> {
         if self.draining.load(Ordering::Acquire) {
             return Err(Error::Draining);
         }
         let now_ms = self.now_ms();
         self.last_write_ms.store(now_ms, Ordering::Relaxed);
-        if self.clock().bound_wanted(now_ms, BOUND_LEFT_MIN_MS).is_some() {
+        // Where a sync takes longer than the lead, the bound it makes durable has passed by then.
+        for _ in 0..RENEWALS_MAX {
+            if self.clock().bound_wanted(self.now_ms(), BOUND_LEFT_MIN_MS).is_none() {
+                break;
+            }
             self.renew_bound(BOUND_LEFT_MIN_MS).await?;
         }
-        Ok(())
+        Ok(self.store.life())
     }
 
     async fn keep_bound_ahead(&self) {
@@ -361,8 +377,9 @@ impl Node {
             }
         };
         let Some(bound) = bound else { return Ok(()) };
+        let life = self.store.life();
         self.store.set_clock_bound(bound)?;
-        self.store.durable().await?;
+        self.store.durable(life).await?;
         self.clock().extend(bound);
         Ok(())
     }

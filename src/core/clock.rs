@@ -118,6 +118,11 @@ impl Clock {
         Ok(())
     }
 
+    /// Takes note of a timestamp that is stored here, whatever the wall clock says: a write over it must lie above it.
+    pub fn follow(&mut self, stored: Timestamp) {
+        self.last = self.last.max(stored.hlc);
+    }
+
     /// The bound to make durable so that ticks up to `lead_ms` from now stay below it, if the present one is lower.
     pub fn bound_wanted(&self, now_ms: u64, lead_ms: u64) -> Option<u64> {
         let wanted = self.last.max(now_ms << COUNTER_BITS) + (lead_ms << COUNTER_BITS);

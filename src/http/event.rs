@@ -9,7 +9,10 @@ use std::fmt::{self, Write};
 
 use bytes::Bytes;
 
-use crate::node::{Change, Cursor, Effect, Gone, Notice};
+use crate::{
+    error::Error,
+    node::{Change, Cursor, Effect, Gone, Notice},
+};
 
 const SYNC: &str = r#"{"event":"sync"}"#;
 const RESYNC: &str = r#"{"event":"resync"}"#;
@@ -35,13 +38,14 @@ pub fn frame(notice: &Notice) -> Bytes {
         Notice::Sync(cursor) => Bytes::from(format!("id: {cursor}\nevent: sync\ndata: {SYNC}\n\n")),
         Notice::Resync(_) => Bytes::from(format!("event: resync\ndata: {RESYNC}\n\n")),
         Notice::Shutdown => Bytes::from(format!("event: shutdown\ndata: {SHUTDOWN}\n\n")),
+        Notice::Failed(error) => Bytes::from(format!("event: failed\ndata: {}\n\n", failed(error))),
     }
 }
 
 /// The text of a WebSocket message: the event's object, then the `sub` it belongs to (JSON text) and the cursor to resume
 /// from, where there are such.
 pub fn message(notice: &Notice, sub: Option<&str>) -> String {
-    let frame;
+    let (frame, failure);
     let object = match notice {
         Notice::Change(change) => {
             frame = change.rendered(render);
@@ -50,6 +54,10 @@ pub fn message(notice: &Notice, sub: Option<&str>) -> String {
         Notice::Sync(_) => SYNC,
         Notice::Resync(_) => RESYNC,
         Notice::Shutdown => SHUTDOWN,
+        Notice::Failed(error) => {
+            failure = failed(error);
+            &failure
+        }
     };
     let sub = sub.map(|sub| format!(r#","sub":{sub}"#)).unwrap_or_default();
     let cursor = cursor(notice).map(|cursor| format!(r#","cursor":"{cursor}""#)).unwrap_or_default();
@@ -62,8 +70,13 @@ fn cursor(notice: &Notice) -> Option<Cursor> {
     match notice {
         Notice::Change(change) => change.cursor,
         Notice::Sync(cursor) => Some(*cursor),
-        Notice::Resync(_) | Notice::Shutdown => None,
+        Notice::Resync(_) | Notice::Shutdown | Notice::Failed(_) => None,
     }
+}
+
+/// The object that says why a subscription broke off.
+fn failed(error: &Error) -> String {
+    serde_json::json!({ "event": "failed", "detail": error.to_string() }).to_string()
 }
 
 const DATA: &str = "data: ";

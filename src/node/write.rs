@@ -117,9 +117,8 @@ pub struct Imported {
 
 impl Node {
     pub(super) fn merge(&self, table: &TableName, write: Write) -> Result<Written> {
-        let creates = matches!(write.action, Action::Put { .. } | Action::Delete { force: true });
-        if !creates && !self.store.has_table(table) {
-            return Err(absent(table, &write.key));
+        if !self.store.has_table(table) {
+            self.look_before_making(table, &write)?;
         }
         let Write { key, action, condition } = write;
         let decide = |existing: Option<&Existing<'_>>| self.decide(table, &key, action, &condition, existing);
@@ -130,6 +129,17 @@ impl Node {
             merged.timestamp
         );
         Ok(Written { timestamp: merged.timestamp, created: merged.created })
+    }
+
+    /// Refuses a write of a table that is not there yet, where it would be refused anyway: a table is made for a row only.
+    fn look_before_making(&self, table: &TableName, write: &Write) -> Result<()> {
+        if !write.condition.holds(None) {
+            return Err(Error::PreconditionFailed { current: None });
+        }
+        match write.action {
+            Action::Put { .. } | Action::Delete { force: true } => Ok(()),
+            Action::Patch(_) | Action::Delete { force: false } => Err(absent(table, &write.key)),
+        }
     }
 
     pub(super) fn merge_each(&self, table: &TableName, writes: Vec<Write>) -> Vec<Result<Written>> {
@@ -150,17 +160,12 @@ impl Node {
             (key, decide)
         });
         let merged = self.store.merge_all(table, writes.collect())?;
+        let lost = merged.iter().find(|merged| !merged.changed);
+        assert!(lost.is_none(), "a local write lost against what its timestamp was put above: {lost:?}");
         Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
     }
 
     pub(super) fn merge_imports(&self, mut rows: Vec<Import>) -> Result<Imported> {
-        let now_ms = self.now_ms();
-        for timestamp in rows.iter().filter_map(|row| row.timestamp) {
-            self.clock().observe(now_ms, timestamp).map_err(|drift| Error::ClockDrift {
-                ahead_ms: drift.ahead_ms,
-                allowed_ms: drift.allowed_ms,
-            })?;
-        }
         rows.sort_by_cached_key(|row| (row.table.clone(), row_of(&row.key)));
         let mut imported = Imported::default();
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
@@ -184,6 +189,9 @@ impl Node {
         let now_ms = self.now_ms();
         let visible = existing.filter(|existing| existing.visible_at(now_ms));
         let current = visible.map(Existing::timestamp);
+        if let Some(existing) = existing {
+            self.clock().follow(existing.timestamp());
+        }
         if !condition.holds(current) {
             return Err(Error::PreconditionFailed { current });
         }

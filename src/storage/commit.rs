@@ -8,7 +8,7 @@ use std::{
     mem,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -33,6 +33,10 @@ pub enum Durability {
     None,
 }
 
+/// A life of the store: from one opening of its engine to the failure that ends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life(u64);
+
 /// Where writers wait, and what the thread is asked for.
 pub struct Committer {
     durability: Durability,
@@ -40,6 +44,8 @@ pub struct Committer {
     wake: Condvar,
     /// Whether `Requests::failure` is set: asked by every write, so kept where no lock is needed.
     failed: AtomicBool,
+    /// How often the storage failed; in `Requests::life` too, for those who hold the lock.
+    lives: AtomicU64,
     /// Whether the last round served more than one: then others are likely to come.
     crowd: AtomicBool,
 }
@@ -49,6 +55,27 @@ struct Requests {
     waiters: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<String>,
     stopping: bool,
+    life: Life,
+}
+
+impl Requests {
+    fn check(&self, life: Life) -> Result<()> {
+        if self.stopping {
+            return Err(Error::Draining);
+        }
+        match &self.failure {
+            Some(reason) => Err(Error::StorageFull(reason.clone())),
+            None if self.life != life => Err(Error::StorageFull("the storage failed meanwhile".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, result: &Result<()>) {
+        for waiter in mem::take(&mut self.waiters) {
+            // One that has gone away wants no answer.
+            let _ = waiter.send(result.clone());
+        }
+    }
 }
 
 /// What the thread is to do next.
@@ -57,7 +84,7 @@ pub enum Round {
     Sync(Vec<oneshot::Sender<Result<()>>>),
     /// Bring the store back.
     Recover,
-    /// End, after a last sync.
+    /// End.
     Stop,
 }
 
@@ -69,42 +96,42 @@ impl Committer {
             requests: Mutex::default(),
             wake: Condvar::new(),
             failed: AtomicBool::new(false),
+            lives: AtomicU64::new(0),
             crowd: AtomicBool::new(false),
         }
     }
 
     /// Returns when everything inserted before the call is as durable as the options promise.
-    pub async fn acknowledge(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// `StorageFull` where the storage failed since `life`, `Draining` at the end.
+    pub async fn acknowledge(&self, life: Life) -> Result<()> {
         match self.durability {
-            Durability::Always => self.durable().await,
-            Durability::Interval(_) | Durability::None => Ok(()),
+            Durability::Always => self.durable(life).await,
+            Durability::Interval(_) | Durability::None => self.lock().check(life),
         }
+    }
+
+    /// The present life.
+    pub fn life(&self) -> Life {
+        Life(self.lives.load(Ordering::Acquire))
     }
 
     /// Returns when everything inserted before the call survives a power cut.
-    pub async fn durable(&self) -> Result<()> {
-        self.enqueue()?.await.unwrap_or(Err(Error::Draining))
-    }
-
-    /// As `durable`, for threads that may wait.
-    pub fn durable_blocking(&self) -> Result<()> {
-        self.enqueue()?.blocking_recv().unwrap_or(Err(Error::Draining))
-    }
-
-    fn enqueue(&self) -> Result<oneshot::Receiver<Result<()>>> {
+    ///
+    /// # Errors
+    /// As `acknowledge`.
+    pub async fn durable(&self, life: Life) -> Result<()> {
         let (sender, receiver) = oneshot::channel();
-        let mut requests = self.lock();
-        if requests.stopping {
-            return Err(Error::Draining);
+        {
+            let mut requests = self.lock();
+            requests.check(life)?;
+            requests.waiters.push(sender);
+            if requests.waiters.len() == 1 {
+                self.wake.notify_one();
+            }
         }
-        if let Some(reason) = &requests.failure {
-            return Err(Error::StorageFull(reason.clone()));
-        }
-        requests.waiters.push(sender);
-        if requests.waiters.len() == 1 {
-            self.wake.notify_one();
-        }
-        Ok(receiver)
+        receiver.await.unwrap_or(Err(Error::Draining))
     }
 
     /// Why writes are refused, if they are.
@@ -116,11 +143,9 @@ impl Committer {
     pub fn fail(&self, reason: &str) {
         let mut requests = self.lock();
         requests.failure.get_or_insert_with(|| reason.to_owned());
+        requests.life = Life(self.lives.fetch_add(1, Ordering::AcqRel) + 1);
         self.failed.store(true, Ordering::Release);
-        for waiter in mem::take(&mut requests.waiters) {
-            // A waiter that has gone away wants no answer.
-            let _ = waiter.send(Err(Error::StorageFull(reason.to_owned())));
-        }
+        requests.answer(&Err(Error::StorageFull(reason.to_owned())));
         self.wake.notify_one();
     }
 
@@ -131,7 +156,12 @@ impl Committer {
         self.failed.store(false, Ordering::Release);
     }
 
-    /// Ends the thread after one more sync; later requests are refused.
+    /// Answers all that wait.
+    pub fn answer(&self, result: &Result<()>) {
+        self.lock().answer(result);
+    }
+
+    /// Ends the thread; later requests are refused.
     pub fn stop(&self) {
         self.lock().stopping = true;
         self.wake.notify_all();

@@ -209,6 +209,14 @@ pub fn disk_bytes(path: &Path) -> u64 {
         .sum()
 }
 
+/// Has the next reads of a store's log come from the disk. After a sync that failed the system takes what it could not write for
+/// written, and would show it until the power goes.
+pub fn forget_cached(path: &Path) -> Result<()> {
+    let log = File::open(path.join("db"));
+    let forgotten = log.and_then(|log| Ok(rustix::fs::fadvise(&log, 0, None, rustix::fs::Advice::DontNeed)?));
+    forgotten.map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))
+}
+
 /// Makes a directory's entries durable.
 pub fn sync_directory(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
@@ -237,6 +245,10 @@ fn open_patiently(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
                 return Err(Error::StorageFull(format!("opening {}: {e}", path.display())));
             }
             Err(sled::Error::Io(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::io(format_args!("opening {}", path.display()), &e));
+            }
+            // What the system refuses says nothing of what is in the directory; what sled makes of it does.
+            Err(sled::Error::Io(e)) if e.raw_os_error().is_some() => {
                 return Err(Error::io(format_args!("opening {}", path.display()), &e));
             }
             Err(e) => return Err(Error::StorageDamaged(format!("{} does not open: {e}", path.display()))),

@@ -88,7 +88,7 @@ impl Table {
             let stored = self.stored(trees, &row)?;
             let (merged, staged) = self.stage(trees, &row, stored.as_deref(), stored.as_deref(), decide)?;
             if let Some(staged) = staged {
-                self.begin_sets(1);
+                trees.progress.begin(1);
                 trees.rows.insert(&row, &staged.bytes)?;
                 self.replaced(trees, &mut partition, &row, stored.as_deref(), &staged.head)?;
             }
@@ -116,7 +116,7 @@ impl Table {
                     return Err(error);
                 }
             };
-            self.begin_sets(staged_rows.len());
+            trees.progress.begin(staged_rows.len());
             trees
                 .rows
                 .insert_all(staged_rows.iter().map(|(row, (staged, _))| (*row, staged.bytes.as_slice())))?;
@@ -169,7 +169,10 @@ impl Table {
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<(Merged, Option<Staged>)> {
         let existing = match current {
-            Some(bytes) => Some(Existing { table: self, trees, row, record: self.decode(row, bytes)? }),
+            // A damaged record has no timestamp to lose against: it is counted, logged by whoever reads it, and written over.
+            Some(bytes) => {
+                self.decode(row, bytes).ok().map(|record| Existing { table: self, trees, row, record })
+            }
             None => None,
         };
         let register = decide(existing.as_ref())?;
@@ -204,7 +207,7 @@ impl Table {
         // A value that has expired counts as seen until it is swept: the sweep has told nobody yet.
         let quiet = !live
             && match stored {
-                Some(bytes) => !self.decode(row, bytes)?.head.live,
+                Some(bytes) => self.decode(row, bytes).is_ok_and(|record| !record.head.live),
                 None => true,
             };
         let head = Head { marker: register.marker(), live, expires_at_ms, quiet };
@@ -231,12 +234,15 @@ impl Table {
         old: Option<&[u8]>,
         new: &Head,
     ) -> Result<()> {
-        let old = old.map(|bytes| self.decode(row, bytes)).transpose()?;
+        let old = old.and_then(|bytes| self.decode(row, bytes).ok());
         partition.replace(old.as_ref().map(|record| &record.head), Some(new));
-        match old {
-            Some(record) => chunks::remove(&trees.chunks, row, &record),
-            None => Ok(()),
+        let Some(old) = old else { return Ok(()) };
+        if let Some(at_ms) = old.head.expires_at_ms
+            && new.expires_at_ms != Some(at_ms)
+        {
+            trees.expiry.remove(&sweep::expiry_key(at_ms, self.name(), row))?;
         }
+        chunks::remove(&trees.chunks, row, &old)
     }
 
     fn sample(&self, plain: &[u8]) {

@@ -18,10 +18,12 @@ pub mod compact;
 mod counters;
 mod crowd;
 pub mod engine;
+mod logged;
 pub mod merge;
 mod open;
 mod options;
 pub mod partition;
+mod progress;
 pub mod queue;
 pub mod record;
 mod recovery;
@@ -46,7 +48,7 @@ use tracing::error;
 use self::{
     change::Topic,
     codec::Samples,
-    commit::Committer,
+    commit::{Committer, Life},
     counters::Counters,
     crowd::Crowds,
     engine::{Engine, Tree},
@@ -174,13 +176,24 @@ impl Store {
     }
 
     /// Returns when all merges before the call are as durable as the options promise.
-    pub async fn acknowledge(&self) -> Result<()> {
-        self.0.around.committer.acknowledge().await
+    ///
+    /// # Errors
+    /// `StorageFull` where the storage failed since `life`: then some of them may be lost.
+    pub async fn acknowledge(&self, life: Life) -> Result<()> {
+        self.0.around.committer.acknowledge(life).await
+    }
+
+    /// The present life of the store: taken before merging, it ties the acknowledgement to the engine that was merged into.
+    pub fn life(&self) -> Life {
+        self.0.around.committer.life()
     }
 
     /// Returns when everything before the call survives a power cut, whatever the options promise.
-    pub async fn durable(&self) -> Result<()> {
-        self.0.around.committer.durable().await
+    ///
+    /// # Errors
+    /// As `acknowledge`.
+    pub async fn durable(&self, life: Life) -> Result<()> {
+        self.0.around.committer.durable(life).await
     }
 
     /// A page of visible keys.
@@ -227,7 +240,9 @@ impl Store {
         if start == Start::Now {
             let tables: BTreeSet<&TableName> = topics.iter().map(Topic::table).collect();
             for table in tables.into_iter().filter_map(|name| self.table(name)) {
-                table.caught_up().await;
+                if let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone())) {
+                    progress.caught_up().await;
+                }
             }
         }
         Subscription::begin(self.clone(), self.0.hub.clone(), topics, start)
@@ -270,6 +285,8 @@ impl Store {
         }
         let engine = self.0.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         let synced = engine.map_or(Ok(()), |engine| engine.sync());
+        // Whoever waits merged before the tables were closed.
+        self.0.around.committer.answer(&synced);
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
@@ -287,12 +304,13 @@ impl Store {
         if let Some(table) = self.table(name) {
             return Ok(table);
         }
-        if let Some(reason) = self.failure() {
-            return Err(Error::StorageFull(reason));
-        }
         let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.get(name) {
             return Ok(table.clone());
+        }
+        // The store may be about to be opened again, with the tables that there are.
+        if let Some(reason) = self.failure() {
+            return Err(Error::StorageFull(reason));
         }
         if tables.len() >= self.0.options.tables_max {
             return Err(Error::TooMany(format!(
@@ -327,9 +345,10 @@ impl Store {
     }
 
     fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
-        let feed = table.with_trees(|trees| Ok(trees.rows.subscribe()))?;
+        let (feed, progress) =
+            table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
         let (table, hub, now_ms) = (table.clone(), self.0.hub.clone(), self.0.options.now_ms.clone());
-        self.spawn("pump", move || watch::pump(feed, &table, &hub, &now_ms))
+        self.spawn("pump", move || watch::pump(feed, &table, &progress, &hub, &now_ms))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -55,6 +55,9 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
             let aside = set_aside(&options.data, options)?;
             warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
             drop(lock);
+            // Made here, so that no store of before is taken back for it.
+            fs::create_dir_all(&options.data)
+                .map_err(|e| Error::io(format_args!("creating {}", options.data.display()), &e))?;
             let lock = self::lock(&options.data)?;
             (whole(options)?, lock, Some(aside))
         }
@@ -67,6 +70,12 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
         }
         Err(error) => return Err(error),
     };
+    // The store opened, so it is whole: what a compaction left that was cut short at its end would only grow old.
+    let before = before_compaction(&options.data);
+    if before.exists() {
+        fs::remove_dir_all(&before)
+            .map_err(|e| Error::io(format_args!("removing {}", before.display()), &e))?;
+    }
     let mut identity = identity(&engine)?;
     identity.set_aside = set_aside;
     Ok((engine, lock, identity))

@@ -8,7 +8,7 @@ use std::{
     task::Waker,
 };
 
-use super::change::{Change, Cursor};
+use super::{change::Cursor, logged::Logged};
 
 /// How many changes, and about how many bytes of them, wait for one subscriber.
 const QUEUE_CHANGES_MAX: usize = 256;
@@ -17,7 +17,7 @@ const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// What waits for one subscriber.
 #[derive(Default)]
 pub struct Queue {
-    pending: VecDeque<(Arc<Change>, usize)>,
+    pending: VecDeque<Arc<Logged>>,
     bytes: usize,
     /// The change pushed last: two topics of one subscriber may both want it.
     last: Option<Cursor>,
@@ -31,7 +31,7 @@ pub struct Queue {
 /// What a subscriber finds in its queue.
 pub enum Waiting {
     /// The next change.
-    Change(Arc<Change>),
+    Change(Arc<Logged>),
     /// It must resynchronise.
     Lagged,
     /// The node is stopping.
@@ -49,9 +49,9 @@ impl Queue {
         if self.lagged {
             return Waiting::Lagged;
         }
-        if let Some((change, bytes)) = self.pending.pop_front() {
-            self.bytes -= bytes;
-            return Waiting::Change(change);
+        if let Some(logged) = self.pending.pop_front() {
+            self.bytes -= logged.bytes;
+            return Waiting::Change(logged);
         }
         // An idle queue keeps no buffer: there may be very many of them.
         self.pending = VecDeque::new();
@@ -87,13 +87,13 @@ impl Queue {
     }
 
     /// Puts a change in. Whether this made it lag.
-    pub(super) fn push(&mut self, change: &Arc<Change>, bytes: usize) -> bool {
-        if self.lagged || self.last == change.cursor {
+    pub(super) fn push(&mut self, logged: &Arc<Logged>) -> bool {
+        if self.lagged || self.last == Some(logged.cursor) {
             return false;
         }
-        self.last = change.cursor;
-        self.pending.push_back((change.clone(), bytes));
-        self.bytes += bytes;
+        self.last = Some(logged.cursor);
+        self.pending.push_back(logged.clone());
+        self.bytes += logged.bytes;
         if self.over(QUEUE_CHANGES_MAX, QUEUE_BYTES_MAX) {
             self.keep_newest();
             // Half full at the most, so that the next coalescing is far.
@@ -114,11 +114,11 @@ impl Queue {
     fn keep_newest(&mut self) {
         let mut seen = HashSet::new();
         let mut kept = VecDeque::new();
-        for (change, bytes) in mem::take(&mut self.pending).into_iter().rev() {
-            if seen.insert((change.table.clone(), change.key.clone())) {
-                kept.push_front((change, bytes));
+        for logged in mem::take(&mut self.pending).into_iter().rev() {
+            if seen.insert((logged.table.clone(), logged.key.clone())) {
+                kept.push_front(logged);
             } else {
-                self.bytes -= bytes;
+                self.bytes -= logged.bytes;
             }
         }
         self.pending = kept;

@@ -4,7 +4,13 @@ use std::{sync::PoisonError, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{Store, commit::Round, engine::Engine, fresh_epoch, open, trees::Trees};
+use super::{
+    META, Store,
+    commit::Round,
+    engine::{self, Engine},
+    fresh_epoch, open,
+    trees::Trees,
+};
 use crate::error::{Error, Result};
 
 /// How often a store whose disk fails is tried again.
@@ -62,22 +68,24 @@ impl Store {
     }
 
     fn reopen(&self) -> Result<()> {
-        // No table may be made meanwhile.
-        let tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
-        for table in tables.values() {
-            table.close();
-        }
+        // None is made meanwhile, as writes are refused. Readers of one wait only for its own turn.
+        let tables: Vec<_> = self.read_tables().values().cloned().collect();
+        tables.iter().for_each(|table| table.close());
         let mut slot = self.0.engine.write().unwrap_or_else(PoisonError::into_inner);
         drop(slot.take());
+        engine::forget_cached(&self.0.options.data)?;
         let engine = open::engine(&self.0.options.data, self.0.options.cache_bytes)?;
-        let trees =
-            tables.values().map(|table| Trees::open(&engine, table.name())).collect::<Result<Vec<_>>>()?;
+        let mut opened = Vec::new();
+        for table in &tables {
+            let dictionaries = open::read_dictionaries(&engine.tree(META)?, table.name())?;
+            opened.push((Trees::open(&engine, table.name())?, dictionaries));
+        }
         *slot = Some(engine);
         drop(slot);
         // What was visible and not yet durable is gone: whoever saw it must look again.
         self.0.hub.renew(fresh_epoch()?);
-        for (table, trees) in tables.values().zip(trees) {
-            table.reopen(trees);
+        for (table, (trees, dictionaries)) in tables.iter().zip(opened) {
+            table.reopen(trees, dictionaries);
             self.start_pump(table)?;
         }
         Ok(())

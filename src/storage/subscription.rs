@@ -15,6 +15,7 @@ use tracing::error;
 use super::{
     Store,
     change::{Change, Cursor, Effect, Gone, Topic},
+    logged::Logged,
     queue::{Subscriber, Waiting},
     scan::{Page, Range, Row},
     watch::{Hub, Joined},
@@ -24,7 +25,7 @@ use crate::{
         clock::Timestamp,
         name::{Key, TableName},
     },
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Rows that a snapshot reads at a time.
@@ -32,6 +33,9 @@ const SNAPSHOT_ROWS: usize = 256;
 /// How long a change can be on its way from the engine to the queue. A snapshot's row that is no older may come again as a
 /// change, and is passed over then.
 const PUMP_DELAY_MAX_MS: u64 = 10_000;
+
+/// How many of them are remembered. Beyond that one may come twice, the same both times.
+const GIVEN_MAX: usize = 4096;
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +61,11 @@ pub enum Notice {
     Resync(Cursor),
     /// The node is stopping; nothing follows.
     Shutdown,
+    /// The snapshot cannot be read; nothing follows. Whoever comes again may fare better.
+    Failed(Error),
 }
 
-/// A running subscription; dropping it ends it. A stream without errors that ends after `Notice::Shutdown`.
+/// A running subscription; dropping it ends it. A stream that ends after `Notice::Shutdown` or `Notice::Failed`.
 pub struct Subscription {
     store: Store,
     hub: Arc<Hub>,
@@ -74,7 +80,7 @@ pub struct Subscription {
 }
 
 enum Phase {
-    Replay(VecDeque<Arc<Change>>),
+    Replay(VecDeque<Arc<Logged>>),
     Resync(Cursor),
     Snapshot(Box<Snapshot>),
     Live,
@@ -132,7 +138,7 @@ impl Subscription {
                     continue;
                 }
                 let settled_ms = row.entry.timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
-                if settled_ms >= self.store.now_ms() {
+                if settled_ms >= self.store.now_ms() && self.given.len() < GIVEN_MAX {
                     self.given.insert((table.clone(), row.key.clone()), row.entry.timestamp);
                     self.given_until_ms = self.given_until_ms.max(settled_ms);
                 }
@@ -151,21 +157,20 @@ impl Subscription {
             };
             let page = ready!(Pin::new(reading).poll(context));
             snapshot.reading = None;
+            let page =
+                page.unwrap_or_else(|e| Err(Error::Io(format!("the reader of a snapshot stopped: {e}"))));
             match page {
-                Ok(Ok(page)) => {
+                Ok(page) => {
                     snapshot.rows = page.rows.into();
                     if !page.more && snapshot.rows.is_empty() {
                         snapshot.topic += 1;
                         snapshot.after = None;
                     }
                 }
-                Ok(Err(error)) => {
-                    error!(%error, "a snapshot ended early: the subscriber is let go, and will come back");
-                    return Poll::Ready(None);
-                }
                 Err(error) => {
-                    error!(%error, "a snapshot's reader failed");
-                    return Poll::Ready(None);
+                    error!(%error, "a snapshot broke off");
+                    self.phase = Phase::Ended;
+                    return Poll::Ready(Some(Notice::Failed(error)));
                 }
             }
         }
@@ -176,8 +181,8 @@ impl Subscription {
             let waiting = self.subscriber.queue().take(context.waker());
             match waiting {
                 Waiting::Nothing => return Poll::Pending,
-                Waiting::Change(change) => {
-                    if !self.given_already(&change) {
+                Waiting::Change(logged) => {
+                    if let Some(change) = logged.change().filter(|change| !self.given_already(change)) {
                         return Poll::Ready(Some(Notice::Change(change)));
                     }
                 }
@@ -198,7 +203,7 @@ impl Subscription {
         if self.given.is_empty() {
             return false;
         }
-        if change.timestamp.unix_ms() > self.given_until_ms {
+        if self.store.now_ms() > self.given_until_ms || change.timestamp.unix_ms() > self.given_until_ms {
             self.given = HashMap::new();
             return false;
         }
@@ -222,13 +227,15 @@ impl Stream for Subscription {
         match &mut this.phase {
             Phase::Ended => Poll::Ready(None),
             Phase::Live => this.poll_live(context),
-            Phase::Replay(missed) => match missed.pop_front() {
-                Some(change) => Poll::Ready(Some(Notice::Change(change))),
-                None => {
-                    this.phase = Phase::Live;
-                    this.poll_live(context)
+            Phase::Replay(missed) => {
+                while let Some(logged) = missed.pop_front() {
+                    if let Some(change) = logged.change() {
+                        return Poll::Ready(Some(Notice::Change(change)));
+                    }
                 }
-            },
+                this.phase = Phase::Live;
+                this.poll_live(context)
+            }
             Phase::Resync(cursor) => {
                 let cursor = *cursor;
                 this.phase = Phase::Snapshot(Snapshot::new(cursor));

@@ -6,16 +6,7 @@
 //!
 //! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
-    time::Duration,
-};
-
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
 
 use super::{
     WallClock,
@@ -43,9 +34,6 @@ use crate::{
 
 /// Longest plain payload there can be, whatever the limit for new ones is now. Bounds what a damaged length can claim.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// How long a new subscriber waits at the most for changes of before.
-const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 /// What a table shares with the store around it.
 #[derive(Clone)]
@@ -90,8 +78,6 @@ pub struct Table {
     trees: RwLock<Option<Trees>>,
     pub(super) partitions: Vec<Mutex<Partition>>,
     dictionaries: RwLock<Dictionaries>,
-    sets_begun: AtomicU64,
-    sets_published: watch::Sender<u64>,
     /// `None` once there is a dictionary, or while one is trained.
     pub(super) samples: Mutex<Option<Samples>>,
 }
@@ -106,8 +92,6 @@ impl Table {
             trees: RwLock::new(Some(trees)),
             partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
             dictionaries: RwLock::new(dictionaries),
-            sets_begun: AtomicU64::new(0),
-            sets_published: watch::Sender::new(0),
             samples: Mutex::new(samples),
         }
     }
@@ -130,25 +114,6 @@ impl Table {
                 Found::Overtaken => self.still_there(trees, &row, &bytes)?,
             }
         }
-    }
-
-    /// Says that so many rows are about to be set, each of which the engine's feed will tell of.
-    pub(super) fn begin_sets(&self, count: usize) {
-        self.sets_begun.fetch_add(count as u64, Ordering::AcqRel);
-    }
-
-    /// Says that so many rows the feed told of are with the subscribers.
-    pub(super) fn published(&self, count: usize) {
-        self.sets_published.send_modify(|published| *published += count as u64);
-    }
-
-    /// Returns when every row set before the call is with the subscribers: one who joins after that is told of later ones only.
-    pub async fn caught_up(&self) {
-        let begun = self.sets_begun.load(Ordering::Acquire);
-        let mut published = self.sets_published.subscribe();
-        let caught_up = published.wait_for(|published| *published >= begun);
-        // Late only where a set failed; what may then come twice is harmless.
-        let _ = tokio::time::timeout(CATCH_UP_MAX, caught_up).await;
     }
 
     /// How many rows there are, as far as they are counted.
@@ -222,6 +187,9 @@ impl Table {
     /// Trains the table's dictionary from the samples, gives it to `keep` to make it durable, and uses it from then on.
     pub fn train(&self, samples: &Samples, keep: impl FnOnce(usize, &[u8]) -> Result<()>) -> Result<()> {
         let bytes = samples.train().map_err(|e| Error::Io(format!("training a dictionary: {e}")))?;
+        // As long as this is held, the engine is not opened again: a dictionary that is used is in the engine that is open.
+        let open = self.open();
+        trees::of(&open)?;
         // The record that needs it comes later in the same log, so after a crash the dictionary is there if the record is.
         keep(self.dictionaries().count(), &bytes)?;
         self.dictionaries.write().unwrap_or_else(PoisonError::into_inner).push(Dictionary::new(&bytes));
@@ -239,13 +207,15 @@ impl Table {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Goes on over an engine that was opened again: what was counted may have been lost with the log's tail.
-    pub fn reopen(&self, trees: Trees) {
+    /// Goes on over an engine that was opened again: what was counted, or a dictionary, may have been lost with the log's tail.
+    pub fn reopen(&self, trees: Trees, dictionaries: Dictionaries) {
+        let samples = (dictionaries.count() == 0).then(Samples::default);
         let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         for partition in &self.partitions {
             partition.lock().unwrap_or_else(PoisonError::into_inner).counts = None;
         }
-        self.sets_published.send_replace(self.sets_begun.load(Ordering::Acquire));
+        *self.dictionaries.write().unwrap_or_else(PoisonError::into_inner) = dictionaries;
+        *self.samples.lock().unwrap_or_else(PoisonError::into_inner) = samples;
         *slot = Some(trees);
     }
 
@@ -334,8 +304,9 @@ impl Table {
             }
         };
         let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
-            // The record's checksum covers what is inline.
-            let sound = matches!(record.body, Body::Inline(_))
+            // The record's checksum covers what is in it as it is.
+            let whole = record.codec == Codec::RAW && matches!(record.body, Body::Inline(_));
+            let sound = whole
                 || fingerprint(Some(&plain), record.head.expires_at_ms) == record.head.marker.fingerprint;
             if sound { Ok(plain) } else { Err("the value does not match its fingerprint") }
         });

@@ -1,8 +1,11 @@
 //! The trees of the engine that hold a table.
 
-use std::sync::RwLockReadGuard;
+use std::sync::{Arc, RwLockReadGuard};
 
-use super::engine::{Engine, Items, Tree};
+use super::{
+    engine::{Engine, Items, Tree},
+    progress::Progress,
+};
 use crate::{
     core::name::TableName,
     error::{Error, Result},
@@ -22,6 +25,8 @@ pub struct Trees {
     pub chunks: Tree,
     /// When rows of all tables expire.
     pub expiry: Tree,
+    /// How far the pump of the rows is.
+    pub progress: Arc<Progress>,
 }
 
 impl Trees {
@@ -31,6 +36,7 @@ impl Trees {
             rows: engine.tree(&format!("{ROWS}{name}"))?,
             chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
             expiry: engine.tree(EXPIRY)?,
+            progress: Arc::new(Progress::new()),
         })
     }
 

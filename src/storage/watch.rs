@@ -9,8 +9,8 @@
 //! Lock order: the hub's state, then a subscriber's queue.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -19,21 +19,19 @@ use tracing::error;
 
 use super::{
     WallClock,
-    change::{Change, Cursor, Effect, Gone, Topic},
+    change::{Cursor, Topic},
     counters::Counters,
     crowd::{CROWD_WOKEN_AT_ONCE, Crowds},
     engine::{Feed, Slice},
+    logged::{Logged, Source},
+    progress::Progress,
     queue::{Queue, Subscriber},
     record::Head,
     row::key_of,
     table::Table,
 };
 use crate::{
-    core::{
-        clock::Timestamp,
-        name::{Key, TableName},
-        register::Payload,
-    },
+    core::name::{Key, TableName},
     error::{Error, Result},
 };
 
@@ -48,52 +46,10 @@ const PUMP_AWAKE_MAX: Duration = Duration::from_micros(20);
 /// What a change costs in memory beside its key and value.
 const CHANGE_OVERHEAD_BYTES: usize = 256;
 
-/// A change as the ring keeps it: decoded when the first subscriber wants it.
-struct Logged {
-    sequence: u64,
-    table: TableName,
-    key: Key,
-    timestamp: Timestamp,
-    bytes: usize,
-    source: Source,
-    change: OnceLock<Option<Arc<Change>>>,
-}
-
-enum Source {
-    /// The record that the feed gave, of this row.
-    Record(Arc<Table>, Slice, Slice),
-    Expired,
-}
-
-impl Logged {
-    /// `None` where the value was long and a later write, whose change follows, has removed it; or where it is damaged.
-    fn change(&self, epoch: u32) -> Option<Arc<Change>> {
-        let decode = || {
-            let effect = match &self.source {
-                Source::Expired => Effect::Deleted(Gone::Expired),
-                Source::Record(table, row, bytes) => match table.read_change(row, bytes) {
-                    Ok(Some((_, Payload::Live { value, expires_at_ms }))) => {
-                        Effect::Updated { value, expires_at_ms }
-                    }
-                    Ok(Some((_, Payload::Deleted))) => Effect::Deleted(Gone::Deleted),
-                    Ok(None) => return None,
-                    Err(error) => {
-                        error!(%error, "a change was not published");
-                        return None;
-                    }
-                },
-            };
-            let cursor = Some(Cursor { epoch, sequence: self.sequence });
-            Some(Arc::new(Change::new(cursor, self.table.clone(), self.key.clone(), self.timestamp, effect)))
-        };
-        self.change.get_or_init(decode).clone()
-    }
-}
-
 /// How a subscription begins, as the hub found it.
 pub enum Joined {
     /// With these changes, then with what comes.
-    Replay(VecDeque<Arc<Change>>),
+    Replay(VecDeque<Arc<Logged>>),
     /// With a snapshot, as the cursor is not in the ring.
     Missed,
 }
@@ -193,8 +149,11 @@ impl Hub {
             match topic {
                 Topic::Key(table, key) => state.leave_key(id, table, key),
                 Topic::Prefix(table, _) => {
-                    if let Some(prefixes) = state.prefixes.get_mut(table) {
-                        prefixes.remove(&(id, index));
+                    if let Entry::Occupied(mut prefixes) = state.prefixes.entry(table.clone()) {
+                        prefixes.get_mut().remove(&(id, index));
+                        if prefixes.get().is_empty() {
+                            prefixes.remove();
+                        }
                     }
                 }
             }
@@ -211,15 +170,9 @@ impl Hub {
     /// Tells all that a value's time had come.
     pub fn publish_expired(&self, table: &TableName, key: Key, head: &Head) {
         let bytes = CHANGE_OVERHEAD_BYTES + 2 * key.as_str().len();
-        self.lock().publish(&self.counters, |sequence| Logged {
-            sequence,
-            table: table.clone(),
-            key,
-            timestamp: head.marker.timestamp,
-            bytes,
-            source: Source::Expired,
-            change: OnceLock::new(),
-        });
+        let (of, timestamp) = ((table.clone(), key), head.marker.timestamp);
+        self.lock()
+            .publish(&self.counters, |cursor| Logged::new(cursor, of, timestamp, bytes, Source::Expired));
     }
 
     /// Begins a new epoch: cursors from before are of another life, and all subscribers resynchronise.
@@ -252,7 +205,7 @@ impl State {
     }
 
     /// The changes of `topics` after a cursor, if the ring has all that came after it.
-    fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Change>>> {
+    fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Logged>>> {
         if cursor.epoch != self.epoch || cursor.sequence > self.sequence {
             return None;
         }
@@ -267,12 +220,12 @@ impl State {
             keys.contains(&(&logged.table, &logged.key)) || prefixes.iter().any(of_prefix)
         };
         let missed = self.ring.range(first..).filter(|logged| wanted(logged));
-        Some(missed.filter_map(|logged| logged.change(self.epoch)).collect())
+        Some(missed.cloned().collect())
     }
 
-    fn publish(&mut self, counters: &Counters, log: impl FnOnce(u64) -> Logged) {
+    fn publish(&mut self, counters: &Counters, log: impl FnOnce(Cursor) -> Logged) {
         self.sequence += 1;
-        let logged = log(self.sequence);
+        let logged = Arc::new(log(self.cursor()));
         counters.changes.increment();
         let of_key = self.keys.get(&logged.table).and_then(|keys| keys.get(&logged.key));
         let of_prefix = self.prefixes.get(&logged.table).into_iter().flat_map(BTreeMap::values);
@@ -281,9 +234,8 @@ impl State {
             .map(|(_, subscriber)| subscriber);
         let (mut woken, mut crowd) = (0, Vec::new());
         for subscriber in of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix) {
-            let Some(change) = logged.change(self.epoch) else { break };
             let mut queue = subscriber.queue();
-            if queue.push(&change, logged.bytes) {
+            if queue.push(&logged) {
                 counters.resyncs.increment();
             }
             if woken < CROWD_WOKEN_AT_ONCE {
@@ -299,7 +251,7 @@ impl State {
         }
         self.crowds.wake(crowd);
         self.ring_bytes += logged.bytes;
-        self.ring.push_back(Arc::new(logged));
+        self.ring.push_back(logged);
         while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)
         {
             let oldest = self.ring.pop_front().expect("the ring is over its limit, so not empty");
@@ -329,7 +281,7 @@ impl State {
 }
 
 /// Drains a table's feed into the hub, until the engine is closed.
-pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
+pub fn pump(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, now_ms: &WallClock) {
     let mut last = None;
     loop {
         let begun = Instant::now();
@@ -338,18 +290,12 @@ pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
             let mut state = hub.lock();
             // Looked at again under the lock, under which the sweep tells of the end: nothing may follow that.
             if !head.live || head.visible_at(now_ms()) {
-                state.publish(&hub.counters, |sequence| Logged {
-                    sequence,
-                    table: table.name().clone(),
-                    key,
-                    timestamp: head.marker.timestamp,
-                    bytes,
-                    source: Source::Record(table.clone(), row, record),
-                    change: OnceLock::new(),
-                });
+                let (of, source) = ((table.name().clone(), key), Source::Record(table.clone(), row, record));
+                let timestamp = head.marker.timestamp;
+                state.publish(&hub.counters, |cursor| Logged::new(cursor, of, timestamp, bytes, source));
             }
         }
-        table.published(1);
+        progress.publish();
         // Each insert that finds this thread asleep wakes it twice. When they come fast, a moment's rest gathers the next few.
         let now = Instant::now();
         let slept = now - begun > PUMP_AWAKE_MAX;

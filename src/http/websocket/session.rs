@@ -153,6 +153,9 @@ impl Session {
         match turn {
             Turn::Received(message) => self.receive(socket, message).await,
             Turn::Drained | Turn::Told(_, Notice::Shutdown) => Err(self.leave(socket).await?),
+            Turn::Told(label, notice @ Notice::Failed(_)) => {
+                self.end_subscription(socket, label, &notice).await
+            }
             Turn::Told(label, notice) => {
                 send(socket, event::message(&notice, label.as_ref().map(Label::as_json))).await
             }
@@ -170,6 +173,14 @@ impl Session {
             Some(()) = self.beats.next() => Turn::Beat,
             () = &mut self.drained => Turn::Drained,
         }
+    }
+
+    /// Tells of a subscription that broke off; its id is free again, and a connection that has no other is closed.
+    async fn end_subscription(&mut self, socket: &mut Socket, label: Option<Label>, notice: &Notice) -> Step {
+        send(socket, event::message(notice, label.as_ref().map(Label::as_json))).await?;
+        let Some(label) = label else { return Err(Ending::Gone) };
+        self.labels.remove(&label);
+        Ok(())
     }
 
     async fn receive(

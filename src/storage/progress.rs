@@ -1,0 +1,43 @@
+//! How far a table's pump is behind its writers: so that one who starts to watch is told of later changes only.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+/// How long a new subscriber waits at the most for changes of before.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+
+/// Of one table, from one opening of the engine to the next.
+pub struct Progress {
+    begun: AtomicU64,
+    published: watch::Sender<u64>,
+}
+
+impl Progress {
+    /// Nothing was set yet.
+    pub fn new() -> Self {
+        Self { begun: AtomicU64::new(0), published: watch::Sender::new(0) }
+    }
+
+    /// Says that so many rows are about to be set, each of which the engine's feed will tell of.
+    pub fn begin(&self, count: usize) {
+        self.begun.fetch_add(count as u64, Ordering::AcqRel);
+    }
+
+    /// Says that another row that the feed told of is with the subscribers.
+    pub fn publish(&self) {
+        self.published.send_modify(|published| *published += 1);
+    }
+
+    /// Returns when every row set before the call is with the subscribers.
+    pub async fn caught_up(&self) {
+        let begun = self.begun.load(Ordering::Acquire);
+        let mut published = self.published.subscribe();
+        let caught_up = published.wait_for(|published| *published >= begun);
+        // Late only where a set failed; a change of before is harmless then.
+        let _ = tokio::time::timeout(CATCH_UP_MAX, caught_up).await;
+    }
+}
