@@ -112,6 +112,8 @@ fn write_example(target: &Path) {
     }
     engine.sync().expect("there is room");
     drop(engine);
+    fs::copy(setup.home().join("storage.db/dynarust.format"), target.join("dynarust.format"))
+        .expect("a copy");
     // How far its log was durable is of no use to copies.
     fs::remove_file(target.join("dynarust.mark")).expect("every store has a mark");
 }
