@@ -153,7 +153,7 @@ fn sled_load(options: &SledOptions) -> Result<(), Failure> {
         .path(&options.data)
         .segment_size(2 << 20)
         .cache_capacity(64 << 20)
-        .flush_every_ms(Some(500))
+        .flush_every_ms(Some(100))
         .open()?;
     let tree = database.open_tree("bench")?;
     let log = File::open(Path::new(&options.data).join("db"))?;

@@ -1,4 +1,4 @@
-//! The core's hot paths, one call each: what every request pays.
+//! The hot paths of the core and of a record's bytes, one call each: what every request pays.
 
 use std::hint::black_box;
 
@@ -10,9 +10,15 @@ use dynarust::{
         json::Value,
         register::{Register, fingerprint},
     },
+    storage::{
+        codec::{Codec, Dictionaries, Dictionary, Samples},
+        record::{self, Body, Head, Record},
+    },
 };
 
 const VALUE_BYTES: usize = 350;
+/// What a dictionary makes of it.
+const CODED_BYTES: usize = 115;
 
 fn document() -> String {
     let mut document = Vec::new();
@@ -60,5 +66,43 @@ fn json(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, clock, register, json);
+fn codec(criterion: &mut Criterion) {
+    let (mut documents, mut samples) = (Documents::new(2, VALUE_BYTES), Samples::default());
+    let mut sample = Vec::new();
+    documents.write(&mut sample);
+    while !samples.add(&sample) {
+        sample.clear();
+        documents.write(&mut sample);
+    }
+    let mut trained = Dictionaries::default();
+    trained.push(Dictionary::new(&samples.train().expect("documents are alike")));
+    let plain = document();
+    for (name, dictionaries) in [("alone", Dictionaries::default()), ("with a dictionary", trained)] {
+        let mut coded = Vec::new();
+        criterion.bench_function(&format!("compress 350 bytes, {name}"), |bencher| {
+            bencher.iter(|| dictionaries.encode(black_box(plain.as_bytes()), &mut coded));
+        });
+        let codec = dictionaries.encode(plain.as_bytes(), &mut coded);
+        criterion.bench_function(&format!("decompress 350 bytes, {name}"), |bencher| {
+            bencher.iter(|| dictionaries.decode(codec, black_box(&coded), VALUE_BYTES).expect("whole"));
+        });
+    }
+}
+
+fn record(criterion: &mut Criterion) {
+    let register = Register::live(Value::trusted(document()), None, Timestamp { hlc: 1, node: NodeId(1) });
+    let head = Head { marker: register.marker(), live: true, expires_at_ms: None, quiet: false };
+    let payload = [b'x'; CODED_BYTES];
+    let record = Record { head, codec: Codec::RAW, body: Body::Inline(&payload) };
+    let row = b"\x01user-00000001";
+    criterion.bench_function("record to bytes", |bencher| {
+        bencher.iter(|| record::encode(row, black_box(&record)));
+    });
+    let bytes = record::encode(row, &record);
+    criterion.bench_function("record from bytes", |bencher| {
+        bencher.iter(|| record::decode(row, black_box(&bytes)).map(|record| record.head));
+    });
+}
+
+criterion_group!(benches, clock, register, json, codec, record);
 criterion_main!(benches);

@@ -1,7 +1,7 @@
 //! How payloads are coded: raw, or compressed by zstd, with a dictionary of the table where there is one.
 //!
 //! Values of one table look alike, and one of them alone is too short to compress well, so a dictionary is trained once
-//! from the first thousand and kept in the database beside them. A byte in each record says which codec it needs: raw and
+//! from the first few hundred and kept in the database beside them. A byte in each record says which codec it needs: raw and
 //! compressed rows, and rows of every dictionary, live side by side.
 
 use std::{cell::RefCell, io, sync::Arc};
@@ -35,8 +35,9 @@ const COMPRESSED_BYTES_MIN: usize = 64;
 const LEVEL: i32 = 3;
 /// Size of a dictionary: it must fit one item of the engine, and the processor's cache.
 const DICTIONARY_BYTES: usize = 12 * 1024;
-/// How many values, and bytes of them, a dictionary is trained from.
-const SAMPLES: usize = 1000;
+/// How many values, and bytes of them, a dictionary is trained from. Ten thousand documents of 350 bytes gave no shorter rows
+/// than these, and rows that come before the dictionary stay twice as long, and four times as slow to read.
+const SAMPLES: usize = 500;
 const SAMPLE_BYTES_MAX: usize = 1024 * 1024;
 /// A longer value compresses well by itself.
 const SAMPLE_VALUE_BYTES_MAX: usize = 4096;
@@ -148,7 +149,7 @@ impl Samples {
         self.lengths.len()
     }
 
-    /// Trains a dictionary; about 50 ms.
+    /// Trains a dictionary; about 30 ms.
     ///
     /// # Errors
     /// zstd's, where the values have nothing in common.

@@ -28,8 +28,9 @@ pub use sled::IVec as Slice;
 pub const ITEM_BYTES_MAX: usize = 16 * 1024;
 /// sled's default of 512 KiB breaks at values of 8 KB; 8 MiB doubles the disk of a small store.
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
-/// How often sled writes what nobody waits for. Without it, it reclaims no space either.
-const FLUSH_EVERY_MS: u64 = 500;
+/// How often sled writes what nobody waits for, and empties one segment that is half dead: no more than one each time, so that
+/// this bounds how fast a load gets its space back. At 500, loading 100,000 short rows at full speed left 42 MiB; at 100, 35.
+const FLUSH_EVERY_MS: u64 = 100;
 /// How long an open waits for the lock of a store that was closed a moment ago.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The file of the mark: a position of the log and, after it, 8 bytes of its blake3; big-endian. It is written after every
