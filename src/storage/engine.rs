@@ -159,18 +159,11 @@ pub struct Feed(sled::Subscriber);
 
 impl Feed {
     /// The next insert as (key, value), waiting for it. Removals are passed over. `None` at the end.
+    ///
+    /// The only way to read: sled's `next_timeout` sets a change aside that is still being written, and its iterator then passes
+    /// over that one.
     pub fn next_insert(&mut self) -> Option<(Slice, Slice)> {
         self.0.find_map(as_insert)
-    }
-
-    /// The next insert that is there already, without waiting.
-    pub fn ready_insert(&mut self) -> Option<(Slice, Slice)> {
-        while let Ok(event) = self.0.next_timeout(Duration::ZERO) {
-            if let Some(insert) = as_insert(event) {
-                return Some(insert);
-            }
-        }
-        None
     }
 }
 

@@ -8,14 +8,14 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt;
 
 use super::{
     subscription::Notice,
-    watch::{Effect, Gone},
+    watch::{Cursor, Effect, Gone, Joined},
     *,
 };
 use crate::core::{clock::Timestamp, json::Value};
@@ -294,5 +294,42 @@ fn the_end_of_an_older_value_does_not_take_what_a_snapshot_gave() {
     store.merge(&table(), &key("k"), |_| Ok(put("4", None, 4))).expect("merges");
     let Effect::Updated { value, .. } = effect(next(&mut subscription)) else { panic!("an end") };
     assert_eq!(value.as_str(), "4");
+    close(store);
+}
+
+/// The feed was read by two calls of sled's, one that waits and one that does not. The second set a change aside that was still
+/// being written, the first passed over it, and subscribers got it after a later one of its key, or never.
+#[test]
+fn every_change_is_published_and_those_of_a_key_in_order() {
+    const WRITERS: u64 = 4;
+    const WRITES: u64 = 2_000;
+    let scene = Scene::new();
+    let store = scene.open();
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let store = &store;
+            scope.spawn(move || {
+                let key = key(&writer.to_string());
+                for counter in 1..=WRITES {
+                    store.merge(&table(), &key, |_| Ok(put("1", None, counter))).expect("merges");
+                }
+            });
+        }
+    });
+    let end = Instant::now() + DEADLINE;
+    while store.counters().changes.value() < WRITERS * WRITES {
+        assert!(Instant::now() < end, "{} of {}", store.counters().changes.value(), WRITERS * WRITES);
+        thread::yield_now();
+    }
+    let Ok((_, _, now, _)) = store.0.hub.join(&[], None) else { panic!("no place for a subscriber") };
+    for writer in 0..WRITERS {
+        let topics = [Topic::Key(table(), key(&writer.to_string()))];
+        let start = Some(Cursor { sequence: 0, ..now });
+        let Ok((_, _, _, Joined::Replay(changes))) = store.0.hub.join(&topics, start) else {
+            panic!("no replay")
+        };
+        assert_eq!(changes.len() as u64, WRITES);
+        assert!(changes.iter().is_sorted_by_key(|change| change.timestamp));
+    }
     close(store);
 }

@@ -40,8 +40,6 @@ const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How many changes, and about how many bytes of them, wait for one subscriber.
 const QUEUE_CHANGES_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
-/// Most changes the pump numbers under one lock.
-const PUMP_BATCH_MAX: usize = 256;
 /// What a change costs in memory beside its key and value.
 const CHANGE_OVERHEAD_BYTES: usize = 256;
 
@@ -533,31 +531,24 @@ impl Topic {
 
 /// Drains a table's feed into the hub, until the engine is closed.
 pub fn pump(mut feed: Feed, table: &Arc<Table>, hub: &Hub, now_ms: &WallClock) {
-    while let Some(first) = feed.next_insert() {
-        let mut batch = vec![first];
-        while batch.len() < PUMP_BATCH_MAX
-            && let Some(next) = feed.ready_insert()
-        {
-            batch.push(next);
-        }
-        let visible: Vec<_> =
-            batch.into_iter().filter_map(|item| visible_change(table, item, now_ms())).collect();
+    while let Some(insert) = feed.next_insert() {
+        let Some((key, head, bytes, (row, record))) = visible_change(table, insert, now_ms()) else {
+            continue;
+        };
         let mut state = hub.lock();
-        for (key, head, bytes, (row, record)) in visible {
-            // Looked at again under the lock, under which the sweep tells of the end: nothing may follow that.
-            if head.live && !head.visible_at(now_ms()) {
-                continue;
-            }
-            state.publish(&hub.counters, |sequence| Logged {
-                sequence,
-                table: table.name().clone(),
-                key,
-                timestamp: head.marker.timestamp,
-                bytes,
-                source: Source::Record(table.clone(), row, record),
-                change: OnceLock::new(),
-            });
+        // Looked at again under the lock, under which the sweep tells of the end: nothing may follow that.
+        if head.live && !head.visible_at(now_ms()) {
+            continue;
         }
+        state.publish(&hub.counters, |sequence| Logged {
+            sequence,
+            table: table.name().clone(),
+            key,
+            timestamp: head.marker.timestamp,
+            bytes,
+            source: Source::Record(table.clone(), row, record),
+            change: OnceLock::new(),
+        });
     }
 }
 
