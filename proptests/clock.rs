@@ -1,7 +1,7 @@
 //! Laws of the clock: whatever the wall clock does, and however often the node restarts, timestamps only grow, stay below the
 //! durable bound, and follow what was observed.
 
-use dynarust::core::clock::{BoundReached, Clock, NodeId, NotATimestamp, Timestamp};
+use dynarust::core::clock::{BoundReached, Clock, NodeId, Timestamp};
 use proptest::{collection::vec, prelude::*};
 
 use crate::{cases, generators::timestamp};

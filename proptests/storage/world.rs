@@ -80,11 +80,11 @@ impl World {
                 self.now_ms.fetch_add(*ms, Ordering::SeqCst);
             }
             Step::Durable => {
-                self.runtime.block_on(self.store().durable()).expect("is durable");
+                self.runtime.block_on(self.store().durable(self.store().life())).expect("is durable");
                 self.history.drain(..self.history.len() - 1);
             }
             // The first poll hands it to the committer, and nobody stays for the answer.
-            Step::DurableBehind => drop(self.store().durable().boxed().now_or_never()),
+            Step::DurableBehind => drop(self.store().durable(self.store().life()).boxed().now_or_never()),
             Step::Crash => self.crash()?,
             Step::Close => self.close()?,
             Step::Compact => self.compact()?,

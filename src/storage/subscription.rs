@@ -207,9 +207,10 @@ impl Subscription {
             self.given = HashMap::new();
             return false;
         }
-        let expired = change.effect == Effect::Deleted(Gone::Expired);
         let given = self.given.get(&(change.table.clone(), change.key.clone()));
-        !expired && given.is_some_and(|timestamp| *timestamp >= change.timestamp)
+        // The end of a value has the timestamp of the value.
+        let ends = change.effect == Effect::Deleted(Gone::Expired);
+        given.is_some_and(|given| *given > change.timestamp || *given == change.timestamp && !ends)
     }
 }
 
