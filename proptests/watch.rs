@@ -255,10 +255,10 @@ impl World {
 
     fn batch(&mut self, keys: &BTreeSet<usize>) {
         let registers: Vec<_> = keys.iter().map(|number| (*number, self.register(Some(None)).0)).collect();
-        let writes = registers
-            .iter()
-            .cloned()
-            .map(|(number, register)| (key(number), |_: Option<&Existing<'_>>| Ok(register)));
+        let writes = registers.iter().map(|(number, register)| {
+            let register = register.clone();
+            (key(*number), |_: Option<&Existing<'_>>| Ok(register))
+        });
         self.store.merge_all(&table(), writes.collect()).expect("merges");
         for (number, register) in registers {
             self.wrote(number, register, None);

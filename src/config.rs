@@ -189,7 +189,7 @@ knobs! {
 
     /// Origins whose pages may call this node from a browser.
     ///
-    /// A scheme and a host without a path, such as https://app.example.com; or * for any. None by default.
+    /// A scheme and a host without a path, such as `https://app.example.com`; or * for any. None by default.
     cors_origin: Vec<Origin> = "";
 
     /// Certificate chain to serve HTTPS with, a PEM file.
@@ -208,7 +208,7 @@ knobs! {
     /// Move a damaged database aside, and start with an empty one.
     ///
     /// Without it a node that finds damage does not start. Nothing is deleted: the directory is renamed to
-    /// storage.db.damaged-<time>.
+    /// `storage.db.damaged-TIME`.
     set_aside_damaged: bool = "false";
 
     /// Log lines to write, to stderr.

@@ -58,8 +58,9 @@ impl Value {
     pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
         let before = self.tree()?;
         let mut target = before.clone();
-        json_patch::merge(&mut target, &patch.tree()?);
-        keep_order(&mut target, &before);
+        let patch = patch.tree()?;
+        json_patch::merge(&mut target, &patch);
+        keep_order(&mut target, &before, &patch);
         Self::from_tree(&target)
     }
 
@@ -187,18 +188,19 @@ fn string_bytes(text: &str) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// Gives the members of objects that were there `before` a merge their order back, new ones last: to remove one, `json_patch`
-/// puts the last in its place. Lists come whole, with the order that the patch gave what is in them.
-fn keep_order(tree: &mut serde_json::Value, before: &serde_json::Value) {
-    let (serde_json::Value::Object(members), serde_json::Value::Object(before)) = (tree, before) else {
-        return;
-    };
-    let places: HashMap<&String, usize> = before.keys().zip(0..).collect();
+/// Gives the members of objects that were there `before` a merge their order back, new ones last in the order of the `patch`: to
+/// remove one, `json_patch` puts the last in its place. Lists come whole, with the order that the patch gave what is in them.
+fn keep_order(tree: &mut serde_json::Value, before: &serde_json::Value, patch: &serde_json::Value) {
+    use serde_json::Value::Object;
+    let (Object(members), Object(before), Object(patch)) = (tree, before, patch) else { return };
+    // Of a name that both have the place before counts: it is put in last.
+    let places: HashMap<&String, usize> =
+        patch.keys().zip(before.len()..).chain(before.keys().zip(0..)).collect();
     let mut ordered: Vec<_> = mem::take(members).into_iter().collect();
-    ordered.sort_by_key(|(name, _)| places.get(name).copied().unwrap_or(usize::MAX));
+    ordered.sort_by_key(|(name, _)| places.get(name).copied());
     for (name, member) in &mut ordered {
-        if let Some(before) = before.get(name) {
-            keep_order(member, before);
+        if let (Some(before), Some(patch)) = (before.get(name), patch.get(name)) {
+            keep_order(member, before, patch);
         }
     }
     members.extend(ordered);

@@ -32,6 +32,7 @@ pub mod scan;
 pub mod subscription;
 mod sweep;
 pub mod table;
+mod tables;
 pub mod trees;
 pub mod watch;
 
@@ -59,7 +60,7 @@ use self::{
     subscription::{Start, Subscription},
     sweep::Chore,
     table::{Entry, Surroundings, Table},
-    trees::{EXPIRY, ROWS, Trees},
+    trees::EXPIRY,
     watch::Hub,
 };
 pub use self::{
@@ -294,61 +295,6 @@ impl Store {
             }
         }
         synced
-    }
-
-    fn table(&self, name: &TableName) -> Option<Arc<Table>> {
-        self.read_tables().get(name).cloned()
-    }
-
-    fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
-        if let Some(table) = self.table(name) {
-            return Ok(table);
-        }
-        let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = tables.get(name) {
-            return Ok(table.clone());
-        }
-        // The store may be about to be opened again, with the tables that there are.
-        if let Some(reason) = self.failure() {
-            return Err(Error::StorageFull(reason));
-        }
-        if tables.len() >= self.0.options.tables_max {
-            return Err(Error::TooMany(format!(
-                "this node has its {} tables: use one of them, or raise --max-tables",
-                self.0.options.tables_max
-            )));
-        }
-        let table = self.open_table(name.clone())?;
-        table.count()?;
-        tables.insert(name.clone(), table.clone());
-        Ok(table)
-    }
-
-    fn open_tables(&self) -> Result<()> {
-        let names = self.with_engine(|engine| Ok(engine.tree_names(ROWS)))?;
-        let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
-        for name in names {
-            let name = TableName::parse(&name)?;
-            let table = self.open_table(name.clone())?;
-            tables.insert(name, table);
-        }
-        Ok(())
-    }
-
-    fn open_table(&self, name: TableName) -> Result<Arc<Table>> {
-        let (trees, dictionaries) = self.with_engine(|engine| {
-            Ok((Trees::open(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
-        })?;
-        let table = Arc::new(Table::new(name, self.0.around.clone(), trees, dictionaries));
-        self.start_pump(&table)?;
-        Ok(table)
-    }
-
-    fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
-        let (feed, progress) =
-            table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
-        let (table, hub, now_ms) = (table.clone(), self.0.hub.clone(), self.0.options.now_ms.clone());
-        self.spawn("pump", move || watch::pump(feed, &table, &progress, &hub, &now_ms))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
