@@ -2,6 +2,8 @@
 //! ever had. Obeying what it is told, it must end with what the table holds; per key it sees versions in their order and none
 //! twice; and where it kept up it sees every one.
 
+mod client;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -19,7 +21,7 @@ use dynarust::{
     },
     storage::{
         Durability, Options, Store,
-        change::{Change, Cursor, Effect, Gone, Topic},
+        change::{Cursor, Topic},
         merge::Existing,
         subscription::{Notice, Start, Subscription},
     },
@@ -29,6 +31,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
+use self::client::{Client, Known};
 use crate::{cases, generators::value};
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -85,68 +88,6 @@ fn topics() -> impl Strategy<Value = Vec<Topic>> {
         ]),
         Just(vec![Topic::Key(table(), key(2)), Topic::Key(table(), key(4))]),
     ]
-}
-
-/// What a client knows of the table: the value and version of each key.
-type Known = BTreeMap<String, (String, Timestamp)>;
-
-/// A client that does what notices say.
-#[derive(Clone, Default)]
-struct Client {
-    known: Known,
-    /// The last version told of each key, and whether that was its end; it outlives the value.
-    versions: BTreeMap<String, (Timestamp, bool)>,
-    /// The keys of the last snapshot.
-    given: BTreeSet<String>,
-    /// Whether a snapshot is on its way.
-    resyncing: bool,
-}
-
-impl Client {
-    fn hear(&mut self, notice: &Notice) -> Result<(), TestCaseError> {
-        match notice {
-            Notice::Change(change) => self.apply(change),
-            Notice::Resync(_) => {
-                *self = Self { resyncing: true, ..Self::default() };
-                Ok(())
-            }
-            Notice::Sync(_) => {
-                prop_assert!(self.resyncing, "a snapshot ends that began");
-                self.resyncing = false;
-                Ok(())
-            }
-            Notice::Shutdown => Err(TestCaseError::fail("nobody is stopping")),
-            Notice::Failed(error) => Err(TestCaseError::fail(format!("it broke off: {error}"))),
-        }
-    }
-
-    /// Comes back with a cursor. A snapshot is younger than the cursor that ends it, so what it gave may come again.
-    fn resume(&mut self) {
-        let given = &self.given;
-        self.versions.retain(|key, _| !given.contains(key));
-    }
-
-    fn apply(&mut self, change: &Change) -> Result<(), TestCaseError> {
-        prop_assert_eq!(change.cursor.is_none(), self.resyncing, "a snapshot has no cursors, the stream has");
-        let key = change.key.to_string();
-        let expired = change.effect == Effect::Deleted(Gone::Expired);
-        if let Some((version, over)) = self.versions.get(&key) {
-            // The end of a value has the version of the value.
-            let follows = change.timestamp > *version || expired && !over && change.timestamp == *version;
-            prop_assert!(follows, "{key}: {} after {version}", change.timestamp);
-        }
-        self.versions.insert(key.clone(), (change.timestamp, expired));
-        if self.resyncing {
-            self.given.insert(key.clone());
-        }
-        match &change.effect {
-            Effect::Updated { value, .. } => {
-                self.known.insert(key, (value.as_str().to_owned(), change.timestamp))
-            }
-            Effect::Deleted(_) => self.known.remove(&key),
-        };
-        Ok(())
-    }
 }
 
 struct World {
