@@ -95,7 +95,7 @@ fn damage_is_an_error_and_never_a_value() {
     let pristine = Pristine::settled();
     let mut chance = Chance::new(13);
     let log_bytes = pristine.log_bytes();
-    let mut damages: Vec<Damage> = (0..10).map(|_| Damage::FlipBit(chance.below(log_bytes))).collect();
+    let mut damages: Vec<Damage> = (0..24).map(|_| Damage::FlipBit(chance.below(log_bytes))).collect();
     damages.extend((0..2).map(|_| Damage::ZeroPage(chance.below(log_bytes - 4096))));
     damages.extend([Damage::CutTo(log_bytes / 2), Damage::CutTo(log_bytes - 1), Damage::CutTo(0)]);
     let mut found = 0;
