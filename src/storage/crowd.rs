@@ -13,8 +13,8 @@ use std::{
 
 use super::queue::Subscriber;
 
-/// How many are woken at a time: less than a millisecond of the runtime's work.
-pub const CROWD_WOKEN_AT_ONCE: usize = 64;
+/// How many are woken at a time: two milliseconds of the work of one core, which is how long the thread may wait for a turn on it.
+pub const CROWD_WOKEN_AT_ONCE: usize = 192;
 /// How often the thread looks whether they have been here, and how often at the most: one that reads nothing is not waited for.
 const LOOK_PAUSE: Duration = Duration::from_micros(50);
 const LOOKS_MAX: usize = 10;
