@@ -29,7 +29,7 @@ pub enum Durability {
     Always,
     /// At once; on disk within this time.
     Interval(Duration),
-    /// At once; on disk when the engine gets to it, half a second or so.
+    /// At once; on disk when the engine gets to it, a tenth of a second or so.
     None,
 }
 

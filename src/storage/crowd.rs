@@ -13,11 +13,12 @@ use std::{
 
 use super::queue::Subscriber;
 
-/// How many are woken at a time: two milliseconds of the work of one core, which is how long the thread may wait for a turn on it.
-pub const CROWD_WOKEN_AT_ONCE: usize = 192;
-/// How often the thread looks whether they have been here, and how often at the most: one that reads nothing is not waited for.
+/// How many are woken at a time: a millisecond or so of the work of one core.
+pub const CROWD_WOKEN_AT_ONCE: usize = 96;
+/// How often the thread looks whether they have been here, and how often at the most. A subscriber that reads nothing waits for
+/// nothing, and is in no crowd; this is for one that went away meanwhile.
 const LOOK_PAUSE: Duration = Duration::from_micros(50);
-const LOOKS_MAX: usize = 10;
+const LOOKS_MAX: usize = 200;
 
 /// Where crowds are handed to the thread.
 pub struct Crowds(Option<Sender<Vec<Arc<Subscriber>>>>);
