@@ -82,12 +82,12 @@ impl Store {
         }
         *slot = Some(engine);
         drop(slot);
-        // What was visible and not yet durable is gone: whoever saw it must look again.
-        self.0.hub.renew(fresh_epoch()?);
+        let epoch = fresh_epoch()?;
         for (table, (trees, dictionaries)) in tables.iter().zip(opened) {
             table.reopen(trees, dictionaries);
-            self.start_pump(table)?;
         }
-        Ok(())
+        // What was visible and not yet durable is gone: whoever saw it must look again, now that there is something to see.
+        self.0.hub.renew(epoch);
+        tables.iter().try_for_each(|table| self.start_pump(table))
     }
 }

@@ -6,6 +6,8 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    thread,
+    time::{Duration, Instant},
 };
 
 use futures_util::Stream;
@@ -36,6 +38,10 @@ const PUMP_DELAY_MAX_MS: u64 = 10_000;
 
 /// How many of them are remembered. Beyond that one may come twice, the same both times.
 const GIVEN_MAX: usize = 4096;
+
+/// How long a snapshot waits for a storage that is being opened again, and how often it looks.
+const REOPENING_MAX: Duration = Duration::from_secs(10);
+const REOPENING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,8 +157,9 @@ impl Subscription {
                     return Poll::Ready(Some(Notice::Sync(cursor)));
                 };
                 let (store, topic, after) = (self.store.clone(), topic.clone(), snapshot.after.clone());
-                snapshot.reading =
-                    Some(tokio::task::spawn_blocking(move || read_page(&store, &topic, after)));
+                snapshot.reading = Some(tokio::task::spawn_blocking(move || {
+                    read_page_patiently(&store, &topic, after.as_ref())
+                }));
                 continue;
             };
             let page = ready!(Pin::new(reading).poll(context));
@@ -257,6 +264,17 @@ fn as_change(table: &TableName, row: Row) -> Arc<Change> {
     let Row { key, entry } = row;
     let effect = Effect::Updated { value: entry.value, expires_at_ms: entry.expires_at_ms };
     Arc::new(Change::new(None, table.clone(), key, entry.timestamp, effect))
+}
+
+/// As `read_page`; waits while the storage is being opened again.
+fn read_page_patiently(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
+    let deadline = Instant::now() + REOPENING_MAX;
+    loop {
+        match read_page(store, topic, after.cloned()) {
+            Err(Error::NotReady(_)) if Instant::now() < deadline => thread::sleep(REOPENING_PAUSE),
+            page => return page,
+        }
+    }
 }
 
 /// The next rows of a topic, after a key.
