@@ -32,12 +32,14 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    // With no lead at all the next reading may be the bound itself.
+    let lead_ms = || prop_oneof![1 => Just(0), 3 => 0..3_000u64];
     prop_oneof![
         2 => (1_000_000..1_010_000u64).prop_map(Step::SetWall),
         8 => Just(Step::Tick),
         2 => (-2_000..2_000i64, any::<u16>()).prop_map(|(ahead_ms, counter)| Step::Observe { ahead_ms, counter }),
-        3 => (0..3_000u64).prop_map(|lead_ms| Step::Extend { lead_ms }),
-        1 => (0..3_000u64).prop_map(|lead_ms| Step::ExtendOnDiskOnly { lead_ms }),
+        3 => lead_ms().prop_map(|lead_ms| Step::Extend { lead_ms }),
+        1 => lead_ms().prop_map(|lead_ms| Step::ExtendOnDiskOnly { lead_ms }),
         1 => Just(Step::Restart),
     ]
 }

@@ -13,6 +13,8 @@ pub const TABLES: usize = 2;
 pub enum Step {
     /// One write.
     Write(usize, Write),
+    /// The write that a key has comes again.
+    Again(usize, &'static str),
     /// Writes of one table, all or none; where `fails`, one more follows that is refused.
     Batch(usize, Vec<Write>, bool),
     /// A merge patch of what is there, as a node does it.
@@ -76,6 +78,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     let table = || 0..TABLES;
     prop_oneof![
         10 => (table(), write()).prop_map(|(table, write)| Step::Write(table, write)),
+        2 => (table(), key()).prop_map(|(table, key)| Step::Again(table, key)),
         4 => (table(), vec(write(), 1..6), any::<bool>()).prop_map(|(table, writes, fails)| Step::Batch(table, writes, fails)),
         3 => (table(), key(), text()).prop_map(|(table, key, text)| Step::Patch(table, key, text)),
         3 => (table(), range(), 1..5usize).prop_map(|(table, range, rows_max)| Step::List(table, range, rows_max)),
