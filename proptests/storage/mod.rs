@@ -4,6 +4,7 @@
 //! durable; after a crash the store must look as it did after one of those: a whole prefix of what was done, so no write is
 //! torn, no batch is there in part, and nothing that was durable is gone.
 
+mod batches;
 mod crash;
 mod model;
 mod steps;
