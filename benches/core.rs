@@ -7,8 +7,11 @@ use dynarust::{
     cli::bench::document::Documents,
     core::{
         clock::{Clock, NodeId, Timestamp},
+        digest::{DigestKey, KeyHash},
         json::Value,
-        register::{Register, fingerprint},
+        merkle::{Leaf, PartitionTree},
+        name::TableName,
+        register::{Fingerprint, Marker, Register, fingerprint},
     },
     storage::{
         codec::{Codec, Dictionaries, Dictionary, Samples},
@@ -104,5 +107,60 @@ fn record(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, clock, register, json, codec, record);
+/// The trees of a table of a million rows, with the writes of the last seconds at 5,000 a second.
+fn digests(criterion: &mut Criterion) {
+    const ROWS: u64 = 1_000_000;
+    const WRITES: u64 = 50_000;
+    const NOW_MS: u64 = 1_763_689_000_123;
+    let (digest_key, table) = (DigestKey([1; 32]), TableName::parse("default").expect("a name"));
+    let key = |number: u64| format!("user-{:08}", number % ROWS).into_bytes();
+    let leaf = |key: &[u8], at_ms: u64| {
+        let timestamp = Timestamp { hlc: at_ms << 16, node: NodeId(1) };
+        let digest = digest_key.leaf(&table, key, &Marker { timestamp, fingerprint: Fingerprint([2; 8]) });
+        Leaf { at_ms, digest }
+    };
+    let name = key(1);
+    criterion.bench_function("leaf of a row", |bencher| bencher.iter(|| leaf(black_box(&name), NOW_MS)));
+
+    let mut trees = vec![PartitionTree::new(6); 256];
+    let tree = |trees: &mut Vec<PartitionTree>, hash: KeyHash, old, new, now_ms| {
+        trees[usize::from(hash.partition())].replace(hash, old, Some(new), now_ms);
+    };
+    for number in 0..ROWS {
+        let name = key(number);
+        tree(&mut trees, KeyHash::of(&name), None, leaf(&name, 1), NOW_MS);
+    }
+    // As often as a row was written, so its leaf was at another instant.
+    let mut written = 0_u64;
+    let mut write = |trees: &mut Vec<PartitionTree>| {
+        let name = key(written.wrapping_mul(7919));
+        let rounds = written / ROWS;
+        let at_ms = NOW_MS + written / 5;
+        let old = if rounds == 0 { leaf(&name, 1) } else { leaf(&name, NOW_MS + (written - ROWS) / 5) };
+        tree(trees, KeyHash::of(&name), Some(old), leaf(&name, at_ms), at_ms);
+        written += 1;
+        at_ms
+    };
+    for _ in 0..WRITES {
+        write(&mut trees);
+    }
+    criterion.bench_function("digests of a PUT: two leaves and their tree", |bencher| {
+        bencher.iter(|| write(black_box(&mut trees)));
+    });
+    let now_ms = write(&mut trees);
+    criterion.bench_function("root of a table of a million rows, written to", |bencher| {
+        bencher.iter(|| {
+            let sum = trees.iter().map(|tree| tree.total_at(black_box(now_ms - 2000))).sum();
+            digest_key.root([(&table, sum)].into_iter())
+        });
+    });
+    criterion.bench_function("root of a table of a million rows, idle", |bencher| {
+        bencher.iter(|| {
+            let sum = trees.iter().map(|tree| tree.total_at(black_box(now_ms))).sum();
+            digest_key.root([(&table, sum)].into_iter())
+        });
+    });
+}
+
+criterion_group!(benches, clock, register, json, codec, record, digests);
 criterion_main!(benches);

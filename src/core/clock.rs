@@ -10,8 +10,10 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// A node's name for itself: random, made at its first start, kept in its storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
 impl fmt::Display for NodeId {
@@ -23,7 +25,7 @@ impl fmt::Display for NodeId {
 /// When and by whom a value was written: total order over all writes of all nodes.
 ///
 /// As text it is `<hlc>-<node>`, 16 hexadecimal digits each, and sorts as it compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Hybrid logical clock reading: Unix milliseconds << 16 | counter.
     pub hlc: u64,
@@ -121,6 +123,11 @@ impl Clock {
     /// Takes note of a timestamp that is stored here, whatever the wall clock says: a write over it must lie above it.
     pub fn follow(&mut self, stored: Timestamp) {
         self.last = self.last.max(stored.hlc);
+    }
+
+    /// Raises the clock above an instant: every later tick is after it.
+    pub fn pass(&mut self, at_ms: u64) {
+        self.last = self.last.max((at_ms + 1) << COUNTER_BITS);
     }
 
     /// The bound to make durable so that ticks up to `lead_ms` from now stay below it, if the present one is lower.

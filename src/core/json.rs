@@ -4,6 +4,7 @@
 use std::{collections::HashMap, mem, slice, sync::Arc};
 
 use json_patch::{PatchOperation, jsonptr::Pointer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -20,8 +21,23 @@ const COPIED_BYTES_MAX: usize = 1024 * 1024;
 const RESERVED_NAME: &str = "$serde_json::private::";
 
 /// One JSON value, as compact text. Clones share it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Between nodes it travels as that text; who receives it tests the register's fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "Arc<str>")]
 pub struct Value(Arc<str>);
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::trusted(text)
+    }
+}
+
+impl From<Value> for Arc<str> {
+    fn from(value: Value) -> Self {
+        value.0
+    }
+}
 
 impl Value {
     /// Takes in JSON text that `serde_json` has found well-formed.

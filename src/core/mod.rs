@@ -2,6 +2,16 @@
 //! arguments; nothing here reads a file, a socket or a clock, or logs.
 
 pub mod clock;
+pub mod digest;
+pub mod floor;
+pub mod journal;
 pub mod json;
+pub mod merkle;
+pub mod message;
 pub mod name;
+pub mod peer;
+pub mod reconcile;
 pub mod register;
+mod repairs;
+pub mod replica;
+pub mod standing;

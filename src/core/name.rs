@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 
 /// Longest table name, in bytes. It stands in every path and every label.
@@ -10,8 +12,23 @@ pub const TABLE_BYTES_MAX: usize = 64;
 pub const KEY_BYTES_MAX: usize = 1024;
 
 /// A table's name: `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, not `key`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "Arc<str>")]
 pub struct TableName(Arc<str>);
+
+impl TryFrom<String> for TableName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TableName> for Arc<str> {
+    fn from(name: TableName) -> Self {
+        name.0
+    }
+}
 
 impl TableName {
     /// Checks `name` against the rule.
@@ -45,8 +62,23 @@ impl fmt::Display for TableName {
 }
 
 /// A key: 1 to 1024 bytes of UTF-8, any characters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "Arc<str>")]
 pub struct Key(Arc<str>);
+
+impl TryFrom<String> for Key {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Key> for Arc<str> {
+    fn from(name: Key) -> Self {
+        name.0
+    }
+}
 
 impl Key {
     /// Checks the length of `key`.

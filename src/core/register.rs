@@ -5,16 +5,17 @@
 //! still ordered, the same on every replica, and equal markers mean equal payloads.
 
 use crdts::{CvRDT, LWWReg};
+use serde::{Deserialize, Serialize};
 
 use super::{clock::Timestamp, json::Value};
 
 /// The first eight bytes of blake3 over a payload: last tie-break of a merge, checksum on disk, and the value's share of a
 /// digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 8]);
 
 /// What orders two registers of one key: the later timestamp, and for equal ones the larger fingerprint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Marker {
     /// When and by whom it was written.
     pub timestamp: Timestamp,
@@ -23,7 +24,7 @@ pub struct Marker {
 }
 
 /// What was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Payload {
     /// A value, and the Unix millisecond from which on no node shows it any more.
     Live {
@@ -83,6 +84,11 @@ impl Register {
     /// What it holds.
     pub fn payload(&self) -> &Payload {
         &self.0.val
+    }
+
+    /// What it holds.
+    pub fn into_payload(self) -> Payload {
+        self.0.val
     }
 
     /// What orders it.

@@ -1,0 +1,339 @@
+//! What one node says to another over a link, and what it does with what it hears: the protocol of replication, without a
+//! socket, a clock or a thread.
+//!
+//! Three things happen side by side. *Push*: what the journal has after the peer's cursor goes out in batches, as many as the
+//! window lets. *Rounds*: each tells the other how it stands; equal roots raise the floor. *Comparison*: roots that stay
+//! different, with nothing on its way that would explain it, open a conversation (`reconcile`), and what it finds goes out in
+//! batches like those of the journal, after them.
+//!
+//! Batches are acknowledged in order, when they are durable at the receiver. What is not acknowledged when a link ends is sent
+//! again from the cursor, over the next.
+//!
+//! Whoever drives this calls `handle` for each message, `round` each round, and `poll` until it has nothing more; and does
+//! what the outputs say.
+
+mod compare;
+mod figures;
+mod push;
+
+use std::collections::VecDeque;
+
+pub use self::figures::Figures;
+use self::push::InFlight;
+use super::{
+    clock::NodeId,
+    message::{Message, Round, Rows},
+    name::{Key, TableName},
+    reconcile::{self, Answer},
+    repairs::Repairs,
+    replica::{Replica, Swept},
+    standing::{Acked, Shared},
+};
+use crate::error::{Error, Result};
+
+/// Instants of roots are multiples of this, so that those of several peers are the same and need be taken once.
+const INSTANT_STEP_MS: u64 = 500;
+/// How many places of the journal are remembered, one a round: more than the settle time has rounds.
+const MARKS_MAX: usize = 64;
+
+/// How peers are spoken to.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long ago the instant is at which roots are compared: longer than any message is on its way.
+    pub settle_ms: u64,
+    /// How far ahead a timestamp or a clock may be.
+    pub clock_drift_max_ms: u64,
+}
+
+/// What a peer works on.
+pub struct Context<'a, R> {
+    /// The rows.
+    pub replica: &'a R,
+    /// What it shares with the other peers.
+    pub shared: &'a Shared,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Output {
+    /// Send this.
+    Send(Message),
+    /// Make durable what was merged so far, then do this. In order.
+    AfterSync(Then),
+}
+
+/// What is to be done after a sync.
+#[derive(Debug, PartialEq)]
+pub enum Then {
+    /// Send this.
+    Send(Message),
+    /// Call `Peer::equal`.
+    Equal {
+        /// The instant at which both roots were equal.
+        at_ms: u64,
+        /// How far both had swept.
+        swept: Swept,
+        /// Whether the peer has finished its first sync, and this node has with that what the peer had when the link came up.
+        whole: bool,
+    },
+}
+
+/// One peer, for the life of a link.
+#[derive(Debug)]
+pub struct Peer {
+    local: NodeId,
+    remote: NodeId,
+    options: Options,
+    random: u64,
+    /// When the link came up.
+    begun_ms: u64,
+    /// How far the journal was looked at, and what of it was not sent yet.
+    cursor: u64,
+    unsent: VecDeque<(TableName, Key)>,
+    /// The latest of this node's own writes that was sent, in Unix milliseconds.
+    own_ms: u64,
+    acked: u64,
+    gap: bool,
+    marks: VecDeque<(u64, u64)>,
+    repairs: Repairs,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+    last_batch: u64,
+    pushes_in_a_row: u32,
+    last_round: Option<(Round, u64)>,
+    /// Rounds in a row that showed another root.
+    differing: u32,
+    /// Whether roots were equal since the link came up.
+    was_equal: bool,
+    session: Option<Session>,
+    busy_ms: u64,
+    /// How many rounds in a row differed just after a sweep.
+    excused: u32,
+    /// How far both have swept, and since when both have.
+    swept: (Swept, u64),
+    figures: Figures,
+}
+
+#[derive(Debug)]
+struct Session {
+    moved_before: u64,
+}
+
+impl Peer {
+    /// A peer to which a link has just come up. `seed` must be one that nobody can foretell.
+    pub fn new<R: Replica>(
+        context: &Context<'_, R>,
+        (local, remote): (NodeId, NodeId),
+        options: Options,
+        seed: u64,
+    ) -> Self {
+        let mut standing = context.shared.standing();
+        let journal = context.shared.journal();
+        let known = standing.acked.get(&remote).copied();
+        let acked = match known.unwrap_or_default() {
+            acked if journal.reaches(acked.upto) => acked,
+            _ => Acked { after: journal.last(), upto: journal.last() },
+        };
+        standing.acked.insert(remote, acked);
+        let cursor = acked.upto;
+        Self {
+            local,
+            remote,
+            options,
+            random: seed,
+            begun_ms: context.now_ms,
+            cursor,
+            unsent: VecDeque::new(),
+            own_ms: 0,
+            acked: cursor,
+            // Of a peer that is new to this process nobody knows what it has.
+            gap: known != Some(acked),
+            marks: VecDeque::new(),
+            repairs: Repairs::default(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            last_batch: 0,
+            pushes_in_a_row: 0,
+            last_round: None,
+            differing: 0,
+            was_equal: false,
+            session: None,
+            busy_ms: 0,
+            excused: 0,
+            swept: (Swept::default(), 0),
+            figures: Figures::default(),
+        }
+    }
+
+    /// The node at the other end.
+    pub fn remote(&self) -> NodeId {
+        self.remote
+    }
+
+    /// Figures of this link.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// How many entries of the journal were not looked at yet.
+    pub fn backlog<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
+        context.shared.journal().last().saturating_sub(self.cursor)
+    }
+
+    /// Whether rows that a comparison found wait to be sent.
+    pub fn has_repairs(&self) -> bool {
+        !self.repairs.is_empty()
+    }
+
+    /// Whether the peer has finished its first sync, as far as it said.
+    pub fn is_whole(&self) -> bool {
+        self.last_round.as_ref().is_some_and(|(round, _)| round.whole)
+    }
+
+    /// The round to send: at once when the link has come up, then each time the interval has passed.
+    ///
+    /// # Errors
+    /// As the replica's, and so for all that takes a context. The link is to be closed then.
+    pub fn round<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Output> {
+        let now_ms = context.now_ms;
+        let at_ms = self.settled_ms(now_ms);
+        if self.marks.len() == MARKS_MAX {
+            self.marks.pop_front();
+        }
+        self.marks.push_back((now_ms, context.shared.journal().last()));
+        context.replica.pass(at_ms);
+        let root = context.replica.root(at_ms)?;
+        let swept = context.replica.swept();
+        let pushing = self.is_pushing(at_ms);
+        let (guarantee_ms, whole) = {
+            let standing = context.shared.standing();
+            (standing.guarantee_ms(at_ms), standing.whole)
+        };
+        let held = |received_ms: u64| u32::try_from(now_ms.saturating_sub(received_ms)).unwrap_or(u32::MAX);
+        let round = Round {
+            now_ms,
+            echo: self.last_round.as_ref().map(|(round, received_ms)| (round.now_ms, held(*received_ms))),
+            at_ms,
+            root,
+            rows: context.replica.count(),
+            guarantee_ms,
+            swept_ms: swept.tombstones_ms,
+            expired_ms: swept.expired_ms,
+            whole,
+            pushing,
+            gap: self.gap,
+        };
+        // What the root stands for must be durable before anybody draws a conclusion from it.
+        Ok(Output::AfterSync(Then::Send(Message::Round(round))))
+    }
+
+    /// What follows from a message. Those of membership are not for this.
+    ///
+    /// # Errors
+    /// `ClockDrift` for a timestamp or a clock too far ahead, `Corrupt` for a row that is not what its marker says.
+    pub fn handle<R: Replica>(&mut self, context: &Context<'_, R>, message: Message) -> Result<Vec<Output>> {
+        self.figures.count_step(&message);
+        let answer = match message {
+            Message::Round(round) => return self.take_round(context, round),
+            Message::Rows(rows) => return Ok(vec![self.take_rows(context, rows)?]),
+            Message::Applied { batch, zombies } => {
+                self.take_applied(context, batch, zombies)?;
+                return Ok(Vec::new());
+            }
+            Message::Open(comparison) => reconcile::answer_open(context.replica, &comparison)?,
+            Message::Digests(comparison) => reconcile::answer_digests(context.replica, &comparison)?,
+            Message::Glimpses(comparison) => reconcile::answer_glimpses(context.replica, &comparison)?,
+            Message::Names(comparison) => reconcile::answer_names(context.replica, &comparison)?,
+            Message::Want(rows) => Answer { rows, ..Answer::default() },
+            Message::Pull(streams) => Answer { streams, ..Answer::default() },
+            Message::Alive
+            | Message::Swim(_)
+            | Message::Forgotten(_)
+            | Message::Outlived { .. }
+            | Message::Refused(_)
+            | Message::Leaving { .. } => {
+                return Ok(Vec::new());
+            }
+        };
+        self.busy_ms = context.now_ms;
+        self.repairs.add(answer.rows, answer.streams);
+        answer.messages.iter().for_each(|message| self.figures.count_sent(message));
+        Ok(answer.messages.into_iter().map(Output::Send).collect())
+    }
+
+    /// Notes that both roots were equal at an instant, and that all of it is durable here.
+    pub fn equal<R: Replica>(&mut self, context: &Context<'_, R>, at_ms: u64, swept: Swept, whole: bool) {
+        let mut standing = context.shared.standing();
+        if whole {
+            standing.whole = true;
+            // Whoever holds what a member holds that knows what was deleted knows it too.
+            standing.held_ms = standing.held_ms.max(swept.latest_ms());
+        }
+        standing.floor.equal(self.remote, at_ms);
+        standing.share(at_ms);
+        drop(standing);
+        self.was_equal = true;
+        self.gap = false;
+    }
+
+    /// Opens a comparison now, whatever the roots say.
+    pub fn compare_now<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Output> {
+        self.end_session();
+        self.session = Some(Session { moved_before: self.moved() });
+        self.figures.sessions += 1;
+        self.busy_ms = context.now_ms;
+        let nonce = self.next_random();
+        let opening = reconcile::open(context.replica, nonce, self.settled_ms(context.now_ms))?;
+        self.figures.count_sent(&opening);
+        Ok(Output::Send(opening))
+    }
+
+    fn take_rows<R: Replica>(&mut self, context: &Context<'_, R>, rows: Rows) -> Result<Output> {
+        if rows.repair {
+            self.busy_ms = context.now_ms;
+        }
+        // What one node took from another whose clock is ahead, as far as may be, is as far ahead of it as that one.
+        let latest_ms = context.now_ms + 2 * self.options.clock_drift_max_ms;
+        let all = rows.tables.iter().flat_map(|(_, rows)| rows);
+        if let Some(row) = all.max_by_key(|row| row.marker.timestamp)
+            && row.marker.timestamp.unix_ms() > latest_ms
+        {
+            return Err(Error::ClockDrift {
+                ahead_ms: row.marker.timestamp.unix_ms() - context.now_ms,
+                allowed_ms: self.options.clock_drift_max_ms,
+            });
+        }
+        let whole = context.shared.standing().whole;
+        let trusting = !whole && self.is_whole();
+        let mut zombies = Vec::new();
+        for (table, rows) in rows.tables {
+            self.figures.rows_received += rows.len() as u64;
+            let accepted = context.replica.accept(&table, rows, trusting)?;
+            self.figures.rows_changed += accepted.changed;
+            // Who has not finished its first sync cannot tell what was deleted from what has not come yet: it does not take it
+            // from one who may know no better, and says nothing of it either. A comparison finds it.
+            if whole {
+                self.figures.zombies += accepted.zombies.len() as u64;
+                zombies
+                    .extend(accepted.zombies.into_iter().map(|(key, marker)| (table.clone(), key, marker)));
+            }
+        }
+        Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, zombies })))
+    }
+
+    fn settled_ms(&self, now_ms: u64) -> u64 {
+        let settled_ms = now_ms.saturating_sub(self.options.settle_ms);
+        settled_ms - settled_ms % INSTANT_STEP_MS
+    }
+
+    /// The next number of a sequence that nobody can foretell who does not know the seed (Steele et al., "Fast Splittable
+    /// Pseudorandom Number Generators", 2014: SplitMix64).
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+}

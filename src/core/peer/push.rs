@@ -1,0 +1,155 @@
+//! What goes out to a peer: batches of what the journal names, then of what a comparison found; and what becomes of them when
+//! they are acknowledged.
+
+use super::{Context, Peer};
+use crate::{
+    core::{
+        message::{MESSAGE_BYTES, Message, Row, Rows},
+        name::{Key, TableName},
+        register::Marker,
+        replica::Replica,
+        standing::Acked,
+    },
+    error::Result,
+};
+
+/// Entries of the journal that are looked at for one batch.
+const ENTRIES_PER_BATCH: usize = 1024;
+/// Batches on their way at one time: enough that the receiver merges one while it syncs another.
+const BATCHES_MAX: usize = 8;
+/// Batches of the journal that go before one of repairs, where both wait.
+const PUSHES_PER_REPAIR: u32 = 4;
+
+#[derive(Debug)]
+pub struct InFlight {
+    pub batch: u64,
+    bytes: usize,
+    /// The place in the journal that is acknowledged with it.
+    cursor: Option<u64>,
+    /// With it the peer has all that this node wrote up to here (Unix milliseconds; 0: who knows).
+    own_ms: u64,
+}
+
+impl Peer {
+    /// The next batch to send, if there is one and the window of `window_bytes` lets it go; one batch always goes. Repairs wait
+    /// for all else.
+    pub fn poll<R: Replica>(
+        &mut self,
+        context: &Context<'_, R>,
+        window_bytes: usize,
+    ) -> Result<Option<Message>> {
+        if self.in_flight.len() >= BATCHES_MAX
+            || (self.in_flight_bytes >= window_bytes && !self.in_flight.is_empty())
+        {
+            return Ok(None);
+        }
+        // A node that is written to without a pause is to be repaired all the same.
+        let is_repairs_turn = self.pushes_in_a_row >= PUSHES_PER_REPAIR && !self.repairs.is_empty();
+        if !is_repairs_turn && let Some(batch) = self.next_of_journal(context)? {
+            self.pushes_in_a_row += 1;
+            return Ok(Some(batch));
+        }
+        self.pushes_in_a_row = 0;
+        if self.repairs.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.repairs.next(context.replica, MESSAGE_BYTES)?;
+        self.busy_ms = context.now_ms;
+        self.figures.rows_repaired += rows.len() as u64;
+        let batch = self.batch(rows, None, 0, true);
+        self.figures.count_step(&batch);
+        Ok(Some(batch))
+    }
+
+    pub(super) fn take_applied<R: Replica>(
+        &mut self,
+        context: &Context<'_, R>,
+        batch: u64,
+        zombies: Vec<(TableName, Key, Marker)>,
+    ) -> Result<()> {
+        let mut standing = context.shared.standing();
+        let shared_ms = standing.shared_ms;
+        while self.in_flight.front().is_some_and(|first| first.batch <= batch) {
+            let applied = self.in_flight.pop_front().expect("just looked at");
+            self.in_flight_bytes -= applied.bytes;
+            if let Some(cursor) = applied.cursor.filter(|cursor| *cursor > self.acked) {
+                self.acked = cursor;
+                // A link that this one took the place of may still have had its say.
+                let acked = standing.acked.entry(self.remote).or_default();
+                acked.upto = acked.upto.max(cursor);
+            }
+            // Before roots were equal, a later write that was taken says nothing of those before it.
+            if self.was_equal && zombies.is_empty() {
+                standing.share(applied.own_ms);
+            }
+        }
+        drop(standing);
+        if !zombies.is_empty() {
+            context.replica.bury(zombies, shared_ms)?;
+        }
+        Ok(())
+    }
+
+    fn next_of_journal<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Option<Message>> {
+        if self.unsent.is_empty() {
+            let following = context.shared.journal().following(self.cursor, ENTRIES_PER_BATCH);
+            let Some(following) = following else {
+                self.skip_gap(context);
+                return Ok(None);
+            };
+            if following.keys.is_empty() {
+                return Ok(None);
+            }
+            self.cursor = following.cursor;
+            self.unsent = following.keys.into();
+        }
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        while bytes < MESSAGE_BYTES
+            && let Some((table, key)) = self.unsent.pop_front()
+        {
+            if let Some(row) = context.replica.read(&table, &key)? {
+                bytes += row.cost();
+                rows.push((table, row));
+            }
+        }
+        self.figures.rows_pushed += rows.len() as u64;
+        let cursor = self.unsent.is_empty().then_some(self.cursor);
+        let own = rows.iter().map(|(_, row)| row.marker.timestamp).filter(|at| at.node == self.local);
+        self.own_ms = self.own_ms.max(own.map(|timestamp| timestamp.unix_ms()).max().unwrap_or(0));
+        // A row may be newer than its place in the journal. Only at the end of that is nothing older still to be sent.
+        let is_all = cursor == Some(context.shared.journal().last());
+        let own_ms = if is_all { self.own_ms } else { 0 };
+        Ok(Some(self.batch(rows, cursor, own_ms, false)))
+    }
+
+    /// The peer was too slow for the journal. A comparison finds what it missed.
+    fn skip_gap<R: Replica>(&mut self, context: &Context<'_, R>) {
+        let mut standing = context.shared.standing();
+        let last = context.shared.journal().last();
+        standing.acked.insert(self.remote, Acked { after: last, upto: last });
+        (self.cursor, self.acked) = (last, last);
+        (self.gap, self.was_equal) = (true, false);
+    }
+
+    fn batch(
+        &mut self,
+        rows: Vec<(TableName, Row)>,
+        cursor: Option<u64>,
+        own_ms: u64,
+        repair: bool,
+    ) -> Message {
+        self.last_batch += 1;
+        let bytes = rows.iter().map(|(_, row)| row.cost()).sum();
+        self.in_flight_bytes += bytes;
+        self.in_flight.push_back(InFlight { batch: self.last_batch, bytes, cursor, own_ms });
+        let mut tables: Vec<(TableName, Vec<Row>)> = Vec::new();
+        for (table, row) in rows {
+            match tables.last_mut() {
+                Some((last, rows)) if *last == table => rows.push(row),
+                Some(_) | None => tables.push((table, vec![row])),
+            }
+        }
+        Message::Rows(Rows { batch: self.last_batch, repair, tables })
+    }
+}

@@ -1,0 +1,99 @@
+//! Where a node stands among its members: what it wrote, what each of them has, and up to where all are known to have
+//! everything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{clock::NodeId, floor::Floor, journal::Journal};
+
+/// What all peers of a node share. Lock order: `standing`, then `journal`.
+#[derive(Debug, Default)]
+pub struct Shared {
+    journal: Mutex<Journal>,
+    standing: Mutex<Standing>,
+}
+
+/// Where the node stands among its members.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// What all are known to have.
+    pub floor: Floor,
+    /// Whether the node has finished its first sync.
+    pub whole: bool,
+    /// What of the journal each peer has, over links.
+    pub acked: BTreeMap<NodeId, Acked>,
+    /// Up to here (Unix milliseconds) some other member had what this node wrote.
+    pub shared_ms: u64,
+    /// `shared_ms` does not grow before the floor has passed this instant.
+    pub anew_ms: u64,
+    /// Up to here (Unix milliseconds) this node had all that the cluster had, and will know so after a crash: it is durable.
+    /// What was swept up to here and is not here was deleted; of what was swept later this node knows nothing.
+    pub held_ms: u64,
+    /// All members that were ever heard of.
+    pub known: BTreeSet<NodeId>,
+    /// The member that the first sync comes from, and when that was last seen to be so (Unix milliseconds).
+    pub source: Option<(NodeId, u64)>,
+}
+
+impl Standing {
+    /// The node was away for longer than the others waited. What it had alone may be taken in by one member and refused by another
+    /// that had swept a little further: until all have the same it counts as not shared, so that it is written anew rather than
+    /// removed.
+    pub fn begin_anew(&mut self, now_ms: u64) {
+        self.whole = false;
+        self.anew_ms = now_ms;
+    }
+
+    /// Notes that some other member has what this node wrote up to an instant.
+    pub fn share(&mut self, upto_ms: u64) {
+        if self.floor.floor_ms() >= self.anew_ms {
+            self.shared_ms = self.shared_ms.max(upto_ms);
+        }
+    }
+
+    /// What this node announces: up to there all members have what it has, and it will still know that after a crash.
+    pub fn guarantee_ms(&self, settled_ms: u64) -> u64 {
+        if self.whole { self.floor.guarantee_ms(settled_ms).min(self.held_ms) } else { 0 }
+    }
+
+    /// Raises the floor as far as is known now, and returns it.
+    pub fn raise_floor(&mut self, settled_ms: u64) -> u64 {
+        let guarantee_ms = self.guarantee_ms(settled_ms);
+        self.floor.raise(guarantee_ms)
+    }
+}
+
+/// The part of the journal that is durable at a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// Everything after this place,
+    pub after: u64,
+    /// up to this one.
+    pub upto: u64,
+}
+
+impl Acked {
+    /// Whether the row of an entry is durable at the peer.
+    pub fn holds(self, entry: u64) -> bool {
+        entry > self.after && entry <= self.upto
+    }
+}
+
+impl Shared {
+    /// What peers share at first, with this journal.
+    pub fn new(journal: Journal) -> Self {
+        Self { journal: Mutex::new(journal), standing: Mutex::default() }
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The standing.
+    pub fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
