@@ -6,13 +6,14 @@ use super::{
     META, WallClock,
     commit::{Committer, Durability},
     engine::Engine,
-    open,
+    notes, open,
     partition::Counts,
+    sweep::{self, Floors, index},
     table::{Surroundings, Table},
-    trees::{ROWS, Trees},
+    trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
 };
 use crate::{
-    core::name::TableName,
+    core::{name::TableName, replica::Swept},
     error::{Error, Result},
 };
 
@@ -24,6 +25,8 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 pub struct Report {
     /// Each table, by name.
     pub tables: Vec<TableReport>,
+    /// What is wrong beside the tables, a line each.
+    pub damaged: Vec<String>,
     /// Bytes of the directory.
     pub disk_bytes: u64,
 }
@@ -42,7 +45,7 @@ pub struct TableReport {
 impl Report {
     /// Whether every record is sound.
     pub fn is_sound(&self) -> bool {
-        self.tables.iter().all(|table| table.damaged.is_empty())
+        self.damaged.is_empty() && self.tables.iter().all(|table| table.damaged.is_empty())
     }
 }
 
@@ -54,7 +57,8 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
     let _lock = lock_existing(data)?;
     let engine = open::engine(data, CACHE_BYTES)?;
     open::check_end(data, &engine)?;
-    let mut report = Report { disk_bytes: engine.disk_bytes(), ..Report::default() };
+    let damaged = check_beside(&engine)?;
+    let mut report = Report { disk_bytes: engine.disk_bytes(), damaged, ..Report::default() };
     let mut records = 0;
     for name in engine.tree_names(ROWS) {
         let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;
@@ -81,6 +85,33 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
     Ok(report)
 }
 
+/// What is wrong with the entries of dead rows, and with what is kept in `meta`.
+fn check_beside(engine: &Engine) -> Result<Vec<String>> {
+    let mut damaged = Vec::new();
+    for name in [EXPIRY, EXPIRED, TOMBSTONES] {
+        let items = engine.tree(name)?.range(&[], None);
+        let unsound = items.filter_map(|item| match item {
+            Ok((entry, _)) if index::parse(&entry).is_some() => None,
+            Ok((entry, _)) => {
+                Some(format!("the tree {name} has an entry that is none: {}", entry.escape_ascii()))
+            }
+            Err(error) => Some(format!("the tree {name}: {error}")),
+        });
+        damaged.extend(unsound);
+    }
+    let meta = engine.tree(META)?;
+    if let Err(error) = sweep::read_swept(&meta) {
+        damaged.push(error.to_string());
+    }
+    for item in meta.range(notes::NOTE_PREFIX.as_bytes(), Some(notes::NOTES_END.as_bytes())) {
+        let (key, kept) = item?;
+        if notes::unseal(&kept).is_none() {
+            damaged.push(format!("{} is damaged", key.escape_ascii()));
+        }
+    }
+    Ok(damaged)
+}
+
 /// Locks a directory that must be there: a wrong path is not to become an empty store.
 pub(super) fn lock_existing(data: &Path) -> Result<File> {
     if !data.is_dir() && !open::before_compaction(data).is_dir() {
@@ -98,7 +129,9 @@ pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallCloc
         counters: Default::default(),
         committer: Committer::new(Durability::None).into(),
         decoded: Default::default(),
+        digest_key: Default::default(),
         chores: std::sync::mpsc::channel().0,
+        floors: Floors::new(Swept::default()).into(),
     };
     Ok(Table::new(name, around, trees, dictionaries))
 }

@@ -9,7 +9,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// One more.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// One less, of a gauge.
@@ -19,7 +24,7 @@ impl Counter {
 
     /// The figure.
     pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -28,6 +33,8 @@ impl Counter {
 pub struct Counters {
     /// Merges that changed a row.
     pub writes: Counter,
+    /// Rows that were set or removed, counted when they are: a sync that begins later makes them durable.
+    pub changed_rows: Counter,
     /// Merges that lost against what was there.
     pub writes_superseded: Counter,
     /// Writes refused because the storage was failing.
@@ -42,6 +49,16 @@ pub struct Counters {
     pub resyncs: Counter,
     /// Values that expired.
     pub expired: Counter,
+    /// Rows of peers that changed what was here.
+    pub rows_accepted: Counter,
+    /// Rows of peers that were refused, as they were deleted everywhere.
+    pub zombies: Counter,
+    /// Tombstones removed as every replica had them.
+    pub tombstones_swept: Counter,
+    /// Expired values removed as every replica had them.
+    pub expired_swept: Counter,
     /// Records found damaged.
     pub corrupt_records: Counter,
+    /// Partitions whose digests were not those of the rows on disk, and were built again.
+    pub digest_repairs: Counter,
 }

@@ -39,8 +39,8 @@ pub struct Logged {
 pub enum Source {
     /// The record that the feed gave, of this row.
     Record(Arc<Table>, Slice, Slice),
-    /// Nowhere: its time had come.
-    Expired,
+    /// Nowhere: the value went without a tombstone.
+    Gone(Gone),
 }
 
 impl Logged {
@@ -62,8 +62,9 @@ impl Logged {
     }
 
     fn effect(&self) -> Option<Effect> {
-        let Source::Record(table, row, bytes) = &self.source else {
-            return Some(Effect::Deleted(Gone::Expired));
+        let (table, row, bytes) = match &self.source {
+            Source::Record(table, row, bytes) => (table, row, bytes),
+            Source::Gone(gone) => return Some(Effect::Deleted(*gone)),
         };
         match table.read_change(row, bytes) {
             Ok(Some((_, Payload::Live { value, expires_at_ms }))) => {

@@ -16,7 +16,7 @@ use super::{
     partition::Partition,
     record::{self, Body, Head, Record},
     row::row_of,
-    sweep::{self, Chore},
+    sweep::Chore,
     table::Table,
     trees::Trees,
 };
@@ -86,14 +86,50 @@ impl Table {
             let row = row_of(key);
             let mut partition = self.lock(row[0]);
             let stored = self.stored(trees, &row)?;
-            let (merged, staged) = self.stage(trees, &row, stored.as_deref(), stored.as_deref(), decide)?;
-            if let Some(staged) = staged {
-                trees.progress.begin(1);
-                trees.rows.insert(&row, &staged.bytes)?;
-                self.replaced(trees, &mut partition, &row, stored.as_deref(), &staged.head)?;
-            }
-            Ok(merged)
+            self.merge_locked(trees, &mut partition, &row, stored.as_deref(), decide)
         })
+    }
+
+    /// As `merge`; but where the key is absent, not even a tombstone, `refuse` may say why it is to stay so.
+    pub(super) fn merge_unless<R>(
+        &self,
+        key: &Key,
+        register: Register,
+        refuse: impl FnOnce(&Register) -> Option<R>,
+    ) -> Result<std::result::Result<Merged, R>> {
+        self.writing(|trees| {
+            let row = row_of(key);
+            let mut partition = self.lock(row[0]);
+            let stored = self.stored(trees, &row)?;
+            // A damaged row is not an absent one: it is to be written over.
+            if stored.is_none()
+                && let Some(refusal) = refuse(&register)
+            {
+                return Ok(Err(refusal));
+            }
+            self.merge_locked(trees, &mut partition, &row, stored.as_deref(), |_| Ok(register)).map(Ok)
+        })
+    }
+
+    /// Merges into a row whose partition the caller has locked.
+    pub(super) fn merge_locked(
+        &self,
+        trees: &Trees,
+        partition: &mut Partition,
+        row: &[u8],
+        stored: Option<&[u8]>,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        // Before the write is stamped: what a table came to at an instant stands no longer once a write at it is on its way.
+        self.remembered.touch();
+        let (merged, staged) = self.stage(trees, row, stored, stored, decide)?;
+        if let Some(staged) = staged {
+            trees.progress.begin(1);
+            trees.rows.insert(row, &staged.bytes)?;
+            self.replaced(trees, partition, row, stored, &staged.head)?;
+            self.grow(trees, row[0], partition);
+        }
+        Ok(merged)
     }
 
     /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash.
@@ -105,6 +141,7 @@ impl Table {
             let rows: Vec<Vec<u8>> = writes.iter().map(|(key, _)| row_of(key)).collect();
             let mut partitions = self.lock_all(rows.iter().map(|row| row[0]));
             let mut staged_rows = StagedRows::new();
+            self.remembered.touch();
             let decides = writes.into_iter().map(|(_, decide)| decide);
             let staged = self.stage_all(trees, rows.iter().zip(decides), &mut staged_rows);
             let results = match staged {
@@ -123,6 +160,10 @@ impl Table {
             for (row, (staged, stored)) in &staged_rows {
                 let partition = partitions.get_mut(&row[0]).expect("locked above");
                 self.replaced(trees, partition, row, stored.as_deref(), &staged.head)?;
+            }
+            // Not before: all rows are set by now, and a tree that is built from them would take the rest in twice.
+            for (number, partition) in &mut partitions {
+                self.grow(trees, *number, partition);
             }
             Ok(results)
         })
@@ -159,7 +200,7 @@ impl Table {
     }
 
     /// What `decide` makes of a row that is at `current`, ready to be set over what is `stored`; `None` where what is there
-    /// wins. Chunks and expiry are stored already: they go before the row, and without it nobody looks at them.
+    /// wins. Chunks and entries for the sweep are stored already: they go before the row, and without it nobody looks at them.
     fn stage(
         &self,
         trees: &Trees,
@@ -177,10 +218,14 @@ impl Table {
         };
         let register = decide(existing.as_ref())?;
         let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.around.now_ms)()));
-        let changed = existing.is_none_or(|existing| existing.record.head.marker < register.marker());
+        let present = existing.map(|existing| existing.record.head.marker);
+        let changed = present.is_none_or(|present| present < register.marker());
         let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };
         if !changed {
-            self.around.counters.writes_superseded.increment();
+            // What is here already has not lost against anything.
+            if present != Some(register.marker()) {
+                self.around.counters.writes_superseded.increment();
+            }
             return Ok((merged, None));
         }
         self.around.counters.writes.increment();
@@ -204,24 +249,21 @@ impl Table {
                 (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
             }
         };
-        // A value that has expired counts as seen until it is swept: the sweep has told nobody yet.
-        let quiet = !live
-            && match stored {
-                Some(bytes) => self.decode(row, bytes).is_ok_and(|record| !record.head.live),
+        // Nobody is to be told of the end of what nobody saw.
+        let silent = (!live || expires_at_ms.is_some())
+            && match stored.map(|bytes| self.decode(row, bytes)) {
+                Some(Ok(record)) => !self.is_seen(trees, row, &record.head)?,
+                Some(Err(_)) => false,
                 None => true,
             };
-        let head = Head { marker: register.marker(), live, expires_at_ms, quiet };
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && silent };
         let chunked = coded.len() > INLINE_BYTES_MAX;
         let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };
         if chunked {
             chunks::insert(&trees.chunks, row, &head, &coded)?;
         }
-        if let Some(at_ms) = expires_at_ms {
-            trees.expiry.insert(&sweep::expiry_key(at_ms, self.name(), row), &[])?;
-            // The thread that sweeps outlives the tables, but for the moment in which both are dropped.
-            let _ = self.around.chores.send(Chore::Expiry(at_ms));
-        }
+        self.enter(trees, row, &head, silent)?;
         Ok(Staged { bytes: record::encode(row, &record), head })
     }
 
@@ -235,13 +277,9 @@ impl Table {
         new: &Head,
     ) -> Result<()> {
         let old = old.and_then(|bytes| self.decode(row, bytes).ok());
-        partition.replace(old.as_ref().map(|record| &record.head), Some(new));
+        self.account(partition, row, old.as_ref().map(|record| &record.head), Some(new));
         let Some(old) = old else { return Ok(()) };
-        if let Some(at_ms) = old.head.expires_at_ms
-            && new.expires_at_ms != Some(at_ms)
-        {
-            trees.expiry.remove(&sweep::expiry_key(at_ms, self.name(), row))?;
-        }
+        self.strike(trees, row, &old.head, Some(new))?;
         chunks::remove(&trees.chunks, row, &old)
     }
 

@@ -2,12 +2,15 @@
 //!
 //! In reading order: `merge` is the write path, `table` the reads; `row`, `record`, `codec` and `chunks` are their bytes, `scan`
 //! lists; `commit` makes durable and `recovery` survives a disk that fails; `watch`, `queue` and `subscription` carry each
-//! `change` to subscribers; `sweep` works beside all that. `check` and `compact` are for a store that no node has open.
+//! `change` to subscribers; `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows
+//! there are to other replicas, `copy` reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its
+//! tables. `check` and `compact` are for a store that no node has open.
 //!
-//! Trees of the engine: `meta`, `expiry`, and for each table `rows/NAME` and `chunks/NAME`.
+//! Trees of the engine: `meta`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`.
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
+mod accept;
 mod cache;
 pub mod change;
 pub mod check;
@@ -15,11 +18,14 @@ pub mod chunks;
 pub mod codec;
 pub mod commit;
 pub mod compact;
+mod copy;
 mod counters;
 mod crowd;
+mod digests;
 pub mod engine;
 mod logged;
 pub mod merge;
+mod notes;
 mod open;
 mod options;
 pub mod partition;
@@ -29,6 +35,7 @@ pub mod record;
 mod recovery;
 pub mod row;
 pub mod scan;
+pub mod stamps;
 pub mod subscription;
 mod sweep;
 pub mod table;
@@ -46,26 +53,27 @@ use std::{
 
 use tracing::error;
 
+pub use self::{
+    accept::Buried,
+    commit::Durability,
+    options::{Options, WallClock},
+};
 use self::{
     change::Topic,
     codec::Samples,
     commit::{Committer, Life},
     counters::Counters,
     crowd::Crowds,
+    digests::{Checked, SharedKey},
     engine::{Engine, Tree},
     merge::{Existing, Merged},
     open::Identity,
     partition::Counts,
     scan::{Page, Range, Row},
     subscription::{Start, Subscription},
-    sweep::Chore,
+    sweep::{Chore, Floors},
     table::{Entry, Surroundings, Table},
-    trees::EXPIRY,
     watch::Hub,
-};
-pub use self::{
-    commit::Durability,
-    options::{Options, WallClock},
 };
 use crate::{
     core::{
@@ -90,6 +98,7 @@ struct Inner {
     engine: RwLock<Option<Engine>>,
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
     around: Surroundings,
+    checked: Mutex<Checked>,
     hub: Arc<Hub>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the store is: what keeps a second process out.
@@ -110,7 +119,9 @@ impl Store {
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
             decoded: Arc::default(),
+            digest_key: Arc::new(SharedKey::new(identity.digest_key)),
             chores,
+            floors: Arc::new(Floors::new(identity.swept)),
         };
         let (crowds, crowded) = Crowds::new();
         let hub = Arc::new(Hub::new(fresh_epoch()?, counters, options.subscriptions_max, crowds));
@@ -120,6 +131,7 @@ impl Store {
             engine: RwLock::new(Some(engine)),
             tables: RwLock::default(),
             around,
+            checked: Mutex::default(),
             hub,
             threads: Mutex::default(),
             _lock: lock,
@@ -233,12 +245,17 @@ impl Store {
         self.read_tables().contains_key(name)
     }
 
-    /// Follows topics. What was acknowledged before is no change to those who start now.
+    /// Follows topics. What was acknowledged before is no change to those who start now, nor to those who come back with the
+    /// cursor of a snapshot that they begin now.
     ///
     /// # Errors
     /// `TooMany` at the limit of subscriptions, `Draining`.
     pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
-        if start == Start::Now {
+        let is_fresh = match start {
+            Start::Now | Start::Snapshot | Start::Resync => true,
+            Start::After(_) => false,
+        };
+        if is_fresh {
             let tables: BTreeSet<&TableName> = topics.iter().map(Topic::table).collect();
             for table in tables.into_iter().filter_map(|name| self.table(name)) {
                 if let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone())) {
@@ -310,18 +327,6 @@ impl Store {
         let Some(table) = self.table(name) else { return Ok(()) };
         let meta = self.meta()?;
         table.train(samples, |number, bytes| open::write_dictionary(&meta, name, number, bytes))
-    }
-
-    fn expire(&self, name: &TableName, row: &[u8], at_ms: u64) -> Result<()> {
-        let Some(table) = self.table(name) else { return Ok(()) };
-        table.expire(row, at_ms, |key, head| {
-            self.counters().expired.increment();
-            self.0.hub.publish_expired(name, key, head);
-        })
-    }
-
-    fn expiry(&self) -> Result<Tree> {
-        self.with_engine(|engine| engine.tree(EXPIRY))
     }
 
     fn meta(&self) -> Result<Tree> {

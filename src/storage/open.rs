@@ -14,9 +14,10 @@ use super::{
     META, Options,
     codec::{Dictionaries, Dictionary},
     engine::{self, Engine, Tree},
+    sweep,
 };
 use crate::{
-    core::{clock::NodeId, name::TableName},
+    core::{clock::NodeId, digest::DigestKey, name::TableName, replica::Swept},
     error::{Error, Result},
 };
 
@@ -28,6 +29,7 @@ const MARKER_FILE: &str = "dynarust.format";
 const NEW: &str = " new";
 const NODE_KEY: &[u8] = b"node";
 const CLOCK_KEY: &[u8] = b"clock";
+const DIGEST_KEY: &[u8] = b"digest_key";
 /// What the names of all dictionaries begin with.
 pub const DICTIONARY_PREFIX: &str = "dictionary/";
 const LOCK_FILE: &str = "dynarust.lock";
@@ -42,6 +44,10 @@ pub struct Identity {
     pub node: NodeId,
     /// No timestamp at or above it was handed out. 0 at the first start.
     pub clock_bound: u64,
+    /// How far dead rows were removed.
+    pub swept: Swept,
+    /// The key under which rows are hashed: of this node alone, until a cluster gives it another.
+    pub digest_key: DigestKey,
     /// Where the damaged directory went that this one replaces.
     pub set_aside: Option<PathBuf>,
 }
@@ -250,7 +256,32 @@ fn identity(engine: &Engine) -> Result<Identity> {
             node
         }
     };
-    Ok(Identity { node: NodeId(node), clock_bound: read(CLOCK_KEY)?.unwrap_or(0), set_aside: None })
+    Ok(Identity {
+        node: NodeId(node),
+        clock_bound: read(CLOCK_KEY)?.unwrap_or(0),
+        swept: sweep::read_swept(&meta)?,
+        digest_key: digest_key(engine, &meta)?,
+        set_aside: None,
+    })
+}
+
+/// The key under which rows are hashed; made where there is none, as in stores of before there were digests.
+fn digest_key(engine: &Engine, meta: &Tree) -> Result<DigestKey> {
+    if let Some(bytes) = meta.get(DIGEST_KEY)? {
+        let key = bytes.as_ref().try_into().map(DigestKey);
+        return key
+            .map_err(|_| Error::StorageDamaged("the key of the node's digests is not readable".into()));
+    }
+    let mut key = DigestKey([0; 32]);
+    getrandom::fill(&mut key.0).map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))?;
+    write_digest_key(meta, &key)?;
+    engine.sync()?;
+    Ok(key)
+}
+
+/// Sets the key under which rows are hashed.
+pub fn write_digest_key(meta: &Tree, key: &DigestKey) -> Result<()> {
+    meta.insert(DIGEST_KEY, &key.0)
 }
 
 /// Sets the clock's bound.

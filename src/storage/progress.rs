@@ -2,13 +2,16 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
 /// How long a new subscriber waits at the most for changes of before.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// How often a thread that waits for the same looks again.
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(1);
 
 /// Of one table, from one opening of the engine to the next.
 pub struct Progress {
@@ -39,5 +42,14 @@ impl Progress {
         let caught_up = published.wait_for(|published| *published >= begun);
         // Late only where a set failed; a change of before is harmless then.
         let _ = tokio::time::timeout(CATCH_UP_MAX, caught_up).await;
+    }
+
+    /// As `caught_up`, for a thread that may wait.
+    pub fn wait_until_caught_up(&self) {
+        let begun = self.begun.load(Ordering::Acquire);
+        let deadline = Instant::now() + CATCH_UP_MAX;
+        while *self.published.borrow() < begun && Instant::now() < deadline {
+            thread::sleep(CATCH_UP_PAUSE);
+        }
     }
 }

@@ -88,6 +88,8 @@ impl Store {
         }
         // What was visible and not yet durable is gone: whoever saw it must look again, now that there is something to see.
         self.0.hub.renew(epoch);
+        // What was removed may be back.
+        self.sweep_again();
         tables.iter().try_for_each(|table| self.start_pump(table))
     }
 }

@@ -16,7 +16,7 @@ use tracing::error;
 
 use super::{
     Store,
-    change::{Change, Cursor, Effect, Gone, Topic},
+    change::{Change, Cursor, Effect, Topic},
     logged::Logged,
     queue::{Subscriber, Waiting},
     scan::{Page, Range, Row},
@@ -215,8 +215,8 @@ impl Subscription {
             return false;
         }
         let given = self.given.get(&(change.table.clone(), change.key.clone()));
-        // The end of a value has the timestamp of the value.
-        let ends = change.effect == Effect::Deleted(Gone::Expired);
+        // The end of a value without a tombstone has the timestamp of the value.
+        let ends = matches!(change.effect, Effect::Deleted(_));
         given.is_some_and(|given| *given > change.timestamp || *given == change.timestamp && !ends)
     }
 }

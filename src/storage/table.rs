@@ -15,11 +15,12 @@ use super::{
     codec::{Codec, Dictionaries, Dictionary, Samples},
     commit::Committer,
     counters::Counters,
+    digests::{Remembered, SharedKey},
     engine::Slice,
     partition::{Counts, Partition},
     record::{self, Body, Head, Record},
-    row::{PARTITIONS, key_of, row_of},
-    sweep::Chore,
+    row::{PARTITIONS, row_of},
+    sweep::{Chore, Floors},
     trees::{self, Trees},
 };
 use crate::{
@@ -46,8 +47,12 @@ pub struct Surroundings {
     pub committer: Arc<Committer>,
     /// Values that were decoded a while ago.
     pub decoded: Arc<DecodedValues>,
+    /// The key under which rows are hashed.
+    pub digest_key: Arc<SharedKey>,
     /// Work for the thread that sweeps.
     pub chores: mpsc::Sender<Chore>,
+    /// How far the dead are gone.
+    pub floors: Arc<Floors>,
 }
 
 /// A live value as a read finds it.
@@ -77,6 +82,7 @@ pub struct Table {
     /// `None` while the store is being opened again.
     trees: RwLock<Option<Trees>>,
     pub(super) partitions: Vec<Mutex<Partition>>,
+    pub(super) remembered: Remembered,
     dictionaries: RwLock<Dictionaries>,
     /// `None` once there is a dictionary, or while one is trained.
     pub(super) samples: Mutex<Option<Samples>>,
@@ -91,6 +97,7 @@ impl Table {
             around,
             trees: RwLock::new(Some(trees)),
             partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
+            remembered: Remembered::default(),
             dictionaries: RwLock::new(dictionaries),
             samples: Mutex::new(samples),
         }
@@ -135,43 +142,6 @@ impl Table {
         (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))
     }
 
-    /// Counts the rows of one partition, once; every merge keeps that up.
-    fn count_partition(&self, number: u8) -> Result<()> {
-        let open = self.open();
-        let trees = trees::of(&open)?;
-        let mut partition = self.lock(number);
-        if partition.counts.is_some() {
-            return Ok(());
-        }
-        let mut counts = Counts::default();
-        for item in trees.partition(number) {
-            let (row, bytes) = item?;
-            // A damaged record is reported by whoever reads it; here it counts as the value it was.
-            match self.decode(&row, &bytes) {
-                Ok(record) => counts.add(&record.head),
-                Err(_) => counts.live += 1,
-            }
-        }
-        partition.counts = Some(counts);
-        Ok(())
-    }
-
-    /// Removes a row whose value expired, if it is still the one that expires at `at_ms`; calls `gone` first, under the lock.
-    pub fn expire(&self, row: &[u8], at_ms: u64, gone: impl FnOnce(Key, &Head)) -> Result<()> {
-        self.writing(|trees| {
-            let mut partition = self.lock(row[0]);
-            let Some(bytes) = trees.rows.get(row)? else { return Ok(()) };
-            let record = self.decode(row, &bytes)?;
-            if !record.head.live || record.head.expires_at_ms != Some(at_ms) {
-                return Ok(());
-            }
-            gone(key_of(row)?, &record.head);
-            trees.rows.remove(row)?;
-            partition.replace(Some(&record.head), None);
-            chunks::remove(&trees.chunks, row, &record)
-        })
-    }
-
     /// The register's payload and head from a row as the engine gave it; `None` where a later write took its chunks away.
     pub fn read_change(&self, row: &[u8], bytes: &[u8]) -> Result<Option<(Head, Payload)>> {
         let record = self.decode(row, bytes)?;
@@ -211,9 +181,10 @@ impl Table {
     pub fn reopen(&self, trees: Trees, dictionaries: Dictionaries) {
         let samples = (dictionaries.count() == 0).then(Samples::default);
         let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
-        for partition in &self.partitions {
-            partition.lock().unwrap_or_else(PoisonError::into_inner).counts = None;
+        for number in 0..PARTITIONS {
+            *self.lock(number as u8) = Partition::default();
         }
+        self.remembered.touch();
         *self.dictionaries.write().unwrap_or_else(PoisonError::into_inner) = dictionaries;
         *self.samples.lock().unwrap_or_else(PoisonError::into_inner) = samples;
         *slot = Some(trees);
@@ -329,7 +300,7 @@ impl Table {
     }
 
     pub(super) fn lock(&self, number: u8) -> MutexGuard<'_, Partition> {
-        // Counts are whole before anything can panic; the rows are the engine's.
+        // Counts and digests are whole before anything can panic; the rows are the engine's.
         self.partitions[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

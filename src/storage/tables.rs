@@ -19,6 +19,15 @@ impl Store {
     }
 
     pub(super) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
+        self.table_within(name, self.0.options.tables_max)
+    }
+
+    /// As `table_or_new`, for rows that another node has taken: its limit was asked, and this node must hold what that one does.
+    pub(super) fn table_of_peer(&self, name: &TableName) -> Result<Arc<Table>> {
+        self.table_within(name, usize::MAX)
+    }
+
+    fn table_within(&self, name: &TableName, tables_max: usize) -> Result<Arc<Table>> {
         if let Some(table) = self.table(name) {
             return Ok(table);
         }
@@ -30,10 +39,9 @@ impl Store {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
-        if tables.len() >= self.0.options.tables_max {
+        if tables.len() >= tables_max {
             return Err(Error::TooMany(format!(
-                "this node has its {} tables: use one of them, or raise --max-tables",
-                self.0.options.tables_max
+                "this node has its {tables_max} tables: use one of them, or raise --max-tables"
             )));
         }
         let table = self.open_table(name.clone())?;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::core::{clock::Timestamp, json::Value};
 
-const NOW_MS: u64 = 1_700_000_000_000;
+pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 /// Far longer than anything takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -37,7 +37,7 @@ impl Scene {
         Self { directory, now_ms: Arc::new(AtomicU64::new(NOW_MS)) }
     }
 
-    fn data(&self) -> std::path::PathBuf {
+    pub(super) fn data(&self) -> std::path::PathBuf {
         self.directory.path().join("storage.db")
     }
 
@@ -76,7 +76,7 @@ pub(super) fn put(value: &str, expires_at_ms: Option<u64>, counter: u64) -> Regi
     Register::live(Value::trusted(value.to_owned()), expires_at_ms, timestamp(counter))
 }
 
-fn timestamp(counter: u64) -> Timestamp {
+pub(super) fn timestamp(counter: u64) -> Timestamp {
     Timestamp { hlc: (NOW_MS << 16) + counter, node: NodeId(1) }
 }
 
@@ -96,16 +96,31 @@ fn long_value(bytes: usize) -> String {
     noise + "\""
 }
 
-fn within_the_deadline<T>(future: impl Future<Output = T>) -> T {
+/// Waits until that is so.
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not within the deadline: {what}");
+        thread::yield_now();
+    }
+}
+
+/// Keys of a tree of a store that nobody has open.
+pub(super) fn keys_in(data: &Path, tree: &str) -> usize {
+    let engine = Engine::open(data, 1024 * 1024).expect("the engine opens");
+    engine.tree(tree).expect("a tree").range(&[], None).count()
+}
+
+pub(super) fn within_the_deadline<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async { tokio::time::timeout(DEADLINE, future).await }).expect("within the deadline")
 }
 
-fn next(subscription: &mut Subscription) -> Notice {
+pub(super) fn next(subscription: &mut Subscription) -> Notice {
     within_the_deadline(subscription.next()).expect("the subscription goes on")
 }
 
-fn effect(notice: Notice) -> Effect {
+pub(super) fn effect(notice: Notice) -> Effect {
     match notice {
         Notice::Change(change) => change.effect.clone(),
         Notice::Sync(_) | Notice::Resync(_) | Notice::Shutdown | Notice::Failed(_) => {
@@ -114,15 +129,10 @@ fn effect(notice: Notice) -> Effect {
     }
 }
 
-fn wait_for_changes(store: &Store, count: u64) {
+pub(super) fn wait_for_changes(store: &Store, count: u64) {
     while store.counters().changes.value() < count {
         thread::yield_now();
     }
-}
-
-fn chunks_in(data: &Path) -> usize {
-    let engine = Engine::open(data, 1024 * 1024).expect("the engine opens");
-    engine.tree("chunks/t").expect("a tree").range(&[], None).count()
 }
 
 /// The checksum of a row does not cover chunks, and nothing else did: a flipped byte in one came back as a value.
@@ -155,7 +165,7 @@ fn a_batch_that_fails_leaves_no_chunks() {
     let long = put(&long_value(40_000), None, 1);
     store.merge(&table(), &key("kept"), |_| Ok(long)).expect("merges");
     close(store);
-    let chunks = chunks_in(&scene.data());
+    let chunks = keys_in(&scene.data(), "chunks/t");
     let store = scene.open();
     let replacement = put(&long_value(40_000), None, 2);
     let writes: Vec<_> = [Ok(replacement.clone()), Ok(replacement), Err(Error::MissingValue)]
@@ -167,7 +177,7 @@ fn a_batch_that_fails_leaves_no_chunks() {
     let value = store.get(&table(), &key("kept")).expect("reads").expect("is there").value;
     assert_eq!(value.as_str(), long_value(40_000));
     close(store);
-    assert_eq!(chunks_in(&scene.data()), chunks);
+    assert_eq!(keys_in(&scene.data(), "chunks/t"), chunks);
 }
 
 /// A tombstone over a value whose time had come, but which was not swept yet, was taken for one that covers nothing: those who
@@ -276,6 +286,27 @@ fn a_snapshot_gives_a_key_of_two_topics_once() {
         given.push(change.key.to_string());
     }
     assert_eq!(given, ["b", "a"]);
+    close(store);
+}
+
+/// A snapshot began while what it gave was still on its way to the stream: its cursor was before that, and whoever came back with
+/// it got again what the snapshot had given.
+#[test]
+fn the_cursor_of_a_snapshot_is_behind_all_that_was_written_before() {
+    let scene = Scene::new();
+    let store = scene.open();
+    for count in 1..=200 {
+        store.merge(&table(), &key("k"), |_| Ok(put("1", None, count))).expect("merges");
+        let topics = vec![Topic::Key(table(), key("k"))];
+        let start = if count % 2 == 0 { Start::Snapshot } else { Start::Resync };
+        let mut subscription = within_the_deadline(store.watch(topics, start)).expect("watches");
+        let cursor = loop {
+            if let Notice::Sync(cursor) = next(&mut subscription) {
+                break cursor;
+            }
+        };
+        assert_eq!(cursor.sequence, count);
+    }
     close(store);
 }
 

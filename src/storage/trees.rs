@@ -16,6 +16,10 @@ pub const ROWS: &str = "rows/";
 const CHUNKS: &str = "chunks/";
 /// The tree of what expires when.
 pub const EXPIRY: &str = "expiry";
+/// The tree of expired values that subscribers were told of.
+pub const EXPIRED: &str = "expired";
+/// The tree of tombstones by when they were written.
+pub const TOMBSTONES: &str = "tombstones";
 
 /// The trees of a table in an open engine.
 pub struct Trees {
@@ -25,6 +29,10 @@ pub struct Trees {
     pub chunks: Tree,
     /// When rows of all tables expire.
     pub expiry: Tree,
+    /// Expired values of all tables that subscribers were told of, by when they may go.
+    pub expired: Tree,
+    /// Tombstones of all tables, by when they were written.
+    pub tombstones: Tree,
     /// How far the pump of the rows is.
     pub progress: Arc<Progress>,
 }
@@ -36,6 +44,8 @@ impl Trees {
             rows: engine.tree(&format!("{ROWS}{name}"))?,
             chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
             expiry: engine.tree(EXPIRY)?,
+            expired: engine.tree(EXPIRED)?,
+            tombstones: engine.tree(TOMBSTONES)?,
             progress: Arc::new(Progress::new()),
         })
     }

@@ -19,7 +19,7 @@ use tracing::error;
 
 use super::{
     WallClock,
-    change::{Cursor, Topic},
+    change::{Cursor, Gone, Topic},
     counters::Counters,
     crowd::{CROWD_WOKEN_AT_ONCE, Crowds},
     engine::{Feed, Slice},
@@ -167,12 +167,12 @@ impl Hub {
         state.cursor()
     }
 
-    /// Tells all that a value's time had come.
-    pub fn publish_expired(&self, table: &TableName, key: Key, head: &Head) {
+    /// Tells all that a value is gone without a tombstone, and why.
+    pub fn publish_gone(&self, table: &TableName, key: Key, head: &Head, gone: Gone) {
         let bytes = CHANGE_OVERHEAD_BYTES + 2 * key.as_str().len();
         let (of, timestamp) = ((table.clone(), key), head.marker.timestamp);
         self.lock()
-            .publish(&self.counters, |cursor| Logged::new(cursor, of, timestamp, bytes, Source::Expired));
+            .publish(&self.counters, |cursor| Logged::new(cursor, of, timestamp, bytes, Source::Gone(gone)));
     }
 
     /// Begins a new epoch: cursors from before are of another life, and all subscribers resynchronise.

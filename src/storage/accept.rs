@@ -1,0 +1,336 @@
+//! Rows that come from peers, and rows that peers refused: how what was deleted everywhere stays deleted.
+
+use super::{Store, change::Gone, merge::Existing, record::Head, row::row_of, table::Table};
+use crate::{
+    core::{
+        clock::Timestamp,
+        message::Row,
+        name::{Key, TableName},
+        register::{Marker, Payload, Register},
+        replica::{Accepted, Swept},
+    },
+    error::{Error, Result},
+};
+
+/// What became of rows that others refused as deleted long ago.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buried {
+    /// How many were removed.
+    pub removed: u64,
+    /// Those that were written anew instead, in no order.
+    pub rewritten: Vec<(TableName, Key)>,
+}
+
+/// Why a row that is absent here is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It was deleted everywhere, and the tombstone is gone: its sender is to remove it.
+    Zombie,
+    /// It is dead, and about to be removed where it still is.
+    Over,
+}
+
+impl Store {
+    /// Merges rows that a peer sent; see `core::replica::Replica::accept`. Not durable before `acknowledge`.
+    ///
+    /// # Errors
+    /// `Corrupt` where a payload is not what its marker says, and then nothing was merged; else as `merge`, and then some rows
+    /// may have been.
+    pub fn accept(&self, name: &TableName, rows: Vec<Row>, trusting: bool) -> Result<Accepted> {
+        let mut registers = rows.into_iter().map(|row| sound(name, row)).collect::<Result<Vec<_>>>()?;
+        // In the order of the rows on disk, which is faster.
+        registers.sort_by_cached_key(|(key, _)| row_of(key));
+        let mut table = self.table(name);
+        let mut accepted = Accepted::default();
+        for (key, register) in registers {
+            let marker = register.marker();
+            let refuse = |register: &Register| refusal(register, self.swept(), trusting);
+            if table.is_none() && refuse(&register).is_none() {
+                table = Some(self.table_of_peer(name)?);
+            }
+            let taken = match &table {
+                Some(table) => table.merge_unless(&key, register, refuse)?,
+                None => Err(refuse(&register).unwrap_or(Refusal::Over)),
+            };
+            match taken {
+                Ok(merged) => {
+                    accepted.latest = accepted.latest.max(Some(marker.timestamp));
+                    if merged.changed {
+                        accepted.changed += 1;
+                        self.counters().rows_accepted.increment();
+                    }
+                }
+                Err(Refusal::Zombie) => {
+                    self.counters().zombies.increment();
+                    accepted.zombies.push((key, marker));
+                }
+                Err(Refusal::Over) => {}
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Deals with rows that others refused as deleted long ago, those that still have their marker: where `rewrite` gives a
+    /// later timestamp the value is written anew under that, else the row is removed and subscribers are told. Not durable before
+    /// `acknowledge`. May wait for the change stream: not for an async task.
+    ///
+    /// # Errors
+    /// As `merge`, and what `rewrite` returns; some rows may have been dealt with.
+    pub fn bury(
+        &self,
+        zombies: Vec<(TableName, Key, Marker)>,
+        rewrite: impl Fn(Timestamp) -> Result<Option<Timestamp>>,
+    ) -> Result<Buried> {
+        let mut buried = Buried::default();
+        for (name, key, marker) in zombies {
+            let Some(table) = self.table(&name) else { continue };
+            // Nothing may follow the end of a value, so its beginning must be told before.
+            table.with_trees(|trees| Ok(trees.progress.clone()))?.wait_until_caught_up();
+            let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
+            match table.bury(&key, marker, &rewrite, gone)? {
+                Burial::Overtaken => {}
+                Burial::Removed => buried.removed += 1,
+                Burial::Rewritten => buried.rewritten.push((name, key)),
+            }
+        }
+        Ok(buried)
+    }
+}
+
+fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
+    let key = row.key.clone();
+    row.into_register().ok_or_else(|| {
+        Error::corrupt_record(
+            table,
+            key.as_str().as_bytes(),
+            "a peer sent a value that its marker does not fit",
+        )
+    })
+}
+
+fn refusal(register: &Register, swept: Swept, trusting: bool) -> Option<Refusal> {
+    let written_ms = register.timestamp().unix_ms();
+    match register.payload() {
+        Payload::Deleted => (written_ms <= swept.tombstones_ms).then_some(Refusal::Over),
+        Payload::Live { expires_at_ms: Some(at_ms), .. } if written_ms.max(*at_ms) <= swept.expired_ms => {
+            Some(Refusal::Over)
+        }
+        // It may be what was there before a value that has expired, and gone, as well as what a tombstone deleted.
+        Payload::Live { .. } => (!trusting && written_ms <= swept.latest_ms()).then_some(Refusal::Zombie),
+    }
+}
+
+/// What became of one row.
+enum Burial {
+    /// It is not there any more, or was written again.
+    Overtaken,
+    Removed,
+    Rewritten,
+}
+
+impl Table {
+    /// Removes a row that still has this marker, or writes it anew; calls `gone` first where subscribers hold it for present.
+    fn bury(
+        &self,
+        key: &Key,
+        marker: Marker,
+        rewrite: impl Fn(Timestamp) -> Result<Option<Timestamp>>,
+        gone: impl FnOnce(&Head),
+    ) -> Result<Burial> {
+        self.writing(|trees| {
+            let row = row_of(key);
+            let mut partition = self.lock(row[0]);
+            let Some(bytes) = self.stored(trees, &row)? else { return Ok(Burial::Overtaken) };
+            // A damaged row has no marker: it is another, and for `check` to find.
+            let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
+            let Some(record) = record else { return Ok(Burial::Overtaken) };
+            let Some(timestamp) = rewrite(marker.timestamp)? else {
+                if self.is_seen(trees, &row, &record.head)? {
+                    gone(&record.head);
+                }
+                self.remove_row(trees, &mut partition, &row, &record)?;
+                return Ok(Burial::Removed);
+            };
+            let decide = |existing: Option<&Existing<'_>>| match existing {
+                Some(existing) if record.head.live => {
+                    Ok(Register::live(existing.value()?, record.head.expires_at_ms, timestamp))
+                }
+                Some(_) | None => Ok(Register::deleted(timestamp)),
+            };
+            let merged = self.merge_locked(trees, &mut partition, &row, Some(&bytes), decide)?;
+            assert!(merged.changed, "{timestamp} does not lie above {}", marker.timestamp);
+            Ok(Burial::Rewritten)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        change::{Effect, Topic},
+        partition::Counts,
+        subscription::Start,
+        tests::{
+            NOW_MS, Scene, close, effect, key, next, put, table, timestamp, wait_until, within_the_deadline,
+        },
+    };
+
+    fn row(name: &str, register: Register) -> Row {
+        Row::new(key(name), register)
+    }
+
+    fn at(unix_ms: u64, register: &Register) -> Register {
+        Register::new(register.payload().clone(), Timestamp { hlc: unix_ms << 16, ..register.timestamp() })
+    }
+
+    fn swept_store(scene: &Scene) -> Store {
+        let store = scene.open();
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        wait_until("the sweep is over", || !store.is_sweeping());
+        store
+    }
+
+    fn value(store: &Store, name: &str) -> Option<String> {
+        store.get(&table(), &key(name)).expect("reads").map(|entry| entry.value.as_str().to_owned())
+    }
+
+    #[test]
+    fn what_was_deleted_everywhere_is_refused_and_what_is_newer_taken() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let (old, new) = (at(NOW_MS, &put("1", None, 0)), at(NOW_MS + 1, &put("2", None, 0)));
+        let rows = vec![row("zombie", old.clone()), row("new", new.clone())];
+        let accepted = store.accept(&table(), rows, false).expect("accepts");
+        assert_eq!(accepted.zombies, [(key("zombie"), old.marker())]);
+        assert_eq!((accepted.changed, accepted.latest), (1, Some(new.timestamp())));
+        assert_eq!((value(&store, "zombie"), value(&store, "new")), (None, Some("2".into())));
+        let counters = store.counters();
+        assert_eq!((counters.zombies.value(), counters.rows_accepted.value()), (1, 1));
+        close(store);
+    }
+
+    #[test]
+    fn who_knows_not_yet_what_was_deleted_takes_all() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let rows = vec![row("k", at(NOW_MS, &put("1", None, 0)))];
+        let accepted = store.accept(&table(), rows, true).expect("accepts");
+        assert_eq!((accepted.changed, accepted.zombies.len()), (1, 0));
+        assert_eq!(value(&store, "k"), Some("1".into()));
+        close(store);
+    }
+
+    #[test]
+    fn the_dead_of_before_the_floors_are_left_out_and_make_no_table() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let rows = vec![
+            row("deleted", at(NOW_MS, &Register::deleted(timestamp(0)))),
+            row("expired", at(NOW_MS, &put("1", Some(NOW_MS), 0))),
+        ];
+        assert_eq!(store.accept(&table(), rows, false), Ok(Accepted::default()));
+        assert!(!store.has_table(&table()));
+        let young = row("deleted", at(NOW_MS + 1, &Register::deleted(timestamp(0))));
+        assert_eq!(store.accept(&table(), vec![young], false).map(|it| it.changed), Ok(1));
+        close(store);
+    }
+
+    #[test]
+    fn an_old_row_over_an_older_one_is_taken() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.merge(&table(), &key("k"), |_| Ok(at(NOW_MS - 9, &put("1", None, 0)))).expect("merges");
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        let newer = row("k", at(NOW_MS - 8, &put("2", None, 0)));
+        assert_eq!(store.accept(&table(), vec![newer], false).map(|it| it.changed), Ok(1));
+        let deleted = row("k", at(NOW_MS - 7, &Register::deleted(timestamp(0))));
+        assert_eq!(store.accept(&table(), vec![deleted], false).map(|it| it.changed), Ok(1));
+        wait_until("the tombstone is gone", || store.tables()[0].1 == Counts::default());
+        close(store);
+    }
+
+    #[test]
+    fn what_is_here_already_changes_nothing_and_has_not_lost() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let same = row("k", put("1", None, 1));
+        for changed in [1, 0] {
+            let accepted = store.accept(&table(), vec![same.clone()], false).expect("accepts");
+            assert_eq!((accepted.changed, accepted.latest), (changed, Some(timestamp(1))));
+        }
+        assert_eq!(store.counters().writes_superseded.value(), 0);
+        assert_eq!(
+            store.accept(&table(), vec![row("k", put("0", None, 0))], false).map(|it| it.changed),
+            Ok(0)
+        );
+        assert_eq!(store.counters().writes_superseded.value(), 1);
+        close(store);
+    }
+
+    #[test]
+    fn a_row_that_its_marker_does_not_fit_keeps_all_out() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let mut wrong = row("wrong", put("1", None, 1));
+        wrong.payload = Payload::Deleted;
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], false);
+        let Err(Error::Corrupt(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("table t") && why.contains("wrong"), "{why}");
+        assert_eq!(value(&store, "k"), None);
+        close(store);
+    }
+
+    /// A damaged row was here: the good copy of a peer is no zombie.
+    #[test]
+    fn a_damaged_row_takes_the_good_one_however_old() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let good = at(NOW_MS - 1, &put("1", None, 0));
+        store.merge(&table(), &key("k"), |_| Ok(good.clone())).expect("merges");
+        let damage = |trees: &crate::storage::trees::Trees| trees.rows.insert(&row_of(&key("k")), b"damage");
+        store.table(&table()).expect("is there").with_trees(damage).expect("inserts");
+        let accepted = store.accept(&table(), vec![row("k", good)], false).expect("accepts");
+        assert_eq!((accepted.changed, accepted.zombies.len()), (1, 0));
+        assert_eq!(value(&store, "k"), Some("1".into()));
+        close(store);
+    }
+
+    #[test]
+    fn what_others_refused_goes_if_it_is_still_that_and_subscribers_are_told() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let topics = vec![Topic::Prefix(table(), String::new())];
+        let mut subscription = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
+        let (refused, newer) = (put("1", None, 1), put("2", None, 2));
+        for (name, register) in [("gone", &refused), ("changed", &newer)] {
+            store.merge(&table(), &key(name), |_| Ok(register.clone())).expect("merges");
+            assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+        }
+        let zombies = ["gone", "changed", "absent"].map(|name| (table(), key(name), refused.marker()));
+        let buried = store.bury(zombies.into(), |_| Ok(None)).expect("buries");
+        assert_eq!(buried, Buried { removed: 1, rewritten: Vec::new() });
+        assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
+        assert_eq!((value(&store, "gone"), value(&store, "changed")), (None, Some("2".into())));
+        assert_eq!(store.tables()[0].1, Counts { live: 1, tombstones: 0 });
+        close(store);
+    }
+
+    #[test]
+    fn what_nobody_can_have_seen_is_written_anew() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let register = put(r#"{"a":1}"#, Some(NOW_MS + 1000), 1);
+        store.merge(&table(), &key("k"), |_| Ok(register.clone())).expect("merges");
+        let zombies = vec![(table(), key("k"), register.marker())];
+        let buried = store.bury(zombies, |before| {
+            assert_eq!(before, timestamp(1));
+            Ok(Some(timestamp(7)))
+        });
+        assert_eq!(buried, Ok(Buried { removed: 0, rewritten: vec![(table(), key("k"))] }));
+        let entry = store.get(&table(), &key("k")).expect("reads").expect("is there");
+        assert_eq!((entry.timestamp, entry.expires_at_ms), (timestamp(7), Some(NOW_MS + 1000)));
+        assert_eq!(entry.value.as_str(), r#"{"a":1}"#);
+        close(store);
+    }
+}
