@@ -1,0 +1,42 @@
+//! Where connections that other nodes make come in: let in or not, and handed on to be linked.
+
+use std::net::SocketAddr;
+
+use super::Node;
+use crate::{
+    error::{Error, Result},
+    replication::{Replication, door::Admission, link::Duplex},
+};
+
+pub use crate::replication::{
+    connect::{PATH as LINK_PATH, subprotocol},
+    link_error::other_protocol,
+};
+
+/// A connection that may become a link, once it is a WebSocket.
+pub struct Arriving {
+    replication: Replication,
+    remote: SocketAddr,
+    admission: Admission,
+}
+
+impl Arriving {
+    /// Hands the connection over.
+    pub fn arrive(self, stream: impl Duplex + 'static) {
+        self.replication.link(Box::new(stream), self.remote, self.admission);
+    }
+}
+
+impl Node {
+    /// Lets a connection from `remote` that asks for a link in, or not.
+    ///
+    /// # Errors
+    /// `Draining`; else as `Door::admit`.
+    pub fn admit_link(&self, remote: SocketAddr) -> Result<Arriving> {
+        if self.is_draining() {
+            return Err(Error::Draining);
+        }
+        let admission = self.replication.admit(remote)?;
+        Ok(Arriving { replication: self.replication.clone(), remote, admission })
+    }
+}

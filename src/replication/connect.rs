@@ -1,0 +1,155 @@
+//! From an address to a WebSocket: the name is looked up, one of its addresses answers, and the node there agrees to speak the
+//! protocol of links.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        Error as SocketError,
+        client::IntoClientRequest,
+        error::ProtocolError,
+        http::{HeaderValue, Response, header},
+    },
+};
+
+use super::{
+    link::{self, BoxedDuplex},
+    link_error::{LinkError, legible},
+};
+use crate::core::message::PROTOCOL;
+
+/// Where nodes take links.
+pub const PATH: &str = "/_/link";
+/// What stands before the version in the name of the protocol.
+const PROTOCOL_NAME: &str = "dynarust.link.";
+
+/// For the look-up, and for each address it gives.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a silent connection is asked whether it lives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// How long the system may wait for the other side to take what was sent.
+#[cfg(target_os = "linux")]
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The protocol of links, as WebSocket names it.
+pub fn subprotocol() -> String {
+    format!("{PROTOCOL_NAME}{PROTOCOL}")
+}
+
+/// Looks up a name and connects to the first of its addresses that answers.
+pub(super) async fn connect(address: &str) -> Result<(TcpStream, SocketAddr), LinkError> {
+    let unreachable =
+        |why: &dyn std::fmt::Display| LinkError::Unreachable(format!("{address} cannot be reached: {why}"));
+    let found = match timeout(CONNECT_TIMEOUT, lookup_host(address)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return Err(unreachable(&format_args!("the name is not found: {error}"))),
+        Err(_) => {
+            return Err(unreachable(&format_args!("no name server answers within {CONNECT_TIMEOUT:?}")));
+        }
+    };
+    let mut outcome = Err(unreachable(&"the name has no address"));
+    for target in found {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
+            Ok(Ok(stream)) => {
+                set_options(&stream).map_err(|error| unreachable(&error))?;
+                return Ok((stream, target));
+            }
+            Ok(Err(error)) => outcome = Err(unreachable(&format_args!("{target}: {error}"))),
+            Err(_) => {
+                outcome = Err(unreachable(&format_args!("{target}: no answer within {CONNECT_TIMEOUT:?}")));
+            }
+        }
+    }
+    outcome
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL / 3),
+    )?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
+    Ok(())
+}
+
+/// Asks the node at the other end of a connection to turn it into a WebSocket that carries a link.
+pub(super) async fn upgrade(
+    stream: BoxedDuplex,
+    address: &str,
+) -> Result<WebSocketStream<BoxedDuplex>, LinkError> {
+    let mut request = format!("ws://{address}{PATH}").into_client_request().map_err(|error| {
+        LinkError::Unreachable(format!("{address} cannot be reached: it is no address: {error}"))
+    })?;
+    let protocol = HeaderValue::try_from(subprotocol()).expect("letters, dots and digits are a header value");
+    request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    match client_async_with_config(request, stream, Some(link::config())).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(SocketError::Http(response)) => Err(turned_down(&response)),
+        Err(SocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_))) => {
+            Err(LinkError::OtherProtocol { remote: "none or another".into() })
+        }
+        Err(SocketError::Io(error)) => Err(LinkError::lost(error)),
+        Err(error @ SocketError::Protocol(ProtocolError::HandshakeIncomplete)) => Err(LinkError::lost(error)),
+        Err(error) => Err(LinkError::Broken(format!("{address} does not answer as a node does: {error}"))),
+    }
+}
+
+/// What an answer other than "switching protocols" says.
+fn turned_down(response: &Response<Option<Vec<u8>>>) -> LinkError {
+    let text = |value: &HeaderValue| value.to_str().map(legible).ok();
+    if let Some(remote) = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(text) {
+        let version = remote.strip_prefix(PROTOCOL_NAME).map(|version| format!("version {version}"));
+        return LinkError::OtherProtocol { remote: version.unwrap_or(remote) };
+    }
+    let body = response.body().as_deref().unwrap_or_default();
+    let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+    LinkError::Answered {
+        status: response.status().as_u16(),
+        detail: detail.map_or_else(|| "it does not say why".into(), legible),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, protocol: Option<&str>, body: &str) -> LinkError {
+        let mut response = Response::builder().status(status);
+        if let Some(protocol) = protocol {
+            response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
+        turned_down(&response.body(Some(body.as_bytes().to_vec())).expect("a response"))
+    }
+
+    #[test]
+    fn a_node_of_another_version_is_told_from_one_that_takes_no_links() {
+        let other = answer(400, Some("dynarust.link.7"), "").to_string();
+        assert!(other.contains("speaks version 1") && other.contains("other speaks version 7"), "{other}");
+        assert!(other.contains("same version of DynaRust on both"), "{other}");
+        let alone = answer(503, None, r#"{"detail":"it serves\nalone"}"#);
+        assert_eq!(alone, LinkError::Answered { status: 503, detail: "it serves alone".into() });
+        for nothing in ["", "<html>", "[]", "7"] {
+            assert!(answer(404, None, nothing).to_string().contains("404"), "{nothing}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_reached_is_named_with_the_reason() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let closed = listener.local_addr().expect("an address").to_string();
+        drop(listener);
+        for address in [closed.as_str(), "no-such-name.invalid:1", "no port"] {
+            let error = connect(address).await.expect_err("nobody").to_string();
+            assert!(error.contains(address) && error.contains("cannot be reached"), "{error}");
+        }
+    }
+}
