@@ -1,0 +1,59 @@
+//! The members' own clock. It follows the clock it is shown, but never runs backwards, and never leaps.
+//!
+//! A node that stood still for a minute (a stopped process, a machine put to sleep) has heard nobody for a minute, and that says
+//! nothing about the others. On this clock it has missed a moment.
+
+/// The longest step. Timers are never further apart than this, so a longer one is a standstill.
+const STEP_MAX_MS: u64 = 1_000;
+
+/// A clock that is moved by the calls it gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    own_ms: u64,
+    shown_ms: u64,
+}
+
+impl Pace {
+    /// A clock that starts when it is `now_ms` elsewhere.
+    pub fn new(now_ms: u64) -> Self {
+        Self { own_ms: 0, shown_ms: now_ms }
+    }
+
+    /// Moves the clock to when it is `now_ms` elsewhere, and says what it shows.
+    pub fn advance(&mut self, now_ms: u64) -> u64 {
+        self.own_ms += now_ms.saturating_sub(self.shown_ms).min(STEP_MAX_MS);
+        self.shown_ms = now_ms;
+        self.own_ms
+    }
+
+    /// What it shows.
+    pub fn own_ms(self) -> u64 {
+        self.own_ms
+    }
+
+    /// What it was when the clock was moved last.
+    pub fn shown_ms(self) -> u64 {
+        self.shown_ms
+    }
+
+    /// What it is elsewhere when this clock shows `own_ms`.
+    pub fn shown_at(self, own_ms: u64) -> u64 {
+        self.shown_ms.saturating_add(own_ms.saturating_sub(self.own_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standstill_is_a_moment_and_a_clock_set_back_is_none() {
+        let mut pace = Pace::new(5_000);
+        assert_eq!(pace.advance(5_300), 300);
+        assert_eq!(pace.advance(65_300), 1_300);
+        assert_eq!(pace.advance(1_000), 1_300);
+        assert_eq!(pace.advance(1_200), 1_500);
+        assert_eq!(pace.shown_at(1_700), 1_400);
+        assert_eq!(pace.shown_at(100), 1_200);
+    }
+}
