@@ -3,8 +3,8 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// A connection to a node.
 pub struct Client {
     address: String,
-    requests: http1::SendRequest<Empty<Bytes>>,
+    requests: http1::SendRequest<Full<Bytes>>,
 }
 
 /// What a node answered.
@@ -57,14 +57,42 @@ impl Client {
 
     /// Asks for `path`.
     pub async fn get(&mut self, path: &str) -> Result<Answer, Unreachable> {
-        let answer = timeout(PATIENCE, self.ask(path)).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+        self.ask(Method::GET, path, Bytes::new(), None, PATIENCE).await
+    }
+
+    /// Sends JSON to `path`, with an `Authorization` header where there is one, and waits so long for the answer.
+    pub async fn post(
+        &mut self,
+        path: &str,
+        body: Bytes,
+        authorization: Option<String>,
+        patience: Duration,
+    ) -> Result<Answer, Unreachable> {
+        self.ask(Method::POST, path, body, authorization, patience).await
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        authorization: Option<String>,
+        patience: Duration,
+    ) -> Result<Answer, Unreachable> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address);
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let answer = timeout(patience, self.send(request.body(Full::new(body)))).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")));
         answer
             .map_err(|why| Unreachable(format!("the node at {} does not answer {path}: {why}", self.address)))
     }
 
-    async fn ask(&mut self, path: &str) -> Result<Answer, String> {
-        let request = Request::get(path).header(header::HOST, &self.address).body(Empty::new());
+    async fn send(&mut self, request: hyper::http::Result<Request<Full<Bytes>>>) -> Result<Answer, String> {
         let request = request.map_err(|error| error.to_string())?;
         let response = self.requests.send_request(request).await.map_err(|error| explain(&error))?;
         let status = response.status();

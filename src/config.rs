@@ -7,13 +7,17 @@
 pub mod kinds;
 mod layers;
 
-use std::{path::PathBuf, sync::LazyLock, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
 
-use self::kinds::{Address, ByteSize, Kind, LogFilter, LogFormat, Origin, Shape};
+use self::kinds::{Address, ByteSize, Kind, LogFilter, LogFormat, Origin, SecretTexts, Shape};
 pub use self::layers::{File, Layers, Setting, Source, Texts};
 use crate::{
     error::{Error, Result},
     http, node,
+    replication::{
+        self,
+        secret::{REMEDY, Secrets},
+    },
     storage::{self, Durability},
 };
 
@@ -28,6 +32,8 @@ pub struct Knob {
     pub variable: String,
     /// What stands for its value in a usage line.
     pub placeholder: &'static str,
+    /// Whether its value is never to be shown.
+    pub secret: bool,
     /// How its value is given.
     pub shape: Shape,
     /// Its value if nobody gives one; empty for none.
@@ -50,6 +56,8 @@ impl Knob {
         let variable = match field {
             // What Rust programs have always listened to.
             "log" => "RUST_LOG".into(),
+            // What the first users set.
+            "cluster_secret" | "cluster_secret_file" => field.to_ascii_uppercase(),
             _ => format!("DYNARUST_{}", field.to_ascii_uppercase()),
         };
         let name = field.replace('_', "-");
@@ -65,6 +73,7 @@ impl Knob {
             flag,
             variable,
             placeholder: T::PLACEHOLDER,
+            secret: T::SECRET,
             shape: T::SHAPE,
             default,
             limits: limits.first().copied(),
@@ -115,7 +124,8 @@ knobs! {
 
     /// Addresses of nodes to link with.
     ///
-    /// Taken, but not used yet: this version serves alone and replicates nothing, and says so at its start.
+    /// Any members of a cluster, or of one to be: one is enough, several help where one is away. A node that was a member
+    /// before finds the others without. Where one is on another machine, CLUSTER_SECRET must be set.
     join: Vec<Address> = "";
 
     /// Directory of the database.
@@ -128,6 +138,18 @@ knobs! {
     /// The listen address if that names one interface, else the address of the interface that leads outside. Set it behind
     /// a NAT or a container's port mapping.
     advertise: Option<Address> = "";
+
+    /// What proves that nodes belong together: the same on all of them.
+    ///
+    /// At least 16 characters, without a comma: `openssl rand -hex 16` makes one. To change it without an outage, give several,
+    /// separated by commas: the first is used to dial, all are accepted. Without one a node links with nodes of its own
+    /// machine only. Set in the environment or a file, never as a flag, which others could see.
+    cluster_secret: SecretTexts = "";
+
+    /// File with the cluster's secrets, one a line.
+    ///
+    /// Instead of CLUSTER_SECRET, for systems that hand out secrets as files.
+    cluster_secret_file: Option<PathBuf> = "";
 
     /// When a write is acknowledged.
     ///
@@ -202,8 +224,27 @@ knobs! {
 
     /// How far ahead of this node's clock a foreign timestamp may be.
     ///
-    /// An import with a later one is refused. Clocks kept by NTP are within 50 ms.
+    /// An import with a later one is refused, and so is the link with a node whose clock is that far off. Clocks kept by NTP
+    /// are within 50 ms.
     max_clock_drift: Duration = "500ms", "10ms" to "1h";
+
+    /// How long the mark of a deleted key is kept at least.
+    ///
+    /// It is removed after that, once every member has the deletion. Longer costs the space of deleted keys; shorter gives an
+    /// old backup that is imported less time to be recognised as old.
+    tombstone_grace: Duration = "1h", "1s" to "30d";
+
+    /// How long a member may be down before the others forget it.
+    ///
+    /// Until then no mark of a deleted key is removed that it may have missed. One that returns later begins anew, with the
+    /// data of the others. Above the longest outage that is worth a wait. `DynaRust forget` does it at once.
+    forget_after: Duration = "72h", "1m" to "365d";
+
+    /// Time between two rounds, in which members compare what they hold.
+    ///
+    /// Writes do not wait for it. A round is also a sign of life: a member that gives none for two seconds is suspect. Shorter
+    /// notices differences sooner, and costs traffic.
+    sync_interval: Duration = "1s", "100ms" to "1s";
 
     /// Move a damaged database aside, and start with an empty one.
     ///
@@ -242,13 +283,67 @@ impl Config {
         Ok(config)
     }
 
-    /// How the node runs; `address` is where others reach it.
-    pub fn node_options(&self, address: String) -> node::Options {
+    /// The cluster's secrets.
+    ///
+    /// # Errors
+    /// `Config` for a file that cannot be read, has none, or has one that is too short; and where both ways are used.
+    pub fn secrets(&self) -> Result<Secrets> {
+        let Some(path) = &self.cluster_secret_file else {
+            return Secrets::new(self.cluster_secret.0.iter().map(String::as_str));
+        };
+        let wrong = |why: &dyn std::fmt::Display| {
+            Error::Config(format!("CLUSTER_SECRET_FILE {}: {why}", path.display()))
+        };
+        if !self.cluster_secret.0.is_empty() {
+            return Err(wrong(
+                &"CLUSTER_SECRET is set too, and which one counts is not clear: set one of them",
+            ));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
+        if lines.peek().is_none() {
+            return Err(wrong(&"there is no secret in it: write one a line"));
+        }
+        Secrets::new(lines).map_err(|error| wrong(&error))
+    }
+
+    /// The cluster's secrets, for a node that links by them.
+    ///
+    /// # Errors
+    /// As `secrets`; `Config` where it is to join a node of another machine and there are none: it would be refused there.
+    pub fn link_secrets(&self) -> Result<Secrets> {
+        let secrets = self.secrets()?;
+        let elsewhere = self.join.iter().find(|address| !address.is_this_machine());
+        match elsewhere {
+            Some(address) if secrets.is_open() => Err(Error::Config(format!(
+                "JOIN {}: without CLUSTER_SECRET a node links with nodes of its own machine only, and that is another: {REMEDY}",
+                address.as_str()
+            ))),
+            Some(_) | None => Ok(secrets),
+        }
+    }
+
+    /// How the node runs that listens at `listen`; `address` is what it shows as its own until it knows better.
+    pub fn node_options(&self, address: String, listen: SocketAddr, secrets: Secrets) -> node::Options {
         node::Options {
             address,
             storage: self.storage_options(),
-            clock_drift_max_ms: u64::try_from(self.max_clock_drift.as_millis()).expect("limited to an hour"),
+            clock_drift_max_ms: milliseconds(self.max_clock_drift),
             value_bytes_max: self.max_value.0,
+            replication: self.replication_options(listen, secrets),
+        }
+    }
+
+    fn replication_options(&self, listen: SocketAddr, secrets: Secrets) -> replication::Options {
+        replication::Options {
+            join: self.join.iter().map(|address| address.as_str().to_owned()).collect(),
+            advertise: self.advertise.as_ref().map(|address| address.as_str().to_owned()),
+            listen,
+            secrets,
+            tombstone_grace_ms: milliseconds(self.tombstone_grace),
+            forget_after_ms: milliseconds(self.forget_after),
+            round_ms: milliseconds(self.sync_interval),
+            clock_drift_max_ms: milliseconds(self.max_clock_drift),
         }
     }
 
@@ -285,6 +380,10 @@ impl Config {
     }
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("no knob allows more than some years")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,11 +408,17 @@ mod tests {
         assert_eq!(config.listen, None);
         assert_eq!(config.data, PathBuf::from("storage.db"));
         assert_eq!(config.durability, Durability::Always);
-        let node = config.node_options("127.0.0.1:6660".into());
+        let node = config.node_options("127.0.0.1:6660".into(), ([127, 0, 0, 1], 6660).into(), Secrets::Open);
         assert_eq!(
             (node.clock_drift_max_ms, node.value_bytes_max, node.storage.tables_max),
             (500, 1 << 20, 1000)
         );
+        let replication = node.replication;
+        assert_eq!(
+            (replication.tombstone_grace_ms, replication.forget_after_ms, replication.round_ms),
+            (3_600_000, 72 * 3_600_000, 1000)
+        );
+        assert!(replication.join.is_empty() && replication.secrets.is_open());
         let http = config.http_options().expect("defaults");
         assert_eq!((http.connections_max, http.body_bytes_max), (16384, 64 << 20));
         assert!(http.tls.is_none() && http.cors_origins.is_empty());
@@ -399,6 +504,9 @@ mod tests {
         for (flags, words) in [
             ([("cache", "64QB")].as_slice(), ["--cache", "64QB", "64MiB"]),
             (&[("cache", "1B")], ["--cache", "1B", "from 8MiB to 1TiB"]),
+            (&[("tombstone-grace", "31d")], ["--tombstone-grace", "31d", "from 1s to 30d"]),
+            (&[("forget-after", "1s")], ["--forget-after", "1s", "from 1m to 365d"]),
+            (&[("sync-interval", "1ms")], ["--sync-interval", "1ms", "from 100ms to 1s"]),
             (&[("max-tables", "0")], ["--max-tables", "0", "from 1 to 10000"]),
             (&[("listen", "6660")], ["LISTEN", "6660", "127.0.0.1:6660"]),
             (&[("join", "a:1,b")], ["JOIN", "a:1,b", "HOST:PORT"]),
@@ -411,5 +519,96 @@ mod tests {
                 assert!(error.contains(word), "{flags:?}: {error}");
             }
         }
+    }
+
+    const SECRET: &str = "a secret that nobody knows";
+
+    #[test]
+    fn a_secret_comes_from_the_environment_or_a_file_and_from_no_flag() {
+        let layers = |variables: &'static [(&str, &str)]| {
+            let variable = |name: &str| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
+            };
+            Layers::read(Texts::new(), None, variable).expect("valid")
+        };
+        let set = layers(&[("CLUSTER_SECRET", "a secret that nobody knows, another that nobody knows")]);
+        let secrets = Config::new(&set.settings()).and_then(|config| config.secrets()).expect("valid");
+        assert_eq!(secrets.link_keys().len(), 2);
+        assert!(config(&[]).and_then(|config| config.secrets()).expect("none is valid").is_open());
+        let flag = config(&[("cluster-secret", SECRET)]).expect_err("a flag").to_string();
+        assert!(flag.contains("set CLUSTER_SECRET in the environment"), "{flag}");
+        assert!(!flag.contains(SECRET), "{flag}");
+        let file = config(&[("cluster-secret-file", "/no/such/file")]).and_then(|config| config.secrets());
+        let error = file.expect_err("absent").to_string();
+        assert!(error.contains("CLUSTER_SECRET_FILE /no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn joining_another_machine_takes_a_secret_and_joining_this_one_does_not() {
+        let joining = |address: &str, secret: &str| {
+            let flags = texts(&[("join", address)]);
+            let environment = texts(&[("cluster-secret", secret)]);
+            Config::new(&Layers { flags, environment, ..Layers::default() }.settings())?.link_secrets()
+        };
+        for here in ["", "127.0.0.1:6660", "127.9.9.9:1", "localhost:6660", "LocalHost:1", "[::1]:6660"] {
+            assert!(joining(here, "").expect(here).is_open(), "{here}");
+        }
+        for elsewhere in
+            ["192.0.2.1:6660", "node1:6660", "localhost.example:1", "0.0.0.0:1", "[2001:db8::1]:6660"]
+        {
+            let both = format!("127.0.0.1:6660,{elsewhere}");
+            let Err(Error::Config(why)) = joining(&both, "") else { panic!("{elsewhere}: it starts") };
+            assert!(why.contains(&format!("JOIN {elsewhere}")), "{why}");
+            for remedy in ["set CLUSTER_SECRET", "the same on all nodes", "at least 16 characters"] {
+                assert!(why.contains(remedy), "{why}");
+            }
+            assert!(!joining(&both, SECRET).expect(elsewhere).is_open());
+        }
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown() {
+        let shown = |text: &str| {
+            let layers = Layers { environment: texts(&[("cluster-secret", text)]), ..Layers::default() };
+            let settings = layers.settings();
+            let config = Config::new(&settings);
+            let error = config.as_ref().err().map(Error::to_string).unwrap_or_default();
+            format!("{layers:?} {settings:?} {config:?} {error}")
+        };
+        assert!(!shown(SECRET).contains(SECRET));
+        let refused = shown("hunter2");
+        assert!(!refused.contains("hunter2"), "{refused}");
+        assert!(refused.contains("CLUSTER_SECRET in the environment"), "{refused}");
+        assert!(refused.contains("at least 16 characters"), "{refused}");
+        assert!(shown(" , ,").contains("commas"));
+    }
+
+    #[test]
+    fn secrets_of_a_file_stand_one_a_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secrets");
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            config(&[("cluster-secret-file", path.to_str().expect("text"))])?.secrets()
+        };
+        assert_eq!(
+            read("one secret, with a comma\r\n\nanother of them all\n").expect("two").link_keys().len(),
+            2
+        );
+        for (text, words) in [("\n \n", "there is no secret"), ("hunter2\n", "at least 16 characters")] {
+            let error = read(text).expect_err(text).to_string();
+            assert!(error.contains(words) && error.contains("CLUSTER_SECRET_FILE"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        std::fs::write(&path, SECRET).expect("written");
+        let both = Layers {
+            environment: texts(&[
+                ("cluster-secret", SECRET),
+                ("cluster-secret-file", path.to_str().expect("text")),
+            ]),
+            ..Layers::default()
+        };
+        let error = Config::new(&both.settings()).and_then(|config| config.secrets()).expect_err("both");
+        assert!(error.to_string().contains("set one of them"), "{error}");
     }
 }

@@ -22,6 +22,8 @@ pub enum Error {
     BadName(String),
     /// A parameter or header that cannot be understood.
     BadRequest(String),
+    /// Whoever asks has not proved who they are; the text says how to.
+    Unauthorized(String),
     /// Not allowed to whoever asks; the text says why.
     Forbidden(String),
     /// Nothing is there, for the reason given.
@@ -111,6 +113,7 @@ impl fmt::Display for Error {
             Self::BadKey(why) => write!(f, "the key is not text: {why}"),
             Self::BadName(why)
             | Self::BadRequest(why)
+            | Self::Unauthorized(why)
             | Self::Forbidden(why)
             | Self::NotFound(why)
             | Self::RequestTimeout(why) => f.write_str(why),

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use dynarust::{
     Error, Result,
-    cli::{self, Arguments, Exit, banner, listener, logging, open_files, signals},
+    cli::{self, Arguments, Exit, banner, first_sync, listener, logging, open_files, signals},
     config::Config,
     http,
     node::Node,
 };
 use mimalloc::MiMalloc;
-use tracing::{info, warn};
+use tracing::info;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -29,6 +29,8 @@ fn serve(config: &Config) -> Result<Exit> {
     let Some(listen) = &config.listen else { return Ok(cli::explain_usage()) };
     logging::start(config)?;
     let http_options = config.http_options()?;
+    let secrets = config.link_secrets()?;
+    let is_open = secrets.is_open();
     open_files::raise(config.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
@@ -36,13 +38,19 @@ fn serve(config: &Config) -> Result<Exit> {
         let shutdown = signals::shutdown()?;
         let listener = listener::bind(listen).await?;
         let local = listener.local_addr().map_err(|error| Error::io("cannot tell the port", &error))?;
-        let node = Node::start(config.node_options(listener::advertised(config, local))).await?;
-        if !config.join.is_empty() {
-            warn!(join = config.join.len(), "{}", banner::ALONE);
-        }
+        let options = config.node_options(listener::advertised(config, local), local, secrets);
+        let node = Node::start(options).await?;
         info!(address = %local, data = %config.data.display(), "serving");
-        banner::print(config, local)?;
-        let served = http::serve(node.clone(), listener, http_options, shutdown).await;
+        banner::print(config, local, is_open, &node.cluster())?;
+        tokio::spawn(first_sync::show(node.clone()));
+        // Also where the node was told to leave.
+        let ending = async {
+            tokio::select! {
+                () = shutdown => {}
+                () = node.drained() => {}
+            }
+        };
+        let served = http::serve(node.clone(), listener, http_options, ending).await;
         served.and(node.close().await)
     })?;
     Ok(Exit::Success)

@@ -1,18 +1,20 @@
 //! One node: the whole API of the system, as calls. Everything above it is a way to make these calls from afar, everything
 //! below it does not know who calls.
 //!
-//! The wall clock lives here, and the node's hybrid logical clock with it. The clock's bound is made durable ahead of the timestamps, in the background while there are
-//! writes; an idle node writes nothing.
+//! The wall clock comes in here, and the timestamps of writes with it.
 
-mod bound;
+pub mod admin;
+pub mod cluster;
+mod gate;
+mod link;
 mod stats;
 mod write;
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +22,11 @@ use std::{
 use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{info, warn};
 
+use self::gate::{Gate, Passing};
 pub use self::{
+    admin::AdminKeys,
+    cluster::{ClusterView, MemberState, MemberView, Replicas, Wanted},
+    link::{Arriving, LINK_PATH, other_protocol, subprotocol},
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Import, Imported, Patch, Write, Written},
 };
@@ -32,11 +38,17 @@ pub use crate::storage::{
 };
 use crate::{
     core::{
-        clock::{Clock, NodeId},
+        clock::NodeId,
+        digest::Path,
         name::{Key, TableName},
     },
     error::{Error, Result},
-    storage::{self, Store, WallClock},
+    replication::{self, Replication},
+    storage::{
+        self, Store, WallClock,
+        commit::Life,
+        stamps::{BOUND_CHECK, Stamps},
+    },
 };
 
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.
@@ -53,6 +65,8 @@ pub struct Options {
     pub clock_drift_max_ms: u64,
     /// The largest value, in bytes of JSON text.
     pub value_bytes_max: u64,
+    /// How it deals with its cluster.
+    pub replication: replication::Options,
 }
 
 /// The machine's clock.
@@ -68,12 +82,13 @@ pub fn wall_clock() -> WallClock {
 pub struct Node {
     options: Options,
     store: Store,
-    clock: Mutex<Clock>,
-    /// One renewal of the bound at a time: the others find it done.
-    renewal: tokio::sync::Mutex<()>,
-    last_write_ms: AtomicU64,
+    stamps: Arc<Stamps>,
+    replication: Replication,
+    admin_keys: AdminKeys,
+    gate: Gate,
     draining: AtomicBool,
     drain_begun: Notify,
+    door: admin::Door,
     background: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -85,25 +100,29 @@ impl Node {
     pub async fn start(options: Options) -> Result<Arc<Self>> {
         let storage = options.storage.clone();
         let store = blocking(move || Store::open(storage)).await?;
-        let clock = Clock::new(store.node(), store.clock_bound(), options.clock_drift_max_ms);
+        let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
+        stamps.wait_for_the_wall_clock().await;
+        let replication = Replication::start(options.replication.clone(), store.clone(), stamps.clone())?;
+        let admin_keys = AdminKeys::of(&options.replication.secrets);
         let node = Arc::new(Self {
             options,
             store,
-            clock: Mutex::new(clock),
-            renewal: tokio::sync::Mutex::default(),
-            last_write_ms: AtomicU64::new(0),
+            stamps,
+            replication,
+            admin_keys,
+            gate: Gate::default(),
             draining: AtomicBool::new(false),
             drain_begun: Notify::new(),
+            door: admin::Door::default(),
             background: Mutex::default(),
         });
-        node.wait_for_the_wall_clock().await;
-        let weak = Arc::downgrade(&node);
+        let weak = Arc::downgrade(&node.stamps);
         let background = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(bound::BOUND_CHECK);
+            let mut ticks = tokio::time::interval(BOUND_CHECK);
             loop {
                 ticks.tick().await;
-                let Some(node) = weak.upgrade() else { return };
-                node.keep_bound_ahead().await;
+                let Some(stamps) = weak.upgrade() else { return };
+                stamps.keep_bound_ahead().await;
             }
         });
         *node.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(background);
@@ -147,7 +166,7 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (a patch that is none), `TooLarge` (a patched value),
     /// `StorageFull`, `TooMany` (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        let life = self.before_writing().await?;
+        let (life, _passing) = self.before_writing().await?;
         let written = self.merge(table, write)?;
         self.store.acknowledge(life).await?;
         Ok(written)
@@ -164,7 +183,7 @@ impl Node {
         writes: Vec<Write>,
         atomic: bool,
     ) -> Result<Vec<Result<Written>>> {
-        let life = self.before_writing().await?;
+        let (life, _passing) = self.before_writing().await?;
         let (node, table) = (self.clone(), table.clone());
         let long = writes.len() > INLINE_WRITES_MAX;
         let merge = move || {
@@ -180,15 +199,14 @@ impl Node {
     /// # Errors
     /// `ClockDrift` for a version too far ahead, and then no row was merged; else as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>) -> Result<Imported> {
-        let now_ms = self.now_ms();
         for timestamp in rows.iter().filter_map(|row| row.timestamp) {
-            self.clock().observe(now_ms, timestamp).map_err(|drift| Error::ClockDrift {
+            self.stamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
                 ahead_ms: drift.ahead_ms,
                 allowed_ms: drift.allowed_ms,
             })?;
         }
         // After that, as the bound must lie above those too.
-        let life = self.before_writing().await?;
+        let (life, _passing) = self.before_writing().await?;
         let node = self.clone();
         let imported = blocking(move || node.merge_imports(rows)).await?;
         self.store.acknowledge(life).await?;
@@ -221,17 +239,13 @@ impl Node {
         self.store.watch(topics, start).await
     }
 
-    /// Advertised addresses of the members not known to be gone, sorted, this node's included.
-    pub fn members(&self) -> Vec<String> {
-        vec![self.options.address.clone()]
-    }
-
     /// Whether the node serves.
     pub fn readiness(&self) -> Readiness {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Readiness::Draining;
         }
-        self.store.failure().map_or(Readiness::Ready, Readiness::ReadOnly)
+        let failure = self.store.failure().map(Readiness::ReadOnly);
+        failure.or_else(|| self.cluster().unready()).unwrap_or(Readiness::Ready)
     }
 
     /// Where the damaged storage went that this node's replaces, if it was started so.
@@ -260,8 +274,21 @@ impl Node {
         let tables = self.store.tables().into_iter();
         tables
             .filter(|(_, counts)| counts.live + counts.tombstones > 0)
-            .map(|(name, counts)| TableStats { name, keys: counts.live, tombstones: counts.tombstones })
+            .map(|(name, counts)| TableStats {
+                keys: counts.live,
+                tombstones: counts.tombstones,
+                root: self.table_root(&name),
+                name,
+            })
             .collect()
+    }
+
+    /// The digest of a table's rows as they are now, in hexadecimal digits; `None` while it cannot be told.
+    fn table_root(&self, table: &TableName) -> Option<String> {
+        // No instant is later: nothing that was written is left out.
+        let sums = self.store.sums(table, Path::ROOT, 0, u64::MAX).ok().flatten()?;
+        let root = self.store.digest_key().root([(table, *sums.first()?)].into_iter());
+        Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Figures.
@@ -282,18 +309,24 @@ impl Node {
         }
     }
 
-    /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`. Requests in flight finish.
+    /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`, says goodbye to the other nodes. Requests
+    /// in flight finish.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.gate.shut();
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.drain_begun.notify_waiters();
         self.store.end_subscriptions();
+        let replication = self.replication.clone();
+        tokio::spawn(async move { replication.stop().await });
     }
 
-    /// Returns when the end begins: for those who hold a connection open without a subscription.
+    /// Returns when the end begins.
     pub async fn drained(&self) {
         // Made before the look, so that an end which begins in between is not missed.
         let begun = self.drain_begun.notified();
-        if !self.draining.load(Ordering::Acquire) {
+        if !self.is_draining() {
             begun.await;
         }
     }
@@ -304,23 +337,27 @@ impl Node {
     /// `StorageFull` or `Io` where the last sync failed; everything acknowledged was synced before.
     pub async fn close(&self) -> Result<()> {
         self.drain();
+        self.replication.stop().await;
         if let Some(background) = self.background.lock().unwrap_or_else(PoisonError::into_inner).take() {
             background.abort();
         }
-        // The next start need not wait: nothing above the last timestamp was handed out.
-        let last = self.clock().last();
-        let store = self.store.clone();
+        let (store, stamps) = (self.store.clone(), self.stamps.clone());
         blocking(move || {
-            let kept = store.set_clock_bound(last + 1);
+            let kept = stamps.end();
             let closed = store.close();
             kept.and(closed)
         })
         .await
     }
 
-    fn clock(&self) -> MutexGuard<'_, Clock> {
-        // The clock is one number: it is whole whatever panicked.
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Sees to it that the node takes writes, and that there are timestamps for them.
+    async fn before_writing(&self) -> Result<(Life, Passing<'_>)> {
+        let passing = self.gate.pass()?;
+        Ok((self.stamps.before_writing().await?, passing))
     }
 }
 

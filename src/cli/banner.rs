@@ -4,27 +4,30 @@
 use std::{fmt::Write, net::SocketAddr};
 
 use super::{listener::reachable_here, output};
-use crate::{config::Config, error::Result, storage::Durability};
+use crate::{config::Config, error::Result, node::ClusterView, storage::Durability};
 
-/// Prints the banner of a node that accepts connections at `local`.
-pub fn print(config: &Config, local: SocketAddr) -> Result<()> {
-    output::print(&text(config, local))
+/// Said of a node without a secret that others reach.
+const OPEN: &str = "to everyone who reaches this port: they read and write all of it. Without CLUSTER_SECRET it links with \
+                    nodes of this machine only";
+
+/// Prints the banner of a node that accepts connections at `local`. `is_open`: it has no secret.
+pub fn print(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> Result<()> {
+    output::print(&text(config, local, is_open, cluster))
 }
 
-/// Said of a node that was told to link with others: this version cannot.
-pub const ALONE: &str = "this version serves alone: it links with no other node, and nothing is replicated";
-
-fn text(config: &Config, local: SocketAddr) -> String {
+fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> String {
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", reachable_here(local));
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    let here = reachable_here(local).to_string();
     let mut rows = vec![
         ("address", url.clone()),
         ("data", data.display().to_string()),
         ("durability", describe(config.durability)),
+        ("cluster", describe_cluster(config, cluster, if is_open { &here } else { &cluster.address })),
     ];
-    if !config.join.is_empty() {
-        rows.push(("alone", ALONE.to_owned()));
+    if is_open && !local.ip().to_canonical().is_loopback() {
+        rows.push(("open", OPEN.to_owned()));
     }
     let mut text = format!("DynaRust {}\n\n{}", env!("CARGO_PKG_VERSION"), output::table(&rows));
     let written = write!(
@@ -34,6 +37,17 @@ fn text(config: &Config, local: SocketAddr) -> String {
     );
     written.expect("writing to a string");
     text
+}
+
+/// `address`: where those that may link with the node reach it.
+fn describe_cluster(config: &Config, cluster: &ClusterView, address: &str) -> String {
+    let join: Vec<_> = config.join.iter().map(|address| address.as_str()).collect();
+    match (cluster.members.len() - 1, join.as_slice()) {
+        (0, []) => format!("none yet: others join with DynaRust <LISTEN> {address}"),
+        (0, join) => format!("joining {}", join.join(", ")),
+        (1, _) => "of this node and 1 other, as it was left".into(),
+        (others, _) => format!("of this node and {others} others, as it was left"),
+    }
 }
 
 fn describe(durability: Durability) -> String {
@@ -46,5 +60,63 @@ fn describe(durability: Durability) -> String {
             )
         }
         Durability::None => "none: a crash or power loss takes recent writes, acknowledged or not".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Layers, Texts},
+        core::{clock::NodeId, replica::Swept},
+        node::{MemberState, MemberView},
+    };
+
+    fn banner(join: &str, listen: &str, is_open: bool, others: u64) -> String {
+        let flags: Texts = [("join", join.to_owned())].into_iter().collect();
+        let config = Config::new(&Layers { flags, ..Layers::default() }.settings()).expect("valid");
+        let member = |node: u64| MemberView::new(NodeId(node), format!("a:{node}"), MemberState::Down);
+        let cluster = ClusterView {
+            cluster: 1,
+            node: NodeId(0),
+            address: "node0:6660".into(),
+            incarnation: 1,
+            whole: true,
+            sync: None,
+            floor_ms: 0,
+            swept: Swept::default(),
+            zombies_refused: 0,
+            members: (0..=others).map(member).collect(),
+        };
+        text(&config, listen.parse().expect("an address"), is_open, &cluster)
+    }
+
+    #[test]
+    fn it_says_which_cluster_there_is_and_how_others_come_to_it() {
+        for (join, is_open, others, words) in [
+            ("", true, 0, "none yet: others join with DynaRust <LISTEN> 127.0.0.1:6660\n"),
+            ("", false, 0, "none yet: others join with DynaRust <LISTEN> node0:6660\n"),
+            ("127.0.0.1:1,localhost:2", true, 0, "joining 127.0.0.1:1, localhost:2\n"),
+            ("127.0.0.1:1", true, 2, "of this node and 2 others, as it was left\n"),
+        ] {
+            let banner = banner(join, "127.0.0.1:6660", is_open, others);
+            assert!(banner.contains(&format!("cluster     {words}")), "{banner}");
+            assert!(banner.ends_with("\n\nlistening on 127.0.0.1:6660\n"), "{banner}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_others_reach_says_without_a_secret_what_is_open_to_whom() {
+        for listen in ["0.0.0.0:6660", "192.0.2.1:6660", "[::]:6660"] {
+            let open = banner("", listen, true, 0);
+            for words in ["\nopen ", "everyone who reaches this port", "CLUSTER_SECRET", "this machine only"]
+            {
+                assert!(open.contains(words), "{open}");
+            }
+            assert!(!banner("", listen, false, 0).contains("\nopen "), "{listen}");
+        }
+        for listen in ["127.0.0.1:6660", "[::1]:6660", "[::ffff:127.0.0.1]:6660"] {
+            assert!(!banner("", listen, true, 0).contains("\nopen "), "{listen}");
+        }
     }
 }

@@ -44,12 +44,13 @@ fn render_text(report: &Report) -> String {
         text
     };
     let tables: String = report.tables.iter().map(line).collect();
+    let beside: String = report.damaged.iter().map(|what| format!("{what}\n")).collect();
     let verdict = if report.is_sound() {
         "every record is sound"
     } else {
         "damage was found: restore the keys named above, or the whole directory, from a backup"
     };
-    format!("{tables}{} bytes on disk; {verdict}\n", report.disk_bytes)
+    format!("{tables}{beside}{} bytes on disk; {verdict}\n", report.disk_bytes)
 }
 
 fn render_json(report: &Report) -> String {
@@ -62,5 +63,13 @@ fn render_json(report: &Report) -> String {
         })
     };
     let tables: Vec<_> = report.tables.iter().map(table).collect();
-    format!("{}\n", json!({ "sound": report.is_sound(), "disk_bytes": report.disk_bytes, "tables": tables }))
+    format!(
+        "{}\n",
+        json!({
+            "sound": report.is_sound(),
+            "disk_bytes": report.disk_bytes,
+            "tables": tables,
+            "damaged": report.damaged,
+        })
+    )
 }

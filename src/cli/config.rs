@@ -22,14 +22,14 @@ pub struct Arguments {
 /// Prints every setting, its value and who gave it.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let settings = arguments.flags.settings()?;
-    Config::new(&settings)?;
+    Config::new(&settings)?.secrets()?;
     output::print(&if arguments.json { to_json(&settings) } else { to_text(&settings) })?;
     Ok(Exit::Success)
 }
 
 fn to_text(settings: &[Setting]) -> String {
-    let shown = |setting: &Setting| if setting.text.is_empty() { "-".into() } else { setting.text.clone() };
-    let width = settings.iter().map(|setting| setting.text.chars().count()).max().unwrap_or_default();
+    let shown = |setting: &Setting| if setting.text.is_empty() { "-" } else { setting.shown() }.to_owned();
+    let width = settings.iter().map(|setting| setting.shown().chars().count()).max().unwrap_or_default();
     let rows: Vec<_> = settings
         .iter()
         .map(|setting| {
@@ -46,7 +46,7 @@ fn to_json(settings: &[Setting]) -> String {
             let knob = setting.knob;
             json!({
                 "name": knob.name,
-                "value": setting.text,
+                "value": setting.shown(),
                 "from": setting.origin(),
                 "flag": knob.flag,
                 "variable": knob.variable,

@@ -43,7 +43,9 @@ impl FromArgMatches for Flags {
             // An unknown name is a knob that this command has no flag for.
             let Ok(Some(texts)) = matches.try_get_many::<String>(&knob.name) else { continue };
             let texts: Vec<_> = texts.map(String::as_str).collect();
-            self.texts.insert(&knob.name, texts.join(","));
+            // A secret is refused as a flag, with the reason; it need not lie about until then.
+            let text = if knob.secret { "given".to_owned() } else { texts.join(",") };
+            self.texts.insert(&knob.name, text);
         }
         Ok(())
     }
@@ -99,6 +101,7 @@ fn argument(knob: &'static Knob) -> Arg {
         Some(flag) => argument.long(flag).value_name(knob.placeholder).allow_negative_numbers(true),
         None => argument.value_name(&*knob.flag),
     };
+    let argument = argument.hide(knob.secret);
     match knob.shape {
         Shape::One => argument,
         Shape::Many => argument.action(ArgAction::Append),

@@ -6,14 +6,21 @@ pub mod bench;
 pub mod check;
 pub mod compact;
 pub mod config;
+pub mod first_sync;
 pub mod flags;
+pub mod forget;
+pub mod leave;
 pub mod listener;
 pub mod logging;
+pub mod members;
 pub mod open_files;
 pub mod output;
 pub mod progress;
+pub mod remote;
+pub mod secret;
 pub mod signals;
 pub mod status;
+pub mod sync;
 
 use std::process::ExitCode;
 
@@ -29,7 +36,8 @@ use crate::error::{Error, Result};
 #[command(override_usage = "DynaRust [OPTIONS] <LISTEN> [JOIN]...\n       DynaRust <COMMAND>")]
 #[command(
     after_help = "Every option can also be set in the environment or in a file; `DynaRust config` shows what is set, \
-                        and by whom.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 5 unreachable."
+                        and by whom.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 5 unreachable, \
+                        6 not allowed."
 )]
 pub struct Arguments {
     /// A command; without one, a node runs.
@@ -51,6 +59,14 @@ pub enum Command {
     Compact(compact::Arguments),
     /// Asks a running node how it is
     Status(status::Arguments),
+    /// Lists the members of a cluster as a running node sees them
+    Members(members::Arguments),
+    /// Tells a cluster that a member will not come back
+    Forget(forget::Arguments),
+    /// Tells a running node to hand everything over and to go for good
+    Leave(leave::Arguments),
+    /// Tells a running node to compare with all others now
+    Sync(sync::Arguments),
     /// Loads a running node and reports rates and latencies
     Bench(Box<bench::Arguments>),
 }
@@ -63,6 +79,10 @@ impl Command {
             Self::Check(arguments) => check::run(&arguments),
             Self::Compact(arguments) => compact::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
+            Self::Members(arguments) => members::run(&arguments),
+            Self::Forget(arguments) => forget::run(&arguments),
+            Self::Leave(arguments) => leave::run(&arguments),
+            Self::Sync(arguments) => sync::run(&arguments),
             Self::Bench(arguments) => bench::run(*arguments).map(|()| Exit::Success),
         }
     }
@@ -77,8 +97,12 @@ pub enum Exit {
     Failure,
     /// It was not asked rightly.
     Usage,
+    /// What it was asked about is not there.
+    NotFound,
     /// Nobody answered.
     Unreachable,
+    /// Whoever asked may not.
+    NotAllowed,
 }
 
 impl Exit {
@@ -88,7 +112,9 @@ impl Exit {
             Self::Success => 0,
             Self::Failure => 1,
             Self::Usage => 2,
+            Self::NotFound => 3,
             Self::Unreachable => 5,
+            Self::NotAllowed => 6,
         }
     }
 }

@@ -21,3 +21,29 @@ pub fn table(rows: &[(impl AsRef<str>, impl AsRef<str>)]) -> String {
     let width = rows.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or_default();
     rows.iter().map(|(name, value)| format!("{:width$}  {}\n", name.as_ref(), value.as_ref())).collect()
 }
+
+/// Lines of cells in columns, each as wide as its widest cell.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let length = |cell: &String| cell.chars().count();
+    let count = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<_> = (0..count)
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(length).max().unwrap_or_default())
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
+        let text = columns(&[row(&["node", "state"]), row(&["3f", "alive"]), row(&["3f2a91", ""])]);
+        assert_eq!(text, "node    state\n3f      alive\n3f2a91\n");
+    }
+}

@@ -4,43 +4,33 @@
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Exit, output};
+use super::{
+    Exit,
+    members::span,
+    output,
+    remote::{self, Refusal, Target},
+};
 use crate::{
     client::{Answer, Client, Unreachable},
-    config::kinds::{Address, Kind},
-    error::{Error, Result},
+    error::Result,
 };
 
 /// Which node to ask, and how to print its answer.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The node's address
-    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:6660", value_parser = parse_address)]
-    address: Address,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-fn parse_address(text: &str) -> std::result::Result<Address, String> {
-    Address::parse(text)
+    #[command(flatten)]
+    target: Target,
 }
 
 /// Asks a node how it is, and prints that.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
-    let address = arguments.address.as_str();
-    match runtime.block_on(ask(address)) {
-        Ok(status) => {
-            output::print(&if arguments.json { status.to_json(address) } else { status.to_text(address) })?;
-            Ok(if status.ready { Exit::Success } else { Exit::Failure })
-        }
-        Err(unreachable) => {
-            eprintln!("DynaRust: {unreachable}");
-            Ok(Exit::Unreachable)
-        }
-    }
+    let Target { address, json } = &arguments.target;
+    let address = address.as_str();
+    remote::converse(async {
+        let status = ask(address).await.map_err(Refusal::from)?;
+        let exit = if status.ready { Exit::Success } else { Exit::Failure };
+        Ok((exit, if *json { status.to_json(address) } else { status.to_text(address) }))
+    })
 }
 
 /// What a node says of itself.
@@ -48,6 +38,7 @@ struct Status {
     ready: bool,
     readiness: Map<String, Value>,
     stats: Map<String, Value>,
+    cluster: Map<String, Value>,
 }
 
 async fn ask(address: &str) -> std::result::Result<Status, Unreachable> {
@@ -62,7 +53,9 @@ async fn ask(address: &str) -> std::result::Result<Status, Unreachable> {
             return Err(Unreachable(format!("{address} answers, but not as a node does: {status} {why}")));
         }
     };
-    Ok(Status { ready, readiness: members(&readiness), stats: members(&client.get("/stats").await?) })
+    let stats = members(&client.get("/stats").await?);
+    let cluster = members(&client.get("/_/cluster").await?);
+    Ok(Status { ready, readiness: members(&readiness), stats, cluster })
 }
 
 /// The members of an answer that is a JSON object; none of another.
@@ -77,17 +70,41 @@ impl Status {
             "ready": self.ready,
             "readiness": self.readiness,
             "stats": self.stats,
+            "cluster": self.cluster,
         });
         format!("{status:#}\n")
     }
 
     fn to_text(&self, address: &str) -> String {
         let mut rows = vec![("asked".to_owned(), address.to_owned())];
-        for members in [&self.readiness, &self.stats] {
-            rows.extend(members.iter().map(|(name, value)| (name.clone(), describe(value))));
-        }
+        let listed = |members: &Map<String, Value>| -> Vec<_> {
+            members.iter().map(|(name, value)| (name.clone(), describe(value))).collect()
+        };
+        rows.extend(listed(&self.readiness));
+        rows.extend(summary(&self.cluster));
+        rows.extend(listed(&self.stats));
         output::table(&rows)
     }
+}
+
+/// The cluster in two lines: how many members are how, and how far the furthest of those that count is behind.
+fn summary(cluster: &Map<String, Value>) -> Vec<(String, String)> {
+    let Some(members) = cluster.get("members").and_then(Value::as_array) else { return Vec::new() };
+    let state = |member: &Value| member["state"].as_str().unwrap_or_default().to_owned();
+    let counted: Vec<_> =
+        members.iter().filter(|member| !matches!(state(member).as_str(), "left" | "forgotten")).collect();
+    let mut text = counted.len().to_string();
+    let peers = |wanted: &str| counted.iter().filter(|member| state(member) == wanted).count();
+    let states = ["alive", "suspect", "down"].map(|name| (name, peers(name)));
+    let states: Vec<_> = states.iter().filter(|(_, count)| *count > 0).collect();
+    if !states.is_empty() {
+        let states: Vec<_> = states.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        text.push_str(&format!(" (this one, {})", states.join(", ")));
+    }
+    let mut rows = vec![("members".to_owned(), text)];
+    let lag = counted.iter().filter_map(|member| member["lag_ms"].as_u64()).max();
+    rows.extend(lag.map(|lag_ms| ("lag".to_owned(), span(lag_ms))));
+    rows
 }
 
 /// A value in a line: a text without its quotes, a list by its length.
@@ -110,12 +127,20 @@ mod tests {
             ready: true,
             readiness: object(json!({ "phase": "ready" })),
             stats: object(json!({ "node": "3f2a", "tables": [{ "name": "users" }], "writes": 12 })),
+            cluster: object(json!({ "members": [
+                { "state": "self" },
+                { "state": "alive", "lag_ms": 2000 },
+                { "state": "down", "lag_ms": 61_000 },
+                { "state": "left", "lag_ms": 90_000 },
+            ] })),
         };
         assert_eq!(
             status.to_text("127.0.0.1:6660"),
-            "asked   127.0.0.1:6660\nphase   ready\nnode    3f2a\ntables  1\nwrites  12\n"
+            "asked    127.0.0.1:6660\nphase    ready\nmembers  3 (this one, 1 alive, 1 down)\nlag      1m 1s\nnode     3f2a\n\
+             tables   1\nwrites   12\n"
         );
         let json: Value = serde_json::from_str(&status.to_json("127.0.0.1:6660")).expect("JSON");
+        assert_eq!(json["cluster"]["members"][0]["state"], "self");
         assert_eq!((&json["ready"], &json["stats"]["writes"]), (&json!(true), &json!(12)));
     }
 }

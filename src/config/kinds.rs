@@ -1,11 +1,14 @@
 //! The kinds of value that a knob takes, and how each is read from text. Every layer (flag, environment, file) ends up
 //! as text, so that one reading and one error message serve them all.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::storage::Durability;
+use crate::{
+    replication::secret::{SECRET_CHARACTERS_MIN, too_short},
+    storage::Durability,
+};
 
 /// How a knob's text is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub trait Kind: Sized {
     const PLACEHOLDER: &'static str;
     /// How the text is given.
     const SHAPE: Shape = Shape::One;
+    /// Whether it is never to be shown, nor given where others can see it.
+    const SECRET: bool = false;
 
     /// Reads the value. The error completes the sentence "`text` is ...".
     fn parse(text: &str) -> Result<Self, String>;
@@ -131,6 +136,12 @@ impl Address {
         self.text[..self.port_at - 1].trim_start_matches('[').trim_end_matches(']')
     }
 
+    /// Whether it is certain that this machine is meant. A name could be anywhere.
+    pub fn is_this_machine(&self) -> bool {
+        let address = self.host().parse::<IpAddr>();
+        address.map_or(self.host().eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.text[self.port_at..].parse().expect("parse() has read it")
@@ -199,6 +210,34 @@ impl Kind for Durability {
                 .map(Self::Interval)
                 .ok_or_else(|| "none of always, interval:100ms (1ms to 1m), none".into()),
         }
+    }
+}
+
+/// Cluster secrets, separated by commas; none for none.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretTexts(pub Vec<String>);
+
+impl fmt::Debug for SecretTexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretTexts({})", self.0.len())
+    }
+}
+
+impl Kind for SecretTexts {
+    const PLACEHOLDER: &'static str = "SECRET";
+    const SHAPE: Shape = Shape::Many;
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let texts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let texts: Vec<_> = texts.map(str::to_owned).collect();
+        if texts.is_empty() && !text.is_empty() {
+            return Err("empty, but for commas and spaces".into());
+        }
+        if texts.iter().any(|secret| secret.chars().count() < SECRET_CHARACTERS_MIN) {
+            return Err(format!("not accepted: {}", too_short()));
+        }
+        Ok(Self(texts))
     }
 }
 

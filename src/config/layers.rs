@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub type Texts = BTreeMap<&'static str, String>;
 
 /// The layers above the defaults.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Layers {
     /// From the command line.
     pub flags: Texts,
@@ -25,6 +25,13 @@ pub struct Layers {
     pub environment: Texts,
     /// From the configuration file, if one was named.
     pub file: Option<File>,
+}
+
+impl fmt::Debug for Layers {
+    /// Without the texts: there may be a secret among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layers").finish_non_exhaustive()
+    }
 }
 
 impl Layers {
@@ -67,10 +74,17 @@ impl Layers {
 }
 
 /// A configuration file: TOML, one flat table whose keys are the names of the knobs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct File {
     path: PathBuf,
     texts: Texts,
+}
+
+impl fmt::Debug for File {
+    /// Without the texts: there may be a secret among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({})", self.path.display())
+    }
 }
 
 impl File {
@@ -121,7 +135,7 @@ fn text_of(value: &toml::Value, shape: Shape) -> Option<String> {
 }
 
 /// What a knob was set to, and by whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Setting {
     /// The knob.
     pub knob: &'static Knob,
@@ -131,9 +145,26 @@ pub struct Setting {
     pub source: Source,
 }
 
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.knob.name, self.shown(), self.origin())
+    }
+}
+
 impl Setting {
+    /// Its value as it may be shown: as it was given, unless it is a secret.
+    pub fn shown(&self) -> &str {
+        if self.knob.secret && !self.text.is_empty() { "(not shown)" } else { &self.text }
+    }
+
     /// Reads the value. The error names who gave it, and what is allowed.
     pub(super) fn value<T: Kind>(&self) -> Result<T> {
+        if self.knob.secret && self.source == Source::Flag {
+            return Err(Error::Config(format!(
+                "{} would show to everyone who can list processes: set {} in the environment, or name a file in {}_FILE",
+                self.knob.flag, self.knob.variable, self.knob.variable
+            )));
+        }
         T::parse(&self.text).map_err(|why| self.refuse(&why))
     }
 
@@ -151,6 +182,9 @@ impl Setting {
     }
 
     fn refuse(&self, why: &str) -> Error {
+        if self.knob.secret {
+            return Error::Config(format!("{}: what is set is {why}", self.origin()));
+        }
         Error::Config(format!("{}: {:?} is {why}", self.origin(), self.text))
     }
 

@@ -10,8 +10,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{
     body::{self, MediaType},
     call::Call,
-    condition::{self, Replicas},
-    kv, path, reply,
+    condition, kv, path, reply,
     route::{Route, route},
 };
 use crate::{
@@ -63,7 +62,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     }
     body::media_type(&call, &[MediaType::Json, MediaType::Ndjson])?;
     let atomic = call.query().flag("atomic")?;
-    let replicas = Replicas::of(&call)?;
+    let wanted = condition::wanted(&call)?;
     let bytes = body::read(&call, call.peer.options.body_bytes_max).await?;
     // All are understood before any is written: a request that is wrong anywhere has no effect.
     let (writes, ops) = writes(&node, &bytes)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
@@ -71,7 +70,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     let results = node.batch(&table, writes, atomic).await?;
     let last = results.iter().flatten().map(|written| written.timestamp).max();
     if let Some(last) = last {
-        replicas.confirm(&node, last)?;
+        node.replicated(last, wanted).await?;
     }
     let results: Vec<_> = results.iter().zip(ops).map(|(result, op)| render(result, op)).collect();
     reply::json(&json!({ "results": results }))

@@ -1,4 +1,4 @@
-//! What this node says about itself and its cluster: `/membership`, `/_/tables`, `/stats`, `/healthz`, `/readyz`, `/version`.
+//! What this node says about itself and its cluster: `/membership`, `/_/cluster`, `/_/tables`, `/stats`, `/healthz`, `/readyz`, `/version`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    node::{Node, Readiness, TableStats},
+    node::{ClusterView, MemberView, Node, Readiness, TableStats},
 };
 
 /// The routes of this file.
@@ -23,6 +23,8 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
         route(kind, exactly(path), move |call, ()| answer(Arc::clone(&node), call, render))
     };
     page(Route::Membership, "/membership", membership)
+        .or(page(Route::Cluster, "/_/cluster", cluster))
+        .unify()
         .or(page(Route::Tables, "/_/tables", tables))
         .unify()
         .or(page(Route::Stats, "/stats", stats))
@@ -41,7 +43,7 @@ async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, V
         return reply::other_method(&call, "GET, HEAD, OPTIONS");
     }
     // After a start it takes a moment until there are figures of tables; probes have none and wait for nothing.
-    if matches!(call.route(), Route::Tables | Route::Stats) {
+    if matches!(call.route(), Route::Cluster | Route::Tables | Route::Stats) {
         node.rows_counted().await;
     }
     let (status, body) = render(&node);
@@ -53,6 +55,57 @@ async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, V
 /// `GET /membership`
 fn membership(node: &Node) -> (StatusCode, Value) {
     (StatusCode::OK, json!(node.members()))
+}
+
+/// `GET /_/cluster`: the members of a `ClusterView` by their names, with spans up to now in milliseconds, and `null` for what
+/// is not known or not yet.
+fn cluster(node: &Node) -> (StatusCode, Value) {
+    (StatusCode::OK, render_cluster(&node.cluster(), node.now_ms()))
+}
+
+fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
+    let age_ms = |unix_ms: u64| (unix_ms > 0).then(|| now_ms.saturating_sub(unix_ms));
+    json!({
+        "cluster": format!("{:016x}", view.cluster),
+        "node": view.node.to_string(),
+        "address": view.address,
+        "incarnation": view.incarnation,
+        "whole": view.whole,
+        "sync": view.sync.map(|(done, total)| json!({ "done": done, "total": total })),
+        "floor_age_ms": age_ms(view.floor_ms),
+        "swept": {
+            "tombstones_age_ms": age_ms(view.swept.tombstones_ms),
+            "expired_age_ms": age_ms(view.swept.expired_ms),
+        },
+        "zombies_refused": view.zombies_refused,
+        "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
+    })
+}
+
+fn render_member(member: &MemberView) -> Value {
+    json!({
+        "node": member.node.to_string(),
+        "address": member.address,
+        "state": member.state.name(),
+        "since_ms": member.since_ms,
+        "linked": member.linked,
+        "round_trip_ms": member.round_trip_ms,
+        "clock_offset_ms": member.clock_offset_ms,
+        "keys": member.keys,
+        "lag_ms": member.lag_ms,
+        "outbox": member.outbox,
+        "last_round_ms": member.last_round_ms,
+        "rounds": member.rounds,
+        "sessions": member.sessions,
+        "false_sessions": member.false_sessions,
+        "comparison_messages": member.comparison_messages,
+        "comparison_bytes": member.comparison_bytes,
+        "comparison_steps": member.comparison_steps,
+        "bytes_sent": member.bytes_sent,
+        "bytes_received": member.bytes_received,
+        "rows_sent": member.rows_sent,
+        "rows_received": member.rows_received,
+    })
 }
 
 /// `GET /_/tables`
@@ -96,6 +149,11 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
             Some(path) => (StatusCode::OK, json!({ "phase": "ready", "set_aside": path })),
         },
         Readiness::ReadOnly(why) => unready(json!({ "phase": "read-only", "detail": why })),
+        // What there is to do is not known before the first member answers.
+        Readiness::Joining => unready(json!({ "phase": "joining", "done": 0, "total": 0 })),
+        Readiness::Syncing { done, total } => {
+            unready(json!({ "phase": "syncing", "done": done, "total": total }))
+        }
         Readiness::Draining => unready(json!({ "phase": "draining" })),
     }
 }
@@ -111,6 +169,13 @@ fn unready(body: Value) -> (StatusCode, Value) {
 }
 
 fn render_tables(tables: &[TableStats]) -> Value {
-    let render = |table: &TableStats| json!({ "name": table.name.as_str(), "keys": table.keys, "tombstones": table.tombstones });
+    let render = |table: &TableStats| {
+        json!({
+            "name": table.name.as_str(),
+            "keys": table.keys,
+            "tombstones": table.tombstones,
+            "root": table.root,
+        })
+    };
     tables.iter().map(render).collect()
 }

@@ -12,11 +12,16 @@ use super::call::Head;
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
-    node::{Condition, Node},
+    node::{Condition, Replicas, Wanted},
 };
 
 /// Longest time to live: beyond it a value that never expires is meant. A hundred years.
 const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// How long a write waits for its replicas unless it says how long: far longer than a round trip between nodes that work.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest it may wait: below what proxies and clients commonly do.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 /// The condition of a write.
 ///
@@ -108,14 +113,9 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
 /// `BadRequest` for what is neither, and for one that is nothing or beyond a hundred years.
 pub fn parse_ttl(text: &str) -> Result<Duration> {
     let text = text.trim();
-    let ttl = match text.parse::<f64>() {
-        // What does not fit a duration is beyond every limit, or below.
-        Ok(seconds) if seconds.is_finite() => Duration::try_from_secs_f64(seconds)
-            .unwrap_or(if seconds < 0.0 { Duration::ZERO } else { Duration::MAX }),
-        _ => humantime::parse_duration(text).map_err(|error| {
-            Error::BadRequest(format!("ttl {text:?}: {error}; send seconds, or a duration as 30s or 1h30m"))
-        })?,
-    };
+    let ttl = parse_duration(text).map_err(|error| {
+        Error::BadRequest(format!("ttl {text:?}: {error}; send seconds, or a duration as 30s or 1h30m"))
+    })?;
     // The clock's unit: less would be no time at all.
     if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
         return Err(Error::BadRequest(format!(
@@ -125,57 +125,50 @@ pub fn parse_ttl(text: &str) -> Result<Duration> {
     Ok(ttl)
 }
 
-/// How many replicas are to hold a write before it is answered (`?w=`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replicas {
-    /// So many.
-    Count(usize),
-    /// More than half of the members.
-    Majority,
-    /// Every member.
-    All,
+/// How many replicas are to hold a write before it is answered, one where the query says nothing: `w=2`, `w=majority`, `w=all`;
+/// and how long to wait for that: `w_timeout=2s`.
+///
+/// # Errors
+/// `BadRequest` for what is no count, and for none at all; for what is no duration, and for one beyond the limit.
+pub fn wanted(head: &Head) -> Result<Wanted> {
+    let query = head.query();
+    let replicas = match query.get("w")?.as_deref() {
+        None => Replicas::Count(1),
+        Some("majority") => Replicas::Majority,
+        Some("all") => Replicas::All,
+        Some(count) => match count.parse() {
+            Ok(0) => {
+                return Err(Error::BadRequest("w=0: at least 1, this node, holds a write it answers".into()));
+            }
+            Ok(count) => Replicas::Count(count),
+            Err(_) => return Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
+        },
+    };
+    let patience = query.get("w_timeout")?.map_or(Ok(PATIENCE), |text| parse_patience(&text))?;
+    Ok(Wanted { replicas, patience })
 }
 
-impl Replicas {
-    /// From the query; one where it says nothing.
-    ///
-    /// # Errors
-    /// `BadRequest` for what is no count, and for none at all.
-    pub fn of(head: &Head) -> Result<Self> {
-        match head.query().get("w")?.as_deref() {
-            None => Ok(Self::Count(1)),
-            Some("majority") => Ok(Self::Majority),
-            Some("all") => Ok(Self::All),
-            Some(count) => match count.parse() {
-                Ok(0) => {
-                    Err(Error::BadRequest("w=0: at least 1, this node, holds a write it answers".into()))
-                }
-                Ok(count) => Ok(Self::Count(count)),
-                Err(_) => Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
-            },
-        }
-    }
+fn parse_patience(text: &str) -> Result<Duration> {
+    let patience = parse_duration(text).ok().filter(|_| !text.starts_with('-'));
+    patience.filter(|patience| *patience <= PATIENCE_MAX).ok_or_else(|| {
+        Error::BadRequest(format!("w_timeout={text}: seconds, or a duration as 500ms or 10s, up to 60s"))
+    })
+}
 
-    /// Confirms a write that is durable on this node.
-    ///
-    /// # Errors
-    /// `NotEnoughReplicas`: the write is kept all the same.
-    pub fn confirm(self, node: &Node, timestamp: Timestamp) -> Result<()> {
-        // This node's own copy, which is all there is until nodes replicate.
-        let held = 1;
-        let wanted = match self {
-            Self::Count(count) => count,
-            Self::Majority => node.members().len() / 2 + 1,
-            Self::All => node.members().len(),
-        };
-        if wanted > held { Err(Error::NotEnoughReplicas { held, wanted, timestamp }) } else { Ok(()) }
+/// Seconds, or a duration with its units.
+fn parse_duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
+    match text.parse::<f64>() {
+        // What does not fit a duration is beyond every limit, or below.
+        Ok(seconds) if seconds.is_finite() => Ok(Duration::try_from_secs_f64(seconds)
+            .unwrap_or(if seconds < 0.0 { Duration::ZERO } else { Duration::MAX })),
+        Ok(_) | Err(_) => humantime::parse_duration(text),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::clock::NodeId;
+    use crate::{core::clock::NodeId, http::call::Call};
 
     const A: &str = "0000000000000001-000000000000000a";
     const B: &str = "0000000000000002-000000000000000b";
@@ -211,6 +204,32 @@ mod tests {
             assert!(matches!(condition(Some(text), None), Err(Error::BadRequest(_))), "{text}");
         }
         assert!(matches!(condition(Some("*"), Some("*")), Err(Error::BadRequest(_))));
+    }
+
+    #[test]
+    fn a_write_says_how_many_replicas_it_waits_for_and_how_long() {
+        let wanted = |query: &str| {
+            let request = hyper::Request::put(format!("/t/key/a?{query}")).body(()).expect("a request");
+            wanted(&Call::of(request))
+        };
+        let of =
+            |replicas, milliseconds| Ok(Wanted { replicas, patience: Duration::from_millis(milliseconds) });
+        assert_eq!(wanted(""), of(Replicas::Count(1), 5000));
+        assert_eq!(wanted("w=3&w_timeout=0.5"), of(Replicas::Count(3), 500));
+        assert_eq!(wanted("w=majority&w_timeout=60s"), of(Replicas::Majority, 60_000));
+        assert_eq!(wanted("w=all&w_timeout=0"), of(Replicas::All, 0));
+        for wrong in [
+            "w=0",
+            "w=-1",
+            "w=most",
+            "w_timeout=61",
+            "w_timeout=-1",
+            "w_timeout=soon",
+            "w_timeout=NaN",
+            "w_timeout=",
+        ] {
+            assert!(matches!(wanted(wrong), Err(Error::BadRequest(_))), "{wrong}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{
     body::{self, MediaType},
     call::Call,
-    condition::{self, Replicas},
+    condition,
     path::{self, Address},
     reply,
     route::{Route, route},
@@ -110,11 +110,11 @@ async fn delete(node: &Node, call: &Call, address: Address) -> Result<Response> 
 }
 
 async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Result<Response> {
-    let replicas = Replicas::of(call)?;
+    let wanted = condition::wanted(call)?;
     let condition = condition::of_write(&call.headers)?;
     let deletes = matches!(action, Action::Delete { .. });
     let written = node.write(&address.table, Write { key: address.key, action, condition }).await?;
-    replicas.confirm(node, written.timestamp)?;
+    node.replicated(written.timestamp, wanted).await?;
     Ok(if deletes { deleted(written) } else { wrote(written) })
 }
 

@@ -21,7 +21,7 @@ use warp::reply::Response;
 use super::{call::Call, reply, route::Route};
 use crate::{
     error::{Error, Result},
-    node::{Node, Readiness},
+    node::{ClusterView, MemberState, MemberView, Node, Readiness},
 };
 
 const OPEN_METRICS: HeaderValue =
@@ -113,7 +113,7 @@ impl fmt::Debug for NodeFigures {
 }
 
 impl Collector for NodeFigures {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> std::result::Result<(), fmt::Error> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         let stats = self.0.stats();
         let counters = [
             ("writes", "Writes that changed a key", stats.writes),
@@ -140,8 +140,121 @@ impl Collector for NodeFigures {
         let keys = stats.tables.iter().map(|table| (table.name.as_str(), table.keys));
         encode_tables(&mut encoder, "table_keys", "Live keys", keys)?;
         let tombstones = stats.tables.iter().map(|table| (table.name.as_str(), table.tombstones));
-        encode_tables(&mut encoder, "table_tombstones", "Tombstones", tombstones)
+        encode_tables(&mut encoder, "table_tombstones", "Tombstones", tombstones)?;
+        let view = self.0.cluster();
+        encode_cluster(&mut encoder, &view, self.0.now_ms())?;
+        // Those that are gone for good have no figures any more, and would be listed for ever.
+        let is_peer = |member: &&MemberView| member.node != view.node && member.state.is_replica();
+        let peers: Vec<_> = view.members.iter().filter(is_peer).collect();
+        encode_peer_counters(&mut encoder, &peers)?;
+        encode_peer_gauges(&mut encoder, &peers)
     }
+}
+
+type Encoded = std::result::Result<(), fmt::Error>;
+
+fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u64) -> Encoded {
+    let zombies = ConstCounter::new(view.zombies_refused);
+    encode_one(encoder, "zombies_refused", "Rows refused as deleted everywhere long ago", &zombies)?;
+    if view.floor_ms > 0 {
+        let age = ConstGauge::new(seconds(now_ms.saturating_sub(view.floor_ms)));
+        let help = "Since the last instant up to which every member holds everything";
+        encode_one(encoder, "floor_age_seconds", help, &age)?;
+    }
+    let whole = ConstGauge::new(u64::from(view.whole));
+    encode_one(encoder, "whole", "1 once the node holds what the cluster held when it joined", &whole)?;
+    let (done, total) = view.sync.unwrap_or_default();
+    encode_one(
+        encoder,
+        "sync_rows_done",
+        "Rows received in the first sync that runs",
+        &ConstGauge::new(done),
+    )?;
+    encode_one(encoder, "sync_rows", "Rows there are to receive in it", &ConstGauge::new(total))?;
+    let mut family = encoder.encode_descriptor("members", "Members by state", None, MetricType::Gauge)?;
+    for state in MemberState::ALL {
+        let count = view.members.iter().filter(|member| member.state == state).count();
+        ConstGauge::new(count as u64).encode(family.encode_family(&[("state", state.name())])?)?;
+    }
+    Ok(())
+}
+
+/// A name, a help text, and the figure of one peer.
+type PeerFigure<T> = (&'static str, &'static str, fn(&MemberView) -> T);
+
+fn encode_peer_counters(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) -> Encoded {
+    let figures: [PeerFigure<u64>; 9] = [
+        ("peer_rounds", "Rounds received from a peer", |peer| peer.rounds),
+        ("peer_sessions", "Comparisons of rows with a peer", |peer| peer.sessions),
+        ("peer_false_sessions", "Comparisons that found no difference", |peer| peer.false_sessions),
+        ("peer_comparison_messages", "Messages to a peer that find out what differs", |peer| {
+            peer.comparison_messages
+        }),
+        ("peer_comparison_bytes", "Bytes of those messages", |peer| peer.comparison_bytes),
+        ("peer_sent_bytes", "Bytes sent to a peer over links", |peer| peer.bytes_sent),
+        ("peer_received_bytes", "Bytes received from a peer over links", |peer| peer.bytes_received),
+        ("peer_sent_rows", "Rows sent to a peer", |peer| peer.rows_sent),
+        ("peer_received_rows", "Rows received from a peer", |peer| peer.rows_received),
+    ];
+    for (name, help, figure) in figures {
+        encode_peers(encoder, name, help, MetricType::Counter, peers, |peer| {
+            Some(ConstCounter::new(figure(peer)))
+        })?;
+    }
+    Ok(())
+}
+
+fn encode_peer_gauges(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) -> Encoded {
+    let figures: [PeerFigure<Option<f64>>; 7] = [
+        ("peer_linked", "1 while a link with a peer stands", |peer| Some(f64::from(u8::from(peer.linked)))),
+        ("peer_outbox_rows", "Rows that wait to be sent to a peer", |peer| Some(peer.outbox as f64)),
+        ("peer_comparison_steps", "Messages of the last comparison that waited for one another", |peer| {
+            Some(f64::from(peer.comparison_steps))
+        }),
+        (
+            "peer_lag_seconds",
+            "Since the last instant at which a peer is known to have held the same",
+            |peer| peer.lag_ms.map(seconds),
+        ),
+        ("peer_last_round_age_seconds", "Since the last round of a peer", |peer| {
+            peer.last_round_ms.map(seconds)
+        }),
+        ("peer_round_trip_seconds", "Round trip of the last round", |peer| {
+            peer.round_trip_ms.map(|milliseconds| milliseconds / 1000.0)
+        }),
+        ("peer_clock_offset_seconds", "How far the clock of a peer is ahead of this node's", |peer| {
+            peer.clock_offset_ms.map(|milliseconds| milliseconds as f64 / 1000.0)
+        }),
+    ];
+    for (name, help, figure) in figures {
+        encode_peers(encoder, name, help, MetricType::Gauge, peers, |peer| {
+            figure(peer).map(ConstGauge::new)
+        })?;
+    }
+    Ok(())
+}
+
+/// One series for each peer that has the figure. By address and id: an address may have had several members.
+fn encode_peers<M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    peers: &[&MemberView],
+    figure: impl Fn(&MemberView) -> Option<M>,
+) -> Encoded {
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for peer in peers {
+        let Some(metric) = figure(peer) else { continue };
+        let node = peer.node.to_string();
+        let labels = [("peer", peer.address.as_str()), ("node", node.as_str())];
+        metric.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1000.0
 }
 
 fn encode_one<M: EncodeMetric + TypedMetric>(
@@ -149,7 +262,7 @@ fn encode_one<M: EncodeMetric + TypedMetric>(
     name: &str,
     help: &str,
     metric: &M,
-) -> std::result::Result<(), fmt::Error> {
+) -> Encoded {
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
@@ -158,10 +271,67 @@ fn encode_tables<'a>(
     name: &str,
     help: &str,
     tables: impl Iterator<Item = (&'a str, u64)>,
-) -> std::result::Result<(), fmt::Error> {
+) -> Encoded {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (table, value) in tables {
         ConstGauge::new(value).encode(family.encode_family(&[("table", table)])?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{clock::NodeId, replica::Swept};
+
+    #[derive(Debug)]
+    struct Figures(ClusterView);
+
+    impl Collector for Figures {
+        fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
+            let peers: Vec<_> = self.0.members.iter().skip(1).collect();
+            encode_cluster(&mut encoder, &self.0, 10_000)?;
+            encode_peer_counters(&mut encoder, &peers)?;
+            encode_peer_gauges(&mut encoder, &peers)
+        }
+    }
+
+    #[test]
+    fn a_peer_has_its_figures_by_address_and_those_it_does_not_have_are_left_out() {
+        let mut peer = MemberView::new(NodeId(2), "b:1".into(), MemberState::Alive);
+        (peer.rounds, peer.rows_received, peer.outbox) = (7, 8, 9);
+        (peer.round_trip_ms, peer.clock_offset_ms) = (Some(0.5), Some(-250));
+        let view = ClusterView {
+            cluster: 1,
+            node: NodeId(1),
+            address: "a:1".into(),
+            incarnation: 0,
+            whole: false,
+            sync: Some((3, 4)),
+            floor_ms: 8_500,
+            swept: Swept::default(),
+            zombies_refused: 5,
+            members: vec![MemberView::new(NodeId(1), "a:1".into(), MemberState::Myself), peer],
+        };
+        let mut registry = Registry::with_prefix("dynarust");
+        registry.register_collector(Box::new(Figures(view)));
+        let mut page = String::new();
+        text::encode(&mut page, &registry).expect("written to a string");
+        let of_peer = "{peer=\"b:1\",node=\"0000000000000002\"}";
+        for line in [
+            format!("dynarust_peer_rounds_total{of_peer} 7"),
+            format!("dynarust_peer_received_rows_total{of_peer} 8"),
+            format!("dynarust_peer_outbox_rows{of_peer} 9.0"),
+            format!("dynarust_peer_round_trip_seconds{of_peer} 0.0005"),
+            format!("dynarust_peer_clock_offset_seconds{of_peer} -0.25"),
+            "dynarust_members{state=\"alive\"} 1".into(),
+            "dynarust_members{state=\"down\"} 0".into(),
+            "dynarust_floor_age_seconds 1.5".into(),
+            "dynarust_zombies_refused_total 5".into(),
+            "dynarust_sync_rows_done 3".into(),
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        assert!(!page.contains("peer_lag_seconds{"), "{page}");
+    }
 }

@@ -3,6 +3,7 @@
 //! The way of a request: `server` accepts its connection, `socket` watches over that, `service` moves its head into a `Call`
 //! and passes it to the `routes`; a handler answers over `Node` alone, and `reply` turns what failed into a problem.
 
+pub mod admin;
 pub mod batch;
 pub mod body;
 pub mod call;
@@ -12,6 +13,7 @@ pub mod condition;
 pub mod cors;
 pub mod event;
 pub mod kv;
+pub mod link;
 pub mod listing;
 pub mod metrics;
 pub mod path;
@@ -101,6 +103,8 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         transfer::import_routes(Arc::clone(&node)),
         transfer::export_routes(Arc::clone(&node)),
         cluster::routes(&node),
+        admin::routes(&node),
+        link::routes(Arc::clone(&node)),
         metrics,
     ];
     groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())

@@ -91,6 +91,9 @@ pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
     if let Error::MethodNotAllowed(allow) = error {
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("DynaRust"));
+    }
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -129,6 +132,7 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::MissingValue => (StatusCode::BAD_REQUEST, "missing-value"),
         Error::BadKey(_) => (StatusCode::BAD_REQUEST, "bad-key"),
         Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+        Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
         Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
         Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),

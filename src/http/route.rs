@@ -26,8 +26,14 @@ pub enum Route {
     Subscribe,
     /// `/_/ws`
     WebSocket,
+    /// `/_/link`
+    Link,
     /// `/membership`
     Membership,
+    /// `/_/cluster`
+    Cluster,
+    /// `/_/admin/...`
+    Admin,
     /// `/_/tables`
     Tables,
     /// `/_/export`
@@ -46,7 +52,7 @@ pub enum Route {
 
 impl Route {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Key,
         Self::Keys,
         Self::Store,
@@ -54,7 +60,10 @@ impl Route {
         Self::Batch,
         Self::Subscribe,
         Self::WebSocket,
+        Self::Link,
         Self::Membership,
+        Self::Cluster,
+        Self::Admin,
         Self::Tables,
         Self::Export,
         Self::Import,
@@ -74,7 +83,10 @@ impl Route {
             Self::Batch => "batch",
             Self::Subscribe => "subscribe",
             Self::WebSocket => "websocket",
+            Self::Link => "link",
             Self::Membership => "membership",
+            Self::Cluster => "cluster",
+            Self::Admin => "admin",
             Self::Tables => "tables",
             Self::Export => "export",
             Self::Import => "import",

@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Options, call, reply,
-    service::Service,
+    service::{self, Service},
     socket::{OpenRequest, Peer, Protocol, Socket},
     tls,
 };
@@ -255,9 +255,13 @@ impl Connection {
             (Some(Protocol::Http2), None) => Box::pin(self.serve_http2(socket)).await,
             (Some(Protocol::Http1 | Protocol::Tls), None) => self.serve_http1(socket).await,
             (Some(Protocol::Tls), Some(tls)) => Box::pin(self.serve_tls(socket, tls)).await,
-            (Some(Protocol::Http1 | Protocol::Http2), Some(_)) => {
-                let error = Error::BadRequest("this port speaks TLS: use https://".into());
-                socket.write_all(plain_response(&error).as_bytes()).await?;
+            // A link has its own encryption, and its peers know no certificates.
+            (Some(Protocol::Http1), Some(_)) => {
+                self.peer.expect_link();
+                self.serve_http1(socket).await
+            }
+            (Some(Protocol::Http2), Some(_)) => {
+                socket.write_all(plain_response(&service::speaks_tls()).as_bytes()).await?;
                 Ok(socket.shutdown().await?)
             }
         }

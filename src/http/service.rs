@@ -27,7 +27,10 @@ use super::{
     reply,
     socket::Peer,
 };
-use crate::{error::Error, node::Node};
+use crate::{
+    error::Error,
+    node::{LINK_PATH, Node},
+};
 
 /// The routes, and what surrounds them.
 pub struct Service {
@@ -51,7 +54,11 @@ impl Service {
     ) -> std::result::Result<Response, Infallible> {
         let began = Instant::now();
         let (call, extensions) = Call::take(request, peer);
-        let mut response = self.route(&call, extensions).await;
+        let mut response = if peer.is_for_links_only() && call.path() != LINK_PATH {
+            turn_away(&call)
+        } else {
+            self.route(&call, extensions).await
+        };
         if call.method == Method::HEAD {
             response = without_body(response);
         }
@@ -75,6 +82,17 @@ impl Service {
             Err(_) => reply::problem(&Error::Io("a bug in this server; the log has more".into()), call),
         }
     }
+}
+
+/// What is said to those who speak plainly to a port that speaks TLS.
+pub fn speaks_tls() -> Error {
+    Error::BadRequest("this port speaks TLS: use https://".into())
+}
+
+fn turn_away(call: &Call) -> Response {
+    let mut response = reply::problem(&speaks_tls(), call);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The answer to HEAD: all of GET's but the body, its length included where it is known.

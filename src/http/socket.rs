@@ -47,6 +47,8 @@ pub struct Peer {
     /// The limits that this server runs with.
     pub options: Arc<Options>,
     event_stream: AtomicBool,
+    /// It speaks plainly to a port that speaks TLS: only nodes that link may.
+    links_only: AtomicBool,
     /// Requests whose answer is not all with the socket yet.
     open_requests: AtomicUsize,
     /// Whether the socket has bytes that the client did not take yet.
@@ -60,6 +62,7 @@ impl Peer {
             remote,
             options,
             event_stream: AtomicBool::new(false),
+            links_only: AtomicBool::new(false),
             open_requests: AtomicUsize::new(0),
             write_waits: AtomicBool::new(false),
         }
@@ -83,6 +86,16 @@ impl Peer {
             }
             idle = !owed;
         }
+    }
+
+    /// Says that this connection may be for nothing but a link.
+    pub fn expect_link(&self) {
+        self.links_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this connection may be for nothing but a link.
+    pub fn is_for_links_only(&self) -> bool {
+        self.links_only.load(Ordering::Relaxed)
     }
 
     /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.

@@ -9,6 +9,15 @@ pub enum Readiness {
     Ready,
     /// Reads and subscriptions work, writes are refused: why.
     ReadOnly(String),
+    /// It looks for the cluster that it was told to join, and does not know yet what there is. Serves what it has.
+    Joining,
+    /// It receives what the cluster has. Serves what it has.
+    Syncing {
+        /// Rows received.
+        done: u64,
+        /// Rows there are to receive, as far as is known.
+        total: u64,
+    },
     /// It is stopping.
     Draining,
 }
@@ -22,6 +31,8 @@ pub struct TableStats {
     pub keys: u64,
     /// Tombstones.
     pub tombstones: u64,
+    /// The digest of its rows, some digits of it: equal on nodes that hold the same. `None` where there are no trees, or not yet.
+    pub root: Option<String>,
 }
 
 /// Figures of the node since its start; counters unless said otherwise.

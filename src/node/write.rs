@@ -128,6 +128,7 @@ impl Node {
             "a local write lost against what its timestamp was put above: {}",
             merged.timestamp
         );
+        self.replication.wrote([(table, &key)]);
         Ok(Written { timestamp: merged.timestamp, created: merged.created })
     }
 
@@ -159,7 +160,10 @@ impl Node {
                 move |existing: Option<&Existing<'_>>| self.decide(table, &of, action, &condition, existing);
             (key, decide)
         });
-        let merged = self.store.merge_all(table, writes.collect())?;
+        let writes: Vec<_> = writes.collect();
+        let keys: Vec<Key> = writes.iter().map(|(key, _)| key.clone()).collect();
+        let merged = self.store.merge_all(table, writes)?;
+        self.replication.wrote(keys.iter().map(|key| (table, key)));
         let lost = merged.iter().find(|merged| !merged.changed);
         assert!(lost.is_none(), "a local write lost against what its timestamp was put above: {lost:?}");
         Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
@@ -169,10 +173,20 @@ impl Node {
         rows.sort_by_cached_key(|row| (row.table.clone(), row_of(&row.key)));
         let mut imported = Imported::default();
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
-            let merged = self.store.merge(&table, &key, |_| {
-                Ok(Register::live(value, expires_at_ms, timestamp.map_or_else(|| self.tick(), Ok)?))
+            let swept_ms = self.store.swept().tombstones_ms;
+            let merged = self.store.merge(&table, &key, |existing| {
+                // As old as what was swept, and not here: if it was deleted, nobody can tell any more. Whoever imports it
+                // wants it, so it is a new write, which no member takes for a zombie.
+                let is_lost = |timestamp: &Timestamp| existing.is_none() && timestamp.unix_ms() <= swept_ms;
+                let timestamp = timestamp.filter(|timestamp| !is_lost(timestamp));
+                Ok(Register::live(value, expires_at_ms, timestamp.map_or_else(|| self.stamps.tick(), Ok)?))
             })?;
-            *if merged.changed { &mut imported.written } else { &mut imported.skipped } += 1;
+            if merged.changed {
+                self.replication.wrote([(&table, &key)]);
+                imported.written += 1;
+            } else {
+                imported.skipped += 1;
+            }
         }
         Ok(imported)
     }
@@ -190,7 +204,7 @@ impl Node {
         let visible = existing.filter(|existing| existing.visible_at(now_ms));
         let current = visible.map(Existing::timestamp);
         if let Some(existing) = existing {
-            self.clock().follow(existing.timestamp());
+            self.stamps.follow(existing.timestamp());
         }
         if !condition.holds(current) {
             return Err(Error::PreconditionFailed { current });
@@ -198,15 +212,15 @@ impl Node {
         match action {
             Action::Put { value, ttl } => {
                 let expires_at_ms = ttl.map(|ttl| now_ms.saturating_add(ttl.as_millis() as u64));
-                Ok(Register::live(value, expires_at_ms, self.tick()?))
+                Ok(Register::live(value, expires_at_ms, self.stamps.tick()?))
             }
             Action::Patch(patch) => {
                 let existing = visible.ok_or_else(|| absent(table, key))?;
                 let value = self.patched(&existing.value()?, &patch)?;
-                Ok(Register::live(value, existing.expires_at_ms(), self.tick()?))
+                Ok(Register::live(value, existing.expires_at_ms(), self.stamps.tick()?))
             }
             Action::Delete { force } => match visible.is_some() || force {
-                true => Ok(Register::deleted(self.tick()?)),
+                true => Ok(Register::deleted(self.stamps.tick()?)),
                 false => Err(absent(table, key)),
             },
         }

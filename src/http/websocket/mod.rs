@@ -126,7 +126,8 @@ fn config(value_bytes_max: u64) -> WebSocketConfig {
         .max_frame_size(Some(message_bytes_max))
 }
 
-fn switching(accept: &str) -> Response {
+/// The answer after which the connection is a WebSocket.
+pub(super) fn switching(accept: &str) -> Response {
     let mut response = reply::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -136,7 +137,7 @@ fn switching(accept: &str) -> Response {
 }
 
 /// Checks the client's half of the handshake; the connection to come, and the key's answer.
-fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
+pub(super) fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
     let bad = |why: &str| Err(Error::BadRequest(format!("this is no WebSocket handshake (RFC 6455): {why}")));
     if !is_wanted(call) {
         return bad("send GET over HTTP/1.1 with Connection: Upgrade and Upgrade: websocket");
@@ -162,7 +163,7 @@ fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
 }
 
 /// Whether a header that is a list holds a word, in whatever case.
-fn has_token(call: &Call, name: HeaderName, token: &str) -> bool {
+pub(super) fn has_token(call: &Call, name: HeaderName, token: &str) -> bool {
     let values = call.headers.get_all(name);
     let mut words = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
     words.any(|word| word.trim().eq_ignore_ascii_case(token))

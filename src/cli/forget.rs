@@ -1,0 +1,46 @@
+//! `DynaRust forget`: tells a cluster that a member will not come back, so that nothing waits for it any more. One that does
+//! come back begins anew, with the data of the others.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    Exit,
+    remote::{self, DEFAULT_ADDRESS, parse_address},
+};
+use crate::{config::kinds::Address, error::Result};
+
+/// The cluster hears of it by its rounds; only the node that is asked is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whom to forget, and whom to tell.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The member: its id, 16 hexadecimal digits, or its address
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// The node to tell; it tells the others
+    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
+    at: Address,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Forgets, and says whom.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    remote::converse(async {
+        let body = json!({ "node": arguments.node });
+        let answer = remote::order(arguments.at.as_str(), "/_/admin/forget", &body, PATIENCE).await?;
+        let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
+        let text = match arguments.json {
+            true => format!("{:#}\n", Value::from(answer.clone())),
+            false => format!(
+                "{forgotten} is forgotten: nothing waits for it any more. Should it come back, it takes the data of the \
+                 others, and offers what only it has as new writes.\n"
+            ),
+        };
+        Ok((Exit::Success, text))
+    })
+}

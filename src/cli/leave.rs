@@ -1,0 +1,42 @@
+//! `DynaRust leave`: a running node hands everything over, tells the cluster that it will not come back, and stops. For one
+//! that comes back, SIGTERM is the way to stop.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    Exit,
+    remote::{self, Target},
+};
+use crate::error::Result;
+
+/// How long handing over may take. The node goes on with it if nobody waits.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Which node is to go.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Waits until the node has handed over, and says so.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let address = arguments.target.address.as_str();
+    remote::converse(async {
+        let answer = remote::order(address, "/_/admin/leave", &json!({}), PATIENCE).await?;
+        let text = match answer.get("peers").and_then(Value::as_u64) {
+            _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
+            Some(0) | None => format!(
+                "the node at {address} stops. There was no other member to hand its data to: that stays in its directory, and \
+                 is served again when a node is started on it.\n"
+            ),
+            Some(peers) => format!(
+                "the node at {address} has handed everything over and left for good; members that go on: {peers}. Its \
+                 directory can be deleted.\n"
+            ),
+        };
+        Ok((Exit::Success, text))
+    })
+}

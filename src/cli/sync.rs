@@ -1,0 +1,39 @@
+//! `DynaRust sync`: a running node compares what it holds with every peer now, instead of when a round finds a difference.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    Exit,
+    remote::{self, Target},
+};
+use crate::error::Result;
+
+/// The comparisons are begun, not waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which node is to compare.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Begins the comparisons, and says how many.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let address = arguments.target.address.as_str();
+    remote::converse(async {
+        let answer = remote::order(address, "/_/admin/sync", &json!({}), PATIENCE).await?;
+        let text = match answer.get("peers").and_then(Value::as_u64) {
+            _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
+            Some(0) | None => {
+                format!("the node at {address} is linked with no peer: there is nothing to compare\n")
+            }
+            Some(peers) => format!(
+                "the node at {address} compares with its peers ({peers}); `DynaRust members {address}` shows how far they are\n"
+            ),
+        };
+        Ok((Exit::Success, text))
+    })
+}

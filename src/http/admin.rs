@@ -1,0 +1,141 @@
+//! `/_/admin/...`: what a node can be told to do. Whoever tells it proves first that they know the cluster secret:
+//!
+//! 1. `GET /_/admin/challenge` -> `{"nonce":"<64 hexadecimal digits>"}`, good once and for 30 s;
+//! 2. the request, with `Authorization: DynaRust nonce=<hex>, proof=<hex>`. The proof is the keyed blake3 of the nonce's bytes,
+//!    the method, a zero byte, the path, a zero byte, and the blake3 of the body; the key is blake3's `derive_key` of the secret
+//!    in the context `dynarust 2026 admin challenge`.
+//!
+//! A node without a secret asks for no proof, and takes these requests from its own machine only.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use hyper::{
+    Method,
+    header::{self, HeaderValue},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::info;
+use warp::{Filter, filters::BoxedFilter, reply::Response};
+
+use super::{
+    body::{self, MediaType},
+    call::Call,
+    reply,
+    route::{Route, exactly, route},
+};
+use crate::{
+    error::{Error, Result},
+    node::{
+        MemberState, Node,
+        admin::{Origin, Request},
+    },
+};
+
+/// Longest body taken. It is read before the proof over it can be looked at.
+const BODY_BYTES_MAX: u64 = 4 * 1024;
+/// What only a browser or a proxy sends: a request with one of these was not made on this machine, wherever it connects from.
+const PASSED_ON: [&str; 6] = ["origin", "sec-fetch-site", "forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
+/// The routes of this file.
+pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
+    let asked = Arc::clone(node);
+    let challenge = route(Route::Admin, exactly("/_/admin/challenge"), move |call, ()| {
+        challenge(Arc::clone(&asked), call)
+    });
+    challenge
+        .or(order(node, "/_/admin/forget", forget))
+        .unify()
+        .or(order(node, "/_/admin/leave", leave))
+        .unify()
+        .or(order(node, "/_/admin/sync", sync))
+        .unify()
+        .boxed()
+}
+
+/// `GET /_/admin/challenge`
+async fn challenge(node: Arc<Node>, call: Call) -> Result<Response> {
+    if call.method != Method::GET {
+        return reply::other_method(&call, "GET, OPTIONS");
+    }
+    let mut response = reply::json(&json!({ "nonce": node.challenge()?.to_string() }))?;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The route of something that the node can be told to do.
+fn order<F>(node: &Arc<Node>, path: &'static str, obey: fn(Arc<Node>, Bytes) -> F) -> BoxedFilter<(Response,)>
+where
+    F: Future<Output = Result<Value>> + Send + 'static,
+{
+    let node = Arc::clone(node);
+    route(Route::Admin, exactly(path), move |call: Call, ()| {
+        let node = Arc::clone(&node);
+        async move {
+            if call.method != Method::POST {
+                return reply::other_method(&call, "POST, OPTIONS");
+            }
+            let body = body::read(&call, BODY_BYTES_MAX).await?;
+            let request = Request { method: call.method.as_str(), path: call.path(), body: &body };
+            node.authorize(origin(&call), &request, call.header(header::AUTHORIZATION))?;
+            body::media_type(&call, &[MediaType::Json])?;
+            info!(remote = %call.remote, path, "told what to do");
+            reply::json(&obey(node, body).await?)
+        }
+    })
+}
+
+fn origin(call: &Call) -> Origin {
+    let passed_on = PASSED_ON.iter().any(|name| call.headers.contains_key(*name));
+    Origin { address: call.remote.ip(), passed_on }
+}
+
+/// What `forget` is about. Other members are passed over.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with a \"node\"")]
+struct ForgetBody {
+    node: String,
+}
+
+/// `POST /_/admin/forget {"node":"<id or address>"}` -> `{"forgotten":"<id>"}`
+async fn forget(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    let body: ForgetBody = body::parse_object(&body)?;
+    let member = node.cluster().member(&body.node)?;
+    node.forget(member).await?;
+    Ok(json!({ "forgotten": member.to_string() }))
+}
+
+/// `POST /_/admin/leave` -> `{"left":true,"peers":n}`: the others that are there to go on. The node stops then.
+async fn leave(node: Arc<Node>, _: Bytes) -> Result<Value> {
+    let others = |state: MemberState| state.is_present() && state != MemberState::Myself;
+    let peers = node.cluster().members.iter().filter(|member| others(member.state)).count();
+    // A task of its own: begun, it goes on to its end, also where whoever asked does not wait for that.
+    let leaving = tokio::spawn(async move { node.leave().await });
+    leaving.await.map_err(|error| Error::Io(format!("leaving broke off: {error}")))??;
+    Ok(json!({ "left": true, "peers": peers }))
+}
+
+/// `POST /_/admin/sync` -> `{"peers":n}`: with how many a comparison was begun.
+async fn sync(node: Arc<Node>, _: Bytes) -> Result<Value> {
+    Ok(json!({ "peers": node.sync_now()? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_browser_or_a_proxy_passes_on_is_told_apart() {
+        let origin = |name: Option<&str>| {
+            let request = name.iter().fold(hyper::Request::post("/_/admin/leave"), |request, name| {
+                request.header(*name, "https://elsewhere.example")
+            });
+            origin(&Call::of(request.body(()).expect("a request"))).passed_on
+        };
+        assert!(!origin(None) && !origin(Some("accept")));
+        for name in PASSED_ON {
+            assert!(origin(Some(name)), "{name}");
+        }
+    }
+}

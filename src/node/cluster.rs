@@ -1,0 +1,453 @@
+//! What a node tells of its cluster, and what it can be told to do with it: the view, forgetting a member, leaving, comparing
+//! now, and how many replicas hold a write. One place, so that whoever asks over HTTP or from the command line sees the same.
+//!
+//! All times in a view are spans in milliseconds up to now, unless they say that they are Unix milliseconds.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{Node, Readiness};
+use crate::{
+    core::{
+        clock::{NodeId, Timestamp},
+        replica::Swept,
+    },
+    error::{Error, Result},
+    replication::{PeerView, members},
+};
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterView {
+    /// The cluster's id: random, made at its birth.
+    pub cluster: u64,
+    /// This node's id.
+    pub node: NodeId,
+    /// The address others reach this node at.
+    pub address: String,
+    /// How often this node has begun anew as a member.
+    pub incarnation: u64,
+    /// Whether it holds what the cluster held when it joined.
+    pub whole: bool,
+    /// The first sync while it runs: rows received, and rows there are to receive.
+    pub sync: Option<(u64, u64)>,
+    /// Up to here every member holds everything (Unix milliseconds; 0: not known).
+    pub floor_ms: u64,
+    /// How far tombstones and expired values were removed here (Unix milliseconds).
+    pub swept: Swept,
+    /// Rows refused since the start because they were deleted everywhere long ago.
+    pub zombies_refused: u64,
+    /// Everyone known, this node included, in order of addresses.
+    pub members: Vec<MemberView>,
+}
+
+/// A member as this node sees it. Counters are those since this node's start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberView {
+    /// Its id.
+    pub node: NodeId,
+    /// The address it is reached at.
+    pub address: String,
+    /// How it is.
+    pub state: MemberState,
+    /// For how long it has been so.
+    pub since_ms: u64,
+    /// Whether a link with it stands.
+    pub linked: bool,
+    /// The round trip of the last round.
+    pub round_trip_ms: Option<f64>,
+    /// How far its clock is ahead of this node's; below 0, how far behind.
+    pub clock_offset_ms: Option<i64>,
+    /// Rows it has, tombstones included, as it said last.
+    pub keys: Option<u64>,
+    /// For how long it may have missed something: since the last instant at which both are known to have held the same.
+    pub lag_ms: Option<u64>,
+    /// Rows that wait here to be sent to it.
+    pub outbox: u64,
+    /// How long ago its last round arrived.
+    pub last_round_ms: Option<u64>,
+    /// Rounds received from it.
+    pub rounds: u64,
+    /// Comparisons of rows with it.
+    pub sessions: u64,
+    /// Comparisons that found no difference.
+    pub false_sessions: u64,
+    /// Messages sent to it to find out what differs.
+    pub comparison_messages: u64,
+    /// Their length, encoded.
+    pub comparison_bytes: u64,
+    /// How many messages of the last comparison with it waited for one another at the most, rows included.
+    pub comparison_steps: u32,
+    /// Bytes sent to it over links.
+    pub bytes_sent: u64,
+    /// Bytes received from it over links.
+    pub bytes_received: u64,
+    /// Rows sent to it.
+    pub rows_sent: u64,
+    /// Rows received from it.
+    pub rows_received: u64,
+}
+
+/// How a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberState {
+    /// The node that is asked.
+    Myself,
+    /// It answers.
+    Alive,
+    /// It did not answer the last time; others are asked about it.
+    Suspect,
+    /// It does not answer. It still counts: nothing that it may have missed is swept.
+    Down,
+    /// It said goodbye, and is expected back: as down, but nobody wonders.
+    Left,
+    /// It was forgotten. Should it return, it begins anew.
+    Forgotten,
+}
+
+impl MemberState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Myself, Self::Alive, Self::Suspect, Self::Down, Self::Left, Self::Forgotten];
+
+    /// Its name, as people and programs see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Myself => "self",
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Left => "left",
+            Self::Forgotten => "forgotten",
+        }
+    }
+
+    /// Whether it holds a replica: it may be away, but it is expected back.
+    pub fn is_replica(self) -> bool {
+        match self {
+            Self::Myself | Self::Alive | Self::Suspect | Self::Down | Self::Left => true,
+            Self::Forgotten => false,
+        }
+    }
+
+    /// Whether it is not known to be gone.
+    pub fn is_present(self) -> bool {
+        match self {
+            Self::Myself | Self::Alive | Self::Suspect => true,
+            Self::Down | Self::Left | Self::Forgotten => false,
+        }
+    }
+}
+
+impl MemberView {
+    fn of(peer: &PeerView, now_ms: u64) -> Self {
+        let (state, since_ms) = match peer.member.state {
+            members::MemberState::Alive => (MemberState::Alive, now_ms),
+            members::MemberState::Suspect { since_ms } => (MemberState::Suspect, since_ms),
+            members::MemberState::Down { since_ms } => (MemberState::Down, since_ms),
+            members::MemberState::Left { since_ms } => (MemberState::Left, since_ms),
+            members::MemberState::Forgotten { since_ms } => (MemberState::Forgotten, since_ms),
+        };
+        let ago = |at_ms: u64| now_ms.saturating_sub(at_ms);
+        let figures = &peer.totals.figures;
+        Self {
+            node: peer.member.node,
+            address: peer.member.address.clone(),
+            state,
+            since_ms: ago(since_ms),
+            linked: peer.linked,
+            round_trip_ms: figures.round_trip_ms.map(|ms| ms as f64),
+            clock_offset_ms: figures.clock_offset_ms,
+            keys: figures.rows_there,
+            lag_ms: (peer.equal_ms > 0).then(|| ago(peer.equal_ms)),
+            outbox: peer.outbox,
+            last_round_ms: figures.last_round_ms.map(ago),
+            rounds: figures.rounds,
+            sessions: figures.sessions,
+            false_sessions: figures.false_sessions,
+            comparison_messages: figures.comparison_messages,
+            comparison_bytes: figures.comparison_bytes,
+            comparison_steps: figures.comparison_steps.count_ones(),
+            bytes_sent: peer.totals.sent_bytes,
+            bytes_received: peer.totals.received_bytes,
+            rows_sent: figures.rows_pushed + figures.rows_repaired,
+            rows_received: figures.rows_received,
+        }
+    }
+
+    /// A member of which nothing is known but where it is and how.
+    pub fn new(node: NodeId, address: String, state: MemberState) -> Self {
+        Self {
+            node,
+            address,
+            state,
+            since_ms: 0,
+            linked: false,
+            round_trip_ms: None,
+            clock_offset_ms: None,
+            keys: None,
+            lag_ms: None,
+            outbox: 0,
+            last_round_ms: None,
+            rounds: 0,
+            sessions: 0,
+            false_sessions: 0,
+            comparison_messages: 0,
+            comparison_bytes: 0,
+            comparison_steps: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rows_sent: 0,
+            rows_received: 0,
+        }
+    }
+}
+
+impl ClusterView {
+    /// Why a node with this view is not ready, if it is not.
+    pub fn unready(&self) -> Option<Readiness> {
+        match self.sync {
+            _ if self.whole => None,
+            Some((done, total)) => Some(Readiness::Syncing { done, total }),
+            None => Some(Readiness::Joining),
+        }
+    }
+
+    /// The member that people mean by `name`: its id, 16 hexadecimal digits, or the address it is reached at.
+    ///
+    /// # Errors
+    /// `NotFound` with those that are known. `BadRequest` for this node itself, and for an address that several have had.
+    pub fn member(&self, name: &str) -> Result<NodeId> {
+        let is_named =
+            |member: &&MemberView| member.address == name || member.node.to_string() == name.to_lowercase();
+        let named: Vec<_> = self.members.iter().filter(is_named).collect();
+        match named.as_slice() {
+            [] => Err(self.unknown(name)),
+            [member] if member.node == self.node => Err(myself()),
+            [member] => Ok(member.node),
+            several => {
+                let ids: Vec<_> = several.iter().map(|member| member.node.to_string()).collect();
+                Err(Error::BadRequest(format!(
+                    "{name} names several members: say which, of {}",
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// The error that a member is not known.
+    pub fn unknown(&self, name: &str) -> Error {
+        let others = self.members.iter().filter(|member| member.node != self.node);
+        let known: Vec<_> = others.map(|member| format!("{} at {}", member.node, member.address)).collect();
+        let known = if known.is_empty() {
+            "this node knows no other".into()
+        } else {
+            format!("known are {}", known.join(", "))
+        };
+        Error::NotFound(format!("no member {name}; {known}"))
+    }
+}
+
+fn myself() -> Error {
+    Error::BadRequest("that is this node itself: for it to go for good, tell it to leave".into())
+}
+
+/// How many replicas are to hold a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replicas {
+    /// So many. This node is the first.
+    Count(usize),
+    /// More than half of the members, those that are down included.
+    Majority,
+    /// Every member, those that are down included.
+    All,
+}
+
+impl Replicas {
+    fn of(self, members: usize) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::Majority => members / 2 + 1,
+            Self::All => members,
+        }
+    }
+}
+
+/// What is to be true of a write before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How many replicas hold it durably.
+    pub replicas: Replicas,
+    /// How long to wait for that.
+    pub patience: Duration,
+}
+
+impl Node {
+    /// The cluster as this node sees it now.
+    pub fn cluster(&self) -> ClusterView {
+        let membership = self.replication.membership();
+        let now_ms = self.now_ms();
+        let address = membership.address.unwrap_or_else(|| self.options.address.clone());
+        let mut myself = MemberView::new(self.id(), address.clone(), MemberState::Myself);
+        myself.keys = Some(self.store.rows_total());
+        let mut members: Vec<_> =
+            membership.peers.iter().map(|peer| MemberView::of(peer, now_ms)).chain([myself]).collect();
+        members.sort_by(|a, b| (&a.address, a.node).cmp(&(&b.address, b.node)));
+        ClusterView {
+            cluster: membership.cluster,
+            node: self.id(),
+            address,
+            incarnation: membership.incarnation,
+            whole: membership.whole,
+            sync: membership.sync,
+            floor_ms: membership.floor_ms,
+            swept: self.store.swept(),
+            zombies_refused: self.store.counters().zombies.value(),
+            members,
+        }
+    }
+
+    /// Advertised addresses of the members not known to be gone, sorted, this node's included.
+    pub fn members(&self) -> Vec<String> {
+        let present = self.cluster().members.into_iter().filter(|member| member.state.is_present());
+        let mut addresses: Vec<_> = present.map(|member| member.address).collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+
+    /// Tells the cluster that a member will not come back as it was: nothing waits for it any more.
+    ///
+    /// # Errors
+    /// `NotFound` for one that is not known, `BadRequest` for this node itself and for one that is there.
+    pub async fn forget(&self, node: NodeId) -> Result<()> {
+        if node == self.id() {
+            return Err(myself());
+        }
+        self.replication.forget(node).await
+    }
+
+    /// Hands everything over, tells the cluster that this node will not come back, and begins the end.
+    ///
+    /// # Errors
+    /// `NotReady` where nobody took what only this node has; it stays then.
+    pub async fn leave(&self) -> Result<()> {
+        info!("leaving for good");
+        // What is acknowledged after the others have all would be lost.
+        self.gate.shut();
+        self.gate.cleared().await;
+        if let Err(error) = self.replication.leave().await {
+            self.gate.open();
+            return Err(error);
+        }
+        self.drain();
+        Ok(())
+    }
+
+    /// Starts a comparison with every linked peer; with how many.
+    ///
+    /// # Errors
+    /// `Draining`.
+    pub fn sync_now(&self) -> Result<usize> {
+        if self.is_draining() { Err(Error::Draining) } else { Ok(self.replication.sync_now()) }
+    }
+
+    /// Returns when as many replicas as wanted hold everything that this node wrote up to now, which is durable here; `written`
+    /// is the write that is asked about.
+    ///
+    /// # Errors
+    /// `NotEnoughReplicas`, at once where there are not as many: the write is kept all the same.
+    pub async fn replicated(&self, written: Timestamp, wanted: Wanted) -> Result<()> {
+        // This node's own copy, which most writes want and no more: they cost no look at the cluster.
+        if wanted.replicas == Replicas::Count(1) {
+            return Ok(());
+        }
+        let members = self.replication.replicas();
+        let replicas = wanted.replicas.of(members);
+        let patience = if replicas > members { Duration::ZERO } else { wanted.patience };
+        let entry = self.replication.last_written();
+        let others = self.replication.held_by(entry, replicas.saturating_sub(1), patience).await;
+        if others + 1 < replicas {
+            return Err(Error::NotEnoughReplicas { held: others + 1, wanted: replicas, timestamp: written });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(members: &[(u64, &str, MemberState)]) -> ClusterView {
+        ClusterView {
+            cluster: 1,
+            node: NodeId(1),
+            address: "a:1".into(),
+            incarnation: 0,
+            whole: true,
+            sync: None,
+            floor_ms: 0,
+            swept: Swept::default(),
+            zombies_refused: 0,
+            members: members
+                .iter()
+                .map(|&(node, address, state)| MemberView::new(NodeId(node), address.into(), state))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_member_is_named_by_its_id_or_its_address() {
+        let view = view(&[(1, "a:1", MemberState::Myself), (0xab, "b:1", MemberState::Down)]);
+        for name in ["b:1", "00000000000000ab", "00000000000000AB"] {
+            assert_eq!(view.member(name), Ok(NodeId(0xab)), "{name}");
+        }
+        for name in ["a:1", "0000000000000001"] {
+            assert!(
+                matches!(view.member(name), Err(Error::BadRequest(why)) if why.contains("leave")),
+                "{name}"
+            );
+        }
+        let unknown = view.member("c:1").expect_err("unknown").to_string();
+        assert!(unknown.contains("c:1") && unknown.contains("00000000000000ab at b:1"), "{unknown}");
+    }
+
+    #[test]
+    fn an_address_that_two_have_had_is_told_apart_by_id() {
+        let view = view(&[
+            (1, "a:1", MemberState::Myself),
+            (2, "b:1", MemberState::Down),
+            (3, "b:1", MemberState::Alive),
+        ]);
+        let several = view.member("b:1").expect_err("two").to_string();
+        assert!(several.contains("0000000000000002, 0000000000000003"), "{several}");
+        assert_eq!(view.member("0000000000000002"), Ok(NodeId(2)));
+    }
+
+    #[test]
+    fn replicas_are_counted_by_the_members_or_by_number() {
+        for (members, majority) in [(1, 1), (2, 2), (3, 2), (4, 3)] {
+            assert_eq!(Replicas::Majority.of(members), majority);
+            assert_eq!(Replicas::All.of(members), members);
+        }
+        assert_eq!(Replicas::Count(4).of(1), 4);
+    }
+
+    #[test]
+    fn a_node_is_unready_until_it_holds_what_the_cluster_held() {
+        let mut view = view(&[]);
+        assert_eq!(view.unready(), None);
+        view.whole = false;
+        assert_eq!(view.unready(), Some(Readiness::Joining));
+        view.sync = Some((3, 10));
+        assert_eq!(view.unready(), Some(Readiness::Syncing { done: 3, total: 10 }));
+    }
+
+    #[test]
+    fn every_state_is_listed_by_its_own_name() {
+        let mut names: Vec<_> = MemberState::ALL.iter().map(|state| state.name()).collect();
+        names.dedup();
+        assert_eq!(names, ["self", "alive", "suspect", "down", "left", "forgotten"]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Which cluster a node belongs to: how it goes over to another's, and how a cluster begins where nobody belongs to one.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::{
+    Inner,
+    handshake::Verdict,
+    link::Link,
+    registry::{Control, LinkState},
+    stopped,
+};
+use crate::{
+    core::replica::Swept,
+    error::{Error, Result},
+};
+
+/// Rounds in which none of those that were found belongs to a cluster before one begins.
+const ROUNDS_BEFORE_FOUNDING: u64 = 3;
+
+/// Goes over to the other's cluster, or notes that the other came over to this node's, which was `quoted` to it.
+pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Result<()> {
+    let theirs = link.remote.cluster;
+    let birth = inner.state().birth;
+    match link.verdict {
+        Verdict::Same | Verdict::RemoteAdopts => {
+            if quoted != birth.cluster {
+                return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
+            }
+            // A cluster begins with its first link. One that waits itself for a cluster is not its beginning.
+            if birth.settled || !inner.shared.standing().whole {
+                return Ok(());
+            }
+            inner.state().birth.settled = true;
+        }
+        Verdict::LocalAdopts => {
+            if birth.cluster == theirs.id {
+                return Ok(());
+            }
+            if birth.settled {
+                return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
+            }
+            info!(cluster = format_args!("{:016x}", theirs.id), from = %link.remote.node, "joining a cluster");
+            let links: Vec<_> = inner.state().registry.links().cloned().collect();
+            for link in links {
+                link.order(Control::Close("this node went over to another cluster".into()));
+            }
+            let store = inner.store.clone();
+            let rekeyed = spawn_blocking(move || {
+                store.reset_swept(Swept::default())?;
+                store.rekey(theirs.digest_key)
+            })
+            .await;
+            rekeyed.map_err(stopped)??;
+            let mut state = inner.state();
+            let mut standing = inner.shared.standing();
+            // Nothing that is known of another cluster holds in this one.
+            (standing.whole, standing.shared_ms, standing.held_ms) = (false, 0, 0);
+            standing.acked.clear();
+            (state.birth.cluster, state.birth.shared_ms, state.birth.held_ms) = (theirs.id, 0, 0);
+        }
+    }
+    inner.keep_notes().await
+}
+
+/// Lets a cluster begin where all wait for one: with the lowest id of those that found each other, if that is this node's.
+pub fn found(inner: &Inner) {
+    let state = inner.state();
+    let mut standing = inner.shared.standing();
+    if standing.whole {
+        return;
+    }
+    let waits = |link: &Arc<LinkState>| {
+        let figures = link.figures();
+        figures.rounds >= ROUNDS_BEFORE_FOUNDING
+            && figures.is_whole == Some(false)
+            && inner.node() < link.node
+    };
+    // Nobody is left of whom it could learn what it missed.
+    if state.birth.settled && state.members.unforgotten().is_empty() {
+        standing.whole = true;
+        return;
+    }
+    let mut links = state.registry.links().peekable();
+    if links.peek().is_some() && links.all(waits) {
+        info!("all that were found wait for a cluster: it begins with this node");
+        standing.whole = true;
+    }
+}

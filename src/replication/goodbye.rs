@@ -1,0 +1,97 @@
+//! The end of a node among the others: for now, or for good. What only this node has goes to somebody else first.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::{Inner, Replication, registry};
+use crate::error::{Error, Result};
+
+/// How long a node that stops waits for its peers to take what they have not yet.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// How long one that leaves for good does.
+const HANDOVER: Duration = Duration::from_secs(60);
+
+impl Replication {
+    /// Hands over what only this node has, and tells all others to go on without it.
+    ///
+    /// # Errors
+    /// `NotReady` where there are members and none of them took everything in time; nothing has changed then.
+    pub async fn leave(&self) -> Result<()> {
+        if self.0.has_peers.load(Ordering::Acquire) {
+            self.sync_now();
+            let last = self.last_written();
+            let at_ms = self.0.store.now_ms();
+            if !self.0.handed_over(last, at_ms, HANDOVER).await {
+                return Err(Error::NotReady(format!(
+                    "no other member has everything that this node has, after {HANDOVER:?}: it stays. See DynaRust members, and try again"
+                )));
+            }
+        }
+        self.0.say_goodbye(true).await;
+        Ok(())
+    }
+
+    /// Ends all links, after a moment for the peers to take what they have not yet, and remembers the members. Whoever calls
+    /// again waits for the same end.
+    pub async fn stop(&self) {
+        let mut stopped = self.0.stopped.lock().await;
+        if *stopped {
+            return;
+        }
+        self.0.stopping.store(true, Ordering::Release);
+        let last = self.last_written();
+        let linked = self.0.state().registry.links().count();
+        self.held_by(last, linked, GOODBYE).await;
+        self.0.say_goodbye(false).await;
+        if let Some(background) = self.0.background.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            background.abort();
+        }
+        if let Err(error) = self.0.keep_notes().await {
+            warn!(%error, "the members were not noted");
+        }
+        *stopped = true;
+    }
+}
+
+impl Inner {
+    /// Whether some member comes to hold everything this node has: what it wrote up to `entry`, and what it held at an instant.
+    async fn handed_over(&self, entry: u64, at_ms: u64, patience: Duration) -> bool {
+        let waiting = async {
+            let mut looks = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                looks.tick().await;
+                let state = self.state();
+                let standing = self.shared.standing();
+                let has_all = |link: &Arc<registry::LinkState>| {
+                    let acked = standing.acked.get(&link.node).copied().unwrap_or_default();
+                    acked.upto >= entry
+                        && standing.floor.equal_ms(link.node).is_some_and(|equal| equal >= at_ms)
+                };
+                if state.registry.links().any(has_all) {
+                    return;
+                }
+            }
+        };
+        timeout(patience, waiting).await.is_ok()
+    }
+
+    async fn say_goodbye(&self, forever: bool) {
+        let now_ms = self.store.now_ms();
+        let actions = self.state().members.leave(forever, now_ms);
+        self.perform(actions);
+        let ended = async {
+            let mut looks = tokio::time::interval(Duration::from_millis(10));
+            // Each peer ends its link when it is told.
+            while self.state().registry.links().next().is_some() {
+                looks.tick().await;
+            }
+        };
+        // One that hangs is not waited for.
+        let _ = timeout(Duration::from_secs(1), ended).await;
+    }
+}

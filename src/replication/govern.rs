@@ -1,0 +1,301 @@
+//! The loop that keeps a node among the others: it dials who is wanted, admits who calls, and does each round what is to be done
+//! once for all links.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Inner,
+    belong::settle_cluster,
+    converse::converse,
+    door::Admission,
+    establish,
+    handshake::{RefusalKind, Role},
+    identity::Identity,
+    link::{BoxedDuplex, Link},
+    link_error::LinkError,
+    members::{self, Initiated, Survivor, survivor},
+    registry::{Control, LinkState, ORDERS_MAX},
+    upkeep::keep_up,
+};
+use crate::{core::message::Message, error::Error};
+
+/// How long the loop sleeps at the most.
+const NAP_MAX: Duration = Duration::from_millis(250);
+/// How long one that gave an address may take to be reached there.
+const DIAL_BACK: Duration = Duration::from_secs(3);
+/// A link that stood for so long has lasted.
+const LASTING: Duration = Duration::from_secs(5);
+/// How long one that is refused may take to say what it has against this node.
+const OBJECTION: Duration = Duration::from_secs(1);
+
+/// Runs until it is aborted.
+pub async fn govern(inner: Arc<Inner>) {
+    let mut round_due = Instant::now();
+    let mut rounds = 0;
+    loop {
+        let now_ms = inner.store.now_ms();
+        let actions = inner.state().members.tick(now_ms);
+        inner.perform(actions);
+        dial_due(&inner, now_ms);
+        if round_due <= Instant::now() {
+            round_due = Instant::now() + inner.round();
+            rounds += 1;
+            if let Err(error) = keep_up(&inner, rounds).await {
+                debug!(%error, "the round's upkeep was not done");
+            }
+        }
+        let nap = {
+            let state = inner.state();
+            let due_ms = state.members.next_timer_ms().min(state.dialer.next_ms().unwrap_or(u64::MAX));
+            Duration::from_millis(due_ms.saturating_sub(inner.store.now_ms()))
+                .clamp(Duration::from_millis(5), NAP_MAX)
+        };
+        tokio::select! {
+            () = sleep(nap) => {}
+            () = inner.nudged.notified() => {}
+        }
+    }
+}
+
+/// Makes a link of a connection that came in.
+pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
+    let local = inner.local();
+    match establish::accept(stream, remote, admission, &local).await {
+        Ok(link) => {
+            if let Err(error) = admit(&inner, link, local.hello.cluster.id, None).await {
+                debug!(%remote, %error, "a link was not taken in");
+            }
+        }
+        Err(error) => warn!(%remote, %error, "no link with a node that called"),
+    }
+}
+
+fn dial_due(inner: &Arc<Inner>, now_ms: u64) {
+    if inner.is_stopping() {
+        return;
+    }
+    let due = {
+        let mut state = inner.state();
+        let wanted = state.members.wanted(now_ms);
+        let alone = state.registry.links().next().is_none();
+        state.dialer.due(&wanted, alone, now_ms)
+    };
+    for address in due {
+        tokio::spawn(dial(inner.clone(), address));
+    }
+}
+
+async fn dial(inner: Arc<Inner>, address: String) {
+    let local = inner.local();
+    let outcome = match establish::dial(&address, &local).await {
+        Ok(link) => admit(&inner, link, local.hello.cluster.id, Some(&address)).await,
+        Err(error) => Err(error),
+    };
+    let now_ms = inner.store.now_ms();
+    let mut state = inner.state();
+    match outcome {
+        Ok(()) => state.dialer.succeeded(&address, now_ms),
+        Err(LinkError::Refusing(refusal) | LinkError::Refused(refusal))
+            if refusal.kind == RefusalKind::Itself =>
+        {
+            debug!(address, "this node's own address");
+            state.dialer.ourselves(&address);
+        }
+        Err(
+            error @ (LinkError::Unreachable(_)
+            | LinkError::Broken(_)
+            | LinkError::TooLarge { .. }
+            | LinkError::Lost(_)
+            | LinkError::TimedOut),
+        ) => {
+            debug!(address, %error, "no link yet");
+            state.dialer.failed(&address, now_ms);
+        }
+        Err(
+            error @ (LinkError::Answered { .. }
+            | LinkError::OtherProtocol { .. }
+            | LinkError::NeedsSecret
+            | LinkError::SecretDiffers
+            | LinkError::Refusing(_)
+            | LinkError::Refused(_)),
+        ) => {
+            if state.dialer.refused(&address, &error.to_string(), now_ms) {
+                warn!(address, %error, "no link");
+            }
+        }
+    }
+    drop(state);
+    inner.nudged.notify_one();
+}
+
+/// Takes a link in, or says at both ends why not. `quoted`: the cluster that this node said it belongs to. `dialed`: the address
+/// that was dialed for it.
+async fn admit(
+    inner: &Arc<Inner>,
+    mut link: Link,
+    quoted: u64,
+    dialed: Option<&str>,
+) -> std::result::Result<(), LinkError> {
+    let remote = &link.remote;
+    let identity = Identity {
+        node: remote.node,
+        incarnation: remote.incarnation,
+        address: remote.address.clone().unwrap_or_default(),
+    };
+    let may_link = inner.state().members.may_link(&identity);
+    if let Err(refusal) = may_link {
+        let text = refusal.to_string();
+        warn!(peer = %identity.node, address = identity.address, why = text, "refused a link");
+        let word = match refusal {
+            members::Refusal::Outlived { at_least, forgotten, .. } => {
+                Message::Outlived { at_least, forgotten }
+            }
+            members::Refusal::Ourselves
+            | members::Refusal::SameIdAsOurs(_)
+            | members::Refusal::Duplicate { .. } => Message::Refused(text.clone()),
+        };
+        // It need not hear it to be refused.
+        let _ = link.sender.send(&word).await;
+        let objection = timeout(OBJECTION, link.receiver.next()).await;
+        // Both forgot each other, after a long cut: the cluster goes on as the side of the lower id has it.
+        if let Ok(Ok(Some(Message::Outlived { at_least, forgotten }))) = objection
+            && (!matches!(word, Message::Outlived { .. }) || inner.node() > identity.node)
+        {
+            inner.outlived(identity.node, at_least, forgotten);
+        }
+        link.sender.close().await;
+        return Err(LinkError::Lost(text));
+    }
+    let _one_at_a_time = inner.adoption.lock().await;
+    if let Err(error) = settle_cluster(inner, &link, quoted).await {
+        // Without a word: one that refuses would keep the other from trying again soon.
+        link.sender.close().await;
+        return Err(LinkError::Lost(error.to_string()));
+    }
+    learn_address(inner, &link);
+    if dialed.is_none()
+        && let Some(address) = link.remote.address.clone()
+    {
+        tokio::spawn(dial_back(address));
+    }
+    install(inner, link, identity, dialed);
+    Ok(())
+}
+
+/// Learns from a link where others reach this node.
+fn learn_address(inner: &Inner, link: &Link) {
+    let now_ms = inner.store.now_ms();
+    let actions = {
+        let mut state = inner.state();
+        match link.role {
+            Role::Responder => {
+                state.advertised.reached_as(&link.remote.reached_as);
+            }
+            Role::Initiator => {
+                if let Ok(local) = local_towards(link.remote_address) {
+                    state.advertised.reached_from(local.ip());
+                }
+            }
+        }
+        let address = state.advertised.current().or(state.advertised.candidate()).map(str::to_owned);
+        address.map(|address| state.members.readdress(&address, now_ms)).unwrap_or_default()
+    };
+    inner.perform(actions);
+}
+
+/// The address of this machine on the way to another. Nothing is sent.
+fn local_towards(remote: SocketAddr) -> std::io::Result<SocketAddr> {
+    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(remote)?;
+    socket.local_addr()
+}
+
+/// Sees whether a node that called is where it says, so that it can be called when it is needed.
+async fn dial_back(address: String) {
+    let reached = timeout(DIAL_BACK, tokio::net::TcpStream::connect(&address)).await;
+    if !matches!(reached, Ok(Ok(_))) {
+        warn!(
+            address,
+            "a node says that it is reached there, and from here it is not: set --advertise on it"
+        );
+    }
+}
+
+/// Puts a link in its place and lets it talk. `dialed`: the address that was dialed for it.
+fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&str>) {
+    let addresses: Vec<String> =
+        dialed.into_iter().chain(link.remote.address.as_deref()).map(str::to_owned).collect();
+    let (orders, control) = mpsc::channel(ORDERS_MAX);
+    let initiator = match link.role {
+        Role::Initiator => inner.node(),
+        Role::Responder => identity.node,
+    };
+    let now_ms = inner.store.now_ms();
+    let fresh = Arc::new(LinkState::new(
+        (identity.node, identity.incarnation),
+        Initiated { by: initiator, at_ms: now_ms },
+        link.traffic.clone(),
+        orders,
+    ));
+    let actions = {
+        let mut state = inner.state();
+        if let Some(standing) = state.registry.link(identity.node) {
+            let stays = standing.incarnation == identity.incarnation
+                && survivor(standing.initiated, fresh.initiated) == Survivor::Standing;
+            if stays {
+                debug!(peer = %identity.node, "one link with it stands already");
+                return;
+            }
+            standing.order(Control::Close("another link took its place".into()));
+        }
+        state.registry.insert(fresh.clone());
+        state.members.linked(identity, now_ms)
+    };
+    info!(peer = %fresh.node, address = %link.remote_address, role = ?link.role, "linked");
+    inner.perform(actions);
+    inner.has_peers.store(true, Ordering::Release);
+    let inner = inner.clone();
+    tokio::spawn(async move {
+        let begun = Instant::now();
+        let why = converse(inner.clone(), link, fresh.clone(), control).await;
+        let now_ms = inner.store.now_ms();
+        let is_kept_out = keeps_out(&why);
+        let actions = {
+            let mut state = inner.state();
+            for address in &addresses {
+                if is_kept_out {
+                    state.dialer.kept_out(address, now_ms);
+                } else if begun.elapsed() >= LASTING {
+                    state.dialer.lasted(address);
+                }
+            }
+            match state.registry.remove(&fresh) {
+                true => state.members.unlinked(fresh.node, now_ms),
+                false => Vec::new(),
+            }
+        };
+        if is_kept_out {
+            warn!(peer = %fresh.node, %why, "link refused");
+        } else {
+            info!(peer = %fresh.node, %why, "link ended");
+        }
+        inner.perform(actions);
+        inner.nudged.notify_one();
+    });
+}
+
+/// Whether a link ended for a reason that does not go away by itself: another like it would end as soon.
+fn keeps_out(why: &Error) -> bool {
+    matches!(why, Error::Forbidden(_) | Error::ClockDrift { .. })
+}

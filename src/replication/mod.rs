@@ -1,0 +1,399 @@
+//! What nodes are to each other: one encrypted link between each pair of them, over which they tell each other what changes,
+//! compare what they have, and agree who belongs. All of them loops that drive the protocol of the core.
+//!
+//! - [`secret`] is what proves that a node belongs; [`noise`], [`handshake`], [`connect`], [`door`], [`establish`] and [`link`]
+//!   make a link of it.
+//! - [`identity`], [`members`] and [`address`] say who belongs, and where each is.
+//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link; `registry` knows them all; `news` is
+//!   what is heard of members over them, and `goodbye` the end.
+//! - `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
+//! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
+//!
+//! A write costs its writer an entry in the journal. Everything else happens on the links' own tasks: a peer that is slow, hangs or
+//! is gone costs nobody else anything.
+
+pub mod address;
+mod belong;
+mod birth;
+pub mod connect;
+mod converse;
+pub mod door;
+pub mod establish;
+mod goodbye;
+mod govern;
+pub mod handshake;
+pub mod identity;
+pub mod link;
+pub mod link_error;
+pub mod members;
+mod news;
+pub mod noise;
+mod registry;
+pub mod rows;
+pub mod secret;
+mod sync;
+mod upkeep;
+mod view;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinError, JoinHandle, spawn_blocking},
+    time::timeout,
+};
+
+pub use self::view::{Membership, PeerView};
+use self::{
+    address::Advertised,
+    birth::Birth,
+    door::{Admission, Door},
+    establish::Local,
+    handshake::{ClusterIdentity, Hello},
+    identity::Identity,
+    link::BoxedDuplex,
+    members::{Dialer, Members},
+    registry::{Control, Registry},
+    rows::Rows,
+    secret::Secrets,
+    sync::Syncs,
+};
+use crate::{
+    core::{
+        clock::NodeId,
+        name::{Key, TableName},
+        peer::{self, Context},
+        standing::Shared,
+    },
+    error::{Error, Result},
+    storage::{Store, commit::Life, stamps::Stamps},
+};
+
+/// How far behind the present the instant is at which roots are compared: longer than any write is on its way.
+const SETTLE_MS: u64 = 2_000;
+/// The name of the members' note in the storage.
+const MEMBERS_NOTE: &str = "members";
+/// How a node deals with others.
+#[derive(Clone)]
+pub struct Options {
+    /// Addresses of nodes to link with, as text.
+    pub join: Vec<String>,
+    /// The address it tells others, if it was told one.
+    pub advertise: Option<String>,
+    /// Where it listens, with the port it got.
+    pub listen: SocketAddr,
+    /// What proves that it belongs.
+    pub secrets: Secrets,
+    /// How old a tombstone is at least when it is removed, in milliseconds.
+    pub tombstone_grace_ms: u64,
+    /// How long a member may be gone before it is forgotten, in milliseconds.
+    pub forget_after_ms: u64,
+    /// The time between two rounds, in milliseconds.
+    pub round_ms: u64,
+    /// How far a clock or a timestamp may be ahead, in milliseconds.
+    pub clock_drift_max_ms: u64,
+}
+
+/// The part of a node that deals with others. Clones share it.
+#[derive(Clone)]
+pub struct Replication(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    store: Store,
+    stamps: Arc<Stamps>,
+    rows: Rows,
+    shared: Arc<Shared>,
+    syncs: Syncs,
+    door: Arc<Door>,
+    state: Mutex<State>,
+    /// One link at a time changes which cluster this node belongs to.
+    adoption: tokio::sync::Mutex<()>,
+    /// Whether there is anybody to tell of writes.
+    has_peers: AtomicBool,
+    /// The last entry of the journal.
+    appended: watch::Sender<u64>,
+    /// Wakes those who wait for acknowledgements, and for members.
+    progressed: Notify,
+    /// Wakes the loop that dials.
+    nudged: Notify,
+    stopping: AtomicBool,
+    stopped: tokio::sync::Mutex<bool>,
+    background: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What changes as members come and go.
+struct State {
+    members: Members,
+    dialer: Dialer,
+    advertised: Advertised,
+    birth: Birth,
+    /// What of it is written down.
+    noted: Option<Birth>,
+    registry: Registry,
+}
+
+impl Replication {
+    /// Begins to look for others, and to let them in.
+    ///
+    /// # Errors
+    /// As the storage's; `Corrupt` or `StorageDamaged` for notes of before that are not readable.
+    pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
+        let random = || getrandom::u64().map_err(|e| Error::Io(format!("asking for randomness: {e}")));
+        let birth = Birth::read(&store, !options.join.is_empty())?;
+        let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
+        let advertised = Advertised::new(options.advertise.as_deref(), options.listen);
+        let identity = Identity {
+            node: store.node(),
+            incarnation: birth.forgotten + 1,
+            address: advertised.current().unwrap_or_default().to_owned(),
+        };
+        let timing = members::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
+        let members =
+            Members::new(identity, remembered.unwrap_or_default(), random()?, timing, store.now_ms());
+        let dialer = Dialer::new(options.join.iter().cloned(), random()?);
+        let shared = Arc::new(Shared::default());
+        {
+            let mut standing = shared.standing();
+            standing.whole = birth.whole;
+            standing.shared_ms = birth.shared_ms;
+            standing.held_ms = birth.held_ms;
+            standing.known = members.others().map(|member| member.node).collect();
+            standing.floor.set_members(members.unforgotten());
+        }
+        // Also where the wall clock was set back: a write before these would be taken for one that was deleted.
+        stamps.pass(birth.shared_ms.max(birth.held_ms).max(store.swept().latest_ms()));
+        let inner = Arc::new(Inner {
+            rows: Rows::new(store.clone(), stamps.clone(), shared.clone()),
+            stamps,
+            syncs: Syncs::new(store.clone()),
+            door: Door::new(options.secrets.clone()),
+            has_peers: AtomicBool::new(!members.unforgotten().is_empty()),
+            state: Mutex::new(State {
+                members,
+                dialer,
+                advertised,
+                birth,
+                noted: None,
+                registry: Registry::default(),
+            }),
+            options,
+            store,
+            shared,
+            adoption: tokio::sync::Mutex::default(),
+            appended: watch::Sender::new(0),
+            progressed: Notify::new(),
+            nudged: Notify::new(),
+            stopping: AtomicBool::new(false),
+            stopped: tokio::sync::Mutex::default(),
+            background: Mutex::default(),
+        });
+        let governing = tokio::spawn(govern::govern(inner.clone()));
+        *inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(governing);
+        Ok(Self(inner))
+    }
+
+    /// Notes keys that this node wrote, for the peers to be told. The rows must be readable.
+    pub fn wrote<'a>(&self, keys: impl IntoIterator<Item = (&'a TableName, &'a Key)>) {
+        if !self.0.has_peers.load(Ordering::Acquire) {
+            return;
+        }
+        let mut journal = self.0.shared.journal();
+        for (table, key) in keys {
+            journal.append(table.clone(), key.clone());
+        }
+        let last = journal.last();
+        drop(journal);
+        self.0.appended.send_replace(last);
+    }
+
+    /// The last write that was noted.
+    pub fn last_written(&self) -> u64 {
+        self.0.shared.journal().last()
+    }
+
+    /// Returns when so many members beside this node hold durably what was noted up to `entry`; with how many did where the time
+    /// is over before.
+    pub async fn held_by(&self, entry: u64, wanted: usize, patience: Duration) -> usize {
+        let mut held = 0;
+        let waiting = async {
+            loop {
+                let progressed = self.0.progressed.notified();
+                let mut progressed = std::pin::pin!(progressed);
+                progressed.as_mut().enable();
+                held = self.0.holders(entry);
+                if held >= wanted {
+                    return;
+                }
+                progressed.await;
+            }
+        };
+        // Whether they came or the time ran out shows in the number.
+        let _ = timeout(patience, waiting).await;
+        held
+    }
+
+    /// Lets a handshake with a node at `remote` begin.
+    ///
+    /// # Errors
+    /// As `Door::admit`; `Draining`.
+    pub fn admit(&self, remote: SocketAddr) -> Result<Admission> {
+        if self.0.is_stopping() { Err(Error::Draining) } else { self.0.door.admit(remote) }
+    }
+
+    /// Makes a link of a connection that came in and has become a WebSocket.
+    pub fn link(&self, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
+        tokio::spawn(govern::accept(self.0.clone(), stream, remote, admission));
+    }
+
+    /// Goes on without a member that is gone.
+    ///
+    /// # Errors
+    /// As `Members::forget`.
+    pub async fn forget(&self, node: NodeId) -> Result<()> {
+        let actions = {
+            let mut state = self.0.state();
+            state.members.forget(node, self.0.store.now_ms())?
+        };
+        self.0.perform(actions);
+        self.0.keep_notes().await
+    }
+
+    /// Opens a comparison with every linked peer. With how many.
+    pub fn sync_now(&self) -> usize {
+        let state = self.0.state();
+        state.registry.links().map(|link| link.order(Control::Compare)).count()
+    }
+}
+
+impl Inner {
+    fn node(&self) -> NodeId {
+        self.store.node()
+    }
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn round(&self) -> Duration {
+        Duration::from_millis(self.options.round_ms)
+    }
+
+    fn peer_options(&self) -> peer::Options {
+        peer::Options { settle_ms: SETTLE_MS, clock_drift_max_ms: self.options.clock_drift_max_ms }
+    }
+
+    fn context(&self) -> Context<'_, Rows> {
+        Context { replica: &self.rows, shared: &self.shared, now_ms: self.store.now_ms() }
+    }
+
+    fn appended(&self) -> watch::Receiver<u64> {
+        self.appended.subscribe()
+    }
+
+    /// Tells all links that there may be more in the journal.
+    fn announce_writes(&self) {
+        let last = self.shared.journal().last();
+        self.appended.send_replace(last);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    async fn sync(&self, life: Life) -> Result<()> {
+        self.syncs.sync(life).await
+    }
+
+    fn acknowledged(&self) {
+        self.progressed.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Members and links are changed by calls that do not panic halfway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many other members hold an entry of the journal.
+    fn holders(&self, entry: u64) -> usize {
+        let members = self.state().members.unforgotten();
+        let standing = self.shared.standing();
+        let holds =
+            |node: &&NodeId| standing.acked.get(*node).is_some_and(|acked| entry == 0 || acked.holds(entry));
+        members.iter().filter(holds).count()
+    }
+
+    /// What this node says of itself to those it links with.
+    fn local(&self) -> Local {
+        let state = self.state();
+        let birth = state.birth;
+        let hello = Hello {
+            node: self.node(),
+            incarnation: state.members.local().incarnation,
+            cluster: ClusterIdentity {
+                id: birth.cluster,
+                linked: birth.settled,
+                digest_key: self.store.digest_key(),
+            },
+            address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
+            reached_as: String::new(),
+            now_ms: self.store.now_ms(),
+            whole: self.shared.standing().whole,
+            swept: self.store.swept().tombstones_ms,
+        };
+        let store = self.store.clone();
+        Local {
+            hello,
+            secrets: self.options.secrets.clone(),
+            drift_max_ms: self.options.clock_drift_max_ms,
+            now_ms: Arc::new(move || store.now_ms()),
+        }
+    }
+
+    /// Makes durable what a restart must know.
+    async fn keep_notes(&self) -> Result<()> {
+        let (birth, members) = {
+            let mut state = self.state();
+            let standing = self.shared.standing();
+            let is_linked = state.registry.links().next().is_some();
+            let birth = &mut state.birth;
+            birth.whole = standing.whole;
+            birth.settled |= standing.whole && is_linked;
+            birth.held_ms = birth.held_ms.max(standing.held_ms);
+            // It grows with every round. What matters is that it covers all that this node wrote.
+            if birth.shared_ms < self.stamps.last_write_ms() {
+                birth.shared_ms = standing.shared_ms;
+            }
+            drop(standing);
+            let birth = state.birth;
+            ((state.noted != Some(birth)).then_some(birth), state.members.take_note())
+        };
+        if birth.is_none() && members.is_none() {
+            return Ok(());
+        }
+        let life = self.store.life();
+        let store = self.store.clone();
+        let written = spawn_blocking(move || -> Result<()> {
+            birth.iter().try_for_each(|birth| birth.write(&store))?;
+            members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
+        });
+        written.await.map_err(stopped)??;
+        self.store.durable(life).await?;
+        if birth.is_some() {
+            self.state().noted = birth;
+        }
+        Ok(())
+    }
+}
+
+/// A task that ended before its time.
+fn stopped(error: JoinError) -> Error {
+    Error::Io(format!("a task of replication stopped: {error}"))
+}

@@ -1,0 +1,148 @@
+//! The links that stand, one a peer, and what is known of each peer over all of its links.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::mpsc;
+
+use super::{link::Traffic, members::Initiated};
+use crate::core::{clock::NodeId, message::Message, peer::Figures};
+
+/// Orders that wait for a link at the most. Those of membership come again.
+pub const ORDERS_MAX: usize = 256;
+
+/// What a link is told from outside.
+#[derive(Debug)]
+pub enum Control {
+    /// Send this.
+    Send(Message),
+    /// Open a comparison.
+    Compare,
+    /// End, for this reason.
+    Close(String),
+}
+
+/// A link, as others than its own task see it.
+pub struct LinkState {
+    /// The node at the other end.
+    pub node: NodeId,
+    /// Which of the two nodes dialed, and when.
+    pub initiated: Initiated,
+    /// The life of the other node.
+    pub incarnation: u64,
+    /// What went over it.
+    pub traffic: Arc<Traffic>,
+    orders: mpsc::Sender<Control>,
+    figures: Mutex<Figures>,
+}
+
+impl LinkState {
+    /// A link that was just made.
+    pub fn new(
+        (node, incarnation): (NodeId, u64),
+        initiated: Initiated,
+        traffic: Arc<Traffic>,
+        orders: mpsc::Sender<Control>,
+    ) -> Self {
+        Self { node, initiated, incarnation, traffic, orders, figures: Mutex::default() }
+    }
+
+    /// Gives the link's task something to do. What has no room is lost: a link that is that far behind ends soon.
+    pub fn order(&self, order: Control) {
+        // The task may have ended, and then the link has.
+        let _ = self.orders.try_send(order);
+    }
+
+    /// Shows how the link does.
+    pub fn show(&self, figures: Figures) {
+        *lock(&self.figures) = figures;
+    }
+
+    /// How it does.
+    pub fn figures(&self) -> Figures {
+        *lock(&self.figures)
+    }
+}
+
+/// All links.
+#[derive(Default)]
+pub struct Registry {
+    links: BTreeMap<NodeId, Arc<LinkState>>,
+    /// What links that ended had counted.
+    totals: BTreeMap<NodeId, Totals>,
+}
+
+/// What was counted over all links with a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The counters of the protocol. Its gauges are those of the last link.
+    pub figures: Figures,
+    /// Bytes to the peer.
+    pub sent_bytes: u64,
+    /// Bytes from it.
+    pub received_bytes: u64,
+}
+
+impl Registry {
+    /// The link with a peer.
+    pub fn link(&self, node: NodeId) -> Option<&Arc<LinkState>> {
+        self.links.get(&node)
+    }
+
+    /// All links.
+    pub fn links(&self) -> impl Iterator<Item = &Arc<LinkState>> {
+        self.links.values()
+    }
+
+    /// Puts a link in its place. Returns the one that was there.
+    pub fn insert(&mut self, link: Arc<LinkState>) -> Option<Arc<LinkState>> {
+        self.links.insert(link.node, link)
+    }
+
+    /// Keeps account of a link that ended. Whether it was the one in its place.
+    pub fn remove(&mut self, link: &Arc<LinkState>) -> bool {
+        let totals = self.totals(link.node, Some(link));
+        self.totals.insert(link.node, totals);
+        let was_in_place = self.links.get(&link.node).is_some_and(|present| Arc::ptr_eq(present, link));
+        if was_in_place {
+            self.links.remove(&link.node);
+        }
+        was_in_place
+    }
+
+    /// What was counted with a peer, over the links before and the one that stands.
+    pub fn totals_of(&self, node: NodeId) -> Totals {
+        self.totals(node, self.links.get(&node))
+    }
+
+    fn totals(&self, node: NodeId, link: Option<&Arc<LinkState>>) -> Totals {
+        let before = self.totals.get(&node).copied().unwrap_or_default();
+        let Some(link) = link else { return before };
+        let (was, is) = (before.figures, link.figures());
+        let figures = Figures {
+            rounds: was.rounds + is.rounds,
+            sessions: was.sessions + is.sessions,
+            false_sessions: was.false_sessions + is.false_sessions,
+            rows_pushed: was.rows_pushed + is.rows_pushed,
+            rows_repaired: was.rows_repaired + is.rows_repaired,
+            rows_received: was.rows_received + is.rows_received,
+            rows_changed: was.rows_changed + is.rows_changed,
+            zombies: was.zombies + is.zombies,
+            comparison_messages: was.comparison_messages + is.comparison_messages,
+            comparison_bytes: was.comparison_bytes + is.comparison_bytes,
+            ..is
+        };
+        Totals {
+            figures,
+            sent_bytes: before.sent_bytes + link.traffic.sent_bytes(),
+            received_bytes: before.received_bytes + link.traffic.received_bytes(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain values: whole whatever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

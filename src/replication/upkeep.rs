@@ -1,0 +1,63 @@
+//! What a node does once a round for all its links together: it notes what a restart must know, raises the floor, has dead rows
+//! swept, and looks now and then whether its trees are what its disk has.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::{Inner, SETTLE_MS, belong::found, stopped};
+use crate::error::Result;
+
+/// Rounds between two looks whether the trees are what the disk has, at a partition each.
+const ROUNDS_PER_CHECK: u64 = 10;
+/// Up to when this node holds everything is written down this often where nothing asks for it.
+const HELD_STEP_MS: u64 = 30 * 60 * 1_000;
+
+/// What is to be done once a round.
+pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
+    found(inner);
+    let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
+    hold(inner, settled_ms).await?;
+    let floor_ms = {
+        let mut standing = inner.shared.standing();
+        standing.whole.then(|| standing.raise_floor(settled_ms))
+    };
+    let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
+    let kept_up = spawn_blocking(move || -> Result<()> {
+        if let Some(floor_ms) = floor_ms {
+            store.pass_floor(floor_ms, grace_ms)?;
+        }
+        if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
+            // After the storage was opened again there are no trees.
+            if !store.is_counted() {
+                store.count_rows()?;
+            }
+            store.check_next()?;
+        }
+        Ok(())
+    });
+    kept_up.await.map_err(stopped)??;
+    inner.keep_notes().await
+}
+
+/// Makes durable up to when this node holds all that the cluster does, where something is to be swept by that; else now and then.
+async fn hold(inner: &Arc<Inner>, settled_ms: u64) -> Result<()> {
+    let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
+    let due_ms = spawn_blocking(move || store.next_sweep_ms(grace_ms)).await.map_err(stopped)??;
+    let guarantee_ms = {
+        let mut state = inner.state();
+        let standing = inner.shared.standing();
+        let held_ms = standing.held_ms;
+        let guarantee_ms = standing.floor.guarantee_ms(settled_ms);
+        let is_due = due_ms.is_some_and(|due_ms| held_ms < due_ms && due_ms <= guarantee_ms);
+        if !standing.whole || !(is_due || guarantee_ms > held_ms + HELD_STEP_MS) {
+            return Ok(());
+        }
+        state.birth.held_ms = state.birth.held_ms.max(guarantee_ms);
+        guarantee_ms
+    };
+    inner.keep_notes().await?;
+    let mut standing = inner.shared.standing();
+    standing.held_ms = standing.held_ms.max(guarantee_ms);
+    Ok(())
+}
