@@ -74,13 +74,8 @@ pub async fn run(
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: fanout.write_rate, keys, value_bytes, seed };
     let others = Writer::start(target, plan, &stamps);
-    let mut source = Source {
-        target,
-        connection: Connection::open(target.address).await?,
-        documents: Documents::new(seed, value_bytes),
-        stamps,
-        arrivals: &arrivals,
-    };
+    let mut source =
+        Source::open(target, Documents::new(seed, value_bytes), stamps.clone(), &arrivals).await?;
     let mut report = Report::new(workload, target.to_string())
         .setting("subscribers", fanout.subscribers)
         .setting("events", fanout.events)
@@ -97,7 +92,7 @@ pub async fn run(
 }
 
 /// Where the events come from.
-struct Source<'a> {
+pub struct Source<'a> {
     target: &'a Target,
     connection: Connection,
     documents: Documents,
@@ -105,7 +100,18 @@ struct Source<'a> {
     arrivals: &'a Arrivals,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Writes to `target`; the subscribers may be another's.
+    pub async fn open(
+        target: &'a Target,
+        documents: Documents,
+        stamps: Arc<Stamps>,
+        arrivals: &'a Arrivals,
+    ) -> Result<Self> {
+        let connection = Connection::open(target.address).await?;
+        Ok(Self { target, connection, documents, stamps, arrivals })
+    }
+
     /// The events of one run.
     async fn send_all(&mut self, fanout: Options, bar: &ProgressBar) -> Result<Vec<Figure>> {
         let mut last_latencies = Latencies::new();
@@ -126,7 +132,7 @@ impl Source<'_> {
     }
 
     /// Sends one event: when the last that got it did so, and how many did not get it.
-    async fn send(&mut self, subscribers: u64) -> Result<(Option<Duration>, u64)> {
+    pub async fn send(&mut self, subscribers: u64) -> Result<(Option<Duration>, u64)> {
         let stamp = self.stamps.next();
         let (mut value, mut request) = (Vec::new(), Vec::new());
         self.documents.write_stamped(stamp, &mut value);

@@ -20,7 +20,7 @@ use super::{
 use crate::error::Result;
 
 /// Connections of a closed loop unless said otherwise.
-const CONNECTIONS: u32 = 64;
+pub const CONNECTIONS: u32 = 64;
 
 /// How many of the requests are reads.
 #[derive(Clone, Copy, Debug, clap::Args)]

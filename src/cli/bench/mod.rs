@@ -8,6 +8,7 @@
 //! Numbers of one run say little on a shared machine: all workloads repeat, and report the median, the least and the greatest.
 
 mod batch;
+mod cluster;
 mod connection;
 pub mod document;
 mod fanout;
@@ -43,7 +44,7 @@ pub struct Arguments {
 }
 
 /// What to do to the target.
-#[derive(Clone, Copy, Debug, clap::Subcommand)]
+#[derive(Clone, Debug, clap::Subcommand)]
 pub enum Workload {
     /// Reads random keys, each connection as fast as it is answered
     Get,
@@ -65,6 +66,8 @@ pub enum Workload {
     Idle(idle::Options),
     /// Starts a node on --data: how long until it reads, and until it is ready
     Start,
+    /// Starts nodes of its own and measures what they do together: lag, replicas, repair, first sync, a cut that heals
+    Cluster(Box<cluster::Options>),
 }
 
 /// What all workloads share.
@@ -124,28 +127,28 @@ impl Options {
     }
 }
 
-/// Runs a workload and prints its report to standard output. Makes its own runtime: not to be called inside one.
+/// Runs a workload and prints what it found to standard output. Makes its own runtime: not to be called inside one.
 ///
 /// # Errors
 /// `Config` for a target that is not one, `Io` where the target does not answer, or not as expected.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let report = measure(&arguments)?;
-    let options = &arguments.options;
-    let written = report.write(options.json, &mut io::stdout().lock());
-    written.or_else(|error| match error.kind() {
-        // The reader has seen enough.
-        io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Error::io("writing the report", &error)),
+    let json = arguments.options.json;
+    measure(&arguments, &mut |report| {
+        let written = report.write(json, &mut io::stdout().lock());
+        written.or_else(|error| match error.kind() {
+            // The reader has seen enough.
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(Error::io("writing the report", &error)),
+        })
     })
 }
 
-/// Runs a workload and returns its report.
-///
-/// # Errors
-/// As `run`.
-pub fn measure(arguments: &Arguments) -> Result<Report> {
+/// Who takes reports, each as soon as it is there.
+type Taker<'a> = dyn FnMut(Report) -> Result<()> + 'a;
+
+/// Runs a workload and hands over its reports.
+fn measure(arguments: &Arguments, take: &mut Taker<'_>) -> Result<()> {
     let options = &arguments.options;
-    let target = Target::resolve(options.target, &options.address, &options.table, options.allow_remote)?;
     // One thread: the load side has one core, and tasks that share a thread share their counters without locks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -155,14 +158,18 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
     if options.spin {
         tasks.spawn_local(spin());
     }
-    let mut report = tasks.block_on(&runtime, dispatch(arguments.workload, &target, options))?;
+    if let Workload::Cluster(cluster) = &arguments.workload {
+        return tasks.block_on(&runtime, cluster::run(cluster, options, take));
+    }
+    let target = Target::resolve(options.target, &options.address, &options.table, options.allow_remote)?;
+    let mut report = tasks.block_on(&runtime, dispatch(&arguments.workload, &target, options))?;
     if let Some(pid) = options.pid {
         report.note("rss_mib", process::mebibytes(process::resident_bytes(pid)?));
     }
     if let Some(data) = &options.data {
         report.note("disk_mib", process::mebibytes(process::disk_bytes(data)?));
     }
-    Ok(report)
+    take(report)
 }
 
 /// Keeps the runtime looking for what has come, for as long as it runs. On one machine a write to a socket whose reader sleeps
@@ -174,17 +181,18 @@ async fn spin() {
     }
 }
 
-async fn dispatch(workload: Workload, target: &Target, options: &Options) -> Result<Report> {
+async fn dispatch(workload: &Workload, target: &Target, options: &Options) -> Result<Report> {
     match workload {
         Workload::Get => load::run("get", load::Mix { reads_percent: 100 }, target, options).await,
         Workload::Put => load::run("put", load::Mix { reads_percent: 0 }, target, options).await,
-        Workload::Mixed(mix) => load::run("mixed", mix, target, options).await,
-        Workload::Batch(batch) => batch::run(batch, target, options).await,
-        Workload::Fanout(fanout) => fanout::run("fanout", fanout, target, options).await,
-        Workload::Latency(latency) => fanout::run("latency", latency.into(), target, options).await,
-        Workload::Many(many) => many::run(many, target, options).await,
-        Workload::Stalled(stalled) => stalled::run(stalled, target, options).await,
-        Workload::Idle(idle) => idle::run(idle, target, options).await,
+        Workload::Mixed(mix) => load::run("mixed", *mix, target, options).await,
+        Workload::Batch(batch) => batch::run(*batch, target, options).await,
+        Workload::Fanout(fanout) => fanout::run("fanout", *fanout, target, options).await,
+        Workload::Latency(latency) => fanout::run("latency", (*latency).into(), target, options).await,
+        Workload::Many(many) => many::run(*many, target, options).await,
+        Workload::Stalled(stalled) => stalled::run(*stalled, target, options).await,
+        Workload::Idle(idle) => idle::run(*idle, target, options).await,
         Workload::Start => start::run(target, options).await,
+        Workload::Cluster(_) => unreachable!("it starts its own nodes, and has no target"),
     }
 }

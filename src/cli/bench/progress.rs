@@ -1,21 +1,13 @@
-//! The progress bar of a benchmark: on a terminal's standard error, and nowhere else.
+//! The progress bar of a benchmark.
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, interval};
+
+pub use crate::cli::progress::bar;
 
 /// Often enough to be seen moving, too seldom to be measured.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
-
-/// A bar of `length` steps, labelled `workload`.
-pub fn bar(workload: &'static str, length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {pos}/{len} {msg}");
-    let style = style.expect("the template is a constant that the bar takes");
-    let bar = ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_prefix(workload);
-    bar.set_draw_target(indicatif::ProgressDrawTarget::stderr_with_hz(4));
-    bar
-}
 
 /// Moves a bar with time, from now until `length` has passed; never returns before.
 pub async fn follow_time(workload: &'static str, length: Duration) {

@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 /// The longest latency told apart; what is slower counts as this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 
+/// The narrowest column of names, so that reports of most workloads look alike.
+const NAME_WIDTH_MIN: usize = 24;
+
 /// The percentiles reported of every latency.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
@@ -138,15 +141,18 @@ impl Report {
     fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
         let settings: Vec<_> = self.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         writeln!(out, "{} of {}: {}", self.workload, self.target, settings.join(" "))?;
+        let spreads = self.spreads();
+        let names = spreads.iter().map(|spread| &spread.name).chain(self.notes.iter().map(|note| &note.name));
+        let width = names.map(|name| name.len() + 1).max().unwrap_or_default().max(NAME_WIDTH_MIN);
         if !self.runs.is_empty() {
             let runs = format!("{} runs", self.runs.len());
-            writeln!(out, "{runs:24}{:>14}{:>14}{:>14}", "median", "min", "max")?;
+            writeln!(out, "{runs:width$}{:>14}{:>14}{:>14}", "median", "min", "max")?;
         }
-        for Spread { name, median, min, max } in self.spreads() {
-            writeln!(out, "{name:24}{:>14}{:>14}{:>14}", rounded(median), rounded(min), rounded(max))?;
+        for Spread { name, median, min, max } in spreads {
+            writeln!(out, "{name:width$}{:>14}{:>14}{:>14}", rounded(median), rounded(min), rounded(max))?;
         }
         for figure in &self.notes {
-            writeln!(out, "{:24}{:>14}", figure.name, rounded(figure.value))?;
+            writeln!(out, "{:width$}{:>14}", figure.name, rounded(figure.value))?;
         }
         Ok(())
     }
