@@ -3,11 +3,17 @@
 //! `PROPTEST_CASES=n` tries n cases of each property.
 
 mod clock;
+mod cluster;
 mod codec;
 mod edges;
 mod generators;
 mod json;
+mod link;
+mod members;
+mod merkle;
+mod reconcile;
 mod register;
+mod replica;
 mod storage;
 mod watch;
 

@@ -3,9 +3,12 @@
 
 mod abuse;
 mod ancestor;
+mod bench;
+mod cluster;
 mod contract;
 mod crash;
 mod harness;
+mod link;
 mod process;
 mod readme;
 mod tidy;

@@ -1,4 +1,5 @@
-//! Every curl line of the README is run, in order, against one node, and does what the README says.
+//! Every curl line of the README is run, in order, and does what the README says: those of the chapter on clusters against the
+//! nodes that its lines start, on other ports, and the rest against one node.
 //!
 //! What a line prints is given below it in lines that start with `# -> `; `...` in them stands for anything. A line without
 //! them has only to succeed, and one with them may show an error on purpose. A stream (`curl -N`) runs beside the
@@ -6,36 +7,99 @@
 
 use std::{
     fs,
-    path::Path,
+    net::TcpListener,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
-use crate::harness::{DEADLINE, Node, wait_until};
+use crate::harness::{DEADLINE, Node, Setup, http::Request, wait_until};
 
 const EXPECTED: &str = "# -> ";
+/// How the README calls the binary where it runs it.
+const BINARY: &str = "./target/release/DynaRust";
+/// The chapter whose lines start nodes of their own.
+const CLUSTER: &str = "\n## A cluster\n";
+/// The nodes of that chapter.
+const NODES: [&str; 3] = ["127.0.0.1:6660", "127.0.0.1:6661", "127.0.0.1:6662"];
 
 #[test]
 fn every_curl_line_of_the_readme_does_what_it_says() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).expect("there is a README.md");
-    let blocks = blocks(&readme);
+    let (before, _, after) = chapters(&readme());
+    let blocks: Vec<_> = [before, after].iter().flat_map(|text| blocks(text)).collect();
     let count: usize = blocks.iter().map(Vec::len).sum();
     assert!(count > 0, "a README without a curl line");
 
     let node = Node::start();
-    // Whatever is an HTTP error is a failure; no progress on stderr.
-    fs::write(node.home().join(".curlrc"), "fail-with-body\nsilent\nshow-error\n")
-        .expect("a file can be written");
+    let place = Place::new(&node, vec![("127.0.0.1:6660", node.address().to_string())]);
     for block in blocks {
         let mut streams = Vec::new();
         for line in block {
             match line.command.contains(" -N") {
-                true => streams.push(Stream::start(&node, line)),
-                false => line.check(&node),
+                true => streams.push(Stream::start(&place, line)),
+                false => line.check(&place),
             }
         }
         streams.into_iter().for_each(Stream::check);
     }
+}
+
+#[test]
+fn the_cluster_of_the_readme_comes_up_and_does_what_it_says() {
+    let (_, cluster, _) = chapters(&readme());
+    let lines: Vec<_> = blocks(&cluster).into_iter().flatten().collect();
+    let (starts, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(Line::starts_a_node);
+    assert_eq!(starts.len(), NODES.len(), "a line for each node");
+
+    let addresses = free_addresses();
+    let nodes: Vec<Node> = starts.iter().map(|line| line.start(&addresses)).collect();
+    for node in &nodes {
+        wait_until("each node knows all", DEADLINE, || {
+            let members = node.send(&Request::new("GET", "/membership")).text().to_owned();
+            addresses.iter().all(|(_, address)| members.contains(&**address))
+        });
+    }
+    let place = Place::new(&nodes[0], addresses);
+    lines.iter().for_each(|line| line.check(&place));
+}
+
+fn readme() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    fs::read_to_string(path).expect("there is a README.md")
+}
+
+/// What stands before the chapter on clusters, the chapter, and what follows it.
+fn chapters(readme: &str) -> (String, String, String) {
+    let (before, rest) = readme.split_once(CLUSTER).expect("a chapter on clusters");
+    let end = rest.find("\n## ").expect("a chapter that follows");
+    (before.to_owned(), rest[..end].to_owned(), rest[end..].to_owned())
+}
+
+/// A free address for each node of the README, in the same order as text.
+fn free_addresses() -> Vec<(&'static str, String)> {
+    let listeners = NODES.map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let mut addresses = listeners.map(|it| it.local_addr().expect("it is bound").to_string());
+    addresses.sort();
+    NODES.into_iter().zip(addresses).collect()
+}
+
+/// Where lines are run: in which directory, and at which addresses instead of those of the README.
+struct Place {
+    home: PathBuf,
+    addresses: Vec<(&'static str, String)>,
+}
+
+impl Place {
+    fn new(node: &Node, addresses: Vec<(&'static str, String)>) -> Self {
+        // Whatever is an HTTP error is a failure; no progress on stderr.
+        fs::write(node.home().join(".curlrc"), "fail-with-body\nsilent\nshow-error\n")
+            .expect("a file can be written");
+        Self { home: node.home(), addresses }
+    }
+}
+
+/// `text` with the addresses that are there instead of those of the README.
+fn moved(text: &str, addresses: &[(&'static str, String)]) -> String {
+    addresses.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// A command line and what it prints.
@@ -45,21 +109,37 @@ struct Line {
 }
 
 impl Line {
-    fn shell(&self, node: &Node) -> Command {
-        let address = node.address().to_string();
-        let command = self.command.replace("127.0.0.1:6660", &address).replace("localhost:6660", &address);
+    /// Whether it is `DynaRust <LISTEN> ...`.
+    fn starts_a_node(&self) -> bool {
+        let mut words = self.command.split_whitespace();
+        words.next() == Some(BINARY) && words.next().is_some_and(|word| word.contains(':'))
+    }
+
+    /// Starts the node that it starts.
+    fn start(&self, addresses: &[(&'static str, String)]) -> Node {
+        let command = moved(&self.command, addresses);
+        let mut words = command.split_whitespace().skip(1);
+        let setup = Setup::new().listen(words.next().expect("where to listen"));
+        words.fold(setup, Setup::argument).start()
+    }
+
+    fn shell(&self, place: &Place) -> Command {
+        let command = self.command.replace(BINARY, env!("CARGO_BIN_EXE_DynaRust"));
+        let command = moved(&command, &place.addresses);
         let mut shell = Command::new("sh");
         shell
             .arg("-c")
             .arg(command)
-            .current_dir(node.home())
-            .env("CURL_HOME", node.home())
+            .current_dir(&place.home)
+            .env("CURL_HOME", &place.home)
+            .env_remove("CLUSTER_SECRET")
+            .env_remove("CLUSTER_SECRET_FILE")
             .stdin(Stdio::null());
         shell
     }
 
-    fn check(&self, node: &Node) {
-        let output = self.shell(node).output().expect("sh runs");
+    fn check(&self, place: &Place) {
+        let output = self.shell(place).output().expect("sh runs");
         let said = |output: &Output| {
             let errors = String::from_utf8_lossy(&output.stderr);
             format!("{}\n{}{errors}", self.command, String::from_utf8_lossy(&output.stdout))
@@ -69,7 +149,10 @@ impl Line {
             return;
         }
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-        assert!(matches(&self.expected.join("\n"), text.trim_end()), "{}", said(&output));
+        let expected = self.expected.join("\n");
+        // One node shows its own address, and the README says so.
+        let expected = if place.addresses.len() > 1 { moved(&expected, &place.addresses) } else { expected };
+        assert!(matches(&expected, text.trim_end()), "{}", said(&output));
     }
 }
 
@@ -81,11 +164,11 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(node: &Node, mut line: Line) -> Self {
+    fn start(place: &Place, mut line: Line) -> Self {
         line.command = format!("exec {}", line.command.trim_end_matches('&').trim_end());
         let output = tempfile::NamedTempFile::new().expect("a temporary file");
         let child =
-            line.shell(node).stdout(output.reopen().expect("a temporary file")).spawn().expect("sh runs");
+            line.shell(place).stdout(output.reopen().expect("a temporary file")).spawn().expect("sh runs");
         let stream = Self { line, child, output };
         wait_until("the stream has begun", DEADLINE, || !stream.printed().is_empty());
         stream
@@ -111,7 +194,7 @@ impl Drop for Stream {
     }
 }
 
-/// The curl lines of each block of shell code.
+/// The lines of each block of shell code that are run: curl's, and this program's where it lies after a build.
 fn blocks(readme: &str) -> Vec<Vec<Line>> {
     let mut blocks = Vec::new();
     let mut lines = readme.lines();
@@ -119,13 +202,13 @@ fn blocks(readme: &str) -> Vec<Vec<Line>> {
         let code: Vec<&str> =
             lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
         if matches!(fence.trim().trim_start_matches('`'), "" | "sh" | "shell" | "bash" | "console") {
-            blocks.push(curl_lines(&code));
+            blocks.push(run_lines(&code));
         }
     }
     blocks
 }
 
-fn curl_lines(code: &[&str]) -> Vec<Line> {
+fn run_lines(code: &[&str]) -> Vec<Line> {
     let mut found = Vec::new();
     let mut code = code.iter().map(|line| line.trim()).peekable();
     while let Some(line) = code.next() {
@@ -138,7 +221,7 @@ fn curl_lines(code: &[&str]) -> Vec<Line> {
             expected.push(text.to_owned());
             code.next();
         }
-        if !command.starts_with('#') && command.split_whitespace().any(|word| word == "curl") {
+        if command.split_whitespace().next().is_some_and(|word| ["curl", BINARY].contains(&word)) {
             found.push(Line { command, expected });
         }
     }

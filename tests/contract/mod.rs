@@ -1,6 +1,7 @@
 //! The client contract, row by row. Where a seed gives bytes, bytes are compared.
 
 mod batch;
+mod cluster;
 mod collection;
 mod conditions;
 mod errors;

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use dynarust::storage::engine::Engine;
 use serde_json::Value;
 
-use crate::harness::{Node, Setup, http::Request};
+use crate::harness::{DEADLINE, Node, Setup, http::Request, wait_until};
 
 /// Table, key, value, in the order of an export. Short values and long ones, so raw and compressed records.
 const ROWS: &[(&str, &str, &str)] = &[
@@ -50,8 +50,11 @@ fn the_example_is_served_and_says_what_it_always_said() {
     }
     let bytes = dynarust::storage::engine::disk_bytes(&example);
     assert!(bytes <= BYTES_MAX, "{bytes} bytes are no small example");
+    assert_says_nothing_of_a_node(&copy(&example));
     let (first, second) = (copy(&example).start(), copy(&example).start());
     assert_is_the_example(&first);
+    // It was deleted long ago, and there is no other node that would not know.
+    wait_until("its tombstone is removed", DEADLINE, || users(&first)["tombstones"] == 0);
     assert_ne!(
         node_id(&first),
         node_id(&second),
@@ -65,7 +68,9 @@ fn the_example_is_served_and_says_what_it_always_said() {
 fn an_example_written_now_is_the_same() {
     let setup = Setup::new();
     write_example(&setup.home().join("storage.db"));
-    assert_is_the_example(&setup.start());
+    let node = setup.start();
+    assert_eq!(users(&node)["tombstones"], 1, "deleted just now");
+    assert_is_the_example(&node);
 }
 
 fn assert_is_the_example(node: &Node) {
@@ -80,10 +85,15 @@ fn assert_is_the_example(node: &Node) {
     }
     node.get(&path(DELETED.0, DELETED.1)).expect_problem(404, "not-found");
     assert!(node.get("/users/key/carol").header("dynarust-expires").is_some());
-    let tables = node.get("/_/tables").expect(200).json();
-    assert_eq!(tables[2], serde_json::json!({ "name": "users", "keys": 4, "tombstones": 1 }));
+    assert_eq!(users(node)["keys"], 4);
     node.put("/users/key/alice", r#"{"value":"changed"}"#).expect(200);
     node.get("/users/key/alice").expect_body(r#"{"value":"changed"}"#);
+}
+
+fn users(node: &Node) -> Value {
+    let tables = node.get("/_/tables").expect(200).json();
+    assert_eq!(tables[2]["name"], "users");
+    tables[2].clone()
 }
 
 /// Has a node write the rows, and copies what it kept, but for what makes it that node, into a fresh store: one that was ever
@@ -116,6 +126,14 @@ fn write_example(target: &Path) {
         .expect("a copy");
     // How far its log was durable is of no use to copies.
     fs::remove_file(target.join("dynarust.mark")).expect("every store has a mark");
+}
+
+/// A node's id, its notes and its floors are its own: each copy of the example becomes another node.
+fn assert_says_nothing_of_a_node(copy: &Setup) {
+    let engine = Engine::open(&copy.home().join("storage.db"), 1 << 20).expect("it opens");
+    let meta = engine.tree("meta").expect("it has one").range(&[], None);
+    let keys: Vec<Vec<u8>> = meta.map(|item| item.expect("a sound item").0.to_vec()).collect();
+    assert_eq!(keys, [b"format".to_vec()]);
 }
 
 fn copy(example: &Path) -> Setup {

@@ -6,7 +6,7 @@ mod damage;
 mod example;
 mod full_disk;
 mod kill;
-mod ledger;
+pub mod ledger;
 mod mount;
 mod power;
 mod restart;

@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -196,6 +196,11 @@ pub struct Connection {
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
         Self { wire: Wire::open(address) }
+    }
+
+    /// A connection over a stream that is open already.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
+        Ok(Self { wire: Wire::over(stream)? })
     }
 
     /// Sends a request and reads its response; panics where there is none.

@@ -4,29 +4,34 @@
 //! Nothing here sleeps a guess: every wait has a condition and a deadline, and a deadline that passes panics with what was
 //! waited for and what the node said meanwhile. Only children started here are ever killed.
 
+pub mod cluster;
 pub mod http;
+pub mod network;
+mod running;
 pub mod sse;
+mod table;
 mod wire;
 pub mod ws;
 
 use std::{
     ffi::OsString,
     fs::File,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    ops::Deref,
+    io,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
-    thread::{self, JoinHandle},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use http::{Connection, Request, Response};
+use network::Namespace;
+pub use running::Outcome;
+use running::Running;
+pub use table::{Table, table};
 
 /// How long anything may take before the test fails. Far longer than anything takes, as machines differ.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -44,8 +49,10 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 pub struct Setup {
     directory: tempfile::TempDir,
     listen: String,
+    join: Vec<String>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    namespace: Option<Namespace>,
 }
 
 impl Setup {
@@ -54,12 +61,42 @@ impl Setup {
         let directory =
             tempfile::Builder::new().prefix("dynarust-").tempdir().expect("a temporary directory");
         std::fs::create_dir(directory.path().join("home")).expect("a directory in a temporary one");
-        Self { directory, listen: "127.0.0.1:0".to_owned(), arguments: Vec::new(), environment: Vec::new() }
+        Self {
+            directory,
+            listen: "127.0.0.1:0".to_owned(),
+            join: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            namespace: None,
+        }
     }
 
     /// Listens there instead of on a free port of the loopback.
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
+        self
+    }
+
+    /// The address that was said, or port 0.
+    pub fn listening_at(&self) -> String {
+        self.listen.clone()
+    }
+
+    /// Joins through the node there; after other calls, through any of them.
+    pub fn join(mut self, address: &str) -> Self {
+        self.join.push(address.to_owned());
+        self
+    }
+
+    /// Joins through nobody.
+    pub fn without_join(mut self) -> Self {
+        self.join.clear();
+        self
+    }
+
+    /// Runs in a network of its own, and is spoken to there.
+    pub fn inside(mut self, namespace: Namespace) -> Self {
+        self.namespace = Some(namespace);
         self
     }
 
@@ -77,6 +114,12 @@ impl Setup {
     /// Sets an environment variable.
     pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Takes back what was set for an environment variable.
+    pub fn without_environment(mut self, name: &str) -> Self {
+        self.environment.retain(|(known, _)| known.to_str() != Some(name));
         self
     }
 
@@ -121,13 +164,17 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = self.bare_command();
-        command.arg(&self.listen).args(&self.arguments);
+        command.arg(&self.listen).args(&self.join).args(&self.arguments);
         command
     }
 
     fn bare_command(&self) -> Command {
         let log = File::options().create(true).append(true).open(log_path(self.directory.path()));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_DynaRust"));
+        let binary = env!("CARGO_BIN_EXE_DynaRust");
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(binary),
+            None => Command::new(binary),
+        };
         // What the developer's shell has set is no part of a test.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DYNARUST_") {
@@ -136,6 +183,7 @@ impl Setup {
         }
         command
             .env_remove("CLUSTER_SECRET")
+            .env_remove("CLUSTER_SECRET_FILE")
             .env_remove("RUST_LOG")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.home())
@@ -143,22 +191,6 @@ impl Setup {
             .stdout(Stdio::piped())
             .stderr(log.expect("a log file in a temporary directory"));
         command
-    }
-}
-
-/// How a run ended.
-#[derive(Debug)]
-pub struct Outcome {
-    pub status: ExitStatus,
-    pub stdout: String,
-    /// Everything on stderr of all runs in this directory.
-    pub log: String,
-}
-
-impl Outcome {
-    /// The exit code; `None` where a signal ended it.
-    pub fn code(&self) -> Option<i32> {
-        self.status.code()
     }
 }
 
@@ -217,7 +249,16 @@ impl Node {
 
     /// A connection of one's own, kept alive.
     pub fn connect(&self) -> Connection {
-        Connection::open(self.address)
+        self.try_connect().expect("the node accepts connections")
+    }
+
+    /// A connection with a node that may be gone.
+    pub fn try_connect(&self) -> io::Result<Connection> {
+        let stream = match &self.running().setup.namespace {
+            Some(namespace) => namespace.connect(self.address),
+            None => TcpStream::connect_timeout(&self.address, DEADLINE),
+        };
+        Connection::over(stream?)
     }
 
     /// One request on one connection.
@@ -241,6 +282,11 @@ impl Node {
         self.send(&Request::new("DELETE", path))
     }
 
+    /// The cluster as this node sees it.
+    pub fn view(&self) -> Value {
+        self.get("/_/cluster").expect(200).json()
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().expect("a node is running")
     }
@@ -255,122 +301,6 @@ impl Drop for Node {
             }
         }
     }
-}
-
-/// A table of its own on a node that all tests running now share: most facts need no node for themselves.
-pub struct Table {
-    node: Arc<Node>,
-    name: String,
-}
-
-/// A table that no other test has.
-pub fn table() -> Table {
-    static NODE: Mutex<Weak<Node>> = Mutex::new(Weak::new());
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-
-    // Weak, so that the last test to end stops the node; statics are never dropped. A test that failed to start the node
-    // poisons nothing: the next one tries again.
-    let mut shared = NODE.lock().unwrap_or_else(PoisonError::into_inner);
-    let node = shared.upgrade().unwrap_or_else(|| Arc::new(Node::start()));
-    *shared = Arc::downgrade(&node);
-    Table { node, name: format!("table{}", NEXT.fetch_add(1, Ordering::Relaxed)) }
-}
-
-impl Table {
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The path of something in this table: `key/a`, `keys?limit=3`.
-    pub fn path(&self, rest: &str) -> String {
-        format!("/{}/{rest}", self.name)
-    }
-
-    pub fn get(&self, rest: &str) -> Response {
-        self.node.get(&self.path(rest))
-    }
-
-    pub fn put(&self, rest: &str, body: impl Into<Vec<u8>>) -> Response {
-        self.node.put(&self.path(rest), body)
-    }
-
-    pub fn post(&self, rest: &str, body: impl Into<Vec<u8>>) -> Response {
-        self.node.post(&self.path(rest), body)
-    }
-
-    pub fn delete(&self, rest: &str) -> Response {
-        self.node.delete(&self.path(rest))
-    }
-
-    /// A request to something in this table.
-    pub fn request(&self, method: &str, rest: &str) -> Request {
-        Request::new(method, &self.path(rest))
-    }
-}
-
-impl Deref for Table {
-    type Target = Node;
-
-    fn deref(&self) -> &Node {
-        &self.node
-    }
-}
-
-/// A process that was started from a setup, and holds it until it ends.
-struct Running {
-    setup: Setup,
-    child: Child,
-    stdout: JoinHandle<String>,
-}
-
-impl Running {
-    fn spawn(setup: Setup, command: &mut Command) -> (Self, mpsc::Receiver<SocketAddr>) {
-        let mut child = command.spawn().expect("the binary starts");
-        let (stdout, address) = drain(child.stdout.take().expect("stdout is piped"));
-        (Self { setup, child, stdout }, address)
-    }
-
-    fn kill(mut self) -> Setup {
-        // An error here means that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        self.setup
-    }
-
-    fn wait(mut self) -> (Setup, Outcome) {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                let stdout = self.stdout.join().expect("the reader of stdout does not panic");
-                let outcome = Outcome { status, stdout, log: self.setup.log() };
-                return (self.setup, outcome);
-            }
-            if Instant::now() > end {
-                let setup = self.kill();
-                panic!("the process did not end within {DEADLINE:?}; it logged:\n{}", setup.log());
-            }
-            thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Reads a child's stdout to its end, so that it never waits for us; the address comes out as soon as it is printed.
-fn drain(stdout: ChildStdout) -> (JoinHandle<String>, mpsc::Receiver<SocketAddr>) {
-    let (sender, address) = mpsc::channel();
-    // The sender moves in, so that the end of stdout disconnects the receiver.
-    let reader = thread::spawn(move || {
-        let mut text = String::new();
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if let Some(Ok(address)) = line.strip_prefix("listening on ").map(str::parse) {
-                // Nobody listens any more once the first address is there.
-                let _ = sender.send(address);
-            }
-            text.push_str(&line);
-            text.push('\n');
-        }
-        text
-    });
-    (reader, address)
 }
 
 fn log_path(directory: &Path) -> PathBuf {

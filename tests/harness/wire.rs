@@ -95,9 +95,13 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the node accepts connections");
-        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        stream.set_write_timeout(Some(DEADLINE)).expect("a write timeout can be set");
-        Self { stream, buffer: Vec::new() }
+        Self::over(stream).expect("an open socket takes options")
+    }
+
+    pub(super) fn over(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        Ok(Self { stream, buffer: Vec::new() })
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("node", &["error", "core", "storage", "replication"]),
     ("http", &["error", "core", "node"]),
     ("client", &["error", "core"]),
-    ("config", &["error", "core", "storage", "node", "http"]),
+    ("config", &["error", "core", "storage", "replication", "node", "http"]),
     ("cli", &["error", "core", "storage", "node", "http", "client", "config"]),
     ("main", &["error", "core", "storage", "replication", "node", "http", "client", "config", "cli"]),
 ];
@@ -27,6 +27,9 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/engine.rs", "src/storage/watch.rs"]),
     ("warp", &["src/http/"]),
     ("hyper", &["src/http/", "src/client.rs", "src/cli/"]),
+    ("snow", &["src/replication/noise.rs"]),
+    ("foca", &["src/replication/"]),
+    ("tokio_tungstenite", &["src/replication/", "src/http/websocket/"]),
     ("crdts", &["src/core/"]),
     ("clap", &["src/config.rs", "src/cli/", "src/main.rs"]),
 ];

@@ -1,0 +1,154 @@
+//! What must be so, whatever happens: the writes that were acknowledged, and what every member has seen.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dynarust::core::{
+    name::{Key, TableName},
+    register::{Marker, Payload, Register},
+};
+
+use super::node::GRACE_MS;
+
+/// Until so long after its end an expired value that was removed may let an older one through, from a node that was forgotten.
+const EXPIRY_GRACE_MS: u64 = GRACE_MS + 15_000;
+
+/// The name of a row.
+pub type Name = (TableName, Key);
+
+/// All writes there were.
+#[derive(Default)]
+pub struct Model {
+    writes: BTreeMap<Name, BTreeMap<Marker, Written>>,
+    /// What every member had durably, of each row.
+    seen: BTreeMap<Name, Marker>,
+    nodes: Vec<Seen>,
+    /// Whether a node was ever forgotten.
+    was_forgetful: bool,
+}
+
+struct Written {
+    payload: Payload,
+    node: usize,
+    acknowledged: bool,
+    /// It may be lost with its node.
+    excused: bool,
+}
+
+/// What one node saw.
+#[derive(Default)]
+struct Seen {
+    durable: BTreeMap<Name, Marker>,
+    /// In order of their places.
+    merged: VecDeque<(u64, Name, Marker)>,
+}
+
+impl Model {
+    /// One node more.
+    pub fn add_node(&mut self) {
+        self.nodes.push(Seen::default());
+    }
+
+    /// A write.
+    pub fn written(&mut self, node: usize, name: &Name, register: &Register) {
+        let payload = register.payload().clone();
+        let written = Written { payload, node, acknowledged: false, excused: false };
+        self.writes.entry(name.clone()).or_default().insert(register.marker(), written);
+    }
+
+    /// It is durable where it was written.
+    pub fn acknowledged(&mut self, name: &Name, marker: Marker) {
+        let written = self.writes.get_mut(name).and_then(|writes| writes.get_mut(&marker));
+        written.expect("what is acknowledged was written").acknowledged = true;
+    }
+
+    /// A node is forgotten. Should it come back, its values that nobody had are kept, and all else it has alone may be lost.
+    pub fn forgotten(&mut self, node: usize) {
+        self.was_forgetful = true;
+        for written in self.writes.values_mut().flat_map(BTreeMap::values_mut) {
+            let is_kept = matches!(written.payload, Payload::Live { expires_at_ms: None, .. });
+            written.excused |= written.node == node && !is_kept;
+        }
+    }
+
+    /// A node was forgotten and does not come back.
+    pub fn gone(&mut self, node: usize) {
+        for written in self.writes.values_mut().flat_map(BTreeMap::values_mut) {
+            written.excused |= written.node == node;
+        }
+    }
+
+    /// A node holds a register, not yet durable.
+    pub fn merged(&mut self, node: usize, place: u64, name: &Name, marker: Marker) {
+        self.nodes[node].merged.push_back((place, name.clone(), marker));
+    }
+
+    /// A node made durable what it merged up to a place. `members`: whom nobody has forgotten.
+    pub fn synced(&mut self, node: usize, place: u64, members: &[usize]) {
+        let mut names = Vec::new();
+        let seen = &mut self.nodes[node];
+        while seen.merged.front().is_some_and(|(merged, ..)| *merged <= place) {
+            let (_, name, marker) = seen.merged.pop_front().expect("just looked at");
+            let durable = seen.durable.entry(name.clone()).or_insert(marker);
+            *durable = marker.max(*durable);
+            names.push(name);
+        }
+        for name in names {
+            let least = members.iter().map(|member| self.nodes[*member].durable.get(&name)).min().flatten();
+            if let Some(least) = least.copied() {
+                let seen = self.seen.entry(name).or_insert(least);
+                *seen = least.max(*seen);
+            }
+        }
+    }
+
+    /// A node lost what was not durable.
+    pub fn crashed(&mut self, node: usize) {
+        self.nodes[node].merged.clear();
+    }
+
+    /// Whether every member had something newer of a row once, that cannot have expired just before a forgotten node came
+    /// back: only after the grace is it known of what follows.
+    pub fn is_outlived(&self, name: &Name, marker: Marker, wall_ms: u64) -> bool {
+        let Some(seen) = self.seen.get(name).filter(|seen| marker < **seen) else { return false };
+        match self.writes.get(name).and_then(|writes| writes.get(seen)).map(|written| &written.payload) {
+            Some(Payload::Live { expires_at_ms: Some(at_ms), .. }) if self.was_forgetful => {
+                at_ms + EXPIRY_GRACE_MS < wall_ms
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// The acknowledged writes that are neither in the rows nor followed by a later write that is, or that ended its row.
+    pub fn lost(&self, rows: &[(TableName, Key, Register)], expired_ms: u64) -> Vec<String> {
+        let rows: BTreeMap<Name, &Register> =
+            rows.iter().map(|(table, key, register)| ((table.clone(), key.clone()), register)).collect();
+        let mut lost = Vec::new();
+        for (name, writes) in &self.writes {
+            let promised = writes.iter().rev().find(|(_, written)| written.acknowledged && !written.excused);
+            let Some((marker, written)) = promised else { continue };
+            // What ended it was lost, and may be: then so may it.
+            if writes.range(marker..).any(|(_, written)| written.excused) {
+                continue;
+            }
+            let is_kept = match rows.get(name) {
+                Some(register) => {
+                    let has_expired = is_end(&written.payload, expired_ms);
+                    register.marker() >= *marker || self.was_forgetful && has_expired
+                }
+                // Something later, or it itself, ended the row.
+                None => writes.range(marker..).any(|(_, written)| is_end(&written.payload, expired_ms)),
+            };
+            if !is_kept {
+                lost.push(format!("{} {} of node {}", name.1.as_str(), marker.timestamp, written.node));
+            }
+        }
+        lost
+    }
+}
+
+fn is_end(payload: &Payload, expired_ms: u64) -> bool {
+    match payload {
+        Payload::Deleted => true,
+        Payload::Live { expires_at_ms, .. } => expires_at_ms.is_some_and(|at_ms| at_ms <= expired_ms),
+    }
+}

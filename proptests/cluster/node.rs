@@ -1,0 +1,198 @@
+//! One node of a simulated cluster: a replica, what its peers share, and a peer for each link.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dynarust::core::{
+    clock::NodeId,
+    digest::DigestKey,
+    journal::Journal,
+    message::Message,
+    peer::{Context, Figures, Options, Peer},
+    replica::Replica,
+    standing::Shared,
+};
+
+use crate::replica::{DRIFT_MAX_MS, MemoryReplica};
+
+/// As the node has it.
+pub const SETTLE_MS: u64 = 2_000;
+/// A tombstone stays so long after the floor has passed it.
+pub const GRACE_MS: u64 = 5_000;
+const OPTIONS: Options = Options { settle_ms: SETTLE_MS, clock_drift_max_ms: DRIFT_MAX_MS };
+/// What the wall clocks show at the beginning.
+const BIRTH_MS: u64 = 1_700_000_000_000;
+const DIGEST_KEY: DigestKey = DigestKey([5; 32]);
+
+/// A node.
+pub struct Node {
+    pub id: NodeId,
+    pub replica: MemoryReplica,
+    pub shared: Shared,
+    pub ends: BTreeMap<usize, End>,
+    pub is_up: bool,
+    /// Whether the others have not forgotten it.
+    pub is_member: bool,
+    /// How often it was started. What is left of an earlier life is nobody's.
+    pub life: u64,
+    /// Until then it does nothing.
+    pub hung_until_ms: u64,
+    /// When the sync before ends.
+    pub synced_ms: u64,
+    pub sync_ms: u64,
+    pub latency_ms: u64,
+    skew_ms: i64,
+    journal_keys_max: usize,
+    kept: Kept,
+    /// Of links that ended.
+    figures: Vec<Figures>,
+}
+
+/// One end of a link.
+pub struct End {
+    pub link: u64,
+    pub peer: Peer,
+    pub heard_ms: u64,
+    /// When what was sent last arrives.
+    pub arrives_ms: u64,
+    /// What waits for a cut to heal.
+    pub held: VecDeque<Message>,
+}
+
+/// What a restart must know.
+#[derive(Clone, Copy)]
+struct Kept {
+    whole: bool,
+    shared_ms: u64,
+    held_ms: u64,
+}
+
+impl Node {
+    pub fn new(number: usize, whole: bool, journal_keys_max: usize) -> Self {
+        let id = NodeId(number as u64 + 1);
+        let mut node = Self {
+            id,
+            replica: MemoryReplica::new(id, DIGEST_KEY, BIRTH_MS),
+            shared: Shared::default(),
+            ends: BTreeMap::new(),
+            is_up: true,
+            is_member: true,
+            life: 0,
+            hung_until_ms: 0,
+            synced_ms: 0,
+            sync_ms: 5,
+            latency_ms: 0,
+            skew_ms: 0,
+            journal_keys_max,
+            kept: Kept { whole, shared_ms: 0, held_ms: 0 },
+            figures: Vec::new(),
+        };
+        node.restore();
+        node
+    }
+
+    /// What its wall clock shows.
+    pub fn wall_ms(&self, now_ms: u64) -> u64 {
+        (BIRTH_MS + now_ms).saturating_add_signed(self.skew_ms)
+    }
+
+    pub fn set_skew(&mut self, skew_ms: i64) {
+        self.skew_ms = skew_ms;
+    }
+
+    /// Does something with what peers work on.
+    pub fn with<T>(
+        &mut self,
+        now_ms: u64,
+        act: impl FnOnce(&mut BTreeMap<usize, End>, &Context<'_, MemoryReplica>) -> T,
+    ) -> T {
+        let wall_ms = self.wall_ms(now_ms);
+        self.replica.set_now(wall_ms);
+        let context = Context { replica: &self.replica, shared: &self.shared, now_ms: wall_ms };
+        let done = act(&mut self.ends, &context);
+        let standing = self.shared.standing();
+        self.kept = Kept { whole: standing.whole, shared_ms: standing.shared_ms, held_ms: standing.held_ms };
+        done
+    }
+
+    /// A link comes up.
+    pub fn link(&mut self, now_ms: u64, to: (usize, NodeId), link: u64, seed: u64) {
+        self.unlink(to.0);
+        let id = self.id;
+        let peer = self.with(now_ms, |_, context| Peer::new(context, (id, to.1), OPTIONS, seed));
+        let end = End { link, peer, heard_ms: now_ms, arrives_ms: now_ms, held: VecDeque::new() };
+        self.ends.insert(to.0, end);
+    }
+
+    /// A link ends.
+    pub fn unlink(&mut self, to: usize) {
+        self.figures.extend(self.ends.remove(&to).map(|end| end.peer.figures()));
+    }
+
+    /// The figures of all links there were.
+    pub fn figures(&self) -> impl Iterator<Item = Figures> {
+        self.figures.iter().copied().chain(self.ends.values().map(|end| end.peer.figures()))
+    }
+
+    /// Stops at once.
+    pub fn crash(&mut self) {
+        let linked: Vec<usize> = self.ends.keys().copied().collect();
+        linked.into_iter().for_each(|to| self.unlink(to));
+        self.is_up = false;
+        self.life += 1;
+        self.hung_until_ms = 0;
+    }
+
+    /// Starts again with what is durable.
+    pub fn restart(&mut self, now_ms: u64) {
+        let wall_ms = self.wall_ms(now_ms);
+        self.hung_until_ms = now_ms + self.replica.ready_ms().saturating_sub(wall_ms);
+        self.replica.crash();
+        self.is_up = true;
+        self.synced_ms = now_ms;
+        self.restore();
+    }
+
+    /// Who else is a member, as this node has it.
+    pub fn set_members(&mut self, members: impl IntoIterator<Item = NodeId>) {
+        let own = self.id;
+        let others = members.into_iter().filter(|member| *member != own);
+        self.shared.standing().floor.set_members(others);
+    }
+
+    /// Learns that it was forgotten: what the cluster has replaces what is here.
+    pub fn begin_anew(&mut self, now_ms: u64) {
+        let wall_ms = self.wall_ms(now_ms);
+        self.shared.standing().begin_anew(wall_ms);
+        self.kept.whole = false;
+    }
+
+    /// What is done each round beside links. As the node does it.
+    pub fn keep_up(&mut self, now_ms: u64) {
+        let settled_ms = self.wall_ms(now_ms) - SETTLE_MS;
+        self.with(now_ms, |_, context| {
+            let mut standing = context.shared.standing();
+            if standing.whole {
+                standing.held_ms = standing.held_ms.max(standing.floor.guarantee_ms(settled_ms));
+                let floor_ms = standing.raise_floor(settled_ms);
+                context.replica.pass_floor(floor_ms, GRACE_MS);
+            }
+        });
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.shared.standing().whole
+    }
+
+    /// The root of what it holds now.
+    pub fn root(&self, now_ms: u64) -> Option<dynarust::core::digest::RootDigest> {
+        self.replica.root(self.wall_ms(now_ms) + 60_000).expect("it lies in memory")
+    }
+
+    fn restore(&mut self) {
+        self.shared = Shared::new(Journal::new(self.journal_keys_max));
+        let mut standing = self.shared.standing();
+        standing.whole = self.kept.whole;
+        standing.shared_ms = self.kept.shared_ms;
+        standing.held_ms = self.kept.held_ms;
+    }
+}

@@ -1,0 +1,199 @@
+//! What happens to a cluster, and when: drawn from a seed.
+
+use std::{fmt, ops::Range};
+
+/// Numbers that follow from a seed (Steele et al., "Fast Splittable Pseudorandom Number Generators", 2014: SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    pub fn below(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.next() % (range.end - range.start)
+    }
+
+    pub fn index(&mut self, count: usize) -> usize {
+        self.below(0..count as u64) as usize
+    }
+
+    pub fn one_in(&mut self, count: u64) -> bool {
+        self.next().is_multiple_of(count)
+    }
+}
+
+/// What a client writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Put,
+    /// With so many milliseconds to live.
+    Expiring(u64),
+    /// Where there is a value.
+    Delete,
+    /// Whether there is a value or not.
+    ForceDelete,
+}
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Write {
+        node: usize,
+        key: usize,
+        write: Write,
+    },
+    /// More writes than a journal holds, or fewer.
+    Burst {
+        node: usize,
+        count: usize,
+    },
+    /// Nothing gets from one to the other.
+    CutOneWay {
+        from: usize,
+        to: usize,
+    },
+    CutPair {
+        left: usize,
+        right: usize,
+    },
+    /// Nodes whose bit is set hear nothing of those whose bit is not.
+    CutHalves {
+        half: usize,
+    },
+    Isolate {
+        node: usize,
+    },
+    /// A link ends, and what was on its way with it.
+    Drop {
+        left: usize,
+        right: usize,
+    },
+    Heal,
+    /// `silent`: nobody is told.
+    Crash {
+        node: usize,
+        silent: bool,
+    },
+    Restart {
+        node: usize,
+    },
+    /// The wall clock is set so far from the right time.
+    Clock {
+        node: usize,
+        skew_ms: i64,
+    },
+    Slow {
+        node: usize,
+        latency_ms: u64,
+        sync_ms: u64,
+    },
+    Hang {
+        node: usize,
+        for_ms: u64,
+    },
+    /// Everybody forgets a node that is down, or that nobody hears.
+    Forget {
+        node: usize,
+    },
+    /// A node that was forgotten comes back.
+    Return {
+        node: usize,
+    },
+    /// An empty node joins.
+    Join,
+}
+
+/// What happens to one cluster.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    pub seed: u64,
+    pub nodes: usize,
+    /// Those that are whole at first.
+    pub whole: usize,
+    pub journal_keys_max: usize,
+    pub keys: usize,
+    /// When, in milliseconds, and what.
+    pub steps: Vec<(u64, Step)>,
+}
+
+/// Clocks differ by twice that at the most, and a little less than is allowed.
+const SKEW_MAX_MS: u64 = 240;
+
+impl Schedule {
+    /// A cluster to which nothing happens.
+    pub fn quiet(seed: u64, nodes: usize) -> Self {
+        Self { seed, nodes, whole: nodes, journal_keys_max: 1_000, keys: 200, steps: Vec::new() }
+    }
+
+    /// The schedule of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let nodes = 2 + random.index(6).min(random.index(6));
+        let whole = if random.one_in(4) { 1 } else { nodes };
+        let journal_keys_max = 4 << random.index(6);
+        let keys = 1 + random.index(12);
+        let mut steps = Vec::new();
+        let mut at_ms = 3_000;
+        for node in 0..nodes {
+            let skew_ms = random.below(0..2 * SKEW_MAX_MS) as i64 - SKEW_MAX_MS as i64;
+            steps.push((0, Step::Clock { node, skew_ms }));
+        }
+        for _ in 0..random.below(10..70) {
+            at_ms += if random.one_in(6) { random.below(0..9_000) } else { random.below(0..700) };
+            steps.push((at_ms, step(&mut random, nodes, keys)));
+        }
+        Self { seed, nodes, whole, journal_keys_max, keys, steps }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { nodes, whole, journal_keys_max, keys, .. } = self;
+        writeln!(f, "{nodes} nodes, {whole} whole, {keys} keys, {journal_keys_max} in the journal")?;
+        self.steps.iter().try_for_each(|(at_ms, step)| writeln!(f, "{at_ms:>7} {step:?}"))
+    }
+}
+
+fn step(random: &mut Random, nodes: usize, keys: usize) -> Step {
+    let node = random.index(nodes);
+    let other = (node + 1 + random.index(nodes - 1)) % nodes;
+    match random.below(0..100) {
+        0..50 => Step::Write { node, key: random.index(keys), write: write(random) },
+        50..54 => Step::Burst { node, count: 1 << random.index(7) },
+        54..57 => Step::CutOneWay { from: node, to: other },
+        57..60 => Step::CutPair { left: node, right: other },
+        60..63 => Step::CutHalves { half: random.index(1 << nodes) },
+        63..66 => Step::Isolate { node },
+        66..68 => Step::Drop { left: node, right: other },
+        68..74 => Step::Heal,
+        74..79 => Step::Crash { node, silent: random.one_in(2) },
+        79..85 => Step::Restart { node },
+        85..87 => {
+            let skew_ms = random.below(0..2 * SKEW_MAX_MS) as i64 - SKEW_MAX_MS as i64;
+            Step::Clock { node, skew_ms }
+        }
+        87..89 => Step::Slow { node, latency_ms: random.below(1..900), sync_ms: random.below(1..400) },
+        89..91 => Step::Hang { node, for_ms: random.below(100..8_000) },
+        91..95 => Step::Forget { node },
+        95..99 => Step::Return { node },
+        _ => Step::Join,
+    }
+}
+
+fn write(random: &mut Random) -> Write {
+    match random.below(0..10) {
+        0..5 => Write::Put,
+        5..7 => Write::Expiring(random.below(1..9_000)),
+        7..9 => Write::Delete,
+        _ => Write::ForceDelete,
+    }
+}

@@ -1,0 +1,290 @@
+//! What single peers say, where whole clusters seldom come to it.
+
+use dynarust::core::{
+    clock::NodeId,
+    digest::{DigestKey, RootDigest},
+    journal::Journal,
+    json::Value,
+    message::{Message, Round, Row, Rows},
+    name::{Key, TableName},
+    peer::{Context, Options, Output, Peer, Then},
+    register::{Payload, Register},
+    replica::{Replica, Swept},
+    standing::Shared,
+};
+
+use crate::replica::{DRIFT_MAX_MS, MemoryReplica};
+
+const NOW_MS: u64 = 1_700_000_000_000;
+const LOCAL: NodeId = NodeId(1);
+const REMOTE: NodeId = NodeId(2);
+
+/// One peer, and all it works on.
+struct Scene {
+    replica: MemoryReplica,
+    shared: Shared,
+    peer: Option<Peer>,
+    now_ms: u64,
+}
+
+impl Scene {
+    fn new(whole: bool) -> Self {
+        Self::with_journal(whole, Journal::default())
+    }
+
+    fn with_journal(whole: bool, journal: Journal) -> Self {
+        let shared = Shared::new(journal);
+        shared.standing().whole = whole;
+        shared.standing().floor.set_members([REMOTE]);
+        let mut scene = Self {
+            replica: MemoryReplica::new(LOCAL, DigestKey([1; 32]), NOW_MS),
+            shared,
+            peer: None,
+            now_ms: NOW_MS,
+        };
+        let options = Options { settle_ms: 2_000, clock_drift_max_ms: DRIFT_MAX_MS };
+        scene.peer = Some(Peer::new(&scene.context(), (LOCAL, REMOTE), options, 7));
+        scene
+    }
+
+    fn context(&self) -> Context<'_, MemoryReplica> {
+        Context { replica: &self.replica, shared: &self.shared, now_ms: self.now_ms }
+    }
+
+    fn with<T>(&mut self, act: impl FnOnce(&mut Peer, &Context<'_, MemoryReplica>) -> T) -> T {
+        let mut peer = self.peer.take().expect("it is there");
+        let done = act(&mut peer, &self.context());
+        self.peer = Some(peer);
+        done
+    }
+
+    fn hear(&mut self, message: Message) -> Vec<Output> {
+        self.with(|peer, context| peer.handle(context, message)).expect("a message as it should be")
+    }
+
+    /// A client's write a millisecond later.
+    fn write(&mut self, name: &str, bytes: usize) -> Register {
+        self.now_ms += 1;
+        self.replica.set_now(self.now_ms);
+        let register = self.replica.write(&table(), &key(name), put(bytes));
+        self.shared.journal().append(table(), key(name));
+        register
+    }
+
+    fn poll(&mut self) -> Option<Rows> {
+        let message = self.with(|peer, context| peer.poll(context, usize::MAX)).expect("it lies in memory");
+        message.map(|message| match message {
+            Message::Rows(rows) => rows,
+            other => panic!("no rows: {other:?}"),
+        })
+    }
+
+    fn round(&self, whole: bool, swept: Swept) -> Message {
+        self.round_of(whole, swept, 0, None)
+    }
+
+    fn round_of(&self, whole: bool, swept: Swept, rows: u64, root: Option<RootDigest>) -> Message {
+        Message::Round(Round {
+            now_ms: self.now_ms,
+            echo: None,
+            at_ms: self.now_ms - 2_000,
+            root,
+            rows,
+            guarantee_ms: 0,
+            swept_ms: swept.tombstones_ms,
+            expired_ms: swept.expired_ms,
+            whole,
+            pushing: false,
+            gap: false,
+        })
+    }
+}
+
+fn table() -> TableName {
+    TableName::parse("t").expect("a name")
+}
+
+fn key(name: &str) -> Key {
+    Key::parse(name).expect("a key")
+}
+
+fn put(bytes: usize) -> Payload {
+    let value = Value::parse(&format!("\"{}\"", "x".repeat(bytes))).expect("JSON");
+    Payload::Live { value, expires_at_ms: None }
+}
+
+/// A row that was written long ago, in a batch.
+fn old_row() -> (Message, Register) {
+    let elsewhere = MemoryReplica::new(REMOTE, DigestKey([1; 32]), NOW_MS - 60_000);
+    let register = elsewhere.write(&table(), &key("old"), put(1));
+    let rows = vec![Row::new(key("old"), register.clone())];
+    (Message::Rows(Rows { batch: 1, repair: false, tables: vec![(table(), rows)] }), register)
+}
+
+fn refused(outputs: Vec<Output>) -> usize {
+    match outputs.into_iter().next() {
+        Some(Output::AfterSync(Then::Send(Message::Applied { zombies, .. }))) => zombies.len(),
+        other => panic!("no acknowledgement: {other:?}"),
+    }
+}
+
+const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 30_000, expired_ms: 0 };
+
+/// An empty node had heard from one member how far tombstones were swept. Old rows that another pushed before it had said how it
+/// stands were refused as zombies; their writer removed them, and so did everybody else after it.
+#[test]
+fn who_has_not_finished_its_first_sync_calls_nothing_a_zombie() {
+    for round_first in [None, Some(false), Some(true)] {
+        let mut scene = Scene::new(false);
+        scene.replica.sweep_to(SWEPT);
+        if let Some(whole) = round_first {
+            let round = scene.round(whole, SWEPT);
+            assert_eq!(scene.hear(round), []);
+        }
+        let (rows, _) = old_row();
+        assert_eq!(refused(scene.hear(rows)), 0);
+        let taken = scene.replica.count() == 1;
+        assert_eq!(taken, round_first == Some(true), "it takes such rows from who knows what was deleted");
+    }
+}
+
+#[test]
+fn who_is_whole_refuses_what_was_deleted_everywhere() {
+    let mut scene = Scene::new(true);
+    scene.replica.sweep_to(SWEPT);
+    let (rows, _) = old_row();
+    assert_eq!(refused(scene.hear(rows)), 1);
+    assert_eq!(scene.replica.count(), 0);
+}
+
+/// A row goes out as it is then, which may be newer than rows that still wait. An acknowledgement of it was held to say that those
+/// were there too: what was lost of them when the node was forgotten was not written anew.
+#[test]
+fn a_write_is_shared_when_all_before_it_are() {
+    let mut scene = Scene::new(true);
+    scene.with(|peer, context| peer.equal(context, NOW_MS - 2_000, Swept::default(), true));
+    scene.write("a", 200_000);
+    scene.write("b", 200_000);
+    scene.write("c", 1);
+    let last = scene.write("a", 200_000);
+    let first = scene.poll().expect("a batch");
+    assert!(!first.tables[0].1.iter().any(|row| row.key == key("c")), "c is still to be sent");
+    scene.hear(Message::Applied { batch: first.batch, zombies: Vec::new() });
+    assert_eq!(scene.shared.standing().shared_ms, NOW_MS - 2_000);
+    while let Some(rows) = scene.poll() {
+        scene.hear(Message::Applied { batch: rows.batch, zombies: Vec::new() });
+    }
+    assert_eq!(scene.shared.standing().shared_ms, last.timestamp().unix_ms());
+}
+
+#[test]
+fn nothing_is_acknowledged_before_a_sync() {
+    let mut scene = Scene::new(true);
+    let (rows, _) = old_row();
+    let outputs = scene.hear(rows);
+    assert!(
+        matches!(outputs[..], [Output::AfterSync(Then::Send(Message::Applied { batch: 1, .. }))]),
+        "{outputs:?}"
+    );
+    let round = scene.with(|peer, context| peer.round(context)).expect("it lies in memory");
+    assert!(matches!(round, Output::AfterSync(Then::Send(Message::Round(_)))), "{round:?}");
+}
+
+#[test]
+fn a_clock_too_far_ahead_ends_the_link_and_moves_no_clock() {
+    let mut scene = Scene::new(true);
+    scene.now_ms += DRIFT_MAX_MS + 3_000;
+    let round = scene.round(true, Swept::default());
+    scene.now_ms = NOW_MS;
+    let heard = scene.with(|peer, context| peer.handle(context, round));
+    assert!(heard.is_err(), "{heard:?}");
+    assert!(scene.write("k", 1).timestamp().unix_ms() <= NOW_MS + 1);
+}
+
+/// The round that a peer sends.
+fn said(output: Output) -> Round {
+    match output {
+        Output::AfterSync(Then::Send(Message::Round(round))) => round,
+        other => panic!("no round after a sync: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_written_after_a_root_was_taken_lies_above_its_instant_though_the_wall_clock_is_set_back() {
+    for own in [true, false] {
+        let mut scene = Scene::new(true);
+        let at_ms = scene.now_ms - 2_000;
+        if own {
+            assert_eq!(
+                said(scene.with(|peer, context| peer.round(context)).expect("it lies in memory")).at_ms,
+                at_ms
+            );
+        } else {
+            let root = scene.replica.root(at_ms).expect("it lies in memory");
+            let round = scene.round_of(true, Swept::default(), 0, root);
+            scene.hear(round);
+        }
+        scene.now_ms -= 600_000;
+        let written = scene.write("k", 1).timestamp();
+        assert!(written.unix_ms() > at_ms, "{written} after {at_ms}");
+    }
+}
+
+#[test]
+fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
+    for (later_ms, rows, is_whole) in [(0, 1, false), (0, 0, true), (2_500, 1, true)] {
+        let mut scene = Scene::new(false);
+        scene.now_ms += later_ms;
+        scene.replica.set_now(scene.now_ms);
+        let at_ms = scene.now_ms - 2_000;
+        let root = scene.replica.root(at_ms).expect("it lies in memory");
+        let round = scene.round_of(true, Swept::default(), rows, root);
+        let equal = Then::Equal { at_ms, swept: Swept::default(), whole: is_whole };
+        assert_eq!(scene.hear(round), [Output::AfterSync(equal)]);
+        assert!(!scene.shared.standing().whole, "not before the sync");
+        scene.with(|peer, context| peer.equal(context, at_ms, Swept::default(), is_whole));
+        assert_eq!(scene.shared.standing().whole, is_whole);
+    }
+}
+
+/// What a node that was forgotten had alone was taken in by one member, and then refused by another, which had swept a little
+/// further: as it was on a member it was removed, and by that from all.
+#[test]
+fn what_a_forgotten_node_had_alone_is_not_shared_before_all_have_it() {
+    let mut scene = Scene::new(true);
+    scene.with(|peer, context| peer.equal(context, NOW_MS - 9_000, Swept::default(), true));
+    scene.shared.standing().begin_anew(NOW_MS);
+    assert!(!scene.shared.standing().whole);
+    scene.with(|peer, context| peer.equal(context, NOW_MS + 1, Swept::default(), true));
+    assert_eq!(scene.shared.standing().shared_ms, NOW_MS - 9_000);
+    {
+        let mut standing = scene.shared.standing();
+        standing.floor.announced(REMOTE, NOW_MS + 1);
+        let guarantee_ms = standing.floor.guarantee_ms(NOW_MS);
+        assert_eq!(standing.floor.raise(guarantee_ms), NOW_MS + 1);
+    }
+    scene.with(|peer, context| peer.equal(context, NOW_MS + 2, Swept::default(), true));
+    assert_eq!(scene.shared.standing().shared_ms, NOW_MS + 2);
+}
+
+#[test]
+fn a_peer_too_slow_for_the_journal_is_told_of_a_gap() {
+    let mut scene = Scene::with_journal(true, Journal::new(4));
+    scene.with(|peer, context| peer.equal(context, NOW_MS - 2_000, Swept::default(), true));
+    let mut sent = 0;
+    for _ in 0..20 {
+        scene.write("k", 1);
+        sent += u64::from(scene.poll().is_some());
+    }
+    assert!(sent < 20, "the window has an end");
+    let gap = |scene: &mut Scene| {
+        said(scene.with(|peer, context| peer.round(context)).expect("it lies in memory")).gap
+    };
+    assert!(!gap(&mut scene), "nobody looked yet");
+    scene.hear(Message::Applied { batch: sent, zombies: Vec::new() });
+    assert_eq!(scene.poll(), None);
+    assert!(gap(&mut scene));
+    scene.write("l", 1);
+    let rows = scene.poll().expect("it goes on where the journal is");
+    assert_eq!(rows.tables[0].1[0].key, key("l"));
+}

@@ -1,0 +1,129 @@
+//! Links: how they come up, what passes over them, and how they end.
+
+use dynarust::{
+    core::message::Message,
+    replication::{
+        identity::Identity,
+        members::{Action, Initiated, Refusal, Survivor, survivor},
+    },
+};
+
+use super::{Draw, Event, Link, Network, address, id, index_of, pair};
+
+impl Network {
+    pub(super) fn dialed(&mut self, from: usize, text: &str) {
+        let now_ms = self.now_ms;
+        let to = (0..self.nodes.len()).find(|index| address(*index) == text);
+        let Some(dialing) = self.nodes[from].as_ref() else { return };
+        let local = dialing.members.local().clone();
+        let answers = |to: &usize| {
+            let hung = self.nodes[*to].as_ref().is_none_or(|node| node.hung);
+            !hung && !self.cut.contains(&pair(from, *to)) && !dialing.hung
+        };
+        let Some(to) = to.filter(answers) else {
+            self.nodes[from].as_mut().expect("runs").dialer.failed(text, now_ms);
+            return;
+        };
+        let remote = self.members(to).local().clone();
+        let theirs = self.members(to).may_link(&local);
+        let ours = self.members(from).may_link(&remote);
+        match theirs {
+            Err(Refusal::Outlived { at_least, .. }) => {
+                let actions = self.members(from).rejoin(at_least, now_ms);
+                self.act(from, actions);
+            }
+            Err(Refusal::Ourselves) => {
+                self.nodes[from].as_mut().expect("runs").dialer.ourselves(text);
+                return;
+            }
+            Err(Refusal::SameIdAsOurs(_) | Refusal::Duplicate { .. }) => {}
+            Ok(()) if ours.is_ok() => {
+                self.nodes[from].as_mut().expect("runs").dialer.succeeded(text, now_ms);
+                self.links_made += 1;
+                let link = Link { id: self.links_made, initiated: Initiated { by: id(from), at_ms: now_ms } };
+                self.stand(from, to, link, remote);
+                self.stand(to, from, link, local);
+                return;
+            }
+            Ok(()) => {}
+        }
+        if let Err(Refusal::Outlived { at_least, .. }) = ours {
+            let actions = self.members(to).rejoin(at_least, now_ms);
+            self.act(to, actions);
+        }
+        self.nodes[from].as_mut().expect("runs").dialer.failed(text, now_ms);
+    }
+
+    /// One side of a fresh link.
+    fn stand(&mut self, at: usize, peer: usize, fresh: Link, remote: Identity) {
+        let now_ms = self.now_ms;
+        let node = self.nodes[at].as_mut().expect("runs");
+        if let Some(standing) = node.links.get(&peer).copied() {
+            match survivor(standing.initiated, fresh.initiated) {
+                Survivor::Standing => {
+                    self.later(1, Event::Ended { at: peer, peer: at, link: fresh.id });
+                    return;
+                }
+                Survivor::Fresh => self.later(1, Event::Ended { at: peer, peer: at, link: standing.id }),
+            }
+        }
+        let node = self.nodes[at].as_mut().expect("runs");
+        node.links.insert(peer, fresh);
+        let actions = node.members.linked(remote, now_ms);
+        self.act(at, actions);
+    }
+
+    pub(super) fn end_link(&mut self, a: usize, b: usize) {
+        for (at, peer) in [(a, b), (b, a)] {
+            if let Some(link) =
+                self.nodes[at].as_ref().and_then(|node| node.links.get(&peer)).map(|link| link.id)
+            {
+                self.later(1, Event::Ended { at, peer, link });
+            }
+        }
+    }
+
+    pub(super) fn act(&mut self, index: usize, actions: Vec<Action>) {
+        for action in actions {
+            let node = self.nodes[index].as_mut().expect("runs");
+            match action {
+                Action::Send(to, message) => {
+                    let peer = index_of(to);
+                    if let Some(link) = node.links.get(&peer).map(|link| link.id) {
+                        self.send(index, peer, link, message);
+                    }
+                }
+                Action::Close(to) => {
+                    // What was sent before is still delivered.
+                    if let Some(link) = node.links.get(&index_of(to)).map(|link| link.id) {
+                        self.later(10, Event::Ended { at: index, peer: index_of(to), link });
+                        self.later(10, Event::Ended { at: index_of(to), peer: index, link });
+                    }
+                }
+                Action::Renewed(_) => node.renewals += 1,
+                Action::Changed(_) => (),
+            }
+        }
+        let node = self.nodes[index].as_mut().expect("runs");
+        if let Some(note) = node.members.take_note() {
+            node.note = note;
+        }
+    }
+
+    pub(super) fn send(&mut self, from: usize, to: usize, link: u64, message: Message) {
+        if self.cut.contains(&pair(from, to)) {
+            return;
+        }
+        // Only packets may be lost: the rest is told once, over a stream.
+        let swim = matches!(message, Message::Swim(_));
+        if swim && self.rng.below(100) < self.weather.lost {
+            return;
+        }
+        let copies = if swim && self.rng.below(100) < self.weather.repeated { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = swim && self.rng.below(100) < self.weather.late;
+            let after_ms = if late { 20 + self.rng.below(800) } else { 1 + self.rng.below(5) };
+            self.later(after_ms, Event::Arrives { from, to, link, message: message.clone() });
+        }
+    }
+}

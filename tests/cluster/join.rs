@@ -1,0 +1,188 @@
+//! How nodes become a cluster, and find each other again.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use super::{model::Model, wait_for_body};
+use crate::harness::{
+    DEADLINE,
+    cluster::{CONVERGENCE, Client, Cluster, bare_setup, setup, wait_until_ready},
+    http::Request,
+    wait_until,
+};
+
+#[test]
+fn a_node_joins_through_any_member_and_all_see_all() {
+    let mut cluster = Cluster::start(2);
+    let second = cluster.address(1);
+    cluster.add(setup().join(&second));
+    cluster.wait_until_whole();
+    let mut addresses: Vec<_> = (0..3).map(|member| cluster.address(member)).collect();
+    addresses.sort();
+    for node in cluster.running() {
+        let members: Vec<String> =
+            serde_json::from_slice(&node.get("/membership").expect(200).body).expect("addresses");
+        assert_eq!(members, addresses);
+    }
+    let clusters: Vec<_> = cluster.running().map(|node| node.view()["cluster"].clone()).collect();
+    assert!(clusters.windows(2).all(|pair| pair[0] == pair[1]), "{clusters:?}");
+}
+
+#[test]
+fn a_join_address_where_nobody_is_does_no_harm_beside_one_where_somebody_is() {
+    let nobody = setup();
+    let first = setup().start();
+    let setup = setup().join("127.0.0.1:1").join(&first.address().to_string());
+    drop(nobody);
+    let second = setup.start();
+    wait_until_ready(&second);
+    first.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    wait_for_body(&second, "/t/key/a", r#"{"value":1}"#);
+}
+
+/// Whoever is started first waits for the other.
+#[test]
+fn a_node_joins_as_soon_as_there_is_somebody_to_join() {
+    let first = setup();
+    let address = first.listening_at();
+    let second = setup().join(&address).start();
+    second.get("/readyz").expect(503);
+    second.get("/healthz").expect(200);
+    let first = first.start();
+    wait_until_ready(&second);
+    first.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    wait_for_body(&second, "/t/key/a", r#"{"value":1}"#);
+}
+
+#[test]
+fn a_new_node_gets_all_there_is_and_is_ready_only_then() {
+    let mut cluster = Cluster::start(1);
+    let mut model = Model::new("t");
+    for part in 0..10 {
+        let rows = (0..500).map(|row| (format!("k{part}-{row}"), Some((row * part).into())));
+        model.write(&cluster[0], rows.collect());
+    }
+    model.delete(&cluster[0], "k3-3");
+    let added = cluster.add(setup());
+    wait_until("the new node is ready", CONVERGENCE, || {
+        let count = cluster[added].get("/t/count").expect(200).json()["count"].clone();
+        // In this order: what is ready now was so when it was counted, or the count is of before.
+        let ready = cluster[added].get("/readyz").status == 200;
+        let count_then = cluster[added].get("/t/count").expect(200).json()["count"].clone();
+        assert!(!ready || count_then == model.live(), "ready with {count_then} keys, {count} before");
+        ready
+    });
+    cluster.wait_until_equal();
+    model.expect_on(&cluster);
+}
+
+#[test]
+fn nodes_that_wrote_alone_join_with_what_they_have() {
+    let first = setup();
+    let second = setup().start();
+    second.put("/t/key/second", r#"{"value":2}"#).expect(200);
+    second.put("/t/key/both", r#"{"value":2}"#).expect(200);
+    super::model::next_instant();
+    let first = first.start();
+    first.put("/t/key/first", r#"{"value":1}"#).expect(200);
+    first.put("/t/key/both", r#"{"value":1}"#).expect(200);
+    let second = second.terminate().0.join(&first.address().to_string()).start();
+    for node in [&first, &second] {
+        wait_for_body(node, "/t/key/first", r#"{"value":1}"#);
+        wait_for_body(node, "/t/key/second", r#"{"value":2}"#);
+        wait_for_body(node, "/t/key/both", r#"{"value":1}"#);
+    }
+}
+
+/// The ancestor lost what was written on one node within five seconds of another's join.
+#[test]
+fn what_is_written_on_any_node_during_a_join_arrives_everywhere() {
+    let mut cluster = Cluster::start(2);
+    let joined = AtomicBool::new(false);
+    let clients: Vec<_> = (0..2).map(|at| Client::new(&cluster, at)).collect();
+    let written: usize = thread::scope(|scope| {
+        let writers: Vec<_> = clients
+            .into_iter()
+            .enumerate()
+            .map(|(writer, mut client)| {
+                let joined = &joined;
+                scope.spawn(move || {
+                    let mut written = 0;
+                    while !joined.load(Ordering::Relaxed) {
+                        let path = format!("/t/key/w{writer}-{written}");
+                        client
+                            .send(&Request::new("PUT", &path).body(format!(r#"{{"value":{written}}}"#)))
+                            .expect(200);
+                        written += 1;
+                    }
+                    written
+                })
+            })
+            .collect();
+        let joining = scope.spawn(|| {
+            let _joined = Raised(&joined);
+            let added = cluster.add(setup());
+            wait_until_ready(&cluster[added]);
+            // The first writes after it said that it is ready are the ones that would be forgotten.
+            let count = || cluster[added].get("/t/count").expect(200).json()["count"].as_u64();
+            let ready_with = count();
+            wait_until("writes go on", DEADLINE, || count() > ready_with.map(|count| count + 50));
+        });
+        joining.join().expect("the node joins");
+        writers.into_iter().map(|writer| writer.join().expect("writes are taken")).sum()
+    });
+    cluster.wait_until_equal();
+    for node in cluster.running() {
+        node.get("/t/count").expect_body(&format!(r#"{{"count":{written}}}"#));
+    }
+}
+
+/// Says that something is over, also where it failed: whoever waits for it goes on.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_node_that_restarts_without_join_finds_its_cluster_again() {
+    let mut cluster = Cluster::start(3);
+    for killed in [true, false] {
+        if killed {
+            cluster.kill(2);
+        } else {
+            assert_eq!(cluster.terminate(2).code(), Some(0));
+        }
+        cluster[0].put("/t/key/missed", format!(r#"{{"value":{killed}}}"#)).expect(200);
+        cluster.restart_with(2, |setup| setup.without_join());
+        cluster.wait_until_whole();
+        wait_for_body(&cluster[2], "/t/key/missed", &format!(r#"{{"value":{killed}}}"#));
+    }
+    // The first, which never had one, as well; and all of them at once.
+    for member in 0..3 {
+        cluster.kill(member);
+    }
+    for member in 0..3 {
+        cluster.restart_with(member, |setup| setup.without_join());
+    }
+    cluster.wait_until_whole();
+    cluster.wait_until_equal();
+}
+
+/// A member at another address is the same member.
+#[test]
+fn a_node_that_moves_is_found_at_its_new_address() {
+    let mut cluster = Cluster::start(2);
+    cluster.terminate(1);
+    let address = bare_setup().listening_at();
+    cluster.restart_with(1, |setup| setup.without_join().listen(&address));
+    cluster.wait_until_whole();
+    cluster[0].put("/t/key/a", r#"{"value":1}"#).expect(200);
+    wait_for_body(&cluster[1], "/t/key/a", r#"{"value":1}"#);
+    let members = cluster[0].view()["members"].as_array().expect("members").len();
+    assert_eq!(members, 2, "{}", cluster[0].view());
+}

@@ -1,0 +1,331 @@
+//! What a lone node says of its cluster, what it can be told to do, and by whom; and the commands that ask it.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Node, Outcome, Setup,
+    http::{Request, Response},
+};
+
+/// Exit codes of the contract, section 6.
+const FAILED: Option<i32> = Some(1);
+const USAGE: Option<i32> = Some(2);
+const NOT_FOUND: Option<i32> = Some(3);
+const UNREACHABLE: Option<i32> = Some(5);
+const NOT_ALLOWED: Option<i32> = Some(6);
+
+const SECRET: &str = "correct horse battery staple";
+/// More challenges than are open at one time.
+const MANY_CHALLENGES: usize = 1100;
+
+fn guarded() -> Node {
+    Setup::new().environment("CLUSTER_SECRET", SECRET).start()
+}
+
+fn challenge(node: &Node) -> String {
+    let nonce = node.get("/_/admin/challenge").expect(200).json()["nonce"].clone();
+    nonce.as_str().expect("a nonce").to_owned()
+}
+
+/// The `Authorization` header that the contract asks for, made from its text and not by the code under test.
+fn authorization(secret: &str, nonce: &str, path: &str, body: &str) -> String {
+    let key = blake3::derive_key("dynarust 2026 admin challenge", secret.as_bytes());
+    let mut message = blake3::Hash::from_hex(nonce).expect("64 hexadecimal digits").as_bytes().to_vec();
+    message.extend_from_slice(format!("POST\0{path}\0").as_bytes());
+    message.extend_from_slice(blake3::hash(body.as_bytes()).as_bytes());
+    format!("DynaRust nonce={nonce}, proof={}", blake3::keyed_hash(&key, &message))
+}
+
+fn post(node: &Node, path: &str, body: &str, authorization: &str) -> Response {
+    node.send(&Request::new("POST", path).header("Authorization", authorization).body(body))
+}
+
+#[track_caller]
+fn expect_unauthorized(response: Response) {
+    assert_eq!(response.expect_header("www-authenticate"), "DynaRust");
+    response.expect_problem(401, "unauthorized");
+}
+
+#[test]
+fn a_lone_node_is_a_cluster_of_one() {
+    let node = Node::start();
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    node.put("/t/key/b", r#"{"value":1}"#).expect(200);
+    node.delete("/t/key/b").expect(200);
+    let cluster = node.get("/_/cluster").expect(200).json();
+    let id = node.get("/version").expect(200).json()["node"].clone();
+    assert_eq!(cluster["node"], id);
+    assert_eq!(cluster["address"], node.address().to_string());
+    assert_eq!(cluster["cluster"].as_str().map(str::len), Some(16), "{cluster}");
+    assert_eq!((&cluster["whole"], &cluster["sync"]), (&json!(true), &Value::Null));
+    assert!(cluster["floor_age_ms"].is_u64() && cluster["incarnation"].is_u64(), "{cluster}");
+    assert_eq!(cluster["swept"], json!({ "tombstones_age_ms": null, "expired_age_ms": null }));
+    assert_eq!(cluster["zombies_refused"], 0);
+    let members = cluster["members"].as_array().expect("members");
+    assert_eq!(members.len(), 1);
+    let member = &members[0];
+    assert_eq!((&member["node"], &member["state"], &member["keys"]), (&id, &json!("self"), &json!(2)));
+    for unknown in ["round_trip_ms", "clock_offset_ms", "lag_ms", "last_round_ms"] {
+        assert_eq!(member.get(unknown), Some(&Value::Null), "{unknown}");
+    }
+    for counter in [
+        "since_ms",
+        "outbox",
+        "rounds",
+        "sessions",
+        "false_sessions",
+        "comparison_messages",
+        "comparison_bytes",
+        "comparison_steps",
+        "bytes_sent",
+        "bytes_received",
+        "rows_sent",
+        "rows_received",
+    ] {
+        assert_eq!(member[counter], 0, "{counter}");
+    }
+    node.post("/_/cluster", "").expect_problem(405, "method-not-allowed");
+    assert!(node.send(&Request::new("HEAD", "/_/cluster")).expect(200).body.is_empty());
+}
+
+#[test]
+fn tables_have_a_place_for_their_digest() {
+    let node = Node::start();
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let tables = node.get("/_/tables").expect(200).json();
+    assert!(tables[0].get("root").is_some_and(|root| root.is_null() || root.is_string()), "{tables}");
+}
+
+#[test]
+fn the_metrics_count_members_by_state() {
+    let page = Node::start().get("/metrics").expect(200);
+    for line in [
+        r#"dynarust_members{state="self"} 1"#,
+        r#"dynarust_members{state="down"} 0"#,
+        "dynarust_zombies_refused_total 0",
+        "dynarust_whole 1",
+    ] {
+        assert!(page.text().lines().any(|found| found == line), "{line} in {}", page.text());
+    }
+}
+
+#[test]
+fn whoever_proves_the_secret_is_obeyed_once() {
+    let node = guarded();
+    let nonce = challenge(&node);
+    let header = authorization(SECRET, &nonce, "/_/admin/sync", "{}");
+    post(&node, "/_/admin/sync", "{}", &header).expect_body(r#"{"peers":0}"#);
+    expect_unauthorized(post(&node, "/_/admin/sync", "{}", &header));
+}
+
+#[test]
+fn a_proof_of_another_secret_or_for_another_request_is_refused() {
+    let node = guarded();
+    let sync = "/_/admin/sync";
+    for (what, secret, path, body) in [
+        ("another secret", "another horse battery staple", sync, "{}"),
+        ("another path", SECRET, "/_/admin/leave", "{}"),
+        ("another body", SECRET, sync, "{ }"),
+    ] {
+        let header = authorization(secret, &challenge(&node), path, body);
+        let refused = post(&node, sync, "{}", &header);
+        assert_eq!(refused.status, 401, "{what}: {refused}");
+        expect_unauthorized(refused);
+    }
+    let made_up = authorization(SECRET, &"ab".repeat(32), sync, "{}");
+    expect_unauthorized(post(&node, sync, "{}", &made_up));
+    for header in ["", "Basic YTpi", "DynaRust", "DynaRust nonce=1, proof=2", "DynaRust proof=,nonce="] {
+        expect_unauthorized(post(&node, sync, "{}", header));
+    }
+    expect_unauthorized(node.post(sync, "{}"));
+    node.get("/healthz").expect(200);
+}
+
+#[test]
+fn a_wrong_proof_spends_its_challenge() {
+    let node = guarded();
+    let nonce = challenge(&node);
+    let wrong = authorization("another horse battery staple", &nonce, "/_/admin/sync", "{}");
+    expect_unauthorized(post(&node, "/_/admin/sync", "{}", &wrong));
+    let right = authorization(SECRET, &nonce, "/_/admin/sync", "{}");
+    expect_unauthorized(post(&node, "/_/admin/sync", "{}", &right));
+}
+
+#[test]
+fn challenges_are_bounded_and_the_latest_can_always_be_answered() {
+    let node = guarded();
+    let oldest = challenge(&node);
+    let mut connection = node.connect();
+    let mut latest = oldest.clone();
+    for _ in 0..MANY_CHALLENGES {
+        let next = connection.send(&Request::new("GET", "/_/admin/challenge")).expect(200).json();
+        let next = next["nonce"].as_str().expect("a nonce").to_owned();
+        assert_ne!(next, latest);
+        latest = next;
+    }
+    let sync = "/_/admin/sync";
+    expect_unauthorized(post(&node, sync, "{}", &authorization(SECRET, &oldest, sync, "{}")));
+    post(&node, sync, "{}", &authorization(SECRET, &latest, sync, "{}")).expect(200);
+}
+
+#[test]
+fn guesses_of_the_secret_are_limited() {
+    let node = guarded();
+    let sync = "/_/admin/sync";
+    let guess = |secret: &str| post(&node, sync, "{}", &authorization(secret, &challenge(&node), sync, "{}"));
+    for guessed in 0..10 {
+        expect_unauthorized(guess(&format!("guess number {guessed} of the secret")));
+    }
+    guess("one guess more of the secret").expect_problem(429, "too-many");
+    guess(SECRET).expect_problem(429, "too-many");
+    node.get("/_/cluster").expect(200);
+}
+
+#[test]
+fn both_secrets_are_good_while_one_takes_the_place_of_the_other() {
+    let both = format!("{SECRET},the next secret of the cluster");
+    let node = Setup::new().environment("CLUSTER_SECRET", both.clone()).start();
+    for secret in [SECRET, "the next secret of the cluster"] {
+        let header = authorization(secret, &challenge(&node), "/_/admin/sync", "");
+        post(&node, "/_/admin/sync", "", &header).expect(200);
+    }
+    // A command that has the new one first still gets in where only the old one is known.
+    let address = guarded();
+    let setup =
+        Setup::new().environment("CLUSTER_SECRET", format!("the next secret of the cluster,{SECRET}"));
+    let (_, outcome) = setup.run(&["sync", &address.address().to_string()]);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+}
+
+#[test]
+fn without_a_secret_its_own_machine_is_obeyed_but_no_browser_and_no_proxy() {
+    let node = Node::start();
+    node.post("/_/admin/sync", "").expect_body(r#"{"peers":0}"#);
+    for (name, value) in [("Origin", "https://elsewhere.example"), ("X-Forwarded-For", "192.0.2.1")] {
+        let leave = Request::new("POST", "/_/admin/leave").header(name, value).body("{}");
+        let remedy = node.send(&leave).expect_problem(403, "forbidden");
+        assert!(remedy.contains("CLUSTER_SECRET"), "{remedy}");
+    }
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused() {
+    let node = Node::start();
+    let unknown = node.post("/_/admin/forget", r#"{"node":"00000000000000ab"}"#);
+    let detail = unknown.expect_problem(404, "not-found");
+    assert!(detail.contains("00000000000000ab") && detail.contains("knows no other"), "{detail}");
+    let itself = format!(r#"{{"node":"{}"}}"#, node.address());
+    let detail = node.post("/_/admin/forget", itself).expect_problem(400, "bad-request");
+    assert!(detail.contains("leave"), "{detail}");
+    for body in ["", "{}", r#"["a"]"#, r#"{"node":1}"#, "nonsense"] {
+        node.post("/_/admin/forget", body).expect_problem(400, "bad-json");
+    }
+    node.post("/_/admin/forget", "x".repeat(100_000)).expect_problem(413, "too-large");
+    for path in ["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"] {
+        let refused = node.get(path);
+        assert_eq!(refused.expect_header("allow"), "POST, OPTIONS");
+        refused.expect_problem(405, "method-not-allowed");
+    }
+    node.post("/_/admin/nonsense", "{}").expect_problem(404, "not-found");
+}
+
+#[test]
+fn a_node_that_leaves_answers_and_then_ends_and_keeps_its_data() {
+    let node = Node::start();
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let address = node.address().to_string();
+    let (_, outcome) = Setup::new().run(&["leave", &address]);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains(&address) && outcome.stdout.contains("no other member"), "{outcome:?}");
+    let (setup, ended) = node.wait();
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    setup.start().get("/t/key/a").expect_body(r#"{"value":1}"#);
+}
+
+#[test]
+fn a_write_waits_no_longer_than_it_says() {
+    let node = Node::start();
+    node.put("/t/key/a?w=all&w_timeout=100ms", r#"{"value":1}"#).expect(200);
+    let refused = node.put("/t/key/a?w=2&w_timeout=0.1", r#"{"value":2}"#).expect(504);
+    let problem = refused.json();
+    assert_eq!((&problem["held"], &problem["wanted"]), (&json!(1), &json!(2)), "{refused}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("kept")), "{refused}");
+    node.get("/t/key/a").expect_body(r#"{"value":2}"#);
+    for wrong in ["61s", "soon", "-1"] {
+        let refused = node.put(&format!("/t/key/a?w=1&w_timeout={wrong}"), r#"{"value":3}"#);
+        refused.expect_refused(wrong);
+    }
+    node.get("/t/key/a").expect_body(r#"{"value":2}"#);
+}
+
+fn run(secret: &str, arguments: &[&str]) -> Outcome {
+    Setup::new().environment("CLUSTER_SECRET", secret).run(arguments).1
+}
+
+#[test]
+fn commands_show_the_cluster_as_text_and_as_json() {
+    let node = guarded();
+    let address = node.address().to_string();
+    let id = node.get("/version").expect(200).json()["node"].as_str().expect("an id").to_owned();
+
+    // Looking needs no secret.
+    let members = run("", &["members", &address]);
+    assert_eq!(members.code(), Some(0), "{members:?}");
+    let lines: Vec<Vec<&str>> =
+        members.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((lines.len(), lines[0][0]), (2, "NODE"), "{members:?}");
+    assert_eq!(lines[1][..3], [id.as_str(), address.as_str(), "self"]);
+
+    let members = run("", &["members", &address, "--json"]);
+    let rows: Value = serde_json::from_str(&members.stdout).expect("JSON");
+    assert_eq!((&rows[0]["node"], &rows[0]["state"]), (&json!(id), &json!("self")));
+
+    let status = run("", &["status", &address]);
+    assert_eq!(status.code(), Some(0), "{status:?}");
+    let line = |name: &str| status.stdout.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    assert!(line("phase").is_some_and(|line| line.ends_with("ready")), "{status:?}");
+    assert!(line("members").is_some_and(|line| line.ends_with(" 1")), "{status:?}");
+    let status: Value = serde_json::from_str(&run("", &["status", &address, "--json"]).stdout).expect("JSON");
+    assert_eq!((&status["ready"], &status["cluster"]["node"]), (&json!(true), &json!(id)));
+}
+
+#[test]
+fn commands_end_as_the_contract_says() {
+    let node = guarded();
+    let address = node.address().to_string();
+    let synced = run(SECRET, &["sync", &address, "--json"]);
+    assert_eq!(synced.code(), Some(0), "{synced:?}");
+    assert_eq!(serde_json::from_str::<Value>(&synced.stdout).expect("JSON"), json!({ "peers": 0 }));
+
+    let without = run("", &["sync", &address]);
+    assert_eq!(without.code(), NOT_ALLOWED, "{without:?}");
+    assert!(without.log.contains("CLUSTER_SECRET") && without.stdout.is_empty(), "{without:?}");
+    let wrong = run("another horse battery staple", &["leave", &address]);
+    assert_eq!(wrong.code(), NOT_ALLOWED, "{wrong:?}");
+    assert!(wrong.log.contains("wrong") && !wrong.log.contains("another horse"), "{wrong:?}");
+
+    let unknown = run(SECRET, &["forget", "nowhere:1", "--at", &address]);
+    assert_eq!(unknown.code(), NOT_FOUND, "{unknown:?}");
+    assert!(unknown.log.contains("nowhere:1"), "{unknown:?}");
+    let itself = run(SECRET, &["forget", &address, "--at", &address]);
+    assert_eq!(itself.code(), FAILED, "{itself:?}");
+    assert_eq!(run(SECRET, &["forget"]).code(), USAGE);
+
+    let file = Setup::new();
+    let path = file.home().join("secret");
+    std::fs::write(&path, format!("{SECRET}\n")).expect("a file can be written");
+    let (_, by_file) = file.environment("CLUSTER_SECRET_FILE", &path).run(&["sync", &address]);
+    assert_eq!(by_file.code(), Some(0), "{by_file:?}");
+    let absent = Setup::new().environment("CLUSTER_SECRET_FILE", "no-such-file").run(&["sync", &address]).1;
+    assert_eq!(absent.code(), USAGE, "{absent:?}");
+    assert!(absent.log.contains("no-such-file"), "{absent:?}");
+
+    node.get("/readyz").expect(200);
+    drop(node);
+    for command in [&["members"][..], &["sync"], &["leave"], &["status"], &["forget", "a:1", "--at"]] {
+        let outcome = run(SECRET, &[command, &[address.as_str()]].concat());
+        assert_eq!(outcome.code(), UNREACHABLE, "{command:?}: {outcome:?}");
+        assert!(outcome.log.contains(&address), "{command:?}: {outcome:?}");
+    }
+}
