@@ -96,6 +96,11 @@ impl Members {
         members
     }
 
+    /// The note was not made durable: it is to be taken again.
+    pub fn note_again(&mut self) {
+        self.unnoted = true;
+    }
+
     /// Who this node is at present.
     pub fn local(&self) -> &Identity {
         self.foca.identity()

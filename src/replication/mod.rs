@@ -46,7 +46,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    task::{JoinError, JoinHandle, spawn_blocking},
+    task::{JoinError, JoinHandle},
     time::timeout,
 };
 
@@ -80,6 +80,7 @@ use crate::{
 const SETTLE_MS: u64 = 2_000;
 /// The name of the members' note in the storage.
 const MEMBERS_NOTE: &str = "members";
+
 /// How a node deals with others.
 #[derive(Clone)]
 pub struct Options {
@@ -355,41 +356,6 @@ impl Inner {
             drift_max_ms: self.options.clock_drift_max_ms,
             now_ms: Arc::new(move || store.now_ms()),
         }
-    }
-
-    /// Makes durable what a restart must know.
-    async fn keep_notes(&self) -> Result<()> {
-        let (birth, members) = {
-            let mut state = self.state();
-            let standing = self.shared.standing();
-            let is_linked = state.registry.links().next().is_some();
-            let birth = &mut state.birth;
-            birth.whole = standing.whole;
-            birth.settled |= standing.whole && is_linked;
-            birth.held_ms = birth.held_ms.max(standing.held_ms);
-            // It grows with every round. What matters is that it covers all that this node wrote.
-            if birth.shared_ms < self.stamps.last_write_ms() {
-                birth.shared_ms = standing.shared_ms;
-            }
-            drop(standing);
-            let birth = state.birth;
-            ((state.noted != Some(birth)).then_some(birth), state.members.take_note())
-        };
-        if birth.is_none() && members.is_none() {
-            return Ok(());
-        }
-        let life = self.store.life();
-        let store = self.store.clone();
-        let written = spawn_blocking(move || -> Result<()> {
-            birth.iter().try_for_each(|birth| birth.write(&store))?;
-            members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
-        });
-        written.await.map_err(stopped)??;
-        self.store.durable(life).await?;
-        if birth.is_some() {
-            self.state().noted = birth;
-        }
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::{Inner, SETTLE_MS, belong::found, stopped};
+use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found, stopped};
 use crate::error::Result;
 
 /// Rounds between two looks whether the trees are what the disk has, at a partition each.
@@ -60,4 +60,46 @@ async fn hold(inner: &Arc<Inner>, settled_ms: u64) -> Result<()> {
     let mut standing = inner.shared.standing();
     standing.held_ms = standing.held_ms.max(guarantee_ms);
     Ok(())
+}
+
+impl Inner {
+    /// Makes durable what a restart must know.
+    pub(super) async fn keep_notes(&self) -> Result<()> {
+        let (birth, members) = {
+            let mut state = self.state();
+            let standing = self.shared.standing();
+            let is_linked = state.registry.links().next().is_some();
+            let birth = &mut state.birth;
+            birth.whole = standing.whole;
+            birth.settled |= standing.whole && is_linked;
+            birth.held_ms = birth.held_ms.max(standing.held_ms);
+            // It grows with every round. What matters is that it covers all that this node wrote.
+            if birth.shared_ms < self.stamps.last_write_ms() {
+                birth.shared_ms = standing.shared_ms;
+            }
+            drop(standing);
+            let birth = state.birth;
+            ((state.noted != Some(birth)).then_some(birth), state.members.take_note())
+        };
+        if birth.is_none() && members.is_none() {
+            return Ok(());
+        }
+        let life = self.store.life();
+        let store = self.store.clone();
+        let written = spawn_blocking(move || -> Result<()> {
+            birth.iter().try_for_each(|birth| birth.write(&store))?;
+            members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
+        });
+        let kept = match written.await.map_err(stopped)? {
+            Ok(()) => self.store.durable(life).await,
+            failed => failed,
+        };
+        let mut state = self.state();
+        match &kept {
+            Ok(()) if birth.is_some() => state.noted = birth,
+            Ok(()) => {}
+            Err(_) => state.members.note_again(),
+        }
+        kept
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 /// How many of the forgotten are remembered; of more, those forgotten first are dropped. One that was dropped could return as
 /// what it was; its deleted rows are refused all the same, by how far the cluster has swept.
-const FORGOTTEN_MAX: usize = 1_000;
+const FORGOTTEN_MAX: usize = 100;
 
 /// For so long after its start a node forgets nobody by itself: a cluster that was off for days finds itself again first.
 const FORGET_GRACE_MS: u64 = 3_600 * 1_000;
