@@ -12,7 +12,7 @@ use crate::harness::{
 /// What is said of two nodes with one id, in part.
 const WHY: &str = "copies of one directory";
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory can be made");
     for entry in fs::read_dir(from).expect("a directory can be read") {
         let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");

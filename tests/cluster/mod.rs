@@ -12,6 +12,7 @@ mod ledger;
 mod model;
 mod orders;
 mod quiet;
+mod regressions;
 mod replicate;
 mod stopped;
 mod sweep;
