@@ -288,3 +288,26 @@ fn a_peer_too_slow_for_the_journal_is_told_of_a_gap() {
     let rows = scene.poll().expect("it goes on where the journal is");
     assert_eq!(rows.tables[0].1[0].key, key("l"));
 }
+
+/// A node whose directory was put back to what it was took over how far the others had swept, and took what it lacked for deleted.
+#[test]
+fn who_hears_of_more_that_was_swept_than_it_held_begins_anew() {
+    let swept = Swept { tombstones_ms: NOW_MS - 60_000, expired_ms: 0 };
+    for (held_ms, by_whole, stays) in [
+        (NOW_MS - 70_000, true, false),
+        (NOW_MS - 60_000, true, true),
+        // One that has yet to learn what there is says nothing to heed.
+        (NOW_MS - 70_000, false, true),
+    ] {
+        let mut scene = Scene::new(true);
+        scene.shared.standing().held_ms = held_ms;
+        let round = scene.round(by_whole, swept);
+        scene.hear(round);
+        assert_eq!(
+            scene.shared.standing().whole,
+            stays,
+            "held up to {held_ms}, told by one that is whole: {by_whole}"
+        );
+        assert_eq!(scene.replica.swept() == swept, by_whole);
+    }
+}
