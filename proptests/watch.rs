@@ -20,7 +20,7 @@ use dynarust::{
         register::Register,
     },
     storage::{
-        Durability, Options, Store,
+        Durability, Machine, Options, Store,
         change::{Cursor, Topic},
         merge::Existing,
         subscription::{Notice, Start, Subscription},
@@ -128,7 +128,7 @@ impl World {
             tables_max: 2,
             subscriptions_max: 2,
             set_aside_damaged: false,
-            now_ms: Arc::new(move || clock.load(Ordering::SeqCst)),
+            machine: Machine::new(Arc::new(move || clock.load(Ordering::SeqCst))),
         })
         .expect("the store opens");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -7,7 +7,12 @@
 pub mod kinds;
 mod layers;
 
-use std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use self::kinds::{Address, ByteSize, Kind, LogFilter, LogFormat, Origin, SecretTexts, Shape};
 pub use self::layers::{File, Layers, Setting, Source, Texts};
@@ -16,6 +21,7 @@ use crate::{
     http, node,
     replication::{
         self,
+        connect::SystemNetwork,
         secret::{REMEDY, Secrets},
     },
     storage::{self, Durability},
@@ -344,6 +350,7 @@ impl Config {
             forget_after_ms: milliseconds(self.forget_after),
             round_ms: milliseconds(self.sync_interval),
             clock_drift_max_ms: milliseconds(self.max_clock_drift),
+            network: Arc::new(SystemNetwork),
         }
     }
 
@@ -355,7 +362,7 @@ impl Config {
             tables_max: self.max_tables,
             subscriptions_max: self.max_subscriptions,
             set_aside_damaged: self.set_aside_damaged,
-            now_ms: node::wall_clock(),
+            machine: storage::Machine::new(node::wall_clock()),
         }
     }
 

@@ -16,10 +16,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{sync::Notify, task::JoinSet, time::interval};
 use tracing::{info, warn};
 
 use self::gate::{Gate, Passing};
@@ -45,7 +45,7 @@ use crate::{
     error::{Error, Result},
     replication::{self, Replication},
     storage::{
-        self, Store, WallClock,
+        self, Machine, Store, Threads, WallClock,
         commit::Life,
         stamps::{BOUND_CHECK, Stamps},
     },
@@ -53,6 +53,9 @@ use crate::{
 
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.
 const INLINE_WRITES_MAX: usize = 16;
+
+/// How often the storage's own work is done on a machine that has no threads for it: as a disk that syncs in so long.
+const WORK_EVERY: Duration = Duration::from_millis(1);
 
 /// How a node runs.
 #[derive(Clone)]
@@ -89,7 +92,7 @@ pub struct Node {
     draining: AtomicBool,
     drain_begun: Notify,
     door: admin::Door,
-    background: Mutex<Option<JoinHandle<()>>>,
+    background: Mutex<JoinSet<()>>,
 }
 
 impl Node {
@@ -98,9 +101,11 @@ impl Node {
     /// # Errors
     /// As `Store::open`.
     pub async fn start(options: Options) -> Result<Arc<Self>> {
-        let storage = options.storage.clone();
-        let store = blocking(move || Store::open(storage)).await?;
+        let (storage, machine) = (options.storage.clone(), &options.storage.machine);
+        let store = machine.run(move || Store::open(storage)).await?;
+        let opened = Opened(Some(store.clone()));
         let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
+        let background = background(&store, &stamps);
         stamps.wait_for_the_wall_clock().await;
         let replication = Replication::start(options.replication.clone(), store.clone(), stamps.clone())?;
         let admin_keys = AdminKeys::of(&options.replication.secrets);
@@ -114,18 +119,9 @@ impl Node {
             draining: AtomicBool::new(false),
             drain_begun: Notify::new(),
             door: admin::Door::default(),
-            background: Mutex::default(),
+            background: Mutex::new(background),
         });
-        let weak = Arc::downgrade(&node.stamps);
-        let background = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(BOUND_CHECK);
-            loop {
-                ticks.tick().await;
-                let Some(stamps) = weak.upgrade() else { return };
-                stamps.keep_bound_ahead().await;
-            }
-        });
-        *node.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(background);
+        opened.keep();
         let counting = node.clone();
         tokio::spawn(async move { counting.rows_counted().await });
         info!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
@@ -189,7 +185,7 @@ impl Node {
         let merge = move || {
             if atomic { node.merge_atomic(&table, writes) } else { Ok(node.merge_each(&table, writes)) }
         };
-        let results = if long { blocking(merge).await? } else { merge()? };
+        let results = if long { self.machine().run(merge).await? } else { merge()? };
         self.store.acknowledge(life).await?;
         Ok(results)
     }
@@ -208,7 +204,7 @@ impl Node {
         // After that, as the bound must lie above those too.
         let (life, _passing) = self.before_writing().await?;
         let node = self.clone();
-        let imported = blocking(move || node.merge_imports(rows)).await?;
+        let imported = self.machine().run(move || node.merge_imports(rows)).await?;
         self.store.acknowledge(life).await?;
         Ok(imported)
     }
@@ -216,19 +212,19 @@ impl Node {
     /// A page of live keys: at most `rows_max`. May read the disk.
     pub async fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        blocking(move || store.keys(&table, &range, rows_max)).await
+        self.machine().run(move || store.keys(&table, &range, rows_max)).await
     }
 
     /// A page of live rows: at most `rows_max`, and about a quarter MiB.
     pub async fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        blocking(move || store.rows(&table, &range, rows_max)).await
+        self.machine().run(move || store.rows(&table, &range, rows_max)).await
     }
 
     /// How many live keys begin so.
     pub async fn count(&self, table: &TableName, prefix: &str) -> Result<u64> {
         let (store, table, prefix) = (self.store.clone(), table.clone(), prefix.to_owned());
-        blocking(move || store.count(&table, &prefix)).await
+        self.machine().run(move || store.count(&table, &prefix)).await
     }
 
     /// Follows topics. What was acknowledged before is no change to those who start now.
@@ -264,7 +260,7 @@ impl Node {
             return;
         }
         let store = self.store.clone();
-        if let Err(error) = blocking(move || store.count_rows()).await {
+        if let Err(error) = self.machine().run(move || store.count_rows()).await {
             warn!(%error, "not all rows are counted");
         }
     }
@@ -338,16 +334,27 @@ impl Node {
     pub async fn close(&self) -> Result<()> {
         self.drain();
         self.replication.stop().await;
-        if let Some(background) = self.background.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            background.abort();
-        }
+        self.background.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         let (store, stamps) = (self.store.clone(), self.stamps.clone());
-        blocking(move || {
+        let closing = self.machine().run(move || {
             let kept = stamps.end();
             let closed = store.close();
             kept.and(closed)
-        })
-        .await
+        });
+        closing.await
+    }
+
+    /// Closes the storage where the node stands: nobody is told, and requests in flight get no answer. What was written is there at
+    /// the next start. For a node whose runtime ends; others say goodbye by `close`.
+    ///
+    /// # Errors
+    /// As `close`.
+    pub fn halt(&self) -> Result<()> {
+        self.store.close()
+    }
+
+    fn machine(&self) -> &Machine {
+        self.store.machine()
     }
 
     fn is_draining(&self) -> bool {
@@ -361,10 +368,44 @@ impl Node {
     }
 }
 
-/// Runs what may wait for a disk or another thread where that holds up no request.
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(run).await {
-        Ok(result) => result,
-        Err(stopped) => Err(Error::Io(format!("a task of the storage stopped: {stopped}"))),
+/// A storage that is closed again where the start fails, or is given up.
+struct Opened(Option<Store>);
+
+impl Opened {
+    fn keep(mut self) {
+        self.0 = None;
     }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(|store| store.close()) {
+            warn!(%error, "the storage was not synced when it was closed");
+        }
+    }
+}
+
+/// What runs beside requests until the storage is closed.
+fn background(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let weak = Arc::downgrade(stamps);
+    tasks.spawn(async move {
+        let mut ticks = interval(BOUND_CHECK);
+        loop {
+            ticks.tick().await;
+            let Some(stamps) = weak.upgrade() else { return };
+            stamps.keep_bound_ahead().await;
+        }
+    });
+    if store.machine().threads() == Threads::One {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let mut ticks = interval(WORK_EVERY);
+            loop {
+                ticks.tick().await;
+                store.work();
+            }
+        });
+    }
+    tasks
 }

@@ -11,7 +11,7 @@ use dynarust::{
         name::{Key, TableName},
         register::Register,
     },
-    storage::{Durability, Options, Store, merge::Existing, scan::Range},
+    storage::{Durability, Machine, Options, Store, merge::Existing, scan::Range},
 };
 use futures_util::FutureExt;
 
@@ -65,7 +65,7 @@ fn open(directory: &Path, round: u64) -> Store {
         tables_max: 1,
         subscriptions_max: 1,
         set_aside_damaged: false,
-        now_ms: Arc::new(|| NOW_MS),
+        machine: Machine::new(Arc::new(|| NOW_MS)),
     })
     .expect("the store opens")
 }

@@ -17,7 +17,7 @@ use dynarust::{
         register::Register,
     },
     error::Error,
-    storage::{Durability, Options, Store, WallClock, check, compact, merge::Existing, scan::Range},
+    storage::{Durability, Machine, Options, Store, WallClock, check, compact, merge::Existing, scan::Range},
 };
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -122,7 +122,7 @@ impl World {
             tables_max: TABLES + 1,
             subscriptions_max: 10,
             set_aside_damaged: false,
-            now_ms: self.clock(),
+            machine: Machine::new(self.clock()),
         };
         let store = Store::open(options).expect("the store opens");
         store.count_rows().expect("counts");

@@ -7,6 +7,7 @@
 use std::{
     future::{Future, ready},
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -23,8 +24,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -34,7 +35,7 @@ use tracing::{debug, info, warn};
 use super::{
     Options, call, reply,
     service::{self, Service},
-    socket::{OpenRequest, Peer, Protocol, Socket},
+    socket::{ClientStream, OpenRequest, Peer, Protocol, Socket},
     tls,
 };
 use crate::{
@@ -51,32 +52,43 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that are being told that there are too many. Beyond that many they are just closed.
 const REFUSALS_MAX: usize = 64;
 
+/// Where clients come in.
+pub trait Listener {
+    /// The next connection, and where it comes from.
+    fn accept(&self) -> impl Future<Output = io::Result<(Box<dyn ClientStream>, SocketAddr)>> + Send;
+}
+
+impl Listener for TcpListener {
+    async fn accept(&self) -> io::Result<(Box<dyn ClientStream>, SocketAddr)> {
+        let (stream, remote) = self.accept().await?;
+        Ok((Box::new(stream), remote))
+    }
+}
+
 /// Serves `node` on `listener` until `shutdown`, then lets requests in flight finish, up to the shutdown timeout.
 ///
 /// # Errors
 /// `Config` for a certificate that does not load. Errors of connections stay theirs.
 pub async fn serve(
     node: Arc<Node>,
-    listener: TcpListener,
+    listener: impl Listener,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let places = Arc::new(Semaphore::new(options.connections_max));
-    let (stop, stopping) = watch::channel(());
     let mut server = Server {
         service: Arc::new(Service::new(Arc::clone(&node))),
         options: Arc::new(options),
         tls,
         places,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
-        stopping,
+        node: Arc::clone(&node),
         connections: JoinSet::new(),
     };
     server.accept_until(&listener, shutdown).await;
     drop(listener);
     node.drain();
-    drop(stop);
     server.finish().await;
     Ok(())
 }
@@ -87,17 +99,24 @@ struct Server {
     tls: Option<TlsAcceptor>,
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
-    /// Closed when the server stops.
-    stopping: watch::Receiver<()>,
+    /// Its end is the server's.
+    node: Arc<Node>,
     connections: JoinSet<()>,
 }
 
 impl Server {
-    async fn accept_until(&mut self, listener: &TcpListener, shutdown: impl Future<Output = ()>) {
+    async fn accept_until(&mut self, listener: &impl Listener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
+                // Those that ended first: there are no more of them than came in.
+                biased;
                 () = &mut shutdown => return,
+                Some(ended) = self.connections.join_next() => {
+                    if let Err(error) = ended {
+                        warn!(%error, "connection ended by a panic");
+                    }
+                }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, remote)) => {
                         let peer = Arc::new(Peer::new(remote, Arc::clone(&self.options)));
@@ -105,16 +124,11 @@ impl Server {
                     }
                     Err(error) => recover_from(&error).await,
                 },
-                Some(ended) = self.connections.join_next() => {
-                    if let Err(error) = ended {
-                        warn!(%error, "connection ended by a panic");
-                    }
-                }
             }
         }
     }
 
-    fn admit(&mut self, stream: TcpStream, peer: Arc<Peer>) {
+    fn admit(&mut self, stream: Box<dyn ClientStream>, peer: Arc<Peer>) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.refuse(stream, peer);
             return;
@@ -122,13 +136,13 @@ impl Server {
         let connection = Connection {
             service: Arc::clone(&self.service),
             tls: self.tls.clone(),
-            stopping: self.stopping.clone(),
+            node: Arc::clone(&self.node),
             peer,
         };
         self.connections.spawn(connection.run(stream, place));
     }
 
-    fn refuse(&mut self, stream: TcpStream, peer: Arc<Peer>) {
+    fn refuse(&mut self, stream: Box<dyn ClientStream>, peer: Arc<Peer>) {
         debug!(remote = %peer.remote, "refused: too many connections");
         // Before a TLS handshake there is no way to say anything.
         let Some(place) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
@@ -172,7 +186,7 @@ async fn recover_from(error: &io::Error) {
 }
 
 async fn say_and_close(
-    stream: TcpStream,
+    stream: Box<dyn ClientStream>,
     peer: Arc<Peer>,
     place: OwnedSemaphorePermit,
     error: &Error,
@@ -225,12 +239,12 @@ impl<B: Body + Unpin> Body for Answer<B> {
 struct Connection {
     service: Arc<Service>,
     tls: Option<TlsAcceptor>,
-    stopping: watch::Receiver<()>,
+    node: Arc<Node>,
     peer: Arc<Peer>,
 }
 
 impl Connection {
-    async fn run(mut self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    async fn run(mut self, stream: Box<dyn ClientStream>, place: OwnedSemaphorePermit) {
         let remote = self.peer.remote;
         if let Err(error) = self.open_and_serve(stream, place).await {
             debug!(%remote, %error, "connection ended");
@@ -239,15 +253,16 @@ impl Connection {
 
     async fn open_and_serve(
         &mut self,
-        stream: TcpStream,
+        stream: Box<dyn ClientStream>,
         place: OwnedSemaphorePermit,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut socket = Socket::new(stream, Arc::clone(&self.peer), place)?;
         // hyper's own header timeout begins with the first request's first byte: before that there is this one.
         let first = timeout(self.peer.options.header_timeout, socket.protocol());
         let protocol = tokio::select! {
+            biased;
             protocol = first => protocol??,
-            _ = self.stopping.changed() => None,
+            () = self.node.drained() => None,
         };
         // What few connections need is boxed: the others, streams that idle by the thousand, do not carry room for it.
         match (protocol, self.tls.take()) {
@@ -305,13 +320,14 @@ impl Connection {
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        let mut stopping = self.stopping.clone();
         tokio::select! {
+            biased;
             ended = connection.as_mut() => return Ok(ended?),
-            _ = stopping.changed() => connection.as_mut().graceful_shutdown(),
+            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
         }
         // hyper ends an idle connection at once, but waits for the rest of half a head.
         tokio::select! {
+            biased;
             ended = connection => Ok(ended?),
             () = self.peer.nothing_owed() => Ok(()),
         }
@@ -335,8 +351,9 @@ impl Connection {
             .serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
         tokio::select! {
+            biased;
             ended = connection.as_mut() => return Ok(ended?),
-            _ = self.stopping.changed() => connection.as_mut().graceful_shutdown(),
+            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
         }
         Ok(connection.await?)
     }

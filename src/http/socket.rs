@@ -114,6 +114,34 @@ impl Drop for OpenRequest {
     }
 }
 
+/// A client's connection as it was accepted.
+pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Has what is written sent at once, a silent client asked now and then whether it lives, and one that takes nothing for
+    /// `stall_timeout` given up.
+    fn set_options(&self, stall_timeout: Duration) -> io::Result<()>;
+
+    /// Bounds what the system holds of what the client does not take.
+    fn limit_send_buffer(&self, bytes: usize) -> io::Result<()>;
+}
+
+impl ClientStream for TcpStream {
+    fn set_options(&self, stall_timeout: Duration) -> io::Result<()> {
+        self.set_nodelay(true)?;
+        let socket = SockRef::from(self);
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL / 6),
+        )?;
+        // The kernel's own stall timeout, for what it has taken from us already.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(stall_timeout))?;
+        Ok(())
+    }
+
+    fn limit_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        SockRef::from(self).set_send_buffer_size(bytes)
+    }
+}
+
 /// What a client speaks, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -127,7 +155,7 @@ pub enum Protocol {
 
 /// The connection's bytes. Holds its place among the connections until it is closed, whoever has it by then.
 pub struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn ClientStream>,
     peer: Arc<Peer>,
     first: [u8; FIRST_BYTES],
     first_length: usize,
@@ -152,15 +180,12 @@ enum Linger {
 
 impl Socket {
     /// Takes over an accepted connection and sets its options.
-    pub fn new(stream: TcpStream, peer: Arc<Peer>, place: OwnedSemaphorePermit) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL / 6),
-        )?;
-        // The kernel's own stall timeout, for what it has taken from us already.
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(peer.options.stall_timeout))?;
+    pub fn new(
+        stream: Box<dyn ClientStream>,
+        peer: Arc<Peer>,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<Self> {
+        stream.set_options(peer.options.stall_timeout)?;
         Ok(Self {
             stream,
             peer,
@@ -193,7 +218,7 @@ impl Socket {
     fn limit_send_buffer(&mut self) {
         if !self.send_buffer_set && self.peer.event_stream.load(Ordering::Relaxed) {
             self.send_buffer_set = true;
-            if let Err(error) = SockRef::from(&self.stream).set_send_buffer_size(EVENT_STREAM_SEND_BYTES) {
+            if let Err(error) = self.stream.limit_send_buffer(EVENT_STREAM_SEND_BYTES) {
                 tracing::warn!(remote = %self.peer.remote, %error, "send buffer not limited");
             }
         }

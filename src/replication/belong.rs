@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::{
@@ -10,7 +9,6 @@ use super::{
     handshake::Verdict,
     link::Link,
     registry::{Control, LinkState},
-    stopped,
 };
 use crate::{
     core::replica::Swept,
@@ -48,12 +46,11 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
                 link.order(Control::Close("this node went over to another cluster".into()));
             }
             let store = inner.store.clone();
-            let rekeyed = spawn_blocking(move || {
+            let rekeyed = inner.machine().run(move || {
                 store.reset_swept(Swept::default())?;
                 store.rekey(theirs.digest_key)
-            })
-            .await;
-            rekeyed.map_err(stopped)??;
+            });
+            rekeyed.await?;
             let mut state = inner.state();
             let mut standing = inner.shared.standing();
             // Nothing that is known of another cluster holds in this one.

@@ -38,8 +38,7 @@ impl Birth {
     /// `StorageDamaged` for a note that this program did not write.
     pub fn read(store: &Store, joins: bool) -> Result<Self> {
         let Some(note) = store.note(NOTE)? else {
-            let cluster =
-                getrandom::u64().map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))?;
+            let cluster = store.machine().random()?;
             return Ok(Self {
                 cluster,
                 settled: false,

@@ -1,8 +1,13 @@
 //! From an address to a WebSocket: the name is looked up, one of its addresses answers, and the node there agrees to speak the
 //! protocol of links.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -42,11 +47,55 @@ pub fn subprotocol() -> String {
     format!("{PROTOCOL_NAME}{PROTOCOL}")
 }
 
+/// How a node reaches others.
+pub trait Network: Send + Sync {
+    /// The numbers behind a name or a number, with its port.
+    fn look_up<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
+
+    /// A connection, set up for a link.
+    fn connect(&self, target: SocketAddr) -> BoxFuture<'_, io::Result<BoxedDuplex>>;
+
+    /// The address of this machine on the way to another. Nothing is sent.
+    ///
+    /// # Errors
+    /// Where there is no way.
+    fn local_towards(&self, remote: SocketAddr) -> io::Result<SocketAddr>;
+}
+
+/// The network of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemNetwork;
+
+impl Network for SystemNetwork {
+    fn look_up<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        async move { Ok(lookup_host(address).await?.collect()) }.boxed()
+    }
+
+    fn connect(&self, target: SocketAddr) -> BoxFuture<'_, io::Result<BoxedDuplex>> {
+        async move {
+            let stream = TcpStream::connect(target).await?;
+            set_options(&stream)?;
+            Ok(Box::new(stream) as BoxedDuplex)
+        }
+        .boxed()
+    }
+
+    fn local_towards(&self, remote: SocketAddr) -> io::Result<SocketAddr> {
+        let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(remote)?;
+        socket.local_addr()
+    }
+}
+
 /// Looks up a name and connects to the first of its addresses that answers.
-pub(super) async fn connect(address: &str) -> Result<(TcpStream, SocketAddr), LinkError> {
+pub(super) async fn connect(
+    network: &dyn Network,
+    address: &str,
+) -> Result<(BoxedDuplex, SocketAddr), LinkError> {
     let unreachable =
         |why: &dyn std::fmt::Display| LinkError::Unreachable(format!("{address} cannot be reached: {why}"));
-    let found = match timeout(CONNECT_TIMEOUT, lookup_host(address)).await {
+    let found = match timeout(CONNECT_TIMEOUT, network.look_up(address)).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => return Err(unreachable(&format_args!("the name is not found: {error}"))),
         Err(_) => {
@@ -55,11 +104,8 @@ pub(super) async fn connect(address: &str) -> Result<(TcpStream, SocketAddr), Li
     };
     let mut outcome = Err(unreachable(&"the name has no address"));
     for target in found {
-        match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
-            Ok(Ok(stream)) => {
-                set_options(&stream).map_err(|error| unreachable(&error))?;
-                return Ok((stream, target));
-            }
+        match timeout(CONNECT_TIMEOUT, network.connect(target)).await {
+            Ok(Ok(stream)) => return Ok((stream, target)),
             Ok(Err(error)) => outcome = Err(unreachable(&format_args!("{target}: {error}"))),
             Err(_) => {
                 outcome = Err(unreachable(&format_args!("{target}: no answer within {CONNECT_TIMEOUT:?}")));
@@ -148,7 +194,7 @@ mod tests {
         let closed = listener.local_addr().expect("an address").to_string();
         drop(listener);
         for address in [closed.as_str(), "no-such-name.invalid:1", "no port"] {
-            let error = connect(address).await.expect_err("nobody").to_string();
+            let error = connect(&SystemNetwork, address).await.err().expect("nobody").to_string();
             assert!(error.contains(address) && error.contains("cannot be reached"), "{error}");
         }
     }

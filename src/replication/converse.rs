@@ -6,17 +6,13 @@
 //!
 //! A peer that says nothing for a while is given up, and its link with it. Nothing else waits for it.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::debug;
 
@@ -64,9 +60,9 @@ pub async fn converse(
     let mut tasks = JoinSet::new();
     tasks.spawn(write(sender, to_send, failed));
     tasks.spawn(read(receiver, to_take));
-    let seed = match getrandom::u64() {
+    let seed = match inner.machine().random() {
         Ok(seed) => seed,
-        Err(error) => return Error::Io(format!("asking the system for randomness: {error}")),
+        Err(error) => return error,
     };
     let peer = {
         let context = inner.context();
@@ -124,12 +120,14 @@ impl Conversation {
         mut control: mpsc::Receiver<Control>,
         mut failure: oneshot::Receiver<Error>,
     ) -> Result<Never> {
-        let mut appended = self.inner.appended();
+        let inner = self.inner.clone();
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut heard_bytes = 0;
         loop {
+            // Made before the look at the journal, so that what is appended meanwhile is not missed.
+            let appended = inner.appended.notified();
             self.fill().await?;
             tokio::select! {
                 // What waits to be sent first, as it is bounded; silence last, as what was said may still lie unread.
@@ -154,10 +152,8 @@ impl Conversation {
                 order = control.recv() => self.obey(order).await?,
                 error = &mut failure => return Err(error.unwrap_or_else(|_| gone())),
                 // There may be no end of these.
-                changed = appended.changed() => {
-                    changed.map_err(|_| Error::Draining)?;
-                }
-                () = sleep_until((heard + SILENCE_MAX).into()) => heard = self.listen(&mut heard_bytes)?,
+                () = appended => {}
+                () = sleep_until(heard + SILENCE_MAX) => heard = self.listen(&mut heard_bytes)?,
             }
         }
     }
@@ -299,11 +295,12 @@ impl Conversation {
     ) -> Result<T> {
         let mut peer = self.peer.take().expect("it is here between messages");
         let inner = self.inner.clone();
-        let ran = tokio::task::spawn_blocking(move || {
+        let machine = inner.machine().clone();
+        let ran = machine.run(move || {
             let result = run(&mut peer, &inner.context());
-            (peer, result)
+            Ok((peer, result))
         });
-        let (peer, result) = ran.await.map_err(super::stopped)?;
+        let (peer, result) = ran.await?;
         self.peer = Some(peer);
         result
     }

@@ -1,7 +1,7 @@
 //! How a link comes to stand: the exchange of `handshake`, over a WebSocket, under Noise. Ends with a link on both sides, or with
 //! the reason why not on both, as far as the other side may know it. Bounded in time and in bytes.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -15,7 +15,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    connect,
+    connect::{self, Network},
     door::Admission,
     handshake::{HANDSHAKE_TIMEOUT, Hello, Introduction, Offset, Refusal, Role, Saying, Verdict, judge},
     link::{self, BoxedDuplex, FAREWELL, Link, Socket, failed},
@@ -43,6 +43,8 @@ pub struct Local {
     pub drift_max_ms: u64,
     /// Its wall clock.
     pub now_ms: WallClock,
+    /// How it reaches the others.
+    pub network: Arc<dyn Network>,
 }
 
 /// Links with the node at an address, a name or a number with a port. The name is looked up anew each time.
@@ -52,8 +54,8 @@ pub struct Local {
 pub async fn dial(address: &str, local: &Local) -> Result<Link, LinkError> {
     let mut outcome = Err(LinkError::SecretDiffers);
     for key in local.secrets.link_keys() {
-        let (stream, remote) = connect::connect(address).await?;
-        outcome = initiate(Box::new(stream), remote, address, &key, local).await;
+        let (stream, remote) = connect::connect(local.network.as_ref(), address).await?;
+        outcome = initiate(stream, remote, address, &key, local).await;
         if !matches!(outcome, Err(LinkError::SecretDiffers)) {
             break;
         }

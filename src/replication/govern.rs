@@ -2,20 +2,21 @@
 //! once for all links.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, timeout},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     Inner,
     belong::settle_cluster,
+    connect::{Network, connect},
     converse::converse,
     door::Admission,
     establish,
@@ -60,10 +61,8 @@ pub async fn govern(inner: Arc<Inner>) {
             Duration::from_millis(due_ms.saturating_sub(inner.store.now_ms()))
                 .clamp(Duration::from_millis(5), NAP_MAX)
         };
-        tokio::select! {
-            () = sleep(nap) => {}
-            () = inner.nudged.notified() => {}
-        }
+        // Whether somebody called or the time was over is all one.
+        let _ = timeout(nap, inner.nudged.notified()).await;
     }
 }
 
@@ -186,7 +185,7 @@ async fn admit(
     if dialed.is_none()
         && let Some(address) = link.remote.address.clone()
     {
-        tokio::spawn(dial_back(address));
+        tokio::spawn(dial_back(inner.options.network.clone(), address));
     }
     install(inner, link, identity, dialed);
     Ok(())
@@ -202,7 +201,7 @@ fn learn_address(inner: &Inner, link: &Link) {
                 state.advertised.reached_as(&link.remote.reached_as);
             }
             Role::Initiator => {
-                if let Ok(local) = local_towards(link.remote_address) {
+                if let Ok(local) = inner.options.network.local_towards(link.remote_address) {
                     state.advertised.reached_from(local.ip());
                 }
             }
@@ -213,17 +212,9 @@ fn learn_address(inner: &Inner, link: &Link) {
     inner.perform(actions);
 }
 
-/// The address of this machine on the way to another. Nothing is sent.
-fn local_towards(remote: SocketAddr) -> std::io::Result<SocketAddr> {
-    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(remote)?;
-    socket.local_addr()
-}
-
 /// Sees whether a node that called is where it says, so that it can be called when it is needed.
-async fn dial_back(address: String) {
-    let reached = timeout(DIAL_BACK, tokio::net::TcpStream::connect(&address)).await;
+async fn dial_back(network: Arc<dyn Network>, address: String) {
+    let reached = timeout(DIAL_BACK, connect(network.as_ref(), &address)).await;
     if !matches!(reached, Ok(Ok(_))) {
         warn!(
             address,

@@ -44,16 +44,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    task::{JoinError, JoinHandle},
-    time::timeout,
-};
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 
 pub use self::view::{Membership, PeerView};
 use self::{
     address::Advertised,
     birth::Birth,
+    connect::Network,
     door::{Admission, Door},
     establish::Local,
     handshake::{ClusterIdentity, Hello},
@@ -73,7 +70,7 @@ use crate::{
         standing::Shared,
     },
     error::{Error, Result},
-    storage::{Store, commit::Life, stamps::Stamps},
+    storage::{Machine, Store, commit::Life, stamps::Stamps},
 };
 
 /// How far behind the present the instant is at which roots are compared: longer than any write is on its way.
@@ -100,6 +97,8 @@ pub struct Options {
     pub round_ms: u64,
     /// How far a clock or a timestamp may be ahead, in milliseconds.
     pub clock_drift_max_ms: u64,
+    /// How it reaches others.
+    pub network: Arc<dyn Network>,
 }
 
 /// The part of a node that deals with others. Clones share it.
@@ -119,8 +118,8 @@ struct Inner {
     adoption: tokio::sync::Mutex<()>,
     /// Whether there is anybody to tell of writes.
     has_peers: AtomicBool,
-    /// The last entry of the journal.
-    appended: watch::Sender<u64>,
+    /// Wakes all links: there may be more in the journal.
+    appended: Notify,
     /// Wakes those who wait for acknowledgements, and for members.
     progressed: Notify,
     /// Wakes the loop that dials.
@@ -147,7 +146,7 @@ impl Replication {
     /// # Errors
     /// As the storage's; `Corrupt` or `StorageDamaged` for notes of before that are not readable.
     pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
-        let random = || getrandom::u64().map_err(|e| Error::Io(format!("asking for randomness: {e}")));
+        let machine = store.machine();
         let birth = Birth::read(&store, !options.join.is_empty())?;
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
         let advertised = Advertised::new(options.advertise.as_deref(), options.listen);
@@ -158,8 +157,8 @@ impl Replication {
         };
         let timing = members::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
         let members =
-            Members::new(identity, remembered.unwrap_or_default(), random()?, timing, store.now_ms());
-        let dialer = Dialer::new(options.join.iter().cloned(), random()?);
+            Members::new(identity, remembered.unwrap_or_default(), machine.random()?, timing, store.now_ms());
+        let dialer = Dialer::new(options.join.iter().cloned(), machine.random()?);
         let shared = Arc::new(Shared::default());
         {
             let mut standing = shared.standing();
@@ -189,7 +188,7 @@ impl Replication {
             store,
             shared,
             adoption: tokio::sync::Mutex::default(),
-            appended: watch::Sender::new(0),
+            appended: Notify::new(),
             progressed: Notify::new(),
             nudged: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -210,9 +209,8 @@ impl Replication {
         for (table, key) in keys {
             journal.append(table.clone(), key.clone());
         }
-        let last = journal.last();
         drop(journal);
-        self.0.appended.send_replace(last);
+        self.0.announce_writes();
     }
 
     /// The last write that was noted.
@@ -283,6 +281,10 @@ impl Inner {
         &self.store
     }
 
+    fn machine(&self) -> &Machine {
+        self.store.machine()
+    }
+
     fn round(&self) -> Duration {
         Duration::from_millis(self.options.round_ms)
     }
@@ -295,14 +297,9 @@ impl Inner {
         Context { replica: &self.rows, shared: &self.shared, now_ms: self.store.now_ms() }
     }
 
-    fn appended(&self) -> watch::Receiver<u64> {
-        self.appended.subscribe()
-    }
-
     /// Tells all links that there may be more in the journal.
     fn announce_writes(&self) {
-        let last = self.shared.journal().last();
-        self.appended.send_replace(last);
+        self.appended.notify_waiters();
     }
 
     fn is_stopping(&self) -> bool {
@@ -349,17 +346,12 @@ impl Inner {
             whole: self.shared.standing().whole,
             swept: self.store.swept().tombstones_ms,
         };
-        let store = self.store.clone();
         Local {
             hello,
             secrets: self.options.secrets.clone(),
             drift_max_ms: self.options.clock_drift_max_ms,
-            now_ms: Arc::new(move || store.now_ms()),
+            now_ms: self.machine().clock().clone(),
+            network: self.options.network.clone(),
         }
     }
-}
-
-/// A task that ended before its time.
-fn stopped(error: JoinError) -> Error {
-    Error::Io(format!("a task of replication stopped: {error}"))
 }

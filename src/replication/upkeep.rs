@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
-use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found, stopped};
+use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found};
 use crate::error::Result;
 
 /// Rounds between two looks whether the trees are what the disk has, at a partition each.
@@ -23,7 +21,7 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         standing.whole.then(|| standing.raise_floor(settled_ms))
     };
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
-    let kept_up = spawn_blocking(move || -> Result<()> {
+    let kept_up = inner.machine().run(move || {
         if let Some(floor_ms) = floor_ms {
             store.pass_floor(floor_ms, grace_ms)?;
         }
@@ -36,14 +34,14 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         }
         Ok(())
     });
-    kept_up.await.map_err(stopped)??;
+    kept_up.await?;
     inner.keep_notes().await
 }
 
 /// Makes durable up to when this node holds all that the cluster does, where something is to be swept by that; else now and then.
 async fn hold(inner: &Arc<Inner>, settled_ms: u64) -> Result<()> {
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
-    let due_ms = spawn_blocking(move || store.next_sweep_ms(grace_ms)).await.map_err(stopped)??;
+    let due_ms = inner.machine().run(move || store.next_sweep_ms(grace_ms)).await?;
     let guarantee_ms = {
         let mut state = inner.state();
         let standing = inner.shared.standing();
@@ -86,11 +84,11 @@ impl Inner {
         }
         let life = self.store.life();
         let store = self.store.clone();
-        let written = spawn_blocking(move || -> Result<()> {
+        let written = self.machine().run(move || {
             birth.iter().try_for_each(|birth| birth.write(&store))?;
             members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
         });
-        let kept = match written.await.map_err(stopped)? {
+        let kept = match written.await {
             Ok(()) => self.store.durable(life).await,
             failed => failed,
         };

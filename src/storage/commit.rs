@@ -192,6 +192,11 @@ impl Committer {
         }
     }
 
+    /// Those who wait now.
+    pub fn waiters(&self) -> Vec<oneshot::Sender<Result<()>>> {
+        mem::take(&mut self.lock().waiters)
+    }
+
     /// Lets more waiters come before a round, while they do: a sync serves ten for the price of one. A writer that is alone
     /// never waits for this.
     fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {

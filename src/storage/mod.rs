@@ -4,7 +4,7 @@
 //! lists; `commit` makes durable and `recovery` survives a disk that fails; `watch`, `queue` and `subscription` carry each
 //! `change` to subscribers; `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows
 //! there are to other replicas, `copy` reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its
-//! tables. `check` and `compact` are for a store that no node has open.
+//! tables. `machine` is what all of it runs on. `check` and `compact` are for a store that no node has open.
 //!
 //! Trees of the engine: `meta`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`.
 //!
@@ -24,6 +24,7 @@ mod crowd;
 mod digests;
 pub mod engine;
 mod logged;
+mod machine;
 pub mod merge;
 mod notes;
 mod open;
@@ -47,7 +48,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc},
     thread::{self, JoinHandle},
 };
 
@@ -56,7 +57,8 @@ use tracing::error;
 pub use self::{
     accept::Buried,
     commit::Durability,
-    options::{Options, WallClock},
+    machine::{Machine, Randomness, Threads, WallClock},
+    options::Options,
 };
 use self::{
     change::Topic,
@@ -101,6 +103,8 @@ struct Inner {
     checked: Mutex<Checked>,
     hub: Arc<Hub>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Who sweeps, where there is no thread for it.
+    sweeper: Mutex<Option<sweep::Worker>>,
     /// Held as long as the store is: what keeps a second process out.
     _lock: File,
 }
@@ -115,7 +119,7 @@ impl Store {
         let counters = Arc::new(Counters::default());
         let (chores, work) = mpsc::channel();
         let around = Surroundings {
-            now_ms: options.now_ms.clone(),
+            now_ms: options.machine.clock().clone(),
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
             decoded: Arc::default(),
@@ -124,7 +128,8 @@ impl Store {
             floors: Arc::new(Floors::new(identity.swept)),
         };
         let (crowds, crowded) = Crowds::new();
-        let hub = Arc::new(Hub::new(fresh_epoch()?, counters, options.subscriptions_max, crowds));
+        let epoch = fresh_epoch(&options.machine)?;
+        let hub = Arc::new(Hub::new(epoch, counters, options.subscriptions_max, crowds));
         let store = Self(Arc::new(Inner {
             options,
             identity,
@@ -134,15 +139,39 @@ impl Store {
             checked: Mutex::default(),
             hub,
             threads: Mutex::default(),
+            sweeper: Mutex::default(),
             _lock: lock,
         }));
         store.open_tables()?;
-        let committing = store.clone();
-        store.spawn("commit", move || committing.run_commits())?;
         store.spawn("wake", move || crowd::run(&crowded))?;
-        let sweeping = store.clone();
-        store.spawn("sweep", move || sweep::run(&sweeping, &work))?;
+        let sweeper = sweep::Worker::new(work);
+        match store.machine().threads() {
+            Threads::Many => {
+                let committing = store.clone();
+                store.spawn("commit", move || committing.run_commits())?;
+                let sweeping = store.clone();
+                store.spawn("sweep", move || sweeper.run(&sweeping))?;
+            }
+            Threads::One => *store.sweeper() = Some(sweeper),
+        }
         Ok(store)
+    }
+
+    /// Does what the store's threads would have done by now, where the machine has none for that: makes durable for those who
+    /// wait, and sweeps.
+    pub fn work(&self) {
+        let waiters = self.0.around.committer.waiters();
+        if !waiters.is_empty() {
+            self.commit(waiters);
+        }
+        if let Some(sweeper) = self.sweeper().as_mut() {
+            sweeper.run_due(self);
+        }
+    }
+
+    /// What it runs on.
+    pub fn machine(&self) -> &Machine {
+        &self.0.options.machine
     }
 
     /// The node whose store this is.
@@ -288,7 +317,7 @@ impl Store {
 
     /// Unix milliseconds by the store's clock.
     pub fn now_ms(&self) -> u64 {
-        (self.0.options.now_ms)()
+        self.0.options.machine.now_ms()
     }
 
     /// Makes everything durable, ends the threads and closes the directory, which another may open then. May wait: not for
@@ -340,6 +369,11 @@ impl Store {
         }
     }
 
+    fn sweeper(&self) -> MutexGuard<'_, Option<sweep::Worker>> {
+        // A turn that panicked is taken again from its beginning.
+        self.0.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read_engine(&self) -> RwLockReadGuard<'_, Option<Engine>> {
         self.0.engine.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -355,8 +389,9 @@ fn empty_page<T>() -> Page<T> {
     Page { rows: Vec::new(), more: false }
 }
 
-fn fresh_epoch() -> Result<u32> {
-    getrandom::u32().map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))
+fn fresh_epoch(machine: &Machine) -> Result<u32> {
+    // Any half is as random.
+    machine.random().map(|number| number as u32)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    META, Options,
+    META, Machine, Options,
     codec::{Dictionaries, Dictionary},
     engine::{self, Engine, Tree},
     sweep,
@@ -82,7 +82,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
         fs::remove_dir_all(&before)
             .map_err(|e| Error::io(format_args!("removing {}", before.display()), &e))?;
     }
-    let mut identity = identity(&engine)?;
+    let mut identity = identity(&engine, &options.machine)?;
     identity.set_aside = set_aside;
     Ok((engine, lock, identity))
 }
@@ -233,13 +233,13 @@ fn check_format(data: &Path, marker: &str) -> Result<bool> {
 }
 
 fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
-    let aside = beside(data, &format!("damaged-{}", (options.now_ms)() / 1000));
+    let aside = beside(data, &format!("damaged-{}", options.machine.now_ms() / 1000));
     fs::rename(data, &aside).map_err(|e| Error::io(format_args!("moving {} aside", data.display()), &e))?;
     engine::sync_directory(&engine::parent(data))?;
     Ok(aside)
 }
 
-fn identity(engine: &Engine) -> Result<Identity> {
+fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
     let meta = engine.tree(META)?;
     let read = |key: &[u8]| -> Result<Option<u64>> {
         let Some(bytes) = meta.get(key)? else { return Ok(None) };
@@ -249,8 +249,7 @@ fn identity(engine: &Engine) -> Result<Identity> {
     let node = match read(NODE_KEY)? {
         Some(node) => node,
         None => {
-            let node =
-                getrandom::u64().map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))?;
+            let node = machine.random()?;
             meta.insert(NODE_KEY, &node.to_be_bytes())?;
             engine.sync()?;
             node
@@ -260,20 +259,20 @@ fn identity(engine: &Engine) -> Result<Identity> {
         node: NodeId(node),
         clock_bound: read(CLOCK_KEY)?.unwrap_or(0),
         swept: sweep::read_swept(&meta)?,
-        digest_key: digest_key(engine, &meta)?,
+        digest_key: digest_key(engine, &meta, machine)?,
         set_aside: None,
     })
 }
 
 /// The key under which rows are hashed; made where there is none, as in stores of before there were digests.
-fn digest_key(engine: &Engine, meta: &Tree) -> Result<DigestKey> {
+fn digest_key(engine: &Engine, meta: &Tree, machine: &Machine) -> Result<DigestKey> {
     if let Some(bytes) = meta.get(DIGEST_KEY)? {
         let key = bytes.as_ref().try_into().map(DigestKey);
         return key
             .map_err(|_| Error::StorageDamaged("the key of the node's digests is not readable".into()));
     }
     let mut key = DigestKey([0; 32]);
-    getrandom::fill(&mut key.0).map_err(|e| Error::Io(format!("asking the system for randomness: {e}")))?;
+    machine.fill_random(&mut key.0)?;
     write_digest_key(meta, &key)?;
     engine.sync()?;
     Ok(key)

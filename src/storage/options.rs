@@ -1,11 +1,8 @@
 //! How a store is kept; `config` composes it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use super::commit::Durability;
-
-/// A wall clock: Unix milliseconds.
-pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+use super::{commit::Durability, machine::Machine};
 
 /// How a store is kept.
 #[derive(Clone)]
@@ -22,6 +19,6 @@ pub struct Options {
     pub subscriptions_max: usize,
     /// Move a directory that does not open aside, and start empty, instead of refusing to start.
     pub set_aside_damaged: bool,
-    /// The wall clock.
-    pub now_ms: WallClock,
+    /// What it runs on.
+    pub machine: Machine,
 }

@@ -2,6 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
@@ -21,21 +22,7 @@ impl Store {
     pub(super) fn run_commits(&self) {
         loop {
             match self.0.around.committer.next_round() {
-                Round::Sync(waiters) => {
-                    let result = self.with_engine(Engine::sync);
-                    self.counters().commits.increment();
-                    if let Err(error) = &result {
-                        error!(%error, "a commit failed: writes are refused until the storage recovers");
-                        self.0.around.committer.fail(&match error {
-                            Error::StorageFull(reason) => reason.clone(),
-                            other => other.to_string(),
-                        });
-                    }
-                    for waiter in waiters {
-                        // A client that went away wants no answer.
-                        let _ = waiter.send(result.clone());
-                    }
-                }
+                Round::Sync(waiters) => self.commit(waiters),
                 Round::Recover => {
                     if !self.recover() {
                         return;
@@ -43,6 +30,23 @@ impl Store {
                 }
                 Round::Stop => return,
             }
+        }
+    }
+
+    /// Makes everything so far durable, for those who wait.
+    pub(super) fn commit(&self, waiters: Vec<oneshot::Sender<Result<()>>>) {
+        let result = self.with_engine(Engine::sync);
+        self.counters().commits.increment();
+        if let Err(error) = &result {
+            error!(%error, "a commit failed: writes are refused until the storage recovers");
+            self.0.around.committer.fail(&match error {
+                Error::StorageFull(reason) => reason.clone(),
+                other => other.to_string(),
+            });
+        }
+        for waiter in waiters {
+            // A client that went away wants no answer.
+            let _ = waiter.send(result.clone());
         }
     }
 
@@ -82,7 +86,7 @@ impl Store {
         }
         *slot = Some(engine);
         drop(slot);
-        let epoch = fresh_epoch()?;
+        let epoch = fresh_epoch(&self.0.options.machine)?;
         for (table, (trees, dictionaries)) in tables.iter().zip(opened) {
             table.reopen(trees, dictionaries);
         }

@@ -1,4 +1,4 @@
-//! What storage does beside requests, on one thread. At the instant a value expires it tells the subscribers; it removes the
+//! What storage does beside requests, by one worker. At the instant a value expires it tells the subscribers; it removes the
 //! rows that are dead on every replica, which the floors say; and it trains a table's dictionary when enough values have been
 //! seen.
 //!
@@ -18,7 +18,7 @@ mod indexing;
 mod removal;
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     time::Duration,
 };
 
@@ -32,14 +32,14 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How long the thread sleeps at the most: the wall clock may be set meanwhile.
+/// How long the worker sleeps at the most: the wall clock may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(1);
-/// Rows dealt with before the thread looks for other work.
+/// Rows dealt with before the worker looks for other work.
 const SWEEP_ROWS_MAX: usize = 1000;
 
-/// Work for the thread.
+/// Work for the worker.
 pub enum Chore {
-    /// Something may be due now, or sooner than the thread thinks.
+    /// Something may be due now, or sooner than the worker thinks.
     Look,
     /// A table has seen enough values to train a dictionary from.
     Train(TableName, Samples),
@@ -47,7 +47,7 @@ pub enum Chore {
     Stop,
 }
 
-/// When a part of the thread's work wants its turn again.
+/// When a part of the worker's own work wants its turn again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// At once: there is more to do.
@@ -58,20 +58,52 @@ enum Turn {
     Later,
 }
 
-/// Does chores until told to stop.
-pub fn run(store: &Store, chores: &Receiver<Chore>) {
-    let mut indexing = Indexing::default();
-    loop {
+/// Does all of it, in turns.
+pub struct Worker {
+    chores: Receiver<Chore>,
+    indexing: Indexing,
+    /// Unix milliseconds of the next turn, where nobody calls before.
+    due_ms: u64,
+}
+
+impl Worker {
+    /// Does these chores, beside what is due by itself.
+    pub fn new(chores: Receiver<Chore>) -> Self {
+        Self { chores, indexing: Indexing::default(), due_ms: 0 }
+    }
+
+    /// Works until told to stop.
+    pub fn run(mut self, store: &Store) {
+        loop {
+            let nap = self.turn(store);
+            if !work(store, self.chores.recv_timeout(nap), &self.chores) {
+                return;
+            }
+        }
+    }
+
+    /// Does what there is to do now, and does not wait.
+    pub fn run_due(&mut self, store: &Store) {
+        let called = match self.chores.try_recv() {
+            Ok(chore) => work(store, Ok(chore), &self.chores),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => false,
+        };
+        if called || self.due_ms <= store.now_ms() {
+            let nap = self.turn(store);
+            self.due_ms = store.now_ms() + nap.as_millis() as u64;
+        }
+    }
+
+    /// One turn of each part. How long there is nothing more to do.
+    fn turn(&mut self, store: &Store) -> Duration {
         // An error of one keeps none of the others from its work.
         let turns = [
             (announce::announce(store), "telling of expired values failed"),
-            (indexing.step(store), "indexing tombstones failed"),
-            (removal::remove(store, indexing.is_done()), "removing dead rows failed"),
+            (self.indexing.step(store), "indexing tombstones failed"),
+            (removal::remove(store, self.indexing.is_done()), "removing dead rows failed"),
         ];
         let naps = turns.into_iter().map(|(turn, failed)| nap(store, turn, failed));
-        if !work(store, chores, naps.min().unwrap_or(NAP_MAX)) {
-            return;
-        }
+        naps.min().unwrap_or(NAP_MAX)
     }
 }
 
@@ -89,9 +121,12 @@ fn nap(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
     }
 }
 
-/// Waits for chores and does all that have come. False at the end.
-fn work(store: &Store, chores: &Receiver<Chore>, nap: Duration) -> bool {
-    let mut next = chores.recv_timeout(nap);
+/// Does the first chore and all others that have come. False at the end.
+fn work(
+    store: &Store,
+    mut next: std::result::Result<Chore, RecvTimeoutError>,
+    chores: &Receiver<Chore>,
+) -> bool {
     loop {
         match next {
             Ok(Chore::Train(table, samples)) => train(store, &table, &samples),

@@ -73,7 +73,8 @@ impl Store {
     pub(super) fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
         let (feed, progress) =
             table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
-        let (table, hub, now_ms) = (table.clone(), self.0.hub.clone(), self.0.options.now_ms.clone());
+        let (table, hub, now_ms) =
+            (table.clone(), self.0.hub.clone(), self.0.options.machine.clock().clone());
         self.spawn("pump", move || watch::pump(feed, &table, &progress, &hub, &now_ms))
     }
 }

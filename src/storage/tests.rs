@@ -58,7 +58,7 @@ impl Scene {
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,
-            now_ms,
+            machine: Machine::new(now_ms),
         })
         .expect("the store opens")
     }

@@ -24,6 +24,7 @@ use dynarust::{
     http,
     node::wall_clock,
     replication::{
+        connect::SystemNetwork,
         establish::{self, Local},
         handshake::{ClusterIdentity, Hello},
         link::Link,
@@ -54,6 +55,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
         drift_max_ms: 500,
         now_ms: wall_clock(),
+        network: Arc::new(SystemNetwork),
     }
 }
 

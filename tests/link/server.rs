@@ -10,8 +10,8 @@ use dynarust::{
     },
     http,
     node::{self, Action, Condition, MemberView, Node, Write, wall_clock},
-    replication::{self, secret::Secrets},
-    storage::{self, Durability},
+    replication::{self, connect::SystemNetwork, secret::Secrets},
+    storage::{self, Durability, Machine},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,7 +45,7 @@ impl Server {
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,
-            now_ms: wall_clock(),
+            machine: Machine::new(wall_clock()),
         };
         let replication = replication::Options {
             join,
@@ -56,6 +56,7 @@ impl Server {
             forget_after_ms: 3_600_000,
             round_ms: 1000,
             clock_drift_max_ms: 500,
+            network: Arc::new(SystemNetwork),
         };
         let node = Node::start(node::Options {
             address: address.to_string(),

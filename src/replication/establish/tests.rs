@@ -20,6 +20,7 @@ use crate::{
         register::Register,
     },
     replication::{
+        connect::SystemNetwork,
         door::Door,
         handshake::{ClusterIdentity, RefusalKind},
     },
@@ -45,6 +46,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
         drift_max_ms: 500,
         now_ms: Arc::new(|| NOW_MS),
+        network: Arc::new(SystemNetwork),
     }
 }
 
