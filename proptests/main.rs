@@ -11,11 +11,15 @@ mod json;
 mod link;
 mod members;
 mod merkle;
+mod random;
 mod reconcile;
 mod register;
 mod replica;
+mod simulation;
 mod storage;
 mod watch;
+
+use std::ops::Range;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 
@@ -29,4 +33,11 @@ fn cases(cases: u32) -> Config {
         max_shrink_time: 30_000,
         ..Config::default()
     }
+}
+
+/// The seeds of the environment, or those that are tried always.
+fn seeds(always: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("DYNARUST_SEEDS") else { return always };
+    let bounds = text.split_once("..").expect("DYNARUST_SEEDS=from..to");
+    bounds.0.parse().expect("a number")..bounds.1.parse().expect("a number")
 }

@@ -25,12 +25,6 @@ const SEEDS: Range<u64> = 0..1_000;
 /// Tests that share them, so that all processors have some.
 const SHARES: u64 = 4;
 
-fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("DYNARUST_SEEDS") else { return SEEDS };
-    let bounds = text.split_once("..").expect("DYNARUST_SEEDS=from..to");
-    bounds.0.parse().expect("a number")..bounds.1.parse().expect("a number")
-}
-
 /// What broke, panics included.
 fn failure(schedule: &Schedule) -> Option<String> {
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(schedule, false)));
@@ -56,7 +50,7 @@ fn shrink(mut schedule: Schedule) -> Schedule {
 }
 
 fn try_share(share: u64) {
-    for seed in seeds().filter(|seed| seed % SHARES == share) {
+    for seed in crate::seeds(SEEDS).filter(|seed| seed % SHARES == share) {
         let schedule = Schedule::of(seed);
         if failure(&schedule).is_some() {
             let small = shrink(schedule);

@@ -14,9 +14,12 @@ use dynarust::core::{
 use super::{
     model::{Model, Name},
     node::Node,
-    schedule::{Random, Schedule},
+    schedule::Schedule,
 };
-use crate::replica::{Cause, Change};
+use crate::{
+    random::Random,
+    replica::{Cause, Change},
+};
 
 /// Time between rounds.
 pub const ROUND_MS: u64 = 1_000;

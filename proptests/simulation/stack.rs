@@ -1,0 +1,226 @@
+//! A node on a simulated host: the stack as the binary runs it, from the accept loop to the storage, with time, randomness and
+//! network of the simulation.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use dynarust::{
+    http::{self, server::Listener, socket::ClientStream},
+    node::{self, Node},
+    replication::{self, connect::Network, link::BoxedDuplex, secret::Secrets},
+    storage::{self, Durability, Machine, Randomness, WallClock},
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
+use turmoil::net::{TcpListener, TcpStream};
+
+/// Where nodes listen.
+pub const PORT: u16 = 6660;
+const SECRET: &str = "the secret of all simulated nodes";
+
+/// A simulated host and what lasts from one life of its node to the next.
+pub struct Host {
+    pub index: usize,
+    /// How far its wall clock is ahead of the simulation's, in milliseconds.
+    pub skew_ms: i64,
+    pub seed: u64,
+    /// Names of those it is to join.
+    pub join: Vec<String>,
+    /// When its first life begins.
+    pub begins_after: Duration,
+    pub data: PathBuf,
+    /// Unix milliseconds of the simulation.
+    pub clock: Arc<AtomicU64>,
+    lives: Cell<u64>,
+    stop: RefCell<Rc<Notify>>,
+}
+
+/// The name of a host.
+pub fn name(index: usize) -> String {
+    format!("n{index}")
+}
+
+impl Host {
+    pub fn new(index: usize, seed: u64, data: PathBuf, clock: Arc<AtomicU64>) -> Self {
+        Self {
+            index,
+            skew_ms: 0,
+            seed,
+            join: Vec::new(),
+            begins_after: Duration::ZERO,
+            data,
+            clock,
+            lives: Cell::new(0),
+            stop: RefCell::default(),
+        }
+    }
+
+    /// Asks the node to end in order.
+    pub fn stop(&self) {
+        self.stop.borrow().notify_one();
+    }
+
+    /// One life of its node.
+    pub async fn live(self: Rc<Self>) -> turmoil::Result {
+        let life = self.lives.replace(self.lives.get() + 1);
+        let stop = self.stop.replace(Rc::default());
+        drop(stop);
+        let stop = self.stop.borrow().clone();
+        if life == 0 {
+            tokio::time::sleep(self.begins_after).await;
+        }
+        let address = SocketAddr::new(turmoil::lookup(name(self.index)), PORT);
+        let node = Node::start(self.options(address, life)).await?;
+        let end = Halt(node.clone());
+        let listener = SimulatedListener(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?);
+        let stopped = async move { stop.notified().await };
+        http::serve(node.clone(), listener, http::Options::default(), stopped).await?;
+        node.close().await?;
+        drop(end);
+        Ok(())
+    }
+
+    fn options(&self, address: SocketAddr, life: u64) -> node::Options {
+        let storage = storage::Options {
+            data: self.data.clone(),
+            durability: Durability::Always,
+            cache_bytes: 8 << 20,
+            tables_max: 10,
+            subscriptions_max: 10,
+            set_aside_damaged: false,
+            machine: self.machine(life),
+        };
+        let replication = replication::Options {
+            join: self.join.clone(),
+            advertise: None,
+            listen: address,
+            secrets: Secrets::new([SECRET]).expect("long enough"),
+            tombstone_grace_ms: 3_000,
+            forget_after_ms: 3_600_000,
+            round_ms: 1_000,
+            clock_drift_max_ms: 500,
+            network: Arc::new(SimulatedNetwork { local: address.ip() }),
+        };
+        node::Options {
+            address: address.to_string(),
+            storage,
+            clock_drift_max_ms: 500,
+            value_bytes_max: 1 << 20,
+            replication,
+        }
+    }
+
+    fn machine(&self, life: u64) -> Machine {
+        let (clock, skew_ms) = (self.clock.clone(), self.skew_ms);
+        let now_ms: WallClock = Arc::new(move || clock.load(Ordering::SeqCst).saturating_add_signed(skew_ms));
+        let mut hasher = blake3::Hasher::new();
+        for number in [self.seed, self.index as u64, life] {
+            hasher.update(&number.to_le_bytes());
+        }
+        let numbers = Mutex::new(hasher.finalize_xof());
+        let random: Randomness = Arc::new(move |bytes| {
+            numbers.lock().expect("nobody panics with it").fill(bytes);
+            Ok(())
+        });
+        Machine::simulated(now_ms, random)
+    }
+}
+
+/// Ends a node with its host.
+struct Halt(Arc<Node>);
+
+impl Drop for Halt {
+    fn drop(&mut self) {
+        // Whether it could be synced once more shows in what is there afterwards.
+        let _ = self.0.halt();
+    }
+}
+
+struct SimulatedNetwork {
+    local: IpAddr,
+}
+
+impl Network for SimulatedNetwork {
+    fn look_up<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        let found = match address.parse() {
+            Ok(number) => number,
+            Err(_) => {
+                let (host, port) = address.rsplit_once(':').expect("a name and a port");
+                SocketAddr::new(turmoil::lookup(host), port.parse().expect("a port"))
+            }
+        };
+        std::future::ready(Ok(vec![found])).boxed()
+    }
+
+    fn connect(&self, target: SocketAddr) -> BoxFuture<'_, io::Result<BoxedDuplex>> {
+        async move { Ok(Box::new(TcpStream::connect(target).await?) as BoxedDuplex) }.boxed()
+    }
+
+    fn local_towards(&self, _: SocketAddr) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::new(self.local, 0))
+    }
+}
+
+struct SimulatedListener(TcpListener);
+
+impl Listener for SimulatedListener {
+    async fn accept(&self) -> io::Result<(Box<dyn ClientStream>, SocketAddr)> {
+        let (stream, remote) = self.0.accept().await?;
+        Ok((Box::new(SimulatedStream(stream)), remote))
+    }
+}
+
+struct SimulatedStream(TcpStream);
+
+impl ClientStream for SimulatedStream {
+    fn set_options(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn limit_send_buffer(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for SimulatedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for SimulatedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
