@@ -90,10 +90,10 @@ impl Engine {
         self.log.sync_data().map_err(failed)?;
         // What was lost stays known until somebody does something about it.
         if self.lost_bytes == 0 {
-            self.mark.write_all_at(&encode_mark(durable), 0).map_err(failed)
-        } else {
-            Ok(())
+            self.mark.write_all_at(&encode_mark(durable), 0).map_err(failed)?;
         }
+        release();
+        Ok(())
     }
 
     /// Bytes that were durable in the log and were not there any more when it was opened.
@@ -196,6 +196,14 @@ impl Iterator for Feed {
             sled::Event::Remove { .. } => None,
         })
     }
+}
+
+/// Has what this thread replaced freed as soon as no other thread can be looking at it.
+///
+/// sled leaves that to each thread's bag of 64 such things, which goes out when it is full. A buffer of the log is one of them, as
+/// long as a segment; a thread that does little else than flush would keep dozens.
+fn release() {
+    sled::pin().flush();
 }
 
 /// Bytes of the files below `path`, blobs included.
