@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dynarust::{
     Error, Result,
-    cli::{self, Arguments, Exit, banner, first_sync, listener, logging, open_files, signals},
+    cli::{self, Arguments, Exit, banner, first_sync, huge_pages, listener, logging, open_files, signals},
     config::Config,
     http,
     node::Node,
@@ -17,6 +17,8 @@ use tracing::info;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    // Before there is anything to speak of.
+    huge_pages::avoid();
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Some(command) => command.run(),

@@ -9,6 +9,7 @@ pub mod config;
 pub mod first_sync;
 pub mod flags;
 pub mod forget;
+pub mod huge_pages;
 pub mod leave;
 pub mod listener;
 pub mod logging;
