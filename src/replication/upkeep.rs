@@ -30,6 +30,7 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
             if !store.is_counted() {
                 store.count_rows()?;
             }
+            store.forget_past();
             store.check_next()?;
         }
         Ok(())

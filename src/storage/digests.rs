@@ -295,8 +295,7 @@ impl Store {
 
     /// The tables that have rows, tombstones included, in order of their names.
     pub fn digest_tables(&self) -> Vec<TableName> {
-        let tables = self.all_tables();
-        tables.iter().filter(|table| table.has_rows()).map(|table| table.name().clone()).collect()
+        self.all_tables().iter().filter(|table| table.has_rows()).map(|table| table.name().clone()).collect()
     }
 
     /// How many rows there are, tombstones included, as far as they are counted.
@@ -339,6 +338,13 @@ impl Store {
         match self.table(table) {
             Some(table) if path.is_sound() => Ok(table.depth(path)),
             Some(_) | None => Ok(PARTITION_BITS),
+        }
+    }
+
+    /// Has the trees give back what they remember of the last seconds once nobody can ask for it, as whoever asks for a root does.
+    pub fn forget_past(&self) {
+        for table in self.all_tables() {
+            table.sum_at(&self.0.around.digest_key.now(), self.now_ms(), self.now_ms());
         }
     }
 
@@ -586,6 +592,28 @@ mod tests {
         scene.now_ms.fetch_add(60_000, Ordering::SeqCst);
         assert_eq!(store.root(now_ms), Ok(None));
         assert!(store.root(now_ms + 3000).expect("does not fail").is_some());
+        close(store);
+    }
+
+    /// A node without peers is asked for no root, and kept what a table's trees remember of its last writes, up to 25 MB, for the
+    /// better part of an hour.
+    #[test]
+    fn what_nobody_can_ask_for_any_more_is_forgotten_without_a_root() {
+        let scene = Scene::new();
+        let store = scene.open();
+        merge(&store, "k", put("1", None, 1));
+        let remembers = || {
+            let table = store.table(&table()).expect("is there");
+            let has_recents = |partition: &Partition| {
+                partition.digests.as_ref().is_some_and(|digests| digests.tree.has_recents())
+            };
+            (0..=u8::MAX).any(|number| has_recents(&table.lock(number)))
+        };
+        store.forget_past();
+        assert!(remembers(), "a peer may still ask for the second before");
+        scene.now_ms.fetch_add(HORIZON_MS + 1000, Ordering::SeqCst);
+        store.forget_past();
+        assert!(!remembers());
         close(store);
     }
 
