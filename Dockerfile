@@ -32,6 +32,7 @@ WORKDIR /app
 VOLUME /app
 EXPOSE 6660
 STOPSIGNAL SIGTERM
+# Speaks TLS where the node's environment has DYNARUST_TLS_CERT, or DYNARUST_CONFIG a file with tls-cert.
 HEALTHCHECK --interval=5s --timeout=10s --start-period=30s \
     CMD ["DynaRust", "status", "127.0.0.1:6660"]
 

@@ -1,4 +1,6 @@
-//! A client of a node, for the commands that ask a running one: HTTP/1.1 over one connection. It knows no TLS.
+//! A client of a node, for the commands that ask a running one: HTTP/1.1 over one connection, plain or in TLS.
+
+mod tls;
 
 use std::{fmt, time::Duration};
 
@@ -6,17 +8,65 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
-/// How long a node may take to accept the connection, and to answer a request.
+use self::tls::Tls;
+use crate::error::Result as Outcome;
+
+/// How long a node may take to accept the connection, to agree on TLS, and to answer a request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest answer that is read. What the commands ask for is far below it, so that a longer one is no node's.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// Where a node answers, and how it is spoken to. Shown as it is typed on a command line: the address, and `https://` before it
+/// where that is what is spoken.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    address: String,
+    tls: Option<Tls>,
+}
+
+impl Endpoint {
+    /// The node at `address`, `host:port`, without TLS.
+    pub fn http(address: impl Into<String>) -> Self {
+        Self { address: address.into(), tls: None }
+    }
+
+    /// The node at `address`, `host:port`, in TLS. It has to show one of the `trusted` certificates, whatever name stands in it, or
+    /// one for `host` that they sign.
+    ///
+    /// # Errors
+    /// `Config` for a host that is no name and no address.
+    pub fn https(
+        address: impl Into<String>,
+        host: &str,
+        trusted: Vec<CertificateDer<'static>>,
+    ) -> Outcome<Self> {
+        Ok(Self { address: address.into(), tls: Some(Tls::new(host, trusted)?) })
+    }
+
+    /// Whether it is spoken to in TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_encrypted() { "https://" } else { "" };
+        write!(f, "{scheme}{}", self.address)
+    }
+}
+
 /// A connection to a node.
 pub struct Client {
-    address: String,
+    endpoint: Endpoint,
     requests: http1::SendRequest<Full<Bytes>>,
 }
 
@@ -40,19 +90,22 @@ impl fmt::Display for Unreachable {
 }
 
 impl Client {
-    /// Connects to the node at `address`, `host:port`. To be called within a tokio runtime.
-    pub async fn connect(address: &str) -> Result<Self, Unreachable> {
-        let failed = |why: &dyn fmt::Display| Unreachable(format!("no node answers at {address}: {why}"));
-        let stream = match timeout(PATIENCE, TcpStream::connect(address)).await {
+    /// Connects to a node. To be called within a tokio runtime.
+    pub async fn connect(endpoint: &Endpoint) -> Result<Self, Unreachable> {
+        let failed = |why: &dyn fmt::Display| Unreachable(format!("no node answers at {endpoint}: {why}"));
+        let stream = match timeout(PATIENCE, TcpStream::connect(&endpoint.address)).await {
             Ok(connected) => connected.map_err(|error| failed(&error))?,
             Err(_) => return Err(failed(&format_args!("no connection within {PATIENCE:?}"))),
         };
-        let (requests, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-        // Ends with the client: the connection is done when nobody can send another request. Its errors are also those of
-        // the request that they end.
-        tokio::spawn(connection);
-        Ok(Self { address: address.to_owned(), requests })
+        let requests = match &endpoint.tls {
+            None => begin(stream).await,
+            Some(tls) => match timeout(PATIENCE, tls.handshake(stream)).await {
+                Ok(Ok(stream)) => begin(stream).await,
+                Ok(Err(why)) => return Err(failed(&why)),
+                Err(_) => return Err(failed(&format_args!("no TLS within {PATIENCE:?}"))),
+            },
+        };
+        Ok(Self { endpoint: endpoint.clone(), requests: requests.map_err(|error| failed(&error))? })
     }
 
     /// Asks for `path`.
@@ -79,7 +132,8 @@ impl Client {
         authorization: Option<String>,
         patience: Duration,
     ) -> Result<Answer, Unreachable> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address);
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::HOST, &self.endpoint.address);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -88,8 +142,9 @@ impl Client {
         }
         let answer = timeout(patience, self.send(request.body(Full::new(body)))).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")));
-        answer
-            .map_err(|why| Unreachable(format!("the node at {} does not answer {path}: {why}", self.address)))
+        answer.map_err(|why| {
+            Unreachable(format!("the node at {} does not answer {path}: {why}", self.endpoint))
+        })
     }
 
     async fn send(&mut self, request: hyper::http::Result<Request<Full<Bytes>>>) -> Result<Answer, String> {
@@ -101,12 +156,18 @@ impl Client {
     }
 }
 
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> hyper::Result<http1::SendRequest<Full<Bytes>>> {
+    let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the client: the connection is done when nobody can send another request. Its errors are also those of the
+    // request that they end.
+    tokio::spawn(connection);
+    Ok(requests)
+}
+
 fn explain(error: &hyper::Error) -> String {
-    if error.is_parse() {
-        "what it sends is not HTTP; a node with --tls-cert takes HTTPS only".into()
-    } else {
-        error.to_string()
-    }
+    if error.is_parse() { "what it sends is not HTTP".into() } else { error.to_string() }
 }
 
 #[cfg(test)]
@@ -119,9 +180,9 @@ mod tests {
     use super::*;
 
     /// Serves one connection: reads a head, then answers with these bytes.
-    async fn answer_with(bytes: &'static [u8]) -> String {
+    async fn answer_with(bytes: &'static [u8]) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let address = listener.local_addr().expect("bound").to_string();
+        let endpoint = Endpoint::http(listener.local_addr().expect("bound").to_string());
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a client");
             let mut head = Vec::new();
@@ -130,26 +191,26 @@ mod tests {
             }
             stream.write_all(bytes).await.expect("written");
         });
-        address
+        endpoint
     }
 
     #[tokio::test]
     async fn an_answer_is_its_status_and_body() {
-        let address = answer_with(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;
+        let endpoint = answer_with(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;
         let answer =
-            Client::connect(&address).await.expect("connected").get("/readyz").await.expect("answered");
+            Client::connect(&endpoint).await.expect("connected").get("/readyz").await.expect("answered");
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (503, &b"{}"[..]));
     }
 
     #[tokio::test]
     async fn what_is_no_node_is_unreachable_and_named() {
-        let address = answer_with(b"\x15\x03\x03\x00\x02\x02\x32").await;
-        let unreachable = Client::connect(&address).await.expect("connected").get("/readyz").await;
+        let endpoint = answer_with(b"\x15\x03\x03\x00\x02\x02\x32").await;
+        let unreachable = Client::connect(&endpoint).await.expect("connected").get("/readyz").await;
         let said = unreachable.expect_err("no HTTP").to_string();
-        assert!(said.contains(&address) && said.contains("not HTTP"), "{said}");
-        let closed =
-            TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound").to_string();
+        assert!(said.contains(&endpoint.to_string()) && said.contains("not HTTP"), "{said}");
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound");
+        let closed = Endpoint::http(closed.to_string());
         let said = Client::connect(&closed).await.err().expect("nobody listens").to_string();
-        assert!(said.contains(&closed), "{said}");
+        assert!(said.contains(&closed.to_string()), "{said}");
     }
 }

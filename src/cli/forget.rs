@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
-    remote::{self, DEFAULT_ADDRESS, parse_address},
+    remote::{self, DEFAULT_ADDRESS, NodeAddress, Trust, parse_address},
 };
-use crate::{config::kinds::Address, error::Result};
+use crate::error::Result;
 
 /// The cluster hears of it by its rounds; only the node that is asked is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,19 +20,22 @@ pub struct Arguments {
     /// The member: its id, 16 hexadecimal digits, or its address
     #[arg(value_name = "NODE")]
     node: String,
-    /// The node to tell; it tells the others
+    /// The node to tell, behind https:// where it serves that; it tells the others
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
-    at: Address,
+    at: NodeAddress,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// Forgets, and says whom.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let node = arguments.trust.endpoint(&arguments.at)?;
     remote::converse(async {
         let body = json!({ "node": arguments.node });
-        let answer = remote::order(arguments.at.as_str(), "/_/admin/forget", &body, PATIENCE).await?;
+        let answer = remote::order(&node, "/_/admin/forget", &body, PATIENCE).await?;
         let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
         let text = match arguments.json {
             true => format!("{:#}\n", Value::from(answer.clone())),

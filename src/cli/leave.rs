@@ -23,17 +23,17 @@ pub struct Arguments {
 
 /// Waits until the node has handed over, and says so.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let address = arguments.target.address.as_str();
+    let node = arguments.target.endpoint()?;
     remote::converse(async {
-        let answer = remote::order(address, "/_/admin/leave", &json!({}), PATIENCE).await?;
+        let answer = remote::order(&node, "/_/admin/leave", &json!({}), PATIENCE).await?;
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => format!(
-                "the node at {address} stops. There was no other member to hand its data to: that stays in its directory, and \
+                "the node at {node} stops. There was no other member to hand its data to: that stays in its directory, and \
                  is served again when a node is started on it.\n"
             ),
             Some(peers) => format!(
-                "the node at {address} has handed everything over and left for good; members that go on: {peers}. Its \
+                "the node at {node} has handed everything over and left for good; members that go on: {peers}. Its \
                  directory can be deleted.\n"
             ),
         };

@@ -24,8 +24,9 @@ pub struct Arguments {
 
 /// Asks a node for its cluster, and prints the members.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let node = arguments.target.endpoint()?;
     remote::converse(async {
-        let cluster = remote::look(arguments.target.address.as_str(), "/_/cluster").await?;
+        let cluster = remote::look(&node, "/_/cluster").await?;
         let members = cluster.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
         let text =
             if arguments.target.json { format!("{:#}\n", Value::from(members)) } else { to_text(&members) };

@@ -1,37 +1,110 @@
-//! What the commands that ask a running node have in common: its address, the proof of the cluster secret where it wants one,
-//! and what becomes of an answer that is none.
+//! What the commands that ask a running node have in common: where it is, whether in TLS and whom to trust there, the proof of the
+//! cluster secret where it wants one, and what becomes of an answer that is none.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Map, Value};
 
-use super::{Exit, output, secret};
+use super::{Exit, environment, output};
 use crate::{
-    client::{Answer, Client, Unreachable},
+    client::{Answer, Client, Endpoint, Unreachable},
     config::kinds::{Address, Kind},
     error::{Error, Result},
+    http::{service, tls},
     node::admin::{Credentials, Request},
 };
 
 /// The address that is asked where none is given.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:6660";
 
+/// A node's address as it is typed: `host:port`, or that behind `http://` or `https://`.
+#[derive(Clone, Debug)]
+pub struct NodeAddress {
+    /// Whether TLS is asked for, where that is said.
+    tls: Option<bool>,
+    address: Address,
+}
+
 /// Reads an address from an argument.
-pub fn parse_address(text: &str) -> std::result::Result<Address, String> {
-    Address::parse(text)
+pub fn parse_address(text: &str) -> std::result::Result<NodeAddress, String> {
+    let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (Some(true), rest),
+        (None, Some(rest)) => (Some(false), rest),
+        (None, None) => return Ok(NodeAddress { tls: None, address: Address::parse(text)? }),
+    };
+    let address = Address::parse(rest.strip_suffix('/').unwrap_or(rest))?;
+    Ok(NodeAddress { tls, address })
+}
+
+/// Whom to trust in TLS.
+#[derive(Debug, clap::Args)]
+pub struct Trust {
+    /// Certificate of the node, or of who signed it, to ask by HTTPS
+    ///
+    /// A PEM file: the one that the node was started with, or that of an authority. Without `http://` or `https://` before the
+    /// address, it is HTTPS where this is set.
+    ///
+    /// [DYNARUST_TLS_CERT]
+    #[arg(long = "tls-cert", value_name = "PATH")]
+    certificate: Option<PathBuf>,
+}
+
+impl Trust {
+    /// How the node at `node` is spoken to.
+    ///
+    /// # Errors
+    /// `Config` where that is in TLS, and a certificate to trust is not named or cannot be read.
+    pub fn endpoint(&self, node: &NodeAddress) -> Result<Endpoint> {
+        let address = node.address.as_str();
+        if node.tls == Some(false) {
+            return Ok(Endpoint::http(address));
+        }
+        let certificate = match &self.certificate {
+            Some(named) => Some(named.clone()),
+            None => environment::tls_certificate()?,
+        };
+        match certificate {
+            Some(file) => https(node, &file),
+            None if node.tls.is_none() => Ok(Endpoint::http(address)),
+            None => Err(Error::Config(format!(
+                "https://{address}: whom to trust there is not said: name the certificate that the node was started with, or that \
+                 of the authority that signed it, by --tls-cert or DYNARUST_TLS_CERT"
+            ))),
+        }
+    }
+}
+
+fn https(node: &NodeAddress, certificate: &Path) -> Result<Endpoint> {
+    Endpoint::https(node.address.as_str(), node.address.host(), tls::certificates(certificate)?)
 }
 
 /// A node to ask, and how to print its answer.
 #[derive(Debug, clap::Args)]
 pub struct Target {
-    /// The node's address
+    /// The node's address, behind https:// where it serves that
     #[arg(value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
-    pub address: Address,
+    address: NodeAddress,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+impl Target {
+    /// How the node is spoken to.
+    ///
+    /// # Errors
+    /// As [`Trust::endpoint`].
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        self.trust.endpoint(&self.address)
+    }
 }
 
 /// Why a command did not do what it was asked.
@@ -68,26 +141,26 @@ pub fn converse(
 }
 
 /// Asks a node for the JSON object at `path`.
-pub async fn look(address: &str, path: &str) -> std::result::Result<Map<String, Value>, Refusal> {
-    let answer = Client::connect(address).await?.get(path).await?;
-    members_of(address, &answer)
+pub async fn look(node: &Endpoint, path: &str) -> std::result::Result<Map<String, Value>, Refusal> {
+    let answer = Client::connect(node).await?.get(path).await?;
+    members_of(node, &answer)
 }
 
 /// Tells a node to do what `path` is for, with the proof of each secret in the environment until one is right; the JSON object
 /// that it answers.
 pub async fn order(
-    address: &str,
+    node: &Endpoint,
     path: &str,
     body: &Value,
     patience: Duration,
 ) -> std::result::Result<Map<String, Value>, Refusal> {
     let keys =
-        secret::from_environment().map_err(|error| Refusal { exit: Exit::Usage, why: error.to_string() })?;
-    let mut client = Client::connect(address).await?;
+        environment::secrets().map_err(|error| Refusal { exit: Exit::Usage, why: error.to_string() })?;
+    let mut client = Client::connect(node).await?;
     let body = Bytes::from(body.to_string());
     let mut answer = None;
     for key in &keys.0 {
-        let nonce = challenge(address, &mut client).await?;
+        let nonce = challenge(node, &mut client).await?;
         let request = Request { method: "POST", path, body: &body };
         let authorization = Credentials::answer(key, nonce, &request).to_string();
         let given = client.post(path, body.clone(), Some(authorization), patience).await?;
@@ -105,24 +178,25 @@ pub async fn order(
         return Err(Refusal {
             exit: Exit::NotAllowed,
             why: format!(
-                "the node at {address} wants its cluster secret for this: set CLUSTER_SECRET, or CLUSTER_SECRET_FILE, to what \
+                "the node at {node} wants its cluster secret for this: set CLUSTER_SECRET, or CLUSTER_SECRET_FILE, to what \
                  the node was started with"
             ),
         });
     }
-    members_of(address, &answer)
+    members_of(node, &answer)
 }
 
-async fn challenge(address: &str, client: &mut Client) -> std::result::Result<blake3::Hash, Refusal> {
-    let members = members_of(address, &client.get("/_/admin/challenge").await?)?;
+async fn challenge(node: &Endpoint, client: &mut Client) -> std::result::Result<blake3::Hash, Refusal> {
+    let answer = client.get("/_/admin/challenge").await?;
+    let members = members_of(node, &answer)?;
     let nonce = members.get("nonce").and_then(Value::as_str);
-    nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| foreign(address, "no challenge"))
+    nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| foreign(node, &answer).into())
 }
 
 /// The members of a node's answer, or what its problem means to the one who asked.
-fn members_of(address: &str, answer: &Answer) -> std::result::Result<Map<String, Value>, Refusal> {
+fn members_of(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<String, Value>, Refusal> {
     let Ok(members) = serde_json::from_slice::<Map<String, Value>>(&answer.body) else {
-        return Err(foreign(address, &answer.status.to_string()));
+        return Err(foreign(node, answer).into());
     };
     if answer.status.is_success() {
         return Ok(members);
@@ -132,18 +206,49 @@ fn members_of(address: &str, answer: &Answer) -> std::result::Result<Map<String,
         StatusCode::NOT_FOUND => Exit::NotFound,
         _ => Exit::Failure,
     };
-    let detail = members.get("detail").and_then(Value::as_str);
-    let detail = detail.ok_or_else(|| foreign(address, &answer.status.to_string()))?;
-    Err(Refusal { exit, why: format!("the node at {address} refuses: {detail}") })
+    match members.get("detail").and_then(Value::as_str) {
+        Some(detail) if !wants_tls(detail) => {
+            Err(Refusal { exit, why: format!("the node at {node} refuses: {detail}") })
+        }
+        Some(_) | None => Err(foreign(node, answer).into()),
+    }
 }
 
-fn foreign(address: &str, what: &str) -> Refusal {
-    Refusal { exit: Exit::Unreachable, why: format!("{address} answers, but not as a node does: {what}") }
+/// What is made of an answer that no node gives to what was asked.
+pub fn foreign(node: &Endpoint, answer: &Answer) -> Unreachable {
+    let members: Map<String, Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let detail = members.get("detail").and_then(Value::as_str).unwrap_or_default();
+    if wants_tls(detail) {
+        return Unreachable(format!(
+            "the node at {node} serves HTTPS: name the certificate that it was started with, or that of the authority that signed \
+             it, by --tls-cert or DYNARUST_TLS_CERT"
+        ));
+    }
+    Unreachable(format!("{node} answers, but not as a node does: {} {detail}", answer.status))
+}
+
+fn wants_tls(detail: &str) -> bool {
+    detail == service::speaks_tls().to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_say_how_it_is_asked() {
+        for (text, tls, address) in [
+            ("a:1", None, "a:1"),
+            ("http://a:1", Some(false), "a:1"),
+            ("https://[::1]:1/", Some(true), "[::1]:1"),
+        ] {
+            let parsed = parse_address(text).expect(text);
+            assert_eq!((parsed.tls, parsed.address.as_str()), (tls, address), "{text}");
+        }
+        for text in ["https://a", "https://a:1/path", "ftp://a:1", "https://", "a"] {
+            assert!(parse_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn an_answer_that_is_a_problem_ends_as_the_contract_says() {
@@ -152,7 +257,7 @@ mod tests {
                 status: StatusCode::from_u16(status).expect("a status"),
                 body: Bytes::from_static(body.as_bytes()),
             };
-            members_of("a:1", &answer).map_err(|refusal| (refusal.exit, refusal.why))
+            members_of(&Endpoint::http("a:1"), &answer).map_err(|refusal| (refusal.exit, refusal.why))
         };
         assert!(ends(200, r#"{"peers":1}"#).is_ok());
         for (status, exit) in [

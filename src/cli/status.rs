@@ -11,7 +11,7 @@ use super::{
     remote::{self, Refusal, Target},
 };
 use crate::{
-    client::{Answer, Client, Unreachable},
+    client::{Answer, Client, Endpoint, Unreachable},
     error::Result,
 };
 
@@ -24,12 +24,12 @@ pub struct Arguments {
 
 /// Asks a node how it is, and prints that.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let Target { address, json } = &arguments.target;
-    let address = address.as_str();
+    let node = arguments.target.endpoint()?;
     remote::converse(async {
-        let status = ask(address).await.map_err(Refusal::from)?;
+        let status = ask(&node).await.map_err(Refusal::from)?;
         let exit = if status.ready { Exit::Success } else { Exit::Failure };
-        Ok((exit, if *json { status.to_json(address) } else { status.to_text(address) }))
+        let address = node.to_string();
+        Ok((exit, if arguments.target.json { status.to_json(&address) } else { status.to_text(&address) }))
     })
 }
 
@@ -41,17 +41,13 @@ struct Status {
     cluster: Map<String, Value>,
 }
 
-async fn ask(address: &str) -> std::result::Result<Status, Unreachable> {
-    let mut client = Client::connect(address).await?;
+async fn ask(node: &Endpoint) -> std::result::Result<Status, Unreachable> {
+    let mut client = Client::connect(node).await?;
     let readiness = client.get("/readyz").await?;
     let ready = match readiness.status {
         StatusCode::OK => true,
         StatusCode::SERVICE_UNAVAILABLE => false,
-        // Another program's port, or one that wants HTTPS.
-        status => {
-            let why = members(&readiness).get("detail").map(describe).unwrap_or_default();
-            return Err(Unreachable(format!("{address} answers, but not as a node does: {status} {why}")));
-        }
+        _ => return Err(remote::foreign(node, &readiness)),
     };
     let stats = members(&client.get("/stats").await?);
     let cluster = members(&client.get("/_/cluster").await?);

@@ -22,16 +22,16 @@ pub struct Arguments {
 
 /// Begins the comparisons, and says how many.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let address = arguments.target.address.as_str();
+    let node = arguments.target.endpoint()?;
     remote::converse(async {
-        let answer = remote::order(address, "/_/admin/sync", &json!({}), PATIENCE).await?;
+        let answer = remote::order(&node, "/_/admin/sync", &json!({}), PATIENCE).await?;
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => {
-                format!("the node at {address} is linked with no peer: there is nothing to compare\n")
+                format!("the node at {node} is linked with no peer: there is nothing to compare\n")
             }
             Some(peers) => format!(
-                "the node at {address} compares with its peers ({peers}); `DynaRust members {address}` shows how far they are\n"
+                "the node at {node} compares with its peers ({peers}); `DynaRust members {node}` shows how far they are\n"
             ),
         };
         Ok((Exit::Success, text))

@@ -51,6 +51,15 @@ impl Layers {
         Ok(Self { flags, environment, file: path.map(File::read).transpose()? })
     }
 
+    /// What they say of the knobs of these names, and nothing of others.
+    pub fn only(mut self, names: &[&str]) -> Self {
+        let file = self.file.as_mut().map(|file| &mut file.texts);
+        for texts in [&mut self.flags, &mut self.environment].into_iter().chain(file) {
+            texts.retain(|name, _| names.contains(name));
+        }
+        self
+    }
+
     /// What each knob was set to, in the order of [`KNOBS`].
     pub fn settings(&self) -> Vec<Setting> {
         KNOBS.iter().map(|knob| self.setting(knob)).collect()

@@ -1,4 +1,4 @@
-//! TLS: the certificate from its PEM files, and the handshake.
+//! TLS: certificates from their PEM files, and what a handshake is made with.
 
 use std::{path::Path, sync::Arc};
 
@@ -29,7 +29,11 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// Reads the certificates of a PEM file: of a node to serve with, of a command to trust.
+///
+/// # Errors
+/// `Config` with the file and what is wrong with it.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let chain = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|error| wrong_file("--tls-cert", file, error))?;

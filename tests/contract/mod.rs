@@ -10,5 +10,6 @@ mod kv;
 mod names;
 mod patch;
 mod server;
+mod tls;
 mod transfer;
 mod values;

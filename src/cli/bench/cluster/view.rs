@@ -10,7 +10,7 @@ use tokio::time;
 
 use super::node::Node;
 use crate::{
-    client::Client,
+    client::{Client, Endpoint},
     error::{Error, Result},
 };
 
@@ -197,7 +197,8 @@ async fn hold_the_same(nodes: &[&Node]) -> Result<bool> {
 
 async fn ask<T: DeserializeOwned>(node: &Node, path: &str) -> Result<T> {
     let failed = |why: String| Error::Io(format!("asking the node at {} for {path}: {why}", node.address()));
-    let mut client = Client::connect(&node.address().to_string()).await.map_err(|e| failed(e.to_string()))?;
+    let endpoint = Endpoint::http(node.address().to_string());
+    let mut client = Client::connect(&endpoint).await.map_err(|e| failed(e.to_string()))?;
     let answer = client.get(path).await.map_err(|e| failed(e.to_string()))?;
     serde_json::from_slice(&answer.body).map_err(|e| failed(format!("{}: {e}", answer.status)))
 }

@@ -1,0 +1,128 @@
+//! Whom a command trusts in TLS: whoever shows a certificate that its user named, byte for byte, and whoever shows one for the name
+//! that was asked for which is signed by one of them. The first is what a certificate of one's own needs: it is asked for on
+//! 127.0.0.1 from within its container, whatever name it was made for.
+//!
+//! Left out: the authorities that a system trusts. Their file can be named like any other.
+
+use std::{io, sync::Arc};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::error::{Error, Result};
+
+/// How one node is spoken to in TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// With the node at `host`, that is trusted by these certificates.
+    ///
+    /// # Errors
+    /// `Config` for a host that is no name and no address.
+    pub fn new(host: &str, trusted: Vec<CertificateDer<'static>>) -> Result<Self> {
+        let wrong = |why: &dyn std::fmt::Display| Error::Config(format!("no TLS with {host}: {why}"));
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| wrong(&error))?;
+        // Named, not the process's default: another library may have set that to something else, or to nothing.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Trust::new(trusted, provider)))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// Agrees on TLS over `stream`; the error says why not, to whoever typed the command.
+    pub async fn handshake(&self, stream: TcpStream) -> std::result::Result<TlsStream<TcpStream>, String> {
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        connector.connect(self.name.clone(), stream).await.map_err(|error| explain(&error))
+    }
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => "it speaks no TLS: ask it by http://".into(),
+        Some(rustls::Error::InvalidCertificate(why)) => format!(
+            "its certificate is not the one that --tls-cert or DYNARUST_TLS_CERT names, nor one for this host that is signed by \
+             it ({why}). A node shows the certificate that it was started with"
+        ),
+        Some(_) | None => error.to_string(),
+    }
+}
+
+/// Those who are trusted.
+#[derive(Debug)]
+struct Trust {
+    named: Vec<CertificateDer<'static>>,
+    /// The same as authorities; `None` where none of them can be one.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Trust {
+    fn new(named: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(named.iter().cloned());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        Self { named, authorities: verifier.build().ok(), provider }
+    }
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        // That the node has its key is proven by the signature below.
+        if self.named.iter().any(|named| named == shown) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.authorities {
+            Some(authorities) => authorities.verify_server_cert(shown, between, name, ocsp_response, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, shown, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, shown, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

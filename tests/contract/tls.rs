@@ -1,0 +1,136 @@
+//! The commands that ask a node, of one that serves HTTPS: whom they trust, and what they say to those they do not.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::harness::{Node, Outcome, Setup};
+
+/// Exit codes of the contract, section 6.
+const USAGE: Option<i32> = Some(2);
+const UNREACHABLE: Option<i32> = Some(5);
+
+const SECRET: &str = "correct horse battery staple";
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A setup with what a node is given by its environment, as in a container. The certificate is for `localhost` alone, and signed by
+/// `authority.pem`.
+fn secured() -> Setup {
+    Setup::new()
+        .environment("DYNARUST_TLS_CERT", fixture("signed.pem"))
+        .environment("DYNARUST_TLS_KEY", fixture("signed-key.pem"))
+        .environment("CLUSTER_SECRET", SECRET)
+}
+
+fn run(arguments: &[&str]) -> Outcome {
+    Setup::new().run(arguments).1
+}
+
+#[track_caller]
+fn expect(outcome: &Outcome, code: Option<i32>, words: &[&str]) {
+    assert_eq!(outcome.code(), code, "{outcome:?}");
+    for word in words {
+        assert!((outcome.stdout.clone() + &outcome.log).contains(word), "{word}: {outcome:?}");
+    }
+}
+
+/// The command of the image's health check, for a node at `address`.
+fn health_check(address: &str) -> Vec<String> {
+    let image = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile"));
+    let image = image.expect("the image's recipe can be read");
+    let line = image.lines().find(|line| line.contains(r#"CMD ["DynaRust", "status""#));
+    let line = line.expect("a health check").trim().trim_start_matches("CMD ");
+    let words: Vec<String> = serde_json::from_str(line).expect("an array of words");
+    words.iter().skip(1).map(|word| word.replace("127.0.0.1:6660", address)).collect()
+}
+
+/// The health check of a container whose node served HTTPS said that nobody was there, as no command spoke TLS, and the container was
+/// restarted for it. It runs in the node's environment, and asks for 127.0.0.1, which is in few certificates.
+#[test]
+fn commands_speak_tls_where_the_environment_names_the_certificate() {
+    let node = secured().start();
+    let address = node.address().to_string();
+    let check = health_check(&address);
+    assert!(check.contains(&address), "{check:?}");
+    let check: Vec<&str> = check.iter().map(String::as_str).collect();
+    expect(&secured().run(&check).1, Some(0), &["phase", "ready", &format!("https://{address}")]);
+    for command in [&["members", &address][..], &["sync", &address]] {
+        expect(&secured().run(command).1, Some(0), &[]);
+    }
+    let unknown = secured().run(&["forget", "nowhere:1", "--at", &address]).1;
+    expect(&unknown, Some(3), &["nowhere:1"]);
+    let told = secured().run(&["leave", &address]).1;
+    expect(&told, Some(0), &[&format!("https://{address}")]);
+    assert_eq!(node.wait().1.code(), Some(0));
+}
+
+#[test]
+fn commands_in_a_container_that_is_set_up_by_a_file_read_that_file() {
+    let by_file = || {
+        let setup = Setup::new().environment("DYNARUST_CONFIG", "node.toml");
+        let text = format!(
+            "tls-cert = {:?}\ntls-key = {:?}\ncluster-secret = {SECRET:?}\n",
+            fixture("certificate.pem"),
+            fixture("key.pem")
+        );
+        fs::write(setup.home().join("node.toml"), text).expect("a file can be written");
+        setup
+    };
+    let node = by_file().start();
+    let address = node.address().to_string();
+    expect(&by_file().run(&["status", &address]).1, Some(0), &["ready"]);
+    expect(&by_file().run(&["sync", &address]).1, Some(0), &[]);
+}
+
+#[test]
+fn a_node_is_trusted_by_its_own_certificate_and_by_who_signed_it_for_its_name() {
+    let node = secured().start();
+    let status = |url: &str, certificate: &str| {
+        let certificate = fixture(certificate);
+        run(&["status", url, "--tls-cert", certificate.to_str().expect("a path in text")])
+    };
+    let by_address = format!("https://{}", node.address());
+    let by_name = format!("https://localhost:{}/", node.address().port());
+    for (url, certificate) in
+        [(&by_address, "signed.pem"), (&by_name, "signed.pem"), (&by_name, "authority.pem")]
+    {
+        expect(&status(url, certificate), Some(0), &["ready", url.trim_end_matches('/')]);
+    }
+    for (url, certificate) in
+        [(&by_address, "authority.pem"), (&by_name, "certificate.pem"), (&by_address, "certificate.pem")]
+    {
+        expect(&status(url, certificate), UNREACHABLE, &[url.trim_end_matches('/'), "--tls-cert"]);
+    }
+    let file = fixture("key.pem");
+    let no_certificate = run(&["status", &by_name, "--tls-cert", file.to_str().expect("a path in text")]);
+    expect(&no_certificate, USAGE, &["key.pem", "CERTIFICATE"]);
+}
+
+#[test]
+fn a_command_that_is_not_told_whom_to_trust_says_what_it_needs() {
+    let node = secured().start();
+    let address = node.address().to_string();
+    let url = format!("https://{address}");
+    for command in [&["members"][..], &["sync"], &["leave"], &["status"], &["forget", "a:1", "--at"]] {
+        let without = run(&[command, &[url.as_str()]].concat());
+        expect(&without, USAGE, &[&url, "--tls-cert", "DYNARUST_TLS_CERT"]);
+        let plainly = run(&[command, &[address.as_str()]].concat());
+        expect(&plainly, UNREACHABLE, &[&address, "serves HTTPS", "--tls-cert", "DYNARUST_TLS_CERT"]);
+    }
+    node.terminate();
+}
+
+#[test]
+fn a_node_without_tls_is_asked_plainly_where_that_is_said() {
+    let node = Node::start();
+    let plain = format!("http://{}", node.address());
+    expect(&secured().run(&["status", &plain]).1, Some(0), &["ready"]);
+    expect(&run(&["members", &plain]), Some(0), &["self"]);
+    // The same shell, but nothing said: it tells how.
+    let refused = secured().run(&["status", &node.address().to_string()]).1;
+    expect(&refused, UNREACHABLE, &["speaks no TLS", "http://"]);
+}
