@@ -1,6 +1,7 @@
 //! Clusters of members on a network in memory that loses, delays and repeats: whatever happened, once it is over all that run see
 //! each other alive, with one link between each two, and each remembers those that are gone.
 
+mod elsewhere;
 mod network;
 
 use dynarust::replication::members::{MemberState, Options};

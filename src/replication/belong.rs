@@ -1,22 +1,33 @@
 //! Which cluster a node belongs to: how it goes over to another's, and how a cluster begins where nobody belongs to one.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tracing::info;
 
 use super::{
-    Inner,
+    Inner, State,
     handshake::Verdict,
     link::Link,
     registry::{Control, LinkState},
 };
 use crate::{
-    core::replica::Swept,
+    core::{floor::Floor, replica::Swept},
     error::{Error, Result},
 };
 
 /// Rounds in which none of those that were found belongs to a cluster before one begins.
 const ROUNDS_BEFORE_FOUNDING: u64 = 3;
+
+/// Whether this link takes the node over to another cluster.
+pub fn goes_over(inner: &Inner, link: &Link) -> bool {
+    link.verdict == Verdict::LocalAdopts && inner.state().birth.cluster != link.remote.cluster.id
+}
+
+/// Whether a node belongs to its cluster, for those it links with: for good, or as long as it is linked with one that has all that
+/// the cluster has, and gets it from there. Else a node that others wait for would take it away again.
+pub fn belongs(state: &State) -> bool {
+    state.birth.settled || state.registry.reaches_whole()
+}
 
 /// Goes over to the other's cluster, or notes that the other came over to this node's, which was `quoted` to it.
 pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Result<()> {
@@ -37,7 +48,7 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
             if birth.cluster == theirs.id {
                 return Ok(());
             }
-            if birth.settled {
+            if belongs(&inner.state()) {
                 return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
             }
             info!(cluster = format_args!("{:016x}", theirs.id), from = %link.remote.node, "joining a cluster");
@@ -51,15 +62,28 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
                 store.rekey(theirs.digest_key)
             });
             rekeyed.await?;
+            leave_members_behind(inner);
+            // Before it is of the other cluster: after a crash none of them is there.
+            inner.keep_notes().await?;
             let mut state = inner.state();
             let mut standing = inner.shared.standing();
             // Nothing that is known of another cluster holds in this one.
             (standing.whole, standing.shared_ms, standing.held_ms) = (false, 0, 0);
-            standing.acked.clear();
             (state.birth.cluster, state.birth.shared_ms, state.birth.held_ms) = (theirs.id, 0, 0);
         }
     }
     inner.keep_notes().await
+}
+
+fn leave_members_behind(inner: &Inner) {
+    let mut state = inner.state();
+    state.members.go_over();
+    state.dialer.go_over();
+    let mut standing = inner.shared.standing();
+    (standing.floor, standing.source) = (Floor::default(), None);
+    standing.known.clear();
+    standing.acked.clear();
+    inner.has_peers.store(false, Ordering::Release);
 }
 
 /// Lets a cluster begin where all wait for one: with the lowest id of those that found each other, if that is this node's.

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Inner,
-    belong::settle_cluster,
+    belong::{goes_over, settle_cluster},
     connect::{Network, connect},
     converse::converse,
     door::Admission,
@@ -151,7 +151,8 @@ async fn admit(
         incarnation: remote.incarnation,
         address: remote.address.clone().unwrap_or_default(),
     };
-    let may_link = inner.state().members.may_link(&identity);
+    // What is known of one's own cluster says nothing of a node of the one that is gone over to.
+    let may_link = if goes_over(inner, &link) { Ok(()) } else { inner.state().members.may_link(&identity) };
     if let Err(refusal) = may_link {
         let text = refusal.to_string();
         warn!(peer = %identity.node, address = identity.address, why = text, "refused a link");
@@ -235,6 +236,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let now_ms = inner.store.now_ms();
     let fresh = Arc::new(LinkState::new(
         (identity.node, identity.incarnation),
+        link.remote.whole,
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
         orders,

@@ -24,7 +24,8 @@ const TRAVEL_MS_MAX: i64 = 1000;
 pub struct ClusterIdentity {
     /// Random, made with the first node.
     pub id: u64,
-    /// Whether it belongs to it for good. One that does not goes over to the cluster of one that does.
+    /// Whether it belongs to it: for good, or because it is getting all that the cluster has. One that does not goes over to the cluster
+    /// of one that does.
     pub linked: bool,
     /// The secret under which the cluster's rows are hashed.
     pub digest_key: DigestKey,

@@ -51,12 +51,19 @@ pub enum Action {
     Renewed(Identity),
 }
 
+type Protocol = Foca<Identity, PostcardCodec, Xoshiro256PlusPlus, NoCustomBroadcast>;
+
+fn protocol(local: &Identity, options: Options, seed: u64) -> Protocol {
+    Foca::new(local.clone(), options.protocol(), Xoshiro256PlusPlus::seed_from_u64(seed), PostcardCodec)
+}
+
 /// The members of the cluster, as one of them knows them.
 pub struct Members {
-    foca: Foca<Identity, PostcardCodec, Xoshiro256PlusPlus, NoCustomBroadcast>,
+    foca: Protocol,
     effects: Effects,
     pace: Pace,
     options: Options,
+    seed: u64,
     records: BTreeMap<NodeId, Record>,
     actions: Vec<Action>,
     told: Identity,
@@ -73,12 +80,12 @@ impl Members {
     pub fn new(local: Identity, remembered: Remembered, seed: u64, options: Options, now_ms: u64) -> Self {
         let incarnation = local.incarnation.max(now_ms).max(remembered.incarnation.saturating_add(1));
         let local = Identity { incarnation, ..local };
-        let rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut members = Self {
-            foca: Foca::new(local.clone(), options.protocol(), rng, PostcardCodec),
+            foca: protocol(&local, options, seed),
             effects: Effects::default(),
             pace: Pace::new(now_ms),
             options,
+            seed,
             records: BTreeMap::new(),
             actions: Vec::new(),
             told: local,
@@ -114,6 +121,11 @@ impl Members {
     /// One of the others.
     pub fn other(&self, node: NodeId) -> Option<&Member> {
         self.records.get(&node).map(|record| &record.member)
+    }
+
+    /// Whether a link with that node stands, of the cluster that this node is in.
+    pub fn is_linked(&self, node: NodeId) -> bool {
+        self.records.get(&node).is_some_and(|record| record.linked)
     }
 
     /// The addresses of the members not known to be gone, sorted, this node's included.
@@ -197,7 +209,7 @@ impl Members {
         self.heard(from, now_ms);
         self.begin(now_ms);
         // After a goodbye an answer would be a return; and of who has no link nothing can arrive.
-        if self.leaving || !self.records.get(&from).is_some_and(|record| record.linked) {
+        if self.leaving || !self.is_linked(from) {
             return Ok(Vec::new());
         }
         let handled = self.foca.handle_data(packet, &mut self.effects);
@@ -259,6 +271,16 @@ impl Members {
         self.finish()
     }
 
+    /// This node goes over to another cluster. Whom it knew stays behind, and is known again once a link with it stands.
+    pub fn go_over(&mut self) {
+        // Begun anew, as the protocol would go on telling of them, in the other cluster now.
+        self.seed = self.seed.wrapping_add(1);
+        self.foca = protocol(self.foca.identity(), self.options, self.seed);
+        self.effects = Effects::default();
+        self.records.clear();
+        self.unnoted = true;
+    }
+
     /// When `tick` is to be called at the latest.
     pub fn next_timer_ms(&self) -> u64 {
         let due_ms = self.effects.next_ms().map_or(self.check_due_ms, |timer| timer.min(self.check_due_ms));
@@ -304,7 +326,7 @@ impl Members {
 
     fn dispatch(&mut self) {
         for (node, packet) in self.effects.take_packets() {
-            if self.records.get(&node).is_some_and(|record| record.linked) {
+            if self.is_linked(node) {
                 self.actions.push(Action::Send(node, Message::Swim(packet)));
             }
         }
@@ -510,6 +532,30 @@ mod tests {
         assert!(members.rejoin(NOW_MS + 2, NOW_MS + 30).is_empty());
         assert!(!members.rejoin(NOW_MS + 9, NOW_MS + 30).is_empty());
         assert_eq!(members.local().incarnation, NOW_MS + 9);
+    }
+
+    #[test]
+    fn who_goes_over_to_another_cluster_knows_nobody_there_until_a_link_stands() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.linked(identity(3, 7, "three:6660"), NOW_MS);
+        members.left(NodeId(3), true, NOW_MS + 10);
+        members.go_over();
+        let mut again = restarted(&mut members, NOW_MS + 30);
+        for members in [&mut members, &mut again] {
+            assert_eq!((members.others().count(), members.wanted(NOW_MS + 40)), (0, vec![]));
+            // What is still on its way over a link with one of them says nothing here.
+            assert_eq!(members.packet(NodeId(2), b"junk", NOW_MS + 40), Ok(vec![]));
+            assert_eq!(members.left(NodeId(2), true, NOW_MS + 40), []);
+            assert_eq!(members.unlinked(NodeId(2), NOW_MS + 40), []);
+            for (node, address) in [(2, "two:6660"), (3, "three:6660")] {
+                let last = identity(node, 7, address);
+                assert_eq!(members.may_link(&last), Ok(()));
+                members.linked(last, NOW_MS + 50);
+                assert_eq!(state(members, node), Some(MemberState::Alive));
+            }
+            assert_eq!(members.faults(), 0);
+        }
     }
 
     #[test]

@@ -337,7 +337,7 @@ impl Inner {
             incarnation: state.members.local().incarnation,
             cluster: ClusterIdentity {
                 id: birth.cluster,
-                linked: birth.settled,
+                linked: belong::belongs(&state),
                 digest_key: self.store.digest_key(),
             },
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),

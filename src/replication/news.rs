@@ -31,6 +31,10 @@ impl Inner {
         let now_ms = self.store.now_ms();
         let actions = {
             let mut state = self.state();
+            // It may be of a cluster that this node has left behind.
+            if !state.members.is_linked(from) {
+                return;
+            }
             if let Some((_, incarnation)) = forgotten.iter().find(|(node, _)| *node == self.node()) {
                 self.begin_anew(&mut state, from, *incarnation);
             }

@@ -32,6 +32,8 @@ pub struct LinkState {
     pub initiated: Initiated,
     /// The life of the other node.
     pub incarnation: u64,
+    /// Whether the other node had finished its first sync when the link came up.
+    pub was_whole: bool,
     /// What went over it.
     pub traffic: Arc<Traffic>,
     orders: mpsc::Sender<Control>,
@@ -42,11 +44,12 @@ impl LinkState {
     /// A link that was just made.
     pub fn new(
         (node, incarnation): (NodeId, u64),
+        was_whole: bool,
         initiated: Initiated,
         traffic: Arc<Traffic>,
         orders: mpsc::Sender<Control>,
     ) -> Self {
-        Self { node, initiated, incarnation, traffic, orders, figures: Mutex::default() }
+        Self { node, initiated, incarnation, was_whole, traffic, orders, figures: Mutex::default() }
     }
 
     /// Gives the link's task something to do. What has no room is lost: a link that is that far behind ends soon.
@@ -94,6 +97,11 @@ impl Registry {
     /// All links.
     pub fn links(&self) -> impl Iterator<Item = &Arc<LinkState>> {
         self.links.values()
+    }
+
+    /// Whether some link is with a node that has all that the cluster has.
+    pub fn reaches_whole(&self) -> bool {
+        self.links().any(|link| link.figures().is_whole.unwrap_or(link.was_whole))
     }
 
     /// Puts a link in its place. Returns the one that was there.

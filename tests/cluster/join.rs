@@ -7,8 +7,10 @@ use std::{
 
 use super::{model::Model, wait_for_body};
 use crate::harness::{
-    DEADLINE,
-    cluster::{CONVERGENCE, Client, Cluster, bare_setup, setup, wait_until_ready},
+    DEADLINE, Node,
+    cluster::{
+        CONVERGENCE, Client, Cluster, bare_setup, member, setup, setup_comparing_each, wait_until_ready,
+    },
     http::Request,
     wait_until,
 };
@@ -137,6 +139,60 @@ fn what_is_written_on_any_node_during_a_join_arrives_everywhere() {
     for node in cluster.running() {
         node.get("/t/count").expect_body(&format!(r#"{{"count":{written}}}"#));
     }
+}
+
+/// A node that waits for a cluster with another, and is then told of one that stands, goes over to that. It went on counting and
+/// dialing the other, so that `w=all` failed on it and nothing was ever swept.
+#[test]
+fn who_goes_over_to_a_cluster_takes_nobody_along_and_whoever_follows_is_a_member_again() {
+    // Seldom enough that no cluster begins between the two before they part.
+    let waiting = || setup_comparing_each("1s").join("127.0.0.1:1");
+    let other = waiting().start();
+    let node = waiting().join(&other.address().to_string()).start();
+    for (one, two) in [(&node, &other), (&other, &node)] {
+        let address = two.address().to_string();
+        wait_until("both wait together", DEADLINE, || member(one, &address)["linked"] == true);
+    }
+    let id = other.view()["node"].clone();
+    let (other, node) = (other.terminate().0.without_join(), node.terminate().0.without_join());
+    assert!(!node.log().contains("begins with this node") && !other.log().contains("begins with this node"));
+
+    let mut cluster = Cluster::start(2);
+    let first = cluster.add_through(node, 1);
+    cluster.wait_until_whole();
+    let knows = |node: &Node| {
+        let view = node.view();
+        view["members"].as_array().expect("members").iter().any(|member| member["node"] == id)
+    };
+    cluster[first].put("/t/key/a?w=all", r#"{"value":1}"#).expect(200);
+    assert!(cluster.running().all(|node| !knows(node)), "{}", cluster[first].view());
+    cluster.terminate(first);
+    cluster.restart_with(first, |setup| setup.without_join());
+    cluster.wait_until_whole();
+    cluster[first].put("/t/key/b?w=all", r#"{"value":1}"#).expect(200);
+    assert!(cluster.running().all(|node| !knows(node)), "{}", cluster[first].view());
+
+    // It remembers the one that went ahead, and comes to its cluster through it.
+    cluster.place(other);
+    cluster.wait_until_whole();
+    assert!(cluster.running().all(knows));
+    cluster[0].put("/t/key/c?w=all", r#"{"value":1}"#).expect(200);
+    cluster.wait_until_equal();
+}
+
+/// Told of both at once it links with either first, and forgets whom it leaves.
+#[test]
+fn of_one_that_waits_and_one_that_stands_both_come_to_that_one() {
+    let mut cluster = Cluster::start(1);
+    let through = cluster.address(0);
+    let waiting = cluster.place(setup().join("127.0.0.1:1"));
+    let address = cluster.address(waiting);
+    cluster.place(setup().join(&address).join(&through));
+    cluster.wait_until_whole();
+    let clusters: Vec<_> = cluster.running().map(|node| node.view()["cluster"].clone()).collect();
+    assert!(clusters.iter().all(|id| *id == clusters[0]), "{clusters:?}");
+    cluster[waiting].put("/t/key/a?w=all", r#"{"value":1}"#).expect(200);
+    cluster.wait_until_equal();
 }
 
 /// Says that something is over, also where it failed: whoever waits for it goes on.

@@ -39,7 +39,13 @@ enum Place {
 
 /// A directory and an address for a node that has the secret and compares ten times a second.
 pub fn setup() -> Setup {
-    bare_setup().environment("CLUSTER_SECRET", SECRET)
+    setup_comparing_each("100ms")
+}
+
+/// As `setup`, for one that compares that often.
+pub fn setup_comparing_each(interval: &str) -> Setup {
+    let setup = Setup::new().listen(&free_address()).flag("--sync-interval", interval);
+    setup.environment("CLUSTER_SECRET", SECRET)
 }
 
 /// As `setup`, without a secret.
@@ -96,7 +102,18 @@ impl Cluster {
     /// Adds one that joins through the first that runs.
     pub fn add(&mut self, setup: Setup) -> usize {
         let through = self.running().next().expect("one runs").address().to_string();
-        self.members.push(Place::Running(setup.join(&through).start()));
+        self.place(setup.join(&through))
+    }
+
+    /// Adds one that joins through that member.
+    pub fn add_through(&mut self, setup: Setup, member: usize) -> usize {
+        let through = self.address(member);
+        self.place(setup.join(&through))
+    }
+
+    /// Adds one that finds the others as its setup says.
+    pub fn place(&mut self, setup: Setup) -> usize {
+        self.members.push(Place::Running(setup.start()));
         self.members.len() - 1
     }
 

@@ -83,6 +83,17 @@ impl Network {
         }
     }
 
+    /// A node goes over to another cluster: nothing of its own is known to it there.
+    pub fn go_over(&mut self, index: usize) {
+        for peer in self.links(index) {
+            self.end_link(index, peer);
+        }
+        let node = self.nodes[index].as_mut().expect("runs");
+        node.members.go_over();
+        node.dialer.go_over();
+        node.note = node.members.take_note().expect("that is news");
+    }
+
     pub(super) fn act(&mut self, index: usize, actions: Vec<Action>) {
         for action in actions {
             let node = self.nodes[index].as_mut().expect("runs");

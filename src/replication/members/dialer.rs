@@ -152,6 +152,13 @@ impl Dialer {
         }
     }
 
+    /// This node goes over to another cluster: whoever is at the addresses to join may not have come along.
+    pub fn go_over(&mut self) {
+        for joined in self.join.values_mut().filter(|joined| **joined == Joined::Once) {
+            *joined = Joined::NotYet;
+        }
+    }
+
     /// The addresses that are wanted, and how long to wait between two dials at most.
     fn limits(&self, wanted: &[Wanted], alone: bool) -> BTreeMap<String, u64> {
         let mut limits = BTreeMap::new();
@@ -263,6 +270,16 @@ mod tests {
         dialer.succeeded("b:1", 60_000);
         assert_eq!((dialer.due(&[], false, 120_000), dialer.next_ms()), (vec![], None));
         assert_eq!(dialer.due(&[], true, 180_000), ["a:1", "b:1"]);
+    }
+
+    #[test]
+    fn addresses_to_join_are_dialed_again_from_another_cluster() {
+        let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
+        assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
+        dialer.succeeded("a:1", 0);
+        dialer.ourselves("b:1");
+        dialer.go_over();
+        assert_eq!(dialer.due(&[], false, WAIT_SOON_MS), ["a:1"]);
     }
 
     #[test]
