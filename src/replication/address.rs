@@ -4,8 +4,9 @@
 //! reached a peer, once that peer has dialed it there; the text under which a peer reached it. A node that listens on all
 //! interfaces and has met nobody has none, and needs none.
 //!
-//! What was learned stays until the restart, so that a cluster does not chase a node with two interfaces. One exception: an
-//! address that only this machine understands gives way to one that others do.
+//! What was learned stays, so that a cluster does not chase a node with two interfaces. One exception: an address that only this
+//! machine understands gives way to one that others do. A restart remembers it, until a peer reaches the node under another; a
+//! number, as machines get new ones, also until the node reaches a peer from another.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +17,8 @@ pub struct Advertised {
     fixed: Option<String>,
     learned: Option<String>,
     candidate: Option<String>,
+    /// What was told before the restart.
+    remembered: Option<String>,
     port: u16,
 }
 
@@ -27,8 +30,16 @@ impl Advertised {
             fixed: told.map(str::to_owned).or(specific),
             learned: None,
             candidate: None,
+            remembered: None,
             port: listen.port(),
         }
+    }
+
+    /// The same after a restart, before which others were told `address`. Nothing is known of one with another port.
+    pub fn remembering(self, address: Option<String>) -> Self {
+        let here = |address: &String| port_of(address) == Some(self.port) && reach(address) != Reach::Nobody;
+        let remembered = address.filter(here).filter(|_| self.fixed.is_none());
+        Self { remembered, ..self }
     }
 
     /// The address to tell others, once there is one.
@@ -38,13 +49,14 @@ impl Advertised {
 
     /// The address that a peer is to dial and confirm, as none is known yet that others can use.
     pub fn candidate(&self) -> Option<&str> {
-        self.candidate.as_deref()
+        self.remembered.as_deref().or(self.candidate.as_deref())
     }
 
     /// This node reached a peer through a socket whose local address is `local`: the peer may reach it there too.
     pub fn reached_from(&mut self, local: IpAddr) {
         let address = SocketAddr::new(local.to_canonical(), self.port).to_string();
         if self.improves(&address) {
+            self.remembered.take_if(|remembered| remembered.parse::<SocketAddr>().is_ok());
             self.candidate = Some(address);
         }
     }
@@ -65,10 +77,11 @@ impl Advertised {
     }
 
     fn learn(&mut self, address: &str) -> bool {
-        let better = self.improves(address);
+        let remembered = self.remembered.as_deref().map_or(Reach::Nobody, reach);
+        let better = self.improves(address) && reach(address) >= remembered;
         if better {
             self.learned = Some(address.to_owned());
-            self.candidate = None;
+            (self.candidate, self.remembered) = (None, None);
         }
         better
     }
@@ -87,9 +100,13 @@ enum Reach {
     Others,
 }
 
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
 fn reach(address: &str) -> Reach {
-    let Some((host, port)) = address.rsplit_once(':') else { return Reach::Nobody };
-    if host.is_empty() || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+    let Some((host, _)) = address.rsplit_once(':') else { return Reach::Nobody };
+    if host.is_empty() || port_of(address).is_none_or(|port| port == 0) {
         return Reach::Nobody;
     }
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -162,6 +179,42 @@ mod tests {
             assert!(advertised.reached_as("node1:6660"), "{here}");
             assert!(!advertised.reached_as(here));
         }
+    }
+
+    fn restarted(listen: &str, address: &str) -> Advertised {
+        listening(listen).remembering(Some(address.into()))
+    }
+
+    #[test]
+    fn what_was_told_before_a_restart_is_told_until_something_speaks_against_it() {
+        for address in ["node1:6660", "10.0.0.7:6660", "localhost:6660"] {
+            let mut same = restarted("0.0.0.0:6660", address);
+            assert_eq!((same.current(), same.candidate()), (None, Some(address)));
+            assert!(same.reached_as(address));
+            assert_eq!((same.current(), same.candidate()), (Some(address), None));
+            let mut moved = restarted("0.0.0.0:6660", address);
+            assert!(moved.reached_as("elsewhere:6660"), "{address}");
+            assert_eq!((moved.current(), moved.candidate()), (Some("elsewhere:6660"), None));
+        }
+        // A name says where the node is whatever number its machine got, and a number does not.
+        let mut named = restarted("0.0.0.0:6660", "node1:6660");
+        named.reached_from(ip("10.0.0.8"));
+        assert_eq!(named.candidate(), Some("node1:6660"));
+        assert!(!named.reached_as("localhost:6660"), "others know a better one");
+        let mut numbered = restarted("0.0.0.0:6660", "10.0.0.7:6660");
+        numbered.reached_from(ip("10.0.0.8"));
+        assert_eq!(numbered.candidate(), Some("10.0.0.8:6660"));
+    }
+
+    #[test]
+    fn what_was_told_before_a_restart_is_forgotten_where_the_node_listens_elsewhere() {
+        for listen in ["0.0.0.0:7000", "10.0.0.9:6660"] {
+            let advertised = restarted(listen, "node1:6660");
+            assert_eq!(advertised.candidate(), None, "{listen}");
+        }
+        let told = Advertised::new(Some("told:6660"), "0.0.0.0:6660".parse().expect("an address"));
+        let told = told.remembering(Some("node1:6660".into()));
+        assert_eq!((told.current(), told.candidate()), (Some("told:6660"), None));
     }
 
     #[test]

@@ -19,11 +19,11 @@ mod forgotten;
 mod member;
 mod note;
 mod pace;
+mod renewal;
 
 use std::collections::BTreeMap;
 
-use foca::{Foca, NoCustomBroadcast, PostcardCodec, State};
-use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+use foca::State;
 
 pub use self::{
     dialer::{Dialer, Initiated, Survivor, survivor},
@@ -31,7 +31,7 @@ pub use self::{
     member::{Member, MemberState, Options, Patience, Wanted},
     note::Remembered,
 };
-use self::{effects::Effects, failures::CHECK_MS, member::Record, pace::Pace};
+use self::{effects::Effects, failures::CHECK_MS, member::Record, pace::Pace, renewal::Protocol};
 use super::identity::Identity;
 use crate::{
     core::{clock::NodeId, message::Message},
@@ -51,12 +51,6 @@ pub enum Action {
     Renewed(Identity),
 }
 
-type Protocol = Foca<Identity, PostcardCodec, Xoshiro256PlusPlus, NoCustomBroadcast>;
-
-fn protocol(local: &Identity, options: Options, seed: u64) -> Protocol {
-    Foca::new(local.clone(), options.protocol(), Xoshiro256PlusPlus::seed_from_u64(seed), PostcardCodec)
-}
-
 /// The members of the cluster, as one of them knows them.
 pub struct Members {
     foca: Protocol,
@@ -64,6 +58,8 @@ pub struct Members {
     pace: Pace,
     options: Options,
     seed: u64,
+    /// The address that is the node's own because others reached it there, and not because it was told.
+    learned_address: Option<String>,
     records: BTreeMap<NodeId, Record>,
     actions: Vec<Action>,
     told: Identity,
@@ -80,12 +76,14 @@ impl Members {
     pub fn new(local: Identity, remembered: Remembered, seed: u64, options: Options, now_ms: u64) -> Self {
         let incarnation = local.incarnation.max(now_ms).max(remembered.incarnation.saturating_add(1));
         let local = Identity { incarnation, ..local };
+        let learned_address = remembered.address.filter(|address| *address == local.address);
         let mut members = Self {
-            foca: protocol(&local, options, seed),
+            foca: renewal::protocol(&local, options, seed),
             effects: Effects::default(),
             pace: Pace::new(now_ms),
             options,
             seed,
+            learned_address,
             records: BTreeMap::new(),
             actions: Vec::new(),
             told: local,
@@ -250,37 +248,6 @@ impl Members {
         std::mem::take(&mut self.actions)
     }
 
-    /// This node is reached at another address from now on.
-    pub fn readdress(&mut self, address: &str, now_ms: u64) -> Vec<Action> {
-        self.begin(now_ms);
-        let local = self.local();
-        if local.address != address {
-            let incarnation = local.incarnation.saturating_add(1);
-            self.become_other(Identity { node: local.node, incarnation, address: address.to_owned() });
-        }
-        self.finish()
-    }
-
-    /// A peer takes this node only as a higher incarnation (see `Refusal`): becomes one of at least that number.
-    pub fn rejoin(&mut self, incarnation: u64, now_ms: u64) -> Vec<Action> {
-        self.begin(now_ms);
-        let local = self.local();
-        if local.incarnation < incarnation {
-            self.become_other(Identity { incarnation, ..local.clone() });
-        }
-        self.finish()
-    }
-
-    /// This node goes over to another cluster. Whom it knew stays behind, and is known again once a link with it stands.
-    pub fn go_over(&mut self) {
-        // Begun anew, as the protocol would go on telling of them, in the other cluster now.
-        self.seed = self.seed.wrapping_add(1);
-        self.foca = protocol(self.foca.identity(), self.options, self.seed);
-        self.effects = Effects::default();
-        self.records.clear();
-        self.unnoted = true;
-    }
-
     /// When `tick` is to be called at the latest.
     pub fn next_timer_ms(&self) -> u64 {
         let due_ms = self.effects.next_ms().map_or(self.check_due_ms, |timer| timer.min(self.check_due_ms));
@@ -374,14 +341,6 @@ impl Members {
         self.count(announced);
     }
 
-    fn become_other(&mut self, identity: Identity) {
-        self.effects.clear_timers();
-        let changed = self.foca.change_identity(identity, &mut self.effects);
-        self.count(changed);
-        let looked = self.foca.apply_many(std::iter::empty(), true, &mut self.effects);
-        self.count(looked);
-    }
-
     fn tell_all(&mut self, message: &Message) {
         let linked = self.records.iter().filter(|(_, record)| record.linked);
         self.actions.extend(linked.map(|(node, _)| Action::Send(*node, message.clone())));
@@ -454,6 +413,26 @@ mod tests {
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.tick(NOW_MS + 600_000);
         assert_eq!(state(&members, 2), Some(MemberState::Alive));
+    }
+
+    #[test]
+    fn an_address_that_was_learned_is_remembered_and_one_that_was_told_is_not() {
+        let mut first =
+            Members::new(identity(1, 0, ""), Remembered::default(), 1, Options::default(), NOW_MS);
+        let address = |members: &mut Members| {
+            let note = members.take_note().expect("something changed");
+            Members::restore(&note).expect("whole").address
+        };
+        assert_eq!(address(&mut first), None);
+        first.readdress("learned:6660", NOW_MS + 10);
+        let note = first.take_note().expect("something changed");
+        let remembered = Members::restore(&note).expect("whole");
+        for (local, kept) in [("learned:6660", Some("learned:6660")), ("told:6660", None)] {
+            let local = identity(1, 0, local);
+            let options = Options::default();
+            let mut again = Members::new(local, remembered.clone(), 2, options, NOW_MS + 100);
+            assert_eq!(address(&mut again).as_deref(), kept);
+        }
     }
 
     #[test]

@@ -149,15 +149,16 @@ impl Replication {
         let machine = store.machine();
         let birth = Birth::read(&store, !options.join.is_empty())?;
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
-        let advertised = Advertised::new(options.advertise.as_deref(), options.listen);
+        let remembered = remembered.unwrap_or_default();
+        let advertised = Advertised::new(options.advertise.as_deref(), options.listen)
+            .remembering(remembered.address.clone());
         let identity = Identity {
             node: store.node(),
             incarnation: birth.forgotten + 1,
-            address: advertised.current().unwrap_or_default().to_owned(),
+            address: advertised.current().or(advertised.candidate()).unwrap_or_default().to_owned(),
         };
         let timing = members::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
-        let members =
-            Members::new(identity, remembered.unwrap_or_default(), machine.random()?, timing, store.now_ms());
+        let members = Members::new(identity, remembered, machine.random()?, timing, store.now_ms());
         let dialer = Dialer::new(options.join.iter().cloned(), machine.random()?);
         let shared = Arc::new(Shared::default());
         {

@@ -12,6 +12,7 @@ use crate::harness::{
         CONVERGENCE, Client, Cluster, bare_setup, member, setup, setup_comparing_each, wait_until_ready,
     },
     http::Request,
+    network::Network,
     wait_until,
 };
 
@@ -193,6 +194,27 @@ fn of_one_that_waits_and_one_that_stands_both_come_to_that_one() {
     assert!(clusters.iter().all(|id| *id == clusters[0]), "{clusters:?}");
     cluster[waiting].put("/t/key/a?w=all", r#"{"value":1}"#).expect(200);
     cluster.wait_until_equal();
+}
+
+/// It had to learn its address again after each start, and until it had, others lost the one they knew.
+#[test]
+fn an_address_that_was_learned_is_known_after_a_restart() {
+    let Some(network) = Network::new(1) else { return };
+    let inside = |listen: &str| setup().listen(listen).inside(network.namespace(0));
+    let node = inside("0.0.0.0:6660").start();
+    let other = inside("127.0.0.1:6661").join("localhost:6660").start();
+    wait_until("it has learned it", DEADLINE, || node.view()["address"] == "localhost:6660");
+    wait_until_ready(&other);
+    let other = other.terminate().0.without_join();
+    let node = node.terminate().0.start();
+    assert_eq!(node.view()["address"], "localhost:6660");
+    let other = other.start();
+    wait_until("they meet again", CONVERGENCE, || member(&other, "localhost:6660")["linked"] == true);
+    assert_eq!(node.view()["address"], "localhost:6660");
+    // What it is told to say goes before, and what it listens at does.
+    let node = node.terminate().0.flag("--advertise", "127.0.0.1:6660").start();
+    assert_eq!(node.view()["address"], "127.0.0.1:6660");
+    wait_until("it is found there", CONVERGENCE, || member(&other, "127.0.0.1:6660")["linked"] == true);
 }
 
 /// Says that something is over, also where it failed: whoever waits for it goes on.

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::{Member, MemberState, Members, member::Record};
 use crate::error::{Error, Result};
 
-/// The version of the bytes. A note of another is not read.
-const NOTE_VERSION: u8 = 1;
+/// The version of the bytes that are written.
+const NOTE_VERSION: u8 = 2;
+/// The one before, which had no address at its end. A note of yet another is not read.
+const WITHOUT_ADDRESS: u8 = 1;
 
 /// What a node remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,22 @@ pub struct Remembered {
     pub incarnation: u64,
     /// The others.
     pub members: Vec<Member>,
+    /// The address that the node learned to be its own, if it had to.
+    pub address: Option<String>,
+}
+
+/// What a note of version 1 says.
+#[derive(Deserialize)]
+struct WithoutAddress {
+    incarnation: u64,
+    members: Vec<Member>,
+}
+
+impl From<WithoutAddress> for Remembered {
+    fn from(note: WithoutAddress) -> Self {
+        let WithoutAddress { incarnation, members } = note;
+        Self { incarnation, members, address: None }
+    }
 }
 
 impl Remembered {
@@ -27,16 +45,22 @@ impl Remembered {
     fn decode(bytes: &[u8]) -> Result<Self> {
         let broken =
             |why: String| Error::Corrupt(format!("the note of the cluster's members (\"members\"): {why}"));
-        match bytes.split_first() {
-            None => Err(broken("it is empty".into())),
-            Some((&NOTE_VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((remembered, [])) => Ok(remembered),
-                Ok((_, rest)) => Err(broken(format!("{} bytes follow its end", rest.len()))),
-                Err(error) => Err(broken(error.to_string())),
-            },
-            Some((version, _)) => {
-                Err(broken(format!("it has version {version}, and this program reads {NOTE_VERSION}")))
+        let read = match bytes.split_first() {
+            None => return Err(broken("it is empty".into())),
+            Some((&NOTE_VERSION, rest)) => postcard::take_from_bytes(rest),
+            Some((&WITHOUT_ADDRESS, rest)) => {
+                postcard::take_from_bytes(rest).map(|(note, rest)| (WithoutAddress::into(note), rest))
             }
+            Some((version, _)) => {
+                return Err(broken(format!(
+                    "it has version {version}, and this program reads up to {NOTE_VERSION}"
+                )));
+            }
+        };
+        match read {
+            Ok((remembered, [])) => Ok(remembered),
+            Ok((_, rest)) => Err(broken(format!("{} bytes follow its end", rest.len()))),
+            Err(error) => Err(broken(error.to_string())),
         }
     }
 }
@@ -54,7 +78,8 @@ impl Members {
     pub fn take_note(&mut self) -> Option<Vec<u8>> {
         std::mem::take(&mut self.unnoted).then(|| {
             let members = self.records.values().map(|record| lasting(&record.member)).collect();
-            Remembered { incarnation: self.local().incarnation, members }.encode()
+            let (incarnation, address) = (self.local().incarnation, self.learned_address.clone());
+            Remembered { incarnation, members, address }.encode()
         })
     }
 
@@ -109,21 +134,38 @@ mod tests {
                 member(3, MemberState::Left { since_ms }),
                 member(4, MemberState::Forgotten { since_ms }),
             ],
+            address: Some("me:6660".into()),
         }
     }
 
-    /// The bytes as they were first written. If this fails, notes on disk are not read any more: raise the version.
-    #[test]
-    fn the_bytes_are_what_they_were() {
-        let mut golden = vec![1, 5, 4];
+    fn golden(version: u8) -> Vec<u8> {
+        let mut golden = vec![version, 5, 4];
         for (node, state) in [(1u8, &[0u8][..]), (2, &[2, 172, 2]), (3, &[3, 172, 2]), (4, &[4, 172, 2])] {
             golden.extend([node, 10]);
             golden.extend(format!("node{node}:6660").as_bytes());
             golden.push(7);
             golden.extend(state);
         }
+        golden
+    }
+
+    /// The bytes as they are written. If this fails, notes on disk are not read any more: raise the version.
+    #[test]
+    fn the_bytes_are_what_they_were() {
+        let mut golden = golden(2);
+        golden.extend(b"\x01\x07me:6660");
         assert_eq!(remembered().encode(), golden);
         assert_eq!(Remembered::decode(&golden), Ok(remembered()));
+    }
+
+    /// The bytes as they were first written, before there was an address in them.
+    #[test]
+    fn a_note_of_before_is_read() {
+        let before = Remembered { address: None, ..remembered() };
+        assert_eq!(Remembered::decode(&golden(1)), Ok(before));
+        let mut long = golden(1);
+        long.push(0);
+        assert!(Remembered::decode(&long).is_err(), "it ends where it did");
     }
 
     #[test]
@@ -132,7 +174,7 @@ mod tests {
         let mut long = whole.clone();
         long.push(0);
         let mut newer = whole.clone();
-        newer[0] = 2;
+        newer[0] = 3;
         for bytes in [&[][..], &whole[..whole.len() - 1], &long, &newer] {
             let error = Remembered::decode(bytes).expect_err("broken").to_string();
             assert!(error.contains("\"members\""), "{error}");
