@@ -11,7 +11,7 @@ use super::{
 use crate::error::Result;
 
 const HEAD: [&str; 9] =
-    ["NODE", "ADDRESS", "STATE", "ROUND TRIP", "CLOCK", "KEYS", "LAG", "OUTBOX", "LAST ROUND"];
+    ["NODE", "ADDRESS", "STATE", "ROUND TRIP", "CLOCK", "ROWS", "LAG", "OUTBOX", "LAST ROUND"];
 /// What stands where nothing is known.
 const UNKNOWN: &str = "-";
 
@@ -54,7 +54,7 @@ fn row(member: &Map<String, Value>) -> Vec<String> {
         text("state"),
         round_trip.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:.1}ms")),
         offset.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:+}ms")),
-        counted("keys"),
+        counted("rows"),
         count("lag_ms").map_or(UNKNOWN.into(), span),
         if is_self { UNKNOWN.into() } else { counted("outbox") },
         count("last_round_ms").map_or(UNKNOWN.into(), |age_ms| format!("{} ago", span(age_ms))),
@@ -79,10 +79,10 @@ mod tests {
     #[test]
     fn members_are_a_line_each_and_what_is_not_known_is_a_dash() {
         let text = to_text(&[
-            json!({ "node": "00000000000000ab", "address": "a:1", "state": "self", "keys": 12, "outbox": 0 }),
+            json!({ "node": "00000000000000ab", "address": "a:1", "state": "self", "rows": 12, "outbox": 0 }),
             json!({
                 "node": "00000000000000cd", "address": "b:1", "state": "alive", "round_trip_ms": 0.42, "clock_offset_ms": -3,
-                "keys": 11, "lag_ms": 2100, "outbox": 4, "last_round_ms": 200, "a field of tomorrow": 1
+                "rows": 11, "lag_ms": 2100, "outbox": 4, "last_round_ms": 200, "a field of tomorrow": 1
             }),
         ]);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();

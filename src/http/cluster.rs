@@ -91,7 +91,7 @@ fn render_member(member: &MemberView) -> Value {
         "linked": member.linked,
         "round_trip_ms": member.round_trip_ms,
         "clock_offset_ms": member.clock_offset_ms,
-        "keys": member.keys,
+        "rows": member.rows,
         "lag_ms": member.lag_ms,
         "outbox": member.outbox,
         "last_round_ms": member.last_round_ms,

@@ -60,7 +60,7 @@ pub struct MemberView {
     /// How far its clock is ahead of this node's; below 0, how far behind.
     pub clock_offset_ms: Option<i64>,
     /// Rows it has, tombstones included, as it said last.
-    pub keys: Option<u64>,
+    pub rows: Option<u64>,
     /// For how long it may have missed something: since the last instant at which both are known to have held the same.
     pub lag_ms: Option<u64>,
     /// Rows that wait here to be sent to it.
@@ -159,7 +159,7 @@ impl MemberView {
             linked: peer.linked,
             round_trip_ms: figures.round_trip_ms.map(|ms| ms as f64),
             clock_offset_ms: figures.clock_offset_ms,
-            keys: figures.rows_there,
+            rows: figures.rows_there,
             lag_ms: (peer.equal_ms > 0).then(|| ago(peer.equal_ms)),
             outbox: peer.outbox,
             last_round_ms: figures.last_round_ms.map(ago),
@@ -186,7 +186,7 @@ impl MemberView {
             linked: false,
             round_trip_ms: None,
             clock_offset_ms: None,
-            keys: None,
+            rows: None,
             lag_ms: None,
             outbox: 0,
             last_round_ms: None,
@@ -290,7 +290,7 @@ impl Node {
         let now_ms = self.now_ms();
         let address = membership.address.unwrap_or_else(|| self.options.address.clone());
         let mut myself = MemberView::new(self.id(), address.clone(), MemberState::Myself);
-        myself.keys = Some(self.store.rows_total());
+        myself.rows = Some(self.store.rows_total());
         let mut members: Vec<_> =
             membership.peers.iter().map(|peer| MemberView::of(peer, now_ms)).chain([myself]).collect();
         members.sort_by(|a, b| (&a.address, a.node).cmp(&(&b.address, b.node)));

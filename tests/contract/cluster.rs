@@ -64,7 +64,7 @@ fn a_lone_node_is_a_cluster_of_one() {
     let members = cluster["members"].as_array().expect("members");
     assert_eq!(members.len(), 1);
     let member = &members[0];
-    assert_eq!((&member["node"], &member["state"], &member["keys"]), (&id, &json!("self"), &json!(2)));
+    assert_eq!((&member["node"], &member["state"], &member["rows"]), (&id, &json!("self"), &json!(2)));
     for unknown in ["round_trip_ms", "clock_offset_ms", "lag_ms", "last_round_ms"] {
         assert_eq!(member.get(unknown), Some(&Value::Null), "{unknown}");
     }
