@@ -46,6 +46,14 @@ impl Standing {
         self.anew_ms = now_ms;
     }
 
+    /// Whether a peer has all of the journal up to an entry, of which this node wrote the last at an instant (Unix milliseconds). Where
+    /// the journal did not reach back to what it had, it has all once a comparison found so after that instant.
+    pub fn is_served(&self, peer: NodeId, entry: u64, written_ms: u64) -> bool {
+        let acked = self.acked.get(&peer).copied().unwrap_or_default();
+        let is_equal = || self.floor.equal_ms(peer).is_some_and(|equal_ms| equal_ms > written_ms);
+        entry == 0 || acked.holds(entry) || acked.upto >= entry && is_equal()
+    }
+
     /// Notes that some other member has what this node wrote up to an instant.
     pub fn share(&mut self, upto_ms: u64) {
         if self.floor.floor_ms() >= self.anew_ms {
@@ -95,5 +103,33 @@ impl Shared {
     /// The standing.
     pub fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+
+    /// A node that stopped waited its full patience for whoever had linked with it after its last write.
+    #[test]
+    fn a_peer_is_served_by_the_journal_or_by_a_comparison_after_the_last_write() {
+        let mut standing = Standing::default();
+        standing.floor.set_members([PEER]);
+        assert!(standing.is_served(PEER, 0, 0), "nothing was written");
+        assert!(!standing.is_served(PEER, 7, 100), "nothing is known");
+        standing.acked.insert(PEER, Acked { after: 3, upto: 6 });
+        assert!(!standing.is_served(PEER, 7, 100), "the last is on its way");
+        standing.acked.insert(PEER, Acked { after: 3, upto: 7 });
+        assert!(standing.is_served(PEER, 7, 100));
+        standing.acked.insert(PEER, Acked { after: 7, upto: 7 });
+        assert!(!standing.is_served(PEER, 7, 100), "it was never sent");
+        standing.floor.equal(PEER, 100);
+        assert!(!standing.is_served(PEER, 7, 100), "they may have been equal before it was written");
+        standing.floor.equal(PEER, 101);
+        assert!(standing.is_served(PEER, 7, 100));
+        standing.acked.insert(PEER, Acked { after: 3, upto: 6 });
+        assert!(!standing.is_served(PEER, 7, 100), "what is written meanwhile is on its way");
     }
 }

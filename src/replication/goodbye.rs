@@ -44,9 +44,7 @@ impl Replication {
             return;
         }
         self.0.stopping.store(true, Ordering::Release);
-        let last = self.last_written();
-        let linked = self.0.state().registry.links().count();
-        self.held_by(last, linked, GOODBYE).await;
+        self.0.serve_linked(self.last_written(), GOODBYE).await;
         self.0.say_goodbye(false).await;
         if let Some(background) = self.0.background.lock().unwrap_or_else(PoisonError::into_inner).take() {
             background.abort();
@@ -59,6 +57,24 @@ impl Replication {
 }
 
 impl Inner {
+    /// Returns when all that are linked have what this node wrote, up to an entry of the journal, or the time is over.
+    async fn serve_linked(&self, entry: u64, patience: Duration) {
+        let written_ms = self.stamps.last_write_ms();
+        let waiting = async {
+            let mut looks = tokio::time::interval(Duration::from_millis(10));
+            loop {
+                looks.tick().await;
+                let state = self.state();
+                let standing = self.shared.standing();
+                if state.registry.links().all(|link| standing.is_served(link.node, entry, written_ms)) {
+                    return;
+                }
+            }
+        };
+        // Who did not take it in time gets it after the restart.
+        let _ = timeout(patience, waiting).await;
+    }
+
     /// Whether some member comes to hold everything this node has: what it wrote up to `entry`, and what it held at an instant.
     async fn handed_over(&self, entry: u64, at_ms: u64, patience: Duration) -> bool {
         let waiting = async {

@@ -19,8 +19,13 @@ const WAIT_SOON_MS: u64 = 3_000;
 /// The longest wait for one that has been down for long, and for addresses to join once there is company.
 const WAIT_SELDOM_MS: u64 = 10_000;
 
-/// The longest wait for one that said goodbye, and the wait after a refusal that does not go away by itself.
+/// The longest wait for one that said goodbye, and after refusals.
 const WAIT_RARELY_MS: u64 = 30_000;
+
+/// The wait after the first refusal. What it was for often goes away within seconds: a clock is set, a secret is given to the other
+/// node as well, the former link of a node that moved falls silent. Where it stays, few dials are wasted, and each costs the
+/// other side a handshake and a line in its log.
+const WAIT_REFUSED_MS: u64 = 1_000;
 
 /// Two links that came up within this time may be two dials that crossed. A link older than that is one whose other end is gone:
 /// otherwise nobody would have dialed.
@@ -45,6 +50,8 @@ enum Joined {
 #[derive(Debug, Default)]
 struct Target {
     wait_ms: u64,
+    /// The wait after the last refusal; 0 where nothing was refused since nobody was there, or a link lasted.
+    refused_wait_ms: u64,
     limit_ms: u64,
     due_ms: u64,
     dialing: bool,
@@ -122,23 +129,25 @@ impl Dialer {
         let Some(target) = targets.get_mut(address) else { return };
         target.dialing = false;
         target.refusals.clear();
+        // It may have been restarted so that it refuses no longer.
+        target.refused_wait_ms = 0;
         target.wait_ms = (target.wait_ms * 2).max(WAIT_MIN_MS).min(target.limit_ms);
         target.due_ms = now_ms.saturating_add(jitter(rng, target.wait_ms));
     }
 
-    /// Whoever is at `address` refused the link, or was refused, for a reason that does not go away by itself. Says whether this is
-    /// worth a line in the log: each reason once, until something else happens there.
+    /// Whoever is at `address` refused the link, or was refused. The wait doubles with each refusal, whatever was said. Says whether
+    /// this is worth a line in the log: each reason once, until something else happens there.
     pub fn refused(&mut self, address: &str, reason: &str, now_ms: u64) -> bool {
         let Self { targets, rng, join: _ } = self;
         let Some(target) = targets.get_mut(address) else { return true };
         target.dialing = false;
-        target.wait_ms = WAIT_RARELY_MS;
-        target.due_ms = now_ms.saturating_add(jitter(rng, target.wait_ms));
+        target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_RARELY_MS);
+        target.due_ms = now_ms.saturating_add(jitter(rng, target.refused_wait_ms));
         target.refusals.insert(reason.to_owned())
     }
 
-    /// A link with whoever is at `address` stood and was refused, on one side or the other, for a reason that does not go away by
-    /// itself.
+    /// A link with whoever is at `address` stood and was refused, on one side or the other. That it stood is no success: the wait goes
+    /// on doubling.
     pub fn kept_out(&mut self, address: &str, now_ms: u64) {
         self.targets.entry(address.to_owned()).or_default();
         self.refused(address, "kept out", now_ms);
@@ -319,14 +328,37 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_logged_once_a_reason_and_tried_again_slowly() {
+    fn a_refusal_is_tried_again_soon_and_then_ever_slower() {
+        for stood in [false, true] {
+            let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+            let mut now_ms = 0;
+            for full_ms in [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
+                assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
+                if stood {
+                    dialer.succeeded("a:1", now_ms);
+                    dialer.kept_out("a:1", now_ms);
+                } else {
+                    dialer.refused("a:1", "the clock is 17 ms ahead", now_ms);
+                }
+                assert!(dialer.due(&[], true, now_ms + full_ms / 2 - 1).is_empty(), "{full_ms}");
+                now_ms += full_ms;
+            }
+            assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
+            dialer.failed("a:1", now_ms);
+            assert_eq!(dialer.due(&[], true, now_ms + WAIT_SOON_MS), ["a:1"], "it was restarted");
+            dialer.refused("a:1", "the clock is 17 ms ahead", now_ms);
+            assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "as at first");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_logged_once_a_reason() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let mut now_ms = 0;
         let mut logged = Vec::new();
         for reason in ["wrong secret", "wrong secret", "other cluster", "wrong secret"] {
             assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
             logged.push(dialer.refused("a:1", reason, now_ms));
-            assert!(dialer.due(&[], true, now_ms + WAIT_RARELY_MS / 2 - 1).is_empty());
             now_ms += WAIT_RARELY_MS;
         }
         assert_eq!(logged, [true, false, true, false]);
@@ -339,15 +371,15 @@ mod tests {
     /// A link that stood is a success, and refused all the same where a clock is wrong or a directory was copied. It was dialed
     /// again ten times a second.
     #[test]
-    fn a_link_that_stood_and_was_refused_is_tried_again_slowly() {
+    fn a_link_that_stood_and_was_refused_waits_as_one_that_did_not() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
         dialer.succeeded("a:1", 0);
         dialer.kept_out("a:1", 0);
         dialer.kept_out("b:1", 0);
         let wanted = [wanted("b:1", Patience::Soon)];
-        assert!(dialer.due(&wanted, true, WAIT_RARELY_MS / 2 - 1).is_empty());
-        assert_eq!(dialer.due(&wanted, true, WAIT_RARELY_MS), ["a:1", "b:1"]);
+        assert!(dialer.due(&wanted, true, WAIT_REFUSED_MS / 2 - 1).is_empty());
+        assert_eq!(dialer.due(&wanted, true, WAIT_REFUSED_MS), ["a:1", "b:1"]);
     }
 
     #[test]
