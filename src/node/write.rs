@@ -173,7 +173,7 @@ impl Node {
         rows.sort_by_cached_key(|row| (row.table.clone(), row_of(&row.key)));
         let mut imported = Imported::default();
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
-            let swept_ms = self.store.swept().tombstones_ms;
+            let swept_ms = self.store.swept().latest_ms();
             let merged = self.store.merge(&table, &key, |existing| {
                 // As old as what was swept, and not here: if it was deleted, nobody can tell any more. Whoever imports it
                 // wants it, so it is a new write, which no member takes for a zombie.

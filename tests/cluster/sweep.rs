@@ -119,3 +119,22 @@ fn expired_values_are_removed_everywhere_and_come_back_from_nobody() {
         node.get("/t/count").expect_body(&format!(r#"{{"count":{KEYS}}}"#));
     }
 }
+
+/// Values that expired are swept without a grace, and what was written before that is older than what was swept.
+#[test]
+fn an_import_of_old_versions_after_expired_values_were_swept_stays_everywhere() {
+    let cluster = Cluster::start(3);
+    cluster[0].put("/t/key/expiring?ttl=1s&w=all", r#"{"value":1}"#).expect(200);
+    for node in cluster.running() {
+        wait_until("the expired value is swept", CONVERGENCE, || {
+            node.view()["swept"]["expired_age_ms"].is_u64()
+        });
+    }
+    let line = r#"{"table":"t","key":"old","value":1,"version":"018bcfe568000000-000000000000abcd"}"#;
+    let imported = cluster[0].post("/_/import", line).expect(200).json();
+    assert_eq!(imported["written"], 1, "{imported}");
+    for node in cluster.running() {
+        wait_for_body(node, "/t/key/old", r#"{"value":1}"#);
+        assert_eq!(node.view()["zombies_refused"], 0);
+    }
+}
