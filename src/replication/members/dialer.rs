@@ -83,10 +83,10 @@ impl Dialer {
             let target = self.targets.entry(address.clone()).or_default();
             target.limit_ms = limit_ms;
             target.is_wanted = true;
-            if target.refusals.is_empty() {
-                // Who is expected to be there by now need not wait out what was expected before.
-                target.due_ms = target.due_ms.min(now_ms.saturating_add(limit_ms));
-            }
+            // Who is expected to be there by now need not wait out what was expected before; nor does anybody wait out how far a
+            // clock was set back.
+            let wait_max_ms = if target.refusals.is_empty() { limit_ms } else { WAIT_RARELY_MS };
+            target.due_ms = target.due_ms.min(now_ms.saturating_add(wait_max_ms));
             if !target.dialing && target.due_ms <= now_ms {
                 target.dialing = true;
                 due.push(address);
@@ -289,6 +289,16 @@ mod tests {
         dialer.ourselves("b:1");
         dialer.go_over();
         assert_eq!(dialer.due(&[], false, WAIT_SOON_MS), ["a:1"]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_after_a_refusal_delays_no_dial() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        let ahead_ms = 3_600_000;
+        assert_eq!(dialer.due(&[], true, ahead_ms), ["a:1"]);
+        dialer.refused("a:1", "the clock is ahead", ahead_ms);
+        assert!(dialer.due(&[], true, 0).is_empty(), "not at once");
+        assert_eq!(dialer.due(&[], true, WAIT_RARELY_MS), ["a:1"]);
     }
 
     #[test]
