@@ -99,8 +99,9 @@ pub fn found(inner: &Inner) {
             && figures.is_whole == Some(false)
             && inner.node() < link.node
     };
-    // Nobody is left of whom it could learn what it missed.
-    if state.birth.settled && state.members.unforgotten().is_empty() {
+    // Nobody is left of whom it could learn what it missed, or was ever met and is looked for no longer.
+    let is_sought = state.birth.settled || inner.options.join.is_empty();
+    if is_sought && state.members.unforgotten().is_empty() {
         standing.whole = true;
         return;
     }

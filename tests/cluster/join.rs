@@ -59,6 +59,18 @@ fn a_node_joins_as_soon_as_there_is_somebody_to_join() {
     wait_for_body(&second, "/t/key/a", r#"{"value":1}"#);
 }
 
+/// An address that nobody has was left out again: there is nobody to wait for.
+#[test]
+fn a_node_that_met_nobody_and_is_started_without_join_is_ready() {
+    let node = setup().join("127.0.0.1:1").start();
+    node.get("/readyz").expect(503);
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let (setup, _) = node.terminate();
+    let node = setup.without_join().start();
+    wait_until_ready(&node);
+    node.get("/t/key/a").expect_body(r#"{"value":1}"#);
+}
+
 #[test]
 fn a_new_node_gets_all_there_is_and_is_ready_only_then() {
     let mut cluster = Cluster::start(1);
