@@ -41,13 +41,14 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
         return Err(Error::Forbidden("this path is for other nodes, and not for pages in a browser".into()));
     }
     let (upgrade, accept) = websocket::handshake(call)?;
+    // Before anything is said or logged: a stranger is not to fill the log.
+    let arriving = node.admit_link(call.remote).inspect_err(|error| {
+        debug!(remote = %call.remote, %error, "link refused");
+    })?;
     let protocol = reply::plain(subprotocol().into());
     if !websocket::has_token(call, header::SEC_WEBSOCKET_PROTOCOL, &subprotocol()) {
         return Ok(refuse_protocol(call, protocol));
     }
-    let arriving = node.admit_link(call.remote).inspect_err(|error| {
-        debug!(remote = %call.remote, %error, "link refused");
-    })?;
     let remote = call.remote;
     tokio::spawn(async move {
         match upgrade.await {

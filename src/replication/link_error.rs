@@ -84,8 +84,9 @@ impl fmt::Display for LinkError {
 /// What a node of this version says to one of another, or of it.
 pub fn other_protocol(remote: &str) -> String {
     format!(
-        "this node speaks version {PROTOCOL} of the protocol between nodes, and the other speaks {remote}: run the same \
-         version of DynaRust on both"
+        "this node speaks version {PROTOCOL} of the protocol between nodes, and the other speaks {}: run the same \
+         version of DynaRust on both",
+        legible(remote)
     )
 }
 

@@ -205,6 +205,20 @@ async fn another_version_is_told_both_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn strangers_of_another_version_are_soon_told_to_wait_and_never_at_length() {
+    let server = server().await;
+    let header = format!("sec-websocket-protocol: {}\r\n", "x".repeat(4096));
+    let first = server.exchange(&upgrade(&header)).await;
+    assert!(first.starts_with("HTTP/1.1 400") && first.len() < 2048, "{} bytes", first.len());
+    for _ in 0..200 {
+        if server.exchange(&upgrade(&header)).await.starts_with("HTTP/1.1 429") {
+            return;
+        }
+    }
+    panic!("a stranger is answered, and logged, without end");
+}
+
+#[tokio::test]
 async fn pages_in_a_browser_and_plain_requests_are_turned_away() {
     let server = server().await;
     let headers = format!("sec-websocket-protocol: dynarust.link.1\r\norigin: http://{}\r\n", server.address);
