@@ -86,7 +86,8 @@ where
     })
 }
 
-fn origin(call: &Call) -> Origin {
+/// Where a request comes from, and whether somebody passed it on.
+pub(super) fn origin(call: &Call) -> Origin {
     let passed_on = PASSED_ON.iter().any(|name| call.headers.contains_key(*name));
     Origin { address: call.remote.ip(), passed_on }
 }

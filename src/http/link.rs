@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
+    admin,
     call::Call,
     reply,
     route::{self, Route},
@@ -42,7 +43,7 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     }
     let (upgrade, accept) = websocket::handshake(call)?;
     // Before anything is said or logged: a stranger is not to fill the log.
-    let arriving = node.admit_link(call.remote).inspect_err(|error| {
+    let arriving = node.admit_link(call.remote, admin::origin(call)).inspect_err(|error| {
         debug!(remote = %call.remote, %error, "link refused");
     })?;
     let protocol = reply::plain(subprotocol().into());

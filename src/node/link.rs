@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::Node;
+use super::{Node, admin::Origin};
 use crate::{
     error::{Error, Result},
-    replication::{Replication, door::Admission, link::Duplex},
+    replication::{Replication, door::Admission, link::Duplex, secret::REMEDY},
 };
 
 pub use crate::replication::{
@@ -31,10 +31,17 @@ impl Node {
     /// Lets a connection from `remote` that asks for a link in, or not.
     ///
     /// # Errors
-    /// `Draining`; else as `Door::admit`.
-    pub fn admit_link(&self, remote: SocketAddr) -> Result<Arriving> {
+    /// `Draining`; `Forbidden` for one that a proxy passed on where there is no secret; else as `Door::admit`.
+    pub fn admit_link(&self, remote: SocketAddr, origin: Origin) -> Result<Arriving> {
         if self.is_draining() {
             return Err(Error::Draining);
+        }
+        // A proxy on this machine is a neighbour, and who speaks through it may be anybody.
+        if origin.passed_on && self.admin_keys.is_empty() {
+            return Err(Error::Forbidden(format!(
+                "without CLUSTER_SECRET this node links with nodes of its own machine only, and a proxy passed this request on: \
+                 {REMEDY}"
+            )));
         }
         let admission = self.replication.admit(remote)?;
         Ok(Arriving { replication: self.replication.clone(), remote, admission })

@@ -10,6 +10,7 @@ use crate::{
     harness::{
         Node, Setup,
         cluster::{Cluster, SECRET, bare_setup, setup},
+        http::Request,
         wait_until,
     },
 };
@@ -93,6 +94,27 @@ fn the_secret_may_come_from_a_file() {
     let second = second.start();
     first.put("/t/key/a", r#"{"value":1}"#).expect(200);
     wait_for_body(&second, "/t/key/a", r#"{"value":1}"#);
+}
+
+/// A proxy on the node's own machine connects from there whoever speaks through it.
+#[test]
+fn without_a_secret_what_a_proxy_passes_on_is_no_neighbour() {
+    let upgrade = |name: &str, protocol: &str| {
+        Request::new("GET", "/_/link")
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", protocol)
+            .header(name, "203.0.113.5")
+    };
+    let (open, shared) = (bare_setup().start(), setup().start());
+    for name in ["x-forwarded-for", "forwarded", "via"] {
+        let why = open.send(&upgrade(name, "dynarust.link.1")).expect_problem(403, "forbidden");
+        assert!(why.contains("CLUSTER_SECRET"), "{why}");
+        // With one, who has it comes in by whatever way: this is refused for its version alone.
+        shared.send(&upgrade(name, "dynarust.link.0")).expect_problem(400, "bad-request");
+    }
 }
 
 /// Whatever a stranger sends to where nodes link, the cluster goes on.
