@@ -21,7 +21,7 @@ mod note;
 mod pace;
 mod renewal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foca::State;
 
@@ -142,12 +142,16 @@ impl Members {
         unforgotten.map(|member| member.node).collect()
     }
 
-    /// Those to be dialed: unforgotten, of known address, without a link.
+    /// Those to be dialed: of known address, without a link, and not where another node is by now.
     pub fn wanted(&self, now_ms: u64) -> Vec<Wanted> {
         if self.leaving {
             return Vec::new();
         }
-        self.records.values().filter_map(|record| record.wanted(now_ms)).collect()
+        // Whoever lost its directory comes back as another node, at the address that it had.
+        let linked = self.records.values().filter(|record| record.linked);
+        let taken: BTreeSet<&str> = linked.map(|record| record.member.address.as_str()).collect();
+        let wanted = self.records.values().filter_map(|record| record.wanted(now_ms));
+        wanted.filter(|wanted| !taken.contains(wanted.address.as_str())).collect()
     }
 
     /// Packets that were not understood, and steps the protocol stumbled over, since the start.
@@ -450,6 +454,18 @@ mod tests {
         members.unlinked(NodeId(2), NOW_MS + 10);
         assert_eq!((members.addresses().len(), members.wanted(NOW_MS + 10)), (1, vec![]));
         assert_eq!(members.unforgotten(), [NodeId(2)]);
+    }
+
+    #[test]
+    fn nobody_is_dialed_where_another_node_has_taken_its_place() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.unlinked(NodeId(2), NOW_MS + 10);
+        assert_eq!(members.wanted(NOW_MS + 10).len(), 1);
+        members.linked(identity(3, 8, "two:6660"), NOW_MS + 20);
+        assert!(members.wanted(NOW_MS + 20).is_empty());
+        members.unlinked(NodeId(3), NOW_MS + 30);
+        assert_eq!(members.wanted(NOW_MS + 30).len(), 2);
     }
 
     #[test]
