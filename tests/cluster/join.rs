@@ -5,6 +5,8 @@ use std::{
     thread,
 };
 
+use serde_json::json;
+
 use super::{model::Model, wait_for_body};
 use crate::harness::{
     DEADLINE, Node,
@@ -69,6 +71,25 @@ fn a_node_that_met_nobody_and_is_started_without_join_is_ready() {
     let node = setup.without_join().start();
     wait_until_ready(&node);
     node.get("/t/key/a").expect_body(r#"{"value":1}"#);
+}
+
+/// Two clusters do not merge, through a third either.
+#[test]
+fn a_node_that_is_told_to_join_two_clusters_joins_one_of_them() {
+    let clusters = ["a", "b"].map(|table| {
+        let node = setup().start();
+        let rows: Vec<_> =
+            (0..3000).map(|row| json!({ "op": "put", "key": row.to_string(), "value": row })).collect();
+        node.post(&format!("/{table}/batch"), json!(rows).to_string()).expect(200);
+        node
+    });
+    let both = clusters.iter().fold(setup(), |setup, node| setup.join(&node.address().to_string())).start();
+    wait_until_ready(&both);
+    let joined = both.log().matches("joining a cluster").count();
+    assert!(joined < 5, "it went over {joined} times");
+    for (node, others) in clusters.iter().zip(["b", "a"]) {
+        node.get(&format!("/{others}/count")).expect_body(r#"{"count":0}"#);
+    }
 }
 
 #[test]
