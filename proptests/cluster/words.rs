@@ -96,6 +96,7 @@ impl Scene {
             whole,
             pushing: false,
             gap: false,
+            leaving: false,
         })
     }
 }

@@ -83,6 +83,7 @@ fn a_round_of_an_idle_cluster_fits_in_64_bytes() {
         whole: true,
         pushing: false,
         gap: false,
+        leaving: false,
     };
     let bytes = postcard::to_stdvec(&Message::Round(round)).expect("it can be encoded");
     assert!(bytes.len() <= 64, "{} bytes", bytes.len());

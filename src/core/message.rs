@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The version of everything that travels between nodes. Nodes of another are refused.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// About how long a message may be that carries many things; one that carries a single long value may be longer.
 pub const MESSAGE_BYTES: usize = 240 * 1024;
@@ -127,6 +127,8 @@ pub struct Round {
     pub pushing: bool,
     /// The sender's journal does not reach back to where the receiver is: something is to be compared.
     pub gap: bool,
+    /// The sender hands over what it has, to leave for good: nobody is to count on it.
+    pub leaving: bool,
 }
 
 /// A batch of rows. Numbered by link, from 1; acknowledged in order, once durable.
@@ -244,6 +246,7 @@ mod tests {
             whole: true,
             pushing: true,
             gap: true,
+            leaving: true,
         };
         assert!(Message::Round(round.clone()).encoded_bytes() <= 64);
         let encoded = postcard::to_stdvec(&Message::Round(round.clone())).expect("encodes");

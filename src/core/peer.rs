@@ -207,9 +207,9 @@ impl Peer {
         let root = context.replica.root(at_ms)?;
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
-        let (guarantee_ms, whole) = {
+        let (guarantee_ms, whole, leaving) = {
             let standing = context.shared.standing();
-            (standing.guarantee_ms(at_ms), standing.whole)
+            (standing.guarantee_ms(at_ms), standing.whole, standing.leaving)
         };
         let held = |received_ms: u64| u32::try_from(now_ms.saturating_sub(received_ms)).unwrap_or(u32::MAX);
         let round = Round {
@@ -224,6 +224,7 @@ impl Peer {
             whole,
             pushing,
             gap: self.gap,
+            leaving,
         };
         // What the root stands for must be durable before anybody draws a conclusion from it.
         Ok(Output::AfterSync(Then::Send(Message::Round(round))))

@@ -31,6 +31,8 @@ pub struct Standing {
     /// Up to here (Unix milliseconds) this node had all that the cluster had, and will know so after a crash: it is durable.
     /// What was swept up to here and is not here was deleted; of what was swept later this node knows nothing.
     pub held_ms: u64,
+    /// Whether the node hands over what it has, to leave for good.
+    pub leaving: bool,
     /// All members that were ever heard of.
     pub known: BTreeSet<NodeId>,
     /// The member that the first sync comes from, and when that was last seen to be so (Unix milliseconds).

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     node::{
-        MemberState, Node,
+        Node,
         admin::{Origin, Request},
     },
 };
@@ -109,11 +109,9 @@ async fn forget(node: Arc<Node>, body: Bytes) -> Result<Value> {
 
 /// `POST /_/admin/leave` -> `{"left":true,"peers":n}`: the others that are there to go on. The node stops then.
 async fn leave(node: Arc<Node>, _: Bytes) -> Result<Value> {
-    let others = |state: MemberState| state.is_present() && state != MemberState::Myself;
-    let peers = node.cluster().members.iter().filter(|member| others(member.state)).count();
     // A task of its own: begun, it goes on to its end, also where whoever asked does not wait for that.
     let leaving = tokio::spawn(async move { node.leave().await });
-    leaving.await.map_err(|error| Error::Io(format!("leaving broke off: {error}")))??;
+    let peers = leaving.await.map_err(|error| Error::Io(format!("leaving broke off: {error}")))??;
     Ok(json!({ "left": true, "peers": peers }))
 }
 

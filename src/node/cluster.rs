@@ -328,21 +328,18 @@ impl Node {
         self.replication.forget(node).await
     }
 
-    /// Hands everything over, tells the cluster that this node will not come back, and begins the end.
+    /// Hands everything over, tells the cluster that this node will not come back, and begins the end. How many members go on.
     ///
     /// # Errors
     /// `NotReady` where nobody took what only this node has; it stays then.
-    pub async fn leave(&self) -> Result<()> {
+    pub async fn leave(&self) -> Result<usize> {
         info!("leaving for good");
         // What is acknowledged after the others have all would be lost.
         self.gate.shut();
         self.gate.cleared().await;
-        if let Err(error) = self.replication.leave().await {
-            self.gate.open();
-            return Err(error);
-        }
+        let staying = self.replication.leave().await.inspect_err(|_| self.gate.open())?;
         self.drain();
-        Ok(())
+        Ok(staying)
     }
 
     /// Starts a comparison with every linked peer; with how many.

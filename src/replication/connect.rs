@@ -179,7 +179,10 @@ mod tests {
     #[test]
     fn a_node_of_another_version_is_told_from_one_that_takes_no_links() {
         let other = answer(400, Some("dynarust.link.7"), "").to_string();
-        assert!(other.contains("speaks version 1") && other.contains("other speaks version 7"), "{other}");
+        assert!(
+            other.contains(&format!("speaks version {PROTOCOL}")) && other.contains("other speaks version 7"),
+            "{other}"
+        );
         assert!(other.contains("same version of DynaRust on both"), "{other}");
         let alone = answer(503, None, r#"{"detail":"it serves\nalone"}"#);
         assert_eq!(alone, LinkError::Answered { status: 503, detail: "it serves alone".into() });

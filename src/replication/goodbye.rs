@@ -9,7 +9,10 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Inner, Replication, registry};
-use crate::error::{Error, Result};
+use crate::{
+    core::clock::NodeId,
+    error::{Error, Result},
+};
 
 /// How long a node that stops waits for its peers to take what they have not yet.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -17,23 +20,23 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const HANDOVER: Duration = Duration::from_secs(60);
 
 impl Replication {
-    /// Hands over what only this node has, and tells all others to go on without it.
+    /// Hands over what only this node has, and tells all others to go on without it. How many are there to do so.
     ///
     /// # Errors
-    /// `NotReady` where there are members and none of them took everything in time; nothing has changed then.
-    pub async fn leave(&self) -> Result<()> {
+    /// `NotReady` where there are members and none of those that stay took everything in time; nothing has changed then.
+    pub async fn leave(&self) -> Result<usize> {
         if self.0.has_peers.load(Ordering::Acquire) {
+            self.0.shared.standing().leaving = true;
             self.sync_now();
-            let last = self.last_written();
-            let at_ms = self.0.store.now_ms();
-            if !self.0.handed_over(last, at_ms, HANDOVER).await {
-                return Err(Error::NotReady(format!(
-                    "no other member has everything that this node has, after {HANDOVER:?}: it stays. See DynaRust members, and try again"
-                )));
+            let handed_over = self.0.hand_over(self.last_written(), self.0.store.now_ms()).await;
+            if let Err(error) = handed_over {
+                self.0.shared.standing().leaving = false;
+                return Err(error);
             }
         }
+        let staying = self.0.staying();
         self.0.say_goodbye(true).await;
-        Ok(())
+        Ok(staying)
     }
 
     /// Ends all links, after a moment for the peers to take what they have not yet, and remembers the members. Whoever calls
@@ -75,8 +78,16 @@ impl Inner {
         let _ = timeout(patience, waiting).await;
     }
 
-    /// Whether some member comes to hold everything this node has: what it wrote up to `entry`, and what it held at an instant.
-    async fn handed_over(&self, entry: u64, at_ms: u64, patience: Duration) -> bool {
+    /// Returns when some member that stays holds everything this node has: what it wrote up to `entry`, and what it held at `at_ms`,
+    /// when it began to leave.
+    ///
+    /// Of two that leave at once at most one counts on the other. To be counted on, a member must have said that it stays in a round
+    /// that shows what it held at `at_ms` or later, which is sent a settle time after `at_ms`: so it began to leave later than this node
+    /// by that much, and by then this node's rounds had said long since that it leaves.
+    ///
+    /// # Errors
+    /// `NotReady` where that does not happen in time, or nobody stays.
+    async fn hand_over(&self, entry: u64, at_ms: u64) -> Result<()> {
         let waiting = async {
             let mut looks = tokio::time::interval(Duration::from_millis(50));
             loop {
@@ -86,14 +97,36 @@ impl Inner {
                 let has_all = |link: &Arc<registry::LinkState>| {
                     let acked = standing.acked.get(&link.node).copied().unwrap_or_default();
                     acked.upto >= entry
+                        && !link.figures().is_leaving
                         && standing.floor.equal_ms(link.node).is_some_and(|equal| equal >= at_ms)
                 };
                 if state.registry.links().any(has_all) {
-                    return;
+                    return Ok(());
+                }
+                let leaves =
+                    |node: &NodeId| state.registry.link(*node).is_some_and(|link| link.figures().is_leaving);
+                if state.members.unforgotten().iter().all(leaves) {
+                    return Err(Error::NotReady(
+                        "every other member is leaving too, and somebody has to keep what there is: this node stays. Let one leave after \
+                         the other"
+                            .into(),
+                    ));
                 }
             }
         };
-        timeout(patience, waiting).await.is_ok()
+        timeout(HANDOVER, waiting).await.unwrap_or_else(|_| {
+            Err(Error::NotReady(format!(
+                "no other member that stays has everything that this node has, after {HANDOVER:?}: it stays. See DynaRust members, and \
+                 try again"
+            )))
+        })
+    }
+
+    /// How many other members are there, and not about to leave.
+    fn staying(&self) -> usize {
+        let state = self.state();
+        let leaves = |node| state.registry.link(node).is_some_and(|link| link.figures().is_leaving);
+        state.members.others().filter(|member| member.state.is_here() && !leaves(member.node)).count()
     }
 
     async fn say_goodbye(&self, forever: bool) {

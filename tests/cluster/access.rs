@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use dynarust::replication::connect::subprotocol;
 use tokio_tungstenite::tungstenite::{Message, client};
 
 use super::{wait_for_body, wait_until_logged};
@@ -110,7 +111,7 @@ fn without_a_secret_what_a_proxy_passes_on_is_no_neighbour() {
     };
     let (open, shared) = (bare_setup().start(), setup().start());
     for name in ["x-forwarded-for", "forwarded", "via"] {
-        let why = open.send(&upgrade(name, "dynarust.link.1")).expect_problem(403, "forbidden");
+        let why = open.send(&upgrade(name, &subprotocol())).expect_problem(403, "forbidden");
         assert!(why.contains("CLUSTER_SECRET"), "{why}");
         // With one, who has it comes in by whatever way: this is refused for its version alone.
         shared.send(&upgrade(name, "dynarust.link.0")).expect_problem(400, "bad-request");

@@ -1,5 +1,7 @@
 //! What a cluster can be told to do, by the commands that people type.
 
+use std::thread;
+
 use serde_json::{Value, json};
 
 use super::wait_for_body;
@@ -78,6 +80,27 @@ fn a_node_that_leaves_hands_over_what_only_it_has_and_is_waited_for_no_longer() 
     cluster.wait_until_whole();
     cluster.wait_until_equal();
     wait_for_body(&cluster[2], "/t/key/1", r#"{"value":1}"#);
+}
+
+/// Each counted on the other to keep what there is, and both said that their directories could go.
+#[test]
+fn of_two_members_that_are_told_to_leave_at_once_one_stays_at_least() {
+    let mut cluster = Cluster::start(2);
+    cluster[0].put("/t/key/first?w=all", r#"{"value":1}"#).expect(200);
+    let addresses = [0, 1].map(|node| cluster.address(node));
+    let outcomes: Vec<Outcome> = thread::scope(|scope| {
+        let leaving =
+            addresses.each_ref().map(|address| scope.spawn(move || run(SECRET, &["leave", address])));
+        leaving.into_iter().map(|leaving| leaving.join().expect("it ends")).collect()
+    });
+    let left: Vec<bool> = outcomes.iter().map(|outcome| outcome.code() == Some(0)).collect();
+    let stays = left.iter().position(|left| !left).unwrap_or_else(|| panic!("both left: {outcomes:?}"));
+    assert!(outcomes[stays].log.contains("is leaving too"), "{outcomes:?}");
+    for node in (0..2).filter(|node| left[*node]) {
+        cluster.wait(node);
+    }
+    wait_for_body(&cluster[stays], "/t/key/first", r#"{"value":1}"#);
+    cluster[stays].put("/t/key/second", r#"{"value":2}"#).expect(200);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! and the node goes on.
 
 use dynarust::{
-    core::clock::NodeId,
+    core::{clock::NodeId, message::PROTOCOL},
     http,
-    replication::{establish, link::Link, link_error::LinkError},
+    replication::{connect::subprotocol, establish, link::Link, link_error::LinkError},
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
@@ -25,7 +25,7 @@ async fn server() -> Server {
 
 async fn web_socket(server: &Server) -> WebSocketStream<tokio::net::TcpStream> {
     let mut request = format!("ws://{}/_/link", server.address).into_client_request().expect("a request");
-    let protocol = "dynarust.link.1".parse().expect("a header value");
+    let protocol = subprotocol().parse().expect("a header value");
     request.headers_mut().insert("sec-websocket-protocol", protocol);
     client_async(request, server.connect().await).await.expect("a WebSocket").0
 }
@@ -75,7 +75,8 @@ async fn rubbish_ends_the_attempt_and_nothing_else() {
         until_gone(socket).await;
     }
     // No WebSocket at all after the upgrade.
-    let bytes = upgrade("sec-websocket-protocol: dynarust.link.1\r\n") + "\u{7f}no frames here, just text";
+    let bytes = upgrade(&format!("sec-websocket-protocol: {}\r\n", subprotocol()))
+        + "\u{7f}no frames here, just text";
     assert!(server.exchange(&bytes).await.starts_with("HTTP/1.1 101"));
     server.expect_serving().await;
     assert_eq!(server.others(), []);
@@ -193,12 +194,12 @@ async fn frames_changed_repeated_cut_or_left_out_end_the_link() {
 #[tokio::test]
 async fn another_version_is_told_both_and_what_to_do() {
     let server = server().await;
-    for other in ["dynarust.link.2", "dynarust.link.11", "chat"] {
+    for other in ["dynarust.link.1", "dynarust.link.21", "chat"] {
         let answer = server.exchange(&upgrade(&format!("sec-websocket-protocol: {other}\r\n"))).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-        assert!(answer.contains("speaks version 1") && answer.contains(other), "{answer}");
+        assert!(answer.contains(&format!("speaks version {PROTOCOL}")) && answer.contains(other), "{answer}");
         assert!(answer.contains("same version of DynaRust on both"), "{answer}");
-        assert!(answer.contains("sec-websocket-protocol: dynarust.link.1"), "{answer}");
+        assert!(answer.contains(&format!("sec-websocket-protocol: {}", subprotocol())), "{answer}");
     }
     assert!(server.exchange(&upgrade("")).await.contains("none that it names"));
     assert_eq!(server.others(), []);
@@ -221,7 +222,8 @@ async fn strangers_of_another_version_are_soon_told_to_wait_and_never_at_length(
 #[tokio::test]
 async fn pages_in_a_browser_and_plain_requests_are_turned_away() {
     let server = server().await;
-    let headers = format!("sec-websocket-protocol: dynarust.link.1\r\norigin: http://{}\r\n", server.address);
+    let headers =
+        format!("sec-websocket-protocol: {}\r\norigin: http://{}\r\n", subprotocol(), server.address);
     let answer = server.exchange(&upgrade(&headers)).await;
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("browser"), "{answer}");
     let answer = server.get("/_/link").await;

@@ -36,6 +36,7 @@ impl Peer {
         self.figures.rounds += 1;
         self.figures.rows_there = Some(round.rows);
         self.figures.is_whole = Some(round.whole);
+        self.figures.is_leaving = round.leaving;
         self.figures.last_round_ms = Some(context.now_ms);
         let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
         self.heed(context, &round, swept)?;

@@ -35,6 +35,8 @@ pub struct Figures {
     pub rows_there: Option<u64>,
     /// Whether the peer said that it has finished its first sync.
     pub is_whole: Option<bool>,
+    /// Whether the peer said that it hands over what it has, to leave for good.
+    pub is_leaving: bool,
     /// When the last round came, in Unix milliseconds.
     pub last_round_ms: Option<u64>,
 }
