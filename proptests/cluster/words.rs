@@ -67,7 +67,7 @@ impl Scene {
         self.now_ms += 1;
         self.replica.set_now(self.now_ms);
         let register = self.replica.write(&table(), &key(name), put(bytes));
-        self.shared.journal().append(table(), key(name));
+        self.shared.journal().append(table(), key(name), None);
         register
     }
 

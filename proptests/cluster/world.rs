@@ -5,7 +5,7 @@ mod links;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::core::{
-    message::Message,
+    message::{Message, Row},
     name::{Key, TableName},
     peer::{Figures, Then},
     register::{Marker, Payload},
@@ -349,7 +349,9 @@ impl World {
         match change.cause {
             Cause::Client | Cause::Rewritten => {
                 self.model.written(node, &name, &register);
-                self.nodes[node].shared.journal().append(name.0.clone(), name.1.clone());
+                // As the node does: what it writes anew it only names.
+                let row = (change.cause == Cause::Client).then(|| Row::new(name.1.clone(), register.clone()));
+                self.nodes[node].shared.journal().append(name.0.clone(), name.1.clone(), row);
                 self.sync(node, After::Acknowledge { name, marker: register.marker() });
             }
             Cause::Peer => {

@@ -1,15 +1,21 @@
 //! The keys this node wrote, in the order in which it did, for the peers to be told. In memory and bounded.
 //!
-//! The journal holds no values: a key's row is read when it is sent, so that a peer that is slow gets the newest only. It is
-//! one for all peers, and each peer is no more than a place in it, its cursor. A peer whose cursor has fallen off the end has
-//! missed something, and comparing will find what.
+//! Of the last writes it holds the rows too, so that they are not read and decoded again for each peer that follows. Those of
+//! before are read when they are sent, so that a peer that is slow gets the newest only. It is one for all peers, and each peer
+//! is no more than a place in it, its cursor. A peer whose cursor has fallen off the end has missed something, and comparing
+//! will find what.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
-use super::name::{Key, TableName};
+use super::{
+    message::Row,
+    name::{Key, TableName},
+};
 
 /// How many keys it holds: what a peer can miss and still be told of alone. About 8 MiB.
 pub const KEYS_MAX: usize = 65_536;
+/// About how many bytes of rows it holds: those of a tenth of a second, at the rate that a node takes.
+const ROWS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The keys written lately, numbered from 1.
 #[derive(Debug)]
@@ -18,6 +24,9 @@ pub struct Journal {
     /// The number of the last key.
     last: u64,
     keys_max: usize,
+    /// What was written to the last of the keys, as far as that is known here.
+    rows: VecDeque<Option<Row>>,
+    rows_bytes: usize,
 }
 
 impl Default for Journal {
@@ -26,11 +35,22 @@ impl Default for Journal {
     }
 }
 
+/// A write that was noted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noted {
+    /// The table.
+    pub table: TableName,
+    /// The key.
+    pub key: Key,
+    /// What was written; `None` where it is to be read, as it is by then.
+    pub row: Option<Row>,
+}
+
 /// What comes after a cursor.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Following {
-    /// Keys, each once.
-    pub keys: Vec<(TableName, Key)>,
+    /// Writes, the latest of each key.
+    pub writes: Vec<Noted>,
     /// The cursor after them.
     pub cursor: u64,
 }
@@ -38,16 +58,22 @@ pub struct Following {
 impl Journal {
     /// An empty journal that keeps so many keys.
     pub fn new(keys_max: usize) -> Self {
-        Self { keys: VecDeque::new(), last: 0, keys_max }
+        Self { keys: VecDeque::new(), last: 0, keys_max, rows: VecDeque::new(), rows_bytes: 0 }
     }
 
-    /// Notes that a key was written, which must be readable by now. Returns its number.
-    pub fn append(&mut self, table: TableName, key: Key) -> u64 {
+    /// Notes that a key was written, which must be readable by now, and what. Returns its number.
+    pub fn append(&mut self, table: TableName, key: Key, row: Option<Row>) -> u64 {
         if self.keys.len() == self.keys_max {
             self.keys.pop_front();
         }
         self.keys.push_back((table, key));
         self.last += 1;
+        self.rows_bytes += row.as_ref().map_or(0, Row::cost);
+        self.rows.push_back(row);
+        while self.rows_bytes > ROWS_BYTES_MAX || self.rows.len() > self.keys.len() {
+            let row = self.rows.pop_front().expect("what has bytes is not empty");
+            self.rows_bytes -= row.as_ref().map_or(0, Row::cost);
+        }
         self.last
     }
 
@@ -67,18 +93,41 @@ impl Journal {
             return None;
         }
         let skipped = self.keys.len() - (self.last.saturating_sub(cursor)) as usize;
-        let mut seen = HashSet::new();
         let taken = self.keys.len().saturating_sub(skipped).min(keys_max);
-        let entries = self.keys.range(skipped..skipped + taken);
-        // The row is read after this, so whichever entry of a key stands for it, the newest value goes.
-        let keys = entries.filter(|entry| seen.insert(*entry)).cloned().collect();
-        Some(Following { keys, cursor: cursor + taken as u64 })
+        let unheld = self.keys.len() - self.rows.len();
+        let mut places = HashMap::with_capacity(taken);
+        let mut writes: Vec<Noted> = Vec::with_capacity(taken);
+        for (at, entry) in self.keys.range(skipped..skipped + taken).enumerate() {
+            let row = (skipped + at).checked_sub(unheld).and_then(|at| self.rows[at].as_ref());
+            match places.entry(entry) {
+                Entry::Vacant(place) => {
+                    place.insert(writes.len());
+                    let (table, key) = entry.clone();
+                    writes.push(Noted { table, key, row: row.cloned() });
+                }
+                Entry::Occupied(place) => {
+                    let held = &mut writes[*place.get()].row;
+                    // Writes at one time may be noted the other way round. A row that is read is the newest.
+                    *held = match (held.take(), row) {
+                        (Some(held), Some(row)) if held.marker < row.marker => Some(row.clone()),
+                        (Some(held), Some(_)) => Some(held),
+                        (None, _) | (_, None) => None,
+                    };
+                }
+            }
+        }
+        Some(Following { writes, cursor: cursor + taken as u64 })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{
+        clock::{NodeId, Timestamp},
+        json::Value,
+        register::Register,
+    };
 
     fn journal(keys: &[&str]) -> Journal {
         let mut journal = Journal::new(3);
@@ -89,12 +138,26 @@ mod tests {
     }
 
     fn append(journal: &mut Journal, key: &str) -> u64 {
-        journal.append(TableName::parse("t").expect("a name"), Key::parse(key).expect("a key"))
+        journal.append(TableName::parse("t").expect("a name"), Key::parse(key).expect("a key"), None)
+    }
+
+    fn append_row(journal: &mut Journal, name: &str, hlc: u64, length: usize) {
+        let value = Value::trusted(format!("\"{}\"", "x".repeat(length)));
+        let key = Key::parse(name).expect("a key");
+        let row = Row::new(key.clone(), Register::live(value, None, Timestamp { hlc, node: NodeId(1) }));
+        journal.append(TableName::parse("t").expect("a name"), key, Some(row));
+    }
+
+    /// Each key, and when the row was written that is held of it.
+    fn held(journal: &Journal, cursor: u64) -> Vec<(String, Option<u64>)> {
+        let writes = journal.following(cursor, 10).expect("all is there").writes;
+        let hlc = |row: Row| row.marker.timestamp.hlc;
+        writes.into_iter().map(|noted| (noted.key.as_str().to_owned(), noted.row.map(hlc))).collect()
     }
 
     fn following(journal: &Journal, cursor: u64, keys_max: usize) -> Option<(String, u64)> {
         let following = journal.following(cursor, keys_max)?;
-        let keys: Vec<&str> = following.keys.iter().map(|(_, key)| key.as_str()).collect();
+        let keys: Vec<&str> = following.writes.iter().map(|noted| noted.key.as_str()).collect();
         Some((keys.concat(), following.cursor))
     }
 
@@ -115,6 +178,38 @@ mod tests {
         assert!(!journal.reaches(0));
         assert_eq!(following(&journal, 0, 10), None);
         assert_eq!(following(&journal, 1, 10), Some(("bcd".into(), 4)));
+    }
+
+    #[test]
+    fn the_latest_row_of_a_key_is_held_and_where_one_is_unknown_it_is_read() {
+        let mut journal = Journal::new(4);
+        for (name, hlc) in [("a", 1), ("b", 3), ("a", 4), ("b", 2)] {
+            append_row(&mut journal, name, hlc, 1);
+        }
+        assert_eq!(held(&journal, 0), [("a".into(), Some(4)), ("b".into(), Some(3))]);
+        assert_eq!(held(&journal, 3), [("b".into(), Some(2))]);
+        append(&mut journal, "a");
+        assert_eq!(held(&journal, 1), [("b".into(), Some(3)), ("a".into(), None)]);
+        append_row(&mut journal, "a", 5, 1);
+        assert_eq!(held(&journal, 2), [("a".into(), None), ("b".into(), Some(2))]);
+    }
+
+    #[test]
+    fn only_so_many_bytes_of_rows_are_held_and_all_keys() {
+        let mut journal = Journal::new(4);
+        let half = ROWS_BYTES_MAX / 2;
+        for (name, hlc, length) in [("a", 1, half), ("b", 2, half), ("c", 3, 1)] {
+            append_row(&mut journal, name, hlc, length);
+        }
+        assert_eq!(held(&journal, 0), [("a".into(), None), ("b".into(), Some(2)), ("c".into(), Some(3))]);
+        append_row(&mut journal, "d", 4, 2 * ROWS_BYTES_MAX);
+        assert_eq!(held(&journal, 2), [("c".into(), None), ("d".into(), None)]);
+        assert_eq!(journal.rows_bytes, 0);
+        for hlc in 5..10 {
+            append_row(&mut journal, "e", hlc, 1);
+        }
+        assert_eq!(held(&journal, 5), [("e".into(), Some(9))]);
+        assert_eq!(journal.rows.len(), 4);
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub use self::figures::Figures;
 use self::push::InFlight;
 use super::{
     clock::NodeId,
+    journal::Noted,
     message::{Message, Round, Rows},
-    name::{Key, TableName},
     reconcile::{self, Answer},
     repairs::Repairs,
     replica::{Replica, Swept},
@@ -91,7 +91,7 @@ pub struct Peer {
     begun_ms: u64,
     /// How far the journal was looked at, and what of it was not sent yet.
     cursor: u64,
-    unsent: VecDeque<(TableName, Key)>,
+    unsent: VecDeque<Noted>,
     /// The latest of this node's own writes that was sent, in Unix milliseconds.
     own_ms: u64,
     acked: u64,

@@ -1,13 +1,14 @@
 //! What a client can write, and how it becomes a register: decided and stamped under the lock of its key, so that a condition
 //! and the write it guards are one step.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use super::Node;
 use crate::{
     core::{
         clock::Timestamp,
         json::Value,
+        message::Row,
         name::{Key, TableName},
         register::Register,
     },
@@ -121,14 +122,19 @@ impl Node {
             self.look_before_making(table, &write)?;
         }
         let Write { key, action, condition } = write;
-        let decide = |existing: Option<&Existing<'_>>| self.decide(table, &key, action, &condition, existing);
+        let mut row = None;
+        let decide = |existing: Option<&Existing<'_>>| {
+            let register = self.decide(table, &key, action, &condition, existing)?;
+            row = Some(Row::new(key.clone(), register.clone()));
+            Ok(register)
+        };
         let merged = self.store.merge(table, &key, decide)?;
         assert!(
             merged.changed,
             "a local write lost against what its timestamp was put above: {}",
             merged.timestamp
         );
-        self.replication.wrote([(table, &key)]);
+        self.replication.wrote(table, row);
         Ok(Written { timestamp: merged.timestamp, created: merged.created })
     }
 
@@ -154,16 +160,18 @@ impl Node {
     }
 
     pub(super) fn merge_atomic(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Result<Written>>> {
+        let rows = RefCell::new(Vec::with_capacity(writes.len()));
         let writes = writes.into_iter().map(|Write { key, action, condition }| {
-            let of = key.clone();
-            let decide =
-                move |existing: Option<&Existing<'_>>| self.decide(table, &of, action, &condition, existing);
+            let (of, rows) = (key.clone(), &rows);
+            let decide = move |existing: Option<&Existing<'_>>| {
+                let register = self.decide(table, &of, action, &condition, existing)?;
+                rows.borrow_mut().push(Row::new(of, register.clone()));
+                Ok(register)
+            };
             (key, decide)
         });
-        let writes: Vec<_> = writes.collect();
-        let keys: Vec<Key> = writes.iter().map(|(key, _)| key.clone()).collect();
-        let merged = self.store.merge_all(table, writes)?;
-        self.replication.wrote(keys.iter().map(|key| (table, key)));
+        let merged = self.store.merge_all(table, writes.collect())?;
+        self.replication.wrote(table, rows.into_inner());
         let lost = merged.iter().find(|merged| !merged.changed);
         assert!(lost.is_none(), "a local write lost against what its timestamp was put above: {lost:?}");
         Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
@@ -174,15 +182,19 @@ impl Node {
         let mut imported = Imported::default();
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
             let swept_ms = self.store.swept().latest_ms();
+            let mut row = None;
             let merged = self.store.merge(&table, &key, |existing| {
                 // As old as what was swept, and not here: if it was deleted, nobody can tell any more. Whoever imports it
                 // wants it, so it is a new write, which no member takes for a zombie.
                 let is_lost = |timestamp: &Timestamp| existing.is_none() && timestamp.unix_ms() <= swept_ms;
                 let timestamp = timestamp.filter(|timestamp| !is_lost(timestamp));
-                Ok(Register::live(value, expires_at_ms, timestamp.map_or_else(|| self.stamps.tick(), Ok)?))
+                let timestamp = timestamp.map_or_else(|| self.stamps.tick(), Ok)?;
+                let register = Register::live(value, expires_at_ms, timestamp);
+                row = Some(Row::new(key.clone(), register.clone()));
+                Ok(register)
             })?;
             if merged.changed {
-                self.replication.wrote([(&table, &key)]);
+                self.replication.wrote(&table, row);
                 imported.written += 1;
             } else {
                 imported.skipped += 1;

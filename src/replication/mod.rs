@@ -65,7 +65,8 @@ use self::{
 use crate::{
     core::{
         clock::NodeId,
-        name::{Key, TableName},
+        message::Row,
+        name::TableName,
         peer::{self, Context},
         standing::Shared,
     },
@@ -201,14 +202,14 @@ impl Replication {
         Ok(Self(inner))
     }
 
-    /// Notes keys that this node wrote, for the peers to be told. The rows must be readable.
-    pub fn wrote<'a>(&self, keys: impl IntoIterator<Item = (&'a TableName, &'a Key)>) {
+    /// Notes rows that this node wrote to a table, for the peers to be told. They must be readable.
+    pub fn wrote(&self, table: &TableName, rows: impl IntoIterator<Item = Row>) {
         if !self.0.has_peers.load(Ordering::Acquire) {
             return;
         }
         let mut journal = self.0.shared.journal();
-        for (table, key) in keys {
-            journal.append(table.clone(), key.clone());
+        for row in rows {
+            journal.append(table.clone(), row.key.clone(), Some(row));
         }
         drop(journal);
         self.0.announce_writes();

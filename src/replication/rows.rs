@@ -105,7 +105,7 @@ impl Replica for Rows {
         })?;
         let mut journal = self.shared.journal();
         for (table, key) in buried.rewritten {
-            journal.append(table, key);
+            journal.append(table, key, None);
         }
         Ok(buried.removed)
     }

@@ -97,20 +97,24 @@ impl Peer {
                 self.skip_gap(context);
                 return Ok(None);
             };
-            if following.keys.is_empty() {
+            if following.writes.is_empty() {
                 return Ok(None);
             }
             self.cursor = following.cursor;
-            self.unsent = following.keys.into();
+            self.unsent = following.writes.into();
         }
         let mut rows = Vec::new();
         let mut bytes = 0;
         while bytes < MESSAGE_BYTES
-            && let Some((table, key)) = self.unsent.pop_front()
+            && let Some(noted) = self.unsent.pop_front()
         {
-            if let Some(row) = context.replica.read(&table, &key)? {
+            let row = match noted.row {
+                Some(row) => Some(row),
+                None => context.replica.read(&noted.table, &noted.key)?,
+            };
+            if let Some(row) = row {
                 bytes += row.cost();
-                rows.push((table, row));
+                rows.push((noted.table, row));
             }
         }
         self.figures.rows_pushed += rows.len() as u64;
