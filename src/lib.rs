@@ -34,8 +34,8 @@
 //!    there, tests the condition, stamps the write and sets the row; the sums of the digest tree follow by one subtraction and one addition.
 //!    From here on readers see it.
 //! 4. sled's feed wakes the table's pump, which numbers the change and puts it into the queues of those who watch.
-//! 5. The node notes the key in the journal of [`core::journal`]: the one thing that replication costs a writer. Each peer is a cursor in it;
-//!    the task of its link reads the rows as they are by then, and sends them as one batch.
+//! 5. The node notes the row in the journal of [`core::journal`]: the one thing that replication costs a writer. Each peer is a cursor in it;
+//!    the task of its link sends what follows as one batch, and then rests a little where many come.
 //! 6. The commit thread flushes and syncs whatever was written since its last round, and then every writer in that round gets its
 //!    answer: at once, or, with `?w=`, when so many peers have acknowledged the journal up to there.
 //! 7. A peer merges the batch by the same door, syncs, and acknowledges all batches up to that one. Its own watchers see the change.

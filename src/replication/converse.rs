@@ -20,6 +20,7 @@ use super::{
     Inner,
     link::{Link, LinkReceiver, LinkSender},
     registry::{Control, LinkState},
+    rest::{Pause, Rest},
 };
 use crate::{
     core::{
@@ -77,6 +78,7 @@ pub async fn converse(
         syncs: FuturesOrdered::new(),
         sync_time: Duration::ZERO,
         greeted: false,
+        rest: Rest::over(Instant::now()),
         last_round: Instant::now(),
     };
     let error = match conversation.run(incoming, control, failure).await {
@@ -107,6 +109,7 @@ struct Conversation {
     sync_time: Duration,
     /// Whether the first round was sent.
     greeted: bool,
+    rest: Rest,
     /// When the peer's last round came.
     last_round: Instant,
 }
@@ -128,7 +131,7 @@ impl Conversation {
         loop {
             // Made before the look at the journal, so that what is appended meanwhile is not missed.
             let appended = inner.appended.notified();
-            self.fill().await?;
+            let pause = self.fill().await?;
             tokio::select! {
                 // What waits to be sent first, as it is bounded; silence last, as what was said may still lie unread.
                 biased;
@@ -151,8 +154,9 @@ impl Conversation {
                 _ = rounds.tick() => self.round().await?,
                 order = control.recv() => self.obey(order).await?,
                 error = &mut failure => return Err(error.unwrap_or_else(|_| gone())),
-                // There may be no end of these.
-                () = appended => {}
+                () = sleep_until(self.rest.until()), if pause == Pause::Resting => {}
+                // There may be no end of these, and a peer that is slow or hangs is not to be woken for by each of them.
+                () = appended, if pause == Pause::Sent => {}
                 () = sleep_until(heard + SILENCE_MAX) => heard = self.listen(&mut heard_bytes)?,
             }
         }
@@ -168,22 +172,29 @@ impl Conversation {
     }
 
     /// Makes batches for the link to take, as far as the window goes.
-    async fn fill(&mut self) -> Result<()> {
+    async fn fill(&mut self) -> Result<Pause> {
         // The round comes first, by which the peer knows what to make of rows.
         while self.greeted && self.waiting.len() < AHEAD_MAX {
             let window_bytes = if self.sync_time > SYNC_SLOW { 1 } else { WINDOW_BYTES };
             let peer = self.peer.as_mut().expect("it is here between messages");
+            if !peer.has_room(window_bytes) {
+                return Ok(Pause::Full);
+            }
+            if Instant::now() < self.rest.until() && !peer.has_repairs() {
+                return Ok(Pause::Resting);
+            }
             let backlog = peer.backlog(&self.inner.context());
             let batch = if peer.has_repairs() || backlog > INLINE_ROWS_MAX as u64 {
                 self.elsewhere(move |peer, context| peer.poll(context, window_bytes)).await?
             } else {
                 peer.poll(&self.inner.context(), window_bytes)?
             };
-            let Some(batch) = batch else { return Ok(()) };
+            let Some(batch) = batch else { return Ok(Pause::Sent) };
+            self.rest.begin(Instant::now(), &batch);
             self.waiting.push_back(batch);
             self.show();
         }
-        Ok(())
+        Ok(Pause::Full)
     }
 
     async fn take(&mut self, message: Message) -> Result<()> {
@@ -222,6 +233,10 @@ impl Conversation {
                     let peer = self.peer.as_mut().expect("it is here between messages");
                     peer.handle(&self.inner.context(), message)?
                 };
+                if self.inner.is_awaited() && self.peer.as_ref().is_some_and(Peer::is_acknowledged) {
+                    // Who waited for this writes on now, and waits again.
+                    self.rest = Rest::over(Instant::now());
+                }
                 self.inner.acknowledged();
                 if rewrites {
                     self.inner.announce_writes();

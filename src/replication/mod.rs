@@ -4,8 +4,8 @@
 //! - [`secret`] is what proves that a node belongs; [`noise`], [`handshake`], [`connect`], [`door`], [`establish`] and [`link`]
 //!   make a link of it.
 //! - [`identity`], [`members`] and [`address`] say who belongs, and where each is.
-//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link; `registry` knows them all; `news` is
-//!   what is heard of members over them, and `goodbye` the end.
+//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, and `rest` how fast it sends;
+//!   `registry` knows them all; `news` is what is heard of members over them, and `goodbye` the end.
 //! - `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
 //! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
 //!
@@ -29,6 +29,7 @@ pub mod members;
 mod news;
 pub mod noise;
 mod registry;
+mod rest;
 pub mod rows;
 pub mod secret;
 mod sync;
@@ -123,6 +124,8 @@ struct Inner {
     appended: Notify,
     /// Wakes those who wait for acknowledgements, and for members.
     progressed: Notify,
+    /// Held by each who waits for acknowledgements.
+    awaiting: Arc<()>,
     /// Wakes the loop that dials.
     nudged: Notify,
     stopping: AtomicBool,
@@ -192,6 +195,7 @@ impl Replication {
             adoption: tokio::sync::Mutex::default(),
             appended: Notify::new(),
             progressed: Notify::new(),
+            awaiting: Arc::default(),
             nudged: Notify::new(),
             stopping: AtomicBool::new(false),
             stopped: tokio::sync::Mutex::default(),
@@ -223,6 +227,7 @@ impl Replication {
     /// Returns when so many members beside this node hold durably what was noted up to `entry`; with how many did where the time
     /// is over before.
     pub async fn held_by(&self, entry: u64, wanted: usize, patience: Duration) -> usize {
+        let _awaiting = self.0.awaiting.clone();
         let mut held = 0;
         let waiting = async {
             loop {
@@ -314,6 +319,11 @@ impl Inner {
 
     fn acknowledged(&self) {
         self.progressed.notify_waiters();
+    }
+
+    /// Whether anybody waits for acknowledgements.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.awaiting) > 1
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -38,9 +38,7 @@ impl Peer {
         context: &Context<'_, R>,
         window_bytes: usize,
     ) -> Result<Option<Message>> {
-        if self.in_flight.len() >= BATCHES_MAX
-            || (self.in_flight_bytes >= window_bytes && !self.in_flight.is_empty())
-        {
+        if !self.has_room(window_bytes) {
             return Ok(None);
         }
         // A node that is written to without a pause is to be repaired all the same.
@@ -59,6 +57,17 @@ impl Peer {
         let batch = self.batch(rows, None, 0, true);
         self.figures.count_step(&batch);
         Ok(Some(batch))
+    }
+
+    /// Whether the window of `window_bytes` lets a batch go.
+    pub fn has_room(&self, window_bytes: usize) -> bool {
+        self.in_flight.is_empty()
+            || (self.in_flight.len() < BATCHES_MAX && self.in_flight_bytes < window_bytes)
+    }
+
+    /// Whether all that was sent is acknowledged.
+    pub fn is_acknowledged(&self) -> bool {
+        self.in_flight.is_empty()
     }
 
     pub(super) fn take_applied<R: Replica>(
