@@ -178,6 +178,32 @@ fn a_write_is_shared_when_all_before_it_are() {
     assert_eq!(scene.shared.standing().shared_ms, last.timestamp().unix_ms());
 }
 
+/// Where it is not held it is read, as it is by then.
+#[test]
+fn a_row_that_the_journal_holds_goes_out_as_it_was_written() {
+    let mut scene = Scene::new(true);
+    let first = Row::new(key("a"), scene.write("a", 1));
+    scene.shared.journal().append(table(), key("b"), Some(Row { key: key("b"), ..first.clone() }));
+    let rows = scene.poll().expect("a batch").tables.remove(0).1;
+    assert_eq!(rows, [first.clone(), Row { key: key("b"), ..first }]);
+}
+
+#[test]
+fn a_full_window_has_room_again_when_what_was_sent_is_acknowledged() {
+    let mut scene = Scene::new(true);
+    let mut sent = 0;
+    while scene.with(|peer, _| peer.has_room(usize::MAX)) {
+        scene.write("k", 1);
+        sent = scene.poll().expect("there is room").batch;
+        assert!(!scene.with(|peer, _| peer.is_acknowledged()));
+    }
+    scene.write("k", 1);
+    assert_eq!(scene.poll(), None);
+    scene.hear(Message::Applied { batch: sent, zombies: Vec::new() });
+    assert!(scene.with(|peer, _| peer.has_room(usize::MAX) && peer.is_acknowledged()));
+    assert!(scene.poll().is_some());
+}
+
 #[test]
 fn nothing_is_acknowledged_before_a_sync() {
     let mut scene = Scene::new(true);
