@@ -114,7 +114,7 @@ mod tests {
 
     const PEER: NodeId = NodeId(2);
 
-    /// A node that stopped waited its full patience for whoever had linked with it after its last write.
+    /// A node that stopped waited its full patience for whomever its journal had not reached back to, though both had long been equal.
     #[test]
     fn a_peer_is_served_by_the_journal_or_by_a_comparison_after_the_last_write() {
         let mut standing = Standing::default();

@@ -10,7 +10,7 @@ use crate::{
     crash::ledger::Chance,
     harness::{
         Node, Setup,
-        cluster::{Cluster, SECRET, bare_setup, setup},
+        cluster::{Cluster, SECRET, bare_setup, setup, wait_until_ready},
         http::Request,
         wait_until,
     },
@@ -72,6 +72,20 @@ fn the_secret_can_be_changed_one_node_after_the_other() {
         }
         cluster[step].put(&format!("/t/key/{step}?w=all"), r#"{"value":1}"#).expect(200);
     }
+}
+
+#[test]
+fn a_node_that_was_refused_joins_once_the_reason_has_gone() {
+    let first = setup().start();
+    let second = bare_setup().environment("CLUSTER_SECRET", OTHER).join(&first.address().to_string()).start();
+    wait_until_logged(&second, "CLUSTER_SECRET");
+    second.get("/readyz").expect(503);
+    let both = format!("{SECRET},{OTHER}");
+    let first = first.terminate().0.without_environment("CLUSTER_SECRET");
+    let first = first.environment("CLUSTER_SECRET", both).start();
+    wait_until_ready(&second);
+    first.put("/t/key/a?w=all", r#"{"value":1}"#).expect(200);
+    second.get("/t/key/a").expect_body(r#"{"value":1}"#);
 }
 
 #[test]
