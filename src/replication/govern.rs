@@ -20,7 +20,7 @@ use super::{
     converse::converse,
     door::Admission,
     establish,
-    handshake::{RefusalKind, Role},
+    handshake::{RefusalKind, Role, Verdict},
     identity::Identity,
     link::{BoxedDuplex, Link},
     link_error::LinkError,
@@ -236,7 +236,8 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let now_ms = inner.store.now_ms();
     let fresh = Arc::new(LinkState::new(
         (identity.node, identity.incarnation),
-        link.remote.whole,
+        // One that comes over is whole no longer.
+        link.remote.whole && link.verdict != Verdict::RemoteAdopts,
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
         orders,

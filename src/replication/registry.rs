@@ -32,7 +32,7 @@ pub struct LinkState {
     pub initiated: Initiated,
     /// The life of the other node.
     pub incarnation: u64,
-    /// Whether the other node had finished its first sync when the link came up.
+    /// Whether the other node had all that the cluster has when the link came up.
     pub was_whole: bool,
     /// What went over it.
     pub traffic: Arc<Traffic>,
