@@ -118,6 +118,8 @@ struct Inner {
     state: Mutex<State>,
     /// One link at a time changes which cluster this node belongs to.
     adoption: tokio::sync::Mutex<()>,
+    /// Notes are kept one after the other: who finds nothing to keep is not to go on before it is durable.
+    noting: tokio::sync::Mutex<()>,
     /// Whether there is anybody to tell of writes.
     has_peers: AtomicBool,
     /// Wakes all links: there may be more in the journal.
@@ -193,6 +195,7 @@ impl Replication {
             store,
             shared,
             adoption: tokio::sync::Mutex::default(),
+            noting: tokio::sync::Mutex::default(),
             appended: Notify::new(),
             progressed: Notify::new(),
             awaiting: Arc::default(),

@@ -64,6 +64,7 @@ async fn hold(inner: &Arc<Inner>, settled_ms: u64) -> Result<()> {
 impl Inner {
     /// Makes durable what a restart must know.
     pub(super) async fn keep_notes(&self) -> Result<()> {
+        let _one_at_a_time = self.noting.lock().await;
         let (birth, members) = {
             let mut state = self.state();
             let standing = self.shared.standing();

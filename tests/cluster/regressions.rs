@@ -10,7 +10,7 @@ use std::{
 use super::{directories::copy, wait_for_body};
 use crate::harness::{
     DEADLINE, Outcome, Setup,
-    cluster::{Cluster, SECRET, setup, wait_until_ready},
+    cluster::{Cluster, SECRET, member, setup, wait_until_ready},
     http::Request,
     wait_until,
 };
@@ -125,4 +125,19 @@ fn a_key_that_is_written_without_end_keeps_nobody_from_joining() {
     });
     let last = cluster[0].get("/t/key/counter").text().to_owned();
     wait_for_body(&cluster[1], "/t/key/counter", &last);
+}
+
+/// A node that ended within a second of somebody's joining knew nothing of it after a crash: it swept without waiting for the member, and
+/// refused, as deleted long ago, what the member had taken meanwhile.
+#[test]
+fn a_member_to_which_anything_was_acknowledged_is_known_after_a_crash() {
+    let mut cluster = Cluster::start(1);
+    cluster.add(setup());
+    wait_until("something is acknowledged to it", DEADLINE, || {
+        cluster[1].put("/t/key/a?w=2&w_timeout=100ms", r#"{"value":1}"#).status == 200
+    });
+    cluster.kill(0);
+    cluster.kill(1);
+    cluster.restart(0);
+    assert_eq!(member(&cluster[0], &cluster.address(1))["linked"], false, "{:#}", cluster[0].view());
 }
