@@ -20,7 +20,7 @@ use super::{
     converse::converse,
     door::Admission,
     establish,
-    handshake::{RefusalKind, Role, Verdict},
+    handshake::{Hello, RefusalKind, Role, Verdict},
     identity::Identity,
     link::{BoxedDuplex, Link},
     link_error::LinkError,
@@ -71,7 +71,7 @@ pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, 
     let local = inner.local();
     match establish::accept(stream, remote, admission, &local).await {
         Ok(link) => {
-            if let Err(error) = admit(&inner, link, local.hello.cluster.id, None).await {
+            if let Err(error) = admit(&inner, link, &local.hello, None).await {
                 debug!(%remote, %error, "a link was not taken in");
             }
         }
@@ -97,7 +97,7 @@ fn dial_due(inner: &Arc<Inner>, now_ms: u64) {
 async fn dial(inner: Arc<Inner>, address: String) {
     let local = inner.local();
     let outcome = match establish::dial(&address, &local).await {
-        Ok(link) => admit(&inner, link, local.hello.cluster.id, Some(&address)).await,
+        Ok(link) => admit(&inner, link, &local.hello, Some(&address)).await,
         Err(error) => Err(error),
     };
     let now_ms = inner.store.now_ms();
@@ -137,12 +137,12 @@ async fn dial(inner: Arc<Inner>, address: String) {
     inner.nudged.notify_one();
 }
 
-/// Takes a link in, or says at both ends why not. `quoted`: the cluster that this node said it belongs to. `dialed`: the address
-/// that was dialed for it.
+/// Takes a link in, or says at both ends why not. `quoted`: what this node said of itself. `dialed`: the address that was
+/// dialed for it.
 async fn admit(
     inner: &Arc<Inner>,
     mut link: Link,
-    quoted: u64,
+    quoted: &Hello,
     dialed: Option<&str>,
 ) -> std::result::Result<(), LinkError> {
     let remote = &link.remote;
@@ -176,8 +176,13 @@ async fn admit(
         link.sender.close().await;
         return Err(LinkError::Lost(text));
     }
+    if quoted.incarnation != inner.state().members.local().incarnation {
+        // The other side takes that life for over, and would give up the link that stands with the present one for this.
+        link.sender.close().await;
+        return Err(LinkError::Lost("this node has just become known anew; try again".into()));
+    }
     let _one_at_a_time = inner.adoption.lock().await;
-    if let Err(error) = settle_cluster(inner, &link, quoted).await {
+    if let Err(error) = settle_cluster(inner, &link, quoted.cluster.id).await {
         // Without a word: one that refuses would keep the other from trying again soon.
         link.sender.close().await;
         return Err(LinkError::Lost(error.to_string()));
@@ -245,8 +250,9 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let actions = {
         let mut state = inner.state();
         if let Some(standing) = state.registry.link(identity.node) {
-            let stays = standing.incarnation == identity.incarnation
-                && survivor(standing.initiated, fresh.initiated) == Survivor::Standing;
+            let stays = standing.incarnation > identity.incarnation
+                || standing.incarnation == identity.incarnation
+                    && survivor(standing.initiated, fresh.initiated) == Survivor::Standing;
             if stays {
                 debug!(peer = %identity.node, "one link with it stands already");
                 return;
