@@ -68,7 +68,7 @@ pub async fn govern(inner: Arc<Inner>) {
 
 /// Makes a link of a connection that came in.
 pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
-    let local = inner.local();
+    let local = inner.local().await;
     match establish::accept(stream, remote, admission, &local).await {
         Ok(link) => {
             if let Err(error) = admit(&inner, link, &local.hello, None).await {
@@ -95,7 +95,7 @@ fn dial_due(inner: &Arc<Inner>, now_ms: u64) {
 }
 
 async fn dial(inner: Arc<Inner>, address: String) {
-    let local = inner.local();
+    let local = inner.local().await;
     let outcome = match establish::dial(&address, &local).await {
         Ok(link) => admit(&inner, link, &local.hello, Some(&address)).await,
         Err(error) => Err(error),

@@ -344,7 +344,10 @@ impl Inner {
     }
 
     /// What this node says of itself to those it links with.
-    fn local(&self) -> Local {
+    async fn local(&self) -> Local {
+        // While it goes over to another cluster it has that one's key already, and its own id still: whoever took over both would be
+        // of one cluster with others by its id, and never hold the same by its key.
+        let _goes_over = self.adoption.lock().await;
         let state = self.state();
         let birth = state.birth;
         let hello = Hello {

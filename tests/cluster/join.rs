@@ -1,6 +1,7 @@
 //! How nodes become a cluster, and find each other again.
 
 use std::{
+    net::TcpListener,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -89,6 +90,25 @@ fn a_node_that_is_told_to_join_two_clusters_joins_one_of_them() {
     assert!(joined < 5, "it went over {joined} times");
     for (node, others) in clusters.iter().zip(["b", "a"]) {
         node.get(&format!("/{others}/count")).expect_body(r#"{"count":0}"#);
+    }
+}
+
+/// Each names itself as well, and all of them under a second name where the system has one. Where several went over to each other at
+/// once, one could take over the id of a cluster with the key of the next, and was never ready.
+#[test]
+fn nodes_that_all_name_each_other_begin_one_cluster_in_any_order() {
+    let has_two_names = TcpListener::bind("[::ffff:127.0.0.1]:0").is_ok();
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        let setups = [setup(), setup(), setup()];
+        let mut names: Vec<_> = setups.iter().map(|setup| setup.listening_at()).collect();
+        if has_two_names {
+            names.extend(names.clone().iter().map(|name| format!("[::ffff:{}", name.replace(':', "]:"))));
+        }
+        let mut setups = setups.map(|setup| Some(names.iter().fold(setup, |setup, name| setup.join(name))));
+        let cluster =
+            Cluster::start_from(order.map(|at| setups[at].take().expect("each is started once")).into());
+        let clusters: Vec<_> = cluster.running().map(|node| node.view()["cluster"].clone()).collect();
+        assert!(clusters.iter().all(|id| *id == clusters[0]), "{clusters:?}");
     }
 }
 
