@@ -83,6 +83,7 @@ mod tests {
             incarnation: 1,
             whole: true,
             sync: None,
+            awaited: None,
             floor_ms: 0,
             swept: Swept::default(),
             zombies_refused: 0,

@@ -150,7 +150,10 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
         },
         Readiness::ReadOnly(why) => unready(json!({ "phase": "read-only", "detail": why })),
         // What there is to do is not known before the first member answers.
-        Readiness::Joining => unready(json!({ "phase": "joining", "done": 0, "total": 0 })),
+        Readiness::Joining(None) => unready(json!({ "phase": "joining", "done": 0, "total": 0 })),
+        Readiness::Joining(Some(why)) => {
+            unready(json!({ "phase": "joining", "done": 0, "total": 0, "detail": why }))
+        }
         Readiness::Syncing { done, total } => {
             unready(json!({ "phase": "syncing", "done": done, "total": total }))
         }

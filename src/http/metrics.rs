@@ -308,6 +308,7 @@ mod tests {
             incarnation: 0,
             whole: false,
             sync: Some((3, 4)),
+            awaited: None,
             floor_ms: 8_500,
             swept: Swept::default(),
             zombies_refused: 5,

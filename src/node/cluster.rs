@@ -32,6 +32,8 @@ pub struct ClusterView {
     pub whole: bool,
     /// The first sync while it runs: rows received, and rows there are to receive.
     pub sync: Option<(u64, u64)>,
+    /// While it waits for a cluster: which addresses to join have not answered, and what to do.
+    pub awaited: Option<String>,
     /// Up to here every member holds everything (Unix milliseconds; 0: not known).
     pub floor_ms: u64,
     /// How far tombstones and expired values were removed here (Unix milliseconds).
@@ -210,7 +212,7 @@ impl ClusterView {
         match self.sync {
             _ if self.whole => None,
             Some((done, total)) => Some(Readiness::Syncing { done, total }),
-            None => Some(Readiness::Joining),
+            None => Some(Readiness::Joining(self.awaited.clone())),
         }
     }
 
@@ -301,6 +303,7 @@ impl Node {
             incarnation: membership.incarnation,
             whole: membership.whole,
             sync: membership.sync,
+            awaited: membership.awaited,
             floor_ms: membership.floor_ms,
             swept: self.store.swept(),
             zombies_refused: self.store.counters().zombies.value(),
@@ -384,6 +387,7 @@ mod tests {
             incarnation: 0,
             whole: true,
             sync: None,
+            awaited: None,
             floor_ms: 0,
             swept: Swept::default(),
             zombies_refused: 0,
@@ -436,7 +440,9 @@ mod tests {
         let mut view = view(&[]);
         assert_eq!(view.unready(), None);
         view.whole = false;
-        assert_eq!(view.unready(), Some(Readiness::Joining));
+        assert_eq!(view.unready(), Some(Readiness::Joining(None)));
+        view.awaited = Some("a:1".into());
+        assert_eq!(view.unready(), Some(Readiness::Joining(Some("a:1".into()))));
         view.sync = Some((3, 10));
         assert_eq!(view.unready(), Some(Readiness::Syncing { done: 3, total: 10 }));
     }

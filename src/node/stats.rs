@@ -9,8 +9,9 @@ pub enum Readiness {
     Ready,
     /// Reads and subscriptions work, writes are refused: why.
     ReadOnly(String),
-    /// It looks for the cluster that it was told to join, and does not know yet what there is. Serves what it has.
-    Joining,
+    /// It looks for the cluster that it was told to join, and does not know yet what there is: of whom it waits for an answer, if
+    /// that is known. Serves what it has.
+    Joining(Option<String>),
     /// It receives what the cluster has. Serves what it has.
     Syncing {
         /// Rows received.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Inner, State,
@@ -86,9 +86,11 @@ fn leave_members_behind(inner: &Inner) {
     inner.has_peers.store(false, Ordering::Release);
 }
 
-/// Lets a cluster begin where all wait for one: with the lowest id of those that found each other, if that is this node's.
+/// Lets a cluster begin where all wait for one: with the lowest id of those that found each other, if that is this node's. Only once
+/// each address that it is to join has answered: where one does not, the cluster that was meant may be down for a moment, and the
+/// two would refuse each other for ever.
 pub fn found(inner: &Inner) {
-    let state = inner.state();
+    let mut state = inner.state();
     let mut standing = inner.shared.standing();
     if standing.whole {
         return;
@@ -105,9 +107,30 @@ pub fn found(inner: &Inner) {
         standing.whole = true;
         return;
     }
-    let mut links = state.registry.links().peekable();
-    if links.peek().is_some() && links.all(waits) {
-        info!("all that were found wait for a cluster: it begins with this node");
-        standing.whole = true;
+    let is_alone = state.registry.links().next().is_none();
+    if is_alone || !state.registry.links().all(waits) {
+        return;
     }
+    match awaited(&state) {
+        None => {
+            info!("all that were found wait for a cluster: it begins with this node");
+            standing.whole = true;
+        }
+        Some(why) if !state.said_awaited => {
+            warn!(why, "all that were found wait for a cluster: no cluster begins yet");
+            state.said_awaited = true;
+        }
+        Some(_) => (),
+    }
+}
+
+/// Of which addresses to join this node waits for an answer, and what to do where none will come.
+pub fn awaited(state: &State) -> Option<String> {
+    let unanswered: Vec<_> = state.dialer.unanswered().collect();
+    (!unanswered.is_empty()).then(|| {
+        format!(
+            "no answer yet from {}, which this node is told to join: start the node there, or start this one without it",
+            unanswered.join(", ")
+        )
+    })
 }

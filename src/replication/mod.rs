@@ -143,6 +143,8 @@ struct State {
     birth: Birth,
     /// What of it is written down.
     noted: Option<Birth>,
+    /// Whether the log says which addresses to join keep a cluster from beginning.
+    said_awaited: bool,
     registry: Registry,
 }
 
@@ -189,6 +191,7 @@ impl Replication {
                 advertised,
                 birth,
                 noted: None,
+                said_awaited: false,
                 registry: Registry::default(),
             }),
             options,

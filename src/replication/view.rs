@@ -1,6 +1,6 @@
 //! How the cluster looks from this node, for those who ask.
 
-use super::{Replication, members::Member, registry::Totals};
+use super::{Replication, belong::awaited, members::Member, registry::Totals};
 
 /// The cluster, as this node sees it.
 #[derive(Clone, Debug)]
@@ -13,8 +13,10 @@ pub struct Membership {
     pub incarnation: u64,
     /// Whether it has finished its first sync.
     pub whole: bool,
-    /// While it has not, and some member is linked: rows it has, and rows there are.
+    /// While it has not, and is linked with a member that has: rows it has, and rows there are.
     pub sync: Option<(u64, u64)>,
+    /// While it has not, and is linked with none that has: which addresses to join have not answered, and what to do.
+    pub awaited: Option<String>,
     /// Up to here every member has everything, in Unix milliseconds; 0 while that is not known.
     pub floor_ms: u64,
     /// The other members.
@@ -57,13 +59,16 @@ impl Replication {
         let peers: Vec<_> = state.members.others().map(view).collect();
         let rows_there = peers.iter().filter(|peer| peer.linked);
         let rows_there = rows_there.filter_map(|peer| peer.totals.figures.rows_there).max();
-        let sync = rows_there.filter(|_| !standing.whole).map(|total| (inner.store.rows_total(), total));
+        let (waits, reaches_whole) = (!standing.whole, state.registry.reaches_whole());
+        let sync = rows_there.filter(|_| waits && reaches_whole);
+        let sync = sync.map(|total| (inner.store.rows_total(), total));
         Membership {
             cluster: state.birth.cluster,
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
             incarnation: state.members.local().incarnation,
             whole: standing.whole,
             sync,
+            awaited: awaited(&state).filter(|_| waits && !reaches_whole),
             floor_ms: standing.floor.floor_ms(),
             peers,
         }

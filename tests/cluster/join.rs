@@ -11,9 +11,7 @@ use serde_json::json;
 use super::{model::Model, wait_for_body};
 use crate::harness::{
     DEADLINE, Node,
-    cluster::{
-        CONVERGENCE, Client, Cluster, bare_setup, member, setup, setup_comparing_each, wait_until_ready,
-    },
+    cluster::{CONVERGENCE, Client, Cluster, bare_setup, member, setup, wait_until_ready},
     http::Request,
     network::Network,
     wait_until,
@@ -90,6 +88,71 @@ fn a_node_that_is_told_to_join_two_clusters_joins_one_of_them() {
     assert!(joined < 5, "it went over {joined} times");
     for (node, others) in clusters.iter().zip(["b", "a"]) {
         node.get(&format!("/{others}/count")).expect_body(r#"{"count":0}"#);
+    }
+}
+
+/// They began one of their own, which was ready with nothing in it, and the two clusters refused each other for ever.
+#[test]
+fn new_nodes_wait_for_a_cluster_that_is_down_and_join_it_when_it_is_back() {
+    let mut cluster = Cluster::start(2);
+    cluster[0].put("/t/key/a?w=all", r#"{"value":1}"#).expect(200);
+    let id = cluster[0].view()["cluster"].clone();
+    let down = cluster.address(0);
+    (0..2).for_each(|member| assert_eq!(cluster.terminate(member).code(), Some(0)));
+    let fresh = [setup(), setup()];
+    let addresses = fresh.each_ref().map(|setup| setup.listening_at());
+    let fresh = fresh.map(|setup| setup.join(&down).join(&addresses[0]).join(&addresses[1]));
+    let fresh = fresh.map(|setup| cluster.place(setup));
+    wait_until_awaited([&cluster[fresh[0]], &cluster[fresh[1]]], &down);
+    (0..2).for_each(|member| cluster.restart(member));
+    cluster.wait_until_whole();
+    for node in fresh.map(|member| &cluster[member]) {
+        assert_eq!(node.view()["cluster"], id);
+        node.get("/t/key/a").expect_body(r#"{"value":1}"#);
+    }
+}
+
+/// An address where nobody will ever be keeps the others waiting until they are started without it.
+#[test]
+fn nodes_say_which_address_they_wait_for_and_begin_once_they_are_started_without_it() {
+    let nobody = "127.0.0.1:1";
+    let setups = [setup(), setup()];
+    let addresses = setups.each_ref().map(|setup| setup.listening_at());
+    let nodes = setups.map(|setup| setup.join(nobody).join(&addresses[0]).join(&addresses[1]).start());
+    wait_until_awaited(nodes.each_ref(), nobody);
+    nodes[0].put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let rounds = || member(&nodes[0], &addresses[1])["rounds"].as_u64().expect("a count");
+    let rounds_then = rounds();
+    wait_until("rounds go on", DEADLINE, || rounds() > rounds_then + 10);
+    let said: usize = nodes.iter().map(|node| node.log().matches(AWAITED).count()).sum();
+    assert_eq!(said, 1, "one of them says it, once");
+    let [first, second] = nodes.map(|node| node.terminate().0.without_join());
+    let first = first.join(&addresses[1]).start();
+    let second = second.join(&addresses[0]).start();
+    wait_until_ready(&first);
+    wait_until_ready(&second);
+    wait_for_body(&second, "/t/key/a", r#"{"value":1}"#);
+}
+
+/// What a node logs that would begin a cluster, but for an address where nobody answers.
+const AWAITED: &str = "no cluster begins yet";
+
+/// Waits until nodes that found each other say that they wait for whoever is at `address`, and for nobody else.
+fn wait_until_awaited(nodes: [&Node; 2], address: &str) {
+    wait_until("one says that it waits", DEADLINE, || {
+        for node in nodes {
+            node.get("/readyz").expect(503);
+        }
+        nodes.iter().any(|node| node.log().contains(AWAITED))
+    });
+    for node in nodes {
+        wait_until("it waits for nobody else", DEADLINE, || {
+            let readiness = node.get("/readyz").expect(503).json();
+            let detail = readiness["detail"].as_str().unwrap_or_default();
+            readiness["phase"] == "joining"
+                && detail.contains(&format!("no answer yet from {address},"))
+                && detail.contains("start this one without it")
+        });
     }
 }
 
@@ -199,8 +262,8 @@ fn what_is_written_on_any_node_during_a_join_arrives_everywhere() {
 /// dialing the other, so that `w=all` failed on it and nothing was ever swept.
 #[test]
 fn who_goes_over_to_a_cluster_takes_nobody_along_and_whoever_follows_is_a_member_again() {
-    // Seldom enough that no cluster begins between the two before they part.
-    let waiting = || setup_comparing_each("1s").join("127.0.0.1:1");
+    // As long as nobody is there no cluster begins between the two.
+    let waiting = || setup().join("127.0.0.1:1");
     let other = waiting().start();
     let node = waiting().join(&other.address().to_string()).start();
     for (one, two) in [(&node, &other), (&other, &node)] {

@@ -39,13 +39,7 @@ enum Place {
 
 /// A directory and an address for a node that has the secret and compares ten times a second.
 pub fn setup() -> Setup {
-    setup_comparing_each("100ms")
-}
-
-/// As `setup`, for one that compares that often.
-pub fn setup_comparing_each(interval: &str) -> Setup {
-    let setup = Setup::new().listen(&free_address()).flag("--sync-interval", interval);
-    setup.environment("CLUSTER_SECRET", SECRET)
+    bare_setup().environment("CLUSTER_SECRET", SECRET)
 }
 
 /// As `setup`, without a secret.

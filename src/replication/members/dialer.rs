@@ -40,6 +40,7 @@ pub struct Dialer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Joined {
+    /// No link came of it yet, or only one that was refused.
     NotYet,
     Once,
     /// It is this node's own address.
@@ -147,8 +148,11 @@ impl Dialer {
     }
 
     /// A link with whoever is at `address` stood and was refused, on one side or the other. That it stood is no success: the wait goes
-    /// on doubling.
+    /// on doubling, and an address to join has not answered.
     pub fn kept_out(&mut self, address: &str, now_ms: u64) {
+        if let Some(joined @ Joined::Once) = self.join.get_mut(address) {
+            *joined = Joined::NotYet;
+        }
         self.targets.entry(address.to_owned()).or_default();
         self.refused(address, "kept out", now_ms);
     }
@@ -166,6 +170,13 @@ impl Dialer {
         for joined in self.join.values_mut().filter(|joined| **joined == Joined::Once) {
             *joined = Joined::NotYet;
         }
+    }
+
+    /// The addresses to join of which no link came, and which are not this node's own: the cluster that it was told to join may be
+    /// there, and not run just now.
+    pub fn unanswered(&self) -> impl Iterator<Item = &str> {
+        let unanswered = self.join.iter().filter(|(_, joined)| **joined == Joined::NotYet);
+        unanswered.map(|(address, _)| address.as_str())
     }
 
     /// The addresses that are wanted, and how long to wait between two dials at most.
@@ -289,6 +300,28 @@ mod tests {
         dialer.ourselves("b:1");
         dialer.go_over();
         assert_eq!(dialer.due(&[], false, WAIT_SOON_MS), ["a:1"]);
+    }
+
+    #[test]
+    fn an_address_to_join_has_answered_once_a_link_came_of_it_or_it_is_the_nodes_own() {
+        let addresses = ["failed:1", "kept-out:1", "linked:1", "myself:1", "refused:1"];
+        let mut dialer = Dialer::new(addresses.map(str::to_owned), 1);
+        assert_eq!(dialer.due(&[], true, 0), addresses);
+        assert_eq!(dialer.unanswered().collect::<Vec<_>>(), addresses);
+        dialer.failed("failed:1", 0);
+        dialer.succeeded("kept-out:1", 0);
+        dialer.kept_out("kept-out:1", 0);
+        dialer.succeeded("linked:1", 0);
+        dialer.ourselves("myself:1");
+        dialer.kept_out("myself:1", 0);
+        dialer.refused("refused:1", "wrong secret", 0);
+        assert_eq!(dialer.unanswered().collect::<Vec<_>>(), ["failed:1", "kept-out:1", "refused:1"]);
+        for address in ["failed:1", "kept-out:1", "refused:1"] {
+            dialer.succeeded(address, WAIT_RARELY_MS);
+        }
+        dialer.lasted("linked:1");
+        dialer.failed("linked:1", WAIT_RARELY_MS);
+        assert_eq!(dialer.unanswered().count(), 0, "what answered once has answered");
     }
 
     #[test]
