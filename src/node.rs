@@ -190,11 +190,12 @@ impl Node {
         Ok(results)
     }
 
-    /// Merges rows in one durable commit.
+    /// Merges rows in one durable commit. `replicas` are those that will be waited for: where they are more than this node, the
+    /// others are told of the rows that were here already, too.
     ///
     /// # Errors
     /// `ClockDrift` for a version too far ahead, and then no row was merged; else as `write`, and then some may have been.
-    pub async fn import(self: &Arc<Self>, rows: Vec<Import>) -> Result<Imported> {
+    pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         for timestamp in rows.iter().filter_map(|row| row.timestamp) {
             self.stamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
                 ahead_ms: drift.ahead_ms,
@@ -204,7 +205,7 @@ impl Node {
         // After that, as the bound must lie above those too.
         let (life, _passing) = self.before_writing().await?;
         let node = self.clone();
-        let imported = self.machine().run(move || node.merge_imports(rows)).await?;
+        let imported = self.machine().run(move || node.merge_imports(rows, replicas)).await?;
         self.store.acknowledge(life).await?;
         Ok(imported)
     }

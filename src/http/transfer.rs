@@ -13,13 +13,13 @@ use super::{
     body::{self, MediaType, Upload},
     call::Call,
     chunks::{self, Chunk, Chunks},
-    kv, listing, reply,
+    condition, kv, listing, reply,
     route::{Route, exactly, route},
 };
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
-    node::{Import, Imported, Node, Range, Row},
+    node::{Import, Imported, Node, Range, Row, Wanted},
 };
 
 /// Rows that are committed at a time, each batch with one sync.
@@ -116,6 +116,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     }
     body::media_type(&call, &[MediaType::Ndjson, MediaType::Json])?;
     let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
+    let wanted = condition::wanted(&call)?;
     let mut importing = Importing {
         line_bytes_max: node.value_bytes_max() + body::ENVELOPE_BYTES_MAX,
         node,
@@ -125,13 +126,15 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
         lines: 0,
         lines_committed: 0,
         imported: Imported::default(),
+        wanted,
+        missed: None,
     };
-    match importing.read(Upload::take(&call)).await {
-        Ok(()) => reply::json(&json!({
-            "written": importing.imported.written,
-            "skipped": importing.imported.skipped,
-        })),
-        Err(error) => Ok(importing.broken_off(&error, &call)),
+    if let Err(error) = importing.read(Upload::take(&call)).await {
+        return Ok(importing.broken_off(&error, &call));
+    }
+    match &importing.missed {
+        None => reply::json(&importing.counts()),
+        Some(error) => Ok(reply::problem_of(error, &importing.problem(error, &call))),
     }
 }
 
@@ -148,6 +151,9 @@ struct Importing {
     /// Lines that are done with: what is between is the batch.
     lines_committed: u64,
     imported: Imported,
+    wanted: Wanted,
+    /// Why one batch is not held by as many replicas as wanted. The others are not waited for then.
+    missed: Option<Error>,
 }
 
 impl Importing {
@@ -215,17 +221,33 @@ impl Importing {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let imported = self.node.import(std::mem::take(&mut self.batch)).await?;
+        let batch = std::mem::take(&mut self.batch);
+        let imported = self.node.import(batch, self.wanted.replicas).await?;
         self.batch_bytes = 0;
         self.lines_committed = self.lines;
         self.imported.written += imported.written;
         self.imported.skipped += imported.skipped;
+        // Batch by batch, so that no peer falls behind by more than the journal remembers.
+        if let (None, Some(latest)) = (&self.missed, imported.latest) {
+            self.missed = self.node.replicated(latest, self.wanted).await.err();
+        }
         Ok(())
+    }
+
+    fn counts(&self) -> serde_json::Value {
+        json!({ "written": self.imported.written, "skipped": self.imported.skipped })
+    }
+
+    /// What went wrong, and what was done all the same.
+    fn problem(&self, error: &Error, call: &Call) -> serde_json::Value {
+        let mut problem = reply::problem_object(error, call.request_id.to_str().unwrap_or_default());
+        problem["written"] = json!(self.imported.written);
+        problem["skipped"] = json!(self.imported.skipped);
+        problem
     }
 
     /// What failed, at which line or in which batch of lines, and what was written before it.
     fn broken_off(&self, error: &Error, call: &Call) -> Response {
-        let Imported { written, skipped } = self.imported;
         let (first, last) = (self.lines_committed + 1, self.lines);
         // The batch is given away only to be committed: while it is here, it was a line that failed.
         let place = if self.batch.is_empty() && first < last {
@@ -233,11 +255,10 @@ impl Importing {
         } else {
             format!("line {last}")
         };
-        let mut problem = reply::problem_object(error, call.request_id.to_str().unwrap_or_default());
+        let mut problem = self.problem(error, call);
+        let written = self.imported.written;
         problem["detail"] = json!(format!("{place}: {error}; {written} rows were written before"));
         problem["line"] = json!(last);
-        problem["written"] = json!(written);
-        problem["skipped"] = json!(skipped);
         reply::problem_of(error, &problem)
     }
 }

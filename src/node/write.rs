@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use super::Node;
+use super::{Node, cluster::Replicas};
 use crate::{
     core::{
         clock::Timestamp,
@@ -114,6 +114,8 @@ pub struct Imported {
     pub written: u64,
     /// Rows that were here already, or older than what is here.
     pub skipped: u64,
+    /// The latest version of what is here of these rows now; `None` where there were none.
+    pub latest: Option<Timestamp>,
 }
 
 impl Node {
@@ -177,7 +179,7 @@ impl Node {
         Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
     }
 
-    pub(super) fn merge_imports(&self, mut rows: Vec<Import>) -> Result<Imported> {
+    pub(super) fn merge_imports(&self, mut rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         rows.sort_by_cached_key(|row| (row.table.clone(), row_of(&row.key)));
         let mut imported = Imported::default();
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
@@ -197,8 +199,13 @@ impl Node {
                 self.replication.wrote(&table, row);
                 imported.written += 1;
             } else {
+                if replicas != Replicas::Count(1) {
+                    // It may be here alone: an import that is repeated is to be as sure as the first.
+                    self.replication.wrote_before(&table, &key);
+                }
                 imported.skipped += 1;
             }
+            imported.latest = imported.latest.max(Some(merged.timestamp));
         }
         Ok(imported)
     }

@@ -67,7 +67,7 @@ use crate::{
     core::{
         clock::NodeId,
         message::Row,
-        name::TableName,
+        name::{Key, TableName},
         peer::{self, Context},
         standing::Shared,
     },
@@ -223,6 +223,14 @@ impl Replication {
         }
         drop(journal);
         self.0.announce_writes();
+    }
+
+    /// Notes a row that is here already, for the peers to be told of it again.
+    pub fn wrote_before(&self, table: &TableName, key: &Key) {
+        if self.0.has_peers.load(Ordering::Acquire) {
+            self.0.shared.journal().append(table.clone(), key.clone(), None);
+            self.0.announce_writes();
+        }
     }
 
     /// The last write that was noted.

@@ -103,6 +103,20 @@ fn a_subscriber_of_any_node_sees_each_write_of_any_node_once() {
 }
 
 #[test]
+fn an_import_that_waits_for_all_is_on_all_when_it_is_answered() {
+    let (cluster, table) = shared();
+    let lines: Vec<_> = (0..2500)
+        .map(|row| json!({ "table": table, "key": format!("k{row}"), "value": row }).to_string())
+        .collect();
+    for _ in 0..2 {
+        cluster[1].post("/_/import?w=all", lines.join("\n")).expect(200);
+        for node in cluster.running() {
+            node.get(&format!("/{table}/count")).expect_body(r#"{"count":2500}"#);
+        }
+    }
+}
+
+#[test]
 fn batches_patches_and_imports_replicate() {
     let (cluster, table) = shared();
     let lines: Vec<_> = (0..300)

@@ -1,6 +1,6 @@
 //! Export and import: all tables as lines, and back.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Node, http::Request};
 
@@ -68,6 +68,30 @@ fn an_import_never_takes_a_later_write_back() {
     node.post("/_/import", exported).expect(200);
     node.get("/users/key/alice").expect_body(r#"{"value":"later"}"#);
     node.get("/users/key/b%2Fob%0A").expect_problem(404, "not-found");
+}
+
+/// An import took any `w` and answered as if it had none.
+#[test]
+fn an_import_waits_for_as_many_replicas_as_a_write() {
+    let node = Node::start();
+    let lines = r#"{"table":"t","key":"a","value":1,"version":"018bcfe568000000-000000000000abcd"}"#;
+    for wrong in ["0", "some"] {
+        node.post(&format!("/_/import?w={wrong}"), lines).expect_refused(wrong);
+    }
+    node.get("/t/key/a").expect_problem(404, "not-found");
+
+    for (written, skipped) in [(1, 0), (0, 1)] {
+        let missed = node.post("/_/import?w=2", lines).expect(504);
+        let problem = missed.json();
+        assert_eq!((&problem["held"], &problem["wanted"]), (&json!(1), &json!(2)), "{missed}");
+        assert_eq!((&problem["written"], &problem["skipped"]), (&json!(written), &json!(skipped)), "{missed}");
+        missed.expect_problem(504, "not-enough-replicas");
+    }
+    node.get("/t/key/a").expect_body(r#"{"value":1}"#);
+    for met in ["w=1", "w=majority", "w=all"] {
+        node.post(&format!("/_/import?{met}"), lines).expect(200);
+    }
+    node.post("/_/import?w=2", "").expect(200);
 }
 
 #[test]
