@@ -118,7 +118,7 @@ impl Node {
             gate: Gate::default(),
             draining: AtomicBool::new(false),
             drain_begun: Notify::new(),
-            door: admin::Door::default(),
+            door: admin::Door::new()?,
             background: Mutex::new(background),
         });
         opened.keep();

@@ -1,6 +1,9 @@
 //! Who may tell this node what to do: those who prove that they know the cluster secret, by a keyed hash over a challenge and
 //! over their request. The secret never travels, a proof is good for one request, and a challenge for one proof.
 //!
+//! A challenge carries its end and the mark of the node that made it, so that nothing is kept of those that anyone can ask for:
+//! only of those that were answered.
+//!
 //! A node without a secret takes such requests from its own machine, as its links do, but not what a browser or a proxy passes
 //! on from elsewhere.
 //!
@@ -13,6 +16,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use blake3::Hash;
@@ -27,9 +31,12 @@ use crate::{
 
 /// How long a challenge can be answered.
 const CHALLENGE_MS: u64 = 30_000;
-/// Challenges that can be answered at one time. One more takes the place of the oldest: anyone can ask for one, and so nobody
-/// can keep another from getting one.
-const CHALLENGES_MAX: usize = 1024;
+/// Challenges that are remembered as answered, rightly and not, each until its end. Of those with a wrong answer one more takes
+/// the place of the oldest: another answer to that gains nothing over one to a fresh challenge. Right answers take who knows the
+/// secret, and one more is refused.
+const SPENT_MAX: usize = 1024;
+/// The bytes of a challenge before the node's mark: its end and randomness, half of each.
+const UNMARKED_BYTES: usize = 16;
 /// Wrong proofs from one address within a window. More are not looked at.
 const FAILURES_MAX: u32 = 10;
 /// How long wrong proofs are held against an address.
@@ -131,16 +138,21 @@ pub struct Origin {
     pub passed_on: bool,
 }
 
-/// The challenges that wait for an answer, and the addresses that gave wrong ones. Two locks, never held together.
-#[derive(Default)]
+/// The challenges that were answered, and the addresses that gave wrong answers. Two locks, never held together.
 pub(super) struct Door {
-    challenges: Mutex<VecDeque<Challenge>>,
+    /// What marks a challenge as this node's.
+    key: [u8; 32],
+    /// Its time begins here, as nobody sets this clock: what is over stays so.
+    begun: Instant,
+    spent: Mutex<Spent>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
 
-struct Challenge {
-    nonce: Hash,
-    until_ms: u64,
+/// The challenges that were answered.
+#[derive(Default)]
+struct Spent {
+    proven: VecDeque<Hash>,
+    others: VecDeque<Hash>,
 }
 
 struct Failures {
@@ -149,16 +161,12 @@ struct Failures {
 }
 
 impl Node {
-    /// A challenge, to be answered within half a minute: 32 random bytes.
+    /// A challenge, to be answered within half a minute: 32 bytes that nobody foresees.
     ///
     /// # Errors
     /// `Io` where the system gives no randomness.
     pub fn challenge(&self) -> Result<Hash> {
-        let mut nonce = [0; 32];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| Error::Io(format!("the system gives no randomness: {error}")))?;
-        self.door.remember(nonce.into(), self.now_ms());
-        Ok(nonce.into())
+        Ok(self.door.challenge(random()?, self.door.now_ms()))
     }
 
     /// Whether a request may tell this node what to do. Its challenge is spent, whatever the answer is.
@@ -178,7 +186,7 @@ impl Node {
                     .into(),
             )
         })?;
-        self.door.admit(keys, origin.address, request, credentials.parse()?, self.now_ms())
+        self.door.admit(keys, origin.address, request, credentials.parse()?, self.door.now_ms())
     }
 }
 
@@ -193,13 +201,51 @@ fn permit_this_machine(origin: Origin) -> Result<()> {
     ))
 }
 
+fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::Io(format!("the system gives no randomness: {error}")))?;
+    Ok(bytes)
+}
+
+/// The end of a challenge, in the milliseconds of the door that made it.
+fn until_ms(nonce: Hash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *nonce.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
 impl Door {
-    fn remember(&self, nonce: Hash, now_ms: u64) {
-        let mut challenges = self.challenges();
-        if challenges.len() == CHALLENGES_MAX {
-            challenges.pop_front();
-        }
-        challenges.push_back(Challenge { nonce, until_ms: now_ms + CHALLENGE_MS });
+    /// A door whose challenges no other takes for its own.
+    ///
+    /// # Errors
+    /// `Io` where the system gives no randomness.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            key: random()?,
+            begun: Instant::now(),
+            spent: Mutex::default(),
+            failures: Mutex::default(),
+        })
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    fn challenge(&self, random: [u8; 8], now_ms: u64) -> Hash {
+        let mut unmarked = [0; UNMARKED_BYTES];
+        unmarked[..8].copy_from_slice(&(now_ms + CHALLENGE_MS).to_le_bytes());
+        unmarked[8..].copy_from_slice(&random);
+        self.marked(&unmarked)
+    }
+
+    /// A challenge, of what comes before its mark.
+    fn marked(&self, unmarked: &[u8]) -> Hash {
+        let mut nonce = [0; 32];
+        nonce[..UNMARKED_BYTES].copy_from_slice(unmarked);
+        let mark = blake3::keyed_hash(&self.key, unmarked);
+        nonce[UNMARKED_BYTES..].copy_from_slice(&mark.as_bytes()[..32 - UNMARKED_BYTES]);
+        nonce.into()
     }
 
     fn admit(
@@ -212,13 +258,9 @@ impl Door {
     ) -> Result<()> {
         let from = network(from);
         // Spent first: a proof that is not looked at is no second chance.
-        let fresh = self.spend(credentials.nonce, now_ms);
+        let spent = self.spend(credentials.nonce, now_ms);
         self.refuse_after_failures(from, now_ms)?;
-        if !fresh {
-            return Err(Error::Unauthorized(
-                "the challenge is not open: each serves once, within 30 s; ask for another".into(),
-            ));
-        }
+        spent?;
         // Hashes compare in constant time, and all keys are tried, so that time tells nothing of any.
         let right = keys
             .0
@@ -231,15 +273,17 @@ impl Door {
                 "the proof is wrong: another cluster secret than this node's, or for another request".into(),
             ));
         }
-        Ok(())
+        self.spent().prove(credentials.nonce)
     }
 
-    /// Takes a challenge out; whether it could still be answered.
-    fn spend(&self, nonce: Hash, now_ms: u64) -> bool {
-        let mut challenges = self.challenges();
-        challenges.retain(|challenge| challenge.until_ms > now_ms);
-        let place = challenges.iter().position(|challenge| challenge.nonce == nonce);
-        place.and_then(|place| challenges.remove(place)).is_some()
+    /// Remembers a challenge as answered.
+    ///
+    /// # Errors
+    /// `Unauthorized` for one that cannot be answered any more or is not this door's, of which nothing is remembered.
+    fn spend(&self, nonce: Hash, now_ms: u64) -> Result<()> {
+        // Hashes compare in constant time.
+        let is_ours = self.marked(&nonce.as_bytes()[..UNMARKED_BYTES]) == nonce;
+        if is_ours && until_ms(nonce) > now_ms { self.spent().add(nonce, now_ms) } else { Err(not_open()) }
     }
 
     fn refuse_after_failures(&self, from: IpAddr, now_ms: u64) -> Result<()> {
@@ -263,13 +307,46 @@ impl Door {
     }
 
     // Each change of either is one call that leaves it whole, whatever panics after.
-    fn challenges(&self) -> MutexGuard<'_, VecDeque<Challenge>> {
-        self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
+    fn spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Spent {
+    fn add(&mut self, nonce: Hash, now_ms: u64) -> Result<()> {
+        self.proven.retain(|spent| until_ms(*spent) > now_ms);
+        self.others.retain(|spent| until_ms(*spent) > now_ms);
+        if self.proven.contains(&nonce) || self.others.contains(&nonce) {
+            return Err(not_open());
+        }
+        if self.others.len() == SPENT_MAX {
+            self.others.pop_front();
+        }
+        self.others.push_back(nonce);
+        Ok(())
+    }
+
+    /// Keeps a challenge that was answered rightly from giving way to others.
+    fn prove(&mut self, nonce: Hash) -> Result<()> {
+        // It may have given way already, and come again in between.
+        if self.proven.contains(&nonce) {
+            return Err(not_open());
+        }
+        if self.proven.len() == SPENT_MAX {
+            return Err(Error::TooMany(format!("{SPENT_MAX} orders within 30 s: wait that long")));
+        }
+        self.others.retain(|spent| *spent != nonce);
+        self.proven.push_back(nonce);
+        Ok(())
+    }
+}
+
+fn not_open() -> Error {
+    Error::Unauthorized("the challenge is not open: each serves once, within 30 s; ask for another".into())
 }
 
 /// What counts as one address: of IPv6 the upper half, as whoever has one address has all of the lower.
@@ -295,22 +372,26 @@ mod tests {
         keys.0.iter().map(|key| Credentials::answer(key, nonce, &REQUEST)).collect()
     }
 
-    fn nonce(number: usize) -> Hash {
-        blake3::hash(&number.to_le_bytes())
+    fn door() -> Door {
+        Door::new().expect("there is randomness")
+    }
+
+    fn nonce(door: &Door, number: usize, now_ms: u64) -> Hash {
+        door.challenge(number.to_le_bytes(), now_ms)
     }
 
     /// Asks for a challenge and answers it with the only key of `secret`.
     fn ask(door: &Door, secret: &str, from: IpAddr, now_ms: u64, request: &Request<'_>) -> Result<()> {
-        door.remember(nonce(0), now_ms);
-        let answer = answers(&keys(&[secret]), nonce(0))[0];
+        let fresh = door.challenge(random().expect("there is randomness"), now_ms);
+        let answer = answers(&keys(&[secret]), fresh)[0];
         door.admit(&keys(&["the secret of the cluster", "the one before it"]), from, request, answer, now_ms)
     }
 
     #[test]
     fn whoever_knows_a_secret_is_let_in_once_a_challenge() {
-        let (door, keys) = (Door::default(), keys(&["the secret of the cluster", "the one before it"]));
-        for answer in answers(&keys, nonce(1)) {
-            door.remember(nonce(1), 0);
+        let (door, keys) = (door(), keys(&["the secret of the cluster", "the one before it"]));
+        for key in 0..2 {
+            let answer = answers(&keys, nonce(&door, key, 0))[key];
             assert_eq!(door.admit(&keys, HERE, &REQUEST, answer, CHALLENGE_MS - 1), Ok(()));
             let again = door.admit(&keys, HERE, &REQUEST, answer, CHALLENGE_MS - 1);
             assert!(matches!(again, Err(Error::Unauthorized(why)) if why.contains("once")));
@@ -319,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_for_one_request_and_one_secret() {
-        let door = Door::default();
+        let door = door();
         let other = |method, path, body| Request { method, path, body };
         for request in [
             other("PUT", "/_/admin/leave", b"{}"),
@@ -337,22 +418,61 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_is_open_for_half_a_minute_and_until_many_came_after_it() {
-        let (door, keys) = (Door::default(), keys(&["the secret of the cluster"]));
-        let answer = |number| answers(&keys, nonce(number))[0];
-        door.remember(nonce(0), 0);
-        assert!(door.admit(&keys, HERE, &REQUEST, answer(0), CHALLENGE_MS).is_err());
-        for number in 0..=CHALLENGES_MAX {
-            door.remember(nonce(number), CHALLENGE_MS);
+    fn a_challenge_is_open_for_half_a_minute_at_the_door_that_made_it() {
+        let (door, other, keys) = (door(), door(), keys(&["the secret of the cluster"]));
+        let answer = |nonce| answers(&keys, nonce)[0];
+        let late = answer(nonce(&door, 0, 0));
+        assert!(door.admit(&keys, HERE, &REQUEST, late, CHALLENGE_MS).is_err());
+        let foreign = answer(nonce(&other, 0, 0));
+        assert!(door.admit(&keys, HERE, &REQUEST, foreign, 0).is_err());
+        for byte in 0..32 {
+            let mut bytes = *nonce(&door, byte, 0).as_bytes();
+            bytes[byte] ^= 1;
+            let forged = door.admit(&keys, HERE, &REQUEST, answer(bytes.into()), 0);
+            assert!(matches!(forged, Err(Error::Unauthorized(why)) if why.contains("not open")), "{byte}");
         }
-        assert!(door.admit(&keys, HERE, &REQUEST, answer(0), CHALLENGE_MS).is_err());
-        assert_eq!(door.admit(&keys, HERE, &REQUEST, answer(1), CHALLENGE_MS), Ok(()));
-        assert!(door.challenges().len() < CHALLENGES_MAX);
+        assert!(door.spent().others.is_empty(), "nothing is remembered of those");
+        assert_eq!(door.admit(&keys, HERE, &REQUEST, answer(nonce(&door, 1, 0)), CHALLENGE_MS - 1), Ok(()));
+    }
+
+    /// Strangers who asked for challenges all the time took the operator's away, as only so many were kept.
+    #[test]
+    fn strangers_fill_no_memory_and_make_no_proof_good_for_twice() {
+        let (door, keys) = (door(), keys(&["the secret of the cluster"]));
+        let right = answers(&keys, nonce(&door, 0, 0))[0];
+        assert_eq!(door.admit(&keys, HERE, &REQUEST, right, 0), Ok(()));
+        for number in 1..2 * SPENT_MAX {
+            let there = std::net::Ipv4Addr::from_bits(number as u32).into();
+            let wrong = Credentials { nonce: nonce(&door, number, 0), proof: right.proof };
+            for _ in 0..2 {
+                assert!(door.admit(&keys, there, &REQUEST, wrong, 0).is_err());
+            }
+        }
+        let remembered = |door: &Door| {
+            let spent = door.spent();
+            (spent.proven.len(), spent.others.len())
+        };
+        assert_eq!(remembered(&door), (1, SPENT_MAX));
+        assert!(door.admit(&keys, HERE, &REQUEST, right, 0).is_err());
+        let later = answers(&keys, nonce(&door, 0, CHALLENGE_MS))[0];
+        assert_eq!(door.admit(&keys, HERE, &REQUEST, later, CHALLENGE_MS), Ok(()));
+        assert_eq!(remembered(&door), (1, 0));
+    }
+
+    #[test]
+    fn more_orders_at_a_time_than_can_be_remembered_are_refused() {
+        let door = door();
+        for number in 0..SPENT_MAX {
+            assert_eq!(door.spent().prove(nonce(&door, number, 0)), Ok(()));
+        }
+        let refused = ask(&door, "the one before it", HERE, 0, &REQUEST);
+        assert!(matches!(refused, Err(Error::TooMany(_))), "{refused:?}");
+        assert_eq!(ask(&door, "the one before it", HERE, CHALLENGE_MS, &REQUEST), Ok(()));
     }
 
     #[test]
     fn wrong_proofs_shut_one_address_out_for_a_minute_and_no_other() {
-        let door = Door::default();
+        let door = door();
         let there: IpAddr = [192, 0, 2, 1].into();
         for _ in 0..FAILURES_MAX {
             assert!(matches!(
@@ -367,7 +487,7 @@ mod tests {
 
     #[test]
     fn the_addresses_held_in_mind_are_bounded() {
-        let door = Door::default();
+        let door = door();
         for number in 0..FAILING_ADDRESSES_MAX as u32 + 10 {
             door.note_failure(std::net::Ipv4Addr::from_bits(number).into(), u64::from(number));
         }
@@ -386,9 +506,9 @@ mod tests {
 
     #[test]
     fn credentials_are_read_as_they_are_written_and_nothing_else_is() {
-        let credentials = answers(&keys(&["the secret of the cluster"]), nonce(3))[0];
+        let credentials = answers(&keys(&["the secret of the cluster"]), nonce(&door(), 3, 0))[0];
         assert_eq!(credentials.to_string().parse(), Ok(credentials));
-        let hex = nonce(1).to_string();
+        let hex = nonce(&door(), 1, 0).to_string();
         for wrong in [
             "".to_owned(),
             "DynaRust".into(),
