@@ -56,8 +56,8 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
 
 /// `GET /_/admin/challenge`
 async fn challenge(node: Arc<Node>, call: Call) -> Result<Response> {
-    if call.method != Method::GET {
-        return reply::other_method(&call, "GET, OPTIONS");
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return reply::other_method(&call, "GET, HEAD, OPTIONS");
     }
     let mut response = reply::json(&json!({ "nonce": node.challenge()?.to_string() }))?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
