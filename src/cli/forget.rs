@@ -1,5 +1,5 @@
 //! `DynaRust forget`: tells a cluster that a member will not come back, so that nothing waits for it any more. One that does
-//! come back begins anew, with the data of the others.
+//! come back begins anew, with the data of the others, and what no other member ever had.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
             true => format!("{:#}\n", Value::from(answer.clone())),
             false => format!(
                 "{forgotten} is forgotten: nothing waits for it any more. Should it come back, it takes the data of the \
-                 others, and offers what only it has as new writes.\n"
+                 others. What no other member ever had is then written anew; what another had and none has now is \
+                 removed, even where that one was forgotten too.\n"
             ),
         };
         Ok((Exit::Success, text))

@@ -1,8 +1,8 @@
 //! The node's storage as a replica: what the protocol reads and writes, on the tables as they lie on the disk.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{
     core::{
@@ -103,11 +103,18 @@ impl Replica for Rows {
             true => self.stamps.tick().map(Some),
             false => Ok(None),
         })?;
+        let mut counts: BTreeMap<&TableName, (u64, u64)> = BTreeMap::new();
+        buried.removed.iter().for_each(|(table, _)| counts.entry(table).or_default().0 += 1);
+        buried.rewritten.iter().for_each(|(table, _)| counts.entry(table).or_default().1 += 1);
+        for (table, (removed, rewritten)) in counts {
+            warn!(%table, removed, rewritten, "others refused old rows: removed where another member had them, else written anew");
+        }
+        let removed = buried.removed.len() as u64;
         let mut journal = self.shared.journal();
         for (table, key) in buried.rewritten {
             journal.append(table, key, None);
         }
-        Ok(buried.removed)
+        Ok(removed)
     }
 
     fn pass(&self, at_ms: u64) {

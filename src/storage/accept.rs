@@ -15,8 +15,8 @@ use crate::{
 /// What became of rows that others refused as deleted long ago.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Buried {
-    /// How many were removed.
-    pub removed: u64,
+    /// Those that were removed, in no order.
+    pub removed: Vec<(TableName, Key)>,
     /// Those that were written anew instead, in no order.
     pub rewritten: Vec<(TableName, Key)>,
 }
@@ -89,7 +89,7 @@ impl Store {
             let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
             match table.bury(&key, marker, &rewrite, gone)? {
                 Burial::Overtaken => {}
-                Burial::Removed => buried.removed += 1,
+                Burial::Removed => buried.removed.push((name, key)),
                 Burial::Rewritten => buried.rewritten.push((name, key)),
             }
         }
@@ -309,7 +309,7 @@ mod tests {
         }
         let zombies = ["gone", "changed", "absent"].map(|name| (table(), key(name), refused.marker()));
         let buried = store.bury(zombies.into(), |_| Ok(None)).expect("buries");
-        assert_eq!(buried, Buried { removed: 1, rewritten: Vec::new() });
+        assert_eq!(buried, Buried { removed: vec![(table(), key("gone"))], rewritten: Vec::new() });
         assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
         assert_eq!((value(&store, "gone"), value(&store, "changed")), (None, Some("2".into())));
         assert_eq!(store.tables()[0].1, Counts { live: 1, tombstones: 0 });
@@ -327,7 +327,7 @@ mod tests {
             assert_eq!(before, timestamp(1));
             Ok(Some(timestamp(7)))
         });
-        assert_eq!(buried, Ok(Buried { removed: 0, rewritten: vec![(table(), key("k"))] }));
+        assert_eq!(buried, Ok(Buried { removed: Vec::new(), rewritten: vec![(table(), key("k"))] }));
         let entry = store.get(&table(), &key("k")).expect("reads").expect("is there");
         assert_eq!((entry.timestamp, entry.expires_at_ms), (timestamp(7), Some(NOW_MS + 1000)));
         assert_eq!(entry.value.as_str(), r#"{"a":1}"#);
