@@ -286,10 +286,10 @@ impl Replication {
         self.0.keep_notes().await
     }
 
-    /// Opens a comparison with every linked peer. With how many.
+    /// Tells all links to open a comparison. How many will.
     pub fn sync_now(&self) -> usize {
         let state = self.0.state();
-        state.registry.links().map(|link| link.order(Control::Compare)).count()
+        state.registry.links().filter(|link| link.order(Control::Compare)).count()
     }
 }
 

@@ -52,10 +52,10 @@ impl LinkState {
         Self { node, initiated, incarnation, was_whole, traffic, orders, figures: Mutex::default() }
     }
 
-    /// Gives the link's task something to do. What has no room is lost: a link that is that far behind ends soon.
-    pub fn order(&self, order: Control) {
-        // The task may have ended, and then the link has.
-        let _ = self.orders.try_send(order);
+    /// Gives the link's task something to do; whether it takes it. What has no room is lost: a link that is that far behind ends
+    /// soon, and one whose task has ended is over.
+    pub fn order(&self, order: Control) -> bool {
+        self.orders.try_send(order).is_ok()
     }
 
     /// Shows how the link does.
@@ -153,4 +153,23 @@ impl Registry {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Plain values: whole whatever panicked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link whose queue was full counted among those that compare.
+    #[test]
+    fn an_order_that_has_no_room_is_not_taken() {
+        let (orders, mut control) = mpsc::channel(1);
+        let (by, at_ms) = (NodeId(1), 0);
+        let link = LinkState::new((NodeId(2), 1), true, Initiated { by, at_ms }, Arc::default(), orders);
+        assert!(link.order(Control::Compare));
+        assert!(!link.order(Control::Compare));
+        assert!(matches!(control.try_recv(), Ok(Control::Compare)));
+        assert!(link.order(Control::Compare));
+        drop(control);
+        assert!(!link.order(Control::Compare));
+    }
 }
