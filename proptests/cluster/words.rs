@@ -129,6 +129,25 @@ fn refused(outputs: Vec<Output>) -> usize {
     }
 }
 
+/// The offset of the clocks was reckoned in signed numbers, which overflowed, and a build with such checks ended the link by a panic.
+#[test]
+fn a_round_may_have_any_numbers_in_it() {
+    const EXTREMES: [u64; 6] = [0, 1, NOW_MS, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
+    for now_ms in EXTREMES {
+        for sent_ms in EXTREMES {
+            for at_ms in EXTREMES {
+                let mut scene = Scene::new(true);
+                let Message::Round(round) = scene.round(true, Swept::default()) else { panic!("no round") };
+                let echo = Some((sent_ms, u32::MAX));
+                let round = Round { now_ms, echo, at_ms, rows: at_ms, guarantee_ms: now_ms, ..round };
+                let heard = scene.with(|peer, context| peer.handle(context, Message::Round(round)));
+                let is_ahead = now_ms > NOW_MS + DRIFT_MAX_MS || at_ms > NOW_MS + DRIFT_MAX_MS;
+                assert_eq!(heard.is_err(), is_ahead, "{now_ms} {sent_ms} {at_ms}: {heard:?}");
+            }
+        }
+    }
+}
+
 const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 30_000, expired_ms: 0 };
 
 /// An empty node had heard from one member how far tombstones were swept. Old rows that another pushed before it had said how it

@@ -172,16 +172,20 @@ impl Peer {
     fn measure(&mut self, now_ms: u64, round: &Round) -> Result<()> {
         let Some((sent_ms, held_ms)) = round.echo else { return Ok(()) };
         let round_trip_ms = now_ms.saturating_sub(sent_ms).saturating_sub(u64::from(held_ms));
-        let offset_ms = round.now_ms as i64 - now_ms as i64 + (round_trip_ms / 2) as i64;
+        let there_ms = round.now_ms.saturating_add(round_trip_ms / 2);
         self.figures.round_trip_ms = Some(round_trip_ms);
-        self.figures.clock_offset_ms = Some(offset_ms);
+        self.figures.clock_offset_ms = Some(difference(there_ms, now_ms));
         // What may be the way of the message is not held against the clock.
-        let ahead_ms = offset_ms.saturating_sub((round_trip_ms / 2) as i64);
-        match u64::try_from(ahead_ms) {
-            Ok(ahead_ms) if ahead_ms > self.options.clock_drift_max_ms => {
-                Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms })
-            }
-            Ok(_) | Err(_) => Ok(()),
+        let ahead_ms = round.now_ms.saturating_sub(now_ms);
+        if ahead_ms > self.options.clock_drift_max_ms {
+            return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
         }
+        Ok(())
     }
+}
+
+/// How far one instant lies after another, as far as can be said.
+fn difference(later_ms: u64, earlier_ms: u64) -> i64 {
+    let amount = i64::try_from(later_ms.abs_diff(earlier_ms)).unwrap_or(i64::MAX);
+    if later_ms >= earlier_ms { amount } else { -amount }
 }
