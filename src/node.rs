@@ -4,6 +4,7 @@
 //! The wall clock comes in here, and the timestamps of writes with it.
 
 pub mod admin;
+mod background;
 pub mod cluster;
 mod gate;
 mod link;
@@ -16,19 +17,22 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::Notify, task::JoinSet, time::interval};
+use tokio::{sync::Notify, task::JoinSet};
 use tracing::{info, warn};
 
-use self::gate::{Gate, Passing};
 pub use self::{
     admin::AdminKeys,
     cluster::{ClusterView, MemberState, MemberView, Replicas, Wanted},
     link::{Arriving, LINK_PATH, other_protocol, subprotocol},
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Import, Imported, Patch, Write, Written},
+};
+use self::{
+    background::Opened,
+    gate::{Gate, Passing},
 };
 pub use crate::storage::{
     change::{Change, Cursor, Effect, Gone, Topic},
@@ -44,18 +48,11 @@ use crate::{
     },
     error::{Error, Result},
     replication::{self, Replication},
-    storage::{
-        self, Machine, Store, Threads, WallClock,
-        commit::Life,
-        stamps::{BOUND_CHECK, Stamps},
-    },
+    storage::{self, Machine, Store, WallClock, commit::Life, stamps::Stamps},
 };
 
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.
 const INLINE_WRITES_MAX: usize = 16;
-
-/// How often the storage's own work is done on a machine that has no threads for it: as a disk that syncs in so long.
-const WORK_EVERY: Duration = Duration::from_millis(1);
 
 /// How a node runs.
 #[derive(Clone)]
@@ -103,9 +100,9 @@ impl Node {
     pub async fn start(options: Options) -> Result<Arc<Self>> {
         let (storage, machine) = (options.storage.clone(), &options.storage.machine);
         let store = machine.run(move || Store::open(storage)).await?;
-        let opened = Opened(Some(store.clone()));
+        let opened = Opened::new(&store);
         let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
-        let background = background(&store, &stamps);
+        let background = background::run(&store, &stamps);
         stamps.wait_for_the_wall_clock().await;
         let replication = Replication::start(options.replication.clone(), store.clone(), stamps.clone())?;
         let admin_keys = AdminKeys::of(&options.replication.secrets);
@@ -367,46 +364,4 @@ impl Node {
         let passing = self.gate.pass()?;
         Ok((self.stamps.before_writing().await?, passing))
     }
-}
-
-/// A storage that is closed again where the start fails, or is given up.
-struct Opened(Option<Store>);
-
-impl Opened {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.take().map(|store| store.close()) {
-            warn!(%error, "the storage was not synced when it was closed");
-        }
-    }
-}
-
-/// What runs beside requests until the storage is closed.
-fn background(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let weak = Arc::downgrade(stamps);
-    tasks.spawn(async move {
-        let mut ticks = interval(BOUND_CHECK);
-        loop {
-            ticks.tick().await;
-            let Some(stamps) = weak.upgrade() else { return };
-            stamps.keep_bound_ahead().await;
-        }
-    });
-    if store.machine().threads() == Threads::One {
-        let store = store.clone();
-        tasks.spawn(async move {
-            let mut ticks = interval(WORK_EVERY);
-            loop {
-                ticks.tick().await;
-                store.work();
-            }
-        });
-    }
-    tasks
 }

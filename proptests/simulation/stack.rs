@@ -26,6 +26,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
+    time::{Instant, sleep_until},
 };
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -82,7 +83,7 @@ impl Host {
         drop(stop);
         let stop = self.stop.borrow().clone();
         if life == 0 {
-            tokio::time::sleep(self.begins_after).await;
+            sleep_until(Instant::now() + self.begins_after).await;
         }
         let address = SocketAddr::new(turmoil::lookup(name(self.index)), PORT);
         let node = Node::start(self.options(address, life)).await?;

@@ -84,7 +84,11 @@ fn an_import_waits_for_as_many_replicas_as_a_write() {
         let missed = node.post("/_/import?w=2", lines).expect(504);
         let problem = missed.json();
         assert_eq!((&problem["held"], &problem["wanted"]), (&json!(1), &json!(2)), "{missed}");
-        assert_eq!((&problem["written"], &problem["skipped"]), (&json!(written), &json!(skipped)), "{missed}");
+        assert_eq!(
+            (&problem["written"], &problem["skipped"]),
+            (&json!(written), &json!(skipped)),
+            "{missed}"
+        );
         missed.expect_problem(504, "not-enough-replicas");
     }
     node.get("/t/key/a").expect_body(r#"{"value":1}"#);
