@@ -123,7 +123,13 @@ impl Exit {
 /// Ends the process's work: says what went wrong, and gives the exit code.
 pub fn conclude(outcome: Result<Exit>) -> ExitCode {
     let exit = outcome.unwrap_or_else(|error| {
-        eprintln!("DynaRust: {error}");
+        match &error {
+            // That of a node at work says that reads go on.
+            Error::StorageFull(why) => eprintln!(
+                "DynaRust: the disk has no room, or fails ({why}): make room, and start again. All that was acknowledged is kept"
+            ),
+            other => eprintln!("DynaRust: {other}"),
+        }
         if !matches!(error, Error::Config(_)) {
             return Exit::Failure;
         }

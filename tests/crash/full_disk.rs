@@ -148,4 +148,5 @@ fn assert_said_plainly(outcome: &Outcome) {
     assert_eq!(outcome.code(), Some(1), "{outcome:?}");
     assert!(outcome.log.contains("No space left") || outcome.log.contains("no room"), "{outcome:?}");
     assert!(!outcome.log.contains("panicked"), "{outcome:?}");
+    assert!(!outcome.log.contains("reads go on"), "nothing does: {outcome:?}");
 }
