@@ -110,28 +110,17 @@ async fn dial(inner: Arc<Inner>, address: String) {
             debug!(address, "this node's own address");
             state.dialer.ourselves(&address);
         }
-        Err(
-            error @ (LinkError::Unreachable(_)
-            | LinkError::Broken(_)
-            | LinkError::TooLarge { .. }
-            | LinkError::Lost(_)
-            | LinkError::TimedOut),
-        ) => {
-            debug!(address, %error, "no link yet");
-            state.dialer.failed(&address, now_ms);
-        }
-        Err(
-            error @ (LinkError::Answered { .. }
-            | LinkError::OtherProtocol { .. }
-            | LinkError::NeedsSecret
-            | LinkError::SecretDiffers
-            | LinkError::Refusing(_)
-            | LinkError::Refused(_)),
-        ) => {
-            if state.dialer.refused(&address, &error.to_string(), now_ms) {
-                warn!(address, %error, "no link");
+        Err(error) => match error.obstacle() {
+            None => {
+                debug!(address, %error, "no link yet");
+                state.dialer.failed(&address, now_ms);
             }
-        }
+            Some(obstacle) => {
+                if state.dialer.refused(&address, obstacle, now_ms) {
+                    warn!(address, %error, "no link");
+                }
+            }
+        },
     }
     drop(state);
     inner.nudged.notify_one();

@@ -142,7 +142,7 @@ pub struct Refusal {
 }
 
 /// What is in the way of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RefusalKind {
     /// The node has reached itself.
     Itself,

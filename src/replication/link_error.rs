@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    handshake::{HANDSHAKE_TIMEOUT, Refusal},
+    handshake::{HANDSHAKE_TIMEOUT, Refusal, RefusalKind},
     secret::REMEDY,
 };
 use crate::core::message::PROTOCOL;
@@ -46,7 +46,43 @@ pub enum LinkError {
     TimedOut,
 }
 
+/// What stands in the way of a link though somebody answers: of each there are many texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// It takes no link: the HTTP status.
+    Answered(u16),
+    /// The versions of the protocol differ.
+    OtherProtocol,
+    /// There is no secret here.
+    NeedsSecret,
+    /// There is no secret in common.
+    SecretDiffers,
+    /// This node refuses the other.
+    Refusing(RefusalKind),
+    /// The other node refuses this one.
+    Refused(RefusalKind),
+    /// A link stood, and was refused then.
+    KeptOut,
+}
+
 impl LinkError {
+    /// What stands in the way, where it does not go away by itself.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Self::Answered { status, detail: _ } => Some(Obstacle::Answered(*status)),
+            Self::OtherProtocol { .. } => Some(Obstacle::OtherProtocol),
+            Self::NeedsSecret => Some(Obstacle::NeedsSecret),
+            Self::SecretDiffers => Some(Obstacle::SecretDiffers),
+            Self::Refusing(refusal) => Some(Obstacle::Refusing(refusal.kind)),
+            Self::Refused(refusal) => Some(Obstacle::Refused(refusal.kind)),
+            Self::Unreachable(_)
+            | Self::Broken(_)
+            | Self::TooLarge { .. }
+            | Self::Lost(_)
+            | Self::TimedOut => None,
+        }
+    }
+
     /// A connection that failed in the hands of the system.
     pub fn lost(error: impl fmt::Display) -> Self {
         Self::Lost(error.to_string())

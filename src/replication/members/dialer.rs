@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{Patience, Wanted};
-use crate::core::clock::NodeId;
+use crate::{core::clock::NodeId, replication::link_error::Obstacle};
 
 /// The wait after the first failure.
 const WAIT_MIN_MS: u64 = 100;
@@ -56,7 +56,7 @@ struct Target {
     limit_ms: u64,
     due_ms: u64,
     dialing: bool,
-    refusals: BTreeSet<String>,
+    refusals: BTreeSet<Obstacle>,
     /// A link came of it, of which it is to be seen whether it lasts.
     fresh: bool,
     is_wanted: bool,
@@ -137,14 +137,14 @@ impl Dialer {
     }
 
     /// Whoever is at `address` refused the link, or was refused. The wait doubles with each refusal, whatever was said. Says whether
-    /// this is worth a line in the log: each reason once, until something else happens there.
-    pub fn refused(&mut self, address: &str, reason: &str, now_ms: u64) -> bool {
+    /// this is worth a line in the log: each obstacle once, until something else happens there.
+    pub fn refused(&mut self, address: &str, obstacle: Obstacle, now_ms: u64) -> bool {
         let Self { targets, rng, join: _ } = self;
         let Some(target) = targets.get_mut(address) else { return true };
         target.dialing = false;
         target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_RARELY_MS);
         target.due_ms = now_ms.saturating_add(jitter(rng, target.refused_wait_ms));
-        target.refusals.insert(reason.to_owned())
+        target.refusals.insert(obstacle)
     }
 
     /// A link with whoever is at `address` stood and was refused, on one side or the other. That it stood is no success: the wait goes
@@ -154,7 +154,7 @@ impl Dialer {
             *joined = Joined::NotYet;
         }
         self.targets.entry(address.to_owned()).or_default();
-        self.refused(address, "kept out", now_ms);
+        self.refused(address, Obstacle::KeptOut, now_ms);
     }
 
     /// This node itself is at `address`: it is not dialed again.
@@ -242,6 +242,9 @@ pub fn survivor(standing: Initiated, fresh: Initiated) -> Survivor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::handshake::RefusalKind;
+
+    const CLOCK: Obstacle = Obstacle::Refused(RefusalKind::ClocksApart);
 
     fn wanted(address: &str, patience: Patience) -> Wanted {
         Wanted { node: NodeId(1), address: address.into(), patience }
@@ -314,7 +317,7 @@ mod tests {
         dialer.succeeded("linked:1", 0);
         dialer.ourselves("myself:1");
         dialer.kept_out("myself:1", 0);
-        dialer.refused("refused:1", "wrong secret", 0);
+        dialer.refused("refused:1", Obstacle::SecretDiffers, 0);
         assert_eq!(dialer.unanswered().collect::<Vec<_>>(), ["failed:1", "kept-out:1", "refused:1"]);
         for address in ["failed:1", "kept-out:1", "refused:1"] {
             dialer.succeeded(address, WAIT_RARELY_MS);
@@ -329,7 +332,7 @@ mod tests {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let ahead_ms = 3_600_000;
         assert_eq!(dialer.due(&[], true, ahead_ms), ["a:1"]);
-        dialer.refused("a:1", "the clock is ahead", ahead_ms);
+        dialer.refused("a:1", CLOCK, ahead_ms);
         assert!(dialer.due(&[], true, 0).is_empty(), "not at once");
         assert_eq!(dialer.due(&[], true, WAIT_RARELY_MS), ["a:1"]);
     }
@@ -381,7 +384,7 @@ mod tests {
                     dialer.succeeded("a:1", now_ms);
                     dialer.kept_out("a:1", now_ms);
                 } else {
-                    dialer.refused("a:1", "the clock is 17 ms ahead", now_ms);
+                    dialer.refused("a:1", CLOCK, now_ms);
                 }
                 assert!(dialer.due(&[], true, now_ms + full_ms / 2 - 1).is_empty(), "{full_ms}");
                 now_ms += full_ms;
@@ -389,26 +392,26 @@ mod tests {
             assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
             dialer.failed("a:1", now_ms);
             assert_eq!(dialer.due(&[], true, now_ms + WAIT_SOON_MS), ["a:1"], "it was restarted");
-            dialer.refused("a:1", "the clock is 17 ms ahead", now_ms);
+            dialer.refused("a:1", CLOCK, now_ms);
             assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "as at first");
         }
     }
 
     #[test]
-    fn a_refusal_is_logged_once_a_reason() {
+    fn a_refusal_is_logged_once_an_obstacle() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let mut now_ms = 0;
         let mut logged = Vec::new();
-        for reason in ["wrong secret", "wrong secret", "other cluster", "wrong secret"] {
+        for obstacle in [Obstacle::SecretDiffers, Obstacle::SecretDiffers, CLOCK, Obstacle::SecretDiffers] {
             assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
-            logged.push(dialer.refused("a:1", reason, now_ms));
+            logged.push(dialer.refused("a:1", obstacle, now_ms));
             now_ms += WAIT_RARELY_MS;
         }
         assert_eq!(logged, [true, false, true, false]);
         assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
         dialer.failed("a:1", now_ms);
         assert_eq!(dialer.due(&[], true, now_ms + WAIT_RARELY_MS), ["a:1"]);
-        assert!(dialer.refused("a:1", "wrong secret", now_ms), "after something else it is news");
+        assert!(dialer.refused("a:1", Obstacle::SecretDiffers, now_ms), "after something else it is news");
     }
 
     /// A link that stood is a success, and refused all the same where a clock is wrong or a directory was copied. It was dialed
