@@ -43,6 +43,7 @@ const OBJECTION: Duration = Duration::from_secs(1);
 pub async fn govern(inner: Arc<Inner>) {
     let mut round_due = Instant::now();
     let mut rounds = 0;
+    let mut is_behind = false;
     loop {
         let now_ms = inner.store.now_ms();
         let actions = inner.state().members.tick(now_ms);
@@ -51,9 +52,16 @@ pub async fn govern(inner: Arc<Inner>) {
         if round_due <= Instant::now() {
             round_due = Instant::now() + inner.round();
             rounds += 1;
-            if let Err(error) = keep_up(&inner, rounds).await {
-                debug!(%error, "the round's upkeep was not done");
+            let kept_up = keep_up(&inner, rounds).await;
+            match &kept_up {
+                // The first of many that fail alike.
+                Err(error) if !is_behind => {
+                    warn!(%error, "the round's upkeep is not done: nothing is noted or swept")
+                }
+                Err(error) => debug!(%error, "the round's upkeep was not done"),
+                Ok(()) => {}
             }
+            is_behind = kept_up.is_err();
         }
         let nap = {
             let state = inner.state();

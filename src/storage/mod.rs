@@ -26,7 +26,7 @@ pub mod engine;
 mod logged;
 mod machine;
 pub mod merge;
-mod notes;
+pub mod notes;
 mod open;
 mod options;
 pub mod partition;

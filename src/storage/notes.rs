@@ -7,8 +7,11 @@ use crate::error::{Error, Result};
 pub const NOTE_PREFIX: &str = "note/";
 /// The least name above all of theirs.
 pub const NOTES_END: &str = "note0";
-/// Longest note: it is one item of the engine, with its name and checksum.
-pub const NOTE_BYTES_MAX: usize = engine::ITEM_BYTES_MAX - 1024;
+/// Longest note: that of some thousand members with long addresses. It is read and written whole.
+pub const NOTE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest piece of a note: it is one item of the engine, with its name and checksum. Only the last piece is shorter, and it may
+/// be empty; so that what a longer note left behind it is not read.
+const PIECE_BYTES: usize = engine::ITEM_BYTES_MAX - 1024;
 const NAME_BYTES_MAX: usize = 512;
 const CHECK_BYTES: usize = 8;
 
@@ -18,9 +21,19 @@ impl Store {
     /// # Errors
     /// `Corrupt` where its bytes are not what was written, `NotReady` while the storage is being opened again.
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let Some(kept) = self.meta()?.get(&key(name))? else { return Ok(None) };
-        let note = unseal(&kept).ok_or_else(|| Error::Corrupt(format!("the note {name:?}")))?;
-        Ok(Some(note.to_vec()))
+        let meta = self.meta()?;
+        let Some(mut kept) = meta.get(&key(name, 0))? else { return Ok(None) };
+        let corrupt = || Error::Corrupt(format!("the note {name:?}"));
+        let mut note = Vec::new();
+        for number in 1.. {
+            let piece = unseal(&kept).ok_or_else(corrupt)?;
+            note.extend_from_slice(piece);
+            if piece.len() < PIECE_BYTES {
+                break;
+            }
+            kept = meta.get(&key(name, number))?.ok_or_else(corrupt)?;
+        }
+        Ok(Some(note))
     }
 
     /// Keeps a note, in place of the one of that name. Durable by the next commit. One that says the same writes nothing.
@@ -35,11 +48,15 @@ impl Store {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
-        let (meta, key, kept) = (self.meta()?, key(name), seal(note));
-        if meta.get(&key)?.is_some_and(|present| *present == *kept) {
+        if self.note(name).is_ok_and(|kept| kept.as_deref() == Some(note)) {
             return Ok(());
         }
-        let written = meta.insert(&key, &kept);
+        let pieces = (0..=note.len() / PIECE_BYTES).map(|number| {
+            let end = note.len().min((number + 1) * PIECE_BYTES);
+            (key(name, number), seal(&note[number * PIECE_BYTES..end]))
+        });
+        let pieces: Vec<_> = pieces.collect();
+        let written = self.meta()?.insert_all(pieces.iter().map(|(key, kept)| (&key[..], &kept[..])));
         if let Err(Error::StorageFull(reason)) = &written {
             self.0.around.committer.fail(reason);
         }
@@ -58,8 +75,11 @@ pub fn unseal(kept: &[u8]) -> Option<&[u8]> {
     (*check == blake3::hash(bytes).as_bytes()[..CHECK_BYTES]).then_some(bytes)
 }
 
-fn key(name: &str) -> Vec<u8> {
-    format!("{NOTE_PREFIX}{name}").into_bytes()
+fn key(name: &str, piece: usize) -> Vec<u8> {
+    match piece {
+        0 => format!("{NOTE_PREFIX}{name}").into_bytes(),
+        _ => format!("{NOTE_PREFIX}{name}/{piece}").into_bytes(),
+    }
 }
 
 #[cfg(test)]
@@ -93,13 +113,41 @@ mod tests {
         close(store);
     }
 
+    /// The members of a cluster with long names did not fit into one item, and then nothing was noted nor swept any more.
+    #[test]
+    fn a_note_of_many_members_is_kept_and_gives_way_to_a_shorter_one() {
+        let scene = Scene::new();
+        let mut store = scene.open();
+        let long: Vec<u8> = (0..300 * 280).map(|number| (number / 7) as u8).collect();
+        for length in [long.len(), 2 * PIECE_BYTES + 1, 2 * PIECE_BYTES, PIECE_BYTES, 1, 0, 3 * PIECE_BYTES] {
+            store.set_note("n", &long[..length]).expect("is kept");
+            store.set_note("o", &long[1..length.max(1)]).expect("is kept");
+            close(store);
+            store = scene.open();
+            assert!(store.note("n") == Ok(Some(long[..length].to_vec())), "{length}");
+        }
+        close(store);
+    }
+
+    #[test]
+    fn a_lost_piece_of_a_note_is_an_error() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.set_note("n", &[7; 2 * PIECE_BYTES]).expect("is kept");
+        store.meta().and_then(|meta| meta.remove(&key("n", 1))).expect("removes");
+        assert!(matches!(store.note("n"), Err(Error::Corrupt(_))));
+        store.set_note("n", &[7; 2 * PIECE_BYTES]).expect("is kept");
+        assert_eq!(store.note("n").map(|note| note.map(|note| note.len())), Ok(Some(2 * PIECE_BYTES)));
+        close(store);
+    }
+
     #[test]
     fn a_flipped_byte_of_a_note_is_an_error() {
         let scene = Scene::new();
         let store = scene.open();
         let mut kept = seal(b"two");
         kept[9] ^= 1;
-        store.meta().and_then(|meta| meta.insert(&key("members"), &kept)).expect("inserts");
+        store.meta().and_then(|meta| meta.insert(&key("members", 0), &kept)).expect("inserts");
         assert!(matches!(store.note("members"), Err(Error::Corrupt(_))));
         close(store);
     }

@@ -116,7 +116,7 @@ pub(super) fn lasting(member: &Member) -> Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::clock::NodeId;
+    use crate::{core::clock::NodeId, storage::notes::NOTE_BYTES_MAX};
 
     fn remembered() -> Remembered {
         let member = |node, state| Member {
@@ -156,6 +156,20 @@ mod tests {
         golden.extend(b"\x01\x07me:6660");
         assert_eq!(remembered().encode(), golden);
         assert_eq!(Remembered::decode(&golden), Ok(remembered()));
+    }
+
+    #[test]
+    fn three_hundred_members_of_long_addresses_are_remembered() {
+        let members = (0..300).map(|node| Member {
+            node: NodeId(u64::MAX - node),
+            address: format!("{}{node:03}:65535", "a".repeat(250)),
+            incarnation: u64::MAX,
+            state: MemberState::Forgotten { since_ms: u64::MAX },
+        });
+        let remembered = Remembered { members: members.collect(), ..remembered() };
+        let note = remembered.encode();
+        assert!(note.len() < NOTE_BYTES_MAX, "{} bytes", note.len());
+        assert_eq!(Remembered::decode(&note), Ok(remembered));
     }
 
     /// The bytes as they were first written, before there was an address in them.
