@@ -64,7 +64,6 @@ pub struct Members {
     actions: Vec<Action>,
     told: Identity,
     check_due_ms: u64,
-    started_ms: u64,
     unnoted: bool,
     leaving: bool,
     faults: u64,
@@ -88,7 +87,6 @@ impl Members {
             actions: Vec::new(),
             told: local,
             check_due_ms: CHECK_MS,
-            started_ms: now_ms,
             unnoted: true,
             leaving: false,
             faults: 0,
@@ -197,7 +195,7 @@ impl Members {
 
     /// Something arrived over the link with `node`, whatever it was.
     pub fn heard(&mut self, node: NodeId, now_ms: u64) {
-        let own_ms = self.pace.advance(now_ms);
+        let own_ms = self.advance(now_ms);
         if let Some(record) = self.records.get_mut(&node) {
             record.heard_ms = own_ms;
         }
@@ -276,7 +274,18 @@ impl Members {
     }
 
     fn begin(&mut self, now_ms: u64) {
-        self.effects.now_ms = self.pace.advance(now_ms);
+        self.effects.now_ms = self.advance(now_ms);
+    }
+
+    /// Moves the clock. Where the wall clock leaps, instants leap with it: nobody is gone for longer because a clock was set, or
+    /// because this node stood still.
+    fn advance(&mut self, now_ms: u64) -> u64 {
+        let leap_ms = self.pace.leap_ms(now_ms);
+        if leap_ms != 0 {
+            self.records.values_mut().for_each(|record| record.member.state.leap(leap_ms));
+            self.unnoted = true;
+        }
+        self.pace.advance(now_ms)
     }
 
     /// Takes over what the protocol came to know, and what it wants sent.
@@ -392,6 +401,29 @@ mod tests {
         assert_eq!(first.local().incarnation, NOW_MS);
         assert_eq!(restarted(&mut first, NOW_MS - 5_000).local().incarnation, NOW_MS + 1);
         assert!(first.take_note().is_none(), "nothing has changed since");
+    }
+
+    /// A clock that was set a year ahead forgot every member that was down at the time.
+    #[test]
+    fn a_clock_that_leaps_forgets_nobody() {
+        const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
+        let options = Options { forget_after_ms: 600_000, ..Options::default() };
+        for leap in [|now_ms| now_ms + YEAR_MS, |now_ms| now_ms - YEAR_MS] {
+            let since = MemberState::Down { since_ms: NOW_MS };
+            let down = Member { node: NodeId(2), address: "two:6660".into(), incarnation: 7, state: since };
+            let remembered = Remembered { members: vec![down], ..Remembered::default() };
+            let mut members = Members::new(identity(1, 0, "one:6660"), remembered, 1, options, NOW_MS);
+            pass(&mut members, NOW_MS, 300_000);
+            let leapt_ms: u64 = leap(NOW_MS + 300_000);
+            pass(&mut members, leapt_ms, 290_000);
+            assert!(matches!(state(&members, 2), Some(MemberState::Down { .. })), "{:?}", state(&members, 2));
+            pass(&mut members, leapt_ms + 290_000, 20_000);
+            assert!(
+                matches!(state(&members, 2), Some(MemberState::Forgotten { .. })),
+                "{:?}",
+                state(&members, 2)
+            );
+        }
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Members {
 
     pub(super) fn forget_the_long_gone(&mut self) {
         let now_ms = self.pace.shown_ms();
-        if now_ms.saturating_sub(self.started_ms) < self.options.forget_after_ms.min(FORGET_GRACE_MS) {
+        if self.pace.own_ms() < self.options.forget_after_ms.min(FORGET_GRACE_MS) {
             return;
         }
         let long_gone = self.others().filter(|member| match member.state {

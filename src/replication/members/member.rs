@@ -96,7 +96,7 @@ pub struct Member {
     pub state: MemberState,
 }
 
-/// How a member stands. Instants are this node's, in Unix milliseconds.
+/// How a member stands. Instants are this node's, in Unix milliseconds; where its clock leaps they leap along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberState {
     /// It talks.
@@ -135,6 +135,17 @@ impl MemberState {
     /// Whether the cluster goes on without it.
     pub fn is_forgotten(self) -> bool {
         matches!(self, Self::Forgotten { .. })
+    }
+
+    /// Moves its instant along with a clock that leaps.
+    pub(super) fn leap(&mut self, leap_ms: i64) {
+        match self {
+            Self::Alive => {}
+            Self::Suspect { since_ms }
+            | Self::Down { since_ms }
+            | Self::Left { since_ms }
+            | Self::Forgotten { since_ms } => *since_ms = since_ms.saturating_add_signed(leap_ms),
+        }
     }
 }
 

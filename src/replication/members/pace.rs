@@ -26,6 +26,16 @@ impl Pace {
         self.own_ms
     }
 
+    /// By how much the other clock leaps where it is `now_ms` there now: what this one will not follow. Clocks that are read side by
+    /// side differ by less than a step; that is no leap.
+    pub fn leap_ms(self, now_ms: u64) -> i64 {
+        match i64::try_from(now_ms.abs_diff(self.shown_ms)).unwrap_or(i64::MAX) {
+            step_ms if step_ms <= STEP_MAX_MS as i64 => 0,
+            step_ms if now_ms > self.shown_ms => step_ms - STEP_MAX_MS as i64,
+            step_ms => -step_ms,
+        }
+    }
+
     /// What it shows.
     pub fn own_ms(self) -> u64 {
         self.own_ms
@@ -53,6 +63,9 @@ mod tests {
         assert_eq!(pace.advance(65_300), 1_300);
         assert_eq!(pace.advance(1_000), 1_300);
         assert_eq!(pace.advance(1_200), 1_500);
+        assert_eq!((pace.leap_ms(2_200), pace.leap_ms(200), pace.leap_ms(1_100)), (0, 0, 0));
+        assert_eq!((pace.leap_ms(7_200), pace.leap_ms(0)), (5_000, -1_200));
+        assert_eq!((pace.leap_ms(u64::MAX), Pace::new(u64::MAX).leap_ms(0)), (i64::MAX - 1_000, -i64::MAX));
         assert_eq!(pace.shown_at(1_700), 1_400);
         assert_eq!(pace.shown_at(100), 1_200);
     }
