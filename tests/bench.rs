@@ -13,7 +13,7 @@ use crate::harness::{DEADLINE, wait_until};
 const TINY: &[&str] = &[
     "--json",
     "--runs=1",
-    "--duration=500ms",
+    "--duration=2s",
     "--warmup=100ms",
     "--keys=200",
     "--connections=4",
