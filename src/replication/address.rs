@@ -61,16 +61,6 @@ impl Advertised {
         }
     }
 
-    /// A peer dialed the candidate and found this node there. Says whether the address to tell others changed.
-    pub fn confirmed(&mut self, address: &str) -> bool {
-        self.candidate.take_if(|candidate| candidate == address).is_some_and(|address| self.learn(&address))
-    }
-
-    /// A peer dialed the candidate and found nobody, or somebody else.
-    pub fn refuted(&mut self, address: &str) {
-        self.candidate.take_if(|candidate| candidate == address);
-    }
-
     /// A peer reached this node under `address`. Says whether the address to tell others changed.
     pub fn reached_as(&mut self, address: &str) -> bool {
         self.learn(address)
@@ -147,20 +137,17 @@ mod tests {
         let mut advertised = listening("0.0.0.0:6661");
         advertised.reached_from(ip("10.0.0.7"));
         assert_eq!((advertised.current(), advertised.candidate()), (None, Some("10.0.0.7:6661")));
-        assert!(!advertised.confirmed("10.0.0.8:6661"));
-        assert!(advertised.confirmed("10.0.0.7:6661"));
+        assert!(advertised.reached_as("10.0.0.7:6661"));
         assert_eq!((advertised.current(), advertised.candidate()), (Some("10.0.0.7:6661"), None));
     }
 
     #[test]
-    fn an_interface_that_nobody_comes_back_through_is_not_told() {
-        let mut advertised = listening("[::]:6661");
-        advertised.reached_from(ip("::ffff:10.0.0.7"));
-        assert_eq!(advertised.candidate(), Some("10.0.0.7:6661"));
-        advertised.refuted("10.0.0.7:6661");
-        assert_eq!((advertised.current(), advertised.candidate()), (None, None));
-        advertised.reached_from(ip("fd00::7"));
-        assert_eq!(advertised.candidate(), Some("[fd00::7]:6661"));
+    fn an_interface_that_nobody_came_back_through_is_not_told() {
+        for (local, candidate) in [("::ffff:10.0.0.7", "10.0.0.7:6661"), ("fd00::7", "[fd00::7]:6661")] {
+            let mut advertised = listening("[::]:6661");
+            advertised.reached_from(ip(local));
+            assert_eq!((advertised.current(), advertised.candidate()), (None, Some(candidate)));
+        }
     }
 
     #[test]
