@@ -79,9 +79,8 @@ impl Host {
     /// One life of its node.
     pub async fn live(self: Rc<Self>) -> turmoil::Result {
         let life = self.lives.replace(self.lives.get() + 1);
-        let stop = self.stop.replace(Rc::default());
-        drop(stop);
-        let stop = self.stop.borrow().clone();
+        let stop = Rc::new(Notify::new());
+        self.stop.replace(stop.clone());
         if life == 0 {
             sleep_until(Instant::now() + self.begins_after).await;
         }
