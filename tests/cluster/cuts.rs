@@ -98,7 +98,6 @@ fn after_one_node_was_cut_off_the_latest_write_wins_and_nothing_deleted_returns(
 
 /// As long as people wait before they look, with as much to agree on as a busy minute leaves.
 #[test]
-#[ignore = "takes more than a minute; run it by its name"]
 fn after_a_cut_of_a_minute_the_latest_write_wins_and_nothing_deleted_returns() {
     survives(Network::cut_all, Duration::from_secs(60), MANY);
 }
