@@ -108,6 +108,7 @@ impl Replica {
         let shown = self.shown.entry(key).or_default();
         if at_ms > self.now_ms + HORIZON_MS {
             *shown = vec![(0, Some(new.digest))];
+            self.since_ms.remove(&key);
             return;
         }
         let is_close = |before_ms: u64| before_ms + COLLAPSE_MS >= at_ms;
