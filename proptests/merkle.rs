@@ -62,20 +62,22 @@ struct Replica {
     rows: BTreeMap<u16, (u64, u8)>,
     /// What a key shows, each with the instant from which on it does, in their order; nothing while it is restless.
     shown: BTreeMap<u16, Vec<(u64, Option<Digest>)>>,
-    /// When the first was written of the writes of a key that follow each other closely.
-    since_ms: BTreeMap<u16, u64>,
+    /// The writes of a key that follow each other closely.
+    close: BTreeMap<u16, Close>,
+}
+
+#[derive(Clone, Copy)]
+struct Close {
+    /// When the first of them was written.
+    since_ms: u64,
+    /// What showed before this instant shows until the last of them.
+    before_ms: u64,
 }
 
 impl Replica {
     fn new(depth: u8) -> Self {
         let tree = PartitionTree::new(depth);
-        Self {
-            tree,
-            now_ms: NOW_MS,
-            rows: BTreeMap::new(),
-            shown: BTreeMap::new(),
-            since_ms: BTreeMap::new(),
-        }
+        Self { tree, now_ms: NOW_MS, rows: BTreeMap::new(), shown: BTreeMap::new(), close: BTreeMap::new() }
     }
 
     fn of(writes: &[(u16, u64, u8)]) -> Self {
@@ -108,7 +110,7 @@ impl Replica {
         let shown = self.shown.entry(key).or_default();
         if at_ms > self.now_ms + HORIZON_MS {
             *shown = vec![(0, Some(new.digest))];
-            self.since_ms.remove(&key);
+            self.close.remove(&key);
             return;
         }
         let is_close = |before_ms: u64| before_ms + COLLAPSE_MS >= at_ms;
@@ -116,19 +118,22 @@ impl Replica {
             // Of those that follow closely the last alone shows; and nothing before it, where they go on for long.
             Some(before) => {
                 let is_remembered = before.0 + HORIZON_MS >= self.now_ms;
-                let since_ms = match self.since_ms.get(&key) {
-                    Some(since_ms) if is_remembered => *since_ms,
-                    Some(_) | None => before.0,
+                let close = match self.close.get(&key) {
+                    Some(close) if is_remembered => *close,
+                    // One that is not remembered is all that is known of what there was before.
+                    Some(_) | None => {
+                        Close { since_ms: before.0, before_ms: before.0 + u64::from(!is_remembered) }
+                    }
                 };
-                self.since_ms.insert(key, since_ms);
-                // One that is not remembered is all that is known of what there was before.
-                shown.retain(|&(shown_ms, _)| shown_ms < since_ms + u64::from(!is_remembered));
+                self.close.insert(key, close);
+                shown.retain(|&(shown_ms, _)| shown_ms < close.before_ms);
+                let since_ms = close.since_ms;
                 if since_ms + RESTLESS_MS < at_ms {
                     shown.push((since_ms + RESTLESS_MS, None));
                 }
             }
             None => {
-                self.since_ms.remove(&key);
+                self.close.remove(&key);
             }
         }
         shown.push((at_ms, Some(new.digest)));
@@ -138,7 +143,7 @@ impl Replica {
         if let Some((at_ms, tag)) = self.rows.remove(&key) {
             self.tree.replace(hash(key), Some(leaf(key, at_ms, tag)), None, self.now_ms);
             self.shown.remove(&key);
-            self.since_ms.remove(&key);
+            self.close.remove(&key);
         }
     }
 
