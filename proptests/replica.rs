@@ -256,6 +256,9 @@ impl Replica for MemoryReplica {
             accepted.latest = accepted.latest.max(Some(at));
             accepted.changed += u64::from(rows.merge(table, &key, register));
         }
+        // What was older here is dead now, and the floors may have passed that already.
+        let swept = rows.swept;
+        rows.sweep_to(swept);
         Ok(accepted)
     }
 

@@ -104,7 +104,7 @@ fn describe(message: &Message) -> String {
     match message {
         Message::Round(round) => format!(
             "round at {} root {:02x?} guarantee {} swept {} {}{}{}{}",
-            round.at_ms,
+            round.at_ms(),
             round.root.map(|root| root.0[0]),
             round.guarantee_ms,
             round.swept_ms,

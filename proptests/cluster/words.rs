@@ -80,16 +80,17 @@ impl Scene {
     }
 
     fn round(&self, whole: bool, swept: Swept) -> Message {
-        self.round_of(whole, swept, 0, None)
+        self.round_of(whole, swept, false, None)
     }
 
-    fn round_of(&self, whole: bool, swept: Swept, rows: u64, root: Option<RootDigest>) -> Message {
+    fn round_of(&self, whole: bool, swept: Swept, is_all: bool, root: Option<RootDigest>) -> Message {
         Message::Round(Round {
             now_ms: self.now_ms,
             echo: None,
-            at_ms: self.now_ms - 2_000,
+            behind_ms: 2_000,
             root,
-            rows,
+            is_all,
+            rows: 0,
             guarantee_ms: 0,
             swept_ms: swept.tombstones_ms,
             expired_ms: swept.expired_ms,
@@ -135,14 +136,14 @@ fn a_round_may_have_any_numbers_in_it() {
     const EXTREMES: [u64; 6] = [0, 1, NOW_MS, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
     for now_ms in EXTREMES {
         for sent_ms in EXTREMES {
-            for at_ms in EXTREMES {
+            for behind_ms in [0, 1, u32::MAX] {
                 let mut scene = Scene::new(true);
                 let Message::Round(round) = scene.round(true, Swept::default()) else { panic!("no round") };
                 let echo = Some((sent_ms, u32::MAX));
-                let round = Round { now_ms, echo, at_ms, rows: at_ms, guarantee_ms: now_ms, ..round };
+                let round = Round { now_ms, echo, behind_ms, rows: now_ms, guarantee_ms: sent_ms, ..round };
                 let heard = scene.with(|peer, context| peer.handle(context, Message::Round(round)));
-                let is_ahead = now_ms > NOW_MS + DRIFT_MAX_MS || at_ms > NOW_MS + DRIFT_MAX_MS;
-                assert_eq!(heard.is_err(), is_ahead, "{now_ms} {sent_ms} {at_ms}: {heard:?}");
+                let is_ahead = now_ms > NOW_MS + DRIFT_MAX_MS;
+                assert_eq!(heard.is_err(), is_ahead, "{now_ms} {sent_ms} {behind_ms}: {heard:?}");
             }
         }
     }
@@ -207,6 +208,40 @@ fn a_row_that_the_journal_holds_goes_out_as_it_was_written() {
     assert_eq!(rows, [first.clone(), Row { key: key("b"), ..first }]);
 }
 
+/// It may have been deleted since, and even the tombstone be gone.
+#[test]
+fn what_was_noted_before_the_link_came_up_goes_out_as_it_is_now() {
+    let (_, register) = old_row();
+    let mut journal = Journal::default();
+    journal.append(table(), key("gone"), Some(Row::new(key("gone"), register)));
+    let mut scene = Scene::with_journal(true, journal);
+    assert_eq!(scene.poll().expect("it goes on to the end of the journal").tables, []);
+    let row = Row::new(key("a"), scene.write("a", 1));
+    scene.shared.journal().append(table(), key("gone"), Some(Row { key: key("gone"), ..row.clone() }));
+    let rows = scene.poll().expect("a batch").tables.remove(0).1;
+    assert_eq!(
+        rows,
+        [row.clone(), Row { key: key("gone"), ..row }],
+        "what comes after is sent as it was written"
+    );
+}
+
+/// Only who has not finished its first sync asks for that.
+#[test]
+fn a_round_says_whether_its_root_shows_all_that_is_here() {
+    let mut scene = Scene::new(true);
+    let round = |scene: &mut Scene| said(scene.with(|peer, context| peer.round(context)).expect("in memory"));
+    assert!(round(&mut scene).is_all);
+    scene.write("k", 1);
+    assert!(!round(&mut scene).is_all);
+    scene.now_ms += 2_500;
+    scene.replica.set_now(scene.now_ms);
+    assert!(round(&mut scene).is_all);
+    let heard = scene.round(true, Swept::default());
+    scene.hear(heard);
+    assert!(!round(&mut scene).is_all);
+}
+
 #[test]
 fn a_full_window_has_room_again_when_what_was_sent_is_acknowledged() {
     let mut scene = Scene::new(true);
@@ -262,12 +297,12 @@ fn what_is_written_after_a_root_was_taken_lies_above_its_instant_though_the_wall
         let at_ms = scene.now_ms - 2_000;
         if own {
             assert_eq!(
-                said(scene.with(|peer, context| peer.round(context)).expect("it lies in memory")).at_ms,
+                said(scene.with(|peer, context| peer.round(context)).expect("it lies in memory")).at_ms(),
                 at_ms
             );
         } else {
             let root = scene.replica.root(at_ms).expect("it lies in memory");
-            let round = scene.round_of(true, Swept::default(), 0, root);
+            let round = scene.round_of(true, Swept::default(), false, root);
             scene.hear(round);
         }
         scene.now_ms -= 600_000;
@@ -276,15 +311,20 @@ fn what_is_written_after_a_root_was_taken_lies_above_its_instant_though_the_wall
     }
 }
 
+/// As many rows were held to be all: a node that had an older version of one than its source was whole, and showed that to clients.
 #[test]
 fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
-    for (later_ms, rows, is_whole) in [(0, 1, false), (0, 0, true), (2_500, 1, true)] {
+    // What its source had when the link came up may be dated as far ahead as rows may be.
+    let all_ms = 2_000 + 2 * DRIFT_MAX_MS;
+    for (later_ms, is_all, is_whole) in
+        [(0, false, false), (0, true, true), (all_ms - 1, false, false), (all_ms, false, true)]
+    {
         let mut scene = Scene::new(false);
         scene.now_ms += later_ms;
         scene.replica.set_now(scene.now_ms);
         let at_ms = scene.now_ms - 2_000;
         let root = scene.replica.root(at_ms).expect("it lies in memory");
-        let round = scene.round_of(true, Swept::default(), rows, root);
+        let round = scene.round_of(true, Swept::default(), is_all, root);
         let equal = Then::Equal { at_ms, swept: Swept::default(), whole: is_whole };
         assert_eq!(scene.hear(round), [Output::AfterSync(equal)]);
         assert!(!scene.shared.standing().whole, "not before the sync");

@@ -73,7 +73,8 @@ fn a_round_of_an_idle_cluster_fits_in_64_bytes() {
     let round = Round {
         now_ms: NOW_MS,
         echo: Some((NOW_MS, 1_000)),
-        at_ms: NOW_MS,
+        behind_ms: 2_000,
+        is_all: false,
         root: Some(RootDigest([255; 16])),
         rows: 1_000_000,
         guarantee_ms: NOW_MS,

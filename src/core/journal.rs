@@ -1,7 +1,7 @@
 //! The keys this node wrote, in the order in which it did, for the peers to be told. In memory and bounded.
 //!
 //! Of the last writes it holds the rows too, so that they are not read and decoded again for each peer that follows. Those of
-//! before are read when they are sent, so that a peer that is slow gets the newest only. It is one for all peers, and each peer
+//! before are read when they are sent, so that a peer that is slow or comes anew gets the newest only. It is one for all peers, and each peer
 //! is no more than a place in it, its cursor. A peer whose cursor has fallen off the end has missed something, and comparing
 //! will find what.
 
@@ -87,18 +87,22 @@ impl Journal {
         cursor >= self.last - self.keys.len() as u64
     }
 
-    /// What comes after a cursor, from at most `keys_max` entries; `None` where some of it is gone.
-    pub fn following(&self, cursor: u64, keys_max: usize) -> Option<Following> {
+    /// What comes after a cursor, from at most `keys_max` entries; `None` where some of it is gone. Rows come with writes after
+    /// `held_after` only: what was written long ago may have been written over elsewhere since, deleted and swept.
+    pub fn following(&self, cursor: u64, held_after: u64, keys_max: usize) -> Option<Following> {
         if !self.reaches(cursor) {
             return None;
         }
         let skipped = self.keys.len() - (self.last.saturating_sub(cursor)) as usize;
         let taken = self.keys.len().saturating_sub(skipped).min(keys_max);
         let unheld = self.keys.len() - self.rows.len();
+        let first = self.last - self.keys.len() as u64 + 1;
         let mut places = HashMap::with_capacity(taken);
         let mut writes: Vec<Noted> = Vec::with_capacity(taken);
         for (at, entry) in self.keys.range(skipped..skipped + taken).enumerate() {
-            let row = (skipped + at).checked_sub(unheld).and_then(|at| self.rows[at].as_ref());
+            let held =
+                (skipped + at).checked_sub(unheld).filter(|_| first + (skipped + at) as u64 > held_after);
+            let row = held.and_then(|at| self.rows[at].as_ref());
             match places.entry(entry) {
                 Entry::Vacant(place) => {
                     place.insert(writes.len());
@@ -150,13 +154,13 @@ mod tests {
 
     /// Each key, and when the row was written that is held of it.
     fn held(journal: &Journal, cursor: u64) -> Vec<(String, Option<u64>)> {
-        let writes = journal.following(cursor, 10).expect("all is there").writes;
+        let writes = journal.following(cursor, 0, 10).expect("all is there").writes;
         let hlc = |row: Row| row.marker.timestamp.hlc;
         writes.into_iter().map(|noted| (noted.key.as_str().to_owned(), noted.row.map(hlc))).collect()
     }
 
     fn following(journal: &Journal, cursor: u64, keys_max: usize) -> Option<(String, u64)> {
-        let following = journal.following(cursor, keys_max)?;
+        let following = journal.following(cursor, 0, keys_max)?;
         let keys: Vec<&str> = following.writes.iter().map(|noted| noted.key.as_str()).collect();
         Some((keys.concat(), following.cursor))
     }
@@ -192,6 +196,11 @@ mod tests {
         assert_eq!(held(&journal, 1), [("b".into(), Some(3)), ("a".into(), None)]);
         append_row(&mut journal, "a", 5, 1);
         assert_eq!(held(&journal, 2), [("a".into(), None), ("b".into(), Some(2))]);
+        let writes = journal.following(2, 3, 10).expect("all is there").writes;
+        assert!(
+            writes[0].row.is_none() && writes[1].row.is_some(),
+            "only those after the third are held: {writes:?}"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The version of everything that travels between nodes. Nodes of another are refused.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// About how long a message may be that carries many things; one that carries a single long value may be longer.
 pub const MESSAGE_BYTES: usize = 240 * 1024;
@@ -109,10 +109,12 @@ pub struct Round {
     /// The `now_ms` of the last round received, and for how many milliseconds it has lain here: the receiver learns the round
     /// trip and the offset of the clocks from it.
     pub echo: Option<(u64, u32)>,
-    /// The instant the root stands for, in Unix milliseconds. Behind by the settle time.
-    pub at_ms: u64,
+    /// How many milliseconds before `now_ms` the instant lies that the root stands for: by the settle time.
+    pub behind_ms: u32,
     /// Digest of everything the sender held at that instant; `None` while it cannot tell (it builds its trees, or sweeps).
     pub root: Option<RootDigest>,
+    /// The root shows all that the sender holds: nothing of it is later than that instant. Said only to who has not finished its first sync.
+    pub is_all: bool,
     /// Rows the sender has, tombstones included.
     pub rows: u64,
     /// Up to here everything that the sender wrote or saw is on every member, as far as it knows (Unix milliseconds).
@@ -123,12 +125,19 @@ pub struct Round {
     pub expired_ms: u64,
     /// The sender has finished its first sync.
     pub whole: bool,
-    /// The sender wrote something before `at_ms` that the receiver has not acknowledged yet: their roots may well differ.
+    /// The sender wrote something before that instant that the receiver has not acknowledged yet: their roots may well differ.
     pub pushing: bool,
     /// The sender's journal does not reach back to where the receiver is: something is to be compared.
     pub gap: bool,
     /// The sender hands over what it has, to leave for good: nobody is to count on it.
     pub leaving: bool,
+}
+
+impl Round {
+    /// The instant the root stands for, in Unix milliseconds.
+    pub fn at_ms(&self) -> u64 {
+        self.now_ms.saturating_sub(u64::from(self.behind_ms))
+    }
 }
 
 /// A batch of rows. Numbered by link, from 1; acknowledged in order, once durable.
@@ -237,8 +246,9 @@ mod tests {
         let round = Round {
             now_ms,
             echo: Some((now_ms, 1_000)),
-            at_ms: now_ms,
+            behind_ms: 2_499,
             root: Some(RootDigest([255; 16])),
+            is_all: true,
             rows: 1_000_000,
             guarantee_ms: now_ms,
             swept_ms: now_ms,

@@ -87,8 +87,9 @@ pub struct Peer {
     remote: NodeId,
     options: Options,
     random: u64,
-    /// When the link came up.
+    /// When the link came up, and how far the journal went then.
     begun_ms: u64,
+    begun: u64,
     /// How far the journal was looked at, and what of it was not sent yet.
     cursor: u64,
     unsent: VecDeque<Noted>,
@@ -144,6 +145,7 @@ impl Peer {
             options,
             random: seed,
             begun_ms: context.now_ms,
+            begun: journal.last(),
             cursor,
             unsent: VecDeque::new(),
             own_ms: 0,
@@ -205,18 +207,21 @@ impl Peer {
         self.marks.push_back((now_ms, context.shared.journal().last()));
         context.replica.pass(at_ms);
         let root = context.replica.root(at_ms)?;
+        let is_all =
+            root.is_some() && !self.is_whole() && context.replica.root(self.latest_ms(now_ms))? == root;
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
         let (guarantee_ms, whole, leaving) = {
             let standing = context.shared.standing();
             (standing.guarantee_ms(at_ms), standing.whole, standing.leaving)
         };
-        let held = |received_ms: u64| u32::try_from(now_ms.saturating_sub(received_ms)).unwrap_or(u32::MAX);
+        let since = |before_ms: u64| u32::try_from(now_ms.saturating_sub(before_ms)).unwrap_or(u32::MAX);
         let round = Round {
             now_ms,
-            echo: self.last_round.as_ref().map(|(round, received_ms)| (round.now_ms, held(*received_ms))),
-            at_ms,
+            echo: self.last_round.as_ref().map(|(round, received_ms)| (round.now_ms, since(*received_ms))),
+            behind_ms: since(at_ms),
             root,
+            is_all,
             rows: context.replica.count(),
             guarantee_ms,
             swept_ms: swept.tombstones_ms,
@@ -295,8 +300,7 @@ impl Peer {
         if rows.repair {
             self.busy_ms = context.now_ms;
         }
-        // What one node took from another whose clock is ahead, as far as may be, is as far ahead of it as that one.
-        let latest_ms = context.now_ms + 2 * self.options.clock_drift_max_ms;
+        let latest_ms = self.latest_ms(context.now_ms);
         let all = rows.tables.iter().flat_map(|(_, rows)| rows);
         if let Some(row) = all.max_by_key(|row| row.marker.timestamp)
             && row.marker.timestamp.unix_ms() > latest_ms
@@ -322,6 +326,12 @@ impl Peer {
             }
         }
         Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, zombies })))
+    }
+
+    /// The latest that a row may be dated. What one node took from another whose clock is ahead, as far as may be, is as far ahead of it
+    /// as that one.
+    fn latest_ms(&self, now_ms: u64) -> u64 {
+        now_ms + 2 * self.options.clock_drift_max_ms
     }
 
     fn settled_ms(&self, now_ms: u64) -> u64 {

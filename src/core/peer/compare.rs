@@ -29,8 +29,8 @@ impl Peer {
         self.measure(context.now_ms, &round)?;
         // It is an instant that the clock is raised to.
         let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
-        if round.at_ms > latest_ms {
-            let ahead_ms = round.at_ms - context.now_ms;
+        if round.at_ms() > latest_ms {
+            let ahead_ms = round.at_ms() - context.now_ms;
             return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
         }
         self.figures.rounds += 1;
@@ -79,20 +79,20 @@ impl Peer {
         swept: Swept,
     ) -> Result<Vec<Output>> {
         let Some(theirs) = round.root else { return Ok(Vec::new()) };
-        context.replica.pass(round.at_ms);
+        context.replica.pass(round.at_ms());
         if context.replica.swept() != swept {
             return Ok(Vec::new());
         }
         if self.swept.0 != swept {
             self.swept = (swept, context.now_ms);
         }
-        let Some(own) = context.replica.root(round.at_ms)? else { return Ok(Vec::new()) };
+        let Some(own) = context.replica.root(round.at_ms())? else { return Ok(Vec::new()) };
         if own == theirs {
             (self.differing, self.excused) = (0, 0);
             self.end_session();
             // Of what was written just before the link came up, an earlier instant tells nothing: it may be missing here.
-            let is_all = round.at_ms >= self.begun_ms || round.rows == context.replica.count();
-            let then = Then::Equal { at_ms: round.at_ms, swept, whole: round.whole && is_all };
+            let is_all = round.is_all || round.at_ms() >= self.latest_ms(self.begun_ms);
+            let then = Then::Equal { at_ms: round.at_ms(), swept, whole: round.whole && is_all };
             return Ok(vec![Output::AfterSync(then)]);
         }
         let is_whole = context.shared.standing().whole;
@@ -111,10 +111,10 @@ impl Peer {
 
     /// Whether roots have differed for long enough, with nothing on its way that explains it.
     fn is_due(&mut self, round: &Round) -> bool {
-        if round.pushing || self.is_pushing(round.at_ms) {
+        if round.pushing || self.is_pushing(round.at_ms()) {
             return false;
         }
-        if round.at_ms < self.swept.1 + SWEEP_MS && self.excused < EXCUSED_MAX {
+        if round.at_ms() < self.swept.1 + SWEEP_MS && self.excused < EXCUSED_MAX {
             self.excused += 1;
             return false;
         }

@@ -101,7 +101,7 @@ impl Peer {
 
     fn next_of_journal<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Option<Message>> {
         if self.unsent.is_empty() {
-            let following = context.shared.journal().following(self.cursor, ENTRIES_PER_BATCH);
+            let following = context.shared.journal().following(self.cursor, self.begun, ENTRIES_PER_BATCH);
             let Some(following) = following else {
                 self.skip_gap(context);
                 return Ok(None);
