@@ -262,7 +262,7 @@ impl Replica for MemoryReplica {
         Ok(accepted)
     }
 
-    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_ms: u64) -> Result<u64> {
+    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_hlc: u64) -> Result<u64> {
         let mut rows = self.0.borrow_mut();
         let mut removed = 0;
         for (table, key, marker) in zombies {
@@ -271,7 +271,7 @@ impl Replica for MemoryReplica {
                 continue;
             };
             let at = marker.timestamp;
-            if at.node == rows.clock.node() && at.unix_ms() > shared_ms {
+            if at.node == rows.clock.node() && at.hlc > shared_hlc {
                 let anew = Register::new(register.into_payload(), rows.tick());
                 rows.set(&table, &key, Some(anew), Cause::Rewritten);
             } else {
@@ -288,6 +288,12 @@ impl Replica for MemoryReplica {
 
     fn swept(&self) -> Swept {
         self.0.borrow().swept
+    }
+
+    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+        let rows = self.0.borrow();
+        let dead = rows.registers().filter(|(_, _, register)| is_over(register, swept));
+        Ok(dead.map(|(table, key, _)| (table.clone(), vec![key.clone()])).collect())
     }
 
     fn reset_swept(&self, swept: Swept) -> Result<()> {

@@ -56,7 +56,8 @@
 //! 3. How far tombstones may be removed is made durable before the first one is, and told to the others in each round: they remove them too
 //!    before digests are compared again, so that what is swept here makes no difference to there.
 //! 4. A live row from before that instant, of a key that is not here, was deleted everywhere: it is refused, and its sender removes it; one
-//!    that only its sender can have seen is written anew there instead. A node that was forgotten takes the cluster's rows first.
+//!    that only its sender can have seen is written anew there instead. A node that was forgotten takes the cluster's rows first, and
+//!    hands over what is dead there before it sweeps that.
 //! 5. Values that expired are hidden by their own instant everywhere, and removed by the floor without a tombstone.
 
 pub mod error;

@@ -7,11 +7,6 @@ use dynarust::core::{
     register::{Marker, Payload, Register},
 };
 
-use super::node::GRACE_MS;
-
-/// Until so long after its end an expired value that was removed may let an older one through, from a node that was forgotten.
-const EXPIRY_GRACE_MS: u64 = GRACE_MS + 15_000;
-
 /// The name of a row.
 pub type Name = (TableName, Key);
 
@@ -22,8 +17,6 @@ pub struct Model {
     /// What every member had durably, of each row.
     seen: BTreeMap<Name, Marker>,
     nodes: Vec<Seen>,
-    /// Whether a node was ever forgotten.
-    was_forgetful: bool,
 }
 
 struct Written {
@@ -59,15 +52,6 @@ impl Model {
     pub fn acknowledged(&mut self, name: &Name, marker: Marker) {
         let written = self.writes.get_mut(name).and_then(|writes| writes.get_mut(&marker));
         written.expect("what is acknowledged was written").acknowledged = true;
-    }
-
-    /// A node is forgotten. Should it come back, its values that nobody had are kept, and all else it has alone may be lost.
-    pub fn forgotten(&mut self, node: usize) {
-        self.was_forgetful = true;
-        for written in self.writes.values_mut().flat_map(BTreeMap::values_mut) {
-            let is_kept = matches!(written.payload, Payload::Live { expires_at_ms: None, .. });
-            written.excused |= written.node == node && !is_kept;
-        }
     }
 
     /// A node was forgotten and does not come back.
@@ -106,16 +90,9 @@ impl Model {
         self.nodes[node].merged.clear();
     }
 
-    /// Whether every member had something newer of a row once, that cannot have expired just before a forgotten node came
-    /// back: only after the grace is it known of what follows.
-    pub fn is_outlived(&self, name: &Name, marker: Marker, wall_ms: u64) -> bool {
-        let Some(seen) = self.seen.get(name).filter(|seen| marker < **seen) else { return false };
-        match self.writes.get(name).and_then(|writes| writes.get(seen)).map(|written| &written.payload) {
-            Some(Payload::Live { expires_at_ms: Some(at_ms), .. }) if self.was_forgetful => {
-                at_ms + EXPIRY_GRACE_MS < wall_ms
-            }
-            Some(_) | None => true,
-        }
+    /// Whether every member had something newer of a row once.
+    pub fn is_outlived(&self, name: &Name, marker: Marker) -> bool {
+        self.seen.get(name).is_some_and(|seen| marker < *seen)
     }
 
     /// The acknowledged writes that are neither in the rows nor followed by a later write that is, or that ended its row.
@@ -131,9 +108,11 @@ impl Model {
                 continue;
             }
             let is_kept = match rows.get(name) {
+                // What has ended may be gone, and what ended before it be there again: nobody sees either.
                 Some(register) => {
-                    let has_expired = is_end(&written.payload, expired_ms);
-                    register.marker() >= *marker || self.was_forgetful && has_expired
+                    let both_ended =
+                        is_end(&written.payload, expired_ms) && is_end(register.payload(), expired_ms);
+                    register.marker() >= *marker || both_ended
                 }
                 // Something later, or it itself, ended the row.
                 None => writes.range(marker..).any(|(_, written)| is_end(&written.payload, expired_ms)),

@@ -62,7 +62,7 @@ pub struct End {
 #[derive(Clone, Copy)]
 struct Kept {
     whole: bool,
-    shared_ms: u64,
+    shared_hlc: u64,
     held_ms: u64,
 }
 
@@ -83,7 +83,7 @@ impl Node {
             latency_ms: 0,
             skew_ms: 0,
             journal_keys_max,
-            kept: Kept { whole, shared_ms: 0, held_ms: 0 },
+            kept: Kept { whole, shared_hlc: 0, held_ms: 0 },
             figures: Vec::new(),
         };
         node.restore();
@@ -110,7 +110,8 @@ impl Node {
         let context = Context { replica: &self.replica, shared: &self.shared, now_ms: wall_ms };
         let done = act(&mut self.ends, &context);
         let standing = self.shared.standing();
-        self.kept = Kept { whole: standing.whole, shared_ms: standing.shared_ms, held_ms: standing.held_ms };
+        self.kept =
+            Kept { whole: standing.whole, shared_hlc: standing.shared_hlc, held_ms: standing.held_ms };
         done
     }
 
@@ -192,7 +193,7 @@ impl Node {
         self.shared = Shared::new(Journal::new(self.journal_keys_max));
         let mut standing = self.shared.standing();
         standing.whole = self.kept.whole;
-        standing.shared_ms = self.kept.shared_ms;
+        standing.shared_hlc = self.kept.shared_hlc;
         standing.held_ms = self.kept.held_ms;
     }
 }

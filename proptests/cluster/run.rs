@@ -107,7 +107,6 @@ fn come_back(world: &mut World, node: usize) {
     let now_ms = world.now_ms;
     world.nodes[node].begin_anew(now_ms);
     world.nodes[node].is_member = true;
-    world.model.forgotten(node);
     for other in 0..world.nodes.len() {
         let id = world.nodes[node].id;
         // Links are of one life.

@@ -1,5 +1,7 @@
 //! What single peers say, where whole clusters seldom come to it.
 
+mod shared;
+
 use dynarust::core::{
     clock::NodeId,
     digest::{DigestKey, RootDigest},
@@ -178,26 +180,6 @@ fn who_is_whole_refuses_what_was_deleted_everywhere() {
     assert_eq!(scene.replica.count(), 0);
 }
 
-/// A row goes out as it is then, which may be newer than rows that still wait. An acknowledgement of it was held to say that those
-/// were there too: what was lost of them when the node was forgotten was not written anew.
-#[test]
-fn a_write_is_shared_when_all_before_it_are() {
-    let mut scene = Scene::new(true);
-    scene.with(|peer, context| peer.equal(context, NOW_MS - 2_000, Swept::default(), true));
-    scene.write("a", 200_000);
-    scene.write("b", 200_000);
-    scene.write("c", 1);
-    let last = scene.write("a", 200_000);
-    let first = scene.poll().expect("a batch");
-    assert!(!first.tables[0].1.iter().any(|row| row.key == key("c")), "c is still to be sent");
-    scene.hear(Message::Applied { batch: first.batch, zombies: Vec::new() });
-    assert_eq!(scene.shared.standing().shared_ms, NOW_MS - 2_000);
-    while let Some(rows) = scene.poll() {
-        scene.hear(Message::Applied { batch: rows.batch, zombies: Vec::new() });
-    }
-    assert_eq!(scene.shared.standing().shared_ms, last.timestamp().unix_ms());
-}
-
 /// Where it is not held it is read, as it is by then.
 #[test]
 fn a_row_that_the_journal_holds_goes_out_as_it_was_written() {
@@ -331,26 +313,6 @@ fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
         scene.with(|peer, context| peer.equal(context, at_ms, Swept::default(), is_whole));
         assert_eq!(scene.shared.standing().whole, is_whole);
     }
-}
-
-/// What a node that was forgotten had alone was taken in by one member, and then refused by another, which had swept a little
-/// further: as it was on a member it was removed, and by that from all.
-#[test]
-fn what_a_forgotten_node_had_alone_is_not_shared_before_all_have_it() {
-    let mut scene = Scene::new(true);
-    scene.with(|peer, context| peer.equal(context, NOW_MS - 9_000, Swept::default(), true));
-    scene.shared.standing().begin_anew(NOW_MS);
-    assert!(!scene.shared.standing().whole);
-    scene.with(|peer, context| peer.equal(context, NOW_MS + 1, Swept::default(), true));
-    assert_eq!(scene.shared.standing().shared_ms, NOW_MS - 9_000);
-    {
-        let mut standing = scene.shared.standing();
-        standing.floor.announced(REMOTE, NOW_MS + 1);
-        let guarantee_ms = standing.floor.guarantee_ms(NOW_MS);
-        assert_eq!(standing.floor.raise(guarantee_ms), NOW_MS + 1);
-    }
-    scene.with(|peer, context| peer.equal(context, NOW_MS + 2, Swept::default(), true));
-    assert_eq!(scene.shared.standing().shared_ms, NOW_MS + 2);
 }
 
 #[test]

@@ -183,7 +183,6 @@ impl World {
     /// Has everybody forget a node, one sooner than the other.
     pub fn forget(&mut self, forgotten: usize) {
         self.nodes[forgotten].is_member = false;
-        self.model.forgotten(forgotten);
         for node in self.members() {
             let after_ms = self.random.below(0..1_500);
             self.at(after_ms, Event::Forget { node, forgotten });
@@ -359,7 +358,7 @@ impl World {
                 // A node that has not finished its first sync may show what is old.
                 let is_ready = self.nodes[node].is_whole() && self.nodes[node].is_member;
                 let is_seen = is_ready && register.value_at(wall_ms).is_some();
-                if is_seen && self.model.is_outlived(&name, register.marker(), wall_ms) {
+                if is_seen && self.model.is_outlived(&name, register.marker()) {
                     let at = register.timestamp();
                     self.broken = Some(format!("{} of {at} came back on {node}", name.1.as_str()));
                 }

@@ -36,8 +36,18 @@ pub struct Timestamp {
 impl Timestamp {
     /// Unix milliseconds of the reading.
     pub fn unix_ms(self) -> u64 {
-        self.hlc >> COUNTER_BITS
+        unix_ms(self.hlc)
     }
+}
+
+/// The Unix milliseconds of a reading.
+pub fn unix_ms(hlc: u64) -> u64 {
+    hlc >> COUNTER_BITS
+}
+
+/// The last reading of a Unix millisecond.
+pub fn last_reading(unix_ms: u64) -> u64 {
+    unix_ms << COUNTER_BITS | ((1 << COUNTER_BITS) - 1)
 }
 
 impl fmt::Display for Timestamp {

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 pub use self::figures::Figures;
 use self::push::InFlight;
 use super::{
-    clock::NodeId,
+    clock::{NodeId, last_reading},
     journal::Noted,
     message::{Message, Round, Rows},
     reconcile::{self, Answer},
@@ -43,6 +43,14 @@ pub struct Options {
     pub settle_ms: u64,
     /// How far ahead a timestamp or a clock may be.
     pub clock_drift_max_ms: u64,
+}
+
+impl Options {
+    /// The latest that a row may be dated. What one node took from another whose clock is ahead, as far as may be, is as far ahead of it
+    /// as that one.
+    fn latest_ms(&self, now_ms: u64) -> u64 {
+        now_ms + 2 * self.clock_drift_max_ms
+    }
 }
 
 /// What a peer works on.
@@ -93,8 +101,8 @@ pub struct Peer {
     /// How far the journal was looked at, and what of it was not sent yet.
     cursor: u64,
     unsent: VecDeque<Noted>,
-    /// The latest of this node's own writes that was sent, in Unix milliseconds.
-    own_ms: u64,
+    /// The latest of this node's own writes that was sent: the reading of its clock.
+    own_hlc: u64,
     acked: u64,
     gap: bool,
     marks: VecDeque<(u64, u64)>,
@@ -106,12 +114,17 @@ pub struct Peer {
     last_round: Option<(Round, u64)>,
     /// Rounds in a row that showed another root.
     differing: u32,
-    /// Whether roots were equal since the link came up.
+    /// Whether roots were equal since the link came up, and at an instant after which the journal told of everything: before that
+    /// something may be missing there that is older than what the journal tells of now.
     was_equal: bool,
+    was_all_equal: bool,
+    untold_ms: u64,
     session: Option<Session>,
     busy_ms: u64,
     /// How many rounds in a row differed just after a sweep.
     excused: u32,
+    /// Whether the peer was sent what is dead here.
+    was_offered: bool,
     /// How far both have swept, and since when both have.
     swept: (Swept, u64),
     figures: Figures,
@@ -148,7 +161,7 @@ impl Peer {
             begun: journal.last(),
             cursor,
             unsent: VecDeque::new(),
-            own_ms: 0,
+            own_hlc: 0,
             acked: cursor,
             // Of a peer that is new to this process nobody knows what it has.
             gap: known != Some(acked),
@@ -161,9 +174,12 @@ impl Peer {
             last_round: None,
             differing: 0,
             was_equal: false,
+            was_all_equal: false,
+            untold_ms: options.latest_ms(context.now_ms),
             session: None,
             busy_ms: 0,
             excused: 0,
+            was_offered: false,
             swept: (Swept::default(), 0),
             figures: Figures::default(),
         }
@@ -207,8 +223,9 @@ impl Peer {
         self.marks.push_back((now_ms, context.shared.journal().last()));
         context.replica.pass(at_ms);
         let root = context.replica.root(at_ms)?;
-        let is_all =
-            root.is_some() && !self.is_whole() && context.replica.root(self.latest_ms(now_ms))? == root;
+        let is_all = root.is_some()
+            && !self.is_whole()
+            && context.replica.root(self.options.latest_ms(now_ms))? == root;
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
         let (guarantee_ms, whole, leaving) = {
@@ -278,9 +295,10 @@ impl Peer {
             standing.held_ms = standing.held_ms.max(swept.latest_ms());
         }
         standing.floor.equal(self.remote, at_ms);
-        standing.share(at_ms);
+        standing.share(last_reading(at_ms));
         drop(standing);
         self.was_equal = true;
+        self.was_all_equal |= at_ms >= self.untold_ms;
         self.gap = false;
     }
 
@@ -300,7 +318,7 @@ impl Peer {
         if rows.repair {
             self.busy_ms = context.now_ms;
         }
-        let latest_ms = self.latest_ms(context.now_ms);
+        let latest_ms = self.options.latest_ms(context.now_ms);
         let all = rows.tables.iter().flat_map(|(_, rows)| rows);
         if let Some(row) = all.max_by_key(|row| row.marker.timestamp)
             && row.marker.timestamp.unix_ms() > latest_ms
@@ -326,12 +344,6 @@ impl Peer {
             }
         }
         Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, zombies })))
-    }
-
-    /// The latest that a row may be dated. What one node took from another whose clock is ahead, as far as may be, is as far ahead of it
-    /// as that one.
-    fn latest_ms(&self, now_ms: u64) -> u64 {
-        now_ms + 2 * self.options.clock_drift_max_ms
     }
 
     fn settled_ms(&self, now_ms: u64) -> u64 {

@@ -55,15 +55,18 @@ pub trait Replica {
     fn accept(&self, table: &TableName, rows: Vec<Row>, trusting: bool) -> Result<Accepted>;
 
     /// Deals with rows that others refused as deleted long ago: removes each that still has that marker. Those that this node
-    /// wrote after `shared_ms` (Unix milliseconds), so that nobody can have seen them, are written anew instead. Returns how
+    /// wrote after the reading `shared_hlc` of its clock, so that nobody can have seen them, are written anew instead. Returns how
     /// many were removed.
-    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_ms: u64) -> Result<u64>;
+    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_hlc: u64) -> Result<u64>;
 
     /// Raises the node's clock above an instant, so that no write of this node falls before it any more.
     fn pass(&self, at_ms: u64);
 
     /// How far tombstones, and expired values, have been removed here (Unix milliseconds).
     fn swept(&self) -> Swept;
+
+    /// The rows that are dead here, tombstones and expired values, and will be removed once `swept` is taken over.
+    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>>;
 
     /// Sets how far things have been removed here to what the cluster has, which may be less: for a node that knows nothing of
     /// its own about that.

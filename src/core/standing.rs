@@ -24,9 +24,9 @@ pub struct Standing {
     pub whole: bool,
     /// What of the journal each peer has, over links.
     pub acked: BTreeMap<NodeId, Acked>,
-    /// Up to here (Unix milliseconds) some other member had what this node wrote.
-    pub shared_ms: u64,
-    /// `shared_ms` does not grow before the floor has passed this instant.
+    /// Up to this reading of its clock some other member had what this node wrote.
+    pub shared_hlc: u64,
+    /// `shared_hlc` does not grow before the floor has passed this instant.
     pub anew_ms: u64,
     /// Up to here (Unix milliseconds) this node had all that the cluster had, and will know so after a crash: it is durable.
     /// What was swept up to here and is not here was deleted; of what was swept later this node knows nothing.
@@ -56,10 +56,10 @@ impl Standing {
         entry == 0 || acked.holds(entry) || acked.upto >= entry && is_equal()
     }
 
-    /// Notes that some other member has what this node wrote up to an instant.
-    pub fn share(&mut self, upto_ms: u64) {
+    /// Notes that some other member has what this node wrote up to a reading of its clock.
+    pub fn share(&mut self, upto_hlc: u64) {
         if self.floor.floor_ms() >= self.anew_ms {
-            self.shared_ms = self.shared_ms.max(upto_ms);
+            self.shared_hlc = self.shared_hlc.max(upto_hlc);
         }
     }
 

@@ -68,8 +68,8 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
             let mut state = inner.state();
             let mut standing = inner.shared.standing();
             // Nothing that is known of another cluster holds in this one.
-            (standing.whole, standing.shared_ms, standing.held_ms) = (false, 0, 0);
-            (state.birth.cluster, state.birth.shared_ms, state.birth.held_ms) = (theirs.id, 0, 0);
+            (standing.whole, standing.shared_hlc, standing.held_ms) = (false, 0, 0);
+            (state.birth.cluster, state.birth.shared_hlc, state.birth.held_ms) = (theirs.id, 0, 0);
         }
     }
     inner.keep_notes().await

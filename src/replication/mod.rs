@@ -65,7 +65,7 @@ use self::{
 };
 use crate::{
     core::{
-        clock::NodeId,
+        clock::{NodeId, unix_ms},
         message::Row,
         name::{Key, TableName},
         peer::{self, Context},
@@ -172,13 +172,13 @@ impl Replication {
         {
             let mut standing = shared.standing();
             standing.whole = birth.whole;
-            standing.shared_ms = birth.shared_ms;
+            standing.shared_hlc = birth.shared_hlc;
             standing.held_ms = birth.held_ms;
             standing.known = members.others().map(|member| member.node).collect();
             standing.floor.set_members(members.unforgotten());
         }
         // Also where the wall clock was set back: a write before these would be taken for one that was deleted.
-        stamps.pass(birth.shared_ms.max(birth.held_ms).max(store.swept().latest_ms()));
+        stamps.pass(unix_ms(birth.shared_hlc).max(birth.held_ms).max(store.swept().latest_ms()));
         let inner = Arc::new(Inner {
             rows: Rows::new(store.clone(), stamps.clone(), shared.clone()),
             stamps,

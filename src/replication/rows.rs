@@ -91,13 +91,13 @@ impl Replica for Rows {
         Ok(accepted)
     }
 
-    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_ms: u64) -> Result<u64> {
+    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_hlc: u64) -> Result<u64> {
         let node = self.store.node();
         let known = self.shared.standing().known.clone();
         // What a node brings along that never shared anything, and no member wrote, was imported here and deleted nowhere.
         let is_ours = |timestamp: Timestamp| match timestamp.node == node {
-            true => timestamp.unix_ms() > shared_ms,
-            false => shared_ms == 0 && !known.contains(&timestamp.node),
+            true => timestamp.hlc > shared_hlc,
+            false => shared_hlc == 0 && !known.contains(&timestamp.node),
         };
         let buried = self.store.bury(zombies, |timestamp| match is_ours(timestamp) {
             true => self.stamps.tick().map(Some),
@@ -123,6 +123,10 @@ impl Replica for Rows {
 
     fn swept(&self) -> Swept {
         self.store.swept()
+    }
+
+    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+        self.store.dead(swept)
     }
 
     fn reset_swept(&self, swept: Swept) -> Result<()> {

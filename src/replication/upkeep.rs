@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found};
-use crate::error::Result;
+use crate::{core::clock::last_reading, error::Result};
 
 /// Rounds between two looks whether the trees are what the disk has, at a partition each.
 const ROUNDS_PER_CHECK: u64 = 10;
@@ -74,8 +74,8 @@ impl Inner {
             birth.settled |= standing.whole && is_linked;
             birth.held_ms = birth.held_ms.max(standing.held_ms);
             // It grows with every round. What matters is that it covers all that this node wrote.
-            if birth.shared_ms < self.stamps.last_write_ms() {
-                birth.shared_ms = standing.shared_ms;
+            if birth.shared_hlc < last_reading(self.stamps.last_write_ms()) {
+                birth.shared_hlc = standing.shared_hlc;
             }
             drop(standing);
             let birth = state.birth;

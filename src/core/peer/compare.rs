@@ -45,9 +45,9 @@ impl Peer {
         outputs
     }
 
-    /// Takes over how far others have swept. Where that is further than this node is known to have had everything, it has been
+    /// Takes over how far others have swept, once what would be removed by that is where it has an effect. Where that is further than this node is known to have had everything, it has been
     /// away, or was put back to what it was: what it does not have may be alive, and what it has may have been deleted.
-    fn heed<R: Replica>(&self, context: &Context<'_, R>, round: &Round, swept: Swept) -> Result<()> {
+    fn heed<R: Replica>(&mut self, context: &Context<'_, R>, round: &Round, swept: Swept) -> Result<()> {
         let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
         if swept.latest_ms() > latest_ms {
             let ahead_ms = swept.latest_ms() - context.now_ms;
@@ -63,6 +63,9 @@ impl Peer {
         }
         let is_whole = standing.whole;
         drop(standing);
+        if !is_whole && !self.has_offered(context, swept)? {
+            return Ok(());
+        }
         let own = context.replica.swept();
         if !is_whole && own.max(swept) != swept {
             // What it swept by itself, apart from the others, the others may still have.
@@ -70,6 +73,16 @@ impl Peer {
         }
         context.replica.sweep_to(swept);
         Ok(())
+    }
+
+    /// Sends the peer what is dead here and about to be removed, and says whether it has that. What this node deleted, or gave an expiry,
+    /// while it was no member ends what the members have had since before; there it is removed at once.
+    fn has_offered<R: Replica>(&mut self, context: &Context<'_, R>, swept: Swept) -> Result<bool> {
+        if !self.was_offered {
+            self.was_offered = true;
+            self.repairs.add(context.replica.dead(swept)?, Vec::new());
+        }
+        Ok(self.repairs.is_empty() && !self.is_repairing())
     }
 
     fn compare_roots<R: Replica>(
@@ -91,7 +104,7 @@ impl Peer {
             (self.differing, self.excused) = (0, 0);
             self.end_session();
             // Of what was written just before the link came up, an earlier instant tells nothing: it may be missing here.
-            let is_all = round.is_all || round.at_ms() >= self.latest_ms(self.begun_ms);
+            let is_all = round.is_all || round.at_ms() >= self.options.latest_ms(self.begun_ms);
             let then = Then::Equal { at_ms: round.at_ms(), swept, whole: round.whole && is_all };
             return Ok(vec![Output::AfterSync(then)]);
         }

@@ -26,8 +26,9 @@ pub struct InFlight {
     bytes: usize,
     /// The place in the journal that is acknowledged with it.
     cursor: Option<u64>,
-    /// With it the peer has all that this node wrote up to here (Unix milliseconds; 0: who knows).
-    own_ms: u64,
+    repair: bool,
+    /// With it the peer has all that this node wrote up to this reading of its clock; 0: who knows.
+    own_hlc: u64,
 }
 
 impl Peer {
@@ -70,6 +71,11 @@ impl Peer {
         self.in_flight.is_empty()
     }
 
+    /// Whether rows that the journal did not name are on their way.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.in_flight.iter().any(|batch| batch.repair)
+    }
+
     pub(super) fn take_applied<R: Replica>(
         &mut self,
         context: &Context<'_, R>,
@@ -77,7 +83,7 @@ impl Peer {
         zombies: Vec<(TableName, Key, Marker)>,
     ) -> Result<()> {
         let mut standing = context.shared.standing();
-        let shared_ms = standing.shared_ms;
+        let shared_hlc = standing.shared_hlc;
         while self.in_flight.front().is_some_and(|first| first.batch <= batch) {
             let applied = self.in_flight.pop_front().expect("just looked at");
             self.in_flight_bytes -= applied.bytes;
@@ -87,14 +93,14 @@ impl Peer {
                 let acked = standing.acked.entry(self.remote).or_default();
                 acked.upto = acked.upto.max(cursor);
             }
-            // Before roots were equal, a later write that was taken says nothing of those before it.
-            if self.was_equal && zombies.is_empty() {
-                standing.share(applied.own_ms);
+            // Before that, a later write that was taken says nothing of those before it.
+            if self.was_all_equal && zombies.is_empty() {
+                standing.share(applied.own_hlc);
             }
         }
         drop(standing);
         if !zombies.is_empty() {
-            context.replica.bury(zombies, shared_ms)?;
+            context.replica.bury(zombies, shared_hlc)?;
         }
         Ok(())
     }
@@ -129,11 +135,11 @@ impl Peer {
         self.figures.rows_pushed += rows.len() as u64;
         let cursor = self.unsent.is_empty().then_some(self.cursor);
         let own = rows.iter().map(|(_, row)| row.marker.timestamp).filter(|at| at.node == self.local);
-        self.own_ms = self.own_ms.max(own.map(|timestamp| timestamp.unix_ms()).max().unwrap_or(0));
+        self.own_hlc = self.own_hlc.max(own.map(|timestamp| timestamp.hlc).max().unwrap_or(0));
         // A row may be newer than its place in the journal. Only at the end of that is nothing older still to be sent.
         let is_all = cursor == Some(context.shared.journal().last());
-        let own_ms = if is_all { self.own_ms } else { 0 };
-        Ok(Some(self.batch(rows, cursor, own_ms, false)))
+        let own_hlc = if is_all { self.own_hlc } else { 0 };
+        Ok(Some(self.batch(rows, cursor, own_hlc, false)))
     }
 
     /// The peer was too slow for the journal. A comparison finds what it missed.
@@ -142,20 +148,21 @@ impl Peer {
         let last = context.shared.journal().last();
         standing.acked.insert(self.remote, Acked { after: last, upto: last });
         (self.cursor, self.acked) = (last, last);
-        (self.gap, self.was_equal) = (true, false);
+        (self.gap, self.was_equal, self.was_all_equal) = (true, false, false);
+        self.untold_ms = self.options.latest_ms(context.now_ms);
     }
 
     fn batch(
         &mut self,
         rows: Vec<(TableName, Row)>,
         cursor: Option<u64>,
-        own_ms: u64,
+        own_hlc: u64,
         repair: bool,
     ) -> Message {
         self.last_batch += 1;
         let bytes = rows.iter().map(|(_, row)| row.cost()).sum();
         self.in_flight_bytes += bytes;
-        self.in_flight.push_back(InFlight { batch: self.last_batch, bytes, cursor, own_ms });
+        self.in_flight.push_back(InFlight { batch: self.last_batch, bytes, cursor, repair, own_hlc });
         let mut tables: Vec<(TableName, Vec<Row>)> = Vec::new();
         for (table, row) in rows {
             match tables.last_mut() {

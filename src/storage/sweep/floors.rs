@@ -8,12 +8,17 @@ use std::sync::{
 
 use super::{Chore, index};
 use crate::{
-    core::replica::Swept,
+    core::{
+        name::{Key, TableName},
+        replica::Swept,
+    },
     error::{Error, Result},
     storage::{
         META, Store,
         engine::{Engine, Tree},
-        notes, trees,
+        notes,
+        row::key_of,
+        trees,
     },
 };
 
@@ -158,6 +163,32 @@ impl Store {
         let tombstone = tombstone.map(|at_ms| at_ms.next_multiple_of(TOMBSTONES_STEP_MS) + grace_ms);
         let expired = first(trees::EXPIRED, swept.expired_ms)?;
         Ok(tombstone.into_iter().chain(expired).min())
+    }
+
+    /// The rows that are dead and that these floors let go of, in order of time.
+    ///
+    /// # Errors
+    /// `NotReady` while the storage is being opened again, `Corrupt` where a row has no key for a name.
+    pub fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+        let mut dead: Vec<(TableName, Vec<Key>)> = Vec::new();
+        let floors = [
+            (trees::TOMBSTONES, swept.tombstones_ms),
+            (trees::EXPIRED, swept.expired_ms),
+            // Of some the end has come, and nobody was told yet.
+            (trees::EXPIRY, swept.expired_ms.min(self.now_ms())),
+        ];
+        for (tree, to_ms) in floors {
+            let tree = self.with_engine(|engine| engine.tree(tree))?;
+            for item in tree.range(&[], Some(&above(to_ms))) {
+                let (entry, _) = item?;
+                let Some((_, name, row)) = index::parse(&entry) else { continue };
+                match dead.last_mut() {
+                    Some((last, keys)) if *last == name => keys.push(key_of(row)?),
+                    Some(_) | None => dead.push((name, vec![key_of(row)?])),
+                }
+            }
+        }
+        Ok(dead)
     }
 
     /// Sets the floors anew, also lower: to those of a cluster that this node goes over to, or comes back to.

@@ -57,6 +57,32 @@ fn swept(tombstones_ms: u64, expired_ms: u64) -> Swept {
     Swept { tombstones_ms, expired_ms }
 }
 
+/// Whoever sweeps to floors of others has to know what they will take.
+#[test]
+fn what_floors_let_go_of_is_known_before_it_goes() {
+    let scene = Scene::new();
+    let store = scene.open();
+    stop_sweeping(&store);
+    merge(&store, "deleted", deleted(NOW_MS));
+    merge(&store, "deleted later", deleted(NOW_MS + 1));
+    for (name, at_ms) in [("told", NOW_MS + 5), ("untold", NOW_MS + 6), ("alive", NOW_MS + 7)] {
+        merge(&store, name, put("1", Some(at_ms), 1));
+    }
+    merge(&store, "for ever", put("1", None, 1));
+    scene.now_ms.store(NOW_MS + 5, Ordering::SeqCst);
+    assert_eq!(announce(&store), Ok(Turn::At(NOW_MS + 6)));
+    scene.now_ms.store(NOW_MS + 6, Ordering::SeqCst);
+    let dead = |swept| -> Vec<String> {
+        let dead = store.dead(swept).expect("reads").into_iter().flat_map(|(_, keys)| keys);
+        dead.map(|key| key.as_str().to_owned()).collect()
+    };
+    assert!(dead(swept(0, 0)).is_empty());
+    assert_eq!(dead(swept(NOW_MS, 0)), ["deleted"]);
+    assert_eq!(dead(swept(NOW_MS + 1, NOW_MS + 5)), ["deleted", "deleted later", "told"]);
+    assert_eq!(dead(swept(0, NOW_MS + 60_000)), ["told", "untold"]);
+    close(store);
+}
+
 /// What was due beyond the first thousand waited out a nap of a second for every thousand.
 #[test]
 fn a_sweep_that_stops_early_goes_on_at_once() {

@@ -1,0 +1,122 @@
+//! What of a node's writes counts as shared with others, and what it hands over where it does not.
+
+use dynarust::core::{
+    clock::last_reading,
+    message::{Message, Row, Rows},
+    register::Payload,
+    replica::{Replica, Swept},
+};
+
+use super::{NOW_MS, REMOTE, Scene, key, table};
+use crate::replica::DRIFT_MAX_MS;
+
+impl Scene {
+    /// Roots were equal at an instant after all that happened before the link came up.
+    fn equal_since_the_link(&mut self) -> u64 {
+        let at_ms = NOW_MS + 2 * DRIFT_MAX_MS;
+        self.now_ms = at_ms + 2_000;
+        self.with(|peer, context| peer.equal(context, at_ms, Swept::default(), true));
+        at_ms
+    }
+
+    fn shared_hlc(&self) -> u64 {
+        self.shared.standing().shared_hlc
+    }
+
+    fn acknowledge(&mut self, rows: &Rows) {
+        self.hear(Message::Applied { batch: rows.batch, zombies: Vec::new() });
+    }
+}
+
+/// A row goes out as it is then, which may be newer than rows that still wait. An acknowledgement of it was held to say that those
+/// were there too: what was lost of them when the node was forgotten was not written anew.
+#[test]
+fn a_write_is_shared_when_all_before_it_are() {
+    let mut scene = Scene::new(true);
+    let equal_ms = scene.equal_since_the_link();
+    scene.write("a", 200_000);
+    scene.write("b", 200_000);
+    scene.write("c", 1);
+    let last = scene.write("a", 200_000);
+    let first = scene.poll().expect("a batch");
+    assert!(!first.tables[0].1.iter().any(|row| row.key == key("c")), "c is still to be sent");
+    scene.acknowledge(&first);
+    assert_eq!(scene.shared_hlc(), last_reading(equal_ms));
+    while let Some(rows) = scene.poll() {
+        scene.acknowledge(&rows);
+    }
+    assert_eq!(scene.shared_hlc(), last.timestamp().hlc);
+}
+
+/// Many writes fall into one millisecond. Those of them that the journal did not hold long enough were taken for shared with the rest.
+#[test]
+fn what_is_shared_ends_with_the_last_write_that_is_there() {
+    let mut scene = Scene::new(true);
+    scene.equal_since_the_link();
+    let first = scene.write("a", 1);
+    let rows = scene.poll().expect("a batch");
+    scene.now_ms -= 1;
+    let second = scene.write("b", 1);
+    scene.acknowledge(&rows);
+    assert_eq!(first.timestamp().unix_ms(), second.timestamp().unix_ms());
+    assert_eq!(scene.shared_hlc(), first.timestamp().hlc);
+}
+
+/// What was written just before the link came up, or while the journal had a gap, may be missing there though an earlier instant shows
+/// nothing of it.
+#[test]
+fn a_write_says_nothing_of_those_before_the_link_until_roots_were_equal_since() {
+    let mut scene = Scene::new(true);
+    let before_ms = NOW_MS + 2 * DRIFT_MAX_MS - 1;
+    scene.now_ms = before_ms + 2_000;
+    scene.with(|peer, context| peer.equal(context, before_ms, Swept::default(), true));
+    scene.write("a", 1);
+    let rows = scene.poll().expect("a batch");
+    scene.acknowledge(&rows);
+    assert_eq!(scene.shared_hlc(), last_reading(before_ms));
+}
+
+/// What it wrote while it was no member had an effect on nobody: its expired values and tombstones were removed as soon as it heard how
+/// far the members had swept, and what they had ended lived on.
+#[test]
+fn what_is_dead_is_handed_over_before_it_is_swept() {
+    let mut scene = Scene::new(false);
+    let deleted = scene.replica.write(&table(), &key("k"), Payload::Deleted);
+    scene.now_ms += 10_000;
+    scene.replica.set_now(scene.now_ms);
+    let swept = Swept { tombstones_ms: NOW_MS + 5_000, expired_ms: 0 };
+    for _ in 0..2 {
+        let round = scene.round(true, swept);
+        scene.hear(round);
+        assert_eq!(scene.replica.swept(), Swept::default());
+    }
+    let rows = scene.poll().expect("a batch");
+    assert_eq!(rows.tables, [(table(), vec![Row::new(key("k"), deleted)])]);
+    let round = scene.round(true, swept);
+    scene.hear(round.clone());
+    assert_eq!(scene.replica.count(), 1, "it is on its way");
+    scene.acknowledge(&rows);
+    scene.hear(round);
+    assert_eq!((scene.replica.swept(), scene.replica.count()), (swept, 0));
+    assert_eq!(scene.poll(), None);
+}
+
+/// What a node that was forgotten had alone was taken in by one member, and then refused by another, which had swept a little
+/// further: as it was on a member it was removed, and by that from all.
+#[test]
+fn what_a_forgotten_node_had_alone_is_not_shared_before_all_have_it() {
+    let mut scene = Scene::new(true);
+    scene.with(|peer, context| peer.equal(context, NOW_MS - 9_000, Swept::default(), true));
+    scene.shared.standing().begin_anew(NOW_MS);
+    assert!(!scene.shared.standing().whole);
+    scene.with(|peer, context| peer.equal(context, NOW_MS + 1, Swept::default(), true));
+    assert_eq!(scene.shared_hlc(), last_reading(NOW_MS - 9_000));
+    {
+        let mut standing = scene.shared.standing();
+        standing.floor.announced(REMOTE, NOW_MS + 1);
+        let guarantee_ms = standing.floor.guarantee_ms(NOW_MS);
+        assert_eq!(standing.floor.raise(guarantee_ms), NOW_MS + 1);
+    }
+    scene.with(|peer, context| peer.equal(context, NOW_MS + 2, Swept::default(), true));
+    assert_eq!(scene.shared_hlc(), last_reading(NOW_MS + 2));
+}
