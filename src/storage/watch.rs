@@ -41,6 +41,8 @@ const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Changes that come within this time of each other come fast; then the pump rests so long when it has caught up.
 const PUMP_BUSY_MAX: Duration = Duration::from_millis(1);
 const PUMP_REST: Duration = Duration::from_micros(100);
+/// As long where nobody watches the table. The feed has room for all that can be written meanwhile.
+const PUMP_REST_UNWATCHED: Duration = Duration::from_millis(2);
 /// A change that took longer than this to come found the pump asleep.
 const PUMP_AWAKE_MAX: Duration = Duration::from_micros(20);
 /// What a change costs in memory beside its key and value.
@@ -193,6 +195,13 @@ impl Hub {
         state.for_all(|queue| queue.ended = true);
     }
 
+    /// How long the pump of a table may rest.
+    fn rest(&self, table: &TableName) -> Duration {
+        let state = self.lock();
+        let is_watched = state.keys.contains_key(table) || state.prefixes.contains_key(table);
+        if is_watched { PUMP_REST } else { PUMP_REST_UNWATCHED }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A change is numbered and kept before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -300,7 +309,7 @@ pub fn pump(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, 
         let now = Instant::now();
         let slept = now - begun > PUMP_AWAKE_MAX;
         if slept && last.is_some_and(|last| now - last < PUMP_BUSY_MAX) {
-            thread::sleep(PUMP_REST);
+            thread::sleep(hub.rest(table.name()));
         }
         last = Some(now);
     }
