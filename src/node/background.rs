@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::interval};
+use tokio::{
+    task::JoinSet,
+    time::{interval, sleep},
+};
 use tracing::warn;
 
-use crate::storage::{
-    Store, Threads,
-    stamps::{BOUND_CHECK, Stamps},
-};
+use crate::storage::{Store, Threads, stamps::Stamps};
 
 /// How often the storage's own work is done on a machine that has no threads for it: as a disk that syncs in so long.
 const WORK_EVERY: Duration = Duration::from_millis(1);
@@ -41,11 +41,12 @@ pub fn run(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let weak = Arc::downgrade(stamps);
     tasks.spawn(async move {
-        let mut ticks = interval(BOUND_CHECK);
         loop {
-            ticks.tick().await;
             let Some(stamps) = weak.upgrade() else { return };
-            stamps.keep_bound_ahead().await;
+            let nap = stamps.keep_bound_ahead().await;
+            // Who sleeps keeps nobody's clock alive.
+            drop(stamps);
+            sleep(nap).await;
         }
     });
     if store.machine().threads() == Threads::One {

@@ -30,8 +30,10 @@ const BOUND_LEFT_MIN_MS: u64 = 300;
 const RENEWALS_MAX: usize = 5;
 /// How long after the last write the bound is kept up. A write after that waits for one more commit.
 const BOUND_IDLE_MS: u64 = 10_000;
-/// How often the background is to call `keep_bound_ahead`.
-pub const BOUND_CHECK: Duration = Duration::from_millis(100);
+/// How often the background looks at the bound.
+const BOUND_CHECK: Duration = Duration::from_millis(100);
+/// How often where nothing is written: the first write after that finds or makes a bound that lasts until the next look.
+const BOUND_CHECK_IDLE: Duration = Duration::from_millis(500);
 
 /// The timestamps of one node.
 pub struct Stamps {
@@ -105,15 +107,19 @@ impl Stamps {
         self.last_write_ms.load(Ordering::Relaxed)
     }
 
-    /// Renews the bound if there were writes lately and little is left of it.
-    pub async fn keep_bound_ahead(&self) {
+    /// Renews the bound if there were writes lately and little is left of it. Returns after how long it is to be called again.
+    pub async fn keep_bound_ahead(&self) -> Duration {
         let now_ms = self.store.now_ms();
         let idle_ms = now_ms.saturating_sub(self.last_write_ms.load(Ordering::Relaxed));
-        let wanted = idle_ms < BOUND_IDLE_MS && self.clock().bound_wanted(now_ms, BOUND_RENEWAL_MS).is_some();
+        if idle_ms >= BOUND_IDLE_MS {
+            return BOUND_CHECK_IDLE;
+        }
+        let wanted = self.clock().bound_wanted(now_ms, BOUND_RENEWAL_MS).is_some();
         // A failure is the next write's to report: it renews the bound itself.
         if wanted && let Err(error) = self.renew_bound(BOUND_RENEWAL_MS).await {
             warn!(%error, "the clock's bound was not renewed");
         }
+        BOUND_CHECK
     }
 
     /// After a crash the clock starts at a bound that may lie ahead: timestamps from there would look skewed to others.
