@@ -30,8 +30,9 @@ use super::{
 };
 use crate::{core::message::Message, error::Error};
 
-/// How long the loop sleeps at the most.
-const NAP_MAX: Duration = Duration::from_millis(250);
+/// How long the loop sleeps where nobody is to be dialed before. Timers of the members wait for its end, so that all that ring about
+/// then wake the node once: none of them is worth more than this.
+const NAP: Duration = Duration::from_millis(250);
 /// How long one that gave an address may take to be reached there.
 const DIAL_BACK: Duration = Duration::from_secs(3);
 /// A link that stood for so long has lasted.
@@ -63,12 +64,10 @@ pub async fn govern(inner: Arc<Inner>) {
             }
             is_behind = kept_up.is_err();
         }
-        let nap = {
-            let state = inner.state();
-            let due_ms = state.members.next_timer_ms().min(state.dialer.next_ms().unwrap_or(u64::MAX));
-            Duration::from_millis(due_ms.saturating_sub(inner.store.now_ms()))
-                .clamp(Duration::from_millis(5), NAP_MAX)
-        };
+        let dial_ms = inner.state().dialer.next_ms().unwrap_or(u64::MAX);
+        let nap = Duration::from_millis(dial_ms.saturating_sub(inner.store.now_ms()))
+            .min(round_due.saturating_duration_since(Instant::now()))
+            .clamp(Duration::from_millis(5), NAP);
         // Whether somebody called or the time was over is all one.
         let _ = timeout(nap, inner.nudged.notified()).await;
     }

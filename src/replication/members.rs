@@ -250,7 +250,7 @@ impl Members {
         std::mem::take(&mut self.actions)
     }
 
-    /// When `tick` is to be called at the latest.
+    /// When `tick` has something to do. A timer that rings a little later does no harm.
     pub fn next_timer_ms(&self) -> u64 {
         let due_ms = self.effects.next_ms().map_or(self.check_due_ms, |timer| timer.min(self.check_due_ms));
         self.pace.shown_at(due_ms)
