@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::{
     Inner,
+    effort::{self, INLINE_ROWS_MAX},
     link::{Link, LinkReceiver, LinkSender},
     registry::{Control, LinkState},
     rest::{Pause, Rest},
@@ -42,8 +43,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(4);
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// A peer that lives and says nothing new for so long hangs: its rounds come each second.
 const ROUNDLESS_MAX: Duration = Duration::from_secs(120);
-/// Batches of more rows are merged where that holds up nothing else.
-const INLINE_ROWS_MAX: usize = 16;
 /// A disk that takes longer than this to sync has enough to do: repairs then go one batch at a time.
 const SYNC_SLOW: Duration = Duration::from_millis(100);
 
@@ -227,7 +226,7 @@ impl Conversation {
                     self.inner.stamps.before_writing().await?;
                 }
                 let life = self.inner.store().life();
-                let outputs = if is_long(&message) {
+                let outputs = if effort::is_long(&self.inner.store, &message) {
                     self.elsewhere(move |peer, context| peer.handle(context, message)).await?
                 } else {
                     let peer = self.peer.as_mut().expect("it is here between messages");
@@ -252,7 +251,11 @@ impl Conversation {
 
     async fn round(&mut self) -> Result<()> {
         let life = self.inner.store().life();
-        let output = self.elsewhere(Peer::round).await?;
+        let output = if effort::is_round_long(&self.inner.store) {
+            self.elsewhere(Peer::round).await?
+        } else {
+            self.peer.as_mut().expect("it is here between messages").round(&self.inner.context())?
+        };
         self.put_out(life, output);
         self.show();
         Ok(())
@@ -364,29 +367,6 @@ async fn read(mut receiver: LinkReceiver, taken: mpsc::Sender<Result<Message>>) 
         if taken.send(message).await.is_err() || last {
             return;
         }
-    }
-}
-
-/// Whether a message may take long to deal with.
-fn is_long(message: &Message) -> bool {
-    match message {
-        Message::Rows(rows) => {
-            rows.tables.iter().map(|(_, rows)| rows.len()).sum::<usize>() > INLINE_ROWS_MAX
-        }
-        Message::Applied { zombies, .. } => !zombies.is_empty(),
-        Message::Round(_)
-        | Message::Open(_)
-        | Message::Digests(_)
-        | Message::Glimpses(_)
-        | Message::Names(_) => true,
-        Message::Alive
-        | Message::Swim(_)
-        | Message::Want(_)
-        | Message::Pull(_)
-        | Message::Forgotten(_)
-        | Message::Outlived { .. }
-        | Message::Refused(_)
-        | Message::Leaving { .. } => false,
     }
 }
 

@@ -4,7 +4,8 @@
 //! - [`secret`] is what proves that a node belongs; [`noise`], [`handshake`], [`connect`], [`door`], [`establish`] and [`link`]
 //!   make a link of it.
 //! - [`identity`], [`members`] and [`address`] say who belongs, and where each is.
-//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, and `rest` how fast it sends;
+//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, `rest` how fast it sends, `effort` what
+//!   it does on a thread of its own;
 //!   `registry` knows them all; `news` is what is heard of members over them, and `goodbye` the end.
 //! - `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
 //! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
@@ -18,6 +19,7 @@ mod birth;
 pub mod connect;
 mod converse;
 pub mod door;
+mod effort;
 pub mod establish;
 mod goodbye;
 mod govern;

@@ -5,16 +5,17 @@
 //!
 //! Roots are asked for each second, by every peer, of every table: what a table came to is remembered until something changes.
 
+mod remembered;
+
 use std::{
     ops::Bound,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use tracing::error;
 
+pub use self::remembered::Remembered;
+use self::remembered::Settled;
 use super::{
     Store,
     engine::Engine,
@@ -57,40 +58,6 @@ impl SharedKey {
 impl Default for SharedKey {
     fn default() -> Self {
         Self::new(DigestKey([0; 32]))
-    }
-}
-
-/// What a table's partitions came to when they were last asked.
-#[derive(Default)]
-pub struct Remembered {
-    /// Raised under the lock of a partition, before the partition changes.
-    version: AtomicU64,
-    rows: Mutex<Option<(u64, u64)>>,
-    settled: Mutex<Option<Settled>>,
-}
-
-/// A table's sum, for all instants after its last write.
-struct Settled {
-    version: u64,
-    key: Arc<DigestKey>,
-    sum: Sum,
-    since_ms: u64,
-    /// When the partitions should be visited all the same, so that they give back what they no longer need.
-    until_ms: u64,
-}
-
-impl Remembered {
-    /// What was remembered is not so any more.
-    pub fn touch(&self) {
-        self.version.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
-    }
-
-    fn settled(&self) -> MutexGuard<'_, Option<Settled>> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,15 +162,7 @@ impl Table {
     /// How many rows there are, as far as they are counted.
     fn rows(&self) -> u64 {
         let version = self.remembered.version();
-        let mut rows = self.remembered.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        match *rows {
-            Some((counted_at, count)) if counted_at == version => count,
-            Some(_) | None => {
-                let count = self.counted().rows();
-                *rows = Some((version, count));
-                count
-            }
-        }
+        self.remembered.rows(version, || self.counted().rows())
     }
 
     fn has_rows(&self) -> bool {
@@ -215,13 +174,8 @@ impl Table {
     /// The sum of all rows as they were at an instant. `None` where that cannot be told, or some are not hashed under `key`.
     fn sum_at(&self, key: &Arc<DigestKey>, at_ms: u64, now_ms: u64) -> Option<Sum> {
         let version = self.remembered.version();
-        if let Some(settled) = self.remembered.settled().as_ref()
-            && settled.version == version
-            && Arc::ptr_eq(&settled.key, key)
-            && settled.since_ms <= at_ms
-            && now_ms <= settled.until_ms
-        {
-            return Some(settled.sum);
+        if let Some(sum) = self.remembered.sum_at(key, at_ms, now_ms) {
+            return Some(sum);
         }
         let (mut sum, mut now) = (Sum::default(), Sum::default());
         let (mut since_ms, mut has_recents) = (0, false);
@@ -238,8 +192,7 @@ impl Table {
             has_recents |= tree.has_recents();
         }
         let until_ms = if has_recents { since_ms + HORIZON_MS } else { u64::MAX };
-        *self.remembered.settled() =
-            Some(Settled { version, key: key.clone(), sum: now, since_ms, until_ms });
+        self.remembered.settle(Settled { version, key: key.clone(), sum: now, since_ms, until_ms });
         Some(sum)
     }
 
@@ -341,6 +294,12 @@ impl Store {
         }
     }
 
+    /// Whether the root at an instant is told without a look at the partitions: nothing was written lately.
+    pub fn remembers_root(&self, at_ms: u64) -> bool {
+        let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
+        self.all_tables().iter().all(|table| table.remembered.sum_at(&key, at_ms, now_ms).is_some())
+    }
+
     /// Has the trees give back what they remember of the last seconds once nobody can ask for it, as whoever asks for a root does.
     pub fn forget_past(&self) {
         for table in self.all_tables() {
@@ -400,7 +359,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{sync::atomic::Ordering, thread};
 
     use super::*;
     use crate::{
@@ -592,6 +551,24 @@ mod tests {
         scene.now_ms.fetch_add(60_000, Ordering::SeqCst);
         assert_eq!(store.root(now_ms), Ok(None));
         assert!(store.root(now_ms + 3000).expect("does not fail").is_some());
+        close(store);
+    }
+
+    #[test]
+    fn a_root_is_remembered_from_when_it_was_asked_for_until_something_is_written() {
+        let scene = Scene::new();
+        let store = scene.open();
+        for name in ["k", "l"] {
+            merge(&store, name, put("1", None, 1));
+            let at_ms = later(&store);
+            assert!(!store.remembers_root(at_ms));
+            let asked = store.root(at_ms).expect("does not fail");
+            assert!(store.remembers_root(at_ms) && asked.is_some());
+            assert_eq!(store.root(at_ms), Ok(asked));
+            assert!(!store.remembers_root(0), "there was another at that instant");
+        }
+        store.rekey(KEY).expect("takes the key");
+        assert!(!store.remembers_root(later(&store)));
         close(store);
     }
 

@@ -1,0 +1,74 @@
+//! What a table's partitions came to when they were last asked: good until something changes.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::core::digest::{DigestKey, Sum};
+
+/// What a table's partitions came to when they were last asked.
+#[derive(Default)]
+pub struct Remembered {
+    /// Raised under the lock of a partition, before the partition changes.
+    version: AtomicU64,
+    rows: Mutex<Option<(u64, u64)>>,
+    settled: Mutex<Option<Settled>>,
+}
+
+/// A table's sum, for all instants after its last write.
+pub struct Settled {
+    /// The table's version before its partitions were asked.
+    pub version: u64,
+    /// The key under which the rows are hashed.
+    pub key: Arc<DigestKey>,
+    /// Of all rows.
+    pub sum: Sum,
+    /// The first instant it stands for.
+    pub since_ms: u64,
+    /// When the partitions should be visited all the same, so that they give back what they no longer need.
+    pub until_ms: u64,
+}
+
+impl Remembered {
+    /// What was remembered is not so any more.
+    pub fn touch(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A number that is another after every change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// How many rows there were at `version`: as remembered, else as they are counted now.
+    pub fn rows(&self, version: u64, count: impl FnOnce() -> u64) -> u64 {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        match *rows {
+            Some((counted_at, count)) if counted_at == version => count,
+            Some(_) | None => {
+                let count = count();
+                *rows = Some((version, count));
+                count
+            }
+        }
+    }
+
+    /// The sum at an instant, where it is remembered.
+    pub fn sum_at(&self, key: &Arc<DigestKey>, at_ms: u64, now_ms: u64) -> Option<Sum> {
+        let version = self.version();
+        let settled = self.settled();
+        let settled = settled.as_ref()?;
+        let is_so = settled.version == version && Arc::ptr_eq(&settled.key, key);
+        (is_so && settled.since_ms <= at_ms && now_ms <= settled.until_ms).then_some(settled.sum)
+    }
+
+    /// Remembers a sum.
+    pub fn settle(&self, settled: Settled) {
+        *self.settled() = Some(settled);
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Option<Settled>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
