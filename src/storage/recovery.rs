@@ -1,9 +1,12 @@
 //! The commit thread of a store: it syncs for those who wait, and when the disk fails it brings the store back without a restart.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     META, Store,
@@ -14,17 +17,22 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// How often a store whose disk fails is tried again.
-const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
+/// How often it is looked whether a disk that failed takes data again.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The longest pause between two attempts to open a store again that fails soon after, or does not open.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A store that took writes for so long after it was opened again has recovered: its next failure is another.
+const LASTING: Duration = Duration::from_secs(60);
 
 impl Store {
     /// The commit thread.
     pub(super) fn run_commits(&self) {
+        let mut attempts = Attempts::default();
         loop {
             match self.0.around.committer.next_round() {
                 Round::Sync(waiters) => self.commit(waiters),
                 Round::Recover => {
-                    if !self.recover() {
+                    if !self.recover(&mut attempts) {
                         return;
                     }
                 }
@@ -51,23 +59,27 @@ impl Store {
     }
 
     /// Opens the store again as soon as the disk takes data. False where the store is to be closed instead.
-    fn recover(&self) -> bool {
+    fn recover(&self, attempts: &mut Attempts) -> bool {
         warn!(reason = self.failure(), "writes are refused; reads and subscriptions go on");
+        let mut is_said = false;
         loop {
-            if !self.0.around.committer.pause(RECOVERY_PAUSE) {
+            if !self.0.around.committer.pause(attempts.pause(Instant::now())) {
                 return false;
             }
             if open::probe(&self.0.options.data).is_err() {
                 continue;
             }
+            attempts.begin(Instant::now());
             match self.reopen() {
                 Ok(()) => {
                     self.0.around.committer.recover();
                     info!("the storage was opened again; writes are taken");
                     return true;
                 }
-                Err(error) => error!(%error, "the storage does not open again yet"),
+                Err(error) if !is_said => error!(%error, "the storage does not open again yet"),
+                Err(error) => debug!(%error, "the storage does not open again yet"),
             }
+            is_said = true;
         }
     }
 
@@ -95,5 +107,53 @@ impl Store {
         // What was removed may be back.
         self.sweep_again();
         tables.iter().try_for_each(|table| self.start_pump(table))
+    }
+}
+
+/// When a store that failed is to be opened again: as soon as the disk takes data; later and later where that does not help.
+#[derive(Default)]
+struct Attempts {
+    /// When the last was made, and how long after it the next may be.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Attempts {
+    /// How long to wait before the next look at the disk.
+    fn pause(&self, now: Instant) -> Duration {
+        let left = self.last.map(|(at, pause)| (at + pause).saturating_duration_since(now));
+        left.unwrap_or_default().max(LOOK_EVERY)
+    }
+
+    /// Notes an attempt.
+    fn begin(&mut self, now: Instant) {
+        let last = self.last.filter(|(at, pause)| now.saturating_duration_since(*at) < *pause + LASTING);
+        self.last = Some((now, last.map_or(LOOK_EVERY, |(_, pause)| (pause * 2).min(PAUSE_MAX))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that takes data and fails again as soon as it is written to had the store opened four times a second, and all links
+    /// ended and dialed as often.
+    #[test]
+    fn a_store_that_fails_again_and_again_is_opened_seldom_and_one_that_lasted_at_once() {
+        let mut attempts = Attempts::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let pause = attempts.pause(now);
+            now += pause;
+            pauses.push(pause.as_millis());
+            attempts.begin(now);
+        }
+        assert_eq!(pauses, [250, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+        // The disk is looked at each time, however long there is no room.
+        now += PAUSE_MAX;
+        assert_eq!(attempts.pause(now), LOOK_EVERY);
+        now += LASTING;
+        attempts.begin(now);
+        assert_eq!(attempts.pause(now), LOOK_EVERY);
     }
 }

@@ -107,11 +107,12 @@ impl Stamps {
         self.last_write_ms.load(Ordering::Relaxed)
     }
 
-    /// Renews the bound if there were writes lately and little is left of it. Returns after how long it is to be called again.
+    /// Renews the bound if there were writes lately, none are refused, and little is left of it. Returns after how long it is to be
+    /// called again.
     pub async fn keep_bound_ahead(&self) -> Duration {
         let now_ms = self.store.now_ms();
         let idle_ms = now_ms.saturating_sub(self.last_write_ms.load(Ordering::Relaxed));
-        if idle_ms >= BOUND_IDLE_MS {
+        if idle_ms >= BOUND_IDLE_MS || self.store.failure().is_some() {
             return BOUND_CHECK_IDLE;
         }
         let wanted = self.clock().bound_wanted(now_ms, BOUND_RENEWAL_MS).is_some();
