@@ -51,7 +51,7 @@ fn row(member: &Map<String, Value>) -> Vec<String> {
     vec![
         text("node"),
         text("address"),
-        text("state"),
+        state(member),
         round_trip.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:.1}ms")),
         offset.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:+}ms")),
         counted("rows"),
@@ -59,6 +59,15 @@ fn row(member: &Map<String, Value>) -> Vec<String> {
         if is_self { UNKNOWN.into() } else { counted("outbox") },
         count("last_round_ms").map_or(UNKNOWN.into(), |age_ms| format!("{} ago", span(age_ms))),
     ]
+}
+
+/// How it is, and that it takes no writes where it does not.
+fn state(member: &Map<String, Value>) -> String {
+    let state = member.get("state").and_then(Value::as_str).unwrap_or(UNKNOWN);
+    match member.get("storage_full") {
+        Some(Value::String(_)) => format!("{state}, storage full"),
+        Some(_) | None => state.to_owned(),
+    }
 }
 
 /// A time in a line: to a tenth of a second, and from a minute on in its two largest units.
@@ -79,19 +88,23 @@ mod tests {
     #[test]
     fn members_are_a_line_each_and_what_is_not_known_is_a_dash() {
         let text = to_text(&[
-            json!({ "node": "00000000000000ab", "address": "a:1", "state": "self", "rows": 12, "outbox": 0 }),
+            json!({
+                "node": "00000000000000ab", "address": "a:1", "state": "self", "rows": 12, "outbox": 0, "storage_full": null
+            }),
             json!({
                 "node": "00000000000000cd", "address": "b:1", "state": "alive", "round_trip_ms": 0.42, "clock_offset_ms": -3,
                 "rows": 11, "lag_ms": 2100, "outbox": 4, "last_round_ms": 200, "a field of tomorrow": 1
             }),
+            json!({ "node": "00000000000000ef", "address": "c:1", "state": "alive", "storage_full": "no space" }),
         ]);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 4);
         assert_eq!(lines[1], ["00000000000000ab", "a:1", "self", "-", "-", "12", "-", "-", "-"]);
         assert_eq!(
             lines[2],
             ["00000000000000cd", "b:1", "alive", "0.4ms", "-3ms", "11", "2.1s", "4", "0.2s", "ago"]
         );
+        assert_eq!(lines[3][2..5], ["alive,", "storage", "full"]);
     }
 
     #[test]

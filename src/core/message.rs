@@ -65,6 +65,9 @@ pub enum Message {
         /// It will not come back: forget it.
         forever: bool,
     },
+    /// The sender's storage is full or fails, and why: it takes no more rows over this link, and acknowledges none, nor does it tell
+    /// its root. Once it takes rows again it ends the link, for another.
+    StorageFull(String),
 }
 
 impl Message {
@@ -96,7 +99,8 @@ impl Message {
             | Self::Forgotten(_)
             | Self::Outlived { .. }
             | Self::Refused(_)
-            | Self::Leaving { .. } => None,
+            | Self::Leaving { .. }
+            | Self::StorageFull(_) => None,
         }
     }
 }
@@ -111,7 +115,8 @@ pub struct Round {
     pub echo: Option<(u64, u32)>,
     /// How many milliseconds before `now_ms` the instant lies that the root stands for: by the settle time.
     pub behind_ms: u32,
-    /// Digest of everything the sender held at that instant; `None` while it cannot tell (it builds its trees, or sweeps).
+    /// Digest of everything the sender held at that instant; `None` while it cannot tell (it builds its trees, sweeps, or its
+    /// storage fails).
     pub root: Option<RootDigest>,
     /// The root shows all that the sender holds: nothing of it is later than that instant. Said only to who has not finished its first sync.
     pub is_all: bool,

@@ -276,7 +276,8 @@ impl Peer {
             | Message::Forgotten(_)
             | Message::Outlived { .. }
             | Message::Refused(_)
-            | Message::Leaving { .. } => {
+            | Message::Leaving { .. }
+            | Message::StorageFull(_) => {
                 return Ok(Vec::new());
             }
         };

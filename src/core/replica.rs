@@ -22,7 +22,7 @@ pub trait Replica {
     fn tables(&self) -> Vec<TableName>;
 
     /// The digest of all rows as they were at an instant (Unix milliseconds); `None` where that cannot be told: trees are
-    /// being built, a sweep is on its way, or the instant is too long ago.
+    /// being built, a sweep is on its way, the storage fails, or the instant is too long ago.
     fn root(&self, at_ms: u64) -> Result<Option<RootDigest>>;
 
     /// How many rows there are, tombstones included.

@@ -89,6 +89,7 @@ fn render_member(member: &MemberView) -> Value {
         "state": member.state.name(),
         "since_ms": member.since_ms,
         "linked": member.linked,
+        "storage_full": member.storage_full,
         "round_trip_ms": member.round_trip_ms,
         "clock_offset_ms": member.clock_offset_ms,
         "rows": member.rows,

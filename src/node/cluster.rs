@@ -57,6 +57,8 @@ pub struct MemberView {
     pub since_ms: u64,
     /// Whether a link with it stands.
     pub linked: bool,
+    /// Why it takes no rows, where its storage is full or fails.
+    pub storage_full: Option<String>,
     /// The round trip of the last round.
     pub round_trip_ms: Option<f64>,
     /// How far its clock is ahead of this node's; below 0, how far behind.
@@ -159,6 +161,7 @@ impl MemberView {
             state,
             since_ms: ago(since_ms),
             linked: peer.linked,
+            storage_full: peer.storage_full.clone(),
             round_trip_ms: figures.round_trip_ms.map(|ms| ms as f64),
             clock_offset_ms: figures.clock_offset_ms,
             rows: figures.rows_there,
@@ -186,6 +189,7 @@ impl MemberView {
             state,
             since_ms: 0,
             linked: false,
+            storage_full: None,
             round_trip_ms: None,
             clock_offset_ms: None,
             rows: None,
@@ -293,6 +297,7 @@ impl Node {
         let address = membership.address.unwrap_or_else(|| self.options.address.clone());
         let mut myself = MemberView::new(self.id(), address.clone(), MemberState::Myself);
         myself.rows = Some(self.store.rows_total());
+        myself.storage_full = self.store.failure();
         let mut members: Vec<_> =
             membership.peers.iter().map(|peer| MemberView::of(peer, now_ms)).chain([myself]).collect();
         members.sort_by(|a, b| (&a.address, a.node).cmp(&(&b.address, b.node)));

@@ -1,32 +1,36 @@
-//! The life of one link: a task that feeds the protocol (`core::peer`) what comes in, and does what it says. One task reads and
-//! one writes beside it, so that neither waits for the other.
+//! The life of one link: a task that feeds the protocol (`core::peer`) what comes in, and does what it says. Two others read and
+//! write beside it.
 //!
 //! What comes in is always taken, whatever waits to go out: two nodes that both wait for the other to read would wait for ever.
 //! What can wait to go out is bounded by the window, and by the size of a comparison.
 //!
 //! A peer that says nothing for a while is given up, and its link with it. Nothing else waits for it.
 
+mod disk;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::debug;
+use tracing::warn;
 
+use self::disk::Synced;
 use super::{
-    Inner,
+    Inner, couriers,
     effort::{self, INLINE_ROWS_MAX},
-    link::{Link, LinkReceiver, LinkSender},
+    link::Link,
+    link_error::legible,
     registry::{Control, LinkState},
     rest::{Pause, Rest},
 };
 use crate::{
     core::{
         message::Message,
-        peer::{Context, Output, Peer, Then},
+        peer::{Context, Output, Peer},
     },
     error::{Error, Result},
 };
@@ -39,8 +43,6 @@ const QUEUE_MAX: usize = 8;
 const AHEAD_MAX: usize = 2;
 /// A peer that says nothing for so long is given up. It says something each round.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
-/// A link over which nothing was sent for so long carries a sign of life.
-const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// A peer that lives and says nothing new for so long hangs: its rounds come each second.
 const ROUNDLESS_MAX: Duration = Duration::from_secs(120);
 /// A disk that takes longer than this to sync has enough to do: repairs then go one batch at a time.
@@ -58,8 +60,8 @@ pub async fn converse(
     let (to_take, incoming) = mpsc::channel(QUEUE_MAX);
     let (failed, failure) = oneshot::channel();
     let mut tasks = JoinSet::new();
-    tasks.spawn(write(sender, to_send, failed));
-    tasks.spawn(read(receiver, to_take));
+    tasks.spawn(couriers::write(sender, to_send, failed));
+    tasks.spawn(couriers::read(receiver, to_take));
     let seed = match inner.machine().random() {
         Ok(seed) => seed,
         Err(error) => return error,
@@ -77,6 +79,8 @@ pub async fn converse(
         syncs: FuturesOrdered::new(),
         sync_time: Duration::ZERO,
         greeted: false,
+        takes: true,
+        gives: true,
         rest: Rest::over(Instant::now()),
         last_round: Instant::now(),
     };
@@ -94,8 +98,6 @@ pub async fn converse(
     error
 }
 
-type Synced = (Result<()>, Duration, Then);
-
 struct Conversation {
     inner: Arc<Inner>,
     state: Arc<LinkState>,
@@ -108,6 +110,10 @@ struct Conversation {
     sync_time: Duration,
     /// Whether the first round was sent.
     greeted: bool,
+    /// Whether rows that come are taken: not after the storage failed.
+    takes: bool,
+    /// Whether rows go out: not to a peer that takes none, nor after one could not be read.
+    gives: bool,
     rest: Rest,
     /// When the peer's last round came.
     last_round: Instant,
@@ -123,6 +129,9 @@ impl Conversation {
         mut failure: oneshot::Receiver<Error>,
     ) -> Result<Never> {
         let inner = self.inner.clone();
+        // A member that a crash makes this node forget is waited for by nobody, and what it has may be swept: it is to be known for
+        // good before anything is acknowledged to it.
+        self.weather(inner.keep_notes().await)?;
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -146,9 +155,9 @@ impl Conversation {
                     self.take(message).await?;
                 }
                 Some((result, took, then)) = self.syncs.next(), if !self.syncs.is_empty() => {
-                    result?;
+                    let synced = self.weather(result)?;
                     self.sync_time = (self.sync_time * 3 + took) / 4;
-                    self.after_sync(then);
+                    self.after_sync(then, synced.is_some());
                 }
                 _ = rounds.tick() => self.round().await?,
                 order = control.recv() => self.obey(order).await?,
@@ -173,7 +182,7 @@ impl Conversation {
     /// Makes batches for the link to take, as far as the window goes.
     async fn fill(&mut self) -> Result<Pause> {
         // The round comes first, by which the peer knows what to make of rows.
-        while self.greeted && self.waiting.len() < AHEAD_MAX {
+        while self.greeted && self.gives && self.waiting.len() < AHEAD_MAX {
             let window_bytes = if self.sync_time > SYNC_SLOW { 1 } else { WINDOW_BYTES };
             let peer = self.peer.as_mut().expect("it is here between messages");
             if !peer.has_room(window_bytes) {
@@ -184,9 +193,14 @@ impl Conversation {
             }
             let backlog = peer.backlog(&self.inner.context());
             let batch = if peer.has_repairs() || backlog > INLINE_ROWS_MAX as u64 {
-                self.elsewhere(move |peer, context| peer.poll(context, window_bytes)).await?
+                self.elsewhere(move |peer, context| peer.poll(context, window_bytes)).await
             } else {
-                peer.poll(&self.inner.context(), window_bytes)?
+                peer.poll(&self.inner.context(), window_bytes)
+            };
+            let Some(batch) = self.weather(batch)? else {
+                // The row that could not be read would be missing before those that follow.
+                self.gives = false;
+                return Ok(Pause::Full);
             };
             let Some(batch) = batch else { return Ok(Pause::Sent) };
             self.rest.begin(Instant::now(), &batch);
@@ -199,64 +213,90 @@ impl Conversation {
     async fn take(&mut self, message: Message) -> Result<()> {
         let node = self.state.node;
         self.inner.heard(node);
-        let outputs = match message {
-            Message::Swim(packet) => return self.inner.packet(node, &packet),
+        match message {
+            Message::Swim(packet) => self.inner.packet(node, &packet),
             Message::Forgotten(forgotten) => {
                 self.inner.learn_forgotten(node, &forgotten);
-                return Ok(());
+                Ok(())
             }
             Message::Outlived { at_least, forgotten } => {
                 self.inner.outlived(node, at_least, forgotten);
-                return Err(Error::NotReady(format!("this node is to come back as incarnation {at_least}")));
+                Err(Error::NotReady(format!("this node is to come back as incarnation {at_least}")))
             }
-            Message::Refused(why) => return Err(Error::Forbidden(why)),
+            Message::Refused(why) => Err(Error::Forbidden(why)),
             Message::Leaving { forever } => {
                 self.inner.left(node, forever);
-                return Err(Error::Draining);
+                Err(Error::Draining)
+            }
+            Message::StorageFull(why) => {
+                let why = legible(&why);
+                warn!(peer = %node, why, "a peer takes no rows: it gets what it misses when it does again");
+                self.gives = false;
+                self.state.refuse(why);
+                Ok(())
             }
             Message::Alive if self.last_round.elapsed() > ROUNDLESS_MAX => {
-                return Err(Error::Io(format!("the peer lives, and sent no round for {ROUNDLESS_MAX:?}")));
+                Err(Error::Io(format!("the peer lives, and sent no round for {ROUNDLESS_MAX:?}")))
             }
-            message => {
-                if matches!(message, Message::Round(_)) {
-                    self.last_round = Instant::now();
-                }
-                let rewrites = matches!(&message, Message::Applied { zombies, .. } if !zombies.is_empty());
-                if rewrites {
-                    self.inner.stamps.before_writing().await?;
-                }
-                let life = self.inner.store().life();
-                let outputs = if effort::is_long(&self.inner.store, &message) {
-                    self.elsewhere(move |peer, context| peer.handle(context, message)).await?
-                } else {
-                    let peer = self.peer.as_mut().expect("it is here between messages");
-                    peer.handle(&self.inner.context(), message)?
-                };
-                if self.inner.is_awaited() && self.peer.as_ref().is_some_and(Peer::is_acknowledged) {
-                    // Who waited for this writes on now, and waits again.
-                    self.rest = Rest::over(Instant::now());
-                }
-                self.inner.acknowledged();
-                if rewrites {
-                    self.inner.announce_writes();
-                }
-                (life, outputs)
-            }
+            Message::Rows(_) if !self.takes => Ok(()),
+            message => self.handle(message).await,
+        }
+    }
+
+    async fn handle(&mut self, message: Message) -> Result<()> {
+        if matches!(message, Message::Round(_)) {
+            self.last_round = Instant::now();
+        }
+        let rewrites = matches!(&message, Message::Applied { zombies, .. } if !zombies.is_empty());
+        if rewrites && self.weather(self.inner.stamps.before_writing().await)?.is_none() {
+            return Ok(());
+        }
+        let life = self.inner.store().life();
+        let outputs = if effort::is_long(&self.inner.store, &message) {
+            self.elsewhere(move |peer, context| peer.handle(context, message)).await
+        } else {
+            let peer = self.peer.as_mut().expect("it is here between messages");
+            peer.handle(&self.inner.context(), message)
         };
-        let (life, outputs) = outputs;
+        let Some(outputs) = self.weather(outputs)? else { return Ok(()) };
+        if self.inner.is_awaited() && self.peer.as_ref().is_some_and(Peer::is_acknowledged) {
+            // Who waited for this writes on now, and waits again.
+            self.rest = Rest::over(Instant::now());
+        }
+        self.inner.acknowledged();
+        if rewrites {
+            self.inner.announce_writes();
+        }
         outputs.into_iter().for_each(|output| self.put_out(life, output));
         self.show();
         Ok(())
     }
 
     async fn round(&mut self) -> Result<()> {
+        if !self.takes && self.inner.store().failure().is_none() {
+            return Err(Error::Io(
+                "the storage takes rows again, and is to be sent those it did not take".into(),
+            ));
+        }
+        self.act(effort::is_round_long(&self.inner.store), Peer::round).await
+    }
+
+    /// Does what the protocol says to do of itself. `long`: it may take long.
+    async fn act(
+        &mut self,
+        long: bool,
+        act: impl FnOnce(&mut Peer, &Context<'_, super::rows::Rows>) -> Result<Output> + Send + 'static,
+    ) -> Result<()> {
         let life = self.inner.store().life();
-        let output = if effort::is_round_long(&self.inner.store) {
-            self.elsewhere(Peer::round).await?
+        let output = if long {
+            self.elsewhere(act).await
         } else {
-            self.peer.as_mut().expect("it is here between messages").round(&self.inner.context())?
+            let peer = self.peer.as_mut().expect("it is here between messages");
+            act(peer, &self.inner.context())
         };
-        self.put_out(life, output);
+        if let Some(output) = self.weather(output)? {
+            self.put_out(life, output);
+        }
         self.show();
         Ok(())
     }
@@ -264,46 +304,11 @@ impl Conversation {
     async fn obey(&mut self, order: Option<Control>) -> Result<()> {
         match order {
             Some(Control::Send(message)) => self.waiting.push_back(message),
-            Some(Control::Compare) => {
-                let life = self.inner.store().life();
-                let output = self.elsewhere(Peer::compare_now).await?;
-                self.put_out(life, output);
-            }
+            Some(Control::Compare) => self.act(true, Peer::compare_now).await?,
             Some(Control::Close(why)) => return Err(Error::Io(why)),
             None => return Err(Error::Draining),
         }
         Ok(())
-    }
-
-    fn put_out(&mut self, life: crate::storage::commit::Life, output: Output) {
-        match output {
-            Output::Send(message) => self.waiting.push_back(message),
-            Output::AfterSync(then) => {
-                let inner = self.inner.clone();
-                self.syncs.push_back(
-                    async move {
-                        let begun = Instant::now();
-                        let result = inner.sync(life).await;
-                        (result, begun.elapsed(), then)
-                    }
-                    .boxed(),
-                );
-            }
-        }
-    }
-
-    fn after_sync(&mut self, then: Then) {
-        match then {
-            Then::Send(message) => {
-                self.greeted |= matches!(message, Message::Round(_));
-                self.waiting.push_back(message);
-            }
-            Then::Equal { at_ms, swept, whole } => {
-                let peer = self.peer.as_mut().expect("it is here between messages");
-                peer.equal(&self.inner.context(), at_ms, swept, whole);
-                debug!(peer = %self.state.node, at_ms, "equal");
-            }
-        }
     }
 
     /// Runs what may read or merge many rows on a thread of its own, so that it holds up no other task.
@@ -336,36 +341,6 @@ impl Conversation {
             if !matches!(sent, Ok(Ok(()))) {
                 return;
             }
-        }
-    }
-}
-
-async fn write(
-    mut sender: LinkSender,
-    mut messages: mpsc::Receiver<Message>,
-    failed: oneshot::Sender<Error>,
-) {
-    // What is said here does not wait for what the peer's own task has to do.
-    while let Some(message) = timeout(ALIVE_EVERY, messages.recv()).await.unwrap_or(Some(Message::Alive)) {
-        if let Err(error) = sender.send(&message).await {
-            // Nobody listens any more where the link ends for another reason.
-            let _ = failed.send(Error::Io(error.to_string()));
-            return;
-        }
-    }
-    sender.close().await;
-}
-
-async fn read(mut receiver: LinkReceiver, taken: mpsc::Sender<Result<Message>>) {
-    loop {
-        let message = match receiver.next().await {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(Error::Io("the peer closed the link".into())),
-            Err(error) => Err(Error::Io(error.to_string())),
-        };
-        let last = message.is_err();
-        if taken.send(message).await.is_err() || last {
-            return;
         }
     }
 }

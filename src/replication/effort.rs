@@ -32,7 +32,8 @@ pub fn is_long(store: &Store, message: &Message) -> bool {
         | Message::Forgotten(_)
         | Message::Outlived { .. }
         | Message::Refused(_)
-        | Message::Leaving { .. } => false,
+        | Message::Leaving { .. }
+        | Message::StorageFull(_) => false,
     }
 }
 

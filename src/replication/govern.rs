@@ -264,12 +264,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let inner = inner.clone();
     tokio::spawn(async move {
         let begun = Instant::now();
-        // A member that a crash makes this node forget is waited for by nobody, and what it has may be swept: it is to be known for
-        // good before anything is acknowledged to it.
-        let why = match inner.keep_notes().await {
-            Ok(()) => converse(inner.clone(), link, fresh.clone(), control).await,
-            Err(error) => error,
-        };
+        let why = converse(inner.clone(), link, fresh.clone(), control).await;
         let now_ms = inner.store.now_ms();
         let is_kept_out = keeps_out(&why);
         let actions = {

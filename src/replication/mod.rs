@@ -4,9 +4,9 @@
 //! - [`secret`] is what proves that a node belongs; [`noise`], [`handshake`], [`connect`], [`door`], [`establish`] and [`link`]
 //!   make a link of it.
 //! - [`identity`], [`members`] and [`address`] say who belongs, and where each is.
-//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, `rest` how fast it sends, `effort` what
-//!   it does on a thread of its own;
-//!   `registry` knows them all; `news` is what is heard of members over them, and `goodbye` the end.
+//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, which `couriers` read and write, with
+//!   `rest` how fast it sends and `effort` what it does on a thread of its own; `registry` knows them all; `news` is what is heard of
+//!   members over them, and `goodbye` the end.
 //! - `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
 //! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
 //!
@@ -18,6 +18,7 @@ mod belong;
 mod birth;
 pub mod connect;
 mod converse;
+mod couriers;
 pub mod door;
 mod effort;
 pub mod establish;

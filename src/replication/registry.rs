@@ -38,6 +38,8 @@ pub struct LinkState {
     pub traffic: Arc<Traffic>,
     orders: mpsc::Sender<Control>,
     figures: Mutex<Figures>,
+    /// Why the other node takes no rows over it, if it said so.
+    refusal: Mutex<Option<String>>,
 }
 
 impl LinkState {
@@ -49,7 +51,8 @@ impl LinkState {
         traffic: Arc<Traffic>,
         orders: mpsc::Sender<Control>,
     ) -> Self {
-        Self { node, initiated, incarnation, was_whole, traffic, orders, figures: Mutex::default() }
+        let (figures, refusal) = Default::default();
+        Self { node, initiated, incarnation, was_whole, traffic, orders, figures, refusal }
     }
 
     /// Gives the link's task something to do; whether it takes it. What has no room is lost: a link that is that far behind ends
@@ -66,6 +69,16 @@ impl LinkState {
     /// How it does.
     pub fn figures(&self) -> Figures {
         *lock(&self.figures)
+    }
+
+    /// The other node says why it takes no rows over it.
+    pub fn refuse(&self, why: String) {
+        *lock(&self.refusal) = Some(why);
+    }
+
+    /// Why it takes none, if it said so.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.refusal).clone()
     }
 }
 

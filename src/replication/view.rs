@@ -30,6 +30,8 @@ pub struct PeerView {
     pub member: Member,
     /// Whether a link stands.
     pub linked: bool,
+    /// Why it takes no rows, if it said so.
+    pub storage_full: Option<String>,
     /// What was counted with it.
     pub totals: Totals,
     /// Entries of the journal that it has not acknowledged.
@@ -47,10 +49,12 @@ impl Replication {
         let last = inner.shared.journal().last();
         let view = |member: &Member| {
             let node = member.node;
+            let link = state.registry.link(node);
             let acked = standing.acked.get(&node).map(|acked| acked.upto).unwrap_or_default();
             PeerView {
                 member: member.clone(),
-                linked: state.registry.link(node).is_some(),
+                linked: link.is_some(),
+                storage_full: link.and_then(|link| link.refusal()),
                 totals: state.registry.totals_of(node),
                 outbox: last - acked,
                 equal_ms: standing.floor.equal_ms(node).unwrap_or_default(),

@@ -7,6 +7,7 @@ mod clocks;
 mod crash;
 mod cuts;
 mod directories;
+mod full_disk;
 mod join;
 mod ledger;
 mod model;

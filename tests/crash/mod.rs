@@ -7,6 +7,6 @@ mod example;
 mod full_disk;
 mod kill;
 pub mod ledger;
-mod mount;
+pub mod mount;
 mod power;
 mod restart;

@@ -186,8 +186,13 @@ impl Cluster {
 
     /// Waits until all that run are ready, and linked with each other.
     pub fn wait_until_whole(&self) {
+        self.running().for_each(wait_until_ready);
+        self.wait_until_linked();
+    }
+
+    /// Waits until all that run are linked with each other.
+    pub fn wait_until_linked(&self) {
         for node in self.running() {
-            wait_until_ready(node);
             for other in self.running().filter(|other| other.address() != node.address()) {
                 let what = format!("{} is linked with {}", node.address(), other.address());
                 wait_until(&what, CONVERGENCE, || {

@@ -1,0 +1,82 @@
+//! What a conversation owes to the disk: what is to be said only of what is durable, and how it goes on where the disk fails.
+//!
+//! A node whose storage fails keeps its links: it says how it stands each round, without a root, and answers. The rows that come it
+//! drops, and acknowledges none of them nor any that come after, so that their sender keeps them. Once the storage takes rows again the
+//! link ends, and the next begins with what was acknowledged last.
+
+use std::{mem, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Conversation;
+use crate::{
+    core::{
+        message::{Message, Round},
+        peer::{Output, Then},
+    },
+    error::{Error, Result},
+    storage::commit::Life,
+};
+
+/// How a sync went, how long it took, and what waited for it.
+pub type Synced = (Result<()>, Duration, Then);
+
+impl Conversation {
+    /// Sends something, or has it wait for a sync of what was merged in that life of the storage.
+    pub(super) fn put_out(&mut self, life: Life, output: Output) {
+        match output {
+            Output::Send(message) => self.waiting.push_back(message),
+            Output::AfterSync(then) => {
+                let inner = self.inner.clone();
+                self.syncs.push_back(
+                    async move {
+                        let begun = Instant::now();
+                        let result = inner.sync(life).await;
+                        (result, begun.elapsed(), then)
+                    }
+                    .boxed(),
+                );
+            }
+        }
+    }
+
+    /// Does what was to be done after a sync. Where that failed, nothing may be concluded from what this node holds.
+    pub(super) fn after_sync(&mut self, then: Then, is_synced: bool) {
+        match then {
+            Then::Send(Message::Round(round)) if !is_synced => {
+                self.greeted = true;
+                self.waiting.push_back(Message::Round(Round { root: None, ..round }));
+            }
+            Then::Send(_) | Then::Equal { .. } if !is_synced => {}
+            // It would be taken to be of the batches before as well.
+            Then::Send(Message::Applied { .. }) if !self.takes => {}
+            Then::Send(message) => {
+                self.greeted |= matches!(message, Message::Round(_));
+                self.waiting.push_back(message);
+            }
+            Then::Equal { at_ms, swept, whole } => {
+                let peer = self.peer.as_mut().expect("it is here between messages");
+                peer.equal(&self.inner.context(), at_ms, swept, whole);
+                debug!(peer = %self.state.node, at_ms, "equal");
+            }
+        }
+    }
+
+    /// What was done; `None` where the storage failed, and it was not. No rows are taken from then on, and the peer is told so.
+    pub(super) fn weather<T>(&mut self, done: Result<T>) -> Result<Option<T>> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            // It may be on its way to be opened again.
+            Err(error @ (Error::StorageFull(_) | Error::NotReady(_))) => {
+                if mem::replace(&mut self.takes, false) {
+                    let why = self.inner.store().failure().unwrap_or_else(|| error.to_string());
+                    self.waiting.push_back(Message::StorageFull(why));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
