@@ -12,6 +12,7 @@ mod stats;
 mod write;
 
 use std::{
+    mem,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -87,6 +88,8 @@ pub struct Node {
     admin_keys: AdminKeys,
     gate: Gate,
     draining: AtomicBool,
+    /// The phase that was told last.
+    told: Mutex<&'static str>,
     drain_begun: Notify,
     door: admin::Door,
     background: Mutex<JoinSet<()>>,
@@ -114,6 +117,7 @@ impl Node {
             admin_keys,
             gate: Gate::default(),
             draining: AtomicBool::new(false),
+            told: Mutex::new(Readiness::Ready.phase()),
             drain_begun: Notify::new(),
             door: admin::Door::new()?,
             background: Mutex::new(background),
@@ -233,8 +237,18 @@ impl Node {
         self.store.watch(topics, start).await
     }
 
-    /// Whether the node serves.
+    /// Whether the node serves. Where that is not what it was when somebody asked last, the log says so.
     pub fn readiness(&self) -> Readiness {
+        let readiness = self.readiness_now();
+        let phase = readiness.phase();
+        let before = mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), phase);
+        if before != phase {
+            info!(phase, before, detail = readiness.detail(), "readiness");
+        }
+        readiness
+    }
+
+    fn readiness_now(&self) -> Readiness {
         if self.is_draining() {
             return Readiness::Draining;
         }

@@ -144,21 +144,23 @@ fn health(_: &Node) -> (StatusCode, Value) {
 
 /// `GET /readyz`: whether clients should be sent here.
 fn readiness(node: &Node) -> (StatusCode, Value) {
-    match node.readiness() {
+    let readiness = node.readiness();
+    let phase = readiness.phase();
+    match readiness {
         Readiness::Ready => match node.set_aside() {
-            None => (StatusCode::OK, json!({ "phase": "ready" })),
-            Some(path) => (StatusCode::OK, json!({ "phase": "ready", "set_aside": path })),
+            None => (StatusCode::OK, json!({ "phase": phase })),
+            Some(path) => (StatusCode::OK, json!({ "phase": phase, "set_aside": path })),
         },
-        Readiness::ReadOnly(why) => unready(json!({ "phase": "read-only", "detail": why })),
+        Readiness::ReadOnly(why) => unready(json!({ "phase": phase, "detail": why })),
         // What there is to do is not known before the first member answers.
-        Readiness::Joining(None) => unready(json!({ "phase": "joining", "done": 0, "total": 0 })),
+        Readiness::Joining(None) => unready(json!({ "phase": phase, "done": 0, "total": 0 })),
         Readiness::Joining(Some(why)) => {
-            unready(json!({ "phase": "joining", "done": 0, "total": 0, "detail": why }))
+            unready(json!({ "phase": phase, "done": 0, "total": 0, "detail": why }))
         }
         Readiness::Syncing { done, total } => {
-            unready(json!({ "phase": "syncing", "done": done, "total": total }))
+            unready(json!({ "phase": phase, "done": done, "total": total }))
         }
-        Readiness::Draining => unready(json!({ "phase": "draining" })),
+        Readiness::Draining => unready(json!({ "phase": phase })),
     }
 }
 

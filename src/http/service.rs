@@ -25,6 +25,7 @@ use super::{
     cors,
     metrics::Metrics,
     reply,
+    route::Route,
     socket::Peer,
 };
 use crate::{
@@ -108,7 +109,9 @@ fn log(call: &Call, status: StatusCode, took: Duration) {
     let (method, path, route) = (&call.method, call.path(), call.route().name());
     let (remote, id) = (call.remote, call.request_id.to_str().unwrap_or_default());
     let micros = took.as_micros() as u64;
-    if status.is_server_error() {
+    // A probe that is told to wait comes again each second: what it is told is logged where it changes.
+    let is_told_to_wait = call.route() == Route::Probe && status == StatusCode::SERVICE_UNAVAILABLE;
+    if status.is_server_error() && !is_told_to_wait {
         warn!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");
     } else {
         debug!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");

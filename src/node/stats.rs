@@ -23,6 +23,28 @@ pub enum Readiness {
     Draining,
 }
 
+impl Readiness {
+    /// Its name, as people and programs see it.
+    pub fn phase(&self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::ReadOnly(_) => "read-only",
+            Self::Joining(_) => "joining",
+            Self::Syncing { .. } => "syncing",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// What there is to know of it beside its name.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::ReadOnly(why) => Some(why),
+            Self::Joining(why) => why.as_deref(),
+            Self::Ready | Self::Syncing { .. } | Self::Draining => None,
+        }
+    }
+}
+
 /// Figures of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableStats {

@@ -252,3 +252,16 @@ async fn connect_tls(
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
     stream
 }
+
+/// A probe that asked a node each second filled its log with a warning each, for as long as the node was not ready.
+#[test]
+fn a_node_says_once_that_it_is_not_ready_however_often_it_is_asked() {
+    // Nobody listens there.
+    let node = Setup::new().join("127.0.0.1:1").start();
+    for _ in 0..5 {
+        assert_eq!(node.get("/readyz").expect(503).json()["phase"], "joining");
+    }
+    let log = node.log();
+    assert!(!log.contains("/readyz"), "{log}");
+    assert_eq!(log.matches(r#"phase="joining""#).count(), 1, "{log}");
+}
