@@ -2,7 +2,7 @@
 //! protocol of links.
 
 use std::{
-    io,
+    fmt, io,
     net::{SocketAddr, UdpSocket},
     time::Duration,
 };
@@ -88,31 +88,33 @@ impl Network for SystemNetwork {
     }
 }
 
-/// Looks up a name and connects to the first of its addresses that answers.
+/// The numbers behind a name or a number: one at least.
+pub(super) async fn look_up(network: &dyn Network, address: &str) -> Result<Vec<SocketAddr>, LinkError> {
+    match timeout(CONNECT_TIMEOUT, network.look_up(address)).await {
+        Ok(Ok(found)) if found.is_empty() => Err(unreachable(address, "the name has no address")),
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(unreachable(address, format_args!("the name is not found: {error}"))),
+        Err(_) => {
+            Err(unreachable(address, format_args!("no name server answers within {CONNECT_TIMEOUT:?}")))
+        }
+    }
+}
+
+/// Connects to one of the numbers of `address`.
 pub(super) async fn connect(
     network: &dyn Network,
     address: &str,
-) -> Result<(BoxedDuplex, SocketAddr), LinkError> {
-    let unreachable =
-        |why: &dyn std::fmt::Display| LinkError::Unreachable(format!("{address} cannot be reached: {why}"));
-    let found = match timeout(CONNECT_TIMEOUT, network.look_up(address)).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => return Err(unreachable(&format_args!("the name is not found: {error}"))),
-        Err(_) => {
-            return Err(unreachable(&format_args!("no name server answers within {CONNECT_TIMEOUT:?}")));
-        }
-    };
-    let mut outcome = Err(unreachable(&"the name has no address"));
-    for target in found {
-        match timeout(CONNECT_TIMEOUT, network.connect(target)).await {
-            Ok(Ok(stream)) => return Ok((stream, target)),
-            Ok(Err(error)) => outcome = Err(unreachable(&format_args!("{target}: {error}"))),
-            Err(_) => {
-                outcome = Err(unreachable(&format_args!("{target}: no answer within {CONNECT_TIMEOUT:?}")));
-            }
-        }
+    target: SocketAddr,
+) -> Result<BoxedDuplex, LinkError> {
+    match timeout(CONNECT_TIMEOUT, network.connect(target)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(unreachable(address, format_args!("{target}: {error}"))),
+        Err(_) => Err(unreachable(address, format_args!("{target}: no answer within {CONNECT_TIMEOUT:?}"))),
     }
-    outcome
+}
+
+fn unreachable(address: &str, why: impl fmt::Display) -> LinkError {
+    LinkError::Unreachable(format!("{address} cannot be reached: {why}"))
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
@@ -197,7 +199,11 @@ mod tests {
         let closed = listener.local_addr().expect("an address").to_string();
         drop(listener);
         for address in [closed.as_str(), "no-such-name.invalid:1", "no port"] {
-            let error = connect(&SystemNetwork, address).await.err().expect("nobody").to_string();
+            let reaching = async {
+                let targets = look_up(&SystemNetwork, address).await?;
+                connect(&SystemNetwork, address, targets[0]).await
+            };
+            let error = reaching.await.err().expect("nobody").to_string();
             assert!(error.contains(address) && error.contains("cannot be reached"), "{error}");
         }
     }

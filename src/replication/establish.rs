@@ -47,14 +47,27 @@ pub struct Local {
     pub network: Arc<dyn Network>,
 }
 
-/// Links with the node at an address, a name or a number with a port. The name is looked up anew each time.
+/// Links with the node at an address, a name or a number with a port. The name is looked up anew each time; of several numbers
+/// behind it the first counts that is reached and is not this node itself.
 ///
 /// # Errors
-/// Why not.
+/// Why not. That this is the node itself, only where all that is there is.
 pub async fn dial(address: &str, local: &Local) -> Result<Link, LinkError> {
+    let mut failed = None;
+    for remote in connect::look_up(local.network.as_ref(), address).await? {
+        match dial_at(remote, address, local).await {
+            Err(error @ LinkError::Unreachable(_)) => failed = Some(error),
+            Err(error) if error.is_itself() => failed = failed.or(Some(error)),
+            outcome => return outcome,
+        }
+    }
+    Err(failed.expect("a name has one address at least"))
+}
+
+async fn dial_at(remote: SocketAddr, address: &str, local: &Local) -> Result<Link, LinkError> {
     let mut outcome = Err(LinkError::SecretDiffers);
     for key in local.secrets.link_keys() {
-        let (stream, remote) = connect::connect(local.network.as_ref(), address).await?;
+        let stream = connect::connect(local.network.as_ref(), address, remote).await?;
         outcome = initiate(stream, remote, address, &key, local).await;
         if !matches!(outcome, Err(LinkError::SecretDiffers)) {
             break;

@@ -16,11 +16,11 @@ use tracing::{debug, info, warn};
 use super::{
     Inner,
     belong::{goes_over, settle_cluster},
-    connect::{Network, connect},
+    connect::{self, Network},
     converse::converse,
     door::Admission,
     establish,
-    handshake::{Hello, RefusalKind, Role, Verdict},
+    handshake::{Hello, Role, Verdict},
     identity::Identity,
     link::{BoxedDuplex, Link},
     link_error::LinkError,
@@ -82,6 +82,7 @@ pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, 
                 debug!(%remote, %error, "a link was not taken in");
             }
         }
+        Err(error) if error.is_itself() => debug!(%remote, "this node has called itself"),
         Err(error) => warn!(%remote, %error, "no link with a node that called"),
     }
 }
@@ -111,9 +112,7 @@ async fn dial(inner: Arc<Inner>, address: String) {
     let mut state = inner.state();
     match outcome {
         Ok(()) => state.dialer.succeeded(&address, now_ms),
-        Err(LinkError::Refusing(refusal) | LinkError::Refused(refusal))
-            if refusal.kind == RefusalKind::Itself =>
-        {
+        Err(error) if error.is_itself() => {
             debug!(address, "this node's own address");
             state.dialer.ourselves(&address);
         }
@@ -216,8 +215,15 @@ fn learn_address(inner: &Inner, link: &Link) {
 
 /// Sees whether a node that called is where it says, so that it can be called when it is needed.
 async fn dial_back(network: Arc<dyn Network>, address: String) {
-    let reached = timeout(DIAL_BACK, connect(network.as_ref(), &address)).await;
-    if !matches!(reached, Ok(Ok(_))) {
+    let reaching = async {
+        for target in connect::look_up(network.as_ref(), &address).await.unwrap_or_default() {
+            if connect::connect(network.as_ref(), &address, target).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    };
+    if !timeout(DIAL_BACK, reaching).await.unwrap_or(false) {
         warn!(
             address,
             "a node says that it is reached there, and from here it is not: set --advertise on it"

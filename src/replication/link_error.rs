@@ -83,6 +83,11 @@ impl LinkError {
         }
     }
 
+    /// Whether the node has reached itself.
+    pub fn is_itself(&self) -> bool {
+        matches!(self, Self::Refusing(refusal) | Self::Refused(refusal) if refusal.kind == RefusalKind::Itself)
+    }
+
     /// A connection that failed in the hands of the system.
     pub fn lost(error: impl fmt::Display) -> Self {
         Self::Lost(error.to_string())

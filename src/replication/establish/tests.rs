@@ -1,9 +1,9 @@
 //! Links over memory: what they carry, and who is refused, seen from both sides.
 
-use std::sync::Arc;
+use std::{future::ready, io, net::IpAddr, sync::Arc};
 
-use futures_util::FutureExt;
-use tokio::io::duplex;
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::io::{DuplexStream, duplex};
 use tokio_tungstenite::{
     accept_hdr_async,
     tungstenite::handshake::server::{Request, Response},
@@ -60,19 +60,68 @@ async fn meet(initiator: &Local, responder: &Local, remote: [u8; 4]) -> (Outcome
         let key = initiator.secrets.link_keys()[0];
         initiate(Box::new(near), remote, "reached:1", &key, initiator).await
     };
-    let accepting = async {
-        let door = Door::new(responder.secrets.clone());
-        let admission = door.admit(remote).map_err(|error| LinkError::Lost(error.to_string()))?;
-        #[expect(clippy::result_large_err, reason = "the type is the library's")]
-        let agree = |_: &Request, mut response: Response| {
-            let protocol = connect::subprotocol().parse().expect("a header value");
-            response.headers_mut().insert("sec-websocket-protocol", protocol);
-            Ok(response)
-        };
-        let upgraded = accept_hdr_async(far, agree).await.map_err(LinkError::lost)?;
-        accept(Box::new(upgraded.into_inner()), remote, admission, responder).await
+    tokio::join!(dialing, answer(far, remote, responder))
+}
+
+/// What becomes of a connection at the node that was called.
+async fn answer(far: DuplexStream, remote: SocketAddr, responder: &Local) -> Outcome {
+    let door = Door::new(responder.secrets.clone());
+    let admission = door.admit(remote).map_err(|error| LinkError::Lost(error.to_string()))?;
+    #[expect(clippy::result_large_err, reason = "the type is the library's")]
+    let agree = |_: &Request, mut response: Response| {
+        let protocol = connect::subprotocol().parse().expect("a header value");
+        response.headers_mut().insert("sec-websocket-protocol", protocol);
+        Ok(response)
     };
-    tokio::join!(dialing, accepting)
+    let upgraded = accept_hdr_async(far, agree).await.map_err(LinkError::lost)?;
+    accept(Box::new(upgraded.into_inner()), remote, admission, responder).await
+}
+
+/// A network in which every name has the same numbers: 127.0.0.N is node N, where that is there.
+struct Numbers(Vec<(u8, bool)>);
+
+impl Network for Numbers {
+    fn look_up<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        let numbers = self.0.iter().map(|(node, _)| SocketAddr::from(([127, 0, 0, *node], 6660))).collect();
+        ready(Ok(numbers)).boxed()
+    }
+
+    fn connect(&self, target: SocketAddr) -> BoxFuture<'_, io::Result<BoxedDuplex>> {
+        let is_called = |node: u8| target.ip() == IpAddr::from([127, 0, 0, node]);
+        let called = self.0.iter().find(|(node, is_there)| *is_there && is_called(*node));
+        let Some((node, _)) = called else {
+            return ready(Err(io::ErrorKind::ConnectionRefused.into())).boxed();
+        };
+        let (near, far) = duplex(64 * 1024);
+        let responder = local(u64::from(*node), &[OLD]);
+        tokio::spawn(async move { answer(far, target, &responder).await });
+        ready(Ok(Box::new(near) as BoxedDuplex)).boxed()
+    }
+
+    fn local_towards(&self, _: SocketAddr) -> io::Result<SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A name of several numbers, as a service of containers has it, was never dialed again once the first of them that answered was the
+/// node's own.
+#[tokio::test]
+async fn a_name_of_several_numbers_is_dialed_until_one_is_another_node() {
+    let dialed = |numbers: &[(u8, bool)]| {
+        let one = Local { network: Arc::new(Numbers(numbers.to_vec())), ..local(1, &[NEW, OLD]) };
+        async move { dial("name:6660", &one).await }
+    };
+    for numbers in [&[(1, true), (2, true)][..], &[(3, false), (1, true), (2, true)], &[(2, true), (1, true)]]
+    {
+        let link = dialed(numbers).await.expect("a link");
+        assert_eq!(link.remote.node, NodeId(2), "{numbers:?}");
+    }
+    let error = dialed(&[(1, true), (1, true)]).await.expect_err("nobody else is there");
+    assert!(error.is_itself(), "{error}");
+    for numbers in [[(1, true), (2, false)], [(2, false), (1, true)]] {
+        let error = dialed(&numbers).await.expect_err("the other is not there");
+        assert!(matches!(error, LinkError::Unreachable(_)), "it is to be dialed again: {error}");
+    }
 }
 
 async fn meet_here(initiator: &Local, responder: &Local) -> (Outcome, Outcome) {
