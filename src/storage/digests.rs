@@ -82,9 +82,9 @@ impl Table {
     /// Builds a partition's tree deeper where its rows have become too many for it. All that was set is accounted for.
     pub(super) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
         let Some(digests) = &mut partition.digests else { return };
-        let Some(depth) = digests.tree.wants_depth() else { return };
+        let Some(depth) = digests.tree().wants_depth() else { return };
         match self.tally(trees, number, digests.key().clone(), Some(depth)) {
-            Ok((_, built)) => digests.tree.rebuild(built.tree),
+            Ok((_, built)) => digests.rebuild(built),
             Err(error) => {
                 // The write that made it grow is as good as ever. The check tries again, now and then.
                 error!(table = %self.name(), partition = number, %error, "the rows cannot be read: no digests of them");
@@ -117,13 +117,14 @@ impl Table {
         let mut partition = self.lock(number);
         let now_ms = (self.around.now_ms)();
         if let Some(digests) = &mut partition.digests {
-            digests.tree.forget(now_ms);
+            digests.forget(now_ms);
         }
         let key = self.around.digest_key.now();
-        let depth = partition.digests.as_ref().map(|digests| digests.tree.depth());
+        let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
         let (counts, digests) = self.tally(trees, number, key.clone(), depth)?;
         let known = partition.digests.as_ref().filter(|known| known.is_under(&key));
-        if known.is_some_and(|known| known.tree.agrees(&digests.tree)) && partition.counts == Some(counts) {
+        if known.is_some_and(|known| known.tree().agrees(digests.tree())) && partition.counts == Some(counts)
+        {
             return Ok(true);
         }
         // What nobody built yet, or built before the rows were hashed anew, was not wrong.
@@ -181,8 +182,8 @@ impl Table {
         let (mut since_ms, mut has_recents) = (0, false);
         for number in 0..PARTITIONS {
             let mut partition = self.lock(number as u8);
-            let tree = &mut partition.digests.as_mut().filter(|digests| digests.is_under(key))?.tree;
-            tree.forget(now_ms);
+            let digests = partition.digests.as_mut().filter(|digests| digests.is_under(key))?;
+            let tree = digests.forget(now_ms);
             if at_ms < tree.exact_since_ms() {
                 return None;
             }
@@ -201,7 +202,7 @@ impl Table {
         let mut sums = Vec::new();
         for number in path.partitions() {
             let partition = self.lock(number);
-            let tree = &partition.digests.as_ref().filter(|digests| digests.is_under(key))?.tree;
+            let tree = partition.digests.as_ref().filter(|digests| digests.is_under(key))?.tree();
             match bits.checked_sub(PARTITION_BITS.max(path.bits)) {
                 Some(below) if path.bits < PARTITION_BITS => {
                     sums.extend(tree.sums(Path::partition(number), below, at_ms)?);
@@ -217,7 +218,7 @@ impl Table {
     fn depth(&self, path: Path) -> u8 {
         let depths = path
             .partitions()
-            .map(|number| self.lock(number).digests.as_ref().map_or(0, |digests| digests.tree.depth()));
+            .map(|number| self.lock(number).digests.as_ref().map_or(0, |digests| digests.tree().depth()));
         PARTITION_BITS + depths.min().unwrap_or(0)
     }
 }
@@ -582,7 +583,7 @@ mod tests {
         let remembers = || {
             let table = store.table(&table()).expect("is there");
             let has_recents = |partition: &Partition| {
-                partition.digests.as_ref().is_some_and(|digests| digests.tree.has_recents())
+                partition.digests.as_ref().is_some_and(|digests| digests.tree().has_recents())
             };
             (0..=u8::MAX).any(|number| has_recents(&table.lock(number)))
         };

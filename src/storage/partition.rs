@@ -1,6 +1,6 @@
 //! What is known of one partition of a table, under its lock: how many rows it has, and their digests.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::record::Head;
 use crate::core::{
@@ -11,6 +11,9 @@ use crate::core::{
 
 /// How deep a tree is built before it is known how many rows it will hold: one of 40,000 rows needs no second scan.
 const FIRST_DEPTH: u8 = 8;
+
+/// The tree of all partitions that never had a row: most of a small table, of which there may be thousands.
+static EMPTY: LazyLock<PartitionTree> = LazyLock::new(|| PartitionTree::new(0));
 
 /// Rows of a table, or a part of it, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,8 +83,8 @@ pub struct RowChange<'a> {
 /// The digests of a partition's rows, and the key under which they were hashed. A tree changes its key only by being built anew.
 pub struct Digests {
     key: Arc<DigestKey>,
-    /// The tree.
-    pub tree: PartitionTree,
+    /// The tree; `None` for the empty one.
+    tree: Option<Box<PartitionTree>>,
 }
 
 impl Digests {
@@ -95,10 +98,32 @@ impl Digests {
         Arc::ptr_eq(&self.key, key)
     }
 
+    /// The tree.
+    pub fn tree(&self) -> &PartitionTree {
+        self.tree.as_deref().unwrap_or(&EMPTY)
+    }
+
+    /// The tree, once it has forgotten what is beyond the horizon.
+    pub fn forget(&mut self, now_ms: u64) -> &PartitionTree {
+        if let Some(tree) = &mut self.tree {
+            tree.forget(now_ms);
+        }
+        self.tree()
+    }
+
+    /// Takes over the buckets of digests of the same rows; see `PartitionTree::rebuild`.
+    pub fn rebuild(&mut self, built: Self) {
+        self.tree_mut().rebuild(built.tree.map_or_else(|| EMPTY.clone(), |tree| *tree));
+    }
+
+    fn tree_mut(&mut self) -> &mut PartitionTree {
+        self.tree.get_or_insert_with(|| Box::new(EMPTY.clone()))
+    }
+
     fn replace(&mut self, change: &RowChange<'_>) {
         let leaf = |head: &Head| leaf(&self.key, change.table, change.row, head);
         let (old, new) = (change.old.map(leaf), change.new.map(leaf));
-        self.tree.replace(KeyHash::of(key_of(change.row)), old, new, change.now_ms);
+        self.tree_mut().replace(KeyHash::of(key_of(change.row)), old, new, change.now_ms);
     }
 }
 
@@ -106,6 +131,7 @@ impl Digests {
 pub struct Tally<'a> {
     table: &'a TableName,
     now_ms: u64,
+    depth: u8,
     counts: Counts,
     digests: Digests,
 }
@@ -113,8 +139,8 @@ pub struct Tally<'a> {
 impl<'a> Tally<'a> {
     /// Nothing read yet. `depth`: how deep the tree is; a first one is as deep as most ever get.
     pub fn new(table: &'a TableName, key: Arc<DigestKey>, depth: Option<u8>, now_ms: u64) -> Self {
-        let tree = PartitionTree::new(depth.unwrap_or(FIRST_DEPTH));
-        Self { table, now_ms, counts: Counts::default(), digests: Digests { key, tree } }
+        let depth = depth.unwrap_or(FIRST_DEPTH);
+        Self { table, now_ms, depth, counts: Counts::default(), digests: Digests { key, tree: None } }
     }
 
     /// Takes in a row; `None` for a damaged record, which counts as the value it was and has no digest.
@@ -125,17 +151,20 @@ impl<'a> Tally<'a> {
         };
         self.counts.add(head);
         let leaf = leaf(&self.digests.key, self.table, row, head);
-        self.digests.tree.insert(KeyHash::of(key_of(row)), leaf, self.now_ms);
+        let tree = self.digests.tree.get_or_insert_with(|| Box::new(PartitionTree::new(self.depth)));
+        tree.insert(KeyHash::of(key_of(row)), leaf, self.now_ms);
     }
 
     /// How deep the tree should be instead, now that all rows are known.
     pub fn wants_depth(&self) -> Option<u8> {
-        self.digests.tree.wants_depth()
+        self.digests.tree().wants_depth()
     }
 
     /// What came of it.
     pub fn finish(mut self) -> (Counts, Digests) {
-        self.digests.tree.fold();
+        if let Some(tree) = &mut self.digests.tree {
+            tree.fold();
+        }
         (self.counts, self.digests)
     }
 }
@@ -147,4 +176,41 @@ fn leaf(key: &DigestKey, table: &TableName, row: &[u8], head: &Head) -> Leaf {
 
 fn key_of(row: &[u8]) -> &[u8] {
     row.get(1..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{
+            clock::{NodeId, Timestamp},
+            register::{Fingerprint, Marker},
+        },
+        storage::row::PARTITIONS,
+    };
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    /// A table of three rows took 55 KiB for its partitions, and peers may bring thousands of tables.
+    #[test]
+    fn partitions_without_rows_are_small_and_compare_as_an_empty_tree() {
+        assert!(PARTITIONS * size_of::<std::sync::Mutex<Partition>>() <= 12 * 1024);
+        let table = TableName::parse("t").expect("a name");
+        let key = Arc::new(DigestKey([1; 32]));
+        let (counts, mut digests) = Tally::new(&table, key.clone(), None, NOW_MS).finish();
+        assert!(digests.tree.is_none());
+        assert_eq!((counts, digests.tree().depth(), digests.tree().settled_ms()), (Counts::default(), 0, 0));
+
+        let timestamp = Timestamp { hlc: NOW_MS << 16, node: NodeId(1) };
+        let marker = Marker { timestamp, fingerprint: Fingerprint([0; 8]) };
+        let head = Head { marker, live: true, quiet: false, expires_at_ms: None };
+        let change = |old, new| RowChange { table: &table, row: b"\0k", old, new, now_ms: NOW_MS };
+        digests.replace(&change(None, Some(&head)));
+        let mut tally = Tally::new(&table, key, None, NOW_MS);
+        tally.add(b"\0k", Some(&head));
+        let (_, mut scanned) = tally.finish();
+        assert!(scanned.tree().agrees(digests.tree()) && !scanned.tree().agrees(&EMPTY));
+        scanned.replace(&change(Some(&head), None));
+        assert!(scanned.tree().agrees(&EMPTY));
+    }
 }
