@@ -342,6 +342,7 @@ fn every_change_is_published_and_those_of_a_key_in_order() {
     const WRITES: u64 = 2_000;
     let scene = Scene::new();
     let store = scene.open();
+    let Ok((_, _, begin, _)) = store.0.hub.join(&[], None) else { panic!("no place for a subscriber") };
     thread::scope(|scope| {
         for writer in 0..WRITERS {
             let store = &store;
@@ -358,15 +359,39 @@ fn every_change_is_published_and_those_of_a_key_in_order() {
         assert!(Instant::now() < end, "{} of {}", store.counters().changes.value(), WRITERS * WRITES);
         thread::yield_now();
     }
-    let Ok((_, _, now, _)) = store.0.hub.join(&[], None) else { panic!("no place for a subscriber") };
     for writer in 0..WRITERS {
         let topics = [Topic::Key(table(), key(&writer.to_string()))];
-        let start = Some(Cursor { sequence: 0, ..now });
-        let Ok((_, _, _, Joined::Replay(changes))) = store.0.hub.join(&topics, start) else {
+        let Ok((_, _, _, Joined::Replay(changes))) = store.0.hub.join(&topics, Some(begin)) else {
             panic!("no replay")
         };
         assert_eq!(changes.len() as u64, WRITES);
         assert!(changes.iter().is_sorted_by_key(|change| change.timestamp));
     }
+    close(store);
+}
+
+/// A node that took in 100,000 rows held the last 30,000 of them in its ring, where nobody had ever subscribed.
+#[test]
+fn changes_are_kept_from_the_first_subscriber_on() {
+    let scene = Scene::new();
+    let store = scene.open();
+    let write = |counter: u64| {
+        store.merge(&table(), &key("k"), |_| Ok(put("1", None, counter))).expect("merges");
+        wait_for_changes(&store, counter);
+    };
+    let topics = [Topic::Key(table(), key("k"))];
+    let join = |after| store.0.hub.join(&topics, after).expect("a place for a subscriber");
+    write(1);
+    let (id, _, first, _) = join(None);
+    assert_eq!(first.sequence, 1);
+    store.0.hub.leave(id, &topics);
+    write(2);
+    let (_, _, _, joined) = join(Some(first));
+    assert!(
+        matches!(joined, Joined::Replay(changes) if changes.len() == 1),
+        "what came after a cursor is kept"
+    );
+    let (_, _, _, joined) = join(Some(Cursor { sequence: 0, ..first }));
+    assert!(matches!(joined, Joined::Missed), "nobody was given that cursor");
     close(store);
 }

@@ -6,6 +6,8 @@
 //! is known as one. A queue holds changes in order up to a bound, then only the newest of each key, and where that is still too
 //! much it forgets all and says so: the subscriber then takes a snapshot. Nothing is lost without a word.
 //!
+//! The ring begins with the first subscriber of an epoch: before, nobody has a cursor to come back with.
+//!
 //! Lock order: the hub's state, then a subscriber's queue.
 
 use std::{
@@ -71,6 +73,9 @@ pub struct Hub {
 struct State {
     epoch: u32,
     sequence: u64,
+    /// Whether anybody may have a cursor of this epoch.
+    followed: bool,
+    /// The changes of the last sequence numbers, without a gap.
     ring: VecDeque<Arc<Logged>>,
     ring_bytes: usize,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
@@ -87,6 +92,7 @@ impl Hub {
         let state = State {
             epoch,
             sequence: 0,
+            followed: false,
             ring: VecDeque::new(),
             ring_bytes: 0,
             keys: HashMap::new(),
@@ -125,6 +131,7 @@ impl Hub {
         let subscriber = Arc::new(Subscriber::default());
         let id = state.next_id;
         state.next_id += 1;
+        state.followed = true;
         state.subscribers.insert(id, subscriber.clone());
         self.counters.subscriptions.increment();
         for (index, topic) in topics.iter().enumerate() {
@@ -182,6 +189,7 @@ impl Hub {
         let mut state = self.lock();
         state.epoch = epoch;
         state.sequence = 0;
+        state.followed = !state.subscribers.is_empty();
         state.ring = VecDeque::new();
         state.ring_bytes = 0;
         state.for_all(|queue| queue.lagged = true);
@@ -234,8 +242,11 @@ impl State {
 
     fn publish(&mut self, counters: &Counters, log: impl FnOnce(Cursor) -> Logged) {
         self.sequence += 1;
-        let logged = Arc::new(log(self.cursor()));
         counters.changes.increment();
+        if !self.followed {
+            return;
+        }
+        let logged = Arc::new(log(self.cursor()));
         let of_key = self.keys.get(&logged.table).and_then(|keys| keys.get(&logged.key));
         let of_prefix = self.prefixes.get(&logged.table).into_iter().flat_map(BTreeMap::values);
         let of_prefix = of_prefix
