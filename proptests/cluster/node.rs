@@ -194,6 +194,7 @@ impl Node {
         let mut standing = self.shared.standing();
         standing.whole = self.kept.whole;
         standing.shared_hlc = self.kept.shared_hlc;
+        standing.begun_ms = self.replica.ready_ms();
         standing.held_ms = self.kept.held_ms;
     }
 }

@@ -44,9 +44,14 @@ impl Scene {
             peer: None,
             now_ms: NOW_MS,
         };
-        let options = Options { settle_ms: 2_000, clock_drift_max_ms: DRIFT_MAX_MS };
-        scene.peer = Some(Peer::new(&scene.context(), (LOCAL, REMOTE), options, 7));
+        scene.link();
         scene
+    }
+
+    /// A link comes up, in place of the one before.
+    fn link(&mut self) {
+        let options = Options { settle_ms: 2_000, clock_drift_max_ms: DRIFT_MAX_MS };
+        self.peer = Some(Peer::new(&self.context(), (LOCAL, REMOTE), options, 7));
     }
 
     fn context(&self) -> Context<'_, MemoryReplica> {

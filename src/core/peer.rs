@@ -114,8 +114,8 @@ pub struct Peer {
     last_round: Option<(Round, u64)>,
     /// Rounds in a row that showed another root.
     differing: u32,
-    /// Whether roots were equal since the link came up, and at an instant after which the journal told of everything: before that
-    /// something may be missing there that is older than what the journal tells of now.
+    /// Whether roots were equal since the link came up, and at an instant after `Acked::untold_ms`: before that something may be missing
+    /// there that is older than what the journal tells of now.
     was_equal: bool,
     was_all_equal: bool,
     untold_ms: u64,
@@ -146,9 +146,10 @@ impl Peer {
         let mut standing = context.shared.standing();
         let journal = context.shared.journal();
         let known = standing.acked.get(&remote).copied();
-        let acked = match known.unwrap_or_default() {
+        let first = Acked { untold_ms: standing.begun_ms, ..Acked::default() };
+        let acked = match known.unwrap_or(first) {
             acked if journal.reaches(acked.upto) => acked,
-            _ => Acked { after: journal.last(), upto: journal.last() },
+            _ => Acked::nothing_before(journal.last(), options.latest_ms(context.now_ms)),
         };
         standing.acked.insert(remote, acked);
         let cursor = acked.upto;
@@ -175,7 +176,7 @@ impl Peer {
             differing: 0,
             was_equal: false,
             was_all_equal: false,
-            untold_ms: options.latest_ms(context.now_ms),
+            untold_ms: acked.untold_ms,
             session: None,
             busy_ms: 0,
             excused: 0,

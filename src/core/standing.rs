@@ -26,6 +26,8 @@ pub struct Standing {
     pub acked: BTreeMap<NodeId, Acked>,
     /// Up to this reading of its clock some other member had what this node wrote.
     pub shared_hlc: u64,
+    /// Up to here (Unix milliseconds) the node may have written in a life of before, of which the journal knows nothing.
+    pub begun_ms: u64,
     /// `shared_hlc` does not grow before the floor has passed this instant.
     pub anew_ms: u64,
     /// Up to here (Unix milliseconds) this node had all that the cluster had, and will know so after a crash: it is durable.
@@ -82,9 +84,17 @@ pub struct Acked {
     pub after: u64,
     /// up to this one.
     pub upto: u64,
+    /// Of what was written up to here (Unix milliseconds) the journal does not tell the peer: it may be missing there, until roots are
+    /// equal at a later instant.
+    pub untold_ms: u64,
 }
 
 impl Acked {
+    /// Of all up to an entry, written by an instant, nobody knows whether it is there.
+    pub fn nothing_before(entry: u64, untold_ms: u64) -> Self {
+        Self { after: entry, upto: entry, untold_ms }
+    }
+
     /// Whether the row of an entry is durable at the peer.
     pub fn holds(self, entry: u64) -> bool {
         entry > self.after && entry <= self.upto
@@ -114,6 +124,10 @@ mod tests {
 
     const PEER: NodeId = NodeId(2);
 
+    fn acked(after: u64, upto: u64) -> Acked {
+        Acked { after, upto, untold_ms: 0 }
+    }
+
     /// A node that stopped waited its full patience for whomever its journal had not reached back to, though both had long been equal.
     #[test]
     fn a_peer_is_served_by_the_journal_or_by_a_comparison_after_the_last_write() {
@@ -121,17 +135,17 @@ mod tests {
         standing.floor.set_members([PEER]);
         assert!(standing.is_served(PEER, 0, 0), "nothing was written");
         assert!(!standing.is_served(PEER, 7, 100), "nothing is known");
-        standing.acked.insert(PEER, Acked { after: 3, upto: 6 });
+        standing.acked.insert(PEER, acked(3, 6));
         assert!(!standing.is_served(PEER, 7, 100), "the last is on its way");
-        standing.acked.insert(PEER, Acked { after: 3, upto: 7 });
+        standing.acked.insert(PEER, acked(3, 7));
         assert!(standing.is_served(PEER, 7, 100));
-        standing.acked.insert(PEER, Acked { after: 7, upto: 7 });
+        standing.acked.insert(PEER, acked(7, 7));
         assert!(!standing.is_served(PEER, 7, 100), "it was never sent");
         standing.floor.equal(PEER, 100);
         assert!(!standing.is_served(PEER, 7, 100), "they may have been equal before it was written");
         standing.floor.equal(PEER, 101);
         assert!(standing.is_served(PEER, 7, 100));
-        standing.acked.insert(PEER, Acked { after: 3, upto: 6 });
+        standing.acked.insert(PEER, acked(3, 6));
         assert!(!standing.is_served(PEER, 7, 100), "what is written meanwhile is on its way");
     }
 }

@@ -177,6 +177,10 @@ impl Replication {
             standing.whole = birth.whole;
             standing.shared_hlc = birth.shared_hlc;
             standing.held_ms = birth.held_ms;
+            // Below the clock's bound lies all that a life of before wrote.
+            if store.clock_bound() > birth.shared_hlc + 1 {
+                standing.begun_ms = unix_ms(store.clock_bound());
+            }
             standing.known = members.others().map(|member| member.node).collect();
             standing.floor.set_members(members.unforgotten());
         }

@@ -2,6 +2,7 @@
 
 use dynarust::core::{
     clock::last_reading,
+    journal::Journal,
     message::{Message, Row, Rows},
     register::Payload,
     replica::{Replica, Swept},
@@ -11,12 +12,8 @@ use super::{NOW_MS, REMOTE, Scene, key, table};
 use crate::replica::DRIFT_MAX_MS;
 
 impl Scene {
-    /// Roots were equal at an instant after all that happened before the link came up.
-    fn equal_since_the_link(&mut self) -> u64 {
-        let at_ms = NOW_MS + 2 * DRIFT_MAX_MS;
-        self.now_ms = at_ms + 2_000;
+    fn equal_at(&mut self, at_ms: u64) {
         self.with(|peer, context| peer.equal(context, at_ms, Swept::default(), true));
-        at_ms
     }
 
     fn shared_hlc(&self) -> u64 {
@@ -33,7 +30,7 @@ impl Scene {
 #[test]
 fn a_write_is_shared_when_all_before_it_are() {
     let mut scene = Scene::new(true);
-    let equal_ms = scene.equal_since_the_link();
+    scene.equal_at(NOW_MS - 2_000);
     scene.write("a", 200_000);
     scene.write("b", 200_000);
     scene.write("c", 1);
@@ -41,7 +38,7 @@ fn a_write_is_shared_when_all_before_it_are() {
     let first = scene.poll().expect("a batch");
     assert!(!first.tables[0].1.iter().any(|row| row.key == key("c")), "c is still to be sent");
     scene.acknowledge(&first);
-    assert_eq!(scene.shared_hlc(), last_reading(equal_ms));
+    assert_eq!(scene.shared_hlc(), last_reading(NOW_MS - 2_000));
     while let Some(rows) = scene.poll() {
         scene.acknowledge(&rows);
     }
@@ -52,7 +49,7 @@ fn a_write_is_shared_when_all_before_it_are() {
 #[test]
 fn what_is_shared_ends_with_the_last_write_that_is_there() {
     let mut scene = Scene::new(true);
-    scene.equal_since_the_link();
+    scene.equal_at(NOW_MS - 2_000);
     let first = scene.write("a", 1);
     let rows = scene.poll().expect("a batch");
     scene.now_ms -= 1;
@@ -62,18 +59,44 @@ fn what_is_shared_ends_with_the_last_write_that_is_there() {
     assert_eq!(scene.shared_hlc(), first.timestamp().hlc);
 }
 
-/// What was written just before the link came up, or while the journal had a gap, may be missing there though an earlier instant shows
-/// nothing of it.
+/// What a life of before wrote last, or what fell out of the journal, may be missing there though an earlier instant shows nothing of it.
 #[test]
-fn a_write_says_nothing_of_those_before_the_link_until_roots_were_equal_since() {
-    let mut scene = Scene::new(true);
-    let before_ms = NOW_MS + 2 * DRIFT_MAX_MS - 1;
-    scene.now_ms = before_ms + 2_000;
-    scene.with(|peer, context| peer.equal(context, before_ms, Swept::default(), true));
-    scene.write("a", 1);
-    let rows = scene.poll().expect("a batch");
-    scene.acknowledge(&rows);
-    assert_eq!(scene.shared_hlc(), last_reading(before_ms));
+fn a_write_says_nothing_of_those_the_journal_does_not_tell_of_until_roots_were_equal_since() {
+    let begun_ms = NOW_MS - 1_000;
+    let mut scene = Scene::with_journal(true, Journal::new(4));
+    scene.shared.standing().acked.clear();
+    scene.shared.standing().begun_ms = begun_ms;
+    scene.link();
+    let write = |scene: &mut Scene| {
+        let written = scene.write("k", 1);
+        let rows = scene.poll().expect("a batch");
+        scene.acknowledge(&rows);
+        written.timestamp().hlc
+    };
+    scene.equal_at(begun_ms - 1);
+    write(&mut scene);
+    assert_eq!(scene.shared_hlc(), last_reading(begun_ms - 1));
+    scene.equal_at(begun_ms);
+    let written = write(&mut scene);
+    assert_eq!(scene.shared_hlc(), written);
+
+    for _ in 0..5 {
+        scene.write("k", 1);
+    }
+    assert_eq!(scene.poll(), None, "the first of them fell out of the journal");
+    let untold_ms = scene.now_ms + 2 * DRIFT_MAX_MS;
+    scene.now_ms = untold_ms + 2_000;
+    scene.equal_at(untold_ms - 1);
+    write(&mut scene);
+    assert_eq!(scene.shared_hlc(), last_reading(untold_ms - 1));
+    // Nor does another link.
+    scene.link();
+    scene.equal_at(untold_ms - 1);
+    write(&mut scene);
+    assert_eq!(scene.shared_hlc(), last_reading(untold_ms - 1));
+    scene.equal_at(untold_ms);
+    let written = write(&mut scene);
+    assert_eq!(scene.shared_hlc(), written);
 }
 
 /// What it wrote while it was no member had an effect on nobody: its expired values and tombstones were removed as soon as it heard how

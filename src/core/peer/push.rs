@@ -146,10 +146,11 @@ impl Peer {
     fn skip_gap<R: Replica>(&mut self, context: &Context<'_, R>) {
         let mut standing = context.shared.standing();
         let last = context.shared.journal().last();
-        standing.acked.insert(self.remote, Acked { after: last, upto: last });
+        let acked = Acked::nothing_before(last, self.options.latest_ms(context.now_ms));
+        standing.acked.insert(self.remote, acked);
+        self.untold_ms = acked.untold_ms;
         (self.cursor, self.acked) = (last, last);
         (self.gap, self.was_equal, self.was_all_equal) = (true, false, false);
-        self.untold_ms = self.options.latest_ms(context.now_ms);
     }
 
     fn batch(
