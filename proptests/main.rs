@@ -35,9 +35,11 @@ fn cases(cases: u32) -> Config {
     }
 }
 
-/// The seeds of the environment, or those that are tried always.
-fn seeds(always: Range<u64>) -> Range<u64> {
-    let Ok(text) = std::env::var("DYNARUST_SEEDS") else { return always };
+/// The seeds of the environment, or those that are tried always, among them some that found a fault once.
+fn seeds(always: Range<u64>, found: &[u64]) -> Vec<u64> {
+    let Ok(text) = std::env::var("DYNARUST_SEEDS") else {
+        return always.chain(found.iter().copied()).collect();
+    };
     let bounds = text.split_once("..").expect("DYNARUST_SEEDS=from..to");
-    bounds.0.parse().expect("a number")..bounds.1.parse().expect("a number")
+    (bounds.0.parse().expect("a number")..bounds.1.parse().expect("a number")).collect()
 }
