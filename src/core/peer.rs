@@ -123,8 +123,8 @@ pub struct Peer {
     busy_ms: u64,
     /// How many rounds in a row differed just after a sweep.
     excused: u32,
-    /// Whether the peer was sent what is dead here.
-    was_offered: bool,
+    /// How far others had swept when the peer was sent what dies here by that.
+    offered: Swept,
     /// How far both have swept, and since when both have.
     swept: (Swept, u64),
     figures: Figures,
@@ -180,7 +180,7 @@ impl Peer {
             session: None,
             busy_ms: 0,
             excused: 0,
-            was_offered: false,
+            offered: Swept::default(),
             swept: (Swept::default(), 0),
             figures: Figures::default(),
         }

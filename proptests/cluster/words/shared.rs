@@ -124,6 +124,29 @@ fn what_is_dead_is_handed_over_before_it_is_swept() {
     assert_eq!(scene.poll(), None);
 }
 
+/// How far others have swept grows while what is dead is on its way, or after it came: what dies by that is handed over as well.
+#[test]
+fn what_dies_by_a_later_sweep_of_others_is_handed_over_too() {
+    let mut scene = Scene::new(false);
+    let first = scene.replica.write(&table(), &key("first"), Payload::Deleted);
+    scene.now_ms += 10_000;
+    scene.replica.set_now(scene.now_ms);
+    let second = scene.replica.write(&table(), &key("second"), Payload::Deleted);
+    scene.now_ms += 10_000;
+    scene.replica.set_now(scene.now_ms);
+    for (swept_ms, name, deleted) in [(NOW_MS + 5_000, "first", first), (NOW_MS + 15_000, "second", second)] {
+        let swept = Swept { tombstones_ms: swept_ms, expired_ms: 0 };
+        let round = scene.round(true, swept);
+        scene.hear(round.clone());
+        let rows = scene.poll().expect("a batch");
+        assert_eq!(rows.tables, [(table(), vec![Row::new(key(name), deleted)])]);
+        scene.acknowledge(&rows);
+        scene.hear(round);
+        assert_eq!(scene.replica.swept(), swept);
+    }
+    assert_eq!(scene.replica.count(), 0);
+}
+
 /// What a node that was forgotten had alone was taken in by one member, and then refused by another, which had swept a little
 /// further: as it was on a member it was removed, and by that from all.
 #[test]

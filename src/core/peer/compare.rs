@@ -78,11 +78,15 @@ impl Peer {
     /// Sends the peer what is dead here and about to be removed, and says whether it has that. What this node deleted, or gave an expiry,
     /// while it was no member ends what the members have had since before; there it is removed at once.
     fn has_offered<R: Replica>(&mut self, context: &Context<'_, R>, swept: Swept) -> Result<bool> {
-        if !self.was_offered {
-            self.was_offered = true;
-            self.repairs.add(context.replica.dead(swept)?, Vec::new());
+        if !self.repairs.is_empty() || self.is_repairing() {
+            return Ok(false);
         }
-        Ok(self.repairs.is_empty() && !self.is_repairing())
+        // They may have swept further while it was on its way.
+        if self.offered.max(swept) != self.offered {
+            self.repairs.add(context.replica.dead(swept)?, Vec::new());
+            self.offered = self.offered.max(swept);
+        }
+        Ok(self.repairs.is_empty())
     }
 
     fn compare_roots<R: Replica>(
