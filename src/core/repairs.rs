@@ -1,5 +1,6 @@
 //! What a comparison found that a peer lacks, waiting to be sent: keys, whose rows are read when they go, and whole parts of
-//! tables, of which only the place is kept. Bounded: what has no room is found again by the next comparison.
+//! tables, of which only the place is kept. Bounded: what has no room is found again by the next comparison. What would not be has
+//! room in any case.
 
 use std::{collections::VecDeque, ops::RangeInclusive};
 
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// Keys that wait at the most.
+/// Keys that wait at the most, of those that a comparison found.
 const KEYS_MAX: usize = 131_072;
 /// Parts that wait at the most: what one comparison of a few tables finds.
 const STREAMS_MAX: usize = 4_096;
@@ -48,6 +49,13 @@ impl Repairs {
             if self.streams.len() < STREAMS_MAX && path.is_sound() && path.bits <= PARTITION_BITS {
                 self.streams.push_back(Stream { table, partitions: path.partitions(), after: None });
             }
+        }
+    }
+
+    /// Adds keys, however many they are: what no comparison finds again.
+    pub fn add_all(&mut self, rows: Vec<(TableName, Vec<Key>)>) {
+        for (table, keys) in rows {
+            self.keys.extend(keys.into_iter().map(|key| (table.clone(), key)));
         }
     }
 

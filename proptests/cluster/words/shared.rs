@@ -147,6 +147,27 @@ fn what_dies_by_a_later_sweep_of_others_is_handed_over_too() {
     assert_eq!(scene.replica.count(), 0);
 }
 
+/// A comparison finds again what had no room among the repairs; nothing finds again what is dead once it is swept.
+#[test]
+fn all_that_is_dead_is_handed_over_however_much_it_is() {
+    const DEAD: usize = 131_073;
+    let mut scene = Scene::new(false);
+    for number in 0..DEAD {
+        scene.replica.write(&table(), &key(&number.to_string()), Payload::Deleted);
+    }
+    scene.replica.sync_to(scene.replica.place());
+    scene.now_ms += 60_000;
+    scene.replica.set_now(scene.now_ms);
+    let round = scene.round(true, Swept { tombstones_ms: NOW_MS + 30_000, expired_ms: 0 });
+    scene.hear(round);
+    let mut sent = 0;
+    while let Some(rows) = scene.poll() {
+        sent += rows.tables.iter().map(|(_, rows)| rows.len()).sum::<usize>();
+        scene.acknowledge(&rows);
+    }
+    assert_eq!(sent, DEAD);
+}
+
 /// What a node that was forgotten had alone was taken in by one member, and then refused by another, which had swept a little
 /// further: as it was on a member it was removed, and by that from all.
 #[test]

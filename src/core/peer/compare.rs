@@ -83,7 +83,7 @@ impl Peer {
         }
         // They may have swept further while it was on its way.
         if self.offered.max(swept) != self.offered {
-            self.repairs.add(context.replica.dead(swept)?, Vec::new());
+            self.repairs.add_all(context.replica.dead(swept)?);
             self.offered = self.offered.max(swept);
         }
         Ok(self.repairs.is_empty())
