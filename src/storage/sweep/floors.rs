@@ -168,7 +168,7 @@ impl Store {
     /// The rows that are dead and that these floors let go of, in order of time.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again, `Corrupt` where a row has no key for a name.
+    /// `NotReady` while the storage is being opened again.
     pub fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
         let mut dead: Vec<(TableName, Vec<Key>)> = Vec::new();
         let floors = [
@@ -182,9 +182,11 @@ impl Store {
             for item in tree.range(&[], Some(&above(to_ms))) {
                 let (entry, _) = item?;
                 let Some((_, name, row)) = index::parse(&entry) else { continue };
+                // A row without a key for a name is nobody's, and is removed as all others are.
+                let Ok(key) = key_of(row) else { continue };
                 match dead.last_mut() {
-                    Some((last, keys)) if *last == name => keys.push(key_of(row)?),
-                    Some(_) | None => dead.push((name, vec![key_of(row)?])),
+                    Some((last, keys)) if *last == name => keys.push(key),
+                    Some(_) | None => dead.push((name, vec![key])),
                 }
             }
         }

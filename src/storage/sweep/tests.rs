@@ -83,6 +83,19 @@ fn what_floors_let_go_of_is_known_before_it_goes() {
     close(store);
 }
 
+/// One row that has no key for a name kept a node that joined from all others, for ever.
+#[test]
+fn a_dead_row_without_a_key_keeps_no_other_from_being_told_of() {
+    let scene = Scene::new();
+    let store = scene.open();
+    stop_sweeping(&store);
+    let tombstones = store.with_engine(|engine| engine.tree(TOMBSTONES)).expect("is there");
+    tombstones.insert(&index::entry(NOW_MS, &table(), &[0, 0xff]), &[]).expect("inserts");
+    merge(&store, "deleted", deleted(NOW_MS));
+    assert_eq!(store.dead(swept(NOW_MS, 0)), Ok(vec![(table(), vec![key("deleted")])]));
+    close(store);
+}
+
 /// What was due beyond the first thousand waited out a nap of a second for every thousand.
 #[test]
 fn a_sweep_that_stops_early_goes_on_at_once() {
