@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 
 /// How often it is looked whether a disk that failed takes data again.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// The longest pause between two attempts to open a store again that fails soon after, or does not open.
+/// The longest pause between two attempts to open a store again that fails soon after.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A store that took writes for so long after it was opened again has recovered: its next failure is another.
 const LASTING: Duration = Duration::from_secs(60);
@@ -80,6 +80,7 @@ impl Store {
                 Err(error) => debug!(%error, "the storage does not open again yet"),
             }
             is_said = true;
+            attempts.failed();
         }
     }
 
@@ -110,7 +111,7 @@ impl Store {
     }
 }
 
-/// When a store that failed is to be opened again: as soon as the disk takes data; later and later where that does not help.
+/// When a store that failed is to be opened again: as soon as the disk takes data; later and later where it opens and fails again.
 #[derive(Default)]
 struct Attempts {
     /// When the last was made, and how long after it the next may be.
@@ -122,6 +123,11 @@ impl Attempts {
     fn pause(&self, now: Instant) -> Duration {
         let left = self.last.map(|(at, pause)| (at + pause).saturating_duration_since(now));
         left.unwrap_or_default().max(LOOK_EVERY)
+    }
+
+    /// Notes that the store did not open. Reads wait for it now: it is tried as often as the disk is looked at.
+    fn failed(&mut self) {
+        self.last = None;
     }
 
     /// Notes an attempt.
@@ -154,6 +160,10 @@ mod tests {
         assert_eq!(attempts.pause(now), LOOK_EVERY);
         now += LASTING;
         attempts.begin(now);
+        assert_eq!(attempts.pause(now), LOOK_EVERY);
+        attempts.begin(now);
+        assert_eq!(attempts.pause(now), 2 * LOOK_EVERY);
+        attempts.failed();
         assert_eq!(attempts.pause(now), LOOK_EVERY);
     }
 }
