@@ -174,8 +174,8 @@ impl Store {
         let floors = [
             (trees::TOMBSTONES, swept.tombstones_ms),
             (trees::EXPIRED, swept.expired_ms),
-            // Of some the end has come, and nobody was told yet.
-            (trees::EXPIRY, swept.expired_ms.min(self.now_ms())),
+            // Nobody here was told yet of the end of some, or a clock elsewhere is ahead.
+            (trees::EXPIRY, swept.expired_ms),
         ];
         for (tree, to_ms) in floors {
             let tree = self.with_engine(|engine| engine.tree(tree))?;
@@ -200,7 +200,7 @@ impl Store {
     pub fn reset_swept(&self, swept: Swept) -> Result<()> {
         let floors = &self.0.around.floors;
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        self.with_engine(|engine| keep(engine, swept))?;
+        self.keep_floors(swept)?;
         floors.tombstones_ms.store(swept.tombstones_ms, Ordering::Release);
         floors.expired_ms.store(swept.expired_ms, Ordering::Release);
         *durable = swept;
@@ -222,14 +222,18 @@ impl Store {
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
         let swept = floors.swept();
         if swept != *durable {
-            self.with_engine(|engine| keep(engine, swept)).inspect_err(|error| {
-                if let Error::StorageFull(reason) = error {
-                    self.0.around.committer.fail(reason);
-                }
-            })?;
+            self.keep_floors(swept)?;
             *durable = swept;
         }
         Ok(swept)
+    }
+
+    fn keep_floors(&self, swept: Swept) -> Result<()> {
+        self.with_engine(|engine| keep(engine, swept)).inspect_err(|error| {
+            if let Error::StorageFull(reason) = error {
+                self.0.around.committer.fail(reason);
+            }
+        })
     }
 
     fn look(&self) {
