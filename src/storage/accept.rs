@@ -82,10 +82,14 @@ impl Store {
         rewrite: impl Fn(Timestamp) -> Result<Option<Timestamp>>,
     ) -> Result<Buried> {
         let mut buried = Buried::default();
+        let mut caught_up = None;
         for (name, key, marker) in zombies {
             let Some(table) = self.table(&name) else { continue };
-            // Nothing may follow the end of a value, so its beginning must be told before.
-            table.with_trees(|trees| Ok(trees.progress.clone()))?.wait_until_caught_up();
+            // Nothing may follow the end of a value, so its beginning must be told before. What is refused was written long before this.
+            if caught_up.as_ref() != Some(&name) {
+                table.with_trees(|trees| Ok(trees.progress.clone()))?.wait_until_caught_up();
+                caught_up = Some(name.clone());
+            }
             let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
             match table.bury(&key, marker, &rewrite, gone)? {
                 Burial::Overtaken => {}
