@@ -35,6 +35,9 @@ use crate::{
     error::{Error, Result},
 };
 
+/// So many tables are few: what is asked of each takes no time to speak of.
+const TABLES_AT_ONCE: usize = 100;
+
 /// The key under which the rows of a store are hashed.
 pub struct SharedKey(RwLock<Arc<DigestKey>>);
 
@@ -295,10 +298,12 @@ impl Store {
         }
     }
 
-    /// Whether the root at an instant is told without a look at the partitions: nothing was written lately.
+    /// Whether the root at an instant is told at once: nothing was written lately, and tables are few.
     pub fn remembers_root(&self, at_ms: u64) -> bool {
         let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
-        self.all_tables().iter().all(|table| table.remembered.sum_at(&key, at_ms, now_ms).is_some())
+        let tables = self.all_tables();
+        tables.len() <= TABLES_AT_ONCE
+            && tables.iter().all(|table| table.remembered.sum_at(&key, at_ms, now_ms).is_some())
     }
 
     /// Has the trees give back what they remember of the last seconds once nobody can ask for it, as whoever asks for a root does.
