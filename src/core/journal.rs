@@ -77,6 +77,14 @@ impl Journal {
         self.last
     }
 
+    /// Counts a write that nobody is there to be told of, and holds no key: whoever follows from here has missed something.
+    pub fn skip(&mut self) {
+        self.last += 1;
+        self.keys = VecDeque::new();
+        self.rows = VecDeque::new();
+        self.rows_bytes = 0;
+    }
+
     /// The number of the last key; 0 if there is none.
     pub fn last(&self) -> u64 {
         self.last
@@ -219,6 +227,18 @@ mod tests {
         }
         assert_eq!(held(&journal, 5), [("e".into(), Some(9))]);
         assert_eq!(journal.rows.len(), 4);
+    }
+
+    #[test]
+    fn what_was_skipped_was_missed_and_so_was_what_came_before() {
+        let mut journal = journal(&["a", "b"]);
+        journal.skip();
+        assert_eq!((journal.last(), journal.reaches(2), journal.reaches(3)), (3, false, true));
+        assert_eq!(following(&journal, 2, 10), None);
+        assert_eq!(following(&journal, 3, 10), Some((String::new(), 3)));
+        assert_eq!(append(&mut journal, "c"), 4);
+        assert_eq!(following(&journal, 3, 10), Some(("c".into(), 4)));
+        assert_eq!(following(&journal, 2, 10), None);
     }
 
     #[test]

@@ -221,10 +221,12 @@ impl Replication {
 
     /// Notes rows that this node wrote to a table, for the peers to be told. They must be readable.
     pub fn wrote(&self, table: &TableName, rows: impl IntoIterator<Item = Row>) {
+        let mut journal = self.0.shared.journal();
         if !self.0.has_peers.load(Ordering::Acquire) {
+            // A peer that comes just now does not have it: it must not count as the first that does.
+            journal.skip();
             return;
         }
-        let mut journal = self.0.shared.journal();
         for row in rows {
             journal.append(table.clone(), row.key.clone(), Some(row));
         }
@@ -234,10 +236,14 @@ impl Replication {
 
     /// Notes a row that is here already, for the peers to be told of it again.
     pub fn wrote_before(&self, table: &TableName, key: &Key) {
-        if self.0.has_peers.load(Ordering::Acquire) {
-            self.0.shared.journal().append(table.clone(), key.clone(), None);
-            self.0.announce_writes();
+        let mut journal = self.0.shared.journal();
+        if !self.0.has_peers.load(Ordering::Acquire) {
+            journal.skip();
+            return;
         }
+        journal.append(table.clone(), key.clone(), None);
+        drop(journal);
+        self.0.announce_writes();
     }
 
     /// The last write that was noted.

@@ -99,6 +99,21 @@ fn a_write_says_nothing_of_those_the_journal_does_not_tell_of_until_roots_were_e
     assert_eq!(scene.shared_hlc(), written);
 }
 
+/// A node that had nobody to tell noted nothing. Whoever linked before a write was acknowledged counted as one that has it, as
+/// nothing was noted that it had not: a client that wanted two replicas was told of two, and there was one.
+#[test]
+fn who_links_just_after_a_write_does_not_hold_it() {
+    let mut journal = Journal::default();
+    journal.skip();
+    let mut scene = Scene::with_journal(true, journal);
+    let holds = |scene: &Scene, entry| scene.shared.standing().acked[&REMOTE].holds(entry);
+    assert!(!holds(&scene, 1));
+    scene.write("k", 1);
+    let rows = scene.poll().expect("a batch");
+    scene.acknowledge(&rows);
+    assert!(holds(&scene, 2) && !holds(&scene, 1));
+}
+
 /// What it wrote while it was no member had an effect on nobody: its expired values and tombstones were removed as soon as it heard how
 /// far the members had swept, and what they had ended lived on.
 #[test]
