@@ -1,9 +1,9 @@
 //! The keys this node wrote, in the order in which it did, for the peers to be told. In memory and bounded.
 //!
 //! Of the last writes it holds the rows too, so that they are not read and decoded again for each peer that follows. Those of
-//! before are read when they are sent, so that a peer that is slow or comes anew gets the newest only. It is one for all peers, and each peer
-//! is no more than a place in it, its cursor. A peer whose cursor has fallen off the end has missed something, and comparing
-//! will find what.
+//! before are read when they are sent, so that a peer that is slow or comes anew gets the newest only. It is one for all peers,
+//! and each peer is no more than a place in it, its cursor. A peer whose cursor has fallen off the end has missed something, and
+//! comparing will find what.
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 

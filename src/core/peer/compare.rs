@@ -45,8 +45,9 @@ impl Peer {
         outputs
     }
 
-    /// Takes over how far others have swept, once what would be removed by that is where it has an effect. Where that is further than this node is known to have had everything, it has been
-    /// away, or was put back to what it was: what it does not have may be alive, and what it has may have been deleted.
+    /// Takes over how far others have swept; where this node is not whole, once the peer has what is removed here by that. Where it is
+    /// further than this node is known to have had everything, it has been away, or was put back to what it was: what it does not have
+    /// may be alive, and what it has may have been deleted.
     fn heed<R: Replica>(&mut self, context: &Context<'_, R>, round: &Round, swept: Swept) -> Result<()> {
         let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
         if swept.latest_ms() > latest_ms {
