@@ -114,11 +114,8 @@ pub struct Peer {
     last_round: Option<(Round, u64)>,
     /// Rounds in a row that showed another root.
     differing: u32,
-    /// Whether roots were equal since the link came up, and at an instant after `Acked::untold_ms`: before that something may be missing
-    /// there that is older than what the journal tells of now.
-    was_equal: bool,
-    was_all_equal: bool,
-    untold_ms: u64,
+    /// The last instant (Unix milliseconds) at which roots were equal, since the link came up or the journal had a gap.
+    equal_ms: Option<u64>,
     session: Option<Session>,
     busy_ms: u64,
     /// How many rounds in a row differed just after a sweep.
@@ -174,9 +171,7 @@ impl Peer {
             pushes_in_a_row: 0,
             last_round: None,
             differing: 0,
-            was_equal: false,
-            was_all_equal: false,
-            untold_ms: acked.untold_ms,
+            equal_ms: None,
             session: None,
             busy_ms: 0,
             excused: 0,
@@ -299,8 +294,7 @@ impl Peer {
         standing.floor.equal(self.remote, at_ms);
         standing.share(last_reading(at_ms));
         drop(standing);
-        self.was_equal = true;
-        self.was_all_equal |= at_ms >= self.untold_ms;
+        self.equal_ms = self.equal_ms.max(Some(at_ms));
         self.gap = false;
     }
 

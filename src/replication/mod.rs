@@ -397,3 +397,52 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{json::Value, register::Register},
+        storage::{self, Durability, Machine},
+    };
+
+    /// A node without peers noted nothing, and whoever linked before a write was answered counted as one that has it.
+    #[tokio::test]
+    async fn a_write_that_nobody_is_there_to_be_told_of_has_a_number() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let storage = storage::Options {
+            data: directory.path().join("storage.db"),
+            durability: Durability::None,
+            cache_bytes: 8 * 1024 * 1024,
+            tables_max: 1,
+            subscriptions_max: 1,
+            set_aside_damaged: false,
+            machine: Machine::new(Arc::new(|| 1_700_000_000_000)),
+        };
+        let store = Store::open(storage).expect("the store opens");
+        let stamps = Arc::new(Stamps::new(store.clone(), 500));
+        let options = Options {
+            join: Vec::new(),
+            advertise: None,
+            listen: ([127, 0, 0, 1], 1).into(),
+            secrets: Secrets::new(["sixteen letters!"]).expect("long enough"),
+            tombstone_grace_ms: 1,
+            forget_after_ms: 1,
+            round_ms: 1_000,
+            clock_drift_max_ms: 500,
+            network: Arc::new(connect::SystemNetwork),
+        };
+        let replication = Replication::start(options, store.clone(), stamps.clone()).expect("starts");
+        let (table, key) = (TableName::parse("t").expect("a name"), Key::parse("k").expect("a key"));
+        assert_eq!(replication.last_written(), 0);
+        stamps.before_writing().await.expect("the clock's bound is raised");
+        let written = stamps.tick().expect("there is time");
+        let register = Register::live(Value::trusted("1".into()), None, written);
+        replication.wrote(&table, [Row::new(key.clone(), register)]);
+        assert_eq!(replication.last_written(), 1);
+        replication.wrote_before(&table, &key);
+        assert_eq!(replication.last_written(), 2);
+        replication.stop().await;
+        store.close().expect("closes");
+    }
+}

@@ -156,7 +156,7 @@ impl Peer {
     /// How many rounds in a row must differ before this side opens. One of both opens first, and the other only where that
     /// does not; after a gap there is no doubt that something differs.
     fn patience(&self, round: &Round) -> u32 {
-        let sure = !self.was_equal && (self.gap || round.gap);
+        let sure = self.equal_ms.is_none() && (self.gap || round.gap);
         match (sure, self.local < self.remote) {
             (true, true) => 1,
             (true, false) => 2,

@@ -87,14 +87,15 @@ impl Peer {
         while self.in_flight.front().is_some_and(|first| first.batch <= batch) {
             let applied = self.in_flight.pop_front().expect("just looked at");
             self.in_flight_bytes -= applied.bytes;
+            let acked = standing.acked.entry(self.remote).or_default();
             if let Some(cursor) = applied.cursor.filter(|cursor| *cursor > self.acked) {
                 self.acked = cursor;
                 // A link that this one took the place of may still have had its say.
-                let acked = standing.acked.entry(self.remote).or_default();
                 acked.upto = acked.upto.max(cursor);
             }
-            // Before that, a later write that was taken says nothing of those before it.
-            if self.was_all_equal && zombies.is_empty() {
+            // Before roots were equal since all that the journal does not tell, a later write that was taken says nothing of those before.
+            let is_all = self.equal_ms.is_some_and(|equal_ms| equal_ms >= acked.untold_ms);
+            if is_all && zombies.is_empty() {
                 standing.share(applied.own_hlc);
             }
         }
@@ -148,9 +149,8 @@ impl Peer {
         let last = context.shared.journal().last();
         let acked = Acked::nothing_before(last, self.options.latest_ms(context.now_ms));
         standing.acked.insert(self.remote, acked);
-        self.untold_ms = acked.untold_ms;
         (self.cursor, self.acked) = (last, last);
-        (self.gap, self.was_equal, self.was_all_equal) = (true, false, false);
+        (self.gap, self.equal_ms) = (true, None);
     }
 
     fn batch(
