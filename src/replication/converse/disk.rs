@@ -42,25 +42,19 @@ impl Conversation {
         }
     }
 
-    /// Does what was to be done after a sync. Where that failed, nothing may be concluded from what this node holds.
+    /// Does what was to be done after a sync.
     pub(super) fn after_sync(&mut self, then: Then, is_synced: bool) {
-        match then {
-            Then::Send(Message::Round(round)) if !is_synced => {
-                self.greeted = true;
-                self.waiting.push_back(Message::Round(Round { root: None, ..round }));
-            }
-            Then::Send(_) | Then::Equal { .. } if !is_synced => {}
-            // It would be taken to be of the batches before as well.
-            Then::Send(Message::Applied { .. }) if !self.takes => {}
-            Then::Send(message) => {
+        match sound(then, is_synced, self.takes) {
+            Some(Then::Send(message)) => {
                 self.greeted |= matches!(message, Message::Round(_));
                 self.waiting.push_back(message);
             }
-            Then::Equal { at_ms, swept, whole } => {
+            Some(Then::Equal { at_ms, swept, whole }) => {
                 let peer = self.peer.as_mut().expect("it is here between messages");
                 peer.equal(&self.inner.context(), at_ms, swept, whole);
                 debug!(peer = %self.state.node, at_ms, "equal");
             }
+            None => {}
         }
     }
 
@@ -78,5 +72,57 @@ impl Conversation {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// What may be said and concluded after a sync. Where that failed, nothing from what this node holds; where it `takes` no rows any more,
+/// nothing is acknowledged: that would be taken to be of the batches before as well.
+fn sound(then: Then, is_synced: bool, takes: bool) -> Option<Then> {
+    match then {
+        Then::Send(Message::Round(round)) if !is_synced => {
+            Some(Then::Send(Message::Round(Round { root: None, ..round })))
+        }
+        Then::Send(_) | Then::Equal { .. } if !is_synced => None,
+        Then::Send(Message::Applied { .. }) if !takes => None,
+        then => Some(then),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{digest::RootDigest, replica::Swept};
+
+    #[test]
+    fn what_is_not_durable_is_neither_claimed_nor_acknowledged() {
+        let applied = || Then::Send(Message::Applied { batch: 1, zombies: Vec::new() });
+        let equal = || Then::Equal { at_ms: 1, swept: Swept::default(), whole: true };
+        let round = |root| {
+            Then::Send(Message::Round(Round {
+                now_ms: 1,
+                echo: None,
+                behind_ms: 0,
+                root,
+                is_all: false,
+                rows: 0,
+                guarantee_ms: 0,
+                swept_ms: 0,
+                expired_ms: 0,
+                whole: true,
+                pushing: false,
+                gap: false,
+                leaving: false,
+            }))
+        };
+        let root = Some(RootDigest([1; 16]));
+        for takes in [true, false] {
+            assert_eq!(sound(applied(), false, takes), None);
+            assert_eq!(sound(equal(), false, takes), None);
+            assert_eq!(sound(round(root), false, takes), Some(round(None)));
+            assert_eq!(sound(round(root), true, takes), Some(round(root)));
+            assert_eq!(sound(equal(), true, takes), Some(equal()));
+        }
+        assert_eq!(sound(applied(), true, true), Some(applied()));
+        assert_eq!(sound(applied(), true, false), None, "rows before it may have been dropped");
     }
 }
