@@ -170,11 +170,13 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::storage::{
         change::{Effect, Topic},
         partition::Counts,
-        subscription::Start,
+        subscription::{Notice, Start},
         tests::{
             NOW_MS, Scene, close, effect, key, next, put, table, timestamp, wait_until, within_the_deadline,
         },
@@ -317,6 +319,33 @@ mod tests {
         assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
         assert_eq!((value(&store, "gone"), value(&store, "changed")), (None, Some("2".into())));
         assert_eq!(store.tables()[0].1, Counts { live: 1, tombstones: 0 });
+        close(store);
+    }
+
+    /// A subscriber that was told of the beginning last would hold a value that is gone.
+    #[test]
+    fn the_end_of_a_refused_row_is_told_after_its_beginning() {
+        const ROWS: usize = 8;
+        let scene = Scene::new();
+        let store = scene.open();
+        let topics = vec![Topic::Prefix(table(), String::new())];
+        let mut subscription = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
+        let refused = put("1", None, 1);
+        let names: Vec<String> = (0..ROWS).map(|number| format!("k{number}")).collect();
+        for name in &names {
+            store.merge(&table(), &key(name), |_| Ok(refused.clone())).expect("merges");
+        }
+        let zombies = names.iter().map(|name| (table(), key(name), refused.marker())).collect();
+        assert_eq!(store.bury(zombies, |_| Ok(None)).expect("buries").removed.len(), ROWS);
+        store.merge(&table(), &key("last"), |_| Ok(refused.clone())).expect("merges");
+        let mut last = BTreeMap::new();
+        while !last.contains_key(&key("last")) {
+            let Notice::Change(change) = next(&mut subscription) else { continue };
+            last.insert(change.key.clone(), change.effect.clone());
+        }
+        for name in names {
+            assert_eq!(last[&key(&name)], Effect::Deleted(Gone::Deleted), "{name}");
+        }
         close(store);
     }
 
