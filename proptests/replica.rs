@@ -10,6 +10,7 @@ use std::{
 
 use dynarust::{
     core::{
+        agreement::Agreement,
         clock::{Clock, NodeId},
         digest::{Digest, DigestKey, PARTITION_BITS, Path, RootDigest, Sum},
         message::Row,
@@ -49,10 +50,8 @@ pub enum Cause {
     Peer,
     /// The floor.
     Sweep,
-    /// It was refused as a zombie, and removed.
-    Burial,
-    /// It was refused as a zombie, and nobody had it.
-    Rewritten,
+    /// A whole member proved that it was deleted.
+    Removal,
 }
 
 impl MemoryReplica {
@@ -68,6 +67,7 @@ impl MemoryReplica {
             before: VecDeque::new(),
             place: 0,
             changes: Vec::new(),
+            kept_agreement: None,
         };
         rows.set_now(now_ms);
         Self(RefCell::new(rows))
@@ -117,6 +117,26 @@ impl MemoryReplica {
     /// What was changed since this was asked last.
     pub fn take_changes(&self) -> Vec<Change> {
         std::mem::take(&mut self.0.borrow_mut().changes)
+    }
+
+    /// Loses what is not durable, before the disk is looked at.
+    pub fn lose_unsynced(&self) {
+        self.0.borrow_mut().crash();
+    }
+
+    /// Has another register in a row's place, or none, as a damaged disk does.
+    pub fn damage(&self, table: &TableName, key: &Key, register: Option<Register>) {
+        self.0.borrow_mut().damage(table, key, register);
+    }
+
+    /// Whether it holds a register of a row, or a later one.
+    pub fn holds(&self, table: &TableName, key: &Key, marker: Marker) -> bool {
+        self.0.borrow().held(table, key).is_some_and(|held| held.marker() >= marker)
+    }
+
+    /// What was agreed with others, if it was kept before rows since this was asked last.
+    pub fn take_agreement(&self) -> Option<Agreement> {
+        self.0.borrow_mut().kept_agreement.take()
     }
 
     /// All rows.
@@ -234,7 +254,7 @@ impl Replica for MemoryReplica {
         Ok(scanned)
     }
 
-    fn accept(&self, table: &TableName, sent: Vec<Row>, trusting: bool) -> Result<Accepted> {
+    fn accept(&self, table: &TableName, sent: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
         let mut rows = self.0.borrow_mut();
         let mut accepted = Accepted::default();
         for row in sent {
@@ -247,8 +267,8 @@ impl Replica for MemoryReplica {
                     continue;
                 }
                 let is_live = register.payload() != &Payload::Deleted;
-                if is_live && !trusting && at.unix_ms() <= rows.swept.latest_ms() {
-                    accepted.zombies.push((key, register.marker()));
+                if is_live && at.unix_ms() <= proven_ms {
+                    accepted.deleted.push((key, register.marker()));
                     continue;
                 }
             }
@@ -262,24 +282,21 @@ impl Replica for MemoryReplica {
         Ok(accepted)
     }
 
-    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_hlc: u64) -> Result<u64> {
+    fn keep_agreement(&self, agreement: &Agreement) -> Result<()> {
+        self.0.borrow_mut().kept_agreement = Some(agreement.clone());
+        Ok(())
+    }
+
+    fn remove(&self, removed: Vec<(TableName, Key, Marker)>) -> Result<u64> {
         let mut rows = self.0.borrow_mut();
-        let mut removed = 0;
-        for (table, key, marker) in zombies {
-            let Some(register) = rows.held(&table, &key).filter(|held| held.marker() == marker).cloned()
-            else {
-                continue;
-            };
-            let at = marker.timestamp;
-            if at.node == rows.clock.node() && at.hlc > shared_hlc {
-                let anew = Register::new(register.into_payload(), rows.tick());
-                rows.set(&table, &key, Some(anew), Cause::Rewritten);
-            } else {
-                rows.set(&table, &key, None, Cause::Burial);
-                removed += 1;
+        let mut count = 0;
+        for (table, key, marker) in removed {
+            if rows.held(&table, &key).is_some_and(|held| held.marker() == marker) {
+                rows.set(&table, &key, None, Cause::Removal);
+                count += 1;
             }
         }
-        Ok(removed)
+        Ok(count)
     }
 
     fn pass(&self, at_ms: u64) {

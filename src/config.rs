@@ -242,8 +242,8 @@ knobs! {
 
     /// How long a member may be down before the others forget it.
     ///
-    /// Until then no mark of a deleted key is removed that it may have missed. One that returns later begins anew, with the
-    /// data of the others. Above the longest outage that is worth a wait. `DynaRust forget` does it at once.
+    /// Until then no tombstone is removed that it may have missed. Only a majority of the members forgets. One that returns later takes what was
+    /// written and deleted meanwhile. Above the longest outage that is worth a wait. `DynaRust forget` does it at once.
     forget_after: Duration = "72h", "1m" to "365d";
 
     /// Time between two rounds, in which members compare what they hold.

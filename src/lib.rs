@@ -20,8 +20,9 @@
 //! 2. An acknowledged write survives kill -9 and power loss, and is visible to later reads on its node. What a node acknowledges to a
 //!    peer is durable likewise.
 //! 3. Two replicas with equal digests have equal visible state; replicas that can talk, and get no new writes, reach equal digests.
-//! 4. A deleted key never comes back by itself: not from a replica that was away, not from a sweep. A row as old as what was swept, of a key
-//!    that is not here, is refused. An import is no replica: whoever imports such a row writes it anew.
+//! 4. A live row leaves a replica only by a later register of its key, or by proof that it was deleted ([`core::agreement`]). Absence is no
+//!    proof: the row may be damaged, late, or written on the other side of a partition. A deleted key does not come back from a replica
+//!    that was away, but where nothing proves that it was deleted it lives.
 //! 5. No two writes carry the same timestamp with different values: the clock's bound is durable before any timestamp below it is
 //!    handed out, and no two linked nodes have one id. Should it happen all the same, the larger fingerprint wins on all replicas.
 //! 6. Nothing is unbounded. Every queue, ring, journal, batch, body and connection count has a limit; reaching it is visible, and loses
@@ -47,7 +48,9 @@
 //!    bytes for each row of a small bucket. Whoever answers keeps nothing: a message lost costs a round.
 //! 3. The rows that differ are named, sent, and merged by the door that all writes take. The later timestamp wins, whoever sent it.
 //! 4. Where the digests are equal both note the instant: up to there the two hold the same. The least of those instants over all members,
-//!    agreed by all, is the floor ([`core::floor`]).
+//!    announced by all, is the floor ([`core::floor`]).
+//! 5. A node that starts beside others is *syncing* until its digest has equalled that of a *whole* member. It takes what that member has,
+//!    hands over what it has itself, and removes what the member proves to have been deleted meanwhile.
 //!
 //! # The way of a tombstone
 //! 1. A DELETE is a write like any other: a register without a value, stamped, pushed, compared. It stands against older values.
@@ -55,9 +58,9 @@
 //!    holds the floor no longer.
 //! 3. How far tombstones may be removed is made durable before the first one is, and told to the others in each round: they remove them too
 //!    before digests are compared again, so that what is swept here makes no difference to there.
-//! 4. A live row from before that instant, of a key that is not here, was deleted everywhere: it is refused, and its sender removes it; one
-//!    that only its sender can have seen is written anew there instead. A node that was forgotten takes the cluster's rows first, and
-//!    hands over what is dead there before it sweeps that.
+//! 4. A member that is away for long is forgotten, by a majority of the members alone, and holds the floor no longer. Up to when all held the
+//!    same as it is remembered: when it returns, that tells which of its rows were deleted and which nobody else has seen yet. It hands
+//!    over what is dead there before it sweeps that.
 //! 5. Values that expired are hidden by their own instant everywhere, and removed by the floor without a tombstone.
 
 pub mod error;

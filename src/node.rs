@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 pub use self::{
     admin::AdminKeys,
-    cluster::{ClusterView, MemberState, MemberView, Replicas, Wanted},
+    cluster::{ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
     link::{Arriving, LINK_PATH, other_protocol, subprotocol},
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Import, Imported, Patch, Write, Written},

@@ -110,9 +110,9 @@ fn describe(message: &Message) -> String {
             round.guarantee_ms,
             round.swept_ms,
             round.expired_ms,
-            if round.whole { " whole" } else { "" },
-            if round.pushing { " pushing" } else { "" },
-            if round.gap { " gap" } else { "" },
+            if round.flags.whole { " whole" } else { "" },
+            if round.flags.pushing { " pushing" } else { "" },
+            if round.flags.gap { " gap" } else { "" },
         ),
         Message::Rows(rows) => {
             let names: Vec<String> = rows
@@ -123,7 +123,7 @@ fn describe(message: &Message) -> String {
                 .collect();
             format!("rows {}{} {}", rows.batch, if rows.repair { " repair" } else { "" }, names.join(", "))
         }
-        Message::Applied { batch, zombies } => format!("applied {batch}, {} zombies", zombies.len()),
+        Message::Applied { batch, deleted } => format!("applied {batch}, {} deleted", deleted.len()),
         other => {
             let text = format!("{other:?}");
             let kind: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();

@@ -90,13 +90,38 @@ impl Model {
         self.nodes[node].merged.clear();
     }
 
+    /// An earlier write of a row than one, `back` writes before it or the first.
+    pub fn before(&self, name: &Name, marker: Marker, back: usize) -> Option<Register> {
+        let writes = self.writes.get(name)?;
+        let (before, written) = writes.range(..marker).rev().take(back + 1).last()?;
+        Some(Register::new(written.payload.clone(), before.timestamp))
+    }
+
+    /// Whether a node made durable a register of a row, or a later one.
+    pub fn is_durable_at(&self, node: usize, name: &Name, marker: Marker) -> bool {
+        self.nodes[node].durable.get(name).is_some_and(|durable| *durable >= marker)
+    }
+
+    /// A disk lost a register of a row. What no other has is gone.
+    pub fn damaged(&mut self, node: usize, name: &Name, marker: Marker, is_elsewhere: bool) {
+        self.nodes[node].durable.remove(name);
+        if is_elsewhere {
+            return;
+        }
+        let writes = self.writes.entry(name.clone()).or_default();
+        writes.range_mut(..=marker).for_each(|(_, written)| written.excused = true);
+        // Nobody has seen its end any more either.
+        self.seen.remove(name);
+    }
+
     /// Whether every member had something newer of a row once.
     pub fn is_outlived(&self, name: &Name, marker: Marker) -> bool {
         self.seen.get(name).is_some_and(|seen| marker < *seen)
     }
 
     /// The acknowledged writes that are neither in the rows nor followed by a later write that is, or that ended its row.
-    pub fn lost(&self, rows: &[(TableName, Key, Register)], expired_ms: u64) -> Vec<String> {
+    /// Of rows up to `proven_ms` alone it can be proved to all that they ended.
+    pub fn lost(&self, rows: &[(TableName, Key, Register)], expired_ms: u64, proven_ms: u64) -> Vec<String> {
         let rows: BTreeMap<Name, &Register> =
             rows.iter().map(|(table, key, register)| ((table.clone(), key.clone()), register)).collect();
         let mut lost = Vec::new();
@@ -112,7 +137,9 @@ impl Model {
                 Some(register) => {
                     let both_ended =
                         is_end(&written.payload, expired_ms) && is_end(register.payload(), expired_ms);
-                    register.marker() >= *marker || both_ended
+                    let is_unproven =
+                        is_end(&written.payload, expired_ms) && register.timestamp().unix_ms() > proven_ms;
+                    register.marker() >= *marker || both_ended || is_unproven
                 }
                 // Something later, or it itself, ended the row.
                 None => writes.range(marker..).any(|(_, written)| is_end(&written.payload, expired_ms)),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dynarust::core::{
+    agreement::Agreement,
     clock::NodeId,
     digest::DigestKey,
     journal::Journal,
@@ -30,8 +31,14 @@ pub struct Node {
     pub shared: Shared,
     pub ends: BTreeMap<usize, End>,
     pub is_up: bool,
+    /// Whether it never comes back.
+    pub is_gone: bool,
     /// Whether the others have not forgotten it.
     pub is_member: bool,
+    /// How often it came back after it was forgotten.
+    pub incarnation: u64,
+    /// Whom it has forgotten, and as which incarnation.
+    pub forgotten: BTreeMap<usize, u64>,
     /// How often it was started. What is left of an earlier life is nobody's.
     pub life: u64,
     /// Until then it does nothing.
@@ -59,11 +66,11 @@ pub struct End {
 }
 
 /// What a restart must know.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Kept {
-    whole: bool,
-    shared_hlc: u64,
-    held_ms: u64,
+    agreement: Agreement,
+    /// Whether its disk has all that was durable.
+    intact: bool,
 }
 
 impl Node {
@@ -75,7 +82,10 @@ impl Node {
             shared: Shared::default(),
             ends: BTreeMap::new(),
             is_up: true,
+            is_gone: false,
             is_member: true,
+            incarnation: 0,
+            forgotten: BTreeMap::new(),
             life: 0,
             hung_until_ms: 0,
             synced_ms: 0,
@@ -83,10 +93,13 @@ impl Node {
             latency_ms: 0,
             skew_ms: 0,
             journal_keys_max,
-            kept: Kept { whole, shared_hlc: 0, held_ms: 0 },
+            kept: Kept { agreement: Agreement::default(), intact: true },
             figures: Vec::new(),
         };
-        node.restore();
+        node.restore(0);
+        if whole {
+            node.shared.standing().become_whole(0);
+        }
         node
     }
 
@@ -109,9 +122,9 @@ impl Node {
         self.replica.set_now(wall_ms);
         let context = Context { replica: &self.replica, shared: &self.shared, now_ms: wall_ms };
         let done = act(&mut self.ends, &context);
-        let standing = self.shared.standing();
-        self.kept =
-            Kept { whole: standing.whole, shared_hlc: standing.shared_hlc, held_ms: standing.held_ms };
+        if let Some(agreement) = self.replica.take_agreement() {
+            self.kept.agreement = agreement;
+        }
         done
     }
 
@@ -134,6 +147,13 @@ impl Node {
         self.figures.iter().copied().chain(self.ends.values().map(|end| end.peer.figures()))
     }
 
+    /// Stops in order: everything is durable, and known to be.
+    pub fn close(&mut self) {
+        self.replica.sync_to(self.replica.place());
+        self.kept.agreement = self.shared.standing().agreement.clone();
+        self.crash();
+    }
+
     /// Stops at once.
     pub fn crash(&mut self) {
         let linked: Vec<usize> = self.ends.keys().copied().collect();
@@ -150,34 +170,59 @@ impl Node {
         self.replica.crash();
         self.is_up = true;
         self.synced_ms = now_ms;
-        self.restore();
+        self.restore(now_ms);
     }
 
     /// Who else is a member, as this node has it.
-    pub fn set_members(&mut self, members: impl IntoIterator<Item = NodeId>) {
+    pub fn set_members(&mut self, members: &[NodeId]) {
         let own = self.id;
-        let others = members.into_iter().filter(|member| *member != own);
-        self.shared.standing().floor.set_members(others);
+        let others: Vec<_> = members.iter().copied().filter(|member| *member != own).collect();
+        self.shared.standing().set_members(&others);
     }
 
-    /// Learns that it was forgotten: what the cluster has replaces what is here.
-    pub fn begin_anew(&mut self, now_ms: u64) {
+    /// Learns that it was forgotten: it takes what the cluster has.
+    pub fn begin_syncing(&mut self, now_ms: u64) {
         let wall_ms = self.wall_ms(now_ms);
-        self.shared.standing().begin_anew(wall_ms);
-        self.kept.whole = false;
+        self.incarnation += 1;
+        self.shared.standing().begin_syncing(wall_ms);
+    }
+
+    /// Up to when it held the same rows as another, as it says.
+    pub fn agreed_ms(&self, with: NodeId) -> u64 {
+        self.shared.standing().agreement.with_ms(with)
+    }
+
+    /// Hears that another was forgotten, from one that says up to when both held the same.
+    pub fn hear_of_forgotten(&mut self, forgotten: (usize, NodeId), incarnation: u64, agreed_ms: u64) {
+        self.forgotten.insert(forgotten.0, incarnation);
+        self.unlink(forgotten.0);
+        let mut standing = self.shared.standing();
+        if !standing.whole && !standing.intact {
+            standing.agreement.part(forgotten.1, agreed_ms);
+        }
+    }
+
+    /// Its disk lost something: what it knew of the agreement as well, if that is to go.
+    pub fn damage(&mut self, loses_agreement: bool) {
+        self.kept.intact = false;
+        if loses_agreement {
+            self.kept.agreement = Agreement::default();
+        }
     }
 
     /// What is done each round beside links. As the node does it.
     pub fn keep_up(&mut self, now_ms: u64) {
         let settled_ms = self.wall_ms(now_ms) - SETTLE_MS;
-        self.with(now_ms, |_, context| {
+        self.with(now_ms, |ends, context| {
+            let linked: Vec<_> = ends.values().map(|end| end.peer.remote()).collect();
             let mut standing = context.shared.standing();
-            if standing.whole {
-                standing.held_ms = standing.held_ms.max(standing.floor.guarantee_ms(settled_ms));
+            if standing.agree(context.now_ms, linked) {
                 let floor_ms = standing.raise_floor(settled_ms);
                 context.replica.pass_floor(floor_ms, GRACE_MS);
             }
         });
+        let standing = self.shared.standing();
+        self.kept = Kept { agreement: standing.agreement.clone(), intact: standing.intact };
     }
 
     pub fn is_whole(&self) -> bool {
@@ -189,12 +234,15 @@ impl Node {
         self.replica.root(self.wall_ms(now_ms) + 60_000).expect("it lies in memory")
     }
 
-    fn restore(&mut self) {
+    fn restore(&mut self, now_ms: u64) {
+        let wall_ms = self.wall_ms(now_ms);
+        // Members that it knows of are no news: what was agreed with them is what it kept.
+        let members: Vec<_> = self.shared.standing().floor.members().collect();
         self.shared = Shared::new(Journal::new(self.journal_keys_max));
         let mut standing = self.shared.standing();
-        standing.whole = self.kept.whole;
-        standing.shared_hlc = self.kept.shared_hlc;
-        standing.begun_ms = self.replica.ready_ms();
-        standing.held_ms = self.kept.held_ms;
+        standing.begin_syncing(wall_ms);
+        standing.floor.set_members(members);
+        standing.agreement = self.kept.agreement.clone();
+        standing.intact = self.kept.intact;
     }
 }

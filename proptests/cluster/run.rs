@@ -1,6 +1,6 @@
 //! Runs a schedule on a cluster, has everything heal, and looks at what is left.
 
-use dynarust::core::{json::Value, register::Payload, replica::Replica};
+use dynarust::core::{json::Value, register::Payload, replica::Replica, standing::is_majority};
 
 use super::{
     node::GRACE_MS,
@@ -59,7 +59,9 @@ fn take(world: &mut World, step: Step) {
         Step::Heal => world.heal(),
         Step::Crash { node, silent } if world.nodes[node].is_up => world.crash(node, silent),
         Step::Restart { node } if !world.nodes[node].is_up => world.restart(node),
-        Step::Crash { .. } | Step::Restart { .. } => {}
+        Step::Close { node } if world.nodes[node].is_up => world.shut_down(node),
+        Step::Damage { node } if world.nodes[node].is_up => world.damage(node),
+        Step::Crash { .. } | Step::Close { .. } | Step::Damage { .. } | Step::Restart { .. } => {}
         Step::Clock { node, skew_ms } => world.nodes[node].set_skew(skew_ms),
         Step::Slow { node, latency_ms, sync_ms } => {
             world.nodes[node].latency_ms = latency_ms;
@@ -84,36 +86,32 @@ pub fn write(world: &mut World, node: usize, key: usize, what: Write) {
     });
 }
 
-/// One that is down, or that nobody hears, is forgotten: where another is whole, and all others are members.
+/// A majority of the members that hear each other forgets one that none of them hears.
 fn forget(world: &mut World, node: usize) {
+    if !world.nodes[node].is_member || world.nodes.len() < 3 {
+        return;
+    }
     let members = world.members();
-    let is_alone = world.nodes.iter().all(|other| other.is_member);
-    let others_whole = members.iter().any(|member| *member != node && world.nodes[*member].is_whole());
-    let is_heard = |from: usize, to: usize| from != to && !world.cut.contains(&(from, to));
-    let is_away = !world.nodes[node].is_up || !members.iter().any(|member| is_heard(node, *member));
-    if members.len() > 1 && is_alone && others_whole && is_away {
-        world.forget(node);
+    let first = world.random.index(members.len());
+    let mut side: Vec<usize> = Vec::new();
+    for index in 0..members.len() {
+        let member = members[(first + index) % members.len()];
+        if world.nodes[member].is_up && side.iter().all(|other| world.is_heard(member, *other)) {
+            side.push(member);
+        }
+    }
+    let is_away = !side.contains(&node) && side.iter().all(|member| !world.is_heard(node, *member));
+    if is_away && is_majority(side.len(), members.len()) {
+        world.forget(node, &side);
     }
 }
 
-/// One that was forgotten is told so, and is a member again.
+/// One that was away is there again.
 fn come_back(world: &mut World, node: usize) {
-    if world.nodes[node].is_member {
-        return;
-    }
     if !world.nodes[node].is_up {
         world.restart(node);
     }
-    let now_ms = world.now_ms;
-    world.nodes[node].begin_anew(now_ms);
-    world.nodes[node].is_member = true;
-    for other in 0..world.nodes.len() {
-        let id = world.nodes[node].id;
-        // Links are of one life.
-        world.drop_link(node, other);
-        world.nodes[other].shared.standing().floor.reset(id);
-    }
-    world.tell_members();
+    world.heal_where(|from, to| from == node || to == node);
 }
 
 /// Everything that was broken is well again. A node that was forgotten comes back, or it never does.
@@ -124,12 +122,10 @@ fn heal_all(world: &mut World) {
         world.nodes[node].hung_until_ms = 0;
         world.nodes[node].latency_ms = 0;
         world.nodes[node].sync_ms = 5;
-        if !world.nodes[node].is_member && world.random.one_in(3) {
-            world.model.gone(node);
+        let is_needed = world.is_damaged;
+        if !world.nodes[node].is_member && !is_needed && world.random.one_in(3) {
+            world.gone(node);
             continue;
-        }
-        if !world.nodes[node].is_up {
-            world.restart(node);
         }
         come_back(world, node);
     }
@@ -176,7 +172,7 @@ fn check(world: &World) -> Outcome<()> {
         return Err("a tree is not the sum of its rows".into());
     }
     let node = &world.nodes[members[0]];
-    let lost = world.model.lost(&node.replica.rows(), node.wall_ms(world.now_ms));
+    let lost = world.model.lost(&node.replica.rows(), node.wall_ms(world.now_ms), world.proven_ms);
     if lost.is_empty() { Ok(()) } else { Err(format!("lost: {}", lost.join(", "))) }
 }
 

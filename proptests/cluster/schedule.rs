@@ -56,6 +56,14 @@ pub enum Step {
         node: usize,
         silent: bool,
     },
+    /// Stops in order.
+    Close {
+        node: usize,
+    },
+    /// A crash after which the disk has lost some rows, and has older versions of others.
+    Damage {
+        node: usize,
+    },
     Restart {
         node: usize,
     },
@@ -73,11 +81,11 @@ pub enum Step {
         node: usize,
         for_ms: u64,
     },
-    /// Everybody forgets a node that is down, or that nobody hears.
+    /// A majority of members that hear each other forgets one that is down, or that none of them hears.
     Forget {
         node: usize,
     },
-    /// A node that was forgotten comes back.
+    /// A node is started again if it is down, and heard by all.
     Return {
         node: usize,
     },
@@ -124,8 +132,41 @@ impl Schedule {
             at_ms += if random.one_in(6) { random.below(0..9_000) } else { random.below(0..700) };
             steps.push((at_ms, step(&mut random, nodes, keys)));
         }
+        if random.one_in(3) {
+            steps.extend(long_partition(&mut random, nodes, keys, at_ms));
+        }
         Self { seed, nodes, whole, journal_keys_max, keys, steps }
     }
+}
+
+/// Sides that are apart for so long that a majority forgets the others, while both write, delete and let expire; then they meet again.
+fn long_partition(random: &mut Random, nodes: usize, keys: usize, begun_ms: u64) -> Vec<(u64, Step)> {
+    let mut at_ms = begun_ms + 8_000;
+    let half = 1 + random.index((1 << nodes) - 2);
+    let mut steps: Vec<_> = (0..nodes).map(|node| (begun_ms, Step::Restart { node })).collect();
+    steps.extend([(begun_ms, Step::Heal), (at_ms, Step::CutHalves { half })]);
+    let mut write = |random: &mut Random, at_ms| {
+        let (node, key) = (random.index(nodes), random.index(keys));
+        steps.push((at_ms, Step::Write { node, key, write: write(random) }));
+    };
+    for _ in 0..random.below(1..12) {
+        at_ms += random.below(0..900);
+        write(random, at_ms);
+    }
+    let forgotten_ms = at_ms + random.below(0..6_000);
+    for _ in 0..random.below(1..12) {
+        at_ms += random.below(0..2_500);
+        write(random, at_ms);
+    }
+    at_ms += random.below(10_000..40_000);
+    let first = random.index(nodes);
+    steps.extend((0..nodes).map(|node| (forgotten_ms, Step::Forget { node: (first + node) % nodes })));
+    if random.one_in(3) {
+        steps.push((at_ms - 5_000, Step::Crash { node: random.index(nodes), silent: false }));
+    }
+    steps.push((at_ms, Step::Heal));
+    steps.sort_by_key(|(at_ms, _)| *at_ms);
+    steps
 }
 
 impl fmt::Display for Schedule {
@@ -148,7 +189,9 @@ fn step(random: &mut Random, nodes: usize, keys: usize) -> Step {
         63..66 => Step::Isolate { node },
         66..68 => Step::Drop { left: node, right: other },
         68..74 => Step::Heal,
-        74..79 => Step::Crash { node, silent: random.one_in(2) },
+        74..77 => Step::Crash { node, silent: random.one_in(2) },
+        77 => Step::Close { node },
+        78 => Step::Damage { node },
         79..85 => Step::Restart { node },
         85..87 => {
             let skew_ms = random.below(0..2 * SKEW_MAX_MS) as i64 - SKEW_MAX_MS as i64;

@@ -1,15 +1,15 @@
 //! What single peers say, where whole clusters seldom come to it.
 
-mod shared;
+mod handover;
 
 use dynarust::core::{
     clock::NodeId,
     digest::{DigestKey, RootDigest},
     journal::Journal,
     json::Value,
-    message::{Message, Round, Row, Rows},
+    message::{Flags, Message, Round, Row, Rows},
     name::{Key, TableName},
-    peer::{Context, Options, Output, Peer, Then},
+    peer::{Context, Equal, Options, Output, Peer, Then},
     register::{Payload, Register},
     replica::{Replica, Swept},
     standing::Shared,
@@ -27,6 +27,8 @@ struct Scene {
     shared: Shared,
     peer: Option<Peer>,
     now_ms: u64,
+    /// Up to when the peer says that both held the same rows.
+    told_ms: u64,
 }
 
 impl Scene {
@@ -43,6 +45,7 @@ impl Scene {
             shared,
             peer: None,
             now_ms: NOW_MS,
+            told_ms: 0,
         };
         scene.link();
         scene
@@ -96,15 +99,12 @@ impl Scene {
             echo: None,
             behind_ms: 2_000,
             root,
-            is_all,
             rows: 0,
             guarantee_ms: 0,
+            agreed_ms: self.told_ms,
             swept_ms: swept.tombstones_ms,
             expired_ms: swept.expired_ms,
-            whole,
-            pushing: false,
-            gap: false,
-            leaving: false,
+            flags: Flags { whole, is_all, ..Flags::default() },
         })
     }
 }
@@ -132,7 +132,7 @@ fn old_row() -> (Message, Register) {
 
 fn refused(outputs: Vec<Output>) -> usize {
     match outputs.into_iter().next() {
-        Some(Output::AfterSync(Then::Send(Message::Applied { zombies, .. }))) => zombies.len(),
+        Some(Output::AfterSync(Then::Send(Message::Applied { deleted, .. }))) => deleted.len(),
         other => panic!("no acknowledgement: {other:?}"),
     }
 }
@@ -158,31 +158,86 @@ fn a_round_may_have_any_numbers_in_it() {
 
 const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 30_000, expired_ms: 0 };
 
-/// An empty node had heard from one member how far tombstones were swept. Old rows that another pushed before it had said how it
-/// stands were refused as zombies; their writer removed them, and so did everybody else after it.
+/// One byte flipped on a disk took good rows from all nodes: the node that had lost them refused what its peers sent, as it was older than
+/// what had been swept, and they removed it.
 #[test]
-fn who_has_not_finished_its_first_sync_calls_nothing_a_zombie() {
-    for round_first in [None, Some(false), Some(true)] {
-        let mut scene = Scene::new(false);
+fn an_old_row_of_a_whole_member_is_taken_whatever_was_swept() {
+    for whole in [true, false] {
+        let mut scene = Scene::new(whole);
+        scene.shared.standing().agreement.reach(NOW_MS, [REMOTE]);
         scene.replica.sweep_to(SWEPT);
-        if let Some(whole) = round_first {
-            let round = scene.round(whole, SWEPT);
-            assert_eq!(scene.hear(round), []);
-        }
+        scene.told_ms = NOW_MS;
+        let round = scene.round(true, SWEPT);
+        scene.hear(round);
         let (rows, _) = old_row();
         assert_eq!(refused(scene.hear(rows)), 0);
-        let taken = scene.replica.count() == 1;
-        assert_eq!(taken, round_first == Some(true), "it takes such rows from who knows what was deleted");
+        assert_eq!(scene.replica.count(), 1);
     }
 }
 
+/// Deleted keys came back with a node that had been forgotten, or put back from a backup.
 #[test]
-fn who_is_whole_refuses_what_was_deleted_everywhere() {
+fn a_whole_node_refuses_of_one_that_is_not_what_both_are_known_to_have_held_and_nothing_else() {
+    let written_ms = NOW_MS - 60_000;
+    for (whole, remote_whole, told_ms, agreed_ms, is_refused) in [
+        (true, false, written_ms, written_ms, true),
+        (true, false, NOW_MS, NOW_MS, true),
+        (true, false, written_ms - 1, NOW_MS, false),
+        (true, false, NOW_MS, written_ms - 1, false),
+        (true, true, NOW_MS, NOW_MS, false),
+        (false, false, NOW_MS, NOW_MS, false),
+    ] {
+        let mut scene = Scene::new(whole);
+        scene.shared.standing().agreement.reach(agreed_ms, [REMOTE]);
+        scene.told_ms = told_ms;
+        let round = scene.round(remote_whole, Swept::default());
+        scene.hear(round);
+        let (rows, _) = old_row();
+        let case = format!("{whole} {remote_whole} {told_ms} {agreed_ms}");
+        assert_eq!(refused(scene.hear(rows)), usize::from(is_refused), "{case}");
+        assert_eq!(scene.replica.count(), u64::from(!is_refused), "{case}");
+    }
+}
+
+/// A majority removed rows that it had acknowledged, as a node that came back called them deleted.
+#[test]
+fn a_row_is_removed_by_a_node_that_is_not_whole_and_that_agreed_to_it_alone() {
+    for (whole, agreed_ms, is_removed) in
+        [(false, NOW_MS + 10, true), (false, NOW_MS - 1, false), (true, NOW_MS + 10, false)]
+    {
+        let mut scene = Scene::new(whole);
+        let register = scene.write("k", 1);
+        scene.shared.standing().agreement.reach(agreed_ms, [REMOTE]);
+        let round = scene.round(true, Swept::default());
+        scene.hear(round);
+        let batch = scene.poll().expect("a batch").batch;
+        let deleted = vec![(table(), key("k"), register.marker())];
+        scene.hear(Message::Applied { batch, deleted });
+        assert_eq!(scene.replica.count(), u64::from(!is_removed), "{whole} {agreed_ms}");
+    }
+}
+
+/// What is claimed of a row that comes in late would have it removed where the node is away next.
+#[test]
+fn a_late_row_takes_back_what_was_agreed_before_it_is_stored() {
     let mut scene = Scene::new(true);
-    scene.replica.sweep_to(SWEPT);
-    let (rows, _) = old_row();
-    assert_eq!(refused(scene.hear(rows)), 1);
-    assert_eq!(scene.replica.count(), 0);
+    let (rows, register) = old_row();
+    let before_ms = register.timestamp().unix_ms() - 1;
+    {
+        let mut standing = scene.shared.standing();
+        standing.agreement.reach(NOW_MS, [REMOTE]);
+    }
+    scene.equal_at(NOW_MS);
+    let compared = scene.shared.standing().floor.compare(NOW_MS);
+    scene.hear(rows);
+    assert_eq!(scene.shared.standing().agreement.with_all_ms(), before_ms);
+    assert_eq!(scene.replica.take_agreement().map(|kept| kept.with_all_ms()), Some(before_ms));
+    // Roots that were compared before it came do not show it.
+    let equal = Equal { compared, swept: Swept::default(), covered: None };
+    scene.with(|peer, context| peer.equal(context, equal));
+    assert_eq!(scene.shared.standing().floor.guarantee_ms(NOW_MS), before_ms);
+    scene.equal_at(NOW_MS);
+    assert_eq!(scene.shared.standing().floor.guarantee_ms(NOW_MS), NOW_MS);
 }
 
 /// Where it is not held it is read, as it is by then.
@@ -218,15 +273,15 @@ fn what_was_noted_before_the_link_came_up_goes_out_as_it_is_now() {
 fn a_round_says_whether_its_root_shows_all_that_is_here() {
     let mut scene = Scene::new(true);
     let round = |scene: &mut Scene| said(scene.with(|peer, context| peer.round(context)).expect("in memory"));
-    assert!(round(&mut scene).is_all);
+    assert!(round(&mut scene).flags.is_all);
     scene.write("k", 1);
-    assert!(!round(&mut scene).is_all);
+    assert!(!round(&mut scene).flags.is_all);
     scene.now_ms += 2_500;
     scene.replica.set_now(scene.now_ms);
-    assert!(round(&mut scene).is_all);
+    assert!(round(&mut scene).flags.is_all);
     let heard = scene.round(true, Swept::default());
     scene.hear(heard);
-    assert!(!round(&mut scene).is_all);
+    assert!(!round(&mut scene).flags.is_all);
 }
 
 #[test]
@@ -240,7 +295,7 @@ fn a_full_window_has_room_again_when_what_was_sent_is_acknowledged() {
     }
     scene.write("k", 1);
     assert_eq!(scene.poll(), None);
-    scene.hear(Message::Applied { batch: sent, zombies: Vec::new() });
+    scene.hear(Message::Applied { batch: sent, deleted: Vec::new() });
     assert!(scene.with(|peer, _| peer.has_room(usize::MAX) && peer.is_acknowledged()));
     assert!(scene.poll().is_some());
 }
@@ -312,10 +367,12 @@ fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
         let at_ms = scene.now_ms - 2_000;
         let root = scene.replica.root(at_ms).expect("it lies in memory");
         let round = scene.round_of(true, Swept::default(), is_all, root);
-        let equal = Then::Equal { at_ms, swept: Swept::default(), whole: is_whole };
-        assert_eq!(scene.hear(round), [Output::AfterSync(equal)]);
+        let covered = is_whole.then_some(Flags { whole: true, is_all, ..Flags::default() });
+        let compared = scene.shared.standing().floor.compare(at_ms);
+        let equal = Equal { compared, swept: Swept::default(), covered };
+        assert_eq!(scene.hear(round), [Output::AfterSync(Then::Equal(equal))]);
         assert!(!scene.shared.standing().whole, "not before the sync");
-        scene.with(|peer, context| peer.equal(context, at_ms, Swept::default(), is_whole));
+        scene.with(|peer, context| peer.equal(context, equal));
         assert_eq!(scene.shared.standing().whole, is_whole);
     }
 }
@@ -323,7 +380,7 @@ fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
 #[test]
 fn a_peer_too_slow_for_the_journal_is_told_of_a_gap() {
     let mut scene = Scene::with_journal(true, Journal::new(4));
-    scene.with(|peer, context| peer.equal(context, NOW_MS - 2_000, Swept::default(), true));
+    scene.equal_at(NOW_MS - 2_000);
     let mut sent = 0;
     for _ in 0..20 {
         scene.write("k", 1);
@@ -331,10 +388,10 @@ fn a_peer_too_slow_for_the_journal_is_told_of_a_gap() {
     }
     assert!(sent < 20, "the window has an end");
     let gap = |scene: &mut Scene| {
-        said(scene.with(|peer, context| peer.round(context)).expect("it lies in memory")).gap
+        said(scene.with(|peer, context| peer.round(context)).expect("it lies in memory")).flags.gap
     };
     assert!(!gap(&mut scene), "nobody looked yet");
-    scene.hear(Message::Applied { batch: sent, zombies: Vec::new() });
+    scene.hear(Message::Applied { batch: sent, deleted: Vec::new() });
     assert_eq!(scene.poll(), None);
     assert!(gap(&mut scene));
     scene.write("l", 1);
@@ -342,25 +399,35 @@ fn a_peer_too_slow_for_the_journal_is_told_of_a_gap() {
     assert_eq!(rows.tables[0].1[0].key, key("l"));
 }
 
-/// A node whose directory was put back to what it was took over how far the others had swept, and took what it lacked for deleted.
+/// A node that was put back to what it was, as it ran, holds itself to be whole: it is told otherwise by how far the others have swept.
 #[test]
-fn who_hears_of_more_that_was_swept_than_it_held_begins_anew() {
+fn who_hears_of_more_that_was_swept_than_it_guaranteed_is_not_whole() {
     let swept = Swept { tombstones_ms: NOW_MS - 60_000, expired_ms: 0 };
-    for (held_ms, by_whole, stays) in [
+    for (guaranteed_ms, by_whole, stays) in [
         (NOW_MS - 70_000, true, false),
         (NOW_MS - 60_000, true, true),
-        // One that has yet to learn what there is says nothing to heed.
+        // One that is not whole says nothing to heed.
         (NOW_MS - 70_000, false, true),
     ] {
         let mut scene = Scene::new(true);
-        scene.shared.standing().held_ms = held_ms;
+        scene.shared.standing().guaranteed_ms = guaranteed_ms;
         let round = scene.round(by_whole, swept);
         scene.hear(round);
-        assert_eq!(
-            scene.shared.standing().whole,
-            stays,
-            "held up to {held_ms}, told by one that is whole: {by_whole}"
-        );
-        assert_eq!(scene.replica.swept() == swept, by_whole);
+        let case = format!("guaranteed up to {guaranteed_ms}, told by one that is whole: {by_whole}");
+        assert_eq!(scene.shared.standing().whole, stays, "{case}");
+        assert_eq!(scene.replica.swept() == swept, by_whole, "{case}");
     }
+}
+
+/// A node that was restarted took what was swept elsewhere as the sign that it had missed something, at every sweep.
+#[test]
+fn who_became_whole_guarantees_what_it_held_then() {
+    let mut scene = Scene::new(false);
+    let flags = Flags { whole: true, ..Flags::default() };
+    let compared = scene.shared.standing().floor.compare(NOW_MS - 2_000);
+    let equal = Equal { compared, swept: Swept::default(), covered: Some(flags) };
+    scene.with(|peer, context| peer.equal(context, equal));
+    let round = scene.round(true, Swept { tombstones_ms: NOW_MS - 2_000, expired_ms: 0 });
+    scene.hear(round);
+    assert!(scene.shared.standing().whole);
 }

@@ -40,6 +40,10 @@ pub struct World {
     /// From whom nothing gets to whom.
     pub cut: BTreeSet<(usize, usize)>,
     pub journal_keys_max: usize,
+    /// Whether some disk was damaged.
+    pub is_damaged: bool,
+    /// Of rows up to here, every deletion can be proved to whoever came back.
+    pub proven_ms: u64,
     names: Vec<Name>,
     events: BTreeMap<(u64, u64), Event>,
     scheduled: u64,
@@ -78,6 +82,7 @@ enum Event {
     Forget {
         node: usize,
         forgotten: usize,
+        incarnation: u64,
     },
     Dial,
 }
@@ -99,6 +104,8 @@ impl World {
             random: Random::new(!schedule.seed),
             cut: BTreeSet::new(),
             journal_keys_max: schedule.journal_keys_max,
+            is_damaged: false,
+            proven_ms: u64::MAX,
             names: (0..schedule.keys).map(|number| (table(number), key(number))).collect(),
             events: BTreeMap::new(),
             scheduled: 0,
@@ -157,7 +164,8 @@ impl World {
             rows_repaired: sum.rows_repaired + figures.rows_repaired,
             rows_received: sum.rows_received + figures.rows_received,
             rows_changed: sum.rows_changed + figures.rows_changed,
-            zombies: sum.zombies + figures.zombies,
+            rows_refused: sum.rows_refused + figures.rows_refused,
+            rows_removed: sum.rows_removed + figures.rows_removed,
             ..sum
         })
     }
@@ -167,25 +175,143 @@ impl World {
         let number = self.nodes.len();
         self.model.add_node();
         self.nodes.push(Node::new(number, whole, self.journal_keys_max));
+        // Those that are cut off do not hear of it before they meet.
         self.tell_members();
         let after_ms = self.random.below(0..ROUND_MS);
         self.at(after_ms, Event::KeepUp { node: number });
     }
 
-    /// Tells all who the members are.
+    /// Tells all who the members are, as each has it.
     pub fn tell_members(&mut self) {
-        let members: Vec<_> = self.members().iter().map(|member| self.nodes[*member].id).collect();
-        for node in self.nodes.iter_mut().filter(|node| node.is_member) {
-            node.set_members(members.iter().copied());
+        (0..self.nodes.len()).for_each(|node| self.tell_members_to(node));
+    }
+
+    fn tell_members_to(&mut self, node: usize) {
+        let is_forgotten = |other: usize| {
+            self.nodes[node].forgotten.get(&other).is_some_and(|last| *last >= self.nodes[other].incarnation)
+        };
+        let members: Vec<_> = (0..self.nodes.len())
+            .filter(|other| !is_forgotten(*other))
+            .map(|other| self.nodes[other].id)
+            .collect();
+        self.nodes[node].set_members(&members);
+    }
+
+    /// Whether two nodes that are up hear each other.
+    pub fn is_heard(&self, from: usize, to: usize) -> bool {
+        let is_up = self.nodes[from].is_up && self.nodes[to].is_up;
+        from == to || is_up && !self.cut.contains(&(from, to)) && !self.cut.contains(&(to, from))
+    }
+
+    /// Has one side forget a node, one member sooner than the other.
+    pub fn forget(&mut self, forgotten: usize, side: &[usize]) {
+        self.nodes[forgotten].is_member = false;
+        let incarnation = self.nodes[forgotten].incarnation;
+        for node in side.iter().copied() {
+            let after_ms = self.random.below(0..1_500);
+            self.at(after_ms, Event::Forget { node, forgotten, incarnation });
         }
     }
 
-    /// Has everybody forget a node, one sooner than the other.
-    pub fn forget(&mut self, forgotten: usize) {
-        self.nodes[forgotten].is_member = false;
-        for node in self.members() {
-            let after_ms = self.random.below(0..1_500);
-            self.at(after_ms, Event::Forget { node, forgotten });
+    /// A node learns that another was forgotten, by itself or from one that has held the same rows up to `agreed_ms`.
+    fn learn_forgotten(&mut self, node: usize, (forgotten, incarnation): (usize, u64), agreed_ms: u64) {
+        let known = self.nodes[node].forgotten.get(&forgotten);
+        if incarnation < self.nodes[forgotten].incarnation || known.is_some_and(|known| *known >= incarnation)
+        {
+            return;
+        }
+        let id = self.nodes[forgotten].id;
+        self.nodes[node].hear_of_forgotten((forgotten, id), incarnation, agreed_ms);
+        self.tell_members_to(node);
+    }
+
+    /// Two nodes meet. Whether they may link: one that was forgotten learns so, and comes back.
+    fn meet(&mut self, left: usize, right: usize) -> bool {
+        for (node, other) in [(left, right), (right, left)] {
+            let last = self.nodes[node].forgotten.get(&other).copied();
+            if last.is_some_and(|last| last >= self.nodes[other].incarnation) {
+                self.come_back(other);
+                return false;
+            }
+        }
+        for (node, other) in [(left, right), (right, left)] {
+            let told = self.nodes[other].forgotten.clone();
+            for (forgotten, incarnation) in told.into_iter().filter(|(forgotten, _)| *forgotten != node) {
+                let agreed_ms = self.nodes[other].agreed_ms(self.nodes[forgotten].id);
+                self.learn_forgotten(node, (forgotten, incarnation), agreed_ms);
+            }
+        }
+        true
+    }
+
+    fn come_back(&mut self, node: usize) {
+        self.note(|| format!("{node} comes back"));
+        let (now_ms, id) = (self.now_ms, self.nodes[node].id);
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let agreed_ms =
+                self.nodes[other].agreed_ms(id).min(self.nodes[node].agreed_ms(self.nodes[other].id));
+            self.proven_ms = self.proven_ms.min(agreed_ms);
+        }
+        self.nodes[node].begin_syncing(now_ms);
+        self.nodes[node].is_member = true;
+        for other in 0..self.nodes.len() {
+            // Links are of one life.
+            self.drop_link(node, other);
+            self.nodes[other].shared.standing().floor.reset(id);
+        }
+        self.tell_members();
+    }
+
+    /// A node was forgotten and does not come back.
+    pub fn gone(&mut self, node: usize) {
+        self.nodes[node].is_gone = true;
+        self.model.gone(node);
+        if self.nodes[node].is_up {
+            self.crash(node, false);
+        }
+    }
+
+    /// Stops a node in order.
+    pub fn shut_down(&mut self, node: usize) {
+        self.nodes[node].replica.sync_to(self.nodes[node].replica.place());
+        let linked: Vec<(usize, u64)> =
+            self.nodes[node].ends.iter().map(|(with, end)| (*with, end.link)).collect();
+        self.nodes[node].close();
+        self.model.crashed(node);
+        for (with, link) in linked {
+            self.tell_end(node, with, link);
+        }
+    }
+
+    /// Crashes a node whose disk then lacks some rows, and has older versions of others.
+    pub fn damage(&mut self, node: usize) {
+        self.crash(node, false);
+        self.is_damaged = true;
+        self.nodes[node].replica.lose_unsynced();
+        let agreed_ms = self.nodes.iter().map(|other| self.nodes[node].agreed_ms(other.id)).min();
+        let loses_agreement = self.random.one_in(2);
+        self.nodes[node].damage(loses_agreement);
+        if loses_agreement {
+            self.proven_ms = 0;
+        }
+        self.proven_ms = self.proven_ms.min(agreed_ms.unwrap_or(0));
+        for (table, key, register) in self.nodes[node].replica.rows() {
+            let name = (table, key);
+            let marker = register.marker();
+            let left = match self.random.below(0..4) {
+                0 => None,
+                1 => self.model.before(&name, marker, self.random.index(4)),
+                _ => continue,
+            };
+            self.note(|| format!("{node}: damaged {} of {}", name.1.as_str(), marker.timestamp));
+            self.nodes[node].replica.damage(&name.0, &name.1, left);
+            let is_elsewhere = (0..self.nodes.len())
+                .filter(|other| *other != node && !self.nodes[*other].is_gone)
+                .any(|other| {
+                    self.model.is_durable_at(other, &name, marker)
+                        && self.nodes[other].replica.holds(&name.0, &name.1, marker)
+                });
+            self.model.damaged(node, &name, marker, is_elsewhere);
         }
     }
 
@@ -228,8 +354,7 @@ impl World {
         let now_ms = self.now_ms;
         self.nodes[node].restart(now_ms);
         self.nodes[node].replica.take_changes();
-        let members: Vec<_> = self.members().iter().map(|member| self.nodes[*member].id).collect();
-        self.nodes[node].set_members(members);
+        self.tell_members_to(node);
     }
 
     fn at(&mut self, after_ms: u64, event: Event) {
@@ -269,11 +394,9 @@ impl World {
                     self.nodes[node].unlink(with);
                 }
             }
-            Event::Forget { node, forgotten } => {
-                let members: Vec<_> = self.members().iter().map(|member| self.nodes[*member].id).collect();
-                if !self.nodes[forgotten].is_member {
-                    self.nodes[node].unlink(forgotten);
-                    self.nodes[node].set_members(members);
+            Event::Forget { node, forgotten, incarnation } => {
+                if self.nodes[node].is_up && !self.nodes[forgotten].is_member {
+                    self.learn_forgotten(node, (forgotten, incarnation), 0);
                 }
             }
             Event::Dial => {
@@ -302,15 +425,12 @@ impl World {
         match after {
             After::Acknowledge { name, marker } => self.model.acknowledged(&name, marker),
             After::Peer { link, with, then: Then::Send(message) } => self.send(link, node, with, message),
-            After::Peer { link, with, then: Then::Equal { at_ms, swept, whole } } => {
+            After::Peer { link, with, then: Then::Equal(equal) } => {
                 let now_ms = self.now_ms;
                 if self.end(node, with, link).is_some() {
-                    self.note(|| format!("{node} = {with} at {at_ms}"));
+                    self.note(|| format!("{node} = {with} at {}", equal.compared.at_ms));
                     self.nodes[node].with(now_ms, |ends, context| {
-                        ends.get_mut(&with)
-                            .expect("looked at above")
-                            .peer
-                            .equal(context, at_ms, swept, whole);
+                        ends.get_mut(&with).expect("looked at above").peer.equal(context, equal);
                     });
                 }
             }
@@ -346,10 +466,9 @@ impl World {
         let Some(register) = change.register else { return };
         self.model.merged(node, place, &name, register.marker());
         match change.cause {
-            Cause::Client | Cause::Rewritten => {
+            Cause::Client => {
                 self.model.written(node, &name, &register);
-                // As the node does: what it writes anew it only names.
-                let row = (change.cause == Cause::Client).then(|| Row::new(name.1.clone(), register.clone()));
+                let row = Some(Row::new(name.1.clone(), register.clone()));
                 self.nodes[node].shared.journal().append(name.0.clone(), name.1.clone(), row);
                 self.sync(node, After::Acknowledge { name, marker: register.marker() });
             }
@@ -358,12 +477,14 @@ impl World {
                 // A node that has not finished its first sync may show what is old.
                 let is_ready = self.nodes[node].is_whole() && self.nodes[node].is_member;
                 let is_seen = is_ready && register.value_at(wall_ms).is_some();
-                if is_seen && self.model.is_outlived(&name, register.marker()) {
-                    let at = register.timestamp();
+                let at = register.timestamp();
+                // What cannot be proved to have been deleted lives.
+                let is_proven = at.unix_ms() <= self.proven_ms;
+                if is_seen && is_proven && self.model.is_outlived(&name, register.marker()) {
                     self.broken = Some(format!("{} of {at} came back on {node}", name.1.as_str()));
                 }
             }
-            Cause::Sweep | Cause::Burial => {}
+            Cause::Sweep | Cause::Removal => {}
         }
     }
 }

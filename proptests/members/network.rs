@@ -234,7 +234,7 @@ impl Network {
 
     pub fn forget(&mut self, at: usize, of: usize) -> dynarust::Result<()> {
         let now_ms = self.now_ms;
-        let actions = self.members(at).forget(id(of), now_ms)?;
+        let actions = self.members(at).forget(id(of), false, now_ms)?;
         self.act(at, actions);
         Ok(())
     }
@@ -359,7 +359,10 @@ impl Network {
         node.members.heard(id(from), now_ms);
         let actions = match message {
             Message::Swim(packet) => node.members.packet(id(from), &packet, now_ms).expect("a packet"),
-            Message::Forgotten(list) => node.members.forgotten(list, now_ms),
+            Message::Forgotten(list) => {
+                let lives = list.into_iter().map(|forgotten| (forgotten.node, forgotten.incarnation));
+                node.members.forgotten(lives.collect(), now_ms)
+            }
             Message::Leaving { forever } => node.members.left(id(from), forever, now_ms),
             _ => Vec::new(),
         };

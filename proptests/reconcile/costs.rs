@@ -3,7 +3,7 @@
 use dynarust::core::{
     clock::{NodeId, Timestamp},
     digest::RootDigest,
-    message::{Message, Round},
+    message::{Flags, Message, Round},
     register::Register,
 };
 
@@ -74,16 +74,13 @@ fn a_round_of_an_idle_cluster_fits_in_64_bytes() {
         now_ms: NOW_MS,
         echo: Some((NOW_MS, 1_000)),
         behind_ms: 2_000,
-        is_all: false,
         root: Some(RootDigest([255; 16])),
         rows: 1_000_000,
         guarantee_ms: NOW_MS,
+        agreed_ms: NOW_MS,
         swept_ms: NOW_MS,
         expired_ms: NOW_MS,
-        whole: true,
-        pushing: false,
-        gap: false,
-        leaving: false,
+        flags: Flags { whole: true, ..Flags::default() },
     };
     let bytes = postcard::to_stdvec(&Message::Round(round)).expect("it can be encoded");
     assert!(bytes.len() <= 64, "{} bytes", bytes.len());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dynarust::core::{
+    agreement::Agreement,
     clock::{Clock, Timestamp},
     digest::{Digest, DigestKey, KeyHash, PARTITION_BITS, Path, Sum},
     merkle::{Leaf, PartitionTree},
@@ -29,6 +30,7 @@ pub struct Rows {
     /// How many changes were made.
     pub place: u64,
     pub changes: Vec<Change>,
+    pub kept_agreement: Option<Agreement>,
 }
 
 pub struct Partition {
@@ -87,6 +89,11 @@ impl Rows {
         self.before.push_back((table.clone(), key.clone(), before));
         self.place += 1;
         self.changes.push(Change { table: table.clone(), key: key.clone(), register, cause });
+    }
+
+    /// Puts a register in its place that nobody is told of.
+    pub fn damage(&mut self, table: &TableName, key: &Key, register: Option<Register>) {
+        self.put(table, key, register);
     }
 
     /// Puts a register in its place; returns what was there.

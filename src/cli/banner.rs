@@ -69,7 +69,7 @@ mod tests {
     use crate::{
         config::{Layers, Texts},
         core::{clock::NodeId, replica::Swept},
-        node::{MemberState, MemberView},
+        node::{MemberState, MemberView, Progress},
     };
 
     fn banner(join: &str, listen: &str, is_open: bool, others: u64) -> String {
@@ -81,9 +81,8 @@ mod tests {
             node: NodeId(0),
             address: "node0:6660".into(),
             incarnation: 1,
-            whole: true,
-            sync: None,
-            awaited: None,
+            progress: Progress::Whole,
+            kept: 0,
             floor_ms: 0,
             swept: Swept::default(),
             zombies_refused: 0,

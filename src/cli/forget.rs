@@ -1,5 +1,5 @@
 //! `DynaRust forget`: tells a cluster that a member will not come back, so that nothing waits for it any more. One that does
-//! come back begins anew, with the data of the others, and what no other member ever had.
+//! come back takes what was written and deleted meanwhile, and brings what no other member ever had.
 
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ pub struct Arguments {
     /// The member: its id, 16 hexadecimal digits, or its address
     #[arg(value_name = "NODE")]
     node: String,
+    /// Forget it also where no majority of the members is here. Should those that are forgotten live on, they go on by themselves; when
+    /// both sides meet again no value is lost, but keys that were deleted on this side meanwhile may be back
+    #[arg(long)]
+    force: bool,
     /// The node to tell, behind https:// where it serves that; it tells the others
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
     at: NodeAddress,
@@ -34,15 +38,14 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.trust.endpoint(&arguments.at)?;
     remote::converse(async {
-        let body = json!({ "node": arguments.node });
+        let body = json!({ "node": arguments.node, "force": arguments.force });
         let answer = remote::order(&node, "/_/admin/forget", &body, PATIENCE).await?;
         let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
         let text = match arguments.json {
             true => format!("{:#}\n", Value::from(answer.clone())),
             false => format!(
-                "{forgotten} is forgotten: nothing waits for it any more. Should it come back, it takes the data of the \
-                 others. What no other member ever had is then written anew; what another had and none has now is \
-                 removed, even where that one was forgotten too.\n"
+                "{forgotten} is forgotten: nothing waits for it any more. Should it come back, it takes what was written and deleted \
+                 meanwhile, and the others take what only it has.\n"
             ),
         };
         Ok((Exit::Success, text))

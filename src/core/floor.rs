@@ -22,6 +22,18 @@ use super::clock::NodeId;
 pub struct Floor {
     members: BTreeMap<NodeId, Standing>,
     floor_ms: u64,
+    /// The latest instant at which roots were compared.
+    compared_ms: u64,
+    lowered: u64,
+}
+
+/// A comparison of roots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comparing {
+    /// The instant that the roots stand for (Unix milliseconds).
+    pub at_ms: u64,
+    /// How often a late row had taken something back by then.
+    lowered: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,10 +60,11 @@ impl Floor {
         }
     }
 
-    /// Notes that a member's root was equal to ours at an instant, and that both are durable.
-    pub fn equal(&mut self, member: NodeId, at_ms: u64) {
-        if let Some(standing) = self.members.get_mut(&member) {
-            standing.equal_ms = standing.equal_ms.max(at_ms);
+    /// Notes that a member's root was equal to ours, and that both are durable. Roots do not show a row that came in after they were compared
+    /// and was written before their instant.
+    pub fn equal(&mut self, member: NodeId, compared: Comparing) {
+        if let Some(standing) = self.members.get_mut(&member).filter(|_| compared.lowered == self.lowered) {
+            standing.equal_ms = standing.equal_ms.max(compared.at_ms);
         }
     }
 
@@ -60,6 +73,30 @@ impl Floor {
         if let Some(standing) = self.members.get_mut(&member) {
             standing.guarantee_ms = standing.guarantee_ms.max(guarantee_ms);
         }
+    }
+
+    /// Takes back what is known of instants after this one: a row from before them is about to come in that members may not have.
+    pub fn lower(&mut self, to_ms: u64) {
+        for standing in self.members.values_mut().filter(|standing| standing.equal_ms > to_ms) {
+            standing.equal_ms = to_ms;
+        }
+        self.lowered += u64::from(to_ms < self.compared_ms);
+    }
+
+    /// Says that roots of an instant are about to be compared; returns what to tell `equal` then.
+    pub fn compare(&mut self, at_ms: u64) -> Comparing {
+        self.compared_ms = self.compared_ms.max(at_ms);
+        Comparing { at_ms, lowered: self.lowered }
+    }
+
+    /// The other members.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> {
+        self.members.keys().copied()
+    }
+
+    /// Whether a node is one of the other members.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node)
     }
 
     /// Forgets what was known of a member: it came back with another state.
@@ -99,6 +136,11 @@ mod tests {
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
 
+    fn equal(floor: &mut Floor, member: NodeId, at_ms: u64) {
+        let compared = floor.compare(at_ms);
+        floor.equal(member, compared);
+    }
+
     fn raise(floor: &mut Floor, settled_ms: u64) -> u64 {
         floor.raise(floor.guarantee_ms(settled_ms))
     }
@@ -113,9 +155,9 @@ mod tests {
     fn it_waits_for_every_member_and_for_what_each_announced() {
         let mut floor = Floor::default();
         floor.set_members([A, B]);
-        floor.equal(A, 50);
+        equal(&mut floor, A, 50);
         assert_eq!(raise(&mut floor, 100), 0, "nothing is known of B");
-        floor.equal(B, 40);
+        equal(&mut floor, B, 40);
         assert_eq!(floor.guarantee_ms(100), 40);
         assert_eq!(raise(&mut floor, 100), 0, "neither has said what it knows of the other");
         floor.announced(A, 30);
@@ -129,20 +171,38 @@ mod tests {
     fn one_that_is_forgotten_holds_it_no_longer_and_one_that_is_new_does() {
         let mut floor = Floor::default();
         floor.set_members([A, B]);
-        floor.equal(A, 50);
+        equal(&mut floor, A, 50);
         floor.announced(A, 45);
         floor.set_members([A]);
         assert_eq!(raise(&mut floor, 100), 0, "B may have told something old just before");
-        floor.equal(A, 50);
+        equal(&mut floor, A, 50);
         assert_eq!(raise(&mut floor, 100), 45);
         floor.set_members([A, B]);
-        floor.equal(A, 80);
+        equal(&mut floor, A, 80);
         floor.announced(A, 80);
         assert_eq!(raise(&mut floor, 100), 0);
-        floor.equal(B, 70);
+        equal(&mut floor, B, 70);
         floor.announced(B, 60);
         assert_eq!(raise(&mut floor, 100), 60);
         floor.reset(B);
         assert_eq!(floor.guarantee_ms(100), 0);
+    }
+
+    #[test]
+    fn a_late_row_takes_back_what_it_was_not_seen_in() {
+        let mut floor = Floor::default();
+        floor.set_members([A]);
+        equal(&mut floor, A, 50);
+        let compared = floor.compare(60);
+        floor.lower(55);
+        floor.equal(A, compared);
+        assert_eq!(floor.guarantee_ms(100), 50, "the roots of 60 did not show it");
+        floor.lower(40);
+        assert_eq!(floor.guarantee_ms(100), 40);
+        equal(&mut floor, A, 60);
+        let compared = floor.compare(70);
+        floor.lower(80);
+        floor.equal(A, compared);
+        assert_eq!(floor.guarantee_ms(100), 70, "later rows take nothing back");
     }
 }

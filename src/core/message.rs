@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The version of everything that travels between nodes. Nodes of another are refused.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// About how long a message may be that carries many things; one that carries a single long value may be longer.
 pub const MESSAGE_BYTES: usize = 240 * 1024;
@@ -30,12 +30,13 @@ pub enum Message {
     Round(Round),
     /// Registers for the receiver to merge.
     Rows(Rows),
-    /// All batches up to this number are durable here, and what was refused of them.
+    /// All batches up to this number are durable here, but for rows that were deleted.
     Applied {
         /// The batch.
         batch: u64,
-        /// Rows that were not taken in: deleted everywhere long ago. The receiver removes them.
-        zombies: Vec<(TableName, Key, Marker)>,
+        /// Rows of a sender that is not whole, not taken in: the receiver of the batch, which is whole, proves that they were deleted
+        /// (`core::agreement`). The sender removes them.
+        deleted: Vec<(TableName, Key, Marker)>,
     },
     /// Opens a comparison: the brief of each table that has rows at the sender, in order of their names.
     Open(Comparison<Vec<(TableName, Brief)>>),
@@ -49,14 +50,16 @@ pub enum Message {
     Want(Vec<(TableName, Vec<Key>)>),
     /// Asks for all rows below these nodes, as the sender has none there.
     Pull(Vec<(TableName, Path)>),
-    /// Members that were forgotten, with the incarnation that was.
-    Forgotten(Vec<(NodeId, u64)>),
+    /// Members that were forgotten.
+    Forgotten(Vec<Forgotten>),
     /// The receiver is known here as a later life than the one it is in: it is to come back as at least this incarnation.
     Outlived {
         /// The incarnation.
         at_least: u64,
-        /// The life it is in was forgotten: what the cluster has replaces what it has.
+        /// It was forgotten: it is not whole until it has what the cluster has.
         forgotten: bool,
+        /// The sender forgot members on an operator's word, without a majority. Where both forgot each other, such a side gives way.
+        forced: bool,
     },
     /// The sender ends the link, and says why: for the log of the receiver.
     Refused(String),
@@ -105,6 +108,17 @@ impl Message {
     }
 }
 
+/// A member that was forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// The node.
+    pub node: NodeId,
+    /// The incarnation that was forgotten, and all before.
+    pub incarnation: u64,
+    /// Up to when (Unix milliseconds) the sender held the same rows as it, for one that does not know.
+    pub agreed_ms: u64,
+}
+
 /// How a node stands. Sent each round to every linked peer, whatever happens: also the link's sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
@@ -118,24 +132,51 @@ pub struct Round {
     /// Digest of everything the sender held at that instant; `None` while it cannot tell (it builds its trees, sweeps, or its
     /// storage fails).
     pub root: Option<RootDigest>,
-    /// The root shows all that the sender holds: nothing of it is later than that instant. Said only to who has not finished its first sync.
-    pub is_all: bool,
     /// Rows the sender has, tombstones included.
     pub rows: u64,
     /// Up to here everything that the sender wrote or saw is on every member, as far as it knows (Unix milliseconds).
     pub guarantee_ms: u64,
+    /// Up to here the sender and the receiver held the same rows (Unix milliseconds): see `core::agreement`.
+    pub agreed_ms: u64,
     /// The sender has swept tombstones up to here (Unix milliseconds; 0: none).
     pub swept_ms: u64,
     /// The sender has removed expired values up to here (Unix milliseconds; 0: none).
     pub expired_ms: u64,
-    /// The sender has finished its first sync.
+    /// What is so of the sender, or not.
+    pub flags: Flags,
+}
+
+/// What is so of the sender of a round, or not. One byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", from = "u8")]
+pub struct Flags {
+    /// It is whole: see `core::agreement`.
     pub whole: bool,
-    /// The sender wrote something before that instant that the receiver has not acknowledged yet: their roots may well differ.
+    /// It holds what it held when it was whole last: see `core::standing`.
+    pub intact: bool,
+    /// The root shows all that it holds: nothing of it is later than that instant. Said only to who is not whole, or by who is not.
+    pub is_all: bool,
+    /// It wrote something before that instant that the receiver has not acknowledged yet: their roots may well differ.
     pub pushing: bool,
-    /// The sender's journal does not reach back to where the receiver is: something is to be compared.
+    /// Its journal does not reach back to where the receiver is: something is to be compared.
     pub gap: bool,
-    /// The sender hands over what it has, to leave for good: nobody is to count on it.
+    /// It hands over what it has, to leave for good: nobody is to count on it.
     pub leaving: bool,
+}
+
+impl From<Flags> for u8 {
+    fn from(flags: Flags) -> Self {
+        let Flags { whole, intact, is_all, pushing, gap, leaving } = flags;
+        let bits = [whole, intact, is_all, pushing, gap, leaving];
+        bits.into_iter().enumerate().map(|(place, bit)| Self::from(bit) << place).sum()
+    }
+}
+
+impl From<u8> for Flags {
+    fn from(bits: u8) -> Self {
+        let bit = |place: u32| bits >> place & 1 == 1;
+        Self { whole: bit(0), intact: bit(1), is_all: bit(2), pushing: bit(3), gap: bit(4), leaving: bit(5) }
+    }
 }
 
 impl Round {
@@ -253,19 +294,23 @@ mod tests {
             echo: Some((now_ms, 1_000)),
             behind_ms: 2_499,
             root: Some(RootDigest([255; 16])),
-            is_all: true,
             rows: 1_000_000,
             guarantee_ms: now_ms,
+            agreed_ms: now_ms,
             swept_ms: now_ms,
             expired_ms: now_ms,
-            whole: true,
-            pushing: true,
-            gap: true,
-            leaving: true,
+            flags: Flags::from(u8::MAX),
         };
         assert!(Message::Round(round.clone()).encoded_bytes() <= 64);
         let encoded = postcard::to_stdvec(&Message::Round(round.clone())).expect("encodes");
         assert_eq!(Message::Round(round).encoded_bytes(), encoded.len() as u64);
+    }
+
+    #[test]
+    fn each_flag_has_a_bit_of_its_own() {
+        for bits in 0..1 << 6 {
+            assert_eq!(u8::from(Flags::from(bits)), bits);
+        }
     }
 
     #[test]

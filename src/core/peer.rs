@@ -21,10 +21,12 @@ use std::collections::VecDeque;
 pub use self::figures::Figures;
 use self::push::InFlight;
 use super::{
-    clock::{NodeId, last_reading},
+    clock::NodeId,
+    floor::Comparing,
     journal::Noted,
-    message::{Message, Round, Rows},
+    message::{Flags, Message, Round, Row, Rows},
     reconcile::{self, Answer},
+    register::Payload,
     repairs::Repairs,
     replica::{Replica, Swept},
     standing::{Acked, Shared},
@@ -78,14 +80,18 @@ pub enum Then {
     /// Send this.
     Send(Message),
     /// Call `Peer::equal`.
-    Equal {
-        /// The instant at which both roots were equal.
-        at_ms: u64,
-        /// How far both had swept.
-        swept: Swept,
-        /// Whether the peer has finished its first sync, and this node has with that what the peer had when the link came up.
-        whole: bool,
-    },
+    Equal(Equal),
+}
+
+/// Two roots were equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Equal {
+    /// The comparison.
+    pub compared: Comparing,
+    /// How far both had swept.
+    pub swept: Swept,
+    /// What the peer is, if the root shows all that it had when the link came up.
+    pub covered: Option<Flags>,
 }
 
 /// One peer, for the life of a link.
@@ -101,8 +107,6 @@ pub struct Peer {
     /// How far the journal was looked at, and what of it was not sent yet.
     cursor: u64,
     unsent: VecDeque<Noted>,
-    /// The latest of this node's own writes that was sent: the reading of its clock.
-    own_hlc: u64,
     acked: u64,
     gap: bool,
     marks: VecDeque<(u64, u64)>,
@@ -143,10 +147,9 @@ impl Peer {
         let mut standing = context.shared.standing();
         let journal = context.shared.journal();
         let known = standing.acked.get(&remote).copied();
-        let first = Acked { untold_ms: standing.begun_ms, ..Acked::default() };
-        let acked = match known.unwrap_or(first) {
+        let acked = match known.unwrap_or_default() {
             acked if journal.reaches(acked.upto) => acked,
-            _ => Acked::nothing_before(journal.last(), options.latest_ms(context.now_ms)),
+            _ => Acked::nothing_before(journal.last()),
         };
         standing.acked.insert(remote, acked);
         let cursor = acked.upto;
@@ -159,7 +162,6 @@ impl Peer {
             begun: journal.last(),
             cursor,
             unsent: VecDeque::new(),
-            own_hlc: 0,
             acked: cursor,
             // Of a peer that is new to this process nobody knows what it has.
             gap: known != Some(acked),
@@ -201,9 +203,9 @@ impl Peer {
         !self.repairs.is_empty()
     }
 
-    /// Whether the peer has finished its first sync, as far as it said.
+    /// Whether the peer is whole, as far as it said.
     pub fn is_whole(&self) -> bool {
-        self.last_round.as_ref().is_some_and(|(round, _)| round.whole)
+        self.last_round.as_ref().is_some_and(|(round, _)| round.flags.whole)
     }
 
     /// The round to send: at once when the link has come up, then each time the interval has passed.
@@ -219,30 +221,35 @@ impl Peer {
         self.marks.push_back((now_ms, context.shared.journal().last()));
         context.replica.pass(at_ms);
         let root = context.replica.root(at_ms)?;
-        let is_all = root.is_some()
-            && !self.is_whole()
-            && context.replica.root(self.options.latest_ms(now_ms))? == root;
+        let is_syncing = !self.is_whole() || !context.shared.standing().whole;
+        let is_all =
+            is_syncing && root.is_some() && context.replica.root(self.options.latest_ms(now_ms))? == root;
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
-        let (guarantee_ms, whole, leaving) = {
-            let standing = context.shared.standing();
-            (standing.guarantee_ms(at_ms), standing.whole, standing.leaving)
+        let mut standing = context.shared.standing();
+        let flags = Flags {
+            whole: standing.whole,
+            intact: standing.intact,
+            is_all,
+            pushing,
+            gap: self.gap,
+            leaving: standing.leaving,
         };
+        let (guarantee_ms, agreed_ms) =
+            (standing.guarantee_ms(at_ms), standing.agreement.with_ms(self.remote));
+        drop(standing);
         let since = |before_ms: u64| u32::try_from(now_ms.saturating_sub(before_ms)).unwrap_or(u32::MAX);
         let round = Round {
             now_ms,
             echo: self.last_round.as_ref().map(|(round, received_ms)| (round.now_ms, since(*received_ms))),
             behind_ms: since(at_ms),
             root,
-            is_all,
             rows: context.replica.count(),
             guarantee_ms,
+            agreed_ms,
             swept_ms: swept.tombstones_ms,
             expired_ms: swept.expired_ms,
-            whole,
-            pushing,
-            gap: self.gap,
-            leaving,
+            flags,
         };
         // What the root stands for must be durable before anybody draws a conclusion from it.
         Ok(Output::AfterSync(Then::Send(Message::Round(round))))
@@ -257,8 +264,8 @@ impl Peer {
         let answer = match message {
             Message::Round(round) => return self.take_round(context, round),
             Message::Rows(rows) => return Ok(vec![self.take_rows(context, rows)?]),
-            Message::Applied { batch, zombies } => {
-                self.take_applied(context, batch, zombies)?;
+            Message::Applied { batch, deleted } => {
+                self.take_applied(context, batch, deleted)?;
                 return Ok(Vec::new());
             }
             Message::Open(comparison) => reconcile::answer_open(context.replica, &comparison)?,
@@ -284,17 +291,14 @@ impl Peer {
     }
 
     /// Notes that both roots were equal at an instant, and that all of it is durable here.
-    pub fn equal<R: Replica>(&mut self, context: &Context<'_, R>, at_ms: u64, swept: Swept, whole: bool) {
+    pub fn equal<R: Replica>(&mut self, context: &Context<'_, R>, equal: Equal) {
         let mut standing = context.shared.standing();
-        if whole {
-            standing.whole = true;
-            // Whoever holds what a member holds that knows what was deleted knows it too.
-            standing.held_ms = standing.held_ms.max(swept.latest_ms());
+        if let Some(flags) = equal.covered {
+            standing.cover(self.remote, flags, equal.compared.at_ms);
         }
-        standing.floor.equal(self.remote, at_ms);
-        standing.share(last_reading(at_ms));
+        standing.floor.equal(self.remote, equal.compared);
         drop(standing);
-        self.equal_ms = self.equal_ms.max(Some(at_ms));
+        self.equal_ms = self.equal_ms.max(Some(equal.compared.at_ms));
         self.gap = false;
     }
 
@@ -324,22 +328,46 @@ impl Peer {
                 allowed_ms: self.options.clock_drift_max_ms,
             });
         }
-        let whole = context.shared.standing().whole;
-        let trusting = !whole && self.is_whole();
-        let mut zombies = Vec::new();
+        let proven_ms = self.proven_ms(context);
+        let is_whole = context.shared.standing().whole;
+        let mut deleted = Vec::new();
         for (table, rows) in rows.tables {
             self.figures.rows_received += rows.len() as u64;
-            let accepted = context.replica.accept(&table, rows, trusting)?;
+            self.admit_late(context, &rows, proven_ms)?;
+            let accepted = context.replica.accept(&table, rows, proven_ms)?;
             self.figures.rows_changed += accepted.changed;
-            // Who has not finished its first sync cannot tell what was deleted from what has not come yet: it does not take it
-            // from one who may know no better, and says nothing of it either. A comparison finds it.
-            if whole {
-                self.figures.zombies += accepted.zombies.len() as u64;
-                zombies
-                    .extend(accepted.zombies.into_iter().map(|(key, marker)| (table.clone(), key, marker)));
-            }
+            self.figures.rows_refused += accepted.deleted.len() as u64;
+            // One that is not whole has yet to come to know what was swept.
+            self.figures.rows_unproven += if is_whole { accepted.unproven } else { 0 };
+            deleted.extend(accepted.deleted.into_iter().map(|(key, marker)| (table.clone(), key, marker)));
         }
-        Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, zombies })))
+        Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, deleted })))
+    }
+
+    /// Takes back what is claimed of the instants before the oldest live row that may come in: others may not have it.
+    fn admit_late<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], proven_ms: u64) -> Result<()> {
+        let live = rows.iter().filter(|row| row.payload != Payload::Deleted);
+        let written =
+            live.map(|row| row.marker.timestamp.unix_ms()).filter(|written_ms| *written_ms > proven_ms);
+        let Some(oldest_ms) = written.min() else { return Ok(()) };
+        let mut standing = context.shared.standing();
+        if standing.admit_late(oldest_ms) {
+            let agreement = standing.agreement.clone();
+            drop(standing);
+            context.replica.keep_agreement(&agreement)?;
+        }
+        Ok(())
+    }
+
+    /// Up to when (Unix milliseconds) it is proved of the peer's rows that they were deleted where there is none here; 0 where nothing is.
+    fn proven_ms<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
+        let Some((round, _)) = &self.last_round else { return 0 };
+        let standing = context.shared.standing();
+        if standing.whole && !round.flags.whole {
+            round.agreed_ms.min(standing.agreement.with_ms(self.remote))
+        } else {
+            0
+        }
     }
 
     fn settled_ms(&self, now_ms: u64) -> u64 {

@@ -2,6 +2,7 @@
 //! node's storage is one replica; a map in memory, for simulation, is another.
 
 use super::{
+    agreement::Agreement,
     clock::Timestamp,
     digest::{Digest, DigestKey, Path, RootDigest, Sum},
     message::Row,
@@ -50,14 +51,15 @@ pub trait Replica {
         bytes_max: usize,
     ) -> Result<Scanned>;
 
-    /// Merges rows that a peer sent. See `Accepted`. `trusting`: the peer knows what was deleted, and this node does not yet, so
-    /// that no row is a zombie.
-    fn accept(&self, table: &TableName, rows: Vec<Row>, trusting: bool) -> Result<Accepted>;
+    /// Merges rows that a peer sent. See `Accepted`. Of live rows written up to `proven_ms` (Unix milliseconds; 0: none) it is proved that
+    /// they were deleted where there is none of their key here: see `core::agreement`.
+    fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted>;
 
-    /// Deals with rows that others refused as deleted long ago: removes each that still has that marker. Those that this node
-    /// wrote after the reading `shared_hlc` of its clock, so that nobody can have seen them, are written anew instead. Returns how
-    /// many were removed.
-    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_hlc: u64) -> Result<u64>;
+    /// Keeps what was agreed with others over a restart: durable no later than anything stored after it.
+    fn keep_agreement(&self, agreement: &Agreement) -> Result<()>;
+
+    /// Removes rows, each that still has its marker: a whole member proved that they were deleted. Returns how many were removed.
+    fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64>;
 
     /// Raises the node's clock above an instant, so that no write of this node falls before it any more.
     fn pass(&self, at_ms: u64);
@@ -92,8 +94,11 @@ pub struct Accepted {
     pub changed: u64,
     /// The highest timestamp among them.
     pub latest: Option<Timestamp>,
-    /// Rows refused: live, at or below what was swept here, and absent here. They were deleted everywhere.
-    pub zombies: Vec<(Key, Marker)>,
+    /// How many live rows were taken in that are as old as what was swept here, and of a key that is not here: they may have been deleted, and
+    /// nothing proves it.
+    pub unproven: u64,
+    /// Live rows that were not taken in, as it is proved that they were deleted.
+    pub deleted: Vec<(Key, Marker)>,
 }
 
 /// How far a node has removed what is dead on every replica. Only grows; nodes take over the larger of theirs and a peer's.

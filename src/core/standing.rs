@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{clock::NodeId, floor::Floor, journal::Journal};
+use super::{agreement::Agreement, clock::NodeId, floor::Floor, journal::Journal, message::Flags};
 
 /// What all peers of a node share. Lock order: `standing`, then `journal`.
 #[derive(Debug, Default)]
@@ -15,39 +15,88 @@ pub struct Shared {
     standing: Mutex<Standing>,
 }
 
+/// A node that has heard of no whole member for so long agrees with those that are not whole either: all of them were started together.
+const WHOLE_SILENCE_MS: u64 = 3_000;
+
 /// Where the node stands among its members.
 #[derive(Debug, Default)]
 pub struct Standing {
     /// What all are known to have.
     pub floor: Floor,
-    /// Whether the node has finished its first sync.
+    /// Whether the node is whole: see `core::agreement`.
     pub whole: bool,
+    /// Whether it holds what it held when it was whole last: it was closed in order and its rows are those it noted then, or it has since
+    /// held what another held of which that is so.
+    pub intact: bool,
+    /// Members of which this node, since it started, has held at one instant all that they held.
+    pub covered: BTreeSet<NodeId>,
+    /// When a round of a whole member came last (Unix milliseconds); at first, when the node started.
+    pub whole_seen_ms: u64,
+    /// Up to when it is known to have held the same rows as others.
+    pub agreement: Agreement,
     /// What of the journal each peer has, over links.
     pub acked: BTreeMap<NodeId, Acked>,
-    /// Up to this reading of its clock some other member had what this node wrote.
-    pub shared_hlc: u64,
-    /// Up to here (Unix milliseconds) the node may have written in a life of before, of which the journal knows nothing.
-    pub begun_ms: u64,
-    /// `shared_hlc` does not grow before the floor has passed this instant.
-    pub anew_ms: u64,
-    /// Up to here (Unix milliseconds) this node had all that the cluster had, and will know so after a crash: it is durable.
-    /// What was swept up to here and is not here was deleted; of what was swept later this node knows nothing.
-    pub held_ms: u64,
+    /// The latest that the node has announced as its guarantee, or at which it became whole (Unix milliseconds). Who sweeps further does
+    /// not count on this node.
+    pub guaranteed_ms: u64,
     /// Whether the node hands over what it has, to leave for good.
     pub leaving: bool,
-    /// All members that were ever heard of.
-    pub known: BTreeSet<NodeId>,
-    /// The member that the first sync comes from, and when that was last seen to be so (Unix milliseconds).
+    /// The member that the node syncs from, and when that was last seen to be so (Unix milliseconds).
     pub source: Option<(NodeId, u64)>,
 }
 
 impl Standing {
-    /// The node was away for longer than the others waited. What it had alone may be taken in by one member and refused by another
-    /// that had swept a little further: until all have the same it counts as not shared, so that it is written anew rather than
-    /// removed.
-    pub fn begin_anew(&mut self, now_ms: u64) {
+    /// The node may lack what others have: it takes what a whole member has before it counts again.
+    pub fn begin_syncing(&mut self, now_ms: u64) {
         self.whole = false;
-        self.anew_ms = now_ms;
+        self.covered.clear();
+        self.whole_seen_ms = now_ms;
+    }
+
+    /// Notes that this node held at an instant (Unix milliseconds) all that a peer held, and what that peer was.
+    pub fn cover(&mut self, peer: NodeId, flags: Flags, at_ms: u64) {
+        self.covered.insert(peer);
+        self.intact |= flags.intact;
+        if flags.whole {
+            self.become_whole(at_ms);
+        }
+    }
+
+    /// Makes the node whole if it has held what all its members held: or a majority of them, where that is all it can reach, and neither
+    /// it nor any of those has lost anything. Those it has `linked` are waited for.
+    pub fn agree(&mut self, now_ms: u64, linked: impl IntoIterator<Item = NodeId>) -> bool {
+        let mut linked = linked.into_iter();
+        if self.whole || !self.is_without_whole(now_ms) || !linked.all(|peer| self.covered.contains(&peer)) {
+            return self.whole;
+        }
+        let members: Vec<NodeId> = self.floor.members().collect();
+        let covered = members.iter().filter(|member| self.covered.contains(member)).count();
+        if covered == members.len() || self.intact && is_majority(covered + 1, members.len() + 1) {
+            self.become_whole(now_ms);
+        }
+        self.whole
+    }
+
+    /// Whether the node holds what a majority of the members holds.
+    pub fn covers_majority(&self) -> bool {
+        let members = self.floor.members().count() + 1;
+        let covered = self.floor.members().filter(|member| self.covered.contains(member)).count();
+        is_majority(covered + 1, members)
+    }
+
+    /// Makes the node whole: it holds all that there was at an instant (Unix milliseconds).
+    pub fn become_whole(&mut self, at_ms: u64) {
+        if !self.whole && !self.intact {
+            // Nobody is left who could tell what was deleted from what was lost.
+            self.agreement.disclaim();
+        }
+        (self.whole, self.intact) = (true, true);
+        self.guaranteed_ms = self.guaranteed_ms.max(at_ms);
+    }
+
+    /// Whether no whole member was heard of for a while.
+    pub fn is_without_whole(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.whole_seen_ms) >= WHOLE_SILENCE_MS
     }
 
     /// Whether a peer has all of the journal up to an entry, of which this node wrote the last at an instant (Unix milliseconds). Where
@@ -58,23 +107,50 @@ impl Standing {
         entry == 0 || acked.holds(entry) || acked.upto >= entry && is_equal()
     }
 
-    /// Notes that some other member has what this node wrote up to a reading of its clock.
-    pub fn share(&mut self, upto_hlc: u64) {
-        if self.floor.floor_ms() >= self.anew_ms {
-            self.shared_hlc = self.shared_hlc.max(upto_hlc);
+    /// What this node announces: up to there all members have what it has.
+    pub fn guarantee_ms(&mut self, settled_ms: u64) -> u64 {
+        if !self.whole {
+            return 0;
         }
-    }
-
-    /// What this node announces: up to there all members have what it has, and it will still know that after a crash.
-    pub fn guarantee_ms(&self, settled_ms: u64) -> u64 {
-        if self.whole { self.floor.guarantee_ms(settled_ms).min(self.held_ms) } else { 0 }
+        let guarantee_ms = self.floor.guarantee_ms(settled_ms);
+        self.guaranteed_ms = self.guaranteed_ms.max(guarantee_ms);
+        guarantee_ms
     }
 
     /// Raises the floor as far as is known now, and returns it.
     pub fn raise_floor(&mut self, settled_ms: u64) -> u64 {
         let guarantee_ms = self.guarantee_ms(settled_ms);
+        if guarantee_ms > 0 {
+            self.agreement.reach(guarantee_ms, self.floor.members());
+        }
         self.floor.raise(guarantee_ms)
     }
+
+    /// Sets who the other members are, those that were forgotten left out. With one that is new nothing was agreed; with one that is
+    /// forgotten, nothing later than what was.
+    pub fn set_members(&mut self, members: &[NodeId]) {
+        let agreed_ms = if self.whole || self.intact { self.agreement.with_all_ms() } else { 0 };
+        for gone in self.floor.members().filter(|member| !members.contains(member)) {
+            self.agreement.part(gone, agreed_ms);
+        }
+        for new in members.iter().filter(|member| !self.floor.is_member(**member)) {
+            self.agreement.part(*new, 0);
+        }
+        self.floor.set_members(members.iter().copied());
+    }
+
+    /// Claims nothing more of a row that is about to come in, written at an instant (Unix milliseconds), which others may not have. Whether what was
+    /// agreed changed by that, so that it is to be kept before the row is.
+    pub fn admit_late(&mut self, written_ms: u64) -> bool {
+        let to_ms = written_ms.saturating_sub(1);
+        self.floor.lower(to_ms);
+        self.agreement.lower(to_ms)
+    }
+}
+
+/// Whether so many are more than half of all.
+pub fn is_majority(count: usize, all: usize) -> bool {
+    2 * count > all
 }
 
 /// The part of the journal that is durable at a peer.
@@ -84,15 +160,12 @@ pub struct Acked {
     pub after: u64,
     /// up to this one.
     pub upto: u64,
-    /// Of what was written up to here (Unix milliseconds) the journal does not tell the peer: it may be missing there, until roots are
-    /// equal at a later instant.
-    pub untold_ms: u64,
 }
 
 impl Acked {
-    /// Of all up to an entry, written by an instant, nobody knows whether it is there.
-    pub fn nothing_before(entry: u64, untold_ms: u64) -> Self {
-        Self { after: entry, upto: entry, untold_ms }
+    /// Of all up to an entry nobody knows whether it is there.
+    pub fn nothing_before(entry: u64) -> Self {
+        Self { after: entry, upto: entry }
     }
 
     /// Whether the row of an entry is durable at the peer.
@@ -124,8 +197,13 @@ mod tests {
 
     const PEER: NodeId = NodeId(2);
 
+    fn equal(standing: &mut Standing, at_ms: u64) {
+        let compared = standing.floor.compare(at_ms);
+        standing.floor.equal(PEER, compared);
+    }
+
     fn acked(after: u64, upto: u64) -> Acked {
-        Acked { after, upto, untold_ms: 0 }
+        Acked { after, upto }
     }
 
     /// A node that stopped waited its full patience for whomever its journal had not reached back to, though both had long been equal.
@@ -141,9 +219,9 @@ mod tests {
         assert!(standing.is_served(PEER, 7, 100));
         standing.acked.insert(PEER, acked(7, 7));
         assert!(!standing.is_served(PEER, 7, 100), "it was never sent");
-        standing.floor.equal(PEER, 100);
+        equal(&mut standing, 100);
         assert!(!standing.is_served(PEER, 7, 100), "they may have been equal before it was written");
-        standing.floor.equal(PEER, 101);
+        equal(&mut standing, 101);
         assert!(standing.is_served(PEER, 7, 100));
         standing.acked.insert(PEER, acked(3, 6));
         assert!(!standing.is_served(PEER, 7, 100), "what is written meanwhile is on its way");

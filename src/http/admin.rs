@@ -97,13 +97,15 @@ pub(super) fn origin(call: &Call) -> Origin {
 #[serde(expecting = "an object with a \"node\"")]
 struct ForgetBody {
     node: String,
+    #[serde(default)]
+    force: bool,
 }
 
-/// `POST /_/admin/forget {"node":"<id or address>"}` -> `{"forgotten":"<id>"}`
+/// `POST /_/admin/forget {"node":"<id or address>","force":false}` -> `{"forgotten":"<id>"}`. `force`: also where no majority is here.
 async fn forget(node: Arc<Node>, body: Bytes) -> Result<Value> {
     let body: ForgetBody = body::parse_object(&body)?;
     let member = node.cluster().member(&body.node)?;
-    node.forget(member).await?;
+    node.forget(member, body.force).await?;
     Ok(json!({ "forgotten": member.to_string() }))
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    node::{ClusterView, MemberView, Node, Readiness, TableStats},
+    node::{ClusterView, MemberView, Node, Progress, Readiness, TableStats},
 };
 
 /// The routes of this file.
@@ -70,14 +70,15 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
         "node": view.node.to_string(),
         "address": view.address,
         "incarnation": view.incarnation,
-        "whole": view.whole,
-        "sync": view.sync.map(|(done, total)| json!({ "done": done, "total": total })),
+        "whole": view.is_whole(),
+        "sync": view.sync().map(|(done, total)| json!({ "done": done, "total": total })),
         "floor_age_ms": age_ms(view.floor_ms),
         "swept": {
             "tombstones_age_ms": age_ms(view.swept.tombstones_ms),
             "expired_age_ms": age_ms(view.swept.expired_ms),
         },
         "zombies_refused": view.zombies_refused,
+        "kept_without_majority": view.kept,
         "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
     })
 }
@@ -147,11 +148,10 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
     let readiness = node.readiness();
     let phase = readiness.phase();
     match readiness {
-        Readiness::Ready => match node.set_aside() {
-            None => (StatusCode::OK, json!({ "phase": phase })),
-            Some(path) => (StatusCode::OK, json!({ "phase": phase, "set_aside": path })),
-        },
-        Readiness::ReadOnly(why) => unready(json!({ "phase": phase, "detail": why })),
+        Readiness::Ready => (StatusCode::OK, render_ready(node, phase)),
+        Readiness::ReadOnly(why) | Readiness::Refused(why) => {
+            unready(json!({ "phase": phase, "detail": why }))
+        }
         // What there is to do is not known before the first member answers.
         Readiness::Joining(None) => unready(json!({ "phase": phase, "done": 0, "total": 0 })),
         Readiness::Joining(Some(why)) => {
@@ -162,6 +162,24 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
         }
         Readiness::Draining => unready(json!({ "phase": phase })),
     }
+}
+
+fn render_ready(node: &Node, phase: &str) -> Value {
+    let mut body = json!({ "phase": phase });
+    if let Some(path) = node.set_aside() {
+        body["set_aside"] = json!(path);
+    }
+    let detail = match node.cluster().progress {
+        Progress::Agreed => {
+            "it holds what a majority of the members holds, all of which were started together"
+        }
+        Progress::Alone => "no other member answers: it serves what it has",
+        Progress::Whole | Progress::Refused(_) | Progress::Syncing { .. } | Progress::Joining(_) => {
+            return body;
+        }
+    };
+    body["detail"] = json!(detail);
+    body
 }
 
 /// `GET /version`

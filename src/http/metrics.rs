@@ -161,9 +161,9 @@ fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u
         let help = "Since the last instant up to which every member holds everything";
         encode_one(encoder, "floor_age_seconds", help, &age)?;
     }
-    let whole = ConstGauge::new(u64::from(view.whole));
+    let whole = ConstGauge::new(u64::from(view.is_whole()));
     encode_one(encoder, "whole", "1 once the node holds what the cluster held when it joined", &whole)?;
-    let (done, total) = view.sync.unwrap_or_default();
+    let (done, total) = view.sync().unwrap_or_default();
     encode_one(
         encoder,
         "sync_rows_done",
@@ -282,7 +282,10 @@ fn encode_tables<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{clock::NodeId, replica::Swept};
+    use crate::{
+        core::{clock::NodeId, replica::Swept},
+        node::Progress,
+    };
 
     #[derive(Debug)]
     struct Figures(ClusterView);
@@ -306,9 +309,8 @@ mod tests {
             node: NodeId(1),
             address: "a:1".into(),
             incarnation: 0,
-            whole: false,
-            sync: Some((3, 4)),
-            awaited: None,
+            progress: Progress::Syncing { done: 3, total: 4 },
+            kept: 0,
             floor_ms: 8_500,
             swept: Swept::default(),
             zombies_refused: 5,

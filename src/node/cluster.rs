@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::{Node, Readiness};
+pub use crate::replication::Progress;
 use crate::{
     core::{
         clock::{NodeId, Timestamp},
@@ -28,17 +29,15 @@ pub struct ClusterView {
     pub address: String,
     /// How often this node has begun anew as a member.
     pub incarnation: u64,
-    /// Whether it holds what the cluster held when it joined.
-    pub whole: bool,
-    /// The first sync while it runs: rows received, and rows there are to receive.
-    pub sync: Option<(u64, u64)>,
-    /// While it waits for a cluster: which addresses to join have not answered, and what to do.
-    pub awaited: Option<String>,
+    /// How far this node has come to hold what the cluster holds.
+    pub progress: Progress,
+    /// Members that would be forgotten by now, and are kept as no majority is here.
+    pub kept: usize,
     /// Up to here every member holds everything (Unix milliseconds; 0: not known).
     pub floor_ms: u64,
     /// How far tombstones and expired values were removed here (Unix milliseconds).
     pub swept: Swept,
-    /// Rows refused since the start because they were deleted everywhere long ago.
+    /// Rows refused since the start, as it was proved that they were deleted.
     pub zombies_refused: u64,
     /// Everyone known, this node included, in order of addresses.
     pub members: Vec<MemberView>,
@@ -213,10 +212,28 @@ impl MemberView {
 impl ClusterView {
     /// Why a node with this view is not ready, if it is not.
     pub fn unready(&self) -> Option<Readiness> {
-        match self.sync {
-            _ if self.whole => None,
-            Some((done, total)) => Some(Readiness::Syncing { done, total }),
-            None => Some(Readiness::Joining(self.awaited.clone())),
+        match &self.progress {
+            Progress::Whole | Progress::Agreed | Progress::Alone => None,
+            Progress::Refused(why) => Some(Readiness::Refused(why.clone())),
+            Progress::Syncing { done, total } => Some(Readiness::Syncing { done: *done, total: *total }),
+            Progress::Joining(why) => Some(Readiness::Joining(why.clone())),
+        }
+    }
+
+    /// Whether this node is whole: it has held all that the cluster held, since it started.
+    pub fn is_whole(&self) -> bool {
+        self.progress == Progress::Whole
+    }
+
+    /// While it syncs: rows it has, and rows there are.
+    pub fn sync(&self) -> Option<(u64, u64)> {
+        match self.progress {
+            Progress::Syncing { done, total } => Some((done, total)),
+            Progress::Whole
+            | Progress::Agreed
+            | Progress::Alone
+            | Progress::Refused(_)
+            | Progress::Joining(_) => None,
         }
     }
 
@@ -306,12 +323,11 @@ impl Node {
             node: self.id(),
             address,
             incarnation: membership.incarnation,
-            whole: membership.whole,
-            sync: membership.sync,
-            awaited: membership.awaited,
+            progress: membership.progress,
+            kept: membership.kept,
             floor_ms: membership.floor_ms,
             swept: self.store.swept(),
-            zombies_refused: self.store.counters().zombies.value(),
+            zombies_refused: self.store.counters().rows_refused.value(),
             members,
         }
     }
@@ -329,11 +345,11 @@ impl Node {
     ///
     /// # Errors
     /// `NotFound` for one that is not known, `BadRequest` for this node itself and for one that is there.
-    pub async fn forget(&self, node: NodeId) -> Result<()> {
+    pub async fn forget(&self, node: NodeId, force: bool) -> Result<()> {
         if node == self.id() {
             return Err(myself());
         }
-        self.replication.forget(node).await
+        self.replication.forget(node, force).await
     }
 
     /// Hands everything over, tells the cluster that this node will not come back, and begins the end. How many members go on.
@@ -390,9 +406,8 @@ mod tests {
             node: NodeId(1),
             address: "a:1".into(),
             incarnation: 0,
-            whole: true,
-            sync: None,
-            awaited: None,
+            progress: Progress::Whole,
+            kept: 0,
             floor_ms: 0,
             swept: Swept::default(),
             zombies_refused: 0,
@@ -444,12 +459,19 @@ mod tests {
     fn a_node_is_unready_until_it_holds_what_the_cluster_held() {
         let mut view = view(&[]);
         assert_eq!(view.unready(), None);
-        view.whole = false;
-        assert_eq!(view.unready(), Some(Readiness::Joining(None)));
-        view.awaited = Some("a:1".into());
-        assert_eq!(view.unready(), Some(Readiness::Joining(Some("a:1".into()))));
-        view.sync = Some((3, 10));
-        assert_eq!(view.unready(), Some(Readiness::Syncing { done: 3, total: 10 }));
+        for progress in [Progress::Agreed, Progress::Alone] {
+            view.progress = progress;
+            assert_eq!((view.unready(), view.is_whole()), (None, false));
+        }
+        for (progress, readiness) in [
+            (Progress::Joining(None), Readiness::Joining(None)),
+            (Progress::Joining(Some("a:1".into())), Readiness::Joining(Some("a:1".into()))),
+            (Progress::Refused("why".into()), Readiness::Refused("why".into())),
+            (Progress::Syncing { done: 3, total: 10 }, Readiness::Syncing { done: 3, total: 10 }),
+        ] {
+            view.progress = progress;
+            assert_eq!(view.unready(), Some(readiness));
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Readiness {
     /// It looks for the cluster that it was told to join, and does not know yet what there is: of whom it waits for an answer, if
     /// that is known. Serves what it has.
     Joining(Option<String>),
+    /// Other members refuse it, and it is linked with none: why, and what to do. Serves what it has.
+    Refused(String),
     /// It receives what the cluster has. Serves what it has.
     Syncing {
         /// Rows received.
@@ -30,6 +32,7 @@ impl Readiness {
             Self::Ready => "ready",
             Self::ReadOnly(_) => "read-only",
             Self::Joining(_) => "joining",
+            Self::Refused(_) => "refused",
             Self::Syncing { .. } => "syncing",
             Self::Draining => "draining",
         }
@@ -38,7 +41,7 @@ impl Readiness {
     /// What there is to know of it beside its name.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::ReadOnly(why) => Some(why),
+            Self::ReadOnly(why) | Self::Refused(why) => Some(why),
             Self::Joining(why) => why.as_deref(),
             Self::Ready | Self::Syncing { .. } | Self::Draining => None,
         }

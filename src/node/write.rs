@@ -182,12 +182,15 @@ impl Node {
     pub(super) fn merge_imports(&self, mut rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         rows.sort_by_cached_key(|row| (row.table.clone(), row_of(&row.key)));
         let mut imported = Imported::default();
+        if let Some(oldest) = rows.iter().filter_map(|row| row.timestamp).min() {
+            self.replication.admit_late(oldest.unix_ms())?;
+        }
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
             let swept_ms = self.store.swept().latest_ms();
             let mut row = None;
             let merged = self.store.merge(&table, &key, |existing| {
                 // As old as what was swept, and not here: if it was deleted, nobody can tell any more. Whoever imports it
-                // wants it, so it is a new write, which no member takes for a zombie.
+                // wants it, so it is a new write.
                 let is_lost = |timestamp: &Timestamp| existing.is_none() && timestamp.unix_ms() <= swept_ms;
                 let timestamp = timestamp.filter(|timestamp| !is_lost(timestamp));
                 let timestamp = timestamp.map_or_else(|| self.stamps.tick(), Ok)?;

@@ -11,7 +11,7 @@ use super::{
     registry::{Control, LinkState},
 };
 use crate::{
-    core::{floor::Floor, replica::Swept},
+    core::{agreement::Agreement, floor::Floor, replica::Swept},
     error::{Error, Result},
 };
 
@@ -68,8 +68,9 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
             let mut state = inner.state();
             let mut standing = inner.shared.standing();
             // Nothing that is known of another cluster holds in this one.
-            (standing.whole, standing.shared_hlc, standing.held_ms) = (false, 0, 0);
-            (state.birth.cluster, state.birth.shared_hlc, state.birth.held_ms) = (theirs.id, 0, 0);
+            standing.begin_syncing(inner.store.now_ms());
+            standing.agreement = Agreement::default();
+            (state.birth.cluster, state.birth.forced) = (theirs.id, false);
         }
     }
     inner.keep_notes().await
@@ -81,20 +82,21 @@ fn leave_members_behind(inner: &Inner) {
     state.dialer.go_over();
     let mut standing = inner.shared.standing();
     (standing.floor, standing.source) = (Floor::default(), None);
-    standing.known.clear();
     standing.acked.clear();
     inner.has_peers.store(false, Ordering::Release);
 }
 
-/// Lets a cluster begin where all wait for one: with the lowest id of those that found each other, if that is this node's. Only once
-/// each address that it is to join has answered: where one does not, the cluster that was meant may be down for a moment, and the
-/// two would refuse each other for ever.
+/// Makes a node whole without a whole member, where that may be: it is alone; all members were started together and have come to hold the
+/// same; or all wait for a cluster, and one begins with the lowest id of those that found each other, if that is this node's. That
+/// only once each address that it is to join has answered: where one does not, the cluster that was meant may be down for a moment, and
+/// the two would refuse each other for ever.
 pub fn found(inner: &Inner) {
     let mut state = inner.state();
     let mut standing = inner.shared.standing();
     if standing.whole {
         return;
     }
+    let now_ms = inner.store.now_ms();
     let waits = |link: &Arc<LinkState>| {
         let figures = link.figures();
         figures.rounds >= ROUNDS_BEFORE_FOUNDING
@@ -104,7 +106,14 @@ pub fn found(inner: &Inner) {
     // Nobody is left of whom it could learn what it missed, or was ever met and is looked for no longer.
     let is_sought = state.birth.settled || inner.options.join.is_empty();
     if is_sought && state.members.unforgotten().is_empty() {
-        standing.whole = true;
+        standing.become_whole(now_ms);
+        return;
+    }
+    if state.birth.settled {
+        let linked: Vec<_> = state.registry.links().map(|link| link.node).collect();
+        if standing.agree(now_ms, linked) {
+            info!("this node and the members that were started with it hold the same: it is whole");
+        }
         return;
     }
     let is_alone = state.registry.links().next().is_none();
@@ -114,7 +123,7 @@ pub fn found(inner: &Inner) {
     match awaited(&state) {
         None => {
             info!("all that were found wait for a cluster: it begins with this node");
-            standing.whole = true;
+            standing.become_whole(now_ms);
         }
         Some(why) if !state.said_awaited => {
             warn!(why, "all that were found wait for a cluster: no cluster begins yet");

@@ -1,21 +1,22 @@
-//! What a node remembers of its cluster over restarts: which it belongs to, whether it has all of it, and up to when it shared
-//! what it wrote.
+//! What a node remembers of its cluster over restarts: which it belongs to, and up to when it held the same rows as others.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    core::clock::last_reading,
+    core::agreement::Agreement,
     error::{Error, Result},
     storage::Store,
 };
 
-/// The name of the note in the storage.
-const NOTE: &str = "cluster";
-/// The format of the note, and the one before, in which `shared_hlc` was a Unix millisecond.
-const FORMAT: u8 = 2;
-const FORMAT_OF_MS: u8 = 1;
+/// The name of the note of the cluster in the storage.
+const CLUSTER_NOTE: &str = "cluster";
+/// Its format. The two before had other fields.
+const CLUSTER_FORMAT: u8 = 3;
+/// The name of the note of the agreement.
+const AGREEMENT_NOTE: &str = "agreement";
+const AGREEMENT_FORMAT: u8 = 1;
 
-/// What a node remembers.
+/// What a node remembers of its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
     /// The cluster's id: random, that of its first node.
@@ -23,57 +24,84 @@ pub struct Birth {
     /// Whether it belongs there for good: it has had all that the cluster has, or the cluster began with it. Before that it goes
     /// over to any cluster it meets.
     pub settled: bool,
-    /// Whether it has finished its first sync.
-    pub whole: bool,
-    /// Up to this reading of its clock others had what it wrote.
-    pub shared_hlc: u64,
-    /// Up to here (Unix milliseconds) it had all that the cluster had.
-    pub held_ms: u64,
+    /// Whether it forgot members on an operator's word, without a majority.
+    pub forced: bool,
     /// The highest of its incarnations that it knows to have been forgotten.
     pub forgotten: u64,
 }
 
+/// A note of format 1 or 2.
+#[derive(Deserialize)]
+struct Former {
+    cluster: u64,
+    settled: bool,
+    _whole: bool,
+    _shared: u64,
+    /// Up to here (Unix milliseconds) the node and all members held the same.
+    held_ms: u64,
+    forgotten: u64,
+}
+
 impl Birth {
-    /// What a store says, or else that of a new node: one that is to join others is not whole before it has what they have.
+    /// What a store says, or else that of a new node.
     ///
     /// # Errors
     /// `StorageDamaged` for a note that this program did not write.
-    pub fn read(store: &Store, joins: bool) -> Result<Self> {
-        let Some(note) = store.note(NOTE)? else {
+    pub fn read(store: &Store) -> Result<Self> {
+        let Some(note) = store.note(CLUSTER_NOTE)? else {
             let cluster = store.machine().random()?;
-            return Ok(Self {
-                cluster,
-                settled: false,
-                whole: !joins,
-                shared_hlc: 0,
-                held_ms: 0,
-                forgotten: 0,
-            });
+            return Ok(Self { cluster, settled: false, forced: false, forgotten: 0 });
         };
-        Self::parse(&note)
-            .ok_or_else(|| Error::StorageDamaged("the note of the node's cluster is not readable".into()))
+        Self::parse(&note).map(|(birth, _)| birth).ok_or_else(unreadable)
     }
 
-    fn parse(note: &[u8]) -> Option<Self> {
+    /// What the note says, and what a former one says of the agreement.
+    fn parse(note: &[u8]) -> Option<(Self, Agreement)> {
         let (format, rest) = note.split_first()?;
-        let birth: Self = postcard::from_bytes(rest).ok()?;
         match *format {
-            FORMAT => Some(birth),
-            // Nothing was shared yet where it is 0.
-            FORMAT_OF_MS if birth.shared_hlc > 0 => {
-                Some(Self { shared_hlc: last_reading(birth.shared_hlc), ..birth })
+            CLUSTER_FORMAT => Some((postcard::from_bytes(rest).ok()?, Agreement::default())),
+            1 | 2 => {
+                let Former { cluster, settled, held_ms, forgotten, .. } = postcard::from_bytes(rest).ok()?;
+                let mut agreement = Agreement::default();
+                agreement.reach(held_ms, []);
+                Some((Self { cluster, settled, forced: false, forgotten }, agreement))
             }
-            FORMAT_OF_MS => Some(birth),
             _ => None,
         }
     }
 
     /// Writes it down. Durable by the next commit.
     pub fn write(&self, store: &Store) -> Result<()> {
-        let note = postcard::to_extend(self, vec![FORMAT])
-            .map_err(|e| Error::Io(format!("writing the note of the cluster: {e}")))?;
-        store.set_note(NOTE, &note)
+        write(store, CLUSTER_NOTE, CLUSTER_FORMAT, self)
     }
+}
+
+/// Up to when the node of a store held the same rows as others.
+///
+/// # Errors
+/// `StorageDamaged` for a note that this program did not write.
+pub fn read_agreement(store: &Store) -> Result<Agreement> {
+    if let Some(note) = store.note(AGREEMENT_NOTE)? {
+        let read = note.split_first().filter(|(format, _)| **format == AGREEMENT_FORMAT);
+        return read.and_then(|(_, rest)| postcard::from_bytes(rest).ok()).ok_or_else(unreadable);
+    }
+    let former = store.note(CLUSTER_NOTE)?.and_then(|note| Birth::parse(&note));
+    Ok(former.map(|(_, agreement)| agreement).unwrap_or_default())
+}
+
+/// Writes the agreement down. Durable by the next commit, and no later than what is stored after it.
+pub fn write_agreement(store: &Store, agreement: &Agreement) -> Result<()> {
+    write(store, AGREEMENT_NOTE, AGREEMENT_FORMAT, agreement)
+}
+
+fn write(store: &Store, name: &str, format: u8, note: &impl Serialize) -> Result<()> {
+    let note = postcard::to_extend(note, vec![format])
+        .map_err(|e| Error::Io(format!("writing the note {name:?}: {e}")))?;
+    store.set_note(name, &note)
+}
+
+fn unreadable() -> Error {
+    Error::StorageDamaged("the note of the node's cluster is not readable".into())
 }
 
 #[cfg(test)]
@@ -81,16 +109,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_read_in_either_format_and_in_no_other() {
-        let birth =
-            Birth { cluster: 1, settled: true, whole: true, shared_hlc: 70_000, held_ms: 2, forgotten: 3 };
-        let note = |format, birth: &Birth| postcard::to_extend(birth, vec![format]).expect("encodes");
-        assert_eq!(Birth::parse(&note(FORMAT, &birth)), Some(birth));
-        let of_ms = Birth { shared_hlc: 70_000 << 16 | 0xffff, ..birth };
-        assert_eq!(Birth::parse(&note(FORMAT_OF_MS, &birth)), Some(of_ms));
-        let fresh = Birth { shared_hlc: 0, ..birth };
-        assert_eq!(Birth::parse(&note(FORMAT_OF_MS, &fresh)), Some(fresh));
-        assert_eq!(Birth::parse(&note(FORMAT + 1, &birth)), None);
+    fn a_note_is_read_in_its_format_and_the_former_ones() {
+        let birth = Birth { cluster: 1, settled: true, forced: true, forgotten: 3 };
+        let note = postcard::to_extend(&birth, vec![CLUSTER_FORMAT]).expect("encodes");
+        assert_eq!(Birth::parse(&note), Some((birth, Agreement::default())));
         assert_eq!(Birth::parse(&[]), None);
+        let former = |format| {
+            let fields = (1_u64, true, true, 70_000_u64, 2_u64, 3_u64);
+            Birth::parse(&postcard::to_extend(&fields, vec![format]).expect("encodes"))
+        };
+        for format in [1, 2] {
+            let (read, agreement) = former(format).expect("is read");
+            assert_eq!(read, Birth { forced: false, ..birth });
+            assert_eq!(agreement.with_all_ms(), 2);
+        }
+        assert_eq!(former(CLUSTER_FORMAT + 1), None);
     }
 }

@@ -219,8 +219,8 @@ impl Conversation {
                 self.inner.learn_forgotten(node, &forgotten);
                 Ok(())
             }
-            Message::Outlived { at_least, forgotten } => {
-                self.inner.outlived(node, at_least, forgotten);
+            Message::Outlived { at_least, forgotten, forced } => {
+                self.inner.outlived(node, at_least, forgotten, forced);
                 Err(Error::NotReady(format!("this node is to come back as incarnation {at_least}")))
             }
             Message::Refused(why) => Err(Error::Forbidden(why)),
@@ -247,11 +247,8 @@ impl Conversation {
         if matches!(message, Message::Round(_)) {
             self.last_round = Instant::now();
         }
-        let rewrites = matches!(&message, Message::Applied { zombies, .. } if !zombies.is_empty());
-        if rewrites && self.weather(self.inner.stamps.before_writing().await)?.is_none() {
-            return Ok(());
-        }
         let life = self.inner.store().life();
+        let unproven = self.peer.as_ref().map_or(0, |peer| peer.figures().rows_unproven);
         let outputs = if effort::is_long(&self.inner.store, &message) {
             self.elsewhere(move |peer, context| peer.handle(context, message)).await
         } else {
@@ -263,10 +260,13 @@ impl Conversation {
             // Who waited for this writes on now, and waits again.
             self.rest = Rest::over(Instant::now());
         }
-        self.inner.acknowledged();
-        if rewrites {
-            self.inner.announce_writes();
+        if let Some(peer) = &self.peer
+            && peer.figures().rows_unproven > unproven
+        {
+            let rows = peer.figures().rows_unproven - unproven;
+            warn!(peer = %self.state.node, rows, "took rows as old as what was swept here: if they had been deleted, they are back");
         }
+        self.inner.acknowledged();
         outputs.into_iter().for_each(|output| self.put_out(life, output));
         self.show();
         Ok(())

@@ -18,7 +18,7 @@ pub fn is_long(store: &Store, message: &Message) -> bool {
         Message::Rows(rows) => {
             rows.tables.iter().map(|(_, rows)| rows.len()).sum::<usize>() > INLINE_ROWS_MAX
         }
-        Message::Applied { zombies, .. } => !zombies.is_empty(),
+        Message::Applied { deleted, .. } => !deleted.is_empty(),
         Message::Round(round) => {
             let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
             // To take over how far others have swept may wait for the disk.

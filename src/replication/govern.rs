@@ -28,7 +28,10 @@ use super::{
     registry::{Control, LinkState, ORDERS_MAX},
     upkeep::keep_up,
 };
-use crate::{core::message::Message, error::Error};
+use crate::{
+    core::{clock::NodeId, message::Message},
+    error::Error,
+};
 
 /// How long the loop sleeps where nobody is to be dialed before. Timers of the members wait for its end, so that all that ring about
 /// then wake the node once: none of them is worth more than this.
@@ -122,6 +125,7 @@ async fn dial(inner: Arc<Inner>, address: String) {
                 state.dialer.failed(&address, now_ms);
             }
             Some(obstacle) => {
+                state.refused = Some(error.to_string());
                 if state.dialer.refused(&address, obstacle, now_ms) {
                     warn!(address, %error, "no link");
                 }
@@ -153,7 +157,8 @@ async fn admit(
         warn!(peer = %identity.node, address = identity.address, why = text, "refused a link");
         let word = match refusal {
             members::Refusal::Outlived { at_least, forgotten, .. } => {
-                Message::Outlived { at_least, forgotten }
+                let forced = inner.state().birth.forced;
+                Message::Outlived { at_least, forgotten, forced }
             }
             members::Refusal::Ourselves
             | members::Refusal::SameIdAsOurs(_)
@@ -162,11 +167,10 @@ async fn admit(
         // It need not hear it to be refused.
         let _ = link.sender.send(&word).await;
         let objection = timeout(OBJECTION, link.receiver.next()).await;
-        // Both forgot each other, after a long cut: the cluster goes on as the side of the lower id has it.
-        if let Ok(Ok(Some(Message::Outlived { at_least, forgotten }))) = objection
-            && (!matches!(word, Message::Outlived { .. }) || inner.node() > identity.node)
+        if let Ok(Ok(Some(Message::Outlived { at_least, forgotten, forced }))) = objection
+            && gives_way(inner, identity.node, &word, forced)
         {
-            inner.outlived(identity.node, at_least, forgotten);
+            inner.outlived(identity.node, at_least, forgotten, forced);
         }
         link.sender.close().await;
         return Err(LinkError::Lost(text));
@@ -190,6 +194,16 @@ async fn admit(
     }
     install(inner, link, identity, dialed);
     Ok(())
+}
+
+/// Whether this node is the one to come back, where a node that it refuses with `word` refuses it likewise: the side that forgot the other
+/// without a majority gives way, else the higher id.
+fn gives_way(inner: &Inner, other: NodeId, word: &Message, other_forced: bool) -> bool {
+    match word {
+        Message::Outlived { forced, .. } if *forced != other_forced => *forced,
+        Message::Outlived { .. } => inner.node() > other,
+        _ => true,
+    }
 }
 
 /// Learns from a link where others reach this node.
@@ -275,6 +289,11 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
         let is_kept_out = keeps_out(&why);
         let actions = {
             let mut state = inner.state();
+            if is_kept_out {
+                state.refused = Some(why.to_string());
+            } else if fresh.figures().rounds > 0 {
+                (state.refused, state.linked_at) = (None, Instant::now());
+            }
             for address in &addresses {
                 if is_kept_out {
                     state.dialer.kept_out(address, now_ms);

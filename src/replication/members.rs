@@ -21,7 +21,7 @@ mod note;
 mod pace;
 mod renewal;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use foca::State;
 
@@ -34,7 +34,7 @@ pub use self::{
 use self::{effects::Effects, failures::CHECK_MS, member::Record, pace::Pace, renewal::Protocol};
 use super::identity::Identity;
 use crate::{
-    core::{clock::NodeId, message::Message},
+    core::{clock::NodeId, message::Message, standing::is_majority},
     error::{Error, Result},
 };
 
@@ -43,6 +43,8 @@ use crate::{
 pub enum Action {
     /// Send this over the link with that node.
     Send(NodeId, Message),
+    /// Tell that node which members were forgotten, and as which incarnation.
+    TellForgotten(NodeId, Vec<(NodeId, u64)>),
     /// A member is new, or changed.
     Changed(Member),
     /// End the link with that node: it was forgotten.
@@ -145,11 +147,41 @@ impl Members {
         if self.leaving {
             return Vec::new();
         }
-        // Whoever lost its directory comes back as another node, at the address that it had.
-        let linked = self.records.values().filter(|record| record.linked);
-        let taken: BTreeSet<&str> = linked.map(|record| record.member.address.as_str()).collect();
+        let taken = self.taken_addresses();
         let wanted = self.records.values().filter_map(|record| record.wanted(now_ms));
-        wanted.filter(|wanted| !taken.contains(wanted.address.as_str())).collect()
+        wanted.filter(|wanted| !taken.contains_key(wanted.address.as_str())).collect()
+    }
+
+    /// How many members are here, this node included, and how many there are that were not forgotten.
+    pub fn present(&self) -> (usize, usize) {
+        let unforgotten = || self.others().filter(|member| !member.state.is_forgotten());
+        let here = unforgotten().filter(|member| member.state.is_here()).count();
+        (1 + here, 1 + unforgotten().count())
+    }
+
+    /// Whether the members that are here, this node included, are more than half of all that were not forgotten.
+    pub fn has_majority(&self) -> bool {
+        let (here, all) = self.present();
+        is_majority(here, all)
+    }
+
+    /// Whether the members that are here without a node, this one included, are more than half of all.
+    pub fn has_majority_without(&self, node: NodeId) -> bool {
+        let (here, all) = self.present();
+        let is_here = self.other(node).is_some_and(|member| member.state.is_here());
+        is_majority(here - usize::from(is_here), all)
+    }
+
+    /// Addresses at which a node is linked, or this one is reached, with the node. Whoever lost its directory comes back as another node, at
+    /// the address that it had.
+    pub(super) fn taken_addresses(&self) -> BTreeMap<&str, NodeId> {
+        let linked = self.records.values().filter(|record| record.linked);
+        let linked = linked.map(|record| (record.member.address.as_str(), record.member.node));
+        let local = self.local();
+        linked
+            .chain([(local.address.as_str(), local.node)])
+            .filter(|(address, _)| !address.is_empty())
+            .collect()
     }
 
     /// Packets that were not understood, and steps the protocol stumbled over, since the start.
@@ -178,7 +210,7 @@ impl Members {
         self.announce(remote.clone());
         let forgotten = self.forgotten_list();
         if !forgotten.is_empty() {
-            self.actions.push(Action::Send(remote.node, Message::Forgotten(forgotten)));
+            self.actions.push(Action::TellForgotten(remote.node, forgotten));
         }
         self.finish()
     }
@@ -355,8 +387,12 @@ impl Members {
     }
 
     fn tell_all(&mut self, message: &Message) {
-        let linked = self.records.iter().filter(|(_, record)| record.linked);
-        self.actions.extend(linked.map(|(node, _)| Action::Send(*node, message.clone())));
+        let linked: Vec<_> = self.linked_nodes().collect();
+        self.actions.extend(linked.into_iter().map(|node| Action::Send(node, message.clone())));
+    }
+
+    fn linked_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.records.iter().filter(|(_, record)| record.linked).map(|(node, _)| *node)
     }
 
     /// The protocol recovers from its own stumbles; they are counted, as there should be none.
@@ -498,6 +534,56 @@ mod tests {
         assert!(members.wanted(NOW_MS + 20).is_empty());
         members.unlinked(NodeId(3), NOW_MS + 30);
         assert_eq!(members.wanted(NOW_MS + 30).len(), 2);
+    }
+
+    /// A node whose directory was lost dialed itself for days, where its former id was known to be.
+    #[test]
+    fn who_comes_back_as_another_node_at_its_address_replaces_the_former_after_a_minute() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.linked(identity(3, 7, "three:6660"), NOW_MS);
+        members.unlinked(NodeId(2), NOW_MS + 10);
+        members.linked(identity(4, 8, "two:6660"), NOW_MS + 20);
+        let keep_hearing = |members: &mut Members, from_ms: u64, for_ms: u64| {
+            for step in 0..=for_ms / 50 {
+                members.heard(NodeId(3), from_ms + 50 * step);
+                members.heard(NodeId(4), from_ms + 50 * step);
+                members.tick(from_ms + 50 * step);
+            }
+        };
+        keep_hearing(&mut members, NOW_MS + 20, 55_000);
+        assert!(matches!(state(&members, 2), Some(MemberState::Down { .. })), "{:?}", state(&members, 2));
+        keep_hearing(&mut members, NOW_MS + 55_020, 12_000);
+        assert!(
+            matches!(state(&members, 2), Some(MemberState::Forgotten { .. })),
+            "{:?}",
+            state(&members, 2)
+        );
+        assert!(members.wanted(NOW_MS + 70_000).is_empty());
+        // One that is at this node's own address is this node.
+        members.unlinked(NodeId(3), NOW_MS + 67_020);
+        members.linked(identity(5, 8, "one:6660"), NOW_MS + 67_020);
+        members.unlinked(NodeId(5), NOW_MS + 67_030);
+        assert!(members.wanted(NOW_MS + 70_000).iter().all(|wanted| wanted.address != "one:6660"));
+    }
+
+    #[test]
+    fn only_a_majority_forgets() {
+        let mut members = members();
+        for node in 2..=4 {
+            members.linked(identity(node, 7, &format!("{node}:6660")), NOW_MS);
+        }
+        assert_eq!(members.present(), (4, 4));
+        for node in 3..=4 {
+            members.left(NodeId(node), false, NOW_MS + 10);
+        }
+        assert_eq!(members.present(), (2, 4));
+        let refused = members.forget(NodeId(3), false, NOW_MS + 20).expect_err("a half").to_string();
+        assert!(refused.contains("2 of 4 members") && refused.contains("--force"), "{refused}");
+        members.forget(NodeId(3), true, NOW_MS + 20).expect("by force");
+        assert_eq!((members.present(), members.has_majority()), ((2, 3), true));
+        members.forget(NodeId(4), false, NOW_MS + 30).expect("a majority");
+        assert!(members.has_majority() && !members.has_majority_without(NodeId(2)));
     }
 
     #[test]

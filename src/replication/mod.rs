@@ -48,9 +48,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
-pub use self::view::{Membership, PeerView};
+pub use self::view::{Membership, PeerView, Progress};
 use self::{
     address::Advertised,
     birth::Birth,
@@ -68,7 +72,8 @@ use self::{
 };
 use crate::{
     core::{
-        clock::{NodeId, unix_ms},
+        agreement::Agreement,
+        clock::NodeId,
         message::Row,
         name::{Key, TableName},
         peer::{self, Context},
@@ -146,9 +151,23 @@ struct State {
     birth: Birth,
     /// What of it is written down.
     noted: Option<Birth>,
+    noted_agreement: Noted,
+    /// Why the last node that refused this one did, since a link stood.
+    refused: Option<String>,
+    /// When a link stood last; at first, when the node started.
+    linked_at: Instant,
     /// Whether the log says which addresses to join keep a cluster from beginning.
     said_awaited: bool,
     registry: Registry,
+}
+
+/// What is written down of the agreement, and how far that goes.
+#[derive(Default)]
+struct Noted {
+    agreement: Agreement,
+    /// How many changes of rows were counted when somebody looked last, and when (Unix milliseconds) there was a new one.
+    rows_changed: u64,
+    changed_ms: u64,
 }
 
 impl Replication {
@@ -158,7 +177,8 @@ impl Replication {
     /// As the storage's; `Corrupt` or `StorageDamaged` for notes of before that are not readable.
     pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
         let machine = store.machine();
-        let birth = Birth::read(&store, !options.join.is_empty())?;
+        let birth = Birth::read(&store)?;
+        let agreement = birth::read_agreement(&store)?;
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
         let remembered = remembered.unwrap_or_default();
         let advertised = Advertised::new(options.advertise.as_deref(), options.listen)
@@ -174,20 +194,19 @@ impl Replication {
         let shared = Arc::new(Shared::default());
         {
             let mut standing = shared.standing();
-            standing.whole = birth.whole;
-            standing.shared_hlc = birth.shared_hlc;
-            standing.held_ms = birth.held_ms;
-            // Below the clock's bound lies all that a life of before wrote.
-            if store.clock_bound() > birth.shared_hlc + 1 {
-                standing.begun_ms = unix_ms(store.clock_bound());
-            }
-            standing.known = members.others().map(|member| member.node).collect();
             standing.floor.set_members(members.unforgotten());
+            standing.begin_syncing(store.now_ms());
+            // A write before these, where the wall clock was set back, would be taken for one that everybody has seen.
+            stamps.pass(agreement.with_all_ms().max(store.swept().latest_ms()));
+            standing.agreement = agreement.clone();
+            // A store that has lost something of what was durable does not open.
+            standing.intact = true;
+            if members.others().next().is_none() && options.join.is_empty() {
+                standing.become_whole(store.now_ms());
+            }
         }
-        // Also where the wall clock was set back: a write before these would be taken for one that was deleted.
-        stamps.pass(unix_ms(birth.shared_hlc).max(birth.held_ms).max(store.swept().latest_ms()));
         let inner = Arc::new(Inner {
-            rows: Rows::new(store.clone(), stamps.clone(), shared.clone()),
+            rows: Rows::new(store.clone(), stamps.clone()),
             stamps,
             syncs: Syncs::new(store.clone()),
             door: Door::new(options.secrets.clone()),
@@ -198,6 +217,9 @@ impl Replication {
                 advertised,
                 birth,
                 noted: None,
+                noted_agreement: Noted { agreement, ..Noted::default() },
+                refused: None,
+                linked_at: Instant::now(),
                 said_awaited: false,
                 registry: Registry::default(),
             }),
@@ -286,17 +308,33 @@ impl Replication {
         tokio::spawn(govern::accept(self.0.clone(), stream, remote, admission));
     }
 
-    /// Goes on without a member that is gone.
+    /// Goes on without a member that is gone. `force`: also without a majority.
     ///
     /// # Errors
     /// As `Members::forget`.
-    pub async fn forget(&self, node: NodeId) -> Result<()> {
+    pub async fn forget(&self, node: NodeId, force: bool) -> Result<()> {
         let actions = {
             let mut state = self.0.state();
-            state.members.forget(node, self.0.store.now_ms())?
+            let is_forced = force && !state.members.has_majority();
+            let actions = state.members.forget(node, force, self.0.store.now_ms())?;
+            state.birth.forced |= is_forced;
+            actions
         };
         self.0.perform(actions);
         self.0.keep_notes().await
+    }
+
+    /// Takes back what is claimed of rows as old as one that is about to come in, written at an instant (Unix milliseconds): other members
+    /// may not have it.
+    ///
+    /// # Errors
+    /// As the storage's: it is not to come in then.
+    pub fn admit_late(&self, written_ms: u64) -> Result<()> {
+        let agreement = {
+            let mut standing = self.0.shared.standing();
+            standing.admit_late(written_ms).then(|| standing.agreement.clone())
+        };
+        agreement.map_or(Ok(()), |agreement| birth::write_agreement(&self.0.store, &agreement))
     }
 
     /// Tells all links to open a comparison. How many will.

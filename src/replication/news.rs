@@ -5,7 +5,13 @@ use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
 use super::{Inner, State, members::Action, registry::Control};
-use crate::{core::clock::NodeId, error::Result};
+use crate::{
+    core::{
+        clock::NodeId,
+        message::{Forgotten, Message},
+    },
+    error::Result,
+};
 
 impl Inner {
     pub(super) fn heard(&self, node: NodeId) {
@@ -27,7 +33,7 @@ impl Inner {
     }
 
     /// A peer tells who was forgotten. It may have been this node, in a former life.
-    pub(super) fn learn_forgotten(&self, from: NodeId, forgotten: &[(NodeId, u64)]) {
+    pub(super) fn learn_forgotten(&self, from: NodeId, forgotten: &[Forgotten]) {
         let now_ms = self.store.now_ms();
         let actions = {
             let mut state = self.state();
@@ -35,45 +41,67 @@ impl Inner {
             if !state.members.is_linked(from) {
                 return;
             }
-            if let Some((_, incarnation)) = forgotten.iter().find(|(node, _)| *node == self.node()) {
-                self.begin_anew(&mut state, from, *incarnation);
+            if let Some(own) = forgotten.iter().find(|forgotten| forgotten.node == self.node()) {
+                self.begin_anew(&mut state, from, own.incarnation);
             }
-            state.members.forgotten(forgotten.to_vec(), now_ms)
+            let mut standing = self.shared.standing();
+            if !standing.whole && !standing.intact {
+                // It cannot speak for itself.
+                forgotten.iter().for_each(|told| standing.agreement.part(told.node, told.agreed_ms));
+            }
+            drop(standing);
+            let lives = forgotten.iter().map(|forgotten| (forgotten.node, forgotten.incarnation));
+            state.members.forgotten(lives.collect(), now_ms)
         };
         self.perform(actions);
     }
 
-    /// A peer takes this node in a later life only.
-    pub(super) fn outlived(&self, from: NodeId, at_least: u64, forgotten: bool) {
+    /// A peer takes this node in a later life only. Where it forgot this node without a majority, and this side has one, it is the peer that is
+    /// to come back: this side forgets it in turn.
+    pub(super) fn outlived(&self, from: NodeId, at_least: u64, forgotten: bool, forced: bool) {
         let now_ms = self.store.now_ms();
         let actions = {
             let mut state = self.state();
-            if forgotten {
-                self.begin_anew(&mut state, from, at_least.saturating_sub(1));
+            if forgotten && forced && state.members.has_majority_without(from) {
+                warn!(peer = %from, "a peer forgot this node without a majority: it is to come back to this side");
+                state.members.part(from, now_ms)
+            } else {
+                if forgotten {
+                    state.members.give_way();
+                    state.birth.forced = false;
+                    self.begin_anew(&mut state, from, at_least.saturating_sub(1));
+                }
+                state.members.rejoin(at_least, now_ms)
             }
-            state.members.rejoin(at_least, now_ms)
         };
         self.perform(actions);
     }
 
-    /// A life of this node was forgotten: what the cluster has replaces what is here.
+    /// A life of this node was forgotten: it is to take what the cluster has before it counts again.
     fn begin_anew(&self, state: &mut State, from: NodeId, incarnation: u64) {
         if incarnation > state.birth.forgotten {
-            warn!(by = %from, "the cluster had forgotten this node: its data is brought up to the cluster's");
+            warn!(by = %from, "the cluster had forgotten this node: it takes what was written and deleted meanwhile");
             state.birth.forgotten = incarnation;
-            self.shared.standing().begin_anew(self.store.now_ms());
+            self.shared.standing().begin_syncing(self.store.now_ms());
         }
     }
 
     /// Does what the members ask for.
     pub(super) fn perform(&self, actions: Vec<Action>) {
         let state = self.state();
-        let mut changed = false;
+        if actions.iter().any(|action| matches!(action, Action::Changed(_))) {
+            self.follow_members(&state);
+        }
         for action in actions {
             match action {
                 Action::Send(node, message) => {
                     if let Some(link) = state.registry.link(node) {
                         link.order(Control::Send(message));
+                    }
+                }
+                Action::TellForgotten(node, lives) => {
+                    if let Some(link) = state.registry.link(node) {
+                        link.order(Control::Send(Message::Forgotten(self.forgotten(lives))));
                     }
                 }
                 Action::Close(node) => {
@@ -83,7 +111,6 @@ impl Inner {
                 }
                 Action::Changed(member) => {
                     info!(node = %member.node, address = member.address, state = ?member.state, "member");
-                    changed = true;
                 }
                 Action::Renewed(identity) => {
                     info!(
@@ -94,15 +121,28 @@ impl Inner {
                 }
             }
         }
-        if changed {
-            let members = state.members.unforgotten();
-            self.has_peers.store(!members.is_empty(), Ordering::Release);
-            let mut standing = self.shared.standing();
-            standing.known = state.members.others().map(|member| member.node).collect();
-            standing.floor.set_members(members);
-            drop(standing);
-            self.nudged.notify_one();
-            self.progressed.notify_waiters();
-        }
+    }
+
+    /// Takes note of who is a member now.
+    fn follow_members(&self, state: &State) {
+        let members = state.members.unforgotten();
+        self.has_peers.store(!members.is_empty(), Ordering::Release);
+        let mut standing = self.shared.standing();
+        standing.set_members(&members);
+        standing.agreement.retain(|node| state.members.other(node).is_some());
+        drop(standing);
+        self.nudged.notify_one();
+        self.progressed.notify_waiters();
+    }
+
+    /// Lives that were forgotten, as a message has them.
+    fn forgotten(&self, lives: Vec<(NodeId, u64)>) -> Vec<Forgotten> {
+        let standing = self.shared.standing();
+        let forgotten = |(node, incarnation)| Forgotten {
+            node,
+            incarnation,
+            agreed_ms: standing.agreement.with_ms(node),
+        };
+        lives.into_iter().map(forgotten).collect()
     }
 }

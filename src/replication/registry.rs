@@ -150,7 +150,9 @@ impl Registry {
             rows_repaired: was.rows_repaired + is.rows_repaired,
             rows_received: was.rows_received + is.rows_received,
             rows_changed: was.rows_changed + is.rows_changed,
-            zombies: was.zombies + is.zombies,
+            rows_refused: was.rows_refused + is.rows_refused,
+            rows_unproven: was.rows_unproven + is.rows_unproven,
+            rows_removed: was.rows_removed + is.rows_removed,
             comparison_messages: was.comparison_messages + is.comparison_messages,
             comparison_bytes: was.comparison_bytes + is.comparison_bytes,
             ..is

@@ -1,18 +1,18 @@
 //! The node's storage as a replica: what the protocol reads and writes, on the tables as they lie on the disk.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use tracing::{error, warn};
+use tracing::{error, info};
 
+use super::birth::write_agreement;
 use crate::{
     core::{
-        clock::Timestamp,
+        agreement::Agreement,
         digest::{Digest, DigestKey, Path, RootDigest, Sum},
         message::Row,
         name::{Key, TableName},
         register::Marker,
         replica::{Accepted, Replica, Scanned, Swept},
-        standing::Shared,
     },
     error::{Error, Result},
     storage::{Store, stamps::Stamps},
@@ -23,13 +23,12 @@ use crate::{
 pub struct Rows {
     store: Store,
     stamps: Arc<Stamps>,
-    shared: Arc<Shared>,
 }
 
 impl Rows {
-    /// The rows of a store, whose new writes `stamps` stamps and the journal of `shared` notes.
-    pub fn new(store: Store, stamps: Arc<Stamps>, shared: Arc<Shared>) -> Self {
-        Self { store, stamps, shared }
+    /// The rows of a store, whose new writes `stamps` stamps.
+    pub fn new(store: Store, stamps: Arc<Stamps>) -> Self {
+        Self { store, stamps }
     }
 }
 
@@ -83,37 +82,21 @@ impl Replica for Rows {
         self.store.scan_partition(table, partition, after, bytes_max)
     }
 
-    fn accept(&self, table: &TableName, rows: Vec<Row>, trusting: bool) -> Result<Accepted> {
-        let accepted = self.store.accept(table, rows, trusting)?;
+    fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
+        let accepted = self.store.accept(table, rows, proven_ms)?;
         if let Some(latest) = accepted.latest {
             self.stamps.follow(latest);
         }
         Ok(accepted)
     }
 
-    fn bury(&self, zombies: Vec<(TableName, Key, Marker)>, shared_hlc: u64) -> Result<u64> {
-        let node = self.store.node();
-        let known = self.shared.standing().known.clone();
-        // What a node brings along that never shared anything, and no member wrote, was imported here and deleted nowhere.
-        let is_ours = |timestamp: Timestamp| match timestamp.node == node {
-            true => timestamp.hlc > shared_hlc,
-            false => shared_hlc == 0 && !known.contains(&timestamp.node),
-        };
-        let buried = self.store.bury(zombies, |timestamp| match is_ours(timestamp) {
-            true => self.stamps.tick().map(Some),
-            false => Ok(None),
-        })?;
-        let mut counts: BTreeMap<&TableName, (u64, u64)> = BTreeMap::new();
-        buried.removed.iter().for_each(|(table, _)| counts.entry(table).or_default().0 += 1);
-        buried.rewritten.iter().for_each(|(table, _)| counts.entry(table).or_default().1 += 1);
-        for (table, (removed, rewritten)) in counts {
-            warn!(%table, removed, rewritten, "others refused old rows: removed where another member had them, else written anew");
-        }
-        let removed = buried.removed.len() as u64;
-        let mut journal = self.shared.journal();
-        for (table, key) in buried.rewritten {
-            journal.append(table, key, None);
-        }
+    fn keep_agreement(&self, agreement: &Agreement) -> Result<()> {
+        write_agreement(&self.store, agreement)
+    }
+
+    fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64> {
+        let removed = self.store.remove(rows)?;
+        info!(removed, "removed rows that were deleted while this node was away");
         Ok(removed)
     }
 

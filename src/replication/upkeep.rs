@@ -3,19 +3,16 @@
 
 use std::sync::Arc;
 
-use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found};
-use crate::{core::clock::last_reading, error::Result};
+use super::{Inner, MEMBERS_NOTE, Noted, SETTLE_MS, belong::found, birth::write_agreement};
+use crate::{core::agreement::Agreement, error::Result};
 
 /// Rounds between two looks whether the trees are what the disk has, at a partition each.
 const ROUNDS_PER_CHECK: u64 = 10;
-/// Up to when this node holds everything is written down this often where nothing asks for it.
-const HELD_STEP_MS: u64 = 30 * 60 * 1_000;
 
 /// What is to be done once a round.
 pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     found(inner);
     let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
-    hold(inner, settled_ms).await?;
     let floor_ms = {
         let mut standing = inner.shared.standing();
         standing.whole.then(|| standing.raise_floor(settled_ms))
@@ -39,55 +36,34 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     inner.keep_notes().await
 }
 
-/// Makes durable up to when this node holds all that the cluster does, where something is to be swept by that; else now and then.
-async fn hold(inner: &Arc<Inner>, settled_ms: u64) -> Result<()> {
-    let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
-    let due_ms = inner.machine().run(move || store.next_sweep_ms(grace_ms)).await?;
-    let guarantee_ms = {
-        let mut state = inner.state();
-        let standing = inner.shared.standing();
-        let held_ms = standing.held_ms;
-        let guarantee_ms = standing.floor.guarantee_ms(settled_ms);
-        let is_due = due_ms.is_some_and(|due_ms| held_ms < due_ms && due_ms <= guarantee_ms);
-        if !standing.whole || !(is_due || guarantee_ms > held_ms + HELD_STEP_MS) {
-            return Ok(());
-        }
-        state.birth.held_ms = state.birth.held_ms.max(guarantee_ms);
-        guarantee_ms
-    };
-    inner.keep_notes().await?;
-    let mut standing = inner.shared.standing();
-    standing.held_ms = standing.held_ms.max(guarantee_ms);
-    Ok(())
-}
-
 impl Inner {
     /// Makes durable what a restart must know.
     pub(super) async fn keep_notes(&self) -> Result<()> {
         let _one_at_a_time = self.noting.lock().await;
-        let (birth, members) = {
+        let (birth, agreement, members) = {
             let mut state = self.state();
             let standing = self.shared.standing();
             let is_linked = state.registry.links().next().is_some();
-            let birth = &mut state.birth;
-            birth.whole = standing.whole;
-            birth.settled |= standing.whole && is_linked;
-            birth.held_ms = birth.held_ms.max(standing.held_ms);
-            // It grows with every round. What matters is that it covers all that this node wrote.
-            if birth.shared_hlc < last_reading(self.stamps.last_write_ms()) {
-                birth.shared_hlc = standing.shared_hlc;
-            }
+            state.birth.settled |= standing.whole && is_linked;
+            let now_ms = self.store.now_ms();
+            let agreement = state.noted_agreement.due(
+                &standing.agreement,
+                self.store.counters().changed_rows.value(),
+                now_ms,
+            );
             drop(standing);
             let birth = state.birth;
-            ((state.noted != Some(birth)).then_some(birth), state.members.take_note())
+            ((state.noted != Some(birth)).then_some(birth), agreement, state.members.take_note())
         };
-        if birth.is_none() && members.is_none() {
+        if birth.is_none() && agreement.is_none() && members.is_none() {
             return Ok(());
         }
         let life = self.store.life();
         let store = self.store.clone();
+        let noted = agreement.clone();
         let written = self.machine().run(move || {
             birth.iter().try_for_each(|birth| birth.write(&store))?;
+            agreement.iter().try_for_each(|agreement| write_agreement(&store, agreement))?;
             members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
         });
         let kept = match written.await {
@@ -96,10 +72,27 @@ impl Inner {
         };
         let mut state = self.state();
         match &kept {
-            Ok(()) if birth.is_some() => state.noted = birth,
-            Ok(()) => {}
+            Ok(()) => {
+                state.noted = birth.or(state.noted);
+                if let Some(agreement) = noted {
+                    state.noted_agreement.agreement = agreement;
+                }
+            }
             Err(_) => state.members.note_again(),
         }
         kept
+    }
+}
+
+impl Noted {
+    /// What is to be written down of the agreement: all but instants that cover no row which those that are written do not.
+    fn due(&mut self, agreement: &Agreement, rows_changed: u64, now_ms: u64) -> Option<Agreement> {
+        if self.rows_changed != rows_changed {
+            (self.rows_changed, self.changed_ms) = (rows_changed, now_ms);
+        }
+        let (was_ms, is_ms) = (self.agreement.with_all_ms(), agreement.with_all_ms());
+        let covers_nothing =
+            self.changed_ms < was_ms && was_ms <= is_ms && self.agreement.is_but_later(agreement);
+        (self.agreement != *agreement && !covers_nothing).then(|| agreement.clone())
     }
 }

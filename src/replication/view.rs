@@ -1,6 +1,34 @@
 //! How the cluster looks from this node, for those who ask.
 
-use super::{Replication, belong::awaited, members::Member, registry::Totals};
+use std::time::Duration;
+
+use super::{Replication, State, belong::awaited, members::Member, registry::Totals};
+use crate::core::standing::Standing;
+
+/// A member that started, and that no other member answers for so long, is as good as any: it serves without them.
+const ALONE_AFTER: Duration = Duration::from_secs(10);
+
+/// How far a node has come to hold what the cluster holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is whole.
+    Whole,
+    /// It holds what a majority of the members holds, which were started with it. It is not whole before the others are there.
+    Agreed,
+    /// No other member has answered since it started, for a while: it serves what it has.
+    Alone,
+    /// Others refuse it, and none is linked: why, and what to do.
+    Refused(String),
+    /// It takes what it lacks.
+    Syncing {
+        /// Rows it has.
+        done: u64,
+        /// Rows there are.
+        total: u64,
+    },
+    /// It is linked with nobody yet, or waits for a cluster to begin: for whom it waits, and what to do, as far as that is known.
+    Joining(Option<String>),
+}
 
 /// The cluster, as this node sees it.
 #[derive(Clone, Debug)]
@@ -11,12 +39,10 @@ pub struct Membership {
     pub address: Option<String>,
     /// Which of its lives this is.
     pub incarnation: u64,
-    /// Whether it has finished its first sync.
-    pub whole: bool,
-    /// While it has not, and is linked with a member that has: rows it has, and rows there are.
-    pub sync: Option<(u64, u64)>,
-    /// While it has not, and is linked with none that has: which addresses to join have not answered, and what to do.
-    pub awaited: Option<String>,
+    /// How far it has come to hold what the cluster holds.
+    pub progress: Progress,
+    /// Members that would be forgotten by now, and are kept as no majority is here.
+    pub kept: usize,
     /// Up to here every member has everything, in Unix milliseconds; 0 while that is not known.
     pub floor_ms: u64,
     /// The other members.
@@ -63,16 +89,14 @@ impl Replication {
         let peers: Vec<_> = state.members.others().map(view).collect();
         let rows_there = peers.iter().filter(|peer| peer.linked);
         let rows_there = rows_there.filter_map(|peer| peer.totals.figures.rows_there).max();
-        let (waits, reaches_whole) = (!standing.whole, state.registry.reaches_whole());
-        let sync = rows_there.filter(|_| waits && reaches_whole);
-        let sync = sync.map(|total| (inner.store.rows_total(), total));
+        let progress =
+            progress(&state, &standing, inner.store.now_ms(), (inner.store.rows_total(), rows_there));
         Membership {
             cluster: state.birth.cluster,
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
             incarnation: state.members.local().incarnation,
-            whole: standing.whole,
-            sync,
-            awaited: awaited(&state).filter(|_| waits && !reaches_whole),
+            progress,
+            kept: state.members.kept(),
             floor_ms: standing.floor.floor_ms(),
             peers,
         }
@@ -81,5 +105,42 @@ impl Replication {
     /// How many members hold replicas, those that are away and this node included.
     pub fn replicas(&self) -> usize {
         1 + self.0.state().members.unforgotten().len()
+    }
+}
+
+fn progress(
+    state: &State,
+    standing: &Standing,
+    now_ms: u64,
+    (rows, rows_there): (u64, Option<u64>),
+) -> Progress {
+    let mut links = state.registry.links().filter(|link| link.figures().rounds > 0).peekable();
+    let is_linked = links.peek().is_some();
+    match &state.refused {
+        Some(why) if !is_linked => return Progress::Refused(why.clone()),
+        Some(_) | None if standing.whole => return Progress::Whole,
+        Some(_) | None => {}
+    }
+    let mut covered = links.map(|link| standing.covered.contains(&link.node));
+    if !state.birth.settled {
+        return match rows_there.filter(|_| state.registry.reaches_whole()) {
+            Some(total) => Progress::Syncing { done: rows, total },
+            None => Progress::Joining(awaited(state)),
+        };
+    }
+    if is_linked
+        && covered.all(|is_covered| is_covered)
+        && standing.is_without_whole(now_ms)
+        && standing.covers_majority()
+    {
+        return Progress::Agreed;
+    }
+    match rows_there {
+        Some(total) if is_linked => Progress::Syncing { done: rows, total },
+        Some(_) | None if state.linked_at.elapsed() >= ALONE_AFTER => Progress::Alone,
+        Some(_) | None => Progress::Joining(Some(format!(
+            "no other member answers yet: see DynaRust members. This node serves without them {} s after its start, or after they went",
+            ALONE_AFTER.as_secs()
+        ))),
     }
 }

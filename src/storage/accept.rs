@@ -1,9 +1,10 @@
-//! Rows that come from peers, and rows that peers refused: how what was deleted everywhere stays deleted.
+//! Rows that come from peers, and rows that a peer proved to have been deleted. See `core::agreement`.
 
-use super::{Store, change::Gone, merge::Existing, record::Head, row::row_of, table::Table};
+use std::cell::Cell;
+
+use super::{Store, change::Gone, record::Head, row::row_of, table::Table};
 use crate::{
     core::{
-        clock::Timestamp,
         message::Row,
         name::{Key, TableName},
         register::{Marker, Payload, Register},
@@ -12,20 +13,11 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What became of rows that others refused as deleted long ago.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Buried {
-    /// Those that were removed, in no order.
-    pub removed: Vec<(TableName, Key)>,
-    /// Those that were written anew instead, in no order.
-    pub rewritten: Vec<(TableName, Key)>,
-}
-
 /// Why a row that is absent here is not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// It was deleted everywhere, and the tombstone is gone: its sender is to remove it.
-    Zombie,
+    /// It is proved that it was deleted: its sender is to remove it.
+    Deleted,
     /// It is dead, and about to be removed where it still is.
     Over,
 }
@@ -36,7 +28,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` where a payload is not what its marker says, and then nothing was merged; else as `merge`, and then some rows
     /// may have been.
-    pub fn accept(&self, name: &TableName, rows: Vec<Row>, trusting: bool) -> Result<Accepted> {
+    pub fn accept(&self, name: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
         let mut registers = rows.into_iter().map(|row| sound(name, row)).collect::<Result<Vec<_>>>()?;
         // In the order of the rows on disk, which is faster.
         registers.sort_by_cached_key(|(key, _)| row_of(key));
@@ -44,7 +36,13 @@ impl Store {
         let mut accepted = Accepted::default();
         for (key, register) in registers {
             let marker = register.marker();
-            let refuse = |register: &Register| refusal(register, self.swept(), trusting);
+            let is_unproven = Cell::new(false);
+            let refuse = |register: &Register| {
+                let swept = self.swept();
+                let is_old = register.timestamp().unix_ms() <= swept.latest_ms();
+                is_unproven.set(is_old && *register.payload() != Payload::Deleted);
+                refusal(register, swept, proven_ms)
+            };
             if table.is_none() && refuse(&register).is_none() {
                 table = Some(self.table_of_peer(name)?);
             }
@@ -55,14 +53,15 @@ impl Store {
             match taken {
                 Ok(merged) => {
                     accepted.latest = accepted.latest.max(Some(marker.timestamp));
+                    accepted.unproven += u64::from(is_unproven.get());
                     if merged.changed {
                         accepted.changed += 1;
                         self.counters().rows_accepted.increment();
                     }
                 }
-                Err(Refusal::Zombie) => {
-                    self.counters().zombies.increment();
-                    accepted.zombies.push((key, marker));
+                Err(Refusal::Deleted) => {
+                    self.counters().rows_refused.increment();
+                    accepted.deleted.push((key, marker));
                 }
                 Err(Refusal::Over) => {}
             }
@@ -70,34 +69,25 @@ impl Store {
         Ok(accepted)
     }
 
-    /// Deals with rows that others refused as deleted long ago, those that still have their marker: where `rewrite` gives a
-    /// later timestamp the value is written anew under that, else the row is removed and subscribers are told. Not durable before
-    /// `acknowledge`. May wait for the change stream: not for an async task.
+    /// Removes rows that a peer proved to have been deleted, those that still have their marker; subscribers are told. Returns how many
+    /// there were. Not durable before `acknowledge`. May wait for the change stream: not for an async task.
     ///
     /// # Errors
-    /// As `merge`, and what `rewrite` returns; some rows may have been dealt with.
-    pub fn bury(
-        &self,
-        zombies: Vec<(TableName, Key, Marker)>,
-        rewrite: impl Fn(Timestamp) -> Result<Option<Timestamp>>,
-    ) -> Result<Buried> {
-        let mut buried = Buried::default();
+    /// As `merge`; some rows may have been removed.
+    pub fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64> {
+        let mut removed = 0;
         let mut caught_up = None;
-        for (name, key, marker) in zombies {
+        for (name, key, marker) in rows {
             let Some(table) = self.table(&name) else { continue };
-            // Nothing may follow the end of a value, so its beginning must be told before. What is refused was written long before this.
+            // Nothing may follow the end of a value, so its beginning must be told before.
             if caught_up.as_ref() != Some(&name) {
                 table.with_trees(|trees| Ok(trees.progress.clone()))?.wait_until_caught_up();
                 caught_up = Some(name.clone());
             }
             let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
-            match table.bury(&key, marker, &rewrite, gone)? {
-                Burial::Overtaken => {}
-                Burial::Removed => buried.removed.push((name, key)),
-                Burial::Rewritten => buried.rewritten.push((name, key)),
-            }
+            removed += u64::from(table.remove_marked(&key, marker, gone)?);
         }
-        Ok(buried)
+        Ok(removed)
     }
 }
 
@@ -112,58 +102,32 @@ fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
     })
 }
 
-fn refusal(register: &Register, swept: Swept, trusting: bool) -> Option<Refusal> {
+fn refusal(register: &Register, swept: Swept, proven_ms: u64) -> Option<Refusal> {
     let written_ms = register.timestamp().unix_ms();
     match register.payload() {
         Payload::Deleted => (written_ms <= swept.tombstones_ms).then_some(Refusal::Over),
         Payload::Live { expires_at_ms: Some(at_ms), .. } if written_ms.max(*at_ms) <= swept.expired_ms => {
             Some(Refusal::Over)
         }
-        // It may be what was there before a value that has expired, and gone, as well as what a tombstone deleted.
-        Payload::Live { .. } => (!trusting && written_ms <= swept.latest_ms()).then_some(Refusal::Zombie),
+        Payload::Live { .. } => (written_ms <= proven_ms).then_some(Refusal::Deleted),
     }
 }
 
-/// What became of one row.
-enum Burial {
-    /// It is not there any more, or was written again.
-    Overtaken,
-    Removed,
-    Rewritten,
-}
-
 impl Table {
-    /// Removes a row that still has this marker, or writes it anew; calls `gone` first where subscribers hold it for present.
-    fn bury(
-        &self,
-        key: &Key,
-        marker: Marker,
-        rewrite: impl Fn(Timestamp) -> Result<Option<Timestamp>>,
-        gone: impl FnOnce(&Head),
-    ) -> Result<Burial> {
+    /// Removes a row that still has this marker, and says whether it did; calls `gone` first where subscribers hold it for present.
+    fn remove_marked(&self, key: &Key, marker: Marker, gone: impl FnOnce(&Head)) -> Result<bool> {
         self.writing(|trees| {
             let row = row_of(key);
             let mut partition = self.lock(row[0]);
-            let Some(bytes) = self.stored(trees, &row)? else { return Ok(Burial::Overtaken) };
+            let Some(bytes) = self.stored(trees, &row)? else { return Ok(false) };
             // A damaged row has no marker: it is another, and for `check` to find.
             let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
-            let Some(record) = record else { return Ok(Burial::Overtaken) };
-            let Some(timestamp) = rewrite(marker.timestamp)? else {
-                if self.is_seen(trees, &row, &record.head)? {
-                    gone(&record.head);
-                }
-                self.remove_row(trees, &mut partition, &row, &record)?;
-                return Ok(Burial::Removed);
-            };
-            let decide = |existing: Option<&Existing<'_>>| match existing {
-                Some(existing) if record.head.live => {
-                    Ok(Register::live(existing.value()?, record.head.expires_at_ms, timestamp))
-                }
-                Some(_) | None => Ok(Register::deleted(timestamp)),
-            };
-            let merged = self.merge_locked(trees, &mut partition, &row, Some(&bytes), decide)?;
-            assert!(merged.changed, "{timestamp} does not lie above {}", marker.timestamp);
-            Ok(Burial::Rewritten)
+            let Some(record) = record else { return Ok(false) };
+            if self.is_seen(trees, &row, &record.head)? {
+                gone(&record.head);
+            }
+            self.remove_row(trees, &mut partition, &row, &record)?;
+            Ok(true)
         })
     }
 }
@@ -173,6 +137,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::core::clock::Timestamp;
     use crate::storage::{
         change::{Effect, Topic},
         partition::Counts,
@@ -202,27 +167,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_deleted_everywhere_is_refused_and_what_is_newer_taken() {
+    fn what_is_proved_to_be_deleted_is_refused_and_what_is_newer_taken() {
         let scene = Scene::new();
         let store = swept_store(&scene);
         let (old, new) = (at(NOW_MS, &put("1", None, 0)), at(NOW_MS + 1, &put("2", None, 0)));
-        let rows = vec![row("zombie", old.clone()), row("new", new.clone())];
-        let accepted = store.accept(&table(), rows, false).expect("accepts");
-        assert_eq!(accepted.zombies, [(key("zombie"), old.marker())]);
+        let rows = vec![row("deleted", old.clone()), row("new", new.clone())];
+        let accepted = store.accept(&table(), rows, NOW_MS).expect("accepts");
+        assert_eq!(accepted.deleted, [(key("deleted"), old.marker())]);
         assert_eq!((accepted.changed, accepted.latest), (1, Some(new.timestamp())));
-        assert_eq!((value(&store, "zombie"), value(&store, "new")), (None, Some("2".into())));
+        assert_eq!((value(&store, "deleted"), value(&store, "new")), (None, Some("2".into())));
         let counters = store.counters();
-        assert_eq!((counters.zombies.value(), counters.rows_accepted.value()), (1, 1));
+        assert_eq!((counters.rows_refused.value(), counters.rows_accepted.value()), (1, 1));
         close(store);
     }
 
+    /// One flipped byte on one disk took good rows from all nodes: what was lost with it was taken for deleted.
     #[test]
-    fn who_knows_not_yet_what_was_deleted_takes_all() {
+    fn an_old_row_is_taken_without_proof_whatever_was_swept() {
         let scene = Scene::new();
         let store = swept_store(&scene);
         let rows = vec![row("k", at(NOW_MS, &put("1", None, 0)))];
-        let accepted = store.accept(&table(), rows, true).expect("accepts");
-        assert_eq!((accepted.changed, accepted.zombies.len()), (1, 0));
+        let accepted = store.accept(&table(), rows, 0).expect("accepts");
+        assert_eq!((accepted.changed, accepted.deleted.len(), accepted.unproven), (1, 0, 1));
         assert_eq!(value(&store, "k"), Some("1".into()));
         close(store);
     }
@@ -235,10 +201,10 @@ mod tests {
             row("deleted", at(NOW_MS, &Register::deleted(timestamp(0)))),
             row("expired", at(NOW_MS, &put("1", Some(NOW_MS), 0))),
         ];
-        assert_eq!(store.accept(&table(), rows, false), Ok(Accepted::default()));
+        assert_eq!(store.accept(&table(), rows, 0), Ok(Accepted::default()));
         assert!(!store.has_table(&table()));
         let young = row("deleted", at(NOW_MS + 1, &Register::deleted(timestamp(0))));
-        assert_eq!(store.accept(&table(), vec![young], false).map(|it| it.changed), Ok(1));
+        assert_eq!(store.accept(&table(), vec![young], 0).map(|it| it.changed), Ok(1));
         close(store);
     }
 
@@ -249,9 +215,9 @@ mod tests {
         store.merge(&table(), &key("k"), |_| Ok(at(NOW_MS - 9, &put("1", None, 0)))).expect("merges");
         store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
         let newer = row("k", at(NOW_MS - 8, &put("2", None, 0)));
-        assert_eq!(store.accept(&table(), vec![newer], false).map(|it| it.changed), Ok(1));
+        assert_eq!(store.accept(&table(), vec![newer], 0).map(|it| it.changed), Ok(1));
         let deleted = row("k", at(NOW_MS - 7, &Register::deleted(timestamp(0))));
-        assert_eq!(store.accept(&table(), vec![deleted], false).map(|it| it.changed), Ok(1));
+        assert_eq!(store.accept(&table(), vec![deleted], 0).map(|it| it.changed), Ok(1));
         wait_until("the tombstone is gone", || store.tables()[0].1 == Counts::default());
         close(store);
     }
@@ -262,14 +228,11 @@ mod tests {
         let store = scene.open();
         let same = row("k", put("1", None, 1));
         for changed in [1, 0] {
-            let accepted = store.accept(&table(), vec![same.clone()], false).expect("accepts");
+            let accepted = store.accept(&table(), vec![same.clone()], 0).expect("accepts");
             assert_eq!((accepted.changed, accepted.latest), (changed, Some(timestamp(1))));
         }
         assert_eq!(store.counters().writes_superseded.value(), 0);
-        assert_eq!(
-            store.accept(&table(), vec![row("k", put("0", None, 0))], false).map(|it| it.changed),
-            Ok(0)
-        );
+        assert_eq!(store.accept(&table(), vec![row("k", put("0", None, 0))], 0).map(|it| it.changed), Ok(0));
         assert_eq!(store.counters().writes_superseded.value(), 1);
         close(store);
     }
@@ -280,14 +243,14 @@ mod tests {
         let store = scene.open();
         let mut wrong = row("wrong", put("1", None, 1));
         wrong.payload = Payload::Deleted;
-        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], false);
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], 0);
         let Err(Error::Corrupt(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("table t") && why.contains("wrong"), "{why}");
         assert_eq!(value(&store, "k"), None);
         close(store);
     }
 
-    /// A damaged row was here: the good copy of a peer is no zombie.
+    /// A damaged row was here: the good copy of a peer was not deleted.
     #[test]
     fn a_damaged_row_takes_the_good_one_however_old() {
         let scene = Scene::new();
@@ -296,14 +259,14 @@ mod tests {
         store.merge(&table(), &key("k"), |_| Ok(good.clone())).expect("merges");
         let damage = |trees: &crate::storage::trees::Trees| trees.rows.insert(&row_of(&key("k")), b"damage");
         store.table(&table()).expect("is there").with_trees(damage).expect("inserts");
-        let accepted = store.accept(&table(), vec![row("k", good)], false).expect("accepts");
-        assert_eq!((accepted.changed, accepted.zombies.len()), (1, 0));
+        let accepted = store.accept(&table(), vec![row("k", good)], NOW_MS).expect("accepts");
+        assert_eq!((accepted.changed, accepted.deleted.len()), (1, 0));
         assert_eq!(value(&store, "k"), Some("1".into()));
         close(store);
     }
 
     #[test]
-    fn what_others_refused_goes_if_it_is_still_that_and_subscribers_are_told() {
+    fn what_is_proved_to_be_deleted_goes_if_it_is_still_that_and_subscribers_are_told() {
         let scene = Scene::new();
         let store = scene.open();
         let topics = vec![Topic::Prefix(table(), String::new())];
@@ -313,9 +276,8 @@ mod tests {
             store.merge(&table(), &key(name), |_| Ok(register.clone())).expect("merges");
             assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
         }
-        let zombies = ["gone", "changed", "absent"].map(|name| (table(), key(name), refused.marker()));
-        let buried = store.bury(zombies.into(), |_| Ok(None)).expect("buries");
-        assert_eq!(buried, Buried { removed: vec![(table(), key("gone"))], rewritten: Vec::new() });
+        let deleted = ["gone", "changed", "absent"].map(|name| (table(), key(name), refused.marker()));
+        assert_eq!(store.remove(deleted.into()), Ok(1));
         assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
         assert_eq!((value(&store, "gone"), value(&store, "changed")), (None, Some("2".into())));
         assert_eq!(store.tables()[0].1, Counts { live: 1, tombstones: 0 });
@@ -324,7 +286,7 @@ mod tests {
 
     /// A subscriber that was told of the beginning last would hold a value that is gone.
     #[test]
-    fn the_end_of_a_refused_row_is_told_after_its_beginning() {
+    fn the_end_of_a_removed_row_is_told_after_its_beginning() {
         const ROWS: usize = 8;
         let scene = Scene::new();
         let store = scene.open();
@@ -335,8 +297,8 @@ mod tests {
         for name in &names {
             store.merge(&table(), &key(name), |_| Ok(refused.clone())).expect("merges");
         }
-        let zombies = names.iter().map(|name| (table(), key(name), refused.marker())).collect();
-        assert_eq!(store.bury(zombies, |_| Ok(None)).expect("buries").removed.len(), ROWS);
+        let deleted = names.iter().map(|name| (table(), key(name), refused.marker())).collect();
+        assert_eq!(store.remove(deleted), Ok(ROWS as u64));
         store.merge(&table(), &key("last"), |_| Ok(refused.clone())).expect("merges");
         let mut last = BTreeMap::new();
         while !last.contains_key(&key("last")) {
@@ -346,24 +308,6 @@ mod tests {
         for name in names {
             assert_eq!(last[&key(&name)], Effect::Deleted(Gone::Deleted), "{name}");
         }
-        close(store);
-    }
-
-    #[test]
-    fn what_nobody_can_have_seen_is_written_anew() {
-        let scene = Scene::new();
-        let store = scene.open();
-        let register = put(r#"{"a":1}"#, Some(NOW_MS + 1000), 1);
-        store.merge(&table(), &key("k"), |_| Ok(register.clone())).expect("merges");
-        let zombies = vec![(table(), key("k"), register.marker())];
-        let buried = store.bury(zombies, |before| {
-            assert_eq!(before, timestamp(1));
-            Ok(Some(timestamp(7)))
-        });
-        assert_eq!(buried, Ok(Buried { removed: Vec::new(), rewritten: vec![(table(), key("k"))] }));
-        let entry = store.get(&table(), &key("k")).expect("reads").expect("is there");
-        assert_eq!((entry.timestamp, entry.expires_at_ms), (timestamp(7), Some(NOW_MS + 1000)));
-        assert_eq!(entry.value.as_str(), r#"{"a":1}"#);
         close(store);
     }
 }

@@ -52,7 +52,7 @@ pub struct Counters {
     /// Rows of peers that changed what was here.
     pub rows_accepted: Counter,
     /// Rows of peers that were refused, as they were deleted everywhere.
-    pub zombies: Counter,
+    pub rows_refused: Counter,
     /// Tombstones removed as every replica had them.
     pub tombstones_swept: Counter,
     /// Expired values removed as every replica had them.

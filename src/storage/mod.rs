@@ -54,12 +54,6 @@ use std::{
 
 use tracing::error;
 
-pub use self::{
-    accept::Buried,
-    commit::Durability,
-    machine::{Machine, Randomness, Threads, WallClock},
-    options::Options,
-};
 use self::{
     change::Topic,
     codec::Samples,
@@ -76,6 +70,11 @@ use self::{
     sweep::{Chore, Floors},
     table::{Entry, Surroundings, Table},
     watch::Hub,
+};
+pub use self::{
+    commit::Durability,
+    machine::{Machine, Randomness, Threads, WallClock},
+    options::Options,
 };
 use crate::{
     core::{

@@ -10,6 +10,7 @@ mod directories;
 mod full_disk;
 mod join;
 mod ledger;
+mod long_cuts;
 mod model;
 mod orders;
 mod quiet;

@@ -113,8 +113,10 @@ fn a_member_that_is_down_can_be_forgotten_by_its_address_or_its_id() {
     for down in [&second, &cluster.address(2)] {
         wait_until("it is given up", CONVERGENCE, || member(&cluster[0], down)["state"] == "down");
     }
-    obeyed(&["forget", &second, "--at", &cluster.address(0)]);
-    obeyed(&["forget", &third, "--at", &cluster.address(0)]);
+    let refused = run(SECRET, &["forget", &second, "--at", &cluster.address(0)]);
+    assert!(refused.code() != Some(0) && refused.log.contains("1 of 3 members"), "{refused:?}");
+    obeyed(&["forget", &second, "--force", "--at", &cluster.address(0)]);
+    obeyed(&["forget", &third, "--force", "--at", &cluster.address(0)]);
     let unknown = run(SECRET, &["forget", "127.0.0.1:1", "--at", &cluster.address(0)]);
     assert_eq!(unknown.code(), NOT_FOUND, "{unknown:?}");
     for address in [second, cluster.address(2)] {

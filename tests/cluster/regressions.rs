@@ -22,7 +22,7 @@ fn a_backup_from_before_a_sweep_takes_nothing_from_the_others() {
     let mut cluster = Cluster::start_with(3, |setup| setup.flag("--tombstone-grace", "1s"));
     cluster[0].put("/t/key/old?w=all", r#"{"value":1}"#).expect(200);
     cluster[0].put("/t/key/deleted?w=all", r#"{"value":1}"#).expect(200);
-    cluster.wait_until_equal();
+    cluster.wait_until_agreed();
     cluster.terminate(2);
     let home = cluster.setup(2).home();
     copy(&home.join("storage.db"), &home.join("backup"));

@@ -65,7 +65,7 @@ fn marks_of_deleted_keys_are_held_while_a_member_is_away_and_swept_on_all_when_i
 #[test]
 fn a_node_that_returns_after_the_sweep_brings_nothing_deleted_back_and_its_own_writes_along() {
     let mut cluster = start();
-    cluster.wait_until_equal();
+    cluster.wait_until_agreed();
     // Alone for a while, and it writes.
     cluster.kill(0);
     cluster.kill(1);

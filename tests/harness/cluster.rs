@@ -79,8 +79,13 @@ impl Cluster {
 
     /// A node in each namespace of a network.
     pub fn start_in(network: &Network, members: usize) -> Self {
+        Self::start_in_with(network, members, |setup| setup)
+    }
+
+    /// A node in each namespace of a network, each of its setup changed.
+    pub fn start_in_with(network: &Network, members: usize, change: impl Fn(Setup) -> Setup) -> Self {
         let setup = |member| setup().listen(&network.address(member)).inside(network.namespace(member));
-        Self::start_from((0..members).map(setup).collect())
+        Self::start_from((0..members).map(|member| change(setup(member))).collect())
     }
 
     /// Starts the first, and the others as those that join it.
@@ -220,6 +225,20 @@ impl Cluster {
             assert!(export == first, "{address} has the roots of the first, but other rows");
         }
         took
+    }
+
+    /// Waits until all that run know, and will know after a crash, that all members hold what was written up to now.
+    pub fn wait_until_agreed(&self) {
+        // The second instant is found after the first was kept.
+        for _ in 0..2 {
+            let begun = Instant::now();
+            for node in self.running() {
+                wait_until(&format!("{} agrees", node.address()), CONVERGENCE, || {
+                    let age_ms = node.view()["floor_age_ms"].as_u64();
+                    age_ms.is_some_and(|age_ms| Duration::from_millis(age_ms) < begun.elapsed())
+                });
+            }
+        }
     }
 
     fn is_equal(&self) -> bool {

@@ -18,11 +18,17 @@ impl World {
 
     /// What waited for a cut to heal arrives.
     pub fn heal(&mut self) {
-        self.cut.clear();
+        self.heal_where(|_, _| true);
+    }
+
+    /// What waited for a cut that is healed now arrives.
+    pub fn heal_where(&mut self, is_healed: impl Fn(usize, usize) -> bool) {
+        self.cut.retain(|(from, to)| !is_healed(*from, *to));
         for from in 0..self.nodes.len() {
             let held: Vec<_> = self.nodes[from]
                 .ends
                 .iter_mut()
+                .filter(|(to, _)| is_healed(from, **to))
                 .map(|(to, end)| (*to, end.link, std::mem::take(&mut end.held)))
                 .collect();
             for (to, link, messages) in held {
@@ -36,17 +42,22 @@ impl World {
     }
 
     pub(super) fn dial(&mut self) {
-        let members = self.members();
-        for (index, left) in members.iter().enumerate() {
-            for right in &members[index + 1..] {
-                let (left, right) = (*left, *right);
+        let all = self.nodes.len();
+        for left in 0..all {
+            for right in left + 1..all {
                 let link_of = |node: usize, with: usize| self.nodes[node].ends.get(&with).map(|end| end.link);
                 let (one, other) = (link_of(left, right), link_of(right, left));
                 let is_cut = self.cut.contains(&(left, right)) || self.cut.contains(&(right, left));
                 let is_there =
                     |node: usize| self.nodes[node].is_up && self.nodes[node].hung_until_ms <= self.now_ms;
                 let stands = one.is_some() && one == other;
-                if !stands && !is_cut && is_there(left) && is_there(right) && !self.random.one_in(3) {
+                if !stands
+                    && !is_cut
+                    && is_there(left)
+                    && is_there(right)
+                    && !self.random.one_in(3)
+                    && self.meet(left, right)
+                {
                     self.link(left, right);
                 }
             }

@@ -1,7 +1,7 @@
 //! Links: how they come up, what passes over them, and how they end.
 
 use dynarust::{
-    core::message::Message,
+    core::message::{Forgotten, Message},
     replication::{
         identity::Identity,
         members::{Action, Initiated, Refusal, Survivor, survivor},
@@ -100,6 +100,14 @@ impl Network {
             match action {
                 Action::Send(to, message) => {
                     let peer = index_of(to);
+                    if let Some(link) = node.links.get(&peer).map(|link| link.id) {
+                        self.send(index, peer, link, message);
+                    }
+                }
+                Action::TellForgotten(to, lives) => {
+                    let peer = index_of(to);
+                    let forgotten = |(node, incarnation)| Forgotten { node, incarnation, agreed_ms: 0 };
+                    let message = Message::Forgotten(lives.into_iter().map(forgotten).collect());
                     if let Some(link) = node.links.get(&peer).map(|link| link.id) {
                         self.send(index, peer, link, message);
                     }

@@ -1,6 +1,6 @@
 //! What follows from the round of a peer: what it has swept, whether it holds the same, and when to find out where it does not.
 
-use super::{Context, Output, Peer, Then};
+use super::{Context, Equal, Output, Peer, Then};
 use crate::{
     core::{
         clock::NodeId,
@@ -35,8 +35,8 @@ impl Peer {
         }
         self.figures.rounds += 1;
         self.figures.rows_there = Some(round.rows);
-        self.figures.is_whole = Some(round.whole);
-        self.figures.is_leaving = round.leaving;
+        self.figures.is_whole = Some(round.flags.whole);
+        self.figures.is_leaving = round.flags.leaving;
         self.figures.last_round_ms = Some(context.now_ms);
         let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
         self.heed(context, &round, swept)?;
@@ -46,8 +46,7 @@ impl Peer {
     }
 
     /// Takes over how far others have swept; where this node is not whole, once the peer has what is removed here by that. Where it is
-    /// further than this node is known to have had everything, it has been away, or was put back to what it was: what it does not have
-    /// may be alive, and what it has may have been deleted.
+    /// further than this node ever guaranteed, they do not count on this node: it is not whole, whatever it holds itself to be.
     fn heed<R: Replica>(&mut self, context: &Context<'_, R>, round: &Round, swept: Swept) -> Result<()> {
         let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
         if swept.latest_ms() > latest_ms {
@@ -56,11 +55,13 @@ impl Peer {
         }
         let mut standing = context.shared.standing();
         standing.floor.announced(self.remote, round.guarantee_ms);
-        if !round.whole {
+        if round.flags.whole {
+            standing.whole_seen_ms = context.now_ms;
+            if standing.whole && swept.latest_ms() > standing.guaranteed_ms {
+                standing.begin_syncing(context.now_ms);
+            }
+        } else if standing.whole || !standing.is_without_whole(context.now_ms) {
             return Ok(());
-        }
-        if standing.whole && swept.latest_ms() > standing.held_ms {
-            standing.begin_anew(context.now_ms);
         }
         let is_whole = standing.whole;
         drop(standing);
@@ -68,7 +69,7 @@ impl Peer {
             return Ok(());
         }
         let own = context.replica.swept();
-        if !is_whole && own.max(swept) != swept {
+        if !is_whole && round.flags.whole && own.max(swept) != swept {
             // What it swept by itself, apart from the others, the others may still have.
             return context.replica.reset_swept(swept);
         }
@@ -104,20 +105,27 @@ impl Peer {
         if self.swept.0 != swept {
             self.swept = (swept, context.now_ms);
         }
+        let compared = context.shared.standing().floor.compare(round.at_ms());
         let Some(own) = context.replica.root(round.at_ms())? else { return Ok(Vec::new()) };
         if own == theirs {
             (self.differing, self.excused) = (0, 0);
             self.end_session();
             // Of what was written just before the link came up, an earlier instant tells nothing: it may be missing here.
-            let is_all = round.is_all || round.at_ms() >= self.options.latest_ms(self.begun_ms);
-            let then = Then::Equal { at_ms: round.at_ms(), swept, whole: round.whole && is_all };
-            return Ok(vec![Output::AfterSync(then)]);
+            let is_all = round.flags.is_all || round.at_ms() >= self.options.latest_ms(self.begun_ms);
+            let covered = is_all.then_some(round.flags);
+            let equal = Equal { compared, swept, covered };
+            return Ok(vec![Output::AfterSync(Then::Equal(equal))]);
         }
-        let is_whole = context.shared.standing().whole;
-        let is_due = match (is_whole, round.whole) {
+        let (is_whole, is_without_whole) = {
+            let standing = context.shared.standing();
+            (standing.whole, standing.is_without_whole(context.now_ms))
+        };
+        let is_due = match (is_whole, round.flags.whole) {
             (true, true) => self.is_due(round),
             // One that has yet to learn what there is learns it from one that knows, and from one at a time.
             (false, true) => self.is_source(context),
+            // All were started together.
+            (false, false) if is_without_whole => self.is_due(round),
             // It will ask.
             (true, false) | (false, false) => false,
         };
@@ -129,7 +137,7 @@ impl Peer {
 
     /// Whether roots have differed for long enough, with nothing on its way that explains it.
     fn is_due(&mut self, round: &Round) -> bool {
-        if round.pushing || self.is_pushing(round.at_ms()) {
+        if round.flags.pushing || self.is_pushing(round.at_ms()) {
             return false;
         }
         if round.at_ms() < self.swept.1 + SWEEP_MS && self.excused < EXCUSED_MAX {
@@ -156,7 +164,7 @@ impl Peer {
     /// How many rounds in a row must differ before this side opens. One of both opens first, and the other only where that
     /// does not; after a gap there is no doubt that something differs.
     fn patience(&self, round: &Round) -> u32 {
-        let sure = self.equal_ms.is_none() && (self.gap || round.gap);
+        let sure = self.equal_ms.is_none() && (self.gap || round.flags.gap);
         match (sure, self.local < self.remote) {
             (true, true) => 1,
             (true, false) => 2,

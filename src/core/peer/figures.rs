@@ -19,8 +19,12 @@ pub struct Figures {
     pub rows_received: u64,
     /// Rows received that changed what was here.
     pub rows_changed: u64,
-    /// Rows refused, as they were deleted everywhere long ago.
-    pub zombies: u64,
+    /// Rows refused, as it is proved that they were deleted.
+    pub rows_refused: u64,
+    /// Rows taken in, while this node was whole, that may have been deleted: nothing proved it.
+    pub rows_unproven: u64,
+    /// Rows removed here, as a whole member proved that they were deleted.
+    pub rows_removed: u64,
     /// Messages sent that find out what differs: all of a comparison but its rows.
     pub comparison_messages: u64,
     /// Their length, encoded.
@@ -33,7 +37,7 @@ pub struct Figures {
     pub clock_offset_ms: Option<i64>,
     /// Rows the peer said it has.
     pub rows_there: Option<u64>,
-    /// Whether the peer said that it has finished its first sync.
+    /// Whether the peer said that it is whole.
     pub is_whole: Option<bool>,
     /// Whether the peer said that it hands over what it has, to leave for good.
     pub is_leaving: bool,

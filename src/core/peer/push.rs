@@ -27,8 +27,6 @@ pub struct InFlight {
     /// The place in the journal that is acknowledged with it.
     cursor: Option<u64>,
     repair: bool,
-    /// With it the peer has all that this node wrote up to this reading of its clock; 0: who knows.
-    own_hlc: u64,
 }
 
 impl Peer {
@@ -55,7 +53,7 @@ impl Peer {
         let rows = self.repairs.next(context.replica, MESSAGE_BYTES)?;
         self.busy_ms = context.now_ms;
         self.figures.rows_repaired += rows.len() as u64;
-        let batch = self.batch(rows, None, 0, true);
+        let batch = self.batch(rows, None, true);
         self.figures.count_step(&batch);
         Ok(Some(batch))
     }
@@ -80,10 +78,9 @@ impl Peer {
         &mut self,
         context: &Context<'_, R>,
         batch: u64,
-        zombies: Vec<(TableName, Key, Marker)>,
+        mut deleted: Vec<(TableName, Key, Marker)>,
     ) -> Result<()> {
         let mut standing = context.shared.standing();
-        let shared_hlc = standing.shared_hlc;
         while self.in_flight.front().is_some_and(|first| first.batch <= batch) {
             let applied = self.in_flight.pop_front().expect("just looked at");
             self.in_flight_bytes -= applied.bytes;
@@ -93,15 +90,13 @@ impl Peer {
                 // A link that this one took the place of may still have had its say.
                 acked.upto = acked.upto.max(cursor);
             }
-            // Before roots were equal since all that the journal does not tell, a later write that was taken says nothing of those before.
-            let is_all = self.equal_ms.is_some_and(|equal_ms| equal_ms >= acked.untold_ms);
-            if is_all && zombies.is_empty() {
-                standing.share(applied.own_hlc);
-            }
         }
+        // Nobody proves anything to a whole node, nor of what it does not itself hold to have been on every member.
+        let agreed_ms = if standing.whole { 0 } else { standing.agreement.with_ms(self.remote) };
         drop(standing);
-        if !zombies.is_empty() {
-            context.replica.bury(zombies, shared_hlc)?;
+        deleted.retain(|(_, _, marker)| marker.timestamp.unix_ms() <= agreed_ms);
+        if !deleted.is_empty() {
+            self.figures.rows_removed += context.replica.remove(deleted)?;
         }
         Ok(())
     }
@@ -135,35 +130,23 @@ impl Peer {
         }
         self.figures.rows_pushed += rows.len() as u64;
         let cursor = self.unsent.is_empty().then_some(self.cursor);
-        let own = rows.iter().map(|(_, row)| row.marker.timestamp).filter(|at| at.node == self.local);
-        self.own_hlc = self.own_hlc.max(own.map(|timestamp| timestamp.hlc).max().unwrap_or(0));
-        // A row may be newer than its place in the journal. Only at the end of that is nothing older still to be sent.
-        let is_all = cursor == Some(context.shared.journal().last());
-        let own_hlc = if is_all { self.own_hlc } else { 0 };
-        Ok(Some(self.batch(rows, cursor, own_hlc, false)))
+        Ok(Some(self.batch(rows, cursor, false)))
     }
 
     /// The peer was too slow for the journal. A comparison finds what it missed.
     fn skip_gap<R: Replica>(&mut self, context: &Context<'_, R>) {
         let mut standing = context.shared.standing();
         let last = context.shared.journal().last();
-        let acked = Acked::nothing_before(last, self.options.latest_ms(context.now_ms));
-        standing.acked.insert(self.remote, acked);
+        standing.acked.insert(self.remote, Acked::nothing_before(last));
         (self.cursor, self.acked) = (last, last);
         (self.gap, self.equal_ms) = (true, None);
     }
 
-    fn batch(
-        &mut self,
-        rows: Vec<(TableName, Row)>,
-        cursor: Option<u64>,
-        own_hlc: u64,
-        repair: bool,
-    ) -> Message {
+    fn batch(&mut self, rows: Vec<(TableName, Row)>, cursor: Option<u64>, repair: bool) -> Message {
         self.last_batch += 1;
         let bytes = rows.iter().map(|(_, row)| row.cost()).sum();
         self.in_flight_bytes += bytes;
-        self.in_flight.push_back(InFlight { batch: self.last_batch, bytes, cursor, repair, own_hlc });
+        self.in_flight.push_back(InFlight { batch: self.last_batch, bytes, cursor, repair });
         let mut tables: Vec<(TableName, Vec<Row>)> = Vec::new();
         for (table, row) in rows {
             match tables.last_mut() {

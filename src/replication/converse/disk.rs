@@ -49,10 +49,10 @@ impl Conversation {
                 self.greeted |= matches!(message, Message::Round(_));
                 self.waiting.push_back(message);
             }
-            Some(Then::Equal { at_ms, swept, whole }) => {
+            Some(Then::Equal(equal)) => {
                 let peer = self.peer.as_mut().expect("it is here between messages");
-                peer.equal(&self.inner.context(), at_ms, swept, whole);
-                debug!(peer = %self.state.node, at_ms, "equal");
+                peer.equal(&self.inner.context(), equal);
+                debug!(peer = %self.state.node, at_ms = equal.compared.at_ms, "equal");
             }
             None => {}
         }
@@ -82,7 +82,7 @@ fn sound(then: Then, is_synced: bool, takes: bool) -> Option<Then> {
         Then::Send(Message::Round(round)) if !is_synced => {
             Some(Then::Send(Message::Round(Round { root: None, ..round })))
         }
-        Then::Send(_) | Then::Equal { .. } if !is_synced => None,
+        Then::Send(_) | Then::Equal(_) if !is_synced => None,
         Then::Send(Message::Applied { .. }) if !takes => None,
         then => Some(then),
     }
@@ -91,27 +91,25 @@ fn sound(then: Then, is_synced: bool, takes: bool) -> Option<Then> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{digest::RootDigest, replica::Swept};
+    use crate::core::{digest::RootDigest, floor::Floor, message::Flags, peer::Equal, replica::Swept};
 
     #[test]
     fn what_is_not_durable_is_neither_claimed_nor_acknowledged() {
-        let applied = || Then::Send(Message::Applied { batch: 1, zombies: Vec::new() });
-        let equal = || Then::Equal { at_ms: 1, swept: Swept::default(), whole: true };
+        let applied = || Then::Send(Message::Applied { batch: 1, deleted: Vec::new() });
+        let compared = Floor::default().compare(1);
+        let equal = || Then::Equal(Equal { compared, swept: Swept::default(), covered: None });
         let round = |root| {
             Then::Send(Message::Round(Round {
                 now_ms: 1,
                 echo: None,
                 behind_ms: 0,
                 root,
-                is_all: false,
                 rows: 0,
                 guarantee_ms: 0,
+                agreed_ms: 0,
                 swept_ms: 0,
                 expired_ms: 0,
-                whole: true,
-                pushing: false,
-                gap: false,
-                leaving: false,
+                flags: Flags::default(),
             }))
         };
         let root = Some(RootDigest([1; 16]));

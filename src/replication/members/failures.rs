@@ -33,7 +33,7 @@ impl Members {
             }
             self.give_up(node);
         }
-        self.forget_the_long_gone();
+        self.forget_the_gone();
     }
 
     /// Suspects a member that the protocol holds to be alive.

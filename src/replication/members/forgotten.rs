@@ -4,19 +4,23 @@ use std::fmt;
 
 use foca::State;
 
-use super::{Action, Members};
+use super::{Action, Member, Members};
 use crate::{
-    core::{clock::NodeId, message::Message},
+    core::clock::NodeId,
     error::{Error, Result},
     replication::{identity::Identity, members::MemberState},
 };
 
-/// How many of the forgotten are remembered; of more, those forgotten first are dropped. One that was dropped could return as
-/// what it was; its deleted rows are refused all the same, by how far the cluster has swept.
+/// How many of the forgotten are remembered; of more, those forgotten first are dropped. One that was dropped returns as new: nothing
+/// proves then that rows it has were deleted, and they return with it.
 const FORGOTTEN_MAX: usize = 100;
 
 /// For so long after its start a node forgets nobody by itself: a cluster that was off for days finds itself again first.
 const FORGET_GRACE_MS: u64 = 3_600 * 1_000;
+
+/// A member that is down for so long, while another node is at its address, is gone: it lost its directory, and began anew as the other.
+/// Longer than containers take that were created again and changed addresses.
+const REPLACED_MS: u64 = 60 * 1_000;
 
 /// Why a node gets no link. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub enum Refusal {
         node: NodeId,
         /// The lowest incarnation that is taken.
         at_least: u64,
-        /// It was forgotten: the cluster's data replaces its own.
+        /// It was forgotten.
         forgotten: bool,
     },
 }
@@ -55,8 +59,8 @@ impl fmt::Display for Refusal {
             }
             Self::Outlived { node, at_least, forgotten: true } => write!(
                 f,
-                "node {node} was forgotten by this cluster and returns as incarnation {at_least} or later, \
-                 with the cluster's data in place of its own; it does so by itself"
+                "node {node} was forgotten by this cluster and returns as incarnation {at_least} or later, and takes what was written \
+                 and deleted meanwhile; it does so by itself"
             ),
             Self::Outlived { node, at_least, forgotten: false } => {
                 write!(
@@ -98,11 +102,13 @@ impl Members {
         Ok(())
     }
 
-    /// Goes on without a member that is gone: the operator says that it will not return.
+    /// Goes on without a member that is gone: the operator says that it will not return. `force`: also where those that are here are no
+    /// majority.
     ///
     /// # Errors
-    /// `NotFound`: no member has that id; the text names those there are. `BadRequest`: it is alive, or this node itself.
-    pub fn forget(&mut self, node: NodeId, now_ms: u64) -> Result<Vec<Action>> {
+    /// `NotFound`: no member has that id; the text names those there are. `BadRequest`: it is alive, or this node itself, or there is
+    /// no majority.
+    pub fn forget(&mut self, node: NodeId, force: bool, now_ms: u64) -> Result<Vec<Action>> {
         self.begin(now_ms);
         if node == self.local().node {
             return Err(Error::BadRequest(format!(
@@ -122,8 +128,31 @@ impl Members {
             )));
         }
         let incarnation = member.incarnation;
+        if !force && !member.state.is_forgotten() && !self.has_majority() {
+            let (here, all) = self.present();
+            return Err(Error::BadRequest(format!(
+                "{here} of {all} members are here, which is no majority: should the others live on, they and this side would forget each \
+                 other. Where they are gone for good, say so with --force (\"force\":true). Should they return all the same, no value is lost, \
+                 but keys that were deleted on this side meanwhile may be back"
+            )));
+        }
         self.spread(vec![(node, incarnation)]);
         Ok(self.finish())
+    }
+
+    /// Goes on without a member that went on without this node.
+    pub fn part(&mut self, node: NodeId, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if let Some(incarnation) = self.other(node).map(|member| member.incarnation) {
+            self.spread(vec![(node, incarnation)]);
+        }
+        self.finish()
+    }
+
+    /// Forgets whom it had forgotten: this node returns to those who go on, and they say whom they have forgotten.
+    pub fn give_way(&mut self) {
+        let forgotten: Vec<_> = self.forgotten_list().into_iter().map(|(node, _)| node).collect();
+        forgotten.into_iter().for_each(|node| self.drop_record(node));
     }
 
     /// A peer tells whom the cluster forgot, and as which incarnation.
@@ -155,7 +184,8 @@ impl Members {
         if news.is_empty() {
             return;
         }
-        self.tell_all(&Message::Forgotten(news.clone()));
+        let linked: Vec<_> = self.linked_nodes().collect();
+        self.actions.extend(linked.into_iter().map(|node| Action::TellForgotten(node, news.clone())));
         for (node, incarnation) in news {
             let address = self.other(node).map(|member| member.address.clone()).unwrap_or_default();
             self.learn(&Identity { node, incarnation, address }, 0, State::Down);
@@ -164,19 +194,42 @@ impl Members {
         self.drop_the_first_forgotten();
     }
 
-    pub(super) fn forget_the_long_gone(&mut self) {
-        let now_ms = self.pace.shown_ms();
-        if self.pace.own_ms() < self.options.forget_after_ms.min(FORGET_GRACE_MS) {
+    /// Forgets those that have been gone for too long, or were replaced, where a majority is here to go on without them.
+    pub(super) fn forget_the_gone(&mut self) {
+        if !self.has_majority() {
             return;
         }
-        let long_gone = self.others().filter(|member| match member.state {
+        let is_started = self.pace.own_ms() >= self.options.forget_after_ms.min(FORGET_GRACE_MS);
+        let taken = self.taken_addresses();
+        let is_gone = |member: &&Member| {
+            let Some(gone_ms) = self.gone_ms(member) else { return false };
+            let at_its_address = taken.get(member.address.as_str());
+            let is_replaced = at_its_address.is_some_and(|node| *node != member.node);
+            is_started && gone_ms >= self.options.forget_after_ms || is_replaced && gone_ms >= REPLACED_MS
+        };
+        let gone = self.others().filter(is_gone).map(|member| (member.node, member.incarnation)).collect();
+        self.spread(gone);
+    }
+
+    /// Members that would be forgotten by now if there were a majority.
+    pub fn kept(&self) -> usize {
+        if self.has_majority() {
+            return 0;
+        }
+        let is_long_gone = |member: &&Member| {
+            self.gone_ms(member).is_some_and(|gone_ms| gone_ms >= self.options.forget_after_ms)
+        };
+        self.others().filter(is_long_gone).count()
+    }
+
+    /// For how long a member has been gone, in milliseconds, if it is.
+    fn gone_ms(&self, member: &Member) -> Option<u64> {
+        match member.state {
             MemberState::Down { since_ms } | MemberState::Left { since_ms } => {
-                now_ms.saturating_sub(since_ms) >= self.options.forget_after_ms
+                Some(self.pace.shown_ms().saturating_sub(since_ms))
             }
-            MemberState::Alive | MemberState::Suspect { .. } | MemberState::Forgotten { .. } => false,
-        });
-        let long_gone = long_gone.map(|member| (member.node, member.incarnation)).collect();
-        self.spread(long_gone);
+            MemberState::Alive | MemberState::Suspect { .. } | MemberState::Forgotten { .. } => None,
+        }
     }
 
     fn is_news(&self, node: NodeId, incarnation: u64) -> bool {
@@ -208,13 +261,15 @@ impl Members {
         let mut forgotten: Vec<_> = self.records.values().filter_map(age).collect();
         forgotten.sort_unstable();
         let surplus = forgotten.len().saturating_sub(FORGOTTEN_MAX);
-        for (_, node) in forgotten.into_iter().take(surplus) {
-            if let Some(record) = self.records.remove(&node) {
-                let removed =
-                    self.foca.handle_timer(foca::Timer::RemoveDown(record.identity()), &mut self.effects);
-                self.count(removed);
-                self.unnoted = true;
-            }
+        forgotten.into_iter().take(surplus).for_each(|(_, node)| self.drop_record(node));
+    }
+
+    fn drop_record(&mut self, node: NodeId) {
+        if let Some(record) = self.records.remove(&node) {
+            let removed =
+                self.foca.handle_timer(foca::Timer::RemoveDown(record.identity()), &mut self.effects);
+            self.count(removed);
+            self.unnoted = true;
         }
     }
 }
