@@ -16,6 +16,7 @@ mod dialer;
 mod effects;
 mod failures;
 mod forgotten;
+mod majority;
 mod member;
 mod note;
 mod pace;
@@ -34,7 +35,7 @@ pub use self::{
 use self::{effects::Effects, failures::CHECK_MS, member::Record, pace::Pace, renewal::Protocol};
 use super::identity::Identity;
 use crate::{
-    core::{clock::NodeId, message::Message, standing::is_majority},
+    core::{clock::NodeId, message::Message},
     error::{Error, Result},
 };
 
@@ -150,26 +151,6 @@ impl Members {
         let taken = self.taken_addresses();
         let wanted = self.records.values().filter_map(|record| record.wanted(now_ms));
         wanted.filter(|wanted| !taken.contains_key(wanted.address.as_str())).collect()
-    }
-
-    /// How many members are here, this node included, and how many there are that were not forgotten.
-    pub fn present(&self) -> (usize, usize) {
-        let unforgotten = || self.others().filter(|member| !member.state.is_forgotten());
-        let here = unforgotten().filter(|member| member.state.is_here()).count();
-        (1 + here, 1 + unforgotten().count())
-    }
-
-    /// Whether the members that are here, this node included, are more than half of all that were not forgotten.
-    pub fn has_majority(&self) -> bool {
-        let (here, all) = self.present();
-        is_majority(here, all)
-    }
-
-    /// Whether the members that are here without a node, this one included, are more than half of all.
-    pub fn has_majority_without(&self, node: NodeId) -> bool {
-        let (here, all) = self.present();
-        let is_here = self.other(node).is_some_and(|member| member.state.is_here());
-        is_majority(here - usize::from(is_here), all)
     }
 
     /// Addresses at which a node is linked, or this one is reached, with the node. Whoever lost its directory comes back as another node, at
@@ -449,6 +430,14 @@ mod tests {
             let down = Member { node: NodeId(2), address: "two:6660".into(), incarnation: 7, state: since };
             let remembered = Remembered { members: vec![down], ..Remembered::default() };
             let mut members = Members::new(identity(1, 0, "one:6660"), remembered, 1, options, NOW_MS);
+            // Two of three are a majority.
+            members.linked(identity(3, 7, "three:6660"), NOW_MS);
+            let pass = |members: &mut Members, from_ms: u64, for_ms: u64| {
+                for step in 0..=for_ms / 50 {
+                    members.heard(NodeId(3), from_ms + 50 * step);
+                    members.tick(from_ms + 50 * step);
+                }
+            };
             pass(&mut members, NOW_MS, 300_000);
             let leapt_ms: u64 = leap(NOW_MS + 300_000);
             pass(&mut members, leapt_ms, 290_000);

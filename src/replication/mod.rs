@@ -7,7 +7,7 @@
 //! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, which `couriers` read and write, with
 //!   `rest` how fast it sends and `effort` what it does on a thread of its own; `registry` knows them all; `news` is what is heard of
 //!   members over them, and `goodbye` the end.
-//! - `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
+//! - `orders` are the calls from outside. `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
 //! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
 //!
 //! A write costs its writer an entry in the journal. Everything else happens on the links' own tasks: a peer that is slow, hangs or
@@ -31,6 +31,7 @@ pub mod link_error;
 pub mod members;
 mod news;
 pub mod noise;
+mod orders;
 mod registry;
 mod rest;
 pub mod rows;
@@ -65,14 +66,14 @@ use self::{
     identity::Identity,
     link::BoxedDuplex,
     members::{Dialer, Members},
-    registry::{Control, Registry},
+    registry::Registry,
     rows::Rows,
     secret::Secrets,
     sync::Syncs,
+    upkeep::Noted,
 };
 use crate::{
     core::{
-        agreement::Agreement,
         clock::NodeId,
         message::Row,
         name::{Key, TableName},
@@ -161,15 +162,6 @@ struct State {
     registry: Registry,
 }
 
-/// What is written down of the agreement, and how far that goes.
-#[derive(Default)]
-struct Noted {
-    agreement: Agreement,
-    /// How many changes of rows were counted when somebody looked last, and when (Unix milliseconds) there was a new one.
-    rows_changed: u64,
-    changed_ms: u64,
-}
-
 impl Replication {
     /// Begins to look for others, and to let them in.
     ///
@@ -217,7 +209,7 @@ impl Replication {
                 advertised,
                 birth,
                 noted: None,
-                noted_agreement: Noted { agreement, ..Noted::default() },
+                noted_agreement: Noted::new(agreement),
                 refused: None,
                 linked_at: Instant::now(),
                 said_awaited: false,
@@ -306,41 +298,6 @@ impl Replication {
     /// Makes a link of a connection that came in and has become a WebSocket.
     pub fn link(&self, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
         tokio::spawn(govern::accept(self.0.clone(), stream, remote, admission));
-    }
-
-    /// Goes on without a member that is gone. `force`: also without a majority.
-    ///
-    /// # Errors
-    /// As `Members::forget`.
-    pub async fn forget(&self, node: NodeId, force: bool) -> Result<()> {
-        let actions = {
-            let mut state = self.0.state();
-            let is_forced = force && !state.members.has_majority();
-            let actions = state.members.forget(node, force, self.0.store.now_ms())?;
-            state.birth.forced |= is_forced;
-            actions
-        };
-        self.0.perform(actions);
-        self.0.keep_notes().await
-    }
-
-    /// Takes back what is claimed of rows as old as one that is about to come in, written at an instant (Unix milliseconds): other members
-    /// may not have it.
-    ///
-    /// # Errors
-    /// As the storage's: it is not to come in then.
-    pub fn admit_late(&self, written_ms: u64) -> Result<()> {
-        let agreement = {
-            let mut standing = self.0.shared.standing();
-            standing.admit_late(written_ms).then(|| standing.agreement.clone())
-        };
-        agreement.map_or(Ok(()), |agreement| birth::write_agreement(&self.0.store, &agreement))
-    }
-
-    /// Tells all links to open a comparison. How many will.
-    pub fn sync_now(&self) -> usize {
-        let state = self.0.state();
-        state.registry.links().filter(|link| link.order(Control::Compare)).count()
     }
 }
 

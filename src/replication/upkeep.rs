@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Inner, MEMBERS_NOTE, Noted, SETTLE_MS, belong::found, birth::write_agreement};
+use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found, birth::write_agreement};
 use crate::{core::agreement::Agreement, error::Result};
 
 /// Rounds between two looks whether the trees are what the disk has, at a partition each.
@@ -84,7 +84,21 @@ impl Inner {
     }
 }
 
+/// What is written down of the agreement, and how far that goes.
+#[derive(Default)]
+pub(super) struct Noted {
+    agreement: Agreement,
+    /// How many changes of rows were counted when somebody looked last, and when (Unix milliseconds) there was a new one.
+    rows_changed: u64,
+    changed_ms: u64,
+}
+
 impl Noted {
+    /// What a start read.
+    pub(super) fn new(agreement: Agreement) -> Self {
+        Self { agreement, ..Self::default() }
+    }
+
     /// What is to be written down of the agreement: all but instants that cover no row which those that are written do not.
     fn due(&mut self, agreement: &Agreement, rows_changed: u64, now_ms: u64) -> Option<Agreement> {
         if self.rows_changed != rows_changed {

@@ -14,6 +14,7 @@ mod long_cuts;
 mod model;
 mod orders;
 mod quiet;
+mod readiness;
 mod regressions;
 mod replicate;
 mod stopped;

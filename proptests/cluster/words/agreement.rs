@@ -1,0 +1,126 @@
+//! What a peer concludes from a row that is absent: see `core::agreement`.
+
+use dynarust::core::{
+    message::{Flags, Message},
+    peer::Equal,
+    replica::{Replica, Swept},
+};
+
+use super::{NOW_MS, REMOTE, Scene, key, old_row, refused, table};
+
+const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 30_000, expired_ms: 0 };
+
+/// One byte flipped on a disk took good rows from all nodes: the node that had lost them refused what its peers sent, as it was older than
+/// what had been swept, and they removed it.
+#[test]
+fn an_old_row_of_a_whole_member_is_taken_whatever_was_swept() {
+    for whole in [true, false] {
+        let mut scene = Scene::new(whole);
+        scene.shared.standing().agreement.reach(NOW_MS, [REMOTE]);
+        scene.replica.sweep_to(SWEPT);
+        scene.told_ms = NOW_MS;
+        let round = scene.round(true, SWEPT);
+        scene.hear(round);
+        let (rows, _) = old_row();
+        assert_eq!(refused(scene.hear(rows)), 0);
+        assert_eq!(scene.replica.count(), 1);
+    }
+}
+
+/// Deleted keys came back with a node that had been forgotten, or put back from a backup.
+#[test]
+fn a_whole_node_refuses_of_one_that_is_not_what_both_are_known_to_have_held_and_nothing_else() {
+    let written_ms = NOW_MS - 60_000;
+    for (whole, remote_whole, told_ms, agreed_ms, is_refused) in [
+        (true, false, written_ms, written_ms, true),
+        (true, false, NOW_MS, NOW_MS, true),
+        (true, false, written_ms - 1, NOW_MS, false),
+        (true, false, NOW_MS, written_ms - 1, false),
+        (true, true, NOW_MS, NOW_MS, false),
+        (false, false, NOW_MS, NOW_MS, false),
+    ] {
+        let mut scene = Scene::new(whole);
+        scene.shared.standing().agreement.reach(agreed_ms, [REMOTE]);
+        scene.told_ms = told_ms;
+        let round = scene.round(remote_whole, Swept::default());
+        scene.hear(round);
+        let (rows, _) = old_row();
+        let case = format!("{whole} {remote_whole} {told_ms} {agreed_ms}");
+        assert_eq!(refused(scene.hear(rows)), usize::from(is_refused), "{case}");
+        assert_eq!(scene.replica.count(), u64::from(!is_refused), "{case}");
+    }
+}
+
+/// A majority removed rows that it had acknowledged, as a node that came back called them deleted.
+#[test]
+fn a_row_is_removed_by_a_node_that_is_not_whole_and_that_agreed_to_it_alone() {
+    for (whole, agreed_ms, is_removed) in
+        [(false, NOW_MS + 10, true), (false, NOW_MS - 1, false), (true, NOW_MS + 10, false)]
+    {
+        let mut scene = Scene::new(whole);
+        let register = scene.write("k", 1);
+        scene.shared.standing().agreement.reach(agreed_ms, [REMOTE]);
+        let round = scene.round(true, Swept::default());
+        scene.hear(round);
+        let batch = scene.poll().expect("a batch").batch;
+        let deleted = vec![(table(), key("k"), register.marker())];
+        scene.hear(Message::Applied { batch, deleted });
+        assert_eq!(scene.replica.count(), u64::from(!is_removed), "{whole} {agreed_ms}");
+    }
+}
+
+/// What is claimed of a row that comes in late would have it removed where the node is away next.
+#[test]
+fn a_late_row_takes_back_what_was_agreed_before_it_is_stored() {
+    let mut scene = Scene::new(true);
+    let (rows, register) = old_row();
+    let before_ms = register.timestamp().unix_ms() - 1;
+    {
+        let mut standing = scene.shared.standing();
+        standing.agreement.reach(NOW_MS, [REMOTE]);
+    }
+    scene.equal_at(NOW_MS);
+    let compared = scene.shared.standing().floor.compare(NOW_MS);
+    scene.hear(rows);
+    assert_eq!(scene.shared.standing().agreement.with_all_ms(), before_ms);
+    assert_eq!(scene.replica.take_agreement().map(|kept| kept.with_all_ms()), Some(before_ms));
+    // Roots that were compared before it came do not show it.
+    let equal = Equal { compared, swept: Swept::default(), covered: None };
+    scene.with(|peer, context| peer.equal(context, equal));
+    assert_eq!(scene.shared.standing().floor.guarantee_ms(NOW_MS), before_ms);
+    scene.equal_at(NOW_MS);
+    assert_eq!(scene.shared.standing().floor.guarantee_ms(NOW_MS), NOW_MS);
+}
+
+/// A node that was put back to what it was, as it ran, holds itself to be whole: it is told otherwise by how far the others have swept.
+#[test]
+fn who_hears_of_more_that_was_swept_than_it_guaranteed_is_not_whole() {
+    let swept = Swept { tombstones_ms: NOW_MS - 60_000, expired_ms: 0 };
+    for (guaranteed_ms, by_whole, stays) in [
+        (NOW_MS - 70_000, true, false),
+        (NOW_MS - 60_000, true, true),
+        // One that is not whole says nothing to heed.
+        (NOW_MS - 70_000, false, true),
+    ] {
+        let mut scene = Scene::new(true);
+        scene.shared.standing().guaranteed_ms = guaranteed_ms;
+        let round = scene.round(by_whole, swept);
+        scene.hear(round);
+        let case = format!("guaranteed up to {guaranteed_ms}, told by one that is whole: {by_whole}");
+        assert_eq!(scene.shared.standing().whole, stays, "{case}");
+        assert_eq!(scene.replica.swept() == swept, by_whole, "{case}");
+    }
+}
+
+/// A node that was restarted took what was swept elsewhere as the sign that it had missed something, at every sweep.
+#[test]
+fn who_became_whole_guarantees_what_it_held_then() {
+    let mut scene = Scene::new(false);
+    let flags = Flags { whole: true, ..Flags::default() };
+    let compared = scene.shared.standing().floor.compare(NOW_MS - 2_000);
+    let equal = Equal { compared, swept: Swept::default(), covered: Some(flags) };
+    scene.with(|peer, context| peer.equal(context, equal));
+    let round = scene.round(true, Swept { tombstones_ms: NOW_MS - 2_000, expired_ms: 0 });
+    scene.hear(round);
+    assert!(scene.shared.standing().whole);
+}
