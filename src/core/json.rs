@@ -1,24 +1,20 @@
 //! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
 //! is ever lost. Parsed only to patch.
 
-use std::{collections::HashMap, mem, slice, sync::Arc};
+mod number;
+mod patch;
+mod tree;
 
-use json_patch::{PatchOperation, jsonptr::Pointer};
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::tree::Tree;
 use crate::error::Error;
 
 /// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
 pub const DEPTH_MAX: usize = 128;
-
-/// Longest JSON patch, in operations: each may move all items of an array.
-const OPERATIONS_MAX: usize = 1000;
-/// Most bytes of JSON text that the `copy` operations of one patch add: thirty of them can double a value thirty times.
-const COPIED_BYTES_MAX: usize = 1024 * 1024;
-
-/// What the names begin with under which `serde_json` hands numbers and raw text on within itself, as objects of one member.
-const RESERVED_NAME: &str = "$serde_json::private::";
 
 /// One JSON value, as compact text. Clones share it.
 ///
@@ -43,8 +39,23 @@ impl Value {
     /// Takes in JSON text that `serde_json` has found well-formed.
     ///
     /// # Errors
-    /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`.
+    /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`, and for a lone surrogate: strict readers refuse it, so that it
+    /// would be a value that some clients can write and others not read.
     pub fn from_raw(raw: &RawValue) -> Result<Self, Error> {
+        if let Some(lone) = tree::lone_surrogate(raw.get()) {
+            return Err(Error::BadJson(format!(
+                "the string has the lone surrogate {lone}, half a character that no text can hold: send both halves of the pair, the \
+                 character itself, or \\ufffd in its place"
+            )));
+        }
+        Self::from_old(raw)
+    }
+
+    /// As `from_raw`, but takes lone surrogates: for values that were stored before those were refused.
+    ///
+    /// # Errors
+    /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`.
+    pub fn from_old(raw: &RawValue) -> Result<Self, Error> {
         Ok(Self(compact(raw.get())?.into()))
     }
 
@@ -67,168 +78,34 @@ impl Value {
         &self.0
     }
 
-    /// RFC 7396: `patch` merged into this value.
+    /// RFC 7396: `patch` merged into this value. What the patch does not name stays as it is written.
     ///
     /// # Errors
-    /// `Conflict` where this value does not parse again, which `from_raw` lets pass for lone surrogates and reserved names only.
+    /// `Conflict` where one of the two does not parse again, which `from_raw` lets nothing pass for.
     pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
-        let before = self.tree()?;
-        let mut target = before.clone();
-        let patch = patch.tree()?;
-        json_patch::merge(&mut target, &patch);
-        keep_order(&mut target, &before, &patch);
-        Self::from_tree(&target)
+        Ok(Self::trusted(patch::merge(self.tree()?, patch.tree()?).text()))
     }
 
-    /// RFC 6902: the operations of `patch` applied to this value, all or none.
+    /// RFC 6902: the operations of `patch` applied to this value, all or none. What they do not name stays as it is written.
     ///
     /// # Errors
-    /// `BadJson` where `patch` is no list of operations or a longer one than `OPERATIONS_MAX`, `Conflict` where one does not
-    /// apply or a `test` fails, or where they copy more than `COPIED_BYTES_MAX` or nest deeper than `DEPTH_MAX`.
+    /// As `patch::apply`: `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply.
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
-        if has_reserved_name(patch.as_str()) {
-            return Err(reserved());
-        }
-        let patch: json_patch::Patch = serde_json::from_str(patch.as_str())
-            .map_err(|e| Error::BadJson(format!("not a JSON patch: {e}")))?;
         let mut target = self.tree()?;
-        if patch.len() > OPERATIONS_MAX {
-            return Err(Error::BadJson(format!("a JSON patch of more than {OPERATIONS_MAX} operations")));
-        }
-        let mut copied_bytes_left = COPIED_BYTES_MAX;
-        for operation in patch.iter() {
-            admit(&target, operation, &mut copied_bytes_left)?;
-            match operation {
-                PatchOperation::Remove(remove) => put_last(&mut target, &remove.path),
-                PatchOperation::Move(move_) => put_last(&mut target, &move_.from),
-                PatchOperation::Add(_)
-                | PatchOperation::Replace(_)
-                | PatchOperation::Copy(_)
-                | PatchOperation::Test(_) => {}
-            }
-            // Not `patch`, which panics where it cannot undo a move: what is left of a tree that failed is dropped.
-            json_patch::patch_unsafe(&mut target, slice::from_ref(operation))
-                .map_err(|e| Error::Conflict(e.to_string()))?;
-        }
-        Self::from_tree(&target)
+        patch::apply(&mut target, patch.as_str())?;
+        Ok(Self::trusted(target.text()))
     }
 
-    fn tree(&self) -> Result<serde_json::Value, Error> {
-        if has_reserved_name(&self.0) {
-            return Err(reserved());
-        }
-        let mut deserializer = serde_json::Deserializer::from_str(&self.0);
-        // The depth was checked when the value came in, against a limit of our own.
-        deserializer.disable_recursion_limit();
-        serde::Deserialize::deserialize(&mut deserializer).map_err(|e| Error::Conflict(e.to_string()))
+    /// Whether this is an object with the one member `name`, and that an object.
+    pub fn only_wraps_an_object(&self, name: &str) -> bool {
+        let Ok(Tree::Object(members)) = self.tree() else { return false };
+        let [member] = members.as_slice() else { return false };
+        matches!(member.value, Tree::Object(_)) && tree::decode(&member.name).as_ref() == name.as_bytes()
     }
 
-    fn from_tree(tree: &serde_json::Value) -> Result<Self, Error> {
-        Ok(Self(compact(&tree.to_string())?.into()))
-    }
-}
-
-/// Checks what an operation is about to add to `tree`: how deep it would lie, and what is left for copies. A tree that is too
-/// deep is not to be made at all, as whoever clones, prints or drops it recurses.
-fn admit(
-    tree: &serde_json::Value,
-    operation: &PatchOperation,
-    copied_bytes_left: &mut usize,
-) -> Result<(), Error> {
-    let added = match operation {
-        PatchOperation::Add(add) => Some(&add.value),
-        PatchOperation::Replace(replace) => Some(&replace.value),
-        PatchOperation::Move(move_) => tree.pointer(move_.from.as_str()),
-        PatchOperation::Copy(copy) => tree.pointer(copy.from.as_str()),
-        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
-    };
-    // Where there is nothing to move or copy, `json_patch` says so.
-    let Some(added) = added else { return Ok(()) };
-    if operation.path().count() + depth(added) > DEPTH_MAX {
-        return Err(Error::Conflict(format!("the result nests deeper than {DEPTH_MAX}")));
-    }
-    if let PatchOperation::Copy(_) = operation {
-        let left = copied_bytes_left.checked_sub(added.to_string().len());
-        *copied_bytes_left = left.ok_or_else(|| {
-            Error::Conflict(format!("its operations copy more than {COPIED_BYTES_MAX} bytes"))
-        })?;
-    }
-    Ok(())
-}
-
-fn depth(tree: &serde_json::Value) -> usize {
-    match tree {
-        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        serde_json::Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
-        serde_json::Value::Null
-        | serde_json::Value::Bool(_)
-        | serde_json::Value::Number(_)
-        | serde_json::Value::String(_) => 0,
-    }
-}
-
-fn reserved() -> Error {
-    Error::Conflict(format!("a member's name begins with {RESERVED_NAME}, which no patch can handle"))
-}
-
-/// Whether compact JSON text has a member whose name would have `serde_json` take its object for something else.
-fn has_reserved_name(text: &str) -> bool {
-    let mut rest = text;
-    while let Some(start) = rest.find('"') {
-        let end = start + string_bytes(&rest[start..]);
-        let (string, after) = (&rest[start..end], &rest[end..]);
-        if after.starts_with(':') {
-            let reserved = match string.contains('\\') {
-                true => {
-                    serde_json::from_str(string).is_ok_and(|name: String| name.starts_with(RESERVED_NAME))
-                }
-                false => string[1..].starts_with(RESERVED_NAME),
-            };
-            if reserved {
-                return true;
-            }
-        }
-        rest = after;
-    }
-    false
-}
-
-/// How long the JSON string is that `text` begins with, quotes included.
-fn string_bytes(text: &str) -> usize {
-    let mut escaped = false;
-    let end = text.bytes().skip(1).position(|byte| {
-        let ends = !escaped && byte == b'"';
-        escaped = !escaped && byte == b'\\';
-        ends
-    });
-    end.map_or(text.len(), |end| end + 2)
-}
-
-/// Gives the members of objects that were there `before` a merge their order back, new ones last in the order of the `patch`: to
-/// remove one, `json_patch` puts the last in its place. Lists come whole, with the order that the patch gave what is in them.
-fn keep_order(tree: &mut serde_json::Value, before: &serde_json::Value, patch: &serde_json::Value) {
-    use serde_json::Value::Object;
-    let (Object(members), Object(before), Object(patch)) = (tree, before, patch) else { return };
-    // Of a name that both have the place before counts: it is put in last.
-    let places: HashMap<&String, usize> =
-        patch.keys().zip(before.len()..).chain(before.keys().zip(0..)).collect();
-    let mut ordered: Vec<_> = mem::take(members).into_iter().collect();
-    ordered.sort_by_key(|(name, _)| places.get(name).copied());
-    for (name, member) in &mut ordered {
-        if let (Some(before), Some(patch)) = (before.get(name), patch.get(name)) {
-            keep_order(member, before, patch);
-        }
-    }
-    members.extend(ordered);
-}
-
-/// Puts a member after all others of its object, so that its removal does not move one of them; see `keep_order`.
-fn put_last(tree: &mut serde_json::Value, pointer: &Pointer) {
-    if let Some((parent, name)) = pointer.split_back()
-        && let Some(serde_json::Value::Object(members)) = tree.pointer_mut(parent.as_str())
-        && let Some(member) = members.shift_remove(name.decoded().as_ref())
-    {
-        members.insert(name.decoded().into_owned(), member);
+    fn tree(&self) -> Result<Tree<'_>, Error> {
+        Tree::parse(&self.0)
+            .ok_or_else(|| Error::Conflict("the value that is stored is no JSON: replace it with PUT".into()))
     }
 }
 
@@ -347,10 +224,10 @@ mod tests {
         assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"x":1,"y":2},"a":4,"new":1}"#);
     }
 
-    /// `serde_json` hands numbers on as objects of one member with a name of its own, so that a patch, even an empty one, made
-    /// the number 1 of the first of these. Now no patch touches them; they are stored and read as any other value.
+    /// `serde_json` hands numbers on as objects of one member with a name of its own, so that a patch, even an empty one, made the
+    /// number 1 of the first of these; then no patch touched them. Patches work on the text now, to which no name is special.
     #[test]
-    fn a_member_with_a_name_that_serde_json_uses_is_not_patched() {
+    fn a_member_with_a_name_that_serde_json_uses_is_patched_like_any_other() {
         let nothing = Value::parse("{}").expect("json");
         for text in [
             r#"{"a":{"$serde_json::private::Number":"1"}}"#,
@@ -359,13 +236,58 @@ mod tests {
         ] {
             let value = Value::parse(text).expect("json");
             assert_eq!(value.as_str(), text);
-            assert!(matches!(value.merge_patch(&nothing), Err(Error::Conflict(_))), "{text}");
-            assert!(matches!(nothing.merge_patch(&value), Err(Error::Conflict(_))), "{text}");
+            assert_eq!(value.merge_patch(&nothing).as_ref(), Ok(&value));
+            assert_eq!(nothing.merge_patch(&value).as_ref(), Ok(&value));
             let patch = Value::parse(&format!(r#"[{{"op":"add","path":"","value":{text}}}]"#)).expect("json");
-            assert!(matches!(nothing.json_patch(&patch), Err(Error::Conflict(_))), "{text}");
+            assert_eq!(nothing.json_patch(&patch).as_ref(), Ok(&value), "{text}");
         }
-        let harmless = Value::parse(r#"{"a\"b":"$serde_json::private::Number","\\":1}"#).expect("json");
-        assert_eq!(harmless.merge_patch(&nothing), Ok(harmless));
+    }
+
+    /// `{"s":"\ud800"}` was stored, could then never be patched (409 always), and strict clients could not read it.
+    #[test]
+    fn a_lone_surrogate_is_refused_and_an_old_one_is_patched_around() {
+        for lone in [r#"{"s":"\ud800"}"#, r#"{"\udc00":1}"#, r#"["\ud83e x"]"#] {
+            assert!(matches!(Value::parse(lone), Err(Error::BadJson(why)) if why.contains("lone surrogate")), "{lone}");
+        }
+        let raw: Box<RawValue> = serde_json::from_str(r#"{"s": "\ud800", "n": 1}"#).expect("json");
+        let old = Value::from_old(&raw).expect("an old value");
+        let patched = old.merge_patch(&Value::parse(r#"{"n":2}"#).expect("json")).expect("merges");
+        assert_eq!(patched.as_str(), r#"{"s":"\ud800","n":2}"#);
+    }
+
+    /// A patch wrote the whole value anew: `1E+2` became `1e+2`, and of two members with one name one was lost.
+    #[test]
+    fn a_patch_leaves_what_it_does_not_name_as_it_was_written() {
+        let kept = r#""b":1E+2,"a":1e400,"\u0041":"\u0041\/","d":1,"d":2.0,"list":[1E+2,{"x":-0}]"#;
+        let value = Value::parse(&format!(r#"{{{kept},"n":{{"y":1.50,"z":1}}}}"#)).expect("json");
+        let merged = value.merge_patch(&Value::parse(r#"{"n":{"z":2E0}}"#).expect("json")).expect("merges");
+        assert_eq!(merged.as_str(), format!(r#"{{{kept},"n":{{"y":1.50,"z":2E0}}}}"#));
+        let patch = r#"[{"op":"replace","path":"/n/z","value":2E0},{"op":"test","path":"/A","value":"A/"}]"#;
+        let patched = value.json_patch(&Value::parse(patch).expect("json")).expect("applies");
+        assert_eq!(patched, merged);
+    }
+
+    #[test]
+    fn of_members_with_one_name_a_patch_changes_the_last_which_readers_see() {
+        let value = Value::parse(r#"{"a":1,"x":0,"a":{"b":2}}"#).expect("json");
+        let merged = |patch| value.merge_patch(&Value::parse(patch).expect("json")).expect("merges");
+        assert_eq!(merged(r#"{"\u0061":{"c":3}}"#).as_str(), r#"{"a":{"b":2,"c":3},"x":0}"#);
+        assert_eq!(merged(r#"{"a":null}"#).as_str(), r#"{"x":0}"#);
+        assert_eq!(merged(r#"{"n":1,"n":2}"#).as_str(), r#"{"a":1,"x":0,"a":{"b":2},"n":2}"#);
+        let patch = Value::parse(r#"[{"op":"remove","path":"/a/b"},{"op":"remove","path":"/a"}]"#).expect("json");
+        assert_eq!(value.json_patch(&patch).expect("applies").as_str(), r#"{"x":0}"#);
+    }
+
+    /// RFC 6902, section 4.6: `test` compared the text of numbers.
+    #[test]
+    fn a_test_compares_numbers_by_value() {
+        let value = Value::parse(r#"{"a":1.0,"b":100,"c":-0,"huge":1e999999999}"#).expect("json");
+        let test = |path: &str, number: &str| {
+            let patch = format!(r#"[{{"op":"test","path":"{path}","value":{number}}}]"#);
+            value.json_patch(&Value::parse(&patch).expect("json")).is_ok()
+        };
+        assert!(test("/a", "1") && test("/b", "1E2") && test("/c", "0") && test("/huge", "10E999999998"));
+        assert!(!test("/a", "1.1") && !test("/b", "1E3") && !test("/huge", "1") && !test("/c", "false"));
     }
 
     /// A patch of two kilobytes that copies a value into itself forty times would need a terabyte.
@@ -377,8 +299,8 @@ mod tests {
         let copies = patch_of(vec![r#"{"op":"copy","from":"","path":"/-"}"#; 40]);
         assert!(matches!(value.json_patch(&copies), Err(Error::Conflict(_))));
         let tests = |count| patch_of(vec![r#"{"op":"test","path":"/0","value":1}"#; count]);
-        assert_eq!(value.json_patch(&tests(OPERATIONS_MAX)).as_ref(), Ok(&value));
-        assert!(matches!(value.json_patch(&tests(OPERATIONS_MAX + 1)), Err(Error::BadJson(_))));
+        assert_eq!(value.json_patch(&tests(patch::OPERATIONS_MAX)).as_ref(), Ok(&value));
+        assert!(matches!(value.json_patch(&tests(patch::OPERATIONS_MAX + 1)), Err(Error::BadJson(_))));
     }
 
     /// Each copy into the deepest place doubled the depth, until the recursion that prints the result overflowed the stack, which

@@ -1,0 +1,310 @@
+//! The two patches of JSON: merge patch (RFC 7396) and JSON Patch (RFC 6902). Both change the pieces of text that they name, and leave
+//! all others as they were written: numbers, escapes, the order of members, and members with one name.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    DEPTH_MAX,
+    tree::{self, Member, Tree},
+};
+use crate::error::{Error, Result};
+
+/// Longest JSON patch, in operations: each may move all items of an array.
+pub const OPERATIONS_MAX: usize = 1000;
+/// Most bytes of JSON text that the `copy` operations of one patch add: thirty of them can double a value thirty times.
+const COPIED_BYTES_MAX: usize = 1024 * 1024;
+
+/// RFC 7396: what `target` becomes by `patch`. Of members of the patch with one name the last counts. Of those of the target that the
+/// patch names too, the last is changed, and it takes the place of the first.
+pub fn merge<'a>(target: Tree<'a>, patch: Tree<'a>) -> Tree<'a> {
+    let Tree::Object(patch) = patch else { return patch };
+    let members = match target {
+        Tree::Object(members) => members,
+        Tree::Scalar(_) | Tree::Array(_) => Vec::new(),
+    };
+    let mut order = Vec::with_capacity(patch.len());
+    let mut patches = HashMap::with_capacity(patch.len());
+    for member in patch {
+        let name = owned_name(&member);
+        if patches.insert(name.clone(), member).is_none() {
+            order.push(name);
+        }
+    }
+    let mut merged = Vec::with_capacity(members.len() + order.len());
+    let mut places = HashMap::new();
+    for member in members {
+        let name = tree::decode(&member.name);
+        if !patches.contains_key(name.as_ref()) {
+            merged.push(member);
+            continue;
+        }
+        let place = *places.entry(name.into_owned()).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some(first) => first.value = member.value,
+            None => merged.push(member),
+        }
+    }
+    let mut removed = HashSet::new();
+    for name in order {
+        let Member { name: text, value: patch } = patches.remove(&name).expect("a name is listed once");
+        let place = places.get(&name).copied();
+        match (place, is_null(&patch)) {
+            (Some(place), true) => {
+                removed.insert(place);
+            }
+            (Some(place), false) => {
+                let before = std::mem::replace(&mut merged[place].value, Tree::Scalar("null"));
+                merged[place].value = merge(before, patch);
+            }
+            (None, true) => {}
+            (None, false) => {
+                merged.push(Member { name: text, value: merge(Tree::Scalar("null"), patch) });
+            }
+        }
+    }
+    let mut place = 0..;
+    merged.retain(|_| !place.next().is_some_and(|place: usize| removed.contains(&place)));
+    Tree::Object(merged)
+}
+
+fn owned_name(member: &Member<'_>) -> Vec<u8> {
+    tree::decode(&member.name).into_owned()
+}
+
+fn is_null(tree: &Tree<'_>) -> bool {
+    matches!(tree, Tree::Scalar("null"))
+}
+
+/// An operation of a JSON Patch, as sent. Other members are passed over: RFC 6902, section 4, says that they must be.
+#[derive(Deserialize)]
+#[serde(expecting = "an operation, an object with \"op\" and \"path\"")]
+struct Operation<'a> {
+    op: Op,
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    #[serde(borrow)]
+    from: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<&'a RawValue>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Op {
+    Add,
+    Remove,
+    Replace,
+    Move,
+    Copy,
+    Test,
+}
+
+/// For a member that may be `null`, which is not the same as absent.
+fn present<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// RFC 6902: applies the operations of `patch`, the text of a list, to `target`.
+///
+/// # Errors
+/// `BadJson` where `patch` is no list of operations or a longer one than `OPERATIONS_MAX`, `Conflict` where one does not apply or
+/// a `test` fails, or where they copy more than `COPIED_BYTES_MAX` or nest deeper than `DEPTH_MAX`.
+pub fn apply<'a>(target: &mut Tree<'a>, patch: &'a str) -> Result<()> {
+    let operations: Vec<Operation<'a>> =
+        serde_json::from_str(patch).map_err(|error| Error::BadJson(format!("not a JSON patch: {error}")))?;
+    if operations.len() > OPERATIONS_MAX {
+        return Err(Error::BadJson(format!("a JSON patch of more than {OPERATIONS_MAX} operations")));
+    }
+    let mut copied_bytes_left = COPIED_BYTES_MAX;
+    let steps: Vec<Step<'a>> = operations
+        .iter()
+        .enumerate()
+        .map(|(place, operation)| {
+            Step::of(operation).map_err(|why| Error::BadJson(format!("operation {}: {why}", place + 1)))
+        })
+        .collect::<Result<_>>()?;
+    for (place, step) in steps.into_iter().enumerate() {
+        step.apply(target, &mut copied_bytes_left)
+            .map_err(|why| Error::Conflict(format!("operation {}: {why}", place + 1)))?;
+    }
+    Ok(())
+}
+
+/// Where something is: the names and places on the way there (RFC 6901).
+type Pointer = Vec<String>;
+
+/// An operation, understood.
+enum Step<'a> {
+    Add(Pointer, Tree<'a>),
+    Remove(Pointer),
+    Replace(Pointer, Tree<'a>),
+    Move { from: Pointer, path: Pointer },
+    Copy { from: Pointer, path: Pointer },
+    Test(Pointer, Tree<'a>),
+}
+
+impl<'a> Step<'a> {
+    fn of(operation: &Operation<'a>) -> std::result::Result<Self, String> {
+        let path = parse_pointer(&operation.path)?;
+        let value = || -> std::result::Result<Tree<'a>, String> {
+            let raw = operation.value.ok_or("it has no \"value\"")?;
+            Tree::parse(raw.get()).ok_or_else(|| format!("its value nests deeper than {DEPTH_MAX}"))
+        };
+        let from = || parse_pointer(operation.from.as_deref().ok_or("it has no \"from\"")?);
+        Ok(match operation.op {
+            Op::Add => Self::Add(path, value()?),
+            Op::Remove => Self::Remove(path),
+            Op::Replace => Self::Replace(path, value()?),
+            Op::Move => Self::Move { from: from()?, path },
+            Op::Copy => Self::Copy { from: from()?, path },
+            Op::Test => Self::Test(path, value()?),
+        })
+    }
+
+    fn apply(self, target: &mut Tree<'a>, copied_bytes_left: &mut usize) -> std::result::Result<(), String> {
+        match self {
+            Self::Add(path, value) => add(target, &path, value),
+            Self::Remove(path) => remove(target, &path).map(|_| ()),
+            Self::Replace(path, value) => {
+                check_depth(&path, &value)?;
+                *find(target, &path)? = value;
+                Ok(())
+            }
+            Self::Move { from, path } => {
+                if path.len() > from.len() && path.starts_with(&from) {
+                    return Err(format!("{} cannot be moved into itself", shown(&from)));
+                }
+                // Before anything is taken out: a tree that is too deep is not to be made at all.
+                check_depth(&path, find(target, &from)?)?;
+                let value = if from.is_empty() { target.clone() } else { remove(target, &from)? };
+                add(target, &path, value)
+            }
+            Self::Copy { from, path } => {
+                let value = find(target, &from)?;
+                *copied_bytes_left = copied_bytes_left
+                    .checked_sub(value.text_bytes())
+                    .ok_or(format!("the operations copy more than {COPIED_BYTES_MAX} bytes"))?;
+                let value = value.clone();
+                add(target, &path, value)
+            }
+            Self::Test(path, value) => match find(target, &path)?.equals(&value) {
+                true => Ok(()),
+                false => Err(format!("the test failed: {} has another value", shown(&path))),
+            },
+        }
+    }
+}
+
+fn parse_pointer(text: &str) -> std::result::Result<Pointer, String> {
+    let wrong = || format!("{text:?} is no JSON pointer (RFC 6901): it is empty, or each step begins with /");
+    let mut steps = text.split('/');
+    if !steps.next().is_some_and(str::is_empty) {
+        return Err(wrong());
+    }
+    steps
+        .map(|step| match step.replace("~0", "").replace("~1", "").contains('~') {
+            true => Err(format!("{text:?} is no JSON pointer: ~0 stands for ~ and ~1 for /")),
+            false => Ok(step.replace("~1", "/").replace("~0", "~")),
+        })
+        .collect()
+}
+
+fn shown(pointer: &[String]) -> String {
+    let steps = pointer.iter().map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1")));
+    format!("{:?}", steps.collect::<String>())
+}
+
+fn nothing_at(pointer: &[String]) -> String {
+    format!("there is nothing at {}", shown(pointer))
+}
+
+fn check_depth(path: &[String], value: &Tree<'_>) -> std::result::Result<(), String> {
+    if path.len() + value.depth() > DEPTH_MAX {
+        return Err(format!("the result nests deeper than {DEPTH_MAX}"));
+    }
+    Ok(())
+}
+
+/// What a pointer leads to.
+fn find<'t, 'a>(tree: &'t mut Tree<'a>, pointer: &[String]) -> std::result::Result<&'t mut Tree<'a>, String> {
+    let mut found = tree;
+    for step in pointer {
+        let next = match found {
+            Tree::Object(members) => last_of_name(members, step).map(|place| &mut members[place].value),
+            Tree::Array(items) => parse_index(step).and_then(|index| items.get_mut(index)),
+            Tree::Scalar(_) => None,
+        };
+        found = next.ok_or_else(|| nothing_at(pointer))?;
+    }
+    Ok(found)
+}
+
+fn add<'a>(tree: &mut Tree<'a>, path: &[String], value: Tree<'a>) -> std::result::Result<(), String> {
+    check_depth(path, &value)?;
+    let Some((step, parent)) = path.split_last() else {
+        *tree = value;
+        return Ok(());
+    };
+    match find(tree, parent)? {
+        Tree::Object(members) => match last_of_name(members, step) {
+            Some(place) => members[place].value = value,
+            None => {
+                let name = serde_json::to_string(step).map_err(|error| error.to_string())?;
+                members.push(Member { name: Cow::Owned(name), value });
+            }
+        },
+        Tree::Array(items) => {
+            let index = if step == "-" { Some(items.len()) } else { parse_index(step) };
+            let index = index.filter(|index| *index <= items.len()).ok_or_else(|| {
+                format!("{}: the array has {} items, and - stands for its end", shown(path), items.len())
+            })?;
+            items.insert(index, value);
+        }
+        Tree::Scalar(_) => return Err(format!("{} is neither an object nor an array", shown(parent))),
+    }
+    Ok(())
+}
+
+/// Takes out what a pointer leads to; all members of that name, as the key would still be there otherwise.
+fn remove<'a>(tree: &mut Tree<'a>, path: &[String]) -> std::result::Result<Tree<'a>, String> {
+    let Some((step, parent)) = path.split_last() else {
+        return Err("the whole value cannot be removed by a patch: send DELETE".into());
+    };
+    match find(tree, parent)? {
+        Tree::Object(members) => {
+            let last = last_of_name(members, step).ok_or_else(|| nothing_at(path))?;
+            let Member { value, .. } = members.remove(last);
+            members.retain(|member| !is_named(member, step));
+            Ok(value)
+        }
+        Tree::Array(items) => match parse_index(step).filter(|index| *index < items.len()) {
+            Some(index) => Ok(items.remove(index)),
+            None => Err(nothing_at(path)),
+        },
+        Tree::Scalar(_) => Err(nothing_at(path)),
+    }
+}
+
+/// Of members with one name the last is the one that readers see.
+fn last_of_name(members: &[Member<'_>], name: &str) -> Option<usize> {
+    members.iter().rposition(|member| is_named(member, name))
+}
+
+fn is_named(member: &Member<'_>, name: &str) -> bool {
+    tree::decode(&member.name).as_ref() == name.as_bytes()
+}
+
+/// A place in an array: digits without a zero in front (RFC 6901, section 4).
+fn parse_index(step: &str) -> Option<usize> {
+    let is_index =
+        step == "0" || !step.starts_with('0') && step.bytes().all(|byte| byte.is_ascii_digit());
+    is_index.then(|| step.parse().ok()).flatten()
+}
