@@ -7,7 +7,7 @@ use dynarust::{
     },
     error::Error,
     http::{
-        condition, event, path, subscribe,
+        condition, event, expiry, path, subscribe,
         websocket::request::{self, Operation, Request},
     },
     node::{Change, Cursor, Effect, Gone, Notice, Start},
@@ -47,7 +47,7 @@ fn message() -> impl Strategy<Value = String> {
 
 /// What is answered is one JSON object, whatever the message was.
 fn check_answers(text: &str) -> Result<(), TestCaseError> {
-    let (reply_to, request) = request::parse(text, VALUE_BYTES_MAX);
+    let (reply_to, request) = request::parse(text, VALUE_BYTES_MAX, 0);
     let answers = match &request {
         Ok(_) => [reply_to.done("subscribed"), reply_to.result("{}"), reply_to.result(r#"{"version":"v"}"#)],
         Err(error) => [(); 3].map(|()| reply_to.problem(error, "id")),
@@ -133,7 +133,7 @@ proptest! {
 
     #[test]
     fn no_time_to_live_panics(text in r"-?[0-9]{0,25}(\.[0-9]{0,3})?(e[0-9]{1,4})?(ms|s|m|h|d| |y|us)?|inf|nan|.{0,20}") {
-        if let Ok(ttl) = condition::parse_ttl(&text) {
+        if let Ok(ttl) = expiry::parse_ttl(&text) {
             prop_assert!(ttl.as_millis() >= 1);
         }
     }

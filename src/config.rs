@@ -15,7 +15,7 @@ use std::{
 };
 
 use self::kinds::{Address, ByteSize, Kind, LogFilter, LogFormat, Origin, SecretTexts, Shape};
-pub use self::layers::{File, Layers, Setting, Source, Texts};
+pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 use crate::{
     error::{Error, Result},
     http, node,
@@ -491,8 +491,8 @@ mod tests {
     #[test]
     fn a_file_with_an_unknown_key_or_a_wrong_type_is_refused() {
         for (text, words) in [
-            ("chache = 1", &["node.toml", "unknown key `chache`", "cache, max-value"][..]),
-            ("max_tables = 1", &["unknown key `max_tables`", "max-tables"]),
+            ("chache = 1", &["node.toml", "unknown key \"chache\"", "did you mean \"cache\"?", "cache, max-value"][..]),
+            ("max_tables = 1", &["unknown key \"max_tables\"", "did you mean \"max-tables\"?"]),
             ("cache = [\"1MiB\"]", &["node.toml", "`cache` takes one value", "array"]),
             ("cors-origin = [1]", &["`cors-origin` takes a string or an array of strings"]),
             ("cache = 1.5", &["`cache` takes one value", "float"]),
@@ -617,5 +617,37 @@ mod tests {
         };
         let error = Config::new(&both.settings()).and_then(|config| config.secrets()).expect_err("both");
         assert!(error.to_string().contains("set one of them"), "{error}");
+    }
+
+    /// A variable that was misspelt was passed over, and the node ran with the default.
+    #[test]
+    fn a_variable_that_is_none_of_ours_is_told_of_and_those_of_kubernetes_are_not() {
+        for (name, meant) in [
+            ("DYNARUST_CAHCE", "DYNARUST_CACHE"),
+            ("DYNARUST_TOMBSTONES_GRACE", "DYNARUST_TOMBSTONE_GRACE"),
+            ("DYNARUST_MAX_TABLE", "DYNARUST_MAX_TABLES"),
+            ("dynarust_data", "DYNARUST_DATA"),
+            ("DYNARUST_CLUSTER_SECRET", "CLUSTER_SECRET"),
+            ("DYNARUST_COLOUR_OF_THE_SKY", "DynaRust config"),
+        ] {
+            let said = unknown_variable(name).expect(name);
+            assert!(said.contains(meant), "{name}: {said}");
+        }
+        for name in [
+            "DYNARUST_CACHE",
+            "DYNARUST_CONFIG",
+            "CLUSTER_SECRET",
+            "HOME",
+            "DYNARUST_SERVICE_HOST",
+            "DYNARUST_SERVICE_PORT",
+            "DYNARUST_SERVICE_PORT_HTTP",
+            "DYNARUST_PORT",
+            "DYNARUST_PORT_6660_TCP",
+            "DYNARUST_PORT_6660_TCP_ADDR",
+            "DYNARUST_METRICS_SERVICE_HOST",
+            "DYNARUST_METRICS_PORT_9000_TCP_PORT",
+        ] {
+            assert_eq!(unknown_variable(name), None, "{name}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dynarust::{
     Error, Result,
-    cli::{self, Arguments, Exit, banner, first_sync, huge_pages, listener, logging, open_files, signals},
+    cli::{self, Arguments, Exit, banner, environment, first_sync, huge_pages, listener, logging, open_files, signals},
     config::Config,
     http,
     node::Node,
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 fn serve(config: &Config) -> Result<Exit> {
     let Some(listen) = &config.listen else { return Ok(cli::explain_usage()) };
     logging::start(config)?;
+    environment::warn_of_unknown();
     let http_options = config.http_options()?;
     let secrets = config.link_secrets()?;
     let is_open = secrets.is_open();

@@ -29,7 +29,7 @@ pub use self::{
     cluster::{ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
     link::{Arriving, LINK_PATH, other_protocol, subprotocol},
     stats::{Readiness, Stats, TableStats},
-    write::{Action, Condition, Import, Imported, Patch, Write, Written},
+    write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
 };
 use self::{
     background::Opened,
@@ -223,10 +223,10 @@ impl Node {
         self.machine().run(move || store.rows(&table, &range, rows_max)).await
     }
 
-    /// How many live keys begin so.
-    pub async fn count(&self, table: &TableName, prefix: &str) -> Result<u64> {
-        let (store, table, prefix) = (self.store.clone(), table.clone(), prefix.to_owned());
-        self.machine().run(move || store.count(&table, &prefix)).await
+    /// How many live keys there are in a range.
+    pub async fn count(&self, table: &TableName, range: &Range) -> Result<u64> {
+        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
+        self.machine().run(move || store.count(&table, &range)).await
     }
 
     /// Follows topics. What was acknowledged before is no change to those who start now.

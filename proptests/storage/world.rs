@@ -235,7 +235,8 @@ impl World {
     fn count(&self, table: usize, prefix: &str) -> Result<(), TestCaseError> {
         let range = Range { prefix: prefix.to_owned(), ..Range::default() };
         let expected = self.state().list(table, &range, self.now()).len() as u64;
-        prop_assert_eq!(self.store().count(&table_name(table), prefix), Ok(expected));
+        let range = Range { prefix: prefix.to_owned(), ..Range::default() };
+        prop_assert_eq!(self.store().count(&table_name(table), &range), Ok(expected));
         Ok(())
     }
 

@@ -4,8 +4,10 @@
 
 use std::path::PathBuf;
 
+use tracing::warn;
+
 use crate::{
-    config::{Config, Layers, Texts},
+    config::{self, Config, Layers, Texts},
     error::Result,
     node::AdminKeys,
 };
@@ -27,6 +29,18 @@ pub fn tls_certificate() -> Result<Option<PathBuf>> {
     let settings = layers()?.only(&["tls-cert"]).settings();
     let given = settings.into_iter().find(|setting| setting.knob.name == "tls-cert");
     Ok(given.map(|setting| setting.text).filter(|path| !path.is_empty()).map(PathBuf::from))
+}
+
+/// Warns of variables that look like settings and are none: what is misspelt would be passed over.
+pub fn warn_of_unknown() {
+    let mut names: Vec<_> =
+        std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    for name in names {
+        if let Some(why) = config::unknown_variable(&name) {
+            warn!("unknown variable {name} in the environment: {why}");
+        }
+    }
 }
 
 fn layers() -> Result<Layers> {

@@ -184,6 +184,9 @@ impl Kind for Origin {
     fn parse(text: &str) -> Result<Self, String> {
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         match host {
+            Some(host) if host.contains('*') => Err(
+                "no origin that a page can have: * stands alone, for any origin; name each one, such as https://app.example.com".into(),
+            ),
             Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', ' ']) => Ok(Self(text.into())),
             None if text == "*" => Ok(Self(text.into())),
             _ => Err(
@@ -341,7 +344,7 @@ mod tests {
         assert_eq!(Vec::<Origin>::parse(""), origins(&[]));
         assert_eq!(Vec::<Origin>::parse("*"), origins(&["*"]));
         assert_eq!(Vec::<Origin>::parse("http://a:1, https://b"), origins(&["http://a:1", "https://b"]));
-        for text in ["example.com", "https://", "https://a/path", "http://a,nonsense"] {
+        for text in ["example.com", "https://", "https://a/path", "http://a,nonsense", "http://*.x.com", "https://*"] {
             assert!(Vec::<Origin>::parse(text).is_err(), "{text}");
         }
     }

@@ -11,7 +11,10 @@ use super::{
     KNOBS, Knob,
     kinds::{Kind, Shape},
 };
-use crate::error::{Error, Result};
+use crate::{
+    core::nearest,
+    error::{Error, Result},
+};
 
 /// Texts by the name of their knob.
 pub type Texts = BTreeMap<&'static str, String>;
@@ -36,8 +39,7 @@ impl fmt::Debug for Layers {
 
 impl Layers {
     /// Puts the layers together. `variable` looks a name up in the environment; a variable that is empty is not set, as
-    /// container tools pass empty ones for what was left out. Other `DYNARUST_*` variables are passed over: Kubernetes
-    /// makes some for every service called dynarust.
+    /// container tools pass empty ones for what was left out. Other `DYNARUST_*` variables are [`unknown_variable`]s.
     pub fn read(
         flags: Texts,
         file: Option<&Path>,
@@ -82,6 +84,34 @@ impl Layers {
     }
 }
 
+/// What to say of a variable of the environment that looks like a knob's and is none; `None` for all others, and for what Kubernetes
+/// makes for every service called dynarust. To be warned of: a system may set some that nobody who starts a node knows of.
+pub fn unknown_variable(name: &str) -> Option<String> {
+    const PREFIX: &str = "DYNARUST_";
+    let knobs = KNOBS.iter().map(|knob| knob.variable.as_str());
+    let known: Vec<&str> = knobs.chain(["DYNARUST_CONFIG"]).collect();
+    let upper = name.to_ascii_uppercase();
+    let given = upper.strip_prefix(PREFIX)?;
+    let of_service = ["SERVICE_HOST", "SERVICE_PORT", "PORT"].iter().any(|word| given == *word)
+        || given.ends_with("_SERVICE_HOST")
+        || given.contains("SERVICE_PORT_")
+        || given.ends_with("_SERVICE_PORT")
+        || given.starts_with("PORT_") && given.ends_with(|last: char| last.is_ascii_uppercase())
+        || given.contains("_PORT_");
+    if known.contains(&name) || of_service {
+        return None;
+    }
+    // What all have in common says nothing about which is meant.
+    let plain = |variable: &&str| variable.strip_prefix(PREFIX).unwrap_or(variable).to_owned();
+    let plains: Vec<String> = known.iter().map(plain).collect();
+    let meant = nearest::nearest(given, plains.iter().map(String::as_str));
+    let meant = meant.and_then(|meant| plains.iter().position(|plain| plain == meant));
+    Some(match meant {
+        Some(place) => format!("did you mean {}? it is not read", known[place]),
+        None => "it is not read; DynaRust config lists those that are".into(),
+    })
+}
+
 /// A configuration file: TOML, one flat table whose keys are the names of the knobs.
 #[derive(Clone)]
 pub struct File {
@@ -114,7 +144,7 @@ impl File {
         for (key, value) in &table {
             let Some(knob) = KNOBS.iter().find(|knob| knob.name == *key) else {
                 let known: Vec<_> = KNOBS.iter().map(|knob| knob.name.as_str()).collect();
-                return Err(wrong(&format_args!("unknown key `{key}`; the keys are {}", known.join(", "))));
+                return Err(wrong(&nearest::unknown("key", key, &known)));
             };
             let Some(text) = text_of(value, knob.shape) else {
                 let allowed =

@@ -10,6 +10,7 @@ pub mod json;
 pub mod merkle;
 pub mod message;
 pub mod name;
+pub mod nearest;
 pub mod peer;
 pub mod reconcile;
 pub mod register;

@@ -92,9 +92,9 @@ pub(super) fn origin(call: &Call) -> Origin {
     Origin { address: call.remote.ip(), passed_on }
 }
 
-/// What `forget` is about. Other members are passed over.
+/// What `forget` is about.
 #[derive(Deserialize)]
-#[serde(expecting = "an object with a \"node\"")]
+#[serde(deny_unknown_fields, expecting = "an object with a \"node\"")]
 struct ForgetBody {
     node: String,
     #[serde(default)]
@@ -110,7 +110,8 @@ async fn forget(node: Arc<Node>, body: Bytes) -> Result<Value> {
 }
 
 /// `POST /_/admin/leave` -> `{"left":true,"peers":n}`: the others that are there to go on. The node stops then.
-async fn leave(node: Arc<Node>, _: Bytes) -> Result<Value> {
+async fn leave(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    check_empty(&body)?;
     // A task of its own: begun, it goes on to its end, also where whoever asked does not wait for that.
     let leaving = tokio::spawn(async move { node.leave().await });
     let peers = leaving.await.map_err(|error| Error::Io(format!("leaving broke off: {error}")))??;
@@ -118,8 +119,20 @@ async fn leave(node: Arc<Node>, _: Bytes) -> Result<Value> {
 }
 
 /// `POST /_/admin/sync` -> `{"peers":n}`: with how many a comparison was begun.
-async fn sync(node: Arc<Node>, _: Bytes) -> Result<Value> {
+async fn sync(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    check_empty(&body)?;
     Ok(json!({ "peers": node.sync_now()? }))
+}
+
+/// The body of an order that needs no more words: nothing, or an empty object.
+fn check_empty(body: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    if body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    body::parse_object::<Nothing>(body).map(|Nothing {}| ())
 }
 
 #[cfg(test)]
@@ -138,5 +151,18 @@ mod tests {
         for name in PASSED_ON {
             assert!(origin(Some(name)), "{name}");
         }
+    }
+
+    /// The bodies of orders were passed over, and so were members of that of `forget`.
+    #[test]
+    fn an_order_takes_no_words_that_nobody_reads() {
+        for fine in [&b""[..], b" \n", b"{}", b" {} "] {
+            assert_eq!(check_empty(fine), Ok(()));
+        }
+        for wrong in [&b"{\"force\":true}"[..], b"1", b"[]", b"{"] {
+            assert!(check_empty(wrong).is_err());
+        }
+        let refused = body::parse_object::<ForgetBody>(br#"{"node":"a","nod":"b"}"#).err();
+        assert!(matches!(refused, Some(Error::BadRequest(why)) if why.contains("did you mean \"node\"?")));
     }
 }

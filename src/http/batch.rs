@@ -10,13 +10,14 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{
     body::{self, MediaType},
     call::Call,
-    condition, kv, path, reply,
+    condition, expiry, kv, path, reply,
     route::{Route, route},
+    strict,
 };
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
-    node::{Action, Node, Patch, Write, Written},
+    node::{Action, Expiry, Node, Write, Written},
 };
 
 /// The route of batches.
@@ -30,7 +31,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 
 /// One write of a batch, as sent.
 #[derive(Deserialize)]
-#[serde(expecting = "an object with \"op\" and \"key\"")]
+#[serde(deny_unknown_fields, expecting = "an object with \"op\" and \"key\"")]
 struct Operation<'a> {
     op: Op,
     key: Cow<'a, str>,
@@ -41,10 +42,29 @@ struct Operation<'a> {
     patch: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    expires_at: Option<&'a RawValue>,
     if_match: Option<Cow<'a, str>>,
     if_none_match: Option<Cow<'a, str>>,
-    #[serde(default)]
-    force: bool,
+    force: Option<bool>,
+}
+
+impl Operation<'_> {
+    /// Refuses members that are for another operation.
+    fn check(&self) -> Result<()> {
+        let given = [
+            ("value", self.value.is_some()),
+            ("patch", self.patch.is_some()),
+            ("ttl", self.ttl.is_some()),
+            ("expires_at", self.expires_at.is_some()),
+            ("force", self.force.is_some()),
+        ];
+        match self.op {
+            Op::Put => strict::check_members("put", &given, &["value", "ttl", "expires_at"]),
+            Op::Patch => strict::check_members("patch", &given, &["patch", "ttl", "expires_at"]),
+            Op::Delete => strict::check_members("delete", &given, &["force"]),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
@@ -63,9 +83,10 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     body::media_type(&call, &[MediaType::Json, MediaType::Ndjson])?;
     let atomic = call.query().flag("atomic")?;
     let wanted = condition::wanted(&call)?;
+    let expiry = expiry::of_query(call.query(), node.now_ms())?;
     let bytes = body::read(&call, call.peer.options.body_bytes_max).await?;
     // All are understood before any is written: a request that is wrong anywhere has no effect.
-    let (writes, ops) = writes(&node, &bytes)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+    let (writes, ops) = writes(&node, &bytes, expiry)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     drop(bytes);
     let results = node.batch(&table, writes, atomic).await?;
     let last = results.iter().flatten().map(|written| written.timestamp).max();
@@ -76,13 +97,15 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     reply::json(&json!({ "results": results }))
 }
 
-/// The writes of a body: a JSON array where it begins with a bracket, else one object after the other, as in NDJSON.
-fn writes(node: &Node, body: &[u8]) -> Result<Vec<(Write, Op)>> {
+/// The writes of a body: a JSON array where it begins with a bracket, else one object after the other, as in NDJSON. `expiry` is that of
+/// puts that have none of their own.
+fn writes(node: &Node, body: &[u8], expiry: Option<Expiry>) -> Result<Vec<(Write, Op)>> {
+    let body = body::without_bom(body);
     let mut writes = Vec::new();
     let mut add = |raw: &RawValue| {
         let number = writes.len() + 1;
         let operation = body::parse_object(raw.get().as_bytes());
-        let parsed = operation.and_then(|operation| write(node, operation));
+        let parsed = operation.and_then(|operation| write(node, operation, expiry));
         writes.push(parsed.map_err(|error| of_operation(number, error))?);
         Ok::<_, Error>(())
     };
@@ -98,18 +121,22 @@ fn writes(node: &Node, body: &[u8]) -> Result<Vec<(Write, Op)>> {
     Ok(writes)
 }
 
-fn write(node: &Node, operation: Operation<'_>) -> Result<(Write, Op)> {
+fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Result<(Write, Op)> {
+    operation.check()?;
+    let expiry = expiry::of_members(operation.ttl, operation.expires_at, node.now_ms())?;
     let action = match operation.op {
         Op::Put => {
             let value = kv::take_value(node.value_bytes_max(), operation.value.ok_or(Error::MissingValue)?)?;
-            Action::Put { value, ttl: kv::ttl(None, operation.ttl)? }
+            Action::Put { value, expiry: expiry.or(default) }
         }
         Op::Patch => {
-            let raw = operation.patch.ok_or_else(|| Error::BadJson("a patch has a \"patch\"".into()))?;
-            let patch = kv::take_value(node.value_bytes_max(), raw)?;
-            Action::Patch(if raw.get().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
+            let patch = operation.patch.map(|raw| kv::take_patch(node.value_bytes_max(), raw)).transpose()?;
+            if patch.is_none() && expiry.is_none() {
+                return Err(Error::BadJson("a patch has a \"patch\", or an expiry to renew".into()));
+            }
+            Action::Patch { patch, expiry }
         }
-        Op::Delete => Action::Delete { force: operation.force },
+        Op::Delete => Action::Delete { force: operation.force.unwrap_or(false) },
     };
     let condition = condition::condition(operation.if_match.as_deref(), operation.if_none_match.as_deref())?;
     Ok((Write { key: Key::parse(&operation.key)?, action, condition }, operation.op))

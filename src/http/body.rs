@@ -10,7 +10,7 @@ use hyper::{
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::call::Head;
+use super::{call::Head, strict};
 use crate::{
     core::json::DEPTH_MAX,
     error::{Error, Result},
@@ -18,6 +18,8 @@ use crate::{
 
 /// What a body may have around the value it carries: member names, a key, white space.
 pub const ENVELOPE_BYTES_MAX: u64 = 16 * 1024;
+/// U+FEFF in UTF-8.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Longest content type quoted back.
 const QUOTED_CHARS_MAX: usize = 80;
 
@@ -77,14 +79,20 @@ impl MediaType {
 /// The members of a JSON object. Serde by itself also takes an array for them, in the order of their declaration.
 ///
 /// # Errors
-/// `BadJson`, with where and why.
+/// `BadJson`, with where and why; `BadRequest` for a member that `T` does not know, where `T` denies those.
 pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T> {
-    let text = text.trim_ascii();
+    let text = without_bom(text).trim_ascii();
     if text.starts_with(b"[") {
         return Err(Error::BadJson("an array where an object is expected".into()));
     }
     check_depth(text)?;
-    serde_json::from_slice(text).map_err(|error| Error::BadJson(error.to_string()))
+    serde_json::from_slice(text)
+        .map_err(|error| strict::explain::<T>(std::str::from_utf8(text).unwrap_or_default(), &error))
+}
+
+/// Text without the byte order mark that some editors and libraries put before UTF-8. It is no part of the text.
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BOM).unwrap_or(text)
 }
 
 /// Refuses what nests deeper than a value in its envelope may, also in members that nobody reads.
@@ -198,6 +206,7 @@ mod tests {
             one: u32,
         }
         assert_eq!(parse_object::<One>(b" {\"one\":1}\n").map(|it| it.one), Ok(1));
+        assert_eq!(parse_object::<One>(b"\xef\xbb\xbf{\"one\":1}").map(|it| it.one), Ok(1));
         for wrong in [&b"[1]"[..], b" [1]", b"1", b"", b"{}", b"{\"one\":1}}", b"{\"one\":\"\xff\"}"] {
             assert!(matches!(parse_object::<One>(wrong), Err(Error::BadJson(_))), "{wrong:?}");
         }

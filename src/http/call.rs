@@ -15,11 +15,11 @@ use std::{
 use hyper::{
     HeaderMap, Method, Request, Uri, Version,
     body::Incoming,
-    header::{HeaderName, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
     upgrade::OnUpgrade,
 };
 
-use super::{path, route::Route, socket::Peer};
+use super::{accepts, path, route::Route, socket::Peer};
 use crate::error::{Error, Result};
 
 /// The header that carries a request's id, both ways.
@@ -128,6 +128,12 @@ impl Head {
         self.route.get_or_init(|| route);
     }
 
+    /// Whether there is a body, as far as the head says; an empty one is none.
+    pub fn has_body(&self) -> bool {
+        let length = self.header(header::CONTENT_LENGTH);
+        length.is_some_and(|length| length != "0") || self.headers.contains_key(header::TRANSFER_ENCODING)
+    }
+
     /// The body, once: the next caller finds `None`.
     pub fn take_body(&self) -> Option<Incoming> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -185,10 +191,19 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// As `flag`, but absent is neither.
+    ///
+    /// # Errors
+    /// As `flag`.
+    pub fn switch(&self, name: &str) -> Result<Option<bool>> {
+        let is_there = self.raw(name).next().is_some();
+        self.flag(name).map(|on| is_there.then_some(on))
+    }
+
     fn raw(&self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.split('&').filter_map(move |pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then_some(value)
+            let value = pair.split_once('=').map_or("", |(_, value)| value);
+            (accepts::parameter_name(pair) == name).then_some(value)
         })
     }
 }

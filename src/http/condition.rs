@@ -1,22 +1,18 @@
-//! What a client attaches to a write, and to a read: conditions (`If-Match`, `If-None-Match`), a time to live, how many
-//! replicas are to hold it.
+//! What a client attaches to a write, and to a read: conditions (`If-Match`, `If-None-Match`), and how many replicas are to hold it.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use hyper::{
     HeaderMap,
-    header::{self, HeaderName},
+    header::{self, HeaderName, HeaderValue},
 };
 
-use super::call::Head;
+use super::{call::Head, expiry};
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
     node::{Condition, Replicas, Wanted},
 };
-
-/// Longest time to live: beyond it a value that never expires is meant. A hundred years.
-const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long a write waits for its replicas unless it says how long: far longer than a round trip between nodes that work.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,19 +46,71 @@ pub fn condition(if_match: Option<&str>, if_none_match: Option<&str>) -> Result<
     }
 }
 
-/// Whether a reader says that it has `timestamp` already.
+/// What the conditions of a read say about what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The reader is to get it.
+    Wanted,
+    /// The reader has it already.
+    NotModified,
+}
+
+/// Tests the conditions of a read against the version that is there, in the order of RFC 9110, section 13.2.2.
 ///
 /// # Errors
-/// `BadRequest` for a header that is no list of entity tags.
-pub fn reader_has(headers: &HeaderMap, timestamp: Timestamp) -> Result<bool> {
-    if !headers.contains_key(header::IF_NONE_MATCH) {
-        return Ok(false);
+/// `PreconditionFailed` where If-Match does not hold, `BadRequest` for a header that is no list of entity tags, or no date.
+pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> {
+    if !headers.keys().any(is_conditional) {
+        return Ok(Read::Wanted);
     }
-    let tags = list(headers, header::IF_NONE_MATCH)?.unwrap_or_default();
-    Ok(match parse_tags(&tags, Compare::Weak)? {
-        Tags::Any => true,
-        Tags::These(versions) => versions.contains(&timestamp),
-    })
+    if let Some(tags) = list(headers, header::IF_MATCH)? {
+        let holds = match parse_tags(&tags, Compare::Strong)? {
+            Tags::Any => current.is_some(),
+            Tags::These(versions) => current.is_some_and(|current| versions.contains(&current)),
+        };
+        if !holds {
+            return Err(Error::PreconditionFailed { current });
+        }
+    }
+    let Some(current) = current else { return Ok(Read::Wanted) };
+    let has = if headers.contains_key(header::IF_NONE_MATCH) {
+        match parse_tags(&list(headers, header::IF_NONE_MATCH)?.unwrap_or_default(), Compare::Weak)? {
+            Tags::Any => true,
+            Tags::These(versions) => versions.contains(&current),
+        }
+    } else if let Some(date) = headers.get(header::IF_MODIFIED_SINCE) {
+        // The instant to the millisecond: a Last-Modified, which is one within the second, never hides a later write of that second.
+        current.unix_ms() <= parse_date(date)?
+    } else {
+        false
+    };
+    Ok(if has { Read::NotModified } else { Read::Wanted })
+}
+
+/// Whether a header makes a request conditional, or asks for a part of something: one that cannot be kept must not be passed over.
+pub fn is_conditional(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes() {
+        [b'i', b'f', b'-', ..] => {
+            *name == header::IF_MATCH
+                || *name == header::IF_NONE_MATCH
+                || *name == header::IF_MODIFIED_SINCE
+                || *name == header::IF_UNMODIFIED_SINCE
+                || *name == header::IF_RANGE
+        }
+        b"range" | b"expect" | b"content-range" => true,
+        _ => false,
+    }
+}
+
+/// The Unix milliseconds of an HTTP date.
+fn parse_date(date: &HeaderValue) -> Result<u64> {
+    let wrong = || {
+        let date = String::from_utf8_lossy(date.as_bytes()).into_owned();
+        Error::BadRequest(format!("If-Modified-Since: {date:?} is no date such as Sat, 28 Nov 2026 03:00:00 GMT"))
+    };
+    let instant = date.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()).ok_or_else(wrong)?;
+    let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The lines of a header as the one list they are.
@@ -107,24 +155,6 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
     Ok(Tags::These(versions))
 }
 
-/// A time to live as a client writes it: seconds (`30`, `0.5`), or a duration (`30s`, `1h 30m`).
-///
-/// # Errors
-/// `BadRequest` for what is neither, and for one that is nothing or beyond a hundred years.
-pub fn parse_ttl(text: &str) -> Result<Duration> {
-    let text = text.trim();
-    let ttl = parse_duration(text).map_err(|error| {
-        Error::BadRequest(format!("ttl {text:?}: {error}; send seconds, or a duration as 30s or 1h30m"))
-    })?;
-    // The clock's unit: less would be no time at all.
-    if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
-        return Err(Error::BadRequest(format!(
-            "ttl {text:?}: from 1 ms to 100 years; leave it out for ever"
-        )));
-    }
-    Ok(ttl)
-}
-
 /// How many replicas are to hold a write before it is answered, one where the query says nothing: `w=2`, `w=majority`, `w=all`;
 /// and how long to wait for that: `w_timeout=2s`.
 ///
@@ -149,20 +179,10 @@ pub fn wanted(head: &Head) -> Result<Wanted> {
 }
 
 fn parse_patience(text: &str) -> Result<Duration> {
-    let patience = parse_duration(text).ok().filter(|_| !text.starts_with('-'));
+    let patience = expiry::parse_duration(text).ok().filter(|_| !text.starts_with('-'));
     patience.filter(|patience| *patience <= PATIENCE_MAX).ok_or_else(|| {
         Error::BadRequest(format!("w_timeout={text}: seconds, or a duration as 500ms or 10s, up to 60s"))
     })
-}
-
-/// Seconds, or a duration with its units.
-fn parse_duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
-    match text.parse::<f64>() {
-        // What does not fit a duration is beyond every limit, or below.
-        Ok(seconds) if seconds.is_finite() => Ok(Duration::try_from_secs_f64(seconds)
-            .unwrap_or(if seconds < 0.0 { Duration::ZERO } else { Duration::MAX })),
-        Ok(_) | Err(_) => humantime::parse_duration(text),
-    }
 }
 
 #[cfg(test)]
@@ -206,6 +226,35 @@ mod tests {
         assert!(matches!(condition(Some("*"), Some("*")), Err(Error::BadRequest(_))));
     }
 
+    /// If-Modified-Since was passed over, and so was If-Match on a read.
+    #[test]
+    fn a_reader_is_told_what_it_has_already() {
+        let at_ms = 1_795_000_000_300;
+        let current = version(at_ms << 16, 10);
+        let read = |headers: &[(HeaderName, &str)], current| {
+            let pairs = headers.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value")));
+            of_read(&pairs.collect(), current)
+        };
+        let date = |seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+        let tag = format!("\"{current}\"");
+        let (ours, later) = (date(1_795_000_000), date(1_795_000_001));
+        assert_eq!(read(&[], Some(current)), Ok(Read::Wanted));
+        assert_eq!(read(&[(header::IF_NONE_MATCH, &tag)], Some(current)), Ok(Read::NotModified));
+        assert_eq!(read(&[(header::IF_MATCH, &tag)], Some(current)), Ok(Read::Wanted));
+        for wrong in ["\"other\"", "*"] {
+            let current = (wrong != "*").then_some(current);
+            let refused = read(&[(header::IF_MATCH, wrong)], current);
+            assert_eq!(refused, Err(Error::PreconditionFailed { current }));
+        }
+        assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &later)], Some(current)), Ok(Read::NotModified));
+        assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &ours)], Some(current)), Ok(Read::Wanted));
+        // The tag counts where both are there, as browsers send them.
+        let both = [(header::IF_NONE_MATCH, "\"other\""), (header::IF_MODIFIED_SINCE, &later)];
+        assert_eq!(read(&both, Some(current)), Ok(Read::Wanted));
+        let refused = read(&[(header::IF_MODIFIED_SINCE, "yesterday")], Some(current));
+        assert!(matches!(refused, Err(Error::BadRequest(_))));
+    }
+
     #[test]
     fn a_write_says_how_many_replicas_it_waits_for_and_how_long() {
         let wanted = |query: &str| {
@@ -229,23 +278,6 @@ mod tests {
             "w_timeout=",
         ] {
             assert!(matches!(wanted(wrong), Err(Error::BadRequest(_))), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_ttl_is_seconds_or_a_duration() {
-        let cases = [("30", 30_000), ("0.5", 500), ("30s", 30_000), ("1h30m", 5_400_000), ("250ms", 250)];
-        for (text, milliseconds) in cases {
-            assert_eq!(parse_ttl(text), Ok(Duration::from_millis(milliseconds)), "{text}");
-        }
-        for text in ["0", "-1", "0s", "1e300", "101years", "0.0001"] {
-            assert!(
-                matches!(parse_ttl(text), Err(Error::BadRequest(why)) if why.contains("100 years")),
-                "{text}"
-            );
-        }
-        for text in ["", "soon", "NaN", "inf", "3 apples", "99999999999999999999999999999s"] {
-            assert!(matches!(parse_ttl(text), Err(Error::BadRequest(_))), "{text}");
         }
     }
 }

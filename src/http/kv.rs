@@ -1,7 +1,6 @@
 //! `/{table}/key/{key}`: one key.
 
 use std::{
-    borrow::Cow,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -17,7 +16,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{
     body::{self, MediaType},
     call::Call,
-    condition,
+    condition, expiry,
     path::{self, Address},
     reply,
     route::{Route, route},
@@ -25,8 +24,12 @@ use super::{
 use crate::{
     core::json::Value,
     error::{Error, Result},
-    node::{Action, Entry, Node, Patch, Write, Written},
+    node::{Action, Entry, Expiry, Node, Patch, Write, Written},
 };
+
+/// Why a patch that looks like a PUT's body is refused: taken as it stands, it would add a member named "value".
+const WRAPPED: &str = "a patch is the change itself, such as {\"visits\":2}, and not wrapped in \"value\" as in a PUT; with ?wrap=true the \
+     patch is what \"value\" holds, and with ?wrap=false a member named \"value\" is meant";
 
 const ALLOW: &str = "GET, HEAD, PUT, PATCH, DELETE, OPTIONS";
 /// The last instant that an HTTP date can say, in Unix milliseconds.
@@ -54,8 +57,10 @@ async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Respons
 
 /// `GET /{table}/key/{key}`
 fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
-    let entry = node.get(&address.table, &address.key)?.ok_or_else(|| absent(address))?;
-    if condition::reader_has(&call.headers, entry.timestamp)? {
+    let entry = node.get(&address.table, &address.key)?;
+    let read = condition::of_read(&call.headers, entry.as_ref().map(|entry| entry.timestamp))?;
+    let entry = entry.ok_or_else(|| absent(address))?;
+    if read == condition::Read::NotModified {
         let mut response = reply::empty(StatusCode::NOT_MODIFIED);
         insert_entry_headers(&mut response, &entry);
         return Ok(response);
@@ -71,14 +76,23 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
     Ok(response)
 }
 
-/// What a PUT carries. Other members are passed over: existing clients may send some.
+/// What a PUT carries.
 #[derive(Deserialize)]
-#[serde(expecting = "an object with a \"value\"")]
+#[serde(deny_unknown_fields, expecting = "an object with a \"value\"")]
 struct PutBody<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     value: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    expires_at: Option<&'a RawValue>,
+}
+
+impl PutBody<'_> {
+    fn expiry(&self, call: &Call, now_ms: u64) -> Result<Option<Expiry>> {
+        let in_query = expiry::of_query(call.query(), now_ms)?;
+        expiry::one_of(in_query, expiry::of_members(self.ttl, self.expires_at, now_ms)?)
+    }
 }
 
 /// `PUT /{table}/key/{key}`
@@ -87,20 +101,50 @@ async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
     let bytes = read_value_body(node, call).await?;
     let body: PutBody = body::parse_object(&bytes)?;
     let value = take_value(node.value_bytes_max(), body.value.ok_or(Error::MissingValue)?)?;
-    let ttl = ttl(call.query().get("ttl")?, body.ttl)?;
-    write(node, call, address, Action::Put { value, ttl }).await
+    let expiry = body.expiry(call, node.now_ms())?;
+    write(node, call, address, Action::Put { value, expiry }).await
 }
 
 /// `PATCH /{table}/key/{key}`
 async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     let accepted = [MediaType::MergePatch, MediaType::JsonPatch, MediaType::Json];
     let media_type = body::media_type(call, &accepted)?;
+    let wrap = call.query().switch("wrap")?;
     let bytes = read_value_body(node, call).await?;
-    let patch: &RawValue =
-        serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?;
-    let patch = take_value(node.value_bytes_max(), patch)?;
-    let patch = if media_type == MediaType::JsonPatch { Patch::Json(patch) } else { Patch::Merge(patch) };
-    write(node, call, address, Action::Patch(patch)).await
+    if body::without_bom(&bytes).trim_ascii().is_empty() && wrap.is_none() {
+        let Some(expiry) = expiry::of_query(call.query(), node.now_ms())? else {
+            return Err(Error::BadJson("no patch: send one, or ?ttl= or ?expires_at= to renew the expiry".into()));
+        };
+        return write(node, call, address, Action::Patch { patch: None, expiry: Some(expiry) }).await;
+    }
+    let (raw, expiry) = patch_of(node, call, wrap, &bytes)?;
+    let patch = take_value(node.value_bytes_max(), raw)?;
+    let patch = match media_type {
+        MediaType::JsonPatch => Patch::Json(patch),
+        MediaType::Json | MediaType::MergePatch | MediaType::Ndjson => {
+            if wrap.is_none() && patch.only_wraps_an_object("value") {
+                return Err(Error::BadRequest(WRAPPED.into()));
+            }
+            Patch::Merge(patch)
+        }
+    };
+    write(node, call, address, Action::Patch { patch: Some(patch), expiry }).await
+}
+
+/// The patch in a body, and the expiry in the query or, where the patch is wrapped, beside it.
+fn patch_of<'a>(
+    node: &Node,
+    call: &Call,
+    wrap: Option<bool>,
+    bytes: &'a [u8],
+) -> Result<(&'a RawValue, Option<Expiry>)> {
+    if wrap == Some(true) {
+        let body: PutBody<'a> = body::parse_object(bytes)?;
+        return Ok((body.value.ok_or(Error::MissingValue)?, body.expiry(call, node.now_ms())?));
+    }
+    let raw = serde_json::from_slice(body::without_bom(bytes));
+    let raw = raw.map_err(|error| Error::BadJson(error.to_string()))?;
+    Ok((raw, expiry::of_query(call.query(), node.now_ms())?))
 }
 
 /// `DELETE /{table}/key/{key}`
@@ -149,31 +193,35 @@ async fn read_value_body(node: &Node, call: &Call) -> Result<bytes::Bytes> {
 /// A value from its JSON text as sent, within the limit on that.
 ///
 /// # Errors
-/// `TooLarge`, or `BadJson` where it nests too deep.
+/// `TooLarge`, or `BadJson` where it nests too deep or has a lone surrogate.
 pub fn take_value(limit: u64, raw: &RawValue) -> Result<Value> {
-    if raw.get().len() as u64 > limit {
-        return Err(Error::TooLarge { what: "value", limit });
-    }
+    check_length(limit, raw)?;
     Value::from_raw(raw)
 }
 
-/// The time to live from the query or the body.
+/// A patch from its JSON text: a list is RFC 6902, anything else RFC 7396. To merge a list is to put it, so the two do not collide.
 ///
 /// # Errors
-/// `BadRequest` for both at once, and those of `condition::parse_ttl`.
-pub fn ttl(in_query: Option<Cow<'_, str>>, in_body: Option<&RawValue>) -> Result<Option<Duration>> {
-    match (in_query, in_body) {
-        (None, None) => Ok(None),
-        (Some(text), None) => condition::parse_ttl(&text).map(Some),
-        (None, Some(raw)) => {
-            // A number is its own text; a string is read out of its quotes; what else there is, parse_ttl refuses.
-            let text = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().into());
-            condition::parse_ttl(&text).map(Some)
-        }
-        (Some(_), Some(_)) => {
-            Err(Error::BadRequest("ttl stands in the query and in the body: send one".into()))
-        }
+/// As `take_value`.
+pub fn take_patch(limit: u64, raw: &RawValue) -> Result<Patch> {
+    let patch = take_value(limit, raw)?;
+    Ok(if patch.as_str().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
+}
+
+/// As `take_value`, but takes lone surrogates: for rows of old exports.
+///
+/// # Errors
+/// `TooLarge`, or `BadJson` where it nests too deep.
+pub fn take_old_value(limit: u64, raw: &RawValue) -> Result<Value> {
+    check_length(limit, raw)?;
+    Value::from_old(raw)
+}
+
+fn check_length(limit: u64, raw: &RawValue) -> Result<()> {
+    if raw.get().len() as u64 > limit {
+        return Err(Error::TooLarge { what: "value", limit });
     }
+    Ok(())
 }
 
 /// For a member that may be `null`, which is not the same as absent.
@@ -201,15 +249,19 @@ fn enveloped(value: &Value) -> Vec<u8> {
 
 /// `{"value":V,"version":...}`, what REST has in headers included.
 pub fn with_meta(entry: &Entry) -> String {
+    format!("{{\"value\":{},{}", entry.value.as_str(), &meta_alone(entry)[1..])
+}
+
+/// `{"version":...}`: what is known about a value, without the value.
+pub fn meta_alone(entry: &Entry) -> String {
     let timestamp = entry.timestamp;
-    let meta = json!({
+    json!({
         "version": timestamp.to_string(),
         "timestamp": timestamp.unix_ms(),
         "node": timestamp.node.to_string(),
         "expires_at": entry.expires_at_ms,
     })
-    .to_string();
-    format!("{{\"value\":{},{}", entry.value.as_str(), &meta[1..])
+    .to_string()
 }
 
 fn wants_text(call: &Call) -> bool {
@@ -251,7 +303,7 @@ mod tests {
             body::parse_object::<PutBody>(body.as_bytes()).map(|it| it.value.map(|v| v.get().to_string()))
         };
         assert_eq!(value(r#"{"value":null}"#).expect("json"), Some("null".into()));
-        assert_eq!(value(r#"{"other":1,"value": 1.10 }"#).expect("json"), Some("1.10".into()));
+        assert_eq!(value(r#"{"ttl":1,"value": 1.10 }"#).expect("json"), Some("1.10".into()));
         assert_eq!(value("{}").expect("json"), None);
         for wrong in [
             "",
@@ -260,6 +312,7 @@ mod tests {
             "{",
             "[1]",
             r#"{"value":1,"value":2}"#,
+            r#"{"other":1,"value":2}"#,
             r#"{"value":tru}"#,
             "{\"value\":\"\x01\"}",
         ] {
@@ -278,7 +331,7 @@ mod tests {
 
     #[test]
     fn plain_text_is_a_string_without_quotes_and_any_other_value_as_json() {
-        let text = |value| bare_text(&Value::parse(value).expect("json"));
+        let text = |value: &str| bare_text(&Value::trusted(value.into()));
         assert_eq!(text(r#""a \"b\"\n""#), "a \"b\"\n");
         assert_eq!(text("[1,2]"), "[1,2]");
         assert_eq!(text(r#""\ud800""#), r#""\ud800""#);
@@ -289,15 +342,5 @@ mod tests {
         let mut response = reply::json_text("{}");
         insert_entry_headers(&mut response, &entry("1", u64::MAX >> 16));
         assert_eq!(response.headers()[header::LAST_MODIFIED], "Fri, 31 Dec 9999 23:59:59 GMT");
-    }
-
-    #[test]
-    fn a_ttl_stands_in_one_place() {
-        let raw = |text: &str| RawValue::from_string(text.into()).expect("json");
-        assert_eq!(ttl(Some("2".into()), None), Ok(Some(Duration::from_secs(2))));
-        assert_eq!(ttl(None, Some(&raw("2"))), Ok(Some(Duration::from_secs(2))));
-        assert_eq!(ttl(None, Some(&raw("\"2m\""))), Ok(Some(Duration::from_secs(120))));
-        assert!(matches!(ttl(None, Some(&raw("[]"))), Err(Error::BadRequest(_))));
-        assert!(matches!(ttl(Some("2".into()), Some(&raw("2"))), Err(Error::BadRequest(_))));
     }
 }

@@ -14,16 +14,17 @@ use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
+    accepts,
     body::{self, MediaType},
-    call::Call,
+    call::{Call, Query},
     chunks::{self, Chunk, Chunks},
-    path, reply,
+    kv, path, reply,
     route::{Route, route},
 };
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
-    node::{Node, Page, Range, Row},
+    node::{Entry, Node, Page, Range, Row},
 };
 
 /// Most rows of a page that is asked for.
@@ -75,7 +76,10 @@ async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Re
 /// `GET /{table}/store`
 async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
     match call.method {
-        Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Store)?.answer(&call).await,
+        Method::GET | Method::HEAD => {
+            let shape = Shape::Store(Show::of(call.query())?);
+            Listing::of(node, &call, table, shape)?.answer(&call).await
+        }
         _ => reply::other_method(&call, "GET, HEAD, OPTIONS"),
     }
 }
@@ -85,9 +89,51 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return reply::other_method(&call, "GET, HEAD, OPTIONS");
     }
-    let prefix = call.query().get("prefix")?.unwrap_or_default();
-    let count = node.count(&table, &prefix).await?;
+    let count = node.count(&table, &range(call.query())?).await?;
     reply::json(&json!({ "count": count }))
+}
+
+/// The range of keys that a query asks for.
+pub fn range(query: Query<'_>) -> Result<Range> {
+    Ok(Range {
+        prefix: query.get("prefix")?.unwrap_or_default().into_owned(),
+        start: query.get("start")?.map(String::from),
+        end: query.get("end")?.map(String::from),
+        after: None,
+        reverse: false,
+    })
+}
+
+/// What is shown of a row beside its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Show {
+    /// `V`
+    Value,
+    /// `{"value":V,"version":...}`
+    ValueAndMeta,
+    /// `{"version":...}`
+    Meta,
+}
+
+impl Show {
+    fn of(query: Query<'_>) -> Result<Self> {
+        match (query.switch("values")?.unwrap_or(true), query.flag("meta")?) {
+            (true, false) => Ok(Self::Value),
+            (true, true) => Ok(Self::ValueAndMeta),
+            (false, true) => Ok(Self::Meta),
+            (false, false) => Err(Error::BadRequest(
+                "values=false leaves nothing but the keys: /{table}/keys lists those; meta=true shows versions and expiries".into(),
+            )),
+        }
+    }
+
+    fn append(self, body: &mut Vec<u8>, entry: &Entry) {
+        match self {
+            Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
+            Self::ValueAndMeta => body.extend_from_slice(kv::with_meta(entry).as_bytes()),
+            Self::Meta => body.extend_from_slice(kv::meta_alone(entry).as_bytes()),
+        }
+    }
 }
 
 /// What a listing shows of a row.
@@ -96,7 +142,7 @@ enum Shape {
     /// `["k1","k2"]`
     Keys,
     /// `{"k1":V1,"k2":V2}`
-    Store,
+    Store(Show),
 }
 
 impl Shape {
@@ -124,11 +170,9 @@ impl Listing {
     fn of(node: Arc<Node>, call: &Call, table: TableName, shape: Shape) -> Result<Self> {
         let query = call.query();
         let range = Range {
-            prefix: query.get("prefix")?.unwrap_or_default().into_owned(),
-            start: query.get("start")?.map(String::from),
-            end: query.get("end")?.map(String::from),
             after: query.get("cursor")?.map(|cursor| parse_cursor(&cursor)).transpose()?,
             reverse: query.flag("reverse")?,
+            ..range(query)?
         };
         let limit = query.get("limit")?.map(|limit| parse_limit(&limit)).transpose()?;
         Ok(Self { node, table, range, limit, shape, begun: false })
@@ -168,12 +212,12 @@ impl Listing {
                 }
                 Ok(self.advance(page, |key| key))
             }
-            Shape::Store => {
+            Shape::Store(show) => {
                 let page = self.node.rows(&self.table, &self.range, rows_max).await?;
                 for row in &page.rows {
                     self.append_key(body, &row.key);
                     body.push(b':');
-                    body.extend_from_slice(row.entry.value.as_str().as_bytes());
+                    show.append(body, &row.entry);
                 }
                 Ok(self.advance(page, |row: Row| row.key))
             }
@@ -212,7 +256,7 @@ impl Chunks for Listing {
 
 /// What a multi-get asks for, where it is an object.
 #[derive(Deserialize)]
-#[serde(expecting = "a list of keys, or {\"keys\": [...]}")]
+#[serde(deny_unknown_fields, expecting = "a list of keys, or {\"keys\": [...]}")]
 struct Asked {
     keys: Vec<String>,
 }
@@ -220,11 +264,13 @@ struct Asked {
 /// `POST /{table}/keys`
 async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
     body::media_type(call, &[MediaType::Json])?;
+    let show = if call.query().flag("meta")? { Show::ValueAndMeta } else { Show::Value };
     let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
+    let bytes = body::without_bom(&bytes);
     let names = if bytes.trim_ascii_start().starts_with(b"[") {
-        serde_json::from_slice(&bytes).map_err(|error| Error::BadJson(error.to_string()))?
+        serde_json::from_slice(bytes).map_err(|error| Error::BadJson(error.to_string()))?
     } else {
-        body::parse_object::<Asked>(&bytes)?.keys
+        body::parse_object::<Asked>(bytes)?.keys
     };
     let mut keys = Vec::with_capacity(names.len());
     let mut seen = HashSet::with_capacity(names.len());
@@ -235,7 +281,7 @@ async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Resp
             keys.push(key);
         }
     }
-    chunks::answer(reply::JSON, Many { node, table, keys: keys.into_iter(), begun: false }).await
+    chunks::answer(reply::JSON, Many { node, table, keys: keys.into_iter(), show, begun: false }).await
 }
 
 /// A multi-get under way.
@@ -243,6 +289,7 @@ struct Many {
     node: Arc<Node>,
     table: TableName,
     keys: std::vec::IntoIter<Key>,
+    show: Show,
     begun: bool,
 }
 
@@ -260,7 +307,7 @@ impl Chunks for Many {
             }
             append_string(&mut bytes, key.as_str());
             bytes.push(b':');
-            bytes.extend_from_slice(entry.value.as_str().as_bytes());
+            self.show.append(&mut bytes, &entry);
         }
         Ok(Chunk { bytes, last: false })
     }
@@ -300,7 +347,7 @@ fn parse_cursor(text: &str) -> Result<Key> {
 fn insert_next(response: &mut Response, call: &Call, last: &Key) -> Result<()> {
     let cursor = render_cursor(last);
     let query = call.uri.query().unwrap_or_default();
-    let kept = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
+    let kept = query.split('&').filter(|pair| !pair.is_empty() && accepts::parameter_name(pair) != "cursor");
     let parameters: String = kept.map(|pair| format!("{pair}&")).collect();
     // A target may hold a plain >, which would end the link.
     let target = format!("{}?{parameters}cursor={cursor}", call.path()).replace('>', "%3E");

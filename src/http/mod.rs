@@ -3,6 +3,7 @@
 //! The way of a request: `server` accepts its connection, `socket` watches over that, `service` moves its head into a `Call`
 //! and passes it to the `routes`; a handler answers over `Node` alone, and `reply` turns what failed into a problem.
 
+pub mod accepts;
 pub mod admin;
 pub mod batch;
 pub mod body;
@@ -12,6 +13,7 @@ pub mod cluster;
 pub mod condition;
 pub mod cors;
 pub mod event;
+pub mod expiry;
 pub mod kv;
 pub mod link;
 pub mod listing;
@@ -23,6 +25,7 @@ pub mod route;
 pub mod server;
 pub mod service;
 pub mod socket;
+pub mod strict;
 pub mod subscribe;
 pub mod tls;
 pub mod transfer;

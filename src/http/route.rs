@@ -5,7 +5,7 @@ use std::future::{Future, ready};
 
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
-use super::{call::Call, reply};
+use super::{accepts, call::Call, reply};
 use crate::error::Result;
 
 /// The resources of this server.
@@ -99,7 +99,7 @@ impl Route {
 }
 
 /// The filter that takes the paths in which `parse` finds its resource, and answers with `handle`, or with the problem
-/// that `parse` found. Other paths are left to the routes after it.
+/// that `parse` found, or that of what the request has and its operation does not take. Other paths are left to the routes after it.
 pub fn route<T, P, H, F>(route: Route, parse: P, handle: H) -> BoxedFilter<(Response,)>
 where
     T: Send + 'static,
@@ -116,7 +116,9 @@ where
         .then(move |call: Call, resource: Result<T>| {
             call.routed(route);
             // The handler's future is made here: it borrows nothing, so the filter may be dropped while it runs.
-            let answer = resource.map(|resource| handle(call.clone(), resource));
+            let answer = resource
+                .and_then(|resource| accepts::check(route, &call).map(|()| resource))
+                .map(|resource| handle(call.clone(), resource));
             async move {
                 let answer = match answer {
                     Ok(answer) => answer.await,

@@ -109,20 +109,22 @@ fn topics(target: Target, query: Query<'_>) -> Result<Vec<Topic>> {
     }
 }
 
-/// `?prefix=` and `?keys=a,b` of one table, both of which may be repeated; the whole table without either.
+/// `?prefix=`, `?key=a` and `?keys=a,b` of one table, which may be repeated; the whole table without any.
 fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
     let prefixes = query.all("prefix")?;
     let lists = query.all("keys")?;
-    if prefixes.is_empty() && lists.is_empty() {
+    let single = query.all("key")?;
+    if prefixes.is_empty() && lists.is_empty() && single.is_empty() {
         return Ok(vec![Topic::Prefix(table.clone(), String::new())]);
     }
     let prefixes = prefixes.into_iter().map(|prefix| Ok(Topic::Prefix(table.clone(), prefix.into_owned())));
-    let keys = lists.iter().flat_map(|list| list.split(','));
+    // A comma always parts `keys`, however it is escaped: `key` names one that has commas.
+    let keys = lists.iter().flat_map(|list| list.split(',')).chain(single.iter().map(AsRef::as_ref));
     prefixes.chain(keys.map(|key| Ok(Topic::Key(table.clone(), Key::parse(key)?)))).collect()
 }
 
 /// `table/key`, `table/*` for a whole table, `table/pre*` for a prefix. A key that itself ends in `*` is named by
-/// `/{table}/subscribe?keys=`.
+/// `/{table}/subscribe?key=`.
 fn parse_topic(topic: &str) -> Result<Topic> {
     let Some((table, key)) = topic.split_once('/') else {
         return Err(Error::BadRequest(format!("{topic:?} is no topic: table/key, table/* or table/prefix*")));
@@ -243,7 +245,9 @@ mod tests {
         assert_eq!(topics("prefix="), Ok(vec![prefix("t", "")]));
         assert_eq!(topics("keys=a,b%20c&keys=d"), Ok(vec![key("t", "a"), key("t", "b c"), key("t", "d")]));
         assert_eq!(topics("prefix=p%2F&keys=a"), Ok(vec![prefix("t", "p/"), key("t", "a")]));
+        assert_eq!(topics("key=a%2Cb&key=c&keys=d"), Ok(vec![key("t", "d"), key("t", "a,b"), key("t", "c")]));
         assert!(matches!(topics("keys=a,,b"), Err(Error::BadName(_))));
+        assert!(matches!(topics("key="), Err(Error::BadName(_))));
     }
 
     #[test]

@@ -13,11 +13,15 @@ use super::{
     body::{self, MediaType, Upload},
     call::Call,
     chunks::{self, Chunk, Chunks},
-    condition, kv, listing, reply,
+    condition, expiry, kv, listing, reply,
     route::{Route, exactly, route},
 };
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+        nearest,
+    },
     error::{Error, Result},
     node::{Import, Imported, Node, Range, Row, Wanted},
 };
@@ -44,51 +48,58 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return reply::other_method(&call, "GET, HEAD, OPTIONS");
     }
+    let range = listing::range(call.query())?;
+    let values = call.query().switch("values")?.unwrap_or(true);
     let tables = match call.query().get("table")? {
         Some(table) => vec![TableName::parse(&table)?],
         None => node.table_names(),
     };
     let mut tables = tables.into_iter();
     let Some(table) = tables.next() else { return Ok(reply::with_type(reply::NDJSON, "")) };
-    chunks::answer(reply::NDJSON, Export { node, table, range: Range::default(), tables }).await
+    chunks::answer(reply::NDJSON, Export { node, table, left: range.clone(), range, values, tables }).await
 }
 
 /// An export under way.
 struct Export {
     node: Arc<Node>,
+    /// What it takes of each table.
+    range: Range,
+    values: bool,
     /// The table it is at, and what is left of that.
     table: TableName,
-    range: Range,
+    left: Range,
     /// Those that follow.
     tables: vec::IntoIter<TableName>,
 }
 
 impl Chunks for Export {
     async fn next(&mut self) -> Result<Chunk> {
-        let page = self.node.rows(&self.table, &self.range, PAGE_ROWS).await?;
+        let page = self.node.rows(&self.table, &self.left, PAGE_ROWS).await?;
         let mut bytes = Vec::new();
         for row in &page.rows {
-            append_line(&mut bytes, &self.table, row);
+            append_line(&mut bytes, &self.table, row, self.values);
         }
         if page.more {
-            self.range.after = page.rows.into_iter().last().map(|row| row.key);
+            self.left.after = page.rows.into_iter().last().map(|row| row.key);
             return Ok(Chunk { bytes, last: false });
         }
         let Some(table) = self.tables.next() else { return Ok(Chunk { bytes, last: true }) };
         self.table = table;
-        self.range = Range::default();
+        self.left = self.range.clone();
         Ok(Chunk { bytes, last: false })
     }
 }
 
-fn append_line(bytes: &mut Vec<u8>, table: &TableName, row: &Row) {
+fn append_line(bytes: &mut Vec<u8>, table: &TableName, row: &Row, values: bool) {
     let timestamp = row.entry.timestamp;
     bytes.extend_from_slice(b"{\"table\":");
     listing::append_string(bytes, table.as_str());
     bytes.extend_from_slice(b",\"key\":");
     listing::append_string(bytes, row.key.as_str());
-    bytes.extend_from_slice(b",\"value\":");
-    bytes.extend_from_slice(row.entry.value.as_str().as_bytes());
+    if values {
+        bytes.extend_from_slice(b",\"value\":");
+        bytes.extend_from_slice(row.entry.value.as_str().as_bytes());
+    }
     let version = format!(",\"version\":\"{timestamp}\",\"timestamp\":{}", timestamp.unix_ms());
     bytes.extend_from_slice(version.as_bytes());
     if let Some(expires_at_ms) = row.entry.expires_at_ms {
@@ -99,14 +110,48 @@ fn append_line(bytes: &mut Vec<u8>, table: &TableName, row: &Row) {
 
 /// A line of an import.
 #[derive(Deserialize)]
-#[serde(expecting = "an object with \"table\", \"key\" and \"value\"")]
+#[serde(deny_unknown_fields, expecting = "an object with \"table\", \"key\" and \"value\"")]
 struct Line<'a> {
     table: Option<Cow<'a, str>>,
     key: Cow<'a, str>,
     #[serde(borrow, default, deserialize_with = "kv::present")]
     value: Option<&'a RawValue>,
     version: Option<Cow<'a, str>>,
+    /// When it was written, as an export says it for people: the version says it too, and is what counts.
+    timestamp: Option<u64>,
     expires_at: Option<u64>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+}
+
+/// What becomes of the versions of imported rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// They are kept: the import may be repeated, and later writes stay.
+    Keep,
+    /// Rows are new writes of now, and win over whatever is here: a restore. Those that expired meanwhile are left out.
+    New,
+}
+
+impl Mode {
+    fn parse(text: Option<&str>) -> Result<Self> {
+        match text {
+            None | Some("keep") => Ok(Self::Keep),
+            Some("new") => Ok(Self::New),
+            Some(other) => Err(Error::BadRequest(nearest::unknown("mode", other, &["keep", "new"]))),
+        }
+    }
+}
+
+/// Whether values with lone surrogates are taken, which were stored before those were refused.
+fn keeps_surrogates(text: Option<&str>) -> Result<bool> {
+    match text {
+        None => Ok(false),
+        Some("keep") => Ok(true),
+        Some(other) => {
+            Err(Error::BadRequest(format!("surrogates={other}: keep, or leave it out to refuse them")))
+        }
+    }
 }
 
 /// `POST /_/import`
@@ -116,11 +161,15 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     }
     body::media_type(&call, &[MediaType::Ndjson, MediaType::Json])?;
     let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
+    let mode = Mode::parse(call.query().get("mode")?.as_deref())?;
+    let keeps_surrogates = keeps_surrogates(call.query().get("surrogates")?.as_deref())?;
     let wanted = condition::wanted(&call)?;
     let mut importing = Importing {
         line_bytes_max: node.value_bytes_max() + body::ENVELOPE_BYTES_MAX,
         node,
         table,
+        mode,
+        keeps_surrogates,
         batch: Vec::new(),
         batch_bytes: 0,
         lines: 0,
@@ -143,6 +192,8 @@ struct Importing {
     node: Arc<Node>,
     /// The table of lines that name none.
     table: Option<TableName>,
+    mode: Mode,
+    keeps_surrogates: bool,
     line_bytes_max: u64,
     batch: Vec<Import>,
     batch_bytes: usize,
@@ -190,6 +241,11 @@ impl Importing {
         }
         self.lines += 1;
         let row = self.parse(line)?;
+        if self.mode == Mode::New && row.expires_at_ms.is_some_and(|at_ms| at_ms <= self.node.now_ms()) {
+            // Written, it would hide what is here and show nothing.
+            self.imported.skipped += 1;
+            return Ok(());
+        }
         self.batch.push(row);
         self.batch_bytes += line.len();
         if self.batch.len() >= BATCH_ROWS || self.batch_bytes >= BATCH_BYTES {
@@ -205,16 +261,56 @@ impl Importing {
             (None, Some(table)) => table.clone(),
             (None, None) => return Err(Error::BadJson("no \"table\", here or in the query".into())),
         };
-        let version = line.version.map(|version| {
-            version.parse().map_err(|error| Error::BadJson(format!("version {version:?}: {error}")))
-        });
-        Ok(Import {
-            table,
-            key: Key::parse(&line.key)?,
-            value: kv::take_value(self.node.value_bytes_max(), line.value.ok_or(Error::MissingValue)?)?,
-            timestamp: version.transpose()?,
-            expires_at_ms: line.expires_at,
-        })
+        let raw = line.value.ok_or(Error::MissingValue)?;
+        let limit = self.node.value_bytes_max();
+        let value = match self.keeps_surrogates {
+            true => kv::take_old_value(limit, raw),
+            false => kv::take_value(limit, raw).map_err(|error| match error {
+                Error::BadJson(why) if why.contains("surrogate") => {
+                    Error::BadJson(format!("{why}; or take rows of an old export as they are, with ?surrogates=keep"))
+                }
+                other => other,
+            }),
+        }?;
+        let timestamp = self.version_of(&line)?;
+        let key = Key::parse(&line.key)?;
+        Ok(Import { table, key, value, timestamp, expires_at_ms: self.expiry_of(&line)? })
+    }
+
+    /// The version to keep.
+    fn version_of(&self, line: &Line<'_>) -> Result<Option<Timestamp>> {
+        let wrong = |why: String| Err(Error::BadJson(why));
+        let version = match &line.version {
+            Some(version) => match version.parse::<Timestamp>() {
+                Ok(parsed) => Some(parsed),
+                Err(error) => return wrong(format!("version {version:?}: {error}")),
+            },
+            None => None,
+        };
+        match (self.mode, version, line.timestamp) {
+            (Mode::New, ..) => Ok(None),
+            (Mode::Keep, None, Some(_)) => wrong(
+                "a \"timestamp\" without a \"version\" says nothing: leave it out, or send ?mode=new for new writes".into(),
+            ),
+            (Mode::Keep, Some(version), Some(at_ms)) if version.unix_ms() != at_ms => {
+                wrong(format!("timestamp {at_ms} is not that of version {version}, which is {}", version.unix_ms()))
+            }
+            (Mode::Keep, version, _) => Ok(version),
+        }
+    }
+
+    fn expiry_of(&self, line: &Line<'_>) -> Result<Option<u64>> {
+        match (line.ttl, line.expires_at) {
+            (None, expires_at) => Ok(expires_at),
+            (Some(_), _) if self.mode == Mode::Keep && line.version.is_some() => Err(Error::BadRequest(
+                "a row that keeps its version keeps its expiry: \"expires_at\" says it, and \"ttl\" would be another one each time".into(),
+            )),
+            (Some(_), Some(_)) => Err(Error::BadRequest("ttl and expires_at: send one".into())),
+            (ttl, None) => {
+                let now_ms = self.node.now_ms();
+                Ok(expiry::of_members(ttl, None, now_ms)?.map(|expiry| expiry.unix_ms(now_ms)))
+            }
+        }
     }
 
     async fn commit(&mut self) -> Result<()> {

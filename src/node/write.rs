@@ -53,18 +53,42 @@ pub enum Patch {
     Json(Value),
 }
 
+/// Until when a value is to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// So long from the write on.
+    After(Duration),
+    /// Until this instant, in Unix milliseconds.
+    At(u64),
+}
+
+impl Expiry {
+    /// The instant, in Unix milliseconds, for a write of now.
+    pub fn unix_ms(self, now_ms: u64) -> u64 {
+        match self {
+            Self::After(ttl) => now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+            Self::At(unix_ms) => unix_ms,
+        }
+    }
+}
+
 /// What a write does to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Gives it a value, for `ttl` or for ever.
+    /// Gives it a value, for ever unless it has an expiry.
     Put {
         /// The value.
         value: Value,
         /// How long it is to be seen.
-        ttl: Option<Duration>,
+        expiry: Option<Expiry>,
     },
-    /// Changes its value. An expiry stays.
-    Patch(Patch),
+    /// Changes its value, or its expiry, or both.
+    Patch {
+        /// How the value changes; as it is without one.
+        patch: Option<Patch>,
+        /// How long it is to be seen from now on; as long as before without one.
+        expiry: Option<Expiry>,
+    },
     /// Removes it. Absent keys are `NotFound` unless `force`, which writes the tombstone all the same.
     Delete {
         /// Write the tombstone even where the key is absent.
@@ -147,7 +171,7 @@ impl Node {
         }
         match write.action {
             Action::Put { .. } | Action::Delete { force: true } => Ok(()),
-            Action::Patch(_) | Action::Delete { force: false } => Err(absent(table, &write.key)),
+            Action::Patch { .. } | Action::Delete { force: false } => Err(absent(table, &write.key)),
         }
     }
 
@@ -193,6 +217,10 @@ impl Node {
                 // wants it, so it is a new write.
                 let is_lost = |timestamp: &Timestamp| existing.is_none() && timestamp.unix_ms() <= swept_ms;
                 let timestamp = timestamp.filter(|timestamp| !is_lost(timestamp));
+                if let (None, Some(existing)) = (timestamp, existing) {
+                    // A new write is later than what is here, also where that came from a clock that is ahead.
+                    self.stamps.follow(existing.timestamp());
+                }
                 let timestamp = timestamp.map_or_else(|| self.stamps.tick(), Ok)?;
                 let register = Register::live(value, expires_at_ms, timestamp);
                 row = Some(Row::new(key.clone(), register.clone()));
@@ -232,14 +260,19 @@ impl Node {
             return Err(Error::PreconditionFailed { current });
         }
         match action {
-            Action::Put { value, ttl } => {
-                let expires_at_ms = ttl.map(|ttl| now_ms.saturating_add(ttl.as_millis() as u64));
+            Action::Put { value, expiry } => {
+                let expires_at_ms = expiry.map(|expiry| expiry.unix_ms(now_ms));
                 Ok(Register::live(value, expires_at_ms, self.stamps.tick()?))
             }
-            Action::Patch(patch) => {
+            Action::Patch { patch, expiry } => {
                 let existing = visible.ok_or_else(|| absent(table, key))?;
-                let value = self.patched(&existing.value()?, &patch)?;
-                Ok(Register::live(value, existing.expires_at_ms(), self.stamps.tick()?))
+                let value = existing.value()?;
+                let value = match patch {
+                    Some(patch) => self.patched(&value, &patch)?,
+                    None => value,
+                };
+                let expires_at_ms = expiry.map(|expiry| expiry.unix_ms(now_ms)).or(existing.expires_at_ms());
+                Ok(Register::live(value, expires_at_ms, self.stamps.tick()?))
             }
             Action::Delete { force } => match visible.is_some() || force {
                 true => Ok(Register::deleted(self.stamps.tick()?)),

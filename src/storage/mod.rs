@@ -248,8 +248,8 @@ impl Store {
     }
 
     /// How many visible keys begin so.
-    pub fn count(&self, table: &TableName, prefix: &str) -> Result<u64> {
-        self.table(table).map_or(Ok(0), |table| scan::count(&table, prefix))
+    pub fn count(&self, table: &TableName, range: &Range) -> Result<u64> {
+        self.table(table).map_or(Ok(0), |table| scan::count(&table, range))
     }
 
     /// The tables, by name, with the rows they have, as far as those are counted.

@@ -97,9 +97,9 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
     })
 }
 
-/// How many visible keys of a table begin so.
-pub fn count(table: &Table, prefix: &str) -> Result<u64> {
-    let (low, high) = Range { prefix: prefix.to_owned(), ..Range::default() }.bounds();
+/// How many visible keys of a table are in a range.
+pub fn count(table: &Table, range: &Range) -> Result<u64> {
+    let (low, high) = range.bounds();
     table.with_trees(|trees| {
         let mut count = 0;
         for number in 0..PARTITIONS {

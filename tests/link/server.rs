@@ -91,7 +91,7 @@ impl Server {
 
     pub async fn put(&self, key: &str, value: &str) {
         let value = Value::parse(value).expect("JSON");
-        let action = Action::Put { value, ttl: None };
+        let action = Action::Put { value, expiry: None };
         let write = Write { key: Key::parse(key).expect("a key"), action, condition: Condition::Always };
         self.node.write(&table(), write).await.expect("written");
     }

@@ -9,8 +9,8 @@ use serde_json::{error::Category, value::RawValue};
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
-    http::{condition, kv, path::Address, reply, subscribe},
-    node::{Action, Node, Patch, Start, Topic, Write, Written},
+    http::{condition, expiry, kv, path::Address, reply, strict, subscribe},
+    node::{Action, Node, Start, Topic, Write, Written},
 };
 
 /// Longest `id` of a subscription and `rid` of a request, as JSON text. They are repeated in every answer.
@@ -146,7 +146,9 @@ impl ReplyTo {
 }
 
 /// Parses a message. Even of one that is wrong it says, as far as it can, what the answer is matched by.
-pub fn parse(text: &str, value_bytes_max: u64) -> (ReplyTo, Result<Request>) {
+/// `now_ms` is the instant that an expiry must lie after, in Unix milliseconds.
+pub fn parse(text: &str, value_bytes_max: u64, now_ms: u64) -> (ReplyTo, Result<Request>) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let fields = match Fields::parse(text) {
         Ok(fields) => fields,
         Err(error) => {
@@ -159,7 +161,7 @@ pub fn parse(text: &str, value_bytes_max: u64) -> (ReplyTo, Result<Request>) {
     let known = Known { op: Some(Cow::Borrowed(&fields.op)), rid: fields.rid, id: fields.id };
     match known.reply_to() {
         Ok(reply_to) => {
-            let request = fields.request(reply_to.sub.as_ref(), value_bytes_max);
+            let request = fields.request(reply_to.sub.as_ref(), value_bytes_max, now_ms);
             (reply_to, request)
         }
         Err(error) => (ReplyTo::default(), Err(error)),
@@ -200,20 +202,19 @@ struct Fields<'a> {
     key: Option<String>,
     prefix: Option<String>,
     since: Option<String>,
-    #[serde(default)]
-    snapshot: bool,
+    snapshot: Option<bool>,
     #[serde(borrow, default, deserialize_with = "kv::present")]
     value: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "kv::present")]
     patch: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    expires_at: Option<&'a RawValue>,
     if_match: Option<String>,
     if_none_match: Option<String>,
-    #[serde(default)]
-    force: bool,
-    #[serde(rename = "token")]
-    _token: Option<String>,
+    force: Option<bool>,
+    token: Option<String>,
 }
 
 const OPERATIONS: &str = r#"a message is one object with "op": sub, unsub, get, put, patch, delete or ping"#;
@@ -225,26 +226,60 @@ impl<'a> Fields<'a> {
             return Err(Error::BadRequest(OPERATIONS.into()));
         }
         serde_json::from_str(text).map_err(|error| match error.classify() {
-            Category::Data => Error::BadRequest(format!("{error}; {OPERATIONS}")),
+            Category::Data => match strict::explain::<Fields<'_>>(text, &error) {
+                Error::BadJson(why) => Error::BadRequest(format!("{why}; {OPERATIONS}")),
+                unknown => unknown,
+            },
             Category::Syntax | Category::Eof | Category::Io => {
                 Error::BadJson(format!("{error}; {OPERATIONS}"))
             }
         })
     }
 
-    fn request(self, sub: Option<&Label>, value_bytes_max: u64) -> Result<Request> {
+    /// Refuses members that are for another operation. `rid` and `id` are repeated in every answer.
+    fn check(&self) -> Result<()> {
+        let given = [
+            ("table", self.table.is_some()),
+            ("key", self.key.is_some()),
+            ("prefix", self.prefix.is_some()),
+            ("since", self.since.is_some()),
+            ("snapshot", self.snapshot.is_some()),
+            ("value", self.value.is_some()),
+            ("patch", self.patch.is_some()),
+            ("ttl", self.ttl.is_some()),
+            ("expires_at", self.expires_at.is_some()),
+            ("if_match", self.if_match.is_some()),
+            ("if_none_match", self.if_none_match.is_some()),
+            ("force", self.force.is_some()),
+            ("token", self.token.is_some()),
+        ];
+        let allowed: &[&str] = match self.op.as_str() {
+            "sub" => &["table", "key", "prefix", "since", "snapshot"],
+            "get" => &["table", "key"],
+            "put" => &["table", "key", "value", "ttl", "expires_at", "if_match", "if_none_match"],
+            "patch" => &["table", "key", "patch", "value", "ttl", "expires_at", "if_match", "if_none_match"],
+            "delete" => &["table", "key", "force", "if_match", "if_none_match"],
+            "unsub" | "ping" => &[],
+            // Answered as what they are.
+            _ => return Ok(()),
+        };
+        strict::check_members(&self.op, &given, allowed)
+    }
+
+    fn request(self, sub: Option<&Label>, value_bytes_max: u64, now_ms: u64) -> Result<Request> {
+        self.check()?;
         let id = || sub.cloned().ok_or_else(|| missing("id"));
         Ok(match self.op.as_str() {
             "sub" => Request::Subscribe {
                 id: id()?,
                 topic: self.topic()?,
-                start: subscribe::start_at(self.since.as_deref(), self.snapshot),
+                start: subscribe::start_at(self.since.as_deref(), self.snapshot.unwrap_or(false)),
             },
             "unsub" => Request::Unsubscribe { id: id()? },
             "get" => Request::Call(Operation::Get(Address { table: self.table()?, key: self.key()? })),
-            "put" => self.write(self.put(value_bytes_max)?)?,
-            "patch" => self.write(self.patch(value_bytes_max)?)?,
-            "delete" => self.write(Action::Delete { force: self.force })?,
+            "put" => self.write(self.put(value_bytes_max, now_ms)?)?,
+            "patch" => self.write(self.patch(value_bytes_max, now_ms)?)?,
+            "delete" => self.write(Action::Delete { force: self.force.unwrap_or(false) })?,
             "ping" => Request::Call(Operation::Ping),
             "auth" => {
                 return Err(Error::BadRequest(
@@ -273,18 +308,25 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn put(&self, value_bytes_max: u64) -> Result<Action> {
+    fn put(&self, value_bytes_max: u64, now_ms: u64) -> Result<Action> {
         let value = kv::take_value(value_bytes_max, self.value.ok_or(Error::MissingValue)?)?;
-        Ok(Action::Put { value, ttl: kv::ttl(None, self.ttl)? })
+        Ok(Action::Put { value, expiry: expiry::of_members(self.ttl, self.expires_at, now_ms)? })
     }
 
-    /// From `patch`, as in a batch, or `value`, as in a put. A list is RFC 6902, anything else RFC 7396: to merge a list is
-    /// to put it, so the two do not collide.
-    fn patch(&self, value_bytes_max: u64) -> Result<Action> {
-        let patch =
-            kv::take_value(value_bytes_max, self.patch.or(self.value).ok_or_else(|| missing("patch"))?)?;
-        let is_list = patch.as_str().starts_with('[');
-        Ok(Action::Patch(if is_list { Patch::Json(patch) } else { Patch::Merge(patch) }))
+    /// From `patch`, as in a batch, or `value`, as in a put. Without either it renews the expiry.
+    fn patch(&self, value_bytes_max: u64, now_ms: u64) -> Result<Action> {
+        let expiry = expiry::of_members(self.ttl, self.expires_at, now_ms)?;
+        let raw = match (self.patch, self.value) {
+            (Some(_), Some(_)) => {
+                return Err(Error::BadRequest(r#"a patch has "patch" or "value", not both"#.into()));
+            }
+            (patch, value) => patch.or(value),
+        };
+        if raw.is_none() && expiry.is_none() {
+            return Err(missing("patch"));
+        }
+        let patch = raw.map(|raw| kv::take_patch(value_bytes_max, raw)).transpose()?;
+        Ok(Action::Patch { patch, expiry })
     }
 
     fn write(&self, action: Action) -> Result<Request> {
@@ -305,13 +347,14 @@ mod tests {
     use super::*;
     use crate::{
         core::json::Value,
-        node::{Condition, Cursor},
+        node::{Condition, Cursor, Expiry, Patch},
     };
 
     const VALUE_BYTES_MAX: u64 = 100;
+    const NOW_MS: u64 = 1_795_000_000_000;
 
     fn parsed(text: &str) -> Result<Request> {
-        parse(text, VALUE_BYTES_MAX).1
+        parse(text, VALUE_BYTES_MAX, NOW_MS).1
     }
 
     fn label(text: &str) -> Label {
@@ -356,27 +399,34 @@ mod tests {
         let get = Operation::Get(Address { table: table(), key: key() });
         assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k"}"#), Ok(Request::Call(get)));
         assert_eq!(parsed(r#"{"op":"ping"}"#), Ok(Request::Call(Operation::Ping)));
-        let put = |text, ttl| Action::Put { value: value(text), ttl };
+        let after = |seconds| Some(Expiry::After(Duration::from_secs(seconds)));
+        let put = |text, expiry| Action::Put { value: value(text), expiry };
+        let patch = |patch, expiry| Action::Patch { patch, expiry };
         let version = "0000000000000001-000000000000000a".parse().expect("a version");
         let cases = [
             (r#""put","value":null"#, put("null", None), Condition::Always),
             (
                 r#""put","value":[1.10, 2],"ttl":2"#,
-                put("[1.10,2]", Some(Duration::from_secs(2))),
+                put("[1.10,2]", after(2)),
                 Condition::Always,
             ),
             (
                 r#""put","value":1,"ttl":"1m","if_none_match":"*""#,
-                put("1", Some(Duration::from_secs(60))),
+                put("1", after(60)),
                 Condition::Absent,
             ),
             (
                 r#""patch","patch":{"a":null}"#,
-                Action::Patch(Patch::Merge(value(r#"{"a":null}"#))),
+                patch(Some(Patch::Merge(value(r#"{"a":null}"#))), None),
                 Condition::Always,
             ),
-            (r#""patch","value":1"#, Action::Patch(Patch::Merge(value("1"))), Condition::Always),
-            (r#""patch","patch":[]"#, Action::Patch(Patch::Json(value("[]"))), Condition::Always),
+            (r#""patch","value":1"#, patch(Some(Patch::Merge(value("1"))), None), Condition::Always),
+            (
+                r#""patch","patch":[],"expires_at":1795000000001"#,
+                patch(Some(Patch::Json(value("[]"))), Some(Expiry::At(NOW_MS + 1))),
+                Condition::Always,
+            ),
+            (r#""patch","ttl":2"#, patch(None, after(2)), Condition::Always),
             (r#""delete""#, Action::Delete { force: false }, Condition::Always),
             (
                 r#""delete","force":true,"if_match":"0000000000000001-000000000000000a""#,
@@ -404,6 +454,13 @@ mod tests {
             (r#"{"op":"get","table":"../t","key":"k"}"#, "bad-name"),
             (r#"{"op":"get","table":"t","key":"k","keys":1}"#, "bad-request"),
             (r#"{"op":"get","table":"t","key":"k","rid":{}}"#, "bad-request"),
+            (r#"{"op":"get","table":"t","key":"k","ttl":1}"#, "bad-request"),
+            (r#"{"op":"delete","table":"t","key":"k","value":1}"#, "bad-request"),
+            (r#"{"op":"put","table":"t","key":"k","value":1,"force":true}"#, "bad-request"),
+            (r#"{"op":"put","table":"t","key":"k","value":"\ud800"}"#, "bad-json"),
+            (r#"{"op":"patch","table":"t","key":"k","patch":1,"value":2}"#, "bad-request"),
+            (r#"{"op":"patch","table":"t","key":"k"}"#, "bad-request"),
+            (r#"{"op":"unsub","id":"a","table":"t"}"#, "bad-request"),
             (r#"{"op":"put","table":"t","key":"k"}"#, "missing-value"),
             (r#"{"op":"put","table":"t","key":"k","value":1,"ttl":[]}"#, "bad-request"),
             (r#"{"op":"sub","table":"t"}"#, "bad-request"),
@@ -426,20 +483,20 @@ mod tests {
 
     #[test]
     fn an_answer_repeats_what_its_request_is_known_by() {
-        let (reply_to, _) = parse(r#"{"op":"ping","rid":"\u0041 7"}"#, VALUE_BYTES_MAX);
+        let (reply_to, _) = parse(r#"{"op":"ping","rid":"\u0041 7"}"#, VALUE_BYTES_MAX, NOW_MS);
         assert_eq!(reply_to.result("{}"), r#"{"event":"result","rid":"\u0041 7","status":200}"#);
         assert_eq!(
             reply_to.result(r#"{"a":1}"#),
             r#"{"event":"result","rid":"\u0041 7","status":200,"a":1}"#
         );
-        let (reply_to, _) = parse(r#"{"op":"sub","id":"a","table":"t","rid":1}"#, VALUE_BYTES_MAX);
+        let (reply_to, _) = parse(r#"{"op":"sub","id":"a","table":"t","rid":1}"#, VALUE_BYTES_MAX, NOW_MS);
         assert_eq!(reply_to.done("subscribed"), r#"{"event":"subscribed","rid":1,"sub":"a"}"#);
     }
 
     #[test]
     fn a_failed_operation_is_a_result_and_anything_else_an_error() {
         let answered = |text: &str| {
-            let (reply_to, request) = parse(text, VALUE_BYTES_MAX);
+            let (reply_to, request) = parse(text, VALUE_BYTES_MAX, NOW_MS);
             let problem = reply_to.problem(&request.expect_err("a bad request"), "id-1");
             serde_json::from_str::<serde_json::Value>(&problem).expect("JSON")
         };

@@ -219,7 +219,7 @@ impl Session {
 
     fn parse(&self, text: &str) -> (ReplyTo, Result<Request>) {
         match self.kind {
-            Kind::Conversation => request::parse(text, self.node.value_bytes_max()),
+            Kind::Conversation => request::parse(text, self.node.value_bytes_max(), self.node.now_ms()),
             Kind::Events => {
                 let error = Error::BadRequest("this is a stream of events; /_/ws takes requests".into());
                 (ReplyTo::default(), Err(error))

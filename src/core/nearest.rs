@@ -1,0 +1,63 @@
+//! Which known name was meant by one that is unknown, for the error that refuses it.
+
+/// Longest part of an unknown name that is looked at, and quoted, in characters. No known name is longer.
+const LOOKED_AT_CHARS_MAX: usize = 64;
+
+/// The known name that is most like `given`: letters that are missing, wrong or changed about count, their case does not, and nor does
+/// whether words are parted by `-` or `_`. `None` where half of it or more would be wrong.
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let given = plain(given);
+    let distance = |name: &str| strsim::osa_distance(&given, &plain(name));
+    let by_distance = known.into_iter().map(|name| (distance(name), name));
+    let (distance, name) = by_distance.min_by_key(|(distance, _)| *distance)?;
+    (2 * distance < given.chars().count().max(name.chars().count()) + 1).then_some(name)
+}
+
+/// Says that there is no such thing, which was meant, and what there is: for what is called a `noun`.
+pub fn unknown(noun: &str, given: &str, known: &[&str]) -> String {
+    let quoted: String = given.chars().take(LOOKED_AT_CHARS_MAX).collect();
+    if known.is_empty() {
+        return format!("unknown {noun} {quoted:?}: there is none to give here");
+    }
+    let meant = nearest(given, known.iter().copied());
+    let meant = meant.map(|name| format!("did you mean {name:?}? ")).unwrap_or_default();
+    format!("unknown {noun} {quoted:?}: {meant}allowed here: {}", known.join(", "))
+}
+
+fn plain(name: &str) -> String {
+    let plain = |character: char| if character == '-' { '_' } else { character.to_ascii_lowercase() };
+    name.chars().take(LOOKED_AT_CHARS_MAX).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_found_and_what_is_unlike_all_is_not_guessed() {
+        let known = ["ttl", "expires_at", "w", "w_timeout", "if_none_match", "prefix", "limit"];
+        for (given, meant) in [
+            ("tll", "ttl"),
+            ("TTL", "ttl"),
+            ("W", "w"),
+            ("expires", "expires_at"),
+            ("If-None-Match", "if_none_match"),
+            ("prefx", "prefix"),
+            ("limt", "limit"),
+            ("wtimeout", "w_timeout"),
+        ] {
+            assert_eq!(nearest(given, known), Some(meant), "{given}");
+        }
+        for given in ["", "x", "colour", &"ttl".repeat(1000)] {
+            assert_eq!(nearest(given, known), None, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_said() {
+        let text = unknown("parameter", "tll", &["ttl", "w"]);
+        assert_eq!(text, r#"unknown parameter "tll": did you mean "ttl"? allowed here: ttl, w"#);
+        assert!(unknown("parameter", "a", &[]).contains("none"));
+        assert!(unknown("field", &"x".repeat(1 << 20), &["a"]).len() < 200);
+    }
+}
