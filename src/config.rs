@@ -491,7 +491,10 @@ mod tests {
     #[test]
     fn a_file_with_an_unknown_key_or_a_wrong_type_is_refused() {
         for (text, words) in [
-            ("chache = 1", &["node.toml", "unknown key \"chache\"", "did you mean \"cache\"?", "cache, max-value"][..]),
+            (
+                "chache = 1",
+                &["node.toml", "unknown key \"chache\"", "did you mean \"cache\"?", "cache, max-value"][..],
+            ),
             ("max_tables = 1", &["unknown key \"max_tables\"", "did you mean \"max-tables\"?"]),
             ("cache = [\"1MiB\"]", &["node.toml", "`cache` takes one value", "array"]),
             ("cors-origin = [1]", &["`cors-origin` takes a string or an array of strings"]),

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use dynarust::{
     Error, Result,
-    cli::{self, Arguments, Exit, banner, environment, first_sync, huge_pages, listener, logging, open_files, signals},
+    cli::{
+        self, Arguments, Exit, banner, environment, first_sync, huge_pages, listener, logging, open_files,
+        signals,
+    },
     config::Config,
     http,
     node::Node,

@@ -344,7 +344,9 @@ mod tests {
         assert_eq!(Vec::<Origin>::parse(""), origins(&[]));
         assert_eq!(Vec::<Origin>::parse("*"), origins(&["*"]));
         assert_eq!(Vec::<Origin>::parse("http://a:1, https://b"), origins(&["http://a:1", "https://b"]));
-        for text in ["example.com", "https://", "https://a/path", "http://a,nonsense", "http://*.x.com", "https://*"] {
+        for text in
+            ["example.com", "https://", "https://a/path", "http://a,nonsense", "http://*.x.com", "https://*"]
+        {
             assert!(Vec::<Origin>::parse(text).is_err(), "{text}");
         }
     }

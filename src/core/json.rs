@@ -247,7 +247,10 @@ mod tests {
     #[test]
     fn a_lone_surrogate_is_refused_and_an_old_one_is_patched_around() {
         for lone in [r#"{"s":"\ud800"}"#, r#"{"\udc00":1}"#, r#"["\ud83e x"]"#] {
-            assert!(matches!(Value::parse(lone), Err(Error::BadJson(why)) if why.contains("lone surrogate")), "{lone}");
+            assert!(
+                matches!(Value::parse(lone), Err(Error::BadJson(why)) if why.contains("lone surrogate")),
+                "{lone}"
+            );
         }
         let raw: Box<RawValue> = serde_json::from_str(r#"{"s": "\ud800", "n": 1}"#).expect("json");
         let old = Value::from_old(&raw).expect("an old value");
@@ -274,7 +277,8 @@ mod tests {
         assert_eq!(merged(r#"{"\u0061":{"c":3}}"#).as_str(), r#"{"a":{"b":2,"c":3},"x":0}"#);
         assert_eq!(merged(r#"{"a":null}"#).as_str(), r#"{"x":0}"#);
         assert_eq!(merged(r#"{"n":1,"n":2}"#).as_str(), r#"{"a":1,"x":0,"a":{"b":2},"n":2}"#);
-        let patch = Value::parse(r#"[{"op":"remove","path":"/a/b"},{"op":"remove","path":"/a"}]"#).expect("json");
+        let patch =
+            Value::parse(r#"[{"op":"remove","path":"/a/b"},{"op":"remove","path":"/a"}]"#).expect("json");
         assert_eq!(value.json_patch(&patch).expect("applies").as_str(), r#"{"x":0}"#);
     }
 

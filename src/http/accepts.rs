@@ -49,13 +49,17 @@ const fn repeatable(name: &'static str, about: &'static str) -> Parameter {
     Parameter { name, repeatable: true, about }
 }
 
-static TTL: Parameter =
-    once("ttl", "how long the value is to be seen: seconds, or a duration with ms, s, m, h, d, w, y; 1 ms to 100 years");
+static TTL: Parameter = once(
+    "ttl",
+    "how long the value is to be seen: seconds, or a duration with ms, s, m, h, d, w, y; 1 ms to 100 years",
+);
 static EXPIRES_AT: Parameter = once("expires_at", "until when the value is to be seen: Unix milliseconds");
 static W: Parameter = once("w", "answer when so many replicas hold the write: a count, majority, or all");
 static W_TIMEOUT: Parameter = once("w_timeout", "how long to wait for them: up to 60s");
-static WRAP: Parameter =
-    once("wrap", "false: the body is the patch, also if it looks like a PUT's; true: its \"value\" is the patch");
+static WRAP: Parameter = once(
+    "wrap",
+    "false: the body is the patch, also if it looks like a PUT's; true: its \"value\" is the patch",
+);
 static FORCE: Parameter = once("force", "true: write the tombstone also where the key is absent");
 static META: Parameter = once("meta", "true: with version, timestamp, node and expires_at in the body");
 static VALUES: Parameter = once("values", "false: without the values");
@@ -75,7 +79,8 @@ static TOPIC: Parameter = repeatable("topic", "table/key, table/* or table/prefi
 static TABLE: Parameter = once("table", "only this table; for an import, that of rows which name none");
 static MODE: Parameter =
     once("mode", "keep: rows keep their versions, later writes stay; new: rows are new writes and win");
-static SURROGATES: Parameter = once("surrogates", "keep: take values with lone surrogates, of exports from before those were refused");
+static SURROGATES: Parameter =
+    once("surrogates", "keep: take values with lone surrogates, of exports from before those were refused");
 
 const TAGS: &[&str] = &["if-match", "if-none-match"];
 const NONE: &[&str] = &[];
@@ -97,12 +102,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Count, "GET", &["/{table}/count"], &[&PREFIX, &START, &END]),
     plain(Route::Batch, "POST", &["/{table}/batch"], &[&ATOMIC, &TTL, &EXPIRES_AT, &W, &W_TIMEOUT]),
     plain(Route::Subscribe, "GET", &["/{table}/subscribe/{key}"], &[&SNAPSHOT, &SINCE]),
-    plain(
-        Route::Subscribe,
-        "GET",
-        &["/{table}/subscribe"],
-        &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE],
-    ),
+    plain(Route::Subscribe, "GET", &["/{table}/subscribe"], &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE]),
     plain(Route::Subscribe, "GET", &["/_/subscribe"], &[&TOPIC, &SNAPSHOT, &SINCE]),
     plain(Route::WebSocket, "GET", &["/_/ws"], &[]),
     plain(Route::Link, "GET", &["/_/link"], &[]),
@@ -190,7 +190,9 @@ impl Operation {
             }
             (&header::IF_MATCH | &header::IF_NONE_MATCH, Route::Batch) => {
                 let member = name.as_str().replace('-', "_");
-                return format!("{name}: a batch has conditions in its operations: write {member:?} into the one it is for");
+                return format!(
+                    "{name}: a batch has conditions in its operations: write {member:?} into the one it is for"
+                );
             }
             (&header::IF_UNMODIFIED_SINCE | &header::IF_MODIFIED_SINCE, Route::Key) => {
                 "a date cannot tell two writes within one second apart"
@@ -265,9 +267,12 @@ mod tests {
         }
         for operation in OPERATIONS {
             assert!(operation.parameters.len() <= 32, "{operation:?}");
-            assert!(operation.conditions.iter().all(|name| condition::is_conditional(
-                &HeaderName::from_static(name)
-            )));
+            assert!(
+                operation
+                    .conditions
+                    .iter()
+                    .all(|name| condition::is_conditional(&HeaderName::from_static(name)))
+            );
         }
     }
 
@@ -297,7 +302,10 @@ mod tests {
             ("%zz=1", "unknown parameter"),
         ] {
             let refused = put.check_query(query);
-            assert!(matches!(&refused, Err(Error::BadRequest(why)) if why.contains(said)), "{query}: {refused:?}");
+            assert!(
+                matches!(&refused, Err(Error::BadRequest(why)) if why.contains(said)),
+                "{query}: {refused:?}"
+            );
         }
         let follow = operation(&Method::GET, Route::Subscribe, "/t/subscribe");
         assert_eq!(follow.check_query("key=a&key=b,c&keys=d,e&prefix=f&prefix=g"), Ok(()));
@@ -320,13 +328,21 @@ mod tests {
             assert_eq!(key(&method, name, value), Ok(()), "{name}");
         }
         for (method, name, value, said) in [
-            (Method::PUT, "if-unmodified-since", "Sat, 28 Nov 2026 03:00:00 GMT", "takes if-match, if-none-match"),
+            (
+                Method::PUT,
+                "if-unmodified-since",
+                "Sat, 28 Nov 2026 03:00:00 GMT",
+                "takes if-match, if-none-match",
+            ),
             (Method::GET, "range", "bytes=0-", "whole"),
             (Method::PUT, "content-range", "bytes 0-1/2", "whole"),
             (Method::PUT, "expect", "a miracle", "100-continue"),
         ] {
             let refused = key(&method, name, value);
-            assert!(matches!(&refused, Err(Error::BadRequest(why)) if why.contains(said)), "{name}: {refused:?}");
+            assert!(
+                matches!(&refused, Err(Error::BadRequest(why)) if why.contains(said)),
+                "{name}: {refused:?}"
+            );
         }
         let batch = checked(&Method::POST, Route::Batch, "/t/batch", "if-none-match", "*");
         assert!(matches!(batch, Err(Error::BadRequest(why)) if why.contains("\"if_none_match\" into the")));

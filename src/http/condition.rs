@@ -106,9 +106,12 @@ pub fn is_conditional(name: &HeaderName) -> bool {
 fn parse_date(date: &HeaderValue) -> Result<u64> {
     let wrong = || {
         let date = String::from_utf8_lossy(date.as_bytes()).into_owned();
-        Error::BadRequest(format!("If-Modified-Since: {date:?} is no date such as Sat, 28 Nov 2026 03:00:00 GMT"))
+        Error::BadRequest(format!(
+            "If-Modified-Since: {date:?} is no date such as Sat, 28 Nov 2026 03:00:00 GMT"
+        ))
     };
-    let instant = date.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()).ok_or_else(wrong)?;
+    let instant =
+        date.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()).ok_or_else(wrong)?;
     let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

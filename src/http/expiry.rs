@@ -82,7 +82,9 @@ fn parse_instant(text: &str, now_ms: u64) -> Result<u64> {
 pub fn parse_ttl(text: &str) -> Result<Duration> {
     let text = text.trim();
     let ttl = parse_duration(text).map_err(|error| {
-        Error::BadRequest(format!("ttl {text:?}: {error}; send seconds, or a duration as 500ms, 30s, 1h30m, 7d or 1y"))
+        Error::BadRequest(format!(
+            "ttl {text:?}: {error}; send seconds, or a duration as 500ms, 30s, 1h30m, 7d or 1y"
+        ))
     })?;
     // The clock's unit: less would be no time at all.
     if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
@@ -133,7 +135,11 @@ mod tests {
         let one = Some(Expiry::At(1));
         assert_eq!(one_of(one, None), Ok(one));
         assert_eq!(one_of(None, one), Ok(one));
-        for twice in [query("ttl=2&expires_at=1795000000001"), members(Some("2"), Some("1795000000001")), one_of(one, one)] {
+        for twice in [
+            query("ttl=2&expires_at=1795000000001"),
+            members(Some("2"), Some("1795000000001")),
+            one_of(one, one),
+        ] {
             assert!(matches!(twice, Err(Error::BadRequest(_))));
         }
         assert!(matches!(members(Some("[]"), None), Err(Error::BadRequest(_))));
@@ -141,16 +147,33 @@ mod tests {
 
     #[test]
     fn an_instant_is_to_come_and_in_milliseconds() {
-        for wrong in ["1795000000000", "1795000000", "0", "-1", "", "soon", "1e15", "\"1795000000001\"", "99999999999999"] {
+        for wrong in [
+            "1795000000000",
+            "1795000000",
+            "0",
+            "-1",
+            "",
+            "soon",
+            "1e15",
+            "\"1795000000001\"",
+            "99999999999999",
+        ] {
             let refused = parse_instant(wrong, NOW_MS);
-            assert!(matches!(&refused, Err(Error::BadRequest(why)) if why.contains("Unix milliseconds")), "{wrong}");
+            assert!(
+                matches!(&refused, Err(Error::BadRequest(why)) if why.contains("Unix milliseconds")),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn a_ttl_is_seconds_or_a_duration() {
         let cases = [
-            ("30", 30_000), ("0.5", 500), ("30s", 30_000), ("1h30m", 5_400_000), ("250ms", 250),
+            ("30", 30_000),
+            ("0.5", 500),
+            ("30s", 30_000),
+            ("1h30m", 5_400_000),
+            ("250ms", 250),
             ("100y", 3_155_760_000_000),
             ("100 years", 3_155_760_000_000),
             ("1w", 604_800_000),

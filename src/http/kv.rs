@@ -113,7 +113,9 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     let bytes = read_value_body(node, call).await?;
     if body::without_bom(&bytes).trim_ascii().is_empty() && wrap.is_none() {
         let Some(expiry) = expiry::of_query(call.query(), node.now_ms())? else {
-            return Err(Error::BadJson("no patch: send one, or ?ttl= or ?expires_at= to renew the expiry".into()));
+            return Err(Error::BadJson(
+                "no patch: send one, or ?ttl= or ?expires_at= to renew the expiry".into(),
+            ));
         };
         return write(node, call, address, Action::Patch { patch: None, expiry: Some(expiry) }).await;
     }

@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(fields_of::<Body>(), ["ttl", "value"]);
         for text in [r#"{"value":1,"vaule":2}"#, r#"{"ttl":"wrong","v\u0061ule":1}"#] {
             let Error::BadRequest(why) = explained(text) else { panic!("{text}") };
-            assert!(why.contains("\"vaule\"") && why.contains("mean \"value\"?") && why.contains("ttl"), "{why}");
+            assert!(
+                why.contains("\"vaule\"") && why.contains("mean \"value\"?") && why.contains("ttl"),
+                "{why}"
+            );
         }
         for text in [r#"{"ttl":"wrong"}"#, r#"{"ttl":1,"ttl":2}"#, "7", r#"{"vaule":}"#] {
             assert!(matches!(explained(text), Error::BadJson(_)), "{text}");
@@ -139,6 +142,8 @@ mod tests {
         let given = [("ttl", true), ("force", false)];
         assert_eq!(check_members("put", &given, &["ttl"]), Ok(()));
         let refused = check_members("delete", &given, &["force"]);
-        assert!(matches!(refused, Err(Error::BadRequest(why)) if why.contains("ttl") && why.contains("force")));
+        assert!(
+            matches!(refused, Err(Error::BadRequest(why)) if why.contains("ttl") && why.contains("force"))
+        );
     }
 }

@@ -266,9 +266,9 @@ impl Importing {
         let value = match self.keeps_surrogates {
             true => kv::take_old_value(limit, raw),
             false => kv::take_value(limit, raw).map_err(|error| match error {
-                Error::BadJson(why) if why.contains("surrogate") => {
-                    Error::BadJson(format!("{why}; or take rows of an old export as they are, with ?surrogates=keep"))
-                }
+                Error::BadJson(why) if why.contains("surrogate") => Error::BadJson(format!(
+                    "{why}; or take rows of an old export as they are, with ?surrogates=keep"
+                )),
                 other => other,
             }),
         }?;

@@ -57,9 +57,13 @@ fn a_body_of_another_type_is_bad_json_and_one_without_value_says_so() {
         );
         assert_eq!(refused.status, 400, "{refused}");
     }
-    for body in ["{}", r#"{"Value":1}"#, r#"{"val":1}"#, r#"{"ttl":"1h"}"#] {
+    for body in ["{}", r#"{"ttl":"1h"}"#] {
         let detail = table.put("key/a", body).expect_problem(400, "missing-value");
         assert!(detail.contains("value"), "{detail}");
+    }
+    for body in [r#"{"Value":1}"#, r#"{"val":1}"#] {
+        let detail = table.put("key/a", body).expect_problem(400, "bad-request");
+        assert!(detail.contains("did you mean \"value\"?"), "{detail}");
     }
     table.get("keys").expect_body("[]");
 }

@@ -10,6 +10,8 @@ mod kv;
 mod names;
 mod patch;
 mod server;
+mod strict;
+mod strict_examples;
 mod tls;
 mod transfer;
 mod values;

@@ -147,7 +147,7 @@ fn requests_are_answered_by_their_number() {
     assert_eq!(ask(request(5, "get", json!({})))["value"], json!({"n": 1, "m": 2}));
     assert_eq!(ask(request(6, "delete", json!({})))["status"], 200);
     assert_eq!(ask(request(7, "delete", json!({})))["status"], 404);
-    assert_eq!(ask(request(8, "ping", json!({})))["status"], 200);
+    assert_eq!(ask(json!({"op": "ping", "rid": 8}))["status"], 200);
     table.get("keys").expect_body("[]");
 }
 

@@ -304,7 +304,6 @@ fn is_named(member: &Member<'_>, name: &str) -> bool {
 
 /// A place in an array: digits without a zero in front (RFC 6901, section 4).
 fn parse_index(step: &str) -> Option<usize> {
-    let is_index =
-        step == "0" || !step.starts_with('0') && step.bytes().all(|byte| byte.is_ascii_digit());
+    let is_index = step == "0" || !step.starts_with('0') && step.bytes().all(|byte| byte.is_ascii_digit());
     is_index.then(|| step.parse().ok()).flatten()
 }

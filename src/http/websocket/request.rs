@@ -405,16 +405,8 @@ mod tests {
         let version = "0000000000000001-000000000000000a".parse().expect("a version");
         let cases = [
             (r#""put","value":null"#, put("null", None), Condition::Always),
-            (
-                r#""put","value":[1.10, 2],"ttl":2"#,
-                put("[1.10,2]", after(2)),
-                Condition::Always,
-            ),
-            (
-                r#""put","value":1,"ttl":"1m","if_none_match":"*""#,
-                put("1", after(60)),
-                Condition::Absent,
-            ),
+            (r#""put","value":[1.10, 2],"ttl":2"#, put("[1.10,2]", after(2)), Condition::Always),
+            (r#""put","value":1,"ttl":"1m","if_none_match":"*""#, put("1", after(60)), Condition::Absent),
             (
                 r#""patch","patch":{"a":null}"#,
                 patch(Some(Patch::Merge(value(r#"{"a":null}"#))), None),
