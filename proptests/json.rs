@@ -49,6 +49,9 @@ proptest! {
     fn no_text_panics_the_parser(bytes in bytes(300)) {
         let text = String::from_utf8_lossy(&bytes);
         prop_assert_eq!(Value::parse(&text).is_ok(), serde_json::from_str::<Tree>(&text).is_ok());
+        let trusted = Value::trusted(text.into_owned());
+        let _ = trusted.merge_patch(&trusted);
+        let _ = trusted.json_patch(&trusted);
     }
 
     #[test]
@@ -62,9 +65,10 @@ proptest! {
 
     #[test]
     fn a_merge_patch_is_what_the_standard_says(target in json_text(), patch in json_text()) {
-        let expected = merge_patch_as_written(tree(&target), &tree(&patch)).to_string();
+        let expected = merge_patch_as_written(tree(&target), &tree(&patch));
         let merged = value(&target).merge_patch(&value(&patch));
-        prop_assert_eq!(merged.as_ref().map(Value::as_str), Ok(expected.as_str()));
+        let merged = merged.map(|merged| tree(merged.as_str()).to_string());
+        prop_assert_eq!(merged, Ok(expected.to_string()));
     }
 
     #[test]
@@ -79,6 +83,109 @@ proptest! {
             Err(Error::Conflict(_)) => {}
             Err(other) => prop_assert!(false, "{other:?}"),
         }
+    }
+}
+
+/// A member of an object: its name with its quotes, and its value, as compact text.
+fn member() -> impl Strategy<Value = (String, String)> {
+    let name = prop_oneof![Just("\"a\"".to_owned()), Just("\"\\u0061\"".to_owned()), "\"[b-e]{1,3}\""];
+    (name, json_text()).prop_map(|(name, text)| (name, value(&text).as_str().to_owned()))
+}
+
+fn object(members: &[(String, String)]) -> String {
+    let members: Vec<_> = members.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// A number, exactly: as whole units of the smallest that the tests have. `None` for zero, which has no sign.
+fn exactly(text: &str) -> Option<(bool, String)> {
+    const SMALLEST_EXPONENT: i64 = -80;
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
+    let lower = text.to_ascii_lowercase();
+    let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let exponent = exponent.parse::<i64>().expect("an exponent") - fraction.len() as i64;
+    let zeros = usize::try_from(exponent - SMALLEST_EXPONENT).expect("not below the smallest");
+    let units = format!("{whole}{fraction}{}", "0".repeat(zeros));
+    let units = units.trim_start_matches('0');
+    (!units.is_empty()).then(|| (negative, units.to_owned()))
+}
+
+/// The same number written otherwise: zeros at the end of its fraction, and its point moved.
+fn rewritten(text: &str, zeros: usize, shift: i64) -> String {
+    let lower = text.to_ascii_lowercase();
+    let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
+    let exponent: i64 = exponent.parse().expect("an exponent");
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |mantissa| ("-", mantissa));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}").trim_start_matches('0').to_owned();
+    if digits.is_empty() {
+        return format!("{sign}0.0E{shift}");
+    }
+    let exponent = exponent - fraction.len() as i64;
+    // DIGITS e EXPONENT is DIGITS000 e (EXPONENT - 3).
+    let padded = format!("{digits}{}", "0".repeat(shift.unsigned_abs() as usize));
+    let point = if zeros == 0 { String::new() } else { format!(".{}", "0".repeat(zeros)) };
+    format!("{sign}{padded}{point}E{:+}", exponent - shift)
+}
+
+proptest! {
+    #![proptest_config(cases(2_000))]
+
+    #[test]
+    fn a_test_is_as_exact_as_rational_numbers(
+        a in r"-?(0|[1-9][0-9]{0,6})(\.[0-9]{1,6})?([eE][+-]?[0-9])?",
+        b in r"-?(0|[1-9]|[1-9]0{1,4})(\.[0-9]0{0,3})?([eE][+-]?[0-4])?",
+        c in r"-?(0|[1-9]|[1-9]0{1,4})(\.[0-9]0{0,3})?([eE][+-]?[0-4])?",
+        zeros in 0usize..4,
+        shift in 0i64..20,
+    ) {
+        for (here, there) in [(&a, &b), (&b, &c), (&a, &rewritten(&a, zeros, shift)), (&b, &rewritten(&b, zeros, shift))] {
+            let patch = value(&format!(r#"[{{"op":"test","path":"","value":{there}}}]"#));
+            let equal = value(here).json_patch(&patch).is_ok();
+            prop_assert_eq!(equal, exactly(here) == exactly(there), "{} and {}", here, there);
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    #[test]
+    fn a_merge_patch_leaves_the_text_that_it_does_not_name(
+        mut members in proptest::collection::vec(member(), 0..6),
+        place: prop::sample::Index,
+        inner in proptest::collection::vec(member(), 0..4),
+    ) {
+        let place = place.index(members.len() + 1);
+        let mut changed = inner.clone();
+        members.insert(place, ("\"named\"".into(), object(&inner)));
+        changed.push(("\"new\"".into(), "1E+2".into()));
+        let before = object(&members);
+        members[place].1 = object(&changed);
+        let merged = value(&before).merge_patch(&value(r#"{"n\u0061med":{"new":1E+2,"absent":null}}"#));
+        prop_assert_eq!(&merged, &Ok(value(&object(&members))));
+        let patch = value(r#"[{"op":"add","path":"/named/new","value":1E+2},{"op":"test","path":"/named/new","value":100}]"#);
+        prop_assert_eq!(value(&before).json_patch(&patch), merged);
+        members.remove(place);
+        let removed = value(&before).merge_patch(&value(r#"{"named":null}"#));
+        prop_assert_eq!(&removed, &Ok(value(&object(&members))));
+        prop_assert_eq!(value(&before).json_patch(&value(r#"[{"op":"remove","path":"/named"}]"#)), removed);
+    }
+
+    #[test]
+    fn items_that_a_patch_does_not_name_stay_as_they_are_written(
+        items in proptest::collection::vec(json_text(), 1..6),
+        place: prop::sample::Index,
+    ) {
+        let mut items: Vec<String> = items.iter().map(|text| value(text).as_str().to_owned()).collect();
+        let place = place.index(items.len());
+        let before = value(&format!("[{}]", items.join(",")));
+        items[place] = "-0.0".into();
+        let patch = value(&format!(r#"[{{"op":"replace","path":"/{place}","value":-0.0}}]"#));
+        let patched = before.json_patch(&patch);
+        prop_assert_eq!(patched, Ok(value(&format!("[{}]", items.join(",")))));
     }
 }
 

@@ -17,6 +17,7 @@ mod register;
 mod replica;
 mod simulation;
 mod storage;
+mod strict;
 mod watch;
 
 use std::ops::Range;

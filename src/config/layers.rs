@@ -92,7 +92,7 @@ pub fn unknown_variable(name: &str) -> Option<String> {
     let known: Vec<&str> = knobs.chain(["DYNARUST_CONFIG"]).collect();
     let upper = name.to_ascii_uppercase();
     let given = upper.strip_prefix(PREFIX)?;
-    let of_service = ["SERVICE_HOST", "SERVICE_PORT", "PORT"].iter().any(|word| given == *word)
+    let of_service = ["SERVICE_HOST", "SERVICE_PORT", "PORT"].contains(&given)
         || given.ends_with("_SERVICE_HOST")
         || given.contains("SERVICE_PORT_")
         || given.ends_with("_SERVICE_PORT")
