@@ -165,7 +165,11 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
 /// `BadRequest` for what is no count, and for none at all; for what is no duration, and for one beyond the limit.
 pub fn wanted(head: &Head) -> Result<Wanted> {
     let query = head.query();
-    let replicas = match query.get("w")?.as_deref() {
+    let (w, w_timeout) = (query.get("w")?, query.get("w_timeout")?);
+    if w.is_none() && w_timeout.is_some() {
+        return Err(Error::BadRequest("w_timeout is how long to wait for w replicas: send w too".into()));
+    }
+    let replicas = match w.as_deref() {
         None => Replicas::Count(1),
         Some("majority") => Replicas::Majority,
         Some("all") => Replicas::All,
@@ -177,7 +181,7 @@ pub fn wanted(head: &Head) -> Result<Wanted> {
             Err(_) => return Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
         },
     };
-    let patience = query.get("w_timeout")?.map_or(Ok(PATIENCE), |text| parse_patience(&text))?;
+    let patience = w_timeout.map_or(Ok(PATIENCE), |text| parse_patience(&text))?;
     Ok(Wanted { replicas, patience })
 }
 
@@ -274,11 +278,12 @@ mod tests {
             "w=0",
             "w=-1",
             "w=most",
-            "w_timeout=61",
-            "w_timeout=-1",
-            "w_timeout=soon",
-            "w_timeout=NaN",
-            "w_timeout=",
+            "w=2&w_timeout=61",
+            "w=2&w_timeout=-1",
+            "w=2&w_timeout=soon",
+            "w=2&w_timeout=NaN",
+            "w=2&w_timeout=",
+            "w_timeout=2s",
         ] {
             assert!(matches!(wanted(wrong), Err(Error::BadRequest(_))), "{wrong}");
         }

@@ -65,10 +65,11 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
         insert_entry_headers(&mut response, &entry);
         return Ok(response);
     }
-    let mut response = if wants_text(call) {
-        reply::with_type(reply::TEXT, bare_text(&entry.value))
-    } else if call.uri.query().is_some() && call.query().flag("meta")? {
+    // What is asked for by name goes before what a client accepts.
+    let mut response = if call.uri.query().is_some() && call.query().flag("meta")? {
         reply::json_text(with_meta(&entry))
+    } else if wants_text(call) {
+        reply::with_type(reply::TEXT, bare_text(&entry.value))
     } else {
         reply::json_text(enveloped(&entry.value))
     };

@@ -12,7 +12,13 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{wait_for_absence, wait_for_body};
-use crate::harness::{DEADLINE, cluster::Cluster, http::Request, sse::Events, wait_until};
+use crate::harness::{
+    DEADLINE,
+    cluster::{Cluster, setup},
+    http::Request,
+    sse::Events,
+    wait_until,
+};
 
 /// A cluster that the tests of this file share, and a table that no other has.
 fn shared() -> (Arc<Cluster>, String) {
@@ -243,5 +249,39 @@ fn a_write_waits_for_as_many_replicas_as_it_wants_and_then_they_have_it() {
     assert_eq!(refused.json()["wanted"], 4, "{refused}");
     for node in cluster.running() {
         wait_for_body(node, &format!("/{table}/key/b"), r#"{"value":1}"#);
+    }
+}
+
+/// Values with lone surrogates were taken once. They are no longer, from clients; from peers they are, as replicas that refuse what others
+/// hold would differ for ever.
+#[test]
+fn an_old_value_with_a_lone_surrogate_is_on_all_nodes_and_so_is_a_restore() {
+    let mut cluster = Cluster::start(2);
+    let version = "018bcfe568000000-000000000000abcd";
+    let row =
+        |key: &str, version: &str| format!(r#"{{"table":"t","key":"{key}","value":"\ud800"{version}}}"#);
+    let rows = [row("old", &format!(r#","version":"{version}""#)), row("new", "")].join("\n");
+    cluster[0].post("/_/import", rows.clone()).expect_problem(400, "bad-json");
+    cluster[0].post("/_/import?surrogates=keep", rows).expect(200);
+    let body = r#"{"value":"\ud800"}"#;
+    wait_for_body(&cluster[1], "/t/key/old", body);
+    cluster.add(setup());
+    cluster.wait_until_equal();
+    for node in cluster.running() {
+        wait_for_body(node, "/t/key/old", body);
+        wait_for_body(node, "/t/key/new", body);
+    }
+
+    let exported = cluster[2].get("/_/export").expect(200).body;
+    cluster[0].put("/t/key/old", r#"{"value":"overwritten"}"#).expect(200);
+    cluster[1].delete("/t/key/new").expect(200);
+    cluster.wait_until_equal();
+    cluster[2].post("/_/import?surrogates=keep", exported.clone()).expect(200);
+    wait_for_body(&cluster[2], "/t/key/old", r#"{"value":"overwritten"}"#);
+    cluster[2].post("/_/import?surrogates=keep&mode=new", exported).expect(200);
+    cluster.wait_until_equal();
+    for node in cluster.running() {
+        wait_for_body(node, "/t/key/old", body);
+        wait_for_body(node, "/t/key/new", body);
     }
 }
