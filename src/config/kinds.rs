@@ -187,7 +187,13 @@ impl Kind for Origin {
             Some(host) if host.contains('*') => Err(
                 "no origin that a page can have: * stands alone, for any origin; name each one, such as https://app.example.com".into(),
             ),
-            Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', ' ']) => Ok(Self(text.into())),
+            Some(host) if host.contains(|letter: char| letter.is_ascii_uppercase()) => {
+                Err(format!("no origin that a page can have: browsers send it in lower case, as {}", text.to_ascii_lowercase()))
+            }
+            Some(host) if has_default_port(text, host) => Err(
+                "no origin that a page can have: browsers leave the port out that http (80) or https (443) has by itself".into(),
+            ),
+            Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', ' ', '@']) => Ok(Self(text.into())),
             None if text == "*" => Ok(Self(text.into())),
             _ => Err(
                 "not an origin: a scheme and a host without a path, such as https://app.example.com, or *"
@@ -195,6 +201,10 @@ impl Kind for Origin {
             ),
         }
     }
+}
+
+fn has_default_port(origin: &str, host: &str) -> bool {
+    host.ends_with(if origin.starts_with("https:") { ":443" } else { ":80" })
 }
 
 impl Kind for Durability {
@@ -344,9 +354,18 @@ mod tests {
         assert_eq!(Vec::<Origin>::parse(""), origins(&[]));
         assert_eq!(Vec::<Origin>::parse("*"), origins(&["*"]));
         assert_eq!(Vec::<Origin>::parse("http://a:1, https://b"), origins(&["http://a:1", "https://b"]));
-        for text in
-            ["example.com", "https://", "https://a/path", "http://a,nonsense", "http://*.x.com", "https://*"]
-        {
+        for text in [
+            "example.com",
+            "https://",
+            "https://a/path",
+            "http://a,nonsense",
+            "http://*.x.com",
+            "https://*",
+            "http://A.x",
+            "http://a:80",
+            "https://a:443",
+            "http://b@a",
+        ] {
             assert!(Vec::<Origin>::parse(text).is_err(), "{text}");
         }
     }

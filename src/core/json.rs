@@ -282,6 +282,23 @@ mod tests {
         assert_eq!(value.json_patch(&patch).expect("applies").as_str(), r#"{"x":0}"#);
     }
 
+    #[test]
+    fn a_pointer_names_a_member_however_that_is_written() {
+        let value = Value::parse(r#"{"a\\b":1,"a\nb":2,"\u0061b":3,"ab~/":4,"":5,"é":6}"#).expect("json");
+        for (path, number) in
+            [(r"/a\\b", 1), (r"/a\nb", 2), ("/ab", 3), ("/ab~0~1", 4), ("/", 5), ("/é", 6), (r"/\u00e9", 6)]
+        {
+            let patch = format!(r#"[{{"op":"test","path":"{path}","value":{number}}}]"#);
+            let patched = value.json_patch(&Value::parse(&patch).expect("json"));
+            assert_eq!(patched.as_ref(), Ok(&value), "{path}");
+        }
+        for path in ["/a", "/b", "/abc", "/a~0", r"/\\u0061b"] {
+            let patch = format!(r#"[{{"op":"remove","path":"{path}"}}]"#);
+            let patched = value.json_patch(&Value::parse(&patch).expect("json"));
+            assert!(matches!(patched, Err(Error::Conflict(_))), "{path}");
+        }
+    }
+
     /// RFC 6902, section 4.6: `test` compared the text of numbers.
     #[test]
     fn a_test_compares_numbers_by_value() {

@@ -1,7 +1,8 @@
 //! HTTP: what clients see. Warp filters, one file per group of routes, under an accept loop of our own.
 //!
 //! The way of a request: `server` accepts its connection, `socket` watches over that, `service` moves its head into a `Call`
-//! and passes it to the `routes`; a handler answers over `Node` alone, and `reply` turns what failed into a problem.
+//! and passes it to the `routes`, where `accepts`, one table, tells what each takes, and anything else is refused; a handler
+//! answers over `Node` alone, and `reply` turns what failed into a problem.
 
 pub mod accepts;
 pub mod admin;

@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    cmp::Ordering,
     collections::{HashMap, HashSet},
 };
 
@@ -299,7 +300,15 @@ fn last_of_name(members: &[Member<'_>], name: &str) -> Option<usize> {
 }
 
 fn is_named(member: &Member<'_>, name: &str) -> bool {
-    tree::decode(&member.name).as_ref() == name.as_bytes()
+    // An escape is longer than what it stands for: most names are told apart by their length, and none of those is decoded.
+    let written = member.name.len().saturating_sub(2);
+    match written.cmp(&name.len()) {
+        Ordering::Less => false,
+        Ordering::Equal if !name.contains('\\') => member.name.get(1..=written) == Some(name),
+        Ordering::Equal | Ordering::Greater => {
+            member.name.contains('\\') && tree::decode(&member.name).as_ref() == name.as_bytes()
+        }
+    }
 }
 
 /// A place in an array: digits without a zero in front (RFC 6901, section 4).
