@@ -3,7 +3,6 @@
 
 use std::{
     borrow::Cow,
-    cmp::Ordering,
     collections::{HashMap, HashSet},
 };
 
@@ -12,7 +11,8 @@ use serde_json::value::RawValue;
 
 use super::{
     DEPTH_MAX,
-    tree::{self, Member, Tree},
+    object::{Member, Object},
+    tree::{self, Tree},
 };
 use crate::error::{Error, Result};
 
@@ -27,17 +27,16 @@ pub fn merge<'a>(target: Tree<'a>, patch: Tree<'a>) -> Tree<'a> {
     let Tree::Object(patch) = patch else { return patch };
     let members = match target {
         Tree::Object(members) => members,
-        Tree::Scalar(_) | Tree::Array(_) => Vec::new(),
+        Tree::Scalar(_) | Tree::Array(_) => Object::default(),
     };
-    let mut order = Vec::with_capacity(patch.len());
-    let mut patches = HashMap::with_capacity(patch.len());
+    let (mut order, mut patches) = (Vec::new(), HashMap::new());
     for member in patch {
         let name = owned_name(&member);
         if patches.insert(name.clone(), member).is_none() {
             order.push(name);
         }
     }
-    let mut merged = Vec::with_capacity(members.len() + order.len());
+    let mut merged: Vec<Member<'a>> = Vec::new();
     let mut places = HashMap::new();
     for member in members {
         let name = tree::decode(&member.name);
@@ -69,9 +68,8 @@ pub fn merge<'a>(target: Tree<'a>, patch: Tree<'a>) -> Tree<'a> {
             }
         }
     }
-    let mut place = 0..;
-    merged.retain(|_| !place.next().is_some_and(|place: usize| removed.contains(&place)));
-    Tree::Object(merged)
+    let kept = merged.into_iter().enumerate().filter(|(place, _)| !removed.contains(place));
+    Tree::Object(kept.map(|(_, member)| member).collect())
 }
 
 fn owned_name(member: &Member<'_>) -> Vec<u8> {
@@ -239,7 +237,7 @@ fn find<'t, 'a>(tree: &'t mut Tree<'a>, pointer: &[String]) -> std::result::Resu
     let mut found = tree;
     for step in pointer {
         let next = match found {
-            Tree::Object(members) => last_of_name(members, step).map(|place| &mut members[place].value),
+            Tree::Object(members) => members.get_mut(step),
             Tree::Array(items) => parse_index(step).and_then(|index| items.get_mut(index)),
             Tree::Scalar(_) => None,
         };
@@ -255,8 +253,8 @@ fn add<'a>(tree: &mut Tree<'a>, path: &[String], value: Tree<'a>) -> std::result
         return Ok(());
     };
     match find(tree, parent)? {
-        Tree::Object(members) => match last_of_name(members, step) {
-            Some(place) => members[place].value = value,
+        Tree::Object(members) => match members.get_mut(step) {
+            Some(before) => *before = value,
             None => {
                 let name = serde_json::to_string(step).map_err(|error| error.to_string())?;
                 members.push(Member { name: Cow::Owned(name), value });
@@ -280,34 +278,12 @@ fn remove<'a>(tree: &mut Tree<'a>, path: &[String]) -> std::result::Result<Tree<
         return Err("the whole value cannot be removed by a patch: send DELETE".into());
     };
     match find(tree, parent)? {
-        Tree::Object(members) => {
-            let last = last_of_name(members, step).ok_or_else(|| nothing_at(path))?;
-            let Member { value, .. } = members.remove(last);
-            members.retain(|member| !is_named(member, step));
-            Ok(value)
-        }
+        Tree::Object(members) => members.remove(step).ok_or_else(|| nothing_at(path)),
         Tree::Array(items) => match parse_index(step).filter(|index| *index < items.len()) {
             Some(index) => Ok(items.remove(index)),
             None => Err(nothing_at(path)),
         },
         Tree::Scalar(_) => Err(nothing_at(path)),
-    }
-}
-
-/// Of members with one name the last is the one that readers see.
-fn last_of_name(members: &[Member<'_>], name: &str) -> Option<usize> {
-    members.iter().rposition(|member| is_named(member, name))
-}
-
-fn is_named(member: &Member<'_>, name: &str) -> bool {
-    // An escape is longer than what it stands for: most names are told apart by their length, and none of those is decoded.
-    let written = member.name.len().saturating_sub(2);
-    match written.cmp(&name.len()) {
-        Ordering::Less => false,
-        Ordering::Equal if !name.contains('\\') => member.name.get(1..=written) == Some(name),
-        Ordering::Equal | Ordering::Greater => {
-            member.name.contains('\\') && tree::decode(&member.name).as_ref() == name.as_bytes()
-        }
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use super::{DEPTH_MAX, number};
+use super::{
+    DEPTH_MAX, number,
+    object::{Member, Object},
+};
 
 /// A JSON value whose scalars and names are the text that they came as.
 #[derive(Clone, Debug)]
@@ -13,16 +16,7 @@ pub enum Tree<'a> {
     /// `[...]`
     Array(Vec<Tree<'a>>),
     /// `{...}`. A name may be there twice.
-    Object(Vec<Member<'a>>),
-}
-
-/// A member of an object.
-#[derive(Clone, Debug)]
-pub struct Member<'a> {
-    /// Its name, as a JSON string with its quotes.
-    pub name: Cow<'a, str>,
-    /// Its value.
-    pub value: Tree<'a>,
+    Object(Object<'a>),
 }
 
 impl<'a> Tree<'a> {
@@ -81,7 +75,7 @@ impl<'a> Tree<'a> {
             Self::Array(items) => commas(items.len()) + items.iter().map(Self::text_bytes).sum::<usize>(),
             Self::Object(members) => {
                 let bytes = |member: &Member<'_>| member.name.len() + 1 + member.value.text_bytes();
-                commas(members.len()) + members.iter().map(bytes).sum::<usize>()
+                commas(members.iter().count()) + members.iter().map(bytes).sum::<usize>()
             }
         }
     }
@@ -106,7 +100,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-fn by_name<'t, 'a>(members: &'t [Member<'a>]) -> HashMap<Cow<'t, [u8]>, &'t Tree<'a>> {
+fn by_name<'t, 'a>(members: &'t Object<'a>) -> HashMap<Cow<'t, [u8]>, &'t Tree<'a>> {
     members.iter().map(|member| (decode(&member.name), &member.value)).collect()
 }
 
@@ -139,7 +133,7 @@ fn parse_next<'a>(rest: &mut &'a str, depth_left: usize) -> Option<Tree<'a>> {
         }
         b'{' => {
             let depth_left = depth_left.checked_sub(1)?;
-            let mut members = Vec::new();
+            let mut members = Object::default();
             parse_list(rest, b'}', |rest| {
                 let name = cut_string(rest)?;
                 *rest = rest.strip_prefix(':')?;
