@@ -2,6 +2,7 @@
 //! `NAME.regressions` beside the module, from which `cargo test --test proptests NAME` tries it first from then on.
 //! `PROPTEST_CASES=n` tries n cases of each property.
 
+mod believed;
 mod clock;
 mod cluster;
 mod codec;

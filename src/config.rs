@@ -362,7 +362,7 @@ impl Config {
             tables_max: self.max_tables,
             subscriptions_max: self.max_subscriptions,
             set_aside_damaged: self.set_aside_damaged,
-            machine: storage::Machine::new(node::wall_clock()),
+            machine: storage::Machine::of_system(milliseconds(self.max_clock_drift)),
         }
     }
 

@@ -77,6 +77,14 @@ pub enum Error {
         /// How far is allowed, in milliseconds.
         allowed_ms: u64,
     },
+    /// This node's own timestamps are further ahead of its clock than other nodes take: its clock was ahead, or is behind now. It writes
+    /// nothing until that is mended.
+    StampsAhead {
+        /// How far ahead, in milliseconds.
+        ahead_ms: u64,
+        /// How far clocks may be apart, in milliseconds.
+        allowed_ms: u64,
+    },
     /// Another process has the storage directory open.
     StorageInUse(PathBuf),
     /// The storage directory cannot be used as it is; the text says why and what to do.
@@ -143,6 +151,12 @@ impl fmt::Display for Error {
                 f,
                 "a timestamp {ahead_ms} ms ahead of this node's clock; at most {allowed_ms} ms are allowed \
                  (--max-clock-drift): set the clocks by NTP"
+            ),
+            Self::StampsAhead { ahead_ms, allowed_ms } => write!(
+                f,
+                "this node's timestamps are {ahead_ms} ms ahead of its clock, and clocks may be {allowed_ms} ms apart \
+                 (--max-clock-drift): its clock was ahead, or is behind now. See to it that the clock is right; then stop \
+                 the node, run `DynaRust clock repair --data DIR`, and start it. Other nodes take writes meanwhile"
             ),
             Self::StorageInUse(dir) => write!(
                 f,

@@ -18,7 +18,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{sync::Notify, task::JoinSet};
@@ -26,7 +25,7 @@ use tracing::{info, warn};
 
 pub use self::{
     admin::AdminKeys,
-    cluster::{ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
+    cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
     link::{Arriving, LINK_PATH, other_protocol, subprotocol},
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
@@ -49,7 +48,7 @@ use crate::{
     },
     error::{Error, Result},
     replication::{self, Replication},
-    storage::{self, Machine, Store, WallClock, commit::Life, stamps::Stamps},
+    storage::{self, Machine, Store, WallClock, checked_clock::system_ms, commit::Life, stamps::Stamps},
 };
 
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.
@@ -70,13 +69,9 @@ pub struct Options {
     pub replication: replication::Options,
 }
 
-/// The machine's clock.
+/// The system's clock at its word, for commands that run for a moment. A node has one that is checked: `storage::Machine`.
 pub fn wall_clock() -> WallClock {
-    Arc::new(|| {
-        // A clock before 1970 is as good as none; timestamps then count on from the last one.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    Arc::new(system_ms)
 }
 
 /// A node.

@@ -83,6 +83,7 @@ mod tests {
             incarnation: 1,
             progress: Progress::Whole,
             kept: 0,
+            clock: crate::node::ClockState::default(),
             floor_ms: 0,
             swept: Swept::default(),
             zombies_refused: 0,

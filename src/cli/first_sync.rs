@@ -26,7 +26,7 @@ pub async fn show(node: Arc<Node>) {
         looks.tick().await;
         let (done, total) = match node.readiness() {
             Readiness::Syncing { done, total } => (done, total),
-            Readiness::Joining(_) | Readiness::Refused(_) => continue,
+            Readiness::Joining(_) | Readiness::Refused(_) | Readiness::Clock(_) => continue,
             Readiness::Ready | Readiness::ReadOnly(_) | Readiness::Draining => break,
         };
         if std::io::stderr().is_terminal() {

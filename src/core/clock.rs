@@ -7,6 +7,11 @@
 //!
 //! The clock hands out nothing at or above its *bound*, which the caller makes durable first: whatever was handed out
 //! and lost in a crash lies below the bound that the next start reads, and starts from.
+//!
+//! What was handed out, observed or stored is never gone behind, nor is an instant that was passed: other nodes may have concluded that nothing
+//! is written at or before it any more. Only where those that were heard of lately were all too far apart from this node's clock can
+//! nobody have. Such an instant is passed *alone*, and forgotten if it turns out to lie further ahead of the wall clock than clocks may be
+//! apart: then it came from a clock that was wrong.
 
 use std::{fmt, str::FromStr};
 
@@ -85,7 +90,10 @@ const COUNTER_BITS: u32 = 16;
 #[derive(Clone, Debug)]
 pub struct Clock {
     node: NodeId,
+    /// The highest reading handed out, observed, stored here or passed.
     last: u64,
+    /// The first reading after all instants that were passed alone.
+    passed_alone: u64,
     bound: u64,
     drift_max_ms: u64,
 }
@@ -107,12 +115,12 @@ impl Clock {
     /// A clock that starts above `bound`, the durable one of the run before (0 at the first start), and hands out nothing
     /// until `extend`. Remote readings up to `drift_max_ms` ahead are taken.
     pub fn new(node: NodeId, bound: u64, drift_max_ms: u64) -> Self {
-        Self { node, last: bound, bound, drift_max_ms }
+        Self { node, last: bound, passed_alone: 0, bound, drift_max_ms }
     }
 
-    /// The next timestamp: above every one handed out or observed, and at or above `now_ms`.
+    /// The next timestamp: above every one handed out or observed, after every instant passed, and at or above `now_ms`.
     pub fn tick(&mut self, now_ms: u64) -> Result<Timestamp, BoundReached> {
-        let next = (self.last + 1).max(now_ms << COUNTER_BITS);
+        let next = (self.last + 1).max(self.least(now_ms));
         if next >= self.bound {
             return Err(BoundReached);
         }
@@ -140,10 +148,35 @@ impl Clock {
         self.last = self.last.max((at_ms + 1) << COUNTER_BITS);
     }
 
+    /// Raises the clock above an instant in which no other node can have taken part: every later tick is after it, unless it turns out to lie
+    /// further ahead of the wall clock than clocks may be apart.
+    pub fn pass_alone(&mut self, now_ms: u64, at_ms: u64) {
+        if self.passed_alone > self.latest(now_ms) {
+            self.passed_alone = 0;
+        }
+        self.passed_alone = self.passed_alone.max((at_ms + 1) << COUNTER_BITS);
+    }
+
+    /// How far the highest reading handed out, observed, stored or passed is ahead of the wall clock, in milliseconds.
+    pub fn ahead_ms(&self, now_ms: u64) -> u64 {
+        unix_ms(self.last).saturating_sub(now_ms)
+    }
+
     /// The bound to make durable so that ticks up to `lead_ms` from now stay below it, if the present one is lower.
     pub fn bound_wanted(&self, now_ms: u64, lead_ms: u64) -> Option<u64> {
-        let wanted = self.last.max(now_ms << COUNTER_BITS) + (lead_ms << COUNTER_BITS);
+        let wanted = self.bound_at(now_ms, lead_ms);
         (wanted > self.bound).then_some(wanted)
+    }
+
+    /// Lowers a bound that lies further above what `bound_wanted` would give than clocks may be apart: a wall clock that was wrong has raised
+    /// it. Returns the lower one, to be made durable; nothing at or above it is handed out from now on.
+    pub fn lower_bound(&mut self, now_ms: u64, lead_ms: u64) -> Option<u64> {
+        let wanted = self.bound_at(now_ms, lead_ms);
+        if self.bound <= wanted + (self.drift_max_ms << COUNTER_BITS) {
+            return None;
+        }
+        self.bound = wanted;
+        Some(wanted)
     }
 
     /// Raises the bound to one that is durable now.
@@ -151,13 +184,94 @@ impl Clock {
         self.bound = self.bound.max(bound);
     }
 
-    /// The highest reading handed out or observed.
+    /// The highest reading handed out, observed, stored or passed.
     pub fn last(&self) -> u64 {
         self.last
+    }
+
+    fn bound_at(&self, now_ms: u64, lead_ms: u64) -> u64 {
+        self.last.max(self.least(now_ms)) + (lead_ms << COUNTER_BITS)
+    }
+
+    /// The least reading to hand out at `now_ms`.
+    fn least(&self, now_ms: u64) -> u64 {
+        let now = now_ms << COUNTER_BITS;
+        if self.passed_alone > self.latest(now_ms) { now } else { self.passed_alone.max(now) }
+    }
+
+    /// The last reading that a clock of another node may have.
+    fn latest(&self, now_ms: u64) -> u64 {
+        last_reading(now_ms + self.drift_max_ms + 1)
     }
 
     /// The node whose clock this is.
     pub fn node(&self) -> NodeId {
         self.node
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_763_689_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn clock(bound: u64) -> Clock {
+        Clock::new(NodeId(1), bound, 500)
+    }
+
+    /// Each round has the clock pass an instant. Of a wall clock that was an hour ahead for a moment this was enough to put all later
+    /// timestamps an hour ahead.
+    #[test]
+    fn instants_passed_alone_while_the_wall_clock_was_wrong_leave_no_trace() {
+        let mut clock = clock(0);
+        clock.extend(last_reading(NOW_MS + 2 * HOUR_MS));
+        let before = clock.tick(NOW_MS).expect("below the bound");
+        clock.pass_alone(NOW_MS + HOUR_MS, NOW_MS + HOUR_MS - 2_000);
+        let after = clock.tick(NOW_MS + 10).expect("below the bound");
+        assert!(before < after);
+        assert_eq!((after.unix_ms(), clock.ahead_ms(NOW_MS + 10)), (NOW_MS + 10, 0));
+        // What is passed since still counts, alone or not.
+        clock.pass_alone(NOW_MS + 20, NOW_MS + 300);
+        assert_eq!(clock.tick(NOW_MS + 20).map(Timestamp::unix_ms), Ok(NOW_MS + 301));
+        clock.pass(NOW_MS + 400);
+        assert_eq!(clock.tick(NOW_MS + 20).map(Timestamp::unix_ms), Ok(NOW_MS + 401));
+    }
+
+    #[test]
+    fn what_was_handed_out_stored_or_passed_is_never_gone_behind() {
+        let ahead_ms = NOW_MS + HOUR_MS;
+        let mut handed_out = clock(0);
+        handed_out.extend(last_reading(ahead_ms + 1_000));
+        handed_out.tick(ahead_ms).expect("below the bound");
+        let mut stored = handed_out.clone();
+        stored.follow(Timestamp { hlc: last_reading(ahead_ms), node: NodeId(2) });
+        let mut passed = clock(0);
+        passed.extend(last_reading(ahead_ms + 1_000));
+        passed.pass(ahead_ms);
+        for mut clock in [handed_out, stored, passed] {
+            let last = clock.last();
+            assert!(clock.ahead_ms(NOW_MS) >= HOUR_MS);
+            assert!(clock.tick(NOW_MS).expect("below the bound").hlc > last);
+        }
+    }
+
+    #[test]
+    fn a_bound_that_a_wrong_clock_raised_is_lowered_and_holds() {
+        let mut clock = clock(0);
+        clock.extend(last_reading(NOW_MS + HOUR_MS));
+        assert_eq!(
+            clock.lower_bound(NOW_MS + HOUR_MS - 590, 100),
+            None,
+            "no further than clocks may be apart"
+        );
+        let lower = clock.lower_bound(NOW_MS, 1_500);
+        assert_eq!(lower, Some((NOW_MS + 1_500) << COUNTER_BITS));
+        assert_eq!(clock.tick(NOW_MS + 1_500), Err(BoundReached));
+        assert_eq!(clock.lower_bound(NOW_MS, 1_500), None, "once is enough");
+        // Not below what was handed out.
+        let mut clock = super::Clock::new(NodeId(1), last_reading(NOW_MS + HOUR_MS), 500);
+        assert_eq!(clock.lower_bound(NOW_MS, 0), None);
     }
 }

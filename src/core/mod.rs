@@ -2,6 +2,7 @@
 //! arguments; nothing here reads a file, a socket or a clock, or logs.
 
 pub mod agreement;
+pub mod believed;
 pub mod clock;
 pub mod digest;
 pub mod floor;

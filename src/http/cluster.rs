@@ -72,6 +72,12 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
         "incarnation": view.incarnation,
         "whole": view.is_whole(),
         "sync": view.sync().map(|(done, total)| json!({ "done": done, "total": total })),
+        "clock": {
+            "trouble": view.clock.trouble.map(|trouble| trouble.name()),
+            "ahead_ms": view.clock.trouble.map(|trouble| trouble.ahead_ms()),
+            "detail": view.clock.trouble.map(|trouble| trouble.to_string()),
+            "system_leapt_ms": view.clock.leapt_ms,
+        },
         "floor_age_ms": age_ms(view.floor_ms),
         "swept": {
             "tombstones_age_ms": age_ms(view.swept.tombstones_ms),
@@ -149,7 +155,7 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
     let phase = readiness.phase();
     match readiness {
         Readiness::Ready => (StatusCode::OK, render_ready(node, phase)),
-        Readiness::ReadOnly(why) | Readiness::Refused(why) => {
+        Readiness::ReadOnly(why) | Readiness::Refused(why) | Readiness::Clock(why) => {
             unready(json!({ "phase": phase, "detail": why }))
         }
         // What there is to do is not known before the first member answers.

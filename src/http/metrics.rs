@@ -311,6 +311,7 @@ mod tests {
             incarnation: 0,
             progress: Progress::Syncing { done: 3, total: 4 },
             kept: 0,
+            clock: crate::node::ClockState::default(),
             floor_ms: 8_500,
             swept: Swept::default(),
             zombies_refused: 5,

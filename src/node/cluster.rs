@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::{Node, Readiness};
-pub use crate::replication::Progress;
+pub use crate::replication::{Progress, clocks::ClockState};
 use crate::{
     core::{
         clock::{NodeId, Timestamp},
@@ -33,6 +33,8 @@ pub struct ClusterView {
     pub progress: Progress,
     /// Members that would be forgotten by now, and are kept as no majority is here.
     pub kept: usize,
+    /// What is wrong with this node's clock, if anything is.
+    pub clock: ClockState,
     /// Up to here every member holds everything (Unix milliseconds; 0: not known).
     pub floor_ms: u64,
     /// How far tombstones and expired values were removed here (Unix milliseconds).
@@ -212,12 +214,8 @@ impl MemberView {
 impl ClusterView {
     /// Why a node with this view is not ready, if it is not.
     pub fn unready(&self) -> Option<Readiness> {
-        match &self.progress {
-            Progress::Whole | Progress::Agreed | Progress::Alone => None,
-            Progress::Refused(why) => Some(Readiness::Refused(why.clone())),
-            Progress::Syncing { done, total } => Some(Readiness::Syncing { done: *done, total: *total }),
-            Progress::Joining(why) => Some(Readiness::Joining(why.clone())),
-        }
+        let clock = self.clock.trouble.map(|trouble| Readiness::Clock(trouble.to_string()));
+        clock.or_else(|| Readiness::of(&self.progress))
     }
 
     /// Whether this node is whole: it has held all that the cluster held, since it started.
@@ -325,6 +323,7 @@ impl Node {
             incarnation: membership.incarnation,
             progress: membership.progress,
             kept: membership.kept,
+            clock: membership.clock,
             floor_ms: membership.floor_ms,
             swept: self.store.swept(),
             zombies_refused: self.store.counters().rows_refused.value(),
@@ -399,6 +398,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::clocks::ClockTrouble;
 
     fn view(members: &[(u64, &str, MemberState)]) -> ClusterView {
         ClusterView {
@@ -408,6 +408,7 @@ mod tests {
             incarnation: 0,
             progress: Progress::Whole,
             kept: 0,
+            clock: ClockState::default(),
             floor_ms: 0,
             swept: Swept::default(),
             zombies_refused: 0,
@@ -472,6 +473,11 @@ mod tests {
             view.progress = progress;
             assert_eq!(view.unready(), Some(readiness));
         }
+        // It gets nothing while others refuse it for its clock: that is what to see to.
+        view.clock.trouble = Some(ClockTrouble::StampsAhead(3_600_000));
+        let unready = view.unready().expect("unready");
+        assert_eq!(unready.phase(), "clock");
+        assert!(unready.detail().is_some_and(|detail| detail.contains("3600000 ms ahead")), "{unready:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use crate::core::name::TableName;
+use crate::{core::name::TableName, replication::Progress};
 
 /// Whether the node serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +21,23 @@ pub enum Readiness {
         /// Rows there are to receive, as far as is known.
         total: u64,
     },
+    /// Its clock, or what it stamped while that was wrong, keeps it from the other nodes: what is wrong, and what to do.
+    Clock(String),
     /// It is stopping.
     Draining,
 }
 
 impl Readiness {
+    /// What follows from how far a node has come to hold what the cluster holds, where that is not enough.
+    pub fn of(progress: &Progress) -> Option<Self> {
+        match progress {
+            Progress::Whole | Progress::Agreed | Progress::Alone => None,
+            Progress::Refused(why) => Some(Self::Refused(why.clone())),
+            Progress::Syncing { done, total } => Some(Self::Syncing { done: *done, total: *total }),
+            Progress::Joining(why) => Some(Self::Joining(why.clone())),
+        }
+    }
+
     /// Its name, as people and programs see it.
     pub fn phase(&self) -> &'static str {
         match self {
@@ -34,6 +46,7 @@ impl Readiness {
             Self::Joining(_) => "joining",
             Self::Refused(_) => "refused",
             Self::Syncing { .. } => "syncing",
+            Self::Clock(_) => "clock",
             Self::Draining => "draining",
         }
     }
@@ -41,7 +54,7 @@ impl Readiness {
     /// What there is to know of it beside its name.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::ReadOnly(why) | Self::Refused(why) => Some(why),
+            Self::ReadOnly(why) | Self::Refused(why) | Self::Clock(why) => Some(why),
             Self::Joining(why) => why.as_deref(),
             Self::Ready | Self::Syncing { .. } | Self::Draining => None,
         }

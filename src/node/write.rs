@@ -254,7 +254,7 @@ impl Node {
         let visible = existing.filter(|existing| existing.visible_at(now_ms));
         let current = visible.map(Existing::timestamp);
         if let Some(existing) = existing {
-            self.stamps.follow(existing.timestamp());
+            self.stamps.write_over(existing.timestamp())?;
         }
         if !condition.holds(current) {
             return Err(Error::PreconditionFailed { current });

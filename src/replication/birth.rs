@@ -76,11 +76,20 @@ impl Birth {
     }
 }
 
-/// Up to when the node of a store held the same rows as others.
+/// Up to when the node of a store held the same rows as others. No instant to come, which was agreed while clocks were ahead: of rows that
+/// are written until then it would claim that everybody has them. Such a claim is taken back on disk, too, by the next commit.
 ///
 /// # Errors
 /// `StorageDamaged` for a note that this program did not write.
 pub fn read_agreement(store: &Store) -> Result<Agreement> {
+    let mut agreement = read_noted_agreement(store)?;
+    if agreement.lower(store.now_ms()) {
+        write_agreement(store, &agreement)?;
+    }
+    Ok(agreement)
+}
+
+fn read_noted_agreement(store: &Store) -> Result<Agreement> {
     if let Some(note) = store.note(AGREEMENT_NOTE)? {
         let read = note.split_first().filter(|(format, _)| **format == AGREEMENT_FORMAT);
         return read.and_then(|(_, rest)| postcard::from_bytes(rest).ok()).ok_or_else(unreadable);
@@ -106,7 +115,10 @@ fn unreadable() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::storage::{self, Durability, Machine};
 
     #[test]
     fn a_note_is_read_in_its_format_and_the_former_ones() {
@@ -124,5 +136,37 @@ mod tests {
             assert_eq!(agreement.with_all_ms(), 2);
         }
         assert_eq!(former(CLUSTER_FORMAT + 1), None);
+    }
+
+    /// Nodes whose clocks were ahead together agreed on instants to come. Of what is written until then they would have claimed that all
+    /// have it, and what all have and one lacks counts as deleted.
+    #[test]
+    fn no_instant_to_come_is_agreed() {
+        const NOW_MS: u64 = 1_763_689_000_000;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let open = || {
+            let options = storage::Options {
+                data: directory.path().join("storage.db"),
+                durability: Durability::None,
+                cache_bytes: 8 * 1024 * 1024,
+                tables_max: 1,
+                subscriptions_max: 1,
+                set_aside_damaged: false,
+                machine: Machine::new(Arc::new(|| NOW_MS)),
+            };
+            Store::open(options).expect("opens")
+        };
+        let store = open();
+        let agreed = |at_ms: u64| {
+            let mut agreement = Agreement::default();
+            agreement.reach(at_ms, []);
+            agreement
+        };
+        write_agreement(&store, &agreed(NOW_MS)).expect("writes");
+        assert_eq!(read_agreement(&store), Ok(agreed(NOW_MS)));
+        write_agreement(&store, &agreed(NOW_MS + 3_600_000)).expect("writes");
+        assert_eq!(read_agreement(&store), Ok(agreed(NOW_MS)));
+        assert_eq!(read_noted_agreement(&store), Ok(agreed(NOW_MS)), "nor on disk");
+        store.close().expect("closes");
     }
 }

@@ -1,7 +1,7 @@
 //! How a link comes to stand: the exchange of `handshake`, over a WebSocket, under Noise. Ends with a link on both sides, or with
 //! the reason why not on both, as far as the other side may know it. Bounded in time and in bytes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -23,7 +23,7 @@ use super::{
     noise::{Initiator, Opener, Responder, Sealer},
     secret::Secrets,
 };
-use crate::storage::WallClock;
+use crate::{core::clock::NodeId, storage::Machine};
 
 /// Longest message of a handshake.
 const SAYING_BYTES_MAX: usize = 16 * 1024;
@@ -41,8 +41,8 @@ pub struct Local {
     pub secrets: Secrets,
     /// How far clocks may be apart, in milliseconds.
     pub drift_max_ms: u64,
-    /// Its wall clock.
-    pub now_ms: WallClock,
+    /// Where its clock is, and what is noted of those of others.
+    pub machine: Machine,
     /// How it reaches the others.
     pub network: Arc<dyn Network>,
 }
@@ -128,18 +128,20 @@ impl Handshake<'_> {
     async fn initiate(mut self, address: &str, key: &[u8; 32]) -> Result<Link, LinkError> {
         let mut noise = Initiator::new(key)?;
         let sent = Instant::now();
-        let introduction = Introduction::of(&self.local.hello, address, (self.local.now_ms)());
+        let introduction = Introduction::of(&self.local.hello, address, self.local.machine.now_ms());
         let first = noise.first(&Saying::Hello(introduction).encode()?)?;
         self.send(first.into()).await?;
         let second = self.receive().await?;
-        let (round_trip, received_ms) = (sent.elapsed(), (self.local.now_ms)());
+        let (round_trip, received_ms) = (sent.elapsed(), self.local.machine.now_ms());
         let (payload, mut sealer, mut opener) = noise.second(&second)?;
-        let remote = expect_hello(Saying::decode(&payload)?)?;
+        let saying = Saying::decode(&payload)?;
+        self.sight(&saying, round_trip);
+        let remote = expect_hello(saying)?;
         let offset = Offset::of_round_trip(remote.now_ms, received_ms, round_trip);
         let verdict = match self.judge(&remote, offset) {
             Ok(verdict) => verdict,
             Err(refusal) => {
-                self.say(&mut sealer, &Saying::Refusal(refusal.clone())).await?;
+                self.say(&mut sealer, &self.refusal(&refusal)).await?;
                 self.hang_up(CloseCode::Normal, "refused").await;
                 return Err(LinkError::Refusing(refusal));
             }
@@ -151,7 +153,7 @@ impl Handshake<'_> {
 
     async fn respond(mut self) -> Result<Link, LinkError> {
         let first = self.receive().await?;
-        let received_ms = (self.local.now_ms)();
+        let received_ms = self.local.machine.now_ms();
         let (payload, noise) = match Responder::new(&self.local.secrets.link_keys(), &first) {
             Ok(read) => read,
             Err(error) => {
@@ -167,8 +169,8 @@ impl Handshake<'_> {
         let offset = Offset::of_arrival(remote.now_ms, received_ms);
         let judged = self.judge(&remote, offset);
         let answer = match &judged {
-            Ok(_) => Saying::Hello(Introduction::of(&self.local.hello, "", (self.local.now_ms)())),
-            Err(refusal) => Saying::Refusal(refusal.clone()),
+            Ok(_) => Saying::Hello(Introduction::of(&self.local.hello, "", self.local.machine.now_ms())),
+            Err(refusal) => self.refusal(refusal),
         };
         let (second, mut sealer, mut opener) = noise.second(&answer.encode()?)?;
         self.send(second.into()).await?;
@@ -191,6 +193,23 @@ impl Handshake<'_> {
         judge(&self.local.hello, remote, self.role, offset, self.local.drift_max_ms)
     }
 
+    fn refusal(&self, refusal: &Refusal) -> Saying {
+        Saying::Refusal(refusal.clone(), self.local.hello.node, self.local.machine.now_ms())
+    }
+
+    /// Notes the clock of the node that answered, whether or not it refuses. Only of an answer: that is no recording.
+    fn sight(&self, answer: &Saying, round_trip: Duration) {
+        let (node, theirs_ms): (NodeId, u64) = match answer {
+            Saying::Hello(hello) => hello.clock(),
+            Saying::Refusal(_, node, theirs_ms) => (*node, *theirs_ms),
+            Saying::Agreed(_) => return,
+        };
+        if node != self.local.hello.node {
+            let round_trip_ms = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+            self.local.machine.sight(node, theirs_ms, round_trip_ms, 0);
+        }
+    }
+
     /// Ends the handshake with what the other side said last.
     fn agree(
         self,
@@ -202,7 +221,7 @@ impl Handshake<'_> {
     ) -> Result<Link, LinkError> {
         remote.cluster.digest_key = match saying {
             Saying::Agreed(digest_key) => digest_key,
-            Saying::Refusal(refusal) => return Err(refused(refusal)),
+            Saying::Refusal(refusal, ..) => return Err(refused(refusal)),
             Saying::Hello(_) => return Err(out_of_turn()),
         };
         let (role, remote_address) = (self.role, self.remote);
@@ -259,7 +278,7 @@ impl Handshake<'_> {
 fn expect_hello(saying: Saying) -> Result<Hello, LinkError> {
     match saying {
         Saying::Hello(introduction) => Ok(introduction.into_hello()),
-        Saying::Refusal(refusal) => Err(refused(refusal)),
+        Saying::Refusal(refusal, ..) => Err(refused(refusal)),
         Saying::Agreed(_) => Err(out_of_turn()),
     }
 }

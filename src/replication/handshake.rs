@@ -91,6 +91,11 @@ impl Introduction {
         }
     }
 
+    /// Whose it is, and what its wall clock showed, in Unix milliseconds.
+    pub fn clock(&self) -> (NodeId, u64) {
+        (self.node, self.now_ms)
+    }
+
     /// The hello that it stands for, with a digest key of zeros until the true one comes.
     pub fn into_hello(self) -> Hello {
         let cluster =
@@ -113,8 +118,8 @@ impl Introduction {
 pub(super) enum Saying {
     /// First and second.
     Hello(Introduction),
-    /// Second or third: no link.
-    Refusal(Refusal),
+    /// Second or third: no link. With the sender's id and wall clock, so that a node whose own clock is wrong learns it.
+    Refusal(Refusal, NodeId, u64),
     /// Third and fourth: the digest key of the sender's cluster.
     Agreed(DigestKey),
 }

@@ -7,7 +7,8 @@
 //! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, which `couriers` read and write, with
 //!   `rest` how fast it sends and `effort` what it does on a thread of its own; `registry` knows them all; `news` is what is heard of
 //!   members over them, and `goodbye` the end.
-//! - `orders` are the calls from outside. `belong` says which cluster a node is of, and `birth` what it remembers of that; `upkeep` is done once a round.
+//! - `orders` are the calls from outside. `belong` says which cluster a node is of, and `birth` what it remembers of that; [`clocks`] says
+//!   whether its clock keeps it apart; `upkeep` is done once a round.
 //! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
 //!
 //! A write costs its writer an entry in the journal. Everything else happens on the links' own tasks: a peer that is slow, hangs or
@@ -16,6 +17,7 @@
 pub mod address;
 mod belong;
 mod birth;
+pub mod clocks;
 pub mod connect;
 mod converse;
 mod couriers;
@@ -387,7 +389,7 @@ impl Inner {
             hello,
             secrets: self.options.secrets.clone(),
             drift_max_ms: self.options.clock_drift_max_ms,
-            now_ms: self.machine().clock().clone(),
+            machine: self.machine().clone(),
             network: self.options.network.clone(),
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{link::Traffic, members::Initiated};
+use super::{clocks::ClockTrouble, link::Traffic, members::Initiated};
 use crate::core::{clock::NodeId, message::Message, peer::Figures};
 
 /// Orders that wait for a link at the most. Those of membership come again.
@@ -88,6 +88,8 @@ pub struct Registry {
     links: BTreeMap<NodeId, Arc<LinkState>>,
     /// What links that ended had counted.
     totals: BTreeMap<NodeId, Totals>,
+    /// What is wrong with this node's clock, so that links end, as the log said last.
+    pub said_clock: Option<ClockTrouble>,
 }
 
 /// What was counted over all links with a peer.

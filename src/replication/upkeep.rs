@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found, birth::write_agreement};
+use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found, birth::write_agreement, clocks::watch_clocks};
 use crate::{core::agreement::Agreement, error::Result};
 
 /// Rounds between two looks whether the trees are what the disk has, at a partition each.
@@ -12,6 +12,7 @@ const ROUNDS_PER_CHECK: u64 = 10;
 /// What is to be done once a round.
 pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     found(inner);
+    watch_clocks(inner);
     let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
     let floor_ms = {
         let mut standing = inner.shared.standing();
@@ -20,7 +21,8 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
     let kept_up = inner.machine().run(move || {
         if let Some(floor_ms) = floor_ms {
-            store.pass_floor(floor_ms, grace_ms)?;
+            // Not past the present: a clock that was ahead for a while may have raised it.
+            store.pass_floor(floor_ms.min(settled_ms), grace_ms)?;
         }
         if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
             // After the storage was opened again there are no trees.

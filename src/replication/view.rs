@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Replication, State, belong::awaited, members::Member, registry::Totals};
+use super::{
+    Replication, State,
+    belong::awaited,
+    clocks::{ClockState, clock_state},
+    members::Member,
+    registry::Totals,
+};
 use crate::core::standing::Standing;
 
 /// A member that started, and that no other member answers for so long, is as good as any: it serves without them.
@@ -43,6 +49,8 @@ pub struct Membership {
     pub progress: Progress,
     /// Members that would be forgotten by now, and are kept as no majority is here.
     pub kept: usize,
+    /// What is wrong with this node's clock, if anything is.
+    pub clock: ClockState,
     /// Up to here every member has everything, in Unix milliseconds; 0 while that is not known.
     pub floor_ms: u64,
     /// The other members.
@@ -97,6 +105,7 @@ impl Replication {
             incarnation: state.members.local().incarnation,
             progress,
             kept: state.members.kept(),
+            clock: clock_state(inner),
             floor_ms: standing.floor.floor_ms(),
             peers,
         }

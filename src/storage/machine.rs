@@ -1,9 +1,15 @@
 //! What a node takes of the machine it runs on, beside disk and network: the time, randomness, and threads for what takes long.
 //! A simulation gives it others, so that all it does follows from a seed.
+//!
+//! The system's clock is believed only as far as it can be true; a clock that a test or a simulation gives is taken at its word.
 
 use std::{fmt, sync::Arc};
 
-use crate::error::{Error, Result};
+use super::checked_clock::CheckedClock;
+use crate::{
+    core::{believed::Contradiction, clock::NodeId},
+    error::{Error, Result},
+};
 
 /// A wall clock: Unix milliseconds.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -24,19 +30,27 @@ pub enum Threads {
 #[derive(Clone)]
 pub struct Machine {
     now_ms: WallClock,
+    checked: Option<Arc<CheckedClock>>,
     random: Randomness,
     threads: Threads,
 }
 
 impl Machine {
+    /// This machine, by its own clock as far as that is to be believed. Clocks of nodes may be `drift_max_ms` apart.
+    pub fn of_system(drift_max_ms: u64) -> Self {
+        let clock = Arc::new(CheckedClock::of_system(drift_max_ms));
+        let checked = Some(clock.clone());
+        Self { checked, ..Self::new(Arc::new(move || clock.now_ms())) }
+    }
+
     /// This machine, by this clock.
     pub fn new(now_ms: WallClock) -> Self {
-        Self { now_ms, random: Arc::new(system_randomness), threads: Threads::Many }
+        Self { now_ms, checked: None, random: Arc::new(system_randomness), threads: Threads::Many }
     }
 
     /// A machine of which everything is known: by this clock and this randomness, all done by the thread that runs it.
     pub fn simulated(now_ms: WallClock, random: Randomness) -> Self {
-        Self { now_ms, random, threads: Threads::One }
+        Self { now_ms, checked: None, random, threads: Threads::One }
     }
 
     /// Its wall clock.
@@ -47,6 +61,29 @@ impl Machine {
     /// Unix milliseconds by its wall clock.
     pub fn now_ms(&self) -> u64 {
         (self.now_ms)()
+    }
+
+    /// Notes what another node's clock showed `ago_ms` ago, in Unix milliseconds, and by how much that may be wrong.
+    pub fn sight(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
+        if let Some(checked) = &self.checked {
+            checked.sight(node, theirs_ms, slack_ms, ago_ms);
+        }
+    }
+
+    /// What most other nodes have against its time; nothing where its clock is not checked.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        self.checked.as_ref()?.contradiction()
+    }
+
+    /// Whether every other node that was heard of lately is too far apart from its time to take part in anything here. Not where none was
+    /// heard of, or its clock is not checked.
+    pub fn is_alone(&self) -> bool {
+        self.contradiction().is_some_and(|contradiction| contradiction.apart == contradiction.of)
+    }
+
+    /// How far the system's clock is ahead of its time, in milliseconds, where that has leapt and is not believed.
+    pub fn leapt_ms(&self) -> Option<i64> {
+        self.checked.as_ref()?.leapt_ms()
     }
 
     /// Where it does what takes long.

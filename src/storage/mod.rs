@@ -14,6 +14,7 @@ mod accept;
 mod cache;
 pub mod change;
 pub mod check;
+pub mod checked_clock;
 pub mod chunks;
 pub mod codec;
 pub mod commit;

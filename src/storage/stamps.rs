@@ -1,7 +1,11 @@
 //! Where a node's timestamps come from: its hybrid logical clock, and the durable bound that it stays below.
 //!
 //! The bound is made durable ahead of the timestamps it allows, so that none is handed out twice over a crash. It is renewed in
-//! the background while there are writes, and by a write that finds too little left; an idle node writes nothing.
+//! the background while there are writes, and by a write that finds too little left; an idle node writes nothing. One that a wrong
+//! wall clock raised is lowered again when that is right.
+//!
+//! A node whose last timestamp lies too far ahead of its wall clock writes nothing more: its peers would refuse it, and what it wrote would
+//! win over all that they write. Its clock was ahead, or is behind now; `Stamps::ahead` tells, and `DynaRust clock repair` mends it.
 
 use std::{
     sync::{
@@ -11,17 +15,17 @@ use std::{
     time::Duration,
 };
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Store, commit::Life};
 use crate::{
-    core::clock::{Clock, Drift, Timestamp},
+    core::clock::{Clock, Drift, Timestamp, unix_ms},
     error::{Error, Result},
 };
 
 /// How far the clock's durable bound lies ahead of the wall clock. After a crash the node waits until the wall clock is within
 /// the limit of drift of it, so this is also what a crash can cost a restart.
-const BOUND_LEAD_MS: u64 = 1_500;
+pub const BOUND_LEAD_MS: u64 = 1_500;
 /// The bound is renewed in the background when less than this is left of it.
 const BOUND_RENEWAL_MS: u64 = 1_000;
 /// A write that finds less than this left waits for a renewal.
@@ -81,16 +85,42 @@ impl Stamps {
         self.clock().follow(stored);
     }
 
+    /// Takes note of the timestamp of a row that a client is about to write over.
+    ///
+    /// # Errors
+    /// `StampsAhead` where it lies so far ahead that all writes after it would, too; then nothing is noted.
+    pub fn write_over(&self, stored: Timestamp) -> Result<()> {
+        self.refuse_ahead(stored.unix_ms().saturating_sub(self.store.now_ms()))?;
+        self.follow(stored);
+        Ok(())
+    }
+
     /// Raises the clock above an instant, so that no write falls at or before it any more.
     pub fn pass(&self, at_ms: u64) {
-        self.clock().pass(at_ms);
+        let is_alone = self.store.machine().is_alone();
+        match is_alone {
+            true => self.clock().pass_alone(self.store.now_ms(), at_ms),
+            false => self.clock().pass(at_ms),
+        }
+    }
+
+    /// How far, in milliseconds, timestamps of this node lie ahead of its wall clock, or how far it has swept, where that is more than its
+    /// peers take: twice the allowed drift, as one node may hand on what it took from another.
+    pub fn ahead(&self) -> Option<u64> {
+        let now_ms = self.store.now_ms();
+        let swept_ms = self.store.swept().latest_ms().saturating_sub(now_ms);
+        let ahead_ms = self.clock().ahead_ms(now_ms).max(swept_ms);
+        self.refuse_ahead(ahead_ms).is_err().then_some(ahead_ms)
     }
 
     /// Sees to it that there are timestamps for writes. Returns the life of the store that they are to be merged into.
     ///
     /// # Errors
-    /// As `Store::durable`.
+    /// `StampsAhead`; else as `Store::durable`.
     pub async fn before_writing(&self) -> Result<Life> {
+        if let Some(ahead_ms) = self.ahead() {
+            self.refuse_ahead(ahead_ms)?;
+        }
         self.last_write_ms.store(self.store.now_ms(), Ordering::Relaxed);
         // Where a sync takes longer than the lead, the bound it makes durable has passed by then.
         for _ in 0..RENEWALS_MAX {
@@ -111,6 +141,9 @@ impl Stamps {
     /// called again.
     pub async fn keep_bound_ahead(&self) -> Duration {
         let now_ms = self.store.now_ms();
+        if let Err(error) = self.lower_bound(now_ms) {
+            warn!(%error, "the clock's bound was not lowered");
+        }
         let idle_ms = now_ms.saturating_sub(self.last_write_ms.load(Ordering::Relaxed));
         if idle_ms >= BOUND_IDLE_MS || self.store.failure().is_some() {
             return BOUND_CHECK_IDLE;
@@ -128,7 +161,8 @@ impl Stamps {
         let allowed_ms = self.drift_max_ms;
         let ahead_ms = (self.clock().last() >> 16).saturating_sub(self.store.now_ms());
         if ahead_ms > BOUND_LEAD_MS + allowed_ms {
-            warn!(ahead_ms, "the wall clock is behind timestamps of before: it was set back. Set it by NTP");
+            let error = Error::StampsAhead { ahead_ms, allowed_ms };
+            warn!(%error, "writes are refused");
         } else if ahead_ms > allowed_ms {
             tokio::time::sleep(Duration::from_millis(ahead_ms - allowed_ms)).await;
         }
@@ -162,8 +196,103 @@ impl Stamps {
         Ok(())
     }
 
+    /// Lowers the bound where a wall clock that was wrong has raised it. It need not be durable soon: the one before only lasts longer.
+    fn lower_bound(&self, now_ms: u64) -> Result<()> {
+        let lower = self.clock().lower_bound(now_ms, BOUND_LEAD_MS);
+        let Some(bound) = lower else { return Ok(()) };
+        info!(
+            to_ms = unix_ms(bound),
+            "the clock was ahead, and no write was stamped by it: its bound is lowered"
+        );
+        self.store.set_clock_bound(bound)
+    }
+
+    fn refuse_ahead(&self, ahead_ms: u64) -> Result<()> {
+        match ahead_ms > 2 * self.drift_max_ms {
+            true => Err(Error::StampsAhead { ahead_ms, allowed_ms: self.drift_max_ms }),
+            false => Ok(()),
+        }
+    }
+
     fn clock(&self) -> MutexGuard<'_, Clock> {
         // The clock is one number: it is whole whatever panicked.
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::Ordering};
+
+    use super::*;
+    use crate::{
+        core::{clock::NodeId, replica::Swept},
+        storage::tests::{NOW_MS, Scene, close},
+    };
+
+    const HOUR_MS: u64 = 3_600_000;
+    const DRIFT_MS: u64 = 500;
+
+    fn set_clock(scene: &Scene, now_ms: u64) {
+        scene.now_ms.store(now_ms, Ordering::SeqCst);
+    }
+
+    /// The bound followed the wall clock an hour ahead, and the next start began there.
+    #[tokio::test]
+    async fn a_node_that_was_ahead_and_stamped_nothing_writes_true_and_its_bound_comes_back() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let stamps = Stamps::new(store.clone(), DRIFT_MS);
+        stamps.before_writing().await.expect("there is a bound");
+        let before = stamps.tick().expect("there is time");
+        set_clock(&scene, NOW_MS + HOUR_MS);
+        stamps.before_writing().await.expect("there is a bound");
+        set_clock(&scene, NOW_MS + 10);
+        stamps.keep_bound_ahead().await;
+        stamps.before_writing().await.expect("there is a bound");
+        let after = stamps.tick().expect("there is time");
+        assert!(before < after && after.unix_ms() == NOW_MS + 10, "{before} {after}");
+        assert_eq!(stamps.ahead(), None);
+        drop(stamps);
+        close(store);
+        let store = scene.open();
+        assert!(unix_ms(store.clock_bound()) <= NOW_MS + 10 + BOUND_LEAD_MS, "the durable one too");
+        close(store);
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_timestamps_are_ahead_refuses_writes_until_time_has_caught_up() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let stamps = Arc::new(Stamps::new(store.clone(), DRIFT_MS));
+        set_clock(&scene, NOW_MS + HOUR_MS);
+        stamps.before_writing().await.expect("there is a bound");
+        stamps.tick().expect("there is time");
+        set_clock(&scene, NOW_MS);
+        assert_eq!(stamps.ahead(), Some(HOUR_MS));
+        let refused = stamps.before_writing().await.expect_err("refused");
+        assert_eq!(refused, Error::StampsAhead { ahead_ms: HOUR_MS, allowed_ms: DRIFT_MS });
+        assert!(refused.to_string().contains("DynaRust clock repair"), "{refused}");
+        set_clock(&scene, NOW_MS + HOUR_MS - 2 * DRIFT_MS);
+        assert_eq!(stamps.ahead(), None);
+        stamps.before_writing().await.expect("it is near enough");
+        // The same for what it has swept: members would remove new rows as old ones.
+        set_clock(&scene, NOW_MS + HOUR_MS);
+        store.sweep_to(Swept { tombstones_ms: 0, expired_ms: NOW_MS + 2 * HOUR_MS });
+        assert_eq!(stamps.ahead(), Some(HOUR_MS));
+        close(store);
+    }
+
+    /// One row of a time to come was enough to put all that was written after it there, too.
+    #[tokio::test]
+    async fn a_row_of_a_time_to_come_is_not_written_over() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let stamps = Stamps::new(store.clone(), DRIFT_MS);
+        let at = |ahead_ms: u64| Timestamp { hlc: (NOW_MS + ahead_ms) << 16, node: NodeId(9) };
+        assert!(matches!(stamps.write_over(at(HOUR_MS)), Err(Error::StampsAhead { .. })));
+        assert_eq!(stamps.ahead(), None);
+        assert_eq!(stamps.write_over(at(2 * DRIFT_MS)), Ok(()));
+        close(store);
     }
 }

@@ -31,6 +31,7 @@ const CODES: &[(&str, u16)] = &[
     ("unsupported-type", 415),
     ("bad-name", 422),
     ("too-many", 429),
+    ("clock-drift", 503),
     ("overloaded", 503),
     ("not-ready", 503),
     ("draining", 503),

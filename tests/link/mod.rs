@@ -31,6 +31,7 @@ use dynarust::{
         link_error::LinkError,
         secret::Secrets,
     },
+    storage::Machine,
 };
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -54,7 +55,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
         },
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
         drift_max_ms: 500,
-        now_ms: wall_clock(),
+        machine: Machine::new(wall_clock()),
         network: Arc::new(SystemNetwork),
     }
 }
@@ -145,7 +146,7 @@ async fn a_node_that_stops_takes_no_links_and_says_so() {
 async fn a_clock_ten_minutes_ahead_makes_no_link() {
     let server = Server::start(&[OLD], http::Options::default()).await;
     let mut early = local(1, &[OLD]);
-    early.now_ms = Arc::new(|| wall_clock()() + 600_000);
+    early.machine = Machine::new(Arc::new(|| wall_clock()() + 600_000));
     let error = establish::dial(&server.address.to_string(), &early).await.map(drop).expect_err("refused");
     assert!(error.to_string().contains("set both clocks by NTP"), "{error}");
     server.expect_serving().await;

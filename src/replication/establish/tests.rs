@@ -45,7 +45,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
         },
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
         drift_max_ms: 500,
-        now_ms: Arc::new(|| NOW_MS),
+        machine: Machine::new(Arc::new(|| NOW_MS)),
         network: Arc::new(SystemNetwork),
     }
 }
@@ -222,9 +222,9 @@ async fn who_has_the_secret_and_does_not_belong_is_told_why_on_both_sides() {
     let mut foreign = local(1, &[OLD]);
     foreign.hello.cluster.id = 9;
     let mut early = local(1, &[OLD]);
-    early.now_ms = Arc::new(|| NOW_MS + 600_000);
+    early.machine = Machine::new(Arc::new(|| NOW_MS + 600_000));
     let mut late = local(1, &[OLD]);
-    late.now_ms = Arc::new(|| NOW_MS - 600_000);
+    late.machine = Machine::new(Arc::new(|| NOW_MS - 600_000));
     for (initiator, kind, words) in [
         (itself, RefusalKind::Itself, "reached itself"),
         (copy, RefusalKind::SameNode, "empty --data"),
@@ -248,7 +248,7 @@ async fn who_has_the_secret_and_does_not_belong_is_told_why_on_both_sides() {
 #[tokio::test]
 async fn what_only_the_initiator_can_tell_is_said_to_the_responder() {
     let mut initiator = local(1, &[OLD]);
-    initiator.now_ms = Arc::new(|| NOW_MS - 1200);
+    initiator.machine = Machine::new(Arc::new(|| NOW_MS - 1200));
     let (one, other) = meet_here(&initiator, &local(2, &[OLD])).await;
     assert!(matches!(one, Err(LinkError::Refusing(refusal)) if refusal.kind == RefusalKind::ClocksApart));
     assert!(matches!(other, Err(LinkError::Refused(refusal)) if refusal.kind == RefusalKind::ClocksApart));

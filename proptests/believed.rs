@@ -1,0 +1,187 @@
+//! Laws of the believed time: whatever a wall clock does, it moves with the monotonic clock but for small corrections, and by a leap only once
+//! that has stood, or others agree with it; and a wall clock that is right is believed in the end.
+
+use dynarust::core::{
+    believed::{BACKWARD_MS, Believed, CONTRADICTED_MS, FORWARD_MS, News, Options, Reading},
+    clock::NodeId,
+};
+use proptest::{collection::vec, prelude::*};
+
+use crate::cases;
+
+const NOW_MS: i64 = 1_763_689_000_000;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The wall clock is set so far off the true time.
+    Set(i64),
+    /// It is set right.
+    SetRight,
+    /// It goes so many millionths too fast from now on.
+    Slew(i64),
+    /// Time passes, with a reading each so many milliseconds.
+    Wait { for_ms: i64, gap_ms: i64 },
+    /// Nothing runs for so long, but time passes.
+    Suspend(i64),
+    /// Another node shows a time so far off the true one.
+    Sight { node: u64, off_ms: i64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let off_ms = || {
+        prop_oneof![
+            2 => -1_200..1_200i64,
+            2 => prop_oneof![Just(3_600_000), Just(-3_600_000), Just(30_000)],
+            1 => -100_000_000..100_000_000i64,
+        ]
+    };
+    let length_ms = || prop_oneof![3 => 0..5_000i64, 2 => 5_000..70_000i64, 1 => 70_000..200_000i64];
+    prop_oneof![
+        4 => off_ms().prop_map(Step::Set),
+        3 => Just(Step::SetRight),
+        1 => (-500..=500i64).prop_map(Step::Slew),
+        6 => (length_ms(), 1..2_000i64).prop_map(|(for_ms, gap_ms)| Step::Wait { for_ms, gap_ms }),
+        1 => (0..100_000_000i64).prop_map(Step::Suspend),
+        1 => (1..4u64, off_ms()).prop_map(|(node, off_ms)| Step::Sight { node, off_ms }),
+    ]
+}
+
+/// A machine with its clocks, as offsets of the true time, and what was read.
+struct Machine {
+    options: Options,
+    believed: Believed,
+    passed_ms: i64,
+    off_millionths_ms: i64,
+    slew: i64,
+    /// Readings since the wall clock was last set or had drifted away: when the first was, and how far it was off.
+    stands: (i64, i64),
+    /// The believed time at the last reading, as an offset.
+    last_ms: i64,
+    /// When, and what, it was when a leap was believed last, or at first.
+    base: (i64, i64),
+    /// How far the believed time was off before leaps ahead that were believed.
+    left_ms: Vec<i64>,
+    /// Whether others have shown their times.
+    sighted: bool,
+}
+
+impl Machine {
+    fn new(leap_ms: u64) -> Self {
+        let options = Options { leap_ms, drift_max_ms: leap_ms };
+        let first = Reading { wall_ms: NOW_MS.unsigned_abs(), monotonic_ms: 0 };
+        Self {
+            options,
+            believed: Believed::new(first, options),
+            passed_ms: 0,
+            off_millionths_ms: 0,
+            slew: 0,
+            stands: (0, 0),
+            last_ms: 0,
+            base: (0, 0),
+            left_ms: Vec::new(),
+            sighted: false,
+        }
+    }
+
+    fn off_ms(&self) -> i64 {
+        self.off_millionths_ms / 1_000_000
+    }
+
+    fn pass(&mut self, for_ms: i64) {
+        self.passed_ms += for_ms;
+        self.off_millionths_ms += self.slew * for_ms;
+    }
+
+    fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match *step {
+            Step::Set(off_ms) => self.off_millionths_ms = off_ms * 1_000_000,
+            Step::SetRight => (self.off_millionths_ms, self.slew) = (0, 0),
+            Step::Slew(slew) => self.slew = slew,
+            Step::Wait { for_ms, gap_ms } => {
+                let until_ms = self.passed_ms + for_ms;
+                while self.passed_ms < until_ms {
+                    self.pass(gap_ms.min(until_ms - self.passed_ms));
+                    self.read()?;
+                }
+            }
+            Step::Suspend(for_ms) => self.pass(for_ms),
+            Step::Sight { node, off_ms } => {
+                let theirs_ms = NOW_MS + self.passed_ms + off_ms;
+                self.believed.sight(NodeId(node), theirs_ms.unsigned_abs(), 0, self.passed_ms.unsigned_abs());
+                self.sighted = true;
+            }
+        }
+        self.read()
+    }
+
+    fn read(&mut self) -> Result<(), TestCaseError> {
+        let leap_ms = self.options.leap_ms as i64;
+        let off_ms = self.off_ms();
+        if off_ms.abs_diff(self.stands.1) > self.options.leap_ms {
+            self.stands = (self.passed_ms, off_ms);
+        }
+        let wall_ms = NOW_MS + self.passed_ms + off_ms;
+        let reading =
+            Reading { wall_ms: wall_ms.unsigned_abs(), monotonic_ms: self.passed_ms.unsigned_abs() };
+        let (now_ms, news) = self.believed.read(reading);
+        let believed_ms = now_ms as i64 - NOW_MS - self.passed_ms;
+        match news {
+            Some(News::Believed(by_ms)) => {
+                prop_assert_eq!(believed_ms, off_ms, "it is the wall clock that is believed");
+                prop_assert_eq!(by_ms, off_ms - self.last_ms);
+                let stood_ms = self.passed_ms - self.stands.0;
+                let returns =
+                    self.left_ms.iter().any(|left_ms| left_ms.abs_diff(off_ms) <= self.options.leap_ms);
+                let least_ms = match by_ms > 0 {
+                    true => FORWARD_MS as i64,
+                    false if returns => 0,
+                    false => BACKWARD_MS as i64,
+                };
+                prop_assert!(self.sighted || stood_ms >= least_ms, "after {stood_ms} ms by {by_ms}");
+                if by_ms > 0 {
+                    self.left_ms.push(self.last_ms);
+                }
+                self.base = (self.passed_ms, believed_ms);
+            }
+            Some(News::Leapt(_) | News::TakenBack) | None => {
+                // Both ways from what was believed: as far as a leap, and as far again in the time that a leap takes to be believed.
+                let creep_ms = (self.passed_ms - self.base.0) * leap_ms / FORWARD_MS as i64;
+                let moved_ms = (believed_ms - self.base.1).abs();
+                prop_assert!(moved_ms <= leap_ms + creep_ms + 1, "moved by {moved_ms} ms in small steps");
+            }
+        }
+        prop_assert_eq!(self.believed.at(self.passed_ms.unsigned_abs()), now_ms);
+        prop_assert_eq!(
+            self.believed.leapt_ms().is_some(),
+            believed_ms != off_ms,
+            "what is not followed is said to have leapt"
+        );
+        self.last_ms = believed_ms;
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(128))]
+
+    #[test]
+    fn believed_time_leaps_only_where_the_wall_clock_stood(leap_ms in prop_oneof![Just(500u64), 10..=500u64], steps in vec(step(), 1..60)) {
+        let mut machine = Machine::new(leap_ms);
+        for step in &steps {
+            machine.take(step)?;
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_right_is_believed_in_the_end(steps in vec(step(), 1..60)) {
+        let mut machine = Machine::new(500);
+        for step in &steps {
+            machine.take(step)?;
+        }
+        machine.take(&Step::SetRight)?;
+        // What others have against it holds for so long at the most; they say nothing more.
+        machine.take(&Step::Wait { for_ms: CONTRADICTED_MS as i64, gap_ms: 1_000 })?;
+        prop_assert_eq!(machine.last_ms, 0);
+        prop_assert_eq!(machine.believed.contradiction(machine.passed_ms.unsigned_abs()), None);
+    }
+}

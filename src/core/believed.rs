@@ -1,0 +1,428 @@
+//! The time that a node believes: what becomes of the readings of a wall clock that may leap.
+//!
+//! Timestamps decide which write wins, and they only grow. A wall clock that is an hour ahead for a moment, because of a bad NTP server, a
+//! virtual machine that was moved or a hand that slipped, would put the node's timestamps an hour ahead for good. So a reading is believed
+//! only as far as it can be true: a monotonic clock that also counts suspension tells how much time has passed since the one before.
+//!
+//! What is believed, and when:
+//! - The *first reading*: there is nothing to check it against.
+//! - *Small corrections*, up to `Options::leap_ms` either way, at once: NTP steps and slews by so much, and links allow as much. Added up they
+//!   come to `leap_ms` for each `FORWARD_MS`, no more: a leap is not believed sooner because it comes in pieces.
+//! - A *leap ahead* once it has stood for `FORWARD_MS`, or at once where more of the other nodes that were heard of lately agree with it than with
+//!   the believed time. Where fewer do, they contradict it, and it takes `CONTRADICTED_MS`: of one node among several whose clock is wrong this
+//!   is as good as never, and a whole cluster that was paused and resumed as one, where each node contradicts all others, comes out of it.
+//! - A *leap back* once it has stood for `BACKWARD_MS`, which is less, as a clock that is ahead does harm with each write, and one that is behind
+//!   does not: timestamps go on from the last one. At once where others agree, or where the clock returns to where it was before the last leap
+//!   ahead. A clock that is back for a moment is not followed at all: values that have expired would be seen again.
+//! - *Any* time, where the believed one lies before `UNSET_BEFORE_MS`: the clock had never been set, as on a board without a battery.
+//!
+//! Until a leap is believed, time goes on by the monotonic clock from where it was. That clock runs at the rate to which NTP disciplines the
+//! machine's clock, so nothing is lost by it. A leap that is taken back before leaves no trace.
+//!
+//! Other nodes count by what they said their time is, over a link or when one was refused, within the last `SIGHTING_MS`. They tell of
+//! the believed time too, whether it is this node that is wrong: `Believed::contradiction`.
+
+use std::collections::BTreeMap;
+
+use super::clock::NodeId;
+
+/// How long a leap ahead must stand before it is believed. Longer than what leaps by mistake is noticed and taken back by: NTP polls each 64 s
+/// at first, a hypervisor sets the time of a guest once it runs.
+pub const FORWARD_MS: u64 = 60_000;
+/// How long a leap back must stand.
+pub const BACKWARD_MS: u64 = 10_000;
+/// How long a leap must stand that other nodes contradict.
+pub const CONTRADICTED_MS: u64 = 3_600_000;
+/// For how long counts what another node said of its time: longer than the longest wait between two dials of one that is refused.
+pub const SIGHTING_MS: u64 = 90_000;
+/// A time before this was never set: 2020 began then, and this program did not exist.
+pub const UNSET_BEFORE_MS: u64 = 1_577_836_800_000;
+/// How many other nodes are remembered: more than a cluster has members.
+const SIGHTINGS_MAX: usize = 1_024;
+
+/// How far clocks may be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// A difference above this between two readings is a leap, in milliseconds.
+    pub leap_ms: u64,
+    /// How far two nodes' clocks may be apart, in milliseconds.
+    pub drift_max_ms: u64,
+}
+
+/// Two clocks of one machine, read at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The wall clock, in Unix milliseconds.
+    pub wall_ms: u64,
+    /// A clock that never leaps and counts suspension, in milliseconds since some instant.
+    pub monotonic_ms: u64,
+}
+
+impl Reading {
+    fn offset_ms(self) -> i64 {
+        signed(self.wall_ms).saturating_sub(signed(self.monotonic_ms))
+    }
+}
+
+/// What somebody should be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The wall clock leapt by so many milliseconds, and is not believed.
+    Leapt(i64),
+    /// It is back where it was.
+    TakenBack,
+    /// A leap of so many milliseconds is believed now.
+    Believed(i64),
+}
+
+/// What the other nodes have against the believed time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// How far the believed time is ahead of theirs, in milliseconds; below 0, behind.
+    pub ahead_ms: i64,
+    /// How many nodes are further away than is allowed,
+    pub apart: usize,
+    /// and of how many that were heard of lately.
+    pub of: usize,
+}
+
+/// The believed time of one machine. All its times are offsets: how far a clock is ahead of the monotonic one.
+#[derive(Clone, Debug)]
+pub struct Believed {
+    options: Options,
+    /// Of the believed time.
+    offset_ms: i64,
+    /// What small corrections are measured from; follows the wall clock slowly.
+    anchor_ms: i64,
+    /// When the anchor was moved last, by the monotonic clock.
+    anchored_ms: u64,
+    leap: Option<Leap>,
+    /// Of the believed time before the last leap ahead that was believed.
+    left_ms: Option<i64>,
+    sightings: BTreeMap<NodeId, Sighting>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leap {
+    offset_ms: i64,
+    since_ms: u64,
+}
+
+/// What another node's time was.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    offset_ms: i64,
+    /// By how much that may be wrong.
+    slack_ms: u64,
+    seen_ms: u64,
+}
+
+impl Believed {
+    /// Believes the first reading.
+    pub fn new(first: Reading, options: Options) -> Self {
+        let offset_ms = first.offset_ms();
+        Self {
+            options,
+            offset_ms,
+            anchor_ms: offset_ms,
+            anchored_ms: first.monotonic_ms,
+            leap: None,
+            left_ms: None,
+            sightings: BTreeMap::new(),
+        }
+    }
+
+    /// The time to believe, in Unix milliseconds, and what is new. Readings come in the order of the monotonic clock.
+    pub fn read(&mut self, reading: Reading) -> (u64, Option<News>) {
+        let offset_ms = reading.offset_ms();
+        let leapt_ms = offset_ms.saturating_sub(self.anchor_ms);
+        let news = if leapt_ms.unsigned_abs() <= self.options.leap_ms {
+            self.offset_ms = offset_ms;
+            self.move_anchor(offset_ms, reading.monotonic_ms);
+            self.leap.take().map(|_| News::TakenBack)
+        } else {
+            self.leap_to(offset_ms, reading.monotonic_ms)
+        };
+        (self.at(reading.monotonic_ms), news)
+    }
+
+    /// The believed time at an instant of the monotonic clock, in Unix milliseconds.
+    pub fn at(&self, monotonic_ms: u64) -> u64 {
+        u64::try_from(signed(monotonic_ms).saturating_add(self.offset_ms)).unwrap_or(0)
+    }
+
+    /// Of a wall clock that is not believed, how far it is ahead of the believed time, in milliseconds.
+    pub fn leapt_ms(&self) -> Option<i64> {
+        self.leap.map(|leap| leap.offset_ms.saturating_sub(self.offset_ms))
+    }
+
+    /// Notes what another node's clock showed, in Unix milliseconds, at an instant of the monotonic clock, and by how much that may be wrong.
+    pub fn sight(&mut self, node: NodeId, theirs_ms: u64, slack_ms: u64, monotonic_ms: u64) {
+        if self.sightings.len() >= SIGHTINGS_MAX {
+            self.sightings.retain(|_, sighting| sighting.is_fresh(monotonic_ms));
+        }
+        if self.sightings.len() < SIGHTINGS_MAX || self.sightings.contains_key(&node) {
+            let offset_ms = signed(theirs_ms).saturating_sub(signed(monotonic_ms));
+            self.sightings.insert(node, Sighting { offset_ms, slack_ms, seen_ms: monotonic_ms });
+        }
+    }
+
+    /// What more of the other nodes that were heard of lately have against the believed time than have nothing.
+    pub fn contradiction(&self, monotonic_ms: u64) -> Option<Contradiction> {
+        let fresh = || self.sightings.values().filter(|sighting| sighting.is_fresh(monotonic_ms));
+        let is_apart = |sighting: &&Sighting| !sighting.agrees(self.offset_ms, self.options.drift_max_ms);
+        let mut ahead: Vec<i64> = fresh()
+            .filter(is_apart)
+            .map(|sighting| self.offset_ms.saturating_sub(sighting.offset_ms))
+            .collect();
+        ahead.sort_unstable();
+        let (apart, of) = (ahead.len(), fresh().count());
+        let ahead_ms = *ahead.get(apart / 2)?;
+        (apart > of - apart).then_some(Contradiction { ahead_ms, apart, of })
+    }
+
+    fn move_anchor(&mut self, offset_ms: i64, monotonic_ms: u64) {
+        let passed_ms = monotonic_ms.saturating_sub(self.anchored_ms);
+        let allowed_ms = passed_ms.saturating_mul(self.options.leap_ms) / FORWARD_MS;
+        let wanted_ms = offset_ms - self.anchor_ms;
+        let step_ms = signed(wanted_ms.unsigned_abs().min(allowed_ms)) * wanted_ms.signum();
+        // Less than a whole millisecond is left for the next time.
+        if step_ms != 0 || wanted_ms == 0 {
+            self.anchor_ms += step_ms;
+            self.anchored_ms = monotonic_ms;
+        }
+    }
+
+    fn leap_to(&mut self, offset_ms: i64, monotonic_ms: u64) -> Option<News> {
+        let by_ms = offset_ms.saturating_sub(self.offset_ms);
+        let known = self.leap.filter(|leap| self.is_near(leap.offset_ms, offset_ms));
+        let leap = *self.leap.insert(known.unwrap_or(Leap { offset_ms, since_ms: monotonic_ms }));
+        let stood_ms = monotonic_ms.saturating_sub(leap.since_ms);
+        if stood_ms < self.patience_ms(offset_ms, monotonic_ms) {
+            return known.is_none().then_some(News::Leapt(by_ms));
+        }
+        self.left_ms = (by_ms > 0).then_some(self.offset_ms);
+        (self.offset_ms, self.anchor_ms, self.anchored_ms) = (offset_ms, offset_ms, monotonic_ms);
+        self.leap = None;
+        Some(News::Believed(by_ms))
+    }
+
+    /// How long a leap to an offset must stand.
+    fn patience_ms(&self, offset_ms: i64, monotonic_ms: u64) -> u64 {
+        let is_ahead = offset_ms > self.offset_ms;
+        let returns = !is_ahead && self.left_ms.is_some_and(|left_ms| self.is_near(left_ms, offset_ms));
+        if returns || self.at(monotonic_ms) < UNSET_BEFORE_MS {
+            return 0;
+        }
+        let agreeing = |offset_ms: i64| {
+            let fresh = self.sightings.values().filter(|sighting| sighting.is_fresh(monotonic_ms));
+            fresh.filter(|sighting| sighting.agrees(offset_ms, self.options.drift_max_ms)).count()
+        };
+        let (there, here) = (agreeing(offset_ms), agreeing(self.offset_ms));
+        match there.cmp(&here) {
+            std::cmp::Ordering::Greater => 0,
+            std::cmp::Ordering::Less => CONTRADICTED_MS,
+            std::cmp::Ordering::Equal if is_ahead => FORWARD_MS,
+            std::cmp::Ordering::Equal => BACKWARD_MS,
+        }
+    }
+
+    fn is_near(&self, one_ms: i64, other_ms: i64) -> bool {
+        one_ms.abs_diff(other_ms) <= self.options.leap_ms
+    }
+}
+
+impl Sighting {
+    fn is_fresh(&self, monotonic_ms: u64) -> bool {
+        monotonic_ms.saturating_sub(self.seen_ms) <= SIGHTING_MS
+    }
+
+    fn agrees(&self, offset_ms: i64, drift_max_ms: u64) -> bool {
+        self.offset_ms.abs_diff(offset_ms) <= drift_max_ms.saturating_add(self.slack_ms)
+    }
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_763_689_000_000;
+    const HOUR_MS: i64 = 3_600_000;
+    const OPTIONS: Options = Options { leap_ms: 500, drift_max_ms: 500 };
+
+    /// A machine whose wall clock can be set, beside the true time.
+    struct Machine {
+        believed: Believed,
+        monotonic_ms: u64,
+        ahead_ms: i64,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            let first = Reading { wall_ms: NOW_MS, monotonic_ms: 0 };
+            Self { believed: Believed::new(first, OPTIONS), monotonic_ms: 0, ahead_ms: 0 }
+        }
+
+        fn true_ms(&self) -> u64 {
+            NOW_MS + self.monotonic_ms
+        }
+
+        /// Sets the wall clock so far ahead of the true time. How far the believed time is then.
+        fn set(&mut self, ahead_ms: i64) -> (i64, Option<News>) {
+            self.ahead_ms = ahead_ms;
+            self.wait(0)
+        }
+
+        /// Lets time pass, with a reading each 100 ms. How far the believed time is ahead then, and the last news.
+        fn wait(&mut self, for_ms: u64) -> (i64, Option<News>) {
+            let until_ms = self.monotonic_ms + for_ms;
+            let mut last = None;
+            loop {
+                let wall_ms = self.true_ms().saturating_add_signed(self.ahead_ms);
+                let (now_ms, news) = self.believed.read(Reading { wall_ms, monotonic_ms: self.monotonic_ms });
+                last = news.or(last);
+                if self.monotonic_ms >= until_ms {
+                    return (signed(now_ms) - signed(self.true_ms()), last);
+                }
+                self.monotonic_ms = until_ms.min(self.monotonic_ms + 100);
+            }
+        }
+
+        fn sight(&mut self, node: u64, ahead_ms: i64) {
+            let theirs_ms = self.true_ms().saturating_add_signed(ahead_ms);
+            self.believed.sight(NodeId(node), theirs_ms, 5, self.monotonic_ms);
+        }
+    }
+
+    /// A clock that was an hour ahead for 6 s put the node's timestamps an hour ahead, and cut it off for as long.
+    #[test]
+    fn a_leap_that_is_taken_back_leaves_no_trace() {
+        for (ahead_ms, for_ms) in
+            [(HOUR_MS, 6_000), (30_000, 400), (-HOUR_MS, 6_000), (HOUR_MS, FORWARD_MS - 1)]
+        {
+            let mut machine = Machine::new();
+            machine.wait(10_000);
+            assert_eq!(machine.set(ahead_ms), (0, Some(News::Leapt(ahead_ms))));
+            assert_eq!(machine.wait(for_ms), (0, None));
+            assert_eq!(machine.believed.leapt_ms(), Some(ahead_ms));
+            assert_eq!(machine.set(0), (0, Some(News::TakenBack)));
+            assert_eq!(machine.believed.leapt_ms(), None);
+        }
+    }
+
+    #[test]
+    fn a_leap_that_stands_is_believed_and_its_return_at_once() {
+        let mut machine = Machine::new();
+        machine.set(HOUR_MS);
+        assert_eq!(machine.wait(FORWARD_MS), (HOUR_MS, Some(News::Believed(HOUR_MS))));
+        machine.wait(500_000);
+        assert_eq!(machine.set(0), (0, Some(News::Believed(-HOUR_MS))));
+        // Ahead once more it must stand as long as before: this may be its habit.
+        machine.set(HOUR_MS);
+        assert_eq!(machine.wait(FORWARD_MS - 100).0, 0);
+        assert_eq!(machine.wait(100).0, HOUR_MS);
+    }
+
+    #[test]
+    fn a_leap_back_stands_for_less_long() {
+        let mut machine = Machine::new();
+        machine.set(-HOUR_MS);
+        assert_eq!(machine.wait(BACKWARD_MS - 100).0, 0);
+        assert_eq!(machine.wait(100).0, -HOUR_MS);
+    }
+
+    #[test]
+    fn a_leap_must_stand_in_one_place() {
+        let mut machine = Machine::new();
+        for round in 0..100 {
+            machine.set(HOUR_MS + (round % 2) * 1_000);
+            assert_eq!(machine.wait(2_000).0, 0, "round {round}");
+        }
+    }
+
+    #[test]
+    fn small_corrections_are_followed_and_do_not_add_up_to_a_leap() {
+        let mut machine = Machine::new();
+        assert_eq!(machine.set(300), (300, None));
+        assert_eq!(machine.set(-400), (-400, None));
+        machine.set(0);
+        let mut most_ms = 0;
+        // A second ahead for each second that passes.
+        for step in 1..=50 {
+            most_ms = most_ms.max(machine.set(step * 400).0);
+            machine.wait(400);
+        }
+        assert!((400..=600).contains(&most_ms), "{most_ms}");
+        // What NTP slews by at the most, half a millisecond a second, is followed without an end.
+        let mut machine = Machine::new();
+        for step in 1..=10_000 {
+            assert_eq!(machine.set(step).0, step);
+            machine.wait(2_000);
+        }
+    }
+
+    #[test]
+    fn suspension_is_no_leap() {
+        let mut machine = Machine::new();
+        machine.monotonic_ms += 8 * 3_600_000;
+        assert_eq!(machine.wait(0), (0, None));
+    }
+
+    #[test]
+    fn others_that_agree_with_a_leap_have_it_believed_at_once() {
+        for ahead_ms in [HOUR_MS, -HOUR_MS] {
+            let mut machine = Machine::new();
+            machine.sight(1, ahead_ms + 20);
+            assert_eq!(machine.set(ahead_ms), (ahead_ms, Some(News::Believed(ahead_ms))));
+        }
+    }
+
+    #[test]
+    fn others_that_contradict_a_leap_keep_it_from_being_believed() {
+        let mut machine = Machine::new();
+        let mut stood_ms = 0;
+        machine.set(HOUR_MS);
+        while machine.believed.leapt_ms().is_some() {
+            machine.sight(1, 0);
+            machine.sight(2, 10);
+            machine.sight(3, HOUR_MS);
+            machine.wait(1_000);
+            stood_ms += 1_000;
+        }
+        assert_eq!(stood_ms, CONTRADICTED_MS);
+        // What they said long ago does not count.
+        let mut machine = Machine::new();
+        machine.sight(1, 0);
+        machine.wait(SIGHTING_MS + 1);
+        machine.set(HOUR_MS);
+        assert_eq!(machine.wait(FORWARD_MS).0, HOUR_MS);
+    }
+
+    #[test]
+    fn a_clock_that_was_never_set_is_believed_when_it_is() {
+        let mut believed = Believed::new(Reading { wall_ms: 5_000, monotonic_ms: 5_000 }, OPTIONS);
+        let set = Reading { wall_ms: NOW_MS, monotonic_ms: 6_000 };
+        assert_eq!(believed.read(set).0, NOW_MS);
+    }
+
+    #[test]
+    fn most_of_the_others_contradict_and_one_bad_one_does_not() {
+        let mut machine = Machine::new();
+        assert_eq!(machine.believed.contradiction(0), None);
+        machine.sight(1, 505);
+        assert_eq!(machine.believed.contradiction(0), None, "it may be that near");
+        machine.sight(1, -5_000);
+        let alone = Contradiction { ahead_ms: 5_000, apart: 1, of: 1 };
+        assert_eq!(machine.believed.contradiction(0), Some(alone));
+        machine.sight(2, 100);
+        assert_eq!(machine.believed.contradiction(0), None, "one bad one beside a good one");
+        machine.sight(3, -6_000);
+        let most = Contradiction { ahead_ms: 6_000, apart: 2, of: 3 };
+        assert_eq!(machine.believed.contradiction(0), Some(most));
+        assert_eq!(machine.believed.contradiction(SIGHTING_MS + 1), None);
+    }
+}
