@@ -61,6 +61,39 @@ impl Args for Flags {
     }
 }
 
+/// The flags that say where the database is and how far clocks may be apart, for commands on a node that is stopped.
+#[derive(Clone, Debug)]
+pub struct ClockFlags(Flags);
+
+impl ClockFlags {
+    /// The directory of the database, and how far clocks may be apart, in milliseconds.
+    pub fn directory_and_drift_ms(&self) -> Result<(PathBuf, u64)> {
+        let config = self.0.config()?;
+        let drift_ms = u64::try_from(config.max_clock_drift.as_millis()).unwrap_or(u64::MAX);
+        Ok((config.data, drift_ms))
+    }
+}
+
+impl FromArgMatches for ClockFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        Flags::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for ClockFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(some(&["data", "max-clock-drift"])).arg(file_argument())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
 /// The flags that say where the database is, for commands on a node that is stopped.
 #[derive(Clone, Debug)]
 pub struct DataFlags(Flags);
@@ -84,12 +117,17 @@ impl FromArgMatches for DataFlags {
 
 impl Args for DataFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(KNOBS.iter().filter(|knob| knob.name == "data").map(argument)).arg(file_argument())
+        command.args(some(&["data"])).arg(file_argument())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
+}
+
+/// The flags of some knobs.
+fn some(names: &'static [&str]) -> impl Iterator<Item = Arg> {
+    KNOBS.iter().filter(|knob| names.contains(&knob.name.as_str())).map(argument)
 }
 
 fn argument(knob: &'static Knob) -> Arg {

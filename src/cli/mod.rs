@@ -4,6 +4,7 @@
 pub mod banner;
 pub mod bench;
 pub mod check;
+pub mod clock;
 pub mod compact;
 pub mod config;
 pub mod environment;
@@ -58,6 +59,8 @@ pub enum Command {
     Check(check::Arguments),
     /// Rebuilds a stopped node's database without the space that deleted rows left
     Compact(compact::Arguments),
+    /// Shows and mends what a wrong clock has left in a stopped node's database
+    Clock(clock::Arguments),
     /// Asks a running node how it is
     Status(status::Arguments),
     /// Lists the members of a cluster as a running node sees them
@@ -79,6 +82,7 @@ impl Command {
             Self::Config(arguments) => config::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Compact(arguments) => compact::run(&arguments),
+            Self::Clock(arguments) => clock::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
             Self::Members(arguments) => members::run(&arguments),
             Self::Forget(arguments) => forget::run(&arguments),

@@ -132,6 +132,27 @@ impl Table {
         Ok(merged)
     }
 
+    /// Gives a row as it is stored another timestamp, also an earlier one, in one step; whether it could be read. For the repair of a store
+    /// that serves nobody: the rule that the later write wins is not asked.
+    pub(super) fn restamp(&self, row: &[u8], timestamp: Timestamp) -> Result<bool> {
+        self.writing(|trees| {
+            let mut partition = self.lock(row[0]);
+            let Some(stored) = self.stored(trees, row)? else { return Ok(false) };
+            let record = self.decode(row, &stored)?;
+            let payload = match (record.head.live, record.head.expires_at_ms) {
+                (false, _) => Payload::Deleted,
+                (true, expires_at_ms) => match self.load(trees, row, &record)? {
+                    Some(value) => Payload::Live { value, expires_at_ms },
+                    None => return Ok(false),
+                },
+            };
+            let staged = self.encode(trees, row, &Register::new(payload, timestamp), Some(&stored))?;
+            trees.rows.insert(row, &staged.bytes)?;
+            self.replaced(trees, &mut partition, row, Some(&stored), &staged.head)?;
+            Ok(true)
+        })
+    }
+
     /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash.
     pub fn merge_all<D>(&self, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
     where

@@ -16,6 +16,7 @@ pub mod change;
 pub mod check;
 pub mod checked_clock;
 pub mod chunks;
+pub mod clock_repair;
 pub mod codec;
 pub mod commit;
 pub mod compact;

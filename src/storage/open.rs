@@ -241,23 +241,18 @@ fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
 
 fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
     let meta = engine.tree(META)?;
-    let read = |key: &[u8]| -> Result<Option<u64>> {
-        let Some(bytes) = meta.get(key)? else { return Ok(None) };
-        let number = bytes.as_ref().try_into().map(u64::from_be_bytes);
-        number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity is not readable".into()))
-    };
-    let node = match read(NODE_KEY)? {
+    let node = match read_node(&meta)? {
         Some(node) => node,
         None => {
             let node = machine.random()?;
             meta.insert(NODE_KEY, &node.to_be_bytes())?;
             engine.sync()?;
-            node
+            NodeId(node)
         }
     };
     Ok(Identity {
-        node: NodeId(node),
-        clock_bound: read(CLOCK_KEY)?.unwrap_or(0),
+        node,
+        clock_bound: read_clock_bound(&meta)?,
         swept: sweep::read_swept(&meta)?,
         digest_key: digest_key(engine, &meta, machine)?,
         set_aside: None,
@@ -281,6 +276,28 @@ fn digest_key(engine: &Engine, meta: &Tree, machine: &Machine) -> Result<DigestK
 /// Sets the key under which rows are hashed.
 pub fn write_digest_key(meta: &Tree, key: &DigestKey) -> Result<()> {
     meta.insert(DIGEST_KEY, &key.0)
+}
+
+/// The clock's bound; 0 where there is none yet.
+///
+/// # Errors
+/// `StorageDamaged`.
+pub fn read_clock_bound(meta: &Tree) -> Result<u64> {
+    Ok(read_number(meta, CLOCK_KEY)?.unwrap_or(0))
+}
+
+/// The node's id; `None` where the node was never started.
+///
+/// # Errors
+/// `StorageDamaged`.
+pub fn read_node(meta: &Tree) -> Result<Option<NodeId>> {
+    Ok(read_number(meta, NODE_KEY)?.map(NodeId))
+}
+
+fn read_number(meta: &Tree, key: &[u8]) -> Result<Option<u64>> {
+    let Some(bytes) = meta.get(key)? else { return Ok(None) };
+    let number = bytes.as_ref().try_into().map(u64::from_be_bytes);
+    number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity is not readable".into()))
 }
 
 /// Sets the clock's bound.

@@ -24,7 +24,7 @@ use std::{
 
 use tracing::{error, info};
 
-pub use self::floors::{Floors, read_swept};
+pub use self::floors::{Floors, keep, read_swept};
 use self::indexing::Indexing;
 use super::{Store, codec::Samples};
 use crate::{

@@ -242,7 +242,11 @@ impl Store {
     }
 }
 
-fn keep(engine: &Engine, swept: Swept) -> Result<()> {
+/// Writes the floors down. Durable on return.
+///
+/// # Errors
+/// As the engine's.
+pub fn keep(engine: &Engine, swept: Swept) -> Result<()> {
     let floors = [swept.tombstones_ms.to_be_bytes(), swept.expired_ms.to_be_bytes()].concat();
     engine.tree(META)?.insert(SWEPT_KEY, &notes::seal(&floors))?;
     engine.sync()
