@@ -128,6 +128,7 @@ impl World {
             tables_max: 2,
             subscriptions_max: 2,
             set_aside_damaged: false,
+            peers: Default::default(),
             machine: Machine::new(Arc::new(move || clock.load(Ordering::SeqCst))),
         })
         .expect("the store opens");

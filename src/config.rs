@@ -363,6 +363,7 @@ impl Config {
             subscriptions_max: self.max_subscriptions,
             set_aside_damaged: self.set_aside_damaged,
             machine: storage::Machine::of_system(milliseconds(self.max_clock_drift)),
+            peers: replication::peers(!self.join.is_empty()),
         }
     }
 

@@ -256,6 +256,11 @@ impl Node {
         self.store.set_aside()
     }
 
+    /// Why the storage may not hold all that was acknowledged, if that is so.
+    pub fn doubt(&self) -> Option<String> {
+        self.store.doubt()
+    }
+
     /// The names of all tables that were ever written to, in order.
     pub fn table_names(&self) -> Vec<TableName> {
         self.store.tables().into_iter().map(|(name, _)| name).collect()
@@ -307,6 +312,8 @@ impl Node {
             resyncs: counters.resyncs.value(),
             expired: counters.expired.value(),
             corrupt_records: counters.corrupt_records.value(),
+            start_mismatches: counters.start_mismatches.value(),
+            is_doubtful: self.store.doubt().is_some(),
             disk_bytes: self.store.disk_bytes(),
             writes_refused: counters.writes_refused.value(),
         }

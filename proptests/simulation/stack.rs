@@ -103,6 +103,7 @@ impl Host {
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,
+            peers: Default::default(),
             machine: self.machine(life),
         };
         let replication = replication::Options {

@@ -65,6 +65,7 @@ fn open(directory: &Path, round: u64) -> Store {
         tables_max: 1,
         subscriptions_max: 1,
         set_aside_damaged: false,
+        peers: Default::default(),
         machine: Machine::new(Arc::new(|| NOW_MS)),
     })
     .expect("the store opens")

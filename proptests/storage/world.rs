@@ -122,6 +122,7 @@ impl World {
             tables_max: TABLES + 1,
             subscriptions_max: 10,
             set_aside_damaged: false,
+            peers: Default::default(),
             machine: Machine::new(self.clock()),
         };
         let store = Store::open(options).expect("the store opens");
@@ -288,7 +289,7 @@ impl World {
     fn compact(&mut self) -> Result<(), TestCaseError> {
         self.shut();
         self.history.drain(..self.history.len() - 1);
-        compact::compact(&self.data(), &self.clock(), |_| {}).expect("compacts");
+        compact::compact(&self.data(), &self.clock(), false, |_| {}).expect("compacts");
         self.crashed = false;
         self.check_disk()?;
         self.open();

@@ -48,9 +48,11 @@ fn render_text(report: &Report) -> String {
     let verdict = if report.is_sound() {
         "every record is sound"
     } else {
-        "damage was found: restore the keys named above, or the whole directory, from a backup"
+        "damage was found: save what is left with DynaRust salvage, or restore a backup"
     };
-    format!("{tables}{beside}{} bytes on disk; {verdict}\n", report.disk_bytes)
+    let doubt =
+        report.doubt.as_ref().map(|why| format!("not all that was acknowledged may be here: {why}\n"));
+    format!("{tables}{beside}{}{} bytes on disk; {verdict}\n", doubt.unwrap_or_default(), report.disk_bytes)
 }
 
 fn render_json(report: &Report) -> String {
@@ -70,6 +72,7 @@ fn render_json(report: &Report) -> String {
             "disk_bytes": report.disk_bytes,
             "tables": tables,
             "damaged": report.damaged,
+            "doubt": report.doubt,
         })
     )
 }

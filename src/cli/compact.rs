@@ -1,11 +1,19 @@
 //! `DynaRust compact`: rebuilds a stopped node's database into a fresh one.
 
-use super::{Exit, output, progress::Progress};
+use super::{Exit, output, progress::Progress, salvage};
 use crate::{error::Result, node, storage::compact::compact};
 
-/// Where the database is.
+/// Where the database is, and what may be lost.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A damaged database is refused, as the new one would look whole. With --accept-loss what can be read is \
+                        kept, what is lost is listed, and the node says at each start that rows may be missing; in a cluster it \
+                        gets them back from the others."
+)]
 pub struct Arguments {
+    /// Rebuild a damaged database from what can be read of it
+    #[arg(long)]
+    accept_loss: bool,
     #[command(flatten)]
     data: super::flags::DataFlags,
 }
@@ -16,11 +24,16 @@ pub struct Arguments {
 /// As `storage::compact::compact`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let progress = Progress::start("rows copied");
-    let compacted = compact(&arguments.data.directory()?, &node::wall_clock(), |rows| progress.set(rows))?;
+    let data = arguments.data.directory()?;
+    let compacted = compact(&data, &node::wall_clock(), arguments.accept_loss, |rows| progress.set(rows))?;
     drop(progress);
+    let lost = compacted.salvaged.as_ref().map(|salvaged| salvage::render(salvaged, "it"));
     output::print(&format!(
-        "{} rows; {} bytes on disk before, {} now\n",
-        compacted.rows, compacted.bytes_before, compacted.bytes_after
+        "{}{} rows; {} bytes on disk before, {} now\n",
+        lost.unwrap_or_default(),
+        compacted.rows,
+        compacted.bytes_before,
+        compacted.bytes_after
     ))?;
     Ok(Exit::Success)
 }

@@ -20,6 +20,7 @@ pub mod open_files;
 pub mod output;
 pub mod progress;
 pub mod remote;
+pub mod salvage;
 pub mod signals;
 pub mod status;
 pub mod sync;
@@ -61,6 +62,8 @@ pub enum Command {
     Compact(compact::Arguments),
     /// Shows and mends what a wrong clock has left in a stopped node's database
     Clock(clock::Arguments),
+    /// Saves what can be read of a damaged database into a new one
+    Salvage(salvage::Arguments),
     /// Asks a running node how it is
     Status(status::Arguments),
     /// Lists the members of a cluster as a running node sees them
@@ -83,6 +86,7 @@ impl Command {
             Self::Check(arguments) => check::run(&arguments),
             Self::Compact(arguments) => compact::run(&arguments),
             Self::Clock(arguments) => clock::run(&arguments),
+            Self::Salvage(arguments) => salvage::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
             Self::Members(arguments) => members::run(&arguments),
             Self::Forget(arguments) => forget::run(&arguments),

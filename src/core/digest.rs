@@ -143,6 +143,9 @@ impl Neg for Digest {
     }
 }
 
+/// Length of a sum as bytes.
+pub const SUM_BYTES: usize = 40;
+
 /// Leaves added up, and how many. Also a difference of two such, and then the count may be below zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
@@ -156,6 +159,19 @@ impl Sum {
     /// The sum of one row.
     pub fn of(leaf: Digest) -> Self {
         Self { digest: leaf, count: 1 }
+    }
+
+    /// The sum as bytes: the count, big-endian, and the digest.
+    pub fn to_bytes(&self) -> [u8; SUM_BYTES] {
+        let mut bytes = [0; SUM_BYTES];
+        bytes[..8].copy_from_slice(&self.count.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.digest.to_bytes());
+        bytes
+    }
+
+    /// The count of a sum that is kept as bytes.
+    pub fn count_of(bytes: &[u8; SUM_BYTES]) -> i64 {
+        i64::from_be_bytes(*bytes.first_chunk().expect("a sum has eight bytes"))
     }
 }
 

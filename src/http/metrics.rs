@@ -124,6 +124,11 @@ impl Collector for NodeFigures {
             ("resyncs", "Times a slow subscriber was told to resynchronise", stats.resyncs),
             ("expired", "Values that expired", stats.expired),
             ("corrupt_records", "Records that did not decode", stats.corrupt_records),
+            (
+                "start_mismatches",
+                "Starts at which the rows were not those of the last stop",
+                stats.start_mismatches,
+            ),
         ];
         for (name, help, value) in counters {
             encode_one(&mut encoder, name, help, &ConstCounter::new(value))?;
@@ -133,6 +138,11 @@ impl Collector for NodeFigures {
             ("subscriptions", "Subscriptions open now", stats.subscriptions),
             ("disk_bytes", "Size of the storage directory", stats.disk_bytes),
             ("ready", "1 while reads and writes are served", u64::from(writable)),
+            (
+                "storage_doubtful",
+                "1 while rows may be missing or older than what was acknowledged",
+                u64::from(stats.is_doubtful),
+            ),
         ];
         for (name, help, value) in gauges {
             encode_one(&mut encoder, name, help, &ConstGauge::new(value))?;

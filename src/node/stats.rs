@@ -95,6 +95,10 @@ pub struct Stats {
     pub expired: u64,
     /// Records that did not decode.
     pub corrupt_records: u64,
+    /// Whether the rows were not those of the last close when the node started: 0 or 1.
+    pub start_mismatches: u64,
+    /// Whether rows may be missing, older than they were, or back from the dead (gauge); `Node::doubt` says why.
+    pub is_doubtful: bool,
     /// Bytes of the storage directory (gauge).
     pub disk_bytes: u64,
     /// Writes refused because the storage was failing.

@@ -83,13 +83,18 @@ use crate::{
         standing::Shared,
     },
     error::{Error, Result},
-    storage::{Machine, Store, commit::Life, stamps::Stamps},
+    storage::{Machine, Peers, Store, commit::Life, stamps::Stamps},
 };
 
 /// How far behind the present the instant is at which roots are compared: longer than any write is on its way.
 const SETTLE_MS: u64 = 2_000;
 /// The name of the members' note in the storage.
 const MEMBERS_NOTE: &str = "members";
+
+/// How the storage is to find out whether there are other nodes; `joins` says whether this one was told to join some.
+pub fn peers(joins: bool) -> Peers {
+    Peers { joins, note: MEMBERS_NOTE, are_in: Members::are_named_in }
+}
 
 /// How a node deals with others.
 #[derive(Clone)]
@@ -414,6 +419,7 @@ mod tests {
             tables_max: 1,
             subscriptions_max: 1,
             set_aside_damaged: false,
+            peers: Default::default(),
             machine: Machine::new(Arc::new(|| 1_700_000_000_000)),
         };
         let store = Store::open(storage).expect("the store opens");

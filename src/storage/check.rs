@@ -5,9 +5,11 @@ use std::{fs::File, path::Path};
 use super::{
     META, WallClock,
     commit::{Committer, Durability},
-    engine::Engine,
-    notes, open,
+    doubt,
+    engine::{self, Engine},
+    examine, notes, open,
     partition::Counts,
+    quiet,
     sweep::{self, Floors, index},
     table::{Surroundings, Table},
     trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
@@ -29,6 +31,8 @@ pub struct Report {
     pub damaged: Vec<String>,
     /// Bytes of the directory.
     pub disk_bytes: u64,
+    /// Why it may not hold all that was acknowledged, though every record is sound.
+    pub doubt: Option<String>,
 }
 
 /// What a check found in one table.
@@ -49,40 +53,76 @@ impl Report {
     }
 }
 
-/// Checks the store in `data`; calls `progress` with the number of records read so far, every thousand of them.
+/// Checks the store in `data`; calls `progress` with the number of records read so far, every thousand of them. A log that is
+/// damaged is not opened, as the engine would throw away what it cannot read: the report says where the damage is, and has no
+/// tables.
 ///
 /// # Errors
-/// `StorageInUse`, `StorageUnusable`, `StorageDamaged` where it does not open at all.
+/// `StorageInUse`, `StorageUnusable`, `Io`.
 pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Report> {
     let _lock = lock_existing(data)?;
+    let mut report = Report { disk_bytes: engine::disk_bytes(data), ..Report::default() };
+    if examine::find_damage(data)?.is_some() {
+        report.damaged.extend(examine::walk_damage(data)?.iter().map(ToString::to_string));
+        report.damaged.push(doubt::MEANING.to_owned());
+        return Ok(report);
+    }
+    let checked = quiet::caught(|| check_records(data, now_ms, &mut report, &mut progress));
+    match checked.unwrap_or_else(|said| Err(Error::StorageDamaged(panicked(&said)))) {
+        Err(Error::StorageDamaged(why) | Error::Corrupt(why)) => report.damaged.push(why),
+        other => other?,
+    }
+    report.tables.sort_by(|a, b| a.name.cmp(&b.name));
+    report.doubt = doubt::read(data)?;
+    Ok(report)
+}
+
+fn check_records(
+    data: &Path,
+    now_ms: &WallClock,
+    report: &mut Report,
+    progress: &mut impl FnMut(u64),
+) -> Result<()> {
     let engine = open::engine(data, CACHE_BYTES)?;
-    open::check_end(data, &engine)?;
-    let damaged = check_beside(&engine)?;
-    let mut report = Report { disk_bytes: engine.disk_bytes(), damaged, ..Report::default() };
+    examine::check_end(data, &engine)?;
+    report.damaged = check_beside(&engine)?;
     let mut records = 0;
     for name in engine.tree_names(ROWS) {
         let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;
         let mut found =
             TableReport { name: table.name().clone(), rows: Counts::default(), damaged: Vec::new() };
         // By partition, as the engine does not read on behind a page that is damaged.
-        let partitions: Vec<_> =
-            table.with_trees(|trees| Ok((0..=u8::MAX).map(|number| trees.partition(number)).collect()))?;
-        for item in partitions.into_iter().flatten() {
-            match item.and_then(|(row, bytes)| table.verify(&row, &bytes)) {
-                Ok(head) => found.rows.add(&head),
-                Err(error) => found.damaged.push(error.to_string()),
-            }
-            // Partitions that share a page share its damage.
-            found.damaged.dedup();
-            records += 1;
-            if records % 1000 == 0 {
-                progress(records);
+        for number in 0..=u8::MAX {
+            let mut items = table.with_trees(|trees| Ok(trees.partition(number)))?;
+            loop {
+                let checked = quiet::caught(|| {
+                    let item = items.next()?;
+                    Some(item.and_then(|(row, bytes)| table.verify(&row, &bytes)))
+                });
+                match checked {
+                    Ok(None) => break,
+                    Ok(Some(Ok(head))) => found.rows.add(&head),
+                    Ok(Some(Err(error))) => found.damaged.push(error.to_string()),
+                    Err(said) => {
+                        found.damaged.push(panicked(&said));
+                        break;
+                    }
+                }
+                // Partitions that share a page share its damage.
+                found.damaged.dedup();
+                records += 1;
+                if records % 1000 == 0 {
+                    progress(records);
+                }
             }
         }
         report.tables.push(found);
     }
-    report.tables.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(report)
+    Ok(())
+}
+
+fn panicked(said: &str) -> String {
+    format!("the engine panicked on what it read: {said}")
 }
 
 /// What is wrong with the entries of dead rows, and with what is kept in `meta`.
@@ -132,6 +172,7 @@ pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallCloc
         digest_key: Default::default(),
         chores: std::sync::mpsc::channel().0,
         floors: Floors::new(Swept::default()).into(),
+        opening: Default::default(),
     };
     Ok(Table::new(name, around, trees, dictionaries))
 }

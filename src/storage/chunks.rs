@@ -10,7 +10,9 @@ use super::{
 use crate::error::Result;
 
 const ID_BYTES: usize = 16;
-const CHUNK_BYTES: usize = ITEM_BYTES_MAX - ID_BYTES - 2;
+/// Length of a chunk's key.
+pub const KEY_BYTES: usize = ID_BYTES + 2;
+const CHUNK_BYTES: usize = ITEM_BYTES_MAX - KEY_BYTES;
 
 /// Stores a payload as coded. The row that names it must be set after this.
 pub fn insert(chunks: &Tree, row: &[u8], head: &Head, coded: &[u8]) -> Result<()> {
@@ -54,8 +56,8 @@ fn id(row: &[u8], head: &Head) -> [u8; ID_BYTES] {
     id
 }
 
-fn chunk_key(id: &[u8; ID_BYTES], index: usize) -> [u8; ID_BYTES + 2] {
-    let mut key = [0; ID_BYTES + 2];
+fn chunk_key(id: &[u8; ID_BYTES], index: usize) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
     key[..ID_BYTES].copy_from_slice(id);
     key[ID_BYTES..].copy_from_slice(&(index as u16).to_be_bytes());
     key

@@ -3,32 +3,38 @@
 //!
 //! The old directory is touched only when the new one is complete and on disk; then the two change places by renames. Cut
 //! short between those, the next open finds the old one under its other name and takes it back.
+//!
+//! A damaged store is not compacted as it is: the new one would look whole. Who accepts the loss gets what `salvage` can read, and
+//! the new store is marked doubtful.
 
 use std::{fs, path::Path};
 
 use super::{
     META, WallClock, check,
     codec::Samples,
+    doubt,
     engine::{self, Engine},
-    open,
+    examine, open, quiet,
     row::key_of,
+    salvage::{self, Salvaged},
     table::Table,
     trees::ROWS,
 };
 use crate::{
     core::{
+        clock::Timestamp,
         name::TableName,
         register::{Payload, Register},
     },
     error::{Error, Result},
 };
 
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Rows between two syncs: bounds what the engine holds back in memory.
-const SYNC_ROWS: u64 = 10_000;
+pub(super) const SYNC_ROWS: u64 = 10_000;
 
 /// What a compaction did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compacted {
     /// Rows, tombstones included.
     pub rows: u64,
@@ -36,47 +42,155 @@ pub struct Compacted {
     pub bytes_before: u64,
     /// Bytes of the directory now.
     pub bytes_after: u64,
+    /// What was lost, where that was accepted and the store was damaged.
+    pub salvaged: Option<Salvaged>,
 }
 
 /// Compacts the store in `data`; calls `progress` with the number of rows copied so far. Needs as much room as the new store
-/// takes, beside the old one.
+/// takes, beside the old one; twice that where the old one is damaged and `accept_loss` says to keep what is left.
 ///
 /// # Errors
 /// `StorageInUse`, `StorageUnusable`, `StorageDamaged`, `Corrupt` where a record is damaged, `StorageFull`; the store is then as
 /// it was.
-pub fn compact(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Compacted> {
+pub fn compact(
+    data: &Path,
+    now_ms: &WallClock,
+    accept_loss: bool,
+    mut progress: impl FnMut(u64),
+) -> Result<Compacted> {
     let _lock = check::lock_existing(data)?;
-    let old = open::engine(data, CACHE_BYTES)?;
     let target = open::beside(data, "compacting");
-    // What compactions left that were cut short. The store opened, so it is whole, whichever of the two it is.
+    // What compactions left that were cut short; that of before is taken back by the lock where it is needed.
     remove(&target)?;
+    let bytes_before = engine::disk_bytes(data);
+    let rebuilt = match examine::find_damage(data)? {
+        Some(why) => Err(Error::StorageDamaged(why)),
+        None => rebuild_caught(data, &target, now_ms, &mut progress),
+    };
+    let (rows, salvaged) = match rebuilt {
+        Ok(rows) => (rows, None),
+        Err(Error::StorageDamaged(_) | Error::Corrupt(_)) if accept_loss => {
+            remove(&target)?;
+            let salvaged = salvage::salvage_locked(data, &target, now_ms, |step| {
+                if let salvage::Step::Written(rows) = step {
+                    progress(rows);
+                }
+            })?;
+            (salvaged.rows(), Some(salvaged))
+        }
+        Err(error) => {
+            remove(&target)?;
+            return Err(refused(error));
+        }
+    };
     remove(&open::before_compaction(data))?;
-    let new = open::engine(&target, CACHE_BYTES)?;
-    let mut compacted = Compacted { rows: 0, bytes_before: old.disk_bytes(), bytes_after: 0 };
-    copy_meta(&old, &new)?;
+    swap(data, &target)?;
+    Ok(Compacted { rows, bytes_before, bytes_after: engine::disk_bytes(data), salvaged })
+}
+
+/// Says what can be done about a store that is not compacted as it is damaged.
+fn refused(error: Error) -> Error {
+    let remedy = "Nothing was changed. DynaRust compact --accept-loss keeps what can be read and says what is lost; so does \
+                  DynaRust salvage, into another directory";
+    match error {
+        Error::StorageDamaged(why) => Error::StorageDamaged(format!("{why}. {remedy}")),
+        Error::Corrupt(what) => Error::StorageDamaged(format!("damaged bytes on disk: {what}. {remedy}")),
+        other => other,
+    }
+}
+
+fn rebuild_caught(
+    data: &Path,
+    target: &Path,
+    now_ms: &WallClock,
+    progress: &mut impl FnMut(u64),
+) -> Result<u64> {
+    quiet::caught(|| rebuild(data, target, now_ms, progress)).unwrap_or_else(|said| {
+        Err(Error::StorageDamaged(format!("{}: sled panicked: {said}", data.display())))
+    })
+}
+
+/// Builds a fresh store in `target` of the one in `data`, doubt included. How many rows it has.
+fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl FnMut(u64)) -> Result<u64> {
+    let old = open::engine(data, CACHE_BYTES)?;
+    examine::check_end(data, &old)?;
+    let mut copy = Copy::start(&old, target, now_ms, progress)?;
     for name in old.tree_names(ROWS) {
-        let name = TableName::parse(&name)?;
-        let source = check::open_unwatched(&old, name.clone(), now_ms)?;
-        let target = check::open_unwatched(&new, name, now_ms)?;
-        train(&source, &target, &new)?;
-        let rows = source.with_trees(|trees| Ok(trees.rows.range(&[], None)))?;
-        for item in rows {
+        copy.table(&TableName::parse(&name)?, &mut |error| Err(error))?;
+    }
+    let rows = copy.finish()?;
+    if let Some(why) = doubt::read(data)? {
+        doubt::write(target, &why)?;
+    }
+    Ok(rows)
+}
+
+/// A store that is copied into a fresh one, row by row.
+pub(super) struct Copy<'a, P> {
+    old: &'a Engine,
+    new: Engine,
+    now_ms: &'a WallClock,
+    progress: P,
+    rows: u64,
+    /// The latest timestamp of all rows.
+    pub(super) latest: Option<Timestamp>,
+}
+
+impl<'a, P: FnMut(u64)> Copy<'a, P> {
+    /// Makes the new store, and copies what the old one says of its node.
+    pub(super) fn start(old: &'a Engine, target: &Path, now_ms: &'a WallClock, progress: P) -> Result<Self> {
+        let new = open::engine(target, CACHE_BYTES)?;
+        copy_meta(old, &new)?;
+        Ok(Self { old, new, now_ms, progress, rows: 0, latest: None })
+    }
+
+    /// Copies a table; `damaged` decides about each row that cannot be read.
+    pub(super) fn table(
+        &mut self,
+        name: &TableName,
+        damaged: &mut dyn FnMut(Error) -> Result<()>,
+    ) -> Result<u64> {
+        let source = check::open_unwatched(self.old, name.clone(), self.now_ms)?;
+        let target = check::open_unwatched(&self.new, name.clone(), self.now_ms)?;
+        train(&source, &target, &self.new)?;
+        let before = self.rows;
+        for item in source.with_trees(|trees| Ok(trees.rows.range(&[], None)))? {
             let (row, bytes) = item?;
-            source.verify(&row, &bytes)?;
-            let Some((head, payload)) = source.read_change(&row, &bytes)? else { continue };
-            target.merge(&key_of(&row)?, |_| Ok(Register::new(payload, head.marker.timestamp)))?;
-            compacted.rows += 1;
-            if compacted.rows.is_multiple_of(SYNC_ROWS) {
-                new.sync()?;
-                progress(compacted.rows);
+            let read = source.verify(&row, &bytes).and_then(|_| source.read_change(&row, &bytes));
+            let (head, payload) = match read {
+                Ok(Some(change)) => change,
+                Ok(None) => {
+                    damaged(source.lost(&row))?;
+                    continue;
+                }
+                Err(error @ Error::Corrupt(_)) => {
+                    damaged(error)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let timestamp = head.marker.timestamp;
+            target.merge(&key_of(&row)?, |_| Ok(Register::new(payload, timestamp)))?;
+            self.latest = self.latest.max(Some(timestamp));
+            self.rows += 1;
+            if self.rows.is_multiple_of(SYNC_ROWS) {
+                self.new.sync()?;
+                (self.progress)(self.rows);
             }
         }
+        Ok(self.rows - before)
     }
-    new.sync()?;
-    drop((old, new));
-    swap(data, &target)?;
-    compacted.bytes_after = engine::disk_bytes(data);
-    Ok(compacted)
+
+    /// The new store.
+    pub(super) fn new_store(&self) -> &Engine {
+        &self.new
+    }
+
+    /// Makes the new store durable and closes it. How many rows it has.
+    pub(super) fn finish(self) -> Result<u64> {
+        self.new.close(None)?;
+        Ok(self.rows)
+    }
 }
 
 /// What the store says of its node. Dictionaries stay behind: the new store trains its own.
@@ -97,9 +211,9 @@ fn train(source: &Table, target: &Table, new: &Engine) -> Result<()> {
     let rows = source.with_trees(|trees| Ok(trees.rows.range(&[], None)))?;
     for item in rows {
         let (row, bytes) = item?;
-        if let Some((_, Payload::Live { value, .. })) = source.read_change(&row, &bytes)?
-            && samples.add(value.as_str().as_bytes())
-        {
+        // Whoever copies the rows deals with those that are damaged.
+        let Ok(Some((_, Payload::Live { value, .. }))) = source.read_change(&row, &bytes) else { continue };
+        if samples.add(value.as_str().as_bytes()) {
             let meta = new.tree(META)?;
             let keep = |number, bytes: &[u8]| open::write_dictionary(&meta, target.name(), number, bytes);
             return match target.train(&samples, keep) {
@@ -128,7 +242,7 @@ fn swap(data: &Path, target: &Path) -> Result<()> {
 }
 
 /// Removes a directory, if it is there.
-fn remove(directory: &Path) -> Result<()> {
+pub(super) fn remove(directory: &Path) -> Result<()> {
     if !directory.exists() {
         return Ok(());
     }

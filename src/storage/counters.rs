@@ -57,6 +57,8 @@ pub struct Counters {
     pub tombstones_swept: Counter,
     /// Expired values removed as every replica had them.
     pub expired_swept: Counter,
+    /// Starts at which the rows were not those of the last close.
+    pub start_mismatches: Counter,
     /// Records found damaged.
     pub corrupt_records: Counter,
     /// Partitions whose digests were not those of the rows on disk, and were built again.

@@ -20,7 +20,7 @@ use super::{
     Store,
     engine::Engine,
     open,
-    partition::{Counts, Digests, Partition, RowChange, Tally},
+    partition::{self, Counts, Digests, Partition, RowChange, Tally},
     record::Head,
     row::PARTITIONS,
     table::Table,
@@ -79,6 +79,11 @@ impl Table {
     ) {
         self.remembered.touch();
         self.around.counters.changed_rows.increment();
+        if partition.counts.is_none() && self.around.opening.is_pending() {
+            let key = self.around.digest_key.now();
+            let sum = |head: &Head| Sum::of(partition::leaf(&key, self.name(), row, head).digest);
+            self.around.opening.change(old.map(sum), new.map(sum));
+        }
         partition.replace(&RowChange { table: self.name(), row, old, new, now_ms: (self.around.now_ms)() });
     }
 
@@ -109,8 +114,25 @@ impl Table {
         }
         self.remembered.touch();
         let (counts, digests) = self.tally(trees, number, key, None)?;
+        self.counted_first(&partition, &digests);
         *partition = Partition { counts: Some(counts), digests: Some(digests) };
         Ok(())
+    }
+
+    fn counted_first(&self, partition: &Partition, digests: &Digests) {
+        if partition.counts.is_none() {
+            self.around.opening.count(digests.tree().total());
+        }
+    }
+
+    /// The sum of all rows as they are; `None` where some are not hashed under `key`.
+    pub(super) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
+        let total = |number: usize| {
+            let partition = self.lock(number as u8);
+            let digests = partition.digests.as_ref().filter(|digests| digests.is_under(key))?;
+            Some(digests.tree().total())
+        };
+        (0..PARTITIONS).map(total).sum()
     }
 
     /// Compares what is known of a partition with its rows on disk, and puts right what differs. False where something did.
@@ -133,6 +155,7 @@ impl Table {
         // What nobody built yet, or built before the rows were hashed anew, was not wrong.
         let wrong = known.is_some();
         self.remembered.touch();
+        self.counted_first(&partition, &digests);
         *partition = Partition { counts: Some(counts), digests: Some(digests) };
         if wrong {
             self.around.counters.digest_repairs.increment();
@@ -245,6 +268,7 @@ impl Store {
         if key != self.digest_key() {
             open::write_digest_key(&self.meta()?, &key)?;
             self.with_engine(Engine::sync)?;
+            self.0.around.opening.give_up();
             self.0.around.digest_key.set(key);
         }
         self.count_rows()
@@ -358,7 +382,7 @@ impl Store {
         later.or_else(|| tables.iter().next()).map(|(table, _)| (table.clone(), 0))
     }
 
-    fn all_tables(&self) -> Vec<Arc<Table>> {
+    pub(super) fn all_tables(&self) -> Vec<Arc<Table>> {
         self.read_tables().values().cloned().collect()
     }
 }

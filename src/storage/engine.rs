@@ -6,19 +6,23 @@
 //! bytes, which `open` turns into an error; and the lock on the log is let go late, so `open` waits for it.
 //!
 //! And sled takes the first damaged byte of what was logged since the last start for the end of the log: it opens without a
-//! word, and all that came after is gone. So how far the log was known to be durable is kept in a file beside it, the mark; a
-//! log that ends before its mark has lost something, which `lost_bytes` tells.
+//! word, and all that came after is gone. So how far the log was known to be durable is kept in a file beside it, the mark;
+//! `log::walk` tests all up to there before sled opens, and a log that ends before its mark all the same has lost something,
+//! which `lost_bytes` tells.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::FileExt,
-    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
+use super::{
+    log::{format, snapshot},
+    mark::{self, Held, Mark, MarkFile},
+    quiet,
+};
 use crate::error::{Error, Result};
 
 /// Bytes as the engine hands them out: shared, cheap to clone.
@@ -27,22 +31,20 @@ pub use sled::IVec as Slice;
 /// Longest key and value together. A leaf of sled holds up to 16 items, and must stay below a quarter of a segment.
 pub const ITEM_BYTES_MAX: usize = 16 * 1024;
 /// sled's default of 512 KiB breaks at values of 8 KB; 8 MiB doubles the disk of a small store.
-const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+const SEGMENT_BYTES: usize = format::SEGMENT_BYTES as usize;
 /// How often sled writes what nobody waits for, and empties one segment that is half dead: no more than one each time, so that
 /// this bounds how fast a load gets its space back. At 500, loading 100,000 short rows at full speed left 42 MiB; at 100, 35.
 const FLUSH_EVERY_MS: u64 = 100;
 /// How long an open waits for the lock of a store that was closed a moment ago.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// The file of the mark: a position of the log and, after it, 8 bytes of its blake3; big-endian. It is written after every
-/// sync and never synced itself, so it may lag behind, and is never ahead.
-const MARK_FILE: &str = "dynarust.mark";
 
 /// An open sled database, and the file it logs to.
 pub struct Engine {
     db: sled::Db,
     log: File,
-    mark: File,
+    mark: MarkFile,
     lost_bytes: u64,
+    held: Option<Held>,
     path: PathBuf,
 }
 
@@ -55,14 +57,23 @@ impl Engine {
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self> {
         let log_path = path.join("db");
         let existed = log_path.exists();
+        let marked = mark::read(path)?.mark();
+        snapshot::remove_unfinished(path)?;
         let db = open_patiently(path, cache_bytes)?;
         let log = File::open(&log_path)
             .map_err(|e| Error::io(format_args!("opening {}", log_path.display()), &e))?;
-        let (mark, marked) = open_mark(path)?;
+        let mark = MarkFile::open(path)?;
         let found = db.context.pagecache.log.stable_offset();
-        let lost_bytes = marked.map_or(0, |marked| marked.saturating_sub(found).max(0).unsigned_abs());
-        let engine = Self { db, log, mark, lost_bytes, path: path.to_owned() };
+        let lost_bytes =
+            marked.map_or(0, |marked| marked.position.saturating_sub(found).max(0).unsigned_abs());
+        let closed = marked.filter(|marked| marked.is_closed && lost_bytes == 0);
+        let held = closed.and_then(|closed| closed.held);
+        let engine = Self { db, log, mark, lost_bytes, held, path: path.to_owned() };
         engine.sync()?;
+        if closed.is_some() {
+            // What the mark says of the rows is over with the first write, and must not come back with a power cut.
+            engine.mark.sync().map_err(|e| engine.not_synced(&e))?;
+        }
         if !existed {
             // The log's name, and the directory's, must outlive a power cut as its bytes do.
             sync_directory(path)?;
@@ -84,21 +95,46 @@ impl Engine {
 
     /// Makes everything written so far durable: on return it survives a power cut.
     pub fn sync(&self) -> Result<()> {
+        self.sync_and_mark(false, None)
+    }
+
+    /// Makes everything durable at the end, and notes how many rows there were and the sum of their digests, if that is known: for
+    /// `held` after the next opening. Nothing may be written after it.
+    pub fn close(self, held: Option<Held>) -> Result<()> {
+        self.sync_and_mark(true, held)?;
+        self.mark.sync().map_err(|e| self.not_synced(&e))
+    }
+
+    fn sync_and_mark(&self, is_closed: bool, held: Option<Held>) -> Result<()> {
         self.db.flush().map_err(translate)?;
-        let durable = self.db.context.pagecache.log.stable_offset();
-        let failed = |e| Error::StorageFull(format!("syncing {}: {e}", self.path.display()));
-        self.log.sync_data().map_err(failed)?;
+        let position = self.db.context.pagecache.log.stable_offset();
+        self.log.sync_data().map_err(|e| self.not_synced(&e))?;
         // What was lost stays known until somebody does something about it.
         if self.lost_bytes == 0 {
-            self.mark.write_all_at(&encode_mark(durable), 0).map_err(failed)?;
+            let mark = Mark { position, is_closed, held };
+            self.mark.write(&mark).map_err(|e| self.not_synced(&e))?;
         }
         release();
         Ok(())
     }
 
+    fn not_synced(&self, error: &io::Error) -> Error {
+        Error::StorageFull(format!("syncing {}: {error}", self.path.display()))
+    }
+
     /// Bytes that were durable in the log and were not there any more when it was opened.
     pub fn lost_bytes(&self) -> u64 {
         self.lost_bytes
+    }
+
+    /// Goes on from what is there, whatever was lost.
+    pub fn accept_loss(&mut self) {
+        self.lost_bytes = 0;
+    }
+
+    /// What was in the store when it was closed, where nothing was written since and it was known then.
+    pub fn held(&self) -> Option<Held> {
+        self.held
     }
 
     /// Bytes of all files of the store.
@@ -272,37 +308,8 @@ fn open_caught(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(cache_bytes)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
-    panic::catch_unwind(AssertUnwindSafe(|| config.open())).unwrap_or_else(|panicked| {
-        let said = panicked.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panicked.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-        Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}")))
-    })
-}
-
-/// The mark's file, and what it says; nothing where it is new or half written.
-fn open_mark(path: &Path) -> Result<(File, Option<i64>)> {
-    let path = path.join(MARK_FILE);
-    let failed = |e| Error::io(format_args!("opening {}", path.display()), &e);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(failed)?;
-    let mut bytes = [0; 16];
-    let marked = match file.read_exact_at(&mut bytes, 0) {
-        Ok(()) => {
-            let position = i64::from_be_bytes(*bytes.first_chunk().expect("16 bytes have a first 8"));
-            (encode_mark(position) == bytes).then_some(position)
-        }
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
-        Err(e) => return Err(failed(e)),
-    };
-    Ok((file, marked))
-}
-
-fn encode_mark(position: i64) -> [u8; 16] {
-    let position = position.to_be_bytes();
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&position);
-    bytes[8..].copy_from_slice(&blake3::hash(&position).as_bytes()[..8]);
-    bytes
+    quiet::caught(|| config.open())
+        .unwrap_or_else(|said| Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}"))))
 }
 
 fn is_lock_refusal(error: &io::Error) -> bool {

@@ -4,7 +4,10 @@
 //! lists; `commit` makes durable and `recovery` survives a disk that fails; `watch`, `queue` and `subscription` carry each
 //! `change` to subscribers; `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows
 //! there are to other replicas, `copy` reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its
-//! tables. `machine` is what all of it runs on. `check` and `compact` are for a store that no node has open.
+//! tables. `machine` is what all of it runs on. `check`, `compact` and `salvage` are for a store that no node has open.
+//!
+//! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `doubt` that
+//! something may be lost, and `quiet` catches the engine's panics.
 //!
 //! Trees of the engine: `meta`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`.
 //!
@@ -24,19 +27,26 @@ mod copy;
 mod counters;
 mod crowd;
 mod digests;
+pub mod doubt;
 pub mod engine;
+mod examine;
+pub mod log;
 mod logged;
 mod machine;
+mod mark;
 pub mod merge;
 pub mod notes;
 mod open;
+mod opening;
 mod options;
 pub mod partition;
 mod progress;
 pub mod queue;
+mod quiet;
 pub mod record;
 mod recovery;
 pub mod row;
+pub mod salvage;
 pub mod scan;
 pub mod stamps;
 pub mod subscription;
@@ -63,10 +73,11 @@ use self::{
     counters::Counters,
     crowd::Crowds,
     digests::{Checked, SharedKey},
+    doubt::Doubt,
     engine::{Engine, Tree},
     merge::{Existing, Merged},
     open::Identity,
-    partition::Counts,
+    opening::Opening,
     scan::{Page, Range, Row},
     subscription::{Start, Subscription},
     sweep::{Chore, Floors},
@@ -76,7 +87,7 @@ use self::{
 pub use self::{
     commit::Durability,
     machine::{Machine, Randomness, Threads, WallClock},
-    options::Options,
+    options::{Options, Peers},
 };
 use crate::{
     core::{
@@ -97,6 +108,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     options: Options,
     identity: Identity,
+    doubt: Doubt,
     /// `None` while it is opened again, and after the end.
     engine: RwLock<Option<Engine>>,
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
@@ -127,13 +139,16 @@ impl Store {
             digest_key: Arc::new(SharedKey::new(identity.digest_key)),
             chores,
             floors: Arc::new(Floors::new(identity.swept)),
+            opening: Arc::new(Opening::new(engine.held())),
         };
         let (crowds, crowded) = Crowds::new();
         let epoch = fresh_epoch(&options.machine)?;
         let hub = Arc::new(Hub::new(epoch, counters, options.subscriptions_max, crowds));
+        let doubt = Doubt::new(identity.doubt.clone());
         let store = Self(Arc::new(Inner {
             options,
             identity,
+            doubt,
             engine: RwLock::new(Some(engine)),
             tables: RwLock::default(),
             around,
@@ -254,22 +269,6 @@ impl Store {
         self.table(table).map_or(Ok(0), |table| scan::count(&table, range))
     }
 
-    /// The tables, by name, with the rows they have, as far as those are counted.
-    pub fn tables(&self) -> Vec<(TableName, Counts)> {
-        self.read_tables().values().map(|table| (table.name().clone(), table.counted())).collect()
-    }
-
-    /// Whether the rows of all tables are counted.
-    pub fn is_counted(&self) -> bool {
-        self.read_tables().values().all(|table| table.is_counted())
-    }
-
-    /// Counts the rows of all tables that were there when the store was opened. Takes a scan.
-    pub fn count_rows(&self) -> Result<()> {
-        let tables: Vec<_> = self.read_tables().values().cloned().collect();
-        tables.iter().try_for_each(|table| table.count())
-    }
-
     /// Whether a table was ever written to.
     pub fn has_table(&self, name: &TableName) -> bool {
         self.read_tables().contains_key(name)
@@ -332,7 +331,7 @@ impl Store {
             table.close();
         }
         let engine = self.0.engine.write().unwrap_or_else(PoisonError::into_inner).take();
-        let synced = engine.map_or(Ok(()), |engine| engine.sync());
+        let synced = engine.map_or(Ok(()), |engine| engine.close(self.held()));
         // Whoever waits merged before the tables were closed.
         self.0.around.committer.answer(&synced);
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -22,18 +22,7 @@ impl Store {
     /// `Corrupt` where its bytes are not what was written, `NotReady` while the storage is being opened again.
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let meta = self.meta()?;
-        let Some(mut kept) = meta.get(&key(name, 0))? else { return Ok(None) };
-        let corrupt = || Error::Corrupt(format!("the note {name:?}"));
-        let mut note = Vec::new();
-        for number in 1.. {
-            let piece = unseal(&kept).ok_or_else(corrupt)?;
-            note.extend_from_slice(piece);
-            if piece.len() < PIECE_BYTES {
-                break;
-            }
-            kept = meta.get(&key(name, number))?.ok_or_else(corrupt)?;
-        }
-        Ok(Some(note))
+        read(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())), name)
     }
 
     /// Keeps a note, in place of the one of that name. Durable by the next commit. One that says the same writes nothing.
@@ -62,6 +51,25 @@ impl Store {
         }
         written
     }
+}
+
+/// The note of that name, from what `get` gives for a key of `meta`.
+///
+/// # Errors
+/// `Corrupt` where its bytes are not what was written, and those of `get`.
+pub fn read(get: impl Fn(&[u8]) -> Result<Option<Vec<u8>>>, name: &str) -> Result<Option<Vec<u8>>> {
+    let Some(mut kept) = get(&key(name, 0))? else { return Ok(None) };
+    let corrupt = || Error::Corrupt(format!("the note {name:?}"));
+    let mut note = Vec::new();
+    for number in 1.. {
+        let piece = unseal(&kept).ok_or_else(corrupt)?;
+        note.extend_from_slice(piece);
+        if piece.len() < PIECE_BYTES {
+            break;
+        }
+        kept = get(&key(name, number))?.ok_or_else(corrupt)?;
+    }
+    Ok(Some(note))
 }
 
 /// Bytes with eight of their hash before them.

@@ -13,8 +13,9 @@ use tracing::warn;
 use super::{
     META, Machine, Options,
     codec::{Dictionaries, Dictionary},
+    doubt,
     engine::{self, Engine, Tree},
-    sweep,
+    examine, sweep,
 };
 use crate::{
     core::{clock::NodeId, digest::DigestKey, name::TableName, replica::Swept},
@@ -27,12 +28,15 @@ const FORMAT_KEY: &[u8] = b"format";
 const MARKER_FILE: &str = "dynarust.format";
 /// What the marker says of a directory whose first start is not complete.
 const NEW: &str = " new";
-const NODE_KEY: &[u8] = b"node";
+pub const NODE_KEY: &[u8] = b"node";
 const CLOCK_KEY: &[u8] = b"clock";
-const DIGEST_KEY: &[u8] = b"digest_key";
+pub const DIGEST_KEY: &[u8] = b"digest_key";
+/// How far dead rows were removed.
+pub const SWEPT: &[u8] = b"swept";
 /// What the names of all dictionaries begin with.
 pub const DICTIONARY_PREFIX: &str = "dictionary/";
-const LOCK_FILE: &str = "dynarust.lock";
+/// The file that keeps a second process out.
+pub const LOCK_FILE: &str = "dynarust.lock";
 /// How long to wait for a process that is about to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// What must fit the disk before a store that ran out of space is opened again: opening writes a segment or two.
@@ -50,12 +54,14 @@ pub struct Identity {
     pub digest_key: DigestKey,
     /// Where the damaged directory went that this one replaces.
     pub set_aside: Option<PathBuf>,
+    /// Why the store may not hold what it acknowledged.
+    pub doubt: Option<String>,
 }
 
 /// Locks and opens the directory.
 pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     let lock = lock(&options.data)?;
-    let (engine, lock, set_aside) = match whole(options) {
+    let (engine, lock, set_aside) = match examine::whole(options) {
         Ok(engine) => (engine, lock, None),
         Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
             let aside = set_aside(&options.data, options)?;
@@ -65,14 +71,10 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
             fs::create_dir_all(&options.data)
                 .map_err(|e| Error::io(format_args!("creating {}", options.data.display()), &e))?;
             let lock = self::lock(&options.data)?;
-            (whole(options)?, lock, Some(aside))
+            (examine::whole(options)?, lock, Some(aside))
         }
         Err(Error::StorageDamaged(why)) => {
-            return Err(Error::StorageDamaged(format!(
-                "{why}. It was left in its place. Restore a backup over {data}, or start with --set-aside-damaged: that \
-                 moves the directory to {data}.damaged-<time>, and the node starts empty",
-                data = options.data.display()
-            )));
+            return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(&options.data))));
         }
         Err(error) => return Err(error),
     };
@@ -84,6 +86,10 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     }
     let mut identity = identity(&engine, &options.machine)?;
     identity.set_aside = set_aside;
+    identity.doubt = doubt::read(&options.data)?;
+    if let Some(why) = &identity.doubt {
+        warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
+    }
     Ok((engine, lock, identity))
 }
 
@@ -138,27 +144,6 @@ pub fn beside(data: &Path, ending: &str) -> PathBuf {
     data.with_file_name(name)
 }
 
-fn whole(options: &Options) -> Result<Engine> {
-    let engine = engine(&options.data, options.cache_bytes)?;
-    check_end(&options.data, &engine)?;
-    Ok(engine)
-}
-
-/// Refuses a store whose log ends before what is known to have been durable.
-///
-/// # Errors
-/// `StorageDamaged`.
-pub fn check_end(data: &Path, engine: &Engine) -> Result<()> {
-    match engine.lost_bytes() {
-        0 => Ok(()),
-        lost => Err(Error::StorageDamaged(format!(
-            "{data} is damaged: {lost} bytes at the end of its log were lost, and what was written there; DynaRust compact \
-             rebuilds it from what is left",
-            data = data.display()
-        ))),
-    }
-}
-
 /// Opens the engine in a directory that is locked. The only way to, as sled takes whatever it cannot read for an empty log.
 ///
 /// A file beside the log says that the directory is ours, and of which format, before the engine touches anything; and, once the
@@ -167,14 +152,8 @@ pub fn check_end(data: &Path, engine: &Engine) -> Result<()> {
 /// # Errors
 /// `StorageUnusable` for a directory of somebody else's or of another format, else as `Engine::open`.
 pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
-    let new = match read_marker(data)? {
-        Some(marker) => check_format(data, &marker)?,
-        None if data.join("db").exists() => {
-            return Err(Error::StorageUnusable(format!(
-                "{} holds a file named db and no {MARKER_FILE}: it is no storage of DynaRust; choose another path with --data",
-                data.display()
-            )));
-        }
+    let new = match check_ours(data)? {
+        Some(is_new) => is_new,
         None => {
             fs::create_dir_all(data)
                 .map_err(|e| Error::io(format_args!("creating {}", data.display()), &e))?;
@@ -197,10 +176,23 @@ pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
     Ok(engine)
 }
 
+/// Refuses a directory of somebody else's or of another format. Whether the first start in it was not completed; `None` where there
+/// was none yet.
+pub fn check_ours(data: &Path) -> Result<Option<bool>> {
+    match read_marker(data)? {
+        Some(marker) => check_format(data, &marker).map(Some),
+        None if data.join("db").exists() => Err(Error::StorageUnusable(format!(
+            "{} holds a file named db and no {MARKER_FILE}: it is no storage of DynaRust; choose another path with --data",
+            data.display()
+        ))),
+        None => Ok(None),
+    }
+}
+
 fn read_marker(data: &Path) -> Result<Option<String>> {
     let path = data.join(MARKER_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(&path) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(format_args!("reading {}", path.display()), &e)),
     }
@@ -226,8 +218,9 @@ fn check_format(data: &Path, marker: &str) -> Result<bool> {
     match marker.strip_suffix(NEW).unwrap_or(marker) {
         FORMAT | "" => Ok(marker != FORMAT),
         other => Err(Error::StorageUnusable(format!(
-            "{} has storage format {other:?}, this version knows {FORMAT}: run the version that wrote it",
-            data.display()
+            "{data} has storage format {other:?}, this version knows {FORMAT}: run the version that wrote it; if there is none, \
+             the file {MARKER_FILE} is damaged, and DynaRust salvage {data} --into NEW saves the rest",
+            data = data.display()
         ))),
     }
 }
@@ -256,6 +249,7 @@ fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
         swept: sweep::read_swept(&meta)?,
         digest_key: digest_key(engine, &meta, machine)?,
         set_aside: None,
+        doubt: None,
     })
 }
 
@@ -303,6 +297,12 @@ fn read_number(meta: &Tree, key: &[u8]) -> Result<Option<u64>> {
 /// Sets the clock's bound.
 pub fn write_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
     meta.insert(CLOCK_KEY, &bound.to_be_bytes())
+}
+
+/// Raises the clock's bound to this, if it is lower.
+pub fn raise_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
+    let known = meta.get(CLOCK_KEY)?.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
+    if known.is_some_and(|known| known >= bound) { Ok(()) } else { write_clock_bound(meta, bound) }
 }
 
 /// The dictionaries of a table, in order of their numbers.

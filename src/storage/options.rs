@@ -19,6 +19,26 @@ pub struct Options {
     pub subscriptions_max: usize,
     /// Move a directory that does not open aside, and start empty, instead of refusing to start.
     pub set_aside_damaged: bool,
+    /// What says whether others hold what this node holds.
+    pub peers: Peers,
     /// What it runs on.
     pub machine: Machine,
+}
+
+/// What says whether there are other nodes that hold what this one holds, so that they can give back what its storage lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Peers {
+    /// Whether the node was told to join others.
+    pub joins: bool,
+    /// The name of the note in which it remembers them.
+    pub note: &'static str,
+    /// Whether such a note names any.
+    pub are_in: fn(&[u8]) -> bool,
+}
+
+/// Of a node that is alone.
+impl Default for Peers {
+    fn default() -> Self {
+        Self { joins: false, note: "", are_in: |_| false }
+    }
 }

@@ -169,7 +169,8 @@ impl<'a> Tally<'a> {
     }
 }
 
-fn leaf(key: &DigestKey, table: &TableName, row: &[u8], head: &Head) -> Leaf {
+/// The digest of a row.
+pub fn leaf(key: &DigestKey, table: &TableName, row: &[u8], head: &Head) -> Leaf {
     let digest = key.leaf(table, key_of(row), &head.marker);
     Leaf { at_ms: head.marker.timestamp.unix_ms(), digest }
 }

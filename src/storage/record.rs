@@ -172,6 +172,14 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("the caller cut it to length")
 }
 
+/// Bytes of a record with the checksum that fits them.
+#[cfg(test)]
+pub(super) fn resealed(key: &[u8], mut bytes: Vec<u8>) -> Vec<u8> {
+    let check = checksum(key, &bytes);
+    bytes[4..8].copy_from_slice(&check.to_be_bytes());
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

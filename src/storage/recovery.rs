@@ -11,8 +11,9 @@ use tracing::{debug, error, info, warn};
 use super::{
     META, Store,
     commit::Round,
+    doubt,
     engine::{self, Engine},
-    fresh_epoch, open,
+    examine, fresh_epoch, open,
     trees::Trees,
 };
 use crate::error::{Error, Result};
@@ -91,7 +92,12 @@ impl Store {
         let mut slot = self.0.engine.write().unwrap_or_else(PoisonError::into_inner);
         drop(slot.take());
         engine::forget_cached(&self.0.options.data)?;
-        let engine = open::engine(&self.0.options.data, self.0.options.cache_bytes)?;
+        // What was written behind the last sync that succeeded may be gone. What lay before it may not.
+        let engine = examine::whole(&self.0.options)?;
+        if let Some(why) = doubt::read(&self.0.options.data)? {
+            self.raise_doubt(why);
+        }
+        self.0.around.opening.give_up();
         let mut opened = Vec::new();
         for table in &tables {
             let dictionaries = open::read_dictionaries(&engine.tree(META)?, table.name())?;

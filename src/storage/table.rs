@@ -17,6 +17,7 @@ use super::{
     counters::Counters,
     digests::{Remembered, SharedKey},
     engine::Slice,
+    opening::Opening,
     partition::{Counts, Partition},
     record::{self, Body, Head, Record},
     row::{PARTITIONS, row_of},
@@ -53,6 +54,8 @@ pub struct Surroundings {
     pub chores: mpsc::Sender<Chore>,
     /// How far the dead are gone.
     pub floors: Arc<Floors>,
+    /// What was here at the opening.
+    pub opening: Arc<Opening>,
 }
 
 /// A live value as a read finds it.

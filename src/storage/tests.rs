@@ -58,6 +58,7 @@ impl Scene {
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,
+            peers: Default::default(),
             machine: Machine::new(now_ms),
         })
         .expect("the store opens")
@@ -259,7 +260,7 @@ fn what_a_compaction_left_behind_does_not_stop_the_next() {
     let left = open::before_compaction(&scene.data());
     std::fs::create_dir(&left).expect("a directory");
     std::fs::write(left.join("db"), "old").expect("a file");
-    let compacted = compact::compact(&scene.data(), &scene.clock(), |_| {}).expect("compacts");
+    let compacted = compact::compact(&scene.data(), &scene.clock(), false, |_| {}).expect("compacts");
     assert_eq!(compacted.rows, 1);
     assert!(!left.exists());
     let store = scene.open();

@@ -13,7 +13,8 @@ use crate::{
 
 /// What the names of the trees of rows begin with.
 pub const ROWS: &str = "rows/";
-const CHUNKS: &str = "chunks/";
+/// What the names of the trees of chunks begin with.
+pub const CHUNKS: &str = "chunks/";
 /// The tree of what expires when.
 pub const EXPIRY: &str = "expiry";
 /// The tree of expired values that subscribers were told of.

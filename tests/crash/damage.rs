@@ -9,8 +9,9 @@ use std::{
 
 use super::ledger::{Chance, text};
 use crate::harness::{
-    Node, Outcome, Setup,
+    DEADLINE, Node, Outcome, Setup,
     http::{Connection, Request},
+    wait_until,
 };
 
 const FAILED: Option<i32> = Some(1);
@@ -130,7 +131,10 @@ fn a_log_that_lost_its_end_is_refused() {
         let harm = |data: &Path| damage.inflict(&data.join("db"));
         let (setup, check) = pristine.harmed(harm).run(&["check"]);
         assert_eq!(check.code(), FAILED, "{check:?}");
-        assert!(check.log.contains("lost"), "{check:?}");
+        assert!(
+            check.stdout.contains("deleted keys") && check.stdout.contains("damage was found"),
+            "{check:?}"
+        );
         // It is not forgotten by the next open either.
         let data = setup.home().join("storage.db");
         let Err(outcome) = Setup::new().flag("--data", &data).try_start() else {
@@ -140,11 +144,19 @@ fn a_log_that_lost_its_end_is_refused() {
         if matches!(damage, Damage::CutTo(0)) {
             continue;
         }
-        // What is left can be had, by who asks for it.
+        // What is left can be had, by who asks for it, and does not look whole.
+        let before = read_files(&data);
         let (setup, compact) = setup.run(&["compact"]);
+        assert_eq!(compact.code(), FAILED, "{compact:?}");
+        assert!(compact.log.contains("--accept-loss") && compact.log.contains("deleted keys"), "{compact:?}");
+        assert!(read_files(&data) == before, "a compaction that was refused changed the store");
+        let (setup, compact) = setup.run(&["compact", "--accept-loss"]);
         assert_eq!(compact.code(), Some(0), "{compact:?}");
-        let left = setup.start().get("/t/count").expect(200).json()["count"].as_u64();
+        assert!(compact.stdout.contains("deleted keys"), "{compact:?}");
+        let node = setup.start();
+        let left = node.get("/t/count").expect(200).json()["count"].as_u64();
         assert!(left.is_some_and(|left| left <= KEYS), "{left:?}");
+        assert!(node.log().contains("may not hold all that was acknowledged"), "{}", node.log());
     }
 }
 
@@ -182,6 +194,42 @@ fn a_damaged_store_is_refused_as_it_is_or_set_aside_as_it_is() {
     let node = start().start();
     node.get("/t/key/a").expect_body(r#"{"value":1}"#);
     assert_eq!(node.get("/readyz").expect(200).json().get("set_aside"), None);
+}
+
+/// One byte of one member's log made rows vanish there or become older, and the node said `ready`. Now it starts in doubt, says so,
+/// and gets all of them back.
+#[test]
+fn a_member_with_a_damaged_log_starts_in_doubt_and_heals() {
+    let first = Node::start();
+    let joins = |setup: Setup| setup.join(&first.address().to_string());
+    let second = joins(Setup::new()).start();
+    let mut connection = first.connect();
+    for number in 0..2 * KEYS {
+        let body = format!(r#"{{"value":"{}"}}"#, text(number, VALUE_BYTES));
+        let request = Request::new("PUT", &format!("/t/key/k{}?w=all", number % KEYS));
+        connection.send(&request.body(body)).expect(200);
+    }
+    let setup = second.kill();
+    let log = setup.home().join("storage.db/db");
+    let at = fs::metadata(&log).expect("a log").len() / 3;
+    Damage::FlipBit(at).inflict(&log);
+    let second = setup.start();
+    let log = second.log();
+    assert!(log.contains("may not hold all that was acknowledged") && log.contains("deleted keys"), "{log}");
+    let doubtful = |node: &Node| {
+        let metrics = node.get("/metrics").expect(200).text().to_owned();
+        metrics.lines().any(|line| line.starts_with("dynarust_storage_doubtful"))
+    };
+    assert!(doubtful(&second));
+    let mut connection = second.connect();
+    wait_until("the rows are back", DEADLINE, || {
+        (0..KEYS).all(|key| {
+            let answer = connection.send(&Request::new("GET", &format!("/t/key/k{key}")));
+            answer.status == 200 && answer.json()["value"] == text(KEYS + key, VALUE_BYTES)
+        })
+    });
+    let whole = first.get("/t/count").expect(200).text().to_owned();
+    assert_eq!(second.get("/t/count").expect(200).text(), whole);
 }
 
 #[test]
@@ -229,7 +277,7 @@ fn survey(node: &Node) -> u64 {
 
 fn assert_refused_with_advice(outcome: &Outcome) {
     assert_eq!(outcome.code(), FAILED, "{outcome:?}");
-    for part in ["storage.db", "backup", "--set-aside-damaged"] {
+    for part in ["storage.db", "backup", "--set-aside-damaged", "DynaRust salvage"] {
         assert!(outcome.log.contains(part), "no {part} in {outcome:?}");
     }
 }

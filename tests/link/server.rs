@@ -45,6 +45,7 @@ impl Server {
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,
+            peers: Default::default(),
             machine: Machine::new(wall_clock()),
         };
         let replication = replication::Options {

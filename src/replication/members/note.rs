@@ -74,6 +74,16 @@ impl Members {
         Remembered::decode(note)
     }
 
+    /// Whether a note names others that may hold what this node holds.
+    pub fn are_named_in(note: &[u8]) -> bool {
+        Remembered::decode(note).is_ok_and(|remembered| {
+            remembered.members.iter().any(|member| match member.state {
+                MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => true,
+                MemberState::Left { .. } | MemberState::Forgotten { .. } => false,
+            })
+        })
+    }
+
     /// The note to be made durable, if what must survive a restart has changed since the last.
     pub fn take_note(&mut self) -> Option<Vec<u8>> {
         std::mem::take(&mut self.unnoted).then(|| {

@@ -16,13 +16,12 @@ use crate::{
     storage::{
         META, Store,
         engine::{Engine, Tree},
-        notes,
+        notes, open,
         row::key_of,
         trees,
     },
 };
 
-const SWEPT_KEY: &[u8] = b"swept";
 /// Tombstones go in steps: each step is a sync, and for a moment the nodes of a cluster cannot be compared.
 const TOMBSTONES_STEP_MS: u64 = 10_000;
 
@@ -94,7 +93,7 @@ impl Floors {
 /// # Errors
 /// `StorageDamaged`.
 pub fn read_swept(meta: &Tree) -> Result<Swept> {
-    let Some(kept) = meta.get(SWEPT_KEY)? else { return Ok(Swept::default()) };
+    let Some(kept) = meta.get(open::SWEPT)? else { return Ok(Swept::default()) };
     let floors = notes::unseal(&kept).and_then(|bytes| {
         let (tombstones_ms, expired_ms) = bytes.split_first_chunk()?;
         Some(Swept {
@@ -248,7 +247,7 @@ impl Store {
 /// As the engine's.
 pub fn keep(engine: &Engine, swept: Swept) -> Result<()> {
     let floors = [swept.tombstones_ms.to_be_bytes(), swept.expired_ms.to_be_bytes()].concat();
-    engine.tree(META)?.insert(SWEPT_KEY, &notes::seal(&floors))?;
+    engine.tree(META)?.insert(open::SWEPT, &notes::seal(&floors))?;
     engine.sync()
 }
 

@@ -317,7 +317,7 @@ fn a_compaction_keeps_what_is_known_of_dead_rows() {
     wait_until("the sweep is over", || !store.is_sweeping());
     close(store);
     let clock: crate::storage::WallClock = std::sync::Arc::new(|| NOW_MS);
-    crate::storage::compact::compact(&scene.data(), &clock, |_| {}).expect("compacts");
+    crate::storage::compact::compact(&scene.data(), &clock, false, |_| {}).expect("compacts");
     let entries = [TOMBSTONES, EXPIRED, EXPIRY].map(|tree| keys_in(&scene.data(), tree));
     assert_eq!(entries, [1, 1, 1]);
     let store = scene.open();

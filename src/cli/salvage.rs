@@ -1,0 +1,61 @@
+//! `DynaRust salvage`: saves what can be read of a damaged database into a new one.
+
+use std::path::PathBuf;
+
+use super::{Exit, output, progress::Progress};
+use crate::{
+    error::Result,
+    node,
+    storage::{
+        doubt,
+        salvage::{Salvaged, Step, salvage},
+    },
+};
+
+/// From where to where.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The damaged directory is only read. Example:\n  \
+                        DynaRust salvage storage.db --into salvaged.db\n  \
+                        DynaRust 127.0.0.1:6660 --data salvaged.db\n\
+                        Exit codes: 0 where everything or a part was saved, and the list says which; 1 where nothing could be.")]
+pub struct Arguments {
+    /// The damaged database of a stopped node
+    #[arg(value_name = "DIR")]
+    data: PathBuf,
+    /// The directory to make; it must not be there yet, and needs twice the room of the rows
+    #[arg(long, value_name = "NEW")]
+    into: PathBuf,
+}
+
+/// Saves.
+///
+/// # Errors
+/// As `storage::salvage::salvage`.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let (reading, writing) = (Progress::start("bytes read"), Progress::start("rows saved"));
+    let salvaged = salvage(&arguments.data, &arguments.into, &node::wall_clock(), |step| match step {
+        Step::Read(bytes) => reading.set(bytes),
+        Step::Written(rows) => writing.set(rows),
+    })?;
+    drop((reading, writing));
+    output::print(&render(&salvaged, &arguments.into.display().to_string()))?;
+    Ok(Exit::Success)
+}
+
+/// What was saved and what was lost, for people.
+pub fn render(salvaged: &Salvaged, into: &str) -> String {
+    let line = |what: &String| format!("damaged: {what}\n");
+    let mut text: String = salvaged.damaged.iter().map(line).collect();
+    salvaged.tables.iter().for_each(|table| text += &table.to_string());
+    salvaged.forgotten.iter().for_each(|what| text += &format!("lost: {what}\n"));
+    if salvaged.strays > 0 {
+        text += &format!("lost: {} rows of which nothing says which table they were in\n", salvaged.strays);
+    }
+    let rows = salvaged.rows();
+    text += &if salvaged.is_complete() {
+        format!("{rows} rows saved; nothing was lost\n")
+    } else {
+        format!("{rows} rows saved. Not all was: {}; {into} says so at each start\n", doubt::MEANING)
+    };
+    text
+}

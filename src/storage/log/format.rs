@@ -1,0 +1,316 @@
+//! What the engine's bytes mean: headers, frames, and what frames hold. Nothing here trusts a length.
+
+/// Length of a segment; `engine` opens with it.
+pub const SEGMENT_BYTES: u64 = 2 * 1024 * 1024;
+/// Length of a segment's header.
+pub const HEADER_BYTES: usize = 20;
+/// No frame begins in so many bytes at the end of a segment.
+const FRAME_HEAD_BYTES_MAX: usize = 32;
+/// The page that names the trees.
+pub const META_PAGE: u64 = 0;
+
+/// A position in the log: segment numbers times their length, and the offset.
+pub type Position = i64;
+
+/// The position where the segment of that number begins. `None` beyond all logs.
+pub fn position_of(number: u64) -> Option<Position> {
+    number.checked_mul(SEGMENT_BYTES).and_then(|position| Position::try_from(position).ok())
+}
+
+/// A segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Where in the log the segment begins.
+    pub position: Position,
+    /// How far the log was on disk when the segment was begun.
+    pub stable: Position,
+}
+
+impl Header {
+    /// Takes a header apart; `None` where it does not fit its checksum.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.first_chunk::<HEADER_BYTES>()?;
+        let (check, rest) = bytes.split_first_chunk::<4>()?;
+        let (position, rest_of_it) = rest.split_first_chunk::<8>()?;
+        let stable = rest_of_it.first_chunk::<8>()?;
+        let number = |bytes: &[u8; 8]| i64::from_le_bytes(*bytes) ^ i64::MAX;
+        let header = Self { position: number(position), stable: number(stable) };
+        let is_sound = crc32fast::hash(rest) == !u32::from_le_bytes(*check);
+        (is_sound && header.position >= 0 && header.position % SEGMENT_BYTES as i64 == 0).then_some(header)
+    }
+
+    /// The segment's number.
+    pub fn number(&self) -> u64 {
+        self.position.unsigned_abs() / SEGMENT_BYTES
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: a write that was given up, or the numbers that a batch ends at.
+    Void,
+    /// Nothing follows in the segment.
+    Cap,
+    /// The page is free.
+    Free,
+    /// A number that the engine counts with.
+    Counter,
+    /// The names and root pages of all trees.
+    Meta,
+    /// A whole page.
+    Node,
+    /// A change of a page.
+    Link,
+}
+
+/// Where a frame's content lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the frame.
+    Inline,
+    /// In a file of its own, which the frame names.
+    Blob,
+}
+
+/// A frame that fits its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Where its content is.
+    pub place: Place,
+    /// The number of the segment it was written to.
+    pub segment: u64,
+    /// The page.
+    pub page: u64,
+    /// Where it ends in the segment.
+    pub end: usize,
+    /// What it holds.
+    pub body: &'a [u8],
+}
+
+/// The frame at an offset of a segment; `None` where there is none that fits its checksum.
+pub fn frame(segment: &[u8], at: usize) -> Option<Frame<'_>> {
+    let mut rest = segment.get(at..)?;
+    let whole = rest;
+    let check = u32::from_le_bytes(*rest.split_off(..4)?.first_chunk()?);
+    let kind = *rest.split_off_first()?;
+    let (kind, place) = kind_of(kind)?;
+    let length = usize::try_from(varint(&mut rest)?).ok()?;
+    let number = varint(&mut rest)?;
+    let page = varint(&mut rest)?;
+    let head_bytes = whole.len() - rest.len();
+    let body = rest.get(..length)?;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(body);
+    hasher.update(&whole[4..head_bytes]);
+    (!hasher.finalize() == check).then_some(Frame {
+        kind,
+        place,
+        segment: number,
+        page,
+        end: at + head_bytes + length,
+        body,
+    })
+}
+
+/// Whether a frame can begin there.
+pub fn has_room(at: usize) -> bool {
+    at + FRAME_HEAD_BYTES_MAX <= SEGMENT_BYTES as usize
+}
+
+/// The first frame at or after an offset, and where, of a segment whose number is `wanted`.
+pub fn find(segment: &[u8], from: usize, wanted: impl Fn(u64) -> bool) -> Option<(usize, Frame<'_>)> {
+    let is_kind = |at: &usize| segment.get(at + 4).is_some_and(|kind| kind_of(*kind).is_some());
+    (from..segment.len().saturating_sub(4)).filter(is_kind).find_map(|at| {
+        // Cheaper than the checksum, which most bytes would have to be read for.
+        let mut head = segment.get(at + 5..)?;
+        let _length = varint(&mut head)?;
+        if !varint(&mut head).is_some_and(&wanted) {
+            return None;
+        }
+        frame(segment, at).map(|frame| (at, frame))
+    })
+}
+
+fn kind_of(byte: u8) -> Option<(Kind, Place)> {
+    Some(match byte {
+        1 | 3 => (Kind::Void, Place::Inline),
+        2 => (Kind::Cap, Place::Inline),
+        4 => (Kind::Free, Place::Inline),
+        5 => (Kind::Counter, Place::Inline),
+        6 => (Kind::Meta, Place::Inline),
+        7 => (Kind::Meta, Place::Blob),
+        8 => (Kind::Node, Place::Inline),
+        9 => (Kind::Node, Place::Blob),
+        10 => (Kind::Link, Place::Inline),
+        11 => (Kind::Link, Place::Blob),
+        _ => return None,
+    })
+}
+
+/// A whole number, in 1 to 9 bytes.
+pub fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let first = *bytes.split_off_first()?;
+    Some(match first {
+        0..=240 => u64::from(first),
+        241..=248 => 240 + 256 * (u64::from(first) - 241) + u64::from(*bytes.split_off_first()?),
+        249 => {
+            let high = u64::from(*bytes.split_off_first()?);
+            2288 + 256 * high + u64::from(*bytes.split_off_first()?)
+        }
+        250..=255 => {
+            let tail = bytes.split_off(..usize::from(first) - 247)?;
+            let mut number = [0; 8];
+            number[..tail.len()].copy_from_slice(tail);
+            u64::from_le_bytes(number)
+        }
+    })
+}
+
+/// A whole number in 8 bytes.
+pub fn fixed(bytes: &mut &[u8]) -> Option<i64> {
+    bytes.split_off(..8)?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))
+}
+
+/// Bytes with their length before them.
+fn counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(varint(bytes)?).ok()?;
+    bytes.split_off(..length)
+}
+
+/// The names of all trees, with their root pages.
+pub fn meta(mut body: &[u8]) -> Option<Vec<(&[u8], u64)>> {
+    let mut trees = Vec::new();
+    while !body.is_empty() {
+        trees.push((counted(&mut body)?, varint(&mut body)?));
+    }
+    Some(trees)
+}
+
+/// A page of a tree: the keys from `low` to, not including, `high`; an empty `high` is above all.
+#[derive(Debug)]
+pub struct Node<'a> {
+    /// The page with the next keys; 0 for none.
+    pub next: u64,
+    /// The least key there can be.
+    pub low: &'a [u8],
+    /// The least key above.
+    pub high: &'a [u8],
+    /// How many bytes of `low` all keys begin with, and leave out.
+    prefix_bytes: usize,
+    /// What it holds.
+    pub data: Data<'a>,
+}
+
+/// What a page holds: keys without what they all begin with, in order.
+#[derive(Debug)]
+pub enum Data<'a> {
+    /// Items.
+    Leaf(Vec<(&'a [u8], &'a [u8])>),
+    /// Pages, each with its least key.
+    Index(Vec<(&'a [u8], u64)>),
+}
+
+impl<'a> Node<'a> {
+    /// Takes a page apart; `None` where it is none.
+    pub fn parse(mut body: &'a [u8]) -> Option<Self> {
+        let bytes = &mut body;
+        let next = varint(bytes)?;
+        let _merging_child = varint(bytes)?;
+        let _is_merging = bytes.split_off_first()?;
+        let prefix_bytes = usize::from(*bytes.split_off_first()?);
+        let (low, high) = (counted(bytes)?, counted(bytes)?);
+        if prefix_bytes > low.len() {
+            return None;
+        }
+        let is_index = *bytes.split_off_first()?;
+        let count = usize::try_from(varint(bytes)?).ok()?;
+        // Every key takes a byte at least.
+        if count > bytes.len() {
+            return None;
+        }
+        let keys: Vec<_> = (0..count).map(|_| counted(bytes)).collect::<Option<_>>()?;
+        let data = match is_index {
+            0 => Data::Leaf(keys.into_iter().map(|key| Some((key, counted(bytes)?))).collect::<Option<_>>()?),
+            1 => Data::Index(keys.into_iter().map(|key| Some((key, varint(bytes)?))).collect::<Option<_>>()?),
+            _ => return None,
+        };
+        Some(Self { next, low, high, prefix_bytes, data })
+    }
+
+    /// What all keys begin with.
+    pub fn prefix(&self) -> &'a [u8] {
+        &self.low[..self.prefix_bytes]
+    }
+}
+
+/// A change of a page. Keys are without what all keys of the page begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link<'a> {
+    /// A key has a value.
+    Set(&'a [u8], &'a [u8]),
+    /// A key is gone.
+    Del(&'a [u8]),
+    /// A page is about to take another in, or did.
+    Merge,
+}
+
+impl<'a> Link<'a> {
+    /// Takes a link apart; `None` where it is none.
+    pub fn parse(mut body: &'a [u8]) -> Option<Self> {
+        let bytes = &mut body;
+        Some(match bytes.split_off_first()? {
+            0 => Self::Set(counted(bytes)?, counted(bytes)?),
+            1 => Self::Del(counted(bytes)?),
+            2..=4 => Self::Merge,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_the_engine_writes_them() {
+        let cases: [(&[u8], u64); 9] = [
+            (&[0], 0),
+            (&[240], 240),
+            (&[241, 0], 240),
+            (&[241, 1], 241),
+            (&[248, 255], 2287),
+            (&[249, 0, 0], 2288),
+            (&[249, 255, 255], 67_823),
+            (&[250, 0, 0, 1], 65_536),
+            (&[255, 1, 0, 0, 0, 0, 0, 0, 1], (1 << 56) + 1),
+        ];
+        for (mut bytes, number) in cases {
+            let whole = bytes;
+            assert_eq!(varint(&mut bytes), Some(number), "{whole:?}");
+            assert!(bytes.is_empty());
+            let mut short = &whole[..whole.len() - 1];
+            assert_eq!(varint(&mut short), None, "{whole:?} cut");
+        }
+    }
+
+    #[test]
+    fn whatever_the_bytes_are_nothing_panics() {
+        let mut noise = Vec::new();
+        let mut hash = blake3::hash(b"noise");
+        while noise.len() < 20_000 {
+            // Small bytes are kinds, lengths and numbers more often than any.
+            noise.extend(hash.as_bytes().iter().map(|byte| byte % 13));
+            hash = blake3::hash(hash.as_bytes());
+        }
+        for at in 0..noise.len() {
+            let bytes = &noise[at..];
+            let _ =
+                (frame(bytes, 0), Node::parse(bytes), Link::parse(bytes), meta(&bytes[..9.min(bytes.len())]));
+            let _ = Header::parse(bytes);
+        }
+        assert_eq!(find(&noise, 0, |_| true).map(|(at, _)| at), None);
+    }
+}

@@ -1,0 +1,196 @@
+//! The mark: a small file beside the log that says how far the log was durable, and at a clean close what was in it.
+//!
+//! ```text
+//! 0..8    position of the log
+//! 8..16   the first 8 bytes of the blake3 of that
+//! 16      version, 1
+//! 17      1 where the store was closed after this, and nothing written since
+//! 18..58  at a close, how many rows there were and the sum of their digests, if that was known; else zeros
+//! 58..66  the first 8 bytes of the blake3 of all before
+//! ```
+//! Numbers are big-endian. It is written after every sync and synced only at a close and the start after it, so it may lag behind,
+//! and is never ahead. Before there was a version it ended at 16.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use crate::{
+    core::digest::SUM_BYTES,
+    error::{Error, Result},
+};
+
+const FILE: &str = "dynarust.mark";
+const POSITION_BYTES: usize = 16;
+const BYTES: usize = 66;
+const VERSION: u8 = 1;
+const CHECK_BYTES: usize = 8;
+/// Bytes of what a store held when it was closed.
+const HELD_BYTES: usize = SUM_BYTES;
+
+/// How many rows there were, and the sum of their digests.
+pub type Held = [u8; HELD_BYTES];
+
+/// What a mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The last position that was durable.
+    pub position: i64,
+    /// Whether the store was closed, and nothing written since.
+    pub is_closed: bool,
+    /// What was in it then, if that was known.
+    pub held: Option<Held>,
+}
+
+impl Mark {
+    fn encode(&self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[..8].copy_from_slice(&self.position.to_be_bytes());
+        let check = check(&bytes[..8]);
+        bytes[8..POSITION_BYTES].copy_from_slice(&check);
+        bytes[16] = VERSION;
+        bytes[17] = u8::from(self.is_closed);
+        bytes[18..58].copy_from_slice(&self.held.unwrap_or([0; HELD_BYTES]));
+        let check = self::check(&bytes[..BYTES - CHECK_BYTES]);
+        bytes[BYTES - CHECK_BYTES..].copy_from_slice(&check);
+        bytes
+    }
+
+    /// `None` where the bytes are no mark.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (position, rest) = bytes.split_first_chunk::<8>()?;
+        if rest.first_chunk() != Some(&check(position)) {
+            return None;
+        }
+        let position = i64::from_be_bytes(*position);
+        let before = Self { position, is_closed: false, held: None };
+        let Some(bytes) = bytes.first_chunk::<BYTES>() else { return Some(before) };
+        let (said, kept) = bytes.split_at(BYTES - CHECK_BYTES);
+        // An older program wrote the position anew, and not what follows.
+        if said[16] != VERSION || *kept != check(said) {
+            return Some(before);
+        }
+        let held = said[18..].first_chunk().copied().filter(|held: &Held| *held != [0; HELD_BYTES]);
+        Some(Self { is_closed: said[17] == 1, held, ..before })
+    }
+}
+
+fn check(bytes: &[u8]) -> [u8; CHECK_BYTES] {
+    *blake3::hash(bytes).as_bytes().first_chunk().expect("a hash has eight bytes")
+}
+
+/// What was found in the place of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// None, or one that was not complete when the power went.
+    Nothing,
+    /// Bytes that are none.
+    Damaged,
+    /// A mark.
+    Mark(Mark),
+}
+
+impl Found {
+    /// The mark, if there is one.
+    pub fn mark(self) -> Option<Mark> {
+        match self {
+            Self::Mark(mark) => Some(mark),
+            Self::Nothing | Self::Damaged => None,
+        }
+    }
+}
+
+/// Reads the mark of the store in `data`.
+///
+/// # Errors
+/// `Io`.
+pub fn read(data: &Path) -> Result<Found> {
+    let path = data.join(FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(e) => return Err(Error::io(format_args!("reading {}", path.display()), &e)),
+    };
+    // A file system may keep a file's new length, and not what was written.
+    if bytes.len() < POSITION_BYTES || bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Found::Nothing);
+    }
+    Ok(Mark::parse(&bytes).map_or(Found::Damaged, Found::Mark))
+}
+
+/// The file of a mark, open for writing.
+pub struct MarkFile(File);
+
+impl MarkFile {
+    /// Opens or creates the mark of the store in `data`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn open(data: &Path) -> Result<Self> {
+        let path = data.join(FILE);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        file.map(Self).map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))
+    }
+
+    /// Writes a mark.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, mark: &Mark) -> io::Result<()> {
+        self.0.write_all_at(&mark.encode(), 0)
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark() -> Mark {
+        Mark { position: 0x0102_0304, is_closed: true, held: Some([7; HELD_BYTES]) }
+    }
+
+    #[test]
+    fn the_format_on_disk_stays() {
+        let hex: String = mark().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let held = "07".repeat(HELD_BYTES);
+        let golden = format!("0000000001020304718399bd8fba55dc0101{held}815b4621dd79866f");
+        assert_eq!(hex, golden);
+        assert_eq!(Mark::parse(&mark().encode()), Some(mark()));
+    }
+
+    #[test]
+    fn a_mark_of_before_is_read() {
+        let before = Mark { is_closed: false, held: None, ..mark() };
+        assert_eq!(Mark::parse(&mark().encode()[..POSITION_BYTES]), Some(before));
+        // An older program over a newer mark.
+        let mut mixed = mark().encode();
+        mixed[..POSITION_BYTES].copy_from_slice(&Mark { position: 9, ..mark() }.encode()[..POSITION_BYTES]);
+        assert_eq!(Mark::parse(&mixed), Some(Mark { position: 9, ..before }));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        assert_eq!(read(directory.path()), Ok(Found::Nothing));
+        let file = MarkFile::open(directory.path()).expect("opens");
+        file.write(&mark()).expect("writes");
+        assert_eq!(read(directory.path()), Ok(Found::Mark(mark())));
+        for bit in 0..BYTES * 8 {
+            let mut bytes = mark().encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let parsed = Mark::parse(&bytes);
+            assert!(parsed.is_none() || parsed.is_some_and(|parsed| parsed.held.is_none()), "bit {bit}");
+        }
+    }
+}
