@@ -3,6 +3,7 @@
 
 mod compact;
 mod damage;
+mod disks;
 mod example;
 mod full_disk;
 mod kill;
