@@ -76,6 +76,7 @@ use self::{
 };
 use crate::{
     core::{
+        agreement::Agreement,
         clock::NodeId,
         message::Row,
         name::{Key, TableName},
@@ -160,6 +161,8 @@ struct State {
     /// What of it is written down.
     noted: Option<Birth>,
     noted_agreement: Noted,
+    /// The doubt about the storage that this node is syncing for.
+    doubted: Option<String>,
     /// Why the last node that refused this one did, since a link stood.
     refused: Option<String>,
     /// When a link stood last; at first, when the node started.
@@ -177,7 +180,11 @@ impl Replication {
     pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
         let machine = store.machine();
         let birth = Birth::read(&store)?;
-        let agreement = birth::read_agreement(&store)?;
+        let agreement = match store.doubt() {
+            None => birth::read_agreement(&store)?,
+            // What it says may be older than rows that are here.
+            Some(_) => Agreement::default(),
+        };
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
         let remembered = remembered.unwrap_or_default();
         let advertised = Advertised::new(options.advertise.as_deref(), options.listen)
@@ -198,8 +205,7 @@ impl Replication {
             // A write before these, where the wall clock was set back, would be taken for one that everybody has seen.
             stamps.pass(agreement.with_all_ms().max(store.swept().latest_ms()));
             standing.agreement = agreement.clone();
-            // A store that has lost something of what was durable does not open.
-            standing.intact = true;
+            standing.intact = store.doubt().is_none();
             if members.others().next().is_none() && options.join.is_empty() {
                 standing.become_whole(store.now_ms());
             }
@@ -217,6 +223,7 @@ impl Replication {
                 birth,
                 noted: None,
                 noted_agreement: Noted::new(agreement),
+                doubted: store.doubt(),
                 refused: None,
                 linked_at: Instant::now(),
                 said_awaited: false,

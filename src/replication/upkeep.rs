@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tracing::{info, warn};
+
 use super::{Inner, MEMBERS_NOTE, SETTLE_MS, belong::found, birth::write_agreement, clocks::watch_clocks};
 use crate::{core::agreement::Agreement, error::Result};
 
@@ -14,6 +16,7 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     found(inner);
     watch_clocks(inner);
     let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
+    dispel_doubt(inner).await?;
     let floor_ms = {
         let mut standing = inner.shared.standing();
         standing.whole.then(|| standing.raise_floor(settled_ms))
@@ -36,6 +39,32 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     });
     kept_up.await?;
     inner.keep_notes().await
+}
+
+/// Ends the doubt about the storage once the node is whole beside others: it has held what they hold. One that is raised while the node is
+/// whole makes it sync again. The doubt of a node that is alone stays: nobody can tell.
+async fn dispel_doubt(inner: &Arc<Inner>) -> Result<()> {
+    let Some(doubt) = inner.store.doubt() else { return Ok(()) };
+    {
+        let mut state = inner.state();
+        let is_alone = state.members.unforgotten().is_empty();
+        let mut standing = inner.shared.standing();
+        if standing.whole && !is_alone && state.doubted.as_ref() != Some(&doubt) {
+            warn!(doubt, "rows may be missing here: the node takes again what the others hold");
+            standing.begin_syncing(inner.store.now_ms());
+            standing.intact = false;
+            standing.agreement = Agreement::default();
+        }
+        state.doubted = Some(doubt);
+        if !standing.whole || is_alone {
+            return Ok(());
+        }
+    }
+    let store = inner.store.clone();
+    inner.machine().run(move || store.clear_doubt()).await?;
+    info!("the storage is no longer in doubt: it has held what the others hold");
+    inner.state().doubted = None;
+    Ok(())
 }
 
 impl Inner {
