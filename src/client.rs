@@ -67,6 +67,10 @@ impl fmt::Display for Endpoint {
 /// A connection to a node.
 pub struct Client {
     endpoint: Endpoint,
+    /// What the node is asked as: the address as it was typed, or its number where the node does not know itself by that name. Against
+    /// that is only what a browser sends on behalf of others.
+    host: String,
+    number: String,
     requests: http1::SendRequest<Full<Bytes>>,
 }
 
@@ -97,6 +101,7 @@ impl Client {
             Ok(connected) => connected.map_err(|error| failed(&error))?,
             Err(_) => return Err(failed(&format_args!("no connection within {PATIENCE:?}"))),
         };
+        let number = stream.peer_addr().map(|number| number.to_string()).map_err(|error| failed(&error))?;
         let requests = match &endpoint.tls {
             None => begin(stream).await,
             Some(tls) => match timeout(PATIENCE, tls.handshake(stream)).await {
@@ -105,7 +110,8 @@ impl Client {
                 Err(_) => return Err(failed(&format_args!("no TLS within {PATIENCE:?}"))),
             },
         };
-        Ok(Self { endpoint: endpoint.clone(), requests: requests.map_err(|error| failed(&error))? })
+        let requests = requests.map_err(|error| failed(&error))?;
+        Ok(Self { endpoint: endpoint.clone(), host: endpoint.address.clone(), number, requests })
     }
 
     /// Asks for `path`.
@@ -132,15 +138,30 @@ impl Client {
         authorization: Option<String>,
         patience: Duration,
     ) -> Result<Answer, Unreachable> {
-        let mut request =
-            Request::builder().method(method).uri(path).header(header::HOST, &self.endpoint.address);
+        let mut answer = self.ask_once(&method, path, &body, authorization.as_deref(), patience).await?;
+        if answer.status == StatusCode::MISDIRECTED_REQUEST && self.host != self.number {
+            self.host.clone_from(&self.number);
+            answer = self.ask_once(&method, path, &body, authorization.as_deref(), patience).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn ask_once(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: &Bytes,
+        authorization: Option<&str>,
+        patience: Duration,
+    ) -> Result<Answer, Unreachable> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let answer = timeout(patience, self.send(request.body(Full::new(body)))).await;
+        let answer = timeout(patience, self.send(request.body(Full::new(body.clone())))).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")));
         answer.map_err(|why| {
             Unreachable(format!("the node at {} does not answer {path}: {why}", self.endpoint))
@@ -200,6 +221,35 @@ mod tests {
         let answer =
             Client::connect(&endpoint).await.expect("connected").get("/readyz").await.expect("answered");
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (503, &b"{}"[..]));
+    }
+
+    /// A node on another machine was asked by a name that it does not know.
+    #[tokio::test]
+    async fn a_node_that_does_not_know_its_name_is_asked_by_its_number() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let number = listener.local_addr().expect("bound");
+        let endpoint = Endpoint::http(format!("localhost:{}", number.port()));
+        let node = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut hosts = Vec::new();
+            for status in ["421 Misdirected Request", "200 OK", "200 OK"] {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("a head"));
+                }
+                let head = String::from_utf8(head).expect("text");
+                hosts.extend(head.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned));
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.expect("written");
+            }
+            hosts
+        });
+        let mut client = Client::connect(&endpoint).await.expect("connected");
+        for _ in 0..2 {
+            assert_eq!(client.get("/readyz").await.expect("answered").status, StatusCode::OK);
+        }
+        let by_name = format!("localhost:{}", number.port());
+        assert_eq!(node.await.expect("served"), [by_name, number.to_string(), number.to_string()]);
     }
 
     #[tokio::test]

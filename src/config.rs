@@ -5,6 +5,7 @@
 //! Layers know nothing of this module: it composes the `Options` of each.
 
 pub mod kinds;
+mod knob;
 mod layers;
 
 use std::{
@@ -14,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use self::kinds::{Address, ByteSize, Kind, LogFilter, LogFormat, Origin, SecretTexts, Shape};
+use self::kinds::{Address, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts};
+pub use self::knob::Knob;
 pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 use crate::{
     error::{Error, Result},
@@ -26,68 +28,6 @@ use crate::{
     },
     storage::{self, Durability},
 };
-
-/// One knob, as every layer sees it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Knob {
-    /// Its name: the key in the file, and the flag behind `--`.
-    pub name: String,
-    /// How the command line calls it.
-    pub flag: String,
-    /// Its environment variable.
-    pub variable: String,
-    /// What stands for its value in a usage line.
-    pub placeholder: &'static str,
-    /// Whether its value is never to be shown.
-    pub secret: bool,
-    /// How its value is given.
-    pub shape: Shape,
-    /// Its value if nobody gives one; empty for none.
-    pub default: &'static str,
-    /// The least and the most it takes, where it has an order.
-    pub limits: Option<(&'static str, &'static str)>,
-    /// What it is, in a sentence.
-    pub summary: String,
-    /// Its unit and how to choose it.
-    pub advice: String,
-}
-
-impl Knob {
-    fn new<T: Kind>(
-        field: &str,
-        doc: &[&str],
-        default: &'static str,
-        limits: &[(&'static str, &'static str)],
-    ) -> Self {
-        let variable = match field {
-            // What Rust programs have always listened to.
-            "log" => "RUST_LOG".into(),
-            // What the first users set.
-            "cluster_secret" | "cluster_secret_file" => field.to_ascii_uppercase(),
-            _ => format!("DYNARUST_{}", field.to_ascii_uppercase()),
-        };
-        let name = field.replace('_', "-");
-        let flag = match field {
-            // These two are given by their place: DynaRust <LISTEN> [JOIN]...
-            "listen" | "join" => field.to_ascii_uppercase(),
-            _ => format!("--{name}"),
-        };
-        let doc = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join("\n");
-        let (summary, advice) = doc.split_once("\n\n").unwrap_or((&doc, ""));
-        Self {
-            name,
-            flag,
-            variable,
-            placeholder: T::PLACEHOLDER,
-            secret: T::SECRET,
-            shape: T::SHAPE,
-            default,
-            limits: limits.first().copied(),
-            summary: summary.replace('\n', " "),
-            advice: advice.replace('\n', " "),
-        }
-    }
-}
 
 /// `name: kind = "default", "least" to "most"`, under the knob's documentation.
 macro_rules! knobs {
@@ -197,8 +137,14 @@ knobs! {
 
     /// How long a client may take to send a request's head.
     ///
-    /// Shorter frees connections that send nothing sooner; longer suits slow networks.
+    /// From its first byte on; for the first request of a connection, also until that byte. Shorter frees connections that send nothing sooner; longer suits slow networks.
     header_timeout: Duration = "10s", "100ms" to "10m";
+
+    /// How long a connection may stay open without a request.
+    ///
+    /// Said to clients in Keep-Alive. Longer than what a balancer or proxy before the node keeps its own (60 s is usual), as it would
+    /// send a request into a connection that closes. Over HTTP/2 connections stay.
+    idle_timeout: Duration = "75s", "1s" to "1h";
 
     /// How long a request's body may pause.
     ///
@@ -219,6 +165,13 @@ knobs! {
     ///
     /// A scheme and a host without a path, such as `https://app.example.com`; or * for any. None by default.
     cors_origin: Vec<Origin> = "";
+
+    /// Names of this node that clients may use beside those it knows.
+    ///
+    /// Addresses, localhost, the advertised name and those of tls-cert are known. A request for any other name gets 421, as a
+    /// page of another site could have made it. Name here what a proxy, Kubernetes or Docker calls the node, without a port;
+    /// *.example.com stands for all names with one label before example.com.
+    allowed_host: Vec<HostPattern> = "";
 
     /// Certificate chain to serve HTTPS with, a PEM file.
     ///
@@ -379,10 +332,12 @@ impl Config {
             connections_max: self.max_connections,
             body_bytes_max: self.max_body.0,
             header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
             body_timeout: self.body_timeout,
             stall_timeout: self.stall_timeout,
             shutdown_timeout: self.shutdown_timeout,
             cors_origins: self.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
+            allowed_hosts: self.allowed_host.iter().map(|host| host.0.clone()).collect(),
             tls,
         })
     }

@@ -26,6 +26,8 @@ pub enum Error {
     Unauthorized(String),
     /// Not allowed to whoever asks; the text says why.
     Forbidden(String),
+    /// The request is for another host than this; the text says how to have it answered.
+    Misdirected(String),
     /// Nothing is there, for the reason given.
     NotFound(String),
     /// The method is not one this path takes; the text lists those it does.
@@ -43,6 +45,11 @@ pub enum Error {
     TooLarge {
         /// What was too large: `value`, `body`.
         what: &'static str,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// A request whose head is longer than the limit, in bytes.
+    HeadTooLarge {
         /// The limit, in bytes.
         limit: u64,
     },
@@ -123,6 +130,7 @@ impl fmt::Display for Error {
             | Self::BadRequest(why)
             | Self::Unauthorized(why)
             | Self::Forbidden(why)
+            | Self::Misdirected(why)
             | Self::NotFound(why)
             | Self::RequestTimeout(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path takes {allow}"),
@@ -135,6 +143,12 @@ impl fmt::Display for Error {
             }
             Self::TooLarge { what, limit } => {
                 write!(f, "the {what} is larger than the limit of {limit} bytes")
+            }
+            Self::HeadTooLarge { limit } => {
+                write!(
+                    f,
+                    "the head of the request is longer than {limit} bytes: a shorter URL, or fewer headers"
+                )
             }
             Self::UnsupportedType(why) => f.write_str(why),
             Self::TooMany(why) | Self::Overloaded(why) | Self::NotReady(why) => f.write_str(why),

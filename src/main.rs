@@ -7,7 +7,7 @@ use dynarust::{
     Error, Result,
     cli::{
         self, Arguments, Exit, banner, environment, first_sync, huge_pages, listener, logging, open_files,
-        signals,
+        privacy, signals,
     },
     config::Config,
     http,
@@ -32,8 +32,10 @@ fn main() -> ExitCode {
 
 fn serve(config: &Config) -> Result<Exit> {
     let Some(listen) = &config.listen else { return Ok(cli::explain_usage()) };
+    privacy::restrict_new_files();
     logging::start(config)?;
     environment::warn_of_unknown();
+    privacy::warn_of_exposed(config);
     let http_options = config.http_options()?;
     let secrets = config.link_secrets()?;
     let is_open = secrets.is_open();

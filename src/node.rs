@@ -4,6 +4,7 @@
 //! The wall clock comes in here, and the timestamps of writes with it.
 
 pub mod admin;
+pub mod admin_token;
 mod background;
 pub mod cluster;
 mod gate;
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 
 pub use self::{
     admin::AdminKeys,
+    admin_token::{AdminToken, TOKEN_FILE},
     cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
     link::{Arriving, LINK_PATH, other_protocol, subprotocol},
     stats::{Readiness, Stats, TableStats},
@@ -81,6 +83,7 @@ pub struct Node {
     stamps: Arc<Stamps>,
     replication: Replication,
     admin_keys: AdminKeys,
+    admin_token: AdminToken,
     gate: Gate,
     draining: AtomicBool,
     /// The phase that was told last.
@@ -97,19 +100,28 @@ impl Node {
     /// As `Store::open`.
     pub async fn start(options: Options) -> Result<Arc<Self>> {
         let (storage, machine) = (options.storage.clone(), &options.storage.machine);
-        let store = machine.run(move || Store::open(storage)).await?;
+        let (store, admin_token) = machine
+            .run(move || {
+                let (data, machine) = (storage.data.clone(), storage.machine.clone());
+                let store = Store::open(storage)?;
+                let token = AdminToken::read_or_make(&data, &machine).inspect_err(|_| drop(store.close()))?;
+                Ok::<_, Error>((store, token))
+            })
+            .await?;
         let opened = Opened::new(&store);
         let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
         let background = background::run(&store, &stamps);
         stamps.wait_for_the_wall_clock().await;
         let replication = Replication::start(options.replication.clone(), store.clone(), stamps.clone())?;
-        let admin_keys = AdminKeys::of(&options.replication.secrets);
+        let mut admin_keys = AdminKeys::of(&options.replication.secrets);
+        admin_keys.0.push(admin_token.key());
         let node = Arc::new(Self {
             options,
             store,
             stamps,
             replication,
             admin_keys,
+            admin_token,
             gate: Gate::default(),
             draining: AtomicBool::new(false),
             told: Mutex::new(Readiness::Ready.phase()),
@@ -132,6 +144,13 @@ impl Node {
     /// The address others reach this node at.
     pub fn address(&self) -> &str {
         &self.options.address
+    }
+
+    /// Whether others reach this node under the host `name`, as far as it was told or has learned.
+    pub fn is_reached_as(&self, name: &str) -> bool {
+        let is_host =
+            |address: &str| address.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case(name));
+        is_host(self.address()) || self.replication.address().is_some_and(|address| is_host(&address))
     }
 
     /// Unix milliseconds by this node's wall clock.

@@ -64,23 +64,23 @@ fn what_is_no_http_is_cut_off_or_refused() {
         ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
         ("another protocol", b"SSH-2.0-OpenSSH_9.2\r\n"),
         ("HTTP/0.9", b"GET /\r\n\r\n"),
-        ("HTTP/9.9", b"GET / HTTP/9.9\r\nHost: a\r\n\r\n"),
+        ("HTTP/9.9", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n"),
         ("a broken HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense nonsense nonsense"),
-        ("a header without a name", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n"),
-        ("a header without a colon", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nnonsense\r\n\r\n"),
-        ("a header with a NUL", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nA: \0\r\n\r\n"),
-        ("a space before a colon", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nContent-Length : 11\r\n\r\n{\"value\":1}"),
-        ("a length that is no number", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n{\"value\":1}"),
-        ("a negative length", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n{\"value\":1}"),
-        ("two lengths", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\nContent-Length: 12\r\n\r\n{\"value\":1}"),
-        ("an endless length", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n{"),
-        ("a chunk size that is none", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{\"value\":1}\r\n0\r\n\r\n"),
-        ("a chunk size too large", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{\"value\":1}"),
-        ("an unknown coding", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n{\"value\":1}"),
-        ("half a body", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{\"value\":1}"),
-        ("half a chunked body", b"PUT /kept/key/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n{\"value\":1}\r\n"),
-        ("a control character in the path", b"PUT /kept/key/\x01 HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n{\"value\":1}"),
-        ("bytes above ASCII in the path", b"PUT /t\xff/key/b HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n{\"value\":1}"),
+        ("a header without a name", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\n: b\r\n\r\n"),
+        ("a header without a colon", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nnonsense\r\n\r\n"),
+        ("a header with a NUL", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nA: \0\r\n\r\n"),
+        ("a space before a colon", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length : 11\r\n\r\n{\"value\":1}"),
+        ("a length that is no number", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n{\"value\":1}"),
+        ("a negative length", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{\"value\":1}"),
+        ("two lengths", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\nContent-Length: 12\r\n\r\n{\"value\":1}"),
+        ("an endless length", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999999\r\n\r\n{"),
+        ("a chunk size that is none", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{\"value\":1}\r\n0\r\n\r\n"),
+        ("a chunk size too large", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{\"value\":1}"),
+        ("an unknown coding", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n{\"value\":1}"),
+        ("half a body", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{\"value\":1}"),
+        ("half a chunked body", b"PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n{\"value\":1}\r\n"),
+        ("a control character in the path", b"PUT /kept/key/\x01 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{\"value\":1}"),
+        ("bytes above ASCII in the path", b"PUT /t\xff/key/b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{\"value\":1}"),
     ] {
         let answer = throw(&victim.node, bytes);
         assert!(status_of(&answer).is_none_or(|status| status >= 400), "{what}: {:?}", String::from_utf8_lossy(&answer));
@@ -92,8 +92,8 @@ fn what_is_no_http_is_cut_off_or_refused() {
 #[test]
 fn a_length_beside_chunks_never_makes_two_requests_of_one() {
     let mut victim = Victim::start(Setup::new());
-    let smuggled = b"PUT /other/key/a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
-        b\r\n{\"value\":1}\r\n0\r\n\r\nPUT /kept/key/smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n{\"value\":1}";
+    let smuggled = b"PUT /other/key/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
+        b\r\n{\"value\":1}\r\n0\r\n\r\nPUT /kept/key/smuggled HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{\"value\":1}";
     let mut connection = victim.node.connect();
     connection.write(smuggled).expect("bytes can be sent");
     let first = connection.receive("PUT");
@@ -156,7 +156,8 @@ fn a_body_far_too_long_is_refused_and_not_read() {
     for path in ["/kept/batch", "/kept/keys", "/kept/key/b"] {
         let method = if path.contains("/key/") { "PUT" } else { "POST" };
         // Declared: refused by what it declares.
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000\r\n\r\n[");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n[");
         let mut connection = victim.node.connect();
         connection.write(head.as_bytes()).expect("a head can be sent");
         let refused = connection.receive(method).expect("an answer");
@@ -166,7 +167,7 @@ fn a_body_far_too_long_is_refused_and_not_read() {
     // Chunked without an end: cut off once it is too long.
     let mut connection = victim.node.connect();
     connection
-        .write(b"POST /kept/batch HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .write(b"POST /kept/batch HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         .expect("a head can be sent");
     let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
     pour(&victim.node, connection, &chunk);
@@ -178,7 +179,7 @@ fn expect_100_continue_is_answered_before_the_body_is_sent() {
     let mut victim = Victim::start(Setup::new());
     let head = |length: usize| {
         format!(
-            "PUT /other/key/a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+            "PUT /other/key/a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
         )
     };
     let mut connection = victim.node.connect();
@@ -195,11 +196,11 @@ fn expect_100_continue_is_answered_before_the_body_is_sent() {
 #[test]
 fn headers_without_measure_are_refused() {
     let mut victim = Victim::start(Setup::new());
-    let long_line = format!("GET /kept/key/a HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "x".repeat(100_000));
-    let long_path = format!("GET /kept/key/{} HTTP/1.1\r\nHost: a\r\n\r\n", "k".repeat(100_000));
-    let many_lines = format!("GET /kept/key/a HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Many: x\r\n".repeat(5_000));
+    let long_line = Request::new("GET", "/kept/key/a").header("X-Long", &"x".repeat(100_000));
+    let long_path = Request::new("GET", &format!("/kept/key/{}", "k".repeat(100_000)));
+    let many_lines = (0..5_000).fold(Request::new("GET", "/kept/key/a"), |it, _| it.header("X-Many", "x"));
     for (what, head) in [("a long line", long_line), ("a long path", long_path), ("many lines", many_lines)] {
-        let answer = throw(&victim.node, head.as_bytes());
+        let answer = throw(&victim.node, &head.to_bytes());
         assert!(status_of(&answer).is_none_or(|status| status >= 400), "{what}: {:?}", status_of(&answer));
         victim.check(what);
     }
@@ -234,7 +235,7 @@ fn a_body_that_never_comes_is_given_up() {
     ] {
         let mut connection = victim.node.connect();
         connection
-            .write(format!("PUT /kept/key/b HTTP/1.1\r\nHost: a\r\n{head}").as_bytes())
+            .write(format!("PUT /kept/key/b HTTP/1.1\r\nHost: localhost\r\n{head}").as_bytes())
             .expect("a head can be sent");
         let begun = Instant::now();
         let answer = connection.read_to_close(DEADLINE);
@@ -251,7 +252,7 @@ fn a_body_that_never_comes_is_given_up() {
 #[test]
 fn a_head_that_comes_too_slowly_is_given_up_however_steadily() {
     let mut victim = Victim::start(Setup::new().flag("--header-timeout", "300ms"));
-    for start in ["", "G", "GET /kept/key/a HTTP/1.1\r\nHost: a\r\nX: "] {
+    for start in ["", "G", "GET /kept/key/a HTTP/1.1\r\nHost: localhost\r\nX: "] {
         let mut silent = victim.node.connect();
         silent.write(start.as_bytes()).expect("bytes can be sent");
         let begun = Instant::now();
@@ -259,7 +260,7 @@ fn a_head_that_comes_too_slowly_is_given_up_however_steadily() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for a limit of 300 ms", begun.elapsed());
 
         let mut steady = victim.node.connect();
-        steady.write(b"GET /kept/key/a HTTP/1.1\r\nHost: a\r\nX: ").expect("bytes can be sent");
+        steady.write(b"GET /kept/key/a HTTP/1.1\r\nHost: localhost\r\nX: ").expect("bytes can be sent");
         wait_until("a head that drips is cut off", Duration::from_secs(5), || {
             steady.write(b"x").is_err() || steady.is_closed(Duration::from_millis(20))
         });
@@ -282,7 +283,7 @@ fn a_client_that_never_reads_is_cut_off_and_costs_nothing() {
 
     // What was on its way can be read, and then it is over: 100 answers never come.
     wait_until("a client that never reads is cut off", DEADLINE, || {
-        stuck.write(b"GET /kept/key/a HTTP/1.1\r\nHost: a\r\n\r\n").is_err()
+        stuck.write(b"GET /kept/key/a HTTP/1.1\r\nHost: localhost\r\n\r\n").is_err()
     });
     let grown = resident_bytes(&victim.node).saturating_sub(resident_before);
     assert!(grown < 32 << 20, "{grown} bytes for one client that does not read");

@@ -30,7 +30,7 @@ fn every_curl_line_of_the_readme_does_what_it_says() {
     assert!(count > 0, "a README without a curl line");
 
     let node = Node::start();
-    let place = Place::new(&node, vec![("127.0.0.1:6660", node.address().to_string())]);
+    let place = Place::new(&node.home(), vec![("127.0.0.1:6660", node.address().to_string())]);
     for block in blocks {
         let mut streams = Vec::new();
         for line in block {
@@ -51,14 +51,16 @@ fn the_cluster_of_the_readme_comes_up_and_does_what_it_says() {
     assert_eq!(starts.len(), NODES.len(), "a line for each node");
 
     let addresses = free_addresses();
-    let nodes: Vec<Node> = starts.iter().map(|line| line.start(&addresses)).collect();
+    // As in the README, all is done in one directory.
+    let home = tempfile::tempdir().expect("a directory");
+    let nodes: Vec<Node> = starts.iter().map(|line| line.start(&addresses, home.path())).collect();
     for node in &nodes {
         wait_until("each node knows all", DEADLINE, || {
             let members = node.send(&Request::new("GET", "/membership")).text().to_owned();
             addresses.iter().all(|(_, address)| members.contains(&**address))
         });
     }
-    let place = Place::new(&nodes[0], addresses);
+    let place = Place::new(home.path(), addresses);
     lines.iter().for_each(|line| line.check(&place));
 }
 
@@ -89,11 +91,11 @@ struct Place {
 }
 
 impl Place {
-    fn new(node: &Node, addresses: Vec<(&'static str, String)>) -> Self {
+    fn new(home: &Path, addresses: Vec<(&'static str, String)>) -> Self {
         // Whatever is an HTTP error is a failure; no progress on stderr.
-        fs::write(node.home().join(".curlrc"), "fail-with-body\nsilent\nshow-error\n")
+        fs::write(home.join(".curlrc"), "fail-with-body\nsilent\nshow-error\n")
             .expect("a file can be written");
-        Self { home: node.home(), addresses }
+        Self { home: home.to_owned(), addresses }
     }
 }
 
@@ -115,12 +117,17 @@ impl Line {
         words.next() == Some(BINARY) && words.next().is_some_and(|word| word.contains(':'))
     }
 
-    /// Starts the node that it starts.
-    fn start(&self, addresses: &[(&'static str, String)]) -> Node {
+    /// Starts the node that it starts, with its data in `home`.
+    fn start(&self, addresses: &[(&'static str, String)], home: &Path) -> Node {
         let command = moved(&self.command, addresses);
         let mut words = command.split_whitespace().skip(1);
         let setup = Setup::new().listen(words.next().expect("where to listen"));
-        words.fold(setup, Setup::argument).start()
+        let mut is_data = false;
+        let in_home = |word: &str| match std::mem::replace(&mut is_data, word == "--data") {
+            true => home.join(word).into_os_string(),
+            false => word.into(),
+        };
+        words.map(in_home).fold(setup, Setup::argument).start()
     }
 
     fn shell(&self, place: &Place) -> Command {

@@ -23,6 +23,7 @@ pub struct Arguments {
 /// # Errors
 /// As `storage::compact::compact`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
+    super::privacy::restrict_new_files();
     let progress = Progress::start("rows copied");
     let data = arguments.data.directory()?;
     let compacted = compact(&data, &node::wall_clock(), arguments.accept_loss, |rows| progress.set(rows))?;

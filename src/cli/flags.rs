@@ -94,7 +94,7 @@ impl Args for ClockFlags {
     }
 }
 
-/// The flags that say where the database is, for commands on a node that is stopped.
+/// The flags that say where the database is.
 #[derive(Clone, Debug)]
 pub struct DataFlags(Flags);
 
@@ -102,6 +102,13 @@ impl DataFlags {
     /// The directory of the database.
     pub fn directory(&self) -> Result<PathBuf> {
         Ok(self.0.config()?.data)
+    }
+
+    /// The same, for a command that asks a running node: other settings than this are the node's, and are not looked at.
+    pub fn directory_of_running(&self) -> Result<PathBuf> {
+        let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+        let layers = Layers::read(self.0.texts.clone(), self.0.file.as_deref(), variable)?.only(&["data"]);
+        Ok(Config::new(&layers.settings())?.data)
     }
 }
 

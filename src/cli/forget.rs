@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
+    flags::DataFlags,
     remote::{self, DEFAULT_ADDRESS, NodeAddress, Trust, parse_address},
 };
 use crate::error::Result;
@@ -32,14 +33,18 @@ pub struct Arguments {
     json: bool,
     #[command(flatten)]
     trust: Trust,
+    /// Where the node's admin token is.
+    #[command(flatten)]
+    data: DataFlags,
 }
 
 /// Forgets, and says whom.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.trust.endpoint(&arguments.at)?;
+    let data = arguments.data.directory_of_running()?;
     remote::converse(async {
         let body = json!({ "node": arguments.node, "force": arguments.force });
-        let answer = remote::order(&node, "/_/admin/forget", &body, PATIENCE).await?;
+        let answer = remote::order(&node, "/_/admin/forget", &body, PATIENCE, &data).await?;
         let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
         let text = match arguments.json {
             true => format!("{:#}\n", Value::from(answer.clone())),

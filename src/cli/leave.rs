@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
+    flags::DataFlags,
     remote::{self, Target},
 };
 use crate::error::Result;
@@ -19,13 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub struct Arguments {
     #[command(flatten)]
     target: Target,
+    /// Where the node's admin token is.
+    #[command(flatten)]
+    data: DataFlags,
 }
 
 /// Waits until the node has handed over, and says so.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
+    let data = arguments.data.directory_of_running()?;
     remote::converse(async {
-        let answer = remote::order(&node, "/_/admin/leave", &json!({}), PATIENCE).await?;
+        let answer = remote::order(&node, "/_/admin/leave", &json!({}), PATIENCE, &data).await?;
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => format!(

@@ -61,13 +61,15 @@ fn row(member: &Map<String, Value>) -> Vec<String> {
     ]
 }
 
-/// How it is, and that it takes no writes where it does not.
+/// How it is, and which way no rows go.
 fn state(member: &Map<String, Value>) -> String {
-    let state = member.get("state").and_then(Value::as_str).unwrap_or(UNKNOWN);
-    match member.get("storage_full") {
-        Some(Value::String(_)) => format!("{state}, storage full"),
-        Some(_) | None => state.to_owned(),
+    let mut state = member.get("state").and_then(Value::as_str).unwrap_or(UNKNOWN).to_owned();
+    for (name, what) in [("storage_full", ", takes no rows"), ("rows_refused", ", rows refused")] {
+        if matches!(member.get(name), Some(Value::String(_))) {
+            state.push_str(what);
+        }
     }
+    state
 }
 
 /// A time in a line: to a tenth of a second, and from a minute on in its two largest units.
@@ -104,7 +106,7 @@ mod tests {
             lines[2],
             ["00000000000000cd", "b:1", "alive", "0.4ms", "-3ms", "11", "2.1s", "4", "0.2s", "ago"]
         );
-        assert_eq!(lines[3][2..5], ["alive,", "storage", "full"]);
+        assert_eq!(lines[3][2..6], ["alive,", "takes", "no", "rows"]);
     }
 
     #[test]

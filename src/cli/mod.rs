@@ -18,6 +18,7 @@ pub mod logging;
 pub mod members;
 pub mod open_files;
 pub mod output;
+pub mod privacy;
 pub mod progress;
 pub mod remote;
 pub mod salvage;

@@ -1,5 +1,5 @@
-//! What the commands that ask a running node have in common: where it is, whether in TLS and whom to trust there, the proof of the
-//! cluster secret where it wants one, and what becomes of an answer that is none.
+//! What the commands that ask a running node have in common: where it is, whether in TLS and whom to trust there, the proof of
+//! the admin token or the cluster secret where it wants one, and what becomes of an answer that is none.
 
 use std::{
     future::Future,
@@ -17,7 +17,10 @@ use crate::{
     config::kinds::{Address, Kind},
     error::{Error, Result},
     http::{service, tls},
-    node::admin::{Credentials, Request},
+    node::{
+        AdminToken,
+        admin::{Credentials, Request},
+    },
 };
 
 /// The address that is asked where none is given.
@@ -146,44 +149,57 @@ pub async fn look(node: &Endpoint, path: &str) -> std::result::Result<Map<String
     members_of(node, &answer)
 }
 
-/// Tells a node to do what `path` is for, with the proof of each secret in the environment until one is right; the JSON object
-/// that it answers.
+/// Tells a node to do what `path` is for, with the proof of each secret in the environment and of the admin token in `data` until
+/// one is right; the JSON object that it answers.
 pub async fn order(
     node: &Endpoint,
     path: &str,
     body: &Value,
     patience: Duration,
+    data: &Path,
 ) -> std::result::Result<Map<String, Value>, Refusal> {
-    let keys =
+    let mut keys =
         environment::secrets().map_err(|error| Refusal { exit: Exit::Usage, why: error.to_string() })?;
+    let token = AdminToken::read(data);
+    keys.0.extend(token.iter().map(AdminToken::key));
     let mut client = Client::connect(node).await?;
     let body = Bytes::from(body.to_string());
-    let mut answer = None;
-    for key in &keys.0 {
-        let nonce = challenge(node, &mut client).await?;
+    let mut nonce = challenge(node, &mut client).await?;
+    for (number, key) in keys.0.iter().enumerate() {
+        if number > 0 {
+            nonce = challenge(node, &mut client).await?;
+        }
         let request = Request { method: "POST", path, body: &body };
         let authorization = Credentials::answer(key, nonce, &request).to_string();
-        let given = client.post(path, body.clone(), Some(authorization), patience).await?;
-        let refused = given.status == StatusCode::UNAUTHORIZED;
-        answer = Some(given);
-        if !refused {
-            break;
+        let answer = client.post(path, body.clone(), Some(authorization), patience).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return members_of(node, &answer);
         }
     }
-    let answer = match answer {
-        Some(answer) => answer,
-        None => client.post(path, body, None, patience).await?,
+    Err(not_allowed(node, keys.0.len(), token.err(), data))
+}
+
+/// Why a node does not do as it is told: none of `keys` was right, or there was none.
+fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Path) -> Refusal {
+    let secret = "set CLUSTER_SECRET, or CLUSTER_SECRET_FILE, to what the node was started with";
+    let why = match no_token {
+        Some(why) if keys == 0 => {
+            format!(
+                "the node at {node} wants its admin token or its cluster secret for this. {why}; or {secret}"
+            )
+        }
+        Some(why) => format!("the node at {node} refuses: the cluster secret is wrong, and {why}"),
+        None if keys == 1 => format!(
+            "the node at {node} refuses: the admin token in {} is wrong, it is another node's: name the data directory of this one \
+             by --data, or {secret}",
+            data.display()
+        ),
+        None => format!(
+            "the node at {node} refuses: both the cluster secret and the admin token in {} are wrong",
+            data.display()
+        ),
     };
-    if answer.status == StatusCode::UNAUTHORIZED && keys.is_empty() {
-        return Err(Refusal {
-            exit: Exit::NotAllowed,
-            why: format!(
-                "the node at {node} wants its cluster secret for this: set CLUSTER_SECRET, or CLUSTER_SECRET_FILE, to what \
-                 the node was started with"
-            ),
-        });
-    }
-    members_of(node, &answer)
+    Refusal { exit: Exit::NotAllowed, why }
 }
 
 async fn challenge(node: &Endpoint, client: &mut Client) -> std::result::Result<blake3::Hash, Refusal> {

@@ -207,6 +207,26 @@ fn has_default_port(origin: &str, host: &str) -> bool {
     host.ends_with(if origin.starts_with("https:") { ":443" } else { ":80" })
 }
 
+/// A name of the node, in lower case, or `*.` and what stands behind one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern(pub String);
+
+impl Kind for HostPattern {
+    const PLACEHOLDER: &'static str = "NAME";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let is_label = |label: &str| !label.is_empty() && label.bytes().all(plain);
+        if name.split('.').all(is_label) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        Err("not a name: letters, digits, dots and dashes, without a scheme or a port, such as db.example.com; or one \
+             with * for its first label, such as *.example.com"
+            .into())
+    }
+}
+
 impl Kind for Durability {
     const PLACEHOLDER: &'static str = "always|interval:DURATION|none";
 
@@ -367,6 +387,23 @@ mod tests {
             "http://b@a",
         ] {
             assert!(Vec::<Origin>::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn allowed_hosts_are_names_or_have_a_star_for_their_first_label() {
+        for (text, kept) in [
+            ("db", "db"),
+            ("dynarust_node-1", "dynarust_node-1"),
+            ("DB.Example.com", "db.example.com"),
+            ("*.example.com", "*.example.com"),
+        ] {
+            assert_eq!(HostPattern::parse(text), Ok(HostPattern(kept.into())), "{text}");
+        }
+        for text in
+            ["", "*", "*.", "a.*.b", "*a.b", "a*.b", "db:6660", "http://db", "a..b", ".a", "a.", "[::1]"]
+        {
+            assert!(HostPattern::parse(text).is_err(), "{text}");
         }
     }
 

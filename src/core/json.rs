@@ -19,7 +19,7 @@ pub const DEPTH_MAX: usize = 128;
 
 /// One JSON value, as compact text. Clones share it.
 ///
-/// Between nodes it travels as that text; who receives it tests the register's fingerprint.
+/// Between nodes it travels as that text; who receives it tests the register's fingerprint, and whether it `is_sound`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "Arc<str>")]
 pub struct Value(Arc<str>);
@@ -72,6 +72,13 @@ impl Value {
     /// Takes text that was a `Value` before: read back from storage, its checksum tested.
     pub fn trusted(text: String) -> Self {
         Self(text.into())
+    }
+
+    /// Whether it is what it says: JSON, compact, and not too deep. Of what was taken in here that is known; a peer may send anything,
+    /// and a line's end in what is written out as one line would begin another.
+    pub fn is_sound(&self) -> bool {
+        let parsed: Result<&RawValue, _> = serde_json::from_str(&self.0);
+        parsed.is_ok_and(|raw| compact(raw.get()).is_ok_and(|text| *text == *self.0))
     }
 
     /// The compact JSON text.
@@ -158,6 +165,17 @@ mod tests {
             ["12345678901234567890", "1.10", "1e400", r#"{"b":1,"a":2}"#, r#""a b\" c\\""#, "null", "-0"]
         {
             assert_eq!(compacted(text), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_compact_json_is_not_sound() {
+        for sound in ["1", r#"{"a b":[1,"\n"]}"#, r#""\ud800""#, "null"] {
+            assert!(Value::trusted(sound.into()).is_sound(), "{sound}");
+        }
+        let deep = "[".repeat(DEPTH_MAX + 1) + &"]".repeat(DEPTH_MAX + 1);
+        for other in ["", "x", " 1", "1\n", "{\"a\": 1}", "1}\n\ndata: {}", "\"\n\"", "1 2", &deep] {
+            assert!(!Value::trusted(other.into()).is_sound(), "{other}");
         }
     }
 

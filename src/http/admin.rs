@@ -1,11 +1,12 @@
-//! `/_/admin/...`: what a node can be told to do. Whoever tells it proves first that they know the cluster secret:
+//! `/_/admin/...`: what a node can be told to do. Whoever tells it proves first that they know the cluster secret or the node's admin
+//! token, wherever they ask from:
 //!
 //! 1. `GET /_/admin/challenge` -> `{"nonce":"<64 hexadecimal digits>"}`, good once and for 30 s;
 //! 2. the request, with `Authorization: DynaRust nonce=<hex>, proof=<hex>`. The proof is the keyed blake3 of the nonce's bytes,
 //!    the method, a zero byte, the path, a zero byte, and the blake3 of the body; the key is blake3's `derive_key` of the secret
-//!    in the context `dynarust 2026 admin challenge`.
+//!    in the context `dynarust 2026 admin challenge`, or of the token's 32 bytes in `dynarust 2026 admin token`.
 //!
-//! A node without a secret asks for no proof, and takes these requests from its own machine only.
+//! For scripts on the node's machine the token is enough by itself: `Authorization: Bearer <token>`.
 
 use std::{future::Future, sync::Arc};
 
@@ -20,24 +21,18 @@ use tracing::info;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{
-    body::{self, MediaType},
+    body,
     call::Call,
     reply,
     route::{Route, exactly, route},
 };
 use crate::{
     error::{Error, Result},
-    node::{
-        Node,
-        admin::{Origin, Request},
-    },
+    node::{Node, admin::Request},
 };
 
 /// Longest body taken. It is read before the proof over it can be looked at.
 const BODY_BYTES_MAX: u64 = 4 * 1024;
-/// What only a browser or a proxy sends: a request with one of these was not made on this machine, wherever it connects from.
-const PASSED_ON: [&str; 6] = ["origin", "sec-fetch-site", "forwarded", "x-forwarded-for", "x-real-ip", "via"];
-
 /// The routes of this file.
 pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
     let asked = Arc::clone(node);
@@ -78,18 +73,12 @@ where
             }
             let body = body::read(&call, BODY_BYTES_MAX).await?;
             let request = Request { method: call.method.as_str(), path: call.path(), body: &body };
-            node.authorize(origin(&call), &request, call.header(header::AUTHORIZATION))?;
-            body::media_type(&call, &[MediaType::Json])?;
+            node.authorize(call.remote.ip(), &request, call.header(header::AUTHORIZATION))?;
+            body::expect_plain(&call)?;
             info!(remote = %call.remote, path, "told what to do");
             reply::json(&obey(node, body).await?)
         }
     })
-}
-
-/// Where a request comes from, and whether somebody passed it on.
-pub(super) fn origin(call: &Call) -> Origin {
-    let passed_on = PASSED_ON.iter().any(|name| call.headers.contains_key(*name));
-    Origin { address: call.remote.ip(), passed_on }
 }
 
 /// What `forget` is about.
@@ -138,20 +127,6 @@ fn check_empty(body: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_browser_or_a_proxy_passes_on_is_told_apart() {
-        let origin = |name: Option<&str>| {
-            let request = name.iter().fold(hyper::Request::post("/_/admin/leave"), |request, name| {
-                request.header(*name, "https://elsewhere.example")
-            });
-            origin(&Call::of(request.body(()).expect("a request"))).passed_on
-        };
-        assert!(!origin(None) && !origin(Some("accept")));
-        for name in PASSED_ON {
-            assert!(origin(Some(name)), "{name}");
-        }
-    }
 
     /// The bodies of orders were passed over, and so were members of that of `forget`.
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Map, json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    body::{self, MediaType},
+    body,
     call::Call,
     condition, expiry, kv, path, reply,
     route::{Route, route},
@@ -80,7 +80,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     if call.method != Method::POST {
         return reply::other_method(&call, "POST, OPTIONS");
     }
-    body::media_type(&call, &[MediaType::Json, MediaType::Ndjson])?;
+    body::expect_plain(&call)?;
     let atomic = call.query().flag("atomic")?;
     let wanted = condition::wanted(&call)?;
     let expiry = expiry::of_query(call.query(), node.now_ms())?;

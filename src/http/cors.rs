@@ -2,7 +2,7 @@
 
 use hyper::{
     HeaderMap, Method,
-    header::{self, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use warp::reply::Response;
 
@@ -10,6 +10,8 @@ use super::call::Call;
 
 /// How long a browser may remember that it asked.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
+const PRIVATE_NETWORK_ASKED: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const PRIVATE_NETWORK_ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 /// What a page may read besides the body.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "etag, link, location, retry-after, x-request-id, dynarust-version, dynarust-node, dynarust-expires, \
@@ -24,8 +26,9 @@ pub fn apply(call: &Call, response: &mut Response) {
     }
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let Some(origin) = call.headers.get(header::ORIGIN) else { return };
-    if !is_allowed(allowed, origin) {
+    let mut origins = call.headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next().filter(|origin| is_allowed(allowed, origin)) else { return };
+    if origins.next().is_some() {
         return;
     }
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -45,6 +48,10 @@ fn answer_preflight(asked: &HeaderMap, headers: &mut HeaderMap) {
     let Some(methods) = headers.get(header::ALLOW).cloned() else { return };
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
+    // Chromium asks so where the page is of a wider network than this server.
+    if asked.contains_key(PRIVATE_NETWORK_ASKED) {
+        headers.insert(PRIVATE_NETWORK_ALLOWED, HeaderValue::from_static("true"));
+    }
     if let Some(names) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }

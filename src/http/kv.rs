@@ -14,7 +14,7 @@ use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    body::{self, MediaType},
+    body::{self, PatchType},
     call::Call,
     condition, expiry,
     path::{self, Address},
@@ -98,7 +98,7 @@ impl PutBody<'_> {
 
 /// `PUT /{table}/key/{key}`
 async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
-    body::media_type(call, &[MediaType::Json])?;
+    body::expect_plain(call)?;
     let bytes = read_value_body(node, call).await?;
     let body: PutBody = body::parse_object(&bytes)?;
     let value = take_value(node.value_bytes_max(), body.value.ok_or(Error::MissingValue)?)?;
@@ -108,8 +108,7 @@ async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
 
 /// `PATCH /{table}/key/{key}`
 async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
-    let accepted = [MediaType::MergePatch, MediaType::JsonPatch, MediaType::Json];
-    let media_type = body::media_type(call, &accepted)?;
+    body::expect_plain(call)?;
     let wrap = call.query().switch("wrap")?;
     let bytes = read_value_body(node, call).await?;
     if body::without_bom(&bytes).trim_ascii().is_empty() && wrap.is_none() {
@@ -122,9 +121,11 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     }
     let (raw, expiry) = patch_of(node, call, wrap, &bytes)?;
     let patch = take_value(node.value_bytes_max(), raw)?;
-    let patch = match media_type {
-        MediaType::JsonPatch => Patch::Json(patch),
-        MediaType::Json | MediaType::MergePatch | MediaType::Ndjson => {
+    let patch = match body::patch_type(call) {
+        PatchType::Json => Patch::Json(patch),
+        // As in a batch: a list is one of operations. To set a value to a list there is PUT.
+        PatchType::Undeclared if patch.as_str().starts_with('[') => Patch::Json(patch),
+        PatchType::Merge | PatchType::Undeclared => {
             if wrap.is_none() && patch.only_wraps_an_object("value") {
                 return Err(Error::BadRequest(WRAPPED.into()));
             }

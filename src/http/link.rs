@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    admin,
     call::Call,
     reply,
     route::{self, Route},
@@ -23,6 +22,8 @@ use crate::{
     node::{LINK_PATH, Node, other_protocol, subprotocol},
 };
 
+/// What only a proxy sends.
+const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `GET /_/link`.
@@ -43,7 +44,7 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     }
     let (upgrade, accept) = websocket::handshake(call)?;
     // Before anything is said or logged: a stranger is not to fill the log.
-    let arriving = node.admit_link(call.remote, admin::origin(call)).inspect_err(|error| {
+    let arriving = node.admit_link(call.remote, is_passed_on(call)).inspect_err(|error| {
         debug!(remote = %call.remote, %error, "link refused");
     })?;
     let protocol = reply::plain(subprotocol().into());
@@ -62,6 +63,11 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     Ok(response)
 }
 
+/// Whether a proxy says that it passed the request on: it was not made on the machine that it comes from.
+fn is_passed_on(call: &Call) -> bool {
+    PASSED_ON.iter().any(|name| call.headers.contains_key(*name))
+}
+
 /// The answer to a node of another version. The header tells it what is spoken here, whatever becomes of the text.
 fn refuse_protocol(call: &Call, protocol: HeaderValue) -> Response {
     let theirs = call.header(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or("none that it names");
@@ -70,4 +76,21 @@ fn refuse_protocol(call: &Call, protocol: HeaderValue) -> Response {
     let mut response = reply::problem(&Error::BadRequest(why), call);
     response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_proxy_passes_on_is_told_apart() {
+        let passed_on = |name: &str| {
+            let request = hyper::Request::get(LINK_PATH).header(name, "192.0.2.1");
+            is_passed_on(&Call::of(request.body(()).expect("a request")))
+        };
+        assert!(!passed_on("accept"));
+        for name in PASSED_ON {
+            assert!(passed_on(name), "{name}");
+        }
+    }
 }

@@ -14,8 +14,7 @@ use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    accepts,
-    body::{self, MediaType},
+    accepts, body,
     call::{Call, Query},
     chunks::{self, Chunk, Chunks},
     kv, path, reply,
@@ -263,7 +262,7 @@ struct Asked {
 
 /// `POST /{table}/keys`
 async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
-    body::media_type(call, &[MediaType::Json])?;
+    body::expect_plain(call)?;
     let show = if call.query().flag("meta")? { Show::ValueAndMeta } else { Show::Value };
     let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
     let bytes = body::without_bom(&bytes);
@@ -349,8 +348,8 @@ fn insert_next(response: &mut Response, call: &Call, last: &Key) -> Result<()> {
     let query = call.uri.query().unwrap_or_default();
     let kept = query.split('&').filter(|pair| !pair.is_empty() && accepts::parameter_name(pair) != "cursor");
     let parameters: String = kept.map(|pair| format!("{pair}&")).collect();
-    // A target may hold a plain >, which would end the link.
-    let target = format!("{}?{parameters}cursor={cursor}", call.path()).replace('>', "%3E");
+    // Relative, as a proxy may show this path under another. A query may hold a plain >, which would end the link.
+    let target = format!("?{parameters}cursor={cursor}").replace('>', "%3E");
     let link = HeaderValue::from_str(&format!("<{target}>; rel=\"next\""))
         .map_err(|_| Error::BadRequest("the next page has no link: escape what is not ASCII".into()))?;
     response.headers_mut().insert(header::LINK, link);
@@ -380,7 +379,7 @@ mod tests {
         let request = Request::get("/t/keys?prefix=a%2F&cursor=00&limit=2").body(()).expect("a request");
         let mut response = reply::json_text("[]");
         insert_next(&mut response, &Call::of(request), &Key::parse("ab").expect("a key")).expect("a link");
-        let link = "</t/keys?prefix=a%2F&limit=2&cursor=6162>; rel=\"next\"";
+        let link = "<?prefix=a%2F&limit=2&cursor=6162>; rel=\"next\"";
         assert_eq!(response.headers()[header::LINK], link);
         assert_eq!(response.headers()[reply::NEXT_CURSOR], "6162");
     }

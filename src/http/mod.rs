@@ -14,7 +14,9 @@ pub mod cluster;
 pub mod condition;
 pub mod cors;
 pub mod event;
+pub mod exchange;
 pub mod expiry;
+pub mod guard;
 pub mod kv;
 pub mod link;
 pub mod listing;
@@ -45,6 +47,9 @@ use crate::{error::Error, node::Node};
 
 pub use self::server::serve;
 
+/// Largest request head. More is answered 431.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
 /// How the server runs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -52,9 +57,11 @@ pub struct Options {
     pub connections_max: usize,
     /// Longest body of a batch or a multi-get, in bytes: it is held whole.
     pub body_bytes_max: u64,
-    /// How long a client may take from connecting, or from its last answer on a connection it reuses, to the end of its
-    /// request's head.
+    /// How long a client may take from connecting to its first byte, and from the first byte of a request to the end of its
+    /// head.
     pub header_timeout: Duration,
+    /// How long a connection may stay open between two requests. Over HTTP/2 connections stay.
+    pub idle_timeout: Duration,
     /// How long a body may go without a byte.
     pub body_timeout: Duration,
     /// How long a client may go without reading a byte of what waits for it.
@@ -63,6 +70,8 @@ pub struct Options {
     pub shutdown_timeout: Duration,
     /// Origins whose pages may call this server; `*` for all.
     pub cors_origins: Vec<String>,
+    /// Names under which clients may ask, beside those this server is known by; `*.` at the beginning stands for one label.
+    pub allowed_hosts: Vec<String>,
     /// Where set, clients are served over TLS only.
     pub tls: Option<Tls>,
 }
@@ -82,10 +91,12 @@ impl Default for Options {
             connections_max: 16_384,
             body_bytes_max: 64 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(20),
             shutdown_timeout: Duration::from_secs(10),
             cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             tls: None,
         }
     }

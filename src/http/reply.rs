@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 use warp::reply::Response;
 
-use super::call::Call;
+use super::call::{self, Call};
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
@@ -37,23 +37,26 @@ pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-curso
 /// A 200 with this body.
 pub fn with_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into().into());
-    // What a read's answer gets fits without growing: type, id, the version's three and its date. hyper adds its own later.
-    response.headers_mut().reserve(6);
+    // What a read's answer gets fits without growing: type and how to take it, id, the version's three and its date, keep-alive. hyper
+    // adds its own later.
+    response.headers_mut().reserve(8);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 
-/// A 200 with JSON text.
+/// A 200 with JSON text, as it is: the contract has the bodies of the oldest routes end with their last bracket.
 pub fn json_text(text: impl Into<Bytes>) -> Response {
     with_type(JSON, text)
 }
 
-/// A 200 with `body` as JSON.
+/// A 200 with `body` as JSON, a line of text. What the first users of the system read without it has no line's end: see
+/// `json_text`.
 ///
 /// # Errors
 /// `Io` for what JSON cannot express, which the types here never hold.
 pub fn json(body: &impl Serialize) -> Result<Response> {
-    let text = serde_json::to_vec(body).map_err(|error| Error::Io(format!("writing JSON: {error}")))?;
+    let mut text = serde_json::to_vec(body).map_err(|error| Error::Io(format!("writing JSON: {error}")))?;
+    text.push(b'\n');
     Ok(json_text(text))
 }
 
@@ -85,7 +88,7 @@ pub fn problem(error: &Error, call: &Call) -> Response {
 /// The answer to a request that failed with `error`, which `object` describes.
 pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
     let (status, _) = status_and_code(error);
-    let mut response = with_type(PROBLEM, object.to_string());
+    let mut response = with_type(PROBLEM, object.to_string() + "\n");
     *response.status_mut() = status;
     let headers = response.headers_mut();
     if let Error::MethodNotAllowed(allow) = error {
@@ -98,6 +101,19 @@ pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// A whole response as text, for clients that are answered outside of a request: the connection ends with it.
+pub fn plain_response(error: &Error) -> String {
+    let (status, _) = status_and_code(error);
+    let id = call::next_request_id();
+    let id = id.to_str().unwrap_or_default();
+    let body = problem_object(error, id).to_string() + "\n";
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
+         x-content-type-options: nosniff\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
+    )
 }
 
 /// The body of a problem, also where one is part of a larger answer.
@@ -134,12 +150,14 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request"),
         Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
         Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+        Error::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
         Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
         Error::RequestTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "request-timeout"),
         Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
         Error::PreconditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
         Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+        Error::HeadTooLarge { .. } => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"),
         Error::UnsupportedType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type"),
         Error::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-name"),
         Error::ClockDrift { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "clock-drift"),

@@ -33,7 +33,9 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::{
-    Options, call, reply,
+    HEAD_BYTES_MAX, Options,
+    exchange::Exchange,
+    reply,
     service::{self, Service},
     socket::{ClientStream, OpenRequest, Peer, Protocol, Socket},
     tls,
@@ -43,8 +45,6 @@ use crate::{
     node::Node,
 };
 
-/// Largest request head. More is answered 431.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection at a time: each may hold a request's body.
 const HTTP2_STREAMS_MAX: u32 = 256;
 /// Pause after the system had no descriptor or memory for a connection, so that others can give theirs back.
@@ -78,7 +78,7 @@ pub async fn serve(
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let places = Arc::new(Semaphore::new(options.connections_max));
     let mut server = Server {
-        service: Arc::new(Service::new(Arc::clone(&node))),
+        service: Arc::new(Service::new(Arc::clone(&node), &options)?),
         options: Arc::new(options),
         tls,
         places,
@@ -192,21 +192,8 @@ async fn say_and_close(
     error: &Error,
 ) -> io::Result<()> {
     let mut socket = Socket::new(stream, peer, place)?;
-    socket.write_all(plain_response(error).as_bytes()).await?;
+    socket.write_all(reply::plain_response(error).as_bytes()).await?;
     socket.shutdown().await
-}
-
-/// A whole response as text, for clients that are turned away before HTTP begins.
-fn plain_response(error: &Error) -> String {
-    let (status, _) = reply::status_and_code(error);
-    let id = call::next_request_id();
-    let id = id.to_str().unwrap_or_default();
-    let body = reply::problem_object(error, id).to_string();
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
-         x-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
-    )
 }
 
 /// An answer's body, and the request that stays open until it is sent.
@@ -257,7 +244,7 @@ impl Connection {
         place: OwnedSemaphorePermit,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut socket = Socket::new(stream, Arc::clone(&self.peer), place)?;
-        // hyper's own header timeout begins with the first request's first byte: before that there is this one.
+        // The time for a head begins with the first byte: before that there is this one.
         let first = timeout(self.peer.options.header_timeout, socket.protocol());
         let protocol = tokio::select! {
             biased;
@@ -276,7 +263,7 @@ impl Connection {
                 self.serve_http1(socket).await
             }
             (Some(Protocol::Http2), Some(_)) => {
-                socket.write_all(plain_response(&service::speaks_tls()).as_bytes()).await?;
+                socket.write_all(reply::plain_response(&service::speaks_tls()).as_bytes()).await?;
                 Ok(socket.shutdown().await?)
             }
         }
@@ -312,12 +299,14 @@ impl Connection {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.peer.options.header_timeout)
+            // `Exchange` has limits of its own for a head and for the time before it, which together are this one. Without one hyper
+            // would not read after an answer, and nobody would look at the time.
+            .header_read_timeout(self.peer.options.idle_timeout + self.peer.options.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             // A client that closes its side has left: otherwise a stream would notice only at its next event. The price is
             // that one which closes it only to say that it has asked all gets no answer that takes a while.
             .half_close(false)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Exchange::new(io, Arc::clone(&self.peer))), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         tokio::select! {

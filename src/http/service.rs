@@ -1,4 +1,4 @@
-//! What happens to every request, whatever its route: its id, CORS, HEAD, the metrics, the log line, and the answer to a
+//! What happens to every request, whatever its route: the guard, its id, CORS, HEAD, the metrics, the log line, and the answer to a
 //! handler that panics.
 
 use std::{
@@ -12,39 +12,54 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::Empty;
 use hyper::{
-    Method, Request, StatusCode,
+    Method, Request, StatusCode, Version,
     body::{Body, Incoming},
-    header::{self, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use tower_service::Service as _;
 use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
+    Options,
     call::{Call, REQUEST_ID},
     cors,
+    guard::Guard,
     metrics::Metrics,
     reply,
     route::Route,
     socket::Peer,
+    websocket::has_token,
 };
 use crate::{
-    error::Error,
+    error::{Error, Result},
     node::{LINK_PATH, Node},
 };
+
+/// How long the connection stays open for another request.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// An answer is what it says it is, whatever its bytes look like to a browser.
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// The routes, and what surrounds them.
 pub struct Service {
     routes: BoxedFilter<(Response,)>,
+    guard: Guard,
     metrics: Arc<Metrics>,
+    keep_alive: HeaderValue,
 }
 
 impl Service {
     /// The service over `node`.
-    pub fn new(node: Arc<Node>) -> Self {
+    ///
+    /// # Errors
+    /// As `Guard::new`.
+    pub fn new(node: Arc<Node>, options: &Options) -> Result<Self> {
+        let guard = Guard::new(Arc::clone(&node), options)?;
         let metrics = Arc::new(Metrics::new(Arc::clone(&node)));
         let routes = super::routes(node, Arc::clone(&metrics));
-        Self { routes, metrics }
+        let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
+        Ok(Self { routes, guard, metrics, keep_alive: reply::plain(keep_alive.into()) })
     }
 
     /// Answers one request.
@@ -57,6 +72,8 @@ impl Service {
         let (call, extensions) = Call::take(request, peer);
         let mut response = if peer.is_for_links_only() && call.path() != LINK_PATH {
             turn_away(&call)
+        } else if let Err(error) = self.guard.admit(&call) {
+            reply::problem(&error, &call)
         } else {
             self.route(&call, extensions).await
         };
@@ -64,11 +81,26 @@ impl Service {
             response = without_body(response);
         }
         cors::apply(&call, &mut response);
-        response.headers_mut().insert(REQUEST_ID, call.request_id.clone());
+        self.insert_headers_of_all(&call, &mut response);
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
         log(&call, response.status(), took);
         Ok(response)
+    }
+
+    fn insert_headers_of_all(&self, call: &Call, response: &mut Response) {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches {
+            call.peer.upgrade();
+        }
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, call.request_id.clone());
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+        let closes =
+            || headers.contains_key(header::CONNECTION) || has_token(call, header::CONNECTION, "close");
+        if call.version == Version::HTTP_11 && !closes() {
+            headers.insert(KEEP_ALIVE, self.keep_alive.clone());
+        }
     }
 
     /// Passes the call through the routes. A panic is the bug of one handler and the end of one request.

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -49,10 +49,15 @@ pub struct Peer {
     event_stream: AtomicBool,
     /// It speaks plainly to a port that speaks TLS: only nodes that link may.
     links_only: AtomicBool,
+    upgraded: AtomicBool,
+    /// Requests that were begun; the count may wrap.
+    requests_begun: AtomicUsize,
     /// Requests whose answer is not all with the socket yet.
     open_requests: AtomicUsize,
     /// Whether the socket has bytes that the client did not take yet.
     write_waits: AtomicBool,
+    /// A name under which this server is asked, once it was found to be its own.
+    asked_as: OnceLock<Box<str>>,
 }
 
 impl Peer {
@@ -63,13 +68,17 @@ impl Peer {
             options,
             event_stream: AtomicBool::new(false),
             links_only: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            requests_begun: AtomicUsize::new(0),
             open_requests: AtomicUsize::new(0),
             write_waits: AtomicBool::new(false),
+            asked_as: OnceLock::new(),
         }
     }
 
     /// Counts a request until what is returned is dropped, with the answer's body.
     pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
+        self.requests_begun.fetch_add(1, Ordering::Relaxed);
         self.open_requests.fetch_add(1, Ordering::Relaxed);
         OpenRequest(Arc::clone(self))
     }
@@ -79,13 +88,42 @@ impl Peer {
         let mut idle = false;
         loop {
             sleep(HALF_HEAD_GRACE).await;
-            let owed =
-                self.open_requests.load(Ordering::Relaxed) > 0 || self.write_waits.load(Ordering::Relaxed);
+            let owed = self.is_owed();
             if idle && !owed {
                 return;
             }
             idle = !owed;
         }
+    }
+
+    /// How many requests were begun.
+    pub fn requests_begun(&self) -> usize {
+        self.requests_begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request has no whole answer yet.
+    pub fn has_open_requests(&self) -> bool {
+        self.open_requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether there is something to send that the client did not take yet.
+    pub fn is_owed(&self) -> bool {
+        self.has_open_requests() || self.write_waits.load(Ordering::Relaxed)
+    }
+
+    /// Says that requests are over on this connection, which becomes something else.
+    pub fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests are over on this connection.
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// Whether events are sent on this connection.
+    pub fn is_event_stream(&self) -> bool {
+        self.event_stream.load(Ordering::Relaxed)
     }
 
     /// Says that this connection may be for nothing but a link.
@@ -96,6 +134,16 @@ impl Peer {
     /// Whether this connection may be for nothing but a link.
     pub fn is_for_links_only(&self) -> bool {
         self.links_only.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `name`, under which this server is asked, is its own.
+    pub fn asked_as(&self, name: &str) {
+        self.asked_as.get_or_init(|| name.into());
+    }
+
+    /// Whether `name` was found to be this server's own.
+    pub fn is_asked_as(&self, name: &str) -> bool {
+        self.asked_as.get().is_some_and(|known| **known == *name)
     }
 
     /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.

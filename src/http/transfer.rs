@@ -10,7 +10,7 @@ use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    body::{self, MediaType, Upload},
+    body::{self, Upload},
     call::Call,
     chunks::{self, Chunk, Chunks},
     condition, expiry, kv, listing, reply,
@@ -159,7 +159,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     if call.method != Method::POST {
         return reply::other_method(&call, "POST, OPTIONS");
     }
-    body::media_type(&call, &[MediaType::Ndjson, MediaType::Json])?;
+    body::expect_plain(&call)?;
     let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
     let mode = Mode::parse(call.query().get("mode")?.as_deref())?;
     let keeps_surrogates = keeps_surrogates(call.query().get("surrogates")?.as_deref())?;

@@ -1,11 +1,9 @@
-//! Who may tell this node what to do: those who prove that they know the cluster secret, by a keyed hash over a challenge and
-//! over their request. The secret never travels, a proof is good for one request, and a challenge for one proof.
+//! Who may tell this node what to do: those who prove that they know the cluster secret or the node's admin token, by a keyed hash
+//! over a challenge and over their request. Neither ever travels, a proof is good for one request, and a challenge for one proof.
+//! For scripts the token is also taken as it is, as a Bearer token.
 //!
 //! A challenge carries its end and the mark of the node that made it, so that nothing is kept of those that anyone can ask for:
 //! only of those that were answered.
-//!
-//! A node without a secret takes such requests from its own machine, as its links do, but not what a browser or a proxy passes
-//! on from elsewhere.
 //!
 //! Left out: secrecy of the request itself and the identity of the node that answers. Where others can touch the traffic, TLS
 //! gives both.
@@ -23,7 +21,10 @@ use blake3::Hash;
 
 use tracing::warn;
 
-use super::Node;
+use super::{
+    Node,
+    admin_token::{AdminToken, TOKEN_FILE},
+};
 use crate::{
     error::{Error, Result},
     replication::secret::Secrets,
@@ -46,7 +47,7 @@ const FAILING_ADDRESSES_MAX: usize = 1024;
 /// The scheme of the `Authorization` header.
 const SCHEME: &str = "DynaRust";
 
-/// Keys that prove the right to administer: one for each cluster secret that is accepted. Empty where there is no secret.
+/// Keys that prove the right to administer: one for each cluster secret that is accepted, and that of an admin token.
 #[derive(Clone, Default)]
 pub struct AdminKeys(pub Vec<[u8; 32]>);
 
@@ -56,7 +57,7 @@ impl AdminKeys {
         Self(secrets.admin_keys())
     }
 
-    /// Whether there is no secret.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -129,15 +130,6 @@ impl FromStr for Credentials {
     }
 }
 
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    /// The address at the other end of its connection.
-    pub address: IpAddr,
-    /// Whether it says itself that a browser's page or a proxy passed it on.
-    pub passed_on: bool,
-}
-
 /// The challenges that were answered, and the addresses that gave wrong answers. Two locks, never held together.
 pub(super) struct Door {
     /// What marks a challenge as this node's.
@@ -172,33 +164,27 @@ impl Node {
     /// Whether a request may tell this node what to do. Its challenge is spent, whatever the answer is.
     ///
     /// # Errors
-    /// `Unauthorized` without proof or with a wrong one, `TooMany` after several wrong ones from one address, `Forbidden` from
-    /// elsewhere where there is no secret.
-    pub fn authorize(&self, origin: Origin, request: &Request<'_>, credentials: Option<&str>) -> Result<()> {
-        let keys = &self.admin_keys;
-        if keys.is_empty() {
-            return permit_this_machine(origin);
-        }
+    /// `Unauthorized` without proof or with a wrong one, `TooMany` after several wrong ones from one address.
+    pub fn authorize(&self, from: IpAddr, request: &Request<'_>, credentials: Option<&str>) -> Result<()> {
         let credentials = credentials.ok_or_else(|| {
-            Error::Unauthorized(
-                "this needs the cluster secret: a command of the same name asks with CLUSTER_SECRET from its environment, \
-                 a program answers GET /_/admin/challenge"
-                    .into(),
-            )
+            Error::Unauthorized(format!(
+                "this needs the node's admin token or the cluster secret: a command of the same name reads the token in the data \
+                 directory (--data), or takes CLUSTER_SECRET from its environment; a program sends the text of {TOKEN_FILE} as a \
+                 Bearer token, or answers GET /_/admin/challenge"
+            ))
         })?;
-        self.door.admit(keys, origin.address, request, credentials.parse()?, self.door.now_ms())
+        let now_ms = self.door.now_ms();
+        match bearer(credentials) {
+            Some(token) => self.door.admit_token(&self.admin_token, from, request, token, now_ms),
+            None => self.door.admit(&self.admin_keys, from, request, credentials.parse()?, now_ms),
+        }
     }
 }
 
-fn permit_this_machine(origin: Origin) -> Result<()> {
-    if origin.address.to_canonical().is_loopback() && !origin.passed_on {
-        return Ok(());
-    }
-    Err(Error::Forbidden(
-        "without a cluster secret this node takes such requests directly from its own machine only: ask there, or give all \
-         nodes of the cluster one CLUSTER_SECRET"
-            .into(),
-    ))
+/// The token in the value of an `Authorization` header, where it is one of RFC 6750.
+fn bearer(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
@@ -248,6 +234,26 @@ impl Door {
         nonce.into()
     }
 
+    fn admit_token(
+        &self,
+        right: &AdminToken,
+        from: IpAddr,
+        request: &Request<'_>,
+        token: &str,
+        now_ms: u64,
+    ) -> Result<()> {
+        let from = network(from);
+        self.refuse_after_failures(from, now_ms)?;
+        if right.is(token) {
+            return Ok(());
+        }
+        warn!(%from, path = request.path, "a wrong admin token");
+        self.note_failure(from, now_ms);
+        Err(Error::Unauthorized(format!(
+            "the Bearer token is not this node's: its own is in {TOKEN_FILE}, in its data directory"
+        )))
+    }
+
     fn admit(
         &self,
         keys: &AdminKeys,
@@ -267,10 +273,10 @@ impl Door {
             .iter()
             .fold(false, |right, key| right | (request.proof(key, credentials.nonce) == credentials.proof));
         if !right {
-            warn!(%from, path = request.path, "a wrong proof of the cluster secret");
+            warn!(%from, path = request.path, "a wrong proof of the cluster secret or the admin token");
             self.note_failure(from, now_ms);
             return Err(Error::Unauthorized(
-                "the proof is wrong: another cluster secret than this node's, or for another request".into(),
+                "the proof is wrong: of another cluster secret or admin token than this node's, or for another request".into(),
             ));
         }
         self.spent().prove(credentials.nonce)
@@ -521,16 +527,18 @@ mod tests {
     }
 
     #[test]
-    fn without_a_secret_only_this_machine_itself_is_let_in() {
-        let permit = |address: &str, passed_on| {
-            permit_this_machine(Origin { address: address.parse().expect("an address"), passed_on })
-        };
-        for here in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
-            assert_eq!(permit(here, false), Ok(()), "{here}");
-            assert!(matches!(permit(here, true), Err(Error::Forbidden(_))), "{here}");
+    fn a_bearer_token_is_the_nodes_and_wrong_ones_count_as_wrong_proofs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let machine = crate::storage::Machine::new(crate::node::wall_clock());
+        let right = AdminToken::read_or_make(folder.path(), &machine).expect("made");
+        let text = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).expect("text");
+        let door = door();
+        let ask = |token: &str| door.admit_token(&right, HERE, &REQUEST, token, 0);
+        assert_eq!(ask(bearer(&format!("bearer {text}")).expect("a token")), Ok(()));
+        for _ in 0..FAILURES_MAX {
+            assert!(matches!(ask("0"), Err(Error::Unauthorized(why)) if why.contains(TOKEN_FILE)));
         }
-        assert!(
-            matches!(permit("192.0.2.1", false), Err(Error::Forbidden(why)) if why.contains("CLUSTER_SECRET"))
-        );
+        assert!(matches!(ask(text.trim()), Err(Error::TooMany(_))));
+        assert_eq!((bearer("DynaRust nonce=1"), bearer("Bearer")), (None, None));
     }
 }

@@ -58,8 +58,10 @@ pub struct MemberView {
     pub since_ms: u64,
     /// Whether a link with it stands.
     pub linked: bool,
-    /// Why it takes no rows, where its storage is full or fails.
+    /// Why it takes no rows, where its storage is full or fails, or it has no room for a table.
     pub storage_full: Option<String>,
+    /// Why this node takes no rows from it, where it has no room for one of its tables.
+    pub rows_refused: Option<String>,
     /// The round trip of the last round.
     pub round_trip_ms: Option<f64>,
     /// How far its clock is ahead of this node's; below 0, how far behind.
@@ -163,6 +165,7 @@ impl MemberView {
             since_ms: ago(since_ms),
             linked: peer.linked,
             storage_full: peer.storage_full.clone(),
+            rows_refused: peer.rows_refused.clone(),
             round_trip_ms: figures.round_trip_ms.map(|ms| ms as f64),
             clock_offset_ms: figures.clock_offset_ms,
             rows: figures.rows_there,
@@ -191,6 +194,7 @@ impl MemberView {
             since_ms: 0,
             linked: false,
             storage_full: None,
+            rows_refused: None,
             round_trip_ms: None,
             clock_offset_ms: None,
             rows: None,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Node, admin::Origin};
+use super::Node;
 use crate::{
     error::{Error, Result},
     replication::{Replication, door::Admission, link::Duplex, secret::REMEDY},
@@ -28,16 +28,16 @@ impl Arriving {
 }
 
 impl Node {
-    /// Lets a connection from `remote` that asks for a link in, or not.
+    /// Lets a connection from `remote` that asks for a link in, or not. `passed_on`: it says itself that a proxy passed it on.
     ///
     /// # Errors
     /// `Draining`; `Forbidden` for one that a proxy passed on where there is no secret; else as `Door::admit`.
-    pub fn admit_link(&self, remote: SocketAddr, origin: Origin) -> Result<Arriving> {
+    pub fn admit_link(&self, remote: SocketAddr, passed_on: bool) -> Result<Arriving> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
         // A proxy on this machine is a neighbour, and who speaks through it may be anybody.
-        if origin.passed_on && self.admin_keys.is_empty() {
+        if passed_on && self.options.replication.secrets.is_open() {
             return Err(Error::Forbidden(format!(
                 "without CLUSTER_SECRET this node links with nodes of its own machine only, and a proxy passed this request on: \
                  {REMEDY}"

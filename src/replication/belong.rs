@@ -104,8 +104,15 @@ pub fn found(inner: &Inner) {
             && inner.node() < link.node
     };
     // Nobody is left of whom it could learn what it missed, or was ever met and is looked for no longer.
-    let is_sought = state.birth.settled || inner.options.join.is_empty();
+    let only_itself = state.dialer.joins_only_itself();
+    let is_sought = state.birth.settled || inner.options.join.is_empty() || only_itself;
     if is_sought && state.members.unforgotten().is_empty() {
+        if only_itself {
+            info!(
+                join = inner.options.join.join(", "),
+                "this node is told to join only itself: it begins alone"
+            );
+        }
         standing.become_whole(now_ms);
         return;
     }
@@ -135,7 +142,11 @@ pub fn found(inner: &Inner) {
 
 /// Of which addresses to join this node waits for an answer, and what to do where none will come.
 pub fn awaited(state: &State) -> Option<String> {
-    let unanswered: Vec<_> = state.dialer.unanswered().collect();
+    let with_reason = |address: &str| match state.dialer.reason(address) {
+        Some(why) => format!("{address} ({why})"),
+        None => address.to_owned(),
+    };
+    let unanswered: Vec<_> = state.dialer.unanswered().map(with_reason).collect();
     (!unanswered.is_empty()).then(|| {
         format!(
             "no answer yet from {}, which this node is told to join: start the node there, or start this one without it",

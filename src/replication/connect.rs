@@ -25,7 +25,7 @@ use tokio_tungstenite::{
 
 use super::{
     link::{self, BoxedDuplex},
-    link_error::{LinkError, legible},
+    link_error::{Cause, LinkError, legible},
 };
 use crate::core::message::PROTOCOL;
 
@@ -91,11 +91,19 @@ impl Network for SystemNetwork {
 /// The numbers behind a name or a number: one at least.
 pub(super) async fn look_up(network: &dyn Network, address: &str) -> Result<Vec<SocketAddr>, LinkError> {
     match timeout(CONNECT_TIMEOUT, network.look_up(address)).await {
-        Ok(Ok(found)) if found.is_empty() => Err(unreachable(address, "the name has no address")),
+        Ok(Ok(found)) if found.is_empty() => {
+            Err(unreachable(Cause::UnknownName, address, "the name has no address"))
+        }
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(unreachable(address, format_args!("the name is not found: {error}"))),
+        Ok(Err(error)) => {
+            let why = format_args!(
+                "the name is unknown ({error}): see whether it is spelt right, and known on this machine"
+            );
+            Err(unreachable(Cause::UnknownName, address, why))
+        }
         Err(_) => {
-            Err(unreachable(address, format_args!("no name server answers within {CONNECT_TIMEOUT:?}")))
+            let why = format_args!("the name is unknown: no name server answers within {CONNECT_TIMEOUT:?}");
+            Err(unreachable(Cause::UnknownName, address, why))
         }
     }
 }
@@ -108,13 +116,25 @@ pub(super) async fn connect(
 ) -> Result<BoxedDuplex, LinkError> {
     match timeout(CONNECT_TIMEOUT, network.connect(target)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(unreachable(address, format_args!("{target}: {error}"))),
-        Err(_) => Err(unreachable(address, format_args!("{target}: no answer within {CONNECT_TIMEOUT:?}"))),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            let why = format_args!("{target} refuses the connection: no node listens there");
+            Err(unreachable(Cause::Refused, address, why))
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(silent(address, target)),
+        Ok(Err(error)) => Err(unreachable(Cause::Other, address, format_args!("{target}: {error}"))),
+        Err(_) => Err(silent(address, target)),
     }
 }
 
-fn unreachable(address: &str, why: impl fmt::Display) -> LinkError {
-    LinkError::Unreachable(format!("{address} cannot be reached: {why}"))
+fn silent(address: &str, target: SocketAddr) -> LinkError {
+    let why = format_args!(
+        "{target} does not answer within {CONNECT_TIMEOUT:?}: the machine is down, or a firewall drops what is sent there"
+    );
+    unreachable(Cause::Silent, address, why)
+}
+
+fn unreachable(cause: Cause, address: &str, why: impl fmt::Display) -> LinkError {
+    LinkError::Unreachable { cause, text: format!("{address} cannot be reached: {why}") }
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
@@ -134,24 +154,24 @@ pub(super) async fn upgrade(
     address: &str,
 ) -> Result<WebSocketStream<BoxedDuplex>, LinkError> {
     let mut request = format!("ws://{address}{PATH}").into_client_request().map_err(|error| {
-        LinkError::Unreachable(format!("{address} cannot be reached: it is no address: {error}"))
+        unreachable(Cause::UnknownName, address, format_args!("it is no address: {error}"))
     })?;
     let protocol = HeaderValue::try_from(subprotocol()).expect("letters, dots and digits are a header value");
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     match client_async_with_config(request, stream, Some(link::config())).await {
         Ok((socket, _)) => Ok(socket),
-        Err(SocketError::Http(response)) => Err(turned_down(&response)),
+        Err(SocketError::Http(response)) => Err(turned_down(address, &response)),
         Err(SocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_))) => {
             Err(LinkError::OtherProtocol { remote: "none or another".into() })
         }
         Err(SocketError::Io(error)) => Err(LinkError::lost(error)),
         Err(error @ SocketError::Protocol(ProtocolError::HandshakeIncomplete)) => Err(LinkError::lost(error)),
-        Err(error) => Err(LinkError::Broken(format!("{address} does not answer as a node does: {error}"))),
+        Err(error) => Err(LinkError::NotANode(format!("{address} does not answer as a node does: {error}"))),
     }
 }
 
 /// What an answer other than "switching protocols" says.
-fn turned_down(response: &Response<Option<Vec<u8>>>) -> LinkError {
+fn turned_down(address: &str, response: &Response<Option<Vec<u8>>>) -> LinkError {
     let text = |value: &HeaderValue| value.to_str().map(legible).ok();
     if let Some(remote) = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(text) {
         let version = remote.strip_prefix(PROTOCOL_NAME).map(|version| format!("version {version}"));
@@ -160,9 +180,12 @@ fn turned_down(response: &Response<Option<Vec<u8>>>) -> LinkError {
     let body = response.body().as_deref().unwrap_or_default();
     let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    LinkError::Answered {
-        status: response.status().as_u16(),
-        detail: detail.map_or_else(|| "it does not say why".into(), legible),
+    let status = response.status().as_u16();
+    match detail {
+        Some(detail) => LinkError::Answered { status, detail: legible(detail) },
+        None => LinkError::NotANode(format!(
+            "{address} does not answer as a node does: it takes no link ({status}), and does not say why"
+        )),
     }
 }
 
@@ -175,7 +198,7 @@ mod tests {
         if let Some(protocol) = protocol {
             response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
-        turned_down(&response.body(Some(body.as_bytes().to_vec())).expect("a response"))
+        turned_down("a:1", &response.body(Some(body.as_bytes().to_vec())).expect("a response"))
     }
 
     #[test]
@@ -198,12 +221,18 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let closed = listener.local_addr().expect("an address").to_string();
         drop(listener);
-        for address in [closed.as_str(), "no-such-name.invalid:1", "no port"] {
+        for (address, cause) in [
+            (closed.as_str(), Cause::Refused),
+            ("no-such-name.invalid:1", Cause::UnknownName),
+            ("no port", Cause::UnknownName),
+        ] {
             let reaching = async {
                 let targets = look_up(&SystemNetwork, address).await?;
                 connect(&SystemNetwork, address, targets[0]).await
             };
-            let error = reaching.await.err().expect("nobody").to_string();
+            let error = reaching.await.err().expect("nobody");
+            assert_eq!(error.cause(), Some(cause), "{error}");
+            let error = error.to_string();
             assert!(error.contains(address) && error.contains("cannot be reached"), "{error}");
         }
     }

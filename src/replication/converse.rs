@@ -88,7 +88,7 @@ pub async fn converse(
         Ok(never) => match never {},
         Err(error) => error,
     };
-    if matches!(error, Error::ClockDrift { .. }) {
+    if matches!(error, Error::ClockDrift { .. } | Error::BadJson(_)) {
         conversation.waiting.push_back(Message::Refused(error.to_string()));
     }
     conversation.flush().await;
@@ -223,7 +223,7 @@ impl Conversation {
                 self.inner.outlived(node, at_least, forgotten, forced);
                 Err(Error::NotReady(format!("this node is to come back as incarnation {at_least}")))
             }
-            Message::Refused(why) => Err(Error::Forbidden(why)),
+            Message::Refused(why) => Err(Error::Forbidden(legible(&why))),
             Message::Leaving { forever } => {
                 self.inner.left(node, forever);
                 Err(Error::Draining)
@@ -273,7 +273,7 @@ impl Conversation {
     }
 
     async fn round(&mut self) -> Result<()> {
-        if !self.takes && self.inner.store().failure().is_none() {
+        if !self.takes && self.could_take() {
             return Err(Error::Io(
                 "the storage takes rows again, and is to be sent those it did not take".into(),
             ));

@@ -56,7 +56,7 @@ pub async fn dial(address: &str, local: &Local) -> Result<Link, LinkError> {
     let mut failed = None;
     for remote in connect::look_up(local.network.as_ref(), address).await? {
         match dial_at(remote, address, local).await {
-            Err(error @ LinkError::Unreachable(_)) => failed = Some(error),
+            Err(error @ LinkError::Unreachable { .. }) => failed = Some(error),
             Err(error) if error.is_itself() => failed = failed.or(Some(error)),
             outcome => return outcome,
         }

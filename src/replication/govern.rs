@@ -23,7 +23,7 @@ use super::{
     handshake::{Hello, Role, Verdict},
     identity::Identity,
     link::{BoxedDuplex, Link},
-    link_error::LinkError,
+    link_error::{Cause, LinkError},
     members::{self, Initiated, Survivor, survivor},
     registry::{Control, LinkState, ORDERS_MAX},
     upkeep::keep_up,
@@ -119,18 +119,20 @@ async fn dial(inner: Arc<Inner>, address: String) {
             debug!(address, "this node's own address");
             state.dialer.ourselves(&address);
         }
-        Err(error) => match error.obstacle() {
-            None => {
-                debug!(address, %error, "no link yet");
-                state.dialer.failed(&address, now_ms);
-            }
-            Some(obstacle) => {
-                state.refused = Some(error.to_string());
-                if state.dialer.refused(&address, obstacle, now_ms) {
-                    warn!(address, %error, "no link");
+        Err(error) => {
+            state.dialer.explain(&address, error.to_string());
+            let is_news = match error.obstacle() {
+                None => state.dialer.failed(&address, error.cause().unwrap_or(Cause::Other), now_ms),
+                Some(obstacle) => {
+                    state.refused = Some(error.to_string());
+                    state.dialer.refused(&address, obstacle, now_ms)
                 }
+            };
+            match is_news {
+                true => warn!(address, %error, "no link"),
+                false => debug!(address, %error, "no link"),
             }
-        },
+        }
     }
     drop(state);
     inner.nudged.notify_one();
@@ -318,5 +320,5 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
 
 /// Whether a link ended for a reason that does not go away by itself: another like it would end as soon.
 fn keeps_out(why: &Error) -> bool {
-    matches!(why, Error::Forbidden(_) | Error::ClockDrift { .. })
+    matches!(why, Error::Forbidden(_) | Error::ClockDrift { .. } | Error::BadJson(_))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::link_error::LinkError;
+use super::link_error::{LinkError, legible};
 use crate::core::{clock::NodeId, digest::DigestKey};
 
 /// Both directions of a handshake together may take that long.
@@ -104,8 +104,8 @@ impl Introduction {
             node: self.node,
             incarnation: self.incarnation,
             cluster,
-            address: self.address,
-            reached_as: self.reached_as,
+            address: self.address.as_deref().map(legible),
+            reached_as: legible(&self.reached_as),
             now_ms: self.now_ms,
             whole: self.whole,
             swept: self.swept,

@@ -4,8 +4,9 @@
 //! above the last one it remembers, so that it grows over restarts even where the storage was lost; and it grows by one whenever
 //! the node comes back from having been declared down, or changes its address.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::link_error::legible;
 use crate::core::clock::NodeId;
 
 /// One life of a node.
@@ -18,7 +19,13 @@ pub struct Identity {
     /// Which of its lives: the higher wins.
     pub incarnation: u64,
     /// Where it is reached, as text: whoever dials resolves it, each time anew. Empty while the node does not know.
+    #[serde(deserialize_with = "legible_text")]
     pub address: String,
+}
+
+/// Text that another node sent, fit for the log and the terminals that it is shown on.
+fn legible_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| legible(&text))
 }
 
 impl PartialEq for Identity {
@@ -51,6 +58,16 @@ mod tests {
     use foca::Identity as _;
 
     use super::*;
+
+    /// An address went into the log, and onto the terminals of those who asked for members, as it was sent.
+    #[test]
+    fn an_address_that_comes_has_no_control_characters() {
+        let sent =
+            Identity { node: NodeId(7), incarnation: 5, address: "a\u{1b}[2J\nWARN all is lost:1".into() };
+        let bytes = postcard::to_stdvec(&sent).expect("encodes");
+        let came: Identity = postcard::from_bytes(&bytes).expect("decodes");
+        assert_eq!(came.address, "a [2J WARN all is lost:1");
+    }
 
     #[test]
     fn the_higher_incarnation_wins_and_a_renewed_one_is_higher() {

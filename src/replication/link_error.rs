@@ -11,8 +11,15 @@ use crate::core::message::PROTOCOL;
 /// Why a link did not come up, or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkError {
-    /// Nobody answers there: the name, the network, or the node.
-    Unreachable(String),
+    /// Nobody answers there.
+    Unreachable {
+        /// What is in the way.
+        cause: Cause,
+        /// Where, and what to do.
+        text: String,
+    },
+    /// Whoever answers there is no node.
+    NotANode(String),
     /// Whoever answers takes no link: what it said, and the HTTP status.
     Answered {
         /// The status.
@@ -46,11 +53,26 @@ pub enum LinkError {
     TimedOut,
 }
 
+/// Why nobody answers at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its name has no address.
+    UnknownName,
+    /// The machine is there, and takes no connection.
+    Refused,
+    /// Nothing comes back.
+    Silent,
+    /// Anything else that the system says.
+    Other,
+}
+
 /// What stands in the way of a link though somebody answers: of each there are many texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
     /// It takes no link: the HTTP status.
     Answered(u16),
+    /// It is no node.
+    NotANode,
     /// The versions of the protocol differ.
     OtherProtocol,
     /// There is no secret here.
@@ -70,16 +92,33 @@ impl LinkError {
     pub fn obstacle(&self) -> Option<Obstacle> {
         match self {
             Self::Answered { status, detail: _ } => Some(Obstacle::Answered(*status)),
+            Self::NotANode(_) => Some(Obstacle::NotANode),
             Self::OtherProtocol { .. } => Some(Obstacle::OtherProtocol),
             Self::NeedsSecret => Some(Obstacle::NeedsSecret),
             Self::SecretDiffers => Some(Obstacle::SecretDiffers),
             Self::Refusing(refusal) => Some(Obstacle::Refusing(refusal.kind)),
             Self::Refused(refusal) => Some(Obstacle::Refused(refusal.kind)),
-            Self::Unreachable(_)
+            Self::Unreachable { .. }
             | Self::Broken(_)
             | Self::TooLarge { .. }
             | Self::Lost(_)
             | Self::TimedOut => None,
+        }
+    }
+
+    /// Why nobody answers, where nobody does.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Unreachable { cause, text: _ } => Some(*cause),
+            Self::TimedOut => Some(Cause::Silent),
+            Self::Broken(_) | Self::TooLarge { .. } | Self::Lost(_) => Some(Cause::Other),
+            Self::Answered { .. }
+            | Self::NotANode(_)
+            | Self::OtherProtocol { .. }
+            | Self::NeedsSecret
+            | Self::SecretDiffers
+            | Self::Refusing(_)
+            | Self::Refused(_) => None,
         }
     }
 
@@ -99,7 +138,7 @@ impl std::error::Error for LinkError {}
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) => f.write_str(why),
+            Self::Unreachable { cause: _, text: why } | Self::NotANode(why) => f.write_str(why),
             Self::Answered { status, detail } => {
                 write!(f, "the other side takes no link ({status}): {detail}")
             }

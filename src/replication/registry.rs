@@ -40,6 +40,8 @@ pub struct LinkState {
     figures: Mutex<Figures>,
     /// Why the other node takes no rows over it, if it said so.
     refusal: Mutex<Option<String>>,
+    /// Why this node takes no rows over it, if it does not.
+    rows_refused: Mutex<Option<String>>,
 }
 
 impl LinkState {
@@ -51,8 +53,8 @@ impl LinkState {
         traffic: Arc<Traffic>,
         orders: mpsc::Sender<Control>,
     ) -> Self {
-        let (figures, refusal) = Default::default();
-        Self { node, initiated, incarnation, was_whole, traffic, orders, figures, refusal }
+        let (figures, refusal, rows_refused) = Default::default();
+        Self { node, initiated, incarnation, was_whole, traffic, orders, figures, refusal, rows_refused }
     }
 
     /// Gives the link's task something to do; whether it takes it. What has no room is lost: a link that is that far behind ends
@@ -74,6 +76,16 @@ impl LinkState {
     /// The other node says why it takes no rows over it.
     pub fn refuse(&self, why: String) {
         *lock(&self.refusal) = Some(why);
+    }
+
+    /// This node takes no rows over it, and why.
+    pub fn refuse_rows(&self, why: String) {
+        *lock(&self.rows_refused) = Some(why);
+    }
+
+    /// Why this node takes none, if it does not.
+    pub fn rows_refused(&self) -> Option<String> {
+        lock(&self.rows_refused).clone()
     }
 
     /// Why it takes none, if it said so.

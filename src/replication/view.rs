@@ -66,6 +66,8 @@ pub struct PeerView {
     pub linked: bool,
     /// Why it takes no rows, if it said so.
     pub storage_full: Option<String>,
+    /// Why this node takes no rows from it, if it has no room for its tables.
+    pub rows_refused: Option<String>,
     /// What was counted with it.
     pub totals: Totals,
     /// Entries of the journal that it has not acknowledged.
@@ -75,6 +77,12 @@ pub struct PeerView {
 }
 
 impl Replication {
+    /// The address this node tells others, once it knows one.
+    pub fn address(&self) -> Option<String> {
+        let state = self.0.state();
+        state.advertised.current().or(state.advertised.candidate()).map(str::to_owned)
+    }
+
     /// The cluster as it is now.
     pub fn membership(&self) -> Membership {
         let inner = &self.0;
@@ -89,6 +97,7 @@ impl Replication {
                 member: member.clone(),
                 linked: link.is_some(),
                 storage_full: link.and_then(|link| link.refusal()),
+                rows_refused: link.and_then(|link| link.rows_refused()),
                 totals: state.registry.totals_of(node),
                 outbox: last - acked,
                 equal_ms: standing.floor.equal_ms(node).unwrap_or_default(),

@@ -26,8 +26,8 @@ impl Store {
     /// Merges rows that a peer sent; see `core::replica::Replica::accept`. Not durable before `acknowledge`.
     ///
     /// # Errors
-    /// `Corrupt` where a payload is not what its marker says, and then nothing was merged; else as `merge`, and then some rows
-    /// may have been.
+    /// `Corrupt` where a payload is not what its marker says, and `BadJson` where it is no value: then nothing was merged. `TooMany`
+    /// where they are of a table that has no room here; else as `merge`. Then some rows may have been.
     pub fn accept(&self, name: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
         let mut registers = rows.into_iter().map(|row| sound(name, row)).collect::<Result<Vec<_>>>()?;
         // In the order of the rows on disk, which is faster.
@@ -93,6 +93,14 @@ impl Store {
 
 fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
     let key = row.key.clone();
+    if let Payload::Live { value, .. } = &row.payload
+        && !value.is_sound()
+    {
+        let key = key.as_str();
+        return Err(Error::BadJson(format!(
+            "a peer sent a value that is none, of the key {key:?} of table {table}"
+        )));
+    }
     row.into_register().ok_or_else(|| {
         Error::corrupt_record(
             table,
@@ -234,6 +242,40 @@ mod tests {
         assert_eq!(store.counters().writes_superseded.value(), 0);
         assert_eq!(store.accept(&table(), vec![row("k", put("0", None, 0))], 0).map(|it| it.changed), Ok(0));
         assert_eq!(store.counters().writes_superseded.value(), 1);
+        close(store);
+    }
+
+    /// A value with a line's end in it ended the line of an event, and began another that nobody had sent.
+    #[test]
+    fn a_value_that_is_no_json_keeps_all_out() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let forged = crate::core::json::Value::trusted("1}\n\ndata: {\"event\":\"Deleted\"}".into());
+        let forged = Register::live(forged, None, timestamp(1));
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), row("forged", forged)], 0);
+        let Err(Error::BadJson(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("table t") && why.contains("forged") && !why.contains("data:"), "{why}");
+        assert_eq!(value(&store, "k"), None);
+        close(store);
+    }
+
+    /// The tables that peers had were made here without a limit.
+    #[test]
+    fn a_table_that_has_no_room_is_not_made_for_a_peer_and_the_others_are_filled() {
+        let scene = Scene::new();
+        let store = scene.open();
+        // Nine of the ten that the scene has room for.
+        for number in 1..10 {
+            let name = TableName::parse(&format!("t{number}")).expect("a name");
+            store.merge(&name, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        }
+        assert_eq!(store.accept(&table(), vec![row("k", put("1", None, 1))], 0).map(|it| it.changed), Ok(1));
+        let other = TableName::parse("other").expect("a name");
+        let refused = store.accept(&other, vec![row("k", put("1", None, 1))], 0);
+        let Err(Error::TooMany(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("--max-tables") && why.contains("other"), "{why}");
+        assert!(!store.has_room_for_tables() && !store.has_table(&other));
+        assert_eq!(store.accept(&table(), vec![row("l", put("1", None, 1))], 0).map(|it| it.changed), Ok(1));
         close(store);
     }
 

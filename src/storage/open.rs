@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -84,6 +85,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
         fs::remove_dir_all(&before)
             .map_err(|e| Error::io(format_args!("removing {}", before.display()), &e))?;
     }
+    restrict(&options.data);
     let mut identity = identity(&engine, &options.machine)?;
     identity.set_aside = set_aside;
     identity.doubt = doubt::read(&options.data)?;
@@ -128,6 +130,45 @@ pub fn lock(data: &Path) -> Result<File> {
             Err(TryLockError::WouldBlock) => return Err(Error::StorageInUse(data.to_owned())),
             Err(TryLockError::Error(e)) => return Err(unusable("lock", &e)),
         }
+    }
+}
+
+/// Has nobody but the owner read what is in the directory; also what an earlier version made. Where the file system or another
+/// owner does not allow it, that stays.
+fn restrict(data: &Path) {
+    if let Err(error) = restrict_below(data) {
+        warn!(%error, data = %data.display(), "others on this machine may be able to read the data: its permissions cannot be set");
+    }
+}
+
+fn restrict_below(path: &Path) -> io::Result<()> {
+    restrict_one(path, 0o700)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        match () {
+            () if kind.is_dir() => restrict_below(&path)?,
+            () if kind.is_file() => restrict_one(&path, 0o600)?,
+            // A link is its owner's doing, and what it leads to as well.
+            () => {}
+        }
+    }
+    Ok(())
+}
+
+fn restrict_one(path: &Path, mode: u32) -> io::Result<()> {
+    let before = match fs::metadata(path) {
+        Ok(metadata) => metadata.permissions().mode(),
+        // The engine removes files of its own while this goes on.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if before & 0o7777 & !mode == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(before & mode)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        set => set,
     }
 }
 

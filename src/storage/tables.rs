@@ -19,15 +19,27 @@ impl Store {
     }
 
     pub(super) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_within(name, self.0.options.tables_max)
+        self.table_or_else(name, |tables_max| {
+            format!("this node has its {tables_max} tables: use one of them, or raise --max-tables")
+        })
     }
 
-    /// As `table_or_new`, for rows that another node has taken: its limit was asked, and this node must hold what that one does.
+    /// As `table_or_new`, for rows that another node has taken.
     pub(super) fn table_of_peer(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_within(name, usize::MAX)
+        self.table_or_else(name, |tables_max| {
+            format!(
+                "this node has its {tables_max} tables, and peers have rows of one more, {name}: it takes no rows of peers until there is \
+                 room. Raise --max-tables on it, to what the other nodes have"
+            )
+        })
     }
 
-    fn table_within(&self, name: &TableName, tables_max: usize) -> Result<Arc<Table>> {
+    /// Whether one more table may be made.
+    pub fn has_room_for_tables(&self) -> bool {
+        self.read_tables().len() < self.0.options.tables_max
+    }
+
+    fn table_or_else(&self, name: &TableName, full: impl FnOnce(usize) -> String) -> Result<Arc<Table>> {
         if let Some(table) = self.table(name) {
             return Ok(table);
         }
@@ -39,10 +51,9 @@ impl Store {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
+        let tables_max = self.0.options.tables_max;
         if tables.len() >= tables_max {
-            return Err(Error::TooMany(format!(
-                "this node has its {tables_max} tables: use one of them, or raise --max-tables"
-            )));
+            return Err(Error::TooMany(full(tables_max)));
         }
         let table = self.open_table(name.clone())?;
         table.count()?;

@@ -150,7 +150,7 @@ fn wait_until_awaited(nodes: [&Node; 2], address: &str) {
             let readiness = node.get("/readyz").expect(503).json();
             let detail = readiness["detail"].as_str().unwrap_or_default();
             readiness["phase"] == "joining"
-                && detail.contains(&format!("no answer yet from {address},"))
+                && detail.contains(&format!("no answer yet from {address} ("))
                 && detail.contains("start this one without it")
         });
     }

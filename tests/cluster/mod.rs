@@ -2,6 +2,7 @@
 //! whatever is killed, cut, stopped, restarted, or started wrongly.
 
 mod access;
+mod alone;
 mod ancestor;
 mod clocks;
 mod crash;
@@ -19,6 +20,7 @@ mod regressions;
 mod replicate;
 mod stopped;
 mod sweep;
+mod tables;
 
 use crate::harness::{DEADLINE, Node, wait_until};
 
@@ -27,7 +29,7 @@ use crate::harness::{DEADLINE, Node, wait_until};
 fn wait_for_body(node: &Node, path: &str, body: &str) {
     wait_until(&format!("{path} on {} is {body}", node.address()), DEADLINE, || {
         let answer = node.get(path);
-        answer.status == 200 && answer.text() == body
+        answer.status == 200 && answer.text().trim_end() == body
     });
 }
 

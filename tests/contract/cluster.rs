@@ -1,5 +1,7 @@
 //! What a lone node says of its cluster, what it can be told to do, and by whom; and the commands that ask it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -29,11 +31,14 @@ fn challenge(node: &Node) -> String {
 
 /// The `Authorization` header that the contract asks for, made from its text and not by the code under test.
 fn authorization(secret: &str, nonce: &str, path: &str, body: &str) -> String {
-    let key = blake3::derive_key("dynarust 2026 admin challenge", secret.as_bytes());
+    proof_by(&blake3::derive_key("dynarust 2026 admin challenge", secret.as_bytes()), nonce, path, body)
+}
+
+fn proof_by(key: &[u8; 32], nonce: &str, path: &str, body: &str) -> String {
     let mut message = blake3::Hash::from_hex(nonce).expect("64 hexadecimal digits").as_bytes().to_vec();
     message.extend_from_slice(format!("POST\0{path}\0").as_bytes());
     message.extend_from_slice(blake3::hash(body.as_bytes()).as_bytes());
-    format!("DynaRust nonce={nonce}, proof={}", blake3::keyed_hash(&key, &message))
+    format!("DynaRust nonce={nonce}, proof={}", blake3::keyed_hash(key, &message))
 }
 
 fn post(node: &Node, path: &str, body: &str, authorization: &str) -> Response {
@@ -201,31 +206,74 @@ fn both_secrets_are_good_while_one_takes_the_place_of_the_other() {
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
 }
 
+/// A source address authorizes nothing: what a proxy passes on from anywhere comes from the node's own machine.
 #[test]
-fn without_a_secret_its_own_machine_is_obeyed_but_no_browser_and_no_proxy() {
+fn without_a_secret_it_takes_the_token_in_the_data_directory() {
     let node = Node::start();
-    node.post("/_/admin/sync", "").expect_body(r#"{"peers":0}"#);
-    for (name, value) in [("Origin", "https://elsewhere.example"), ("X-Forwarded-For", "192.0.2.1")] {
-        let leave = Request::new("POST", "/_/admin/leave").header(name, value).body("{}");
-        let remedy = node.send(&leave).expect_problem(403, "forbidden");
-        assert!(remedy.contains("CLUSTER_SECRET"), "{remedy}");
-    }
+    expect_unauthorized(node.post("/_/admin/sync", ""));
+    let file = node.home().join("storage.db/dynarust.admin-token");
+    let mode = std::fs::metadata(&file).expect("a token").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let token = std::fs::read_to_string(&file).expect("a token").trim().to_owned();
+    assert_eq!(token.len(), 64, "256 bits");
+    post(&node, "/_/admin/sync", "", &format!("Bearer {token}")).expect_body(r#"{"peers":0}"#);
+    expect_unauthorized(post(&node, "/_/admin/leave", "", &format!("Bearer {}", "0".repeat(64))));
+    // Or as the key of a proof, so that it does not travel.
+    let bytes = blake3::Hash::from_hex(&token).expect("64 hexadecimal digits");
+    let key = blake3::derive_key("dynarust 2026 admin token", bytes.as_bytes());
+    let proof = proof_by(&key, &challenge(&node), "/_/admin/sync", "{}");
+    post(&node, "/_/admin/sync", "{}", &proof).expect(200);
+    // It stays over restarts, and works beside a secret.
+    let node = node.terminate().0.environment("CLUSTER_SECRET", SECRET).start();
+    post(&node, "/_/admin/sync", "", &format!("Bearer {token}")).expect(200);
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+}
+
+#[test]
+fn commands_read_the_token_in_the_data_directory_and_say_where_it_is_not() {
+    let node = Node::start();
+    let (address, home) = (node.address().to_string(), node.home());
+    let data = home.join("storage.db");
+    let data = data.to_str().expect("a path in text");
+    for by in
+        [&["sync", &address, "--data", data][..], &["forget", "nowhere:1", "--at", &address, "--data", data]]
+    {
+        let outcome = Setup::new().run(by).1;
+        assert!(matches!(outcome.code(), Some(0) | Some(3)), "{outcome:?}");
+    }
+    let by_variable = Setup::new().environment("DYNARUST_DATA", data).run(&["sync", &address]).1;
+    assert_eq!(by_variable.code(), Some(0), "{by_variable:?}");
+
+    let absent = Setup::new().run(&["leave", &address]).1;
+    assert_eq!(absent.code(), NOT_ALLOWED, "{absent:?}");
+    for word in ["storage.db/dynarust.admin-token", "--data", "CLUSTER_SECRET", &address] {
+        assert!(absent.log.contains(word), "{word}: {absent:?}");
+    }
+    let others = Node::start();
+    let data = others.home().join("storage.db");
+    let wrong = Setup::new().run(&["leave", &address, "--data", data.to_str().expect("a path in text")]).1;
+    assert_eq!(wrong.code(), NOT_ALLOWED, "{wrong:?}");
+    assert!(wrong.log.contains("another node's") && wrong.log.contains("--data"), "{wrong:?}");
+    node.get("/readyz").expect(200);
 }
 
 #[test]
 fn orders_that_make_no_sense_are_refused() {
     let node = Node::start();
-    let unknown = node.post("/_/admin/forget", r#"{"node":"00000000000000ab"}"#);
+    let token =
+        std::fs::read_to_string(node.home().join("storage.db/dynarust.admin-token")).expect("a token");
+    let bearer = format!("Bearer {}", token.trim());
+    let tell = |path: &str, body: &str| post(&node, path, body, &bearer);
+    let unknown = tell("/_/admin/forget", r#"{"node":"00000000000000ab"}"#);
     let detail = unknown.expect_problem(404, "not-found");
     assert!(detail.contains("00000000000000ab") && detail.contains("knows no other"), "{detail}");
     let itself = format!(r#"{{"node":"{}"}}"#, node.address());
-    let detail = node.post("/_/admin/forget", itself).expect_problem(400, "bad-request");
+    let detail = tell("/_/admin/forget", &itself).expect_problem(400, "bad-request");
     assert!(detail.contains("leave"), "{detail}");
     for body in ["", "{}", r#"["a"]"#, r#"{"node":1}"#, "nonsense"] {
-        node.post("/_/admin/forget", body).expect_problem(400, "bad-json");
+        tell("/_/admin/forget", body).expect_problem(400, "bad-json");
     }
-    node.post("/_/admin/forget", "x".repeat(100_000)).expect_problem(413, "too-large");
+    tell("/_/admin/forget", &"x".repeat(100_000)).expect_problem(413, "too-large");
     for path in ["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"] {
         let refused = node.get(path);
         assert_eq!(refused.expect_header("allow"), "POST, OPTIONS");
@@ -239,7 +287,8 @@ fn a_node_that_leaves_answers_and_then_ends_and_keeps_its_data() {
     let node = Node::start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     let address = node.address().to_string();
-    let (_, outcome) = Setup::new().run(&["leave", &address]);
+    let data = node.home().join("storage.db");
+    let (_, outcome) = Setup::new().run(&["leave", &address, "--data", data.to_str().expect("text")]);
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     assert!(outcome.stdout.contains(&address) && outcome.stdout.contains("no other member"), "{outcome:?}");
     let (setup, ended) = node.wait();

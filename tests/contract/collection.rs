@@ -57,7 +57,10 @@ fn follow(table: &Table, rest: &str) -> (Vec<String>, usize) {
         assert!(page.header("dynarust-next-cursor").is_some_and(|cursor| !cursor.is_empty()));
         let (target, relation) = link.split_once('>').expect("a link is <target>; rel=\"next\"");
         assert_eq!(relation, "; rel=\"next\"");
-        path = target.strip_prefix('<').expect("a link starts with <").to_owned();
+        let target = target.strip_prefix('<').expect("a link starts with <");
+        // Relative to the path that was asked for, which a proxy may have changed.
+        assert!(target.starts_with('?'), "{target}");
+        path = path.split('?').next().unwrap_or_default().to_owned() + target;
     }
 }
 

@@ -79,7 +79,7 @@ fn a_missing_key_and_an_unknown_path_are_not_found_and_say_what() {
 }
 
 /// What each path takes. HEAD is wherever GET is, OPTIONS is everywhere.
-const ALLOWED: &[(&str, &[&str])] = &[
+pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("key/a", &["GET", "PUT", "PATCH", "DELETE"]),
     ("keys", &["GET", "POST"]),
     ("store", &["GET"]),

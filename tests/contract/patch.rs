@@ -65,7 +65,22 @@ fn plain_json_is_a_merge_patch() {
     table.send(&table.request("PATCH", "key/a").body(r#"{"c":3}"#)).expect(200);
     patch(&table, "application/x-www-form-urlencoded", r#"{"d":4}"#).expect(200);
     table.get("key/a").expect_body(r#"{"value":{"a":1,"b":2,"c":3,"d":4}}"#);
-    patch(&table, "text/xml", "<a/>").expect_problem(415, "unsupported-type");
+    patch(&table, "text/plain;charset=UTF-8", r#"{"e":5}"#).expect(200);
+    table.get("key/a").expect_body(r#"{"value":{"a":1,"b":2,"c":3,"d":4,"e":5}}"#);
+    patch(&table, "text/xml", "<a/>").expect_problem(400, "bad-json");
+}
+
+/// As in a batch and over WebSocket. Whoever means to set the value to a list has PUT.
+#[test]
+fn a_list_without_one_of_the_two_types_is_one_of_operations() {
+    let table = holding(r#"{"a":1}"#);
+    for content_type in ["application/json", "text/plain;charset=UTF-8"] {
+        patch(&table, content_type, r#"[{"op":"replace","path":"/a","value":2}]"#).expect(200);
+        table.get("key/a").expect_body(r#"{"value":{"a":2}}"#);
+        patch(&table, content_type, "[1,2]").expect_problem(400, "bad-json");
+    }
+    patch(&table, MERGE, "[1,2]").expect(200);
+    table.get("key/a").expect_body(r#"{"value":[1,2]}"#);
 }
 
 #[test]

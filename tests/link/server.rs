@@ -113,7 +113,7 @@ impl Server {
 
     /// The whole answer to a GET.
     pub async fn get(&self, path: &str) -> String {
-        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")).await
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
     }
 
     /// What comes back for these bytes until the node closes.

@@ -4,6 +4,7 @@ use dynarust::{
     core::message::{Forgotten, Message},
     replication::{
         identity::Identity,
+        link_error::Cause,
         members::{Action, Initiated, Refusal, Survivor, survivor},
     },
 };
@@ -21,7 +22,7 @@ impl Network {
             !hung && !self.cut.contains(&pair(from, *to)) && !dialing.hung
         };
         let Some(to) = to.filter(answers) else {
-            self.nodes[from].as_mut().expect("runs").dialer.failed(text, now_ms);
+            self.nodes[from].as_mut().expect("runs").dialer.failed(text, Cause::Refused, now_ms);
             return;
         };
         let remote = self.members(to).local().clone();
@@ -51,7 +52,7 @@ impl Network {
             let actions = self.members(to).rejoin(at_least, now_ms);
             self.act(to, actions);
         }
-        self.nodes[from].as_mut().expect("runs").dialer.failed(text, now_ms);
+        self.nodes[from].as_mut().expect("runs").dialer.failed(text, Cause::Refused, now_ms);
     }
 
     /// One side of a fresh link.

@@ -2,13 +2,14 @@
 //!
 //! A node whose storage fails keeps its links: it says how it stands each round, without a root, and answers. The rows that come it
 //! drops, and acknowledges none of them nor any that come after, so that their sender keeps them. Once the storage takes rows again the
-//! link ends, and the next begins with what was acknowledged last.
+//! link ends, and the next begins with what was acknowledged last. A node that has no room for a table that a peer has does the same,
+//! but for what it says of itself, as all that it has is durable.
 
 use std::{mem, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Conversation;
 use crate::{
@@ -70,8 +71,23 @@ impl Conversation {
                 }
                 Ok(None)
             }
+            Err(Error::TooMany(why)) => {
+                if mem::replace(&mut self.takes, false) {
+                    let peer = self.state.node;
+                    warn!(%peer, why, "no rows are taken from a peer: what it has more stays there, and comes once there is room");
+                    self.state.refuse_rows(why.clone());
+                    self.waiting.push_back(Message::StorageFull(why));
+                }
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether rows could be taken again that were not.
+    pub(super) fn could_take(&self) -> bool {
+        let store = self.inner.store();
+        store.failure().is_none() && (self.state.rows_refused().is_none() || store.has_room_for_tables())
     }
 }
 

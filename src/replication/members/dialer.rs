@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{Patience, Wanted};
-use crate::{core::clock::NodeId, replication::link_error::Obstacle};
+use crate::{
+    core::clock::NodeId,
+    replication::link_error::{Cause, Obstacle},
+};
 
 /// The wait after the first failure.
 const WAIT_MIN_MS: u64 = 100;
@@ -34,6 +37,8 @@ const CROSSED_MS: u64 = 3_000;
 /// Decides what to dial.
 pub struct Dialer {
     join: BTreeMap<String, Joined>,
+    /// Why no link came of those to join, as it was last.
+    reasons: BTreeMap<String, String>,
     targets: BTreeMap<String, Target>,
     rng: Xoshiro256PlusPlus,
 }
@@ -57,6 +62,8 @@ struct Target {
     due_ms: u64,
     dialing: bool,
     refusals: BTreeSet<Obstacle>,
+    /// Why nobody answered, since a link came.
+    causes: BTreeSet<Cause>,
     /// A link came of it, of which it is to be seen whether it lasts.
     fresh: bool,
     is_wanted: bool,
@@ -67,6 +74,7 @@ impl Dialer {
     pub fn new(join: impl IntoIterator<Item = String>, seed: u64) -> Self {
         Self {
             join: join.into_iter().map(|address| (address, Joined::NotYet)).collect(),
+            reasons: BTreeMap::new(),
             targets: BTreeMap::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
         }
@@ -111,6 +119,7 @@ impl Dialer {
         let target = self.targets.entry(address.to_owned()).or_default();
         target.dialing = false;
         target.refusals.clear();
+        target.causes.clear();
         target.wait_ms = (target.wait_ms * 2).clamp(WAIT_MIN_MS, WAIT_SOON_MS);
         target.due_ms = now_ms.saturating_add(target.wait_ms);
         target.fresh = true;
@@ -124,22 +133,32 @@ impl Dialer {
         self.targets.remove(address);
     }
 
-    /// Nobody answered at `address`, or the link broke before it stood.
-    pub fn failed(&mut self, address: &str, now_ms: u64) {
-        let Self { targets, rng, join: _ } = self;
-        let Some(target) = targets.get_mut(address) else { return };
+    /// Nobody answered at `address`, or the link broke before it stood. Says whether this is worth a line in the log: of an address to
+    /// join each cause once, until a link comes.
+    pub fn failed(&mut self, address: &str, cause: Cause, now_ms: u64) -> bool {
+        let Self { targets, rng, join, reasons: _ } = self;
+        let Some(target) = targets.get_mut(address) else { return false };
+        let is_news = target.causes.insert(cause) && join.get(address) == Some(&Joined::NotYet);
         target.dialing = false;
         target.refusals.clear();
         // It may have been restarted so that it refuses no longer.
         target.refused_wait_ms = 0;
         target.wait_ms = (target.wait_ms * 2).max(WAIT_MIN_MS).min(target.limit_ms);
         target.due_ms = now_ms.saturating_add(jitter(rng, target.wait_ms));
+        is_news
+    }
+
+    /// Notes why no link came of dialing `address`, for those who ask.
+    pub fn explain(&mut self, address: &str, why: String) {
+        if self.join.contains_key(address) {
+            self.reasons.insert(address.to_owned(), why);
+        }
     }
 
     /// Whoever is at `address` refused the link, or was refused. The wait doubles with each refusal, whatever was said. Says whether
     /// this is worth a line in the log: each obstacle once, until something else happens there.
     pub fn refused(&mut self, address: &str, obstacle: Obstacle, now_ms: u64) -> bool {
-        let Self { targets, rng, join: _ } = self;
+        let Self { targets, rng, join: _, reasons: _ } = self;
         let Some(target) = targets.get_mut(address) else { return true };
         target.dialing = false;
         target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_RARELY_MS);
@@ -177,6 +196,16 @@ impl Dialer {
     pub fn unanswered(&self) -> impl Iterator<Item = &str> {
         let unanswered = self.join.iter().filter(|(_, joined)| **joined == Joined::NotYet);
         unanswered.map(|(address, _)| address.as_str())
+    }
+
+    /// Why no link came of an address to join, once it was dialed.
+    pub fn reason(&self, address: &str) -> Option<&str> {
+        self.reasons.get(address).map(String::as_str)
+    }
+
+    /// Whether all addresses to join are this node's own: there is nobody to wait for.
+    pub fn joins_only_itself(&self) -> bool {
+        !self.join.is_empty() && self.join.values().all(|joined| *joined == Joined::Never)
     }
 
     /// The addresses that are wanted, and how long to wait between two dials at most.
@@ -258,7 +287,7 @@ mod tests {
             let due = dialer.due(wanted, alone, now_ms);
             assert_eq!(due.len(), 1);
             assert_eq!(dialer.due(wanted, alone, now_ms), Vec::<String>::new(), "one dial at a time");
-            dialer.failed(&due[0], now_ms);
+            dialer.failed(&due[0], Cause::Refused, now_ms);
             dialer.due(wanted, alone, now_ms);
             let next_ms = dialer.next_ms().expect("it is tried again");
             waits.push(next_ms - now_ms);
@@ -288,11 +317,33 @@ mod tests {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
         dialer.succeeded("a:1", 0);
-        dialer.failed("b:1", 0);
+        dialer.failed("b:1", Cause::Refused, 0);
         assert_eq!(dialer.due(&[], false, 60_000), ["b:1"], "the other may be another part of the cluster");
         dialer.succeeded("b:1", 60_000);
         assert_eq!((dialer.due(&[], false, 120_000), dialer.next_ms()), (vec![], None));
         assert_eq!(dialer.due(&[], true, 180_000), ["a:1", "b:1"]);
+    }
+
+    #[test]
+    fn each_cause_for_which_nobody_answers_at_an_address_to_join_is_worth_one_line() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        let member = wanted("b:1", Patience::Soon);
+        assert_eq!(dialer.due(std::slice::from_ref(&member), true, 0), ["a:1", "b:1"]);
+        assert!(dialer.failed("a:1", Cause::UnknownName, 0));
+        assert!(!dialer.failed("a:1", Cause::UnknownName, 0) && dialer.failed("a:1", Cause::Refused, 0));
+        assert!(!dialer.failed("b:1", Cause::Refused, 0), "a member that is away is no news");
+        dialer.explain("a:1", "it is away".into());
+        dialer.explain("b:1", "it is away".into());
+        assert_eq!((dialer.reason("a:1"), dialer.reason("b:1")), (Some("it is away"), None));
+    }
+
+    #[test]
+    fn a_node_that_is_to_join_only_itself_knows_once_it_has_dialed() {
+        let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
+        dialer.ourselves("a:1");
+        assert!(!dialer.joins_only_itself());
+        dialer.ourselves("b:1");
+        assert!(dialer.joins_only_itself() && !Dialer::new([], 1).joins_only_itself());
     }
 
     #[test]
@@ -311,7 +362,7 @@ mod tests {
         let mut dialer = Dialer::new(addresses.map(str::to_owned), 1);
         assert_eq!(dialer.due(&[], true, 0), addresses);
         assert_eq!(dialer.unanswered().collect::<Vec<_>>(), addresses);
-        dialer.failed("failed:1", 0);
+        dialer.failed("failed:1", Cause::Refused, 0);
         dialer.succeeded("kept-out:1", 0);
         dialer.kept_out("kept-out:1", 0);
         dialer.succeeded("linked:1", 0);
@@ -323,7 +374,7 @@ mod tests {
             dialer.succeeded(address, WAIT_RARELY_MS);
         }
         dialer.lasted("linked:1");
-        dialer.failed("linked:1", WAIT_RARELY_MS);
+        dialer.failed("linked:1", Cause::Refused, WAIT_RARELY_MS);
         assert_eq!(dialer.unanswered().count(), 0, "what answered once has answered");
     }
 
@@ -348,7 +399,7 @@ mod tests {
         assert!(dialer.due(&[], false, now_ms).is_empty());
         dialer.lasted("a:1");
         assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
-        dialer.failed("a:1", now_ms);
+        dialer.failed("a:1", Cause::Refused, now_ms);
         assert!(dialer.next_ms().expect("again") <= now_ms + WAIT_MIN_MS);
     }
 
@@ -390,7 +441,7 @@ mod tests {
                 now_ms += full_ms;
             }
             assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
-            dialer.failed("a:1", now_ms);
+            dialer.failed("a:1", Cause::Refused, now_ms);
             assert_eq!(dialer.due(&[], true, now_ms + WAIT_SOON_MS), ["a:1"], "it was restarted");
             dialer.refused("a:1", CLOCK, now_ms);
             assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "as at first");
@@ -409,7 +460,7 @@ mod tests {
         }
         assert_eq!(logged, [true, false, true, false]);
         assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
-        dialer.failed("a:1", now_ms);
+        dialer.failed("a:1", Cause::Refused, now_ms);
         assert_eq!(dialer.due(&[], true, now_ms + WAIT_RARELY_MS), ["a:1"]);
         assert!(dialer.refused("a:1", Obstacle::SecretDiffers, now_ms), "after something else it is news");
     }
