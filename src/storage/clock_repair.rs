@@ -10,8 +10,8 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    META, WallClock, check, engine::Engine, open, row::key_of, stamps::BOUND_LEAD_MS, sweep, table::Table,
-    trees::ROWS,
+    META, WallClock, check, engine::Engine, examine, open, row::key_of, stamps::BOUND_LEAD_MS, sweep,
+    table::Table, trees::ROWS,
 };
 use crate::{
     core::{
@@ -175,8 +175,11 @@ pub fn repair(
 }
 
 fn open_engine(data: &Path) -> Result<Engine> {
+    if let Some(why) = examine::find_damage(data)? {
+        return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(data))));
+    }
     let engine = open::engine(data, CACHE_BYTES)?;
-    open::check_end(data, &engine)?;
+    examine::check_end(data, &engine)?;
     Ok(engine)
 }
 
