@@ -7,26 +7,18 @@
 pub mod kinds;
 mod knob;
 mod layers;
+mod memory;
+mod options;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use self::kinds::{Address, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts};
 pub use self::knob::Knob;
 pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 use crate::{
     error::{Error, Result},
-    http, node,
-    replication::{
-        self,
-        connect::SystemNetwork,
-        secret::{REMEDY, Secrets},
-    },
-    storage::{self, Durability},
+    replication::secret::{REMEDY, Secrets},
+    storage::Durability,
 };
 
 /// `name: kind = "default", "least" to "most"`, under the knob's documentation.
@@ -115,15 +107,33 @@ knobs! {
     /// A value is held in memory a few times over while it is written. Values beyond a few MiB are files: store their names.
     max_value: ByteSize = "1MiB", "1KiB" to "64MiB";
 
-    /// Largest body of a batch or a multi-get, and largest line of an import, in bytes.
+    /// Largest body of a batch or a multi-get, in bytes, decoded.
     ///
-    /// At least max-value. A batch is held in memory while it is committed.
+    /// At least max-value. A batch is held in memory while it is committed, with what is made of it up to four times its length.
     max_body: ByteSize = "64MiB", "64KiB" to "1GiB";
+
+    /// Most operations of a batch, and keys of a multi-get.
+    ///
+    /// More get 413. An atomic batch keeps others from writing its keys until it is done. An import takes any number of rows.
+    max_batch_ops: usize = "10000", "1" to "1000000";
+
+    /// Memory for all bodies and answers at one time, in bytes.
+    ///
+    /// What does not fit gets 503 with Retry-After. A sixteenth of the machine's memory by default, up to 1 GiB,
+    /// and at least four times max-body. The process needs up to this much beside its cache and its connections.
+    memory_budget: Option<ByteSize> = "";
 
     /// Most connections at one time.
     ///
     /// One more is answered 503 and closed. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
     max_connections: usize = "16384", "1" to "1000000";
+
+    /// Most connections of one address at one time, and most of its requests in flight.
+    ///
+    /// One more gets 429. A quarter of max-connections by default, so that no address shuts out all others; of IPv6 a network of
+    /// 64 bits is one address. Behind a proxy all clients have one address, the proxy's: set it to max-connections there. Addresses
+    /// of this machine have no share of their own unless it is set.
+    max_connections_per_address: Option<usize> = "";
 
     /// Most subscriptions at one time, over all connections.
     ///
@@ -150,6 +160,11 @@ knobs! {
     ///
     /// Shorter frees connections that send nothing sooner; longer suits slow networks.
     body_timeout: Duration = "30s", "100ms" to "1h";
+
+    /// Least rate of a request's body, in bytes a second.
+    ///
+    /// On the average, once 10 s were spent waiting for it. What comes more slowly gets 408. Less suits slow links; 0 lets a body take for ever, a byte at a time.
+    min_body_rate: ByteSize = "1KiB", "0B" to "1GiB";
 
     /// How long a client may leave what it was sent unread.
     ///
@@ -239,7 +254,22 @@ impl Config {
                 config.max_body.0, config.max_value.0
             )));
         }
+        config.check_memory_budget()?;
+        if config.max_connections_per_address == Some(0) {
+            return Err(Error::Config("max-connections-per-address is 0: nobody could connect".into()));
+        }
         Ok(config)
+    }
+
+    fn check_memory_budget(&self) -> Result<()> {
+        let least = memory::BODIES * self.max_body.0;
+        match self.memory_budget {
+            Some(ByteSize(budget)) if budget < least => Err(Error::Config(format!(
+                "memory-budget ({budget} bytes) is below four times max-body ({} bytes): a batch so long could never be taken",
+                self.max_body.0
+            ))),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The cluster's secrets.
@@ -281,70 +311,6 @@ impl Config {
             Some(_) | None => Ok(secrets),
         }
     }
-
-    /// How the node runs that listens at `listen`; `address` is what it shows as its own until it knows better.
-    pub fn node_options(&self, address: String, listen: SocketAddr, secrets: Secrets) -> node::Options {
-        node::Options {
-            address,
-            storage: self.storage_options(),
-            clock_drift_max_ms: milliseconds(self.max_clock_drift),
-            value_bytes_max: self.max_value.0,
-            replication: self.replication_options(listen, secrets),
-        }
-    }
-
-    fn replication_options(&self, listen: SocketAddr, secrets: Secrets) -> replication::Options {
-        replication::Options {
-            join: self.join.iter().map(|address| address.as_str().to_owned()).collect(),
-            advertise: self.advertise.as_ref().map(|address| address.as_str().to_owned()),
-            listen,
-            secrets,
-            tombstone_grace_ms: milliseconds(self.tombstone_grace),
-            forget_after_ms: milliseconds(self.forget_after),
-            round_ms: milliseconds(self.sync_interval),
-            clock_drift_max_ms: milliseconds(self.max_clock_drift),
-            network: Arc::new(SystemNetwork),
-        }
-    }
-
-    fn storage_options(&self) -> storage::Options {
-        storage::Options {
-            data: self.data.clone(),
-            durability: self.durability,
-            cache_bytes: self.cache.0,
-            tables_max: self.max_tables,
-            subscriptions_max: self.max_subscriptions,
-            set_aside_damaged: self.set_aside_damaged,
-            machine: storage::Machine::of_system(milliseconds(self.max_clock_drift)),
-            peers: replication::peers(!self.join.is_empty()),
-        }
-    }
-
-    /// How the server runs.
-    ///
-    /// # Errors
-    /// `Config` for a certificate or key that does not load: said here, before anything is opened, and not by a server
-    /// that was announced already.
-    pub fn http_options(&self) -> Result<http::Options> {
-        let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
-        tls.as_ref().map(http::tls::acceptor).transpose()?;
-        Ok(http::Options {
-            connections_max: self.max_connections,
-            body_bytes_max: self.max_body.0,
-            header_timeout: self.header_timeout,
-            idle_timeout: self.idle_timeout,
-            body_timeout: self.body_timeout,
-            stall_timeout: self.stall_timeout,
-            shutdown_timeout: self.shutdown_timeout,
-            cors_origins: self.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
-            allowed_hosts: self.allowed_host.iter().map(|host| host.0.clone()).collect(),
-            tls,
-        })
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).expect("no knob allows more than some years")
 }
 
 #[cfg(test)]

@@ -53,6 +53,13 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// More operations in a batch, or keys in a multi-get, than a limit.
+    TooManyOperations {
+        /// What there are too many of: `operations`, `keys`.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
     /// A declared content type that the request does not take.
     UnsupportedType(String),
     /// A count that is at its limit; the text names the limit.
@@ -150,6 +157,11 @@ impl fmt::Display for Error {
                     "the head of the request is longer than {limit} bytes: a shorter URL, or fewer headers"
                 )
             }
+            Self::TooManyOperations { what, limit } => write!(
+                f,
+                "more than {limit} {what} in one request (--max-batch-ops): send them in several; POST /_/import takes any number \
+                 of rows"
+            ),
             Self::UnsupportedType(why) => f.write_str(why),
             Self::TooMany(why) | Self::Overloaded(why) | Self::NotReady(why) => f.write_str(why),
             Self::Draining => f.write_str("this node is shutting down; send the request to another"),

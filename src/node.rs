@@ -6,9 +6,11 @@
 pub mod admin;
 pub mod admin_token;
 mod background;
+mod batch;
 pub mod cluster;
 mod gate;
 mod link;
+mod removal;
 mod stats;
 mod write;
 
@@ -27,8 +29,10 @@ use tracing::{info, warn};
 pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
+    batch::Batch,
     cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
     link::{Arriving, LINK_PATH, other_protocol, subprotocol},
+    removal::Removal,
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
 };
@@ -36,6 +40,7 @@ use self::{
     background::Opened,
     gate::{Gate, Passing},
 };
+pub use crate::replication::address::network;
 pub use crate::storage::{
     change::{Change, Cursor, Effect, Gone, Topic},
     scan::{Page, Range, Row},
@@ -52,9 +57,6 @@ use crate::{
     replication::{self, Replication},
     storage::{self, Machine, Store, WallClock, checked_clock::system_ms, commit::Life, stamps::Stamps},
 };
-
-/// Longer batches are merged on a thread of their own, so that they hold up no other request.
-const INLINE_WRITES_MAX: usize = 16;
 
 /// How a node runs.
 #[derive(Clone)]
@@ -181,28 +183,6 @@ impl Node {
         let written = self.merge(table, write)?;
         self.store.acknowledge(life).await?;
         Ok(written)
-    }
-
-    /// Writes many in one durable commit; results in order. `atomic`: the first failure keeps all from happening, and is
-    /// returned.
-    ///
-    /// # Errors
-    /// As `write`; without `atomic` only what concerns all writes.
-    pub async fn batch(
-        self: &Arc<Self>,
-        table: &TableName,
-        writes: Vec<Write>,
-        atomic: bool,
-    ) -> Result<Vec<Result<Written>>> {
-        let (life, _passing) = self.before_writing().await?;
-        let (node, table) = (self.clone(), table.clone());
-        let long = writes.len() > INLINE_WRITES_MAX;
-        let merge = move || {
-            if atomic { node.merge_atomic(&table, writes) } else { Ok(node.merge_each(&table, writes)) }
-        };
-        let results = if long { self.machine().run(merge).await? } else { merge()? };
-        self.store.acknowledge(life).await?;
-        Ok(results)
     }
 
     /// Merges rows in one durable commit. `replicas` are those that will be waited for: where they are more than this node, the

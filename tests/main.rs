@@ -4,6 +4,7 @@
 mod abuse;
 mod ancestor;
 mod bench;
+mod bounds;
 mod browser;
 mod cluster;
 mod contract;

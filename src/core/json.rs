@@ -81,6 +81,11 @@ impl Value {
         parsed.is_ok_and(|raw| compact(raw.get()).is_ok_and(|text| *text == *self.0))
     }
 
+    /// As `trusted`, of a text that others may hold too.
+    pub fn shared(text: Arc<str>) -> Self {
+        Self(text)
+    }
+
     /// The compact JSON text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -82,6 +82,8 @@ static MODE: Parameter =
 static SURROGATES: Parameter =
     once("surrogates", "keep: take values with lone surrogates, of exports from before those were refused");
 
+static CONFIRM: Parameter = once("confirm", "the table's name: all of its keys");
+
 const TAGS: &[&str] = &["if-match", "if-none-match"];
 const NONE: &[&str] = &[];
 
@@ -101,6 +103,7 @@ pub static OPERATIONS: &[Operation] = &[
     ),
     plain(Route::Count, "GET", &["/{table}/count"], &[&PREFIX, &START, &END]),
     plain(Route::Batch, "POST", &["/{table}/batch"], &[&ATOMIC, &TTL, &EXPIRES_AT, &W, &W_TIMEOUT]),
+    plain(Route::Table, "DELETE", &["/{table}"], &[&PREFIX, &CONFIRM, &W, &W_TIMEOUT]),
     plain(Route::Subscribe, "GET", &["/{table}/subscribe/{key}"], &[&SNAPSHOT, &SINCE]),
     plain(Route::Subscribe, "GET", &["/{table}/subscribe"], &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE]),
     plain(Route::Subscribe, "GET", &["/_/subscribe"], &[&TOPIC, &SNAPSHOT, &SINCE]),

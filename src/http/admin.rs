@@ -71,10 +71,9 @@ where
             if call.method != Method::POST {
                 return reply::other_method(&call, "POST, OPTIONS");
             }
-            let body = body::read(&call, BODY_BYTES_MAX).await?;
+            let body = body::read(&call, BODY_BYTES_MAX).await?.into_bytes();
             let request = Request { method: call.method.as_str(), path: call.path(), body: &body };
             node.authorize(call.remote.ip(), &request, call.header(header::AUTHORIZATION))?;
-            body::expect_plain(&call)?;
             info!(remote = %call.remote, path, "told what to do");
             reply::json(&obey(node, body).await?)
         }

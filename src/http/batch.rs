@@ -1,10 +1,13 @@
 //! `POST /{table}/batch`: many writes in one durable commit.
+//!
+//! A long body is read twice: once to understand all of it, keeping no more than where each operation is; then piece by piece, so
+//! that what is made of the operations is never there for all of them. A short one, and an atomic one, is one piece.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use hyper::Method;
 use serde::Deserialize;
-use serde_json::{Map, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
@@ -15,10 +18,19 @@ use super::{
     strict,
 };
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+    },
     error::{Error, Result},
     node::{Action, Expiry, Node, Write, Written},
 };
+
+/// Operations that are merged at a time, where they need not be all or none; and of how many bytes.
+const PIECE_OPS: usize = 2000;
+const PIECE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What one operation's result takes, and its place.
+const RESULT_BYTES: usize = 128;
 
 /// The route of batches.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -80,45 +92,118 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     if call.method != Method::POST {
         return reply::other_method(&call, "POST, OPTIONS");
     }
-    body::expect_plain(&call)?;
     let atomic = call.query().flag("atomic")?;
     let wanted = condition::wanted(&call)?;
     let expiry = expiry::of_query(call.query(), node.now_ms())?;
-    let bytes = body::read(&call, call.peer.options.body_bytes_max).await?;
+    let mut body = body::read(&call, call.peer.options.body_bytes_max).await?;
     // All are understood before any is written: a request that is wrong anywhere has no effect.
-    let (writes, ops) = writes(&node, &bytes, expiry)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-    drop(bytes);
-    let results = node.batch(&table, writes, atomic).await?;
-    let last = results.iter().flatten().map(|written| written.timestamp).max();
-    if let Some(last) = last {
-        node.replicated(last, wanted).await?;
-    }
-    let results: Vec<_> = results.iter().zip(ops).map(|(result, op)| render(result, op)).collect();
-    reply::json(&json!({ "results": results }))
-}
-
-/// The writes of a body: a JSON array where it begins with a bracket, else one object after the other, as in NDJSON. `expiry` is that of
-/// puts that have none of their own.
-fn writes(node: &Node, body: &[u8], expiry: Option<Expiry>) -> Result<Vec<(Write, Op)>> {
-    let body = body::without_bom(body);
-    let mut writes = Vec::new();
-    let mut add = |raw: &RawValue| {
-        let number = writes.len() + 1;
-        let operation = body::parse_object(raw.get().as_bytes());
-        let parsed = operation.and_then(|operation| write(node, operation, expiry));
-        writes.push(parsed.map_err(|error| of_operation(number, error))?);
-        Ok::<_, Error>(())
-    };
-    if body.trim_ascii_start().starts_with(b"[") {
-        let array: Vec<&RawValue> =
-            serde_json::from_slice(body).map_err(|error| Error::BadJson(error.to_string()))?;
-        array.into_iter().try_for_each(&mut add)?;
+    let reader = Reader { node: &node, body: &body, expiry };
+    let (places, whole) = reader.check(call.peer.options.batch_ops_max, atomic)?;
+    // What is made of the operations, beside the body itself: their values, and for all at once the rows to be set.
+    let staged_bytes = if whole.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
+    let results_bytes = places.len() * RESULT_BYTES;
+    let held = body.held().bytes() as usize;
+    body.held().cover(held + staged_bytes + results_bytes)?;
+    let mut results = Results::with_room(places.len());
+    let mut batch = node.begin_batch(&table).await?;
+    if let Some(writes) = whole.filter(|writes| !writes.is_empty()) {
+        let (writes, ops): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+        results.add(&batch.merge(writes, atomic).await?, &ops);
     } else {
-        for raw in serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>() {
-            add(raw.map_err(|error| Error::BadJson(error.to_string()))?)?;
+        let mut next = 0;
+        while next < places.len() {
+            let (writes, ops) = Reader { node: &node, body: &body, expiry }.piece(&places, next)?;
+            next += ops.len();
+            results.add(&batch.merge(writes, false).await?, &ops);
         }
     }
-    Ok(writes)
+    drop(body);
+    batch.finish().await?;
+    if let Some(last) = results.last
+        && let Err(error) = node.replicated(last, wanted).await
+    {
+        return Ok(kept(&error, &call, results));
+    }
+    let mut text = results.text;
+    text.extend_from_slice(b"]}");
+    Ok(reply::json_text(text))
+}
+
+/// The answer where fewer replicas than wanted hold what was written: which operations were, as ever.
+fn kept(error: &Error, call: &Call, results: Results) -> Response {
+    let problem = reply::problem_object(error, call.request_id.to_str().unwrap_or_default()).to_string();
+    let members = problem.strip_prefix('{').expect("a problem is a JSON object");
+    let mut text = results.text;
+    text.extend_from_slice(b"],");
+    text.extend_from_slice(members.as_bytes());
+    reply::problem_text(error, text)
+}
+
+/// Reads the operations of a body. `expiry` is that of puts that have none of their own.
+struct Reader<'a> {
+    node: &'a Node,
+    body: &'a [u8],
+    expiry: Option<Expiry>,
+}
+
+impl Reader<'_> {
+    /// Understands every operation: where each is in the body; and the writes themselves, of a body that is short or `atomic`.
+    #[expect(clippy::type_complexity, reason = "two lists, each of them plain")]
+    fn check(&self, ops_max: usize, atomic: bool) -> Result<(Vec<Range<u32>>, Option<Vec<(Write, Op)>>)> {
+        let mut places = Vec::new();
+        let mut writes = (atomic || self.body.len() <= PIECE_BYTES_MAX).then(Vec::new);
+        operations(self.body, |raw| {
+            if places.len() == ops_max {
+                return Err(Error::TooManyOperations { what: "operations", limit: ops_max });
+            }
+            let write = self.parse(raw.as_bytes(), places.len() + 1)?;
+            // Many short operations take more than their text.
+            writes = writes.take().filter(|_| atomic || places.len() < PIECE_OPS);
+            if let Some(writes) = &mut writes {
+                writes.push(write);
+            }
+            // Offsets, as the text is to be gone once its operations are done with, and no body is longer than 4 GiB.
+            let begin = raw.as_ptr() as usize - self.body.as_ptr() as usize;
+            places.push(begin as u32..(begin + raw.len()) as u32);
+            Ok(())
+        })?;
+        Ok((places, writes))
+    }
+
+    /// The writes of the operations from `begin` on, until they are many or long.
+    fn piece(&self, places: &[Range<u32>], begin: usize) -> Result<(Vec<Write>, Vec<Op>)> {
+        let (mut writes, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for place in places[begin..].iter().take(PIECE_OPS) {
+            let text = &self.body[place.start as usize..place.end as usize];
+            bytes += text.len();
+            if bytes > PIECE_BYTES_MAX && !writes.is_empty() {
+                break;
+            }
+            let (write, op) = self.parse(text, begin + writes.len() + 1)?;
+            writes.push(write);
+            ops.push(op);
+        }
+        Ok((writes, ops))
+    }
+
+    fn parse(&self, text: &[u8], number: usize) -> Result<(Write, Op)> {
+        let operation = body::parse_object(text);
+        let parsed = operation.and_then(|operation| write(self.node, operation, self.expiry));
+        parsed.map_err(|error| of_operation(number, error))
+    }
+}
+
+/// Calls `each` with the operations of a body in their order: of a JSON array where it begins with a bracket, else one object after
+/// the other, as in NDJSON. Ends at the first error.
+fn operations<'a>(body: &'a [u8], mut each: impl FnMut(&'a str) -> Result<()>) -> Result<()> {
+    let body = body::without_bom(body);
+    if body.trim_ascii_start().starts_with(b"[") {
+        return body::for_each_item(body, |raw: &RawValue| each(raw.get()));
+    }
+    for raw in serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>() {
+        each(raw.map_err(|error| Error::BadJson(error.to_string()))?.get())?;
+    }
+    Ok(())
 }
 
 fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Result<(Write, Op)> {
@@ -153,25 +238,91 @@ fn of_operation(number: usize, error: Error) -> Error {
     }
 }
 
-fn render(result: &Result<Written>, op: Op) -> serde_json::Value {
-    let mut object = Map::new();
-    match result {
-        Ok(written) => {
-            object.insert("status".into(), json!(200));
-            object.insert("version".into(), json!(written.timestamp.to_string()));
-            object.insert("timestamp".into(), json!(written.timestamp.unix_ms()));
-            if op == Op::Delete {
-                object.insert("deleted".into(), json!(true));
-            } else if written.created {
-                object.insert("created".into(), json!(true));
+/// What became of the operations.
+struct Results {
+    /// The beginning of a JSON object, up to the last operation's: there may be many.
+    text: Vec<u8>,
+    /// The version of the latest write.
+    last: Option<Timestamp>,
+}
+
+impl Results {
+    /// None yet, with room for those of so many operations.
+    fn with_room(operations: usize) -> Self {
+        let mut text = Vec::with_capacity(operations * RESULT_BYTES);
+        text.extend_from_slice(b"{\"results\":[");
+        Self { text, last: None }
+    }
+
+    fn add(&mut self, results: &[Result<Written>], ops: &[Op]) {
+        for (result, op) in results.iter().zip(ops) {
+            if !self.text.ends_with(b"[") {
+                self.text.push(b',');
+            }
+            match result {
+                Ok(written) => {
+                    self.last = self.last.max(Some(written.timestamp));
+                    self.render_written(written, *op);
+                }
+                Err(error) => self.render_error(error),
             }
         }
-        Err(error) => {
-            let (status, code) = reply::status_and_code(error);
-            object.insert("status".into(), json!(status.as_u16()));
-            object.insert("error".into(), json!(code));
-            object.insert("detail".into(), json!(error.to_string()));
+    }
+
+    fn render_written(&mut self, written: &Written, op: Op) {
+        let timestamp = written.timestamp;
+        let text = format!(r#"{{"status":200,"version":"{timestamp}","timestamp":{}"#, timestamp.unix_ms());
+        self.text.extend_from_slice(text.as_bytes());
+        self.text.extend_from_slice(match op {
+            Op::Delete => b",\"deleted\":true}",
+            Op::Put | Op::Patch if written.created => b",\"created\":true}",
+            Op::Put | Op::Patch => b"}",
+        });
+    }
+
+    fn render_error(&mut self, error: &Error) {
+        let (status, code) = reply::status_and_code(error);
+        let object = json!({ "status": status.as_u16(), "error": code, "detail": error.to_string() });
+        self.text.extend_from_slice(object.to_string().as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(body: &str) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        operations(body.as_bytes(), |raw| {
+            found.push(raw.to_owned());
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn operations_are_the_items_of_an_array_or_follow_each_other() {
+        for body in [
+            r#"[{"a":1},{"b":[2]}]"#,
+            " [ {\"a\":1}\n,{\"b\":[2]} ] ",
+            "{\"a\":1}\n{\"b\":[2]}",
+            "{\"a\":1}{\"b\":[2]}\r\n",
+        ] {
+            assert_eq!(all(body), Ok(vec![r#"{"a":1}"#.to_owned(), r#"{"b":[2]}"#.to_owned()]), "{body}");
+        }
+        assert_eq!(all("[]"), Ok(vec![]));
+        for wrong in ["[", "[1", "[1,]", "[1] 2", "{", "[1]]"] {
+            assert!(matches!(all(wrong), Err(Error::BadJson(_))), "{wrong}");
         }
     }
-    serde_json::Value::Object(object)
+
+    #[test]
+    fn an_error_ends_the_reading() {
+        let mut calls = 0;
+        let ended = operations(b"[1,2,3,4]", |_| {
+            calls += 1;
+            if calls == 2 { Err(Error::MissingValue) } else { Ok(()) }
+        });
+        assert_eq!((ended, calls), (Err(Error::MissingValue), 2));
+    }
 }

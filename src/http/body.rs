@@ -1,6 +1,8 @@
-//! Bodies: their bytes, within a limit of size and a limit of silence. Read by us and not by warp, which takes neither chunked
-//! bodies nor the form type that curl declares. What they are declared to be decides nothing, but between two kinds of patch:
-//! browsers call JSON text/plain, curl calls it a form, and against foreign pages there is `guard`.
+//! Bodies: their bytes, decoded, within limits of size, of silence, of slowness, and of the memory of all bodies. Read by us and not by
+//! warp, which takes neither chunked bodies nor the form type that curl declares. What they are declared to be decides nothing, but
+//! between two kinds of patch: browsers call JSON text/plain, curl calls it a form, and against foreign pages there is `guard`.
+
+use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -8,10 +10,19 @@ use hyper::{
     body::{Body, Incoming},
     header,
 };
-use serde::Deserialize;
-use tokio::time::timeout;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
+use tokio::time::{Instant, timeout};
 
-use super::{call::Head, strict};
+use super::{
+    Options,
+    budget::{Budget, Held},
+    call::Head,
+    coding::{Coding, Decoder},
+    strict,
+};
 use crate::{
     core::json::DEPTH_MAX,
     error::{Error, Result},
@@ -21,6 +32,8 @@ use crate::{
 pub const ENVELOPE_BYTES_MAX: u64 = 16 * 1024;
 /// U+FEFF in UTF-8.
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// How long a body may come more slowly than the least rate.
+pub const BODY_GRACE: Duration = Duration::from_secs(10);
 
 /// What a patch is declared to be. Of other bodies nothing is asked: the bytes decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,20 +56,6 @@ pub fn patch_type(head: &Head) -> PatchType {
     }
 }
 
-/// Refuses a body that is not sent as it is.
-///
-/// # Errors
-/// `UnsupportedType` with the coding.
-pub fn expect_plain(head: &Head) -> Result<()> {
-    match head.headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
-        None => Ok(()),
-        Some(coding) => {
-            let coding = String::from_utf8_lossy(coding.as_bytes());
-            Err(Error::UnsupportedType(format!("the body is encoded as {coding:?}: send it plain")))
-        }
-    }
-}
-
 /// The members of a JSON object. Serde by itself also takes an array for them, in the order of their declaration.
 ///
 /// # Errors
@@ -74,6 +73,40 @@ pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T> {
 /// Text without the byte order mark that some editors and libraries put before UTF-8. It is no part of the text.
 pub fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(BOM).unwrap_or(text)
+}
+
+/// Calls `each` with the items of a JSON array, one after the other: none is kept. Ends at the first error.
+///
+/// # Errors
+/// `BadJson` where it is no array, and what `each` returns.
+pub fn for_each_item<'a, T: Deserialize<'a>>(
+    text: &'a [u8],
+    each: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    struct Items<'e, E, T>(E, &'e mut Result<()>, PhantomData<T>);
+    impl<'de, E: FnMut(T) -> Result<()>, T: Deserialize<'de>> Visitor<'de> for Items<'_, E, T> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> std::result::Result<(), A::Error> {
+            while let Some(item) = items.next_element()? {
+                *self.1 = (self.0)(item);
+                if self.1.is_err() {
+                    return Err(serde::de::Error::custom("told to stop"));
+                }
+            }
+            Ok(())
+        }
+    }
+    let mut stopped = Ok(());
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let read = deserializer.deserialize_seq(Items(each, &mut stopped, PhantomData));
+    let read = read.and_then(|()| deserializer.end());
+    stopped?;
+    read.map_err(|error| Error::BadJson(error.to_string()))
 }
 
 /// Refuses what nests deeper than a value in its envelope may, also in members that nobody reads.
@@ -96,64 +129,161 @@ fn check_depth(text: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A body as it arrives.
+/// A body as it arrives, decoded.
 pub struct Upload {
     body: Option<Incoming>,
-    silence_max: std::time::Duration,
+    decoder: Option<(Decoder, Held)>,
+    options: Arc<Options>,
+    budget: Arc<Budget>,
+    /// How long was waited for all that has come, and how much that is.
+    waited: Duration,
+    received_bytes: u64,
 }
 
 impl Upload {
     /// Takes the body of a call, which can be done once.
-    pub fn take(head: &Head) -> Self {
-        Self { body: head.take_body(), silence_max: head.peer.options.body_timeout }
+    ///
+    /// # Errors
+    /// `UnsupportedType` for an encoding that is not taken, `Overloaded` where there is no memory to decode it.
+    pub fn take(head: &Head) -> Result<Self> {
+        let budget = Arc::clone(&head.peer.budget);
+        let decoder = match Coding::of_body(head)? {
+            Some(coding) => Some((Decoder::new(coding)?, budget.hold(coding.decoder_bytes())?)),
+            None => None,
+        };
+        let options = Arc::clone(&head.peer.options);
+        Ok(Self {
+            body: head.take_body(),
+            decoder,
+            options,
+            budget,
+            waited: Duration::ZERO,
+            received_bytes: 0,
+        })
     }
 
-    /// The length it was declared to have.
+    /// The length it was declared to have, as sent.
     pub fn declared_bytes(&self) -> Option<u64> {
         self.body.as_ref().and_then(|body| body.size_hint().exact())
     }
 
-    /// The next bytes; `None` at the end.
+    /// Whether its bytes are what was sent.
+    pub fn is_plain(&self) -> bool {
+        self.decoder.is_none()
+    }
+
+    /// The next bytes, decoded; `None` at the end.
     ///
     /// # Errors
-    /// `RequestTimeout` after a silence, `BadRequest` where the connection broke or the framing is wrong.
+    /// `RequestTimeout` after a silence or where it comes too slowly, `BadRequest` where the connection broke, the framing is wrong
+    /// or it does not decode.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some((decoder, _)) = &mut self.decoder
+                && let Some(bytes) = decoder.read()?
+            {
+                return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));
+            }
+            let received = self.receive().await?;
+            match &mut self.decoder {
+                Some((decoder, _)) => decoder.feed(received),
+                None => return Ok(received),
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>> {
         let Some(body) = &mut self.body else { return Ok(None) };
         loop {
-            let frame = timeout(self.silence_max, body.frame()).await.map_err(|_| {
-                let seconds = self.silence_max.as_secs_f64();
+            let begun = Instant::now();
+            let frame = timeout(self.options.body_timeout, body.frame()).await.map_err(|_| {
+                let seconds = self.options.body_timeout.as_secs_f64();
                 Error::RequestTimeout(format!("the body did not go on for {seconds} s"))
             })?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| Error::BadRequest(format!("the body broke off: {error}")))?;
             // What is no data are trailers, which mean nothing here.
             if let Ok(bytes) = frame.into_data() {
+                self.waited += begun.elapsed();
+                self.received_bytes += bytes.len() as u64;
+                self.check_rate()?;
                 return Ok(Some(bytes));
             }
         }
+    }
+
+    /// Only the time counts that was spent waiting for the client.
+    fn check_rate(&self) -> Result<()> {
+        let grace = BODY_GRACE.min(self.options.body_timeout);
+        let least = self.options.body_rate_min as f64 * self.waited.as_secs_f64();
+        if self.waited <= grace || self.received_bytes as f64 >= least {
+            return Ok(());
+        }
+        Err(Error::RequestTimeout(format!(
+            "the body comes at less than {} bytes a second (--min-body-rate)",
+            self.options.body_rate_min
+        )))
+    }
+}
+
+/// A body that is here, and the memory that it takes.
+pub struct Whole {
+    bytes: Bytes,
+    held: Held,
+}
+
+impl Whole {
+    /// What it holds of the memory for all bodies, to be grown by what is made of it.
+    pub fn held(&mut self) -> &mut Held {
+        &mut self.held
+    }
+
+    /// Gives up its share where it is passed on.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
 /// The whole body of a call. A declared length beyond the limit is refused before anything is read.
 ///
 /// # Errors
-/// `TooLarge` for more than `bytes_max`, and those of `Upload::next`.
-pub async fn read(head: &Head, bytes_max: u64) -> Result<Bytes> {
+/// `TooLarge` for more than `bytes_max`, decoded; `Overloaded` where the memory for bodies is used up; and those of `Upload::next`.
+pub async fn read(head: &Head, bytes_max: u64) -> Result<Whole> {
     let too_large = Error::TooLarge { what: "body", limit: bytes_max };
-    let mut upload = Upload::take(head);
-    if upload.declared_bytes().is_some_and(|length| length > bytes_max) {
+    let mut upload = Upload::take(head)?;
+    let declared = upload.declared_bytes().filter(|_| upload.is_plain());
+    if declared.is_some_and(|length| length > bytes_max) {
         return Err(too_large);
     }
-    let Some(first) = upload.next().await? else { return Ok(Bytes::new()) };
+    let mut held = upload.budget.nothing();
+    let Some(first) = upload.next().await? else { return Ok(Whole { bytes: Bytes::new(), held }) };
+    held.cover(first.len())?;
     let mut whole = None::<BytesMut>;
     let mut length = first.len() as u64;
     while length <= bytes_max {
         let Some(more) = upload.next().await? else {
             // Most bodies come in one piece, and are not copied.
-            return Ok(whole.map_or(first, BytesMut::freeze));
+            return Ok(Whole { bytes: whole.map_or(first, BytesMut::freeze), held });
         };
         length += more.len() as u64;
-        whole.get_or_insert_with(|| BytesMut::from(&first[..])).extend_from_slice(&more);
+        let whole = whole.get_or_insert_with(|| BytesMut::from(&first[..]));
+        let needed = whole.len() + more.len();
+        if needed > whole.capacity() {
+            let capacity = needed.max(whole.capacity() + whole.capacity() / 2);
+            // Held before it is taken. A length that was only declared is not: it costs nobody anything to declare one.
+            let capacity = declared.map_or(capacity, |declared| capacity.min(needed.max(declared as usize)));
+            held.cover(capacity)?;
+            whole.reserve(capacity - whole.len());
+        }
+        whole.extend_from_slice(&more);
     }
     Err(too_large)
 }
@@ -203,15 +333,5 @@ mod tests {
         assert!(check_depth(nested(DEPTH_MAX + 1).as_bytes()).is_err());
         let text = format!(r#"{{"text":"\"{}\\"}}"#, "[".repeat(1000));
         assert_eq!(check_depth(text.as_bytes()), Ok(()));
-    }
-
-    #[test]
-    fn other_encodings_are_refused() {
-        let encoded = |coding: &str| {
-            let request = Request::post("/").header(header::CONTENT_ENCODING, coding).body(());
-            expect_plain(&Call::of(request.expect("a request")))
-        };
-        assert_eq!(encoded("identity"), Ok(()));
-        assert!(matches!(encoded("br"), Err(Error::UnsupportedType(why)) if why.contains("br")));
     }
 }

@@ -86,7 +86,8 @@ impl Call {
     pub fn of(request: Request<()>) -> Self {
         let (head, ()) = request.into_parts();
         let options = Arc::new(super::Options::default());
-        let peer = Arc::new(Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), options));
+        let budget = super::budget::Budget::new(options.memory_budget_bytes);
+        let peer = Arc::new(Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), options, budget, None));
         Self(Arc::new(Head {
             request_id: request_id(&head.headers),
             method: head.method,

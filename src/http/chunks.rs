@@ -3,18 +3,23 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use hyper::header::HeaderValue;
 use tracing::warn;
 use warp::{Reply, reply::Response};
 
-use super::reply;
+use super::{
+    budget::{Budget, tie},
+    reply,
+};
 use crate::error::{Error, Result};
+
+/// What a chunk takes while it is made: a page of rows, about.
+const MAKING_BYTES: u64 = 256 * 1024;
 
 /// One piece of an answer.
 pub struct Chunk {
@@ -33,24 +38,37 @@ pub trait Chunks: Send + 'static {
 /// A 200 made of all chunks. The first is made before its head is, so that what fails at once has its status, and what is
 /// small has its length. A later failure breaks the connection off: the client sees that the answer is not whole.
 ///
+/// Each chunk holds its bytes of the `budget` until it is written, and the answer `MAKING_BYTES` for the one in the making: an answer that
+/// has begun goes on however much others take meanwhile.
+///
 /// # Errors
-/// Those of the first chunk.
-pub async fn answer(content_type: HeaderValue, mut chunks: impl Chunks) -> Result<Response> {
+/// Those of the first chunk; `Overloaded` where there is no memory for it.
+pub async fn answer(
+    budget: &Arc<Budget>,
+    content_type: HeaderValue,
+    mut chunks: impl Chunks,
+) -> Result<Response> {
+    let making = budget.hold(MAKING_BYTES)?;
     let first = chunks.next().await?;
     if first.last {
         return Ok(reply::with_type(content_type, first.bytes));
     }
-    let rest = stream::unfold(Some(chunks), |chunks| async {
-        let mut chunks = chunks?;
+    let held = budget.hold_anyway(first.bytes.len() as u64);
+    let first = tie(first.bytes.into(), held);
+    let rest = stream::unfold(Some((chunks, making)), |state| async {
+        let (mut chunks, making) = state?;
         match chunks.next().await {
-            Ok(chunk) => Some((Ok(Bytes::from(chunk.bytes)), (!chunk.last).then_some(chunks))),
+            Ok(Chunk { bytes, last }) => {
+                let held = making.budget().hold_anyway(bytes.len() as u64);
+                Some((Ok(tie(bytes.into(), held)), (!last).then_some((chunks, making))))
+            }
             Err(error) => {
                 warn!(%error, "answer broken off");
                 Some((Err(error), None))
             }
         }
     });
-    let first = stream::iter([Ok::<_, Error>(Bytes::from(first.bytes))]);
+    let first = stream::iter([Ok::<_, Error>(first)]);
     let mut response = warp::reply::stream(Exclusive::new(first.chain(rest))).into_response();
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, content_type);
     Ok(response)
@@ -92,10 +110,14 @@ mod tests {
     }
 
     async fn body(chunks: Vec<Result<&'static str>>) -> std::result::Result<String, String> {
-        let response = answer(reply::TEXT, Countdown(chunks)).await.map_err(|error| error.to_string())?;
+        let budget = Budget::new(MAKING_BYTES);
+        let response =
+            answer(&budget, reply::TEXT, Countdown(chunks)).await.map_err(|error| error.to_string())?;
         assert!(!response.headers().contains_key(CONTENT_LENGTH));
         let whole = response.into_body().collect().await.map_err(|error| error.to_string())?;
-        Ok(String::from_utf8_lossy(&whole.to_bytes()).into())
+        let text = String::from_utf8_lossy(&whole.to_bytes()).into();
+        assert_eq!(budget.used(), 0);
+        Ok(text)
     }
 
     #[tokio::test]

@@ -5,13 +5,15 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
+use futures_util::stream;
 use hyper::{
     Method, StatusCode,
     header::{self, HeaderValue},
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use warp::{filters::BoxedFilter, reply::Response};
+use warp::{Reply, filters::BoxedFilter, reply::Response};
 
 use super::{
     body::{self, PatchType},
@@ -32,6 +34,8 @@ const WRAPPED: &str = "a patch is the change itself, such as {\"visits\":2}, and
      patch is what \"value\" holds, and with ?wrap=false a member named \"value\" is meant";
 
 const ALLOW: &str = "GET, HEAD, PUT, PATCH, DELETE, OPTIONS";
+/// A value so long is not copied for each of its readers.
+const SHARED_BYTES_MIN: usize = 64 * 1024;
 /// The last instant that an HTTP date can say, in Unix milliseconds.
 const HTTP_DATE_MS_MAX: u64 = 253_402_300_799_999;
 
@@ -70,6 +74,8 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
         reply::json_text(with_meta(&entry))
     } else if wants_text(call) {
         reply::with_type(reply::TEXT, bare_text(&entry.value))
+    } else if entry.value.as_str().len() >= SHARED_BYTES_MIN {
+        shared(&entry.value)
     } else {
         reply::json_text(enveloped(&entry.value))
     };
@@ -98,7 +104,6 @@ impl PutBody<'_> {
 
 /// `PUT /{table}/key/{key}`
 async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
-    body::expect_plain(call)?;
     let bytes = read_value_body(node, call).await?;
     let body: PutBody = body::parse_object(&bytes)?;
     let value = take_value(node.value_bytes_max(), body.value.ok_or(Error::MissingValue)?)?;
@@ -108,7 +113,6 @@ async fn put(node: &Node, call: &Call, address: Address) -> Result<Response> {
 
 /// `PATCH /{table}/key/{key}`
 async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
-    body::expect_plain(call)?;
     let wrap = call.query().switch("wrap")?;
     let bytes = read_value_body(node, call).await?;
     if body::without_bom(&bytes).trim_ascii().is_empty() && wrap.is_none() {
@@ -185,7 +189,7 @@ fn deleted(written: Written) -> Response {
 }
 
 /// The whole body of a request that carries one value.
-async fn read_value_body(node: &Node, call: &Call) -> Result<bytes::Bytes> {
+async fn read_value_body(node: &Node, call: &Call) -> Result<body::Whole> {
     let limit = node.value_bytes_max();
     body::read(call, limit + body::ENVELOPE_BYTES_MAX).await.map_err(|error| match error {
         // The limit that counts for the client is the value's.
@@ -249,6 +253,27 @@ fn enveloped(value: &Value) -> Vec<u8> {
     body.extend_from_slice(value);
     body.push(b'}');
     body
+}
+
+/// As `enveloped`, without a copy of V: all who read it now send the bytes of one.
+fn shared(value: &Value) -> Response {
+    struct Text(Value);
+    impl AsRef<[u8]> for Text {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_str().as_bytes()
+        }
+    }
+    let parts = [
+        Bytes::from_static(b"{\"value\":"),
+        Bytes::from_owner(Text(value.clone())),
+        Bytes::from_static(b"}"),
+    ];
+    let length = parts.iter().map(Bytes::len).sum::<usize>();
+    let mut response = warp::reply::stream(stream::iter(parts.map(Ok::<_, Error>))).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, reply::JSON);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
 }
 
 /// `{"value":V,"version":...}`, what REST has in headers included.

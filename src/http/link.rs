@@ -49,6 +49,7 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     })?;
     let protocol = reply::plain(subprotocol().into());
     if !websocket::has_token(call, header::SEC_WEBSOCKET_PROTOCOL, &subprotocol()) {
+        arriving.fail();
         return Ok(refuse_protocol(call, protocol));
     }
     let remote = call.remote;

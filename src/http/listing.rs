@@ -3,14 +3,14 @@
 //! Without a limit a listing is streamed page by page as the client reads it, so memory stays flat at any size of table.
 //! With one it is collected, because what follows it must be known before the head of the answer is sent.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use hyper::{
     Method,
     header::{self, HeaderValue},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
@@ -179,7 +179,7 @@ impl Listing {
 
     async fn answer(self, call: &Call) -> Result<Response> {
         match self.limit {
-            None => chunks::answer(reply::JSON, self).await,
+            None => chunks::answer(&call.peer.budget, reply::JSON, self).await,
             Some(limit) => self.answer_page(limit, call).await,
         }
     }
@@ -188,10 +188,13 @@ impl Listing {
         let mut body = vec![self.shape.opening()];
         let mut left = limit;
         let mut more = true;
+        // Of the memory for all answers, until this one holds it as a whole.
+        let mut held = call.peer.budget.nothing();
         while more && left > 0 && body.len() < LIMITED_PAGE_BYTES_MAX {
             let rows;
             (rows, more) = self.append_rows(&mut body, left.min(PAGE_ROWS)).await?;
             left -= rows;
+            held.cover(body.len())?;
         }
         body.push(self.shape.closing());
         let mut response = reply::json_text(body);
@@ -256,31 +259,41 @@ impl Chunks for Listing {
 /// What a multi-get asks for, where it is an object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a list of keys, or {\"keys\": [...]}")]
-struct Asked {
-    keys: Vec<String>,
+struct Asked<'a> {
+    #[serde(borrow)]
+    keys: &'a RawValue,
 }
 
 /// `POST /{table}/keys`
 async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
-    body::expect_plain(call)?;
     let show = if call.query().flag("meta")? { Show::ValueAndMeta } else { Show::Value };
     let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
-    let bytes = body::without_bom(&bytes);
-    let names = if bytes.trim_ascii_start().starts_with(b"[") {
-        serde_json::from_slice(bytes).map_err(|error| Error::BadJson(error.to_string()))?
-    } else {
-        body::parse_object::<Asked>(bytes)?.keys
-    };
-    let mut keys = Vec::with_capacity(names.len());
-    let mut seen = HashSet::with_capacity(names.len());
-    for name in names {
+    let keys = keys(body::without_bom(&bytes), call.peer.options.batch_ops_max)?;
+    drop(bytes);
+    let many = Many { node, table, keys: keys.into_iter(), show, begun: false };
+    chunks::answer(&call.peer.budget, reply::JSON, many).await
+}
+
+/// The keys that a multi-get asks for, in their order.
+fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
+    let (mut keys, mut seen) = (Vec::new(), HashSet::new());
+    let add = |name: Cow<'_, str>| {
         let key = Key::parse(&name)?;
         // A key that is asked for twice would stand twice in the object.
         if seen.insert(key.clone()) {
+            if keys.len() == keys_max {
+                return Err(Error::TooManyOperations { what: "keys", limit: keys_max });
+            }
             keys.push(key);
         }
+        Ok(())
+    };
+    if body.trim_ascii_start().starts_with(b"[") {
+        body::for_each_item(body, add)?;
+    } else {
+        body::for_each_item(body::parse_object::<Asked>(body)?.keys.get().as_bytes(), add)?;
     }
-    chunks::answer(reply::JSON, Many { node, table, keys: keys.into_iter(), show, begun: false }).await
+    Ok(keys)
 }
 
 /// A multi-get under way.

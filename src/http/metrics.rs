@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 use warp::reply::Response;
 
-use super::{call::Call, reply, route::Route};
+use super::{budget::Budget, call::Call, reply, route::Route};
 use crate::{
     error::{Error, Result},
     node::{ClusterView, MemberState, MemberView, Node, Readiness},
@@ -54,7 +54,7 @@ struct RouteLabels {
 
 impl Metrics {
     /// All series, at zero.
-    pub fn new(node: Arc<Node>) -> Self {
+    pub fn new(node: Arc<Node>, budget: Arc<Budget>) -> Self {
         let requests = Family::<RequestLabels, Counter>::default();
         let seconds = Family::<RouteLabels, Histogram>::new_with_constructor(latency_histogram);
         let routes = Route::ALL
@@ -74,6 +74,7 @@ impl Metrics {
             seconds,
         );
         registry.register_collector(Box::new(NodeFigures(Arc::clone(&node))));
+        registry.register_collector(Box::new(BudgetFigures(budget)));
         Self { node, registry, routes }
     }
 
@@ -158,6 +159,24 @@ impl Collector for NodeFigures {
         let peers: Vec<_> = view.members.iter().filter(is_peer).collect();
         encode_peer_counters(&mut encoder, &peers)?;
         encode_peer_gauges(&mut encoder, &peers)
+    }
+}
+
+/// The memory of bodies and answers as series.
+#[derive(Debug)]
+struct BudgetFigures(Arc<Budget>);
+
+impl Collector for BudgetFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
+        let gauges = [
+            ("memory_budget_bytes", "Memory there is for bodies and answers", self.0.total()),
+            ("memory_budget_used_bytes", "Memory that bodies and answers hold now", self.0.used()),
+        ];
+        for (name, help, value) in gauges {
+            encode_one(&mut encoder, name, help, &ConstGauge::new(value))?;
+        }
+        let refused = ConstCounter::new(self.0.refused());
+        encode_one(&mut encoder, "memory_budget_refused", "Requests refused as it was used up", &refused)
     }
 }
 

@@ -8,9 +8,12 @@ pub mod accepts;
 pub mod admin;
 pub mod batch;
 pub mod body;
+pub mod budget;
 pub mod call;
 pub mod chunks;
 pub mod cluster;
+pub mod coding;
+pub mod compress;
 pub mod condition;
 pub mod cors;
 pub mod event;
@@ -27,9 +30,11 @@ pub mod reply;
 pub mod route;
 pub mod server;
 pub mod service;
+pub mod shares;
 pub mod socket;
 pub mod strict;
 pub mod subscribe;
+pub mod table;
 pub mod tls;
 pub mod transfer;
 pub mod websocket;
@@ -55,8 +60,18 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub struct Options {
     /// Most connections at a time, streams and WebSockets included. Each costs a file descriptor.
     pub connections_max: usize,
+    /// Most connections of one address at a time, and most of its requests in flight.
+    pub connections_per_address_max: usize,
+    /// The same, of one address of this machine.
+    pub connections_per_loopback_max: usize,
+    /// Memory for all bodies and answers, in bytes.
+    pub memory_budget_bytes: u64,
     /// Longest body of a batch or a multi-get, in bytes: it is held whole.
     pub body_bytes_max: u64,
+    /// Most operations of a batch, and keys of a multi-get.
+    pub batch_ops_max: usize,
+    /// How many bytes a second of a body have to come, on the average, after `body::BODY_GRACE`.
+    pub body_rate_min: u64,
     /// How long a client may take from connecting to its first byte, and from the first byte of a request to the end of its
     /// head.
     pub header_timeout: Duration,
@@ -89,7 +104,12 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
+            connections_per_address_max: 4_096,
+            connections_per_loopback_max: 16_384,
+            memory_budget_bytes: 256 * 1024 * 1024,
             body_bytes_max: 64 * 1024 * 1024,
+            batch_ops_max: 10_000,
+            body_rate_min: 1024,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
@@ -121,6 +141,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         admin::routes(&node),
         link::routes(Arc::clone(&node)),
         metrics,
+        table::routes(node),
     ];
     groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())
 }

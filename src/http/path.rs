@@ -43,6 +43,13 @@ pub fn collection(path: &str, noun: &str) -> Option<Result<TableName>> {
     (rest == noun && !matches!(table, "key" | "_")).then(|| self::table(table))
 }
 
+/// `/{table}`. What is no name of a table is left to others.
+pub fn table_alone(path: &str) -> Option<Result<TableName>> {
+    let table = path.strip_prefix('/')?;
+    let is_one_segment = !table.is_empty() && !table.contains('/');
+    if is_one_segment { self::table(table).ok().map(Ok) } else { None }
+}
+
 /// Text from a percent-encoded segment or parameter.
 ///
 /// # Errors

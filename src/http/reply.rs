@@ -87,8 +87,15 @@ pub fn problem(error: &Error, call: &Call) -> Response {
 
 /// The answer to a request that failed with `error`, which `object` describes.
 pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
+    problem_text(error, object.to_string())
+}
+
+/// The answer to a request that failed with `error`, which the JSON text of an object describes.
+pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
     let (status, _) = status_and_code(error);
-    let mut response = with_type(PROBLEM, object.to_string() + "\n");
+    let mut text = text.into().to_vec();
+    text.push(b'\n');
+    let mut response = with_type(PROBLEM, text);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     if let Error::MethodNotAllowed(allow) = error {
@@ -97,7 +104,7 @@ pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("DynaRust"));
     }
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+    if is_to_be_tried_again(status) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
@@ -110,10 +117,16 @@ pub fn plain_response(error: &Error) -> String {
     let id = id.to_str().unwrap_or_default();
     let body = problem_object(error, id).to_string() + "\n";
     let length = body.len();
+    let retry = if is_to_be_tried_again(status) { "retry-after: 1\r\n" } else { "" };
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
-         x-content-type-options: nosniff\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
+         x-content-type-options: nosniff\r\nx-request-id: {id}\r\n{retry}connection: close\r\n\r\n{body}"
     )
+}
+
+/// Whether a request that was answered so may well be answered otherwise in a moment.
+pub fn is_to_be_tried_again(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// The body of a problem, also where one is part of a larger answer.
@@ -130,6 +143,9 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
         problem.insert("version".into(), json!(current.map(|version| version.to_string())));
     }
     if let Error::TooLarge { limit, .. } = error {
+        problem.insert("limit".into(), json!(limit));
+    }
+    if let Error::TooManyOperations { limit, .. } = error {
         problem.insert("limit".into(), json!(limit));
     }
     if let Error::NotEnoughReplicas { held, wanted, timestamp } = error {
@@ -156,7 +172,9 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::RequestTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "request-timeout"),
         Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
         Error::PreconditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
-        Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+        Error::TooLarge { .. } | Error::TooManyOperations { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "too-large")
+        }
         Error::HeadTooLarge { .. } => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"),
         Error::UnsupportedType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type"),
         Error::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-name"),

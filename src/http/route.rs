@@ -22,6 +22,8 @@ pub enum Route {
     Count,
     /// `/{table}/batch`
     Batch,
+    /// `/{table}`
+    Table,
     /// `/{table}/subscribe/{key}`, `/{table}/subscribe` and `/_/subscribe`
     Subscribe,
     /// `/_/ws`
@@ -52,12 +54,13 @@ pub enum Route {
 
 impl Route {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Key,
         Self::Keys,
         Self::Store,
         Self::Count,
         Self::Batch,
+        Self::Table,
         Self::Subscribe,
         Self::WebSocket,
         Self::Link,
@@ -81,6 +84,7 @@ impl Route {
             Self::Store => "store",
             Self::Count => "count",
             Self::Batch => "batch",
+            Self::Table => "table",
             Self::Subscribe => "subscribe",
             Self::WebSocket => "websocket",
             Self::Link => "link",

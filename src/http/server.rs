@@ -2,21 +2,23 @@
 //! for one open event stream; under hyper by ourselves there is all of that, and HTTP/2.
 //!
 //! A connection beyond the cap is answered 503 and closed, and not left waiting in the backlog: its client, or the balancer
-//! before it, can go elsewhere at once instead of at its own timeout.
+//! before it, can go elsewhere at once instead of at its own timeout. One beyond the share of its address gets 429.
 
 use std::{
-    future::{Future, ready},
+    convert::Infallible,
+    future::{self, Future},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::Either};
 use hyper::{
-    Request,
+    Request, Response,
     body::{Body, Frame, Incoming, SizeHint},
     server::conn::{http1, http2},
     service::service_fn,
@@ -34,9 +36,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     HEAD_BYTES_MAX, Options,
+    budget::{self, Budget, Held},
     exchange::Exchange,
     reply,
     service::{self, Service},
+    shares::{Share, Shares},
     socket::{ClientStream, OpenRequest, Peer, Protocol, Socket},
     tls,
 };
@@ -45,8 +49,8 @@ use crate::{
     node::Node,
 };
 
-/// Streams of one HTTP/2 connection at a time: each may hold a request's body.
-const HTTP2_STREAMS_MAX: u32 = 256;
+/// Streams of one HTTP/2 connection at a time: each may hold a request's body, and an answer. A browser opens no more at a time.
+const HTTP2_STREAMS_MAX: u32 = 32;
 /// Pause after the system had no descriptor or memory for a connection, so that others can give theirs back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that are being told that there are too many. Beyond that many they are just closed.
@@ -77,8 +81,11 @@ pub async fn serve(
 ) -> Result<()> {
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let places = Arc::new(Semaphore::new(options.connections_max));
+    let budget = Budget::new(options.memory_budget_bytes);
     let mut server = Server {
-        service: Arc::new(Service::new(Arc::clone(&node), &options)?),
+        service: Arc::new(Service::new(Arc::clone(&node), &options, &budget)?),
+        shares: Shares::new(options.connections_per_address_max, options.connections_per_loopback_max),
+        budget,
         options: Arc::new(options),
         tls,
         places,
@@ -98,6 +105,8 @@ struct Server {
     options: Arc<Options>,
     tls: Option<TlsAcceptor>,
     places: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    budget: Arc<Budget>,
     refusals: Arc<Semaphore>,
     /// Its end is the server's.
     node: Arc<Node>,
@@ -118,41 +127,46 @@ impl Server {
                     }
                 }
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, remote)) => {
-                        let peer = Arc::new(Peer::new(remote, Arc::clone(&self.options)));
-                        self.admit(stream, peer);
-                    }
+                    Ok((stream, remote)) => self.admit(stream, remote),
                     Err(error) => recover_from(&error).await,
                 },
             }
         }
     }
 
-    fn admit(&mut self, stream: Box<dyn ClientStream>, peer: Arc<Peer>) {
+    fn admit(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr) {
+        let share = match self.shares.connect(remote.ip()) {
+            Ok(share) => share,
+            Err(error) => return self.refuse(stream, remote, error),
+        };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.refuse(stream, peer);
-            return;
+            let error = Error::Overloaded(format!(
+                "this node has its {} connections (--max-connections); try again, or another node",
+                self.options.connections_max
+            ));
+            return self.refuse(stream, remote, error);
         };
         let connection = Connection {
             service: Arc::clone(&self.service),
             tls: self.tls.clone(),
             node: Arc::clone(&self.node),
-            peer,
+            peer: Arc::new(self.peer(remote, Some(share))),
         };
         self.connections.spawn(connection.run(stream, place));
     }
 
-    fn refuse(&mut self, stream: Box<dyn ClientStream>, peer: Arc<Peer>) {
-        debug!(remote = %peer.remote, "refused: too many connections");
+    fn peer(&self, remote: SocketAddr, share: Option<Share>) -> Peer {
+        Peer::new(remote, Arc::clone(&self.options), Arc::clone(&self.budget), share)
+    }
+
+    fn refuse(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr, error: Error) {
+        debug!(%remote, %error, "connection refused");
         // Before a TLS handshake there is no way to say anything.
         let Some(place) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
         else {
             return;
         };
-        let error = Error::Overloaded(format!(
-            "this node has its {} connections (--max-connections); try again, or another node",
-            self.options.connections_max
-        ));
+        let peer = Arc::new(self.peer(remote, None));
         self.connections.spawn(async move {
             // The client may be gone; there is nobody else to tell.
             let _ = say_and_close(stream, peer, place, &error).await;
@@ -196,21 +210,39 @@ async fn say_and_close(
     socket.shutdown().await
 }
 
-/// An answer's body, and the request that stays open until it is sent.
+/// An answer's body, the request that stays open until it is sent, and the memory that the bytes hold until they are written.
 struct Answer<B> {
     body: B,
+    held: Option<Arc<Held>>,
     _open: OpenRequest,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
-    type Data = B::Data;
+/// The answer to a request on a connection of `peer`.
+async fn answer(
+    request: Request<Incoming>,
+    service: &Service,
+    peer: &Arc<Peer>,
+) -> Response<Answer<impl Body<Data = Bytes, Error = warp::Error> + Unpin + use<>>> {
+    let open = peer.begin_request();
+    let (response, held) = service.answer(request, peer, &open).await;
+    response.map(|body| Answer { body, held: held.map(Arc::new), _open: open })
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let held = self.held.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));
+            let Some(held) = held else { return frame };
+            // The connection may have the bytes long after it has done with the body.
+            frame.map(|frame| frame.map_data(|bytes| budget::tie(bytes, Arc::clone(held))))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -285,15 +317,12 @@ impl Connection {
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // Boxed, as hyper keeps room for it until the connection ends, and a stream outlives its handler by hours.
         let service = service_fn(|request: Request<Incoming>| {
-            let open = self.peer.begin_request();
-            let answering = self.service.answer(request, &self.peer);
-            let mut answering = Box::pin(async {
-                answering.await.map(|response| response.map(|body| Answer { body, _open: open }))
-            });
+            let answering = answer(request, &self.service, &self.peer).map(Ok::<_, Infallible>);
+            let mut answering = Box::pin(answering);
             // Most answers are ready at once. Then the head is given back before hyper looks for what comes after it, and is
             // read over; else hyper needs a new buffer for that. A future that waits is polled again, with a true waker.
             match answering.as_mut().now_or_never() {
-                Some(answer) => Either::Left(ready(answer)),
+                Some(answer) => Either::Left(future::ready(answer)),
                 None => Either::Right(answering),
             }
         });
@@ -329,7 +358,7 @@ impl Connection {
         let (service, peer) = (Arc::clone(&self.service), Arc::clone(&self.peer));
         let service = service_fn(move |request: Request<Incoming>| {
             let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
-            async move { service.answer(request, &peer).await }
+            async move { Ok::<_, Infallible>(answer(request, &service, &peer).await) }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -2,7 +2,6 @@
 //! handler that panics.
 
 use std::{
-    convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,13 +21,14 @@ use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
     Options,
+    budget::{Budget, FREE_BYTES, Held},
     call::{Call, REQUEST_ID},
-    cors,
+    compress, cors,
     guard::Guard,
     metrics::Metrics,
     reply,
     route::Route,
-    socket::Peer,
+    socket::{OpenRequest, Peer},
     websocket::has_token,
 };
 use crate::{
@@ -54,38 +54,42 @@ impl Service {
     ///
     /// # Errors
     /// As `Guard::new`.
-    pub fn new(node: Arc<Node>, options: &Options) -> Result<Self> {
+    pub fn new(node: Arc<Node>, options: &Options, budget: &Arc<Budget>) -> Result<Self> {
         let guard = Guard::new(Arc::clone(&node), options)?;
-        let metrics = Arc::new(Metrics::new(Arc::clone(&node)));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&node), Arc::clone(budget)));
         let routes = super::routes(node, Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
         Ok(Self { routes, guard, metrics, keep_alive: reply::plain(keep_alive.into()) })
     }
 
-    /// Answers one request.
+    /// Answers one request: with what the answer holds of the memory for all of them, where it is long.
     pub async fn answer(
         &self,
         request: Request<Incoming>,
         peer: &Arc<Peer>,
-    ) -> std::result::Result<Response, Infallible> {
+        open: &OpenRequest,
+    ) -> (Response, Option<Held>) {
         let began = Instant::now();
         let (call, extensions) = Call::take(request, peer);
-        let mut response = if peer.is_for_links_only() && call.path() != LINK_PATH {
+        let response = if peer.is_for_links_only() && call.path() != LINK_PATH {
             turn_away(&call)
-        } else if let Err(error) = self.guard.admit(&call) {
+        } else if let Some(error) = self.guard.admit(&call).err().or_else(|| open.refusal()) {
             reply::problem(&error, &call)
         } else {
             self.route(&call, extensions).await
         };
+        let mut response = compress::apply(&call, response);
         if call.method == Method::HEAD {
             response = without_body(response);
         }
+        let held;
+        (response, held) = hold(&call, response);
         cors::apply(&call, &mut response);
         self.insert_headers_of_all(&call, &mut response);
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
         log(&call, response.status(), took);
-        Ok(response)
+        (response, held)
     }
 
     fn insert_headers_of_all(&self, call: &Call, response: &mut Response) {
@@ -115,6 +119,28 @@ impl Service {
             Err(_) => reply::problem(&Error::Io("a bug in this server; the log has more".into()), call),
         }
     }
+}
+
+/// The answer with the memory that it takes, if it is long and its length is known; others hold theirs piece by piece.
+fn hold(call: &Call, response: Response) -> (Response, Option<Held>) {
+    let length = response.body().size_hint().exact().or_else(|| declared(&response)).unwrap_or(0);
+    // HEAD has the length of an answer, and nothing of it.
+    if length <= FREE_BYTES as u64 || call.method == Method::HEAD {
+        return (response, None);
+    }
+    if call.method != Method::GET {
+        // What was written is said: who is told to try again writes it again.
+        return (response, Some(call.peer.budget.hold_anyway(length)));
+    }
+    match call.peer.budget.hold(length) {
+        Ok(held) => (response, Some(held)),
+        Err(error) => (reply::problem(&error, call), None),
+    }
+}
+
+/// The length that an answer says it has.
+fn declared(response: &Response) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What is said to those who speak plainly to a port that speaks TLS.

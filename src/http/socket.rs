@@ -22,7 +22,12 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::Options;
+use super::{
+    Options,
+    budget::Budget,
+    shares::{InFlight, Share},
+};
+use crate::error::Error;
 
 /// How often a silent connection is asked whether it lives: well below the idle limits of common NATs.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -46,6 +51,10 @@ pub struct Peer {
     pub remote: SocketAddr,
     /// The limits that this server runs with.
     pub options: Arc<Options>,
+    /// The memory for all bodies and answers.
+    pub budget: Arc<Budget>,
+    /// Its place in the share of its address; none while it is told that there is no place.
+    share: Option<Share>,
     event_stream: AtomicBool,
     /// It speaks plainly to a port that speaks TLS: only nodes that link may.
     links_only: AtomicBool,
@@ -62,10 +71,12 @@ pub struct Peer {
 
 impl Peer {
     /// A client at `remote`.
-    pub fn new(remote: SocketAddr, options: Arc<Options>) -> Self {
+    pub fn new(remote: SocketAddr, options: Arc<Options>, budget: Arc<Budget>, share: Option<Share>) -> Self {
         Self {
             remote,
             options,
+            budget,
+            share,
             event_stream: AtomicBool::new(false),
             links_only: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
@@ -80,7 +91,7 @@ impl Peer {
     pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
         self.requests_begun.fetch_add(1, Ordering::Relaxed);
         self.open_requests.fetch_add(1, Ordering::Relaxed);
-        OpenRequest(Arc::clone(self))
+        OpenRequest { peer: Arc::clone(self), in_flight: self.share.as_ref().map(Share::request) }
     }
 
     /// Returns when nothing is owed to the client, and was not for a while either: what it may have sent is half a head.
@@ -154,11 +165,22 @@ impl Peer {
 
 /// A request that has no whole answer yet.
 #[derive(Debug)]
-pub struct OpenRequest(Arc<Peer>);
+pub struct OpenRequest {
+    peer: Arc<Peer>,
+    in_flight: Option<InFlight>,
+}
+
+impl OpenRequest {
+    /// Why it is not to be answered, where its address has its share of requests in flight.
+    pub fn refusal(&self) -> Option<Error> {
+        let is_too_many = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.is_too_many);
+        self.peer.share.as_ref().filter(|_| is_too_many).map(Share::too_many_requests)
+    }
+}
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.open_requests.fetch_sub(1, Ordering::Relaxed);
+        self.peer.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
     body::{self, Upload},
+    budget::Held,
     call::Call,
     chunks::{self, Chunk, Chunks},
     condition, expiry, kv, listing, reply,
@@ -56,7 +57,9 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     };
     let mut tables = tables.into_iter();
     let Some(table) = tables.next() else { return Ok(reply::with_type(reply::NDJSON, "")) };
-    chunks::answer(reply::NDJSON, Export { node, table, left: range.clone(), range, values, tables }).await
+    let budget = Arc::clone(&call.peer.budget);
+    let export = Export { node, table, left: range.clone(), range, values, tables };
+    chunks::answer(&budget, reply::NDJSON, export).await
 }
 
 /// An export under way.
@@ -159,7 +162,6 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     if call.method != Method::POST {
         return reply::other_method(&call, "POST, OPTIONS");
     }
-    body::expect_plain(&call)?;
     let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
     let mode = Mode::parse(call.query().get("mode")?.as_deref())?;
     let keeps_surrogates = keeps_surrogates(call.query().get("surrogates")?.as_deref())?;
@@ -177,8 +179,10 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
         imported: Imported::default(),
         wanted,
         missed: None,
+        held: call.peer.budget.nothing(),
     };
-    if let Err(error) = importing.read(Upload::take(&call)).await {
+    let upload = Upload::take(&call)?;
+    if let Err(error) = importing.read(upload).await {
         return Ok(importing.broken_off(&error, &call));
     }
     match &importing.missed {
@@ -205,6 +209,8 @@ struct Importing {
     wanted: Wanted,
     /// Why one batch is not held by as many replicas as wanted. The others are not waited for then.
     missed: Option<Error>,
+    /// What the batch and a line that has begun hold of the memory for all bodies.
+    held: Held,
 }
 
 impl Importing {
@@ -219,6 +225,8 @@ impl Importing {
                 self.take_line(&line).await?;
             }
             self.check_length(begun.len() + bytes.len())?;
+            // A batch is held as text and as values.
+            self.held.cover(2 * (begun.len() + bytes.len() + self.batch_bytes))?;
             begun.extend_from_slice(&bytes);
         }
         let line = begun.freeze();

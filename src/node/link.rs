@@ -25,6 +25,11 @@ impl Arriving {
     pub fn arrive(self, stream: impl Duplex + 'static) {
         self.replication.link(Box::new(stream), self.remote, self.admission);
     }
+
+    /// Holds it against its address: it asked for what there is not.
+    pub fn fail(self) {
+        self.admission.fail();
+    }
 }
 
 impl Node {

@@ -8,7 +8,15 @@
 //! machine understands gives way to one that others do. A restart remembers it, until a peer reaches the node under another; a
 //! number, as machines get new ones, also until the node reaches a peer from another.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// What counts as one address where addresses have limits: of IPv6 the upper half, as whoever has one has all of the lower.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
 
 /// What is known about a node's own address.
 #[derive(Clone, Debug)]
@@ -111,6 +119,14 @@ fn reach(address: &str) -> Reach {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_half_of_an_ipv6_address_is_one_address() {
+        let of = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
 
     fn listening(listen: &str) -> Advertised {
         Advertised::new(None, listen.parse().expect("an address"))

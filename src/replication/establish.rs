@@ -111,9 +111,14 @@ pub async fn accept(
         let socket = WebSocketStream::from_raw_socket(stream, SocketRole::Server, Some(link::config())).await;
         Handshake { socket, remote, local, role: Role::Responder }.respond().await
     };
-    let link = timeout(HANDSHAKE_TIMEOUT, linking).await.unwrap_or(Err(LinkError::TimedOut))?;
-    admission.succeed();
-    Ok(link)
+    let outcome = tokio::select! {
+        outcome = timeout(HANDSHAKE_TIMEOUT, linking) => outcome.unwrap_or(Err(LinkError::TimedOut)),
+        () = admission.displaced() => Err(LinkError::Lost("it took long, and gave way to others".into())),
+    };
+    if outcome.as_ref().is_err_and(LinkError::is_failed_attempt) {
+        admission.fail();
+    }
+    outcome
 }
 
 /// A handshake in progress.

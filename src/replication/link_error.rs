@@ -88,6 +88,24 @@ pub enum Obstacle {
 }
 
 impl LinkError {
+    /// Whether the other side tried and failed; not whether it only hung, or hung up.
+    pub fn is_failed_attempt(&self) -> bool {
+        match self {
+            Self::SecretDiffers
+            | Self::OtherProtocol { .. }
+            | Self::Refusing(_)
+            | Self::Refused(_)
+            | Self::Broken(_)
+            | Self::TooLarge { .. } => true,
+            Self::Unreachable { .. }
+            | Self::NotANode(_)
+            | Self::Answered { .. }
+            | Self::NeedsSecret
+            | Self::Lost(_)
+            | Self::TimedOut => false,
+        }
+    }
+
     /// What stands in the way, where it does not go away by itself.
     pub fn obstacle(&self) -> Option<Obstacle> {
         match self {

@@ -43,12 +43,15 @@ impl Store {
                 is_unproven.set(is_old && *register.payload() != Payload::Deleted);
                 refusal(register, swept, proven_ms)
             };
-            if table.is_none() && refuse(&register).is_none() {
-                table = Some(self.table_of_peer(name)?);
-            }
-            let taken = match &table {
-                Some(table) => table.merge_unless(&key, register, refuse)?,
-                None => Err(refuse(&register).unwrap_or(Refusal::Over)),
+            let taken = loop {
+                if table.is_none() && refuse(&register).is_none() {
+                    table = Some(self.table_of_peer(name)?);
+                }
+                let Some(found) = &table else { break Err(refuse(&register).unwrap_or(Refusal::Over)) };
+                match found.merge_unless(&key, register.clone(), refuse) {
+                    Err(_) if found.is_removed() => table = self.table(name),
+                    taken => break taken?,
+                }
             };
             match taken {
                 Ok(merged) => {
@@ -80,12 +83,18 @@ impl Store {
         for (name, key, marker) in rows {
             let Some(table) = self.table(&name) else { continue };
             // Nothing may follow the end of a value, so its beginning must be told before.
-            if caught_up.as_ref() != Some(&name) {
-                table.with_trees(|trees| Ok(trees.progress.clone()))?.wait_until_caught_up();
+            if caught_up.as_ref() != Some(&name)
+                && let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone()))
+            {
+                progress.wait_until_caught_up();
                 caught_up = Some(name.clone());
             }
             let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
-            removed += u64::from(table.remove_marked(&key, marker, gone)?);
+            match table.remove_marked(&key, marker, gone) {
+                // It had no row left.
+                Err(_) if table.is_removed() => {}
+                is_removed => removed += u64::from(is_removed?),
+            }
         }
         Ok(removed)
     }
@@ -126,7 +135,7 @@ impl Table {
     fn remove_marked(&self, key: &Key, marker: Marker, gone: impl FnOnce(&Head)) -> Result<bool> {
         self.writing(|trees| {
             let row = row_of(key);
-            let mut partition = self.lock(row[0]);
+            let mut partition = self.lock_row(&row);
             let Some(bytes) = self.stored(trees, &row)? else { return Ok(false) };
             // A damaged row has no marker: it is another, and for `check` to find.
             let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
@@ -226,7 +235,9 @@ mod tests {
         assert_eq!(store.accept(&table(), vec![newer], 0).map(|it| it.changed), Ok(1));
         let deleted = row("k", at(NOW_MS - 7, &Register::deleted(timestamp(0))));
         assert_eq!(store.accept(&table(), vec![deleted], 0).map(|it| it.changed), Ok(1));
-        wait_until("the tombstone is gone", || store.tables()[0].1 == Counts::default());
+        wait_until("the tombstone is gone", || {
+            store.tables().iter().all(|table| table.1 == Counts::default())
+        });
         close(store);
     }
 

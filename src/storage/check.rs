@@ -169,6 +169,7 @@ pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallCloc
         counters: Default::default(),
         committer: Committer::new(Durability::None).into(),
         decoded: Default::default(),
+        shared: Default::default(),
         digest_key: Default::default(),
         chores: std::sync::mpsc::channel().0,
         floors: Floors::new(Swept::default()).into(),

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     core::{
-        digest::{Digest, KeyHash, Path},
+        digest::{Digest, DigestKey, KeyHash, Path},
         message::Row,
         name::{Key, TableName},
         register::{Marker, Payload},
@@ -31,23 +31,10 @@ impl Store {
     /// # Errors
     /// `Corrupt` where the engine cannot read on, `NotReady` while the storage is being opened again.
     pub fn heads(&self, table: &TableName, path: Path) -> Result<Vec<(Key, Marker, Digest)>> {
-        let Some(table) = self.table(table).filter(|_| path.is_sound()) else { return Ok(Vec::new()) };
-        let digest_key = self.0.around.digest_key.now();
-        let mut heads = Vec::new();
-        table.with_trees(|trees| {
-            for item in path.partitions().flat_map(|number| trees.partition(number)) {
-                let (row, bytes) = item?;
-                // First of all, as a node deep down has few of its partition's rows.
-                if !path.covers(KeyHash::of(&row[1..])) {
-                    continue;
-                }
-                let Some(record) = sound(table.decode(&row, &bytes))? else { continue };
-                let (key, marker) = (key_of(&row)?, record.head.marker);
-                let leaf = digest_key.leaf(table.name(), key.as_str().as_bytes(), &marker);
-                heads.push((key, marker, leaf));
-            }
-            Ok(heads)
-        })
+        if !path.is_sound() {
+            return Ok(Vec::new());
+        }
+        self.read_table(table, Vec::new(), |table| table.heads(path, &self.0.around.digest_key.now()))
     }
 
     /// One row as it is now; a tombstone or an expired value is one too.
@@ -55,11 +42,12 @@ impl Store {
     /// # Errors
     /// `Corrupt` where its record is damaged, `NotReady` while the storage is being opened again.
     pub fn read_row(&self, table: &TableName, key: &Key) -> Result<Option<Row>> {
-        let Some(table) = self.table(table) else { return Ok(None) };
         let row = row_of(key);
-        table.with_trees(|trees| match table.stored(trees, &row)? {
-            Some(bytes) => table.read_row(trees, &row, bytes),
-            None => Ok(None),
+        self.read_table(table, None, |table| {
+            table.with_trees(|trees| match table.stored(trees, &row)? {
+                Some(bytes) => table.read_row(trees, &row, bytes),
+                None => Ok(None),
+            })
         })
     }
 
@@ -74,8 +62,31 @@ impl Store {
         after: Option<&Key>,
         bytes_max: usize,
     ) -> Result<Scanned> {
+        self.read_table(table, Scanned::default(), |table| table.scan_partition(partition, after, bytes_max))
+    }
+}
+
+impl Table {
+    fn heads(&self, path: Path, digest_key: &DigestKey) -> Result<Vec<(Key, Marker, Digest)>> {
+        let mut heads = Vec::new();
+        self.with_trees(|trees| {
+            for item in path.partitions().flat_map(|number| trees.partition(number)) {
+                let (row, bytes) = item?;
+                // First of all, as a node deep down has few of its partition's rows.
+                if !path.covers(KeyHash::of(&row[1..])) {
+                    continue;
+                }
+                let Some(record) = sound(self.decode(&row, &bytes))? else { continue };
+                let (key, marker) = (key_of(&row)?, record.head.marker);
+                let leaf = digest_key.leaf(self.name(), key.as_str().as_bytes(), &marker);
+                heads.push((key, marker, leaf));
+            }
+            Ok(heads)
+        })
+    }
+
+    fn scan_partition(&self, partition: u8, after: Option<&Key>, bytes_max: usize) -> Result<Scanned> {
         let mut scanned = Scanned::default();
-        let Some(table) = self.table(table) else { return Ok(scanned) };
         let mut from = vec![partition];
         if let Some(key) = after {
             // The least key above another is that one and a zero byte.
@@ -83,7 +94,7 @@ impl Store {
             from.push(0);
         }
         let to = partition.checked_add(1);
-        table.with_trees(|trees| {
+        self.with_trees(|trees| {
             let mut cost = 0;
             for item in trees.rows.range(&from, to.as_ref().map(std::slice::from_ref)) {
                 let (row, bytes) = item?;
@@ -91,7 +102,7 @@ impl Store {
                     scanned.more = true;
                     break;
                 }
-                if let Some(row) = sound(table.read_row(trees, &row, bytes))?.flatten() {
+                if let Some(row) = sound(self.read_row(trees, &row, bytes))?.flatten() {
                     cost += row.cost();
                     scanned.rows.push(row);
                 }
@@ -99,9 +110,7 @@ impl Store {
             Ok(scanned)
         })
     }
-}
 
-impl Table {
     /// The row of which the engine gave these bytes, or what it became meanwhile.
     fn read_row(&self, trees: &Trees, row: &[u8], mut bytes: Slice) -> Result<Option<Row>> {
         loop {

@@ -187,7 +187,7 @@ impl Table {
     }
 
     /// How many rows there are, as far as they are counted.
-    fn rows(&self) -> u64 {
+    pub(super) fn rows(&self) -> u64 {
         let version = self.remembered.version();
         self.remembered.rows(version, || self.counted().rows())
     }
@@ -342,7 +342,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` where the rows cannot be read, `NotReady` while the storage is being opened again.
     pub fn check_partition(&self, table: &TableName, number: u8) -> Result<bool> {
-        self.table(table).map_or(Ok(true), |table| table.check_partition(number))
+        self.read_table(table, true, |table| table.check_partition(number))
     }
 
     /// Checks the next partition that has rows after the one that was checked last, of all tables in turn: for whoever calls this
@@ -359,10 +359,10 @@ impl Store {
                 checked.0.clone()
             };
             let Some((name, number)) = next else { break };
-            let Some(table) = self.table(&name) else { break };
-            if !table.check_partition(number)? {
+            if !self.check_partition(&name, number)? {
                 return Ok(false);
             }
+            let Some(table) = self.table(&name) else { break };
             if table.lock(number).counts.is_some_and(|counts| counts.rows() > 0) {
                 break;
             }

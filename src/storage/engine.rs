@@ -87,6 +87,11 @@ impl Engine {
         self.db.open_tree(name).map(Tree).map_err(translate)
     }
 
+    /// Removes a tree with all that is in it. Whoever has it open must not use it any more.
+    pub fn remove_tree(&self, name: &str) -> Result<()> {
+        self.db.drop_tree(name).map(drop).map_err(translate)
+    }
+
     /// The names of all trees that begin so, without that beginning.
     pub fn tree_names(&self, prefix: &str) -> Vec<String> {
         let names = self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok());

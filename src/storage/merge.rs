@@ -4,15 +4,12 @@
 //! subscribers do not wait for the disk, the writer does (`Committer`). What a row needs goes in before it, and the engine's log
 //! keeps that order over a crash; what only the row before needed goes after.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{MutexGuard, PoisonError},
-};
+use std::sync::PoisonError;
 
 use super::{
-    chunks,
+    Store, chunks,
     codec::Codec,
-    engine::{self, Slice},
+    engine,
     partition::Partition,
     record::{self, Body, Head, Record},
     row::row_of,
@@ -24,7 +21,7 @@ use crate::{
     core::{
         clock::Timestamp,
         json::Value,
-        name::{KEY_BYTES_MAX, Key},
+        name::{KEY_BYTES_MAX, Key, TableName},
         register::{Payload, Register},
     },
     error::Result,
@@ -74,6 +71,44 @@ impl Existing<'_> {
     }
 }
 
+impl Store {
+    /// Merges into one key; see `Table::merge`. Not durable before `acknowledge`.
+    pub fn merge(
+        &self,
+        table: &TableName,
+        key: &Key,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        let mut decide = Some(decide);
+        loop {
+            let table = self.table_or_new(table)?;
+            let merged = table.merge(key, |existing| {
+                let decide = decide.take().expect("a merge decides once");
+                decide(existing)
+            });
+            // A table that is just being removed decides nothing: the write goes to the one in its place.
+            if decide.is_none() || !table.is_removed() {
+                return merged;
+            }
+        }
+    }
+
+    /// Merges into many keys, all or none; see `Table::merge_all`.
+    pub fn merge_all<D>(&self, table: &TableName, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
+    where
+        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    {
+        let mut writes = writes;
+        loop {
+            let (count, table) = (writes.len(), self.table_or_new(table)?);
+            let merged = table.merge_all(&mut writes);
+            if writes.len() < count || !table.is_removed() {
+                return merged;
+            }
+        }
+    }
+}
+
 impl Table {
     /// The write path, of every write whoever sent it: `decide` sees what is there and gives the register to merge, or an error,
     /// and then nothing happens. Returns before the write is durable.
@@ -84,7 +119,7 @@ impl Table {
     ) -> Result<Merged> {
         self.writing(|trees| {
             let row = row_of(key);
-            let mut partition = self.lock(row[0]);
+            let mut partition = self.lock_row(&row);
             let stored = self.stored(trees, &row)?;
             self.merge_locked(trees, &mut partition, &row, stored.as_deref(), decide)
         })
@@ -99,7 +134,7 @@ impl Table {
     ) -> Result<std::result::Result<Merged, R>> {
         self.writing(|trees| {
             let row = row_of(key);
-            let mut partition = self.lock(row[0]);
+            let mut partition = self.lock_row(&row);
             let stored = self.stored(trees, &row)?;
             // A damaged row is not an absent one: it is to be written over.
             if stored.is_none()
@@ -124,10 +159,7 @@ impl Table {
         self.remembered.touch();
         let (merged, staged) = self.stage(trees, row, stored, stored, decide)?;
         if let Some(staged) = staged {
-            trees.progress.begin(1);
-            trees.rows.insert(row, &staged.bytes)?;
-            self.replaced(trees, partition, row, stored, &staged.head)?;
-            self.grow(trees, row[0], partition);
+            self.set_row(trees, partition, row, stored, &staged)?;
         }
         Ok(merged)
     }
@@ -153,76 +185,25 @@ impl Table {
         })
     }
 
-    /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash.
-    pub fn merge_all<D>(&self, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
-    where
-        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    {
-        self.writing(|trees| {
-            let rows: Vec<Vec<u8>> = writes.iter().map(|(key, _)| row_of(key)).collect();
-            let mut partitions = self.lock_all(rows.iter().map(|row| row[0]));
-            let mut staged_rows = StagedRows::new();
-            self.remembered.touch();
-            let decides = writes.into_iter().map(|(_, decide)| decide);
-            let staged = self.stage_all(trees, rows.iter().zip(decides), &mut staged_rows);
-            let results = match staged {
-                Ok(results) => results,
-                Err(error) => {
-                    for (row, (staged, _)) in &staged_rows {
-                        chunks::remove(&trees.chunks, row, &self.decode(row, &staged.bytes)?)?;
-                    }
-                    return Err(error);
-                }
-            };
-            trees.progress.begin(staged_rows.len());
-            trees
-                .rows
-                .insert_all(staged_rows.iter().map(|(row, (staged, _))| (*row, staged.bytes.as_slice())))?;
-            for (row, (staged, stored)) in &staged_rows {
-                let partition = partitions.get_mut(&row[0]).expect("locked above");
-                self.replaced(trees, partition, row, stored.as_deref(), &staged.head)?;
-            }
-            // Not before: all rows are set by now, and a tree that is built from them would take the rest in twice.
-            for (number, partition) in &mut partitions {
-                self.grow(trees, *number, partition);
-            }
-            Ok(results)
-        })
-    }
-
-    /// Stages writes in their order, each on what the ones before it made of its row.
-    fn stage_all<'r, D>(
+    /// Sets a row that won its merge, under the lock of its partition, and keeps account of it.
+    pub(super) fn set_row(
         &self,
         trees: &Trees,
-        writes: impl Iterator<Item = (&'r Vec<u8>, D)>,
-        staged_rows: &mut StagedRows<'r>,
-    ) -> Result<Vec<Merged>>
-    where
-        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    {
-        let mut results = Vec::new();
-        for (row, decide) in writes {
-            let before = match staged_rows.get(row.as_slice()) {
-                Some((_, stored)) => stored.clone(),
-                None => self.stored(trees, row)?,
-            };
-            let current = staged_rows.get(row.as_slice()).map(|(staged, _)| staged.bytes.as_slice());
-            let current = current.or(before.as_deref());
-            let (merged, staged) = self.stage(trees, row, current, before.as_deref(), decide)?;
-            if let Some(staged) = staged {
-                let superseded = staged_rows.insert(row, (staged, before));
-                if let Some((superseded, _)) = superseded {
-                    chunks::remove(&trees.chunks, row, &self.decode(row, &superseded.bytes)?)?;
-                }
-            }
-            results.push(merged);
-        }
-        Ok(results)
+        partition: &mut Partition,
+        row: &[u8],
+        stored: Option<&[u8]>,
+        staged: &Staged,
+    ) -> Result<()> {
+        trees.progress.begin(1);
+        trees.rows.insert(row, &staged.bytes)?;
+        self.replaced(trees, partition, row, stored, &staged.head)?;
+        self.grow(trees, row[0], partition);
+        Ok(())
     }
 
     /// What `decide` makes of a row that is at `current`, ready to be set over what is `stored`; `None` where what is there
     /// wins. Chunks and entries for the sweep are stored already: they go before the row, and without it nobody looks at them.
-    fn stage(
+    pub(super) fn stage(
         &self,
         trees: &Trees,
         row: &[u8],
@@ -311,18 +292,11 @@ impl Table {
             let _ = self.around.chores.send(Chore::Train(self.name().clone(), full));
         }
     }
-
-    fn lock_all(&self, numbers: impl Iterator<Item = u8>) -> HashMap<u8, MutexGuard<'_, Partition>> {
-        let numbers: BTreeSet<u8> = numbers.collect();
-        numbers.into_iter().map(|number| (number, self.lock(number))).collect()
-    }
 }
 
-/// What a batch makes of its rows so far, and what is stored there.
-type StagedRows<'r> = HashMap<&'r [u8], (Staged, Option<Slice>)>;
-
 /// A row that won its merge.
-struct Staged {
-    bytes: Vec<u8>,
+pub(super) struct Staged {
+    /// Its record.
+    pub(super) bytes: Vec<u8>,
     head: Head,
 }

@@ -1,6 +1,6 @@
 //! Disk: the tables of one node in one directory. The only layer that names sled, and only in `engine`.
 //!
-//! In reading order: `merge` is the write path, `table` the reads; `row`, `record`, `codec` and `chunks` are their bytes, `scan`
+//! In reading order: `merge` is the write path, `batch` with `intents` that of many rows at once, `table` the reads; `row`, `record`, `codec` and `chunks` are their bytes, `scan`
 //! lists; `commit` makes durable and `recovery` survives a disk that fails; `watch`, `queue` and `subscription` carry each
 //! `change` to subscribers; `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows
 //! there are to other replicas, `copy` reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its
@@ -9,11 +9,12 @@
 //! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `doubt` that
 //! something may be lost, and `quiet` catches the engine's panics.
 //!
-//! Trees of the engine: `meta`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`.
+//! Trees of the engine: `meta`; `batches`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`.
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
 mod accept;
+mod batch;
 mod cache;
 pub mod change;
 pub mod check;
@@ -30,6 +31,7 @@ mod digests;
 pub mod doubt;
 pub mod engine;
 mod examine;
+mod intents;
 pub mod log;
 mod logged;
 mod machine;
@@ -75,7 +77,6 @@ use self::{
     digests::{Checked, SharedKey},
     doubt::Doubt,
     engine::{Engine, Tree},
-    merge::{Existing, Merged},
     open::Identity,
     opening::Opening,
     scan::{Page, Range, Row},
@@ -93,7 +94,6 @@ use crate::{
     core::{
         clock::NodeId,
         name::{Key, TableName},
-        register::Register,
     },
     error::{Error, Result},
 };
@@ -136,6 +136,7 @@ impl Store {
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
             decoded: Arc::default(),
+            shared: Arc::default(),
             digest_key: Arc::new(SharedKey::new(identity.digest_key)),
             chores,
             floors: Arc::new(Floors::new(identity.swept)),
@@ -212,25 +213,7 @@ impl Store {
 
     /// The visible value of a key.
     pub fn get(&self, table: &TableName, key: &Key) -> Result<Option<Entry>> {
-        self.table(table).map_or(Ok(None), |table| table.get(key))
-    }
-
-    /// Merges into one key; see `Table::merge`. Not durable before `acknowledge`.
-    pub fn merge(
-        &self,
-        table: &TableName,
-        key: &Key,
-        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    ) -> Result<Merged> {
-        self.table_or_new(table)?.merge(key, decide)
-    }
-
-    /// Merges into many keys, all or none; see `Table::merge_all`.
-    pub fn merge_all<D>(&self, table: &TableName, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
-    where
-        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
-    {
-        self.table_or_new(table)?.merge_all(writes)
+        self.read_table(table, None, |table| table.get(key))
     }
 
     /// Returns when all merges before the call are as durable as the options promise.
@@ -256,20 +239,20 @@ impl Store {
 
     /// A page of visible keys.
     pub fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
-        self.table(table).map_or(Ok(empty_page()), |table| scan::keys(&table, range, rows_max))
+        self.read_table(table, empty_page(), |table| scan::keys(table, range, rows_max))
     }
 
     /// A page of visible rows: at most `rows_max`, and about a quarter MiB.
     pub fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
-        self.table(table).map_or(Ok(empty_page()), |table| scan::rows(&table, range, rows_max))
+        self.read_table(table, empty_page(), |table| scan::rows(table, range, rows_max))
     }
 
     /// How many visible keys begin so.
     pub fn count(&self, table: &TableName, range: &Range) -> Result<u64> {
-        self.table(table).map_or(Ok(0), |table| scan::count(&table, range))
+        self.read_table(table, 0, |table| scan::count(table, range))
     }
 
-    /// Whether a table was ever written to.
+    /// Whether there is a table: one that has rows, or had some not long ago.
     pub fn has_table(&self, name: &TableName) -> bool {
         self.read_tables().contains_key(name)
     }

@@ -16,7 +16,7 @@ use super::{
     codec::{Dictionaries, Dictionary},
     doubt,
     engine::{self, Engine, Tree},
-    examine, sweep,
+    examine, intents, sweep,
 };
 use crate::{
     core::{clock::NodeId, digest::DigestKey, name::TableName, replica::Swept},
@@ -214,6 +214,7 @@ pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
     if new {
         write_marker(data, "")?;
     }
+    intents::redo(&engine)?;
     Ok(engine)
 }
 
@@ -364,6 +365,12 @@ pub fn read_dictionaries(meta: &Tree, table: &TableName) -> Result<Dictionaries>
 pub fn write_dictionary(meta: &Tree, table: &TableName, number: usize, bytes: &[u8]) -> Result<()> {
     let kept = [&blake3::hash(bytes).as_bytes()[..8], bytes].concat();
     meta.insert(&dictionary_key(table, number), &kept)
+}
+
+/// Removes the dictionaries of a table that has no rows.
+pub fn remove_dictionaries(meta: &Tree, table: &TableName, count: usize) -> Result<()> {
+    // The last first, as reading them ends at the first that is missing.
+    (0..count).rev().try_for_each(|number| meta.remove(&dictionary_key(table, number)))
 }
 
 fn dictionary_key(table: &TableName, number: usize) -> Vec<u8> {

@@ -35,6 +35,12 @@ impl Progress {
         self.published.send_modify(|published| *published += 1);
     }
 
+    /// Whether every row set before the call is with the subscribers.
+    pub fn is_caught_up(&self) -> bool {
+        let begun = self.begun.load(Ordering::Acquire);
+        *self.published.borrow() >= begun
+    }
+
     /// Returns when every row set before the call is with the subscribers.
     pub async fn caught_up(&self) {
         let begun = self.begun.load(Ordering::Acquire);

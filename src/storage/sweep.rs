@@ -1,5 +1,5 @@
 //! What storage does beside requests, by one worker. At the instant a value expires it tells the subscribers; it removes the
-//! rows that are dead on every replica, which the floors say; and it trains a table's dictionary when enough values have been
+//! rows that are dead on every replica, which the floors say, and the tables that have no rows left; and it trains a table's dictionary when enough values have been
 //! seen.
 //!
 //! A dead row goes through trees in order of time, so that nothing is scanned and nothing held in memory:
@@ -101,6 +101,7 @@ impl Worker {
             (announce::announce(store), "telling of expired values failed"),
             (self.indexing.step(store), "indexing tombstones failed"),
             (removal::remove(store, self.indexing.is_done()), "removing dead rows failed"),
+            (store.remove_empty_tables().map(|()| Turn::Later), "removing tables without rows failed"),
         ];
         let naps = turns.into_iter().map(|(turn, failed)| nap(store, turn, failed));
         naps.min().unwrap_or(NAP_MAX)

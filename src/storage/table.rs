@@ -6,11 +6,16 @@
 //!
 //! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+    atomic::{AtomicBool, Ordering},
+    mpsc,
+};
 
 use super::{
     WallClock,
-    cache::DecodedValues,
+    batch::Reserved,
+    cache::{DecodedValues, LONG_BYTES_MIN, SharedValues},
     chunks,
     codec::{Codec, Dictionaries, Dictionary, Samples},
     commit::Committer,
@@ -48,6 +53,8 @@ pub struct Surroundings {
     pub committer: Arc<Committer>,
     /// Values that were decoded a while ago.
     pub decoded: Arc<DecodedValues>,
+    /// Long values that are being read.
+    pub shared: Arc<SharedValues>,
     /// The key under which rows are hashed.
     pub digest_key: Arc<SharedKey>,
     /// Work for the thread that sweeps.
@@ -84,8 +91,11 @@ pub struct Table {
     pub(super) around: Surroundings,
     /// `None` while the store is being opened again.
     trees: RwLock<Option<Trees>>,
+    /// Whether the store has it no more, as it had no rows: whoever still holds it looks for the one in its place.
+    removed: AtomicBool,
     pub(super) partitions: Vec<Mutex<Partition>>,
     pub(super) remembered: Remembered,
+    pub(super) reserved: Reserved,
     dictionaries: RwLock<Dictionaries>,
     /// `None` once there is a dictionary, or while one is trained.
     pub(super) samples: Mutex<Option<Samples>>,
@@ -99,8 +109,10 @@ impl Table {
             name,
             around,
             trees: RwLock::new(Some(trees)),
+            removed: AtomicBool::new(false),
             partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
             remembered: Remembered::default(),
+            reserved: Reserved::default(),
             dictionaries: RwLock::new(dictionaries),
             samples: Mutex::new(samples),
         }
@@ -116,6 +128,7 @@ impl Table {
         let row = row_of(key);
         let open = self.open();
         let trees = trees::of(&open)?;
+        self.settled(&row);
         loop {
             let Some(bytes) = self.stored(trees, &row)? else { return Ok(None) };
             match self.entry(trees, &row, &bytes, Self::load_hot)? {
@@ -152,7 +165,11 @@ impl Table {
             return Ok(Some((record.head, Payload::Deleted)));
         }
         let open = self.open();
-        let value = self.load(trees::of(&open)?, row, &record)?;
+        let value = match open.as_ref() {
+            // The chunks of a long value went with the table.
+            None if self.is_removed() => self.load_inline(row, &record)?,
+            Some(_) | None => self.load(trees::of(&open)?, row, &record)?,
+        };
         let live = |value| Payload::Live { value, expires_at_ms: record.head.expires_at_ms };
         Ok(value.map(|value| (record.head, live(value))))
     }
@@ -178,6 +195,23 @@ impl Table {
     /// Lets go of the trees, so that the engine can be closed.
     pub fn close(&self) {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Lets go of the trees for ever, if nobody uses them, no row is in them, and subscribers were told of all that was. The trees
+    /// then, for the caller to remove.
+    pub(super) fn remove_if_empty(&self) -> Option<Trees> {
+        let mut slot = self.trees.try_write().ok()?;
+        let trees = slot.as_ref()?;
+        if trees.rows.range(&[], None).next().is_some() || !trees.progress.is_caught_up() {
+            return None;
+        }
+        self.removed.store(true, Ordering::Release);
+        slot.take()
+    }
+
+    /// Whether the store has it no more. What failed on it is to be tried on the table that has its name now, if there is one.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// Goes on over an engine that was opened again: what was counted, or a dictionary, may have been lost with the log's tail.
@@ -251,12 +285,20 @@ impl Table {
 
     /// As `load`, for a key that may well be read again.
     fn load_hot(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
-        if record.codec == Codec::RAW {
+        let (marker, chunked) = (record.head.marker, matches!(record.body, Body::Chunked(_)));
+        if record.codec == Codec::RAW && !chunked {
             return self.load(trees, row, record);
         }
-        let marker = record.head.marker;
         if let Some(value) = self.around.decoded.get(&marker) {
             return Ok(Some(value));
+        }
+        // What is in chunks is long as it is coded, and longer as it is read.
+        if chunked || record.plain_bytes() >= LONG_BYTES_MIN {
+            if let Some(value) = self.around.shared.get(&marker) {
+                return Ok(Some(value));
+            }
+            let value = self.load(trees, row, record)?;
+            return Ok(value.map(|value| self.around.shared.share(marker, value)));
         }
         let value = self.load(trees, row, record)?;
         if let Some(value) = &value {
@@ -267,16 +309,21 @@ impl Table {
 
     /// The value of a live record; `None` where its chunks are missing.
     pub(super) fn load(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
-        let chunked;
-        let coded = match record.body {
-            Body::Inline(coded) => coded,
-            Body::Chunked(length) => {
-                let read = chunks::read(&trees.chunks, row, &record.head, length);
-                let Some(coded) = read.map_err(|error| self.unreadable(row, error))? else { return Ok(None) };
-                chunked = coded;
-                &chunked
-            }
-        };
+        let Body::Chunked(length) = record.body else { return self.load_inline(row, record) };
+        let read = chunks::read(&trees.chunks, row, &record.head, length);
+        let Some(coded) = read.map_err(|error| self.unreadable(row, error))? else { return Ok(None) };
+        self.plain(row, record, &coded).map(Some)
+    }
+
+    /// The value of a live record that is not in chunks; else `None`.
+    fn load_inline(&self, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+        match record.body {
+            Body::Inline(coded) => self.plain(row, record, coded).map(Some),
+            Body::Chunked(_) => Ok(None),
+        }
+    }
+
+    fn plain(&self, row: &[u8], record: &Record<'_>, coded: &[u8]) -> Result<Value> {
         let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
             // The record's checksum covers what is in it as it is.
             let whole = record.codec == Codec::RAW && matches!(record.body, Body::Inline(_));
@@ -285,7 +332,7 @@ impl Table {
             if sound { Ok(plain) } else { Err("the value does not match its fingerprint") }
         });
         let text = plain.and_then(|plain| String::from_utf8(plain).map_err(|_| "the value is not UTF-8"));
-        text.map(|text| Some(Value::trusted(text))).map_err(|why| self.damaged(row, why))
+        text.map(Value::trusted).map_err(|why| self.damaged(row, why))
     }
 
     /// Runs `write` on the trees, unless writes are refused. An error of the engine has them refused from then on.

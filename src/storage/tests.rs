@@ -15,11 +15,12 @@ use futures_util::StreamExt;
 
 use super::{
     change::{Cursor, Effect, Gone},
+    merge::Existing,
     subscription::Notice,
     watch::Joined,
     *,
 };
-use crate::core::{clock::Timestamp, json::Value};
+use crate::core::{clock::Timestamp, json::Value, register::Register};
 
 pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 /// Far longer than anything takes.
@@ -87,7 +88,7 @@ pub(super) fn close(store: Store) {
 }
 
 /// JSON text that no codec shortens much.
-fn long_value(bytes: usize) -> String {
+pub(super) fn long_value(bytes: usize) -> String {
     let mut noise = String::from("\"");
     let mut hash = blake3::hash(b"noise");
     while noise.len() < bytes {

@@ -19,6 +19,8 @@ pub const CHUNKS: &str = "chunks/";
 pub const EXPIRY: &str = "expiry";
 /// The tree of expired values that subscribers were told of.
 pub const EXPIRED: &str = "expired";
+/// The tree of batches that are being set.
+pub const BATCHES: &str = "batches";
 /// The tree of tombstones by when they were written.
 pub const TOMBSTONES: &str = "tombstones";
 
@@ -34,6 +36,8 @@ pub struct Trees {
     pub expired: Tree,
     /// Tombstones of all tables, by when they were written.
     pub tombstones: Tree,
+    /// Batches of all tables that are being set.
+    pub batches: Tree,
     /// How far the pump of the rows is.
     pub progress: Arc<Progress>,
 }
@@ -47,8 +51,16 @@ impl Trees {
             expiry: engine.tree(EXPIRY)?,
             expired: engine.tree(EXPIRED)?,
             tombstones: engine.tree(TOMBSTONES)?,
+            batches: engine.tree(BATCHES)?,
             progress: Arc::new(Progress::new()),
         })
+    }
+
+    /// Removes a table's trees. Nobody may have them open.
+    pub fn remove(engine: &Engine, name: &TableName) -> Result<()> {
+        // The rows last: as long as they are there, so is the table.
+        engine.remove_tree(&format!("{CHUNKS}{name}"))?;
+        engine.remove_tree(&format!("{ROWS}{name}"))
     }
 
     /// The rows of one partition, in the order of their keys.

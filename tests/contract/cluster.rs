@@ -186,7 +186,8 @@ fn guesses_of_the_secret_are_limited() {
         expect_unauthorized(guess(&format!("guess number {guessed} of the secret")));
     }
     guess("one guess more of the secret").expect_problem(429, "too-many");
-    guess(SECRET).expect_problem(429, "too-many");
+    // Whoever knows it is not shut out by others at the same address who do not.
+    guess(SECRET).expect(200);
     node.get("/_/cluster").expect(200);
 }
 

@@ -25,6 +25,7 @@ const CODES: &[(&str, u16)] = &[
     ("forbidden", 403),
     ("not-found", 404),
     ("method-not-allowed", 405),
+    ("request-timeout", 408),
     ("conflict", 409),
     ("misdirected", 421),
     ("head-too-large", 431),
@@ -269,6 +270,11 @@ impl Connection {
                 Err(error) => return error.kind() != io::ErrorKind::TimedOut,
             }
         }
+    }
+
+    /// Whether an answer has begun to come within that time; it is kept for `receive`.
+    pub fn has_answer(&mut self, within: Duration) -> bool {
+        self.wire.fill(Instant::now() + within).is_ok_and(|length| length > 0)
     }
 
     /// Says that nothing more will be sent.

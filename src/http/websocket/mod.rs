@@ -4,6 +4,7 @@
 //! The upgrade is done by hand: warp's own gives each connection a read buffer of 128 KiB that cannot be set, and does not
 //! check the key. Which pages may connect is `guard`'s to say. HTTP/1.1 only; over HTTP/2 a client is told so.
 
+mod metered;
 pub mod request;
 mod session;
 
@@ -25,7 +26,7 @@ use tokio_tungstenite::{
 use tracing::debug;
 use warp::{filters::BoxedFilter, reply::Response};
 
-use self::session::Session;
+use self::{metered::Metered, session::Session};
 use super::{
     call::Call,
     pulse::{self, Pulse},
@@ -50,7 +51,7 @@ const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 const MESSAGE_SLACK_BYTES: usize = 16 * 1024;
 
 /// A connection after the handshake.
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 
 /// `GET /_/ws`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -99,11 +100,11 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
     };
     let session = session.await?;
     call.peer.expect_events();
-    let config = config(node.value_bytes_max());
+    let (config, budget) = (config(node.value_bytes_max()), Arc::clone(&call.peer.budget));
     tokio::spawn(async move {
         match upgrade.await {
             Ok(connection) => {
-                let connection = TokioIo::new(connection);
+                let connection = Metered::new(TokioIo::new(connection), budget);
                 let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
                 session.run(socket).await;
             }

@@ -9,7 +9,7 @@ use serde_json::{error::Category, value::RawValue};
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
-    http::{condition, expiry, kv, path::Address, reply, strict, subscribe},
+    http::{condition, expiry, kv, path::Address, reply, strict, subscribe, table},
     node::{Action, Node, Start, Topic, Write, Written},
 };
 
@@ -66,6 +66,8 @@ pub enum Operation {
     Get(Address),
     /// Change a key.
     Write(TableName, Write),
+    /// Delete all keys of a table that begin so; all, where it is empty.
+    DeleteAll(TableName, String),
     /// Nothing: the way there and back.
     Ping,
 }
@@ -75,7 +77,7 @@ impl Operation {
     ///
     /// # Errors
     /// Those of REST.
-    pub async fn run(self, node: &Node) -> Result<String> {
+    pub async fn run(self, node: &Arc<Node>) -> Result<String> {
         match self {
             Self::Get(address) => {
                 let entry = node.get(&address.table, &address.key)?;
@@ -85,6 +87,11 @@ impl Operation {
                 let deletes = matches!(write.action, Action::Delete { .. });
                 let written = node.write(&table, write).await?;
                 Ok(if deletes { DELETED.into() } else { wrote(written) })
+            }
+            Self::DeleteAll(table, prefix) => {
+                let mut removal = node.begin_removal(table, prefix);
+                while removal.step(node).await?.is_some() {}
+                Ok(format!(r#"{{"deleted":{}}}"#, removal.deleted()))
             }
             Self::Ping => Ok("{}".into()),
         }
@@ -184,7 +191,10 @@ impl Known<'_> {
         Ok(ReplyTo {
             rid: self.rid.map(|rid| Label::parse("rid", rid)).transpose()?,
             sub: self.id.map(|id| Label::parse("id", id)).transpose()?,
-            wants_result: matches!(self.op.as_deref(), Some("get" | "put" | "patch" | "delete" | "ping")),
+            wants_result: matches!(
+                self.op.as_deref(),
+                Some("get" | "put" | "patch" | "delete" | "delete_all" | "ping")
+            ),
         })
     }
 }
@@ -201,6 +211,7 @@ struct Fields<'a> {
     table: Option<String>,
     key: Option<String>,
     prefix: Option<String>,
+    confirm: Option<String>,
     since: Option<String>,
     snapshot: Option<bool>,
     #[serde(borrow, default, deserialize_with = "kv::present")]
@@ -217,7 +228,8 @@ struct Fields<'a> {
     token: Option<String>,
 }
 
-const OPERATIONS: &str = r#"a message is one object with "op": sub, unsub, get, put, patch, delete or ping"#;
+const OPERATIONS: &str =
+    r#"a message is one object with "op": sub, unsub, get, put, patch, delete, delete_all or ping"#;
 
 impl<'a> Fields<'a> {
     fn parse(text: &'a str) -> Result<Self> {
@@ -242,6 +254,7 @@ impl<'a> Fields<'a> {
             ("table", self.table.is_some()),
             ("key", self.key.is_some()),
             ("prefix", self.prefix.is_some()),
+            ("confirm", self.confirm.is_some()),
             ("since", self.since.is_some()),
             ("snapshot", self.snapshot.is_some()),
             ("value", self.value.is_some()),
@@ -259,6 +272,7 @@ impl<'a> Fields<'a> {
             "put" => &["table", "key", "value", "ttl", "expires_at", "if_match", "if_none_match"],
             "patch" => &["table", "key", "patch", "value", "ttl", "expires_at", "if_match", "if_none_match"],
             "delete" => &["table", "key", "force", "if_match", "if_none_match"],
+            "delete_all" => &["table", "prefix", "confirm"],
             "unsub" | "ping" => &[],
             // Answered as what they are.
             _ => return Ok(()),
@@ -280,6 +294,11 @@ impl<'a> Fields<'a> {
             "put" => self.write(self.put(value_bytes_max, now_ms)?)?,
             "patch" => self.write(self.patch(value_bytes_max, now_ms)?)?,
             "delete" => self.write(Action::Delete { force: self.force.unwrap_or(false) })?,
+            "delete_all" => {
+                let table = self.table()?;
+                let prefix = table::prefix_of(&table, self.prefix.as_deref(), self.confirm.as_deref())?;
+                Request::Call(Operation::DeleteAll(table, prefix))
+            }
             "ping" => Request::Call(Operation::Ping),
             "auth" => {
                 return Err(Error::BadRequest(
@@ -399,6 +418,11 @@ mod tests {
         let get = Operation::Get(Address { table: table(), key: key() });
         assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k"}"#), Ok(Request::Call(get)));
         assert_eq!(parsed(r#"{"op":"ping"}"#), Ok(Request::Call(Operation::Ping)));
+        for (members, prefix) in [(r#""prefix":"p""#, "p"), (r#""confirm":"t""#, "")] {
+            let text = format!(r#"{{"op":"delete_all","table":"t",{members}}}"#);
+            let all = Operation::DeleteAll(table(), prefix.into());
+            assert_eq!(parsed(&text), Ok(Request::Call(all)), "{text}");
+        }
         let after = |seconds| Some(Expiry::After(Duration::from_secs(seconds)));
         let put = |text, expiry| Action::Put { value: value(text), expiry };
         let patch = |patch, expiry| Action::Patch { patch, expiry };
@@ -440,6 +464,9 @@ mod tests {
             (r#"["sub"]"#, "bad-request"),
             ("{}", "bad-request"),
             (r#"{"op":"drop"}"#, "bad-request"),
+            (r#"{"op":"delete_all","table":"t"}"#, "bad-request"),
+            (r#"{"op":"delete_all","table":"t","confirm":"u"}"#, "bad-request"),
+            (r#"{"op":"delete_all","table":"t","confirm":"t","prefix":"p"}"#, "bad-request"),
             (r#"{"op":"auth","token":"x"}"#, "bad-request"),
             (r#"{"op":"get","table":"t"}"#, "bad-request"),
             (r#"{"op":"get","table":"t","key":""}"#, "bad-name"),

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     http::{
+        budget::Held,
         call::Call,
         event,
         pulse::{Beats, Pulse},
@@ -206,12 +208,13 @@ impl Session {
 
     async fn take(&mut self, socket: &mut Socket, text: &str) -> Step {
         let (reply_to, request) = self.parse(text);
+        let held = socket.get_mut().take_message();
         let answer = match request {
             Ok(Request::Subscribe { id, topic, start }) => {
                 self.subscribe(id, topic, start).await.map(|()| reply_to.done("subscribed"))
             }
             Ok(Request::Unsubscribe { id }) => self.unsubscribe(&id).map(|()| reply_to.done("unsubscribed")),
-            Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation).await,
+            Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation, held).await,
             Err(error) => Err(error),
         };
         send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
@@ -261,10 +264,19 @@ impl Session {
     }
 
     /// Begins an operation. The results that are there by then go out; the others follow when they are.
-    async fn call(&mut self, socket: &mut Socket, reply_to: ReplyTo, operation: Operation) -> Step {
+    async fn call(
+        &mut self,
+        socket: &mut Socket,
+        reply_to: ReplyTo,
+        operation: Operation,
+        mut held: Held,
+    ) -> Step {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
         self.requests.push(Box::pin(async move {
-            match operation.run(&node).await {
+            let body = operation.run(&node).await;
+            // An answer is there twice for a moment, and goes out as soon as it is.
+            let body = body.and_then(|body| held.cover(2 * body.len()).map(|()| body));
+            match body {
                 Ok(body) => reply_to.result(&body),
                 Err(error) => reply_to.problem(&error, &request_id),
             }
@@ -315,6 +327,9 @@ impl From<SocketError> for Ending {
         match error {
             SocketError::Capacity(_) => {
                 Self::Close(CloseCode::Size, "a message is larger than a value may be")
+            }
+            SocketError::Io(error) if error.kind() == ErrorKind::OutOfMemory => {
+                Self::Close(CloseCode::Again, "the memory of this node for messages is used up; try again")
             }
             SocketError::Utf8(_) => Self::Close(CloseCode::Invalid, "a text frame is not UTF-8"),
             SocketError::Protocol(

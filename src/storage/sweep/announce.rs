@@ -50,7 +50,7 @@ impl Table {
     fn announce(&self, row: &[u8], at_ms: u64, tell: impl FnOnce(Key, &Head)) -> Result<()> {
         self.writing(|trees| {
             // To the end: a write of the same expiry, made meanwhile, would lose its entry else.
-            let _partition = self.lock(row[0]);
+            let _partition = self.lock_row(row);
             let bytes = trees.rows.get(row)?;
             let told = bytes.map_or(Ok(()), |bytes| {
                 let head = self.decode(row, &bytes)?.head;

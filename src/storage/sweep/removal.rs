@@ -110,7 +110,7 @@ impl Table {
         (tree, entry): (&Tree, &[u8]),
     ) -> Result<bool> {
         self.writing(|trees| {
-            let mut partition = self.lock(row[0]);
+            let mut partition = self.lock_row(row);
             let bytes = trees.rows.get(row)?;
             let record = bytes.as_deref().map(|bytes| self.decode(row, bytes)).transpose();
             let dead = record.map(|record| record.filter(|record| is_dead(&record.head)));

@@ -1,0 +1,90 @@
+//! The options of each layer, composed of the knobs.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use super::{Config, memory};
+use crate::{
+    error::Result,
+    http, node,
+    replication::{self, connect::SystemNetwork, secret::Secrets},
+    storage,
+};
+
+/// An address gets one of so many shares of the connections, where nobody says otherwise.
+const CONNECTION_SHARES: usize = 4;
+
+impl Config {
+    /// How the node runs that listens at `listen`; `address` is what it shows as its own until it knows better.
+    pub fn node_options(&self, address: String, listen: SocketAddr, secrets: Secrets) -> node::Options {
+        node::Options {
+            address,
+            storage: self.storage_options(),
+            clock_drift_max_ms: milliseconds(self.max_clock_drift),
+            value_bytes_max: self.max_value.0,
+            replication: self.replication_options(listen, secrets),
+        }
+    }
+
+    fn replication_options(&self, listen: SocketAddr, secrets: Secrets) -> replication::Options {
+        replication::Options {
+            join: self.join.iter().map(|address| address.as_str().to_owned()).collect(),
+            advertise: self.advertise.as_ref().map(|address| address.as_str().to_owned()),
+            listen,
+            secrets,
+            tombstone_grace_ms: milliseconds(self.tombstone_grace),
+            forget_after_ms: milliseconds(self.forget_after),
+            round_ms: milliseconds(self.sync_interval),
+            clock_drift_max_ms: milliseconds(self.max_clock_drift),
+            network: Arc::new(SystemNetwork),
+        }
+    }
+
+    fn storage_options(&self) -> storage::Options {
+        storage::Options {
+            data: self.data.clone(),
+            durability: self.durability,
+            cache_bytes: self.cache.0,
+            tables_max: self.max_tables,
+            subscriptions_max: self.max_subscriptions,
+            set_aside_damaged: self.set_aside_damaged,
+            machine: storage::Machine::of_system(milliseconds(self.max_clock_drift)),
+            peers: replication::peers(!self.join.is_empty()),
+        }
+    }
+
+    /// How the server runs.
+    ///
+    /// # Errors
+    /// `Config` for a certificate or key that does not load: said here, before anything is opened, and not by a server
+    /// that was announced already.
+    pub fn http_options(&self) -> Result<http::Options> {
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
+        tls.as_ref().map(http::tls::acceptor).transpose()?;
+        Ok(http::Options {
+            connections_max: self.max_connections,
+            connections_per_address_max: self
+                .max_connections_per_address
+                .unwrap_or(self.max_connections.div_ceil(CONNECTION_SHARES)),
+            connections_per_loopback_max: self.max_connections_per_address.unwrap_or(self.max_connections),
+            memory_budget_bytes: match self.memory_budget {
+                Some(budget) => budget.0,
+                None => memory::budget_bytes(memory::available_bytes(), self.max_body.0),
+            },
+            body_bytes_max: self.max_body.0,
+            batch_ops_max: self.max_batch_ops,
+            body_rate_min: self.min_body_rate.0,
+            header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+            body_timeout: self.body_timeout,
+            stall_timeout: self.stall_timeout,
+            shutdown_timeout: self.shutdown_timeout,
+            cors_origins: self.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
+            allowed_hosts: self.allowed_host.iter().map(|host| host.0.clone()).collect(),
+            tls,
+        })
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("no knob allows more than some years")
+}

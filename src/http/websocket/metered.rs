@@ -1,0 +1,106 @@
+//! The bytes of a WebSocket as they are read: a message that is on its way is in memory, whether or not it ever ends, so it holds its
+//! bytes of the memory for all bodies.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::budget::{Budget, Held};
+
+/// A connection whose unfinished messages are counted.
+pub struct Metered<T> {
+    io: T,
+    budget: Arc<Budget>,
+    /// Bytes read since the last message.
+    read: usize,
+    held: Held,
+}
+
+impl<T> Metered<T> {
+    /// Counts what is read from `io`.
+    pub fn new(io: T, budget: Arc<Budget>) -> Self {
+        let held = budget.nothing();
+        Self { io, budget, read: 0, held }
+    }
+
+    /// A message is there: what its bytes hold.
+    pub fn take_message(&mut self) -> Held {
+        self.read = 0;
+        std::mem::replace(&mut self.held, self.budget.nothing())
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let this = &mut *self;
+        this.read += buffer.filled().len() - before;
+        let held = this.held.cover(this.read);
+        Poll::Ready(held.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error)))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_on_its_way_holds_its_bytes_and_ends_where_there_are_none() {
+        let budget = Budget::new(150_000);
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let mut metered = Metered::new(server, budget.clone());
+        client.write_all(&[0; 100_000]).await.expect("writes");
+        let mut buffer = vec![0; 100_000];
+        metered.read_exact(&mut buffer).await.expect("there is room");
+        assert!(budget.used() >= 100_000);
+        let held = metered.take_message();
+        assert!(budget.used() >= 100_000, "the message is worked on");
+        drop(held);
+        assert_eq!(budget.used(), 0);
+        client.write_all(&[0; 200_000]).await.expect("writes");
+        let error = metered.read_exact(&mut vec![0; 200_000]).await.expect_err("there is no room");
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+    }
+}

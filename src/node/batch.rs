@@ -1,0 +1,51 @@
+//! Writes that are made durable in one commit, however many pieces they are merged in.
+
+use std::sync::Arc;
+
+use super::{Node, Write, Written, gate::Passing};
+use crate::{core::name::TableName, error::Result, storage::commit::Life};
+
+/// Longer batches are merged on a thread of their own, so that they hold up no other request.
+const INLINE_WRITES_MAX: usize = 16;
+
+/// Writes that are merged piece by piece, and made durable in one commit.
+pub struct Batch<'a> {
+    node: &'a Arc<Node>,
+    table: &'a TableName,
+    life: Life,
+    _passing: Passing<'a>,
+}
+
+impl Batch<'_> {
+    /// Merges writes; results in order. `atomic`: the first failure keeps all of these from happening, and is returned.
+    ///
+    /// # Errors
+    /// As `Node::write`; without `atomic` only what concerns all writes.
+    pub async fn merge(&mut self, writes: Vec<Write>, atomic: bool) -> Result<Vec<Result<Written>>> {
+        let (node, table) = (self.node.clone(), self.table.clone());
+        let long = writes.len() > INLINE_WRITES_MAX;
+        let merge = move || {
+            if atomic { node.merge_atomic(&table, writes) } else { Ok(node.merge_each(&table, writes)) }
+        };
+        if long { self.node.machine().run(merge).await } else { merge() }
+    }
+
+    /// Returns when all that was merged is durable.
+    ///
+    /// # Errors
+    /// `StorageFull` where the storage failed meanwhile: then some of it may be lost.
+    pub async fn finish(self) -> Result<()> {
+        self.node.store.acknowledge(self.life).await
+    }
+}
+
+impl Node {
+    /// Begins a batch of writes to one table.
+    ///
+    /// # Errors
+    /// `StorageFull`, `Draining`.
+    pub async fn begin_batch<'a>(self: &'a Arc<Self>, table: &'a TableName) -> Result<Batch<'a>> {
+        let (life, passing) = self.before_writing().await?;
+        Ok(Batch { node: self, table, life, _passing: passing })
+    }
+}
