@@ -152,7 +152,7 @@ mod tests {
                 tables_max: 1,
                 subscriptions_max: 1,
                 set_aside_damaged: false,
-                peers: Default::default(),
+                peers: storage::Peers::default(),
                 machine: Machine::new(Arc::new(|| NOW_MS)),
             };
             Store::open(options).expect("opens")

@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    META, WallClock, check, engine::Engine, examine, open, row::key_of, stamps::BOUND_LEAD_MS, sweep,
+    META, WallClock, check, engine::Engine, examine, open, quiet, row::key_of, stamps::BOUND_LEAD_MS, sweep,
     table::Table, trees::ROWS,
 };
 use crate::{
@@ -108,9 +108,7 @@ impl Found {
 /// # Errors
 /// `StorageInUse`, `StorageUnusable`, `StorageDamaged` where it does not open at all.
 pub fn find(data: &Path, now_ms: &WallClock, allowed_ms: u64, progress: impl FnMut(u64)) -> Result<Found> {
-    let _lock = check::lock_existing(data)?;
-    let engine = open_engine(data)?;
-    find_in(&engine, now_ms, allowed_ms, progress)
+    on_sound(data, |engine| find_in(engine, now_ms, allowed_ms, progress))
 }
 
 /// Mends what `find` finds, and returns what that was. `force`: also where the wall clock is in doubt. `progress`: as for `find`, and then
@@ -126,9 +124,17 @@ pub fn repair(
     force: bool,
     mut progress: impl FnMut(u64),
 ) -> Result<Found> {
-    let _lock = check::lock_existing(data)?;
-    let engine = open_engine(data)?;
-    let found = find_in(&engine, now_ms, allowed_ms, &mut progress)?;
+    on_sound(data, |engine| repair_in(engine, now_ms, allowed_ms, force, &mut progress))
+}
+
+fn repair_in(
+    engine: &Engine,
+    now_ms: &WallClock,
+    allowed_ms: u64,
+    force: bool,
+    progress: &mut impl FnMut(u64),
+) -> Result<Found> {
+    let found = find_in(engine, now_ms, allowed_ms, &mut *progress)?;
     if found.now_ms < UNSET_BEFORE_MS {
         return Err(Error::Forbidden(format!(
             "the wall clock shows {} s after 1970: it was never set. Set it, and run this again",
@@ -149,7 +155,7 @@ pub fn repair(
     };
     let mut rewritten = 0;
     for table in &found.tables {
-        let table = check::open_unwatched(&engine, table.table.clone(), now_ms)?;
+        let table = check::open_unwatched(engine, table.table.clone(), now_ms)?;
         for number in 0..=u8::MAX {
             rewrite(&table, number, &stamps, &mut || {
                 rewritten += 1;
@@ -167,20 +173,31 @@ pub fn repair(
         expired_ms: found.swept.expired_ms.min(found.now_ms),
     };
     if swept != found.swept {
-        sweep::keep(&engine, swept)?;
+        sweep::keep(engine, swept)?;
     }
     open::write_clock_bound(&engine.tree(META)?, stamps.bound())?;
     engine.sync()?;
     Ok(found)
 }
 
-fn open_engine(data: &Path) -> Result<Engine> {
+/// Runs `run` on the store in `data`, locked, where nothing is damaged: what the engine cannot read it would throw away.
+fn on_sound<T>(data: &Path, run: impl FnOnce(&Engine) -> Result<T>) -> Result<T> {
+    let _lock = check::lock_existing(data)?;
     if let Some(why) = examine::find_damage(data)? {
         return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(data))));
     }
-    let engine = open::engine(data, CACHE_BYTES)?;
-    examine::check_end(data, &engine)?;
-    Ok(engine)
+    let ran = quiet::caught(|| {
+        let engine = open::engine(data, CACHE_BYTES)?;
+        examine::check_end(data, &engine)?;
+        run(&engine)
+    });
+    ran.unwrap_or_else(|said| {
+        Err(Error::StorageDamaged(format!(
+            "{}: sled panicked: {said}. {}",
+            data.display(),
+            examine::remedies(data)
+        )))
+    })
 }
 
 fn find_in(
