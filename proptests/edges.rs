@@ -49,7 +49,9 @@ fn message() -> impl Strategy<Value = String> {
 fn check_answers(text: &str) -> Result<(), TestCaseError> {
     let (reply_to, request) = request::parse(text, VALUE_BYTES_MAX, 0);
     let answers = match &request {
-        Ok(_) => [reply_to.done("subscribed"), reply_to.result("{}"), reply_to.result(r#"{"version":"v"}"#)],
+        Ok(_) => {
+            [reply_to.done("subscribed", None), reply_to.result("{}"), reply_to.result(r#"{"version":"v"}"#)]
+        }
         Err(error) => [(); 3].map(|()| reply_to.problem(error, "id")),
     };
     for answer in answers {
@@ -116,8 +118,9 @@ proptest! {
     }
 
     #[test]
-    fn an_event_id_comes_back(epoch: u32, sequence: u64) {
-        let cursor = Cursor { epoch, sequence };
+    fn an_event_id_comes_back(epoch: u32, sequence: u64, agreed_ms: u64, cluster: u32) {
+        let cluster = if agreed_ms == 0 { 0 } else { cluster };
+        let cursor = Cursor { epoch, sequence, agreed_ms, cluster };
         prop_assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
         prop_assert_eq!(subscribe::start_at(Some(&cursor.to_string()), false), Start::After(cursor));
     }
@@ -161,7 +164,7 @@ proptest! {
             true => Effect::Deleted(Gone::Expired),
             false => Effect::Updated { value: value(&text), expires_at_ms: Some(1) },
         };
-        let cursor = Some(Cursor { epoch: 1, sequence: 2 });
+        let cursor = Some(Cursor { epoch: 1, sequence: 2, agreed_ms: 3, cluster: 4 });
         let timestamp = Timestamp { hlc: 3, node: NodeId(4) };
         let change = Change::new(cursor, table, key.clone(), timestamp, effect);
         let frame = event::frame(&Notice::Change(change.into()));

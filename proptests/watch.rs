@@ -3,6 +3,7 @@
 //! twice; and where it kept up it sees every one.
 
 mod client;
+mod travel;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -170,7 +171,12 @@ impl World {
             Step::ResumeElsewhere(epoch, sequence) => {
                 self.elsewhere = true;
                 self.skipped = true;
-                self.watch(Start::After(Cursor { epoch: *epoch, sequence: *sequence }));
+                self.watch(Start::After(Cursor {
+                    epoch: *epoch,
+                    sequence: *sequence,
+                    agreed_ms: 0,
+                    cluster: 0,
+                }));
             }
         }
         Ok(())
@@ -309,7 +315,7 @@ impl World {
                 prop_assert!(self.is_wanted(change.key.as_str()), "{} was not asked for", change.key);
                 change.cursor
             }
-            Notice::Sync(cursor) => Some(*cursor),
+            Notice::Position(cursor) | Notice::Sync(cursor) => Some(*cursor),
             Notice::Resync(_) => {
                 prop_assert!(!self.few_keys || self.elsewhere, "few keys are coalesced, never dropped");
                 self.skipped = true;

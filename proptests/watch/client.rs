@@ -35,6 +35,10 @@ impl Client {
                 *self = Self { resyncing: true, ..Self::default() };
                 Ok(())
             }
+            Notice::Position(_) => {
+                prop_assert!(!self.resyncing, "a snapshot ends with a sync");
+                Ok(())
+            }
             Notice::Sync(_) => {
                 prop_assert!(self.resyncing, "a snapshot ends that began");
                 self.resyncing = false;

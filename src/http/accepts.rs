@@ -81,6 +81,7 @@ static MODE: Parameter =
     once("mode", "keep: rows keep their versions, later writes stay; new: rows are new writes and win");
 static SURROGATES: Parameter =
     once("surrogates", "keep: take values with lone surrogates, of exports from before those were refused");
+static PARTIAL: Parameter = once("partial", "true: take an export also where it is not whole");
 
 static CONFIRM: Parameter = once("confirm", "the table's name: all of its keys");
 
@@ -115,7 +116,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Admin, "POST", &["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"], &[]),
     plain(Route::Tables, "GET", &["/_/tables"], &[]),
     plain(Route::Export, "GET", &["/_/export"], &[&TABLE, &PREFIX, &START, &END, &VALUES]),
-    plain(Route::Import, "POST", &["/_/import"], &[&TABLE, &MODE, &SURROGATES, &W, &W_TIMEOUT]),
+    plain(Route::Import, "POST", &["/_/import"], &[&TABLE, &MODE, &SURROGATES, &PARTIAL, &W, &W_TIMEOUT]),
     plain(Route::Stats, "GET", &["/stats"], &[]),
     plain(Route::Metrics, "GET", &["/metrics"], &[]),
     plain(Route::Probe, "GET", &["/healthz", "/readyz", "/version"], &[]),

@@ -4,6 +4,10 @@
 //! A frame cannot be broken by what is in it: JSON text has no raw line end, keys are escaped by serde_json, table names
 //! are plain by their rule. An event carries an id (a cursor) only where a client may resume from it: `resync` and the
 //! values of a snapshot have none, so a client that is cut off inside a snapshot asks for what it asked before.
+//!
+//! A stream says where it is without any event, too: a block with an `id` and no data sets the last event ID of an `EventSource` and
+//! dispatches nothing (HTML standard, "9.2.6 Interpreting an event stream", at the blank line). So who is cut off before the first event
+//! resumes from there.
 
 use std::fmt::{self, Write};
 
@@ -14,6 +18,7 @@ use crate::{
     node::{Change, Cursor, Effect, Gone, Notice},
 };
 
+const POSITION: &str = r#"{"event":"position"}"#;
 const SYNC: &str = r#"{"event":"sync"}"#;
 const RESYNC: &str = r#"{"event":"resync"}"#;
 const SHUTDOWN: &str = r#"{"event":"shutdown"}"#;
@@ -21,20 +26,25 @@ const SHUTDOWN: &str = r#"{"event":"shutdown"}"#;
 /// The bytes of a rendered change beside its key, value and table: an estimate, to allocate once.
 const FRAME_BYTES: usize = 256;
 
-/// What an event stream begins with: who answers, and how long to wait before coming back to it.
-pub fn head(address: &str) -> Bytes {
-    Bytes::from(format!(": dynarust {address}\nretry: 2000\n\n"))
+/// What an event stream begins with: who answers, how long to wait before coming back to it, and where it is, if that is known.
+pub fn head(address: &str, position: Option<Cursor>) -> Bytes {
+    Bytes::from(format!(": dynarust {address}\nretry: 2000\n{}\n", id_line(position)))
 }
 
-/// What keeps an idle event stream open: a comment, which readers pass over.
-pub fn keep_alive() -> Bytes {
-    Bytes::from_static(b": \n\n")
+/// What keeps an idle event stream open: a comment, which readers pass over, and where the stream is, if it has told all up to there.
+pub fn keep_alive(position: Option<Cursor>) -> Bytes {
+    Bytes::from(format!(": \n{}\n", id_line(position)))
+}
+
+fn id_line(position: Option<Cursor>) -> String {
+    position.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default()
 }
 
 /// The frame of an event stream.
 pub fn frame(notice: &Notice) -> Bytes {
     match notice {
         Notice::Change(change) => change.rendered(render).clone(),
+        Notice::Position(cursor) => Bytes::from(format!("id: {cursor}\n\n")),
         Notice::Sync(cursor) => Bytes::from(format!("id: {cursor}\nevent: sync\ndata: {SYNC}\n\n")),
         Notice::Resync(_) => Bytes::from(format!("event: resync\ndata: {RESYNC}\n\n")),
         Notice::Shutdown => Bytes::from(format!("event: shutdown\ndata: {SHUTDOWN}\n\n")),
@@ -51,6 +61,7 @@ pub fn message(notice: &Notice, sub: Option<&str>) -> String {
             frame = change.rendered(render);
             object_in(change, frame)
         }
+        Notice::Position(_) => POSITION,
         Notice::Sync(_) => SYNC,
         Notice::Resync(_) => RESYNC,
         Notice::Shutdown => SHUTDOWN,
@@ -69,7 +80,7 @@ pub fn message(notice: &Notice, sub: Option<&str>) -> String {
 fn cursor(notice: &Notice) -> Option<Cursor> {
     match notice {
         Notice::Change(change) => change.cursor,
-        Notice::Sync(cursor) => Some(*cursor),
+        Notice::Position(cursor) | Notice::Sync(cursor) => Some(*cursor),
         Notice::Resync(_) | Notice::Shutdown | Notice::Failed(_) => None,
     }
 }
@@ -155,7 +166,7 @@ mod tests {
         name::{Key, TableName},
     };
 
-    const CURSOR: Cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467 };
+    const CURSOR: Cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467, agreed_ms: 0, cluster: 0 };
     const VERSION: &str = "0001998877665544-00000000000000ab";
 
     fn change(cursor: Option<Cursor>, key: &str, effect: Effect) -> Notice {
@@ -225,6 +236,20 @@ mod tests {
         assert_eq!(frame(&Notice::Sync(CURSOR)), sync);
         assert_eq!(frame(&Notice::Resync(CURSOR)), "event: resync\ndata: {\"event\":\"resync\"}\n\n");
         assert_eq!(frame(&Notice::Shutdown), "event: shutdown\ndata: {\"event\":\"shutdown\"}\n\n");
+    }
+
+    #[test]
+    fn a_position_is_an_id_without_data() {
+        let cursor = Cursor { agreed_ms: 1_763_689_000_123, cluster: 0xbeef, ..CURSOR };
+        assert_eq!(frame(&Notice::Position(cursor)), "id: 3f2a91c0.184467.1763689000123.0000beef\n\n");
+        assert_eq!(head("a:1", Some(CURSOR)), ": dynarust a:1\nretry: 2000\nid: 3f2a91c0.184467\n\n");
+        assert_eq!(head("a:1", None), ": dynarust a:1\nretry: 2000\n\n");
+        assert_eq!(
+            (keep_alive(Some(CURSOR)), keep_alive(None)),
+            (": \nid: 3f2a91c0.184467\n\n".into(), ": \n\n".into())
+        );
+        let message = message(&Notice::Position(CURSOR), None);
+        assert_eq!(message, r#"{"event":"position","cursor":"3f2a91c0.184467"}"#);
     }
 
     #[test]

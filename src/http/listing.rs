@@ -179,9 +179,19 @@ impl Listing {
 
     async fn answer(self, call: &Call) -> Result<Response> {
         match self.limit {
-            None => chunks::answer(&call.peer.budget, reply::JSON, self).await,
+            None => {
+                // Of a part of the table nobody knows how many keys it has before they are read.
+                let total = self.is_all().then(|| self.node.keys_total(|name| *name == self.table)).flatten();
+                Ok(reply::with_total(chunks::answer(&call.peer.budget, reply::JSON, self).await?, total))
+            }
             Some(limit) => self.answer_page(limit, call).await,
         }
+    }
+
+    /// Whether it is of the whole table.
+    fn is_all(&self) -> bool {
+        let Range { prefix, start, end, after, reverse: _ } = &self.range;
+        prefix.is_empty() && start.is_none() && end.is_none() && after.is_none()
     }
 
     async fn answer_page(mut self, limit: usize, call: &Call) -> Result<Response> {

@@ -38,6 +38,7 @@ pub mod table;
 pub mod tls;
 pub mod transfer;
 pub mod websocket;
+pub mod whole;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -34,6 +34,9 @@ pub const CREATED: HeaderName = HeaderName::from_static("dynarust-created");
 /// The cursor of the next page of a listing.
 pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-cursor");
 
+/// About how many keys an answer has that is streamed: those that are there as it begins, expired ones until they are swept included.
+pub const TOTAL_KEYS: HeaderName = HeaderName::from_static("dynarust-total-keys");
+
 /// A 200 with this body.
 pub fn with_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into().into());
@@ -58,6 +61,14 @@ pub fn json(body: &impl Serialize) -> Result<Response> {
     let mut text = serde_json::to_vec(body).map_err(|error| Error::Io(format!("writing JSON: {error}")))?;
     text.push(b'\n');
     Ok(json_text(text))
+}
+
+/// Says how many keys an answer has in all, where that is known.
+pub fn with_total(mut response: Response, keys: Option<u64>) -> Response {
+    if let Some(keys) = keys {
+        response.headers_mut().insert(TOTAL_KEYS, keys.into());
+    }
+    response
 }
 
 /// A status without a body.

@@ -85,8 +85,8 @@ async fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Targe
     if websocket::is_wanted(call) {
         return websocket::stream(node, pulse, call, topics, start).await;
     }
-    let head = event::head(node.address());
     let subscription = node.watch(topics, start).await?;
+    let head = event::head(node.address(), subscription.position());
     call.peer.expect_events();
     Ok(event_stream(Events { head: Some(head), subscription, beats: pulse.beats() }))
 }
@@ -183,7 +183,8 @@ impl Stream for Events {
         if let Poll::Ready(notice) = Pin::new(&mut self.subscription).poll_next(context) {
             return Poll::Ready(notice.map(|notice: Notice| Ok(event::frame(&notice))));
         }
-        Pin::new(&mut self.beats).poll_next(context).map(|beat| beat.map(|()| Ok(event::keep_alive())))
+        let beat = Pin::new(&mut self.beats).poll_next(context);
+        beat.map(|beat| beat.map(|()| Ok(event::keep_alive(self.subscription.position()))))
     }
 }
 
@@ -263,8 +264,10 @@ mod tests {
 
     #[test]
     fn a_cursor_goes_before_a_snapshot_and_a_foreign_one_starts_over() {
-        let cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467 };
+        let cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467, agreed_ms: 0, cluster: 0 };
         assert_eq!(start_at(Some("3f2a91c0.184467"), true), Start::After(cursor));
+        let cursor = Cursor { agreed_ms: 5, ..cursor };
+        assert_eq!(start_at(Some("3f2a91c0.184467.5.00000000"), true), Start::After(cursor));
         assert_eq!(start_at(Some("1763689000123"), false), Start::Resync);
         assert_eq!(start_at(None, true), Start::Snapshot);
         assert_eq!(start_at(None, false), Start::Now);

@@ -1,7 +1,11 @@
 //! `/_/export` and `/_/import`: all rows, or one table's, as one JSON object a line, with their versions. Streamed both ways:
 //! memory holds a page, or a batch, whatever the size of the store.
+//!
+//! An export has a first and a last line around its rows, and one that begins so is imported only if it ends so (`whole`). An import is
+//! merged batch by batch as it comes, as nobody can hold an export of any size until its end has been seen. So one that proves not to
+//! be whole may leave rows behind: the answer says how many. They are as good as any others; importing the whole file again is safe.
 
-use std::{borrow::Cow, sync::Arc, vec};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use hyper::Method;
@@ -16,6 +20,7 @@ use super::{
     chunks::{self, Chunk, Chunks},
     condition, expiry, kv, listing, reply,
     route::{Route, exactly, route},
+    whole::{FIRST_LINE, Sealing, Unsealing},
 };
 use crate::{
     core::{
@@ -55,11 +60,12 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         Some(table) => vec![TableName::parse(&table)?],
         None => node.table_names(),
     };
-    let mut tables = tables.into_iter();
-    let Some(table) = tables.next() else { return Ok(reply::with_type(reply::NDJSON, "")) };
     let budget = Arc::clone(&call.peer.budget);
-    let export = Export { node, table, left: range.clone(), range, values, tables };
-    chunks::answer(&budget, reply::NDJSON, export).await
+    // Of a part of the tables nobody knows how many keys it has before they are read.
+    let is_all = range.prefix.is_empty() && range.start.is_none() && range.end.is_none();
+    let total = is_all.then(|| node.keys_total(|name| tables.contains(name))).flatten();
+    let export = Export { node, left: range.clone(), range, values, tables: tables.into(), sealing: None };
+    Ok(reply::with_total(chunks::answer(&budget, reply::NDJSON, export).await?, total))
 }
 
 /// An export under way.
@@ -68,28 +74,37 @@ struct Export {
     /// What it takes of each table.
     range: Range,
     values: bool,
-    /// The table it is at, and what is left of that.
-    table: TableName,
+    /// The table it is at, and those that follow.
+    tables: VecDeque<TableName>,
+    /// What is left of the first of them.
     left: Range,
-    /// Those that follow.
-    tables: vec::IntoIter<TableName>,
+    /// The sum of the lines so far; `None` before the first.
+    sealing: Option<Sealing>,
 }
 
 impl Chunks for Export {
     async fn next(&mut self) -> Result<Chunk> {
-        let page = self.node.rows(&self.table, &self.left, PAGE_ROWS).await?;
-        let mut bytes = Vec::new();
-        for row in &page.rows {
-            append_line(&mut bytes, &self.table, row, self.values);
+        let mut bytes = if self.sealing.is_none() { FIRST_LINE.to_vec() } else { Vec::new() };
+        let sealing = self.sealing.get_or_insert_with(Sealing::begin);
+        if let Some(table) = self.tables.front() {
+            let page = self.node.rows(table, &self.left, PAGE_ROWS).await?;
+            let begin = bytes.len();
+            for row in &page.rows {
+                append_line(&mut bytes, table, row, self.values);
+            }
+            sealing.add(page.rows.len(), &bytes[begin..]);
+            if page.more {
+                self.left.after = page.rows.into_iter().last().map(|row| row.key);
+            } else {
+                self.tables.pop_front();
+                self.left = self.range.clone();
+            }
         }
-        if page.more {
-            self.left.after = page.rows.into_iter().last().map(|row| row.key);
-            return Ok(Chunk { bytes, last: false });
+        let last = self.tables.is_empty();
+        if last {
+            bytes.extend_from_slice(sealing.last_line().as_bytes());
         }
-        let Some(table) = self.tables.next() else { return Ok(Chunk { bytes, last: true }) };
-        self.table = table;
-        self.left = self.range.clone();
-        Ok(Chunk { bytes, last: false })
+        Ok(Chunk { bytes, last })
     }
 }
 
@@ -166,12 +181,14 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     let mode = Mode::parse(call.query().get("mode")?.as_deref())?;
     let keeps_surrogates = keeps_surrogates(call.query().get("surrogates")?.as_deref())?;
     let wanted = condition::wanted(&call)?;
+    let unsealing = Unsealing::new(call.query().flag("partial")?);
     let mut importing = Importing {
         line_bytes_max: node.value_bytes_max() + body::ENVELOPE_BYTES_MAX,
         node,
         table,
         mode,
         keeps_surrogates,
+        unsealing,
         batch: Vec::new(),
         batch_bytes: 0,
         lines: 0,
@@ -199,6 +216,7 @@ struct Importing {
     mode: Mode,
     keeps_surrogates: bool,
     line_bytes_max: u64,
+    unsealing: Unsealing,
     batch: Vec<Import>,
     batch_bytes: usize,
     /// Lines taken, the last of which is the one that is wrong if one is.
@@ -230,7 +248,12 @@ impl Importing {
             begun.extend_from_slice(&bytes);
         }
         let line = begun.freeze();
-        self.take_line(&line).await?;
+        if let Err(error) = self.take_line(&line).await {
+            // Of an export, a last line without its end is half a line.
+            self.unsealing.check_end()?;
+            return Err(error);
+        }
+        self.unsealing.check_end()?;
         self.commit().await
     }
 
@@ -248,6 +271,9 @@ impl Importing {
             return Ok(());
         }
         self.lines += 1;
+        if !self.unsealing.is_row(line)? {
+            return Ok(());
+        }
         let row = self.parse(line)?;
         if self.mode == Mode::New && row.expires_at_ms.is_some_and(|at_ms| at_ms <= self.node.now_ms()) {
             // Written, it would hide what is here and show nothing.
@@ -361,7 +387,7 @@ impl Importing {
         };
         let mut problem = self.problem(error, call);
         let written = self.imported.written;
-        problem["detail"] = json!(format!("{place}: {error}; {written} rows were written before"));
+        problem["detail"] = json!(format!("{place}: {error}; {written} rows were written before, and stay"));
         problem["line"] = json!(last);
         reply::problem_of(error, &problem)
     }

@@ -69,6 +69,7 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
             let mut standing = inner.shared.standing();
             // Nothing that is known of another cluster holds in this one.
             standing.begin_syncing(inner.store.now_ms());
+            inner.store.disagree();
             standing.agreement = Agreement::default();
             (state.birth.cluster, state.birth.forced) = (theirs.id, false);
         }

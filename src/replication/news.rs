@@ -83,6 +83,7 @@ impl Inner {
             warn!(by = %from, "the cluster had forgotten this node: it takes what was written and deleted meanwhile");
             state.birth.forgotten = incarnation;
             self.shared.standing().begin_syncing(self.store.now_ms());
+            self.store.disagree();
         }
     }
 

@@ -17,15 +17,20 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     watch_clocks(inner);
     let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
     dispel_doubt(inner).await?;
-    let floor_ms = {
+    let (floor_ms, agreed_ms) = {
         let mut standing = inner.shared.standing();
-        standing.whole.then(|| standing.raise_floor(settled_ms))
+        let agreed_ms = standing.whole.then(|| standing.floor.guarantee_ms(settled_ms));
+        (standing.whole.then(|| standing.raise_floor(settled_ms)), agreed_ms)
     };
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
     let kept_up = inner.machine().run(move || {
         if let Some(floor_ms) = floor_ms {
             // Not past the present: a clock that was ahead for a while may have raised it.
             store.pass_floor(floor_ms.min(settled_ms), grace_ms)?;
+        }
+        match agreed_ms {
+            Some(agreed_ms) => store.agree(agreed_ms)?,
+            None => store.lapse(),
         }
         if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
             // After the storage was opened again there are no trees.

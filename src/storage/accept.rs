@@ -140,6 +140,8 @@ impl Table {
             // A damaged row has no marker: it is another, and for `check` to find.
             let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
             let Some(record) = record else { return Ok(false) };
+            // Nothing of it will be found by who comes later.
+            self.around.agreed.vanish(&trees.meta)?;
             if self.is_seen(trees, &row, &record.head)? {
                 gone(&record.head);
             }

@@ -10,26 +10,42 @@ use crate::core::{
     name::{Key, TableName},
 };
 
-/// A place in a node's change stream. As text `<epoch>.<sequence>`: eight hexadecimal digits, a dot, a decimal number.
+/// A place in a node's change stream. As text `<epoch>.<sequence>.<agreed>.<cluster>`: eight hexadecimal digits, two decimal numbers, and
+/// eight digits again. Without the last two, where nothing is agreed, it is a place in this stream alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// Fresh at every start of a node, and whenever its storage was opened again.
     pub epoch: u32,
     /// The number of the last change seen; changes are numbered from 1.
     pub sequence: u64,
+    /// The instant (Unix milliseconds) that makes it a place in the stream of any member; see `agreed`. 0 where none is known.
+    pub agreed_ms: u64,
+    /// What tells the cluster from others, whose instants say nothing here.
+    pub cluster: u32,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}.{}", self.epoch, self.sequence)
+        write!(f, "{:08x}.{}", self.epoch, self.sequence)?;
+        match self.agreed_ms {
+            0 => Ok(()),
+            agreed_ms => write!(f, ".{agreed_ms}.{:08x}", self.cluster),
+        }
     }
 }
 
 impl Cursor {
     /// Parses what `Display` writes; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
-        let (epoch, sequence) = text.split_once('.')?;
-        let cursor = Self { epoch: u32::from_str_radix(epoch, 16).ok()?, sequence: sequence.parse().ok()? };
+        let (epoch, place) = text.split_once('.')?;
+        let (sequence, agreed) = place.split_once('.').unwrap_or((place, "0.00000000"));
+        let (agreed_ms, cluster) = agreed.split_once('.')?;
+        let cursor = Self {
+            epoch: u32::from_str_radix(epoch, 16).ok()?,
+            sequence: sequence.parse().ok()?,
+            agreed_ms: agreed_ms.parse().ok()?,
+            cluster: u32::from_str_radix(cluster, 16).ok()?,
+        };
         // Numbers have other spellings, with signs and zeros: none of them is ours.
         (cursor.to_string() == text).then_some(cursor)
     }
@@ -140,7 +156,13 @@ mod tests {
 
     #[test]
     fn a_cursor_is_what_display_writes_and_nothing_else() {
-        for text in ["3f2a91c0.184467", "00000000.0", "ffffffff.18446744073709551615"] {
+        for text in [
+            "3f2a91c0.184467",
+            "00000000.0",
+            "ffffffff.18446744073709551615",
+            "3f2a91c0.184467.1763689000123.0000beef",
+            "00000000.0.18446744073709551615.ffffffff",
+        ] {
             assert_eq!(Cursor::parse(text).map(|cursor| cursor.to_string()).as_deref(), Some(text));
         }
         let wrong = [
@@ -152,7 +174,13 @@ mod tests {
             "0000000A.1",
             "00000001.01",
             "00000001.1 ",
+            "00000001.1.0",
+            "00000001.1.",
             "00000001.1.1",
+            "00000001.1.0.00000000",
+            "00000001.1.01.00000000",
+            "00000001.1.1.1",
+            "00000001.1.1.00000001.1",
         ];
         for text in wrong {
             assert_eq!(Cursor::parse(text), None, "{text}");

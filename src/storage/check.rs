@@ -174,6 +174,7 @@ pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallCloc
         chores: std::sync::mpsc::channel().0,
         floors: Floors::new(Swept::default()).into(),
         opening: Default::default(),
+        agreed: super::agreed::Agreed::default().into(),
     };
     Ok(Table::new(name, around, trees, dictionaries))
 }

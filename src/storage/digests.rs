@@ -52,6 +52,12 @@ impl SharedKey {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What tells the cluster from others: all of its members, and nobody else, hash rows under its key.
+    pub fn cluster(&self) -> u32 {
+        let hash = blake3::derive_key("DynaRust 2026 cursors of a cluster", &self.now().0);
+        u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+    }
+
     fn set(&self, key: DigestKey) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }
@@ -290,6 +296,7 @@ impl Store {
         if self.failure().is_some() {
             return Ok(None);
         }
+        self.0.around.agreed.root(at_ms);
         let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
         let mut sums = Vec::new();
         let tables = self.all_tables();

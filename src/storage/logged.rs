@@ -11,6 +11,7 @@ use tracing::error;
 use super::{
     change::{Change, Cursor, Effect, Gone},
     engine::Slice,
+    record::{Head, Record},
     table::Table,
 };
 use crate::core::{
@@ -19,20 +20,78 @@ use crate::core::{
     register::Payload,
 };
 
+/// What a change costs in memory beside its key and value.
+const CHANGE_OVERHEAD_BYTES: usize = 256;
+
 /// A change with its place in the stream.
 pub struct Logged {
-    /// Its place.
-    pub cursor: Cursor,
+    /// Its place; `None` for one that is told from the store.
+    pub cursor: Option<Cursor>,
     /// The table.
     pub table: TableName,
     /// The key.
     pub key: Key,
     /// The version that did it.
     pub timestamp: Timestamp,
+    /// A cursor of another node with an instant up to there lacks it; see `agreed`.
+    pub label_ms: u64,
+    /// What only those need to be told who came with the cursor of another node.
+    pub quiet: bool,
     /// About what it costs in memory.
     pub bytes: usize,
     source: Source,
     change: OnceLock<Option<Arc<Change>>>,
+}
+
+/// A change that has no place yet.
+pub struct News {
+    /// The table.
+    pub table: TableName,
+    /// The key.
+    pub key: Key,
+    /// The version that did it.
+    pub timestamp: Timestamp,
+    /// The later of its timestamp and, of a value that expired, its expiry.
+    pub label_ms: u64,
+    /// Whether it is the end of what nobody saw here.
+    pub quiet: bool,
+    /// About what it costs in memory.
+    pub bytes: usize,
+    /// Where its value is.
+    pub source: Source,
+}
+
+impl News {
+    /// What a row says of its key.
+    pub fn of_row(
+        table: &Arc<Table>,
+        key: Key,
+        head: &Head,
+        bytes: usize,
+        (row, record): (Slice, Slice),
+    ) -> Self {
+        let timestamp = head.marker.timestamp;
+        let source = Source::Record(table.clone(), row, record);
+        let (table, label_ms) = (table.name().clone(), timestamp.unix_ms());
+        Self { table, key, timestamp, label_ms, quiet: head.quiet, bytes, source }
+    }
+
+    /// The end of a value that has no tombstone.
+    pub fn of_end(table: &TableName, key: Key, head: &Head, gone: Gone, quiet: bool) -> Self {
+        let bytes = CHANGE_OVERHEAD_BYTES + 2 * key.as_str().len();
+        let (table, timestamp) = (table.clone(), head.marker.timestamp);
+        let expired_ms = match gone {
+            Gone::Expired => head.expires_at_ms,
+            Gone::Deleted => None,
+        };
+        let label_ms = timestamp.unix_ms().max(expired_ms.unwrap_or(0));
+        Self { table, key, timestamp, label_ms, quiet, bytes, source: Source::Gone(gone) }
+    }
+}
+
+/// What a row's change costs in memory: the value is held as stored, decoded and rendered.
+pub fn change_bytes(row: &[u8], bytes: &[u8], record: &Record<'_>) -> usize {
+    CHANGE_OVERHEAD_BYTES + 2 * row.len() + bytes.len() + 2 * record.plain_bytes()
 }
 
 /// Where a change's value is to be had.
@@ -46,13 +105,10 @@ pub enum Source {
 impl Logged {
     /// A change of a key that nobody decoded yet.
     pub fn new(
-        cursor: Cursor,
-        (table, key): (TableName, Key),
-        timestamp: Timestamp,
-        bytes: usize,
-        source: Source,
+        cursor: Option<Cursor>,
+        News { table, key, timestamp, label_ms, quiet, bytes, source }: News,
     ) -> Self {
-        Self { cursor, table, key, timestamp, bytes, source, change: OnceLock::new() }
+        Self { cursor, table, key, timestamp, label_ms, quiet, bytes, source, change: OnceLock::new() }
     }
 
     /// What it made of its key. `None` where the value was long and a later write, whose change follows, has removed it; or
@@ -81,6 +137,6 @@ impl Logged {
 
     fn decoded(&self, effect: Effect) -> Arc<Change> {
         let (table, key) = (self.table.clone(), self.key.clone());
-        Arc::new(Change::new(Some(self.cursor), table, key, self.timestamp, effect))
+        Arc::new(Change::new(self.cursor, table, key, self.timestamp, effect))
     }
 }

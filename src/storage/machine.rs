@@ -109,6 +109,15 @@ impl Machine {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// An epoch that no other stream of changes had, as good as surely.
+    ///
+    /// # Errors
+    /// As `fill_random`.
+    pub fn fresh_epoch(&self) -> Result<u32> {
+        // Any half is as random.
+        self.random().map(|number| number as u32)
+    }
+
     /// Runs what may wait for a disk, or takes long, where that holds up nothing else.
     ///
     /// # Errors

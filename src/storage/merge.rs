@@ -231,6 +231,7 @@ impl Table {
             return Ok((merged, None));
         }
         self.around.counters.writes.increment();
+        self.around.agreed.arrive(&trees.meta, register.timestamp().unix_ms())?;
         let staged = self.encode(trees, row, &register, stored)?;
         Ok((merged, Some(staged)))
     }

@@ -1,10 +1,11 @@
 //! Disk: the tables of one node in one directory. The only layer that names sled, and only in `engine`.
 //!
 //! In reading order: `merge` is the write path, `batch` with `intents` that of many rows at once, `table` the reads; `row`, `record`, `codec` and `chunks` are their bytes, `scan`
-//! lists; `commit` makes durable and `recovery` survives a disk that fails; `watch`, `queue` and `subscription` carry each
-//! `change` to subscribers; `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows
-//! there are to other replicas, `copy` reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its
-//! tables. `machine` is what all of it runs on. `check`, `compact` and `salvage` are for a store that no node has open.
+//! lists; `commit` makes durable and `recovery` survives a disk that fails; `pump`, `watch`, `queue` and `subscription` carry each
+//! `change` to subscribers, `agreed` and `backlog` to those who come from elsewhere; `stamps` gives timestamps; `sweep` works beside
+//! all that. `partition` and `digests` say what rows there are to other replicas, `copy` reads them for those, `accept` takes theirs;
+//! `notes` is what the node keeps beside its tables; all of it runs on `machine`. `check`, `compact` and `salvage` are for stores
+//! nobody has open.
 //!
 //! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `doubt` that
 //! something may be lost, and `quiet` catches the engine's panics.
@@ -14,6 +15,8 @@
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
 mod accept;
+mod agreed;
+mod backlog;
 mod batch;
 mod cache;
 pub mod change;
@@ -43,6 +46,7 @@ mod opening;
 mod options;
 pub mod partition;
 mod progress;
+mod pump;
 pub mod queue;
 mod quiet;
 pub mod record;
@@ -69,6 +73,7 @@ use std::{
 use tracing::error;
 
 use self::{
+    backlog::Backlogs,
     change::Topic,
     codec::Samples,
     commit::{Committer, Life},
@@ -118,6 +123,7 @@ struct Inner {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Who sweeps, where there is no thread for it.
     sweeper: Mutex<Option<sweep::Worker>>,
+    backlogs: Backlogs,
     /// Held as long as the store is: what keeps a second process out.
     _lock: File,
 }
@@ -141,10 +147,11 @@ impl Store {
             chores,
             floors: Arc::new(Floors::new(identity.swept)),
             opening: Arc::new(Opening::new(engine.held())),
+            agreed: Arc::default(),
         };
         let (crowds, crowded) = Crowds::new();
-        let epoch = fresh_epoch(&options.machine)?;
-        let hub = Arc::new(Hub::new(epoch, counters, options.subscriptions_max, crowds));
+        let epoch = options.machine.fresh_epoch()?;
+        let hub = Arc::new(Hub::new(epoch, &around, options.subscriptions_max, crowds));
         let doubt = Doubt::new(identity.doubt.clone());
         let store = Self(Arc::new(Inner {
             options,
@@ -157,8 +164,10 @@ impl Store {
             hub,
             threads: Mutex::default(),
             sweeper: Mutex::default(),
+            backlogs: Backlogs::default(),
             _lock: lock,
         }));
+        store.restore_agreed()?;
         store.open_tables()?;
         store.spawn("wake", move || crowd::run(&crowded))?;
         let sweeper = sweep::Worker::new(work);
@@ -313,6 +322,7 @@ impl Store {
         for table in self.read_tables().values() {
             table.close();
         }
+        self.keep_agreed();
         let engine = self.0.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         let synced = engine.map_or(Ok(()), |engine| engine.close(self.held()));
         // Whoever waits merged before the tables were closed.
@@ -370,11 +380,6 @@ const META: &str = "meta";
 
 fn empty_page<T>() -> Page<T> {
     Page { rows: Vec::new(), more: false }
-}
-
-fn fresh_epoch(machine: &Machine) -> Result<u32> {
-    // Any half is as random.
-    machine.random().map(|number| number as u32)
 }
 
 #[cfg(test)]

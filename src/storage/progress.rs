@@ -14,6 +14,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(1);
 
 /// Of one table, from one opening of the engine to the next.
+#[derive(Debug)]
 pub struct Progress {
     begun: AtomicU64,
     published: watch::Sender<u64>,
@@ -37,7 +38,16 @@ impl Progress {
 
     /// Whether every row set before the call is with the subscribers.
     pub fn is_caught_up(&self) -> bool {
-        let begun = self.begun.load(Ordering::Acquire);
+        self.is_past(self.begun())
+    }
+
+    /// How many rows were about to be set by now.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Whether so many rows that were set are with the subscribers.
+    pub fn is_past(&self, begun: u64) -> bool {
         *self.published.borrow() >= begun
     }
 
@@ -50,12 +60,13 @@ impl Progress {
         let _ = tokio::time::timeout(CATCH_UP_MAX, caught_up).await;
     }
 
-    /// As `caught_up`, for a thread that may wait.
-    pub fn wait_until_caught_up(&self) {
+    /// As `caught_up`, for a thread that may wait. False where they are not yet.
+    pub fn wait_until_caught_up(&self) -> bool {
         let begun = self.begun.load(Ordering::Acquire);
         let deadline = Instant::now() + CATCH_UP_MAX;
-        while *self.published.borrow() < begun && Instant::now() < deadline {
+        while !self.is_past(begun) && Instant::now() < deadline {
             thread::sleep(CATCH_UP_PAUSE);
         }
+        self.is_past(begun)
     }
 }

@@ -6,6 +6,7 @@ use std::{
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
+    time::{Duration, Instant},
 };
 
 use super::{change::Cursor, logged::Logged};
@@ -13,6 +14,9 @@ use super::{change::Cursor, logged::Logged};
 /// How many changes, and about how many bytes of them, wait for one subscriber.
 const QUEUE_CHANGES_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// For how long a subscriber that reads nothing is waited for.
+const STUCK: Duration = Duration::from_millis(500);
 
 /// What waits for one subscriber.
 #[derive(Default)]
@@ -26,6 +30,8 @@ pub struct Queue {
     pub(super) ended: bool,
     pub(super) waker: Option<Waker>,
     in_crowd: bool,
+    /// Since when nothing was taken from it though it was half full, as far as somebody looked.
+    full_since: Option<Instant>,
 }
 
 /// What a subscriber finds in its queue.
@@ -51,6 +57,7 @@ impl Queue {
         }
         if let Some(logged) = self.pending.pop_front() {
             self.bytes -= logged.bytes;
+            self.full_since = None;
             return Waiting::Change(logged);
         }
         // An idle queue keeps no buffer: there may be very many of them.
@@ -73,6 +80,19 @@ impl Queue {
         self.pending.is_empty() || self.waker.is_some()
     }
 
+    /// Whether nothing waits in it, so that its reader has all that was published.
+    pub(super) fn is_level(&self) -> bool {
+        self.pending.is_empty() && !self.lagged && !self.ended
+    }
+
+    /// Whether it has room for changes that may as well come later. One that is not read at all makes nobody wait for long.
+    pub(super) fn has_room(&mut self) -> bool {
+        if self.lagged || !self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX / 2) {
+            return true;
+        }
+        self.full_since.get_or_insert_with(Instant::now).elapsed() >= STUCK
+    }
+
     /// Whether the node is stopping; if not, `waker` is called when it does.
     pub fn ended(&mut self, waker: &Waker) -> bool {
         self.waker = Some(waker.clone());
@@ -88,10 +108,10 @@ impl Queue {
 
     /// Puts a change in. Whether this made it lag.
     pub(super) fn push(&mut self, logged: &Arc<Logged>) -> bool {
-        if self.lagged || self.last == Some(logged.cursor) {
+        if self.lagged || self.last == logged.cursor {
             return false;
         }
-        self.last = Some(logged.cursor);
+        self.last = logged.cursor;
         self.pending.push_back(logged.clone());
         self.bytes += logged.bytes;
         if self.over(QUEUE_CHANGES_MAX, QUEUE_BYTES_MAX) {
@@ -129,9 +149,16 @@ impl Queue {
 #[derive(Default)]
 pub struct Subscriber {
     queue: Mutex<Queue>,
+    /// Whether it came with the cursor of another node: it may know values that this node never showed, and is told of their ends.
+    pub(super) travelled: bool,
 }
 
 impl Subscriber {
+    /// With an empty queue.
+    pub fn new(travelled: bool) -> Self {
+        Self { travelled, ..Self::default() }
+    }
+
     /// Its queue.
     pub fn queue(&self) -> MutexGuard<'_, Queue> {
         // Queues are whole before anything can panic.

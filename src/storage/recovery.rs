@@ -13,7 +13,7 @@ use super::{
     commit::Round,
     doubt,
     engine::{self, Engine},
-    examine, fresh_epoch, open,
+    examine, open,
     trees::Trees,
 };
 use crate::error::{Error, Result};
@@ -105,11 +105,12 @@ impl Store {
         }
         *slot = Some(engine);
         drop(slot);
-        let epoch = fresh_epoch(&self.0.options.machine)?;
+        let epoch = self.0.options.machine.fresh_epoch()?;
         for (table, (trees, dictionaries)) in tables.iter().zip(opened) {
             table.reopen(trees, dictionaries);
         }
         // What was visible and not yet durable is gone: whoever saw it must look again, now that there is something to see.
+        self.0.around.agreed.forget();
         self.0.hub.renew(epoch);
         // What was removed may be back.
         self.sweep_again();

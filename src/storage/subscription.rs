@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::Stream;
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{
     Store,
@@ -50,7 +50,7 @@ pub enum Start {
     Now,
     /// With the present values, then `Notice::Sync`, then changes.
     Snapshot,
-    /// With what came after the cursor; where the ring no longer has that, with `Notice::Resync` and a snapshot.
+    /// With what came after the cursor, of this node or another; where that cannot be told, with `Notice::Resync` and a snapshot.
     After(Cursor),
     /// With `Notice::Resync` and a snapshot: the client has a cursor that is not one of ours.
     Resync,
@@ -61,6 +61,8 @@ pub enum Start {
 pub enum Notice {
     /// A change, or a value of a snapshot.
     Change(Arc<Change>),
+    /// All before this place was told: nothing is new.
+    Position(Cursor),
     /// The snapshot is complete; changes after this cursor follow.
     Sync(Cursor),
     /// Something was missed: forget all and take the snapshot that follows, which `Sync` ends.
@@ -86,7 +88,10 @@ pub struct Subscription {
 }
 
 enum Phase {
-    Replay(VecDeque<Arc<Logged>>),
+    /// What is still to be told, and the place reached then.
+    Replay(VecDeque<Arc<Logged>>, Cursor),
+    /// What the store has is being read.
+    Reading(JoinHandle<Result<Option<VecDeque<Arc<Logged>>>>>, Cursor),
     Resync(Cursor),
     Snapshot(Box<Snapshot>),
     Live,
@@ -114,12 +119,18 @@ impl Subscription {
             Start::After(cursor) => Some(cursor),
             Start::Now | Start::Snapshot | Start::Resync => None,
         };
-        let (id, subscriber, cursor, joined) = hub.join(&topics, after)?;
+        let (id, subscriber, cursor, joined) = hub.join(&topics, after, store.now_ms())?;
         let phase = match (start, joined) {
             (Start::Now, _) => Phase::Live,
             (Start::Snapshot, _) => Phase::Snapshot(Snapshot::new(cursor)),
             (Start::Resync, _) | (Start::After(_), Joined::Missed) => Phase::Resync(cursor),
-            (Start::After(_), Joined::Replay(missed)) => Phase::Replay(missed),
+            (Start::After(_), Joined::Replay(missed)) if missed.is_empty() => Phase::Live,
+            (Start::After(_), Joined::Replay(missed)) => Phase::Replay(missed, cursor),
+            (Start::After(from), Joined::Stored) => {
+                let (store, topics) = (store.clone(), topics.clone());
+                let read = async move { store.backlog(&topics, from.agreed_ms, cursor).await };
+                Phase::Reading(tokio::spawn(read), cursor)
+            }
         };
         Ok(Self {
             store,
@@ -133,6 +144,65 @@ impl Subscription {
         })
     }
 
+    /// Where a client may resume that has everything this stream gave so far; `None` as long as more is on its way.
+    pub fn position(&self) -> Option<Cursor> {
+        match self.phase {
+            Phase::Live => self.hub.position(&self.subscriber),
+            Phase::Replay(..) | Phase::Reading(..) | Phase::Resync(_) | Phase::Snapshot(_) | Phase::Ended => {
+                None
+            }
+        }
+    }
+
+    /// The next change that was missed, or the place reached at their end.
+    fn poll_replay(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        if let Phase::Reading(reading, cursor) = &mut self.phase {
+            let cursor = *cursor;
+            let read = ready!(Pin::new(reading).poll(context));
+            let read =
+                read.unwrap_or_else(|e| Err(Error::Io(format!("the reader of a backlog stopped: {e}"))));
+            self.phase = match read {
+                Ok(Some(missed)) => Phase::Replay(missed, cursor),
+                Ok(None) => Phase::Resync(cursor),
+                Err(error) => {
+                    warn!(%error, "a subscriber takes a snapshot, as what it missed cannot be read");
+                    Phase::Resync(cursor)
+                }
+            };
+        }
+        loop {
+            let Phase::Replay(missed, cursor) = &mut self.phase else { return self.poll_resync() };
+            let cursor = *cursor;
+            let Some(logged) = missed.pop_front() else {
+                self.phase = Phase::Live;
+                return Poll::Ready(Some(Notice::Position(cursor)));
+            };
+            let Some(change) = logged.change() else { continue };
+            // What the store gave may be on its way in the stream.
+            if change.cursor.is_none() {
+                self.remember(&change.table, &change.key, change.timestamp);
+            } else if self.given_already(&change) {
+                continue;
+            }
+            return Poll::Ready(Some(Notice::Change(change)));
+        }
+    }
+
+    fn poll_resync(&mut self) -> Poll<Option<Notice>> {
+        let Phase::Resync(cursor) = self.phase else { return Poll::Ready(None) };
+        self.phase = Phase::Snapshot(Snapshot::new(cursor));
+        Poll::Ready(Some(Notice::Resync(cursor)))
+    }
+
+    /// Remembers a version that was given out of turn and may still come as a change.
+    fn remember(&mut self, table: &TableName, key: &Key, timestamp: Timestamp) {
+        let settled_ms = timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
+        if settled_ms >= self.store.now_ms() && self.given.len() < GIVEN_MAX {
+            self.given.insert((table.clone(), key.clone()), timestamp);
+            self.given_until_ms = self.given_until_ms.max(settled_ms);
+        }
+    }
+
     /// The next value of the snapshot, or `Sync` at its end.
     fn poll_snapshot(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
         let Phase::Snapshot(snapshot) = &mut self.phase else { return Poll::Ready(None) };
@@ -143,12 +213,9 @@ impl Subscription {
                 if self.topics[..snapshot.topic].iter().any(|topic| topic.covers(table, &row.key)) {
                     continue;
                 }
-                let settled_ms = row.entry.timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
-                if settled_ms >= self.store.now_ms() && self.given.len() < GIVEN_MAX {
-                    self.given.insert((table.clone(), row.key.clone()), row.entry.timestamp);
-                    self.given_until_ms = self.given_until_ms.max(settled_ms);
-                }
-                return Poll::Ready(Some(Notice::Change(as_change(table, row))));
+                let change = as_change(table, row);
+                self.remember(&change.table, &change.key, change.timestamp);
+                return Poll::Ready(Some(Notice::Change(change)));
             }
             let Some(reading) = &mut snapshot.reading else {
                 let Some(topic) = self.topics.get(snapshot.topic) else {
@@ -226,29 +293,17 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Notice>> {
         let this = &mut *self;
-        if let Phase::Replay(_) | Phase::Snapshot(_) | Phase::Resync(_) = this.phase
+        if let Phase::Replay(..) | Phase::Reading(..) | Phase::Snapshot(_) | Phase::Resync(_) = this.phase
             && this.subscriber.queue().ended(context.waker())
         {
             this.phase = Phase::Ended;
             return Poll::Ready(Some(Notice::Shutdown));
         }
-        match &mut this.phase {
+        match this.phase {
             Phase::Ended => Poll::Ready(None),
             Phase::Live => this.poll_live(context),
-            Phase::Replay(missed) => {
-                while let Some(logged) = missed.pop_front() {
-                    if let Some(change) = logged.change() {
-                        return Poll::Ready(Some(Notice::Change(change)));
-                    }
-                }
-                this.phase = Phase::Live;
-                this.poll_live(context)
-            }
-            Phase::Resync(cursor) => {
-                let cursor = *cursor;
-                this.phase = Phase::Snapshot(Snapshot::new(cursor));
-                Poll::Ready(Some(Notice::Resync(cursor)))
-            }
+            Phase::Replay(..) | Phase::Reading(..) => this.poll_replay(context),
+            Phase::Resync(_) => this.poll_resync(),
             Phase::Snapshot(_) => this.poll_snapshot(context),
         }
     }
@@ -256,6 +311,9 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if let Phase::Reading(reading, _) = &self.phase {
+            reading.abort();
+        }
         self.hub.leave(self.id, &self.topics);
     }
 }

@@ -14,6 +14,7 @@ use std::sync::{
 
 use super::{
     WallClock,
+    agreed::Agreed,
     batch::Reserved,
     cache::{DecodedValues, LONG_BYTES_MIN, SharedValues},
     chunks,
@@ -63,6 +64,8 @@ pub struct Surroundings {
     pub floors: Arc<Floors>,
     /// What was here at the opening.
     pub opening: Arc<Opening>,
+    /// At which instants this store was compared with others, and what came late.
+    pub agreed: Arc<Agreed>,
 }
 
 /// A live value as a read finds it.

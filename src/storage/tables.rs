@@ -6,10 +6,9 @@ use std::sync::{Arc, PoisonError};
 use tracing::info;
 
 use super::{
-    META, Store, open,
+    META, Store, open, pump,
     table::Table,
     trees::{ROWS, Trees},
-    watch,
 };
 use crate::{
     core::name::TableName,
@@ -136,7 +135,7 @@ impl Store {
             table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
         let (table, hub, now_ms) =
             (table.clone(), self.0.hub.clone(), self.0.options.machine.clock().clone());
-        self.spawn("pump", move || watch::pump(feed, &table, &progress, &hub, &now_ms))
+        self.spawn("pump", move || pump::run(feed, &table, &progress, &hub, &now_ms))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, RwLockReadGuard};
 
 use super::{
+    META,
     engine::{Engine, Items, Tree},
     progress::Progress,
 };
@@ -38,6 +39,8 @@ pub struct Trees {
     pub tombstones: Tree,
     /// Batches of all tables that are being set.
     pub batches: Tree,
+    /// What is kept beside the tables.
+    pub meta: Tree,
     /// How far the pump of the rows is.
     pub progress: Arc<Progress>,
 }
@@ -52,6 +55,7 @@ impl Trees {
             expired: engine.tree(EXPIRED)?,
             tombstones: engine.tree(TOMBSTONES)?,
             batches: engine.tree(BATCHES)?,
+            meta: engine.tree(META)?,
             progress: Arc::new(Progress::new()),
         })
     }

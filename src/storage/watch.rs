@@ -1,36 +1,29 @@
-//! The change stream. One thread per table (the pump) drains the engine's feed and never waits: it numbers each change, keeps
+//! The change stream. One thread per table (`pump`) drains the engine's feed and never waits: it numbers each change, keeps
 //! it in a ring for those who come back, and puts it into the queues of those who watch. Writers call no subscriber, and no
 //! subscriber can slow a writer, the pump or another.
 //!
-//! A change has a cursor `(epoch, sequence)`. The epoch is fresh whenever the store is opened, so that a cursor of another life
-//! is known as one. A queue holds changes in order up to a bound, then only the newest of each key, and where that is still too
-//! much it forgets all and says so: the subscriber then takes a snapshot. Nothing is lost without a word.
+//! A change has a cursor. Its epoch is fresh whenever the store is opened, so that a cursor of another life or another node is known as
+//! one; what such a one is good for says `agreed`. A queue holds changes in order up to a bound, then only the newest of each key,
+//! and where that is still too much it forgets all and says so: the subscriber then takes a snapshot. Nothing is lost without a word.
 //!
-//! The ring begins with the first subscriber of an epoch: before, nobody has a cursor to come back with.
-//!
-//! Lock order: the hub's state, then a subscriber's queue.
+//! The ring begins with the first subscriber of an epoch: before, nobody has a cursor of it. Lock order: the hub's state, then a
+//! subscriber's queue.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
 };
 
-use tracing::error;
-
 use super::{
-    WallClock,
+    agreed::Agreed,
     change::{Cursor, Gone, Topic},
     counters::Counters,
     crowd::{CROWD_WOKEN_AT_ONCE, Crowds},
-    engine::{Feed, Slice},
-    logged::{Logged, Source},
-    progress::Progress,
+    digests::SharedKey,
+    logged::{Logged, News},
     queue::{Queue, Subscriber},
     record::Head,
-    row::key_of,
-    table::Table,
+    table::Surroundings,
 };
 use crate::{
     core::name::{Key, TableName},
@@ -40,20 +33,15 @@ use crate::{
 /// How many changes, and about how many bytes of them, the ring keeps for those who resume.
 const RING_CHANGES_MAX: usize = 65_536;
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Changes that come within this time of each other come fast; then the pump rests so long when it has caught up.
-const PUMP_BUSY_MAX: Duration = Duration::from_millis(1);
-const PUMP_REST: Duration = Duration::from_micros(100);
-/// As long where nobody watches the table. The feed has room for all that can be written meanwhile.
-const PUMP_REST_UNWATCHED: Duration = Duration::from_millis(2);
-/// A change that took longer than this to come found the pump asleep.
-const PUMP_AWAKE_MAX: Duration = Duration::from_micros(20);
-/// What a change costs in memory beside its key and value.
-const CHANGE_OVERHEAD_BYTES: usize = 256;
+/// Most changes that a cursor of another node, or of before a restart, is answered with: a snapshot of many more rows is as good.
+pub const REPLAY_MAX: usize = 16_384;
 
 /// How a subscription begins, as the hub found it.
 pub enum Joined {
     /// With these changes, then with what comes.
     Replay(VecDeque<Arc<Logged>>),
+    /// With what the store has from after the cursor's instant: the ring does not reach back to that.
+    Stored,
     /// With a snapshot, as the cursor is not in the ring.
     Missed,
 }
@@ -67,6 +55,8 @@ type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
 pub struct Hub {
     state: Mutex<State>,
     counters: Arc<Counters>,
+    agreed: Arc<Agreed>,
+    digest_key: Arc<SharedKey>,
     subscriptions_max: usize,
 }
 
@@ -78,6 +68,15 @@ struct State {
     /// The changes of the last sequence numbers, without a gap.
     ring: VecDeque<Arc<Logged>>,
     ring_bytes: usize,
+    /// The highest label of a change, and of one that is not in the ring.
+    label_ms: u64,
+    begun_ms: u64,
+    /// The instant up to which everything has been told; see `agreed`.
+    agreed_ms: u64,
+    /// The cluster that agreed.
+    cluster: u32,
+    /// Whether anybody came with the cursor of another node in this epoch.
+    travelled: bool,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
     prefixes: HashMap<TableName, Prefixes>,
     next_id: u64,
@@ -88,13 +87,18 @@ struct State {
 
 impl Hub {
     /// A hub without subscribers.
-    pub fn new(epoch: u32, counters: Arc<Counters>, subscriptions_max: usize, crowds: Crowds) -> Self {
+    pub fn new(epoch: u32, around: &Surroundings, subscriptions_max: usize, crowds: Crowds) -> Self {
         let state = State {
             epoch,
             sequence: 0,
             followed: false,
             ring: VecDeque::new(),
             ring_bytes: 0,
+            label_ms: 0,
+            begun_ms: 0,
+            agreed_ms: 0,
+            cluster: 0,
+            travelled: false,
             keys: HashMap::new(),
             prefixes: HashMap::new(),
             next_id: 0,
@@ -102,7 +106,9 @@ impl Hub {
             crowds,
             ended: false,
         };
-        Self { state: Mutex::new(state), counters, subscriptions_max }
+        let (counters, agreed) = (around.counters.clone(), around.agreed.clone());
+        let digest_key = around.digest_key.clone();
+        Self { state: Mutex::new(state), counters, agreed, digest_key, subscriptions_max }
     }
 
     /// Registers a subscriber of `topics`, and finds what it missed after `after`. Returns its id and the present cursor too.
@@ -113,6 +119,7 @@ impl Hub {
         &self,
         topics: &[Topic],
         after: Option<Cursor>,
+        now_ms: u64,
     ) -> Result<(u64, Arc<Subscriber>, Cursor, Joined)> {
         let mut state = self.lock();
         if state.ended {
@@ -124,14 +131,20 @@ impl Hub {
                 self.subscriptions_max
             )));
         }
-        let joined = match after {
-            None => Joined::Replay(VecDeque::new()),
-            Some(cursor) => state.missed_after(cursor, topics).map_or(Joined::Missed, Joined::Replay),
+        let rooted_ms = self.agreed.rooted_ms();
+        state.follow(rooted_ms);
+        let (joined, travels) = match after {
+            None => (Joined::Replay(VecDeque::new()), false),
+            Some(cursor) => match state.missed_after(cursor, topics) {
+                Some(missed) => (Joined::Replay(missed), state.travelled),
+                None if !self.trusts(cursor, now_ms) => (Joined::Missed, false),
+                None => (state.labelled_from(cursor.agreed_ms, topics), true),
+            },
         };
-        let subscriber = Arc::new(Subscriber::default());
+        state.travelled |= travels;
+        let subscriber = Arc::new(Subscriber::new(travels));
         let id = state.next_id;
         state.next_id += 1;
-        state.followed = true;
         state.subscribers.insert(id, subscriber.clone());
         self.counters.subscriptions.increment();
         for (index, topic) in topics.iter().enumerate() {
@@ -176,12 +189,56 @@ impl Hub {
         state.cursor()
     }
 
+    /// Says up to which instant everything has been told.
+    pub fn agree(&self, agreed_ms: u64) {
+        let cluster = self.digest_key.cluster();
+        let mut state = self.lock();
+        let before_ms = if state.cluster == cluster { state.agreed_ms } else { 0 };
+        (state.agreed_ms, state.cluster) = (agreed_ms.max(before_ms), cluster);
+    }
+
+    /// Whether a cursor that is not of this epoch can be resumed from here.
+    fn trusts(&self, cursor: Cursor, now_ms: u64) -> bool {
+        cursor.cluster == self.digest_key.cluster() && self.agreed.trusts(cursor.agreed_ms, now_ms)
+    }
+
+    /// Where a subscriber is that has read all that is in its queue, if that is empty.
+    pub fn position(&self, subscriber: &Subscriber) -> Option<Cursor> {
+        let state = self.lock();
+        subscriber.queue().is_level().then(|| state.cursor())
+    }
+
+    /// The changes of `topics` after a place of this epoch, if the ring has all that came after it.
+    pub fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Logged>>> {
+        self.lock().missed_after(cursor, topics)
+    }
+
+    /// The present place.
+    pub fn cursor(&self) -> Cursor {
+        self.lock().cursor()
+    }
+
+    /// Whether those who follow a key have room for a change that may as well come later.
+    pub fn has_room(&self, table: &TableName, key: &Key) -> bool {
+        let state = self.lock();
+        // All of them are looked at: each has its own time limit.
+        state.followers(table, key).filter(|subscriber| !subscriber.queue().has_room()).count() == 0
+    }
+
     /// Tells all that a value is gone without a tombstone, and why.
     pub fn publish_gone(&self, table: &TableName, key: Key, head: &Head, gone: Gone) {
-        let bytes = CHANGE_OVERHEAD_BYTES + 2 * key.as_str().len();
-        let (of, timestamp) = ((table.clone(), key), head.marker.timestamp);
-        self.lock()
-            .publish(&self.counters, |cursor| Logged::new(cursor, of, timestamp, bytes, Source::Gone(gone)));
+        self.publish(|| News::of_end(table, key, head, gone, false));
+    }
+
+    /// Numbers a change, keeps it, and puts it into the queues of those who are to be told. `news` is asked under the lock: what
+    /// it sees no other change overtakes.
+    pub fn publish(&self, news: impl FnOnce() -> News) {
+        let mut state = self.lock();
+        let news = news();
+        if !news.quiet {
+            self.counters.changes.increment();
+        }
+        state.publish(&self.counters, self.agreed.rooted_ms(), news);
     }
 
     /// Begins a new epoch: cursors from before are of another life, and all subscribers resynchronise.
@@ -189,7 +246,12 @@ impl Hub {
         let mut state = self.lock();
         state.epoch = epoch;
         state.sequence = 0;
-        state.followed = !state.subscribers.is_empty();
+        state.agreed_ms = 0;
+        state.travelled = false;
+        state.followed = false;
+        if !state.subscribers.is_empty() {
+            state.follow(self.agreed.rooted_ms());
+        }
         state.ring = VecDeque::new();
         state.ring_bytes = 0;
         state.for_all(|queue| queue.lagged = true);
@@ -203,11 +265,10 @@ impl Hub {
         state.for_all(|queue| queue.ended = true);
     }
 
-    /// How long the pump of a table may rest.
-    fn rest(&self, table: &TableName) -> Duration {
+    /// Whether anybody follows something of a table.
+    pub fn is_watched(&self, table: &TableName) -> bool {
         let state = self.lock();
-        let is_watched = state.keys.contains_key(table) || state.prefixes.contains_key(table);
-        if is_watched { PUMP_REST } else { PUMP_REST_UNWATCHED }
+        state.keys.contains_key(table) || state.prefixes.contains_key(table)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -218,7 +279,28 @@ impl Hub {
 
 impl State {
     fn cursor(&self) -> Cursor {
-        Cursor { epoch: self.epoch, sequence: self.sequence }
+        let Self { epoch, sequence, agreed_ms, cluster, .. } = *self;
+        Cursor { epoch, sequence, agreed_ms, cluster }
+    }
+
+    /// Begins the ring, where it has not.
+    fn follow(&mut self, rooted_ms: u64) {
+        if !self.followed {
+            self.followed = true;
+            // What was published before has no higher label, whoever took roots meanwhile.
+            self.label_ms = self.label_ms.max(rooted_ms);
+            self.begun_ms = self.label_ms;
+        }
+    }
+
+    /// The changes of `topics` that a cursor of another node lacks, if the ring has all of them.
+    fn labelled_from(&self, agreed_ms: u64, topics: &[Topic]) -> Joined {
+        if agreed_ms <= self.begun_ms {
+            return Joined::Stored;
+        }
+        let first = self.ring.partition_point(|logged| logged.label_ms < agreed_ms);
+        let missed = self.from(first, topics, true);
+        if missed.len() > REPLAY_MAX { Joined::Missed } else { Joined::Replay(missed) }
     }
 
     /// The changes of `topics` after a cursor, if the ring has all that came after it.
@@ -228,6 +310,11 @@ impl State {
         }
         let missed = usize::try_from(self.sequence - cursor.sequence).ok()?;
         let first = self.ring.len().checked_sub(missed)?;
+        Some(self.from(first, topics, self.travelled))
+    }
+
+    /// What the ring has of `topics` from an index on; `all`: also what is quiet.
+    fn from(&self, first: usize, topics: &[Topic], all: bool) -> VecDeque<Arc<Logged>> {
         let keys: HashSet<(&TableName, &Key)> = topics.iter().filter_map(Topic::as_key).collect();
         let prefixes: Vec<(&TableName, &str)> = topics.iter().filter_map(Topic::as_prefix).collect();
         let wanted = |logged: &Logged| {
@@ -236,24 +323,35 @@ impl State {
             };
             keys.contains(&(&logged.table, &logged.key)) || prefixes.iter().any(of_prefix)
         };
-        let missed = self.ring.range(first..).filter(|logged| wanted(logged));
-        Some(missed.cloned().collect())
+        let missed = self.ring.range(first..).filter(|logged| (all || !logged.quiet) && wanted(logged));
+        missed.cloned().collect()
     }
 
-    fn publish(&mut self, counters: &Counters, log: impl FnOnce(Cursor) -> Logged) {
-        self.sequence += 1;
-        counters.changes.increment();
+    /// Who is to be told of changes of a key. One may come twice.
+    fn followers<'a>(&'a self, table: &TableName, key: &'a Key) -> impl Iterator<Item = &'a Arc<Subscriber>> {
+        let of_key = self.keys.get(table).and_then(|keys| keys.get(key));
+        let of_prefix = self.prefixes.get(table).into_iter().flat_map(BTreeMap::values);
+        let of_prefix = of_prefix
+            .filter(|(prefix, _)| key.as_str().starts_with(prefix.as_str()))
+            .map(|(_, subscriber)| subscriber);
+        of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix)
+    }
+
+    fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut news: News) {
+        // So the ring is in order of labels.
+        self.label_ms = self.label_ms.max(rooted_ms).max(news.label_ms);
+        news.label_ms = self.label_ms;
         if !self.followed {
+            self.sequence += u64::from(!news.quiet);
             return;
         }
-        let logged = Arc::new(log(self.cursor()));
-        let of_key = self.keys.get(&logged.table).and_then(|keys| keys.get(&logged.key));
-        let of_prefix = self.prefixes.get(&logged.table).into_iter().flat_map(BTreeMap::values);
-        let of_prefix = of_prefix
-            .filter(|(prefix, _)| logged.key.as_str().starts_with(prefix.as_str()))
-            .map(|(_, subscriber)| subscriber);
+        self.sequence += 1;
+        let logged = Arc::new(Logged::new(Some(self.cursor()), news));
         let (mut woken, mut crowd) = (0, Vec::new());
-        for subscriber in of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix) {
+        for subscriber in self.followers(&logged.table, &logged.key) {
+            if logged.quiet && !subscriber.travelled {
+                continue;
+            }
             let mut queue = subscriber.queue();
             if queue.push(&logged) {
                 counters.resyncs.increment();
@@ -276,6 +374,7 @@ impl State {
         {
             let oldest = self.ring.pop_front().expect("the ring is over its limit, so not empty");
             self.ring_bytes -= oldest.bytes;
+            self.begun_ms = oldest.label_ms;
         }
     }
 
@@ -296,52 +395,6 @@ impl State {
         for subscriber in self.subscribers.values() {
             set(&mut subscriber.queue());
             subscriber.wake();
-        }
-    }
-}
-
-/// Drains a table's feed into the hub, until the engine is closed.
-pub fn pump(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, now_ms: &WallClock) {
-    let mut last = None;
-    loop {
-        let begun = Instant::now();
-        let Some(insert) = feed.next() else { return };
-        if let Some((key, head, bytes, (row, record))) = visible_change(table, insert, now_ms()) {
-            let mut state = hub.lock();
-            // Looked at again under the lock, under which the sweep tells of the end: nothing may follow that.
-            if !head.live || head.visible_at(now_ms()) {
-                let (of, source) = ((table.name().clone(), key), Source::Record(table.clone(), row, record));
-                let timestamp = head.marker.timestamp;
-                state.publish(&hub.counters, |cursor| Logged::new(cursor, of, timestamp, bytes, source));
-            }
-        }
-        progress.publish();
-        // Each insert that finds this thread asleep wakes it twice. When they come fast, a moment's rest gathers the next few.
-        let now = Instant::now();
-        let slept = now - begun > PUMP_AWAKE_MAX;
-        if slept && last.is_some_and(|last| now - last < PUMP_BUSY_MAX) {
-            thread::sleep(hub.rest(table.name()));
-        }
-        last = Some(now);
-    }
-}
-
-type Visible = (Key, Head, usize, (Slice, Slice));
-
-/// What a subscriber would see of an insert. A value that has expired already is none: the sweep tells of its end.
-fn visible_change(table: &Table, (row, bytes): (Slice, Slice), now_ms: u64) -> Option<Visible> {
-    let seen =
-        table.decode(&row, &bytes).and_then(|record| Ok((key_of(&row)?, record.head, record.plain_bytes())));
-    match seen {
-        Ok((_, head, _)) if head.quiet || (head.live && !head.visible_at(now_ms)) => None,
-        Ok((key, head, plain_bytes)) => {
-            // The value is held as stored, decoded and rendered.
-            let cost = CHANGE_OVERHEAD_BYTES + 2 * row.len() + bytes.len() + 2 * plain_bytes;
-            Some((key, head, cost, (row, bytes)))
-        }
-        Err(error) => {
-            error!(%error, "a change was not published");
-            None
         }
     }
 }

@@ -71,7 +71,7 @@ fn a_node_knows_all_it_has_as_soon_as_it_listens() {
         node = node.kill().start();
         let answer = node.get(read).expect(200);
         match read {
-            "/_/export" => assert_eq!(answer.text().lines().count(), 20_000),
+            "/_/export" => assert_eq!(answer.text().lines().count(), 20_002),
             "/_/tables" => {
                 assert!(answer.text().contains("one") && answer.text().contains("two"), "{answer}")
             }

@@ -298,7 +298,8 @@ fn roots(node: &Node) -> Option<BTreeMap<String, (String, u64)>> {
 /// All rows of a node with their versions, in an order that is the same on every node.
 fn export(node: &Node) -> Vec<String> {
     let exported = node.get("/_/export").expect(200);
-    let mut lines: Vec<String> = exported.text().lines().map(str::to_owned).collect();
+    let rows = exported.text().lines().filter(|line| line.starts_with(r#"{"table""#));
+    let mut lines: Vec<String> = rows.map(str::to_owned).collect();
     lines.sort_unstable();
     lines
 }

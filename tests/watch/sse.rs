@@ -15,7 +15,8 @@ fn watch(table: &Table, rest: &str) -> Events {
 
 fn place(block: &Block) -> (String, u64) {
     let id = block.id.as_deref().unwrap_or_else(|| panic!("no id in {block:?}"));
-    let (epoch, sequence) = id.split_once('.').expect("an id is <epoch>.<sequence>");
+    let mut parts = id.split('.');
+    let (epoch, sequence) = parts.next().zip(parts.next()).expect("an id is <epoch>.<sequence>.<agreed>");
     (epoch.to_owned(), sequence.parse().expect("a sequence is a number"))
 }
 
@@ -23,7 +24,8 @@ fn place(block: &Block) -> (String, u64) {
 fn a_stream_starts_with_a_comment_and_the_time_to_retry() {
     let table = table();
     let (events, first) = Events::open(table.address(), &table.path("subscribe/a"));
-    assert_eq!(first.text, format!(": dynarust {}\nretry: 2000\n", table.address()));
+    let id = first.id.as_deref().expect("a stream says its position at once");
+    assert_eq!(first.text, format!(": dynarust {}\nretry: 2000\nid: {id}\n", table.address()));
     let header = |name: &str| {
         let found = events.headers.iter().find(|(known, _)| known == name);
         found.unwrap_or_else(|| panic!("no {name} in {:?}", events.headers)).1.as_str()
@@ -48,9 +50,12 @@ fn an_event_source_is_served_as_curl_is() {
 #[test]
 fn a_comment_keeps_an_idle_stream_open() {
     let table = table();
-    let (mut events, _) = Events::open(table.address(), &table.path("subscribe/a"));
+    let (mut events, first) = Events::open(table.address(), &table.path("subscribe/a"));
+    table.put("key/other", r#"{"value":1}"#).expect(200);
     let block = events.block().expect("a comment, long before proxies close what is idle");
     assert!(!block.comments.is_empty() && block.data.is_none() && block.event.is_none(), "{block:?}");
+    // It says where the stream is by now, though it had nothing to tell.
+    assert!(place(&block) > place(&first), "{block:?} after {first:?}");
 }
 
 #[test]

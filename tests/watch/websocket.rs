@@ -241,3 +241,31 @@ fn a_plain_get_of_the_socket_path_says_what_it_needs() {
     assert!((400..500).contains(&refused.status), "{refused}");
     assert_eq!(refused.expect_header("content-type"), "application/problem+json");
 }
+
+/// A connection that was cut before its first event knew no cursor to come back with.
+#[test]
+fn a_subscription_says_its_position_at_once() {
+    let table = table();
+    let mut socket = open(&table);
+    socket.send(&json!({"op": "sub", "id": "a", "table": table.name(), "key": "k"}));
+    let subscribed = socket.json();
+    let cursor = subscribed["cursor"].as_str().expect("a cursor").to_owned();
+    drop(socket);
+    let mut events = Socket::open(table.address(), &table.path("subscribe/k"));
+    let position = events.json();
+    assert_eq!(position["event"], "position", "{position}");
+    assert!(position["cursor"].is_string(), "{position}");
+    table.put("key/k", r#"{"value":1}"#).expect(200);
+    assert_eq!(summary(&events.json()), "k=1");
+    let mut socket = open(&table);
+    socket.send(&json!({"op": "sub", "id": "a", "table": table.name(), "key": "k", "since": cursor}));
+    assert_eq!(socket.json()["event"], "subscribed");
+    assert_eq!(summary(&socket.json()), "k=1");
+    // And again where that ended, though nothing came since.
+    let position = socket.json();
+    assert_eq!((&position["event"], &position["sub"]), (&json!("position"), &json!("a")), "{position}");
+    socket.send(
+        &json!({"op": "sub", "id": "b", "table": table.name(), "key": "k", "since": position["cursor"]}),
+    );
+    assert!(socket.json()["cursor"].is_string(), "nothing is missing");
+}

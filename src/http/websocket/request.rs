@@ -10,7 +10,7 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{condition, expiry, kv, path::Address, reply, strict, subscribe, table},
-    node::{Action, Node, Start, Topic, Write, Written},
+    node::{Action, Cursor, Node, Start, Topic, Write, Written},
 };
 
 /// Longest `id` of a subscription and `rid` of a request, as JSON text. They are repeated in every answer.
@@ -118,9 +118,10 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// An event that says a request was done.
-    pub fn done(&self, event: &str) -> String {
-        self.open(event) + "}"
+    /// An event that says a request was done, and from where the subscription can be resumed, where that is known.
+    pub fn done(&self, event: &str, cursor: Option<Cursor>) -> String {
+        let cursor = cursor.map(|cursor| format!(r#","cursor":"{cursor}""#)).unwrap_or_default();
+        self.open(event) + &cursor + "}"
     }
 
     /// The result of an operation that was done: the members of `body`, a JSON object.
@@ -366,7 +367,7 @@ mod tests {
     use super::*;
     use crate::{
         core::json::Value,
-        node::{Condition, Cursor, Expiry, Patch},
+        node::{Condition, Expiry, Patch},
     };
 
     const VALUE_BYTES_MAX: u64 = 100;
@@ -398,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_subscription_is_to_a_key_a_prefix_or_a_table() {
-        let cursor = Cursor { epoch: 1, sequence: 2 };
+        let cursor = Cursor { epoch: 1, sequence: 2, agreed_ms: 0, cluster: 0 };
         let prefix = |prefix: &str| Topic::Prefix(table(), prefix.into());
         let cases = [
             (r#""key":"k""#, Topic::Key(table(), key()), Start::Now),
@@ -509,7 +510,10 @@ mod tests {
             r#"{"event":"result","rid":"\u0041 7","status":200,"a":1}"#
         );
         let (reply_to, _) = parse(r#"{"op":"sub","id":"a","table":"t","rid":1}"#, VALUE_BYTES_MAX, NOW_MS);
-        assert_eq!(reply_to.done("subscribed"), r#"{"event":"subscribed","rid":1,"sub":"a"}"#);
+        assert_eq!(reply_to.done("subscribed", None), r#"{"event":"subscribed","rid":1,"sub":"a"}"#);
+        let cursor = Cursor { epoch: 1, sequence: 2, agreed_ms: 0, cluster: 0 };
+        let subscribed = r#"{"event":"subscribed","rid":1,"sub":"a","cursor":"00000001.2"}"#;
+        assert_eq!(reply_to.done("subscribed", Some(cursor)), subscribed);
     }
 
     #[test]

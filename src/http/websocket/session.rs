@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{
     FutureExt, SinkExt, Stream, StreamExt,
-    future::BoxFuture,
+    future::{self, BoxFuture},
     stream::{AbortHandle, Abortable, FuturesUnordered, SelectAll},
 };
 use tokio::{io::AsyncWriteExt, time::timeout};
@@ -38,7 +38,7 @@ use crate::{
         event,
         pulse::{Beats, Pulse},
     },
-    node::{Node, Notice, Start, Subscription, Topic},
+    node::{Cursor, Node, Notice, Start, Subscription, Topic},
 };
 
 /// Subscriptions of one connection.
@@ -132,6 +132,12 @@ impl Session {
 
     /// Serves the client until one side closes the connection.
     pub async fn run(mut self, mut socket: Socket) {
+        if let (Kind::Events, Some(position)) = (self.kind, self.position()) {
+            let said = send(&mut socket, event::message(&Notice::Position(position), None)).await;
+            if said.is_err() {
+                return;
+            }
+        }
         let ending = loop {
             if let Err(ending) = self.turn(&mut socket).await {
                 break ending;
@@ -211,9 +217,11 @@ impl Session {
         let held = socket.get_mut().take_message();
         let answer = match request {
             Ok(Request::Subscribe { id, topic, start }) => {
-                self.subscribe(id, topic, start).await.map(|()| reply_to.done("subscribed"))
+                self.subscribe(id, topic, start).await.map(|at| reply_to.done("subscribed", at))
             }
-            Ok(Request::Unsubscribe { id }) => self.unsubscribe(&id).map(|()| reply_to.done("unsubscribed")),
+            Ok(Request::Unsubscribe { id }) => {
+                self.unsubscribe(&id).map(|()| reply_to.done("unsubscribed", None))
+            }
             Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation, held).await,
             Err(error) => Err(error),
         };
@@ -230,7 +238,7 @@ impl Session {
         }
     }
 
-    async fn subscribe(&mut self, id: Label, topic: Topic, start: Start) -> Result<()> {
+    async fn subscribe(&mut self, id: Label, topic: Topic, start: Start) -> Result<Option<Cursor>> {
         if self.labels.contains_key(&id) {
             let id = id.as_json();
             return Err(Error::BadRequest(format!(
@@ -240,9 +248,9 @@ impl Session {
         if self.labels.len() >= SUBSCRIPTIONS_MAX {
             return Err(Error::TooMany(format!("this connection has its {SUBSCRIPTIONS_MAX} subscriptions")));
         }
-        let stop = self.follow(Some(id.clone()), vec![topic], start).await?;
+        let (stop, position) = self.follow(Some(id.clone()), vec![topic], start).await?;
         self.labels.insert(id, stop);
-        Ok(())
+        Ok(position)
     }
 
     fn unsubscribe(&mut self, id: &Label) -> Result<()> {
@@ -256,11 +264,21 @@ impl Session {
         label: Option<Label>,
         topics: Vec<Topic>,
         start: Start,
-    ) -> Result<AbortHandle> {
+    ) -> Result<(AbortHandle, Option<Cursor>)> {
         let (stop, stopped) = AbortHandle::new_pair();
-        let notices = Abortable::new(self.node.watch(topics, start).await?, stopped);
-        self.subscriptions.push(Labelled { label, notices });
-        Ok(stop)
+        let subscription = self.node.watch(topics, start).await?;
+        let position = subscription.position();
+        let stopped = Abortable::new(future::pending(), stopped);
+        self.subscriptions.push(Labelled { label, subscription, stopped });
+        Ok((stop, position))
+    }
+
+    /// From where every subscription of this connection can be resumed, if all of them have told what there was.
+    fn position(&self) -> Option<Cursor> {
+        let running = self.subscriptions.iter().filter(|labelled| !labelled.stopped.is_aborted());
+        let positions = running.map(|labelled| labelled.subscription.position());
+        let positions: Option<Vec<Cursor>> = positions.collect();
+        positions?.into_iter().min_by_key(|cursor| cursor.sequence)
     }
 
     /// Begins an operation. The results that are there by then go out; the others follow when they are.
@@ -293,6 +311,9 @@ impl Session {
             return Err(Ending::Gone);
         }
         self.silent_beats += 1;
+        if let Some(position) = self.position() {
+            send(socket, event::message(&Notice::Position(position), None)).await?;
+        }
         Ok(socket.feed(Message::Ping(Bytes::new())).await?)
     }
 
@@ -347,14 +368,18 @@ impl From<SocketError> for Ending {
 /// A subscription whose notices carry its name; the one that came with the connection has none.
 struct Labelled {
     label: Option<Label>,
-    notices: Abortable<Subscription>,
+    subscription: Subscription,
+    stopped: Abortable<future::Pending<()>>,
 }
 
 impl Stream for Labelled {
     type Item = (Option<Label>, Notice);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let notice = ready!(Pin::new(&mut self.notices).poll_next(context));
+        if Pin::new(&mut self.stopped).poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        let notice = ready!(Pin::new(&mut self.subscription).poll_next(context));
         Poll::Ready(notice.map(|notice| (self.label.clone(), notice)))
     }
 }

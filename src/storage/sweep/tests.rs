@@ -1,8 +1,18 @@
 //! Dead rows, from their death to their removal.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::{announce::announce, *};
+use super::{
+    announce::{TOLD_MAX, announce},
+    *,
+};
 use crate::{
     core::{
         clock::{NodeId, Timestamp},
@@ -10,7 +20,7 @@ use crate::{
         replica::Swept,
     },
     storage::{
-        META,
+        META, WallClock,
         change::{Effect, Gone, Topic},
         check,
         engine::Engine,
@@ -109,7 +119,8 @@ fn a_sweep_that_stops_early_goes_on_at_once() {
     assert_eq!(announce(&store), Ok(Turn::At(at_ms)));
     scene.now_ms.store(at_ms, Ordering::SeqCst);
     assert_eq!(announce(&store), Ok(Turn::Now));
-    assert_eq!(store.counters().expired.value(), SWEEP_ROWS_MAX as u64);
+    assert_eq!(store.counters().expired.value(), TOLD_MAX as u64);
+    while announce(&store) == Ok(Turn::Now) {}
     assert_eq!(announce(&store), Ok(Turn::Later));
     assert_eq!(store.counters().expired.value(), SWEEP_ROWS_MAX as u64 + 1);
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
@@ -274,6 +285,42 @@ fn a_value_that_comes_when_it_is_over_is_told_only_where_it_ends_another() {
     assert_eq!((store.counters().expired.value(), store.counters().changes.value()), (1, 2));
     store.pass_floor(NOW_MS, GRACE_MS).expect("passes");
     wait_until("both are gone", || counts(&store) == Counts::default());
+    close(store);
+}
+
+/// A row that had expired when it came (a late one of a peer, an import) had its end told by the sweep at once, before the pump had told
+/// of the value that the row ended: the last that watchers heard was the value, and they kept it for ever.
+#[test]
+fn the_end_that_an_expired_row_brings_is_told_after_the_value_before_it() {
+    let scene = Scene::new();
+    let opened = Arc::new(OnceLock::<Store>::new());
+    let (armed, came) = (AtomicBool::new(true), Arc::new(AtomicBool::new(false)));
+    let clock: WallClock = {
+        let (now_ms, opened, came) = (scene.now_ms.clone(), opened.clone(), came.clone());
+        Arc::new(move || {
+            let is_pump = thread::current().name() == Some("pump");
+            if is_pump
+                && let Some(store) = opened.get()
+                && armed.swap(false, Ordering::SeqCst)
+            {
+                // The pump is slow: the row is there before it has told of the value, and the sweep has all the time to tell of the end.
+                wait_until("the row comes", || came.load(Ordering::SeqCst));
+                let end = Instant::now() + Duration::from_millis(300);
+                while store.counters().expired.value() == 0 && Instant::now() < end {
+                    thread::yield_now();
+                }
+            }
+            now_ms.load(Ordering::SeqCst)
+        })
+    };
+    let store = scene.open_with(clock);
+    let mut subscription = watch(&store, "k");
+    assert!(opened.set(store.clone()).is_ok());
+    merge(&store, "k", put("1", None, 1));
+    merge(&store, "k", put("2", Some(NOW_MS - 10), 2));
+    came.store(true, Ordering::SeqCst);
+    assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+    assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
     close(store);
 }
 
