@@ -203,10 +203,11 @@ fn a_member_with_a_damaged_log_starts_in_doubt_and_heals() {
     let first = Node::start();
     let joins = |setup: Setup| setup.join(&first.address().to_string());
     let second = joins(Setup::new()).start();
+    wait_until("the second is whole", DEADLINE, || second.get("/readyz").status == 200);
     let mut connection = first.connect();
     for number in 0..2 * KEYS {
         let body = format!(r#"{{"value":"{}"}}"#, text(number, VALUE_BYTES));
-        let request = Request::new("PUT", &format!("/t/key/k{}?w=all", number % KEYS));
+        let request = Request::new("PUT", &format!("/t/key/k{}?w=all&w_timeout=15s", number % KEYS));
         connection.send(&request.body(body)).expect(200);
     }
     let setup = second.kill();
