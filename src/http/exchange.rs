@@ -25,8 +25,9 @@ pub struct Exchange<S> {
     stream: S,
     peer: Arc<Peer>,
     phase: Phase,
-    since: Instant,
-    /// Requests that were begun when `since` was set.
+    /// Since when; `None` before anybody waited.
+    since: Option<Instant>,
+    /// Requests that were begun before.
     requests: usize,
     timer: Option<Pin<Box<Sleep>>>,
     replacing: Option<Replacing>,
@@ -56,18 +57,18 @@ impl<S> Exchange<S> {
             stream,
             peer,
             phase: Phase::Head,
-            since: Instant::now(),
+            since: Some(Instant::now()),
             requests: 0,
             timer: None,
             replacing: None,
         }
     }
 
-    /// Notes that bytes came in.
+    /// Notes that bytes came in. The clock is looked at once they turn out not to be a whole head.
     fn received(&mut self) {
         let requests = self.peer.requests_begun();
         if self.phase == Phase::Idle || self.requests != requests {
-            (self.phase, self.since, self.requests) = (Phase::Head, Instant::now(), requests);
+            (self.phase, self.since, self.requests) = (Phase::Head, None, requests);
         }
     }
 
@@ -78,18 +79,16 @@ impl<S> Exchange<S> {
             return Poll::Pending;
         }
         if self.peer.is_owed() {
-            // What follows the answer is waited for from its end on: another poll comes then.
-            (self.phase, self.since) = (Phase::Idle, Instant::now());
             return Poll::Pending;
         }
-        let requests = self.peer.requests_begun();
-        if self.requests != requests {
-            (self.phase, self.since, self.requests) = (Phase::Idle, Instant::now(), requests);
+        if self.has_answered() {
+            (self.phase, self.since, self.requests) = (Phase::Idle, None, self.peer.requests_begun());
         }
         let options = &self.peer.options;
+        let since = *self.since.get_or_insert_with(Instant::now);
         let deadline = match self.phase {
-            Phase::Idle => self.since + options.idle_timeout,
-            Phase::Head => self.since + options.header_timeout,
+            Phase::Idle => since + options.idle_timeout,
+            Phase::Head => since + options.header_timeout,
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.deadline() > deadline {
@@ -103,6 +102,11 @@ impl<S> Exchange<S> {
             timer.as_mut().reset(deadline);
         }
         Poll::Pending
+    }
+
+    /// Whether a request was begun since what is waited for was said.
+    fn has_answered(&self) -> bool {
+        self.requests != self.peer.requests_begun()
     }
 }
 
@@ -185,7 +189,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Exchange<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // hyper reads no more once it has answered, until it is woken: by bytes that come, or by this timer. What that says is asked
+        // for by the read which follows.
+        if flushed.is_ready() && self.has_answered() {
+            let _ = self.poll_timeout(context);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -67,28 +67,29 @@ impl Guard {
         })
     }
 
-    /// Lets a request pass.
+    /// Lets a request pass, whose head says this.
     ///
     /// # Errors
     /// `BadRequest` where it does not say which host it is for, or says several; `Misdirected` where that is not this node;
     /// `Forbidden` where a page of another site made it.
-    pub fn admit(&self, call: &Call) -> Result<()> {
-        let host = requested_host(call)?;
-        let from_a_peer = call.path() == LINK_PATH
-            && !call.headers.contains_key(header::ORIGIN)
-            && websocket::is_wanted(call);
-        if let Some(host) = host.filter(|_| !from_a_peer) {
-            self.admit_host(call, host)?;
-        }
-        self.admit_page(&call.headers, &call.method, host)
-    }
-
-    fn admit_host(&self, call: &Call, host: Host<'_>) -> Result<()> {
-        if is_local(host.name) || self.is_allowed(host.name) || call.peer.is_asked_as(host.name) {
+    pub fn admit(&self, call: &Call, said: &Said<'_>) -> Result<()> {
+        let requested = said.requested_host(call)?;
+        let has_page = said.origin.is_some() || said.site.is_some();
+        // Most requests of a connection are for the host that the first was for.
+        if !has_page && requested.is_some_and(|host| call.peer.is_asked_as(host)) {
             return Ok(());
         }
-        if self.node.is_reached_as(host.name) || self.is_certified(host.name) {
-            call.peer.asked_as(host.name);
+        let host = requested.map(Host::parse_bytes).transpose()?;
+        let from_a_peer = call.path() == LINK_PATH && said.origin.is_none() && websocket::is_wanted(call);
+        if let Some(host) = host.filter(|_| !from_a_peer) {
+            self.admit_host(host)?;
+            requested.into_iter().for_each(|requested| call.peer.asked_as(requested));
+        }
+        self.admit_page(call, said, host)
+    }
+
+    fn admit_host(&self, host: Host<'_>) -> Result<()> {
+        if self.is_known(host.name) {
             return Ok(());
         }
         let name = host.name;
@@ -109,13 +110,11 @@ impl Guard {
         parsed.is_ok_and(|parsed| name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok()))
     }
 
-    /// `host`: what the request is for; it is this node's where there is a page.
-    fn admit_page(&self, headers: &HeaderMap, method: &Method, host: Option<Host<'_>>) -> Result<()> {
-        let site = headers.get(&SEC_FETCH_SITE);
-        let mut origins = headers.get_all(header::ORIGIN).iter();
-        let is_cross_site = site.is_some_and(|site| site == "cross-site");
-        let Some(origin) = origins.next() else {
-            return match is_cross_site && !is_navigation(headers, method) {
+    /// `host`: what the request is for, which is this node where there is a page.
+    fn admit_page(&self, call: &Call, said: &Said<'_>, host: Option<Host<'_>>) -> Result<()> {
+        let is_cross_site = said.site.is_some_and(|site| site == "cross-site");
+        let Some(origin) = said.origin else {
+            return match is_cross_site && !is_navigation(&call.headers, &call.method) {
                 false => Ok(()),
                 true => Err(Error::Forbidden(
                     "a page of another site made this request: pages may use this node by fetch, EventSource and WebSocket, \
@@ -124,11 +123,11 @@ impl Guard {
                 )),
             };
         };
-        let is_one = origins.next().is_none();
+        let is_one = said.origins == 1;
         if is_one && cors::is_allowed(&self.cors_origins, origin) {
             return Ok(());
         }
-        let is_own = |host: Host<'_>| self.is_own(origin, host, site);
+        let is_own = |host: Host<'_>| self.is_own(origin, host, said.site);
         if is_one && !is_cross_site && host.is_some_and(is_own) {
             return Ok(());
         }
@@ -153,6 +152,59 @@ impl Guard {
     }
 }
 
+/// What a head says that the guard looks at: found by one walk over it, as each search for a header costs more than a walk.
+#[derive(Default)]
+pub struct Said<'a> {
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    origin: Option<&'a HeaderValue>,
+    origins: usize,
+    site: Option<&'a HeaderValue>,
+    /// Whether there is a `Connection` header.
+    pub connection: bool,
+}
+
+impl<'a> Said<'a> {
+    /// What these headers say.
+    pub fn of(headers: &'a HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            if *name == header::HOST {
+                (said.host, said.hosts) = (said.host.or(Some(value)), said.hosts + 1);
+            } else if *name == header::ORIGIN {
+                (said.origin, said.origins) = (said.origin.or(Some(value)), said.origins + 1);
+            } else if *name == header::CONNECTION {
+                said.connection = true;
+            } else if *name == SEC_FETCH_SITE {
+                said.site = Some(value);
+            }
+        }
+        said
+    }
+
+    /// Which host the request is for. `None` where it does not say, which HTTP/1.0 allows; no browser speaks that.
+    fn requested_host(&self, call: &'a Call) -> Result<Option<&'a [u8]>> {
+        if self.hosts > 1 {
+            return Err(Error::BadRequest("there are two Host headers: send one".into()));
+        }
+        let header = self.host.map(HeaderValue::as_bytes);
+        let target = call.uri.authority().map(|authority| authority.as_str().as_bytes());
+        match (target, header) {
+            (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
+                Err(Error::BadRequest("the target and the Host header name different hosts".into()))
+            }
+            (None, None) if call.version < Version::HTTP_11 => Ok(None),
+            (None, None) => {
+                Err(Error::BadRequest("there is no Host header: send one, such as Host: localhost".into()))
+            }
+            (Some(_), None) if call.version == Version::HTTP_11 => {
+                Err(Error::BadRequest("there is no Host header: send one, also beside a whole URL".into()))
+            }
+            (_, Some(host)) | (Some(host), None) => Ok(Some(host)),
+        }
+    }
+}
+
 /// A host as a request or an origin names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Host<'a> {
@@ -162,6 +214,13 @@ struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
+    fn parse_bytes(bytes: &'a [u8]) -> Result<Self> {
+        let host = std::str::from_utf8(bytes).ok().and_then(Self::parse);
+        host.ok_or_else(|| {
+            Error::BadRequest("the Host header is not a name or an address, with a port or without".into())
+        })
+    }
+
     fn parse(text: &'a str) -> Option<Self> {
         let name_bytes = match text.find(']') {
             Some(end) => end + 1,
@@ -208,36 +267,6 @@ fn matches_name(pattern: &str, name: &str) -> bool {
             .split_once('.')
             .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain)),
     }
-}
-
-/// Which host a request is for. `None` where it does not say, which HTTP/1.0 allows; no browser speaks that.
-fn requested_host(call: &Call) -> Result<Option<Host<'_>>> {
-    let mut values = call.headers.get_all(header::HOST).iter();
-    let header = values.next().map(|value| value.to_str().unwrap_or_default());
-    if values.next().is_some() {
-        return Err(Error::BadRequest("there are two Host headers: send one".into()));
-    }
-    let target = call.uri.authority().map(|authority| authority.as_str());
-    let text = match (target, header) {
-        (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
-            return Err(Error::BadRequest("the target and the Host header name different hosts".into()));
-        }
-        (None, None) if call.version < Version::HTTP_11 => return Ok(None),
-        (None, None) => {
-            return Err(Error::BadRequest(
-                "there is no Host header: send one, such as Host: localhost".into(),
-            ));
-        }
-        (Some(_), None) if call.version < Version::HTTP_2 && call.version >= Version::HTTP_11 => {
-            return Err(Error::BadRequest(
-                "there is no Host header: send one, also beside a whole URL".into(),
-            ));
-        }
-        (_, Some(text)) | (Some(text), None) => text,
-    };
-    let wrong =
-        || Error::BadRequest("the Host header is not a name or an address, with a port or without".into());
-    Host::parse(text).map(Some).ok_or_else(wrong)
 }
 
 /// The scheme and the host of an origin; `None` for `null` and what is no origin of a page on the web.

@@ -328,9 +328,8 @@ impl Connection {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // `Exchange` has limits of its own for a head and for the time before it, which together are this one. Without one hyper
-            // would not read after an answer, and nobody would look at the time.
-            .header_read_timeout(self.peer.options.idle_timeout + self.peer.options.header_timeout)
+            // `Exchange` has limits of its own for a head and for the time before it.
+            .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
             // A client that closes its side has left: otherwise a stream would notice only at its next event. The price is
             // that one which closes it only to say that it has asked all gets no answer that takes a while.

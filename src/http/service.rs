@@ -24,7 +24,7 @@ use super::{
     budget::{Budget, FREE_BYTES, Held},
     call::{Call, REQUEST_ID},
     compress, cors,
-    guard::Guard,
+    guard::{Guard, Said},
     metrics::Metrics,
     reply,
     route::Route,
@@ -71,9 +71,11 @@ impl Service {
     ) -> (Response, Option<Held>) {
         let began = Instant::now();
         let (call, extensions) = Call::take(request, peer);
-        let response = if peer.is_for_links_only() && call.path() != LINK_PATH {
+        let said = Said::of(&call.headers);
+        let is_for_links_only = peer.is_for_links_only();
+        let response = if is_for_links_only && call.path() != LINK_PATH {
             turn_away(&call)
-        } else if let Some(error) = self.guard.admit(&call).err().or_else(|| open.refusal()) {
+        } else if let Some(error) = self.guard.admit(&call, &said).err().or_else(|| open.refusal()) {
             reply::problem(&error, &call)
         } else {
             self.route(&call, extensions).await
@@ -85,14 +87,18 @@ impl Service {
         let held;
         (response, held) = hold(&call, response);
         cors::apply(&call, &mut response);
-        self.insert_headers_of_all(&call, &mut response);
+        let stays = call.version == Version::HTTP_11
+            && !is_for_links_only
+            && !(said.connection && has_token(&call, header::CONNECTION, "close"));
+        self.insert_headers_of_all(&call, &mut response, stays);
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
         log(&call, response.status(), took);
         (response, held)
     }
 
-    fn insert_headers_of_all(&self, call: &Call, response: &mut Response) {
+    /// `stays`: the connection is for more requests.
+    fn insert_headers_of_all(&self, call: &Call, response: &mut Response, stays: bool) {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches {
             call.peer.upgrade();
@@ -100,9 +106,7 @@ impl Service {
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, call.request_id.clone());
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
-        let closes =
-            || headers.contains_key(header::CONNECTION) || has_token(call, header::CONNECTION, "close");
-        if call.version == Version::HTTP_11 && !closes() {
+        if stays && !switches {
             headers.insert(KEEP_ALIVE, self.keep_alive.clone());
         }
     }

@@ -65,8 +65,8 @@ pub struct Peer {
     open_requests: AtomicUsize,
     /// Whether the socket has bytes that the client did not take yet.
     write_waits: AtomicBool,
-    /// A name under which this server is asked, once it was found to be its own.
-    asked_as: OnceLock<Box<str>>,
+    /// A host that requests were for, once it was found to be this server.
+    asked_as: OnceLock<Box<[u8]>>,
 }
 
 impl Peer {
@@ -147,14 +147,14 @@ impl Peer {
         self.links_only.load(Ordering::Relaxed)
     }
 
-    /// Notes that `name`, under which this server is asked, is its own.
-    pub fn asked_as(&self, name: &str) {
-        self.asked_as.get_or_init(|| name.into());
+    /// Notes that `host`, which a request was for, is this server.
+    pub fn asked_as(&self, host: &[u8]) {
+        self.asked_as.get_or_init(|| host.into());
     }
 
-    /// Whether `name` was found to be this server's own.
-    pub fn is_asked_as(&self, name: &str) -> bool {
-        self.asked_as.get().is_some_and(|known| **known == *name)
+    /// Whether `host` was found to be this server.
+    pub fn is_asked_as(&self, host: &[u8]) -> bool {
+        self.asked_as.get().is_some_and(|known| **known == *host)
     }
 
     /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.

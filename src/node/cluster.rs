@@ -1,5 +1,4 @@
-//! What a node tells of its cluster, and what it can be told to do with it: the view, forgetting a member, leaving, comparing
-//! now, and how many replicas hold a write. One place, so that whoever asks over HTTP or from the command line sees the same.
+//! What a node tells of its cluster, and what it can be told to do with it: one place for HTTP and the command line.
 //!
 //! All times in a view are spans in milliseconds up to now, unless they say that they are Unix milliseconds.
 
@@ -317,8 +316,8 @@ impl Node {
         let mut myself = MemberView::new(self.id(), address.clone(), MemberState::Myself);
         myself.rows = Some(self.store.rows_total());
         myself.storage_full = self.store.failure();
-        let mut members: Vec<_> =
-            membership.peers.iter().map(|peer| MemberView::of(peer, now_ms)).chain([myself]).collect();
+        let peers = membership.peers.iter().map(|peer| MemberView::of(peer, now_ms));
+        let mut members: Vec<_> = peers.chain([myself]).collect();
         members.sort_by(|a, b| (&a.address, a.node).cmp(&(&b.address, b.node)));
         ClusterView {
             cluster: membership.cluster,
