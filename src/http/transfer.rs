@@ -380,11 +380,8 @@ impl Importing {
     fn broken_off(&self, error: &Error, call: &Call) -> Response {
         let (first, last) = (self.lines_committed + 1, self.lines);
         // The batch is given away only to be committed: while it is here, it was a line that failed.
-        let place = if self.batch.is_empty() && first < last {
-            format!("lines {first} to {last}")
-        } else {
-            format!("line {last}")
-        };
+        let are_many = self.batch.is_empty() && first < last;
+        let place = if are_many { format!("lines {first} to {last}") } else { format!("line {last}") };
         let mut problem = self.problem(error, call);
         let written = self.imported.written;
         problem["detail"] = json!(format!("{place}: {error}; {written} rows were written before, and stay"));

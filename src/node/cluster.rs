@@ -376,8 +376,7 @@ impl Node {
         if self.is_draining() { Err(Error::Draining) } else { Ok(self.replication.sync_now()) }
     }
 
-    /// Returns when as many replicas as wanted hold everything that this node wrote up to now, which is durable here; `written`
-    /// is the write that is asked about.
+    /// Returns when as many replicas as wanted hold all that this node wrote up to now, `written` the last of it. It is durable here.
     ///
     /// # Errors
     /// `NotEnoughReplicas`, at once where there are not as many: the write is kept all the same.

@@ -7,7 +7,7 @@
 //! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, which `couriers` read and write, with
 //!   `rest` how fast it sends and `effort` what it does on a thread of its own; `registry` knows them all; `news` is what is heard of
 //!   members over them, and `goodbye` the end.
-//! - `orders` are the calls from outside. `belong` says which cluster a node is of, and `birth` what it remembers of that; [`clocks`] says
+//! - `writes` notes what is written here, and who holds it; `orders` are other calls from outside. `belong` says which cluster a node is of, and `birth` what it remembers of that; [`clocks`] says
 //!   whether its clock keeps it apart; `upkeep` is done once a round.
 //! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
 //!
@@ -41,6 +41,7 @@ pub mod secret;
 mod sync;
 mod upkeep;
 mod view;
+mod writes;
 
 use std::{
     net::SocketAddr,
@@ -51,11 +52,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 pub use self::view::{Membership, PeerView, Progress};
 use self::{
@@ -78,8 +75,6 @@ use crate::{
     core::{
         agreement::Agreement,
         clock::NodeId,
-        message::Row,
-        name::{Key, TableName},
         peer::{self, Context},
         standing::Shared,
     },
@@ -247,60 +242,6 @@ impl Replication {
         Ok(Self(inner))
     }
 
-    /// Notes rows that this node wrote to a table, for the peers to be told. They must be readable.
-    pub fn wrote(&self, table: &TableName, rows: impl IntoIterator<Item = Row>) {
-        let mut journal = self.0.shared.journal();
-        if !self.0.has_peers.load(Ordering::Acquire) {
-            // A peer that comes just now does not have it: it must not count as the first that does.
-            journal.skip();
-            return;
-        }
-        for row in rows {
-            journal.append(table.clone(), row.key.clone(), Some(row));
-        }
-        drop(journal);
-        self.0.announce_writes();
-    }
-
-    /// Notes a row that is here already, for the peers to be told of it again.
-    pub fn wrote_before(&self, table: &TableName, key: &Key) {
-        let mut journal = self.0.shared.journal();
-        if !self.0.has_peers.load(Ordering::Acquire) {
-            journal.skip();
-            return;
-        }
-        journal.append(table.clone(), key.clone(), None);
-        drop(journal);
-        self.0.announce_writes();
-    }
-
-    /// The last write that was noted.
-    pub fn last_written(&self) -> u64 {
-        self.0.shared.journal().last()
-    }
-
-    /// Returns when so many members beside this node hold durably what was noted up to `entry`; with how many did where the time
-    /// is over before.
-    pub async fn held_by(&self, entry: u64, wanted: usize, patience: Duration) -> usize {
-        let _awaiting = self.0.awaiting.clone();
-        let mut held = 0;
-        let waiting = async {
-            loop {
-                let progressed = self.0.progressed.notified();
-                let mut progressed = std::pin::pin!(progressed);
-                progressed.as_mut().enable();
-                held = self.0.holders(entry);
-                if held >= wanted {
-                    return;
-                }
-                progressed.await;
-            }
-        };
-        // Whether they came or the time ran out shows in the number.
-        let _ = timeout(patience, waiting).await;
-        held
-    }
-
     /// Lets a handshake with a node at `remote` begin.
     ///
     /// # Errors
@@ -367,15 +308,6 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many other members hold an entry of the journal.
-    fn holders(&self, entry: u64) -> usize {
-        let members = self.state().members.unforgotten();
-        let standing = self.shared.standing();
-        let holds =
-            |node: &&NodeId| standing.acked.get(*node).is_some_and(|acked| entry == 0 || acked.holds(entry));
-        members.iter().filter(holds).count()
-    }
-
     /// What this node says of itself to those it links with.
     async fn local(&self) -> Local {
         // While it goes over to another cluster it has that one's key already, and its own id still: whoever took over both would be
@@ -411,7 +343,12 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::{
-        core::{json::Value, register::Register},
+        core::{
+            json::Value,
+            message::Row,
+            name::{Key, TableName},
+            register::Register,
+        },
         storage::{self, Durability, Machine},
     };
 

@@ -392,10 +392,8 @@ fn changes_are_kept_from_the_first_subscriber_on() {
     store.0.hub.leave(id, &topics);
     write(2);
     let (_, _, _, joined) = join(Some(first));
-    assert!(
-        matches!(joined, Joined::Replay(changes) if changes.len() == 1),
-        "what came after a cursor is kept"
-    );
+    let is_kept = matches!(joined, Joined::Replay(changes) if changes.len() == 1);
+    assert!(is_kept, "what came after a cursor is kept");
     let (_, _, _, joined) = join(Some(Cursor { sequence: 0, ..first }));
     assert!(matches!(joined, Joined::Missed), "nobody was given that cursor");
     close(store);
