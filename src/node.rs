@@ -265,12 +265,6 @@ impl Node {
         self.store.tables().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// How many keys these tables have, expired ones until they are swept included; `None` where they are not counted yet.
-    pub fn keys_total(&self, of: impl Fn(&TableName) -> bool) -> Option<u64> {
-        let tables = self.store.is_counted().then(|| self.store.tables())?;
-        Some(tables.iter().filter(|(name, _)| of(name)).map(|(_, counts)| counts.live).sum())
-    }
-
     /// Returns when the rows of all tables are counted, which takes a moment after a start; or cannot be, as the disk fails.
     pub async fn rows_counted(&self) {
         if self.store.is_counted() {

@@ -1,5 +1,6 @@
 //! What a node says of itself.
 
+use super::Node;
 use crate::{core::name::TableName, replication::Progress};
 
 /// Whether the node serves.
@@ -25,6 +26,14 @@ pub enum Readiness {
     Clock(String),
     /// It is stopping.
     Draining,
+}
+
+impl Node {
+    /// How many keys these tables have, expired ones until they are swept included; `None` where they are not counted yet.
+    pub fn keys_total(&self, of: impl Fn(&TableName) -> bool) -> Option<u64> {
+        let tables = self.store.is_counted().then(|| self.store.tables())?;
+        Some(tables.iter().filter(|(name, _)| of(name)).map(|(_, counts)| counts.live).sum())
+    }
 }
 
 impl Readiness {

