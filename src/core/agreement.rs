@@ -7,7 +7,7 @@
 //!
 //! # What a node is
 //! ```text
-//!             start, with members             equal root with a whole member, or with all members
+//!             start, with members        equal root with a whole member, all members, or a majority
 //!   (start) ------------------------> syncing ----------------------------------------------------> whole
 //!      |                                 ^                                                            |
 //!      | start, alone                    |  it was forgotten; it was behind a sweep                   |
@@ -17,13 +17,15 @@
 //! - **Syncing**: it may lack rows, have older ones, or rows that were deleted since. It serves what it has and takes every row it is sent.
 //!   It draws no conclusion and removes nothing by itself. Every start of a node that has members begins here: a crash, a damaged disk or
 //!   a restored backup need not be recognized to be harmless.
-//! - **Whole**: since it started it has held, at one instant, all that a whole member held; or all that all members held; or it is alone. It
-//!   takes every row that another whole node sends. It sweeps what is dead below the floor.
+//! - **Whole**: since it started it has held, at one instant, all that a whole member held; or all that all members held; or, where no whole
+//!   member is heard and nothing was lost, all that a majority held, in which nobody counts who is apart; or it is alone. It takes every row
+//!   that another whole node sends. It sweeps what is dead below the floor.
 //!
 //! # What a member is to another
 //! *Present*, *away* (down, or said goodbye) or *forgotten*. A member that is away holds the floor back, so nothing is swept that it may
 //! have missed. Only a majority of the members forgets one that is away (`replication::members`), and then sweeps on. A forgotten node
-//! that returns is syncing.
+//! that returns is syncing. It is *apart* until all members have held the same once more, and knows it from those it meets: as long as others
+//! may tell what it missed, nobody that is not whole takes from it what they may have deleted.
 //!
 //! # The numbers
 //! All in Unix milliseconds, each about rows with timestamps up to it. Both are kept over restarts.

@@ -123,6 +123,11 @@ impl Floor {
         self.floor_ms
     }
 
+    /// The guarantee that a member announced last.
+    pub fn announced_ms(&self, member: NodeId) -> Option<u64> {
+        self.members.get(&member).map(|standing| standing.guarantee_ms)
+    }
+
     /// The last instant at which a member was known to hold the same.
     pub fn equal_ms(&self, member: NodeId) -> Option<u64> {
         self.members.get(&member).map(|standing| standing.equal_ms)

@@ -162,12 +162,14 @@ pub struct Flags {
     pub gap: bool,
     /// It hands over what it has, to leave for good: nobody is to count on it.
     pub leaving: bool,
+    /// The receiver is apart from it: it was forgotten, or is new, and they have not held the same as all members since.
+    pub apart: bool,
 }
 
 impl From<Flags> for u8 {
     fn from(flags: Flags) -> Self {
-        let Flags { whole, intact, is_all, pushing, gap, leaving } = flags;
-        let bits = [whole, intact, is_all, pushing, gap, leaving];
+        let Flags { whole, intact, is_all, pushing, gap, leaving, apart } = flags;
+        let bits = [whole, intact, is_all, pushing, gap, leaving, apart];
         bits.into_iter().enumerate().map(|(place, bit)| Self::from(bit) << place).sum()
     }
 }
@@ -175,7 +177,15 @@ impl From<Flags> for u8 {
 impl From<u8> for Flags {
     fn from(bits: u8) -> Self {
         let bit = |place: u32| bits >> place & 1 == 1;
-        Self { whole: bit(0), intact: bit(1), is_all: bit(2), pushing: bit(3), gap: bit(4), leaving: bit(5) }
+        Self {
+            whole: bit(0),
+            intact: bit(1),
+            is_all: bit(2),
+            pushing: bit(3),
+            gap: bit(4),
+            leaving: bit(5),
+            apart: bit(6),
+        }
     }
 }
 
@@ -308,7 +318,7 @@ mod tests {
 
     #[test]
     fn each_flag_has_a_bit_of_its_own() {
-        for bits in 0..1 << 6 {
+        for bits in 0..1 << 7 {
             assert_eq!(u8::from(Flags::from(bits)), bits);
         }
     }

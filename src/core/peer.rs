@@ -234,6 +234,7 @@ impl Peer {
             pushing,
             gap: self.gap,
             leaving: standing.leaving,
+            apart: standing.agreement.is_apart(self.remote),
         };
         let (guarantee_ms, agreed_ms) =
             (standing.guarantee_ms(at_ms), standing.agreement.with_ms(self.remote));

@@ -19,7 +19,7 @@ pub struct Shared {
 const WHOLE_SILENCE_MS: u64 = 3_000;
 
 /// Where the node stands among its members.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Standing {
     /// What all are known to have.
     pub floor: Floor,
@@ -63,25 +63,43 @@ impl Standing {
     }
 
     /// Makes the node whole if it has held what all its members held: or a majority of them, where that is all it can reach, and neither
-    /// it nor any of those has lost anything. Those it has `linked` are waited for.
+    /// it nor any of those has lost anything. Those it has `linked` are waited for. Members that are apart count for no majority, and are not
+    /// waited for where there is one without them: they still have what was deleted while they were away.
     pub fn agree(&mut self, now_ms: u64, linked: impl IntoIterator<Item = NodeId>) -> bool {
-        let mut linked = linked.into_iter();
-        if self.whole || !self.is_without_whole(now_ms) || !linked.all(|peer| self.covered.contains(&peer)) {
-            return self.whole;
-        }
-        let members: Vec<NodeId> = self.floor.members().collect();
-        let covered = members.iter().filter(|member| self.covered.contains(member)).count();
-        if covered == members.len() || self.intact && is_majority(covered + 1, members.len() + 1) {
+        let is_counted = |peer: &NodeId| self.covered.contains(peer) || self.agreement.is_apart(*peer);
+        let is_all = self.floor.members().all(|member| self.covered.contains(&member));
+        let is_agreed =
+            is_all || self.has_agreed_majority() && linked.into_iter().all(|peer| is_counted(&peer));
+        if !self.whole && self.is_without_whole(now_ms) && is_agreed {
             self.become_whole(now_ms);
         }
         self.whole
     }
 
-    /// Whether the node holds what a majority of the members holds.
+    /// Whether a node that is not whole compares with one that is not either: not with a member that is apart, as long as others may tell what
+    /// that one missed.
+    pub fn may_agree_with(&self, peer: NodeId) -> bool {
+        let may_tell = |member: NodeId| !self.agreement.is_apart(member) && !self.covered.contains(&member);
+        !self.agreement.is_apart(peer) || !self.has_agreed_majority() && !self.floor.members().any(may_tell)
+    }
+
+    fn has_agreed_majority(&self) -> bool {
+        self.intact && self.covers_majority()
+    }
+
+    /// Notes that a member holds this node for apart, which may not know yet that it was forgotten. A whole node knows better.
+    pub fn hear_apart(&mut self, from: NodeId) {
+        if !self.whole {
+            let agreed_ms = self.agreed_before_ms();
+            self.agreement.part(from, agreed_ms);
+        }
+    }
+
+    /// Whether the node holds what a majority of the members holds, those that are apart not counted.
     pub fn covers_majority(&self) -> bool {
         let members = self.floor.members().count() + 1;
-        let covered = self.floor.members().filter(|member| self.covered.contains(member)).count();
-        is_majority(covered + 1, members)
+        let is_counted = |member: &NodeId| self.covered.contains(member) && !self.agreement.is_apart(*member);
+        is_majority(self.floor.members().filter(is_counted).count() + 1, members)
     }
 
     /// Makes the node whole: it holds all that there was at an instant (Unix milliseconds).
@@ -129,7 +147,7 @@ impl Standing {
     /// Sets who the other members are, those that were forgotten left out. With one that is new nothing was agreed; with one that is
     /// forgotten, nothing later than what was.
     pub fn set_members(&mut self, members: &[NodeId]) {
-        let agreed_ms = if self.whole || self.intact { self.agreement.with_all_ms() } else { 0 };
+        let agreed_ms = self.agreed_before_ms();
         for gone in self.floor.members().filter(|member| !members.contains(member)) {
             self.agreement.part(gone, agreed_ms);
         }
@@ -137,6 +155,11 @@ impl Standing {
             self.agreement.part(*new, 0);
         }
         self.floor.set_members(members.iter().copied());
+    }
+
+    /// What was agreed with a node that all was agreed with until now; nothing where that may have been lost since.
+    fn agreed_before_ms(&self) -> u64 {
+        if self.whole || self.intact { self.agreement.with_all_ms() } else { 0 }
     }
 
     /// Claims nothing more of a row that is about to come in, written at an instant (Unix milliseconds), which others may not have. Whether what was
@@ -225,5 +248,54 @@ mod tests {
         assert!(standing.is_served(PEER, 7, 100));
         standing.acked.insert(PEER, acked(3, 6));
         assert!(!standing.is_served(PEER, 7, 100), "what is written meanwhile is on its way");
+    }
+
+    const OTHER: NodeId = NodeId(3);
+
+    /// A node that is not whole, with two members, after all three agreed up to an instant and one went and came back.
+    fn restarted_beside_one_that_returned() -> Standing {
+        let mut standing = Standing { intact: true, ..Standing::default() };
+        standing.floor.set_members([PEER, OTHER]);
+        standing.agreement.reach(100, [PEER, OTHER]);
+        standing.agreement.part(OTHER, 100);
+        standing
+    }
+
+    /// Three nodes had forgotten one, and deleted and swept a key. One of them restarted, and met the one that returned before it met the other
+    /// that knew: the two were a majority, both whole with that, and the deleted key was back on all.
+    #[test]
+    fn a_member_that_is_apart_counts_for_no_majority() {
+        let now_ms = WHOLE_SILENCE_MS;
+        let mut standing = restarted_beside_one_that_returned();
+        assert!(!standing.may_agree_with(OTHER), "the other may tell what it missed");
+        standing.cover(OTHER, Flags { intact: true, ..Flags::default() }, now_ms);
+        assert!(!standing.agree(now_ms, [OTHER]));
+        let mut standing = restarted_beside_one_that_returned();
+        standing.cover(PEER, Flags { intact: true, ..Flags::default() }, now_ms);
+        assert!(!standing.may_agree_with(OTHER), "it is to be whole first");
+        assert!(standing.agree(now_ms, [PEER, OTHER]), "who is apart is not waited for");
+    }
+
+    #[test]
+    fn who_has_nobody_else_left_agrees_with_one_that_is_apart() {
+        let mut standing = restarted_beside_one_that_returned();
+        standing.set_members(&[OTHER]);
+        assert!(standing.may_agree_with(OTHER));
+        standing.cover(OTHER, Flags::default(), WHOLE_SILENCE_MS);
+        assert!(standing.agree(WHOLE_SILENCE_MS, [OTHER]));
+    }
+
+    #[test]
+    fn who_does_not_know_that_it_was_forgotten_hears_that_it_is_apart() {
+        let mut standing = Standing { intact: true, ..Standing::default() };
+        standing.floor.set_members([PEER, OTHER]);
+        standing.agreement.reach(100, [PEER, OTHER]);
+        standing.hear_apart(PEER);
+        standing.cover(PEER, Flags { intact: true, ..Flags::default() }, WHOLE_SILENCE_MS);
+        assert!(!standing.agree(WHOLE_SILENCE_MS, [PEER]), "it is to learn what it missed");
+        assert_eq!(standing.agreement.with_ms(PEER), 100);
+        standing.become_whole(200);
+        standing.hear_apart(OTHER);
+        assert!(!standing.agreement.is_apart(OTHER), "a whole node has learned it");
     }
 }

@@ -55,6 +55,9 @@ impl Peer {
         }
         let mut standing = context.shared.standing();
         standing.floor.announced(self.remote, round.guarantee_ms);
+        if round.flags.apart {
+            standing.hear_apart(self.remote);
+        }
         if round.flags.whole {
             standing.whole_seen_ms = context.now_ms;
             if standing.whole && swept.latest_ms() > standing.guaranteed_ms {
@@ -116,16 +119,17 @@ impl Peer {
             let equal = Equal { compared, swept, covered };
             return Ok(vec![Output::AfterSync(Then::Equal(equal))]);
         }
-        let (is_whole, is_without_whole) = {
+        let (is_whole, may_agree) = {
             let standing = context.shared.standing();
-            (standing.whole, standing.is_without_whole(context.now_ms))
+            let is_without_whole = standing.is_without_whole(context.now_ms);
+            (standing.whole, is_without_whole && standing.may_agree_with(self.remote))
         };
         let is_due = match (is_whole, round.flags.whole) {
             (true, true) => self.is_due(round),
             // One that has yet to learn what there is learns it from one that knows, and from one at a time.
             (false, true) => self.is_source(context),
             // All were started together.
-            (false, false) if is_without_whole => self.is_due(round),
+            (false, false) if may_agree => self.is_due(round),
             // It will ask.
             (true, false) | (false, false) => false,
         };
