@@ -345,13 +345,19 @@ impl Peer {
         Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, deleted })))
     }
 
-    /// Takes back what is claimed of the instants before the oldest live row that may come in: others may not have it.
+    /// Takes back what is claimed of the instants before the oldest row that may come in: others may not have it.
     fn admit_late<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], proven_ms: u64) -> Result<()> {
-        let live = rows.iter().filter(|row| row.payload != Payload::Deleted);
-        let written =
-            live.map(|row| row.marker.timestamp.unix_ms()).filter(|written_ms| *written_ms > proven_ms);
-        let Some(oldest_ms) = written.min() else { return Ok(()) };
+        let (deleted, live): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.payload == Payload::Deleted);
+        let written = |row: &Row| row.marker.timestamp.unix_ms();
         let mut standing = context.shared.standing();
+        if let Some(oldest_ms) = deleted.into_iter().map(written).min() {
+            standing.admit_late_deletion(oldest_ms);
+        }
+        let Some(oldest_ms) =
+            live.into_iter().map(written).filter(|written_ms| *written_ms > proven_ms).min()
+        else {
+            return Ok(());
+        };
         if standing.admit_late(oldest_ms) {
             let agreement = standing.agreement.clone();
             drop(standing);

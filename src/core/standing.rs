@@ -162,6 +162,12 @@ impl Standing {
         if self.whole || self.intact { self.agreement.with_all_ms() } else { 0 }
     }
 
+    /// Claims no longer that others have a tombstone that is about to come in, written at an instant (Unix milliseconds). What was agreed of
+    /// live rows stays so.
+    pub fn admit_late_deletion(&mut self, written_ms: u64) {
+        self.floor.lower(written_ms.saturating_sub(1));
+    }
+
     /// Claims nothing more of a row that is about to come in, written at an instant (Unix milliseconds), which others may not have. Whether what was
     /// agreed changed by that, so that it is to be kept before the row is.
     pub fn admit_late(&mut self, written_ms: u64) -> bool {
@@ -297,5 +303,17 @@ mod tests {
         standing.become_whole(200);
         standing.hear_apart(OTHER);
         assert!(!standing.agreement.is_apart(OTHER), "a whole node has learned it");
+    }
+
+    /// Two members swept a key that the second had seen deleted after it held the same as the third, which had returned just before and of
+    /// which the first did not know yet: from there the key came back.
+    #[test]
+    fn a_late_deletion_takes_back_that_others_have_it_and_nothing_else() {
+        let mut standing = Standing::default();
+        standing.floor.set_members([PEER]);
+        equal(&mut standing, 100);
+        standing.agreement.reach(100, [PEER]);
+        standing.admit_late_deletion(90);
+        assert_eq!((standing.floor.guarantee_ms(200), standing.agreement.with_ms(PEER)), (89, 100));
     }
 }
