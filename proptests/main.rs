@@ -7,6 +7,7 @@ mod clock;
 mod cluster;
 mod codec;
 mod edges;
+mod explorer;
 mod generators;
 mod json;
 mod link;

@@ -1,0 +1,329 @@
+//! How two nodes meet and come to hold the same, each step of it as the protocol has it (`core::peer`, `replication::news`), but with no time
+//! between them.
+
+use dynarust::core::{message::Flags, replica::Swept, standing::is_majority};
+
+use super::{
+    rules::{Rule, Rules},
+    state::{Cluster, Content, NODES, Record, Register, id, others},
+};
+
+/// Rounds in which two nodes come to hold the same, if they do.
+const ROUNDS_TO_SYNC: usize = 6;
+/// Links that two nodes try: after the first, one of them may have to come back.
+const MEETINGS: usize = 3;
+
+/// What a node says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    pub flags: Flags,
+    pub guarantee_ms: u64,
+    pub agreed_ms: u64,
+    pub swept: Swept,
+}
+
+impl Cluster {
+    /// Two nodes that hear each other link, if they may, and compare until they hold the same.
+    pub fn sync(&mut self, one: usize, other: usize) {
+        if !self.is_connected(one, other) || !(0..MEETINGS).any(|_| self.meet(one, other)) {
+            return;
+        }
+        for (teller, hearer) in [(one, other), (other, one)] {
+            self.tell_forgotten(teller, hearer);
+        }
+        if !self.is_linked(one, other) {
+            return;
+        }
+        for _ in 0..ROUNDS_TO_SYNC {
+            let is_over = match self.rules {
+                Rules::Former => self.sync_formerly(one, other),
+                Rules::Today | Rules::Without(_) => self.sync_once(one, other),
+            };
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// What a node does once a round beside links.
+    pub fn keep_up(&mut self, node: usize) {
+        if self.rules == Rules::Former {
+            return self.keep_up_formerly(node);
+        }
+        let linked: Vec<_> = others(node).filter(|other| self.is_linked(node, *other)).map(id).collect();
+        let is_alone = self.nodes[node].unforgotten(node).is_empty();
+        self.look_for_whole(node);
+        let now_ms = self.now_ms;
+        let standing = &mut self.nodes[node].standing;
+        if is_alone && !standing.whole {
+            standing.become_whole(now_ms);
+        }
+        let counts_apart = !self.rules.has(Rule::ApartWaits);
+        if counts_apart && standing.intact && standing.is_without_whole(now_ms) {
+            let members = 1 + standing.floor.members().count();
+            if is_majority(1 + standing.covered.len(), members) {
+                standing.become_whole(now_ms);
+            }
+        }
+        if standing.agree(now_ms, linked) {
+            let floor_ms = standing.raise_floor(now_ms);
+            self.pass_floor(node, floor_ms);
+        }
+    }
+
+    /// Sweeps what is dead below the floor, if anything is.
+    pub fn pass_floor(&mut self, node: usize, floor_ms: u64) {
+        let tombstones = Swept { tombstones_ms: floor_ms, expired_ms: 0 };
+        let expired = Swept { tombstones_ms: 0, expired_ms: floor_ms };
+        for swept in [tombstones, expired] {
+            if self.nodes[node].rows.into_iter().flatten().any(|row| row.is_over(swept)) {
+                self.nodes[node].sweep_to(swept);
+            }
+        }
+    }
+
+    /// Whether two nodes link. Where one was forgotten by the other it learns so, and none stands yet.
+    fn meet(&mut self, one: usize, other: usize) -> bool {
+        match (self.is_refused(one, other), self.is_refused(other, one)) {
+            (true, true) => {
+                // The side that forgot the other without a majority gives way; here in both orders, whatever the ids.
+                let forced = (self.nodes[one].is_forced, self.nodes[other].is_forced);
+                let (stays, leaves) = if forced == (true, false) { (other, one) } else { (one, other) };
+                self.give_way(leaves, stays);
+                false
+            }
+            (true, false) => self.hear_of_end(other, one),
+            (false, true) => self.hear_of_end(one, other),
+            (false, false) => {
+                for (node, met) in [(one, other), (other, one)] {
+                    let incarnation = self.nodes[met].incarnation;
+                    self.nodes[node].records[met] = Record { incarnation, is_forgotten: false };
+                    self.follow_members(node);
+                }
+                true
+            }
+        }
+    }
+
+    /// A node hears that another takes it in a later life only.
+    fn hear_of_end(&mut self, node: usize, by: usize) -> bool {
+        if self.rules != Rules::Former && self.parts_in_turn(node, by) {
+            let incarnation = self.nodes[by].incarnation;
+            self.nodes[node].records[by] = Record { incarnation, is_forgotten: true };
+            self.follow_members(node);
+        } else {
+            self.give_way(node, by);
+        }
+        false
+    }
+
+    fn give_way(&mut self, node: usize, to: usize) {
+        let at_least = self.nodes[to].records[node].incarnation + 1;
+        if self.rules.has(Rule::MajorityForgets) {
+            for record in self.nodes[node].records.iter_mut().filter(|record| record.is_forgotten) {
+                *record = Record::default();
+            }
+        }
+        self.nodes[node].is_forced = false;
+        self.begin_anew(node);
+        self.nodes[node].incarnation = self.nodes[node].incarnation.max(at_least);
+    }
+
+    fn begin_anew(&mut self, node: usize) {
+        let now_ms = self.now_ms;
+        self.nodes[node].standing.begin_syncing(now_ms);
+        self.nodes[node].former.anew_ms = now_ms;
+    }
+
+    /// A node tells another whom it has forgotten.
+    fn tell_forgotten(&mut self, teller: usize, hearer: usize) {
+        let list: Vec<usize> =
+            (0..NODES).filter(|node| self.nodes[teller].records[*node].is_forgotten).collect();
+        for gone in list {
+            let told = self.nodes[teller].records[gone];
+            if gone == hearer {
+                continue;
+            }
+            let agreed_ms = self.agreed_ms(teller, gone);
+            let standing = &mut self.nodes[hearer].standing;
+            if !standing.whole && !standing.intact {
+                standing.agreement.part(id(gone), agreed_ms);
+            }
+            let known = self.nodes[hearer].records[gone];
+            let is_known = known.incarnation == told.incarnation && known.is_forgotten;
+            if known.incarnation <= told.incarnation && !is_known {
+                self.nodes[hearer].records[gone] = told;
+                self.follow_members(hearer);
+                // Whoever is linked with it tells it.
+                if told.incarnation >= self.nodes[gone].incarnation && self.is_connected(hearer, gone) {
+                    self.hear_of_end(gone, hearer);
+                }
+            }
+        }
+    }
+
+    /// One exchange of rounds, and what follows. Whether nothing more will.
+    fn sync_once(&mut self, one: usize, other: usize) -> bool {
+        let rounds = (self.round(one, other), self.round(other, one));
+        self.heed(one, other, rounds.1);
+        self.heed(other, one, rounds.0);
+        if self.nodes[one].swept != self.nodes[other].swept {
+            return false;
+        }
+        if self.nodes[one].rows == self.nodes[other].rows {
+            self.equal(one, other, rounds.1.flags);
+            self.equal(other, one, rounds.0.flags);
+            return true;
+        }
+        if !self.is_due(one, other, rounds.1) && !self.is_due(other, one, rounds.0) {
+            return true;
+        }
+        let (mine, theirs) = self.differing(one, other);
+        self.deliver(one, other, &mine, rounds.0);
+        self.deliver(other, one, &theirs, rounds.1);
+        false
+    }
+
+    /// Rows of which each node has a later register than the other, or any.
+    pub fn differing(&self, one: usize, other: usize) -> (Vec<(usize, Register)>, Vec<(usize, Register)>) {
+        let later = |from: usize, than: usize| {
+            let is_later = |key: &usize| {
+                let held = self.nodes[than].rows[*key].map_or(0, |held| held.at_ms);
+                self.nodes[from].rows[*key].is_some_and(|row| row.at_ms > held)
+            };
+            let keys = (0..self.keys).filter(is_later);
+            keys.filter_map(|key| self.nodes[from].rows[key].map(|row| (key, row))).collect()
+        };
+        (later(one, other), later(other, one))
+    }
+
+    fn round(&mut self, from: usize, to: usize) -> Round {
+        let agreed_ms = self.agreed_ms(from, to);
+        let now_ms = self.now_ms;
+        let node = &mut self.nodes[from];
+        let standing = &mut node.standing;
+        let (whole, intact, apart) = (standing.whole, standing.intact, standing.agreement.is_apart(id(to)));
+        let flags = Flags { whole, intact, is_all: true, apart, ..Flags::default() };
+        Round { flags, guarantee_ms: standing.guarantee_ms(now_ms), agreed_ms, swept: node.swept }
+    }
+
+    /// As `Peer::heed`.
+    fn heed(&mut self, node: usize, from: usize, round: Round) {
+        self.look_for_whole(node);
+        let now_ms = self.now_ms;
+        let standing = &mut self.nodes[node].standing;
+        standing.floor.announced(id(from), round.guarantee_ms);
+        if round.flags.apart {
+            standing.hear_apart(id(from));
+        }
+        if round.flags.whole {
+            standing.whole_seen_ms = now_ms;
+            if standing.whole && round.swept.latest_ms() > standing.guaranteed_ms {
+                standing.begin_syncing(now_ms);
+            }
+        } else if standing.whole || !standing.is_without_whole(now_ms) {
+            return;
+        }
+        if !self.nodes[node].is_whole() {
+            let dead: Vec<_> = (0..self.keys)
+                .filter_map(|key| self.nodes[node].rows[key].map(|row| (key, row)))
+                .filter(|(_, row)| row.is_over(round.swept))
+                .collect();
+            if !dead.is_empty() {
+                let said = self.round(node, from);
+                self.deliver(node, from, &dead, said);
+            }
+            let own = self.nodes[node].swept;
+            if round.flags.whole && own.max(round.swept) != round.swept {
+                self.nodes[node].swept = round.swept;
+                return;
+            }
+        }
+        self.nodes[node].sweep_to(round.swept);
+    }
+
+    fn equal(&mut self, node: usize, with: usize, flags: Flags) {
+        let at_ms = self.now_ms;
+        let standing = &mut self.nodes[node].standing;
+        standing.cover(id(with), flags, at_ms);
+        let compared = standing.floor.compare(at_ms);
+        standing.floor.equal(id(with), compared);
+    }
+
+    /// Whether a node opens a comparison with one that says this.
+    fn is_due(&mut self, node: usize, from: usize, round: Round) -> bool {
+        self.look_for_whole(node);
+        let standing = &self.nodes[node].standing;
+        match (standing.whole, round.flags.whole) {
+            (true, true) | (false, true) => true,
+            (false, false) => {
+                let may_agree = standing.may_agree_with(id(from)) || !self.rules.has(Rule::ApartWaits);
+                standing.is_without_whole(self.now_ms) && may_agree
+            }
+            (true, false) => false,
+        }
+    }
+
+    /// Notes whether the node hears of one that is whole: it does at once, or has not for long.
+    fn look_for_whole(&mut self, node: usize) {
+        let is_heard = others(node).any(|other| self.is_linked(node, other) && self.nodes[other].is_whole());
+        self.nodes[node].standing.whole_seen_ms = if is_heard { self.now_ms } else { 0 };
+    }
+
+    /// Rows of one that just wrote them.
+    pub fn push(&mut self, from: usize, to: usize, rows: &[(usize, Register)]) {
+        if self.rules == Rules::Former {
+            return self.deliver_formerly(from, to, rows);
+        }
+        let said = self.round(from, to);
+        self.deliver(from, to, rows, said);
+    }
+
+    /// Rows of a node that said this of itself: `Peer::take_rows`, `Store::accept`, and `Peer::take_applied`.
+    fn deliver(&mut self, from: usize, to: usize, rows: &[(usize, Register)], said: Round) {
+        let proven_ms = self.proven_ms(from, to, said);
+        let live = rows.iter().filter(|(_, row)| row.content != Content::Deleted).map(|(_, row)| row.at_ms);
+        let late = live.filter(|at_ms| *at_ms > proven_ms).min();
+        if let Some(oldest_ms) = late.filter(|_| self.rules.has(Rule::LateRowsLower)) {
+            self.nodes[to].standing.admit_late(oldest_ms);
+        }
+        let tombstones = rows.iter().filter(|(_, row)| row.content == Content::Deleted);
+        let late = tombstones.map(|(_, row)| row.at_ms).min();
+        if let Some(oldest_ms) = late.filter(|_| self.rules.has(Rule::LateDeletionsLower)) {
+            self.nodes[to].standing.admit_late_deletion(oldest_ms);
+        }
+        let mut deleted = Vec::new();
+        for (key, row) in rows.iter().copied() {
+            let node = &mut self.nodes[to];
+            let is_absent = node.rows[key].is_none();
+            if is_absent && row.is_over(node.swept) {
+                continue;
+            }
+            if is_absent && row.content != Content::Deleted && row.at_ms <= proven_ms {
+                deleted.push((key, row));
+                continue;
+            }
+            node.merge(key, row);
+        }
+        let agreed_ms = match self.nodes[from].is_whole() && self.rules.has(Rule::ProverIsWhole) {
+            true => 0,
+            false if self.rules.has(Rule::ClaimantAgrees) => self.agreed_ms(from, to),
+            false => u64::MAX,
+        };
+        for (key, row) in deleted {
+            if row.at_ms <= agreed_ms && self.nodes[from].rows[key] == Some(row) {
+                self.nodes[from].set(key, None);
+            }
+        }
+    }
+
+    /// As `Peer::proven_ms`.
+    fn proven_ms(&self, from: usize, to: usize, said: Round) -> u64 {
+        let is_prover = self.nodes[to].is_whole() || !self.rules.has(Rule::ProverIsWhole);
+        if !is_prover || said.flags.whole {
+            return 0;
+        }
+        let agreed_ms = self.agreed_ms(to, from);
+        if self.rules.has(Rule::ClaimantAgrees) { agreed_ms.min(said.agreed_ms) } else { agreed_ms }
+    }
+}
