@@ -38,7 +38,8 @@ async fn exchange(
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", name(node))
+        // The name of a simulated host is none that the node is known by.
+        .header("host", "localhost")
         .body(Full::new(Bytes::from(body.to_owned())))?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
