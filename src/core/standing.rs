@@ -66,10 +66,11 @@ impl Standing {
     /// it nor any of those has lost anything. Those it has `linked` are waited for. Members that are apart count for no majority, and are not
     /// waited for where there is one without them: they still have what was deleted while they were away.
     pub fn agree(&mut self, now_ms: u64, linked: impl IntoIterator<Item = NodeId>) -> bool {
-        let is_counted = |peer: &NodeId| self.covered.contains(peer) || self.agreement.is_apart(*peer);
-        let is_all = self.floor.members().all(|member| self.covered.contains(&member));
-        let is_agreed =
-            is_all || self.has_agreed_majority() && linked.into_iter().all(|peer| is_counted(&peer));
+        let waits_for: Vec<NodeId> = linked.into_iter().filter(|peer| !self.covered.contains(peer)).collect();
+        let is_all =
+            waits_for.is_empty() && self.floor.members().all(|member| self.covered.contains(&member));
+        let is_agreed = is_all
+            || self.has_agreed_majority() && waits_for.iter().all(|peer| self.agreement.is_apart(*peer));
         if !self.whole && self.is_without_whole(now_ms) && is_agreed {
             self.become_whole(now_ms);
         }
@@ -289,6 +290,15 @@ mod tests {
         assert!(standing.may_agree_with(OTHER));
         standing.cover(OTHER, Flags::default(), WHOLE_SILENCE_MS);
         assert!(standing.agree(WHOLE_SILENCE_MS, [OTHER]));
+    }
+
+    #[test]
+    fn whoever_is_linked_is_waited_for_be_it_a_member_already_or_not() {
+        let mut standing = Standing { intact: true, ..Standing::default() };
+        standing.floor.set_members([PEER]);
+        standing.cover(PEER, Flags { intact: true, ..Flags::default() }, WHOLE_SILENCE_MS);
+        assert!(!standing.agree(WHOLE_SILENCE_MS, [PEER, OTHER]));
+        assert!(standing.agree(WHOLE_SILENCE_MS, [PEER]));
     }
 
     #[test]
