@@ -1,7 +1,10 @@
 //! The rules as they were before absence was no proof any more, of two nodes that compare: a live row that is absent where so much was swept
 //! was taken for deleted, and its sender removed it, unless it wrote it itself and nobody else had it.
 
-use super::state::{Cluster, Content, Register, id, others};
+use super::{
+    state::{Cluster, Content, Register, id, others},
+    sync::Row,
+};
 
 impl Cluster {
     /// One exchange of rounds, and what follows. Whether nothing more will.
@@ -66,7 +69,7 @@ impl Cluster {
     }
 
     /// Takes rows: `Store::accept` and `bury` as they were.
-    pub fn deliver_formerly(&mut self, from: usize, to: usize, rows: &[(usize, Register)]) {
+    pub fn deliver_formerly(&mut self, from: usize, to: usize, rows: &[Row]) {
         let is_whole = self.nodes[to].is_whole();
         let is_trusting = !is_whole && self.nodes[from].is_whole();
         for (key, row) in rows.iter().copied() {

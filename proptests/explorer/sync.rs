@@ -13,6 +13,9 @@ const ROUNDS_TO_SYNC: usize = 6;
 /// Links that two nodes try: after the first, one of them may have to come back.
 const MEETINGS: usize = 3;
 
+/// A key and its register.
+pub type Row = (usize, Register);
+
 /// What a node says of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Round {
@@ -185,7 +188,7 @@ impl Cluster {
     }
 
     /// Rows of which each node has a later register than the other, or any.
-    pub fn differing(&self, one: usize, other: usize) -> (Vec<(usize, Register)>, Vec<(usize, Register)>) {
+    pub fn differing(&self, one: usize, other: usize) -> (Vec<Row>, Vec<Row>) {
         let later = |from: usize, than: usize| {
             let is_later = |key: &usize| {
                 let held = self.nodes[than].rows[*key].map_or(0, |held| held.at_ms);
@@ -271,7 +274,7 @@ impl Cluster {
     }
 
     /// Rows of one that just wrote them.
-    pub fn push(&mut self, from: usize, to: usize, rows: &[(usize, Register)]) {
+    pub fn push(&mut self, from: usize, to: usize, rows: &[Row]) {
         if self.rules == Rules::Former {
             return self.deliver_formerly(from, to, rows);
         }
@@ -280,7 +283,7 @@ impl Cluster {
     }
 
     /// Rows of a node that said this of itself: `Peer::take_rows`, `Store::accept`, and `Peer::take_applied`.
-    fn deliver(&mut self, from: usize, to: usize, rows: &[(usize, Register)], said: Round) {
+    fn deliver(&mut self, from: usize, to: usize, rows: &[Row], said: Round) {
         let proven_ms = self.proven_ms(from, to, said);
         let live = rows.iter().filter(|(_, row)| row.content != Content::Deleted).map(|(_, row)| row.at_ms);
         let late = live.filter(|at_ms| *at_ms > proven_ms).min();

@@ -1,10 +1,15 @@
 //! What a peer concludes from a row that is absent: see `core::agreement`.
 
 use dynarust::core::{
-    message::{Flags, Message},
+    clock::NodeId,
+    digest::{DigestKey, RootDigest},
+    message::{Flags, Message, Row, Rows},
     peer::Equal,
+    register::Payload,
     replica::{Replica, Swept},
 };
+
+use crate::replica::MemoryReplica;
 
 use super::{NOW_MS, REMOTE, Scene, key, old_row, refused, table};
 
@@ -123,4 +128,47 @@ fn who_became_whole_guarantees_what_it_held_then() {
     let round = scene.round(true, Swept { tombstones_ms: NOW_MS - 2_000, expired_ms: 0 });
     scene.hear(round);
     assert!(scene.shared.standing().whole);
+}
+
+/// Two members swept a key that the second had seen deleted after it held the same as the third, which had returned just before and of which the
+/// first did not know yet: from there the key came back.
+#[test]
+fn a_late_deletion_takes_back_that_others_have_it() {
+    let mut scene = Scene::new(true);
+    let elsewhere = MemoryReplica::new(REMOTE, DigestKey([1; 32]), NOW_MS - 60_000);
+    let tombstone = elsewhere.write(&table(), &key("old"), Payload::Deleted);
+    let before_ms = tombstone.timestamp().unix_ms() - 1;
+    scene.shared.standing().agreement.reach(NOW_MS, [REMOTE]);
+    scene.equal_at(NOW_MS);
+    let rows = vec![Row::new(key("old"), tombstone)];
+    scene.hear(Message::Rows(Rows { batch: 1, repair: true, tables: vec![(table(), rows)] }));
+    let standing = scene.shared.standing();
+    assert_eq!((standing.floor.guarantee_ms(NOW_MS), standing.agreement.with_all_ms()), (before_ms, NOW_MS));
+}
+
+/// A node that was restarted took from one that had been forgotten what had been deleted meanwhile, before it met a member that knew.
+#[test]
+fn nobody_that_is_not_whole_compares_with_one_that_is_apart_as_long_as_others_may_tell() {
+    const OTHER: NodeId = NodeId(3);
+    for (apart, members, opens) in
+        [(false, vec![REMOTE, OTHER], true), (true, vec![REMOTE, OTHER], false), (true, vec![REMOTE], true)]
+    {
+        let mut scene = Scene::new(false);
+        scene.shared.standing().floor.set_members(members.clone());
+        scene.write("k", 1);
+        scene.now_ms += 5_000;
+        scene.replica.set_now(scene.now_ms);
+        let Message::Round(mut round) =
+            scene.round_of(false, Swept::default(), true, Some(RootDigest([7; 16])))
+        else {
+            panic!("no round")
+        };
+        round.flags.apart = apart;
+        let mut opened = false;
+        for _ in 0..3 {
+            opened |= !scene.hear(Message::Round(round.clone())).is_empty();
+        }
+        assert_eq!(opened, opens, "{apart} {members:?}");
+        assert_eq!(scene.shared.standing().agreement.is_apart(REMOTE), apart);
+    }
 }
