@@ -125,7 +125,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
         return Ok(kept(&error, &call, results));
     }
     let mut text = results.text;
-    text.extend_from_slice(b"]}");
+    text.extend_from_slice(b"]}\n");
     Ok(reply::json_text(text))
 }
 

@@ -171,7 +171,7 @@ fn where_there_is_no_memory_to_code_an_answer_it_comes_plain() {
         .map(|_| {
             let mut connection = node.connect();
             connection
-                .write(b"POST /t/batch HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+                .write(b"POST /t/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
                 .expect("sent");
             connection.write(&vec![b' '; 900_000]).expect("sent");
             connection

@@ -16,7 +16,7 @@ fn put_value(node: &Node, path: &str, bytes: usize) {
 /// A body of `declared` bytes of which all but the last were sent.
 fn half_body(node: &Node, bytes: usize) -> Connection {
     let mut connection = node.connect();
-    let head = format!("POST /t/batch HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n[", bytes + 1);
+    let head = format!("POST /t/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n[", bytes + 1);
     let body = vec![b' '; bytes - 1];
     // The node may answer before it has all of it.
     let _ = connection.write(head.as_bytes()).and_then(|()| connection.write(&body));
@@ -114,7 +114,7 @@ fn messages_on_their_way_keep_to_the_budget() {
     let before = resident_bytes(&node);
     let open = || {
         let mut connection = node.connect();
-        let handshake = "GET /_/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        let handshake = "GET /_/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         connection.write(handshake.as_bytes()).expect("a head can be sent");
         assert_eq!(connection.receive("GET").expect("an answer").status, 101);

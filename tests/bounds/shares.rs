@@ -74,7 +74,7 @@ fn the_share_is_a_setting() {
 fn a_body_that_drips_is_cut_off_and_one_that_flows_is_not() {
     let node = Setup::new().flag("--body-timeout", "400ms").flag("--min-body-rate", "1KiB").start();
     let mut dripping = node.connect();
-    let head = b"PUT /t/key/a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    let head = b"PUT /t/key/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n";
     dripping.write(head).expect("a head can be sent");
     let begun = Instant::now();
     wait_until("it is answered", DEADLINE, || {
@@ -87,7 +87,7 @@ fn a_body_that_drips_is_cut_off_and_one_that_flows_is_not() {
     // Slow, but above the rate: a KiB every tenth of a second.
     let mut flowing = node.connect();
     flowing
-        .write(b"PUT /t/key/a HTTP/1.1\r\nHost: a\r\nContent-Length: 12288\r\n\r\n")
+        .write(b"PUT /t/key/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12288\r\n\r\n")
         .expect("a head can be sent");
     let body = format!("{{\"value\":\"{}\"}}", "v".repeat(12_288 - 12));
     for piece in body.as_bytes().chunks(1024) {
@@ -176,7 +176,7 @@ fn handshakes_that_hang_keep_no_node_of_their_address_out() {
     let hang = || {
         let mut connection = node.connect();
         let handshake = format!(
-            "GET /_/link HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET /_/link HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {protocol}\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
@@ -195,7 +195,7 @@ fn handshakes_that_hang_keep_no_node_of_their_address_out() {
 /// What a node says that it speaks.
 fn protocol_of(node: &Node) -> String {
     let mut connection = node.connect();
-    let handshake = "GET /_/link HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let handshake = "GET /_/link HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: other\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     connection.write(handshake.as_bytes()).expect("a head can be sent");
     let answer = connection.receive("GET").expect("an answer");

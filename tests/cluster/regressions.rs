@@ -49,23 +49,6 @@ fn a_backup_from_before_a_sweep_takes_nothing_from_the_others() {
     }
 }
 
-/// A row of a table beyond the limit ended the link, and came first again over the next: nothing was replicated any more.
-#[test]
-fn a_limit_of_tables_is_for_clients_and_not_for_what_others_have_taken() {
-    let cluster = Cluster::start_with(2, |setup| setup.flag("--max-tables", "3"));
-    for table in ["a", "b", "c"] {
-        cluster[0].put(&format!("/{table}/key/k?w=all"), r#"{"value":1}"#).expect(200);
-    }
-    cluster[1].put("/d/key/k", r#"{"value":1}"#).expect_problem(429, "too-many");
-    let third = setup().join(&cluster.address(0)).flag("--max-tables", "10").start();
-    wait_until_ready(&third);
-    third.put("/d/key/k?w=all", r#"{"value":1}"#).expect(200);
-    for node in cluster.running() {
-        node.get("/d/key/k").expect_body(r#"{"value":1}"#);
-    }
-    third.put("/a/key/later?w=all", r#"{"value":1}"#).expect(200);
-}
-
 /// Clients were served until after the goodbye, and what was acknowledged after the others had all was lost.
 #[test]
 fn a_node_that_leaves_under_load_loses_no_write_it_acknowledged() {
