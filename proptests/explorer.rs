@@ -23,8 +23,8 @@ use self::{
     step::{Limits, Spread, Step},
 };
 
-/// States of a start that are looked at always: some seconds without optimization.
-const STATES_MAX: usize = 4_000;
+/// States of a start that are looked at always: two seconds each without optimization.
+const STATES_MAX: usize = 10_000;
 /// States that are looked at on demand at the most: 3 GB.
 const STATES_ON_DEMAND_MAX: usize = 100_000_000;
 /// However slow the machine, a search for what must be there goes on for so long.
