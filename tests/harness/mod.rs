@@ -32,6 +32,7 @@ use network::Namespace;
 pub use running::Outcome;
 use running::Running;
 pub use table::{Table, table};
+use wire::Reachable;
 
 /// How long anything may take before the test fails. Far longer than anything takes, as machines differ.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -254,11 +255,7 @@ impl Node {
 
     /// A connection with a node that may be gone.
     pub fn try_connect(&self) -> io::Result<Connection> {
-        let stream = match &self.running().setup.namespace {
-            Some(namespace) => namespace.connect(self.address),
-            None => TcpStream::connect_timeout(&self.address, DEADLINE),
-        };
-        Connection::over(stream?)
+        Connection::over(self.stream()?)
     }
 
     /// One request on one connection.
@@ -289,6 +286,16 @@ impl Node {
 
     fn running(&self) -> &Running {
         self.running.as_ref().expect("a node is running")
+    }
+}
+
+/// From inside its namespace, where it has one of its own.
+impl Reachable for &Node {
+    fn stream(self) -> io::Result<TcpStream> {
+        match &self.running().setup.namespace {
+            Some(namespace) => namespace.connect(self.address),
+            None => self.address.stream(),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -11,7 +10,7 @@ use serde_json::Value;
 use super::{
     DEADLINE,
     http::Request,
-    wire::{BodyReader, Head, Wire},
+    wire::{BodyReader, Head, Reachable, Wire},
 };
 
 /// One block: what lies between two blank lines.
@@ -78,21 +77,21 @@ pub struct Events {
 
 impl Events {
     /// Opens a stream and waits for its first block, so that whatever is written from here on is in it.
-    pub fn open(address: SocketAddr, path: &str) -> (Self, Block) {
-        let mut events = Self::request(address, &Request::new("GET", path));
+    pub fn open(to: impl Reachable, path: &str) -> (Self, Block) {
+        let mut events = Self::request(to, &Request::new("GET", path));
         let first = events.block().expect("a stream starts with a block");
         (events, first)
     }
 
     /// Opens a stream that starts with something other than the next change, and passes over its first comment.
-    pub fn resume(address: SocketAddr, path: &str, last_event_id: &str) -> Self {
+    pub fn resume(to: impl Reachable, path: &str, last_event_id: &str) -> Self {
         let request = Request::new("GET", path).header("Last-Event-ID", last_event_id);
-        Self::request(address, &request)
+        Self::request(to, &request)
     }
 
     /// Sends the request, and reads the head of its answer.
-    pub fn request(address: SocketAddr, request: &Request) -> Self {
-        let mut wire = Wire::open(address);
+    pub fn request(to: impl Reachable, request: &Request) -> Self {
+        let mut wire = Wire::open(to);
         wire.write(&request.to_bytes()).expect("a request can be sent");
         let head = Head::read(&mut wire, Instant::now() + DEADLINE).expect("an answer");
         let body = BodyReader::new("GET", &head);

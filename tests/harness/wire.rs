@@ -92,9 +92,20 @@ pub(super) struct Wire {
     buffer: Vec<u8>,
 }
 
+/// What a connection can be opened to: an address, or a node wherever it is.
+pub trait Reachable {
+    fn stream(self) -> io::Result<TcpStream>;
+}
+
+impl Reachable for SocketAddr {
+    fn stream(self) -> io::Result<TcpStream> {
+        TcpStream::connect_timeout(&self, DEADLINE)
+    }
+}
+
 impl Wire {
-    pub(super) fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the node accepts connections");
+    pub(super) fn open(to: impl Reachable) -> Self {
+        let stream = to.stream().expect("the node accepts connections");
         Self::over(stream).expect("an open socket takes options")
     }
 

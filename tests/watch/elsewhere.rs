@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -34,7 +33,7 @@ fn position(node: &Node) -> String {
     let asked_ms = now_ms();
     let mut found = None;
     wait_until("the node agrees with all others", CONVERGENCE, || {
-        let id = Events::open(node.address(), ALL).1.id.expect("a stream says its position at once");
+        let id = Events::open(node, ALL).1.id.expect("a stream says its position at once");
         let is_new = agreed_ms(&id).is_some_and(|agreed_ms| agreed_ms > asked_ms);
         found = is_new.then_some(id);
         is_new
@@ -46,7 +45,7 @@ fn position(node: &Node) -> String {
 fn any_position(node: &Node) -> String {
     let mut found = None;
     wait_until("the node has agreed once", CONVERGENCE, || {
-        found = Events::open(node.address(), ALL).1.id.filter(|id| agreed_ms(id).is_some());
+        found = Events::open(node, ALL).1.id.filter(|id| agreed_ms(id).is_some());
         found.is_some()
     });
     found.expect("it was found")
@@ -54,8 +53,8 @@ fn any_position(node: &Node) -> String {
 
 /// What a client knows that read on from `id` until it read of `last`: of each key the value told last, null for one that is gone. Panics
 /// at a snapshot.
-fn told_since(address: SocketAddr, id: &str, last: &str) -> BTreeMap<String, Value> {
-    let mut events = Events::resume(address, ALL, id);
+fn told_since(node: &Node, id: &str, last: &str) -> BTreeMap<String, Value> {
+    let mut events = Events::resume(node, ALL, id);
     let mut told = BTreeMap::new();
     loop {
         let event = events.event();
@@ -72,12 +71,12 @@ fn told_since(address: SocketAddr, id: &str, last: &str) -> BTreeMap<String, Val
 
 /// What a client knows in the end, snapshot or not, that knew `known`.
 fn known_since(
-    address: SocketAddr,
+    node: &Node,
     id: &str,
     last: &str,
     mut known: BTreeMap<String, Value>,
 ) -> BTreeMap<String, Value> {
-    let mut events = Events::resume(address, ALL, id);
+    let mut events = Events::resume(node, ALL, id);
     let mut is_last = false;
     let mut in_snapshot = false;
     loop {
@@ -110,13 +109,13 @@ fn put(node: &Node, key: &str, value: u64) {
 #[test]
 fn a_stream_that_is_cut_before_its_first_event_misses_nothing() {
     let node = Node::start();
-    let (events, first) = Events::open(node.address(), ALL);
+    let (events, first) = Events::open(&node, ALL);
     let id = first.id.expect("a stream says its position at once");
     assert_eq!(first.data, None);
     drop(events);
     put(&node, "a", 1);
     put(&node, "last", 1);
-    let told = told_since(node.address(), &id, "last");
+    let told = told_since(&node, &id, "last");
     assert_eq!(told, BTreeMap::from([("a".into(), json!(1)), ("last".into(), json!(1))]));
 }
 
@@ -127,9 +126,9 @@ fn an_id_of_two_parts_is_taken_by_the_node_that_gave_it() {
     let id = any_position(&node);
     let two = id.split('.').take(2).collect::<Vec<_>>().join(".");
     put(&node, "last", 1);
-    assert_eq!(told_since(node.address(), &two, "last").len(), 1);
+    assert_eq!(told_since(&node, &two, "last").len(), 1);
     let node = node.terminate().0.start();
-    assert!(Events::resume(node.address(), ALL, &two).event().is_control("resync"), "it is of another epoch");
+    assert!(Events::resume(&node, ALL, &two).event().is_control("resync"), "it is of another epoch");
 }
 
 /// Instants are alike everywhere, and say nothing of what another cluster holds.
@@ -140,7 +139,7 @@ fn an_id_of_another_cluster_means_a_snapshot() {
     put(&other, "b", 1);
     let id = position(&node);
     position(&other);
-    assert!(Events::resume(other.address(), ALL, &id).event().is_control("resync"));
+    assert!(Events::resume(&other, ALL, &id).event().is_control("resync"));
 }
 
 #[test]
@@ -156,17 +155,17 @@ fn a_stream_goes_on_over_a_restart() {
     put(&node, "new", 3);
     put(&node, "last", 1);
     for _ in 0..2 {
-        let told = told_since(node.address(), &id, "last");
+        let told = told_since(&node, &id, "last");
         let changed =
             [("changed", json!(2)), ("deleted", Value::Null), ("new", json!(3)), ("last", json!(1))];
         assert_eq!(told, changed.map(|(key, value)| (key.to_owned(), value)).into());
     }
-    let mut key = Events::resume(node.address(), "/t/subscribe/deleted", &id);
+    let mut key = Events::resume(&node, "/t/subscribe/deleted", &id);
     assert_eq!(key.event().json()["reason"], "delete");
     // What was seen and is lost in a crash is nobody's to tell.
     let id = position(&node);
     let node = node.kill().start();
-    assert!(Events::resume(node.address(), ALL, &id).event().is_control("resync"));
+    assert!(Events::resume(&node, ALL, &id).event().is_control("resync"));
 }
 
 #[test]
@@ -178,7 +177,7 @@ fn a_stream_goes_on_at_another_node() {
     cluster[0].put("/t/key/expired?ttl=20s", r#"{"value":1}"#).expect(200);
     cluster.wait_until_equal();
     // One node has had a subscriber all the time, and so has a ring; the other reads its rows.
-    let _follows = Events::open(cluster[1].address(), ALL);
+    let _follows = Events::open(&cluster[1], ALL);
     let ring_from = position(&cluster[1]);
     let id = position(&cluster[0]);
     put(&cluster[2], "changed", 2);
@@ -189,13 +188,13 @@ fn a_stream_goes_on_at_another_node() {
     let changed = [("changed", json!(2)), ("deleted", Value::Null), ("new", json!(3)), ("last", json!(1))];
     let changed: BTreeMap<String, Value> = changed.map(|(key, value)| (key.to_owned(), value)).into();
     for node in [&cluster[1], &cluster[2]] {
-        assert_eq!(told_since(node.address(), &id, "last"), changed, "{}", node.address());
+        assert_eq!(told_since(node, &id, "last"), changed, "{}", node.address());
     }
     wait_until("the value expires", Duration::from_secs(30), || {
         cluster[1].get("/t/key/expired").status == 404
     });
     put(&cluster[0], "end", 1);
-    let told = told_since(cluster[1].address(), &id.clone(), "end");
+    let told = told_since(&cluster[1], &id.clone(), "end");
     assert_eq!(told.get("expired"), Some(&Value::Null), "{told:?} after {id} with a ring from {ring_from}");
 }
 
@@ -208,7 +207,7 @@ fn a_row_that_comes_late_is_told_at_another_node() {
     cluster.wait_until_equal();
     let before = position(&cluster[0]);
     // From here on the other node has a ring.
-    let _follows = Events::open(cluster[1].address(), ALL);
+    let _follows = Events::open(&cluster[1], ALL);
     let id = position(&cluster[0]);
     let line = json!({ "table": "t", "key": "late", "value": 1, "version": old });
     cluster[1].post("/_/import", line.to_string()).expect(200);
@@ -217,10 +216,10 @@ fn a_row_that_comes_late_is_told_at_another_node() {
     let all = BTreeMap::from([("kept", 1), ("late", 1), ("last", 1)]);
     let all: BTreeMap<String, Value> =
         all.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
-    let told = told_since(cluster[1].address(), &id, "last");
+    let told = told_since(&cluster[1], &id, "last");
     assert_eq!(told.get("late"), Some(&json!(1)), "{told:?}");
     for id in [before, id] {
-        assert_eq!(known_since(cluster[1].address(), &id, "last", known.clone()), all);
+        assert_eq!(known_since(&cluster[1], &id, "last", known.clone()), all);
     }
 }
 
@@ -246,7 +245,7 @@ fn what_the_other_side_of_a_partition_wrote_is_told_whichever_node_is_asked() {
     let all: BTreeMap<String, Value> =
         [("early", 1), ("late", 2), ("last", 1)].map(|(k, v)| (k.to_owned(), json!(v))).into();
     for node in cluster.running() {
-        assert_eq!(known_since(node.address(), &id, "last", known.clone()), all, "{}", node.address());
+        assert_eq!(known_since(node, &id, "last", known.clone()), all, "{}", node.address());
     }
 }
 
@@ -265,8 +264,8 @@ fn values_that_expire_at_one_instant_are_all_told() {
         .collect();
     node.post("/_/import", lines.join("\n")).expect(200);
     // One that does not read at all, and makes nobody wait for long.
-    let _stuck = Events::open(node.address(), ALL);
-    let (mut events, _) = Events::open(node.address(), ALL);
+    let _stuck = Events::open(&node, ALL);
+    let (mut events, _) = Events::open(&node, ALL);
     assert!(now_ms() < expires_at, "the machine is too slow for this test");
     let mut gone = std::collections::BTreeSet::new();
     while gone.len() < KEYS {
