@@ -38,9 +38,8 @@ use crate::{cases, generators::value};
 const NOW_MS: u64 = 1_700_000_000_000;
 /// Far longer than anything takes.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// What a queue of the hub surely holds for one subscriber, and twice of which it surely keeps the newest of.
+/// What a queue of the hub surely holds for one subscriber, and twice of which it surely keeps the newest of; and more keys than that.
 const QUEUED: usize = 256;
-/// More keys than a queue holds.
 const KEYS_MANY: usize = 400;
 
 #[derive(Clone, Debug)]
@@ -126,6 +125,7 @@ impl World {
             data: directory.path().join("storage.db"),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            scrub_bytes_per_second: 0,
             tables_max: 2,
             subscriptions_max: 2,
             set_aside_damaged: false,
@@ -321,7 +321,7 @@ impl World {
                 self.skipped = true;
                 None
             }
-            Notice::Shutdown | Notice::Failed(_) => None,
+            Notice::Incomplete | Notice::Shutdown | Notice::Failed(_) => None,
         };
         if let Some(cursor) = cursor {
             self.cursors.push((cursor, self.client.clone(), self.told));

@@ -96,6 +96,12 @@ knobs! {
     /// data that can be made again.
     durability: Durability = "always";
 
+    /// Bytes of the database that are read each second to look for damage; 0 for none.
+    ///
+    /// Finds what the disk has lost in pages that nobody reads, while other nodes still have it. At the default a gigabyte takes
+    /// about an hour, and next to no time of the processor or the disk.
+    scrub_rate: ByteSize = "256KiB", "0B" to "1GiB";
+
     /// Memory for pages of the database, in bytes.
     ///
     /// Larger serves more reads without the disk. The process needs about this much on top of 50 MiB, and what its

@@ -15,7 +15,6 @@ mod stats;
 mod write;
 
 use std::{
-    mem,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -43,7 +42,7 @@ use self::{
 pub use crate::replication::address::network;
 pub use crate::storage::{
     change::{Change, Cursor, Effect, Gone, Topic},
-    scan::{Page, Range, Row},
+    scan::{Counted, Page, Range, Row},
     subscription::{Notice, Start, Subscription},
     table::Entry,
 };
@@ -218,7 +217,7 @@ impl Node {
     }
 
     /// How many live keys there are in a range.
-    pub async fn count(&self, table: &TableName, range: &Range) -> Result<u64> {
+    pub async fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
         self.machine().run(move || store.count(&table, &range)).await
     }
@@ -229,25 +228,6 @@ impl Node {
     /// `TooMany` at the limit of subscriptions, `Draining`.
     pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
         self.store.watch(topics, start).await
-    }
-
-    /// Whether the node serves. Where that is not what it was when somebody asked last, the log says so.
-    pub fn readiness(&self) -> Readiness {
-        let readiness = self.readiness_now();
-        let phase = readiness.phase();
-        let before = mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), phase);
-        if before != phase {
-            info!(phase, before, detail = readiness.detail(), "readiness");
-        }
-        readiness
-    }
-
-    fn readiness_now(&self) -> Readiness {
-        if self.is_draining() {
-            return Readiness::Draining;
-        }
-        let failure = self.store.failure().map(Readiness::ReadOnly);
-        failure.or_else(|| self.cluster().unready()).unwrap_or(Readiness::Ready)
     }
 
     /// Where the damaged storage went that this node's replaces, if it was started so.
@@ -280,11 +260,14 @@ impl Node {
     pub fn tables(&self) -> Vec<TableStats> {
         let tables = self.store.tables().into_iter();
         tables
-            .filter(|(_, counts)| counts.live + counts.tombstones > 0)
+            .filter(|(name, counts)| {
+                counts.live + counts.tombstones > 0 || self.store.unreadable_ranges_of(name) > 0
+            })
             .map(|(name, counts)| TableStats {
                 keys: counts.live,
                 tombstones: counts.tombstones,
                 root: self.table_root(&name),
+                unreadable_ranges: self.store.unreadable_ranges_of(&name),
                 name,
             })
             .collect()
@@ -315,6 +298,9 @@ impl Node {
             is_doubtful: self.store.doubt().is_some(),
             disk_bytes: self.store.disk_bytes(),
             writes_refused: counters.writes_refused.value(),
+            unreadable_ranges: self.store.unreadable_ranges(),
+            scrubbed_bytes: counters.scrubbed_bytes.value(),
+            damaged_frames: counters.damaged_frames.value(),
         }
     }
 

@@ -100,6 +100,7 @@ impl Host {
             data: self.data.clone(),
             durability: Durability::Always,
             cache_bytes: 8 << 20,
+            scrub_bytes_per_second: 0,
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,

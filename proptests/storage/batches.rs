@@ -62,6 +62,7 @@ fn open(directory: &Path, round: u64) -> Store {
         data: life(directory, round),
         durability: Durability::None,
         cache_bytes: 8 * 1024 * 1024,
+        scrub_bytes_per_second: 0,
         tables_max: 1,
         subscriptions_max: 1,
         set_aside_damaged: false,

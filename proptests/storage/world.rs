@@ -17,7 +17,11 @@ use dynarust::{
         register::Register,
     },
     error::Error,
-    storage::{Durability, Machine, Options, Store, WallClock, check, compact, merge::Existing, scan::Range},
+    storage::{
+        Durability, Machine, Options, Store, WallClock, check, compact,
+        merge::Existing,
+        scan::{Counted, Range},
+    },
 };
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -119,6 +123,7 @@ impl World {
             data: self.data(),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            scrub_bytes_per_second: 0,
             tables_max: TABLES + 1,
             subscriptions_max: 10,
             set_aside_damaged: false,
@@ -237,7 +242,8 @@ impl World {
         let range = Range { prefix: prefix.to_owned(), ..Range::default() };
         let expected = self.state().list(table, &range, self.now()).len() as u64;
         let range = Range { prefix: prefix.to_owned(), ..Range::default() };
-        prop_assert_eq!(self.store().count(&table_name(table), &range), Ok(expected));
+        let counted = Counted { keys: expected, incomplete: false };
+        prop_assert_eq!(self.store().count(&table_name(table), &range), Ok(counted));
         Ok(())
     }
 

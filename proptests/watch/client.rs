@@ -44,6 +44,7 @@ impl Client {
                 self.resyncing = false;
                 Ok(())
             }
+            Notice::Incomplete => Err(TestCaseError::fail("nothing is damaged")),
             Notice::Shutdown => Err(TestCaseError::fail("nobody is stopping")),
             Notice::Failed(error) => Err(TestCaseError::fail(format!("it broke off: {error}"))),
         }

@@ -309,6 +309,7 @@ fn open(directory: &TempDir, now_ms: &Arc<AtomicU64>) -> Store {
             data: directory.path().join("storage.db"),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            scrub_bytes_per_second: 0,
             tables_max: 3,
             subscriptions_max: 2,
             set_aside_damaged: false,

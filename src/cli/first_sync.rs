@@ -27,7 +27,11 @@ pub async fn show(node: Arc<Node>) {
         let (done, total) = match node.readiness() {
             Readiness::Syncing { done, total } => (done, total),
             Readiness::Joining(_) | Readiness::Refused(_) | Readiness::Clock(_) => continue,
-            Readiness::Ready | Readiness::ReadOnly(_) | Readiness::Draining => break,
+            Readiness::Ready
+            | Readiness::ReadOnly(_)
+            | Readiness::Repairing { .. }
+            | Readiness::Broken(_)
+            | Readiness::Draining => break,
         };
         if std::io::stderr().is_terminal() {
             let bar = bar.get_or_insert_with(|| progress::bar("first sync", total).with_message("rows"));

@@ -44,6 +44,7 @@ impl Config {
             data: self.data.clone(),
             durability: self.durability,
             cache_bytes: self.cache.0,
+            scrub_bytes_per_second: self.scrub_rate.0,
             tables_max: self.max_tables,
             subscriptions_max: self.max_subscriptions,
             set_aside_damaged: self.set_aside_damaged,

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, stream};
@@ -20,6 +21,9 @@ use crate::error::{Error, Result};
 
 /// What a chunk takes while it is made: a page of rows, about.
 const MAKING_BYTES: u64 = 256 * 1024;
+/// How long an answer that lacks only what cannot be read is left open before it is broken off: what was made of it and is not
+/// written to the connection yet would not be sent any more then.
+const BEFORE_BREAKING_OFF: Duration = Duration::from_secs(1);
 
 /// One piece of an answer.
 pub struct Chunk {
@@ -33,6 +37,11 @@ pub struct Chunk {
 pub trait Chunks: Send + 'static {
     /// The next piece, not asked for again after the last one or an error.
     fn next(&mut self) -> impl Future<Output = Result<Chunk>> + Send;
+
+    /// Whether it is known by now that the answer will not be whole.
+    fn is_incomplete(&self) -> bool {
+        false
+    }
 }
 
 /// A 200 made of all chunks. The first is made before its head is, so that what fails at once has its status, and what is
@@ -50,6 +59,7 @@ pub async fn answer(
 ) -> Result<Response> {
     let making = budget.hold(MAKING_BYTES)?;
     let first = chunks.next().await?;
+    let incomplete = chunks.is_incomplete();
     if first.last {
         return Ok(reply::with_type(content_type, first.bytes));
     }
@@ -64,6 +74,9 @@ pub async fn answer(
             }
             Err(error) => {
                 warn!(%error, "answer broken off");
+                if matches!(error, Error::Corrupt(_)) {
+                    tokio::time::sleep(BEFORE_BREAKING_OFF).await;
+                }
                 Some((Err(error), None))
             }
         }
@@ -71,6 +84,9 @@ pub async fn answer(
     let first = stream::iter([Ok::<_, Error>(first)]);
     let mut response = warp::reply::stream(Exclusive::new(first.chain(rest))).into_response();
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, content_type);
+    if incomplete {
+        reply::mark_incomplete(&mut response);
+    }
     Ok(response)
 }
 

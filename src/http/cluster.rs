@@ -144,6 +144,9 @@ fn stats(node: &Node) -> (StatusCode, Value) {
         "resyncs": stats.resyncs,
         "expired": stats.expired,
         "corrupt_records": stats.corrupt_records,
+        "unreadable_ranges": stats.unreadable_ranges,
+        "scrubbed_bytes": stats.scrubbed_bytes,
+        "damaged_frames": stats.damaged_frames,
         "disk_bytes": stats.disk_bytes,
     });
     (StatusCode::OK, body)
@@ -160,9 +163,11 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
     let phase = readiness.phase();
     match readiness {
         Readiness::Ready => (StatusCode::OK, render_ready(node, phase)),
-        Readiness::ReadOnly(why) | Readiness::Refused(why) | Readiness::Clock(why) => {
-            unready(json!({ "phase": phase, "detail": why }))
-        }
+        Readiness::Repairing { ranges } => unready(json!({ "phase": phase, "unreadable_ranges": ranges })),
+        Readiness::ReadOnly(why)
+        | Readiness::Refused(why)
+        | Readiness::Broken(why)
+        | Readiness::Clock(why) => unready(json!({ "phase": phase, "detail": why })),
         // What there is to do is not known before the first member answers.
         Readiness::Joining(None) => unready(json!({ "phase": phase, "done": 0, "total": 0 })),
         Readiness::Joining(Some(why)) => {
@@ -179,6 +184,9 @@ fn render_ready(node: &Node, phase: &str) -> Value {
     let mut body = json!({ "phase": phase });
     if let Some(path) = node.set_aside() {
         body["set_aside"] = json!(path);
+    }
+    if node.unreadable_ranges() > 0 {
+        body["unreadable_ranges"] = json!(node.unreadable_ranges());
     }
     let detail = match node.cluster().progress {
         Progress::Agreed => {
@@ -210,6 +218,7 @@ fn render_tables(tables: &[TableStats]) -> Value {
             "keys": table.keys,
             "tombstones": table.tombstones,
             "root": table.root,
+            "unreadable_ranges": table.unreadable_ranges,
         })
     };
     tables.iter().map(render).collect()

@@ -15,7 +15,7 @@ const PRIVATE_NETWORK_ALLOWED: HeaderName = HeaderName::from_static("access-cont
 /// What a page may read besides the body.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "etag, link, location, retry-after, x-request-id, dynarust-version, dynarust-node, dynarust-expires, \
-     dynarust-created, dynarust-next-cursor",
+     dynarust-created, dynarust-next-cursor, dynarust-incomplete",
 );
 
 /// Adds what a browser needs to let the page of this call have the response.

@@ -21,6 +21,8 @@ use crate::{
 const POSITION: &str = r#"{"event":"position"}"#;
 const SYNC: &str = r#"{"event":"sync"}"#;
 const RESYNC: &str = r#"{"event":"resync"}"#;
+const INCOMPLETE: &str =
+    r#"{"event":"incomplete","detail":"values are missing that cannot be read on this node"}"#;
 const SHUTDOWN: &str = r#"{"event":"shutdown"}"#;
 
 /// The bytes of a rendered change beside its key, value and table: an estimate, to allocate once.
@@ -47,6 +49,7 @@ pub fn frame(notice: &Notice) -> Bytes {
         Notice::Position(cursor) => Bytes::from(format!("id: {cursor}\n\n")),
         Notice::Sync(cursor) => Bytes::from(format!("id: {cursor}\nevent: sync\ndata: {SYNC}\n\n")),
         Notice::Resync(_) => Bytes::from(format!("event: resync\ndata: {RESYNC}\n\n")),
+        Notice::Incomplete => Bytes::from(format!("event: incomplete\ndata: {INCOMPLETE}\n\n")),
         Notice::Shutdown => Bytes::from(format!("event: shutdown\ndata: {SHUTDOWN}\n\n")),
         Notice::Failed(error) => Bytes::from(format!("event: failed\ndata: {}\n\n", failed(error))),
     }
@@ -64,6 +67,7 @@ pub fn message(notice: &Notice, sub: Option<&str>) -> String {
         Notice::Position(_) => POSITION,
         Notice::Sync(_) => SYNC,
         Notice::Resync(_) => RESYNC,
+        Notice::Incomplete => INCOMPLETE,
         Notice::Shutdown => SHUTDOWN,
         Notice::Failed(error) => {
             failure = failed(error);
@@ -81,7 +85,7 @@ fn cursor(notice: &Notice) -> Option<Cursor> {
     match notice {
         Notice::Change(change) => change.cursor,
         Notice::Position(cursor) | Notice::Sync(cursor) => Some(*cursor),
-        Notice::Resync(_) | Notice::Shutdown | Notice::Failed(_) => None,
+        Notice::Resync(_) | Notice::Incomplete | Notice::Shutdown | Notice::Failed(_) => None,
     }
 }
 

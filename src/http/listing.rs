@@ -1,23 +1,23 @@
 //! `/{table}/keys`, `/{table}/store`, `/{table}/count`: many keys of one table.
 //!
 //! Without a limit a listing is streamed page by page as the client reads it, so memory stays flat at any size of table.
-//! With one it is collected, because what follows it must be known before the head of the answer is sent.
+//! Where keys cannot be read, all others are listed, and then the answer is broken off: it is never a short one that looks whole.
+//! With a limit it is collected, because what follows it must be known before the head of the answer is sent.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use hyper::{
     Method,
     header::{self, HeaderValue},
 };
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    accepts, body,
+    accepts,
     call::{Call, Query},
     chunks::{self, Chunk, Chunks},
-    kv, path, reply,
+    kv, multi_get, path, reply,
     route::{Route, route},
 };
 use crate::{
@@ -32,8 +32,6 @@ const LIMIT_MAX: usize = 10_000;
 const LIMITED_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Rows that are read from the storage at a time.
 const PAGE_ROWS: usize = 1000;
-/// How much of a multi-get is made at a time.
-const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The route of a table's keys.
 pub fn keys_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -67,7 +65,7 @@ async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Re
         // `GET /{table}/keys`
         Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await,
         // `POST /{table}/keys`
-        Method::POST => get_many(node, &call, table).await,
+        Method::POST => multi_get::answer(node, &call, table).await,
         _ => reply::other_method(&call, "GET, HEAD, POST, OPTIONS"),
     }
 }
@@ -88,8 +86,14 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return reply::other_method(&call, "GET, HEAD, OPTIONS");
     }
-    let count = node.count(&table, &range(call.query())?).await?;
-    reply::json(&json!({ "count": count }))
+    let counted = node.count(&table, &range(call.query())?).await?;
+    if counted.incomplete {
+        let error = unreadable(&table);
+        let mut problem = reply::problem_object(&error, call.request_id.to_str().unwrap_or_default());
+        problem["count"] = json!(counted.keys);
+        return Ok(reply::problem_of(&error, &problem));
+    }
+    reply::json(&json!({ "count": counted.keys }))
 }
 
 /// The range of keys that a query asks for.
@@ -105,7 +109,7 @@ pub fn range(query: Query<'_>) -> Result<Range> {
 
 /// What is shown of a row beside its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Show {
+pub enum Show {
     /// `V`
     Value,
     /// `{"value":V,"version":...}`
@@ -126,7 +130,8 @@ impl Show {
         }
     }
 
-    fn append(self, body: &mut Vec<u8>, entry: &Entry) {
+    /// Appends what is shown of a row.
+    pub fn append(self, body: &mut Vec<u8>, entry: &Entry) {
         match self {
             Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
             Self::ValueAndMeta => body.extend_from_slice(kv::with_meta(entry).as_bytes()),
@@ -163,6 +168,12 @@ struct Listing {
     limit: Option<usize>,
     shape: Shape,
     begun: bool,
+    /// Whether keys are missing that cannot be read.
+    incomplete: bool,
+    /// Whether it was known at the beginning that there would be such.
+    warned: bool,
+    opened: bool,
+    ended: bool,
 }
 
 impl Listing {
@@ -174,10 +185,22 @@ impl Listing {
             ..range(query)?
         };
         let limit = query.get("limit")?.map(|limit| parse_limit(&limit)).transpose()?;
-        Ok(Self { node, table, range, limit, shape, begun: false })
+        Ok(Self {
+            node,
+            table,
+            range,
+            limit,
+            shape,
+            begun: false,
+            incomplete: false,
+            warned: false,
+            opened: false,
+            ended: false,
+        })
     }
 
-    async fn answer(self, call: &Call) -> Result<Response> {
+    async fn answer(mut self, call: &Call) -> Result<Response> {
+        self.warned = self.node.lacks(&self.table, &self.range);
         match self.limit {
             None => {
                 // Of a part of the table nobody knows how many keys it has before they are read.
@@ -207,10 +230,23 @@ impl Listing {
             held.cover(body.len())?;
         }
         body.push(self.shape.closing());
-        let mut response = reply::json_text(body);
+        let mut response = if self.incomplete { self.problem(&body, call)? } else { reply::json_text(body) };
         if let Some(last) = self.range.after.filter(|_| more) {
             insert_next(&mut response, call, &last)?;
         }
+        Ok(response)
+    }
+
+    /// A page on which keys are missing: an error that has those that can be read. The next page goes on behind it.
+    fn problem(&self, readable: &[u8], call: &Call) -> Result<Response> {
+        let error = unreadable(&self.table);
+        let object = reply::problem_object(&error, call.request_id.to_str().unwrap_or_default()).to_string();
+        let open = object.strip_suffix('}').unwrap_or_default();
+        // As it is, so that numbers keep their digits.
+        let body = [open.as_bytes(), b",\"readable\":", readable, b"}"].concat();
+        let mut response = reply::problem_of(&error, &json!({}));
+        *response.body_mut() = hyper::body::Bytes::from(body).into();
+        reply::mark_incomplete(&mut response);
         Ok(response)
     }
 
@@ -244,6 +280,7 @@ impl Listing {
     }
 
     fn advance<T>(&mut self, page: Page<T>, key: impl FnOnce(T) -> Key) -> (usize, bool) {
+        self.incomplete |= page.incomplete;
         let rows = page.rows.len();
         if let Some(last) = page.rows.into_iter().last() {
             self.range.after = Some(key(last));
@@ -254,85 +291,34 @@ impl Listing {
 
 impl Chunks for Listing {
     async fn next(&mut self) -> Result<Chunk> {
+        if self.ended {
+            return Err(unreadable(&self.table));
+        }
         let mut bytes = Vec::new();
-        if !self.begun {
+        if !self.opened {
             bytes.push(self.shape.opening());
+            self.opened = true;
         }
         let (_, more) = self.append_rows(&mut bytes, PAGE_ROWS).await?;
-        if !more {
+        // An answer that is not whole is not closed either.
+        self.ended = !more && self.incomplete;
+        if !more && !self.incomplete {
             bytes.push(self.shape.closing());
         }
-        Ok(Chunk { bytes, last: !more })
+        Ok(Chunk { bytes, last: !more && !self.incomplete })
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.incomplete || self.warned
     }
 }
 
-/// What a multi-get asks for, where it is an object.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a list of keys, or {\"keys\": [...]}")]
-struct Asked<'a> {
-    #[serde(borrow)]
-    keys: &'a RawValue,
-}
-
-/// `POST /{table}/keys`
-async fn get_many(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
-    let show = if call.query().flag("meta")? { Show::ValueAndMeta } else { Show::Value };
-    let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
-    let keys = keys(body::without_bom(&bytes), call.peer.options.batch_ops_max)?;
-    drop(bytes);
-    let many = Many { node, table, keys: keys.into_iter(), show, begun: false };
-    chunks::answer(&call.peer.budget, reply::JSON, many).await
-}
-
-/// The keys that a multi-get asks for, in their order.
-fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
-    let (mut keys, mut seen) = (Vec::new(), HashSet::new());
-    let add = |name: Cow<'_, str>| {
-        let key = Key::parse(&name)?;
-        // A key that is asked for twice would stand twice in the object.
-        if seen.insert(key.clone()) {
-            if keys.len() == keys_max {
-                return Err(Error::TooManyOperations { what: "keys", limit: keys_max });
-            }
-            keys.push(key);
-        }
-        Ok(())
-    };
-    if body.trim_ascii_start().starts_with(b"[") {
-        body::for_each_item(body, add)?;
-    } else {
-        body::for_each_item(body::parse_object::<Asked>(body)?.keys.get().as_bytes(), add)?;
-    }
-    Ok(keys)
-}
-
-/// A multi-get under way.
-struct Many {
-    node: Arc<Node>,
-    table: TableName,
-    keys: std::vec::IntoIter<Key>,
-    show: Show,
-    begun: bool,
-}
-
-impl Chunks for Many {
-    async fn next(&mut self) -> Result<Chunk> {
-        let mut bytes = if self.begun { Vec::new() } else { vec![b'{'] };
-        while bytes.len() < CHUNK_BYTES {
-            let Some(key) = self.keys.next() else {
-                bytes.push(b'}');
-                return Ok(Chunk { bytes, last: true });
-            };
-            let Some(entry) = self.node.get(&self.table, &key)? else { continue };
-            if std::mem::replace(&mut self.begun, true) {
-                bytes.push(b',');
-            }
-            append_string(&mut bytes, key.as_str());
-            bytes.push(b':');
-            self.show.append(&mut bytes, &entry);
-        }
-        Ok(Chunk { bytes, last: false })
-    }
+/// The error of a listing on which keys are missing.
+pub fn unreadable(table: &TableName) -> Error {
+    Error::Corrupt(format!(
+        "some keys of table {table} lie on a part of the disk that cannot be read, and are missing here; all others were read. \
+         Another node may have them"
+    ))
 }
 
 /// Appends `text` as a JSON string.

@@ -130,6 +130,8 @@ impl Collector for NodeFigures {
                 "Starts at which the rows were not those of the last stop",
                 stats.start_mismatches,
             ),
+            ("scrubbed_bytes", "Bytes of the log read to look for damage", stats.scrubbed_bytes),
+            ("damaged_frames", "Places of the log where damage was found", stats.damaged_frames),
         ];
         for (name, help, value) in counters {
             encode_one(&mut encoder, name, help, &ConstCounter::new(value))?;
@@ -138,6 +140,7 @@ impl Collector for NodeFigures {
         let gauges = [
             ("subscriptions", "Subscriptions open now", stats.subscriptions),
             ("disk_bytes", "Size of the storage directory", stats.disk_bytes),
+            ("unreadable_ranges", "Ranges of keys that cannot be read", stats.unreadable_ranges),
             ("ready", "1 while reads and writes are served", u64::from(writable)),
             (
                 "storage_doubtful",

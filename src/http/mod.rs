@@ -19,11 +19,13 @@ pub mod cors;
 pub mod event;
 pub mod exchange;
 pub mod expiry;
+mod export;
 pub mod guard;
 pub mod kv;
 pub mod link;
 pub mod listing;
 pub mod metrics;
+mod multi_get;
 pub mod path;
 pub mod pulse;
 pub mod reply;
@@ -137,7 +139,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         subscribe::routes(Arc::clone(&node)),
         websocket::routes(Arc::clone(&node)),
         transfer::import_routes(Arc::clone(&node)),
-        transfer::export_routes(Arc::clone(&node)),
+        export::export_routes(Arc::clone(&node)),
         cluster::routes(&node),
         admin::routes(&node),
         link::routes(Arc::clone(&node)),

@@ -31,6 +31,8 @@ pub const NODE: HeaderName = HeaderName::from_static("dynarust-node");
 pub const EXPIRES: HeaderName = HeaderName::from_static("dynarust-expires");
 /// `true` where a write found its key absent.
 pub const CREATED: HeaderName = HeaderName::from_static("dynarust-created");
+/// Says that keys are missing in an answer.
+pub const INCOMPLETE: HeaderName = HeaderName::from_static("dynarust-incomplete");
 /// The cursor of the next page of a listing.
 pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-cursor");
 
@@ -204,6 +206,12 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         | Error::Config(_)
         | Error::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     }
+}
+
+/// Says on an answer that what it lists is not all there is.
+pub fn mark_incomplete(response: &mut Response) {
+    let why = HeaderValue::from_static("keys that cannot be read on this node are missing");
+    response.headers_mut().insert(INCOMPLETE, why);
 }
 
 /// The headers that say which version an answer is about.

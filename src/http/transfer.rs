@@ -1,11 +1,10 @@
-//! `/_/export` and `/_/import`: all rows, or one table's, as one JSON object a line, with their versions. Streamed both ways:
-//! memory holds a page, or a batch, whatever the size of the store.
+//! `/_/import`: rows as one JSON object a line, as an export has them. Streamed: memory holds a batch, whatever the size of the store.
 //!
 //! An export has a first and a last line around its rows, and one that begins so is imported only if it ends so (`whole`). An import is
 //! merged batch by batch as it comes, as nobody can hold an export of any size until its end has been seen. So one that proves not to
 //! be whole may leave rows behind: the answer says how many. They are as good as any others; importing the whole file again is safe.
 
-use std::{borrow::Cow, collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use hyper::Method;
@@ -17,10 +16,9 @@ use super::{
     body::{self, Upload},
     budget::Held,
     call::Call,
-    chunks::{self, Chunk, Chunks},
-    condition, expiry, kv, listing, reply,
+    condition, expiry, kv, reply,
     route::{Route, exactly, route},
-    whole::{FIRST_LINE, Sealing, Unsealing},
+    whole::Unsealing,
 };
 use crate::{
     core::{
@@ -29,101 +27,17 @@ use crate::{
         nearest,
     },
     error::{Error, Result},
-    node::{Import, Imported, Node, Range, Row, Wanted},
+    node::{Import, Imported, Node, Wanted},
 };
 
 /// Rows that are committed at a time, each batch with one sync.
 const BATCH_ROWS: usize = 1000;
 /// A batch is committed early at so many bytes of lines.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Rows that are read from the storage at a time.
-const PAGE_ROWS: usize = 1000;
-
-/// The route of exports.
-pub fn export_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
-    route(Route::Export, exactly("/_/export"), move |call, ()| export(Arc::clone(&node), call))
-}
 
 /// The route of imports.
 pub fn import_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     route(Route::Import, exactly("/_/import"), move |call, ()| import(Arc::clone(&node), call))
-}
-
-/// `GET /_/export`
-async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
-    if !matches!(call.method, Method::GET | Method::HEAD) {
-        return reply::other_method(&call, "GET, HEAD, OPTIONS");
-    }
-    let range = listing::range(call.query())?;
-    let values = call.query().switch("values")?.unwrap_or(true);
-    let tables = match call.query().get("table")? {
-        Some(table) => vec![TableName::parse(&table)?],
-        None => node.table_names(),
-    };
-    let budget = Arc::clone(&call.peer.budget);
-    // Of a part of the tables nobody knows how many keys it has before they are read.
-    let is_all = range.prefix.is_empty() && range.start.is_none() && range.end.is_none();
-    let total = is_all.then(|| node.keys_total(|name| tables.contains(name))).flatten();
-    let export = Export { node, left: range.clone(), range, values, tables: tables.into(), sealing: None };
-    Ok(reply::with_total(chunks::answer(&budget, reply::NDJSON, export).await?, total))
-}
-
-/// An export under way.
-struct Export {
-    node: Arc<Node>,
-    /// What it takes of each table.
-    range: Range,
-    values: bool,
-    /// The table it is at, and those that follow.
-    tables: VecDeque<TableName>,
-    /// What is left of the first of them.
-    left: Range,
-    /// The sum of the lines so far; `None` before the first.
-    sealing: Option<Sealing>,
-}
-
-impl Chunks for Export {
-    async fn next(&mut self) -> Result<Chunk> {
-        let mut bytes = if self.sealing.is_none() { FIRST_LINE.to_vec() } else { Vec::new() };
-        let sealing = self.sealing.get_or_insert_with(Sealing::begin);
-        if let Some(table) = self.tables.front() {
-            let page = self.node.rows(table, &self.left, PAGE_ROWS).await?;
-            let begin = bytes.len();
-            for row in &page.rows {
-                append_line(&mut bytes, table, row, self.values);
-            }
-            sealing.add(page.rows.len(), &bytes[begin..]);
-            if page.more {
-                self.left.after = page.rows.into_iter().last().map(|row| row.key);
-            } else {
-                self.tables.pop_front();
-                self.left = self.range.clone();
-            }
-        }
-        let last = self.tables.is_empty();
-        if last {
-            bytes.extend_from_slice(sealing.last_line().as_bytes());
-        }
-        Ok(Chunk { bytes, last })
-    }
-}
-
-fn append_line(bytes: &mut Vec<u8>, table: &TableName, row: &Row, values: bool) {
-    let timestamp = row.entry.timestamp;
-    bytes.extend_from_slice(b"{\"table\":");
-    listing::append_string(bytes, table.as_str());
-    bytes.extend_from_slice(b",\"key\":");
-    listing::append_string(bytes, row.key.as_str());
-    if values {
-        bytes.extend_from_slice(b",\"value\":");
-        bytes.extend_from_slice(row.entry.value.as_str().as_bytes());
-    }
-    let version = format!(",\"version\":\"{timestamp}\",\"timestamp\":{}", timestamp.unix_ms());
-    bytes.extend_from_slice(version.as_bytes());
-    if let Some(expires_at_ms) = row.entry.expires_at_ms {
-        bytes.extend_from_slice(format!(",\"expires_at\":{expires_at_ms}").as_bytes());
-    }
-    bytes.extend_from_slice(b"}\n");
 }
 
 /// A line of an import.

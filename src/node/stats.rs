@@ -1,6 +1,10 @@
 //! What a node says of itself.
 
-use super::Node;
+use std::{mem, sync::PoisonError};
+
+use tracing::info;
+
+use super::{Node, Range};
 use crate::{core::name::TableName, replication::Progress};
 
 /// Whether the node serves.
@@ -24,6 +28,13 @@ pub enum Readiness {
     },
     /// Its clock, or what it stamped while that was wrong, keeps it from the other nodes: what is wrong, and what to do.
     Clock(String),
+    /// Some of what it holds cannot be read, and the other members have not given it back yet. Serves the rest.
+    Repairing {
+        /// How many ranges of keys.
+        ranges: u64,
+    },
+    /// It does not do all that it should, until it is started again: why.
+    Broken(String),
     /// It is stopping.
     Draining,
 }
@@ -56,6 +67,8 @@ impl Readiness {
             Self::Refused(_) => "refused",
             Self::Syncing { .. } => "syncing",
             Self::Clock(_) => "clock",
+            Self::Repairing { .. } => "repairing",
+            Self::Broken(_) => "broken",
             Self::Draining => "draining",
         }
     }
@@ -63,9 +76,9 @@ impl Readiness {
     /// What there is to know of it beside its name.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::ReadOnly(why) | Self::Refused(why) | Self::Clock(why) => Some(why),
+            Self::ReadOnly(why) | Self::Refused(why) | Self::Clock(why) | Self::Broken(why) => Some(why),
             Self::Joining(why) => why.as_deref(),
-            Self::Ready | Self::Syncing { .. } | Self::Draining => None,
+            Self::Ready | Self::Syncing { .. } | Self::Repairing { .. } | Self::Draining => None,
         }
     }
 }
@@ -81,6 +94,8 @@ pub struct TableStats {
     pub tombstones: u64,
     /// The digest of its rows, some digits of it: equal on nodes that hold the same. `None` where there are no trees, or not yet.
     pub root: Option<String>,
+    /// Ranges of keys that cannot be read.
+    pub unreadable_ranges: u64,
 }
 
 /// Figures of the node since its start; counters unless said otherwise.
@@ -112,4 +127,49 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// Writes refused because the storage was failing.
     pub writes_refused: u64,
+    /// Ranges of keys that cannot be read, of all tables (gauge).
+    pub unreadable_ranges: u64,
+    /// Bytes of the log that were read to look for damage.
+    pub scrubbed_bytes: u64,
+    /// Places of the log where damage was found.
+    pub damaged_frames: u64,
+}
+
+impl Node {
+    /// Whether the node serves. Where that is not what it was when somebody asked last, the log says so.
+    pub fn readiness(&self) -> Readiness {
+        let readiness = self.readiness_now();
+        let phase = readiness.phase();
+        let before = mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), phase);
+        if before != phase {
+            info!(phase, before, detail = readiness.detail(), "readiness");
+        }
+        readiness
+    }
+
+    fn readiness_now(&self) -> Readiness {
+        if self.is_draining() {
+            return Readiness::Draining;
+        }
+        let failure = self.store.failure().map(Readiness::ReadOnly);
+        let failure = failure.or_else(|| self.store.stopped_thread().map(Readiness::Broken));
+        let unready = || {
+            let cluster = self.cluster();
+            // Who is alone with what it lost is as ready as it will ever be.
+            let others = cluster.members.iter().filter(|member| member.state.is_replica()).count() > 1;
+            let ranges = if others { self.store.unreadable_ranges() } else { 0 };
+            cluster.unready().or_else(|| (ranges > 0).then_some(Readiness::Repairing { ranges }))
+        };
+        failure.or_else(unready).unwrap_or(Readiness::Ready)
+    }
+
+    /// Whether it is known already that keys of a listing cannot be read.
+    pub fn lacks(&self, table: &TableName, range: &Range) -> bool {
+        self.store.lacks(table, range)
+    }
+
+    /// How many ranges of keys cannot be read.
+    pub fn unreadable_ranges(&self) -> u64 {
+        self.store.unreadable_ranges()
+    }
 }

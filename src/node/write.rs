@@ -147,6 +147,7 @@ impl Node {
         if !self.store.has_table(table) {
             self.look_before_making(table, &write)?;
         }
+        self.look_whether_known(table, &write)?;
         let Write { key, action, condition } = write;
         let mut row = None;
         let decide = |existing: Option<&Existing<'_>>| {
@@ -175,6 +176,15 @@ impl Node {
         }
     }
 
+    /// Refuses a condition on a key that may be there and cannot be read.
+    fn look_whether_known(&self, table: &TableName, write: &Write) -> Result<()> {
+        if write.condition != Condition::Always && self.store.is_unknown(table, &write.key) {
+            // As a read of it would.
+            self.store.get(table, &write.key)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn merge_each(&self, table: &TableName, writes: Vec<Write>) -> Vec<Result<Written>> {
         // In the order of the rows on disk, which is faster; writes of one key stay in theirs.
         let mut ordered: Vec<_> = writes.into_iter().enumerate().collect();
@@ -186,6 +196,7 @@ impl Node {
     }
 
     pub(super) fn merge_atomic(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Result<Written>>> {
+        writes.iter().try_for_each(|write| self.look_whether_known(table, write))?;
         let rows = RefCell::new(Vec::with_capacity(writes.len()));
         let writes = writes.into_iter().map(|Write { key, action, condition }| {
             let (of, rows) = (key.clone(), &rows);

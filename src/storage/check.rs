@@ -91,6 +91,11 @@ fn check_records(
         let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;
         let mut found =
             TableReport { name: table.name().clone(), rows: Counts::default(), damaged: Vec::new() };
+        table.lost.read(&engine.tree(META)?, table.name())?;
+        let lost = table.lost.all().into_iter();
+        found
+            .damaged
+            .extend(lost.map(|gap| format!("table {}: what there was from {gap} was lost", table.name())));
         // By partition, as the engine does not read on behind a page that is damaged.
         for number in 0..=u8::MAX {
             let mut items = table.with_trees(|trees| Ok(trees.partition(number)))?;
@@ -175,6 +180,8 @@ pub(super) fn open_unwatched(engine: &Engine, name: TableName, now_ms: &WallCloc
         floors: Floors::new(Swept::default()).into(),
         opening: Default::default(),
         agreed: super::agreed::Agreed::default().into(),
+        repairs: std::sync::mpsc::channel().0,
+        reindex: Default::default(),
     };
     Ok(Table::new(name, around, trees, dictionaries))
 }

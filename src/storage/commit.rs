@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 const GATHER_STEP: Duration = Duration::from_micros(50);
 const GATHER_STEPS_MAX: usize = 10;
 
+/// How often what nobody waits for is made durable.
+const UNASKED_EVERY: Duration = Duration::from_secs(1);
+
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -167,12 +170,14 @@ impl Committer {
         self.wake.notify_all();
     }
 
-    /// Waits for work. Rounds of `Durability::Interval` come by themselves.
+    /// Waits for work. Rounds of `Durability::Interval` and `None` come by themselves.
     pub fn next_round(&self) -> Round {
         let mut requests = self.lock();
         let due = match self.durability {
             Durability::Interval(every) => Some(Instant::now() + every),
-            Durability::Always | Durability::None => None,
+            // sled writes by itself, but no longer after it has met a page that it cannot move.
+            Durability::None => Some(Instant::now() + UNASKED_EVERY),
+            Durability::Always => None,
         };
         loop {
             if requests.stopping {

@@ -71,7 +71,7 @@ impl Table {
         let mut heads = Vec::new();
         self.with_trees(|trees| {
             for item in path.partitions().flat_map(|number| trees.partition(number)) {
-                let (row, bytes) = item?;
+                let Some((row, bytes)) = self.readable(item)? else { continue };
                 // First of all, as a node deep down has few of its partition's rows.
                 if !path.covers(KeyHash::of(&row[1..])) {
                     continue;
@@ -97,7 +97,7 @@ impl Table {
         self.with_trees(|trees| {
             let mut cost = 0;
             for item in trees.rows.range(&from, to.as_ref().map(std::slice::from_ref)) {
-                let (row, bytes) = item?;
+                let Some((row, bytes)) = self.readable(item)? else { continue };
                 if cost >= bytes_max && !scanned.rows.is_empty() {
                     scanned.more = true;
                     break;

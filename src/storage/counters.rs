@@ -63,4 +63,8 @@ pub struct Counters {
     pub corrupt_records: Counter,
     /// Partitions whose digests were not those of the rows on disk, and were built again.
     pub digest_repairs: Counter,
+    /// Bytes of the log that were read to look for damage.
+    pub scrubbed_bytes: Counter,
+    /// Places of the log where damage was found.
+    pub damaged_frames: Counter,
 }

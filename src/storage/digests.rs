@@ -84,6 +84,7 @@ impl Table {
         new: Option<&Head>,
     ) {
         self.remembered.touch();
+        self.changed.note(row);
         self.around.counters.changed_rows.increment();
         if partition.counts.is_none() && self.around.opening.is_pending() {
             let key = self.around.digest_key.now();
@@ -171,7 +172,7 @@ impl Table {
     }
 
     /// Reads a partition from its first row to its last. Whoever calls holds its lock.
-    fn tally(
+    pub(super) fn tally(
         &self,
         trees: &Trees,
         number: u8,
@@ -181,7 +182,8 @@ impl Table {
         loop {
             let mut tally = Tally::new(self.name(), key.clone(), depth, (self.around.now_ms)());
             for item in trees.partition(number) {
-                let (row, bytes) = item?;
+                // What cannot be read is not there for anybody who compares: others give it back.
+                let Some((row, bytes)) = self.readable(item)? else { continue };
                 // A damaged record is reported by whoever reads it.
                 tally.add(&row, self.decode(&row, &bytes).ok().map(|record| record.head).as_ref());
             }

@@ -10,6 +10,9 @@
 //! `log::walk` tests all up to there before sled opens, and a log that ends before its mark all the same has lost something,
 //! which `lost_bytes` tells.
 
+mod generations;
+mod tree;
+
 use std::{
     fs::{self, File},
     io,
@@ -18,10 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::generations::Generations;
+pub use self::generations::{Successor, name_in_use};
+pub use self::tree::{Feed, Items, Tree};
 use super::{
     log::{format, snapshot},
     mark::{self, Held, Mark, MarkFile},
-    quiet,
 };
 use crate::error::{Error, Result};
 
@@ -31,7 +36,7 @@ pub use sled::IVec as Slice;
 /// Longest key and value together. A leaf of sled holds up to 16 items, and must stay below a quarter of a segment.
 pub const ITEM_BYTES_MAX: usize = 16 * 1024;
 /// sled's default of 512 KiB breaks at values of 8 KB; 8 MiB doubles the disk of a small store.
-const SEGMENT_BYTES: usize = format::SEGMENT_BYTES as usize;
+pub const SEGMENT_BYTES: usize = format::SEGMENT_BYTES as usize;
 /// How often sled writes what nobody waits for, and empties one segment that is half dead: no more than one each time, so that
 /// this bounds how fast a load gets its space back. At 500, loading 100,000 short rows at full speed left 42 MiB; at 100, 35.
 const FLUSH_EVERY_MS: u64 = 100;
@@ -46,6 +51,7 @@ pub struct Engine {
     lost_bytes: u64,
     held: Option<Held>,
     path: PathBuf,
+    generations: Generations,
 }
 
 impl Engine {
@@ -68,7 +74,8 @@ impl Engine {
             marked.map_or(0, |marked| marked.position.saturating_sub(found).max(0).unsigned_abs());
         let closed = marked.filter(|marked| marked.is_closed && lost_bytes == 0);
         let held = closed.and_then(|closed| closed.held);
-        let engine = Self { db, log, mark, lost_bytes, held, path: path.to_owned() };
+        let generations = Generations::read(&db)?;
+        let engine = Self { db, log, mark, lost_bytes, held, path: path.to_owned(), generations };
         engine.sync()?;
         if closed.is_some() {
             // What the mark says of the rows is over with the first write, and must not come back with a power cut.
@@ -80,22 +87,6 @@ impl Engine {
             sync_directory(&parent(path))?;
         }
         Ok(engine)
-    }
-
-    /// Opens or creates a tree.
-    pub fn tree(&self, name: &str) -> Result<Tree> {
-        self.db.open_tree(name).map(Tree).map_err(translate)
-    }
-
-    /// Removes a tree with all that is in it. Whoever has it open must not use it any more.
-    pub fn remove_tree(&self, name: &str) -> Result<()> {
-        self.db.drop_tree(name).map(drop).map_err(translate)
-    }
-
-    /// The names of all trees that begin so, without that beginning.
-    pub fn tree_names(&self, prefix: &str) -> Vec<String> {
-        let names = self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok());
-        names.filter_map(|name| name.strip_prefix(prefix).map(str::to_owned)).collect()
     }
 
     /// Makes everything written so far durable: on return it survives a power cut.
@@ -111,7 +102,7 @@ impl Engine {
     }
 
     fn sync_and_mark(&self, is_closed: bool, held: Option<Held>) -> Result<()> {
-        self.db.flush().map_err(translate)?;
+        tree::caught(|| self.db.flush()).map_err(translate)?;
         let position = self.db.context.pagecache.log.stable_offset();
         self.log.sync_data().map_err(|e| self.not_synced(&e))?;
         // What was lost stays known until somebody does something about it.
@@ -125,6 +116,15 @@ impl Engine {
 
     fn not_synced(&self, error: &io::Error) -> Error {
         Error::StorageFull(format!("syncing {}: {error}", self.path.display()))
+    }
+
+    /// The log, and how far it is written.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn log(&self) -> Result<(File, u64)> {
+        let log = self.log.try_clone().map_err(|e| Error::io("opening the log", &e))?;
+        Ok((log, self.db.context.pagecache.log.stable_offset().max(0).unsigned_abs()))
     }
 
     /// Bytes that were durable in the log and were not there any more when it was opened.
@@ -145,97 +145,6 @@ impl Engine {
     /// Bytes of all files of the store.
     pub fn disk_bytes(&self) -> u64 {
         disk_bytes(&self.path)
-    }
-}
-
-/// One ordered map of bytes to bytes.
-#[derive(Clone)]
-pub struct Tree(sled::Tree);
-
-impl Tree {
-    /// The value of a key.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
-        self.0.get(key).map_err(translate)
-    }
-
-    /// Sets a key. Visible at once, durable by the next `Engine::sync`.
-    pub fn insert(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        assert!(key.len() + value.len() <= ITEM_BYTES_MAX, "item of {} bytes", key.len() + value.len());
-        self.0.insert(key, value).map(drop).map_err(translate)
-    }
-
-    /// Removes a key.
-    pub fn remove(&self, key: &[u8]) -> Result<()> {
-        self.0.remove(key).map(drop).map_err(translate)
-    }
-
-    /// Sets many keys, all or none of which survive a crash.
-    pub fn insert_all<'a>(&self, items: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<()> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in items {
-            assert!(key.len() + value.len() <= ITEM_BYTES_MAX, "item of {} bytes", key.len() + value.len());
-            batch.insert(key, value);
-        }
-        self.0.apply_batch(batch).map_err(translate)
-    }
-
-    /// The items from `from` up to, not including, `to`; in order, from both ends.
-    pub fn range(&self, from: &[u8], to: Option<&[u8]>) -> Items {
-        Items(Some(match to {
-            Some(to) => self.0.range(from..to),
-            None => self.0.range(from..),
-        }))
-    }
-
-    /// Every change from now on, in order per key. Holds at most 1024 unread, then blocks writers: read it without waiting.
-    pub fn subscribe(&self) -> Feed {
-        Feed(self.0.watch_prefix([]))
-    }
-}
-
-/// Items of a tree, in order. An error is the last item: sled would repeat it for ever.
-pub struct Items(Option<sled::Iter>);
-
-impl Items {
-    fn step(&mut self, item: Option<sled::Result<(Slice, Slice)>>) -> Option<Result<(Slice, Slice)>> {
-        let item = item?.map_err(translate);
-        if item.is_err() {
-            self.0 = None;
-        }
-        Some(item)
-    }
-}
-
-impl Iterator for Items {
-    type Item = Result<(Slice, Slice)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let item = self.0.as_mut()?.next();
-        self.step(item)
-    }
-}
-
-impl DoubleEndedIterator for Items {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        let item = self.0.as_mut()?.next_back();
-        self.step(item)
-    }
-}
-
-/// The change feed of one tree: its inserts as (key, value), waiting for the next one. Ends when its engine is closed.
-///
-/// sled can also wait with a time limit, and be polled. Both can lose an event: a wait that ends keeps the event it had begun to
-/// wait for where the iterator does not look, and a poll can miss the wake-up of one that comes meanwhile.
-pub struct Feed(sled::Subscriber);
-
-impl Iterator for Feed {
-    type Item = (Slice, Slice);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.find_map(|event| match event {
-            sled::Event::Insert { key, value } => Some((key, value)),
-            sled::Event::Remove { .. } => None,
-        })
     }
 }
 
@@ -313,8 +222,7 @@ fn open_caught(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(cache_bytes)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
-    quiet::caught(|| config.open())
-        .unwrap_or_else(|said| Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}"))))
+    tree::caught(|| config.open())
 }
 
 fn is_lock_refusal(error: &io::Error) -> bool {
@@ -326,7 +234,8 @@ fn is_lock_refusal(error: &io::Error) -> bool {
 fn translate(error: sled::Error) -> Error {
     match error {
         sled::Error::Io(e) => Error::StorageFull(e.to_string()),
-        sled::Error::Corruption { .. } => Error::Corrupt(error.to_string()),
+        sled::Error::Corruption { .. } => Error::Corrupt("a page of the storage cannot be read".into()),
+        sled::Error::ReportableBug(why) => Error::Corrupt(why),
         other => Error::Io(format!("storage: {other}")),
     }
 }

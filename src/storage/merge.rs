@@ -24,7 +24,7 @@ use crate::{
         name::{KEY_BYTES_MAX, Key, TableName},
         register::{Payload, Register},
     },
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Longest payload as coded that stays in its row.
@@ -136,8 +136,9 @@ impl Table {
             let row = row_of(key);
             let mut partition = self.lock_row(&row);
             let stored = self.stored(trees, &row)?;
-            // A damaged row is not an absent one: it is to be written over.
+            // A damaged row is not an absent one, nor is one that was lost: it is to be written over.
             if stored.is_none()
+                && !self.lost.covers(&row)
                 && let Some(refusal) = refuse(&register)
             {
                 return Ok(Err(refusal));
@@ -195,7 +196,7 @@ impl Table {
         staged: &Staged,
     ) -> Result<()> {
         trees.progress.begin(1);
-        trees.rows.insert(row, &staged.bytes)?;
+        self.set(trees, row, &staged.bytes)?;
         self.replaced(trees, partition, row, stored, &staged.head)?;
         self.grow(trees, row[0], partition);
         Ok(())
@@ -218,7 +219,8 @@ impl Table {
             }
             None => None,
         };
-        let register = decide(existing.as_ref())?;
+        let decided = decide(existing.as_ref());
+        let register = if current.is_none() { self.decided_blindly(row, decided)? } else { decided? };
         let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.around.now_ms)()));
         let present = existing.map(|existing| existing.record.head.marker);
         let changed = present.is_none_or(|present| present < register.marker());
@@ -264,9 +266,9 @@ impl Table {
         let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };
         if chunked {
-            chunks::insert(&trees.chunks, row, &head, &coded)?;
+            self.watched(chunks::insert(&trees.chunks, row, &head, &coded))?;
         }
-        self.enter(trees, row, &head, silent)?;
+        self.watched(self.enter(trees, row, &head, silent))?;
         Ok(Staged { bytes: record::encode(row, &record), head })
     }
 
@@ -282,8 +284,25 @@ impl Table {
         let old = old.and_then(|bytes| self.decode(row, bytes).ok());
         self.account(partition, row, old.as_ref().map(|record| &record.head), Some(new));
         let Some(old) = old else { return Ok(()) };
-        self.strike(trees, row, &old.head, Some(new))?;
-        chunks::remove(&trees.chunks, row, &old)
+        // The row is set: what it leaves behind on pages that cannot be read is of no use to anybody.
+        self.watched(self.strike(trees, row, &old.head, Some(new))).or_else(passed_over)?;
+        self.watched(chunks::remove(&trees.chunks, row, &old)).or_else(passed_over)
+    }
+
+    fn set(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
+        let set = trees.rows.insert(row, bytes);
+        if set.is_err() {
+            trees.progress.give_up(1);
+        }
+        self.watched(set)
+    }
+
+    /// What the engine did; where it cannot read a page, somebody is told.
+    fn watched<T>(&self, done: Result<T>) -> Result<T> {
+        if matches!(done, Err(Error::Corrupt(_))) {
+            self.report_unreadable();
+        }
+        done
     }
 
     fn sample(&self, plain: &[u8]) {
@@ -292,6 +311,13 @@ impl Table {
             let full = samples.take().expect("just added to");
             let _ = self.around.chores.send(Chore::Train(self.name().clone(), full));
         }
+    }
+}
+
+fn passed_over(error: Error) -> Result<()> {
+    match error {
+        Error::Corrupt(_) => Ok(()),
+        error => Err(error),
     }
 }
 

@@ -1,16 +1,18 @@
 //! Disk: the tables of one node in one directory. The only layer that names sled, and only in `engine`.
 //!
-//! In reading order: `merge` is the write path, `batch` with `intents` that of many rows at once, `table` the reads; `row`, `record`, `codec` and `chunks` are their bytes, `scan`
-//! lists; `commit` makes durable and `recovery` survives a disk that fails; `pump`, `watch`, `queue` and `subscription` carry each
-//! `change` to subscribers, `agreed` and `backlog` to those who come from elsewhere; `stamps` gives timestamps; `sweep` works beside
-//! all that. `partition` and `digests` say what rows there are to other replicas, `copy` reads them for those, `accept` takes theirs;
-//! `notes` is what the node keeps beside its tables; all of it runs on `machine`. `check`, `compact` and `salvage` are for stores
-//! nobody has open.
+//! In reading order: `merge` is the write path, `batch` with `intents` that of many rows at once, `table` the reads; `row`, `record`,
+//! `codec` and `chunks` are their bytes, `scan` lists; `commit` makes durable and `recovery` survives a disk that fails; `pump`,
+//! `watch`, `queue` and `subscription` carry each `change` to subscribers, `agreed` and `backlog` to those who come from elsewhere;
+//! `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows there are to other replicas, `copy`
+//! reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its tables; all of it runs on `machine` and
+//! `threads`. `check`, `compact` and `salvage` are for stores nobody has open.
 //!
 //! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `doubt` that
-//! something may be lost, and `quiet` catches the engine's panics.
+//! something may be lost, and `quiet` catches the engine's panics. `repair` deals with pages that cannot be read, `gaps` finds where
+//! such end, `lost` keeps account of what was on them, and `scrub` looks for them in the segments of the log.
 //!
-//! Trees of the engine: `meta`; `batches`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`.
+//! Trees of the engine: `meta`; `batches`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`. One
+//! that was copied because of damage has `#` and a number at the end of its name, and `generations` says which is in use.
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
@@ -34,9 +36,11 @@ mod digests;
 pub mod doubt;
 pub mod engine;
 mod examine;
+pub mod gaps;
 mod intents;
 pub mod log;
 mod logged;
+mod lost;
 mod machine;
 mod mark;
 pub mod merge;
@@ -51,14 +55,18 @@ pub mod queue;
 mod quiet;
 pub mod record;
 mod recovery;
+mod repair;
 pub mod row;
 pub mod salvage;
 pub mod scan;
+mod scrub;
+pub mod segment;
 pub mod stamps;
 pub mod subscription;
 mod sweep;
 pub mod table;
 mod tables;
+mod threads;
 pub mod trees;
 pub mod watch;
 
@@ -66,8 +74,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc},
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, mpsc},
+    thread::JoinHandle,
 };
 
 use tracing::error;
@@ -84,7 +92,7 @@ use self::{
     engine::{Engine, Tree},
     open::Identity,
     opening::Opening,
-    scan::{Page, Range, Row},
+    scan::{Counted, Page, Range, Row},
     subscription::{Start, Subscription},
     sweep::{Chore, Floors},
     table::{Entry, Surroundings, Table},
@@ -103,9 +111,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The stack of a pump: there may be a thousand of them.
-const PUMP_STACK_BYTES: usize = 256 * 1024;
-
 /// An open store. Clones share it.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -121,9 +126,15 @@ struct Inner {
     checked: Mutex<Checked>,
     hub: Arc<Hub>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The thread that scrubs ends when this is gone.
+    scrub: Mutex<Option<mpsc::Sender<()>>>,
+    /// The thread that panicked, if one did.
+    stopped: OnceLock<String>,
     /// Who sweeps, where there is no thread for it.
     sweeper: Mutex<Option<sweep::Worker>>,
     backlogs: Backlogs,
+    /// What damage was reported, where there is no thread that repairs.
+    repairer: Mutex<Option<mpsc::Receiver<repair::Chore>>>,
     /// Held as long as the store is: what keeps a second process out.
     _lock: File,
 }
@@ -137,6 +148,7 @@ impl Store {
         let (engine, lock, identity) = open::open(&options)?;
         let counters = Arc::new(Counters::default());
         let (chores, work) = mpsc::channel();
+        let (repairs, damage) = mpsc::channel();
         let around = Surroundings {
             now_ms: options.machine.clock().clone(),
             counters: counters.clone(),
@@ -148,6 +160,8 @@ impl Store {
             floors: Arc::new(Floors::new(identity.swept)),
             opening: Arc::new(Opening::new(engine.held())),
             agreed: Arc::default(),
+            repairs,
+            reindex: Arc::default(),
         };
         let (crowds, crowded) = Crowds::new();
         let epoch = options.machine.fresh_epoch()?;
@@ -163,8 +177,11 @@ impl Store {
             checked: Mutex::default(),
             hub,
             threads: Mutex::default(),
+            scrub: Mutex::default(),
+            stopped: OnceLock::new(),
             sweeper: Mutex::default(),
             backlogs: Backlogs::default(),
+            repairer: Mutex::default(),
             _lock: lock,
         }));
         store.restore_agreed()?;
@@ -177,22 +194,16 @@ impl Store {
                 store.spawn("commit", move || committing.run_commits())?;
                 let sweeping = store.clone();
                 store.spawn("sweep", move || sweeper.run(&sweeping))?;
+                let repairing = store.clone();
+                store.start_scrub()?;
+                store.spawn("repair", move || repairing.run_repairs(&damage))?;
             }
-            Threads::One => *store.sweeper() = Some(sweeper),
+            Threads::One => {
+                *store.sweeper() = Some(sweeper);
+                *store.repairer() = Some(damage);
+            }
         }
         Ok(store)
-    }
-
-    /// Does what the store's threads would have done by now, where the machine has none for that: makes durable for those who
-    /// wait, and sweeps.
-    pub fn work(&self) {
-        let waiters = self.0.around.committer.waiters();
-        if !waiters.is_empty() {
-            self.commit(waiters);
-        }
-        if let Some(sweeper) = self.sweeper().as_mut() {
-            sweeper.run_due(self);
-        }
     }
 
     /// What it runs on.
@@ -248,17 +259,22 @@ impl Store {
 
     /// A page of visible keys.
     pub fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
-        self.read_table(table, empty_page(), |table| scan::keys(table, range, rows_max))
+        self.read_table(table, Page::default(), |table| scan::keys(table, range, rows_max))
     }
 
     /// A page of visible rows: at most `rows_max`, and about a quarter MiB.
     pub fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
-        self.read_table(table, empty_page(), |table| scan::rows(table, range, rows_max))
+        self.read_table(table, Page::default(), |table| scan::rows(table, range, rows_max))
+    }
+
+    /// Whether it is known already that keys of a listing cannot be read.
+    pub fn lacks(&self, table: &TableName, range: &Range) -> bool {
+        self.table(table).is_some_and(|table| scan::lacks(&table, range).unwrap_or(false))
     }
 
     /// How many visible keys begin so.
-    pub fn count(&self, table: &TableName, range: &Range) -> Result<u64> {
-        self.read_table(table, 0, |table| scan::count(table, range))
+    pub fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
+        self.read_table(table, Counted::default(), |table| scan::count(table, range))
     }
 
     /// Whether there is a table: one that has rows, or had some not long ago.
@@ -313,6 +329,8 @@ impl Store {
         self.0.hub.end();
         // The thread may be gone already, with nobody to tell.
         let _ = self.0.around.chores.send(Chore::Stop);
+        let _ = self.0.around.repairs.send(repair::Chore::Stop);
+        drop(self.0.scrub.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.0.around.committer.stop();
         for table in self.read_tables().values() {
             table.close();
@@ -329,15 +347,6 @@ impl Store {
             }
         }
         synced
-    }
-
-    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = thread::Builder::new().name(name.to_owned()).stack_size(PUMP_STACK_BYTES).spawn(run);
-        let thread = thread.map_err(|e| Error::io(format_args!("starting the {name} thread"), &e))?;
-        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(())
     }
 
     fn train(&self, name: &TableName, samples: &Samples) -> Result<()> {
@@ -357,11 +366,6 @@ impl Store {
         }
     }
 
-    fn sweeper(&self) -> MutexGuard<'_, Option<sweep::Worker>> {
-        // A turn that panicked is taken again from its beginning.
-        self.0.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn read_engine(&self) -> RwLockReadGuard<'_, Option<Engine>> {
         self.0.engine.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -372,10 +376,6 @@ impl Store {
 }
 
 const META: &str = "meta";
-
-fn empty_page<T>() -> Page<T> {
-    Page { rows: Vec::new(), more: false }
-}
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ pub struct Options {
     pub durability: Durability,
     /// Memory for pages of the engine, in bytes.
     pub cache_bytes: u64,
+    /// Bytes of the log that are read each second to look for damage; 0 for none.
+    pub scrub_bytes_per_second: u64,
     /// Most tables there can be.
     pub tables_max: usize,
     /// Most subscriptions at one time.

@@ -31,6 +31,11 @@ impl Progress {
         self.begun.fetch_add(count as u64, Ordering::AcqRel);
     }
 
+    /// Says that so many of those were not set.
+    pub fn give_up(&self, count: usize) {
+        self.begun.fetch_sub(count as u64, Ordering::AcqRel);
+    }
+
     /// Says that another row that the feed told of is with the subscribers.
     pub fn publish(&self) {
         self.published.send_modify(|published| *published += 1);

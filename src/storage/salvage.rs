@@ -198,9 +198,13 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
             data.display()
         )));
     }
+    let is_copied = trees
+        .iter()
+        .any(|tree| tree.name != engine::name_in_use(&String::from_utf8_lossy(&tree.name)).as_bytes());
     let mut engine = Raw { engine: Engine::open(raw, CACHE_BYTES)?, unsynced: 0 };
     for tree in &trees {
         let Ok(name) = str::from_utf8(&tree.name) else { continue };
+        let name = engine::name_in_use(name);
         if name == META || name.starts_with(CHUNKS) {
             if name == META && !tree.gaps.is_empty() {
                 salvaged.forgotten.push("a part of what is kept beside the tables".into());
@@ -213,9 +217,11 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
             )?;
             pages.items(tree, |key, value| engine.insert(&target, key, value))?;
         } else if let Some(table) = name.strip_prefix(ROWS) {
-            let mut found = SalvagedTable::new(TableName::parse(table)?, tree);
+            let mut found = salvaged.take_table(TableName::parse(table)?, tree);
             let target = engine.engine.tree(name)?;
             pages.items(tree, |row, bytes| match record::decode(row, bytes) {
+                // What is left of a tree that was copied because of damage is as good as the copy.
+                Ok(_) if is_copied => engine.insert_later(&target, row, bytes),
                 Ok(_) => engine.insert(&target, row, bytes),
                 Err(why) => {
                     let key = row.get(1..).unwrap_or_default();
@@ -244,7 +250,9 @@ fn attribute_strays(
     let lacking: Vec<_> = lacking.collect();
     let target = match lacking[..] {
         [] => return Ok(()),
-        [tree] => Some((tree, engine.engine.tree(&String::from_utf8_lossy(&tree.name))?)),
+        [tree] => {
+            Some((tree, engine.engine.tree(engine::name_in_use(&String::from_utf8_lossy(&tree.name)))?))
+        }
         _ => None,
     };
     pages.strays(trees, |row, bytes| {
@@ -289,6 +297,21 @@ impl Raw {
         match known {
             Some(known) if known.head.marker >= new.head.marker => Ok(()),
             Some(_) | None => self.insert(tree, row, bytes),
+        }
+    }
+}
+
+impl Salvaged {
+    /// What was found of a table in other trees of it, and the pages that this one lacks.
+    fn take_table(&mut self, name: TableName, tree: &pages::Tree) -> SalvagedTable {
+        match self.tables.iter().position(|known| known.name == name) {
+            Some(at) => {
+                let mut known = self.tables.swap_remove(at);
+                known.pages_lost += tree.gaps.len();
+                known.pages_aged += tree.aged;
+                known
+            }
+            None => SalvagedTable::new(name, tree),
         }
     }
 }

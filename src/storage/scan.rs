@@ -1,15 +1,22 @@
 //! Ordered listings. Each of a table's partitions is in key order, so a listing is a merge of 256 of them, a page at a time:
 //! nothing is held between pages, and a slow reader costs nobody anything.
+//!
+//! What cannot be read is gone around, and the page on whose part of the listing it lies says so.
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
 use super::{
     engine::{Items, Slice, Tree},
+    gaps::{self, Gap},
+    lost::has_keys_between,
     row::{PARTITIONS, key_of},
     table::{Entry, Found, Table},
     trees::Trees,
 };
-use crate::{core::name::Key, error::Result};
+use crate::{
+    core::name::Key,
+    error::{Error, Result},
+};
 
 /// About how many bytes of values a page holds: one that holds more ends there.
 const PAGE_BYTES: usize = 256 * 1024;
@@ -58,6 +65,23 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// Whether more may follow after the last row.
     pub more: bool,
+    /// Whether rows may be missing among these that cannot be read.
+    pub incomplete: bool,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), more: false, incomplete: false }
+    }
+}
+
+/// How many keys there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Those that can be read.
+    pub keys: u64,
+    /// Whether there may be others that cannot.
+    pub incomplete: bool,
 }
 
 /// A live row of a listing.
@@ -89,7 +113,7 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
                 Found::Hidden => return Ok(None),
                 Found::Overtaken => table.still_there(trees, row, &bytes)?,
             }
-            match trees.rows.get(row)? {
+            match table.stored(trees, row)? {
                 Some(now) => bytes = now,
                 None => return Ok(None),
             }
@@ -97,19 +121,41 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
     })
 }
 
+/// Whether it is known already that a listing will be incomplete.
+pub fn lacks(table: &Table, range: &Range) -> Result<bool> {
+    let (low, high) = range.bounds();
+    let damaged = table.with_trees(|trees| Ok(trees.rows.gaps().all()))?;
+    Ok(damaged.iter().any(|gap| has_keys_between(gap, &low, high.as_deref()))
+        || !table.lost_between(&low, high.as_deref()).is_empty())
+}
+
 /// How many visible keys of a table are in a range.
-pub fn count(table: &Table, range: &Range) -> Result<u64> {
+pub fn count(table: &Table, range: &Range) -> Result<Counted> {
     let (low, high) = range.bounds();
     table.with_trees(|trees| {
-        let mut count = 0;
+        let incomplete = !table.lost_between(&low, high.as_deref()).is_empty();
+        let mut counted = Counted { keys: 0, incomplete };
         for number in 0..PARTITIONS {
             for item in partition(&trees.rows, number as u8, &low, high.as_deref()) {
-                let (row, bytes) = item?;
-                count += u64::from(table.visible(&row, &bytes)?);
+                let visible = match table.readable(item)? {
+                    Some((row, bytes)) => sound(table.visible(&row, &bytes))?,
+                    None => None,
+                };
+                counted.keys += u64::from(visible == Some(true));
+                counted.incomplete |= visible.is_none();
             }
         }
-        Ok(count)
+        Ok(counted)
     })
+}
+
+/// What was read; `None` where it is damaged.
+fn sound<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Error::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn page<T>(
@@ -120,34 +166,53 @@ fn page<T>(
 ) -> Result<Page<T>> {
     let (low, high) = range.bounds();
     table.with_trees(|trees| {
-        let mut merge = Merge::new(&trees.rows, &low, high.as_deref(), range.reverse)?;
-        let mut page = Page { rows: Vec::new(), more: false };
+        let mut merge = Merge::new(table, &trees.rows, &low, high.as_deref(), range.reverse)?;
+        let mut page = Page::default();
         let mut bytes_left = PAGE_BYTES;
+        let mut last: Option<Slice> = None;
         while let Some((row, bytes)) = merge.next()? {
             if page.rows.len() == rows_max || bytes_left == 0 {
                 page.more = true;
                 break;
             }
-            if let Some((taken, cost)) = take(trees, &row, &bytes)? {
-                page.rows.push(taken);
-                bytes_left = bytes_left.saturating_sub(cost);
+            match sound(take(trees, &row, &bytes))? {
+                Some(Some((taken, cost))) => {
+                    page.rows.push(taken);
+                    bytes_left = bytes_left.saturating_sub(cost);
+                    last = Some(row);
+                }
+                Some(None) => {}
+                None => page.incomplete = true,
             }
         }
+        // What lies behind the last row is for the next page to say.
+        let last = last.filter(|_| page.more);
+        let (low, high) = match &last {
+            Some(last) if range.reverse => (last[1..].to_vec(), high),
+            Some(last) => (low, Some(gaps::successor(&last[1..]))),
+            None => (low, high),
+        };
+        page.incomplete |= merge.passed.iter().any(|gap| has_keys_between(gap, &low, high.as_deref()))
+            || !table.lost_between(&low, high.as_deref()).is_empty();
         Ok(page)
     })
 }
 
 /// The items of all partitions, in order of their keys.
-struct Merge {
+struct Merge<'a> {
+    table: &'a Table,
     partitions: Vec<Items>,
+    /// The ranges that could not be read.
+    passed: Vec<Gap>,
     heads: BinaryHeap<Head>,
     reverse: bool,
 }
 
-impl Merge {
-    fn new(rows: &Tree, low: &[u8], high: Option<&[u8]>, reverse: bool) -> Result<Self> {
+impl<'a> Merge<'a> {
+    fn new(table: &'a Table, rows: &Tree, low: &[u8], high: Option<&[u8]>, reverse: bool) -> Result<Self> {
         let partitions = (0..PARTITIONS).map(|number| partition(rows, number as u8, low, high)).collect();
-        let mut merge = Self { partitions, heads: BinaryHeap::with_capacity(PARTITIONS), reverse };
+        let heads = BinaryHeap::with_capacity(PARTITIONS);
+        let mut merge = Self { table, partitions, passed: Vec::new(), heads, reverse };
         for number in 0..PARTITIONS {
             merge.advance(number)?;
         }
@@ -162,10 +227,12 @@ impl Merge {
 
     fn advance(&mut self, partition: usize) -> Result<()> {
         let items = &mut self.partitions[partition];
-        let item = if self.reverse { items.next_back() } else { items.next() };
-        if let Some(item) = item {
-            let (row, bytes) = item?;
-            self.heads.push(Head { row, bytes, partition, reverse: self.reverse });
+        while let Some(item) = if self.reverse { items.next_back() } else { items.next() } {
+            if let Some((row, bytes)) = self.table.readable(item)? {
+                self.heads.push(Head { row, bytes, partition, reverse: self.reverse });
+                break;
+            }
+            self.passed.extend(items.gap());
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ pub enum Notice {
     Change(Arc<Change>),
     /// All before this place was told: nothing is new.
     Position(Cursor),
+    /// Values are missing in the snapshot that cannot be read here; `Sync` follows.
+    Incomplete,
     /// The snapshot is complete; changes after this cursor follow.
     Sync(Cursor),
     /// Something was missed: forget all and take the snapshot that follows, which `Sync` ends.
@@ -104,11 +106,20 @@ struct Snapshot {
     after: Option<Key>,
     rows: VecDeque<Row>,
     reading: Option<JoinHandle<Result<Page<Row>>>>,
+    /// Whether something could not be read, and that was not said yet.
+    incomplete: bool,
 }
 
 impl Snapshot {
     fn new(cursor: Cursor) -> Box<Self> {
-        Box::new(Self { cursor, topic: 0, after: None, rows: VecDeque::new(), reading: None })
+        Box::new(Self {
+            cursor,
+            topic: 0,
+            after: None,
+            rows: VecDeque::new(),
+            reading: None,
+            incomplete: false,
+        })
     }
 }
 
@@ -219,6 +230,9 @@ impl Subscription {
             }
             let Some(reading) = &mut snapshot.reading else {
                 let Some(topic) = self.topics.get(snapshot.topic) else {
+                    if std::mem::take(&mut snapshot.incomplete) {
+                        return Poll::Ready(Some(Notice::Incomplete));
+                    }
                     let cursor = snapshot.cursor;
                     self.phase = Phase::Live;
                     return Poll::Ready(Some(Notice::Sync(cursor)));
@@ -235,6 +249,7 @@ impl Subscription {
                 page.unwrap_or_else(|e| Err(Error::Io(format!("the reader of a snapshot stopped: {e}"))));
             match page {
                 Ok(page) => {
+                    snapshot.incomplete |= page.incomplete;
                     snapshot.rows = page.rows.into();
                     if !page.more && snapshot.rows.is_empty() {
                         snapshot.topic += 1;
@@ -345,11 +360,14 @@ fn read_page_patiently(store: &Store, topic: &Topic, after: Option<&Key>) -> Res
 /// The next rows of a topic, after a key.
 fn read_page(store: &Store, topic: &Topic, after: Option<Key>) -> Result<Page<Row>> {
     match topic {
-        Topic::Key(..) if after.is_some() => Ok(Page { rows: Vec::new(), more: false }),
+        Topic::Key(..) if after.is_some() => Ok(Page::default()),
         Topic::Key(table, key) => {
-            let entry = store.get(table, key)?;
+            let entry = match store.get(table, key) {
+                Err(Error::Corrupt(_)) => return Ok(Page { incomplete: true, ..Page::default() }),
+                entry => entry?,
+            };
             let rows = entry.into_iter().map(|entry| Row { key: key.clone(), entry }).collect();
-            Ok(Page { rows, more: false })
+            Ok(Page { rows, ..Page::default() })
         }
         Topic::Prefix(table, prefix) => {
             let range = Range { prefix: prefix.clone(), after, ..Range::default() };

@@ -25,6 +25,7 @@ use std::{
 use tracing::{error, info};
 
 pub use self::floors::{Floors, keep, read_swept};
+pub use self::indexing::INDEXED_KEY;
 use self::indexing::Indexing;
 use super::{Store, codec::Samples};
 use crate::{
@@ -117,6 +118,9 @@ fn nap(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
         Err(Error::StorageFull(_) | Error::NotReady(_)) => NAP_MAX,
         Err(error) => {
             error!(%error, "{failed}");
+            if matches!(error, Error::Corrupt(_)) {
+                store.report_damage();
+            }
             NAP_MAX
         }
     }

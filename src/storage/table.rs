@@ -23,6 +23,7 @@ use super::{
     counters::Counters,
     digests::{Remembered, SharedKey},
     engine::Slice,
+    lost::{Changed, Lost, Reports},
     opening::Opening,
     partition::{Counts, Partition},
     record::{self, Body, Head, Record},
@@ -66,6 +67,10 @@ pub struct Surroundings {
     pub opening: Arc<Opening>,
     /// At which instants this store was compared with others, and what came late.
     pub agreed: Arc<Agreed>,
+    /// Where damage is reported.
+    pub repairs: Reports,
+    /// Whether what is due when is to be entered again, of all rows.
+    pub reindex: Arc<AtomicBool>,
 }
 
 /// A live value as a read finds it.
@@ -93,7 +98,7 @@ pub struct Table {
     name: TableName,
     pub(super) around: Surroundings,
     /// `None` while the store is being opened again.
-    trees: RwLock<Option<Trees>>,
+    pub(super) trees: RwLock<Option<Trees>>,
     /// Whether the store has it no more, as it had no rows: whoever still holds it looks for the one in its place.
     removed: AtomicBool,
     pub(super) partitions: Vec<Mutex<Partition>>,
@@ -102,6 +107,12 @@ pub struct Table {
     dictionaries: RwLock<Dictionaries>,
     /// `None` once there is a dictionary, or while one is trained.
     pub(super) samples: Mutex<Option<Samples>>,
+    /// What was lost with pages that could not be read.
+    pub(super) lost: Lost,
+    /// Whether somebody was told that a page cannot be read, and has not looked yet.
+    pub(super) reported: AtomicBool,
+    /// What is written while the table is copied.
+    pub(super) changed: Changed,
 }
 
 impl Table {
@@ -118,6 +129,9 @@ impl Table {
             reserved: Reserved::default(),
             dictionaries: RwLock::new(dictionaries),
             samples: Mutex::new(samples),
+            lost: Lost::default(),
+            reported: AtomicBool::new(false),
+            changed: Changed::default(),
         }
     }
 
@@ -133,7 +147,8 @@ impl Table {
         let trees = trees::of(&open)?;
         self.settled(&row);
         loop {
-            let Some(bytes) = self.stored(trees, &row)? else { return Ok(None) };
+            let stored = self.stored(trees, &row)?;
+            let Some(bytes) = self.known(&row, stored)? else { return Ok(None) };
             match self.entry(trees, &row, &bytes, Self::load_hot)? {
                 Found::Visible(entry) => return Ok(Some(entry)),
                 Found::Hidden => return Ok(None),
@@ -257,7 +272,7 @@ impl Table {
     /// # Errors
     /// `Corrupt` where the row is the same as before: nobody took the chunks away.
     pub(super) fn still_there(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
-        match trees.rows.get(row)? {
+        match self.stored(trees, row)? {
             Some(now) if *now == *bytes => Err(self.lost(row)),
             Some(_) | None => Ok(()),
         }
@@ -372,14 +387,6 @@ impl Table {
     /// What is stored under a row.
     pub(super) fn stored(&self, trees: &Trees, row: &[u8]) -> Result<Option<Slice>> {
         trees.rows.get(row).map_err(|error| self.unreadable(row, error))
-    }
-
-    /// Gives an error of the engine, which knows no keys, the name of the row that was to be read.
-    fn unreadable(&self, row: &[u8], error: Error) -> Error {
-        match error {
-            Error::Corrupt(why) => self.damaged(row, &why),
-            other => other,
-        }
     }
 
     pub(super) fn damaged(&self, row: &[u8], why: &str) -> Error {

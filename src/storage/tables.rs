@@ -6,7 +6,11 @@ use std::sync::{Arc, PoisonError};
 use tracing::info;
 
 use super::{
-    META, Store, open, pump,
+    META, Store,
+    engine::Feed,
+    open,
+    progress::Progress,
+    pump,
     table::Table,
     trees::{ROWS, Trees},
 };
@@ -83,7 +87,9 @@ impl Store {
     /// Removes the tables that have no rows, not even tombstones. They count no more, and cost nothing; the next write makes a
     /// new one. Who watches one goes on watching, as subscribers are found by name.
     pub(super) fn remove_empty_tables(&self) -> Result<()> {
-        let has_none = |table: &&Arc<Table>| table.rows() == 0 && table.is_counted();
+        // One of which rows are lost may have some.
+        let has_none =
+            |table: &&Arc<Table>| table.rows() == 0 && table.is_counted() && table.unreadable_ranges() == 0;
         for table in self.all_tables().iter().filter(has_none) {
             self.remove_table(table)?;
         }
@@ -126,6 +132,7 @@ impl Store {
             Ok((Trees::open(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
         })?;
         let table = Arc::new(Table::new(name, self.0.around.clone(), trees, dictionaries));
+        table.lost.read(&self.meta()?, table.name())?;
         self.start_pump(&table)?;
         Ok(table)
     }
@@ -133,6 +140,10 @@ impl Store {
     pub(super) fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
         let (feed, progress) =
             table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
+        self.pump(table, feed, progress)
+    }
+
+    pub(super) fn pump(&self, table: &Arc<Table>, feed: Feed, progress: Arc<Progress>) -> Result<()> {
         let (table, hub, now_ms) =
             (table.clone(), self.0.hub.clone(), self.0.options.machine.clock().clone());
         self.spawn("pump", move || pump::run(feed, &table, &progress, &hub, &now_ms))

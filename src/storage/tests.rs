@@ -56,6 +56,7 @@ impl Scene {
             data: self.data(),
             durability: Durability::None,
             cache_bytes: 16 * 1024 * 1024,
+            scrub_bytes_per_second: 0,
             tables_max: 10,
             subscriptions_max: 10,
             set_aside_damaged: false,
@@ -125,9 +126,7 @@ pub(super) fn next(subscription: &mut Subscription) -> Notice {
 pub(super) fn effect(notice: Notice) -> Effect {
     match notice {
         Notice::Change(change) => change.effect.clone(),
-        Notice::Position(_) | Notice::Sync(_) | Notice::Resync(_) | Notice::Shutdown | Notice::Failed(_) => {
-            panic!("no change: {notice:?}")
-        }
+        notice => panic!("no change: {notice:?}"),
     }
 }
 
@@ -155,7 +154,8 @@ fn a_flipped_byte_of_a_long_value_is_an_error() {
     drop((chunks, engine));
     let store = scene.open();
     assert!(matches!(store.get(&table(), &key("k")), Err(Error::Corrupt(_))));
-    assert!(store.rows(&table(), &Range::default(), 10).is_err());
+    let page = store.rows(&table(), &Range::default(), 10).expect("lists");
+    assert!(page.rows.is_empty() && page.incomplete);
     close(store);
 }
 

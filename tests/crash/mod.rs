@@ -8,6 +8,7 @@ mod example;
 mod full_disk;
 mod kill;
 pub mod ledger;
+mod live;
 pub mod mount;
 mod power;
 mod restart;

@@ -83,7 +83,7 @@ impl World {
                 self.resyncs += 1;
                 self.resyncing = true;
             }
-            Notice::Shutdown | Notice::Failed(_) => panic!("{notice:?}"),
+            Notice::Incomplete | Notice::Shutdown | Notice::Failed(_) => panic!("{notice:?}"),
         }
     }
 }

@@ -54,6 +54,11 @@ impl Conversation {
                 let peer = self.peer.as_mut().expect("it is here between messages");
                 peer.equal(&self.inner.context(), equal);
                 debug!(peer = %self.state.node, at_ms = equal.compared.at_ms, "equal");
+                let (is_whole, at_ms) =
+                    (equal.covered.is_some_and(|flags| flags.whole), equal.compared.at_ms);
+                if is_whole && let Err(error) = self.inner.store().restored(at_ms) {
+                    debug!(%error, "what was lost stays noted as lost until the next round");
+                }
             }
             None => {}
         }

@@ -68,6 +68,7 @@ fn options(scene: &Scene, peers: Peers) -> Options {
         data: scene.data(),
         durability: crate::storage::Durability::None,
         cache_bytes: 16 * 1024 * 1024,
+        scrub_bytes_per_second: 0,
         tables_max: 10,
         subscriptions_max: 10,
         set_aside_damaged: false,

@@ -28,8 +28,15 @@ const LATE_MAX_MS: u64 = 30_000;
 pub fn announce(store: &Store) -> Result<Turn> {
     let now_ms = store.now_ms();
     let expiry = store.with_engine(|engine| engine.tree(trees::EXPIRY))?;
-    let due = expiry.range(&[], Some(&above(now_ms))).take(TOLD_MAX);
-    let due: Vec<Slice> = due.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
+    // What cannot be read makes way: the tree is made anew.
+    let due = expiry.range(&[], Some(&above(now_ms))).filter(|item| match item {
+        Err(Error::Corrupt(_)) => {
+            store.report_damage();
+            false
+        }
+        Ok(_) | Err(_) => true,
+    });
+    let due: Vec<Slice> = due.take(TOLD_MAX).map(|item| Ok(item?.0)).collect::<Result<_>>()?;
     let mut ends = Vec::new();
     for entry in &due {
         let Some((at_ms, name, row)) = index::parse(entry) else {
@@ -122,7 +129,10 @@ impl Store {
 impl Table {
     /// What orders a row's record now; `None` where there is none that can be read.
     fn marker(&self, row: &[u8]) -> Result<Option<Marker>> {
-        let bytes = self.with_trees(|trees| trees.rows.get(row))?;
+        let bytes = match self.with_trees(|trees| self.stored(trees, row)) {
+            Err(Error::Corrupt(_)) => None,
+            bytes => bytes?,
+        };
         Ok(bytes.and_then(|bytes| self.decode(row, &bytes).ok().map(|record| record.head.marker)))
     }
 
@@ -138,7 +148,8 @@ impl Table {
         self.writing(|trees| {
             // To the end: a write of the same expiry, made meanwhile, would lose its entry else.
             let _partition = self.lock_row(row);
-            let head = trees.rows.get(row)?.map(|bytes| self.decode(row, &bytes).map(|record| record.head));
+            let head =
+                self.stored(trees, row)?.map(|bytes| self.decode(row, &bytes).map(|record| record.head));
             let told = match head.transpose() {
                 Ok(Some(head)) if head.expires_at_ms == Some(at_ms) => {
                     if Some(head.marker) != marker {

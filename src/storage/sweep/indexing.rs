@@ -1,7 +1,7 @@
 //! Tombstones of a store that was written before there was an index of them. They are entered once, in the background, a
 //! partition at a time; then a mark in `meta` says that it is done.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tracing::info;
 
@@ -11,7 +11,8 @@ use crate::{
     storage::{META, Store, commit::Life, table::Table},
 };
 
-const INDEXED_KEY: &[u8] = b"tombstones-indexed";
+/// The key in `meta` that says that all dead rows are entered.
+pub const INDEXED_KEY: &[u8] = b"tombstones-indexed";
 
 /// How far the indexing of a store is.
 #[derive(Default)]
@@ -44,6 +45,7 @@ impl Indexing {
     /// Indexes a partition, if there is one to be done.
     pub fn step(&mut self, store: &Store) -> Result<Turn> {
         let next = match self {
+            Self::Done(_) if store.0.around.reindex.swap(false, Ordering::AcqRel) => Self::Unknown,
             Self::Done(life) if *life == store.life() => return Ok(Turn::Later),
             Self::Done(_) => Self::Unknown,
             Self::Unknown => {
@@ -106,7 +108,7 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
     table.writing(|trees| {
         let mut entered = 0;
         for item in trees.partition(number) {
-            let (row, bytes) = item?;
+            let Some((row, bytes)) = table.readable(item)? else { continue };
             let head = match table.decode(&row, &bytes) {
                 Ok(record) => record.head,
                 // Of no use here, and for `check` to find.
@@ -117,6 +119,10 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
                 let entry = index::entry(head.marker.timestamp.unix_ms(), table.name(), &row);
                 trees.tombstones.insert(&entry, &[])?;
                 entered += 1;
+            } else if let (Some(at_ms), Some(over_ms)) = (head.expires_at_ms, index::over_ms(&head))
+                && trees.expired.get(&index::entry(over_ms, table.name(), &row))?.is_none()
+            {
+                trees.expiry.insert(&index::entry(at_ms, table.name(), &row), &[])?;
             }
         }
         Ok(entered)

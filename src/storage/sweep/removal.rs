@@ -60,6 +60,8 @@ impl Dead {
     fn remove(&self, store: &Store) -> Result<(u64, bool)> {
         let tree = store.with_engine(|engine| engine.tree(self.tree))?;
         let due = tree.range(&[], Some(&above(self.to_ms))).take(SWEEP_ROWS_MAX);
+        // What cannot be read makes way: the tree is made anew.
+        let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));
         let due: Vec<Slice> = due.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
         let mut entries = due.iter().map(|entry| index::parse(entry)).collect::<Option<Vec<_>>>();
         let Some(entries) = &mut entries else {
@@ -111,7 +113,7 @@ impl Table {
     ) -> Result<bool> {
         self.writing(|trees| {
             let mut partition = self.lock_row(row);
-            let bytes = trees.rows.get(row)?;
+            let bytes = self.stored(trees, row)?;
             let record = bytes.as_deref().map(|bytes| self.decode(row, bytes)).transpose();
             let dead = record.map(|record| record.filter(|record| is_dead(&record.head)));
             match dead {

@@ -1,0 +1,166 @@
+//! Which of several trees of one name is the one in use.
+//!
+//! A tree with a page that cannot be read is not mended in its place, as sled can neither read nor remove that page. It is copied
+//! into a new tree, its next generation, which takes its name when it is complete: by one entry in the tree of generations, which
+//! comes after all of the copy in the log. Above this module a tree has one name and is one tree.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use tracing::debug;
+
+use super::{Engine, Tree, translate, tree};
+use crate::error::{Error, Result};
+
+/// The tree that says which generation each name is at, in 8 bytes, big-endian; 0 where it says nothing.
+const GENERATIONS: &str = "generations";
+/// Comes between name and generation in the names of sled's trees; no name has one.
+const MARK: char = '#';
+
+/// The generations in use, beside the first ones, and the handles of trees, so that what is known of one is known to all.
+pub(super) struct Generations {
+    used: RwLock<BTreeMap<String, u64>>,
+    trees: RwLock<BTreeMap<String, Tree>>,
+}
+
+impl Generations {
+    /// As the store says.
+    pub(super) fn read(db: &sled::Db) -> Result<Self> {
+        let mut used = BTreeMap::new();
+        if db.tree_names().iter().any(|name| name == GENERATIONS.as_bytes()) {
+            for item in open(db, GENERATIONS)?.range(&[], None) {
+                let (name, generation) = item.map_err(unreadable)?;
+                let name = String::from_utf8(name.to_vec()).map_err(unreadable)?;
+                let generation = generation.as_ref().try_into().map_err(unreadable)?;
+                used.insert(name, u64::from_be_bytes(generation));
+            }
+        }
+        Ok(Self { used: RwLock::new(used), trees: RwLock::default() })
+    }
+
+    fn used(&self) -> RwLockReadGuard<'_, BTreeMap<String, u64>> {
+        self.used.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self, name: &str) -> String {
+        name_of(name, self.used().get(name).copied().unwrap_or(0))
+    }
+}
+
+/// A tree that may take the place of the one of its name.
+pub struct Successor {
+    name: String,
+    generation: u64,
+    /// The tree.
+    pub tree: Tree,
+}
+
+impl Engine {
+    /// Opens or creates a tree.
+    pub fn tree(&self, name: &str) -> Result<Tree> {
+        assert!(!name.contains(MARK), "a tree named {name}");
+        self.open_tree(self.generations.name(name))
+    }
+
+    /// The names of all trees that begin so, without that beginning.
+    pub fn tree_names(&self, prefix: &str) -> Vec<String> {
+        let names = self
+            .names()
+            .into_iter()
+            .filter_map(|name| name_in_use(&name).strip_prefix(prefix).map(str::to_owned));
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// An empty tree that may take the place of the one of that name.
+    pub fn successor(&self, name: &str) -> Result<Successor> {
+        let present: Vec<u64> =
+            self.generations_of(name).into_iter().map(|(generation, _)| generation).collect();
+        let generation = present.into_iter().max().unwrap_or(0) + 1;
+        let tree = self.open_tree(name_of(name, generation))?;
+        Ok(Successor { name: name.to_owned(), generation, tree })
+    }
+
+    /// Has trees take the places of those of their names, all or none, by the next sync. Handles of those stay what they were.
+    pub fn succeed(&self, successors: &[&Successor]) -> Result<()> {
+        let entries: Vec<_> = successors
+            .iter()
+            .map(|successor| (&successor.name, successor.generation.to_be_bytes()))
+            .collect();
+        self.open_tree(GENERATIONS.to_owned())?
+            .insert_all(entries.iter().map(|(name, generation)| (name.as_bytes(), &generation[..])))?;
+        let mut used = self.generations.used.write().unwrap_or_else(PoisonError::into_inner);
+        used.extend(successors.iter().map(|successor| (successor.name.clone(), successor.generation)));
+        Ok(())
+    }
+
+    /// Removes the trees whose places others took, and those that were to take one and did not. What sled cannot read of them
+    /// stays in the log until it is compacted.
+    pub fn remove_predecessors(&self, name: &str) {
+        let used = self.generations.used().get(name).copied().unwrap_or(0);
+        for (generation, tree) in self.generations_of(name) {
+            if generation == used {
+                continue;
+            }
+            self.generations.trees.write().unwrap_or_else(PoisonError::into_inner).remove(&tree);
+            if let Err(error) = tree::caught(|| self.db.drop_tree(&tree)) {
+                debug!(tree, %error, "a tree that is no longer used could not be removed to its end");
+            }
+        }
+    }
+
+    /// Removes a tree with all that is in it. Whoever has it open must not use it any more.
+    pub fn remove_tree(&self, name: &str) -> Result<()> {
+        self.remove_predecessors(name);
+        let tree = self.generations.name(name);
+        self.generations.trees.write().unwrap_or_else(PoisonError::into_inner).remove(&tree);
+        tree::caught(|| self.db.drop_tree(&tree)).map(drop).map_err(translate)
+    }
+
+    fn generations_of(&self, name: &str) -> Vec<(u64, String)> {
+        let generation = |tree: &str| match tree.split_once(MARK) {
+            Some((of, generation)) if of == name => generation.parse().ok(),
+            Some(_) => None,
+            None => (tree == name).then_some(0),
+        };
+        self.names().into_iter().filter_map(|tree| Some((generation(&tree)?, tree))).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
+    }
+
+    fn open_tree(&self, name: String) -> Result<Tree> {
+        let trees = self.generations.trees.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = trees.get(&name) {
+            return Ok(tree.clone());
+        }
+        drop(trees);
+        let mut trees = self.generations.trees.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = trees.get(&name) {
+            return Ok(tree.clone());
+        }
+        let tree = open(&self.db, &name)?;
+        trees.insert(name, tree.clone());
+        Ok(tree)
+    }
+}
+
+fn open(db: &sled::Db, name: &str) -> Result<Tree> {
+    let tree = tree::caught(|| db.open_tree(name)).map_err(translate)?;
+    Ok(Tree::new(tree, db, Arc::default()))
+}
+
+/// The name by which a tree of sled's is used.
+pub fn name_in_use(tree: &str) -> &str {
+    tree.split_once(MARK).map_or(tree, |(name, _)| name)
+}
+
+fn name_of(name: &str, generation: u64) -> String {
+    if generation == 0 { name.to_owned() } else { format!("{name}{MARK}{generation}") }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::StorageDamaged(format!("which trees are in use cannot be read: {error}"))
+}

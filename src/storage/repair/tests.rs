@@ -1,0 +1,282 @@
+//! Stores on whose disks a bit was flipped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::AtomicBool,
+    thread,
+};
+
+use super::*;
+use crate::{
+    core::{
+        digest::{DigestKey, Path},
+        name::Key,
+        register::Register,
+        replica::Swept,
+    },
+    storage::{
+        scan::Range,
+        segment::tests::{Wanted, damage_page, holds},
+        tests::{Scene, close, key, long_value, put, table, wait_until},
+        trees::TOMBSTONES,
+    },
+};
+
+const KEYS: u64 = 8000;
+
+fn value(number: u64) -> Register {
+    put(&format!("\"value {number}\""), None, number)
+}
+
+fn merge(store: &Store, number: u64, register: Register) {
+    store.merge(&table(), &key(&number.to_string()), |_| Ok(register)).expect("merges");
+}
+
+/// A store of so many keys, written and opened once more, so that sled knows its pages from a snapshot and does not look at the log
+/// to find them.
+fn settled(scene: &Scene) {
+    let store = scene.open();
+    (0..KEYS).for_each(|number| merge(&store, number, value(number)));
+    close(store);
+}
+
+/// Damages a page of which one of these is so; which it was. Writes another table until such a page lies before the end of the log,
+/// which a start reads again.
+fn damage_where(scene: &Scene, candidates: &[Wanted<'_>]) -> usize {
+    let (filler, long) = (TableName::parse("filler").expect("a name"), long_value(100_000));
+    for turn in 0..20 {
+        if let Some(chosen) = damage_page(&scene.data(), candidates) {
+            return chosen;
+        }
+        let store = scene.open();
+        for number in 0..50 {
+            let register = put(&long, None, 100 * turn + number);
+            store.merge(&filler, &key(&number.to_string()), |_| Ok(register)).expect("merges");
+        }
+        close(store);
+        close(scene.open());
+    }
+    panic!("sled writes the page again and again");
+}
+
+/// Flips a bit on the page of some key, and says of which.
+fn damage(scene: &Scene) -> u64 {
+    let numbers: Vec<u64> = (0..KEYS).step_by(1000).collect();
+    let is_on = |number: u64| -> Wanted<'_> {
+        let fingerprint = value(number).marker().fingerprint.0;
+        Box::new(move |body| holds(body, &fingerprint))
+    };
+    let candidates: Vec<_> = numbers.iter().map(|number| is_on(*number)).collect();
+    numbers[damage_where(scene, &candidates)]
+}
+
+/// Opens a store and waits until the damage of its table is dealt with.
+fn opened(scene: &Scene) -> Store {
+    let store = scene.open();
+    store.count_rows().expect("counts");
+    wait_until("the table is copied", || store.table(&table()).is_some_and(|table| table.lost.any()));
+    store
+}
+
+/// The keys that cannot be read; all others are what they were.
+fn unreadable(store: &Store) -> BTreeSet<u64> {
+    let read = |number: &u64| match store.get(&table(), &key(&number.to_string())) {
+        Ok(entry) => {
+            let entry = entry.unwrap_or_else(|| panic!("key {number} is gone"));
+            assert_eq!(entry.value.as_str(), format!("\"value {number}\""));
+            false
+        }
+        Err(Error::Corrupt(why)) => {
+            assert!(why.contains(&number.to_string()) && why.contains("cannot be read"), "{why}");
+            true
+        }
+        Err(error) => panic!("key {number}: {error}"),
+    };
+    (0..KEYS).filter(read).collect()
+}
+
+fn listed(store: &Store, range: &Range) -> (BTreeSet<Key>, bool) {
+    let (mut range, mut keys, mut incomplete) = (range.clone(), BTreeSet::new(), false);
+    loop {
+        let page = store.keys(&table(), &range, 100).expect("lists");
+        incomplete |= page.incomplete;
+        range.after = page.rows.last().cloned();
+        keys.extend(page.rows);
+        if !page.more {
+            return (keys, incomplete);
+        }
+    }
+}
+
+/// One damaged page of nine rows made `/keys`, `/store` and `/export` break off in the middle, `/count` an error, every write of those
+/// nine fail for ever, and the comparison of the table with other nodes stop.
+#[test]
+fn a_damaged_page_costs_its_rows_and_nothing_else() {
+    let scene = Scene::new();
+    settled(&scene);
+    let damaged = damage(&scene);
+    let store = opened(&scene);
+    let lost = unreadable(&store);
+    assert!(lost.contains(&damaged) && lost.len() <= 32, "{lost:?}");
+    let left = KEYS - lost.len() as u64;
+    for reverse in [false, true] {
+        let (keys, incomplete) = listed(&store, &Range { reverse, ..Range::default() });
+        assert_eq!((keys.len() as u64, incomplete), (left, true));
+    }
+    let of_a_key =
+        |number: &u64| listed(&store, &Range { prefix: format!("{number}"), ..Range::default() }).1;
+    let incomplete: Vec<u64> = (0..KEYS).step_by(100).filter(of_a_key).collect();
+    assert!(incomplete.len() < 40, "listings that have to do with what was lost say so: {incomplete:?}");
+    assert!(lost.iter().all(of_a_key), "{lost:?}");
+    let counted = store.count(&table(), &Range::default()).expect("counts");
+    assert_eq!((counted.keys, counted.incomplete), (left, true));
+    assert!(store.root(store.now_ms() + 1).expect("does not fail").is_some(), "the rest can be compared");
+    assert!(store.unreadable_ranges() > 0);
+
+    // Nobody can say whether a lost key is absent; a write of it is one.
+    let absent = store.merge(&table(), &key(&damaged.to_string()), |existing| {
+        assert!(existing.is_none());
+        Err(Error::NotFound(String::new()))
+    });
+    assert!(matches!(absent, Err(Error::Corrupt(_))), "{absent:?}");
+    merge(&store, damaged, value(damaged));
+    assert!(unreadable(&store).iter().eq(lost.iter().filter(|number| **number != damaged)));
+    close(store);
+
+    // What is lost is so after a restart too, until a member that has everything has been found equal.
+    let store = scene.open();
+    assert_eq!(unreadable(&store).len(), lost.len() - 1);
+    store.restored(scene.now_ms.load(Ordering::SeqCst)).expect("notes");
+    assert_eq!(unreadable(&store).len(), lost.len() - 1, "that was before it was lost");
+    store.restored(store.now_ms() + 1).expect("notes");
+    assert_eq!(store.unreadable_ranges(), 0);
+    let other = lost.iter().find(|number| **number != damaged).expect("a page has several rows");
+    assert_eq!(store.get(&table(), &key(&other.to_string())), Ok(None));
+    assert!(!store.count(&table(), &Range::default()).expect("counts").incomplete);
+    close(store);
+    close(scene.open());
+}
+
+/// Rows that were lost were refused when other nodes sent them, as long deleted everywhere, and those nodes then removed theirs.
+#[test]
+fn lost_rows_are_taken_from_others_however_old_they_are() {
+    let (scene, other_scene) = (Scene::new(), Scene::new());
+    settled(&scene);
+    settled(&other_scene);
+    damage(&scene);
+    let (store, other) = (opened(&scene), other_scene.open());
+    for store in [&store, &other] {
+        store.rekey(DigestKey([7; 32])).expect("takes the key");
+    }
+    let lost = unreadable(&store);
+    store.sweep_to(Swept { tombstones_ms: store.now_ms() + 1000, expired_ms: 0 });
+    for partition in 0..=u8::MAX {
+        let rows = other.scan_partition(&table(), partition, None, usize::MAX).expect("reads").rows;
+        let accepted = store.accept(&table(), rows, store.now_ms() + 1000).expect("accepts");
+        assert_eq!(accepted.deleted, []);
+    }
+    assert_eq!(unreadable(&store), BTreeSet::new());
+    assert_eq!(store.counters().rows_accepted.value(), lost.len() as u64);
+    let root = |store: &Store| store.sums(&table(), Path::ROOT, 0, u64::MAX).expect("does not fail");
+    assert_eq!(root(&store), root(&other));
+    store.restored(store.now_ms() + 1).expect("notes");
+    assert_eq!(store.unreadable_ranges(), 0);
+    close(store);
+    close(other);
+    let store = scene.open();
+    assert_eq!(unreadable(&store), BTreeSet::new());
+    close(store);
+}
+
+/// Tells a thread to end, also where the test fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_is_written_while_a_table_is_copied_is_there_afterwards() {
+    let scene = Scene::new();
+    settled(&scene);
+    damage(&scene);
+    let store = scene.open();
+    let done = AtomicBool::new(false);
+    let ending = Ending(&done);
+    let written = thread::scope(|scope| {
+        let ending = ending;
+        let writer = scope.spawn(|| {
+            let mut written = BTreeMap::new();
+            for turn in 1.. {
+                let number = turn * 7919 % KEYS;
+                let register = put(&format!("\"new {turn}\""), None, KEYS + turn);
+                let merged = store.merge(&table(), &key(&number.to_string()), |_| Ok(register));
+                match merged {
+                    Ok(_) => drop(written.insert(number, format!("\"new {turn}\""))),
+                    Err(Error::Corrupt(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                if done.load(Ordering::SeqCst) && turn > 2 * KEYS {
+                    break;
+                }
+            }
+            written
+        });
+        store.count_rows().expect("counts");
+        wait_until("the table is copied", || store.table(&table()).is_some_and(|table| table.lost.any()));
+        drop(ending);
+        writer.join().expect("writes")
+    });
+    let check = |store: &Store| {
+        for (number, value) in &written {
+            let entry = store.get(&table(), &key(&number.to_string())).expect("reads").expect("is there");
+            assert_eq!(entry.value.as_str(), value);
+        }
+        for number in 0..=u8::MAX {
+            assert_eq!(store.check_partition(&table(), number), Ok(true), "partition {number}");
+        }
+    };
+    check(&store);
+    close(store);
+    let store = scene.open();
+    store.count_rows().expect("counts");
+    check(&store);
+    close(store);
+}
+
+/// A page of the tree of tombstones that could not be read ended the sweep of everything, and every write that had to enter its row
+/// there.
+#[test]
+fn a_damaged_index_is_made_anew() {
+    let scene = Scene::new();
+    let store = scene.open();
+    for number in 0..KEYS {
+        merge(&store, number, Register::deleted(value(number).timestamp()));
+    }
+    close(store);
+    // A page of names of rows without a row.
+    let deleted = Register::deleted(value(0).timestamp()).marker().fingerprint.0;
+    damage_where(&scene, &[Box::new(|body| holds(body, b"1500") && !holds(body, &deleted))]);
+    let store = scene.open();
+    store.report_damage();
+    wait_until("all are entered again", || {
+        let entries = store.with_engine(|engine| Ok(engine.tree(TOMBSTONES)?.range(&[], None).count()));
+        entries == Ok(KEYS as usize)
+    });
+    store.sweep_to(Swept { tombstones_ms: store.now_ms() + 1, expired_ms: 0 });
+    wait_until("the tombstones are removed", || store.rows_total() <= 50 && !store.is_sweeping());
+    assert_eq!(store.stopped_thread(), None);
+    close(store);
+}
+
+#[test]
+fn a_thread_that_panics_is_told_of() {
+    let scene = Scene::new();
+    let store = scene.open();
+    assert_eq!(store.stopped_thread(), None);
+    store.spawn("test", || panic!("as the test wants it")).expect("starts");
+    wait_until("it is told of", || store.stopped_thread().is_some_and(|why| why.contains("the test thread")));
+    close(store);
+}
