@@ -7,13 +7,15 @@ use dynarust::{
     cli::bench::document::Documents,
     core::{
         clock::{Clock, NodeId, Timestamp},
-        digest::{DigestKey, KeyHash},
+        digest::{
+            DigestKey, KeyHash,
+            tree::{Leaf, PartitionTree},
+        },
         json::Value,
-        merkle::{Leaf, PartitionTree},
         name::TableName,
         register::{Fingerprint, Marker, Register, fingerprint},
     },
-    storage::{
+    storage::table::{
         codec::{Codec, Dictionaries, Dictionary, Samples},
         record::{self, Body, Head, Record},
     },

@@ -2,8 +2,8 @@
 //! that has stood, or others agree with it; and a wall clock that is right is believed in the end.
 
 use dynarust::core::{
-    believed::{BACKWARD_MS, Believed, CONTRADICTED_MS, FORWARD_MS, News, Options, Reading},
     clock::NodeId,
+    wall_clock::{BACKWARD_MS, Believed, CONTRADICTED_MS, FORWARD_MS, News, Options, Reading},
 };
 use proptest::{collection::vec, prelude::*};
 

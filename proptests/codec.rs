@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use dynarust::{
     core::register::{Fingerprint, Marker},
-    storage::{
+    storage::table::{
         codec::{Codec, Dictionaries, Dictionary, Samples},
         record::{self, Body, Head, Record},
     },

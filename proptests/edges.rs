@@ -7,7 +7,8 @@ use dynarust::{
     },
     error::Error,
     http::{
-        condition, event, expiry, path, subscribe,
+        events::{self, subscribe},
+        request::{condition, expiry, path},
         websocket::request::{self, Operation, Request},
     },
     node::{Change, Cursor, Effect, Gone, Notice, Start},
@@ -167,7 +168,7 @@ proptest! {
         let cursor = Some(Cursor { epoch: 1, sequence: 2, agreed_ms: 3, cluster: 4 });
         let timestamp = Timestamp { hlc: 3, node: NodeId(4) };
         let change = Change::new(cursor, table, key.clone(), timestamp, effect);
-        let frame = event::frame(&Notice::Change(change.into()));
+        let frame = events::frame(&Notice::Change(change.into()));
         let frame = std::str::from_utf8(&frame).expect("text");
         let lines: Vec<&str> = frame.split(['\n', '\r']).collect();
         prop_assert_eq!(lines.len(), 4);

@@ -1,8 +1,8 @@
 //! Frames of links: whatever comes in, an opener opens what its sealer sealed, or says no. It never panics.
 
 use dynarust::{
-    core::message::Message,
-    replication::noise::{Initiator, Opener, Responder, Sealer},
+    core::protocol::message::Message,
+    replication::link::noise::{Initiator, Opener, Responder, Sealer},
 };
 use proptest::{collection::vec, prelude::*};
 

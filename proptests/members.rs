@@ -4,7 +4,7 @@
 mod elsewhere;
 mod network;
 
-use dynarust::replication::members::{MemberState, Options};
+use dynarust::replication::membership::{MemberState, Options};
 use proptest::{collection::vec, prelude::*};
 
 use self::network::{FAIR, Network, Weather, id};

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use dynarust::core::{
     clock::{NodeId, Timestamp},
-    digest::{Digest, DigestKey, KeyHash, Path, Sum},
-    merkle::{BUCKET_ROWS_MAX, COLLAPSE_MS, HORIZON_MS, Leaf, PartitionTree, RESTLESS_MS},
+    digest::{
+        Digest, DigestKey, KeyHash, Path, Sum,
+        tree::{BUCKET_ROWS_MAX, COLLAPSE_MS, HORIZON_MS, Leaf, PartitionTree, RESTLESS_MS},
+    },
     name::TableName,
     register::{Fingerprint, Marker},
 };

@@ -10,13 +10,15 @@ use std::{
 
 use dynarust::{
     core::{
-        agreement::Agreement,
         clock::{Clock, NodeId},
         digest::{Digest, DigestKey, PARTITION_BITS, Path, RootDigest, Sum},
-        message::Row,
         name::{Key, TableName},
+        protocol::{
+            agreement::Agreement,
+            message::Row,
+            replica::{Accepted, Replica, Scanned, Swept},
+        },
         register::{Marker, Payload, Register},
-        replica::{Accepted, Replica, Scanned, Swept},
     },
     error::{Error, Result},
 };

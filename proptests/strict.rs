@@ -7,8 +7,10 @@ use dynarust::{
     core::nearest,
     error::Error,
     http::{
-        accepts::{self, OPERATIONS},
-        body, strict,
+        request::{
+            accepts::{self, OPERATIONS},
+            body, strict,
+        },
         websocket::request,
     },
 };

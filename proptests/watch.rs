@@ -22,9 +22,11 @@ use dynarust::{
     },
     storage::{
         Durability, Machine, Options, Store,
-        change::{Cursor, Topic},
-        merge::Existing,
-        subscription::{Notice, Start, Subscription},
+        changes::{
+            change::{Cursor, Topic},
+            subscription::{Notice, Start, Subscription},
+        },
+        table::merge::Existing,
     },
 };
 use futures_util::{FutureExt, StreamExt};

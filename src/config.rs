@@ -17,7 +17,7 @@ pub use self::knob::Knob;
 pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 use crate::{
     error::{Error, Result},
-    replication::secret::{REMEDY, Secrets},
+    replication::link::secret::{REMEDY, Secrets},
     storage::Durability,
 };
 

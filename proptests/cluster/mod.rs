@@ -15,7 +15,7 @@ mod world;
 
 use std::{ops::Range, panic::AssertUnwindSafe};
 
-use dynarust::core::{message::Message, register::Payload};
+use dynarust::core::{protocol::message::Message, register::Payload};
 
 use self::{run::run, schedule::Schedule};
 use crate::replica::Change;

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dynarust::core::{
-    agreement::Agreement,
     clock::NodeId,
     digest::DigestKey,
-    journal::Journal,
-    message::Message,
-    peer::{Context, Figures, Options, Peer},
-    replica::Replica,
-    standing::Shared,
+    protocol::{
+        agreement::Agreement,
+        journal::Journal,
+        message::Message,
+        peer::{Context, Figures, Options, Peer},
+        progress::Shared,
+        replica::Replica,
+    },
 };
 
 use crate::replica::{DRIFT_MAX_MS, MemoryReplica};

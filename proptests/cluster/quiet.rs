@@ -45,7 +45,7 @@ fn constant_writing_and_sweeping_start_no_comparison() {
         );
         assert!(figures.rows_pushed > 500, "{figures:?}");
         let swept = world.nodes.iter().all(|node| {
-            let swept = dynarust::core::replica::Replica::swept(&node.replica);
+            let swept = dynarust::core::protocol::replica::Replica::swept(&node.replica);
             swept.tombstones_ms > 0 && swept.expired_ms > 0
         });
         assert!(swept, "the floor rises under writing");

@@ -1,6 +1,10 @@
 //! Runs a schedule on a cluster, has everything heal, and looks at what is left.
 
-use dynarust::core::{json::Value, register::Payload, replica::Replica, standing::is_majority};
+use dynarust::core::{
+    json::Value,
+    protocol::{progress::is_majority, replica::Replica},
+    register::Payload,
+};
 
 use super::{
     node::GRACE_MS,

@@ -6,14 +6,16 @@ mod handover;
 use dynarust::core::{
     clock::NodeId,
     digest::{DigestKey, RootDigest},
-    journal::Journal,
     json::Value,
-    message::{Flags, Message, Round, Row, Rows},
     name::{Key, TableName},
-    peer::{Context, Equal, Options, Output, Peer, Then},
+    protocol::{
+        journal::Journal,
+        message::{Flags, Message, Round, Row, Rows},
+        peer::{Context, Equal, Options, Output, Peer, Then},
+        progress::Shared,
+        replica::{Replica, Swept},
+    },
     register::{Payload, Register},
-    replica::{Replica, Swept},
-    standing::Shared,
 };
 
 use crate::replica::{DRIFT_MAX_MS, MemoryReplica};

@@ -6,9 +6,11 @@ mod membership;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::core::{
-    message::{Message, Row},
     name::{Key, TableName},
-    peer::{Figures, Then},
+    protocol::{
+        message::{Message, Row},
+        peer::{Figures, Then},
+    },
     register::{Marker, Payload},
 };
 
@@ -196,7 +198,7 @@ impl World {
         }
         let now_ms = self.now_ms;
         self.nodes[node].with(now_ms, |_, context| {
-            let held = dynarust::core::replica::Replica::read(context.replica, &name.0, &name.1);
+            let held = dynarust::core::protocol::replica::Replica::read(context.replica, &name.0, &name.1);
             let held = held.expect("it lies in memory").map(|row| row.payload);
             if let Some(payload) = payload(held.as_ref()) {
                 context.replica.write(&name.0, &name.1, payload);

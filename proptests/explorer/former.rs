@@ -107,7 +107,7 @@ impl Cluster {
         }
     }
 
-    fn heed_formerly(&mut self, node: usize, from: usize, swept: dynarust::core::replica::Swept) {
+    fn heed_formerly(&mut self, node: usize, from: usize, swept: dynarust::core::protocol::replica::Swept) {
         let now_ms = self.now_ms;
         let heeding = &mut self.nodes[node];
         if heeding.is_whole() && swept.latest_ms() > heeding.former.held_ms {

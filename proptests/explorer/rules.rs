@@ -59,6 +59,6 @@ impl Cluster {
     /// Whether a node that is told it was forgotten by one without a majority forgets that in turn.
     pub fn parts_in_turn(&self, node: usize, by: usize) -> bool {
         let (here, all) = self.present_without(node, Some(by));
-        self.nodes[by].is_forced && dynarust::core::standing::is_majority(here, all)
+        self.nodes[by].is_forced && dynarust::core::protocol::progress::is_majority(here, all)
     }
 }

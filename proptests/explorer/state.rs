@@ -1,7 +1,10 @@
 //! The state of the model: three nodes with a few keys, who hears whom, and what must be so. Where a node stands among the others is the real
 //! `Standing`, with the real `Floor` and `Agreement`; rows, digests and messages are abstract.
 
-use dynarust::core::{clock::NodeId, replica::Swept, standing::Standing};
+use dynarust::core::{
+    clock::NodeId,
+    protocol::{progress::Standing, replica::Swept},
+};
 
 use super::{
     ghost::Ghost,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dynarust::core::standing::is_majority;
+use dynarust::core::protocol::progress::is_majority;
 
 use super::{
     ghost::Broken,

@@ -1,7 +1,7 @@
 //! How two nodes meet and come to hold the same, each step of it as the protocol has it (`core::peer`, `replication::news`), but with no time
 //! between them.
 
-use dynarust::core::{message::Flags, replica::Swept, standing::is_majority};
+use dynarust::core::protocol::{message::Flags, progress::is_majority, replica::Swept};
 
 use super::{
     rules::{Rule, Rules},

@@ -5,10 +5,9 @@ mod links;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use dynarust::{
-    core::{clock::NodeId, message::Message},
-    replication::{
-        identity::Identity,
-        members::{Dialer, Initiated, MemberState, Members, Options, Remembered},
+    core::{clock::NodeId, protocol::message::Message},
+    replication::membership::{
+        Dialer, Initiated, MemberState, Members, Options, Remembered, identity::Identity,
     },
 };
 use proptest::{

@@ -3,7 +3,7 @@
 use dynarust::core::{
     clock::{NodeId, Timestamp},
     digest::RootDigest,
-    message::{Flags, Message, Round},
+    protocol::message::{Flags, Message, Round},
     register::Register,
 };
 

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 
 use dynarust::core::{
     digest::Path,
-    message::{Message, Row},
     name::{Key, TableName},
-    reconcile::{self, Answer},
-    replica::Replica,
+    protocol::{
+        comparison::{self, Answer},
+        message::{Message, Row},
+        replica::Replica,
+    },
 };
 
 use super::Name;
@@ -87,7 +89,7 @@ impl Talk {
 
     /// One of them opens.
     pub fn open(&mut self, opener: usize, nonce: u64) {
-        let message = reconcile::open(&self.replicas[opener], nonce, self.at_ms).expect("it lies in memory");
+        let message = comparison::open(&self.replicas[opener], nonce, self.at_ms).expect("it lies in memory");
         self.send(Sent { to: 1 - opener, step: 1, what: What::Says(message) });
     }
 
@@ -161,10 +163,10 @@ impl Talk {
 
 fn answer(replica: &MemoryReplica, message: Message) -> Answer {
     let answer = match message {
-        Message::Open(comparison) => reconcile::answer_open(replica, &comparison),
-        Message::Digests(comparison) => reconcile::answer_digests(replica, &comparison),
-        Message::Glimpses(comparison) => reconcile::answer_glimpses(replica, &comparison),
-        Message::Names(comparison) => reconcile::answer_names(replica, &comparison),
+        Message::Open(comparison) => comparison::answer_open(replica, &comparison),
+        Message::Digests(comparison) => comparison::answer_digests(replica, &comparison),
+        Message::Glimpses(comparison) => comparison::answer_glimpses(replica, &comparison),
+        Message::Names(comparison) => comparison::answer_names(replica, &comparison),
         Message::Want(rows) => Ok(Answer { rows, ..Answer::default() }),
         Message::Pull(streams) => Ok(Answer { streams, ..Answer::default() }),
         other => panic!("no part of a comparison: {other:?}"),

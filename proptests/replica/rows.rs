@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dynarust::core::{
-    agreement::Agreement,
     clock::{Clock, Timestamp},
-    digest::{Digest, DigestKey, KeyHash, PARTITION_BITS, Path, Sum},
-    merkle::{Leaf, PartitionTree},
+    digest::{
+        Digest, DigestKey, KeyHash, PARTITION_BITS, Path, Sum,
+        tree::{Leaf, PartitionTree},
+    },
     name::{Key, TableName},
+    protocol::{agreement::Agreement, replica::Swept},
     register::{Payload, Register},
-    replica::Swept,
 };
 
 use super::{Cause, Change, DRIFT_MAX_MS};

@@ -17,9 +17,15 @@ use std::{
 };
 
 use dynarust::{
-    http::{self, server::Listener, socket::ClientStream},
+    http::{
+        self,
+        server::{Listener, socket::ClientStream},
+    },
     node::{self, Node},
-    replication::{self, connect::Network, link::BoxedDuplex, secret::Secrets},
+    replication::{
+        self,
+        link::{BoxedDuplex, connect::Network, secret::Secrets},
+    },
     storage::{self, Durability, Machine, Randomness, WallClock},
 };
 use futures_util::{FutureExt, future::BoxFuture};

@@ -11,7 +11,10 @@ use dynarust::{
         name::{Key, TableName},
         register::Register,
     },
-    storage::{Durability, Machine, Options, Store, merge::Existing, scan::Range},
+    storage::{
+        Durability, Machine, Options, Store,
+        table::{merge::Existing, scan::Range},
+    },
 };
 use futures_util::FutureExt;
 

@@ -8,7 +8,7 @@ use std::{
 
 use dynarust::storage::{
     engine::Engine,
-    record::{self, Body},
+    table::record::{self, Body},
 };
 
 use super::model::{Heads, is_over};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dynarust::{
     core::register::{Payload, Register},
-    storage::{partition::Counts, record::Head, scan::Range},
+    storage::table::{partition::Counts, record::Head, scan::Range},
 };
 
 use super::steps::TABLES;

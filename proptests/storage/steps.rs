@@ -1,6 +1,6 @@
 //! What is done to a store: one step at a time, any order.
 
-use dynarust::storage::scan::Range;
+use dynarust::storage::table::scan::Range;
 use proptest::{collection::vec, option, prelude::*};
 
 /// Names that share prefixes and partitions as it happens; listings must sort them by their bytes.

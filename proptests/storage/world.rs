@@ -18,9 +18,12 @@ use dynarust::{
     },
     error::Error,
     storage::{
-        Durability, Machine, Options, Store, WallClock, check, compact,
-        merge::Existing,
-        scan::{Counted, Range},
+        Durability, Machine, Options, Store, WallClock,
+        offline::{check, compact},
+        table::{
+            merge::Existing,
+            scan::{Counted, Range},
+        },
     },
 };
 use futures_util::FutureExt;
@@ -330,7 +333,7 @@ impl World {
         Ok(())
     }
 
-    fn counts(&self, table: usize) -> dynarust::storage::partition::Counts {
+    fn counts(&self, table: usize) -> dynarust::storage::table::partition::Counts {
         let tables = self.store().tables();
         tables
             .into_iter()

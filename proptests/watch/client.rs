@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dynarust::{
     core::clock::Timestamp,
-    storage::{
+    storage::changes::{
         change::{Change, Effect, Gone},
         subscription::Notice,
     },

@@ -17,16 +17,18 @@ use dynarust::{
     core::{
         clock::{NodeId, Timestamp},
         digest::DigestKey,
-        message::Row,
         name::{Key, TableName},
+        protocol::message::Row,
         register::Register,
     },
     error::Error,
     storage::{
         Durability, Machine, Options, Store,
-        change::{Cursor, Effect, Topic},
-        scan::Range,
-        subscription::{Notice, Start, Subscription},
+        changes::{
+            change::{Cursor, Effect, Topic},
+            subscription::{Notice, Start, Subscription},
+        },
+        table::scan::Range,
     },
 };
 use futures_util::{FutureExt, StreamExt};

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Layers, Texts},
-        core::{clock::NodeId, replica::Swept},
+        core::{clock::NodeId, protocol::replica::Swept},
         node::{MemberState, MemberView, Progress},
     };
 

@@ -6,7 +6,7 @@ use super::{Exit, output, progress::Progress};
 use crate::{
     error::Result,
     node,
-    storage::check::{Report, TableReport, check},
+    storage::offline::check::{Report, TableReport, check},
 };
 
 /// Where the database is, and how to print what was found.

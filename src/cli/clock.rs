@@ -8,7 +8,7 @@ use crate::{
     core::clock::unix_ms,
     error::{Error, Result},
     node,
-    storage::clock_repair::{Found, TableAhead, find, repair},
+    storage::offline::clock_repair::{Found, TableAhead, find, repair},
 };
 
 /// Shows and mends what a wrong clock has left in a stopped node's database

@@ -1,7 +1,7 @@
 //! `DynaRust compact`: rebuilds a stopped node's database into a fresh one.
 
 use super::{Exit, output, progress::Progress, salvage};
-use crate::{error::Result, node, storage::compact::compact};
+use crate::{error::Result, node, storage::offline::compact::compact};
 
 /// Where the database is, and what may be lost.
 #[derive(Debug, clap::Args)]

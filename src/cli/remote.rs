@@ -16,7 +16,7 @@ use crate::{
     client::{Answer, Client, Endpoint, Unreachable},
     config::kinds::{Address, Kind},
     error::{Error, Result},
-    http::{service, tls},
+    http::server::{service, tls},
     node::{
         AdminToken,
         admin::{Credentials, Request},

@@ -7,8 +7,8 @@ use crate::{
     error::Result,
     node,
     storage::{
-        doubt,
-        salvage::{Salvaged, Step, salvage},
+        offline::salvage::{Salvaged, Step, salvage},
+        open::doubt,
     },
 };
 

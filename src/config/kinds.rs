@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    replication::secret::{SECRET_CHARACTERS_MIN, too_short},
+    replication::link::secret::{SECRET_CHARACTERS_MIN, too_short},
     storage::Durability,
 };
 

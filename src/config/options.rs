@@ -6,7 +6,10 @@ use super::{Config, memory};
 use crate::{
     error::Result,
     http, node,
-    replication::{self, connect::SystemNetwork, secret::Secrets},
+    replication::{
+        self,
+        link::{connect::SystemNetwork, secret::Secrets},
+    },
     storage,
 };
 
@@ -60,7 +63,7 @@ impl Config {
     /// that was announced already.
     pub fn http_options(&self) -> Result<http::Options> {
         let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
-        tls.as_ref().map(http::tls::acceptor).transpose()?;
+        tls.as_ref().map(http::server::tls::acceptor).transpose()?;
         Ok(http::Options {
             connections_max: self.max_connections,
             connections_per_address_max: self

@@ -4,52 +4,20 @@
 //! and passes it to the `routes`, where `accepts`, one table, tells what each takes, and anything else is refused; a handler
 //! answers over `Node` alone, and `reply` turns what failed into a problem.
 
-pub mod accepts;
-pub mod admin;
-pub mod batch;
-pub mod body;
-pub mod budget;
-pub mod call;
-pub mod chunks;
-pub mod cluster;
-pub mod coding;
-pub mod compress;
-pub mod condition;
-pub mod cors;
-pub mod event;
-pub mod exchange;
-pub mod expiry;
-mod export;
-pub mod guard;
-pub mod kv;
-pub mod link;
-pub mod listing;
-pub mod metrics;
-mod multi_get;
-pub mod path;
-pub mod pulse;
-pub mod reply;
-pub mod route;
+pub mod events;
+pub mod request;
+pub mod response;
+pub mod routes;
 pub mod server;
-pub mod service;
-pub mod shares;
-pub mod socket;
-pub mod strict;
-pub mod subscribe;
-pub mod table;
-pub mod tls;
-pub mod transfer;
 pub mod websocket;
-pub mod whole;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use self::{
-    call::Call,
-    metrics::Metrics,
-    route::{Route, exactly, route},
+    request::Call,
+    routes::{Route, exactly, metrics::Metrics, route},
 };
 use crate::{error::Error, node::Node};
 
@@ -73,7 +41,7 @@ pub struct Options {
     pub body_bytes_max: u64,
     /// Most operations of a batch, and keys of a multi-get.
     pub batch_ops_max: usize,
-    /// How many bytes a second of a body have to come, on the average, after `body::BODY_GRACE`.
+    /// How many bytes a second of a body have to come, on the average, after `request::body::BODY_GRACE`.
     pub body_rate_min: u64,
     /// How long a client may take from connecting to its first byte, and from the first byte of a request to the end of its
     /// head.
@@ -131,20 +99,20 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
     let metrics =
         route(Route::Metrics, exactly("/metrics"), move |call, ()| Arc::clone(&metrics).answer(call));
     let groups = [
-        kv::routes(Arc::clone(&node)),
-        batch::routes(Arc::clone(&node)),
-        listing::store_routes(Arc::clone(&node)),
-        listing::keys_routes(Arc::clone(&node)),
-        listing::count_routes(Arc::clone(&node)),
-        subscribe::routes(Arc::clone(&node)),
+        routes::kv::routes(Arc::clone(&node)),
+        routes::batch::routes(Arc::clone(&node)),
+        routes::listing::store_routes(Arc::clone(&node)),
+        routes::listing::keys_routes(Arc::clone(&node)),
+        routes::listing::count_routes(Arc::clone(&node)),
+        events::subscribe::routes(Arc::clone(&node)),
         websocket::routes(Arc::clone(&node)),
-        transfer::import_routes(Arc::clone(&node)),
-        export::export_routes(Arc::clone(&node)),
-        cluster::routes(&node),
-        admin::routes(&node),
-        link::routes(Arc::clone(&node)),
+        routes::import::import_routes(Arc::clone(&node)),
+        routes::export::export_routes(Arc::clone(&node)),
+        routes::status::routes(&node),
+        routes::admin::routes(&node),
+        routes::link::routes(Arc::clone(&node)),
         metrics,
-        table::routes(node),
+        routes::table::routes(node),
     ];
     groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())
 }
@@ -155,7 +123,7 @@ fn unknown() -> BoxedFilter<(Response,)> {
         let path = call.path();
         let error =
             Error::NotFound(format!("there is nothing at {path}; keys are at /{{table}}/key/{{key}}"));
-        reply::problem(&error, &call)
+        response::problem(&error, &call)
     };
     warp::ext::get::<Call>().map(answer).boxed()
 }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    replication::{address::network, secret::Secrets},
+    replication::{link::secret::Secrets, membership::address::network},
 };
 
 /// How long a challenge can be answered.

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::storage::{Store, Threads, stamps::Stamps};
+use crate::storage::{Store, Threads, commit::timestamps::Stamps};
 
 /// How often the storage's own work is done on a machine that has no threads for it: as a disk that syncs in so long.
 const WORK_EVERY: Duration = Duration::from_millis(1);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Node, Write, Written, gate::Passing};
+use super::{Node, Write, Written, drain::Passing};
 use crate::{core::name::TableName, error::Result, storage::commit::Life};
 
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tracing::info;
 
 use super::{Node, Readiness};
-pub use crate::replication::{Progress, clocks::ClockState};
+pub use crate::replication::{Progress, membership::clocks::ClockState};
 use crate::{
     core::{
         clock::{NodeId, Timestamp},
-        replica::Swept,
+        protocol::replica::Swept,
     },
     error::{Error, Result},
-    replication::{PeerView, members},
+    replication::{PeerView, membership},
 };
 
 /// The cluster as this node sees it.
@@ -149,11 +149,11 @@ impl MemberState {
 impl MemberView {
     fn of(peer: &PeerView, now_ms: u64) -> Self {
         let (state, since_ms) = match peer.member.state {
-            members::MemberState::Alive => (MemberState::Alive, now_ms),
-            members::MemberState::Suspect { since_ms } => (MemberState::Suspect, since_ms),
-            members::MemberState::Down { since_ms } => (MemberState::Down, since_ms),
-            members::MemberState::Left { since_ms } => (MemberState::Left, since_ms),
-            members::MemberState::Forgotten { since_ms } => (MemberState::Forgotten, since_ms),
+            membership::MemberState::Alive => (MemberState::Alive, now_ms),
+            membership::MemberState::Suspect { since_ms } => (MemberState::Suspect, since_ms),
+            membership::MemberState::Down { since_ms } => (MemberState::Down, since_ms),
+            membership::MemberState::Left { since_ms } => (MemberState::Left, since_ms),
+            membership::MemberState::Forgotten { since_ms } => (MemberState::Forgotten, since_ms),
         };
         let ago = |at_ms: u64| now_ms.saturating_sub(at_ms);
         let figures = &peer.totals.figures;
@@ -400,7 +400,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::clocks::ClockTrouble;
+    use crate::replication::membership::clocks::ClockTrouble;
 
     fn view(members: &[(u64, &str, MemberState)]) -> ClusterView {
         ClusterView {

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use super::Node;
 use crate::{
     error::{Error, Result},
-    replication::{Replication, door::Admission, link::Duplex, secret::REMEDY},
+    replication::{
+        Replication,
+        link::{Duplex, admission::Admission, secret::REMEDY},
+    },
 };
 
-pub use crate::replication::{
+pub use crate::replication::link::{
     connect::{PATH as LINK_PATH, subprotocol},
-    link_error::other_protocol,
+    error::other_protocol,
 };
 
 /// A connection that may become a link, once it is a WebSocket.

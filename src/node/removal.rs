@@ -6,7 +6,7 @@ use super::{Action, Condition, Node, Write};
 use crate::{
     core::{clock::Timestamp, name::TableName},
     error::{Error, Result},
-    storage::scan::Range,
+    storage::table::scan::Range,
 };
 
 /// Keys that are deleted at a time, in one commit.

@@ -8,12 +8,12 @@ use crate::{
     core::{
         clock::Timestamp,
         json::Value,
-        message::Row,
         name::{Key, TableName},
+        protocol::message::Row,
         register::Register,
     },
     error::{Error, Result},
-    storage::{merge::Existing, row::row_of},
+    storage::table::{merge::Existing, row::row_of},
 };
 
 /// What must hold for a write to happen, looked at under the same lock as the write.

@@ -14,32 +14,12 @@
 //! A write costs its writer an entry in the journal. Everything else happens on the links' own tasks: a peer that is slow, hangs or
 //! is gone costs nobody else anything.
 
-pub mod address;
-mod belong;
-mod birth;
-pub mod clocks;
-pub mod connect;
-mod converse;
-mod couriers;
-pub mod door;
-mod effort;
-pub mod establish;
-mod goodbye;
-mod govern;
-pub mod handshake;
-pub mod identity;
+mod commands;
+mod housekeeping;
 pub mod link;
-pub mod link_error;
-pub mod members;
-mod news;
-pub mod noise;
-mod orders;
-mod registry;
-mod rest;
-pub mod rows;
-pub mod secret;
-mod sync;
-mod upkeep;
+pub mod membership;
+pub mod session;
+mod supervisor;
 mod view;
 mod writes;
 
@@ -56,30 +36,33 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 pub use self::view::{Membership, PeerView, Progress};
 use self::{
-    address::Advertised,
-    birth::Birth,
-    connect::Network,
-    door::{Admission, Door},
-    establish::Local,
-    handshake::{ClusterIdentity, Hello},
-    identity::Identity,
-    link::BoxedDuplex,
-    members::{Dialer, Members},
-    registry::Registry,
-    rows::Rows,
-    secret::Secrets,
-    sync::Syncs,
-    upkeep::Noted,
+    housekeeping::Noted,
+    link::{
+        BoxedDuplex,
+        admission::{Admission, Door},
+        connect::Network,
+        establish::Local,
+        handshake::{ClusterIdentity, Hello},
+        registry::Registry,
+        secret::Secrets,
+    },
+    membership::{Dialer, Members, address::Advertised, cluster_record::Birth, identity::Identity},
+    session::{storage::Rows, sync::Syncs},
 };
 use crate::{
     core::{
-        agreement::Agreement,
         clock::NodeId,
-        peer::{self, Context},
-        standing::Shared,
+        protocol::{
+            agreement::Agreement,
+            peer::{self, Context},
+            progress::Shared,
+        },
     },
     error::{Error, Result},
-    storage::{Machine, Peers, Store, commit::Life, stamps::Stamps},
+    storage::{
+        Machine, Peers, Store,
+        commit::{Life, timestamps::Stamps},
+    },
 };
 
 /// How far behind the present the instant is at which roots are compared: longer than any write is on its way.
@@ -176,7 +159,7 @@ impl Replication {
         let machine = store.machine();
         let birth = Birth::read(&store)?;
         let agreement = match store.doubt() {
-            None => birth::read_agreement(&store)?,
+            None => membership::cluster_record::read_agreement(&store)?,
             // What it says may be older than rows that are here.
             Some(_) => Agreement::default(),
         };
@@ -189,7 +172,7 @@ impl Replication {
             incarnation: birth.forgotten + 1,
             address: advertised.current().or(advertised.candidate()).unwrap_or_default().to_owned(),
         };
-        let timing = members::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
+        let timing = membership::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
         let members = Members::new(identity, remembered, machine.random()?, timing, store.now_ms());
         let dialer = Dialer::new(options.join.iter().cloned(), machine.random()?);
         let shared = Arc::new(Shared::default());
@@ -237,7 +220,7 @@ impl Replication {
             stopped: tokio::sync::Mutex::default(),
             background: Mutex::default(),
         });
-        let governing = tokio::spawn(govern::govern(inner.clone()));
+        let governing = tokio::spawn(supervisor::govern(inner.clone()));
         *inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(governing);
         Ok(Self(inner))
     }
@@ -252,7 +235,7 @@ impl Replication {
 
     /// Makes a link of a connection that came in and has become a WebSocket.
     pub fn link(&self, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
-        tokio::spawn(govern::accept(self.0.clone(), stream, remote, admission));
+        tokio::spawn(supervisor::accept(self.0.clone(), stream, remote, admission));
     }
 }
 
@@ -320,7 +303,7 @@ impl Inner {
             incarnation: state.members.local().incarnation,
             cluster: ClusterIdentity {
                 id: birth.cluster,
-                linked: belong::belongs(&state),
+                linked: membership::cluster_identity::belongs(&state),
                 digest_key: self.store.digest_key(),
             },
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
@@ -345,8 +328,8 @@ mod tests {
     use crate::{
         core::{
             json::Value,
-            message::Row,
             name::{Key, TableName},
+            protocol::message::Row,
             register::Register,
         },
         storage::{self, Durability, Machine},
@@ -378,7 +361,7 @@ mod tests {
             forget_after_ms: 1,
             round_ms: 1_000,
             clock_drift_max_ms: 500,
-            network: Arc::new(connect::SystemNetwork),
+            network: Arc::new(link::connect::SystemNetwork),
         };
         let replication = Replication::start(options, store.clone(), stamps.clone()).expect("starts");
         let (table, key) = (TableName::parse("t").expect("a name"), Key::parse("k").expect("a key"));

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::{
     Replication, State,
-    belong::awaited,
-    clocks::{ClockState, clock_state},
-    members::Member,
-    registry::Totals,
+    link::registry::Totals,
+    membership::{
+        Member,
+        clocks::{ClockState, clock_state},
+        cluster_identity::awaited,
+    },
 };
-use crate::core::standing::Standing;
+use crate::core::protocol::progress::Standing;
 
 /// A member that started, and that no other member answers for so long, is as good as any: it serves without them.
 const ALONE_AFTER: Duration = Duration::from_secs(10);

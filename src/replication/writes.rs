@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use super::{Inner, Replication};
 use crate::core::{
     clock::NodeId,
-    message::Row,
     name::{Key, TableName},
+    protocol::message::Row,
 };
 
 impl Replication {

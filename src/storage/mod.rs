@@ -16,59 +16,20 @@
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
-mod accept;
-mod agreed;
-mod backlog;
-mod batch;
-mod cache;
-pub mod change;
-pub mod check;
-pub mod checked_clock;
-pub mod chunks;
-pub mod clock_repair;
-pub mod codec;
+pub mod changes;
 pub mod commit;
-pub mod compact;
-mod copy;
 mod counters;
-mod crowd;
 mod digests;
-pub mod doubt;
 pub mod engine;
-mod examine;
-pub mod gaps;
-mod intents;
-pub mod log;
-mod logged;
-mod lost;
-mod machine;
-mod mark;
-pub mod merge;
-pub mod notes;
-mod open;
-mod opening;
+pub mod environment;
+mod gc;
+pub mod offline;
+pub mod open;
 mod options;
-pub mod partition;
-mod progress;
-mod pump;
-pub mod queue;
-mod quiet;
-pub mod record;
-mod recovery;
 mod repair;
-pub mod row;
-pub mod salvage;
-pub mod scan;
-mod scrub;
-pub mod segment;
-pub mod stamps;
-pub mod subscription;
-mod sweep;
 pub mod table;
-mod tables;
 mod threads;
-pub mod trees;
-pub mod watch;
+pub(crate) mod transfer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,26 +42,28 @@ use std::{
 use tracing::error;
 
 use self::{
-    backlog::Backlogs,
-    change::Topic,
-    codec::Samples,
+    changes::{
+        backlog::Backlogs,
+        change::Topic,
+        hub::Hub,
+        subscription::{Start, Subscription},
+        wakeups::Crowds,
+    },
     commit::{Committer, Life},
     counters::Counters,
-    crowd::Crowds,
     digests::{Checked, SharedKey},
-    doubt::Doubt,
     engine::{Engine, Tree},
-    open::Identity,
-    opening::Opening,
-    scan::{Counted, Page, Range, Row},
-    subscription::{Start, Subscription},
-    sweep::{Chore, Floors},
-    table::{Entry, Surroundings, Table},
-    watch::Hub,
+    gc::{Chore, Floors},
+    open::{Identity, doubt::Doubt, row_count::Opening},
+    table::{
+        Entry, Surroundings, Table,
+        codec::Samples,
+        scan::{Counted, Page, Range, Row},
+    },
 };
 pub use self::{
     commit::Durability,
-    machine::{Machine, Randomness, Threads, WallClock},
+    environment::{Machine, Randomness, Threads, WallClock},
     options::{Options, Peers},
 };
 use crate::{
@@ -131,7 +94,7 @@ struct Inner {
     /// The thread that panicked, if one did.
     stopped: OnceLock<String>,
     /// Who sweeps, where there is no thread for it.
-    sweeper: Mutex<Option<sweep::Worker>>,
+    sweeper: Mutex<Option<gc::Worker>>,
     backlogs: Backlogs,
     /// What damage was reported, where there is no thread that repairs.
     repairer: Mutex<Option<mpsc::Receiver<repair::Chore>>>,
@@ -186,8 +149,8 @@ impl Store {
         }));
         store.restore_agreed()?;
         store.open_tables()?;
-        store.spawn("wake", move || crowd::run(&crowded))?;
-        let sweeper = sweep::Worker::new(work);
+        store.spawn("wake", move || changes::wakeups::run(&crowded))?;
+        let sweeper = gc::Worker::new(work);
         match store.machine().threads() {
             Threads::Many => {
                 let committing = store.clone();
@@ -259,22 +222,22 @@ impl Store {
 
     /// A page of visible keys.
     pub fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
-        self.read_table(table, Page::default(), |table| scan::keys(table, range, rows_max))
+        self.read_table(table, Page::default(), |table| table::scan::keys(table, range, rows_max))
     }
 
     /// A page of visible rows: at most `rows_max`, and about a quarter MiB.
     pub fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
-        self.read_table(table, Page::default(), |table| scan::rows(table, range, rows_max))
+        self.read_table(table, Page::default(), |table| table::scan::rows(table, range, rows_max))
     }
 
     /// Whether it is known already that keys of a listing cannot be read.
     pub fn lacks(&self, table: &TableName, range: &Range) -> bool {
-        self.table(table).is_some_and(|table| scan::lacks(&table, range).unwrap_or(false))
+        self.table(table).is_some_and(|table| table::scan::lacks(&table, range).unwrap_or(false))
     }
 
     /// How many visible keys begin so.
     pub fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
-        self.read_table(table, Counted::default(), |table| scan::count(table, range))
+        self.read_table(table, Counted::default(), |table| table::scan::count(table, range))
     }
 
     /// Whether there is a table: one that has rows, or had some not long ago.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{commit::Durability, machine::Machine};
+use super::{commit::Durability, environment::Machine};
 
 /// How a store is kept.
 #[derive(Clone)]

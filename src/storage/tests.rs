@@ -14,10 +14,12 @@ use std::{
 use futures_util::StreamExt;
 
 use super::{
-    change::{Cursor, Effect, Gone},
-    merge::Existing,
-    subscription::Notice,
-    watch::Joined,
+    changes::{
+        change::{Cursor, Effect, Gone},
+        hub::Joined,
+        subscription::Notice,
+    },
+    table::merge::Existing,
     *,
 };
 use crate::core::{clock::Timestamp, json::Value, register::Register};
@@ -263,7 +265,7 @@ fn what_a_compaction_left_behind_does_not_stop_the_next() {
     let left = open::before_compaction(&scene.data());
     std::fs::create_dir(&left).expect("a directory");
     std::fs::write(left.join("db"), "old").expect("a file");
-    let compacted = compact::compact(&scene.data(), &scene.clock(), false, |_| {}).expect("compacts");
+    let compacted = offline::compact::compact(&scene.data(), &scene.clock(), false, |_| {}).expect("compacts");
     assert_eq!(compacted.rows, 1);
     assert!(!left.exists());
     let store = scene.open();

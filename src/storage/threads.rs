@@ -9,7 +9,10 @@ use std::{
 
 use tracing::error;
 
-use super::{Store, repair, scrub::Scrub, sweep};
+use super::{
+    Store, gc,
+    repair::{self, scrub::Scrub},
+};
 use crate::error::{Error, Result};
 
 /// The stack of a pump: there may be a thousand of them.
@@ -72,7 +75,7 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn sweeper(&self) -> MutexGuard<'_, Option<sweep::Worker>> {
+    pub(super) fn sweeper(&self) -> MutexGuard<'_, Option<gc::Worker>> {
         // A turn that panicked is taken again from its beginning.
         self.0.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use dynarust::replication::connect::subprotocol;
+use dynarust::replication::link::connect::subprotocol;
 use tokio_tungstenite::tungstenite::{Message, client};
 
 use super::{wait_for_body, wait_until_logged};

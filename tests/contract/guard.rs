@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use dynarust::{http::route::Route, replication::connect::subprotocol};
+use dynarust::{http::routes::Route, replication::link::connect::subprotocol};
 use hyper::Request as HyperRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;

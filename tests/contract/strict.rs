@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dynarust::http::accepts::{OPERATIONS, Operation};
+use dynarust::http::request::accepts::{OPERATIONS, Operation};
 
 use crate::harness::{
     Table,

@@ -10,7 +10,10 @@ use dynarust::{
     },
     http,
     node::{self, Action, Condition, MemberView, Node, Write, wall_clock},
-    replication::{self, connect::SystemNetwork, secret::Secrets},
+    replication::{
+        self,
+        link::{connect::SystemNetwork, secret::Secrets},
+    },
     storage::{self, Durability, Machine},
 };
 use tokio::{

@@ -2,9 +2,9 @@
 //! and the node goes on.
 
 use dynarust::{
-    core::{clock::NodeId, message::PROTOCOL},
+    core::{clock::NodeId, protocol::message::PROTOCOL},
     http,
-    replication::{connect::subprotocol, establish, link::Link, link_error::LinkError},
+    replication::link::{Link, connect::subprotocol, error::LinkError, establish},
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::{

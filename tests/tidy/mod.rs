@@ -24,10 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Names, and where alone they may stand: a file, or a folder with all below it.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("sled", &["src/storage/engine.rs", "src/storage/engine/", "src/storage/watch.rs"]),
+    ("sled", &["src/storage/engine/", "src/storage/changes/hub.rs"]),
     ("warp", &["src/http/"]),
     ("hyper", &["src/http/", "src/client.rs", "src/cli/"]),
-    ("snow", &["src/replication/noise.rs"]),
+    ("snow", &["src/replication/link/noise.rs"]),
     ("foca", &["src/replication/"]),
     ("tokio_tungstenite", &["src/replication/", "src/http/websocket/"]),
     ("crdts", &["src/core/"]),

@@ -3,10 +3,12 @@
 use dynarust::core::{
     clock::NodeId,
     digest::{DigestKey, RootDigest},
-    message::{Flags, Message, Row, Rows},
-    peer::Equal,
+    protocol::{
+        message::{Flags, Message, Row, Rows},
+        peer::Equal,
+        replica::{Replica, Swept},
+    },
     register::Payload,
-    replica::{Replica, Swept},
 };
 
 use crate::replica::MemoryReplica;

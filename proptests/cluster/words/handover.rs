@@ -1,11 +1,13 @@
 //! What a node hands over of its own, and what counts as there.
 
 use dynarust::core::{
-    journal::Journal,
-    message::{Message, Row, Rows},
-    peer::Equal,
+    protocol::{
+        journal::Journal,
+        message::{Message, Row, Rows},
+        peer::Equal,
+        replica::{Replica, Swept},
+    },
     register::Payload,
-    replica::{Replica, Swept},
 };
 
 use super::{NOW_MS, REMOTE, Scene, key, table};

@@ -1,7 +1,7 @@
 //! The links of a cluster: how they come about and end, and how what is said on them is delayed, held back by a cut, and
 //! answered.
 
-use dynarust::core::{message::Message, peer::Output};
+use dynarust::core::protocol::{message::Message, peer::Output};
 
 use super::{After, Event, ROUND_MS, World};
 use crate::cluster::{describe, node::End};

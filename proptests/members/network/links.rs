@@ -1,11 +1,10 @@
 //! Links: how they come up, what passes over them, and how they end.
 
 use dynarust::{
-    core::message::{Forgotten, Message},
+    core::protocol::message::{Forgotten, Message},
     replication::{
-        identity::Identity,
-        link_error::Cause,
-        members::{Action, Initiated, Refusal, Survivor, survivor},
+        link::error::Cause,
+        membership::{Action, Initiated, Refusal, Survivor, identity::Identity, survivor},
     },
 };
 

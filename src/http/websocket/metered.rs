@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::budget::{Budget, Held};
+use crate::http::request::budget::{Budget, Held};
 
 /// A connection whose unfinished messages are counted.
 pub struct Metered<T> {

@@ -28,10 +28,10 @@ use warp::{filters::BoxedFilter, reply::Response};
 
 use self::{metered::Metered, session::Session};
 use super::{
-    call::Call,
-    pulse::{self, Pulse},
-    reply,
-    route::{self, Route},
+    request::Call,
+    response,
+    routes::{self, Route},
+    server::keep_alive::{self, Pulse},
 };
 use crate::{
     error::{Error, Result},
@@ -55,8 +55,8 @@ type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 
 /// `GET /_/ws`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
-    let pulse = Pulse::start(pulse::PERIOD);
-    route::route(Route::WebSocket, route::exactly(PATH), move |call, ()| {
+    let pulse = Pulse::start(keep_alive::PERIOD);
+    routes::route(Route::WebSocket, routes::exactly(PATH), move |call, ()| {
         let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
         async move { conversation(&node, &pulse, &call).await }
     })
@@ -64,7 +64,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 
 async fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
-        return reply::other_method(call, ALLOW);
+        return response::other_method(call, ALLOW);
     }
     open(node, call, async { Ok(Session::conversation(node, pulse, call)) }).await
 }
@@ -93,7 +93,7 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
     let (upgrade, accept) = match handshake(call) {
         Ok(accepted) => accepted,
         Err(error) => {
-            let mut response = reply::problem(&error, call);
+            let mut response = response::problem(&error, call);
             response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, VERSION);
             return Ok(response);
         }
@@ -128,11 +128,11 @@ fn config(value_bytes_max: u64) -> WebSocketConfig {
 
 /// The answer after which the connection is a WebSocket.
 pub(super) fn switching(accept: &str) -> Response {
-    let mut response = reply::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let mut response = response::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, reply::plain(accept.to_owned().into()));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, response::plain(accept.to_owned().into()));
     response
 }
 

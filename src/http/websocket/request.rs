@@ -9,7 +9,12 @@ use serde_json::{error::Category, value::RawValue};
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
-    http::{condition, expiry, kv, path::Address, reply, strict, subscribe, table},
+    http::{
+        events::subscribe,
+        request::{condition, expiry, path::Address, strict},
+        response,
+        routes::{kv, table},
+    },
     node::{Action, Cursor, Node, Start, Topic, Write, Written},
 };
 
@@ -134,7 +139,7 @@ impl ReplyTo {
 
     /// The answer to a request that failed: the problem's members, `status` and `error` among them.
     pub fn problem(&self, error: &Error, request_id: &str) -> String {
-        let problem = reply::problem_object(error, request_id).to_string();
+        let problem = response::problem_object(error, request_id).to_string();
         let members = problem.strip_prefix('{').expect("a problem is a JSON object");
         let event = if self.wants_result { "result" } else { "error" };
         format!("{},{members}", self.open(event))
@@ -490,7 +495,7 @@ mod tests {
         ];
         for (text, code) in cases {
             let error = parsed(text).expect_err(text);
-            assert_eq!(reply::status_and_code(&error).1, code, "{text}: {error}");
+            assert_eq!(response::status_and_code(&error).1, code, "{text}: {error}");
         }
         let long = format!(
             r#"{{"op":"put","table":"t","key":"k","value":"{}"}}"#,

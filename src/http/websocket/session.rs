@@ -33,10 +33,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     http::{
-        budget::Held,
-        call::Call,
-        event,
-        pulse::{Beats, Pulse},
+        events,
+        request::{Call, budget::Held},
+        server::keep_alive::{Beats, Pulse},
     },
     node::{Cursor, Node, Notice, Start, Subscription, Topic},
 };
@@ -133,7 +132,7 @@ impl Session {
     /// Serves the client until one side closes the connection.
     pub async fn run(mut self, mut socket: Socket) {
         if let (Kind::Events, Some(position)) = (self.kind, self.position()) {
-            let said = send(&mut socket, event::message(&Notice::Position(position), None)).await;
+            let said = send(&mut socket, events::message(&Notice::Position(position), None)).await;
             if said.is_err() {
                 return;
             }
@@ -165,7 +164,7 @@ impl Session {
                 self.end_subscription(socket, label, &notice).await
             }
             Turn::Told(label, notice) => {
-                send(socket, event::message(&notice, label.as_ref().map(Label::as_json))).await
+                send(socket, events::message(&notice, label.as_ref().map(Label::as_json))).await
             }
             Turn::Answered(answer) => send(socket, answer).await,
             Turn::Beat => self.beat(socket).await,
@@ -185,7 +184,7 @@ impl Session {
 
     /// Tells of a subscription that broke off; its id is free again, and a connection that has no other is closed.
     async fn end_subscription(&mut self, socket: &mut Socket, label: Option<Label>, notice: &Notice) -> Step {
-        send(socket, event::message(notice, label.as_ref().map(Label::as_json))).await?;
+        send(socket, events::message(notice, label.as_ref().map(Label::as_json))).await?;
         let Some(label) = label else { return Err(Ending::Gone) };
         self.labels.remove(&label);
         Ok(())
@@ -312,7 +311,7 @@ impl Session {
         }
         self.silent_beats += 1;
         if let Some(position) = self.position() {
-            send(socket, event::message(&Notice::Position(position), None)).await?;
+            send(socket, events::message(&Notice::Position(position), None)).await?;
         }
         Ok(socket.feed(Message::Ping(Bytes::new())).await?)
     }
@@ -322,7 +321,7 @@ impl Session {
         while let Some(answer) = self.requests.next().await {
             send(socket, answer).await?;
         }
-        send(socket, event::message(&Notice::Shutdown, None)).await?;
+        send(socket, events::message(&Notice::Shutdown, None)).await?;
         Ok(Ending::Close(CloseCode::Away, "this node is shutting down"))
     }
 }

@@ -7,14 +7,12 @@
 
 use std::sync::Arc;
 
-use super::{ITEM_BYTES_MAX, Slice, translate};
-use crate::{
-    error::{Error, Result},
-    storage::{
-        gaps::{self, Gap, Gaps},
-        quiet,
-    },
+use super::{
+    ITEM_BYTES_MAX, Slice,
+    gaps::{self, Gap, Gaps},
+    panics, translate,
 };
+use crate::error::{Error, Result};
 
 /// How often a write is tried again that failed though the page of its key is sound. Each time sled gives up one page that it
 /// was about to move, so a few are enough.
@@ -290,6 +288,6 @@ impl Iterator for Feed {
 
 /// Calls sled; where that panics, it is an error that says of what.
 pub(super) fn caught<T>(call: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
-    quiet::caught(call)
+    panics::caught(call)
         .unwrap_or_else(|said| Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}"))))
 }

@@ -10,13 +10,14 @@ use crate::{
     core::name::TableName,
     error::{Error, Result},
     storage::{
-        chunks,
-        engine::{Engine, Feed, Successor},
-        gaps::Gap,
-        progress::Progress,
-        record::Body,
-        row::PARTITIONS,
-        trees::{CHUNKS, ROWS, Trees},
+        changes::progress::Progress,
+        engine::{Engine, Feed, Successor, gaps::Gap},
+        table::{
+            chunks,
+            record::Body,
+            row::PARTITIONS,
+            trees::{CHUNKS, ROWS, Trees},
+        },
     },
 };
 

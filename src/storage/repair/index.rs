@@ -10,8 +10,8 @@ use crate::{
     error::Result,
     storage::{
         engine::{Engine, Successor},
-        sweep::{INDEXED_KEY, index},
-        trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees},
+        gc::{INDEXED_KEY, index},
+        table::trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees},
     },
 };
 

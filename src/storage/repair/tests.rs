@@ -11,14 +11,13 @@ use crate::{
     core::{
         digest::{DigestKey, Path},
         name::Key,
+        protocol::replica::Swept,
         register::Register,
-        replica::Swept,
     },
     storage::{
-        scan::Range,
-        segment::tests::{Wanted, damage_page, holds},
+        engine::segment::tests::{Wanted, damage_page, holds},
+        table::{scan::Range, trees::TOMBSTONES},
         tests::{Scene, close, key, long_value, put, table, wait_until},
-        trees::TOMBSTONES,
     },
 };
 

@@ -1,0 +1,376 @@
+//! The digest tree of one partition of a table: sums of leaves by the bits of their keys' hashes, now and a little while ago.
+//!
+//! A tree is a row of *buckets*, 2^depth of them; whatever lies above a bucket is a sum of buckets and is not kept. It always
+//! shows the rows as they are now. So that two replicas under constant writing can compare what they held at one instant, each
+//! tree also keeps what the writes of the last seconds changed, its *recents*, and takes those away again that are later than
+//! the instant asked for.
+//!
+//! # What an instant shows
+//! The register that was current then, by the timestamps of the registers, with these exceptions:
+//! - Of writes of a key that follow each other within `COLLAPSE_MS` the last one alone shows, and until then what the key held
+//!   before the first. Replicas that were sent all of them, and those that were sent only some, so agree.
+//! - A key that is written so for longer than `RESTLESS_MS` is restless, and shows nothing at all until the last of these writes. So
+//!   a replica that came in their midst, and does not know what there was before, soon agrees too; and that both show nothing
+//!   means that both have something later.
+//! - A row removed without a new register is gone at all instants, and one written from beyond `HORIZON_MS` ahead (a wall clock
+//!   was wrong) is there at all instants: there is no telling when a clock will come to it.
+//! - What is older than `HORIZON_MS`, or fell to the bound of the recents, is there at all instants; `exact_since_ms` says from
+//!   which instant on that makes no difference.
+//!
+//! Keys are told apart by the 32 bits of their hash alone. Two keys of one partition that share them within a second are taken for
+//! one: their sums at some instant may be off for a second, and are right again after it.
+
+use std::collections::VecDeque;
+
+use super::{BITS_MAX, Digest, KeyHash, PARTITION_BITS, Path, Sum};
+
+/// For how long an instant can be told. Comparisons are about the settle time (2 s) behind, and take a few round trips.
+pub const HORIZON_MS: u64 = 10_000;
+/// Writes of a key that follow each other as closely as this count as one: longer than a push to a peer takes, in which the
+/// earlier ones of a key give way to the latest.
+pub const COLLAPSE_MS: u64 = 1000;
+/// A key that is written without a pause for so long is restless.
+pub const RESTLESS_MS: u64 = 1000;
+/// Most recents of a partition, 96 KiB of them. A table takes in 25,000 writes a second evenly before one is dropped within the
+/// horizon, and 100,000 before one is dropped that a comparison needs.
+pub const RECENTS_MAX: usize = 1024;
+/// The deepest a partition's tree goes.
+pub const DEPTH_MAX: u8 = BITS_MAX - PARTITION_BITS;
+/// A tree grows and folds by so many bits at a time.
+pub const DEPTH_STEP: u8 = 2;
+/// A tree with more rows a bucket wants to grow. Just grown it has a quarter of them, and a bucket is 40 bytes: so a tree takes at
+/// most a byte a row.
+pub const BUCKET_ROWS_MAX: u64 = 160;
+/// A tree with fewer rows a bucket folds. Just folded it has four times as many, far from growing again.
+pub const BUCKET_ROWS_MIN: u64 = 16;
+
+/// A row as a tree takes it in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// When it was written, in Unix milliseconds of its timestamp.
+    pub at_ms: u64,
+    /// The leaf.
+    pub digest: Digest,
+}
+
+/// What a write changed, or several that followed closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Recent {
+    /// When the first of them was written.
+    since_ms: u64,
+    /// When the last of them was.
+    at_ms: u64,
+    hash: KeyHash,
+    /// What the key shows since the last, less what it showed before the first.
+    delta: Sum,
+    /// What it shows since the last.
+    leaf: Digest,
+}
+
+impl Recent {
+    /// What is to be taken away for an instant before the last write.
+    fn less(&self, at_ms: u64) -> Sum {
+        if at_ms < self.since_ms + RESTLESS_MS { self.delta } else { Sum::of(self.leaf) }
+    }
+}
+
+/// The tree of one partition. Equal only where its history is, too: compare sums instead.
+#[derive(Clone, Debug)]
+pub struct PartitionTree {
+    depth: u8,
+    buckets: Vec<Sum>,
+    total: Sum,
+    /// In order of their instants.
+    recents: VecDeque<Recent>,
+    exact_since_ms: u64,
+}
+
+impl PartitionTree {
+    /// A tree of no rows, `depth` bits deep below the partition.
+    pub fn new(depth: u8) -> Self {
+        assert!(depth <= DEPTH_MAX, "a tree {depth} bits deep");
+        Self {
+            depth,
+            buckets: vec![Sum::default(); 1 << depth],
+            total: Sum::default(),
+            recents: VecDeque::new(),
+            exact_since_ms: 0,
+        }
+    }
+
+    /// Takes in a row that was there before the tree: what its key held before is not known.
+    pub fn insert(&mut self, hash: KeyHash, leaf: Leaf, now_ms: u64) {
+        self.add(hash, Sum::of(leaf.digest));
+        if leaf.at_ms <= now_ms + HORIZON_MS {
+            self.exact_since_ms = self.exact_since_ms.max(leaf.at_ms);
+        }
+    }
+
+    /// Takes in that a key's row changed from `old` to `new`; `None` where there was none, or is none now.
+    pub fn replace(&mut self, hash: KeyHash, old: Option<Leaf>, new: Option<Leaf>, now_ms: u64) {
+        let sum = |leaf: Option<Leaf>| leaf.map_or(Sum::default(), |leaf| Sum::of(leaf.digest));
+        let delta = sum(new) - sum(old);
+        self.add(hash, delta);
+        self.forget(now_ms);
+        match new {
+            Some(new) if new.at_ms > now_ms + HORIZON_MS => self.forget_key(hash, new.at_ms),
+            Some(new) if is_past(new.at_ms, now_ms) => {
+                self.exact_since_ms = self.exact_since_ms.max(new.at_ms);
+            }
+            Some(new) => {
+                // Where the one before is not remembered, as it came with a start or a first sync, it is a first one all the same.
+                let before = old.filter(|old| is_close(old.at_ms, new.at_ms));
+                let since_ms = before.map_or(new.at_ms, |before| before.at_ms);
+                self.remember(Recent { since_ms, at_ms: new.at_ms, hash, delta, leaf: new.digest });
+            }
+            None => self.forget_key(hash, old.map_or(u64::MAX, |old| old.at_ms)),
+        }
+        self.fold();
+    }
+
+    /// Forgets what is beyond the horizon, and gives its memory back.
+    pub fn forget(&mut self, now_ms: u64) {
+        while let Some(oldest) = self.recents.front()
+            && is_past(oldest.at_ms, now_ms)
+        {
+            self.forget_oldest();
+        }
+        if self.recents.len() < self.recents.capacity() / 4 {
+            self.recents.shrink_to(self.recents.len() * 2);
+        }
+    }
+
+    /// The sums of the 2^below children of a node in this partition as they were at an instant; `below` of 0 gives the node's
+    /// own. `None` where the tree is not so deep, or `path` lies above the partition.
+    pub fn sums(&self, path: Path, below: u8, at_ms: u64) -> Option<Vec<Sum>> {
+        let bits = path.bits.checked_sub(PARTITION_BITS)?;
+        let width = self.depth.checked_sub(bits.checked_add(below)?)?;
+        // The node's buckets are neighbours, and so are a child's among them.
+        let inner = path.prefix as usize & ((1 << bits) - 1);
+        let buckets = &self.buckets[inner << (self.depth - bits)..(inner + 1) << (self.depth - bits)];
+        let mut sums: Vec<Sum> =
+            buckets.chunks_exact(1 << width).map(|buckets| buckets.iter().copied().sum()).collect();
+        for recent in self.after(at_ms).filter(|recent| path.covers(recent.hash)) {
+            sums[(bucket_of(recent.hash, self.depth) >> width) & ((1 << below) - 1)] -= recent.less(at_ms);
+        }
+        Some(sums)
+    }
+
+    /// The sum of all rows as they were at an instant.
+    pub fn total_at(&self, at_ms: u64) -> Sum {
+        self.after(at_ms).fold(self.total, |total, recent| total - recent.less(at_ms))
+    }
+
+    /// The sum of all rows as they are.
+    pub fn total(&self) -> Sum {
+        self.total
+    }
+
+    /// The first instant that is told exactly.
+    pub fn exact_since_ms(&self) -> u64 {
+        self.exact_since_ms
+    }
+
+    /// The instant from which on all that is here now shows.
+    pub fn settled_ms(&self) -> u64 {
+        self.recents.back().map_or(self.exact_since_ms, |newest| newest.at_ms.max(self.exact_since_ms))
+    }
+
+    /// Whether it remembers anything to take away again.
+    pub fn has_recents(&self) -> bool {
+        !self.recents.is_empty()
+    }
+
+    /// How many bits deep it is below the partition.
+    pub fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    /// How deep it should be built again, where its buckets have grown too full.
+    pub fn wants_depth(&self) -> Option<u8> {
+        let mut depth = self.depth;
+        while depth < DEPTH_MAX && self.rows() > BUCKET_ROWS_MAX << depth {
+            depth += DEPTH_STEP;
+        }
+        (depth > self.depth).then_some(depth)
+    }
+
+    /// Takes over the buckets of a tree that was built from the same rows, of another depth. What is remembered of the last
+    /// seconds stays.
+    pub fn rebuild(&mut self, built: Self) {
+        (self.depth, self.buckets, self.total) = (built.depth, built.buckets, built.total);
+    }
+
+    /// Makes it as shallow as its rows allow, adding up neighbours.
+    pub fn fold(&mut self) {
+        while self.depth >= DEPTH_STEP && self.rows() < BUCKET_ROWS_MIN << self.depth {
+            let neighbours = self.buckets.chunks_exact(1 << DEPTH_STEP);
+            self.buckets = neighbours.map(|buckets| buckets.iter().copied().sum()).collect();
+            self.depth -= DEPTH_STEP;
+        }
+    }
+
+    /// Whether both are of the same rows, as far as they can be told apart.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let depth = self.depth.min(other.depth);
+        let sums = |tree: &Self| -> Vec<Sum> {
+            let neighbours = tree.buckets.chunks_exact(1 << (tree.depth - depth));
+            neighbours.map(|buckets| buckets.iter().copied().sum()).collect()
+        };
+        self.total == other.total && sums(self) == sums(other)
+    }
+
+    /// Memory it has asked for beyond its own size, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.buckets.capacity() * size_of::<Sum>() + self.recents.capacity() * size_of::<Recent>()
+    }
+
+    fn rows(&self) -> u64 {
+        u64::try_from(self.total.count).unwrap_or(0)
+    }
+
+    fn add(&mut self, hash: KeyHash, delta: Sum) {
+        self.buckets[bucket_of(hash, self.depth)] += delta;
+        self.total += delta;
+    }
+
+    fn after(&self, at_ms: u64) -> impl Iterator<Item = &Recent> {
+        self.recents.iter().rev().take_while(move |recent| recent.at_ms > at_ms)
+    }
+
+    fn remember(&mut self, mut new: Recent) {
+        // Later ones came from peers whose clocks are ahead: a few, if any.
+        let later = self.recents.iter().rev().take_while(|recent| recent.at_ms > new.at_ms).count();
+        let mut place = self.recents.len() - later;
+        let close = self.recents.range(..place).rev().take_while(|recent| is_close(recent.at_ms, new.at_ms));
+        if let Some(back) = close.map(|recent| recent.hash).position(|hash| hash == new.hash) {
+            let before = self.recents.remove(place - 1 - back).expect("found just before");
+            new.delta += before.delta;
+            new.since_ms = before.since_ms;
+            place -= 1;
+        } else if self.recents.len() == RECENTS_MAX {
+            self.forget_oldest();
+            place = place.saturating_sub(1);
+        }
+        self.recents.insert(place, new);
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.recents.pop_front() {
+            self.exact_since_ms = self.exact_since_ms.max(oldest.at_ms);
+        }
+    }
+
+    /// Forgets what a key held before its row of `at_ms`.
+    fn forget_key(&mut self, hash: KeyHash, at_ms: u64) {
+        // The newest one of the key is its row's; most rows that are removed are older than all recents.
+        if self.recents.front().is_some_and(|oldest| oldest.at_ms <= at_ms) {
+            self.recents.retain(|recent| recent.hash != hash);
+        }
+    }
+}
+
+/// Whether a write follows another so closely that both count as one.
+fn is_close(before_ms: u64, at_ms: u64) -> bool {
+    before_ms + COLLAPSE_MS >= at_ms
+}
+
+fn is_past(at_ms: u64, now_ms: u64) -> bool {
+    at_ms + HORIZON_MS < now_ms
+}
+
+fn bucket_of(hash: KeyHash, depth: u8) -> usize {
+    (hash.0 >> (32 - PARTITION_BITS - depth)) as usize & ((1 << depth) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        clock::{NodeId, Timestamp},
+        digest::DigestKey,
+        name::TableName,
+        register::{Fingerprint, Marker},
+    };
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    fn leaf(key: u64, at_ms: u64) -> (KeyHash, Leaf) {
+        let timestamp = Timestamp { hlc: at_ms << 16, node: NodeId(1) };
+        let marker = Marker { timestamp, fingerprint: Fingerprint([0; 8]) };
+        let (table, key) = (TableName::parse("t").expect("a name"), key.to_be_bytes());
+        (KeyHash::of(&key), Leaf { at_ms, digest: DigestKey([1; 32]).leaf(&table, &key, &marker) })
+    }
+
+    fn write(tree: &mut PartitionTree, key: u64, at_ms: u64, now_ms: u64) {
+        let (hash, leaf) = leaf(key, at_ms);
+        tree.replace(hash, None, Some(leaf), now_ms);
+    }
+
+    #[test]
+    fn the_bound_of_recents_drops_the_oldest_and_says_so() {
+        let mut tree = PartitionTree::new(0);
+        for key in 0..RECENTS_MAX as u64 + 10 {
+            write(&mut tree, key, NOW_MS + key, NOW_MS + key);
+        }
+        assert_eq!(tree.recents.len(), RECENTS_MAX);
+        assert_eq!(tree.recents.capacity(), RECENTS_MAX);
+        assert_eq!(tree.exact_since_ms(), NOW_MS + 9);
+        assert_eq!(tree.total_at(NOW_MS + 9).count, 10);
+    }
+
+    #[test]
+    fn what_is_beyond_the_horizon_takes_no_memory() {
+        let mut tree = PartitionTree::new(0);
+        (0..100).for_each(|key| write(&mut tree, key, NOW_MS, NOW_MS));
+        assert!(tree.has_recents());
+        tree.forget(NOW_MS + HORIZON_MS + 1);
+        assert_eq!(tree.recents.capacity(), 0);
+        assert_eq!(tree.heap_bytes(), size_of::<Sum>());
+        assert_eq!((tree.exact_since_ms(), tree.settled_ms()), (NOW_MS, NOW_MS));
+    }
+
+    #[test]
+    fn one_key_written_without_end_makes_one_recent() {
+        let mut tree = PartitionTree::new(0);
+        let mut before = None;
+        for step in 0..1000 {
+            let (hash, leaf) = leaf(1, NOW_MS + step * 100);
+            tree.replace(hash, before, Some(leaf), NOW_MS + step * 100);
+            before = Some(leaf);
+        }
+        assert_eq!(tree.recents.len(), 1);
+        assert_eq!(tree.total_at(NOW_MS + 99_800), Sum::default());
+        assert_eq!(tree.total_at(NOW_MS + 99_900), tree.total());
+    }
+
+    #[test]
+    fn a_node_outside_the_tree_has_no_sums() {
+        let tree = PartitionTree::new(2);
+        let partition = Path::partition(0);
+        assert!(tree.sums(partition, 2, 0).is_some_and(|sums| sums.len() == 4));
+        assert_eq!(tree.sums(partition, 3, 0), None);
+        assert_eq!(tree.sums(partition.child(3, 0), 0, 0), None);
+        assert_eq!(tree.sums(Path::ROOT, 8, 0), None);
+        assert_eq!(tree.sums(partition, u8::MAX, 0), None);
+        assert_eq!(tree.sums(Path { bits: u8::MAX, prefix: 0 }, 0, 0), None);
+    }
+
+    /// Every tree as large as its rows have it grow, whether rows came one by one or were found at a start.
+    #[test]
+    fn a_tree_takes_a_byte_a_row_at_the_most() {
+        const PARTITIONS: usize = 256;
+        for rows in [10_000_u64, 50_000, 500_000, 1_000_000] {
+            let mut counts = [0_u64; PARTITIONS];
+            (0..rows).for_each(|key| counts[usize::from(KeyHash::of(&key.to_be_bytes()).partition())] += 1);
+            let trees = counts.map(|count| {
+                let mut tree = PartitionTree::new(0);
+                // Only how many there are decides how deep it grows.
+                tree.total.count = count as i64;
+                tree.wants_depth().map_or(tree, PartitionTree::new)
+            });
+            let bytes = size_of_val(&trees) + trees.iter().map(PartitionTree::heap_bytes).sum::<usize>();
+            assert!(bytes as u64 <= 100_000 + rows, "{bytes} bytes for {rows} rows");
+        }
+    }
+}

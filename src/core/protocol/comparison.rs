@@ -1,0 +1,334 @@
+//! The anti-entropy conversation: two replicas find out where they differ, by a walk down their digest trees.
+//!
+//! `open` says what there is; each `answer` looks at what the other side has, and goes one level further down where that is not
+//! what it has itself, until few enough rows are left to name them. What only one side has is copied; of what both have the
+//! newer goes to the side of the older.
+//!
+//! ```text
+//! Open: tables  ->  Digests: 16 a node  ->  Digests: the partitions  ->  Digests: their buckets
+//!    ->  Glimpses of rows  ->  Names: what each lacks  ->  Rows, Want  ->  Rows
+//! ```
+//!
+//! Nobody keeps a state: an answer depends on the message and on the rows alone, so a message that is lost, comes twice, or
+//! late, costs time and no more. A part that one side does not have at all is copied whole, without a walk. Few rows are
+//! glimpsed at once, without the levels in between.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    message::{Comparison, MESSAGE_BYTES, Message, Names, NodeDigests, NodeGlimpses},
+    replica::Replica,
+};
+use crate::{
+    core::{
+        digest::{Brief, Digest, DigestKey, Glimpse, KeyHash, PARTITION_BITS, Path, Sum},
+        name::{Key, TableName},
+        register::Marker,
+    },
+    error::Result,
+};
+
+/// Rows below a node that are glimpsed rather than walked any further down: a glimpse is four bytes, a brief six.
+const GLIMPSED_ROWS_MAX: i64 = 96;
+/// How many bits one level has below a partition.
+const BUCKET_BITS: u8 = 6;
+/// How many bits one level has above.
+const GROUP_BITS: u8 = 4;
+/// Wider nodes are not asked for: a message that does is none of ours.
+const BELOW_MAX: u8 = BUCKET_BITS;
+
+/// What follows from a message.
+#[derive(Debug, Default, PartialEq)]
+pub struct Answer {
+    /// What to say in return.
+    pub messages: Vec<Message>,
+    /// Rows to send.
+    pub rows: Vec<(TableName, Vec<Key>)>,
+    /// Nodes to send all rows of.
+    pub streams: Vec<(TableName, Path)>,
+}
+
+/// Opens a comparison of what both sides held at an instant. `nonce` must be one that nobody can foretell.
+///
+/// # Errors
+/// As the replica's, and so for all functions here.
+pub fn open(replica: &impl Replica, nonce: u64, at_ms: u64) -> Result<Message> {
+    let mut nodes = Vec::new();
+    for table in replica.tables() {
+        if let Some(sum) = own_sum(replica, &table, at_ms)? {
+            nodes.push((table, replica.digest_key().brief(nonce, &sum)));
+        }
+    }
+    Ok(Message::Open(Comparison { nonce, at_ms, nodes }))
+}
+
+/// Answers an opening.
+pub fn answer_open(replica: &impl Replica, message: &Comparison<Vec<(TableName, Brief)>>) -> Result<Answer> {
+    let theirs: HashMap<&TableName, Brief> =
+        message.nodes.iter().map(|(table, brief)| (table, *brief)).collect();
+    let mut tables: Vec<&TableName> = theirs.keys().copied().collect();
+    let own = replica.tables();
+    tables.extend(own.iter().filter(|table| !theirs.contains_key(table)));
+    tables.sort();
+    let mut walk = Walk::new(replica, message.nonce, message.at_ms);
+    for table in tables {
+        let brief = theirs.get(table).copied().unwrap_or(Brief::EMPTY);
+        if let Some(sum) = own_sum(replica, table, message.at_ms)? {
+            walk.compare(table, Path::ROOT, &sum, brief)?;
+        }
+    }
+    Ok(walk.answer())
+}
+
+/// Answers digests of nodes.
+pub fn answer_digests(replica: &impl Replica, message: &Comparison<Vec<NodeDigests>>) -> Result<Answer> {
+    let mut walk = Walk::new(replica, message.nonce, message.at_ms);
+    for node in &message.nodes {
+        let NodeDigests { table, path, below, briefs } = node;
+        if !path.is_sound() || *below > BELOW_MAX || briefs.len() != 1 << below {
+            continue;
+        }
+        match replica.sums(table, *path, *below, message.at_ms)? {
+            Some(sums) => {
+                for (index, (sum, brief)) in sums.iter().zip(briefs).enumerate() {
+                    walk.compare(table, path.child(*below, index as u32), sum, *brief)?;
+                }
+            }
+            // The other's tree is deeper than ours.
+            None if path.bits >= PARTITION_BITS => walk.glimpse(table, *path)?,
+            // Ours is just being built.
+            None => {}
+        }
+    }
+    Ok(walk.answer())
+}
+
+/// Answers glimpses of rows.
+pub fn answer_glimpses(replica: &impl Replica, message: &Comparison<Vec<NodeGlimpses>>) -> Result<Answer> {
+    let mut answer = Answer::default();
+    let mut batch = Batch::new(message.nonce, message.at_ms, Message::Names);
+    let mut heads = Heads::new(replica, message.nonce);
+    for NodeGlimpses { table, path, glimpses } in &message.nodes {
+        if !path.is_sound() {
+            continue;
+        }
+        let theirs: HashSet<Glimpse> = glimpses.iter().copied().collect();
+        let own = heads.below(table, *path)?;
+        let known: HashSet<Glimpse> = own.iter().map(|head| head.glimpse).collect();
+        let named: Vec<_> = own
+            .iter()
+            .filter(|head| !theirs.contains(&head.glimpse))
+            .map(|head| (head.key.clone(), head.marker))
+            .collect();
+        let wanted: Vec<Glimpse> =
+            glimpses.iter().filter(|glimpse| !known.contains(glimpse)).copied().collect();
+        if named.is_empty() && wanted.is_empty() {
+            continue;
+        }
+        let cost =
+            80 + named.iter().map(|(key, _)| 40 + key.as_str().len()).sum::<usize>() + 4 * wanted.len();
+        batch.add(Names { table: table.clone(), path: *path, named, wanted }, cost, &mut answer);
+    }
+    batch.finish(&mut answer);
+    Ok(answer)
+}
+
+/// Answers names of rows.
+pub fn answer_names(replica: &impl Replica, message: &Comparison<Vec<Names>>) -> Result<Answer> {
+    let mut answer = Answer::default();
+    let mut wants: Vec<(TableName, Vec<Key>)> = Vec::new();
+    let mut heads = Heads::new(replica, message.nonce);
+    for Names { table, path, named, wanted } in &message.nodes {
+        if !path.is_sound() {
+            continue;
+        }
+        let own = heads.below(table, *path)?;
+        let markers: HashMap<&Key, Marker> = own.iter().map(|head| (&head.key, head.marker)).collect();
+        let (mut newer, mut older) = (Vec::new(), Vec::new());
+        for (key, marker) in named {
+            match markers.get(key) {
+                Some(own) if own > marker => newer.push(key.clone()),
+                Some(own) if own == marker => {}
+                Some(_) | None => older.push(key.clone()),
+            }
+        }
+        let named: HashSet<&Key> = named.iter().map(|(key, _)| key).collect();
+        let wanted: HashSet<Glimpse> = wanted.iter().copied().collect();
+        let lacking = own.iter().filter(|head| wanted.contains(&head.glimpse) && !named.contains(&head.key));
+        newer.extend(lacking.map(|head| head.key.clone()));
+        if !newer.is_empty() {
+            answer.rows.push((table.clone(), newer));
+        }
+        if !older.is_empty() {
+            match wants.last_mut() {
+                Some((last, keys)) if last == table => keys.extend(older),
+                Some(_) | None => wants.push((table.clone(), older)),
+            }
+        }
+    }
+    if !wants.is_empty() {
+        answer.messages.push(Message::Want(wants));
+    }
+    Ok(answer)
+}
+
+/// One side's walk over what the other sent.
+struct Walk<'a, R> {
+    replica: &'a R,
+    key: DigestKey,
+    answer: Answer,
+    digests: Batch<NodeDigests>,
+    glimpses: Batch<NodeGlimpses>,
+    heads: Heads<'a, R>,
+    pulls: Vec<(TableName, Path)>,
+}
+
+impl<'a, R: Replica> Walk<'a, R> {
+    fn new(replica: &'a R, nonce: u64, at_ms: u64) -> Self {
+        Self {
+            replica,
+            key: replica.digest_key(),
+            answer: Answer::default(),
+            digests: Batch::new(nonce, at_ms, Message::Digests),
+            glimpses: Batch::new(nonce, at_ms, Message::Glimpses),
+            heads: Heads::new(replica, nonce),
+            pulls: Vec::new(),
+        }
+    }
+
+    /// Goes on where a node is not the same on both sides.
+    fn compare(&mut self, table: &TableName, path: Path, sum: &Sum, theirs: Brief) -> Result<()> {
+        let nonce = self.digests.nonce;
+        let own = self.key.brief(nonce, sum);
+        if own == theirs {
+            return Ok(());
+        }
+        if theirs == Brief::EMPTY && path.bits <= PARTITION_BITS {
+            self.answer.streams.push((table.clone(), path));
+        } else if own == Brief::EMPTY && path.bits <= PARTITION_BITS {
+            self.pulls.push((table.clone(), path));
+        } else if sum.count <= GLIMPSED_ROWS_MAX || path.bits >= self.replica.depth(table, path)? {
+            self.glimpse(table, path)?;
+        } else {
+            self.descend(table, path)?;
+        }
+        Ok(())
+    }
+
+    fn descend(&mut self, table: &TableName, path: Path) -> Result<()> {
+        let below = match path.bits {
+            0..PARTITION_BITS => GROUP_BITS - path.bits % GROUP_BITS,
+            bits => BUCKET_BITS.min(self.replica.depth(table, path)? - bits),
+        };
+        let Some(sums) = self.replica.sums(table, path, below, self.digests.at_ms)? else {
+            return self.glimpse(table, path);
+        };
+        let briefs: Vec<Brief> = sums.iter().map(|sum| self.key.brief(self.digests.nonce, sum)).collect();
+        let cost = 16 + table.as_str().len() + 6 * briefs.len();
+        let node = NodeDigests { table: table.clone(), path, below, briefs };
+        self.digests.add(node, cost, &mut self.answer);
+        Ok(())
+    }
+
+    fn glimpse(&mut self, table: &TableName, path: Path) -> Result<()> {
+        let glimpses: Vec<Glimpse> =
+            self.heads.below(table, path)?.into_iter().map(|head| head.glimpse).collect();
+        let cost = 16 + table.as_str().len() + 4 * glimpses.len();
+        self.glimpses.add(NodeGlimpses { table: table.clone(), path, glimpses }, cost, &mut self.answer);
+        Ok(())
+    }
+
+    fn answer(mut self) -> Answer {
+        self.digests.finish(&mut self.answer);
+        self.glimpses.finish(&mut self.answer);
+        if !self.pulls.is_empty() {
+            self.answer.messages.push(Message::Pull(self.pulls));
+        }
+        self.answer
+    }
+}
+
+/// Parts of an answer, gathered into messages of a size that goes well over a link.
+struct Batch<T> {
+    nonce: u64,
+    at_ms: u64,
+    message: fn(Comparison<Vec<T>>) -> Message,
+    nodes: Vec<T>,
+    bytes: usize,
+}
+
+impl<T> Batch<T> {
+    fn new(nonce: u64, at_ms: u64, message: fn(Comparison<Vec<T>>) -> Message) -> Self {
+        Self { nonce, at_ms, message, nodes: Vec::new(), bytes: 0 }
+    }
+
+    fn add(&mut self, node: T, cost: usize, answer: &mut Answer) {
+        if self.bytes + cost > MESSAGE_BYTES {
+            self.finish(answer);
+        }
+        self.nodes.push(node);
+        self.bytes += cost;
+    }
+
+    fn finish(&mut self, answer: &mut Answer) {
+        let nodes = std::mem::take(&mut self.nodes);
+        self.bytes = 0;
+        if !nodes.is_empty() {
+            let (nonce, at_ms) = (self.nonce, self.at_ms);
+            answer.messages.push((self.message)(Comparison { nonce, at_ms, nodes }));
+        }
+    }
+}
+
+/// A row as it is glimpsed.
+#[derive(Clone)]
+struct Head {
+    key: Key,
+    marker: Marker,
+    hash: KeyHash,
+    glimpse: Glimpse,
+}
+
+/// Reads rows by partition, as the disk has them: nodes that follow each other are mostly of one.
+struct Heads<'a, R> {
+    replica: &'a R,
+    digest_key: DigestKey,
+    nonce: u64,
+    read: Option<(TableName, u8, Vec<Head>)>,
+}
+
+impl<'a, R: Replica> Heads<'a, R> {
+    fn new(replica: &'a R, nonce: u64) -> Self {
+        Self { replica, digest_key: replica.digest_key(), nonce, read: None }
+    }
+
+    fn below(&mut self, table: &TableName, path: Path) -> Result<Vec<Head>> {
+        let mut heads = Vec::new();
+        for partition in path.partitions() {
+            let read = self.partition(table, partition)?;
+            heads.extend(read.iter().filter(|head| path.covers(head.hash)).cloned());
+        }
+        Ok(heads)
+    }
+
+    fn partition(&mut self, table: &TableName, number: u8) -> Result<&[Head]> {
+        let is_read = |(of, partition, _): &(TableName, u8, Vec<Head>)| of == table && *partition == number;
+        if !self.read.as_ref().is_some_and(is_read) {
+            let heads = self.replica.heads(table, Path::partition(number))?;
+            let heads = heads.into_iter().map(|(key, marker, leaf)| self.head(key, marker, &leaf)).collect();
+            self.read = Some((table.clone(), number, heads));
+        }
+        Ok(&self.read.as_ref().expect("just read").2)
+    }
+
+    fn head(&self, key: Key, marker: Marker, leaf: &Digest) -> Head {
+        let hash = KeyHash::of(key.as_str().as_bytes());
+        Head { key, marker, hash, glimpse: self.digest_key.glimpse(self.nonce, leaf) }
+    }
+}
+
+/// The sum of a table; `None` while its tree is being built: nothing can be compared with it then.
+fn own_sum(replica: &impl Replica, table: &TableName, at_ms: u64) -> Result<Option<Sum>> {
+    let sums = replica.sums(table, Path::ROOT, 0, at_ms)?;
+    Ok(sums.and_then(|sums| sums.first().copied()))
+}

@@ -1,0 +1,213 @@
+//! The floor: the instant up to which every member is known to have everything that anybody wrote. Below it a tombstone has
+//! done its work, and may go.
+//!
+//! Two members whose roots are equal at an instant T hold the same up to T. Each keeps the last such T for each other member,
+//! and announces the least of them as its *guarantee*: what it has up to there, all have. The floor is the least guarantee of
+//! all members. A write at or below it cannot turn up later, because a member raises its clock above an instant before it
+//! takes its root there.
+//!
+//! One guarantee is not enough: the member with it may have got a write of Q after it compared with P. P's own guarantee says
+//! that P compared with Q.
+//!
+//! A member that is down keeps the floor where it was, until it is forgotten. What was removed below the floor stays removed, but
+//! the floor itself falls back for members that are new: one that was forgotten and comes back may have old writes that nobody
+//! had, and nothing more is to be removed until all have them. Else some would take them and others refuse them.
+
+use std::collections::BTreeMap;
+
+use crate::core::clock::NodeId;
+
+/// What is known of the members, at one of them.
+#[derive(Clone, Debug, Default)]
+pub struct Floor {
+    members: BTreeMap<NodeId, Standing>,
+    floor_ms: u64,
+    /// The latest instant at which roots were compared.
+    compared_ms: u64,
+    lowered: u64,
+}
+
+/// A comparison of roots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comparing {
+    /// The instant that the roots stand for (Unix milliseconds).
+    pub at_ms: u64,
+    /// How often a late row had taken something back by then.
+    lowered: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// The last instant at which its root was equal to ours.
+    equal_ms: u64,
+    /// What it announced.
+    guarantee_ms: u64,
+}
+
+impl Floor {
+    /// Sets who the other members are, those that were forgotten left out. Of new ones nothing is known.
+    ///
+    /// One that is forgotten may have handed over old writes of its own just before, after others were equal. So what is known of
+    /// them does not reach further than what was known of it, until they are equal again.
+    pub fn set_members(&mut self, members: impl IntoIterator<Item = NodeId>) {
+        let mut before = std::mem::take(&mut self.members);
+        self.members =
+            members.into_iter().map(|member| (member, before.remove(&member).unwrap_or_default())).collect();
+        if let Some(forgotten_ms) = before.values().map(|standing| standing.equal_ms).min() {
+            for standing in self.members.values_mut() {
+                standing.equal_ms = standing.equal_ms.min(forgotten_ms);
+            }
+        }
+    }
+
+    /// Notes that a member's root was equal to ours, and that both are durable. Roots do not show a row that came in after they were compared
+    /// and was written before their instant.
+    pub fn equal(&mut self, member: NodeId, compared: Comparing) {
+        if let Some(standing) = self.members.get_mut(&member).filter(|_| compared.lowered == self.lowered) {
+            standing.equal_ms = standing.equal_ms.max(compared.at_ms);
+        }
+    }
+
+    /// Notes the guarantee that a member announced.
+    pub fn announced(&mut self, member: NodeId, guarantee_ms: u64) {
+        if let Some(standing) = self.members.get_mut(&member) {
+            standing.guarantee_ms = standing.guarantee_ms.max(guarantee_ms);
+        }
+    }
+
+    /// Takes back what is known of instants after this one: a row from before them is about to come in that members may not have.
+    pub fn lower(&mut self, to_ms: u64) {
+        for standing in self.members.values_mut().filter(|standing| standing.equal_ms > to_ms) {
+            standing.equal_ms = to_ms;
+        }
+        self.lowered += u64::from(to_ms < self.compared_ms);
+    }
+
+    /// Says that roots of an instant are about to be compared; returns what to tell `equal` then.
+    pub fn compare(&mut self, at_ms: u64) -> Comparing {
+        self.compared_ms = self.compared_ms.max(at_ms);
+        Comparing { at_ms, lowered: self.lowered }
+    }
+
+    /// The other members.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> {
+        self.members.keys().copied()
+    }
+
+    /// Whether a node is one of the other members.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node)
+    }
+
+    /// Forgets what was known of a member: it came back with another state.
+    pub fn reset(&mut self, member: NodeId) {
+        if let Some(standing) = self.members.get_mut(&member) {
+            *standing = Standing::default();
+        }
+    }
+
+    /// What this node can guarantee: alone, everything up to `settled_ms`.
+    pub fn guarantee_ms(&self, settled_ms: u64) -> u64 {
+        self.members.values().map(|standing| standing.equal_ms).min().unwrap_or(settled_ms)
+    }
+
+    /// The floor as it is now, where this node announces `guarantee_ms`.
+    pub fn raise(&mut self, guarantee_ms: u64) -> u64 {
+        let announced = self.members.values().map(|standing| standing.guarantee_ms).min();
+        self.floor_ms = announced.unwrap_or(guarantee_ms).min(guarantee_ms);
+        self.floor_ms
+    }
+
+    /// The floor as it was raised last.
+    pub fn floor_ms(&self) -> u64 {
+        self.floor_ms
+    }
+
+    /// The guarantee that a member announced last.
+    pub fn announced_ms(&self, member: NodeId) -> Option<u64> {
+        self.members.get(&member).map(|standing| standing.guarantee_ms)
+    }
+
+    /// The last instant at which a member was known to hold the same.
+    pub fn equal_ms(&self, member: NodeId) -> Option<u64> {
+        self.members.get(&member).map(|standing| standing.equal_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    fn equal(floor: &mut Floor, member: NodeId, at_ms: u64) {
+        let compared = floor.compare(at_ms);
+        floor.equal(member, compared);
+    }
+
+    fn raise(floor: &mut Floor, settled_ms: u64) -> u64 {
+        floor.raise(floor.guarantee_ms(settled_ms))
+    }
+
+    #[test]
+    fn alone_the_floor_follows_the_clock() {
+        let mut floor = Floor::default();
+        assert_eq!(raise(&mut floor, 100), 100);
+    }
+
+    #[test]
+    fn it_waits_for_every_member_and_for_what_each_announced() {
+        let mut floor = Floor::default();
+        floor.set_members([A, B]);
+        equal(&mut floor, A, 50);
+        assert_eq!(raise(&mut floor, 100), 0, "nothing is known of B");
+        equal(&mut floor, B, 40);
+        assert_eq!(floor.guarantee_ms(100), 40);
+        assert_eq!(raise(&mut floor, 100), 0, "neither has said what it knows of the other");
+        floor.announced(A, 30);
+        floor.announced(B, 35);
+        assert_eq!(raise(&mut floor, 100), 30);
+        floor.announced(A, 10);
+        assert_eq!(raise(&mut floor, 100), 30, "what was announced stays true");
+    }
+
+    #[test]
+    fn one_that_is_forgotten_holds_it_no_longer_and_one_that_is_new_does() {
+        let mut floor = Floor::default();
+        floor.set_members([A, B]);
+        equal(&mut floor, A, 50);
+        floor.announced(A, 45);
+        floor.set_members([A]);
+        assert_eq!(raise(&mut floor, 100), 0, "B may have told something old just before");
+        equal(&mut floor, A, 50);
+        assert_eq!(raise(&mut floor, 100), 45);
+        floor.set_members([A, B]);
+        equal(&mut floor, A, 80);
+        floor.announced(A, 80);
+        assert_eq!(raise(&mut floor, 100), 0);
+        equal(&mut floor, B, 70);
+        floor.announced(B, 60);
+        assert_eq!(raise(&mut floor, 100), 60);
+        floor.reset(B);
+        assert_eq!(floor.guarantee_ms(100), 0);
+    }
+
+    #[test]
+    fn a_late_row_takes_back_what_it_was_not_seen_in() {
+        let mut floor = Floor::default();
+        floor.set_members([A]);
+        equal(&mut floor, A, 50);
+        let compared = floor.compare(60);
+        floor.lower(55);
+        floor.equal(A, compared);
+        assert_eq!(floor.guarantee_ms(100), 50, "the roots of 60 did not show it");
+        floor.lower(40);
+        assert_eq!(floor.guarantee_ms(100), 40);
+        equal(&mut floor, A, 60);
+        let compared = floor.compare(70);
+        floor.lower(80);
+        floor.equal(A, compared);
+        assert_eq!(floor.guarantee_ms(100), 70, "later rows take nothing back");
+    }
+}

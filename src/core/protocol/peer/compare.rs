@@ -1,0 +1,223 @@
+//! What follows from the round of a peer: what it has swept, whether it holds the same, and when to find out where it does not.
+
+use super::{Context, Equal, Output, Peer, Then};
+use crate::{
+    core::{
+        clock::NodeId,
+        protocol::{
+            message::Round,
+            replica::{Replica, Swept},
+        },
+    },
+    error::{Error, Result},
+};
+
+/// A comparison that was quiet for so long is over.
+const COMPARISON_QUIET_MS: u64 = 4_000;
+/// A row that was written over on one side just before it was swept, and on the other just after, makes instants before differ,
+/// and so long after where it is written over again and again.
+const SWEEP_MS: u64 = 1_000;
+/// How many rounds may differ for that reason before it is held to be another.
+const EXCUSED_MAX: u32 = 4;
+/// A first sync whose source says nothing for so long looks for another.
+const SOURCE_SILENCE_MS: u64 = 5_000;
+
+impl Peer {
+    pub(in crate::core::protocol::peer) fn take_round<R: Replica>(
+        &mut self,
+        context: &Context<'_, R>,
+        round: Round,
+    ) -> Result<Vec<Output>> {
+        self.measure(context.now_ms, &round)?;
+        // It is an instant that the clock is raised to.
+        let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
+        if round.at_ms() > latest_ms {
+            let ahead_ms = round.at_ms() - context.now_ms;
+            return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
+        }
+        self.figures.rounds += 1;
+        self.figures.rows_there = Some(round.rows);
+        self.figures.is_whole = Some(round.flags.whole);
+        self.figures.is_leaving = round.flags.leaving;
+        self.figures.last_round_ms = Some(context.now_ms);
+        let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
+        self.heed(context, &round, swept)?;
+        let outputs = self.compare_roots(context, &round, swept);
+        self.last_round = Some((round, context.now_ms));
+        outputs
+    }
+
+    /// Takes over how far others have swept; where this node is not whole, once the peer has what is removed here by that. Where it is
+    /// further than this node ever guaranteed, they do not count on this node: it is not whole, whatever it holds itself to be.
+    fn heed<R: Replica>(&mut self, context: &Context<'_, R>, round: &Round, swept: Swept) -> Result<()> {
+        let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
+        if swept.latest_ms() > latest_ms {
+            let ahead_ms = swept.latest_ms() - context.now_ms;
+            return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
+        }
+        let mut standing = context.shared.standing();
+        standing.floor.announced(self.remote, round.guarantee_ms);
+        if round.flags.apart {
+            standing.hear_apart(self.remote);
+        }
+        if round.flags.whole {
+            standing.whole_seen_ms = context.now_ms;
+            if standing.whole && swept.latest_ms() > standing.guaranteed_ms {
+                standing.begin_syncing(context.now_ms);
+            }
+        } else if standing.whole || !standing.is_without_whole(context.now_ms) {
+            return Ok(());
+        }
+        let is_whole = standing.whole;
+        drop(standing);
+        if !is_whole && !self.has_offered(context, swept)? {
+            return Ok(());
+        }
+        let own = context.replica.swept();
+        if !is_whole && round.flags.whole && own.max(swept) != swept {
+            // What it swept by itself, apart from the others, the others may still have.
+            return context.replica.reset_swept(swept);
+        }
+        context.replica.sweep_to(swept);
+        Ok(())
+    }
+
+    /// Sends the peer what is dead here and about to be removed, and says whether it has that. What this node deleted, or gave an expiry,
+    /// while it was no member ends what the members have had since before; there it is removed at once.
+    fn has_offered<R: Replica>(&mut self, context: &Context<'_, R>, swept: Swept) -> Result<bool> {
+        if !self.repairs.is_empty() || self.is_repairing() {
+            return Ok(false);
+        }
+        // They may have swept further while it was on its way.
+        if self.offered.max(swept) != self.offered {
+            self.repairs.add_all(context.replica.dead(swept)?);
+            self.offered = self.offered.max(swept);
+        }
+        Ok(self.repairs.is_empty())
+    }
+
+    fn compare_roots<R: Replica>(
+        &mut self,
+        context: &Context<'_, R>,
+        round: &Round,
+        swept: Swept,
+    ) -> Result<Vec<Output>> {
+        let Some(theirs) = round.root else { return Ok(Vec::new()) };
+        context.replica.pass(round.at_ms());
+        if context.replica.swept() != swept {
+            return Ok(Vec::new());
+        }
+        if self.swept.0 != swept {
+            self.swept = (swept, context.now_ms);
+        }
+        let compared = context.shared.standing().floor.compare(round.at_ms());
+        let Some(own) = context.replica.root(round.at_ms())? else { return Ok(Vec::new()) };
+        if own == theirs {
+            (self.differing, self.excused) = (0, 0);
+            self.end_session();
+            // Of what was written just before the link came up, an earlier instant tells nothing: it may be missing here.
+            let is_all = round.flags.is_all || round.at_ms() >= self.options.latest_ms(self.begun_ms);
+            let covered = is_all.then_some(round.flags);
+            let equal = Equal { compared, swept, covered };
+            return Ok(vec![Output::AfterSync(Then::Equal(equal))]);
+        }
+        let (is_whole, may_agree) = {
+            let standing = context.shared.standing();
+            let is_without_whole = standing.is_without_whole(context.now_ms);
+            (standing.whole, is_without_whole && standing.may_agree_with(self.remote))
+        };
+        let is_due = match (is_whole, round.flags.whole) {
+            (true, true) => self.is_due(round),
+            // One that has yet to learn what there is learns it from one that knows, and from one at a time.
+            (false, true) => self.is_source(context),
+            // All were started together.
+            (false, false) if may_agree => self.is_due(round),
+            // It will ask.
+            (true, false) | (false, false) => false,
+        };
+        if !is_due || self.is_comparing(context.now_ms) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![self.compare_now(context)?])
+    }
+
+    /// Whether roots have differed for long enough, with nothing on its way that explains it.
+    fn is_due(&mut self, round: &Round) -> bool {
+        if round.flags.pushing || self.is_pushing(round.at_ms()) {
+            return false;
+        }
+        if round.at_ms() < self.swept.1 + SWEEP_MS && self.excused < EXCUSED_MAX {
+            self.excused += 1;
+            return false;
+        }
+        self.differing += 1;
+        self.differing >= self.patience(round)
+    }
+
+    /// Whether the first sync is to come from this peer.
+    fn is_source<R: Replica>(&self, context: &Context<'_, R>) -> bool {
+        let mut standing = context.shared.standing();
+        let is_taken = |(source, seen_ms): (NodeId, u64)| {
+            source != self.remote && context.now_ms.saturating_sub(seen_ms) < SOURCE_SILENCE_MS
+        };
+        if standing.source.is_some_and(is_taken) {
+            return false;
+        }
+        standing.source = Some((self.remote, context.now_ms));
+        true
+    }
+
+    /// How many rounds in a row must differ before this side opens. One of both opens first, and the other only where that
+    /// does not; after a gap there is no doubt that something differs.
+    fn patience(&self, round: &Round) -> u32 {
+        let sure = self.equal_ms.is_none() && (self.gap || round.flags.gap);
+        match (sure, self.local < self.remote) {
+            (true, true) => 1,
+            (true, false) => 2,
+            (false, true) => 3,
+            (false, false) => 5,
+        }
+    }
+
+    fn is_comparing(&self, now_ms: u64) -> bool {
+        !self.repairs.is_empty() || now_ms.saturating_sub(self.busy_ms) < COMPARISON_QUIET_MS
+    }
+
+    pub(in crate::core::protocol::peer) fn end_session(&mut self) {
+        if let Some(session) = self.session.take()
+            && session.moved_before == self.moved()
+        {
+            self.figures.false_sessions += 1;
+        }
+    }
+
+    pub(in crate::core::protocol::peer) fn moved(&self) -> u64 {
+        self.figures.rows_repaired + self.figures.rows_changed
+    }
+
+    /// Whether something this node wrote at or before an instant is not acknowledged yet.
+    pub(in crate::core::protocol::peer) fn is_pushing(&self, at_ms: u64) -> bool {
+        let mark = self.marks.iter().find(|(marked_ms, _)| *marked_ms >= at_ms);
+        mark.is_some_and(|(_, last)| self.acked < *last)
+    }
+
+    fn measure(&mut self, now_ms: u64, round: &Round) -> Result<()> {
+        let Some((sent_ms, held_ms)) = round.echo else { return Ok(()) };
+        let round_trip_ms = now_ms.saturating_sub(sent_ms).saturating_sub(u64::from(held_ms));
+        let there_ms = round.now_ms.saturating_add(round_trip_ms / 2);
+        self.figures.round_trip_ms = Some(round_trip_ms);
+        self.figures.clock_offset_ms = Some(difference(there_ms, now_ms));
+        // What may be the way of the message is not held against the clock.
+        let ahead_ms = round.now_ms.saturating_sub(now_ms);
+        if ahead_ms > self.options.clock_drift_max_ms {
+            return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
+        }
+        Ok(())
+    }
+}
+
+/// How far one instant lies after another, as far as can be said.
+fn difference(later_ms: u64, earlier_ms: u64) -> i64 {
+    let amount = i64::try_from(later_ms.abs_diff(earlier_ms)).unwrap_or(i64::MAX);
+    if later_ms >= earlier_ms { amount } else { -amount }
+}

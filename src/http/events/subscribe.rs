@@ -1,0 +1,277 @@
+//! Following keys over Server-Sent Events: one key, a prefix or list of a table, topics of many tables. The same paths
+//! with `Upgrade: websocket` send the same events as text frames.
+//!
+//! A stream is a subscription and a beat, nothing else: it holds no queue, as the node's is bounded and says `resync`
+//! when it overflows, and it formats nothing, as a change is rendered once for all. One poll gives one shared chunk;
+//! hyper gathers those that are ready into one write.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper::{
+    Method,
+    header::{self, HeaderName, HeaderValue},
+};
+use warp::{
+    filters::BoxedFilter,
+    reply::{Reply, Response},
+};
+
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    http::{
+        events,
+        request::{
+            Call, Query,
+            path::{self, Address},
+        },
+        response,
+        routes::{self, Route},
+        server::keep_alive::{self, Beats, Pulse},
+        websocket,
+    },
+    node::{Cursor, Node, Notice, Start, Subscription, Topic},
+};
+
+/// Most keys, prefixes and tables that one stream may name. Each costs an entry in the node's index of subscribers.
+pub const TOPICS_MAX: usize = 1000;
+
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+const PATH_OF_TOPICS: &str = "/_/subscribe";
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// `GET /{table}/subscribe/{key}`, `GET /{table}/subscribe?prefix=&keys=`, `GET /_/subscribe?topic=`.
+pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    let pulse = Pulse::start(keep_alive::PERIOD);
+    routes::route(Route::Subscribe, target, move |call, target| {
+        let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
+        async move { follow(&node, &pulse, &call, target).await }
+    })
+}
+
+/// What a path asks to follow; the query says the rest.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Key(Address),
+    Table(TableName),
+    Topics,
+}
+
+fn target(path: &str) -> Option<Result<Target>> {
+    if path == PATH_OF_TOPICS {
+        return Some(Ok(Target::Topics));
+    }
+    if let Some(address) = path::keyed(path, "subscribe") {
+        return Some(address.map(Target::Key));
+    }
+    path::collection(path, "subscribe").map(|table| table.map(Target::Table))
+}
+
+async fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Target) -> Result<Response> {
+    if call.method != Method::GET && call.method != Method::HEAD {
+        return response::other_method(call, ALLOW);
+    }
+    let topics = topics(target, call.query())?;
+    let start = start(call)?;
+    if call.method == Method::HEAD {
+        return Ok(event_stream(futures_util::stream::empty()));
+    }
+    if websocket::is_wanted(call) {
+        return websocket::stream(node, pulse, call, topics, start).await;
+    }
+    let subscription = node.watch(topics, start).await?;
+    let head = events::head(node.address(), subscription.position());
+    call.peer.expect_events();
+    Ok(event_stream(Events { head: Some(head), subscription, beats: pulse.beats() }))
+}
+
+/// What to follow.
+fn topics(target: Target, query: Query<'_>) -> Result<Vec<Topic>> {
+    let topics = match target {
+        Target::Key(Address { table, key }) => vec![Topic::Key(table, key)],
+        Target::Table(table) => topics_of_table(&table, query)?,
+        Target::Topics => {
+            query.all("topic")?.iter().map(|topic| parse_topic(topic)).collect::<Result<Vec<Topic>>>()?
+        }
+    };
+    match topics.len() {
+        0 => Err(Error::BadRequest(
+            "name what to follow: ?topic=table/key, ?topic=table/* or more of them".into(),
+        )),
+        1..=TOPICS_MAX => Ok(topics),
+        count => Err(Error::BadName(format!("{count} topics; one stream follows at most {TOPICS_MAX}"))),
+    }
+}
+
+/// `?prefix=`, `?key=a` and `?keys=a,b` of one table, which may be repeated; the whole table without any.
+fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
+    let prefixes = query.all("prefix")?;
+    let lists = query.all("keys")?;
+    let single = query.all("key")?;
+    if prefixes.is_empty() && lists.is_empty() && single.is_empty() {
+        return Ok(vec![Topic::Prefix(table.clone(), String::new())]);
+    }
+    let prefixes = prefixes.into_iter().map(|prefix| Ok(Topic::Prefix(table.clone(), prefix.into_owned())));
+    // A comma always parts `keys`, however it is escaped: `key` names one that has commas.
+    let keys = lists.iter().flat_map(|list| list.split(',')).chain(single.iter().map(AsRef::as_ref));
+    prefixes.chain(keys.map(|key| Ok(Topic::Key(table.clone(), Key::parse(key)?)))).collect()
+}
+
+/// `table/key`, `table/*` for a whole table, `table/pre*` for a prefix. A key that itself ends in `*` is named by
+/// `/{table}/subscribe?key=`.
+fn parse_topic(topic: &str) -> Result<Topic> {
+    let Some((table, key)) = topic.split_once('/') else {
+        return Err(Error::BadRequest(format!("{topic:?} is no topic: table/key, table/* or table/prefix*")));
+    };
+    let table = TableName::parse(table)?;
+    Ok(match key.strip_suffix('*') {
+        Some(prefix) => Topic::Prefix(table, prefix.into()),
+        None => Topic::Key(table, Key::parse(key)?),
+    })
+}
+
+/// Where to begin. A cursor comes before `?snapshot`, and the header before `?since`: a browser that reconnects repeats
+/// its first URL and adds the header.
+fn start(call: &Call) -> Result<Start> {
+    let query = call.query();
+    let snapshot = query.flag("snapshot")?;
+    let since = query.get("since")?;
+    // An id that is not text is not one of ours, but it is one: the client has seen something, so tell it to start over.
+    let last_event_id = call.headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or("not text"));
+    let cursor = last_event_id.or(since.as_deref()).filter(|cursor| !cursor.is_empty());
+    Ok(start_at(cursor, snapshot))
+}
+
+/// Where a subscription begins that has seen all up to `cursor`, if it says so.
+pub fn start_at(cursor: Option<&str>, snapshot: bool) -> Start {
+    match (cursor, snapshot) {
+        (Some(cursor), _) => Cursor::parse(cursor).map_or(Start::Resync, Start::After),
+        (None, true) => Start::Snapshot,
+        (None, false) => Start::Now,
+    }
+}
+
+fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 'static) -> Response {
+    let mut response = warp::reply::stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
+}
+
+/// The body of an event stream.
+struct Events {
+    head: Option<Bytes>,
+    subscription: Subscription,
+    beats: Beats,
+}
+
+impl Stream for Events {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(head) = self.head.take() {
+            return Poll::Ready(Some(Ok(head)));
+        }
+        if let Poll::Ready(notice) = Pin::new(&mut self.subscription).poll_next(context) {
+            return Poll::Ready(notice.map(|notice: Notice| Ok(events::frame(&notice))));
+        }
+        let beat = Pin::new(&mut self.beats).poll_next(context);
+        beat.map(|beat| beat.map(|()| Ok(events::keep_alive(self.subscription.position()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableName {
+        TableName::parse(name).expect("a table name")
+    }
+
+    fn key(table_name: &str, key: &str) -> Topic {
+        Topic::Key(table(table_name), Key::parse(key).expect("a key"))
+    }
+
+    fn prefix(table_name: &str, prefix: &str) -> Topic {
+        Topic::Prefix(table(table_name), prefix.into())
+    }
+
+    #[test]
+    fn a_path_names_a_key_a_table_or_topics() {
+        let found = |path| target(path).and_then(Result::ok);
+        let address = |key: &str| Address { table: table("t"), key: Key::parse(key).expect("a key") };
+        assert_eq!(found("/t/subscribe/a%2Fb/c"), Some(Target::Key(address("a/b/c"))));
+        assert_eq!(found("/t/subscribe"), Some(Target::Table(table("t"))));
+        assert_eq!(found("/_/subscribe"), Some(Target::Topics));
+        for path in ["/subscribe/a", "/_/subscribe/a", "/_/subscribe/", "/t/subscriber", "/key/subscribe"] {
+            assert_eq!(target(path), None, "{path}");
+        }
+        assert!(matches!(target("/t/subscribe/"), Some(Err(Error::BadName(_)))));
+        assert!(matches!(target("/t/subscribe/%zz"), Some(Err(Error::BadKey(_)))));
+    }
+
+    #[test]
+    fn a_topic_is_a_key_a_table_or_a_prefix() {
+        let cases = [
+            ("users/alice", key("users", "alice")),
+            ("users/a/b", key("users", "a/b")),
+            ("users/*", prefix("users", "")),
+            ("users/a*", prefix("users", "a")),
+            ("users/a**", prefix("users", "a*")),
+            ("users/a*b", key("users", "a*b")),
+        ];
+        for (topic, expected) in cases {
+            assert_eq!(parse_topic(topic), Ok(expected), "{topic}");
+        }
+        for topic in ["", "users", "*"] {
+            assert!(matches!(parse_topic(topic), Err(Error::BadRequest(_))), "{topic}");
+        }
+        for topic in ["*/a", "/a", "users/", "../x", "key/a"] {
+            assert!(matches!(parse_topic(topic), Err(Error::BadName(_))), "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_query_names_prefixes_and_keys_or_the_whole_table() {
+        let topics = |query: &'static str| topics(Target::Table(table("t")), Query(query));
+        assert_eq!(topics(""), Ok(vec![prefix("t", "")]));
+        assert_eq!(topics("prefix="), Ok(vec![prefix("t", "")]));
+        assert_eq!(topics("keys=a,b%20c&keys=d"), Ok(vec![key("t", "a"), key("t", "b c"), key("t", "d")]));
+        assert_eq!(topics("prefix=p%2F&keys=a"), Ok(vec![prefix("t", "p/"), key("t", "a")]));
+        assert_eq!(topics("key=a%2Cb&key=c&keys=d"), Ok(vec![key("t", "d"), key("t", "a,b"), key("t", "c")]));
+        assert!(matches!(topics("keys=a,,b"), Err(Error::BadName(_))));
+        assert!(matches!(topics("key="), Err(Error::BadName(_))));
+    }
+
+    #[test]
+    fn a_stream_follows_at_least_one_topic_and_not_too_many() {
+        let topics = |count: usize| {
+            let query = vec!["topic=t/k"; count].join("&");
+            super::topics(Target::Topics, Query(&query)).map(|topics| topics.len())
+        };
+        assert!(matches!(topics(0), Err(Error::BadRequest(_))));
+        assert_eq!(topics(TOPICS_MAX), Ok(TOPICS_MAX));
+        assert!(matches!(topics(TOPICS_MAX + 1), Err(Error::BadName(_))));
+    }
+
+    #[test]
+    fn a_cursor_goes_before_a_snapshot_and_a_foreign_one_starts_over() {
+        let cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467, agreed_ms: 0, cluster: 0 };
+        assert_eq!(start_at(Some("3f2a91c0.184467"), true), Start::After(cursor));
+        let cursor = Cursor { agreed_ms: 5, ..cursor };
+        assert_eq!(start_at(Some("3f2a91c0.184467.5.00000000"), true), Start::After(cursor));
+        assert_eq!(start_at(Some("1763689000123"), false), Start::Resync);
+        assert_eq!(start_at(None, true), Start::Snapshot);
+        assert_eq!(start_at(None, false), Start::Now);
+    }
+}

@@ -1,0 +1,338 @@
+//! Bodies: their bytes, decoded, within limits of size, of silence, of slowness, and of the memory of all bodies. Read by us and not by
+//! warp, which takes neither chunked bodies nor the form type that curl declares. What they are declared to be decides nothing, but
+//! between two kinds of patch: browsers call JSON text/plain, curl calls it a form, and against foreign pages there is `guard`.
+
+use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::{
+    body::{Body, Incoming},
+    header,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Head,
+    budget::{Budget, Held},
+    coding::{Coding, Decoder},
+    strict,
+};
+use crate::{
+    core::json::DEPTH_MAX,
+    error::{Error, Result},
+    http::Options,
+};
+
+/// What a body may have around the value it carries: member names, a key, white space.
+pub const ENVELOPE_BYTES_MAX: u64 = 16 * 1024;
+/// U+FEFF in UTF-8.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+/// How long a body may come more slowly than the least rate.
+pub const BODY_GRACE: Duration = Duration::from_secs(10);
+
+/// What a patch is declared to be. Of other bodies nothing is asked: the bytes decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// RFC 7396.
+    Merge,
+    /// RFC 6902.
+    Json,
+    /// Neither of them.
+    Undeclared,
+}
+
+/// What a call's body is declared to be, if it is a patch.
+pub fn patch_type(head: &Head) -> PatchType {
+    let declared = head.header(header::CONTENT_TYPE).unwrap_or_default();
+    match declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/merge-patch+json" => PatchType::Merge,
+        "application/json-patch+json" => PatchType::Json,
+        _ => PatchType::Undeclared,
+    }
+}
+
+/// The members of a JSON object. Serde by itself also takes an array for them, in the order of their declaration.
+///
+/// # Errors
+/// `BadJson`, with where and why; `BadRequest` for a member that `T` does not know, where `T` denies those.
+pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T> {
+    let text = without_bom(text).trim_ascii();
+    if text.starts_with(b"[") {
+        return Err(Error::BadJson("an array where an object is expected".into()));
+    }
+    check_depth(text)?;
+    serde_json::from_slice(text)
+        .map_err(|error| strict::explain::<T>(std::str::from_utf8(text).unwrap_or_default(), &error))
+}
+
+/// Text without the byte order mark that some editors and libraries put before UTF-8. It is no part of the text.
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BOM).unwrap_or(text)
+}
+
+/// Calls `each` with the items of a JSON array, one after the other: none is kept. Ends at the first error.
+///
+/// # Errors
+/// `BadJson` where it is no array, and what `each` returns.
+pub fn for_each_item<'a, T: Deserialize<'a>>(
+    text: &'a [u8],
+    each: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    struct Items<'e, E, T>(E, &'e mut Result<()>, PhantomData<T>);
+    impl<'de, E: FnMut(T) -> Result<()>, T: Deserialize<'de>> Visitor<'de> for Items<'_, E, T> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> std::result::Result<(), A::Error> {
+            while let Some(item) = items.next_element()? {
+                *self.1 = (self.0)(item);
+                if self.1.is_err() {
+                    return Err(serde::de::Error::custom("told to stop"));
+                }
+            }
+            Ok(())
+        }
+    }
+    let mut stopped = Ok(());
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let read = deserializer.deserialize_seq(Items(each, &mut stopped, PhantomData));
+    let read = read.and_then(|()| deserializer.end());
+    stopped?;
+    read.map_err(|error| Error::BadJson(error.to_string()))
+}
+
+/// Refuses what nests deeper than a value in its envelope may, also in members that nobody reads.
+fn check_depth(text: &[u8]) -> Result<()> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX + 1 {
+            return Err(Error::BadJson(format!("nested deeper than {DEPTH_MAX}")));
+        }
+    }
+    Ok(())
+}
+
+/// A body as it arrives, decoded.
+pub struct Upload {
+    body: Option<Incoming>,
+    decoder: Option<(Decoder, Held)>,
+    options: Arc<Options>,
+    budget: Arc<Budget>,
+    /// How long was waited for all that has come, and how much that is.
+    waited: Duration,
+    received_bytes: u64,
+}
+
+impl Upload {
+    /// Takes the body of a call, which can be done once.
+    ///
+    /// # Errors
+    /// `UnsupportedType` for an encoding that is not taken, `Overloaded` where there is no memory to decode it.
+    pub fn take(head: &Head) -> Result<Self> {
+        let budget = Arc::clone(&head.peer.budget);
+        let decoder = match Coding::of_body(head)? {
+            Some(coding) => Some((Decoder::new(coding)?, budget.hold(coding.decoder_bytes())?)),
+            None => None,
+        };
+        let options = Arc::clone(&head.peer.options);
+        Ok(Self {
+            body: head.take_body(),
+            decoder,
+            options,
+            budget,
+            waited: Duration::ZERO,
+            received_bytes: 0,
+        })
+    }
+
+    /// The length it was declared to have, as sent.
+    pub fn declared_bytes(&self) -> Option<u64> {
+        self.body.as_ref().and_then(|body| body.size_hint().exact())
+    }
+
+    /// Whether its bytes are what was sent.
+    pub fn is_plain(&self) -> bool {
+        self.decoder.is_none()
+    }
+
+    /// The next bytes, decoded; `None` at the end.
+    ///
+    /// # Errors
+    /// `RequestTimeout` after a silence or where it comes too slowly, `BadRequest` where the connection broke, the framing is wrong
+    /// or it does not decode.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some((decoder, _)) = &mut self.decoder
+                && let Some(bytes) = decoder.read()?
+            {
+                return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));
+            }
+            let received = self.receive().await?;
+            match &mut self.decoder {
+                Some((decoder, _)) => decoder.feed(received),
+                None => return Ok(received),
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        loop {
+            let begun = Instant::now();
+            let frame = timeout(self.options.body_timeout, body.frame()).await.map_err(|_| {
+                let seconds = self.options.body_timeout.as_secs_f64();
+                Error::RequestTimeout(format!("the body did not go on for {seconds} s"))
+            })?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| Error::BadRequest(format!("the body broke off: {error}")))?;
+            // What is no data are trailers, which mean nothing here.
+            if let Ok(bytes) = frame.into_data() {
+                self.waited += begun.elapsed();
+                self.received_bytes += bytes.len() as u64;
+                self.check_rate()?;
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    /// Only the time counts that was spent waiting for the client.
+    fn check_rate(&self) -> Result<()> {
+        let grace = BODY_GRACE.min(self.options.body_timeout);
+        let least = self.options.body_rate_min as f64 * self.waited.as_secs_f64();
+        if self.waited <= grace || self.received_bytes as f64 >= least {
+            return Ok(());
+        }
+        Err(Error::RequestTimeout(format!(
+            "the body comes at less than {} bytes a second (--min-body-rate)",
+            self.options.body_rate_min
+        )))
+    }
+}
+
+/// A body that is here, and the memory that it takes.
+pub struct Whole {
+    bytes: Bytes,
+    held: Held,
+}
+
+impl Whole {
+    /// What it holds of the memory for all bodies, to be grown by what is made of it.
+    pub fn held(&mut self) -> &mut Held {
+        &mut self.held
+    }
+
+    /// Gives up its share where it is passed on.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The whole body of a call. A declared length beyond the limit is refused before anything is read.
+///
+/// # Errors
+/// `TooLarge` for more than `bytes_max`, decoded; `Overloaded` where the memory for bodies is used up; and those of `Upload::next`.
+pub async fn read(head: &Head, bytes_max: u64) -> Result<Whole> {
+    let too_large = Error::TooLarge { what: "body", limit: bytes_max };
+    let mut upload = Upload::take(head)?;
+    let declared = upload.declared_bytes().filter(|_| upload.is_plain());
+    if declared.is_some_and(|length| length > bytes_max) {
+        return Err(too_large);
+    }
+    let mut held = upload.budget.nothing();
+    let Some(first) = upload.next().await? else { return Ok(Whole { bytes: Bytes::new(), held }) };
+    held.cover(first.len())?;
+    let mut whole = None::<BytesMut>;
+    let mut length = first.len() as u64;
+    while length <= bytes_max {
+        let Some(more) = upload.next().await? else {
+            // Most bodies come in one piece, and are not copied.
+            return Ok(Whole { bytes: whole.map_or(first, BytesMut::freeze), held });
+        };
+        length += more.len() as u64;
+        let whole = whole.get_or_insert_with(|| BytesMut::from(&first[..]));
+        let needed = whole.len() + more.len();
+        if needed > whole.capacity() {
+            let capacity = needed.max(whole.capacity() + whole.capacity() / 2);
+            // Held before it is taken. A length that was only declared is not: it costs nobody anything to declare one.
+            let capacity = declared.map_or(capacity, |declared| capacity.min(needed.max(declared as usize)));
+            held.cover(capacity)?;
+            whole.reserve(capacity - whole.len());
+        }
+        whole.extend_from_slice(&more);
+    }
+    Err(too_large)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+    use crate::http::request::Call;
+
+    #[test]
+    fn only_the_two_types_of_patches_mean_anything() {
+        let declared = |content_type: &str| {
+            let request = Request::patch("/").header(header::CONTENT_TYPE, content_type).body(());
+            patch_type(&Call::of(request.expect("a request")))
+        };
+        assert_eq!(declared("application/merge-patch+json"), PatchType::Merge);
+        assert_eq!(declared("Application/JSON-Patch+JSON ; charset=utf-8"), PatchType::Json);
+        for other in
+            ["application/json", "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "", "x"]
+        {
+            assert_eq!(declared(other), PatchType::Undeclared, "{other}");
+        }
+        assert_eq!(
+            patch_type(&Call::of(Request::patch("/").body(()).expect("a request"))),
+            PatchType::Undeclared
+        );
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        #[derive(Deserialize)]
+        struct One {
+            one: u32,
+        }
+        assert_eq!(parse_object::<One>(b" {\"one\":1}\n").map(|it| it.one), Ok(1));
+        assert_eq!(parse_object::<One>(b"\xef\xbb\xbf{\"one\":1}").map(|it| it.one), Ok(1));
+        for wrong in [&b"[1]"[..], b" [1]", b"1", b"", b"{}", b"{\"one\":1}}", b"{\"one\":\"\xff\"}"] {
+            assert!(matches!(parse_object::<One>(wrong), Err(Error::BadJson(_))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_a_limit_in_members_that_nobody_reads_too() {
+        let nested = |depth: usize| format!("{{\"other\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check_depth(nested(DEPTH_MAX).as_bytes()), Ok(()));
+        assert!(check_depth(nested(DEPTH_MAX + 1).as_bytes()).is_err());
+        let text = format!(r#"{{"text":"\"{}\\"}}"#, "[".repeat(1000));
+        assert_eq!(check_depth(text.as_bytes()), Ok(()));
+    }
+}

@@ -1,0 +1,361 @@
+//! Content codings: gzip and zstd, both ways. Answers by `Accept-Encoding`, where that pays; bodies as `Content-Encoding` says.
+//!
+//! Both work in bounded steps: no frame, however large, holds up its thread for long, and no body, however well it is packed,
+//! makes more bytes at once than its reader asks for.
+
+use std::io::{self, BufRead, Read, Write};
+
+use bytes::{Buf, Bytes};
+use flate2::{bufread::MultiGzDecoder, write::GzEncoder};
+use hyper::{HeaderMap, header};
+
+use super::Head;
+use crate::error::{Error, Result};
+
+/// Shorter answers are sent as they are: coding them saves no packet.
+pub const PLAIN_BYTES_MAX: u64 = 1024;
+/// What is coded, or decoded, at a time: less than a millisecond.
+pub const STEP_BYTES: usize = 64 * 1024;
+/// The level of gzip: beyond it the time doubles for a few percent.
+const GZIP_LEVEL: u32 = 4;
+const ZSTD_LEVEL: i32 = 3;
+/// The window of an answer's zstd, as a power of two: what an encoder holds in memory grows with it.
+const ENCODER_WINDOW_LOG: u32 = 18;
+/// The widest window of a body's zstd that is taken, as a power of two: 8 MiB, what RFC 9659 lets a sender use.
+const DECODER_WINDOW_LOG: u32 = 23;
+
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Coding {
+    /// Its name in headers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
+            Some(Self::Gzip)
+        } else {
+            name.eq_ignore_ascii_case("zstd").then_some(Self::Zstd)
+        }
+    }
+
+    /// About how much memory coding an answer takes.
+    pub fn encoder_bytes(self) -> u64 {
+        match self {
+            Self::Gzip => 512 * 1024,
+            Self::Zstd => 2 * 1024 * 1024,
+        }
+    }
+
+    /// How much memory decoding a body may take.
+    pub fn decoder_bytes(self) -> u64 {
+        match self {
+            Self::Gzip => 128 * 1024,
+            Self::Zstd => (1 << DECODER_WINDOW_LOG) + 512 * 1024,
+        }
+    }
+
+    /// The coding that a client would rather have than none (RFC 9110, 12.5.3), zstd before gzip where it has no preference.
+    pub fn wanted(headers: &HeaderMap) -> Option<Self> {
+        let (mut zstd, mut gzip, mut any) = (None, None, None);
+        let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
+        for entry in lists.flat_map(|list| list.split(',')) {
+            let (name, weight) = entry.split_once(';').unwrap_or((entry, ""));
+            let weight = weight.trim().strip_prefix("q=").or(weight.trim().strip_prefix("Q="));
+            // What is no weight takes nothing from the coding beside it.
+            let weight = weight.and_then(|text| text.trim().parse::<f32>().ok()).unwrap_or(1.0);
+            match (Self::parse(name.trim()), name.trim()) {
+                (Some(Self::Zstd), _) => zstd = Some(weight),
+                (Some(Self::Gzip), _) => gzip = Some(weight),
+                (None, "*") => any = Some(weight),
+                (None, _) => {}
+            }
+        }
+        let (zstd, gzip) = (zstd.or(any).unwrap_or(0.0), gzip.or(any).unwrap_or(0.0));
+        match () {
+            () if zstd > 0.0 && zstd >= gzip => Some(Self::Zstd),
+            () if gzip > 0.0 => Some(Self::Gzip),
+            () => None,
+        }
+    }
+
+    /// How a body is declared to be coded.
+    ///
+    /// # Errors
+    /// `UnsupportedType` with what is taken.
+    pub fn of_body(head: &Head) -> Result<Option<Self>> {
+        let Some(declared) = head.headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
+        let text = declared.to_str().unwrap_or_default().trim();
+        if text.is_empty() || text.eq_ignore_ascii_case("identity") {
+            return Ok(None);
+        }
+        let known =
+            Self::parse(text).filter(|_| head.headers.get_all(header::CONTENT_ENCODING).iter().count() == 1);
+        known.map(Some).ok_or_else(|| {
+            let quoted: String = text.chars().take(80).collect();
+            Error::UnsupportedType(format!(
+                "the body is encoded as {quoted:?}: this takes gzip or zstd, once, or the plain body"
+            ))
+        })
+    }
+}
+
+/// Codes an answer.
+pub enum Encoder {
+    /// As gzip.
+    Gzip(GzEncoder<Vec<u8>>),
+    /// As zstd.
+    Zstd(zstd::Encoder<'static, Vec<u8>>),
+}
+
+impl Encoder {
+    /// Begins.
+    ///
+    /// # Errors
+    /// `Io` where there is no memory for it.
+    pub fn new(coding: Coding) -> Result<Self> {
+        match coding {
+            Coding::Gzip => Ok(Self::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL)))),
+            Coding::Zstd => {
+                let encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).and_then(|mut encoder| {
+                    encoder.window_log(ENCODER_WINDOW_LOG)?;
+                    Ok(encoder)
+                });
+                encoder.map(Self::Zstd).map_err(|error| Error::io("coding an answer", &error))
+            }
+        }
+    }
+
+    /// Takes in plain bytes; what is coded by now.
+    pub fn write(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip(encoder) => encoder.write_all(plain).map(|()| std::mem::take(encoder.get_mut())),
+            Self::Zstd(encoder) => encoder.write_all(plain).map(|()| std::mem::take(encoder.get_mut())),
+        }
+    }
+
+    /// The end: what was not given out yet.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip(encoder) => encoder.finish(),
+            Self::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+/// Decodes a body, as its bytes come.
+pub struct Decoder {
+    coding: Coding,
+    reader: Reader,
+    plain: Vec<u8>,
+}
+
+enum Reader {
+    Gzip(Box<MultiGzDecoder<Input>>),
+    Zstd(Box<zstd::Decoder<'static, Input>>),
+}
+
+impl Decoder {
+    /// Begins.
+    ///
+    /// # Errors
+    /// `Io` where there is no memory for it.
+    pub fn new(coding: Coding) -> Result<Self> {
+        let reader = match coding {
+            Coding::Gzip => Reader::Gzip(Box::new(MultiGzDecoder::new(Input::default()))),
+            Coding::Zstd => {
+                let decoder = zstd::Decoder::with_buffer(Input::default()).and_then(|mut decoder| {
+                    decoder.window_log_max(DECODER_WINDOW_LOG)?;
+                    Ok(decoder)
+                });
+                Reader::Zstd(Box::new(decoder.map_err(|error| Error::io("decoding a body", &error))?))
+            }
+        };
+        Ok(Self { coding, reader, plain: vec![0; STEP_BYTES] })
+    }
+
+    /// Gives it what has come of the body; `None` for its end.
+    pub fn feed(&mut self, bytes: Option<Bytes>) {
+        let input = match &mut self.reader {
+            Reader::Gzip(decoder) => decoder.get_mut(),
+            Reader::Zstd(decoder) => decoder.get_mut(),
+        };
+        match bytes {
+            Some(bytes) => input.bytes = bytes,
+            None => input.ended = true,
+        }
+    }
+
+    /// The next plain bytes, at most `STEP_BYTES`, of what it was given; empty at the end, `None` where it needs more.
+    ///
+    /// # Errors
+    /// `BadRequest` where the body is not what it is declared to be, or ends too soon.
+    pub fn read(&mut self) -> Result<Option<Bytes>> {
+        let read = match &mut self.reader {
+            Reader::Gzip(decoder) => decoder.read(&mut self.plain),
+            Reader::Zstd(decoder) => decoder.read(&mut self.plain),
+        };
+        match read {
+            Ok(length) => Ok(Some(Bytes::copy_from_slice(&self.plain[..length]))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(Error::BadRequest(format!(
+                "the body does not decode as {}, as which it is declared: {error}",
+                self.coding.name()
+            ))),
+        }
+    }
+}
+
+/// What has come of a body, as a decoder reads it.
+#[derive(Default)]
+struct Input {
+    bytes: Bytes,
+    ended: bool,
+}
+
+impl BufRead for Input {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.bytes.is_empty() && !self.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(&self.bytes)
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.bytes.advance(length);
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: [Coding; 2] = [Coding::Gzip, Coding::Zstd];
+
+    fn encoded(coding: Coding, plain: &[u8]) -> Vec<u8> {
+        let mut encoder = Encoder::new(coding).expect("begins");
+        let mut coded = Vec::new();
+        for piece in plain.chunks(1000) {
+            coded.extend(encoder.write(piece).expect("codes"));
+        }
+        coded.extend(encoder.finish().expect("ends"));
+        coded
+    }
+
+    /// Decodes what comes in pieces of `piece_bytes`, until the end or an error, and no further than a million bytes.
+    fn decoded(coding: Coding, coded: &[u8], piece_bytes: usize) -> Result<Vec<u8>> {
+        let mut decoder = Decoder::new(coding).expect("begins");
+        let mut pieces = coded.chunks(piece_bytes);
+        let mut plain = Vec::new();
+        while plain.len() < 1_000_000 {
+            match decoder.read()? {
+                None => decoder.feed(pieces.next().map(Bytes::copy_from_slice)),
+                Some(bytes) if bytes.is_empty() => break,
+                Some(bytes) => plain.extend_from_slice(&bytes),
+            }
+        }
+        Ok(plain)
+    }
+
+    #[test]
+    fn what_was_coded_decodes_in_pieces_of_any_size() {
+        let plain: Vec<u8> =
+            (0..200_000_u32).map(|number| (number.wrapping_mul(number) / 7 % 251) as u8).collect();
+        for coding in BOTH {
+            let coded = encoded(coding, &plain);
+            for piece_bytes in [1, 7, 1000, usize::MAX] {
+                assert!(
+                    decoded(coding, &coded, piece_bytes).expect("decodes") == plain,
+                    "{coding:?} {piece_bytes}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_is_none_is_refused() {
+        for coding in BOTH {
+            let coded = encoded(coding, &[7; 5000]);
+            for wrong in
+                [&coded[..coded.len() - 3], &coded[..10], b"plain text, and no coding at all", &coded[4..]]
+            {
+                assert!(
+                    matches!(decoded(coding, wrong, 5), Err(Error::BadRequest(_))),
+                    "{coding:?} {wrong:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_comes_out_in_steps() {
+        for coding in BOTH {
+            let coded = encoded(coding, &vec![0; 50 << 20]);
+            assert!(coded.len() < 100_000, "{} bytes", coded.len());
+            let mut decoder = Decoder::new(coding).expect("begins");
+            decoder.feed(Some(coded.into()));
+            for _ in 0..10 {
+                let step = decoder.read().expect("decodes").expect("there is more");
+                assert!((1..=STEP_BYTES).contains(&step.len()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_beyond_the_limit_is_refused() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("begins");
+        encoder.window_log(DECODER_WINDOW_LOG + 1).expect("is taken");
+        let noise: Vec<u8> =
+            (0..1_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        encoder.write_all(&noise).expect("codes");
+        let coded = encoder.finish().expect("ends");
+        assert!(matches!(decoded(Coding::Zstd, &coded, usize::MAX), Err(Error::BadRequest(_))));
+    }
+
+    #[test]
+    fn the_client_chooses() {
+        let wanted = |list: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, list.parse().expect("a header"));
+            Coding::wanted(&headers)
+        };
+        for (list, coding) in [
+            ("gzip", Some(Coding::Gzip)),
+            ("gzip, deflate, br", Some(Coding::Gzip)),
+            ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
+            ("GZIP;q=1.0, zstd;q=0.5", Some(Coding::Gzip)),
+            ("x-gzip", Some(Coding::Gzip)),
+            ("*", Some(Coding::Zstd)),
+            ("zstd;q=0, *", Some(Coding::Gzip)),
+            ("*;q=0", None),
+            ("gzip;q=0", None),
+            ("identity", None),
+            ("br", None),
+            ("", None),
+        ] {
+            assert_eq!(wanted(list), coding, "{list}");
+        }
+        assert_eq!(Coding::wanted(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! What a client attaches to a write, and to a read: conditions (`If-Match`, `If-None-Match`), and how many replicas are to hold it.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use hyper::{
+    HeaderMap,
+    header::{self, HeaderName, HeaderValue},
+};
+
+use super::{Head, expiry};
+use crate::{
+    core::clock::Timestamp,
+    error::{Error, Result},
+    node::{Condition, Replicas, Wanted},
+};
+
+/// How long a write waits for its replicas unless it says how long: far longer than a round trip between nodes that work.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest it may wait: below what proxies and clients commonly do.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// The condition of a write.
+///
+/// # Errors
+/// `BadRequest` for a header that is no list of entity tags, or both headers at once.
+pub fn of_write(headers: &HeaderMap) -> Result<Condition> {
+    condition(list(headers, header::IF_MATCH)?.as_deref(), list(headers, header::IF_NONE_MATCH)?.as_deref())
+}
+
+/// The condition made of the two headers' lists.
+///
+/// # Errors
+/// As `of_write`.
+pub fn condition(if_match: Option<&str>, if_none_match: Option<&str>) -> Result<Condition> {
+    match (if_match, if_none_match) {
+        (None, None) => Ok(Condition::Always),
+        (Some(tags), None) => Ok(match parse_tags(tags, Compare::Strong)? {
+            Tags::Any => Condition::Present,
+            Tags::These(versions) => Condition::Version(versions),
+        }),
+        (None, Some(tags)) => Ok(match parse_tags(tags, Compare::Weak)? {
+            Tags::Any => Condition::Absent,
+            Tags::These(versions) => Condition::NotVersion(versions),
+        }),
+        (Some(_), Some(_)) => Err(Error::BadRequest("If-Match and If-None-Match together: send one".into())),
+    }
+}
+
+/// What the conditions of a read say about what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The reader is to get it.
+    Wanted,
+    /// The reader has it already.
+    NotModified,
+}
+
+/// Tests the conditions of a read against the version that is there, in the order of RFC 9110, section 13.2.2.
+///
+/// # Errors
+/// `PreconditionFailed` where If-Match does not hold, `BadRequest` for a header that is no list of entity tags, or no date.
+pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> {
+    if !headers.keys().any(is_conditional) {
+        return Ok(Read::Wanted);
+    }
+    if let Some(tags) = list(headers, header::IF_MATCH)? {
+        let holds = match parse_tags(&tags, Compare::Strong)? {
+            Tags::Any => current.is_some(),
+            Tags::These(versions) => current.is_some_and(|current| versions.contains(&current)),
+        };
+        if !holds {
+            return Err(Error::PreconditionFailed { current });
+        }
+    }
+    let Some(current) = current else { return Ok(Read::Wanted) };
+    let has = if headers.contains_key(header::IF_NONE_MATCH) {
+        match parse_tags(&list(headers, header::IF_NONE_MATCH)?.unwrap_or_default(), Compare::Weak)? {
+            Tags::Any => true,
+            Tags::These(versions) => versions.contains(&current),
+        }
+    } else if let Some(date) = headers.get(header::IF_MODIFIED_SINCE) {
+        // The instant to the millisecond: a Last-Modified, which is one within the second, never hides a later write of that second.
+        current.unix_ms() <= parse_date(date)?
+    } else {
+        false
+    };
+    Ok(if has { Read::NotModified } else { Read::Wanted })
+}
+
+/// Whether a header makes a request conditional, or asks for a part of something: one that cannot be kept must not be passed over.
+pub fn is_conditional(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes() {
+        [b'i', b'f', b'-', ..] => {
+            *name == header::IF_MATCH
+                || *name == header::IF_NONE_MATCH
+                || *name == header::IF_MODIFIED_SINCE
+                || *name == header::IF_UNMODIFIED_SINCE
+                || *name == header::IF_RANGE
+        }
+        b"range" | b"expect" | b"content-range" => true,
+        _ => false,
+    }
+}
+
+/// The Unix milliseconds of an HTTP date.
+fn parse_date(date: &HeaderValue) -> Result<u64> {
+    let wrong = || {
+        let date = String::from_utf8_lossy(date.as_bytes()).into_owned();
+        Error::BadRequest(format!(
+            "If-Modified-Since: {date:?} is no date such as Sat, 28 Nov 2026 03:00:00 GMT"
+        ))
+    };
+    let instant =
+        date.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()).ok_or_else(wrong)?;
+    let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The lines of a header as the one list they are.
+fn list(headers: &HeaderMap, name: HeaderName) -> Result<Option<String>> {
+    let mut lines = Vec::new();
+    for line in headers.get_all(&name) {
+        lines.push(line.to_str().map_err(|_| Error::BadRequest(format!("{name} is not text")))?);
+    }
+    Ok((!lines.is_empty()).then(|| lines.join(",")))
+}
+
+enum Tags {
+    Any,
+    These(Vec<Timestamp>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compare {
+    /// A weak tag (`W/"..."`) equals nothing.
+    Strong,
+    /// Its `W/` does not count.
+    Weak,
+}
+
+/// A list of entity tags (RFC 9110, section 8.8.3). Tags that were never versions of ours equal nothing and are left out. A
+/// version without its quotes is taken too: a shell has eaten them.
+fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
+    if text.trim() == "*" {
+        return Ok(Tags::Any);
+    }
+    let wrong = || Error::BadRequest(format!("{text:?} is no list of entity tags: \"<version>\", or *"));
+    let mut versions = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let (weak, tag) = item.strip_prefix("W/").map_or((false, item), |tag| (true, tag));
+        let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        let version = match quoted {
+            Some(version) => version.parse().ok(),
+            None => Some(tag.parse::<Timestamp>().map_err(|_| wrong())?),
+        };
+        versions.extend(version.filter(|_| !weak || compare == Compare::Weak));
+    }
+    Ok(Tags::These(versions))
+}
+
+/// How many replicas are to hold a write before it is answered, one where the query says nothing: `w=2`, `w=majority`, `w=all`;
+/// and how long to wait for that: `w_timeout=2s`.
+///
+/// # Errors
+/// `BadRequest` for what is no count, and for none at all; for what is no duration, and for one beyond the limit.
+pub fn wanted(head: &Head) -> Result<Wanted> {
+    let query = head.query();
+    let (w, w_timeout) = (query.get("w")?, query.get("w_timeout")?);
+    if w.is_none() && w_timeout.is_some() {
+        return Err(Error::BadRequest("w_timeout is how long to wait for w replicas: send w too".into()));
+    }
+    let replicas = match w.as_deref() {
+        None => Replicas::Count(1),
+        Some("majority") => Replicas::Majority,
+        Some("all") => Replicas::All,
+        Some(count) => match count.parse() {
+            Ok(0) => {
+                return Err(Error::BadRequest("w=0: at least 1, this node, holds a write it answers".into()));
+            }
+            Ok(count) => Replicas::Count(count),
+            Err(_) => return Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
+        },
+    };
+    let patience = w_timeout.map_or(Ok(PATIENCE), |text| parse_patience(&text))?;
+    Ok(Wanted { replicas, patience })
+}
+
+fn parse_patience(text: &str) -> Result<Duration> {
+    let patience = expiry::parse_duration(text).ok().filter(|_| !text.starts_with('-'));
+    patience.filter(|patience| *patience <= PATIENCE_MAX).ok_or_else(|| {
+        Error::BadRequest(format!("w_timeout={text}: seconds, or a duration as 500ms or 10s, up to 60s"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{core::clock::NodeId, http::request::Call};
+
+    const A: &str = "0000000000000001-000000000000000a";
+    const B: &str = "0000000000000002-000000000000000b";
+
+    fn version(hlc: u64, node: u64) -> Timestamp {
+        Timestamp { hlc, node: NodeId(node) }
+    }
+
+    #[test]
+    fn conditions_name_versions_or_any() {
+        let (a, b) = (version(1, 10), version(2, 11));
+        assert_eq!(condition(None, None), Ok(Condition::Always));
+        assert_eq!(condition(Some("*"), None), Ok(Condition::Present));
+        assert_eq!(condition(None, Some(" * ")), Ok(Condition::Absent));
+        let both = format!("\"{A}\", \"{B}\"");
+        assert_eq!(condition(Some(&both), None), Ok(Condition::Version(vec![a, b])));
+        assert_eq!(condition(None, Some(&both)), Ok(Condition::NotVersion(vec![a, b])));
+        assert_eq!(condition(Some(A), None), Ok(Condition::Version(vec![a])));
+    }
+
+    #[test]
+    fn a_weak_or_foreign_tag_matches_no_write() {
+        for tag in [format!("W/\"{A}\""), "\"somebody-elses\"".into()] {
+            assert_eq!(condition(Some(&tag), None), Ok(Condition::Version(vec![])), "{tag}");
+        }
+        let weak = format!("W/\"{A}\"");
+        assert_eq!(condition(None, Some(&weak)), Ok(Condition::NotVersion(vec![version(1, 10)])));
+    }
+
+    #[test]
+    fn a_condition_that_is_none_is_refused() {
+        for text in ["nonsense", "\"open", "\"a\" \"b\"x"] {
+            assert!(matches!(condition(Some(text), None), Err(Error::BadRequest(_))), "{text}");
+        }
+        assert!(matches!(condition(Some("*"), Some("*")), Err(Error::BadRequest(_))));
+    }
+
+    /// If-Modified-Since was passed over, and so was If-Match on a read.
+    #[test]
+    fn a_reader_is_told_what_it_has_already() {
+        let at_ms = 1_795_000_000_300;
+        let current = version(at_ms << 16, 10);
+        let read = |headers: &[(HeaderName, &str)], current| {
+            let pairs = headers.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value")));
+            of_read(&pairs.collect(), current)
+        };
+        let date = |seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+        let tag = format!("\"{current}\"");
+        let (ours, later) = (date(1_795_000_000), date(1_795_000_001));
+        assert_eq!(read(&[], Some(current)), Ok(Read::Wanted));
+        assert_eq!(read(&[(header::IF_NONE_MATCH, &tag)], Some(current)), Ok(Read::NotModified));
+        assert_eq!(read(&[(header::IF_MATCH, &tag)], Some(current)), Ok(Read::Wanted));
+        for wrong in ["\"other\"", "*"] {
+            let current = (wrong != "*").then_some(current);
+            let refused = read(&[(header::IF_MATCH, wrong)], current);
+            assert_eq!(refused, Err(Error::PreconditionFailed { current }));
+        }
+        assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &later)], Some(current)), Ok(Read::NotModified));
+        assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &ours)], Some(current)), Ok(Read::Wanted));
+        // The tag counts where both are there, as browsers send them.
+        let both = [(header::IF_NONE_MATCH, "\"other\""), (header::IF_MODIFIED_SINCE, &later)];
+        assert_eq!(read(&both, Some(current)), Ok(Read::Wanted));
+        let refused = read(&[(header::IF_MODIFIED_SINCE, "yesterday")], Some(current));
+        assert!(matches!(refused, Err(Error::BadRequest(_))));
+    }
+
+    #[test]
+    fn a_write_says_how_many_replicas_it_waits_for_and_how_long() {
+        let wanted = |query: &str| {
+            let request = hyper::Request::put(format!("/t/key/a?{query}")).body(()).expect("a request");
+            wanted(&Call::of(request))
+        };
+        let of =
+            |replicas, milliseconds| Ok(Wanted { replicas, patience: Duration::from_millis(milliseconds) });
+        assert_eq!(wanted(""), of(Replicas::Count(1), 5000));
+        assert_eq!(wanted("w=3&w_timeout=0.5"), of(Replicas::Count(3), 500));
+        assert_eq!(wanted("w=majority&w_timeout=60s"), of(Replicas::Majority, 60_000));
+        assert_eq!(wanted("w=all&w_timeout=0"), of(Replicas::All, 0));
+        for wrong in [
+            "w=0",
+            "w=-1",
+            "w=most",
+            "w=2&w_timeout=61",
+            "w=2&w_timeout=-1",
+            "w=2&w_timeout=soon",
+            "w=2&w_timeout=NaN",
+            "w=2&w_timeout=",
+            "w_timeout=2s",
+        ] {
+            assert!(matches!(wanted(wrong), Err(Error::BadRequest(_))), "{wrong}");
+        }
+    }
+}

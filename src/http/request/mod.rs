@@ -1,0 +1,291 @@
+//! One request as its handler sees it. The head is moved here once, before warp looks at the request, and shared by
+//! reference from then on: a filter that needs a header clones a pointer, not a map.
+
+pub mod accepts;
+pub mod body;
+pub mod budget;
+pub mod coding;
+pub mod condition;
+pub mod expiry;
+pub mod path;
+pub mod strict;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::SocketAddr,
+    ops::Deref,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use hyper::{
+    HeaderMap, Method, Request, Uri, Version,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+    upgrade::OnUpgrade,
+};
+
+use super::{routes::Route, server::socket::Peer};
+use crate::error::{Error, Result};
+
+/// The header that carries a request's id, both ways.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id taken from a caller. Every response and every log line repeats it.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// A request: its head, its body until somebody takes it, and where it came from. Clones share one request.
+#[derive(Clone, Debug)]
+pub struct Call(Arc<Head>);
+
+/// What a request says before its body.
+pub struct Head {
+    /// The method.
+    pub method: Method,
+    /// The target, as sent.
+    pub uri: Uri,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The protocol version.
+    pub version: Version,
+    /// The client's address.
+    pub remote: SocketAddr,
+    /// The id that every answer to this request carries.
+    pub request_id: HeaderValue,
+    /// The connection it came on, and the limits that this server runs with.
+    pub peer: Arc<Peer>,
+    route: OnceLock<Route>,
+    body: Mutex<Option<Incoming>>,
+    upgrade: Mutex<Option<OnUpgrade>>,
+}
+
+impl Deref for Call {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        &self.0
+    }
+}
+
+impl Call {
+    /// Moves the head and the body out of `request`, which keeps its extensions.
+    pub fn take(request: Request<Incoming>, peer: &Arc<Peer>) -> (Self, hyper::http::Extensions) {
+        let (mut head, body) = request.into_parts();
+        let upgrade = head.extensions.remove();
+        let request_id = request_id(&head.headers);
+        let call = Self(Arc::new(Head {
+            method: head.method,
+            uri: head.uri,
+            headers: head.headers,
+            version: head.version,
+            remote: peer.remote,
+            request_id,
+            peer: Arc::clone(peer),
+            route: OnceLock::new(),
+            body: Mutex::new(Some(body)),
+            upgrade: Mutex::new(upgrade),
+        }));
+        (call, head.extensions)
+    }
+
+    /// A call without a body, for tests of what reads heads.
+    #[cfg(test)]
+    pub fn of(request: Request<()>) -> Self {
+        let (head, ()) = request.into_parts();
+        let options = Arc::new(super::Options::default());
+        let budget = self::budget::Budget::new(options.memory_budget_bytes);
+        let peer = Arc::new(Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), options, budget, None));
+        Self(Arc::new(Head {
+            request_id: request_id(&head.headers),
+            method: head.method,
+            uri: head.uri,
+            headers: head.headers,
+            version: head.version,
+            remote: peer.remote,
+            peer,
+            route: OnceLock::new(),
+            body: Mutex::new(None),
+            upgrade: Mutex::new(None),
+        }))
+    }
+}
+
+impl Head {
+    /// The path, still percent-encoded.
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The query's parameters.
+    pub fn query(&self) -> Query<'_> {
+        Query(self.uri.query().unwrap_or_default())
+    }
+
+    /// The text of a header; `None` where it is absent or not text.
+    pub fn header(&self, name: impl hyper::header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The route that took this request; `Route::Unknown` before one did.
+    pub fn route(&self) -> Route {
+        self.route.get().copied().unwrap_or(Route::Unknown)
+    }
+
+    /// Notes the route that takes this request, for the metrics and the log. The first one stays.
+    pub fn routed(&self, route: Route) {
+        self.route.get_or_init(|| route);
+    }
+
+    /// Whether there is a body, as far as the head says; an empty one is none.
+    pub fn has_body(&self) -> bool {
+        let length = self.header(header::CONTENT_LENGTH);
+        length.is_some_and(|length| length != "0") || self.headers.contains_key(header::TRANSFER_ENCODING)
+    }
+
+    /// The body, once: the next caller finds `None`.
+    pub fn take_body(&self) -> Option<Incoming> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The connection beneath this request, once, where the client offers to turn it into something else.
+    pub fn take_upgrade(&self) -> Option<OnUpgrade> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} from {}", self.method, self.uri, self.remote)
+    }
+}
+
+/// The parameters of a query, decoded as forms are: `+` is a space.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a>(pub(super) &'a str);
+
+impl<'a> Query<'a> {
+    /// The value of a parameter; empty where it stands without `=`.
+    ///
+    /// # Errors
+    /// `BadRequest` where it does not decode, or stands there twice.
+    pub fn get(&self, name: &str) -> Result<Option<Cow<'a, str>>> {
+        let mut values = self.raw(name);
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Error::BadRequest(format!(
+                "the parameter {name:?} stands in the query more than once"
+            )));
+        }
+        decode_value(name, value).map(Some)
+    }
+
+    /// The values of a parameter that may be repeated, in order.
+    ///
+    /// # Errors
+    /// `BadRequest` where one does not decode.
+    pub fn all(&self, name: &str) -> Result<Vec<Cow<'a, str>>> {
+        self.raw(name).map(|value| decode_value(name, value)).collect()
+    }
+
+    /// A switch: absent or `false` is off; `true`, or the bare name, is on.
+    ///
+    /// # Errors
+    /// `BadRequest` for anything else.
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        match self.get(name)?.as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(other) => Err(Error::BadRequest(format!("{name}={other}: this is true or false"))),
+        }
+    }
+
+    /// As `flag`, but absent is neither.
+    ///
+    /// # Errors
+    /// As `flag`.
+    pub fn switch(&self, name: &str) -> Result<Option<bool>> {
+        let is_there = self.raw(name).next().is_some();
+        self.flag(name).map(|on| is_there.then_some(on))
+    }
+
+    fn raw(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.0.split('&').filter_map(move |pair| {
+            let value = pair.split_once('=').map_or("", |(_, value)| value);
+            (accepts::parameter_name(pair) == name).then_some(value)
+        })
+    }
+}
+
+fn decode_value<'a>(name: &str, value: &'a str) -> Result<Cow<'a, str>> {
+    let wrong = |why| Error::BadRequest(format!("the parameter {name:?} is not text: {why}"));
+    if value.contains('+') {
+        let spaced = value.replace('+', " ");
+        return path::decode(&spaced).map(|text| Cow::Owned(text.into_owned())).map_err(wrong);
+    }
+    path::decode(value).map_err(wrong)
+}
+
+/// The caller's id where it sent one that is short, visible text; else the next of our own.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    headers
+        .get(REQUEST_ID)
+        .filter(|id| {
+            (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        })
+        .cloned()
+        .unwrap_or_else(next_request_id)
+}
+
+/// A prefix that is random to this process and a counter: unique without asking for randomness each time.
+pub fn next_request_id() -> HeaderValue {
+    static PREFIX: OnceLock<u64> = OnceLock::new();
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    // Without randomness ids are still unique within this process, which is what finds a log line.
+    let prefix = PREFIX.get_or_init(|| u64::from(getrandom::u32().unwrap_or_default()) << 32);
+    let id = prefix | (COUNTER.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX));
+    let mut text = [0u8; 16];
+    super::response::write_hex(id, &mut text);
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_decode_as_forms_do() {
+        let query = Query("prefix=a%2Fb+c&flag&empty=&k=%C3%A9&bare=true");
+        let get = |name| query.get(name).expect("decodes").map(Cow::into_owned);
+        assert_eq!(get("prefix").as_deref(), Some("a/b c"));
+        assert_eq!(get("empty").as_deref(), Some(""));
+        assert_eq!(get("k").as_deref(), Some("é"));
+        assert_eq!(get("absent"), None);
+        assert!(query.flag("flag").expect("on") && query.flag("bare").expect("on"));
+        assert!(!query.flag("absent").expect("off"));
+        assert!(matches!(query.flag("prefix"), Err(Error::BadRequest(_))));
+    }
+
+    #[test]
+    fn parameters_that_are_wrong_or_twice_are_refused() {
+        for query in ["a=%", "a=%2", "a=%zz", "a=%FF", "a=1&a=2"] {
+            assert!(matches!(Query(query).get("a"), Err(Error::BadRequest(_))), "{query}");
+        }
+        assert_eq!(Query("a=1&b=2&a=3").all("a").expect("decodes"), ["1", "3"]);
+    }
+
+    #[test]
+    fn a_request_id_is_the_callers_only_if_it_is_short_visible_text() {
+        let with = |id: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a header value"));
+            request_id(&headers)
+        };
+        assert_eq!(with("mine-1"), "mine-1");
+        for refused in ["", "two words", &"x".repeat(REQUEST_ID_BYTES_MAX + 1)] {
+            assert_eq!(with(refused).len(), 16, "{refused}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,152 @@
+//! Answers that are made piece by piece as the client reads them, so that memory stays flat however long they are.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt, stream};
+use hyper::header::HeaderValue;
+use tracing::warn;
+use warp::{Reply, reply::Response};
+
+use crate::{
+    error::{Error, Result},
+    http::{
+        request::budget::{Budget, tie},
+        response,
+    },
+};
+
+/// What a chunk takes while it is made: a page of rows, about.
+const MAKING_BYTES: u64 = 256 * 1024;
+/// How long an answer that lacks only what cannot be read is left open before it is broken off: what was made of it and is not
+/// written to the connection yet would not be sent any more then.
+const BEFORE_BREAKING_OFF: Duration = Duration::from_secs(1);
+
+/// One piece of an answer.
+pub struct Chunk {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether the answer ends with it.
+    pub last: bool,
+}
+
+/// What makes an answer. Asked for a chunk only once the client has room for it.
+pub trait Chunks: Send + 'static {
+    /// The next piece, not asked for again after the last one or an error.
+    fn next(&mut self) -> impl Future<Output = Result<Chunk>> + Send;
+
+    /// Whether it is known by now that the answer will not be whole.
+    fn is_incomplete(&self) -> bool {
+        false
+    }
+}
+
+/// A 200 made of all chunks. The first is made before its head is, so that what fails at once has its status, and what is
+/// small has its length. A later failure breaks the connection off: the client sees that the answer is not whole.
+///
+/// Each chunk holds its bytes of the `budget` until it is written, and the answer `MAKING_BYTES` for the one in the making: an answer that
+/// has begun goes on however much others take meanwhile.
+///
+/// # Errors
+/// Those of the first chunk; `Overloaded` where there is no memory for it.
+pub async fn answer(
+    budget: &Arc<Budget>,
+    content_type: HeaderValue,
+    mut chunks: impl Chunks,
+) -> Result<Response> {
+    let making = budget.hold(MAKING_BYTES)?;
+    let first = chunks.next().await?;
+    let incomplete = chunks.is_incomplete();
+    if first.last {
+        return Ok(response::with_type(content_type, first.bytes));
+    }
+    let held = budget.hold_anyway(first.bytes.len() as u64);
+    let first = tie(first.bytes.into(), held);
+    let rest = stream::unfold(Some((chunks, making)), |state| async {
+        let (mut chunks, making) = state?;
+        match chunks.next().await {
+            Ok(Chunk { bytes, last }) => {
+                let held = making.budget().hold_anyway(bytes.len() as u64);
+                Some((Ok(tie(bytes.into(), held)), (!last).then_some((chunks, making))))
+            }
+            Err(error) => {
+                warn!(%error, "answer broken off");
+                if matches!(error, Error::Corrupt(_)) {
+                    tokio::time::sleep(BEFORE_BREAKING_OFF).await;
+                }
+                Some((Err(error), None))
+            }
+        }
+    });
+    let first = stream::iter([Ok::<_, Error>(first)]);
+    let mut response = warp::reply::stream(Exclusive::new(first.chain(rest))).into_response();
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, content_type);
+    if incomplete {
+        response::mark_incomplete(&mut response);
+    }
+    Ok(response)
+}
+
+/// Makes a stream shareable, as warp wants a body to be though nobody shares it: it is reached through `&mut` alone, and
+/// the lock is never taken.
+pub struct Exclusive<S>(Mutex<Pin<Box<S>>>);
+
+impl<S> Exclusive<S> {
+    /// Wraps a stream.
+    pub fn new(stream: S) -> Self {
+        Self(Mutex::new(Box::pin(stream)))
+    }
+}
+
+impl<S: Stream> Stream for Exclusive<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll_next(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use hyper::header::CONTENT_LENGTH;
+
+    use super::*;
+
+    struct Countdown(Vec<Result<&'static str>>);
+
+    impl Chunks for Countdown {
+        async fn next(&mut self) -> Result<Chunk> {
+            let next = self.0.remove(0)?;
+            Ok(Chunk { bytes: next.into(), last: self.0.is_empty() })
+        }
+    }
+
+    async fn body(chunks: Vec<Result<&'static str>>) -> std::result::Result<String, String> {
+        let budget = Budget::new(MAKING_BYTES);
+        let response =
+            answer(&budget, response::TEXT, Countdown(chunks)).await.map_err(|error| error.to_string())?;
+        assert!(!response.headers().contains_key(CONTENT_LENGTH));
+        let whole = response.into_body().collect().await.map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&whole.to_bytes()).into();
+        assert_eq!(budget.used(), 0);
+        Ok(text)
+    }
+
+    #[tokio::test]
+    async fn chunks_follow_each_other_until_the_last() {
+        assert_eq!(body(vec![Ok("a")]).await, Ok("a".into()));
+        assert_eq!(body(vec![Ok("a"), Ok(""), Ok("bc")]).await, Ok("abc".into()));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_never_a_whole_answer() {
+        assert!(body(vec![Err(Error::Draining)]).await.is_err());
+        assert!(body(vec![Ok("a"), Err(Error::Draining)]).await.is_err());
+    }
+}

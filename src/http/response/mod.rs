@@ -1,0 +1,273 @@
+//! Answers: JSON, text, and the one match from an error to its status and code (RFC 9457).
+
+pub mod chunks;
+
+use bytes::Bytes;
+use hyper::{
+    Method, StatusCode,
+    header::{self, HeaderName, HeaderValue},
+};
+use serde::Serialize;
+use serde_json::{Map, json};
+use warp::reply::Response;
+
+use super::request::{self, Call};
+use crate::{
+    core::clock::Timestamp,
+    error::{Error, Result},
+};
+
+/// The content type of JSON.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The content type of newline-delimited JSON.
+pub const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// The content type of plain text.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// The version of a value.
+pub const VERSION: HeaderName = HeaderName::from_static("dynarust-version");
+/// The node that wrote a value.
+pub const NODE: HeaderName = HeaderName::from_static("dynarust-node");
+/// When a value expires, in Unix milliseconds.
+pub const EXPIRES: HeaderName = HeaderName::from_static("dynarust-expires");
+/// `true` where a write found its key absent.
+pub const CREATED: HeaderName = HeaderName::from_static("dynarust-created");
+/// Says that keys are missing in an answer.
+pub const INCOMPLETE: HeaderName = HeaderName::from_static("dynarust-incomplete");
+/// The cursor of the next page of a listing.
+pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-cursor");
+
+/// About how many keys an answer has that is streamed: those that are there as it begins, expired ones until they are swept included.
+pub const TOTAL_KEYS: HeaderName = HeaderName::from_static("dynarust-total-keys");
+
+/// A 200 with this body.
+pub fn with_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
+    // What a read's answer gets fits without growing: type and how to take it, id, the version's three and its date, keep-alive. hyper
+    // adds its own later.
+    response.headers_mut().reserve(8);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// A 200 with JSON text, as it is: the contract has the bodies of the oldest routes end with their last bracket.
+pub fn json_text(text: impl Into<Bytes>) -> Response {
+    with_type(JSON, text)
+}
+
+/// A 200 with `body` as JSON, a line of text. What the first users of the system read without it has no line's end: see
+/// `json_text`.
+///
+/// # Errors
+/// `Io` for what JSON cannot express, which the types here never hold.
+pub fn json(body: &impl Serialize) -> Result<Response> {
+    let mut text = serde_json::to_vec(body).map_err(|error| Error::Io(format!("writing JSON: {error}")))?;
+    text.push(b'\n');
+    Ok(json_text(text))
+}
+
+/// Says how many keys an answer has in all, where that is known.
+pub fn with_total(mut response: Response, keys: Option<u64>) -> Response {
+    if let Some(keys) = keys {
+        response.headers_mut().insert(TOTAL_KEYS, keys.into());
+    }
+    response
+}
+
+/// A status without a body.
+pub fn empty(status: StatusCode) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    response
+}
+
+/// The answer to a method that a resource has no handler for: what it takes, for OPTIONS; else 405.
+///
+/// # Errors
+/// `MethodNotAllowed`, always but for OPTIONS.
+pub fn other_method(call: &Call, allow: &'static str) -> Result<Response> {
+    if call.method != Method::OPTIONS {
+        return Err(Error::MethodNotAllowed(allow));
+    }
+    let mut response = empty(StatusCode::NO_CONTENT);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    Ok(response)
+}
+
+/// The answer to a request that failed.
+pub fn problem(error: &Error, call: &Call) -> Response {
+    problem_of(error, &problem_object(error, call.request_id.to_str().unwrap_or_default()))
+}
+
+/// The answer to a request that failed with `error`, which `object` describes.
+pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
+    problem_text(error, object.to_string())
+}
+
+/// The answer to a request that failed with `error`, which the JSON text of an object describes.
+pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
+    let (status, _) = status_and_code(error);
+    let mut text = text.into().to_vec();
+    text.push(b'\n');
+    let mut response = with_type(PROBLEM, text);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if let Error::MethodNotAllowed(allow) = error {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("DynaRust"));
+    }
+    if is_to_be_tried_again(status) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// A whole response as text, for clients that are answered outside of a request: the connection ends with it.
+pub fn plain_response(error: &Error) -> String {
+    let (status, _) = status_and_code(error);
+    let id = request::next_request_id();
+    let id = id.to_str().unwrap_or_default();
+    let body = problem_object(error, id).to_string() + "\n";
+    let length = body.len();
+    let retry = if is_to_be_tried_again(status) { "retry-after: 1\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
+         x-content-type-options: nosniff\r\nx-request-id: {id}\r\n{retry}connection: close\r\n\r\n{body}"
+    )
+}
+
+/// Whether a request that was answered so may well be answered otherwise in a moment.
+pub fn is_to_be_tried_again(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// The body of a problem, also where one is part of a larger answer.
+pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
+    let (status, code) = status_and_code(error);
+    let mut problem = Map::new();
+    problem.insert("type".into(), format!("urn:dynarust:error:{code}").into());
+    problem.insert("title".into(), status.canonical_reason().unwrap_or_default().into());
+    problem.insert("status".into(), status.as_u16().into());
+    problem.insert("detail".into(), error.to_string().into());
+    problem.insert("error".into(), code.into());
+    problem.insert("request_id".into(), request_id.into());
+    if let Error::PreconditionFailed { current } = error {
+        problem.insert("version".into(), json!(current.map(|version| version.to_string())));
+    }
+    if let Error::TooLarge { limit, .. } = error {
+        problem.insert("limit".into(), json!(limit));
+    }
+    if let Error::TooManyOperations { limit, .. } = error {
+        problem.insert("limit".into(), json!(limit));
+    }
+    if let Error::NotEnoughReplicas { held, wanted, timestamp } = error {
+        problem.insert("held".into(), json!(held));
+        problem.insert("wanted".into(), json!(wanted));
+        problem.insert("version".into(), json!(timestamp.to_string()));
+        problem.insert("timestamp".into(), json!(timestamp.unix_ms()));
+    }
+    serde_json::Value::Object(problem)
+}
+
+/// The status and the short code of an error: the only place that decides them.
+pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
+    match error {
+        Error::BadJson(_) => (StatusCode::BAD_REQUEST, "bad-json"),
+        Error::MissingValue => (StatusCode::BAD_REQUEST, "missing-value"),
+        Error::BadKey(_) => (StatusCode::BAD_REQUEST, "bad-key"),
+        Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+        Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+        Error::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
+        Error::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
+        Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
+        Error::RequestTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "request-timeout"),
+        Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        Error::PreconditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
+        Error::TooLarge { .. } | Error::TooManyOperations { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "too-large")
+        }
+        Error::HeadTooLarge { .. } => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"),
+        Error::UnsupportedType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type"),
+        Error::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-name"),
+        Error::ClockDrift { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "clock-drift"),
+        Error::StampsAhead { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock-drift"),
+        Error::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
+        Error::Overloaded(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+        Error::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
+        Error::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Error::NotEnoughReplicas { .. } => (StatusCode::GATEWAY_TIMEOUT, "not-enough-replicas"),
+        Error::StorageFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage-full"),
+        Error::Corrupt(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt"),
+        Error::StorageInUse(_)
+        | Error::StorageUnusable(_)
+        | Error::StorageDamaged(_)
+        | Error::Config(_)
+        | Error::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    }
+}
+
+/// Says on an answer that what it lists is not all there is.
+pub fn mark_incomplete(response: &mut Response) {
+    let why = HeaderValue::from_static("keys that cannot be read on this node are missing");
+    response.headers_mut().insert(INCOMPLETE, why);
+}
+
+/// The headers that say which version an answer is about.
+pub fn insert_version(response: &mut Response, timestamp: Timestamp) {
+    // `"<hlc>-<node>"`: the entity tag, the version within its quotes and the node within that are one allocation.
+    let mut text = [b'"'; 35];
+    write_hex(timestamp.hlc, &mut text[1..17]);
+    text[17] = b'-';
+    write_hex(timestamp.node.0, &mut text[18..34]);
+    let etag = Bytes::copy_from_slice(&text);
+    let headers = response.headers_mut();
+    headers.insert(NODE, plain(etag.slice(18..34)));
+    headers.insert(VERSION, plain(etag.slice(1..34)));
+    headers.insert(header::ETAG, plain(etag));
+}
+
+/// A header value of visible ASCII.
+pub fn plain(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).expect("visible ASCII is a header value")
+}
+
+/// Sixteen hexadecimal digits of `number`, as `Timestamp` and `NodeId` are displayed, without the formatting machinery.
+pub fn write_hex(number: u64, digits: &mut [u8]) {
+    assert_eq!(digits.len(), 16);
+    for (place, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 0xf];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::clock::NodeId;
+
+    #[test]
+    fn version_headers_are_the_timestamps_text() {
+        let timestamp = Timestamp { hlc: 0x0123_4567_89ab_cdef, node: NodeId(0xfedc_ba98) };
+        let mut response = json_text("{}");
+        insert_version(&mut response, timestamp);
+        let header = |name: HeaderName| response.headers()[name].to_str().expect("text").to_string();
+        assert_eq!(header(VERSION), timestamp.to_string());
+        assert_eq!(header(NODE), timestamp.node.to_string());
+        assert_eq!(header(header::ETAG), format!("\"{timestamp}\""));
+    }
+
+    #[test]
+    fn a_problem_says_what_was_wrong_and_with_which_request() {
+        let error = Error::TooLarge { what: "value", limit: 10 };
+        let problem = problem_object(&error, "id-1");
+        assert_eq!(problem["error"], "too-large");
+        assert_eq!(problem["status"], 413);
+        assert_eq!(problem["title"], "Payload Too Large");
+        assert_eq!(problem["request_id"], "id-1");
+        assert_eq!(problem["limit"], 10);
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("10 bytes")));
+    }
+}

@@ -1,0 +1,326 @@
+//! `POST /{table}/batch`: many writes in one durable commit.
+//!
+//! A long body is read twice: once to understand all of it, keeping no more than where each operation is; then piece by piece, so
+//! that what is made of the operations is never there for all of them. A short one, and an atomic one, is one piece.
+
+use std::{borrow::Cow, ops::Range, sync::Arc};
+
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{Route, kv, route};
+use crate::{
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+    },
+    error::{Error, Result},
+    http::{
+        request::{Call, body, condition, expiry, path, strict},
+        response,
+    },
+    node::{Action, Expiry, Node, Write, Written},
+};
+
+/// Operations that are merged at a time, where they need not be all or none; and of how many bytes.
+const PIECE_OPS: usize = 2000;
+const PIECE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What one operation's result takes, and its place.
+const RESULT_BYTES: usize = 128;
+
+/// The route of batches.
+pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Batch,
+        |path| path::collection(path, "batch"),
+        move |call, table| answer(Arc::clone(&node), call, table),
+    )
+}
+
+/// One write of a batch, as sent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with \"op\" and \"key\"")]
+struct Operation<'a> {
+    op: Op,
+    key: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    value: Option<&'a RawValue>,
+    /// A list is a JSON Patch, anything else a merge patch.
+    #[serde(borrow, default, deserialize_with = "kv::present")]
+    patch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    expires_at: Option<&'a RawValue>,
+    if_match: Option<Cow<'a, str>>,
+    if_none_match: Option<Cow<'a, str>>,
+    force: Option<bool>,
+}
+
+impl Operation<'_> {
+    /// Refuses members that are for another operation.
+    fn check(&self) -> Result<()> {
+        let given = [
+            ("value", self.value.is_some()),
+            ("patch", self.patch.is_some()),
+            ("ttl", self.ttl.is_some()),
+            ("expires_at", self.expires_at.is_some()),
+            ("force", self.force.is_some()),
+        ];
+        match self.op {
+            Op::Put => strict::check_members("put", &given, &["value", "ttl", "expires_at"]),
+            Op::Patch => strict::check_members("patch", &given, &["patch", "ttl", "expires_at"]),
+            Op::Delete => strict::check_members("delete", &given, &["force"]),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Op {
+    Put,
+    Patch,
+    Delete,
+}
+
+/// `POST /{table}/batch`
+async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    if call.method != Method::POST {
+        return response::other_method(&call, "POST, OPTIONS");
+    }
+    let atomic = call.query().flag("atomic")?;
+    let wanted = condition::wanted(&call)?;
+    let expiry = expiry::of_query(call.query(), node.now_ms())?;
+    let mut body = body::read(&call, call.peer.options.body_bytes_max).await?;
+    // All are understood before any is written: a request that is wrong anywhere has no effect.
+    let reader = Reader { node: &node, body: &body, expiry };
+    let (places, whole) = reader.check(call.peer.options.batch_ops_max, atomic)?;
+    // What is made of the operations, beside the body itself: their values, and for all at once the rows to be set.
+    let staged_bytes = if whole.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
+    let results_bytes = places.len() * RESULT_BYTES;
+    let held = body.held().bytes() as usize;
+    body.held().cover(held + staged_bytes + results_bytes)?;
+    let mut results = Results::with_room(places.len());
+    let mut batch = node.begin_batch(&table).await?;
+    if let Some(writes) = whole.filter(|writes| !writes.is_empty()) {
+        let (writes, ops): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+        results.add(&batch.merge(writes, atomic).await?, &ops);
+    } else {
+        let mut next = 0;
+        while next < places.len() {
+            let (writes, ops) = Reader { node: &node, body: &body, expiry }.piece(&places, next)?;
+            next += ops.len();
+            results.add(&batch.merge(writes, false).await?, &ops);
+        }
+    }
+    drop(body);
+    batch.finish().await?;
+    if let Some(last) = results.last
+        && let Err(error) = node.replicated(last, wanted).await
+    {
+        return Ok(kept(&error, &call, results));
+    }
+    let mut text = results.text;
+    text.extend_from_slice(b"]}\n");
+    Ok(response::json_text(text))
+}
+
+/// The answer where fewer replicas than wanted hold what was written: which operations were, as ever.
+fn kept(error: &Error, call: &Call, results: Results) -> Response {
+    let problem = response::problem_object(error, call.request_id.to_str().unwrap_or_default()).to_string();
+    let members = problem.strip_prefix('{').expect("a problem is a JSON object");
+    let mut text = results.text;
+    text.extend_from_slice(b"],");
+    text.extend_from_slice(members.as_bytes());
+    response::problem_text(error, text)
+}
+
+/// Reads the operations of a body. `expiry` is that of puts that have none of their own.
+struct Reader<'a> {
+    node: &'a Node,
+    body: &'a [u8],
+    expiry: Option<Expiry>,
+}
+
+impl Reader<'_> {
+    /// Understands every operation: where each is in the body; and the writes themselves, of a body that is short or `atomic`.
+    #[expect(clippy::type_complexity, reason = "two lists, each of them plain")]
+    fn check(&self, ops_max: usize, atomic: bool) -> Result<(Vec<Range<u32>>, Option<Vec<(Write, Op)>>)> {
+        let mut places = Vec::new();
+        let mut writes = (atomic || self.body.len() <= PIECE_BYTES_MAX).then(Vec::new);
+        operations(self.body, |raw| {
+            if places.len() == ops_max {
+                return Err(Error::TooManyOperations { what: "operations", limit: ops_max });
+            }
+            let write = self.parse(raw.as_bytes(), places.len() + 1)?;
+            // Many short operations take more than their text.
+            writes = writes.take().filter(|_| atomic || places.len() < PIECE_OPS);
+            if let Some(writes) = &mut writes {
+                writes.push(write);
+            }
+            // Offsets, as the text is to be gone once its operations are done with, and no body is longer than 4 GiB.
+            let begin = raw.as_ptr() as usize - self.body.as_ptr() as usize;
+            places.push(begin as u32..(begin + raw.len()) as u32);
+            Ok(())
+        })?;
+        Ok((places, writes))
+    }
+
+    /// The writes of the operations from `begin` on, until they are many or long.
+    fn piece(&self, places: &[Range<u32>], begin: usize) -> Result<(Vec<Write>, Vec<Op>)> {
+        let (mut writes, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for place in places[begin..].iter().take(PIECE_OPS) {
+            let text = &self.body[place.start as usize..place.end as usize];
+            bytes += text.len();
+            if bytes > PIECE_BYTES_MAX && !writes.is_empty() {
+                break;
+            }
+            let (write, op) = self.parse(text, begin + writes.len() + 1)?;
+            writes.push(write);
+            ops.push(op);
+        }
+        Ok((writes, ops))
+    }
+
+    fn parse(&self, text: &[u8], number: usize) -> Result<(Write, Op)> {
+        let operation = body::parse_object(text);
+        let parsed = operation.and_then(|operation| write(self.node, operation, self.expiry));
+        parsed.map_err(|error| of_operation(number, error))
+    }
+}
+
+/// Calls `each` with the operations of a body in their order: of a JSON array where it begins with a bracket, else one object after
+/// the other, as in NDJSON. Ends at the first error.
+fn operations<'a>(body: &'a [u8], mut each: impl FnMut(&'a str) -> Result<()>) -> Result<()> {
+    let body = body::without_bom(body);
+    if body.trim_ascii_start().starts_with(b"[") {
+        return body::for_each_item(body, |raw: &RawValue| each(raw.get()));
+    }
+    for raw in serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>() {
+        each(raw.map_err(|error| Error::BadJson(error.to_string()))?.get())?;
+    }
+    Ok(())
+}
+
+fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Result<(Write, Op)> {
+    operation.check()?;
+    let expiry = expiry::of_members(operation.ttl, operation.expires_at, node.now_ms())?;
+    let action = match operation.op {
+        Op::Put => {
+            let value = kv::take_value(node.value_bytes_max(), operation.value.ok_or(Error::MissingValue)?)?;
+            Action::Put { value, expiry: expiry.or(default) }
+        }
+        Op::Patch => {
+            let patch = operation.patch.map(|raw| kv::take_patch(node.value_bytes_max(), raw)).transpose()?;
+            if patch.is_none() && expiry.is_none() {
+                return Err(Error::BadJson("a patch has a \"patch\", or an expiry to renew".into()));
+            }
+            Action::Patch { patch, expiry }
+        }
+        Op::Delete => Action::Delete { force: operation.force.unwrap_or(false) },
+    };
+    let condition = condition::condition(operation.if_match.as_deref(), operation.if_none_match.as_deref())?;
+    Ok((Write { key: Key::parse(&operation.key)?, action, condition }, operation.op))
+}
+
+/// Says in an error's text which operation it is about, where it has a text of its own.
+fn of_operation(number: usize, error: Error) -> Error {
+    match error {
+        Error::BadJson(why) => Error::BadJson(format!("operation {number}: {why}")),
+        Error::MissingValue => Error::BadJson(format!("operation {number}: a put has a \"value\"")),
+        Error::BadName(why) => Error::BadName(format!("operation {number}: {why}")),
+        Error::BadRequest(why) => Error::BadRequest(format!("operation {number}: {why}")),
+        other => other,
+    }
+}
+
+/// What became of the operations.
+struct Results {
+    /// The beginning of a JSON object, up to the last operation's: there may be many.
+    text: Vec<u8>,
+    /// The version of the latest write.
+    last: Option<Timestamp>,
+}
+
+impl Results {
+    /// None yet, with room for those of so many operations.
+    fn with_room(operations: usize) -> Self {
+        let mut text = Vec::with_capacity(operations * RESULT_BYTES);
+        text.extend_from_slice(b"{\"results\":[");
+        Self { text, last: None }
+    }
+
+    fn add(&mut self, results: &[Result<Written>], ops: &[Op]) {
+        for (result, op) in results.iter().zip(ops) {
+            if !self.text.ends_with(b"[") {
+                self.text.push(b',');
+            }
+            match result {
+                Ok(written) => {
+                    self.last = self.last.max(Some(written.timestamp));
+                    self.render_written(written, *op);
+                }
+                Err(error) => self.render_error(error),
+            }
+        }
+    }
+
+    fn render_written(&mut self, written: &Written, op: Op) {
+        let timestamp = written.timestamp;
+        let text = format!(r#"{{"status":200,"version":"{timestamp}","timestamp":{}"#, timestamp.unix_ms());
+        self.text.extend_from_slice(text.as_bytes());
+        self.text.extend_from_slice(match op {
+            Op::Delete => b",\"deleted\":true}",
+            Op::Put | Op::Patch if written.created => b",\"created\":true}",
+            Op::Put | Op::Patch => b"}",
+        });
+    }
+
+    fn render_error(&mut self, error: &Error) {
+        let (status, code) = response::status_and_code(error);
+        let object = json!({ "status": status.as_u16(), "error": code, "detail": error.to_string() });
+        self.text.extend_from_slice(object.to_string().as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(body: &str) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        operations(body.as_bytes(), |raw| {
+            found.push(raw.to_owned());
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn operations_are_the_items_of_an_array_or_follow_each_other() {
+        for body in [
+            r#"[{"a":1},{"b":[2]}]"#,
+            " [ {\"a\":1}\n,{\"b\":[2]} ] ",
+            "{\"a\":1}\n{\"b\":[2]}",
+            "{\"a\":1}{\"b\":[2]}\r\n",
+        ] {
+            assert_eq!(all(body), Ok(vec![r#"{"a":1}"#.to_owned(), r#"{"b":[2]}"#.to_owned()]), "{body}");
+        }
+        assert_eq!(all("[]"), Ok(vec![]));
+        for wrong in ["[", "[1", "[1,]", "[1] 2", "{", "[1]]"] {
+            assert!(matches!(all(wrong), Err(Error::BadJson(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_error_ends_the_reading() {
+        let mut calls = 0;
+        let ended = operations(b"[1,2,3,4]", |_| {
+            calls += 1;
+            if calls == 2 { Err(Error::MissingValue) } else { Ok(()) }
+        });
+        assert_eq!((ended, calls), (Err(Error::MissingValue), 2));
+    }
+}

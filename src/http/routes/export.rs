@@ -1,0 +1,139 @@
+//! `/_/export`: all rows, or one table's, as one JSON object a line, with their versions. Streamed: memory holds a page, whatever the
+//! size of the store.
+//!
+//! An export has a first and a last line around its rows (`whole`). Where keys cannot be read, an error stands in place of the last, and
+//! the answer is broken off.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use hyper::Method;
+use serde_json::json;
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{
+    Route, exactly,
+    export_frame::{FIRST_LINE, Sealing},
+    listing, route,
+};
+use crate::{
+    core::name::TableName,
+    error::Result,
+    http::{
+        request::Call,
+        response::{
+            self,
+            chunks::{self, Chunk, Chunks},
+        },
+    },
+    node::{Node, Range, Row},
+};
+
+/// Rows that are read from the storage at a time.
+const PAGE_ROWS: usize = 1000;
+
+/// The route of exports.
+pub fn export_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(Route::Export, exactly("/_/export"), move |call, ()| export(Arc::clone(&node), call))
+}
+
+/// `GET /_/export`
+async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return response::other_method(&call, "GET, HEAD, OPTIONS");
+    }
+    let range = listing::range(call.query())?;
+    let values = call.query().switch("values")?.unwrap_or(true);
+    let tables = match call.query().get("table")? {
+        Some(table) => vec![TableName::parse(&table)?],
+        None => node.table_names(),
+    };
+    let warned = tables.iter().any(|table| node.lacks(table, &range));
+    let budget = Arc::clone(&call.peer.budget);
+    // Of a part of the tables nobody knows how many keys it has before they are read.
+    let is_all = range.prefix.is_empty() && range.start.is_none() && range.end.is_none();
+    let total = is_all.then(|| node.keys_total(|name| tables.contains(name))).flatten();
+    let (left, tables) = (range.clone(), tables.into());
+    let export =
+        Export { node, left, range, values, tables, sealing: None, incomplete: None, warned, ended: false };
+    Ok(response::with_total(chunks::answer(&budget, response::NDJSON, export).await?, total))
+}
+
+/// An export under way.
+struct Export {
+    node: Arc<Node>,
+    /// What it takes of each table.
+    range: Range,
+    values: bool,
+    /// The table it is at, and those that follow.
+    tables: VecDeque<TableName>,
+    /// What is left of the first of them.
+    left: Range,
+    /// The sum of the lines so far; `None` before the first.
+    sealing: Option<Sealing>,
+    /// The first table of which keys are missing that cannot be read.
+    incomplete: Option<TableName>,
+    /// Whether it was known at the beginning that there would be one.
+    warned: bool,
+    ended: bool,
+}
+
+impl Chunks for Export {
+    async fn next(&mut self) -> Result<Chunk> {
+        if let (true, Some(table)) = (self.ended, &self.incomplete) {
+            return Err(listing::unreadable(table));
+        }
+        let mut bytes = if self.sealing.is_none() { FIRST_LINE.to_vec() } else { Vec::new() };
+        let sealing = self.sealing.get_or_insert_with(Sealing::begin);
+        if let Some(table) = self.tables.front() {
+            let page = self.node.rows(table, &self.left, PAGE_ROWS).await?;
+            if page.incomplete {
+                self.incomplete.get_or_insert_with(|| table.clone());
+            }
+            let begin = bytes.len();
+            for row in &page.rows {
+                append_line(&mut bytes, table, row, self.values);
+            }
+            sealing.add(page.rows.len(), &bytes[begin..]);
+            if page.more {
+                self.left.after = page.rows.into_iter().last().map(|row| row.key);
+            } else {
+                self.tables.pop_front();
+                self.left = self.range.clone();
+            }
+        }
+        self.ended = self.tables.is_empty();
+        match &self.incomplete {
+            // In place of the last line, for who reads lines and does not see how the connection ends. An import refuses it.
+            Some(table) if self.ended => {
+                let (_, code) = response::status_and_code(&listing::unreadable(table));
+                let line = json!({ "error": code, "detail": listing::unreadable(table).to_string() });
+                bytes.extend_from_slice(format!("{line}\n").as_bytes());
+            }
+            None if self.ended => bytes.extend_from_slice(sealing.last_line().as_bytes()),
+            Some(_) | None => {}
+        }
+        Ok(Chunk { bytes, last: self.ended && self.incomplete.is_none() })
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.incomplete.is_some() || self.warned
+    }
+}
+
+fn append_line(bytes: &mut Vec<u8>, table: &TableName, row: &Row, values: bool) {
+    let timestamp = row.entry.timestamp;
+    bytes.extend_from_slice(b"{\"table\":");
+    listing::append_string(bytes, table.as_str());
+    bytes.extend_from_slice(b",\"key\":");
+    listing::append_string(bytes, row.key.as_str());
+    if values {
+        bytes.extend_from_slice(b",\"value\":");
+        bytes.extend_from_slice(row.entry.value.as_str().as_bytes());
+    }
+    let version = format!(",\"version\":\"{timestamp}\",\"timestamp\":{}", timestamp.unix_ms());
+    bytes.extend_from_slice(version.as_bytes());
+    if let Some(expires_at_ms) = row.entry.expires_at_ms {
+        bytes.extend_from_slice(format!(",\"expires_at\":{expires_at_ms}").as_bytes());
+    }
+    bytes.extend_from_slice(b"}\n");
+}

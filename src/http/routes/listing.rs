@@ -1,0 +1,409 @@
+//! `/{table}/keys`, `/{table}/store`, `/{table}/count`: many keys of one table.
+//!
+//! Without a limit a listing is streamed page by page as the client reads it, so memory stays flat at any size of table.
+//! Where keys cannot be read, all others are listed, and then the answer is broken off: it is never a short one that looks whole.
+//! With a limit it is collected, because what follows it must be known before the head of the answer is sent.
+
+use std::sync::Arc;
+
+use hyper::{
+    Method,
+    header::{self, HeaderValue},
+};
+use serde_json::json;
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{Route, kv, multi_get, route};
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    http::{
+        request::{Call, Query, accepts, path},
+        response::{
+            self,
+            chunks::{self, Chunk, Chunks},
+        },
+    },
+    node::{Entry, Node, Page, Range, Row},
+};
+
+/// Most rows of a page that is asked for.
+const LIMIT_MAX: usize = 10_000;
+/// A page that is asked for ends early beyond so many bytes: the next one goes on.
+const LIMITED_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Rows that are read from the storage at a time.
+const PAGE_ROWS: usize = 1000;
+
+/// The route of a table's keys.
+pub fn keys_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Keys,
+        |path| path::collection(path, "keys"),
+        move |call, table| answer_keys(Arc::clone(&node), call, table),
+    )
+}
+
+/// The route of a table's rows.
+pub fn store_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Store,
+        |path| path::collection(path, "store"),
+        move |call, table| answer_store(Arc::clone(&node), call, table),
+    )
+}
+
+/// The route of a table's count.
+pub fn count_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(
+        Route::Count,
+        |path| path::collection(path, "count"),
+        move |call, table| answer_count(Arc::clone(&node), call, table),
+    )
+}
+
+async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    match call.method {
+        // `GET /{table}/keys`
+        Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await,
+        // `POST /{table}/keys`
+        Method::POST => multi_get::answer(node, &call, table).await,
+        _ => response::other_method(&call, "GET, HEAD, POST, OPTIONS"),
+    }
+}
+
+/// `GET /{table}/store`
+async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    match call.method {
+        Method::GET | Method::HEAD => {
+            let shape = Shape::Store(Show::of(call.query())?);
+            Listing::of(node, &call, table, shape)?.answer(&call).await
+        }
+        _ => response::other_method(&call, "GET, HEAD, OPTIONS"),
+    }
+}
+
+/// `GET /{table}/count`
+async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return response::other_method(&call, "GET, HEAD, OPTIONS");
+    }
+    let counted = node.count(&table, &range(call.query())?).await?;
+    if counted.incomplete {
+        let error = unreadable(&table);
+        let mut problem = response::problem_object(&error, call.request_id.to_str().unwrap_or_default());
+        problem["count"] = json!(counted.keys);
+        return Ok(response::problem_of(&error, &problem));
+    }
+    response::json(&json!({ "count": counted.keys }))
+}
+
+/// The range of keys that a query asks for.
+pub fn range(query: Query<'_>) -> Result<Range> {
+    Ok(Range {
+        prefix: query.get("prefix")?.unwrap_or_default().into_owned(),
+        start: query.get("start")?.map(String::from),
+        end: query.get("end")?.map(String::from),
+        after: None,
+        reverse: false,
+    })
+}
+
+/// What is shown of a row beside its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// `V`
+    Value,
+    /// `{"value":V,"version":...}`
+    ValueAndMeta,
+    /// `{"version":...}`
+    Meta,
+}
+
+impl Show {
+    fn of(query: Query<'_>) -> Result<Self> {
+        match (query.switch("values")?.unwrap_or(true), query.flag("meta")?) {
+            (true, false) => Ok(Self::Value),
+            (true, true) => Ok(Self::ValueAndMeta),
+            (false, true) => Ok(Self::Meta),
+            (false, false) => Err(Error::BadRequest(
+                "values=false leaves nothing but the keys: /{table}/keys lists those; meta=true shows versions and expiries".into(),
+            )),
+        }
+    }
+
+    /// Appends what is shown of a row.
+    pub fn append(self, body: &mut Vec<u8>, entry: &Entry) {
+        match self {
+            Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
+            Self::ValueAndMeta => body.extend_from_slice(kv::with_meta(entry).as_bytes()),
+            Self::Meta => body.extend_from_slice(kv::meta_alone(entry).as_bytes()),
+        }
+    }
+}
+
+/// What a listing shows of a row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// `["k1","k2"]`
+    Keys,
+    /// `{"k1":V1,"k2":V2}`
+    Store(Show),
+}
+
+impl Shape {
+    fn opening(self) -> u8 {
+        if self == Self::Keys { b'[' } else { b'{' }
+    }
+
+    fn closing(self) -> u8 {
+        if self == Self::Keys { b']' } else { b'}' }
+    }
+}
+
+/// A listing under way.
+struct Listing {
+    node: Arc<Node>,
+    table: TableName,
+    /// What is left to list.
+    range: Range,
+    limit: Option<usize>,
+    shape: Shape,
+    begun: bool,
+    /// Whether keys are missing that cannot be read.
+    incomplete: bool,
+    /// Whether it was known at the beginning that there would be such.
+    warned: bool,
+    opened: bool,
+    ended: bool,
+}
+
+impl Listing {
+    fn of(node: Arc<Node>, call: &Call, table: TableName, shape: Shape) -> Result<Self> {
+        let query = call.query();
+        let range = Range {
+            after: query.get("cursor")?.map(|cursor| parse_cursor(&cursor)).transpose()?,
+            reverse: query.flag("reverse")?,
+            ..range(query)?
+        };
+        let limit = query.get("limit")?.map(|limit| parse_limit(&limit)).transpose()?;
+        Ok(Self {
+            node,
+            table,
+            range,
+            limit,
+            shape,
+            begun: false,
+            incomplete: false,
+            warned: false,
+            opened: false,
+            ended: false,
+        })
+    }
+
+    async fn answer(mut self, call: &Call) -> Result<Response> {
+        self.warned = self.node.lacks(&self.table, &self.range);
+        match self.limit {
+            None => {
+                // Of a part of the table nobody knows how many keys it has before they are read.
+                let total = self.is_all().then(|| self.node.keys_total(|name| *name == self.table)).flatten();
+                Ok(response::with_total(
+                    chunks::answer(&call.peer.budget, response::JSON, self).await?,
+                    total,
+                ))
+            }
+            Some(limit) => self.answer_page(limit, call).await,
+        }
+    }
+
+    /// Whether it is of the whole table.
+    fn is_all(&self) -> bool {
+        let Range { prefix, start, end, after, reverse: _ } = &self.range;
+        prefix.is_empty() && start.is_none() && end.is_none() && after.is_none()
+    }
+
+    async fn answer_page(mut self, limit: usize, call: &Call) -> Result<Response> {
+        let mut body = vec![self.shape.opening()];
+        let mut left = limit;
+        let mut more = true;
+        // Of the memory for all answers, until this one holds it as a whole.
+        let mut held = call.peer.budget.nothing();
+        while more && left > 0 && body.len() < LIMITED_PAGE_BYTES_MAX {
+            let rows;
+            (rows, more) = self.append_rows(&mut body, left.min(PAGE_ROWS)).await?;
+            left -= rows;
+            held.cover(body.len())?;
+        }
+        body.push(self.shape.closing());
+        let mut response =
+            if self.incomplete { self.problem(&body, call)? } else { response::json_text(body) };
+        if let Some(last) = self.range.after.filter(|_| more) {
+            insert_next(&mut response, call, &last)?;
+        }
+        Ok(response)
+    }
+
+    /// A page on which keys are missing: an error that has those that can be read. The next page goes on behind it.
+    fn problem(&self, readable: &[u8], call: &Call) -> Result<Response> {
+        let error = unreadable(&self.table);
+        let object =
+            response::problem_object(&error, call.request_id.to_str().unwrap_or_default()).to_string();
+        let open = object.strip_suffix('}').unwrap_or_default();
+        // As it is, so that numbers keep their digits.
+        let body = [open.as_bytes(), b",\"readable\":", readable, b"}"].concat();
+        let mut response = response::problem_of(&error, &json!({}));
+        *response.body_mut() = hyper::body::Bytes::from(body).into();
+        response::mark_incomplete(&mut response);
+        Ok(response)
+    }
+
+    /// Appends the next rows: how many, and whether more may follow.
+    async fn append_rows(&mut self, body: &mut Vec<u8>, rows_max: usize) -> Result<(usize, bool)> {
+        match self.shape {
+            Shape::Keys => {
+                let page = self.node.keys(&self.table, &self.range, rows_max).await?;
+                for key in &page.rows {
+                    self.append_key(body, key);
+                }
+                Ok(self.advance(page, |key| key))
+            }
+            Shape::Store(show) => {
+                let page = self.node.rows(&self.table, &self.range, rows_max).await?;
+                for row in &page.rows {
+                    self.append_key(body, &row.key);
+                    body.push(b':');
+                    show.append(body, &row.entry);
+                }
+                Ok(self.advance(page, |row: Row| row.key))
+            }
+        }
+    }
+
+    fn append_key(&mut self, body: &mut Vec<u8>, key: &Key) {
+        if std::mem::replace(&mut self.begun, true) {
+            body.push(b',');
+        }
+        append_string(body, key.as_str());
+    }
+
+    fn advance<T>(&mut self, page: Page<T>, key: impl FnOnce(T) -> Key) -> (usize, bool) {
+        self.incomplete |= page.incomplete;
+        let rows = page.rows.len();
+        if let Some(last) = page.rows.into_iter().last() {
+            self.range.after = Some(key(last));
+        }
+        (rows, page.more)
+    }
+}
+
+impl Chunks for Listing {
+    async fn next(&mut self) -> Result<Chunk> {
+        if self.ended {
+            return Err(unreadable(&self.table));
+        }
+        let mut bytes = Vec::new();
+        if !self.opened {
+            bytes.push(self.shape.opening());
+            self.opened = true;
+        }
+        let (_, more) = self.append_rows(&mut bytes, PAGE_ROWS).await?;
+        // An answer that is not whole is not closed either.
+        self.ended = !more && self.incomplete;
+        if !more && !self.incomplete {
+            bytes.push(self.shape.closing());
+        }
+        Ok(Chunk { bytes, last: !more && !self.incomplete })
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.incomplete || self.warned
+    }
+}
+
+/// The error of a listing on which keys are missing.
+pub fn unreadable(table: &TableName) -> Error {
+    Error::Corrupt(format!(
+        "some keys of table {table} lie on a part of the disk that cannot be read, and are missing here; all others were read. \
+         Another node may have them"
+    ))
+}
+
+/// Appends `text` as a JSON string.
+pub fn append_string(body: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(body, text).expect("text is JSON, and a Vec takes all of it");
+}
+
+fn parse_limit(text: &str) -> Result<usize> {
+    let limit = text.parse().map_err(|_| Error::BadRequest(format!("limit={text}: a number")))?;
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Error::BadRequest(format!("limit={limit}: 1 to {LIMIT_MAX}; leave it out for everything, streamed")))
+}
+
+/// A cursor is the last key's bytes in hexadecimal: it stands in a header, a link and a shell without any escape.
+fn render_cursor(key: &Key) -> String {
+    key.as_str().bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_cursor(text: &str) -> Result<Key> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    key.and_then(|key| Key::parse(&key).ok())
+        .ok_or_else(|| Error::BadRequest(format!("cursor={text}: not one that this server gave")))
+}
+
+/// Says where the next page is: the same request from the cursor on.
+fn insert_next(response: &mut Response, call: &Call, last: &Key) -> Result<()> {
+    let cursor = render_cursor(last);
+    let query = call.uri.query().unwrap_or_default();
+    let kept = query.split('&').filter(|pair| !pair.is_empty() && accepts::parameter_name(pair) != "cursor");
+    let parameters: String = kept.map(|pair| format!("{pair}&")).collect();
+    // Relative, as a proxy may show this path under another. A query may hold a plain >, which would end the link.
+    let target = format!("?{parameters}cursor={cursor}").replace('>', "%3E");
+    let link = HeaderValue::from_str(&format!("<{target}>; rel=\"next\""))
+        .map_err(|_| Error::BadRequest("the next page has no link: escape what is not ASCII".into()))?;
+    response.headers_mut().insert(header::LINK, link);
+    response.headers_mut().insert(response::NEXT_CURSOR, response::plain(cursor.into()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_cursor_holds_any_key() {
+        for key in ["a", "a/b=ü&\n🦀", "\0", &"x".repeat(1024)] {
+            let key = Key::parse(key).expect("a key");
+            assert_eq!(parse_cursor(&render_cursor(&key)), Ok(key));
+        }
+        for wrong in ["", "0", "0g", "ff", "+1", &"61".repeat(1025)] {
+            assert!(matches!(parse_cursor(wrong), Err(Error::BadRequest(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_the_same_request_from_the_cursor_on() {
+        let request = Request::get("/t/keys?prefix=a%2F&cursor=00&limit=2").body(()).expect("a request");
+        let mut response = response::json_text("[]");
+        insert_next(&mut response, &Call::of(request), &Key::parse("ab").expect("a key")).expect("a link");
+        let link = "<?prefix=a%2F&limit=2&cursor=6162>; rel=\"next\"";
+        assert_eq!(response.headers()[header::LINK], link);
+        assert_eq!(response.headers()[response::NEXT_CURSOR], "6162");
+    }
+
+    #[test]
+    fn a_limit_has_limits() {
+        assert_eq!(parse_limit("10000"), Ok(10_000));
+        for wrong in ["0", "10001", "", "-1", "x", "1.5"] {
+            assert!(matches!(parse_limit(wrong), Err(Error::BadRequest(_))), "{wrong}");
+        }
+    }
+}

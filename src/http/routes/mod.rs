@@ -1,0 +1,168 @@
+//! A route: one warp filter per resource, whatever the method, so that HEAD, OPTIONS and 405 are right everywhere. Also
+//! the names that routes have in the metrics and the log, which a path full of keys cannot be.
+
+pub mod admin;
+pub mod batch;
+pub(super) mod export;
+pub mod export_frame;
+pub mod import;
+pub mod kv;
+pub mod link;
+pub mod listing;
+pub mod metrics;
+pub(super) mod multi_get;
+pub mod status;
+pub mod table;
+
+use std::future::{Future, ready};
+
+use warp::{Filter, filters::BoxedFilter, reply::Response};
+
+use super::{
+    request::{Call, accepts},
+    response,
+};
+use crate::error::Result;
+
+/// The resources of this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Route {
+    /// `/{table}/key/{key}`
+    Key,
+    /// `/{table}/keys`
+    Keys,
+    /// `/{table}/store`
+    Store,
+    /// `/{table}/count`
+    Count,
+    /// `/{table}/batch`
+    Batch,
+    /// `/{table}`
+    Table,
+    /// `/{table}/subscribe/{key}`, `/{table}/subscribe` and `/_/subscribe`
+    Subscribe,
+    /// `/_/ws`
+    WebSocket,
+    /// `/_/link`
+    Link,
+    /// `/membership`
+    Membership,
+    /// `/_/cluster`
+    Cluster,
+    /// `/_/admin/...`
+    Admin,
+    /// `/_/tables`
+    Tables,
+    /// `/_/export`
+    Export,
+    /// `/_/import`
+    Import,
+    /// `/stats`
+    Stats,
+    /// `/metrics`
+    Metrics,
+    /// `/healthz`, `/readyz` and `/version`
+    Probe,
+    /// Everything else.
+    Unknown,
+}
+
+impl Route {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 19] = [
+        Self::Key,
+        Self::Keys,
+        Self::Store,
+        Self::Count,
+        Self::Batch,
+        Self::Table,
+        Self::Subscribe,
+        Self::WebSocket,
+        Self::Link,
+        Self::Membership,
+        Self::Cluster,
+        Self::Admin,
+        Self::Tables,
+        Self::Export,
+        Self::Import,
+        Self::Stats,
+        Self::Metrics,
+        Self::Probe,
+        Self::Unknown,
+    ];
+
+    /// The route's name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Keys => "keys",
+            Self::Store => "store",
+            Self::Count => "count",
+            Self::Batch => "batch",
+            Self::Table => "table",
+            Self::Subscribe => "subscribe",
+            Self::WebSocket => "websocket",
+            Self::Link => "link",
+            Self::Membership => "membership",
+            Self::Cluster => "cluster",
+            Self::Admin => "admin",
+            Self::Tables => "tables",
+            Self::Export => "export",
+            Self::Import => "import",
+            Self::Stats => "stats",
+            Self::Metrics => "metrics",
+            Self::Probe => "probe",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The filter that takes the paths in which `parse` finds its resource, and answers with `handle`, or with the problem
+/// that `parse` found, or that of what the request has and its operation does not take. Other paths are left to the routes after it.
+pub fn route<T, P, H, F>(route: Route, parse: P, handle: H) -> BoxedFilter<(Response,)>
+where
+    T: Send + 'static,
+    P: Fn(&str) -> Option<Result<T>> + Clone + Send + Sync + 'static,
+    H: Fn(Call, T) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response>> + Send + 'static,
+{
+    warp::ext::get::<Call>()
+        .and_then(move |call: Call| {
+            let found = parse(call.path()).ok_or_else(warp::reject::not_found);
+            ready(found.map(|resource| (call, resource)))
+        })
+        .untuple_one()
+        .then(move |call: Call, resource: Result<T>| {
+            call.routed(route);
+            // The handler's future is made here: it borrows nothing, so the filter may be dropped while it runs.
+            let answer = resource
+                .and_then(|resource| accepts::check(route, &call).map(|()| resource))
+                .map(|resource| handle(call.clone(), resource));
+            async move {
+                let answer = match answer {
+                    Ok(answer) => answer.await,
+                    Err(error) => Err(error),
+                };
+                answer.unwrap_or_else(|error| response::problem(&error, &call))
+            }
+        })
+        .boxed()
+}
+
+/// A `parse` for `route` that takes exactly one path.
+pub fn exactly(path: &'static str) -> impl Fn(&str) -> Option<Result<()>> + Clone + Send + Sync + 'static {
+    move |asked| (asked == path).then_some(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_listed_at_its_number() {
+        for (number, route) in Route::ALL.into_iter().enumerate() {
+            assert_eq!(route as usize, number, "{}", route.name());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `POST /{table}/keys`: the values of the keys that are asked for, in one answer.
+
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use warp::reply::Response;
+
+use super::listing::{self, Show};
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    http::{
+        request::{Call, body},
+        response::{
+            self,
+            chunks::{self, Chunk, Chunks},
+        },
+    },
+    node::Node,
+};
+
+/// How much of an answer is made at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What a multi-get asks for, where it is an object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a list of keys, or {\"keys\": [...]}")]
+struct Asked<'a> {
+    #[serde(borrow)]
+    keys: &'a RawValue,
+}
+
+/// `POST /{table}/keys`
+///
+/// # Errors
+/// `BadJson`, `BadName`, `TooLarge`, `TooManyOperations`, `Overloaded`.
+pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
+    let show = if call.query().flag("meta")? { Show::ValueAndMeta } else { Show::Value };
+    let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
+    let keys = keys(body::without_bom(&bytes), call.peer.options.batch_ops_max)?;
+    drop(bytes);
+    let keys = keys.into_iter();
+    let many = Many { node, table, keys, show, begun: false, opened: false, incomplete: false, ended: false };
+    chunks::answer(&call.peer.budget, response::JSON, many).await
+}
+
+/// The keys that a multi-get asks for, in their order.
+fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
+    let (mut keys, mut seen) = (Vec::new(), HashSet::new());
+    let add = |name: Cow<'_, str>| {
+        let key = Key::parse(&name)?;
+        // A key that is asked for twice would stand twice in the object.
+        if seen.insert(key.clone()) {
+            if keys.len() == keys_max {
+                return Err(Error::TooManyOperations { what: "keys", limit: keys_max });
+            }
+            keys.push(key);
+        }
+        Ok(())
+    };
+    if body.trim_ascii_start().starts_with(b"[") {
+        body::for_each_item(body, add)?;
+    } else {
+        body::for_each_item(body::parse_object::<Asked>(body)?.keys.get().as_bytes(), add)?;
+    }
+    Ok(keys)
+}
+
+/// A multi-get under way.
+struct Many {
+    node: Arc<Node>,
+    table: TableName,
+    keys: std::vec::IntoIter<Key>,
+    show: Show,
+    begun: bool,
+    opened: bool,
+    /// Whether one of the keys cannot be read.
+    incomplete: bool,
+    ended: bool,
+}
+
+impl Chunks for Many {
+    async fn next(&mut self) -> Result<Chunk> {
+        if self.ended {
+            return Err(listing::unreadable(&self.table));
+        }
+        let mut bytes = if std::mem::replace(&mut self.opened, true) { Vec::new() } else { vec![b'{'] };
+        while bytes.len() < CHUNK_BYTES {
+            let Some(key) = self.keys.next() else {
+                self.ended = true;
+                if !self.incomplete {
+                    bytes.push(b'}');
+                }
+                return Ok(Chunk { bytes, last: !self.incomplete });
+            };
+            let entry = match self.node.get(&self.table, &key) {
+                Err(Error::Corrupt(_)) => {
+                    self.incomplete = true;
+                    continue;
+                }
+                entry => entry?,
+            };
+            let Some(entry) = entry else { continue };
+            if std::mem::replace(&mut self.begun, true) {
+                bytes.push(b',');
+            }
+            listing::append_string(&mut bytes, key.as_str());
+            bytes.push(b':');
+            self.show.append(&mut bytes, &entry);
+        }
+        Ok(Chunk { bytes, last: false })
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+}

@@ -1,0 +1,222 @@
+//! What this node says about itself and its cluster: `/membership`, `/_/cluster`, `/_/tables`, `/stats`, `/healthz`, `/readyz`, `/version`.
+
+use std::sync::Arc;
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use warp::{Filter, filters::BoxedFilter, reply::Response};
+
+use super::{Route, exactly, route};
+use crate::{
+    error::Result,
+    http::{request::Call, response},
+    node::{ClusterView, MemberView, Node, Progress, Readiness, TableStats},
+};
+
+/// The routes of this file.
+pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
+    let page = |kind, path, render: fn(&Node) -> (StatusCode, Value)| {
+        let node = Arc::clone(node);
+        route(kind, exactly(path), move |call, ()| answer(Arc::clone(&node), call, render))
+    };
+    page(Route::Membership, "/membership", membership)
+        .or(page(Route::Cluster, "/_/cluster", cluster))
+        .unify()
+        .or(page(Route::Tables, "/_/tables", tables))
+        .unify()
+        .or(page(Route::Stats, "/stats", stats))
+        .unify()
+        .or(page(Route::Probe, "/healthz", health))
+        .unify()
+        .or(page(Route::Probe, "/readyz", readiness))
+        .unify()
+        .or(page(Route::Probe, "/version", version))
+        .unify()
+        .boxed()
+}
+
+async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, Value)) -> Result<Response> {
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return response::other_method(&call, "GET, HEAD, OPTIONS");
+    }
+    // After a start it takes a moment until there are figures of tables; probes have none and wait for nothing.
+    if matches!(call.route(), Route::Cluster | Route::Tables | Route::Stats) {
+        node.rows_counted().await;
+    }
+    let (status, body) = render(&node);
+    // Old: it ends with its bracket.
+    let mut response = match call.route() {
+        Route::Membership => response::json_text(body.to_string()),
+        _ => response::json(&body)?,
+    };
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+/// `GET /membership`
+fn membership(node: &Node) -> (StatusCode, Value) {
+    (StatusCode::OK, json!(node.members()))
+}
+
+/// `GET /_/cluster`: the members of a `ClusterView` by their names, with spans up to now in milliseconds, and `null` for what
+/// is not known or not yet.
+fn cluster(node: &Node) -> (StatusCode, Value) {
+    (StatusCode::OK, render_cluster(&node.cluster(), node.now_ms()))
+}
+
+fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
+    let age_ms = |unix_ms: u64| (unix_ms > 0).then(|| now_ms.saturating_sub(unix_ms));
+    json!({
+        "cluster": format!("{:016x}", view.cluster),
+        "node": view.node.to_string(),
+        "address": view.address,
+        "incarnation": view.incarnation,
+        "whole": view.is_whole(),
+        "sync": view.sync().map(|(done, total)| json!({ "done": done, "total": total })),
+        "clock": {
+            "trouble": view.clock.trouble.map(|trouble| trouble.name()),
+            "ahead_ms": view.clock.trouble.map(|trouble| trouble.ahead_ms()),
+            "detail": view.clock.trouble.map(|trouble| trouble.to_string()),
+            "system_leapt_ms": view.clock.leapt_ms,
+        },
+        "floor_age_ms": age_ms(view.floor_ms),
+        "swept": {
+            "tombstones_age_ms": age_ms(view.swept.tombstones_ms),
+            "expired_age_ms": age_ms(view.swept.expired_ms),
+        },
+        "zombies_refused": view.zombies_refused,
+        "kept_without_majority": view.kept,
+        "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
+    })
+}
+
+fn render_member(member: &MemberView) -> Value {
+    json!({
+        "node": member.node.to_string(),
+        "address": member.address,
+        "state": member.state.name(),
+        "since_ms": member.since_ms,
+        "linked": member.linked,
+        "storage_full": member.storage_full,
+        "rows_refused": member.rows_refused,
+        "round_trip_ms": member.round_trip_ms,
+        "clock_offset_ms": member.clock_offset_ms,
+        "rows": member.rows,
+        "lag_ms": member.lag_ms,
+        "outbox": member.outbox,
+        "last_round_ms": member.last_round_ms,
+        "rounds": member.rounds,
+        "sessions": member.sessions,
+        "false_sessions": member.false_sessions,
+        "comparison_messages": member.comparison_messages,
+        "comparison_bytes": member.comparison_bytes,
+        "comparison_steps": member.comparison_steps,
+        "bytes_sent": member.bytes_sent,
+        "bytes_received": member.bytes_received,
+        "rows_sent": member.rows_sent,
+        "rows_received": member.rows_received,
+    })
+}
+
+/// `GET /_/tables`
+fn tables(node: &Node) -> (StatusCode, Value) {
+    (StatusCode::OK, render_tables(&node.tables()))
+}
+
+/// `GET /stats`
+fn stats(node: &Node) -> (StatusCode, Value) {
+    let stats = node.stats();
+    let body = json!({
+        "node": node.id().to_string(),
+        "address": node.address(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "tables": render_tables(&stats.tables),
+        "keys": stats.tables.iter().map(|table| table.keys).sum::<u64>(),
+        "subscriptions": stats.subscriptions,
+        "writes": stats.writes,
+        "writes_superseded": stats.writes_superseded,
+        "writes_refused": stats.writes_refused,
+        "commits": stats.commits,
+        "changes": stats.changes,
+        "resyncs": stats.resyncs,
+        "expired": stats.expired,
+        "corrupt_records": stats.corrupt_records,
+        "unreadable_ranges": stats.unreadable_ranges,
+        "scrubbed_bytes": stats.scrubbed_bytes,
+        "damaged_frames": stats.damaged_frames,
+        "disk_bytes": stats.disk_bytes,
+    });
+    (StatusCode::OK, body)
+}
+
+/// `GET /healthz`: that the process answers. Restarting it heals nothing that `/readyz` complains of.
+fn health(_: &Node) -> (StatusCode, Value) {
+    (StatusCode::OK, json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: whether clients should be sent here.
+fn readiness(node: &Node) -> (StatusCode, Value) {
+    let readiness = node.readiness();
+    let phase = readiness.phase();
+    match readiness {
+        Readiness::Ready => (StatusCode::OK, render_ready(node, phase)),
+        Readiness::Repairing { ranges } => unready(json!({ "phase": phase, "unreadable_ranges": ranges })),
+        Readiness::ReadOnly(why)
+        | Readiness::Refused(why)
+        | Readiness::Broken(why)
+        | Readiness::Clock(why) => unready(json!({ "phase": phase, "detail": why })),
+        // What there is to do is not known before the first member answers.
+        Readiness::Joining(None) => unready(json!({ "phase": phase, "done": 0, "total": 0 })),
+        Readiness::Joining(Some(why)) => {
+            unready(json!({ "phase": phase, "done": 0, "total": 0, "detail": why }))
+        }
+        Readiness::Syncing { done, total } => {
+            unready(json!({ "phase": phase, "done": done, "total": total }))
+        }
+        Readiness::Draining => unready(json!({ "phase": phase })),
+    }
+}
+
+fn render_ready(node: &Node, phase: &str) -> Value {
+    let mut body = json!({ "phase": phase });
+    if let Some(path) = node.set_aside() {
+        body["set_aside"] = json!(path);
+    }
+    if node.unreadable_ranges() > 0 {
+        body["unreadable_ranges"] = json!(node.unreadable_ranges());
+    }
+    let detail = match node.cluster().progress {
+        Progress::Agreed => {
+            "it holds what a majority of the members holds, all of which were started together"
+        }
+        Progress::Alone => "no other member answers: it serves what it has",
+        Progress::Whole | Progress::Refused(_) | Progress::Syncing { .. } | Progress::Joining(_) => {
+            return body;
+        }
+    };
+    body["detail"] = json!(detail);
+    body
+}
+
+/// `GET /version`
+fn version(node: &Node) -> (StatusCode, Value) {
+    let version = env!("CARGO_PKG_VERSION");
+    (StatusCode::OK, json!({ "name": "DynaRust", "version": version, "node": node.id().to_string() }))
+}
+
+fn unready(body: Value) -> (StatusCode, Value) {
+    (StatusCode::SERVICE_UNAVAILABLE, body)
+}
+
+fn render_tables(tables: &[TableStats]) -> Value {
+    let render = |table: &TableStats| {
+        json!({
+            "name": table.name.as_str(),
+            "keys": table.keys,
+            "tombstones": table.tombstones,
+            "root": table.root,
+            "unreadable_ranges": table.unreadable_ranges,
+        })
+    };
+    tables.iter().map(render).collect()
+}

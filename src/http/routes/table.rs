@@ -1,0 +1,99 @@
+//! `DELETE /{table}`: all rows of a table, or all whose keys begin so.
+//!
+//! Piece by piece, each as durable as any write, and each told to watchers as any delete: memory stays flat, and whoever is cut off
+//! calls again and goes on. Keys written meanwhile, beyond the last that was there at the beginning, stay.
+
+use std::sync::Arc;
+
+use hyper::Method;
+use serde_json::json;
+use warp::{filters::BoxedFilter, reply::Response};
+
+use super::{Route, route};
+use crate::{
+    core::name::TableName,
+    error::{Error, Result},
+    http::{
+        request::{Call, condition, path},
+        response,
+    },
+    node::{Node, Removal, Wanted},
+};
+
+/// The route of whole tables. It stands last: paths of one segment are the server's first.
+pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
+    route(Route::Table, path::table_alone, move |call, table| answer(Arc::clone(&node), call, table))
+}
+
+async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
+    if call.method == Method::GET || call.method == Method::HEAD {
+        return Err(Error::NotFound(format!(
+            "there is nothing at {path}; keys are at {path}/key/{{key}}, lists of them at {path}/keys",
+            path = call.path()
+        )));
+    }
+    if call.method != Method::DELETE {
+        return response::other_method(&call, "DELETE, OPTIONS");
+    }
+    let (prefix, confirm) = (call.query().get("prefix")?, call.query().get("confirm")?);
+    let prefix = prefix_of(&table, prefix.as_deref(), confirm.as_deref())?;
+    let wanted = condition::wanted(&call)?;
+    let mut removal = node.begin_removal(table, prefix);
+    match run(&node, &mut removal, wanted).await {
+        Ok(()) => response::json(&json!({ "deleted": removal.deleted() })),
+        Err(error) => {
+            let mut problem = response::problem_object(&error, call.request_id.to_str().unwrap_or_default());
+            let deleted = removal.deleted();
+            problem["detail"] =
+                json!(format!("{error}; {deleted} keys were deleted before: call again to go on"));
+            problem["deleted"] = json!(deleted);
+            Ok(response::problem_of(&error, &problem))
+        }
+    }
+}
+
+async fn run(node: &Arc<Node>, removal: &mut Removal, wanted: Wanted) -> Result<()> {
+    while let Some(last) = removal.step(node).await? {
+        // Piece by piece, so that no peer falls behind by more than the journal remembers.
+        node.replicated(last, wanted).await?;
+    }
+    Ok(())
+}
+
+/// What the keys to be deleted begin with, empty for all.
+///
+/// # Errors
+/// `BadRequest` unless it is said once, and for all keys by the table's name.
+pub fn prefix_of(table: &TableName, prefix: Option<&str>, confirm: Option<&str>) -> Result<String> {
+    match (prefix, confirm) {
+        (Some(prefix), None) if !prefix.is_empty() => Ok(prefix.to_owned()),
+        (None, Some(confirm)) if confirm == table.as_str() => Ok(String::new()),
+        (None, Some(confirm)) => Err(Error::BadRequest(format!(
+            "confirm={confirm:?} is not the table's name: confirm={table} deletes all of its keys"
+        ))),
+        (Some(_), Some(_)) => Err(Error::BadRequest(
+            "prefix and confirm exclude each other: prefix deletes the keys that begin so, confirm all of them".into(),
+        )),
+        (Some(_) | None, None) => Err(Error::BadRequest(format!(
+            "this deletes many keys: say which, by prefix=... (the keys that begin so, not empty) or by confirm={table} (all of them)"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_deleted_is_said_once() {
+        let table = TableName::parse("t").expect("a name");
+        let of = |prefix, confirm| prefix_of(&table, prefix, confirm);
+        assert_eq!(of(Some("p"), None), Ok("p".into()));
+        assert_eq!(of(None, Some("t")), Ok(String::new()));
+        for (prefix, confirm) in
+            [(None, None), (Some(""), None), (Some("p"), Some("t")), (None, Some("other")), (None, Some(""))]
+        {
+            assert!(matches!(of(prefix, confirm), Err(Error::BadRequest(_))), "{prefix:?} {confirm:?}");
+        }
+    }
+}

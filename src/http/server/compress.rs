@@ -1,0 +1,117 @@
+//! Answers as gzip or zstd, where the client takes that and there is something to gain: listings, exports, and values above
+//! `PLAIN_BYTES_MAX`. Event streams are not: each event would wait in the encoder for the next.
+//!
+//! The entity tag stays: it names a version of a value, which is what conditions are about, and there are no ranges.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http_body_util::BodyStream;
+use hyper::{
+    Method, StatusCode,
+    body::Body as _,
+    header::{self, HeaderValue},
+};
+use tracing::warn;
+use warp::{Reply, reply::Response};
+
+use crate::http::{
+    request::{
+        Call,
+        budget::{Budget, Held, tie},
+        coding::{Coding, Encoder, PLAIN_BYTES_MAX, STEP_BYTES},
+    },
+    response::chunks::Exclusive,
+    routes::Route,
+};
+
+/// Has the client get the answer as it would rather have it.
+pub fn apply(call: &Call, response: Response) -> Response {
+    if !pays(call, &response) {
+        return response;
+    }
+    let mut response = response;
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    let Some(coding) = Coding::wanted(&call.headers) else { return response };
+    // An answer that cannot be coded now, for want of memory, is as good plain.
+    let Some(encoding) = Encoding::begin(coding, &call.peer.budget) else { return response };
+    let (mut head, body) = response.into_parts();
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+    let frames = BodyStream::new(body).filter_map(|frame| async move {
+        frame.map(|frame| frame.into_data().ok()).map_err(io::Error::other).transpose()
+    });
+    let coded = warp::reply::stream(Exclusive::new(encoding.over(Box::pin(frames)))).into_response();
+    Response::from_parts(head, coded.into_body())
+}
+
+fn pays(call: &Call, response: &Response) -> bool {
+    let is_read = matches!(call.method, Method::GET | Method::HEAD | Method::POST);
+    let is_large = response.body().size_hint().exact().is_none_or(|bytes| bytes > PLAIN_BYTES_MAX);
+    is_large
+        && is_read
+        && response.status() == StatusCode::OK
+        && matches!(call.route(), Route::Key | Route::Keys | Route::Store | Route::Export)
+}
+
+/// An encoder, and the memory that it takes.
+struct Encoding {
+    encoder: Encoder,
+    budget: Arc<Budget>,
+    held: Held,
+}
+
+impl Encoding {
+    fn begin(coding: Coding, budget: &Arc<Budget>) -> Option<Self> {
+        let held = budget.hold(coding.encoder_bytes()).ok()?;
+        let encoder =
+            Encoder::new(coding).inspect_err(|error| warn!(%error, "an answer goes out plain")).ok()?;
+        Some(Self { encoder, budget: Arc::clone(budget), held })
+    }
+
+    /// The frames, coded: a part of one at a time, so that a long one holds up its thread no longer than a short one.
+    fn over(
+        self,
+        frames: impl Stream<Item = io::Result<Bytes>> + Send + Unpin,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send {
+        let start = Some((self, frames, Bytes::new()));
+        stream::unfold(start, |state| async {
+            let (mut encoding, mut frames, mut plain) = state?;
+            loop {
+                if plain.is_empty() {
+                    match frames.next().await {
+                        Some(Ok(frame)) => plain = frame,
+                        Some(Err(error)) => return Some((Err(error), None)),
+                        None => return Some((encoding.finish(), None)),
+                    }
+                }
+                let step = plain.split_to(plain.len().min(STEP_BYTES));
+                match encoding.encoder.write(&step) {
+                    Ok(coded) if coded.is_empty() => tokio::task::consume_budget().await,
+                    Ok(coded) => {
+                        let coded = encoding.hold(coded);
+                        return Some((Ok(coded), Some((encoding, frames, plain))));
+                    }
+                    Err(error) => return Some((Err(error), None)),
+                }
+            }
+        })
+    }
+
+    fn finish(self) -> io::Result<Bytes> {
+        let Self { encoder, budget, held } = self;
+        let last = encoder.finish()?;
+        drop(held);
+        Ok(hold(&budget, last))
+    }
+
+    fn hold(&self, coded: Vec<u8>) -> Bytes {
+        hold(&self.budget, coded)
+    }
+}
+
+fn hold(budget: &Arc<Budget>, coded: Vec<u8>) -> Bytes {
+    let held = budget.hold_anyway(coded.len() as u64);
+    tie(coded.into(), held)
+}

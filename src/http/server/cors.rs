@@ -1,0 +1,58 @@
+//! CORS: which pages may call this server from a browser (`--cors-origin`). By default none.
+
+use hyper::{
+    HeaderMap, Method,
+    header::{self, HeaderName, HeaderValue},
+};
+use warp::reply::Response;
+
+use crate::http::request::Call;
+
+/// How long a browser may remember that it asked.
+const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
+const PRIVATE_NETWORK_ASKED: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const PRIVATE_NETWORK_ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+/// What a page may read besides the body.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "etag, link, location, retry-after, x-request-id, dynarust-version, dynarust-node, dynarust-expires, \
+     dynarust-created, dynarust-next-cursor, dynarust-incomplete",
+);
+
+/// Adds what a browser needs to let the page of this call have the response.
+pub fn apply(call: &Call, response: &mut Response) {
+    let allowed = &call.peer.options.cors_origins;
+    if allowed.is_empty() {
+        return;
+    }
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    let mut origins = call.headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next().filter(|origin| is_allowed(allowed, origin)) else { return };
+    if origins.next().is_some() {
+        return;
+    }
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    if call.method == Method::OPTIONS && call.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        answer_preflight(&call.headers, headers);
+    }
+}
+
+/// Whether pages of `origin` may call this server.
+pub fn is_allowed(allowed: &[String], origin: &HeaderValue) -> bool {
+    allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes())
+}
+
+/// The methods are those of the resource, which OPTIONS has listed; a path that is none has none.
+fn answer_preflight(asked: &HeaderMap, headers: &mut HeaderMap) {
+    let Some(methods) = headers.get(header::ALLOW).cloned() else { return };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
+    // Chromium asks so where the page is of a wider network than this server.
+    if asked.contains_key(PRIVATE_NETWORK_ASKED) {
+        headers.insert(PRIVATE_NETWORK_ALLOWED, HeaderValue::from_static("true"));
+    }
+    if let Some(names) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+}

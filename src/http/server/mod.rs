@@ -1,0 +1,388 @@
+//! The accept loop. Warp's own has no TLS, no header timeout and no cap on connections, and its graceful stop waits for ever
+//! for one open event stream; under hyper by ourselves there is all of that, and HTTP/2.
+//!
+//! A connection beyond the cap is answered 503 and closed, and not left waiting in the backlog: its client, or the balancer
+//! before it, can go elsewhere at once instead of at its own timeout. One beyond the share of its address gets 429.
+
+pub mod address_limits;
+pub mod compress;
+pub mod connection;
+pub mod cors;
+pub mod guard;
+pub mod keep_alive;
+pub mod service;
+pub mod socket;
+pub mod tls;
+
+use std::{
+    convert::Infallible,
+    future::{self, Future},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::Either};
+use hyper::{
+    Request, Response,
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use self::{
+    address_limits::{Share, Shares},
+    connection::Exchange,
+    service::Service,
+    socket::{ClientStream, OpenRequest, Peer, Protocol, Socket},
+};
+use super::{
+    HEAD_BYTES_MAX, Options,
+    request::budget::{self, Budget, Held},
+    response,
+};
+use crate::{
+    error::{Error, Result},
+    node::Node,
+};
+
+/// Streams of one HTTP/2 connection at a time: each may hold a request's body, and an answer. A browser opens no more at a time.
+const HTTP2_STREAMS_MAX: u32 = 32;
+/// Pause after the system had no descriptor or memory for a connection, so that others can give theirs back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are being told that there are too many. Beyond that many they are just closed.
+const REFUSALS_MAX: usize = 64;
+
+/// Where clients come in.
+pub trait Listener {
+    /// The next connection, and where it comes from.
+    fn accept(&self) -> impl Future<Output = io::Result<(Box<dyn ClientStream>, SocketAddr)>> + Send;
+}
+
+impl Listener for TcpListener {
+    async fn accept(&self) -> io::Result<(Box<dyn ClientStream>, SocketAddr)> {
+        let (stream, remote) = self.accept().await?;
+        Ok((Box::new(stream), remote))
+    }
+}
+
+/// Serves `node` on `listener` until `shutdown`, then lets requests in flight finish, up to the shutdown timeout.
+///
+/// # Errors
+/// `Config` for a certificate that does not load. Errors of connections stay theirs.
+pub async fn serve(
+    node: Arc<Node>,
+    listener: impl Listener,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
+    let places = Arc::new(Semaphore::new(options.connections_max));
+    let budget = Budget::new(options.memory_budget_bytes);
+    let mut server = Server {
+        service: Arc::new(Service::new(Arc::clone(&node), &options, &budget)?),
+        shares: Shares::new(options.connections_per_address_max, options.connections_per_loopback_max),
+        budget,
+        options: Arc::new(options),
+        tls,
+        places,
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        node: Arc::clone(&node),
+        connections: JoinSet::new(),
+    };
+    server.accept_until(&listener, shutdown).await;
+    drop(listener);
+    node.drain();
+    server.finish().await;
+    Ok(())
+}
+
+struct Server {
+    service: Arc<Service>,
+    options: Arc<Options>,
+    tls: Option<TlsAcceptor>,
+    places: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    budget: Arc<Budget>,
+    refusals: Arc<Semaphore>,
+    /// Its end is the server's.
+    node: Arc<Node>,
+    connections: JoinSet<()>,
+}
+
+impl Server {
+    async fn accept_until(&mut self, listener: &impl Listener, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                // Those that ended first: there are no more of them than came in.
+                biased;
+                () = &mut shutdown => return,
+                Some(ended) = self.connections.join_next() => {
+                    if let Err(error) = ended {
+                        warn!(%error, "connection ended by a panic");
+                    }
+                }
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, remote)) => self.admit(stream, remote),
+                    Err(error) => recover_from(&error).await,
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr) {
+        let share = match self.shares.connect(remote.ip()) {
+            Ok(share) => share,
+            Err(error) => return self.refuse(stream, remote, error),
+        };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let error = Error::Overloaded(format!(
+                "this node has its {} connections (--max-connections); try again, or another node",
+                self.options.connections_max
+            ));
+            return self.refuse(stream, remote, error);
+        };
+        let connection = Connection {
+            service: Arc::clone(&self.service),
+            tls: self.tls.clone(),
+            node: Arc::clone(&self.node),
+            peer: Arc::new(self.peer(remote, Some(share))),
+        };
+        self.connections.spawn(connection.run(stream, place));
+    }
+
+    fn peer(&self, remote: SocketAddr, share: Option<Share>) -> Peer {
+        Peer::new(remote, Arc::clone(&self.options), Arc::clone(&self.budget), share)
+    }
+
+    fn refuse(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr, error: Error) {
+        debug!(%remote, %error, "connection refused");
+        // Before a TLS handshake there is no way to say anything.
+        let Some(place) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
+        else {
+            return;
+        };
+        let peer = Arc::new(self.peer(remote, None));
+        self.connections.spawn(async move {
+            // The client may be gone; there is nobody else to tell.
+            let _ = say_and_close(stream, peer, place, &error).await;
+        });
+    }
+
+    /// Waits until every connection is closed, upgraded ones too, but no longer than the shutdown timeout.
+    async fn finish(mut self) {
+        let all = u32::try_from(self.options.connections_max).unwrap_or(u32::MAX);
+        let closed = timeout(self.options.shutdown_timeout, self.places.acquire_many(all)).await;
+        if closed.is_err() {
+            let left = self.options.connections_max - self.places.available_permits();
+            info!(connections = left, "shutdown timeout: closing what is still open");
+        }
+        self.connections.shutdown().await;
+    }
+}
+
+/// Sleeps where the system is short of something, else returns at once: the client that hung up is not our trouble.
+async fn recover_from(error: &io::Error) {
+    let of_the_client = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if of_the_client {
+        debug!(%error, "connection gone before it was accepted");
+    } else {
+        warn!(%error, "cannot accept connections; trying again");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+async fn say_and_close(
+    stream: Box<dyn ClientStream>,
+    peer: Arc<Peer>,
+    place: OwnedSemaphorePermit,
+    error: &Error,
+) -> io::Result<()> {
+    let mut socket = Socket::new(stream, peer, place)?;
+    socket.write_all(response::plain_response(error).as_bytes()).await?;
+    socket.shutdown().await
+}
+
+/// An answer's body, the request that stays open until it is sent, and the memory that the bytes hold until they are written.
+struct Answer<B> {
+    body: B,
+    held: Option<Arc<Held>>,
+    _open: OpenRequest,
+}
+
+/// The answer to a request on a connection of `peer`.
+async fn answer(
+    request: Request<Incoming>,
+    service: &Service,
+    peer: &Arc<Peer>,
+) -> Response<Answer<impl Body<Data = Bytes, Error = warp::Error> + Unpin + use<>>> {
+    let open = peer.begin_request();
+    let (response, held) = service.answer(request, peer, &open).await;
+    response.map(|body| Answer { body, held: held.map(Arc::new), _open: open })
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let held = self.held.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));
+            let Some(held) = held else { return frame };
+            // The connection may have the bytes long after it has done with the body.
+            frame.map(|frame| frame.map_data(|bytes| budget::tie(bytes, Arc::clone(held))))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// One connection from its first byte to its last.
+struct Connection {
+    service: Arc<Service>,
+    tls: Option<TlsAcceptor>,
+    node: Arc<Node>,
+    peer: Arc<Peer>,
+}
+
+impl Connection {
+    async fn run(mut self, stream: Box<dyn ClientStream>, place: OwnedSemaphorePermit) {
+        let remote = self.peer.remote;
+        if let Err(error) = self.open_and_serve(stream, place).await {
+            debug!(%remote, %error, "connection ended");
+        }
+    }
+
+    async fn open_and_serve(
+        &mut self,
+        stream: Box<dyn ClientStream>,
+        place: OwnedSemaphorePermit,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut socket = Socket::new(stream, Arc::clone(&self.peer), place)?;
+        // The time for a head begins with the first byte: before that there is this one.
+        let first = timeout(self.peer.options.header_timeout, socket.protocol());
+        let protocol = tokio::select! {
+            biased;
+            protocol = first => protocol??,
+            () = self.node.drained() => None,
+        };
+        // What few connections need is boxed: the others, streams that idle by the thousand, do not carry room for it.
+        match (protocol, self.tls.take()) {
+            (None, _) => Ok(()),
+            (Some(Protocol::Http2), None) => Box::pin(self.serve_http2(socket)).await,
+            (Some(Protocol::Http1 | Protocol::Tls), None) => self.serve_http1(socket).await,
+            (Some(Protocol::Tls), Some(tls)) => Box::pin(self.serve_tls(socket, tls)).await,
+            // A link has its own encryption, and its peers know no certificates.
+            (Some(Protocol::Http1), Some(_)) => {
+                self.peer.expect_link();
+                self.serve_http1(socket).await
+            }
+            (Some(Protocol::Http2), Some(_)) => {
+                socket.write_all(response::plain_response(&service::speaks_tls()).as_bytes()).await?;
+                Ok(socket.shutdown().await?)
+            }
+        }
+    }
+
+    async fn serve_tls(
+        &mut self,
+        socket: Socket,
+        tls: TlsAcceptor,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = timeout(self.peer.options.header_timeout, tls.accept(socket)).await??;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if http2 { self.serve_http2(stream).await } else { self.serve_http1(stream).await }
+    }
+
+    async fn serve_http1(
+        &mut self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        // Boxed, as hyper keeps room for it until the connection ends, and a stream outlives its handler by hours.
+        let service = service_fn(|request: Request<Incoming>| {
+            let answering = answer(request, &self.service, &self.peer).map(Ok::<_, Infallible>);
+            let mut answering = Box::pin(answering);
+            // Most answers are ready at once. Then the head is given back before hyper looks for what comes after it, and is
+            // read over; else hyper needs a new buffer for that. A future that waits is polled again, with a true waker.
+            match answering.as_mut().now_or_never() {
+                Some(answer) => Either::Left(future::ready(answer)),
+                None => Either::Right(answering),
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // `Exchange` has limits of its own for a head and for the time before it.
+            .header_read_timeout(None)
+            .max_buf_size(HEAD_BYTES_MAX)
+            // A client that closes its side has left: otherwise a stream would notice only at its next event. The price is
+            // that one which closes it only to say that it has asked all gets no answer that takes a while.
+            .half_close(false)
+            .serve_connection(TokioIo::new(Exchange::new(io, Arc::clone(&self.peer))), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
+        }
+        // hyper ends an idle connection at once, but waits for the rest of half a head.
+        tokio::select! {
+            biased;
+            ended = connection => Ok(ended?),
+            () = self.peer.nothing_owed() => Ok(()),
+        }
+    }
+
+    async fn serve_http2(
+        &mut self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (service, peer) = (Arc::clone(&self.service), Arc::clone(&self.peer));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
+            async move { Ok::<_, Infallible>(answer(request, &service, &peer).await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(self.peer.options.stall_timeout)
+            .keep_alive_timeout(self.peer.options.stall_timeout)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+}

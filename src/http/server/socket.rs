@@ -1,0 +1,397 @@
+//! One client's TCP connection: the options it gets, what its first bytes say it speaks, and the two ways in which a client
+//! may hold it for ever, by not reading and by not hanging up, which end here.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep},
+};
+
+use super::address_limits::{InFlight, Share};
+use crate::{
+    error::Error,
+    http::{Options, request::budget::Budget},
+};
+
+/// How often a silent connection is asked whether it lives: well below the idle limits of common NATs.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// What the kernel may hold for an event stream. Left alone it grows to 4 MB for a client that does not read, times all
+/// of them. For every other answer it is left alone: a fixed size switches off the tuning that fills long links.
+const EVENT_STREAM_SEND_BYTES: usize = 64 * 1024;
+/// How long a closed connection is read on, so that what the client still sends does not reset it before it has read the
+/// answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// As much of that is read: one who sends more has not stopped to look.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a client may take, at the server's end, to send the rest of a head; looked at twice.
+const HALF_HEAD_GRACE: Duration = Duration::from_millis(100);
+/// As many bytes as tell HTTP/2 and TLS from HTTP/1.
+const FIRST_BYTES: usize = 4;
+
+/// The client at the other end, known to all its requests.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The limits that this server runs with.
+    pub options: Arc<Options>,
+    /// The memory for all bodies and answers.
+    pub budget: Arc<Budget>,
+    /// Its place in the share of its address; none while it is told that there is no place.
+    share: Option<Share>,
+    event_stream: AtomicBool,
+    /// It speaks plainly to a port that speaks TLS: only nodes that link may.
+    links_only: AtomicBool,
+    upgraded: AtomicBool,
+    /// Requests that were begun; the count may wrap.
+    requests_begun: AtomicUsize,
+    /// Requests whose answer is not all with the socket yet.
+    open_requests: AtomicUsize,
+    /// Whether the socket has bytes that the client did not take yet.
+    write_waits: AtomicBool,
+    /// A host that requests were for, once it was found to be this server.
+    asked_as: OnceLock<Box<[u8]>>,
+}
+
+impl Peer {
+    /// A client at `remote`.
+    pub fn new(remote: SocketAddr, options: Arc<Options>, budget: Arc<Budget>, share: Option<Share>) -> Self {
+        Self {
+            remote,
+            options,
+            budget,
+            share,
+            event_stream: AtomicBool::new(false),
+            links_only: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            requests_begun: AtomicUsize::new(0),
+            open_requests: AtomicUsize::new(0),
+            write_waits: AtomicBool::new(false),
+            asked_as: OnceLock::new(),
+        }
+    }
+
+    /// Counts a request until what is returned is dropped, with the answer's body.
+    pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
+        self.requests_begun.fetch_add(1, Ordering::Relaxed);
+        self.open_requests.fetch_add(1, Ordering::Relaxed);
+        OpenRequest { peer: Arc::clone(self), in_flight: self.share.as_ref().map(Share::request) }
+    }
+
+    /// Returns when nothing is owed to the client, and was not for a while either: what it may have sent is half a head.
+    pub async fn nothing_owed(&self) {
+        let mut idle = false;
+        loop {
+            sleep(HALF_HEAD_GRACE).await;
+            let owed = self.is_owed();
+            if idle && !owed {
+                return;
+            }
+            idle = !owed;
+        }
+    }
+
+    /// How many requests were begun.
+    pub fn requests_begun(&self) -> usize {
+        self.requests_begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request has no whole answer yet.
+    pub fn has_open_requests(&self) -> bool {
+        self.open_requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether there is something to send that the client did not take yet.
+    pub fn is_owed(&self) -> bool {
+        self.has_open_requests() || self.write_waits.load(Ordering::Relaxed)
+    }
+
+    /// Says that requests are over on this connection, which becomes something else.
+    pub fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests are over on this connection.
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// Whether events are sent on this connection.
+    pub fn is_event_stream(&self) -> bool {
+        self.event_stream.load(Ordering::Relaxed)
+    }
+
+    /// Says that this connection may be for nothing but a link.
+    pub fn expect_link(&self) {
+        self.links_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this connection may be for nothing but a link.
+    pub fn is_for_links_only(&self) -> bool {
+        self.links_only.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `host`, which a request was for, is this server.
+    pub fn asked_as(&self, host: &[u8]) {
+        self.asked_as.get_or_init(|| host.into());
+    }
+
+    /// Whether `host` was found to be this server.
+    pub fn is_asked_as(&self, host: &[u8]) -> bool {
+        self.asked_as.get().is_some_and(|known| **known == *host)
+    }
+
+    /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.
+    pub fn expect_events(&self) {
+        self.event_stream.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A request that has no whole answer yet.
+#[derive(Debug)]
+pub struct OpenRequest {
+    peer: Arc<Peer>,
+    in_flight: Option<InFlight>,
+}
+
+impl OpenRequest {
+    /// Why it is not to be answered, where its address has its share of requests in flight.
+    pub fn refusal(&self) -> Option<Error> {
+        let is_too_many = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.is_too_many);
+        self.peer.share.as_ref().filter(|_| is_too_many).map(Share::too_many_requests)
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.peer.open_requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's connection as it was accepted.
+pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Has what is written sent at once, a silent client asked now and then whether it lives, and one that takes nothing for
+    /// `stall_timeout` given up.
+    fn set_options(&self, stall_timeout: Duration) -> io::Result<()>;
+
+    /// Bounds what the system holds of what the client does not take.
+    fn limit_send_buffer(&self, bytes: usize) -> io::Result<()>;
+}
+
+impl ClientStream for TcpStream {
+    fn set_options(&self, stall_timeout: Duration) -> io::Result<()> {
+        self.set_nodelay(true)?;
+        let socket = SockRef::from(self);
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL / 6),
+        )?;
+        // The kernel's own stall timeout, for what it has taken from us already.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(stall_timeout))?;
+        Ok(())
+    }
+
+    fn limit_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        SockRef::from(self).set_send_buffer_size(bytes)
+    }
+}
+
+/// What a client speaks, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1, or nothing known, which gets an answer in it.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// A TLS hello.
+    Tls,
+}
+
+/// The connection's bytes. Holds its place among the connections until it is closed, whoever has it by then.
+pub struct Socket {
+    stream: Box<dyn ClientStream>,
+    peer: Arc<Peer>,
+    first: [u8; FIRST_BYTES],
+    first_length: usize,
+    first_read: usize,
+    send_buffer_set: bool,
+    stalled: Option<Pin<Box<Sleep>>>,
+    linger: Linger,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Where the closing of a connection is.
+enum Linger {
+    Open,
+    /// Our side is closed; nothing unread has been found yet.
+    HalfClosed,
+    /// The client still sends, or did: read and forget until it hangs up, the time is over, or it was too much.
+    Draining {
+        over: Pin<Box<Sleep>>,
+        bytes: usize,
+    },
+}
+
+impl Socket {
+    /// Takes over an accepted connection and sets its options.
+    pub fn new(
+        stream: Box<dyn ClientStream>,
+        peer: Arc<Peer>,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<Self> {
+        stream.set_options(peer.options.stall_timeout)?;
+        Ok(Self {
+            stream,
+            peer,
+            first: [0; FIRST_BYTES],
+            first_length: 0,
+            first_read: 0,
+            send_buffer_set: false,
+            stalled: None,
+            linger: Linger::Open,
+            _place: place,
+        })
+    }
+
+    /// Waits for the first bytes and says what they begin; `None` where the client hung up before. They stay to be read.
+    pub async fn protocol(&mut self) -> io::Result<Option<Protocol>> {
+        while b"PRI ".starts_with(&self.first[..self.first_length]) && self.first_length < FIRST_BYTES {
+            let length = self.stream.read(&mut self.first[self.first_length..]).await?;
+            if length == 0 {
+                return Ok(None);
+            }
+            self.first_length += length;
+        }
+        Ok(Some(match &self.first {
+            b"PRI " => Protocol::Http2,
+            [0x16, ..] => Protocol::Tls,
+            _ => Protocol::Http1,
+        }))
+    }
+
+    fn limit_send_buffer(&mut self) {
+        if !self.send_buffer_set && self.peer.event_stream.load(Ordering::Relaxed) {
+            self.send_buffer_set = true;
+            if let Err(error) = self.stream.limit_send_buffer(EVENT_STREAM_SEND_BYTES) {
+                tracing::warn!(remote = %self.peer.remote, %error, "send buffer not limited");
+            }
+        }
+    }
+
+    /// Passes on the outcome of a write, or an error once writes have waited for the client too long.
+    fn watch_stall<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            if self.stalled.take().is_some() {
+                self.peer.write_waits.store(false, Ordering::Relaxed);
+            }
+            return outcome;
+        }
+        self.peer.write_waits.store(true, Ordering::Relaxed);
+        let stall_timeout = self.peer.options.stall_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_timeout)));
+        ready!(stalled.as_mut().poll(context));
+        tracing::debug!(remote = %self.peer.remote, "closed: the client does not read");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+
+    /// Reads and forgets what the client still sends. Closing with unread bytes would reset the connection, and the client
+    /// would lose the answer with them.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0u8; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer);
+            let length = buffer.filled().len();
+            match (read, &mut self.linger) {
+                (Poll::Ready(Ok(())), Linger::HalfClosed) if length > 0 => {
+                    self.linger = Linger::Draining { over: Box::pin(sleep(LINGER)), bytes: length };
+                }
+                (Poll::Ready(Ok(())), Linger::Draining { over, bytes }) if length > 0 => {
+                    *bytes += length;
+                    if *bytes > LINGER_BYTES_MAX || over.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                (Poll::Pending, Linger::Draining { over, .. }) => {
+                    ready!(over.as_mut().poll(context));
+                    return Poll::Ready(Ok(()));
+                }
+                // Hung up or broken, or nothing came after our side was closed: nothing is left to wait for.
+                (Poll::Ready(_) | Poll::Pending, _) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first_read < self.first_length {
+            let length = buffer.remaining().min(self.first_length - self.first_read);
+            buffer.put_slice(&self.first[self.first_read..self.first_read + length]);
+            self.first_read += length;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.limit_send_buffer();
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch_stall(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.limit_send_buffer();
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch_stall(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.linger, Linger::Open) {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.linger = Linger::HalfClosed;
+        }
+        self.poll_linger(context)
+    }
+}

@@ -1,0 +1,376 @@
+//! One node: the whole API of the system, as calls. Everything above it is a way to make these calls from afar, everything
+//! below it does not know who calls.
+//!
+//! The wall clock comes in here, and the timestamps of writes with it.
+
+pub mod admin;
+pub mod admin_token;
+mod background;
+mod batch;
+pub mod cluster;
+mod drain;
+mod link;
+mod removal;
+mod stats;
+mod write;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::{sync::Notify, task::JoinSet};
+use tracing::{info, warn};
+
+pub use self::{
+    admin::AdminKeys,
+    admin_token::{AdminToken, TOKEN_FILE},
+    batch::Batch,
+    cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
+    link::{Arriving, LINK_PATH, other_protocol, subprotocol},
+    removal::Removal,
+    stats::{Readiness, Stats, TableStats},
+    write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
+};
+use self::{
+    background::Opened,
+    drain::{Gate, Passing},
+};
+pub use crate::replication::membership::address::network;
+pub use crate::storage::{
+    changes::{
+        change::{Change, Cursor, Effect, Gone, Topic},
+        subscription::{Notice, Start, Subscription},
+    },
+    table::{
+        Entry,
+        scan::{Counted, Page, Range, Row},
+    },
+};
+use crate::{
+    core::{
+        clock::NodeId,
+        digest::Path,
+        name::{Key, TableName},
+    },
+    error::{Error, Result},
+    replication::{self, Replication},
+    storage::{
+        self, Machine, Store, WallClock,
+        commit::{Life, timestamps::Stamps},
+        environment::wall_clock::system_ms,
+    },
+};
+
+/// How a node runs.
+#[derive(Clone)]
+pub struct Options {
+    /// The address others reach this node at, as text.
+    pub address: String,
+    /// How its data is kept.
+    pub storage: storage::Options,
+    /// How far ahead of the wall clock a foreign timestamp may be, in milliseconds.
+    pub clock_drift_max_ms: u64,
+    /// The largest value, in bytes of JSON text.
+    pub value_bytes_max: u64,
+    /// How it deals with its cluster.
+    pub replication: replication::Options,
+}
+
+/// The system's clock at its word, for commands that run for a moment. A node has one that is checked: `storage::Machine`.
+pub fn wall_clock() -> WallClock {
+    Arc::new(system_ms)
+}
+
+/// A node.
+pub struct Node {
+    options: Options,
+    store: Store,
+    stamps: Arc<Stamps>,
+    replication: Replication,
+    admin_keys: AdminKeys,
+    admin_token: AdminToken,
+    gate: Gate,
+    draining: AtomicBool,
+    /// The phase that was told last.
+    told: Mutex<&'static str>,
+    drain_begun: Notify,
+    door: admin::Door,
+    background: Mutex<JoinSet<()>>,
+}
+
+impl Node {
+    /// Opens the storage and starts everything that runs beside requests.
+    ///
+    /// # Errors
+    /// As `Store::open`.
+    pub async fn start(options: Options) -> Result<Arc<Self>> {
+        let (storage, machine) = (options.storage.clone(), &options.storage.machine);
+        let (store, admin_token) = machine
+            .run(move || {
+                let (data, machine) = (storage.data.clone(), storage.machine.clone());
+                let store = Store::open(storage)?;
+                let token = AdminToken::read_or_make(&data, &machine).inspect_err(|_| drop(store.close()))?;
+                Ok::<_, Error>((store, token))
+            })
+            .await?;
+        let opened = Opened::new(&store);
+        let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
+        let background = background::run(&store, &stamps);
+        stamps.wait_for_the_wall_clock().await;
+        let replication = Replication::start(options.replication.clone(), store.clone(), stamps.clone())?;
+        let mut admin_keys = AdminKeys::of(&options.replication.secrets);
+        admin_keys.0.push(admin_token.key());
+        let node = Arc::new(Self {
+            options,
+            store,
+            stamps,
+            replication,
+            admin_keys,
+            admin_token,
+            gate: Gate::default(),
+            draining: AtomicBool::new(false),
+            told: Mutex::new(Readiness::Ready.phase()),
+            drain_begun: Notify::new(),
+            door: admin::Door::new()?,
+            background: Mutex::new(background),
+        });
+        opened.keep();
+        let counting = node.clone();
+        tokio::spawn(async move { counting.rows_counted().await });
+        info!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
+        Ok(node)
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.store.node()
+    }
+
+    /// The address others reach this node at.
+    pub fn address(&self) -> &str {
+        &self.options.address
+    }
+
+    /// Whether others reach this node under the host `name`, as far as it was told or has learned.
+    pub fn is_reached_as(&self, name: &str) -> bool {
+        let is_host =
+            |address: &str| address.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case(name));
+        is_host(self.address()) || self.replication.address().is_some_and(|address| is_host(&address))
+    }
+
+    /// Unix milliseconds by this node's wall clock.
+    pub fn now_ms(&self) -> u64 {
+        self.store.now_ms()
+    }
+
+    /// The largest value taken, in bytes of JSON text as sent.
+    pub fn value_bytes_max(&self) -> u64 {
+        self.options.value_bytes_max
+    }
+
+    /// The live value of a key. Answers from memory or disk at once; no lock is held and nothing waits.
+    ///
+    /// # Errors
+    /// `Corrupt` where the bytes on disk are not what was written.
+    pub fn get(&self, table: &TableName, key: &Key) -> Result<Option<Entry>> {
+        self.store.get(table, key)
+    }
+
+    /// Writes, and returns when that is durable.
+    ///
+    /// # Errors
+    /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (a patch that is none), `TooLarge` (a patched value),
+    /// `StorageFull`, `TooMany` (tables), `Draining`.
+    pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
+        let (life, _passing) = self.before_writing().await?;
+        let written = self.merge(table, write)?;
+        self.store.acknowledge(life).await?;
+        Ok(written)
+    }
+
+    /// Merges rows in one durable commit. `replicas` are those that will be waited for: where they are more than this node, the
+    /// others are told of the rows that were here already, too.
+    ///
+    /// # Errors
+    /// `ClockDrift` for a version too far ahead, and then no row was merged; else as `write`, and then some may have been.
+    pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
+        for timestamp in rows.iter().filter_map(|row| row.timestamp) {
+            self.stamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
+                ahead_ms: drift.ahead_ms,
+                allowed_ms: drift.allowed_ms,
+            })?;
+        }
+        // After that, as the bound must lie above those too.
+        let (life, _passing) = self.before_writing().await?;
+        let node = self.clone();
+        let imported = self.machine().run(move || node.merge_imports(rows, replicas)).await?;
+        self.store.acknowledge(life).await?;
+        Ok(imported)
+    }
+
+    /// A page of live keys: at most `rows_max`. May read the disk.
+    pub async fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
+        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
+        self.machine().run(move || store.keys(&table, &range, rows_max)).await
+    }
+
+    /// A page of live rows: at most `rows_max`, and about a quarter MiB.
+    pub async fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
+        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
+        self.machine().run(move || store.rows(&table, &range, rows_max)).await
+    }
+
+    /// How many live keys there are in a range.
+    pub async fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
+        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
+        self.machine().run(move || store.count(&table, &range)).await
+    }
+
+    /// Follows topics. What was acknowledged before is no change to those who start now.
+    ///
+    /// # Errors
+    /// `TooMany` at the limit of subscriptions, `Draining`.
+    pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
+        self.store.watch(topics, start).await
+    }
+
+    /// Where the damaged storage went that this node's replaces, if it was started so.
+    pub fn set_aside(&self) -> Option<&PathBuf> {
+        self.store.set_aside()
+    }
+
+    /// Why the storage may not hold all that was acknowledged, if that is so.
+    pub fn doubt(&self) -> Option<String> {
+        self.store.doubt()
+    }
+
+    /// The names of all tables that were ever written to, in order.
+    pub fn table_names(&self) -> Vec<TableName> {
+        self.store.tables().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Returns when the rows of all tables are counted, which takes a moment after a start; or cannot be, as the disk fails.
+    pub async fn rows_counted(&self) {
+        if self.store.is_counted() {
+            return;
+        }
+        let store = self.store.clone();
+        if let Err(error) = self.machine().run(move || store.count_rows()).await {
+            warn!(%error, "not all rows are counted");
+        }
+    }
+
+    /// The tables that have rows, by name, as far as those are counted.
+    pub fn tables(&self) -> Vec<TableStats> {
+        let tables = self.store.tables().into_iter();
+        tables
+            .filter(|(name, counts)| {
+                counts.live + counts.tombstones > 0 || self.store.unreadable_ranges_of(name) > 0
+            })
+            .map(|(name, counts)| TableStats {
+                keys: counts.live,
+                tombstones: counts.tombstones,
+                root: self.table_root(&name),
+                unreadable_ranges: self.store.unreadable_ranges_of(&name),
+                name,
+            })
+            .collect()
+    }
+
+    /// The digest of a table's rows as they are now, in hexadecimal digits; `None` while it cannot be told.
+    fn table_root(&self, table: &TableName) -> Option<String> {
+        // No instant is later: nothing that was written is left out.
+        let sums = self.store.sums(table, Path::ROOT, 0, u64::MAX).ok().flatten()?;
+        let root = self.store.digest_key().root([(table, *sums.first()?)].into_iter());
+        Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        let counters = self.store.counters();
+        Stats {
+            tables: self.tables(),
+            writes: counters.writes.value(),
+            writes_superseded: counters.writes_superseded.value(),
+            commits: counters.commits.value(),
+            changes: counters.changes.value(),
+            subscriptions: counters.subscriptions.value(),
+            resyncs: counters.resyncs.value(),
+            expired: counters.expired.value(),
+            corrupt_records: counters.corrupt_records.value(),
+            start_mismatches: counters.start_mismatches.value(),
+            is_doubtful: self.store.doubt().is_some(),
+            disk_bytes: self.store.disk_bytes(),
+            writes_refused: counters.writes_refused.value(),
+            unreadable_ranges: self.store.unreadable_ranges(),
+            scrubbed_bytes: counters.scrubbed_bytes.value(),
+            damaged_frames: counters.damaged_frames.value(),
+        }
+    }
+
+    /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`, says goodbye to the other nodes. Requests
+    /// in flight finish.
+    pub fn drain(&self) {
+        self.gate.shut();
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.drain_begun.notify_waiters();
+        self.store.end_subscriptions();
+        let replication = self.replication.clone();
+        tokio::spawn(async move { replication.stop().await });
+    }
+
+    /// Returns when the end begins.
+    pub async fn drained(&self) {
+        // Made before the look, so that an end which begins in between is not missed.
+        let begun = self.drain_begun.notified();
+        if !self.is_draining() {
+            begun.await;
+        }
+    }
+
+    /// Flushes, syncs and closes the storage.
+    ///
+    /// # Errors
+    /// `StorageFull` or `Io` where the last sync failed; everything acknowledged was synced before.
+    pub async fn close(&self) -> Result<()> {
+        self.drain();
+        self.replication.stop().await;
+        self.background.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        let (store, stamps) = (self.store.clone(), self.stamps.clone());
+        let closing = self.machine().run(move || {
+            let kept = stamps.end();
+            let closed = store.close();
+            kept.and(closed)
+        });
+        closing.await
+    }
+
+    /// Closes the storage where the node stands: nobody is told, and requests in flight get no answer. What was written is there at
+    /// the next start. For a node whose runtime ends; others say goodbye by `close`.
+    ///
+    /// # Errors
+    /// As `close`.
+    pub fn halt(&self) -> Result<()> {
+        self.store.close()
+    }
+
+    fn machine(&self) -> &Machine {
+        self.store.machine()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Sees to it that the node takes writes, and that there are timestamps for them.
+    async fn before_writing(&self) -> Result<(Life, Passing<'_>)> {
+        let passing = self.gate.pass()?;
+        Ok((self.stamps.before_writing().await?, passing))
+    }
+}

@@ -1,0 +1,310 @@
+//! How a link comes to stand: the exchange of `handshake`, over a WebSocket, under Noise. Ends with a link on both sides, or with
+//! the reason why not on both, as far as the other side may know it. Bounded in time and in bytes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message as Frame,
+        protocol::{CloseFrame, Role as SocketRole, frame::coding::CloseCode},
+    },
+};
+
+use super::{
+    BoxedDuplex, FAREWELL, Link, Socket,
+    admission::Admission,
+    connect::{self, Network},
+    error::{LinkError, legible},
+    failed,
+    handshake::{HANDSHAKE_TIMEOUT, Hello, Introduction, Offset, Refusal, Role, Saying, Verdict, judge},
+    noise::{Initiator, Opener, Responder, Sealer},
+    secret::Secrets,
+};
+use crate::{core::clock::NodeId, replication::link, storage::Machine};
+
+/// Longest message of a handshake.
+const SAYING_BYTES_MAX: usize = 16 * 1024;
+/// Close codes, of those that are free for applications: no secret in common.
+const CLOSE_SECRET: u16 = 4401;
+/// What came in was no handshake.
+const CLOSE_BROKEN: u16 = 4400;
+
+/// What this side of all its links is.
+#[derive(Clone)]
+pub struct Local {
+    /// What it says of itself. Address reached and time are filled in for each link.
+    pub hello: Hello,
+    /// Its secrets.
+    pub secrets: Secrets,
+    /// How far clocks may be apart, in milliseconds.
+    pub drift_max_ms: u64,
+    /// Where its clock is, and what is noted of those of others.
+    pub machine: Machine,
+    /// How it reaches the others.
+    pub network: Arc<dyn Network>,
+}
+
+/// Links with the node at an address, a name or a number with a port. The name is looked up anew each time; of several numbers
+/// behind it the first counts that is reached and is not this node itself.
+///
+/// # Errors
+/// Why not. That this is the node itself, only where all that is there is.
+pub async fn dial(address: &str, local: &Local) -> Result<Link, LinkError> {
+    let mut failed = None;
+    for remote in connect::look_up(local.network.as_ref(), address).await? {
+        match dial_at(remote, address, local).await {
+            Err(error @ LinkError::Unreachable { .. }) => failed = Some(error),
+            Err(error) if error.is_itself() => failed = failed.or(Some(error)),
+            outcome => return outcome,
+        }
+    }
+    Err(failed.expect("a name has one address at least"))
+}
+
+async fn dial_at(remote: SocketAddr, address: &str, local: &Local) -> Result<Link, LinkError> {
+    let mut outcome = Err(LinkError::SecretDiffers);
+    for key in local.secrets.link_keys() {
+        let stream = connect::connect(local.network.as_ref(), address, remote).await?;
+        outcome = initiate(stream, remote, address, &key, local).await;
+        if !matches!(outcome, Err(LinkError::SecretDiffers)) {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Links over a connection to the node at `address` that was just made, under one key of a secret.
+///
+/// # Errors
+/// Why not.
+pub async fn initiate(
+    stream: BoxedDuplex,
+    remote: SocketAddr,
+    address: &str,
+    key: &[u8; 32],
+    local: &Local,
+) -> Result<Link, LinkError> {
+    if !local.secrets.allow(remote.ip()) {
+        return Err(LinkError::NeedsSecret);
+    }
+    let linking = async {
+        let socket = connect::upgrade(stream, address).await?;
+        Handshake { socket, remote, local, role: Role::Initiator }.initiate(address, key).await
+    };
+    timeout(HANDSHAKE_TIMEOUT, linking).await.unwrap_or(Err(LinkError::TimedOut))
+}
+
+/// Links over a connection that came in and has become a WebSocket.
+///
+/// # Errors
+/// Why not. The other side was told, as far as it may be.
+pub async fn accept(
+    stream: BoxedDuplex,
+    remote: SocketAddr,
+    admission: Admission,
+    local: &Local,
+) -> Result<Link, LinkError> {
+    let linking = async {
+        let socket = WebSocketStream::from_raw_socket(stream, SocketRole::Server, Some(link::config())).await;
+        Handshake { socket, remote, local, role: Role::Responder }.respond().await
+    };
+    let outcome = tokio::select! {
+        outcome = timeout(HANDSHAKE_TIMEOUT, linking) => outcome.unwrap_or(Err(LinkError::TimedOut)),
+        () = admission.displaced() => Err(LinkError::Lost("it took long, and gave way to others".into())),
+    };
+    if outcome.as_ref().is_err_and(LinkError::is_failed_attempt) {
+        admission.fail();
+    }
+    outcome
+}
+
+/// A handshake in progress.
+struct Handshake<'a> {
+    socket: Socket,
+    remote: SocketAddr,
+    local: &'a Local,
+    role: Role,
+}
+
+impl Handshake<'_> {
+    async fn initiate(mut self, address: &str, key: &[u8; 32]) -> Result<Link, LinkError> {
+        let mut noise = Initiator::new(key)?;
+        let sent = Instant::now();
+        let introduction = Introduction::of(&self.local.hello, address, self.local.machine.now_ms());
+        let first = noise.first(&Saying::Hello(introduction).encode()?)?;
+        self.send(first.into()).await?;
+        let second = self.receive().await?;
+        let (round_trip, received_ms) = (sent.elapsed(), self.local.machine.now_ms());
+        let (payload, mut sealer, mut opener) = noise.second(&second)?;
+        let saying = Saying::decode(&payload)?;
+        self.sight(&saying, round_trip);
+        let remote = expect_hello(saying)?;
+        let offset = Offset::of_round_trip(remote.now_ms, received_ms, round_trip);
+        let verdict = match self.judge(&remote, offset) {
+            Ok(verdict) => verdict,
+            Err(refusal) => {
+                self.say(&mut sealer, &self.refusal(&refusal)).await?;
+                self.hang_up(CloseCode::Normal, "refused").await;
+                return Err(LinkError::Refusing(refusal));
+            }
+        };
+        self.say(&mut sealer, &Saying::Agreed(self.local.hello.cluster.digest_key)).await?;
+        let saying = self.hear(&mut opener).await?;
+        self.agree(saying, remote, verdict, offset, (sealer, opener))
+    }
+
+    async fn respond(mut self) -> Result<Link, LinkError> {
+        let first = self.receive().await?;
+        let received_ms = self.local.machine.now_ms();
+        let (payload, noise) = match Responder::new(&self.local.secrets.link_keys(), &first) {
+            Ok(read) => read,
+            Err(error) => {
+                let (code, reason) = match error {
+                    LinkError::SecretDiffers => (CLOSE_SECRET, "secret differs: see CLUSTER_SECRET"),
+                    _ => (CLOSE_BROKEN, "no handshake of a link"),
+                };
+                self.hang_up(code.into(), reason).await;
+                return Err(error);
+            }
+        };
+        let remote = expect_hello(Saying::decode(&payload)?)?;
+        let offset = Offset::of_arrival(remote.now_ms, received_ms);
+        let judged = self.judge(&remote, offset);
+        let answer = match &judged {
+            Ok(_) => Saying::Hello(Introduction::of(&self.local.hello, "", self.local.machine.now_ms())),
+            Err(refusal) => self.refusal(refusal),
+        };
+        let (second, mut sealer, mut opener) = noise.second(&answer.encode()?)?;
+        self.send(second.into()).await?;
+        let verdict = match judged {
+            Ok(verdict) => verdict,
+            Err(refusal) => {
+                self.hang_up(CloseCode::Normal, "refused").await;
+                return Err(LinkError::Refusing(refusal));
+            }
+        };
+        // Until here it may all be a recording.
+        let saying = self.hear(&mut opener).await?;
+        if matches!(saying, Saying::Agreed(_)) {
+            self.say(&mut sealer, &Saying::Agreed(self.local.hello.cluster.digest_key)).await?;
+        }
+        self.agree(saying, remote, verdict, offset, (sealer, opener))
+    }
+
+    fn judge(&self, remote: &Hello, offset: Offset) -> Result<Verdict, Refusal> {
+        judge(&self.local.hello, remote, self.role, offset, self.local.drift_max_ms)
+    }
+
+    fn refusal(&self, refusal: &Refusal) -> Saying {
+        Saying::Refusal(refusal.clone(), self.local.hello.node, self.local.machine.now_ms())
+    }
+
+    /// Notes the clock of the node that answered, whether or not it refuses. Only of an answer: that is no recording.
+    fn sight(&self, answer: &Saying, round_trip: Duration) {
+        let (node, theirs_ms): (NodeId, u64) = match answer {
+            Saying::Hello(hello) => hello.clock(),
+            Saying::Refusal(_, node, theirs_ms) => (*node, *theirs_ms),
+            Saying::Agreed(_) => return,
+        };
+        if node != self.local.hello.node {
+            let round_trip_ms = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+            self.local.machine.sight(node, theirs_ms, round_trip_ms, 0);
+        }
+    }
+
+    /// Ends the handshake with what the other side said last.
+    fn agree(
+        self,
+        saying: Saying,
+        mut remote: Hello,
+        verdict: Verdict,
+        offset: Offset,
+        (sealer, opener): (Sealer, Opener),
+    ) -> Result<Link, LinkError> {
+        remote.cluster.digest_key = match saying {
+            Saying::Agreed(digest_key) => digest_key,
+            Saying::Refusal(refusal, ..) => return Err(refused(refusal)),
+            Saying::Hello(_) => return Err(out_of_turn()),
+        };
+        let (role, remote_address) = (self.role, self.remote);
+        let (sender, receiver, traffic) = link::halves(self.socket, sealer, opener);
+        Ok(Link { remote, remote_address, role, verdict, offset, sender, receiver, traffic })
+    }
+
+    async fn say(&mut self, sealer: &mut Sealer, saying: &Saying) -> Result<(), LinkError> {
+        let mut plain = vec![0];
+        plain.extend(saying.encode()?);
+        let (frame, more) = sealer.seal(&mut plain, 0)?;
+        assert!(more.is_none(), "what a handshake says fits a frame");
+        self.send(frame).await
+    }
+
+    async fn hear(&mut self, opener: &mut Opener) -> Result<Saying, LinkError> {
+        let frame = self.receive().await?;
+        let opened = opener.open(&frame, SAYING_BYTES_MAX)?;
+        Saying::decode(opened.ok_or_else(out_of_turn)?.bytes())
+    }
+
+    async fn send(&mut self, frame: Bytes) -> Result<(), LinkError> {
+        self.socket.send(Frame::Binary(frame)).await.map_err(LinkError::lost)
+    }
+
+    async fn receive(&mut self) -> Result<bytes::Bytes, LinkError> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Frame::Binary(frame))) => return Ok(frame),
+                Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
+                Some(Ok(Frame::Close(close))) => return Err(closed(close)),
+                Some(Ok(Frame::Text(_) | Frame::Frame(_))) => {
+                    return Err(LinkError::Broken("no handshake: a frame came in that is not binary".into()));
+                }
+                Some(Err(error)) => return Err(failed(error)),
+                None => return Err(closed(None)),
+            }
+        }
+    }
+
+    /// Closes with a reason, and waits a moment so that it arrives before the connection is gone.
+    async fn hang_up(&mut self, code: CloseCode, reason: &'static str) {
+        let farewell = async {
+            let close = CloseFrame { code, reason: reason.into() };
+            if self.socket.close(Some(close)).await.is_ok() {
+                while let Some(Ok(_)) = self.socket.next().await {}
+            }
+        };
+        // Who does not listen has been told as far as possible.
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+fn expect_hello(saying: Saying) -> Result<Hello, LinkError> {
+    match saying {
+        Saying::Hello(introduction) => Ok(introduction.into_hello()),
+        Saying::Refusal(refusal, ..) => Err(refused(refusal)),
+        Saying::Agreed(_) => Err(out_of_turn()),
+    }
+}
+
+fn refused(refusal: Refusal) -> LinkError {
+    LinkError::Refused(Refusal { kind: refusal.kind, text: legible(&refusal.text) })
+}
+
+fn out_of_turn() -> LinkError {
+    LinkError::Broken("the other side says something out of turn".into())
+}
+
+/// Why the other side closed in the middle of a handshake.
+fn closed(close: Option<CloseFrame>) -> LinkError {
+    match close {
+        Some(close) if close.code == CloseCode::from(CLOSE_SECRET) => LinkError::SecretDiffers,
+        Some(close) => LinkError::Lost(format!("closed by the other side: {}", legible(&close.reason))),
+        None => LinkError::Lost("closed by the other side in the middle of the handshake".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

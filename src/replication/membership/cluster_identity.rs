@@ -1,0 +1,159 @@
+//! Which cluster a node belongs to: how it goes over to another's, and how a cluster begins where nobody belongs to one.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tracing::{info, warn};
+
+use crate::{
+    core::protocol::{agreement::Agreement, floor::Floor, replica::Swept},
+    error::{Error, Result},
+    replication::{
+        Inner, State,
+        link::{
+            Link,
+            handshake::Verdict,
+            registry::{Control, LinkState},
+        },
+    },
+};
+
+/// Rounds in which none of those that were found belongs to a cluster before one begins.
+const ROUNDS_BEFORE_FOUNDING: u64 = 3;
+
+/// Whether this link takes the node over to another cluster.
+pub fn goes_over(inner: &Inner, link: &Link) -> bool {
+    link.verdict == Verdict::LocalAdopts && inner.state().birth.cluster != link.remote.cluster.id
+}
+
+/// Whether a node belongs to its cluster, for those it links with: for good, or as long as it is linked with one that has all that
+/// the cluster has, and gets it from there. Else a node that others wait for would take it away again.
+pub fn belongs(state: &State) -> bool {
+    state.birth.settled || state.registry.reaches_whole()
+}
+
+/// Goes over to the other's cluster, or notes that the other came over to this node's, which was `quoted` to it.
+pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Result<()> {
+    let theirs = link.remote.cluster;
+    let birth = inner.state().birth;
+    match link.verdict {
+        Verdict::Same | Verdict::RemoteAdopts => {
+            if quoted != birth.cluster {
+                return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
+            }
+            // A cluster begins with its first link. One that waits itself for a cluster is not its beginning.
+            if birth.settled || !inner.shared.standing().whole {
+                return Ok(());
+            }
+            inner.state().birth.settled = true;
+        }
+        Verdict::LocalAdopts => {
+            if birth.cluster == theirs.id {
+                return Ok(());
+            }
+            if belongs(&inner.state()) {
+                return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
+            }
+            info!(cluster = format_args!("{:016x}", theirs.id), from = %link.remote.node, "joining a cluster");
+            let links: Vec<_> = inner.state().registry.links().cloned().collect();
+            for link in links {
+                link.order(Control::Close("this node went over to another cluster".into()));
+            }
+            let store = inner.store.clone();
+            let rekeyed = inner.machine().run(move || {
+                store.reset_swept(Swept::default())?;
+                store.rekey(theirs.digest_key)
+            });
+            rekeyed.await?;
+            leave_members_behind(inner);
+            // Before it is of the other cluster: after a crash none of them is there.
+            inner.keep_notes().await?;
+            let mut state = inner.state();
+            let mut standing = inner.shared.standing();
+            // Nothing that is known of another cluster holds in this one.
+            standing.begin_syncing(inner.store.now_ms());
+            inner.store.disagree();
+            standing.agreement = Agreement::default();
+            (state.birth.cluster, state.birth.forced) = (theirs.id, false);
+        }
+    }
+    inner.keep_notes().await
+}
+
+fn leave_members_behind(inner: &Inner) {
+    let mut state = inner.state();
+    state.members.go_over();
+    state.dialer.go_over();
+    let mut standing = inner.shared.standing();
+    (standing.floor, standing.source) = (Floor::default(), None);
+    standing.acked.clear();
+    inner.has_peers.store(false, Ordering::Release);
+}
+
+/// Makes a node whole without a whole member, where that may be: it is alone; all members were started together and have come to hold the
+/// same; or all wait for a cluster, and one begins with the lowest id of those that found each other, if that is this node's. That
+/// only once each address that it is to join has answered: where one does not, the cluster that was meant may be down for a moment, and
+/// the two would refuse each other for ever.
+pub fn found(inner: &Inner) {
+    let mut state = inner.state();
+    let mut standing = inner.shared.standing();
+    if standing.whole {
+        return;
+    }
+    let now_ms = inner.store.now_ms();
+    let waits = |link: &Arc<LinkState>| {
+        let figures = link.figures();
+        figures.rounds >= ROUNDS_BEFORE_FOUNDING
+            && figures.is_whole == Some(false)
+            && inner.node() < link.node
+    };
+    // Nobody is left of whom it could learn what it missed, or was ever met and is looked for no longer.
+    let only_itself = state.dialer.joins_only_itself();
+    let is_sought = state.birth.settled || inner.options.join.is_empty() || only_itself;
+    if is_sought && state.members.unforgotten().is_empty() {
+        if only_itself {
+            info!(
+                join = inner.options.join.join(", "),
+                "this node is told to join only itself: it begins alone"
+            );
+        }
+        standing.become_whole(now_ms);
+        return;
+    }
+    if state.birth.settled {
+        let linked: Vec<_> = state.registry.links().map(|link| link.node).collect();
+        if standing.agree(now_ms, linked) {
+            info!("this node and the members that were started with it hold the same: it is whole");
+        }
+        return;
+    }
+    let is_alone = state.registry.links().next().is_none();
+    if is_alone || !state.registry.links().all(waits) {
+        return;
+    }
+    match awaited(&state) {
+        None => {
+            info!("all that were found wait for a cluster: it begins with this node");
+            standing.become_whole(now_ms);
+        }
+        Some(why) if !state.said_awaited => {
+            warn!(why, "all that were found wait for a cluster: no cluster begins yet");
+            state.said_awaited = true;
+        }
+        Some(_) => (),
+    }
+}
+
+/// Of which addresses to join this node waits for an answer, and what to do where none will come.
+pub fn awaited(state: &State) -> Option<String> {
+    let with_reason = |address: &str| match state.dialer.reason(address) {
+        Some(why) => format!("{address} ({why})"),
+        None => address.to_owned(),
+    };
+    let unanswered: Vec<_> = state.dialer.unanswered().map(with_reason).collect();
+    (!unanswered.is_empty()).then(|| {
+        format!(
+            "no answer yet from {}, which this node is told to join: start the node there, or start this one without it",
+            unanswered.join(", ")
+        )
+    })
+}

@@ -1,0 +1,503 @@
+//! Which addresses to dial, and when; and which of two links between one pair stays.
+//!
+//! An address is dialed while it is wanted: those to join until a link came of them, and again while the node is alone; those of
+//! members until they have a link. After a failure the wait doubles, to a limit that depends on how likely somebody is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use super::{Patience, Wanted};
+use crate::{
+    core::clock::NodeId,
+    replication::link::error::{Cause, Obstacle},
+};
+
+/// The wait after the first failure.
+const WAIT_MIN_MS: u64 = 100;
+
+/// The longest wait for one that should be there. Both sides dial, so that a cut heals in less.
+const WAIT_SOON_MS: u64 = 3_000;
+
+/// The longest wait for one that has been down for long, and for addresses to join once there is company.
+const WAIT_SELDOM_MS: u64 = 10_000;
+
+/// The longest wait for one that said goodbye, and after refusals.
+const WAIT_RARELY_MS: u64 = 30_000;
+
+/// The wait after the first refusal. What it was for often goes away within seconds: a clock is set, a secret is given to the other
+/// node as well, the former link of a node that moved falls silent. Where it stays, few dials are wasted, and each costs the
+/// other side a handshake and a line in its log.
+const WAIT_REFUSED_MS: u64 = 1_000;
+
+/// Two links that came up within this time may be two dials that crossed. A link older than that is one whose other end is gone:
+/// otherwise nobody would have dialed.
+const CROSSED_MS: u64 = 3_000;
+
+/// Decides what to dial.
+pub struct Dialer {
+    join: BTreeMap<String, Joined>,
+    /// Why no link came of those to join, as it was last.
+    reasons: BTreeMap<String, String>,
+    targets: BTreeMap<String, Target>,
+    rng: Xoshiro256PlusPlus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joined {
+    /// No link came of it yet, or only one that was refused.
+    NotYet,
+    Once,
+    /// It is this node's own address.
+    Never,
+}
+
+/// An address that is wanted.
+#[derive(Debug, Default)]
+struct Target {
+    wait_ms: u64,
+    /// The wait after the last refusal; 0 where nothing was refused since nobody was there, or a link lasted.
+    refused_wait_ms: u64,
+    limit_ms: u64,
+    due_ms: u64,
+    dialing: bool,
+    refusals: BTreeSet<Obstacle>,
+    /// Why nobody answered, since a link came.
+    causes: BTreeSet<Cause>,
+    /// A link came of it, of which it is to be seen whether it lasts.
+    fresh: bool,
+    is_wanted: bool,
+}
+
+impl Dialer {
+    /// A dialer for a node that is to join whoever is at one of the addresses `join`.
+    pub fn new(join: impl IntoIterator<Item = String>, seed: u64) -> Self {
+        Self {
+            join: join.into_iter().map(|address| (address, Joined::NotYet)).collect(),
+            reasons: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+        }
+    }
+
+    /// The addresses to dial now; each is being dialed from then on, until its outcome is told. `wanted` is what `Members::wanted`
+    /// says, and `alone` that no link stands.
+    pub fn due(&mut self, wanted: &[Wanted], alone: bool, now_ms: u64) -> Vec<String> {
+        let wanted = self.limits(wanted, alone);
+        // What is not wanted any more starts afresh when it is again; a dial that is on its way is still to be told of.
+        self.targets.retain(|address, target| target.dialing || target.fresh || wanted.contains_key(address));
+        let mut due = Vec::new();
+        self.targets.values_mut().for_each(|target| target.is_wanted = false);
+        for (address, limit_ms) in wanted {
+            let target = self.targets.entry(address.clone()).or_default();
+            target.limit_ms = limit_ms;
+            target.is_wanted = true;
+            // Who is expected to be there by now need not wait out what was expected before; nor does anybody wait out how far a
+            // clock was set back.
+            let wait_max_ms = if target.refusals.is_empty() { limit_ms } else { WAIT_RARELY_MS };
+            target.due_ms = target.due_ms.min(now_ms.saturating_add(wait_max_ms));
+            if !target.dialing && target.due_ms <= now_ms {
+                target.dialing = true;
+                due.push(address);
+            }
+        }
+        due
+    }
+
+    /// When `due` is worth a call again, if nothing else happens; `None`: nothing waits.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.targets
+            .values()
+            .filter(|target| target.is_wanted && !target.dialing)
+            .map(|target| target.due_ms)
+            .min()
+    }
+
+    /// A link came of dialing `address`, whether or not it is the one that stays.
+    pub fn succeeded(&mut self, address: &str, now_ms: u64) {
+        // Whether the link lasts is to be seen: one that ends as soon as it stands is not to be dialed as fast as can be.
+        let target = self.targets.entry(address.to_owned()).or_default();
+        target.dialing = false;
+        target.refusals.clear();
+        target.causes.clear();
+        target.wait_ms = (target.wait_ms * 2).clamp(WAIT_MIN_MS, WAIT_SOON_MS);
+        target.due_ms = now_ms.saturating_add(target.wait_ms);
+        target.fresh = true;
+        if let Some(joined @ Joined::NotYet) = self.join.get_mut(address) {
+            *joined = Joined::Once;
+        }
+    }
+
+    /// A link that came of dialing `address` lasted: when it ends it is dialed at once.
+    pub fn lasted(&mut self, address: &str) {
+        self.targets.remove(address);
+    }
+
+    /// Nobody answered at `address`, or the link broke before it stood. Says whether this is worth a line in the log: of an address to
+    /// join each cause once, until a link comes.
+    pub fn failed(&mut self, address: &str, cause: Cause, now_ms: u64) -> bool {
+        let Self { targets, rng, join, reasons: _ } = self;
+        let Some(target) = targets.get_mut(address) else { return false };
+        let is_news = target.causes.insert(cause) && join.get(address) == Some(&Joined::NotYet);
+        target.dialing = false;
+        target.refusals.clear();
+        // It may have been restarted so that it refuses no longer.
+        target.refused_wait_ms = 0;
+        target.wait_ms = (target.wait_ms * 2).max(WAIT_MIN_MS).min(target.limit_ms);
+        target.due_ms = now_ms.saturating_add(jitter(rng, target.wait_ms));
+        is_news
+    }
+
+    /// Notes why no link came of dialing `address`, for those who ask.
+    pub fn explain(&mut self, address: &str, why: String) {
+        if self.join.contains_key(address) {
+            self.reasons.insert(address.to_owned(), why);
+        }
+    }
+
+    /// Whoever is at `address` refused the link, or was refused. The wait doubles with each refusal, whatever was said. Says whether
+    /// this is worth a line in the log: each obstacle once, until something else happens there.
+    pub fn refused(&mut self, address: &str, obstacle: Obstacle, now_ms: u64) -> bool {
+        let Self { targets, rng, join: _, reasons: _ } = self;
+        let Some(target) = targets.get_mut(address) else { return true };
+        target.dialing = false;
+        target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_RARELY_MS);
+        target.due_ms = now_ms.saturating_add(jitter(rng, target.refused_wait_ms));
+        target.refusals.insert(obstacle)
+    }
+
+    /// A link with whoever is at `address` stood and was refused, on one side or the other. That it stood is no success: the wait goes
+    /// on doubling, and an address to join has not answered.
+    pub fn kept_out(&mut self, address: &str, now_ms: u64) {
+        if let Some(joined @ Joined::Once) = self.join.get_mut(address) {
+            *joined = Joined::NotYet;
+        }
+        self.targets.entry(address.to_owned()).or_default();
+        self.refused(address, Obstacle::KeptOut, now_ms);
+    }
+
+    /// This node itself is at `address`: it is not dialed again.
+    pub fn ourselves(&mut self, address: &str) {
+        self.targets.remove(address);
+        if let Some(joined) = self.join.get_mut(address) {
+            *joined = Joined::Never;
+        }
+    }
+
+    /// This node goes over to another cluster: whoever is at the addresses to join may not have come along.
+    pub fn go_over(&mut self) {
+        for joined in self.join.values_mut().filter(|joined| **joined == Joined::Once) {
+            *joined = Joined::NotYet;
+        }
+    }
+
+    /// The addresses to join of which no link came, and which are not this node's own: the cluster that it was told to join may be
+    /// there, and not run just now.
+    pub fn unanswered(&self) -> impl Iterator<Item = &str> {
+        let unanswered = self.join.iter().filter(|(_, joined)| **joined == Joined::NotYet);
+        unanswered.map(|(address, _)| address.as_str())
+    }
+
+    /// Why no link came of an address to join, once it was dialed.
+    pub fn reason(&self, address: &str) -> Option<&str> {
+        self.reasons.get(address).map(String::as_str)
+    }
+
+    /// Whether all addresses to join are this node's own: there is nobody to wait for.
+    pub fn joins_only_itself(&self) -> bool {
+        !self.join.is_empty() && self.join.values().all(|joined| *joined == Joined::Never)
+    }
+
+    /// The addresses that are wanted, and how long to wait between two dials at most.
+    fn limits(&self, wanted: &[Wanted], alone: bool) -> BTreeMap<String, u64> {
+        let mut limits = BTreeMap::new();
+        for (address, joined) in &self.join {
+            match joined {
+                Joined::NotYet | Joined::Once if alone => {
+                    limits.insert(address.clone(), WAIT_SOON_MS);
+                }
+                // Others may be there whom nobody here has met.
+                Joined::NotYet => {
+                    limits.insert(address.clone(), WAIT_SELDOM_MS);
+                }
+                Joined::Once | Joined::Never => (),
+            }
+        }
+        for Wanted { address, patience, node: _ } in wanted {
+            let limit_ms = match patience {
+                Patience::Soon => WAIT_SOON_MS,
+                Patience::Seldom => WAIT_SELDOM_MS,
+                Patience::Rarely => WAIT_RARELY_MS,
+            };
+            if self.join.get(address) != Some(&Joined::Never) {
+                let limit = limits.entry(address.clone()).or_insert(limit_ms);
+                *limit = limit_ms.min(*limit);
+            }
+        }
+        limits
+    }
+}
+
+/// Between half of a wait and all of it, so that nodes which failed together do not try together.
+fn jitter(rng: &mut Xoshiro256PlusPlus, wait_ms: u64) -> u64 {
+    rng.random_range(wait_ms / 2..=wait_ms)
+}
+
+/// A link, by who dialed it, and when it stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initiated {
+    /// The node that dialed.
+    pub by: NodeId,
+    /// When the link stood.
+    pub at_ms: u64,
+}
+
+/// Which of two links between one pair of nodes stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survivor {
+    /// The one that stands; the fresh one is closed.
+    Standing,
+    /// The fresh one; the other is closed.
+    Fresh,
+}
+
+/// Which link stays where one stands and a fresh one comes up. Of two dials that crossed it is the one that the lower id dialed, on
+/// both sides; else the fresh one, as the dialer has lost the other.
+pub fn survivor(standing: Initiated, fresh: Initiated) -> Survivor {
+    let crossed = fresh.at_ms.saturating_sub(standing.at_ms) < CROSSED_MS;
+    if crossed && standing.by < fresh.by { Survivor::Standing } else { Survivor::Fresh }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::link::handshake::RefusalKind;
+
+    const CLOCK: Obstacle = Obstacle::Refused(RefusalKind::ClocksApart);
+
+    fn wanted(address: &str, patience: Patience) -> Wanted {
+        Wanted { node: NodeId(1), address: address.into(), patience }
+    }
+
+    /// Dials, fails, and returns the waits between the dials.
+    fn waits(dialer: &mut Dialer, wanted: &[Wanted], alone: bool) -> Vec<u64> {
+        let mut now_ms = 1_000_000;
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            let due = dialer.due(wanted, alone, now_ms);
+            assert_eq!(due.len(), 1);
+            assert_eq!(dialer.due(wanted, alone, now_ms), Vec::<String>::new(), "one dial at a time");
+            dialer.failed(&due[0], Cause::Refused, now_ms);
+            dialer.due(wanted, alone, now_ms);
+            let next_ms = dialer.next_ms().expect("it is tried again");
+            waits.push(next_ms - now_ms);
+            assert_eq!(dialer.due(wanted, alone, next_ms - 1), Vec::<String>::new(), "not before its time");
+            now_ms = next_ms;
+        }
+        waits
+    }
+
+    #[test]
+    fn waits_double_from_a_tenth_of_a_second_to_the_limit_of_the_target() {
+        for (patience, limit_ms) in [
+            (Patience::Soon, WAIT_SOON_MS),
+            (Patience::Seldom, WAIT_SELDOM_MS),
+            (Patience::Rarely, WAIT_RARELY_MS),
+        ] {
+            let waits = waits(&mut Dialer::new([], 1), &[wanted("a:1", patience)], false);
+            for (index, wait_ms) in waits.iter().enumerate() {
+                let full_ms = (WAIT_MIN_MS << index).min(limit_ms);
+                assert!(*wait_ms >= full_ms / 2 && *wait_ms <= full_ms, "{waits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_to_join_are_dialed_until_a_link_came_of_them_and_again_while_alone() {
+        let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
+        assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
+        dialer.succeeded("a:1", 0);
+        dialer.failed("b:1", Cause::Refused, 0);
+        assert_eq!(dialer.due(&[], false, 60_000), ["b:1"], "the other may be another part of the cluster");
+        dialer.succeeded("b:1", 60_000);
+        assert_eq!((dialer.due(&[], false, 120_000), dialer.next_ms()), (vec![], None));
+        assert_eq!(dialer.due(&[], true, 180_000), ["a:1", "b:1"]);
+    }
+
+    #[test]
+    fn each_cause_for_which_nobody_answers_at_an_address_to_join_is_worth_one_line() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        let member = wanted("b:1", Patience::Soon);
+        assert_eq!(dialer.due(std::slice::from_ref(&member), true, 0), ["a:1", "b:1"]);
+        assert!(dialer.failed("a:1", Cause::UnknownName, 0));
+        assert!(!dialer.failed("a:1", Cause::UnknownName, 0) && dialer.failed("a:1", Cause::Refused, 0));
+        assert!(!dialer.failed("b:1", Cause::Refused, 0), "a member that is away is no news");
+        dialer.explain("a:1", "it is away".into());
+        dialer.explain("b:1", "it is away".into());
+        assert_eq!((dialer.reason("a:1"), dialer.reason("b:1")), (Some("it is away"), None));
+    }
+
+    #[test]
+    fn a_node_that_is_to_join_only_itself_knows_once_it_has_dialed() {
+        let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
+        dialer.ourselves("a:1");
+        assert!(!dialer.joins_only_itself());
+        dialer.ourselves("b:1");
+        assert!(dialer.joins_only_itself() && !Dialer::new([], 1).joins_only_itself());
+    }
+
+    #[test]
+    fn addresses_to_join_are_dialed_again_from_another_cluster() {
+        let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
+        assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
+        dialer.succeeded("a:1", 0);
+        dialer.ourselves("b:1");
+        dialer.go_over();
+        assert_eq!(dialer.due(&[], false, WAIT_SOON_MS), ["a:1"]);
+    }
+
+    #[test]
+    fn an_address_to_join_has_answered_once_a_link_came_of_it_or_it_is_the_nodes_own() {
+        let addresses = ["failed:1", "kept-out:1", "linked:1", "myself:1", "refused:1"];
+        let mut dialer = Dialer::new(addresses.map(str::to_owned), 1);
+        assert_eq!(dialer.due(&[], true, 0), addresses);
+        assert_eq!(dialer.unanswered().collect::<Vec<_>>(), addresses);
+        dialer.failed("failed:1", Cause::Refused, 0);
+        dialer.succeeded("kept-out:1", 0);
+        dialer.kept_out("kept-out:1", 0);
+        dialer.succeeded("linked:1", 0);
+        dialer.ourselves("myself:1");
+        dialer.kept_out("myself:1", 0);
+        dialer.refused("refused:1", Obstacle::SecretDiffers, 0);
+        assert_eq!(dialer.unanswered().collect::<Vec<_>>(), ["failed:1", "kept-out:1", "refused:1"]);
+        for address in ["failed:1", "kept-out:1", "refused:1"] {
+            dialer.succeeded(address, WAIT_RARELY_MS);
+        }
+        dialer.lasted("linked:1");
+        dialer.failed("linked:1", Cause::Refused, WAIT_RARELY_MS);
+        assert_eq!(dialer.unanswered().count(), 0, "what answered once has answered");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_after_a_refusal_delays_no_dial() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        let ahead_ms = 3_600_000;
+        assert_eq!(dialer.due(&[], true, ahead_ms), ["a:1"]);
+        dialer.refused("a:1", CLOCK, ahead_ms);
+        assert!(dialer.due(&[], true, 0).is_empty(), "not at once");
+        assert_eq!(dialer.due(&[], true, WAIT_RARELY_MS), ["a:1"]);
+    }
+
+    #[test]
+    fn a_link_that_lasted_starts_the_waits_afresh() {
+        let mut dialer = Dialer::new([], 1);
+        let target = [wanted("a:1", Patience::Soon)];
+        waits(&mut dialer, &target, false);
+        let now_ms = 10_000_000;
+        assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
+        dialer.succeeded("a:1", now_ms);
+        assert!(dialer.due(&[], false, now_ms).is_empty());
+        dialer.lasted("a:1");
+        assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
+        dialer.failed("a:1", Cause::Refused, now_ms);
+        assert!(dialer.next_ms().expect("again") <= now_ms + WAIT_MIN_MS);
+    }
+
+    /// Links that stood and ended at once, over a full disk or a table too many, were dialed again ten times a second.
+    #[test]
+    fn links_that_end_as_soon_as_they_stand_are_dialed_ever_slower() {
+        let mut dialer = Dialer::new([], 1);
+        let target = [wanted("a:1", Patience::Soon)];
+        let mut now_ms = 10_000_000;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
+            dialer.succeeded("a:1", now_ms);
+            assert!(dialer.due(&[], false, now_ms).is_empty());
+            assert_eq!(dialer.next_ms(), None, "as long as it stands nothing waits");
+            assert!(dialer.due(&target, false, now_ms).is_empty());
+            let next_ms = dialer.next_ms().expect("it is dialed again");
+            waits.push(next_ms - now_ms);
+            now_ms = next_ms;
+        }
+        assert!(waits.is_sorted(), "{waits:?}");
+        assert_eq!((waits[0], waits[7]), (WAIT_MIN_MS, WAIT_SOON_MS));
+    }
+
+    #[test]
+    fn a_refusal_is_tried_again_soon_and_then_ever_slower() {
+        for stood in [false, true] {
+            let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+            let mut now_ms = 0;
+            for full_ms in [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
+                assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
+                if stood {
+                    dialer.succeeded("a:1", now_ms);
+                    dialer.kept_out("a:1", now_ms);
+                } else {
+                    dialer.refused("a:1", CLOCK, now_ms);
+                }
+                assert!(dialer.due(&[], true, now_ms + full_ms / 2 - 1).is_empty(), "{full_ms}");
+                now_ms += full_ms;
+            }
+            assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
+            dialer.failed("a:1", Cause::Refused, now_ms);
+            assert_eq!(dialer.due(&[], true, now_ms + WAIT_SOON_MS), ["a:1"], "it was restarted");
+            dialer.refused("a:1", CLOCK, now_ms);
+            assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "as at first");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_logged_once_an_obstacle() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        let mut now_ms = 0;
+        let mut logged = Vec::new();
+        for obstacle in [Obstacle::SecretDiffers, Obstacle::SecretDiffers, CLOCK, Obstacle::SecretDiffers] {
+            assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
+            logged.push(dialer.refused("a:1", obstacle, now_ms));
+            now_ms += WAIT_RARELY_MS;
+        }
+        assert_eq!(logged, [true, false, true, false]);
+        assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
+        dialer.failed("a:1", Cause::Refused, now_ms);
+        assert_eq!(dialer.due(&[], true, now_ms + WAIT_RARELY_MS), ["a:1"]);
+        assert!(dialer.refused("a:1", Obstacle::SecretDiffers, now_ms), "after something else it is news");
+    }
+
+    /// A link that stood is a success, and refused all the same where a clock is wrong or a directory was copied. It was dialed
+    /// again ten times a second.
+    #[test]
+    fn a_link_that_stood_and_was_refused_waits_as_one_that_did_not() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
+        dialer.succeeded("a:1", 0);
+        dialer.kept_out("a:1", 0);
+        dialer.kept_out("b:1", 0);
+        let wanted = [wanted("b:1", Patience::Soon)];
+        assert!(dialer.due(&wanted, true, WAIT_REFUSED_MS / 2 - 1).is_empty());
+        assert_eq!(dialer.due(&wanted, true, WAIT_REFUSED_MS), ["a:1", "b:1"]);
+    }
+
+    #[test]
+    fn a_node_does_not_dial_itself_again() {
+        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
+        assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
+        dialer.ourselves("a:1");
+        assert!(dialer.due(&[wanted("a:1", Patience::Soon)], true, 1_000_000).is_empty());
+    }
+
+    #[test]
+    fn of_two_dials_that_crossed_both_sides_keep_the_one_of_the_lower_id() {
+        let link = |by, at_ms| Initiated { by: NodeId(by), at_ms };
+        assert_eq!(survivor(link(1, 100), link(2, 150)), Survivor::Standing);
+        assert_eq!(survivor(link(2, 900), link(1, 950)), Survivor::Fresh);
+    }
+
+    #[test]
+    fn a_fresh_link_replaces_one_that_the_dialer_lost() {
+        let link = |by, at_ms| Initiated { by: NodeId(by), at_ms };
+        assert_eq!(survivor(link(1, 100), link(2, 100 + CROSSED_MS)), Survivor::Fresh);
+        assert_eq!(survivor(link(1, 100), link(1, 150)), Survivor::Fresh);
+    }
+}

@@ -1,0 +1,156 @@
+//! What is heard of members, over links and of their ends, and what follows from it.
+
+use std::sync::atomic::Ordering;
+
+use tracing::{info, warn};
+
+use super::Action;
+use crate::{
+    core::{
+        clock::NodeId,
+        protocol::message::{Forgotten, Message},
+    },
+    error::Result,
+    replication::{Inner, State, link::registry::Control},
+};
+
+impl Inner {
+    pub(in crate::replication) fn heard(&self, node: NodeId) {
+        let now_ms = self.store.now_ms();
+        self.state().members.heard(node, now_ms);
+    }
+
+    pub(in crate::replication) fn packet(&self, from: NodeId, packet: &[u8]) -> Result<()> {
+        let now_ms = self.store.now_ms();
+        let actions = self.state().members.packet(from, packet, now_ms)?;
+        self.perform(actions);
+        Ok(())
+    }
+
+    pub(in crate::replication) fn left(&self, node: NodeId, forever: bool) {
+        let now_ms = self.store.now_ms();
+        let actions = self.state().members.left(node, forever, now_ms);
+        self.perform(actions);
+    }
+
+    /// A peer tells who was forgotten. It may have been this node, in a former life.
+    pub(in crate::replication) fn learn_forgotten(&self, from: NodeId, forgotten: &[Forgotten]) {
+        let now_ms = self.store.now_ms();
+        let actions = {
+            let mut state = self.state();
+            // It may be of a cluster that this node has left behind.
+            if !state.members.is_linked(from) {
+                return;
+            }
+            if let Some(own) = forgotten.iter().find(|forgotten| forgotten.node == self.node()) {
+                self.begin_anew(&mut state, from, own.incarnation);
+            }
+            let mut standing = self.shared.standing();
+            if !standing.whole && !standing.intact {
+                // It cannot speak for itself.
+                forgotten.iter().for_each(|told| standing.agreement.part(told.node, told.agreed_ms));
+            }
+            drop(standing);
+            let lives = forgotten.iter().map(|forgotten| (forgotten.node, forgotten.incarnation));
+            state.members.forgotten(lives.collect(), now_ms)
+        };
+        self.perform(actions);
+    }
+
+    /// A peer takes this node in a later life only. Where it forgot this node without a majority, and this side has one, it is the peer that is
+    /// to come back: this side forgets it in turn.
+    pub(in crate::replication) fn outlived(
+        &self,
+        from: NodeId,
+        at_least: u64,
+        forgotten: bool,
+        forced: bool,
+    ) {
+        let now_ms = self.store.now_ms();
+        let actions = {
+            let mut state = self.state();
+            if forgotten && forced && state.members.has_majority_without(from) {
+                warn!(peer = %from, "a peer forgot this node without a majority: it is to come back to this side");
+                state.members.part(from, now_ms)
+            } else {
+                if forgotten {
+                    state.members.give_way();
+                    state.birth.forced = false;
+                    self.begin_anew(&mut state, from, at_least.saturating_sub(1));
+                }
+                state.members.rejoin(at_least, now_ms)
+            }
+        };
+        self.perform(actions);
+    }
+
+    /// A life of this node was forgotten: it is to take what the cluster has before it counts again.
+    fn begin_anew(&self, state: &mut State, from: NodeId, incarnation: u64) {
+        if incarnation > state.birth.forgotten {
+            warn!(by = %from, "the cluster had forgotten this node: it takes what was written and deleted meanwhile");
+            state.birth.forgotten = incarnation;
+            self.shared.standing().begin_syncing(self.store.now_ms());
+            self.store.disagree();
+        }
+    }
+
+    /// Does what the members ask for.
+    pub(in crate::replication) fn perform(&self, actions: Vec<Action>) {
+        let state = self.state();
+        if actions.iter().any(|action| matches!(action, Action::Changed(_))) {
+            self.follow_members(&state);
+        }
+        for action in actions {
+            match action {
+                Action::Send(node, message) => {
+                    if let Some(link) = state.registry.link(node) {
+                        link.order(Control::Send(message));
+                    }
+                }
+                Action::TellForgotten(node, lives) => {
+                    if let Some(link) = state.registry.link(node) {
+                        link.order(Control::Send(Message::Forgotten(self.forgotten(lives))));
+                    }
+                }
+                Action::Close(node) => {
+                    if let Some(link) = state.registry.link(node) {
+                        link.order(Control::Close("the cluster goes on without it".into()));
+                    }
+                }
+                Action::Changed(member) => {
+                    info!(node = %member.node, address = member.address, state = ?member.state, "member");
+                }
+                Action::Renewed(identity) => {
+                    info!(
+                        incarnation = identity.incarnation,
+                        address = identity.address,
+                        "this node is known anew"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Takes note of who is a member now.
+    fn follow_members(&self, state: &State) {
+        let members = state.members.unforgotten();
+        self.has_peers.store(!members.is_empty(), Ordering::Release);
+        let mut standing = self.shared.standing();
+        standing.set_members(&members);
+        standing.agreement.retain(|node| state.members.other(node).is_some());
+        drop(standing);
+        self.nudged.notify_one();
+        self.progressed.notify_waiters();
+    }
+
+    /// Lives that were forgotten, as a message has them.
+    fn forgotten(&self, lives: Vec<(NodeId, u64)>) -> Vec<Forgotten> {
+        let standing = self.shared.standing();
+        let forgotten = |(node, incarnation)| Forgotten {
+            node,
+            incarnation,
+            agreed_ms: standing.agreement.with_ms(node),
+        };
+        lives.into_iter().map(forgotten).collect()
+    }
+}

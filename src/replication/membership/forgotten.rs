@@ -1,0 +1,274 @@
+//! Members that the cluster goes on without, and whom a link is refused.
+
+use std::fmt;
+
+use foca::State;
+
+use super::{Action, Member, MemberState, Members, identity::Identity};
+use crate::{
+    core::clock::NodeId,
+    error::{Error, Result},
+};
+
+/// How many of the forgotten are remembered; of more, those forgotten first are dropped. One that was dropped returns as new: nothing
+/// proves then that rows it has were deleted, and they return with it.
+const FORGOTTEN_MAX: usize = 100;
+
+/// For so long after its start a node forgets nobody by itself: a cluster that was off for days finds itself again first.
+const FORGET_GRACE_MS: u64 = 3_600 * 1_000;
+
+/// A member that is down for so long, while another node is at its address, is gone: it lost its directory, and began anew as the other.
+/// Longer than containers take that were created again and changed addresses.
+const REPLACED_MS: u64 = 60 * 1_000;
+
+/// Why a node gets no link. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The node dialed itself: the address is its own.
+    Ourselves,
+    /// Another node has this node's id.
+    SameIdAsOurs(NodeId),
+    /// Two nodes that live have one id.
+    Duplicate {
+        /// The id.
+        node: NodeId,
+        /// Where the other is linked from.
+        address: String,
+    },
+    /// The node is taken only as a later incarnation: this one was forgotten, said goodbye, or is over. It is to `rejoin` as that,
+    /// and dial again.
+    Outlived {
+        /// The node.
+        node: NodeId,
+        /// The lowest incarnation that is taken.
+        at_least: u64,
+        /// It was forgotten.
+        forgotten: bool,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let remedy = "two nodes were started on copies of one directory: stop one of them, and start it with an empty directory";
+        match self {
+            Self::Ourselves => f.write_str("the address is this node's own: leave it out of those to join"),
+            Self::SameIdAsOurs(node) => write!(f, "both nodes have the id {node}; {remedy}"),
+            Self::Duplicate { node, address } => {
+                write!(f, "the id {node} is taken by the node at {address:?}; {remedy}")
+            }
+            Self::Outlived { node, at_least, forgotten: true } => write!(
+                f,
+                "node {node} was forgotten by this cluster and returns as incarnation {at_least} or later, and takes what was written \
+                 and deleted meanwhile; it does so by itself"
+            ),
+            Self::Outlived { node, at_least, forgotten: false } => {
+                write!(
+                    f,
+                    "node {node} is known here as a later incarnation, and returns as {at_least} or later by itself"
+                )
+            }
+        }
+    }
+}
+
+impl Members {
+    /// Whether a link with `remote` may stand.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_link(&self, remote: &Identity) -> std::result::Result<(), Refusal> {
+        let node = remote.node;
+        if node == self.local().node {
+            let ourselves = remote == self.local();
+            return Err(if ourselves { Refusal::Ourselves } else { Refusal::SameIdAsOurs(node) });
+        }
+        let Some(record) = self.records.get(&node) else { return Ok(()) };
+        let known = &record.member;
+        // A node that restarts elsewhere has left a silent link behind, if any.
+        let elsewhere = known.address != remote.address && known.incarnation != remote.incarnation;
+        if elsewhere && !known.address.is_empty() && record.is_heard(self.pace.own_ms()) {
+            return Err(Refusal::Duplicate { node, address: known.address.clone() });
+        }
+        let (over, forgotten) = match known.state {
+            MemberState::Forgotten { .. } => (true, true),
+            MemberState::Left { .. } => (true, false),
+            MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => (false, false),
+        };
+        let at_least = known.incarnation.saturating_add(u64::from(over));
+        if remote.incarnation < at_least {
+            return Err(Refusal::Outlived { node, at_least, forgotten });
+        }
+        Ok(())
+    }
+
+    /// Goes on without a member that is gone: the operator says that it will not return. `force`: also where those that are here are no
+    /// majority.
+    ///
+    /// # Errors
+    /// `NotFound`: no member has that id; the text names those there are. `BadRequest`: it is alive, or this node itself, or there is
+    /// no majority.
+    pub fn forget(&mut self, node: NodeId, force: bool, now_ms: u64) -> Result<Vec<Action>> {
+        self.begin(now_ms);
+        if node == self.local().node {
+            return Err(Error::BadRequest(format!(
+                "{node} is this node: `DynaRust leave` makes it leave for good"
+            )));
+        }
+        let Some(member) = self.other(node) else {
+            let known: Vec<_> =
+                self.others().map(|member| format!("{} ({})", member.node, member.address)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Error::NotFound(format!("no member has the id {node}; known are: {known}")));
+        };
+        if member.state.is_here() {
+            let address = &member.address;
+            return Err(Error::BadRequest(format!(
+                "node {node} ({address}) is not known to be gone: stop it first, or let it leave for good with `DynaRust leave`"
+            )));
+        }
+        let incarnation = member.incarnation;
+        if !force && !member.state.is_forgotten() && !self.has_majority() {
+            let (here, all) = self.present();
+            return Err(Error::BadRequest(format!(
+                "{here} of {all} members are here, which is no majority: should the others live on, they and this side would forget each \
+                 other. Where they are gone for good, say so with --force (\"force\":true). Should they return all the same, no value is lost, \
+                 but keys that were deleted on this side meanwhile may be back"
+            )));
+        }
+        self.spread(vec![(node, incarnation)]);
+        Ok(self.finish())
+    }
+
+    /// Goes on without a member that went on without this node.
+    pub fn part(&mut self, node: NodeId, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if let Some(incarnation) = self.other(node).map(|member| member.incarnation) {
+            self.spread(vec![(node, incarnation)]);
+        }
+        self.finish()
+    }
+
+    /// Forgets whom it had forgotten: this node returns to those who go on, and they say whom they have forgotten.
+    pub fn give_way(&mut self) {
+        let forgotten: Vec<_> = self.forgotten_list().into_iter().map(|(node, _)| node).collect();
+        forgotten.into_iter().for_each(|node| self.drop_record(node));
+    }
+
+    /// A peer tells whom the cluster forgot, and as which incarnation.
+    pub fn forgotten(&mut self, list: Vec<(NodeId, u64)>, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if self.leaving {
+            return Vec::new();
+        }
+        let local = self.local().clone();
+        if let Some((_, incarnation)) =
+            list.iter().find(|(node, last)| *node == local.node && *last >= local.incarnation)
+        {
+            let incarnation = incarnation.saturating_add(1);
+            self.become_other(Identity { incarnation, ..local.clone() });
+        }
+        self.spread(list.into_iter().filter(|(node, _)| *node != local.node).collect());
+        self.finish()
+    }
+
+    /// The forgotten, as `Message::Forgotten` has them.
+    pub fn forgotten_list(&self) -> Vec<(NodeId, u64)> {
+        let forgotten = self.others().filter(|member| member.state.is_forgotten());
+        forgotten.map(|member| (member.node, member.incarnation)).collect()
+    }
+
+    /// Forgets those of the list that are not forgotten yet, and tells everybody; them too, if they still have a link.
+    pub(in crate::replication::membership) fn spread(&mut self, list: Vec<(NodeId, u64)>) {
+        let news: Vec<_> = list.into_iter().filter(|(node, last)| self.is_news(*node, *last)).collect();
+        if news.is_empty() {
+            return;
+        }
+        let linked: Vec<_> = self.linked_nodes().collect();
+        self.actions.extend(linked.into_iter().map(|node| Action::TellForgotten(node, news.clone())));
+        for (node, incarnation) in news {
+            let address = self.other(node).map(|member| member.address.clone()).unwrap_or_default();
+            self.learn(&Identity { node, incarnation, address }, 0, State::Down);
+            self.mark(node, incarnation);
+        }
+        self.drop_the_first_forgotten();
+    }
+
+    /// Forgets those that have been gone for too long, or were replaced, where a majority is here to go on without them.
+    pub(in crate::replication::membership) fn forget_the_gone(&mut self) {
+        if !self.has_majority() {
+            return;
+        }
+        let is_started = self.pace.own_ms() >= self.options.forget_after_ms.min(FORGET_GRACE_MS);
+        let taken = self.taken_addresses();
+        let is_gone = |member: &&Member| {
+            let Some(gone_ms) = self.gone_ms(member) else { return false };
+            let at_its_address = taken.get(member.address.as_str());
+            let is_replaced = at_its_address.is_some_and(|node| *node != member.node);
+            is_started && gone_ms >= self.options.forget_after_ms || is_replaced && gone_ms >= REPLACED_MS
+        };
+        let gone = self.others().filter(is_gone).map(|member| (member.node, member.incarnation)).collect();
+        self.spread(gone);
+    }
+
+    /// Members that would be forgotten by now if there were a majority.
+    pub fn kept(&self) -> usize {
+        if self.has_majority() {
+            return 0;
+        }
+        let is_long_gone = |member: &&Member| {
+            self.gone_ms(member).is_some_and(|gone_ms| gone_ms >= self.options.forget_after_ms)
+        };
+        self.others().filter(is_long_gone).count()
+    }
+
+    /// For how long a member has been gone, in milliseconds, if it is.
+    fn gone_ms(&self, member: &Member) -> Option<u64> {
+        match member.state {
+            MemberState::Down { since_ms } | MemberState::Left { since_ms } => {
+                Some(self.pace.shown_ms().saturating_sub(since_ms))
+            }
+            MemberState::Alive | MemberState::Suspect { .. } | MemberState::Forgotten { .. } => None,
+        }
+    }
+
+    fn is_news(&self, node: NodeId, incarnation: u64) -> bool {
+        self.other(node).is_none_or(|known| {
+            known.incarnation < incarnation || known.incarnation == incarnation && !known.state.is_forgotten()
+        })
+    }
+
+    fn mark(&mut self, node: NodeId, incarnation: u64) {
+        let since_ms = self.pace.shown_ms();
+        let Some(record) = self.records.get_mut(&node) else { return };
+        record.member.incarnation = incarnation;
+        record.member.state = MemberState::Forgotten { since_ms };
+        record.suspected_ms = None;
+        if record.linked {
+            self.actions.push(Action::Close(node));
+        }
+        self.changed(node);
+    }
+
+    fn drop_the_first_forgotten(&mut self) {
+        let age = |record: &super::Record| match record.member.state {
+            MemberState::Forgotten { since_ms } => Some((since_ms, record.member.node)),
+            MemberState::Alive
+            | MemberState::Suspect { .. }
+            | MemberState::Down { .. }
+            | MemberState::Left { .. } => None,
+        };
+        let mut forgotten: Vec<_> = self.records.values().filter_map(age).collect();
+        forgotten.sort_unstable();
+        let surplus = forgotten.len().saturating_sub(FORGOTTEN_MAX);
+        forgotten.into_iter().take(surplus).for_each(|(_, node)| self.drop_record(node));
+    }
+
+    fn drop_record(&mut self, node: NodeId) {
+        if let Some(record) = self.records.remove(&node) {
+            let removed =
+                self.foca.handle_timer(foca::Timer::RemoveDown(record.identity()), &mut self.effects);
+            self.count(removed);
+            self.unnoted = true;
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! One member: what others may know of it, and what is kept beside.
+
+use std::{
+    num::{NonZeroU8, NonZeroUsize},
+    time::Duration,
+};
+
+use foca::{PeriodicParams, State};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    failures::{HEARD_LATELY_MS, NUDGE_MS},
+    identity::Identity,
+};
+use crate::core::clock::NodeId;
+
+/// How many others are asked to probe a member that does not answer.
+const INDIRECT_PROBES: NonZeroUsize = NonZeroUsize::new(3).expect("not 0");
+
+/// How often a piece of news is passed on, to three members each time: it reaches hundreds with this.
+const TRANSMISSIONS_MAX: NonZeroU8 = NonZeroU8::new(10).expect("not 0");
+
+/// Time between two rounds of news, while there are any.
+const GOSSIP_MS: u64 = 200;
+
+/// Time between two requests for the list of all members: repairs what news missed.
+const LIST_MS: u64 = 10_000;
+
+/// The longest packet. It goes over a stream, so it need not fit a datagram; the list of some hundred members fits.
+const PACKET_BYTES_MAX: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not 0");
+
+/// One that was forgotten is dialed for so long: 30 days.
+const MISSED_MS: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// A member down for longer than this is dialed less often.
+const SOON_MS: u64 = 10 * 60 * 1_000;
+
+/// How failures are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Time between two probes of a member, in milliseconds. Default 1 s. Shorter notices failures sooner, and costs packets.
+    pub probe_period_ms: u64,
+    /// How long a probe may take before others are asked, in milliseconds. Default 300 ms; less than half a period.
+    pub probe_answer_ms: u64,
+    /// How long a link may say nothing before its member is suspect, in milliseconds. Default 2 s: two rounds.
+    pub silence_max_ms: u64,
+    /// How long a suspect has to refute before it is down, in milliseconds. Default 2 s.
+    pub suspicion_ms: u64,
+    /// How long a member may be away before it is forgotten, in milliseconds. Default 72 h. Until then it keeps tombstones
+    /// from being removed; after it, its data is replaced by the cluster's when it returns.
+    pub forget_after_ms: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            probe_period_ms: 1_000,
+            probe_answer_ms: 300,
+            silence_max_ms: 2_000,
+            suspicion_ms: 2_000,
+            forget_after_ms: 72 * 3_600 * 1_000,
+        }
+    }
+}
+
+impl Options {
+    pub(in crate::replication::membership) fn protocol(&self) -> foca::Config {
+        let one = NonZeroUsize::MIN;
+        let every =
+            |ms, num_members| Some(PeriodicParams { frequency: Duration::from_millis(ms), num_members });
+        foca::Config {
+            probe_period: Duration::from_millis(self.probe_period_ms),
+            probe_rtt: Duration::from_millis(self.probe_answer_ms),
+            num_indirect_probes: INDIRECT_PROBES,
+            max_transmissions: TRANSMISSIONS_MAX,
+            suspect_to_down_after: Duration::from_millis(self.suspicion_ms),
+            // Who is down is remembered here, and there as well.
+            remove_down_after: None,
+            max_packet_size: PACKET_BYTES_MAX,
+            notify_down_members: true,
+            periodic_announce: every(LIST_MS, one),
+            // Those that are down and talk are called by the members themselves.
+            periodic_announce_to_down_members: None,
+            periodic_gossip: every(GOSSIP_MS, INDIRECT_PROBES),
+        }
+    }
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is reached, as text; empty while that is not known.
+    pub address: String,
+    /// Which of its lives.
+    pub incarnation: u64,
+    /// How it stands.
+    pub state: MemberState,
+}
+
+/// How a member stands. Instants are this node's, in Unix milliseconds; where its clock leaps they leap along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberState {
+    /// It talks.
+    Alive,
+    /// It did not answer, or its link ended, and it may still refute.
+    Suspect {
+        /// Since when.
+        since_ms: u64,
+    },
+    /// It did not refute. It is dialed, and held to hold what it held.
+    Down {
+        /// Since when.
+        since_ms: u64,
+    },
+    /// It said goodbye. As down, but nobody wonders.
+    Left {
+        /// Since when.
+        since_ms: u64,
+    },
+    /// The cluster goes on without it. It may return as a higher incarnation.
+    Forgotten {
+        /// Since when.
+        since_ms: u64,
+    },
+}
+
+impl MemberState {
+    /// Whether it is not known to be gone.
+    pub fn is_here(self) -> bool {
+        match self {
+            Self::Alive | Self::Suspect { .. } => true,
+            Self::Down { .. } | Self::Left { .. } | Self::Forgotten { .. } => false,
+        }
+    }
+
+    /// Whether the cluster goes on without it.
+    pub fn is_forgotten(self) -> bool {
+        matches!(self, Self::Forgotten { .. })
+    }
+
+    /// Moves its instant along with a clock that leaps.
+    pub(in crate::replication::membership) fn leap(&mut self, leap_ms: i64) {
+        match self {
+            Self::Alive => {}
+            Self::Suspect { since_ms }
+            | Self::Down { since_ms }
+            | Self::Left { since_ms }
+            | Self::Forgotten { since_ms } => *since_ms = since_ms.saturating_add_signed(leap_ms),
+        }
+    }
+}
+
+/// A member to be dialed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// How often it is worth a try.
+    pub patience: Patience,
+}
+
+/// How often somebody is worth dialing who does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Patience {
+    /// It should be there: a cluster heals within seconds of a cut.
+    Soon,
+    /// It has been down for long.
+    Seldom,
+    /// It said goodbye, and calls when it returns.
+    Rarely,
+}
+
+impl Member {
+    /// A member of which nothing is known yet: what is learned next is newer.
+    pub(in crate::replication::membership) fn unknown(node: NodeId) -> Self {
+        Self { node, address: String::new(), incarnation: 0, state: MemberState::Alive }
+    }
+}
+
+/// A member, and what this node keeps about it.
+pub(in crate::replication::membership) struct Record {
+    pub(in crate::replication::membership) member: Member,
+    /// Whether a link with it stands.
+    pub(in crate::replication::membership) linked: bool,
+    /// When something came over its link, on the members' clock.
+    pub(in crate::replication::membership) heard_ms: u64,
+    /// When it was called last, on the members' clock.
+    pub(in crate::replication::membership) nudged_ms: u64,
+    /// Since when it is suspected, on the members' clock.
+    pub(in crate::replication::membership) suspected_ms: Option<u64>,
+    /// What the protocol holds of this incarnation: the count of its refutations, and its state.
+    pub(in crate::replication::membership) held: Option<(u16, State)>,
+    /// What of it is in the note.
+    pub(in crate::replication::membership) noted: Option<Member>,
+}
+
+impl Record {
+    pub(in crate::replication::membership) fn new(member: Member, own_ms: u64) -> Self {
+        Self {
+            member,
+            linked: false,
+            heard_ms: own_ms,
+            nudged_ms: own_ms,
+            suspected_ms: None,
+            held: None,
+            noted: None,
+        }
+    }
+
+    pub(in crate::replication::membership) fn identity(&self) -> Identity {
+        let Member { node, incarnation, ref address, state: _ } = self.member;
+        Identity { node, incarnation, address: address.clone() }
+    }
+
+    pub(in crate::replication::membership) fn is_heard(&self, own_ms: u64) -> bool {
+        self.linked && own_ms.saturating_sub(self.heard_ms) < HEARD_LATELY_MS
+    }
+
+    /// Whether it talks, and the protocol holds it to be down: called, it learns so, and returns as its next incarnation.
+    pub(in crate::replication::membership) fn wants_nudge(&self, own_ms: u64) -> bool {
+        let held_down = match self.held {
+            Some((_, State::Alive | State::Suspect)) => false,
+            Some((_, State::Down)) | None => true,
+        };
+        let gone = match self.member.state {
+            MemberState::Left { .. } | MemberState::Forgotten { .. } => true,
+            MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => false,
+        };
+        held_down && !gone && self.is_heard(own_ms) && own_ms.saturating_sub(self.nudged_ms) >= NUDGE_MS
+    }
+
+    pub(in crate::replication::membership) fn wanted(&self, now_ms: u64) -> Option<Wanted> {
+        let Member { node, ref address, state, .. } = self.member;
+        let patience = match state {
+            MemberState::Alive | MemberState::Suspect { .. } => Patience::Soon,
+            MemberState::Down { since_ms } if now_ms.saturating_sub(since_ms) < SOON_MS => Patience::Soon,
+            MemberState::Down { .. } => Patience::Seldom,
+            MemberState::Left { .. } => Patience::Rarely,
+            // It may have forgotten us as well, and then nobody calls.
+            MemberState::Forgotten { since_ms } if now_ms.saturating_sub(since_ms) < MISSED_MS => {
+                Patience::Rarely
+            }
+            MemberState::Forgotten { .. } => return None,
+        };
+        let wanted = !self.linked && !address.is_empty();
+        wanted.then(|| Wanted { node, address: address.clone(), patience })
+    }
+
+    /// Takes over what the protocol holds; says whether that changed the member.
+    pub(in crate::replication::membership) fn adopt(
+        &mut self,
+        held: &foca::Member<Identity>,
+        own_ms: u64,
+        now_ms: u64,
+    ) -> bool {
+        let identity = held.id();
+        if identity.incarnation < self.member.incarnation {
+            return false;
+        }
+        let newer = identity.incarnation > self.member.incarnation;
+        let seen = (held.incarnation(), held.state());
+        if newer || self.held != Some(seen) {
+            self.held = Some(seen);
+            self.suspected_ms = (held.state() == State::Suspect).then_some(own_ms);
+        }
+        let state = self.judge(held.state(), newer, own_ms, now_ms);
+        let changed = newer || state != self.member.state;
+        self.member.state = state;
+        if newer {
+            self.member.incarnation = identity.incarnation;
+            self.member.address.clone_from(&identity.address);
+        }
+        changed
+    }
+
+    fn judge(&self, held: State, newer: bool, own_ms: u64, now_ms: u64) -> MemberState {
+        let current = self.member.state;
+        let settled = match current {
+            MemberState::Left { .. } | MemberState::Forgotten { .. } => true,
+            MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => false,
+        };
+        if settled && !newer {
+            return current;
+        }
+        match (held, current) {
+            // A life that ended after a goodbye, or that was already held to be over.
+            (State::Down, MemberState::Left { .. } | MemberState::Down { .. }) => current,
+            (
+                State::Down,
+                MemberState::Alive | MemberState::Suspect { .. } | MemberState::Forgotten { .. },
+            ) => MemberState::Down { since_ms: now_ms },
+            (State::Alive, _) => MemberState::Alive,
+            (State::Suspect, _) if self.is_heard(own_ms) => MemberState::Alive,
+            (State::Suspect, MemberState::Suspect { since_ms }) => MemberState::Suspect { since_ms },
+            (
+                State::Suspect,
+                MemberState::Alive
+                | MemberState::Down { .. }
+                | MemberState::Left { .. }
+                | MemberState::Forgotten { .. },
+            ) => MemberState::Suspect { since_ms: now_ms },
+        }
+    }
+}

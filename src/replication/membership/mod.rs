@@ -1,0 +1,692 @@
+//! Who belongs to the cluster, and in what state, as this node knows it: SWIM, by `foca`, with what links tell besides. No I/O:
+//! calls come in with the time, and what is to be done goes out.
+//!
+//! - Packets travel over links. One for a member that has none is dropped: the dialer sees to it that there is one.
+//! - Links tell more than probes. A member that is heard over its link is not down, however late a packet was; one whose link ends,
+//!   or says nothing for a while, is suspect at once. Each node gives a suspect the same time to refute, whoever suspected it.
+//! - Nobody is dropped. A member that is down, or said goodbye, is remembered and dialed, also over restarts, until it is forgotten:
+//!   by an operator, by leaving for good, or after a long time. The forgotten are remembered too, by the incarnation that was, and are
+//!   taken in again only as a higher one.
+//! - A member declared down that is not learns of it from the first node it talks to, and returns as its next incarnation.
+//!
+//! Down spreads by SWIM, a goodbye only over the links of who says it; a member without one sees it go down instead, and treats it
+//! alike.
+
+pub mod address;
+pub mod clocks;
+pub(super) mod cluster_identity;
+pub(super) mod cluster_record;
+mod dialer;
+mod effects;
+pub(super) mod events;
+mod failures;
+mod forgotten;
+pub mod identity;
+pub(super) mod leave;
+mod majority;
+mod member;
+mod note;
+mod pace;
+mod renewal;
+
+use std::collections::BTreeMap;
+
+use foca::State;
+
+pub use self::{
+    dialer::{Dialer, Initiated, Survivor, survivor},
+    forgotten::Refusal,
+    member::{Member, MemberState, Options, Patience, Wanted},
+    note::Remembered,
+};
+use self::{
+    effects::Effects, failures::CHECK_MS, identity::Identity, member::Record, pace::Pace, renewal::Protocol,
+};
+use crate::{
+    core::{clock::NodeId, protocol::message::Message},
+    error::{Error, Result},
+};
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send this over the link with that node.
+    Send(NodeId, Message),
+    /// Tell that node which members were forgotten, and as which incarnation.
+    TellForgotten(NodeId, Vec<(NodeId, u64)>),
+    /// A member is new, or changed.
+    Changed(Member),
+    /// End the link with that node: it was forgotten.
+    Close(NodeId),
+    /// This node has a new identity, and says so in handshakes from now on.
+    Renewed(Identity),
+}
+
+/// The members of the cluster, as one of them knows them.
+pub struct Members {
+    foca: Protocol,
+    effects: Effects,
+    pace: Pace,
+    options: Options,
+    seed: u64,
+    /// The address that is the node's own because others reached it there, and not because it was told.
+    learned_address: Option<String>,
+    records: BTreeMap<NodeId, Record>,
+    actions: Vec<Action>,
+    told: Identity,
+    check_due_ms: u64,
+    unnoted: bool,
+    leaving: bool,
+    faults: u64,
+}
+
+impl Members {
+    /// Members as `local` knows them at its start. Its incarnation is raised above the last one, and to `now_ms` (Unix
+    /// milliseconds); its address may be empty. Those who were alive when it stopped are held to be, for a while.
+    pub fn new(local: Identity, remembered: Remembered, seed: u64, options: Options, now_ms: u64) -> Self {
+        let incarnation = local.incarnation.max(now_ms).max(remembered.incarnation.saturating_add(1));
+        let local = Identity { incarnation, ..local };
+        let learned_address = remembered.address.filter(|address| *address == local.address);
+        let mut members = Self {
+            foca: renewal::protocol(&local, options, seed),
+            effects: Effects::default(),
+            pace: Pace::new(now_ms),
+            options,
+            seed,
+            learned_address,
+            records: BTreeMap::new(),
+            actions: Vec::new(),
+            told: local,
+            check_due_ms: CHECK_MS,
+            unnoted: true,
+            leaving: false,
+            faults: 0,
+        };
+        for member in remembered.members {
+            if member.node != members.told.node {
+                members.remember(member, now_ms);
+            }
+        }
+        members
+    }
+
+    /// The note was not made durable: it is to be taken again.
+    pub fn note_again(&mut self) {
+        self.unnoted = true;
+    }
+
+    /// Who this node is at present.
+    pub fn local(&self) -> &Identity {
+        self.foca.identity()
+    }
+
+    /// All others, the forgotten too.
+    pub fn others(&self) -> impl Iterator<Item = &Member> {
+        self.records.values().map(|record| &record.member)
+    }
+
+    /// One of the others.
+    pub fn other(&self, node: NodeId) -> Option<&Member> {
+        self.records.get(&node).map(|record| &record.member)
+    }
+
+    /// Whether a link with that node stands, of the cluster that this node is in.
+    pub fn is_linked(&self, node: NodeId) -> bool {
+        self.records.get(&node).is_some_and(|record| record.linked)
+    }
+
+    /// The addresses of the members not known to be gone, sorted, this node's included.
+    pub fn addresses(&self) -> Vec<String> {
+        let here = self.others().filter(|member| member.state.is_here()).map(|member| &member.address);
+        let known = here.chain([&self.local().address]).filter(|address| !address.is_empty());
+        let mut addresses: Vec<_> = known.cloned().collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    /// All others that were not forgotten: those that the floor waits for.
+    pub fn unforgotten(&self) -> Vec<NodeId> {
+        let unforgotten = self.others().filter(|member| !member.state.is_forgotten());
+        unforgotten.map(|member| member.node).collect()
+    }
+
+    /// Those to be dialed: of known address, without a link, and not where another node is by now.
+    pub fn wanted(&self, now_ms: u64) -> Vec<Wanted> {
+        if self.leaving {
+            return Vec::new();
+        }
+        let taken = self.taken_addresses();
+        let wanted = self.records.values().filter_map(|record| record.wanted(now_ms));
+        wanted.filter(|wanted| !taken.contains_key(wanted.address.as_str())).collect()
+    }
+
+    /// Addresses at which a node is linked, or this one is reached, with the node. Whoever lost its directory comes back as another node, at
+    /// the address that it had.
+    pub(super) fn taken_addresses(&self) -> BTreeMap<&str, NodeId> {
+        let linked = self.records.values().filter(|record| record.linked);
+        let linked = linked.map(|record| (record.member.address.as_str(), record.member.node));
+        let local = self.local();
+        linked
+            .chain([(local.address.as_str(), local.node)])
+            .filter(|(address, _)| !address.is_empty())
+            .collect()
+    }
+
+    /// Packets that were not understood, and steps the protocol stumbled over, since the start.
+    pub fn faults(&self) -> u64 {
+        self.faults
+    }
+
+    /// A link with `remote` stands: the first, or one in place of another. Whether it may is to be asked of `may_link`.
+    pub fn linked(&mut self, remote: Identity, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if self.leaving || self.may_link(&remote).is_err() {
+            return vec![Action::Close(remote.node)];
+        }
+        self.learn(&remote, 0, State::Alive);
+        let own_ms = self.pace.own_ms();
+        if let Some(record) = self.records.get_mut(&remote.node) {
+            record.linked = true;
+            record.heard_ms = own_ms;
+            record.nudged_ms = own_ms;
+            // Of two addresses of one life the later is as good as the earlier, and this one has just been told.
+            if record.member.incarnation == remote.incarnation && record.member.address != remote.address {
+                record.member.address.clone_from(&remote.address);
+                self.changed(remote.node);
+            }
+        }
+        self.announce(remote.clone());
+        let forgotten = self.forgotten_list();
+        if !forgotten.is_empty() {
+            self.actions.push(Action::TellForgotten(remote.node, forgotten));
+        }
+        self.finish()
+    }
+
+    /// The last link with `node` has ended.
+    pub fn unlinked(&mut self, node: NodeId, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if let Some(record) = self.records.get_mut(&node) {
+            record.linked = false;
+            self.suspect(node);
+        }
+        self.finish()
+    }
+
+    /// Something arrived over the link with `node`, whatever it was.
+    pub fn heard(&mut self, node: NodeId, now_ms: u64) {
+        let own_ms = self.advance(now_ms);
+        if let Some(record) = self.records.get_mut(&node) {
+            record.heard_ms = own_ms;
+        }
+    }
+
+    /// A packet of the membership protocol arrived over the link with `from`.
+    ///
+    /// # Errors
+    /// `BadRequest`: it is none, and whoever sends such is not to be listened to further.
+    pub fn packet(&mut self, from: NodeId, packet: &[u8], now_ms: u64) -> Result<Vec<Action>> {
+        self.heard(from, now_ms);
+        self.begin(now_ms);
+        // After a goodbye an answer would be a return; and of who has no link nothing can arrive.
+        if self.leaving || !self.is_linked(from) {
+            return Ok(Vec::new());
+        }
+        let handled = self.foca.handle_data(packet, &mut self.effects);
+        if let Err(error) = handled {
+            self.faults += 1;
+            return Err(Error::BadRequest(format!("a membership packet of node {from} is not one: {error}")));
+        }
+        Ok(self.finish())
+    }
+
+    /// `node` said goodbye over its link, perhaps for ever.
+    pub fn left(&mut self, node: NodeId, forever: bool, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if let Some(record) = self.records.get_mut(&node) {
+            let identity = record.identity();
+            if !record.member.state.is_forgotten() {
+                record.member.state = MemberState::Left { since_ms: now_ms };
+                self.changed(node);
+            }
+            self.learn(&identity, 0, State::Down);
+            if forever {
+                self.spread(vec![(node, identity.incarnation)]);
+            }
+        }
+        self.finish()
+    }
+
+    /// Says goodbye, perhaps for ever. From then on nothing is sent or dialed any more.
+    pub fn leave(&mut self, forever: bool, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if !self.leaving {
+            self.tell_all(&Message::Leaving { forever });
+            let left = self.foca.leave_cluster(&mut self.effects);
+            self.count(left);
+            self.dispatch();
+            self.leaving = true;
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When `tick` has something to do. A timer that rings a little later does no harm.
+    pub fn next_timer_ms(&self) -> u64 {
+        let due_ms = self.effects.next_ms().map_or(self.check_due_ms, |timer| timer.min(self.check_due_ms));
+        self.pace.shown_at(due_ms)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        if self.leaving {
+            return Vec::new();
+        }
+        while let Some(timer) = self.effects.rung() {
+            let handled = self.foca.handle_timer(timer, &mut self.effects);
+            self.count(handled);
+        }
+        if self.check_due_ms <= self.pace.own_ms() {
+            self.check_due_ms = self.pace.own_ms() + CHECK_MS;
+            self.check();
+        }
+        self.finish()
+    }
+
+    fn begin(&mut self, now_ms: u64) {
+        self.effects.now_ms = self.advance(now_ms);
+    }
+
+    /// Moves the clock. Where the wall clock leaps, instants leap with it: nobody is gone for longer because a clock was set, or
+    /// because this node stood still.
+    fn advance(&mut self, now_ms: u64) -> u64 {
+        let leap_ms = self.pace.leap_ms(now_ms);
+        if leap_ms != 0 {
+            self.records.values_mut().for_each(|record| record.member.state.leap(leap_ms));
+            self.unnoted = true;
+        }
+        self.pace.advance(now_ms)
+    }
+
+    /// Takes over what the protocol came to know, and what it wants sent.
+    fn finish(&mut self) -> Vec<Action> {
+        self.adopt();
+        if self.told.incarnation != self.local().incarnation {
+            self.told = self.local().clone();
+            self.unnoted = true;
+            self.actions.push(Action::Renewed(self.told.clone()));
+            let linked = self.records.values().filter(|record| record.linked);
+            for identity in linked.map(Record::identity).collect::<Vec<_>>() {
+                self.announce(identity);
+            }
+        }
+        self.dispatch();
+        std::mem::take(&mut self.actions)
+    }
+
+    fn dispatch(&mut self) {
+        for (node, packet) in self.effects.take_packets() {
+            if self.is_linked(node) {
+                self.actions.push(Action::Send(node, Message::Swim(packet)));
+            }
+        }
+    }
+
+    fn adopt(&mut self) {
+        let (own_ms, now_ms) = (self.pace.own_ms(), self.pace.shown_ms());
+        let local = self.foca.identity().node;
+        let mut changed = Vec::new();
+        // The protocol also holds the former lives of this node.
+        for held in self.foca.iter_membership_state().filter(|held| held.id().node != local) {
+            let record = self
+                .records
+                .entry(held.id().node)
+                .or_insert_with(|| Record::new(Member::unknown(held.id().node), own_ms));
+            if record.adopt(held, own_ms, now_ms) {
+                changed.push(held.id().node);
+            }
+        }
+        for node in changed {
+            self.changed(node);
+        }
+    }
+
+    fn changed(&mut self, node: NodeId) {
+        let Some(record) = self.records.get_mut(&node) else { return };
+        let lasting = note::lasting(&record.member);
+        if record.noted.as_ref() != Some(&lasting) {
+            record.noted = Some(lasting);
+            self.unnoted = true;
+        }
+        self.actions.push(Action::Changed(record.member.clone()));
+    }
+
+    /// Tells the protocol of a member, and takes over what follows.
+    fn learn(&mut self, identity: &Identity, doubt: u16, state: State) {
+        let update = foca::Member::new(identity.clone(), doubt, state);
+        let applied = self.foca.apply_many([update].into_iter(), true, &mut self.effects);
+        self.count(applied);
+        self.adopt();
+    }
+
+    fn announce(&mut self, identity: Identity) {
+        let announced = self.foca.announce(identity, &mut self.effects);
+        self.count(announced);
+    }
+
+    fn tell_all(&mut self, message: &Message) {
+        let linked: Vec<_> = self.linked_nodes().collect();
+        self.actions.extend(linked.into_iter().map(|node| Action::Send(node, message.clone())));
+    }
+
+    fn linked_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.records.iter().filter(|(_, record)| record.linked).map(|(node, _)| *node)
+    }
+
+    /// The protocol recovers from its own stumbles; they are counted, as there should be none.
+    fn count<T>(&mut self, result: std::result::Result<T, foca::Error>) {
+        self.faults += u64::from(result.is_err());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    fn identity(node: u64, incarnation: u64, address: &str) -> Identity {
+        Identity { node: NodeId(node), incarnation, address: address.into() }
+    }
+
+    fn members() -> Members {
+        let local = identity(1, 0, "one:6660");
+        Members::new(local, Remembered::default(), 1, Options::default(), NOW_MS)
+    }
+
+    fn restarted(members: &mut Members, now_ms: u64) -> Members {
+        let note = members.take_note().expect("something changed");
+        let remembered = Members::restore(&note).expect("whole");
+        Members::new(identity(1, 0, "one:6660"), remembered, 2, Options::default(), now_ms)
+    }
+
+    fn state(members: &Members, node: u64) -> Option<MemberState> {
+        members.other(NodeId(node)).map(|member| member.state)
+    }
+
+    /// Lets time pass, tick by tick.
+    fn pass(members: &mut Members, from_ms: u64, for_ms: u64) -> Vec<Action> {
+        (0..=for_ms / 50).flat_map(|step| members.tick(from_ms + 50 * step)).collect()
+    }
+
+    #[test]
+    fn each_life_has_a_higher_incarnation_even_if_the_clock_was_set_back() {
+        let mut first = members();
+        assert_eq!(first.local().incarnation, NOW_MS);
+        assert_eq!(restarted(&mut first, NOW_MS - 5_000).local().incarnation, NOW_MS + 1);
+        assert!(first.take_note().is_none(), "nothing has changed since");
+    }
+
+    /// A clock that was set a year ahead forgot every member that was down at the time.
+    #[test]
+    fn a_clock_that_leaps_forgets_nobody() {
+        const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
+        let options = Options { forget_after_ms: 600_000, ..Options::default() };
+        for leap in [|now_ms| now_ms + YEAR_MS, |now_ms| now_ms - YEAR_MS] {
+            let since = MemberState::Down { since_ms: NOW_MS };
+            let down = Member { node: NodeId(2), address: "two:6660".into(), incarnation: 7, state: since };
+            let remembered = Remembered { members: vec![down], ..Remembered::default() };
+            let mut members = Members::new(identity(1, 0, "one:6660"), remembered, 1, options, NOW_MS);
+            // Two of three are a majority.
+            members.linked(identity(3, 7, "three:6660"), NOW_MS);
+            let pass = |members: &mut Members, from_ms: u64, for_ms: u64| {
+                for step in 0..=for_ms / 50 {
+                    members.heard(NodeId(3), from_ms + 50 * step);
+                    members.tick(from_ms + 50 * step);
+                }
+            };
+            pass(&mut members, NOW_MS, 300_000);
+            let leapt_ms: u64 = leap(NOW_MS + 300_000);
+            pass(&mut members, leapt_ms, 290_000);
+            assert!(matches!(state(&members, 2), Some(MemberState::Down { .. })), "{:?}", state(&members, 2));
+            pass(&mut members, leapt_ms + 290_000, 20_000);
+            assert!(
+                matches!(state(&members, 2), Some(MemberState::Forgotten { .. })),
+                "{:?}",
+                state(&members, 2)
+            );
+        }
+    }
+
+    #[test]
+    fn who_was_alive_is_dialed_after_a_restart_and_held_alive_for_a_while() {
+        let mut first = members();
+        first.linked(identity(2, 7, "two:6660"), NOW_MS);
+        let mut second = restarted(&mut first, NOW_MS + 100);
+        assert_eq!(second.addresses(), ["one:6660", "two:6660"]);
+        assert_eq!(second.unforgotten(), [NodeId(2)]);
+        let wanted = second.wanted(NOW_MS + 100);
+        assert_eq!((wanted.len(), wanted[0].address.as_str()), (1, "two:6660"));
+        pass(&mut second, NOW_MS + 100, 3_000);
+        assert!(matches!(state(&second, 2), Some(MemberState::Down { .. })));
+        assert_eq!((second.addresses(), second.unforgotten()), (vec!["one:6660".into()], vec![NodeId(2)]));
+        assert_eq!(second.wanted(NOW_MS + 3_100).len(), 1);
+        second.linked(identity(2, 7, "two:6660"), NOW_MS + 3_200);
+        assert_eq!(state(&second, 2), Some(MemberState::Alive), "it was there all the time");
+    }
+
+    #[test]
+    fn a_standstill_of_this_node_makes_nobody_suspect() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.tick(NOW_MS + 600_000);
+        assert_eq!(state(&members, 2), Some(MemberState::Alive));
+    }
+
+    #[test]
+    fn an_address_that_was_learned_is_remembered_and_one_that_was_told_is_not() {
+        let mut first =
+            Members::new(identity(1, 0, ""), Remembered::default(), 1, Options::default(), NOW_MS);
+        let address = |members: &mut Members| {
+            let note = members.take_note().expect("something changed");
+            Members::restore(&note).expect("whole").address
+        };
+        assert_eq!(address(&mut first), None);
+        first.readdress("learned:6660", NOW_MS + 10);
+        let note = first.take_note().expect("something changed");
+        let remembered = Members::restore(&note).expect("whole");
+        for (local, kept) in [("learned:6660", Some("learned:6660")), ("told:6660", None)] {
+            let local = identity(1, 0, local);
+            let options = Options::default();
+            let mut again = Members::new(local, remembered.clone(), 2, options, NOW_MS + 100);
+            assert_eq!(address(&mut again).as_deref(), kept);
+        }
+    }
+
+    #[test]
+    fn of_two_addresses_of_one_life_the_later_link_wins() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.linked(identity(2, 7, "elsewhere:6660"), NOW_MS + 10);
+        assert_eq!(members.addresses(), ["elsewhere:6660", "one:6660"]);
+    }
+
+    #[test]
+    fn a_node_without_an_address_is_a_member_and_not_dialed() {
+        let mut members = members();
+        members.linked(identity(2, 7, ""), NOW_MS);
+        members.unlinked(NodeId(2), NOW_MS + 10);
+        assert_eq!((members.addresses().len(), members.wanted(NOW_MS + 10)), (1, vec![]));
+        assert_eq!(members.unforgotten(), [NodeId(2)]);
+    }
+
+    #[test]
+    fn nobody_is_dialed_where_another_node_has_taken_its_place() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.unlinked(NodeId(2), NOW_MS + 10);
+        assert_eq!(members.wanted(NOW_MS + 10).len(), 1);
+        members.linked(identity(3, 8, "two:6660"), NOW_MS + 20);
+        assert!(members.wanted(NOW_MS + 20).is_empty());
+        members.unlinked(NodeId(3), NOW_MS + 30);
+        assert_eq!(members.wanted(NOW_MS + 30).len(), 2);
+    }
+
+    /// A node whose directory was lost dialed itself for days, where its former id was known to be.
+    #[test]
+    fn who_comes_back_as_another_node_at_its_address_replaces_the_former_after_a_minute() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.linked(identity(3, 7, "three:6660"), NOW_MS);
+        members.unlinked(NodeId(2), NOW_MS + 10);
+        members.linked(identity(4, 8, "two:6660"), NOW_MS + 20);
+        let keep_hearing = |members: &mut Members, from_ms: u64, for_ms: u64| {
+            for step in 0..=for_ms / 50 {
+                members.heard(NodeId(3), from_ms + 50 * step);
+                members.heard(NodeId(4), from_ms + 50 * step);
+                members.tick(from_ms + 50 * step);
+            }
+        };
+        keep_hearing(&mut members, NOW_MS + 20, 55_000);
+        assert!(matches!(state(&members, 2), Some(MemberState::Down { .. })), "{:?}", state(&members, 2));
+        keep_hearing(&mut members, NOW_MS + 55_020, 12_000);
+        assert!(
+            matches!(state(&members, 2), Some(MemberState::Forgotten { .. })),
+            "{:?}",
+            state(&members, 2)
+        );
+        assert!(members.wanted(NOW_MS + 70_000).is_empty());
+        // One that is at this node's own address is this node.
+        members.unlinked(NodeId(3), NOW_MS + 67_020);
+        members.linked(identity(5, 8, "one:6660"), NOW_MS + 67_020);
+        members.unlinked(NodeId(5), NOW_MS + 67_030);
+        assert!(members.wanted(NOW_MS + 70_000).iter().all(|wanted| wanted.address != "one:6660"));
+    }
+
+    #[test]
+    fn only_a_majority_forgets() {
+        let mut members = members();
+        for node in 2..=4 {
+            members.linked(identity(node, 7, &format!("{node}:6660")), NOW_MS);
+        }
+        assert_eq!(members.present(), (4, 4));
+        for node in 3..=4 {
+            members.left(NodeId(node), false, NOW_MS + 10);
+        }
+        assert_eq!(members.present(), (2, 4));
+        let refused = members.forget(NodeId(3), false, NOW_MS + 20).expect_err("a half").to_string();
+        assert!(refused.contains("2 of 4 members") && refused.contains("--force"), "{refused}");
+        members.forget(NodeId(3), true, NOW_MS + 20).expect("by force");
+        assert_eq!((members.present(), members.has_majority()), ((2, 3), true));
+        members.forget(NodeId(4), false, NOW_MS + 30).expect("a majority");
+        assert!(members.has_majority() && !members.has_majority_without(NodeId(2)));
+    }
+
+    #[test]
+    fn a_copied_directory_is_refused_with_the_remedy() {
+        let mut members = members();
+        let itself = members.local().clone();
+        assert_eq!(members.may_link(&itself), Err(Refusal::Ourselves));
+        assert_eq!(members.may_link(&identity(1, 3, "copy:6660")), Err(Refusal::SameIdAsOurs(NodeId(1))));
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        let copy = identity(2, 9, "copy:6660");
+        let refusal = members.may_link(&copy).expect_err("the other is heard").to_string();
+        assert!(refusal.contains("two:6660") && refusal.contains("empty directory"), "{refusal}");
+        // Restarted elsewhere, it is silent where it was.
+        pass(&mut members, NOW_MS, 2_000);
+        assert_eq!(members.may_link(&copy), Ok(()));
+    }
+
+    #[test]
+    fn a_life_that_is_over_gets_no_link_and_is_told_the_next() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        let actions = members.left(NodeId(2), true, NOW_MS + 10);
+        assert!(actions.contains(&Action::Close(NodeId(2))));
+        assert_eq!(state(&members, 2), Some(MemberState::Forgotten { since_ms: NOW_MS + 10 }));
+        let mut members = restarted(&mut members, NOW_MS + 20);
+        let last = identity(2, 7, "two:6660");
+        let refusal = Refusal::Outlived { node: NodeId(2), at_least: 8, forgotten: true };
+        assert_eq!(members.may_link(&last), Err(refusal));
+        assert_eq!(members.linked(last, NOW_MS + 30), [Action::Close(NodeId(2))]);
+        assert!(members.unforgotten().is_empty());
+        assert_eq!(members.wanted(NOW_MS + 30)[0].patience, Patience::Rarely, "it may have forgotten us too");
+        assert!(members.wanted(NOW_MS + 31 * 24 * 3_600 * 1_000).is_empty());
+        let next = identity(2, 8, "two:6660");
+        assert_eq!(members.may_link(&next), Ok(()));
+        members.linked(next, NOW_MS + 40);
+        assert_eq!(state(&members, 2), Some(MemberState::Alive));
+    }
+
+    #[test]
+    fn a_goodbye_is_remembered_as_one() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.left(NodeId(2), false, NOW_MS + 10);
+        members.unlinked(NodeId(2), NOW_MS + 20);
+        pass(&mut members, NOW_MS + 20, 10_000);
+        let second = restarted(&mut members, NOW_MS + 11_000);
+        assert_eq!(state(&second, 2), Some(MemberState::Left { since_ms: NOW_MS + 10 }));
+        assert_eq!(second.unforgotten(), [NodeId(2)]);
+        assert_eq!(second.wanted(NOW_MS + 11_000)[0].patience, Patience::Rarely);
+    }
+
+    #[test]
+    fn a_node_that_was_forgotten_becomes_another() {
+        let mut members = members();
+        let actions = members.forgotten(vec![(NodeId(1), NOW_MS + 3)], NOW_MS + 10);
+        assert_eq!(members.local().incarnation, NOW_MS + 4);
+        assert!(actions.contains(&Action::Renewed(members.local().clone())));
+        assert!(members.forgotten(vec![(NodeId(1), NOW_MS + 3)], NOW_MS + 20).is_empty(), "once is enough");
+        assert!(members.rejoin(NOW_MS + 2, NOW_MS + 30).is_empty());
+        assert!(!members.rejoin(NOW_MS + 9, NOW_MS + 30).is_empty());
+        assert_eq!(members.local().incarnation, NOW_MS + 9);
+    }
+
+    #[test]
+    fn who_goes_over_to_another_cluster_knows_nobody_there_until_a_link_stands() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.linked(identity(3, 7, "three:6660"), NOW_MS);
+        members.left(NodeId(3), true, NOW_MS + 10);
+        members.go_over();
+        let mut again = restarted(&mut members, NOW_MS + 30);
+        for members in [&mut members, &mut again] {
+            assert_eq!((members.others().count(), members.wanted(NOW_MS + 40)), (0, vec![]));
+            // What is still on its way over a link with one of them says nothing here.
+            assert_eq!(members.packet(NodeId(2), b"junk", NOW_MS + 40), Ok(vec![]));
+            assert_eq!(members.left(NodeId(2), true, NOW_MS + 40), []);
+            assert_eq!(members.unlinked(NodeId(2), NOW_MS + 40), []);
+            for (node, address) in [(2, "two:6660"), (3, "three:6660")] {
+                let last = identity(node, 7, address);
+                assert_eq!(members.may_link(&last), Ok(()));
+                members.linked(last, NOW_MS + 50);
+                assert_eq!(state(members, node), Some(MemberState::Alive));
+            }
+            assert_eq!(members.faults(), 0);
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_goodbye_of_ones_own() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        let leaving = Action::Send(NodeId(2), Message::Leaving { forever: false });
+        assert!(members.leave(false, NOW_MS + 10).contains(&leaving));
+        assert!(pass(&mut members, NOW_MS + 10, 5_000).is_empty() && members.wanted(NOW_MS + 10).is_empty());
+        assert_eq!(members.linked(identity(3, 7, "three:6660"), NOW_MS + 20), [Action::Close(NodeId(3))]);
+    }
+
+    #[test]
+    fn what_is_no_packet_is_an_error_and_of_strangers_nothing_is_taken() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        for junk in [&b""[..], b"\xff\xff\xff", &[0; 64 * 1024]] {
+            let error = members.packet(NodeId(2), junk, NOW_MS + 10).expect_err("junk").to_string();
+            assert!(error.contains(&NodeId(2).to_string()), "{error}");
+        }
+        assert_eq!(members.faults(), 3);
+        assert_eq!(members.packet(NodeId(3), b"junk", NOW_MS + 10), Ok(vec![]));
+    }
+}

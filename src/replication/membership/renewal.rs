@@ -1,0 +1,62 @@
+//! How this node becomes another member: of another address, of a later incarnation, or of another cluster.
+
+use foca::{Foca, NoCustomBroadcast, PostcardCodec};
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use super::{Action, Members, Options, effects::Effects, identity::Identity};
+
+/// The membership protocol, as it is used here.
+pub(in crate::replication::membership) type Protocol =
+    Foca<Identity, PostcardCodec, Xoshiro256PlusPlus, NoCustomBroadcast>;
+
+/// The protocol as it begins: it knows nobody.
+pub(in crate::replication::membership) fn protocol(
+    local: &Identity,
+    options: Options,
+    seed: u64,
+) -> Protocol {
+    Foca::new(local.clone(), options.protocol(), Xoshiro256PlusPlus::seed_from_u64(seed), PostcardCodec)
+}
+
+impl Members {
+    /// Others reach this node at another address from now on.
+    pub fn readdress(&mut self, address: &str, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        let local = self.local();
+        if local.address != address {
+            let incarnation = local.incarnation.saturating_add(1);
+            let renewed = Identity { node: local.node, incarnation, address: address.to_owned() };
+            self.learned_address = Some(address.to_owned());
+            self.become_other(renewed);
+        }
+        self.finish()
+    }
+
+    /// A peer takes this node only as a higher incarnation (see `Refusal`): becomes one of at least that number.
+    pub fn rejoin(&mut self, incarnation: u64, now_ms: u64) -> Vec<Action> {
+        self.begin(now_ms);
+        let local = self.local();
+        if local.incarnation < incarnation {
+            self.become_other(Identity { incarnation, ..local.clone() });
+        }
+        self.finish()
+    }
+
+    /// This node goes over to another cluster. Whom it knew stays behind, and is known again once a link with it stands.
+    pub fn go_over(&mut self) {
+        // Begun anew, as the protocol would go on telling of them, in the other cluster now.
+        self.seed = self.seed.wrapping_add(1);
+        self.foca = protocol(self.foca.identity(), self.options, self.seed);
+        self.effects = Effects::default();
+        self.records.clear();
+        self.unnoted = true;
+    }
+
+    pub(in crate::replication::membership) fn become_other(&mut self, identity: Identity) {
+        self.effects.clear_timers();
+        let changed = self.foca.change_identity(identity, &mut self.effects);
+        self.count(changed);
+        let looked = self.foca.apply_many(std::iter::empty(), true, &mut self.effects);
+        self.count(looked);
+    }
+}

@@ -1,0 +1,150 @@
+//! What a conversation owes to the disk: what is to be said only of what is durable, and how it goes on where the disk fails.
+//!
+//! A node whose storage fails keeps its links: it says how it stands each round, without a root, and answers. The rows that come it
+//! drops, and acknowledges none of them nor any that come after, so that their sender keeps them. Once the storage takes rows again the
+//! link ends, and the next begins with what was acknowledged last. A node that has no room for a table that a peer has does the same,
+//! but for what it says of itself, as all that it has is durable.
+
+use std::{mem, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Conversation;
+use crate::{
+    core::protocol::{
+        message::{Message, Round},
+        peer::{Output, Then},
+    },
+    error::{Error, Result},
+    storage::commit::Life,
+};
+
+/// How a sync went, how long it took, and what waited for it.
+pub type Synced = (Result<()>, Duration, Then);
+
+impl Conversation {
+    /// Sends something, or has it wait for a sync of what was merged in that life of the storage.
+    pub(in crate::replication::session) fn put_out(&mut self, life: Life, output: Output) {
+        match output {
+            Output::Send(message) => self.waiting.push_back(message),
+            Output::AfterSync(then) => {
+                let inner = self.inner.clone();
+                self.syncs.push_back(
+                    async move {
+                        let begun = Instant::now();
+                        let result = inner.sync(life).await;
+                        (result, begun.elapsed(), then)
+                    }
+                    .boxed(),
+                );
+            }
+        }
+    }
+
+    /// Does what was to be done after a sync.
+    pub(in crate::replication::session) fn after_sync(&mut self, then: Then, is_synced: bool) {
+        match sound(then, is_synced, self.takes) {
+            Some(Then::Send(message)) => {
+                self.greeted |= matches!(message, Message::Round(_));
+                self.waiting.push_back(message);
+            }
+            Some(Then::Equal(equal)) => {
+                let peer = self.peer.as_mut().expect("it is here between messages");
+                peer.equal(&self.inner.context(), equal);
+                debug!(peer = %self.state.node, at_ms = equal.compared.at_ms, "equal");
+                let (is_whole, at_ms) =
+                    (equal.covered.is_some_and(|flags| flags.whole), equal.compared.at_ms);
+                if is_whole && let Err(error) = self.inner.store().restored(at_ms) {
+                    debug!(%error, "what was lost stays noted as lost until the next round");
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// What was done; `None` where the storage failed, and it was not. No rows are taken from then on, and the peer is told so.
+    pub(in crate::replication::session) fn weather<T>(&mut self, done: Result<T>) -> Result<Option<T>> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            // It may be on its way to be opened again.
+            Err(error @ (Error::StorageFull(_) | Error::NotReady(_))) => {
+                if mem::replace(&mut self.takes, false) {
+                    let why = self.inner.store().failure().unwrap_or_else(|| error.to_string());
+                    self.waiting.push_back(Message::StorageFull(why));
+                }
+                Ok(None)
+            }
+            Err(Error::TooMany(why)) => {
+                if mem::replace(&mut self.takes, false) {
+                    let peer = self.state.node;
+                    warn!(%peer, why, "no rows are taken from a peer: what it has more stays there, and comes once there is room");
+                    self.state.refuse_rows(why.clone());
+                    self.waiting.push_back(Message::StorageFull(why));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether rows could be taken again that were not.
+    pub(in crate::replication::session) fn could_take(&self) -> bool {
+        let store = self.inner.store();
+        store.failure().is_none() && (self.state.rows_refused().is_none() || store.has_room_for_tables())
+    }
+}
+
+/// What may be said and concluded after a sync. Where that failed, nothing from what this node holds; where it `takes` no rows any more,
+/// nothing is acknowledged: that would be taken to be of the batches before as well.
+fn sound(then: Then, is_synced: bool, takes: bool) -> Option<Then> {
+    match then {
+        Then::Send(Message::Round(round)) if !is_synced => {
+            Some(Then::Send(Message::Round(Round { root: None, ..round })))
+        }
+        Then::Send(_) | Then::Equal(_) if !is_synced => None,
+        Then::Send(Message::Applied { .. }) if !takes => None,
+        then => Some(then),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        digest::RootDigest,
+        protocol::{floor::Floor, message::Flags, peer::Equal, replica::Swept},
+    };
+
+    #[test]
+    fn what_is_not_durable_is_neither_claimed_nor_acknowledged() {
+        let applied = || Then::Send(Message::Applied { batch: 1, deleted: Vec::new() });
+        let compared = Floor::default().compare(1);
+        let equal = || Then::Equal(Equal { compared, swept: Swept::default(), covered: None });
+        let round = |root| {
+            Then::Send(Message::Round(Round {
+                now_ms: 1,
+                echo: None,
+                behind_ms: 0,
+                root,
+                rows: 0,
+                guarantee_ms: 0,
+                agreed_ms: 0,
+                swept_ms: 0,
+                expired_ms: 0,
+                flags: Flags::default(),
+            }))
+        };
+        let root = Some(RootDigest([1; 16]));
+        for takes in [true, false] {
+            assert_eq!(sound(applied(), false, takes), None);
+            assert_eq!(sound(equal(), false, takes), None);
+            assert_eq!(sound(round(root), false, takes), Some(round(None)));
+            assert_eq!(sound(round(root), true, takes), Some(round(root)));
+            assert_eq!(sound(equal(), true, takes), Some(equal()));
+        }
+        assert_eq!(sound(applied(), true, true), Some(applied()));
+        assert_eq!(sound(applied(), true, false), None, "rows before it may have been dropped");
+    }
+}

@@ -1,0 +1,124 @@
+//! The node's storage as a replica: what the protocol reads and writes, on the tables as they lie on the disk.
+
+use std::sync::Arc;
+
+use tracing::{error, info};
+
+use crate::{
+    core::{
+        digest::{Digest, DigestKey, Path, RootDigest, Sum},
+        name::{Key, TableName},
+        protocol::{
+            agreement::Agreement,
+            message::Row,
+            replica::{Accepted, Replica, Scanned, Swept},
+        },
+        register::Marker,
+    },
+    error::{Error, Result},
+    replication::membership::cluster_record::write_agreement,
+    storage::{Store, commit::timestamps::Stamps},
+};
+
+/// The rows of this node.
+#[derive(Clone)]
+pub struct Rows {
+    store: Store,
+    stamps: Arc<Stamps>,
+}
+
+impl Rows {
+    /// The rows of a store, whose new writes `stamps` stamps.
+    pub fn new(store: Store, stamps: Arc<Stamps>) -> Self {
+        Self { store, stamps }
+    }
+}
+
+impl Replica for Rows {
+    fn digest_key(&self) -> DigestKey {
+        self.store.digest_key()
+    }
+
+    fn tables(&self) -> Vec<TableName> {
+        self.store.digest_tables()
+    }
+
+    fn root(&self, at_ms: u64) -> Result<Option<RootDigest>> {
+        if self.store.is_sweeping() { Ok(None) } else { self.store.root(at_ms) }
+    }
+
+    fn count(&self) -> u64 {
+        self.store.rows_total()
+    }
+
+    fn sums(&self, table: &TableName, path: Path, below: u8, at_ms: u64) -> Result<Option<Vec<Sum>>> {
+        self.store.sums(table, path, below, at_ms)
+    }
+
+    fn depth(&self, table: &TableName, path: Path) -> Result<u8> {
+        self.store.depth(table, path)
+    }
+
+    fn heads(&self, table: &TableName, path: Path) -> Result<Vec<(Key, Marker, Digest)>> {
+        self.store.heads(table, path)
+    }
+
+    fn read(&self, table: &TableName, key: &Key) -> Result<Option<Row>> {
+        match self.store.read_row(table, key) {
+            // The others have it, or have it not; one damaged row is not to keep them from all the rest.
+            Err(error @ Error::Corrupt(_)) => {
+                error!(%error, "a row is not sent to the other nodes");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn scan(
+        &self,
+        table: &TableName,
+        partition: u8,
+        after: Option<&Key>,
+        bytes_max: usize,
+    ) -> Result<Scanned> {
+        self.store.scan_partition(table, partition, after, bytes_max)
+    }
+
+    fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
+        let accepted = self.store.accept(table, rows, proven_ms)?;
+        if let Some(latest) = accepted.latest {
+            self.stamps.follow(latest);
+        }
+        Ok(accepted)
+    }
+
+    fn keep_agreement(&self, agreement: &Agreement) -> Result<()> {
+        write_agreement(&self.store, agreement)
+    }
+
+    fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64> {
+        let removed = self.store.remove(rows)?;
+        info!(removed, "removed rows that were deleted while this node was away");
+        Ok(removed)
+    }
+
+    fn pass(&self, at_ms: u64) {
+        self.stamps.pass(at_ms);
+    }
+
+    fn swept(&self) -> Swept {
+        self.store.swept()
+    }
+
+    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+        self.store.dead(swept)
+    }
+
+    fn reset_swept(&self, swept: Swept) -> Result<()> {
+        self.store.reset_swept(swept)
+    }
+
+    fn sweep_to(&self, swept: Swept) {
+        self.store.sweep_to(swept);
+    }
+}

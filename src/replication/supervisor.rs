@@ -1,0 +1,329 @@
+//! The loop that keeps a node among the others: it dials who is wanted, admits who calls, and does each round what is to be done
+//! once for all links.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Inner,
+    housekeeping::keep_up,
+    link::{
+        BoxedDuplex, Link,
+        admission::Admission,
+        connect::{self, Network},
+        error::{Cause, LinkError},
+        establish,
+        handshake::{Hello, Role, Verdict},
+        registry::{Control, LinkState, ORDERS_MAX},
+    },
+    membership::{
+        self, Initiated, Survivor,
+        cluster_identity::{goes_over, settle_cluster},
+        identity::Identity,
+        survivor,
+    },
+    session::converse,
+};
+use crate::{
+    core::{clock::NodeId, protocol::message::Message},
+    error::Error,
+};
+
+/// How long the loop sleeps where nobody is to be dialed before. Timers of the members wait for its end, so that all that ring about
+/// then wake the node once: none of them is worth more than this.
+const NAP: Duration = Duration::from_millis(250);
+/// How long one that gave an address may take to be reached there.
+const DIAL_BACK: Duration = Duration::from_secs(3);
+/// A link that stood for so long has lasted.
+const LASTING: Duration = Duration::from_secs(5);
+/// How long one that is refused may take to say what it has against this node.
+const OBJECTION: Duration = Duration::from_secs(1);
+
+/// Runs until it is aborted.
+pub async fn govern(inner: Arc<Inner>) {
+    let mut round_due = Instant::now();
+    let mut rounds = 0;
+    let mut is_behind = false;
+    loop {
+        let now_ms = inner.store.now_ms();
+        let actions = inner.state().members.tick(now_ms);
+        inner.perform(actions);
+        dial_due(&inner, now_ms);
+        if round_due <= Instant::now() {
+            round_due = Instant::now() + inner.round();
+            rounds += 1;
+            let kept_up = keep_up(&inner, rounds).await;
+            match &kept_up {
+                // The first of many that fail alike.
+                Err(error) if !is_behind => {
+                    warn!(%error, "the round's upkeep is not done: nothing is noted or swept")
+                }
+                Err(error) => debug!(%error, "the round's upkeep was not done"),
+                Ok(()) => {}
+            }
+            is_behind = kept_up.is_err();
+        }
+        let dial_ms = inner.state().dialer.next_ms().unwrap_or(u64::MAX);
+        let nap = Duration::from_millis(dial_ms.saturating_sub(inner.store.now_ms()))
+            .min(round_due.saturating_duration_since(Instant::now()))
+            .clamp(Duration::from_millis(5), NAP);
+        // Whether somebody called or the time was over is all one.
+        let _ = timeout(nap, inner.nudged.notified()).await;
+    }
+}
+
+/// Makes a link of a connection that came in.
+pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
+    let local = inner.local().await;
+    match establish::accept(stream, remote, admission, &local).await {
+        Ok(link) => {
+            if let Err(error) = admit(&inner, link, &local.hello, None).await {
+                debug!(%remote, %error, "a link was not taken in");
+            }
+        }
+        Err(error) if error.is_itself() => debug!(%remote, "this node has called itself"),
+        Err(error) => warn!(%remote, %error, "no link with a node that called"),
+    }
+}
+
+fn dial_due(inner: &Arc<Inner>, now_ms: u64) {
+    if inner.is_stopping() {
+        return;
+    }
+    let due = {
+        let mut state = inner.state();
+        let wanted = state.members.wanted(now_ms);
+        let alone = state.registry.links().next().is_none();
+        state.dialer.due(&wanted, alone, now_ms)
+    };
+    for address in due {
+        tokio::spawn(dial(inner.clone(), address));
+    }
+}
+
+async fn dial(inner: Arc<Inner>, address: String) {
+    let local = inner.local().await;
+    let outcome = match establish::dial(&address, &local).await {
+        Ok(link) => admit(&inner, link, &local.hello, Some(&address)).await,
+        Err(error) => Err(error),
+    };
+    let now_ms = inner.store.now_ms();
+    let mut state = inner.state();
+    match outcome {
+        Ok(()) => state.dialer.succeeded(&address, now_ms),
+        Err(error) if error.is_itself() => {
+            debug!(address, "this node's own address");
+            state.dialer.ourselves(&address);
+        }
+        Err(error) => {
+            state.dialer.explain(&address, error.to_string());
+            let is_news = match error.obstacle() {
+                None => state.dialer.failed(&address, error.cause().unwrap_or(Cause::Other), now_ms),
+                Some(obstacle) => {
+                    state.refused = Some(error.to_string());
+                    state.dialer.refused(&address, obstacle, now_ms)
+                }
+            };
+            match is_news {
+                true => warn!(address, %error, "no link"),
+                false => debug!(address, %error, "no link"),
+            }
+        }
+    }
+    drop(state);
+    inner.nudged.notify_one();
+}
+
+/// Takes a link in, or says at both ends why not. `quoted`: what this node said of itself. `dialed`: the address that was
+/// dialed for it.
+async fn admit(
+    inner: &Arc<Inner>,
+    mut link: Link,
+    quoted: &Hello,
+    dialed: Option<&str>,
+) -> std::result::Result<(), LinkError> {
+    let remote = &link.remote;
+    let identity = Identity {
+        node: remote.node,
+        incarnation: remote.incarnation,
+        address: remote.address.clone().unwrap_or_default(),
+    };
+    // What is known of one's own cluster says nothing of a node of the one that is gone over to.
+    let may_link = if goes_over(inner, &link) { Ok(()) } else { inner.state().members.may_link(&identity) };
+    if let Err(refusal) = may_link {
+        let text = refusal.to_string();
+        warn!(peer = %identity.node, address = identity.address, why = text, "refused a link");
+        let word = match refusal {
+            membership::Refusal::Outlived { at_least, forgotten, .. } => {
+                let forced = inner.state().birth.forced;
+                Message::Outlived { at_least, forgotten, forced }
+            }
+            membership::Refusal::Ourselves
+            | membership::Refusal::SameIdAsOurs(_)
+            | membership::Refusal::Duplicate { .. } => Message::Refused(text.clone()),
+        };
+        // It need not hear it to be refused.
+        let _ = link.sender.send(&word).await;
+        let objection = timeout(OBJECTION, link.receiver.next()).await;
+        if let Ok(Ok(Some(Message::Outlived { at_least, forgotten, forced }))) = objection
+            && gives_way(inner, identity.node, &word, forced)
+        {
+            inner.outlived(identity.node, at_least, forgotten, forced);
+        }
+        link.sender.close().await;
+        return Err(LinkError::Lost(text));
+    }
+    if quoted.incarnation != inner.state().members.local().incarnation {
+        // The other side takes that life for over, and would give up the link that stands with the present one for this.
+        link.sender.close().await;
+        return Err(LinkError::Lost("this node has just become known anew; try again".into()));
+    }
+    let _one_at_a_time = inner.adoption.lock().await;
+    if let Err(error) = settle_cluster(inner, &link, quoted.cluster.id).await {
+        // Without a word: one that refuses would keep the other from trying again soon.
+        link.sender.close().await;
+        return Err(LinkError::Lost(error.to_string()));
+    }
+    learn_address(inner, &link);
+    if dialed.is_none()
+        && let Some(address) = link.remote.address.clone()
+    {
+        tokio::spawn(dial_back(inner.options.network.clone(), address));
+    }
+    install(inner, link, identity, dialed);
+    Ok(())
+}
+
+/// Whether this node is the one to come back, where a node that it refuses with `word` refuses it likewise: the side that forgot the other
+/// without a majority gives way, else the higher id.
+fn gives_way(inner: &Inner, other: NodeId, word: &Message, other_forced: bool) -> bool {
+    match word {
+        Message::Outlived { forced, .. } if *forced != other_forced => *forced,
+        Message::Outlived { .. } => inner.node() > other,
+        _ => true,
+    }
+}
+
+/// Learns from a link where others reach this node.
+fn learn_address(inner: &Inner, link: &Link) {
+    let now_ms = inner.store.now_ms();
+    let actions = {
+        let mut state = inner.state();
+        match link.role {
+            Role::Responder => {
+                state.advertised.reached_as(&link.remote.reached_as);
+            }
+            Role::Initiator => {
+                if let Ok(local) = inner.options.network.local_towards(link.remote_address) {
+                    state.advertised.reached_from(local.ip());
+                }
+            }
+        }
+        let address = state.advertised.current().or(state.advertised.candidate()).map(str::to_owned);
+        address.map(|address| state.members.readdress(&address, now_ms)).unwrap_or_default()
+    };
+    inner.perform(actions);
+}
+
+/// Sees whether a node that called is where it says, so that it can be called when it is needed.
+async fn dial_back(network: Arc<dyn Network>, address: String) {
+    let reaching = async {
+        for target in connect::look_up(network.as_ref(), &address).await.unwrap_or_default() {
+            if connect::connect(network.as_ref(), &address, target).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    };
+    if !timeout(DIAL_BACK, reaching).await.unwrap_or(false) {
+        warn!(
+            address,
+            "a node says that it is reached there, and from here it is not: set --advertise on it"
+        );
+    }
+}
+
+/// Puts a link in its place and lets it talk. `dialed`: the address that was dialed for it.
+fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&str>) {
+    let addresses: Vec<String> =
+        dialed.into_iter().chain(link.remote.address.as_deref()).map(str::to_owned).collect();
+    let (orders, control) = mpsc::channel(ORDERS_MAX);
+    let initiator = match link.role {
+        Role::Initiator => inner.node(),
+        Role::Responder => identity.node,
+    };
+    let now_ms = inner.store.now_ms();
+    let fresh = Arc::new(LinkState::new(
+        (identity.node, identity.incarnation),
+        // One that comes over is whole no longer.
+        link.remote.whole && link.verdict != Verdict::RemoteAdopts,
+        Initiated { by: initiator, at_ms: now_ms },
+        link.traffic.clone(),
+        orders,
+    ));
+    let actions = {
+        let mut state = inner.state();
+        if let Some(standing) = state.registry.link(identity.node) {
+            let stays = standing.incarnation > identity.incarnation
+                || standing.incarnation == identity.incarnation
+                    && survivor(standing.initiated, fresh.initiated) == Survivor::Standing;
+            if stays {
+                debug!(peer = %identity.node, "one link with it stands already");
+                return;
+            }
+            standing.order(Control::Close("another link took its place".into()));
+        }
+        state.registry.insert(fresh.clone());
+        state.members.linked(identity, now_ms)
+    };
+    info!(peer = %fresh.node, address = %link.remote_address, role = ?link.role, "linked");
+    inner.perform(actions);
+    inner.has_peers.store(true, Ordering::Release);
+    let inner = inner.clone();
+    tokio::spawn(async move {
+        let begun = Instant::now();
+        let why = converse(inner.clone(), link, fresh.clone(), control).await;
+        let now_ms = inner.store.now_ms();
+        let is_kept_out = keeps_out(&why);
+        let actions = {
+            let mut state = inner.state();
+            if is_kept_out {
+                state.refused = Some(why.to_string());
+            } else if fresh.figures().rounds > 0 {
+                (state.refused, state.linked_at) = (None, Instant::now());
+            }
+            for address in &addresses {
+                if is_kept_out {
+                    state.dialer.kept_out(address, now_ms);
+                } else if begun.elapsed() >= LASTING {
+                    state.dialer.lasted(address);
+                }
+            }
+            match state.registry.remove(&fresh) {
+                true => state.members.unlinked(fresh.node, now_ms),
+                false => Vec::new(),
+            }
+        };
+        if is_kept_out {
+            warn!(peer = %fresh.node, %why, "link refused");
+        } else {
+            info!(peer = %fresh.node, %why, "link ended");
+        }
+        inner.perform(actions);
+        inner.nudged.notify_one();
+    });
+}
+
+/// Whether a link ended for a reason that does not go away by itself: another like it would end as soon.
+fn keeps_out(why: &Error) -> bool {
+    matches!(why, Error::Forbidden(_) | Error::ClockDrift { .. } | Error::BadJson(_))
+}

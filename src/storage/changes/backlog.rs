@@ -1,0 +1,242 @@
+//! What the store itself has for a subscriber who comes with the cursor of another node, or of before a restart, to which the ring
+//! does not reach back: the rows with a later timestamp than the cursor's instant, tombstones too, and the values that expired since.
+//! Why that is enough is in `agreed`, and so is where it is not.
+//!
+//! Keys that are named are looked up. For prefixes all rows of the table are read, once for all who come: after a restart they are
+//! many, and their cursors are of about one instant. What was found is kept as long as the ring has all that followed.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    change::{Cursor, Gone, Topic},
+    cursors::Spans,
+    entry::{Logged, News, change_bytes},
+    hub::REPLAY_MAX,
+};
+use crate::{
+    core::name::{Key, TableName},
+    error::Result,
+    storage::{
+        Store,
+        engine::Slice,
+        table::{
+            Table,
+            record::Record,
+            row::{key_of, row_of},
+        },
+    },
+};
+
+/// How many rows of a table are kept, and about how many bytes of them: the newest.
+const ROWS_MAX: usize = REPLAY_MAX;
+const ROWS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Of how many tables.
+const TABLES_MAX: usize = 4;
+/// So much further back than the cursor asks for, so that it serves those who come next.
+const MARGIN_MS: u64 = 30_000;
+
+/// What was read for those who came before.
+pub type Backlogs = tokio::sync::Mutex<HashMap<TableName, Arc<Backlog>>>;
+
+/// The newest rows of a table.
+pub struct Backlog {
+    /// Everything later than this instant is there.
+    since_ms: u64,
+    /// Whether it would go further back, but for its limits.
+    is_full: bool,
+    /// Where the stream was before the rows were read.
+    place: Cursor,
+    late: Spans,
+    /// In order of their labels.
+    rows: Vec<Arc<Logged>>,
+}
+
+impl Store {
+    /// What `topics` had after a cursor's instant, and what the ring has of them since that was read, up to a place of this epoch. `None`
+    /// where that cannot be told, or is more than a snapshot is worth. Some of it may be later than that place.
+    ///
+    /// # Errors
+    /// As a read's.
+    pub(in crate::storage) async fn backlog(
+        &self,
+        topics: &[Topic],
+        at_ms: u64,
+        until: Cursor,
+    ) -> Result<Option<VecDeque<Arc<Logged>>>> {
+        let mut found = VecDeque::new();
+        let mut since = None;
+        let tables = topics.iter().filter_map(Topic::as_prefix).map(|(table, _)| table);
+        let mut tables: Vec<&TableName> = tables.collect();
+        tables.sort_unstable();
+        tables.dedup();
+        for name in tables {
+            let Some(table) = self.table(name) else { continue };
+            let Some(backlog) = self.backlog_of(&table, at_ms).await? else { return Ok(None) };
+            let later = backlog.rows.partition_point(|row| row.label_ms <= at_ms);
+            let of_prefix = |row: &&Arc<Logged>| {
+                topics.iter().any(|topic| topic.as_prefix().is_some() && topic.covers(name, &row.key))
+            };
+            found.extend(backlog.rows[later..].iter().filter(of_prefix).cloned());
+            let is_earlier = |since: &Cursor| backlog.place.sequence < since.sequence;
+            if since.as_ref().is_none_or(is_earlier) {
+                since = Some(backlog.place);
+            }
+        }
+        let keys: Vec<_> =
+            topics.iter().filter_map(Topic::as_key).map(|(t, k)| (t.clone(), k.clone())).collect();
+        if !keys.is_empty() {
+            let store = self.clone();
+            let Some(rows) = self.machine().run(move || store.keys_after(&keys, at_ms)).await? else {
+                return Ok(None);
+            };
+            found.extend(rows);
+        }
+        if let Some(since) = since {
+            let Some(followed) = self.0.hub.missed_after(since, topics) else { return Ok(None) };
+            let is_before =
+                |logged: &Arc<Logged>| logged.cursor.is_none_or(|cursor| cursor.sequence <= until.sequence);
+            found.extend(followed.into_iter().filter(is_before));
+        }
+        Ok((found.len() <= REPLAY_MAX).then_some(found))
+    }
+
+    /// The backlog of a table, read now or before. `None` where it cannot reach back so far.
+    async fn backlog_of(&self, table: &Arc<Table>, at_ms: u64) -> Result<Option<Arc<Backlog>>> {
+        // One reads; those who come meanwhile want the same.
+        let mut backlogs = self.0.backlogs.lock().await;
+        if let Some(backlog) = backlogs.get(table.name())
+            && self.0.hub.missed_after(backlog.place, &[]).is_some()
+        {
+            if backlog.since_ms <= at_ms {
+                return Ok((!backlog.late.cover(at_ms)).then(|| backlog.clone()));
+            }
+            if backlog.is_full {
+                return Ok(None);
+            }
+        }
+        let (store, of) = (self.clone(), table.clone());
+        let since_ms = at_ms.saturating_sub(MARGIN_MS);
+        let backlog = Arc::new(self.machine().run(move || store.read_backlog(&of, since_ms)).await?);
+        if backlogs.len() >= TABLES_MAX && !backlogs.contains_key(table.name()) {
+            let oldest =
+                backlogs.iter().min_by_key(|(_, backlog)| backlog.since_ms).map(|(name, _)| name.clone());
+            oldest.map(|name| backlogs.remove(&name));
+        }
+        backlogs.insert(table.name().clone(), backlog.clone());
+        Ok((backlog.since_ms <= at_ms && !backlog.late.cover(at_ms)).then_some(backlog))
+    }
+
+    /// Reads the newest rows of a table.
+    fn read_backlog(&self, table: &Arc<Table>, since_ms: u64) -> Result<Backlog> {
+        let place = self.0.hub.cursor();
+        let mut newest = Newest { since_ms, bytes: 0, rows: BinaryHeap::new(), is_full: false };
+        table.with_trees(|trees| {
+            for item in trees.rows.range(&[], None) {
+                let (row, bytes) = item?;
+                // A damaged row stays for `check` to find; nobody can be told of it.
+                let Ok(record) = table.decode(&row, &bytes) else { continue };
+                if let Some(news) = self.news(table, (&row, &bytes), &record, newest.since_ms)? {
+                    newest.add(news);
+                }
+            }
+            Ok(())
+        })?;
+        // Afterwards: what was swept meanwhile was not read.
+        let since_ms = newest.since_ms.max(self.swept_ms());
+        let is_full = newest.is_full || since_ms > newest.since_ms;
+        let rows = newest.rows.into_sorted_vec().into_iter().rev().map(|Reverse(row)| row.0).collect();
+        Ok(Backlog { since_ms, is_full, place, late: self.0.around.agreed.late(), rows })
+    }
+
+    /// What became of keys after an instant. `None` where that cannot be told.
+    fn keys_after(&self, keys: &[(TableName, Key)], at_ms: u64) -> Result<Option<Vec<Arc<Logged>>>> {
+        let mut found = Vec::new();
+        for (name, key) in keys {
+            let Some(table) = self.table(name) else { continue };
+            let row = row_of(key);
+            let Some(bytes) = table.with_trees(|trees| trees.rows.get(&row))? else { continue };
+            let record = table.decode(&row, &bytes)?;
+            if let Some(news) = self.news(&table, (&Slice::from(row.as_slice()), &bytes), &record, at_ms)? {
+                found.push(Arc::new(Logged::new(None, news)));
+            }
+        }
+        let is_known = self.swept_ms() <= at_ms && !self.0.around.agreed.late().cover(at_ms);
+        Ok(is_known.then_some(found))
+    }
+
+    /// The instant up to which dead rows may be gone.
+    fn swept_ms(&self) -> u64 {
+        let swept = self.swept();
+        swept.tombstones_ms.max(swept.expired_ms)
+    }
+
+    /// What a row says of its key, if it says it later than an instant.
+    fn news(
+        &self,
+        table: &Arc<Table>,
+        (row, bytes): (&Slice, &Slice),
+        record: &Record<'_>,
+        at_ms: u64,
+    ) -> Result<Option<News>> {
+        let head = record.head;
+        let is_over = head.live && !head.visible_at(self.now_ms());
+        let label_ms = if is_over { head.expires_at_ms } else { None };
+        if head.marker.timestamp.unix_ms().max(label_ms.unwrap_or(0)) <= at_ms {
+            return Ok(None);
+        }
+        let key = key_of(row)?;
+        Ok(Some(if is_over {
+            News::of_end(table.name(), key, &head, Gone::Expired, true)
+        } else {
+            let cost = change_bytes(row, bytes, record);
+            News::of_row(table, key, &head, cost, (row.clone(), bytes.clone()))
+        }))
+    }
+}
+
+/// The rows with the highest labels, within the limits.
+struct Newest {
+    since_ms: u64,
+    bytes: usize,
+    rows: BinaryHeap<Reverse<ByLabel>>,
+    is_full: bool,
+}
+
+impl Newest {
+    fn add(&mut self, news: News) {
+        self.bytes += news.bytes;
+        self.rows.push(Reverse(ByLabel(Arc::new(Logged::new(None, news)))));
+        while self.rows.len() > ROWS_MAX || self.bytes > ROWS_BYTES_MAX {
+            let Some(Reverse(ByLabel(oldest))) = self.rows.pop() else { return };
+            self.bytes -= oldest.bytes;
+            self.since_ms = self.since_ms.max(oldest.label_ms);
+            self.is_full = true;
+        }
+    }
+}
+
+struct ByLabel(Arc<Logged>);
+
+impl PartialEq for ByLabel {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.label_ms == other.0.label_ms
+    }
+}
+
+impl Eq for ByLabel {}
+
+impl PartialOrd for ByLabel {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByLabel {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.label_ms.cmp(&other.0.label_ms)
+    }
+}

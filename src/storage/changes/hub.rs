@@ -1,0 +1,401 @@
+//! The change stream. One thread per table (`pump`) drains the engine's feed and never waits: it numbers each change, keeps
+//! it in a ring for those who come back, and puts it into the queues of those who watch. Writers call no subscriber, and no
+//! subscriber can slow a writer, the pump or another.
+//!
+//! A change has a cursor. Its epoch is fresh whenever the store is opened, so that a cursor of another life or another node is known as
+//! one; what such a one is good for says `agreed`. A queue holds changes in order up to a bound, then only the newest of each key,
+//! and where that is still too much it forgets all and says so: the subscriber then takes a snapshot. Nothing is lost without a word.
+//!
+//! The ring begins with the first subscriber of an epoch: before, nobody has a cursor of it. Lock order: the hub's state, then a
+//! subscriber's queue.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    change::{Cursor, Gone, Topic},
+    cursors::Agreed,
+    entry::{Logged, News},
+    queue::{Queue, Subscriber},
+    wakeups::{CROWD_WOKEN_AT_ONCE, Crowds},
+};
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    storage::{
+        counters::Counters,
+        digests::SharedKey,
+        table::{Surroundings, record::Head},
+    },
+};
+
+/// How many changes, and about how many bytes of them, the ring keeps for those who resume.
+const RING_CHANGES_MAX: usize = 65_536;
+const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most changes that a cursor of another node, or of before a restart, is answered with: a snapshot of many more rows is as good.
+pub const REPLAY_MAX: usize = 16_384;
+
+/// How a subscription begins, as the hub found it.
+pub enum Joined {
+    /// With these changes, then with what comes.
+    Replay(VecDeque<Arc<Logged>>),
+    /// With what the store has from after the cursor's instant: the ring does not reach back to that.
+    Stored,
+    /// With a snapshot, as the cursor is not in the ring.
+    Missed,
+}
+
+/// Subscribers, by id.
+type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
+/// Prefixes of one table and who watches them, by subscriber's id and place among its topics.
+type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
+
+/// Where changes come in and subscribers are found.
+pub struct Hub {
+    state: Mutex<State>,
+    counters: Arc<Counters>,
+    agreed: Arc<Agreed>,
+    digest_key: Arc<SharedKey>,
+    subscriptions_max: usize,
+}
+
+struct State {
+    epoch: u32,
+    sequence: u64,
+    /// Whether anybody may have a cursor of this epoch.
+    followed: bool,
+    /// The changes of the last sequence numbers, without a gap.
+    ring: VecDeque<Arc<Logged>>,
+    ring_bytes: usize,
+    /// The highest label of a change, and of one that is not in the ring.
+    label_ms: u64,
+    begun_ms: u64,
+    /// The instant up to which everything has been told; see `agreed`.
+    agreed_ms: u64,
+    /// The cluster that agreed.
+    cluster: u32,
+    /// Whether anybody came with the cursor of another node in this epoch.
+    travelled: bool,
+    keys: HashMap<TableName, HashMap<Key, Subscribers>>,
+    prefixes: HashMap<TableName, Prefixes>,
+    next_id: u64,
+    subscribers: Subscribers,
+    crowds: Crowds,
+    ended: bool,
+}
+
+impl Hub {
+    /// A hub without subscribers.
+    pub fn new(epoch: u32, around: &Surroundings, subscriptions_max: usize, crowds: Crowds) -> Self {
+        let state = State {
+            epoch,
+            sequence: 0,
+            followed: false,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            label_ms: 0,
+            begun_ms: 0,
+            agreed_ms: 0,
+            cluster: 0,
+            travelled: false,
+            keys: HashMap::new(),
+            prefixes: HashMap::new(),
+            next_id: 0,
+            subscribers: Subscribers::new(),
+            crowds,
+            ended: false,
+        };
+        let (counters, agreed) = (around.counters.clone(), around.agreed.clone());
+        let digest_key = around.digest_key.clone();
+        Self { state: Mutex::new(state), counters, agreed, digest_key, subscriptions_max }
+    }
+
+    /// Registers a subscriber of `topics`, and finds what it missed after `after`. Returns its id and the present cursor too.
+    ///
+    /// # Errors
+    /// `TooMany` at the limit, `Draining` at the end.
+    pub fn join(
+        &self,
+        topics: &[Topic],
+        after: Option<Cursor>,
+        now_ms: u64,
+    ) -> Result<(u64, Arc<Subscriber>, Cursor, Joined)> {
+        let mut state = self.lock();
+        if state.ended {
+            return Err(Error::Draining);
+        }
+        if state.subscribers.len() >= self.subscriptions_max {
+            return Err(Error::TooMany(format!(
+                "this node has its {} subscriptions",
+                self.subscriptions_max
+            )));
+        }
+        let rooted_ms = self.agreed.rooted_ms();
+        state.follow(rooted_ms);
+        let (joined, travels) = match after {
+            None => (Joined::Replay(VecDeque::new()), false),
+            Some(cursor) => match state.missed_after(cursor, topics) {
+                Some(missed) => (Joined::Replay(missed), state.travelled),
+                None if !self.trusts(cursor, now_ms) => (Joined::Missed, false),
+                None => (state.labelled_from(cursor.agreed_ms, topics), true),
+            },
+        };
+        state.travelled |= travels;
+        let subscriber = Arc::new(Subscriber::new(travels));
+        let id = state.next_id;
+        state.next_id += 1;
+        state.subscribers.insert(id, subscriber.clone());
+        self.counters.subscriptions.increment();
+        for (index, topic) in topics.iter().enumerate() {
+            match topic {
+                Topic::Key(table, key) => {
+                    let keys = state.keys.entry(table.clone()).or_default();
+                    keys.entry(key.clone()).or_default().insert(id, subscriber.clone());
+                }
+                Topic::Prefix(table, prefix) => {
+                    let prefixes = state.prefixes.entry(table.clone()).or_default();
+                    prefixes.insert((id, index), (prefix.clone(), subscriber.clone()));
+                }
+            }
+        }
+        Ok((id, subscriber, state.cursor(), joined))
+    }
+
+    /// Forgets a subscriber.
+    pub fn leave(&self, id: u64, topics: &[Topic]) {
+        let mut state = self.lock();
+        state.subscribers.remove(&id);
+        self.counters.subscriptions.decrement();
+        for (index, topic) in topics.iter().enumerate() {
+            match topic {
+                Topic::Key(table, key) => state.leave_key(id, table, key),
+                Topic::Prefix(table, _) => {
+                    if let Entry::Occupied(mut prefixes) = state.prefixes.entry(table.clone()) {
+                        prefixes.get_mut().remove(&(id, index));
+                        if prefixes.get().is_empty() {
+                            prefixes.remove();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts a subscriber that lagged afresh: everything after the cursor returned will be in its queue.
+    pub fn restart(&self, subscriber: &Subscriber) -> Cursor {
+        let state = self.lock();
+        subscriber.queue().restart();
+        state.cursor()
+    }
+
+    /// Says up to which instant everything has been told.
+    pub fn agree(&self, agreed_ms: u64) {
+        let cluster = self.digest_key.cluster();
+        let mut state = self.lock();
+        let before_ms = if state.cluster == cluster { state.agreed_ms } else { 0 };
+        (state.agreed_ms, state.cluster) = (agreed_ms.max(before_ms), cluster);
+    }
+
+    /// Whether a cursor that is not of this epoch can be resumed from here.
+    fn trusts(&self, cursor: Cursor, now_ms: u64) -> bool {
+        cursor.cluster == self.digest_key.cluster() && self.agreed.trusts(cursor.agreed_ms, now_ms)
+    }
+
+    /// Where a subscriber is that has read all that is in its queue, if that is empty.
+    pub fn position(&self, subscriber: &Subscriber) -> Option<Cursor> {
+        let state = self.lock();
+        subscriber.queue().is_level().then(|| state.cursor())
+    }
+
+    /// The changes of `topics` after a place of this epoch, if the ring has all that came after it.
+    pub fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Logged>>> {
+        self.lock().missed_after(cursor, topics)
+    }
+
+    /// The present place.
+    pub fn cursor(&self) -> Cursor {
+        self.lock().cursor()
+    }
+
+    /// Whether those who follow a key have room for a change that may as well come later.
+    pub fn has_room(&self, table: &TableName, key: &Key) -> bool {
+        let state = self.lock();
+        // All of them are looked at: each has its own time limit.
+        state.followers(table, key).filter(|subscriber| !subscriber.queue().has_room()).count() == 0
+    }
+
+    /// Tells all that a value is gone without a tombstone, and why.
+    pub fn publish_gone(&self, table: &TableName, key: Key, head: &Head, gone: Gone) {
+        self.publish(|| News::of_end(table, key, head, gone, false));
+    }
+
+    /// Numbers a change, keeps it, and puts it into the queues of those who are to be told. `news` is asked under the lock: what
+    /// it sees no other change overtakes.
+    pub fn publish(&self, news: impl FnOnce() -> News) {
+        let mut state = self.lock();
+        let news = news();
+        if !news.quiet {
+            self.counters.changes.increment();
+        }
+        state.publish(&self.counters, self.agreed.rooted_ms(), news);
+    }
+
+    /// Begins a new epoch: cursors from before are of another life, and all subscribers resynchronise.
+    pub fn renew(&self, epoch: u32) {
+        let mut state = self.lock();
+        state.epoch = epoch;
+        state.sequence = 0;
+        state.agreed_ms = 0;
+        state.travelled = false;
+        state.followed = false;
+        if !state.subscribers.is_empty() {
+            state.follow(self.agreed.rooted_ms());
+        }
+        state.ring = VecDeque::new();
+        state.ring_bytes = 0;
+        state.for_all(|queue| queue.lagged = true);
+    }
+
+    /// Ends every subscription, and lets none begin.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.crowds.end();
+        state.for_all(|queue| queue.ended = true);
+    }
+
+    /// Whether anybody follows something of a table.
+    pub fn is_watched(&self, table: &TableName) -> bool {
+        let state = self.lock();
+        state.keys.contains_key(table) || state.prefixes.contains_key(table)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A change is numbered and kept before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn cursor(&self) -> Cursor {
+        let Self { epoch, sequence, agreed_ms, cluster, .. } = *self;
+        Cursor { epoch, sequence, agreed_ms, cluster }
+    }
+
+    /// Begins the ring, where it has not.
+    fn follow(&mut self, rooted_ms: u64) {
+        if !self.followed {
+            self.followed = true;
+            // What was published before has no higher label, whoever took roots meanwhile.
+            self.label_ms = self.label_ms.max(rooted_ms);
+            self.begun_ms = self.label_ms;
+        }
+    }
+
+    /// The changes of `topics` that a cursor of another node lacks, if the ring has all of them.
+    fn labelled_from(&self, agreed_ms: u64, topics: &[Topic]) -> Joined {
+        if agreed_ms <= self.begun_ms {
+            return Joined::Stored;
+        }
+        let first = self.ring.partition_point(|logged| logged.label_ms < agreed_ms);
+        let missed = self.from(first, topics, true);
+        if missed.len() > REPLAY_MAX { Joined::Missed } else { Joined::Replay(missed) }
+    }
+
+    /// The changes of `topics` after a cursor, if the ring has all that came after it.
+    fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Logged>>> {
+        if cursor.epoch != self.epoch || cursor.sequence > self.sequence {
+            return None;
+        }
+        let missed = usize::try_from(self.sequence - cursor.sequence).ok()?;
+        let first = self.ring.len().checked_sub(missed)?;
+        Some(self.from(first, topics, self.travelled))
+    }
+
+    /// What the ring has of `topics` from an index on; `all`: also what is quiet.
+    fn from(&self, first: usize, topics: &[Topic], all: bool) -> VecDeque<Arc<Logged>> {
+        let keys: HashSet<(&TableName, &Key)> = topics.iter().filter_map(Topic::as_key).collect();
+        let prefixes: Vec<(&TableName, &str)> = topics.iter().filter_map(Topic::as_prefix).collect();
+        let wanted = |logged: &Logged| {
+            let of_prefix = |(table, prefix): &(&TableName, &str)| {
+                **table == logged.table && logged.key.as_str().starts_with(prefix)
+            };
+            keys.contains(&(&logged.table, &logged.key)) || prefixes.iter().any(of_prefix)
+        };
+        let missed = self.ring.range(first..).filter(|logged| (all || !logged.quiet) && wanted(logged));
+        missed.cloned().collect()
+    }
+
+    /// Who is to be told of changes of a key. One may come twice.
+    fn followers<'a>(&'a self, table: &TableName, key: &'a Key) -> impl Iterator<Item = &'a Arc<Subscriber>> {
+        let of_key = self.keys.get(table).and_then(|keys| keys.get(key));
+        let of_prefix = self.prefixes.get(table).into_iter().flat_map(BTreeMap::values);
+        let of_prefix = of_prefix
+            .filter(|(prefix, _)| key.as_str().starts_with(prefix.as_str()))
+            .map(|(_, subscriber)| subscriber);
+        of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix)
+    }
+
+    fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut news: News) {
+        // So the ring is in order of labels.
+        self.label_ms = self.label_ms.max(rooted_ms).max(news.label_ms);
+        news.label_ms = self.label_ms;
+        if !self.followed {
+            self.sequence += u64::from(!news.quiet);
+            return;
+        }
+        self.sequence += 1;
+        let logged = Arc::new(Logged::new(Some(self.cursor()), news));
+        let (mut woken, mut crowd) = (0, Vec::new());
+        for subscriber in self.followers(&logged.table, &logged.key) {
+            if logged.quiet && !subscriber.travelled {
+                continue;
+            }
+            let mut queue = subscriber.queue();
+            if queue.push(&logged) {
+                counters.resyncs.increment();
+            }
+            if woken < CROWD_WOKEN_AT_ONCE {
+                let waker = queue.waker.take();
+                drop(queue);
+                if let Some(waker) = waker {
+                    woken += 1;
+                    waker.wake();
+                }
+            } else if queue.join_crowd() {
+                crowd.push(subscriber.clone());
+            }
+        }
+        self.crowds.wake(crowd);
+        self.ring_bytes += logged.bytes;
+        self.ring.push_back(logged);
+        while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)
+        {
+            let oldest = self.ring.pop_front().expect("the ring is over its limit, so not empty");
+            self.ring_bytes -= oldest.bytes;
+            self.begun_ms = oldest.label_ms;
+        }
+    }
+
+    fn leave_key(&mut self, id: u64, table: &TableName, key: &Key) {
+        let Some(keys) = self.keys.get_mut(table) else { return };
+        if let Some(subscribers) = keys.get_mut(key) {
+            subscribers.remove(&id);
+            if subscribers.is_empty() {
+                keys.remove(key);
+            }
+        }
+        if keys.is_empty() {
+            self.keys.remove(table);
+        }
+    }
+
+    fn for_all(&self, set: impl Fn(&mut Queue)) {
+        for subscriber in self.subscribers.values() {
+            set(&mut subscriber.queue());
+            subscriber.wake();
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! One subscription: what was missed, or a snapshot, and then changes as they come. A stream to be polled; it does nothing by
+//! itself, so a reader that is not there costs its bounded queue and no more.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_util::Stream;
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use super::{
+    change::{Change, Cursor, Effect, Topic},
+    entry::Logged,
+    hub::{Hub, Joined},
+    queue::{Subscriber, Waiting},
+};
+use crate::{
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+    },
+    error::{Error, Result},
+    storage::{
+        Store,
+        table::scan::{Page, Range, Row},
+    },
+};
+
+/// Rows that a snapshot reads at a time.
+const SNAPSHOT_ROWS: usize = 256;
+/// How long a change can be on its way from the engine to the queue. A snapshot's row that is no older may come again as a
+/// change, and is passed over then.
+const PUMP_DELAY_MAX_MS: u64 = 10_000;
+
+/// How many of them are remembered. Beyond that one may come twice, the same both times.
+const GIVEN_MAX: usize = 4096;
+
+/// How long a snapshot waits for a storage that is being opened again, and how often it looks.
+const REOPENING_MAX: Duration = Duration::from_secs(10);
+const REOPENING_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the next change.
+    Now,
+    /// With the present values, then `Notice::Sync`, then changes.
+    Snapshot,
+    /// With what came after the cursor, of this node or another; where that cannot be told, with `Notice::Resync` and a snapshot.
+    After(Cursor),
+    /// With `Notice::Resync` and a snapshot: the client has a cursor that is not one of ours.
+    Resync,
+}
+
+/// What a subscriber is told.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A change, or a value of a snapshot.
+    Change(Arc<Change>),
+    /// All before this place was told: nothing is new.
+    Position(Cursor),
+    /// Values are missing in the snapshot that cannot be read here; `Sync` follows.
+    Incomplete,
+    /// The snapshot is complete; changes after this cursor follow.
+    Sync(Cursor),
+    /// Something was missed: forget all and take the snapshot that follows, which `Sync` ends.
+    Resync(Cursor),
+    /// The node is stopping; nothing follows.
+    Shutdown,
+    /// The snapshot cannot be read; nothing follows. Whoever comes again may fare better.
+    Failed(Error),
+}
+
+/// A running subscription; dropping it ends it. A stream that ends after `Notice::Shutdown` or `Notice::Failed`.
+pub struct Subscription {
+    store: Store,
+    hub: Arc<Hub>,
+    id: u64,
+    subscriber: Arc<Subscriber>,
+    topics: Arc<[Topic]>,
+    phase: Phase,
+    /// Versions that the snapshot gave and that may still come as changes.
+    given: HashMap<(TableName, Key), Timestamp>,
+    /// The timestamp, in Unix milliseconds, from which on a change cannot be one of those.
+    given_until_ms: u64,
+}
+
+enum Phase {
+    /// What is still to be told, and the place reached then.
+    Replay(VecDeque<Arc<Logged>>, Cursor),
+    /// What the store has is being read.
+    Reading(JoinHandle<Result<Option<VecDeque<Arc<Logged>>>>>, Cursor),
+    Resync(Cursor),
+    Snapshot(Box<Snapshot>),
+    Live,
+    Ended,
+}
+
+struct Snapshot {
+    cursor: Cursor,
+    topic: usize,
+    after: Option<Key>,
+    rows: VecDeque<Row>,
+    reading: Option<JoinHandle<Result<Page<Row>>>>,
+    /// Whether something could not be read, and that was not said yet.
+    incomplete: bool,
+}
+
+impl Snapshot {
+    fn new(cursor: Cursor) -> Box<Self> {
+        Box::new(Self {
+            cursor,
+            topic: 0,
+            after: None,
+            rows: VecDeque::new(),
+            reading: None,
+            incomplete: false,
+        })
+    }
+}
+
+impl Subscription {
+    /// Follows `topics` of a store.
+    pub(in crate::storage) fn begin(
+        store: Store,
+        hub: Arc<Hub>,
+        topics: Vec<Topic>,
+        start: Start,
+    ) -> Result<Self> {
+        let after = match start {
+            Start::After(cursor) => Some(cursor),
+            Start::Now | Start::Snapshot | Start::Resync => None,
+        };
+        let (id, subscriber, cursor, joined) = hub.join(&topics, after, store.now_ms())?;
+        let phase = match (start, joined) {
+            (Start::Now, _) => Phase::Live,
+            (Start::Snapshot, _) => Phase::Snapshot(Snapshot::new(cursor)),
+            (Start::Resync, _) | (Start::After(_), Joined::Missed) => Phase::Resync(cursor),
+            (Start::After(_), Joined::Replay(missed)) if missed.is_empty() => Phase::Live,
+            (Start::After(_), Joined::Replay(missed)) => Phase::Replay(missed, cursor),
+            (Start::After(from), Joined::Stored) => {
+                let (store, topics) = (store.clone(), topics.clone());
+                let read = async move { store.backlog(&topics, from.agreed_ms, cursor).await };
+                Phase::Reading(tokio::spawn(read), cursor)
+            }
+        };
+        Ok(Self {
+            store,
+            hub,
+            id,
+            subscriber,
+            topics: topics.into(),
+            phase,
+            given: HashMap::new(),
+            given_until_ms: 0,
+        })
+    }
+
+    /// Where a client may resume that has everything this stream gave so far; `None` as long as more is on its way.
+    pub fn position(&self) -> Option<Cursor> {
+        match self.phase {
+            Phase::Live => self.hub.position(&self.subscriber),
+            Phase::Replay(..) | Phase::Reading(..) | Phase::Resync(_) | Phase::Snapshot(_) | Phase::Ended => {
+                None
+            }
+        }
+    }
+
+    /// The next change that was missed, or the place reached at their end.
+    fn poll_replay(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        if let Phase::Reading(reading, cursor) = &mut self.phase {
+            let cursor = *cursor;
+            let read = ready!(Pin::new(reading).poll(context));
+            let read =
+                read.unwrap_or_else(|e| Err(Error::Io(format!("the reader of a backlog stopped: {e}"))));
+            self.phase = match read {
+                Ok(Some(missed)) => Phase::Replay(missed, cursor),
+                Ok(None) => Phase::Resync(cursor),
+                Err(error) => {
+                    warn!(%error, "a subscriber takes a snapshot, as what it missed cannot be read");
+                    Phase::Resync(cursor)
+                }
+            };
+        }
+        loop {
+            let Phase::Replay(missed, cursor) = &mut self.phase else { return self.poll_resync() };
+            let cursor = *cursor;
+            let Some(logged) = missed.pop_front() else {
+                self.phase = Phase::Live;
+                return Poll::Ready(Some(Notice::Position(cursor)));
+            };
+            let Some(change) = logged.change() else { continue };
+            // What the store gave may be on its way in the stream.
+            if change.cursor.is_none() {
+                self.remember(&change.table, &change.key, change.timestamp);
+            } else if self.given_already(&change) {
+                continue;
+            }
+            return Poll::Ready(Some(Notice::Change(change)));
+        }
+    }
+
+    fn poll_resync(&mut self) -> Poll<Option<Notice>> {
+        let Phase::Resync(cursor) = self.phase else { return Poll::Ready(None) };
+        self.phase = Phase::Snapshot(Snapshot::new(cursor));
+        Poll::Ready(Some(Notice::Resync(cursor)))
+    }
+
+    /// Remembers a version that was given out of turn and may still come as a change.
+    fn remember(&mut self, table: &TableName, key: &Key, timestamp: Timestamp) {
+        let settled_ms = timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
+        if settled_ms >= self.store.now_ms() && self.given.len() < GIVEN_MAX {
+            self.given.insert((table.clone(), key.clone()), timestamp);
+            self.given_until_ms = self.given_until_ms.max(settled_ms);
+        }
+    }
+
+    /// The next value of the snapshot, or `Sync` at its end.
+    fn poll_snapshot(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        let Phase::Snapshot(snapshot) = &mut self.phase else { return Poll::Ready(None) };
+        loop {
+            if let Some(row) = snapshot.rows.pop_front() {
+                let table = self.topics[snapshot.topic].table();
+                snapshot.after = Some(row.key.clone());
+                if self.topics[..snapshot.topic].iter().any(|topic| topic.covers(table, &row.key)) {
+                    continue;
+                }
+                let change = as_change(table, row);
+                self.remember(&change.table, &change.key, change.timestamp);
+                return Poll::Ready(Some(Notice::Change(change)));
+            }
+            let Some(reading) = &mut snapshot.reading else {
+                let Some(topic) = self.topics.get(snapshot.topic) else {
+                    if std::mem::take(&mut snapshot.incomplete) {
+                        return Poll::Ready(Some(Notice::Incomplete));
+                    }
+                    let cursor = snapshot.cursor;
+                    self.phase = Phase::Live;
+                    return Poll::Ready(Some(Notice::Sync(cursor)));
+                };
+                let (store, topic, after) = (self.store.clone(), topic.clone(), snapshot.after.clone());
+                snapshot.reading = Some(tokio::task::spawn_blocking(move || {
+                    read_page_patiently(&store, &topic, after.as_ref())
+                }));
+                continue;
+            };
+            let page = ready!(Pin::new(reading).poll(context));
+            snapshot.reading = None;
+            let page =
+                page.unwrap_or_else(|e| Err(Error::Io(format!("the reader of a snapshot stopped: {e}"))));
+            match page {
+                Ok(page) => {
+                    snapshot.incomplete |= page.incomplete;
+                    snapshot.rows = page.rows.into();
+                    if !page.more && snapshot.rows.is_empty() {
+                        snapshot.topic += 1;
+                        snapshot.after = None;
+                    }
+                }
+                Err(error) => {
+                    error!(%error, "a snapshot broke off");
+                    self.phase = Phase::Ended;
+                    return Poll::Ready(Some(Notice::Failed(error)));
+                }
+            }
+        }
+    }
+
+    fn poll_live(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        loop {
+            let waiting = self.subscriber.queue().take(context.waker());
+            match waiting {
+                Waiting::Nothing => return Poll::Pending,
+                Waiting::Change(logged) => {
+                    if let Some(change) = logged.change().filter(|change| !self.given_already(change)) {
+                        return Poll::Ready(Some(Notice::Change(change)));
+                    }
+                }
+                Waiting::Lagged => {
+                    let cursor = self.hub.restart(&self.subscriber);
+                    self.phase = Phase::Snapshot(Snapshot::new(cursor));
+                    return Poll::Ready(Some(Notice::Resync(cursor)));
+                }
+                Waiting::Ended => {
+                    self.phase = Phase::Ended;
+                    return Poll::Ready(Some(Notice::Shutdown));
+                }
+            }
+        }
+    }
+
+    fn given_already(&mut self, change: &Change) -> bool {
+        if self.given.is_empty() {
+            return false;
+        }
+        if self.store.now_ms() > self.given_until_ms || change.timestamp.unix_ms() > self.given_until_ms {
+            self.given = HashMap::new();
+            return false;
+        }
+        let given = self.given.get(&(change.table.clone(), change.key.clone()));
+        // The end of a value without a tombstone has the timestamp of the value.
+        let ends = matches!(change.effect, Effect::Deleted(_));
+        given.is_some_and(|given| *given > change.timestamp || *given == change.timestamp && !ends)
+    }
+}
+
+impl Store {
+    /// Ends every subscription, and lets none begin.
+    pub fn end_subscriptions(&self) {
+        self.0.hub.end();
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Notice;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        let this = &mut *self;
+        if let Phase::Replay(..) | Phase::Reading(..) | Phase::Snapshot(_) | Phase::Resync(_) = this.phase
+            && this.subscriber.queue().ended(context.waker())
+        {
+            this.phase = Phase::Ended;
+            return Poll::Ready(Some(Notice::Shutdown));
+        }
+        match this.phase {
+            Phase::Ended => Poll::Ready(None),
+            Phase::Live => this.poll_live(context),
+            Phase::Replay(..) | Phase::Reading(..) => this.poll_replay(context),
+            Phase::Resync(_) => this.poll_resync(),
+            Phase::Snapshot(_) => this.poll_snapshot(context),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Phase::Reading(reading, _) = &self.phase {
+            reading.abort();
+        }
+        self.hub.leave(self.id, &self.topics);
+    }
+}
+
+fn as_change(table: &TableName, row: Row) -> Arc<Change> {
+    let Row { key, entry } = row;
+    let effect = Effect::Updated { value: entry.value, expires_at_ms: entry.expires_at_ms };
+    Arc::new(Change::new(None, table.clone(), key, entry.timestamp, effect))
+}
+
+/// As `read_page`; waits while the storage is being opened again.
+fn read_page_patiently(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
+    let deadline = Instant::now() + REOPENING_MAX;
+    loop {
+        match read_page(store, topic, after.cloned()) {
+            Err(Error::NotReady(_)) if Instant::now() < deadline => thread::sleep(REOPENING_PAUSE),
+            page => return page,
+        }
+    }
+}
+
+/// The next rows of a topic, after a key.
+fn read_page(store: &Store, topic: &Topic, after: Option<Key>) -> Result<Page<Row>> {
+    match topic {
+        Topic::Key(..) if after.is_some() => Ok(Page::default()),
+        Topic::Key(table, key) => {
+            let entry = match store.get(table, key) {
+                Err(Error::Corrupt(_)) => return Ok(Page { incomplete: true, ..Page::default() }),
+                entry => entry?,
+            };
+            let rows = entry.into_iter().map(|entry| Row { key: key.clone(), entry }).collect();
+            Ok(Page { rows, ..Page::default() })
+        }
+        Topic::Prefix(table, prefix) => {
+            let range = Range { prefix: prefix.clone(), after, ..Range::default() };
+            store.rows(table, &range, SNAPSHOT_ROWS)
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Group commit: one thread makes everything inserted so far durable by one flush and one sync, and then completes all that
+//! waited for it. Whoever arrives meanwhile waits for the next round, which serves all of them at once.
+//!
+//! A failing disk fails the round's waiters and every write after it, until the thread has seen room on the disk and opened
+//! the store again underneath: sled keeps its first error for the life of its handle.
+
+pub(super) mod recovery;
+pub mod timestamps;
+
+use std::{
+    mem,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+
+/// How long a round waits to see whether more writers come, and how often it looks again.
+const GATHER_STEP: Duration = Duration::from_micros(50);
+const GATHER_STEPS_MAX: usize = 10;
+
+/// How often what nobody waits for is made durable.
+const UNASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on disk: it survives kill -9 and a power cut.
+    Always,
+    /// At once; on disk within this time.
+    Interval(Duration),
+    /// At once; on disk when the engine gets to it, a tenth of a second or so.
+    None,
+}
+
+/// A life of the store: from one opening of its engine to the failure that ends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life(u64);
+
+/// Where writers wait, and what the thread is asked for.
+pub struct Committer {
+    durability: Durability,
+    requests: Mutex<Requests>,
+    wake: Condvar,
+    /// Whether `Requests::failure` is set: asked by every write, so kept where no lock is needed.
+    failed: AtomicBool,
+    /// How often the storage failed; in `Requests::life` too, for those who hold the lock.
+    lives: AtomicU64,
+    /// Whether the last round served more than one: then others are likely to come.
+    crowd: AtomicBool,
+}
+
+#[derive(Default)]
+struct Requests {
+    waiters: Vec<oneshot::Sender<Result<()>>>,
+    failure: Option<String>,
+    stopping: bool,
+    life: Life,
+}
+
+impl Requests {
+    fn check(&self, life: Life) -> Result<()> {
+        if self.stopping {
+            return Err(Error::Draining);
+        }
+        match &self.failure {
+            Some(reason) => Err(Error::StorageFull(reason.clone())),
+            None if self.life != life => Err(Error::StorageFull("the storage failed meanwhile".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, result: &Result<()>) {
+        for waiter in mem::take(&mut self.waiters) {
+            // One that has gone away wants no answer.
+            let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+/// What the thread is to do next.
+pub enum Round {
+    /// Sync, then tell these.
+    Sync(Vec<oneshot::Sender<Result<()>>>),
+    /// Bring the store back.
+    Recover,
+    /// End.
+    Stop,
+}
+
+impl Committer {
+    /// Nobody waits yet.
+    pub fn new(durability: Durability) -> Self {
+        Self {
+            durability,
+            requests: Mutex::default(),
+            wake: Condvar::new(),
+            failed: AtomicBool::new(false),
+            lives: AtomicU64::new(0),
+            crowd: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns when everything inserted before the call is as durable as the options promise.
+    ///
+    /// # Errors
+    /// `StorageFull` where the storage failed since `life`, `Draining` at the end.
+    pub async fn acknowledge(&self, life: Life) -> Result<()> {
+        match self.durability {
+            Durability::Always => self.durable(life).await,
+            Durability::Interval(_) | Durability::None => self.lock().check(life),
+        }
+    }
+
+    /// The present life.
+    pub fn life(&self) -> Life {
+        Life(self.lives.load(Ordering::Acquire))
+    }
+
+    /// Returns when everything inserted before the call survives a power cut.
+    ///
+    /// # Errors
+    /// As `acknowledge`.
+    pub async fn durable(&self, life: Life) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut requests = self.lock();
+            requests.check(life)?;
+            requests.waiters.push(sender);
+            if requests.waiters.len() == 1 {
+                self.wake.notify_one();
+            }
+        }
+        receiver.await.unwrap_or(Err(Error::Draining))
+    }
+
+    /// Why writes are refused, if they are.
+    pub fn failure(&self) -> Option<String> {
+        if self.failed.load(Ordering::Acquire) { self.lock().failure.clone() } else { None }
+    }
+
+    /// Refuses writes from now on, fails those that wait, and has the thread bring the store back.
+    pub fn fail(&self, reason: &str) {
+        let mut requests = self.lock();
+        requests.failure.get_or_insert_with(|| reason.to_owned());
+        requests.life = Life(self.lives.fetch_add(1, Ordering::AcqRel) + 1);
+        self.failed.store(true, Ordering::Release);
+        requests.answer(&Err(Error::StorageFull(reason.to_owned())));
+        self.wake.notify_one();
+    }
+
+    /// Takes writes again.
+    pub fn recover(&self) {
+        let mut requests = self.lock();
+        requests.failure = None;
+        self.failed.store(false, Ordering::Release);
+    }
+
+    /// Answers all that wait.
+    pub fn answer(&self, result: &Result<()>) {
+        self.lock().answer(result);
+    }
+
+    /// Ends the thread; later requests are refused.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+        self.wake.notify_all();
+    }
+
+    /// Waits for work. Rounds of `Durability::Interval` and `None` come by themselves.
+    pub fn next_round(&self) -> Round {
+        let mut requests = self.lock();
+        let due = match self.durability {
+            Durability::Interval(every) => Some(Instant::now() + every),
+            // sled writes by itself, but no longer after it has met a page that it cannot move.
+            Durability::None => Some(Instant::now() + UNASKED_EVERY),
+            Durability::Always => None,
+        };
+        loop {
+            if requests.stopping {
+                return Round::Stop;
+            }
+            if requests.failure.is_some() {
+                return Round::Recover;
+            }
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            if !requests.waiters.is_empty() || left == Some(Duration::ZERO) {
+                let mut requests = self.gather(requests);
+                let waiters = mem::take(&mut requests.waiters);
+                self.crowd.store(waiters.len() > 1, Ordering::Relaxed);
+                return Round::Sync(waiters);
+            }
+            requests = self.wait(requests, left);
+        }
+    }
+
+    /// Those who wait now.
+    pub fn waiters(&self) -> Vec<oneshot::Sender<Result<()>>> {
+        mem::take(&mut self.lock().waiters)
+    }
+
+    /// Lets more waiters come before a round, while they do: a sync serves ten for the price of one. A writer that is alone
+    /// never waits for this.
+    fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {
+        if !self.crowd.load(Ordering::Relaxed) {
+            return requests;
+        }
+        for _ in 0..GATHER_STEPS_MAX {
+            let before = requests.waiters.len();
+            drop(requests);
+            thread::sleep(GATHER_STEP);
+            requests = self.lock();
+            if requests.waiters.len() == before || requests.stopping || requests.failure.is_some() {
+                break;
+            }
+        }
+        requests
+    }
+
+    /// Waits out `pause`; false where the thread is to stop instead.
+    pub fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        let mut requests = self.lock();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if requests.stopping || left.is_zero() {
+                return !requests.stopping;
+            }
+            requests = self.wait(requests, Some(left));
+        }
+    }
+
+    fn wait<'a>(
+        &self,
+        requests: MutexGuard<'a, Requests>,
+        left: Option<Duration>,
+    ) -> MutexGuard<'a, Requests> {
+        match left {
+            Some(left) => self.wake.wait_timeout(requests, left).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.wake.wait(requests).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        // Every change of the requests is whole before anything in it can panic.
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,817 @@
+//! What tells other replicas which rows a store has: a digest tree for each partition of a table, and their sums.
+//!
+//! Trees are built when rows are counted, by one scan, and every merge keeps them up under the lock of its partition. They say
+//! what the disk holds; `check_next` finds where that is no longer so (a flipped bit, a bug), and puts it right.
+//!
+//! Roots are asked for each second, by every peer, of every table: what a table came to is remembered until something changes.
+
+mod cached;
+
+use std::{
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tracing::error;
+
+pub use self::cached::Remembered;
+use self::cached::Settled;
+use super::{
+    Store,
+    engine::Engine,
+    open,
+    table::{
+        Table,
+        partition::{self, Counts, Digests, Partition, RowChange, Tally},
+        record::Head,
+        row::PARTITIONS,
+        trees::{self, Trees},
+    },
+};
+use crate::{
+    core::{
+        digest::{
+            DigestKey, PARTITION_BITS, Path, RootDigest, Sum,
+            tree::{DEPTH_MAX, HORIZON_MS},
+        },
+        name::TableName,
+    },
+    error::{Error, Result},
+};
+
+/// So many tables are few: what is asked of each takes no time to speak of.
+const TABLES_AT_ONCE: usize = 100;
+
+/// The key under which the rows of a store are hashed.
+pub struct SharedKey(RwLock<Arc<DigestKey>>);
+
+impl SharedKey {
+    /// This key.
+    pub fn new(key: DigestKey) -> Self {
+        Self(RwLock::new(Arc::new(key)))
+    }
+
+    /// The key as it is now.
+    pub fn now(&self) -> Arc<DigestKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What tells the cluster from others: all of its members, and nobody else, hash rows under its key.
+    pub fn cluster(&self) -> u32 {
+        let hash = blake3::derive_key("DynaRust 2026 cursors of a cluster", &self.now().0);
+        u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+    }
+
+    fn set(&self, key: DigestKey) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+}
+
+/// Of a store that compares itself with nobody.
+impl Default for SharedKey {
+    fn default() -> Self {
+        Self::new(DigestKey([0; 32]))
+    }
+}
+
+/// The partition that was checked last.
+#[derive(Default)]
+pub struct Checked(Option<(TableName, u8)>);
+
+impl Table {
+    /// Keeps account of a row that takes another's place, under the lock of its partition.
+    pub(super) fn account(
+        &self,
+        partition: &mut Partition,
+        row: &[u8],
+        old: Option<&Head>,
+        new: Option<&Head>,
+    ) {
+        self.remembered.touch();
+        self.changed.note(row);
+        self.around.counters.changed_rows.increment();
+        if partition.counts.is_none() && self.around.opening.is_pending() {
+            let key = self.around.digest_key.now();
+            let sum = |head: &Head| Sum::of(partition::leaf(&key, self.name(), row, head).digest);
+            self.around.opening.change(old.map(sum), new.map(sum));
+        }
+        partition.replace(&RowChange { table: self.name(), row, old, new, now_ms: (self.around.now_ms)() });
+    }
+
+    /// Builds a partition's tree deeper where its rows have become too many for it. All that was set is accounted for.
+    pub(super) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
+        let Some(digests) = &mut partition.digests else { return };
+        let Some(depth) = digests.tree().wants_depth() else { return };
+        match self.tally(trees, number, digests.key().clone(), Some(depth)) {
+            Ok((_, built)) => digests.rebuild(built),
+            Err(error) => {
+                // The write that made it grow is as good as ever. The check tries again, now and then.
+                error!(table = %self.name(), partition = number, %error, "the rows cannot be read: no digests of them");
+                partition.digests = None;
+            }
+        }
+    }
+
+    /// Counts the rows of one partition and builds its tree, once; every merge keeps that up.
+    pub(super) fn count_partition(&self, number: u8) -> Result<()> {
+        let open = self.open();
+        let trees = trees::of(&open)?;
+        let mut partition = self.lock(number);
+        let key = self.around.digest_key.now();
+        if partition.counts.is_some()
+            && partition.digests.as_ref().is_some_and(|digests| digests.is_under(&key))
+        {
+            return Ok(());
+        }
+        self.remembered.touch();
+        let (counts, digests) = self.tally(trees, number, key, None)?;
+        self.counted_first(&partition, &digests);
+        *partition = Partition { counts: Some(counts), digests: Some(digests) };
+        Ok(())
+    }
+
+    fn counted_first(&self, partition: &Partition, digests: &Digests) {
+        if partition.counts.is_none() {
+            self.around.opening.count(digests.tree().total());
+        }
+    }
+
+    /// The sum of all rows as they are; `None` where some are not hashed under `key`.
+    pub(super) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
+        let total = |number: usize| {
+            let partition = self.lock(number as u8);
+            let digests = partition.digests.as_ref().filter(|digests| digests.is_under(key))?;
+            Some(digests.tree().total())
+        };
+        (0..PARTITIONS).map(total).sum()
+    }
+
+    /// Compares what is known of a partition with its rows on disk, and puts right what differs. False where something did.
+    pub(super) fn check_partition(&self, number: u8) -> Result<bool> {
+        let open = self.open();
+        let trees = trees::of(&open)?;
+        let mut partition = self.lock(number);
+        let now_ms = (self.around.now_ms)();
+        if let Some(digests) = &mut partition.digests {
+            digests.forget(now_ms);
+        }
+        let key = self.around.digest_key.now();
+        let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
+        let (counts, digests) = self.tally(trees, number, key.clone(), depth)?;
+        let known = partition.digests.as_ref().filter(|known| known.is_under(&key));
+        if known.is_some_and(|known| known.tree().agrees(digests.tree())) && partition.counts == Some(counts)
+        {
+            return Ok(true);
+        }
+        // What nobody built yet, or built before the rows were hashed anew, was not wrong.
+        let wrong = known.is_some();
+        self.remembered.touch();
+        self.counted_first(&partition, &digests);
+        *partition = Partition { counts: Some(counts), digests: Some(digests) };
+        if wrong {
+            self.around.counters.digest_repairs.increment();
+            error!(table = %self.name(), partition = number, "rows and their digests differed; built again from the disk");
+        }
+        Ok(!wrong)
+    }
+
+    /// Reads a partition from its first row to its last. Whoever calls holds its lock.
+    pub(super) fn tally(
+        &self,
+        trees: &Trees,
+        number: u8,
+        key: Arc<DigestKey>,
+        mut depth: Option<u8>,
+    ) -> Result<(Counts, Digests)> {
+        loop {
+            let mut tally = Tally::new(self.name(), key.clone(), depth, (self.around.now_ms)());
+            for item in trees.partition(number) {
+                // What cannot be read is not there for anybody who compares: others give it back.
+                let Some((row, bytes)) = self.readable(item)? else { continue };
+                // A damaged record is reported by whoever reads it.
+                tally.add(&row, self.decode(&row, &bytes).ok().map(|record| record.head).as_ref());
+            }
+            depth = tally.wants_depth();
+            if depth.is_none() {
+                return Ok(tally.finish());
+            }
+        }
+    }
+
+    /// How many rows there are, as far as they are counted.
+    pub(super) fn rows(&self) -> u64 {
+        let version = self.remembered.version();
+        self.remembered.rows(version, || self.counted().rows())
+    }
+
+    fn has_rows(&self) -> bool {
+        // The rows may not be counted yet.
+        self.rows() > 0
+            || self.with_trees(|trees| Ok(trees.rows.range(&[], None).next().is_some())).unwrap_or(false)
+    }
+
+    /// The sum of all rows as they were at an instant. `None` where that cannot be told, or some are not hashed under `key`.
+    fn sum_at(&self, key: &Arc<DigestKey>, at_ms: u64, now_ms: u64) -> Option<Sum> {
+        let version = self.remembered.version();
+        if let Some(sum) = self.remembered.sum_at(key, at_ms, now_ms) {
+            return Some(sum);
+        }
+        let (mut sum, mut now) = (Sum::default(), Sum::default());
+        let (mut since_ms, mut has_recents) = (0, false);
+        for number in 0..PARTITIONS {
+            let mut partition = self.lock(number as u8);
+            let digests = partition.digests.as_mut().filter(|digests| digests.is_under(key))?;
+            let tree = digests.forget(now_ms);
+            if at_ms < tree.exact_since_ms() {
+                return None;
+            }
+            sum += tree.total_at(at_ms);
+            now += tree.total();
+            since_ms = since_ms.max(tree.settled_ms());
+            has_recents |= tree.has_recents();
+        }
+        let until_ms = if has_recents { since_ms + HORIZON_MS } else { u64::MAX };
+        self.remembered.settle(Settled { version, key: key.clone(), sum: now, since_ms, until_ms });
+        Some(sum)
+    }
+
+    fn sums(&self, key: &Arc<DigestKey>, path: Path, below: u8, at_ms: u64) -> Option<Vec<Sum>> {
+        let bits = path.bits + below;
+        let mut sums = Vec::new();
+        for number in path.partitions() {
+            let partition = self.lock(number);
+            let tree = partition.digests.as_ref().filter(|digests| digests.is_under(key))?.tree();
+            match bits.checked_sub(PARTITION_BITS.max(path.bits)) {
+                Some(below) if path.bits < PARTITION_BITS => {
+                    sums.extend(tree.sums(Path::partition(number), below, at_ms)?);
+                }
+                Some(below) => sums.extend(tree.sums(path, below, at_ms)?),
+                None => sums.push(tree.total_at(at_ms)),
+            }
+        }
+        let together = 1 << PARTITION_BITS.saturating_sub(bits);
+        Some(sums.chunks(together).map(|partitions| partitions.iter().copied().sum()).collect())
+    }
+
+    fn depth(&self, path: Path) -> u8 {
+        let depths = path
+            .partitions()
+            .map(|number| self.lock(number).digests.as_ref().map_or(0, |digests| digests.tree().depth()));
+        PARTITION_BITS + depths.min().unwrap_or(0)
+    }
+}
+
+impl Store {
+    /// The key under which rows are hashed.
+    pub fn digest_key(&self) -> DigestKey {
+        *self.0.around.digest_key.now()
+    }
+
+    /// Has all rows hashed under another key, the cluster's; durable before anything else. Takes a scan of all rows, and no root
+    /// can be told until it returns. May wait: not for an async task.
+    ///
+    /// # Errors
+    /// `StorageFull` and `NotReady`, and the key may be either then; `Corrupt` where rows cannot be read, which have no digests
+    /// then.
+    pub fn rekey(&self, key: DigestKey) -> Result<()> {
+        if let Some(reason) = self.failure() {
+            return Err(Error::StorageFull(reason));
+        }
+        if key != self.digest_key() {
+            open::write_digest_key(&self.meta()?, &key)?;
+            self.with_engine(Engine::sync)?;
+            self.0.around.opening.give_up();
+            self.0.around.digest_key.set(key);
+        }
+        self.count_rows()
+    }
+
+    /// The tables that have rows, tombstones included, in order of their names.
+    pub fn digest_tables(&self) -> Vec<TableName> {
+        self.all_tables().iter().filter(|table| table.has_rows()).map(|table| table.name().clone()).collect()
+    }
+
+    /// How many rows there are, tombstones included, as far as they are counted.
+    pub fn rows_total(&self) -> u64 {
+        self.all_tables().iter().map(|table| table.rows()).sum()
+    }
+
+    /// The digest of all rows as they were at an instant (Unix milliseconds). `None` where that cannot be told: trees are being
+    /// built, the instant is too long ago, or the storage fails and does not know what it holds.
+    pub fn root(&self, at_ms: u64) -> Result<Option<RootDigest>> {
+        if self.failure().is_some() {
+            return Ok(None);
+        }
+        self.0.around.agreed.root(at_ms);
+        let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
+        let mut sums = Vec::new();
+        let tables = self.all_tables();
+        for table in &tables {
+            let Some(sum) = table.sum_at(&key, at_ms, now_ms) else { return Ok(None) };
+            sums.push((table.name(), sum));
+        }
+        Ok(Some(key.root(sums.into_iter())))
+    }
+
+    /// The sums of the 2^below children of a node as they were at an instant, or as near to it as can be told; `below` of 0
+    /// gives the node's own. `None` where the tree is not so deep there, is being built, or there is no such node.
+    pub fn sums(&self, table: &TableName, path: Path, below: u8, at_ms: u64) -> Result<Option<Vec<Sum>>> {
+        // No partition is so deep that it has more children than that.
+        if self.failure().is_some() || !path.is_sound() || below > DEPTH_MAX {
+            return Ok(None);
+        }
+        match self.table(table) {
+            Some(table) => Ok(table.sums(&self.0.around.digest_key.now(), path, below, at_ms)),
+            // A table that is not here is one without rows, and as shallow.
+            None => Ok((path.bits + below <= PARTITION_BITS).then(|| vec![Sum::default(); 1 << below])),
+        }
+    }
+
+    /// How many bits deep the tree is in the shallowest partition below a node; at least those of a partition.
+    pub fn depth(&self, table: &TableName, path: Path) -> Result<u8> {
+        match self.table(table) {
+            Some(table) if path.is_sound() => Ok(table.depth(path)),
+            Some(_) | None => Ok(PARTITION_BITS),
+        }
+    }
+
+    /// Whether the root at an instant is told at once: nothing was written lately, and tables are few.
+    pub fn remembers_root(&self, at_ms: u64) -> bool {
+        let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
+        let tables = self.all_tables();
+        tables.len() <= TABLES_AT_ONCE
+            && tables.iter().all(|table| table.remembered.sum_at(&key, at_ms, now_ms).is_some())
+    }
+
+    /// Has the trees give back what they remember of the last seconds once nobody can ask for it, as whoever asks for a root does.
+    pub fn forget_past(&self) {
+        for table in self.all_tables() {
+            table.sum_at(&self.0.around.digest_key.now(), self.now_ms(), self.now_ms());
+        }
+    }
+
+    /// Compares the digests of one partition with its rows on disk. False where they differed, and were put right.
+    ///
+    /// # Errors
+    /// `Corrupt` where the rows cannot be read, `NotReady` while the storage is being opened again.
+    pub fn check_partition(&self, table: &TableName, number: u8) -> Result<bool> {
+        self.read_table(table, true, |table| table.check_partition(number))
+    }
+
+    /// Checks the next partition that has rows after the one that was checked last, of all tables in turn: for whoever calls this
+    /// now and then, so that no row goes unchecked for ever. False where something differed, and was put right.
+    ///
+    /// # Errors
+    /// As `check_partition`; the next call goes on behind the partition that had the error.
+    pub fn check_next(&self) -> Result<bool> {
+        // Partitions without rows take next to nothing, and most have none in a small table.
+        for _ in 0..PARTITIONS {
+            let next = {
+                let mut checked = self.0.checked.lock().unwrap_or_else(PoisonError::into_inner);
+                checked.0 = self.partition_after(checked.0.take());
+                checked.0.clone()
+            };
+            let Some((name, number)) = next else { break };
+            if !self.check_partition(&name, number)? {
+                return Ok(false);
+            }
+            let Some(table) = self.table(&name) else { break };
+            if table.lock(number).counts.is_some_and(|counts| counts.rows() > 0) {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    fn partition_after(&self, checked: Option<(TableName, u8)>) -> Option<(TableName, u8)> {
+        let tables = self.read_tables();
+        let Some((table, number)) = checked else {
+            return tables.keys().next().map(|table| (table.clone(), 0));
+        };
+        if let Some(next) = number.checked_add(1) {
+            return Some((table, next));
+        }
+        let later = tables.range((Bound::Excluded(&table), Bound::Unbounded)).next();
+        later.or_else(|| tables.iter().next()).map(|(table, _)| (table.clone(), 0))
+    }
+
+    pub(super) fn all_tables(&self) -> Vec<Arc<Table>> {
+        self.read_tables().values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::Ordering, thread};
+
+    use super::*;
+    use crate::{
+        core::{
+            clock::{NodeId, Timestamp},
+            json::Value,
+            register::Register,
+        },
+        storage::{
+            open::read_dictionaries,
+            table::{merge::Existing, row::row_of},
+            tests::{Scene, close, key, put, table, wait_until},
+        },
+    };
+
+    const KEY: DigestKey = DigestKey([7; 32]);
+
+    fn merge(store: &Store, name: &str, register: Register) {
+        store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
+    }
+
+    /// An instant after all writes here.
+    fn later(store: &Store) -> u64 {
+        store.now_ms() + 1
+    }
+
+    fn root(store: &Store) -> Option<RootDigest> {
+        store.root(later(store)).expect("does not fail")
+    }
+
+    fn table_sum(store: &Store) -> Sum {
+        let sums = store.sums(&table(), Path::ROOT, 0, later(store)).expect("does not fail");
+        sums.expect("the trees are built")[0]
+    }
+
+    /// The trees are those of the rows on disk, and so are the sums of what `heads` gives.
+    #[track_caller]
+    fn assert_sound(store: &Store) {
+        for number in 0..=u8::MAX {
+            assert_eq!(store.check_partition(&table(), number), Ok(true), "partition {number}");
+        }
+        assert_eq!(store.counters().digest_repairs.value(), 0);
+        let heads = store.heads(&table(), Path::ROOT).expect("reads");
+        assert_eq!(heads.iter().map(|(_, _, leaf)| Sum::of(*leaf)).sum::<Sum>(), table_sum(store));
+        assert_eq!(store.rows_total(), heads.len() as u64);
+    }
+
+    /// Keys of one partition.
+    fn neighbours(count: usize) -> Vec<String> {
+        let names = (0..).map(|number: u32| number.to_string());
+        names.filter(|name| row_of(&key(name))[0] == 0).take(count).collect()
+    }
+
+    /// Has the clock and the floor of expired values pass an instant: so many rows are left.
+    fn remove_expired(scene: &Scene, store: &Store, at_ms: u64, left: u64) {
+        scene.now_ms.store(at_ms, Ordering::SeqCst);
+        wait_until("the rows that expired are gone", || {
+            store.pass_floor(at_ms, at_ms).expect("passes");
+            store.rows_total() == left && !store.is_sweeping()
+        });
+    }
+
+    #[test]
+    fn digests_follow_every_kind_of_write() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let at_ms = store.now_ms() + 60_000;
+        for number in 0..200_u64 {
+            merge(&store, &number.to_string(), put("1", (number % 7 == 0).then_some(at_ms), number));
+        }
+        assert_sound(&store);
+        let deleted = |counter| Register::deleted(put("0", None, counter).timestamp());
+        for number in 0..50 {
+            merge(&store, &number.to_string(), deleted(500 + number));
+            // Too late: changes nothing.
+            merge(&store, &number.to_string(), put("2", None, 1));
+        }
+        merge(&store, "long", put(&format!("\"{}\"", "x".repeat(100_000)), None, 1));
+        merge(&store, "long", put("3", None, 2));
+        assert_sound(&store);
+        let batch = [("100", 1000), ("a", 1), ("a", 2), ("b", 2), ("b", 1), ("long", 3)];
+        let writes = batch
+            .map(|(name, counter)| (key(name), move |_: Option<&Existing<'_>>| Ok(put("4", None, counter))));
+        store.merge_all(&table(), writes.into()).expect("merges");
+        assert_sound(&store);
+        // Those from 56 to 196: the others were deleted.
+        let left = store.rows_total() - 21;
+        remove_expired(&scene, &store, at_ms, left);
+        assert_sound(&store);
+        close(store);
+    }
+
+    #[test]
+    fn trees_grow_with_their_rows_in_batches_and_one_by_one() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let names = neighbours(400);
+        let partition = Path::partition(0);
+        for name in &names[..150] {
+            merge(&store, name, put("1", None, 1));
+        }
+        assert_eq!(store.depth(&table(), partition), Ok(PARTITION_BITS));
+        // One batch has the tree grow, and writes again what is there.
+        let writes =
+            names[100..350].iter().map(|name| (key(name), |_: Option<&Existing<'_>>| Ok(put("2", None, 2))));
+        store.merge_all(&table(), writes.collect()).expect("merges");
+        assert_eq!(store.depth(&table(), partition), Ok(PARTITION_BITS + 2));
+        for name in &names {
+            merge(&store, name, put("3", None, 3));
+        }
+        assert_sound(&store);
+        let sums =
+            store.sums(&table(), partition, 2, later(&store)).expect("does not fail").expect("as deep");
+        for (index, sum) in sums.iter().enumerate() {
+            let heads = store.heads(&table(), partition.child(2, index as u32)).expect("reads");
+            assert_eq!(heads.iter().map(|(_, _, leaf)| Sum::of(*leaf)).sum::<Sum>(), *sum);
+        }
+        assert_eq!(store.depth(&table(), Path::ROOT), Ok(PARTITION_BITS));
+        // Removed as a sweep does, they leave a tree as shallow as before.
+        let at_ms = store.now_ms() + 60_000;
+        for name in &names {
+            merge(&store, name, put("4", Some(at_ms), 4));
+        }
+        remove_expired(&scene, &store, at_ms, 0);
+        assert_eq!(store.depth(&table(), partition), Ok(PARTITION_BITS));
+        assert_sound(&store);
+        assert_eq!(store.digest_tables(), []);
+        close(store);
+    }
+
+    #[test]
+    fn stores_that_merged_the_same_in_another_order_have_equal_roots() {
+        let (scene, other_scene) = (Scene::new(), Scene::new());
+        let (store, other) = (scene.open(), other_scene.open());
+        for store in [&store, &other] {
+            store.rekey(KEY).expect("takes the key");
+        }
+        let writes: Vec<(String, Register)> = (0..300_u64)
+            .map(|number| ((number % 40).to_string(), put(&number.to_string(), None, number * 31 % 300)))
+            .collect();
+        for (name, register) in &writes {
+            merge(&store, name, register.clone());
+        }
+        assert_ne!(root(&store), root(&other));
+        for (name, register) in writes.iter().rev() {
+            merge(&other, name, register.clone());
+        }
+        assert!(root(&store).is_some());
+        assert_eq!(root(&store), root(&other));
+        assert_eq!(store.digest_tables(), [table()]);
+        // A table that has no rows is none.
+        let empty = TableName::parse("empty").expect("a name");
+        store.merge(&empty, &key("k"), |_| Err::<Register, _>(Error::Draining)).expect_err("is refused");
+        assert!(store.has_table(&empty));
+        assert_eq!(root(&store), root(&other));
+        assert_eq!(store.digest_tables(), [table()]);
+        close(store);
+        close(other);
+    }
+
+    #[test]
+    fn a_root_shows_nothing_that_was_written_after_its_instant() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let now_ms = store.now_ms();
+        let at = |ms: u64| {
+            let timestamp = Timestamp { hlc: ms << 16, node: NodeId(1) };
+            Register::live(Value::trusted("1".into()), None, timestamp)
+        };
+        merge(&store, "k", at(now_ms));
+        let before = store.root(now_ms).expect("does not fail");
+        assert!(before.is_some());
+        // Twice: what is remembered must not be taken for an instant that it does not stand for.
+        for _ in 0..2 {
+            merge(&store, "k", at(now_ms + 3000));
+            merge(&store, "l", at(now_ms + 1));
+            assert_eq!(store.root(now_ms), Ok(before));
+            assert_ne!(store.root(now_ms + 1), Ok(before));
+            assert_ne!(store.root(now_ms + 5000), store.root(now_ms + 2999));
+            let now = store.root(now_ms + 3000);
+            assert_eq!(store.root(now_ms + 5000), now);
+        }
+        let sums =
+            |at_ms| store.sums(&table(), Path::ROOT, 8, at_ms).expect("does not fail").expect("is built");
+        assert_eq!(sums(now_ms).into_iter().sum::<Sum>().count, 1);
+        assert_eq!(sums(now_ms + 1).into_iter().sum::<Sum>().count, 2);
+        // Long after, that instant cannot be told any more.
+        scene.now_ms.fetch_add(60_000, Ordering::SeqCst);
+        assert_eq!(store.root(now_ms), Ok(None));
+        assert!(store.root(now_ms + 3000).expect("does not fail").is_some());
+        close(store);
+    }
+
+    #[test]
+    fn a_root_is_remembered_from_when_it_was_asked_for_until_something_is_written() {
+        let scene = Scene::new();
+        let store = scene.open();
+        for name in ["k", "l"] {
+            merge(&store, name, put("1", None, 1));
+            let at_ms = later(&store);
+            assert!(!store.remembers_root(at_ms));
+            let asked = store.root(at_ms).expect("does not fail");
+            assert!(store.remembers_root(at_ms) && asked.is_some());
+            assert_eq!(store.root(at_ms), Ok(asked));
+            assert!(!store.remembers_root(0), "there was another at that instant");
+        }
+        store.rekey(KEY).expect("takes the key");
+        assert!(!store.remembers_root(later(&store)));
+        close(store);
+    }
+
+    /// A node without peers is asked for no root, and kept what a table's trees remember of its last writes, up to 25 MB, for the
+    /// better part of an hour.
+    #[test]
+    fn what_nobody_can_ask_for_any_more_is_forgotten_without_a_root() {
+        let scene = Scene::new();
+        let store = scene.open();
+        merge(&store, "k", put("1", None, 1));
+        let remembers = || {
+            let table = store.table(&table()).expect("is there");
+            let has_recents = |partition: &Partition| {
+                partition.digests.as_ref().is_some_and(|digests| digests.tree().has_recents())
+            };
+            (0..=u8::MAX).any(|number| has_recents(&table.lock(number)))
+        };
+        store.forget_past();
+        assert!(remembers(), "a peer may still ask for the second before");
+        scene.now_ms.fetch_add(HORIZON_MS + 1000, Ordering::SeqCst);
+        store.forget_past();
+        assert!(!remembers());
+        close(store);
+    }
+
+    #[test]
+    fn the_key_of_the_digests_lasts_and_another_takes_its_place() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let first = store.digest_key();
+        merge(&store, "k", put("1", None, 1));
+        let before = root(&store);
+        close(store);
+        let store = scene.open();
+        assert_eq!(store.digest_key(), first);
+        assert_eq!(root(&store), None, "nobody has counted the rows");
+        store.count_rows().expect("counts");
+        assert_eq!(root(&store), before);
+        store.rekey(KEY).expect("takes the key");
+        assert!(root(&store).is_some_and(|root| Some(root) != before));
+        merge(&store, "k", put("2", None, 2));
+        assert_sound(&store);
+        let rekeyed = root(&store);
+        close(store);
+        let store = scene.open();
+        assert_eq!(store.digest_key(), KEY);
+        store.count_rows().expect("counts");
+        assert_eq!(root(&store), rekeyed);
+        close(store);
+    }
+
+    #[test]
+    fn until_rows_are_hashed_under_the_new_key_no_root_is_told() {
+        let scene = Scene::new();
+        let store = scene.open();
+        merge(&store, "k", put("1", None, 1));
+        store.0.around.digest_key.set(KEY);
+        assert_eq!(root(&store), None);
+        assert_eq!(store.sums(&table(), Path::ROOT, 0, later(&store)), Ok(None));
+        store.count_rows().expect("hashes the rows");
+        assert!(root(&store).is_some());
+        assert_sound(&store);
+        close(store);
+    }
+
+    #[test]
+    fn a_table_opened_again_has_no_root_before_its_rows_are_counted() {
+        let scene = Scene::new();
+        let store = scene.open();
+        merge(&store, "k", put("1", None, 1));
+        let before = root(&store);
+        let trees = store.with_engine(|engine| Trees::open(engine, &table())).expect("opens");
+        let dictionaries = read_dictionaries(&store.meta().expect("is open"), &table()).expect("reads");
+        store.table(&table()).expect("is there").reopen(trees, dictionaries);
+        assert_eq!(root(&store), None);
+        assert_eq!(store.sums(&table(), Path::ROOT, 0, later(&store)), Ok(None));
+        store.count_rows().expect("counts");
+        assert_eq!(root(&store), before);
+        store.0.around.committer.fail("a test");
+        assert_eq!(root(&store), None, "what the storage holds is not known");
+        close(store);
+    }
+
+    #[test]
+    fn a_check_finds_what_the_disk_lost_and_puts_it_right() {
+        let scene = Scene::new();
+        let store = scene.open();
+        for number in 0..20 {
+            merge(&store, &number.to_string(), put("1", None, 1));
+        }
+        let before = root(&store);
+        let row = row_of(&key("7"));
+        let table_of = store.table(&table()).expect("is there");
+        table_of.with_trees(|trees| trees.rows.insert(&row, b"no record")).expect("writes");
+        assert_eq!(root(&store), before, "nobody looked yet");
+        let checks = (0..=u8::MAX).map(|_| store.check_next().expect("reads"));
+        assert_eq!(checks.filter(|agreed| !agreed).count(), 1);
+        assert_eq!(store.counters().digest_repairs.value(), 1);
+        assert_ne!(root(&store), before);
+        assert_eq!(store.check_partition(&table(), row[0]), Ok(true));
+        // The row is there, and has no leaf: whoever has it will send it.
+        assert_eq!((store.rows_total(), table_sum(&store).count), (20, 19));
+        assert_eq!(store.heads(&table(), Path::ROOT).expect("reads").len(), 19);
+        merge(&store, "7", put("1", None, 1));
+        assert_eq!(root(&store), before);
+        close(store);
+    }
+
+    #[test]
+    fn writers_at_once_leave_the_digests_of_what_they_wrote() {
+        const WRITERS: u64 = 3;
+        let scene = Scene::new();
+        let store = scene.open();
+        let names = neighbours(300);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (store, names) = (&store, &names);
+                scope.spawn(move || {
+                    for (counter, name) in (0..).zip(names.iter().cycle().take(900)) {
+                        merge(store, name, put("1", None, counter * WRITERS + writer));
+                    }
+                });
+            }
+            for number in 0..20 {
+                store.rekey(DigestKey([number; 32])).expect("takes the key");
+                assert!(root(&store).is_some());
+                assert_eq!(store.check_partition(&table(), 0), Ok(true));
+            }
+        });
+        assert_sound(&store);
+        close(store);
+    }
+
+    #[test]
+    fn checks_come_to_every_table_in_turn() {
+        let scene = Scene::new();
+        let store = scene.open();
+        assert_eq!(store.check_next(), Ok(true));
+        let tables = ["a", "b"].map(|name| TableName::parse(name).expect("a name"));
+        for table in &tables {
+            store.merge(table, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        }
+        let checked = || store.0.checked.lock().expect("nobody panicked").0.clone();
+        let number = row_of(&key("k"))[0];
+        for table in tables.iter().chain(&tables) {
+            assert_eq!(store.check_next(), Ok(true));
+            assert_eq!(checked(), Some((table.clone(), number)));
+        }
+        assert_eq!(store.check_partition(&table(), 0), Ok(true), "a table that is not there");
+        close(store);
+    }
+
+    #[test]
+    fn paths_from_outside_are_refused_where_there_is_no_such_node() {
+        let scene = Scene::new();
+        let store = scene.open();
+        merge(&store, "k", put("1", None, 1));
+        let sums = |path, below| store.sums(&table(), path, below, 0).expect("does not fail");
+        for path in [Path { bits: 25, prefix: 0 }, Path { bits: 3, prefix: 8 }, Path { bits: 255, prefix: 1 }]
+        {
+            assert_eq!(sums(path, 0), None);
+            assert_eq!(store.heads(&table(), path), Ok(vec![]));
+            assert_eq!(store.depth(&table(), path), Ok(PARTITION_BITS));
+        }
+        for below in [9, 16, 17, 255] {
+            assert_eq!(sums(Path::ROOT, below), None);
+        }
+        assert_eq!(sums(Path::partition(0).child(1, 0), 0), None);
+        let absent = TableName::parse("absent").expect("a name");
+        assert_eq!(store.sums(&absent, Path::ROOT, 4, 0), Ok(Some(vec![Sum::default(); 16])));
+        assert_eq!(store.sums(&absent, Path::ROOT, 9, 0), Ok(None));
+        assert_eq!(store.depth(&absent, Path::ROOT), Ok(PARTITION_BITS));
+        assert_eq!(store.heads(&absent, Path::ROOT), Ok(vec![]));
+        close(store);
+    }
+
+    #[test]
+    fn children_of_a_table_add_up() {
+        let scene = Scene::new();
+        let store = scene.open();
+        for name in neighbours(200).into_iter().chain((0..2000).map(|number| number.to_string())) {
+            merge(&store, &name, put("1", None, 1));
+        }
+        let sums = |path, below| store.sums(&table(), path, below, later(&store)).expect("does not fail");
+        let all = table_sum(&store);
+        assert_eq!(all.count, store.heads(&table(), Path::ROOT).expect("reads").len() as i64);
+        for bits in 0..=PARTITION_BITS {
+            let children = sums(Path::ROOT, bits).expect("as deep");
+            assert_eq!(children.iter().copied().sum::<Sum>(), all);
+            for (index, child) in children.into_iter().enumerate().step_by(5) {
+                let path = Path::ROOT.child(bits, index as u32);
+                assert_eq!(sums(path, 0), Some(vec![child]));
+                let heads = store.heads(&table(), path).expect("reads");
+                assert_eq!(heads.iter().map(|(_, _, leaf)| Sum::of(*leaf)).sum::<Sum>(), child);
+            }
+        }
+        // The partition of many is deeper than the others.
+        let first = Path::partition(0);
+        assert_eq!(sums(first, 2).map(|sums| sums.into_iter().sum()), sums(first, 0).map(|sums| sums[0]));
+        assert_eq!(sums(Path::ROOT, PARTITION_BITS + 2), None);
+        assert_eq!(sums(first.child(1, 1), 1).map(|sums| sums.len()), Some(2));
+        close(store);
+    }
+}

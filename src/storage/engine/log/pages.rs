@@ -1,0 +1,433 @@
+//! The pages of a log, put together from all frames that fit their checksum, wherever they lie. For a log that the engine cannot
+//! open, or could not without losing more.
+//!
+//! Of each page the last whole frame counts, and the links after it. Trees are followed from their roots as the engine would; where
+//! a page is lost the keys it held are a *gap*, and for keys in a gap older frames will do: an old row is better than none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Log,
+    format::{self, Data, Frame, HEADER_BYTES, Kind, Link, META_PAGE, Node, Place, Position, SEGMENT_BYTES},
+    snapshot::{self, PageState, Pointer, Snapshot},
+    walk,
+};
+use crate::{
+    error::{Error, Result},
+    storage::{META, open::notes},
+};
+
+/// Bytes of a blob's file before its content: a checksum and a kind.
+const BLOB_HEAD_BYTES: usize = 5;
+
+/// Where a frame is, and what.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    page: u64,
+    position: Position,
+    offset: u64,
+    bytes: u32,
+    kind: Kind,
+    place: Place,
+}
+
+impl Entry {
+    /// Whether the frame replaces all before it.
+    fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Free | Kind::Counter | Kind::Meta | Kind::Node)
+    }
+}
+
+/// All frames of a log that fit their checksum.
+pub struct Pages {
+    log: Log,
+    blobs: PathBuf,
+    /// By page, then by position.
+    entries: Vec<Entry>,
+    /// Pages of which the last snapshot knows frames that are gone, and no later whole frame.
+    aged: BTreeSet<u64>,
+}
+
+/// Keys from the first to, not including, the second; an empty second one is above all.
+pub type Gap = (Vec<u8>, Vec<u8>);
+
+/// A tree as far as it can be followed.
+pub struct Tree {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its leaves, in the order of their keys.
+    leaves: Vec<Leaf>,
+    /// All its pages that were named anywhere, lost ones included, each with its least key as far as that is known.
+    pages: BTreeMap<u64, Vec<u8>>,
+    /// Keys whose page is lost.
+    pub gaps: Vec<Gap>,
+    /// How many pages are older than they were.
+    pub aged: usize,
+}
+
+struct Leaf {
+    page: u64,
+    low: Vec<u8>,
+    high: Vec<u8>,
+    position: Position,
+}
+
+/// A page with its links.
+struct Page {
+    position: Position,
+    low: Vec<u8>,
+    high: Vec<u8>,
+    next: u64,
+    content: Content,
+}
+
+enum Content {
+    Items(BTreeMap<Vec<u8>, Vec<u8>>),
+    Pages(Vec<(Vec<u8>, u64)>),
+}
+
+impl Pages {
+    /// Reads the log below `data`; calls `progress` with the bytes read so far, each segment.
+    ///
+    /// # Errors
+    /// `StorageDamaged` where there is no log, else `Io`.
+    pub fn read(data: &Path, mut progress: impl FnMut(u64)) -> Result<Self> {
+        let Some(log) = Log::open(data)? else {
+            return Err(Error::StorageDamaged(format!(
+                "{} has no log: there is nothing to read",
+                data.display()
+            )));
+        };
+        let mut entries = Vec::new();
+        let mut buffer = Vec::new();
+        for slot in 0..log.segments() {
+            log.read_segment(slot, &mut buffer);
+            entries_of(&buffer, slot * SEGMENT_BYTES, &mut entries);
+            progress((slot * SEGMENT_BYTES) + buffer.len() as u64);
+        }
+        entries.sort_unstable_by_key(|entry: &Entry| (entry.page, entry.position));
+        entries.dedup_by_key(|entry| (entry.page, entry.position));
+        let mut pages = Self { log, blobs: data.join("blobs"), entries, aged: BTreeSet::new() };
+        let snapshot = match snapshot::find(data)? {
+            Some(path) => fs::read(path).ok().and_then(|file| Snapshot::parse(&file)).unwrap_or_default(),
+            None => Snapshot::default(),
+        };
+        pages.aged = pages.aged_since(&snapshot);
+        Ok(pages)
+    }
+
+    /// The trees that are named, each as far as it can be followed. None where no frame that names them is left.
+    pub fn trees(&self) -> Vec<Tree> {
+        // The newest that can be read.
+        let named = self.frames_of(META_PAGE).iter().rev().filter(|entry| entry.kind == Kind::Meta);
+        let names = named.filter_map(|entry| {
+            let body = self.body(entry)?;
+            let trees = format::meta(&body)?;
+            Some(trees.into_iter().map(|(name, root)| (name.to_vec(), root)).collect::<Vec<_>>())
+        });
+        let names = names.take(1).flatten();
+        names.map(|(name, root)| self.tree(name, root)).collect()
+    }
+
+    /// A note of the node's, as far as it can be read.
+    pub fn note(&self, name: &str) -> Option<Vec<u8>> {
+        let trees = self.trees();
+        let meta = trees.iter().find(|tree| tree.name == META.as_bytes())?;
+        let mut items = BTreeMap::new();
+        let keep = |key: &[u8], value: &[u8]| {
+            items.insert(key.to_vec(), value.to_vec());
+            Ok(())
+        };
+        self.items(meta, keep).ok()?;
+        notes::read(|key| Ok(items.get(key).cloned()), name).ok()?
+    }
+
+    /// Gives the items of a tree to `take`, in no order.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn items(&self, tree: &Tree, mut take: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        for leaf in &tree.leaves {
+            let Some(Page { content: Content::Items(items), .. }) = self.page(leaf.page) else { continue };
+            items.iter().try_for_each(|(key, value)| take(key, value))?;
+        }
+        Ok(())
+    }
+
+    /// Gives what older frames of the tree's pages hold of the keys in its gaps, in no order, and more than once. `is_item` tells
+    /// whether a key fits a value: links whose page is lost do not say what their keys begin with.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn items_in_gaps(
+        &self,
+        tree: &Tree,
+        is_item: impl Fn(&[u8], &[u8]) -> bool,
+        mut take: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        if tree.gaps.is_empty() {
+            return Ok(());
+        }
+        let mut take_in_gap = |key: &[u8], value: &[u8]| match tree.gaps.iter().any(|gap| is_in(gap, key)) {
+            true => take(key, value),
+            false => Ok(()),
+        };
+        for (page, low) in &tree.pages {
+            let mut prefix: Option<Vec<u8>> = None;
+            for entry in self.since_freed(*page) {
+                let Some(body) = self.body(entry) else { continue };
+                match entry.kind {
+                    Kind::Node => {
+                        let Some(node) = Node::parse(&body) else { continue };
+                        prefix = Some(node.prefix().to_vec());
+                        let Data::Leaf(items) = &node.data else { continue };
+                        for (key, value) in items {
+                            take_in_gap(&[node.prefix(), key].concat(), value)?;
+                        }
+                    }
+                    Kind::Link => {
+                        let Some(Link::Set(key, value)) = Link::parse(&body) else { continue };
+                        let known = prefix.iter().map(Vec::as_slice);
+                        let guessed = (0..=low.len()).rev().map(|length| &low[..length]);
+                        let mut keys = known.chain(guessed).map(|prefix| [prefix, key].concat());
+                        if let Some(key) = keys.find(|key| is_item(key, value)) {
+                            take_in_gap(&key, value)?;
+                        }
+                    }
+                    Kind::Void | Kind::Cap | Kind::Free | Kind::Counter | Kind::Meta => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves that no tree leads to any more: their keys and values, in no order. Some were given up long ago.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn strays(&self, trees: &[Tree], mut take: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let mut known: BTreeSet<u64> = trees.iter().flat_map(|tree| tree.pages.keys().copied()).collect();
+        for entry in &self.entries {
+            if !known.insert(entry.page) {
+                continue;
+            }
+            let Some(Page { content: Content::Items(items), .. }) = self.page(entry.page) else { continue };
+            items.iter().try_for_each(|(key, value)| take(key, value))?;
+        }
+        Ok(())
+    }
+
+    fn tree(&self, name: Vec<u8>, root: u64) -> Tree {
+        let mut pages = BTreeMap::from([(root, Vec::new())]);
+        let mut leaves = Vec::new();
+        let mut work = vec![root];
+        while let Some(number) = work.pop() {
+            let Some(page) = self.page(number) else { continue };
+            let children = match &page.content {
+                Content::Pages(children) => children.as_slice(),
+                Content::Items(_) => &[],
+            };
+            let next = (page.next != 0).then(|| (page.high.clone(), page.next));
+            for (low, child) in children.iter().cloned().chain(next) {
+                if let std::collections::btree_map::Entry::Vacant(vacant) = pages.entry(child) {
+                    vacant.insert(low);
+                    work.push(child);
+                }
+            }
+            if let Content::Items(_) = page.content {
+                let Page { position, low, high, .. } = page;
+                leaves.push(Leaf { page: number, low, high, position });
+            }
+        }
+        let (leaves, gaps) = in_order(leaves);
+        let aged = pages.keys().filter(|page| self.aged.contains(page)).count();
+        Tree { name, leaves, pages, gaps, aged }
+    }
+
+    /// A page as it was last, with its links. `None` where it is free, or no whole frame of it is left.
+    fn page(&self, number: u64) -> Option<Page> {
+        let frames = self.frames_of(number);
+        let bodies = frames.iter().enumerate().rev().filter(|(_, entry)| entry.is_whole());
+        let (at, body) = bodies
+            // One that is free is, whatever it was before.
+            .map(|(at, entry)| {
+                (at, if entry.kind == Kind::Node { self.body(entry) } else { Some(Vec::new()) })
+            })
+            .find_map(|(at, body)| Some((at, body?)))?;
+        let node = Node::parse(&body)?;
+        let prefix = node.prefix();
+        let content = match &node.data {
+            Data::Leaf(items) => {
+                let whole = |(key, value): &(&[u8], &[u8])| ([prefix, key].concat(), value.to_vec());
+                let mut items: BTreeMap<_, _> = items.iter().map(whole).collect();
+                for entry in frames[at..].iter().filter(|entry| entry.kind == Kind::Link) {
+                    let Some(body) = self.body(entry) else { continue };
+                    match Link::parse(&body) {
+                        Some(Link::Set(key, value)) => {
+                            items.insert([prefix, key].concat(), value.to_vec());
+                        }
+                        Some(Link::Del(key)) => {
+                            items.remove(&[prefix, key].concat());
+                        }
+                        Some(Link::Merge) | None => {}
+                    }
+                }
+                Content::Items(items)
+            }
+            // Links of those say only that children were taken in by others, which the leaves say too.
+            Data::Index(children) => {
+                Content::Pages(children.iter().map(|(key, page)| ([prefix, key].concat(), *page)).collect())
+            }
+        };
+        let (low, high) = (node.low.to_vec(), node.high.to_vec());
+        Some(Page { position: frames[at].position, low, high, next: node.next, content })
+    }
+
+    fn frames_of(&self, page: u64) -> &[Entry] {
+        let from = self.entries.partition_point(|entry| entry.page < page);
+        let to = from + self.entries[from..].partition_point(|entry| entry.page == page);
+        &self.entries[from..to]
+    }
+
+    /// Frames of a page since it was free last: before that it may have belonged to another tree.
+    fn since_freed(&self, page: u64) -> &[Entry] {
+        let frames = self.frames_of(page);
+        let from = frames.iter().rposition(|entry| entry.kind == Kind::Free).map_or(0, |freed| freed + 1);
+        &frames[from..]
+    }
+
+    fn body(&self, entry: &Entry) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; entry.bytes as usize];
+        self.log.read(entry.offset, &mut bytes).ok()?;
+        let frame = format::frame(&bytes, 0)?;
+        match entry.place {
+            Place::Inline => Some(frame.body.to_vec()),
+            Place::Blob => {
+                let name = i64::from_le_bytes(*frame.body.first_chunk()?);
+                let mut blob = fs::read(self.blobs.join(name.to_string())).ok()?;
+                let check = u32::from_le_bytes(*blob.first_chunk()?);
+                let is_sound = blob.len() >= BLOB_HEAD_BYTES && crc32fast::hash(&blob[4..]) == check;
+                is_sound.then(|| blob.split_off(BLOB_HEAD_BYTES))
+            }
+        }
+    }
+
+    fn aged_since(&self, snapshot: &Snapshot) -> BTreeSet<u64> {
+        let is_aged = |(page, state): &(usize, &PageState)| {
+            let PageState::Present(pointers) = state else { return false };
+            let frames = self.frames_of(*page as u64);
+            let Some(whole) = frames.iter().rfind(|entry| entry.is_whole()) else { return true };
+            let is_gone = |pointer: &Pointer| {
+                pointer.position > whole.position
+                    && frames.binary_search_by_key(&pointer.position, |entry| entry.position).is_err()
+            };
+            pointers.iter().any(is_gone)
+        };
+        let pages = snapshot.pages.iter().enumerate();
+        pages.filter(is_aged).map(|(page, _)| page as u64).collect()
+    }
+}
+
+/// The frames of a segment, behind damaged bytes too.
+fn entries_of(segment: &[u8], offset: u64, entries: &mut Vec<Entry>) {
+    let mut take = |at: usize, frame: &Frame<'_>| {
+        let position = format::position_of(frame.segment);
+        let bytes = u32::try_from(frame.end - at);
+        let is_page = !matches!(frame.kind, Kind::Void | Kind::Cap);
+        if let (Some(position), Ok(bytes), true) = (position, bytes, is_page) {
+            let Frame { page, kind, place, .. } = *frame;
+            let (position, offset) = (position + at as i64, offset + at as u64);
+            entries.push(Entry { page, position, offset, bytes, kind, place });
+        }
+    };
+    let number = format::Header::parse(segment).map(|header| header.number());
+    let mut at = match number {
+        Some(number) => match walk::end_of_frames(segment, number, &mut take) {
+            Some(at) => at,
+            None => return,
+        },
+        None => HEADER_BYTES,
+    };
+    // Behind damage, and what a later segment has not overwritten yet. A number beyond that of the place by far is none.
+    let is_possible = |number: u64| format::position_of(number).is_some();
+    while let Some((found, frame)) = format::find(segment, at, is_possible) {
+        take(found, &frame);
+        at = frame.end;
+    }
+}
+
+/// Leaves in the order of their keys, without those that another took in, and the keys that none has.
+fn in_order(mut leaves: Vec<Leaf>) -> (Vec<Leaf>, Vec<Gap>) {
+    leaves.sort_by(|a, b| a.low.cmp(&b.low).then(b.position.cmp(&a.position)));
+    let (mut kept, mut gaps): (Vec<Leaf>, Vec<Gap>) = (Vec::new(), Vec::new());
+    // Up to where there are leaves, and how new the one is that reaches there.
+    let mut reached: Option<(Vec<u8>, Position)> = Some((Vec::new(), Position::MAX));
+    for leaf in leaves {
+        match &reached {
+            // The one before reaches above all.
+            None if kept.last().is_some_and(|last| last.position > leaf.position) => continue,
+            None => {}
+            Some((high, position)) => {
+                if leaf.low > *high {
+                    gaps.push((high.clone(), leaf.low.clone()));
+                } else if !leaf.high.is_empty() && leaf.high <= *high && leaf.position < *position {
+                    continue;
+                }
+            }
+        }
+        reached = match reached {
+            None => None,
+            Some(_) if leaf.high.is_empty() => None,
+            Some((high, position)) if high >= leaf.high => Some((high, position)),
+            Some(_) => Some((leaf.high.clone(), leaf.position)),
+        };
+        kept.push(leaf);
+    }
+    if let Some((high, _)) = reached {
+        gaps.push((high, Vec::new()));
+    }
+    (kept, gaps)
+}
+
+/// Whether a key lies in a gap.
+pub fn is_in((low, high): &Gap, key: &[u8]) -> bool {
+    low.as_slice() <= key && (high.is_empty() || key < high.as_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(low: &str, high: &str, position: Position) -> Leaf {
+        Leaf { page: 0, low: low.into(), high: high.into(), position }
+    }
+
+    #[test]
+    fn keys_that_no_leaf_has_are_gaps() {
+        let gaps = |leaves: Vec<Leaf>| {
+            let (_, gaps) = in_order(leaves);
+            let text = |key: Vec<u8>| String::from_utf8(key).expect("text");
+            gaps.into_iter().map(|(low, high)| (text(low), text(high))).collect::<Vec<_>>()
+        };
+        let gap = |low: &str, high: &str| (low.to_owned(), high.to_owned());
+        assert_eq!(gaps(vec![leaf("", "", 1)]), []);
+        assert_eq!(gaps(vec![leaf("m", "", 2), leaf("", "m", 1)]), []);
+        assert_eq!(gaps(vec![leaf("c", "f", 1), leaf("h", "", 1)]), [gap("", "c"), gap("f", "h")]);
+        assert_eq!(gaps(vec![leaf("", "c", 1)]), [gap("c", "")]);
+        assert_eq!(gaps(Vec::new()), [gap("", "")]);
+    }
+
+    /// A leaf that took its right neighbour in has that one's keys, and what was deleted of them since.
+    #[test]
+    fn a_leaf_that_another_took_in_is_left_out() {
+        let (kept, gaps) = in_order(vec![leaf("", "m", 9), leaf("c", "m", 5), leaf("m", "", 3)]);
+        assert_eq!(kept.iter().map(|leaf| leaf.position).collect::<Vec<_>>(), [9, 3]);
+        assert_eq!(gaps, []);
+        let (kept, _) = in_order(vec![leaf("", "", 9), leaf("c", "m", 5)]);
+        assert_eq!(kept.len(), 1);
+    }
+}

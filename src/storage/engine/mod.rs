@@ -1,0 +1,246 @@
+//! The few calls that touch sled. Another engine would replace this file and nothing else.
+//!
+//! What sled 0.34 does not do, and this module does: `flush` asks Linux to start writing (`sync_file_range`) and does not wait
+//! for the disk, so `sync` calls `fdatasync` on the log after it; a page above a quarter of a segment goes to a file that is
+//! never synced at all, so segments are 2 MiB and no item is longer than `ITEM_BYTES_MAX`; opening can panic on damaged
+//! bytes, which `open` turns into an error; and the lock on the log is let go late, so `open` waits for it.
+//!
+//! And sled takes the first damaged byte of what was logged since the last start for the end of the log: it opens without a
+//! word, and all that came after is gone. So how far the log was known to be durable is kept in a file beside it, the mark;
+//! `log::walk` tests all up to there before sled opens, and a log that ends before its mark all the same has lost something,
+//! which `lost_bytes` tells.
+
+pub mod gaps;
+mod generations;
+pub mod log;
+pub(super) mod mark;
+pub(super) mod panics;
+pub mod segment;
+mod tree;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use self::generations::{Successor, name_in_use};
+pub use self::tree::{Feed, Items, Tree};
+use self::{
+    generations::Generations,
+    log::{format, snapshot},
+    mark::{Held, Mark, MarkFile},
+};
+use crate::error::{Error, Result};
+
+/// Bytes as the engine hands them out: shared, cheap to clone.
+pub use sled::IVec as Slice;
+
+/// Longest key and value together. A leaf of sled holds up to 16 items, and must stay below a quarter of a segment.
+pub const ITEM_BYTES_MAX: usize = 16 * 1024;
+/// sled's default of 512 KiB breaks at values of 8 KB; 8 MiB doubles the disk of a small store.
+pub const SEGMENT_BYTES: usize = format::SEGMENT_BYTES as usize;
+/// How often sled writes what nobody waits for, and empties one segment that is half dead: no more than one each time, so that
+/// this bounds how fast a load gets its space back. At 500, loading 100,000 short rows at full speed left 42 MiB; at 100, 35.
+const FLUSH_EVERY_MS: u64 = 100;
+/// How long an open waits for the lock of a store that was closed a moment ago.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// An open sled database, and the file it logs to.
+pub struct Engine {
+    db: sled::Db,
+    log: File,
+    mark: MarkFile,
+    lost_bytes: u64,
+    held: Option<Held>,
+    path: PathBuf,
+    generations: Generations,
+}
+
+impl Engine {
+    /// Opens the directory, creating it where it is missing.
+    ///
+    /// # Errors
+    /// `StorageDamaged` where sled finds damage or panics on it, `StorageInUse` where another process holds it, else
+    /// `StorageFull` or `Io`.
+    pub fn open(path: &Path, cache_bytes: u64) -> Result<Self> {
+        let log_path = path.join("db");
+        let existed = log_path.exists();
+        let marked = mark::read(path)?.mark();
+        snapshot::remove_unfinished(path)?;
+        let db = open_patiently(path, cache_bytes)?;
+        let log = File::open(&log_path)
+            .map_err(|e| Error::io(format_args!("opening {}", log_path.display()), &e))?;
+        let mark = MarkFile::open(path)?;
+        let found = db.context.pagecache.log.stable_offset();
+        let lost_bytes =
+            marked.map_or(0, |marked| marked.position.saturating_sub(found).max(0).unsigned_abs());
+        let closed = marked.filter(|marked| marked.is_closed && lost_bytes == 0);
+        let held = closed.and_then(|closed| closed.held);
+        let generations = Generations::read(&db)?;
+        let engine = Self { db, log, mark, lost_bytes, held, path: path.to_owned(), generations };
+        engine.sync()?;
+        if closed.is_some() {
+            // What the mark says of the rows is over with the first write, and must not come back with a power cut.
+            engine.mark.sync().map_err(|e| engine.not_synced(&e))?;
+        }
+        if !existed {
+            // The log's name, and the directory's, must outlive a power cut as its bytes do.
+            sync_directory(path)?;
+            sync_directory(&parent(path))?;
+        }
+        Ok(engine)
+    }
+
+    /// Makes everything written so far durable: on return it survives a power cut.
+    pub fn sync(&self) -> Result<()> {
+        self.sync_and_mark(false, None)
+    }
+
+    /// Makes everything durable at the end, and notes how many rows there were and the sum of their digests, if that is known: for
+    /// `held` after the next opening. Nothing may be written after it.
+    pub fn close(self, held: Option<Held>) -> Result<()> {
+        self.sync_and_mark(true, held)?;
+        self.mark.sync().map_err(|e| self.not_synced(&e))
+    }
+
+    fn sync_and_mark(&self, is_closed: bool, held: Option<Held>) -> Result<()> {
+        tree::caught(|| self.db.flush()).map_err(translate)?;
+        let position = self.db.context.pagecache.log.stable_offset();
+        self.log.sync_data().map_err(|e| self.not_synced(&e))?;
+        // What was lost stays known until somebody does something about it.
+        if self.lost_bytes == 0 {
+            let mark = Mark { position, is_closed, held };
+            self.mark.write(&mark).map_err(|e| self.not_synced(&e))?;
+        }
+        release();
+        Ok(())
+    }
+
+    fn not_synced(&self, error: &io::Error) -> Error {
+        Error::StorageFull(format!("syncing {}: {error}", self.path.display()))
+    }
+
+    /// The log, and how far it is written.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn log(&self) -> Result<(File, u64)> {
+        let log = self.log.try_clone().map_err(|e| Error::io("opening the log", &e))?;
+        Ok((log, self.db.context.pagecache.log.stable_offset().max(0).unsigned_abs()))
+    }
+
+    /// Bytes that were durable in the log and were not there any more when it was opened.
+    pub fn lost_bytes(&self) -> u64 {
+        self.lost_bytes
+    }
+
+    /// Goes on from what is there, whatever was lost.
+    pub fn accept_loss(&mut self) {
+        self.lost_bytes = 0;
+    }
+
+    /// What was in the store when it was closed, where nothing was written since and it was known then.
+    pub fn held(&self) -> Option<Held> {
+        self.held
+    }
+
+    /// Bytes of all files of the store.
+    pub fn disk_bytes(&self) -> u64 {
+        disk_bytes(&self.path)
+    }
+}
+
+/// Has what this thread replaced freed as soon as no other thread can be looking at it.
+///
+/// sled leaves that to each thread's bag of 64 such things, which goes out when it is full. A buffer of the log is one of them, as
+/// long as a segment; a thread that does little else than flush would keep dozens.
+fn release() {
+    sled::pin().flush();
+}
+
+/// Bytes of the files below `path`, blobs included.
+pub fn disk_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok()?;
+            Some(if metadata.is_dir() { disk_bytes(&entry.path()) } else { metadata.len() })
+        })
+        .sum()
+}
+
+/// Has the next reads of a store's log come from the disk. After a sync that failed the system takes what it could not write for
+/// written, and would show it until the power goes.
+pub fn forget_cached(path: &Path) -> Result<()> {
+    let log = File::open(path.join("db"));
+    let forgotten = log.and_then(|log| Ok(rustix::fs::fadvise(&log, 0, None, rustix::fs::Advice::DontNeed)?));
+    forgotten.map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))
+}
+
+/// Makes a directory's entries durable.
+pub fn sync_directory(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|e| Error::io(format_args!("syncing {}", path.display()), &e))
+}
+
+/// The directory that holds `path`.
+pub fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn open_patiently(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match open_caught(path, cache_bytes) {
+            Err(sled::Error::Io(e)) if is_lock_refusal(&e) => {
+                if Instant::now() >= deadline {
+                    return Err(Error::StorageInUse(path.to_owned()));
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(sled::Error::Io(e)) if e.kind() == io::ErrorKind::StorageFull => {
+                return Err(Error::StorageFull(format!("opening {}: {e}", path.display())));
+            }
+            Err(sled::Error::Io(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::io(format_args!("opening {}", path.display()), &e));
+            }
+            // What the system refuses says nothing of what is in the directory; what sled makes of it does.
+            Err(sled::Error::Io(e)) if e.raw_os_error().is_some() => {
+                return Err(Error::io(format_args!("opening {}", path.display()), &e));
+            }
+            Err(e) => return Err(Error::StorageDamaged(format!("{} does not open: {e}", path.display()))),
+            Ok(db) => return Ok(db),
+        }
+    }
+}
+
+fn open_caught(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
+    let config = sled::Config::new()
+        .path(path)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(cache_bytes)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    tree::caught(|| config.open())
+}
+
+fn is_lock_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+/// sled's input and output errors stay for the life of its handle, whatever caused the first: all mean that writes are over
+/// until the store is opened again.
+fn translate(error: sled::Error) -> Error {
+    match error {
+        sled::Error::Io(e) => Error::StorageFull(e.to_string()),
+        sled::Error::Corruption { .. } => Error::Corrupt("a page of the storage cannot be read".into()),
+        sled::Error::ReportableBug(why) => Error::Corrupt(why),
+        other => Error::Io(format!("storage: {other}")),
+    }
+}

@@ -1,0 +1,249 @@
+//! The clock of the machine, as far as it is to be believed: `core::believed` over the system's clocks.
+//!
+//! Each reading costs two calls that do not enter the kernel. Only ten times a second, or where the wall clock is not where it is expected, does
+//! one take a lock.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use tracing::{info, warn};
+
+use crate::core::{
+    clock::NodeId,
+    wall_clock::{BACKWARD_MS, Believed, CONTRADICTED_MS, Contradiction, FORWARD_MS, News, Options, Reading},
+};
+
+/// A correction above this is a leap, even where clocks may be further apart: NTP steps by more than 128 ms, and rarely by much more.
+const LEAP_MAX_MS: u64 = 500;
+/// How long a wall clock that is where it is expected is believed without a closer look.
+const QUICK_MS: u64 = 100;
+/// Two readings of the monotonic clock with one of the wall clock between them are taken for one moment if they are that close.
+const MOMENT_MS: u64 = 2;
+/// How often a reading is tried until it is of one moment.
+const TRIES_MAX: usize = 5;
+
+/// Reads the clocks of a machine.
+type Clocks = Box<dyn Fn() -> Reading + Send + Sync>;
+
+/// A wall clock that does not leap with the system's.
+pub struct CheckedClock {
+    clocks: Clocks,
+    leap_ms: u64,
+    believed: Mutex<Believed>,
+    /// How far the wall clock was ahead of the monotonic one when it was looked at last,
+    expected_ms: AtomicI64,
+    /// and until when, by the monotonic one, it is believed if it is about there still.
+    quick_until_ms: AtomicU64,
+}
+
+impl CheckedClock {
+    /// The system's. Clocks of nodes may be `drift_max_ms` apart.
+    pub fn of_system(drift_max_ms: u64) -> Self {
+        Self::new(drift_max_ms, Box::new(read_system))
+    }
+
+    fn new(drift_max_ms: u64, clocks: Clocks) -> Self {
+        let options = Options { leap_ms: drift_max_ms.min(LEAP_MAX_MS), drift_max_ms };
+        Self {
+            leap_ms: options.leap_ms,
+            believed: Mutex::new(Believed::new(clocks(), options)),
+            clocks,
+            expected_ms: AtomicI64::new(0),
+            quick_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The time to believe, in Unix milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        let reading = (self.clocks)();
+        let expected_ms = self.expected_ms.load(Ordering::Relaxed);
+        let is_expected = offset_ms(reading).abs_diff(expected_ms) <= self.leap_ms / 4;
+        if is_expected && reading.monotonic_ms < self.quick_until_ms.load(Ordering::Relaxed) {
+            return reading.wall_ms;
+        }
+        self.look()
+    }
+
+    /// Notes what another node's clock showed `ago_ms` ago, in Unix milliseconds, and by how much that may be wrong.
+    pub fn sight(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
+        let mut believed = self.believed();
+        let monotonic_ms = (self.clocks)().monotonic_ms;
+        believed.sight(node, theirs_ms, slack_ms, monotonic_ms.saturating_sub(ago_ms));
+    }
+
+    /// What most other nodes have against the believed time.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        self.now_ms();
+        let believed = self.believed();
+        believed.contradiction((self.clocks)().monotonic_ms)
+    }
+
+    /// How far the system's clock is ahead of the believed time, in milliseconds, where it has leapt and is not believed.
+    pub fn leapt_ms(&self) -> Option<i64> {
+        self.now_ms();
+        self.believed().leapt_ms()
+    }
+
+    fn look(&self) -> u64 {
+        let mut believed = self.believed();
+        let (now_ms, news) = match self.read_one_moment() {
+            Ok(reading) => {
+                let (now_ms, news) = believed.read(reading);
+                let quick_ms = if believed.leapt_ms().is_none() { QUICK_MS } else { 0 };
+                self.expected_ms.store(offset_ms(reading), Ordering::Relaxed);
+                self.quick_until_ms.store(reading.monotonic_ms + quick_ms, Ordering::Relaxed);
+                (now_ms, news)
+            }
+            // The machine is too busy to tell what the wall clock shows when.
+            Err(monotonic_ms) => (believed.at(monotonic_ms), None),
+        };
+        drop(believed);
+        news.into_iter().for_each(tell);
+        now_ms
+    }
+
+    /// A reading of both clocks at one moment, or else of the monotonic one.
+    fn read_one_moment(&self) -> Result<Reading, u64> {
+        let mut reading = (self.clocks)();
+        for _ in 0..TRIES_MAX {
+            let next = (self.clocks)();
+            if next.monotonic_ms.saturating_sub(reading.monotonic_ms) <= MOMENT_MS {
+                return Ok(Reading { monotonic_ms: next.monotonic_ms, ..reading });
+            }
+            reading = next;
+        }
+        Err(reading.monotonic_ms)
+    }
+
+    fn believed(&self) -> MutexGuard<'_, Believed> {
+        // Plain numbers: whole whatever panicked.
+        self.believed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The system's clock: Unix milliseconds, leaps and all.
+pub fn system_ms() -> u64 {
+    // A clock before 1970 is as good as none; timestamps then count on from the last one.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read_system() -> Reading {
+    // Not `Instant`, which stands still while a machine is suspended.
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    let since = clock_gettime(clock);
+    let monotonic_ms = since.tv_sec.unsigned_abs() * 1_000 + since.tv_nsec.unsigned_abs() / 1_000_000;
+    Reading { wall_ms: system_ms(), monotonic_ms }
+}
+
+fn offset_ms(reading: Reading) -> i64 {
+    let of = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    of(reading.wall_ms).saturating_sub(of(reading.monotonic_ms))
+}
+
+fn tell(news: News) {
+    match news {
+        News::Leapt(by_ms) => warn!(
+            by_ms,
+            "the system's clock leapt: not believed before it has stood for {} s ahead or {} s behind, or other nodes agree with it; where \
+             they contradict it, {} s",
+            FORWARD_MS / 1_000,
+            BACKWARD_MS / 1_000,
+            CONTRADICTED_MS / 1_000
+        ),
+        News::TakenBack => {
+            info!("the system's clock is back where it was: nothing was stamped by it meanwhile")
+        }
+        News::Believed(by_ms) => warn!(by_ms, "the system's clock was set: the node follows it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const NOW_MS: u64 = 1_763_689_000_000;
+
+    /// Clocks that stand where they are set.
+    #[derive(Clone, Default)]
+    struct Hands {
+        wall_ms: Arc<AtomicU64>,
+        monotonic_ms: Arc<AtomicU64>,
+        step_ms: Arc<AtomicU64>,
+    }
+
+    impl Hands {
+        fn clock(&self) -> CheckedClock {
+            self.set(NOW_MS, 0);
+            let hands = self.clone();
+            let read = move || Reading {
+                wall_ms: hands.wall_ms.load(Ordering::Relaxed),
+                monotonic_ms: hands
+                    .monotonic_ms
+                    .fetch_add(hands.step_ms.load(Ordering::Relaxed), Ordering::Relaxed),
+            };
+            CheckedClock::new(500, Box::new(read))
+        }
+
+        fn set(&self, wall_ms: u64, monotonic_ms: u64) {
+            self.wall_ms.store(wall_ms, Ordering::Relaxed);
+            self.monotonic_ms.store(monotonic_ms, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_quick_look_sees_a_leap_as_soon_as_the_slow_one() {
+        let hands = Hands::default();
+        let clock = hands.clock();
+        for passed_ms in 1..1_000 {
+            hands.set(NOW_MS + passed_ms, passed_ms);
+            assert_eq!(clock.now_ms(), NOW_MS + passed_ms);
+        }
+        hands.set(NOW_MS + 31_000, 1_000);
+        assert_eq!((clock.now_ms(), clock.leapt_ms()), (NOW_MS + 1_000, Some(30_000)));
+        hands.set(NOW_MS + 31_001, 1_001);
+        assert_eq!(clock.now_ms(), NOW_MS + 1_001, "nor is it believed by the next look");
+        hands.set(NOW_MS + 1_400, 1_400);
+        assert_eq!((clock.now_ms(), clock.leapt_ms()), (NOW_MS + 1_400, None));
+    }
+
+    #[test]
+    fn a_reading_that_took_long_tells_nothing_of_the_wall_clock() {
+        let hands = Hands::default();
+        let clock = hands.clock();
+        hands.step_ms.store(700, Ordering::Relaxed);
+        hands.set(NOW_MS, 1_000);
+        clock.now_ms();
+        assert_eq!(clock.believed().leapt_ms(), None);
+    }
+
+    #[test]
+    fn the_systems_clocks_are_read() {
+        let clock = CheckedClock::of_system(500);
+        let (before_ms, now_ms, after_ms) = (system_ms(), clock.now_ms(), system_ms());
+        assert!(before_ms <= now_ms + 500 && now_ms <= after_ms + 500, "{before_ms} {now_ms} {after_ms}");
+        assert_eq!((clock.leapt_ms(), clock.contradiction()), (None, None));
+    }
+
+    #[test]
+    fn what_others_showed_a_while_ago_counts_for_then() {
+        let hands = Hands::default();
+        let clock = hands.clock();
+        hands.set(NOW_MS + 10_000, 10_000);
+        clock.sight(NodeId(2), NOW_MS + 8_000, 0, 2_000);
+        assert_eq!(clock.contradiction(), None);
+        clock.sight(NodeId(2), NOW_MS + 8_000, 0, 0);
+        assert_eq!(clock.contradiction(), Some(Contradiction { ahead_ms: 2_000, apart: 1, of: 1 }));
+    }
+}

@@ -1,0 +1,143 @@
+//! Entries of the trees that say which row is due when, and which of them a row needs.
+//!
+//! An entry is a key without a value: milliseconds as u64 big-endian ‖ length of the table's name ‖ name ‖ row. So a tree is in
+//! order of time, over all tables.
+
+use super::Chore;
+use crate::{
+    core::name::TableName,
+    error::Result,
+    storage::table::{Table, record::Head, trees::Trees},
+};
+
+/// The entry that says when a row is due.
+pub fn entry(at_ms: u64, table: &TableName, row: &[u8]) -> Vec<u8> {
+    let name = table.as_str().as_bytes();
+    let mut entry = Vec::with_capacity(9 + name.len() + row.len());
+    entry.extend_from_slice(&at_ms.to_be_bytes());
+    entry.push(name.len() as u8);
+    entry.extend_from_slice(name);
+    entry.extend_from_slice(row);
+    entry
+}
+
+/// When, table and row of an entry; `None` where the bytes are none.
+pub fn parse(entry: &[u8]) -> Option<(u64, TableName, &[u8])> {
+    let (at_ms, rest) = entry.split_first_chunk::<8>()?;
+    let (length, rest) = rest.split_first()?;
+    let (name, row) = rest.split_at_checked(usize::from(*length))?;
+    let name = TableName::parse(std::str::from_utf8(name).ok()?).ok()?;
+    (!row.is_empty()).then_some((u64::from_be_bytes(*at_ms), name, row))
+}
+
+/// The floor of expired values that lets go of a value: no write of before can come to a replica that has removed it. `None` for
+/// what does not expire.
+pub fn over_ms(head: &Head) -> Option<u64> {
+    head.expires_at_ms.map(|at_ms| at_ms.max(head.marker.timestamp.unix_ms()))
+}
+
+impl Table {
+    /// Enters a row that is about to be set, under the lock of its partition. `silent`: nobody is to be told of its end, if that
+    /// has come.
+    pub(in crate::storage) fn enter(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        head: &Head,
+        silent: bool,
+    ) -> Result<()> {
+        let (name, floors) = (self.name(), &self.around.floors);
+        let due = match (head.live, head.expires_at_ms, over_ms(head)) {
+            (false, ..) => {
+                let at_ms = head.marker.timestamp.unix_ms();
+                trees.tombstones.insert(&entry(at_ms, name, row), &[])?;
+                at_ms <= floors.swept().tombstones_ms
+            }
+            (true, Some(at_ms), Some(over_ms)) if silent && at_ms <= (self.around.now_ms)() => {
+                trees.expired.insert(&entry(over_ms, name, row), &[])?;
+                over_ms <= floors.swept().expired_ms
+            }
+            (true, Some(at_ms), _) => {
+                trees.expiry.insert(&entry(at_ms, name, row), &[])?;
+                self.look();
+                false
+            }
+            (true, None, _) => false,
+        };
+        if due {
+            // After its entry is in: the sweep that takes this for done has seen the entry.
+            floors.renew();
+            self.look();
+        }
+        Ok(())
+    }
+
+    /// Takes out the entries that a row had and that the one in its place has not.
+    pub(in crate::storage) fn strike(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        old: &Head,
+        new: Option<&Head>,
+    ) -> Result<()> {
+        let name = self.name();
+        let tombstone_ms = |head: &Head| (!head.live).then(|| head.marker.timestamp.unix_ms());
+        let entries = [
+            (&trees.expiry, old.expires_at_ms, new.and_then(|new| new.expires_at_ms)),
+            (&trees.expired, over_ms(old), new.and_then(over_ms)),
+            (&trees.tombstones, tombstone_ms(old), new.and_then(tombstone_ms)),
+        ];
+        for (tree, old_ms, new_ms) in entries {
+            if let Some(old_ms) = old_ms
+                && new_ms != Some(old_ms)
+            {
+                tree.remove(&entry(old_ms, name, row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether subscribers hold a stored value for present: it is one, and they were not told of its end.
+    pub(in crate::storage) fn is_seen(&self, trees: &Trees, row: &[u8], head: &Head) -> Result<bool> {
+        match head.expires_at_ms {
+            _ if !head.live => Ok(false),
+            // A value that has expired counts as seen as long as its entry is there: nobody was told yet.
+            Some(at_ms) if !head.visible_at((self.around.now_ms)()) => {
+                Ok(trees.expiry.get(&entry(at_ms, self.name(), row))?.is_some())
+            }
+            Some(_) | None => Ok(true),
+        }
+    }
+
+    /// Has the thread that sweeps look what is due.
+    fn look(&self) {
+        // It outlives the tables, but for the moment in which both are dropped.
+        let _ = self.around.chores.send(Chore::Look);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::storage::{table::row::row_of, tests::key};
+
+    proptest! {
+        #[test]
+        fn an_entry_says_what_it_was_made_of(at_ms: u64, table in "[a-z0-9][a-z]{0,63}", name in ".{1,100}") {
+            prop_assume!(table != "key");
+            let (table, row) = (TableName::parse(&table).expect("a name"), row_of(&key(&name)));
+            let made = entry(at_ms, &table, &row);
+            prop_assert_eq!(parse(&made), Some((at_ms, table.clone(), row.as_slice())));
+            prop_assert!(entry(at_ms.saturating_sub(1), &table, &row) <= made);
+        }
+
+        #[test]
+        fn no_bytes_panic_the_sweep(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Some((at_ms, table, row)) = parse(&bytes) {
+                prop_assert_eq!(entry(at_ms, &table, row), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The removal of rows that are dead on every replica: tombstones and expired values that the floors have passed.
+
+use tracing::error;
+
+use super::{
+    SWEEP_ROWS_MAX, Turn,
+    floors::above,
+    index::{self, over_ms},
+};
+use crate::{
+    core::name::TableName,
+    error::{Error, Result},
+    storage::{
+        Store,
+        engine::{Slice, Tree},
+        table::{
+            Table, chunks,
+            partition::Partition,
+            record::{Head, Record},
+            trees::{self, Trees},
+        },
+    },
+};
+
+/// Removes what is due, up to so many rows of either kind. `indexed`: every dead row has its entry.
+pub fn remove(store: &Store, indexed: bool) -> Result<Turn> {
+    let floors = &store.0.around.floors;
+    let begun = floors.begin();
+    let swept = store.durable_floors()?;
+    let counters = store.counters();
+    let tombstones = Dead { tree: trees::TOMBSTONES, to_ms: swept.tombstones_ms, since_ms: tombstone_ms };
+    let expired = Dead { tree: trees::EXPIRED, to_ms: swept.expired_ms, since_ms: over_ms };
+    let (buried, more_tombstones) = tombstones.remove(store)?;
+    let (removed, more_expired) = expired.remove(store)?;
+    counters.tombstones_swept.add(buried);
+    counters.expired_swept.add(removed);
+    if more_tombstones || more_expired {
+        return Ok(Turn::Now);
+    }
+    if indexed {
+        floors.finish(begun);
+    }
+    Ok(Turn::Later)
+}
+
+fn tombstone_ms(head: &Head) -> Option<u64> {
+    (!head.live).then(|| head.marker.timestamp.unix_ms())
+}
+
+/// One kind of dead rows.
+struct Dead {
+    /// Where their entries are.
+    tree: &'static str,
+    /// What is due.
+    to_ms: u64,
+    /// The instant that a row's entry is at, if it is of this kind.
+    since_ms: fn(&Head) -> Option<u64>,
+}
+
+impl Dead {
+    /// Removes some of what is due; how many, and whether there may be more.
+    fn remove(&self, store: &Store) -> Result<(u64, bool)> {
+        let tree = store.with_engine(|engine| engine.tree(self.tree))?;
+        let due = tree.range(&[], Some(&above(self.to_ms))).take(SWEEP_ROWS_MAX);
+        // What cannot be read makes way: the tree is made anew.
+        let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));
+        let due: Vec<Slice> = due.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
+        let mut entries = due.iter().map(|entry| index::parse(entry)).collect::<Option<Vec<_>>>();
+        let Some(entries) = &mut entries else {
+            return Err(Error::Corrupt(format!(
+                "an entry of the tree {} is none; DynaRust compact makes it anew",
+                self.tree
+            )));
+        };
+        // Neighbours on disk one after the other.
+        entries.sort_unstable_by(|(_, a, a_row), (_, b, b_row)| a.cmp(b).then_with(|| a_row.cmp(b_row)));
+        let mut removed = 0;
+        for (at_ms, name, row) in entries {
+            removed += u64::from(self.remove_row(store, &tree, *at_ms, name, row)?);
+        }
+        Ok((removed, due.len() == SWEEP_ROWS_MAX))
+    }
+
+    fn remove_row(
+        &self,
+        store: &Store,
+        tree: &Tree,
+        at_ms: u64,
+        name: &TableName,
+        row: &[u8],
+    ) -> Result<bool> {
+        let entry = index::entry(at_ms, name, row);
+        let Some(table) = store.table(name) else {
+            tree.remove(&entry)?;
+            return Ok(false);
+        };
+        match table.sweep(row, |head| (self.since_ms)(head) == Some(at_ms), (tree, &entry)) {
+            // A damaged record stays for `check` to find; its entry would stop all others.
+            Err(error @ Error::Corrupt(_)) => {
+                error!(%error, "a dead row cannot be removed");
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Table {
+    /// Removes a row if `is_dead` says so, and its entry in any case: of a row that was written again, it is of no use.
+    fn sweep(
+        &self,
+        row: &[u8],
+        is_dead: impl FnOnce(&Head) -> bool,
+        (tree, entry): (&Tree, &[u8]),
+    ) -> Result<bool> {
+        self.writing(|trees| {
+            let mut partition = self.lock_row(row);
+            let bytes = self.stored(trees, row)?;
+            let record = bytes.as_deref().map(|bytes| self.decode(row, bytes)).transpose();
+            let dead = record.map(|record| record.filter(|record| is_dead(&record.head)));
+            match dead {
+                Ok(Some(record)) => self.remove_row(trees, &mut partition, row, &record).map(|()| true),
+                Ok(None) => tree.remove(entry).map(|()| false),
+                Err(error) => tree.remove(entry).and(Err(error)),
+            }
+        })
+    }
+
+    /// Removes a row that is there, and all that it needed.
+    pub(in crate::storage) fn remove_row(
+        &self,
+        trees: &Trees,
+        partition: &mut Partition,
+        row: &[u8],
+        record: &Record<'_>,
+    ) -> Result<()> {
+        trees.rows.remove(row)?;
+        self.account(partition, row, Some(&record.head), None);
+        self.strike(trees, row, &record.head, None)?;
+        chunks::remove(&trees.chunks, row, record)
+    }
+}

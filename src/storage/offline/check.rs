@@ -1,0 +1,191 @@
+//! Reads every record of a store that no node has open, and says what it found.
+
+use std::{fs::File, path::Path};
+
+use crate::{
+    core::{name::TableName, protocol::replica::Swept},
+    error::{Error, Result},
+    storage::{
+        META, WallClock,
+        commit::{Committer, Durability},
+        engine::{self, Engine, panics},
+        gc::{self, Floors, index},
+        open::{self, doubt, examine, notes},
+        table::{
+            Surroundings, Table,
+            partition::Counts,
+            trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
+        },
+    },
+};
+
+/// Memory for pages: each is read once.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Each table, by name.
+    pub tables: Vec<TableReport>,
+    /// What is wrong beside the tables, a line each.
+    pub damaged: Vec<String>,
+    /// Bytes of the directory.
+    pub disk_bytes: u64,
+    /// Why it may not hold all that was acknowledged, though every record is sound.
+    pub doubt: Option<String>,
+}
+
+/// What a check found in one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableReport {
+    /// Its name.
+    pub name: TableName,
+    /// Sound rows.
+    pub rows: Counts,
+    /// What is wrong, a line each, with the key.
+    pub damaged: Vec<String>,
+}
+
+impl Report {
+    /// Whether every record is sound.
+    pub fn is_sound(&self) -> bool {
+        self.damaged.is_empty() && self.tables.iter().all(|table| table.damaged.is_empty())
+    }
+}
+
+/// Checks the store in `data`; calls `progress` with the number of records read so far, every thousand of them. A log that is
+/// damaged is not opened, as the engine would throw away what it cannot read: the report says where the damage is, and has no
+/// tables.
+///
+/// # Errors
+/// `StorageInUse`, `StorageUnusable`, `Io`.
+pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> Result<Report> {
+    let _lock = lock_existing(data)?;
+    let mut report = Report { disk_bytes: engine::disk_bytes(data), ..Report::default() };
+    if examine::find_damage(data)?.is_some() {
+        report.damaged.extend(examine::walk_damage(data)?.iter().map(ToString::to_string));
+        report.damaged.push(doubt::MEANING.to_owned());
+        return Ok(report);
+    }
+    let checked = panics::caught(|| check_records(data, now_ms, &mut report, &mut progress));
+    match checked.unwrap_or_else(|said| Err(Error::StorageDamaged(panicked(&said)))) {
+        Err(Error::StorageDamaged(why) | Error::Corrupt(why)) => report.damaged.push(why),
+        other => other?,
+    }
+    report.tables.sort_by(|a, b| a.name.cmp(&b.name));
+    report.doubt = doubt::read(data)?;
+    Ok(report)
+}
+
+fn check_records(
+    data: &Path,
+    now_ms: &WallClock,
+    report: &mut Report,
+    progress: &mut impl FnMut(u64),
+) -> Result<()> {
+    let engine = open::engine(data, CACHE_BYTES)?;
+    examine::check_end(data, &engine)?;
+    report.damaged = check_beside(&engine)?;
+    let mut records = 0;
+    for name in engine.tree_names(ROWS) {
+        let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;
+        let mut found =
+            TableReport { name: table.name().clone(), rows: Counts::default(), damaged: Vec::new() };
+        table.lost.read(&engine.tree(META)?, table.name())?;
+        let lost = table.lost.all().into_iter();
+        found
+            .damaged
+            .extend(lost.map(|gap| format!("table {}: what there was from {gap} was lost", table.name())));
+        // By partition, as the engine does not read on behind a page that is damaged.
+        for number in 0..=u8::MAX {
+            let mut items = table.with_trees(|trees| Ok(trees.partition(number)))?;
+            loop {
+                let checked = panics::caught(|| {
+                    let item = items.next()?;
+                    Some(item.and_then(|(row, bytes)| table.verify(&row, &bytes)))
+                });
+                match checked {
+                    Ok(None) => break,
+                    Ok(Some(Ok(head))) => found.rows.add(&head),
+                    Ok(Some(Err(error))) => found.damaged.push(error.to_string()),
+                    Err(said) => {
+                        found.damaged.push(panicked(&said));
+                        break;
+                    }
+                }
+                // Partitions that share a page share its damage.
+                found.damaged.dedup();
+                records += 1;
+                if records % 1000 == 0 {
+                    progress(records);
+                }
+            }
+        }
+        report.tables.push(found);
+    }
+    Ok(())
+}
+
+fn panicked(said: &str) -> String {
+    format!("the engine panicked on what it read: {said}")
+}
+
+/// What is wrong with the entries of dead rows, and with what is kept in `meta`.
+fn check_beside(engine: &Engine) -> Result<Vec<String>> {
+    let mut damaged = Vec::new();
+    for name in [EXPIRY, EXPIRED, TOMBSTONES] {
+        let items = engine.tree(name)?.range(&[], None);
+        let unsound = items.filter_map(|item| match item {
+            Ok((entry, _)) if index::parse(&entry).is_some() => None,
+            Ok((entry, _)) => {
+                Some(format!("the tree {name} has an entry that is none: {}", entry.escape_ascii()))
+            }
+            Err(error) => Some(format!("the tree {name}: {error}")),
+        });
+        damaged.extend(unsound);
+    }
+    let meta = engine.tree(META)?;
+    if let Err(error) = gc::read_swept(&meta) {
+        damaged.push(error.to_string());
+    }
+    for item in meta.range(notes::NOTE_PREFIX.as_bytes(), Some(notes::NOTES_END.as_bytes())) {
+        let (key, kept) = item?;
+        if notes::unseal(&kept).is_none() {
+            damaged.push(format!("{} is damaged", key.escape_ascii()));
+        }
+    }
+    Ok(damaged)
+}
+
+/// Locks a directory that must be there: a wrong path is not to become an empty store.
+pub(in crate::storage) fn lock_existing(data: &Path) -> Result<File> {
+    if !data.is_dir() && !open::before_compaction(data).is_dir() {
+        return Err(Error::StorageUnusable(format!("there is no storage directory {}", data.display())));
+    }
+    open::lock(data)
+}
+
+/// A table of a store that serves nobody: no thread commits, sweeps or watches.
+pub(in crate::storage) fn open_unwatched(
+    engine: &Engine,
+    name: TableName,
+    now_ms: &WallClock,
+) -> Result<Table> {
+    let trees = Trees::open(engine, &name)?;
+    let dictionaries = open::read_dictionaries(&engine.tree(META)?, &name)?;
+    let around = Surroundings {
+        now_ms: now_ms.clone(),
+        counters: Default::default(),
+        committer: Committer::new(Durability::None).into(),
+        decoded: Default::default(),
+        shared: Default::default(),
+        digest_key: Default::default(),
+        chores: std::sync::mpsc::channel().0,
+        floors: Floors::new(Swept::default()).into(),
+        opening: Default::default(),
+        agreed: crate::storage::changes::cursors::Agreed::default().into(),
+        repairs: std::sync::mpsc::channel().0,
+        reindex: Default::default(),
+    };
+    Ok(Table::new(name, around, trees, dictionaries))
+}

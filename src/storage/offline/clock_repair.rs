@@ -1,0 +1,438 @@
+//! What a wrong wall clock has left in a store that no node has open, and how it is mended.
+//!
+//! A node whose clock was ahead has rows with timestamps that are still to come. Its peers refuse them, and whatever it writes must lie above
+//! them. The repair gives each such row a true timestamp, that of the repair, in the order that the rows had; no other node has seen the
+//! ones before, unless its clock was ahead as well. It lowers what the node made durable of its clock: the bound, and how far it has swept.
+//!
+//! A row is rewritten in one step, and the bound is lowered last: a repair that is cut short is done again. No row is removed. A repaired row
+//! counts as written now, so it wins over what other nodes wrote to its key meanwhile: when it was written truly, nobody knows.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::check;
+use crate::{
+    core::{
+        clock::{NodeId, Timestamp, last_reading, unix_ms},
+        name::{Key, TableName},
+        protocol::replica::Swept,
+        wall_clock::UNSET_BEFORE_MS,
+    },
+    error::{Error, Result},
+    storage::{
+        META, WallClock,
+        commit::timestamps::BOUND_LEAD_MS,
+        engine::{Engine, panics},
+        gc,
+        open::{self, examine},
+        table::{Table, row::key_of, trees::ROWS},
+    },
+};
+
+/// Memory for pages: each is read once or twice.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// How many rows of a table are named.
+const EXAMPLES_MAX: usize = 5;
+/// Rows between two syncs, and two calls of `progress`.
+const SYNC_ROWS: u64 = 10_000;
+
+/// What a store says of its node's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The node; `None` where it was never started.
+    pub node: Option<NodeId>,
+    /// The wall clock, in Unix milliseconds.
+    pub now_ms: u64,
+    /// Later than that by more than this is ahead, in milliseconds.
+    pub allowed_ms: u64,
+    /// No timestamp at or above it was handed out: a reading.
+    pub bound: u64,
+    /// How far the node has swept.
+    pub swept: Swept,
+    /// The earliest and the latest timestamp of a row.
+    pub span: Option<(Timestamp, Timestamp)>,
+    /// Tables that have rows ahead, by name.
+    pub tables: Vec<TableAhead>,
+    /// Rows that cannot be read. `DynaRust check` names them.
+    pub damaged: u64,
+    /// The timestamps ahead, in their order: some 30 bytes for each row at the most.
+    ahead: BTreeSet<Timestamp>,
+    /// The latest timestamp that is not ahead: a reading.
+    last: u64,
+}
+
+/// The rows of a table that are ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableAhead {
+    /// The table.
+    pub table: TableName,
+    /// Those that the node wrote itself, tombstones included.
+    pub own: u64,
+    /// Those that other nodes wrote, and that are here only because this node's clock was ahead as well.
+    pub foreign: u64,
+    /// Some of them.
+    pub examples: Vec<(Key, Timestamp)>,
+}
+
+impl Found {
+    /// How far an instant is ahead of the wall clock, in milliseconds.
+    pub fn ahead_ms(&self, at_ms: u64) -> u64 {
+        at_ms.saturating_sub(self.now_ms)
+    }
+
+    /// How many rows are ahead.
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|table| table.own + table.foreign).sum()
+    }
+
+    /// Whether anything is further ahead than is allowed.
+    pub fn is_ahead(&self) -> bool {
+        // A node that did not end in order leaves a bound that is a little ahead.
+        let bound_ms = unix_ms(self.bound).saturating_sub(BOUND_LEAD_MS);
+        !self.ahead.is_empty() || self.is_late(bound_ms) || self.is_late(self.swept.latest_ms())
+    }
+
+    /// Why it looks as if not the rows were wrong but the wall clock; `None` where it does not.
+    pub fn doubt(&self) -> Option<String> {
+        let (oldest, _) = self.span?;
+        self.is_late(oldest.unix_ms()).then(|| {
+            format!(
+                "every row in the store is ahead of the wall clock, the oldest by {} ms: either the node never ran with a right \
+                 clock, or the clock is wrong now. Compare `date -u` with another machine; where it is right, add --force",
+                self.ahead_ms(oldest.unix_ms())
+            )
+        })
+    }
+
+    fn is_late(&self, at_ms: u64) -> bool {
+        self.ahead_ms(at_ms) > self.allowed_ms
+    }
+}
+
+/// Looks what is ahead of the wall clock by more than `allowed_ms` in the store in `data`; calls `progress` with the number of rows read.
+///
+/// # Errors
+/// `StorageInUse`, `StorageUnusable`, `StorageDamaged` where it does not open at all.
+pub fn find(data: &Path, now_ms: &WallClock, allowed_ms: u64, progress: impl FnMut(u64)) -> Result<Found> {
+    on_sound(data, |engine| find_in(engine, now_ms, allowed_ms, progress))
+}
+
+/// Mends what `find` finds, and returns what that was. `force`: also where the wall clock is in doubt. `progress`: as for `find`, and then
+/// with the number of rows rewritten.
+///
+/// # Errors
+/// As `find`; `Forbidden` where the wall clock is wrong, or in doubt without `force`, and then nothing was changed; `StorageFull`, and
+/// then some rows may be mended and others not.
+pub fn repair(
+    data: &Path,
+    now_ms: &WallClock,
+    allowed_ms: u64,
+    force: bool,
+    mut progress: impl FnMut(u64),
+) -> Result<Found> {
+    on_sound(data, |engine| repair_in(engine, now_ms, allowed_ms, force, &mut progress))
+}
+
+fn repair_in(
+    engine: &Engine,
+    now_ms: &WallClock,
+    allowed_ms: u64,
+    force: bool,
+    progress: &mut impl FnMut(u64),
+) -> Result<Found> {
+    let found = find_in(engine, now_ms, allowed_ms, &mut *progress)?;
+    if found.now_ms < UNSET_BEFORE_MS {
+        return Err(Error::Forbidden(format!(
+            "the wall clock shows {} s after 1970: it was never set. Set it, and run this again",
+            found.now_ms / 1_000
+        )));
+    }
+    if !found.is_ahead() {
+        return Ok(found);
+    }
+    if !force && let Some(doubt) = found.doubt() {
+        return Err(Error::Forbidden(doubt));
+    }
+    let node = found.node.ok_or_else(|| Error::StorageDamaged("the store has rows and no node".into()))?;
+    let stamps = Stamps {
+        node,
+        base: found.last.max(last_reading(found.now_ms)),
+        ahead: found.ahead.iter().copied().collect(),
+    };
+    let mut rewritten = 0;
+    for table in &found.tables {
+        let table = check::open_unwatched(engine, table.table.clone(), now_ms)?;
+        for number in 0..=u8::MAX {
+            rewrite(&table, number, &stamps, &mut || {
+                rewritten += 1;
+                if rewritten % SYNC_ROWS == 0 {
+                    engine.sync()?;
+                    progress(rewritten);
+                }
+                Ok(())
+            })?;
+        }
+    }
+    engine.sync()?;
+    let swept = Swept {
+        tombstones_ms: found.swept.tombstones_ms.min(found.now_ms),
+        expired_ms: found.swept.expired_ms.min(found.now_ms),
+    };
+    if swept != found.swept {
+        gc::keep(engine, swept)?;
+    }
+    open::write_clock_bound(&engine.tree(META)?, stamps.bound())?;
+    engine.sync()?;
+    Ok(found)
+}
+
+/// Runs `run` on the store in `data`, locked, where nothing is damaged: what the engine cannot read it would throw away.
+fn on_sound<T>(data: &Path, run: impl FnOnce(&Engine) -> Result<T>) -> Result<T> {
+    let _lock = check::lock_existing(data)?;
+    if let Some(why) = examine::find_damage(data)? {
+        return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(data))));
+    }
+    let ran = panics::caught(|| {
+        let engine = open::engine(data, CACHE_BYTES)?;
+        examine::check_end(data, &engine)?;
+        run(&engine)
+    });
+    ran.unwrap_or_else(|said| {
+        Err(Error::StorageDamaged(format!(
+            "{}: sled panicked: {said}. {}",
+            data.display(),
+            examine::remedies(data)
+        )))
+    })
+}
+
+fn find_in(
+    engine: &Engine,
+    now_ms: &WallClock,
+    allowed_ms: u64,
+    mut progress: impl FnMut(u64),
+) -> Result<Found> {
+    let meta = engine.tree(META)?;
+    let mut found = Found {
+        node: open::read_node(&meta)?,
+        now_ms: now_ms(),
+        allowed_ms,
+        bound: open::read_clock_bound(&meta)?,
+        swept: gc::read_swept(&meta)?,
+        span: None,
+        tables: Vec::new(),
+        damaged: 0,
+        ahead: BTreeSet::new(),
+        last: 0,
+    };
+    let mut rows = 0;
+    for name in engine.tree_names(ROWS) {
+        let table = check::open_unwatched(engine, TableName::parse(&name)?, now_ms)?;
+        found.look_through(&table, &mut || {
+            rows += 1;
+            if rows % SYNC_ROWS == 0 {
+                progress(rows);
+            }
+        })?;
+    }
+    found.tables.sort_by(|a, b| a.table.cmp(&b.table));
+    Ok(found)
+}
+
+impl Found {
+    fn look_through(&mut self, table: &Table, count: &mut impl FnMut()) -> Result<()> {
+        let mut ahead = TableAhead { table: table.name().clone(), own: 0, foreign: 0, examples: Vec::new() };
+        for number in 0..=u8::MAX {
+            for item in table.with_trees(|trees| Ok(trees.partition(number)))? {
+                count();
+                let read =
+                    item.and_then(|(row, bytes)| Ok((key_of(&row)?, table.decode(&row, &bytes)?.head)));
+                let Ok((key, head)) = read else {
+                    self.damaged += 1;
+                    continue;
+                };
+                self.take(&mut ahead, key, head.marker.timestamp);
+            }
+        }
+        if ahead.own + ahead.foreign > 0 {
+            self.tables.push(ahead);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, ahead: &mut TableAhead, key: Key, timestamp: Timestamp) {
+        let (first, last) = self.span.unwrap_or((timestamp, timestamp));
+        self.span = Some((first.min(timestamp), last.max(timestamp)));
+        if !self.is_late(timestamp.unix_ms()) {
+            self.last = self.last.max(timestamp.hlc);
+            return;
+        }
+        self.ahead.insert(timestamp);
+        match Some(timestamp.node) == self.node {
+            true => ahead.own += 1,
+            false => ahead.foreign += 1,
+        }
+        if ahead.examples.len() < EXAMPLES_MAX {
+            ahead.examples.push((key, timestamp));
+        }
+    }
+}
+
+/// The timestamps of a repair.
+struct Stamps {
+    node: NodeId,
+    /// The last reading below all of them.
+    base: u64,
+    /// Those that they replace, in order.
+    ahead: Vec<Timestamp>,
+}
+
+impl Stamps {
+    /// What replaces a timestamp; `None` where that is not ahead.
+    fn of(&self, timestamp: Timestamp) -> Option<Timestamp> {
+        let rank = self.ahead.binary_search(&timestamp).ok()?;
+        Some(Timestamp { hlc: self.base + 1 + rank as u64, node: self.node })
+    }
+
+    /// Above all of them.
+    fn bound(&self) -> u64 {
+        self.base + 1 + self.ahead.len() as u64
+    }
+}
+
+/// Rewrites the rows of one partition that are ahead.
+fn rewrite(table: &Table, number: u8, stamps: &Stamps, count: &mut impl FnMut() -> Result<()>) -> Result<()> {
+    let mut ahead = Vec::new();
+    for item in table.with_trees(|trees| Ok(trees.partition(number)))? {
+        // What cannot be read is left as it is, for `check` and the peers.
+        let Ok((row, bytes)) = item else { break };
+        let Ok(record) = table.decode(&row, &bytes) else { continue };
+        if let Some(timestamp) = stamps.of(record.head.marker.timestamp) {
+            ahead.push((row, timestamp));
+        }
+    }
+    for (row, timestamp) in ahead {
+        if table.restamp(&row, timestamp)? {
+            count()?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        core::register::Register,
+        storage::{
+            Store,
+            gc::index,
+            tests::{NOW_MS, Scene, close, key, put, table},
+        },
+    };
+
+    const HOUR_MS: u64 = 3_600_000;
+    const FOREIGN: NodeId = NodeId(99);
+
+    fn at(unix_ms: u64, counter: u64, node: NodeId) -> Timestamp {
+        Timestamp { hlc: (unix_ms << 16) + counter, node }
+    }
+
+    fn write(store: &Store, name: &str, register: &Register, timestamp: Timestamp) {
+        let register = Register::new(register.payload().clone(), timestamp);
+        store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
+    }
+
+    fn timestamp_of(store: &Store, name: &str) -> Timestamp {
+        store.get(&table(), &key(name)).expect("reads").expect("is there").timestamp
+    }
+
+    fn wall_clock() -> WallClock {
+        Arc::new(|| NOW_MS)
+    }
+
+    /// A store with rows of an hour ahead, and one of now.
+    fn ahead(scene: &Scene) -> NodeId {
+        let store = scene.open();
+        let node = store.node();
+        let long = format!("\"{}\"", "long ".repeat(20_000));
+        write(&store, "true", &put("0", None, 0), at(NOW_MS + 400, 0, node));
+        write(&store, "second", &put(&long, None, 0), at(NOW_MS + HOUR_MS, 2, node));
+        write(&store, "first", &put("1", Some(NOW_MS + 2 * HOUR_MS), 0), at(NOW_MS + HOUR_MS, 1, FOREIGN));
+        write(&store, "deleted", &put("1", None, 0), at(NOW_MS - 5, 0, node));
+        write(&store, "deleted", &Register::deleted(at(0, 0, node)), at(NOW_MS + HOUR_MS + 7, 0, node));
+        store.set_clock_bound((NOW_MS + HOUR_MS + 2_000) << 16).expect("writes");
+        let swept = Swept { tombstones_ms: 0, expired_ms: NOW_MS + HOUR_MS };
+        store.reset_swept(swept).expect("writes");
+        close(store);
+        node
+    }
+
+    #[test]
+    fn rows_ahead_get_true_timestamps_in_their_order_and_none_is_lost() {
+        let scene = Scene::new();
+        let node = ahead(&scene);
+        let data = scene.data();
+        let found = find(&data, &wall_clock(), 500, |_| ()).expect("reads");
+        assert_eq!((found.rows(), found.is_ahead(), found.doubt()), (3, true, None));
+        assert_eq!((found.tables[0].own, found.tables[0].foreign), (2, 1));
+        assert_eq!(found.tables[0].examples.len(), 3);
+        assert_eq!(repair(&data, &wall_clock(), 500, false, |_| ()).expect("repairs"), found);
+
+        let after = find(&data, &wall_clock(), 500, |_| ()).expect("reads");
+        assert!(!after.is_ahead(), "{after:?}");
+        let store = scene.open();
+        let (first, second) = (timestamp_of(&store, "first"), timestamp_of(&store, "second"));
+        assert_eq!(timestamp_of(&store, "true"), at(NOW_MS + 400, 0, node));
+        assert!(timestamp_of(&store, "true") < first && first < second, "{first} {second}");
+        assert_eq!((first.node, second.node), (node, node));
+        assert!(store.clock_bound() > second.hlc && store.clock_bound() >> 16 <= NOW_MS + 401);
+        assert_eq!(store.swept(), Swept { tombstones_ms: 0, expired_ms: NOW_MS });
+        assert_eq!(store.get(&table(), &key("deleted")), Ok(None));
+        assert!(
+            store.get(&table(), &key("second")).expect("reads").expect("is there").value.as_str().len()
+                > 90_000
+        );
+        let entry = store.get(&table(), &key("first")).expect("reads").expect("is there");
+        assert_eq!((entry.value.as_str(), entry.expires_at_ms), ("1", Some(NOW_MS + 2 * HOUR_MS)));
+        // The tombstone is due by its true timestamp, and not by the one before.
+        let dead = store
+            .with_engine(|engine| engine.tree(crate::storage::table::trees::TOMBSTONES))
+            .expect("a tree");
+        let due: Vec<u64> = dead
+            .range(&[], None)
+            .map(|item| index::parse(&item.expect("reads").0).expect("an entry").0)
+            .collect();
+        assert_eq!(due, [NOW_MS + 400]);
+        close(store);
+    }
+
+    #[test]
+    fn a_wall_clock_in_doubt_changes_nothing_without_force() {
+        let scene = Scene::new();
+        ahead(&scene);
+        let data = scene.data();
+        let early: WallClock = Arc::new(|| NOW_MS - 24 * HOUR_MS);
+        let refused = repair(&data, &early, 500, false, |_| ()).expect_err("refused").to_string();
+        assert!(refused.contains("--force") && refused.contains("date -u"), "{refused}");
+        let unset: WallClock = Arc::new(|| 5_000);
+        assert!(matches!(repair(&data, &unset, 500, true, |_| ()), Err(Error::Forbidden(_))));
+        assert_eq!(find(&data, &wall_clock(), 500, |_| ()).expect("reads").rows(), 3);
+        assert!(repair(&data, &early, 500, true, |_| ()).is_ok());
+        assert!(!find(&data, &early, 500, |_| ()).expect("reads").is_ahead());
+    }
+
+    #[test]
+    fn a_store_that_is_not_ahead_is_left_as_it_is() {
+        let scene = Scene::new();
+        let store = scene.open();
+        write(&store, "k", &put("1", None, 0), at(NOW_MS + 500, 0, NodeId(1)));
+        store.set_clock_bound((NOW_MS + 2_000) << 16).expect("writes");
+        close(store);
+        let data = scene.data();
+        let found = repair(&data, &wall_clock(), 500, false, |_| ()).expect("looks");
+        assert!(!found.is_ahead());
+        assert_eq!(find(&data, &wall_clock(), 500, |_| ()), Ok(found));
+    }
+}

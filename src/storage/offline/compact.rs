@@ -1,0 +1,254 @@
+//! Rebuilds a store that no node has open into a fresh one: sled gives no space back after deletes, and rows written before
+//! their table had a dictionary, or values that have changed since, compress better with a new one.
+//!
+//! The old directory is touched only when the new one is complete and on disk; then the two change places by renames. Cut
+//! short between those, the next open finds the old one under its other name and takes it back.
+//!
+//! A damaged store is not compacted as it is: the new one would look whole. Who accepts the loss gets what `salvage` can read, and
+//! the new store is marked doubtful.
+
+use std::{fs, path::Path};
+
+use super::{
+    check,
+    salvage::{self, Salvaged},
+};
+use crate::{
+    core::{
+        clock::Timestamp,
+        name::TableName,
+        register::{Payload, Register},
+    },
+    error::{Error, Result},
+    storage::{
+        META, WallClock,
+        engine::{self, Engine, panics},
+        open::{self, doubt, examine},
+        table::{Table, codec::Samples, row::key_of, trees::ROWS},
+    },
+};
+
+pub(in crate::storage) const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Rows between two syncs: bounds what the engine holds back in memory.
+pub(in crate::storage) const SYNC_ROWS: u64 = 10_000;
+
+/// What a compaction did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// Rows, tombstones included.
+    pub rows: u64,
+    /// Bytes of the directory before.
+    pub bytes_before: u64,
+    /// Bytes of the directory now.
+    pub bytes_after: u64,
+    /// What was lost, where that was accepted and the store was damaged.
+    pub salvaged: Option<Salvaged>,
+}
+
+/// Compacts the store in `data`; calls `progress` with the number of rows copied so far. Needs as much room as the new store
+/// takes, beside the old one; twice that where the old one is damaged and `accept_loss` says to keep what is left.
+///
+/// # Errors
+/// `StorageInUse`, `StorageUnusable`, `StorageDamaged`, `Corrupt` where a record is damaged, `StorageFull`; the store is then as
+/// it was.
+pub fn compact(
+    data: &Path,
+    now_ms: &WallClock,
+    accept_loss: bool,
+    mut progress: impl FnMut(u64),
+) -> Result<Compacted> {
+    let _lock = check::lock_existing(data)?;
+    let target = open::beside(data, "compacting");
+    // What compactions left that were cut short; that of before is taken back by the lock where it is needed.
+    remove(&target)?;
+    let bytes_before = engine::disk_bytes(data);
+    let rebuilt = match examine::find_damage(data)? {
+        Some(why) => Err(Error::StorageDamaged(why)),
+        None => rebuild_caught(data, &target, now_ms, &mut progress),
+    };
+    let (rows, salvaged) = match rebuilt {
+        Ok(rows) => (rows, None),
+        Err(Error::StorageDamaged(_) | Error::Corrupt(_)) if accept_loss => {
+            remove(&target)?;
+            let salvaged = salvage::salvage_locked(data, &target, now_ms, |step| {
+                if let salvage::Step::Written(rows) = step {
+                    progress(rows);
+                }
+            })?;
+            (salvaged.rows(), Some(salvaged))
+        }
+        Err(error) => {
+            remove(&target)?;
+            return Err(refused(error));
+        }
+    };
+    remove(&open::before_compaction(data))?;
+    swap(data, &target)?;
+    Ok(Compacted { rows, bytes_before, bytes_after: engine::disk_bytes(data), salvaged })
+}
+
+/// Says what can be done about a store that is not compacted as it is damaged.
+fn refused(error: Error) -> Error {
+    let remedy = "Nothing was changed. DynaRust compact --accept-loss keeps what can be read and says what is lost; so does \
+                  DynaRust salvage, into another directory";
+    match error {
+        Error::StorageDamaged(why) => Error::StorageDamaged(format!("{why}. {remedy}")),
+        Error::Corrupt(what) => Error::StorageDamaged(format!("damaged bytes on disk: {what}. {remedy}")),
+        other => other,
+    }
+}
+
+fn rebuild_caught(
+    data: &Path,
+    target: &Path,
+    now_ms: &WallClock,
+    progress: &mut impl FnMut(u64),
+) -> Result<u64> {
+    panics::caught(|| rebuild(data, target, now_ms, progress)).unwrap_or_else(|said| {
+        Err(Error::StorageDamaged(format!("{}: sled panicked: {said}", data.display())))
+    })
+}
+
+/// Builds a fresh store in `target` of the one in `data`, doubt included. How many rows it has.
+fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl FnMut(u64)) -> Result<u64> {
+    let old = open::engine(data, CACHE_BYTES)?;
+    examine::check_end(data, &old)?;
+    let mut copy = Copy::start(&old, target, now_ms, progress)?;
+    for name in old.tree_names(ROWS) {
+        copy.table(&TableName::parse(&name)?, &mut |error| Err(error))?;
+    }
+    let rows = copy.finish()?;
+    if let Some(why) = doubt::read(data)? {
+        doubt::write(target, &why)?;
+    }
+    Ok(rows)
+}
+
+/// A store that is copied into a fresh one, row by row.
+pub(in crate::storage) struct Copy<'a, P> {
+    old: &'a Engine,
+    new: Engine,
+    now_ms: &'a WallClock,
+    progress: P,
+    rows: u64,
+    /// The latest timestamp of all rows.
+    pub(in crate::storage) latest: Option<Timestamp>,
+}
+
+impl<'a, P: FnMut(u64)> Copy<'a, P> {
+    /// Makes the new store, and copies what the old one says of its node.
+    pub(in crate::storage) fn start(
+        old: &'a Engine,
+        target: &Path,
+        now_ms: &'a WallClock,
+        progress: P,
+    ) -> Result<Self> {
+        let new = open::engine(target, CACHE_BYTES)?;
+        copy_meta(old, &new)?;
+        Ok(Self { old, new, now_ms, progress, rows: 0, latest: None })
+    }
+
+    /// Copies a table; `damaged` decides about each row that cannot be read.
+    pub(in crate::storage) fn table(
+        &mut self,
+        name: &TableName,
+        damaged: &mut dyn FnMut(Error) -> Result<()>,
+    ) -> Result<u64> {
+        let source = check::open_unwatched(self.old, name.clone(), self.now_ms)?;
+        let target = check::open_unwatched(&self.new, name.clone(), self.now_ms)?;
+        train(&source, &target, &self.new)?;
+        let before = self.rows;
+        for item in source.with_trees(|trees| Ok(trees.rows.range(&[], None)))? {
+            let (row, bytes) = item?;
+            let read = source.verify(&row, &bytes).and_then(|_| source.read_change(&row, &bytes));
+            let (head, payload) = match read {
+                Ok(Some(change)) => change,
+                Ok(None) => {
+                    damaged(source.lost(&row))?;
+                    continue;
+                }
+                Err(error @ Error::Corrupt(_)) => {
+                    damaged(error)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let timestamp = head.marker.timestamp;
+            target.merge(&key_of(&row)?, |_| Ok(Register::new(payload, timestamp)))?;
+            self.latest = self.latest.max(Some(timestamp));
+            self.rows += 1;
+            if self.rows.is_multiple_of(SYNC_ROWS) {
+                self.new.sync()?;
+                (self.progress)(self.rows);
+            }
+        }
+        Ok(self.rows - before)
+    }
+
+    /// The new store.
+    pub(in crate::storage) fn new_store(&self) -> &Engine {
+        &self.new
+    }
+
+    /// Makes the new store durable and closes it. How many rows it has.
+    pub(in crate::storage) fn finish(self) -> Result<u64> {
+        self.new.close(None)?;
+        Ok(self.rows)
+    }
+}
+
+/// What the store says of its node. Dictionaries stay behind: the new store trains its own.
+fn copy_meta(old: &Engine, new: &Engine) -> Result<()> {
+    let target = new.tree(META)?;
+    for item in old.tree(META)?.range(&[], None) {
+        let (key, value) = item?;
+        if !key.starts_with(open::DICTIONARY_PREFIX.as_bytes()) {
+            target.insert(&key, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// A dictionary from the first rows: partitions are by hash, so these are any rows.
+fn train(source: &Table, target: &Table, new: &Engine) -> Result<()> {
+    let mut samples = Samples::default();
+    let rows = source.with_trees(|trees| Ok(trees.rows.range(&[], None)))?;
+    for item in rows {
+        let (row, bytes) = item?;
+        // Whoever copies the rows deals with those that are damaged.
+        let Ok(Some((_, Payload::Live { value, .. }))) = source.read_change(&row, &bytes) else { continue };
+        if samples.add(value.as_str().as_bytes()) {
+            let meta = new.tree(META)?;
+            let keep = |number, bytes: &[u8]| open::write_dictionary(&meta, target.name(), number, bytes);
+            return match target.train(&samples, keep) {
+                // Values that have nothing in common: they are compressed one by one.
+                Err(Error::Io(_)) => Ok(()),
+                other => other,
+            };
+        }
+    }
+    Ok(())
+}
+
+fn swap(data: &Path, target: &Path) -> Result<()> {
+    let before = open::before_compaction(data);
+    let rename = |from: &Path, to: &Path| {
+        fs::rename(from, to)
+            .map_err(|e| Error::io(format_args!("renaming {} to {}", from.display(), to.display()), &e))
+    };
+    rename(data, &before)?;
+    if let Err(error) = rename(target, data) {
+        rename(&before, data)?;
+        return Err(error);
+    }
+    engine::sync_directory(&engine::parent(data))?;
+    remove(&before)
+}
+
+/// Removes a directory, if it is there.
+pub(in crate::storage) fn remove(directory: &Path) -> Result<()> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(directory).map_err(|e| Error::io(format_args!("removing {}", directory.display()), &e))
+}

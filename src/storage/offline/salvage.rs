@@ -1,0 +1,394 @@
+//! Saves what can be read of a damaged store into a new one. It reads the engine's log by itself, so that it works where the engine
+//! does not open, panics, or would throw away what it cannot read.
+//!
+//! Two steps. All records that fit their checksum go into a raw store as they are: of each row the latest, by its own timestamp, and
+//! what older pages hold of the rows whose page is lost. Then every row of that goes through the merge that all writes take, into the
+//! new store; a row whose value cannot be put together is named and left out.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, File, TryLockError},
+    path::Path,
+};
+
+use super::compact::{CACHE_BYTES, Copy, SYNC_ROWS, remove};
+use crate::{
+    core::{clock::NodeId, digest::DigestKey, name::TableName},
+    error::{Error, Result},
+    storage::{
+        META, WallClock,
+        engine::{
+            self, Engine, Tree,
+            log::pages::{self, Pages},
+            panics,
+        },
+        open::{self, doubt, examine, notes},
+        table::{
+            record,
+            trees::{CHUNKS, ROWS},
+        },
+    },
+};
+
+/// Most damaged rows that are named of one table: more are counted.
+pub const NAMED_MAX: usize = 100;
+
+/// What a store keeps of its node from its first start on, its length, and what becomes of it where it is lost.
+const KEPT: &[(&[u8], usize, &str)] = &[
+    (open::NODE_KEY, size_of::<NodeId>(), "the id of the node: it gets another"),
+    (open::DIGEST_KEY, size_of::<DigestKey>(), "the key of the node's digests: it gets another"),
+];
+
+/// How far a salvage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Bytes of the old log read.
+    Read(u64),
+    /// Rows written to the new store.
+    Written(u64),
+}
+
+/// What was saved of a store, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Each table, by name.
+    pub tables: Vec<SalvagedTable>,
+    /// What of the log is damaged, a line each.
+    pub damaged: Vec<String>,
+    /// What the store said of its node, and does not any more, a line each.
+    pub forgotten: Vec<String>,
+    /// Rows whose table is not known, as nothing is left that names it.
+    pub strays: u64,
+}
+
+/// What was saved of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SalvagedTable {
+    /// Its name.
+    pub name: TableName,
+    /// Rows that were saved, tombstones included.
+    pub rows: u64,
+    /// Rows that are lost, and how, a line each; at most `NAMED_MAX`.
+    pub lost: Vec<String>,
+    /// How many more there are.
+    pub lost_more: u64,
+    /// Pages that are lost. What older ones held of their rows was saved; nobody knows how many there were.
+    pub pages_lost: usize,
+    /// Pages that are older than they were: their rows may be too.
+    pub pages_aged: usize,
+}
+
+impl Salvaged {
+    /// Rows saved, tombstones included.
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|table| table.rows).sum()
+    }
+
+    /// Whether all that the store held was saved.
+    pub fn is_complete(&self) -> bool {
+        let is_whole =
+            |table: &SalvagedTable| table.lost.is_empty() && table.pages_lost == 0 && table.pages_aged == 0;
+        self.damaged.is_empty()
+            && self.forgotten.is_empty()
+            && self.strays == 0
+            && self.tables.iter().all(is_whole)
+    }
+
+    fn reason(&self) -> String {
+        let first = self.damaged.first().map_or("pages or rows could not be read", String::as_str);
+        format!("it was salvaged from a damaged one ({first}): {}", doubt::MEANING)
+    }
+}
+
+/// For people.
+impl fmt::Display for SalvagedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, rows, lost, lost_more, pages_lost, pages_aged } = self;
+        writeln!(f, "{name}: {rows} rows")?;
+        for line in lost {
+            writeln!(f, "  lost: {line}")?;
+        }
+        if *lost_more > 0 {
+            writeln!(f, "  lost: {lost_more} more rows")?;
+        }
+        if *pages_lost > 0 {
+            writeln!(
+                f,
+                "  {pages_lost} gaps where pages are lost: of their rows only those are here that older pages held"
+            )?;
+        }
+        if *pages_aged > 0 {
+            writeln!(f, "  {pages_aged} pages are older than they were: values in them may be too")?;
+        }
+        Ok(())
+    }
+}
+
+/// Saves what can be read of the store in `data` into a new one, `into`, which must not be there yet. Nothing in `data` is changed.
+/// Needs as much room as the new store takes, twice.
+///
+/// # Errors
+/// `StorageInUse`, `StorageUnusable` (no store, or `into` is there), `StorageDamaged` where nothing can be read, `StorageFull`.
+pub fn salvage(data: &Path, into: &Path, now_ms: &WallClock, progress: impl FnMut(Step)) -> Result<Salvaged> {
+    if !data.is_dir() {
+        return Err(Error::StorageUnusable(format!("there is no storage directory {}", data.display())));
+    }
+    if into.exists() {
+        return Err(Error::StorageUnusable(format!(
+            "{} is there already; name a directory that is not, and has room beside it",
+            into.display()
+        )));
+    }
+    let _lock = lock_unchanged(data)?;
+    salvage_locked(data, into, now_ms, progress)
+}
+
+/// As `salvage`, of a directory that is locked.
+pub(in crate::storage) fn salvage_locked(
+    data: &Path,
+    into: &Path,
+    now_ms: &WallClock,
+    mut progress: impl FnMut(Step),
+) -> Result<Salvaged> {
+    let (raw, target) = (open::beside(into, "salvaging-raw"), open::beside(into, "salvaging"));
+    let clean = || remove(&raw).and_then(|()| remove(&target));
+    clean()?;
+    let mut salvaged = Salvaged { damaged: damage(data)?, ..Salvaged::default() };
+    let written = panics::caught(|| -> Result<()> {
+        read_raw(data, &raw, &mut salvaged, &mut progress)?;
+        write_new(&raw, &target, now_ms, &mut salvaged, &mut progress)
+    });
+    written
+        .unwrap_or_else(|said| Err(Error::Io(format!("writing {}: {said}", target.display()))))
+        .inspect_err(|_| {
+            // The error that stopped it is what counts.
+            let _ = clean();
+        })?;
+    let known = doubt::read(data)?;
+    let found = (!salvaged.is_complete()).then(|| salvaged.reason());
+    if let Some(why) = found.or(known) {
+        doubt::write(&target, &why)?;
+    }
+    remove(&raw)?;
+    fs::rename(&target, into)
+        .map_err(|e| Error::io(format_args!("renaming {} to {}", target.display(), into.display()), &e))?;
+    engine::sync_directory(&engine::parent(into))?;
+    Ok(salvaged)
+}
+
+/// Holds a store against a node that has it open, without a change to it.
+fn lock_unchanged(data: &Path) -> Result<Option<File>> {
+    let Ok(file) = File::open(data.join(open::LOCK_FILE)) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::StorageInUse(data.to_owned())),
+        // A file system that knows no locks has nobody who holds one.
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+fn damage(data: &Path) -> Result<Vec<String>> {
+    Ok(examine::walk_damage(data)?.iter().map(ToString::to_string).collect())
+}
+
+/// Puts every record that fits its checksum into a store of its own, as it is.
+fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut impl FnMut(Step)) -> Result<()> {
+    let pages = Pages::read(data, |bytes| progress(Step::Read(bytes)))?;
+    let trees = pages.trees();
+    if trees.is_empty() {
+        return Err(Error::StorageDamaged(format!(
+            "nothing in {} says which tables there were: no row can be saved. Restore a backup",
+            data.display()
+        )));
+    }
+    let is_copied = trees
+        .iter()
+        .any(|tree| tree.name != engine::name_in_use(&String::from_utf8_lossy(&tree.name)).as_bytes());
+    let mut engine = Raw { engine: Engine::open(raw, CACHE_BYTES)?, unsynced: 0 };
+    for tree in &trees {
+        let Ok(name) = str::from_utf8(&tree.name) else { continue };
+        let name = engine::name_in_use(name);
+        if name == META || name.starts_with(CHUNKS) {
+            if name == META && !tree.gaps.is_empty() {
+                salvaged.forgotten.push("a part of what is kept beside the tables".into());
+            }
+            let target = engine.engine.tree(name)?;
+            pages.items_in_gaps(
+                tree,
+                |key, _| is_chunk(name, key),
+                |key, value| engine.insert(&target, key, value),
+            )?;
+            pages.items(tree, |key, value| engine.insert(&target, key, value))?;
+        } else if let Some(table) = name.strip_prefix(ROWS) {
+            let mut found = salvaged.take_table(TableName::parse(table)?, tree);
+            let target = engine.engine.tree(name)?;
+            pages.items(tree, |row, bytes| match record::decode(row, bytes) {
+                // What is left of a tree that was copied because of damage is as good as the copy.
+                Ok(_) if is_copied => engine.insert_later(&target, row, bytes),
+                Ok(_) => engine.insert(&target, row, bytes),
+                Err(why) => {
+                    let key = row.get(1..).unwrap_or_default();
+                    found.lose(Error::corrupt_record(&found.name, key, why));
+                    Ok(())
+                }
+            })?;
+            let is_row = |row: &[u8], bytes: &[u8]| record::decode(row, bytes).is_ok();
+            pages.items_in_gaps(tree, is_row, |row, bytes| engine.insert_later(&target, row, bytes))?;
+            salvaged.tables.push(found);
+        }
+    }
+    attribute_strays(&pages, &trees, &mut engine, salvaged)?;
+    salvaged.tables.sort_by(|a, b| a.name.cmp(&b.name));
+    engine.engine.close(None)
+}
+
+/// Rows on pages that nothing leads to: of the table that lacks pages, if only one does.
+fn attribute_strays(
+    pages: &Pages,
+    trees: &[pages::Tree],
+    engine: &mut Raw,
+    salvaged: &mut Salvaged,
+) -> Result<()> {
+    let lacking = trees.iter().filter(|tree| !tree.gaps.is_empty() && tree.name.starts_with(ROWS.as_bytes()));
+    let lacking: Vec<_> = lacking.collect();
+    let target = match lacking[..] {
+        [] => return Ok(()),
+        [tree] => {
+            Some((tree, engine.engine.tree(engine::name_in_use(&String::from_utf8_lossy(&tree.name)))?))
+        }
+        _ => None,
+    };
+    pages.strays(trees, |row, bytes| {
+        let is_row = record::decode(row, bytes).is_ok();
+        let is_lacking = lacking.iter().any(|tree| tree.gaps.iter().any(|gap| pages::is_in(gap, row)));
+        match &target {
+            _ if !is_row || !is_lacking => Ok(()),
+            Some((_, target)) => engine.insert_later(target, row, bytes),
+            None => {
+                salvaged.strays += 1;
+                Ok(())
+            }
+        }
+    })
+}
+
+fn is_chunk(tree: &str, key: &[u8]) -> bool {
+    tree != META && key.len() == crate::storage::table::chunks::KEY_BYTES
+}
+
+/// The raw store, and how much was put in since its last sync.
+struct Raw {
+    engine: Engine,
+    unsynced: u64,
+}
+
+impl Raw {
+    fn insert(&mut self, tree: &Tree, key: &[u8], value: &[u8]) -> Result<()> {
+        tree.insert(key, value)?;
+        self.unsynced += 1;
+        if self.unsynced.is_multiple_of(SYNC_ROWS) {
+            self.engine.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Sets a row, unless one is there that is later.
+    fn insert_later(&mut self, tree: &Tree, row: &[u8], bytes: &[u8]) -> Result<()> {
+        let Ok(new) = record::decode(row, bytes) else { return Ok(()) };
+        let known = tree.get(row)?;
+        let known = known.as_ref().and_then(|bytes| record::decode(row, bytes).ok());
+        match known {
+            Some(known) if known.head.marker >= new.head.marker => Ok(()),
+            Some(_) | None => self.insert(tree, row, bytes),
+        }
+    }
+}
+
+impl Salvaged {
+    /// What was found of a table in other trees of it, and the pages that this one lacks.
+    fn take_table(&mut self, name: TableName, tree: &pages::Tree) -> SalvagedTable {
+        match self.tables.iter().position(|known| known.name == name) {
+            Some(at) => {
+                let mut known = self.tables.swap_remove(at);
+                known.pages_lost += tree.gaps.len();
+                known.pages_aged += tree.aged;
+                known
+            }
+            None => SalvagedTable::new(name, tree),
+        }
+    }
+}
+
+impl SalvagedTable {
+    fn new(name: TableName, tree: &pages::Tree) -> Self {
+        let (pages_lost, pages_aged) = (tree.gaps.len(), tree.aged);
+        Self { name, rows: 0, lost: Vec::new(), lost_more: 0, pages_lost, pages_aged }
+    }
+
+    fn lose(&mut self, error: Error) {
+        match self.lost.len() < NAMED_MAX {
+            true => self.lost.push(error.to_string()),
+            false => self.lost_more += 1,
+        }
+    }
+}
+
+/// Writes the rows of the raw store into a new one, and what the node needs beside them.
+fn write_new(
+    raw: &Path,
+    target: &Path,
+    now_ms: &WallClock,
+    salvaged: &mut Salvaged,
+    progress: &mut impl FnMut(Step),
+) -> Result<()> {
+    let old = Engine::open(raw, CACHE_BYTES)?;
+    salvaged.forgotten.extend(mend_meta(&old.tree(META)?)?);
+    let mut copy = Copy::start(&old, target, now_ms, |rows| progress(Step::Written(rows)))?;
+    for table in &mut salvaged.tables {
+        let name = table.name.clone();
+        table.rows = copy.table(&name, &mut |error| {
+            table.lose(error);
+            Ok(())
+        })?;
+    }
+    // No timestamp is handed out twice, whatever the bound was.
+    let latest = copy.latest.map_or(0, |latest| latest.hlc.saturating_add(1));
+    open::raise_clock_bound(&copy.new_store().tree(META)?, latest)?;
+    let rows = copy.finish()?;
+    progress(Step::Written(rows));
+    Ok(())
+}
+
+/// Removes what is kept of the node and was damaged, so that the store opens. What that was, a line each.
+fn mend_meta(meta: &Tree) -> Result<Vec<String>> {
+    let mut forgotten = Vec::new();
+    let mut damaged = Vec::new();
+    let mut items = BTreeMap::new();
+    for item in meta.range(&[], None) {
+        let (key, value) = item?;
+        items.insert(key.to_vec(), value.to_vec());
+    }
+    for (key, bytes, what) in KEPT {
+        let is_sound = items.get(*key).is_some_and(|value| value.len() == *bytes);
+        if is_sound {
+            continue;
+        }
+        forgotten.push((*what).to_owned());
+        damaged.push(key.to_vec());
+    }
+    for (key, value) in &items {
+        if key.starts_with(notes::NOTE_PREFIX.as_bytes()) && notes::unseal(value).is_none() {
+            forgotten.push(format!("{}, which was damaged", key.escape_ascii()));
+            damaged.push(key.clone());
+        }
+    }
+    if let Some(swept) = items.get(open::SWEPT)
+        && notes::unseal(swept).is_none()
+    {
+        forgotten.push("how far deleted rows were removed".into());
+        damaged.push(open::SWEPT.to_vec());
+    }
+    damaged.iter().try_for_each(|key| meta.remove(key))?;
+    Ok(forgotten)
+}

@@ -1,0 +1,401 @@
+//! Opening a directory: who may, whether it is ours, what it says of the node; and the few things kept beside the tables.
+
+pub mod doubt;
+pub(super) mod examine;
+pub mod notes;
+pub(super) mod row_count;
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+use super::{
+    META, Machine, Options,
+    engine::{self, Engine, Tree},
+    gc,
+    table::{
+        codec::{Dictionaries, Dictionary},
+        intents,
+    },
+};
+use crate::{
+    core::{clock::NodeId, digest::DigestKey, name::TableName, protocol::replica::Swept},
+    error::{Error, Result},
+};
+
+/// The format of everything in the directory. A newer one is refused; this version knows one.
+const FORMAT: &str = "1";
+const FORMAT_KEY: &[u8] = b"format";
+const MARKER_FILE: &str = "dynarust.format";
+/// What the marker says of a directory whose first start is not complete.
+const NEW: &str = " new";
+/// The id of the node.
+pub const NODE_KEY: &[u8] = b"node";
+const CLOCK_KEY: &[u8] = b"clock";
+/// The key of the digests of rows.
+pub const DIGEST_KEY: &[u8] = b"digest_key";
+/// How far dead rows were removed.
+pub const SWEPT: &[u8] = b"swept";
+/// What the names of all dictionaries begin with.
+pub const DICTIONARY_PREFIX: &str = "dictionary/";
+/// The file that keeps a second process out.
+pub const LOCK_FILE: &str = "dynarust.lock";
+/// How long to wait for a process that is about to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// What must fit the disk before a store that ran out of space is opened again: opening writes a segment or two.
+const PROBE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a directory says of its node.
+pub struct Identity {
+    /// The node's id.
+    pub node: NodeId,
+    /// No timestamp at or above it was handed out. 0 at the first start.
+    pub clock_bound: u64,
+    /// How far dead rows were removed.
+    pub swept: Swept,
+    /// The key under which rows are hashed: of this node alone, until a cluster gives it another.
+    pub digest_key: DigestKey,
+    /// Where the damaged directory went that this one replaces.
+    pub set_aside: Option<PathBuf>,
+    /// Why the store may not hold what it acknowledged.
+    pub doubt: Option<String>,
+}
+
+/// Locks and opens the directory.
+pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
+    let lock = lock(&options.data)?;
+    let (engine, lock, set_aside) = match examine::whole(options) {
+        Ok(engine) => (engine, lock, None),
+        Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
+            let aside = set_aside(&options.data, options)?;
+            warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
+            drop(lock);
+            // Made here, so that no store of before is taken back for it.
+            fs::create_dir_all(&options.data)
+                .map_err(|e| Error::io(format_args!("creating {}", options.data.display()), &e))?;
+            let lock = self::lock(&options.data)?;
+            (examine::whole(options)?, lock, Some(aside))
+        }
+        Err(Error::StorageDamaged(why)) => {
+            return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(&options.data))));
+        }
+        Err(error) => return Err(error),
+    };
+    // The store opened, so it is whole: what a compaction left that was cut short at its end would only grow old.
+    let before = before_compaction(&options.data);
+    if before.exists() {
+        fs::remove_dir_all(&before)
+            .map_err(|e| Error::io(format_args!("removing {}", before.display()), &e))?;
+    }
+    restrict(&options.data);
+    let mut identity = identity(&engine, &options.machine)?;
+    identity.set_aside = set_aside;
+    identity.doubt = doubt::read(&options.data)?;
+    if let Some(why) = &identity.doubt {
+        warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
+    }
+    Ok((engine, lock, identity))
+}
+
+/// Holds the directory against other processes, creating it where it is missing.
+pub fn lock(data: &Path) -> Result<File> {
+    let unusable = |doing: &str, error: &io::Error| {
+        Error::StorageUnusable(format!(
+            "cannot {doing} the storage directory {}: {error}; choose another with --data, or set its permissions",
+            data.display()
+        ))
+    };
+    if data.exists() && !data.is_dir() {
+        return Err(Error::StorageUnusable(format!(
+            "{} is a file, not a storage directory; choose another path with --data",
+            data.display()
+        )));
+    }
+    if !data.exists() {
+        let before = before_compaction(data);
+        if before.exists() {
+            warn!(from = %before.display(), "a compaction was cut short: taking back the store as it was before");
+            fs::rename(&before, data).map_err(|e| unusable("take back", &e))?;
+        }
+    }
+    fs::create_dir_all(data).map_err(|e| unusable("create", &e))?;
+    let mut create = OpenOptions::new();
+    let file = create.create(true).truncate(false).write(true).open(data.join(LOCK_FILE));
+    let file = file.map_err(|e| unusable("write in", &e))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20))
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::StorageInUse(data.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(unusable("lock", &e)),
+        }
+    }
+}
+
+/// Has nobody but the owner read what is in the directory; also what an earlier version made. Where the file system or another
+/// owner does not allow it, that stays.
+fn restrict(data: &Path) {
+    if let Err(error) = restrict_below(data) {
+        warn!(%error, data = %data.display(), "others on this machine may be able to read the data: its permissions cannot be set");
+    }
+}
+
+fn restrict_below(path: &Path) -> io::Result<()> {
+    restrict_one(path, 0o700)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        match () {
+            () if kind.is_dir() => restrict_below(&path)?,
+            () if kind.is_file() => restrict_one(&path, 0o600)?,
+            // A link is its owner's doing, and what it leads to as well.
+            () => {}
+        }
+    }
+    Ok(())
+}
+
+fn restrict_one(path: &Path, mode: u32) -> io::Result<()> {
+    let before = match fs::metadata(path) {
+        Ok(metadata) => metadata.permissions().mode(),
+        // The engine removes files of its own while this goes on.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if before & 0o7777 & !mode == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(before & mode)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        set => set,
+    }
+}
+
+/// Where the old store waits while a compaction puts the new one in its place.
+pub fn before_compaction(data: &Path) -> PathBuf {
+    beside(data, "before-compact")
+}
+
+/// A path next to `data`, of the same name and an ending.
+pub fn beside(data: &Path, ending: &str) -> PathBuf {
+    let mut name = data.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    data.with_file_name(name)
+}
+
+/// Opens the engine in a directory that is locked. The only way to, as sled takes whatever it cannot read for an empty log.
+///
+/// A file beside the log says that the directory is ours, and of which format, before the engine touches anything; and, once the
+/// first start is complete, that there must be something in it.
+///
+/// # Errors
+/// `StorageUnusable` for a directory of somebody else's or of another format, else as `Engine::open`.
+pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
+    let new = match check_ours(data)? {
+        Some(is_new) => is_new,
+        None => {
+            fs::create_dir_all(data)
+                .map_err(|e| Error::io(format_args!("creating {}", data.display()), &e))?;
+            write_marker(data, NEW)?;
+            true
+        }
+    };
+    let engine = Engine::open(data, cache_bytes)?;
+    let meta = engine.tree(META)?;
+    if meta.get(FORMAT_KEY)?.is_none() {
+        if !new {
+            return Err(Error::StorageDamaged(format!("{} has lost what was in it", data.display())));
+        }
+        meta.insert(FORMAT_KEY, FORMAT.as_bytes())?;
+        engine.sync()?;
+    }
+    if new {
+        write_marker(data, "")?;
+    }
+    intents::redo(&engine)?;
+    Ok(engine)
+}
+
+/// Refuses a directory of somebody else's or of another format. Whether the first start in it was not completed; `None` where there
+/// was none yet.
+pub fn check_ours(data: &Path) -> Result<Option<bool>> {
+    match read_marker(data)? {
+        Some(marker) => check_format(data, &marker).map(Some),
+        None if data.join("db").exists() => Err(Error::StorageUnusable(format!(
+            "{} holds a file named db and no {MARKER_FILE}: it is no storage of DynaRust; choose another path with --data",
+            data.display()
+        ))),
+        None => Ok(None),
+    }
+}
+
+fn read_marker(data: &Path) -> Result<Option<String>> {
+    let path = data.join(MARKER_FILE);
+    match fs::read(&path) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format_args!("reading {}", path.display()), &e)),
+    }
+}
+
+fn write_marker(data: &Path, state: &str) -> Result<()> {
+    let path = data.join(MARKER_FILE);
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(format!("{FORMAT}{state}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|e| match e.kind() {
+        io::ErrorKind::StorageFull => Error::StorageFull(format!("writing {}: {e}", path.display())),
+        _ => Error::io(format_args!("writing {}", path.display()), &e),
+    })?;
+    engine::sync_directory(data)
+}
+
+/// Refuses another format. True where the first start of this one was not completed.
+fn check_format(data: &Path, marker: &str) -> Result<bool> {
+    let marker = marker.trim_end();
+    // A marker that was being written when the power went is as good as none; nothing was acknowledged before it was whole.
+    match marker.strip_suffix(NEW).unwrap_or(marker) {
+        FORMAT | "" => Ok(marker != FORMAT),
+        other => Err(Error::StorageUnusable(format!(
+            "{data} has storage format {other:?}, this version knows {FORMAT}: run the version that wrote it; if there is none, \
+             the file {MARKER_FILE} is damaged, and DynaRust salvage {data} --into NEW saves the rest",
+            data = data.display()
+        ))),
+    }
+}
+
+fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
+    let aside = beside(data, &format!("damaged-{}", options.machine.now_ms() / 1000));
+    fs::rename(data, &aside).map_err(|e| Error::io(format_args!("moving {} aside", data.display()), &e))?;
+    engine::sync_directory(&engine::parent(data))?;
+    Ok(aside)
+}
+
+fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
+    let meta = engine.tree(META)?;
+    let node = match read_node(&meta)? {
+        Some(node) => node,
+        None => {
+            let node = machine.random()?;
+            meta.insert(NODE_KEY, &node.to_be_bytes())?;
+            engine.sync()?;
+            NodeId(node)
+        }
+    };
+    Ok(Identity {
+        node,
+        clock_bound: read_clock_bound(&meta)?,
+        swept: gc::read_swept(&meta)?,
+        digest_key: digest_key(engine, &meta, machine)?,
+        set_aside: None,
+        doubt: None,
+    })
+}
+
+/// The key under which rows are hashed; made where there is none, as in stores of before there were digests.
+fn digest_key(engine: &Engine, meta: &Tree, machine: &Machine) -> Result<DigestKey> {
+    if let Some(bytes) = meta.get(DIGEST_KEY)? {
+        let key = bytes.as_ref().try_into().map(DigestKey);
+        return key
+            .map_err(|_| Error::StorageDamaged("the key of the node's digests is not readable".into()));
+    }
+    let mut key = DigestKey([0; 32]);
+    machine.fill_random(&mut key.0)?;
+    write_digest_key(meta, &key)?;
+    engine.sync()?;
+    Ok(key)
+}
+
+/// Sets the key under which rows are hashed.
+pub fn write_digest_key(meta: &Tree, key: &DigestKey) -> Result<()> {
+    meta.insert(DIGEST_KEY, &key.0)
+}
+
+/// The clock's bound; 0 where there is none yet.
+///
+/// # Errors
+/// `StorageDamaged`.
+pub fn read_clock_bound(meta: &Tree) -> Result<u64> {
+    Ok(read_number(meta, CLOCK_KEY)?.unwrap_or(0))
+}
+
+/// The node's id; `None` where the node was never started.
+///
+/// # Errors
+/// `StorageDamaged`.
+pub fn read_node(meta: &Tree) -> Result<Option<NodeId>> {
+    Ok(read_number(meta, NODE_KEY)?.map(NodeId))
+}
+
+fn read_number(meta: &Tree, key: &[u8]) -> Result<Option<u64>> {
+    let Some(bytes) = meta.get(key)? else { return Ok(None) };
+    let number = bytes.as_ref().try_into().map(u64::from_be_bytes);
+    number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity is not readable".into()))
+}
+
+/// Sets the clock's bound.
+pub fn write_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
+    meta.insert(CLOCK_KEY, &bound.to_be_bytes())
+}
+
+/// Raises the clock's bound to this, if it is lower.
+pub fn raise_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
+    let known = meta.get(CLOCK_KEY)?.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
+    if known.is_some_and(|known| known >= bound) { Ok(()) } else { write_clock_bound(meta, bound) }
+}
+
+/// The dictionaries of a table, in order of their numbers.
+pub fn read_dictionaries(meta: &Tree, table: &TableName) -> Result<Dictionaries> {
+    let mut dictionaries = Dictionaries::default();
+    while let Some(bytes) = meta.get(&dictionary_key(table, dictionaries.count()))? {
+        let sound =
+            bytes.split_at_checked(8).filter(|(check, bytes)| *check == &blake3::hash(bytes).as_bytes()[..8]);
+        let Some((_, dictionary)) = sound else {
+            return Err(Error::StorageDamaged(format!("a dictionary of table {table} is damaged")));
+        };
+        dictionaries.push(Dictionary::new(dictionary));
+    }
+    Ok(dictionaries)
+}
+
+/// Keeps a dictionary of a table, eight bytes of its hash before it.
+pub fn write_dictionary(meta: &Tree, table: &TableName, number: usize, bytes: &[u8]) -> Result<()> {
+    let kept = [&blake3::hash(bytes).as_bytes()[..8], bytes].concat();
+    meta.insert(&dictionary_key(table, number), &kept)
+}
+
+/// Removes the dictionaries of a table that has no rows.
+pub fn remove_dictionaries(meta: &Tree, table: &TableName, count: usize) -> Result<()> {
+    // The last first, as reading them ends at the first that is missing.
+    (0..count).rev().try_for_each(|number| meta.remove(&dictionary_key(table, number)))
+}
+
+fn dictionary_key(table: &TableName, number: usize) -> Vec<u8> {
+    format!("{DICTIONARY_PREFIX}{table}/{number:03}").into_bytes()
+}
+
+/// Whether the disk takes data: writes a little, and removes it.
+pub fn probe(data: &Path) -> io::Result<()> {
+    let path = data.join("dynarust.probe");
+    let result = File::create(&path).and_then(|mut file| {
+        let block = [0x5a; 64 * 1024];
+        for _ in 0..PROBE_BYTES / block.len() {
+            file.write_all(&block)?;
+        }
+        file.sync_all()
+    });
+    fs::remove_file(&path)?;
+    result
+}

@@ -1,0 +1,164 @@
+//! Notes: small things that the node keeps beside the tables, each under a name, each with its checksum.
+
+use crate::{
+    error::{Error, Result},
+    storage::{Store, engine},
+};
+
+/// What the names of all notes begin with in `meta`.
+pub const NOTE_PREFIX: &str = "note/";
+/// The least name above all of theirs.
+pub const NOTES_END: &str = "note0";
+/// Longest note: that of some thousand members with long addresses. It is read and written whole.
+pub const NOTE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest piece of a note: it is one item of the engine, with its name and checksum. Only the last piece is shorter, and it may
+/// be empty; so that what a longer note left behind it is not read.
+const PIECE_BYTES: usize = engine::ITEM_BYTES_MAX - 1024;
+const NAME_BYTES_MAX: usize = 512;
+const CHECK_BYTES: usize = 8;
+
+impl Store {
+    /// The note of that name, if there is one.
+    ///
+    /// # Errors
+    /// `Corrupt` where its bytes are not what was written, `NotReady` while the storage is being opened again.
+    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let meta = self.meta()?;
+        read(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())), name)
+    }
+
+    /// Keeps a note, in place of the one of that name. Durable by the next commit. One that says the same writes nothing.
+    ///
+    /// # Errors
+    /// `TooLarge` above `NOTE_BYTES_MAX`, `StorageFull`, `NotReady`.
+    pub fn set_note(&self, name: &str, note: &[u8]) -> Result<()> {
+        assert!(name.len() <= NAME_BYTES_MAX, "a note's name of {} bytes", name.len());
+        if note.len() > NOTE_BYTES_MAX {
+            return Err(Error::TooLarge { what: "note", limit: NOTE_BYTES_MAX as u64 });
+        }
+        if let Some(reason) = self.failure() {
+            return Err(Error::StorageFull(reason));
+        }
+        if self.note(name).is_ok_and(|kept| kept.as_deref() == Some(note)) {
+            return Ok(());
+        }
+        let pieces = (0..=note.len() / PIECE_BYTES).map(|number| {
+            let end = note.len().min((number + 1) * PIECE_BYTES);
+            (key(name, number), seal(&note[number * PIECE_BYTES..end]))
+        });
+        let pieces: Vec<_> = pieces.collect();
+        let written = self.meta()?.insert_all(pieces.iter().map(|(key, kept)| (&key[..], &kept[..])));
+        if let Err(Error::StorageFull(reason)) = &written {
+            self.0.around.committer.fail(reason);
+        }
+        written
+    }
+}
+
+/// The note of that name, from what `get` gives for a key of `meta`.
+///
+/// # Errors
+/// `Corrupt` where its bytes are not what was written, and those of `get`.
+pub fn read(get: impl Fn(&[u8]) -> Result<Option<Vec<u8>>>, name: &str) -> Result<Option<Vec<u8>>> {
+    let Some(mut kept) = get(&key(name, 0))? else { return Ok(None) };
+    let corrupt = || Error::Corrupt(format!("the note {name:?}"));
+    let mut note = Vec::new();
+    for number in 1.. {
+        let piece = unseal(&kept).ok_or_else(corrupt)?;
+        note.extend_from_slice(piece);
+        if piece.len() < PIECE_BYTES {
+            break;
+        }
+        kept = get(&key(name, number))?.ok_or_else(corrupt)?;
+    }
+    Ok(Some(note))
+}
+
+/// Bytes with eight of their hash before them.
+pub fn seal(bytes: &[u8]) -> Vec<u8> {
+    [&blake3::hash(bytes).as_bytes()[..CHECK_BYTES], bytes].concat()
+}
+
+/// What was sealed; `None` where that is not what was kept.
+pub fn unseal(kept: &[u8]) -> Option<&[u8]> {
+    let (check, bytes) = kept.split_at_checked(CHECK_BYTES)?;
+    (*check == blake3::hash(bytes).as_bytes()[..CHECK_BYTES]).then_some(bytes)
+}
+
+fn key(name: &str, piece: usize) -> Vec<u8> {
+    match piece {
+        0 => format!("{NOTE_PREFIX}{name}").into_bytes(),
+        _ => format!("{NOTE_PREFIX}{name}/{piece}").into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::{Scene, close};
+
+    #[test]
+    fn a_note_is_there_after_a_restart() {
+        let scene = Scene::new();
+        let store = scene.open();
+        assert_eq!(store.note("members"), Ok(None));
+        store.set_note("members", b"two").expect("is kept");
+        store.set_note("members", b"three").expect("is kept");
+        store.set_note("empty", b"").expect("is kept");
+        close(store);
+        let store = scene.open();
+        assert_eq!(store.note("members"), Ok(Some(b"three".to_vec())));
+        assert_eq!(store.note("empty"), Ok(Some(Vec::new())));
+        close(store);
+    }
+
+    #[test]
+    fn a_note_that_is_too_long_is_refused() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.set_note("n", &[7; NOTE_BYTES_MAX]).expect("is kept");
+        let refused = store.set_note("n", &[7; NOTE_BYTES_MAX + 1]);
+        assert_eq!(refused, Err(Error::TooLarge { what: "note", limit: NOTE_BYTES_MAX as u64 }));
+        assert_eq!(store.note("n").map(|note| note.map(|note| note.len())), Ok(Some(NOTE_BYTES_MAX)));
+        close(store);
+    }
+
+    /// The members of a cluster with long names did not fit into one item, and then nothing was noted nor swept any more.
+    #[test]
+    fn a_note_of_many_members_is_kept_and_gives_way_to_a_shorter_one() {
+        let scene = Scene::new();
+        let mut store = scene.open();
+        let long: Vec<u8> = (0..300 * 280).map(|number| (number / 7) as u8).collect();
+        for length in [long.len(), 2 * PIECE_BYTES + 1, 2 * PIECE_BYTES, PIECE_BYTES, 1, 0, 3 * PIECE_BYTES] {
+            store.set_note("n", &long[..length]).expect("is kept");
+            store.set_note("o", &long[1..length.max(1)]).expect("is kept");
+            close(store);
+            store = scene.open();
+            assert!(store.note("n") == Ok(Some(long[..length].to_vec())), "{length}");
+        }
+        close(store);
+    }
+
+    #[test]
+    fn a_lost_piece_of_a_note_is_an_error() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.set_note("n", &[7; 2 * PIECE_BYTES]).expect("is kept");
+        store.meta().and_then(|meta| meta.remove(&key("n", 1))).expect("removes");
+        assert!(matches!(store.note("n"), Err(Error::Corrupt(_))));
+        store.set_note("n", &[7; 2 * PIECE_BYTES]).expect("is kept");
+        assert_eq!(store.note("n").map(|note| note.map(|note| note.len())), Ok(Some(2 * PIECE_BYTES)));
+        close(store);
+    }
+
+    #[test]
+    fn a_flipped_byte_of_a_note_is_an_error() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let mut kept = seal(b"two");
+        kept[9] ^= 1;
+        store.meta().and_then(|meta| meta.insert(&key("members", 0), &kept)).expect("inserts");
+        assert!(matches!(store.note("members"), Err(Error::Corrupt(_))));
+        close(store);
+    }
+}

@@ -1,0 +1,343 @@
+//! What of a table cannot be read: pages that are damaged now, and ranges that were on such pages when the table was copied.
+//!
+//! A key of such a range that has no row may be absent or lost: nobody can tell here, so it is never taken for absent. The ranges
+//! are kept in `meta` until the table has been found equal to that of a member that holds everything.
+
+use std::{
+    collections::BTreeSet,
+    ops::RangeInclusive,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+};
+
+use super::Chore;
+use crate::{
+    core::{name::TableName, register::Register},
+    error::{Error, Result},
+    storage::{
+        engine::{
+            ITEM_BYTES_MAX, Slice, Tree,
+            gaps::{Gap, Gaps},
+        },
+        open::notes,
+        table::{Table, partition::Partition, trees::Trees},
+    },
+};
+
+/// What the names of all records of lost ranges begin with in `meta`.
+const LOST_PREFIX: &str = "lost/";
+/// Longest record of lost ranges: an item of the engine, with its name and checksum.
+const RECORD_BYTES_MAX: usize = ITEM_BYTES_MAX - 1024;
+/// What a client is told of a key that cannot be read.
+const UNREADABLE: &str = "it lies on a part of the disk that cannot be read. Other nodes may have it, and give it back to this one; a node \
+     that is alone has lost it: write it again, or restore a backup";
+
+/// The lost ranges of a table.
+#[derive(Default)]
+pub struct Lost {
+    any: AtomicBool,
+    /// When the last of them was found, in Unix milliseconds.
+    since_ms: AtomicU64,
+    gaps: Gaps,
+}
+
+impl Lost {
+    /// Takes over what the store says, of a table that was just opened.
+    pub fn read(&self, meta: &Tree, table: &TableName) -> Result<()> {
+        let Some(kept) = meta.get(&key(table))? else { return Ok(()) };
+        let read = notes::unseal(&kept).and_then(decode);
+        let (since_ms, gaps) = read
+            .ok_or_else(|| Error::Corrupt(format!("the list of lost ranges of table {table} is damaged")))?;
+        self.set(since_ms, gaps);
+        Ok(())
+    }
+
+    /// Keeps ranges beside those that there are. Durable by the next commit.
+    pub fn add(&self, meta: &Tree, table: &TableName, now_ms: u64, lost: &Gaps) -> Result<()> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let all = Gaps::default();
+        self.gaps.all().into_iter().chain(lost.all()).for_each(|gap| all.add(gap));
+        meta.insert(&key(table), &notes::seal(&encode(now_ms, all.all())))?;
+        self.set(now_ms, all.all());
+        Ok(())
+    }
+
+    /// Forgets them where all were found before an instant: by then the table had what is missing. Whether it did.
+    pub fn restored(&self, meta: &Tree, table: &TableName, at_ms: u64) -> Result<bool> {
+        if !self.any() || self.since_ms.load(Ordering::Acquire) >= at_ms {
+            return Ok(false);
+        }
+        meta.remove(&key(table))?;
+        self.any.store(false, Ordering::Release);
+        self.gaps.clear();
+        Ok(true)
+    }
+
+    /// Says that they were lost until then: what was found equal at an instant of before says nothing of them.
+    pub fn raise_since(&self, now_ms: u64) {
+        self.since_ms.fetch_max(now_ms, Ordering::AcqRel);
+    }
+
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Whether a row is in one of them.
+    pub fn covers(&self, row: &[u8]) -> bool {
+        self.any() && self.gaps.covering(row).is_some()
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> Vec<Gap> {
+        if self.any() { self.gaps.all() } else { Vec::new() }
+    }
+
+    fn set(&self, since_ms: u64, gaps: Vec<Gap>) {
+        self.since_ms.store(since_ms, Ordering::Release);
+        let any = !gaps.is_empty();
+        gaps.into_iter().for_each(|gap| self.gaps.add(gap));
+        self.any.store(any, Ordering::Release);
+    }
+}
+
+/// The partitions that a range has to do with.
+pub fn partitions(gap: &Gap) -> RangeInclusive<u8> {
+    let first = gap.from.first().copied().unwrap_or(0);
+    let last = gap.to.as_ref().map_or(u8::MAX, |to| match to.as_slice() {
+        [] => 0,
+        // It ends where that partition begins.
+        [next] => next.saturating_sub(1),
+        [last, ..] => *last,
+    });
+    first..=last.max(first)
+}
+
+impl Table {
+    /// How many ranges cannot be read, or were lost.
+    pub fn unreadable_ranges(&self) -> usize {
+        let damaged =
+            self.with_trees(|trees| Ok(trees.rows.gaps().all().len() + trees.chunks.gaps().all().len()));
+        self.lost.all().len() + damaged.unwrap_or(0)
+    }
+
+    /// An item of a scan; `None` in place of a page that cannot be read, which is looked at then.
+    pub(in crate::storage) fn readable(
+        &self,
+        item: Result<(Slice, Slice)>,
+    ) -> Result<Option<(Slice, Slice)>> {
+        match item {
+            Err(Error::Corrupt(_)) => {
+                self.report_unreadable();
+                Ok(None)
+            }
+            item => item.map(Some),
+        }
+    }
+
+    /// Has somebody find out what of the table cannot be read, and do about it what can be done.
+    pub(in crate::storage) fn report_unreadable(&self) {
+        if !self.reported.swap(true, Ordering::AcqRel) {
+            // Nobody listens in a store that serves nobody.
+            let _ = self.around.repairs.send(Chore::Look(Some(self.name().clone())));
+        }
+    }
+
+    /// What is stored under a row that has to be known: of one that is lost nobody can say that it is absent.
+    pub(in crate::storage) fn known(&self, row: &[u8], stored: Option<Slice>) -> Result<Option<Slice>> {
+        if stored.is_none() && self.lost.covers(row) { Err(self.unreadable_row(row)) } else { Ok(stored) }
+    }
+
+    /// Gives an error of the engine, which knows no keys, the name of the row that was to be read.
+    pub(in crate::storage) fn unreadable(&self, row: &[u8], error: Error) -> Error {
+        match error {
+            Error::Corrupt(_) => {
+                self.report_unreadable();
+                self.unreadable_row(row)
+            }
+            other => other,
+        }
+    }
+
+    /// The error of a key that cannot be read.
+    pub(in crate::storage) fn unreadable_row(&self, row: &[u8]) -> Error {
+        self.damaged(row, UNREADABLE)
+    }
+
+    /// What a decision came to that was made on a row being absent, where that row is lost.
+    pub(in crate::storage) fn decided_blindly(
+        &self,
+        row: &[u8],
+        decided: Result<Register>,
+    ) -> Result<Register> {
+        match decided {
+            Err(Error::NotFound(_) | Error::PreconditionFailed { .. }) if self.lost.covers(row) => {
+                Err(self.unreadable_row(row))
+            }
+            decided => decided,
+        }
+    }
+
+    /// The lost ranges that have keys at or above `low` and below `high`.
+    pub(in crate::storage) fn lost_between(&self, low: &[u8], high: Option<&[u8]>) -> Vec<Gap> {
+        let mut lost = self.lost.all();
+        lost.retain(|gap| has_keys_between(gap, low, high));
+        lost
+    }
+}
+
+/// Whether a range of rows has keys at or above `low` and below `high`.
+pub fn has_keys_between(gap: &Gap, low: &[u8], high: Option<&[u8]>) -> bool {
+    partitions(gap).any(|number| {
+        let low = [&[number], low].concat();
+        let high = high.map(|high| [&[number], high].concat());
+        gap.overlaps(&low, high.as_deref().or(number.checked_add(1).as_ref().map(std::slice::from_ref)))
+    })
+}
+
+/// Rows that are written while their table is copied.
+#[derive(Default)]
+pub struct Changed {
+    copying: AtomicBool,
+    rows: Mutex<BTreeSet<Vec<u8>>>,
+}
+
+impl Changed {
+    /// Notes a row that was set or removed, if that is of use to anybody.
+    pub fn note(&self, row: &[u8]) {
+        if self.copying.load(Ordering::Acquire) {
+            self.lock().insert(row.to_vec());
+        }
+    }
+
+    /// Notes rows from now on, or no longer.
+    pub fn set(&self, copying: bool) {
+        self.copying.store(copying, Ordering::Release);
+        self.lock().clear();
+    }
+
+    /// Those noted since this was called last.
+    pub fn take(&self) -> BTreeSet<Vec<u8>> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
+        // Each change is one call of the set.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(table: &TableName) -> Vec<u8> {
+    format!("{LOST_PREFIX}{table}").into_bytes()
+}
+
+/// since u64 ‖ per range: length of `from` u16 ‖ from ‖ length of `to` u16, or 0xffff for none ‖ to. Big-endian.
+fn encode(since_ms: u64, mut gaps: Vec<Gap>) -> Vec<u8> {
+    loop {
+        let mut bytes = since_ms.to_be_bytes().to_vec();
+        for gap in &gaps {
+            bytes.extend_from_slice(&(gap.from.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(&gap.from);
+            bytes.extend_from_slice(&gap.to.as_ref().map_or(u16::MAX, |to| to.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(gap.to.as_deref().unwrap_or_default());
+        }
+        if bytes.len() <= RECORD_BYTES_MAX || gaps.len() < 2 {
+            return bytes;
+        }
+        // Too many to be kept each: what lies between two is held to be lost too.
+        let pairs = gaps
+            .chunks(2)
+            .map(|pair| Gap { from: pair[0].from.clone(), to: pair[pair.len() - 1].to.clone() });
+        gaps = pairs.collect();
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<(u64, Vec<Gap>)> {
+    let (since_ms, mut rest) = bytes.split_first_chunk::<8>()?;
+    let mut gaps = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let (from, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        let (length, after) = after.split_first_chunk::<2>()?;
+        let length = u16::from_be_bytes(*length);
+        let (to, after) = after.split_at_checked(if length == u16::MAX { 0 } else { usize::from(length) })?;
+        gaps.push(Gap { from: from.to_vec(), to: (length != u16::MAX).then(|| to.to_vec()) });
+        rest = after;
+    }
+    Some((u64::from_be_bytes(*since_ms), gaps))
+}
+
+/// The trees of a table, and what they are replaced with.
+impl Table {
+    /// Puts other trees in the place of the table's, with nobody reading or writing.
+    pub(in crate::storage) fn replace_trees<T>(
+        &self,
+        replace: impl FnOnce(&mut Trees) -> Result<T>,
+    ) -> Result<T> {
+        let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        let trees = slot.as_mut();
+        let trees = trees.ok_or_else(|| Error::NotReady("the storage is being opened again".into()))?;
+        let replaced = replace(trees);
+        self.remembered.touch();
+        replaced
+    }
+
+    /// Counts a partition again, and builds its tree, whatever was known of it.
+    fn recount_partition(&self, trees: &Trees, number: u8) -> Result<()> {
+        let mut partition = self.lock(number);
+        let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
+        let (counts, digests) = self.tally(trees, number, self.around.digest_key.now(), depth)?;
+        *partition = Partition { counts: Some(counts), digests: Some(digests) };
+        Ok(())
+    }
+
+    /// Tells again what each partition has that a range has to do with.
+    pub(in crate::storage) fn recount(&self, trees: &Trees, gaps: &[Gap]) -> Result<()> {
+        let numbers: BTreeSet<u8> = gaps.iter().flat_map(partitions).collect();
+        numbers.into_iter().try_for_each(|number| self.recount_partition(trees, number))
+    }
+}
+
+/// Handles of what is shared by all that report damage.
+pub type Reports = mpsc::Sender<Chore>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_they_were_kept_and_too_many_cover_as_much() {
+        let gap = |number: u32| Gap {
+            from: vec![7; 1000],
+            to: (number > 0).then(|| [&[8; 1000][..], &number.to_be_bytes()].concat()),
+        };
+        for count in [0, 1, 2, 7] {
+            let gaps: Vec<Gap> = (0..count).map(gap).collect();
+            assert_eq!(decode(&encode(5, gaps.clone())), Some((5, gaps)));
+        }
+        let many: Vec<Gap> =
+            (0..100_u8).map(|n| Gap { from: vec![n; 1000], to: Some(vec![n, 255]) }).collect();
+        let bytes = encode(5, many.clone());
+        assert!(bytes.len() <= RECORD_BYTES_MAX);
+        let (_, kept) = decode(&bytes).expect("decodes");
+        assert!(many.iter().all(|gap| kept.iter().any(|kept| kept.covers(&gap.from))));
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_range_is_of_the_partitions_whose_rows_it_holds() {
+        let gap = |from: &[u8], to: Option<&[u8]>| Gap { from: from.to_vec(), to: to.map(<[u8]>::to_vec) };
+        assert_eq!(partitions(&gap(&[3, 1], Some(&[3, 9]))), 3..=3);
+        assert_eq!(partitions(&gap(&[3, 1], Some(&[4]))), 3..=3);
+        assert_eq!(partitions(&gap(&[3, 1], Some(&[5, 1]))), 3..=5);
+        assert_eq!(partitions(&gap(&[], None)), 0..=255);
+        assert!(has_keys_between(&gap(&[3, b'k'], Some(&[4])), b"m", None));
+        assert!(!has_keys_between(&gap(&[3, b'k'], Some(&[3, b'm'])), b"m", None));
+        assert!(!has_keys_between(&gap(&[3, b'k'], Some(&[3, b'm'])), b"a", Some(b"k")));
+    }
+}

@@ -1,0 +1,324 @@
+//! Writes to many keys of a table, all or none.
+//!
+//! No lock is held over the batch. Each row is decided and stamped under the lock of its partition, and is reserved from then on:
+//! whoever else writes it waits for the end of the batch, everybody else goes on. Once all are decided they are kept as `intents`
+//! does, and set one by one, each under the lock of its partition again. Reads of these rows wait as long as they are being set,
+//! so that nobody reads a part of the batch key by key.
+//!
+//! One batch at a time in a table. Lock order: the turn, a partition, the reserved rows.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{
+    Table, chunks, intents,
+    merge::{Existing, Merged, Staged},
+    partition::Partition,
+    row::row_of,
+    trees::Trees,
+};
+use crate::{
+    core::{name::Key, register::Register},
+    error::Result,
+    storage::engine::Slice,
+};
+
+/// The rows of a table that a batch has reserved.
+#[derive(Default)]
+pub struct Reserved {
+    turn: Mutex<()>,
+    rows: Mutex<HashSet<Vec<u8>>>,
+    /// Whether there are any: asked by every write, so kept where no lock is needed.
+    some: AtomicBool,
+    /// Whether they are being set: asked by every read.
+    being_set: AtomicBool,
+    released: Condvar,
+}
+
+impl Reserved {
+    fn rows(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
+        // Each change is one call that leaves it whole.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, row: &[u8]) {
+        self.rows().insert(row.to_vec());
+        self.some.store(true, Ordering::Release);
+    }
+
+    fn has(&self, row: &[u8]) -> bool {
+        self.some.load(Ordering::Acquire) && self.rows().contains(row)
+    }
+
+    fn wait_for(&self, row: &[u8]) {
+        let mut rows = self.rows();
+        while rows.contains(row) {
+            rows = self.released.wait(rows).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn release(&self) {
+        let mut rows = self.rows();
+        *rows = HashSet::new();
+        self.being_set.store(false, Ordering::Release);
+        self.some.store(false, Ordering::Release);
+        drop(rows);
+        self.released.notify_all();
+    }
+}
+
+impl Table {
+    /// Locks the partition of a row that is to be written, once no batch has reserved the row.
+    pub(in crate::storage) fn lock_row(&self, row: &[u8]) -> MutexGuard<'_, Partition> {
+        loop {
+            let partition = self.lock(row[0]);
+            // Under the lock, under which a batch reserves.
+            if !self.reserved.has(row) {
+                return partition;
+            }
+            drop(partition);
+            self.reserved.wait_for(row);
+        }
+    }
+
+    /// Returns when a row is not one of those that a batch is setting just now.
+    pub(in crate::storage) fn settled(&self, row: &[u8]) {
+        if self.reserved.being_set.load(Ordering::Acquire) && self.reserved.has(row) {
+            self.reserved.wait_for(row);
+        }
+    }
+
+    /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash. Takes the
+    /// writes only where it comes to decide them.
+    pub fn merge_all<D>(&self, writes: &mut Vec<(Key, D)>) -> Result<Vec<Merged>>
+    where
+        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    {
+        self.writing(|trees| {
+            let _turn = self.reserved.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut batch = Batch { table: self, trees, rows: HashMap::new() };
+            let mut results = Vec::with_capacity(writes.len());
+            for (key, decide) in writes.drain(..) {
+                match batch.stage(row_of(&key), decide) {
+                    Ok(merged) => results.push(merged),
+                    Err(error) => {
+                        batch.discard()?;
+                        return Err(error);
+                    }
+                }
+            }
+            batch.set()?;
+            Ok(results)
+        })
+    }
+}
+
+/// What a batch makes of its rows so far, and what is stored there. The rows are reserved until this is dropped.
+struct Batch<'t> {
+    table: &'t Table,
+    trees: &'t Trees,
+    rows: HashMap<Vec<u8>, (Staged, Option<Slice>)>,
+}
+
+impl Batch<'_> {
+    /// Decides a write on what those before it made of its row.
+    fn stage(
+        &mut self,
+        row: Vec<u8>,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        let (table, trees) = (self.table, self.trees);
+        let _partition = table.lock(row[0]);
+        table.remembered.touch();
+        let before = self.rows.get(&row);
+        let stored = match before {
+            Some((_, stored)) => stored.clone(),
+            None => table.stored(trees, &row)?,
+        };
+        let current = before.map(|(staged, _)| staged.bytes.as_slice()).or(stored.as_deref());
+        let (merged, staged) = table.stage(trees, &row, current, stored.as_deref(), decide)?;
+        if let Some(staged) = staged {
+            table.reserved.add(&row);
+            if let Some((superseded, _)) = self.rows.insert(row.clone(), (staged, stored)) {
+                chunks::remove(&trees.chunks, &row, &table.decode(&row, &superseded.bytes)?)?;
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Takes back what staging has stored.
+    fn discard(&self) -> Result<()> {
+        self.rows.iter().try_for_each(|(row, (staged, _))| {
+            chunks::remove(&self.trees.chunks, row, &self.table.decode(row, &staged.bytes)?)
+        })
+    }
+
+    fn set(&self) -> Result<()> {
+        let mut rows: Vec<_> =
+            self.rows.iter().map(|(row, (staged, stored))| (row, staged, stored)).collect();
+        // Neighbours on disk one after the other.
+        rows.sort_unstable_by_key(|(row, ..)| *row);
+        let (trees, name) = (self.trees, self.table.name());
+        let pieces = match rows.len() {
+            // One row is all or none by itself.
+            0 | 1 => 0,
+            _ => {
+                let kept = rows.iter().map(|(row, staged, _)| (row.as_slice(), staged.bytes.as_slice()));
+                intents::keep(&trees.batches, name, kept)?
+            }
+        };
+        self.table.reserved.being_set.store(true, Ordering::Release);
+        for (row, staged, stored) in rows {
+            let mut partition = self.table.lock(row[0]);
+            self.table.set_row(trees, &mut partition, row, stored.as_deref(), staged)?;
+        }
+        intents::forget(&trees.batches, name, pieces)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.table.reserved.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use crate::{
+        core::register::Register,
+        error::{Error, Result},
+        storage::{
+            Store,
+            table::merge::Existing,
+            tests::{Scene, close, key, put, table, wait_until},
+        },
+    };
+
+    type Decide = Box<dyn FnOnce(Option<&Existing<'_>>) -> Result<Register> + Send>;
+
+    fn write(register: Register) -> Decide {
+        Box::new(move |_| Ok(register))
+    }
+
+    fn value(store: &Store, name: &str) -> Option<String> {
+        let entry = store.get(&table(), &key(name)).expect("reads");
+        entry.map(|entry| entry.value.as_str().to_owned())
+    }
+
+    /// A batch held the locks of all its partitions from its first row to its last: one of a million operations kept another
+    /// client's write waiting for 18 s. Now whoever writes other keys does not wait for it, however long it takes.
+    #[test]
+    fn a_write_of_another_key_does_not_wait_for_a_batch() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let (go_on, waits) = mpsc::channel::<()>();
+        let stuck: Decide = Box::new(move |_| {
+            waits.recv().expect("told to go on");
+            Ok(put("2", None, 2000))
+        });
+        let mut writes: Vec<_> =
+            (0..500).map(|number| (key(&format!("batch-{number}")), write(put("1", None, number)))).collect();
+        // A partition that no other key of the batch or below needs is the only one that is locked meanwhile.
+        writes.push((key("last"), stuck));
+        let batching = store.clone();
+        let batch = thread::spawn(move || batching.merge_all(&table(), writes));
+        let last = crate::storage::table::row::row_of(&key("last"))[0];
+        let mut names = (0..).map(|number| format!("other-{number}"));
+        let mut others =
+            names.by_ref().filter(|name| crate::storage::table::row::row_of(&key(name))[0] != last);
+        wait_until("the batch waits in its last row", || {
+            store.table(&table()).is_some_and(|table| table.reserved.rows().len() == 500)
+        });
+        for name in others.by_ref().take(600) {
+            store.merge(&table(), &key(&name), |_| Ok(put("0", None, 5000))).expect("merges");
+        }
+        assert_eq!(value(&store, "batch-7"), None, "nothing of it is set yet");
+        // One who writes a key of it comes after it.
+        let (racing, done) = (store.clone(), Arc::new(AtomicBool::new(false)));
+        let written = done.clone();
+        let racer = thread::spawn(move || {
+            let merged = racing.merge(&table(), &key("batch-7"), |existing| {
+                assert!(existing.is_some(), "it was decided before the batch was set");
+                Ok(put("9", None, 9000))
+            });
+            written.store(true, Ordering::SeqCst);
+            merged
+        });
+        thread::sleep(Duration::from_millis(20));
+        assert!(!done.load(Ordering::SeqCst));
+        go_on.send(()).expect("it waits");
+        batch.join().expect("no panic").expect("merges");
+        racer.join().expect("no panic").expect("merges");
+        assert_eq!(
+            (value(&store, "batch-7").as_deref(), value(&store, "batch-8").as_deref()),
+            (Some("9"), Some("1"))
+        );
+        close(store);
+    }
+
+    /// Reads of two keys, the one that a batch sets first before the other, never see the one new and the other old.
+    #[test]
+    fn a_reader_of_one_key_after_the_other_sees_all_of_a_batch_or_nothing() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let names: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+        let mut rows = names.clone();
+        rows.sort_by_key(|name| crate::storage::table::row::row_of(&key(name)));
+        let (first, last) = (rows[0].clone(), rows[rows.len() - 1].clone());
+        let over = Arc::new(AtomicBool::new(false));
+        let reader = thread::spawn({
+            let (store, over) = (store.clone(), over.clone());
+            move || {
+                let mut reads = 0_u64;
+                while !over.load(Ordering::SeqCst) {
+                    let before =
+                        value(&store, &first).map_or(0, |text| text.parse::<u64>().expect("a number"));
+                    let after = value(&store, &last).map_or(0, |text| text.parse::<u64>().expect("a number"));
+                    assert!(before <= after, "{before} was there before {after}");
+                    reads += 1;
+                }
+                reads
+            }
+        });
+        let end = Instant::now() + Duration::from_millis(500);
+        let mut round = 0;
+        while Instant::now() < end {
+            round += 1;
+            let writes = names
+                .iter()
+                .map(|name| (key(name), write(put(&round.to_string(), None, round * 1000))))
+                .collect::<Vec<_>>();
+            store.merge_all(&table(), writes).expect("merges");
+        }
+        over.store(true, Ordering::SeqCst);
+        assert!(reader.join().expect("no part of a batch was seen") > 0 && round > 1);
+        close(store);
+    }
+
+    #[test]
+    fn a_batch_that_fails_releases_its_rows_and_leaves_nothing() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let failing: Decide = Box::new(|_| Err(Error::MissingValue));
+        let writes = vec![(key("a"), write(put("1", None, 1))), (key("b"), failing)];
+        assert_eq!(store.merge_all(&table(), writes), Err(Error::MissingValue));
+        assert_eq!(value(&store, "a"), None);
+        store.merge(&table(), &key("a"), |_| Ok(put("2", None, 2))).expect("merges");
+        close(store);
+    }
+}

@@ -1,0 +1,327 @@
+//! The write path of a table. `Table::merge` is the one door for every write, from a client, a peer, an import or a repair.
+//!
+//! It runs under the lock of the key's partition, so that compare and insert are one step, and sets the row at once: reads and
+//! subscribers do not wait for the disk, the writer does (`Committer`). What a row needs goes in before it, and the engine's log
+//! keeps that order over a crash; what only the row before needed goes after.
+
+use std::sync::PoisonError;
+
+use super::{
+    Table, chunks,
+    codec::Codec,
+    partition::Partition,
+    record::{self, Body, Head, Record},
+    row::row_of,
+    trees::Trees,
+};
+use crate::{
+    core::{
+        clock::Timestamp,
+        json::Value,
+        name::{KEY_BYTES_MAX, Key, TableName},
+        register::{Payload, Register},
+    },
+    error::{Error, Result},
+    storage::{Store, engine, gc::Chore},
+};
+
+/// Longest payload as coded that stays in its row.
+const INLINE_BYTES_MAX: usize = engine::ITEM_BYTES_MAX - (1 + KEY_BYTES_MAX) - record::OVERHEAD_BYTES;
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// The timestamp of the register that came in.
+    pub timestamp: Timestamp,
+    /// Whether it won; if not, the row is as it was.
+    pub changed: bool,
+    /// Whether the key had no visible value before.
+    pub created: bool,
+}
+
+/// What a key holds, as a merge sees it under the lock.
+pub struct Existing<'a> {
+    table: &'a Table,
+    trees: &'a Trees,
+    row: &'a [u8],
+    record: Record<'a>,
+}
+
+impl Existing<'_> {
+    /// When and by whom it was written.
+    pub fn timestamp(&self) -> Timestamp {
+        self.record.head.marker.timestamp
+    }
+
+    /// When it expires, in Unix milliseconds.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        self.record.head.expires_at_ms
+    }
+
+    /// Whether it is a value that is to be seen at `now_ms`.
+    pub fn visible_at(&self, now_ms: u64) -> bool {
+        self.record.head.visible_at(now_ms)
+    }
+
+    /// The value.
+    pub fn value(&self) -> Result<Value> {
+        self.table.load(self.trees, self.row, &self.record)?.ok_or_else(|| self.table.lost(self.row))
+    }
+}
+
+impl Store {
+    /// Merges into one key; see `Table::merge`. Not durable before `acknowledge`.
+    pub fn merge(
+        &self,
+        table: &TableName,
+        key: &Key,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        let mut decide = Some(decide);
+        loop {
+            let table = self.table_or_new(table)?;
+            let merged = table.merge(key, |existing| {
+                let decide = decide.take().expect("a merge decides once");
+                decide(existing)
+            });
+            // A table that is just being removed decides nothing: the write goes to the one in its place.
+            if decide.is_none() || !table.is_removed() {
+                return merged;
+            }
+        }
+    }
+
+    /// Merges into many keys, all or none; see `Table::merge_all`.
+    pub fn merge_all<D>(&self, table: &TableName, writes: Vec<(Key, D)>) -> Result<Vec<Merged>>
+    where
+        D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    {
+        let mut writes = writes;
+        loop {
+            let (count, table) = (writes.len(), self.table_or_new(table)?);
+            let merged = table.merge_all(&mut writes);
+            if writes.len() < count || !table.is_removed() {
+                return merged;
+            }
+        }
+    }
+}
+
+impl Table {
+    /// The write path, of every write whoever sent it: `decide` sees what is there and gives the register to merge, or an error,
+    /// and then nothing happens. Returns before the write is durable.
+    pub fn merge(
+        &self,
+        key: &Key,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        self.writing(|trees| {
+            let row = row_of(key);
+            let mut partition = self.lock_row(&row);
+            let stored = self.stored(trees, &row)?;
+            self.merge_locked(trees, &mut partition, &row, stored.as_deref(), decide)
+        })
+    }
+
+    /// As `merge`; but where the key is absent, not even a tombstone, `refuse` may say why it is to stay so.
+    pub(in crate::storage) fn merge_unless<R>(
+        &self,
+        key: &Key,
+        register: Register,
+        refuse: impl FnOnce(&Register) -> Option<R>,
+    ) -> Result<std::result::Result<Merged, R>> {
+        self.writing(|trees| {
+            let row = row_of(key);
+            let mut partition = self.lock_row(&row);
+            let stored = self.stored(trees, &row)?;
+            // A damaged row is not an absent one, nor is one that was lost: it is to be written over.
+            if stored.is_none()
+                && !self.lost.covers(&row)
+                && let Some(refusal) = refuse(&register)
+            {
+                return Ok(Err(refusal));
+            }
+            self.merge_locked(trees, &mut partition, &row, stored.as_deref(), |_| Ok(register)).map(Ok)
+        })
+    }
+
+    /// Merges into a row whose partition the caller has locked.
+    pub(in crate::storage) fn merge_locked(
+        &self,
+        trees: &Trees,
+        partition: &mut Partition,
+        row: &[u8],
+        stored: Option<&[u8]>,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<Merged> {
+        // Before the write is stamped: what a table came to at an instant stands no longer once a write at it is on its way.
+        self.remembered.touch();
+        let (merged, staged) = self.stage(trees, row, stored, stored, decide)?;
+        if let Some(staged) = staged {
+            self.set_row(trees, partition, row, stored, &staged)?;
+        }
+        Ok(merged)
+    }
+
+    /// Gives a row as it is stored another timestamp, also an earlier one, in one step; whether it could be read. For the repair of a store
+    /// that serves nobody: the rule that the later write wins is not asked.
+    pub(in crate::storage) fn restamp(&self, row: &[u8], timestamp: Timestamp) -> Result<bool> {
+        self.writing(|trees| {
+            let mut partition = self.lock(row[0]);
+            let Some(stored) = self.stored(trees, row)? else { return Ok(false) };
+            let record = self.decode(row, &stored)?;
+            let payload = match (record.head.live, record.head.expires_at_ms) {
+                (false, _) => Payload::Deleted,
+                (true, expires_at_ms) => match self.load(trees, row, &record)? {
+                    Some(value) => Payload::Live { value, expires_at_ms },
+                    None => return Ok(false),
+                },
+            };
+            let staged = self.encode(trees, row, &Register::new(payload, timestamp), Some(&stored))?;
+            trees.rows.insert(row, &staged.bytes)?;
+            self.replaced(trees, &mut partition, row, Some(&stored), &staged.head)?;
+            Ok(true)
+        })
+    }
+
+    /// Sets a row that won its merge, under the lock of its partition, and keeps account of it.
+    pub(in crate::storage) fn set_row(
+        &self,
+        trees: &Trees,
+        partition: &mut Partition,
+        row: &[u8],
+        stored: Option<&[u8]>,
+        staged: &Staged,
+    ) -> Result<()> {
+        trees.progress.begin(1);
+        self.set(trees, row, &staged.bytes)?;
+        self.replaced(trees, partition, row, stored, &staged.head)?;
+        self.grow(trees, row[0], partition);
+        Ok(())
+    }
+
+    /// What `decide` makes of a row that is at `current`, ready to be set over what is `stored`; `None` where what is there
+    /// wins. Chunks and entries for the sweep are stored already: they go before the row, and without it nobody looks at them.
+    pub(in crate::storage) fn stage(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        current: Option<&[u8]>,
+        stored: Option<&[u8]>,
+        decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
+    ) -> Result<(Merged, Option<Staged>)> {
+        let existing = match current {
+            // A damaged record has no timestamp to lose against: it is counted, logged by whoever reads it, and written over.
+            Some(bytes) => {
+                self.decode(row, bytes).ok().map(|record| Existing { table: self, trees, row, record })
+            }
+            None => None,
+        };
+        let decided = decide(existing.as_ref());
+        let register = if current.is_none() { self.decided_blindly(row, decided)? } else { decided? };
+        let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.around.now_ms)()));
+        let present = existing.map(|existing| existing.record.head.marker);
+        let changed = present.is_none_or(|present| present < register.marker());
+        let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };
+        if !changed {
+            // What is here already has not lost against anything.
+            if present != Some(register.marker()) {
+                self.around.counters.writes_superseded.increment();
+            }
+            return Ok((merged, None));
+        }
+        self.around.counters.writes.increment();
+        self.around.agreed.arrive(&trees.meta, register.timestamp().unix_ms())?;
+        let staged = self.encode(trees, row, &register, stored)?;
+        Ok((merged, Some(staged)))
+    }
+
+    fn encode(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        register: &Register,
+        stored: Option<&[u8]>,
+    ) -> Result<Staged> {
+        let mut coded = Vec::new();
+        let (live, expires_at_ms, codec) = match register.payload() {
+            Payload::Deleted => (false, None, Codec::RAW),
+            Payload::Live { value, expires_at_ms } => {
+                let plain = value.as_str().as_bytes();
+                self.sample(plain);
+                (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
+            }
+        };
+        // Nobody is to be told of the end of what nobody saw.
+        let silent = (!live || expires_at_ms.is_some())
+            && match stored.map(|bytes| self.decode(row, bytes)) {
+                Some(Ok(record)) => !self.is_seen(trees, row, &record.head)?,
+                Some(Err(_)) => false,
+                None => true,
+            };
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && silent };
+        let chunked = coded.len() > INLINE_BYTES_MAX;
+        let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
+        let record = Record { head, codec, body };
+        if chunked {
+            self.watched(chunks::insert(&trees.chunks, row, &head, &coded))?;
+        }
+        self.watched(self.enter(trees, row, &head, silent))?;
+        Ok(Staged { bytes: record::encode(row, &record), head })
+    }
+
+    /// Keeps account of a row that was set, and removes what only the one before needed.
+    fn replaced(
+        &self,
+        trees: &Trees,
+        partition: &mut Partition,
+        row: &[u8],
+        old: Option<&[u8]>,
+        new: &Head,
+    ) -> Result<()> {
+        let old = old.and_then(|bytes| self.decode(row, bytes).ok());
+        self.account(partition, row, old.as_ref().map(|record| &record.head), Some(new));
+        let Some(old) = old else { return Ok(()) };
+        // The row is set: what it leaves behind on pages that cannot be read is of no use to anybody.
+        self.watched(self.strike(trees, row, &old.head, Some(new))).or_else(passed_over)?;
+        self.watched(chunks::remove(&trees.chunks, row, &old)).or_else(passed_over)
+    }
+
+    fn set(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
+        let set = trees.rows.insert(row, bytes);
+        if set.is_err() {
+            trees.progress.give_up(1);
+        }
+        self.watched(set)
+    }
+
+    /// What the engine did; where it cannot read a page, somebody is told.
+    fn watched<T>(&self, done: Result<T>) -> Result<T> {
+        if matches!(done, Err(Error::Corrupt(_))) {
+            self.report_unreadable();
+        }
+        done
+    }
+
+    fn sample(&self, plain: &[u8]) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.as_mut().is_some_and(|samples| samples.add(plain)) {
+            let full = samples.take().expect("just added to");
+            let _ = self.around.chores.send(Chore::Train(self.name().clone(), full));
+        }
+    }
+}
+
+fn passed_over(error: Error) -> Result<()> {
+    match error {
+        Error::Corrupt(_) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// A row that won its merge.
+pub(in crate::storage) struct Staged {
+    /// Its record.
+    pub(in crate::storage) bytes: Vec<u8>,
+    head: Head,
+}

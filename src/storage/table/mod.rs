@@ -1,0 +1,410 @@
+//! A table: rows in 256 partitions, each row the record of one register, and all that reads them one by one. What writes them is
+//! in `merge`.
+//!
+//! A payload too long for an item of the engine lies in chunks in a tree of its own, written before its row and removed after
+//! it. A reader that finds them gone has been overtaken by a later write, and reads again.
+//!
+//! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
+
+pub(super) mod batch;
+pub(super) mod cache;
+pub mod chunks;
+pub mod codec;
+pub(super) mod intents;
+pub mod merge;
+pub mod partition;
+pub mod record;
+pub(super) mod registry;
+pub mod row;
+pub mod scan;
+pub mod trees;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+    atomic::{AtomicBool, Ordering},
+    mpsc,
+};
+
+use self::{
+    batch::Reserved,
+    cache::{DecodedValues, LONG_BYTES_MIN, SharedValues},
+    codec::{Codec, Dictionaries, Dictionary, Samples},
+    partition::{Counts, Partition},
+    record::{Body, Head, Record},
+    row::{PARTITIONS, row_of},
+    trees::Trees,
+};
+use super::{
+    WallClock,
+    changes::cursors::Agreed,
+    commit::Committer,
+    counters::Counters,
+    digests::{Remembered, SharedKey},
+    engine::Slice,
+    gc::{Chore, Floors},
+    open::row_count::Opening,
+    repair::lost::{Changed, Lost, Reports},
+};
+use crate::{
+    core::{
+        clock::Timestamp,
+        json::Value,
+        name::{Key, TableName},
+        register::{Payload, fingerprint},
+    },
+    error::{Error, Result},
+};
+
+/// Longest plain payload there can be, whatever the limit for new ones is now. Bounds what a damaged length can claim.
+pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// What a table shares with the store around it.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The wall clock, in Unix milliseconds.
+    pub now_ms: WallClock,
+    /// Where figures are kept.
+    pub counters: Arc<Counters>,
+    /// Where failures are reported and writers wait.
+    pub committer: Arc<Committer>,
+    /// Values that were decoded a while ago.
+    pub decoded: Arc<DecodedValues>,
+    /// Long values that are being read.
+    pub shared: Arc<SharedValues>,
+    /// The key under which rows are hashed.
+    pub digest_key: Arc<SharedKey>,
+    /// Work for the thread that sweeps.
+    pub chores: mpsc::Sender<Chore>,
+    /// How far the dead are gone.
+    pub floors: Arc<Floors>,
+    /// What was here at the opening.
+    pub opening: Arc<Opening>,
+    /// At which instants this store was compared with others, and what came late.
+    pub agreed: Arc<Agreed>,
+    /// Where damage is reported.
+    pub repairs: Reports,
+    /// Whether what is due when is to be entered again, of all rows.
+    pub reindex: Arc<AtomicBool>,
+}
+
+/// A live value as a read finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Value,
+    /// The version.
+    pub timestamp: Timestamp,
+    /// Unix milliseconds at which it expires, if it does.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// What a row shows to a reader.
+pub(super) enum Found {
+    Visible(Entry),
+    /// A tombstone, or a value that has expired.
+    Hidden,
+    /// The row's chunks are gone, as a later write took its place: read the row again.
+    Overtaken,
+}
+
+/// A table of a store.
+pub struct Table {
+    name: TableName,
+    pub(super) around: Surroundings,
+    /// `None` while the store is being opened again.
+    pub(super) trees: RwLock<Option<Trees>>,
+    /// Whether the store has it no more, as it had no rows: whoever still holds it looks for the one in its place.
+    removed: AtomicBool,
+    pub(super) partitions: Vec<Mutex<Partition>>,
+    pub(super) remembered: Remembered,
+    pub(super) reserved: Reserved,
+    dictionaries: RwLock<Dictionaries>,
+    /// `None` once there is a dictionary, or while one is trained.
+    pub(super) samples: Mutex<Option<Samples>>,
+    /// What was lost with pages that could not be read.
+    pub(super) lost: Lost,
+    /// Whether somebody was told that a page cannot be read, and has not looked yet.
+    pub(super) reported: AtomicBool,
+    /// What is written while the table is copied.
+    pub(super) changed: Changed,
+}
+
+impl Table {
+    /// A table over its trees, with the dictionaries it has.
+    pub fn new(name: TableName, around: Surroundings, trees: Trees, dictionaries: Dictionaries) -> Self {
+        let samples = (dictionaries.count() == 0).then(Samples::default);
+        Self {
+            name,
+            around,
+            trees: RwLock::new(Some(trees)),
+            removed: AtomicBool::new(false),
+            partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
+            remembered: Remembered::default(),
+            reserved: Reserved::default(),
+            dictionaries: RwLock::new(dictionaries),
+            samples: Mutex::new(samples),
+            lost: Lost::default(),
+            reported: AtomicBool::new(false),
+            changed: Changed::default(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// The visible value of a key.
+    pub fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        let row = row_of(key);
+        let open = self.open();
+        let trees = trees::of(&open)?;
+        self.settled(&row);
+        loop {
+            let stored = self.stored(trees, &row)?;
+            let Some(bytes) = self.known(&row, stored)? else { return Ok(None) };
+            match self.entry(trees, &row, &bytes, Self::load_hot)? {
+                Found::Visible(entry) => return Ok(Some(entry)),
+                Found::Hidden => return Ok(None),
+                Found::Overtaken => self.still_there(trees, &row, &bytes)?,
+            }
+        }
+    }
+
+    /// How many rows there are, as far as they are counted.
+    pub fn counted(&self) -> Counts {
+        let counts = (0..PARTITIONS).filter_map(|number| self.lock(number as u8).counts);
+        counts.fold(Counts::default(), |sum, counts| Counts {
+            live: sum.live + counts.live,
+            tombstones: sum.tombstones + counts.tombstones,
+        })
+    }
+
+    /// Whether the rows of every partition are counted.
+    pub fn is_counted(&self) -> bool {
+        (0..PARTITIONS).all(|number| self.lock(number as u8).counts.is_some())
+    }
+
+    /// Counts the rows of every partition that nobody counted before.
+    pub fn count(&self) -> Result<()> {
+        (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))
+    }
+
+    /// The register's payload and head from a row as the engine gave it; `None` where a later write took its chunks away.
+    pub fn read_change(&self, row: &[u8], bytes: &[u8]) -> Result<Option<(Head, Payload)>> {
+        let record = self.decode(row, bytes)?;
+        if !record.head.live {
+            return Ok(Some((record.head, Payload::Deleted)));
+        }
+        let open = self.open();
+        let value = match open.as_ref() {
+            // The chunks of a long value went with the table.
+            None if self.is_removed() => self.load_inline(row, &record)?,
+            Some(_) | None => self.load(trees::of(&open)?, row, &record)?,
+        };
+        let live = |value| Payload::Live { value, expires_at_ms: record.head.expires_at_ms };
+        Ok(value.map(|value| (record.head, live(value))))
+    }
+
+    /// Trains the table's dictionary from the samples, gives it to `keep` to make it durable, and uses it from then on.
+    pub fn train(&self, samples: &Samples, keep: impl FnOnce(usize, &[u8]) -> Result<()>) -> Result<()> {
+        let bytes = samples.train().map_err(|e| Error::Io(format!("training a dictionary: {e}")))?;
+        // As long as this is held, the engine is not opened again: a dictionary that is used is in the engine that is open.
+        let open = self.open();
+        trees::of(&open)?;
+        // The record that needs it comes later in the same log, so after a crash the dictionary is there if the record is.
+        keep(self.dictionaries().count(), &bytes)?;
+        self.dictionaries.write().unwrap_or_else(PoisonError::into_inner).push(Dictionary::new(&bytes));
+        Ok(())
+    }
+
+    /// Runs `read` on the trees and the table as they are now.
+    pub(super) fn with_trees<T>(&self, read: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
+        let open = self.open();
+        read(trees::of(&open)?)
+    }
+
+    /// Lets go of the trees, so that the engine can be closed.
+    pub fn close(&self) {
+        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Lets go of the trees for ever, if nobody uses them, no row is in them, and subscribers were told of all that was. The trees
+    /// then, for the caller to remove.
+    pub(super) fn remove_if_empty(&self) -> Option<Trees> {
+        let mut slot = self.trees.try_write().ok()?;
+        let trees = slot.as_ref()?;
+        if trees.rows.range(&[], None).next().is_some() || !trees.progress.is_caught_up() {
+            return None;
+        }
+        self.removed.store(true, Ordering::Release);
+        slot.take()
+    }
+
+    /// Whether the store has it no more. What failed on it is to be tried on the table that has its name now, if there is one.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// Goes on over an engine that was opened again: what was counted, or a dictionary, may have been lost with the log's tail.
+    pub fn reopen(&self, trees: Trees, dictionaries: Dictionaries) {
+        let samples = (dictionaries.count() == 0).then(Samples::default);
+        let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        for number in 0..PARTITIONS {
+            *self.lock(number as u8) = Partition::default();
+        }
+        self.remembered.touch();
+        *self.dictionaries.write().unwrap_or_else(PoisonError::into_inner) = dictionaries;
+        *self.samples.lock().unwrap_or_else(PoisonError::into_inner) = samples;
+        *slot = Some(trees);
+    }
+
+    /// What a row shows now.
+    pub(super) fn entry(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        bytes: &[u8],
+        load: impl FnOnce(&Self, &Trees, &[u8], &Record<'_>) -> Result<Option<Value>>,
+    ) -> Result<Found> {
+        let record = self.decode(row, bytes)?;
+        if !record.head.visible_at((self.around.now_ms)()) {
+            return Ok(Found::Hidden);
+        }
+        let Some(value) = load(self, trees, row, &record)? else { return Ok(Found::Overtaken) };
+        let (timestamp, expires_at_ms) = (record.head.marker.timestamp, record.head.expires_at_ms);
+        Ok(Found::Visible(Entry { value, timestamp, expires_at_ms }))
+    }
+
+    /// Whether a row is to be seen now, without its value.
+    pub(super) fn visible(&self, row: &[u8], bytes: &[u8]) -> Result<bool> {
+        Ok(self.decode(row, bytes)?.head.visible_at((self.around.now_ms)()))
+    }
+
+    /// Whether it is worth reading a row again whose chunks were missing.
+    ///
+    /// # Errors
+    /// `Corrupt` where the row is the same as before: nobody took the chunks away.
+    pub(super) fn still_there(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
+        match self.stored(trees, row)? {
+            Some(now) if *now == *bytes => Err(self.lost(row)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Takes a record apart; damage is counted and named.
+    pub fn decode<'a>(&self, row: &[u8], bytes: &'a [u8]) -> Result<Record<'a>> {
+        record::decode(row, bytes).map_err(|why| self.damaged(row, why))
+    }
+
+    /// Every byte of a row tested, the payload against its fingerprint. Errors name what is wrong.
+    pub fn verify(&self, row: &[u8], bytes: &[u8]) -> Result<Head> {
+        let record = self.decode(row, bytes)?;
+        let text = match record.head.live {
+            true => {
+                let value = self.with_trees(|trees| self.load(trees, row, &record))?;
+                Some(value.ok_or_else(|| self.lost(row))?)
+            }
+            false => None,
+        };
+        let found =
+            fingerprint(text.as_ref().map(|text| text.as_str().as_bytes()), record.head.expires_at_ms);
+        if found != record.head.marker.fingerprint {
+            return Err(self.damaged(row, "the value does not match its fingerprint"));
+        }
+        Ok(record.head)
+    }
+
+    /// As `load`, for a key that may well be read again.
+    fn load_hot(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+        let (marker, chunked) = (record.head.marker, matches!(record.body, Body::Chunked(_)));
+        if record.codec == Codec::RAW && !chunked {
+            return self.load(trees, row, record);
+        }
+        if let Some(value) = self.around.decoded.get(&marker) {
+            return Ok(Some(value));
+        }
+        // What is in chunks is long as it is coded, and longer as it is read.
+        if chunked || record.plain_bytes() >= LONG_BYTES_MIN {
+            if let Some(value) = self.around.shared.get(&marker) {
+                return Ok(Some(value));
+            }
+            let value = self.load(trees, row, record)?;
+            return Ok(value.map(|value| self.around.shared.share(marker, value)));
+        }
+        let value = self.load(trees, row, record)?;
+        if let Some(value) = &value {
+            self.around.decoded.insert(marker, value);
+        }
+        Ok(value)
+    }
+
+    /// The value of a live record; `None` where its chunks are missing.
+    pub(super) fn load(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+        let Body::Chunked(length) = record.body else { return self.load_inline(row, record) };
+        let read = chunks::read(&trees.chunks, row, &record.head, length);
+        let Some(coded) = read.map_err(|error| self.unreadable(row, error))? else { return Ok(None) };
+        self.plain(row, record, &coded).map(Some)
+    }
+
+    /// The value of a live record that is not in chunks; else `None`.
+    fn load_inline(&self, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+        match record.body {
+            Body::Inline(coded) => self.plain(row, record, coded).map(Some),
+            Body::Chunked(_) => Ok(None),
+        }
+    }
+
+    fn plain(&self, row: &[u8], record: &Record<'_>, coded: &[u8]) -> Result<Value> {
+        let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
+            // The record's checksum covers what is in it as it is.
+            let whole = record.codec == Codec::RAW && matches!(record.body, Body::Inline(_));
+            let sound = whole
+                || fingerprint(Some(&plain), record.head.expires_at_ms) == record.head.marker.fingerprint;
+            if sound { Ok(plain) } else { Err("the value does not match its fingerprint") }
+        });
+        let text = plain.and_then(|plain| String::from_utf8(plain).map_err(|_| "the value is not UTF-8"));
+        text.map(Value::trusted).map_err(|why| self.damaged(row, why))
+    }
+
+    /// Runs `write` on the trees, unless writes are refused. An error of the engine has them refused from then on.
+    pub(super) fn writing<T>(&self, write: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
+        if let Some(reason) = self.around.committer.failure() {
+            self.around.counters.writes_refused.increment();
+            return Err(Error::StorageFull(reason));
+        }
+        let open = self.open();
+        let result = write(trees::of(&open)?);
+        if let Err(Error::StorageFull(reason)) = &result {
+            self.around.committer.fail(reason);
+        }
+        result
+    }
+
+    pub(super) fn lock(&self, number: u8) -> MutexGuard<'_, Partition> {
+        // Counts and digests are whole before anything can panic; the rows are the engine's.
+        self.partitions[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self) -> RwLockReadGuard<'_, Option<Trees>> {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn dictionaries(&self) -> RwLockReadGuard<'_, Dictionaries> {
+        self.dictionaries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lost(&self, row: &[u8]) -> Error {
+        self.damaged(row, "part of its long value is missing")
+    }
+
+    /// What is stored under a row.
+    pub(super) fn stored(&self, trees: &Trees, row: &[u8]) -> Result<Option<Slice>> {
+        trees.rows.get(row).map_err(|error| self.unreadable(row, error))
+    }
+
+    pub(super) fn damaged(&self, row: &[u8], why: &str) -> Error {
+        self.around.counters.corrupt_records.increment();
+        Error::corrupt_record(&self.name, row.get(1..).unwrap_or_default(), why)
+    }
+}

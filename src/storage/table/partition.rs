@@ -1,0 +1,219 @@
+//! What is known of one partition of a table, under its lock: how many rows it has, and their digests.
+
+use std::sync::{Arc, LazyLock};
+
+use super::record::Head;
+use crate::core::{
+    digest::{
+        DigestKey, KeyHash,
+        tree::{Leaf, PartitionTree},
+    },
+    name::TableName,
+};
+
+/// How deep a tree is built before it is known how many rows it will hold: one of 40,000 rows needs no second scan.
+const FIRST_DEPTH: u8 = 8;
+
+/// The tree of all partitions that never had a row: most of a small table, of which there may be thousands.
+static EMPTY: LazyLock<PartitionTree> = LazyLock::new(|| PartitionTree::new(0));
+
+/// Rows of a table, or a part of it, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows with a value, expired ones until they are swept included.
+    pub live: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+}
+
+impl Counts {
+    /// Counts one more row.
+    pub fn add(&mut self, head: &Head) {
+        *self.of(head) += 1;
+    }
+
+    /// Rows of both kinds.
+    pub fn rows(&self) -> u64 {
+        self.live + self.tombstones
+    }
+
+    fn of(&mut self, head: &Head) -> &mut u64 {
+        if head.live { &mut self.live } else { &mut self.tombstones }
+    }
+}
+
+/// What is known of one partition, under its lock. `None` until somebody counted its rows.
+#[derive(Default)]
+pub struct Partition {
+    /// Its rows.
+    pub counts: Option<Counts>,
+    /// Their digests. Also `None` where the rows could not be read to the end.
+    pub digests: Option<Digests>,
+}
+
+impl Partition {
+    /// Keeps account of a row that took another's place.
+    pub fn replace(&mut self, change: &RowChange<'_>) {
+        if let Some(counts) = &mut self.counts {
+            if let Some(old) = change.old {
+                *counts.of(old) -= 1;
+            }
+            if let Some(new) = change.new {
+                *counts.of(new) += 1;
+            }
+        }
+        if let Some(digests) = &mut self.digests {
+            digests.replace(change);
+        }
+    }
+}
+
+/// A row that takes another's place.
+pub struct RowChange<'a> {
+    /// The table.
+    pub table: &'a TableName,
+    /// The row's name: partition byte and key.
+    pub row: &'a [u8],
+    /// What was there, if it was sound.
+    pub old: Option<&'a Head>,
+    /// What is there now.
+    pub new: Option<&'a Head>,
+    /// The wall clock, in Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// The digests of a partition's rows, and the key under which they were hashed. A tree changes its key only by being built anew.
+pub struct Digests {
+    key: Arc<DigestKey>,
+    /// The tree; `None` for the empty one.
+    tree: Option<Box<PartitionTree>>,
+}
+
+impl Digests {
+    /// The key under which the rows were hashed.
+    pub fn key(&self) -> &Arc<DigestKey> {
+        &self.key
+    }
+
+    /// Whether the rows are hashed under this key.
+    pub fn is_under(&self, key: &Arc<DigestKey>) -> bool {
+        Arc::ptr_eq(&self.key, key)
+    }
+
+    /// The tree.
+    pub fn tree(&self) -> &PartitionTree {
+        self.tree.as_deref().unwrap_or(&EMPTY)
+    }
+
+    /// The tree, once it has forgotten what is beyond the horizon.
+    pub fn forget(&mut self, now_ms: u64) -> &PartitionTree {
+        if let Some(tree) = &mut self.tree {
+            tree.forget(now_ms);
+        }
+        self.tree()
+    }
+
+    /// Takes over the buckets of digests of the same rows; see `PartitionTree::rebuild`.
+    pub fn rebuild(&mut self, built: Self) {
+        self.tree_mut().rebuild(built.tree.map_or_else(|| EMPTY.clone(), |tree| *tree));
+    }
+
+    fn tree_mut(&mut self) -> &mut PartitionTree {
+        self.tree.get_or_insert_with(|| Box::new(EMPTY.clone()))
+    }
+
+    fn replace(&mut self, change: &RowChange<'_>) {
+        let leaf = |head: &Head| leaf(&self.key, change.table, change.row, head);
+        let (old, new) = (change.old.map(leaf), change.new.map(leaf));
+        self.tree_mut().replace(KeyHash::of(key_of(change.row)), old, new, change.now_ms);
+    }
+}
+
+/// Digests and counts of a partition that is read from its first row to its last.
+pub struct Tally<'a> {
+    table: &'a TableName,
+    now_ms: u64,
+    depth: u8,
+    counts: Counts,
+    digests: Digests,
+}
+
+impl<'a> Tally<'a> {
+    /// Nothing read yet. `depth`: how deep the tree is; a first one is as deep as most ever get.
+    pub fn new(table: &'a TableName, key: Arc<DigestKey>, depth: Option<u8>, now_ms: u64) -> Self {
+        let depth = depth.unwrap_or(FIRST_DEPTH);
+        Self { table, now_ms, depth, counts: Counts::default(), digests: Digests { key, tree: None } }
+    }
+
+    /// Takes in a row; `None` for a damaged record, which counts as the value it was and has no digest.
+    pub fn add(&mut self, row: &[u8], head: Option<&Head>) {
+        let Some(head) = head else {
+            self.counts.live += 1;
+            return;
+        };
+        self.counts.add(head);
+        let leaf = leaf(&self.digests.key, self.table, row, head);
+        let tree = self.digests.tree.get_or_insert_with(|| Box::new(PartitionTree::new(self.depth)));
+        tree.insert(KeyHash::of(key_of(row)), leaf, self.now_ms);
+    }
+
+    /// How deep the tree should be instead, now that all rows are known.
+    pub fn wants_depth(&self) -> Option<u8> {
+        self.digests.tree().wants_depth()
+    }
+
+    /// What came of it.
+    pub fn finish(mut self) -> (Counts, Digests) {
+        if let Some(tree) = &mut self.digests.tree {
+            tree.fold();
+        }
+        (self.counts, self.digests)
+    }
+}
+
+/// The digest of a row.
+pub fn leaf(key: &DigestKey, table: &TableName, row: &[u8], head: &Head) -> Leaf {
+    let digest = key.leaf(table, key_of(row), &head.marker);
+    Leaf { at_ms: head.marker.timestamp.unix_ms(), digest }
+}
+
+fn key_of(row: &[u8]) -> &[u8] {
+    row.get(1..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{
+            clock::{NodeId, Timestamp},
+            register::{Fingerprint, Marker},
+        },
+        storage::table::row::PARTITIONS,
+    };
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    /// A table of three rows took 55 KiB for its partitions, and peers may bring thousands of tables.
+    #[test]
+    fn partitions_without_rows_are_small_and_compare_as_an_empty_tree() {
+        assert!(PARTITIONS * size_of::<std::sync::Mutex<Partition>>() <= 12 * 1024);
+        let table = TableName::parse("t").expect("a name");
+        let key = Arc::new(DigestKey([1; 32]));
+        let (counts, mut digests) = Tally::new(&table, key.clone(), None, NOW_MS).finish();
+        assert!(digests.tree.is_none());
+        assert_eq!((counts, digests.tree().depth(), digests.tree().settled_ms()), (Counts::default(), 0, 0));
+
+        let timestamp = Timestamp { hlc: NOW_MS << 16, node: NodeId(1) };
+        let marker = Marker { timestamp, fingerprint: Fingerprint([0; 8]) };
+        let head = Head { marker, live: true, quiet: false, expires_at_ms: None };
+        let change = |old, new| RowChange { table: &table, row: b"\0k", old, new, now_ms: NOW_MS };
+        digests.replace(&change(None, Some(&head)));
+        let mut tally = Tally::new(&table, key, None, NOW_MS);
+        tally.add(b"\0k", Some(&head));
+        let (_, mut scanned) = tally.finish();
+        assert!(scanned.tree().agrees(digests.tree()) && !scanned.tree().agrees(&EMPTY));
+        scanned.replace(&change(Some(&head), None));
+        assert!(scanned.tree().agrees(&EMPTY));
+    }
+}

@@ -1,0 +1,307 @@
+//! The tables of a store: found, made by the first write, opened with their pumps; and removed when their last row is gone,
+//! tombstones included.
+
+use std::sync::{Arc, PoisonError};
+
+use tracing::info;
+
+use super::{
+    Table,
+    trees::{ROWS, Trees},
+};
+use crate::{
+    core::name::TableName,
+    error::{Error, Result},
+    storage::{
+        META, Store,
+        changes::{progress::Progress, pump},
+        engine::Feed,
+        open,
+    },
+};
+
+impl Store {
+    pub(in crate::storage) fn table(&self, name: &TableName) -> Option<Arc<Table>> {
+        self.read_tables().get(name).cloned()
+    }
+
+    /// Reads a table; `empty` where there is none.
+    pub(in crate::storage) fn read_table<T>(
+        &self,
+        name: &TableName,
+        empty: T,
+        read: impl Fn(&Table) -> Result<T>,
+    ) -> Result<T> {
+        while let Some(table) = self.table(name) {
+            match read(&table) {
+                // Removed while we came to it: the next look waits for the end of that.
+                Err(_) if table.is_removed() => {}
+                outcome => return outcome,
+            }
+        }
+        Ok(empty)
+    }
+
+    pub(in crate::storage) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
+        self.table_or_else(name, |tables_max| {
+            format!("this node has its {tables_max} tables: use one of them, or raise --max-tables")
+        })
+    }
+
+    /// As `table_or_new`, for rows that another node has taken.
+    pub(in crate::storage) fn table_of_peer(&self, name: &TableName) -> Result<Arc<Table>> {
+        self.table_or_else(name, |tables_max| {
+            format!(
+                "this node has its {tables_max} tables, and peers have rows of one more, {name}: it takes no rows of peers until there is \
+                 room. Raise --max-tables on it, to what the other nodes have"
+            )
+        })
+    }
+
+    /// Whether one more table may be made.
+    pub fn has_room_for_tables(&self) -> bool {
+        self.read_tables().len() < self.0.options.tables_max
+    }
+
+    fn table_or_else(&self, name: &TableName, full: impl FnOnce(usize) -> String) -> Result<Arc<Table>> {
+        if let Some(table) = self.table(name) {
+            return Ok(table);
+        }
+        let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = tables.get(name) {
+            return Ok(table.clone());
+        }
+        // The store may be about to be opened again, with the tables that there are.
+        if let Some(reason) = self.failure() {
+            return Err(Error::StorageFull(reason));
+        }
+        let tables_max = self.0.options.tables_max;
+        if tables.len() >= tables_max {
+            return Err(Error::TooMany(full(tables_max)));
+        }
+        let table = self.open_table(name.clone())?;
+        table.count()?;
+        tables.insert(name.clone(), table.clone());
+        Ok(table)
+    }
+
+    /// Removes the tables that have no rows, not even tombstones. They count no more, and cost nothing; the next write makes a
+    /// new one. Who watches one goes on watching, as subscribers are found by name.
+    pub(in crate::storage) fn remove_empty_tables(&self) -> Result<()> {
+        // One of which rows are lost may have some.
+        let has_none =
+            |table: &&Arc<Table>| table.rows() == 0 && table.is_counted() && table.unreadable_ranges() == 0;
+        for table in self.all_tables().iter().filter(has_none) {
+            self.remove_table(table)?;
+        }
+        Ok(())
+    }
+
+    fn remove_table(&self, table: &Arc<Table>) -> Result<()> {
+        let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
+        // The store may be about to be opened again, with the tables that there are.
+        if self.failure().is_some() {
+            return Ok(());
+        }
+        let Some(trees) = table.remove_if_empty() else { return Ok(()) };
+        tables.remove(table.name());
+        let dictionaries = table.dictionaries().count();
+        let removed = self.with_engine(|engine| {
+            open::remove_dictionaries(&engine.tree(META)?, table.name(), dictionaries)?;
+            Trees::remove(engine, table.name())
+        });
+        drop(tables);
+        // Not before: the engine writes its log out as it lets go of a tree.
+        drop(trees);
+        info!(table = %table.name(), "removed a table without rows");
+        removed
+    }
+
+    pub(in crate::storage) fn open_tables(&self) -> Result<()> {
+        let names = self.with_engine(|engine| Ok(engine.tree_names(ROWS)))?;
+        let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            let name = TableName::parse(&name)?;
+            let table = self.open_table(name.clone())?;
+            tables.insert(name, table);
+        }
+        Ok(())
+    }
+
+    fn open_table(&self, name: TableName) -> Result<Arc<Table>> {
+        let (trees, dictionaries) = self.with_engine(|engine| {
+            Ok((Trees::open(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
+        })?;
+        let table = Arc::new(Table::new(name, self.0.around.clone(), trees, dictionaries));
+        table.lost.read(&self.meta()?, table.name())?;
+        self.start_pump(&table)?;
+        Ok(table)
+    }
+
+    pub(in crate::storage) fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
+        let (feed, progress) =
+            table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
+        self.pump(table, feed, progress)
+    }
+
+    pub(in crate::storage) fn pump(
+        &self,
+        table: &Arc<Table>,
+        feed: Feed,
+        progress: Arc<Progress>,
+    ) -> Result<()> {
+        let (table, hub, now_ms) =
+            (table.clone(), self.0.hub.clone(), self.0.options.machine.clock().clone());
+        self.spawn("pump", move || pump::run(feed, &table, &progress, &hub, &now_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread,
+    };
+
+    use crate::{
+        core::{name::TableName, protocol::replica::Swept},
+        storage::{
+            Store,
+            changes::{
+                change::{Effect, Gone, Topic},
+                subscription::Start,
+            },
+            tests::{
+                NOW_MS, Scene, close, effect, key, next, put, timestamp, wait_until, within_the_deadline,
+            },
+        },
+    };
+
+    fn name(text: &str) -> TableName {
+        TableName::parse(text).expect("a name")
+    }
+
+    /// Empties a table as a delete, the grace and a sweep do.
+    fn empty(store: &Store, table: &TableName, keys: &[&str]) {
+        for (counter, name) in keys.iter().enumerate() {
+            let deleted = crate::core::register::Register::deleted(timestamp(1000 + counter as u64));
+            store.merge(table, &key(name), |_| Ok(deleted)).expect("merges");
+        }
+        store.sweep_to(Swept { tombstones_ms: NOW_MS + 1, expired_ms: NOW_MS + 1 });
+    }
+
+    /// Tables whose last row had expired or was deleted counted against `--max-tables` for ever: a table a day, and after some
+    /// days no table could be made any more, after a restart neither.
+    #[test]
+    fn a_table_that_was_emptied_and_swept_counts_no_more() {
+        let scene = Scene::new();
+        let store = scene.open();
+        for day in 0..25 {
+            let table = name(&format!("day{day}"));
+            store
+                .merge(&table, &key("k"), |_| Ok(put("1", None, 1)))
+                .expect("there is room for another table");
+            empty(&store, &table, &["k"]);
+            wait_until("the table is gone", || !store.has_table(&table));
+        }
+        close(store);
+        let store = scene.open();
+        assert_eq!(store.tables().len(), 0, "none is left on the disk");
+        close(store);
+    }
+
+    #[test]
+    fn a_table_that_was_emptied_before_a_restart_goes_after_it() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.merge(&name("full"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        store.merge(&name("bare"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        let trees = store.table(&name("bare")).expect("is there");
+        trees
+            .with_trees(|trees| trees.rows.remove(&crate::storage::table::row::row_of(&key("k"))))
+            .expect("removes");
+        drop(trees);
+        close(store);
+        let store = scene.open();
+        assert!(store.has_table(&name("bare")));
+        store.count_rows().expect("counts");
+        wait_until("the table without rows is gone", || !store.has_table(&name("bare")));
+        assert!(store.has_table(&name("full")));
+        close(store);
+    }
+
+    #[test]
+    fn watchers_of_a_table_that_goes_and_comes_again_go_on() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let table = name("t");
+        store.merge(&table, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        let topics = vec![Topic::Prefix(table.clone(), String::new())];
+        let mut watching = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
+        empty(&store, &table, &["k"]);
+        wait_until("the table is gone", || !store.has_table(&table));
+        assert_eq!(effect(next(&mut watching)), Effect::Deleted(Gone::Deleted));
+        store.merge(&table, &key("k"), |_| Ok(put("2", None, 5000))).expect("merges");
+        assert!(
+            matches!(effect(next(&mut watching)), Effect::Updated { value, .. } if value.as_str() == "2")
+        );
+        close(store);
+    }
+
+    /// A write that comes while its table is being removed goes to the one in its place.
+    #[test]
+    fn no_write_is_lost_while_its_table_is_removed() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let table = name("t");
+        let over = Arc::new(AtomicBool::new(false));
+        let remover = thread::spawn({
+            let (store, over) = (store.clone(), over.clone());
+            move || {
+                while !over.load(Ordering::SeqCst) {
+                    store.remove_empty_tables().expect("removes");
+                }
+            }
+        });
+        for round in 0..300_u64 {
+            store.merge(&table, &key("k"), |_| Ok(put("1", None, 2 * round))).expect("merges");
+            assert!(store.get(&table, &key("k")).expect("reads").is_some(), "round {round}");
+            // As a sweep does it, so that the table may go.
+            let found = store.table(&table).expect("it has a row");
+            let row = crate::storage::table::row::row_of(&key("k"));
+            found
+                .writing(|trees| {
+                    let mut partition = found.lock_row(&row);
+                    let bytes = trees.rows.get(&row)?.expect("it was set");
+                    found.remove_row(trees, &mut partition, &row, &found.decode(&row, &bytes)?)
+                })
+                .expect("removes");
+        }
+        over.store(true, Ordering::SeqCst);
+        remover.join().expect("no panic");
+        close(store);
+    }
+
+    #[test]
+    fn a_table_that_was_removed_makes_no_difference_to_the_root() {
+        let (scene, other) = (Scene::new(), Scene::new());
+        let (store, other) = (scene.open(), other.open());
+        let digests = crate::core::digest::DigestKey([7; 32]);
+        for store in [&store, &other] {
+            store.rekey(digests).expect("takes the key");
+            store.merge(&name("kept"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        }
+        store.merge(&name("gone"), &key("k"), |_| Ok(put("1", None, 2))).expect("merges");
+        empty(&store, &name("gone"), &["k"]);
+        wait_until("the table is gone", || !store.has_table(&name("gone")));
+        let root = |store: &Store| store.root(store.now_ms() + 10_000).expect("does not fail");
+        assert!(root(&store).is_some());
+        assert_eq!(root(&store), root(&other));
+        for store in [store, other] {
+            close(store);
+        }
+    }
+}

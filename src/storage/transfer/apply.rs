@@ -1,0 +1,377 @@
+//! Rows that come from peers, and rows that a peer proved to have been deleted. See `core::agreement`.
+
+use std::cell::Cell;
+
+use crate::{
+    core::{
+        name::{Key, TableName},
+        protocol::{
+            message::Row,
+            replica::{Accepted, Swept},
+        },
+        register::{Marker, Payload, Register},
+    },
+    error::{Error, Result},
+    storage::{
+        Store,
+        changes::change::Gone,
+        table::{Table, record::Head, row::row_of},
+    },
+};
+
+/// Why a row that is absent here is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It is proved that it was deleted: its sender is to remove it.
+    Deleted,
+    /// It is dead, and about to be removed where it still is.
+    Over,
+}
+
+impl Store {
+    /// Merges rows that a peer sent; see `core::replica::Replica::accept`. Not durable before `acknowledge`.
+    ///
+    /// # Errors
+    /// `Corrupt` where a payload is not what its marker says, and `BadJson` where it is no value: then nothing was merged. `TooMany`
+    /// where they are of a table that has no room here; else as `merge`. Then some rows may have been.
+    pub fn accept(&self, name: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
+        let mut registers = rows.into_iter().map(|row| sound(name, row)).collect::<Result<Vec<_>>>()?;
+        // In the order of the rows on disk, which is faster.
+        registers.sort_by_cached_key(|(key, _)| row_of(key));
+        let mut table = self.table(name);
+        let mut accepted = Accepted::default();
+        for (key, register) in registers {
+            let marker = register.marker();
+            let is_unproven = Cell::new(false);
+            let refuse = |register: &Register| {
+                let swept = self.swept();
+                let is_old = register.timestamp().unix_ms() <= swept.latest_ms();
+                is_unproven.set(is_old && *register.payload() != Payload::Deleted);
+                refusal(register, swept, proven_ms)
+            };
+            let taken = loop {
+                if table.is_none() && refuse(&register).is_none() {
+                    table = Some(self.table_of_peer(name)?);
+                }
+                let Some(found) = &table else { break Err(refuse(&register).unwrap_or(Refusal::Over)) };
+                match found.merge_unless(&key, register.clone(), refuse) {
+                    Err(_) if found.is_removed() => table = self.table(name),
+                    taken => break taken?,
+                }
+            };
+            match taken {
+                Ok(merged) => {
+                    accepted.latest = accepted.latest.max(Some(marker.timestamp));
+                    accepted.unproven += u64::from(is_unproven.get());
+                    if merged.changed {
+                        accepted.changed += 1;
+                        self.counters().rows_accepted.increment();
+                    }
+                }
+                Err(Refusal::Deleted) => {
+                    self.counters().rows_refused.increment();
+                    accepted.deleted.push((key, marker));
+                }
+                Err(Refusal::Over) => {}
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Removes rows that a peer proved to have been deleted, those that still have their marker; subscribers are told. Returns how many
+    /// there were. Not durable before `acknowledge`. May wait for the change stream: not for an async task.
+    ///
+    /// # Errors
+    /// As `merge`; some rows may have been removed.
+    pub fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64> {
+        let mut removed = 0;
+        let mut caught_up = None;
+        for (name, key, marker) in rows {
+            let Some(table) = self.table(&name) else { continue };
+            // Nothing may follow the end of a value, so its beginning must be told before.
+            if caught_up.as_ref() != Some(&name)
+                && let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone()))
+            {
+                progress.wait_until_caught_up();
+                caught_up = Some(name.clone());
+            }
+            let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
+            match table.remove_marked(&key, marker, gone) {
+                // It had no row left.
+                Err(_) if table.is_removed() => {}
+                is_removed => removed += u64::from(is_removed?),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
+    let key = row.key.clone();
+    if let Payload::Live { value, .. } = &row.payload
+        && !value.is_sound()
+    {
+        let key = key.as_str();
+        return Err(Error::BadJson(format!(
+            "a peer sent a value that is none, of the key {key:?} of table {table}"
+        )));
+    }
+    row.into_register().ok_or_else(|| {
+        Error::corrupt_record(
+            table,
+            key.as_str().as_bytes(),
+            "a peer sent a value that its marker does not fit",
+        )
+    })
+}
+
+fn refusal(register: &Register, swept: Swept, proven_ms: u64) -> Option<Refusal> {
+    let written_ms = register.timestamp().unix_ms();
+    match register.payload() {
+        Payload::Deleted => (written_ms <= swept.tombstones_ms).then_some(Refusal::Over),
+        Payload::Live { expires_at_ms: Some(at_ms), .. } if written_ms.max(*at_ms) <= swept.expired_ms => {
+            Some(Refusal::Over)
+        }
+        Payload::Live { .. } => (written_ms <= proven_ms).then_some(Refusal::Deleted),
+    }
+}
+
+impl Table {
+    /// Removes a row that still has this marker, and says whether it did; calls `gone` first where subscribers hold it for present.
+    fn remove_marked(&self, key: &Key, marker: Marker, gone: impl FnOnce(&Head)) -> Result<bool> {
+        self.writing(|trees| {
+            let row = row_of(key);
+            let mut partition = self.lock_row(&row);
+            let Some(bytes) = self.stored(trees, &row)? else { return Ok(false) };
+            // A damaged row has no marker: it is another, and for `check` to find.
+            let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
+            let Some(record) = record else { return Ok(false) };
+            // Nothing of it will be found by who comes later.
+            self.around.agreed.vanish(&trees.meta)?;
+            if self.is_seen(trees, &row, &record.head)? {
+                gone(&record.head);
+            }
+            self.remove_row(trees, &mut partition, &row, &record)?;
+            Ok(true)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::clock::Timestamp;
+    use crate::storage::{
+        changes::{
+            change::{Effect, Topic},
+            subscription::{Notice, Start},
+        },
+        table::partition::Counts,
+        tests::{
+            NOW_MS, Scene, close, effect, key, next, put, table, timestamp, wait_until, within_the_deadline,
+        },
+    };
+
+    fn row(name: &str, register: Register) -> Row {
+        Row::new(key(name), register)
+    }
+
+    fn at(unix_ms: u64, register: &Register) -> Register {
+        Register::new(register.payload().clone(), Timestamp { hlc: unix_ms << 16, ..register.timestamp() })
+    }
+
+    fn swept_store(scene: &Scene) -> Store {
+        let store = scene.open();
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        wait_until("the sweep is over", || !store.is_sweeping());
+        store
+    }
+
+    fn value(store: &Store, name: &str) -> Option<String> {
+        store.get(&table(), &key(name)).expect("reads").map(|entry| entry.value.as_str().to_owned())
+    }
+
+    #[test]
+    fn what_is_proved_to_be_deleted_is_refused_and_what_is_newer_taken() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let (old, new) = (at(NOW_MS, &put("1", None, 0)), at(NOW_MS + 1, &put("2", None, 0)));
+        let rows = vec![row("deleted", old.clone()), row("new", new.clone())];
+        let accepted = store.accept(&table(), rows, NOW_MS).expect("accepts");
+        assert_eq!(accepted.deleted, [(key("deleted"), old.marker())]);
+        assert_eq!((accepted.changed, accepted.latest), (1, Some(new.timestamp())));
+        assert_eq!((value(&store, "deleted"), value(&store, "new")), (None, Some("2".into())));
+        let counters = store.counters();
+        assert_eq!((counters.rows_refused.value(), counters.rows_accepted.value()), (1, 1));
+        close(store);
+    }
+
+    /// One flipped byte on one disk took good rows from all nodes: what was lost with it was taken for deleted.
+    #[test]
+    fn an_old_row_is_taken_without_proof_whatever_was_swept() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let rows = vec![row("k", at(NOW_MS, &put("1", None, 0)))];
+        let accepted = store.accept(&table(), rows, 0).expect("accepts");
+        assert_eq!((accepted.changed, accepted.deleted.len(), accepted.unproven), (1, 0, 1));
+        assert_eq!(value(&store, "k"), Some("1".into()));
+        close(store);
+    }
+
+    #[test]
+    fn the_dead_of_before_the_floors_are_left_out_and_make_no_table() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let rows = vec![
+            row("deleted", at(NOW_MS, &Register::deleted(timestamp(0)))),
+            row("expired", at(NOW_MS, &put("1", Some(NOW_MS), 0))),
+        ];
+        assert_eq!(store.accept(&table(), rows, 0), Ok(Accepted::default()));
+        assert!(!store.has_table(&table()));
+        let young = row("deleted", at(NOW_MS + 1, &Register::deleted(timestamp(0))));
+        assert_eq!(store.accept(&table(), vec![young], 0).map(|it| it.changed), Ok(1));
+        close(store);
+    }
+
+    #[test]
+    fn an_old_row_over_an_older_one_is_taken() {
+        let scene = Scene::new();
+        let store = scene.open();
+        store.merge(&table(), &key("k"), |_| Ok(at(NOW_MS - 9, &put("1", None, 0)))).expect("merges");
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        let newer = row("k", at(NOW_MS - 8, &put("2", None, 0)));
+        assert_eq!(store.accept(&table(), vec![newer], 0).map(|it| it.changed), Ok(1));
+        let deleted = row("k", at(NOW_MS - 7, &Register::deleted(timestamp(0))));
+        assert_eq!(store.accept(&table(), vec![deleted], 0).map(|it| it.changed), Ok(1));
+        wait_until("the tombstone is gone", || {
+            store.tables().iter().all(|table| table.1 == Counts::default())
+        });
+        close(store);
+    }
+
+    #[test]
+    fn what_is_here_already_changes_nothing_and_has_not_lost() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let same = row("k", put("1", None, 1));
+        for changed in [1, 0] {
+            let accepted = store.accept(&table(), vec![same.clone()], 0).expect("accepts");
+            assert_eq!((accepted.changed, accepted.latest), (changed, Some(timestamp(1))));
+        }
+        assert_eq!(store.counters().writes_superseded.value(), 0);
+        assert_eq!(store.accept(&table(), vec![row("k", put("0", None, 0))], 0).map(|it| it.changed), Ok(0));
+        assert_eq!(store.counters().writes_superseded.value(), 1);
+        close(store);
+    }
+
+    /// A value with a line's end in it ended the line of an event, and began another that nobody had sent.
+    #[test]
+    fn a_value_that_is_no_json_keeps_all_out() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let forged = crate::core::json::Value::trusted("1}\n\ndata: {\"event\":\"Deleted\"}".into());
+        let forged = Register::live(forged, None, timestamp(1));
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), row("forged", forged)], 0);
+        let Err(Error::BadJson(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("table t") && why.contains("forged") && !why.contains("data:"), "{why}");
+        assert_eq!(value(&store, "k"), None);
+        close(store);
+    }
+
+    /// The tables that peers had were made here without a limit.
+    #[test]
+    fn a_table_that_has_no_room_is_not_made_for_a_peer_and_the_others_are_filled() {
+        let scene = Scene::new();
+        let store = scene.open();
+        // Nine of the ten that the scene has room for.
+        for number in 1..10 {
+            let name = TableName::parse(&format!("t{number}")).expect("a name");
+            store.merge(&name, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        }
+        assert_eq!(store.accept(&table(), vec![row("k", put("1", None, 1))], 0).map(|it| it.changed), Ok(1));
+        let other = TableName::parse("other").expect("a name");
+        let refused = store.accept(&other, vec![row("k", put("1", None, 1))], 0);
+        let Err(Error::TooMany(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("--max-tables") && why.contains("other"), "{why}");
+        assert!(!store.has_room_for_tables() && !store.has_table(&other));
+        assert_eq!(store.accept(&table(), vec![row("l", put("1", None, 1))], 0).map(|it| it.changed), Ok(1));
+        close(store);
+    }
+
+    #[test]
+    fn a_row_that_its_marker_does_not_fit_keeps_all_out() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let mut wrong = row("wrong", put("1", None, 1));
+        wrong.payload = Payload::Deleted;
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], 0);
+        let Err(Error::Corrupt(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("table t") && why.contains("wrong"), "{why}");
+        assert_eq!(value(&store, "k"), None);
+        close(store);
+    }
+
+    /// A damaged row was here: the good copy of a peer was not deleted.
+    #[test]
+    fn a_damaged_row_takes_the_good_one_however_old() {
+        let scene = Scene::new();
+        let store = swept_store(&scene);
+        let good = at(NOW_MS - 1, &put("1", None, 0));
+        store.merge(&table(), &key("k"), |_| Ok(good.clone())).expect("merges");
+        let damage =
+            |trees: &crate::storage::table::trees::Trees| trees.rows.insert(&row_of(&key("k")), b"damage");
+        store.table(&table()).expect("is there").with_trees(damage).expect("inserts");
+        let accepted = store.accept(&table(), vec![row("k", good)], NOW_MS).expect("accepts");
+        assert_eq!((accepted.changed, accepted.deleted.len()), (1, 0));
+        assert_eq!(value(&store, "k"), Some("1".into()));
+        close(store);
+    }
+
+    #[test]
+    fn what_is_proved_to_be_deleted_goes_if_it_is_still_that_and_subscribers_are_told() {
+        let scene = Scene::new();
+        let store = scene.open();
+        let topics = vec![Topic::Prefix(table(), String::new())];
+        let mut subscription = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
+        let (refused, newer) = (put("1", None, 1), put("2", None, 2));
+        for (name, register) in [("gone", &refused), ("changed", &newer)] {
+            store.merge(&table(), &key(name), |_| Ok(register.clone())).expect("merges");
+            assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
+        }
+        let deleted = ["gone", "changed", "absent"].map(|name| (table(), key(name), refused.marker()));
+        assert_eq!(store.remove(deleted.into()), Ok(1));
+        assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Deleted));
+        assert_eq!((value(&store, "gone"), value(&store, "changed")), (None, Some("2".into())));
+        assert_eq!(store.tables()[0].1, Counts { live: 1, tombstones: 0 });
+        close(store);
+    }
+
+    /// A subscriber that was told of the beginning last would hold a value that is gone.
+    #[test]
+    fn the_end_of_a_removed_row_is_told_after_its_beginning() {
+        const ROWS: usize = 8;
+        let scene = Scene::new();
+        let store = scene.open();
+        let topics = vec![Topic::Prefix(table(), String::new())];
+        let mut subscription = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
+        let refused = put("1", None, 1);
+        let names: Vec<String> = (0..ROWS).map(|number| format!("k{number}")).collect();
+        for name in &names {
+            store.merge(&table(), &key(name), |_| Ok(refused.clone())).expect("merges");
+        }
+        let deleted = names.iter().map(|name| (table(), key(name), refused.marker())).collect();
+        assert_eq!(store.remove(deleted), Ok(ROWS as u64));
+        store.merge(&table(), &key("last"), |_| Ok(refused.clone())).expect("merges");
+        let mut last = BTreeMap::new();
+        while !last.contains_key(&key("last")) {
+            let Notice::Change(change) = next(&mut subscription) else { continue };
+            last.insert(change.key.clone(), change.effect.clone());
+        }
+        for name in names {
+            assert_eq!(last[&key(&name)], Effect::Deleted(Gone::Deleted), "{name}");
+        }
+        close(store);
+    }
+}
