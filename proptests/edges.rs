@@ -7,8 +7,8 @@ use dynarust::{
     },
     error::Error,
     http::{
-        events::{self, subscribe},
-        request::{condition, expiry, path},
+        events,
+        request::{condition, expiry, path, value as request_value},
         websocket::request::{self, Operation, Request},
     },
     node::{Change, Cursor, Effect, Gone, Notice, Start},
@@ -123,14 +123,14 @@ proptest! {
         let cluster = if agreed_ms == 0 { 0 } else { cluster };
         let cursor = Cursor { epoch, sequence, agreed_ms, cluster };
         prop_assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
-        prop_assert_eq!(subscribe::start_at(Some(&cursor.to_string()), false), Start::After(cursor));
+        prop_assert_eq!(request_value::start_at(Some(&cursor.to_string()), false), Start::After(cursor));
     }
 
     #[test]
     fn no_event_id_panics_and_one_that_is_none_resynchronises(text in "[0-9a-f+]{0,9}[.]?[0-9+]{0,22}|.{0,20}") {
         match Cursor::parse(&text) {
             Some(cursor) => prop_assert_eq!(cursor.to_string(), text),
-            None if !text.is_empty() => prop_assert_eq!(subscribe::start_at(Some(&text), false), Start::Resync),
+            None if !text.is_empty() => prop_assert_eq!(request_value::start_at(Some(&text), false), Start::Resync),
             None => {}
         }
     }

@@ -22,10 +22,7 @@ use dynarust::{
     },
     storage::{
         Durability, Machine, Options, Store,
-        changes::{
-            change::{Cursor, Topic},
-            subscription::{Notice, Start, Subscription},
-        },
+        changes::{Cursor, Notice, Start, Subscription, Topic},
         table::merge::Existing,
     },
 };

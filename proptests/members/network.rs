@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use dynarust::{
     core::{clock::NodeId, protocol::message::Message},
-    replication::membership::{
-        Dialer, Initiated, MemberState, Members, Options, Remembered, identity::Identity,
+    replication::{
+        link::crossing::Initiated,
+        membership::{Dialer, MemberState, Members, Options, Remembered, identity::Identity},
     },
 };
 use proptest::{

@@ -20,10 +20,7 @@ use dynarust::{
     storage::{
         Durability, Machine, Options, Store, WallClock,
         offline::{check, compact},
-        table::{
-            merge::Existing,
-            scan::{Counted, Range},
-        },
+        table::{Counted, Existing, Range},
     },
 };
 use futures_util::FutureExt;

@@ -24,10 +24,7 @@ use dynarust::{
     error::Error,
     storage::{
         Durability, Machine, Options, Store,
-        changes::{
-            change::{Cursor, Effect, Topic},
-            subscription::{Notice, Start, Subscription},
-        },
+        changes::{Cursor, Effect, Notice, Start, Subscription, Topic},
         table::scan::Range,
     },
 };

@@ -7,8 +7,8 @@ use crate::{
     error::Result,
     node,
     storage::{
+        engine::doubt,
         offline::salvage::{Salvaged, Step, salvage},
-        open::doubt,
     },
 };
 

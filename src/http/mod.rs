@@ -5,6 +5,7 @@
 //! answers over `Node` alone, and `reply` turns what failed into a problem.
 
 pub mod events;
+pub mod keep_alive;
 pub mod request;
 pub mod response;
 pub mod routes;
@@ -17,9 +18,9 @@ use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use self::{
     request::Call,
-    routes::{Route, exactly, metrics::Metrics, route},
+    routes::{exactly, metrics::Metrics, route},
 };
-use crate::{error::Error, node::Node};
+use crate::{error::Error, http::request::route::Route, node::Node};
 
 pub use self::server::serve;
 
@@ -104,8 +105,8 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::listing::store_routes(Arc::clone(&node)),
         routes::listing::keys_routes(Arc::clone(&node)),
         routes::listing::count_routes(Arc::clone(&node)),
-        events::subscribe::routes(Arc::clone(&node)),
-        websocket::routes(Arc::clone(&node)),
+        routes::subscribe::routes(Arc::clone(&node)),
+        routes::websocket::routes(Arc::clone(&node)),
         routes::import::import_routes(Arc::clone(&node)),
         routes::export::export_routes(Arc::clone(&node)),
         routes::status::routes(&node),

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    replication::{link::secret::Secrets, membership::address::network},
+    replication::link::{address::network, secret::Secrets},
 };
 
 /// How long a challenge can be answered.

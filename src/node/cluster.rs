@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::{Node, Readiness};
-pub use crate::replication::{Progress, membership::clocks::ClockState};
+pub use crate::replication::{Progress, link::clocks::ClockState};
 use crate::{
     core::{
         clock::{NodeId, Timestamp},
@@ -400,7 +400,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::membership::clocks::ClockTrouble;
+    use crate::replication::link::clocks::ClockTrouble;
 
     fn view(members: &[(u64, &str, MemberState)]) -> ClusterView {
         ClusterView {

@@ -39,7 +39,7 @@ use self::{
     background::Opened,
     drain::{Gate, Passing},
 };
-pub use crate::replication::membership::address::network;
+pub use crate::replication::link::address::network;
 pub use crate::storage::{
     changes::{
         change::{Change, Cursor, Effect, Gone, Topic},

@@ -7,7 +7,8 @@ use tracing::{info, warn};
 
 use super::{
     Inner, MEMBERS_NOTE, SETTLE_MS,
-    membership::{clocks::watch_clocks, cluster_identity::found, cluster_record::write_agreement},
+    link::clocks::watch_clocks,
+    membership::{cluster_identity::found, cluster_record::write_agreement},
 };
 use crate::{core::protocol::agreement::Agreement, error::Result};
 

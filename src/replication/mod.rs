@@ -39,6 +39,7 @@ use self::{
     housekeeping::Noted,
     link::{
         BoxedDuplex,
+        address::Advertised,
         admission::{Admission, Door},
         connect::Network,
         establish::Local,
@@ -46,7 +47,7 @@ use self::{
         registry::Registry,
         secret::Secrets,
     },
-    membership::{Dialer, Members, address::Advertised, cluster_record::Birth, identity::Identity},
+    membership::{Dialer, Members, cluster_record::Birth, identity::Identity},
     session::{storage::Rows, sync::Syncs},
 };
 use crate::{

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::{
     Inner,
     housekeeping::keep_up,
+    link::crossing::{Initiated, Survivor, survivor},
     link::{
         BoxedDuplex, Link,
         admission::Admission,
@@ -26,10 +27,9 @@ use super::{
         registry::{Control, LinkState, ORDERS_MAX},
     },
     membership::{
-        self, Initiated, Survivor,
+        self,
         cluster_identity::{goes_over, settle_cluster},
         identity::Identity,
-        survivor,
     },
     session::converse,
 };

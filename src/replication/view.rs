@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use super::{
     Replication, State,
-    link::registry::Totals,
-    membership::{
-        Member,
+    link::{
         clocks::{ClockState, clock_state},
-        cluster_identity::awaited,
+        registry::Totals,
     },
+    membership::{Member, cluster_identity::awaited},
 };
 use crate::core::protocol::progress::Standing;
 

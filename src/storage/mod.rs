@@ -19,7 +19,6 @@
 pub mod changes;
 pub mod commit;
 mod counters;
-mod digests;
 pub mod engine;
 pub mod environment;
 mod gc;
@@ -28,6 +27,7 @@ pub mod open;
 mod options;
 mod repair;
 pub mod table;
+pub(crate) mod tables;
 mod threads;
 pub(crate) mod transfer;
 
@@ -51,15 +51,18 @@ use self::{
     },
     commit::{Committer, Life},
     counters::Counters,
-    digests::{Checked, SharedKey},
-    engine::{Engine, Tree},
-    gc::{Chore, Floors},
-    open::{Identity, doubt::Doubt, row_count::Opening},
+    engine::{Engine, Tree, doubt::Doubt},
+    open::Identity,
     table::{
-        Entry, Surroundings, Table,
+        Entry, Table,
         codec::Samples,
+        digests::{Checked, SharedKey},
+        jobs::RepairJob,
+        row_count::Opening,
         scan::{Counted, Page, Range, Row},
+        shared::Shared,
     },
+    table::{floors::Floors, jobs::GcJob},
 };
 pub use self::{
     commit::Durability,
@@ -72,6 +75,7 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
+    storage::engine::meta,
 };
 
 /// An open store. Clones share it.
@@ -85,7 +89,7 @@ struct Inner {
     /// `None` while it is opened again, and after the end.
     engine: RwLock<Option<Engine>>,
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
-    around: Surroundings,
+    around: Shared,
     checked: Mutex<Checked>,
     hub: Arc<Hub>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -97,7 +101,7 @@ struct Inner {
     sweeper: Mutex<Option<gc::Worker>>,
     backlogs: Backlogs,
     /// What damage was reported, where there is no thread that repairs.
-    repairer: Mutex<Option<mpsc::Receiver<repair::Chore>>>,
+    repairer: Mutex<Option<mpsc::Receiver<RepairJob>>>,
     /// Held as long as the store is: what keeps a second process out.
     _lock: File,
 }
@@ -112,7 +116,7 @@ impl Store {
         let counters = Arc::new(Counters::default());
         let (chores, work) = mpsc::channel();
         let (repairs, damage) = mpsc::channel();
-        let around = Surroundings {
+        let around = Shared {
             now_ms: options.machine.clock().clone(),
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
@@ -191,7 +195,7 @@ impl Store {
 
     /// Sets the clock's bound. Durable by the next commit.
     pub fn set_clock_bound(&self, bound: u64) -> Result<()> {
-        open::write_clock_bound(&self.meta()?, bound)
+        meta::write_clock_bound(&self.meta()?, bound)
     }
 
     /// The visible value of a key.
@@ -291,8 +295,8 @@ impl Store {
     pub fn close(&self) -> Result<()> {
         self.0.hub.end();
         // The thread may be gone already, with nobody to tell.
-        let _ = self.0.around.chores.send(Chore::Stop);
-        let _ = self.0.around.repairs.send(repair::Chore::Stop);
+        let _ = self.0.around.chores.send(GcJob::Stop);
+        let _ = self.0.around.repairs.send(RepairJob::Stop);
         drop(self.0.scrub.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.0.around.committer.stop();
         for table in self.read_tables().values() {

@@ -14,11 +14,7 @@ use std::{
 use futures_util::StreamExt;
 
 use super::{
-    changes::{
-        change::{Cursor, Effect, Gone},
-        hub::Joined,
-        subscription::Notice,
-    },
+    changes::{Cursor, Effect, Gone, Notice, hub::Joined},
     table::merge::Existing,
     *,
 };
@@ -265,7 +261,8 @@ fn what_a_compaction_left_behind_does_not_stop_the_next() {
     let left = open::before_compaction(&scene.data());
     std::fs::create_dir(&left).expect("a directory");
     std::fs::write(left.join("db"), "old").expect("a file");
-    let compacted = offline::compact::compact(&scene.data(), &scene.clock(), false, |_| {}).expect("compacts");
+    let compacted =
+        offline::compact::compact(&scene.data(), &scene.clock(), false, |_| {}).expect("compacts");
     assert_eq!(compacted.rows, 1);
     assert!(!left.exists());
     let store = scene.open();

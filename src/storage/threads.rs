@@ -9,10 +9,7 @@ use std::{
 
 use tracing::error;
 
-use super::{
-    Store, gc,
-    repair::{self, scrub::Scrub},
-};
+use super::{Store, gc, repair::scrub::Scrub, table::jobs::RepairJob};
 use crate::error::{Error, Result};
 
 /// The stack of a pump: there may be a thousand of them.
@@ -80,7 +77,7 @@ impl Store {
         self.0.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn repairer(&self) -> MutexGuard<'_, Option<mpsc::Receiver<repair::Chore>>> {
+    pub(super) fn repairer(&self) -> MutexGuard<'_, Option<mpsc::Receiver<RepairJob>>> {
         // Nothing is done under it.
         self.0.repairer.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use dynarust::{http::routes::Route, replication::link::connect::subprotocol};
+use dynarust::{http::request::route::Route, replication::link::connect::subprotocol};
 use hyper::Request as HyperRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;

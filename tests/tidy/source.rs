@@ -47,6 +47,21 @@ impl Source {
         first.trim_end_matches(".rs")
     }
 
+    /// The module that it is, from the top of the crate.
+    pub fn module(&self) -> Vec<String> {
+        let below = self.path.strip_prefix("src/").unwrap_or(&self.path).trim_end_matches(".rs");
+        let mut parts: Vec<String> = below.split('/').map(str::to_owned).collect();
+        if ["lib", "main", "mod"].contains(&parts[parts.len() - 1].as_str()) {
+            parts.pop();
+        }
+        parts
+    }
+
+    /// Whether all that is in it is tests.
+    pub fn is_of_tests(&self) -> bool {
+        self.path.ends_with("/tests.rs")
+    }
+
     /// How many lines stand above its tests.
     pub fn lines_above_tests(&self) -> usize {
         self.code_above_tests().lines().count()

@@ -3,8 +3,9 @@
 use dynarust::{
     core::protocol::message::{Forgotten, Message},
     replication::{
+        link::crossing::{Initiated, Survivor, survivor},
         link::error::Cause,
-        membership::{Action, Initiated, Refusal, Survivor, identity::Identity, survivor},
+        membership::{Action, Refusal, identity::Identity},
     },
 };
 

@@ -13,7 +13,7 @@ use super::{Head, condition, path};
 use crate::{
     core::nearest,
     error::{Error, Result},
-    http::routes::Route,
+    http::request::route::Route,
 };
 
 /// A parameter of a query.

@@ -2,13 +2,18 @@
 //! reference from then on: a filter that needs a header clones a pointer, not a map.
 
 pub mod accepts;
+pub mod address_limits;
 pub mod body;
 pub mod budget;
 pub mod coding;
 pub mod condition;
 pub mod expiry;
 pub mod path;
+pub mod peer;
+pub mod route;
 pub mod strict;
+pub mod upgrade;
+pub mod value;
 
 use std::{
     borrow::Cow,
@@ -28,8 +33,11 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 
-use super::{routes::Route, server::socket::Peer};
-use crate::error::{Error, Result};
+use self::peer::Peer;
+use crate::{
+    error::{Error, Result},
+    http::request::route::Route,
+};
 
 /// The header that carries a request's id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -246,8 +254,16 @@ pub fn next_request_id() -> HeaderValue {
     let prefix = PREFIX.get_or_init(|| u64::from(getrandom::u32().unwrap_or_default()) << 32);
     let id = prefix | (COUNTER.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX));
     let mut text = [0u8; 16];
-    super::response::write_hex(id, &mut text);
+    write_hex(id, &mut text);
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
+}
+
+/// Sixteen hexadecimal digits of `number`, as `Timestamp` and `NodeId` are displayed, without the formatting machinery.
+pub fn write_hex(number: u64, digits: &mut [u8]) {
+    assert_eq!(digits.len(), 16);
+    for (place, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 0xf];
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::request::{self, Call};
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
+    http::request::write_hex,
 };
 
 /// The content type of JSON.
@@ -235,12 +236,14 @@ pub fn plain(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).expect("visible ASCII is a header value")
 }
 
-/// Sixteen hexadecimal digits of `number`, as `Timestamp` and `NodeId` are displayed, without the formatting machinery.
-pub fn write_hex(number: u64, digits: &mut [u8]) {
-    assert_eq!(digits.len(), 16);
-    for (place, digit) in digits.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 0xf];
-    }
+/// 101: the connection is a WebSocket from here on.
+pub fn switching_protocols(accept: &str) -> Response {
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, plain(accept.to_owned().into()));
+    response
 }
 
 #[cfg(test)]

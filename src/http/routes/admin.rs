@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use tracing::info;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
-use super::{Route, exactly, route};
+use super::{exactly, route};
 use crate::{
     error::{Error, Result},
     http::{
-        request::{Call, body},
+        request::{Call, body, route::Route},
         response,
     },
     node::{Node, admin::Request},

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::{Route, kv, route};
+use super::route;
 use crate::{
     core::{
         clock::Timestamp,
@@ -18,7 +18,7 @@ use crate::{
     },
     error::{Error, Result},
     http::{
-        request::{Call, body, condition, expiry, path, strict},
+        request::{Call, body, condition, expiry, path, route::Route, strict, value},
         response,
     },
     node::{Action, Expiry, Node, Write, Written},
@@ -45,10 +45,10 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 struct Operation<'a> {
     op: Op,
     key: Cow<'a, str>,
-    #[serde(borrow, default, deserialize_with = "kv::present")]
+    #[serde(borrow, default, deserialize_with = "value::present")]
     value: Option<&'a RawValue>,
     /// A list is a JSON Patch, anything else a merge patch.
-    #[serde(borrow, default, deserialize_with = "kv::present")]
+    #[serde(borrow, default, deserialize_with = "value::present")]
     patch: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
@@ -209,11 +209,13 @@ fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Resu
     let expiry = expiry::of_members(operation.ttl, operation.expires_at, node.now_ms())?;
     let action = match operation.op {
         Op::Put => {
-            let value = kv::take_value(node.value_bytes_max(), operation.value.ok_or(Error::MissingValue)?)?;
+            let value =
+                value::take_value(node.value_bytes_max(), operation.value.ok_or(Error::MissingValue)?)?;
             Action::Put { value, expiry: expiry.or(default) }
         }
         Op::Patch => {
-            let patch = operation.patch.map(|raw| kv::take_patch(node.value_bytes_max(), raw)).transpose()?;
+            let patch =
+                operation.patch.map(|raw| value::take_patch(node.value_bytes_max(), raw)).transpose()?;
             if patch.is_none() && expiry.is_none() {
                 return Err(Error::BadJson("a patch has a \"patch\", or an expiry to renew".into()));
             }

@@ -11,7 +11,7 @@ use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
-    Route, exactly,
+    exactly,
     export_frame::{FIRST_LINE, Sealing},
     listing, route,
 };
@@ -19,7 +19,7 @@ use crate::{
     core::name::TableName,
     error::Result,
     http::{
-        request::Call,
+        request::{Call, route::Route},
         response::{
             self,
             chunks::{self, Chunk, Chunks},

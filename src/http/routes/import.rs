@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::{Route, exactly, export_frame::Unsealing, kv, route};
+use super::{exactly, export_frame::Unsealing, route};
 use crate::{
     core::{
         clock::Timestamp,
@@ -26,6 +26,8 @@ use crate::{
             body::{self, Upload},
             budget::Held,
             condition, expiry,
+            route::Route,
+            value,
         },
         response,
     },
@@ -48,7 +50,7 @@ pub fn import_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 struct Line<'a> {
     table: Option<Cow<'a, str>>,
     key: Cow<'a, str>,
-    #[serde(borrow, default, deserialize_with = "kv::present")]
+    #[serde(borrow, default, deserialize_with = "value::present")]
     value: Option<&'a RawValue>,
     version: Option<Cow<'a, str>>,
     /// When it was written, as an export says it for people: the version says it too, and is what counts.
@@ -214,8 +216,8 @@ impl Importing {
         let raw = line.value.ok_or(Error::MissingValue)?;
         let limit = self.node.value_bytes_max();
         let value = match self.keeps_surrogates {
-            true => kv::take_old_value(limit, raw),
-            false => kv::take_value(limit, raw).map_err(|error| match error {
+            true => value::take_old_value(limit, raw),
+            false => value::take_value(limit, raw).map_err(|error| match error {
                 Error::BadJson(why) if why.contains("surrogate") => Error::BadJson(format!(
                     "{why}; or take rows of an old export as they are, with ?surrogates=keep"
                 )),

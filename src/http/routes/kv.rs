@@ -12,10 +12,10 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use warp::{Reply, filters::BoxedFilter, reply::Response};
 
-use super::{Route, route};
+use super::route;
 use crate::{
     core::json::Value,
     error::{Error, Result},
@@ -25,6 +25,8 @@ use crate::{
             body::{self, PatchType},
             condition, expiry,
             path::{self, Address},
+            route::Route,
+            value::{self, absent, take_value, with_meta},
         },
         response,
     },
@@ -89,7 +91,7 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with a \"value\"")]
 struct PutBody<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "value::present")]
     value: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
@@ -200,53 +202,6 @@ async fn read_value_body(node: &Node, call: &Call) -> Result<body::Whole> {
     })
 }
 
-/// A value from its JSON text as sent, within the limit on that.
-///
-/// # Errors
-/// `TooLarge`, or `BadJson` where it nests too deep or has a lone surrogate.
-pub fn take_value(limit: u64, raw: &RawValue) -> Result<Value> {
-    check_length(limit, raw)?;
-    Value::from_raw(raw)
-}
-
-/// A patch from its JSON text: a list is RFC 6902, anything else RFC 7396. To merge a list is to put it, so the two do not collide.
-///
-/// # Errors
-/// As `take_value`.
-pub fn take_patch(limit: u64, raw: &RawValue) -> Result<Patch> {
-    let patch = take_value(limit, raw)?;
-    Ok(if patch.as_str().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
-}
-
-/// As `take_value`, but takes lone surrogates: for rows of old exports.
-///
-/// # Errors
-/// `TooLarge`, or `BadJson` where it nests too deep.
-pub fn take_old_value(limit: u64, raw: &RawValue) -> Result<Value> {
-    check_length(limit, raw)?;
-    Value::from_old(raw)
-}
-
-fn check_length(limit: u64, raw: &RawValue) -> Result<()> {
-    if raw.get().len() as u64 > limit {
-        return Err(Error::TooLarge { what: "value", limit });
-    }
-    Ok(())
-}
-
-/// For a member that may be `null`, which is not the same as absent.
-pub fn present<'de, D>(deserializer: D) -> std::result::Result<Option<&'de RawValue>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// What a reader is told where there is nothing.
-pub fn absent(address: &Address) -> Error {
-    Error::NotFound(format!("no key {:?} in table {}", address.key.as_str(), address.table))
-}
-
 /// `{"value":V}`, without looking into V.
 fn enveloped(value: &Value) -> Vec<u8> {
     let value = value.as_str().as_bytes();
@@ -276,23 +231,6 @@ fn shared(value: &Value) -> Response {
     headers.insert(header::CONTENT_TYPE, response::JSON);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     response
-}
-
-/// `{"value":V,"version":...}`, what REST has in headers included.
-pub fn with_meta(entry: &Entry) -> String {
-    format!("{{\"value\":{},{}", entry.value.as_str(), &meta_alone(entry)[1..])
-}
-
-/// `{"version":...}`: what is known about a value, without the value.
-pub fn meta_alone(entry: &Entry) -> String {
-    let timestamp = entry.timestamp;
-    json!({
-        "version": timestamp.to_string(),
-        "timestamp": timestamp.unix_ms(),
-        "node": timestamp.node.to_string(),
-        "expires_at": entry.expires_at_ms,
-    })
-    .to_string()
 }
 
 fn wants_text(call: &Call) -> bool {

@@ -11,10 +11,13 @@ use hyper_util::rt::TokioIo;
 use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::{Route, exactly, route};
+use super::{exactly, route};
 use crate::{
     error::{Error, Result},
-    http::{request::Call, response, websocket},
+    http::{
+        request::{Call, route::Route, upgrade},
+        response,
+    },
     node::{LINK_PATH, Node, other_protocol, subprotocol},
 };
 
@@ -38,13 +41,13 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     if call.headers.contains_key(header::ORIGIN) {
         return Err(Error::Forbidden("this path is for other nodes, and not for pages in a browser".into()));
     }
-    let (upgrade, accept) = websocket::handshake(call)?;
+    let (upgrade, accept) = upgrade::handshake(call)?;
     // Before anything is said or logged: a stranger is not to fill the log.
     let arriving = node.admit_link(call.remote, is_passed_on(call)).inspect_err(|error| {
         debug!(remote = %call.remote, %error, "link refused");
     })?;
     let protocol = response::plain(subprotocol().into());
-    if !websocket::has_token(call, header::SEC_WEBSOCKET_PROTOCOL, &subprotocol()) {
+    if !upgrade::has_token(call, header::SEC_WEBSOCKET_PROTOCOL, &subprotocol()) {
         arriving.fail();
         return Ok(refuse_protocol(call, protocol));
     }
@@ -55,7 +58,7 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
             Err(error) => debug!(%remote, %error, "connection lost before it became a link"),
         }
     });
-    let mut response = websocket::switching(&accept);
+    let mut response = response::switching_protocols(&accept);
     response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     Ok(response)
 }

@@ -13,12 +13,12 @@ use hyper::{
 use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::{Route, kv, multi_get, route};
+use super::{multi_get, route};
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        request::{Call, Query, accepts, path},
+        request::{Call, Query, accepts, path, route::Route, value},
         response::{
             self,
             chunks::{self, Chunk, Chunks},
@@ -135,8 +135,8 @@ impl Show {
     pub fn append(self, body: &mut Vec<u8>, entry: &Entry) {
         match self {
             Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
-            Self::ValueAndMeta => body.extend_from_slice(kv::with_meta(entry).as_bytes()),
-            Self::Meta => body.extend_from_slice(kv::meta_alone(entry).as_bytes()),
+            Self::ValueAndMeta => body.extend_from_slice(value::with_meta(entry).as_bytes()),
+            Self::Meta => body.extend_from_slice(value::meta_alone(entry).as_bytes()),
         }
     }
 }

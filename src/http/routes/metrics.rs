@@ -18,11 +18,10 @@ use prometheus_client::{
 };
 use warp::reply::Response;
 
-use super::Route;
 use crate::{
     error::{Error, Result},
     http::{
-        request::{Call, budget::Budget},
+        request::{Call, budget::Budget, route::Route},
         response,
     },
     node::{ClusterView, MemberState, MemberView, Node, Readiness},

@@ -12,7 +12,9 @@ pub mod listing;
 pub mod metrics;
 pub(super) mod multi_get;
 pub mod status;
+pub mod subscribe;
 pub mod table;
+pub mod websocket;
 
 use std::future::{Future, ready};
 
@@ -22,101 +24,7 @@ use super::{
     request::{Call, accepts},
     response,
 };
-use crate::error::Result;
-
-/// The resources of this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Route {
-    /// `/{table}/key/{key}`
-    Key,
-    /// `/{table}/keys`
-    Keys,
-    /// `/{table}/store`
-    Store,
-    /// `/{table}/count`
-    Count,
-    /// `/{table}/batch`
-    Batch,
-    /// `/{table}`
-    Table,
-    /// `/{table}/subscribe/{key}`, `/{table}/subscribe` and `/_/subscribe`
-    Subscribe,
-    /// `/_/ws`
-    WebSocket,
-    /// `/_/link`
-    Link,
-    /// `/membership`
-    Membership,
-    /// `/_/cluster`
-    Cluster,
-    /// `/_/admin/...`
-    Admin,
-    /// `/_/tables`
-    Tables,
-    /// `/_/export`
-    Export,
-    /// `/_/import`
-    Import,
-    /// `/stats`
-    Stats,
-    /// `/metrics`
-    Metrics,
-    /// `/healthz`, `/readyz` and `/version`
-    Probe,
-    /// Everything else.
-    Unknown,
-}
-
-impl Route {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
-        Self::Key,
-        Self::Keys,
-        Self::Store,
-        Self::Count,
-        Self::Batch,
-        Self::Table,
-        Self::Subscribe,
-        Self::WebSocket,
-        Self::Link,
-        Self::Membership,
-        Self::Cluster,
-        Self::Admin,
-        Self::Tables,
-        Self::Export,
-        Self::Import,
-        Self::Stats,
-        Self::Metrics,
-        Self::Probe,
-        Self::Unknown,
-    ];
-
-    /// The route's name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Keys => "keys",
-            Self::Store => "store",
-            Self::Count => "count",
-            Self::Batch => "batch",
-            Self::Table => "table",
-            Self::Subscribe => "subscribe",
-            Self::WebSocket => "websocket",
-            Self::Link => "link",
-            Self::Membership => "membership",
-            Self::Cluster => "cluster",
-            Self::Admin => "admin",
-            Self::Tables => "tables",
-            Self::Export => "export",
-            Self::Import => "import",
-            Self::Stats => "stats",
-            Self::Metrics => "metrics",
-            Self::Probe => "probe",
-            Self::Unknown => "unknown",
-        }
-    }
-}
+use crate::{error::Result, http::request::route::Route};
 
 /// The filter that takes the paths in which `parse` finds its resource, and answers with `handle`, or with the problem
 /// that `parse` found, or that of what the request has and its operation does not take. Other paths are left to the routes after it.
@@ -153,16 +61,4 @@ where
 /// A `parse` for `route` that takes exactly one path.
 pub fn exactly(path: &'static str) -> impl Fn(&str) -> Option<Result<()>> + Clone + Send + Sync + 'static {
     move |asked| (asked == path).then_some(Ok(()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_route_is_listed_at_its_number() {
-        for (number, route) in Route::ALL.into_iter().enumerate() {
-            assert_eq!(route as usize, number, "{}", route.name());
-        }
-    }
 }

@@ -6,10 +6,13 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
-use super::{Route, exactly, route};
+use super::{exactly, route};
 use crate::{
     error::Result,
-    http::{request::Call, response},
+    http::{
+        request::{Call, route::Route},
+        response,
+    },
     node::{ClusterView, MemberView, Node, Progress, Readiness, TableStats},
 };
 

@@ -9,12 +9,12 @@ use hyper::Method;
 use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::{Route, route};
+use super::route;
 use crate::{
     core::name::TableName,
     error::{Error, Result},
     http::{
-        request::{Call, condition, path},
+        request::{Call, condition, path, route::Route, value::prefix_of},
         response,
     },
     node::{Node, Removal, Wanted},
@@ -58,42 +58,4 @@ async fn run(node: &Arc<Node>, removal: &mut Removal, wanted: Wanted) -> Result<
         node.replicated(last, wanted).await?;
     }
     Ok(())
-}
-
-/// What the keys to be deleted begin with, empty for all.
-///
-/// # Errors
-/// `BadRequest` unless it is said once, and for all keys by the table's name.
-pub fn prefix_of(table: &TableName, prefix: Option<&str>, confirm: Option<&str>) -> Result<String> {
-    match (prefix, confirm) {
-        (Some(prefix), None) if !prefix.is_empty() => Ok(prefix.to_owned()),
-        (None, Some(confirm)) if confirm == table.as_str() => Ok(String::new()),
-        (None, Some(confirm)) => Err(Error::BadRequest(format!(
-            "confirm={confirm:?} is not the table's name: confirm={table} deletes all of its keys"
-        ))),
-        (Some(_), Some(_)) => Err(Error::BadRequest(
-            "prefix and confirm exclude each other: prefix deletes the keys that begin so, confirm all of them".into(),
-        )),
-        (Some(_) | None, None) => Err(Error::BadRequest(format!(
-            "this deletes many keys: say which, by prefix=... (the keys that begin so, not empty) or by confirm={table} (all of them)"
-        ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_to_be_deleted_is_said_once() {
-        let table = TableName::parse("t").expect("a name");
-        let of = |prefix, confirm| prefix_of(&table, prefix, confirm);
-        assert_eq!(of(Some("p"), None), Ok("p".into()));
-        assert_eq!(of(None, Some("t")), Ok(String::new()));
-        for (prefix, confirm) in
-            [(None, None), (Some(""), None), (Some("p"), Some("t")), (None, Some("other")), (None, Some(""))]
-        {
-            assert!(matches!(of(prefix, confirm), Err(Error::BadRequest(_))), "{prefix:?} {confirm:?}");
-        }
-    }
 }

@@ -21,9 +21,9 @@ use crate::http::{
         Call,
         budget::{Budget, Held, tie},
         coding::{Coding, Encoder, PLAIN_BYTES_MAX, STEP_BYTES},
+        route::Route,
     },
     response::chunks::Exclusive,
-    routes::Route,
 };
 
 /// Has the client get the answer as it would rather have it.

@@ -14,10 +14,9 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::socket::Peer;
 use crate::{
     error::Error,
-    http::{HEAD_BYTES_MAX, response},
+    http::{HEAD_BYTES_MAX, request::peer::Peer, response},
 };
 
 /// No answer of hyper's own is longer: a status line and three headers.

@@ -27,7 +27,10 @@ use rustls::{
 use super::{cors, tls};
 use crate::{
     error::{Error, Result},
-    http::{Options, request::Call, websocket},
+    http::{
+        Options,
+        request::{Call, upgrade},
+    },
     node::{LINK_PATH, Node},
 };
 
@@ -81,7 +84,7 @@ impl Guard {
             return Ok(());
         }
         let host = requested.map(Host::parse_bytes).transpose()?;
-        let from_a_peer = call.path() == LINK_PATH && said.origin.is_none() && websocket::is_wanted(call);
+        let from_a_peer = call.path() == LINK_PATH && said.origin.is_none() && upgrade::is_wanted(call);
         if let Some(host) = host.filter(|_| !from_a_peer) {
             self.admit_host(host)?;
             requested.into_iter().for_each(|requested| call.peer.asked_as(requested));

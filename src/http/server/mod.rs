@@ -4,16 +4,32 @@
 //! A connection beyond the cap is answered 503 and closed, and not left waiting in the backlog: its client, or the balancer
 //! before it, can go elsewhere at once instead of at its own timeout. One beyond the share of its address gets 429.
 
-pub mod address_limits;
 pub mod compress;
 pub mod connection;
 pub mod cors;
 pub mod guard;
-pub mod keep_alive;
 pub mod service;
 pub mod socket;
 pub mod tls;
 
+use self::{
+    connection::Exchange,
+    service::Service,
+    socket::{ClientStream, Protocol, Socket},
+};
+use super::{
+    HEAD_BYTES_MAX, Options,
+    request::{
+        address_limits::{Share, Shares},
+        budget::{self, Budget, Held},
+    },
+    response,
+};
+use crate::{
+    error::{Error, Result},
+    http::request::peer::{OpenRequest, Peer},
+    node::Node,
+};
 use std::{
     convert::Infallible,
     future::{self, Future},
@@ -43,22 +59,6 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
-
-use self::{
-    address_limits::{Share, Shares},
-    connection::Exchange,
-    service::Service,
-    socket::{ClientStream, OpenRequest, Peer, Protocol, Socket},
-};
-use super::{
-    HEAD_BYTES_MAX, Options,
-    request::budget::{self, Budget, Held},
-    response,
-};
-use crate::{
-    error::{Error, Result},
-    node::Node,
-};
 
 /// Streams of one HTTP/2 connection at a time: each may hold a request's body, and an answer. A browser opens no more at a time.
 const HTTP2_STREAMS_MAX: u32 = 32;

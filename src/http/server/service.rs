@@ -22,7 +22,6 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{
     compress, cors,
     guard::{Guard, Said},
-    socket::{OpenRequest, Peer},
 };
 use crate::{
     error::{Error, Result},
@@ -31,10 +30,12 @@ use crate::{
         request::{
             Call, REQUEST_ID,
             budget::{Budget, FREE_BYTES, Held},
+            peer::{OpenRequest, Peer},
+            route::Route,
+            upgrade::has_token,
         },
         response,
-        routes::{Route, metrics::Metrics},
-        websocket::has_token,
+        routes::metrics::Metrics,
     },
     node::{LINK_PATH, Node},
 };

@@ -4,12 +4,8 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,11 +18,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::address_limits::{InFlight, Share};
-use crate::{
-    error::Error,
-    http::{Options, request::budget::Budget},
-};
+use crate::http::request::peer::Peer;
 
 /// How often a silent connection is asked whether it lives: well below the idle limits of common NATs.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -38,150 +30,8 @@ const EVENT_STREAM_SEND_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// As much of that is read: one who sends more has not stopped to look.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a client may take, at the server's end, to send the rest of a head; looked at twice.
-const HALF_HEAD_GRACE: Duration = Duration::from_millis(100);
 /// As many bytes as tell HTTP/2 and TLS from HTTP/1.
 const FIRST_BYTES: usize = 4;
-
-/// The client at the other end, known to all its requests.
-#[derive(Debug)]
-pub struct Peer {
-    /// Its address.
-    pub remote: SocketAddr,
-    /// The limits that this server runs with.
-    pub options: Arc<Options>,
-    /// The memory for all bodies and answers.
-    pub budget: Arc<Budget>,
-    /// Its place in the share of its address; none while it is told that there is no place.
-    share: Option<Share>,
-    event_stream: AtomicBool,
-    /// It speaks plainly to a port that speaks TLS: only nodes that link may.
-    links_only: AtomicBool,
-    upgraded: AtomicBool,
-    /// Requests that were begun; the count may wrap.
-    requests_begun: AtomicUsize,
-    /// Requests whose answer is not all with the socket yet.
-    open_requests: AtomicUsize,
-    /// Whether the socket has bytes that the client did not take yet.
-    write_waits: AtomicBool,
-    /// A host that requests were for, once it was found to be this server.
-    asked_as: OnceLock<Box<[u8]>>,
-}
-
-impl Peer {
-    /// A client at `remote`.
-    pub fn new(remote: SocketAddr, options: Arc<Options>, budget: Arc<Budget>, share: Option<Share>) -> Self {
-        Self {
-            remote,
-            options,
-            budget,
-            share,
-            event_stream: AtomicBool::new(false),
-            links_only: AtomicBool::new(false),
-            upgraded: AtomicBool::new(false),
-            requests_begun: AtomicUsize::new(0),
-            open_requests: AtomicUsize::new(0),
-            write_waits: AtomicBool::new(false),
-            asked_as: OnceLock::new(),
-        }
-    }
-
-    /// Counts a request until what is returned is dropped, with the answer's body.
-    pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
-        self.requests_begun.fetch_add(1, Ordering::Relaxed);
-        self.open_requests.fetch_add(1, Ordering::Relaxed);
-        OpenRequest { peer: Arc::clone(self), in_flight: self.share.as_ref().map(Share::request) }
-    }
-
-    /// Returns when nothing is owed to the client, and was not for a while either: what it may have sent is half a head.
-    pub async fn nothing_owed(&self) {
-        let mut idle = false;
-        loop {
-            sleep(HALF_HEAD_GRACE).await;
-            let owed = self.is_owed();
-            if idle && !owed {
-                return;
-            }
-            idle = !owed;
-        }
-    }
-
-    /// How many requests were begun.
-    pub fn requests_begun(&self) -> usize {
-        self.requests_begun.load(Ordering::Relaxed)
-    }
-
-    /// Whether a request has no whole answer yet.
-    pub fn has_open_requests(&self) -> bool {
-        self.open_requests.load(Ordering::Relaxed) > 0
-    }
-
-    /// Whether there is something to send that the client did not take yet.
-    pub fn is_owed(&self) -> bool {
-        self.has_open_requests() || self.write_waits.load(Ordering::Relaxed)
-    }
-
-    /// Says that requests are over on this connection, which becomes something else.
-    pub fn upgrade(&self) {
-        self.upgraded.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether requests are over on this connection.
-    pub fn is_upgraded(&self) -> bool {
-        self.upgraded.load(Ordering::Relaxed)
-    }
-
-    /// Whether events are sent on this connection.
-    pub fn is_event_stream(&self) -> bool {
-        self.event_stream.load(Ordering::Relaxed)
-    }
-
-    /// Says that this connection may be for nothing but a link.
-    pub fn expect_link(&self) {
-        self.links_only.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether this connection may be for nothing but a link.
-    pub fn is_for_links_only(&self) -> bool {
-        self.links_only.load(Ordering::Relaxed)
-    }
-
-    /// Notes that `host`, which a request was for, is this server.
-    pub fn asked_as(&self, host: &[u8]) {
-        self.asked_as.get_or_init(|| host.into());
-    }
-
-    /// Whether `host` was found to be this server.
-    pub fn is_asked_as(&self, host: &[u8]) -> bool {
-        self.asked_as.get().is_some_and(|known| **known == *host)
-    }
-
-    /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.
-    pub fn expect_events(&self) {
-        self.event_stream.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A request that has no whole answer yet.
-#[derive(Debug)]
-pub struct OpenRequest {
-    peer: Arc<Peer>,
-    in_flight: Option<InFlight>,
-}
-
-impl OpenRequest {
-    /// Why it is not to be answered, where its address has its share of requests in flight.
-    pub fn refusal(&self) -> Option<Error> {
-        let is_too_many = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.is_too_many);
-        self.peer.share.as_ref().filter(|_| is_too_many).map(Share::too_many_requests)
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        self.peer.open_requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// A client's connection as it was accepted.
 pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
@@ -285,7 +135,7 @@ impl Socket {
     }
 
     fn limit_send_buffer(&mut self) {
-        if !self.send_buffer_set && self.peer.event_stream.load(Ordering::Relaxed) {
+        if !self.send_buffer_set && self.peer.is_event_stream() {
             self.send_buffer_set = true;
             if let Err(error) = self.stream.limit_send_buffer(EVENT_STREAM_SEND_BYTES) {
                 tracing::warn!(remote = %self.peer.remote, %error, "send buffer not limited");
@@ -301,11 +151,11 @@ impl Socket {
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             if self.stalled.take().is_some() {
-                self.peer.write_waits.store(false, Ordering::Relaxed);
+                self.peer.set_write_waits(false);
             }
             return outcome;
         }
-        self.peer.write_waits.store(true, Ordering::Relaxed);
+        self.peer.set_write_waits(true);
         let stall_timeout = self.peer.options.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_timeout)));
         ready!(stalled.as_mut().poll(context));

@@ -10,10 +10,8 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        events::subscribe,
-        request::{condition, expiry, path::Address, strict},
+        request::{condition, expiry, path::Address, strict, value},
         response,
-        routes::{kv, table},
     },
     node::{Action, Cursor, Node, Start, Topic, Write, Written},
 };
@@ -86,7 +84,7 @@ impl Operation {
         match self {
             Self::Get(address) => {
                 let entry = node.get(&address.table, &address.key)?;
-                entry.map(|entry| kv::with_meta(&entry)).ok_or_else(|| kv::absent(&address))
+                entry.map(|entry| value::with_meta(&entry)).ok_or_else(|| value::absent(&address))
             }
             Self::Write(table, write) => {
                 let deletes = matches!(write.action, Action::Delete { .. });
@@ -220,9 +218,9 @@ struct Fields<'a> {
     confirm: Option<String>,
     since: Option<String>,
     snapshot: Option<bool>,
-    #[serde(borrow, default, deserialize_with = "kv::present")]
+    #[serde(borrow, default, deserialize_with = "value::present")]
     value: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "kv::present")]
+    #[serde(borrow, default, deserialize_with = "value::present")]
     patch: Option<&'a RawValue>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
@@ -293,7 +291,7 @@ impl<'a> Fields<'a> {
             "sub" => Request::Subscribe {
                 id: id()?,
                 topic: self.topic()?,
-                start: subscribe::start_at(self.since.as_deref(), self.snapshot.unwrap_or(false)),
+                start: value::start_at(self.since.as_deref(), self.snapshot.unwrap_or(false)),
             },
             "unsub" => Request::Unsubscribe { id: id()? },
             "get" => Request::Call(Operation::Get(Address { table: self.table()?, key: self.key()? })),
@@ -302,7 +300,7 @@ impl<'a> Fields<'a> {
             "delete" => self.write(Action::Delete { force: self.force.unwrap_or(false) })?,
             "delete_all" => {
                 let table = self.table()?;
-                let prefix = table::prefix_of(&table, self.prefix.as_deref(), self.confirm.as_deref())?;
+                let prefix = value::prefix_of(&table, self.prefix.as_deref(), self.confirm.as_deref())?;
                 Request::Call(Operation::DeleteAll(table, prefix))
             }
             "ping" => Request::Call(Operation::Ping),
@@ -334,7 +332,7 @@ impl<'a> Fields<'a> {
     }
 
     fn put(&self, value_bytes_max: u64, now_ms: u64) -> Result<Action> {
-        let value = kv::take_value(value_bytes_max, self.value.ok_or(Error::MissingValue)?)?;
+        let value = value::take_value(value_bytes_max, self.value.ok_or(Error::MissingValue)?)?;
         Ok(Action::Put { value, expiry: expiry::of_members(self.ttl, self.expires_at, now_ms)? })
     }
 
@@ -350,7 +348,7 @@ impl<'a> Fields<'a> {
         if raw.is_none() && expiry.is_none() {
             return Err(missing("patch"));
         }
-        let patch = raw.map(|raw| kv::take_patch(value_bytes_max, raw)).transpose()?;
+        let patch = raw.map(|raw| value::take_patch(value_bytes_max, raw)).transpose()?;
         Ok(Action::Patch { patch, expiry })
     }
 

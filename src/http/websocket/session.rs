@@ -34,8 +34,8 @@ use crate::{
     error::{Error, Result},
     http::{
         events,
+        keep_alive::{Beats, Pulse},
         request::{Call, budget::Held},
-        server::keep_alive::{Beats, Pulse},
     },
     node::{Cursor, Node, Notice, Start, Subscription, Topic},
 };

@@ -13,11 +13,11 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::secret::{REMEDY, Secrets};
-use crate::{
-    error::{Error, Result},
-    replication::membership::address::network,
+use super::{
+    address::network,
+    secret::{REMEDY, Secrets},
 };
+use crate::error::{Error, Result};
 
 /// Handshakes in progress, over all addresses: each may hold a frame in memory, and none takes longer than five seconds.
 pub const HANDSHAKES_MAX: usize = 64;

@@ -4,8 +4,11 @@
 //! `establish` makes it; who is dialed, and what is said, is not decided here. The two halves of a link are independent, so that
 //! one task can read while another writes. Whatever comes in that the other side did not send ends the link with an error.
 
+pub mod address;
 pub mod admission;
+pub mod clocks;
 pub mod connect;
+pub mod crossing;
 pub mod error;
 pub mod establish;
 pub mod handshake;

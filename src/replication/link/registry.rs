@@ -7,13 +7,13 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::Traffic;
+use super::{Traffic, clocks::ClockTrouble};
 use crate::{
     core::{
         clock::NodeId,
         protocol::{message::Message, peer::Figures},
     },
-    replication::membership::{Initiated, clocks::ClockTrouble},
+    replication::link::crossing::Initiated,
 };
 
 /// Orders that wait for a link at the most. Those of membership come again.

@@ -8,10 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{Patience, Wanted};
-use crate::{
-    core::clock::NodeId,
-    replication::link::error::{Cause, Obstacle},
-};
+use crate::replication::link::error::{Cause, Obstacle};
 
 /// The wait after the first failure.
 const WAIT_MIN_MS: u64 = 100;
@@ -29,10 +26,6 @@ const WAIT_RARELY_MS: u64 = 30_000;
 /// node as well, the former link of a node that moved falls silent. Where it stays, few dials are wasted, and each costs the
 /// other side a handshake and a line in its log.
 const WAIT_REFUSED_MS: u64 = 1_000;
-
-/// Two links that came up within this time may be two dials that crossed. A link older than that is one whose other end is gone:
-/// otherwise nobody would have dialed.
-const CROSSED_MS: u64 = 3_000;
 
 /// Decides what to dial.
 pub struct Dialer {
@@ -243,35 +236,10 @@ fn jitter(rng: &mut Xoshiro256PlusPlus, wait_ms: u64) -> u64 {
     rng.random_range(wait_ms / 2..=wait_ms)
 }
 
-/// A link, by who dialed it, and when it stood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Initiated {
-    /// The node that dialed.
-    pub by: NodeId,
-    /// When the link stood.
-    pub at_ms: u64,
-}
-
-/// Which of two links between one pair of nodes stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Survivor {
-    /// The one that stands; the fresh one is closed.
-    Standing,
-    /// The fresh one; the other is closed.
-    Fresh,
-}
-
-/// Which link stays where one stands and a fresh one comes up. Of two dials that crossed it is the one that the lower id dialed, on
-/// both sides; else the fresh one, as the dialer has lost the other.
-pub fn survivor(standing: Initiated, fresh: Initiated) -> Survivor {
-    let crossed = fresh.at_ms.saturating_sub(standing.at_ms) < CROSSED_MS;
-    if crossed && standing.by < fresh.by { Survivor::Standing } else { Survivor::Fresh }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::link::handshake::RefusalKind;
+    use crate::{core::clock::NodeId, replication::link::handshake::RefusalKind};
 
     const CLOCK: Obstacle = Obstacle::Refused(RefusalKind::ClocksApart);
 
@@ -485,19 +453,5 @@ mod tests {
         assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
         dialer.ourselves("a:1");
         assert!(dialer.due(&[wanted("a:1", Patience::Soon)], true, 1_000_000).is_empty());
-    }
-
-    #[test]
-    fn of_two_dials_that_crossed_both_sides_keep_the_one_of_the_lower_id() {
-        let link = |by, at_ms| Initiated { by: NodeId(by), at_ms };
-        assert_eq!(survivor(link(1, 100), link(2, 150)), Survivor::Standing);
-        assert_eq!(survivor(link(2, 900), link(1, 950)), Survivor::Fresh);
-    }
-
-    #[test]
-    fn a_fresh_link_replaces_one_that_the_dialer_lost() {
-        let link = |by, at_ms| Initiated { by: NodeId(by), at_ms };
-        assert_eq!(survivor(link(1, 100), link(2, 100 + CROSSED_MS)), Survivor::Fresh);
-        assert_eq!(survivor(link(1, 100), link(1, 150)), Survivor::Fresh);
     }
 }

@@ -12,8 +12,6 @@
 //! Down spreads by SWIM, a goodbye only over the links of who says it; a member without one sees it go down instead, and treats it
 //! alike.
 
-pub mod address;
-pub mod clocks;
 pub(super) mod cluster_identity;
 pub(super) mod cluster_record;
 mod dialer;
@@ -34,7 +32,7 @@ use std::collections::BTreeMap;
 use foca::State;
 
 pub use self::{
-    dialer::{Dialer, Initiated, Survivor, survivor},
+    dialer::Dialer,
     forgotten::Refusal,
     member::{Member, MemberState, Options, Patience, Wanted},
     note::Remembered,

@@ -126,7 +126,7 @@ pub(in crate::replication::membership) fn lasting(member: &Member) -> Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{core::clock::NodeId, storage::open::notes::NOTE_BYTES_MAX};
+    use crate::{core::clock::NodeId, storage::engine::notes::NOTE_BYTES_MAX};
 
     fn remembered() -> Remembered {
         let member = |node, state| Member {

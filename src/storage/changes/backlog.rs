@@ -13,7 +13,6 @@ use std::{
 
 use super::{
     change::{Cursor, Gone, Topic},
-    cursors::Spans,
     entry::{Logged, News, change_bytes},
     hub::REPLAY_MAX,
 };
@@ -25,6 +24,7 @@ use crate::{
         engine::Slice,
         table::{
             Table,
+            agreed::Spans,
             record::Record,
             row::{key_of, row_of},
         },

@@ -16,7 +16,6 @@ use std::{
 
 use super::{
     change::{Cursor, Gone, Topic},
-    cursors::Agreed,
     entry::{Logged, News},
     queue::{Queue, Subscriber},
     wakeups::{CROWD_WOKEN_AT_ONCE, Crowds},
@@ -26,8 +25,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         counters::Counters,
-        digests::SharedKey,
-        table::{Surroundings, record::Head},
+        table::{agreed::Agreed, digests::SharedKey, record::Head, shared::Shared},
     },
 };
 
@@ -88,7 +86,7 @@ struct State {
 
 impl Hub {
     /// A hub without subscribers.
-    pub fn new(epoch: u32, around: &Surroundings, subscriptions_max: usize, crowds: Crowds) -> Self {
+    pub fn new(epoch: u32, around: &Shared, subscriptions_max: usize, crowds: Crowds) -> Self {
         let state = State {
             epoch,
             sequence: 0,

@@ -5,11 +5,14 @@
 
 pub(super) mod backlog;
 pub mod change;
-pub(super) mod cursors;
 pub(super) mod entry;
 pub mod hub;
-pub(super) mod progress;
 pub(super) mod pump;
 pub mod queue;
 pub mod subscription;
 pub(super) mod wakeups;
+
+pub use self::{
+    change::{Change, Cursor, Effect, Gone, Topic},
+    subscription::{Notice, Start, Subscription},
+};

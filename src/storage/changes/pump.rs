@@ -12,14 +12,13 @@ use super::{
     change::Gone,
     entry::{News, change_bytes},
     hub::Hub,
-    progress::Progress,
 };
 use crate::{
     core::name::Key,
     storage::{
         WallClock,
         engine::{Feed, Slice},
-        table::{Table, record::Head, row::key_of},
+        table::{Table, progress::Progress, record::Head, row::key_of},
     },
 };
 

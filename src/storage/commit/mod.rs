@@ -4,7 +4,6 @@
 //! A failing disk fails the round's waiters and every write after it, until the thread has seen room on the disk and opened
 //! the store again underneath: sled keeps its first error for the life of its handle.
 
-pub(super) mod recovery;
 pub mod timestamps;
 
 use std::{

@@ -10,10 +10,13 @@
 //! `log::walk` tests all up to there before sled opens, and a log that ends before its mark all the same has lost something,
 //! which `lost_bytes` tells.
 
+pub mod doubt;
 pub mod gaps;
 mod generations;
 pub mod log;
 pub(super) mod mark;
+pub(in crate::storage) mod meta;
+pub mod notes;
 pub(super) mod panics;
 pub mod segment;
 mod tree;

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use tracing::error;
 
-use super::{Turn, floors::above, index};
+use super::Turn;
 use crate::{
     core::{
         name::{Key, TableName},
@@ -15,7 +15,7 @@ use crate::{
         Store,
         changes::change::Gone,
         engine::Slice,
-        table::{Table, record::Head, row::key_of, trees},
+        table::{Table, due_index, floors::above, record::Head, row::key_of, trees},
     },
 };
 
@@ -44,7 +44,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
     let due: Vec<Slice> = due.take(TOLD_MAX).map(|item| Ok(item?.0)).collect::<Result<_>>()?;
     let mut ends = Vec::new();
     for entry in &due {
-        let Some((at_ms, name, row)) = index::parse(entry) else {
+        let Some((at_ms, name, row)) = due_index::parse(entry) else {
             return Err(Error::Corrupt(
                 "an entry of the tree expiry is none; DynaRust compact makes it anew".into(),
             ));
@@ -76,7 +76,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
     }
     let next = expiry.range(&above(now_ms), None).next().transpose()?;
     Ok(next
-        .and_then(|(entry, _)| index::parse(&entry).map(|(at_ms, ..)| at_ms))
+        .and_then(|(entry, _)| due_index::parse(&entry).map(|(at_ms, ..)| at_ms))
         .map_or(Turn::Later, Turn::At))
 }
 
@@ -160,9 +160,9 @@ impl Table {
                     if Some(head.marker) != marker {
                         return Ok(false);
                     }
-                    if let Some(over_ms) = index::over_ms(&head) {
+                    if let Some(over_ms) = due_index::over_ms(&head) {
                         tell(&head);
-                        trees.expired.insert(&index::entry(over_ms, self.name(), row), &[])?;
+                        trees.expired.insert(&due_index::entry(over_ms, self.name(), row), &[])?;
                     }
                     Ok(true)
                 }
@@ -170,7 +170,7 @@ impl Table {
                 Err(error) => Err(error),
             };
             if let Ok(_) | Err(Error::Corrupt(_)) = told {
-                trees.expiry.remove(&index::entry(at_ms, self.name(), row))?;
+                trees.expiry.remove(&due_index::entry(at_ms, self.name(), row))?;
             }
             told
         })

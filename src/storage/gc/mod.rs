@@ -12,8 +12,6 @@
 //! is passed over.
 
 mod expiry;
-mod floors;
-pub mod index;
 mod reindex;
 mod removal;
 
@@ -24,10 +22,13 @@ use std::{
 
 use tracing::{error, info};
 
-pub use self::floors::{Floors, keep, read_swept};
 pub use self::reindex::INDEXED_KEY;
 use self::reindex::Indexing;
-use super::{Store, table::codec::Samples};
+pub use super::table::floors::{Floors, keep, read_swept};
+use super::{
+    Store,
+    table::{codec::Samples, jobs::GcJob},
+};
 use crate::{
     core::name::TableName,
     error::{Error, Result},
@@ -37,16 +38,6 @@ use crate::{
 const NAP_MAX: Duration = Duration::from_secs(1);
 /// Rows dealt with before the worker looks for other work.
 const SWEEP_ROWS_MAX: usize = 1000;
-
-/// Work for the worker.
-pub enum Chore {
-    /// Something may be due now, or sooner than the worker thinks.
-    Look,
-    /// A table has seen enough values to train a dictionary from.
-    Train(TableName, Samples),
-    /// The end.
-    Stop,
-}
 
 /// When a part of the worker's own work wants its turn again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +52,7 @@ enum Turn {
 
 /// Does all of it, in turns.
 pub struct Worker {
-    chores: Receiver<Chore>,
+    chores: Receiver<GcJob>,
     indexing: Indexing,
     /// Unix milliseconds of the next turn, where nobody calls before.
     due_ms: u64,
@@ -69,7 +60,7 @@ pub struct Worker {
 
 impl Worker {
     /// Does these chores, beside what is due by itself.
-    pub fn new(chores: Receiver<Chore>) -> Self {
+    pub fn new(chores: Receiver<GcJob>) -> Self {
         Self { chores, indexing: Indexing::default(), due_ms: 0 }
     }
 
@@ -129,16 +120,16 @@ fn nap(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
 /// Does the first chore and all others that have come. False at the end.
 fn work(
     store: &Store,
-    mut next: std::result::Result<Chore, RecvTimeoutError>,
-    chores: &Receiver<Chore>,
+    mut next: std::result::Result<GcJob, RecvTimeoutError>,
+    chores: &Receiver<GcJob>,
 ) -> bool {
     loop {
         match next {
-            Ok(Chore::Train(table, samples)) => train(store, &table, &samples),
+            Ok(GcJob::Train(table, samples)) => train(store, &table, &samples),
             // Whoever writes much calls often: one look serves all of it.
-            Ok(Chore::Look) => {}
+            Ok(GcJob::Look) => {}
             Err(RecvTimeoutError::Timeout) => return true,
-            Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+            Ok(GcJob::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
         next = chores.recv_timeout(Duration::ZERO);
     }

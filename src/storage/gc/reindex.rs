@@ -5,10 +5,14 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tracing::info;
 
-use super::{Turn, index};
+use super::Turn;
 use crate::{
     error::{Error, Result},
-    storage::{META, Store, commit::Life, table::Table},
+    storage::{
+        META, Store,
+        commit::Life,
+        table::{Table, due_index},
+    },
 };
 
 /// The key in `meta` that says that all dead rows are entered.
@@ -116,13 +120,13 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
                 Err(error) => return Err(error),
             };
             if !head.live {
-                let entry = index::entry(head.marker.timestamp.unix_ms(), table.name(), &row);
+                let entry = due_index::entry(head.marker.timestamp.unix_ms(), table.name(), &row);
                 trees.tombstones.insert(&entry, &[])?;
                 entered += 1;
-            } else if let (Some(at_ms), Some(over_ms)) = (head.expires_at_ms, index::over_ms(&head))
-                && trees.expired.get(&index::entry(over_ms, table.name(), &row))?.is_none()
+            } else if let (Some(at_ms), Some(over_ms)) = (head.expires_at_ms, due_index::over_ms(&head))
+                && trees.expired.get(&due_index::entry(over_ms, table.name(), &row))?.is_none()
             {
-                trees.expiry.insert(&index::entry(at_ms, table.name(), &row), &[])?;
+                trees.expiry.insert(&due_index::entry(at_ms, table.name(), &row), &[])?;
             }
         }
         Ok(entered)

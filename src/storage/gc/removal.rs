@@ -2,11 +2,7 @@
 
 use tracing::error;
 
-use super::{
-    SWEEP_ROWS_MAX, Turn,
-    floors::above,
-    index::{self, over_ms},
-};
+use super::{SWEEP_ROWS_MAX, Turn};
 use crate::{
     core::name::TableName,
     error::{Error, Result},
@@ -15,6 +11,8 @@ use crate::{
         engine::{Slice, Tree},
         table::{
             Table, chunks,
+            due_index::{self, over_ms},
+            floors::above,
             partition::Partition,
             record::{Head, Record},
             trees::{self, Trees},
@@ -65,7 +63,7 @@ impl Dead {
         // What cannot be read makes way: the tree is made anew.
         let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));
         let due: Vec<Slice> = due.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
-        let mut entries = due.iter().map(|entry| index::parse(entry)).collect::<Option<Vec<_>>>();
+        let mut entries = due.iter().map(|entry| due_index::parse(entry)).collect::<Option<Vec<_>>>();
         let Some(entries) = &mut entries else {
             return Err(Error::Corrupt(format!(
                 "an entry of the tree {} is none; DynaRust compact makes it anew",
@@ -89,7 +87,7 @@ impl Dead {
         name: &TableName,
         row: &[u8],
     ) -> Result<bool> {
-        let entry = index::entry(at_ms, name, row);
+        let entry = due_index::entry(at_ms, name, row);
         let Some(table) = store.table(name) else {
             tree.remove(&entry)?;
             return Ok(false);

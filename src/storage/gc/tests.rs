@@ -59,7 +59,7 @@ fn watch(store: &Store, name: &str) -> Subscription {
 
 fn stop_sweeping(store: &Store) {
     wait_until("the first sweep is over", || !store.is_sweeping());
-    store.0.around.chores.send(Chore::Stop).expect("the thread runs");
+    store.0.around.chores.send(GcJob::Stop).expect("the thread runs");
     let is_over = || {
         let threads = store.0.threads.lock().expect("nobody panicked");
         threads.iter().any(|thread| thread.thread().name() == Some("sweep") && thread.is_finished())
@@ -104,7 +104,9 @@ fn a_dead_row_without_a_key_keeps_no_other_from_being_told_of() {
     let store = scene.open();
     stop_sweeping(&store);
     let tombstones = store.with_engine(|engine| engine.tree(TOMBSTONES)).expect("is there");
-    tombstones.insert(&index::entry(NOW_MS, &table(), &[0, 0xff]), &[]).expect("inserts");
+    tombstones
+        .insert(&crate::storage::table::due_index::entry(NOW_MS, &table(), &[0, 0xff]), &[])
+        .expect("inserts");
     merge(&store, "deleted", deleted(NOW_MS));
     assert_eq!(store.dead(swept(NOW_MS, 0)), Ok(vec![(table(), vec![key("deleted")])]));
     close(store);

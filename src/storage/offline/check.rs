@@ -8,12 +8,13 @@ use crate::{
     storage::{
         META, WallClock,
         commit::{Committer, Durability},
-        engine::{self, Engine, panics},
-        gc::{self, Floors, index},
-        open::{self, doubt, examine, notes},
+        engine::{self, Engine, doubt, notes, panics},
+        gc::{self, Floors},
+        open::{self, examine},
         table::{
-            Surroundings, Table,
+            Table, due_index,
             partition::Counts,
+            shared::Shared,
             trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
         },
     },
@@ -136,7 +137,7 @@ fn check_beside(engine: &Engine) -> Result<Vec<String>> {
     for name in [EXPIRY, EXPIRED, TOMBSTONES] {
         let items = engine.tree(name)?.range(&[], None);
         let unsound = items.filter_map(|item| match item {
-            Ok((entry, _)) if index::parse(&entry).is_some() => None,
+            Ok((entry, _)) if due_index::parse(&entry).is_some() => None,
             Ok((entry, _)) => {
                 Some(format!("the tree {name} has an entry that is none: {}", entry.escape_ascii()))
             }
@@ -173,7 +174,7 @@ pub(in crate::storage) fn open_unwatched(
 ) -> Result<Table> {
     let trees = Trees::open(engine, &name)?;
     let dictionaries = open::read_dictionaries(&engine.tree(META)?, &name)?;
-    let around = Surroundings {
+    let around = Shared {
         now_ms: now_ms.clone(),
         counters: Default::default(),
         committer: Committer::new(Durability::None).into(),
@@ -183,7 +184,7 @@ pub(in crate::storage) fn open_unwatched(
         chores: std::sync::mpsc::channel().0,
         floors: Floors::new(Swept::default()).into(),
         opening: Default::default(),
-        agreed: crate::storage::changes::cursors::Agreed::default().into(),
+        agreed: crate::storage::table::agreed::Agreed::default().into(),
         repairs: std::sync::mpsc::channel().0,
         reindex: Default::default(),
     };

@@ -21,7 +21,7 @@ use crate::{
     storage::{
         META, WallClock,
         commit::timestamps::BOUND_LEAD_MS,
-        engine::{Engine, panics},
+        engine::{Engine, meta, panics},
         gc,
         open::{self, examine},
         table::{Table, row::key_of, trees::ROWS},
@@ -180,7 +180,7 @@ fn repair_in(
     if swept != found.swept {
         gc::keep(engine, swept)?;
     }
-    open::write_clock_bound(&engine.tree(META)?, stamps.bound())?;
+    meta::write_clock_bound(&engine.tree(META)?, stamps.bound())?;
     engine.sync()?;
     Ok(found)
 }
@@ -213,10 +213,10 @@ fn find_in(
 ) -> Result<Found> {
     let meta = engine.tree(META)?;
     let mut found = Found {
-        node: open::read_node(&meta)?,
+        node: meta::read_node(&meta)?,
         now_ms: now_ms(),
         allowed_ms,
-        bound: open::read_clock_bound(&meta)?,
+        bound: meta::read_clock_bound(&meta)?,
         swept: gc::read_swept(&meta)?,
         span: None,
         tables: Vec::new(),
@@ -327,7 +327,7 @@ mod tests {
         core::register::Register,
         storage::{
             Store,
-            gc::index,
+            table::due_index,
             tests::{NOW_MS, Scene, close, key, put, table},
         },
     };
@@ -402,7 +402,7 @@ mod tests {
             .expect("a tree");
         let due: Vec<u64> = dead
             .range(&[], None)
-            .map(|item| index::parse(&item.expect("reads").0).expect("an entry").0)
+            .map(|item| due_index::parse(&item.expect("reads").0).expect("an entry").0)
             .collect();
         assert_eq!(due, [NOW_MS + 400]);
         close(store);

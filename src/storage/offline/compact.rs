@@ -22,8 +22,8 @@ use crate::{
     error::{Error, Result},
     storage::{
         META, WallClock,
-        engine::{self, Engine, panics},
-        open::{self, doubt, examine},
+        engine::{self, Engine, doubt, panics},
+        open::{self, examine},
         table::{Table, codec::Samples, row::key_of, trees::ROWS},
     },
 };

@@ -19,11 +19,11 @@ use crate::{
     storage::{
         META, WallClock,
         engine::{
-            self, Engine, Tree,
+            self, Engine, Tree, doubt,
             log::pages::{self, Pages},
-            panics,
+            meta, notes, panics,
         },
-        open::{self, doubt, examine, notes},
+        open::{self, examine},
         table::{
             record,
             trees::{CHUNKS, ROWS},
@@ -36,8 +36,8 @@ pub const NAMED_MAX: usize = 100;
 
 /// What a store keeps of its node from its first start on, its length, and what becomes of it where it is lost.
 const KEPT: &[(&[u8], usize, &str)] = &[
-    (open::NODE_KEY, size_of::<NodeId>(), "the id of the node: it gets another"),
-    (open::DIGEST_KEY, size_of::<DigestKey>(), "the key of the node's digests: it gets another"),
+    (meta::NODE_KEY, size_of::<NodeId>(), "the id of the node: it gets another"),
+    (meta::DIGEST_KEY, size_of::<DigestKey>(), "the key of the node's digests: it gets another"),
 ];
 
 /// How far a salvage is.
@@ -354,7 +354,7 @@ fn write_new(
     }
     // No timestamp is handed out twice, whatever the bound was.
     let latest = copy.latest.map_or(0, |latest| latest.hlc.saturating_add(1));
-    open::raise_clock_bound(&copy.new_store().tree(META)?, latest)?;
+    meta::raise_clock_bound(&copy.new_store().tree(META)?, latest)?;
     let rows = copy.finish()?;
     progress(Step::Written(rows));
     Ok(())
@@ -383,11 +383,11 @@ fn mend_meta(meta: &Tree) -> Result<Vec<String>> {
             damaged.push(key.clone());
         }
     }
-    if let Some(swept) = items.get(open::SWEPT)
+    if let Some(swept) = items.get(meta::SWEPT)
         && notes::unseal(swept).is_none()
     {
         forgotten.push("how far deleted rows were removed".into());
-        damaged.push(open::SWEPT.to_vec());
+        damaged.push(meta::SWEPT.to_vec());
     }
     damaged.iter().try_for_each(|key| meta.remove(key))?;
     Ok(forgotten)

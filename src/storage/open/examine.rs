@@ -5,13 +5,12 @@ use std::path::Path;
 
 use tracing::{debug, warn};
 
-use super::doubt;
 use crate::{
     error::{Error, Result},
     storage::{
         Options, Peers,
         engine::{
-            Engine,
+            Engine, doubt,
             log::{
                 pages::Pages,
                 walk::{self, Damage},

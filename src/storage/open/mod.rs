@@ -1,9 +1,7 @@
 //! Opening a directory: who may, whether it is ours, what it says of the node; and the few things kept beside the tables.
 
-pub mod doubt;
 pub(super) mod examine;
-pub mod notes;
-pub(super) mod row_count;
+pub(crate) mod recovery;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -28,6 +26,7 @@ use super::{
 use crate::{
     core::{clock::NodeId, digest::DigestKey, name::TableName, protocol::replica::Swept},
     error::{Error, Result},
+    storage::engine::meta,
 };
 
 /// The format of everything in the directory. A newer one is refused; this version knows one.
@@ -36,13 +35,6 @@ const FORMAT_KEY: &[u8] = b"format";
 const MARKER_FILE: &str = "dynarust.format";
 /// What the marker says of a directory whose first start is not complete.
 const NEW: &str = " new";
-/// The id of the node.
-pub const NODE_KEY: &[u8] = b"node";
-const CLOCK_KEY: &[u8] = b"clock";
-/// The key of the digests of rows.
-pub const DIGEST_KEY: &[u8] = b"digest_key";
-/// How far dead rows were removed.
-pub const SWEPT: &[u8] = b"swept";
 /// What the names of all dictionaries begin with.
 pub const DICTIONARY_PREFIX: &str = "dictionary/";
 /// The file that keeps a second process out.
@@ -97,7 +89,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     restrict(&options.data);
     let mut identity = identity(&engine, &options.machine)?;
     identity.set_aside = set_aside;
-    identity.doubt = doubt::read(&options.data)?;
+    identity.doubt = super::engine::doubt::read(&options.data)?;
     if let Some(why) = &identity.doubt {
         warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
     }
@@ -285,18 +277,18 @@ fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
 
 fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
     let meta = engine.tree(META)?;
-    let node = match read_node(&meta)? {
+    let node = match meta::read_node(&meta)? {
         Some(node) => node,
         None => {
             let node = machine.random()?;
-            meta.insert(NODE_KEY, &node.to_be_bytes())?;
+            meta.insert(meta::NODE_KEY, &node.to_be_bytes())?;
             engine.sync()?;
             NodeId(node)
         }
     };
     Ok(Identity {
         node,
-        clock_bound: read_clock_bound(&meta)?,
+        clock_bound: meta::read_clock_bound(&meta)?,
         swept: gc::read_swept(&meta)?,
         digest_key: digest_key(engine, &meta, machine)?,
         set_aside: None,
@@ -306,54 +298,16 @@ fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
 
 /// The key under which rows are hashed; made where there is none, as in stores of before there were digests.
 fn digest_key(engine: &Engine, meta: &Tree, machine: &Machine) -> Result<DigestKey> {
-    if let Some(bytes) = meta.get(DIGEST_KEY)? {
+    if let Some(bytes) = meta.get(meta::DIGEST_KEY)? {
         let key = bytes.as_ref().try_into().map(DigestKey);
         return key
             .map_err(|_| Error::StorageDamaged("the key of the node's digests is not readable".into()));
     }
     let mut key = DigestKey([0; 32]);
     machine.fill_random(&mut key.0)?;
-    write_digest_key(meta, &key)?;
+    meta::write_digest_key(meta, &key)?;
     engine.sync()?;
     Ok(key)
-}
-
-/// Sets the key under which rows are hashed.
-pub fn write_digest_key(meta: &Tree, key: &DigestKey) -> Result<()> {
-    meta.insert(DIGEST_KEY, &key.0)
-}
-
-/// The clock's bound; 0 where there is none yet.
-///
-/// # Errors
-/// `StorageDamaged`.
-pub fn read_clock_bound(meta: &Tree) -> Result<u64> {
-    Ok(read_number(meta, CLOCK_KEY)?.unwrap_or(0))
-}
-
-/// The node's id; `None` where the node was never started.
-///
-/// # Errors
-/// `StorageDamaged`.
-pub fn read_node(meta: &Tree) -> Result<Option<NodeId>> {
-    Ok(read_number(meta, NODE_KEY)?.map(NodeId))
-}
-
-fn read_number(meta: &Tree, key: &[u8]) -> Result<Option<u64>> {
-    let Some(bytes) = meta.get(key)? else { return Ok(None) };
-    let number = bytes.as_ref().try_into().map(u64::from_be_bytes);
-    number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity is not readable".into()))
-}
-
-/// Sets the clock's bound.
-pub fn write_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
-    meta.insert(CLOCK_KEY, &bound.to_be_bytes())
-}
-
-/// Raises the clock's bound to this, if it is lower.
-pub fn raise_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
-    let known = meta.get(CLOCK_KEY)?.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
-    if known.is_some_and(|known| known >= bound) { Ok(()) } else { write_clock_bound(meta, bound) }
 }
 
 /// The dictionaries of a table, in order of their numbers.

@@ -10,10 +10,10 @@ use crate::{
     core::name::TableName,
     error::{Error, Result},
     storage::{
-        changes::progress::Progress,
         engine::{Engine, Feed, Successor, gaps::Gap},
         table::{
             chunks,
+            progress::Progress,
             record::Body,
             row::PARTITIONS,
             trees::{CHUNKS, ROWS, Trees},

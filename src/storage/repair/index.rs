@@ -10,8 +10,11 @@ use crate::{
     error::Result,
     storage::{
         engine::{Engine, Successor},
-        gc::{INDEXED_KEY, index},
-        table::trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees},
+        gc::INDEXED_KEY,
+        table::{
+            due_index,
+            trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees},
+        },
     },
 };
 
@@ -22,7 +25,7 @@ impl Store {
             let is_damaged = |name: &&str| {
                 engine.tree(name).map(|tree| {
                     tree.range(&[], None)
-                        .any(|item| item.map_or(true, |(entry, _)| index::parse(&entry).is_none()))
+                        .any(|item| item.map_or(true, |(entry, _)| due_index::parse(&entry).is_none()))
                 })
             };
             let names = [EXPIRY, EXPIRED, TOMBSTONES].into_iter();

@@ -10,7 +10,6 @@
 
 mod copy;
 mod index;
-pub(super) mod lost;
 pub(super) mod scrub;
 
 use std::{
@@ -28,6 +27,7 @@ use tracing::{error, info, warn};
 use super::{
     META, Store,
     engine::gaps::Gaps,
+    table::jobs::RepairJob,
     table::{
         Table,
         trees::{CHUNKS, ROWS},
@@ -43,31 +43,18 @@ const RETRY: Duration = Duration::from_secs(30);
 /// Room that is left on the disk beside a copy.
 const SPARE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Work for the thread.
-#[derive(Clone, Debug)]
-pub enum Chore {
-    /// A page of this table, or one of what is kept beside the tables, could not be read.
-    Look(Option<TableName>),
-    /// Damage was found in the log: of which table, if any, nobody knows.
-    LookAtAll,
-    /// A table has what it had lost.
-    Restored(TableName),
-    /// The end.
-    Stop,
-}
-
 impl Store {
     /// Works until told to stop.
-    pub(super) fn run_repairs(&self, chores: &Receiver<Chore>) {
+    pub(super) fn run_repairs(&self, chores: &Receiver<RepairJob>) {
         let mut postponed = BTreeSet::new();
         loop {
             let wait = if postponed.is_empty() { Duration::MAX } else { RETRY };
             match chores.recv_timeout(wait) {
-                Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(RepairJob::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(chore) => self.repair(chore, &mut postponed),
                 Err(RecvTimeoutError::Timeout) => {
                     for name in std::mem::take(&mut postponed) {
-                        self.repair(Chore::Look(Some(name)), &mut postponed);
+                        self.repair(RepairJob::Look(Some(name)), &mut postponed);
                     }
                 }
             }
@@ -75,18 +62,18 @@ impl Store {
     }
 
     /// Does a chore. Tables that could not be copied are left to be tried again.
-    pub(super) fn repair(&self, chore: Chore, postponed: &mut BTreeSet<TableName>) {
+    pub(super) fn repair(&self, chore: RepairJob, postponed: &mut BTreeSet<TableName>) {
         if let Err(error) = self.renew_indexes() {
             error!(%error, "what is due when cannot be made anew yet");
         }
         let names: Vec<TableName> = match chore {
-            Chore::Look(name) => name.into_iter().collect(),
-            Chore::LookAtAll => self.read_tables().keys().cloned().collect(),
-            Chore::Restored(name) => {
+            RepairJob::Look(name) => name.into_iter().collect(),
+            RepairJob::LookAtAll => self.read_tables().keys().cloned().collect(),
+            RepairJob::Restored(name) => {
                 self.remove_damaged_trees(&name);
                 return;
             }
-            Chore::Stop => return,
+            RepairJob::Stop => return,
         };
         for table in names.iter().filter_map(|name| self.table(name)) {
             // Whatever is met from now on is to be looked at again.
@@ -153,7 +140,7 @@ impl Store {
         for table in tables {
             if table.lost.restored(&self.meta()?, table.name(), at_ms)? {
                 info!(table = %table.name(), "all that was lost of the table is here again");
-                let _ = self.0.around.repairs.send(Chore::Restored(table.name().clone()));
+                let _ = self.0.around.repairs.send(RepairJob::Restored(table.name().clone()));
             }
         }
         Ok(())
@@ -162,7 +149,7 @@ impl Store {
     /// Has somebody find out what of the trees beside the tables cannot be read.
     pub(super) fn report_damage(&self) {
         // The thread may be gone at the end.
-        let _ = self.0.around.repairs.send(Chore::Look(None));
+        let _ = self.0.around.repairs.send(RepairJob::Look(None));
     }
 
     /// How many ranges of keys cannot be read, or were lost and not given back.

@@ -16,7 +16,6 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::Chore;
 use crate::{
     error::{Error, Result},
     storage::{
@@ -26,6 +25,7 @@ use crate::{
             log::format,
             segment::{self, Found},
         },
+        table::jobs::RepairJob,
     },
 };
 
@@ -144,7 +144,7 @@ fn report(
     }
     if is_new {
         // The thread may be gone at the end.
-        let _ = store.0.around.repairs.send(Chore::LookAtAll);
+        let _ = store.0.around.repairs.send(RepairJob::LookAtAll);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
         register::{Payload, Register},
     },
     error::{Error, Result},
-    storage::{Store, engine, gc::Chore},
+    storage::{Store, engine, table::jobs::GcJob},
 };
 
 /// Longest payload as coded that stays in its row.
@@ -307,7 +307,7 @@ impl Table {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.as_mut().is_some_and(|samples| samples.add(plain)) {
             let full = samples.take().expect("just added to");
-            let _ = self.around.chores.send(Chore::Train(self.name().clone(), full));
+            let _ = self.around.chores.send(GcJob::Train(self.name().clone(), full));
         }
     }
 }

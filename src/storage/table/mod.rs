@@ -6,45 +6,49 @@
 //!
 //! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
 
+pub(crate) mod agreed;
 pub(super) mod batch;
 pub(super) mod cache;
 pub mod chunks;
 pub mod codec;
+pub(super) mod digests;
+pub mod due_index;
+pub(crate) mod floors;
 pub(super) mod intents;
+pub mod jobs;
+pub(crate) mod lost;
 pub mod merge;
 pub mod partition;
+pub(crate) mod progress;
 pub mod record;
-pub(super) mod registry;
 pub mod row;
+pub(crate) mod row_count;
 pub mod scan;
+pub mod shared;
 pub mod trees;
 
+pub use self::{
+    merge::Existing,
+    scan::{Counted, Range},
+};
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+    Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicBool, Ordering},
-    mpsc,
 };
 
 use self::{
     batch::Reserved,
-    cache::{DecodedValues, LONG_BYTES_MIN, SharedValues},
+    cache::LONG_BYTES_MIN,
     codec::{Codec, Dictionaries, Dictionary, Samples},
+    digests::Remembered,
+    lost::{Changed, Lost},
     partition::{Counts, Partition},
     record::{Body, Head, Record},
     row::{PARTITIONS, row_of},
+    shared::Shared,
     trees::Trees,
 };
-use super::{
-    WallClock,
-    changes::cursors::Agreed,
-    commit::Committer,
-    counters::Counters,
-    digests::{Remembered, SharedKey},
-    engine::Slice,
-    gc::{Chore, Floors},
-    open::row_count::Opening,
-    repair::lost::{Changed, Lost, Reports},
-};
+use super::engine::Slice;
 use crate::{
     core::{
         clock::Timestamp,
@@ -57,35 +61,6 @@ use crate::{
 
 /// Longest plain payload there can be, whatever the limit for new ones is now. Bounds what a damaged length can claim.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// What a table shares with the store around it.
-#[derive(Clone)]
-pub struct Surroundings {
-    /// The wall clock, in Unix milliseconds.
-    pub now_ms: WallClock,
-    /// Where figures are kept.
-    pub counters: Arc<Counters>,
-    /// Where failures are reported and writers wait.
-    pub committer: Arc<Committer>,
-    /// Values that were decoded a while ago.
-    pub decoded: Arc<DecodedValues>,
-    /// Long values that are being read.
-    pub shared: Arc<SharedValues>,
-    /// The key under which rows are hashed.
-    pub digest_key: Arc<SharedKey>,
-    /// Work for the thread that sweeps.
-    pub chores: mpsc::Sender<Chore>,
-    /// How far the dead are gone.
-    pub floors: Arc<Floors>,
-    /// What was here at the opening.
-    pub opening: Arc<Opening>,
-    /// At which instants this store was compared with others, and what came late.
-    pub agreed: Arc<Agreed>,
-    /// Where damage is reported.
-    pub repairs: Reports,
-    /// Whether what is due when is to be entered again, of all rows.
-    pub reindex: Arc<AtomicBool>,
-}
 
 /// A live value as a read finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +85,7 @@ pub(super) enum Found {
 /// A table of a store.
 pub struct Table {
     name: TableName,
-    pub(super) around: Surroundings,
+    pub(super) around: Shared,
     /// `None` while the store is being opened again.
     pub(super) trees: RwLock<Option<Trees>>,
     /// Whether the store has it no more, as it had no rows: whoever still holds it looks for the one in its place.
@@ -131,7 +106,7 @@ pub struct Table {
 
 impl Table {
     /// A table over its trees, with the dictionaries it has.
-    pub fn new(name: TableName, around: Surroundings, trees: Trees, dictionaries: Dictionaries) -> Self {
+    pub fn new(name: TableName, around: Shared, trees: Trees, dictionaries: Dictionaries) -> Self {
         let samples = (dictionaries.count() == 0).then(Samples::default);
         Self {
             name,

@@ -7,18 +7,16 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use super::{
     Entry, Found, Table,
+    lost::has_keys_between,
     row::{PARTITIONS, key_of},
     trees::Trees,
 };
 use crate::{
     core::name::Key,
     error::{Error, Result},
-    storage::{
-        engine::{
-            Items, Slice, Tree,
-            gaps::{self, Gap},
-        },
-        repair::lost::has_keys_between,
+    storage::engine::{
+        Items, Slice, Tree,
+        gaps::{self, Gap},
     },
 };
 

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, RwLockReadGuard};
 
+use super::progress::Progress;
 use crate::{
     core::name::TableName,
     error::{Error, Result},
     storage::{
         META,
-        changes::progress::Progress,
         engine::{Engine, Items, Tree},
     },
 };

@@ -155,7 +155,7 @@ mod tests {
     use crate::{
         core::register::Register,
         storage::{
-            gc::Chore,
+            table::jobs::GcJob,
             tests::{Scene, close, key, put, table},
         },
     };
@@ -181,7 +181,7 @@ mod tests {
             ("long", put(&long(), Some(store.now_ms() + 60_000), 4)),
         ];
         // The thread that sweeps would take the expired one away.
-        store.0.around.chores.send(Chore::Stop).expect("the thread runs");
+        store.0.around.chores.send(GcJob::Stop).expect("the thread runs");
         for (name, register) in registers {
             merge(&store, name, &register);
             let row = store.read_row(&table(), &key(name)).expect("reads").expect("is there");

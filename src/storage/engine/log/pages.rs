@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    storage::{META, open::notes},
+    storage::{META, engine::notes},
 };
 
 /// Bytes of a blob's file before its content: a checksum and a kind.

@@ -12,9 +12,8 @@ use crate::{
     core::register::Register,
     storage::{
         Options, Peers, Store, WallClock,
-        engine::mark,
+        engine::{doubt::MEANING, mark},
         offline::salvage::{Salvaged, salvage},
-        open::doubt::MEANING,
         tests::{NOW_MS, Scene, close, key, put, table, timestamp},
     },
 };

@@ -5,19 +5,15 @@ use std::sync::{Arc, PoisonError};
 
 use tracing::info;
 
-use super::{
+use super::table::{
     Table,
+    progress::Progress,
     trees::{ROWS, Trees},
 };
 use crate::{
     core::name::TableName,
     error::{Error, Result},
-    storage::{
-        META, Store,
-        changes::{progress::Progress, pump},
-        engine::Feed,
-        open,
-    },
+    storage::{META, Store, changes::pump, engine::Feed, open},
 };
 
 impl Store {

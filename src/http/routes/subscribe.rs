@@ -5,6 +5,7 @@
 //! when it overflows, and it formats nothing, as a change is rendered once for all. One poll gives one shared chunk;
 //! hyper gathers those that are ready into one write.
 
+use super::route;
 use std::{
     io,
     pin::Pin,
@@ -28,16 +29,17 @@ use crate::{
     error::{Error, Result},
     http::{
         events,
+        keep_alive::{self, Beats, Pulse},
         request::{
             Call, Query,
             path::{self, Address},
+            route::Route,
+            upgrade,
+            value::start_at,
         },
-        response,
-        routes::{self, Route},
-        server::keep_alive::{self, Beats, Pulse},
-        websocket,
+        response, websocket,
     },
-    node::{Cursor, Node, Notice, Start, Subscription, Topic},
+    node::{Node, Notice, Start, Subscription, Topic},
 };
 
 /// Most keys, prefixes and tables that one stream may name. Each costs an entry in the node's index of subscribers.
@@ -51,7 +53,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// `GET /{table}/subscribe/{key}`, `GET /{table}/subscribe?prefix=&keys=`, `GET /_/subscribe?topic=`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     let pulse = Pulse::start(keep_alive::PERIOD);
-    routes::route(Route::Subscribe, target, move |call, target| {
+    route(Route::Subscribe, target, move |call, target| {
         let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
         async move { follow(&node, &pulse, &call, target).await }
     })
@@ -84,7 +86,7 @@ async fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Targe
     if call.method == Method::HEAD {
         return Ok(event_stream(futures_util::stream::empty()));
     }
-    if websocket::is_wanted(call) {
+    if upgrade::is_wanted(call) {
         return websocket::stream(node, pulse, call, topics, start).await;
     }
     let subscription = node.watch(topics, start).await?;
@@ -150,15 +152,6 @@ fn start(call: &Call) -> Result<Start> {
     Ok(start_at(cursor, snapshot))
 }
 
-/// Where a subscription begins that has seen all up to `cursor`, if it says so.
-pub fn start_at(cursor: Option<&str>, snapshot: bool) -> Start {
-    match (cursor, snapshot) {
-        (Some(cursor), _) => Cursor::parse(cursor).map_or(Start::Resync, Start::After),
-        (None, true) => Start::Snapshot,
-        (None, false) => Start::Now,
-    }
-}
-
 fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 'static) -> Response {
     let mut response = warp::reply::stream(events).into_response();
     let headers = response.headers_mut();
@@ -193,6 +186,7 @@ impl Stream for Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::Cursor;
 
     fn table(name: &str) -> TableName {
         TableName::parse(name).expect("a table name")

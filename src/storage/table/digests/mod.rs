@@ -17,16 +17,11 @@ use tracing::error;
 pub use self::cached::Remembered;
 use self::cached::Settled;
 use super::{
-    Store,
-    engine::Engine,
-    open,
-    table::{
-        Table,
-        partition::{self, Counts, Digests, Partition, RowChange, Tally},
-        record::Head,
-        row::PARTITIONS,
-        trees::{self, Trees},
-    },
+    Table,
+    partition::{self, Counts, Digests, Partition, RowChange, Tally},
+    record::Head,
+    row::PARTITIONS,
+    trees::{self, Trees},
 };
 use crate::{
     core::{
@@ -37,6 +32,10 @@ use crate::{
         name::TableName,
     },
     error::{Error, Result},
+    storage::{
+        Store,
+        engine::{Engine, meta},
+    },
 };
 
 /// So many tables are few: what is asked of each takes no time to speak of.
@@ -80,7 +79,7 @@ pub struct Checked(Option<(TableName, u8)>);
 
 impl Table {
     /// Keeps account of a row that takes another's place, under the lock of its partition.
-    pub(super) fn account(
+    pub(in crate::storage) fn account(
         &self,
         partition: &mut Partition,
         row: &[u8],
@@ -99,7 +98,7 @@ impl Table {
     }
 
     /// Builds a partition's tree deeper where its rows have become too many for it. All that was set is accounted for.
-    pub(super) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
+    pub(in crate::storage) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
         let Some(digests) = &mut partition.digests else { return };
         let Some(depth) = digests.tree().wants_depth() else { return };
         match self.tally(trees, number, digests.key().clone(), Some(depth)) {
@@ -113,7 +112,7 @@ impl Table {
     }
 
     /// Counts the rows of one partition and builds its tree, once; every merge keeps that up.
-    pub(super) fn count_partition(&self, number: u8) -> Result<()> {
+    pub(in crate::storage) fn count_partition(&self, number: u8) -> Result<()> {
         let open = self.open();
         let trees = trees::of(&open)?;
         let mut partition = self.lock(number);
@@ -137,7 +136,7 @@ impl Table {
     }
 
     /// The sum of all rows as they are; `None` where some are not hashed under `key`.
-    pub(super) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
+    pub(in crate::storage) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
         let total = |number: usize| {
             let partition = self.lock(number as u8);
             let digests = partition.digests.as_ref().filter(|digests| digests.is_under(key))?;
@@ -147,7 +146,7 @@ impl Table {
     }
 
     /// Compares what is known of a partition with its rows on disk, and puts right what differs. False where something did.
-    pub(super) fn check_partition(&self, number: u8) -> Result<bool> {
+    pub(in crate::storage) fn check_partition(&self, number: u8) -> Result<bool> {
         let open = self.open();
         let trees = trees::of(&open)?;
         let mut partition = self.lock(number);
@@ -176,7 +175,7 @@ impl Table {
     }
 
     /// Reads a partition from its first row to its last. Whoever calls holds its lock.
-    pub(super) fn tally(
+    pub(in crate::storage) fn tally(
         &self,
         trees: &Trees,
         number: u8,
@@ -199,7 +198,7 @@ impl Table {
     }
 
     /// How many rows there are, as far as they are counted.
-    pub(super) fn rows(&self) -> u64 {
+    pub(in crate::storage) fn rows(&self) -> u64 {
         let version = self.remembered.version();
         self.remembered.rows(version, || self.counted().rows())
     }
@@ -278,7 +277,7 @@ impl Store {
             return Err(Error::StorageFull(reason));
         }
         if key != self.digest_key() {
-            open::write_digest_key(&self.meta()?, &key)?;
+            meta::write_digest_key(&self.meta()?, &key)?;
             self.with_engine(Engine::sync)?;
             self.0.around.opening.give_up();
             self.0.around.digest_key.set(key);
@@ -395,7 +394,7 @@ impl Store {
         later.or_else(|| tables.iter().next()).map(|(table, _)| (table.clone(), 0))
     }
 
-    pub(super) fn all_tables(&self) -> Vec<Arc<Table>> {
+    pub(in crate::storage) fn all_tables(&self) -> Vec<Arc<Table>> {
         self.read_tables().values().cloned().collect()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Chore, index};
+use super::due_index;
 use crate::{
     core::{
         name::{Key, TableName},
@@ -15,8 +15,8 @@ use crate::{
     error::{Error, Result},
     storage::{
         META, Store,
-        engine::{Engine, Tree},
-        open::{self, notes},
+        engine::{Engine, Tree, meta, notes},
+        table::jobs::GcJob,
         table::{row::key_of, trees},
     },
 };
@@ -61,12 +61,12 @@ impl Floors {
     }
 
     /// How often something became due: for `finish`.
-    pub(in crate::storage::gc) fn begin(&self) -> u64 {
+    pub(in crate::storage) fn begin(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
 
     /// Says that nothing is left of what was due at `begin`.
-    pub(in crate::storage::gc) fn finish(&self, begun: u64) {
+    pub(in crate::storage) fn finish(&self, begun: u64) {
         self.done.store(begun, Ordering::Release);
     }
 
@@ -92,7 +92,7 @@ impl Floors {
 /// # Errors
 /// `StorageDamaged`.
 pub fn read_swept(meta: &Tree) -> Result<Swept> {
-    let Some(kept) = meta.get(open::SWEPT)? else { return Ok(Swept::default()) };
+    let Some(kept) = meta.get(meta::SWEPT)? else { return Ok(Swept::default()) };
     let floors = notes::unseal(&kept).and_then(|bytes| {
         let (tombstones_ms, expired_ms) = bytes.split_first_chunk()?;
         Some(Swept {
@@ -155,7 +155,7 @@ impl Store {
         let first = |tree: &str, after_ms: u64| -> Result<Option<u64>> {
             let tree = self.with_engine(|engine| engine.tree(tree))?;
             let Some(item) = tree.range(&above(after_ms), None).next() else { return Ok(None) };
-            Ok(index::parse(&item?.0).map(|(at_ms, ..)| at_ms))
+            Ok(due_index::parse(&item?.0).map(|(at_ms, ..)| at_ms))
         };
         let tombstone = first(trees::TOMBSTONES, swept.tombstones_ms)?;
         let tombstone = tombstone.map(|at_ms| at_ms.next_multiple_of(TOMBSTONES_STEP_MS) + grace_ms);
@@ -179,7 +179,7 @@ impl Store {
             let tree = self.with_engine(|engine| engine.tree(tree))?;
             for item in tree.range(&[], Some(&above(to_ms))) {
                 let (entry, _) = item?;
-                let Some((_, name, row)) = index::parse(&entry) else { continue };
+                let Some((_, name, row)) = due_index::parse(&entry) else { continue };
                 // A row without a key for a name is nobody's, and is removed as all others are.
                 let Ok(key) = key_of(row) else { continue };
                 match dead.last_mut() {
@@ -214,7 +214,7 @@ impl Store {
     }
 
     /// The floors, durable: rows may be removed because of these.
-    pub(in crate::storage::gc) fn durable_floors(&self) -> Result<Swept> {
+    pub(in crate::storage) fn durable_floors(&self) -> Result<Swept> {
         let floors = &self.0.around.floors;
         // Both numbers only grow: whatever panicked, they were true.
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,7 +236,7 @@ impl Store {
 
     fn look(&self) {
         // The thread may be gone already, at the end.
-        let _ = self.0.around.chores.send(Chore::Look);
+        let _ = self.0.around.chores.send(GcJob::Look);
     }
 }
 
@@ -246,11 +246,11 @@ impl Store {
 /// As the engine's.
 pub fn keep(engine: &Engine, swept: Swept) -> Result<()> {
     let floors = [swept.tombstones_ms.to_be_bytes(), swept.expired_ms.to_be_bytes()].concat();
-    engine.tree(META)?.insert(open::SWEPT, &notes::seal(&floors))?;
+    engine.tree(META)?.insert(meta::SWEPT, &notes::seal(&floors))?;
     engine.sync()
 }
 
 /// The least entry above all of an instant.
-pub(in crate::storage::gc) fn above(at_ms: u64) -> [u8; 8] {
+pub(in crate::storage) fn above(at_ms: u64) -> [u8; 8] {
     at_ms.saturating_add(1).to_be_bytes()
 }

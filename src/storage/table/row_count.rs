@@ -11,11 +11,14 @@ use std::sync::{
 
 use tracing::error;
 
-use super::doubt;
 use crate::{
     core::{digest::Sum, name::TableName},
     error::Result,
-    storage::{Store, engine::mark::Held, table::partition::Counts},
+    storage::{
+        Store,
+        engine::{doubt, mark::Held},
+        table::partition::Counts,
+    },
 };
 
 /// What a store was found to hold when it was opened.

@@ -3,11 +3,13 @@
 //! An entry is a key without a value: milliseconds as u64 big-endian ‖ length of the table's name ‖ name ‖ row. So a tree is in
 //! order of time, over all tables.
 
-use super::Chore;
 use crate::{
     core::name::TableName,
     error::Result,
-    storage::table::{Table, record::Head, trees::Trees},
+    storage::{
+        table::jobs::GcJob,
+        table::{Table, record::Head, trees::Trees},
+    },
 };
 
 /// The entry that says when a row is due.
@@ -112,7 +114,7 @@ impl Table {
     /// Has the thread that sweeps look what is due.
     fn look(&self) {
         // It outlives the tables, but for the moment in which both are dropped.
-        let _ = self.around.chores.send(Chore::Look);
+        let _ = self.around.chores.send(GcJob::Look);
     }
 }
 

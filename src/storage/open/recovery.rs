@@ -8,13 +8,13 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
-use super::Round;
 use crate::{
     error::{Error, Result},
     storage::{
         META, Store,
-        engine::{self, Engine},
-        open::{self, doubt, examine},
+        commit::Round,
+        engine::{self, Engine, doubt},
+        open::{self, examine},
         table::trees::Trees,
     },
 };

@@ -13,7 +13,6 @@ use std::{
     },
 };
 
-use super::Chore;
 use crate::{
     core::{name::TableName, register::Register},
     error::{Error, Result},
@@ -21,8 +20,9 @@ use crate::{
         engine::{
             ITEM_BYTES_MAX, Slice, Tree,
             gaps::{Gap, Gaps},
+            notes,
         },
-        open::notes,
+        table::jobs::RepairJob,
         table::{Table, partition::Partition, trees::Trees},
     },
 };
@@ -144,7 +144,7 @@ impl Table {
     pub(in crate::storage) fn report_unreadable(&self) {
         if !self.reported.swap(true, Ordering::AcqRel) {
             // Nobody listens in a store that serves nobody.
-            let _ = self.around.repairs.send(Chore::Look(Some(self.name().clone())));
+            let _ = self.around.repairs.send(RepairJob::Look(Some(self.name().clone())));
         }
     }
 
@@ -304,7 +304,7 @@ impl Table {
 }
 
 /// Handles of what is shared by all that report damage.
-pub type Reports = mpsc::Sender<Chore>;
+pub type Reports = mpsc::Sender<RepairJob>;
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,6 @@
 //! dispatches nothing (HTML standard, "9.2.6 Interpreting an event stream", at the blank line). So who is cut off before the first event
 //! resumes from there.
 
-pub mod subscribe;
-
 use std::fmt::{self, Write};
 
 use bytes::Bytes;

@@ -42,7 +42,11 @@ use tracing::debug;
 use super::progress::Progress;
 use crate::{
     error::Result,
-    storage::{Store, engine::Tree, open::notes, table::trees},
+    storage::{
+        Store,
+        engine::{Tree, notes},
+        table::trees,
+    },
 };
 
 /// How old the instant of a cursor may be. Who was away for longer takes a snapshot.
