@@ -4,6 +4,8 @@
 //! starts and answers with an error for exactly the rows that are lost; or it starts and all rows are there. No value is older than
 //! what was acknowledged, none is missing and no deleted key is back without a word, and nothing panics.
 
+mod of_three;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,

@@ -116,6 +116,12 @@ impl Cluster {
         self.members.len() - 1
     }
 
+    /// Adds one that was started.
+    pub fn adopt(&mut self, node: Node) -> usize {
+        self.members.push(Place::Running(node));
+        self.members.len() - 1
+    }
+
     pub fn running(&self) -> impl Iterator<Item = &Node> {
         self.members.iter().filter_map(|place| match place {
             Place::Running(node) => Some(node),
