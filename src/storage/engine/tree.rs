@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// How often a write is tried again that failed though the page of its key is sound. Each time sled gives up one page that it
 /// was about to move, so a few are enough.
 const MOVES_MAX: usize = 8;
-/// How often a scan begins again where it failed and reading works all the same.
+/// How often a scan begins again at one place where it failed and reading works all the same.
 const RETRIES_MAX: usize = 8;
 
 /// One ordered map of bytes to bytes.
@@ -27,11 +27,19 @@ pub struct Tree {
     /// Says whether the engine has failed. Not its handle, which would keep all trees open.
     config: sled::RunningConfig,
     gaps: Arc<Gaps>,
+    #[cfg(test)]
+    faults: Arc<tests::Faults>,
 }
 
 impl Tree {
     pub(super) fn new(tree: sled::Tree, db: &sled::Db, gaps: Arc<Gaps>) -> Self {
-        Self { tree, config: (*db.context).clone(), gaps }
+        Self {
+            tree,
+            config: (*db.context).clone(),
+            gaps,
+            #[cfg(test)]
+            faults: Arc::default(),
+        }
     }
 
     /// The value of a key.
@@ -135,6 +143,8 @@ impl Tree {
     /// Calls sled. A panic on damaged bytes is an error, and so is a disk that does not give what it was given, which is none of the
     /// errors that sled keeps for the life of its handle.
     fn call<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
+        #[cfg(test)]
+        self.faults.meet()?;
         match caught(call) {
             Err(sled::Error::Io(error)) if self.config.global_error().is_ok() => {
                 Err(Error::Corrupt(format!("reading the disk failed: {error}")))
@@ -208,14 +218,20 @@ impl Items {
                 Ok(item) => {
                     let last = if forward { &mut self.low } else { &mut self.high };
                     *last = Some(item.0.clone());
+                    self.retries = 0;
                     return Some(Ok(item));
                 }
                 Err(error @ Error::Corrupt(_)) => {
                     let from = self.low.take().map_or_else(|| self.from.clone(), |low| gaps::successor(&low));
                     let to = self.high.take().map(|high| high.to_vec()).or_else(|| self.to.clone());
                     (self.from, self.to) = (from, to);
-                    if self.pass(forward) {
-                        return Some(Err(error));
+                    match self.pass(forward) {
+                        Passed::Gap => return Some(Err(error)),
+                        Passed::Nothing => {}
+                        Passed::TooOften => {
+                            // Not damage, behind which one goes on: nobody knows what was not read.
+                            return Some(Err(Error::Io(format!("storage: a scan gets no further: {error}"))));
+                        }
                     }
                 }
                 Err(error) => {
@@ -226,8 +242,8 @@ impl Items {
         }
     }
 
-    /// Goes on behind what cannot be read; false where it can be read after all.
-    fn pass(&mut self, forward: bool) -> bool {
+    /// Goes on behind what cannot be read.
+    fn pass(&mut self, forward: bool) -> Passed {
         let to = self.to.as_deref();
         let gap =
             if forward { self.tree.gap_after(&self.from, to) } else { self.tree.gap_before(&self.from, to) };
@@ -235,7 +251,7 @@ impl Items {
         let Some(gap) = gap else {
             // Somebody moved the page meanwhile.
             self.iter = (self.retries <= RETRIES_MAX).then(|| self.tree.iter(&self.from, to));
-            return self.iter.is_none();
+            return if self.iter.is_some() { Passed::Nothing } else { Passed::TooOften };
         };
         self.retries = 0;
         let more = match (forward, &gap.to) {
@@ -251,8 +267,18 @@ impl Items {
         };
         self.iter = more.then(|| self.tree.iter(&self.from, self.to.as_deref()));
         self.gap = Some(gap);
-        true
+        Passed::Gap
     }
+}
+
+/// What a scan that failed has gone around.
+enum Passed {
+    /// A range that cannot be read.
+    Gap,
+    /// Nothing: it can be read after all.
+    Nothing,
+    /// Nothing, too often to be tried again.
+    TooOften,
 }
 
 impl Iterator for Items {
@@ -290,4 +316,67 @@ impl Iterator for Feed {
 pub(super) fn caught<T>(call: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     panics::caught(call)
         .unwrap_or_else(|said| Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{Mutex, PoisonError},
+    };
+
+    use super::*;
+    use crate::storage::engine::Engine;
+
+    const KEYS: u8 = 30;
+
+    /// Which of the next calls of the engine fail.
+    #[derive(Default)]
+    pub struct Faults(Mutex<VecDeque<bool>>);
+
+    impl Faults {
+        pub fn meet(&self) -> Result<()> {
+            match self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                Some(true) => Err(Error::Corrupt("a page that was to be moved".into())),
+                Some(false) | None => Ok(()),
+            }
+        }
+
+        fn set(&self, faults: &[bool]) {
+            *self.0.lock().expect("nobody panicked") = faults.iter().copied().collect();
+        }
+    }
+
+    fn filled(data: &tempfile::TempDir) -> (Engine, Tree) {
+        let engine = Engine::open(&data.path().join("storage.db"), 1024 * 1024).expect("opens");
+        let tree = engine.tree("t").expect("a tree");
+        (0..KEYS).for_each(|key| tree.insert(&[key], b"value").expect("inserts"));
+        (engine, tree)
+    }
+
+    /// Where a scan failed again and again because of pages that the engine was about to move, and each time could be read after all, it
+    /// ended early without a range that was not read: a copy of the table lost all that came behind, without a word.
+    #[test]
+    fn a_scan_that_can_be_read_after_all_is_not_shorter() {
+        let data = tempfile::tempdir().expect("a directory");
+        let (engine, tree) = filled(&data);
+        // The step fails, the look at what cannot be read works, and so does the next step.
+        tree.faults.set(&[true, false, false].repeat(usize::from(KEYS)));
+        let keys: Vec<Slice> = tree.range(&[], None).map(|item| item.expect("can be read").0).collect();
+        assert_eq!(keys.len(), usize::from(KEYS));
+        drop((tree, engine));
+    }
+
+    /// As above; what then is not known to be damage is none, and nobody may go on as if all had been read.
+    #[test]
+    fn a_scan_that_gets_no_further_says_so() {
+        let data = tempfile::tempdir().expect("a directory");
+        let (engine, tree) = filled(&data);
+        tree.faults.set(&[true, false].repeat(2 * RETRIES_MAX));
+        let mut items = tree.range(&[], None);
+        let first = items.next().expect("an item or an error");
+        assert!(matches!(first, Err(Error::Io(_))), "{first:?}");
+        assert!(items.next().is_none() && tree.gaps().is_empty());
+        drop((items, tree, engine));
+    }
 }
