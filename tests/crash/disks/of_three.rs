@@ -7,12 +7,14 @@
 use std::{
     collections::BTreeMap,
     fmt, fs,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     time::{Duration, Instant},
 };
 
 use super::{
-    Chance, HARMS, HISTORIES, Harm, History, Ledger, assert_no_panic, assert_refused, read_files, survey, text,
+    Chance, HARMS, HISTORIES, Harm, History, Ledger, assert_no_panic, assert_refused, read_files, survey,
+    text,
 };
 use crate::harness::{
     Node, Setup,
@@ -148,19 +150,28 @@ fn a_damaged_disk_of_one_of_three_costs_nothing_anywhere() {
     let trials = std::env::var("DAMAGED_DISKS").ok().map(|text| text.parse().expect("a number"));
     let first = std::env::var("DAMAGED_DISKS_FROM").map_or(0, |text| text.parse().expect("a number"));
     let mut pristines: BTreeMap<History, Pristine> = BTreeMap::new();
-    let mut ends = Ends::default();
+    let (mut ends, mut failed) = (Ends::default(), Vec::new());
     for trial in first..first + trials.unwrap_or(TRIALS) {
         let mut chance = Chance::new(3_000_000 + trial);
         let history = if trials.is_none() { History::AgainKilled } else { HISTORIES[(trial % 5) as usize] };
         let harm = HARMS[((trial / 5 + trial % 5) % 4) as usize];
         let pristine = pristines.entry(history).or_insert_with(|| Pristine::of(history));
         let begun = Instant::now();
-        let end = run(pristine, trial, harm, &mut chance);
+        // So that one that fails keeps no other from being tried.
+        let end = panic::catch_unwind(AssertUnwindSafe(|| run(pristine, trial, harm, &mut chance)));
         eprintln!("  {history:?}: {end:?} after {:?}", begun.elapsed());
+        let Ok(end) = end else {
+            failed.push(trial);
+            continue;
+        };
         *ends.0.entry((history, harm)).or_default().entry(end).or_default() += 1;
     }
     println!("{ends}");
     eprintln!("{ends}");
+    assert!(
+        failed.is_empty(),
+        "trials {failed:?} failed; DAMAGED_DISKS=1 DAMAGED_DISKS_FROM=N runs one again"
+    );
 }
 
 fn run(pristine: &Pristine, trial: u64, harm: Harm, chance: &mut Chance) -> End {
