@@ -63,8 +63,8 @@ pub struct Identity {
 /// Locks and opens the directory.
 pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     let lock = lock(&options.data)?;
-    let (engine, lock, set_aside) = match examine::whole(options) {
-        Ok(engine) => (engine, lock, None),
+    let ((engine, mut identity), lock, set_aside) = match readable(options) {
+        Ok(opened) => (opened, lock, None),
         Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
             let aside = set_aside(&options.data, options)?;
             warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
@@ -73,7 +73,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
             fs::create_dir_all(&options.data)
                 .map_err(|e| Error::io(format_args!("creating {}", options.data.display()), &e))?;
             let lock = self::lock(&options.data)?;
-            (examine::whole(options)?, lock, Some(aside))
+            (readable(options)?, lock, Some(aside))
         }
         Err(Error::StorageDamaged(why)) => {
             return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(&options.data))));
@@ -87,13 +87,18 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
             .map_err(|e| Error::io(format_args!("removing {}", before.display()), &e))?;
     }
     restrict(&options.data);
-    let mut identity = identity(&engine, &options.machine)?;
     identity.set_aside = set_aside;
     identity.doubt = super::engine::doubt::read(&options.data)?;
     if let Some(why) = &identity.doubt {
         warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
     }
     Ok((engine, lock, identity))
+}
+
+fn readable(options: &Options) -> Result<(Engine, Identity)> {
+    let engine = examine::readable(options)?;
+    let identity = identity(&engine, &options.machine).map_err(|e| examine::damage(&options.data, e))?;
+    Ok((engine, identity))
 }
 
 /// Holds the directory against other processes, creating it where it is missing.
