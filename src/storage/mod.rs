@@ -153,6 +153,7 @@ impl Store {
         }));
         store.restore_agreed()?;
         store.open_tables()?;
+        store.tidy()?;
         store.spawn("wake", move || changes::wakeups::run(&crowded))?;
         let sweeper = gc::Worker::new(work);
         match store.machine().threads() {

@@ -99,10 +99,29 @@ impl Engine {
     /// stays in the log until it is compacted.
     pub fn remove_predecessors(&self, name: &str) {
         let used = self.generations.used().get(name).copied().unwrap_or(0);
-        for (generation, tree) in self.generations_of(name) {
-            if generation == used {
-                continue;
-            }
+        self.remove_generations(name, |generation| generation != used);
+    }
+
+    /// Removes the trees that were to take the place of the one of that name and did not.
+    pub fn remove_unfinished(&self, name: &str) {
+        let used = self.generations.used().get(name).copied().unwrap_or(0);
+        // Where that failed that was to say that it did, it may be in use after the next opening.
+        let Ok(kept) = self.open_tree(GENERATIONS.to_owned()).and_then(|tree| tree.get(name.as_bytes()))
+        else {
+            return;
+        };
+        let is_kept = |generation: u64| kept.as_deref() == Some(&generation.to_be_bytes());
+        self.remove_generations(name, |generation| generation > used && !is_kept(generation));
+    }
+
+    /// Whether there are trees of a name beside the one in use.
+    pub fn has_others(&self, name: &str) -> bool {
+        self.generations_of(name).len() > 1
+    }
+
+    fn remove_generations(&self, name: &str, is_to_go: impl Fn(u64) -> bool) {
+        for (_, tree) in self.generations_of(name).into_iter().filter(|(generation, _)| is_to_go(*generation))
+        {
             self.generations.trees.write().unwrap_or_else(PoisonError::into_inner).remove(&tree);
             if let Err(error) = tree::caught(|| self.db.drop_tree(&tree)) {
                 debug!(tree, %error, "a tree that is no longer used could not be removed to its end");
@@ -127,7 +146,8 @@ impl Engine {
         self.names().into_iter().filter_map(|tree| Some((generation(&tree)?, tree))).collect()
     }
 
-    fn names(&self) -> Vec<String> {
+    /// The names of all trees there are, of whatever generation.
+    pub fn names(&self) -> Vec<String> {
         self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Gaps, META, Store, Table};
+use super::{Gaps, META, Store, Table, trees_of};
 use crate::{
     core::name::TableName,
     error::{Error, Result},
@@ -16,7 +16,7 @@ use crate::{
             progress::Progress,
             record::Body,
             row::PARTITIONS,
-            trees::{CHUNKS, ROWS, Trees},
+            trees::Trees,
         },
     },
 };
@@ -131,9 +131,15 @@ impl Store {
             })
         });
         table.changed.set(false);
+        let lost = copy.lost.all();
+        // Whatever it was to take the place of, nobody else has it.
+        drop(copy);
+        if copied.is_err() {
+            self.remove_spare_trees(table.name());
+        }
         let (feed, progress) = copied?;
         self.pump(table, feed, progress)?;
-        Ok(copy.lost.all())
+        Ok(lost)
     }
 
     fn copy_rows(&self, table: &Table, copy: &Copy) -> Result<()> {
@@ -174,7 +180,7 @@ impl Store {
 
 impl Copy {
     fn begin(engine: &Engine, name: &TableName) -> Result<Self> {
-        let (rows, chunks) = (format!("{ROWS}{name}"), format!("{CHUNKS}{name}"));
+        let [rows, chunks] = trees_of(name);
         Ok(Self { rows: engine.successor(&rows)?, chunks: engine.successor(&chunks)?, lost: Gaps::default() })
     }
 }

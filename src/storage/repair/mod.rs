@@ -69,8 +69,8 @@ impl Store {
         let names: Vec<TableName> = match chore {
             RepairJob::Look(name) => name.into_iter().collect(),
             RepairJob::LookAtAll => self.read_tables().keys().cloned().collect(),
-            RepairJob::Restored(name) => {
-                self.remove_damaged_trees(&name);
+            RepairJob::Tidy(name) => {
+                self.remove_spare_trees(&name);
                 return;
             }
             RepairJob::Stop => return,
@@ -96,7 +96,7 @@ impl Store {
         let lost = self.copy_table(table)?;
         if lost.is_empty() && !table.lost.any() {
             info!(table = %table.name(), "all of the table was copied: nothing was lost");
-            self.remove_damaged_trees(table.name());
+            self.remove_spare_trees(table.name());
             return Ok(());
         }
         let ranges: Vec<String> = lost.iter().map(ToString::to_string).collect();
@@ -108,15 +108,30 @@ impl Store {
         Ok(())
     }
 
-    fn remove_damaged_trees(&self, name: &TableName) {
+    /// Removes the trees of a table that are not in use; but those that were damaged stay as long as something is lost that is on them.
+    fn remove_spare_trees(&self, name: &TableName) {
+        let Some(table) = self.table(name) else { return };
+        let has_lost = table.lost.any();
         let removed = self.with_engine(|engine| {
-            engine.remove_predecessors(&format!("{ROWS}{name}"));
-            engine.remove_predecessors(&format!("{CHUNKS}{name}"));
+            for tree in trees_of(name) {
+                if has_lost { engine.remove_unfinished(&tree) } else { engine.remove_predecessors(&tree) }
+            }
             Ok(())
         });
         if let Err(error) = removed {
-            info!(table = %name, %error, "damaged trees stay until the next start");
+            info!(table = %name, %error, "trees that are not in use stay until the next start");
         }
+    }
+
+    /// Has the trees removed that a crash left in the middle of a copy, or at its end.
+    pub(super) fn tidy(&self) -> Result<()> {
+        for name in self.read_tables().keys() {
+            if self.with_engine(|engine| Ok(trees_of(name).iter().any(|tree| engine.has_others(tree))))? {
+                // Whoever works through them has begun, or will when asked.
+                let _ = self.0.around.repairs.send(RepairJob::Tidy(name.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a copy that the disk may not take: one that is full refuses every write.
@@ -140,7 +155,7 @@ impl Store {
         for table in tables {
             if table.lost.restored(&self.meta()?, table.name(), at_ms)? {
                 info!(table = %table.name(), "all that was lost of the table is here again");
-                let _ = self.0.around.repairs.send(RepairJob::Restored(table.name().clone()));
+                let _ = self.0.around.repairs.send(RepairJob::Tidy(table.name().clone()));
             }
         }
         Ok(())
@@ -170,6 +185,11 @@ impl Store {
                 && table.with_trees(|trees| trees.rows.get(&row)).is_ok_and(|row| row.is_none())
         })
     }
+}
+
+/// The names of the trees of a table.
+fn trees_of(name: &TableName) -> [String; 2] {
+    [format!("{ROWS}{name}"), format!("{CHUNKS}{name}")]
 }
 
 #[cfg(test)]

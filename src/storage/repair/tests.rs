@@ -270,6 +270,40 @@ fn a_damaged_index_is_made_anew() {
     close(store);
 }
 
+fn spare_trees(store: &Store) -> Vec<String> {
+    let mut names = store.with_engine(|engine| Ok(engine.names())).expect("is open");
+    names.retain(|name| name.contains('#'));
+    names
+}
+
+/// Each try of a copy that failed left what it had copied on the disk, as large as the table, every 30 seconds.
+#[test]
+fn a_copy_that_fails_or_that_a_crash_cuts_short_leaves_nothing_behind() {
+    let scene = Scene::new();
+    let store = scene.open();
+    (0..100).for_each(|number| merge(&store, number, value(number)));
+    let here = store.table(&table()).expect("is there");
+    let half = |row: &[u8]| row[0] < 128;
+    let rows = here.with_trees(|trees| Ok(trees.rows.range(&[], None).flatten().collect::<Vec<_>>()));
+    here.close();
+    store.copy_table(&here).expect_err("the table is not open");
+    assert_eq!(spare_trees(&store), Vec::<String>::new());
+    // As a crash leaves it.
+    store
+        .with_engine(|engine| {
+            let copy = engine.successor("rows/t")?;
+            let rows = rows.expect("reads");
+            rows.iter().filter(|(row, _)| half(row)).try_for_each(|(row, bytes)| copy.tree.insert(row, bytes))
+        })
+        .expect("copies");
+    assert_eq!(spare_trees(&store), ["rows/t#1"]);
+    close(store);
+    let store = scene.open();
+    wait_until("it is removed", || spare_trees(&store).is_empty());
+    assert_eq!(store.count(&table(), &Range::default()).expect("counts").keys, 100);
+    close(store);
+}
+
 #[test]
 fn a_thread_that_panics_is_told_of() {
     let scene = Scene::new();

@@ -20,8 +20,8 @@ pub enum RepairJob {
     Look(Option<TableName>),
     /// Damage was found in the log: of which table, if any, nobody knows.
     LookAtAll,
-    /// A table has what it had lost.
-    Restored(TableName),
+    /// A table may have trees that are of no use: it has what it had lost, or was just opened.
+    Tidy(TableName),
     /// The end.
     Stop,
 }
