@@ -158,7 +158,11 @@ impl Node {
             // Who is alone with what it lost is as ready as it will ever be.
             let others = cluster.members.iter().filter(|member| member.state.is_replica()).count() > 1;
             let ranges = if others { self.store.unreadable_ranges() } else { 0 };
-            cluster.unready().or_else(|| (ranges > 0).then_some(Readiness::Repairing { ranges }))
+            match cluster.unready() {
+                // It is that because of what it lost.
+                Some(Readiness::Syncing { .. }) | None if ranges > 0 => Some(Readiness::Repairing { ranges }),
+                unready => unready,
+            }
         };
         failure.or_else(unready).unwrap_or(Readiness::Ready)
     }

@@ -185,6 +185,7 @@ impl Replication {
             stamps.pass(agreement.with_all_ms().max(store.swept().latest_ms()));
             standing.agreement = agreement.clone();
             standing.intact = store.doubt().is_none();
+            standing.lose(store.lost_ms(), store.now_ms());
             if members.others().next().is_none() && options.join.is_empty() {
                 standing.become_whole(store.now_ms());
             }

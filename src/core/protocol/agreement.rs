@@ -10,13 +10,13 @@
 //!             start, with members        equal root with a whole member, all members, or a majority
 //!   (start) ------------------------> syncing ----------------------------------------------------> whole
 //!      |                                 ^                                                            |
-//!      | start, alone                    |  it was forgotten; it was behind a sweep                   |
+//!      | start, alone                    |  it was forgotten; it was behind a sweep; it lost rows     |
 //!      +---------------------------------|----------------------------------------------------------> |
 //!                                        +------------------------------------------------------------+
 //! ```
 //! - **Syncing**: it may lack rows, have older ones, or rows that were deleted since. It serves what it has and takes every row it is sent.
 //!   It draws no conclusion and removes nothing by itself. Every start of a node that has members begins here: a crash, a damaged disk or
-//!   a restored backup need not be recognized to be harmless.
+//!   a restored backup need not be recognized to be harmless. So does a running node that loses rows with a page that cannot be read.
 //! - **Whole**: since it started it has held, at one instant, all that a whole member held; or all that all members held; or, where no whole
 //!   member is heard and nothing was lost, all that a majority held, in which nobody counts who is apart; or it is alone. It takes every row
 //!   that another whole node sends. It sweeps what is dead below the floor.

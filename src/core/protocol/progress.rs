@@ -29,6 +29,9 @@ pub struct Standing {
     /// Whether it holds what it held when it was whole last: it was closed in order and its rows are those it noted then, or it has since
     /// held what another held of which that is so.
     pub intact: bool,
+    /// When the last rows were lost that were not given back (Unix milliseconds); 0 where none are. What was found equal at an instant
+    /// of before says nothing of them.
+    pub lost_ms: u64,
     /// Members of which this node, since it started, has held at one instant all that they held.
     pub covered: BTreeSet<NodeId>,
     /// When a round of a whole member came last (Unix milliseconds); at first, when the node started.
@@ -54,8 +57,21 @@ impl Standing {
         self.whole_seen_ms = now_ms;
     }
 
+    /// Notes when this node lost rows that it held, with a page that cannot be read (Unix milliseconds): since then it is as one that
+    /// started from a damaged disk.
+    pub fn lose(&mut self, lost_ms: u64, now_ms: u64) {
+        if lost_ms > self.lost_ms {
+            self.lost_ms = lost_ms;
+            self.intact = false;
+            self.begin_syncing(now_ms);
+        }
+    }
+
     /// Notes that this node held at an instant (Unix milliseconds) all that a peer held, and what that peer was.
     pub fn cover(&mut self, peer: NodeId, flags: Flags, at_ms: u64) {
+        if at_ms <= self.lost_ms {
+            return;
+        }
         self.covered.insert(peer);
         self.intact |= flags.intact;
         if flags.whole {
@@ -235,6 +251,35 @@ mod tests {
 
     fn acked(after: u64, upto: u64) -> Acked {
         Acked { after, upto }
+    }
+
+    /// Two members that had lost the same rows were equal, and each took the other for one that holds everything: both held the rows for
+    /// deleted then, and had the third, which was just starting, remove its own.
+    #[test]
+    fn who_lost_rows_is_whole_no_longer_until_it_has_held_what_a_whole_member_holds_since() {
+        let whole = Flags { whole: true, intact: true, ..Flags::default() };
+        let mut standing = Standing::default();
+        standing.floor.set_members([PEER, OTHER]);
+        standing.become_whole(50);
+        standing.lose(0, 60);
+        assert!(standing.whole, "nothing was lost");
+        standing.cover(PEER, whole, 90);
+        standing.lose(100, 110);
+        assert_eq!((standing.whole, standing.intact, standing.guarantee_ms(110)), (false, false, 0));
+        assert!(!standing.covers_majority(), "what was held before says nothing");
+        standing.cover(PEER, whole, 100);
+        assert!(!standing.whole, "that was before the rows were lost");
+        // A member that is not whole may have lost the same.
+        standing.cover(PEER, Flags::default(), 120);
+        assert!(!standing.agree(110 + WHOLE_SILENCE_MS, [PEER]), "the third may have them");
+        standing.cover(PEER, whole, 120);
+        assert!(standing.whole);
+        standing.lose(100, 130);
+        assert!(standing.whole, "that is known already");
+        standing.lose(101, 130);
+        standing.cover(PEER, Flags::default(), 120);
+        standing.cover(OTHER, Flags::default(), 120);
+        assert!(standing.agree(130 + WHOLE_SILENCE_MS, [PEER, OTHER]), "nobody has them");
     }
 
     /// A node that stopped waited its full patience for whomever its journal had not reached back to, though both had long been equal.

@@ -56,6 +56,11 @@ pub trait Replica {
     /// they were deleted where there is none of their key here: see `core::agreement`.
     fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted>;
 
+    /// When the last rows were lost here with a page that cannot be read, and not given back (Unix milliseconds); 0 where none are.
+    fn lost_ms(&self) -> u64 {
+        0
+    }
+
     /// Keeps what was agreed with others over a restart: durable no later than anything stored after it.
     fn keep_agreement(&self, agreement: &Agreement) -> Result<()>;
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     core::protocol::{agreement::Agreement, floor::Floor, replica::Swept},
@@ -96,10 +96,11 @@ fn leave_members_behind(inner: &Inner) {
 pub fn found(inner: &Inner) {
     let mut state = inner.state();
     let mut standing = inner.shared.standing();
+    let now_ms = inner.store.now_ms();
+    standing.lose(inner.store.lost_ms(), now_ms);
     if standing.whole {
         return;
     }
-    let now_ms = inner.store.now_ms();
     let waits = |link: &Arc<LinkState>| {
         let figures = link.figures();
         figures.rounds >= ROUNDS_BEFORE_FOUNDING
@@ -122,6 +123,10 @@ pub fn found(inner: &Inner) {
     if state.birth.settled {
         let linked: Vec<_> = state.registry.links().map(|link| link.node).collect();
         if standing.agree(now_ms, linked) {
+            // Since then it has held all that is left of them.
+            if let Err(error) = inner.store.restored(standing.lost_ms + 1) {
+                debug!(%error, "what was lost stays noted as lost");
+            }
             info!("this node and the members that were started with it hold the same: it is whole");
         }
         return;

@@ -92,6 +92,10 @@ impl Replica for Rows {
         Ok(accepted)
     }
 
+    fn lost_ms(&self) -> u64 {
+        self.store.lost_ms()
+    }
+
     fn keep_agreement(&self, agreement: &Agreement) -> Result<()> {
         write_agreement(&self.store, agreement)
     }

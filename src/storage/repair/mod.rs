@@ -161,6 +161,11 @@ impl Store {
         Ok(())
     }
 
+    /// When the last rows were lost that were not given back, in Unix milliseconds; 0 where none are.
+    pub fn lost_ms(&self) -> u64 {
+        self.read_tables().values().map(|table| table.lost.since_ms()).max().unwrap_or(0)
+    }
+
     /// Has somebody find out what of the trees beside the tables cannot be read.
     pub(super) fn report_damage(&self) {
         // The thread may be gone at the end.

@@ -83,6 +83,11 @@ impl Lost {
         self.since_ms.fetch_max(now_ms, Ordering::AcqRel);
     }
 
+    /// When the last of them was found, in Unix milliseconds; 0 where there are none.
+    pub fn since_ms(&self) -> u64 {
+        if self.any() { self.since_ms.load(Ordering::Acquire) } else { 0 }
+    }
+
     /// Whether there are any.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)

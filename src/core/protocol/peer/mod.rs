@@ -228,6 +228,8 @@ impl Peer {
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
         let mut standing = context.shared.standing();
+        // After the root was taken, which lacks what was lost.
+        standing.lose(context.replica.lost_ms(), now_ms);
         let flags = Flags {
             whole: standing.whole,
             intact: standing.intact,
@@ -295,6 +297,7 @@ impl Peer {
     /// Notes that both roots were equal at an instant, and that all of it is durable here.
     pub fn equal<R: Replica>(&mut self, context: &Context<'_, R>, equal: Equal) {
         let mut standing = context.shared.standing();
+        standing.lose(context.replica.lost_ms(), context.now_ms);
         if let Some(flags) = equal.covered {
             standing.cover(self.remote, flags, equal.compared.at_ms);
         }
