@@ -48,8 +48,14 @@ impl Indexing {
 
     /// Indexes a partition, if there is one to be done.
     pub fn step(&mut self, store: &Store) -> Result<Turn> {
+        let reindex = &store.0.around.reindex;
+        if reindex.load(Ordering::Acquire) {
+            // One that is on its way may have entered rows in the tree of before, and said since that all are.
+            store.meta()?.remove(INDEXED_KEY)?;
+            reindex.store(false, Ordering::Release);
+            *self = Self::Unknown;
+        }
         let next = match self {
-            Self::Done(_) if store.0.around.reindex.swap(false, Ordering::AcqRel) => Self::Unknown,
             Self::Done(life) if *life == store.life() => return Ok(Turn::Later),
             Self::Done(_) => Self::Unknown,
             Self::Unknown => {

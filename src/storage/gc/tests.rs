@@ -202,6 +202,30 @@ fn a_sweep_that_a_crash_cut_short_goes_on() {
     close(store);
 }
 
+/// The tree of tombstones was damaged and made anew while the first start was still entering them: those entered before were in the
+/// damaged tree alone, the store was held to be indexed, and they were never removed.
+#[test]
+fn an_index_that_is_made_anew_while_it_is_filled_is_filled_from_the_beginning() {
+    const ROWS: usize = 500;
+    let scene = Scene::new();
+    let store = scene.open();
+    stop_sweeping(&store);
+    (0..ROWS).for_each(|number| merge(&store, &number.to_string(), deleted(NOW_MS)));
+    let tree = || store.with_engine(|engine| engine.tree(TOMBSTONES)).expect("is there");
+    let meta = store.meta().expect("is there");
+    meta.remove(indexing::INDEXED_KEY).expect("removes");
+    let mut indexing = indexing::Indexing::default();
+    (0..130).for_each(|_| assert_eq!(indexing.step(&store), Ok(Turn::Now)));
+    tree().insert(b"no entry", &[]).expect("inserts");
+    store.repair(crate::storage::repair::Chore::Look(None), &mut Default::default());
+    assert_eq!(tree().range(&[], None).count(), 0, "it was not made anew");
+    while indexing.step(&store) != Ok(Turn::Later) {}
+    assert!(indexing.is_done());
+    assert_eq!(tree().range(&[], None).count(), ROWS);
+    assert!(meta.get(indexing::INDEXED_KEY).expect("reads").is_some());
+    close(store);
+}
+
 #[test]
 fn a_row_that_was_written_again_stays() {
     let scene = Scene::new();
