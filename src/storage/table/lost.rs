@@ -42,6 +42,8 @@ pub struct Lost {
     /// When the last of them was found, in Unix milliseconds.
     since_ms: AtomicU64,
     gaps: Gaps,
+    /// Held while they change, here and in `meta`.
+    changing: Mutex<()>,
 }
 
 impl Lost {
@@ -60,6 +62,7 @@ impl Lost {
         if lost.is_empty() {
             return Ok(());
         }
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let all = Gaps::default();
         self.gaps.all().into_iter().chain(lost.all()).for_each(|gap| all.add(gap));
         meta.insert(&key(table), &notes::seal(&encode(now_ms, all.all())))?;
@@ -69,6 +72,7 @@ impl Lost {
 
     /// Forgets them where all were found before an instant: by then the table had what is missing. Whether it did.
     pub fn restored(&self, meta: &Tree, table: &TableName, at_ms: u64) -> Result<bool> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.any() || self.since_ms.load(Ordering::Acquire) >= at_ms {
             return Ok(false);
         }
@@ -332,6 +336,37 @@ mod tests {
         let (_, kept) = decode(&bytes).expect("decodes");
         assert!(many.iter().all(|gap| kept.iter().any(|kept| kept.covers(&gap.from))));
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    /// Ranges that were lost just as those of before were found to be here again were forgotten with them, and then taken for deleted.
+    #[test]
+    fn what_is_lost_while_what_was_lost_is_given_back_stays_lost() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let engine = crate::storage::engine::Engine::open(&directory.path().join("storage.db"), 1024 * 1024);
+        let engine = engine.expect("opens");
+        let (meta, name) = (engine.tree("meta").expect("a tree"), TableName::parse("t").expect("a name"));
+        let of = |key: &[u8]| {
+            let gaps = Gaps::default();
+            gaps.add(Gap::of_key(key));
+            gaps
+        };
+        for _ in 0..5000 {
+            let lost = Lost::default();
+            lost.add(&meta, &name, 1, &of(b"a")).expect("adds");
+            let both = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    lost.add(&meta, &name, 2, &of(b"b")).expect("adds");
+                });
+                both.wait();
+                lost.restored(&meta, &name, 2).expect("notes");
+            });
+            assert!(lost.covers(b"b"));
+            let kept = Lost::default();
+            kept.read(&meta, &name).expect("reads");
+            assert!(kept.covers(b"b"));
+        }
     }
 
     #[test]
