@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     core::name::{Key, TableName},
-    error::Result,
+    error::{Error, Result},
     storage::{
         Store,
         engine::Slice,
@@ -27,6 +27,7 @@ use crate::{
             agreed::Spans,
             record::Record,
             row::{key_of, row_of},
+            scan::Range,
         },
     },
 };
@@ -62,6 +63,29 @@ impl Store {
     /// # Errors
     /// As a read's.
     pub(in crate::storage) async fn backlog(
+        &self,
+        topics: &[Topic],
+        at_ms: u64,
+        until: Cursor,
+    ) -> Result<Option<VecDeque<Arc<Logged>>>> {
+        // Nobody knows what became of what cannot be read.
+        if topics.iter().any(|topic| self.lacks_topic(topic)) {
+            return Ok(None);
+        }
+        match self.whole_backlog(topics, at_ms, until).await {
+            Err(Error::Corrupt(_)) => Ok(None),
+            backlog => backlog,
+        }
+    }
+
+    fn lacks_topic(&self, topic: &Topic) -> bool {
+        if let Some((table, prefix)) = topic.as_prefix() {
+            return self.lacks(table, &Range { prefix: prefix.to_owned(), ..Range::default() });
+        }
+        topic.as_key().is_some_and(|(table, key)| self.may_lack(table, key))
+    }
+
+    async fn whole_backlog(
         &self,
         topics: &[Topic],
         at_ms: u64,
@@ -136,7 +160,9 @@ impl Store {
         let mut newest = Newest { since_ms, bytes: 0, rows: BinaryHeap::new(), is_full: false };
         table.with_trees(|trees| {
             for item in trees.rows.range(&[], None) {
-                let (row, bytes) = item?;
+                let Some((row, bytes)) = table.readable(item)? else {
+                    return Err(Error::Corrupt(format!("a page of table {} cannot be read", table.name())));
+                };
                 // A damaged row stays for `check` to find; nobody can be told of it.
                 let Ok(record) = table.decode(&row, &bytes) else { continue };
                 if let Some(news) = self.news(table, (&row, &bytes), &record, newest.since_ms)? {

@@ -89,7 +89,12 @@ impl Store {
     /// Copies a table if some of it cannot be read.
     fn repair_table(&self, table: &Arc<Table>) -> Result<()> {
         if table.survey()?.is_empty() {
-            return Ok(());
+            // What could not be read for a while can be.
+            return table.with_trees(|trees| {
+                trees.rows.gaps().clear();
+                trees.chunks.gaps().clear();
+                Ok(())
+            });
         }
         self.check_room()?;
         warn!(table = %table.name(), "a part of the table cannot be read: copying what can be");
@@ -180,6 +185,15 @@ impl Store {
     /// As `unreadable_ranges`, of one table.
     pub fn unreadable_ranges_of(&self, name: &TableName) -> u64 {
         self.table(name).map_or(0, |table| table.unreadable_ranges() as u64)
+    }
+
+    /// Whether a key lies where rows were lost or cannot be read.
+    pub(super) fn may_lack(&self, name: &TableName, key: &crate::core::name::Key) -> bool {
+        let row = super::row::row_of(key);
+        self.table(name).is_some_and(|table| {
+            let is_damaged = table.with_trees(|trees| Ok(trees.rows.gaps().covering(&row).is_some()));
+            table.lost.covers(&row) || is_damaged.unwrap_or(true)
+        })
     }
 
     /// Whether a key lies where rows were lost, so that nobody can say whether it is absent.

@@ -15,9 +15,11 @@ use crate::{
         register::Register,
     },
     storage::{
+        changes::change::Topic,
+        engine::gaps::Gap,
         engine::segment::tests::{Wanted, damage_page, holds},
         table::{scan::Range, trees::TOMBSTONES},
-        tests::{Scene, close, key, long_value, put, table, wait_until},
+        tests::{Scene, close, key, long_value, put, table, wait_until, within_the_deadline},
     },
 };
 
@@ -125,7 +127,8 @@ fn a_damaged_page_costs_its_rows_and_nothing_else() {
     let of_a_key =
         |number: &u64| listed(&store, &Range { prefix: format!("{number}"), ..Range::default() }).1;
     let incomplete: Vec<u64> = (0..KEYS).step_by(100).filter(of_a_key).collect();
-    assert!(incomplete.len() < 40, "listings that have to do with what was lost say so: {incomplete:?}");
+    // A page may hold rows of two partitions, and then keys of many beginnings.
+    assert!(incomplete.len() < 70, "listings that have to do with what was lost say so: {incomplete:?}");
     assert!(lost.iter().all(of_a_key), "{lost:?}");
     let counted = store.count(&table(), &Range::default()).expect("counts");
     assert_eq!((counted.keys, counted.incomplete), (left, true));
@@ -267,6 +270,45 @@ fn a_damaged_index_is_made_anew() {
     store.sweep_to(Swept { tombstones_ms: store.now_ms() + 1, expired_ms: 0 });
     wait_until("the tombstones are removed", || store.rows_total() <= 50 && !store.is_sweeping());
     assert_eq!(store.stopped_thread(), None);
+    close(store);
+}
+
+/// A disk that gave errors for a moment left listings incomplete, and the node not ready, until the next start.
+#[test]
+fn what_could_not_be_read_for_a_while_is_no_damage() {
+    let scene = Scene::new();
+    let store = scene.open();
+    merge(&store, 1, value(1));
+    let here = store.table(&table()).expect("is there");
+    here.with_trees(|trees| {
+        trees.rows.gaps().add(Gap { from: vec![0], to: Some(vec![9]) });
+        Ok(())
+    })
+    .expect("is open");
+    assert_eq!((store.unreadable_ranges(), listed(&store, &Range::default()).1), (1, false));
+    here.report_unreadable();
+    wait_until("all can be read", || store.unreadable_ranges() == 0);
+    close(store);
+}
+
+/// Whoever came back with a cursor of another node was told of all that changed since but what was lost here, as if that had not changed.
+#[test]
+fn who_comes_from_elsewhere_takes_a_snapshot_where_rows_are_lost() {
+    let scene = Scene::new();
+    settled(&scene);
+    let damaged = damage(&scene);
+    let store = opened(&scene);
+    let lost = unreadable(&store);
+    let sound = (0..KEYS).find(|number| !lost.contains(number)).expect("some are left");
+    let since = |topic: Topic| {
+        let until = store.0.hub.cursor();
+        within_the_deadline(store.backlog(&[topic], 0, until)).expect("reads").map(|rows| rows.len())
+    };
+    let key = |number: u64| Topic::Key(table(), key(&number.to_string()));
+    assert_eq!(since(key(sound)), Some(1));
+    assert_eq!(since(key(damaged)), None);
+    let prefix = |number: u64| Topic::Prefix(table(), number.to_string());
+    assert_eq!(since(prefix(damaged)), None);
     close(store);
 }
 
