@@ -213,16 +213,16 @@ fn an_index_that_is_made_anew_while_it_is_filled_is_filled_from_the_beginning() 
     (0..ROWS).for_each(|number| merge(&store, &number.to_string(), deleted(NOW_MS)));
     let tree = || store.with_engine(|engine| engine.tree(TOMBSTONES)).expect("is there");
     let meta = store.meta().expect("is there");
-    meta.remove(indexing::INDEXED_KEY).expect("removes");
-    let mut indexing = indexing::Indexing::default();
+    meta.remove(reindex::INDEXED_KEY).expect("removes");
+    let mut indexing = reindex::Indexing::default();
     (0..130).for_each(|_| assert_eq!(indexing.step(&store), Ok(Turn::Now)));
     tree().insert(b"no entry", &[]).expect("inserts");
-    store.repair(crate::storage::repair::Chore::Look(None), &mut Default::default());
+    store.repair(crate::storage::table::jobs::RepairJob::Look(None), &mut Default::default());
     assert_eq!(tree().range(&[], None).count(), 0, "it was not made anew");
     while indexing.step(&store) != Ok(Turn::Later) {}
     assert!(indexing.is_done());
     assert_eq!(tree().range(&[], None).count(), ROWS);
-    assert!(meta.get(indexing::INDEXED_KEY).expect("reads").is_some());
+    assert!(meta.get(reindex::INDEXED_KEY).expect("reads").is_some());
     close(store);
 }
 

@@ -5,21 +5,23 @@ use std::path::Path;
 
 use tracing::{debug, warn};
 
+use super::Identity;
 use crate::{
     core::name::TableName,
     error::{Error, Result},
     storage::{
         META, Options, Peers,
         engine::{
-            Engine, doubt, notes::{self, NOTE_PREFIX},
+            Engine, doubt,
             log::{
                 pages::Pages,
                 walk::{self, Damage},
             },
             mark,
+            notes::{self, NOTE_PREFIX},
         },
         open,
-        repair::lost::Lost,
+        table::lost::Lost,
         table::trees::ROWS,
     },
 };
@@ -112,8 +114,12 @@ pub fn check_end(data: &Path, engine: &Engine) -> Result<()> {
 ///
 /// # Errors
 /// As `whole`.
-pub fn readable(options: &Options) -> Result<Engine> {
-    let opened = whole(options).and_then(|engine| read_meta(&engine).map(|()| engine));
+pub fn readable(options: &Options) -> Result<(Engine, Identity)> {
+    let opened = whole(options).and_then(|engine| {
+        read_meta(&engine)?;
+        let identity = open::identity(&engine, &options.machine)?;
+        Ok((engine, identity))
+    });
     opened.map_err(|error| damage(&options.data, error))
 }
 

@@ -63,7 +63,7 @@ pub struct Identity {
 /// Locks and opens the directory.
 pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     let lock = lock(&options.data)?;
-    let ((engine, mut identity), lock, set_aside) = match readable(options) {
+    let ((engine, mut identity), lock, set_aside) = match examine::readable(options) {
         Ok(opened) => (opened, lock, None),
         Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
             let aside = set_aside(&options.data, options)?;
@@ -73,7 +73,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
             fs::create_dir_all(&options.data)
                 .map_err(|e| Error::io(format_args!("creating {}", options.data.display()), &e))?;
             let lock = self::lock(&options.data)?;
-            (readable(options)?, lock, Some(aside))
+            (examine::readable(options)?, lock, Some(aside))
         }
         Err(Error::StorageDamaged(why)) => {
             return Err(Error::StorageDamaged(format!("{why}. {}", examine::remedies(&options.data))));
@@ -93,12 +93,6 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
         warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
     }
     Ok((engine, lock, identity))
-}
-
-fn readable(options: &Options) -> Result<(Engine, Identity)> {
-    let engine = examine::readable(options)?;
-    let identity = identity(&engine, &options.machine).map_err(|e| examine::damage(&options.data, e))?;
-    Ok((engine, identity))
 }
 
 /// Holds the directory against other processes, creating it where it is missing.

@@ -11,13 +11,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         engine::{Engine, Feed, Successor, gaps::Gap},
-        table::{
-            chunks,
-            progress::Progress,
-            record::Body,
-            row::PARTITIONS,
-            trees::Trees,
-        },
+        table::{chunks, progress::Progress, record::Body, row::PARTITIONS, trees::Trees},
     },
 };
 

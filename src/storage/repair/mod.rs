@@ -189,7 +189,7 @@ impl Store {
 
     /// Whether a key lies where rows were lost or cannot be read.
     pub(super) fn may_lack(&self, name: &TableName, key: &crate::core::name::Key) -> bool {
-        let row = super::row::row_of(key);
+        let row = super::table::row::row_of(key);
         self.table(name).is_some_and(|table| {
             let is_damaged = table.with_trees(|trees| Ok(trees.rows.gaps().covering(&row).is_some()));
             table.lost.covers(&row) || is_damaged.unwrap_or(true)
