@@ -9,6 +9,7 @@ mod browser;
 mod cluster;
 mod contract;
 mod crash;
+mod docs;
 mod harness;
 mod link;
 mod process;

@@ -3,6 +3,7 @@
 
 mod rooms;
 mod source;
+pub mod source;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -64,6 +65,7 @@ const TOP_LEVEL: &[&str] = &[
     "README.md",
     "benches",
     "compose.yaml",
+    "docs",
     "proptests",
     "src",
     "storage.db.example",

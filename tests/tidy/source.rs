@@ -93,9 +93,18 @@ impl Source {
         functions
     }
 
-    fn code_above_tests(&self) -> &str {
-        self.code.split("\n#[cfg(test)]\nmod tests").next().unwrap_or(&self.code)
+    /// The text above its tests, comments and literals included.
+    pub fn text_above_tests(&self) -> &str {
+        above_tests(&self.text)
     }
+
+    fn code_above_tests(&self) -> &str {
+        above_tests(&self.code)
+    }
+}
+
+fn above_tests(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or(text)
 }
 
 /// Lines up to the brace that closes the first one opened; `None` where a semicolon comes first.

@@ -1,5 +1,5 @@
 //! WebSocket: the handshake, and what is spoken after it. `/_/ws` carries many subscriptions and requests on one
-//! connection (api.md section 5); the paths of event streams carry one subscription and no requests.
+//! connection (docs/websocket.md); the paths of event streams carry one subscription and no requests.
 //!
 //! The upgrade is done by hand: warp's own gives each connection a read buffer of 128 KiB that cannot be set, and does not
 //! check the key. Which pages may connect is `guard`'s to say. HTTP/1.1 only; over HTTP/2 a client is told so.
