@@ -2,7 +2,6 @@
 //! top of the repository.
 
 mod rooms;
-mod source;
 pub mod source;
 
 use std::{collections::BTreeSet, fs, path::Path};

@@ -1,6 +1,7 @@
 //! Opening a directory: who may, whether it is ours, what it says of the node; and the few things kept beside the tables.
 
 pub(super) mod examine;
+mod permission;
 pub(crate) mod recovery;
 
 use std::{
@@ -97,12 +98,8 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
 
 /// Holds the directory against other processes, creating it where it is missing.
 pub fn lock(data: &Path) -> Result<File> {
-    let unusable = |doing: &str, error: &io::Error| {
-        Error::StorageUnusable(format!(
-            "cannot {doing} the storage directory {}: {error}; choose another with --data, or set its permissions",
-            data.display()
-        ))
-    };
+    let unusable =
+        |doing: &str, error: &io::Error| Error::StorageUnusable(permission::explain(doing, data, error));
     if data.exists() && !data.is_dir() {
         return Err(Error::StorageUnusable(format!(
             "{} is a file, not a storage directory; choose another path with --data",
