@@ -2,21 +2,31 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::{
     Exit, output,
-    remote::{self, Target},
+    remote::{self, Target, parse_address},
 };
-use crate::error::Result;
+use crate::{client::Endpoint, error::Result};
 
 const HEAD: [&str; 9] =
-    ["NODE", "ADDRESS", "STATE", "ROUND TRIP", "CLOCK", "ROWS", "LAG", "OUTBOX", "LAST ROUND"];
+    ["NODE", "ADDRESS", "STATE", "DATA", "KEYS", "ROWS", "TO SEND", "ROUND TRIP", "CLOCK"];
 /// What stands where nothing is known.
 const UNKNOWN: &str = "-";
+/// Members compare what they hold once a second, as of two seconds ago. One that was last equal longer ago than this is behind.
+const IN_STEP_MS: u64 = 10_000;
+/// How long a member may take to say how many keys it has. The line does without where it is not reached from here.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which node to ask.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "DATA: when the member last held the same as the node that is asked. KEYS: as the member itself says. ROWS: keys and \
+                        tombstones, the marks of deleted keys. TO SEND: rows that wait for it. CLOCK: how far its clock is ahead."
+)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,
@@ -28,19 +38,39 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     remote::converse(async {
         let cluster = remote::look(&node, "/_/cluster").await?;
         let members = cluster.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
-        let text =
-            if arguments.target.json { format!("{:#}\n", Value::from(members)) } else { to_text(&members) };
-        Ok((Exit::Success, text))
+        if arguments.target.json {
+            return Ok((Exit::Success, format!("{:#}\n", Value::from(members))));
+        }
+        let keys = join_all(members.iter().map(|member| keys(arguments, &node, member))).await;
+        Ok((Exit::Success, to_text(&members, &keys)))
     })
 }
 
-fn to_text(members: &[Value]) -> String {
+/// How many keys a member says it has; `None` where it is not reached from here.
+async fn keys(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option<u64> {
+    let endpoint = match member["state"].as_str()? {
+        "self" => asked.clone(),
+        "alive" => {
+            let address = member["address"].as_str()?;
+            let scheme = if asked.is_encrypted() { "https" } else { "http" };
+            arguments.target.trust.endpoint(&parse_address(&format!("{scheme}://{address}")).ok()?).ok()?
+        }
+        _ => return None,
+    };
+    let stats = timeout(KEYS_TIMEOUT, remote::look(&endpoint, "/stats")).await.ok()?.ok()?;
+    // Another node may have the address by now, or where it is seen from here.
+    let is_member = stats.get("node") == member.get("node");
+    stats.get("keys").and_then(Value::as_u64).filter(|_| is_member)
+}
+
+fn to_text(members: &[Value], keys: &[Option<u64>]) -> String {
     let head = HEAD.map(str::to_owned).to_vec();
-    let rows = members.iter().filter_map(Value::as_object).map(row);
+    let members = members.iter().filter_map(Value::as_object);
+    let rows = members.zip(keys).map(|(member, keys)| row(member, *keys));
     output::columns(&[head].into_iter().chain(rows).collect::<Vec<_>>())
 }
 
-fn row(member: &Map<String, Value>) -> Vec<String> {
+fn row(member: &Map<String, Value>, keys: Option<u64>) -> Vec<String> {
     let text = |name: &str| member.get(name).and_then(Value::as_str).unwrap_or(UNKNOWN).to_owned();
     let count = |name: &str| member.get(name).and_then(Value::as_u64);
     let counted = |name: &str| count(name).map_or(UNKNOWN.into(), |count| count.to_string());
@@ -52,18 +82,22 @@ fn row(member: &Map<String, Value>) -> Vec<String> {
         text("node"),
         text("address"),
         state(member),
-        round_trip.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:.1}ms")),
-        offset.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:+}ms")),
+        in_step(member),
+        keys.map_or(UNKNOWN.into(), |keys| keys.to_string()),
         counted("rows"),
-        count("lag_ms").map_or(UNKNOWN.into(), span),
         if is_self { UNKNOWN.into() } else { counted("outbox") },
-        count("last_round_ms").map_or(UNKNOWN.into(), |age_ms| format!("{} ago", span(age_ms))),
+        round_trip.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:.1} ms")),
+        offset.map_or(UNKNOWN.into(), |milliseconds| format!("{milliseconds:+} ms")),
     ]
 }
 
-/// How it is, and which way no rows go.
+/// How it is, for how long where it is away, and which way no rows go.
 fn state(member: &Map<String, Value>) -> String {
     let mut state = member.get("state").and_then(Value::as_str).unwrap_or(UNKNOWN).to_owned();
+    let since_ms = member.get("since_ms").and_then(Value::as_u64);
+    if let ("down" | "left" | "forgotten", Some(since_ms)) = (state.as_str(), since_ms) {
+        state.push_str(&format!(" {} ago", span(since_ms)));
+    }
     for (name, what) in [("storage_full", ", takes no rows"), ("rows_refused", ", rows refused")] {
         if matches!(member.get(name), Some(Value::String(_))) {
             state.push_str(what);
@@ -72,10 +106,23 @@ fn state(member: &Map<String, Value>) -> String {
     state
 }
 
-/// A time in a line: to a tenth of a second, and from a minute on in its two largest units.
+/// When it last held the same as the node that was asked. That of a healthy member is two or three seconds ago, however much is written.
+pub fn in_step(member: &Map<String, Value>) -> String {
+    let lag_ms = member.get("lag_ms").and_then(Value::as_u64);
+    match (member.get("state").and_then(Value::as_str), lag_ms) {
+        (Some("alive" | "suspect"), Some(lag_ms)) if lag_ms > IN_STEP_MS => {
+            format!("behind by {}", span(lag_ms))
+        }
+        (Some("alive" | "suspect"), None) => "not compared yet".into(),
+        (Some("self" | "forgotten") | None, _) | (_, None) => UNKNOWN.into(),
+        (_, Some(lag_ms)) => format!("in step {} ago", span(lag_ms)),
+    }
+}
+
+/// A time in a line: in seconds, and from a minute on in its two largest units.
 pub fn span(milliseconds: u64) -> String {
     if milliseconds < 60_000 {
-        return format!("{}.{}s", milliseconds / 1000, milliseconds % 1000 / 100);
+        return format!("{} s", milliseconds / 1000);
     }
     let text = humantime::format_duration(Duration::from_secs(milliseconds / 1000)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
@@ -89,7 +136,7 @@ mod tests {
 
     #[test]
     fn members_are_a_line_each_and_what_is_not_known_is_a_dash() {
-        let text = to_text(&[
+        let members = [
             json!({
                 "node": "00000000000000ab", "address": "a:1", "state": "self", "rows": 12, "outbox": 0, "storage_full": null
             }),
@@ -98,21 +145,58 @@ mod tests {
                 "rows": 11, "lag_ms": 2100, "outbox": 4, "last_round_ms": 200, "a field of tomorrow": 1
             }),
             json!({ "node": "00000000000000ef", "address": "c:1", "state": "alive", "storage_full": "no space" }),
-        ]);
+        ];
+        let text = to_text(&members, &[Some(9), Some(8), None]);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines.len(), 4);
-        assert_eq!(lines[1], ["00000000000000ab", "a:1", "self", "-", "-", "12", "-", "-", "-"]);
-        assert_eq!(
-            lines[2],
-            ["00000000000000cd", "b:1", "alive", "0.4ms", "-3ms", "11", "2.1s", "4", "0.2s", "ago"]
-        );
+        assert_eq!(lines[1], ["00000000000000ab", "a:1", "self", "-", "9", "12", "-", "-", "-"]);
+        let alive = [
+            "00000000000000cd",
+            "b:1",
+            "alive",
+            "in",
+            "step",
+            "2",
+            "s",
+            "ago",
+            "8",
+            "11",
+            "4",
+            "0.4",
+            "ms",
+            "-3",
+            "ms",
+        ];
+        assert_eq!(lines[2], alive);
         assert_eq!(lines[3][2..6], ["alive,", "takes", "no", "rows"]);
+    }
+
+    /// A healthy cluster at rest had a LAG of 2.1s, and one that was stopped showed its growing lag as a member that fails does.
+    #[test]
+    fn a_healthy_member_is_in_step_and_one_that_left_has_left() {
+        for (member, expected) in [
+            (json!({ "state": "alive", "lag_ms": 2100 }), ("alive", "in step 2 s ago")),
+            (json!({ "state": "alive", "lag_ms": 65_000 }), ("alive", "behind by 1m 5s")),
+            (json!({ "state": "alive", "lag_ms": null }), ("alive", "not compared yet")),
+            (
+                json!({ "state": "left", "since_ms": 9000, "lag_ms": 70_000 }),
+                ("left 9 s ago", "in step 1m 10s ago"),
+            ),
+            (
+                json!({ "state": "down", "since_ms": 9000, "lag_ms": 11_000 }),
+                ("down 9 s ago", "in step 11 s ago"),
+            ),
+            (json!({ "state": "self", "since_ms": 0 }), ("self", "-")),
+        ] {
+            let member = member.as_object().expect("an object");
+            assert_eq!((state(member).as_str(), in_step(member).as_str()), expected);
+        }
     }
 
     #[test]
     fn spans_are_short() {
         for (milliseconds, text) in
-            [(0, "0.0s"), (999, "0.9s"), (59_999, "59.9s"), (61_000, "1m 1s"), (3_723_000, "1h 2m")]
+            [(0, "0 s"), (999, "0 s"), (59_999, "59 s"), (61_000, "1m 1s"), (3_723_000, "1h 2m")]
         {
             assert_eq!(span(milliseconds), text);
         }

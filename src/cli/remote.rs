@@ -48,10 +48,9 @@ pub fn parse_address(text: &str) -> std::result::Result<NodeAddress, String> {
 /// Whom to trust in TLS.
 #[derive(Debug, clap::Args)]
 pub struct Trust {
-    /// Certificate of the node, or of who signed it, to ask by HTTPS
+    /// Certificate to trust for HTTPS: the node's own, or its authority's
     ///
-    /// A PEM file: the one that the node was started with, or that of an authority. Without `http://` or `https://` before the
-    /// address, it is HTTPS where this is set.
+    /// A PEM file. With it the command uses HTTPS, unless the address begins with `http://`.
     ///
     /// [DYNARUST_TLS_CERT]
     #[arg(long = "tls-cert", value_name = "PATH")]
@@ -76,8 +75,8 @@ impl Trust {
             Some(file) => https(node, &file),
             None if node.tls.is_none() => Ok(Endpoint::http(address)),
             None => Err(Error::Config(format!(
-                "https://{address}: whom to trust there is not said: name the certificate that the node was started with, or that \
-                 of the authority that signed it, by --tls-cert or DYNARUST_TLS_CERT"
+                "https://{address}: no certificate to trust: name the node's own, or its authority's, with --tls-cert or \
+                 DYNARUST_TLS_CERT"
             ))),
         }
     }
@@ -90,14 +89,15 @@ fn https(node: &NodeAddress, certificate: &Path) -> Result<Endpoint> {
 /// A node to ask, and how to print its answer.
 #[derive(Debug, clap::Args)]
 pub struct Target {
-    /// The node's address, behind https:// where it serves that
+    /// The node's address, with https:// before it if it serves HTTPS
     #[arg(value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
     address: NodeAddress,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    trust: Trust,
+    #[expect(missing_docs, reason = "clap would show it as the help of the command")]
+    pub trust: Trust,
 }
 
 impl Target {
@@ -185,13 +185,13 @@ fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Pat
     let why = match no_token {
         Some(why) if keys == 0 => {
             format!(
-                "the node at {node} wants its admin token or its cluster secret for this. {why}; or {secret}"
+                "the node at {node} requires its admin token or its cluster secret for this. {why}; or {secret}"
             )
         }
         Some(why) => format!("the node at {node} refuses: the cluster secret is wrong, and {why}"),
         None if keys == 1 => format!(
-            "the node at {node} refuses: the admin token in {} is wrong, it is another node's: name the data directory of this one \
-             by --data, or {secret}",
+            "the node at {node} refuses: the admin token in {} is wrong, it is another node's: name the data directory of this \
+             node with --data, or {secret}",
             data.display()
         ),
         None => format!(
@@ -236,11 +236,10 @@ pub fn foreign(node: &Endpoint, answer: &Answer) -> Unreachable {
     let detail = members.get("detail").and_then(Value::as_str).unwrap_or_default();
     if wants_tls(detail) {
         return Unreachable(format!(
-            "the node at {node} serves HTTPS: name the certificate that it was started with, or that of the authority that signed \
-             it, by --tls-cert or DYNARUST_TLS_CERT"
+            "the node at {node} serves HTTPS: name its certificate, or its authority's, with --tls-cert or DYNARUST_TLS_CERT"
         ));
     }
-    Unreachable(format!("{node} answers, but not as a node does: {} {detail}", answer.status))
+    Unreachable(format!("{node} answers, but is not a DynaRust node: {} {detail}", answer.status))
 }
 
 fn wants_tls(detail: &str) -> bool {

@@ -1,12 +1,14 @@
-//! `DynaRust status`: whether a running node serves, and its figures. Also what a container's health check runs, so its
-//! exit code says it all: 0 ready, 1 up but not ready, 5 nobody there.
+//! `DynaRust status`: whether a running node is ready, and its figures. Its exit code says it all: 0 ready, 1 up but not ready, 5 nobody
+//! there.
+
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{
     Exit,
-    members::span,
+    members::{in_step, span},
     output,
     remote::{self, Refusal, Target},
 };
@@ -14,6 +16,24 @@ use crate::{
     client::{Answer, Client, Endpoint, Unreachable},
     error::Result,
 };
+
+/// Rates are those of so long.
+const RATE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Counters that are shown with their rate.
+const RATES: [&str; 3] = ["writes", "commits", "changes"];
+
+/// Counters of what should not happen, or seldom: shown where there is something.
+const SELDOM: [(&str, &str); 8] = [
+    ("writes refused", "writes_refused"),
+    ("writes superseded", "writes_superseded"),
+    ("expired", "expired"),
+    ("resyncs", "resyncs"),
+    ("corrupt records", "corrupt_records"),
+    ("unreadable ranges", "unreadable_ranges"),
+    ("damaged frames", "damaged_frames"),
+    ("zombies refused", "zombies_refused"),
+];
 
 /// Which node to ask, and how to print its answer.
 #[derive(Debug, clap::Args)]
@@ -25,11 +45,12 @@ pub struct Arguments {
 /// Asks a node how it is, and prints that.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
+    let is_json = arguments.target.json;
     remote::converse(async {
-        let status = ask(&node).await.map_err(Refusal::from)?;
+        let status = ask(&node, !is_json).await.map_err(Refusal::from)?;
         let exit = if status.ready { Exit::Success } else { Exit::Failure };
         let address = node.to_string();
-        Ok((exit, if arguments.target.json { status.to_json(&address) } else { status.to_text(&address) }))
+        Ok((exit, if is_json { status.to_json(&address) } else { status.to_text(&address) }))
     })
 }
 
@@ -39,9 +60,12 @@ struct Status {
     readiness: Map<String, Value>,
     stats: Map<String, Value>,
     cluster: Map<String, Value>,
+    /// The figures of a while before, and how long before.
+    before: Option<(Map<String, Value>, Duration)>,
 }
 
-async fn ask(node: &Endpoint) -> std::result::Result<Status, Unreachable> {
+/// Asks for everything, twice for the counters where rates are wanted.
+async fn ask(node: &Endpoint, with_rates: bool) -> std::result::Result<Status, Unreachable> {
     let mut client = Client::connect(node).await?;
     let readiness = client.get("/readyz").await?;
     let ready = match readiness.status {
@@ -49,9 +73,16 @@ async fn ask(node: &Endpoint) -> std::result::Result<Status, Unreachable> {
         StatusCode::SERVICE_UNAVAILABLE => false,
         _ => return Err(remote::foreign(node, &readiness)),
     };
-    let stats = members(&client.get("/stats").await?);
+    let mut stats = members(&client.get("/stats").await?);
+    let mut before = None;
+    if with_rates {
+        let begun = Instant::now();
+        tokio::time::sleep(RATE_PERIOD).await;
+        let later = members(&client.get("/stats").await?);
+        before = Some((std::mem::replace(&mut stats, later), begun.elapsed()));
+    }
     let cluster = members(&client.get("/_/cluster").await?);
-    Ok(Status { ready, readiness: members(&readiness), stats, cluster })
+    Ok(Status { ready, readiness: members(&readiness), stats, cluster, before })
 }
 
 /// The members of an answer that is a JSON object; none of another.
@@ -72,35 +103,78 @@ impl Status {
     }
 
     fn to_text(&self, address: &str) -> String {
-        let mut rows = vec![("asked".to_owned(), address.to_owned())];
-        let listed = |members: &Map<String, Value>| -> Vec<_> {
-            members.iter().map(|(name, value)| (name.clone(), describe(value))).collect()
-        };
-        rows.extend(listed(&self.readiness));
+        let count = |name: &str| self.stats.get(name).and_then(Value::as_u64);
+        let text = |name: &str| self.stats.get(name).and_then(Value::as_str).map(str::to_owned);
+        let mut rows = vec![("asked", Some(address.to_owned()))];
+        rows.extend(self.readiness.iter().map(|(name, value)| (name.as_str(), Some(describe(value)))));
+        rows.extend([
+            ("node", text("node")),
+            ("version", text("version")),
+            ("uptime", count("uptime_ms").map(span)),
+            ("memory", count("memory_bytes").map(size)),
+            ("disk", count("disk_bytes").map(size)),
+        ]);
         rows.extend(summary(&self.cluster));
-        rows.extend(listed(&self.stats));
-        output::table(&rows)
+        let tables = self.stats.get("tables").and_then(Value::as_array).map(Vec::len);
+        rows.push(("tables", tables.map(|tables| tables.to_string())));
+        rows.push(("keys", count("keys").map(|keys| keys.to_string())));
+        rows.push(("subscriptions", count("subscriptions").map(|open| open.to_string())));
+        rows.extend(RATES.map(|name| (name, count(name).map(|now| self.with_rate(name, now)))));
+        let seldom = |name: &str| count(name).or_else(|| self.cluster.get(name).and_then(Value::as_u64));
+        rows.extend(SELDOM.map(|(shown, name)| {
+            (shown, seldom(name).filter(|count| *count > 0).map(|count| count.to_string()))
+        }));
+        let known: Vec<_> = rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        output::table(&known)
+    }
+
+    /// A counter, and by how much it grows in a second.
+    fn with_rate(&self, name: &str, now: u64) -> String {
+        let earlier = self.before.as_ref();
+        let earlier = earlier.and_then(|(stats, ago)| Some((stats.get(name)?.as_u64()?, ago.as_secs_f64())));
+        match earlier {
+            Some((before, seconds)) => {
+                format!("{now} ({:.0}/s)", now.saturating_sub(before) as f64 / seconds)
+            }
+            None => now.to_string(),
+        }
     }
 }
 
 /// The cluster in two lines: how many members are how, and how far the furthest of those that count is behind.
-fn summary(cluster: &Map<String, Value>) -> Vec<(String, String)> {
+fn summary(cluster: &Map<String, Value>) -> Vec<(&'static str, Option<String>)> {
     let Some(members) = cluster.get("members").and_then(Value::as_array) else { return Vec::new() };
     let state = |member: &Value| member["state"].as_str().unwrap_or_default().to_owned();
-    let counted: Vec<_> =
-        members.iter().filter(|member| !matches!(state(member).as_str(), "left" | "forgotten")).collect();
-    let mut text = counted.len().to_string();
-    let peers = |wanted: &str| counted.iter().filter(|member| state(member) == wanted).count();
-    let states = ["alive", "suspect", "down"].map(|name| (name, peers(name)));
+    let counted = |wanted: &str| members.iter().filter(|member| state(member) == wanted).count();
+    let states = ["alive", "suspect", "down", "left"].map(|name| (name, counted(name)));
+    let present: usize = states.iter().filter(|(name, _)| *name != "left").map(|(_, count)| count).sum();
     let states: Vec<_> = states.iter().filter(|(_, count)| *count > 0).collect();
+    let mut text = (present + counted("self")).to_string();
     if !states.is_empty() {
         let states: Vec<_> = states.iter().map(|(name, count)| format!("{count} {name}")).collect();
         text.push_str(&format!(" (this one, {})", states.join(", ")));
     }
-    let mut rows = vec![("members".to_owned(), text)];
-    let lag = counted.iter().filter_map(|member| member["lag_ms"].as_u64()).max();
-    rows.extend(lag.map(|lag_ms| ("lag".to_owned(), span(lag_ms))));
-    rows
+    let here = members
+        .iter()
+        .filter_map(Value::as_object)
+        .filter(|member| matches!(member.get("state").and_then(Value::as_str), Some("alive" | "suspect")));
+    let furthest = here.max_by_key(|member| member.get("lag_ms").and_then(Value::as_u64).unwrap_or(u64::MAX));
+    vec![("members", Some(text)), ("data", furthest.map(in_step))]
+}
+
+/// A number of bytes, for people.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut scaled = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        _ => format!("{scaled:.1} {}", UNITS[unit]),
+    }
 }
 
 /// A value in a line: a text without its quotes, a list by its length.
@@ -116,27 +190,53 @@ fn describe(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn figures_are_shown_a_line_each() {
-        let object = |value: Value| value.as_object().cloned().expect("an object");
-        let status = Status {
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().expect("an object")
+    }
+
+    fn status() -> Status {
+        Status {
             ready: true,
             readiness: object(json!({ "phase": "ready" })),
-            stats: object(json!({ "node": "3f2a", "tables": [{ "name": "users" }], "writes": 12 })),
+            stats: object(json!({
+                "node": "3f2a", "uptime_ms": 3_723_000, "memory_bytes": 35_861_299, "disk_bytes": 512,
+                "tables": [{ "name": "users" }], "keys": 7, "writes": 12, "resyncs": 0, "corrupt_records": 1
+            })),
             cluster: object(json!({ "members": [
                 { "state": "self" },
                 { "state": "alive", "lag_ms": 2000 },
+                { "state": "alive", "lag_ms": 3000 },
                 { "state": "down", "lag_ms": 61_000 },
                 { "state": "left", "lag_ms": 90_000 },
             ] })),
-        };
+            before: Some((object(json!({ "writes": 2 })), Duration::from_millis(2000))),
+        }
+    }
+
+    #[test]
+    fn figures_are_shown_a_line_each_and_counters_of_trouble_where_there_is_some() {
         assert_eq!(
-            status.to_text("127.0.0.1:6660"),
-            "asked    127.0.0.1:6660\nphase    ready\nmembers  3 (this one, 1 alive, 1 down)\nlag      1m 1s\nnode     3f2a\n\
-             tables   1\nwrites   12\n"
+            status().to_text("127.0.0.1:6660"),
+            "asked            127.0.0.1:6660\nphase            ready\nnode             3f2a\nuptime           1h 2m\n\
+             memory           34.2 MiB\ndisk             512 B\nmembers          4 (this one, 2 alive, 1 down, 1 left)\n\
+             data             in step 3 s ago\ntables           1\nkeys             7\nwrites           12 (5/s)\n\
+             corrupt records  1\n"
         );
-        let json: Value = serde_json::from_str(&status.to_json("127.0.0.1:6660")).expect("JSON");
+    }
+
+    #[test]
+    fn json_has_everything_that_the_node_says() {
+        let json: Value = serde_json::from_str(&status().to_json("127.0.0.1:6660")).expect("JSON");
         assert_eq!(json["cluster"]["members"][0]["state"], "self");
         assert_eq!((&json["ready"], &json["stats"]["writes"]), (&json!(true), &json!(12)));
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (35_861_299, "34.2 MiB"), (3 << 40, "3.0 TiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
     }
 }

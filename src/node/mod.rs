@@ -10,6 +10,7 @@ mod batch;
 pub mod cluster;
 mod drain;
 mod link;
+mod process;
 mod removal;
 mod stats;
 mod write;
@@ -20,10 +21,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use tokio::{sync::Notify, task::JoinSet};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 pub use self::{
     admin::AdminKeys,
@@ -94,6 +96,7 @@ pub struct Node {
     admin_keys: AdminKeys,
     admin_token: AdminToken,
     gate: Gate,
+    started: Instant,
     draining: AtomicBool,
     /// The phase that was told last.
     told: Mutex<&'static str>,
@@ -132,6 +135,7 @@ impl Node {
             admin_keys,
             admin_token,
             gate: Gate::default(),
+            started: Instant::now(),
             draining: AtomicBool::new(false),
             told: Mutex::new(Readiness::Ready.phase()),
             drain_begun: Notify::new(),
@@ -141,7 +145,7 @@ impl Node {
         opened.keep();
         let counting = node.clone();
         tokio::spawn(async move { counting.rows_counted().await });
-        info!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
+        debug!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
         Ok(node)
     }
 
@@ -293,6 +297,8 @@ impl Node {
     pub fn stats(&self) -> Stats {
         let counters = self.store.counters();
         Stats {
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            memory_bytes: process::memory_bytes(),
             tables: self.tables(),
             writes: counters.writes.value(),
             writes_superseded: counters.writes_superseded.value(),

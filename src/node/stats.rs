@@ -2,7 +2,7 @@
 
 use std::{mem, sync::PoisonError};
 
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::{Node, Range};
 use crate::{core::name::TableName, replication::Progress};
@@ -101,6 +101,10 @@ pub struct TableStats {
 /// Figures of the node since its start; counters unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Milliseconds since the start (gauge).
+    pub uptime_ms: u64,
+    /// Memory of the process, in bytes (gauge); `None` where the system does not say.
+    pub memory_bytes: Option<u64>,
     /// Tables that have rows, by name (gauges).
     pub tables: Vec<TableStats>,
     /// Writes that changed a key.
@@ -142,9 +146,26 @@ impl Node {
         let phase = readiness.phase();
         let before = mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), phase);
         if before != phase {
-            info!(phase, before, detail = readiness.detail(), "readiness");
+            self.log_readiness(&readiness);
         }
         readiness
+    }
+
+    /// A node that joins says elsewhere for whom it waits; one that stops, that it does.
+    fn log_readiness(&self, readiness: &Readiness) {
+        let (phase, detail) = (readiness.phase(), readiness.detail());
+        match readiness {
+            Readiness::Ready => info!("ready"),
+            Readiness::Joining(_) | Readiness::Syncing { .. } | Readiness::Draining => {
+                debug!(phase, detail, "not ready")
+            }
+            Readiness::ReadOnly(_) | Readiness::Refused(_) | Readiness::Clock(_) | Readiness::Broken(_) => {
+                warn!("not ready ({phase}): {}", detail.unwrap_or_default())
+            }
+            Readiness::Repairing { ranges } => {
+                warn!("not ready ({phase}): ranges of keys that cannot be read: {ranges}")
+            }
+        }
     }
 
     fn readiness_now(&self) -> Readiness {

@@ -133,6 +133,8 @@ fn stats(node: &Node) -> (StatusCode, Value) {
         "node": node.id().to_string(),
         "address": node.address(),
         "version": env!("CARGO_PKG_VERSION"),
+        "uptime_ms": stats.uptime_ms,
+        "memory_bytes": stats.memory_bytes,
         "tables": render_tables(&stats.tables),
         "keys": stats.tables.iter().map(|table| table.keys).sum::<u64>(),
         "subscriptions": stats.subscriptions,
