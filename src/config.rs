@@ -12,7 +12,9 @@ mod options;
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
-use self::kinds::{Address, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts};
+use self::kinds::{
+    Address, AdvertisedAddress, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts,
+};
 pub use self::knob::Knob;
 pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 use crate::{
@@ -54,132 +56,134 @@ macro_rules! knobs {
 }
 
 knobs! {
-    /// Address to serve at.
+    /// Address to listen on.
     ///
-    /// 127.0.0.1:6660 is for this machine only, 0.0.0.0:6660 for every interface; anyone who reaches the port can read and
-    /// write. Port 0 takes a free port, and the node prints which.
-    listen: Option<Address> = "";
+    /// 127.0.0.1:6660 accepts connections from this machine only, 0.0.0.0:6660 from every network interface; anyone who reaches
+    /// the port can read and write. A port alone, 6660 or :6660, means 127.0.0.1. Port 0 picks a free port, and the node prints it.
+    listen: Address = "127.0.0.1:6660";
 
-    /// Addresses of nodes to link with.
+    /// Addresses of nodes to join.
     ///
-    /// Any members of a cluster, or of one to be: one is enough, several help where one is away. A node that was a member
-    /// before finds the others without. Where one is on another machine, CLUSTER_SECRET must be set.
+    /// Any members of the cluster: one is enough, several help when one is down. A node that was a member before finds the
+    /// others without it. To join a node on another machine, set CLUSTER_SECRET.
     join: Vec<Address> = "";
 
     /// Directory of the database.
     ///
-    /// Made at the first start. One process at a time; on a local disk, as network file systems break locks and syncs.
+    /// Created at the first start. One process at a time may use it. Use a local disk: network file systems break locks and
+    /// syncs.
     data: PathBuf = "storage.db";
 
-    /// Address that others reach this node at, as /membership shows it.
+    /// Address at which other nodes reach this one, as /membership shows it.
     ///
-    /// The listen address if that names one interface, else the address of the interface that leads outside. Set it behind
-    /// a NAT or a container's port mapping.
-    advertise: Option<Address> = "";
+    /// By default the listen address if it names one interface, otherwise the address of the interface that leads outside. Set it
+    /// behind NAT or a container's port mapping.
+    advertise: Option<AdvertisedAddress> = "";
 
-    /// What proves that nodes belong together: the same on all of them.
+    /// Secret that all nodes of the cluster share.
     ///
-    /// At least 16 characters, without a comma: `openssl rand -hex 16` makes one. To change it without an outage, give several,
-    /// separated by commas: the first is used to dial, all are accepted. Without one a node links with nodes of its own
-    /// machine only. Set in the environment or a file, never as a flag, which others could see.
+    /// At least 16 characters, without a comma: `openssl rand -hex 16` makes one. To change it without downtime, list several,
+    /// separated by commas: the node dials with the first and accepts all. Without one a node links with nodes of its own
+    /// machine only. Set it in the environment or a file, never as a flag: other users could see it.
     cluster_secret: SecretTexts = "";
 
     /// File with the cluster's secrets, one a line.
     ///
-    /// Instead of CLUSTER_SECRET, for systems that hand out secrets as files.
+    /// Use it instead of CLUSTER_SECRET where secrets come as files.
     cluster_secret_file: Option<PathBuf> = "";
 
     /// When a write is acknowledged.
     ///
-    /// always: once it is on the disk; it survives kill -9 and power loss. interval:100ms: at once, and on the disk within
-    /// 100 ms; a crash takes the last interval. none: at once, and on the disk when the engine and the system get to it, for
-    /// data that can be made again.
+    /// always: once it is on disk; it survives kill -9 and power loss. interval:100ms: at once, and on disk within 100 ms; a
+    /// crash loses the last interval. none: at once, and on disk whenever the engine and the system write it, for data that
+    /// you can recreate.
     durability: Durability = "always";
 
-    /// Bytes of the database that are read each second to look for damage; 0 for none.
+    /// Bytes of the database to read each second in search of damage; 0 for none.
     ///
-    /// Finds what the disk has lost in pages that nobody reads, while other nodes still have it. At the default a gigabyte takes
-    /// about an hour, and next to no time of the processor or the disk.
+    /// Finds damaged pages that no request reads, while other nodes still hold the data. The default reads a gigabyte in about an
+    /// hour, at almost no cost in CPU or disk.
     scrub_rate: ByteSize = "256KiB", "0B" to "1GiB";
 
     /// Memory for pages of the database, in bytes.
     ///
-    /// Larger serves more reads without the disk. The process needs about this much on top of 50 MiB, and what its
+    /// A larger cache serves more reads without the disk. The process needs about this much on top of 50 MiB, plus what its
     /// connections take.
     cache: ByteSize = "64MiB", "8MiB" to "1TiB";
 
-    /// Largest value that is taken, in bytes of JSON as sent.
+    /// Largest value to accept, in bytes of JSON as sent.
     ///
-    /// A value is held in memory a few times over while it is written. Values beyond a few MiB are files: store their names.
+    /// A write holds its value in memory a few times. Store anything beyond a few MiB as a file, and its name here.
     max_value: ByteSize = "1MiB", "1KiB" to "64MiB";
 
-    /// Largest body of a batch or a multi-get, in bytes, decoded.
+    /// Largest body of a batch or a multi-get, in bytes after decoding.
     ///
-    /// At least max-value. A batch is held in memory while it is committed, with what is made of it up to four times its length.
+    /// At least max-value. A batch takes up to four times its length in memory until it is committed.
     max_body: ByteSize = "64MiB", "64KiB" to "1GiB";
 
-    /// Most operations of a batch, and keys of a multi-get.
+    /// Most operations in a batch, and most keys in a multi-get.
     ///
-    /// More get 413. An atomic batch keeps others from writing its keys until it is done. An import takes any number of rows.
+    /// More get 413. An atomic batch locks its keys until it is done. An import takes any number of rows.
     max_batch_ops: usize = "10000", "1" to "1000000";
 
-    /// Memory for all bodies and answers at one time, in bytes.
+    /// Memory for all request bodies and answers together, in bytes.
     ///
-    /// What does not fit gets 503 with Retry-After. A sixteenth of the machine's memory by default, up to 1 GiB,
-    /// and at least four times max-body. The process needs up to this much beside its cache and its connections.
+    /// Requests beyond it get 503 with Retry-After. The default is a sixteenth of the machine's memory, at most 1 GiB and
+    /// at least four times max-body. The process needs up to this much beside its cache and its connections.
     memory_budget: Option<ByteSize> = "";
 
-    /// Most connections at one time.
+    /// Most connections at a time.
     ///
-    /// One more is answered 503 and closed. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
+    /// One more gets 503 and is closed. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
     max_connections: usize = "16384", "1" to "1000000";
 
-    /// Most connections of one address at one time, and most of its requests in flight.
+    /// Most connections from one address at a time, and most of its requests in flight.
     ///
-    /// One more gets 429. A quarter of max-connections by default, so that no address shuts out all others; of IPv6 a network of
-    /// 64 bits is one address. Behind a proxy all clients have one address, the proxy's: set it to max-connections there. Addresses
-    /// of this machine have no share of their own unless it is set.
+    /// One more gets 429. The default is a quarter of max-connections, so that no address shuts out the others; an IPv6 network of
+    /// 64 bits counts as one address. Behind a proxy every client has the proxy's address: set it to max-connections there. Addresses
+    /// of this machine have no limit of their own unless you set it.
     max_connections_per_address: Option<usize> = "";
 
-    /// Most subscriptions at one time, over all connections.
+    /// Most subscriptions at a time, over all connections.
     ///
-    /// One more gets 429. Each has a bounded queue of its own, empty while its reader keeps up.
+    /// One more gets 429. Each has its own bounded queue, which stays empty while its reader keeps up.
     max_subscriptions: usize = "65536", "1" to "10000000";
 
-    /// Most tables; a write that would make one more gets 429.
+    /// Most tables; a write that would create one more gets 429.
     ///
     /// A table costs a thread and some memory. A prefix of the key is often the better table.
     max_tables: usize = "1000", "1" to "10000";
 
-    /// How long a client may take to send a request's head.
+    /// How long a client may take to send the head of a request.
     ///
-    /// From its first byte on; for the first request of a connection, also until that byte. Shorter frees connections that send nothing sooner; longer suits slow networks.
+    /// Counted from its first byte; for the first request of a connection, from the moment it connects. Shorter frees idle
+    /// connections sooner; longer suits slow networks.
     header_timeout: Duration = "10s", "100ms" to "10m";
 
     /// How long a connection may stay open without a request.
     ///
-    /// Said to clients in Keep-Alive. Longer than what a balancer or proxy before the node keeps its own (60 s is usual), as it would
-    /// send a request into a connection that closes. Over HTTP/2 connections stay.
+    /// Clients see it in Keep-Alive. Set it above the idle timeout of a load balancer or proxy in front of the node (60 s is usual);
+    /// otherwise that sends requests into connections that are closing. HTTP/2 connections stay open.
     idle_timeout: Duration = "75s", "1s" to "1h";
 
     /// How long a request's body may pause.
     ///
-    /// Shorter frees connections that send nothing sooner; longer suits slow networks.
+    /// Shorter frees stalled connections sooner; longer suits slow networks.
     body_timeout: Duration = "30s", "100ms" to "1h";
 
-    /// Least rate of a request's body, in bytes a second.
+    /// Lowest rate of a request's body, in bytes a second.
     ///
-    /// On the average, once 10 s were spent waiting for it. What comes more slowly gets 408. Less suits slow links; 0 lets a body take for ever, a byte at a time.
+    /// An average that counts after 10 s of waiting; a slower body gets 408. Lower it for slow links; 0 sets no minimum.
     min_body_rate: ByteSize = "1KiB", "0B" to "1GiB";
 
-    /// How long a client may leave what it was sent unread.
+    /// How long a client may leave data unread.
     ///
-    /// Its connection is then closed, so that a reader that hangs holds no memory for ever.
+    /// The node then closes the connection, so that a reader that hangs does not hold memory forever.
     stall_timeout: Duration = "20s", "1s" to "1h";
 
-    /// How long requests in flight may take to finish once the node was told to stop.
+    /// How long requests in flight may take to finish when the node stops.
     ///
-    /// Stay below the patience of whoever stops it: docker stop kills after 10 s, Kubernetes after 30 s.
+    /// Keep it below the time after which the process is killed: 10 s for docker stop, 30 s for Kubernetes.
     shutdown_timeout: Duration = "10s", "0s" to "10m";
 
     /// Origins whose pages may call this node from a browser.
@@ -187,60 +191,60 @@ knobs! {
     /// A scheme and a host without a path, such as `https://app.example.com`; or * for any. None by default.
     cors_origin: Vec<Origin> = "";
 
-    /// Names of this node that clients may use beside those it knows.
+    /// Host names to accept requests for, beside the names that the node knows.
     ///
-    /// Addresses, localhost, the advertised name and those of tls-cert are known. A request for any other name gets 421, as a
-    /// page of another site could have made it. Name here what a proxy, Kubernetes or Docker calls the node, without a port;
+    /// It knows addresses, localhost, its advertised name and the names in tls-cert. A request for any other name gets 421, because a
+    /// page of another site could have sent it. List the names that a proxy, Kubernetes or Docker uses for the node, without a port;
     /// *.example.com stands for all names with one label before example.com.
     allowed_host: Vec<HostPattern> = "";
 
-    /// Certificate chain to serve HTTPS with, a PEM file.
+    /// Certificate chain for HTTPS, a PEM file.
     ///
-    /// Needs tls-key. The port then takes HTTPS only.
+    /// Needs tls-key. The port then accepts HTTPS only.
     tls_cert: Option<PathBuf> = "";
 
     /// Private key of tls-cert, a PEM file.
     tls_key: Option<PathBuf> = "";
 
-    /// How far ahead of this node's clock a foreign timestamp may be.
+    /// How far a timestamp from elsewhere may be ahead of this node's clock.
     ///
-    /// An import with a later one is refused, and so is the link with a node whose clock is that far off. Clocks kept by NTP
-    /// are within 50 ms.
+    /// The node refuses imports with a later timestamp, and links with nodes whose clock is off by more. NTP keeps clocks
+    /// within 50 ms.
     max_clock_drift: Duration = "500ms", "10ms" to "1h";
 
-    /// How long the mark of a deleted key is kept at least.
+    /// How long the tombstone of a deleted key is kept at least.
     ///
-    /// It is removed after that, once every member has the deletion. Longer costs the space of deleted keys; shorter gives an
-    /// old backup that is imported less time to be recognised as old.
+    /// The node removes it after that, once every member has the deletion. Longer costs the space of deleted keys; shorter leaves
+    /// less time to recognise an old backup as old when it is imported.
     tombstone_grace: Duration = "1h", "1s" to "30d";
 
     /// How long a member may be down before the others forget it.
     ///
-    /// Until then no tombstone is removed that it may have missed. Only a majority of the members forgets. One that returns later takes what was
-    /// written and deleted meanwhile. Above the longest outage that is worth a wait. `DynaRust forget` does it at once.
+    /// Until then the others keep all tombstones that it may have missed. Only a majority of the members forgets. A forgotten member that
+    /// returns takes the cluster's data. Set it above the longest outage that you expect. `DynaRust forget` forgets a member at once.
     forget_after: Duration = "72h", "1m" to "365d";
 
-    /// Time between two rounds, in which members compare what they hold.
+    /// Time between two rounds in which members compare their data.
     ///
-    /// Writes do not wait for it. A round is also a sign of life: a member that gives none for two seconds is suspect. Shorter
-    /// notices differences sooner, and costs traffic.
+    /// Writes do not wait for it. A round is also a sign of life: a member that sends none for two seconds is suspect. Shorter
+    /// finds differences sooner and costs traffic.
     sync_interval: Duration = "1s", "100ms" to "1s";
 
-    /// Move a damaged database aside, and start with an empty one.
+    /// Move a damaged database aside and start with an empty one.
     ///
-    /// Without it a node that finds damage does not start. Nothing is deleted: the directory is renamed to
+    /// Otherwise a node that finds damage does not start. It deletes nothing: it renames the directory to
     /// `storage.db.damaged-TIME`.
     set_aside_damaged: bool = "false";
 
-    /// Log lines to write, to stderr.
+    /// Which log lines to write to stderr.
     ///
-    /// error, warn, info, debug, trace or off, also by module: warn,dynarust::http=debug. The storage engine, which has a
-    /// few lines on every write, stays at info unless it is named.
+    /// error, warn, info, debug, trace or off, also for a single module: warn,dynarust::http=debug. The storage engine logs several
+    /// lines for every write; it stays at info unless you name it.
     log: LogFilter = "info";
 
-    /// How log lines look.
+    /// Format of the log lines.
     ///
-    /// text is for people; json, an object a line, for machines.
+    /// text is for people; json writes one object a line, for programs.
     log_format: LogFormat = "text";
 }
 
@@ -248,21 +252,23 @@ impl Config {
     /// Validates settings, alone and against each other.
     ///
     /// # Errors
-    /// `Config`: who gave what, and what is allowed.
+    /// `Config`: where the value was set, and what is allowed.
     pub fn new(settings: &[Setting]) -> Result<Self> {
         let config = Self::read(settings)?;
         if config.tls_cert.is_some() != config.tls_key.is_some() {
-            return Err(Error::Config("tls-cert and tls-key go together: one is missing".into()));
+            return Err(Error::Config("tls-cert and tls-key belong together: one of them is missing".into()));
         }
         if config.max_body < config.max_value {
             return Err(Error::Config(format!(
-                "max-body ({} bytes) is below max-value ({} bytes): a value must fit into a body",
+                "max-body ({} bytes) is below max-value ({} bytes): the largest value must fit into a body",
                 config.max_body.0, config.max_value.0
             )));
         }
         config.check_memory_budget()?;
         if config.max_connections_per_address == Some(0) {
-            return Err(Error::Config("max-connections-per-address is 0: nobody could connect".into()));
+            return Err(Error::Config(
+                "max-connections-per-address is 0: nobody could connect; set at least 1".into(),
+            ));
         }
         Ok(config)
     }
@@ -271,7 +277,7 @@ impl Config {
         let least = memory::BODIES * self.max_body.0;
         match self.memory_budget {
             Some(ByteSize(budget)) if budget < least => Err(Error::Config(format!(
-                "memory-budget ({budget} bytes) is below four times max-body ({} bytes): a batch so long could never be taken",
+                "memory-budget ({budget} bytes) is below four times max-body ({} bytes): the node could never take the largest batch",
                 self.max_body.0
             ))),
             Some(_) | None => Ok(()),
@@ -290,14 +296,12 @@ impl Config {
             Error::Config(format!("CLUSTER_SECRET_FILE {}: {why}", path.display()))
         };
         if !self.cluster_secret.0.is_empty() {
-            return Err(wrong(
-                &"CLUSTER_SECRET is set too, and which one counts is not clear: set one of them",
-            ));
+            return Err(wrong(&"CLUSTER_SECRET is set as well: set one of them"));
         }
         let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
         if lines.peek().is_none() {
-            return Err(wrong(&"there is no secret in it: write one a line"));
+            return Err(wrong(&"there is no secret in the file: write one a line"));
         }
         Secrets::new(lines).map_err(|error| wrong(&error))
     }
@@ -305,13 +309,13 @@ impl Config {
     /// The cluster's secrets, for a node that links by them.
     ///
     /// # Errors
-    /// As `secrets`; `Config` where it is to join a node of another machine and there are none: it would be refused there.
+    /// As `secrets`; `Config` where the node is to join one on another machine without a secret: it would be refused there.
     pub fn link_secrets(&self) -> Result<Secrets> {
         let secrets = self.secrets()?;
         let elsewhere = self.join.iter().find(|address| !address.is_this_machine());
         match elsewhere {
             Some(address) if secrets.is_open() => Err(Error::Config(format!(
-                "JOIN {}: without CLUSTER_SECRET a node links with nodes of its own machine only, and that is another: {REMEDY}",
+                "JOIN {}: a node without CLUSTER_SECRET links with nodes of its own machine only, and this address may be another machine: {REMEDY}",
                 address.as_str()
             ))),
             Some(_) | None => Ok(secrets),
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_are_what_the_contract_says() {
         let config = config(&[]).expect("defaults");
-        assert_eq!(config.listen, None);
+        assert_eq!(config.listen.as_str(), "127.0.0.1:6660");
         assert_eq!(config.data, PathBuf::from("storage.db"));
         assert_eq!(config.durability, Durability::Always);
         let node = config.node_options("127.0.0.1:6660".into(), ([127, 0, 0, 1], 6660).into(), Secrets::Open);
@@ -446,7 +450,8 @@ mod tests {
             (&[("forget-after", "1s")], ["--forget-after", "1s", "from 1m to 365d"]),
             (&[("sync-interval", "1ms")], ["--sync-interval", "1ms", "from 100ms to 1s"]),
             (&[("max-tables", "0")], ["--max-tables", "0", "from 1 to 10000"]),
-            (&[("listen", "6660")], ["LISTEN", "6660", "127.0.0.1:6660"]),
+            (&[("listen", "localhost")], ["LISTEN", "localhost", "127.0.0.1:6660"]),
+            (&[("advertise", ":6660")], ["--advertise", ":6660", "db1.example.com:6660"]),
             (&[("join", "a:1,b")], ["JOIN", "a:1,b", "HOST:PORT"]),
             (&[("stall-timeout", "5")], ["--stall-timeout", "5", "500ms"]),
             (&[("tls-cert", "a.pem")], ["tls-cert", "tls-key", "missing"]),

@@ -1,20 +1,25 @@
 //! Arguments, then a configuration, then a node, then its server, until a signal. Everything else is in the library.
 
-use std::process::ExitCode;
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use clap::Parser;
 use dynarust::{
     Error, Result,
     cli::{
-        self, Arguments, Exit, banner, environment, first_sync, huge_pages, listener, logging, open_files,
-        privacy, signals,
+        self, Arguments, Exit, address_file::AddressFile, banner, container, environment, first_sync,
+        huge_pages, listener, logging, open_files, privacy, signals,
     },
-    config::Config,
+    config::{Config, kinds::LogFormat},
     http,
     node::Node,
 };
 use mimalloc::MiMalloc;
-use tracing::info;
+use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -22,44 +27,74 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     // Before there is anything to speak of.
     huge_pages::avoid();
-    let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Some(command) => command.run(),
-        None => arguments.flags.config().and_then(|config| serve(&config)),
+    let mut arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return cli::refuse(&error),
     };
-    cli::conclude(outcome)
+    match arguments.command.take() {
+        Some(command) => cli::conclude(command.run(), LogFormat::Text),
+        None => {
+            let config = arguments.flags.config().map_err(|error| cli::suggest_command(&arguments, error));
+            cli::conclude(config.and_then(|config| serve(&config)), arguments.flags.log_format())
+        }
+    }
 }
 
 fn serve(config: &Config) -> Result<Exit> {
-    let Some(listen) = &config.listen else { return Ok(cli::explain_usage()) };
     privacy::restrict_new_files();
     logging::start(config)?;
     environment::warn_of_unknown();
     privacy::warn_of_exposed(config);
     let http_options = config.http_options()?;
-    let secrets = config.link_secrets()?;
+    let is_container = container::is_here();
+    let secrets = config.link_secrets();
+    let secrets = if is_container { secrets.map_err(container::name_the_secret) } else { secrets }?;
     let is_open = secrets.is_open();
     open_files::raise(config.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
     runtime.block_on(async {
         let shutdown = signals::shutdown()?;
-        let listener = listener::bind(listen).await?;
+        let listener = listener::bind(&config.listen).await?;
         let local = listener.local_addr().map_err(|error| Error::io("cannot tell the port", &error))?;
+        listener::refuse_own(&config.join, local)?;
         let options = config.node_options(listener::advertised(config, local), local, secrets);
         let node = Node::start(options).await?;
-        info!(address = %local, data = %config.data.display(), "serving");
+        let address_file = AddressFile::write(config, local);
+        announce(config, &node, local, is_container);
         banner::print(config, local, is_open, &node.cluster())?;
-        tokio::spawn(first_sync::show(node.clone()));
+        tokio::spawn(first_sync::show(node.clone(), config.log_format));
+        let stopping = Arc::new(OnceLock::new());
+        let told = stopping.clone();
         // Also where the node was told to leave.
         let ending = async {
             tokio::select! {
                 () = shutdown => {}
                 () = node.drained() => {}
             }
+            let _ = told.set(Instant::now());
         };
         let served = http::serve(node.clone(), listener, http_options, ending).await;
-        served.and(node.close().await)
+        address_file.remove();
+        served.and(node.close().await)?;
+        info!("stopped after {} ms", stopping.get().map_or(0, |begun| begun.elapsed().as_millis()));
+        Ok::<_, Error>(())
     })?;
     Ok(Exit::Success)
+}
+
+/// The first line of the log, and a warning where nobody can reach the node.
+fn announce(config: &Config, node: &Node, local: SocketAddr, is_container: bool) {
+    let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    info!(
+        version = %env!("CARGO_PKG_VERSION"),
+        node = %node.id(),
+        address = %local,
+        url = %banner::url(config, local),
+        data = %data.display(),
+        "started"
+    );
+    if let Some(why) = container::unreachable(local).filter(|_| is_container) {
+        warn!("{why}");
+    }
 }

@@ -12,6 +12,7 @@ mod crash;
 mod docs;
 mod harness;
 mod link;
+mod operator;
 mod process;
 mod readme;
 mod tidy;

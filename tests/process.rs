@@ -23,18 +23,6 @@ const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
 
 #[test]
-fn a_node_says_where_it_listens_and_gives_a_line_to_paste() {
-    let node = Node::start();
-    let address = node.address();
-    let (_, outcome) = node.terminate();
-    let said = outcome.stdout + &outcome.log;
-    assert!(said.contains(&format!("listening on {address}")), "{said}");
-    let curl =
-        said.lines().find(|line| line.contains("curl ")).unwrap_or_else(|| panic!("a curl line in {said}"));
-    assert!(curl.contains(&address.to_string()), "{curl}");
-}
-
-#[test]
 fn the_storage_lies_in_the_working_directory_unless_told_otherwise() {
     let node = Node::start();
     assert!(node.home().join("storage.db").is_dir());
@@ -228,17 +216,6 @@ fn rust_log_says_how_much_is_logged_and_no_value_ever_is() {
     let (_, error) = Setup::new().environment("RUST_LOG", "error").start().terminate();
     assert!(debug.log.len() > error.log.len(), "debug: {:?}, error: {:?}", debug.log, error.log);
     assert!(!debug.log.contains("a-secret-value"), "{}", debug.log);
-}
-
-#[test]
-fn a_log_in_json_is_one_object_a_line() {
-    let node = Setup::new().flag("--log-format", "json").environment("RUST_LOG", "info").start();
-    let (_, outcome) = node.terminate();
-    let lines: Vec<_> = outcome.log.lines().filter(|line| line.starts_with('{')).collect();
-    assert!(!lines.is_empty(), "{outcome:?}");
-    for line in lines {
-        assert!(serde_json::from_str::<Value>(line).is_ok_and(|entry| entry["level"].is_string()), "{line}");
-    }
 }
 
 #[test]

@@ -1,23 +1,57 @@
-//! What a node says on standard output once it serves: where, what it keeps where and how safely, and two lines to paste.
-//! The last line, `listening on ADDRESS`, is for programs that started the node: it stays as it is.
+//! What a node says on standard output once it serves. To a person, on a terminal: where, what it keeps where and how safely, and two
+//! lines to paste. The last line, `listening on ADDRESS`, is also for programs that started the node: it stays as it is. Where the log
+//! is JSON nothing is said here, as containers put both streams into one: the address is in the log's first line.
 
-use std::{fmt::Write, net::SocketAddr};
+use std::{
+    fmt::Write,
+    io::{IsTerminal, stdout},
+    net::SocketAddr,
+};
+
+use tracing::info;
 
 use super::{listener::reachable_here, output};
-use crate::{config::Config, error::Result, node::ClusterView, storage::Durability};
+use crate::{
+    config::{Config, kinds::LogFormat},
+    error::Result,
+    node::ClusterView,
+    storage::Durability,
+};
 
 /// Said of a node without a secret that others reach.
-const OPEN: &str = "to everyone who reaches this port: they read and write all of it. Without CLUSTER_SECRET it links with \
-                    nodes of this machine only";
+const OPEN: &str = "everyone who reaches this port can read and write all data. Without CLUSTER_SECRET only nodes of this \
+                    machine can join";
 
 /// Prints the banner of a node that accepts connections at `local`. `is_open`: it has no secret.
 pub fn print(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> Result<()> {
-    output::print(&text(config, local, is_open, cluster))
+    let is_terminal = stdout().is_terminal();
+    if is_reachable(local) && is_open && !(is_terminal && config.log_format == LogFormat::Text) {
+        info!("{OPEN}");
+    }
+    match config.log_format {
+        LogFormat::Json => Ok(()),
+        LogFormat::Text if is_terminal => output::print(&text(config, local, is_open, cluster)),
+        LogFormat::Text => output::print(&listening(local)),
+    }
+}
+
+/// The URL of a node on this machine that listens at `local`.
+pub fn url(config: &Config, local: SocketAddr) -> String {
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    format!("{scheme}://{}", reachable_here(local))
+}
+
+fn listening(local: SocketAddr) -> String {
+    format!("listening on {local}\n")
+}
+
+/// Whether other machines may reach it.
+fn is_reachable(local: SocketAddr) -> bool {
+    !local.ip().to_canonical().is_loopback()
 }
 
 fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> String {
-    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", reachable_here(local));
+    let url = url(config, local);
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     let here = reachable_here(local).to_string();
     let mut rows = vec![
@@ -26,14 +60,15 @@ fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView
         ("durability", describe(config.durability)),
         ("cluster", describe_cluster(config, cluster, if is_open { &here } else { &cluster.address })),
     ];
-    if is_open && !local.ip().to_canonical().is_loopback() {
+    if is_open && is_reachable(local) {
         rows.push(("open", OPEN.to_owned()));
     }
     let mut text = format!("DynaRust {}\n\n{}", env!("CARGO_PKG_VERSION"), output::table(&rows));
     let written = write!(
         text,
         "\ncurl -X PUT {url}/default/key/hello -d '{{\"value\": \"world\"}}'\ncurl {url}/default/key/hello\n\n\
-         listening on {local}\n"
+         {}",
+        listening(local)
     );
     written.expect("writing to a string");
     text
@@ -43,10 +78,10 @@ fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView
 fn describe_cluster(config: &Config, cluster: &ClusterView, address: &str) -> String {
     let join: Vec<_> = config.join.iter().map(|address| address.as_str()).collect();
     match (cluster.members.len() - 1, join.as_slice()) {
-        (0, []) => format!("none yet: others join with DynaRust <LISTEN> {address}"),
+        (0, []) => format!("none yet; to join another node: DynaRust <LISTEN> {address}"),
         (0, join) => format!("joining {}", join.join(", ")),
-        (1, _) => "of this node and 1 other, as it was left".into(),
-        (others, _) => format!("of this node and {others} others, as it was left"),
+        (1, _) => "this node and 1 other that it knows from before".into(),
+        (others, _) => format!("this node and {others} others that it knows from before"),
     }
 }
 
@@ -56,10 +91,10 @@ fn describe(durability: Durability) -> String {
         Durability::Interval(interval) => {
             let interval = humantime::format_duration(interval);
             format!(
-                "interval: a crash or power loss takes the writes of the last {interval}, acknowledged or not"
+                "interval: a crash or power loss loses the writes of the last {interval}, acknowledged or not"
             )
         }
-        Durability::None => "none: a crash or power loss takes recent writes, acknowledged or not".into(),
+        Durability::None => "none: a crash or power loss loses recent writes, acknowledged or not".into(),
     }
 }
 
@@ -95,10 +130,10 @@ mod tests {
     #[test]
     fn it_says_which_cluster_there_is_and_how_others_come_to_it() {
         for (join, is_open, others, words) in [
-            ("", true, 0, "none yet: others join with DynaRust <LISTEN> 127.0.0.1:6660\n"),
-            ("", false, 0, "none yet: others join with DynaRust <LISTEN> node0:6660\n"),
+            ("", true, 0, "none yet; to join another node: DynaRust <LISTEN> 127.0.0.1:6660\n"),
+            ("", false, 0, "none yet; to join another node: DynaRust <LISTEN> node0:6660\n"),
             ("127.0.0.1:1,localhost:2", true, 0, "joining 127.0.0.1:1, localhost:2\n"),
-            ("127.0.0.1:1", true, 2, "of this node and 2 others, as it was left\n"),
+            ("127.0.0.1:1", true, 2, "this node and 2 others that it knows from before\n"),
         ] {
             let banner = banner(join, "127.0.0.1:6660", is_open, others);
             assert!(banner.contains(&format!("cluster     {words}")), "{banner}");
@@ -110,8 +145,7 @@ mod tests {
     fn a_node_that_others_reach_says_without_a_secret_what_is_open_to_whom() {
         for listen in ["0.0.0.0:6660", "192.0.2.1:6660", "[::]:6660"] {
             let open = banner("", listen, true, 0);
-            for words in ["\nopen ", "everyone who reaches this port", "CLUSTER_SECRET", "this machine only"]
-            {
+            for words in ["\nopen ", "everyone who reaches this port", "CLUSTER_SECRET", "of this machine"] {
                 assert!(open.contains(words), "{open}");
             }
             assert!(!banner("", listen, false, 0).contains("\nopen "), "{listen}");

@@ -46,12 +46,11 @@ fn render_text(report: &Report) -> String {
     let tables: String = report.tables.iter().map(line).collect();
     let beside: String = report.damaged.iter().map(|what| format!("{what}\n")).collect();
     let verdict = if report.is_sound() {
-        "every record is sound"
+        "every record is intact"
     } else {
-        "damage was found: save what is left with DynaRust salvage, or restore a backup"
+        "found damage: save what is readable with DynaRust salvage, or restore a backup"
     };
-    let doubt =
-        report.doubt.as_ref().map(|why| format!("not all that was acknowledged may be here: {why}\n"));
+    let doubt = report.doubt.as_ref().map(|why| format!("acknowledged writes may be missing: {why}\n"));
     format!("{tables}{beside}{}{} bytes on disk; {verdict}\n", doubt.unwrap_or_default(), report.disk_bytes)
 }
 

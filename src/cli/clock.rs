@@ -11,13 +11,13 @@ use crate::{
     storage::offline::clock_repair::{Found, TableAhead, find, repair},
 };
 
-/// Shows and mends what a wrong clock has left in a stopped node's database
+/// Shows and repairs timestamps that a wrong clock left in a stopped node's database
 ///
-/// Timestamps decide which write wins. A node whose clock was ahead has stamped rows with a time to come: other nodes refuse
-/// them, the node takes no writes (`clock-drift`), and /readyz says "clock". Set the clock by NTP, stop the node, and see
-/// what is ahead with `show`. `repair` gives those rows the time of the repair, in the order that they had, and lowers what the node
-/// noted of its clock; no row is removed. A repaired row counts as written now: it wins over what other nodes wrote to its key
-/// meanwhile. Or wait, without a repair, until time has caught up.
+/// Timestamps decide which write wins. A node whose clock was ahead has given rows timestamps in the future: other nodes refuse
+/// them, the node takes no writes (`clock-drift`), and /readyz says "clock". Set the clock with NTP, stop the node, and run `show` to
+/// see what is ahead. `repair` gives those rows the current time, in their order, and lowers the clock bound that the node
+/// stored; it removes no row. A repaired row counts as written now: it wins over what other nodes wrote to its key in the
+/// meantime. Or wait, without a repair, until time has caught up.
 #[derive(Debug, clap::Args)]
 #[command(
     subcommand_required = true,
@@ -40,9 +40,9 @@ enum Command {
         #[command(flatten)]
         flags: ClockFlags,
     },
-    /// Gives rows that are ahead of the clock the time of now, in their order
+    /// Gives rows that are ahead of the clock the current time, in their order
     Repair {
-        /// Also where every row is ahead, so that the clock itself may be wrong
+        /// Repair even if every row is ahead, so that the clock itself may be wrong
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -152,8 +152,8 @@ fn render_repaired(found: &Found) -> String {
     let line = |table: &TableAhead| format!("{}: {} rewritten\n", table.table, of_whom(table));
     let tables: String = found.tables.iter().map(line).collect();
     format!(
-        "{tables}{} rows have the time of now, in the order that they had; the clock's bound is lowered. Start the node: the others \
-         take it again\n",
+        "{tables}{} rows now have the current time, in their old order; the clock's bound is lowered. Start the node: the others \
+         accept it again\n",
         found.rows()
     )
 }

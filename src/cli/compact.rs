@@ -6,9 +6,9 @@ use crate::{error::Result, node, storage::offline::compact::compact};
 /// Where the database is, and what may be lost.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A damaged database is refused, as the new one would look whole. With --accept-loss what can be read is \
-                        kept, what is lost is listed, and the node says at each start that rows may be missing; in a cluster it \
-                        gets them back from the others."
+    after_help = "It refuses a damaged database, because the new one would look complete. With --accept-loss it keeps what is \
+                        readable and lists what is lost. The node then says at each start that rows may be missing; in a cluster \
+                        it gets them back from the other members."
 )]
 pub struct Arguments {
     /// Rebuild a damaged database from what can be read of it

@@ -38,7 +38,7 @@ pub fn warn_of_unknown() {
     names.sort();
     for name in names {
         if let Some(why) = config::unknown_variable(&name) {
-            warn!("unknown variable {name} in the environment: {why}");
+            warn!("unknown environment variable {name}: {why}");
         }
     }
 }

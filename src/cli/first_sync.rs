@@ -1,7 +1,7 @@
-//! Shows how far a node's first sync is: a bar on a terminal, a line in the log now and then elsewhere.
+//! Shows how far a node's first sync is: a bar on a terminal, a line in the log now and then elsewhere. One that is done at once is not
+//! worth a line.
 
 use std::{
-    io::IsTerminal,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,16 +9,23 @@ use std::{
 use tokio::time::interval;
 use tracing::info;
 
-use super::progress;
-use crate::node::{Node, Readiness};
+use super::{logging, progress};
+use crate::{
+    config::kinds::LogFormat,
+    node::{Node, Readiness},
+};
 
 /// How often the bar moves.
 const LOOK: Duration = Duration::from_millis(200);
 /// How often a line is logged where there is no bar.
 const LINE: Duration = Duration::from_secs(5);
 
+/// How long it may take before a line is logged.
+const BEFORE_LINES: Duration = Duration::from_secs(2);
+
 /// Shows the first sync of a node until it is done, if it has one to do.
-pub async fn show(node: Arc<Node>) {
+pub async fn show(node: Arc<Node>, format: LogFormat) {
+    let mut begun = None;
     let mut looks = interval(LOOK);
     let mut bar = None;
     let mut said = None;
@@ -33,12 +40,13 @@ pub async fn show(node: Arc<Node>) {
             | Readiness::Broken(_)
             | Readiness::Draining => break,
         };
-        if std::io::stderr().is_terminal() {
+        let begun = *begun.get_or_insert_with(Instant::now);
+        if logging::is_for_people(format) {
             let bar = bar.get_or_insert_with(|| progress::bar("first sync", total).with_message("rows"));
             bar.set_length(total);
             bar.set_position(done.min(total));
-        } else if said.is_none_or(|said: Instant| said.elapsed() >= LINE) {
-            info!(done, total, "first sync");
+        } else if begun.elapsed() >= BEFORE_LINES && said.is_none_or(|said: Instant| said.elapsed() >= LINE) {
+            info!("first sync: {done} of {total} rows");
             said = Some(Instant::now());
         }
     }

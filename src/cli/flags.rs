@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, builder::ValueHint};
 
 use crate::{
-    config::{Config, KNOBS, Knob, Layers, Setting, Texts, kinds::Shape},
+    config::{
+        Config, KNOBS, Knob, Layers, Setting, Texts,
+        kinds::{Kind, LogFormat, Shape},
+    },
     error::Result,
 };
 
@@ -22,6 +25,23 @@ impl Flags {
     pub fn settings(&self) -> Result<Vec<Setting>> {
         let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
         Ok(Layers::read(self.texts.clone(), self.file.as_deref(), variable)?.settings())
+    }
+
+    /// How log lines are to look, as far as that can be told: also where another setting is wrong, or the file cannot be read.
+    pub fn log_format(&self) -> LogFormat {
+        let settings = self.settings().unwrap_or_else(|_| {
+            let variable = |name: &str| {
+                std::env::var("DYNARUST_LOG_FORMAT").ok().filter(|_| name == "DYNARUST_LOG_FORMAT")
+            };
+            Layers::read(self.texts.clone(), None, variable).unwrap_or_default().settings()
+        });
+        let given = settings.iter().find(|setting| setting.knob.name == "log-format");
+        given.and_then(|given| LogFormat::parse(&given.text).ok()).unwrap_or(LogFormat::Text)
+    }
+
+    /// The address to listen on, as it was typed.
+    pub fn listen(&self) -> Option<&str> {
+        self.texts.get("listen").map(String::as_str)
     }
 
     /// The configuration that these flags and the layers below them make.
@@ -104,6 +124,11 @@ impl DataFlags {
         Ok(self.0.config()?.data)
     }
 
+    /// Whether the command line names it.
+    pub fn is_given(&self) -> bool {
+        self.0.texts.contains_key("data")
+    }
+
     /// The same, for a command that asks a running node: other settings than this are the node's, and are not looked at.
     pub fn directory_of_running(&self) -> Result<PathBuf> {
         let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
@@ -181,7 +206,7 @@ fn file_argument() -> Arg {
         .value_parser(clap::value_parser!(PathBuf))
         .help("TOML file with any of these settings, by their long names")
         .long_help(
-            "TOML file with any of these settings, by their long names; a flag or a variable goes before it.\n\n\
+            "TOML file with any of these settings, by their long names; flags and variables override it.\n\n\
              [DYNARUST_CONFIG]",
         )
 }
@@ -207,6 +232,13 @@ mod tests {
         let flags = flags(&["--cache=1GiB", "--cors-origin", "http://a", "--cors-origin", "http://b"]);
         let names: Vec<_> = flags.texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
         assert_eq!(names, [("cache", "1GiB"), ("cors-origin", "http://a,http://b")]);
+    }
+
+    #[test]
+    fn the_format_of_the_log_is_known_where_another_setting_is_wrong() {
+        assert_eq!(flags(&["--log-format=json", "--cache=1B"]).log_format(), LogFormat::Json);
+        assert_eq!(flags(&["--log-format=json", "--config=/no/such.toml"]).log_format(), LogFormat::Json);
+        assert_eq!(flags(&["--log-format=xml"]).log_format(), LogFormat::Text);
     }
 
     #[test]

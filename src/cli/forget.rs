@@ -21,11 +21,13 @@ pub struct Arguments {
     /// The member: its id, 16 hexadecimal digits, or its address
     #[arg(value_name = "NODE")]
     node: String,
-    /// Forget it also where no majority of the members is here. Should those that are forgotten live on, they go on by themselves; when
-    /// both sides meet again no value is lost, but keys that were deleted on this side meanwhile may be back
+    /// Forget it without a majority of the members
+    ///
+    /// If the forgotten members are still running, they go on as a cluster of their own. When both sides meet again no value is lost,
+    /// but keys that were deleted on this side may return
     #[arg(long)]
     force: bool,
-    /// The node to tell, behind https:// where it serves that; it tells the others
+    /// The node to tell, with https:// before it if it serves HTTPS; it tells the others
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
     at: NodeAddress,
     /// Print JSON
@@ -49,8 +51,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         let text = match arguments.json {
             true => format!("{:#}\n", Value::from(answer.clone())),
             false => format!(
-                "{forgotten} is forgotten: nothing waits for it any more. Should it come back, it takes what was written and deleted \
-                 meanwhile, and the others take what only it has.\n"
+                "{forgotten} is forgotten: the cluster no longer waits for it. If it returns, it takes the cluster's data, and the \
+                 others take the rows that only it has.\n"
             ),
         };
         Ok((Exit::Success, text))

@@ -34,8 +34,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => format!(
-                "the node at {node} stops. There was no other member to hand its data to: that stays in its directory, and \
-                 is served again when a node is started on it.\n"
+                "the node at {node} stops. There was no other member to hand its data to: the data stays in its directory, and a node \
+                 started on it serves it again.\n"
             ),
             Some(peers) => format!(
                 "the node at {node} has handed everything over and left for good; members that go on: {peers}. Its \

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tracing::info;
 
 use crate::{
     config::{Config, kinds::Address},
@@ -23,7 +24,7 @@ const BACKLOG: u32 = 4096;
 pub async fn bind(address: &Address) -> Result<TcpListener> {
     let resolved = lookup_host((address.host(), address.port())).await;
     let resolved = resolved.map_err(|error| {
-        Error::Io(format!("cannot listen at {}: its host does not resolve ({error})", address.as_str()))
+        Error::Io(format!("cannot listen on {}: the host name does not resolve ({error})", address.as_str()))
     })?;
     let mut refusal = io::ErrorKind::AddrNotAvailable.into();
     for candidate in resolved {
@@ -32,7 +33,7 @@ pub async fn bind(address: &Address) -> Result<TcpListener> {
             Err(error) => refusal = error,
         }
     }
-    Err(Error::Io(format!("cannot listen at {}: {}", address.as_str(), explain(&refusal))))
+    Err(Error::Io(format!("cannot listen on {}: {}", address.as_str(), explain(&refusal))))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -46,25 +47,57 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "the port is in use. Another node may be running (`ss -ltnp` shows who listens); stop that one, or choose \
+            "the port is in use. Another node may be running (`ss -ltnp` shows who listens): stop it, or choose \
              another port"
                 .into()
         }
         io::ErrorKind::AddrNotAvailable => {
-            "no interface of this machine has that address. 127.0.0.1 is this machine alone, 0.0.0.0 all its interfaces"
+            "no network interface of this machine has that address. Use 127.0.0.1 for this machine only, 0.0.0.0 for all its interfaces"
                 .into()
         }
         io::ErrorKind::PermissionDenied => {
-            "not allowed. Ports below 1024 are for root; choose another, such as 6660".into()
+            "not allowed. Ports below 1024 are for root: choose another, such as 6660".into()
         }
         _ => error.to_string(),
     }
 }
 
+/// Refuses to join nobody but this node itself, which listens at `local`. A name is not looked at: it may stand for several nodes, or for
+/// another one later.
+///
+/// # Errors
+/// `Config` with what to do instead.
+pub fn refuse_own(join: &[Address], local: SocketAddr) -> Result<()> {
+    let own = |address: &Address| is_own(address, local);
+    for address in join.iter().filter(|address| own(address)) {
+        if join.iter().all(own) {
+            return Err(Error::Config(format!(
+                "JOIN {}: that is this node's own address. Name another node of the cluster; to start alone, leave it out",
+                address.as_str()
+            )));
+        }
+        info!("{} is this node's own address: it joins the others", address.as_str());
+    }
+    Ok(())
+}
+
+/// Whether it is certain that this node is meant.
+fn is_own(address: &Address, local: SocketAddr) -> bool {
+    let ip = match address.host().parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical(),
+        Err(_) if address.is_this_machine() => loopback(local.ip()),
+        Err(_) => return false,
+    };
+    let listens_everywhere = local.ip().is_unspecified();
+    let is_here = ip.is_unspecified() || ip.is_loopback() && listens_everywhere;
+    address.port() == local.port()
+        && (is_here || ip == local.ip().to_canonical() || listens_everywhere && ip == reachable(local).ip())
+}
+
 /// The address that a node listening at `local` tells others, as text: a name that was given is resolved by whoever uses it.
 pub fn advertised(config: &Config, local: SocketAddr) -> String {
     match &config.advertise {
-        Some(address) => address.as_str().to_owned(),
+        Some(address) => address.0.as_str().to_owned(),
         None => reachable(local).to_string(),
     }
 }
@@ -125,8 +158,36 @@ mod tests {
         let address = taken.local_addr().expect("bound").to_string();
         let said = refusal(&address).await;
         assert!(said.contains(&address) && said.contains("in use") && said.contains("choose"), "{said}");
-        assert!(refusal("192.0.2.1:6660").await.contains("no interface"));
+        assert!(refusal("192.0.2.1:6660").await.contains("no network interface"));
         assert!(refusal("no-such-host.invalid:6660").await.contains("does not resolve"));
+    }
+
+    #[test]
+    fn a_node_that_is_to_join_nobody_but_itself_is_refused() {
+        let refused = |join: &[&str], local: &str| {
+            let join: Vec<_> = join.iter().map(|text| Address::parse(text).expect("an address")).collect();
+            refuse_own(&join, local.parse().expect("an address")).err().map(|error| error.to_string())
+        };
+        for (join, local) in [
+            (&["127.0.0.1:6660"][..], "127.0.0.1:6660"),
+            (&["6660", "localhost:6660"], "127.0.0.1:6660"),
+            (&["127.0.0.1:6660"], "0.0.0.0:6660"),
+            (&["0.0.0.0:6660"], "0.0.0.0:6660"),
+            (&["[::1]:6660"], "[::]:6660"),
+        ] {
+            let why = refused(join, local).unwrap_or_else(|| panic!("{join:?} at {local}"));
+            assert!(why.contains(join[0].trim_start_matches("6660")) && why.contains("own address"), "{why}");
+        }
+        for (join, local) in [
+            (&[][..], "127.0.0.1:6660"),
+            (&["127.0.0.1:6661"], "127.0.0.1:6660"),
+            (&["127.0.0.2:6660"], "127.0.0.1:6660"),
+            (&["127.0.0.1:6660", "127.0.0.1:6661"], "127.0.0.1:6660"),
+            // A service of containers, for one.
+            (&["dynarust:6660"], "0.0.0.0:6660"),
+        ] {
+            assert_eq!(refused(join, local), None, "{join:?} at {local}");
+        }
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! The command line: `DynaRust <LISTEN> [JOIN]...` runs a node, and a few commands stand beside it. One file per command;
 //! the flags of all of them come from the table of knobs in `config.rs`.
 
+pub mod address_file;
 pub mod banner;
 pub mod bench;
 pub mod check;
 pub mod clock;
 pub mod compact;
 pub mod config;
+pub mod container;
 pub mod environment;
 pub mod first_sync;
 pub mod flags;
 pub mod forget;
+pub mod health;
 pub mod huge_pages;
 pub mod leave;
 pub mod listener;
@@ -26,23 +29,27 @@ pub mod signals;
 pub mod status;
 pub mod sync;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::{Error, Result};
+use crate::{
+    config::kinds::LogFormat,
+    core::nearest,
+    error::{Error, Result},
+};
 
 /// A replicated, real-time key-value store you can curl
 ///
-/// Serves the database in the working directory's storage.db: DynaRust 127.0.0.1:6660
+/// Without arguments it serves 127.0.0.1:6660 and keeps its data in storage.db in the working directory.
 #[derive(Debug, Parser)]
 #[command(name = "DynaRust", version, args_conflicts_with_subcommands = true)]
-#[command(override_usage = "DynaRust [OPTIONS] <LISTEN> [JOIN]...\n       DynaRust <COMMAND>")]
-#[command(
-    after_help = "Every option can also be set in the environment or in a file; `DynaRust config` shows what is set, \
-                        and by whom.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 5 unreachable, \
-                        6 not allowed."
-)]
+#[command(override_usage = "DynaRust [OPTIONS] [LISTEN] [JOIN]...\n       DynaRust <COMMAND>")]
+#[command(after_help = "Examples:\n  DynaRust                                a node on 127.0.0.1:6660\n  \
+                        DynaRust 6661 127.0.0.1:6660            a second node, on port 6661, that joins it\n\n\
+                        Every option can also be set in the environment or in a file; `DynaRust config` shows each value \
+                        and where it is set.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 5 unreachable, \
+                        6 not allowed.")]
 pub struct Arguments {
     /// A command; without one, a node runs.
     #[command(subcommand)]
@@ -55,25 +62,27 @@ pub struct Arguments {
 /// A command beside running a node.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Shows every setting, its value, and who gave it
+    /// Shows every setting, its value, and where it is set
     Config(config::Arguments),
     /// Reads every record of a stopped node's database and reports damage
     Check(check::Arguments),
-    /// Rebuilds a stopped node's database without the space that deleted rows left
+    /// Rebuilds a stopped node's database to give back the space of deleted rows
     Compact(compact::Arguments),
-    /// Shows and mends what a wrong clock has left in a stopped node's database
+    /// Shows and repairs timestamps that a wrong clock left in a stopped node's database
     Clock(clock::Arguments),
-    /// Saves what can be read of a damaged database into a new one
+    /// Saves what is readable of a damaged database into a new one
     Salvage(salvage::Arguments),
-    /// Asks a running node how it is
+    /// Shows whether a running node is ready, and its figures
     Status(status::Arguments),
+    /// Tells whether a running node answers, for health checks
+    Health(health::Arguments),
     /// Lists the members of a cluster as a running node sees them
     Members(members::Arguments),
     /// Tells a cluster that a member will not come back
     Forget(forget::Arguments),
-    /// Tells a running node to hand everything over and to go for good
+    /// Has a running node hand over its data and leave the cluster for good
     Leave(leave::Arguments),
-    /// Tells a running node to compare with all others now
+    /// Has a running node compare its data with all other members now
     Sync(sync::Arguments),
     /// Loads a running node and reports rates and latencies
     Bench(Box<bench::Arguments>),
@@ -89,6 +98,7 @@ impl Command {
             Self::Clock(arguments) => clock::run(&arguments),
             Self::Salvage(arguments) => salvage::run(&arguments),
             Self::Status(arguments) => status::run(&arguments),
+            Self::Health(arguments) => health::run(&arguments),
             Self::Members(arguments) => members::run(&arguments),
             Self::Forget(arguments) => forget::run(&arguments),
             Self::Leave(arguments) => leave::run(&arguments),
@@ -129,29 +139,61 @@ impl Exit {
     }
 }
 
-/// Ends the process's work: says what went wrong, and gives the exit code.
-pub fn conclude(outcome: Result<Exit>) -> ExitCode {
+/// Ends the process's work: says what went wrong, in the format of its log, and gives the exit code.
+pub fn conclude(outcome: Result<Exit>, format: LogFormat) -> ExitCode {
     let exit = outcome.unwrap_or_else(|error| {
-        match &error {
+        let is_usage = matches!(error, Error::Config(_));
+        let why = match &error {
             // That of a node at work says that reads go on.
-            Error::StorageFull(why) => eprintln!(
-                "DynaRust: the disk has no room, or fails ({why}): make room, and start again. All that was acknowledged is kept"
+            Error::StorageFull(why) => format!(
+                "the disk is full or fails ({why}): make room and start again; every acknowledged write is kept"
             ),
-            other => eprintln!("DynaRust: {other}"),
+            other => other.to_string(),
+        };
+        match format {
+            LogFormat::Json => logging::json_error(&why),
+            LogFormat::Text if is_usage => {
+                eprintln!("DynaRust: {why}\n\nFor the options and commands, try 'DynaRust --help'.");
+            }
+            LogFormat::Text => eprintln!("DynaRust: {why}"),
         }
-        if !matches!(error, Error::Config(_)) {
-            return Exit::Failure;
-        }
-        eprintln!("\nFor the options and commands, try 'DynaRust --help'.");
-        Exit::Usage
+        if is_usage { Exit::Usage } else { Exit::Failure }
     });
     exit.code().into()
 }
 
-/// Says how to call the program, for a call that asks for nothing.
-pub fn explain_usage() -> Exit {
-    eprintln!("{}", Arguments::command().render_help());
-    Exit::Usage
+/// Ends a process whose command line asks for help, or cannot be read.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let names_command = || {
+        let first = arguments.first();
+        first.is_some_and(|first| Arguments::command().find_subcommand(first).is_some())
+    };
+    if error.use_stderr() && logging::asks_for_json(&arguments) && !names_command() {
+        let text = error.render().to_string();
+        let why = text.lines().take_while(|line| !line.starts_with("Usage:"));
+        let why: Vec<_> = why.map(str::trim).filter(|line| !line.is_empty()).collect();
+        logging::json_error(why.join(" ").trim_start_matches("error: "));
+    } else {
+        // Where it cannot be written, nobody reads.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()).into()
+}
+
+/// What to say of a first argument that is no address: the command that was meant, perhaps.
+pub fn suggest_command(arguments: &Arguments, error: Error) -> Error {
+    let Some(first) = arguments.flags.listen().filter(|first| !first.contains([':', '.'])) else {
+        return error;
+    };
+    let command = Arguments::command();
+    let meant = nearest::nearest(first, command.get_subcommands().map(clap::Command::get_name));
+    match (meant, error) {
+        (Some(meant), Error::Config(why)) => {
+            Error::Config(format!("{why}. Did you mean the command {meant}?"))
+        }
+        (_, error) => error,
+    }
 }
 
 #[cfg(test)]
@@ -161,6 +203,19 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_misspelt_command_is_no_address_and_the_one_that_was_meant_is_named() {
+        let said = |line: &[&str]| {
+            let arguments = Arguments::try_parse_from([&["DynaRust"], line].concat()).expect("a node");
+            let error = arguments.flags.config().expect_err("no address");
+            suggest_command(&arguments, error).to_string()
+        };
+        assert!(said(&["stauts"]).ends_with("Did you mean the command status?"), "{}", said(&["stauts"]));
+        for line in [&["zzzz"][..], &["localhost:http"], &["6660", "--cache=1B"]] {
+            assert!(!said(line).contains("command"), "{}", said(line));
+        }
     }
 
     #[test]

@@ -17,12 +17,12 @@ use crate::{
 #[command(after_help = "The damaged directory is only read. Example:\n  \
                         DynaRust salvage storage.db --into salvaged.db\n  \
                         DynaRust 127.0.0.1:6660 --data salvaged.db\n\
-                        Exit codes: 0 where everything or a part was saved, and the list says which; 1 where nothing could be.")]
+                        Exit codes: 0 if it saved everything or a part, as it lists; 1 if it could save nothing.")]
 pub struct Arguments {
     /// The damaged database of a stopped node
     #[arg(value_name = "DIR")]
     data: PathBuf,
-    /// The directory to make; it must not be there yet, and needs twice the room of the rows
+    /// The directory to create; it must not exist yet, and needs twice the space of the rows
     #[arg(long, value_name = "NEW")]
     into: PathBuf,
 }
@@ -49,13 +49,16 @@ pub fn render(salvaged: &Salvaged, into: &str) -> String {
     salvaged.tables.iter().for_each(|table| text += &table.to_string());
     salvaged.forgotten.iter().for_each(|what| text += &format!("lost: {what}\n"));
     if salvaged.strays > 0 {
-        text += &format!("lost: {} rows of which nothing says which table they were in\n", salvaged.strays);
+        text += &format!("lost: {} rows of unknown tables\n", salvaged.strays);
     }
     let rows = salvaged.rows();
     text += &if salvaged.is_complete() {
         format!("{rows} rows saved; nothing was lost\n")
     } else {
-        format!("{rows} rows saved. Not all was: {}; {into} says so at each start\n", doubt::MEANING)
+        format!(
+            "{rows} rows saved, but not all: {}; a node on {into} says so at each start\n",
+            doubt::MEANING
+        )
     };
     text
 }

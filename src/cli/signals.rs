@@ -14,10 +14,10 @@ pub fn shutdown() -> Result<impl Future<Output = ()>> {
     let mut signals = Signals::listen()?;
     Ok(async move {
         let name = signals.next().await;
-        info!(signal = name, "stopping; a second signal ends the process at once");
+        info!("{name}: stopping; a second signal ends the process at once");
         tokio::spawn(async move {
             let name = signals.next().await;
-            warn!(signal = name, "ended at once");
+            warn!("{name} again: ended at once");
             process::exit(Exit::Failure.code().into());
         });
     })

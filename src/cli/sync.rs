@@ -33,10 +33,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => {
-                format!("the node at {node} is linked with no peer: there is nothing to compare\n")
+                format!("the node at {node} is linked with no other node: there is nothing to compare\n")
             }
             Some(peers) => format!(
-                "the node at {node} compares with its peers ({peers}); `DynaRust members {node}` shows how far they are\n"
+                "the node at {node} compares its data with its peers ({peers}); `DynaRust members {node}` shows when they are in step\n"
             ),
         };
         Ok((Exit::Success, text))

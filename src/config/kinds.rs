@@ -58,7 +58,7 @@ impl Kind for bool {
     const SHAPE: Shape = Shape::Switch;
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| "neither true nor false".into())
+        text.parse().map_err(|_| "not one of: true, false".into())
     }
 }
 
@@ -66,7 +66,7 @@ impl Kind for usize {
     const PLACEHOLDER: &'static str = "COUNT";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| "not a count: digits only, such as 16384".into())
+        text.parse().map_err(|_| "not a whole number, such as 16384".into())
     }
 }
 
@@ -118,7 +118,10 @@ impl ByteSize {
         "not a size: a whole number with a unit (B, KiB, MiB, GiB, TiB, kB, MB, GB), such as 64MiB";
 }
 
-/// `host:port`; the host is a name or an address, an IPv6 one in brackets.
+/// The host of an address that is only a port: this machine alone, as the default address has it.
+const DEFAULT_HOST: &str = "127.0.0.1";
+
+/// `host:port`; the host is a name or an address, an IPv6 one in brackets. `:6660` and `6660` are `127.0.0.1:6660`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     text: String,
@@ -126,7 +129,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// As it was given.
+    /// As it was given; with its host where only a port was given.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -152,16 +155,20 @@ impl Kind for Address {
     const PLACEHOLDER: &'static str = "HOST:PORT";
 
     fn parse(text: &str) -> Result<Self, String> {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let only_port = Some(text.strip_prefix(':').unwrap_or(text)).filter(|port| is_number(port));
+        let text = only_port.map_or_else(|| text.to_owned(), |port| format!("{DEFAULT_HOST}:{port}"));
         let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
             return Err(
-                "not HOST:PORT, such as 127.0.0.1:6660 (for this machine only) or 0.0.0.0:6660 (for every \
-                        interface)"
+                "not HOST:PORT, such as 127.0.0.1:6660 (this machine only) or 0.0.0.0:6660 (every interface)"
                     .into(),
             );
         };
-        if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()
-        {
-            return Err(format!("not HOST:PORT: the port {port:?} is no number from 0 to 65535"));
+        if host.contains("://") {
+            return Err("not HOST:PORT: leave out what stands before the host, such as http://".into());
+        }
+        if !is_number(port) || port.parse::<u16>().is_err() {
+            return Err(format!("not HOST:PORT: the port {port:?} is not a number from 0 to 65535"));
         }
         let bracketed = host.starts_with('[') && host.ends_with(']');
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -170,7 +177,26 @@ impl Kind for Address {
                 "not HOST:PORT: the host is a name or an address, an IPv6 one in brackets: [::1]:6660".into(),
             );
         }
-        Ok(Self { text: text.into(), port_at: host.len() + 1 })
+        let port_at = host.len() + 1;
+        Ok(Self { text, port_at })
+    }
+}
+
+/// An address at which other nodes reach this one: it always has a host, as 127.0.0.1 would be the others themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdvertisedAddress(pub Address);
+
+impl Kind for AdvertisedAddress {
+    const PLACEHOLDER: &'static str = Address::PLACEHOLDER;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let address = Address::parse(text)?;
+        if address.as_str() != text {
+            return Err(
+                "not HOST:PORT: other nodes need the host as well, such as db1.example.com:6660".into()
+            );
+        }
+        Ok(Self(address))
     }
 }
 
@@ -185,13 +211,13 @@ impl Kind for Origin {
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         match host {
             Some(host) if host.contains('*') => Err(
-                "no origin that a page can have: * stands alone, for any origin; name each one, such as https://app.example.com".into(),
+                "not an origin: * stands alone and means any origin; otherwise name each one, such as https://app.example.com".into(),
             ),
             Some(host) if host.contains(|letter: char| letter.is_ascii_uppercase()) => {
-                Err(format!("no origin that a page can have: browsers send it in lower case, as {}", text.to_ascii_lowercase()))
+                Err(format!("not an origin as browsers send it: write it in lower case, {}", text.to_ascii_lowercase()))
             }
             Some(host) if has_default_port(text, host) => Err(
-                "no origin that a page can have: browsers leave the port out that http (80) or https (443) has by itself".into(),
+                "not an origin as browsers send it: leave out the default port (80 for http, 443 for https)".into(),
             ),
             Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', ' ', '@']) => Ok(Self(text.into())),
             None if text == "*" => Ok(Self(text.into())),
@@ -221,8 +247,8 @@ impl Kind for HostPattern {
         if name.split('.').all(is_label) {
             return Ok(Self(text.to_ascii_lowercase()));
         }
-        Err("not a name: letters, digits, dots and dashes, without a scheme or a port, such as db.example.com; or one \
-             with * for its first label, such as *.example.com"
+        Err("not a host name: letters, digits, dots and dashes, without a scheme or a port, such as db.example.com or \
+             *.example.com"
             .into())
     }
 }
@@ -241,7 +267,7 @@ impl Kind for Durability {
                 .and_then(|interval| humantime::parse_duration(interval).ok())
                 .filter(|interval| INTERVALS.contains(interval))
                 .map(Self::Interval)
-                .ok_or_else(|| "none of always, interval:100ms (1ms to 1m), none".into()),
+                .ok_or_else(|| "not one of: always, interval:100ms (1ms to 1m), none".into()),
         }
     }
 }
@@ -265,7 +291,7 @@ impl Kind for SecretTexts {
         let texts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let texts: Vec<_> = texts.map(str::to_owned).collect();
         if texts.is_empty() && !text.is_empty() {
-            return Err("empty, but for commas and spaces".into());
+            return Err("only commas and spaces".into());
         }
         if texts.iter().any(|secret| secret.chars().count() < SECRET_CHARACTERS_MIN) {
             return Err(format!("not accepted: {}", too_short()));
@@ -290,7 +316,7 @@ impl Kind for LogFormat {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err("neither text nor json".into()),
+            _ => Err("not one of: text, json".into()),
         }
     }
 }
@@ -345,8 +371,11 @@ mod tests {
             assert_eq!((address.host(), address.port(), address.as_str()), (host, port, text));
         }
         for text in [
-            "6660",
-            ":6660",
+            "",
+            ":",
+            ":http",
+            "99999",
+            ":99999",
             "localhost",
             "localhost:",
             "localhost:99999",
@@ -356,6 +385,19 @@ mod tests {
         ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        for (text, address) in
+            [("6660", "127.0.0.1:6660"), (":6660", "127.0.0.1:6660"), (":0", "127.0.0.1:0")]
+        {
+            assert_eq!(Address::parse(text).expect(text).as_str(), address);
+            assert!(AdvertisedAddress::parse(text).is_err(), "{text}: others would call themselves");
+        }
+        assert!(AdvertisedAddress::parse("127.0.0.1:6660").is_ok());
+        let scheme = Address::parse("http://127.0.0.1:6660").expect_err("no address");
+        assert!(scheme.contains("leave out"), "{scheme}");
     }
 
     #[test]

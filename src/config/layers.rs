@@ -107,8 +107,8 @@ pub fn unknown_variable(name: &str) -> Option<String> {
     let meant = nearest::nearest(given, plains.iter().map(String::as_str));
     let meant = meant.and_then(|meant| plains.iter().position(|plain| plain == meant));
     Some(match meant {
-        Some(place) => format!("did you mean {}? it is not read", known[place]),
-        None => "it is not read; DynaRust config lists those that are".into(),
+        Some(place) => format!("it is ignored; did you mean {}?", known[place]),
+        None => "it is ignored; DynaRust config lists all settings".into(),
     })
 }
 
@@ -200,7 +200,7 @@ impl Setting {
     pub(super) fn value<T: Kind>(&self) -> Result<T> {
         if self.knob.secret && self.source == Source::Flag {
             return Err(Error::Config(format!(
-                "{} would show to everyone who can list processes: set {} in the environment, or name a file in {}_FILE",
+                "{} would be visible to everyone who can list processes: set {} in the environment, or name a file in {}_FILE",
                 self.knob.flag, self.knob.variable, self.knob.variable
             )));
         }
@@ -217,12 +217,12 @@ impl Setting {
         if limit(least) <= *value && *value <= limit(most) {
             return Ok(());
         }
-        Err(self.refuse(&format!("outside its limits: from {least} to {most}")))
+        Err(self.refuse(&format!("out of range: from {least} to {most}")))
     }
 
     fn refuse(&self, why: &str) -> Error {
         if self.knob.secret {
-            return Error::Config(format!("{}: what is set is {why}", self.origin()));
+            return Error::Config(format!("{}: the value is {why}", self.origin()));
         }
         Error::Config(format!("{}: {:?} is {why}", self.origin(), self.text))
     }

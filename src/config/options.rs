@@ -31,7 +31,7 @@ impl Config {
     fn replication_options(&self, listen: SocketAddr, secrets: Secrets) -> replication::Options {
         replication::Options {
             join: self.join.iter().map(|address| address.as_str().to_owned()).collect(),
-            advertise: self.advertise.as_ref().map(|address| address.as_str().to_owned()),
+            advertise: self.advertise.as_ref().map(|address| address.0.as_str().to_owned()),
             listen,
             secrets,
             tombstone_grace_ms: milliseconds(self.tombstone_grace),

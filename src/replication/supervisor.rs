@@ -29,6 +29,7 @@ use super::{
     membership::{
         self,
         cluster_identity::{goes_over, settle_cluster},
+        events::named,
         identity::Identity,
     },
     session::converse,
@@ -91,7 +92,7 @@ pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, 
             }
         }
         Err(error) if error.is_itself() => debug!(%remote, "this node has called itself"),
-        Err(error) => warn!(%remote, %error, "no link with a node that called"),
+        Err(error) => warn!("no link with a node at {remote}: {error}"),
     }
 }
 
@@ -133,9 +134,10 @@ async fn dial(inner: Arc<Inner>, address: String) {
                     state.dialer.refused(&address, obstacle, now_ms)
                 }
             };
-            match is_news {
-                true => warn!(address, %error, "no link"),
-                false => debug!(address, %error, "no link"),
+            match (is_news, error.obstacle()) {
+                (true, Some(_)) => warn!("no link with {address}: {error}"),
+                (true, None) => warn!("waiting for {address}: {error}"),
+                (false, _) => debug!("no link with {address}: {error}"),
             }
         }
     }
@@ -161,7 +163,7 @@ async fn admit(
     let may_link = if goes_over(inner, &link) { Ok(()) } else { inner.state().members.may_link(&identity) };
     if let Err(refusal) = may_link {
         let text = refusal.to_string();
-        warn!(peer = %identity.node, address = identity.address, why = text, "refused a link");
+        warn!("no link with {}: {text}", named(&identity.address, identity.node));
         let word = match refusal {
             membership::Refusal::Outlived { at_least, forgotten, .. } => {
                 let forced = inner.state().birth.forced;
@@ -245,10 +247,7 @@ async fn dial_back(network: Arc<dyn Network>, address: String) {
         false
     };
     if !timeout(DIAL_BACK, reaching).await.unwrap_or(false) {
-        warn!(
-            address,
-            "a node says that it is reached there, and from here it is not: set --advertise on it"
-        );
+        warn!("a node advertises {address}, which cannot be reached from here: set --advertise on that node");
     }
 }
 
@@ -285,7 +284,8 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
         state.registry.insert(fresh.clone());
         state.members.linked(identity, now_ms)
     };
-    info!(peer = %fresh.node, address = %link.remote_address, role = ?link.role, "linked");
+    let name = named(link.remote.address.as_deref().unwrap_or_default(), fresh.node);
+    info!("linked with {name}");
     inner.perform(actions);
     inner.has_peers.store(true, Ordering::Release);
     let inner = inner.clone();
@@ -314,9 +314,9 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
             }
         };
         if is_kept_out {
-            warn!(peer = %fresh.node, %why, "link refused");
+            warn!("no link with {name}: {why}");
         } else {
-            info!(peer = %fresh.node, %why, "link ended");
+            info!("link with {name} ended: {why}");
         }
         inner.perform(actions);
         inner.nudged.notify_one();

@@ -241,7 +241,7 @@ fn a_node_that_was_ahead_says_so_and_is_mended_by_the_repair() {
         assert!(shown.stdout.contains("t: 3 rows ahead"), "{shown:?}");
         let (setup, repaired) = setup.run(&["clock", "repair"]);
         assert_eq!(repaired.code(), Some(0), "{repaired:?}");
-        assert!(repaired.stdout.contains("3 rows have the time of now"), "{repaired:?}");
+        assert!(repaired.stdout.contains("3 rows now have the current time"), "{repaired:?}");
         let (setup, shown) = setup.run(&["clock", "show"]);
         assert_eq!(shown.code(), Some(0), "{shown:?}");
         setup
@@ -285,7 +285,7 @@ fn a_leap_that_stands_is_believed_and_what_was_stamped_by_it_mended() {
     wait_until_unready(&node, "DynaRust clock repair");
     node.put("/t/key/refused", r#"{"value":1}"#).expect_problem(503, "clock-drift");
     let (setup, repaired) = with_right_clock(node.terminate().0).run(&["clock", "repair"]);
-    assert!(repaired.stdout.contains("1 rows have the time of now"), "{repaired:?}");
+    assert!(repaired.stdout.contains("1 rows now have the current time"), "{repaired:?}");
     let node = setup.start();
     node.get("/t/keys").expect_body(r#"["ahead","before","between"]"#);
     let written = node.put("/t/key/after", r#"{"value":1}"#).expect(200);

@@ -340,6 +340,9 @@ fn commands_show_the_cluster_as_text_and_as_json() {
     let line = |name: &str| status.stdout.lines().find(|line| line.starts_with(name)).map(str::to_owned);
     assert!(line("phase").is_some_and(|line| line.ends_with("ready")), "{status:?}");
     assert!(line("members").is_some_and(|line| line.ends_with(" 1")), "{status:?}");
+    for (name, unit) in [("uptime", " s"), ("memory", "iB"), ("disk", "B"), ("writes", "/s)")] {
+        assert!(line(name).is_some_and(|line| line.ends_with(unit)), "{name}: {status:?}");
+    }
     let status: Value = serde_json::from_str(&run("", &["status", &address, "--json"]).stdout).expect("JSON");
     assert_eq!((&status["ready"], &status["cluster"]["node"]), (&json!(true), &json!(id)));
 }

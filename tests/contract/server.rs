@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Node, Setup, http::Request};
+use crate::harness::{DEADLINE, Node, Setup, http::Request, wait_until};
 
 #[test]
 fn membership_of_a_lone_node_is_its_own_address() {
@@ -257,10 +257,14 @@ pub(super) async fn connect_tls(
 fn a_node_says_once_that_it_is_not_ready_however_often_it_is_asked() {
     // Nobody listens there.
     let node = Setup::new().join("127.0.0.1:1").start();
+    let asked = || node.get("/readyz").expect(503).json()["phase"] == "joining";
+    wait_until("it says for whom it waits", DEADLINE, || {
+        asked() && node.log().contains("waiting for 127.0.0.1:1")
+    });
     for _ in 0..5 {
-        assert_eq!(node.get("/readyz").expect(503).json()["phase"], "joining");
+        assert!(asked());
     }
     let log = node.log();
     assert!(!log.contains("/readyz"), "{log}");
-    assert_eq!(log.matches(r#"phase="joining""#).count(), 1, "{log}");
+    assert_eq!(log.matches("waiting for").count(), 1, "{log}");
 }

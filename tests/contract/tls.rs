@@ -38,26 +38,56 @@ fn expect(outcome: &Outcome, code: Option<i32>, words: &[&str]) {
     }
 }
 
-/// The command of the image's health check, for a node at `address`.
-fn health_check(address: &str) -> Vec<String> {
+/// The command of the image's health check.
+fn health_check() -> Vec<String> {
     let image = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile"));
     let image = image.expect("the image's recipe can be read");
-    let line = image.lines().find(|line| line.contains(r#"CMD ["DynaRust", "status""#));
+    let line = image.lines().find(|line| line.contains(r#"CMD ["DynaRust", "health""#));
     let line = line.expect("a health check").trim().trim_start_matches("CMD ");
     let words: Vec<String> = serde_json::from_str(line).expect("an array of words");
-    words.iter().skip(1).map(|word| word.replace("127.0.0.1:6660", address)).collect()
+    words.into_iter().skip(1).collect()
 }
 
 /// The health check of a container whose node served HTTPS said that nobody was there, as no command spoke TLS, and the container was
-/// restarted for it. It runs in the node's environment, and asks for 127.0.0.1, which is in few certificates.
+/// restarted for it; and so it said of a node at another port, or with its certificate given by flags. It runs in the node's directory, and
+/// asks for 127.0.0.1, which is in few certificates.
+#[test]
+fn the_health_check_finds_a_node_whatever_its_port_data_and_certificate() {
+    let check = health_check();
+    let check: Vec<&str> = check.iter().map(String::as_str).collect();
+    for setup in [
+        Setup::new(),
+        Setup::new().listen("0.0.0.0:0"),
+        Setup::new().flag("--tls-cert", fixture("signed.pem")).flag("--tls-key", fixture("signed-key.pem")),
+        // It is alive, and waits for others.
+        Setup::new().join("127.0.0.1:1"),
+    ] {
+        let node = setup.start();
+        let in_its_home = |arguments: &[&str]| {
+            Setup::new().flag("--data", node.home().join("storage.db")).run_with(arguments)
+        };
+        expect(&in_its_home(&check), Some(0), &[&node.address().port().to_string()]);
+        let storage = node.home().join("storage.db");
+        let setup = node.kill();
+        let dead = Setup::new().flag("--data", &storage).run_with(&check);
+        expect(&dead, UNREACHABLE, &["no node answers"]);
+        let node = setup.start();
+        expect(&Setup::new().flag("--data", &storage).run_with(&check), Some(0), &[]);
+        let (_setup, _) = node.terminate();
+        expect(
+            &Setup::new().flag("--data", &storage).run_with(&check),
+            UNREACHABLE,
+            &["no node runs on", "storage.db"],
+        );
+    }
+}
+
 #[test]
 fn commands_speak_tls_where_the_environment_names_the_certificate() {
     let node = secured().start();
     let address = node.address().to_string();
-    let check = health_check(&address);
-    assert!(check.contains(&address), "{check:?}");
-    let check: Vec<&str> = check.iter().map(String::as_str).collect();
-    expect(&secured().run(&check).1, Some(0), &["phase", "ready", &format!("https://{address}")]);
+    let status = secured().run(&["status", &address]).1;
+    expect(&status, Some(0), &["phase", "ready", &format!("https://{address}")]);
     for command in [&["members", &address][..], &["sync", &address]] {
         expect(&secured().run(command).1, Some(0), &[]);
     }

@@ -142,16 +142,23 @@ impl Setup {
     /// Starts a node that may refuse to: how it ended, then.
     pub fn try_start(self) -> Result<Node, Outcome> {
         let mut command = self.command();
+        let logged_before = self.log().len();
         let (running, address) = Running::spawn(self, &mut command);
-        match address.recv_timeout(DEADLINE) {
-            Ok(address) => Ok(Node { running: Some(running), address }),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(running.wait().1),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match address.recv_timeout(Duration::from_millis(20)) {
+                Ok(address) => return Ok(Node { running: Some(running), address }),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(running.wait().1),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(address) =
+                address_in_json(running.setup.log().get(logged_before..).unwrap_or_default())
+            {
+                return Ok(Node { running: Some(running), address });
+            }
+            if Instant::now() > end {
                 let setup = running.kill();
-                panic!(
-                    "no line `listening on ADDRESS` on stdout within {DEADLINE:?}; it logged:\n{}",
-                    setup.log()
-                );
+                panic!("it does not say within {DEADLINE:?} where it listens; it logged:\n{}", setup.log());
             }
         }
     }
@@ -161,6 +168,13 @@ impl Setup {
         let mut command = self.bare_command();
         command.args(arguments);
         Running::spawn(self, &mut command).0.wait()
+    }
+
+    /// As `run`, with the flags of the setup behind the arguments; how it ended.
+    pub fn run_with(self, arguments: &[&str]) -> Outcome {
+        let mut command = self.bare_command();
+        command.args(arguments).args(&self.arguments);
+        Running::spawn(self, &mut command).0.wait().1
     }
 
     fn command(&self) -> Command {
@@ -308,6 +322,13 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// The address in the first line of a log in JSON: such a node says nothing on stdout.
+fn address_in_json(log: &str) -> Option<SocketAddr> {
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let started = lines.find(|line| line["message"] == "started")?;
+    started["address"].as_str()?.parse().ok()
 }
 
 fn log_path(directory: &Path) -> PathBuf {

@@ -36,7 +36,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Error as SocketError, Message as Frame, protocol::WebSocketConfig},
+    tungstenite::{Error as SocketError, Message as Frame, error::ProtocolError, protocol::WebSocketConfig},
 };
 
 use self::{
@@ -211,6 +211,9 @@ fn decode(bytes: &[u8]) -> Result<Message, LinkError> {
 /// What an error of the WebSocket means for the link.
 pub(super) fn failed(error: SocketError) -> LinkError {
     match error {
+        SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            LinkError::Broken("the connection was lost".into())
+        }
         SocketError::Capacity(_) | SocketError::Protocol(_) | SocketError::Utf8(_) => {
             LinkError::Broken(format!("no frame of a link: {error}"))
         }

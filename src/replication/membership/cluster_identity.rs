@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tracing::{debug, info, warn};
 
+use super::events::named;
 use crate::{
     core::protocol::{agreement::Agreement, floor::Floor, replica::Swept},
     error::{Error, Result},
@@ -53,7 +54,8 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
             if belongs(&inner.state()) {
                 return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
             }
-            info!(cluster = format_args!("{:016x}", theirs.id), from = %link.remote.node, "joining a cluster");
+            let from = named(link.remote.address.as_deref().unwrap_or_default(), link.remote.node);
+            info!("joining the cluster of {from}");
             let links: Vec<_> = inner.state().registry.links().cloned().collect();
             for link in links {
                 link.order(Control::Close("this node went over to another cluster".into()));
@@ -112,10 +114,7 @@ pub fn found(inner: &Inner) {
     let is_sought = state.birth.settled || inner.options.join.is_empty() || only_itself;
     if is_sought && state.members.unforgotten().is_empty() {
         if only_itself {
-            info!(
-                join = inner.options.join.join(", "),
-                "this node is told to join only itself: it begins alone"
-            );
+            info!("told to join only itself ({}): starting alone", inner.options.join.join(", "));
         }
         standing.become_whole(now_ms);
         return;
@@ -127,7 +126,7 @@ pub fn found(inner: &Inner) {
             if let Err(error) = inner.store.restored(standing.lost_ms + 1) {
                 debug!(%error, "what was lost stays noted as lost");
             }
-            info!("this node and the members that were started with it hold the same: it is whole");
+            info!("all members hold the same data");
         }
         return;
     }
@@ -137,11 +136,11 @@ pub fn found(inner: &Inner) {
     }
     match awaited(&state) {
         None => {
-            info!("all that were found wait for a cluster: it begins with this node");
+            info!("none of the nodes belongs to a cluster yet: it begins with this node");
             standing.become_whole(now_ms);
         }
         Some(why) if !state.said_awaited => {
-            warn!(why, "all that were found wait for a cluster: no cluster begins yet");
+            warn!("no cluster begins yet: {why}");
             state.said_awaited = true;
         }
         Some(_) => (),

@@ -27,8 +27,13 @@ const WAIT_RARELY_MS: u64 = 30_000;
 /// other side a handshake and a line in its log.
 const WAIT_REFUSED_MS: u64 = 1_000;
 
+/// Nodes that are started together answer each other within this time: before it, nobody who waits says so.
+const BEFORE_NEWS_MS: u64 = 2_000;
+
 /// Decides what to dial.
 pub struct Dialer {
+    /// When the first dial was due.
+    begun_ms: Option<u64>,
     join: BTreeMap<String, Joined>,
     /// Why no link came of those to join, as it was last.
     reasons: BTreeMap<String, String>,
@@ -66,6 +71,7 @@ impl Dialer {
     /// A dialer for a node that is to join whoever is at one of the addresses `join`.
     pub fn new(join: impl IntoIterator<Item = String>, seed: u64) -> Self {
         Self {
+            begun_ms: None,
             join: join.into_iter().map(|address| (address, Joined::NotYet)).collect(),
             reasons: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -76,6 +82,7 @@ impl Dialer {
     /// The addresses to dial now; each is being dialed from then on, until its outcome is told. `wanted` is what `Members::wanted`
     /// says, and `alone` that no link stands.
     pub fn due(&mut self, wanted: &[Wanted], alone: bool, now_ms: u64) -> Vec<String> {
+        self.begun_ms.get_or_insert(now_ms);
         let wanted = self.limits(wanted, alone);
         // What is not wanted any more starts afresh when it is again; a dial that is on its way is still to be told of.
         self.targets.retain(|address, target| target.dialing || target.fresh || wanted.contains_key(address));
@@ -127,11 +134,12 @@ impl Dialer {
     }
 
     /// Nobody answered at `address`, or the link broke before it stood. Says whether this is worth a line in the log: of an address to
-    /// join each cause once, until a link comes.
+    /// join each cause once, until a link comes, and none in the first two seconds.
     pub fn failed(&mut self, address: &str, cause: Cause, now_ms: u64) -> bool {
-        let Self { targets, rng, join, reasons: _ } = self;
+        let Self { targets, rng, join, begun_ms, reasons: _ } = self;
         let Some(target) = targets.get_mut(address) else { return false };
-        let is_news = target.causes.insert(cause) && join.get(address) == Some(&Joined::NotYet);
+        let is_early = begun_ms.is_none_or(|begun_ms| now_ms.saturating_sub(begun_ms) < BEFORE_NEWS_MS);
+        let is_news = !is_early && target.causes.insert(cause) && join.get(address) == Some(&Joined::NotYet);
         target.dialing = false;
         target.refusals.clear();
         // It may have been restarted so that it refuses no longer.
@@ -151,7 +159,7 @@ impl Dialer {
     /// Whoever is at `address` refused the link, or was refused. The wait doubles with each refusal, whatever was said. Says whether
     /// this is worth a line in the log: each obstacle once, until something else happens there.
     pub fn refused(&mut self, address: &str, obstacle: Obstacle, now_ms: u64) -> bool {
-        let Self { targets, rng, join: _, reasons: _ } = self;
+        let Self { targets, rng, .. } = self;
         let Some(target) = targets.get_mut(address) else { return true };
         target.dialing = false;
         target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_RARELY_MS);
@@ -297,9 +305,14 @@ mod tests {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let member = wanted("b:1", Patience::Soon);
         assert_eq!(dialer.due(std::slice::from_ref(&member), true, 0), ["a:1", "b:1"]);
-        assert!(dialer.failed("a:1", Cause::UnknownName, 0));
-        assert!(!dialer.failed("a:1", Cause::UnknownName, 0) && dialer.failed("a:1", Cause::Refused, 0));
-        assert!(!dialer.failed("b:1", Cause::Refused, 0), "a member that is away is no news");
+        assert!(!dialer.failed("a:1", Cause::UnknownName, BEFORE_NEWS_MS - 1), "it may be starting as well");
+        let later_ms = BEFORE_NEWS_MS;
+        assert!(dialer.failed("a:1", Cause::UnknownName, later_ms));
+        assert!(
+            !dialer.failed("a:1", Cause::UnknownName, later_ms)
+                && dialer.failed("a:1", Cause::Refused, later_ms)
+        );
+        assert!(!dialer.failed("b:1", Cause::Refused, later_ms), "a member that is away is no news");
         dialer.explain("a:1", "it is away".into());
         dialer.explain("b:1", "it is away".into());
         assert_eq!((dialer.reason("a:1"), dialer.reason("b:1")), (Some("it is away"), None));

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::Action;
+use super::{Action, Member, MemberState};
 use crate::{
     core::{
         clock::NodeId,
@@ -13,6 +13,27 @@ use crate::{
     error::Result,
     replication::{Inner, State, link::registry::Control},
 };
+
+/// Digits of an id in a log line.
+const SHORT_ID: usize = 8;
+
+/// Says how a member is now.
+fn log_state(member: &Member) {
+    let name = named(&member.address, member.node);
+    match member.state {
+        MemberState::Alive => info!("{name} is up"),
+        MemberState::Suspect { .. } => debug!("{name} does not answer"),
+        MemberState::Down { .. } => warn!("{name} is down"),
+        MemberState::Left { .. } => info!("{name} left"),
+        MemberState::Forgotten { .. } => info!("{name} is forgotten"),
+    }
+}
+
+/// A node as log lines name it: its address, and enough of its id.
+pub fn named(address: &str, node: NodeId) -> String {
+    let address = if address.is_empty() { "at an unknown address" } else { address };
+    format!("node {address} ({})", &node.to_string()[..SHORT_ID])
+}
 
 impl Inner {
     pub(in crate::replication) fn heard(&self, node: NodeId) {
@@ -118,10 +139,10 @@ impl Inner {
                     }
                 }
                 Action::Changed(member) => {
-                    info!(node = %member.node, address = member.address, state = ?member.state, "member");
+                    log_state(&member);
                 }
                 Action::Renewed(identity) => {
-                    info!(
+                    debug!(
                         incarnation = identity.incarnation,
                         address = identity.address,
                         "this node is known anew"

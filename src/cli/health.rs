@@ -1,0 +1,119 @@
+//! `DynaRust health`: whether the process of a node answers, for the health check of a container. It asks for life, not for readiness:
+//! restarting a node that waits for its cluster heals nothing. It finds the node by itself, whatever its port, TLS and data
+//! directory are: by the command line of the container's first process, and the file that the node keeps in its data directory.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use hyper::StatusCode;
+
+use super::{
+    Exit, address_file,
+    flags::DataFlags,
+    remote::{self, NodeAddress, Refusal, Trust, parse_address},
+};
+use crate::{
+    client::{Client, Endpoint},
+    error::Result,
+};
+
+/// Which node to ask.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 the node answers, 5 it does not.")]
+pub struct Arguments {
+    /// The node's address, behind https:// if it serves that. Without one: the node that runs on the data directory
+    #[arg(value_name = "ADDRESS", value_parser = parse_address)]
+    address: Option<NodeAddress>,
+    #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
+    data: DataFlags,
+}
+
+/// Asks whether the node lives.
+///
+/// # Errors
+/// `Config` for settings that cannot be read.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    let found = match &arguments.address {
+        Some(address) => Some(arguments.trust.endpoint(address)?),
+        None => find(arguments)?,
+    };
+    remote::converse(async {
+        let Some(node) = found else { return Err(nobody(&arguments.data)) };
+        let answer = Client::connect(&node).await?.get("/healthz").await?;
+        match answer.status {
+            StatusCode::OK => Ok((Exit::Success, format!("the node at {node} answers\n"))),
+            _ => Err(remote::foreign(&node, &answer).into()),
+        }
+    })
+}
+
+fn find(arguments: &Arguments) -> Result<Option<Endpoint>> {
+    let of_first = if arguments.data.is_given() { None } else { data_of_first_process() };
+    if let Some(node) = of_first.map(|data| address_file::read(&data)).transpose()?.flatten() {
+        return Ok(Some(node));
+    }
+    address_file::read(&arguments.data.directory_of_running()?)
+}
+
+fn nobody(data: &DataFlags) -> Refusal {
+    let data = data.directory_of_running().unwrap_or_default();
+    let data = std::path::absolute(&data).unwrap_or(data);
+    Refusal {
+        exit: Exit::Unreachable,
+        why: format!("no node runs on {}: name its directory with --data, or its address", data.display()),
+    }
+}
+
+/// The data directory of the node that is the first process here, or that a small init started: as in a container.
+fn data_of_first_process() -> Option<PathBuf> {
+    let line = fs::read("/proc/1/cmdline").ok()?;
+    // Not to be read where another user's process it is; in a container both start in the same directory.
+    let home = fs::read_link("/proc/1/cwd").or_else(|_| env::current_dir()).ok()?;
+    data_of(&String::from_utf8_lossy(&line), &home)
+}
+
+/// The data directory of the node with this command line, as /proc has it, that was started in `home`.
+fn data_of(line: &str, home: &Path) -> Option<PathBuf> {
+    let is_node = |word: &&str| Path::new(word).file_name().is_some_and(|name| name == "DynaRust");
+    let words: Vec<_> = line.split_terminator('\0').skip_while(|word| !is_node(word)).collect();
+    if words.is_empty() {
+        return None;
+    }
+    let node = super::Arguments::try_parse_from(words).ok().filter(|node| node.command.is_none())?;
+    let config = node.flags.config().ok()?;
+    Some(home.join(config.data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_directory_of_a_node_is_read_off_its_command_line() {
+        let data = |words: &[&str]| {
+            let line: String = words.iter().map(|word| format!("{word}\0")).collect();
+            data_of(&line, Path::new("/app")).map(|path| path.display().to_string())
+        };
+        for (words, expected) in [
+            (&["DynaRust", "0.0.0.0:7000", "--data", "kept"][..], "/app/kept"),
+            (&["/usr/local/bin/DynaRust", "6660", "--data=/kept"], "/kept"),
+            (&["/sbin/docker-init", "--", "DynaRust", "0.0.0.0:6660"], "/app/storage.db"),
+        ] {
+            assert_eq!(data(words).as_deref(), Some(expected), "{words:?}");
+        }
+        for other in [
+            &[][..],
+            &["/sbin/init"],
+            &["DynaRust", "status"],
+            &["sh", "-c", "DynaRust 6660"],
+            &["DynaRust", "--nonsense"],
+        ] {
+            assert_eq!(data(other), None, "{other:?}");
+        }
+    }
+}
