@@ -6,11 +6,12 @@ WORKDIR /src
 # Symbols would make most of the binary.
 ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols
 
-# Dependencies first, in a layer that only a change of the manifest makes again: cargo builds them for a crate whose
-# sources are empty. Every target that the manifest names must have a file, or cargo refuses to read it.
+# Dependencies first, in a layer that only a change of a manifest makes again: cargo builds them for a crate whose
+# sources are empty. Every target that a manifest names must have a file, or cargo refuses to read it.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src tests proptests benches \
-    && touch src/lib.rs tests/main.rs proptests/main.rs benches/core.rs benches/bare.rs \
+COPY bench/Cargo.toml bench/
+RUN mkdir -p src tests proptests bench/src bench/benches \
+    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/core.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin DynaRust
 

@@ -3,7 +3,6 @@
 
 mod abuse;
 mod ancestor;
-mod bench;
 mod bounds;
 mod browser;
 mod cluster;

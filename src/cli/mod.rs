@@ -3,7 +3,6 @@
 
 pub mod address_file;
 pub mod banner;
-pub mod bench;
 pub mod check;
 pub mod clock;
 pub mod compact;
@@ -84,8 +83,6 @@ pub enum Command {
     Leave(leave::Arguments),
     /// Has a running node compare its data with all other members now
     Sync(sync::Arguments),
-    /// Loads a running node and reports rates and latencies
-    Bench(Box<bench::Arguments>),
 }
 
 impl Command {
@@ -103,7 +100,6 @@ impl Command {
             Self::Forget(arguments) => forget::run(&arguments),
             Self::Leave(arguments) => leave::run(&arguments),
             Self::Sync(arguments) => sync::run(&arguments),
-            Self::Bench(arguments) => bench::run(*arguments).map(|()| Exit::Success),
         }
     }
 }

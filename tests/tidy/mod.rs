@@ -62,7 +62,7 @@ const TOP_LEVEL: &[&str] = &[
     "Dockerfile",
     "LICENSE",
     "README.md",
-    "benches",
+    "bench",
     "compose.yaml",
     "docs",
     "proptests",
@@ -76,7 +76,7 @@ fn root() -> &'static Path {
 }
 
 fn all_code() -> Vec<Source> {
-    ["src", "tests", "proptests", "benches"]
+    ["src", "tests", "proptests", "bench"]
         .iter()
         .flat_map(|folder| Source::all_below(root(), folder))
         .collect()
@@ -180,7 +180,7 @@ fn functions_are_short() {
 #[test]
 fn no_test_sleeps() {
     let mut broken = Vec::new();
-    for folder in ["tests", "proptests"] {
+    for folder in ["tests", "proptests", "bench/tests", "bench/benches"] {
         for source in Source::all_below(root(), folder) {
             if source.paths().iter().any(|path| path.contains(&"sleep")) {
                 broken.push(source.path);

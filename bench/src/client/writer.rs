@@ -1,0 +1,146 @@
+//! Writes at a steady rate from a thread of its own, so that neither the subscribers' reading delays them nor they it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::oneshot, task::JoinSet, time};
+
+use super::{
+    connection::Connection,
+    document::{Documents, Random},
+    subscribers::Stamps,
+    target::{self, Target},
+};
+use crate::{
+    error::{Error, Result},
+    report::Latencies,
+};
+
+/// Writes a second that one connection does with ease, each of them durable.
+const RATE_PER_CONNECTION: u64 = 50;
+/// Connections at most.
+const CONNECTIONS_MAX: u64 = 64;
+
+/// What to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Writes a second; 0 writes nothing.
+    pub rate_per_s: u64,
+    /// Keys to choose from, the first so many.
+    pub keys: u64,
+    /// Size of a value.
+    pub value_bytes: usize,
+    /// Seed of keys and values.
+    pub seed: u64,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Written {
+    /// From sent to answered. Where the target falls behind, writes wait for a free connection, which this leaves out.
+    pub latencies: Latencies,
+    /// From first to last.
+    pub elapsed: Duration,
+}
+
+/// A running writer.
+#[derive(Debug)]
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    written: oneshot::Receiver<Result<Written>>,
+}
+
+impl Writer {
+    /// Starts to write.
+    pub fn start(target: &Target, plan: Plan, stamps: &Arc<Stamps>) -> Self {
+        let stop = Arc::new(AtomicBool::new(plan.rate_per_s == 0));
+        let (sender, written) = oneshot::channel();
+        let (target, stamps, stopped) = (target.clone(), stamps.clone(), stop.clone());
+        std::thread::spawn(move || {
+            let written = write_all(&target, plan, &stamps, &stopped);
+            // Nobody waits for it if the workload failed before.
+            sender.send(written).ok();
+        });
+        Self { stop, written }
+    }
+
+    /// Stops it, and returns what it wrote.
+    pub async fn finish(self) -> Result<Written> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.written.await.unwrap_or_else(|_| Err(Error::Failed("the writing thread ended early".into())))
+    }
+}
+
+fn write_all(target: &Target, plan: Plan, stamps: &Arc<Stamps>, stop: &Arc<AtomicBool>) -> Result<Written> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("starting the runtime", &e))?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let connections = (plan.rate_per_s / RATE_PER_CONNECTION).clamp(1, CONNECTIONS_MAX);
+        let start = Instant::now();
+        let mut workers = JoinSet::new();
+        for number in 0..connections {
+            let connection = Connection::open(target.address).await?;
+            let pace = Pace { start, number, connections, rate_per_s: plan.rate_per_s };
+            workers.spawn_local(write(target.clone(), plan, pace, connection, stamps.clone(), stop.clone()));
+        }
+        let mut latencies = Latencies::new();
+        while let Some(worker) = workers.join_next().await {
+            latencies.add(&worker.expect("a worker does not panic")?);
+        }
+        Ok(Written { latencies, elapsed: start.elapsed() })
+    })
+}
+
+/// When each of several connections writes, so that together they write evenly.
+#[derive(Clone, Copy)]
+struct Pace {
+    start: Instant,
+    number: u64,
+    connections: u64,
+    rate_per_s: u64,
+}
+
+impl Pace {
+    fn instant(self, turn: u64) -> Instant {
+        let write = turn * self.connections + self.number;
+        self.start + Duration::from_secs_f64(write as f64 / self.rate_per_s as f64)
+    }
+}
+
+async fn write(
+    target: Target,
+    plan: Plan,
+    pace: Pace,
+    mut connection: Connection,
+    stamps: Arc<Stamps>,
+    stop: Arc<AtomicBool>,
+) -> Result<Latencies> {
+    let seed = plan.seed.wrapping_mul(1 << 16) + pace.number;
+    let mut random = Random::new(seed);
+    let mut documents = Documents::new(seed, plan.value_bytes);
+    let mut latencies = Latencies::new();
+    let (mut value, mut request) = (Vec::new(), Vec::new());
+    for turn in 0.. {
+        time::sleep_until(pace.instant(turn).into()).await;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let stamp = stamps.next();
+        value.clear();
+        request.clear();
+        documents.write_stamped(stamp, &mut value);
+        target.put(&target::key(random.below(plan.keys)), &value, &mut request);
+        let sent = stamps.send(stamp);
+        connection.expect_ok(&request).await?;
+        latencies.record(sent.elapsed());
+    }
+    Ok(latencies)
+}

@@ -1,0 +1,73 @@
+//! Replication lag: from a PUT sent to one node to its event received from another, while other keys are written. Both nodes
+//! acknowledge and pass on what is durable, as by default.
+
+use std::time::{Duration, Instant};
+
+use tokio::time;
+
+use super::workspace::Workspace;
+use crate::{
+    client::{
+        document::Documents,
+        subscribers::{self, Arrivals, Stamps},
+        target::FANOUT_KEY,
+        writer::{Plan, Writer},
+    },
+    error::Result,
+    options::LoadOptions,
+    progress,
+    report::{Figure, Report},
+    workload::fanout::Source,
+};
+
+/// Between an event's arrival and the next write.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What is written meanwhile.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// lag: writes a second to other keys meanwhile
+    #[arg(long, default_value_t = 300)]
+    pub lag_rate: u64,
+}
+
+/// Measures it for `--duration`, each run.
+pub async fn run(lag: Options, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
+    let nodes = workspace.cluster(2).await?;
+    let (written, read) = (nodes[0].target(), nodes[1].target());
+    let stamps = Stamps::new();
+    let arrivals = Arrivals::new(stamps.clone());
+    let streams = subscribers::open("lag", read, vec![read.subscribe(FANOUT_KEY)]).await?;
+    subscribers::follow(streams, &arrivals);
+
+    let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
+    let plan = Plan { rate_per_s: lag.lag_rate, keys, value_bytes, seed };
+    let others = Writer::start(written, plan, &stamps);
+    let mut source = Source::open(written, Documents::new(seed, value_bytes), stamps, &arrivals).await?;
+    let mut report = Report::new("lag", "2 nodes")
+        .setting("write_rate", lag.lag_rate)
+        .setting("value_bytes", value_bytes)
+        .setting("run_s", options.duration.as_secs_f64());
+    progress::follow_time("warmup", options.warmup).await;
+    for _ in 0..options.runs {
+        let bar = tokio::task::spawn_local(progress::follow_time("lag", options.duration));
+        let (begun, mut events, mut lost) = (Instant::now(), 0, 0);
+        while begun.elapsed() < options.duration {
+            time::sleep(PAUSE).await;
+            let (_, missing) = source.send(1).await?;
+            events += 1;
+            lost += missing;
+        }
+        bar.await.expect("a bar does not panic");
+        let mut figures = vec![Figure::new("events", f64::from(events))];
+        figures.extend(arrivals.take_latencies().figures("lag"));
+        figures.push(Figure::new("lost", lost as f64));
+        report.run(figures);
+    }
+    let others = others.finish().await?;
+    report.note("others_per_s", others.latencies.count() as f64 / others.elapsed.as_secs_f64());
+    report.notes(others.latencies.figures("others_put"));
+    report.note("resyncs", arrivals.resyncs() as f64);
+    Ok(report)
+}

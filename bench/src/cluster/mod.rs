@@ -1,0 +1,138 @@
+//! `DynaRust bench cluster`: what nodes do together. Each measurement starts nodes of its own, processes of this very program on
+//! free ports of the loopback with directories of their own, and leaves nothing of them behind.
+//!
+//! Times are the machine's, and those of a machine that all nodes and the load share: they say how nodes compare with
+//! themselves under other circumstances. Bytes, messages and rows are counters of the nodes, and the same everywhere.
+
+mod diverge;
+mod first_sync;
+mod heal;
+mod idle;
+mod lag;
+mod node;
+mod proxy;
+mod replicas;
+mod steady;
+mod view;
+mod workspace;
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    binary::BinaryOptions,
+    error::{Error, Result},
+    options::LoadOptions,
+    report::Report,
+};
+
+/// Takes each report as soon as it is there.
+type Sink<'a> = dyn FnMut(Report) -> Result<()> + 'a;
+
+/// What is measured, and how much of it.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Arguments {
+    /// What to measure [default: all, in this order]
+    #[arg(value_enum)]
+    pub measurements: Vec<Measurement>,
+    /// Directory for the nodes' data, on the disk that is to be measured [default: the system's for temporary files]
+    #[arg(long)]
+    pub directory: Option<PathBuf>,
+    /// Where the binary is.
+    #[command(flatten)]
+    pub binary: BinaryOptions,
+    /// How much load, for how long.
+    #[command(flatten)]
+    pub load: LoadOptions,
+    /// What `lag` does.
+    #[command(flatten)]
+    pub lag: lag::Options,
+    /// What `diverge` does.
+    #[command(flatten)]
+    pub diverge: diverge::Options,
+    /// What `idle` does.
+    #[command(flatten)]
+    pub idle: idle::Options,
+    /// What `steady` does.
+    #[command(flatten)]
+    pub steady: steady::Options,
+    /// What `first-sync` does.
+    #[command(flatten)]
+    pub first_sync: first_sync::Options,
+    /// What `heal` does.
+    #[command(flatten)]
+    pub heal: heal::Options,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Measurement {
+    /// From a PUT sent to one node to its event received from another
+    Lag,
+    /// What replicas cost a node that writes, and what one costs that hangs
+    Replicas,
+    /// What it takes to find few rows that differ among many
+    Diverge,
+    /// What three nodes do that have nothing to do
+    Idle,
+    /// Whether nodes that are written to all the time compare rows for nothing
+    Steady,
+    /// How long an empty node takes to hold what another has
+    FirstSync,
+    /// How long two nodes take to agree after a cut
+    Heal,
+}
+
+impl Measurement {
+    const ALL: [Self; 7] =
+        [Self::Lag, Self::Replicas, Self::Diverge, Self::Idle, Self::Steady, Self::FirstSync, Self::Heal];
+}
+
+/// Measures, and hands over each report as soon as it is there.
+pub async fn run(cluster: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
+    let listen = |kind| signal(kind).map_err(|e| Error::io("listening for signals", &e));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    // Dropping the measurement ends its nodes and removes their data.
+    tokio::select! {
+        result = measure_all(cluster, sink) => result,
+        _ = terminate.recv() => Err(Error::Failed("interrupted".into())),
+        _ = interrupt.recv() => Err(Error::Failed("interrupted".into())),
+    }
+}
+
+async fn measure_all(cluster: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
+    let binary = cluster.binary.find()?;
+    let measurements = match cluster.measurements.as_slice() {
+        [] => &Measurement::ALL,
+        chosen => chosen,
+    };
+    let load = &cluster.load;
+    for measurement in measurements {
+        let workspace = workspace::Workspace::new(binary.clone(), cluster.directory.as_deref(), &load.table)?;
+        let report = match measurement {
+            Measurement::Lag => lag::run(cluster.lag, &workspace, load).await,
+            Measurement::Replicas => replicas::run(&workspace, load).await,
+            Measurement::Diverge => diverge::run(cluster.diverge, &workspace, load).await,
+            Measurement::Idle => idle::run(cluster.idle, &workspace, load).await,
+            Measurement::Steady => steady::run(cluster.steady, &workspace, load).await,
+            Measurement::FirstSync => first_sync::run(cluster.first_sync, &workspace, load).await,
+            Measurement::Heal => heal::run(cluster.heal, &workspace, load).await,
+        };
+        sink(report?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn all_measurements_are_made_by_default() {
+        assert_eq!(Measurement::ALL, Measurement::value_variants());
+    }
+}

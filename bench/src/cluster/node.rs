@@ -1,0 +1,179 @@
+//! A node that a measurement starts: this very program, in a process of its own, that ends at the latest with the measurement.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time;
+
+use crate::{
+    client::{connection::Connection, target::Target},
+    error::{Error, Result},
+};
+
+/// A node that does not serve by then, or does not end, never will.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between attempts to connect.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+/// How much of a node's log an error quotes.
+const LOG_LINES: usize = 12;
+
+/// A node, running or not.
+#[derive(Debug)]
+pub struct Node {
+    binary: PathBuf,
+    target: Target,
+    home: PathBuf,
+    join: Option<String>,
+    advertise: Option<String>,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// One that will listen on a port that is free now, with its data below `home`.
+    pub fn new(binary: PathBuf, home: PathBuf, table: &str) -> Result<Self> {
+        fs::create_dir(&home).map_err(|e| Error::io(format_args!("making {}", home.display()), &e))?;
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+        let address = free.map_err(|e| Error::io("looking for a free port", &e))?;
+        let target = Target::node(address, table);
+        Ok(Self { binary, target, home, join: None, advertise: None, child: None })
+    }
+
+    /// Has it join whoever is at `address`, whenever it starts.
+    pub fn join(&mut self, address: String) {
+        self.join = Some(address);
+    }
+
+    /// Has it tell others to reach it at `address`.
+    pub fn advertise(&mut self, address: String) {
+        self.advertise = Some(address);
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.target.address
+    }
+
+    /// Where others reach it.
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.address().to_string())
+    }
+
+    /// It, for workloads.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("only nodes that run are asked for it").id()
+    }
+
+    /// Starts it, and returns when it answers.
+    pub async fn start(&mut self) -> Result<()> {
+        let child = self.command()?.spawn().map_err(|e| Error::io("starting a node", &e))?;
+        self.child = Some(child);
+        let begun = Instant::now();
+        while let Err(why) = Connection::open(self.address()).await {
+            self.expect_running()?;
+            if begun.elapsed() > PATIENCE {
+                return Err(why);
+            }
+            time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> Result<bool> {
+        Ok(Connection::open(self.address()).await?.exchange(&self.target.ready()).await? == 200)
+    }
+
+    /// Ends it as an operator would, and returns when it has ended.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let child = self.child.as_mut().expect("a signal was just sent to it");
+            if child.try_wait().map_err(|e| Error::io("waiting for a node to end", &e))?.is_some() {
+                self.child = None;
+                return Ok(());
+            }
+            time::sleep(LOOK_INTERVAL).await;
+        }
+        Err(Error::Failed(format!("a node does not end within {PATIENCE:?}; it logged:\n{}", self.log())))
+    }
+
+    /// Stops its process where it is: to others it hangs.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Has its process go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let pid = pid.expect("ids of processes are small and positive");
+        kill_process(pid, signal).map_err(|e| Error::io("signalling a node", &e.into()))
+    }
+
+    fn command(&self) -> Result<Command> {
+        let log = File::options().create(true).append(true).open(self.home.join("log"));
+        let mut command = Command::new(&self.binary);
+        // What the caller's shell has set is no part of a measurement.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("DYNARUST_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env_remove("CLUSTER_SECRET")
+            .env_remove("CLUSTER_SECRET_FILE")
+            .env_remove("RUST_LOG")
+            .arg(self.address().to_string())
+            .args(&self.join)
+            .arg("--data")
+            .arg(self.home.join("storage.db"))
+            .args(self.advertise.iter().flat_map(|address| ["--advertise", address.as_str()]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.map_err(|e| Error::io("opening a node's log", &e))?);
+        Ok(command)
+    }
+
+    /// Fails where it has ended without being told to.
+    pub fn expect_running(&mut self) -> Result<()> {
+        let child = self.child.as_mut().expect("only nodes that were started are expected to run");
+        match child.try_wait().map_err(|e| Error::io("asking after a node", &e))? {
+            Some(status) => {
+                Err(Error::Failed(format!("a node ended with {status}; it logged:\n{}", self.log())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The end of what it logged.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // Both fail where it has ended already, which is what they are for.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What nodes say of themselves and of each other, as far as it is measured; and waiting until they agree.
+
+use std::{
+    ops::{Add, Sub},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{net::TcpStream, task, time};
+
+use super::node::Node;
+use crate::error::{Error, Result};
+
+/// Nodes that do not agree by then never will.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Between looks: what the times are true to.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// `/_/cluster`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct View {
+    /// Whether the node has finished its first sync.
+    pub whole: bool,
+    /// All members, the node included.
+    pub members: Vec<Member>,
+}
+
+/// A member, as another sees it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Member {
+    /// Where it is reached.
+    pub address: String,
+    /// Whether a link with it stands.
+    pub linked: bool,
+    /// For how long it may have missed something, where that is known.
+    pub lag_ms: Option<u64>,
+    /// Messages that waited for one another in the last comparison with it.
+    pub comparison_steps: u64,
+    /// What was counted with it.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// What a node counts with a member. Of several, their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Counters {
+    /// Rounds received.
+    pub rounds: u64,
+    /// Comparisons opened.
+    pub sessions: u64,
+    /// Those that found nothing.
+    pub false_sessions: u64,
+    /// Messages that find out what differs.
+    pub comparison_messages: u64,
+    /// Their bytes.
+    pub comparison_bytes: u64,
+    /// All bytes sent.
+    pub bytes_sent: u64,
+    /// Rows sent.
+    pub rows_sent: u64,
+}
+
+impl Counters {
+    /// As `of`, once all that came before is counted and judged: nodes that hold the same learn of it later, by the roots of an
+    /// instant that lies behind, and a link's figures are behind by up to a round.
+    pub async fn settled(nodes: &[&Node]) -> Result<Self> {
+        let begun = Instant::now();
+        for node in nodes {
+            while !knows_of_equality(&view(node).await?, begun.elapsed()) {
+                if begun.elapsed() > PATIENCE {
+                    return Err(Error::Failed(format!("no equal roots within {PATIENCE:?}: {}", node.log())));
+                }
+                time::sleep(LOOK_INTERVAL).await;
+            }
+        }
+        Self::of(nodes).await
+    }
+
+    /// What these nodes have counted with all others, since the start of each.
+    pub async fn of(nodes: &[&Node]) -> Result<Self> {
+        let mut sum = Self::default();
+        for node in nodes {
+            sum = view(node).await?.members.iter().fold(sum, |sum, member| sum + member.counters);
+        }
+        Ok(sum)
+    }
+
+    fn combine(self, other: Self, with: fn(u64, u64) -> u64) -> Self {
+        Self {
+            rounds: with(self.rounds, other.rounds),
+            sessions: with(self.sessions, other.sessions),
+            false_sessions: with(self.false_sessions, other.false_sessions),
+            comparison_messages: with(self.comparison_messages, other.comparison_messages),
+            comparison_bytes: with(self.comparison_bytes, other.comparison_bytes),
+            bytes_sent: with(self.bytes_sent, other.bytes_sent),
+            rows_sent: with(self.rows_sent, other.rows_sent),
+        }
+    }
+}
+
+impl Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        self.combine(other, |a, b| a + b)
+    }
+}
+
+impl Sub for Counters {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        // A node that was started again counts from 0.
+        self.combine(before, u64::saturating_sub)
+    }
+}
+
+/// A table, as `/_/tables` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// Live keys.
+    pub keys: u64,
+    /// Keys that were deleted.
+    pub tombstones: u64,
+    /// Digest of its rows, where the node can tell.
+    pub root: Option<String>,
+}
+
+/// The cluster as a node sees it.
+pub async fn view(node: &Node) -> Result<View> {
+    ask(node, "/_/cluster").await
+}
+
+/// The tables of a node.
+pub async fn tables(node: &Node) -> Result<Vec<Table>> {
+    ask(node, "/_/tables").await
+}
+
+/// Rows in all tables of a node: live keys, and deleted ones.
+pub async fn rows(node: &Node) -> Result<(u64, u64)> {
+    let tables = tables(node).await?;
+    Ok(tables.iter().fold((0, 0), |(keys, deleted), table| (keys + table.keys, deleted + table.tombstones)))
+}
+
+/// Whether each of these nodes has a link with each other.
+pub async fn linked(nodes: &[&Node]) -> Result<bool> {
+    for node in nodes {
+        let view = view(node).await?;
+        let mut others = nodes.iter().map(|other| other.advertised()).filter(|at| *at != node.advertised());
+        let is_linked = |at: String| view.members.iter().any(|member| member.address == at && member.linked);
+        if !view.whole || !others.all(is_linked) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Waits until each has a link with each other, and all hold the same; returns how long that took.
+pub async fn in_sync(nodes: &[&Node]) -> Result<Duration> {
+    let begun = Instant::now();
+    while !(linked(nodes).await? && hold_the_same(nodes).await?) {
+        if begun.elapsed() > PATIENCE {
+            let logs: Vec<_> = nodes.iter().map(|node| node.log()).collect();
+            let logs = logs.join("\n--\n");
+            return Err(Error::Failed(format!(
+                "nodes do not agree within {PATIENCE:?}; they logged:\n{logs}"
+            )));
+        }
+        time::sleep(LOOK_INTERVAL).await;
+    }
+    Ok(begun.elapsed())
+}
+
+/// Whether a node knows of each linked member that both held the same at some instant within the last `span`.
+fn knows_of_equality(view: &View, span: Duration) -> bool {
+    let mut linked = view.members.iter().filter(|member| member.linked);
+    linked.all(|member| member.lag_ms.is_some_and(|lag_ms| Duration::from_millis(lag_ms) < span))
+}
+
+async fn hold_the_same(nodes: &[&Node]) -> Result<bool> {
+    let mut first = None;
+    for node in nodes {
+        let tables = tables(node).await?;
+        if tables.iter().any(|table| table.root.is_none()) {
+            return Ok(false);
+        }
+        let roots: Vec<_> = tables.into_iter().map(|table| (table.name, table.root)).collect();
+        if *first.get_or_insert_with(|| roots.clone()) != roots {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn ask<T: DeserializeOwned>(node: &Node, path: &str) -> Result<T> {
+    let failed =
+        |why: String| Error::Failed(format!("asking the node at {} for {path}: {why}", node.address()));
+    let (status, body) = get(node, path).await.map_err(|e| failed(e.to_string()))?;
+    serde_json::from_slice(&body).map_err(|e| failed(format!("{status}: {e}")))
+}
+
+/// One GET on a connection of its own.
+async fn get(
+    node: &Node,
+    path: &str,
+) -> std::result::Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+    let stream = TcpStream::connect(node.address()).await?;
+    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Its error is also that of the request.
+    task::spawn_local(connection);
+    let request = Request::get(path).header(header::HOST, node.address().to_string());
+    let answer = requests.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let (head, body) = answer.into_parts();
+    Ok((head.status, body.collect().await?.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_past_what_is_not_measured() {
+        let json = r#"{"cluster":"1","whole":true,"members":[{"node":"2","address":"b:1","state":"alive","linked":true,
+            "rounds":3,"sessions":2,"false_sessions":1,"comparison_messages":5,"comparison_bytes":700,"comparison_steps":7,
+            "bytes_sent":900,"bytes_received":1,"rows_sent":4,"rows_received":0,"lag_ms":null}]}"#;
+        let view: View = serde_json::from_str(json).expect("a view");
+        let member = &view.members[0];
+        assert!(view.whole && member.linked);
+        assert!(!knows_of_equality(&view, Duration::MAX));
+        assert_eq!((member.address.as_str(), member.comparison_steps), ("b:1", 7));
+        let counters = Counters {
+            rounds: 3,
+            sessions: 2,
+            false_sessions: 1,
+            comparison_messages: 5,
+            comparison_bytes: 700,
+            bytes_sent: 900,
+            rows_sent: 4,
+        };
+        assert_eq!(member.counters, counters);
+        assert_eq!(counters + counters - counters, counters);
+        assert_eq!(Counters::default() - counters, Counters::default());
+    }
+
+    #[test]
+    fn equality_counts_from_when_it_is_asked_for() {
+        let member = |linked, lag_ms| Member {
+            address: "b:1".into(),
+            linked,
+            lag_ms,
+            comparison_steps: 0,
+            counters: Counters::default(),
+        };
+        let knows = |members| knows_of_equality(&View { whole: true, members }, Duration::from_secs(2));
+        assert!(knows(vec![member(true, Some(1_999)), member(false, None)]));
+        assert!(!knows(vec![member(true, Some(2_000))]));
+        assert!(!knows(vec![member(true, Some(0)), member(true, None)]));
+    }
+
+    #[test]
+    fn a_table_may_not_know_its_root_yet() {
+        let json = r#"[{"name":"t","keys":1,"tombstones":2,"root":null}]"#;
+        let tables: Vec<Table> = serde_json::from_str(json).expect("tables");
+        assert_eq!(tables, [Table { name: "t".into(), keys: 1, tombstones: 2, root: None }]);
+    }
+}

@@ -1,0 +1,83 @@
+//! Where the nodes of a measurement have their data: a directory that goes with the measurement.
+
+use std::{
+    cell::Cell,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use super::node::Node;
+use crate::error::{Error, Result};
+
+/// A directory, and the names of those that have data in it.
+#[derive(Debug)]
+pub struct Workspace {
+    binary: PathBuf,
+    directory: PathBuf,
+    table: String,
+    nodes: Cell<u32>,
+}
+
+impl Workspace {
+    /// A new directory below `parent`, or where the system has temporary files. The nodes are worked on in `table`.
+    pub fn new(binary: PathBuf, parent: Option<&Path>, table: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("dynarust-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = parent.map_or_else(std::env::temp_dir, Path::to_owned).join(name);
+        fs::create_dir(&directory)
+            .map_err(|e| Error::io(format_args!("making {}", directory.display()), &e))?;
+        Ok(Self { binary, directory, table: table.to_owned(), nodes: Cell::new(0) })
+    }
+
+    /// A node with an empty directory, that does not run yet.
+    pub fn node(&self) -> Result<Node> {
+        let number = self.nodes.get();
+        self.nodes.set(number + 1);
+        Node::new(self.binary.clone(), self.directory.join(format!("node{number}")), &self.table)
+    }
+
+    /// So many nodes that run, and are one cluster.
+    pub async fn cluster(&self, count: usize) -> Result<Vec<Node>> {
+        let mut nodes: Vec<Node> = Vec::new();
+        for _ in 0..count {
+            let mut node = self.node()?;
+            if let Some(first) = nodes.first() {
+                node.join(first.address().to_string());
+            }
+            node.start().await?;
+            nodes.push(node);
+        }
+        super::view::in_sync(&nodes.iter().collect::<Vec<_>>()).await?;
+        Ok(nodes)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // What cannot be removed lies among temporary files.
+        fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_leaves_nothing_behind() {
+        let workspace = Workspace::new("DynaRust".into(), None, "t").expect("a directory");
+        let directory = workspace.directory.clone();
+        workspace.node().expect("a node");
+        assert!(directory.join("node0").is_dir());
+        drop(workspace);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let error = Workspace::new("DynaRust".into(), Some(Path::new("/proc/nowhere")), "t")
+            .expect_err("no directory");
+        assert!(error.to_string().contains("/proc/nowhere"), "{error}");
+    }
+}

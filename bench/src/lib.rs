@@ -1,0 +1,192 @@
+//! `dynarust-bench`: loads a running node, from a process of its own, and reports what clients see.
+//!
+//! The figures in the README come from here and from nothing else, so the client must never be the bottleneck and never flatter.
+//! It has one thread. It builds requests before it starts their clock, and reads no more of an answer than its status and its
+//! length. Its documents compress like real ones. Any answer that is not the expected one ends the run. The same client loads
+//! what a node is compared with: the servers in [`bare`], and etcd.
+//!
+//! One run says little on a shared machine: every workload repeats, and reports the median, the minimum and the maximum.
+//!
+//! - [`client`] sends requests and reads answers and events.
+//! - [`workload`] has one file for each thing that is done to one target.
+//! - [`cluster`] starts nodes of its own, and measures what they do together.
+//! - [`bare`] has the servers that a node is compared with.
+//! - [`report`], [`progress`] and [`process`] are what the figures are made of.
+
+pub mod bare;
+pub mod binary;
+pub mod client;
+pub mod cluster;
+pub mod error;
+pub mod options;
+pub mod process;
+pub mod progress;
+pub mod report;
+pub mod workload;
+
+use std::{future::Future, io};
+
+pub use self::error::{Error, Result};
+use self::{
+    client::target::{Target, TargetOptions},
+    options::LoadOptions,
+    report::Report,
+    workload::{batch, closed_loop, fanout, idle, many, stalled, start},
+};
+
+/// Loads DynaRust nodes, and reports rates, latencies and what they cost
+#[derive(Debug, clap::Parser)]
+#[command(name = "dynarust-bench", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Reads random keys; each connection sends its next request when the one before is answered
+    Get(Load<NoOptions>),
+    /// Writes random keys; each connection sends its next request when the one before is answered
+    Put(Load<NoOptions>),
+    /// Reads and writes random keys
+    Mixed(Load<closed_loop::Mix>),
+    /// Writes --keys new rows in batches, and reports rows per second
+    Batch(Load<batch::Options>),
+    /// Many subscribers of one key: from PUT sent until the last of them has the event
+    Fanout(Load<fanout::Options>),
+    /// One subscriber while other keys are written: from PUT sent to event received
+    Latency(Load<fanout::LatencyOptions>),
+    /// Many subscribers, each of its own key: from PUT sent to event received
+    Many(Load<many::Options>),
+    /// Subscribers that never read: whether and when each is closed, and how much memory they take
+    Stalled(Load<stalled::Options>),
+    /// Opens event streams and holds them: how much memory each takes
+    Idle(Load<idle::Options>),
+    /// Starts a node on --data: time until it reads, and until it is ready
+    Start(Load<start::Options>),
+    /// Starts nodes of its own and measures them together: lag, replicas, repair, first sync, recovery from a cut
+    Cluster(Box<cluster::Arguments>),
+    /// Runs a minimal server to compare a node with
+    Bare(bare::Arguments),
+}
+
+/// The options of a workload, and those that all workloads share.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Load<T: clap::Args> {
+    /// Those of this workload.
+    #[command(flatten)]
+    pub workload: T,
+    /// What is loaded.
+    #[command(flatten)]
+    pub target: TargetOptions,
+    /// How much, and for how long.
+    #[command(flatten)]
+    pub load: LoadOptions,
+}
+
+/// A workload without options of its own.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
+pub struct NoOptions {}
+
+/// Runs a command and prints what it measured to standard output. Makes its own runtime: do not call it inside one.
+///
+/// # Errors
+/// `Usage` for arguments that cannot work, `Failed` where the target does not answer as expected.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    use Command as C;
+    match &arguments.command {
+        C::Get(load) => measure(load, async |_, target, load| {
+            closed_loop::run("get", closed_loop::Mix { reads_percent: 100 }, target, load).await
+        }),
+        C::Put(load) => measure(load, async |_, target, load| {
+            closed_loop::run("put", closed_loop::Mix { reads_percent: 0 }, target, load).await
+        }),
+        C::Mixed(load) => {
+            measure(load, async |mix, target, load| closed_loop::run("mixed", *mix, target, load).await)
+        }
+        C::Batch(load) => measure(load, async |own, target, load| batch::run(*own, target, load).await),
+        C::Fanout(load) => {
+            measure(load, async |own, target, load| fanout::run("fanout", *own, target, load).await)
+        }
+        C::Latency(load) => {
+            measure(load, async |own, target, load| fanout::run("latency", (*own).into(), target, load).await)
+        }
+        C::Many(load) => measure(load, async |own, target, load| many::run(*own, target, load).await),
+        C::Stalled(load) => measure(load, async |own, target, load| stalled::run(*own, target, load).await),
+        C::Idle(load) => measure(load, async |own, target, _| idle::run(*own, target).await),
+        C::Start(load) => measure(load, async |own, target, load| start::run(own, target, load).await),
+        C::Cluster(cluster) => {
+            block_on(&cluster.load, cluster::run(cluster, &mut print_to_stdout(&cluster.load)))
+        }
+        C::Bare(bare) => bare::run(bare),
+    }
+}
+
+/// Runs a workload on one target, and prints its report.
+fn measure<T: clap::Args>(
+    load: &Load<T>,
+    workload: impl AsyncFnOnce(&T, &Target, &LoadOptions) -> Result<Report>,
+) -> Result<()> {
+    let target = Target::resolve(&load.target, &load.load.table)?;
+    let mut report = block_on(&load.load, workload(&load.workload, &target, &load.load))?;
+    if let Some(pid) = target.pid {
+        report.note("rss_mib", process::mebibytes(process::resident_bytes(pid)?));
+    }
+    if let Some(data) = &target.data {
+        report.note("disk_mib", process::mebibytes(process::disk_bytes(data)?));
+    }
+    print(&report, load.load.json)
+}
+
+/// Runs a measurement on one thread: the load side has one core, and tasks that share a thread share their counters without
+/// locks.
+fn block_on<T>(load: &LoadOptions, measurement: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("starting the runtime", &e))?;
+    let tasks = tokio::task::LocalSet::new();
+    if load.spin {
+        tasks.spawn_local(spin());
+    }
+    tasks.block_on(&runtime, measurement)
+}
+
+/// Keeps the runtime polling for as long as it runs. On one machine a write to a socket whose reader sleeps costs the writer
+/// several microseconds, to wake the other core, and the slower the target, the more often its load sleeps: of two targets the
+/// slower would pay for more than its own work. Over a network no target wakes its clients.
+async fn spin() {
+    loop {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Prints each report as soon as it is there.
+fn print_to_stdout(load: &LoadOptions) -> impl FnMut(Report) -> Result<()> {
+    let json = load.json;
+    move |report| print(&report, json)
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    match report.write(json, &mut io::stdout().lock()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Error::io("writing the report", &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

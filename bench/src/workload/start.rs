@@ -1,0 +1,141 @@
+//! Starting a node on a store that is there: how long until it answers reads, how long until it is ready, and whether reads are
+//! held up between the two.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::time;
+
+use crate::{
+    binary::BinaryOptions,
+    client::{
+        connection::Connection,
+        document::Random,
+        target::{self, Target},
+    },
+    error::{Error, Result},
+    options::LoadOptions,
+    progress,
+    report::{Figure, Latencies, Report},
+};
+
+/// A node that is not ready by then never will be.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between attempts to connect, and between reads until it is ready: what the figures are true to.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Which node is started.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Where the binary is.
+    #[command(flatten)]
+    pub binary: BinaryOptions,
+}
+
+/// Starts a node on `--data` once per run, and stops it.
+pub async fn run(start: &Options, target: &Target, options: &LoadOptions) -> Result<Report> {
+    target.expect_node("start")?;
+    let binary = start.binary.find()?;
+    let Some(data) = &target.data else {
+        return Err(Error::Usage(
+            "start opens a store that a node left: name its directory with --data".into(),
+        ));
+    };
+    if Connection::open(target.address).await.is_ok() {
+        return Err(Error::Usage(format!("a node answers at {} already: stop it first", target.address)));
+    }
+    let mut report = Report::new("start", target.to_string()).setting("keys", options.keys);
+    let bar = progress::bar("start", u64::from(options.runs)).with_message("starts");
+    for _ in 0..options.runs {
+        report.run(start_once(&binary, data, target, options).await?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+async fn start_once(
+    binary: &Path,
+    data: &Path,
+    target: &Target,
+    options: &LoadOptions,
+) -> Result<Vec<Figure>> {
+    let mut random = Random::new(options.seed);
+    let start = Instant::now();
+    let mut node = Node::spawn(binary, data, target)?;
+    let mut connection = loop {
+        match Connection::open(target.address).await {
+            Ok(connection) => break connection,
+            Err(error) => node.expect_running(start, error)?,
+        }
+        time::sleep(LOOK_INTERVAL).await;
+    };
+    let mut latencies = Latencies::new();
+    let mut reads_after = None;
+    let ready_after = loop {
+        let mut request = Vec::new();
+        target.get(&target::key(random.below(options.keys)), &mut request);
+        let sent = Instant::now();
+        connection.expect_ok(&request).await?;
+        // The first one has waited for the start itself, and is a figure of its own.
+        match reads_after {
+            None => reads_after = Some(start.elapsed()),
+            Some(_) => latencies.record(sent.elapsed()),
+        }
+        let status = connection.exchange(&target.ready()).await?;
+        if status == 200 {
+            break start.elapsed();
+        }
+        node.expect_running(start, Error::Failed(format!("readyz answers {status}")))?;
+        time::sleep(LOOK_INTERVAL).await;
+    };
+    node.stop()?;
+    let mut figures = vec![
+        Figure::new("first_read_s", reads_after.unwrap_or_default().as_secs_f64()),
+        Figure::new("ready_s", ready_after.as_secs_f64()),
+    ];
+    figures.extend(latencies.figures("get"));
+    Ok(figures)
+}
+
+/// A node that this process started, and does not leave behind.
+struct Node(Child);
+
+impl Node {
+    fn spawn(binary: &Path, data: &Path, target: &Target) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.arg(target.address.to_string()).arg("--data").arg(data);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map(Self).map_err(|e| Error::io("starting a node", &e))
+    }
+
+    /// Passes over `why` it does not serve yet, as long as it runs and there is time.
+    fn expect_running(&mut self, start: Instant, why: Error) -> Result<()> {
+        let exited = self.0.try_wait().map_err(|e| Error::io("asking after the node", &e))?;
+        match exited {
+            Some(status) => {
+                Err(Error::Failed(format!("the node ended with {status}: start it by hand to see why")))
+            }
+            None if start.elapsed() > PATIENCE => Err(why),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it as an operator would, so that every start is one after an orderly stop.
+    fn stop(mut self) -> Result<()> {
+        let terminated = Command::new("kill").arg(self.0.id().to_string()).status();
+        terminated.and_then(|_| self.0.wait()).map(drop).map_err(|e| Error::io("stopping the node", &e))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Both fail where it has ended already, which is what they are for.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
