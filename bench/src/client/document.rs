@@ -97,9 +97,9 @@ impl Documents {
     }
 
     /// Appends the next document, its first member `sent`, by which a subscriber knows the write that an event is of.
-    pub fn write_stamped(&mut self, sent: u64, out: &mut Vec<u8>) {
+    pub fn write_numbered(&mut self, sent: u64, out: &mut Vec<u8>) {
         let start = out.len();
-        append(out, format_args!(r#"{{"{STAMP}":{sent}"#));
+        append(out, format_args!(r#"{{"{SEQUENCE}":{sent}"#));
         if self.bytes < MEMBERS_BYTES_MIN {
             return out.push(b'}');
         }
@@ -156,12 +156,12 @@ impl Documents {
 }
 
 /// The member that names the write.
-const STAMP: &str = "sent";
-/// A stamped document that is to be smaller than this is its stamp alone.
+const SEQUENCE: &str = "sent";
+/// A stamped document that is to be smaller than this is its sequence alone.
 const MEMBERS_BYTES_MIN: usize = 250;
 
-/// The stamp in a line that quotes a stamped document.
-pub fn stamp(line: &[u8]) -> Option<u64> {
+/// The sequence in a line that quotes a stamped document.
+pub fn sequence_in(line: &[u8]) -> Option<u64> {
     const NAME: &[u8] = br#"{"sent":"#;
     let at = line.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
     let digits = line[at..].iter().take_while(|byte| byte.is_ascii_digit());
@@ -208,10 +208,13 @@ mod tests {
     #[test]
     fn a_stamp_is_found_again_whatever_the_size() {
         for bytes in [0, 20, 250, 350] {
-            let document = text(|out| Documents::new(1, bytes).write_stamped(12345, out));
+            let document = text(|out| Documents::new(1, bytes).write_numbered(12345, out));
             serde_json::from_str::<serde_json::Value>(&document).expect(&document);
-            assert_eq!(stamp(format!(r#"data: {{"key":"a","value":{document}}}"#).as_bytes()), Some(12345));
+            assert_eq!(
+                sequence_in(format!(r#"data: {{"key":"a","value":{document}}}"#).as_bytes()),
+                Some(12345)
+            );
         }
-        assert_eq!(stamp(b": dynarust 127.0.0.1:6660"), None);
+        assert_eq!(sequence_in(b": dynarust 127.0.0.1:6660"), None);
     }
 }

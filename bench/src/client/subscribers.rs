@@ -1,5 +1,5 @@
-//! Event streams of the load side. A write carries a number, its stamp, and the instant it was sent at is kept under that number;
-//! whoever then sees the event knows by its stamp how long it took. Writer and subscribers are threads of one process, so one
+//! Event streams of the load side. A write carries a number, its sequence, and the instant it was sent at is kept under that number;
+//! whoever then sees the event knows by its sequence how long it took. Writer and subscribers are threads of one process, so one
 //! monotonic clock times both ends.
 
 use std::{
@@ -18,8 +18,8 @@ use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, time};
 use super::{connection::Connection, document, target::Target};
 use crate::{error::Result, progress, report::Latencies};
 
-/// Stamps that are told apart: more than are ever in flight at once.
-const STAMPS_MAX: u64 = 1 << 20;
+/// SendTimes that are told apart: more than are ever in flight at once.
+const SEQUENCES_MAX: u64 = 1 << 20;
 /// Streams that are opened at once: below the backlog of any listener.
 const OPENING_MAX: usize = 64;
 /// Room for one event of a usual size; there are as many of these as streams.
@@ -27,16 +27,16 @@ const READ_BYTES: usize = 2 << 10;
 
 /// When each numbered write was sent.
 #[derive(Debug)]
-pub struct Stamps {
+pub struct SendTimes {
     origin: Instant,
     next: AtomicU64,
     sent_ns: Box<[AtomicU64]>,
 }
 
-impl Stamps {
+impl SendTimes {
     /// None sent yet.
     pub fn new() -> Arc<Self> {
-        let sent_ns = (0..STAMPS_MAX).map(|_| AtomicU64::new(0)).collect();
+        let sent_ns = (0..SEQUENCES_MAX).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self { origin: Instant::now(), next: AtomicU64::new(0), sent_ns })
     }
 
@@ -46,16 +46,16 @@ impl Stamps {
     }
 
     /// Notes that the write of this number is sent now, and returns when that is.
-    pub fn send(&self, stamp: u64) -> Instant {
+    pub fn send(&self, sequence: u64) -> Instant {
         let now = Instant::now();
         let sent_ns = now.duration_since(self.origin).as_nanos() as u64;
-        self.sent_ns[(stamp % STAMPS_MAX) as usize].store(sent_ns, Ordering::Release);
+        self.sent_ns[(sequence % SEQUENCES_MAX) as usize].store(sent_ns, Ordering::Release);
         now
     }
 
     /// How long before `now` the write of this number was sent.
-    fn age(&self, stamp: u64, now: Instant) -> Duration {
-        let sent_ns = self.sent_ns[(stamp % STAMPS_MAX) as usize].load(Ordering::Acquire);
+    fn age(&self, sequence: u64, now: Instant) -> Duration {
+        let sent_ns = self.sent_ns[(sequence % SEQUENCES_MAX) as usize].load(Ordering::Acquire);
         now.duration_since(self.origin).saturating_sub(Duration::from_nanos(sent_ns))
     }
 }
@@ -63,33 +63,33 @@ impl Stamps {
 /// What all subscribers together have received.
 #[derive(Debug)]
 pub struct Arrivals {
-    stamps: Arc<Stamps>,
+    send_times: Arc<SendTimes>,
     latencies: RefCell<Latencies>,
     events: Cell<u64>,
     resyncs: Cell<u64>,
     closed: Cell<u64>,
-    awaited: Cell<Awaited>,
+    expected: Cell<Expected>,
     complete: Notify,
 }
 
 /// The event that all subscribers are waiting for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Awaited {
-    stamp: Option<u64>,
+struct Expected {
+    sequence: Option<u64>,
     missing: u64,
     last: Option<Instant>,
 }
 
 impl Arrivals {
     /// Nothing received yet.
-    pub fn new(stamps: Arc<Stamps>) -> Rc<Self> {
+    pub fn new(send_times: Arc<SendTimes>) -> Rc<Self> {
         Rc::new(Self {
-            stamps,
+            send_times,
             latencies: RefCell::new(Latencies::new()),
             events: Cell::new(0),
             resyncs: Cell::new(0),
             closed: Cell::new(0),
-            awaited: Cell::default(),
+            expected: Cell::default(),
             complete: Notify::new(),
         })
     }
@@ -114,34 +114,34 @@ impl Arrivals {
         self.closed.get()
     }
 
-    /// Says that the event of `stamp` is to reach this many subscribers.
-    pub fn expect(&self, stamp: u64, subscribers: u64) {
-        self.awaited.set(Awaited { stamp: Some(stamp), missing: subscribers, last: None });
+    /// Says that the event of `sequence` is to reach this many subscribers.
+    pub fn expect(&self, sequence: u64, subscribers: u64) {
+        self.expected.set(Expected { sequence: Some(sequence), missing: subscribers, last: None });
     }
 
-    /// Waits until all have the expected event, or `patience` is at its end: when the last got it, and how many did not.
-    pub async fn wait(&self, patience: Duration) -> (Option<Instant>, u64) {
+    /// Waits until all have the expected event, or `timeout` is at its end: when the last got it, and how many did not.
+    pub async fn wait(&self, timeout: Duration) -> (Option<Instant>, u64) {
         let complete = async {
-            while self.awaited.get().missing > 0 {
+            while self.expected.get().missing > 0 {
                 self.complete.notified().await;
             }
         };
         // Whether it timed out is what `missing` tells.
-        time::timeout(patience, complete).await.ok();
-        let awaited = self.awaited.get();
-        (awaited.last, awaited.missing)
+        time::timeout(timeout, complete).await.ok();
+        let expected = self.expected.get();
+        (expected.last, expected.missing)
     }
 
     fn line(&self, line: &[u8], now: Instant) {
-        if let Some(stamp) = line.strip_prefix(b"data:").and_then(document::stamp) {
+        if let Some(sequence) = line.strip_prefix(b"data:").and_then(document::sequence_in) {
             self.events.set(self.events.get() + 1);
-            self.latencies.borrow_mut().record(self.stamps.age(stamp, now));
-            let mut awaited = self.awaited.get();
-            if awaited.stamp == Some(stamp) && awaited.missing > 0 {
-                awaited.missing -= 1;
-                awaited.last = Some(now);
-                self.awaited.set(awaited);
-                if awaited.missing == 0 {
+            self.latencies.borrow_mut().record(self.send_times.age(sequence, now));
+            let mut expected = self.expected.get();
+            if expected.sequence == Some(sequence) && expected.missing > 0 {
+                expected.missing -= 1;
+                expected.last = Some(now);
+                self.expected.set(expected);
+                if expected.missing == 0 {
                     self.complete.notify_one();
                 }
             }
@@ -227,18 +227,18 @@ mod tests {
 
     #[test]
     fn an_expected_event_is_complete_when_all_have_it() {
-        let stamps = Stamps::new();
-        let arrivals = Arrivals::new(stamps.clone());
-        let stamp = stamps.next();
-        let sent = stamps.send(stamp);
-        arrivals.expect(stamp, 2);
-        let line = format!(r#"data: {{"value":{{"sent":{stamp}}}}}"#);
+        let send_times = SendTimes::new();
+        let arrivals = Arrivals::new(send_times.clone());
+        let sequence = send_times.next();
+        let sent = send_times.send(sequence);
+        arrivals.expect(sequence, 2);
+        let line = format!(r#"data: {{"value":{{"sent":{sequence}}}}}"#);
         arrivals.line(line.as_bytes(), sent + Duration::from_millis(1));
-        assert_eq!(arrivals.awaited.get().missing, 1);
+        assert_eq!(arrivals.expected.get().missing, 1);
         arrivals.line(br#"data: {"value":{"sent":99}}"#, sent);
         arrivals.line(line.as_bytes(), sent + Duration::from_millis(2));
-        assert_eq!(arrivals.awaited.get().missing, 0);
-        assert_eq!(arrivals.awaited.get().last, Some(sent + Duration::from_millis(2)));
+        assert_eq!(arrivals.expected.get().missing, 0);
+        assert_eq!(arrivals.expected.get().last, Some(sent + Duration::from_millis(2)));
         assert_eq!((arrivals.events(), arrivals.resyncs()), (3, 0));
     }
 }

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, task::JoinSet, time};
 use super::{
     connection::Connection,
     document::{Documents, Random},
-    subscribers::Stamps,
+    subscribers::SendTimes,
     target::{self, Target},
 };
 use crate::{
@@ -57,12 +57,12 @@ pub struct Writer {
 
 impl Writer {
     /// Starts to write.
-    pub fn start(target: &Target, plan: Plan, stamps: &Arc<Stamps>) -> Self {
+    pub fn start(target: &Target, plan: Plan, send_times: &Arc<SendTimes>) -> Self {
         let stop = Arc::new(AtomicBool::new(plan.rate_per_s == 0));
         let (sender, written) = oneshot::channel();
-        let (target, stamps, stopped) = (target.clone(), stamps.clone(), stop.clone());
+        let (target, send_times, stopped) = (target.clone(), send_times.clone(), stop.clone());
         std::thread::spawn(move || {
-            let written = write_all(&target, plan, &stamps, &stopped);
+            let written = write_all(&target, plan, &send_times, &stopped);
             // Nobody waits for it if the workload failed before.
             sender.send(written).ok();
         });
@@ -76,7 +76,12 @@ impl Writer {
     }
 }
 
-fn write_all(target: &Target, plan: Plan, stamps: &Arc<Stamps>, stop: &Arc<AtomicBool>) -> Result<Written> {
+fn write_all(
+    target: &Target,
+    plan: Plan,
+    send_times: &Arc<SendTimes>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Written> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -89,7 +94,14 @@ fn write_all(target: &Target, plan: Plan, stamps: &Arc<Stamps>, stop: &Arc<Atomi
         for number in 0..connections {
             let connection = Connection::open(target.address).await?;
             let pace = Pace { start, number, connections, rate_per_s: plan.rate_per_s };
-            workers.spawn_local(write(target.clone(), plan, pace, connection, stamps.clone(), stop.clone()));
+            workers.spawn_local(write(
+                target.clone(),
+                plan,
+                pace,
+                connection,
+                send_times.clone(),
+                stop.clone(),
+            ));
         }
         let mut latencies = Latencies::new();
         while let Some(worker) = workers.join_next().await {
@@ -120,7 +132,7 @@ async fn write(
     plan: Plan,
     pace: Pace,
     mut connection: Connection,
-    stamps: Arc<Stamps>,
+    send_times: Arc<SendTimes>,
     stop: Arc<AtomicBool>,
 ) -> Result<Latencies> {
     let seed = plan.seed.wrapping_mul(1 << 16) + pace.number;
@@ -133,12 +145,12 @@ async fn write(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let stamp = stamps.next();
+        let sequence = send_times.next();
         value.clear();
         request.clear();
-        documents.write_stamped(stamp, &mut value);
+        documents.write_numbered(sequence, &mut value);
         target.put(&target::key(random.below(plan.keys)), &value, &mut request);
-        let sent = stamps.send(stamp);
+        let sent = send_times.send(sequence);
         connection.expect_ok(&request).await?;
         latencies.record(sent.elapsed());
     }

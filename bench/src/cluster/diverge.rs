@@ -49,9 +49,9 @@ pub async fn run(diverge: Options, workspace: &Workspace, options: &LoadOptions)
             written.stop().await?;
             written.start().await?;
             away.start().await?;
-            let begun = Instant::now();
+            let start = Instant::now();
             view::in_sync(&[&written, &away]).await?;
-            let took_s = begun.elapsed().as_secs_f64();
+            let took_s = start.elapsed().as_secs_f64();
             // Both nodes have just been started: they have counted nothing else.
             let counters = Counters::settled(&[&written, &away]).await?;
             let mut figure =

@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// Between looks: what the times are true to.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A sync that takes longer does not end.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// Until a node that was filled is done with what it does after that.
-const SETTLING: Duration = Duration::from_secs(3);
+const SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -49,33 +49,33 @@ async fn sync_once(sync: Options, workspace: &Workspace, options: &LoadOptions) 
     let mut source = workspace.node()?;
     source.start().await?;
     batch::fill(source.target(), &LoadOptions { keys: sync.sync_rows, ..options.clone() }).await?;
-    time::sleep(SETTLING).await;
+    time::sleep(SETTLE_TIME).await;
     let filled_bytes = process::resident_bytes(source.pid())?;
     process::reset_peak(source.pid())?;
 
     let mut joining = workspace.node()?;
     joining.join(source.address().to_string());
-    let begun = Instant::now();
+    let start = Instant::now();
     joining.start().await?;
-    let started = begun.elapsed();
+    let started = start.elapsed();
     let mut ready = None;
     let synced = loop {
         if ready.is_none() && joining.is_ready().await? {
-            ready = Some(begun.elapsed());
+            ready = Some(start.elapsed());
         }
         let rows = view::rows(&joining).await?;
         if ready.is_some() && rows == (sync.sync_rows, 0) {
-            break begun.elapsed();
+            break start.elapsed();
         }
         joining.expect_running()?;
-        if begun.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             let log = joining.log();
             return Err(Error::Failed(format!(
-                "the first sync does not end within {PATIENCE:?}, with {} of {} rows; it logged:\n{log}",
+                "the first sync does not end within {TIMEOUT:?}, with {} of {} rows; it logged:\n{log}",
                 rows.0, sync.sync_rows
             )));
         }
-        time::sleep(LOOK_INTERVAL).await;
+        time::sleep(POLL_INTERVAL).await;
     };
     let source_peak_bytes = process::peak_bytes(source.pid())?;
     let joining_peak_bytes = process::peak_bytes(joining.pid())?;
@@ -85,7 +85,7 @@ async fn sync_once(sync: Options, workspace: &Workspace, options: &LoadOptions) 
         Figure::new("answers_s", started.as_secs_f64()),
         Figure::new("ready_s", ready.unwrap_or(synced).as_secs_f64()),
         Figure::new("synced_s", synced.as_secs_f64()),
-        Figure::new("in_sync_s", begun.elapsed().as_secs_f64()),
+        Figure::new("in_sync_s", start.elapsed().as_secs_f64()),
         Figure::new("source_rss_mib", process::mebibytes(filled_bytes)),
         Figure::new("source_rss_grown_mib", grown(source_peak_bytes, filled_bytes)),
         Figure::new("empty_rss_mib", process::mebibytes(empty_bytes)),
@@ -97,6 +97,6 @@ async fn sync_once(sync: Options, workspace: &Workspace, options: &LoadOptions) 
 async fn empty_resident_bytes(workspace: &Workspace) -> Result<u64> {
     let mut node = workspace.node()?;
     node.start().await?;
-    time::sleep(SETTLING).await;
+    time::sleep(SETTLE_TIME).await;
     process::resident_bytes(node.pid())
 }

@@ -32,9 +32,9 @@ const BATCH_ROWS: u64 = 100;
 /// One write in so many is a delete.
 const DELETE_ONE_IN: u64 = 4;
 /// Between looks: what the times are true to.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A link that is not noticed to be gone by then, or does not come back, never will.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long, and what happens.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -107,19 +107,19 @@ pub async fn run(heal: Options, workspace: &Workspace, options: &LoadOptions) ->
 }
 
 async fn wait_for_link(nodes: &[&Node], standing: bool) -> Result<()> {
-    let begun = Instant::now();
+    let start = Instant::now();
     for node in nodes {
         loop {
             let members = view::view(node).await?.members;
             if members.iter().any(|member| member.linked) == standing {
                 break;
             }
-            if begun.elapsed() > PATIENCE {
+            if start.elapsed() > TIMEOUT {
                 let log = node.log();
                 let what = if standing { "comes up" } else { "ends" };
-                return Err(Error::Failed(format!("no link {what} within {PATIENCE:?}; it logged:\n{log}")));
+                return Err(Error::Failed(format!("no link {what} within {TIMEOUT:?}; it logged:\n{log}")));
             }
-            time::sleep(LOOK_INTERVAL).await;
+            time::sleep(POLL_INTERVAL).await;
         }
     }
     Ok(())
@@ -130,10 +130,10 @@ async fn write(node: &Node, heal: Options, seed: u64, value_bytes: usize) -> Res
     let mut random = Random::new(seed);
     let mut documents = Documents::new(seed, value_bytes);
     let mut connection = Connection::open(node.address()).await?;
-    let begun = Instant::now();
+    let start = Instant::now();
     for first in (0..heal.conflicts).step_by(BATCH_ROWS as usize) {
         let share = first as f64 / heal.conflicts as f64;
-        time::sleep_until((begun + heal.cut.mul_f64(share)).into()).await;
+        time::sleep_until((start + heal.cut.mul_f64(share)).into()).await;
         let mut body = Vec::new();
         for number in first..(first + BATCH_ROWS).min(heal.conflicts) {
             operation(number, random.below(DELETE_ONE_IN) == 0, &mut documents, &mut body);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Until what came before is over: a node notes on its disk how far it is settled, and does so for some seconds after a write.
-const SETTLING: Duration = Duration::from_secs(12);
+const SETTLE_TIME: Duration = Duration::from_secs(12);
 
 /// How long.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -35,15 +35,15 @@ pub async fn run(idle: Options, workspace: &Workspace, options: &LoadOptions) ->
     batch::fill(nodes[0].target(), options).await?;
     view::in_sync(&nodes).await?;
     // A short look, which says little of disks anyway, is not worth a long wait.
-    progress::follow_time("settling", SETTLING.min(idle.idle)).await;
+    progress::follow_time("settling", SETTLE_TIME.min(idle.idle)).await;
 
     let mut report = Report::new("idle", "3 nodes with one table")
         .setting("keys", options.keys)
         .setting("run_s", idle.idle.as_secs_f64());
     for _ in 0..options.runs {
-        let (before, begun) = (Reading::of(&nodes).await?, Instant::now());
+        let (before, start) = (Sample::of(&nodes).await?, Instant::now());
         progress::follow_time("idle", idle.idle).await;
-        let (after, seconds) = (Reading::of(&nodes).await?, begun.elapsed().as_secs_f64());
+        let (after, seconds) = (Sample::of(&nodes).await?, start.elapsed().as_secs_f64());
         let counters = after.counters - before.counters;
         if counters.rounds == 0 {
             return Err(Error::Failed("no round in that time: take a longer --idle".into()));
@@ -62,13 +62,13 @@ pub async fn run(idle: Options, workspace: &Workspace, options: &LoadOptions) ->
 }
 
 /// What all nodes together have counted so far.
-struct Reading {
+struct Sample {
     counters: Counters,
     written_bytes: u64,
     cpu_s: f64,
 }
 
-impl Reading {
+impl Sample {
     async fn of(nodes: &[&Node]) -> Result<Self> {
         let mut reading = Self { counters: Counters::of(nodes).await?, written_bytes: 0, cpu_s: 0.0 };
         for node in nodes {

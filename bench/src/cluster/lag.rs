@@ -9,7 +9,7 @@ use super::workspace::Workspace;
 use crate::{
     client::{
         document::Documents,
-        subscribers::{self, Arrivals, Stamps},
+        subscribers::{self, Arrivals, SendTimes},
         target::FANOUT_KEY,
         writer::{Plan, Writer},
     },
@@ -17,7 +17,7 @@ use crate::{
     options::LoadOptions,
     progress,
     report::{Figure, Report},
-    workload::fanout::Source,
+    workload::fanout::Publisher,
 };
 
 /// Between an event's arrival and the next write.
@@ -36,15 +36,16 @@ pub struct Options {
 pub async fn run(lag: Options, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
     let nodes = workspace.cluster(2).await?;
     let (written, read) = (nodes[0].target(), nodes[1].target());
-    let stamps = Stamps::new();
-    let arrivals = Arrivals::new(stamps.clone());
+    let send_times = SendTimes::new();
+    let arrivals = Arrivals::new(send_times.clone());
     let streams = subscribers::open("lag", read, vec![read.subscribe(FANOUT_KEY)]).await?;
     subscribers::follow(streams, &arrivals);
 
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: lag.lag_rate, keys, value_bytes, seed };
-    let others = Writer::start(written, plan, &stamps);
-    let mut source = Source::open(written, Documents::new(seed, value_bytes), stamps, &arrivals).await?;
+    let others = Writer::start(written, plan, &send_times);
+    let mut source =
+        Publisher::open(written, Documents::new(seed, value_bytes), send_times, &arrivals).await?;
     let mut report = Report::new("lag", "2 nodes")
         .setting("write_rate", lag.lag_rate)
         .setting("value_bytes", value_bytes)
@@ -52,8 +53,8 @@ pub async fn run(lag: Options, workspace: &Workspace, options: &LoadOptions) -> 
     progress::follow_time("warmup", options.warmup).await;
     for _ in 0..options.runs {
         let bar = tokio::task::spawn_local(progress::follow_time("lag", options.duration));
-        let (begun, mut events, mut lost) = (Instant::now(), 0, 0);
-        while begun.elapsed() < options.duration {
+        let (start, mut events, mut lost) = (Instant::now(), 0, 0);
+        while start.elapsed() < options.duration {
             time::sleep(PAUSE).await;
             let (_, missing) = source.send(1).await?;
             events += 1;

@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// A node that does not serve by then, or does not end, never will.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Between attempts to connect.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// How much of a node's log an error quotes.
 const LOG_LINES: usize = 12;
 
@@ -78,13 +78,13 @@ impl Node {
     pub async fn start(&mut self) -> Result<()> {
         let child = self.command()?.spawn().map_err(|e| Error::io("starting a node", &e))?;
         self.child = Some(child);
-        let begun = Instant::now();
+        let start = Instant::now();
         while let Err(why) = Connection::open(self.address()).await {
             self.expect_running()?;
-            if begun.elapsed() > PATIENCE {
+            if start.elapsed() > TIMEOUT {
                 return Err(why);
             }
-            time::sleep(LOOK_INTERVAL).await;
+            time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
@@ -97,16 +97,16 @@ impl Node {
     /// Ends it as an operator would, and returns when it has ended.
     pub async fn stop(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        let start = Instant::now();
+        while start.elapsed() < TIMEOUT {
             let child = self.child.as_mut().expect("a signal was just sent to it");
             if child.try_wait().map_err(|e| Error::io("waiting for a node to end", &e))?.is_some() {
                 self.child = None;
                 return Ok(());
             }
-            time::sleep(LOOK_INTERVAL).await;
+            time::sleep(POLL_INTERVAL).await;
         }
-        Err(Error::Failed(format!("a node does not end within {PATIENCE:?}; it logged:\n{}", self.log())))
+        Err(Error::Failed(format!("a node does not end within {TIMEOUT:?}; it logged:\n{}", self.log())))
     }
 
     /// Stops its process where it is: to others it hangs.

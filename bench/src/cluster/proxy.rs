@@ -58,13 +58,13 @@ async fn accept(listener: TcpListener, target: SocketAddr, is_cut: watch::Receiv
     loop {
         let accepted = listener.accept().await;
         if let (Ok((stream, _)), false) = (accepted, *is_cut.borrow()) {
-            task::spawn_local(carry(stream, target, is_cut.clone()));
+            task::spawn_local(forward(stream, target, is_cut.clone()));
         }
     }
 }
 
-async fn carry(mut stream: TcpStream, target: SocketAddr, mut is_cut: watch::Receiver<bool>) {
-    let carrying = async {
+async fn forward(mut stream: TcpStream, target: SocketAddr, mut is_cut: watch::Receiver<bool>) {
+    let forwarding = async {
         let mut node = TcpStream::connect(target).await?;
         // A message is not to wait for the next.
         stream.set_nodelay(true)?;
@@ -73,7 +73,7 @@ async fn carry(mut stream: TcpStream, target: SocketAddr, mut is_cut: watch::Rec
     };
     tokio::select! {
         // Both ends see that the connection has ended, whyever it has.
-        _ = carrying => {}
+        _ = forwarding => {}
         // The proxy may also be gone.
         _ = is_cut.wait_for(|cut| *cut) => {}
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     client::{
-        subscribers::Stamps,
+        subscribers::SendTimes,
         writer::{Plan, Writer},
     },
     error::Result,
@@ -43,7 +43,7 @@ pub async fn run(steady: Options, workspace: &Workspace, options: &LoadOptions) 
     for run in 0..u64::from(options.runs) {
         let before = Counters::settled(&nodes).await?;
         let plan = Plan { rate_per_s: steady.steady_rate, keys, value_bytes, seed: options.seed + run };
-        let writer = Writer::start(nodes[0].target(), plan, &Stamps::new());
+        let writer = Writer::start(nodes[0].target(), plan, &SendTimes::new());
         progress::follow_time("steady", steady.steady).await;
         let written = writer.finish().await?;
         // A comparison is judged when the roots are equal again.

@@ -16,9 +16,9 @@ use super::node::Node;
 use crate::error::{Error, Result};
 
 /// Nodes that do not agree by then never will.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// Between looks: what the times are true to.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// `/_/cluster`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -68,13 +68,13 @@ impl Counters {
     /// As `of`, once all that came before is counted and judged: nodes that hold the same learn of it later, by the roots of an
     /// instant that lies behind, and a link's figures are behind by up to a round.
     pub async fn settled(nodes: &[&Node]) -> Result<Self> {
-        let begun = Instant::now();
+        let start = Instant::now();
         for node in nodes {
-            while !knows_of_equality(&view(node).await?, begun.elapsed()) {
-                if begun.elapsed() > PATIENCE {
-                    return Err(Error::Failed(format!("no equal roots within {PATIENCE:?}: {}", node.log())));
+            while !knows_of_equality(&view(node).await?, start.elapsed()) {
+                if start.elapsed() > TIMEOUT {
+                    return Err(Error::Failed(format!("no equal roots within {TIMEOUT:?}: {}", node.log())));
                 }
-                time::sleep(LOOK_INTERVAL).await;
+                time::sleep(POLL_INTERVAL).await;
             }
         }
         Self::of(nodes).await
@@ -163,18 +163,18 @@ pub async fn linked(nodes: &[&Node]) -> Result<bool> {
 
 /// Waits until each has a link with each other, and all hold the same; returns how long that took.
 pub async fn in_sync(nodes: &[&Node]) -> Result<Duration> {
-    let begun = Instant::now();
+    let start = Instant::now();
     while !(linked(nodes).await? && hold_the_same(nodes).await?) {
-        if begun.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             let logs: Vec<_> = nodes.iter().map(|node| node.log()).collect();
             let logs = logs.join("\n--\n");
             return Err(Error::Failed(format!(
-                "nodes do not agree within {PATIENCE:?}; they logged:\n{logs}"
+                "nodes do not agree within {TIMEOUT:?}; they logged:\n{logs}"
             )));
         }
-        time::sleep(LOOK_INTERVAL).await;
+        time::sleep(POLL_INTERVAL).await;
     }
-    Ok(begun.elapsed())
+    Ok(start.elapsed())
 }
 
 /// Whether a node knows of each linked member that both held the same at some instant within the last `span`.

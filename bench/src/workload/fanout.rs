@@ -10,7 +10,7 @@ use crate::{
     client::{
         connection::Connection,
         document::Documents,
-        subscribers::{self, Arrivals, Stamps},
+        subscribers::{self, Arrivals, SendTimes},
         target::{FANOUT_KEY, Target},
         writer::{Plan, Writer},
     },
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// After this an event that has not come is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Subscribers and what they are sent.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -70,16 +70,16 @@ pub async fn run(
     options: &LoadOptions,
 ) -> Result<Report> {
     target.expect_node(workload)?;
-    let stamps = Stamps::new();
-    let arrivals = Arrivals::new(stamps.clone());
+    let send_times = SendTimes::new();
+    let arrivals = Arrivals::new(send_times.clone());
     let requests = (0..fanout.subscribers).map(|_| target.subscribe(FANOUT_KEY)).collect();
     subscribers::follow(subscribers::open(workload, target, requests).await?, &arrivals);
 
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: fanout.write_rate, keys, value_bytes, seed };
-    let others = Writer::start(target, plan, &stamps);
+    let others = Writer::start(target, plan, &send_times);
     let mut source =
-        Source::open(target, Documents::new(seed, value_bytes), stamps.clone(), &arrivals).await?;
+        Publisher::open(target, Documents::new(seed, value_bytes), send_times.clone(), &arrivals).await?;
     let mut report = Report::new(workload, target.to_string())
         .setting("subscribers", fanout.subscribers)
         .setting("events", fanout.events)
@@ -96,24 +96,24 @@ pub async fn run(
 }
 
 /// Where the events come from.
-pub struct Source<'a> {
+pub struct Publisher<'a> {
     target: &'a Target,
     connection: Connection,
     documents: Documents,
-    stamps: Arc<Stamps>,
+    send_times: Arc<SendTimes>,
     arrivals: &'a Arrivals,
 }
 
-impl<'a> Source<'a> {
+impl<'a> Publisher<'a> {
     /// Writes to `target`; the subscribers may be another's.
     pub async fn open(
         target: &'a Target,
         documents: Documents,
-        stamps: Arc<Stamps>,
+        send_times: Arc<SendTimes>,
         arrivals: &'a Arrivals,
     ) -> Result<Self> {
         let connection = Connection::open(target.address).await?;
-        Ok(Self { target, connection, documents, stamps, arrivals })
+        Ok(Self { target, connection, documents, send_times, arrivals })
     }
 
     /// The events of one run.
@@ -137,14 +137,14 @@ impl<'a> Source<'a> {
 
     /// Sends one event: when the last that got it did so, and how many did not get it.
     pub async fn send(&mut self, subscribers: u64) -> Result<(Option<Duration>, u64)> {
-        let stamp = self.stamps.next();
+        let sequence = self.send_times.next();
         let (mut value, mut request) = (Vec::new(), Vec::new());
-        self.documents.write_stamped(stamp, &mut value);
+        self.documents.write_numbered(sequence, &mut value);
         self.target.put(FANOUT_KEY, &value, &mut request);
-        self.arrivals.expect(stamp, subscribers);
-        let sent = self.stamps.send(stamp);
+        self.arrivals.expect(sequence, subscribers);
+        let sent = self.send_times.send(sequence);
         self.connection.expect_ok(&request).await?;
-        let (last, missing) = self.arrivals.wait(PATIENCE).await;
+        let (last, missing) = self.arrivals.wait(TIMEOUT).await;
         match self.arrivals.closed() {
             0 => Ok((last.map(|last| last - sent), missing)),
             closed => Err(Error::Failed(format!("the target closed {closed} event streams"))),

@@ -7,7 +7,7 @@ use tokio::time;
 
 use crate::{
     client::{
-        subscribers::{self, Arrivals, Stamps},
+        subscribers::{self, Arrivals, SendTimes},
         target::{self, Target},
         writer::{Plan, Writer},
     },
@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// After the last write, an event that has not come by then is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Between looks at whether all have come.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Subscribers and the rate of writes.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -37,8 +37,8 @@ pub struct Options {
 /// Writes to keys that each have one subscriber.
 pub async fn run(many: Options, target: &Target, options: &LoadOptions) -> Result<Report> {
     target.expect_node("many")?;
-    let stamps = Stamps::new();
-    let arrivals = Arrivals::new(stamps.clone());
+    let send_times = SendTimes::new();
+    let arrivals = Arrivals::new(send_times.clone());
     let requests = (0..many.subscribers).map(|number| target.subscribe(&target::key(number))).collect();
     let opening = Instant::now();
     subscribers::follow(subscribers::open("many", target, requests).await?, &arrivals);
@@ -46,7 +46,7 @@ pub async fn run(many: Options, target: &Target, options: &LoadOptions) -> Resul
 
     let (value_bytes, seed) = (options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: many.write_rate, keys: many.subscribers, value_bytes, seed };
-    let writer = Writer::start(target, plan, &stamps);
+    let writer = Writer::start(target, plan, &send_times);
     progress::follow_time("warmup", options.warmup).await;
     let mut report = Report::new("many", target.to_string())
         .setting("subscribers", many.subscribers)
@@ -63,9 +63,9 @@ pub async fn run(many: Options, target: &Target, options: &LoadOptions) -> Resul
         report.run(figures);
     }
     let written = writer.finish().await?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while arrivals.events() < written.latencies.count() && Instant::now() < deadline {
-        time::sleep(LOOK_INTERVAL).await;
+        time::sleep(POLL_INTERVAL).await;
     }
     if arrivals.closed() > 0 {
         return Err(Error::Failed(format!("the target closed {} event streams", arrivals.closed())));

@@ -10,7 +10,7 @@ use tokio::time;
 
 use crate::{
     client::{
-        subscribers::{self, Stamps},
+        subscribers::{self, SendTimes},
         target::Target,
         writer::{Plan, Writer},
     },
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Between looks at who is still connected, and at the memory.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Subscribers and what they do not read.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub struct Options {
     pub write_rate: u64,
     /// How long to wait until all are closed
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// Writes until the target has closed all subscribers.
@@ -52,13 +52,13 @@ pub async fn run(stalled: Options, target: &Target, options: &LoadOptions) -> Re
 
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: stalled.write_rate, keys, value_bytes, seed };
-    let writer = Writer::start(target, plan, &Stamps::new());
+    let writer = Writer::start(target, plan, &SendTimes::new());
     let start = Instant::now();
     let mut closed_after = Vec::new();
     let bar = progress::bar("stalled", stalled.subscribers).with_message("closed");
-    while !open.is_empty() && start.elapsed() < stalled.patience {
-        time::sleep(LOOK_INTERVAL).await;
-        memory.look()?;
+    while !open.is_empty() && start.elapsed() < stalled.timeout {
+        time::sleep(POLL_INTERVAL).await;
+        memory.update()?;
         let connected = process::ports_connected_to(target.address.port())?;
         open.retain(|port| connected.contains(port));
         closed_after.resize(stalled.subscribers as usize - open.len(), start.elapsed().as_secs_f64());
@@ -104,7 +104,7 @@ impl Memory {
         })
     }
 
-    fn look(&mut self) -> Result<()> {
+    fn update(&mut self) -> Result<()> {
         let resident_bytes = self.pid.map_or(Ok(0), process::resident_bytes)?;
         self.resident_bytes_max = self.resident_bytes_max.max(resident_bytes);
         self.socket_bytes_max = self.socket_bytes_max.max(process::socket_bytes()?);

@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// A node that is not ready by then never will be.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Between attempts to connect, and between reads until it is ready: what the figures are true to.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Which node is started.
 #[derive(Clone, Debug, clap::Args)]
@@ -72,7 +72,7 @@ async fn start_once(
             Ok(connection) => break connection,
             Err(error) => node.expect_running(start, error)?,
         }
-        time::sleep(LOOK_INTERVAL).await;
+        time::sleep(POLL_INTERVAL).await;
     };
     let mut latencies = Latencies::new();
     let mut reads_after = None;
@@ -91,7 +91,7 @@ async fn start_once(
             break start.elapsed();
         }
         node.expect_running(start, Error::Failed(format!("readyz answers {status}")))?;
-        time::sleep(LOOK_INTERVAL).await;
+        time::sleep(POLL_INTERVAL).await;
     };
     node.stop()?;
     let mut figures = vec![
@@ -120,7 +120,7 @@ impl Node {
             Some(status) => {
                 Err(Error::Failed(format!("the node ended with {status}: start it by hand to see why")))
             }
-            None if start.elapsed() > PATIENCE => Err(why),
+            None if start.elapsed() > TIMEOUT => Err(why),
             None => Ok(()),
         }
     }
