@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
 
-/// Often enough to be seen moving, too seldom to be measured.
+/// Often enough to look alive, rarely enough to cost nothing.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A bar of `length` steps, labelled `what`. It draws on a terminal's standard error, and nowhere else.
@@ -17,7 +17,7 @@ pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     bar
 }
 
-/// Moves a bar with time, from now until `length` has passed; never returns before.
+/// Shows a bar that moves with time, and returns when `length` has passed.
 pub async fn follow_time(workload: &'static str, length: Duration) {
     let bar = bar(workload, length.as_secs().max(1)).with_message("s");
     let start = Instant::now();

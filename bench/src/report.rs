@@ -1,4 +1,4 @@
-//! What a workload found: named figures per run, and of all runs the median, the least and the greatest.
+//! The report of a workload: named figures per run, and the median, minimum and maximum of all runs.
 
 use std::{
     io::{self, Write},
@@ -8,19 +8,19 @@ use std::{
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-/// The longest latency told apart; what is slower counts as this.
+/// The longest latency recorded; a longer one counts as this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 
-/// The narrowest column of names, so that reports of most workloads look alike.
+/// Minimum width of the column of names, so that most reports line up.
 const NAME_WIDTH_MIN: usize = 24;
 
 /// The percentiles reported of every latency.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
-/// One number, its unit last in its name.
+/// A named number; the name ends with its unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// What it is: `get_per_s`, `put_p99_ms`.
+    /// For example `get_per_s` or `put_p99_ms`.
     pub name: String,
     /// The number.
     pub value: f64,
@@ -33,7 +33,7 @@ impl Figure {
     }
 }
 
-/// Latencies, kept as nanoseconds to three digits.
+/// Latencies in nanoseconds, to three significant digits.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
 
@@ -44,12 +44,12 @@ impl Latencies {
         Self(histogram.expect("bounds and digits are constants that the histogram takes"))
     }
 
-    /// Takes one in.
+    /// Records one latency.
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(latency.as_nanos() as u64);
     }
 
-    /// Takes in all of `other`.
+    /// Adds all latencies of `other`.
     pub fn add(&mut self, other: &Self) {
         self.0.add(&other.0).expect("all have the same bounds");
     }
@@ -59,7 +59,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// Percentiles and the greatest, in milliseconds; none where none was recorded.
+    /// Percentiles and the maximum, in milliseconds; none where no latency was recorded.
     pub fn figures(&self, name: &str) -> Vec<Figure> {
         if self.0.is_empty() {
             return Vec::new();
@@ -72,7 +72,7 @@ impl Latencies {
     }
 }
 
-/// What a workload found.
+/// The report of a workload.
 #[derive(Clone, Debug)]
 pub struct Report {
     workload: &'static str,
@@ -88,7 +88,7 @@ impl Report {
         Self { workload, target: target.into(), settings: Vec::new(), runs: Vec::new(), notes: Vec::new() }
     }
 
-    /// States under which setting the figures arose.
+    /// Adds a setting that the figures depend on.
     pub fn setting(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.settings.push((name, value.into()));
         self
@@ -99,12 +99,12 @@ impl Report {
         self.runs.push(figures);
     }
 
-    /// Adds a figure that there is one of, however many the runs.
+    /// Adds a figure of all runs together.
     pub fn note(&mut self, name: &str, value: f64) {
         self.notes.push(Figure::new(name, value));
     }
 
-    /// Adds several.
+    /// Adds several figures of all runs together.
     pub fn notes(&mut self, figures: Vec<Figure>) {
         self.notes.extend(figures);
     }
@@ -158,7 +158,7 @@ impl Report {
     }
 
     fn spreads(&self) -> Vec<Spread> {
-        // By name and not by place: a run without a single latency has no percentiles.
+        // By name, not by position: a run without any latency has no percentiles.
         let names = self.runs.iter().max_by_key(|run| run.len());
         let names = names.into_iter().flatten().map(|figure| figure.name.clone());
         names.filter_map(|name| Spread::of(name, &self.runs)).collect()
@@ -187,7 +187,7 @@ impl Spread {
     }
 }
 
-/// Four digits of a small number, whole ones of a large: more is noise.
+/// Rounds to three decimals, or to a whole number from 1000 on: more is noise.
 fn rounded(value: f64) -> f64 {
     let scale = if value.abs() >= 1000.0 { 1.0 } else { 1000.0 };
     (value * scale).round() / scale

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection of the load side. It reads of an answer what a benchmark needs, its status and where it ends, and
-//! takes one write and one read of the kernel for a request: a general client costs more than the node that it is to load.
+//! One HTTP/1.1 connection. It parses only what a benchmark needs of an answer, its status and where it ends, and makes one write
+//! and one read call per request: a general client would cost more than the node that it loads.
 
 use std::{io, net::SocketAddr};
 
@@ -11,12 +11,12 @@ use tokio::{
 
 use crate::error::{Error, Result};
 
-/// Room for a read: an answer to one request, with its value, is read in one go.
+/// Read buffer: one read takes a whole answer with its value.
 const READ_BYTES: usize = 16 << 10;
 /// The longest head of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// A connection that is used for one request after another.
+/// A connection that sends one request after another.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -46,7 +46,7 @@ impl Connection {
         Ok(head.status)
     }
 
-    /// As `exchange`, where any answer but 200 is an error that quotes it.
+    /// As `exchange`, but any answer other than 200 is an error that quotes it.
     pub async fn expect_ok(&mut self, request: &[u8]) -> Result<()> {
         match self.exchange(request).await? {
             200 => Ok(()),
@@ -54,8 +54,8 @@ impl Connection {
         }
     }
 
-    /// Sends a request whose answer does not end, and returns the stream once its head is there, with what followed the
-    /// head already. `status` is the one expected.
+    /// Sends a request whose answer does not end. Returns the stream once the head has come, with the bytes that came after the
+    /// head. Any status other than `status` is an error.
     pub async fn into_stream(mut self, request: &[u8], status: u16) -> Result<(TcpStream, Vec<u8>)> {
         let head = self.send(request).await?;
         if head.status != status {
@@ -82,7 +82,7 @@ impl Connection {
     async fn read(&mut self) -> Result<()> {
         self.received.reserve(READ_BYTES);
         match self.stream.read_buf(&mut self.received).await {
-            Ok(0) => Err(Error::Failed("the target closed the connection within an answer".into())),
+            Ok(0) => Err(Error::Failed("the target closed the connection in the middle of an answer".into())),
             Ok(_) => Ok(()),
             Err(error) => Err(Error::io("reading an answer", &error)),
         }
@@ -91,11 +91,11 @@ impl Connection {
     fn unexpected(&self, request: &[u8], status: u16) -> Error {
         let line = request.split(|&byte| byte == b'\r').next().unwrap_or(request);
         let body = String::from_utf8_lossy(&self.received[self.body_at..]);
-        Error::Failed(format!("{} was answered {status}: {}", String::from_utf8_lossy(line), body.trim()))
+        Error::Failed(format!("{} got {status}: {}", String::from_utf8_lossy(line), body.trim()))
     }
 }
 
-/// What is read of an answer's head.
+/// The parsed head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
     status: u16,
@@ -118,7 +118,7 @@ impl Head {
         let Some(status) = status.filter(|_| status_line.starts_with(b"HTTP/1.1 ")) else {
             return Err(Error::Failed("the target does not speak HTTP/1.1".into()));
         };
-        // Neither header: no body, as with 304 and an upgrade.
+        // Without either header there is no body, as with 304 and an upgrade.
         let mut length = Length::Bytes(0);
         while let Some(line) = lines.next() {
             match line.first().map(u8::to_ascii_lowercase) {
@@ -128,9 +128,9 @@ impl Head {
                 }
                 Some(b'c') if named(line, b"content-length:") => {
                     let bytes = number(line[15..].trim_ascii(), 10);
-                    length = Length::Bytes(
-                        bytes.ok_or_else(|| Error::Failed("content-length is no number".into()))?,
-                    );
+                    length = Length::Bytes(bytes.ok_or_else(|| {
+                        Error::Failed("the content-length of an answer is not a number".into())
+                    })?);
                 }
                 Some(b't') if named(line, b"transfer-encoding:") => length = Length::Chunked,
                 Some(_) => {}
@@ -149,7 +149,7 @@ impl Length {
     }
 }
 
-/// Complete lines, without their ends.
+/// Iterates over complete lines, without their line ends.
 struct Lines<'a> {
     rest: &'a [u8],
 }
@@ -165,7 +165,7 @@ impl<'a> Lines<'a> {
 
 fn incomplete(received: &[u8]) -> Result<Option<(Head, usize)>> {
     if received.len() > HEAD_BYTES_MAX {
-        return Err(Error::Failed("the head of an answer does not end".into()));
+        return Err(Error::Failed("the head of an answer is longer than 64 KiB".into()));
     }
     Ok(None)
 }
@@ -178,7 +178,7 @@ fn number(digits: &[u8], radix: u32) -> Option<usize> {
     usize::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok()
 }
 
-/// Walks the chunks of `body`, trailers left out of account: no target sends any.
+/// Whether the last chunk of `body` has come. Trailers are not handled: no target sends any.
 fn has_last_chunk(body: &[u8]) -> bool {
     let mut lines = Lines { rest: body };
     while let Some(size) = lines.next().and_then(|line| number(line, 16)) {

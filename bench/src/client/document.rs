@@ -1,5 +1,5 @@
-//! Documents to store: user records of about a given size, different each time, that compress as real ones do. Random
-//! bytes would not compress at all and one constant document would to nothing; both would make a store look other than it is.
+//! Documents to store: user records of a given size, each different, that compress as real ones do. Random bytes would not
+//! compress at all, and a constant document would compress to nothing; both would misrepresent a store.
 
 use std::io::Write;
 
@@ -84,7 +84,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Documents of about `bytes` bytes; below about 250 they have no more than their first members.
+    /// Documents of `bytes` bytes, or about 250 where that is less.
     pub fn new(seed: u64, bytes: usize) -> Self {
         Self { random: Random::new(seed), bytes }
     }
@@ -96,7 +96,8 @@ impl Documents {
         self.write_members(start, out);
     }
 
-    /// Appends the next document, its first member `sent`, by which a subscriber knows the write that an event is of.
+    /// Appends the next document with a first member `sent`, the sequence number by which a subscriber knows which write an event
+    /// belongs to.
     pub fn write_numbered(&mut self, sent: u64, out: &mut Vec<u8>) {
         let start = out.len();
         append(out, format_args!(r#"{{"{SEQUENCE}":{sent}"#));
@@ -155,12 +156,12 @@ impl Documents {
     }
 }
 
-/// The member that names the write.
+/// The member that holds the sequence number of the write.
 const SEQUENCE: &str = "sent";
-/// A stamped document that is to be smaller than this is its sequence alone.
+/// A numbered document smaller than this has no other members.
 const MEMBERS_BYTES_MIN: usize = 250;
 
-/// The sequence in a line that quotes a stamped document.
+/// The sequence number in a line that contains a numbered document.
 pub fn sequence_in(line: &[u8]) -> Option<u64> {
     const NAME: &[u8] = br#"{"sent":"#;
     let at = line.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_found_again_whatever_the_size() {
+    fn a_sequence_number_is_found_whatever_the_size() {
         for bytes in [0, 20, 250, 350] {
             let document = text(|out| Documents::new(1, bytes).write_numbered(12345, out));
             serde_json::from_str::<serde_json::Value>(&document).expect(&document);

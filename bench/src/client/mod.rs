@@ -1,5 +1,4 @@
-//! The load side: where requests go, what they carry, and how their answers and events are read. Nothing here knows what is
-//! measured.
+//! The client: where requests go, what they carry, and how their answers and events are read. Nothing here knows what is measured.
 
 pub mod connection;
 pub mod document;

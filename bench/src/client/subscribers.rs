@@ -1,6 +1,5 @@
-//! Event streams of the load side. A write carries a number, its sequence, and the instant it was sent at is kept under that number;
-//! whoever then sees the event knows by its sequence how long it took. Writer and subscribers are threads of one process, so one
-//! monotonic clock times both ends.
+//! Event streams. Each write carries a sequence number, and its send time is kept under that number: when a subscriber receives the
+//! event, the number gives the latency. Writer and subscribers are threads of one process, so one monotonic clock times both ends.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,14 +17,14 @@ use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, time};
 use super::{connection::Connection, document, target::Target};
 use crate::{error::Result, progress, report::Latencies};
 
-/// SendTimes that are told apart: more than are ever in flight at once.
+/// How many send times are kept: more writes than are ever in flight at once.
 const SEQUENCES_MAX: u64 = 1 << 20;
-/// Streams that are opened at once: below the backlog of any listener.
+/// Streams opened at the same time: fewer than the backlog of any listener.
 const OPENING_MAX: usize = 64;
-/// Room for one event of a usual size; there are as many of these as streams.
+/// Read buffer of a stream: one event of a usual size. Every stream has one.
 const READ_BYTES: usize = 2 << 10;
 
-/// When each numbered write was sent.
+/// The send time of each numbered write.
 #[derive(Debug)]
 pub struct SendTimes {
     origin: Instant,
@@ -45,7 +44,7 @@ impl SendTimes {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Notes that the write of this number is sent now, and returns when that is.
+    /// Records that the write with this number is sent now, and returns that instant.
     pub fn send(&self, sequence: u64) -> Instant {
         let now = Instant::now();
         let sent_ns = now.duration_since(self.origin).as_nanos() as u64;
@@ -53,14 +52,14 @@ impl SendTimes {
         now
     }
 
-    /// How long before `now` the write of this number was sent.
+    /// How long before `now` the write with this number was sent.
     fn age(&self, sequence: u64, now: Instant) -> Duration {
         let sent_ns = self.sent_ns[(sequence % SEQUENCES_MAX) as usize].load(Ordering::Acquire);
         now.duration_since(self.origin).saturating_sub(Duration::from_nanos(sent_ns))
     }
 }
 
-/// What all subscribers together have received.
+/// What all subscribers together received.
 #[derive(Debug)]
 pub struct Arrivals {
     send_times: Arc<SendTimes>,
@@ -114,19 +113,20 @@ impl Arrivals {
         self.closed.get()
     }
 
-    /// Says that the event of `sequence` is to reach this many subscribers.
+    /// Expects the event with this number at this many subscribers.
     pub fn expect(&self, sequence: u64, subscribers: u64) {
         self.expected.set(Expected { sequence: Some(sequence), missing: subscribers, last: None });
     }
 
-    /// Waits until all have the expected event, or `timeout` is at its end: when the last got it, and how many did not.
+    /// Waits until all subscribers have the expected event, at most for `timeout`. Returns when the last of them got it, and how
+    /// many did not.
     pub async fn wait(&self, timeout: Duration) -> (Option<Instant>, u64) {
         let complete = async {
             while self.expected.get().missing > 0 {
                 self.complete.notified().await;
             }
         };
-        // Whether it timed out is what `missing` tells.
+        // `missing` tells whether it timed out.
         time::timeout(timeout, complete).await.ok();
         let expected = self.expected.get();
         (expected.last, expected.missing)
@@ -151,8 +151,8 @@ impl Arrivals {
     }
 }
 
-/// Opens one stream per request; returns when the target has answered all. What a stream brought along with its head is
-/// dropped: nothing is written yet.
+/// Opens one stream per request; returns when the target has answered all of them. Bytes that came with a head are dropped: nothing
+/// has been written yet.
 pub async fn open(workload: &'static str, target: &Target, requests: Vec<Vec<u8>>) -> Result<Vec<TcpStream>> {
     let bar = progress::bar(workload, requests.len() as u64).with_message("streams open");
     let opening = requests.into_iter().map(|request| {
@@ -176,7 +176,7 @@ pub fn follow(streams: Vec<TcpStream>, arrivals: &Rc<Arrivals>) {
         tokio::task::spawn_local(async move {
             let mut lines = Lines::default();
             let mut buffer = vec![0; READ_BYTES];
-            // An error ends a stream as its end does: both are counted, and fail the run that misses events.
+            // An error ends a stream as its end does. Both are counted, and make the run fail.
             while let Ok(read @ 1..) = stream.read(&mut buffer).await {
                 let now = Instant::now();
                 lines.feed(&buffer[..read], |line| arrivals.line(line, now));
@@ -186,8 +186,8 @@ pub fn follow(streams: Vec<TcpStream>, arrivals: &Rc<Arrivals>) {
     }
 }
 
-/// Puts lines together from what reads bring. Chunk sizes between them are lines that mean nothing; a server that cut one event
-/// into two chunks would break this, and none of those measured does.
+/// Joins the bytes of several reads into lines. The sizes of HTTP chunks are lines too, and mean nothing. A server that split one
+/// event into two chunks would break this; none of those measured does.
 #[derive(Default)]
 struct Lines {
     partial: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What is loaded, and how its requests look: bytes built ahead, so that sending one is a single write.
+//! What is loaded, and the requests for it. A request is built as bytes ahead of time, so that sending it is a single write.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ pub enum Kind {
     Etcd,
 }
 
-/// A target whose address is known to be one that may be loaded.
+/// A target that may be loaded: its address is checked.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// What it is.
@@ -68,7 +68,9 @@ impl Target {
         let host_and_port = address.trim_start_matches("http://").trim_end_matches('/');
         let resolved = host_and_port.to_socket_addrs().ok().and_then(|mut all| all.next());
         let Some(resolved) = resolved else {
-            return Err(Error::Usage(format!("--address {address}: not a host and port")));
+            return Err(Error::Usage(format!(
+                "--address {address} is not a host and port such as 127.0.0.1:6660"
+            )));
         };
         if !resolved.ip().is_loopback() && !allow_remote {
             return Err(Error::Usage(format!(
@@ -79,19 +81,19 @@ impl Target {
         Ok(Self { kind, address: resolved, table: table.to_owned(), pid, data })
     }
 
-    /// A node at `address` that is used in `table`.
+    /// A node at `address`, and the table to use.
     pub fn node(address: SocketAddr, table: &str) -> Self {
         Self { kind: Kind::Dynarust, address, table: table.to_owned(), pid: None, data: None }
     }
 
-    /// A request for whether the node is ready.
+    /// A request that asks whether the node is ready.
     pub fn ready(&self) -> Vec<u8> {
         let mut request = Vec::new();
         self.head("GET /readyz", None, &mut request);
         request
     }
 
-    /// Fails where the workload needs what only a node has.
+    /// Fails where the target is no node; `workload` needs one.
     pub fn expect_node(&self, workload: &str) -> Result<()> {
         match self.kind {
             Kind::Dynarust => Ok(()),
@@ -101,7 +103,7 @@ impl Target {
         }
     }
 
-    /// Writes a read of `key` to `request`.
+    /// Appends a read of `key` to `request`.
     pub fn get(&self, key: &str, request: &mut Vec<u8>) {
         match self.kind {
             Kind::Dynarust => self.head(&format!("GET /{}/key/{key}", self.table), None, request),
@@ -114,7 +116,7 @@ impl Target {
         }
     }
 
-    /// Writes a write of `value`, JSON text, to `request`.
+    /// Appends a write of `value`, JSON text, to `request`.
     pub fn put(&self, key: &str, value: &[u8], request: &mut Vec<u8>) {
         match self.kind {
             Kind::Dynarust => {
@@ -133,7 +135,7 @@ impl Target {
         }
     }
 
-    /// A request for `method_and_path` with `body` in parts.
+    /// Appends a request for `method_and_path` whose body is the concatenation of `body`.
     pub fn with_body(&self, method_and_path: &str, body: &[&[u8]], request: &mut Vec<u8>) {
         self.head(method_and_path, Some(body.iter().map(|part| part.len()).sum()), request);
         for part in body {

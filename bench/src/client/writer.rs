@@ -1,4 +1,4 @@
-//! Writes at a steady rate from a thread of its own, so that neither the subscribers' reading delays them nor they it.
+//! Writes at a steady rate, on a thread of its own, so that writing and the reading of events do not delay each other.
 
 use std::{
     sync::{
@@ -21,9 +21,9 @@ use crate::{
     report::Latencies,
 };
 
-/// Writes a second that one connection does with ease, each of them durable.
+/// Durable writes a second that one connection manages easily.
 const RATE_PER_CONNECTION: u64 = 50;
-/// Connections at most.
+/// The most connections that a writer opens.
 const CONNECTIONS_MAX: u64 = 64;
 
 /// What to write.
@@ -31,7 +31,7 @@ const CONNECTIONS_MAX: u64 = 64;
 pub struct Plan {
     /// Writes a second; 0 writes nothing.
     pub rate_per_s: u64,
-    /// Keys to choose from, the first so many.
+    /// Number of keys to choose from.
     pub keys: u64,
     /// Size of a value.
     pub value_bytes: usize,
@@ -42,9 +42,9 @@ pub struct Plan {
 /// What was written.
 #[derive(Debug)]
 pub struct Written {
-    /// From sent to answered. Where the target falls behind, writes wait for a free connection, which this leaves out.
+    /// From sent to answered. Where the target falls behind, writes also wait for a free connection; that is not included.
     pub latencies: Latencies,
-    /// From first to last.
+    /// From the first write to the last.
     pub elapsed: Duration,
 }
 
@@ -63,7 +63,7 @@ impl Writer {
         let (target, send_times, stopped) = (target.clone(), send_times.clone(), stop.clone());
         std::thread::spawn(move || {
             let written = write_all(&target, plan, &send_times, &stopped);
-            // Nobody waits for it if the workload failed before.
+            // If the workload has failed, nobody receives it.
             sender.send(written).ok();
         });
         Self { stop, written }
@@ -72,7 +72,7 @@ impl Writer {
     /// Stops it, and returns what it wrote.
     pub async fn finish(self) -> Result<Written> {
         self.stop.store(true, Ordering::Relaxed);
-        self.written.await.unwrap_or_else(|_| Err(Error::Failed("the writing thread ended early".into())))
+        self.written.await.unwrap_or_else(|_| Err(Error::Failed("the writer thread ended early".into())))
     }
 }
 
@@ -111,7 +111,7 @@ fn write_all(
     })
 }
 
-/// When each of several connections writes, so that together they write evenly.
+/// When each of several connections writes, so that their writes are evenly spaced.
 #[derive(Clone, Copy)]
 struct Pace {
     start: Instant,

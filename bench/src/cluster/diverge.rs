@@ -1,6 +1,5 @@
-//! What it takes two nodes to find few rows that differ among many: messages, their bytes, and how often they wait for one
-//! another. The rows are written while one node is away, and the other is started again before it returns: its journal is then
-//! gone, and nothing but a comparison finds them.
+//! The cost for two nodes of finding a few rows that differ among many: messages, bytes and round trips. The rows are written while
+//! one node is down, and the other is restarted before it returns: its journal is then gone, and only a comparison finds them.
 
 use std::time::Instant;
 
@@ -18,19 +17,19 @@ use crate::{
     workload::batch,
 };
 
-/// How many rows are to differ.
+/// How many rows differ.
 const DIVERGED: [u64; 3] = [1, 10, 1000];
 
-/// Among how many rows.
+/// The size of the table.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// diverge: rows that both nodes have
+    /// diverge: rows that both nodes hold
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub diverge_rows: u64,
 }
 
-/// Lets 1, 10 and 1000 rows differ, `--runs` times.
+/// Measures the repair of 1, 10 and 1000 rows, `--runs` times.
 pub async fn run(diverge: Options, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
     let rows = diverge.diverge_rows;
     let mut nodes = workspace.cluster(2).await?;
@@ -52,7 +51,7 @@ pub async fn run(diverge: Options, workspace: &Workspace, options: &LoadOptions)
             let start = Instant::now();
             view::in_sync(&[&written, &away]).await?;
             let took_s = start.elapsed().as_secs_f64();
-            // Both nodes have just been started: they have counted nothing else.
+            // Both nodes have just started, so their counters hold nothing else.
             let counters = Counters::settled(&[&written, &away]).await?;
             let mut figure =
                 |name, value: f64| figures.push(Figure::new(format!("d{diverged}_{name}"), value));
@@ -71,15 +70,15 @@ pub async fn run(diverge: Options, workspace: &Workspace, options: &LoadOptions)
     Ok(report)
 }
 
-/// Numbers of so many rows of all, evenly spread, and others each run.
+/// The numbers of `count` of all rows, evenly spread, and different in each run.
 fn spread(count: u64, rows: u64, run: u64) -> impl Iterator<Item = u64> {
     let apart = rows / count;
     (0..count).map(move |number| (number * apart + run) % rows)
 }
 
-/// Writes these rows anew, in one batch.
+/// Overwrites these rows, in one batch.
 async fn write(node: &Node, rows: impl Iterator<Item = u64>, options: &LoadOptions, run: u64) -> Result<()> {
-    // Not the documents that were there, which the seed itself gives.
+    // Other documents than those that the rows have, which come from the seed itself.
     let mut documents = Documents::new(options.seed + 1_000 + run, options.value_bytes);
     let mut body = Vec::new();
     for row in rows {
@@ -92,7 +91,7 @@ async fn write(node: &Node, rows: impl Iterator<Item = u64>, options: &LoadOptio
     Connection::open(node.address()).await?.expect_ok(&request).await
 }
 
-/// How often the last comparison of two nodes went there and back.
+/// Round trips in the last comparison of two nodes.
 async fn round_trips(a: &Node, b: &Node) -> Result<u64> {
     let mut steps = 0;
     for node in [a, b] {
@@ -100,7 +99,9 @@ async fn round_trips(a: &Node, b: &Node) -> Result<u64> {
         steps = members.iter().map(|member| member.comparison_steps).chain([steps]).max().unwrap_or(steps);
     }
     if steps == 0 {
-        return Err(Error::Failed("the nodes agreed without a comparison: its cost is not known".into()));
+        return Err(Error::Failed(
+            "the nodes agreed without a comparison, so there is no cost to report".into(),
+        ));
     }
     Ok(steps.div_ceil(2))
 }

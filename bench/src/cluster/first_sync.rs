@@ -1,5 +1,5 @@
-//! The first sync: an empty node joins one that has rows. How long until it is ready and has as many, and how much memory that
-//! takes on both sides.
+//! The first sync: an empty node joins one that has rows. Measures the time until it is ready and holds all rows, and how much memory
+//! that takes on both sides.
 
 use std::time::{Duration, Instant};
 
@@ -14,18 +14,18 @@ use crate::{
     workload::batch,
 };
 
-/// Between looks: what the times are true to.
+/// How often nodes are asked: the resolution of the times.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// A sync that takes longer does not end.
+/// The measurement fails if the sync takes longer.
 const TIMEOUT: Duration = Duration::from_secs(300);
-/// Until a node that was filled is done with what it does after that.
+/// Wait until a node has finished its work after a start or a load.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
 
-/// How much there is.
+/// How much is synced.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// first-sync: rows that the first node has
+    /// first-sync: rows that the first node holds
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub sync_rows: u64,
 }
@@ -93,7 +93,7 @@ async fn sync_once(sync: Options, workspace: &Workspace, options: &LoadOptions) 
     ])
 }
 
-/// What a node takes that has nothing and nobody: what the memory of the one that joins is compared with.
+/// The memory of an empty node without a cluster: the baseline for the node that joins.
 async fn empty_resident_bytes(workspace: &Workspace) -> Result<u64> {
     let mut node = workspace.node()?;
     node.start().await?;

@@ -1,8 +1,8 @@
-//! A cut between two nodes: both are written to meanwhile, the same keys on both sides, puts and deletes; how long after the cut
-//! has healed until both hold the same.
+//! A network cut between two nodes. During the cut both take puts and deletes of the same keys; measured is the time from the end of the
+//! cut until both hold the same.
 //!
-//! Each node tells others the address of a proxy to it, and knows of the other none but that: with both proxies closed there is
-//! no way left.
+//! Each node advertises the address of a proxy in front of it, and that is the only address that the other knows: while both proxies
+//! are cut, there is no connection.
 
 use std::time::{Duration, Instant};
 
@@ -27,33 +27,33 @@ use crate::{
     workload::batch,
 };
 
-/// Writes of one batch.
+/// Writes in one batch.
 const BATCH_ROWS: u64 = 100;
-/// One write in so many is a delete.
+/// One write of this many is a delete.
 const DELETE_ONE_IN: u64 = 4;
-/// Between looks: what the times are true to.
+/// How often nodes are asked: the resolution of the times.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// A link that is not noticed to be gone by then, or does not come back, never will.
+/// The measurement fails if a link does not end, or does not come back, by then.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long, and what happens.
+/// The length of the cut, and the writes during it.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// heal: how long the nodes do not reach each other
+    /// heal: length of the cut
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub cut: Duration,
-    /// heal: keys that are written or deleted on both sides meanwhile
+    /// heal: keys written or deleted on both sides during the cut
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub conflicts: u64,
 }
 
-/// Cuts and heals, `--runs` times.
+/// Measures a cut, `--runs` times.
 pub async fn run(heal: Options, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
     let (mut near, mut far) = (workspace.node()?, workspace.node()?);
-    let ways = [Proxy::start(near.address()).await?, Proxy::start(far.address()).await?];
-    near.advertise(ways[0].address().to_string());
-    far.advertise(ways[1].address().to_string());
+    let proxies = [Proxy::start(near.address()).await?, Proxy::start(far.address()).await?];
+    near.advertise(proxies[0].address().to_string());
+    far.advertise(proxies[1].address().to_string());
     far.join(near.advertised());
     near.start().await?;
     far.start().await?;
@@ -68,7 +68,7 @@ pub async fn run(heal: Options, workspace: &Workspace, options: &LoadOptions) ->
         .setting("value_bytes", options.value_bytes);
     for run in 0..u64::from(options.runs) {
         let before = Counters::settled(&nodes).await?;
-        ways.iter().for_each(Proxy::cut);
+        proxies.iter().for_each(Proxy::cut);
         let cut_at = Instant::now();
         wait_for_link(&nodes, false).await?;
         let bar = tokio::task::spawn_local(progress::follow_time("cut", heal.cut));
@@ -82,10 +82,12 @@ pub async fn run(heal: Options, workspace: &Workspace, options: &LoadOptions) ->
         time::sleep_until((cut_at + heal.cut).into()).await;
         bar.await.expect("a bar does not panic");
         if Counters::of(&nodes).await?.rows_sent != before.rows_sent {
-            return Err(Error::Failed("the nodes found another way: this was no cut".into()));
+            return Err(Error::Failed(
+                "the nodes replicated during the cut: they have another connection".into(),
+            ));
         }
 
-        ways.iter().for_each(Proxy::heal);
+        proxies.iter().for_each(Proxy::heal);
         let healed = Instant::now();
         wait_for_link(&nodes, true).await?;
         let linked_s = healed.elapsed().as_secs_f64();
@@ -106,17 +108,17 @@ pub async fn run(heal: Options, workspace: &Workspace, options: &LoadOptions) ->
     Ok(report)
 }
 
-async fn wait_for_link(nodes: &[&Node], standing: bool) -> Result<()> {
+async fn wait_for_link(nodes: &[&Node], up: bool) -> Result<()> {
     let start = Instant::now();
     for node in nodes {
         loop {
             let members = view::view(node).await?.members;
-            if members.iter().any(|member| member.linked) == standing {
+            if members.iter().any(|member| member.linked) == up {
                 break;
             }
             if start.elapsed() > TIMEOUT {
                 let log = node.log();
-                let what = if standing { "comes up" } else { "ends" };
+                let what = if up { "comes up" } else { "ends" };
                 return Err(Error::Failed(format!("no link {what} within {TIMEOUT:?}; it logged:\n{log}")));
             }
             time::sleep(POLL_INTERVAL).await;
@@ -125,7 +127,7 @@ async fn wait_for_link(nodes: &[&Node], standing: bool) -> Result<()> {
     Ok(())
 }
 
-/// Writes every key once, evenly over the time of the cut.
+/// Writes every key once, evenly during the cut.
 async fn write(node: &Node, heal: Options, seed: u64, value_bytes: usize) -> Result<()> {
     let mut random = Random::new(seed);
     let mut documents = Documents::new(seed, value_bytes);
@@ -149,7 +151,7 @@ async fn write(node: &Node, heal: Options, seed: u64, value_bytes: usize) -> Res
 fn operation(number: u64, is_delete: bool, documents: &mut Documents, body: &mut Vec<u8>) {
     let key = target::key(number);
     if is_delete {
-        // By force: a run before may have deleted it.
+        // By force: an earlier run may have deleted it.
         return body.extend_from_slice(
             format!("{{\"op\":\"delete\",\"key\":\"{key}\",\"force\":true}}\n").as_bytes(),
         );

@@ -1,5 +1,5 @@
-//! What three nodes do that hold some rows and have nothing to do: what they say to each other, what they write to their disks,
-//! what processor time they take.
+//! Three idle nodes that hold some rows: how many bytes they send each other, how many they write to disk, and how much processor
+//! time they take.
 
 use std::time::{Duration, Instant};
 
@@ -16,25 +16,25 @@ use crate::{
     workload::batch,
 };
 
-/// Until what came before is over: a node notes on its disk how far it is settled, and does so for some seconds after a write.
+/// Wait before measuring: for some seconds after a write a node records on disk how far it is replicated.
 const SETTLE_TIME: Duration = Duration::from_secs(12);
 
-/// How long.
+/// For how long.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// idle: how long nothing happens
+    /// idle: length of one run
     #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
     pub idle: Duration,
 }
 
-/// Watches them, `--runs` times.
+/// Measures idle nodes, `--runs` times.
 pub async fn run(idle: Options, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
     let nodes = workspace.cluster(3).await?;
     let nodes: Vec<_> = nodes.iter().collect();
     batch::fill(nodes[0].target(), options).await?;
     view::in_sync(&nodes).await?;
-    // A short look, which says little of disks anyway, is not worth a long wait.
+    // A short run says little about disks anyway, and is not worth a long wait.
     progress::follow_time("settling", SETTLE_TIME.min(idle.idle)).await;
 
     let mut report = Report::new("idle", "3 nodes with one table")
@@ -46,7 +46,7 @@ pub async fn run(idle: Options, workspace: &Workspace, options: &LoadOptions) ->
         let (after, seconds) = (Sample::of(&nodes).await?, start.elapsed().as_secs_f64());
         let counters = after.counters - before.counters;
         if counters.rounds == 0 {
-            return Err(Error::Failed("no round in that time: take a longer --idle".into()));
+            return Err(Error::Failed("no round in that time: use a longer --idle".into()));
         }
         let each = nodes.len() as f64;
         let cpu_s = after.cpu_s - before.cpu_s;
@@ -61,7 +61,7 @@ pub async fn run(idle: Options, workspace: &Workspace, options: &LoadOptions) ->
     Ok(report)
 }
 
-/// What all nodes together have counted so far.
+/// The counters of all nodes, summed.
 struct Sample {
     counters: Counters,
     written_bytes: u64,

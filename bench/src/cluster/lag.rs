@@ -1,5 +1,5 @@
 //! Replication lag: from a PUT sent to one node to its event received from another, while other keys are written. Both nodes
-//! acknowledge and pass on what is durable, as by default.
+//! acknowledge and replicate only what is durable, as by default.
 
 use std::time::{Duration, Instant};
 
@@ -20,19 +20,19 @@ use crate::{
     workload::fanout::Publisher,
 };
 
-/// Between an event's arrival and the next write.
+/// Pause after an event has arrived.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What is written meanwhile.
+/// What else is written.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// lag: writes a second to other keys meanwhile
+    /// lag: writes a second to other keys at the same time
     #[arg(long, default_value_t = 300)]
     pub lag_rate: u64,
 }
 
-/// Measures it for `--duration`, each run.
+/// Measures the lag for `--duration`, `--runs` times.
 pub async fn run(lag: Options, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
     let nodes = workspace.cluster(2).await?;
     let (written, read) = (nodes[0].target(), nodes[1].target());
@@ -44,7 +44,7 @@ pub async fn run(lag: Options, workspace: &Workspace, options: &LoadOptions) -> 
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: lag.lag_rate, keys, value_bytes, seed };
     let others = Writer::start(written, plan, &send_times);
-    let mut source =
+    let mut publisher =
         Publisher::open(written, Documents::new(seed, value_bytes), send_times, &arrivals).await?;
     let mut report = Report::new("lag", "2 nodes")
         .setting("write_rate", lag.lag_rate)
@@ -56,7 +56,7 @@ pub async fn run(lag: Options, workspace: &Workspace, options: &LoadOptions) -> 
         let (start, mut events, mut lost) = (Instant::now(), 0, 0);
         while start.elapsed() < options.duration {
             time::sleep(PAUSE).await;
-            let (_, missing) = source.send(1).await?;
+            let (_, missing) = publisher.send(1).await?;
             events += 1;
             lost += missing;
         }

@@ -1,8 +1,8 @@
-//! `DynaRust bench cluster`: what nodes do together. Each measurement starts nodes of its own, processes of this very program on
-//! free ports of the loopback with directories of their own, and leaves nothing of them behind.
+//! `dynarust-bench cluster`: measures nodes together. Each measurement starts its own nodes, processes of the DynaRust binary on free
+//! ports of the loopback with their own directories, and removes all of it at the end.
 //!
-//! Times are the machine's, and those of a machine that all nodes and the load share: they say how nodes compare with
-//! themselves under other circumstances. Bytes, messages and rows are counters of the nodes, and the same everywhere.
+//! All nodes and the load share one machine, so times only compare with each other. Bytes, messages and rows are counters of the nodes,
+//! and the same on every machine.
 
 mod diverge;
 mod first_sync;
@@ -30,14 +30,14 @@ use crate::{
 /// Takes each report as soon as it is there.
 type Sink<'a> = dyn FnMut(Report) -> Result<()> + 'a;
 
-/// What is measured, and how much of it.
+/// What is measured, and how.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Arguments {
     /// What to measure [default: all, in this order]
     #[arg(value_enum)]
     pub measurements: Vec<Measurement>,
-    /// Directory for the nodes' data, on the disk that is to be measured [default: the system's for temporary files]
+    /// Directory for the nodes' data, on the disk to measure [default: the system's directory for temporary files]
     #[arg(long)]
     pub directory: Option<PathBuf>,
     /// Where the binary is.
@@ -69,19 +69,19 @@ pub struct Arguments {
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Measurement {
-    /// From a PUT sent to one node to its event received from another
+    /// Time from a PUT sent to one node to its event received from another
     Lag,
-    /// What replicas cost a node that writes, and what one costs that hangs
+    /// What replicas cost the node that takes the writes, also when one of them hangs
     Replicas,
-    /// What it takes to find few rows that differ among many
+    /// Cost of finding a few rows that differ among many
     Diverge,
-    /// What three nodes do that have nothing to do
+    /// Traffic, disk writes and processor time of three idle nodes
     Idle,
-    /// Whether nodes that are written to all the time compare rows for nothing
+    /// Whether nodes under constant writes compare rows needlessly
     Steady,
-    /// How long an empty node takes to hold what another has
+    /// Time until an empty node holds what another has
     FirstSync,
-    /// How long two nodes take to agree after a cut
+    /// Time until two nodes agree after a network cut
     Heal,
 }
 

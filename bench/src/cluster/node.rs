@@ -1,4 +1,4 @@
-//! A node that a measurement starts: this very program, in a process of its own, that ends at the latest with the measurement.
+//! A node that a measurement starts: a process of the DynaRust binary that ends with the measurement at the latest.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A node that does not serve by then, or does not end, never will.
+/// The measurement fails if a node does not serve, or does not end, by then.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Between attempts to connect.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -35,7 +35,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// One that will listen on a port that is free now, with its data below `home`.
+    /// A node that will listen on a port that is free now, with its data below `home`.
     pub fn new(binary: PathBuf, home: PathBuf, table: &str) -> Result<Self> {
         fs::create_dir(&home).map_err(|e| Error::io(format_args!("making {}", home.display()), &e))?;
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
@@ -44,12 +44,12 @@ impl Node {
         Ok(Self { binary, target, home, join: None, advertise: None, child: None })
     }
 
-    /// Has it join whoever is at `address`, whenever it starts.
+    /// Sets the address that it joins when it starts.
     pub fn join(&mut self, address: String) {
         self.join = Some(address);
     }
 
-    /// Has it tell others to reach it at `address`.
+    /// Sets the address that it tells other nodes.
     pub fn advertise(&mut self, address: String) {
         self.advertise = Some(address);
     }
@@ -59,22 +59,22 @@ impl Node {
         self.target.address
     }
 
-    /// Where others reach it.
+    /// Where other nodes reach it.
     pub fn advertised(&self) -> String {
         self.advertise.clone().unwrap_or_else(|| self.address().to_string())
     }
 
-    /// It, for workloads.
+    /// The node as the target of a workload.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("only nodes that run are asked for it").id()
+        self.child.as_ref().expect("only running nodes are asked for their process").id()
     }
 
-    /// Starts it, and returns when it answers.
+    /// Starts it, and returns when it accepts connections.
     pub async fn start(&mut self) -> Result<()> {
         let child = self.command()?.spawn().map_err(|e| Error::io("starting a node", &e))?;
         self.child = Some(child);
@@ -89,12 +89,12 @@ impl Node {
         Ok(())
     }
 
-    /// Whether it says that it is ready.
+    /// Whether `/readyz` answers 200.
     pub async fn is_ready(&self) -> Result<bool> {
         Ok(Connection::open(self.address()).await?.exchange(&self.target.ready()).await? == 200)
     }
 
-    /// Ends it as an operator would, and returns when it has ended.
+    /// Stops it as an operator would, and returns when it has ended.
     pub async fn stop(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         let start = Instant::now();
@@ -106,15 +106,15 @@ impl Node {
             }
             time::sleep(POLL_INTERVAL).await;
         }
-        Err(Error::Failed(format!("a node does not end within {TIMEOUT:?}; it logged:\n{}", self.log())))
+        Err(Error::Failed(format!("a node does not stop within {TIMEOUT:?}; it logged:\n{}", self.log())))
     }
 
-    /// Stops its process where it is: to others it hangs.
+    /// Suspends its process: to other nodes it hangs.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Has its process go on.
+    /// Resumes its process.
     pub fn resume(&self) -> Result<()> {
         self.signal(Signal::CONT)
     }
@@ -128,7 +128,7 @@ impl Node {
     fn command(&self) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.home.join("log"));
         let mut command = Command::new(&self.binary);
-        // What the caller's shell has set is no part of a measurement.
+        // The environment of the caller must not change a measurement.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DYNARUST_") {
                 command.env_remove(name);
@@ -149,10 +149,10 @@ impl Node {
         Ok(command)
     }
 
-    /// Fails where it has ended without being told to.
+    /// Fails if it has ended by itself.
     pub fn expect_running(&mut self) -> Result<()> {
         let child = self.child.as_mut().expect("only nodes that were started are expected to run");
-        match child.try_wait().map_err(|e| Error::io("asking after a node", &e))? {
+        match child.try_wait().map_err(|e| Error::io("checking whether a node runs", &e))? {
             Some(status) => {
                 Err(Error::Failed(format!("a node ended with {status}; it logged:\n{}", self.log())))
             }
@@ -160,7 +160,7 @@ impl Node {
         }
     }
 
-    /// The end of what it logged.
+    /// The end of its log.
     pub fn log(&self) -> String {
         let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -171,7 +171,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // Both fail where it has ended already, which is what they are for.
+            // Both fail where it has ended already.
             child.kill().ok();
             child.wait().ok();
         }

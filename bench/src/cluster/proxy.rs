@@ -1,5 +1,4 @@
-//! A way to a node that can be cut: connections to the proxy are carried on to the node, until the cut closes all of them and
-//! every new one.
+//! A proxy that can be cut: it forwards connections to a node until the cut, which closes all of them and every new one.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -21,7 +20,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Carries on to `target`, from now on.
+    /// Starts to forward to `target`.
     pub async fn start(target: SocketAddr) -> Result<Self> {
         let failed = |e| Error::io("starting a proxy", &e);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
@@ -41,7 +40,7 @@ impl Proxy {
         self.cut.send_replace(true);
     }
 
-    /// Carries on again, on new connections.
+    /// Forwards new connections again.
     pub fn heal(&self) {
         self.cut.send_replace(false);
     }
@@ -54,7 +53,7 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, target: SocketAddr, is_cut: watch::Receiver<bool>) {
-    // An error of accepting is one of a single connection, or of too many: whoever wants one comes again.
+    // An error concerns a single connection, or there are too many: the client tries again.
     loop {
         let accepted = listener.accept().await;
         if let (Ok((stream, _)), false) = (accepted, *is_cut.borrow()) {
@@ -66,15 +65,15 @@ async fn accept(listener: TcpListener, target: SocketAddr, is_cut: watch::Receiv
 async fn forward(mut stream: TcpStream, target: SocketAddr, mut is_cut: watch::Receiver<bool>) {
     let forwarding = async {
         let mut node = TcpStream::connect(target).await?;
-        // A message is not to wait for the next.
+        // Do not hold a message back until the next one.
         stream.set_nodelay(true)?;
         node.set_nodelay(true)?;
         io::copy_bidirectional(&mut stream, &mut node).await
     };
     tokio::select! {
-        // Both ends see that the connection has ended, whyever it has.
+        // Both ends see that the connection has ended.
         _ = forwarding => {}
-        // The proxy may also be gone.
+        // Also ends when the proxy is dropped.
         _ = is_cut.wait_for(|cut| *cut) => {}
     }
 }
@@ -94,7 +93,7 @@ mod tests {
             let (mut client, mut server) = through(&proxy, &node).await;
             client.write_all(b"ping").await.expect("written");
             let mut received = [0; 4];
-            server.read_exact(&mut received).await.expect("carried on");
+            server.read_exact(&mut received).await.expect("forwarded");
             assert_eq!(&received, b"ping");
 
             proxy.cut();
@@ -110,6 +109,6 @@ mod tests {
 
     async fn through(proxy: &Proxy, node: &TcpListener) -> (TcpStream, TcpStream) {
         let (client, accepted) = tokio::join!(TcpStream::connect(proxy.address()), node.accept());
-        (client.expect("connected"), accepted.expect("carried on").0)
+        (client.expect("connected"), accepted.expect("forwarded").0)
     }
 }

@@ -1,6 +1,6 @@
-//! What replicas cost a node that writes: its rate without any, with two that follow, and with one of the two hung. A round has
-//! all three, one after the other, so that what else the machine does falls on all alike; the rate without any is that of a
-//! node that never met another.
+//! What replicas cost the node that takes the writes: its rate without replicas, with two of them, and with one of the two hung. Each
+//! run measures all three, one after another, so that other work of the machine affects all of them alike. The rate without replicas
+//! is that of another node, which never had any.
 //!
 //! Processor time is counted until the replicas have everything, not only until the load ends.
 
@@ -15,7 +15,7 @@ use crate::{
     workload::closed_loop,
 };
 
-/// Loads each of the three in turn, for `--duration`, `--runs` times.
+/// Measures each of the three for `--duration`, `--runs` times.
 pub async fn run(workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
     let mut alone = workspace.node()?;
     alone.start().await?;
@@ -39,7 +39,7 @@ pub async fn run(workspace: &Workspace, options: &LoadOptions) -> Result<Report>
         let following = put("following", &options, &[writer, near, far]).await?;
         far.pause()?;
         let hung = put("hung", &options, &[writer, near]).await;
-        // Also where that failed: a process that is stopped does not end by itself.
+        // Also after a failure: a stopped process does not end by itself.
         far.resume()?;
         let hung = hung?;
         let caught_up = view::in_sync(&[writer, near, far]).await?;
@@ -64,19 +64,19 @@ pub async fn run(workspace: &Workspace, options: &LoadOptions) -> Result<Report>
 
 struct Phase {
     put_per_s: f64,
-    /// Of each node.
+    /// One value per node.
     cpu_s_per_1000: Vec<f64>,
-    /// How long after the load all of them held the same.
+    /// Time from the end of the load until all nodes held the same.
     in_sync_after: Duration,
 }
 
-/// Loads the first of these nodes, and waits until the others have what it has.
+/// Loads the first of these nodes, and waits until the others hold the same.
 async fn put(name: &'static str, options: &LoadOptions, nodes: &[&Node]) -> Result<Phase> {
     let before = cpu_seconds(nodes)?;
     let report =
         closed_loop::run(name, closed_loop::Mix { reads_percent: 0 }, nodes[0].target(), options).await?;
     let Some(put_per_s) = report.median("put_per_s") else {
-        return Err(Error::Failed("not one write was answered: take a longer --duration".into()));
+        return Err(Error::Failed("no write was answered: use a longer --duration".into()));
     };
     let in_sync_after = view::in_sync(nodes).await?;
     let thousands = put_per_s * options.duration.as_secs_f64() / 1000.0;

@@ -1,5 +1,4 @@
-//! Whether nodes that are written to all the time compare rows for nothing: roots must be taken so that what is still on its
-//! way makes no difference.
+//! Whether nodes under constant writes compare rows needlessly: their roots must leave out writes that are still being replicated.
 
 use std::time::Duration;
 
@@ -18,14 +17,14 @@ use crate::{
     report::{Figure, Report},
 };
 
-/// How fast, and how long.
+/// How many writes, for how long.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
     /// steady: writes a second
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
     pub steady_rate: u64,
-    /// steady: how long to write
+    /// steady: length of one run
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub steady: Duration,
 }
@@ -46,7 +45,7 @@ pub async fn run(steady: Options, workspace: &Workspace, options: &LoadOptions) 
         let writer = Writer::start(nodes[0].target(), plan, &SendTimes::new());
         progress::follow_time("steady", steady.steady).await;
         let written = writer.finish().await?;
-        // A comparison is judged when the roots are equal again.
+        // A comparison is counted once the roots are equal again.
         let in_sync_after = view::in_sync(&nodes).await?;
         let counters = Counters::settled(&nodes).await? - before;
         let writes = written.latencies.count() as f64;

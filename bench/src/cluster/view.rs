@@ -1,4 +1,4 @@
-//! What nodes say of themselves and of each other, as far as it is measured; and waiting until they agree.
+//! The state and the counters that nodes report, and waiting until nodes agree.
 
 use std::{
     ops::{Add, Sub},
@@ -15,12 +15,12 @@ use tokio::{net::TcpStream, task, time};
 use super::node::Node;
 use crate::error::{Error, Result};
 
-/// Nodes that do not agree by then never will.
+/// The measurement fails if the nodes do not agree by then.
 const TIMEOUT: Duration = Duration::from_secs(300);
-/// Between looks: what the times are true to.
+/// How often nodes are asked: the resolution of the times.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// `/_/cluster`.
+/// The answer of `/_/cluster`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct View {
     /// Whether the node has finished its first sync.
@@ -29,34 +29,34 @@ pub struct View {
     pub members: Vec<Member>,
 }
 
-/// A member, as another sees it.
+/// A member, as another node sees it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Member {
-    /// Where it is reached.
+    /// Its address.
     pub address: String,
-    /// Whether a link with it stands.
+    /// Whether there is a link to it.
     pub linked: bool,
-    /// For how long it may have missed something, where that is known.
+    /// How long ago both were last known to hold the same, where that is known.
     pub lag_ms: Option<u64>,
-    /// Messages that waited for one another in the last comparison with it.
+    /// Messages in sequence in the last comparison with it; two are a round trip.
     pub comparison_steps: u64,
-    /// What was counted with it.
+    /// The counters of its link.
     #[serde(flatten)]
     pub counters: Counters,
 }
 
-/// What a node counts with a member. Of several, their sum.
+/// The counters of a link, or the sum of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Counters {
     /// Rounds received.
     pub rounds: u64,
-    /// Comparisons opened.
+    /// Comparisons that this node started.
     pub sessions: u64,
-    /// Those that found nothing.
+    /// Comparisons that found nothing.
     pub false_sessions: u64,
-    /// Messages that find out what differs.
+    /// Messages of comparisons.
     pub comparison_messages: u64,
-    /// Their bytes.
+    /// Bytes of those messages.
     pub comparison_bytes: u64,
     /// All bytes sent.
     pub bytes_sent: u64,
@@ -65,14 +65,17 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// As `of`, once all that came before is counted and judged: nodes that hold the same learn of it later, by the roots of an
-    /// instant that lies behind, and a link's figures are behind by up to a round.
+    /// As `of`, but waits until the counters include all that has happened: nodes compare the roots of a moment in the past, so they
+    /// learn later that they hold the same, and the counters of a link are up to one round old.
     pub async fn settled(nodes: &[&Node]) -> Result<Self> {
         let start = Instant::now();
         for node in nodes {
             while !knows_of_equality(&view(node).await?, start.elapsed()) {
                 if start.elapsed() > TIMEOUT {
-                    return Err(Error::Failed(format!("no equal roots within {TIMEOUT:?}: {}", node.log())));
+                    return Err(Error::Failed(format!(
+                        "the nodes do not find their roots equal within {TIMEOUT:?}: {}",
+                        node.log()
+                    )));
                 }
                 time::sleep(POLL_INTERVAL).await;
             }
@@ -80,7 +83,7 @@ impl Counters {
         Self::of(nodes).await
     }
 
-    /// What these nodes have counted with all others, since the start of each.
+    /// The counters of these nodes with all members, since each node started.
     pub async fn of(nodes: &[&Node]) -> Result<Self> {
         let mut sum = Self::default();
         for node in nodes {
@@ -114,25 +117,25 @@ impl Sub for Counters {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        // A node that was started again counts from 0.
+        // A node that was restarted counts from 0.
         self.combine(before, u64::saturating_sub)
     }
 }
 
-/// A table, as `/_/tables` has it.
+/// A table in `/_/tables`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Table {
     /// Its name.
     pub name: String,
     /// Live keys.
     pub keys: u64,
-    /// Keys that were deleted.
+    /// Deleted keys.
     pub tombstones: u64,
-    /// Digest of its rows, where the node can tell.
+    /// Digest of its rows, where the node knows it.
     pub root: Option<String>,
 }
 
-/// The cluster as a node sees it.
+/// The cluster, as a node sees it.
 pub async fn view(node: &Node) -> Result<View> {
     ask(node, "/_/cluster").await
 }
@@ -142,13 +145,13 @@ pub async fn tables(node: &Node) -> Result<Vec<Table>> {
     ask(node, "/_/tables").await
 }
 
-/// Rows in all tables of a node: live keys, and deleted ones.
+/// Live keys and tombstones in all tables of a node.
 pub async fn rows(node: &Node) -> Result<(u64, u64)> {
     let tables = tables(node).await?;
     Ok(tables.iter().fold((0, 0), |(keys, deleted), table| (keys + table.keys, deleted + table.tombstones)))
 }
 
-/// Whether each of these nodes has a link with each other.
+/// Whether each of these nodes has a link to every other.
 pub async fn linked(nodes: &[&Node]) -> Result<bool> {
     for node in nodes {
         let view = view(node).await?;
@@ -161,7 +164,7 @@ pub async fn linked(nodes: &[&Node]) -> Result<bool> {
     Ok(true)
 }
 
-/// Waits until each has a link with each other, and all hold the same; returns how long that took.
+/// Waits until each node has a link to every other, and all hold the same. Returns how long that took.
 pub async fn in_sync(nodes: &[&Node]) -> Result<Duration> {
     let start = Instant::now();
     while !(linked(nodes).await? && hold_the_same(nodes).await?) {
@@ -177,7 +180,7 @@ pub async fn in_sync(nodes: &[&Node]) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Whether a node knows of each linked member that both held the same at some instant within the last `span`.
+/// Whether a node knows that it held the same as each linked member at some time within the last `span`.
 fn knows_of_equality(view: &View, span: Duration) -> bool {
     let mut linked = view.members.iter().filter(|member| member.linked);
     linked.all(|member| member.lag_ms.is_some_and(|lag_ms| Duration::from_millis(lag_ms) < span))
@@ -212,7 +215,7 @@ async fn get(
 ) -> std::result::Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
     let stream = TcpStream::connect(node.address()).await?;
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its error is also that of the request.
+    // The request fails with the same error.
     task::spawn_local(connection);
     let request = Request::get(path).header(header::HOST, node.address().to_string());
     let answer = requests.send_request(request.body(Empty::<Bytes>::new())?).await?;

@@ -1,4 +1,4 @@
-//! Where the nodes of a measurement have their data: a directory that goes with the measurement.
+//! The directory for the data of a measurement's nodes. It is removed when the measurement ends.
 
 use std::{
     cell::Cell,
@@ -10,7 +10,7 @@ use std::{
 use super::node::Node;
 use crate::error::{Error, Result};
 
-/// A directory, and the names of those that have data in it.
+/// A directory, and how many nodes have data in it.
 #[derive(Debug)]
 pub struct Workspace {
     binary: PathBuf,
@@ -20,24 +20,25 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// A new directory below `parent`, or where the system has temporary files. The nodes are worked on in `table`.
+    /// Creates a directory below `parent`, or below the system's directory for temporary files. Nodes start from `binary`, and
+    /// workloads use `table`.
     pub fn new(binary: PathBuf, parent: Option<&Path>, table: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dynarust-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = parent.map_or_else(std::env::temp_dir, Path::to_owned).join(name);
         fs::create_dir(&directory)
-            .map_err(|e| Error::io(format_args!("making {}", directory.display()), &e))?;
+            .map_err(|e| Error::io(format_args!("creating {}", directory.display()), &e))?;
         Ok(Self { binary, directory, table: table.to_owned(), nodes: Cell::new(0) })
     }
 
-    /// A node with an empty directory, that does not run yet.
+    /// A node with an empty directory, not started yet.
     pub fn node(&self) -> Result<Node> {
         let number = self.nodes.get();
         self.nodes.set(number + 1);
         Node::new(self.binary.clone(), self.directory.join(format!("node{number}")), &self.table)
     }
 
-    /// So many nodes that run, and are one cluster.
+    /// Starts a cluster of `count` nodes.
     pub async fn cluster(&self, count: usize) -> Result<Vec<Node>> {
         let mut nodes: Vec<Node> = Vec::new();
         for _ in 0..count {
@@ -55,7 +56,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        // What cannot be removed lies among temporary files.
+        // If that fails, the data stays among temporary files.
         fs::remove_dir_all(&self.directory).ok();
     }
 }
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
+    fn a_directory_that_cannot_be_created_is_named() {
         let error = Workspace::new("DynaRust".into(), Some(Path::new("/proc/nowhere")), "t")
             .expect_err("no directory");
         assert!(error.to_string().contains("/proc/nowhere"), "{error}");

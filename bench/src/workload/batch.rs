@@ -1,5 +1,5 @@
-//! Loading rows in batches, each of which is one durable commit: how a store is filled. Every run writes new keys, as the bare
-//! load that it is compared with does.
+//! Loads rows in batches, each of them one durable commit. Every run writes new keys, as `bare sled` does, which it is compared
+//! with.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,20 +23,20 @@ use crate::{
     report::{Figure, Latencies, Report},
 };
 
-/// Rows of a batch when filling a table that is to be read.
+/// Batch size when a table is filled to be read.
 const FILL_BATCH_ROWS: u64 = 1000;
 
 /// How rows are loaded.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Rows of one batch
+    /// Rows in one batch
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub batch_rows: u64,
-    /// Write the same keys in every run, not new ones
+    /// Write the same keys in every run instead of new ones
     #[arg(long)]
     pub overwrite: bool,
-    /// Which request takes the batch
+    /// Request that takes the batch
     #[arg(long, value_enum, default_value_t)]
     pub endpoint: Endpoint,
 }
@@ -51,7 +51,7 @@ pub enum Endpoint {
     Batch,
 }
 
-/// Loads `--keys` new rows per run.
+/// Loads `--keys` rows per run.
 pub async fn run(batch: Options, target: &Target, options: &LoadOptions) -> Result<Report> {
     target.expect_node("batch")?;
     let connections = options.connections_or(1);
@@ -109,7 +109,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// How many rows the next batch has, and the request for it.
+    /// The number of rows in the next batch, and the request for it.
     fn next_request(&self, documents: &mut Documents) -> Option<(u64, Vec<u8>)> {
         let start = self.next.get();
         let end = (start + self.batch.batch_rows).min(self.end);
@@ -150,7 +150,7 @@ async fn load(rows: Rc<Rows>, connections: u32, seed: u64, value_bytes: usize) -
             let mut next = rows.next_request(&mut documents);
             while let Some((count, request)) = next {
                 let start = Instant::now();
-                // The next batch is put together while the target works on this one: it must not wait for us.
+                // The next batch is built while the target works on this one, so that it never waits for the client.
                 let (answered, following) =
                     tokio::join!(connection.expect_ok(&request), async { rows.next_request(&mut documents) });
                 answered?;

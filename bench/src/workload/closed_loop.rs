@@ -1,5 +1,5 @@
-//! The closed loop: each connection sends its next request when the one before is answered. It finds the highest rate that a
-//! target sustains; its latencies are those of a target at its limit, and say little about one that has time to spare.
+//! A closed loop: each connection sends its next request when the one before is answered. It finds the highest rate that a target
+//! sustains. Its latencies are those of a saturated target; use `latency` for one that is not.
 
 use std::{
     cell::RefCell,
@@ -22,14 +22,14 @@ use crate::{
     report::{Figure, Latencies, Report},
 };
 
-/// Connections of a closed loop unless said otherwise.
+/// Default number of connections.
 pub const CONNECTIONS: u32 = 64;
 
-/// How many of the requests are reads.
+/// The share of reads.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Mix {
-    /// Reads among 100 requests
+    /// Percentage of reads
     #[arg(long = "reads", default_value_t = 90, value_parser = clap::value_parser!(u64).range(0..=100))]
     pub reads_percent: u64,
 }
@@ -74,7 +74,7 @@ pub async fn run(workload: &'static str, mix: Mix, target: &Target, options: &Lo
     Ok(report)
 }
 
-/// Writes the keys that are to be read, unless the last of them is there: from a run before, or in a bare server's map.
+/// Writes the keys that will be read, unless the last of them exists: from an earlier run, or in a bare server's map.
 async fn fill(target: &Target, options: &LoadOptions) -> Result<()> {
     let mut request = Vec::new();
     let mut connection = Connection::open(target.address).await?;
@@ -120,7 +120,7 @@ struct Load {
     runs: RefCell<Vec<Run>>,
 }
 
-/// What was counted in one run.
+/// The latencies of one run.
 struct Run {
     reads: Latencies,
     writes: Latencies,
@@ -144,7 +144,7 @@ impl Run {
     }
 }
 
-/// Warm-up, then one run after the other without a pause.
+/// Warm-up, then the runs without pauses.
 struct Timeline {
     start: Instant,
     warmup: Duration,

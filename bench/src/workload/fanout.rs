@@ -1,4 +1,4 @@
-//! One key, many subscribers: how long from a PUT until the last of them has the event, while other keys are written. With one
+//! One key with many subscribers: the time from a PUT until the last of them has the event, while other keys are written. With one
 //! subscriber this is the latency of an event.
 
 use std::{sync::Arc, time::Duration};
@@ -20,38 +20,38 @@ use crate::{
     report::{Figure, Latencies, Report},
 };
 
-/// After this an event that has not come is lost.
+/// An event that takes longer counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Subscribers and what they are sent.
+/// Number of subscribers, and the events for them.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Subscribers of the one key
+    /// Number of subscribers
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
     pub subscribers: u64,
     /// Events per run
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: u64,
-    /// Between the last one's arrival and the next event
+    /// Pause after the last subscriber has an event
     #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
     pub pause: Duration,
-    /// Writes a second to other keys meanwhile
+    /// Writes a second to other keys at the same time
     #[arg(long, default_value_t = 300)]
     pub write_rate: u64,
 }
 
-/// One subscriber and what it is sent.
+/// The events for one subscriber.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct LatencyOptions {
     /// Events per run
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: u64,
-    /// Between an event's arrival and the next
+    /// Pause after an event has arrived
     #[arg(long, default_value = "5ms", value_parser = humantime::parse_duration)]
     pub pause: Duration,
-    /// Writes a second to other keys meanwhile
+    /// Writes a second to other keys at the same time
     #[arg(long, default_value_t = 300)]
     pub write_rate: u64,
 }
@@ -62,7 +62,7 @@ impl From<LatencyOptions> for Options {
     }
 }
 
-/// Sends events to all subscribers, one after the other.
+/// Sends one event after another to all subscribers.
 pub async fn run(
     workload: &'static str,
     fanout: Options,
@@ -78,7 +78,7 @@ pub async fn run(
     let (keys, value_bytes, seed) = (options.keys, options.value_bytes, options.seed);
     let plan = Plan { rate_per_s: fanout.write_rate, keys, value_bytes, seed };
     let others = Writer::start(target, plan, &send_times);
-    let mut source =
+    let mut publisher =
         Publisher::open(target, Documents::new(seed, value_bytes), send_times.clone(), &arrivals).await?;
     let mut report = Report::new(workload, target.to_string())
         .setting("subscribers", fanout.subscribers)
@@ -87,7 +87,7 @@ pub async fn run(
         .setting("value_bytes", value_bytes);
     let bar = progress::bar(workload, fanout.events * u64::from(options.runs)).with_message("events");
     for _ in 0..options.runs {
-        report.run(source.send_all(fanout, &bar).await?);
+        report.run(publisher.send_all(fanout, &bar).await?);
     }
     bar.finish_and_clear();
     report.notes(others.finish().await?.latencies.figures("others_put"));
@@ -95,7 +95,7 @@ pub async fn run(
     Ok(report)
 }
 
-/// Where the events come from.
+/// Writes the key that subscribers follow, and waits for the events.
 pub struct Publisher<'a> {
     target: &'a Target,
     connection: Connection,
@@ -105,7 +105,7 @@ pub struct Publisher<'a> {
 }
 
 impl<'a> Publisher<'a> {
-    /// Writes to `target`; the subscribers may be another's.
+    /// Writes to `target`; the subscribers may be connected to another node.
     pub async fn open(
         target: &'a Target,
         documents: Documents,
@@ -135,7 +135,7 @@ impl<'a> Publisher<'a> {
         Ok(figures)
     }
 
-    /// Sends one event: when the last that got it did so, and how many did not get it.
+    /// Sends one event. Returns how long it took to the last subscriber that got it, and how many did not.
     pub async fn send(&mut self, subscribers: u64) -> Result<(Option<Duration>, u64)> {
         let sequence = self.send_times.next();
         let (mut value, mut request) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Event streams on which nothing happens: what memory each costs the target.
+//! Idle event streams: how much memory each costs the target.
 
 use std::time::Duration;
 
@@ -15,22 +15,22 @@ use crate::{
     report::Report,
 };
 
-/// Streams and how long they are held.
+/// Number and kind of streams.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Streams to open, each of its own key
+    /// Number of streams, each for its own key
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
     pub streams: u64,
-    /// What kind
+    /// Kind of stream
     #[arg(long, value_enum, default_value_t)]
     pub protocol: Protocol,
-    /// How long to hold them before the memory is read
+    /// Time before the memory is read
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub hold: Duration,
 }
 
-/// What kind of stream.
+/// A kind of stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protocol {
     /// Server-Sent Events
@@ -44,7 +44,9 @@ pub enum Protocol {
 pub async fn run(idle: Options, target: &Target) -> Result<Report> {
     target.expect_node("idle")?;
     let Some(pid) = target.pid else {
-        return Err(Error::Usage("idle reads the target's memory: name its process with --pid".into()));
+        return Err(Error::Usage(
+            "idle reads the memory of the target: add --pid with its process id".into(),
+        ));
     };
     let (resident_before, sockets_before) = (process::resident_bytes(pid)?, process::socket_bytes()?);
     let streams = match idle.protocol {
@@ -93,7 +95,7 @@ async fn open_websockets(count: u64, target: &Target) -> Result<Vec<TcpStream>> 
     Ok(streams)
 }
 
-/// One text frame as a client sends it (RFC 6455, section 5.2), its mask zero: what it hides from proxies is no secret here.
+/// One text frame as a client sends it (RFC 6455, section 5.2), with a mask of zero: there is no proxy here to protect.
 fn text_frame(text: &str) -> Vec<u8> {
     const TEXT: u8 = 0x81;
     const MASKED: u8 = 0x80;

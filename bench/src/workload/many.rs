@@ -1,5 +1,5 @@
-//! Many subscribers, each of its own key, and a steady rate of writes to random ones of these: what an application does that
-//! shows each user what is theirs.
+//! Many subscribers, each of its own key, and a steady rate of writes to random keys of these: the load of an application that shows
+//! each user their own data.
 
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,16 @@ use crate::{
     report::{Figure, Report},
 };
 
-/// After the last write, an event that has not come by then is lost.
+/// An event that takes longer than this after the last write counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Between looks at whether all have come.
+/// How often to check whether all events have come.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Subscribers and the rate of writes.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Subscribers, and keys
+    /// Number of subscribers, and of keys
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub subscribers: u64,
     /// Writes a second

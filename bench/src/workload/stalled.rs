@@ -1,5 +1,5 @@
-//! Subscribers that never read, while events are written: what a node does about clients that went away without a word. They
-//! fill the kernel's buffers first and the node's queues then, and no answer of theirs ever says that they are gone.
+//! Subscribers that never read while events are written: how a node handles clients that have silently gone. Events fill the kernel's
+//! buffers first, then the node's queues, and nothing ever tells the node that the client is gone.
 
 use std::{
     collections::HashSet,
@@ -20,20 +20,20 @@ use crate::{
     report::{Figure, Report},
 };
 
-/// Between looks at who is still connected, and at the memory.
+/// How often to check which subscribers are connected, and the memory.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Subscribers and what they do not read.
+/// Number of subscribers, and the events that they do not read.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Subscribers of the whole table, none of which reads
+    /// Number of subscribers of the whole table; none of them reads
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub subscribers: u64,
     /// Events a second
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
     pub write_rate: u64,
-    /// How long to wait until all are closed
+    /// Longest time to wait until all are closed
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
@@ -45,7 +45,9 @@ pub async fn run(stalled: Options, target: &Target, options: &LoadOptions) -> Re
     let streams = subscribers::open("stalled", target, requests).await?;
     let ports: Result<HashSet<u16>> = streams
         .iter()
-        .map(|stream| stream.local_addr().map(|a| a.port()).map_err(|e| Error::io("asking for a port", &e)))
+        .map(|stream| {
+            stream.local_addr().map(|a| a.port()).map_err(|e| Error::io("reading the port of a stream", &e))
+        })
         .collect();
     let mut open = ports?;
     let mut memory = Memory::new(target.pid)?;
@@ -82,7 +84,7 @@ pub async fn run(stalled: Options, target: &Target, options: &LoadOptions) -> Re
     Ok(report)
 }
 
-/// The most memory that was seen.
+/// Peak memory.
 struct Memory {
     pid: Option<u32>,
     resident_bytes_before: u64,

@@ -1,5 +1,5 @@
-//! Starting a node on a store that is there: how long until it answers reads, how long until it is ready, and whether reads are
-//! held up between the two.
+//! Starts a node on an existing store: the time until it answers reads, the time until it is ready, and the latency of reads between
+//! the two.
 
 use std::{
     path::Path,
@@ -22,12 +22,12 @@ use crate::{
     report::{Figure, Latencies, Report},
 };
 
-/// A node that is not ready by then never will be.
+/// The start fails if the node is not ready by then.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Between attempts to connect, and between reads until it is ready: what the figures are true to.
+/// Between attempts to connect, and between reads until the node is ready: the resolution of the figures.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Which node is started.
+/// Which binary is started.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
@@ -41,12 +41,10 @@ pub async fn run(start: &Options, target: &Target, options: &LoadOptions) -> Res
     target.expect_node("start")?;
     let binary = start.binary.find()?;
     let Some(data) = &target.data else {
-        return Err(Error::Usage(
-            "start opens a store that a node left: name its directory with --data".into(),
-        ));
+        return Err(Error::Usage("start opens an existing store: add --data with its directory".into()));
     };
     if Connection::open(target.address).await.is_ok() {
-        return Err(Error::Usage(format!("a node answers at {} already: stop it first", target.address)));
+        return Err(Error::Usage(format!("a node already answers at {}: stop it first", target.address)));
     }
     let mut report = Report::new("start", target.to_string()).setting("keys", options.keys);
     let bar = progress::bar("start", u64::from(options.runs)).with_message("starts");
@@ -81,7 +79,7 @@ async fn start_once(
         target.get(&target::key(random.below(options.keys)), &mut request);
         let sent = Instant::now();
         connection.expect_ok(&request).await?;
-        // The first one has waited for the start itself, and is a figure of its own.
+        // The first read includes the start itself, and has a figure of its own.
         match reads_after {
             None => reads_after = Some(start.elapsed()),
             Some(_) => latencies.record(sent.elapsed()),
@@ -102,7 +100,7 @@ async fn start_once(
     Ok(figures)
 }
 
-/// A node that this process started, and does not leave behind.
+/// A node that this process started. Dropping it kills it.
 struct Node(Child);
 
 impl Node {
@@ -113,19 +111,19 @@ impl Node {
         command.spawn().map(Self).map_err(|e| Error::io("starting a node", &e))
     }
 
-    /// Passes over `why` it does not serve yet, as long as it runs and there is time.
+    /// Fails with `why` the node does not serve yet if it has ended or its time is up.
     fn expect_running(&mut self, start: Instant, why: Error) -> Result<()> {
-        let exited = self.0.try_wait().map_err(|e| Error::io("asking after the node", &e))?;
+        let exited = self.0.try_wait().map_err(|e| Error::io("checking whether the node runs", &e))?;
         match exited {
             Some(status) => {
-                Err(Error::Failed(format!("the node ended with {status}: start it by hand to see why")))
+                Err(Error::Failed(format!("the node ended with {status}: start it yourself to see why")))
             }
             None if start.elapsed() > TIMEOUT => Err(why),
             None => Ok(()),
         }
     }
 
-    /// Ends it as an operator would, so that every start is one after an orderly stop.
+    /// Stops it as an operator would, so that every start follows a clean stop.
     fn stop(mut self) -> Result<()> {
         let terminated = Command::new("kill").arg(self.0.id().to_string()).status();
         terminated.and_then(|_| self.0.wait()).map(drop).map_err(|e| Error::io("stopping the node", &e))
@@ -134,7 +132,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Both fail where it has ended already, which is what they are for.
+        // Both fail where it has ended already.
         self.0.kill().ok();
         self.0.wait().ok();
     }
