@@ -23,6 +23,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["error", "core", "storage", "replication", "node", "http", "client", "config", "cli"]),
 ];
 
+/// The same of the load generator: parts of its `src`, and what each may name beside itself.
+const BENCH_LAYERS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("options", &[]),
+    ("progress", &[]),
+    ("report", &[]),
+    ("binary", &["error"]),
+    ("process", &["error"]),
+    ("client", &["error", "progress", "report"]),
+    ("workload", &["error", "options", "progress", "report", "binary", "process", "client"]),
+    ("cluster", &["error", "options", "progress", "report", "binary", "process", "client", "workload"]),
+    ("bare", &["error", "client"]),
+    ("main", &[]),
+];
+
 /// Names, and where alone they may stand: a file, or a folder with all below it.
 const CONFINED: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/engine/", "src/storage/changes/hub.rs"]),
@@ -90,14 +105,20 @@ fn assert_none(rule: &str, broken: &[String]) {
 
 #[test]
 fn layers_name_only_those_below_them() {
+    assert_none("imports point from http down to error", &broken_layers("src", LAYERS));
+    assert_none("imports point from workloads down to the client", &broken_layers("bench/src", BENCH_LAYERS));
+}
+
+/// What the sources below a folder name although their layer may not.
+fn broken_layers(folder: &str, layers: &[(&str, &[&str])]) -> Vec<String> {
     let mut broken = Vec::new();
-    for source in Source::all_below(root(), "src") {
+    for source in Source::all_below(root(), folder) {
         let layer = source.layer();
         // lib.rs declares all of them.
         if layer == "lib" {
             continue;
         }
-        let Some((_, may_name)) = LAYERS.iter().find(|(known, _)| *known == layer) else {
+        let Some((_, may_name)) = layers.iter().find(|(known, _)| *known == layer) else {
             broken.push(format!("{}: no layer is named {layer}", source.path));
             continue;
         };
@@ -107,13 +128,13 @@ fn layers_name_only_those_below_them() {
                 ["super", "super", ..] => "super::super",
                 _ => continue,
             };
-            let is_layer = named == "super::super" || LAYERS.iter().any(|(known, _)| *known == named);
+            let is_layer = named == "super::super" || layers.iter().any(|(known, _)| *known == named);
             if is_layer && named != layer && !may_name.contains(&named) {
                 broken.push(format!("{}: {layer} names {}", source.path, path.join("::")));
             }
         }
     }
-    assert_none("imports point from http down to error", &broken);
+    broken
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Source {
 
     /// The layer it belongs to: the first part of its path below src.
     pub fn layer(&self) -> &str {
-        let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        let below = self.path.split_once("src/").map_or(&*self.path, |(_, below)| below);
         let first = below.split('/').next().unwrap_or(below);
         first.trim_end_matches(".rs")
     }
