@@ -37,13 +37,14 @@ impl Figure {
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
 
-impl Latencies {
-    /// None yet.
-    pub fn new() -> Self {
+impl Default for Latencies {
+    fn default() -> Self {
         let histogram = Histogram::new_with_bounds(1_000, LATENCY_MAX.as_nanos() as u64, 3);
         Self(histogram.expect("bounds and digits are constants that the histogram takes"))
     }
+}
 
+impl Latencies {
     /// Records one latency.
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(latency.as_nanos() as u64);
@@ -145,7 +146,8 @@ impl Report {
         let names = spreads.iter().map(|spread| &spread.name).chain(self.notes.iter().map(|note| &note.name));
         let width = names.map(|name| name.len() + 1).max().unwrap_or_default().max(NAME_WIDTH_MIN);
         if !self.runs.is_empty() {
-            let runs = format!("{} runs", self.runs.len());
+            let count = self.runs.len();
+            let runs = format!("{count} {}", if count == 1 { "run" } else { "runs" });
             writeln!(out, "{runs:width$}{:>14}{:>14}{:>14}", "median", "min", "max")?;
         }
         for Spread { name, median, min, max } in spreads {
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn latencies_are_reported_in_milliseconds() {
-        let mut latencies = Latencies::new();
+        let mut latencies = Latencies::default();
         assert_eq!(latencies.figures("get"), []);
         (1..=100).for_each(|ms| latencies.record(Duration::from_millis(ms)));
         let figures = latencies.figures("get");

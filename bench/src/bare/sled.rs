@@ -22,7 +22,7 @@ pub struct Options {
     /// Number of runs; the report has their median
     #[arg(long, default_value_t = 5)]
     runs: u64,
-    /// Rows of one batch
+    /// Rows in one batch
     #[arg(long, default_value_t = 1000)]
     batch_rows: u64,
     /// Approximate size of a value, as JSON text

@@ -84,7 +84,7 @@ impl Arrivals {
     pub fn new(send_times: Arc<SendTimes>) -> Rc<Self> {
         Rc::new(Self {
             send_times,
-            latencies: RefCell::new(Latencies::new()),
+            latencies: RefCell::new(Latencies::default()),
             events: Cell::new(0),
             resyncs: Cell::new(0),
             closed: Cell::new(0),
@@ -95,7 +95,7 @@ impl Arrivals {
 
     /// Latencies of all events since this was last called.
     pub fn take_latencies(&self) -> Latencies {
-        self.latencies.replace(Latencies::new())
+        self.latencies.replace(Latencies::default())
     }
 
     /// Events received.

@@ -103,7 +103,7 @@ fn write_all(
                 stop.clone(),
             ));
         }
-        let mut latencies = Latencies::new();
+        let mut latencies = Latencies::default();
         while let Some(worker) = workers.join_next().await {
             latencies.add(&worker.expect("a worker does not panic")?);
         }
@@ -138,7 +138,7 @@ async fn write(
     let seed = plan.seed.wrapping_mul(1 << 16) + pace.number;
     let mut random = Random::new(seed);
     let mut documents = Documents::new(seed, plan.value_bytes);
-    let mut latencies = Latencies::new();
+    let mut latencies = Latencies::default();
     let (mut value, mut request) = (Vec::new(), Vec::new());
     for turn in 0.. {
         time::sleep_until(pace.instant(turn).into()).await;

@@ -140,7 +140,7 @@ impl Rows {
 }
 
 async fn load(rows: Rc<Rows>, connections: u32, seed: u64, value_bytes: usize) -> Result<Latencies> {
-    let latencies = Rc::new(RefCell::new(Latencies::new()));
+    let latencies = Rc::new(RefCell::new(Latencies::default()));
     let mut workers = JoinSet::new();
     for number in 0..u64::from(connections) {
         let mut connection = Connection::open(rows.target.address).await?;

@@ -128,7 +128,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        Self { reads: Latencies::new(), writes: Latencies::new() }
+        Self { reads: Latencies::default(), writes: Latencies::default() }
     }
 
     fn figures(&self, length: Duration) -> Vec<Figure> {

@@ -118,7 +118,7 @@ impl<'a> Publisher<'a> {
 
     /// The events of one run.
     async fn send_all(&mut self, fanout: Options, bar: &ProgressBar) -> Result<Vec<Figure>> {
-        let mut last_latencies = Latencies::new();
+        let mut last_latencies = Latencies::default();
         let mut lost = 0;
         for _ in 0..fanout.events {
             time::sleep(fanout.pause).await;

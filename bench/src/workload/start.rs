@@ -72,7 +72,7 @@ async fn start_once(
         }
         time::sleep(POLL_INTERVAL).await;
     };
-    let mut latencies = Latencies::new();
+    let mut latencies = Latencies::default();
     let mut reads_after = None;
     let ready_after = loop {
         let mut request = Vec::new();
