@@ -12,7 +12,7 @@ use crate::tidy::source::Source;
 pub struct Code(String);
 
 impl Code {
-    /// That of a folder of the repository.
+    /// That of a folder or a file of the repository.
     pub fn below(folder: &str) -> Self {
         let sources = Source::all_below(Path::new(env!("CARGO_MANIFEST_DIR")), folder);
         let lines = sources.iter().flat_map(|source| source.text_above_tests().lines());

@@ -13,22 +13,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// All Rust files below a folder of the repository, in the order of their paths.
+    /// All Rust files of a folder of the repository and below, or one file; in the order of their paths.
     pub fn all_below(root: &Path, folder: &str) -> Vec<Self> {
         let mut sources = Vec::new();
         let mut left = vec![root.join(folder)];
-        while let Some(directory) = left.pop() {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for entry in entries {
-                let path = entry.expect("an entry can be read").path();
-                if path.is_dir() {
-                    left.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    let text = fs::read_to_string(&path).expect("source is UTF-8");
-                    let path =
-                        path.strip_prefix(root).expect("it lies below").to_string_lossy().replace('\\', "/");
-                    sources.push(Self::new(path, text));
-                }
+        while let Some(path) = left.pop() {
+            if let Ok(entries) = fs::read_dir(&path) {
+                left.extend(entries.map(|entry| entry.expect("an entry can be read").path()));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("source is UTF-8");
+                let path =
+                    path.strip_prefix(root).expect("it lies below").to_string_lossy().replace('\\', "/");
+                sources.push(Self::new(path, text));
             }
         }
         sources.sort_by(|one, other| one.path.cmp(&other.path));

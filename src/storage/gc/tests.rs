@@ -21,12 +21,8 @@ use crate::{
     },
     storage::{
         META, WallClock,
-        changes::{
-            change::{Effect, Gone, Topic},
-            subscription::{Start, Subscription},
-        },
+        changes::{Effect, Gone, Start, Subscription, Topic},
         engine::Engine,
-        offline::check,
         table::{
             partition::Counts,
             trees::{EXPIRED, EXPIRY, TOMBSTONES},
@@ -380,44 +376,4 @@ fn the_tombstones_of_an_earlier_version_are_indexed_once() {
     let store = scene.open();
     assert_eq!((indexing.step(&store), indexing.is_done()), (Ok(Turn::Now), true));
     close(store);
-}
-
-#[test]
-fn a_compaction_keeps_what_is_known_of_dead_rows() {
-    let scene = Scene::new();
-    let store = scene.open();
-    merge(&store, "deleted", deleted(NOW_MS + 5));
-    merge(&store, "expired", put("1", Some(NOW_MS - 1), 1));
-    merge(&store, "expires", put("1", Some(NOW_MS + 1), 1));
-    store.sweep_to(swept(NOW_MS - 10, NOW_MS - 20));
-    store.set_note("members", b"three").expect("is kept");
-    wait_until("the sweep is over", || !store.is_sweeping());
-    close(store);
-    let clock: crate::storage::WallClock = std::sync::Arc::new(|| NOW_MS);
-    crate::storage::offline::compact::compact(&scene.data(), &clock, false, |_| {}).expect("compacts");
-    let entries = [TOMBSTONES, EXPIRED, EXPIRY].map(|tree| keys_in(&scene.data(), tree));
-    assert_eq!(entries, [1, 1, 1]);
-    let store = scene.open();
-    assert_eq!(store.swept(), swept(NOW_MS - 10, NOW_MS - 20));
-    assert_eq!(store.note("members"), Ok(Some(b"three".to_vec())));
-    close(store);
-}
-
-#[test]
-fn a_check_finds_entries_that_are_none() {
-    let scene = Scene::new();
-    let store = scene.open();
-    merge(&store, "k", deleted(NOW_MS));
-    close(store);
-    let clock: crate::storage::WallClock = std::sync::Arc::new(|| NOW_MS);
-    assert!(check::check(&scene.data(), &clock, |_| {}).expect("checks").is_sound());
-    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
-    for tree in [EXPIRY, EXPIRED, TOMBSTONES] {
-        engine.tree(tree).expect("a tree").insert(b"no entry", &[]).expect("inserts");
-    }
-    let meta = engine.tree(META).expect("a tree");
-    meta.insert(b"note/members", b"unsealed").expect("inserts");
-    drop((meta, engine));
-    let report = check::check(&scene.data(), &clock, |_| {}).expect("checks");
-    assert_eq!((report.is_sound(), report.damaged.len()), (false, 4), "{report:?}");
 }

@@ -5,3 +5,6 @@ pub mod check;
 pub mod clock_repair;
 pub mod compact;
 pub mod salvage;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! Stores that nobody has open, and what was known of their dead rows.
+
+use std::sync::Arc;
+
+use super::{check, compact};
+use crate::{
+    core::{
+        clock::{NodeId, Timestamp},
+        protocol::replica::Swept,
+        register::Register,
+    },
+    storage::{
+        META, Store, WallClock,
+        engine::Engine,
+        table::trees::{EXPIRED, EXPIRY, TOMBSTONES},
+        tests::{NOW_MS, Scene, close, key, keys_in, put, table, wait_until},
+    },
+};
+
+fn deleted(at_ms: u64) -> Register {
+    Register::deleted(Timestamp { hlc: at_ms << 16, node: NodeId(1) })
+}
+
+fn merge(store: &Store, name: &str, register: Register) {
+    store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
+}
+
+const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 10, expired_ms: NOW_MS - 20 };
+
+#[test]
+fn a_compaction_keeps_what_is_known_of_dead_rows() {
+    let scene = Scene::new();
+    let store = scene.open();
+    merge(&store, "deleted", deleted(NOW_MS + 5));
+    merge(&store, "expired", put("1", Some(NOW_MS - 1), 1));
+    merge(&store, "expires", put("1", Some(NOW_MS + 1), 1));
+    store.sweep_to(SWEPT);
+    store.set_note("members", b"three").expect("is kept");
+    wait_until("the sweep is over", || !store.is_sweeping());
+    close(store);
+    let clock: WallClock = Arc::new(|| NOW_MS);
+    compact::compact(&scene.data(), &clock, false, |_| {}).expect("compacts");
+    let entries = [TOMBSTONES, EXPIRED, EXPIRY].map(|tree| keys_in(&scene.data(), tree));
+    assert_eq!(entries, [1, 1, 1]);
+    let store = scene.open();
+    assert_eq!(store.swept(), SWEPT);
+    assert_eq!(store.note("members"), Ok(Some(b"three".to_vec())));
+    close(store);
+}
+
+#[test]
+fn a_check_finds_entries_that_are_none() {
+    let scene = Scene::new();
+    let store = scene.open();
+    merge(&store, "k", deleted(NOW_MS));
+    close(store);
+    let clock: WallClock = Arc::new(|| NOW_MS);
+    assert!(check::check(&scene.data(), &clock, |_| {}).expect("checks").is_sound());
+    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
+    for tree in [EXPIRY, EXPIRED, TOMBSTONES] {
+        engine.tree(tree).expect("a tree").insert(b"no entry", &[]).expect("inserts");
+    }
+    let meta = engine.tree(META).expect("a tree");
+    meta.insert(b"note/members", b"unsealed").expect("inserts");
+    drop((meta, engine));
+    let report = check::check(&scene.data(), &clock, |_| {}).expect("checks");
+    assert_eq!((report.is_sound(), report.damaged.len()), (false, 4), "{report:?}");
+}
