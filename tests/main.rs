@@ -12,7 +12,7 @@ mod docs;
 mod harness;
 mod link;
 mod operator;
+mod pages;
 mod process;
-mod readme;
 mod tidy;
 mod watch;

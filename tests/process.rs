@@ -247,7 +247,7 @@ fn every_durability_keeps_what_was_written_before_a_proper_end() {
     }
 }
 
-/// `cp -r storage.db.example storage.db && DynaRust 127.0.0.1:6660`, as the README says. The directory was written by an earlier
+/// `cp -r storage.db.example storage.db`, and then `DynaRust 127.0.0.1:6660`, as the README says. The directory was written by an earlier
 /// build: that it opens is the test of the format on disk.
 #[test]
 fn the_example_directory_is_served() {

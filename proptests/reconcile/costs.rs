@@ -62,7 +62,7 @@ fn few_rows_among_twenty_thousand_are_found_with_few_bytes() {
     assert_costs(20_000, &[(1, 1_200), (10, 9_000), (1_000, 220_000)]);
 }
 
-/// The figures that README.md states. Takes a gigabyte.
+/// The figures that docs/figures.md states. Takes a gigabyte.
 #[test]
 fn few_rows_among_a_million_are_found_with_few_bytes() {
     assert_costs(1_000_000, &[(1, 1_500), (10, 10_000), (1_000, 460_000)]);

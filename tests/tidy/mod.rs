@@ -72,6 +72,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// What lies at the top of the repository, hidden files and what git ignores aside.
 const TOP_LEVEL: &[&str] = &[
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "Dockerfile",

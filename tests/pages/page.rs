@@ -1,0 +1,139 @@
+//! A page of Markdown: its blocks of code, its tables, its links and chapters.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Pages at the top of the repository; all in `docs` besides.
+const AT_THE_TOP: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// A page.
+pub struct Page {
+    /// Its path in the repository.
+    pub name: String,
+    pub text: String,
+}
+
+/// A block of code.
+pub struct Fence {
+    /// What stands behind the backticks.
+    pub kind: String,
+    pub lines: Vec<String>,
+    /// Whether nothing but blank lines is between it and the block before.
+    pub follows: bool,
+}
+
+impl Page {
+    pub fn read(name: &str) -> Self {
+        let text = fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self { name: name.to_owned(), text }
+    }
+
+    /// All there are.
+    pub fn all() -> Vec<Self> {
+        let docs = fs::read_dir(root().join("docs")).expect("there is a folder docs");
+        let mut names: Vec<String> = docs
+            .map(|entry| entry.expect("an entry can be read").file_name().to_string_lossy().into_owned())
+            .filter(|name| name.ends_with(".md"))
+            .map(|name| format!("docs/{name}"))
+            .collect();
+        names.extend(AT_THE_TOP.map(str::to_owned));
+        names.sort();
+        names.iter().map(|name| Self::read(name)).collect()
+    }
+
+    pub fn fences(&self) -> Vec<Fence> {
+        let mut fences: Vec<Fence> = Vec::new();
+        let mut open: Option<Fence> = None;
+        let mut follows = false;
+        for line in self.text.lines() {
+            match (&mut open, line.trim_start().strip_prefix("```")) {
+                (Some(_), Some(_)) => {
+                    fences.extend(open.take());
+                    follows = true;
+                }
+                (Some(fence), None) => fence.lines.push(line.to_owned()),
+                (None, Some(kind)) => {
+                    open = Some(Fence { kind: kind.trim().to_owned(), lines: Vec::new(), follows });
+                }
+                (None, None) => follows &= line.trim().is_empty(),
+            }
+        }
+        assert!(open.is_none(), "{}: a block that does not end", self.name);
+        fences
+    }
+
+    /// The text outside of blocks of code.
+    pub fn prose(&self) -> String {
+        let mut is_code = false;
+        let is_prose = |line: &&str| {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            !is_code && !is_fence
+        };
+        self.text.lines().filter(is_prose).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What stands between single backticks.
+    pub fn inline_code(&self) -> Vec<String> {
+        self.prose().split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// The rows of all tables of a chapter, cell by cell, without their heads.
+    pub fn rows(&self, chapter: &str) -> Vec<Vec<String>> {
+        let prose = self.prose();
+        let lines = prose.lines().skip_while(|line| *line != format!("## {chapter}")).skip(1);
+        let lines: Vec<_> = lines.take_while(|line| !line.starts_with("## ")).collect();
+        assert!(!lines.is_empty(), "{}: no chapter {chapter:?}", self.name);
+        let is_rule = |line: &str| line.starts_with("|--") || line.starts_with("| --");
+        let is_row = |(at, line): &(usize, &&str)| {
+            line.starts_with('|') && !is_rule(line) && !lines.get(at + 1).is_some_and(|next| is_rule(next))
+        };
+        let cells = |line: &str| {
+            let line = line.trim().trim_start_matches('|').trim_end_matches('|');
+            line.split(" | ").map(|cell| cell.trim().to_owned()).collect()
+        };
+        lines.iter().enumerate().filter(is_row).map(|(_, line)| cells(line)).collect()
+    }
+
+    /// Links to other pages and chapters.
+    pub fn links(&self) -> Vec<String> {
+        let prose = self.prose();
+        let targets = prose.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        let targets = targets.map(|(target, _)| target.to_owned());
+        targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")).collect()
+    }
+
+    /// The path in the repository of what this page calls `path`.
+    pub fn beside(&self, path: &str) -> String {
+        let mut parts: Vec<&str> = self.name.split('/').collect();
+        parts.pop();
+        for part in path.split('/') {
+            match part {
+                "." | "" => {}
+                ".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        parts.join("/")
+    }
+
+    /// The names under which its chapters can be linked to, as GitHub makes them.
+    pub fn anchors(&self) -> BTreeSet<String> {
+        let prose = self.prose();
+        let headings = prose.lines().filter(|line| line.starts_with('#'));
+        let anchor = |heading: &str| {
+            let text = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = text.chars().filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+            kept.collect::<String>().replace(' ', "-")
+        };
+        headings.map(anchor).collect()
+    }
+}
