@@ -88,7 +88,7 @@ fn links_lead_to_pages_and_chapters_that_are_there() {
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
 }
 
-/// The page says it is run, so that its block must be one.
+/// A block marked `bash`, or not at all, looks the same to a reader, and would never be run.
 #[test]
 fn fences_are_of_a_known_kind() {
     let mut broken = Vec::new();
