@@ -12,8 +12,8 @@ use super::page::{self, Page};
 use crate::harness::{Node, Setup};
 
 const PAGE: &str = "docs/operations.md";
-/// Flags and variables of other programs that the pages name.
-const FOREIGN: [&str; 2] = ["--release", "--nocapture"];
+/// Flags of cargo, of the test harness and of the load generator that the pages name.
+const FOREIGN: [&str; 4] = ["--release", "--nocapture", "--target", "--spin"];
 
 /// A name in a cell, without its backticks.
 fn name(cell: &str) -> String {
