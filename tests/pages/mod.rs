@@ -8,7 +8,7 @@ mod operations;
 mod page;
 mod shell;
 
-use std::{collections::BTreeSet, thread};
+use std::{collections::BTreeSet, panic::resume_unwind, thread};
 
 use page::{Fence, Page};
 use shell::{Block, Place};
@@ -23,8 +23,10 @@ fn every_shell_line_of_the_pages_does_what_it_says() {
             .into_iter()
             .map(|page| (page.name.clone(), scope.spawn(move || run_page(&page))))
             .collect();
-        let counts: Vec<(String, usize)> =
-            runs.into_iter().map(|(name, run)| (name, run.join().expect("the page holds"))).collect();
+        let counts: Vec<(String, usize)> = runs
+            .into_iter()
+            .map(|(name, run)| (name, run.join().unwrap_or_else(|failure| resume_unwind(failure))))
+            .collect();
         for name in ["README.md", "docs/cluster.md", "docs/operations.md"] {
             assert!(
                 counts.iter().any(|(page, count)| page == name && *count > 0),
