@@ -1,6 +1,6 @@
 //! `dynarust-bench`: loads a running node, from a process of its own, and reports what clients see.
 //!
-//! The figures in the README come from here and from nothing else, so the client must never be the bottleneck and never flatter.
+//! The figures in docs/figures.md come from here and from nothing else, so the client must never be the bottleneck and never flatter.
 //! It has one thread. It builds requests before it starts their clock, and reads no more of an answer than its status and its
 //! length. Its documents compress like real ones. Any answer that is not the expected one ends the run. The same client loads
 //! what a node is compared with: the servers in [`bare`], and etcd.
