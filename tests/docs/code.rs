@@ -17,15 +17,6 @@ impl Code {
         Self::of(&Source::all_below(Path::new(env!("CARGO_MANIFEST_DIR")), folder))
     }
 
-    /// That of some files below a folder.
-    #[track_caller]
-    pub fn of_files(folder: &str, files: &[&str]) -> Self {
-        let mut sources = Source::all_below(Path::new(env!("CARGO_MANIFEST_DIR")), folder);
-        sources.retain(|source| files.iter().any(|file| source.path == format!("{folder}/{file}")));
-        assert_eq!(sources.len(), files.len(), "{folder} has not all of {files:?}");
-        Self::of(&sources)
-    }
-
     fn of(sources: &[Source]) -> Self {
         let lines = sources.iter().flat_map(|source| source.text_above_tests().lines());
         let code = lines.filter(|line| !line.trim_start().starts_with("//"));
