@@ -19,7 +19,7 @@ use self::tls::Tls;
 use crate::error::Result as Outcome;
 
 /// How long a node may take to accept the connection, to agree on TLS, and to answer a request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest answer that is read. What the commands ask for is far below it, so that a longer one is no node's.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -97,17 +97,17 @@ impl Client {
     /// Connects to a node. To be called within a tokio runtime.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self, Unreachable> {
         let failed = |why: &dyn fmt::Display| Unreachable(format!("no node answers at {endpoint}: {why}"));
-        let stream = match timeout(PATIENCE, TcpStream::connect(&endpoint.address)).await {
+        let stream = match timeout(TIMEOUT, TcpStream::connect(&endpoint.address)).await {
             Ok(connected) => connected.map_err(|error| failed(&error))?,
-            Err(_) => return Err(failed(&format_args!("no connection within {PATIENCE:?}"))),
+            Err(_) => return Err(failed(&format_args!("no connection within {TIMEOUT:?}"))),
         };
         let number = stream.peer_addr().map(|number| number.to_string()).map_err(|error| failed(&error))?;
         let requests = match &endpoint.tls {
             None => begin(stream).await,
-            Some(tls) => match timeout(PATIENCE, tls.handshake(stream)).await {
+            Some(tls) => match timeout(TIMEOUT, tls.handshake(stream)).await {
                 Ok(Ok(stream)) => begin(stream).await,
                 Ok(Err(why)) => return Err(failed(&why)),
-                Err(_) => return Err(failed(&format_args!("no TLS within {PATIENCE:?}"))),
+                Err(_) => return Err(failed(&format_args!("no TLS within {TIMEOUT:?}"))),
             },
         };
         let requests = requests.map_err(|error| failed(&error))?;
@@ -116,7 +116,7 @@ impl Client {
 
     /// Asks for `path`.
     pub async fn get(&mut self, path: &str) -> Result<Answer, Unreachable> {
-        self.ask(Method::GET, path, Bytes::new(), None, PATIENCE).await
+        self.ask(Method::GET, path, Bytes::new(), None, TIMEOUT).await
     }
 
     /// Sends JSON to `path`, with an `Authorization` header where there is one, and waits so long for the answer.
@@ -125,9 +125,9 @@ impl Client {
         path: &str,
         body: Bytes,
         authorization: Option<String>,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> Result<Answer, Unreachable> {
-        self.ask(Method::POST, path, body, authorization, patience).await
+        self.ask(Method::POST, path, body, authorization, answer_timeout).await
     }
 
     async fn ask(
@@ -136,12 +136,13 @@ impl Client {
         path: &str,
         body: Bytes,
         authorization: Option<String>,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> Result<Answer, Unreachable> {
-        let mut answer = self.ask_once(&method, path, &body, authorization.as_deref(), patience).await?;
+        let mut answer =
+            self.ask_once(&method, path, &body, authorization.as_deref(), answer_timeout).await?;
         if answer.status == StatusCode::MISDIRECTED_REQUEST && self.host != self.number {
             self.host.clone_from(&self.number);
-            answer = self.ask_once(&method, path, &body, authorization.as_deref(), patience).await?;
+            answer = self.ask_once(&method, path, &body, authorization.as_deref(), answer_timeout).await?;
         }
         Ok(answer)
     }
@@ -152,7 +153,7 @@ impl Client {
         path: &str,
         body: &Bytes,
         authorization: Option<&str>,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> Result<Answer, Unreachable> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
         if !body.is_empty() {
@@ -161,8 +162,8 @@ impl Client {
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let answer = timeout(patience, self.send(request.body(Full::new(body.clone())))).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")));
+        let answer = timeout(answer_timeout, self.send(request.body(Full::new(body.clone())))).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {answer_timeout:?}")));
         answer.map_err(|why| {
             Unreachable(format!("the node at {} does not answer {path}: {why}", self.endpoint))
         })

@@ -243,7 +243,7 @@ pub fn foreign(node: &Endpoint, answer: &Answer) -> Unreachable {
 }
 
 fn wants_tls(detail: &str) -> bool {
-    detail == service::speaks_tls().to_string()
+    detail == service::tls_required().to_string()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong(&error))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Trust::new(trusted, provider)))
+            .with_custom_certificate_verifier(Arc::new(CertificateVerifier::new(trusted, provider)))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), name })
@@ -67,23 +67,23 @@ fn explain(error: &io::Error) -> String {
 
 /// Those who are trusted.
 #[derive(Debug)]
-struct Trust {
-    named: Vec<CertificateDer<'static>>,
+struct CertificateVerifier {
+    pinned: Vec<CertificateDer<'static>>,
     /// The same as authorities; `None` where none of them can be one.
     authorities: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl Trust {
-    fn new(named: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Self {
+impl CertificateVerifier {
+    fn new(pinned: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(named.iter().cloned());
+        roots.add_parsable_certificates(pinned.iter().cloned());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        Self { named, authorities: verifier.build().ok(), provider }
+        Self { pinned, authorities: verifier.build().ok(), provider }
     }
 }
 
-impl ServerCertVerifier for Trust {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
@@ -93,7 +93,7 @@ impl ServerCertVerifier for Trust {
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
         // That the node has its key is proven by the signature below.
-        if self.named.iter().any(|named| named == shown) {
+        if self.pinned.iter().any(|pinned| pinned == shown) {
             return Ok(ServerCertVerified::assertion());
         }
         match &self.authorities {

@@ -26,14 +26,14 @@ pub const PERIOD: Duration = Duration::from_secs(15);
 const SLOTS: usize = 60;
 
 /// A running ticker; dropping it stops it.
-pub struct Pulse {
+pub struct KeepAlive {
     slots: Arc<[Arc<Notify>]>,
     next_slot: AtomicUsize,
     // Dropping the set ends the task in it.
     _ticker: JoinSet<()>,
 }
 
-impl Pulse {
+impl KeepAlive {
     /// Starts to beat. Needs a runtime around it.
     pub fn start(period: Duration) -> Arc<Self> {
         let slots: Arc<[Arc<Notify>]> = (0..SLOTS).map(|_| Arc::default()).collect();
@@ -43,10 +43,10 @@ impl Pulse {
     }
 
     /// The beats of one stream.
-    pub fn beats(&self) -> Beats {
+    pub fn ticks(&self) -> KeepAliveTicks {
         let slot = self.next_slot.fetch_add(1, Ordering::Relaxed) % SLOTS;
         let slot = Arc::clone(&self.slots[slot]);
-        Beats { beat: Box::pin(Arc::clone(&slot).notified_owned()), slot }
+        KeepAliveTicks { tick: Box::pin(Arc::clone(&slot).notified_owned()), slot }
     }
 }
 
@@ -60,18 +60,18 @@ async fn tick(slots: Arc<[Arc<Notify>]>, period: Duration) {
 }
 
 /// An endless stream of beats. One that is not polled in time is not made up for.
-pub struct Beats {
+pub struct KeepAliveTicks {
     slot: Arc<Notify>,
-    beat: Pin<Box<OwnedNotified>>,
+    tick: Pin<Box<OwnedNotified>>,
 }
 
-impl Stream for Beats {
+impl Stream for KeepAliveTicks {
     type Item = ();
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<()>> {
-        ready!(self.beat.as_mut().poll(context));
+        ready!(self.tick.as_mut().poll(context));
         let next = Arc::clone(&self.slot).notified_owned();
-        self.beat.set(next);
+        self.tick.set(next);
         Poll::Ready(Some(()))
     }
 }
@@ -85,11 +85,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_stream_has_its_beat_whichever_slot_it_fell_into() {
-        let pulse = Pulse::start(Duration::from_millis(60));
-        let streams: Vec<Beats> = (0..2 * SLOTS).map(|_| pulse.beats()).collect();
-        for mut beats in streams {
+        let keep_alive = KeepAlive::start(Duration::from_millis(60));
+        let streams: Vec<KeepAliveTicks> = (0..2 * SLOTS).map(|_| keep_alive.ticks()).collect();
+        for mut ticks in streams {
             for _ in 0..2 {
-                assert_eq!(beats.next().await, Some(()));
+                assert_eq!(ticks.next().await, Some(()));
             }
         }
     }
@@ -97,21 +97,21 @@ mod tests {
     #[tokio::test]
     async fn a_stream_has_one_beat_a_period() {
         let period = Duration::from_millis(120);
-        let pulse = Pulse::start(period);
-        let mut beats = pulse.beats();
-        beats.next().await;
+        let keep_alive = KeepAlive::start(period);
+        let mut ticks = keep_alive.ticks();
+        ticks.next().await;
         let first = Instant::now();
         for _ in 0..3 {
-            beats.next().await;
+            ticks.next().await;
         }
         assert!(first.elapsed() >= 2 * period, "{:?}", first.elapsed());
     }
 
     #[tokio::test]
     async fn dropping_the_pulse_stops_the_ticker() {
-        let pulse = Pulse::start(PERIOD);
-        let slots = Arc::downgrade(&pulse.slots);
-        drop(pulse);
+        let keep_alive = KeepAlive::start(PERIOD);
+        let slots = Arc::downgrade(&keep_alive.slots);
+        drop(keep_alive);
         // The task is dropped by the runtime, at the latest when this one yields to it.
         while slots.upgrade().is_some() {
             tokio::task::yield_now().await;

@@ -35,9 +35,9 @@ const CHALLENGE_MS: u64 = 30_000;
 /// Challenges that are remembered as answered, rightly and not, each until its end. Of those with a wrong answer one more takes
 /// the place of the oldest: another answer to that gains nothing over one to a fresh challenge. Right answers take who knows the
 /// secret, and one more is refused.
-const SPENT_MAX: usize = 1024;
+const USED_CHALLENGES_MAX: usize = 1024;
 /// The bytes of a challenge before the node's mark: its end and randomness, half of each.
-const UNMARKED_BYTES: usize = 16;
+const PAYLOAD_BYTES: usize = 16;
 /// Wrong proofs from one address within a window. More are told to wait, and are not logged; a right one gets in all the same: it
 /// costs a hash to tell, and a secret of sixteen characters is not to be found by asking.
 const FAILURES_MAX: u32 = 10;
@@ -132,20 +132,20 @@ impl FromStr for Credentials {
 }
 
 /// The challenges that were answered, and the addresses that gave wrong answers. Two locks, never held together.
-pub(super) struct Door {
+pub(super) struct Authenticator {
     /// What marks a challenge as this node's.
     key: [u8; 32],
     /// Its time begins here, as nobody sets this clock: what is over stays so.
-    begun: Instant,
-    spent: Mutex<Spent>,
+    started: Instant,
+    used: Mutex<UsedChallenges>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
 
 /// The challenges that were answered.
 #[derive(Default)]
-struct Spent {
-    proven: VecDeque<Hash>,
-    others: VecDeque<Hash>,
+struct UsedChallenges {
+    valid: VecDeque<Hash>,
+    invalid: VecDeque<Hash>,
 }
 
 struct Failures {
@@ -159,7 +159,7 @@ impl Node {
     /// # Errors
     /// `Io` where the system gives no randomness.
     pub fn challenge(&self) -> Result<Hash> {
-        Ok(self.door.challenge(random()?, self.door.now_ms()))
+        Ok(self.authenticator.challenge(random()?, self.authenticator.now_ms()))
     }
 
     /// Whether a request may tell this node what to do. Its challenge is spent, whatever the answer is.
@@ -174,16 +174,18 @@ impl Node {
                  Bearer token, or answers GET /_/admin/challenge"
             ))
         })?;
-        let now_ms = self.door.now_ms();
-        match bearer(credentials) {
-            Some(token) => self.door.admit_token(&self.admin_token, from, request, token, now_ms),
-            None => self.door.admit(&self.admin_keys, from, request, credentials.parse()?, now_ms),
+        let now_ms = self.authenticator.now_ms();
+        match bearer_token(credentials) {
+            Some(token) => self.authenticator.verify_token(&self.admin_token, from, request, token, now_ms),
+            None => {
+                self.authenticator.verify_proof(&self.admin_keys, from, request, credentials.parse()?, now_ms)
+            }
         }
     }
 }
 
 /// The token in the value of an `Authorization` header, where it is one of RFC 6750.
-fn bearer(credentials: &str) -> Option<&str> {
+fn bearer_token(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
@@ -196,12 +198,12 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
 }
 
 /// The end of a challenge, in the milliseconds of the door that made it.
-fn until_ms(nonce: Hash) -> u64 {
+fn expires_ms(nonce: Hash) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *nonce.as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-impl Door {
+impl Authenticator {
     /// A door whose challenges no other takes for its own.
     ///
     /// # Errors
@@ -209,33 +211,33 @@ impl Door {
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
             key: random()?,
-            begun: Instant::now(),
-            spent: Mutex::default(),
+            started: Instant::now(),
+            used: Mutex::default(),
             failures: Mutex::default(),
         })
     }
 
     fn now_ms(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        self.started.elapsed().as_millis() as u64
     }
 
     fn challenge(&self, random: [u8; 8], now_ms: u64) -> Hash {
-        let mut unmarked = [0; UNMARKED_BYTES];
-        unmarked[..8].copy_from_slice(&(now_ms + CHALLENGE_MS).to_le_bytes());
-        unmarked[8..].copy_from_slice(&random);
-        self.marked(&unmarked)
+        let mut payload = [0; PAYLOAD_BYTES];
+        payload[..8].copy_from_slice(&(now_ms + CHALLENGE_MS).to_le_bytes());
+        payload[8..].copy_from_slice(&random);
+        self.with_mac(&payload)
     }
 
     /// A challenge, of what comes before its mark.
-    fn marked(&self, unmarked: &[u8]) -> Hash {
+    fn with_mac(&self, payload: &[u8]) -> Hash {
         let mut nonce = [0; 32];
-        nonce[..UNMARKED_BYTES].copy_from_slice(unmarked);
-        let mark = blake3::keyed_hash(&self.key, unmarked);
-        nonce[UNMARKED_BYTES..].copy_from_slice(&mark.as_bytes()[..32 - UNMARKED_BYTES]);
+        nonce[..PAYLOAD_BYTES].copy_from_slice(payload);
+        let mac = blake3::keyed_hash(&self.key, payload);
+        nonce[PAYLOAD_BYTES..].copy_from_slice(&mac.as_bytes()[..32 - PAYLOAD_BYTES]);
         nonce.into()
     }
 
-    fn admit_token(
+    fn verify_token(
         &self,
         right: &AdminToken,
         from: IpAddr,
@@ -247,7 +249,7 @@ impl Door {
         if right.is(token) {
             return Ok(());
         }
-        Err(match self.note_failure(network(from), request.path, now_ms) {
+        Err(match self.count_failure(network(from), request.path, now_ms) {
             Error::Unauthorized(_) => Error::Unauthorized(format!(
                 "the Bearer token is not this node's: its own is in {TOKEN_FILE}, in its data directory"
             )),
@@ -255,7 +257,7 @@ impl Door {
         })
     }
 
-    fn admit(
+    fn verify_proof(
         &self,
         keys: &AdminKeys,
         from: IpAddr,
@@ -263,7 +265,7 @@ impl Door {
         credentials: Credentials,
         now_ms: u64,
     ) -> Result<()> {
-        self.spend(credentials.nonce, now_ms)?;
+        self.use_challenge(credentials.nonce, now_ms)?;
         // Hashes compare in constant time, and all keys are tried, so that time tells nothing of any.
         let right = keys
             .0
@@ -271,23 +273,27 @@ impl Door {
             .fold(false, |right, key| right | (request.proof(key, credentials.nonce) == credentials.proof));
         // First of all: no failures of others, at whichever address, keep out who knows the secret.
         if !right {
-            return Err(self.note_failure(network(from), request.path, now_ms));
+            return Err(self.count_failure(network(from), request.path, now_ms));
         }
-        self.spent().prove(credentials.nonce)
+        self.used().mark_valid(credentials.nonce)
     }
 
     /// Remembers a challenge as answered.
     ///
     /// # Errors
     /// `Unauthorized` for one that cannot be answered any more or is not this door's, of which nothing is remembered.
-    fn spend(&self, nonce: Hash, now_ms: u64) -> Result<()> {
+    fn use_challenge(&self, nonce: Hash, now_ms: u64) -> Result<()> {
         // Hashes compare in constant time.
-        let is_ours = self.marked(&nonce.as_bytes()[..UNMARKED_BYTES]) == nonce;
-        if is_ours && until_ms(nonce) > now_ms { self.spent().add(nonce, now_ms) } else { Err(not_open()) }
+        let is_ours = self.with_mac(&nonce.as_bytes()[..PAYLOAD_BYTES]) == nonce;
+        if is_ours && expires_ms(nonce) > now_ms {
+            self.used().add(nonce, now_ms)
+        } else {
+            Err(challenge_not_open())
+        }
     }
 
     /// Counts a wrong proof; what it is answered.
-    fn note_failure(&self, from: IpAddr, path: &str, now_ms: u64) -> Error {
+    fn count_failure(&self, from: IpAddr, path: &str, now_ms: u64) -> Error {
         let mut failures = self.failures();
         failures.retain(|_, failures| now_ms.saturating_sub(failures.since_ms) < FAILURE_WINDOW_MS);
         if failures.len() == FAILING_ADDRESSES_MAX && !failures.contains_key(&from) {
@@ -309,8 +315,8 @@ impl Door {
     }
 
     // Each change of either is one call that leaves it whole, whatever panics after.
-    fn spent(&self) -> MutexGuard<'_, Spent> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn used(&self) -> MutexGuard<'_, UsedChallenges> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
@@ -318,36 +324,36 @@ impl Door {
     }
 }
 
-impl Spent {
+impl UsedChallenges {
     fn add(&mut self, nonce: Hash, now_ms: u64) -> Result<()> {
-        self.proven.retain(|spent| until_ms(*spent) > now_ms);
-        self.others.retain(|spent| until_ms(*spent) > now_ms);
-        if self.proven.contains(&nonce) || self.others.contains(&nonce) {
-            return Err(not_open());
+        self.valid.retain(|used| expires_ms(*used) > now_ms);
+        self.invalid.retain(|used| expires_ms(*used) > now_ms);
+        if self.valid.contains(&nonce) || self.invalid.contains(&nonce) {
+            return Err(challenge_not_open());
         }
-        if self.others.len() == SPENT_MAX {
-            self.others.pop_front();
+        if self.invalid.len() == USED_CHALLENGES_MAX {
+            self.invalid.pop_front();
         }
-        self.others.push_back(nonce);
+        self.invalid.push_back(nonce);
         Ok(())
     }
 
     /// Keeps a challenge that was answered rightly from giving way to others.
-    fn prove(&mut self, nonce: Hash) -> Result<()> {
+    fn mark_valid(&mut self, nonce: Hash) -> Result<()> {
         // It may have given way already, and come again in between.
-        if self.proven.contains(&nonce) {
-            return Err(not_open());
+        if self.valid.contains(&nonce) {
+            return Err(challenge_not_open());
         }
-        if self.proven.len() == SPENT_MAX {
-            return Err(Error::TooMany(format!("{SPENT_MAX} orders within 30 s: wait that long")));
+        if self.valid.len() == USED_CHALLENGES_MAX {
+            return Err(Error::TooMany(format!("{USED_CHALLENGES_MAX} orders within 30 s: wait that long")));
         }
-        self.others.retain(|spent| *spent != nonce);
-        self.proven.push_back(nonce);
+        self.invalid.retain(|used| *used != nonce);
+        self.valid.push_back(nonce);
         Ok(())
     }
 }
 
-fn not_open() -> Error {
+fn challenge_not_open() -> Error {
     Error::Unauthorized("the challenge is not open: each serves once, within 30 s; ask for another".into())
 }
 
@@ -366,116 +372,139 @@ mod tests {
         keys.0.iter().map(|key| Credentials::answer(key, nonce, &REQUEST)).collect()
     }
 
-    fn door() -> Door {
-        Door::new().expect("there is randomness")
+    fn authenticator() -> Authenticator {
+        Authenticator::new().expect("there is randomness")
     }
 
-    fn nonce(door: &Door, number: usize, now_ms: u64) -> Hash {
-        door.challenge(number.to_le_bytes(), now_ms)
+    fn nonce(authenticator: &Authenticator, number: usize, now_ms: u64) -> Hash {
+        authenticator.challenge(number.to_le_bytes(), now_ms)
     }
 
     /// Asks for a challenge and answers it with the only key of `secret`.
-    fn ask(door: &Door, secret: &str, from: IpAddr, now_ms: u64, request: &Request<'_>) -> Result<()> {
-        let fresh = door.challenge(random().expect("there is randomness"), now_ms);
+    fn ask(
+        authenticator: &Authenticator,
+        secret: &str,
+        from: IpAddr,
+        now_ms: u64,
+        request: &Request<'_>,
+    ) -> Result<()> {
+        let fresh = authenticator.challenge(random().expect("there is randomness"), now_ms);
         let answer = answers(&keys(&[secret]), fresh)[0];
-        door.admit(&keys(&["the secret of the cluster", "the one before it"]), from, request, answer, now_ms)
+        authenticator.verify_proof(
+            &keys(&["the secret of the cluster", "the one before it"]),
+            from,
+            request,
+            answer,
+            now_ms,
+        )
     }
 
     #[test]
     fn whoever_knows_a_secret_is_let_in_once_a_challenge() {
-        let (door, keys) = (door(), keys(&["the secret of the cluster", "the one before it"]));
+        let (authenticator, keys) =
+            (authenticator(), keys(&["the secret of the cluster", "the one before it"]));
         for key in 0..2 {
-            let answer = answers(&keys, nonce(&door, key, 0))[key];
-            assert_eq!(door.admit(&keys, HERE, &REQUEST, answer, CHALLENGE_MS - 1), Ok(()));
-            let again = door.admit(&keys, HERE, &REQUEST, answer, CHALLENGE_MS - 1);
+            let answer = answers(&keys, nonce(&authenticator, key, 0))[key];
+            assert_eq!(authenticator.verify_proof(&keys, HERE, &REQUEST, answer, CHALLENGE_MS - 1), Ok(()));
+            let again = authenticator.verify_proof(&keys, HERE, &REQUEST, answer, CHALLENGE_MS - 1);
             assert!(matches!(again, Err(Error::Unauthorized(why)) if why.contains("once")));
         }
     }
 
     #[test]
     fn a_proof_is_for_one_request_and_one_secret() {
-        let door = door();
+        let authenticator = authenticator();
         let other = |method, path, body| Request { method, path, body };
         for request in [
             other("PUT", "/_/admin/leave", b"{}"),
             other("POST", "/_/admin/forget", b"{}"),
             other("POST", "/_/admin/leave", b"{ }"),
         ] {
-            let refused = ask(&door, "the secret of the cluster", HERE, 0, &request);
+            let refused = ask(&authenticator, "the secret of the cluster", HERE, 0, &request);
             assert!(matches!(refused, Err(Error::Unauthorized(_))), "{request:?}");
         }
         assert!(matches!(
-            ask(&door, "another secret altogether", HERE, 0, &REQUEST),
+            ask(&authenticator, "another secret altogether", HERE, 0, &REQUEST),
             Err(Error::Unauthorized(_))
         ));
-        assert_eq!(ask(&door, "the one before it", HERE, 0, &REQUEST), Ok(()));
+        assert_eq!(ask(&authenticator, "the one before it", HERE, 0, &REQUEST), Ok(()));
     }
 
     #[test]
     fn a_challenge_is_open_for_half_a_minute_at_the_door_that_made_it() {
-        let (door, other, keys) = (door(), door(), keys(&["the secret of the cluster"]));
+        let (authenticator, other, keys) =
+            (authenticator(), authenticator(), keys(&["the secret of the cluster"]));
         let answer = |nonce| answers(&keys, nonce)[0];
-        let late = answer(nonce(&door, 0, 0));
-        assert!(door.admit(&keys, HERE, &REQUEST, late, CHALLENGE_MS).is_err());
+        let late = answer(nonce(&authenticator, 0, 0));
+        assert!(authenticator.verify_proof(&keys, HERE, &REQUEST, late, CHALLENGE_MS).is_err());
         let foreign = answer(nonce(&other, 0, 0));
-        assert!(door.admit(&keys, HERE, &REQUEST, foreign, 0).is_err());
+        assert!(authenticator.verify_proof(&keys, HERE, &REQUEST, foreign, 0).is_err());
         for byte in 0..32 {
-            let mut bytes = *nonce(&door, byte, 0).as_bytes();
+            let mut bytes = *nonce(&authenticator, byte, 0).as_bytes();
             bytes[byte] ^= 1;
-            let forged = door.admit(&keys, HERE, &REQUEST, answer(bytes.into()), 0);
+            let forged = authenticator.verify_proof(&keys, HERE, &REQUEST, answer(bytes.into()), 0);
             assert!(matches!(forged, Err(Error::Unauthorized(why)) if why.contains("not open")), "{byte}");
         }
-        assert!(door.spent().others.is_empty(), "nothing is remembered of those");
-        assert_eq!(door.admit(&keys, HERE, &REQUEST, answer(nonce(&door, 1, 0)), CHALLENGE_MS - 1), Ok(()));
+        assert!(authenticator.used().invalid.is_empty(), "nothing is remembered of those");
+        assert_eq!(
+            authenticator.verify_proof(
+                &keys,
+                HERE,
+                &REQUEST,
+                answer(nonce(&authenticator, 1, 0)),
+                CHALLENGE_MS - 1
+            ),
+            Ok(())
+        );
     }
 
     /// Strangers who asked for challenges all the time took the operator's away, as only so many were kept.
     #[test]
     fn strangers_fill_no_memory_and_make_no_proof_good_for_twice() {
-        let (door, keys) = (door(), keys(&["the secret of the cluster"]));
-        let right = answers(&keys, nonce(&door, 0, 0))[0];
-        assert_eq!(door.admit(&keys, HERE, &REQUEST, right, 0), Ok(()));
-        for number in 1..2 * SPENT_MAX {
+        let (authenticator, keys) = (authenticator(), keys(&["the secret of the cluster"]));
+        let right = answers(&keys, nonce(&authenticator, 0, 0))[0];
+        assert_eq!(authenticator.verify_proof(&keys, HERE, &REQUEST, right, 0), Ok(()));
+        for number in 1..2 * USED_CHALLENGES_MAX {
             let there = std::net::Ipv4Addr::from_bits(number as u32).into();
-            let wrong = Credentials { nonce: nonce(&door, number, 0), proof: right.proof };
+            let wrong = Credentials { nonce: nonce(&authenticator, number, 0), proof: right.proof };
             for _ in 0..2 {
-                assert!(door.admit(&keys, there, &REQUEST, wrong, 0).is_err());
+                assert!(authenticator.verify_proof(&keys, there, &REQUEST, wrong, 0).is_err());
             }
         }
-        let remembered = |door: &Door| {
-            let spent = door.spent();
-            (spent.proven.len(), spent.others.len())
+        let remembered = |authenticator: &Authenticator| {
+            let used = authenticator.used();
+            (used.valid.len(), used.invalid.len())
         };
-        assert_eq!(remembered(&door), (1, SPENT_MAX));
-        assert!(door.admit(&keys, HERE, &REQUEST, right, 0).is_err());
-        let later = answers(&keys, nonce(&door, 0, CHALLENGE_MS))[0];
-        assert_eq!(door.admit(&keys, HERE, &REQUEST, later, CHALLENGE_MS), Ok(()));
-        assert_eq!(remembered(&door), (1, 0));
+        assert_eq!(remembered(&authenticator), (1, USED_CHALLENGES_MAX));
+        assert!(authenticator.verify_proof(&keys, HERE, &REQUEST, right, 0).is_err());
+        let later = answers(&keys, nonce(&authenticator, 0, CHALLENGE_MS))[0];
+        assert_eq!(authenticator.verify_proof(&keys, HERE, &REQUEST, later, CHALLENGE_MS), Ok(()));
+        assert_eq!(remembered(&authenticator), (1, 0));
     }
 
     #[test]
     fn more_orders_at_a_time_than_can_be_remembered_are_refused() {
-        let door = door();
-        for number in 0..SPENT_MAX {
-            assert_eq!(door.spent().prove(nonce(&door, number, 0)), Ok(()));
+        let authenticator = authenticator();
+        for number in 0..USED_CHALLENGES_MAX {
+            assert_eq!(authenticator.used().mark_valid(nonce(&authenticator, number, 0)), Ok(()));
         }
-        let refused = ask(&door, "the one before it", HERE, 0, &REQUEST);
+        let refused = ask(&authenticator, "the one before it", HERE, 0, &REQUEST);
         assert!(matches!(refused, Err(Error::TooMany(_))), "{refused:?}");
-        assert_eq!(ask(&door, "the one before it", HERE, CHALLENGE_MS, &REQUEST), Ok(()));
+        assert_eq!(ask(&authenticator, "the one before it", HERE, CHALLENGE_MS, &REQUEST), Ok(()));
     }
 
     /// Ten wrong proofs a minute, which anyone behind the operator's address can send, shut the operator out.
     #[test]
     fn wrong_proofs_are_told_to_wait_and_a_right_one_gets_in_all_the_same() {
-        let door = door();
+        let authenticator = authenticator();
         let there: IpAddr = [192, 0, 2, 1].into();
-        let guess = |now_ms| ask(&door, "a guess of the secret", there, now_ms, &REQUEST);
+        let guess = |now_ms| ask(&authenticator, "a guess of the secret", there, now_ms, &REQUEST);
         for _ in 0..FAILURES_MAX {
             assert!(matches!(guess(5), Err(Error::Unauthorized(_))));
         }
         for _ in 0..3 {
             assert!(matches!(guess(5), Err(Error::TooMany(_))));
-            assert_eq!(ask(&door, "the one before it", there, 5, &REQUEST), Ok(()));
+            assert_eq!(ask(&authenticator, "the one before it", there, 5, &REQUEST), Ok(()));
         }
         assert!(
             matches!(guess(5 + FAILURE_WINDOW_MS), Err(Error::Unauthorized(_))),
@@ -485,20 +514,20 @@ mod tests {
 
     #[test]
     fn the_addresses_held_in_mind_are_bounded() {
-        let door = door();
+        let authenticator = authenticator();
         for number in 0..FAILING_ADDRESSES_MAX as u32 + 10 {
-            door.note_failure(std::net::Ipv4Addr::from_bits(number).into(), "/", u64::from(number));
+            authenticator.count_failure(std::net::Ipv4Addr::from_bits(number).into(), "/", u64::from(number));
         }
-        let failures = door.failures();
+        let failures = authenticator.failures();
         assert_eq!(failures.len(), FAILING_ADDRESSES_MAX);
         assert!(!failures.contains_key(&IpAddr::from([0, 0, 0, 9])));
     }
 
     #[test]
     fn credentials_are_read_as_they_are_written_and_nothing_else_is() {
-        let credentials = answers(&keys(&["the secret of the cluster"]), nonce(&door(), 3, 0))[0];
+        let credentials = answers(&keys(&["the secret of the cluster"]), nonce(&authenticator(), 3, 0))[0];
         assert_eq!(credentials.to_string().parse(), Ok(credentials));
-        let hex = nonce(&door(), 1, 0).to_string();
+        let hex = nonce(&authenticator(), 1, 0).to_string();
         for wrong in [
             "".to_owned(),
             "DynaRust".into(),
@@ -516,14 +545,14 @@ mod tests {
         let machine = crate::storage::Machine::new(crate::node::wall_clock());
         let right = AdminToken::read_or_make(folder.path(), &machine).expect("made");
         let text = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).expect("text");
-        let door = door();
-        let ask = |token: &str| door.admit_token(&right, HERE, &REQUEST, token, 0);
-        assert_eq!(ask(bearer(&format!("bearer {text}")).expect("a token")), Ok(()));
+        let authenticator = authenticator();
+        let ask = |token: &str| authenticator.verify_token(&right, HERE, &REQUEST, token, 0);
+        assert_eq!(ask(bearer_token(&format!("bearer {text}")).expect("a token")), Ok(()));
         for _ in 0..FAILURES_MAX {
             assert!(matches!(ask("0"), Err(Error::Unauthorized(why)) if why.contains(TOKEN_FILE)));
         }
         assert!(matches!(ask("0"), Err(Error::TooMany(_))));
         assert_eq!(ask(text.trim()), Ok(()), "whoever guessed, the right token is taken");
-        assert_eq!((bearer("DynaRust nonce=1"), bearer("Bearer")), (None, None));
+        assert_eq!((bearer_token("DynaRust nonce=1"), bearer_token("Bearer")), (None, None));
     }
 }

@@ -11,24 +11,24 @@ use tracing::warn;
 use crate::storage::{Store, Threads, commit::timestamps::Stamps};
 
 /// How often the storage's own work is done on a machine that has no threads for it: as a disk that syncs in so long.
-const WORK_EVERY: Duration = Duration::from_millis(1);
+const WORK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A storage that is closed again where the start fails, or is given up.
-pub struct Opened(Option<Store>);
+pub struct CloseOnDrop(Option<Store>);
 
-impl Opened {
+impl CloseOnDrop {
     /// Of a store that was just opened.
     pub fn new(store: &Store) -> Self {
         Self(Some(store.clone()))
     }
 
     /// The node is up: the storage is its own from now on.
-    pub fn keep(mut self) {
+    pub fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Opened {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.take().map(|store| store.close()) {
             warn!(%error, "the storage was not synced when it was closed");
@@ -52,7 +52,7 @@ pub fn run(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
     if store.machine().threads() == Threads::One {
         let store = store.clone();
         tasks.spawn(async move {
-            let mut ticks = interval(WORK_EVERY);
+            let mut ticks = interval(WORK_INTERVAL);
             loop {
                 ticks.tick().await;
                 store.work();

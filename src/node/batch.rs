@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Node, Write, Written, drain::Passing};
+use super::{Node, Write, Written, write_tracker::WritePermit};
 use crate::{core::name::TableName, error::Result, storage::commit::Life};
 
 /// Longer batches are merged on a thread of their own, so that they hold up no other request.
@@ -13,7 +13,7 @@ pub struct Batch<'a> {
     node: &'a Arc<Node>,
     table: &'a TableName,
     life: Life,
-    _passing: Passing<'a>,
+    _permit: WritePermit<'a>,
 }
 
 impl Batch<'_> {
@@ -45,7 +45,7 @@ impl Node {
     /// # Errors
     /// `StorageFull`, `Draining`.
     pub async fn begin_batch<'a>(self: &'a Arc<Self>, table: &'a TableName) -> Result<Batch<'a>> {
-        let (life, passing) = self.before_writing().await?;
-        Ok(Batch { node: self, table, life, _passing: passing })
+        let (life, permit) = self.begin_write().await?;
+        Ok(Batch { node: self, table, life, _permit: permit })
     }
 }

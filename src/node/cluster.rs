@@ -248,7 +248,7 @@ impl ClusterView {
         let named: Vec<_> = self.members.iter().filter(is_named).collect();
         match named.as_slice() {
             [] => Err(self.unknown(name)),
-            [member] if member.node == self.node => Err(myself()),
+            [member] if member.node == self.node => Err(own_node_error()),
             [member] => Ok(member.node),
             several => {
                 let ids: Vec<_> = several.iter().map(|member| member.node.to_string()).collect();
@@ -273,7 +273,7 @@ impl ClusterView {
     }
 }
 
-fn myself() -> Error {
+fn own_node_error() -> Error {
     Error::BadRequest("that is this node itself: for it to go for good, tell it to leave".into())
 }
 
@@ -300,11 +300,11 @@ impl Replicas {
 
 /// What is to be true of a write before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WriteConcern {
     /// How many replicas hold it durably.
     pub replicas: Replicas,
     /// How long to wait for that.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 impl Node {
@@ -313,11 +313,11 @@ impl Node {
         let membership = self.replication.membership();
         let now_ms = self.now_ms();
         let address = membership.address.unwrap_or_else(|| self.options.address.clone());
-        let mut myself = MemberView::new(self.id(), address.clone(), MemberState::Myself);
-        myself.rows = Some(self.store.rows_total());
-        myself.storage_full = self.store.failure();
+        let mut own_node_error = MemberView::new(self.id(), address.clone(), MemberState::Myself);
+        own_node_error.rows = Some(self.store.rows_total());
+        own_node_error.storage_full = self.store.failure();
         let peers = membership.peers.iter().map(|peer| MemberView::of(peer, now_ms));
-        let mut members: Vec<_> = peers.chain([myself]).collect();
+        let mut members: Vec<_> = peers.chain([own_node_error]).collect();
         members.sort_by(|a, b| (&a.address, a.node).cmp(&(&b.address, b.node)));
         ClusterView {
             cluster: membership.cluster,
@@ -349,7 +349,7 @@ impl Node {
     /// `NotFound` for one that is not known, `BadRequest` for this node itself and for one that is there.
     pub async fn forget(&self, node: NodeId, force: bool) -> Result<()> {
         if node == self.id() {
-            return Err(myself());
+            return Err(own_node_error());
         }
         self.replication.forget(node, force).await
     }
@@ -361,9 +361,9 @@ impl Node {
     pub async fn leave(&self) -> Result<usize> {
         info!("leaving for good");
         // What is acknowledged after the others have all would be lost.
-        self.gate.shut();
-        self.gate.cleared().await;
-        let staying = self.replication.leave().await.inspect_err(|_| self.gate.open())?;
+        self.write_tracker.close();
+        self.write_tracker.wait().await;
+        let staying = self.replication.leave().await.inspect_err(|_| self.write_tracker.reopen())?;
         self.drain();
         Ok(staying)
     }
@@ -380,16 +380,16 @@ impl Node {
     ///
     /// # Errors
     /// `NotEnoughReplicas`, at once where there are not as many: the write is kept all the same.
-    pub async fn replicated(&self, written: Timestamp, wanted: Wanted) -> Result<()> {
+    pub async fn replicated(&self, written: Timestamp, concern: WriteConcern) -> Result<()> {
         // This node's own copy, which most writes want and no more: they cost no look at the cluster.
-        if wanted.replicas == Replicas::Count(1) {
+        if concern.replicas == Replicas::Count(1) {
             return Ok(());
         }
         let members = self.replication.replicas();
-        let replicas = wanted.replicas.of(members);
-        let patience = if replicas > members { Duration::ZERO } else { wanted.patience };
+        let replicas = concern.replicas.of(members);
+        let timeout = if replicas > members { Duration::ZERO } else { concern.timeout };
         let entry = self.replication.last_written();
-        let others = self.replication.held_by(entry, replicas.saturating_sub(1), patience).await;
+        let others = self.replication.held_by(entry, replicas.saturating_sub(1), timeout).await;
         if others + 1 < replicas {
             return Err(Error::NotEnoughReplicas { held: others + 1, wanted: replicas, timestamp: written });
         }

@@ -8,12 +8,12 @@ pub mod admin_token;
 mod background;
 mod batch;
 pub mod cluster;
-mod drain;
 mod link;
 mod process;
 mod removal;
 mod stats;
 mod write;
+mod write_tracker;
 
 use std::{
     path::PathBuf,
@@ -31,15 +31,15 @@ pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
     batch::Batch,
-    cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, Wanted},
-    link::{Arriving, LINK_PATH, other_protocol, subprotocol},
+    cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, WriteConcern},
+    link::{IncomingLink, LINK_PATH, other_protocol, subprotocol},
     removal::Removal,
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
 };
 use self::{
-    background::Opened,
-    drain::{Gate, Passing},
+    background::CloseOnDrop,
+    write_tracker::{WritePermit, WriteTracker},
 };
 pub use crate::replication::link::address::network;
 pub use crate::storage::{
@@ -95,13 +95,13 @@ pub struct Node {
     replication: Replication,
     admin_keys: AdminKeys,
     admin_token: AdminToken,
-    gate: Gate,
+    write_tracker: WriteTracker,
     started: Instant,
     draining: AtomicBool,
     /// The phase that was told last.
-    told: Mutex<&'static str>,
+    last_phase: Mutex<&'static str>,
     drain_begun: Notify,
-    door: admin::Door,
+    authenticator: admin::Authenticator,
     background: Mutex<JoinSet<()>>,
 }
 
@@ -120,7 +120,7 @@ impl Node {
                 Ok::<_, Error>((store, token))
             })
             .await?;
-        let opened = Opened::new(&store);
+        let close_on_drop = CloseOnDrop::new(&store);
         let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
         let background = background::run(&store, &stamps);
         stamps.wait_for_the_wall_clock().await;
@@ -134,15 +134,15 @@ impl Node {
             replication,
             admin_keys,
             admin_token,
-            gate: Gate::default(),
+            write_tracker: WriteTracker::default(),
             started: Instant::now(),
             draining: AtomicBool::new(false),
-            told: Mutex::new(Readiness::Ready.phase()),
+            last_phase: Mutex::new(Readiness::Ready.phase()),
             drain_begun: Notify::new(),
-            door: admin::Door::new()?,
+            authenticator: admin::Authenticator::new()?,
             background: Mutex::new(background),
         });
-        opened.keep();
+        close_on_drop.disarm();
         let counting = node.clone();
         tokio::spawn(async move { counting.rows_counted().await });
         debug!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
@@ -190,7 +190,7 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (a patch that is none), `TooLarge` (a patched value),
     /// `StorageFull`, `TooMany` (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        let (life, _passing) = self.before_writing().await?;
+        let (life, _permit) = self.begin_write().await?;
         let written = self.merge(table, write)?;
         self.store.acknowledge(life).await?;
         Ok(written)
@@ -209,7 +209,7 @@ impl Node {
             })?;
         }
         // After that, as the bound must lie above those too.
-        let (life, _passing) = self.before_writing().await?;
+        let (life, _permit) = self.begin_write().await?;
         let node = self.clone();
         let imported = self.machine().run(move || node.merge_imports(rows, replicas)).await?;
         self.store.acknowledge(life).await?;
@@ -248,7 +248,7 @@ impl Node {
     }
 
     /// Why the storage may not hold all that was acknowledged, if that is so.
-    pub fn doubt(&self) -> Option<String> {
+    pub fn suspected_loss(&self) -> Option<String> {
         self.store.doubt()
     }
 
@@ -309,7 +309,7 @@ impl Node {
             expired: counters.expired.value(),
             corrupt_records: counters.corrupt_records.value(),
             start_mismatches: counters.start_mismatches.value(),
-            is_doubtful: self.store.doubt().is_some(),
+            may_have_lost_rows: self.store.doubt().is_some(),
             disk_bytes: self.store.disk_bytes(),
             writes_refused: counters.writes_refused.value(),
             unreadable_ranges: self.store.unreadable_ranges(),
@@ -321,7 +321,7 @@ impl Node {
     /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`, says goodbye to the other nodes. Requests
     /// in flight finish.
     pub fn drain(&self) {
-        self.gate.shut();
+        self.write_tracker.close();
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -375,8 +375,8 @@ impl Node {
     }
 
     /// Sees to it that the node takes writes, and that there are timestamps for them.
-    async fn before_writing(&self) -> Result<(Life, Passing<'_>)> {
-        let passing = self.gate.pass()?;
-        Ok((self.stamps.before_writing().await?, passing))
+    async fn begin_write(&self) -> Result<(Life, WritePermit<'_>)> {
+        let permit = self.write_tracker.begin()?;
+        Ok((self.stamps.before_writing().await?, permit))
     }
 }

@@ -125,8 +125,8 @@ pub struct Stats {
     pub corrupt_records: u64,
     /// Whether the rows were not those of the last close when the node started: 0 or 1.
     pub start_mismatches: u64,
-    /// Whether rows may be missing, older than they were, or back from the dead (gauge); `Node::doubt` says why.
-    pub is_doubtful: bool,
+    /// Whether rows may be missing, older than they were, or back from the dead (gauge); `Node::suspected_loss` says why.
+    pub may_have_lost_rows: bool,
     /// Bytes of the storage directory (gauge).
     pub disk_bytes: u64,
     /// Writes refused because the storage was failing.
@@ -144,7 +144,8 @@ impl Node {
     pub fn readiness(&self) -> Readiness {
         let readiness = self.readiness_now();
         let phase = readiness.phase();
-        let before = mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), phase);
+        let before =
+            mem::replace(&mut *self.last_phase.lock().unwrap_or_else(PoisonError::into_inner), phase);
         if before != phase {
             self.log_readiness(&readiness);
         }
@@ -189,7 +190,7 @@ impl Node {
     }
 
     /// Whether it is known already that keys of a listing cannot be read.
-    pub fn lacks(&self, table: &TableName, range: &Range) -> bool {
+    pub fn has_unreadable_keys(&self, table: &TableName, range: &Range) -> bool {
         self.store.lacks(table, range)
     }
 

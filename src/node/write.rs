@@ -145,9 +145,9 @@ pub struct Imported {
 impl Node {
     pub(super) fn merge(&self, table: &TableName, write: Write) -> Result<Written> {
         if !self.store.has_table(table) {
-            self.look_before_making(table, &write)?;
+            self.check_new_table(table, &write)?;
         }
-        self.look_whether_known(table, &write)?;
+        self.check_readable(table, &write)?;
         let Write { key, action, condition } = write;
         let mut row = None;
         let decide = |existing: Option<&Existing<'_>>| {
@@ -166,7 +166,7 @@ impl Node {
     }
 
     /// Refuses a write of a table that is not there yet, where it would be refused anyway: a table is made for a row only.
-    fn look_before_making(&self, table: &TableName, write: &Write) -> Result<()> {
+    fn check_new_table(&self, table: &TableName, write: &Write) -> Result<()> {
         if !write.condition.holds(None) {
             return Err(Error::PreconditionFailed { current: None });
         }
@@ -177,7 +177,7 @@ impl Node {
     }
 
     /// Refuses a condition on a key that may be there and cannot be read.
-    fn look_whether_known(&self, table: &TableName, write: &Write) -> Result<()> {
+    fn check_readable(&self, table: &TableName, write: &Write) -> Result<()> {
         if write.condition != Condition::Always && self.store.is_unknown(table, &write.key) {
             // As a read of it would.
             self.store.get(table, &write.key)?;
@@ -196,7 +196,7 @@ impl Node {
     }
 
     pub(super) fn merge_atomic(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Result<Written>>> {
-        writes.iter().try_for_each(|write| self.look_whether_known(table, write))?;
+        writes.iter().try_for_each(|write| self.check_readable(table, write))?;
         let rows = RefCell::new(Vec::with_capacity(writes.len()));
         let writes = writes.into_iter().map(|Write { key, action, condition }| {
             let (of, rows) = (key.clone(), &rows);

@@ -68,7 +68,7 @@ fn the_secret_can_be_changed_one_node_after_the_other() {
             cluster.restart_with(member, |setup| {
                 setup.without_environment("CLUSTER_SECRET").environment("CLUSTER_SECRET", secret)
             });
-            cluster.wait_until_whole();
+            cluster.wait_until_ready_and_linked();
         }
         cluster[step].put(&format!("/t/key/{step}?w=all"), r#"{"value":1}"#).expect(200);
     }
@@ -162,7 +162,7 @@ fn garbage_where_nodes_link_disturbs_nobody() {
     // And none of them became a member, nor keeps one out.
     let mut cluster = cluster;
     cluster.add(setup());
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     assert_eq!(cluster[0].view()["members"].as_array().map(Vec::len), Some(3));
     wait_until("the new one has all", super::DEADLINE, || cluster[2].get("/t/key/a").status == 200);
 }

@@ -63,7 +63,7 @@ fn a_node_that_was_away_gets_what_it_missed() {
         model.put(&cluster[0], &format!("new-{row}"), row);
     }
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     model.expect_on(&cluster);
 }
@@ -82,7 +82,7 @@ fn a_key_deleted_and_made_anew_while_a_node_is_away_has_its_new_value_there() {
     cluster.restart(1);
     wait_for_body(&cluster[1], "/t/key/a", r#"{"value":"new"}"#);
     wait_for_absence(&cluster[1], "/t/key/b");
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     cluster[0].get("/t/key/a").expect_body(r#"{"value":"new"}"#);
     cluster[0].get("/t/key/b").expect_problem(404, "not-found");

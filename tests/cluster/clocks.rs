@@ -111,7 +111,7 @@ fn a_node_whose_clock_is_wrong_is_refused_and_both_sides_say_why() {
         if offset == BEHIND {
             cluster.terminate(added);
             cluster.restart_with(added, with_right_clock);
-            cluster.wait_until_whole();
+            cluster.wait_until_ready_and_linked();
             cluster.wait_until_equal();
             wait_for_body(&cluster[added], "/t/key/b", r#"{"value":1}"#);
         }
@@ -145,7 +145,7 @@ fn a_member_whose_clock_leaps_ahead_is_kept_out_until_it_is_set_right() {
     cluster[2].get("/t/key/a").expect_body(r#"{"value":1}"#);
     cluster.terminate(2);
     cluster.restart_with(2, with_right_clock);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     wait_for_body(&cluster[2], "/t/key/a", r#"{"value":2}"#);
     wait_until("it takes part", DEADLINE, || {
         cluster[2].put("/t/key/c?w=all", r#"{"value":1}"#).status == 200
@@ -160,7 +160,7 @@ fn a_clock_that_leaps_for_a_moment_leaves_no_trace() {
     let Some(leaping) = with_clock_to_set(setup()) else { return };
     let mut cluster = Cluster::start(2);
     let leaping = cluster.add(leaping);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let (home, peer) = (cluster[leaping].home(), cluster[0].address().to_string());
     let rounds = || member(&cluster[leaping], &peer)["rounds"].as_u64().expect("a count");
     for (round, (offset, leapt_ms, rounds_long)) in
@@ -246,7 +246,7 @@ fn a_node_that_was_ahead_says_so_and_is_mended_by_the_repair() {
         assert_eq!(shown.code(), Some(0), "{shown:?}");
         setup
     });
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     for node in 0..3 {
         wait_for_body(&cluster[node], "/t/key/one", r#"{"value":1}"#);
         wait_for_body(&cluster[node], "/t/key/two", r#"{"value":1}"#);

@@ -27,7 +27,7 @@ fn kill_9_of_one_node_after_another_under_load_loses_nothing_acknowledged() {
             Ledger::wait_for(WRITES, acknowledged);
         }
     });
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let took = cluster.wait_until_equal();
     eprintln!("{} writes acknowledged, of one mind after {took:?}", ledger.acknowledged());
     ledger.verify(&cluster);
@@ -49,7 +49,7 @@ fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
             Ledger::wait_for(WRITES, acknowledged);
         });
     }
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     ledger.verify(&cluster);
 }
@@ -66,7 +66,7 @@ fn a_rolling_restart_fails_no_request_of_a_client_that_goes_on_to_another_node()
             Ledger::wait_for(WRITES, acknowledged);
             cluster.restart(member);
             // As who restarts them in turn would: the next when this one is ready.
-            cluster.wait_until_whole();
+            cluster.wait_until_ready_and_linked();
         }
         Ledger::wait_for(WRITES, acknowledged);
     });

@@ -111,7 +111,7 @@ fn what_two_that_are_cut_from_each_other_write_arrives_by_way_of_the_third() {
     cluster.wait_until_equal();
     model.expect_on(&cluster);
     network.heal();
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     model.expect_on(&cluster);
 }
@@ -126,7 +126,7 @@ fn a_network_that_loses_a_third_of_all_packets_still_brings_everything_over() {
     assert!(network.lost() > 20, "nothing was lost");
     model.expect_on(&cluster);
     network.heal();
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
 }
 
 /// The journal brings over what was missed, and nothing is compared for it. Both nodes dial after a cut, so that more than one link can

@@ -32,7 +32,7 @@ fn a_copy_of_a_directory_beside_the_original_is_refused_with_the_remedy() {
     let twin = setup().join(&cluster.address(0));
     copy(&cluster.setup(1).home().join("storage.db"), &twin.home().join("storage.db"));
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     match twin.try_start() {
         Ok(twin) => {
             wait_until_logged(&twin, WHY);
@@ -46,7 +46,7 @@ fn a_copy_of_a_directory_beside_the_original_is_refused_with_the_remedy() {
         Err(outcome) => assert!(outcome.log.contains(WHY), "{outcome:?}"),
     }
     // The original is not disturbed.
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster[1].put("/t/key/b?w=all", r#"{"value":1}"#).expect(200);
     cluster[0].get("/t/key/twin").expect_problem(404, "not-found");
     assert_eq!(cluster[0].view()["members"].as_array().map(Vec::len), Some(2), "{}", cluster[0].view());
@@ -71,7 +71,7 @@ fn a_backup_put_back_in_place_brings_nothing_deleted_back() {
     fs::remove_dir_all(home.join("storage.db")).expect("a directory can be removed");
     fs::rename(home.join("backup"), home.join("storage.db")).expect("a directory can be renamed");
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         node.get("/t/count").expect_body(r#"{"count":30}"#);
@@ -89,7 +89,7 @@ fn a_node_that_lost_its_directory_gets_everything_again() {
     cluster.kill(1);
     fs::remove_dir_all(cluster.setup(1).home().join("storage.db")).expect("a directory can be removed");
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     cluster[1].get("/t/count").expect_body(r#"{"count":50}"#);
 }

@@ -63,7 +63,7 @@ fn a_member_with_a_full_disk_is_seen_takes_nothing_and_takes_in_everything_when_
     wait_until("the new one knows too", CONVERGENCE, || !refusal(&cluster[joined], &full).is_empty());
 
     mount.resize(LARGE_MIB);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     assert_eq!(refusal(&cluster[0], &full) + &refusal(&cluster[1], &full), "");
     cluster[2].put("/t/key/last?w=all", r#"{"value":5}"#).expect(200);

@@ -22,7 +22,7 @@ fn a_node_joins_through_any_member_and_all_see_all() {
     let mut cluster = Cluster::start(2);
     let second = cluster.address(1);
     cluster.add(setup().join(&second));
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let mut addresses: Vec<_> = (0..3).map(|member| cluster.address(member)).collect();
     addresses.sort();
     for node in cluster.running() {
@@ -105,7 +105,7 @@ fn new_nodes_wait_for_a_cluster_that_is_down_and_join_it_when_it_is_back() {
     let fresh = fresh.map(|setup| cluster.place(setup));
     wait_until_awaited([&cluster[fresh[0]], &cluster[fresh[1]]], &down);
     (0..2).for_each(|member| cluster.restart(member));
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     for node in fresh.map(|member| &cluster[member]) {
         assert_eq!(node.view()["cluster"], id);
         node.get("/t/key/a").expect_body(r#"{"value":1}"#);
@@ -276,7 +276,7 @@ fn who_goes_over_to_a_cluster_takes_nobody_along_and_whoever_follows_is_a_member
 
     let mut cluster = Cluster::start(2);
     let first = cluster.add_through(node, 1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let knows = |node: &Node| {
         let view = node.view();
         view["members"].as_array().expect("members").iter().any(|member| member["node"] == id)
@@ -285,13 +285,13 @@ fn who_goes_over_to_a_cluster_takes_nobody_along_and_whoever_follows_is_a_member
     assert!(cluster.running().all(|node| !knows(node)), "{}", cluster[first].view());
     cluster.terminate(first);
     cluster.restart_with(first, |setup| setup.without_join());
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster[first].put("/t/key/b?w=all", r#"{"value":1}"#).expect(200);
     assert!(cluster.running().all(|node| !knows(node)), "{}", cluster[first].view());
 
     // It remembers the one that went ahead, and comes to its cluster through it.
     cluster.place(other);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     assert!(cluster.running().all(knows));
     cluster[0].put("/t/key/c?w=all", r#"{"value":1}"#).expect(200);
     cluster.wait_until_equal();
@@ -305,7 +305,7 @@ fn of_one_that_waits_and_one_that_stands_both_come_to_that_one() {
     let waiting = cluster.place(setup().join("127.0.0.1:1"));
     let address = cluster.address(waiting);
     cluster.place(setup().join(&address).join(&through));
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let clusters: Vec<_> = cluster.running().map(|node| node.view()["cluster"].clone()).collect();
     assert!(clusters.iter().all(|id| *id == clusters[0]), "{clusters:?}");
     cluster[waiting].put("/t/key/a?w=all", r#"{"value":1}"#).expect(200);
@@ -353,7 +353,7 @@ fn a_node_that_restarts_without_join_finds_its_cluster_again() {
         }
         cluster[0].put("/t/key/missed", format!(r#"{{"value":{killed}}}"#)).expect(200);
         cluster.restart_with(2, |setup| setup.without_join());
-        cluster.wait_until_whole();
+        cluster.wait_until_ready_and_linked();
         wait_for_body(&cluster[2], "/t/key/missed", &format!(r#"{{"value":{killed}}}"#));
     }
     // The first, which never had one, as well; and all of them at once.
@@ -363,7 +363,7 @@ fn a_node_that_restarts_without_join_finds_its_cluster_again() {
     for member in 0..3 {
         cluster.restart_with(member, |setup| setup.without_join());
     }
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
 }
 
@@ -374,7 +374,7 @@ fn a_node_that_moves_is_found_at_its_new_address() {
     cluster.terminate(1);
     let address = bare_setup().listening_at();
     cluster.restart_with(1, |setup| setup.without_join().listen(&address));
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster[0].put("/t/key/a", r#"{"value":1}"#).expect(200);
     wait_for_body(&cluster[1], "/t/key/a", r#"{"value":1}"#);
     let members = cluster[0].view()["members"].as_array().expect("members").len();

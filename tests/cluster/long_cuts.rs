@@ -82,7 +82,7 @@ fn survives_a_long_cut(away: usize, alone: Alone) {
 
     network.heal();
     let begun = Instant::now();
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     eprintln!("of one mind {:?} after the cut, {away} away, {alone:?}", begun.elapsed());
     let rounds = cluster.sum("rounds");

@@ -51,7 +51,7 @@ fn sync_compares_with_every_peer_and_only_for_who_has_the_secret() {
             assert_eq!(refused.code(), NOT_ALLOWED, "{order:?}: {refused:?}");
         }
     }
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_node_that_leaves_hands_over_what_only_it_has_and_is_waited_for_no_longer() 
     cluster[2].put("/t/key/last", r#"{"value":1}"#).expect(200);
     cluster.restart(0);
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let leaving = cluster.address(2);
     obeyed(&["leave", &leaving]);
     for node in 0..2 {
@@ -77,7 +77,7 @@ fn a_node_that_leaves_hands_over_what_only_it_has_and_is_waited_for_no_longer() 
     let outcome = cluster.wait(2);
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     wait_for_body(&cluster[2], "/t/key/1", r#"{"value":1}"#);
 }
@@ -127,7 +127,7 @@ fn a_member_that_is_down_can_be_forgotten_by_its_address_or_its_id() {
     cluster[0].put("/t/key/a?w=all", r#"{"value":2}"#).expect(200);
     cluster.restart(1);
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     wait_for_body(&cluster[1], "/t/key/a", r#"{"value":2}"#);
 }

@@ -49,7 +49,7 @@ fn a_node_that_every_other_refuses_is_not_ready_and_says_why() {
     let twin = setup().join(&cluster.address(0));
     copy(&cluster.setup(1).home().join("storage.db"), &twin.home().join("storage.db"));
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let Ok(twin) = twin.try_start() else { return };
     wait_until("it is refused", CONVERGENCE, || {
         let readiness = readiness(&twin);
@@ -80,7 +80,7 @@ fn a_member_that_nobody_answers_serves_after_a_while_and_says_so() {
     assert!(alone["detail"].as_str().is_some_and(|why| why.contains("no other member answers")), "{alone}");
     cluster[1].get("/t/key/a").expect_body(r#"{"value":1}"#);
     cluster.restart(0);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     wait_until("both are whole", CONVERGENCE, || cluster.running().all(|node| node.view()["whole"] == true));
 }
@@ -104,7 +104,7 @@ fn members_that_are_all_started_together_agree_and_are_whole() {
             (0..2).all(|node| cluster[node].get("/readyz").status == 200)
         });
         cluster.restart(2);
-        cluster.wait_until_whole();
+        cluster.wait_until_ready_and_linked();
         cluster.wait_until_equal();
         wait_until("all are whole", CONVERGENCE, || {
             cluster.running().all(|node| node.view()["whole"] == true)
@@ -121,7 +121,7 @@ fn a_node_that_lost_its_directory_replaces_its_former_self() {
     cluster.kill(1);
     fs::remove_dir_all(cluster.setup(1).home().join("storage.db")).expect("a directory can be removed");
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let is_replaced = |node: &Node| {
         let view = node.view();
         let members = view["members"].as_array().expect("members").clone();

@@ -27,7 +27,7 @@ fn a_backup_from_before_a_sweep_takes_nothing_from_the_others() {
     let home = cluster.setup(2).home();
     copy(&home.join("storage.db"), &home.join("backup"));
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     for row in 0..15 {
         cluster[row % 3].put(&format!("/t/key/k{row}?w=all"), r#"{"value":1}"#).expect(200);
     }
@@ -41,7 +41,7 @@ fn a_backup_from_before_a_sweep_takes_nothing_from_the_others() {
     fs::remove_dir_all(home.join("storage.db")).expect("a directory can be removed");
     fs::rename(home.join("backup"), home.join("storage.db")).expect("a directory can be renamed");
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         node.get("/t/count").expect_body(r#"{"count":16}"#);

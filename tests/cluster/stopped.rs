@@ -70,7 +70,7 @@ fn a_peer_that_hangs_costs_the_others_nothing_and_catches_up() {
     assert!(at_once > before / 3.0 && given_up > before / 3.0, "{before} {at_once} {given_up}");
 
     cluster[2].signal("CONT");
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     let took = cluster.wait_until_equal();
     eprintln!("it had caught up after {took:?}");
     let count = first + second + third + 2;
@@ -92,7 +92,7 @@ fn a_peer_that_died_costs_the_others_nothing_and_gets_what_it_missed() {
     let dead = cluster.address(2);
     wait_until("it is noticed", CONVERGENCE, || member(&cluster[1], &dead)["state"] == "down");
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         node.get("/t/count").expect_body(&format!(r#"{{"count":{}}}"#, first + second));
@@ -114,6 +114,6 @@ fn a_node_that_was_terminated_is_known_to_be_away_at_once_and_still_expected() {
     cluster[0].put("/t/key/b?w=majority", r#"{"value":1}"#).expect(200);
     cluster.restart(2);
     wait_for_body(&cluster[2], "/t/key/a", r#"{"value":1}"#);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster[2].put("/t/key/c?w=all", r#"{"value":1}"#).expect(200);
 }

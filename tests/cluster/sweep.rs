@@ -53,7 +53,7 @@ fn marks_of_deleted_keys_are_held_while_a_member_is_away_and_swept_on_all_when_i
         );
     }
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         wait_until_swept(node);
@@ -75,7 +75,7 @@ fn a_node_that_returns_after_the_sweep_brings_nothing_deleted_back_and_its_own_w
     cluster.kill(2);
     cluster.restart(0);
     cluster.restart(1);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     for row in 0..40 {
         cluster[row % 2].delete(&format!("/t/key/k{row}")).expect(200);
     }
@@ -88,7 +88,7 @@ fn a_node_that_returns_after_the_sweep_brings_nothing_deleted_back_and_its_own_w
     }
 
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         for row in 0..40 {
@@ -112,7 +112,7 @@ fn expired_values_are_removed_everywhere_and_come_back_from_nobody() {
         wait_for_absence(node, "/t/key/expiring");
     }
     cluster.restart(2);
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         wait_for_absence(node, "/t/key/expiring");

@@ -83,7 +83,7 @@ fn every_header_is_there_and_no_other() {
 const BODIES: [(&str, &str, &str); 6] = [
     ("PutBody", "api.md", "Write a key"),
     ("Operation", "api.md", "Write many keys"),
-    ("Asked", "api.md", "Read many keys"),
+    ("MultiGetBody", "api.md", "Read many keys"),
     ("Line", "api.md", "Import"),
     ("ForgetBody", "api.md", "Administration"),
     ("Fields", "websocket.md", "Operations"),

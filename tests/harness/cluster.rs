@@ -94,7 +94,7 @@ impl Cluster {
         let setups = setups.into_iter().enumerate();
         let setups = setups.map(|(at, setup)| if at == 0 { setup } else { setup.join(&first) });
         let cluster = Self { members: setups.map(|setup| Place::Running(setup.start())).collect() };
-        cluster.wait_until_whole();
+        cluster.wait_until_ready_and_linked();
         cluster
     }
 
@@ -196,7 +196,7 @@ impl Cluster {
     }
 
     /// Waits until all that run are ready, and linked with each other.
-    pub fn wait_until_whole(&self) {
+    pub fn wait_until_ready_and_linked(&self) {
         self.running().for_each(wait_until_ready);
         self.wait_until_linked();
     }

@@ -91,10 +91,10 @@ const NONE: &[&str] = &[];
 
 /// All operations. The allowed methods of a resource are those that stand here.
 pub static OPERATIONS: &[Operation] = &[
-    of_key("GET", &[&META], &["if-match", "if-none-match", "if-modified-since"]),
-    of_key("PUT", &[&TTL, &EXPIRES_AT, &W, &W_TIMEOUT], TAGS),
-    of_key("PATCH", &[&TTL, &EXPIRES_AT, &WRAP, &W, &W_TIMEOUT], TAGS),
-    of_key("DELETE", &[&FORCE, &W, &W_TIMEOUT], TAGS),
+    key_operation("GET", &[&META], &["if-match", "if-none-match", "if-modified-since"]),
+    key_operation("PUT", &[&TTL, &EXPIRES_AT, &W, &W_TIMEOUT], TAGS),
+    key_operation("PATCH", &[&TTL, &EXPIRES_AT, &WRAP, &W, &W_TIMEOUT], TAGS),
+    key_operation("DELETE", &[&FORCE, &W, &W_TIMEOUT], TAGS),
     plain(Route::Keys, "GET", &["/{table}/keys"], &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE]),
     plain(Route::Keys, "POST", &["/{table}/keys"], &[&META]),
     plain(
@@ -123,7 +123,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Probe, "GET", &["/healthz", "/readyz", "/version"], &[]),
 ];
 
-const fn of_key(
+const fn key_operation(
     method: &'static str,
     parameters: &'static [&'static Parameter],
     conditions: &'static [&'static str],

@@ -21,7 +21,7 @@ use crate::{
 
 /// The shares of all addresses that are connected now.
 #[derive(Debug)]
-pub struct Shares {
+pub struct AddressLimits {
     connections_max: usize,
     loopback_connections_max: usize,
     addresses: Mutex<HashMap<IpAddr, Arc<Counts>>>,
@@ -36,13 +36,13 @@ struct Counts {
 
 /// A connection's place in the share of its address, until it is dropped.
 #[derive(Debug)]
-pub struct Share {
-    shares: Arc<Shares>,
+pub struct AddressSlot {
+    address_limits: Arc<AddressLimits>,
     address: IpAddr,
     counts: Arc<Counts>,
 }
 
-impl Shares {
+impl AddressLimits {
     /// Of so many connections an address, or an address of this machine. It may have as many requests in flight.
     pub fn new(connections_max: usize, loopback_connections_max: usize) -> Arc<Self> {
         Arc::new(Self { connections_max, loopback_connections_max, addresses: Mutex::default() })
@@ -56,19 +56,19 @@ impl Shares {
     ///
     /// # Errors
     /// `TooMany` where it has its share.
-    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Share> {
+    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<AddressSlot> {
         let address =
             if address.to_canonical().is_loopback() { address.to_canonical() } else { network(address) };
-        let share = self.of(address);
+        let limit = self.of(address);
         let mut addresses = self.addresses();
         let counts = addresses.entry(address).or_default();
-        if counts.connections.load(Ordering::Relaxed) >= share {
+        if counts.connections.load(Ordering::Relaxed) >= limit {
             return Err(Error::TooMany(format!(
-                "{address} has its {share} connections (--max-connections-per-address): use those, or close some"
+                "{address} has its {limit} connections (--max-connections-per-address): use those, or close some"
             )));
         }
         counts.connections.fetch_add(1, Ordering::Relaxed);
-        Ok(Share { shares: Arc::clone(self), address, counts: Arc::clone(counts) })
+        Ok(AddressSlot { address_limits: Arc::clone(self), address, counts: Arc::clone(counts) })
     }
 
     fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Counts>>> {
@@ -77,11 +77,14 @@ impl Shares {
     }
 }
 
-impl Share {
+impl AddressSlot {
     /// Counts a request of this connection until what is returned is dropped.
     pub fn request(&self) -> InFlight {
         let before = self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight { counts: Arc::clone(&self.counts), is_too_many: before >= self.shares.of(self.address) }
+        InFlight {
+            counts: Arc::clone(&self.counts),
+            is_too_many: before >= self.address_limits.of(self.address),
+        }
     }
 
     /// The error of a request beyond the share of its address.
@@ -89,14 +92,14 @@ impl Share {
         Error::TooMany(format!(
             "{} has {} requests in flight, which is its share (--max-connections-per-address): wait for some",
             self.address,
-            self.shares.of(self.address)
+            self.address_limits.of(self.address)
         ))
     }
 }
 
-impl Drop for Share {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let mut addresses = self.shares.addresses();
+        let mut addresses = self.address_limits.addresses();
         if self.counts.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
             addresses.remove(&self.address);
         }
@@ -127,38 +130,40 @@ mod tests {
 
     #[test]
     fn an_address_has_its_share_and_no_other_notices() {
-        let shares = Shares::new(2, 3);
-        let held: Vec<_> = (0..2).map(|_| shares.connect(address("10.0.0.1")).expect("a place")).collect();
-        assert!(matches!(shares.connect(address("10.0.0.1")), Err(Error::TooMany(_))));
-        assert!(shares.connect(address("10.0.0.2")).is_ok());
-        drop(held);
-        assert!(shares.connect(address("10.0.0.1")).is_ok());
-        assert_eq!(shares.addresses().len(), 0, "who has left is forgotten");
+        let address_limits = AddressLimits::new(2, 3);
+        let slots: Vec<_> =
+            (0..2).map(|_| address_limits.connect(address("10.0.0.1")).expect("a place")).collect();
+        assert!(matches!(address_limits.connect(address("10.0.0.1")), Err(Error::TooMany(_))));
+        assert!(address_limits.connect(address("10.0.0.2")).is_ok());
+        drop(slots);
+        assert!(address_limits.connect(address("10.0.0.1")).is_ok());
+        assert_eq!(address_limits.addresses().len(), 0, "who has left is forgotten");
     }
 
     #[test]
     fn addresses_of_this_machine_have_a_share_of_their_own() {
-        let shares = Shares::new(1, 2);
+        let address_limits = AddressLimits::new(1, 2);
         for here in ["127.0.0.1", "::1", "::ffff:127.0.0.2"] {
-            let _held = [(); 2].map(|()| shares.connect(address(here)).expect("a place"));
-            assert!(shares.connect(address(here)).is_err(), "{here}");
+            let _slots = [(); 2].map(|()| address_limits.connect(address(here)).expect("a place"));
+            assert!(address_limits.connect(address(here)).is_err(), "{here}");
         }
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
-        let shares = Shares::new(1, 1);
-        let _one = shares.connect(address("2001:db8:1:2::1")).expect("a place");
-        assert!(shares.connect(address("2001:db8:1:2:ffff::9")).is_err());
-        assert!(shares.connect(address("2001:db8:1:3::1")).is_ok());
-        let _mapped = shares.connect(address("::ffff:10.0.0.1")).expect("a place");
-        assert!(shares.connect(address("10.0.0.1")).is_err());
+        let address_limits = AddressLimits::new(1, 1);
+        let _one = address_limits.connect(address("2001:db8:1:2::1")).expect("a place");
+        assert!(address_limits.connect(address("2001:db8:1:2:ffff::9")).is_err());
+        assert!(address_limits.connect(address("2001:db8:1:3::1")).is_ok());
+        let _mapped = address_limits.connect(address("::ffff:10.0.0.1")).expect("a place");
+        assert!(address_limits.connect(address("10.0.0.1")).is_err());
     }
 
     #[test]
     fn requests_in_flight_have_the_same_share() {
-        let shares = Shares::new(2, 3);
-        let (one, other) = (shares.connect(address("10.0.0.1")), shares.connect(address("10.0.0.1")));
+        let address_limits = AddressLimits::new(2, 3);
+        let (one, other) =
+            (address_limits.connect(address("10.0.0.1")), address_limits.connect(address("10.0.0.1")));
         let (one, other) = (one.expect("a place"), other.expect("a place"));
         let first = one.request();
         let second = other.request();

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Head,
-    budget::{Budget, Held},
+    budget::{Budget, Reservation},
     coding::{Coding, Decoder},
     strict,
 };
@@ -130,9 +130,9 @@ fn check_depth(text: &[u8]) -> Result<()> {
 }
 
 /// A body as it arrives, decoded.
-pub struct Upload {
+pub struct BodyReader {
     body: Option<Incoming>,
-    decoder: Option<(Decoder, Held)>,
+    decoder: Option<(Decoder, Reservation)>,
     options: Arc<Options>,
     budget: Arc<Budget>,
     /// How long was waited for all that has come, and how much that is.
@@ -140,18 +140,18 @@ pub struct Upload {
     received_bytes: u64,
 }
 
-impl Upload {
+impl BodyReader {
     /// Takes the body of a call, which can be done once.
     ///
     /// # Errors
     /// `UnsupportedType` for an encoding that is not taken, `Overloaded` where there is no memory to decode it.
     pub fn take(head: &Head) -> Result<Self> {
-        let budget = Arc::clone(&head.peer.budget);
+        let budget = Arc::clone(&head.connection.budget);
         let decoder = match Coding::of_body(head)? {
-            Some(coding) => Some((Decoder::new(coding)?, budget.hold(coding.decoder_bytes())?)),
+            Some(coding) => Some((Decoder::new(coding)?, budget.reserve(coding.decoder_bytes())?)),
             None => None,
         };
-        let options = Arc::clone(&head.peer.options);
+        let options = Arc::clone(&head.connection.options);
         Ok(Self {
             body: head.take_body(),
             decoder,
@@ -227,15 +227,15 @@ impl Upload {
 }
 
 /// A body that is here, and the memory that it takes.
-pub struct Whole {
+pub struct FullBody {
     bytes: Bytes,
-    held: Held,
+    reservation: Reservation,
 }
 
-impl Whole {
+impl FullBody {
     /// What it holds of the memory for all bodies, to be grown by what is made of it.
-    pub fn held(&mut self) -> &mut Held {
-        &mut self.held
+    pub fn reservation(&mut self) -> &mut Reservation {
+        &mut self.reservation
     }
 
     /// Gives up its share where it is passed on.
@@ -244,7 +244,7 @@ impl Whole {
     }
 }
 
-impl Deref for Whole {
+impl Deref for FullBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -255,23 +255,23 @@ impl Deref for Whole {
 /// The whole body of a call. A declared length beyond the limit is refused before anything is read.
 ///
 /// # Errors
-/// `TooLarge` for more than `bytes_max`, decoded; `Overloaded` where the memory for bodies is used up; and those of `Upload::next`.
-pub async fn read(head: &Head, bytes_max: u64) -> Result<Whole> {
+/// `TooLarge` for more than `bytes_max`, decoded; `Overloaded` where the memory for bodies is used up; and those of `BodyReader::next`.
+pub async fn read(head: &Head, bytes_max: u64) -> Result<FullBody> {
     let too_large = Error::TooLarge { what: "body", limit: bytes_max };
-    let mut upload = Upload::take(head)?;
-    let declared = upload.declared_bytes().filter(|_| upload.is_plain());
+    let mut reader = BodyReader::take(head)?;
+    let declared = reader.declared_bytes().filter(|_| reader.is_plain());
     if declared.is_some_and(|length| length > bytes_max) {
         return Err(too_large);
     }
-    let mut held = upload.budget.nothing();
-    let Some(first) = upload.next().await? else { return Ok(Whole { bytes: Bytes::new(), held }) };
-    held.cover(first.len())?;
+    let mut reservation = reader.budget.empty_reservation();
+    let Some(first) = reader.next().await? else { return Ok(FullBody { bytes: Bytes::new(), reservation }) };
+    reservation.reserve_at_least(first.len())?;
     let mut whole = None::<BytesMut>;
     let mut length = first.len() as u64;
     while length <= bytes_max {
-        let Some(more) = upload.next().await? else {
+        let Some(more) = reader.next().await? else {
             // Most bodies come in one piece, and are not copied.
-            return Ok(Whole { bytes: whole.map_or(first, BytesMut::freeze), held });
+            return Ok(FullBody { bytes: whole.map_or(first, BytesMut::freeze), reservation });
         };
         length += more.len() as u64;
         let whole = whole.get_or_insert_with(|| BytesMut::from(&first[..]));
@@ -280,7 +280,7 @@ pub async fn read(head: &Head, bytes_max: u64) -> Result<Whole> {
             let capacity = needed.max(whole.capacity() + whole.capacity() / 2);
             // Held before it is taken. A length that was only declared is not: it costs nobody anything to declare one.
             let capacity = declared.map_or(capacity, |declared| capacity.min(needed.max(declared as usize)));
-            held.cover(capacity)?;
+            reservation.reserve_at_least(capacity)?;
             whole.reserve(capacity - whole.len());
         }
         whole.extend_from_slice(&more);

@@ -1,7 +1,7 @@
 //! The memory of bodies and answers, over all connections: each holds its bytes of one budget, a body until it is dealt with, an
 //! answer until it is written. Who finds the budget used up is told to come again (503), instead of the node running out of memory.
 //!
-//! What is shorter than `FREE_BYTES` is not counted: it is part of what a connection costs, whose number has its own limit.
+//! What is shorter than `UNCOUNTED_BYTES_MAX` is not counted: it is part of what a connection costs, whose number has its own limit.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 
 /// Bodies and answers up to this length are not counted: most are, and counting costs them more than it says.
-pub const FREE_BYTES: usize = 4 * 1024;
+pub const UNCOUNTED_BYTES_MAX: usize = 4 * 1024;
 /// A body that grows takes its share in steps of this size.
 const STEP_BYTES: u64 = 64 * 1024;
 
@@ -47,35 +47,35 @@ impl Budget {
     }
 
     /// Nothing yet, to be grown.
-    pub fn nothing(self: &Arc<Self>) -> Held {
-        Held { budget: Arc::clone(self), bytes: 0 }
+    pub fn empty_reservation(self: &Arc<Self>) -> Reservation {
+        Reservation { budget: Arc::clone(self), bytes: 0 }
     }
 
     /// Holds so many bytes.
     ///
     /// # Errors
     /// `Overloaded` where they are not there.
-    pub fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held> {
-        let mut held = self.nothing();
-        held.grow(bytes)?;
-        Ok(held)
+    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
+        let mut reservation = self.empty_reservation();
+        reservation.grow(bytes)?;
+        Ok(reservation)
     }
 
     /// Holds so many bytes, whether or not they are there: for a piece of what was let in already.
-    pub fn hold_anyway(self: &Arc<Self>, bytes: u64) -> Held {
+    pub fn force_reserve(self: &Arc<Self>, bytes: u64) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        Held { budget: Arc::clone(self), bytes }
+        Reservation { budget: Arc::clone(self), bytes }
     }
 }
 
 /// Bytes of a budget, until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct Reservation {
     budget: Arc<Budget>,
     bytes: u64,
 }
 
-impl Held {
+impl Reservation {
     /// Holds so many more.
     ///
     /// # Errors
@@ -100,9 +100,9 @@ impl Held {
     ///
     /// # Errors
     /// As `grow`.
-    pub fn cover(&mut self, bytes: usize) -> Result<()> {
+    pub fn reserve_at_least(&mut self, bytes: usize) -> Result<()> {
         let bytes = bytes as u64;
-        if bytes <= self.bytes || bytes <= FREE_BYTES as u64 {
+        if bytes <= self.bytes || bytes <= UNCOUNTED_BYTES_MAX as u64 {
             return Ok(());
         }
         self.grow((bytes - self.bytes).next_multiple_of(STEP_BYTES))
@@ -119,24 +119,24 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// Ties what is held to bytes: it is given back when the last who has them lets go of them.
-pub fn tie(bytes: Bytes, held: impl Send + Sync + 'static) -> Bytes {
-    struct Tied<H> {
+pub fn attach(bytes: Bytes, reservation: impl Send + Sync + 'static) -> Bytes {
+    struct Attached<H> {
         bytes: Bytes,
         _held: H,
     }
-    impl<H> AsRef<[u8]> for Tied<H> {
+    impl<H> AsRef<[u8]> for Attached<H> {
         fn as_ref(&self) -> &[u8] {
             &self.bytes
         }
     }
-    Bytes::from_owner(Tied { bytes, _held: held })
+    Bytes::from_owner(Attached { bytes, _held: reservation })
 }
 
 #[cfg(test)]
@@ -146,13 +146,13 @@ mod tests {
     #[test]
     fn what_is_held_is_given_back_and_no_more_is_given_than_there_is() {
         let budget = Budget::new(100_000);
-        let mut one = budget.hold(60_000).expect("there is room");
-        assert!(matches!(budget.hold(40_001), Err(Error::Overloaded(_))));
+        let mut one = budget.reserve(60_000).expect("there is room");
+        assert!(matches!(budget.reserve(40_001), Err(Error::Overloaded(_))));
         assert!(matches!(one.grow(50_000), Err(Error::Overloaded(_))));
         assert_eq!((budget.used(), one.bytes(), budget.refused()), (60_000, 60_000, 2));
-        let other = budget.hold(40_000).expect("just fits");
+        let other = budget.reserve(40_000).expect("just fits");
         drop(one);
-        drop(budget.hold_anyway(1_000_000));
+        drop(budget.force_reserve(1_000_000));
         assert_eq!(budget.used(), 40_000);
         drop(other);
         assert_eq!(budget.used(), 0);
@@ -161,18 +161,18 @@ mod tests {
     #[test]
     fn what_grows_takes_steps_and_what_is_short_takes_nothing() {
         let budget = Budget::new(1 << 20);
-        let mut held = budget.nothing();
-        held.cover(FREE_BYTES).expect("free");
+        let mut reservation = budget.empty_reservation();
+        reservation.reserve_at_least(UNCOUNTED_BYTES_MAX).expect("free");
         assert_eq!(budget.used(), 0);
-        held.cover(FREE_BYTES + 1).expect("there is room");
-        held.cover(STEP_BYTES as usize).expect("is held already");
+        reservation.reserve_at_least(UNCOUNTED_BYTES_MAX + 1).expect("there is room");
+        reservation.reserve_at_least(STEP_BYTES as usize).expect("is held already");
         assert_eq!(budget.used(), STEP_BYTES);
     }
 
     #[test]
     fn bytes_hold_their_share_until_the_last_copy_is_gone() {
         let budget = Budget::new(100);
-        let bytes = tie(Bytes::from_static(b"abc"), budget.hold(3).expect("there is room"));
+        let bytes = attach(Bytes::from_static(b"abc"), budget.reserve(3).expect("there is room"));
         let copy = bytes.slice(1..);
         drop(bytes);
         assert_eq!((&copy[..], budget.used()), (&b"bc"[..], 3));

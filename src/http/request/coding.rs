@@ -67,7 +67,7 @@ impl Coding {
     }
 
     /// The coding that a client would rather have than none (RFC 9110, 12.5.3), zstd before gzip where it has no preference.
-    pub fn wanted(headers: &HeaderMap) -> Option<Self> {
+    pub fn negotiate(headers: &HeaderMap) -> Option<Self> {
         let (mut zstd, mut gzip, mut any) = (None, None, None);
         let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
         for entry in lists.flat_map(|list| list.split(',')) {
@@ -335,10 +335,10 @@ mod tests {
 
     #[test]
     fn the_client_chooses() {
-        let wanted = |list: &str| {
+        let negotiate = |list: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT_ENCODING, list.parse().expect("a header"));
-            Coding::wanted(&headers)
+            Coding::negotiate(&headers)
         };
         for (list, coding) in [
             ("gzip", Some(Coding::Gzip)),
@@ -354,8 +354,8 @@ mod tests {
             ("br", None),
             ("", None),
         ] {
-            assert_eq!(wanted(list), coding, "{list}");
+            assert_eq!(negotiate(list), coding, "{list}");
         }
-        assert_eq!(Coding::wanted(&HeaderMap::new()), None);
+        assert_eq!(Coding::negotiate(&HeaderMap::new()), None);
     }
 }

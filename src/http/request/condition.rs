@@ -11,13 +11,13 @@ use super::{Head, expiry};
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
-    node::{Condition, Replicas, Wanted},
+    node::{Condition, Replicas, WriteConcern},
 };
 
 /// How long a write waits for its replicas unless it says how long: far longer than a round trip between nodes that work.
-const PATIENCE: Duration = Duration::from_secs(5);
+const W_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest it may wait: below what proxies and clients commonly do.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
+const W_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The condition of a write.
 ///
@@ -50,7 +50,7 @@ pub fn condition(if_match: Option<&str>, if_none_match: Option<&str>) -> Result<
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// The reader is to get it.
-    Wanted,
+    Modified,
     /// The reader has it already.
     NotModified,
 }
@@ -61,7 +61,7 @@ pub enum Read {
 /// `PreconditionFailed` where If-Match does not hold, `BadRequest` for a header that is no list of entity tags, or no date.
 pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> {
     if !headers.keys().any(is_conditional) {
-        return Ok(Read::Wanted);
+        return Ok(Read::Modified);
     }
     if let Some(tags) = list(headers, header::IF_MATCH)? {
         let holds = match parse_tags(&tags, Compare::Strong)? {
@@ -72,7 +72,7 @@ pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> 
             return Err(Error::PreconditionFailed { current });
         }
     }
-    let Some(current) = current else { return Ok(Read::Wanted) };
+    let Some(current) = current else { return Ok(Read::Modified) };
     let has = if headers.contains_key(header::IF_NONE_MATCH) {
         match parse_tags(&list(headers, header::IF_NONE_MATCH)?.unwrap_or_default(), Compare::Weak)? {
             Tags::Any => true,
@@ -84,7 +84,7 @@ pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> 
     } else {
         false
     };
-    Ok(if has { Read::NotModified } else { Read::Wanted })
+    Ok(if has { Read::NotModified } else { Read::Modified })
 }
 
 /// Whether a header makes a request conditional, or asks for a part of something: one that cannot be kept must not be passed over.
@@ -163,7 +163,7 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
 ///
 /// # Errors
 /// `BadRequest` for what is no count, and for none at all; for what is no duration, and for one beyond the limit.
-pub fn wanted(head: &Head) -> Result<Wanted> {
+pub fn write_concern(head: &Head) -> Result<WriteConcern> {
     let query = head.query();
     let (w, w_timeout) = (query.get("w")?, query.get("w_timeout")?);
     if w.is_none() && w_timeout.is_some() {
@@ -181,13 +181,13 @@ pub fn wanted(head: &Head) -> Result<Wanted> {
             Err(_) => return Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
         },
     };
-    let patience = w_timeout.map_or(Ok(PATIENCE), |text| parse_patience(&text))?;
-    Ok(Wanted { replicas, patience })
+    let timeout = w_timeout.map_or(Ok(W_TIMEOUT), |text| parse_timeout(&text))?;
+    Ok(WriteConcern { replicas, timeout })
 }
 
-fn parse_patience(text: &str) -> Result<Duration> {
-    let patience = expiry::parse_duration(text).ok().filter(|_| !text.starts_with('-'));
-    patience.filter(|patience| *patience <= PATIENCE_MAX).ok_or_else(|| {
+fn parse_timeout(text: &str) -> Result<Duration> {
+    let timeout = expiry::parse_duration(text).ok().filter(|_| !text.starts_with('-'));
+    timeout.filter(|timeout| *timeout <= W_TIMEOUT_MAX).ok_or_else(|| {
         Error::BadRequest(format!("w_timeout={text}: seconds, or a duration as 500ms or 10s, up to 60s"))
     })
 }
@@ -245,35 +245,36 @@ mod tests {
         let date = |seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
         let tag = format!("\"{current}\"");
         let (ours, later) = (date(1_795_000_000), date(1_795_000_001));
-        assert_eq!(read(&[], Some(current)), Ok(Read::Wanted));
+        assert_eq!(read(&[], Some(current)), Ok(Read::Modified));
         assert_eq!(read(&[(header::IF_NONE_MATCH, &tag)], Some(current)), Ok(Read::NotModified));
-        assert_eq!(read(&[(header::IF_MATCH, &tag)], Some(current)), Ok(Read::Wanted));
+        assert_eq!(read(&[(header::IF_MATCH, &tag)], Some(current)), Ok(Read::Modified));
         for wrong in ["\"other\"", "*"] {
             let current = (wrong != "*").then_some(current);
             let refused = read(&[(header::IF_MATCH, wrong)], current);
             assert_eq!(refused, Err(Error::PreconditionFailed { current }));
         }
         assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &later)], Some(current)), Ok(Read::NotModified));
-        assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &ours)], Some(current)), Ok(Read::Wanted));
+        assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &ours)], Some(current)), Ok(Read::Modified));
         // The tag counts where both are there, as browsers send them.
         let both = [(header::IF_NONE_MATCH, "\"other\""), (header::IF_MODIFIED_SINCE, &later)];
-        assert_eq!(read(&both, Some(current)), Ok(Read::Wanted));
+        assert_eq!(read(&both, Some(current)), Ok(Read::Modified));
         let refused = read(&[(header::IF_MODIFIED_SINCE, "yesterday")], Some(current));
         assert!(matches!(refused, Err(Error::BadRequest(_))));
     }
 
     #[test]
     fn a_write_says_how_many_replicas_it_waits_for_and_how_long() {
-        let wanted = |query: &str| {
+        let parse = |query: &str| {
             let request = hyper::Request::put(format!("/t/key/a?{query}")).body(()).expect("a request");
-            wanted(&Call::of(request))
+            write_concern(&Call::of(request))
         };
-        let of =
-            |replicas, milliseconds| Ok(Wanted { replicas, patience: Duration::from_millis(milliseconds) });
-        assert_eq!(wanted(""), of(Replicas::Count(1), 5000));
-        assert_eq!(wanted("w=3&w_timeout=0.5"), of(Replicas::Count(3), 500));
-        assert_eq!(wanted("w=majority&w_timeout=60s"), of(Replicas::Majority, 60_000));
-        assert_eq!(wanted("w=all&w_timeout=0"), of(Replicas::All, 0));
+        let of = |replicas, milliseconds| {
+            Ok(WriteConcern { replicas, timeout: Duration::from_millis(milliseconds) })
+        };
+        assert_eq!(parse(""), of(Replicas::Count(1), 5000));
+        assert_eq!(parse("w=3&w_timeout=0.5"), of(Replicas::Count(3), 500));
+        assert_eq!(parse("w=majority&w_timeout=60s"), of(Replicas::Majority, 60_000));
+        assert_eq!(parse("w=all&w_timeout=0"), of(Replicas::All, 0));
         for wrong in [
             "w=0",
             "w=-1",
@@ -285,7 +286,7 @@ mod tests {
             "w=2&w_timeout=",
             "w_timeout=2s",
         ] {
-            assert!(matches!(wanted(wrong), Err(Error::BadRequest(_))), "{wrong}");
+            assert!(matches!(parse(wrong), Err(Error::BadRequest(_))), "{wrong}");
         }
     }
 }

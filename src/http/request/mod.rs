@@ -7,9 +7,9 @@ pub mod body;
 pub mod budget;
 pub mod coding;
 pub mod condition;
+pub mod connection_state;
 pub mod expiry;
 pub mod path;
-pub mod peer;
 pub mod route;
 pub mod strict;
 pub mod upgrade;
@@ -33,7 +33,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 
-use self::peer::Peer;
+use self::connection_state::ConnectionState;
 use crate::{
     error::{Error, Result},
     http::request::route::Route,
@@ -63,7 +63,7 @@ pub struct Head {
     /// The id that every answer to this request carries.
     pub request_id: HeaderValue,
     /// The connection it came on, and the limits that this server runs with.
-    pub peer: Arc<Peer>,
+    pub connection: Arc<ConnectionState>,
     route: OnceLock<Route>,
     body: Mutex<Option<Incoming>>,
     upgrade: Mutex<Option<OnUpgrade>>,
@@ -79,7 +79,10 @@ impl Deref for Call {
 
 impl Call {
     /// Moves the head and the body out of `request`, which keeps its extensions.
-    pub fn take(request: Request<Incoming>, peer: &Arc<Peer>) -> (Self, hyper::http::Extensions) {
+    pub fn take(
+        request: Request<Incoming>,
+        connection: &Arc<ConnectionState>,
+    ) -> (Self, hyper::http::Extensions) {
         let (mut head, body) = request.into_parts();
         let upgrade = head.extensions.remove();
         let request_id = request_id(&head.headers);
@@ -88,9 +91,9 @@ impl Call {
             uri: head.uri,
             headers: head.headers,
             version: head.version,
-            remote: peer.remote,
+            remote: connection.remote,
             request_id,
-            peer: Arc::clone(peer),
+            connection: Arc::clone(connection),
             route: OnceLock::new(),
             body: Mutex::new(Some(body)),
             upgrade: Mutex::new(upgrade),
@@ -104,15 +107,16 @@ impl Call {
         let (head, ()) = request.into_parts();
         let options = Arc::new(super::Options::default());
         let budget = self::budget::Budget::new(options.memory_budget_bytes);
-        let peer = Arc::new(Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), options, budget, None));
+        let connection =
+            Arc::new(ConnectionState::new(SocketAddr::from(([127, 0, 0, 1], 1)), options, budget, None));
         Self(Arc::new(Head {
             request_id: request_id(&head.headers),
             method: head.method,
             uri: head.uri,
             headers: head.headers,
             version: head.version,
-            remote: peer.remote,
-            peer,
+            remote: connection.remote,
+            connection,
             route: OnceLock::new(),
             body: Mutex::new(None),
             upgrade: Mutex::new(None),

@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 pub const VERSION: HeaderValue = HeaderValue::from_static("13");
 
 /// Whether the request asks to become a WebSocket.
-pub fn is_wanted(call: &Call) -> bool {
+pub fn is_requested(call: &Call) -> bool {
     has_token(call, header::UPGRADE, "websocket")
 }
 
 /// Checks the client's half of the handshake; the connection to come, and the key's answer.
 pub fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
     let bad = |why: &str| Err(Error::BadRequest(format!("this is no WebSocket handshake (RFC 6455): {why}")));
-    if !is_wanted(call) {
+    if !is_requested(call) {
         return bad("send GET over HTTP/1.1 with Connection: Upgrade and Upgrade: websocket");
     }
     if !has_token(call, header::CONNECTION, "upgrade") {

@@ -33,7 +33,7 @@ pub fn take_patch(limit: u64, raw: &RawValue) -> Result<Patch> {
 ///
 /// # Errors
 /// `TooLarge`, or `BadJson` where it nests too deep.
-pub fn take_old_value(limit: u64, raw: &RawValue) -> Result<Value> {
+pub fn take_lenient_value(limit: u64, raw: &RawValue) -> Result<Value> {
     check_length(limit, raw)?;
     Value::from_old(raw)
 }
@@ -59,12 +59,12 @@ pub fn absent(address: &Address) -> Error {
 }
 
 /// `{"value":V,"version":...}`, what REST has in headers included.
-pub fn with_meta(entry: &Entry) -> String {
-    format!("{{\"value\":{},{}", entry.value.as_str(), &meta_alone(entry)[1..])
+pub fn with_metadata(entry: &Entry) -> String {
+    format!("{{\"value\":{},{}", entry.value.as_str(), &metadata_only(entry)[1..])
 }
 
 /// `{"version":...}`: what is known about a value, without the value.
-pub fn meta_alone(entry: &Entry) -> String {
+pub fn metadata_only(entry: &Entry) -> String {
     let timestamp = entry.timestamp;
     json!({
         "version": timestamp.to_string(),

@@ -16,16 +16,16 @@ use warp::{Reply, reply::Response};
 use crate::{
     error::{Error, Result},
     http::{
-        request::budget::{Budget, tie},
+        request::budget::{Budget, attach},
         response,
     },
 };
 
 /// What a chunk takes while it is made: a page of rows, about.
-const MAKING_BYTES: u64 = 256 * 1024;
+const PENDING_CHUNK_BYTES: u64 = 256 * 1024;
 /// How long an answer that lacks only what cannot be read is left open before it is broken off: what was made of it and is not
 /// written to the connection yet would not be sent any more then.
-const BEFORE_BREAKING_OFF: Duration = Duration::from_secs(1);
+const ABORT_DELAY: Duration = Duration::from_secs(1);
 
 /// One piece of an answer.
 pub struct Chunk {
@@ -49,7 +49,7 @@ pub trait Chunks: Send + 'static {
 /// A 200 made of all chunks. The first is made before its head is, so that what fails at once has its status, and what is
 /// small has its length. A later failure breaks the connection off: the client sees that the answer is not whole.
 ///
-/// Each chunk holds its bytes of the `budget` until it is written, and the answer `MAKING_BYTES` for the one in the making: an answer that
+/// Each chunk holds its bytes of the `budget` until it is written, and the answer `PENDING_CHUNK_BYTES` for the one in the pending: an answer that
 /// has begun goes on however much others take meanwhile.
 ///
 /// # Errors
@@ -59,25 +59,25 @@ pub async fn answer(
     content_type: HeaderValue,
     mut chunks: impl Chunks,
 ) -> Result<Response> {
-    let making = budget.hold(MAKING_BYTES)?;
+    let pending = budget.reserve(PENDING_CHUNK_BYTES)?;
     let first = chunks.next().await?;
     let incomplete = chunks.is_incomplete();
     if first.last {
         return Ok(response::with_type(content_type, first.bytes));
     }
-    let held = budget.hold_anyway(first.bytes.len() as u64);
-    let first = tie(first.bytes.into(), held);
-    let rest = stream::unfold(Some((chunks, making)), |state| async {
-        let (mut chunks, making) = state?;
+    let reservation = budget.force_reserve(first.bytes.len() as u64);
+    let first = attach(first.bytes.into(), reservation);
+    let rest = stream::unfold(Some((chunks, pending)), |state| async {
+        let (mut chunks, pending) = state?;
         match chunks.next().await {
             Ok(Chunk { bytes, last }) => {
-                let held = making.budget().hold_anyway(bytes.len() as u64);
-                Some((Ok(tie(bytes.into(), held)), (!last).then_some((chunks, making))))
+                let reservation = pending.budget().force_reserve(bytes.len() as u64);
+                Some((Ok(attach(bytes.into(), reservation)), (!last).then_some((chunks, pending))))
             }
             Err(error) => {
                 warn!(%error, "answer broken off");
                 if matches!(error, Error::Corrupt(_)) {
-                    tokio::time::sleep(BEFORE_BREAKING_OFF).await;
+                    tokio::time::sleep(ABORT_DELAY).await;
                 }
                 Some((Err(error), None))
             }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     async fn body(chunks: Vec<Result<&'static str>>) -> std::result::Result<String, String> {
-        let budget = Budget::new(MAKING_BYTES);
+        let budget = Budget::new(PENDING_CHUNK_BYTES);
         let response =
             answer(&budget, response::TEXT, Countdown(chunks)).await.map_err(|error| error.to_string())?;
         assert!(!response.headers().contains_key(CONTENT_LENGTH));

@@ -120,7 +120,7 @@ pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("DynaRust"));
     }
-    if is_to_be_tried_again(status) {
+    if is_retryable(status) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
@@ -133,7 +133,7 @@ pub fn plain_response(error: &Error) -> String {
     let id = id.to_str().unwrap_or_default();
     let body = problem_object(error, id).to_string() + "\n";
     let length = body.len();
-    let retry = if is_to_be_tried_again(status) { "retry-after: 1\r\n" } else { "" };
+    let retry = if is_retryable(status) { "retry-after: 1\r\n" } else { "" };
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
          x-content-type-options: nosniff\r\nx-request-id: {id}\r\n{retry}connection: close\r\n\r\n{body}"
@@ -141,7 +141,7 @@ pub fn plain_response(error: &Error) -> String {
 }
 
 /// Whether a request that was answered so may well be answered otherwise in a moment.
-pub fn is_to_be_tried_again(status: StatusCode) -> bool {
+pub fn is_retryable(status: StatusCode) -> bool {
     matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
 }
 

@@ -39,11 +39,11 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
         challenge(Arc::clone(&asked), call)
     });
     challenge
-        .or(order(node, "/_/admin/forget", forget))
+        .or(command(node, "/_/admin/forget", forget))
         .unify()
-        .or(order(node, "/_/admin/leave", leave))
+        .or(command(node, "/_/admin/leave", leave))
         .unify()
-        .or(order(node, "/_/admin/sync", sync))
+        .or(command(node, "/_/admin/sync", sync))
         .unify()
         .boxed()
 }
@@ -59,7 +59,11 @@ async fn challenge(node: Arc<Node>, call: Call) -> Result<Response> {
 }
 
 /// The route of something that the node can be told to do.
-fn order<F>(node: &Arc<Node>, path: &'static str, obey: fn(Arc<Node>, Bytes) -> F) -> BoxedFilter<(Response,)>
+fn command<F>(
+    node: &Arc<Node>,
+    path: &'static str,
+    run: fn(Arc<Node>, Bytes) -> F,
+) -> BoxedFilter<(Response,)>
 where
     F: Future<Output = Result<Value>> + Send + 'static,
 {
@@ -74,7 +78,7 @@ where
             let request = Request { method: call.method.as_str(), path: call.path(), body: &body };
             node.authorize(call.remote.ip(), &request, call.header(header::AUTHORIZATION))?;
             info!(remote = %call.remote, path, "told what to do");
-            response::json(&obey(node, body).await?)
+            response::json(&run(node, body).await?)
         }
     })
 }
@@ -115,11 +119,11 @@ async fn sync(node: Arc<Node>, body: Bytes) -> Result<Value> {
 fn check_empty(body: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Nothing {}
+    struct Empty {}
     if body.trim_ascii().is_empty() {
         return Ok(());
     }
-    body::parse_object::<Nothing>(body).map(|Nothing {}| ())
+    body::parse_object::<Empty>(body).map(|Empty {}| ())
 }
 
 #[cfg(test)]

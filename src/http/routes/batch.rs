@@ -91,26 +91,26 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
         return response::other_method(&call, "POST, OPTIONS");
     }
     let atomic = call.query().flag("atomic")?;
-    let wanted = condition::wanted(&call)?;
+    let concern = condition::write_concern(&call)?;
     let expiry = expiry::of_query(call.query(), node.now_ms())?;
-    let mut body = body::read(&call, call.peer.options.body_bytes_max).await?;
+    let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;
     // All are understood before any is written: a request that is wrong anywhere has no effect.
     let reader = Reader { node: &node, body: &body, expiry };
-    let (places, whole) = reader.check(call.peer.options.batch_ops_max, atomic)?;
+    let (offsets, all_writes) = reader.check(call.connection.options.batch_ops_max, atomic)?;
     // What is made of the operations, beside the body itself: their values, and for all at once the rows to be set.
-    let staged_bytes = if whole.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
-    let results_bytes = places.len() * RESULT_BYTES;
-    let held = body.held().bytes() as usize;
-    body.held().cover(held + staged_bytes + results_bytes)?;
-    let mut results = Results::with_room(places.len());
+    let staged_bytes = if all_writes.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
+    let results_bytes = offsets.len() * RESULT_BYTES;
+    let reservation = body.reservation().bytes() as usize;
+    body.reservation().reserve_at_least(reservation + staged_bytes + results_bytes)?;
+    let mut results = Results::with_capacity(offsets.len());
     let mut batch = node.begin_batch(&table).await?;
-    if let Some(writes) = whole.filter(|writes| !writes.is_empty()) {
+    if let Some(writes) = all_writes.filter(|writes| !writes.is_empty()) {
         let (writes, ops): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
         results.add(&batch.merge(writes, atomic).await?, &ops);
     } else {
         let mut next = 0;
-        while next < places.len() {
-            let (writes, ops) = Reader { node: &node, body: &body, expiry }.piece(&places, next)?;
+        while next < offsets.len() {
+            let (writes, ops) = Reader { node: &node, body: &body, expiry }.piece(&offsets, next)?;
             next += ops.len();
             results.add(&batch.merge(writes, false).await?, &ops);
         }
@@ -118,9 +118,9 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     drop(body);
     batch.finish().await?;
     if let Some(last) = results.last
-        && let Err(error) = node.replicated(last, wanted).await
+        && let Err(error) = node.replicated(last, concern).await
     {
-        return Ok(kept(&error, &call, results));
+        return Ok(not_replicated(&error, &call, results));
     }
     let mut text = results.text;
     text.extend_from_slice(b"]}\n");
@@ -128,7 +128,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
 }
 
 /// The answer where fewer replicas than wanted hold what was written: which operations were, as ever.
-fn kept(error: &Error, call: &Call, results: Results) -> Response {
+fn not_replicated(error: &Error, call: &Call, results: Results) -> Response {
     let problem = response::problem_object(error, call.request_id.to_str().unwrap_or_default()).to_string();
     let members = problem.strip_prefix('{').expect("a problem is a JSON object");
     let mut text = results.text;
@@ -148,30 +148,30 @@ impl Reader<'_> {
     /// Understands every operation: where each is in the body; and the writes themselves, of a body that is short or `atomic`.
     #[expect(clippy::type_complexity, reason = "two lists, each of them plain")]
     fn check(&self, ops_max: usize, atomic: bool) -> Result<(Vec<Range<u32>>, Option<Vec<(Write, Op)>>)> {
-        let mut places = Vec::new();
+        let mut offsets = Vec::new();
         let mut writes = (atomic || self.body.len() <= PIECE_BYTES_MAX).then(Vec::new);
         operations(self.body, |raw| {
-            if places.len() == ops_max {
+            if offsets.len() == ops_max {
                 return Err(Error::TooManyOperations { what: "operations", limit: ops_max });
             }
-            let write = self.parse(raw.as_bytes(), places.len() + 1)?;
+            let write = self.parse(raw.as_bytes(), offsets.len() + 1)?;
             // Many short operations take more than their text.
-            writes = writes.take().filter(|_| atomic || places.len() < PIECE_OPS);
+            writes = writes.take().filter(|_| atomic || offsets.len() < PIECE_OPS);
             if let Some(writes) = &mut writes {
                 writes.push(write);
             }
             // Offsets, as the text is to be gone once its operations are done with, and no body is longer than 4 GiB.
             let begin = raw.as_ptr() as usize - self.body.as_ptr() as usize;
-            places.push(begin as u32..(begin + raw.len()) as u32);
+            offsets.push(begin as u32..(begin + raw.len()) as u32);
             Ok(())
         })?;
-        Ok((places, writes))
+        Ok((offsets, writes))
     }
 
     /// The writes of the operations from `begin` on, until they are many or long.
-    fn piece(&self, places: &[Range<u32>], begin: usize) -> Result<(Vec<Write>, Vec<Op>)> {
+    fn piece(&self, offsets: &[Range<u32>], begin: usize) -> Result<(Vec<Write>, Vec<Op>)> {
         let (mut writes, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for place in places[begin..].iter().take(PIECE_OPS) {
+        for place in offsets[begin..].iter().take(PIECE_OPS) {
             let text = &self.body[place.start as usize..place.end as usize];
             bytes += text.len();
             if bytes > PIECE_BYTES_MAX && !writes.is_empty() {
@@ -248,7 +248,7 @@ struct Results {
 
 impl Results {
     /// None yet, with room for those of so many operations.
-    fn with_room(operations: usize) -> Self {
+    fn with_capacity(operations: usize) -> Self {
         let mut text = Vec::with_capacity(operations * RESULT_BYTES);
         text.extend_from_slice(b"{\"results\":[");
         Self { text, last: None }

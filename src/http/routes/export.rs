@@ -12,7 +12,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
     exactly,
-    export_frame::{FIRST_LINE, Sealing},
+    export_frame::{ExportWriter, FIRST_LINE},
     listing, route,
 };
 use crate::{
@@ -47,14 +47,23 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         Some(table) => vec![TableName::parse(&table)?],
         None => node.table_names(),
     };
-    let warned = tables.iter().any(|table| node.lacks(table, &range));
-    let budget = Arc::clone(&call.peer.budget);
+    let marked_incomplete = tables.iter().any(|table| node.has_unreadable_keys(table, &range));
+    let budget = Arc::clone(&call.connection.budget);
     // Of a part of the tables nobody knows how many keys it has before they are read.
     let is_all = range.prefix.is_empty() && range.start.is_none() && range.end.is_none();
     let total = is_all.then(|| node.keys_total(|name| tables.contains(name))).flatten();
-    let (left, tables) = (range.clone(), tables.into());
-    let export =
-        Export { node, left, range, values, tables, sealing: None, incomplete: None, warned, ended: false };
+    let (remaining, tables) = (range.clone(), tables.into());
+    let export = Export {
+        node,
+        remaining,
+        range,
+        values,
+        tables,
+        writer: None,
+        incomplete: None,
+        marked_incomplete,
+        ended: false,
+    };
     Ok(response::with_total(chunks::answer(&budget, response::NDJSON, export).await?, total))
 }
 
@@ -67,13 +76,13 @@ struct Export {
     /// The table it is at, and those that follow.
     tables: VecDeque<TableName>,
     /// What is left of the first of them.
-    left: Range,
+    remaining: Range,
     /// The sum of the lines so far; `None` before the first.
-    sealing: Option<Sealing>,
+    writer: Option<ExportWriter>,
     /// The first table of which keys are missing that cannot be read.
     incomplete: Option<TableName>,
     /// Whether it was known at the beginning that there would be one.
-    warned: bool,
+    marked_incomplete: bool,
     ended: bool,
 }
 
@@ -82,10 +91,10 @@ impl Chunks for Export {
         if let (true, Some(table)) = (self.ended, &self.incomplete) {
             return Err(listing::unreadable(table));
         }
-        let mut bytes = if self.sealing.is_none() { FIRST_LINE.to_vec() } else { Vec::new() };
-        let sealing = self.sealing.get_or_insert_with(Sealing::begin);
+        let mut bytes = if self.writer.is_none() { FIRST_LINE.to_vec() } else { Vec::new() };
+        let writer = self.writer.get_or_insert_with(ExportWriter::begin);
         if let Some(table) = self.tables.front() {
-            let page = self.node.rows(table, &self.left, PAGE_ROWS).await?;
+            let page = self.node.rows(table, &self.remaining, PAGE_ROWS).await?;
             if page.incomplete {
                 self.incomplete.get_or_insert_with(|| table.clone());
             }
@@ -93,12 +102,12 @@ impl Chunks for Export {
             for row in &page.rows {
                 append_line(&mut bytes, table, row, self.values);
             }
-            sealing.add(page.rows.len(), &bytes[begin..]);
+            writer.add(page.rows.len(), &bytes[begin..]);
             if page.more {
-                self.left.after = page.rows.into_iter().last().map(|row| row.key);
+                self.remaining.after = page.rows.into_iter().last().map(|row| row.key);
             } else {
                 self.tables.pop_front();
-                self.left = self.range.clone();
+                self.remaining = self.range.clone();
             }
         }
         self.ended = self.tables.is_empty();
@@ -109,14 +118,14 @@ impl Chunks for Export {
                 let line = json!({ "error": code, "detail": listing::unreadable(table).to_string() });
                 bytes.extend_from_slice(format!("{line}\n").as_bytes());
             }
-            None if self.ended => bytes.extend_from_slice(sealing.last_line().as_bytes()),
+            None if self.ended => bytes.extend_from_slice(writer.last_line().as_bytes()),
             Some(_) | None => {}
         }
         Ok(Chunk { bytes, last: self.ended && self.incomplete.is_none() })
     }
 
     fn is_incomplete(&self) -> bool {
-        self.incomplete.is_some() || self.warned
+        self.incomplete.is_some() || self.marked_incomplete
     }
 }
 

@@ -42,9 +42,9 @@ impl Sum {
 }
 
 /// Makes the last line of an export.
-pub struct Sealing(Sum);
+pub struct ExportWriter(Sum);
 
-impl Sealing {
+impl ExportWriter {
     /// Of an export that has its first line.
     pub fn begin() -> Self {
         Self(Sum::new())
@@ -63,7 +63,7 @@ impl Sealing {
 }
 
 /// Tells the rows of an import from what is around them, and whether an export is whole.
-pub struct Unsealing {
+pub struct ExportReader {
     /// Take what is there, whole or not.
     partial: bool,
     at: Place,
@@ -86,7 +86,7 @@ struct Mark {
     key: Option<IgnoredAny>,
 }
 
-impl Unsealing {
+impl ExportReader {
     /// At the first line.
     pub fn new(partial: bool) -> Self {
         Self { partial, at: Place::List }
@@ -191,22 +191,22 @@ mod tests {
     use super::*;
 
     fn exported(rows: &[&str]) -> Vec<String> {
-        let mut sealing = Sealing::begin();
+        let mut writer = ExportWriter::begin();
         for row in rows {
-            sealing.add(1, format!("{row}\n").as_bytes());
+            writer.add(1, format!("{row}\n").as_bytes());
         }
         let first = String::from_utf8_lossy(FIRST_LINE).into_owned();
         let rows = rows.iter().map(|row| format!("{row}\n"));
-        std::iter::once(first).chain(rows).chain([sealing.last_line()]).collect()
+        std::iter::once(first).chain(rows).chain([writer.last_line()]).collect()
     }
 
     fn import(lines: &[String], partial: bool) -> Result<usize> {
-        let mut unsealing = Unsealing::new(partial);
+        let mut reader = ExportReader::new(partial);
         let mut rows = 0;
         for line in lines {
-            rows += usize::from(unsealing.is_row(line.as_bytes())?);
+            rows += usize::from(reader.is_row(line.as_bytes())?);
         }
-        unsealing.check_end()?;
+        reader.check_end()?;
         Ok(rows)
     }
 

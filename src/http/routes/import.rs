@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use warp::{filters::BoxedFilter, reply::Response};
 
-use super::{exactly, export_frame::Unsealing, route};
+use super::{exactly, export_frame::ExportReader, route};
 use crate::{
     core::{
         clock::Timestamp,
@@ -23,15 +23,15 @@ use crate::{
     http::{
         request::{
             Call,
-            body::{self, Upload},
-            budget::Held,
+            body::{self, BodyReader},
+            budget::Reservation,
             condition, expiry,
             route::Route,
             value,
         },
         response,
     },
-    node::{Import, Imported, Node, Wanted},
+    node::{Import, Imported, Node, WriteConcern},
 };
 
 /// Rows that are committed at a time, each batch with one sync.
@@ -80,7 +80,7 @@ impl Mode {
 }
 
 /// Whether values with lone surrogates are taken, which were stored before those were refused.
-fn keeps_surrogates(text: Option<&str>) -> Result<bool> {
+fn accepts_surrogates(text: Option<&str>) -> Result<bool> {
     match text {
         None => Ok(false),
         Some("keep") => Ok(true),
@@ -97,44 +97,44 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     }
     let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
     let mode = Mode::parse(call.query().get("mode")?.as_deref())?;
-    let keeps_surrogates = keeps_surrogates(call.query().get("surrogates")?.as_deref())?;
-    let wanted = condition::wanted(&call)?;
-    let unsealing = Unsealing::new(call.query().flag("partial")?);
-    let mut importing = Importing {
+    let accepts_surrogates = accepts_surrogates(call.query().get("surrogates")?.as_deref())?;
+    let concern = condition::write_concern(&call)?;
+    let export_reader = ExportReader::new(call.query().flag("partial")?);
+    let mut running = RunningImport {
         line_bytes_max: node.value_bytes_max() + body::ENVELOPE_BYTES_MAX,
         node,
         table,
         mode,
-        keeps_surrogates,
-        unsealing,
+        accepts_surrogates,
+        export_reader,
         batch: Vec::new(),
         batch_bytes: 0,
         lines: 0,
         lines_committed: 0,
         imported: Imported::default(),
-        wanted,
-        missed: None,
-        held: call.peer.budget.nothing(),
+        concern,
+        replication_error: None,
+        reservation: call.connection.budget.empty_reservation(),
     };
-    let upload = Upload::take(&call)?;
-    if let Err(error) = importing.read(upload).await {
-        return Ok(importing.broken_off(&error, &call));
+    let reader = BodyReader::take(&call)?;
+    if let Err(error) = running.read(reader).await {
+        return Ok(running.abort_response(&error, &call));
     }
-    match &importing.missed {
-        None => response::json(&importing.counts()),
-        Some(error) => Ok(response::problem_of(error, &importing.problem(error, &call))),
+    match &running.replication_error {
+        None => response::json(&running.counts()),
+        Some(error) => Ok(response::problem_of(error, &running.problem(error, &call))),
     }
 }
 
 /// An import under way.
-struct Importing {
+struct RunningImport {
     node: Arc<Node>,
     /// The table of lines that name none.
     table: Option<TableName>,
     mode: Mode,
-    keeps_surrogates: bool,
+    accepts_surrogates: bool,
     line_bytes_max: u64,
-    unsealing: Unsealing,
+    export_reader: ExportReader,
     batch: Vec<Import>,
     batch_bytes: usize,
     /// Lines taken, the last of which is the one that is wrong if one is.
@@ -142,36 +142,36 @@ struct Importing {
     /// Lines that are done with: what is between is the batch.
     lines_committed: u64,
     imported: Imported,
-    wanted: Wanted,
+    concern: WriteConcern,
     /// Why one batch is not held by as many replicas as wanted. The others are not waited for then.
-    missed: Option<Error>,
+    replication_error: Option<Error>,
     /// What the batch and a line that has begun hold of the memory for all bodies.
-    held: Held,
+    reservation: Reservation,
 }
 
-impl Importing {
-    async fn read(&mut self, mut upload: Upload) -> Result<()> {
+impl RunningImport {
+    async fn read(&mut self, mut reader: BodyReader) -> Result<()> {
         // The part of a line whose end has not come yet.
-        let mut begun = BytesMut::new();
-        while let Some(mut bytes) = upload.next().await? {
+        let mut partial_line = BytesMut::new();
+        while let Some(mut bytes) = reader.next().await? {
             while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
                 let rest = bytes.split_to(end + 1);
-                self.check_length(begun.len() + rest.len())?;
-                let line = join(&mut begun, rest);
+                self.check_length(partial_line.len() + rest.len())?;
+                let line = join(&mut partial_line, rest);
                 self.take_line(&line).await?;
             }
-            self.check_length(begun.len() + bytes.len())?;
+            self.check_length(partial_line.len() + bytes.len())?;
             // A batch is held as text and as values.
-            self.held.cover(2 * (begun.len() + bytes.len() + self.batch_bytes))?;
-            begun.extend_from_slice(&bytes);
+            self.reservation.reserve_at_least(2 * (partial_line.len() + bytes.len() + self.batch_bytes))?;
+            partial_line.extend_from_slice(&bytes);
         }
-        let line = begun.freeze();
+        let line = partial_line.freeze();
         if let Err(error) = self.take_line(&line).await {
             // Of an export, a last line without its end is half a line.
-            self.unsealing.check_end()?;
+            self.export_reader.check_end()?;
             return Err(error);
         }
-        self.unsealing.check_end()?;
+        self.export_reader.check_end()?;
         self.commit().await
     }
 
@@ -189,7 +189,7 @@ impl Importing {
             return Ok(());
         }
         self.lines += 1;
-        if !self.unsealing.is_row(line)? {
+        if !self.export_reader.is_row(line)? {
             return Ok(());
         }
         let row = self.parse(line)?;
@@ -215,8 +215,8 @@ impl Importing {
         };
         let raw = line.value.ok_or(Error::MissingValue)?;
         let limit = self.node.value_bytes_max();
-        let value = match self.keeps_surrogates {
-            true => value::take_old_value(limit, raw),
+        let value = match self.accepts_surrogates {
+            true => value::take_lenient_value(limit, raw),
             false => value::take_value(limit, raw).map_err(|error| match error {
                 Error::BadJson(why) if why.contains("surrogate") => Error::BadJson(format!(
                     "{why}; or take rows of an old export as they are, with ?surrogates=keep"
@@ -270,14 +270,14 @@ impl Importing {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
-        let imported = self.node.import(batch, self.wanted.replicas).await?;
+        let imported = self.node.import(batch, self.concern.replicas).await?;
         self.batch_bytes = 0;
         self.lines_committed = self.lines;
         self.imported.written += imported.written;
         self.imported.skipped += imported.skipped;
         // Batch by batch, so that no peer falls behind by more than the journal remembers.
-        if let (None, Some(latest)) = (&self.missed, imported.latest) {
-            self.missed = self.node.replicated(latest, self.wanted).await.err();
+        if let (None, Some(latest)) = (&self.replication_error, imported.latest) {
+            self.replication_error = self.node.replicated(latest, self.concern).await.err();
         }
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Importing {
     }
 
     /// What failed, at which line or in which batch of lines, and what was written before it.
-    fn broken_off(&self, error: &Error, call: &Call) -> Response {
+    fn abort_response(&self, error: &Error, call: &Call) -> Response {
         let (first, last) = (self.lines_committed + 1, self.lines);
         // The batch is given away only to be committed: while it is here, it was a line that failed.
         let are_many = self.batch.is_empty() && first < last;
@@ -309,10 +309,10 @@ impl Importing {
 }
 
 /// A line of which the beginning may have come before.
-fn join(begun: &mut BytesMut, rest: Bytes) -> Bytes {
-    if begun.is_empty() {
+fn join(partial_line: &mut BytesMut, rest: Bytes) -> Bytes {
+    if partial_line.is_empty() {
         return rest;
     }
-    begun.extend_from_slice(&rest);
-    begun.split().freeze()
+    partial_line.extend_from_slice(&rest);
+    partial_line.split().freeze()
 }

@@ -26,7 +26,7 @@ use crate::{
             condition, expiry,
             path::{self, Address},
             route::Route,
-            value::{self, absent, take_value, with_meta},
+            value::{self, absent, take_value, with_metadata},
         },
         response,
     },
@@ -75,13 +75,13 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
     }
     // What is asked for by name goes before what a client accepts.
     let mut response = if call.uri.query().is_some() && call.query().flag("meta")? {
-        response::json_text(with_meta(&entry))
+        response::json_text(with_metadata(&entry))
     } else if wants_text(call) {
-        response::with_type(response::TEXT, bare_text(&entry.value))
+        response::with_type(response::TEXT, plain_text(&entry.value))
     } else if entry.value.as_str().len() >= SHARED_BYTES_MIN {
         shared(&entry.value)
     } else {
-        response::json_text(enveloped(&entry.value))
+        response::json_text(wrap_value(&entry.value))
     };
     insert_entry_headers(&mut response, &entry);
     Ok(response)
@@ -166,11 +166,11 @@ async fn delete(node: &Node, call: &Call, address: Address) -> Result<Response> 
 }
 
 async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Result<Response> {
-    let wanted = condition::wanted(call)?;
+    let concern = condition::write_concern(call)?;
     let condition = condition::of_write(&call.headers)?;
     let deletes = matches!(action, Action::Delete { .. });
     let written = node.write(&address.table, Write { key: address.key, action, condition }).await?;
-    node.replicated(written.timestamp, wanted).await?;
+    node.replicated(written.timestamp, concern).await?;
     Ok(if deletes { deleted(written) } else { wrote(written) })
 }
 
@@ -193,7 +193,7 @@ fn deleted(written: Written) -> Response {
 }
 
 /// The whole body of a request that carries one value.
-async fn read_value_body(node: &Node, call: &Call) -> Result<body::Whole> {
+async fn read_value_body(node: &Node, call: &Call) -> Result<body::FullBody> {
     let limit = node.value_bytes_max();
     body::read(call, limit + body::ENVELOPE_BYTES_MAX).await.map_err(|error| match error {
         // The limit that counts for the client is the value's.
@@ -203,7 +203,7 @@ async fn read_value_body(node: &Node, call: &Call) -> Result<body::Whole> {
 }
 
 /// `{"value":V}`, without looking into V.
-fn enveloped(value: &Value) -> Vec<u8> {
+fn wrap_value(value: &Value) -> Vec<u8> {
     let value = value.as_str().as_bytes();
     let mut body = Vec::with_capacity(value.len() + 10);
     body.extend_from_slice(b"{\"value\":");
@@ -212,7 +212,7 @@ fn enveloped(value: &Value) -> Vec<u8> {
     body
 }
 
-/// As `enveloped`, without a copy of V: all who read it now send the bytes of one.
+/// As `wrap_value`, without a copy of V: all who read it now send the bytes of one.
 fn shared(value: &Value) -> Response {
     struct Text(Value);
     impl AsRef<[u8]> for Text {
@@ -242,7 +242,7 @@ fn wants_text(call: &Call) -> bool {
 }
 
 /// The value alone; a string without its quotes. One that no text can be (a lone surrogate) stays JSON.
-fn bare_text(value: &Value) -> String {
+fn plain_text(value: &Value) -> String {
     serde_json::from_str::<String>(value.as_str()).unwrap_or_else(|_| value.as_str().to_string())
 }
 
@@ -292,15 +292,15 @@ mod tests {
     #[test]
     fn a_value_is_answered_as_it_came_in() {
         let entry = entry(r#"{"n":12345678901234567890}"#, 1);
-        assert_eq!(enveloped(&entry.value), br#"{"value":{"n":12345678901234567890}}"#);
-        let meta: serde_json::Value = serde_json::from_str(&with_meta(&entry)).expect("json");
+        assert_eq!(wrap_value(&entry.value), br#"{"value":{"n":12345678901234567890}}"#);
+        let meta: serde_json::Value = serde_json::from_str(&with_metadata(&entry)).expect("json");
         assert_eq!(meta["version"], entry.timestamp.to_string());
         assert_eq!((meta["timestamp"].as_u64(), meta["expires_at"].as_u64()), (Some(1), Some(5)));
     }
 
     #[test]
     fn plain_text_is_a_string_without_quotes_and_any_other_value_as_json() {
-        let text = |value: &str| bare_text(&Value::trusted(value.into()));
+        let text = |value: &str| plain_text(&Value::trusted(value.into()));
         assert_eq!(text(r#""a \"b\"\n""#), "a \"b\"\n");
         assert_eq!(text("[1,2]"), "[1,2]");
         assert_eq!(text(r#""\ud800""#), r#""\ud800""#);

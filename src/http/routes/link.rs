@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What only a proxy sends.
-const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+const FORWARDING_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `GET /_/link`.
@@ -43,18 +43,18 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     }
     let (upgrade, accept) = upgrade::handshake(call)?;
     // Before anything is said or logged: a stranger is not to fill the log.
-    let arriving = node.admit_link(call.remote, is_passed_on(call)).inspect_err(|error| {
+    let incoming = node.admit_link(call.remote, is_forwarded(call)).inspect_err(|error| {
         debug!(remote = %call.remote, %error, "link refused");
     })?;
     let protocol = response::plain(subprotocol().into());
     if !upgrade::has_token(call, header::SEC_WEBSOCKET_PROTOCOL, &subprotocol()) {
-        arriving.fail();
+        incoming.reject();
         return Ok(refuse_protocol(call, protocol));
     }
     let remote = call.remote;
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(connection) => arriving.arrive(TokioIo::new(connection)),
+            Ok(connection) => incoming.accept(TokioIo::new(connection)),
             Err(error) => debug!(%remote, %error, "connection lost before it became a link"),
         }
     });
@@ -64,8 +64,8 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
 }
 
 /// Whether a proxy says that it passed the request on: it was not made on the machine that it comes from.
-fn is_passed_on(call: &Call) -> bool {
-    PASSED_ON.iter().any(|name| call.headers.contains_key(*name))
+fn is_forwarded(call: &Call) -> bool {
+    FORWARDING_HEADERS.iter().any(|name| call.headers.contains_key(*name))
 }
 
 /// The answer to a node of another version. The header tells it what is spoken here, whatever becomes of the text.
@@ -86,10 +86,10 @@ mod tests {
     fn what_a_proxy_passes_on_is_told_apart() {
         let passed_on = |name: &str| {
             let request = hyper::Request::get(LINK_PATH).header(name, "192.0.2.1");
-            is_passed_on(&Call::of(request.body(()).expect("a request")))
+            is_forwarded(&Call::of(request.body(()).expect("a request")))
         };
         assert!(!passed_on("accept"));
-        for name in PASSED_ON {
+        for name in FORWARDING_HEADERS {
             assert!(passed_on(name), "{name}");
         }
     }

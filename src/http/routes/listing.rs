@@ -75,7 +75,7 @@ async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Re
 async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
     match call.method {
         Method::GET | Method::HEAD => {
-            let shape = Shape::Store(Show::of(call.query())?);
+            let shape = Shape::Store(Fields::of(call.query())?);
             Listing::of(node, &call, table, shape)?.answer(&call).await
         }
         _ => response::other_method(&call, "GET, HEAD, OPTIONS"),
@@ -110,7 +110,7 @@ pub fn range(query: Query<'_>) -> Result<Range> {
 
 /// What is shown of a row beside its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Show {
+pub enum Fields {
     /// `V`
     Value,
     /// `{"value":V,"version":...}`
@@ -119,7 +119,7 @@ pub enum Show {
     Meta,
 }
 
-impl Show {
+impl Fields {
     fn of(query: Query<'_>) -> Result<Self> {
         match (query.switch("values")?.unwrap_or(true), query.flag("meta")?) {
             (true, false) => Ok(Self::Value),
@@ -135,8 +135,8 @@ impl Show {
     pub fn append(self, body: &mut Vec<u8>, entry: &Entry) {
         match self {
             Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
-            Self::ValueAndMeta => body.extend_from_slice(value::with_meta(entry).as_bytes()),
-            Self::Meta => body.extend_from_slice(value::meta_alone(entry).as_bytes()),
+            Self::ValueAndMeta => body.extend_from_slice(value::with_metadata(entry).as_bytes()),
+            Self::Meta => body.extend_from_slice(value::metadata_only(entry).as_bytes()),
         }
     }
 }
@@ -147,7 +147,7 @@ enum Shape {
     /// `["k1","k2"]`
     Keys,
     /// `{"k1":V1,"k2":V2}`
-    Store(Show),
+    Store(Fields),
 }
 
 impl Shape {
@@ -172,7 +172,7 @@ struct Listing {
     /// Whether keys are missing that cannot be read.
     incomplete: bool,
     /// Whether it was known at the beginning that there would be such.
-    warned: bool,
+    marked_incomplete: bool,
     opened: bool,
     ended: bool,
 }
@@ -194,20 +194,20 @@ impl Listing {
             shape,
             begun: false,
             incomplete: false,
-            warned: false,
+            marked_incomplete: false,
             opened: false,
             ended: false,
         })
     }
 
     async fn answer(mut self, call: &Call) -> Result<Response> {
-        self.warned = self.node.lacks(&self.table, &self.range);
+        self.marked_incomplete = self.node.has_unreadable_keys(&self.table, &self.range);
         match self.limit {
             None => {
                 // Of a part of the table nobody knows how many keys it has before they are read.
                 let total = self.is_all().then(|| self.node.keys_total(|name| *name == self.table)).flatten();
                 Ok(response::with_total(
-                    chunks::answer(&call.peer.budget, response::JSON, self).await?,
+                    chunks::answer(&call.connection.budget, response::JSON, self).await?,
                     total,
                 ))
             }
@@ -226,12 +226,12 @@ impl Listing {
         let mut left = limit;
         let mut more = true;
         // Of the memory for all answers, until this one holds it as a whole.
-        let mut held = call.peer.budget.nothing();
+        let mut reservation = call.connection.budget.empty_reservation();
         while more && left > 0 && body.len() < LIMITED_PAGE_BYTES_MAX {
             let rows;
             (rows, more) = self.append_rows(&mut body, left.min(PAGE_ROWS)).await?;
             left -= rows;
-            held.cover(body.len())?;
+            reservation.reserve_at_least(body.len())?;
         }
         body.push(self.shape.closing());
         let mut response =
@@ -266,12 +266,12 @@ impl Listing {
                 }
                 Ok(self.advance(page, |key| key))
             }
-            Shape::Store(show) => {
+            Shape::Store(fields) => {
                 let page = self.node.rows(&self.table, &self.range, rows_max).await?;
                 for row in &page.rows {
                     self.append_key(body, &row.key);
                     body.push(b':');
-                    show.append(body, &row.entry);
+                    fields.append(body, &row.entry);
                 }
                 Ok(self.advance(page, |row: Row| row.key))
             }
@@ -315,7 +315,7 @@ impl Chunks for Listing {
     }
 
     fn is_incomplete(&self) -> bool {
-        self.incomplete || self.warned
+        self.incomplete || self.marked_incomplete
     }
 }
 

@@ -148,7 +148,7 @@ impl Collector for NodeFigures {
             (
                 "storage_doubtful",
                 "1 while rows may be missing or older than what was acknowledged",
-                u64::from(stats.is_doubtful),
+                u64::from(stats.may_have_lost_rows),
             ),
         ];
         for (name, help, value) in gauges {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use warp::reply::Response;
 
-use super::listing::{self, Show};
+use super::listing::{self, Fields};
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
@@ -26,7 +26,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// What a multi-get asks for, where it is an object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a list of keys, or {\"keys\": [...]}")]
-struct Asked<'a> {
+struct MultiGetBody<'a> {
     #[serde(borrow)]
     keys: &'a RawValue,
 }
@@ -36,13 +36,22 @@ struct Asked<'a> {
 /// # Errors
 /// `BadJson`, `BadName`, `TooLarge`, `TooManyOperations`, `Overloaded`.
 pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
-    let show = if call.query().flag("meta")? { Show::ValueAndMeta } else { Show::Value };
-    let bytes = body::read(call, call.peer.options.body_bytes_max).await?;
-    let keys = keys(body::without_bom(&bytes), call.peer.options.batch_ops_max)?;
+    let fields = if call.query().flag("meta")? { Fields::ValueAndMeta } else { Fields::Value };
+    let bytes = body::read(call, call.connection.options.body_bytes_max).await?;
+    let keys = keys(body::without_bom(&bytes), call.connection.options.batch_ops_max)?;
     drop(bytes);
     let keys = keys.into_iter();
-    let many = Many { node, table, keys, show, begun: false, opened: false, incomplete: false, ended: false };
-    chunks::answer(&call.peer.budget, response::JSON, many).await
+    let chunks = MultiGet {
+        node,
+        table,
+        keys,
+        fields,
+        has_rows: false,
+        opened: false,
+        incomplete: false,
+        ended: false,
+    };
+    chunks::answer(&call.connection.budget, response::JSON, chunks).await
 }
 
 /// The keys that a multi-get asks for, in their order.
@@ -62,25 +71,25 @@ fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
     if body.trim_ascii_start().starts_with(b"[") {
         body::for_each_item(body, add)?;
     } else {
-        body::for_each_item(body::parse_object::<Asked>(body)?.keys.get().as_bytes(), add)?;
+        body::for_each_item(body::parse_object::<MultiGetBody>(body)?.keys.get().as_bytes(), add)?;
     }
     Ok(keys)
 }
 
 /// A multi-get under way.
-struct Many {
+struct MultiGet {
     node: Arc<Node>,
     table: TableName,
     keys: std::vec::IntoIter<Key>,
-    show: Show,
-    begun: bool,
+    fields: Fields,
+    has_rows: bool,
     opened: bool,
     /// Whether one of the keys cannot be read.
     incomplete: bool,
     ended: bool,
 }
 
-impl Chunks for Many {
+impl Chunks for MultiGet {
     async fn next(&mut self) -> Result<Chunk> {
         if self.ended {
             return Err(listing::unreadable(&self.table));
@@ -102,12 +111,12 @@ impl Chunks for Many {
                 entry => entry?,
             };
             let Some(entry) = entry else { continue };
-            if std::mem::replace(&mut self.begun, true) {
+            if std::mem::replace(&mut self.has_rows, true) {
                 bytes.push(b',');
             }
             listing::append_string(&mut bytes, key.as_str());
             bytes.push(b':');
-            self.show.append(&mut bytes, &entry);
+            self.fields.append(&mut bytes, &entry);
         }
         Ok(Chunk { bytes, last: false })
     }

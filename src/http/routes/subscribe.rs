@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     http::{
         events,
-        keep_alive::{self, Beats, Pulse},
+        keep_alive::{self, KeepAlive, KeepAliveTicks},
         request::{
             Call, Query,
             path::{self, Address},
@@ -52,10 +52,10 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// `GET /{table}/subscribe/{key}`, `GET /{table}/subscribe?prefix=&keys=`, `GET /_/subscribe?topic=`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
-    let pulse = Pulse::start(keep_alive::PERIOD);
+    let keep_alive = KeepAlive::start(keep_alive::PERIOD);
     route(Route::Subscribe, target, move |call, target| {
-        let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
-        async move { follow(&node, &pulse, &call, target).await }
+        let (node, keep_alive) = (Arc::clone(&node), Arc::clone(&keep_alive));
+        async move { follow(&node, &keep_alive, &call, target).await }
     })
 }
 
@@ -77,7 +77,12 @@ fn target(path: &str) -> Option<Result<Target>> {
     path::collection(path, "subscribe").map(|table| table.map(Target::Table))
 }
 
-async fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Target) -> Result<Response> {
+async fn follow(
+    node: &Arc<Node>,
+    keep_alive: &Arc<KeepAlive>,
+    call: &Call,
+    target: Target,
+) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call, ALLOW);
     }
@@ -86,13 +91,13 @@ async fn follow(node: &Arc<Node>, pulse: &Arc<Pulse>, call: &Call, target: Targe
     if call.method == Method::HEAD {
         return Ok(event_stream(futures_util::stream::empty()));
     }
-    if upgrade::is_wanted(call) {
-        return websocket::stream(node, pulse, call, topics, start).await;
+    if upgrade::is_requested(call) {
+        return websocket::stream(node, keep_alive, call, topics, start).await;
     }
     let subscription = node.watch(topics, start).await?;
     let head = events::head(node.address(), subscription.position());
-    call.peer.expect_events();
-    Ok(event_stream(Events { head: Some(head), subscription, beats: pulse.beats() }))
+    call.connection.expect_events();
+    Ok(event_stream(Events { head: Some(head), subscription, ticks: keep_alive.ticks() }))
 }
 
 /// What to follow.
@@ -165,7 +170,7 @@ fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 's
 struct Events {
     head: Option<Bytes>,
     subscription: Subscription,
-    beats: Beats,
+    ticks: KeepAliveTicks,
 }
 
 impl Stream for Events {
@@ -178,8 +183,8 @@ impl Stream for Events {
         if let Poll::Ready(notice) = Pin::new(&mut self.subscription).poll_next(context) {
             return Poll::Ready(notice.map(|notice: Notice| Ok(events::frame(&notice))));
         }
-        let beat = Pin::new(&mut self.beats).poll_next(context);
-        beat.map(|beat| beat.map(|()| Ok(events::keep_alive(self.subscription.position()))))
+        let tick = Pin::new(&mut self.ticks).poll_next(context);
+        tick.map(|tick| tick.map(|()| Ok(events::keep_alive(self.subscription.position()))))
     }
 }
 

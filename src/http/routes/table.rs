@@ -17,7 +17,7 @@ use crate::{
         request::{Call, condition, path, route::Route, value::prefix_of},
         response,
     },
-    node::{Node, Removal, Wanted},
+    node::{Node, Removal, WriteConcern},
 };
 
 /// The route of whole tables. It stands last: paths of one segment are the server's first.
@@ -37,9 +37,9 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     }
     let (prefix, confirm) = (call.query().get("prefix")?, call.query().get("confirm")?);
     let prefix = prefix_of(&table, prefix.as_deref(), confirm.as_deref())?;
-    let wanted = condition::wanted(&call)?;
+    let concern = condition::write_concern(&call)?;
     let mut removal = node.begin_removal(table, prefix);
-    match run(&node, &mut removal, wanted).await {
+    match run(&node, &mut removal, concern).await {
         Ok(()) => response::json(&json!({ "deleted": removal.deleted() })),
         Err(error) => {
             let mut problem = response::problem_object(&error, call.request_id.to_str().unwrap_or_default());
@@ -52,10 +52,10 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     }
 }
 
-async fn run(node: &Arc<Node>, removal: &mut Removal, wanted: Wanted) -> Result<()> {
+async fn run(node: &Arc<Node>, removal: &mut Removal, concern: WriteConcern) -> Result<()> {
     while let Some(last) = removal.step(node).await? {
         // Piece by piece, so that no peer falls behind by more than the journal remembers.
-        node.replicated(last, wanted).await?;
+        node.replicated(last, concern).await?;
     }
     Ok(())
 }

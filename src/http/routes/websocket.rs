@@ -7,7 +7,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{exactly, route};
 use crate::{
     http::{
-        keep_alive::{self, Pulse},
+        keep_alive::{self, KeepAlive},
         request::route::Route,
         websocket,
     },
@@ -18,9 +18,9 @@ const PATH: &str = "/_/ws";
 
 /// `GET /_/ws`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
-    let pulse = Pulse::start(keep_alive::PERIOD);
+    let keep_alive = KeepAlive::start(keep_alive::PERIOD);
     route(Route::WebSocket, exactly(PATH), move |call, ()| {
-        let (node, pulse) = (Arc::clone(&node), Arc::clone(&pulse));
-        async move { websocket::conversation(&node, &pulse, &call).await }
+        let (node, keep_alive) = (Arc::clone(&node), Arc::clone(&keep_alive));
+        async move { websocket::serve(&node, &keep_alive, &call).await }
     })
 }

@@ -19,7 +19,7 @@ use warp::{Reply, reply::Response};
 use crate::http::{
     request::{
         Call,
-        budget::{Budget, Held, tie},
+        budget::{Budget, Reservation, attach},
         coding::{Coding, Encoder, PLAIN_BYTES_MAX, STEP_BYTES},
         route::Route,
     },
@@ -33,9 +33,9 @@ pub fn apply(call: &Call, response: Response) -> Response {
     }
     let mut response = response;
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
-    let Some(coding) = Coding::wanted(&call.headers) else { return response };
+    let Some(coding) = Coding::negotiate(&call.headers) else { return response };
     // An answer that cannot be coded now, for want of memory, is as good plain.
-    let Some(encoding) = Encoding::begin(coding, &call.peer.budget) else { return response };
+    let Some(encoding) = Encoding::begin(coding, &call.connection.budget) else { return response };
     let (mut head, body) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
@@ -59,15 +59,15 @@ fn pays(call: &Call, response: &Response) -> bool {
 struct Encoding {
     encoder: Encoder,
     budget: Arc<Budget>,
-    held: Held,
+    reservation: Reservation,
 }
 
 impl Encoding {
     fn begin(coding: Coding, budget: &Arc<Budget>) -> Option<Self> {
-        let held = budget.hold(coding.encoder_bytes()).ok()?;
+        let reservation = budget.reserve(coding.encoder_bytes()).ok()?;
         let encoder =
             Encoder::new(coding).inspect_err(|error| warn!(%error, "an answer goes out plain")).ok()?;
-        Some(Self { encoder, budget: Arc::clone(budget), held })
+        Some(Self { encoder, budget: Arc::clone(budget), reservation })
     }
 
     /// The frames, coded: a part of one at a time, so that a long one holds up its thread no longer than a short one.
@@ -90,7 +90,7 @@ impl Encoding {
                 match encoding.encoder.write(&step) {
                     Ok(coded) if coded.is_empty() => tokio::task::consume_budget().await,
                     Ok(coded) => {
-                        let coded = encoding.hold(coded);
+                        let coded = encoding.reserve(coded);
                         return Some((Ok(coded), Some((encoding, frames, plain))));
                     }
                     Err(error) => return Some((Err(error), None)),
@@ -100,18 +100,18 @@ impl Encoding {
     }
 
     fn finish(self) -> io::Result<Bytes> {
-        let Self { encoder, budget, held } = self;
+        let Self { encoder, budget, reservation } = self;
         let last = encoder.finish()?;
-        drop(held);
-        Ok(hold(&budget, last))
+        drop(reservation);
+        Ok(reserve(&budget, last))
     }
 
-    fn hold(&self, coded: Vec<u8>) -> Bytes {
-        hold(&self.budget, coded)
+    fn reserve(&self, coded: Vec<u8>) -> Bytes {
+        reserve(&self.budget, coded)
     }
 }
 
-fn hold(budget: &Arc<Budget>, coded: Vec<u8>) -> Bytes {
-    let held = budget.hold_anyway(coded.len() as u64);
-    tie(coded.into(), held)
+fn reserve(budget: &Arc<Budget>, coded: Vec<u8>) -> Bytes {
+    let reservation = budget.force_reserve(coded.len() as u64);
+    attach(coded.into(), reservation)
 }

@@ -16,23 +16,23 @@ use tracing::debug;
 
 use crate::{
     error::Error,
-    http::{HEAD_BYTES_MAX, request::peer::Peer, response},
+    http::{HEAD_BYTES_MAX, request::connection_state::ConnectionState, response},
 };
 
 /// No answer of hyper's own is longer: a status line and three headers.
-const OWN_ANSWER_BYTES_MAX: usize = 256;
+const HYPER_RESPONSE_BYTES_MAX: usize = 256;
 
 /// A connection on which requests and their answers take turns.
-pub struct Exchange<S> {
+pub struct Http1Stream<S> {
     stream: S,
-    peer: Arc<Peer>,
+    connection: Arc<ConnectionState>,
     phase: Phase,
     /// Since when; `None` before anybody waited.
     since: Option<Instant>,
     /// Requests that were begun before.
     requests: usize,
     timer: Option<Pin<Box<Sleep>>>,
-    replacing: Option<Replacing>,
+    replacement: Option<Replacement>,
 }
 
 /// What is waited for while no request is open.
@@ -45,30 +45,30 @@ enum Phase {
 }
 
 /// What is written instead of an answer of hyper's.
-struct Replacing {
+struct Replacement {
     bytes: Vec<u8>,
     written: usize,
     /// Bytes that hyper is told were written, once all of these are.
-    instead_of: usize,
+    replaced_bytes: usize,
 }
 
-impl<S> Exchange<S> {
-    /// The connection of `peer`, whose first bytes are there.
-    pub fn new(stream: S, peer: Arc<Peer>) -> Self {
+impl<S> Http1Stream<S> {
+    /// The connection of `connection`, whose first bytes are there.
+    pub fn new(stream: S, connection: Arc<ConnectionState>) -> Self {
         Self {
             stream,
-            peer,
+            connection,
             phase: Phase::Head,
             since: Some(Instant::now()),
             requests: 0,
             timer: None,
-            replacing: None,
+            replacement: None,
         }
     }
 
     /// Notes that bytes came in. The clock is looked at once they turn out not to be a whole head.
     fn received(&mut self) {
-        let requests = self.peer.requests_begun();
+        let requests = self.connection.requests_begun();
         if self.phase == Phase::Idle || self.requests != requests {
             (self.phase, self.since, self.requests) = (Phase::Head, None, requests);
         }
@@ -76,17 +76,17 @@ impl<S> Exchange<S> {
 
     /// Ready once the client has let its time pass.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.peer.is_event_stream() || self.peer.is_upgraded() {
+        if self.connection.is_event_stream() || self.connection.is_upgraded() {
             self.timer = None;
             return Poll::Pending;
         }
-        if self.peer.is_owed() {
+        if self.connection.is_busy() {
             return Poll::Pending;
         }
         if self.has_answered() {
-            (self.phase, self.since, self.requests) = (Phase::Idle, None, self.peer.requests_begun());
+            (self.phase, self.since, self.requests) = (Phase::Idle, None, self.connection.requests_begun());
         }
-        let options = &self.peer.options;
+        let options = &self.connection.options;
         let since = *self.since.get_or_insert_with(Instant::now);
         let deadline = match self.phase {
             Phase::Idle => since + options.idle_timeout,
@@ -108,11 +108,11 @@ impl<S> Exchange<S> {
 
     /// Whether a request was begun since what is waited for was said.
     fn has_answered(&self) -> bool {
-        self.requests != self.peer.requests_begun()
+        self.requests != self.connection.requests_begun()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Exchange<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -125,17 +125,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Exchange<S> {
             return read;
         }
         ready!(this.poll_timeout(context));
-        debug!(remote = %this.peer.remote, waited_for = ?this.phase, "closed: the client's time is over");
+        debug!(remote = %this.connection.remote, waited_for = ?this.phase, "closed: the client's time is over");
         // As if the client had hung up.
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> Exchange<S> {
+impl<S: AsyncWrite + Unpin> Http1Stream<S> {
     /// Writes what replaces an answer of hyper's; `None` where nothing does.
-    fn poll_replacing(&mut self, context: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
-        let Self { stream, replacing, .. } = self;
-        let current = replacing.as_mut()?;
+    fn poll_replacement(&mut self, context: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        let Self { stream, replacement, .. } = self;
+        let current = replacement.as_mut()?;
         while current.written < current.bytes.len() {
             let rest = &current.bytes[current.written..];
             match Pin::new(&mut *stream).poll_write(context, rest) {
@@ -144,28 +144,31 @@ impl<S: AsyncWrite + Unpin> Exchange<S> {
                 other => return Some(other),
             }
         }
-        let instead_of = current.instead_of;
-        *replacing = None;
-        Some(Poll::Ready(Ok(instead_of)))
+        let replaced_bytes = current.replaced_bytes;
+        *replacement = None;
+        Some(Poll::Ready(Ok(replaced_bytes)))
     }
 
     fn replace(&mut self, bytes: &[u8]) {
-        if self.replacing.is_none() && !self.peer.has_open_requests() && !self.peer.is_upgraded() {
-            let replaced = replaced(bytes);
-            self.replacing =
-                replaced.map(|new| Replacing { bytes: new, written: 0, instead_of: bytes.len() });
+        if self.replacement.is_none()
+            && !self.connection.has_open_requests()
+            && !self.connection.is_upgraded()
+        {
+            let replacement = replacement_for(bytes);
+            self.replacement =
+                replacement.map(|new| Replacement { bytes: new, written: 0, replaced_bytes: bytes.len() });
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Exchange<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.replace(bytes);
-        match self.poll_replacing(context) {
+        match self.poll_replacement(context) {
             Some(written) => written,
             None => Pin::new(&mut self.stream).poll_write(context, bytes),
         }
@@ -180,7 +183,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Exchange<S> {
         if let [alone] = slices {
             self.replace(alone);
         }
-        match self.poll_replacing(context) {
+        match self.poll_replacement(context) {
             Some(written) => written,
             None => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
         }
@@ -207,12 +210,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Exchange<S> {
 
 /// What to write instead of these bytes, where they end in an answer of hyper's own: a head of status 4xx without a body, and
 /// without the request id that all of ours have.
-fn replaced(bytes: &[u8]) -> Option<Vec<u8>> {
+fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
     const BEGINNING: &[u8] = b"HTTP/1.1 4";
     if !bytes.ends_with(b"\r\n\r\n") {
         return None;
     }
-    let tail = &bytes[bytes.len().saturating_sub(OWN_ANSWER_BYTES_MAX)..];
+    let tail = &bytes[bytes.len().saturating_sub(HYPER_RESPONSE_BYTES_MAX)..];
     let start = tail.windows(BEGINNING.len()).rposition(|window| window == BEGINNING)?;
     let head = std::str::from_utf8(&tail[start..]).ok()?;
     if head.contains("x-request-id:") || !head.contains("content-length: 0\r\n") {
@@ -235,7 +238,7 @@ mod tests {
     const OWN: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n";
 
     fn text(bytes: &[u8]) -> Option<String> {
-        replaced(bytes).map(|bytes| String::from_utf8(bytes).expect("text"))
+        replacement_for(bytes).map(|bytes| String::from_utf8(bytes).expect("text"))
     }
 
     #[test]

@@ -20,7 +20,7 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
 
 /// Adds what a browser needs to let the page of this call have the response.
 pub fn apply(call: &Call, response: &mut Response) {
-    let allowed = &call.peer.options.cors_origins;
+    let allowed = &call.connection.options.cors_origins;
     if allowed.is_empty() {
         return;
     }

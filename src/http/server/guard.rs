@@ -76,20 +76,20 @@ impl Guard {
     /// # Errors
     /// `BadRequest` where it does not say which host it is for, or says several; `Misdirected` where that is not this node;
     /// `Forbidden` where a page of another site made it.
-    pub fn admit(&self, call: &Call, said: &Said<'_>) -> Result<()> {
-        let requested = said.requested_host(call)?;
-        let has_page = said.origin.is_some() || said.site.is_some();
+    pub fn admit(&self, call: &Call, head: &GuardHeaders<'_>) -> Result<()> {
+        let requested = head.requested_host(call)?;
+        let has_page = head.origin.is_some() || head.site.is_some();
         // Most requests of a connection are for the host that the first was for.
-        if !has_page && requested.is_some_and(|host| call.peer.is_asked_as(host)) {
+        if !has_page && requested.is_some_and(|host| call.connection.is_confirmed_host(host)) {
             return Ok(());
         }
         let host = requested.map(Host::parse_bytes).transpose()?;
-        let from_a_peer = call.path() == LINK_PATH && said.origin.is_none() && upgrade::is_wanted(call);
-        if let Some(host) = host.filter(|_| !from_a_peer) {
+        let is_link = call.path() == LINK_PATH && head.origin.is_none() && upgrade::is_requested(call);
+        if let Some(host) = host.filter(|_| !is_link) {
             self.admit_host(host)?;
-            requested.into_iter().for_each(|requested| call.peer.asked_as(requested));
+            requested.into_iter().for_each(|requested| call.connection.confirm_host(requested));
         }
-        self.admit_page(call, said, host)
+        self.admit_page(call, head, host)
     }
 
     fn admit_host(&self, host: Host<'_>) -> Result<()> {
@@ -115,9 +115,9 @@ impl Guard {
     }
 
     /// `host`: what the request is for, which is this node where there is a page.
-    fn admit_page(&self, call: &Call, said: &Said<'_>, host: Option<Host<'_>>) -> Result<()> {
-        let is_cross_site = said.site.is_some_and(|site| site == "cross-site");
-        let Some(origin) = said.origin else {
+    fn admit_page(&self, call: &Call, head: &GuardHeaders<'_>, host: Option<Host<'_>>) -> Result<()> {
+        let is_cross_site = head.site.is_some_and(|site| site == "cross-site");
+        let Some(origin) = head.origin else {
             return match is_cross_site && !is_navigation(&call.headers, &call.method) {
                 false => Ok(()),
                 true => Err(Error::Forbidden(
@@ -127,15 +127,15 @@ impl Guard {
                 )),
             };
         };
-        let is_one = said.origins == 1;
-        if is_one && cors::is_allowed(&self.cors_origins, origin) {
+        let is_single = head.origins == 1;
+        if is_single && cors::is_allowed(&self.cors_origins, origin) {
             return Ok(());
         }
-        let is_own = |host: Host<'_>| self.is_own(origin, host, said.site);
-        if is_one && !is_cross_site && host.is_some_and(is_own) {
+        let is_own = |host: Host<'_>| self.is_own(origin, host, head.site);
+        if is_single && !is_cross_site && host.is_some_and(is_own) {
             return Ok(());
         }
-        Err(foreign_page(origin))
+        Err(foreign_origin(origin))
     }
 
     /// Whether a page of `origin` is this node's own. Never because `Origin` and `Host` are the same alone: a rebound name
@@ -147,8 +147,9 @@ impl Guard {
             && page.name.eq_ignore_ascii_case(host.name)
             && page.port_of(scheme) == host.port_of(own_scheme);
         // Behind a proxy that speaks TLS the page's scheme is another, and the host may be. The browser has compared both.
-        let is_by_proxy = || site.is_some_and(|site| site == "same-origin") && self.is_known(page.name);
-        is_same || is_by_proxy()
+        let is_same_origin_by_proxy =
+            || site.is_some_and(|site| site == "same-origin") && self.is_known(page.name);
+        is_same || is_same_origin_by_proxy()
     }
 
     fn is_known(&self, name: &str) -> bool {
@@ -158,7 +159,7 @@ impl Guard {
 
 /// What a head says that the guard looks at: found by one walk over it, as each search for a header costs more than a walk.
 #[derive(Default)]
-pub struct Said<'a> {
+pub struct GuardHeaders<'a> {
     host: Option<&'a HeaderValue>,
     hosts: usize,
     origin: Option<&'a HeaderValue>,
@@ -168,22 +169,22 @@ pub struct Said<'a> {
     pub connection: bool,
 }
 
-impl<'a> Said<'a> {
+impl<'a> GuardHeaders<'a> {
     /// What these headers say.
     pub fn of(headers: &'a HeaderMap) -> Self {
-        let mut said = Self::default();
+        let mut head = Self::default();
         for (name, value) in headers {
             if *name == header::HOST {
-                (said.host, said.hosts) = (said.host.or(Some(value)), said.hosts + 1);
+                (head.host, head.hosts) = (head.host.or(Some(value)), head.hosts + 1);
             } else if *name == header::ORIGIN {
-                (said.origin, said.origins) = (said.origin.or(Some(value)), said.origins + 1);
+                (head.origin, head.origins) = (head.origin.or(Some(value)), head.origins + 1);
             } else if *name == header::CONNECTION {
-                said.connection = true;
+                head.connection = true;
             } else if *name == SEC_FETCH_SITE {
-                said.site = Some(value);
+                head.site = Some(value);
             }
         }
-        said
+        head
     }
 
     /// Which host the request is for. `None` where it does not say, which HTTP/1.0 allows; no browser speaks that.
@@ -241,7 +242,7 @@ impl<'a> Host<'a> {
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         let is_name = || (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain);
-        if !is_name() && address_in_brackets(name).is_none() {
+        if !is_name() && bracketed_ipv6(name).is_none() {
             return None;
         }
         Some(Self { name: name.strip_suffix('.').unwrap_or(name), port })
@@ -252,7 +253,7 @@ impl<'a> Host<'a> {
     }
 }
 
-fn address_in_brackets(name: &str) -> Option<Ipv6Addr> {
+fn bracketed_ipv6(name: &str) -> Option<Ipv6Addr> {
     name.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
@@ -260,7 +261,7 @@ fn address_in_brackets(name: &str) -> Option<Ipv6Addr> {
 fn is_local(name: &str) -> bool {
     name.parse::<Ipv4Addr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
-        || address_in_brackets(name).is_some()
+        || bracketed_ipv6(name).is_some()
 }
 
 /// Whether a pattern of `--allowed-host` stands for `name`.
@@ -288,7 +289,7 @@ fn is_navigation(headers: &HeaderMap, method: &Method) -> bool {
         && says(&SEC_FETCH_DEST, "document")
 }
 
-fn foreign_page(origin: &HeaderValue) -> Error {
+fn foreign_origin(origin: &HeaderValue) -> Error {
     if origin == "null" {
         return Error::Forbidden(
             "a page without an origin (a file, or a frame in a sandbox) may not use this node: serve it by HTTP, and start the \

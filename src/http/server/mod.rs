@@ -13,21 +13,21 @@ pub mod socket;
 pub mod tls;
 
 use self::{
-    connection::Exchange,
+    connection::Http1Stream,
     service::Service,
     socket::{ClientStream, Protocol, Socket},
 };
 use super::{
     HEAD_BYTES_MAX, Options,
     request::{
-        address_limits::{Share, Shares},
-        budget::{self, Budget, Held},
+        address_limits::{AddressLimits, AddressSlot},
+        budget::{self, Budget, Reservation},
     },
     response,
 };
 use crate::{
     error::{Error, Result},
-    http::request::peer::{OpenRequest, Peer},
+    http::request::connection_state::{ConnectionState, OpenRequest},
     node::Node,
 };
 use std::{
@@ -91,15 +91,18 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
-    let places = Arc::new(Semaphore::new(options.connections_max));
+    let permits = Arc::new(Semaphore::new(options.connections_max));
     let budget = Budget::new(options.memory_budget_bytes);
     let mut server = Server {
         service: Arc::new(Service::new(Arc::clone(&node), &options, &budget)?),
-        shares: Shares::new(options.connections_per_address_max, options.connections_per_loopback_max),
+        address_limits: AddressLimits::new(
+            options.connections_per_address_max,
+            options.connections_per_loopback_max,
+        ),
         budget,
         options: Arc::new(options),
         tls,
-        places,
+        permits,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         node: Arc::clone(&node),
         connections: JoinSet::new(),
@@ -115,8 +118,8 @@ struct Server {
     service: Arc<Service>,
     options: Arc<Options>,
     tls: Option<TlsAcceptor>,
-    places: Arc<Semaphore>,
-    shares: Arc<Shares>,
+    permits: Arc<Semaphore>,
+    address_limits: Arc<AddressLimits>,
     budget: Arc<Budget>,
     refusals: Arc<Semaphore>,
     /// Its end is the server's.
@@ -146,11 +149,11 @@ impl Server {
     }
 
     fn admit(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr) {
-        let share = match self.shares.connect(remote.ip()) {
-            Ok(share) => share,
+        let slot = match self.address_limits.connect(remote.ip()) {
+            Ok(slot) => slot,
             Err(error) => return self.refuse(stream, remote, error),
         };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let error = Error::Overloaded(format!(
                 "this node has its {} connections (--max-connections); try again, or another node",
                 self.options.connections_max
@@ -161,35 +164,35 @@ impl Server {
             service: Arc::clone(&self.service),
             tls: self.tls.clone(),
             node: Arc::clone(&self.node),
-            peer: Arc::new(self.peer(remote, Some(share))),
+            connection: Arc::new(self.connection(remote, Some(slot))),
         };
-        self.connections.spawn(connection.run(stream, place));
+        self.connections.spawn(connection.run(stream, permit));
     }
 
-    fn peer(&self, remote: SocketAddr, share: Option<Share>) -> Peer {
-        Peer::new(remote, Arc::clone(&self.options), Arc::clone(&self.budget), share)
+    fn connection(&self, remote: SocketAddr, slot: Option<AddressSlot>) -> ConnectionState {
+        ConnectionState::new(remote, Arc::clone(&self.options), Arc::clone(&self.budget), slot)
     }
 
     fn refuse(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr, error: Error) {
         debug!(%remote, %error, "connection refused");
         // Before a TLS handshake there is no way to say anything.
-        let Some(place) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
+        let Some(permit) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
         else {
             return;
         };
-        let peer = Arc::new(self.peer(remote, None));
+        let connection = Arc::new(self.connection(remote, None));
         self.connections.spawn(async move {
             // The client may be gone; there is nobody else to tell.
-            let _ = say_and_close(stream, peer, place, &error).await;
+            let _ = send_error_and_close(stream, connection, permit, &error).await;
         });
     }
 
     /// Waits until every connection is closed, upgraded ones too, but no longer than the shutdown timeout.
     async fn finish(mut self) {
         let all = u32::try_from(self.options.connections_max).unwrap_or(u32::MAX);
-        let closed = timeout(self.options.shutdown_timeout, self.places.acquire_many(all)).await;
+        let closed = timeout(self.options.shutdown_timeout, self.permits.acquire_many(all)).await;
         if closed.is_err() {
-            let left = self.options.connections_max - self.places.available_permits();
+            let left = self.options.connections_max - self.permits.available_permits();
             info!(connections = left, "shutdown timeout: closing what is still open");
         }
         self.connections.shutdown().await;
@@ -198,11 +201,11 @@ impl Server {
 
 /// Sleeps where the system is short of something, else returns at once: the client that hung up is not our trouble.
 async fn recover_from(error: &io::Error) {
-    let of_the_client = matches!(
+    let is_client_fault = matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     );
-    if of_the_client {
+    if is_client_fault {
         debug!(%error, "connection gone before it was accepted");
     } else {
         warn!(%error, "cannot accept connections; trying again");
@@ -210,13 +213,13 @@ async fn recover_from(error: &io::Error) {
     }
 }
 
-async fn say_and_close(
+async fn send_error_and_close(
     stream: Box<dyn ClientStream>,
-    peer: Arc<Peer>,
-    place: OwnedSemaphorePermit,
+    connection: Arc<ConnectionState>,
+    permit: OwnedSemaphorePermit,
     error: &Error,
 ) -> io::Result<()> {
-    let mut socket = Socket::new(stream, peer, place)?;
+    let mut socket = Socket::new(stream, connection, permit)?;
     socket.write_all(response::plain_response(error).as_bytes()).await?;
     socket.shutdown().await
 }
@@ -224,19 +227,19 @@ async fn say_and_close(
 /// An answer's body, the request that stays open until it is sent, and the memory that the bytes hold until they are written.
 struct Answer<B> {
     body: B,
-    held: Option<Arc<Held>>,
+    reservation: Option<Arc<Reservation>>,
     _open: OpenRequest,
 }
 
-/// The answer to a request on a connection of `peer`.
+/// The answer to a request on a connection of `connection`.
 async fn answer(
     request: Request<Incoming>,
     service: &Service,
-    peer: &Arc<Peer>,
+    connection: &Arc<ConnectionState>,
 ) -> Response<Answer<impl Body<Data = Bytes, Error = warp::Error> + Unpin + use<>>> {
-    let open = peer.begin_request();
-    let (response, held) = service.answer(request, peer, &open).await;
-    response.map(|body| Answer { body, held: held.map(Arc::new), _open: open })
+    let open = connection.begin_request();
+    let (response, reservation) = service.answer(request, connection, &open).await;
+    response.map(|body| Answer { body, reservation: reservation.map(Arc::new), _open: open })
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
@@ -249,10 +252,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         Poll::Ready(frame.map(|frame| {
-            let held = self.held.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));
-            let Some(held) = held else { return frame };
+            let reservation = self.reservation.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));
+            let Some(reservation) = reservation else { return frame };
             // The connection may have the bytes long after it has done with the body.
-            frame.map(|frame| frame.map_data(|bytes| budget::tie(bytes, Arc::clone(held))))
+            frame.map(|frame| frame.map_data(|bytes| budget::attach(bytes, Arc::clone(reservation))))
         }))
     }
 
@@ -270,13 +273,13 @@ struct Connection {
     service: Arc<Service>,
     tls: Option<TlsAcceptor>,
     node: Arc<Node>,
-    peer: Arc<Peer>,
+    connection: Arc<ConnectionState>,
 }
 
 impl Connection {
-    async fn run(mut self, stream: Box<dyn ClientStream>, place: OwnedSemaphorePermit) {
-        let remote = self.peer.remote;
-        if let Err(error) = self.open_and_serve(stream, place).await {
+    async fn run(mut self, stream: Box<dyn ClientStream>, permit: OwnedSemaphorePermit) {
+        let remote = self.connection.remote;
+        if let Err(error) = self.open_and_serve(stream, permit).await {
             debug!(%remote, %error, "connection ended");
         }
     }
@@ -284,11 +287,11 @@ impl Connection {
     async fn open_and_serve(
         &mut self,
         stream: Box<dyn ClientStream>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let mut socket = Socket::new(stream, Arc::clone(&self.peer), place)?;
+        let mut socket = Socket::new(stream, Arc::clone(&self.connection), permit)?;
         // The time for a head begins with the first byte: before that there is this one.
-        let first = timeout(self.peer.options.header_timeout, socket.protocol());
+        let first = timeout(self.connection.options.header_timeout, socket.protocol());
         let protocol = tokio::select! {
             biased;
             protocol = first => protocol??,
@@ -302,11 +305,11 @@ impl Connection {
             (Some(Protocol::Tls), Some(tls)) => Box::pin(self.serve_tls(socket, tls)).await,
             // A link has its own encryption, and its peers know no certificates.
             (Some(Protocol::Http1), Some(_)) => {
-                self.peer.expect_link();
+                self.connection.expect_link();
                 self.serve_http1(socket).await
             }
             (Some(Protocol::Http2), Some(_)) => {
-                socket.write_all(response::plain_response(&service::speaks_tls()).as_bytes()).await?;
+                socket.write_all(response::plain_response(&service::tls_required()).as_bytes()).await?;
                 Ok(socket.shutdown().await?)
             }
         }
@@ -317,7 +320,7 @@ impl Connection {
         socket: Socket,
         tls: TlsAcceptor,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = timeout(self.peer.options.header_timeout, tls.accept(socket)).await??;
+        let stream = timeout(self.connection.options.header_timeout, tls.accept(socket)).await??;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if http2 { self.serve_http2(stream).await } else { self.serve_http1(stream).await }
     }
@@ -328,7 +331,7 @@ impl Connection {
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // Boxed, as hyper keeps room for it until the connection ends, and a stream outlives its handler by hours.
         let service = service_fn(|request: Request<Incoming>| {
-            let answering = answer(request, &self.service, &self.peer).map(Ok::<_, Infallible>);
+            let answering = answer(request, &self.service, &self.connection).map(Ok::<_, Infallible>);
             let mut answering = Box::pin(answering);
             // Most answers are ready at once. Then the head is given back before hyper looks for what comes after it, and is
             // read over; else hyper needs a new buffer for that. A future that waits is polled again, with a true waker.
@@ -339,13 +342,13 @@ impl Connection {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // `Exchange` has limits of its own for a head and for the time before it.
+            // `Http1Stream` has limits of its own for a head and for the time before it.
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
             // A client that closes its side has left: otherwise a stream would notice only at its next event. The price is
             // that one which closes it only to say that it has asked all gets no answer that takes a while.
             .half_close(false)
-            .serve_connection(TokioIo::new(Exchange::new(io, Arc::clone(&self.peer))), service)
+            .serve_connection(TokioIo::new(Http1Stream::new(io, Arc::clone(&self.connection))), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         tokio::select! {
@@ -357,7 +360,7 @@ impl Connection {
         tokio::select! {
             biased;
             ended = connection => Ok(ended?),
-            () = self.peer.nothing_owed() => Ok(()),
+            () = self.connection.wait_until_idle() => Ok(()),
         }
     }
 
@@ -365,17 +368,17 @@ impl Connection {
         &mut self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (service, peer) = (Arc::clone(&self.service), Arc::clone(&self.peer));
+        let (service, connection) = (Arc::clone(&self.service), Arc::clone(&self.connection));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
-            async move { Ok::<_, Infallible>(answer(request, &service, &peer).await) }
+            let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(answer(request, &service, &connection).await) }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(HTTP2_STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(self.peer.options.stall_timeout)
-            .keep_alive_timeout(self.peer.options.stall_timeout)
+            .keep_alive_interval(self.connection.options.stall_timeout)
+            .keep_alive_timeout(self.connection.options.stall_timeout)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
         tokio::select! {

@@ -21,7 +21,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{
     compress, cors,
-    guard::{Guard, Said},
+    guard::{Guard, GuardHeaders},
 };
 use crate::{
     error::{Error, Result},
@@ -29,8 +29,8 @@ use crate::{
         Options,
         request::{
             Call, REQUEST_ID,
-            budget::{Budget, FREE_BYTES, Held},
-            peer::{OpenRequest, Peer},
+            budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
+            connection_state::{ConnectionState, OpenRequest},
             route::Route,
             upgrade::has_token,
         },
@@ -70,16 +70,16 @@ impl Service {
     pub async fn answer(
         &self,
         request: Request<Incoming>,
-        peer: &Arc<Peer>,
+        connection: &Arc<ConnectionState>,
         open: &OpenRequest,
-    ) -> (Response, Option<Held>) {
+    ) -> (Response, Option<Reservation>) {
         let began = Instant::now();
-        let (call, extensions) = Call::take(request, peer);
-        let said = Said::of(&call.headers);
-        let is_for_links_only = peer.is_for_links_only();
-        let response = if is_for_links_only && call.path() != LINK_PATH {
-            turn_away(&call)
-        } else if let Some(error) = self.guard.admit(&call, &said).err().or_else(|| open.refusal()) {
+        let (call, extensions) = Call::take(request, connection);
+        let head = GuardHeaders::of(&call.headers);
+        let is_link_only = connection.is_link_only();
+        let response = if is_link_only && call.path() != LINK_PATH {
+            refuse_plaintext(&call)
+        } else if let Some(error) = self.guard.admit(&call, &head).err().or_else(|| open.refusal()) {
             response::problem(&error, &call)
         } else {
             self.route(&call, extensions).await
@@ -88,29 +88,29 @@ impl Service {
         if call.method == Method::HEAD {
             response = without_body(response);
         }
-        let held;
-        (response, held) = hold(&call, response);
+        let reservation;
+        (response, reservation) = reserve(&call, response);
         cors::apply(&call, &mut response);
-        let stays = call.version == Version::HTTP_11
-            && !is_for_links_only
-            && !(said.connection && has_token(&call, header::CONNECTION, "close"));
-        self.insert_headers_of_all(&call, &mut response, stays);
+        let is_kept_alive = call.version == Version::HTTP_11
+            && !is_link_only
+            && !(head.connection && has_token(&call, header::CONNECTION, "close"));
+        self.insert_common_headers(&call, &mut response, is_kept_alive);
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
         log(&call, response.status(), took);
-        (response, held)
+        (response, reservation)
     }
 
-    /// `stays`: the connection is for more requests.
-    fn insert_headers_of_all(&self, call: &Call, response: &mut Response, stays: bool) {
+    /// `is_kept_alive`: the connection is for more requests.
+    fn insert_common_headers(&self, call: &Call, response: &mut Response, is_kept_alive: bool) {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches {
-            call.peer.upgrade();
+            call.connection.upgrade();
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, call.request_id.clone());
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
-        if stays && !switches {
+        if is_kept_alive && !switches {
             headers.insert(KEEP_ALIVE, self.keep_alive.clone());
         }
     }
@@ -130,18 +130,18 @@ impl Service {
 }
 
 /// The answer with the memory that it takes, if it is long and its length is known; others hold theirs piece by piece.
-fn hold(call: &Call, response: Response) -> (Response, Option<Held>) {
+fn reserve(call: &Call, response: Response) -> (Response, Option<Reservation>) {
     let length = response.body().size_hint().exact().or_else(|| declared(&response)).unwrap_or(0);
     // HEAD has the length of an answer, and nothing of it.
-    if length <= FREE_BYTES as u64 || call.method == Method::HEAD {
+    if length <= UNCOUNTED_BYTES_MAX as u64 || call.method == Method::HEAD {
         return (response, None);
     }
     if call.method != Method::GET {
         // What was written is said: who is told to try again writes it again.
-        return (response, Some(call.peer.budget.hold_anyway(length)));
+        return (response, Some(call.connection.budget.force_reserve(length)));
     }
-    match call.peer.budget.hold(length) {
-        Ok(held) => (response, Some(held)),
+    match call.connection.budget.reserve(length) {
+        Ok(reservation) => (response, Some(reservation)),
         Err(error) => (response::problem(&error, call), None),
     }
 }
@@ -152,12 +152,12 @@ fn declared(response: &Response) -> Option<u64> {
 }
 
 /// What is said to those who speak plainly to a port that speaks TLS.
-pub fn speaks_tls() -> Error {
+pub fn tls_required() -> Error {
     Error::BadRequest("this port speaks TLS: use https://".into())
 }
 
-fn turn_away(call: &Call) -> Response {
-    let mut response = response::problem(&speaks_tls(), call);
+fn refuse_plaintext(call: &Call) -> Response {
+    let mut response = response::problem(&tls_required(), call);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -176,8 +176,8 @@ fn log(call: &Call, status: StatusCode, took: Duration) {
     let (remote, id) = (call.remote, call.request_id.to_str().unwrap_or_default());
     let micros = took.as_micros() as u64;
     // A probe that is told to wait comes again each second: what it is told is logged where it changes.
-    let is_told_to_wait = call.route() == Route::Probe && status == StatusCode::SERVICE_UNAVAILABLE;
-    if status.is_server_error() && !is_told_to_wait {
+    let is_unready_probe = call.route() == Route::Probe && status == StatusCode::SERVICE_UNAVAILABLE;
+    if status.is_server_error() && !is_unready_probe {
         warn!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");
     } else {
         debug!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");

@@ -18,7 +18,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::http::request::peer::Peer;
+use crate::http::request::connection_state::ConnectionState;
 
 /// How often a silent connection is asked whether it lives: well below the idle limits of common NATs.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// As much of that is read: one who sends more has not stopped to look.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// As many bytes as tell HTTP/2 and TLS from HTTP/1.
-const FIRST_BYTES: usize = 4;
+const PREFACE_BYTES: usize = 4;
 
 /// A client's connection as it was accepted.
 pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
@@ -75,14 +75,14 @@ pub enum Protocol {
 /// The connection's bytes. Holds its place among the connections until it is closed, whoever has it by then.
 pub struct Socket {
     stream: Box<dyn ClientStream>,
-    peer: Arc<Peer>,
-    first: [u8; FIRST_BYTES],
+    connection: Arc<ConnectionState>,
+    first: [u8; PREFACE_BYTES],
     first_length: usize,
     first_read: usize,
     send_buffer_set: bool,
     stalled: Option<Pin<Box<Sleep>>>,
     linger: Linger,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Where the closing of a connection is.
@@ -101,26 +101,26 @@ impl Socket {
     /// Takes over an accepted connection and sets its options.
     pub fn new(
         stream: Box<dyn ClientStream>,
-        peer: Arc<Peer>,
-        place: OwnedSemaphorePermit,
+        connection: Arc<ConnectionState>,
+        permit: OwnedSemaphorePermit,
     ) -> io::Result<Self> {
-        stream.set_options(peer.options.stall_timeout)?;
+        stream.set_options(connection.options.stall_timeout)?;
         Ok(Self {
             stream,
-            peer,
-            first: [0; FIRST_BYTES],
+            connection,
+            first: [0; PREFACE_BYTES],
             first_length: 0,
             first_read: 0,
             send_buffer_set: false,
             stalled: None,
             linger: Linger::Open,
-            _place: place,
+            _permit: permit,
         })
     }
 
     /// Waits for the first bytes and says what they begin; `None` where the client hung up before. They stay to be read.
     pub async fn protocol(&mut self) -> io::Result<Option<Protocol>> {
-        while b"PRI ".starts_with(&self.first[..self.first_length]) && self.first_length < FIRST_BYTES {
+        while b"PRI ".starts_with(&self.first[..self.first_length]) && self.first_length < PREFACE_BYTES {
             let length = self.stream.read(&mut self.first[self.first_length..]).await?;
             if length == 0 {
                 return Ok(None);
@@ -135,10 +135,10 @@ impl Socket {
     }
 
     fn limit_send_buffer(&mut self) {
-        if !self.send_buffer_set && self.peer.is_event_stream() {
+        if !self.send_buffer_set && self.connection.is_event_stream() {
             self.send_buffer_set = true;
             if let Err(error) = self.stream.limit_send_buffer(EVENT_STREAM_SEND_BYTES) {
-                tracing::warn!(remote = %self.peer.remote, %error, "send buffer not limited");
+                tracing::warn!(remote = %self.connection.remote, %error, "send buffer not limited");
             }
         }
     }
@@ -151,15 +151,15 @@ impl Socket {
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             if self.stalled.take().is_some() {
-                self.peer.set_write_waits(false);
+                self.connection.set_write_blocked(false);
             }
             return outcome;
         }
-        self.peer.set_write_waits(true);
-        let stall_timeout = self.peer.options.stall_timeout;
+        self.connection.set_write_blocked(true);
+        let stall_timeout = self.connection.options.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_timeout)));
         ready!(stalled.as_mut().poll(context));
-        tracing::debug!(remote = %self.peer.remote, "closed: the client does not read");
+        tracing::debug!(remote = %self.connection.remote, "closed: the client does not read");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::request::budget::{Budget, Held};
+use crate::http::request::budget::{Budget, Reservation};
 
 /// A connection whose unfinished messages are counted.
 pub struct Metered<T> {
@@ -18,20 +18,20 @@ pub struct Metered<T> {
     budget: Arc<Budget>,
     /// Bytes read since the last message.
     read: usize,
-    held: Held,
+    reservation: Reservation,
 }
 
 impl<T> Metered<T> {
     /// Counts what is read from `io`.
     pub fn new(io: T, budget: Arc<Budget>) -> Self {
-        let held = budget.nothing();
-        Self { io, budget, read: 0, held }
+        let reservation = budget.empty_reservation();
+        Self { io, budget, read: 0, reservation }
     }
 
     /// A message is there: what its bytes hold.
-    pub fn take_message(&mut self) -> Held {
+    pub fn take_message(&mut self) -> Reservation {
         self.read = 0;
-        std::mem::replace(&mut self.held, self.budget.nothing())
+        std::mem::replace(&mut self.reservation, self.budget.empty_reservation())
     }
 }
 
@@ -45,8 +45,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
         let this = &mut *self;
         this.read += buffer.filled().len() - before;
-        let held = this.held.cover(this.read);
-        Poll::Ready(held.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error)))
+        let reservation = this.reservation.reserve_at_least(this.read);
+        Poll::Ready(reservation.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error)))
     }
 }
 
@@ -95,9 +95,9 @@ mod tests {
         let mut buffer = vec![0; 100_000];
         metered.read_exact(&mut buffer).await.expect("there is room");
         assert!(budget.used() >= 100_000);
-        let held = metered.take_message();
+        let reservation = metered.take_message();
         assert!(budget.used() >= 100_000, "the message is worked on");
-        drop(held);
+        drop(reservation);
         assert_eq!(budget.used(), 0);
         client.write_all(&[0; 200_000]).await.expect("writes");
         let error = metered.read_exact(&mut vec![0; 200_000]).await.expect_err("there is no room");

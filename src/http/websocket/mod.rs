@@ -24,7 +24,7 @@ use tracing::debug;
 use warp::reply::Response;
 
 use self::{metered::Metered, session::Session};
-use super::{keep_alive::Pulse, request::Call, response};
+use super::{keep_alive::KeepAlive, request::Call, response};
 use crate::{
     error::Result,
     http::request::upgrade,
@@ -47,11 +47,11 @@ type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 ///
 /// # Errors
 /// As `response::other_method`. A bad handshake is answered, not an error.
-pub async fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Result<Response> {
+pub async fn serve(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call, ALLOW);
     }
-    open(node, call, async { Ok(Session::conversation(node, pulse, call)) }).await
+    open(node, call, async { Ok(Session::for_requests(node, keep_alive, call)) }).await
 }
 
 /// Sends the events of `topics` as text frames.
@@ -60,12 +60,12 @@ pub async fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Resul
 /// As `Node::watch`. A bad handshake is answered, not an error.
 pub async fn stream(
     node: &Arc<Node>,
-    pulse: &Pulse,
+    keep_alive: &KeepAlive,
     call: &Call,
     topics: Vec<Topic>,
     start: Start,
 ) -> Result<Response> {
-    open(node, call, Session::events(node, pulse, call, topics, start)).await
+    open(node, call, Session::for_events(node, keep_alive, call, topics, start)).await
 }
 
 /// Answers the handshake, and leaves the connection to what `session` makes.
@@ -79,8 +79,8 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
         }
     };
     let session = session.await?;
-    call.peer.expect_events();
-    let (config, budget) = (config(node.value_bytes_max()), Arc::clone(&call.peer.budget));
+    call.connection.expect_events();
+    let (config, budget) = (config(node.value_bytes_max()), Arc::clone(&call.connection.budget));
     tokio::spawn(async move {
         match upgrade.await {
             Ok(connection) => {

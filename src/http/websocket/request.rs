@@ -84,7 +84,7 @@ impl Operation {
         match self {
             Self::Get(address) => {
                 let entry = node.get(&address.table, &address.key)?;
-                entry.map(|entry| value::with_meta(&entry)).ok_or_else(|| value::absent(&address))
+                entry.map(|entry| value::with_metadata(&entry)).ok_or_else(|| value::absent(&address))
             }
             Self::Write(table, write) => {
                 let deletes = matches!(write.action, Action::Delete { .. });

@@ -34,8 +34,8 @@ use crate::{
     error::{Error, Result},
     http::{
         events,
-        keep_alive::{Beats, Pulse},
-        request::{Call, budget::Held},
+        keep_alive::{KeepAlive, KeepAliveTicks},
+        request::{Call, budget::Reservation},
     },
     node::{Cursor, Node, Notice, Start, Subscription, Topic},
 };
@@ -45,9 +45,9 @@ const SUBSCRIPTIONS_MAX: usize = 1000;
 /// Requests of one connection that are being worked on; while there are that many, no more are read.
 const REQUESTS_MAX: usize = 64;
 /// Pings without any sign of life before the client is taken for dead: two beats and a bit.
-const SILENT_BEATS_MAX: u32 = 2;
+const UNANSWERED_PINGS_MAX: u32 = 2;
 /// How long a client may take over the close of a connection.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A session: what one client is doing on one connection.
 pub struct Session {
@@ -55,11 +55,11 @@ pub struct Session {
     /// The id of the request that opened the connection, in every problem.
     request_id: Arc<str>,
     kind: Kind,
-    subscriptions: SelectAll<Labelled>,
+    subscriptions: SelectAll<LabelledSubscription>,
     labels: HashMap<Label, AbortHandle>,
     requests: FuturesUnordered<BoxFuture<'static, String>>,
-    beats: Beats,
-    silent_beats: u32,
+    ticks: KeepAliveTicks,
+    unanswered_pings: u32,
     drained: BoxFuture<'static, ()>,
 }
 
@@ -67,13 +67,13 @@ pub struct Session {
 #[derive(Clone, Copy)]
 enum Kind {
     /// Requests and subscriptions, as the client asks.
-    Conversation,
+    Requests,
     /// The events of the topics it was opened for.
     Events,
 }
 
 /// Why a connection ends.
-enum Ending {
+enum End {
     /// The client closed it, or is gone: nobody is there to be told.
     Gone,
     /// We close it: why.
@@ -81,40 +81,40 @@ enum Ending {
 }
 
 /// How a part of a session went: on to the next, or to the end.
-type Step = std::result::Result<(), Ending>;
+type Step = std::result::Result<(), End>;
 
 /// What happened next.
-enum Turn {
+enum Event {
     Received(Option<std::result::Result<Message, SocketError>>),
-    Told(Option<Label>, Notice),
-    Answered(String),
-    Beat,
+    Notified(Option<Label>, Notice),
+    Finished(String),
+    Ping,
     Drained,
 }
 
 impl Session {
     /// A session that takes requests.
-    pub fn conversation(node: &Arc<Node>, pulse: &Pulse, call: &Call) -> Self {
-        Self::new(node, pulse, call, Kind::Conversation)
+    pub fn for_requests(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call) -> Self {
+        Self::new(node, keep_alive, call, Kind::Requests)
     }
 
     /// A session that sends the events of `topics` and takes no requests.
     ///
     /// # Errors
     /// As `Node::watch`.
-    pub async fn events(
+    pub async fn for_events(
         node: &Arc<Node>,
-        pulse: &Pulse,
+        keep_alive: &KeepAlive,
         call: &Call,
         topics: Vec<Topic>,
         start: Start,
     ) -> Result<Self> {
-        let mut session = Self::new(node, pulse, call, Kind::Events);
+        let mut session = Self::new(node, keep_alive, call, Kind::Events);
         session.follow(None, topics, start).await?;
         Ok(session)
     }
 
-    fn new(node: &Arc<Node>, pulse: &Pulse, call: &Call, kind: Kind) -> Self {
+    fn new(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call, kind: Kind) -> Self {
         let draining = Arc::clone(node);
         Self {
             node: Arc::clone(node),
@@ -123,8 +123,8 @@ impl Session {
             subscriptions: SelectAll::new(),
             labels: HashMap::new(),
             requests: FuturesUnordered::new(),
-            beats: pulse.beats(),
-            silent_beats: 0,
+            ticks: keep_alive.ticks(),
+            unanswered_pings: 0,
             drained: Box::pin(async move { draining.drained().await }),
         }
     }
@@ -132,60 +132,60 @@ impl Session {
     /// Serves the client until one side closes the connection.
     pub async fn run(mut self, mut socket: Socket) {
         if let (Kind::Events, Some(position)) = (self.kind, self.position()) {
-            let said = send(&mut socket, events::message(&Notice::Position(position), None)).await;
-            if said.is_err() {
+            let sent = send(&mut socket, events::message(&Notice::Position(position), None)).await;
+            if sent.is_err() {
                 return;
             }
         }
-        let ending = loop {
-            if let Err(ending) = self.turn(&mut socket).await {
-                break ending;
+        let end = loop {
+            if let Err(end) = self.step(&mut socket).await {
+                break end;
             }
         };
-        if let Ending::Close(code, reason) = ending {
+        if let End::Close(code, reason) = end {
             // A client that does not close its side in time is left behind; that is no news.
-            let _ = timeout(FAREWELL, close(&mut socket, code, reason)).await;
+            let _ = timeout(CLOSE_TIMEOUT, close(&mut socket, code, reason)).await;
         }
     }
 
     /// Takes what is next. All that is ready goes into one write, which is done when nothing more is.
-    async fn turn(&mut self, socket: &mut Socket) -> Step {
-        let turn = match self.next(socket).now_or_never() {
-            Some(turn) => turn,
+    async fn step(&mut self, socket: &mut Socket) -> Step {
+        let event = match self.next(socket).now_or_never() {
+            Some(event) => event,
             None => {
                 socket.flush().await?;
                 self.next(socket).await
             }
         };
-        match turn {
-            Turn::Received(message) => self.receive(socket, message).await,
-            Turn::Drained | Turn::Told(_, Notice::Shutdown) => Err(self.leave(socket).await?),
-            Turn::Told(label, notice @ Notice::Failed(_)) => {
+        match event {
+            Event::Received(message) => self.receive(socket, message).await,
+            Event::Drained | Event::Notified(_, Notice::Shutdown) => Err(self.shut_down(socket).await?),
+            Event::Notified(label, notice @ Notice::Failed(_)) => {
                 self.end_subscription(socket, label, &notice).await
             }
-            Turn::Told(label, notice) => {
+            Event::Notified(label, notice) => {
                 send(socket, events::message(&notice, label.as_ref().map(Label::as_json))).await
             }
-            Turn::Answered(answer) => send(socket, answer).await,
-            Turn::Beat => self.beat(socket).await,
+            Event::Finished(answer) => send(socket, answer).await,
+            Event::Ping => self.ping(socket).await,
         }
     }
 
     /// Waits for one of them. May be dropped at any point without losing anything.
-    async fn next(&mut self, socket: &mut Socket) -> Turn {
+    async fn next(&mut self, socket: &mut Socket) -> Event {
         tokio::select! {
-            message = socket.next(), if self.requests.len() < REQUESTS_MAX => Turn::Received(message),
-            Some((label, notice)) = self.subscriptions.next() => Turn::Told(label, notice),
-            Some(answer) = self.requests.next() => Turn::Answered(answer),
-            Some(()) = self.beats.next() => Turn::Beat,
-            () = &mut self.drained => Turn::Drained,
+            message = socket.next(), if self.requests.len() < REQUESTS_MAX => Event::Received(message),
+            Some((label, notice)) = self.subscriptions.next() => Event::Notified(label, notice),
+            Some(answer) = self.requests.next() => Event::Finished(answer),
+            Some(()) = self.ticks.next() => Event::Ping,
+            () = &mut self.drained => Event::Drained,
         }
     }
 
     /// Tells of a subscription that broke off; its id is free again, and a connection that has no other is closed.
     async fn end_subscription(&mut self, socket: &mut Socket, label: Option<Label>, notice: &Notice) -> Step {
         send(socket, events::message(notice, label.as_ref().map(Label::as_json))).await?;
-        let Some(label) = label else { return Err(Ending::Gone) };
+        let Some(label) = label else { return Err(End::Gone) };
         self.labels.remove(&label);
         Ok(())
     }
@@ -195,9 +195,9 @@ impl Session {
         socket: &mut Socket,
         message: Option<std::result::Result<Message, SocketError>>,
     ) -> Step {
-        self.silent_beats = 0;
-        match message.ok_or(Ending::Gone)?? {
-            Message::Text(text) => self.take(socket, &text).await,
+        self.unanswered_pings = 0;
+        match message.ok_or(End::Gone)?? {
+            Message::Text(text) => self.handle(socket, &text).await,
             Message::Binary(_) => {
                 let error = Error::BadRequest("messages are text frames, one JSON object each".into());
                 send(socket, ReplyTo::default().problem(&error, &self.request_id)).await
@@ -206,14 +206,14 @@ impl Session {
             Message::Close(_) => {
                 // The answer to it is in the socket's buffer.
                 socket.flush().await?;
-                Err(Ending::Gone)
+                Err(End::Gone)
             }
         }
     }
 
-    async fn take(&mut self, socket: &mut Socket, text: &str) -> Step {
+    async fn handle(&mut self, socket: &mut Socket, text: &str) -> Step {
         let (reply_to, request) = self.parse(text);
-        let held = socket.get_mut().take_message();
+        let reservation = socket.get_mut().take_message();
         let answer = match request {
             Ok(Request::Subscribe { id, topic, start }) => {
                 self.subscribe(id, topic, start).await.map(|at| reply_to.done("subscribed", at))
@@ -221,7 +221,7 @@ impl Session {
             Ok(Request::Unsubscribe { id }) => {
                 self.unsubscribe(&id).map(|()| reply_to.done("unsubscribed", None))
             }
-            Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation, held).await,
+            Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation, reservation).await,
             Err(error) => Err(error),
         };
         send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
@@ -229,7 +229,7 @@ impl Session {
 
     fn parse(&self, text: &str) -> (ReplyTo, Result<Request>) {
         match self.kind {
-            Kind::Conversation => request::parse(text, self.node.value_bytes_max(), self.node.now_ms()),
+            Kind::Requests => request::parse(text, self.node.value_bytes_max(), self.node.now_ms()),
             Kind::Events => {
                 let error = Error::BadRequest("this is a stream of events; /_/ws takes requests".into());
                 (ReplyTo::default(), Err(error))
@@ -268,7 +268,7 @@ impl Session {
         let subscription = self.node.watch(topics, start).await?;
         let position = subscription.position();
         let stopped = Abortable::new(future::pending(), stopped);
-        self.subscriptions.push(Labelled { label, subscription, stopped });
+        self.subscriptions.push(LabelledSubscription { label, subscription, stopped });
         Ok((stop, position))
     }
 
@@ -286,13 +286,13 @@ impl Session {
         socket: &mut Socket,
         reply_to: ReplyTo,
         operation: Operation,
-        mut held: Held,
+        mut reservation: Reservation,
     ) -> Step {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
         self.requests.push(Box::pin(async move {
             let body = operation.run(&node).await;
             // An answer is there twice for a moment, and goes out as soon as it is.
-            let body = body.and_then(|body| held.cover(2 * body.len()).map(|()| body));
+            let body = body.and_then(|body| reservation.reserve_at_least(2 * body.len()).map(|()| body));
             match body {
                 Ok(body) => reply_to.result(&body),
                 Err(error) => reply_to.problem(&error, &request_id),
@@ -305,11 +305,11 @@ impl Session {
         Ok(())
     }
 
-    async fn beat(&mut self, socket: &mut Socket) -> Step {
-        if self.silent_beats >= SILENT_BEATS_MAX {
-            return Err(Ending::Gone);
+    async fn ping(&mut self, socket: &mut Socket) -> Step {
+        if self.unanswered_pings >= UNANSWERED_PINGS_MAX {
+            return Err(End::Gone);
         }
-        self.silent_beats += 1;
+        self.unanswered_pings += 1;
         if let Some(position) = self.position() {
             send(socket, events::message(&Notice::Position(position), None)).await?;
         }
@@ -317,12 +317,12 @@ impl Session {
     }
 
     /// The node stops: requests in flight are answered, then the client is told.
-    async fn leave(&mut self, socket: &mut Socket) -> std::result::Result<Ending, Ending> {
+    async fn shut_down(&mut self, socket: &mut Socket) -> std::result::Result<End, End> {
         while let Some(answer) = self.requests.next().await {
             send(socket, answer).await?;
         }
         send(socket, events::message(&Notice::Shutdown, None)).await?;
-        Ok(Ending::Close(CloseCode::Away, "this node is shutting down"))
+        Ok(End::Close(CloseCode::Away, "this node is shutting down"))
     }
 }
 
@@ -342,7 +342,7 @@ async fn close(
     Ok(socket.get_mut().shutdown().await?)
 }
 
-impl From<SocketError> for Ending {
+impl From<SocketError> for End {
     fn from(error: SocketError) -> Self {
         match error {
             SocketError::Capacity(_) => {
@@ -365,13 +365,13 @@ impl From<SocketError> for Ending {
 }
 
 /// A subscription whose notices carry its name; the one that came with the connection has none.
-struct Labelled {
+struct LabelledSubscription {
     label: Option<Label>,
     subscription: Subscription,
     stopped: Abortable<future::Pending<()>>,
 }
 
-impl Stream for Labelled {
+impl Stream for LabelledSubscription {
     type Item = (Option<Label>, Notice);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

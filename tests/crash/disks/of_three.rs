@@ -65,11 +65,11 @@ impl Pristine {
                 }
                 (0..3).for_each(|member| drop(cluster.terminate(member)));
                 (0..3).for_each(|member| cluster.restart_with(member, with_long_grace));
-                cluster.wait_until_whole();
+                cluster.wait_until_ready_and_linked();
                 ledger.write(&cluster[1], 2, 2);
             }
         }
-        cluster.wait_until_whole();
+        cluster.wait_until_ready_and_linked();
         cluster.wait_until_equal();
         match history {
             History::Killed | History::AgainKilled => cluster.kill(DAMAGED),
@@ -219,7 +219,7 @@ fn run(pristine: &Pristine, trial: u64, harm: Harm, chance: &mut Chance) -> End 
         let unreadable = cluster[place].get("/stats").expect(200).json()["unreadable_ranges"].as_u64();
         unreadable == Some(0) && survey(&cluster[place], &pristine.ledger, false) == 0
     });
-    cluster.wait_until_whole();
+    cluster.wait_until_ready_and_linked();
     cluster.wait_until_equal();
     for node in cluster.running() {
         assert_eq!(survey(node, &pristine.ledger, false), 0, "{} lacks rows", node.address());

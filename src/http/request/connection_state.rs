@@ -12,17 +12,17 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    address_limits::{InFlight, Share},
+    address_limits::{AddressSlot, InFlight},
     budget::Budget,
 };
 use crate::{error::Error, http::Options};
 
 /// How long a client may take, at the server's end, to send the rest of a head; looked at twice.
-const HALF_HEAD_GRACE: Duration = Duration::from_millis(100);
+const PARTIAL_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The client at the other end, known to all its requests.
 #[derive(Debug)]
-pub struct Peer {
+pub struct ConnectionState {
     /// Its address.
     pub remote: SocketAddr,
     /// The limits that this server runs with.
@@ -30,36 +30,41 @@ pub struct Peer {
     /// The memory for all bodies and answers.
     pub budget: Arc<Budget>,
     /// Its place in the share of its address; none while it is told that there is no place.
-    share: Option<Share>,
+    slot: Option<AddressSlot>,
     event_stream: AtomicBool,
     /// It speaks plainly to a port that speaks TLS: only nodes that link may.
-    links_only: AtomicBool,
+    link_only: AtomicBool,
     upgraded: AtomicBool,
     /// Requests that were begun; the count may wrap.
     requests_begun: AtomicUsize,
     /// Requests whose answer is not all with the socket yet.
     open_requests: AtomicUsize,
     /// Whether the socket has bytes that the client did not take yet.
-    write_waits: AtomicBool,
+    write_blocked: AtomicBool,
     /// A host that requests were for, once it was found to be this server.
-    asked_as: OnceLock<Box<[u8]>>,
+    confirmed_host: OnceLock<Box<[u8]>>,
 }
 
-impl Peer {
+impl ConnectionState {
     /// A client at `remote`.
-    pub fn new(remote: SocketAddr, options: Arc<Options>, budget: Arc<Budget>, share: Option<Share>) -> Self {
+    pub fn new(
+        remote: SocketAddr,
+        options: Arc<Options>,
+        budget: Arc<Budget>,
+        slot: Option<AddressSlot>,
+    ) -> Self {
         Self {
             remote,
             options,
             budget,
-            share,
+            slot,
             event_stream: AtomicBool::new(false),
-            links_only: AtomicBool::new(false),
+            link_only: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             requests_begun: AtomicUsize::new(0),
             open_requests: AtomicUsize::new(0),
-            write_waits: AtomicBool::new(false),
-            asked_as: OnceLock::new(),
+            write_blocked: AtomicBool::new(false),
+            confirmed_host: OnceLock::new(),
         }
     }
 
@@ -67,15 +72,15 @@ impl Peer {
     pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
         self.requests_begun.fetch_add(1, Ordering::Relaxed);
         self.open_requests.fetch_add(1, Ordering::Relaxed);
-        OpenRequest { peer: Arc::clone(self), in_flight: self.share.as_ref().map(Share::request) }
+        OpenRequest { connection: Arc::clone(self), in_flight: self.slot.as_ref().map(AddressSlot::request) }
     }
 
     /// Returns when nothing is owed to the client, and was not for a while either: what it may have sent is half a head.
-    pub async fn nothing_owed(&self) {
+    pub async fn wait_until_idle(&self) {
         let mut idle = false;
         loop {
-            sleep(HALF_HEAD_GRACE).await;
-            let owed = self.is_owed();
+            sleep(PARTIAL_HEAD_TIMEOUT).await;
+            let owed = self.is_busy();
             if idle && !owed {
                 return;
             }
@@ -94,13 +99,13 @@ impl Peer {
     }
 
     /// Whether there is something to send that the client did not take yet.
-    pub fn is_owed(&self) -> bool {
-        self.has_open_requests() || self.write_waits.load(Ordering::Relaxed)
+    pub fn is_busy(&self) -> bool {
+        self.has_open_requests() || self.write_blocked.load(Ordering::Relaxed)
     }
 
     /// Says whether the socket has bytes that the client did not take yet.
-    pub fn set_write_waits(&self, waits: bool) {
-        self.write_waits.store(waits, Ordering::Relaxed);
+    pub fn set_write_blocked(&self, waits: bool) {
+        self.write_blocked.store(waits, Ordering::Relaxed);
     }
 
     /// Says that requests are over on this connection, which becomes something else.
@@ -120,22 +125,22 @@ impl Peer {
 
     /// Says that this connection may be for nothing but a link.
     pub fn expect_link(&self) {
-        self.links_only.store(true, Ordering::Relaxed);
+        self.link_only.store(true, Ordering::Relaxed);
     }
 
     /// Whether this connection may be for nothing but a link.
-    pub fn is_for_links_only(&self) -> bool {
-        self.links_only.load(Ordering::Relaxed)
+    pub fn is_link_only(&self) -> bool {
+        self.link_only.load(Ordering::Relaxed)
     }
 
     /// Notes that `host`, which a request was for, is this server.
-    pub fn asked_as(&self, host: &[u8]) {
-        self.asked_as.get_or_init(|| host.into());
+    pub fn confirm_host(&self, host: &[u8]) {
+        self.confirmed_host.get_or_init(|| host.into());
     }
 
     /// Whether `host` was found to be this server.
-    pub fn is_asked_as(&self, host: &[u8]) -> bool {
-        self.asked_as.get().is_some_and(|known| **known == *host)
+    pub fn is_confirmed_host(&self, host: &[u8]) -> bool {
+        self.confirmed_host.get().is_some_and(|known| **known == *host)
     }
 
     /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.
@@ -147,7 +152,7 @@ impl Peer {
 /// A request that has no whole answer yet.
 #[derive(Debug)]
 pub struct OpenRequest {
-    peer: Arc<Peer>,
+    connection: Arc<ConnectionState>,
     in_flight: Option<InFlight>,
 }
 
@@ -155,12 +160,12 @@ impl OpenRequest {
     /// Why it is not to be answered, where its address has its share of requests in flight.
     pub fn refusal(&self) -> Option<Error> {
         let is_too_many = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.is_too_many);
-        self.peer.share.as_ref().filter(|_| is_too_many).map(Share::too_many_requests)
+        self.connection.slot.as_ref().filter(|_| is_too_many).map(AddressSlot::too_many_requests)
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.peer.open_requests.fetch_sub(1, Ordering::Relaxed);
+        self.connection.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
