@@ -1,4 +1,4 @@
-//! A client of a node, for the commands that ask a running one: HTTP/1.1 over one connection, plain or in TLS.
+//! A client for the commands that talk to a running node: HTTP/1.1 over one connection, with or without TLS.
 
 mod tls;
 
@@ -18,14 +18,13 @@ use tokio::{
 use self::tls::Tls;
 use crate::error::Result as Outcome;
 
-/// How long a node may take to accept the connection, to agree on TLS, and to answer a request.
+/// The limit for connecting, for the TLS handshake, and for each GET.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest answer that is read. What the commands ask for is far below it, so that a longer one is no node's.
+/// Longest response body we read. The commands' responses are far shorter, so a longer one does not come from a node.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Where a node answers, and how it is spoken to. Shown as it is typed on a command line: the address, and `https://` before it
-/// where that is what is spoken.
+/// Where a node answers, and whether it speaks TLS. Displayed as typed on the command line: the address, with `https://` in front for TLS.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     address: String,
@@ -33,16 +32,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The node at `address`, `host:port`, without TLS.
+    /// The node at `address` (`host:port`), without TLS.
     pub fn http(address: impl Into<String>) -> Self {
         Self { address: address.into(), tls: None }
     }
 
-    /// The node at `address`, `host:port`, in TLS. It has to show one of the `trusted` certificates, whatever name stands in it, or
-    /// one for `host` that they sign.
+    /// The node at `address` (`host:port`), with TLS. It must present one of the `trusted` certificates, whatever name is in it, or a
+    /// certificate for `host` that one of them signed.
     ///
     /// # Errors
-    /// `Config` for a host that is no name and no address.
+    /// `Config` if `host` is neither a name nor an address.
     pub fn https(
         address: impl Into<String>,
         host: &str,
@@ -51,7 +50,7 @@ impl Endpoint {
         Ok(Self { address: address.into(), tls: Some(Tls::new(host, trusted)?) })
     }
 
-    /// Whether it is spoken to in TLS.
+    /// Whether the connection uses TLS.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
     }
@@ -67,23 +66,23 @@ impl fmt::Display for Endpoint {
 /// A connection to a node.
 pub struct Client {
     endpoint: Endpoint,
-    /// What the node is asked as: the address as it was typed, or its number where the node does not know itself by that name. Against
-    /// that is only what a browser sends on behalf of others.
+    /// The `Host` header we send: the address as typed, or the IP address and port if the node does not know itself by that name. A node
+    /// checks the header to keep out web pages, which we are not.
     host: String,
     number: String,
     requests: http1::SendRequest<Full<Bytes>>,
 }
 
-/// What a node answered.
+/// A node's response.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status of the answer.
+    /// The status.
     pub status: StatusCode,
-    /// Its body, whole.
+    /// The complete body.
     pub body: Bytes,
 }
 
-/// Nobody answered at an address, or not as a node does.
+/// Nobody answered at an address, or what answered is not a node.
 #[derive(Clone, Debug)]
 pub struct Unreachable(pub String);
 
@@ -94,7 +93,7 @@ impl fmt::Display for Unreachable {
 }
 
 impl Client {
-    /// Connects to a node. To be called within a tokio runtime.
+    /// Connects to a node. Needs a tokio runtime.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self, Unreachable> {
         let failed = |why: &dyn fmt::Display| Unreachable(format!("no node answers at {endpoint}: {why}"));
         let stream = match timeout(TIMEOUT, TcpStream::connect(&endpoint.address)).await {
@@ -107,19 +106,19 @@ impl Client {
             Some(tls) => match timeout(TIMEOUT, tls.handshake(stream)).await {
                 Ok(Ok(stream)) => begin(stream).await,
                 Ok(Err(why)) => return Err(failed(&why)),
-                Err(_) => return Err(failed(&format_args!("no TLS within {TIMEOUT:?}"))),
+                Err(_) => return Err(failed(&format_args!("no TLS handshake within {TIMEOUT:?}"))),
             },
         };
         let requests = requests.map_err(|error| failed(&error))?;
         Ok(Self { endpoint: endpoint.clone(), host: endpoint.address.clone(), number, requests })
     }
 
-    /// Asks for `path`.
+    /// Sends a GET for `path`.
     pub async fn get(&mut self, path: &str) -> Result<Answer, Unreachable> {
         self.ask(Method::GET, path, Bytes::new(), None, TIMEOUT).await
     }
 
-    /// Sends JSON to `path`, with an `Authorization` header where there is one, and waits so long for the answer.
+    /// Posts JSON to `path`, with an `Authorization` header if given, and waits up to `answer_timeout` for the response.
     pub async fn post(
         &mut self,
         path: &str,
@@ -164,9 +163,8 @@ impl Client {
         }
         let answer = timeout(answer_timeout, self.send(request.body(Full::new(body.clone())))).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {answer_timeout:?}")));
-        answer.map_err(|why| {
-            Unreachable(format!("the node at {} does not answer {path}: {why}", self.endpoint))
-        })
+        answer
+            .map_err(|why| Unreachable(format!("the node at {} did not answer {path}: {why}", self.endpoint)))
     }
 
     async fn send(&mut self, request: hyper::http::Result<Request<Full<Bytes>>>) -> Result<Answer, String> {
@@ -182,8 +180,7 @@ async fn begin(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
 ) -> hyper::Result<http1::SendRequest<Full<Bytes>>> {
     let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the client: the connection is done when nobody can send another request. Its errors are also those of the
-    // request that they end.
+    // The task ends with the client, when nobody can send another request. Its errors also reach the request they end.
     tokio::spawn(connection);
     Ok(requests)
 }
@@ -201,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// Serves one connection: reads a head, then answers with these bytes.
+    /// Serves one connection: reads a request head, then answers with these bytes.
     async fn answer_with(bytes: &'static [u8]) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let endpoint = Endpoint::http(listener.local_addr().expect("bound").to_string());
@@ -217,16 +214,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_its_status_and_body() {
+    async fn a_response_has_a_status_and_a_body() {
         let endpoint = answer_with(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;
         let answer =
             Client::connect(&endpoint).await.expect("connected").get("/readyz").await.expect("answered");
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (503, &b"{}"[..]));
     }
 
-    /// A node on another machine was asked by a name that it does not know.
+    /// A command asked a node on another machine by a name that the node did not know, and was refused.
     #[tokio::test]
-    async fn a_node_that_does_not_know_its_name_is_asked_by_its_number() {
+    async fn a_node_that_refuses_the_host_name_is_asked_by_ip_address() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let number = listener.local_addr().expect("bound");
         let endpoint = Endpoint::http(format!("localhost:{}", number.port()));
@@ -254,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_node_is_unreachable_and_named() {
+    async fn what_is_not_a_node_is_unreachable_and_the_error_names_it() {
         let endpoint = answer_with(b"\x15\x03\x03\x00\x02\x02\x32").await;
         let unreachable = Client::connect(&endpoint).await.expect("connected").get("/readyz").await;
         let said = unreachable.expect_err("no HTTP").to_string();

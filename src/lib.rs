@@ -1,67 +1,113 @@
-//! DynaRust: a replicated, real-time key-value store in one binary. Every node holds everything and takes every request; whatever
-//! cut them apart, they come to hold the same.
+//! DynaRust: a replicated, real-time key-value store in one binary. Every node holds all data and takes every request. Nodes that were cut
+//! off from each other reach the same state once they can talk again.
 //!
-//! # Layers
-//! Imports point one way, and `tests/tidy` holds them to it:
-//! `error <- core <- storage <- replication <- node <- http <- cli, main`.
+//! This page is the map of the system: its layers, what it guarantees, and the way of a write, a repair and a deletion through the code.
+//! Read it first, then follow the links; each module's page continues from here.
 //!
-//! - [`core`] is what a replica is: names, JSON values, the hybrid logical clock, last-writer-wins registers, the digest tree, and the
-//!   protocol that keeps two replicas the same, from what one says to what the other answers. Pure functions.
-//! - [`storage`] is the disk: tables of registers in sled, made durable in groups, with a stream of changes, the digests of what is there
-//!   now, and the sweep of what is dead everywhere.
-//! - [`replication`] is what nodes are to each other: who belongs, the encrypted links, and the loops that drive the protocol over them.
-//! - [`node`] is the whole API of the system, as calls; the wall clock lives there.
-//! - [`http`] makes those calls for clients: REST, Server-Sent Events, WebSocket, over an accept loop of our own. Links come in there too.
-//! - [`config`], [`cli`] and [`client`] are the program around it.
+//! # Rooms
+//! Imports point one way, and `tests/tidy` checks it: `error <- core <- storage <- replication <- node <- http <- cli`. Each layer is a
+//! folder, and each folder in it owns one topic.
+//!
+//! [`core`]: what a replica is, as pure functions. No I/O, no clock, no threads; time and randomness are arguments.
+//! - [`core::clock`], [`core::name`], [`core::json`], [`core::register`]: timestamps of the hybrid logical clock, names of tables and keys,
+//!   values, and the last-writer-wins register with its merge.
+//! - [`core::digest`]: the Merkle digest of rows, which tells where two replicas differ.
+//! - [`core::protocol`]: the replication protocol as a state machine per peer: messages in; messages, reads and writes of rows out.
+//!
+//! [`storage`]: the tables of one node on disk.
+//! - [`storage::engine`]: the only code that calls sled. Adds real syncs, and detects a log that lost its end.
+//! - [`storage::open`]: opens and locks a directory. [`storage::offline`]: check, compact, salvage, clock repair.
+//! - [`storage::table`]: rows, their encoding, reads and scans, and the merge that every write goes through.
+//! - [`storage::commit`]: group commit and recovery from disk errors; makes timestamps durable.
+//! - [`storage::changes`]: the change stream to subscribers.
+//! - `storage::digests` maintains the digest trees, `storage::gc` expires values and removes tombstones, `storage::repair` deals with
+//!   unreadable pages, `storage::transfer` reads rows for a peer and applies a peer's.
+//! - [`storage::environment`]: wall clock, randomness and threads, which a simulation replaces.
+//!
+//! [`replication`]: what nodes are to each other.
+//! - [`replication::link`]: encrypted connections between nodes: secrets, handshake, admission.
+//! - [`replication::membership`]: who is in the cluster and in what state (SWIM, by foca), and whom to dial.
+//! - [`replication::session`]: one peer's link at work: it drives the protocol of [`core::protocol`], paces what it sends, and syncs what
+//!   it receives.
+//! - `replication::supervisor` starts and ends links, and `replication::writes` records local writes for the peers.
+//!
+//! [`node`]: the API of the system as function calls, and the write path: condition, timestamp, merge, commit, replicas.
+//!
+//! [`http`]: these calls for clients. [`http::server`] accepts connections and surrounds the routes, [`http::request`] parses,
+//! [`http::routes`] has a file per resource, [`http::events`] renders events, [`http::websocket`] runs WebSocket sessions, and
+//! [`http::response`] maps errors to statuses.
+//!
+//! [`config`], [`cli`] and [`client`]: the program around it: settings, commands, and the client that the commands use.
+//!
+//! # Where to find it
+//! - Where a PUT becomes durable: [`storage::commit`]. Where it gets its timestamp: [`node`], in `write`.
+//! - Where a repair is decided: [`core::protocol::comparison`] finds the rows that differ, [`core::protocol::peer`] says when to compare.
+//! - Where a new route goes: a file in [`http::routes`]; the head of [`http`] lists the steps.
+//! - Where a new setting goes: the table in [`config`].
 //!
 //! # Invariants
-//! 1. Every write, of a client, a peer, an import or a repair, goes through the one merge of [`storage::table::Table`], which is commutative,
+//! 1. Every write, from a client, a peer, an import or a repair, goes through one merge ([`storage::table::merge`]), which is commutative,
 //!    associative and idempotent.
-//! 2. An acknowledged write survives kill -9 and power loss, and is visible to later reads on its node. What a node acknowledges to a
-//!    peer is durable likewise.
-//! 3. Two replicas with equal digests have equal visible state; replicas that can talk, and get no new writes, reach equal digests.
-//! 4. A live row leaves a replica only by a later register of its key, or by proof that it was deleted ([`core::agreement`]). Absence is no
-//!    proof: the row may be damaged, late, or written on the other side of a partition. A deleted key does not come back from a replica
-//!    that was away, but where nothing proves that it was deleted it lives.
-//! 5. No two writes carry the same timestamp with different values: the clock's bound is durable before any timestamp below it is
-//!    handed out, and no two linked nodes have one id. Should it happen all the same, the larger fingerprint wins on all replicas.
-//! 6. Nothing is unbounded. Every queue, ring, journal, batch, body and connection count has a limit; reaching it is visible, and loses
+//! 2. An acknowledged write survives `kill -9` and power loss, and later reads on its node see it. The same holds for what a node
+//!    acknowledges to a peer.
+//! 3. Replicas with equal digests have equal visible state. Replicas that can talk, and get no new writes, reach equal digests.
+//! 4. A live row leaves a replica only through a later register of its key, or through proof that it was deleted
+//!    ([`core::protocol::agreement`]). Its absence elsewhere is no proof: the row there may be damaged, late, or written on the other side
+//!    of a partition. A replica that was away does not bring a deleted key back; where nothing proves the deletion, the key lives.
+//! 5. No two writes have the same timestamp and different values: the clock's bound is durable before any timestamp below it is used, and
+//!    no two linked nodes share an id. If it happens anyway, the larger row fingerprint wins on every replica.
+//! 6. Everything is bounded. Every queue, journal, batch, body and connection count has a limit. Reaching a limit is visible and loses
 //!    nothing silently.
 //!
 //! # The way of a PUT
-//! 1. `http::server` accepts; hyper parses; `http::service` makes a `Call` of the head and hands it to warp's filters.
-//! 2. `http::kv` reads the body, takes the value out as compact text, and calls [`node::Node::write`].
-//! 3. The node sees to it that its clock's bound lies ahead, and merges: under the lock of the key's partition it looks at what is
-//!    there, tests the condition, stamps the write and sets the row; the sums of the digest tree follow by one subtraction and one addition.
-//!    From here on readers see it.
-//! 4. sled's feed wakes the table's pump, which numbers the change and puts it into the queues of those who watch.
-//! 5. The node notes the row in the journal of [`core::journal`]: the one thing that replication costs a writer. Each peer is a cursor in it;
-//!    the task of its link sends what follows as one batch, and then rests a little where many come.
-//! 6. The commit thread flushes and syncs whatever was written since its last round, and then every writer in that round gets its
-//!    answer: at once, or, with `?w=`, when so many peers have acknowledged the journal up to there.
-//! 7. A peer merges the batch by the same door, syncs, and acknowledges all batches up to that one. Its own watchers see the change.
+//! ```text
+//! client -> http::server -> http::routes::kv -> node::Node::write -> storage::table::merge -> storage::commit -> answer
+//!                                                                           |
+//!                                                                           +-> storage::changes -> subscribers
+//!                                                                           +-> replication::writes -> journal -> session -> peers
+//! ```
+//! 1. [`http::server`] accepts the connection, hyper parses the request, and `http::server::service` makes a `Call` of its head and passes
+//!    it to the routes.
+//! 2. [`http::routes::kv`] reads the body, takes out the value as compact text, and calls [`node::Node::write`].
+//! 3. The node checks that its clock's durable bound is ahead, and merges. Under the lock of the key's partition it looks at the existing
+//!    register, tests the condition, takes a timestamp and sets the row. The digest tree follows with one subtraction and one addition.
+//!    Readers see the write from here on.
+//! 4. sled's event feed wakes the table's pump, which numbers the change and puts it into the queues of the subscribers.
+//! 5. The node appends the row to the journal ([`core::protocol::journal`]); this is all that replication costs a writer. Each peer has a
+//!    cursor in the journal. The peer's session sends everything after its cursor as one batch, and pauses briefly between batches when
+//!    writes are frequent.
+//! 6. The commit thread flushes and syncs everything written since its last round, and then all writers of that round get their answers.
+//!    With `?w=` they also wait until enough peers have acknowledged the journal up to their entry.
+//! 7. A peer merges the batch in the same way, syncs, and acknowledges all batches up to that one. Its own subscribers see the change.
 //!
 //! # The way of a repair
-//! 1. Once a second linked nodes tell each other the digest of all they held two seconds ago. Writes on their way are younger, so that
-//!    constant writing makes no difference between two that hold the same.
-//! 2. Where the digests differ, one opens a comparison: the sums of its tables, then, by turns, of the children that differ, down to four
-//!    bytes for each row of a small bucket. Whoever answers keeps nothing: a message lost costs a round.
-//! 3. The rows that differ are named, sent, and merged by the door that all writes take. The later timestamp wins, whoever sent it.
-//! 4. Where the digests are equal both note the instant: up to there the two hold the same. The least of those instants over all members,
-//!    announced by all, is the floor ([`core::floor`]).
-//! 5. A node that starts beside others is *syncing* until its digest has equalled that of a *whole* member. It takes what that member has,
-//!    hands over what it has itself, and removes what the member proves to have been deleted meanwhile.
+//! ```text
+//! round: digest of all but the newest 2 s -> equal: note the instant, move the floor
+//!                                         -> different: compare tables -> children -> rows -> send and merge the later ones
+//! ```
+//! 1. Once a second, linked nodes send each other the digest of everything they held two seconds ago. Writes in transit are younger than
+//!    that, so constant writing makes no difference between replicas that hold the same.
+//! 2. If the digests differ, one node opens a comparison: the sums of its tables, then in turns the children that differ, down to four
+//!    bytes per row of a small bucket. The answering node keeps no state, so a lost message costs one round.
+//! 3. The rows that differ are named, sent, and merged like all writes. The later timestamp wins, whoever sent it.
+//! 4. If the digests are equal, both nodes note the instant: up to there they hold the same. Every member announces the least of these
+//!    instants over all members; the least of all announcements is the floor ([`core::protocol::floor`]).
+//! 5. A node that starts next to others is *syncing* until its digest has equalled that of a *complete* member, one that holds everything
+//!    the cluster held. It takes what that member has, hands over what only it has, and removes what the member proves to have been deleted
+//!    meanwhile.
 //!
 //! # The way of a tombstone
-//! 1. A DELETE is a write like any other: a register without a value, stamped, pushed, compared. It stands against older values.
-//! 2. It stays until the floor has passed it by the grace: then all members have it, those that are down included. One that is forgotten
-//!    holds the floor no longer.
-//! 3. How far tombstones may be removed is made durable before the first one is, and told to the others in each round: they remove them too
-//!    before digests are compared again, so that what is swept here makes no difference to there.
-//! 4. A member that is away for long is forgotten, by a majority of the members alone, and holds the floor no longer. Up to when all held the
-//!    same as it is remembered: when it returns, that tells which of its rows were deleted and which nobody else has seen yet. It hands
-//!    over what is dead there before it sweeps that.
-//! 5. Values that expired are hidden by their own instant everywhere, and removed by the floor without a tombstone.
+//! 1. A DELETE is a write like any other: a register without a value, the *tombstone*. It gets a timestamp, is sent and compared, and wins
+//!    over older values.
+//! 2. It stays until the floor has passed it by a grace period. Then all members have it, including those that are down. A forgotten member
+//!    no longer holds back the floor.
+//! 3. Before the first tombstone is removed, the limit up to which they may be removed is made durable. Nodes announce that limit in each
+//!    round, and remove up to it before digests are compared again, so that sweeping on one node does not look like a difference on
+//!    another.
+//! 4. A member that stays away for long is forgotten, by a majority of the members only. The others remember up to when all held the same.
+//!    When the member returns, that instant tells which of its rows were deleted meanwhile and which nobody else has seen. It hands over
+//!    its tombstones before it sweeps them.
+//! 5. Expired values are hidden everywhere from the instant of their expiry, and removed by the floor without a tombstone.
 
 pub mod error;
 

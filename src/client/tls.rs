@@ -1,8 +1,8 @@
-//! Whom a command trusts in TLS: whoever shows a certificate that its user named, byte for byte, and whoever shows one for the name
-//! that was asked for which is signed by one of them. The first is what a certificate of one's own needs: it is asked for on
-//! 127.0.0.1 from within its container, whatever name it was made for.
+//! Which certificates a command trusts: the ones its user named, byte for byte, and any for the requested host that one of those signed.
+//! The first kind lets a self-signed certificate work: a command inside the node's container asks 127.0.0.1, whatever name the certificate
+//! was made for.
 //!
-//! Left out: the authorities that a system trusts. Their file can be named like any other.
+//! Left out: the system's root certificates. Their file can be named like any other.
 
 use std::{io, sync::Arc};
 
@@ -20,7 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::error::{Error, Result};
 
-/// How one node is spoken to in TLS.
+/// The TLS settings for one node.
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -28,14 +28,14 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// With the node at `host`, that is trusted by these certificates.
+    /// TLS to the node at `host`, trusting these certificates.
     ///
     /// # Errors
-    /// `Config` for a host that is no name and no address.
+    /// `Config` if `host` is neither a name nor an address.
     pub fn new(host: &str, trusted: Vec<CertificateDer<'static>>) -> Result<Self> {
         let wrong = |why: &dyn std::fmt::Display| Error::Config(format!("no TLS with {host}: {why}"));
         let name = ServerName::try_from(host.to_owned()).map_err(|error| wrong(&error))?;
-        // Named, not the process's default: another library may have set that to something else, or to nothing.
+        // We name the provider, because another library may have changed the process's default or removed it.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -47,7 +47,7 @@ impl Tls {
         Ok(Self { config: Arc::new(config), name })
     }
 
-    /// Agrees on TLS over `stream`; the error says why not, to whoever typed the command.
+    /// Does the TLS handshake over `stream`. The error explains the failure to whoever typed the command.
     pub async fn handshake(&self, stream: TcpStream) -> std::result::Result<TlsStream<TcpStream>, String> {
         let connector = TlsConnector::from(Arc::clone(&self.config));
         connector.connect(self.name.clone(), stream).await.map_err(|error| explain(&error))
@@ -56,20 +56,20 @@ impl Tls {
 
 fn explain(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidMessage(_)) => "it speaks no TLS: ask it by http://".into(),
+        Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS: use http://".into(),
         Some(rustls::Error::InvalidCertificate(why)) => format!(
-            "its certificate is not the one that --tls-cert or DYNARUST_TLS_CERT names, nor one for this host that is signed by \
-             it ({why}). A node shows the certificate that it was started with"
+            "its certificate is neither the one that --tls-cert or DYNARUST_TLS_CERT names, nor one for this host that it signed \
+             ({why}). A node presents the certificate it was started with"
         ),
         Some(_) | None => error.to_string(),
     }
 }
 
-/// Those who are trusted.
+/// Accepts pinned certificates, and those that they signed.
 #[derive(Debug)]
 struct CertificateVerifier {
     pinned: Vec<CertificateDer<'static>>,
-    /// The same as authorities; `None` where none of them can be one.
+    /// The same certificates as authorities; `None` if none of them can be one.
     authorities: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
@@ -92,7 +92,7 @@ impl ServerCertVerifier for CertificateVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        // That the node has its key is proven by the signature below.
+        // The signature check below proves that the node holds the key.
         if self.pinned.iter().any(|pinned| pinned == shown) {
             return Ok(ServerCertVerified::assertion());
         }

@@ -1,13 +1,13 @@
-//! Events as clients see them. One rendering serves all: the frame of Server-Sent Events is made once per change and
-//! shared by every subscriber, and the JSON object inside it is what a WebSocket sends.
+//! Events as clients see them. A change is rendered once, as the frame of a Server-Sent Event that all subscribers share. A WebSocket sends
+//! the JSON object inside that frame.
 //!
-//! A frame cannot be broken by what is in it: JSON text has no raw line end, keys are escaped by serde_json, table names
-//! are plain by their rule. An event carries an id (a cursor) only where a client may resume from it: `resync` and the
-//! values of a snapshot have none, so a client that is cut off inside a snapshot asks for what it asked before.
+//! Content cannot break a frame: JSON text has no raw line breaks, serde_json escapes keys, and table names are plain by rule. An event
+//! carries an id (a cursor) only if a client may resume from it. `resync` and the values of a snapshot have none, so a client that is cut
+//! off during a snapshot repeats its original request.
 //!
-//! A stream says where it is without any event, too: a block with an `id` and no data sets the last event ID of an `EventSource` and
-//! dispatches nothing (HTML standard, "9.2.6 Interpreting an event stream", at the blank line). So who is cut off before the first event
-//! resumes from there.
+//! A stream also reports its position without an event: a block with an `id` and no data sets the last event ID of an `EventSource` and
+//! dispatches nothing (HTML standard, "9.2.6 Interpreting an event stream", at the blank line). So a client that is cut off before the
+//! first event can resume too.
 
 use std::fmt::{self, Write};
 
@@ -25,15 +25,15 @@ const INCOMPLETE: &str =
     r#"{"event":"incomplete","detail":"values are missing that cannot be read on this node"}"#;
 const SHUTDOWN: &str = r#"{"event":"shutdown"}"#;
 
-/// The bytes of a rendered change beside its key, value and table: an estimate, to allocate once.
+/// Estimated bytes of a rendered change besides its key, value and table, so that we allocate once.
 const FRAME_BYTES: usize = 256;
 
-/// What an event stream begins with: who answers, how long to wait before coming back to it, and where it is, if that is known.
+/// The start of an event stream: which node answers, how long to wait before reconnecting, and the position, if known.
 pub fn head(address: &str, position: Option<Cursor>) -> Bytes {
     Bytes::from(format!(": dynarust {address}\nretry: 2000\n{}\n", id_line(position)))
 }
 
-/// What keeps an idle event stream open: a comment, which readers pass over, and where the stream is, if it has told all up to there.
+/// Keeps an idle event stream open: a comment, which readers skip, and the position, if all events up to there were sent.
 pub fn keep_alive(position: Option<Cursor>) -> Bytes {
     Bytes::from(format!(": \n{}\n", id_line(position)))
 }
@@ -42,7 +42,7 @@ fn id_line(position: Option<Cursor>) -> String {
     position.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default()
 }
 
-/// The frame of an event stream.
+/// Renders a notice as the frame of an event stream.
 pub fn frame(notice: &Notice) -> Bytes {
     match notice {
         Notice::Change(change) => change.rendered(render).clone(),
@@ -55,8 +55,7 @@ pub fn frame(notice: &Notice) -> Bytes {
     }
 }
 
-/// The text of a WebSocket message: the event's object, then the `sub` it belongs to (JSON text) and the cursor to resume
-/// from, where there are such.
+/// Renders a notice as a WebSocket message: the event's object, plus `sub` (JSON text) and the cursor to resume from, if there are any.
 pub fn message(notice: &Notice, sub: Option<&str>) -> String {
     let (frame, failure);
     let object = match notice {
@@ -89,7 +88,7 @@ fn cursor(notice: &Notice) -> Option<Cursor> {
     }
 }
 
-/// The object that says why a subscription broke off.
+/// The object that explains why a subscription failed.
 fn failed(error: &Error) -> String {
     serde_json::json!({ "event": "failed", "detail": error.to_string() }).to_string()
 }
@@ -99,7 +98,7 @@ const END: &str = "\n\n";
 
 fn render(change: &Change) -> Bytes {
     let mut frame = String::with_capacity(FRAME_BYTES + change.key.as_str().len() + value_bytes(change));
-    write_frame(&mut frame, change).expect("a String takes whatever is written to it");
+    write_frame(&mut frame, change).expect("writing to a String cannot fail");
     Bytes::from(frame)
 }
 
@@ -140,7 +139,7 @@ fn write_object(out: &mut String, change: &Change) -> fmt::Result {
     }
 }
 
-/// `text` as a JSON string, quotes included.
+/// `text` as a JSON string with its quotes.
 pub fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -152,7 +151,7 @@ fn value_bytes(change: &Change) -> usize {
     }
 }
 
-/// The JSON object within a change's frame.
+/// The JSON object inside a change's frame.
 fn object_in<'a>(change: &Change, frame: &'a Bytes) -> &'a str {
     let text = std::str::from_utf8(frame).expect("a frame is rendered as text");
     let id_line = if change.cursor.is_some() { text.find('\n').map_or(0, |end| end + 1) } else { 0 };
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshots_values_and_a_resync_are_nothing_to_resume_from() {
+    fn a_client_cannot_resume_from_snapshot_values_or_a_resync() {
         let notices = [change(None, "k", updated("1", None)), Notice::Resync(CURSOR), Notice::Shutdown];
         for notice in notices {
             let frame = frame(&notice);
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn control_events_are_named_and_sync_can_be_resumed_from() {
+    fn control_events_are_named_and_a_client_can_resume_from_sync() {
         let sync = "id: 3f2a91c0.184467\nevent: sync\ndata: {\"event\":\"sync\"}\n\n";
         assert_eq!(frame(&Notice::Sync(CURSOR)), sync);
         assert_eq!(frame(&Notice::Resync(CURSOR)), "event: resync\ndata: {\"event\":\"resync\"}\n\n");
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_the_events_object_with_its_subscription_and_cursor() {
+    fn a_message_is_the_event_object_with_its_subscription_and_cursor() {
         let notice = change(Some(CURSOR), "k", updated("[1]", Some(5)));
         let object: serde_json::Value = serde_json::from_str(&message(&notice, Some("7"))).expect("JSON");
         let members =
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_rendered_once_for_all() {
+    fn a_change_is_rendered_once() {
         let notice = change(Some(CURSOR), "k", updated("1", None));
         assert_eq!(frame(&notice).as_ptr(), frame(&notice).as_ptr());
     }

@@ -1,7 +1,7 @@
-//! The beat that keeps idle streams open: one ticker for all of them, not a timer each.
+//! Keep-alive of idle streams: one ticker for all of them instead of a timer each.
 //!
-//! Streams are dealt out over the slots of a wheel, and a tick wakes one slot. So each stream has its beat once a period,
-//! and 15,000 streams never write at one instant, which would delay the events of all the others.
+//! Streams are spread over the slots of a wheel, and each tick wakes one slot. So every stream gets a tick once per period, and 15,000
+//! streams never write at the same instant, which would delay the events of all others.
 
 use std::{
     pin::Pin,
@@ -20,21 +20,21 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// Between two beats of a stream: below the 30 s and more after which proxies close a silent connection.
+/// Time between two ticks of a stream: below the 30 s or more after which proxies close a silent connection.
 pub const PERIOD: Duration = Duration::from_secs(15);
-/// Slots of the wheel: at 15,000 streams a tick wakes 250.
+/// Slots of the wheel: with 15,000 streams a tick wakes 250.
 const SLOTS: usize = 60;
 
-/// A running ticker; dropping it stops it.
+/// The shared ticker. Dropping it stops it.
 pub struct KeepAlive {
     slots: Arc<[Arc<Notify>]>,
     next_slot: AtomicUsize,
-    // Dropping the set ends the task in it.
+    // Dropping the set ends its task.
     _ticker: JoinSet<()>,
 }
 
 impl KeepAlive {
-    /// Starts to beat. Needs a runtime around it.
+    /// Starts the ticker. Needs a tokio runtime.
     pub fn start(period: Duration) -> Arc<Self> {
         let slots: Arc<[Arc<Notify>]> = (0..SLOTS).map(|_| Arc::default()).collect();
         let mut ticker = JoinSet::new();
@@ -42,7 +42,7 @@ impl KeepAlive {
         Arc::new(Self { slots, next_slot: AtomicUsize::new(0), _ticker: ticker })
     }
 
-    /// The beats of one stream.
+    /// The ticks of one stream.
     pub fn ticks(&self) -> KeepAliveTicks {
         let slot = self.next_slot.fetch_add(1, Ordering::Relaxed) % SLOTS;
         let slot = Arc::clone(&self.slots[slot]);
@@ -59,7 +59,7 @@ async fn tick(slots: Arc<[Arc<Notify>]>, period: Duration) {
     }
 }
 
-/// An endless stream of beats. One that is not polled in time is not made up for.
+/// An endless stream of ticks. A tick that is not polled in time is skipped.
 pub struct KeepAliveTicks {
     slot: Arc<Notify>,
     tick: Pin<Box<OwnedNotified>>,
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_stream_has_its_beat_whichever_slot_it_fell_into() {
+    async fn every_stream_gets_ticks_whatever_its_slot() {
         let keep_alive = KeepAlive::start(Duration::from_millis(60));
         let streams: Vec<KeepAliveTicks> = (0..2 * SLOTS).map(|_| keep_alive.ticks()).collect();
         for mut ticks in streams {
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_has_one_beat_a_period() {
+    async fn a_stream_gets_one_tick_per_period() {
         let period = Duration::from_millis(120);
         let keep_alive = KeepAlive::start(period);
         let mut ticks = keep_alive.ticks();
@@ -108,11 +108,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropping_the_pulse_stops_the_ticker() {
+    async fn dropping_the_keep_alive_stops_the_ticker() {
         let keep_alive = KeepAlive::start(PERIOD);
         let slots = Arc::downgrade(&keep_alive.slots);
         drop(keep_alive);
-        // The task is dropped by the runtime, at the latest when this one yields to it.
+        // The runtime drops the task when this test yields to it, at the latest.
         while slots.upgrade().is_some() {
             tokio::task::yield_now().await;
         }

@@ -1,8 +1,12 @@
-//! HTTP: what clients see. Warp filters, one file per group of routes, under an accept loop of our own.
+//! HTTP: everything that clients see. REST routes as warp filters, Server-Sent Events and WebSocket, on our own accept loop.
 //!
-//! The way of a request: `server` accepts its connection, `socket` watches over that, `service` moves its head into a `Call`
-//! and passes it to the `routes`, where `accepts`, one table, tells what each takes, and anything else is refused; a handler
-//! answers over `Node` alone, and `reply` turns what failed into a problem.
+//! The path of a request: [`server`] accepts the connection, `server::socket` enforces its timeouts, and `server::service` turns the
+//! request's head into a [`request::Call`]. [`routes`] picks the handler by path; `request::accepts`, one table, lists the query parameters
+//! and conditional headers of each operation, and refuses all others. The handler calls [`Node`], and [`response`] turns an error into a
+//! problem (RFC 9457).
+//!
+//! To add a route: add a variant to [`request::route::Route`], a row to `request::accepts::OPERATIONS`, a file with the handler in `routes`, and
+//! one line to the list in `routes()` below.
 
 pub mod events;
 pub mod keep_alive;
@@ -24,51 +28,50 @@ use crate::{error::Error, http::request::route::Route, node::Node};
 
 pub use self::server::serve;
 
-/// Largest request head. More is answered 431.
+/// Longest request head. A longer one gets 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// How the server runs.
+/// Server settings.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Most connections at a time, streams and WebSockets included. Each costs a file descriptor.
+    /// Most connections at a time, including event streams and WebSockets. Each costs a file descriptor.
     pub connections_max: usize,
     /// Most connections of one address at a time, and most of its requests in flight.
     pub connections_per_address_max: usize,
-    /// The same, of one address of this machine.
+    /// The same limit for an address of this machine.
     pub connections_per_loopback_max: usize,
-    /// Memory for all bodies and answers, in bytes.
+    /// Memory for all request and response bodies, in bytes.
     pub memory_budget_bytes: u64,
-    /// Longest body of a batch or a multi-get, in bytes: it is held whole.
+    /// Longest body of a batch or a multi-get, in bytes. It is kept in memory as a whole.
     pub body_bytes_max: u64,
-    /// Most operations of a batch, and keys of a multi-get.
+    /// Most operations in a batch, and most keys in a multi-get.
     pub batch_ops_max: usize,
-    /// How many bytes a second of a body have to come, on the average, after `request::body::BODY_GRACE`.
+    /// The lowest average rate of a body, in bytes a second, after the first `request::body::BODY_GRACE`.
     pub body_rate_min: u64,
-    /// How long a client may take from connecting to its first byte, and from the first byte of a request to the end of its
-    /// head.
+    /// How long a client may take from connecting to its first byte, and from the first byte of a request to the end of its head.
     pub header_timeout: Duration,
-    /// How long a connection may stay open between two requests. Over HTTP/2 connections stay.
+    /// How long a connection may stay idle between two requests. HTTP/2 connections stay open.
     pub idle_timeout: Duration,
-    /// How long a body may go without a byte.
+    /// How long a body may pause between two bytes.
     pub body_timeout: Duration,
-    /// How long a client may go without reading a byte of what waits for it.
+    /// How long a client may go without reading anything while data waits for it.
     pub stall_timeout: Duration,
-    /// How long requests in flight are given to finish after the shutdown.
+    /// How long requests in flight may take to finish after shutdown begins.
     pub shutdown_timeout: Duration,
-    /// Origins whose pages may call this server; `*` for all.
+    /// Origins whose pages may call this server; `*` allows all.
     pub cors_origins: Vec<String>,
-    /// Names under which clients may ask, beside those this server is known by; `*.` at the beginning stands for one label.
+    /// Additional host names under which clients may ask; a leading `*.` stands for one label.
     pub allowed_hosts: Vec<String>,
-    /// Where set, clients are served over TLS only.
+    /// If set, clients are served over TLS only.
     pub tls: Option<Tls>,
 }
 
-/// The certificate to serve with, PEM files both.
+/// The server's certificate, as two PEM files.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The certificate and the chain up to its root.
+    /// The certificate, with its chain up to the root.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key.
     pub key: PathBuf,
 }
 
@@ -94,8 +97,8 @@ impl Default for Options {
     }
 }
 
-/// All routes, the hot ones first: a route costs what it takes to pass over those before it. Folded from the last, so that
-/// the first is the outermost and a request for it goes through one layer and not through all.
+/// All routes, most used first: a request tries them in order. We fold from the last, so that the first is the outermost filter and its
+/// requests pass through one layer only.
 fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
     let metrics =
         route(Route::Metrics, exactly("/metrics"), move |call, ()| Arc::clone(&metrics).answer(call));
@@ -118,12 +121,11 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
     groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())
 }
 
-/// The answer where no route takes the path.
+/// The response if no route takes the path.
 fn unknown() -> BoxedFilter<(Response,)> {
     let answer = |call: Call| {
         let path = call.path();
-        let error =
-            Error::NotFound(format!("there is nothing at {path}; keys are at /{{table}}/key/{{key}}"));
+        let error = Error::NotFound(format!("nothing is at {path}; keys are at /{{table}}/key/{{key}}"));
         response::problem(&error, &call)
     };
     warp::ext::get::<Call>().map(answer).boxed()

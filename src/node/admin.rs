@@ -1,12 +1,11 @@
-//! Who may tell this node what to do: those who prove that they know the cluster secret or the node's admin token, by a keyed hash
-//! over a challenge and over their request. Neither ever travels, a proof is good for one request, and a challenge for one proof.
-//! For scripts the token is also taken as it is, as a Bearer token.
+//! Who may send commands to this node: clients that prove they know the cluster secret or the node's admin token. The proof is a keyed hash
+//! over a challenge and over the request. Neither secret is ever sent, a proof is valid for one request, and a challenge for one proof. For
+//! scripts, a node also accepts the token itself as a Bearer token.
 //!
-//! A challenge carries its end and the mark of the node that made it, so that nothing is kept of those that anyone can ask for:
-//! only of those that were answered.
+//! A challenge contains its expiry and a MAC of the node that made it. So we store nothing for challenges, which anyone can ask for, and
+//! remember only those that were used.
 //!
-//! Left out: secrecy of the request itself and the identity of the node that answers. Where others can touch the traffic, TLS
-//! gives both.
+//! Left out: the secrecy of the request, and the identity of the node that answers. TLS gives both where others can reach the traffic.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,25 +29,25 @@ use crate::{
     replication::link::{address::network, secret::Secrets},
 };
 
-/// How long a challenge can be answered.
+/// How long a challenge is valid.
 const CHALLENGE_MS: u64 = 30_000;
-/// Challenges that are remembered as answered, rightly and not, each until its end. Of those with a wrong answer one more takes
-/// the place of the oldest: another answer to that gains nothing over one to a fresh challenge. Right answers take who knows the
-/// secret, and one more is refused.
+/// Used challenges that we remember until they expire, with valid and with invalid proofs separately. Of those with an invalid proof, one
+/// more replaces the oldest: trying a challenge again is no better than a fresh challenge. A valid proof takes the secret, and one more is
+/// refused.
 const USED_CHALLENGES_MAX: usize = 1024;
-/// The bytes of a challenge before the node's mark: its end and randomness, half of each.
+/// The bytes of a challenge before its MAC: half for the expiry, half random.
 const PAYLOAD_BYTES: usize = 16;
-/// Wrong proofs from one address within a window. More are told to wait, and are not logged; a right one gets in all the same: it
-/// costs a hash to tell, and a secret of sixteen characters is not to be found by asking.
+/// Invalid proofs from one address within a window. After that they get "wait" and are not logged. A valid proof still succeeds: checking
+/// costs one hash, and nobody guesses a secret of sixteen characters by asking.
 const FAILURES_MAX: u32 = 10;
-/// How long wrong proofs are held against an address.
+/// How long invalid proofs count against an address.
 const FAILURE_WINDOW_MS: u64 = 60_000;
-/// Addresses whose wrong proofs are counted at one time. One more takes the place of the oldest.
+/// Addresses with invalid proofs that we track. One more replaces the oldest.
 const FAILING_ADDRESSES_MAX: usize = 1024;
 /// The scheme of the `Authorization` header.
 const SCHEME: &str = "DynaRust";
 
-/// Keys that prove the right to administer: one for each cluster secret that is accepted, and that of an admin token.
+/// Keys that prove the right to administer: one for each accepted cluster secret, and one for the admin token.
 #[derive(Clone, Default)]
 pub struct AdminKeys(pub Vec<[u8; 32]>);
 
@@ -58,7 +57,7 @@ impl AdminKeys {
         Self(secrets.admin_keys())
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -70,7 +69,7 @@ impl fmt::Debug for AdminKeys {
     }
 }
 
-/// What a proof is about: nothing in it can be exchanged afterwards.
+/// What a proof covers: none of it can be changed afterwards.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The method.
@@ -84,14 +83,14 @@ pub struct Request<'a> {
 impl Request<'_> {
     fn proof(&self, key: &[u8; 32], nonce: Hash) -> Hash {
         let mut hasher = blake3::Hasher::new_keyed(key);
-        // Neither a method nor a path has a zero in it, so that no two requests run together to the same bytes.
+        // Neither a method nor a path contains a zero byte, so two different requests never hash the same bytes.
         hasher.update(nonce.as_bytes()).update(self.method.as_bytes()).update(&[0]);
         hasher.update(self.path.as_bytes()).update(&[0]).update(blake3::hash(self.body).as_bytes());
         hasher.finalize()
     }
 }
 
-/// The challenge that is answered, and the answer: the value of an `Authorization` header.
+/// A challenge and its proof: the value of an `Authorization` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
     nonce: Hash,
@@ -99,7 +98,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Answers a challenge by one of the keys.
+    /// Answers a challenge with one of the keys.
     pub fn answer(key: &[u8; 32], nonce: Hash, request: &Request<'_>) -> Self {
         Self { nonce, proof: request.proof(key, nonce) }
     }
@@ -131,17 +130,17 @@ impl FromStr for Credentials {
     }
 }
 
-/// The challenges that were answered, and the addresses that gave wrong answers. Two locks, never held together.
+/// Checks proofs and tokens. Remembers used challenges, and the addresses with invalid proofs. Two locks, never held together.
 pub(super) struct Authenticator {
-    /// What marks a challenge as this node's.
+    /// The MAC key for this node's challenges.
     key: [u8; 32],
-    /// Its time begins here, as nobody sets this clock: what is over stays so.
+    /// Our time starts here. Nobody sets this clock, so what has expired stays expired.
     started: Instant,
     used: Mutex<UsedChallenges>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
 
-/// The challenges that were answered.
+/// The challenges that were used.
 #[derive(Default)]
 struct UsedChallenges {
     valid: VecDeque<Hash>,
@@ -154,24 +153,24 @@ struct Failures {
 }
 
 impl Node {
-    /// A challenge, to be answered within half a minute: 32 bytes that nobody foresees.
+    /// A challenge, valid for half a minute: 32 bytes that nobody can predict.
     ///
     /// # Errors
-    /// `Io` where the system gives no randomness.
+    /// `Io` if the system gives no randomness.
     pub fn challenge(&self) -> Result<Hash> {
         Ok(self.authenticator.challenge(random()?, self.authenticator.now_ms()))
     }
 
-    /// Whether a request may tell this node what to do. Its challenge is spent, whatever the answer is.
+    /// Whether a request may command this node. Uses up its challenge, whatever the result.
     ///
     /// # Errors
-    /// `Unauthorized` without proof or with a wrong one, `TooMany` after several wrong ones from one address.
+    /// `Unauthorized` without a valid proof, `TooMany` after several invalid ones from one address.
     pub fn authorize(&self, from: IpAddr, request: &Request<'_>, credentials: Option<&str>) -> Result<()> {
         let credentials = credentials.ok_or_else(|| {
             Error::Unauthorized(format!(
-                "this needs the node's admin token or the cluster secret: a command of the same name reads the token in the data \
-                 directory (--data), or takes CLUSTER_SECRET from its environment; a program sends the text of {TOKEN_FILE} as a \
-                 Bearer token, or answers GET /_/admin/challenge"
+                "this needs the node's admin token or the cluster secret: the command of the same name reads the token from the data \
+                 directory (--data), or CLUSTER_SECRET from the environment; a program sends the content of {TOKEN_FILE} as a Bearer \
+                 token, or answers GET /_/admin/challenge"
             ))
         })?;
         let now_ms = self.authenticator.now_ms();
@@ -184,7 +183,7 @@ impl Node {
     }
 }
 
-/// The token in the value of an `Authorization` header, where it is one of RFC 6750.
+/// The Bearer token in an `Authorization` header (RFC 6750), if it is one.
 fn bearer_token(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
@@ -197,17 +196,17 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
     Ok(bytes)
 }
 
-/// The end of a challenge, in the milliseconds of the door that made it.
+/// When a challenge expires, in milliseconds of the authenticator that made it.
 fn expires_ms(nonce: Hash) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *nonce.as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl Authenticator {
-    /// A door whose challenges no other takes for its own.
+    /// A new authenticator, with its own MAC key: it does not accept another's challenges.
     ///
     /// # Errors
-    /// `Io` where the system gives no randomness.
+    /// `Io` if the system gives no randomness.
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
             key: random()?,
@@ -228,7 +227,7 @@ impl Authenticator {
         self.with_mac(&payload)
     }
 
-    /// A challenge, of what comes before its mark.
+    /// A challenge: the payload followed by its MAC.
     fn with_mac(&self, payload: &[u8]) -> Hash {
         let mut nonce = [0; 32];
         nonce[..PAYLOAD_BYTES].copy_from_slice(payload);
@@ -245,13 +244,13 @@ impl Authenticator {
         token: &str,
         now_ms: u64,
     ) -> Result<()> {
-        // First of all: no failures of others, at whichever address, keep out who has the token.
+        // Check this first: other clients' failures, from whatever address, must not lock out who has the token.
         if right.is(token) {
             return Ok(());
         }
         Err(match self.count_failure(network(from), request.path, now_ms) {
             Error::Unauthorized(_) => Error::Unauthorized(format!(
-                "the Bearer token is not this node's: its own is in {TOKEN_FILE}, in its data directory"
+                "the Bearer token is not this node's: the right one is in {TOKEN_FILE}, in its data directory"
             )),
             refused => refused,
         })
@@ -266,22 +265,22 @@ impl Authenticator {
         now_ms: u64,
     ) -> Result<()> {
         self.use_challenge(credentials.nonce, now_ms)?;
-        // Hashes compare in constant time, and all keys are tried, so that time tells nothing of any.
+        // Hashes compare in constant time, and we try all keys, so timing reveals nothing about any of them.
         let right = keys
             .0
             .iter()
             .fold(false, |right, key| right | (request.proof(key, credentials.nonce) == credentials.proof));
-        // First of all: no failures of others, at whichever address, keep out who knows the secret.
+        // Check this first: other clients' failures, from whatever address, must not lock out who knows the secret.
         if !right {
             return Err(self.count_failure(network(from), request.path, now_ms));
         }
         self.used().mark_valid(credentials.nonce)
     }
 
-    /// Remembers a challenge as answered.
+    /// Uses up a challenge.
     ///
     /// # Errors
-    /// `Unauthorized` for one that cannot be answered any more or is not this door's, of which nothing is remembered.
+    /// `Unauthorized` for one that has expired, was used, or is not ours. We remember nothing of expired and foreign ones.
     fn use_challenge(&self, nonce: Hash, now_ms: u64) -> Result<()> {
         // Hashes compare in constant time.
         let is_ours = self.with_mac(&nonce.as_bytes()[..PAYLOAD_BYTES]) == nonce;
@@ -292,7 +291,7 @@ impl Authenticator {
         }
     }
 
-    /// Counts a wrong proof; what it is answered.
+    /// Counts an invalid proof. Returns the error for the client.
     fn count_failure(&self, from: IpAddr, path: &str, now_ms: u64) -> Error {
         let mut failures = self.failures();
         failures.retain(|_, failures| now_ms.saturating_sub(failures.since_ms) < FAILURE_WINDOW_MS);
@@ -303,18 +302,18 @@ impl Authenticator {
         let count = &mut failures.entry(from).or_insert(Failures { since_ms: now_ms, count: 0 }).count;
         if *count >= FAILURES_MAX {
             return Error::TooMany(format!(
-                "{FAILURES_MAX} wrong proofs from this address within a minute: wait that long"
+                "{FAILURES_MAX} invalid proofs from this address within a minute: wait a minute"
             ));
         }
         *count += 1;
         drop(failures);
-        warn!(%from, path, "a wrong proof of the cluster secret or the admin token");
+        warn!(%from, path, "invalid proof of the cluster secret or the admin token");
         Error::Unauthorized(
-            "the proof is wrong: of another cluster secret or admin token than this node's, or for another request".into(),
+            "the proof is invalid: it is for another cluster secret or admin token than this node's, or for another request".into(),
         )
     }
 
-    // Each change of either is one call that leaves it whole, whatever panics after.
+    // Each change is one call that leaves the collection valid, even if something panics later.
     fn used(&self) -> MutexGuard<'_, UsedChallenges> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -338,14 +337,14 @@ impl UsedChallenges {
         Ok(())
     }
 
-    /// Keeps a challenge that was answered rightly from giving way to others.
+    /// Keeps a challenge with a valid proof from being replaced by others.
     fn mark_valid(&mut self, nonce: Hash) -> Result<()> {
-        // It may have given way already, and come again in between.
+        // It may have been replaced already, and then used again in between.
         if self.valid.contains(&nonce) {
             return Err(challenge_not_open());
         }
         if self.valid.len() == USED_CHALLENGES_MAX {
-            return Err(Error::TooMany(format!("{USED_CHALLENGES_MAX} orders within 30 s: wait that long")));
+            return Err(Error::TooMany(format!("{USED_CHALLENGES_MAX} commands within 30 s: wait 30 s")));
         }
         self.invalid.retain(|used| *used != nonce);
         self.valid.push_back(nonce);
@@ -354,7 +353,9 @@ impl UsedChallenges {
 }
 
 fn challenge_not_open() -> Error {
-    Error::Unauthorized("the challenge is not open: each serves once, within 30 s; ask for another".into())
+    Error::Unauthorized(
+        "the challenge is not valid: each can be used once, within 30 s; ask for another".into(),
+    )
 }
 
 #[cfg(test)]
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_knows_a_secret_is_let_in_once_a_challenge() {
+    fn a_valid_proof_is_accepted_once_per_challenge() {
         let (authenticator, keys) =
             (authenticator(), keys(&["the secret of the cluster", "the one before it"]));
         for key in 0..2 {
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_is_open_for_half_a_minute_at_the_door_that_made_it() {
+    fn a_challenge_is_valid_for_half_a_minute_at_the_node_that_made_it() {
         let (authenticator, other, keys) =
             (authenticator(), authenticator(), keys(&["the secret of the cluster"]));
         let answer = |nonce| answers(&keys, nonce)[0];
@@ -443,9 +444,9 @@ mod tests {
             let mut bytes = *nonce(&authenticator, byte, 0).as_bytes();
             bytes[byte] ^= 1;
             let forged = authenticator.verify_proof(&keys, HERE, &REQUEST, answer(bytes.into()), 0);
-            assert!(matches!(forged, Err(Error::Unauthorized(why)) if why.contains("not open")), "{byte}");
+            assert!(matches!(forged, Err(Error::Unauthorized(why)) if why.contains("not valid")), "{byte}");
         }
-        assert!(authenticator.used().invalid.is_empty(), "nothing is remembered of those");
+        assert!(authenticator.used().invalid.is_empty(), "none of those is remembered");
         assert_eq!(
             authenticator.verify_proof(
                 &keys,
@@ -458,9 +459,9 @@ mod tests {
         );
     }
 
-    /// Strangers who asked for challenges all the time took the operator's away, as only so many were kept.
+    /// Only a limited number of open challenges was kept, so strangers who kept asking for challenges displaced the operator's.
     #[test]
-    fn strangers_fill_no_memory_and_make_no_proof_good_for_twice() {
+    fn strangers_cannot_fill_memory_or_make_a_proof_work_twice() {
         let (authenticator, keys) = (authenticator(), keys(&["the secret of the cluster"]));
         let right = answers(&keys, nonce(&authenticator, 0, 0))[0];
         assert_eq!(authenticator.verify_proof(&keys, HERE, &REQUEST, right, 0), Ok(()));
@@ -483,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn more_orders_at_a_time_than_can_be_remembered_are_refused() {
+    fn more_commands_than_can_be_remembered_are_refused() {
         let authenticator = authenticator();
         for number in 0..USED_CHALLENGES_MAX {
             assert_eq!(authenticator.used().mark_valid(nonce(&authenticator, number, 0)), Ok(()));
@@ -493,9 +494,9 @@ mod tests {
         assert_eq!(ask(&authenticator, "the one before it", HERE, CHALLENGE_MS, &REQUEST), Ok(()));
     }
 
-    /// Ten wrong proofs a minute, which anyone behind the operator's address can send, shut the operator out.
+    /// Ten invalid proofs a minute, which anyone behind the operator's address can send, locked the operator out.
     #[test]
-    fn wrong_proofs_are_told_to_wait_and_a_right_one_gets_in_all_the_same() {
+    fn many_invalid_proofs_must_wait_and_a_valid_one_still_works() {
         let authenticator = authenticator();
         let there: IpAddr = [192, 0, 2, 1].into();
         let guess = |now_ms| ask(&authenticator, "a guess of the secret", there, now_ms, &REQUEST);
@@ -508,12 +509,12 @@ mod tests {
         }
         assert!(
             matches!(guess(5 + FAILURE_WINDOW_MS), Err(Error::Unauthorized(_))),
-            "after a while as before"
+            "the count starts over after a while"
         );
     }
 
     #[test]
-    fn the_addresses_held_in_mind_are_bounded() {
+    fn the_number_of_tracked_addresses_is_bounded() {
         let authenticator = authenticator();
         for number in 0..FAILING_ADDRESSES_MAX as u32 + 10 {
             authenticator.count_failure(std::net::Ipv4Addr::from_bits(number).into(), "/", u64::from(number));
@@ -524,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_read_as_they_are_written_and_nothing_else_is() {
+    fn credentials_round_trip_and_nothing_else_parses() {
         let credentials = answers(&keys(&["the secret of the cluster"]), nonce(&authenticator(), 3, 0))[0];
         assert_eq!(credentials.to_string().parse(), Ok(credentials));
         let hex = nonce(&authenticator(), 1, 0).to_string();
@@ -540,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_token_is_the_nodes_and_wrong_ones_count_as_wrong_proofs() {
+    fn a_bearer_token_is_checked_and_wrong_ones_count_as_invalid_proofs() {
         let folder = tempfile::tempdir().expect("a folder");
         let machine = crate::storage::Machine::new(crate::node::wall_clock());
         let right = AdminToken::read_or_make(folder.path(), &machine).expect("made");
@@ -552,7 +553,7 @@ mod tests {
             assert!(matches!(ask("0"), Err(Error::Unauthorized(why)) if why.contains(TOKEN_FILE)));
         }
         assert!(matches!(ask("0"), Err(Error::TooMany(_))));
-        assert_eq!(ask(text.trim()), Ok(()), "whoever guessed, the right token is taken");
+        assert_eq!(ask(text.trim()), Ok(()), "the right token works despite the guesses");
         assert_eq!((bearer_token("DynaRust nonce=1"), bearer_token("Bearer")), (None, None));
     }
 }

@@ -1,6 +1,6 @@
-//! The admin token: 256 random bits that a node makes at its first start and keeps in its data directory. Whoever can read that file
-//! may tell the node what to do, as they could take its data as well. Where a request comes from proves nothing: what a
-//! proxy passes on comes from the node's own machine.
+//! The admin token: 256 random bits that a node makes at its first start and keeps in its data directory. Whoever can read that file may
+//! command the node; they could take its data anyway. Where a request comes from proves nothing, because requests through a local proxy
+//! come from the node's own machine.
 
 use std::{
     fmt,
@@ -17,34 +17,34 @@ use crate::{
     storage::Machine,
 };
 
-/// The token's file, in the data directory.
+/// The token's file in the data directory.
 pub const TOKEN_FILE: &str = "dynarust.admin-token";
-/// The context in which the key that proves the token is derived from it.
+/// The context for deriving the key that proves the token.
 const KEY_CONTEXT: &str = "dynarust 2026 admin token";
 
-/// The token of one node.
+/// One node's token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AdminToken(Hash);
 
 impl fmt::Debug for AdminToken {
-    /// Without the token.
+    /// Hides the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AdminToken")
     }
 }
 
 impl AdminToken {
-    /// Reads the token of the node whose data directory this is.
+    /// Reads the token of the node with this data directory.
     ///
     /// # Errors
-    /// `Unauthorized` where it is not there, not readable or no token; says why, and what to do.
+    /// `Unauthorized` if it is missing, unreadable or invalid; the text says why and what to do.
     pub fn read(data: &Path) -> Result<Self> {
         let path = data.join(TOKEN_FILE);
         let shown = path.display();
         match fs::read_to_string(&path) {
             Ok(text) => Self::parse(&path, &text).map_err(|error| Error::Unauthorized(error.to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Unauthorized(format!(
-                "there is no admin token at {shown}: run this on the node's machine, and name the node's data directory by --data"
+                "there is no admin token at {shown}: run this on the node's machine, and give the node's data directory with --data"
             ))),
             Err(error) => Err(Error::Unauthorized(format!(
                 "the admin token at {shown} cannot be read ({error}): run this as the user that the node runs as"
@@ -52,10 +52,10 @@ impl AdminToken {
         }
     }
 
-    /// Reads the token in the data directory, or makes it where there is none.
+    /// Reads the token in the data directory, or makes one if there is none.
     ///
     /// # Errors
-    /// `StorageUnusable` for a file that is no token, `StorageFull` and `Io` as the file system says.
+    /// `StorageUnusable` if the file does not hold a token; `StorageFull` and `Io` as the file system reports.
     pub fn read_or_make(data: &Path, machine: &Machine) -> Result<Self> {
         let path = data.join(TOKEN_FILE);
         match fs::read_to_string(&path) {
@@ -76,10 +76,10 @@ impl AdminToken {
         Ok(token)
     }
 
-    /// Whole or not at all, and never readable by others.
+    /// Writes atomically, and never readable by others.
     fn write(&self, path: &Path) -> io::Result<()> {
         let fresh = path.with_extension("new");
-        // What a start left that was cut short may have other permissions.
+        // The file of an interrupted start may have other permissions.
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -94,13 +94,13 @@ impl AdminToken {
     fn parse(path: &Path, text: &str) -> Result<Self> {
         Hash::from_hex(text.trim()).map(Self).map_err(|_| {
             Error::StorageUnusable(format!(
-                "{} is no admin token, which is 64 hexadecimal digits: delete it, and the node makes another when it starts",
+                "{} does not hold an admin token, which is 64 hexadecimal digits: delete it, and the node makes a new one when it starts",
                 path.display()
             ))
         })
     }
 
-    /// Whether this text is the token. Takes the same time for each that is wrong.
+    /// Whether `text` is the token. Takes the same time for every wrong token.
     pub fn is(&self, text: &str) -> bool {
         Hash::from_hex(text).is_ok_and(|hash| hash == self.0)
     }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_absent_or_none_is_named_with_the_remedy() {
+    fn a_missing_or_invalid_token_is_reported_with_the_remedy() {
         let folder = tempfile::tempdir().expect("a folder");
         let why = |read: Result<AdminToken>| read.expect_err("none").to_string();
         let absent = why(AdminToken::read(folder.path()));

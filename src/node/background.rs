@@ -1,4 +1,4 @@
-//! What runs beside requests as long as a node does, and what a start that fails leaves behind: nothing.
+//! Background tasks that run as long as the node, and the cleanup after a failed start.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,19 +10,19 @@ use tracing::warn;
 
 use crate::storage::{Store, Threads, commit::timestamps::Stamps};
 
-/// How often the storage's own work is done on a machine that has no threads for it: as a disk that syncs in so long.
+/// How often the storage's own work runs in an environment without threads: like a disk whose sync takes this long.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A storage that is closed again where the start fails, or is given up.
+/// Closes the storage if the start fails or is dropped.
 pub struct CloseOnDrop(Option<Store>);
 
 impl CloseOnDrop {
-    /// Of a store that was just opened.
+    /// Guards a store that was just opened.
     pub fn new(store: &Store) -> Self {
         Self(Some(store.clone()))
     }
 
-    /// The node is up: the storage is its own from now on.
+    /// The node is up: it closes the storage itself from now on.
     pub fn disarm(mut self) {
         self.0 = None;
     }
@@ -36,7 +36,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// What runs beside requests until the storage is closed.
+/// Starts the tasks that run until the storage is closed.
 pub fn run(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let weak = Arc::downgrade(stamps);
@@ -44,7 +44,7 @@ pub fn run(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
         loop {
             let Some(stamps) = weak.upgrade() else { return };
             let nap = stamps.keep_bound_ahead().await;
-            // Who sleeps keeps nobody's clock alive.
+            // Do not keep the clock alive while asleep.
             drop(stamps);
             sleep(nap).await;
         }

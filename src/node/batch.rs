@@ -1,14 +1,14 @@
-//! Writes that are made durable in one commit, however many pieces they are merged in.
+//! Batches: writes that are merged in pieces and made durable in one commit.
 
 use std::sync::Arc;
 
 use super::{Node, Write, Written, write_tracker::WritePermit};
 use crate::{core::name::TableName, error::Result, storage::commit::Life};
 
-/// Longer batches are merged on a thread of their own, so that they hold up no other request.
+/// Longer batches are merged on another thread, so that they do not block other requests.
 const INLINE_WRITES_MAX: usize = 16;
 
-/// Writes that are merged piece by piece, and made durable in one commit.
+/// Writes that are merged piece by piece and made durable in one commit.
 pub struct Batch<'a> {
     node: &'a Arc<Node>,
     table: &'a TableName,
@@ -17,10 +17,10 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Merges writes; results in order. `atomic`: the first failure keeps all of these from happening, and is returned.
+    /// Merges writes; returns the results in order. With `atomic` the first failure prevents all of them, and is returned.
     ///
     /// # Errors
-    /// As `Node::write`; without `atomic` only what concerns all writes.
+    /// As `Node::write`; without `atomic` only errors that concern all writes.
     pub async fn merge(&mut self, writes: Vec<Write>, atomic: bool) -> Result<Vec<Result<Written>>> {
         let (node, table) = (self.node.clone(), self.table.clone());
         let long = writes.len() > INLINE_WRITES_MAX;
@@ -30,17 +30,17 @@ impl Batch<'_> {
         if long { self.node.machine().run(merge).await } else { merge() }
     }
 
-    /// Returns when all that was merged is durable.
+    /// Returns when everything merged is durable.
     ///
     /// # Errors
-    /// `StorageFull` where the storage failed meanwhile: then some of it may be lost.
+    /// `StorageFull` if the storage has failed meanwhile; some writes may be lost then.
     pub async fn finish(self) -> Result<()> {
         self.node.store.acknowledge(self.life).await
     }
 }
 
 impl Node {
-    /// Begins a batch of writes to one table.
+    /// Starts a batch of writes to one table.
     ///
     /// # Errors
     /// `StorageFull`, `Draining`.

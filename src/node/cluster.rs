@@ -1,6 +1,6 @@
-//! What a node tells of its cluster, and what it can be told to do with it: one place for HTTP and the command line.
+//! What a node knows about its cluster, and the cluster commands: shared by HTTP and the command line.
 //!
-//! All times in a view are spans in milliseconds up to now, unless they say that they are Unix milliseconds.
+//! Times in a view are ages in milliseconds, unless they say Unix milliseconds.
 
 use std::time::Duration;
 
@@ -20,56 +20,56 @@ use crate::{
 /// The cluster as this node sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterView {
-    /// The cluster's id: random, made at its birth.
+    /// The cluster's id: random, made when the cluster was formed.
     pub cluster: u64,
     /// This node's id.
     pub node: NodeId,
     /// The address others reach this node at.
     pub address: String,
-    /// How often this node has begun anew as a member.
+    /// How often this node has joined as a new member.
     pub incarnation: u64,
-    /// How far this node has come to hold what the cluster holds.
+    /// How far this node has received what the cluster holds.
     pub progress: Progress,
-    /// Members that would be forgotten by now, and are kept as no majority is here.
+    /// Members that would be forgotten by now, but are kept because this side has no majority.
     pub kept: usize,
     /// What is wrong with this node's clock, if anything is.
     pub clock: ClockState,
-    /// Up to here every member holds everything (Unix milliseconds; 0: not known).
+    /// Every member holds everything up to here (Unix milliseconds; 0: not known).
     pub floor_ms: u64,
-    /// How far tombstones and expired values were removed here (Unix milliseconds).
+    /// How far this node has removed tombstones and expired values (Unix milliseconds).
     pub swept: Swept,
-    /// Rows refused since the start, as it was proved that they were deleted.
+    /// Rows refused since the start, because they were proved to be deleted.
     pub zombies_refused: u64,
-    /// Everyone known, this node included, in order of addresses.
+    /// All known members including this node, ordered by address.
     pub members: Vec<MemberView>,
 }
 
-/// A member as this node sees it. Counters are those since this node's start.
+/// A member as this node sees it. Counters start with this node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemberView {
     /// Its id.
     pub node: NodeId,
     /// The address it is reached at.
     pub address: String,
-    /// How it is.
+    /// Its state.
     pub state: MemberState,
-    /// For how long it has been so.
+    /// How long it has been in this state.
     pub since_ms: u64,
-    /// Whether a link with it stands.
+    /// Whether there is a link with it.
     pub linked: bool,
-    /// Why it takes no rows, where its storage is full or fails, or it has no room for a table.
+    /// Why it accepts no rows: its storage is full or failing, or it has no room for a table.
     pub storage_full: Option<String>,
-    /// Why this node takes no rows from it, where it has no room for one of its tables.
+    /// Why this node accepts no rows from it: there is no room for one of its tables.
     pub rows_refused: Option<String>,
-    /// The round trip of the last round.
+    /// The round trip time of the last round.
     pub round_trip_ms: Option<f64>,
-    /// How far its clock is ahead of this node's; below 0, how far behind.
+    /// How far its clock is ahead of this node's; negative if behind.
     pub clock_offset_ms: Option<i64>,
-    /// Rows it has, tombstones included, as it said last.
+    /// Its row count as last reported, tombstones included.
     pub rows: Option<u64>,
-    /// For how long it may have missed something: since the last instant at which both are known to have held the same.
+    /// How old its data may be: the time since both nodes last held the same.
     pub lag_ms: Option<u64>,
-    /// Rows that wait here to be sent to it.
+    /// Rows waiting here to be sent to it.
     pub outbox: u64,
     /// How long ago its last round arrived.
     pub last_round_ms: Option<u64>,
@@ -79,11 +79,11 @@ pub struct MemberView {
     pub sessions: u64,
     /// Comparisons that found no difference.
     pub false_sessions: u64,
-    /// Messages sent to it to find out what differs.
+    /// Messages sent to it to find differences.
     pub comparison_messages: u64,
-    /// Their length, encoded.
+    /// The encoded length of those messages.
     pub comparison_bytes: u64,
-    /// How many messages of the last comparison with it waited for one another at the most, rows included.
+    /// The longest chain of messages in the last comparison with it that waited for one another, rows included.
     pub comparison_steps: u32,
     /// Bytes sent to it over links.
     pub bytes_sent: u64,
@@ -95,29 +95,29 @@ pub struct MemberView {
     pub rows_received: u64,
 }
 
-/// How a member is.
+/// The state of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberState {
-    /// The node that is asked.
+    /// This node.
     Myself,
     /// It answers.
     Alive,
-    /// It did not answer the last time; others are asked about it.
+    /// It did not answer last time; we ask others about it.
     Suspect,
-    /// It does not answer. It still counts: nothing that it may have missed is swept.
+    /// It does not answer. It still counts: nothing it may have missed is swept.
     Down,
-    /// It said goodbye, and is expected back: as down, but nobody wonders.
+    /// It announced that it stops, and is expected back. Like down, but no cause for concern.
     Left,
-    /// It was forgotten. Should it return, it begins anew.
+    /// It was forgotten. If it returns, it joins as a new member.
     Forgotten,
 }
 
 impl MemberState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 6] =
         [Self::Myself, Self::Alive, Self::Suspect, Self::Down, Self::Left, Self::Forgotten];
 
-    /// Its name, as people and programs see it.
+    /// The name for people and programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Myself => "self",
@@ -129,7 +129,7 @@ impl MemberState {
         }
     }
 
-    /// Whether it holds a replica: it may be away, but it is expected back.
+    /// Whether it holds a replica. It may be away, but is expected back.
     pub fn is_replica(self) -> bool {
         match self {
             Self::Myself | Self::Alive | Self::Suspect | Self::Down | Self::Left => true,
@@ -184,7 +184,7 @@ impl MemberView {
         }
     }
 
-    /// A member of which nothing is known but where it is and how.
+    /// A member of which only the address and the state are known.
     pub fn new(node: NodeId, address: String, state: MemberState) -> Self {
         Self {
             node,
@@ -221,12 +221,12 @@ impl ClusterView {
         clock.or_else(|| Readiness::of(&self.progress))
     }
 
-    /// Whether this node is whole: it has held all that the cluster held, since it started.
+    /// Whether this node is complete: since its start, it has received everything the cluster held.
     pub fn is_whole(&self) -> bool {
         self.progress == Progress::Whole
     }
 
-    /// While it syncs: rows it has, and rows there are.
+    /// Progress while it syncs: rows received, and rows in total.
     pub fn sync(&self) -> Option<(u64, u64)> {
         match self.progress {
             Progress::Syncing { done, total } => Some((done, total)),
@@ -238,10 +238,10 @@ impl ClusterView {
         }
     }
 
-    /// The member that people mean by `name`: its id, 16 hexadecimal digits, or the address it is reached at.
+    /// The member that `name` stands for: an id, 16 hexadecimal digits, or an address.
     ///
     /// # Errors
-    /// `NotFound` with those that are known. `BadRequest` for this node itself, and for an address that several have had.
+    /// `NotFound`, with the known members. `BadRequest` for this node itself, and for an address that several members have had.
     pub fn member(&self, name: &str) -> Result<NodeId> {
         let is_named =
             |member: &&MemberView| member.address == name || member.node.to_string() == name.to_lowercase();
@@ -253,38 +253,38 @@ impl ClusterView {
             several => {
                 let ids: Vec<_> = several.iter().map(|member| member.node.to_string()).collect();
                 Err(Error::BadRequest(format!(
-                    "{name} names several members: say which, of {}",
+                    "{name} was the address of several members: use one of their ids, {}",
                     ids.join(", ")
                 )))
             }
         }
     }
 
-    /// The error that a member is not known.
+    /// The error for an unknown member.
     pub fn unknown(&self, name: &str) -> Error {
         let others = self.members.iter().filter(|member| member.node != self.node);
         let known: Vec<_> = others.map(|member| format!("{} at {}", member.node, member.address)).collect();
         let known = if known.is_empty() {
-            "this node knows no other".into()
+            "this node knows no other members".into()
         } else {
-            format!("known are {}", known.join(", "))
+            format!("the known members are {}", known.join(", "))
         };
         Error::NotFound(format!("no member {name}; {known}"))
     }
 }
 
 fn own_node_error() -> Error {
-    Error::BadRequest("that is this node itself: for it to go for good, tell it to leave".into())
+    Error::BadRequest("that is this node itself: to remove it from the cluster, use leave".into())
 }
 
-/// How many replicas are to hold a write.
+/// How many replicas must hold a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replicas {
-    /// So many. This node is the first.
+    /// A number, counting this node.
     Count(usize),
-    /// More than half of the members, those that are down included.
+    /// More than half of the members, including those that are down.
     Majority,
-    /// Every member, those that are down included.
+    /// Every member, including those that are down.
     All,
 }
 
@@ -298,12 +298,12 @@ impl Replicas {
     }
 }
 
-/// What is to be true of a write before it is answered.
+/// What must be true of a write before it is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteConcern {
-    /// How many replicas hold it durably.
+    /// How many replicas must hold it durably.
     pub replicas: Replicas,
-    /// How long to wait for that.
+    /// How long to wait for them.
     pub timeout: Duration,
 }
 
@@ -334,7 +334,7 @@ impl Node {
         }
     }
 
-    /// Advertised addresses of the members not known to be gone, sorted, this node's included.
+    /// Advertised addresses of the members not known to be gone, sorted, including this node's.
     pub fn members(&self) -> Vec<String> {
         let present = self.cluster().members.into_iter().filter(|member| member.state.is_present());
         let mut addresses: Vec<_> = present.map(|member| member.address).collect();
@@ -343,10 +343,10 @@ impl Node {
         addresses
     }
 
-    /// Tells the cluster that a member will not come back as it was: nothing waits for it any more.
+    /// Tells the cluster that a member will not return. Nothing waits for it any more.
     ///
     /// # Errors
-    /// `NotFound` for one that is not known, `BadRequest` for this node itself and for one that is there.
+    /// `NotFound` if it is unknown, `BadRequest` for this node itself and for a member that is alive.
     pub async fn forget(&self, node: NodeId, force: bool) -> Result<()> {
         if node == self.id() {
             return Err(own_node_error());
@@ -354,13 +354,13 @@ impl Node {
         self.replication.forget(node, force).await
     }
 
-    /// Hands everything over, tells the cluster that this node will not come back, and begins the end. How many members go on.
+    /// Hands over all data, tells the cluster that this node will not return, and starts the shutdown. Returns how many members remain.
     ///
     /// # Errors
-    /// `NotReady` where nobody took what only this node has; it stays then.
+    /// `NotReady` if nobody took what only this node has; it then stays.
     pub async fn leave(&self) -> Result<usize> {
-        info!("leaving for good");
-        // What is acknowledged after the others have all would be lost.
+        info!("leaving the cluster");
+        // Refuse writes now: one acknowledged after the handover would be lost.
         self.write_tracker.close();
         self.write_tracker.wait().await;
         let staying = self.replication.leave().await.inspect_err(|_| self.write_tracker.reopen())?;
@@ -368,7 +368,7 @@ impl Node {
         Ok(staying)
     }
 
-    /// Starts a comparison with every linked peer; with how many.
+    /// Starts a comparison with every linked peer. Returns how many.
     ///
     /// # Errors
     /// `Draining`.
@@ -376,12 +376,12 @@ impl Node {
         if self.is_draining() { Err(Error::Draining) } else { Ok(self.replication.sync_now()) }
     }
 
-    /// Returns when as many replicas as wanted hold all that this node wrote up to now, `written` the last of it. It is durable here.
+    /// Returns when as many replicas as wanted hold everything this node wrote up to now, up to `written`, which is already durable here.
     ///
     /// # Errors
-    /// `NotEnoughReplicas`, at once where there are not as many: the write is kept all the same.
+    /// `NotEnoughReplicas`, at once if there are not enough members. The write is kept.
     pub async fn replicated(&self, written: Timestamp, concern: WriteConcern) -> Result<()> {
-        // This node's own copy, which most writes want and no more: they cost no look at the cluster.
+        // Most writes want only this node's copy, and need no look at the cluster.
         if concern.replicas == Replicas::Count(1) {
             return Ok(());
         }
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_named_by_its_id_or_its_address() {
+    fn a_member_is_found_by_its_id_or_its_address() {
         let view = view(&[(1, "a:1", MemberState::Myself), (0xab, "b:1", MemberState::Down)]);
         for name in ["b:1", "00000000000000ab", "00000000000000AB"] {
             assert_eq!(view.member(name), Ok(NodeId(0xab)), "{name}");
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_two_have_had_is_told_apart_by_id() {
+    fn two_members_with_one_address_are_told_apart_by_id() {
         let view = view(&[
             (1, "a:1", MemberState::Myself),
             (2, "b:1", MemberState::Down),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_counted_by_the_members_or_by_number() {
+    fn replicas_are_a_number_or_relative_to_the_members() {
         for (members, majority) in [(1, 1), (2, 2), (3, 2), (4, 3)] {
             assert_eq!(Replicas::Majority.of(members), majority);
             assert_eq!(Replicas::All.of(members), members);
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_unready_until_it_holds_what_the_cluster_held() {
+    fn a_node_is_not_ready_until_it_holds_what_the_cluster_held() {
         let mut view = view(&[]);
         assert_eq!(view.unready(), None);
         for progress in [Progress::Agreed, Progress::Alone] {
@@ -475,7 +475,7 @@ mod tests {
             view.progress = progress;
             assert_eq!(view.unready(), Some(readiness));
         }
-        // It gets nothing while others refuse it for its clock: that is what to see to.
+        // While others refuse it for its clock it receives nothing, so the clock is what to report.
         view.clock.trouble = Some(ClockTrouble::StampsAhead(3_600_000));
         let unready = view.unready().expect("unready");
         assert_eq!(unready.phase(), "clock");
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_is_listed_by_its_own_name() {
+    fn every_state_is_listed_and_has_its_own_name() {
         let mut names: Vec<_> = MemberState::ALL.iter().map(|state| state.name()).collect();
         names.dedup();
         assert_eq!(names, ["self", "alive", "suspect", "down", "left", "forgotten"]);

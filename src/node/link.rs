@@ -1,4 +1,4 @@
-//! Where connections that other nodes make come in: let in or not, and handed on to be linked.
+//! Incoming connections from other nodes: admits them, and hands them to replication.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ pub use crate::replication::link::{
     error::other_protocol,
 };
 
-/// A connection that may become a link, once it is a WebSocket.
+/// A connection that may become a link once it is a WebSocket.
 pub struct IncomingLink {
     replication: Replication,
     remote: SocketAddr,
@@ -29,26 +29,25 @@ impl IncomingLink {
         self.replication.link(Box::new(stream), self.remote, self.admission);
     }
 
-    /// Holds it against its address: it asked for what there is not.
+    /// Counts the connection as a failure of its address, because it asked for an unknown protocol.
     pub fn reject(self) {
         self.admission.fail();
     }
 }
 
 impl Node {
-    /// Lets a connection from `remote` that asks for a link in, or not. `is_forwarded`: it says itself that a proxy passed it on.
+    /// Decides whether a connection from `remote` may open a link. `is_forwarded`: its headers say that a proxy forwarded it.
     ///
     /// # Errors
-    /// `Draining`; `Forbidden` for one that a proxy passed on where there is no secret; else as `Door::admit`.
+    /// `Draining`; `Forbidden` for a forwarded connection if there is no cluster secret; otherwise as `Replication::admit`.
     pub fn admit_link(&self, remote: SocketAddr, is_forwarded: bool) -> Result<IncomingLink> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
-        // A proxy on this machine is a neighbour, and who speaks through it may be anybody.
+        // A proxy on this machine has a local address, but anybody may speak through it.
         if is_forwarded && self.options.replication.secrets.is_open() {
             return Err(Error::Forbidden(format!(
-                "without CLUSTER_SECRET this node links with nodes of its own machine only, and a proxy passed this request on: \
-                 {REMEDY}"
+                "without CLUSTER_SECRET this node links only with nodes on its own machine, and a proxy forwarded this request: {REMEDY}"
             )));
         }
         let admission = self.replication.admit(remote)?;

@@ -1,7 +1,11 @@
-//! One node: the whole API of the system, as calls. Everything above it is a way to make these calls from afar, everything
-//! below it does not know who calls.
+//! One node: the whole API of the system, as function calls. HTTP and the command line make these calls; the layers below do not know who
+//! calls.
 //!
-//! The wall clock comes in here, and the timestamps of writes with it.
+//! The node owns the write path (`write`, `batch`, `removal`): it checks the condition, takes the timestamp and merges, and only then waits
+//! for the commit and the replicas. It also owns readiness and figures (`stats`), cluster commands and the view of the cluster
+//! ([`cluster`]), the proofs that administrators give ([`admin`]), and the order of start and shutdown.
+//!
+//! The wall clock enters the system here, and with it the timestamps of writes.
 
 pub mod admin;
 pub mod admin_token;
@@ -67,22 +71,22 @@ use crate::{
     },
 };
 
-/// How a node runs.
+/// Settings of a node.
 #[derive(Clone)]
 pub struct Options {
     /// The address others reach this node at, as text.
     pub address: String,
-    /// How its data is kept.
+    /// Settings of its storage.
     pub storage: storage::Options,
-    /// How far ahead of the wall clock a foreign timestamp may be, in milliseconds.
+    /// How far a foreign timestamp may be ahead of the wall clock, in milliseconds.
     pub clock_drift_max_ms: u64,
     /// The largest value, in bytes of JSON text.
     pub value_bytes_max: u64,
-    /// How it deals with its cluster.
+    /// Settings of replication.
     pub replication: replication::Options,
 }
 
-/// The system's clock at its word, for commands that run for a moment. A node has one that is checked: `storage::Machine`.
+/// The system's clock, unchecked, for commands that run briefly. A node uses a checked clock, `storage::Machine`.
 pub fn wall_clock() -> WallClock {
     Arc::new(system_ms)
 }
@@ -98,7 +102,7 @@ pub struct Node {
     write_tracker: WriteTracker,
     started: Instant,
     draining: AtomicBool,
-    /// The phase that was told last.
+    /// The phase logged last.
     last_phase: Mutex<&'static str>,
     drain_begun: Notify,
     authenticator: admin::Authenticator,
@@ -106,7 +110,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the storage and starts everything that runs beside requests.
+    /// Opens the storage and starts all background tasks.
     ///
     /// # Errors
     /// As `Store::open`.
@@ -159,36 +163,36 @@ impl Node {
         &self.options.address
     }
 
-    /// Whether others reach this node under the host `name`, as far as it was told or has learned.
+    /// Whether others reach this node under the host `name`, as configured or learned from peers.
     pub fn is_reached_as(&self, name: &str) -> bool {
         let is_host =
             |address: &str| address.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case(name));
         is_host(self.address()) || self.replication.address().is_some_and(|address| is_host(&address))
     }
 
-    /// Unix milliseconds by this node's wall clock.
+    /// Unix milliseconds on this node's wall clock.
     pub fn now_ms(&self) -> u64 {
         self.store.now_ms()
     }
 
-    /// The largest value taken, in bytes of JSON text as sent.
+    /// The largest value accepted, in bytes of JSON text as sent.
     pub fn value_bytes_max(&self) -> u64 {
         self.options.value_bytes_max
     }
 
-    /// The live value of a key. Answers from memory or disk at once; no lock is held and nothing waits.
+    /// The live value of a key, read from memory or disk without locks and without waiting.
     ///
     /// # Errors
-    /// `Corrupt` where the bytes on disk are not what was written.
+    /// `Corrupt` if the bytes on disk are not what was written.
     pub fn get(&self, table: &TableName, key: &Key) -> Result<Option<Entry>> {
         self.store.get(table, key)
     }
 
-    /// Writes, and returns when that is durable.
+    /// Writes, and returns when the write is durable.
     ///
     /// # Errors
-    /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (a patch that is none), `TooLarge` (a patched value),
-    /// `StorageFull`, `TooMany` (tables), `Draining`.
+    /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`
+    /// (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
         let (life, _permit) = self.begin_write().await?;
         let written = self.merge(table, write)?;
@@ -196,11 +200,11 @@ impl Node {
         Ok(written)
     }
 
-    /// Merges rows in one durable commit. `replicas` are those that will be waited for: where they are more than this node, the
-    /// others are told of the rows that were here already, too.
+    /// Merges rows in one durable commit. If more `replicas` than this node will be waited for, the other nodes also learn of the rows that
+    /// were here already.
     ///
     /// # Errors
-    /// `ClockDrift` for a version too far ahead, and then no row was merged; else as `write`, and then some may have been.
+    /// `ClockDrift` for a version too far in the future, and then no row was merged; otherwise as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         for timestamp in rows.iter().filter_map(|row| row.timestamp) {
             self.stamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
@@ -208,7 +212,7 @@ impl Node {
                 allowed_ms: drift.allowed_ms,
             })?;
         }
-        // After that, as the bound must lie above those too.
+        // Only now, because the clock bound must lie above the observed timestamps too.
         let (life, _permit) = self.begin_write().await?;
         let node = self.clone();
         let imported = self.machine().run(move || node.merge_imports(rows, replicas)).await?;
@@ -216,25 +220,25 @@ impl Node {
         Ok(imported)
     }
 
-    /// A page of live keys: at most `rows_max`. May read the disk.
+    /// A page of live keys, at most `rows_max`. May read the disk.
     pub async fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
         self.machine().run(move || store.keys(&table, &range, rows_max)).await
     }
 
-    /// A page of live rows: at most `rows_max`, and about a quarter MiB.
+    /// A page of live rows, at most `rows_max` and about 256 KiB.
     pub async fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
         self.machine().run(move || store.rows(&table, &range, rows_max)).await
     }
 
-    /// How many live keys there are in a range.
+    /// The number of live keys in a range.
     pub async fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
         self.machine().run(move || store.count(&table, &range)).await
     }
 
-    /// Follows topics. What was acknowledged before is no change to those who start now.
+    /// Follows topics. Writes acknowledged before are not reported as changes.
     ///
     /// # Errors
     /// `TooMany` at the limit of subscriptions, `Draining`.
@@ -242,33 +246,33 @@ impl Node {
         self.store.watch(topics, start).await
     }
 
-    /// Where the damaged storage went that this node's replaces, if it was started so.
+    /// Where the damaged storage was moved, if this node started with a new one in its place.
     pub fn set_aside(&self) -> Option<&PathBuf> {
         self.store.set_aside()
     }
 
-    /// Why the storage may not hold all that was acknowledged, if that is so.
+    /// Why the storage may be missing acknowledged writes, if it may.
     pub fn suspected_loss(&self) -> Option<String> {
         self.store.doubt()
     }
 
-    /// The names of all tables that were ever written to, in order.
+    /// The names of all tables ever written to, in order.
     pub fn table_names(&self) -> Vec<TableName> {
         self.store.tables().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Returns when the rows of all tables are counted, which takes a moment after a start; or cannot be, as the disk fails.
+    /// Returns when the rows of all tables are counted, which takes a moment after a start, or when the disk fails and they cannot be.
     pub async fn rows_counted(&self) {
         if self.store.is_counted() {
             return;
         }
         let store = self.store.clone();
         if let Err(error) = self.machine().run(move || store.count_rows()).await {
-            warn!(%error, "not all rows are counted");
+            warn!(%error, "could not count all rows");
         }
     }
 
-    /// The tables that have rows, by name, as far as those are counted.
+    /// The tables that have rows, by name, as far as they are counted.
     pub fn tables(&self) -> Vec<TableStats> {
         let tables = self.store.tables().into_iter();
         tables
@@ -285,15 +289,15 @@ impl Node {
             .collect()
     }
 
-    /// The digest of a table's rows as they are now, in hexadecimal digits; `None` while it cannot be told.
+    /// The digest of a table's rows as they are now, in hexadecimal; `None` while it is not available.
     fn table_root(&self, table: &TableName) -> Option<String> {
-        // No instant is later: nothing that was written is left out.
+        // The last possible instant, so that every row is included.
         let sums = self.store.sums(table, Path::ROOT, 0, u64::MAX).ok().flatten()?;
         let root = self.store.digest_key().root([(table, *sums.first()?)].into_iter());
         Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Figures.
+    /// Figures of the node.
     pub fn stats(&self) -> Stats {
         let counters = self.store.counters();
         Stats {
@@ -318,8 +322,8 @@ impl Node {
         }
     }
 
-    /// Begins the end: refuses writes, ends every subscription with `Notice::Shutdown`, says goodbye to the other nodes. Requests
-    /// in flight finish.
+    /// Starts the shutdown: refuses writes, ends every subscription with `Notice::Shutdown`, and tells the other nodes. Requests in flight
+    /// finish.
     pub fn drain(&self) {
         self.write_tracker.close();
         if self.draining.swap(true, Ordering::AcqRel) {
@@ -331,9 +335,9 @@ impl Node {
         tokio::spawn(async move { replication.stop().await });
     }
 
-    /// Returns when the end begins.
+    /// Returns when the shutdown starts.
     pub async fn drained(&self) {
-        // Made before the look, so that an end which begins in between is not missed.
+        // Register first, then check, so that a shutdown in between is not missed.
         let begun = self.drain_begun.notified();
         if !self.is_draining() {
             begun.await;
@@ -343,7 +347,7 @@ impl Node {
     /// Flushes, syncs and closes the storage.
     ///
     /// # Errors
-    /// `StorageFull` or `Io` where the last sync failed; everything acknowledged was synced before.
+    /// `StorageFull` or `Io` if the last sync failed; everything acknowledged was synced before.
     pub async fn close(&self) -> Result<()> {
         self.drain();
         self.replication.stop().await;
@@ -357,8 +361,8 @@ impl Node {
         closing.await
     }
 
-    /// Closes the storage where the node stands: nobody is told, and requests in flight get no answer. What was written is there at
-    /// the next start. For a node whose runtime ends; others say goodbye by `close`.
+    /// Closes the storage at once: the other nodes are not told, and requests in flight get no response. Everything written is there at the
+    /// next start. For a node whose runtime ends; otherwise use `close`.
     ///
     /// # Errors
     /// As `close`.
@@ -374,7 +378,7 @@ impl Node {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Sees to it that the node takes writes, and that there are timestamps for them.
+    /// Checks that the node accepts writes, and that timestamps are available for them.
     async fn begin_write(&self) -> Result<(Life, WritePermit<'_>)> {
         let permit = self.write_tracker.begin()?;
         Ok((self.stamps.before_writing().await?, permit))

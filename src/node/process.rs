@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// The memory that is this process's, in bytes; `None` where the system does not say.
+/// The memory of this process in bytes; `None` if the system does not tell.
 pub fn memory_bytes() -> Option<u64> {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text))
 }

@@ -1,4 +1,4 @@
-//! The removal of many keys at once: page by page in the order of keys, as deletes like any other.
+//! Removal of many keys: page by page in key order, as ordinary deletes.
 
 use std::sync::Arc;
 
@@ -9,20 +9,20 @@ use crate::{
     storage::table::scan::Range,
 };
 
-/// Keys that are deleted at a time, in one commit.
+/// Keys deleted in one commit.
 const PAGE_KEYS: usize = 1000;
 
-/// A removal under way. Whoever stops calling `step` has deleted what `deleted` says, and no more.
+/// A running removal. If `step` is not called again, exactly the `deleted` keys are gone.
 pub struct Removal {
     table: TableName,
-    /// What is left.
+    /// The range that remains.
     range: Range,
     is_begun: bool,
     deleted: u64,
 }
 
 impl Node {
-    /// Begins to remove the keys of a table that begin so, all where `prefix` is empty. Nothing happens before the first step.
+    /// Prepares to remove the keys with a prefix, or all if `prefix` is empty. Nothing happens before the first step.
     pub fn begin_removal(&self, table: TableName, prefix: String) -> Removal {
         let range = Range { prefix, ..Range::default() };
         Removal { table, range, is_begun: false, deleted: 0 }
@@ -35,17 +35,17 @@ impl Removal {
         self.deleted
     }
 
-    /// Deletes some more, durably; the version of the last deletion, or `None` at the end.
+    /// Deletes a page of keys durably. Returns the version of the last deletion, or `None` at the end.
     ///
     /// # Errors
-    /// As `Node::write`; what was deleted before stays so.
+    /// As `Node::write`; earlier deletions stay.
     pub async fn step(&mut self, node: &Arc<Node>) -> Result<Option<Timestamp>> {
         if !std::mem::replace(&mut self.is_begun, true) {
-            // Where it ends is known at the beginning, or a writer of ever higher keys would keep it from ending.
+            // Fix the end at the start, or a writer of ever higher keys could keep the removal from ending.
             let from_above = Range { reverse: true, ..self.range.clone() };
             let last = node.keys(&self.table, &from_above, 1).await?.rows.pop();
             let Some(last) = last else { return Ok(None) };
-            // The least text above a key is that one and a zero.
+            // The smallest text above a key is the key followed by a zero.
             self.range.end = Some(format!("{}\0", last.as_str()));
         }
         loop {
@@ -67,7 +67,7 @@ impl Removal {
                         self.deleted += 1;
                         deleted = deleted.max(Some(written.timestamp));
                     }
-                    // Somebody else was first.
+                    // Somebody else deleted it first.
                     Err(Error::NotFound(_)) => {}
                     Err(error) => return Err(error),
                 }

@@ -1,4 +1,4 @@
-//! What a node says of itself.
+//! What a node reports about itself: readiness, and figures.
 
 use std::{mem, sync::PoisonError};
 
@@ -7,40 +7,40 @@ use tracing::{debug, info, warn};
 use super::{Node, Range};
 use crate::{core::name::TableName, replication::Progress};
 
-/// Whether the node serves.
+/// Whether the node serves clients fully.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Everything works.
     Ready,
-    /// Reads and subscriptions work, writes are refused: why.
+    /// Reads and subscriptions work, writes are refused, for this reason.
     ReadOnly(String),
-    /// It looks for the cluster that it was told to join, and does not know yet what there is: of whom it waits for an answer, if
-    /// that is known. Serves what it has.
+    /// It is looking for the cluster it was told to join, and does not know yet how much there is to receive. Says whose answer it waits
+    /// for, if known. Serves what it has.
     Joining(Option<String>),
-    /// Other members refuse it, and it is linked with none: why, and what to do. Serves what it has.
+    /// Other members refuse it, and it has no link. Says why and what to do. Serves what it has.
     Refused(String),
-    /// It receives what the cluster has. Serves what it has.
+    /// It is receiving the cluster's data. Serves what it has.
     Syncing {
         /// Rows received.
         done: u64,
-        /// Rows there are to receive, as far as is known.
+        /// Rows to receive in total, as far as known.
         total: u64,
     },
-    /// Its clock, or what it stamped while that was wrong, keeps it from the other nodes: what is wrong, and what to do.
+    /// Its clock is wrong, or was when it made timestamps, which keeps it from the other nodes. Says what is wrong and what to do.
     Clock(String),
-    /// Some of what it holds cannot be read, and the other members have not given it back yet. Serves the rest.
+    /// Some of its data cannot be read, and the other members have not sent it again yet. Serves the rest.
     Repairing {
-        /// How many ranges of keys.
+        /// The number of unreadable key ranges.
         ranges: u64,
     },
-    /// It does not do all that it should, until it is started again: why.
+    /// A part of it has stopped working until a restart, for this reason.
     Broken(String),
     /// It is stopping.
     Draining,
 }
 
 impl Node {
-    /// How many keys these tables have, expired ones until they are swept included; `None` where they are not counted yet.
+    /// How many keys these tables have, including expired ones that are not swept yet; `None` if not counted yet.
     pub fn keys_total(&self, of: impl Fn(&TableName) -> bool) -> Option<u64> {
         let tables = self.store.is_counted().then(|| self.store.tables())?;
         Some(tables.iter().filter(|(name, _)| of(name)).map(|(_, counts)| counts.live).sum())
@@ -48,7 +48,7 @@ impl Node {
 }
 
 impl Readiness {
-    /// What follows from how far a node has come to hold what the cluster holds, where that is not enough.
+    /// Why a node with this progress is not ready; `None` if it is.
     pub fn of(progress: &Progress) -> Option<Self> {
         match progress {
             Progress::Whole | Progress::Agreed | Progress::Alone => None,
@@ -58,7 +58,7 @@ impl Readiness {
         }
     }
 
-    /// Its name, as people and programs see it.
+    /// The name for people and programs.
     pub fn phase(&self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -73,7 +73,7 @@ impl Readiness {
         }
     }
 
-    /// What there is to know of it beside its name.
+    /// What there is to say beyond the name.
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::ReadOnly(why) | Self::Refused(why) | Self::Clock(why) | Self::Broken(why) => Some(why),
@@ -92,55 +92,55 @@ pub struct TableStats {
     pub keys: u64,
     /// Tombstones.
     pub tombstones: u64,
-    /// The digest of its rows, some digits of it: equal on nodes that hold the same. `None` where there are no trees, or not yet.
+    /// The digest of its rows, shortened: equal on nodes that hold the same. `None` if there is no digest tree, or not yet.
     pub root: Option<String>,
-    /// Ranges of keys that cannot be read.
+    /// Key ranges that cannot be read.
     pub unreadable_ranges: u64,
 }
 
-/// Figures of the node since its start; counters unless said otherwise.
+/// Figures since the node's start; counters unless marked as gauges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Milliseconds since the start (gauge).
     pub uptime_ms: u64,
-    /// Memory of the process, in bytes (gauge); `None` where the system does not say.
+    /// Memory of the process in bytes (gauge); `None` if the system does not tell.
     pub memory_bytes: Option<u64>,
     /// Tables that have rows, by name (gauges).
     pub tables: Vec<TableStats>,
     /// Writes that changed a key.
     pub writes: u64,
-    /// Writes that lost against a later one that was there.
+    /// Writes that lost to a later one.
     pub writes_superseded: u64,
-    /// Flush-and-sync rounds: fewer than writes, as one serves all that wait.
+    /// Flush-and-sync rounds. Fewer than writes, because one round serves all that wait.
     pub commits: u64,
     /// Changes published to the change stream.
     pub changes: u64,
     /// Subscriptions open now (gauge).
     pub subscriptions: u64,
-    /// Times a subscriber had to be told to resynchronise because it read too slowly.
+    /// Times a subscriber had to resynchronize because it read too slowly.
     pub resyncs: u64,
     /// Values that expired.
     pub expired: u64,
-    /// Records that did not decode.
+    /// Records that failed to decode.
     pub corrupt_records: u64,
-    /// Whether the rows were not those of the last close when the node started: 0 or 1.
+    /// 1 if the rows at the start differed from those at the last close, otherwise 0.
     pub start_mismatches: u64,
-    /// Whether rows may be missing, older than they were, or back from the dead (gauge); `Node::suspected_loss` says why.
+    /// Whether rows may be missing, outdated, or wrongly undeleted (gauge); `Node::suspected_loss` says why.
     pub may_have_lost_rows: bool,
-    /// Bytes of the storage directory (gauge).
+    /// Size of the storage directory in bytes (gauge).
     pub disk_bytes: u64,
     /// Writes refused because the storage was failing.
     pub writes_refused: u64,
-    /// Ranges of keys that cannot be read, of all tables (gauge).
+    /// Key ranges that cannot be read, over all tables (gauge).
     pub unreadable_ranges: u64,
-    /// Bytes of the log that were read to look for damage.
+    /// Bytes of the log read to check for damage.
     pub scrubbed_bytes: u64,
-    /// Places of the log where damage was found.
+    /// Places in the log where damage was found.
     pub damaged_frames: u64,
 }
 
 impl Node {
-    /// Whether the node serves. Where that is not what it was when somebody asked last, the log says so.
+    /// Whether the node serves clients. Logs each change since the last call.
     pub fn readiness(&self) -> Readiness {
         let readiness = self.readiness_now();
         let phase = readiness.phase();
@@ -152,7 +152,7 @@ impl Node {
         readiness
     }
 
-    /// A node that joins says elsewhere for whom it waits; one that stops, that it does.
+    /// A node that joins says elsewhere whom it waits for, and a node that stops says so too.
     fn log_readiness(&self, readiness: &Readiness) {
         let (phase, detail) = (readiness.phase(), readiness.detail());
         match readiness {
@@ -177,11 +177,11 @@ impl Node {
         let failure = failure.or_else(|| self.store.stopped_thread().map(Readiness::Broken));
         let unready = || {
             let cluster = self.cluster();
-            // Who is alone with what it lost is as ready as it will ever be.
+            // Without other members there is nobody to repair from, so it is as ready as it will be.
             let others = cluster.members.iter().filter(|member| member.state.is_replica()).count() > 1;
             let ranges = if others { self.store.unreadable_ranges() } else { 0 };
             match cluster.unready() {
-                // It is that because of what it lost.
+                // It is syncing to get back what it lost.
                 Some(Readiness::Syncing { .. }) | None if ranges > 0 => Some(Readiness::Repairing { ranges }),
                 unready => unready,
             }
@@ -189,12 +189,12 @@ impl Node {
         failure.or_else(unready).unwrap_or(Readiness::Ready)
     }
 
-    /// Whether it is known already that keys of a listing cannot be read.
+    /// Whether some keys in this range are already known to be unreadable.
     pub fn has_unreadable_keys(&self, table: &TableName, range: &Range) -> bool {
         self.store.lacks(table, range)
     }
 
-    /// How many ranges of keys cannot be read.
+    /// How many key ranges cannot be read.
     pub fn unreadable_ranges(&self) -> u64 {
         self.store.unreadable_ranges()
     }

@@ -1,5 +1,5 @@
-//! What a client can write, and how it becomes a register: decided and stamped under the lock of its key, so that a condition
-//! and the write it guards are one step.
+//! What clients can write, and how a write becomes a register. The condition is tested and the timestamp taken under the lock of the key,
+//! so that a condition and its write are one step.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     storage::table::{merge::Existing, row::row_of},
 };
 
-/// What must hold for a write to happen, looked at under the same lock as the write.
+/// What must hold for a write to happen, tested under the same lock as the write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing: the write always happens.
@@ -44,7 +44,7 @@ impl Condition {
     }
 }
 
-/// A patch of a value.
+/// A change to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patch {
     /// RFC 7396.
@@ -53,17 +53,17 @@ pub enum Patch {
     Json(Value),
 }
 
-/// Until when a value is to be seen.
+/// When a value expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// So long from the write on.
+    /// This long after the write.
     After(Duration),
-    /// Until this instant, in Unix milliseconds.
+    /// At this instant, in Unix milliseconds.
     At(u64),
 }
 
 impl Expiry {
-    /// The instant, in Unix milliseconds, for a write of now.
+    /// The instant in Unix milliseconds, for a write made now.
     pub fn unix_ms(self, now_ms: u64) -> u64 {
         match self {
             Self::After(ttl) => now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
@@ -75,23 +75,23 @@ impl Expiry {
 /// What a write does to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Gives it a value, for ever unless it has an expiry.
+    /// Sets the value, for ever unless it expires.
     Put {
         /// The value.
         value: Value,
-        /// How long it is to be seen.
+        /// When it expires.
         expiry: Option<Expiry>,
     },
-    /// Changes its value, or its expiry, or both.
+    /// Changes the value, the expiry, or both.
     Patch {
-        /// How the value changes; as it is without one.
+        /// The change; `None` keeps the value.
         patch: Option<Patch>,
-        /// How long it is to be seen from now on; as long as before without one.
+        /// The new expiry; `None` keeps the old one.
         expiry: Option<Expiry>,
     },
-    /// Removes it. Absent keys are `NotFound` unless `force`, which writes the tombstone all the same.
+    /// Deletes the key. An absent key is `NotFound` unless `force` is set.
     Delete {
-        /// Write the tombstone even where the key is absent.
+        /// Write a tombstone even if the key is absent.
         force: bool,
     },
 }
@@ -101,16 +101,16 @@ pub enum Action {
 pub struct Write {
     /// The key.
     pub key: Key,
-    /// What to do.
+    /// The change.
     pub action: Action,
     /// What must hold.
     pub condition: Condition,
 }
 
-/// A write that happened, and is durable as `--durability` says.
+/// A completed write, durable as `--durability` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The version it made.
+    /// Its version.
     pub timestamp: Timestamp,
     /// Whether the key was absent here before.
     pub created: bool,
@@ -125,20 +125,20 @@ pub struct Import {
     pub key: Key,
     /// Its value.
     pub value: Value,
-    /// The version to keep, if it has one.
+    /// The version to keep, if any.
     pub timestamp: Option<Timestamp>,
-    /// Unix milliseconds at which it expires, if it does.
+    /// When it expires, in Unix milliseconds, if it does.
     pub expires_at_ms: Option<u64>,
 }
 
-/// What an import did.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Rows that changed what was here.
     pub written: u64,
-    /// Rows that were here already, or older than what is here.
+    /// Rows that were already here, or older than what is here.
     pub skipped: u64,
-    /// The latest version of what is here of these rows now; `None` where there were none.
+    /// The latest version now here among these rows; `None` if there were none.
     pub latest: Option<Timestamp>,
 }
 
@@ -158,14 +158,14 @@ impl Node {
         let merged = self.store.merge(table, &key, decide)?;
         assert!(
             merged.changed,
-            "a local write lost against what its timestamp was put above: {}",
+            "a local write lost to a register that its timestamp should exceed: {}",
             merged.timestamp
         );
         self.replication.wrote(table, row);
         Ok(Written { timestamp: merged.timestamp, created: merged.created })
     }
 
-    /// Refuses a write of a table that is not there yet, where it would be refused anyway: a table is made for a row only.
+    /// Refuses a write to a table that does not exist yet, if it would be refused anyway: a table is created only for a row.
     fn check_new_table(&self, table: &TableName, write: &Write) -> Result<()> {
         if !write.condition.holds(None) {
             return Err(Error::PreconditionFailed { current: None });
@@ -176,17 +176,17 @@ impl Node {
         }
     }
 
-    /// Refuses a condition on a key that may be there and cannot be read.
+    /// Refuses a condition on a key that may exist but cannot be read.
     fn check_readable(&self, table: &TableName, write: &Write) -> Result<()> {
         if write.condition != Condition::Always && self.store.is_unknown(table, &write.key) {
-            // As a read of it would.
+            // Fails as a read of the key would.
             self.store.get(table, &write.key)?;
         }
         Ok(())
     }
 
     pub(super) fn merge_each(&self, table: &TableName, writes: Vec<Write>) -> Vec<Result<Written>> {
-        // In the order of the rows on disk, which is faster; writes of one key stay in theirs.
+        // In the order of the rows on disk, which is faster. Writes to one key keep their order.
         let mut ordered: Vec<_> = writes.into_iter().enumerate().collect();
         ordered.sort_by_cached_key(|(_, write)| row_of(&write.key));
         let mut results: Vec<_> =
@@ -210,7 +210,10 @@ impl Node {
         let merged = self.store.merge_all(table, writes.collect())?;
         self.replication.wrote(table, rows.into_inner());
         let lost = merged.iter().find(|merged| !merged.changed);
-        assert!(lost.is_none(), "a local write lost against what its timestamp was put above: {lost:?}");
+        assert!(
+            lost.is_none(),
+            "a local write lost to a register that its timestamp should exceed: {lost:?}"
+        );
         Ok(merged.into_iter().map(|m| Ok(Written { timestamp: m.timestamp, created: m.created })).collect())
     }
 
@@ -224,12 +227,12 @@ impl Node {
             let swept_ms = self.store.swept().latest_ms();
             let mut row = None;
             let merged = self.store.merge(&table, &key, |existing| {
-                // As old as what was swept, and not here: if it was deleted, nobody can tell any more. Whoever imports it
-                // wants it, so it is a new write.
+                // A row this old that is not here may have been deleted, and nobody can tell any more, because tombstones of that time are
+                // swept. Whoever imports it wants it, so make it a new write.
                 let is_lost = |timestamp: &Timestamp| existing.is_none() && timestamp.unix_ms() <= swept_ms;
                 let timestamp = timestamp.filter(|timestamp| !is_lost(timestamp));
                 if let (None, Some(existing)) = (timestamp, existing) {
-                    // A new write is later than what is here, also where that came from a clock that is ahead.
+                    // A new write must be later than what is here, even if that came from a clock that is ahead.
                     self.stamps.follow(existing.timestamp());
                 }
                 let timestamp = timestamp.map_or_else(|| self.stamps.tick(), Ok)?;
@@ -242,7 +245,7 @@ impl Node {
                 imported.written += 1;
             } else {
                 if replicas != Replicas::Count(1) {
-                    // It may be here alone: an import that is repeated is to be as sure as the first.
+                    // The row may be only here. A repeated import must be as safe as the first.
                     self.replication.wrote_before(&table, &key);
                 }
                 imported.skipped += 1;
@@ -252,7 +255,7 @@ impl Node {
         Ok(imported)
     }
 
-    /// What a write makes of what is there. Called under the lock of the key.
+    /// Turns a write into a register, given the existing one. Called under the lock of the key.
     fn decide(
         &self,
         table: &TableName,

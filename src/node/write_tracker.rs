@@ -1,4 +1,4 @@
-//! The gate that all writes of clients pass: shut, it lets no more in, and tells when the last one that is on its way is done.
+//! Tracks the client writes in progress. Closed, it refuses new writes, and tells when the last one in progress is done.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -9,42 +9,42 @@ use tokio::time::interval;
 
 use crate::error::{Error, Result};
 
-/// How often it is looked whether writes are still on their way.
+/// How often `wait` checks for writes in progress.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The gate. Open at first.
+/// The tracker. Open at first.
 #[derive(Default)]
 pub struct WriteTracker {
     permit: AtomicUsize,
     is_closed: AtomicBool,
 }
 
-/// A write on its way; done when this is dropped.
+/// A write in progress; done when dropped.
 pub struct WritePermit<'a>(&'a WriteTracker);
 
 impl WriteTracker {
-    /// Lets a write in.
+    /// Starts a write.
     ///
     /// # Errors
-    /// `Draining` where it is shut.
+    /// `Draining` if the tracker is closed.
     pub fn begin(&self) -> Result<WritePermit<'_>> {
-        // Counted before the look: whoever shuts the gate waits for all that were counted.
+        // Count first, then check: whoever closes the tracker waits for all writes that were counted.
         self.permit.fetch_add(1, Ordering::AcqRel);
         let permit = WritePermit(self);
         if self.is_closed.load(Ordering::Acquire) { Err(Error::Draining) } else { Ok(permit) }
     }
 
-    /// Lets no more in.
+    /// Refuses new writes.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
 
-    /// Lets writes in again.
+    /// Accepts writes again.
     pub fn reopen(&self) {
         self.is_closed.store(false, Ordering::Release);
     }
 
-    /// Returns when no write is on its way.
+    /// Returns when no write is in progress.
     pub async fn wait(&self) {
         let mut ticks = interval(POLL_INTERVAL);
         while self.permit.load(Ordering::Acquire) > 0 {
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_shut_gate_lets_nobody_in_and_is_cleared_when_the_last_has_passed() {
+    async fn a_closed_tracker_refuses_writes_and_waits_for_the_last_one() {
         let write_tracker = WriteTracker::default();
         let permit = write_tracker.begin().expect("it is open");
         write_tracker.close();

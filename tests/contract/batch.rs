@@ -1,4 +1,4 @@
-//! Many writes in one request and one durable commit.
+//! Batches: many writes in one request and one durable commit.
 
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ fn a_batch_is_a_json_array_or_lines() {
 }
 
 #[test]
-fn results_are_in_order_and_a_failed_one_stops_no_other() {
+fn results_are_in_order_and_a_failed_operation_does_not_stop_others() {
     let table = table();
     let body = r#"[{"op":"put","key":"a","value":1},{"op":"delete","key":"absent"},{"op":"put","key":"b","value":2}]"#;
     let results = results(table.post("batch", body));
@@ -48,7 +48,7 @@ fn results_are_in_order_and_a_failed_one_stops_no_other() {
 }
 
 #[test]
-fn the_later_of_two_writes_of_one_key_stays() {
+fn the_later_of_two_writes_to_one_key_wins() {
     let table = table();
     let body = r#"[{"op":"put","key":"a","value":1},{"op":"put","key":"a","value":2},{"op":"put","key":"b","value":1},{"op":"delete","key":"b"}]"#;
     assert_eq!(results(table.post("batch", body)).len(), 4);
@@ -67,7 +67,7 @@ fn an_atomic_batch_is_all_or_nothing() {
 }
 
 #[test]
-fn an_operation_that_is_none_stops_the_batch_before_anything_is_written() {
+fn an_invalid_operation_fails_the_batch_before_anything_is_written() {
     let table = table();
     for wrong in [
         r#"{"op":"burn","key":"b"}"#,
@@ -92,7 +92,7 @@ fn an_operation_that_is_none_stops_the_batch_before_anything_is_written() {
 }
 
 #[test]
-fn a_batch_takes_ttls() {
+fn a_batch_accepts_ttls() {
     let table = table();
     table
         .post("batch", r#"[{"op":"put","key":"a","value":1,"ttl":"1h"},{"op":"put","key":"b","value":1}]"#)
@@ -102,7 +102,7 @@ fn a_batch_takes_ttls() {
 }
 
 #[test]
-fn names_and_values_in_a_batch_keep_to_the_limits() {
+fn names_and_values_in_a_batch_are_held_to_the_limits() {
     let table = table();
     for wrong in [
         format!(r#"{{"op":"put","key":"{}","value":1}}"#, "k".repeat(1025)),
@@ -118,7 +118,7 @@ fn names_and_values_in_a_batch_keep_to_the_limits() {
 }
 
 #[test]
-fn an_empty_batch_is_no_write_and_no_error() {
+fn an_empty_batch_writes_nothing_and_is_not_an_error() {
     let table = table();
     table.post("batch", "[]").expect_body(r#"{"results":[]}"#);
 }

@@ -1,4 +1,4 @@
-//! What a lone node says of its cluster, what it can be told to do, and by whom; and the commands that ask it.
+//! What a single node reports about its cluster, the admin commands it accepts and from whom, and the command line that sends them.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -17,7 +17,7 @@ const UNREACHABLE: Option<i32> = Some(5);
 const NOT_ALLOWED: Option<i32> = Some(6);
 
 const SECRET: &str = "correct horse battery staple";
-/// More challenges than were once open at one time.
+/// More challenges than were once open at a time.
 const MANY_CHALLENGES: usize = 1100;
 
 fn guarded() -> Node {
@@ -29,7 +29,7 @@ fn challenge(node: &Node) -> String {
     nonce.as_str().expect("a nonce").to_owned()
 }
 
-/// The `Authorization` header that the contract asks for, made from its text and not by the code under test.
+/// The `Authorization` header as the contract describes it, built independently of the code under test.
 fn authorization(secret: &str, nonce: &str, path: &str, body: &str) -> String {
     proof_by(&blake3::derive_key("dynarust 2026 admin challenge", secret.as_bytes()), nonce, path, body)
 }
@@ -52,7 +52,7 @@ fn expect_unauthorized(response: Response) {
 }
 
 #[test]
-fn a_lone_node_is_a_cluster_of_one() {
+fn a_single_node_is_a_cluster_of_one() {
     let node = Node::start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     node.put("/t/key/b", r#"{"value":1}"#).expect(200);
@@ -94,7 +94,7 @@ fn a_lone_node_is_a_cluster_of_one() {
 }
 
 #[test]
-fn tables_have_a_place_for_their_digest() {
+fn tables_report_their_digest() {
     let node = Node::start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     let tables = node.get("/_/tables").expect(200).json();
@@ -115,7 +115,7 @@ fn the_metrics_count_members_by_state() {
 }
 
 #[test]
-fn whoever_proves_the_secret_is_obeyed_once() {
+fn a_proof_of_the_secret_authorizes_one_command() {
     let node = guarded();
     let nonce = challenge(&node);
     let header = authorization(SECRET, &nonce, "/_/admin/sync", "{}");
@@ -147,7 +147,7 @@ fn a_proof_of_another_secret_or_for_another_request_is_refused() {
 }
 
 #[test]
-fn a_wrong_proof_spends_its_challenge() {
+fn an_invalid_proof_uses_up_its_challenge() {
     let node = guarded();
     let nonce = challenge(&node);
     let wrong = authorization("another horse battery staple", &nonce, "/_/admin/sync", "{}");
@@ -156,9 +156,9 @@ fn a_wrong_proof_spends_its_challenge() {
     expect_unauthorized(post(&node, "/_/admin/sync", "{}", &right));
 }
 
-/// Whoever asked for many took the operator's away.
+/// Whoever asked for many challenges displaced the operator's.
 #[test]
-fn a_challenge_can_be_answered_however_many_were_asked_for_since() {
+fn a_challenge_stays_valid_however_many_others_are_requested() {
     let node = guarded();
     let oldest = challenge(&node);
     let mut connection = node.connect();
@@ -186,20 +186,20 @@ fn guesses_of_the_secret_are_limited() {
         expect_unauthorized(guess(&format!("guess number {guessed} of the secret")));
     }
     guess("one guess more of the secret").expect_problem(429, "too-many");
-    // Whoever knows it is not shut out by others at the same address who do not.
+    // A client that knows the secret is not locked out by others at the same address who guess.
     guess(SECRET).expect(200);
     node.get("/_/cluster").expect(200);
 }
 
 #[test]
-fn both_secrets_are_good_while_one_takes_the_place_of_the_other() {
+fn both_secrets_are_valid_during_a_rotation() {
     let both = format!("{SECRET},the next secret of the cluster");
     let node = Setup::new().environment("CLUSTER_SECRET", both.clone()).start();
     for secret in [SECRET, "the next secret of the cluster"] {
         let header = authorization(secret, &challenge(&node), "/_/admin/sync", "");
         post(&node, "/_/admin/sync", "", &header).expect(200);
     }
-    // A command that has the new one first still gets in where only the old one is known.
+    // A command with the new secret first still works where only the old one is known.
     let address = guarded();
     let setup =
         Setup::new().environment("CLUSTER_SECRET", format!("the next secret of the cluster,{SECRET}"));
@@ -207,9 +207,9 @@ fn both_secrets_are_good_while_one_takes_the_place_of_the_other() {
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
 }
 
-/// A source address authorizes nothing: what a proxy passes on from anywhere comes from the node's own machine.
+/// A source address authorizes nothing: requests that a proxy forwards come from the node's own machine.
 #[test]
-fn without_a_secret_it_takes_the_token_in_the_data_directory() {
+fn without_a_secret_the_token_in_the_data_directory_authorizes() {
     let node = Node::start();
     expect_unauthorized(node.post("/_/admin/sync", ""));
     let file = node.home().join("storage.db/dynarust.admin-token");
@@ -219,19 +219,19 @@ fn without_a_secret_it_takes_the_token_in_the_data_directory() {
     assert_eq!(token.len(), 64, "256 bits");
     post(&node, "/_/admin/sync", "", &format!("Bearer {token}")).expect_body(r#"{"peers":0}"#);
     expect_unauthorized(post(&node, "/_/admin/leave", "", &format!("Bearer {}", "0".repeat(64))));
-    // Or as the key of a proof, so that it does not travel.
+    // The token also works as the key of a proof, so that it is not sent.
     let bytes = blake3::Hash::from_hex(&token).expect("64 hexadecimal digits");
     let key = blake3::derive_key("dynarust 2026 admin token", bytes.as_bytes());
     let proof = proof_by(&key, &challenge(&node), "/_/admin/sync", "{}");
     post(&node, "/_/admin/sync", "{}", &proof).expect(200);
-    // It stays over restarts, and works beside a secret.
+    // The token stays over restarts, and works next to a secret.
     let node = node.terminate().0.environment("CLUSTER_SECRET", SECRET).start();
     post(&node, "/_/admin/sync", "", &format!("Bearer {token}")).expect(200);
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
 }
 
 #[test]
-fn commands_read_the_token_in_the_data_directory_and_say_where_it_is_not() {
+fn commands_read_the_token_in_the_data_directory_or_say_where_it_is_missing() {
     let node = Node::start();
     let (address, home) = (node.address().to_string(), node.home());
     let data = home.join("storage.db");
@@ -259,7 +259,7 @@ fn commands_read_the_token_in_the_data_directory_and_say_where_it_is_not() {
 }
 
 #[test]
-fn orders_that_make_no_sense_are_refused() {
+fn invalid_commands_are_refused() {
     let node = Node::start();
     let token =
         std::fs::read_to_string(node.home().join("storage.db/dynarust.admin-token")).expect("a token");
@@ -284,7 +284,7 @@ fn orders_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_node_that_leaves_answers_and_then_ends_and_keeps_its_data() {
+fn a_node_that_leaves_answers_then_stops_and_keeps_its_data() {
     let node = Node::start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     let address = node.address().to_string();
@@ -298,7 +298,7 @@ fn a_node_that_leaves_answers_and_then_ends_and_keeps_its_data() {
 }
 
 #[test]
-fn a_write_waits_no_longer_than_it_says() {
+fn a_write_waits_no_longer_than_its_timeout() {
     let node = Node::start();
     node.put("/t/key/a?w=all&w_timeout=100ms", r#"{"value":1}"#).expect(200);
     let refused = node.put("/t/key/a?w=2&w_timeout=0.1", r#"{"value":2}"#).expect(504);
@@ -323,7 +323,7 @@ fn commands_show_the_cluster_as_text_and_as_json() {
     let address = node.address().to_string();
     let id = node.get("/version").expect(200).json()["node"].as_str().expect("an id").to_owned();
 
-    // Looking needs no secret.
+    // Read-only commands need no secret.
     let members = run("", &["members", &address]);
     assert_eq!(members.code(), Some(0), "{members:?}");
     let lines: Vec<Vec<&str>> =
@@ -348,7 +348,7 @@ fn commands_show_the_cluster_as_text_and_as_json() {
 }
 
 #[test]
-fn commands_end_as_the_contract_says() {
+fn commands_exit_as_the_contract_says() {
     let node = guarded();
     let address = node.address().to_string();
     let synced = run(SECRET, &["sync", &address, "--json"]);

@@ -1,10 +1,10 @@
-//! Many keys of a table: keys, store, many at once by name, count; and pages of them.
+//! Many keys of a table: keys, store, multi-get and count, and their pages.
 
 use serde_json::Value;
 
 use crate::harness::{Table, http::Request, table};
 
-/// Keys whose byte order is not that of people, of partitions, or of insertion.
+/// Keys whose byte order differs from alphabetical, partition and insertion order.
 const SORTED: &[&str] = &["A", "a", "a/b", "aa", "ab", "b", "b1", "b10", "b2", "z", "é", "🦀"];
 
 fn spelled(key: &str) -> String {
@@ -21,7 +21,7 @@ fn spelled(key: &str) -> String {
         .collect()
 }
 
-/// A table with `SORTED` in it, each key's value being its place.
+/// A table with the keys of `SORTED`; each key's value is its index.
 fn filled() -> Table {
     let table = table();
     for (index, key) in SORTED.iter().enumerate().rev() {
@@ -34,7 +34,7 @@ fn list(table: &Table, rest: &str) -> Vec<String> {
     serde_json::from_slice(&table.get(rest).expect(200).body).expect("a list of keys")
 }
 
-/// The keys of all pages, by following `Link`, and how many pages there were.
+/// The keys of all pages, found by following `Link`, and the number of pages.
 fn follow(table: &Table, rest: &str) -> (Vec<String>, usize) {
     let mut keys = Vec::new();
     let mut pages = 0;
@@ -42,13 +42,13 @@ fn follow(table: &Table, rest: &str) -> (Vec<String>, usize) {
     loop {
         let page = table.send(&Request::new("GET", &path)).expect(200);
         pages += 1;
-        assert!(pages < 100, "pages without an end");
+        assert!(pages < 100, "paging does not end");
         match page.json() {
             Value::Array(listed) => {
                 keys.extend(listed.iter().map(|key| key.as_str().expect("text").to_owned()))
             }
             Value::Object(rows) => keys.extend(rows.keys().cloned()),
-            other => panic!("no page: {other}"),
+            other => panic!("not a page: {other}"),
         }
         let Some(link) = page.header("link") else {
             assert_eq!(page.header("dynarust-next-cursor"), None);
@@ -58,7 +58,7 @@ fn follow(table: &Table, rest: &str) -> (Vec<String>, usize) {
         let (target, relation) = link.split_once('>').expect("a link is <target>; rel=\"next\"");
         assert_eq!(relation, "; rel=\"next\"");
         let target = target.strip_prefix('<').expect("a link starts with <");
-        // Relative to the path that was asked for, which a proxy may have changed.
+        // Relative to the requested path, which a proxy may have changed.
         assert!(target.starts_with('?'), "{target}");
         path = path.split('?').next().unwrap_or_default().to_owned() + target;
     }
@@ -82,7 +82,7 @@ fn a_store_is_one_object_in_the_order_of_its_keys() {
 }
 
 #[test]
-fn keys_in_lists_and_stores_are_escaped_as_json_is() {
+fn keys_in_lists_and_stores_are_escaped_as_json() {
     let table = table();
     table.put("key/%22%5C%0A%00", r#"{"value":1}"#).expect(200);
     assert_eq!(list(&table, "keys"), ["\"\\\n\0"]);
@@ -94,7 +94,7 @@ fn keys_in_lists_and_stores_are_escaped_as_json_is() {
 }
 
 #[test]
-fn many_values_come_in_the_order_asked_without_the_absent() {
+fn a_multi_get_returns_the_present_keys_in_the_requested_order() {
     let table = filled();
     table.post("keys", r#"["b","absent","a","é"]"#).expect_body(r#"{"b":5,"a":1,"é":10}"#);
     table.post("keys", r#"{"keys":["z","A"]}"#).expect_body(r#"{"z":9,"A":0}"#);
@@ -103,7 +103,7 @@ fn many_values_come_in_the_order_asked_without_the_absent() {
 }
 
 #[test]
-fn a_list_of_keys_that_is_none_is_refused() {
+fn an_invalid_list_of_keys_is_refused() {
     let table = table();
     for body in [
         "",
@@ -126,7 +126,7 @@ fn a_list_of_keys_that_is_none_is_refused() {
 }
 
 #[test]
-fn counting_counts_what_there_is() {
+fn a_count_is_the_number_of_live_keys() {
     let table = filled();
     table.get("count").expect_body(r#"{"count":12}"#);
     table.get("count?prefix=").expect_body(r#"{"count":12}"#);
@@ -140,7 +140,7 @@ fn counting_counts_what_there_is() {
 }
 
 #[test]
-fn a_prefix_a_start_and_an_end_narrow_a_listing() {
+fn prefix_start_and_end_restrict_a_listing() {
     let table = filled();
     for (query, expected) in [
         ("prefix=a", &["a", "a/b", "aa", "ab"][..]),
@@ -168,7 +168,7 @@ fn a_prefix_a_start_and_an_end_narrow_a_listing() {
 }
 
 #[test]
-fn pages_join_to_the_whole_in_either_direction_and_of_any_size() {
+fn pages_of_any_size_and_direction_add_up_to_the_whole_listing() {
     let table = filled();
     let reversed: Vec<&str> = SORTED.iter().rev().copied().collect();
     for limit in [1, 2, 5, 11, 12, 13, 1000] {
@@ -187,7 +187,7 @@ fn pages_join_to_the_whole_in_either_direction_and_of_any_size() {
 }
 
 #[test]
-fn a_cursor_goes_on_where_its_page_ended_whatever_was_written_meanwhile() {
+fn a_cursor_continues_where_its_page_ended_despite_new_writes() {
     let table = filled();
     let page = table.get("keys?limit=3").expect_body(r#"["A","a","a/b"]"#);
     let cursor = page.expect_header("dynarust-next-cursor").to_owned();
@@ -198,7 +198,7 @@ fn a_cursor_goes_on_where_its_page_ended_whatever_was_written_meanwhile() {
 }
 
 #[test]
-fn the_last_page_names_no_next_one() {
+fn the_last_page_has_no_next_link() {
     let table = filled();
     let whole = table.get("keys").expect(200);
     assert_eq!(whole.header("link"), None);
@@ -208,7 +208,7 @@ fn the_last_page_names_no_next_one() {
 }
 
 #[test]
-fn parameters_that_make_no_sense_are_refused() {
+fn invalid_parameters_are_refused() {
     let table = filled();
     for query in [
         "limit=0",
@@ -229,7 +229,7 @@ fn parameters_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn heads_of_listings_have_no_body() {
+fn a_head_of_a_listing_has_no_body() {
     let table = filled();
     for resource in ["keys", "store", "count"] {
         let head = table.send(&table.request("HEAD", resource)).expect(200);
@@ -239,7 +239,7 @@ fn heads_of_listings_have_no_body() {
 }
 
 #[test]
-fn a_large_store_comes_whole_and_in_order() {
+fn a_large_store_is_complete_and_in_order() {
     let table = table();
     let filler = "v".repeat(300);
     for batch in 0..5 {

@@ -1,4 +1,4 @@
-//! Conditional requests: If-Match and If-None-Match, on reads and on each kind of write.
+//! Conditional requests: If-Match and If-None-Match, on reads and on every kind of write.
 
 use crate::harness::{Table, http::Response, table};
 
@@ -8,7 +8,7 @@ fn conditional(table: &Table, method: &str, body: &str, header: &str, etag: &str
     table.send(&table.request(method, "key/a").header(header, etag).body(body))
 }
 
-/// Writes `{"a":1}` and gives its ETag.
+/// Writes `{"a":1}` and returns its ETag.
 fn write(table: &Table) -> String {
     table.put("key/a", r#"{"value":{"a":1}}"#).expect(200).expect_header("etag").to_owned()
 }
@@ -24,7 +24,7 @@ fn if_none_match_of_the_current_version_is_304_to_a_get() {
     assert_eq!(unchanged.expect_header("etag"), first);
     read("*").expect(304);
     read(&format!("\"other\", {first}")).expect(304);
-    // Reads compare weakly (RFC 9110): proxies that compress make an ETag weak.
+    // Reads compare weakly (RFC 9110), because proxies that compress make an ETag weak.
     read(&format!("W/{first}")).expect(304);
     assert_eq!(conditional(&table, "HEAD", "", "If-None-Match", &first).status, 304);
 
@@ -34,7 +34,7 @@ fn if_none_match_of_the_current_version_is_304_to_a_get() {
 }
 
 #[test]
-fn if_match_of_the_current_version_lets_a_write_through() {
+fn if_match_of_the_current_version_allows_a_write() {
     for (method, body) in WRITES {
         let table = table();
         let etag = write(&table);
@@ -49,7 +49,7 @@ fn if_match_of_the_current_version_lets_a_write_through() {
 }
 
 #[test]
-fn if_match_of_another_version_stops_a_write_and_says_the_current_one() {
+fn if_match_of_another_version_refuses_a_write_and_names_the_current_one() {
     for (method, body) in WRITES {
         let table = table();
         let old = write(&table);
@@ -64,7 +64,7 @@ fn if_match_of_another_version_stops_a_write_and_says_the_current_one() {
 }
 
 #[test]
-fn if_match_stops_a_write_to_an_absent_key() {
+fn if_match_refuses_a_write_to_an_absent_key() {
     let table = table();
     for etag in ["*", "\"0000000000000000-0000000000000000\""] {
         conditional(&table, "PUT", r#"{"value":1}"#, "If-Match", etag)
@@ -78,7 +78,7 @@ fn if_match_stops_a_write_to_an_absent_key() {
 }
 
 #[test]
-fn if_none_match_star_writes_only_where_the_key_is_absent() {
+fn if_none_match_star_writes_only_if_the_key_is_absent() {
     let table = table();
     conditional(&table, "PUT", r#"{"value":1}"#, "If-None-Match", "*").expect(200);
     let refused = conditional(&table, "PUT", r#"{"value":2}"#, "If-None-Match", "*");
@@ -90,7 +90,7 @@ fn if_none_match_star_writes_only_where_the_key_is_absent() {
 }
 
 #[test]
-fn of_many_that_create_a_key_at_once_one_does() {
+fn of_many_concurrent_creates_exactly_one_succeeds() {
     let table = table();
     let created = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..8)
@@ -108,7 +108,7 @@ fn of_many_that_create_a_key_at_once_one_does() {
     assert_eq!(created.iter().filter(|status| **status == 412).count(), 7, "{created:?}");
 }
 
-/// Compare and set: a counter that many count up by ETag misses no step.
+/// Compare and set: a counter that many clients increment by ETag misses no step.
 #[test]
 fn a_counter_by_if_match_counts_every_step() {
     let table = table();
@@ -135,7 +135,7 @@ fn a_counter_by_if_match_counts_every_step() {
 }
 
 #[test]
-fn a_condition_that_is_no_etag_is_refused_or_does_not_hold_but_never_lets_a_write_through() {
+fn a_condition_that_is_not_an_etag_never_allows_a_write() {
     let table = table();
     write(&table);
     for wrong in ["unquoted", "\"", "\"other\"", "W/\"other\"", ""] {

@@ -1,4 +1,4 @@
-//! What all answers have in common, and all connections: where a line ends, what is no request, and how long an idle one stays.
+//! What all responses and connections have in common: line ends, invalid requests, and how long an idle connection stays open.
 
 use std::{
     io::{Read, Write},
@@ -7,9 +7,9 @@ use std::{
 
 use crate::harness::{DEADLINE, Node, Setup, http::Request, ws::Socket};
 
-/// What the first users of the system read ends with its last bracket, to the byte; all other JSON is a line.
+/// The bodies of the oldest routes end with their last bracket, to the byte; all other JSON ends with a line break.
 #[test]
-fn the_oldest_answers_have_no_line_end_and_all_others_have_one() {
+fn only_the_oldest_routes_answer_without_a_line_end() {
     let node = Node::start();
     let put = node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     assert!(put.text().starts_with("{\"version\":") && put.text().ends_with('}'), "{put}");
@@ -43,9 +43,9 @@ fn the_oldest_answers_have_no_line_end_and_all_others_have_one() {
     assert_eq!(batch.text(), "{\"results\":[]}\n");
 }
 
-/// hyper answers what is no request by itself, with a bare status: a client that reads problems found none, and the log no id.
+/// hyper answers invalid requests by itself with a bare status, so clients that parse problems found none, and the log had no id.
 #[test]
-fn what_is_no_request_is_answered_with_a_problem_too() {
+fn an_invalid_request_gets_a_problem_too() {
     let node = Node::start();
     let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     for (request, status, code) in [
@@ -55,13 +55,13 @@ fn what_is_no_request_is_answered_with_a_problem_too() {
         (&long, 431, "head-too-large"),
     ] {
         let mut connection = node.connect();
-        // The node may have answered before all of it is sent.
+        // The node may have answered before everything is sent.
         let _ = connection.write(request.as_bytes());
         let answer = connection.receive("GET").expect("an answer");
         assert_eq!(answer.expect_header("connection"), "close");
         answer.expect_problem(status, code);
     }
-    // One that follows a good request on the same connection spoils nothing of that one's answer.
+    // An invalid request after a good one on the same connection does not spoil the good one's response.
     let mut connection = node.connect();
     connection
         .write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nnonsense\r\n\r\n")
@@ -71,7 +71,7 @@ fn what_is_no_request_is_answered_with_a_problem_too() {
 }
 
 #[test]
-fn an_idle_connection_stays_as_long_as_is_said_and_longer_than_a_head_may_take() {
+fn an_idle_connection_stays_open_for_the_advertised_time() {
     let node = Setup::new().flag("--header-timeout", "200ms").flag("--idle-timeout", "1500ms").start();
     assert_eq!(Node::start().get("/healthz").expect_header("keep-alive"), "timeout=75");
     let get = Request::new("GET", "/healthz");
@@ -80,10 +80,10 @@ fn an_idle_connection_stays_as_long_as_is_said_and_longer_than_a_head_may_take()
         assert_eq!(connection.send(&get).expect(200).expect_header("keep-alive"), "timeout=1");
         assert!(
             !connection.is_closed(std::time::Duration::from_millis(600)),
-            "closed after the time of a head"
+            "closed after the timeout for a head"
         );
     }
-    // The time of a head counts within a head, also after an idle while.
+    // The timeout for a head applies within a head, even after idle time.
     connection.write(b"GET /healthz HTTP/1.1\r\n").expect("bytes can be sent");
     let begun = std::time::Instant::now();
     connection.read_to_close(DEADLINE);

@@ -1,9 +1,9 @@
-//! Errors: each is a problem (RFC 9457) with the code that section 3 of the contract gives it, and says what is allowed.
+//! Errors: each is a problem (RFC 9457) with the code of the contract's section 3, and says what is allowed.
 
 use crate::harness::{Node, Setup, http::Request, table};
 
 #[test]
-fn a_body_that_is_no_json_is_bad_json() {
+fn a_body_that_is_not_json_is_bad_json() {
     let table = table();
     for body in [
         "",
@@ -47,7 +47,7 @@ fn a_body_that_is_no_json_is_bad_json() {
 }
 
 #[test]
-fn a_body_of_another_type_is_bad_json_and_one_without_value_says_so() {
+fn a_body_of_another_type_is_bad_json_and_a_missing_value_is_named() {
     let table = table();
     for body in ["1", "null", r#""text""#, "[]", r#"[{"value":1}]"#, "true"] {
         let refused = table.put("key/a", body);
@@ -69,7 +69,7 @@ fn a_body_of_another_type_is_bad_json_and_one_without_value_says_so() {
 }
 
 #[test]
-fn a_missing_key_and_an_unknown_path_are_not_found_and_say_what() {
+fn a_missing_key_and_an_unknown_path_are_not_found_and_named() {
     let table = table();
     let detail = table.get("key/some-key").expect_problem(404, "not-found");
     assert!(detail.contains("some-key"), "{detail}");
@@ -78,7 +78,7 @@ fn a_missing_key_and_an_unknown_path_are_not_found_and_say_what() {
     table.send(&Request::new("GET", "/_/nothing")).expect_problem(404, "not-found");
 }
 
-/// What each path takes. HEAD is wherever GET is, OPTIONS is everywhere.
+/// The methods of each path. HEAD is allowed wherever GET is, OPTIONS everywhere.
 pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("key/a", &["GET", "PUT", "PATCH", "DELETE"]),
     ("keys", &["GET", "POST"]),
@@ -142,7 +142,7 @@ fn a_wrong_method_is_405_and_names_the_right_ones() {
 }
 
 #[test]
-fn options_say_what_a_path_takes() {
+fn options_lists_the_methods_of_a_path() {
     let table = table();
     for (path, methods) in ALLOWED {
         let path = if path.starts_with('/') { (*path).to_owned() } else { table.path(path) };
@@ -153,7 +153,7 @@ fn options_say_what_a_path_takes() {
 }
 
 #[test]
-fn too_large_says_the_limit() {
+fn too_large_names_the_limit() {
     let table = table();
     let body = format!(r#"{{"value":"{}"}}"#, "v".repeat(1 << 20));
     let detail = table.put("key/a", body).expect_problem(413, "too-large");
@@ -162,26 +162,26 @@ fn too_large_says_the_limit() {
 }
 
 #[test]
-fn one_table_too_many_is_429_and_the_others_go_on() {
+fn one_table_too_many_is_429_and_the_others_still_work() {
     let node = Setup::new().flag("--max-tables", "2").start();
     node.put("/one/key/a", r#"{"value":1}"#).expect(200);
     node.put("/two/key/a", r#"{"value":1}"#).expect(200);
     let detail = node.put("/three/key/a", r#"{"value":1}"#).expect_problem(429, "too-many");
-    assert!(detail.contains('2'), "the limit is said: {detail}");
+    assert!(detail.contains('2'), "the limit is named: {detail}");
     node.get("/three/keys").expect_body("[]");
     node.put("/one/key/b", r#"{"value":2}"#).expect(200);
     node.get("/one/keys").expect_body(r#"["a","b"]"#);
 }
 
 #[test]
-fn every_answer_has_a_request_id_and_the_callers_if_it_sent_one() {
+fn every_response_has_a_request_id_or_repeats_the_clients() {
     let node = Node::start();
     let paths = ["/t/key/a", "/t/keys", "/healthz", "/metrics", "/nothing", "/t/key/%ff", "/membership"];
     let mut ids: Vec<String> =
         paths.iter().map(|path| node.get(path).expect_header("x-request-id").to_owned()).collect();
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), paths.len(), "each is its own: {ids:?}");
+    assert_eq!(ids.len(), paths.len(), "the ids differ: {ids:?}");
     for path in paths {
         let request = Request::new("GET", path).header("X-Request-Id", "my-request-7");
         let answer = node.send(&request);
@@ -207,9 +207,9 @@ fn an_error_leaves_the_connection_usable() {
     }
 }
 
-/// The ancestor mixed text and JSON, said 401 for what was not found, 201 for updates, and 404 for a wrong method.
+/// The first version mixed text and JSON, and sent 401 for missing keys, 201 for updates, and 404 for a wrong method.
 #[test]
-fn answers_are_json_with_the_status_that_http_means() {
+fn responses_are_json_with_standard_statuses() {
     let table = table();
     assert_eq!(table.put("key/a", r#"{"value":1}"#).status, 200);
     assert_eq!(table.put("key/a", r#"{"value":2}"#).status, 200);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::{DEADLINE, Node, sse::Events, table, wait_until};
 
 #[test]
-fn a_value_with_a_ttl_is_there_and_then_is_not() {
+fn a_value_with_a_ttl_expires() {
     let table = table();
     table.put("key/a?ttl=300ms", r#"{"value":1}"#).expect(200);
     table.put("key/b", r#"{"value":1,"ttl":"300ms"}"#).expect(200);
@@ -44,7 +44,7 @@ fn a_ttl_is_a_duration_or_seconds() {
 }
 
 #[test]
-fn a_ttl_that_is_none_is_refused() {
+fn an_invalid_ttl_is_refused() {
     let table = table();
     for ttl in ["", "0", "0s", "-1s", "soon", "10x", "1e400s", "999999999999999999999s"] {
         let refused = table.put(&format!("key/a?ttl={ttl}"), r#"{"value":1}"#);
@@ -69,7 +69,7 @@ fn a_later_put_without_a_ttl_stays() {
 }
 
 #[test]
-fn watchers_get_one_deleted_event_that_says_expired() {
+fn subscribers_get_one_deleted_event_with_the_reason_expired() {
     let table = table();
     let (mut events, _) = Events::open(table.address(), &table.path("subscribe?prefix="));
     table.put("key/a?ttl=200ms", r#"{"value":1}"#).expect(200);
@@ -81,14 +81,14 @@ fn watchers_get_one_deleted_event_that_says_expired() {
     assert_eq!(expired["reason"], "expired");
     table.get("key/a").expect_problem(404, "not-found");
 
-    // Once only: what comes next is the next change, and it makes nothing of the expired value.
+    // Exactly one event: the next one is the next change, which ignores the expired value.
     table.get("keys").expect_body("[]");
     table.put("key/marker", r#"{"value":1}"#).expect(200);
     assert_eq!(events.event().json()["key"], "marker");
 }
 
 #[test]
-fn an_expiry_that_was_replaced_makes_no_event() {
+fn a_replaced_expiry_makes_no_event() {
     let table = table();
     let (mut events, _) = Events::open(table.address(), &table.path("subscribe?prefix="));
     table.put("key/a?ttl=150ms", r#"{"value":1}"#).expect(200);
@@ -108,7 +108,7 @@ fn an_expiry_that_was_replaced_makes_no_event() {
 }
 
 #[test]
-fn what_expired_while_the_node_was_down_is_gone_when_it_is_back() {
+fn a_value_that_expired_while_the_node_was_down_is_gone_at_its_start() {
     let node = Node::start();
     node.put("/t/key/a?ttl=150ms", r#"{"value":1}"#).expect(200);
     node.put("/t/key/b?ttl=1h", r#"{"value":2}"#).expect(200);

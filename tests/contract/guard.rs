@@ -1,5 +1,5 @@
-//! The guard before all routes: whatever the path, a request for a host that is not this node, or of a page that is not its own, is
-//! neither obeyed nor answered.
+//! The guard before all routes: whatever the path, a request for a host that is not this node, or from a foreign page, is neither carried
+//! out nor answered.
 
 use std::{
     io::{Read, Write},
@@ -18,14 +18,14 @@ use super::{
 };
 use crate::harness::{DEADLINE, Node, Setup};
 
-/// The page that `--cors-origin` names in these tests.
+/// The page allowed by `--cors-origin` in these tests.
 const APP: &str = "https://app.example";
 const EVIL: &str = "https://evil.example";
 
-/// Paths that only open a WebSocket, beside those of `ALLOWED`.
+/// Paths that only open a WebSocket, in addition to `ALLOWED`.
 const SOCKETS: [&str; 2] = ["/_/ws", "/_/link"];
 
-/// An answer: its head, and its body where that has a length.
+/// A response: its head, and its body if it has a length.
 struct Answer {
     status: u16,
     head: String,
@@ -46,7 +46,7 @@ impl Answer {
         problem["detail"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Whether the guard let it pass, whatever came of it.
+    /// Whether the guard let the request pass, whatever its result.
     fn passed(&self) -> bool {
         let problem = self.json();
         let code = problem["error"].as_str().unwrap_or_default();
@@ -55,7 +55,7 @@ impl Answer {
     }
 }
 
-/// Sends these bytes, and reads a head and as much body as it says.
+/// Sends these bytes, and reads a head and the body it announces.
 fn exchange(node: &Node, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect_timeout(&node.address(), DEADLINE).expect("a connection");
     stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout can be set");
@@ -74,12 +74,12 @@ fn exchange(node: &Node, request: &[u8]) -> Answer {
             }
         }
         let read = stream.read(&mut piece).expect("an answer within the deadline");
-        assert!(read > 0, "no whole answer: {text:?}");
+        assert!(read > 0, "incomplete response: {text:?}");
         bytes.extend_from_slice(&piece[..read]);
     }
 }
 
-/// What each path would do, were it obeyed.
+/// A valid body for each path, so that the request would succeed without the guard.
 fn body(path: &str, method: &str) -> &'static str {
     match (path.rsplit('/').next().unwrap_or_default(), method) {
         ("keys", "POST") => r#"["a"]"#,
@@ -111,10 +111,10 @@ fn all_requests() -> Vec<(&'static str, String)> {
     requests
 }
 
-/// What a request says of its host and its page: what that is, its lines, and the status, code and words of the refusal.
+/// A description of the host and page, their header lines, and the status, code and words of the refusal.
 type Refused = (&'static str, String, u16, &'static str, &'static str);
 
-/// All that is to be refused by a node, whatever the route.
+/// Everything a node must refuse, whatever the route.
 fn refused(node: &Node) -> Vec<Refused> {
     let own = format!("http://{}", node.address());
     let host = format!("Host: {}\r\n", node.address());
@@ -122,8 +122,8 @@ fn refused(node: &Node) -> Vec<Refused> {
     vec![
         ("no host", String::new(), 400, "bad-request", "Host"),
         ("an empty host", "Host:\r\n".into(), 400, "bad-request", "Host"),
-        ("two hosts", format!("{host}{host}"), 400, "bad-request", "two Host"),
-        ("what is no host", "Host: a b\r\n".into(), 400, "bad-request", "Host"),
+        ("two hosts", format!("{host}{host}"), 400, "bad-request", "more than one Host"),
+        ("an invalid host", "Host: a b\r\n".into(), 400, "bad-request", "Host"),
         (
             "a foreign host",
             "Host: evil.example\r\n".into(),
@@ -156,7 +156,7 @@ fn refused(node: &Node) -> Vec<Refused> {
 }
 
 #[test]
-fn no_route_answers_for_another_host_or_a_page_of_another_site() {
+fn no_route_answers_another_host_or_a_foreign_page() {
     let node = Setup::new().flag("--cors-origin", APP).start();
     let own = format!("http://{}", node.address());
     let host = format!("Host: {}\r\n", node.address());
@@ -180,11 +180,11 @@ fn no_route_answers_for_another_host_or_a_page_of_another_site() {
                 "its own page, in a browser that says so",
                 format!("{}Sec-Fetch-Site: same-origin\r\n", page(&own)),
             ),
-            ("a page that may", format!("{}Sec-Fetch-Site: cross-site\r\n", page(APP))),
-            ("what the reader typed", format!("{host}Sec-Fetch-Site: none\r\n")),
+            ("an allowed page", format!("{}Sec-Fetch-Site: cross-site\r\n", page(APP))),
+            ("an address the reader typed", format!("{host}Sec-Fetch-Site: none\r\n")),
         ] {
             let answer = exchange(&node, &request(method, &path, &lines));
-            // Links are for nodes, and no page is one.
+            // Links are for nodes, and a page is not one.
             let is_page_at_link = path == "/_/link" && lines.contains("Origin");
             assert!(
                 answer.passed() || is_page_at_link,
@@ -211,7 +211,7 @@ fn no_route_answers_for_another_host_or_a_page_of_another_site() {
 }
 
 #[test]
-fn websockets_and_event_streams_are_for_the_same_pages_as_all_else() {
+fn websockets_and_event_streams_follow_the_same_page_rules() {
     let node = Setup::new().flag("--cors-origin", APP).start();
     let own = format!("http://{}", node.address());
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -238,7 +238,7 @@ fn websockets_and_event_streams_are_for_the_same_pages_as_all_else() {
         }
         open(path, "evil.example", "http://evil.example", upgrade).expect_problem(path, 421, "misdirected");
     }
-    // Nodes dial each other by names that only they may know; a page cannot leave its origin out.
+    // Nodes dial each other by names that only they may know. A page cannot leave its origin out.
     let link = format!("{upgrade}Sec-WebSocket-Protocol: {}\r\n", subprotocol());
     assert_eq!(open("/_/link", "dynarust-node1:6660", "", &link).status, 101);
     for origin in [&own, APP, EVIL] {
@@ -290,7 +290,7 @@ fn a_node_answers_under_its_own_names() {
         let get = format!("GET /version HTTP/1.1\r\nHost: {host}\r\n\r\n");
         exchange(&node, get.as_bytes()).expect_problem(host, 400, "bad-request");
     }
-    // A whole URL names its host too, and HTTP/1.0 need not name any.
+    // A full URL names its host too, and HTTP/1.0 need not name any.
     for (request, status) in [
         ("GET http://localhost/version HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
         ("GET http://evil.example/version HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
@@ -303,10 +303,10 @@ fn a_node_answers_under_its_own_names() {
     }
 }
 
-/// A proxy that speaks TLS before a node that does not: the page's scheme is not the node's, and its host need not be what the
-/// proxy asks for. The browser has compared both.
+/// A TLS proxy in front of a node without TLS: the page's scheme differs from the node's, and its host may differ from the one the proxy
+/// asks for. The browser has compared both.
 #[test]
-fn a_page_behind_a_proxy_is_the_nodes_own_under_a_name_that_it_knows() {
+fn a_page_behind_a_proxy_is_own_under_a_known_name() {
     let node = Setup::new().flag("--allowed-host", "db.example.com").start();
     let put = |host: &str, origin: &str, site: &str| {
         let lines = format!("Host: {host}\r\nOrigin: {origin}\r\nSec-Fetch-Site: {site}\r\n");
@@ -320,7 +320,7 @@ fn a_page_behind_a_proxy_is_the_nodes_own_under_a_name_that_it_knows() {
 }
 
 #[test]
-fn a_reader_may_follow_a_link_to_a_node_and_a_page_may_not_frame_it() {
+fn a_reader_may_follow_a_link_to_a_node_but_a_page_may_not_frame_it() {
     let node = Node::start();
     let visit = |method: &str, dest: &str| {
         let lines = format!(

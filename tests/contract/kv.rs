@@ -1,4 +1,4 @@
-//! One key: the seed's PUT, GET and DELETE, and what their answers say beside the body.
+//! One key: PUT, GET and DELETE, and the headers of their responses.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ fn version(written: &Response) -> String {
 }
 
 #[test]
-fn a_put_answers_its_version_and_timestamp_and_an_etag() {
+fn a_put_returns_its_version_and_timestamp_and_an_etag() {
     let table = table();
     let before = now_ms();
     let written = table.put("key/a", r#"{"value":"hello"}"#).expect(200);
@@ -34,7 +34,7 @@ fn a_put_answers_its_version_and_timestamp_and_an_etag() {
 }
 
 #[test]
-fn created_is_said_where_the_key_was_absent_and_only_there() {
+fn created_is_reported_only_if_the_key_was_absent() {
     let table = table();
     let created = |response: Response| response.expect(200).header("dynarust-created").map(str::to_owned);
     assert_eq!(created(table.put("key/a", r#"{"value":1}"#)).as_deref(), Some("true"));
@@ -44,7 +44,7 @@ fn created_is_said_where_the_key_was_absent_and_only_there() {
 }
 
 #[test]
-fn a_get_answers_exactly_the_value() {
+fn a_get_returns_exactly_the_value() {
     let table = table();
     table.put("key/a", r#"{"value":"hello"}"#).expect(200);
     let read = table.get("key/a").expect_body(r#"{"value":"hello"}"#);
@@ -69,7 +69,7 @@ fn a_get_names_version_time_and_node_in_its_headers() {
 }
 
 #[test]
-fn meta_puts_version_and_time_into_the_body() {
+fn meta_adds_version_and_time_to_the_body() {
     let table = table();
     let written = table.put("key/a", r#"{"value":[1]}"#).expect(200);
     let meta = table.get("key/a?meta=true").expect(200).json();
@@ -95,7 +95,7 @@ fn text_plain_gets_the_bare_value_and_a_string_without_quotes() {
             table.send(&table.request("GET", "key/a").header("Accept", "text/plain")).expect_body(text);
         assert!(read.expect_header("content-type").starts_with("text/plain"), "{read}");
     }
-    // Browsers and curl accept anything; they get JSON.
+    // Browsers and curl accept anything and get JSON.
     for accept in ["*/*", "application/json", "text/html,application/xhtml+xml,*/*;q=0.8"] {
         let read = table.send(&table.request("GET", "key/a").header("Accept", accept));
         read.expect_body(r#"{"value":null}"#);
@@ -103,7 +103,7 @@ fn text_plain_gets_the_bare_value_and_a_string_without_quotes() {
 }
 
 #[test]
-fn a_delete_answers_deleted_and_the_key_is_gone() {
+fn a_delete_returns_deleted_and_the_key_is_gone() {
     let table = table();
     table.put("key/a", r#"{"value":1}"#).expect(200);
     table.delete("key/a").expect_body(r#"{"deleted":true}"#);
@@ -112,7 +112,7 @@ fn a_delete_answers_deleted_and_the_key_is_gone() {
 }
 
 #[test]
-fn an_absent_key_is_404_to_get_and_to_delete_and_a_forced_delete_is_not() {
+fn an_absent_key_is_404_except_to_a_forced_delete() {
     let table = table();
     table.get("key/a").expect_problem(404, "not-found");
     table.delete("key/a").expect_problem(404, "not-found");
@@ -131,7 +131,7 @@ fn versions_grow_with_every_write() {
 }
 
 #[test]
-fn the_older_path_is_the_table_default() {
+fn the_older_path_addresses_the_default_table() {
     let node = crate::harness::Node::start();
     node.put("/key/a", r#"{"value":1}"#).expect(200);
     node.get("/default/key/a").expect_body(r#"{"value":1}"#);
@@ -140,7 +140,7 @@ fn the_older_path_is_the_table_default() {
     node.get("/default/keys").expect_body(r#"["a","b/c"]"#);
     node.delete("/key/a").expect_body(r#"{"deleted":true}"#);
     node.get("/key/a").expect_problem(404, "not-found");
-    // Matched first: what looks like a table `key` is a key of the table `default`.
+    // This path matches first: what looks like a table `key` is a key of the table `default`.
     node.put("/key/key/x", r#"{"value":3}"#).expect(200);
     node.get("/default/key/key/x").expect_body(r#"{"value":3}"#);
 }
@@ -159,7 +159,7 @@ fn head_answers_as_get_does_without_the_body() {
 }
 
 #[test]
-fn the_type_of_a_body_decides_nothing() {
+fn the_type_of_a_body_is_ignored() {
     let table = table();
     let put = || table.request("PUT", "key/a").body(r#"{"value":1}"#);
     table.send(&put()).expect(200);
@@ -167,9 +167,9 @@ fn the_type_of_a_body_decides_nothing() {
         "application/json",
         "application/json; charset=utf-8",
         "Application/JSON",
-        // What curl declares unless told otherwise.
+        // curl declares this by default.
         "application/x-www-form-urlencoded",
-        // And fetch, for a text.
+        // fetch declares this for text.
         "text/plain;charset=UTF-8",
         "multipart/form-data; boundary=x",
         "application/octet-stream",
@@ -188,14 +188,14 @@ fn chunked_bodies_work() {
     let chunks = [r#"{"va"#, r#"lue":"#, r#""hel"#, r#"lo"}"#];
     table.send(&table.request("PUT", "key/a").chunks(chunks)).expect(200);
     table.get("key/a").expect_body(r#"{"value":"hello"}"#);
-    // One byte a chunk.
+    // One byte per chunk.
     let bytes = br#"{"value":[1,2,3]}"#;
     table.send(&table.request("PUT", "key/a").chunks(bytes.chunks(1))).expect(200);
     table.get("key/a").expect_body(r#"{"value":[1,2,3]}"#);
 }
 
 #[test]
-fn w_of_one_is_met_by_one_node_and_more_is_not_and_the_write_is_kept() {
+fn one_node_satisfies_w_of_one_and_keeps_a_write_that_asks_for_more() {
     let table = table();
     for replicas in ["1", "majority", "all"] {
         table.put(&format!("key/a?w={replicas}"), r#"{"value":1}"#).expect(200);
@@ -212,7 +212,7 @@ fn w_of_one_is_met_by_one_node_and_more_is_not_and_the_write_is_kept() {
 }
 
 #[test]
-fn many_requests_share_a_connection_and_may_be_sent_ahead() {
+fn requests_may_share_a_connection_and_be_pipelined() {
     let table = table();
     let mut connection = table.connect();
     let mut bytes = Vec::new();
@@ -221,7 +221,7 @@ fn many_requests_share_a_connection_and_may_be_sent_ahead() {
         bytes.extend_from_slice(&put.to_bytes());
         bytes.extend_from_slice(&table.request("GET", "key/a").to_bytes());
     }
-    connection.write(&bytes).expect("requests can be sent ahead");
+    connection.write(&bytes).expect("requests can be pipelined");
     for value in 0..20 {
         assert_eq!(connection.receive("PUT").expect("an answer").status, 200);
         let read = connection.receive("GET").expect("an answer");
@@ -230,7 +230,7 @@ fn many_requests_share_a_connection_and_may_be_sent_ahead() {
 }
 
 #[test]
-fn a_write_is_seen_by_every_later_read() {
+fn every_later_read_sees_a_write() {
     let table = table();
     let mut writer = table.connect();
     let mut reader = table.connect();
@@ -243,7 +243,7 @@ fn a_write_is_seen_by_every_later_read() {
 }
 
 #[test]
-fn writers_of_one_key_leave_the_latest_version() {
+fn concurrent_writers_of_one_key_leave_the_latest_version() {
     let table = table();
     let write_many = |table: &Table, writer: u32| {
         let mut connection = table.connect();

@@ -1,4 +1,4 @@
-//! The client contract, row by row. Where a seed gives bytes, bytes are compared.
+//! The contract with clients, row by row. If the contract gives exact bytes, the tests compare bytes.
 
 mod batch;
 mod cluster;

@@ -1,8 +1,8 @@
-//! Tables and keys: which names there are, how a path spells them, and what the others get.
+//! Names of tables and keys: what is valid, how a path encodes them, and how invalid ones are refused.
 
 use crate::harness::{Node, http::Request, table};
 
-/// A key as it is, and a spelling of it in a path.
+/// A key, and one way to write it in a path.
 const KEYS: &[(&str, &str)] = &[
     ("a=b", "a=b"),
     (" lead", "%20lead"),
@@ -35,7 +35,7 @@ const KEYS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_text_is_a_key_and_comes_back_as_it_went_in() {
+fn every_text_is_a_valid_key_and_round_trips() {
     let table = table();
     for (index, (_, spelled)) in KEYS.iter().enumerate() {
         table.put(&format!("key/{spelled}"), format!(r#"{{"value":{index}}}"#)).expect(200);
@@ -53,7 +53,7 @@ fn every_text_is_a_key_and_comes_back_as_it_went_in() {
     assert_eq!(values.as_object().expect("an object").len(), KEYS.len());
 }
 
-/// The ancestor's storage file was lines of `key=value`: such keys were lost or changed by a restart.
+/// The first version stored lines of `key=value`, so a restart lost or changed such keys.
 #[test]
 fn odd_keys_survive_a_restart() {
     let node = Node::start();
@@ -65,7 +65,7 @@ fn odd_keys_survive_a_restart() {
     assert_eq!(node.get("/odd/store").expect(200).body, before);
 }
 
-/// The ancestor wrote `a?b` and `a#b` to key `a` as well.
+/// The first version wrote `a?b` and `a#b` to key `a` as well.
 #[test]
 fn a_key_with_a_question_mark_or_hash_writes_no_other_key() {
     let table = table();
@@ -81,7 +81,7 @@ fn further_segments_and_encoded_slashes_are_one_key() {
     table.get("key/a%2Fb%2Fc").expect_body(r#"{"value":1}"#);
     table.put("key/a%2fb/c", r#"{"value":2}"#).expect(200);
     table.get("keys").expect_body(r#"["a/b/c"]"#);
-    // Segments may be empty but for the key as a whole.
+    // Segments may be empty, but not the key as a whole.
     table.put("key/x//y", r#"{"value":3}"#).expect(200);
     table.get("key/x%2F%2Fy").expect_body(r#"{"value":3}"#);
     table.put("key/a/", r#"{"value":4}"#).expect(200);
@@ -90,7 +90,7 @@ fn further_segments_and_encoded_slashes_are_one_key() {
 }
 
 #[test]
-fn a_plus_in_a_path_is_a_plus_and_in_a_query_a_space_only_if_encoded_so() {
+fn a_plus_is_a_plus_in_a_path_and_a_space_in_a_query() {
     let table = table();
     table.put("key/a+b", r#"{"value":1}"#).expect(200);
     table.put("key/a%20b", r#"{"value":2}"#).expect(200);
@@ -99,7 +99,7 @@ fn a_plus_in_a_path_is_a_plus_and_in_a_query_a_space_only_if_encoded_so() {
 }
 
 #[test]
-fn escapes_that_are_not_text_are_refused() {
+fn invalid_percent_encoding_is_refused() {
     let table = table();
     for spelled in ["%", "a%", "a%2", "%zz", "%g0", "%ff", "a%C3", "%ED%A0%80", "%C0%AF", "%F8%88%80%80%80"] {
         for method in ["GET", "PUT", "DELETE"] {
@@ -116,18 +116,18 @@ fn a_key_has_1_to_1024_bytes() {
     let longest = "k".repeat(1024);
     table.put(&format!("key/{longest}"), r#"{"value":1}"#).expect(200);
     table.get(&format!("key/{longest}")).expect_body(r#"{"value":1}"#);
-    // 512 two-byte letters are as long; it is bytes that count.
+    // 512 two-byte letters are just as long: bytes count.
     table.put(&format!("key/{}", "%C3%A9".repeat(512)), r#"{"value":1}"#).expect(200);
     for too_long in [format!("{longest}k"), "%C3%A9".repeat(513), "k/".repeat(513)] {
         let detail = table.put(&format!("key/{too_long}"), r#"{"value":1}"#).expect_problem(422, "bad-name");
-        assert!(detail.contains("1024"), "the limit is said: {detail}");
+        assert!(detail.contains("1024"), "the limit is named: {detail}");
     }
     table.put("key/", r#"{"value":1}"#).expect_problem(422, "bad-name");
     table.get("key/").expect_problem(422, "bad-name");
 }
 
 #[test]
-fn a_table_name_is_letters_digits_and_a_few_signs() {
+fn a_table_name_is_letters_digits_and_some_punctuation() {
     let node = Node::start();
     let longest = "t".repeat(64);
     for name in ["t", "0", "A-b_c.d", "users.2024", "Default", "keys", "store", longest.as_str()] {
@@ -149,7 +149,7 @@ fn a_table_name_is_letters_digits_and_a_few_signs() {
 }
 
 #[test]
-fn an_unknown_table_is_an_empty_one_and_reading_makes_none() {
+fn an_unknown_table_is_empty_and_reading_does_not_create_it() {
     let node = Node::start();
     node.get("/unknown/keys").expect_body("[]");
     node.get("/unknown/store").expect_body("{}");
@@ -171,7 +171,7 @@ fn tables_do_not_see_each_other() {
 }
 
 #[test]
-fn a_trailing_slash_is_another_path_and_there_is_nothing() {
+fn a_path_with_a_trailing_slash_is_not_found() {
     let table = table();
     for path in ["keys/", "store/", "count/", "batch/"] {
         table.get(path).expect_problem(404, "not-found");

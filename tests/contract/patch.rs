@@ -1,4 +1,4 @@
-//! PATCH: RFC 7396 merge patches and RFC 6902 patches of the value.
+//! PATCH: merge patches (RFC 7396) and JSON patches (RFC 6902) of the value.
 
 use crate::harness::{Table, http::Response, table};
 
@@ -16,7 +16,7 @@ fn holding(value: &str) -> Table {
 }
 
 #[test]
-fn a_merge_patch_changes_the_value_and_answers_as_a_put() {
+fn a_merge_patch_changes_the_value_and_responds_like_a_put() {
     let table = holding(r#"{"a":1,"b":{"c":2,"d":3}}"#);
     let first = table.get("key/a").expect(200).expect_header("etag").to_owned();
     let patched = patch(&table, MERGE, r#"{"a":null,"b":{"c":20},"e":[1]}"#).expect(200);
@@ -70,9 +70,9 @@ fn plain_json_is_a_merge_patch() {
     patch(&table, "text/xml", "<a/>").expect_problem(400, "bad-json");
 }
 
-/// As in a batch and over WebSocket. Whoever means to set the value to a list has PUT.
+/// As in a batch and over WebSocket. To set the value to a list there is PUT.
 #[test]
-fn a_list_without_one_of_the_two_types_is_one_of_operations() {
+fn a_list_without_a_patch_type_is_a_json_patch() {
     let table = holding(r#"{"a":1}"#);
     for content_type in ["application/json", "text/plain;charset=UTF-8"] {
         patch(&table, content_type, r#"[{"op":"replace","path":"/a","value":2}]"#).expect(200);
@@ -117,7 +117,7 @@ fn a_json_patch_that_fails_halfway_changes_nothing() {
 }
 
 #[test]
-fn a_patch_that_is_none_is_refused() {
+fn an_invalid_patch_is_refused() {
     let table = holding(r#"{"a":1}"#);
     for body in ["", "{", "nonsense", r#"{"a":1}{"b":2}"#] {
         patch(&table, MERGE, body).expect_problem(400, "bad-json");
@@ -144,7 +144,7 @@ fn a_patch_of_an_absent_key_is_404() {
 }
 
 #[test]
-fn a_patch_keeps_the_digits_and_the_order_of_what_it_does_not_touch() {
+fn a_patch_keeps_digits_and_order_of_what_it_does_not_change() {
     let table = holding(r#"{"z":12345678901234567890,"a":1.10,"m":1}"#);
     patch(&table, MERGE, r#"{"m":98765432109876543210}"#).expect(200);
     table
@@ -155,7 +155,7 @@ fn a_patch_keeps_the_digits_and_the_order_of_what_it_does_not_touch() {
 }
 
 #[test]
-fn a_patched_value_keeps_to_the_limits_of_values() {
+fn a_patched_value_is_held_to_the_limits_of_values() {
     let node = crate::harness::Setup::new().flag("--max-value", "2000").start();
     node.put("/t/key/a", format!(r#"{{"value":{{"a":"{}"}}}}"#, "v".repeat(1200))).expect(200);
     let request = crate::harness::http::Request::new("PATCH", "/t/key/a");
@@ -168,7 +168,7 @@ fn a_patched_value_keeps_to_the_limits_of_values() {
 }
 
 #[test]
-fn an_expiry_outlives_a_patch() {
+fn a_patch_keeps_the_expiry() {
     let table = table();
     table.put("key/a?ttl=1h", r#"{"value":{"a":1}}"#).expect(200);
     let expires = table.get("key/a").expect(200).expect_header("dynarust-expires").to_owned();

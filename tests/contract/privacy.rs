@@ -1,4 +1,4 @@
-//! What other users of the machine see of a node's data and secrets: nothing; and what the node says where they could.
+//! Other users of the machine see nothing of a node's data and secrets, and the node warns if they could.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::harness::Setup;
 
-/// Everything below `path`, itself included.
+/// Everything below `path`, including itself.
 fn all_below(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     if path.is_dir() {
@@ -34,7 +34,7 @@ fn expect_private(data: &Path) {
 }
 
 #[test]
-fn data_is_for_its_owner_alone_also_that_of_an_earlier_version() {
+fn only_the_owner_can_read_data_even_of_an_earlier_version() {
     let node = Setup::new().start();
     let data = node.home().join("storage.db");
     // A long value has files of its own.
@@ -53,7 +53,7 @@ fn data_is_for_its_owner_alone_also_that_of_an_earlier_version() {
 }
 
 #[test]
-fn secrets_that_others_can_read_are_warned_of() {
+fn the_node_warns_of_secrets_that_others_can_read() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let setup = Setup::new();
     let (secret, key) = (setup.home().join("secret"), setup.home().join("key.pem"));

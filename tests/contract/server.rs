@@ -1,4 +1,4 @@
-//! What the server says of itself, and what it is over: HTTP/1.1, HTTP/2, TLS, CORS.
+//! What the server reports about itself, and its protocols: HTTP/1.1, HTTP/2, TLS, CORS.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -17,13 +17,13 @@ use tokio::{
 use crate::harness::{DEADLINE, Node, Setup, http::Request, wait_until};
 
 #[test]
-fn membership_of_a_lone_node_is_its_own_address() {
+fn membership_of_a_single_node_is_its_own_address() {
     let node = Node::start();
     node.get("/membership").expect_body(&format!(r#"["{}"]"#, node.address()));
 }
 
 #[test]
-fn an_advertised_address_is_what_others_are_told() {
+fn membership_reports_the_advertised_address() {
     let node = Setup::new().flag("--advertise", "db.example:6660").start();
     node.get("/membership").expect_body(r#"["db.example:6660"]"#);
 }
@@ -39,7 +39,7 @@ fn a_node_is_healthy_and_ready_as_soon_as_it_listens() {
 }
 
 #[test]
-fn the_version_is_the_crates() {
+fn the_version_is_the_crate_version() {
     let node = Node::start();
     let version = node.get("/version").expect(200);
     assert_eq!(version.json()["version"], env!("CARGO_PKG_VERSION"), "{version}");
@@ -58,9 +58,9 @@ fn tables_are_listed_with_their_figures() {
     assert!(text[users..].contains('2'), "users has two keys: {text}");
 }
 
-/// A backup taken right after a start must not miss what is still being counted.
+/// A backup right after a start must not miss what is still being counted.
 #[test]
-fn a_node_knows_all_it_has_as_soon_as_it_listens() {
+fn a_node_reports_all_its_rows_as_soon_as_it_listens() {
     let mut node = Node::start();
     for table in ["one", "two"] {
         let rows: Vec<String> =
@@ -106,8 +106,8 @@ fn metrics_are_what_prometheus_reads() {
     );
     let mut samples = 0;
     for line in metrics.text().lines().filter(|line| !line.starts_with('#')) {
-        let (_, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
-        assert!(value.parse::<f64>().is_ok(), "no number: {line:?}");
+        let (_, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line:?}"));
+        assert!(value.parse::<f64>().is_ok(), "not a number: {line:?}");
         samples += 1;
     }
     assert!(samples > 5, "{metrics}");
@@ -116,7 +116,7 @@ fn metrics_are_what_prometheus_reads() {
 }
 
 #[test]
-fn only_origins_that_were_named_may_read_across_origins() {
+fn only_allowed_origins_may_read_across_origins() {
     let node = Setup::new().flag("--cors-origin", "https://app.example").start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     let from = |origin: &str| node.send(&Request::new("GET", "/t/key/a").header("Origin", origin));
@@ -140,7 +140,7 @@ fn only_origins_that_were_named_may_read_across_origins() {
 }
 
 #[test]
-fn a_preflight_is_answered_for_named_origins() {
+fn a_preflight_is_answered_for_allowed_origins() {
     let node = Setup::new().flag("--cors-origin", "https://app.example").start();
     let preflight = |origin: &str| {
         let request = Request::new("OPTIONS", "/t/key/a").header("Origin", origin);
@@ -157,14 +157,14 @@ fn a_preflight_is_answered_for_named_origins() {
 }
 
 #[test]
-fn without_a_named_origin_there_are_no_cors_headers() {
+fn without_allowed_origins_there_are_no_cors_headers() {
     let node = Node::start();
     let answer = node.send(&Request::new("GET", "/healthz").header("Origin", "https://app.example"));
     assert!(!answer.headers.iter().any(|(name, _)| name.starts_with("access-control-")), "{answer}");
 }
 
 #[test]
-fn http_2_is_spoken_to_those_who_begin_with_it() {
+fn a_client_may_start_with_http_2() {
     let node = Node::start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
     let text = block_on(async {
@@ -175,7 +175,7 @@ fn http_2_is_spoken_to_those_who_begin_with_it() {
 }
 
 #[test]
-fn tls_is_spoken_where_a_certificate_is_given() {
+fn a_certificate_turns_tls_on() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let certificate = fixtures.join("certificate.pem");
     let node =
@@ -190,7 +190,7 @@ fn tls_is_spoken_where_a_certificate_is_given() {
         });
         assert_eq!(text, "[]", "over {protocol}");
     }
-    // Someone who speaks no TLS harms nobody.
+    // A client without TLS does no harm.
     let mut plain = node.connect();
     plain.write(&Request::new("GET", "/t/keys").to_bytes()).expect("bytes can be sent");
     plain.read_to_close(crate::harness::DEADLINE);
@@ -252,9 +252,9 @@ pub(super) async fn connect_tls(
     stream
 }
 
-/// A probe that asked a node each second filled its log with a warning each, for as long as the node was not ready.
+/// A probe that asked every second filled the log with one warning each time, for as long as the node was not ready.
 #[test]
-fn a_node_says_once_that_it_is_not_ready_however_often_it_is_asked() {
+fn a_node_logs_once_that_it_is_not_ready_however_often_it_is_probed() {
     // Nobody listens there.
     let node = Setup::new().join("127.0.0.1:1").start();
     let asked = || node.get("/readyz").expect(503).json()["phase"] == "joining";

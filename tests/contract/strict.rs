@@ -1,4 +1,4 @@
-//! Nothing is silently ignored: a walk over all routes with what none of them takes.
+//! Nothing is silently ignored: every route is tried with parameters, headers and members it does not take.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ fn send(table: &Table, operation: &Operation, target: &str, header: Option<(&str
 }
 
 #[test]
-fn a_parameter_that_is_unknown_is_refused_on_every_route_and_names_what_was_meant() {
+fn every_route_refuses_an_unknown_parameter_and_names_the_nearest() {
     let table = table();
     each(&table, |operation, path| {
         let refused = send(&table, operation, &format!("{path}?unknwon=1"), None);
@@ -72,7 +72,7 @@ fn a_parameter_that_is_unknown_is_refused_on_every_route_and_names_what_was_mean
 }
 
 #[test]
-fn a_parameter_that_is_there_twice_is_refused_on_every_route() {
+fn every_route_refuses_a_repeated_parameter() {
     let table = table();
     each(&table, |operation, path| {
         for parameter in operation.parameters.iter().filter(|parameter| !parameter.repeatable) {
@@ -85,12 +85,12 @@ fn a_parameter_that_is_there_twice_is_refused_on_every_route() {
 }
 
 #[test]
-fn a_condition_that_a_route_cannot_keep_is_refused_and_one_that_it_can_is_kept() {
+fn every_route_honours_or_refuses_each_condition() {
     let table = table();
     each(&table, |operation, path| {
         for (name, value) in CONDITIONAL {
             if operation.conditions.contains(&name.to_lowercase().as_str()) {
-                // The key is absent, there or gone, as the operations before left it: what is not said is that the header is wrong.
+                // The key is absent or deleted, depending on the operations before. Only the header must not be the fault.
                 let answer = send(&table, operation, &path, Some((name, value)));
                 assert_ne!(answer.status, 400, "{} {path} {name}: {answer}", operation.method);
                 continue;
@@ -107,9 +107,9 @@ fn a_condition_that_a_route_cannot_keep_is_refused_and_one_that_it_can_is_kept()
     assert!(detail.contains("\"if_none_match\" into the one"), "{detail}");
 }
 
-/// What every client sends by itself passes.
+/// What clients send by default is accepted.
 #[test]
-fn the_headers_of_browsers_and_libraries_pass() {
+fn the_default_headers_of_browsers_and_libraries_are_accepted() {
     let table = table();
     let plain = [
         ("Accept", "*/*"),
@@ -134,9 +134,9 @@ fn the_headers_of_browsers_and_libraries_pass() {
     table.send(&with_all(table.request("DELETE", "key/a"))).expect(200);
 }
 
-/// The table says what there is: each method that a resource lists stands in it, and no other.
+/// The table of operations matches the methods that each resource lists.
 #[test]
-fn the_table_of_operations_is_that_of_the_methods() {
+fn the_table_of_operations_matches_the_allowed_methods() {
     let table = table();
     each(&table, |operation, path| {
         let options = table.send(&Request::new("OPTIONS", &path)).expect(204);
@@ -153,7 +153,7 @@ fn the_table_of_operations_is_that_of_the_methods() {
 }
 
 #[test]
-fn a_member_that_nobody_reads_is_refused_in_every_body() {
+fn every_body_refuses_unknown_members() {
     let table = table();
     table.put("key/a", r#"{"value":1}"#).expect(200);
     let name = table.name().to_owned();
@@ -190,7 +190,7 @@ fn a_member_that_nobody_reads_is_refused_in_every_body() {
         r#"{"op":"patch","key":"a","value":1}"#,
     ] {
         let detail = table.post("batch", body).expect_problem(400, "bad-request");
-        assert!(detail.contains("means nothing to a"), "{body}: {detail}");
+        assert!(detail.contains("has no meaning for a"), "{body}: {detail}");
     }
     let refused = table.send(&table.request("DELETE", "key/a").body(r#"{"if_match":"x"}"#));
     assert!(refused.expect_problem(400, "bad-request").contains("no body"));

@@ -1,4 +1,4 @@
-//! What was answered 200 and passed over, request by request: it does what it says now, or is refused.
+//! Requests that used to get 200 while a part of them was ignored. Each now has its effect or is refused.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ fn patch(table: &Table, rest: &str, body: &str) -> Response {
 }
 
 #[test]
-fn requests_that_were_passed_over_are_refused_and_change_nothing() {
+fn requests_that_were_ignored_are_refused_and_change_nothing() {
     let table = table();
     table.put("key/a", r#"{"value":{"n":1}}"#).expect(200);
     let before = table.get("store").text().to_owned();
@@ -68,7 +68,7 @@ impl At for Table {
 }
 
 #[test]
-fn an_expiry_is_taken_wherever_a_value_is_written() {
+fn an_expiry_is_accepted_wherever_a_value_is_written() {
     let table = table();
     let at = now_ms() + 3_600_000;
     table.put(&format!("key/a?expires_at={at}"), r#"{"value":1}"#).expect(200);
@@ -116,7 +116,7 @@ fn a_ttl_may_be_a_hundred_years_and_two_expiries_are_refused() {
     table.get("key/b").expect_problem(404, "not-found");
 }
 
-/// `PATCH ?ttl=5s` was passed over: the key lived for ever.
+/// `PATCH ?ttl=5s` was ignored: the key lived for ever.
 #[test]
 fn a_patch_renews_the_expiry_with_or_without_a_change() {
     let table = table();
@@ -148,7 +148,7 @@ fn a_patch_renews_the_expiry_with_or_without_a_change() {
 
 /// A patch in the shape of a PUT's body added a member "value".
 #[test]
-fn a_patch_that_is_wrapped_as_a_put_is_refused_unless_it_is_meant() {
+fn a_patch_wrapped_like_a_put_is_refused_unless_intended() {
     let table = table();
     table.put("key/a", r#"{"value":{"n":1}}"#).expect(200);
     let wrapped = r#"{"value":{"n":2}}"#;
@@ -165,7 +165,7 @@ fn a_patch_that_is_wrapped_as_a_put_is_refused_unless_it_is_meant() {
 }
 
 #[test]
-fn count_and_export_take_a_range_and_listings_show_what_is_asked_for() {
+fn count_and_export_accept_a_range_and_listings_choose_their_fields() {
     let node = Node::start();
     for key in ["a1", "a2", "b1", "b2", "c1"] {
         node.put(&format!("/t/key/{key}"), r#"{"value":1}"#).expect(200);
@@ -195,7 +195,7 @@ fn count_and_export_take_a_range_and_listings_show_what_is_asked_for() {
     assert_eq!(many, full);
 }
 
-/// `keys=a%2Cb` is decoded before it is parted at its commas.
+/// `keys=a%2Cb` is decoded before it is split at its commas.
 #[test]
 fn a_key_with_a_comma_can_be_followed() {
     let table = table();
@@ -207,7 +207,7 @@ fn a_key_with_a_comma_can_be_followed() {
     assert_eq!(keys, [json!("a,b"), json!("c"), json!("d")]);
 }
 
-/// What a restore is for: what was deleted or overwritten since the export was taken is back, on purpose.
+/// The purpose of a restore: what was deleted or overwritten since the export is back.
 #[test]
 fn an_import_of_new_writes_wins_over_newer_rows() {
     let node = Node::start();
@@ -236,11 +236,11 @@ fn an_import_of_new_writes_wins_over_newer_rows() {
 }
 
 #[test]
-fn a_row_of_an_import_says_one_thing() {
+fn a_row_of_an_import_must_not_contradict_itself() {
     let node = Node::start();
     let version = "018bcfe568000000-000000000000abcd";
     for (row, said) in [
-        (format!(r#""version":"{version}","timestamp":5"#), "timestamp 5 is not that of version"),
+        (format!(r#""version":"{version}","timestamp":5"#), "timestamp 5 does not match the version"),
         (r#""timestamp":5"#.into(), "mode=new"),
         (format!(r#""version":"{version}","ttl":5"#), "expires_at"),
         (r#""ttl":5,"expires_at":99999999999999"#.into(), "send one"),
@@ -257,9 +257,9 @@ fn a_row_of_an_import_says_one_thing() {
     assert!(node.get("/t/key/a").expect(200).header("dynarust-expires").is_some());
 }
 
-/// `{"s":"\ud800"}` was stored; strict clients could not read it.
+/// `{"s":"\ud800"}` was stored, and strict clients could not read it.
 #[test]
-fn a_lone_surrogate_is_refused_wherever_a_value_is_written_and_old_ones_can_be_restored() {
+fn lone_surrogates_are_refused_except_in_restores_of_old_exports() {
     let table = table();
     let lone = r#"{"s":"\ud800"}"#;
     let row = format!(r#"{{"table":"{}","key":"a","value":{lone}}}"#, table.name());
@@ -276,7 +276,7 @@ fn a_lone_surrogate_is_refused_wherever_a_value_is_written_and_old_ones_can_be_r
     assert!(detail.contains("surrogates=keep") && detail.contains("line 1"), "{detail}");
     table.get("keys").expect_body("[]");
 
-    // The same as a value that was stored before they were refused.
+    // The same for a value stored before they were refused.
     table.post_at("/_/import?surrogates=keep", &row).expect(200);
     table.get("key/a").expect_body(&format!(r#"{{"value":{lone}}}"#));
     let exported = table.get_at(&format!("/_/export?table={}", table.name())).expect(200);
@@ -289,7 +289,7 @@ fn a_lone_surrogate_is_refused_wherever_a_value_is_written_and_old_ones_can_be_r
 }
 
 #[test]
-fn a_byte_order_mark_before_a_body_is_no_part_of_it() {
+fn a_byte_order_mark_before_a_body_is_ignored() {
     let table = table();
     let with_bom = |text: &str| format!("\u{feff}{text}");
     table.put("key/a", with_bom(r#"{"value":{"n":1}}"#)).expect(200);
@@ -304,7 +304,7 @@ fn a_byte_order_mark_before_a_body_is_no_part_of_it() {
 }
 
 #[test]
-fn a_patch_leaves_what_it_does_not_name_as_it_was_written() {
+fn a_patch_leaves_other_members_as_they_were_written() {
     let table = table();
     let kept = r#""big":1e400,"sci":1E+2,"\u0041":"\u0041","twice":1,"twice":2"#;
     table.put("key/a", format!(r#"{{"value":{{{kept},"n":1}}}}"#)).expect(200);
@@ -317,7 +317,7 @@ fn a_patch_leaves_what_it_does_not_name_as_it_was_written() {
 }
 
 #[test]
-fn an_origin_that_no_page_can_have_is_refused_at_the_start() {
+fn an_impossible_origin_is_refused_at_the_start() {
     let refused = Setup::new().flag("--cors-origin", "http://*.x.com").try_start();
     let outcome = refused.err().expect("it does not start");
     assert_eq!(outcome.status.code(), Some(2), "{outcome:?}");
@@ -325,7 +325,7 @@ fn an_origin_that_no_page_can_have_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_misspelt_variable_is_warned_of_at_the_start() {
+fn a_node_warns_of_a_misspelt_variable_at_the_start() {
     let setup =
         Setup::new().environment("DYNARUST_CAHCE", "1GiB").environment("DYNARUST_SERVICE_HOST", "10.0.0.1");
     let node = setup.start();

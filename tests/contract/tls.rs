@@ -1,4 +1,4 @@
-//! The commands that ask a node, of one that serves HTTPS: whom they trust, and what they say to those they do not.
+//! The commands against a node that serves HTTPS: which certificates they trust, and how they report others.
 
 use std::{
     fs,
@@ -17,8 +17,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// A setup with what a node is given by its environment, as in a container. The certificate is for `localhost` alone, and signed by
-/// `authority.pem`.
+/// A setup configured through the environment, as in a container. The certificate is for `localhost` only, and signed by `authority.pem`.
 fn secured() -> Setup {
     Setup::new()
         .environment("DYNARUST_TLS_CERT", fixture("signed.pem"))
@@ -38,7 +37,7 @@ fn expect(outcome: &Outcome, code: Option<i32>, words: &[&str]) {
     }
 }
 
-/// The command of the image's health check.
+/// The image's health check.
 fn health_check() -> Vec<String> {
     let image = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile"));
     let image = image.expect("the image's recipe can be read");
@@ -48,9 +47,9 @@ fn health_check() -> Vec<String> {
     words.into_iter().skip(1).collect()
 }
 
-/// The health check of a container whose node served HTTPS said that nobody was there, as no command spoke TLS, and the container was
-/// restarted for it; and so it said of a node at another port, or with its certificate given by flags. It runs in the node's directory, and
-/// asks for 127.0.0.1, which is in few certificates.
+/// No command spoke TLS, so the health check of a container that served HTTPS reported that nobody was there, and the container was
+/// restarted. The same happened to a node on another port, or with its certificate given by flags. The check runs in the node's directory
+/// and asks 127.0.0.1, which few certificates contain.
 #[test]
 fn the_health_check_finds_a_node_whatever_its_port_data_and_certificate() {
     let check = health_check();
@@ -59,7 +58,7 @@ fn the_health_check_finds_a_node_whatever_its_port_data_and_certificate() {
         Setup::new(),
         Setup::new().listen("0.0.0.0:0"),
         Setup::new().flag("--tls-cert", fixture("signed.pem")).flag("--tls-key", fixture("signed-key.pem")),
-        // It is alive, and waits for others.
+        // It is alive and waits for others.
         Setup::new().join("127.0.0.1:1"),
     ] {
         let node = setup.start();
@@ -83,7 +82,7 @@ fn the_health_check_finds_a_node_whatever_its_port_data_and_certificate() {
 }
 
 #[test]
-fn commands_speak_tls_where_the_environment_names_the_certificate() {
+fn commands_use_tls_if_the_environment_names_the_certificate() {
     let node = secured().start();
     let address = node.address().to_string();
     let status = secured().run(&["status", &address]).1;
@@ -99,7 +98,7 @@ fn commands_speak_tls_where_the_environment_names_the_certificate() {
 }
 
 #[test]
-fn commands_in_a_container_that_is_set_up_by_a_file_read_that_file() {
+fn commands_in_a_container_configured_by_a_file_read_that_file() {
     let by_file = || {
         let setup = Setup::new().environment("DYNARUST_CONFIG", "node.toml");
         let text = format!(
@@ -117,7 +116,7 @@ fn commands_in_a_container_that_is_set_up_by_a_file_read_that_file() {
 }
 
 #[test]
-fn a_node_is_trusted_by_its_own_certificate_and_by_who_signed_it_for_its_name() {
+fn a_node_is_trusted_by_its_certificate_or_by_its_name_and_issuer() {
     let node = secured().start();
     let status = |url: &str, certificate: &str| {
         let certificate = fixture(certificate);
@@ -141,7 +140,7 @@ fn a_node_is_trusted_by_its_own_certificate_and_by_who_signed_it_for_its_name() 
 }
 
 #[test]
-fn a_command_that_is_not_told_whom_to_trust_says_what_it_needs() {
+fn a_command_without_a_trusted_certificate_says_what_it_needs() {
     let node = secured().start();
     let address = node.address().to_string();
     let url = format!("https://{address}");
@@ -155,12 +154,12 @@ fn a_command_that_is_not_told_whom_to_trust_says_what_it_needs() {
 }
 
 #[test]
-fn a_node_without_tls_is_asked_plainly_where_that_is_said() {
+fn a_command_with_an_http_url_does_not_use_tls() {
     let node = Node::start();
     let plain = format!("http://{}", node.address());
     expect(&secured().run(&["status", &plain]).1, Some(0), &["ready"]);
     expect(&run(&["members", &plain]), Some(0), &["self"]);
-    // The same shell, but nothing said: it tells how.
+    // The same shell without `http://`: the error says what to do.
     let refused = secured().run(&["status", &node.address().to_string()]).1;
-    expect(&refused, UNREACHABLE, &["speaks no TLS", "http://"]);
+    expect(&refused, UNREACHABLE, &["does not speak TLS", "http://"]);
 }

@@ -45,7 +45,7 @@ fn an_export_has_every_live_row_of_every_table() {
 }
 
 #[test]
-fn an_import_of_an_export_makes_the_same_node_and_twice_makes_no_difference() {
+fn importing_an_export_copies_a_node_and_can_be_repeated() {
     let source = filled();
     let exported = source.get("/_/export").expect(200).body;
     let target = Node::start();
@@ -59,13 +59,13 @@ fn an_import_of_an_export_makes_the_same_node_and_twice_makes_no_difference() {
         assert_eq!(here.expect_header("etag"), there.expect_header("etag"));
         assert_eq!(here.header("dynarust-expires"), there.header("dynarust-expires"));
     }
-    // And it is durable.
+    // The import is durable.
     let target = target.kill().start();
     assert_eq!(target.get("/_/export").expect(200).body, exported);
 }
 
 #[test]
-fn an_import_never_takes_a_later_write_back() {
+fn an_import_never_overwrites_a_later_write() {
     let node = filled();
     let exported = node.get("/_/export").expect(200).body;
     node.put("/users/key/alice", r#"{"value":"later"}"#).expect(200);
@@ -75,9 +75,9 @@ fn an_import_never_takes_a_later_write_back() {
     node.get("/users/key/b%2Fob%0A").expect_problem(404, "not-found");
 }
 
-/// An import took any `w` and answered as if it had none.
+/// An import accepted any `w` and answered as if there were none.
 #[test]
-fn an_import_waits_for_as_many_replicas_as_a_write() {
+fn an_import_waits_for_replicas_like_a_write() {
     let node = Node::start();
     let lines = r#"{"table":"t","key":"a","value":1,"version":"018bcfe568000000-000000000000abcd"}"#;
     for wrong in ["0", "some"] {
@@ -130,7 +130,7 @@ fn a_timestamp_far_ahead_of_the_clock_is_refused() {
 }
 
 #[test]
-fn a_line_that_is_none_is_refused_by_its_number() {
+fn an_invalid_line_is_refused_with_its_number() {
     let node = Node::start();
     for wrong in [
         "nonsense",
@@ -163,9 +163,9 @@ fn an_empty_node_exports_no_rows() {
     node.post("/_/import", "").expect(200);
 }
 
-/// Through a proxy that speaks HTTP/1.0 and died midway, 44,199 of 60,000 rows looked like all of them, and were imported as such.
+/// A proxy that spoke HTTP/1.0 died midway: 44,199 of 60,000 rows looked like a complete export, and were imported as one.
 #[test]
-fn a_part_of_an_export_is_refused_unless_it_is_asked_for() {
+fn a_part_of_an_export_is_refused_without_partial() {
     let source = filled();
     let exported = source.get("/_/export").expect(200).text().to_owned();
     for cut in (13..exported.len() - 1).step_by(7) {
@@ -173,7 +173,7 @@ fn a_part_of_an_export_is_refused_unless_it_is_asked_for() {
         let target = Node::post(&source, "/_/import", part);
         let problem = target.expect(400).json();
         let detail = problem["detail"].as_str().expect("a detail");
-        assert!(detail.contains("not whole") && detail.contains("?partial=true"), "{detail}");
+        assert!(detail.contains("incomplete") && detail.contains("?partial=true"), "{detail}");
         assert_eq!((&problem["written"], &problem["skipped"]), (&json!(0), &json!(0)), "{problem}");
     }
     let target = Node::start();
@@ -186,13 +186,13 @@ fn a_part_of_an_export_is_refused_unless_it_is_asked_for() {
     let changed = exported.replace("12345678901234567890", "12345678901234567891");
     assert!(target.post("/_/import", changed).expect(400).text().contains("blake3"));
     let longer = format!("{exported}{{\"table\":\"t\",\"key\":\"a\",\"value\":1}}\n");
-    assert!(target.post("/_/import", longer).expect(400).text().contains("after the end"));
+    assert!(target.post("/_/import", longer).expect(400).text().contains("follows the end"));
     target.post("/_/import", format!("{exported}{exported}")).expect(200);
 }
 
-/// What a batch had committed before the end proved missing stays, and the answer says how much that is.
+/// What was committed before the missing end was noticed stays, and the response says how much that is.
 #[test]
-fn an_import_that_breaks_off_says_what_it_wrote() {
+fn a_failed_import_reports_what_it_wrote() {
     let rows = (0..2500).map(|row| format!("{{\"table\":\"t\",\"key\":\"k{row:04}\",\"value\":{row}}}\n"));
     let body: String = std::iter::once("{\"export\":1}\n".to_owned()).chain(rows).collect();
     let node = Node::start();
@@ -204,7 +204,7 @@ fn an_import_that_breaks_off_says_what_it_wrote() {
 }
 
 #[test]
-fn what_is_streamed_says_how_many_keys_it_has() {
+fn a_streamed_response_reports_its_number_of_keys() {
     let node = filled();
     for (path, keys) in
         [("/_/export", "3"), ("/_/export?table=users", "2"), ("/users/keys", "2"), ("/orders/store", "1")]
@@ -217,7 +217,7 @@ fn what_is_streamed_says_how_many_keys_it_has() {
 }
 
 #[test]
-fn a_long_import_may_come_in_chunks_and_comes_out_again() {
+fn a_long_import_in_chunks_can_be_exported_again() {
     let node = Node::start();
     let lines: Vec<String> =
         (0..5000).map(|row| format!("{{\"table\":\"t\",\"key\":\"k{row:04}\",\"value\":{row}}}\n")).collect();

@@ -1,9 +1,9 @@
-//! Values: JSON text, kept as it came in less its insignificant white space.
+//! Values: JSON text, kept as sent except for insignificant white space.
 
 use crate::harness::{Node, table};
 
 #[test]
-fn a_value_is_kept_to_the_digit_and_the_order_of_its_members() {
+fn a_value_keeps_its_digits_and_the_order_of_its_members() {
     let table = table();
     for value in [
         "12345678901234567890",
@@ -41,7 +41,7 @@ fn a_value_is_kept_to_the_digit_and_the_order_of_its_members() {
 }
 
 #[test]
-fn insignificant_white_space_goes_and_the_rest_stays() {
+fn only_insignificant_white_space_is_removed() {
     let table = table();
     table
         .put("key/a", " {\r\n\t\"value\" : { \"a b\" : [ 1 , 2.0 ] , \"c\" : \" d \\\" e \" } } \n")
@@ -68,13 +68,13 @@ fn null_is_a_value_and_not_an_absent_key() {
 }
 
 #[test]
-fn nesting_is_taken_to_128_and_no_deeper() {
+fn nesting_is_accepted_up_to_128() {
     let table = table();
     let nested = |depth: usize| format!(r#"{{"value":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     table.put("key/a", nested(128)).expect(200);
     table.get("key/a").expect_body(&nested(128));
     let detail = table.put("key/a", nested(129)).expect_problem(400, "bad-json");
-    assert!(detail.contains("128"), "the limit is said: {detail}");
+    assert!(detail.contains("128"), "the limit is named: {detail}");
     let objects = |depth: usize| format!(r#"{{"value":{}1{}}}"#, r#"{"a":"#.repeat(depth), "}".repeat(depth));
     table.put("key/a", objects(128)).expect(200);
     table.put("key/a", objects(129)).expect_problem(400, "bad-json");
@@ -82,20 +82,20 @@ fn nesting_is_taken_to_128_and_no_deeper() {
 }
 
 #[test]
-fn a_value_of_the_limit_is_taken_and_one_byte_more_is_not() {
+fn a_value_at_the_limit_is_accepted_and_one_byte_more_is_not() {
     let node = crate::harness::Setup::new().flag("--max-value", "2000").start();
     let value = |length: usize| format!(r#"{{"value":"{}"}}"#, "v".repeat(length - 2));
     node.put("/t/key/a", value(2000)).expect(200);
     node.get("/t/key/a").expect_body(&value(2000));
     let detail = node.put("/t/key/a", value(2001)).expect_problem(413, "too-large");
-    assert!(detail.contains("2000"), "the limit is said: {detail}");
+    assert!(detail.contains("2000"), "the limit is named: {detail}");
     node.get("/t/key/a").expect_body(&value(2000));
 }
 
 #[test]
-fn a_value_of_1_mib_comes_back_whole_by_every_way_and_after_a_restart() {
+fn a_value_of_1_mib_is_read_back_on_every_route_and_after_a_restart() {
     let node = Node::start();
-    // Text that does not compress away.
+    // Text that does not compress.
     let mut state = 1_u64;
     let text: String = (0..(1 << 20) - 2)
         .map(|_| {
@@ -110,10 +110,10 @@ fn a_value_of_1_mib_comes_back_whole_by_every_way_and_after_a_restart() {
     assert!(node.get("/big/store").expect(200).text() == format!(r#"{{"a":"{text}"}}"#));
     let node = node.kill().start();
     assert!(node.get("/big/key/a").expect(200).text() == body);
-    // What sled puts there it never syncs.
+    // sled never syncs what it puts there.
     let blobs = std::fs::read_dir(node.home().join("storage.db/blobs"));
-    assert!(blobs.is_ok_and(|mut blobs| blobs.next().is_none()), "blobs/ is there, and stays empty");
-    // Over and over, and gone: no trace of a chunk is left in what can be seen.
+    assert!(blobs.is_ok_and(|mut blobs| blobs.next().is_none()), "blobs/ exists and stays empty");
+    // Write over and over and delete: no trace of a chunk may remain visible.
     for length in [5, 20_000, 16_384, 1] {
         let shorter = format!(r#"{{"value":"{}"}}"#, &text[..length]);
         node.put("/big/key/a", shorter.as_str()).expect(200);

@@ -1,4 +1,4 @@
-//! Clusters of real nodes: started and ended one by one, waited for, and compared with each other and with what was written.
+//! Clusters of real nodes: start, stop and wait for single members, and compare them with each other and with what was written.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +21,11 @@ use super::{
 /// The secret of all clusters here.
 pub const SECRET: &str = "three may keep it if two of them are nodes";
 
-/// How long a cluster may take to be of one mind. A difference is seen two seconds after it came about at the earliest, and a
-/// peer that was away is dialled again with some patience.
+/// How long a cluster may take to converge. A difference shows two seconds after it arises at the earliest, and a peer that was away is
+/// dialed with growing pauses.
 pub const CONVERGENCE: Duration = Duration::from_secs(45);
 
-/// Some nodes of one cluster, each with a directory and an address that it keeps.
+/// Nodes of one cluster. Each keeps its directory and address.
 pub struct Cluster {
     members: Vec<Place>,
 }
@@ -33,7 +33,7 @@ pub struct Cluster {
 enum Place {
     Running(Node),
     Stopped(Setup),
-    /// Only while one turns into the other.
+    /// Only while one state changes to the other.
     Changing,
 }
 
@@ -47,8 +47,8 @@ pub fn bare_setup() -> Setup {
     Setup::new().listen(&free_address()).flag("--sync-interval", "100ms")
 }
 
-/// An address of this machine that no other test has. It stays the node's over restarts: on Linux each has a loopback address
-/// of its own, at a port from which the system makes no connections.
+/// A local address that no other test uses. It stays the node's over restarts: on Linux each node has a loopback address of its own, with a
+/// port outside the range for outgoing connections.
 fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let process = std::process::id();
@@ -67,12 +67,12 @@ fn free_address() -> String {
 }
 
 impl Cluster {
-    /// So many nodes that hold and see the same.
+    /// A cluster of this size that holds the same data and whose members are linked.
     pub fn start(members: usize) -> Self {
         Self::start_with(members, |setup| setup)
     }
 
-    /// As `start`, each from a setup that was changed so.
+    /// As `start`, with each setup changed.
     pub fn start_with(members: usize, change: impl Fn(Setup) -> Setup) -> Self {
         Self::start_from((0..members).map(|_| change(setup())).collect())
     }
@@ -82,13 +82,13 @@ impl Cluster {
         Self::start_in_with(network, members, |setup| setup)
     }
 
-    /// A node in each namespace of a network, each of its setup changed.
+    /// As `start_in`, with each setup changed.
     pub fn start_in_with(network: &Network, members: usize, change: impl Fn(Setup) -> Setup) -> Self {
         let setup = |member| setup().listen(&network.address(member)).inside(network.namespace(member));
         Self::start_from((0..members).map(|member| change(setup(member))).collect())
     }
 
-    /// Starts the first, and the others as those that join it.
+    /// Starts the first node, and the others as nodes that join it.
     pub fn start_from(setups: Vec<Setup>) -> Self {
         let first = setups[0].listen.clone();
         let setups = setups.into_iter().enumerate();
@@ -98,25 +98,25 @@ impl Cluster {
         cluster
     }
 
-    /// Adds one that joins through the first that runs.
+    /// Adds a node that joins through the first running one.
     pub fn add(&mut self, setup: Setup) -> usize {
         let through = self.running().next().expect("one runs").address().to_string();
         self.place(setup.join(&through))
     }
 
-    /// Adds one that joins through that member.
+    /// Adds a node that joins through this member.
     pub fn add_through(&mut self, setup: Setup, member: usize) -> usize {
         let through = self.address(member);
         self.place(setup.join(&through))
     }
 
-    /// Adds one that finds the others as its setup says.
+    /// Adds a node that finds the others as its setup says.
     pub fn place(&mut self, setup: Setup) -> usize {
         self.members.push(Place::Running(setup.start()));
         self.members.len() - 1
     }
 
-    /// Adds one that was started.
+    /// Adds a node that is already running.
     pub fn adopt(&mut self, node: Node) -> usize {
         self.members.push(Place::Running(node));
         self.members.len() - 1
@@ -134,11 +134,11 @@ impl Cluster {
         match &self.members[member] {
             Place::Running(node) => node.address().to_string(),
             Place::Stopped(setup) => setup.listen.clone(),
-            Place::Changing => unreachable!("changes are over when they return"),
+            Place::Changing => unreachable!("a change is complete when it returns"),
         }
     }
 
-    /// Ends one as `kill -9` does.
+    /// Ends a member as `kill -9` does.
     pub fn kill(&mut self, member: usize) {
         self.change(member, |place| match place {
             Place::Running(node) => Place::Stopped(node.kill()),
@@ -146,12 +146,12 @@ impl Cluster {
         });
     }
 
-    /// Ends one by SIGTERM; how it ended.
+    /// Ends a member with SIGTERM, and returns how it ended.
     pub fn terminate(&mut self, member: usize) -> Outcome {
         self.end(member, Node::terminate)
     }
 
-    /// Waits until one ends by itself; how it did.
+    /// Waits until a member ends by itself, and returns how it ended.
     pub fn wait(&mut self, member: usize) -> Outcome {
         self.end(member, Node::wait)
     }
@@ -169,12 +169,12 @@ impl Cluster {
         outcome.expect("it ended just now")
     }
 
-    /// Starts one that was ended, as it was started before.
+    /// Restarts a stopped member as it was.
     pub fn restart(&mut self, member: usize) {
         self.restart_with(member, |setup| setup);
     }
 
-    /// Starts one that was ended, from a setup that was changed so.
+    /// Restarts a stopped member with a changed setup.
     pub fn restart_with(&mut self, member: usize, change: impl FnOnce(Setup) -> Setup) {
         self.change(member, |place| match place {
             Place::Stopped(setup) => Place::Running(change(setup).start()),
@@ -182,7 +182,7 @@ impl Cluster {
         });
     }
 
-    /// The setup of one that was ended.
+    /// The setup of a stopped member.
     pub fn setup(&self, member: usize) -> &Setup {
         match &self.members[member] {
             Place::Stopped(setup) => setup,
@@ -195,13 +195,13 @@ impl Cluster {
         self.members[member] = change(place);
     }
 
-    /// Waits until all that run are ready, and linked with each other.
+    /// Waits until all running members are ready and linked with each other.
     pub fn wait_until_ready_and_linked(&self) {
         self.running().for_each(wait_until_ready);
         self.wait_until_linked();
     }
 
-    /// Waits until all that run are linked with each other.
+    /// Waits until all running members are linked with each other.
     pub fn wait_until_linked(&self) {
         for node in self.running() {
             for other in self.running().filter(|other| other.address() != node.address()) {
@@ -214,13 +214,13 @@ impl Cluster {
         }
     }
 
-    /// Waits until all that run hold the same, by their roots, and looks whether it is the same. How long it took.
+    /// Waits until all running members have the same roots, and checks that their rows are equal. Returns how long it took.
     pub fn wait_until_equal(&self) -> Duration {
         let begun = Instant::now();
         while !self.is_equal() {
             if begun.elapsed() > CONVERGENCE {
                 let held: Vec<_> = self.running().map(|node| (roots(node), node.view())).collect();
-                panic!("not of one mind within {CONVERGENCE:?}: {held:#?}");
+                panic!("not converged within {CONVERGENCE:?}: {held:#?}");
             }
             std::thread::park_timeout(Duration::from_millis(10));
         }
@@ -228,14 +228,14 @@ impl Cluster {
         let mut exports = self.running().map(|node| (node.address(), export(node)));
         let (_, first) = exports.next().expect("one runs");
         for (address, export) in exports {
-            assert!(export == first, "{address} has the roots of the first, but other rows");
+            assert!(export == first, "{address} has the same roots as the first member, but other rows");
         }
         took
     }
 
-    /// Waits until all that run know, and will know after a crash, that all members hold what was written up to now.
+    /// Waits until all running members know, durably, that all members hold what was written up to now.
     pub fn wait_until_agreed(&self) {
-        // The second instant is found after the first was kept.
+        // The second instant is found after the first is durable.
         for _ in 0..2 {
             let begun = Instant::now();
             for node in self.running() {
@@ -253,7 +253,7 @@ impl Cluster {
         first.is_some() && all.all(|roots| roots == first)
     }
 
-    /// The sum of a figure over all links of all that run.
+    /// The sum of a figure over all links of all running members.
     pub fn sum(&self, figure: &str) -> u64 {
         let figures = self.running().flat_map(|node| {
             let view = node.view();
@@ -280,7 +280,7 @@ pub fn wait_until_ready(node: &Node) {
     wait_until(&format!("{} is ready", node.address()), CONVERGENCE, || node.get("/readyz").status == 200);
 }
 
-/// A member as a node sees it, by its address; null where it sees none. Of several that had it, the one that is linked.
+/// A member by address, as a node sees it; null if it sees none. If several had the address, the linked one.
 pub fn member(node: &Node, address: &str) -> Value {
     let view = node.view();
     let members = view["members"].as_array().expect("members").iter();
@@ -288,7 +288,7 @@ pub fn member(node: &Node, address: &str) -> Value {
     found.max_by_key(|member| member["linked"] == true).cloned().unwrap_or_default()
 }
 
-/// The root of each table that has rows; `None` while the node cannot tell.
+/// The root of each table that has rows; `None` while the node does not know it.
 fn roots(node: &Node) -> Option<BTreeMap<String, (String, u64)>> {
     let tables = node.get("/_/tables").expect(200).json();
     let tables = tables.as_array().expect("a list of tables").clone();
@@ -301,7 +301,7 @@ fn roots(node: &Node) -> Option<BTreeMap<String, (String, u64)>> {
     roots.collect()
 }
 
-/// All rows of a node with their versions, in an order that is the same on every node.
+/// All rows of a node with their versions, in the same order on every node.
 fn export(node: &Node) -> Vec<String> {
     let exported = node.get("/_/export").expect(200);
     let rows = exported.text().lines().filter(|line| line.starts_with(r#"{"table""#));
@@ -310,20 +310,20 @@ fn export(node: &Node) -> Vec<String> {
     lines
 }
 
-/// A client that goes to another node when one does not answer, or says that another should be asked.
+/// A client that moves on to another node if one does not answer, or says to try another.
 pub struct Client {
     addresses: Vec<std::net::SocketAddr>,
     at: usize,
     connection: Option<Connection>,
-    /// How often it went on to the next.
+    /// How often it moved on.
     pub moves: u64,
 }
 
-/// A request may go round all nodes so often before it counts as failed.
+/// How often a request may go round all nodes before it fails.
 const ROUNDS_MAX: usize = 200;
 
 impl Client {
-    /// A client of these, which begins with one of them.
+    /// A client of this cluster that starts with one member.
     pub fn new(cluster: &Cluster, at: usize) -> Self {
         let addresses = (0..cluster.members.len())
             .map(|member| cluster.address(member).parse().expect("an address of this machine"))
@@ -331,12 +331,12 @@ impl Client {
         Self { addresses, at, connection: None, moves: 0 }
     }
 
-    /// The answer of whichever node gives one.
+    /// The response of the first node that gives one.
     pub fn send(&mut self, request: &Request) -> Response {
         self.send_watched(request, || {})
     }
 
-    /// As `send`. `unanswered` is told of each time that nothing says whether the request was carried out.
+    /// As `send`. Calls `unanswered` each time it is unknown whether the request was carried out.
     pub fn send_watched(&mut self, request: &Request, mut unanswered: impl FnMut()) -> Response {
         let mut last = String::new();
         for _ in 0..ROUNDS_MAX * self.addresses.len() {

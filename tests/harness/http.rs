@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client that hides nothing: requests go out as the bytes given, whether or not they are HTTP, and responses come
-//! back whole or piece by piece. Blocking, over std, with a deadline on every read.
+//! An HTTP/1.1 client for tests that hides nothing: requests are sent as given, even if they are not HTTP, and responses come back whole or
+//! piece by piece. Blocking, over std, with a deadline on every read.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,7 @@ use super::{
     wire::{BodyReader, Head, Wire, header},
 };
 
-/// The contract's error codes, and the status of each.
+/// The error codes of the contract, with their statuses.
 const CODES: &[(&str, u16)] = &[
     ("bad-json", 400),
     ("missing-value", 400),
@@ -68,7 +68,7 @@ impl Request {
         self
     }
 
-    /// A body with its length declared.
+    /// A body with a declared length.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Body::Whole(body.into());
         self
@@ -80,7 +80,7 @@ impl Request {
         self
     }
 
-    /// The request as it goes over the wire.
+    /// The request as sent.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: localhost\r\n", self.method, self.target);
         for (name, value) in &self.headers {
@@ -111,7 +111,7 @@ impl Request {
     }
 }
 
-/// A response, whole.
+/// A complete response.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -120,7 +120,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The value of a header that may be there once.
+    /// The value of a header that may occur once.
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
     }
@@ -145,8 +145,8 @@ impl Response {
         self
     }
 
-    /// Panics unless this is 200 with exactly this body, but for a line's end after it: which answers have one is proven once,
-    /// in `contract::edges`.
+    /// Panics unless this is a 200 with exactly this body, except for a line end after it: `contract::edges` proves which responses have
+    /// one.
     #[track_caller]
     pub fn expect_body(self, body: &str) -> Self {
         let response = self.expect(200);
@@ -156,7 +156,7 @@ impl Response {
         response
     }
 
-    /// Panics unless this is a problem with this status and code. Its `detail`.
+    /// Panics unless this is a problem with this status and code. Returns its `detail`.
     #[track_caller]
     pub fn expect_problem(self, status: u16, code: &str) -> String {
         let response = self.expect(status);
@@ -165,14 +165,14 @@ impl Response {
         problem["detail"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Panics unless this says that the request makes no sense: 400 where it cannot be read, 422 where it is outside a rule.
+    /// Panics unless this refuses an invalid request: 400 if it cannot be parsed, 422 if it breaks a rule.
     #[track_caller]
     pub fn expect_refused(self, what: &str) {
         assert!(matches!(self.status, 400 | 422), "{what}: {self}");
         self.problem();
     }
 
-    /// The problem (RFC 9457) that this is; panics unless it is whole, consistent, and its code is one of the contract's.
+    /// The problem (RFC 9457) in this response. Panics unless it is complete and consistent, and its code is in the contract.
     #[track_caller]
     fn problem(&self) -> Value {
         assert_eq!(self.expect_header("content-type"), "application/problem+json", "{self}");
@@ -183,7 +183,7 @@ impl Response {
             assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member} in {self}");
         }
         let code = problem["error"].as_str().unwrap_or_default();
-        assert!(CODES.contains(&(code, self.status)), "no code of the contract: {self}");
+        assert!(CODES.contains(&(code, self.status)), "not a code of the contract: {self}");
         problem
     }
 }
@@ -205,18 +205,18 @@ impl Connection {
         Self { wire: Wire::open(address) }
     }
 
-    /// A connection over a stream that is open already.
+    /// A connection over an open stream.
     pub fn over(stream: TcpStream) -> io::Result<Self> {
         Ok(Self { wire: Wire::over(stream)? })
     }
 
-    /// Sends a request and reads its response; panics where there is none.
+    /// Sends a request and reads its response; panics if there is none.
     pub fn send(&mut self, request: &Request) -> Response {
         self.try_send(request)
             .unwrap_or_else(|error| panic!("{} {}: {error}", request.method, request.target))
     }
 
-    /// Sends a request and reads its response. An answer that comes before the body has gone out is an answer.
+    /// Sends a request and reads its response, which may come before the body is sent.
     pub fn try_send(&mut self, request: &Request) -> io::Result<Response> {
         let sent = self.wire.write(&request.to_bytes());
         match self.receive(&request.method) {
@@ -230,7 +230,7 @@ impl Connection {
         self.wire.write(bytes)
     }
 
-    /// Reads the response to a request of that method.
+    /// Reads the response to a request with this method.
     pub fn receive(&mut self, method: &str) -> io::Result<Response> {
         let deadline = Instant::now() + DEADLINE;
         let mut head = Head::read(&mut self.wire, deadline)?;
@@ -245,7 +245,7 @@ impl Connection {
         Ok(Response { status: head.status, headers: head.headers, body })
     }
 
-    /// Reads until the other side closes or resets; the bytes up to there. Panics where it does neither within `deadline`.
+    /// Reads until the other side closes or resets, and returns the bytes. Panics after `deadline`.
     pub fn read_to_close(&mut self, deadline: Duration) -> Vec<u8> {
         let deadline = Instant::now() + deadline;
         loop {
@@ -260,7 +260,7 @@ impl Connection {
         }
     }
 
-    /// Whether the other side closes or resets within that time; what it sends meanwhile is kept for `receive`.
+    /// Whether the other side closes or resets within this time. What it sends meanwhile is kept for `receive`.
     pub fn is_closed(&mut self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         loop {
@@ -272,12 +272,12 @@ impl Connection {
         }
     }
 
-    /// Whether an answer has begun to come within that time; it is kept for `receive`.
+    /// Whether a response starts to arrive within this time. It is kept for `receive`.
     pub fn has_answer(&mut self, within: Duration) -> bool {
         self.wire.fill(Instant::now() + within).is_ok_and(|length| length > 0)
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes our side: nothing more will be sent.
     pub fn finish(&self) {
         self.wire.finish();
     }

@@ -1,8 +1,8 @@
-//! Starts, stops and watches the real binary. A node is either a `Setup` (a directory and a command line, nothing running)
-//! or a `Node` (running), and one turns into the other: `Setup::start`, `Node::kill`, `Node::terminate`.
+//! Starts, stops and watches the real binary. A node is either a `Setup` (a directory and a command line, nothing running) or a `Node`
+//! (running), and one turns into the other: `Setup::start`, `Node::kill`, `Node::terminate`.
 //!
-//! Nothing here sleeps a guess: every wait has a condition and a deadline, and a deadline that passes panics with what was
-//! waited for and what the node said meanwhile. Only children started here are ever killed.
+//! Nothing here sleeps for a guessed time: every wait has a condition and a deadline. If the deadline passes, the panic says what was
+//! waited for and what the node logged. Only children started here are ever killed.
 
 pub mod cluster;
 pub mod http;
@@ -34,10 +34,10 @@ use running::Running;
 pub use table::{Table, table};
 use wire::Reachable;
 
-/// How long anything may take before the test fails. Far longer than anything takes, as machines differ.
+/// How long anything may take before the test fails. Far longer than needed, because machines differ.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits for `condition`; panics once `deadline` has passed without it.
+/// Waits for `condition`; panics if `deadline` passes first.
 pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + deadline;
     while !condition() {
@@ -46,7 +46,7 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
     }
 }
 
-/// A directory and a command line from which nodes are started, one at a time.
+/// A directory and a command line to start nodes from, one at a time.
 pub struct Setup {
     directory: tempfile::TempDir,
     listen: String,
@@ -57,7 +57,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A fresh directory; listens on a free port.
+    /// A fresh directory and a free port.
     pub fn new() -> Self {
         let directory =
             tempfile::Builder::new().prefix("dynarust-").tempdir().expect("a temporary directory");
@@ -72,36 +72,36 @@ impl Setup {
         }
     }
 
-    /// Listens there instead of on a free port of the loopback.
+    /// Listens on this address instead of a free loopback port.
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
         self
     }
 
-    /// The address that was said, or port 0.
+    /// The configured address, or port 0.
     pub fn listening_at(&self) -> String {
         self.listen.clone()
     }
 
-    /// Joins through the node there; after other calls, through any of them.
+    /// Joins through the node at this address. Further calls add more nodes to join through.
     pub fn join(mut self, address: &str) -> Self {
         self.join.push(address.to_owned());
         self
     }
 
-    /// Joins through nobody.
+    /// Joins nobody.
     pub fn without_join(mut self) -> Self {
         self.join.clear();
         self
     }
 
-    /// Runs in a network of its own, and is spoken to there.
+    /// Runs in this network namespace; the harness connects from inside it.
     pub fn inside(mut self, namespace: Namespace) -> Self {
         self.namespace = Some(namespace);
         self
     }
 
-    /// Adds a flag and its value.
+    /// Adds a flag with a value.
     pub fn flag(self, name: &str, value: impl Into<OsString>) -> Self {
         self.argument(name).argument(value)
     }
@@ -118,13 +118,13 @@ impl Setup {
         self
     }
 
-    /// Takes back what was set for an environment variable.
+    /// Removes an environment variable set before.
     pub fn without_environment(mut self, name: &str) -> Self {
         self.environment.retain(|(known, _)| known.to_str() != Some(name));
         self
     }
 
-    /// The working directory of the nodes: `storage.db` lies in it.
+    /// The working directory of the nodes, which contains `storage.db`.
     pub fn home(&self) -> PathBuf {
         self.directory.path().join("home")
     }
@@ -139,7 +139,7 @@ impl Setup {
         self.try_start().unwrap_or_else(|outcome| panic!("the node did not start: {outcome:?}"))
     }
 
-    /// Starts a node that may refuse to: how it ended, then.
+    /// Starts a node that may refuse to start, and returns how it ended if so.
     pub fn try_start(self) -> Result<Node, Outcome> {
         let mut command = self.command();
         let logged_before = self.log().len();
@@ -163,14 +163,14 @@ impl Setup {
         }
     }
 
-    /// Runs the binary with these arguments, and nothing else, in the same directory, until it ends.
+    /// Runs the binary with exactly these arguments in the same directory, until it ends.
     pub fn run(self, arguments: &[&str]) -> (Self, Outcome) {
         let mut command = self.bare_command();
         command.args(arguments);
         Running::spawn(self, &mut command).0.wait()
     }
 
-    /// As `run`, with the flags of the setup behind the arguments; how it ended.
+    /// As `run`, with the flags of the setup after the arguments.
     pub fn run_with(self, arguments: &[&str]) -> Outcome {
         let mut command = self.bare_command();
         command.args(arguments).args(&self.arguments);
@@ -190,7 +190,7 @@ impl Setup {
             Some(namespace) => namespace.command(binary),
             None => Command::new(binary),
         };
-        // What the developer's shell has set is no part of a test.
+        // Variables of the developer's shell must not affect tests.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DYNARUST_") {
                 command.env_remove(name);
@@ -211,13 +211,13 @@ impl Setup {
 
 /// A running node. Dropping it kills it and removes its directory.
 pub struct Node {
-    /// `None` only while `kill` or `wait` takes it apart.
+    /// `None` only inside `kill` and `wait`.
     running: Option<Running>,
     address: SocketAddr,
 }
 
 impl Node {
-    /// Starts a node without any flags in a fresh directory.
+    /// Starts a node without flags in a fresh directory.
     pub fn start() -> Self {
         Setup::new().start()
     }
@@ -226,12 +226,12 @@ impl Node {
         self.address
     }
 
-    /// The working directory: `storage.db` lies in it.
+    /// The working directory, which contains `storage.db`.
     pub fn home(&self) -> PathBuf {
         self.running().setup.home()
     }
 
-    /// What it has logged, its earlier runs in this directory included.
+    /// What it has logged, including earlier runs in this directory.
     pub fn log(&self) -> String {
         self.running().setup.log()
     }
@@ -245,7 +245,7 @@ impl Node {
         self.running.take().expect("a node is running").kill()
     }
 
-    /// Sends a signal, by name (`TERM`, `INT`, `STOP`).
+    /// Sends a signal by name (`TERM`, `INT`, `STOP`).
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.expect("kill runs").success(), "kill -{name} {}", self.pid());
@@ -257,22 +257,22 @@ impl Node {
         self.wait()
     }
 
-    /// Waits for the end that something else brings about.
+    /// Waits for an end that something else causes.
     pub fn wait(mut self) -> (Setup, Outcome) {
         self.running.take().expect("a node is running").wait()
     }
 
-    /// A connection of one's own, kept alive.
+    /// A new connection, kept alive.
     pub fn connect(&self) -> Connection {
         self.try_connect().expect("the node accepts connections")
     }
 
-    /// A connection with a node that may be gone.
+    /// A connection to a node that may be gone.
     pub fn try_connect(&self) -> io::Result<Connection> {
         Connection::over(self.stream()?)
     }
 
-    /// One request on one connection.
+    /// Sends one request on a new connection.
     pub fn send(&self, request: &Request) -> Response {
         self.connect().send(request)
     }
@@ -303,7 +303,7 @@ impl Node {
     }
 }
 
-/// From inside its namespace, where it has one of its own.
+/// Connects from inside the node's namespace, if it has one.
 impl Reachable for &Node {
     fn stream(self) -> io::Result<TcpStream> {
         match &self.running().setup.namespace {
@@ -324,7 +324,7 @@ impl Drop for Node {
     }
 }
 
-/// The address in the first line of a log in JSON: such a node says nothing on stdout.
+/// The address in the first line of a JSON log. A node with such a log prints nothing on stdout.
 fn address_in_json(log: &str) -> Option<SocketAddr> {
     let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let started = lines.find(|line| line["message"] == "started")?;

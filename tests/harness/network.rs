@@ -1,8 +1,8 @@
-//! Networks of one's own, for root on Linux: namespaces joined by a bridge, with nothing else on it, in which links can be cut
-//! one way or both, and made to lose packets. Elsewhere there are none, and a test that needs one says so and passes.
+//! Private networks for tests, for root on Linux: namespaces joined by a bridge, where links can be cut in one or both directions and made
+//! to lose packets. Elsewhere there are none, and a test that needs one says so and passes.
 //!
-//! The bridge lies in a namespace as well, so that nothing outside sees any of it. Whoever speaks to a node in a namespace does
-//! so from inside it, over the loopback: that goes on while the node is cut off.
+//! The bridge is in a namespace too, so nothing outside sees any of it. Tests talk to a node from inside its namespace over the loopback,
+//! which still works while the node is cut off.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ use super::DEADLINE;
 /// A namespace's end of its cable to the bridge.
 const WIRE: &str = "wire";
 
-/// Namespaces joined by a bridge. Removed at the end, however that comes.
+/// Namespaces joined by a bridge. Removed at the end, even after a panic.
 pub struct Network {
     hub: Namespace,
     members: Vec<Namespace>,
@@ -29,14 +29,14 @@ pub struct Network {
 pub struct Namespace(String);
 
 impl Network {
-    /// So many namespaces that reach each other. `None` where that cannot be had; says why.
+    /// A network of this many connected namespaces. `None` if that is impossible here; says why.
     pub fn new(members: usize) -> Option<Self> {
         if !cfg!(target_os = "linux") || run("id", &["-u"]).is_none_or(|user| user.stdout != b"0\n") {
             say("network namespaces need root on Linux");
             return None;
         }
         run("nft", &["--version"])?;
-        // Where this much is allowed, the rest is as well.
+        // If this much is allowed, so is the rest.
         let mut network = Self { hub: Namespace::add()?, members: Vec::new() };
         network.hub.ip("link add bridge type bridge");
         network.hub.ip("link set bridge up");
@@ -63,44 +63,44 @@ impl Network {
         self.members[member].clone()
     }
 
-    /// Where a node of that member listens.
+    /// The address that a member's node listens on.
     pub fn address(&self, member: usize) -> String {
         format!("{}:6660", host(member))
     }
 
-    /// From now on nothing that `from` sends reaches `to`. The other way stays open.
+    /// From now on, nothing that `from` sends reaches `to`. The other direction stays open.
     pub fn cut(&self, from: usize, to: usize) {
         self.rule(to, &format!("ip saddr {} counter drop", host(from)));
     }
 
-    /// Cuts both ways between two.
+    /// Cuts both directions between two members.
     pub fn cut_between(&self, one: usize, other: usize) {
         self.cut(one, other);
         self.cut(other, one);
     }
 
-    /// Cuts both ways between all.
+    /// Cuts both directions between all members.
     pub fn cut_all(&self) {
         for to in 0..self.members.len() {
             self.rule(to, &format!("iifname {WIRE} counter drop"));
         }
     }
 
-    /// From now on each packet is lost with that chance.
+    /// From now on, each packet is lost with this probability.
     pub fn lose(&self, percent: u32) {
         for to in 0..self.members.len() {
             self.rule(to, &format!("iifname {WIRE} numgen random mod 100 < {percent} counter drop"));
         }
     }
 
-    /// Lets everything through again.
+    /// Restores all connections.
     pub fn heal(&self) {
         for namespace in &self.members {
             namespace.nft("flush chain inet cut in");
         }
     }
 
-    /// How many packets were lost since the last heal.
+    /// How many packets were lost since the last `heal`.
     pub fn lost(&self) -> u64 {
         let listed = |namespace: &Namespace| namespace.nft("list chain inet cut in");
         let rules: String = self.members.iter().map(listed).collect();
@@ -130,14 +130,14 @@ impl Namespace {
         Some(Self(name))
     }
 
-    /// A command that runs a program in here. The program takes the place of what starts it: its process id is the command's.
+    /// A command that runs a program in this namespace. The program replaces its launcher, so the process id is the command's.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.env("PATH", path()).args(["netns", "exec", &self.0, program]);
         command
     }
 
-    /// Connects from in here.
+    /// Connects from inside this namespace.
     #[cfg(target_os = "linux")]
     pub fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         use std::os::fd::AsFd;
@@ -145,7 +145,7 @@ impl Namespace {
         use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
         let namespace = File::open(format!("/run/netns/{}", self.0))?;
-        // A socket stays in the namespace of the thread that opened it, and this thread has no other purpose.
+        // A socket stays in the namespace of the thread that opened it, so use a thread just for that.
         let connect = || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
             TcpStream::connect_timeout(&address, DEADLINE)
@@ -179,7 +179,7 @@ fn path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// Runs a program to its end; `None` where it fails, and says how.
+/// Runs a program to its end. If it fails, prints why and returns `None`.
 fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(arguments).env("PATH", path()).output() {
         Ok(output) if output.status.success() => return Some(output),
@@ -189,7 +189,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     None
 }
 
-/// Says what is missing, past what captures the output of tests: one that passes untested is to be seen.
+/// Prints what is missing, bypassing the capture of test output: a test that is skipped must be visible.
 pub fn say(what: &str) {
     // Without a stderr there is nobody to tell.
     let _ = writeln!(io::stderr(), "NOT TESTED: {}", what.trim_end());

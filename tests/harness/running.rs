@@ -1,5 +1,5 @@
-//! A process of the binary: read while it runs, so that it never waits for us, and asked how it ended. Owns the child; whoever
-//! ends it gets the setup back.
+//! A running process of the binary. Its stdout is read all the time, so that it never blocks on us. Whoever ends the process gets the setup
+//! back.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +12,7 @@ use std::{
 
 use super::{DEADLINE, Setup};
 
-/// A process that was started from a setup, and holds it until it ends.
+/// A process started from a setup, which it keeps until the process ends.
 pub struct Running {
     pub setup: Setup,
     pub child: Child,
@@ -27,7 +27,7 @@ impl Running {
     }
 
     pub fn kill(mut self) -> Setup {
-        // An error here means that it has ended already.
+        // An error means that it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.setup
@@ -50,7 +50,7 @@ impl Running {
     }
 }
 
-/// Reads a child's stdout to its end, so that it never waits for us; the address comes out as soon as it is printed.
+/// Reads a child's stdout to the end, so that it never blocks on us. Sends the address as soon as it is printed.
 fn drain(stdout: ChildStdout) -> (JoinHandle<String>, mpsc::Receiver<SocketAddr>) {
     let (sender, address) = mpsc::channel();
     // The sender moves in, so that the end of stdout disconnects the receiver.
@@ -58,7 +58,7 @@ fn drain(stdout: ChildStdout) -> (JoinHandle<String>, mpsc::Receiver<SocketAddr>
         let mut text = String::new();
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Some(Ok(address)) = line.strip_prefix("listening on ").map(str::parse) {
-                // Nobody listens any more once the first address is there.
+                // Nobody listens after the first address.
                 let _ = sender.send(address);
             }
             text.push_str(&line);
@@ -79,7 +79,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The exit code; `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }

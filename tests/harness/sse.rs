@@ -1,4 +1,4 @@
-//! A reader of Server-Sent Events that keeps each block as it came, so that tests can look at its bytes.
+//! A reader of Server-Sent Events that keeps each block as it arrived, so that tests can check its bytes.
 
 use std::{
     io,
@@ -13,10 +13,10 @@ use super::{
     wire::{BodyReader, Head, Reachable, Wire},
 };
 
-/// One block: what lies between two blank lines.
+/// One block: the lines between two blank lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
-    /// The lines as they came, each ended by LF.
+    /// The lines as they arrived, each ended by LF.
     pub text: String,
     pub id: Option<String>,
     pub event: Option<String>,
@@ -43,31 +43,31 @@ impl Block {
                     }
                     none => *none = Some(value),
                 },
-                unknown => panic!("no field of an event stream: {unknown:?} in {text:?}"),
+                unknown => panic!("not a field of an event stream: {unknown:?} in {text:?}"),
             }
         }
         block.text = text;
         block
     }
 
-    /// The data, parsed.
+    /// The parsed data.
     pub fn json(&self) -> Value {
         let data = self.data.as_deref().unwrap_or_else(|| panic!("no data in {self:?}"));
         serde_json::from_str(data).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
-    /// Whether a reader that knows `onmessage` only would see it.
+    /// Whether a reader with only `onmessage` would see it.
     pub fn is_data(&self) -> bool {
         self.event.is_none() && self.data.is_some()
     }
 
-    /// Whether it is the control event of that name.
+    /// Whether it is the control event with this name.
     pub fn is_control(&self, name: &str) -> bool {
         self.event.as_deref() == Some(name)
     }
 }
 
-/// An open event stream. Dropping it leaves without a word, as clients do.
+/// An open event stream. Dropping it disconnects without notice, as clients do.
 pub struct Events {
     wire: Wire,
     body: BodyReader,
@@ -76,20 +76,20 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens a stream and waits for its first block, so that whatever is written from here on is in it.
+    /// Opens a stream and waits for its first block, so that everything written from here on is in it.
     pub fn open(to: impl Reachable, path: &str) -> (Self, Block) {
         let mut events = Self::request(to, &Request::new("GET", path));
         let first = events.block().expect("a stream starts with a block");
         (events, first)
     }
 
-    /// Opens a stream that starts with something other than the next change, and passes over its first comment.
+    /// Opens a stream that starts with something other than the next change, and skips its first comment.
     pub fn resume(to: impl Reachable, path: &str, last_event_id: &str) -> Self {
         let request = Request::new("GET", path).header("Last-Event-ID", last_event_id);
         Self::request(to, &request)
     }
 
-    /// Sends the request, and reads the head of its answer.
+    /// Sends the request and reads the head of the response.
     pub fn request(to: impl Reachable, request: &Request) -> Self {
         let mut wire = Wire::open(to);
         wire.write(&request.to_bytes()).expect("a request can be sent");
@@ -100,12 +100,12 @@ impl Events {
         events
     }
 
-    /// The next block, whatever it is; `None` once the stream has ended.
+    /// The next block of any kind; `None` once the stream has ended.
     pub fn block(&mut self) -> Option<Block> {
         self.block_within(DEADLINE)
     }
 
-    /// The next block; `None` once the stream has ended. Panics where neither happens within `deadline`.
+    /// The next block; `None` once the stream has ended. Panics if neither happens within `deadline`.
     pub fn block_within(&mut self, deadline: Duration) -> Option<Block> {
         let end = Instant::now() + deadline;
         loop {
@@ -117,7 +117,11 @@ impl Events {
             match self.body.read(&mut self.wire, end) {
                 Ok(Some(piece)) => self.text.extend_from_slice(&piece),
                 Ok(None) => {
-                    assert!(self.text.is_empty(), "half a block: {:?}", String::from_utf8_lossy(&self.text));
+                    assert!(
+                        self.text.is_empty(),
+                        "incomplete block: {:?}",
+                        String::from_utf8_lossy(&self.text)
+                    );
                     return None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -128,7 +132,7 @@ impl Events {
         }
     }
 
-    /// The next block that is an event, data or control; comments are passed over. Panics where the stream ends.
+    /// The next event, data or control, skipping comments. Panics if the stream ends.
     pub fn event(&mut self) -> Block {
         self.event_or_end().expect("an event, but the stream ended")
     }
@@ -143,7 +147,7 @@ impl Events {
         }
     }
 
-    /// Data events up to the one that `last` picks, that one included. Control events among them are a failure.
+    /// Data events up to and including the one that `last` picks. A control event among them is a failure.
     pub fn data_until(&mut self, last: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut seen = Vec::new();
         loop {

@@ -1,5 +1,4 @@
-//! Tables that tests have for themselves on a node that they share: the node starts with the first test that asks, and ends with
-//! the last.
+//! Tables for single tests on a shared node. The node starts with the first test that asks for it, and stops with the last.
 
 use std::{
     ops::Deref,
@@ -14,19 +13,19 @@ use super::{
     http::{Request, Response},
 };
 
-/// A table of its own on a node that all tests running now share: most facts need no node for themselves.
+/// A table of one test, on a node shared by all tests that run now: most tests need no node of their own.
 pub struct Table {
     node: Arc<Node>,
     name: String,
 }
 
-/// A table that no other test has.
+/// A table that no other test uses.
 pub fn table() -> Table {
     static NODE: Mutex<Weak<Node>> = Mutex::new(Weak::new());
     static NEXT: AtomicU64 = AtomicU64::new(1);
 
-    // Weak, so that the last test to end stops the node; statics are never dropped. A test that failed to start the node
-    // poisons nothing: the next one tries again.
+    // Weak, because statics are never dropped: the last test to end stops the node. If a test fails to start the node, the next one tries
+    // again.
     let mut shared = NODE.lock().unwrap_or_else(PoisonError::into_inner);
     let node = shared.upgrade().unwrap_or_else(|| Arc::new(Node::start()));
     *shared = Arc::downgrade(&node);
@@ -38,7 +37,7 @@ impl Table {
         &self.name
     }
 
-    /// The path of something in this table: `key/a`, `keys?limit=3`.
+    /// A path in this table: `key/a`, `keys?limit=3`.
     pub fn path(&self, rest: &str) -> String {
         format!("/{}/{rest}", self.name)
     }
@@ -59,7 +58,7 @@ impl Table {
         self.node.delete(&self.path(rest))
     }
 
-    /// A request to something in this table.
+    /// A request for a path in this table.
     pub fn request(&self, method: &str, rest: &str) -> Request {
         Request::new(method, &self.path(rest))
     }

@@ -1,4 +1,4 @@
-//! The bytes of a connection: a socket read ahead of need, the head of a response, and a body however its end is told.
+//! The bytes of a connection: a buffered socket, the head of a response, and a body with any kind of framing.
 
 use std::{
     io::{self, Read, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use super::DEADLINE;
 
-/// Status line and headers of a response.
+/// Status and headers of a response.
 pub(super) struct Head {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
@@ -18,7 +18,7 @@ impl Head {
     pub(super) fn read(wire: &mut Wire, deadline: Instant) -> io::Result<Self> {
         let line = wire.line(deadline)?;
         let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("no HTTP response: {line:?}")))?;
+        let status = status.ok_or_else(|| io::Error::other(format!("not an HTTP response: {line:?}")))?;
         let mut headers = Vec::new();
         loop {
             let line = wire.line(deadline)?;
@@ -26,13 +26,13 @@ impl Head {
                 return Ok(Self { status, headers });
             }
             let (name, value) =
-                line.split_once(':').ok_or_else(|| io::Error::other(format!("no header: {line:?}")))?;
+                line.split_once(':').ok_or_else(|| io::Error::other(format!("not a header: {line:?}")))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
 }
 
-/// Takes a body off the wire piece by piece, whichever way its end is told.
+/// Reads a body piece by piece, whatever its framing.
 pub(super) enum BodyReader {
     Length(usize),
     Chunked,
@@ -66,7 +66,7 @@ impl BodyReader {
             Self::Chunked => {
                 let line = wire.line(deadline)?;
                 let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16)
-                    .map_err(|_| io::Error::other(format!("no chunk size: {line:?}")))?;
+                    .map_err(|_| io::Error::other(format!("not a chunk size: {line:?}")))?;
                 let chunk = wire.exactly(size, deadline)?;
                 wire.line(deadline)?;
                 if size == 0 {
@@ -86,13 +86,13 @@ impl BodyReader {
     }
 }
 
-/// A socket and what has been read from it ahead of need.
+/// A socket, and what was read from it but not used yet.
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-/// What a connection can be opened to: an address, or a node wherever it is.
+/// Something to open a connection to: an address, or a node wherever it is.
 pub trait Reachable {
     fn stream(self) -> io::Result<TcpStream>;
 }
@@ -119,18 +119,18 @@ impl Wire {
         self.stream.write_all(bytes)
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes our side: nothing more will be sent.
     pub(super) fn finish(&self) {
-        // An error means that the other side closed already.
+        // An error means that the other side has already closed.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// All that has been read and not been used.
+    /// Everything read and not used yet.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Reads what there is, waiting for some; 0 at the end of the stream, `TimedOut` at the deadline.
+    /// Reads what is available, waiting for some; 0 at the end of the stream, `TimedOut` at the deadline.
     pub(super) fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -143,13 +143,13 @@ impl Wire {
                 self.buffer.extend_from_slice(&piece[..length]);
                 Ok(length)
             }
-            // A read timeout is this on Unix, the other elsewhere.
+            // A read timeout is `WouldBlock` on Unix and `TimedOut` elsewhere.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
             Err(error) => Err(error),
         }
     }
 
-    /// A line without its end, be that CR LF or LF.
+    /// A line without its end, CR LF or LF.
     fn line(&mut self, deadline: Instant) -> io::Result<String> {
         let mut seen = 0;
         loop {
@@ -175,7 +175,7 @@ impl Wire {
     }
 }
 
-/// The value of a header, if it is there.
+/// The value of a header, if present.
 pub(super) fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }

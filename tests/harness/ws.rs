@@ -1,4 +1,4 @@
-//! A blocking WebSocket client: JSON in, JSON out, pings answered by themselves, a deadline on every read.
+//! A blocking WebSocket client for tests: JSON in, JSON out, automatic pongs, and a deadline on every read.
 
 use std::{
     io,
@@ -11,11 +11,11 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
 use super::DEADLINE;
 
-/// What came in.
+/// What arrived.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming {
     Json(Value),
-    /// The server closed, with this code.
+    /// The server closed with this code.
     Close(u16),
     /// The connection ended without a close frame.
     End,
@@ -43,12 +43,12 @@ impl Socket {
         self.send_text(&message.to_string());
     }
 
-    /// Sends a text frame, be it JSON or not.
+    /// Sends a text frame, JSON or not.
     pub fn send_text(&mut self, text: &str) {
         self.send_message(Message::text(text));
     }
 
-    /// Sends a text frame that the node may refuse while it is on its way.
+    /// Sends a text frame that the node may refuse while it arrives.
     pub fn try_send_text(&mut self, text: &str) {
         let _ = self.socket.send(Message::text(text));
     }
@@ -61,16 +61,16 @@ impl Socket {
     pub fn json(&mut self) -> Value {
         match self.next() {
             Incoming::Json(value) => value,
-            other => panic!("a message, but got {other:?}"),
+            other => panic!("expected a message, got {other:?}"),
         }
     }
 
-    /// What comes next, control frames of the protocol aside.
+    /// What arrives next, except pings and pongs.
     pub fn next(&mut self) -> Incoming {
         self.next_within(DEADLINE)
     }
 
-    /// What comes next; panics where nothing does within `deadline`.
+    /// What arrives next; panics if nothing does within `deadline`.
     pub fn next_within(&mut self, deadline: Duration) -> Incoming {
         let end = Instant::now() + deadline;
         loop {
@@ -86,7 +86,7 @@ impl Socket {
                     return Incoming::Close(frame.map_or(1005, |frame| frame.code.into()));
                 }
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
-                Ok(other) => panic!("no text frame: {other:?}"),
+                Ok(other) => panic!("not a text frame: {other:?}"),
                 Err(Error::Io(error))
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(_) => return Incoming::End,
@@ -94,7 +94,7 @@ impl Socket {
         }
     }
 
-    /// Sends a request and waits for its result, passing over events; the result.
+    /// Sends a request, skips events, and returns the result.
     pub fn request(&mut self, message: &Value) -> Value {
         self.send(message);
         loop {

@@ -201,7 +201,7 @@ async fn another_version_is_told_both_and_what_to_do() {
         assert!(answer.contains("same version of DynaRust on both"), "{answer}");
         assert!(answer.contains(&format!("sec-websocket-protocol: {}", subprotocol())), "{answer}");
     }
-    assert!(server.exchange(&upgrade("")).await.contains("none that it names"));
+    assert!(server.exchange(&upgrade("")).await.contains("a version it does not name"));
     assert_eq!(server.others(), []);
 }
 
@@ -227,7 +227,10 @@ async fn pages_in_a_browser_and_plain_requests_are_turned_away() {
     let answer = server.exchange(&upgrade(&headers)).await;
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("pages"), "{answer}");
     let answer = server.get("/_/link").await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("no WebSocket handshake"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("not a valid WebSocket handshake"),
+        "{answer}"
+    );
     let post = "POST /_/link HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     assert!(server.exchange(post).await.starts_with("HTTP/1.1 405"));
     assert_eq!(server.others(), []);

@@ -1,6 +1,6 @@
-//! What each operation takes besides its path and its body: the parameters of its query, and the headers that make it conditional. One
-//! table; a request with anything else is refused before its handler runs, because what nobody reads would be a wish that is
-//! silently not met: a key that should have expired, a write that should not have happened.
+//! What each operation accepts besides its path and body: query parameters and conditional headers, in one table. A request with anything
+//! else is refused before its handler runs. Ignoring it would silently drop what the client asked for: a key would not expire, or a
+//! conditional write would always happen.
 
 use std::borrow::Cow;
 
@@ -16,14 +16,14 @@ use crate::{
     http::request::route::Route,
 };
 
-/// A parameter of a query.
+/// A query parameter.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name. Upper and lower case differ.
+    /// Its name. Case matters.
     pub name: &'static str,
-    /// Whether it may be there more than once.
+    /// Whether it may occur more than once.
     pub repeatable: bool,
-    /// What it does, for people.
+    /// What it does, in a few words for people.
     pub about: &'static str,
 }
 
@@ -32,13 +32,13 @@ pub struct Parameter {
 pub struct Operation {
     /// The resource.
     pub route: Route,
-    /// The method. GET is HEAD too.
+    /// The method. GET includes HEAD.
     pub method: &'static str,
-    /// The paths, with `{table}` for one segment and `{key}` for all that follow.
+    /// The paths; `{table}` stands for one segment and `{key}` for all that follow.
     pub paths: &'static [&'static str],
-    /// What its query may have.
+    /// The query parameters it accepts.
     pub parameters: &'static [&'static Parameter],
-    /// The headers that it can keep, in lower case, of those that make a request conditional.
+    /// The conditional headers it honours, in lower case.
     pub conditions: &'static [&'static str],
 }
 
@@ -50,46 +50,45 @@ const fn repeatable(name: &'static str, about: &'static str) -> Parameter {
     Parameter { name, repeatable: true, about }
 }
 
-static TTL: Parameter = once(
-    "ttl",
-    "how long the value is to be seen: seconds, or a duration with ms, s, m, h, d, w, y; 1 ms to 100 years",
-);
-static EXPIRES_AT: Parameter = once("expires_at", "until when the value is to be seen: Unix milliseconds");
-static W: Parameter = once("w", "answer when so many replicas hold the write: a count, majority, or all");
-static W_TIMEOUT: Parameter = once("w_timeout", "how long to wait for them: up to 60s");
+static TTL: Parameter =
+    once("ttl", "time to live: seconds, or a duration with ms, s, m, h, d, w, y; 1 ms to 100 years");
+static EXPIRES_AT: Parameter = once("expires_at", "when the value expires: Unix milliseconds");
+static W: Parameter =
+    once("w", "replicas that must hold the write before the answer: a count, majority, or all");
+static W_TIMEOUT: Parameter = once("w_timeout", "how long to wait for the replicas: up to 60s");
 static WRAP: Parameter = once(
     "wrap",
-    "false: the body is the patch, also if it looks like a PUT's; true: its \"value\" is the patch",
+    "false: the body is the patch, even if it looks like a PUT's; true: its \"value\" is the patch",
 );
-static FORCE: Parameter = once("force", "true: write the tombstone also where the key is absent");
+static FORCE: Parameter = once("force", "true: write a tombstone even if the key is absent");
 static META: Parameter = once("meta", "true: with version, timestamp, node and expires_at in the body");
 static VALUES: Parameter = once("values", "false: without the values");
-static PREFIX: Parameter = once("prefix", "only keys that begin so");
-static START: Parameter = once("start", "only keys at or above this one");
-static END: Parameter = once("end", "only keys below this one");
-static LIMIT: Parameter = once("limit", "at most so many rows, and where the next page is");
-static CURSOR: Parameter = once("cursor", "where the page before ended");
+static PREFIX: Parameter = once("prefix", "only keys with this prefix");
+static START: Parameter = once("start", "only keys from this one on");
+static END: Parameter = once("end", "only keys before this one");
+static LIMIT: Parameter = once("limit", "most rows to return; the answer says where the next page is");
+static CURSOR: Parameter = once("cursor", "where the previous page ended");
 static REVERSE: Parameter = once("reverse", "true: from the highest key down");
 static ATOMIC: Parameter = once("atomic", "true: all or nothing");
-static SNAPSHOT: Parameter = once("snapshot", "true: the values of now first");
-static SINCE: Parameter = once("since", "the id of the last event that was seen");
-static PREFIXES: Parameter = repeatable("prefix", "keys that begin so");
+static SNAPSHOT: Parameter = once("snapshot", "true: send the current values first");
+static SINCE: Parameter = once("since", "the id of the last event seen");
+static PREFIXES: Parameter = repeatable("prefix", "keys with this prefix");
 static KEYS: Parameter = repeatable("keys", "keys, separated by commas");
-static KEY: Parameter = repeatable("key", "one key, commas and all");
+static KEY: Parameter = repeatable("key", "one key, which may contain commas");
 static TOPIC: Parameter = repeatable("topic", "table/key, table/* or table/prefix*");
-static TABLE: Parameter = once("table", "only this table; for an import, that of rows which name none");
+static TABLE: Parameter = once("table", "only this table; for an import, the table of rows that name none");
 static MODE: Parameter =
     once("mode", "keep: rows keep their versions, later writes stay; new: rows are new writes and win");
 static SURROGATES: Parameter =
-    once("surrogates", "keep: take values with lone surrogates, of exports from before those were refused");
-static PARTIAL: Parameter = once("partial", "true: take an export also where it is not whole");
+    once("surrogates", "keep: accept values with lone surrogates, which old exports may have");
+static PARTIAL: Parameter = once("partial", "true: import even an incomplete export");
 
-static CONFIRM: Parameter = once("confirm", "the table's name: all of its keys");
+static CONFIRM: Parameter = once("confirm", "the table's name, to delete all its keys");
 
 const TAGS: &[&str] = &["if-match", "if-none-match"];
 const NONE: &[&str] = &[];
 
-/// All operations. The allowed methods of a resource are those that stand here.
+/// All operations. They also define which methods a resource allows.
 pub static OPERATIONS: &[Operation] = &[
     key_operation("GET", &[&META], &["if-match", "if-none-match", "if-modified-since"]),
     key_operation("PUT", &[&TTL, &EXPIRES_AT, &W, &W_TIMEOUT], TAGS),
@@ -142,17 +141,17 @@ const fn plain(
 }
 
 impl Operation {
-    /// The operation that a request of a resource asks for; `None` where the resource has no such method.
+    /// The operation that a request asks for; `None` if the resource has no such method.
     pub fn find(route: Route, method: &Method, path: &str) -> Option<&'static Self> {
         let method = if method == Method::HEAD { "GET" } else { method.as_str() };
         let mut of_route = OPERATIONS.iter().filter(|it| it.route == route && it.method == method);
         of_route.find(|operation| operation.paths.iter().any(|template| is_of(template, path)))
     }
 
-    /// Refuses a query with a parameter that is unknown, or that is there twice and may not be.
+    /// Refuses a query with an unknown parameter, or with a repeated one that may occur only once.
     ///
     /// # Errors
-    /// `BadRequest` with the parameter that was meant, and those that are allowed.
+    /// `BadRequest` with the nearest known parameter, and those that are allowed.
     pub fn check_query(&self, query: &str) -> Result<()> {
         let mut seen = 0u32;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -164,7 +163,7 @@ impl Operation {
             let bit = 1 << place;
             if seen & bit != 0 && !self.parameters[place].repeatable {
                 return Err(Error::BadRequest(format!(
-                    "the parameter {name:?} stands in the query more than once: send it once"
+                    "the parameter {name:?} occurs more than once in the query: send it once"
                 )));
             }
             seen |= bit;
@@ -172,13 +171,15 @@ impl Operation {
         Ok(())
     }
 
-    /// Refuses headers that make a request conditional, or ask for a part, where that cannot be kept.
+    /// Refuses conditional and range headers that this operation cannot honour.
     fn check_headers(&self, head: &Head) -> Result<()> {
         for name in head.headers.keys().filter(|name| condition::is_conditional(name)) {
             if *name == header::EXPECT {
                 let expected = head.header(header::EXPECT).unwrap_or_default();
                 if !expected.eq_ignore_ascii_case("100-continue") {
-                    return Err(Error::BadRequest(format!("Expect: {expected:?}: it can be 100-continue")));
+                    return Err(Error::BadRequest(format!(
+                        "Expect: {expected:?}: only 100-continue is supported"
+                    )));
                 }
             } else if !self.conditions.contains(&name.as_str()) {
                 return Err(Error::BadRequest(self.explain_header(name)));
@@ -191,62 +192,62 @@ impl Operation {
         let here = format!("{} {}", self.method, self.paths[0]);
         let what = match (name, self.route) {
             (&header::RANGE | &header::IF_RANGE | &header::CONTENT_RANGE, _) => {
-                return format!("{name}: {here} knows whole bodies only, and no parts of them: leave it out");
+                return format!("{name}: {here} takes whole bodies only, not parts of them: leave it out");
             }
             (&header::IF_MATCH | &header::IF_NONE_MATCH, Route::Batch) => {
                 let member = name.as_str().replace('-', "_");
                 return format!(
-                    "{name}: a batch has conditions in its operations: write {member:?} into the one it is for"
+                    "{name}: in a batch, conditions belong to operations: put {member:?} into the one it is for"
                 );
             }
             (&header::IF_UNMODIFIED_SINCE | &header::IF_MODIFIED_SINCE, Route::Key) => {
                 "a date cannot tell two writes within one second apart"
             }
-            (_, Route::Import) => "an import has no conditions; by itself it never takes a later write back",
-            _ => "there is no such condition",
+            (_, Route::Import) => "an import takes no conditions; it never overwrites a later write anyway",
+            _ => "this condition does not exist",
         };
         match self.conditions {
-            [] => format!("{name}: {here} cannot keep it: {what}; leave it out"),
-            known => format!("{name}: {here} cannot keep it: {what}; it takes {}", known.join(", ")),
+            [] => format!("{name}: {here} does not support it: {what}; leave it out"),
+            known => format!("{name}: {here} does not support it: {what}; it takes {}", known.join(", ")),
         }
     }
 }
 
-/// Refuses a request with a parameter, or a header that makes it conditional, that its operation does not know.
+/// Refuses a request with a parameter or conditional header that its operation does not know.
 ///
 /// # Errors
-/// `BadRequest`, with what was meant and what is allowed.
+/// `BadRequest` with the nearest known name, and those that are allowed.
 pub fn check(route: Route, head: &Head) -> Result<()> {
     let query = head.uri.query().unwrap_or_default();
     let has_body = head.method == Method::DELETE && head.has_body();
-    // Most requests have none of these, and cost no search.
+    // Most requests have none of these and skip the search.
     if query.is_empty() && !has_body && !head.headers.keys().any(condition::is_conditional) {
         return Ok(());
     }
-    // Other methods are answered by what lists the ones there are.
+    // A method that does not exist gets 405 later.
     let Some(operation) = Operation::find(route, &head.method, head.path()) else { return Ok(()) };
     if has_body {
         return Err(Error::BadRequest(
-            "a DELETE has no body, and nothing in one is read: conditions are headers, and force is ?force=true".into(),
+            "a DELETE takes no body: send conditions as headers, and force as ?force=true".into(),
         ));
     }
     operation.check_query(query)?;
     operation.check_headers(head)
 }
 
-/// The name in `name=value`, decoded as far as it can be.
+/// The name in `name=value`, decoded as far as possible.
 pub fn parameter_name(pair: &str) -> Cow<'_, str> {
     let name = pair.split_once('=').map_or(pair, |(name, _)| name);
     path::decode(name).unwrap_or(Cow::Borrowed(name))
 }
 
-/// Whether `path` is one that `template` stands for.
+/// Whether `path` matches `template`.
 fn is_of(template: &str, path: &str) -> bool {
     let mut steps = path.split('/');
     for expected in template.split('/') {
         match (expected, steps.next()) {
             ("{key}", Some(_)) => return true,
-            // No table can be named so.
+            // No table can have these names.
             ("{table}", Some("_" | "key")) => return false,
             ("{table}", Some(_)) => {}
             (literal, Some(step)) if literal == step => {}
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_is_unknown_or_there_twice_is_refused() {
+    fn an_unknown_or_repeated_parameter_is_refused() {
         let put = operation(&Method::PUT, Route::Key, "/t/key/a");
         for fine in ["", "&", "ttl=5s", "ttl=5s&&w=all&", "%74tl=1", "w"] {
             assert_eq!(put.check_query(fine), Ok(()), "{fine}");
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_cannot_be_kept_is_refused() {
+    fn an_unsupported_condition_is_refused() {
         let checked = |method: &Method, route, path: &str, name: &str, value: &str| {
             let request = hyper::Request::builder().method(method).uri(path).header(name, value);
             check(route, &Call::of(request.body(()).expect("a request")))

@@ -1,9 +1,9 @@
-//! What one address may have of what there is for all: connections, and requests in flight. So no address can shut all others
-//! out, however many connections it opens and however little it says on them.
+//! Limits per address: connections, and requests in flight. So no address can shut out the others, however many connections it opens and
+//! however little it sends on them.
 //!
-//! Of IPv6 a network of 64 bits is one address. A proxy is one address too: `--max-connections-per-address` has to be set for one
-//! on another machine. Those of this machine have a share of their own, all unless that is set: they are its own programs, and a
-//! proxy beside the node.
+//! An IPv6 network of 64 bits counts as one address. A proxy is one address too: set `--max-connections-per-address` for a proxy on another
+//! machine. Loopback addresses have a limit of their own, which is the limit of all connections unless the option is set: they are this
+//! machine's programs and a proxy next to the node.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
     node::network,
 };
 
-/// The shares of all addresses that are connected now.
+/// The connections and requests of all connected addresses.
 #[derive(Debug)]
 pub struct AddressLimits {
     connections_max: usize,
@@ -29,12 +29,12 @@ pub struct AddressLimits {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Changed under the lock of the addresses only.
+    /// Changed only under the lock of `addresses`.
     connections: AtomicUsize,
     requests: AtomicUsize,
 }
 
-/// A connection's place in the share of its address, until it is dropped.
+/// The place of one connection within its address's limit; released when dropped.
 #[derive(Debug)]
 pub struct AddressSlot {
     address_limits: Arc<AddressLimits>,
@@ -43,7 +43,7 @@ pub struct AddressSlot {
 }
 
 impl AddressLimits {
-    /// Of so many connections an address, or an address of this machine. It may have as many requests in flight.
+    /// The most connections per address, and per loopback address. Each may have as many requests in flight.
     pub fn new(connections_max: usize, loopback_connections_max: usize) -> Arc<Self> {
         Arc::new(Self { connections_max, loopback_connections_max, addresses: Mutex::default() })
     }
@@ -52,10 +52,10 @@ impl AddressLimits {
         if address.is_loopback() { self.loopback_connections_max } else { self.connections_max }
     }
 
-    /// A place for one more connection of an address.
+    /// Takes a place for one more connection of an address.
     ///
     /// # Errors
-    /// `TooMany` where it has its share.
+    /// `TooMany` if the address is at its limit.
     pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<AddressSlot> {
         let address =
             if address.to_canonical().is_loopback() { address.to_canonical() } else { network(address) };
@@ -64,7 +64,7 @@ impl AddressLimits {
         let counts = addresses.entry(address).or_default();
         if counts.connections.load(Ordering::Relaxed) >= limit {
             return Err(Error::TooMany(format!(
-                "{address} has its {limit} connections (--max-connections-per-address): use those, or close some"
+                "{address} already has {limit} connections, the most allowed (--max-connections-per-address): reuse them, or close some"
             )));
         }
         counts.connections.fetch_add(1, Ordering::Relaxed);
@@ -72,13 +72,13 @@ impl AddressLimits {
     }
 
     fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Counts>>> {
-        // Counts are numbers, whole whatever panicked.
+        // Counts are plain numbers, valid even after a panic.
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AddressSlot {
-    /// Counts a request of this connection until what is returned is dropped.
+    /// Counts a request of this connection until the result is dropped.
     pub fn request(&self) -> InFlight {
         let before = self.counts.requests.fetch_add(1, Ordering::Relaxed);
         InFlight {
@@ -87,10 +87,10 @@ impl AddressSlot {
         }
     }
 
-    /// The error of a request beyond the share of its address.
+    /// The error for a request beyond the address's limit.
     pub fn too_many_requests(&self) -> Error {
         Error::TooMany(format!(
-            "{} has {} requests in flight, which is its share (--max-connections-per-address): wait for some",
+            "{} already has {} requests in flight, the most allowed (--max-connections-per-address): wait for some to finish",
             self.address,
             self.address_limits.of(self.address)
         ))
@@ -110,7 +110,7 @@ impl Drop for AddressSlot {
 #[derive(Debug)]
 pub struct InFlight {
     counts: Arc<Counts>,
-    /// Whether its address had its share before.
+    /// Whether its address was already at the limit.
     pub is_too_many: bool,
 }
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_its_share_and_no_other_notices() {
+    fn one_address_at_its_limit_does_not_affect_others() {
         let address_limits = AddressLimits::new(2, 3);
         let slots: Vec<_> =
             (0..2).map(|_| address_limits.connect(address("10.0.0.1")).expect("a place")).collect();
@@ -137,11 +137,11 @@ mod tests {
         assert!(address_limits.connect(address("10.0.0.2")).is_ok());
         drop(slots);
         assert!(address_limits.connect(address("10.0.0.1")).is_ok());
-        assert_eq!(address_limits.addresses().len(), 0, "who has left is forgotten");
+        assert_eq!(address_limits.addresses().len(), 0, "an address without connections is forgotten");
     }
 
     #[test]
-    fn addresses_of_this_machine_have_a_share_of_their_own() {
+    fn loopback_addresses_have_their_own_limit() {
         let address_limits = AddressLimits::new(1, 2);
         for here in ["127.0.0.1", "::1", "::ffff:127.0.0.2"] {
             let _slots = [(); 2].map(|()| address_limits.connect(address(here)).expect("a place"));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_address() {
+    fn an_ipv6_network_is_one_address() {
         let address_limits = AddressLimits::new(1, 1);
         let _one = address_limits.connect(address("2001:db8:1:2::1")).expect("a place");
         assert!(address_limits.connect(address("2001:db8:1:2:ffff::9")).is_err());
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_in_flight_have_the_same_share() {
+    fn requests_in_flight_have_the_same_limit() {
         let address_limits = AddressLimits::new(2, 3);
         let (one, other) =
             (address_limits.connect(address("10.0.0.1")), address_limits.connect(address("10.0.0.1")));

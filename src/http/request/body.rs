@@ -1,6 +1,6 @@
-//! Bodies: their bytes, decoded, within limits of size, of silence, of slowness, and of the memory of all bodies. Read by us and not by
-//! warp, which takes neither chunked bodies nor the form type that curl declares. What they are declared to be decides nothing, but
-//! between two kinds of patch: browsers call JSON text/plain, curl calls it a form, and against foreign pages there is `guard`.
+//! Request bodies: read, decoded, and held to limits of size, idle time, rate and memory. We read them ourselves, because warp takes
+//! neither chunked bodies nor the form type that curl declares. The declared type matters only to tell the two kinds of patch apart:
+//! browsers call JSON text/plain, curl calls it a form, and `server::guard` keeps foreign pages out.
 
 use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
 
@@ -28,25 +28,25 @@ use crate::{
     http::Options,
 };
 
-/// What a body may have around the value it carries: member names, a key, white space.
+/// What a body may have around its value: member names, a key, white space.
 pub const ENVELOPE_BYTES_MAX: u64 = 16 * 1024;
 /// U+FEFF in UTF-8.
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// How long a body may come more slowly than the least rate.
+/// How long a body may come in below the minimum rate.
 pub const BODY_GRACE: Duration = Duration::from_secs(10);
 
-/// What a patch is declared to be. Of other bodies nothing is asked: the bytes decide.
+/// The declared type of a patch. The type of other bodies is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchType {
     /// RFC 7396.
     Merge,
     /// RFC 6902.
     Json,
-    /// Neither of them.
+    /// Neither.
     Undeclared,
 }
 
-/// What a call's body is declared to be, if it is a patch.
+/// The declared type of a call's body, if it is a patch.
 pub fn patch_type(head: &Head) -> PatchType {
     let declared = head.header(header::CONTENT_TYPE).unwrap_or_default();
     match declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
@@ -56,29 +56,29 @@ pub fn patch_type(head: &Head) -> PatchType {
     }
 }
 
-/// The members of a JSON object. Serde by itself also takes an array for them, in the order of their declaration.
+/// Parses a JSON object. By itself, serde also takes an array of members in declaration order.
 ///
 /// # Errors
-/// `BadJson`, with where and why; `BadRequest` for a member that `T` does not know, where `T` denies those.
+/// `BadJson`, with place and reason; `BadRequest` for a member that `T` does not know, if `T` denies unknown fields.
 pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T> {
     let text = without_bom(text).trim_ascii();
     if text.starts_with(b"[") {
-        return Err(Error::BadJson("an array where an object is expected".into()));
+        return Err(Error::BadJson("expected an object, found an array".into()));
     }
     check_depth(text)?;
     serde_json::from_slice(text)
         .map_err(|error| strict::explain::<T>(std::str::from_utf8(text).unwrap_or_default(), &error))
 }
 
-/// Text without the byte order mark that some editors and libraries put before UTF-8. It is no part of the text.
+/// `text` without the byte order mark that some editors and libraries put before UTF-8.
 pub fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(BOM).unwrap_or(text)
 }
 
-/// Calls `each` with the items of a JSON array, one after the other: none is kept. Ends at the first error.
+/// Calls `each` with the items of a JSON array, one by one, and keeps none. Stops at the first error.
 ///
 /// # Errors
-/// `BadJson` where it is no array, and what `each` returns.
+/// `BadJson` if it is not an array, and what `each` returns.
 pub fn for_each_item<'a, T: Deserialize<'a>>(
     text: &'a [u8],
     each: impl FnMut(T) -> Result<()>,
@@ -95,7 +95,7 @@ pub fn for_each_item<'a, T: Deserialize<'a>>(
             while let Some(item) = items.next_element()? {
                 *self.1 = (self.0)(item);
                 if self.1.is_err() {
-                    return Err(serde::de::Error::custom("told to stop"));
+                    return Err(serde::de::Error::custom("stopped by the caller"));
                 }
             }
             Ok(())
@@ -109,7 +109,7 @@ pub fn for_each_item<'a, T: Deserialize<'a>>(
     read.map_err(|error| Error::BadJson(error.to_string()))
 }
 
-/// Refuses what nests deeper than a value in its envelope may, also in members that nobody reads.
+/// Refuses JSON that nests deeper than a value in its envelope may, even in unknown members.
 fn check_depth(text: &[u8]) -> Result<()> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in text {
@@ -129,22 +129,22 @@ fn check_depth(text: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A body as it arrives, decoded.
+/// A request body as it arrives, decoded.
 pub struct BodyReader {
     body: Option<Incoming>,
     decoder: Option<(Decoder, Reservation)>,
     options: Arc<Options>,
     budget: Arc<Budget>,
-    /// How long was waited for all that has come, and how much that is.
+    /// How long we waited for what has arrived so far, and how many bytes that is.
     waited: Duration,
     received_bytes: u64,
 }
 
 impl BodyReader {
-    /// Takes the body of a call, which can be done once.
+    /// Takes the body of a call, once.
     ///
     /// # Errors
-    /// `UnsupportedType` for an encoding that is not taken, `Overloaded` where there is no memory to decode it.
+    /// `UnsupportedType` for an unsupported encoding, `Overloaded` if there is no memory to decode it.
     pub fn take(head: &Head) -> Result<Self> {
         let budget = Arc::clone(&head.connection.budget);
         let decoder = match Coding::of_body(head)? {
@@ -162,12 +162,12 @@ impl BodyReader {
         })
     }
 
-    /// The length it was declared to have, as sent.
+    /// The declared length, before decoding.
     pub fn declared_bytes(&self) -> Option<u64> {
         self.body.as_ref().and_then(|body| body.size_hint().exact())
     }
 
-    /// Whether its bytes are what was sent.
+    /// Whether the body is not encoded.
     pub fn is_plain(&self) -> bool {
         self.decoder.is_none()
     }
@@ -175,8 +175,8 @@ impl BodyReader {
     /// The next bytes, decoded; `None` at the end.
     ///
     /// # Errors
-    /// `RequestTimeout` after a silence or where it comes too slowly, `BadRequest` where the connection broke, the framing is wrong
-    /// or it does not decode.
+    /// `RequestTimeout` if the client pauses too long or sends too slowly; `BadRequest` if the connection breaks, or the framing or the
+    /// encoding is wrong.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if let Some((decoder, _)) = &mut self.decoder
@@ -198,11 +198,11 @@ impl BodyReader {
             let begun = Instant::now();
             let frame = timeout(self.options.body_timeout, body.frame()).await.map_err(|_| {
                 let seconds = self.options.body_timeout.as_secs_f64();
-                Error::RequestTimeout(format!("the body did not go on for {seconds} s"))
+                Error::RequestTimeout(format!("no part of the body arrived for {seconds} s"))
             })?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| Error::BadRequest(format!("the body broke off: {error}")))?;
-            // What is no data are trailers, which mean nothing here.
+            // Skip trailers: they mean nothing here.
             if let Ok(bytes) = frame.into_data() {
                 self.waited += begun.elapsed();
                 self.received_bytes += bytes.len() as u64;
@@ -212,7 +212,7 @@ impl BodyReader {
         }
     }
 
-    /// Only the time counts that was spent waiting for the client.
+    /// Counts only the time spent waiting for the client.
     fn check_rate(&self) -> Result<()> {
         let grace = BODY_GRACE.min(self.options.body_timeout);
         let least = self.options.body_rate_min as f64 * self.waited.as_secs_f64();
@@ -220,25 +220,25 @@ impl BodyReader {
             return Ok(());
         }
         Err(Error::RequestTimeout(format!(
-            "the body comes at less than {} bytes a second (--min-body-rate)",
+            "the body arrives at less than {} bytes a second (--min-body-rate)",
             self.options.body_rate_min
         )))
     }
 }
 
-/// A body that is here, and the memory that it takes.
+/// A complete body, and its memory reservation.
 pub struct FullBody {
     bytes: Bytes,
     reservation: Reservation,
 }
 
 impl FullBody {
-    /// What it holds of the memory for all bodies, to be grown by what is made of it.
+    /// The body's memory reservation. Callers grow it for what they build from the body.
     pub fn reservation(&mut self) -> &mut Reservation {
         &mut self.reservation
     }
 
-    /// Gives up its share where it is passed on.
+    /// The bytes, without the reservation.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
     }
@@ -252,10 +252,11 @@ impl Deref for FullBody {
     }
 }
 
-/// The whole body of a call. A declared length beyond the limit is refused before anything is read.
+/// Reads a whole body. Refuses a declared length beyond the limit before it reads anything.
 ///
 /// # Errors
-/// `TooLarge` for more than `bytes_max`, decoded; `Overloaded` where the memory for bodies is used up; and those of `BodyReader::next`.
+/// `TooLarge` for more than `bytes_max` after decoding; `Overloaded` if the memory for bodies is used up; and the errors of
+/// `BodyReader::next`.
 pub async fn read(head: &Head, bytes_max: u64) -> Result<FullBody> {
     let too_large = Error::TooLarge { what: "body", limit: bytes_max };
     let mut reader = BodyReader::take(head)?;
@@ -270,7 +271,7 @@ pub async fn read(head: &Head, bytes_max: u64) -> Result<FullBody> {
     let mut length = first.len() as u64;
     while length <= bytes_max {
         let Some(more) = reader.next().await? else {
-            // Most bodies come in one piece, and are not copied.
+            // Most bodies come in one piece and are not copied.
             return Ok(FullBody { bytes: whole.map_or(first, BytesMut::freeze), reservation });
         };
         length += more.len() as u64;
@@ -278,7 +279,7 @@ pub async fn read(head: &Head, bytes_max: u64) -> Result<FullBody> {
         let needed = whole.len() + more.len();
         if needed > whole.capacity() {
             let capacity = needed.max(whole.capacity() + whole.capacity() / 2);
-            // Held before it is taken. A length that was only declared is not: it costs nobody anything to declare one.
+            // Reserve before allocating. Do not reserve a length that is only declared: declaring costs a client nothing.
             let capacity = declared.map_or(capacity, |declared| capacity.min(needed.max(declared as usize)));
             reservation.reserve_at_least(capacity)?;
             whole.reserve(capacity - whole.len());
@@ -296,7 +297,7 @@ mod tests {
     use crate::http::request::Call;
 
     #[test]
-    fn only_the_two_types_of_patches_mean_anything() {
+    fn only_the_two_patch_types_are_told_apart() {
         let declared = |content_type: &str| {
             let request = Request::patch("/").header(header::CONTENT_TYPE, content_type).body(());
             patch_type(&Call::of(request.expect("a request")))
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_no_object() {
+    fn an_array_is_not_an_object() {
         #[derive(Deserialize)]
         struct One {
             one: u32,
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_has_a_limit_in_members_that_nobody_reads_too() {
+    fn nesting_is_limited_in_unknown_members_too() {
         let nested = |depth: usize| format!("{{\"other\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         assert_eq!(check_depth(nested(DEPTH_MAX).as_bytes()), Ok(()));
         assert!(check_depth(nested(DEPTH_MAX + 1).as_bytes()).is_err());

@@ -1,7 +1,8 @@
-//! The memory of bodies and answers, over all connections: each holds its bytes of one budget, a body until it is dealt with, an
-//! answer until it is written. Who finds the budget used up is told to come again (503), instead of the node running out of memory.
+//! The memory budget for request and response bodies, shared by all connections. A request body reserves its bytes until the request is
+//! done, a response body until it is written. When the budget is used up, clients get 503 instead of the node running out of memory.
 //!
-//! What is shorter than `UNCOUNTED_BYTES_MAX` is not counted: it is part of what a connection costs, whose number has its own limit.
+//! Bodies up to `UNCOUNTED_BYTES_MAX` are not counted. They are part of what a connection costs, and the number of connections has its own
+//! limit.
 
 use std::sync::{
     Arc,
@@ -12,12 +13,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// Bodies and answers up to this length are not counted: most are, and counting costs them more than it says.
+/// Bodies up to this length are not counted. Most are this short, and counting them would cost more than it is worth.
 pub const UNCOUNTED_BYTES_MAX: usize = 4 * 1024;
-/// A body that grows takes its share in steps of this size.
+/// A growing body reserves in steps of this size.
 const STEP_BYTES: u64 = 64 * 1024;
 
-/// The budget of a server.
+/// The budget of one server.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
@@ -26,49 +27,49 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of `total` bytes.
     pub fn new(total: u64) -> Arc<Self> {
         Arc::new(Self { total, used: AtomicU64::new(0), refused: AtomicU64::new(0) })
     }
 
-    /// Its bytes.
+    /// Its size in bytes.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// The bytes that are held now.
+    /// The bytes reserved now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How often there was not enough.
+    /// How many reservations failed.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Nothing yet, to be grown.
+    /// A reservation of no bytes yet, to be grown.
     pub fn empty_reservation(self: &Arc<Self>) -> Reservation {
         Reservation { budget: Arc::clone(self), bytes: 0 }
     }
 
-    /// Holds so many bytes.
+    /// Reserves bytes.
     ///
     /// # Errors
-    /// `Overloaded` where they are not there.
+    /// `Overloaded` if they are not available.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
         let mut reservation = self.empty_reservation();
         reservation.grow(bytes)?;
         Ok(reservation)
     }
 
-    /// Holds so many bytes, whether or not they are there: for a piece of what was let in already.
+    /// Reserves bytes even beyond the budget: for a part of a response that has begun.
     pub fn force_reserve(self: &Arc<Self>, bytes: u64) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Reservation { budget: Arc::clone(self), bytes }
     }
 }
 
-/// Bytes of a budget, until this is dropped.
+/// Reserved bytes; released when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<Budget>,
@@ -76,10 +77,10 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Holds so many more.
+    /// Reserves more bytes.
     ///
     /// # Errors
-    /// `Overloaded` where they are not there; what was held stays held.
+    /// `Overloaded` if they are not available; the reservation then stays as it was.
     pub fn grow(&mut self, bytes: u64) -> Result<()> {
         let budget = &self.budget;
         let used = budget.used.fetch_add(bytes, Ordering::Relaxed);
@@ -87,7 +88,7 @@ impl Reservation {
             budget.used.fetch_sub(bytes, Ordering::Relaxed);
             budget.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Error::Overloaded(format!(
-                "the memory of this node for bodies and answers is used up ({} of {} bytes, --memory-budget): try again, or \
+                "this node's memory for request and response bodies is used up ({} of {} bytes, --memory-budget): try again, or use \
                  another node",
                 used, budget.total
             )));
@@ -96,7 +97,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Sees to it that at least `bytes` are held, where they are more than what is free.
+    /// Grows the reservation to at least `bytes`, unless `bytes` is short enough not to count.
     ///
     /// # Errors
     /// As `grow`.
@@ -108,12 +109,12 @@ impl Reservation {
         self.grow((bytes - self.bytes).next_multiple_of(STEP_BYTES))
     }
 
-    /// Of which budget.
+    /// The budget it belongs to.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// The bytes that are held.
+    /// The bytes reserved.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -125,7 +126,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Ties what is held to bytes: it is given back when the last who has them lets go of them.
+/// Attaches a reservation to bytes. It is released when the last copy of the bytes is dropped.
 pub fn attach(bytes: Bytes, reservation: impl Send + Sync + 'static) -> Bytes {
     struct Attached<H> {
         bytes: Bytes,
@@ -144,13 +145,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_given_back_and_no_more_is_given_than_there_is() {
+    fn a_reservation_is_released_and_cannot_exceed_the_budget() {
         let budget = Budget::new(100_000);
-        let mut one = budget.reserve(60_000).expect("there is room");
+        let mut one = budget.reserve(60_000).expect("the budget has room");
         assert!(matches!(budget.reserve(40_001), Err(Error::Overloaded(_))));
         assert!(matches!(one.grow(50_000), Err(Error::Overloaded(_))));
         assert_eq!((budget.used(), one.bytes(), budget.refused()), (60_000, 60_000, 2));
-        let other = budget.reserve(40_000).expect("just fits");
+        let other = budget.reserve(40_000).expect("it just fits");
         drop(one);
         drop(budget.force_reserve(1_000_000));
         assert_eq!(budget.used(), 40_000);
@@ -159,20 +160,20 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_takes_steps_and_what_is_short_takes_nothing() {
+    fn a_reservation_grows_in_steps_and_short_bodies_reserve_nothing() {
         let budget = Budget::new(1 << 20);
         let mut reservation = budget.empty_reservation();
         reservation.reserve_at_least(UNCOUNTED_BYTES_MAX).expect("free");
         assert_eq!(budget.used(), 0);
-        reservation.reserve_at_least(UNCOUNTED_BYTES_MAX + 1).expect("there is room");
-        reservation.reserve_at_least(STEP_BYTES as usize).expect("is held already");
+        reservation.reserve_at_least(UNCOUNTED_BYTES_MAX + 1).expect("the budget has room");
+        reservation.reserve_at_least(STEP_BYTES as usize).expect("already reserved");
         assert_eq!(budget.used(), STEP_BYTES);
     }
 
     #[test]
-    fn bytes_hold_their_share_until_the_last_copy_is_gone() {
+    fn bytes_keep_their_reservation_until_the_last_copy_is_dropped() {
         let budget = Budget::new(100);
-        let bytes = attach(Bytes::from_static(b"abc"), budget.reserve(3).expect("there is room"));
+        let bytes = attach(Bytes::from_static(b"abc"), budget.reserve(3).expect("the budget has room"));
         let copy = bytes.slice(1..);
         drop(bytes);
         assert_eq!((&copy[..], budget.used()), (&b"bc"[..], 3));

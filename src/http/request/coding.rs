@@ -1,7 +1,8 @@
-//! Content codings: gzip and zstd, both ways. Answers by `Accept-Encoding`, where that pays; bodies as `Content-Encoding` says.
+//! Content codings, gzip and zstd, in both directions: responses by `Accept-Encoding` where it pays off, request bodies by
+//! `Content-Encoding`.
 //!
-//! Both work in bounded steps: no frame, however large, holds up its thread for long, and no body, however well it is packed,
-//! makes more bytes at once than its reader asks for.
+//! Both work in bounded steps. A large frame does not block its thread for long, and a compressed body, however dense, never produces more
+//! bytes at once than its reader asks for.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -12,16 +13,16 @@ use hyper::{HeaderMap, header};
 use super::Head;
 use crate::error::{Error, Result};
 
-/// Shorter answers are sent as they are: coding them saves no packet.
+/// Responses up to this length are sent as they are: encoding them saves no packet.
 pub const PLAIN_BYTES_MAX: u64 = 1024;
-/// What is coded, or decoded, at a time: less than a millisecond.
+/// Bytes encoded or decoded in one step: takes less than a millisecond.
 pub const STEP_BYTES: usize = 64 * 1024;
-/// The level of gzip: beyond it the time doubles for a few percent.
+/// The gzip level. Higher levels double the time for a few percent.
 const GZIP_LEVEL: u32 = 4;
 const ZSTD_LEVEL: i32 = 3;
-/// The window of an answer's zstd, as a power of two: what an encoder holds in memory grows with it.
+/// The zstd window of a response, as a power of two. An encoder's memory grows with it.
 const ENCODER_WINDOW_LOG: u32 = 18;
-/// The widest window of a body's zstd that is taken, as a power of two: 8 MiB, what RFC 9659 lets a sender use.
+/// The largest zstd window we accept for a body, as a power of two: 8 MiB, the most that RFC 9659 allows a sender.
 const DECODER_WINDOW_LOG: u32 = 23;
 
 /// A content coding.
@@ -50,7 +51,7 @@ impl Coding {
         }
     }
 
-    /// About how much memory coding an answer takes.
+    /// About how much memory encoding a response takes.
     pub fn encoder_bytes(self) -> u64 {
         match self {
             Self::Gzip => 512 * 1024,
@@ -66,14 +67,14 @@ impl Coding {
         }
     }
 
-    /// The coding that a client would rather have than none (RFC 9110, 12.5.3), zstd before gzip where it has no preference.
+    /// The coding the client prefers over none (RFC 9110, section 12.5.3). Without a preference zstd goes before gzip.
     pub fn negotiate(headers: &HeaderMap) -> Option<Self> {
         let (mut zstd, mut gzip, mut any) = (None, None, None);
         let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
         for entry in lists.flat_map(|list| list.split(',')) {
             let (name, weight) = entry.split_once(';').unwrap_or((entry, ""));
             let weight = weight.trim().strip_prefix("q=").or(weight.trim().strip_prefix("Q="));
-            // What is no weight takes nothing from the coding beside it.
+            // An invalid weight does not invalidate the coding next to it.
             let weight = weight.and_then(|text| text.trim().parse::<f32>().ok()).unwrap_or(1.0);
             match (Self::parse(name.trim()), name.trim()) {
                 (Some(Self::Zstd), _) => zstd = Some(weight),
@@ -90,10 +91,10 @@ impl Coding {
         }
     }
 
-    /// How a body is declared to be coded.
+    /// The declared coding of a request body.
     ///
     /// # Errors
-    /// `UnsupportedType` with what is taken.
+    /// `UnsupportedType`, with the supported codings.
     pub fn of_body(head: &Head) -> Result<Option<Self>> {
         let Some(declared) = head.headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
         let text = declared.to_str().unwrap_or_default().trim();
@@ -105,13 +106,13 @@ impl Coding {
         known.map(Some).ok_or_else(|| {
             let quoted: String = text.chars().take(80).collect();
             Error::UnsupportedType(format!(
-                "the body is encoded as {quoted:?}: this takes gzip or zstd, once, or the plain body"
+                "the body is encoded as {quoted:?}: send it plain, or encoded once with gzip or zstd"
             ))
         })
     }
 }
 
-/// Codes an answer.
+/// Encodes a response.
 pub enum Encoder {
     /// As gzip.
     Gzip(GzEncoder<Vec<u8>>),
@@ -120,10 +121,10 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// Begins.
+    /// A new decoder.
     ///
     /// # Errors
-    /// `Io` where there is no memory for it.
+    /// `Io` if there is no memory for it.
     pub fn new(coding: Coding) -> Result<Self> {
         match coding {
             Coding::Gzip => Ok(Self::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL)))),
@@ -132,12 +133,12 @@ impl Encoder {
                     encoder.window_log(ENCODER_WINDOW_LOG)?;
                     Ok(encoder)
                 });
-                encoder.map(Self::Zstd).map_err(|error| Error::io("coding an answer", &error))
+                encoder.map(Self::Zstd).map_err(|error| Error::io("encoding a response", &error))
             }
         }
     }
 
-    /// Takes in plain bytes; what is coded by now.
+    /// Takes in plain bytes and returns what is encoded so far.
     pub fn write(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(encoder) => encoder.write_all(plain).map(|()| std::mem::take(encoder.get_mut())),
@@ -145,7 +146,7 @@ impl Encoder {
         }
     }
 
-    /// The end: what was not given out yet.
+    /// Ends the encoding and returns the rest.
     pub fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(encoder) => encoder.finish(),
@@ -154,7 +155,7 @@ impl Encoder {
     }
 }
 
-/// Decodes a body, as its bytes come.
+/// Decodes a body as its bytes arrive.
 pub struct Decoder {
     coding: Coding,
     reader: Reader,
@@ -167,10 +168,10 @@ enum Reader {
 }
 
 impl Decoder {
-    /// Begins.
+    /// A new decoder.
     ///
     /// # Errors
-    /// `Io` where there is no memory for it.
+    /// `Io` if there is no memory for it.
     pub fn new(coding: Coding) -> Result<Self> {
         let reader = match coding {
             Coding::Gzip => Reader::Gzip(Box::new(MultiGzDecoder::new(Input::default()))),
@@ -185,7 +186,7 @@ impl Decoder {
         Ok(Self { coding, reader, plain: vec![0; STEP_BYTES] })
     }
 
-    /// Gives it what has come of the body; `None` for its end.
+    /// Feeds it bytes of the body; `None` marks its end.
     pub fn feed(&mut self, bytes: Option<Bytes>) {
         let input = match &mut self.reader {
             Reader::Gzip(decoder) => decoder.get_mut(),
@@ -197,10 +198,10 @@ impl Decoder {
         }
     }
 
-    /// The next plain bytes, at most `STEP_BYTES`, of what it was given; empty at the end, `None` where it needs more.
+    /// The next plain bytes, at most `STEP_BYTES`; empty at the end, `None` if it needs more input.
     ///
     /// # Errors
-    /// `BadRequest` where the body is not what it is declared to be, or ends too soon.
+    /// `BadRequest` if the body does not decode, or ends too early.
     pub fn read(&mut self) -> Result<Option<Bytes>> {
         let read = match &mut self.reader {
             Reader::Gzip(decoder) => decoder.read(&mut self.plain),
@@ -210,14 +211,14 @@ impl Decoder {
             Ok(length) => Ok(Some(Bytes::copy_from_slice(&self.plain[..length]))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(Error::BadRequest(format!(
-                "the body does not decode as {}, as which it is declared: {error}",
+                "the body is declared as {} and does not decode: {error}",
                 self.coding.name()
             ))),
         }
     }
 }
 
-/// What has come of a body, as a decoder reads it.
+/// The part of a body that has arrived, as a decoder reads it.
 #[derive(Default)]
 struct Input {
     bytes: Bytes,
@@ -263,7 +264,7 @@ mod tests {
         coded
     }
 
-    /// Decodes what comes in pieces of `piece_bytes`, until the end or an error, and no further than a million bytes.
+    /// Decodes a body that arrives in pieces of `piece_bytes`, up to the end, an error, or a million bytes.
     fn decoded(coding: Coding, coded: &[u8], piece_bytes: usize) -> Result<Vec<u8>> {
         let mut decoder = Decoder::new(coding).expect("begins");
         let mut pieces = coded.chunks(piece_bytes);
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_coded_decodes_in_pieces_of_any_size() {
+    fn an_encoded_body_decodes_in_pieces_of_any_size() {
         let plain: Vec<u8> =
             (0..200_000_u32).map(|number| (number.wrapping_mul(number) / 7 % 251) as u8).collect();
         for coding in BOTH {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_is_none_is_refused() {
+    fn a_truncated_or_foreign_body_is_refused() {
         for coding in BOTH {
             let coded = encoded(coding, &[7; 5000]);
             for wrong in
@@ -309,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_comes_out_in_steps() {
+    fn a_decompression_bomb_is_decoded_in_steps() {
         for coding in BOTH {
             let coded = encoded(coding, &vec![0; 50 << 20]);
             assert!(coded.len() < 100_000, "{} bytes", coded.len());
             let mut decoder = Decoder::new(coding).expect("begins");
             decoder.feed(Some(coded.into()));
             for _ in 0..10 {
-                let step = decoder.read().expect("decodes").expect("there is more");
+                let step = decoder.read().expect("decodes").expect("more is to come");
                 assert!((1..=STEP_BYTES).contains(&step.len()));
             }
         }
@@ -325,7 +326,7 @@ mod tests {
     #[test]
     fn a_window_beyond_the_limit_is_refused() {
         let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("begins");
-        encoder.window_log(DECODER_WINDOW_LOG + 1).expect("is taken");
+        encoder.window_log(DECODER_WINDOW_LOG + 1).expect("it is accepted");
         let noise: Vec<u8> =
             (0..1_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         encoder.write_all(&noise).expect("codes");
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_chooses() {
+    fn the_client_chooses_the_coding() {
         let negotiate = |list: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT_ENCODING, list.parse().expect("a header"));

@@ -1,4 +1,5 @@
-//! What a client attaches to a write, and to a read: conditions (`If-Match`, `If-None-Match`), and how many replicas are to hold it.
+//! Conditions of reads and writes (`If-Match`, `If-None-Match`, `If-Modified-Since`), and the write concern: how many replicas must hold a
+//! write.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,20 +15,20 @@ use crate::{
     node::{Condition, Replicas, WriteConcern},
 };
 
-/// How long a write waits for its replicas unless it says how long: far longer than a round trip between nodes that work.
+/// How long a write waits for its replicas by default: far longer than a round trip between healthy nodes.
 const W_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest it may wait: below what proxies and clients commonly do.
+/// The longest it may wait: shorter than the usual timeouts of proxies and clients.
 const W_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The condition of a write.
 ///
 /// # Errors
-/// `BadRequest` for a header that is no list of entity tags, or both headers at once.
+/// `BadRequest` for a header that is not a list of entity tags, or for both headers at once.
 pub fn of_write(headers: &HeaderMap) -> Result<Condition> {
     condition(list(headers, header::IF_MATCH)?.as_deref(), list(headers, header::IF_NONE_MATCH)?.as_deref())
 }
 
-/// The condition made of the two headers' lists.
+/// The condition that the two headers' lists express.
 ///
 /// # Errors
 /// As `of_write`.
@@ -42,23 +43,25 @@ pub fn condition(if_match: Option<&str>, if_none_match: Option<&str>) -> Result<
             Tags::Any => Condition::Absent,
             Tags::These(versions) => Condition::NotVersion(versions),
         }),
-        (Some(_), Some(_)) => Err(Error::BadRequest("If-Match and If-None-Match together: send one".into())),
+        (Some(_), Some(_)) => {
+            Err(Error::BadRequest("If-Match and If-None-Match exclude each other: send one".into()))
+        }
     }
 }
 
-/// What the conditions of a read say about what is there.
+/// The outcome of a read's conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// The reader is to get it.
+    /// Send the value.
     Modified,
-    /// The reader has it already.
+    /// The client has it already.
     NotModified,
 }
 
-/// Tests the conditions of a read against the version that is there, in the order of RFC 9110, section 13.2.2.
+/// Tests the conditions of a read against the current version, in the order of RFC 9110, section 13.2.2.
 ///
 /// # Errors
-/// `PreconditionFailed` where If-Match does not hold, `BadRequest` for a header that is no list of entity tags, or no date.
+/// `PreconditionFailed` if If-Match does not hold; `BadRequest` for a header that is not a list of entity tags, or not a date.
 pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> {
     if !headers.keys().any(is_conditional) {
         return Ok(Read::Modified);
@@ -79,7 +82,8 @@ pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> 
             Tags::These(versions) => versions.contains(&current),
         }
     } else if let Some(date) = headers.get(header::IF_MODIFIED_SINCE) {
-        // The instant to the millisecond: a Last-Modified, which is one within the second, never hides a later write of that second.
+        // Compare at millisecond precision, so that a second write within the same second is never hidden by a Last-Modified of whole
+        // seconds.
         current.unix_ms() <= parse_date(date)?
     } else {
         false
@@ -87,7 +91,7 @@ pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> 
     Ok(if has { Read::NotModified } else { Read::Modified })
 }
 
-/// Whether a header makes a request conditional, or asks for a part of something: one that cannot be kept must not be passed over.
+/// Whether a header makes a request conditional or asks for a part. Such a header must be honoured or refused, never ignored.
 pub fn is_conditional(name: &HeaderName) -> bool {
     match name.as_str().as_bytes() {
         [b'i', b'f', b'-', ..] => {
@@ -107,7 +111,7 @@ fn parse_date(date: &HeaderValue) -> Result<u64> {
     let wrong = || {
         let date = String::from_utf8_lossy(date.as_bytes()).into_owned();
         Error::BadRequest(format!(
-            "If-Modified-Since: {date:?} is no date such as Sat, 28 Nov 2026 03:00:00 GMT"
+            "If-Modified-Since: {date:?} is not a date such as Sat, 28 Nov 2026 03:00:00 GMT"
         ))
     };
     let instant =
@@ -116,7 +120,7 @@ fn parse_date(date: &HeaderValue) -> Result<u64> {
     Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The lines of a header as the one list they are.
+/// The lines of a header, joined into one list.
 fn list(headers: &HeaderMap, name: HeaderName) -> Result<Option<String>> {
     let mut lines = Vec::new();
     for line in headers.get_all(&name) {
@@ -132,19 +136,20 @@ enum Tags {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Compare {
-    /// A weak tag (`W/"..."`) equals nothing.
+    /// A weak tag (`W/"..."`) matches nothing.
     Strong,
-    /// Its `W/` does not count.
+    /// The `W/` prefix is ignored.
     Weak,
 }
 
-/// A list of entity tags (RFC 9110, section 8.8.3). Tags that were never versions of ours equal nothing and are left out. A
-/// version without its quotes is taken too: a shell has eaten them.
+/// A list of entity tags (RFC 9110, section 8.8.3). Tags that were never our versions match nothing and are dropped. A version without
+/// quotes is accepted too, because shells strip them.
 fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
     if text.trim() == "*" {
         return Ok(Tags::Any);
     }
-    let wrong = || Error::BadRequest(format!("{text:?} is no list of entity tags: \"<version>\", or *"));
+    let wrong =
+        || Error::BadRequest(format!("{text:?} is not a list of entity tags: send \"<version>\" or *"));
     let mut versions = Vec::new();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let (weak, tag) = item.strip_prefix("W/").map_or((false, item), |tag| (true, tag));
@@ -158,16 +163,15 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
     Ok(Tags::These(versions))
 }
 
-/// How many replicas are to hold a write before it is answered, one where the query says nothing: `w=2`, `w=majority`, `w=all`;
-/// and how long to wait for that: `w_timeout=2s`.
+/// The write concern in the query: `w=2`, `w=majority` or `w=all`, by default 1; and how long to wait, such as `w_timeout=2s`.
 ///
 /// # Errors
-/// `BadRequest` for what is no count, and for none at all; for what is no duration, and for one beyond the limit.
+/// `BadRequest` for a count that is not a number or is 0, and for a timeout that is not a duration or is over the limit.
 pub fn write_concern(head: &Head) -> Result<WriteConcern> {
     let query = head.query();
     let (w, w_timeout) = (query.get("w")?, query.get("w_timeout")?);
     if w.is_none() && w_timeout.is_some() {
-        return Err(Error::BadRequest("w_timeout is how long to wait for w replicas: send w too".into()));
+        return Err(Error::BadRequest("w_timeout is the time to wait for w replicas: send w too".into()));
     }
     let replicas = match w.as_deref() {
         None => Replicas::Count(1),
@@ -175,10 +179,12 @@ pub fn write_concern(head: &Head) -> Result<WriteConcern> {
         Some("all") => Replicas::All,
         Some(count) => match count.parse() {
             Ok(0) => {
-                return Err(Error::BadRequest("w=0: at least 1, this node, holds a write it answers".into()));
+                return Err(Error::BadRequest(
+                    "w=0: use at least 1, because this node itself holds the write".into(),
+                ));
             }
             Ok(count) => Replicas::Count(count),
-            Err(_) => return Err(Error::BadRequest(format!("w={count}: a count, majority, or all"))),
+            Err(_) => return Err(Error::BadRequest(format!("w={count}: use a count, majority, or all"))),
         },
     };
     let timeout = w_timeout.map_or(Ok(W_TIMEOUT), |text| parse_timeout(&text))?;
@@ -188,7 +194,9 @@ pub fn write_concern(head: &Head) -> Result<WriteConcern> {
 fn parse_timeout(text: &str) -> Result<Duration> {
     let timeout = expiry::parse_duration(text).ok().filter(|_| !text.starts_with('-'));
     timeout.filter(|timeout| *timeout <= W_TIMEOUT_MAX).ok_or_else(|| {
-        Error::BadRequest(format!("w_timeout={text}: seconds, or a duration as 500ms or 10s, up to 60s"))
+        Error::BadRequest(format!(
+            "w_timeout={text}: use seconds, or a duration such as 500ms or 10s, up to 60s"
+        ))
     })
 }
 
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_name_versions_or_any() {
+    fn a_condition_names_versions_or_any_version() {
         let (a, b) = (version(1, 10), version(2, 11));
         assert_eq!(condition(None, None), Ok(Condition::Always));
         assert_eq!(condition(Some("*"), None), Ok(Condition::Present));
@@ -226,16 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_is_none_is_refused() {
+    fn an_invalid_condition_is_refused() {
         for text in ["nonsense", "\"open", "\"a\" \"b\"x"] {
             assert!(matches!(condition(Some(text), None), Err(Error::BadRequest(_))), "{text}");
         }
         assert!(matches!(condition(Some("*"), Some("*")), Err(Error::BadRequest(_))));
     }
 
-    /// If-Modified-Since was passed over, and so was If-Match on a read.
+    /// If-Modified-Since used to be ignored, and so was If-Match on a read.
     #[test]
-    fn a_reader_is_told_what_it_has_already() {
+    fn a_read_of_a_version_the_client_has_is_not_modified() {
         let at_ms = 1_795_000_000_300;
         let current = version(at_ms << 16, 10);
         let read = |headers: &[(HeaderName, &str)], current| {
@@ -255,7 +263,7 @@ mod tests {
         }
         assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &later)], Some(current)), Ok(Read::NotModified));
         assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &ours)], Some(current)), Ok(Read::Modified));
-        // The tag counts where both are there, as browsers send them.
+        // If both are there, the tag counts. Browsers send both.
         let both = [(header::IF_NONE_MATCH, "\"other\""), (header::IF_MODIFIED_SINCE, &later)];
         assert_eq!(read(&both, Some(current)), Ok(Read::Modified));
         let refused = read(&[(header::IF_MODIFIED_SINCE, "yesterday")], Some(current));
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_says_how_many_replicas_it_waits_for_and_how_long() {
+    fn a_write_concern_is_a_replica_count_and_a_timeout() {
         let parse = |query: &str| {
             let request = hyper::Request::put(format!("/t/key/a?{query}")).body(()).expect("a request");
             write_concern(&Call::of(request))

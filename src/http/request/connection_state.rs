@@ -1,4 +1,4 @@
-//! The client at the other end of a connection, as all of its requests know it.
+//! The state of one client connection, shared by all its requests.
 
 use std::{
     net::SocketAddr,
@@ -17,36 +17,36 @@ use super::{
 };
 use crate::{error::Error, http::Options};
 
-/// How long a client may take, at the server's end, to send the rest of a head; looked at twice.
+/// How long a client may take to send the rest of a head when the server stops; checked twice.
 const PARTIAL_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The client at the other end, known to all its requests.
+/// The state of one connection, shared by all its requests.
 #[derive(Debug)]
 pub struct ConnectionState {
-    /// Its address.
+    /// The client's address.
     pub remote: SocketAddr,
-    /// The limits that this server runs with.
+    /// The server's limits.
     pub options: Arc<Options>,
-    /// The memory for all bodies and answers.
+    /// The memory for all request and response bodies.
     pub budget: Arc<Budget>,
-    /// Its place in the share of its address; none while it is told that there is no place.
+    /// Its place within the limit of its address; `None` while it is being refused.
     slot: Option<AddressSlot>,
     event_stream: AtomicBool,
-    /// It speaks plainly to a port that speaks TLS: only nodes that link may.
+    /// Plain HTTP on a TLS port: only links are allowed.
     link_only: AtomicBool,
     upgraded: AtomicBool,
-    /// Requests that were begun; the count may wrap.
+    /// Requests begun. The count may wrap.
     requests_begun: AtomicUsize,
-    /// Requests whose answer is not all with the socket yet.
+    /// Requests whose response is not completely written to the socket.
     open_requests: AtomicUsize,
-    /// Whether the socket has bytes that the client did not take yet.
+    /// Whether the socket has bytes that the client has not taken.
     write_blocked: AtomicBool,
-    /// A host that requests were for, once it was found to be this server.
+    /// A `Host` that we have found to be this server.
     confirmed_host: OnceLock<Box<[u8]>>,
 }
 
 impl ConnectionState {
-    /// A client at `remote`.
+    /// A connection from `remote`.
     pub fn new(
         remote: SocketAddr,
         options: Arc<Options>,
@@ -68,23 +68,23 @@ impl ConnectionState {
         }
     }
 
-    /// Counts a request until what is returned is dropped, with the answer's body.
+    /// Counts a request until the result, which the response body holds, is dropped.
     pub fn begin_request(self: &Arc<Self>) -> OpenRequest {
         self.requests_begun.fetch_add(1, Ordering::Relaxed);
         self.open_requests.fetch_add(1, Ordering::Relaxed);
         OpenRequest { connection: Arc::clone(self), in_flight: self.slot.as_ref().map(AddressSlot::request) }
     }
 
-    /// Returns when nothing is owed to the client, and was not for a while either: what it may have sent is half a head.
+    /// Returns when the connection has been idle for a while. Anything the client has sent by then is a partial head.
     pub async fn wait_until_idle(&self) {
         let mut idle = false;
         loop {
             sleep(PARTIAL_HEAD_TIMEOUT).await;
-            let owed = self.is_busy();
-            if idle && !owed {
+            let is_busy = self.is_busy();
+            if idle && !is_busy {
                 return;
             }
-            idle = !owed;
+            idle = !is_busy;
         }
     }
 
@@ -93,27 +93,27 @@ impl ConnectionState {
         self.requests_begun.load(Ordering::Relaxed)
     }
 
-    /// Whether a request has no whole answer yet.
+    /// Whether a response is not complete.
     pub fn has_open_requests(&self) -> bool {
         self.open_requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether there is something to send that the client did not take yet.
+    /// Whether there is something that the client has not taken yet.
     pub fn is_busy(&self) -> bool {
         self.has_open_requests() || self.write_blocked.load(Ordering::Relaxed)
     }
 
-    /// Says whether the socket has bytes that the client did not take yet.
-    pub fn set_write_blocked(&self, waits: bool) {
-        self.write_blocked.store(waits, Ordering::Relaxed);
+    /// Records whether the socket has bytes that the client has not taken.
+    pub fn set_write_blocked(&self, is_blocked: bool) {
+        self.write_blocked.store(is_blocked, Ordering::Relaxed);
     }
 
-    /// Says that requests are over on this connection, which becomes something else.
+    /// Marks the connection as upgraded: it carries no more requests.
     pub fn upgrade(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
-    /// Whether requests are over on this connection.
+    /// Whether the connection was upgraded.
     pub fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
     }
@@ -123,33 +123,33 @@ impl ConnectionState {
         self.event_stream.load(Ordering::Relaxed)
     }
 
-    /// Says that this connection may be for nothing but a link.
+    /// Restricts this connection to links.
     pub fn expect_link(&self) {
         self.link_only.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this connection may be for nothing but a link.
+    /// Whether this connection is restricted to links.
     pub fn is_link_only(&self) -> bool {
         self.link_only.load(Ordering::Relaxed)
     }
 
-    /// Notes that `host`, which a request was for, is this server.
+    /// Remembers that `host`, from a request, is this server.
     pub fn confirm_host(&self, host: &[u8]) {
         self.confirmed_host.get_or_init(|| host.into());
     }
 
-    /// Whether `host` was found to be this server.
+    /// Whether `host` is known to be this server.
     pub fn is_confirmed_host(&self, host: &[u8]) -> bool {
         self.confirmed_host.get().is_some_and(|known| **known == *host)
     }
 
-    /// Says that events are to follow on this connection: from the next write on the kernel holds little for it.
+    /// Announces events: from the next write on, the kernel buffers little for this connection.
     pub fn expect_events(&self) {
         self.event_stream.store(true, Ordering::Relaxed);
     }
 }
 
-/// A request that has no whole answer yet.
+/// A request without a complete response.
 #[derive(Debug)]
 pub struct OpenRequest {
     connection: Arc<ConnectionState>,
@@ -157,7 +157,7 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Why it is not to be answered, where its address has its share of requests in flight.
+    /// Why the request is refused, if its address has too many in flight.
     pub fn refusal(&self) -> Option<Error> {
         let is_too_many = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.is_too_many);
         self.connection.slot.as_ref().filter(|_| is_too_many).map(AddressSlot::too_many_requests)

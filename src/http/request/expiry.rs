@@ -1,5 +1,4 @@
-//! Until when a value is to be seen, wherever one is written: `ttl`, how long from now on, or `expires_at`, an instant. Either stands in
-//! the query or beside the value, once.
+//! When a value expires: `ttl`, a time from now, or `expires_at`, an instant. One of them, once, in the query or next to the value.
 
 use std::time::Duration;
 
@@ -11,13 +10,13 @@ use crate::{
     node::Expiry,
 };
 
-/// Longest time to live: beyond it a value that never expires is meant. A hundred years of 365.25 days.
+/// The longest time to live, a hundred years of 365.25 days. Beyond that, a value that never expires is meant.
 const TTL_MAX: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// The expiry in a query.
 ///
 /// # Errors
-/// `BadRequest` for both parameters at once, and for what is no time to live, or no instant to come.
+/// `BadRequest` for both parameters at once, for an invalid time to live, and for an instant that is invalid or past.
 pub fn of_query(query: Query<'_>, now_ms: u64) -> Result<Option<Expiry>> {
     match (query.get("ttl")?, query.get("expires_at")?) {
         (None, None) => Ok(None),
@@ -27,7 +26,7 @@ pub fn of_query(query: Query<'_>, now_ms: u64) -> Result<Option<Expiry>> {
     }
 }
 
-/// The expiry in the members `ttl` and `expires_at` of an object. `null` is none.
+/// The expiry in the members `ttl` and `expires_at` of an object. `null` means none.
 ///
 /// # Errors
 /// As `of_query`.
@@ -39,7 +38,7 @@ pub fn of_members(
     match (ttl, expires_at) {
         (None, None) => Ok(None),
         (Some(raw), None) => {
-            // A number is its own text; a string is read out of its quotes; what else there is, parse_ttl refuses.
+            // A number is its own text, and a string loses its quotes. `parse_ttl` refuses everything else.
             let text = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().into());
             Ok(Some(Expiry::After(parse_ttl(&text)?)))
         }
@@ -48,10 +47,10 @@ pub fn of_members(
     }
 }
 
-/// The one that is given, in the query or beside the value.
+/// The one expiry, from the query or from the body.
 ///
 /// # Errors
-/// `BadRequest` where both are.
+/// `BadRequest` if both have one.
 pub fn one_of(in_query: Option<Expiry>, beside_value: Option<Expiry>) -> Result<Option<Expiry>> {
     match (in_query, beside_value) {
         (Some(_), Some(_)) => Err(twice()),
@@ -69,39 +68,38 @@ fn parse_instant(text: &str, now_ms: u64) -> Result<u64> {
     instant.ok_or_else(|| {
         let quoted: String = text.chars().take(40).collect();
         Error::BadRequest(format!(
-            "expires_at {quoted:?}: an instant to come within 100 years, in Unix milliseconds; now it is {now_ms}"
+            "expires_at {quoted:?}: use a future instant within 100 years, in Unix milliseconds; it is now {now_ms}"
         ))
     })
 }
 
-/// A time to live as a client writes it: seconds (`30`, `0.5`), or a duration (`500ms`, `30s`, `1h 30m`, `7d`, `2w`, `1y`; a year is
-/// 365.25 days).
+/// Parses a time to live: seconds (`30`, `0.5`) or a duration (`500ms`, `30s`, `1h 30m`, `7d`, `2w`, `1y`; a year is 365.25 days).
 ///
 /// # Errors
-/// `BadRequest` for what is neither, and for one that is nothing or beyond a hundred years.
+/// `BadRequest` for anything else, and for less than 1 ms or more than a hundred years.
 pub fn parse_ttl(text: &str) -> Result<Duration> {
     let text = text.trim();
     let ttl = parse_duration(text).map_err(|error| {
         Error::BadRequest(format!(
-            "ttl {text:?}: {error}; send seconds, or a duration as 500ms, 30s, 1h30m, 7d or 1y"
+            "ttl {text:?}: {error}; use seconds, or a duration such as 500ms, 30s, 1h30m, 7d or 1y"
         ))
     })?;
-    // The clock's unit: less would be no time at all.
+    // A millisecond is the clock's unit. Anything shorter would be no time at all.
     if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
         return Err(Error::BadRequest(format!(
-            "ttl {text:?}: from 1 ms to 100 years; leave it out for ever"
+            "ttl {text:?}: use 1 ms to 100 years, or leave it out to keep the value for ever"
         )));
     }
     Ok(ttl)
 }
 
-/// Seconds, or a duration with its units.
+/// Parses seconds, or a duration with units.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the text.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
     match text.parse::<f64>() {
-        // What does not fit a duration is beyond every limit, or below.
+        // A number that does not fit a duration is outside every limit.
         Ok(seconds) if seconds.is_finite() => Ok(Duration::try_from_secs_f64(seconds)
             .unwrap_or(if seconds < 0.0 { Duration::ZERO } else { Duration::MAX })),
         Ok(_) | Err(_) => humantime::parse_duration(text),
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_stands_in_one_place() {
+    fn an_expiry_is_given_in_one_place_only() {
         let after = |seconds| Ok(Some(Expiry::After(Duration::from_secs(seconds))));
         let query = |text| of_query(Query(text), NOW_MS);
         assert_eq!(query("w=1"), Ok(None));
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_is_to_come_and_in_milliseconds() {
+    fn an_instant_is_in_the_future_and_in_milliseconds() {
         for wrong in [
             "1795000000000",
             "1795000000",

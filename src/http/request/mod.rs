@@ -1,5 +1,5 @@
-//! One request as its handler sees it. The head is moved here once, before warp looks at the request, and shared by
-//! reference from then on: a filter that needs a header clones a pointer, not a map.
+//! One HTTP request as its handler sees it, and the modules that parse its parts. The head is moved here once, before warp sees the
+//! request, and shared by reference from then on: a filter that needs a header clones a pointer and not a map.
 
 pub mod accepts;
 pub mod address_limits;
@@ -39,20 +39,20 @@ use crate::{
     http::request::route::Route,
 };
 
-/// The header that carries a request's id, both ways.
+/// The header that carries a request's id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest id taken from a caller. Every response and every log line repeats it.
+/// Longest request id accepted from a client. Every response and log line repeats it.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// A request: its head, its body until somebody takes it, and where it came from. Clones share one request.
+/// A request: its head, its body until somebody takes it, and its connection. Clones share one request.
 #[derive(Clone, Debug)]
 pub struct Call(Arc<Head>);
 
-/// What a request says before its body.
+/// The request without its body.
 pub struct Head {
     /// The method.
     pub method: Method,
-    /// The target, as sent.
+    /// The target as sent.
     pub uri: Uri,
     /// The headers.
     pub headers: HeaderMap,
@@ -60,9 +60,9 @@ pub struct Head {
     pub version: Version,
     /// The client's address.
     pub remote: SocketAddr,
-    /// The id that every answer to this request carries.
+    /// The id that every response to this request carries.
     pub request_id: HeaderValue,
-    /// The connection it came on, and the limits that this server runs with.
+    /// The connection it came on, with the server's limits.
     pub connection: Arc<ConnectionState>,
     route: OnceLock<Route>,
     body: Mutex<Option<Incoming>>,
@@ -78,7 +78,7 @@ impl Deref for Call {
 }
 
 impl Call {
-    /// Moves the head and the body out of `request`, which keeps its extensions.
+    /// Moves the head and the body out of `request`; returns its extensions too.
     pub fn take(
         request: Request<Incoming>,
         connection: &Arc<ConnectionState>,
@@ -101,7 +101,7 @@ impl Call {
         (call, head.extensions)
     }
 
-    /// A call without a body, for tests of what reads heads.
+    /// A call without a body, for tests that read heads.
     #[cfg(test)]
     pub fn of(request: Request<()>) -> Self {
         let (head, ()) = request.into_parts();
@@ -130,38 +130,38 @@ impl Head {
         self.uri.path()
     }
 
-    /// The query's parameters.
+    /// The query parameters.
     pub fn query(&self) -> Query<'_> {
         Query(self.uri.query().unwrap_or_default())
     }
 
-    /// The text of a header; `None` where it is absent or not text.
+    /// The text of a header; `None` if it is absent or not text.
     pub fn header(&self, name: impl hyper::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The route that took this request; `Route::Unknown` before one did.
+    /// The route that took this request; `Route::Unknown` until one does.
     pub fn route(&self) -> Route {
         self.route.get().copied().unwrap_or(Route::Unknown)
     }
 
-    /// Notes the route that takes this request, for the metrics and the log. The first one stays.
+    /// Records the route that takes this request, for the metrics and the log. The first one stays.
     pub fn routed(&self, route: Route) {
         self.route.get_or_init(|| route);
     }
 
-    /// Whether there is a body, as far as the head says; an empty one is none.
+    /// Whether the head announces a body that is not empty.
     pub fn has_body(&self) -> bool {
         let length = self.header(header::CONTENT_LENGTH);
         length.is_some_and(|length| length != "0") || self.headers.contains_key(header::TRANSFER_ENCODING)
     }
 
-    /// The body, once: the next caller finds `None`.
+    /// The body, once; later calls return `None`.
     pub fn take_body(&self) -> Option<Incoming> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The connection beneath this request, once, where the client offers to turn it into something else.
+    /// The upgrade of the connection under this request, once, if the client offers one.
     pub fn take_upgrade(&self) -> Option<OnUpgrade> {
         self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -173,35 +173,35 @@ impl fmt::Debug for Head {
     }
 }
 
-/// The parameters of a query, decoded as forms are: `+` is a space.
+/// Query parameters, decoded as forms are: `+` is a space.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a>(pub(super) &'a str);
 
 impl<'a> Query<'a> {
-    /// The value of a parameter; empty where it stands without `=`.
+    /// The value of a parameter; empty if it has no `=`.
     ///
     /// # Errors
-    /// `BadRequest` where it does not decode, or stands there twice.
+    /// `BadRequest` if it does not decode, or occurs twice.
     pub fn get(&self, name: &str) -> Result<Option<Cow<'a, str>>> {
         let mut values = self.raw(name);
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
             return Err(Error::BadRequest(format!(
-                "the parameter {name:?} stands in the query more than once"
+                "the parameter {name:?} occurs more than once in the query"
             )));
         }
         decode_value(name, value).map(Some)
     }
 
-    /// The values of a parameter that may be repeated, in order.
+    /// All values of a repeatable parameter, in order.
     ///
     /// # Errors
-    /// `BadRequest` where one does not decode.
+    /// `BadRequest` if one does not decode.
     pub fn all(&self, name: &str) -> Result<Vec<Cow<'a, str>>> {
         self.raw(name).map(|value| decode_value(name, value)).collect()
     }
 
-    /// A switch: absent or `false` is off; `true`, or the bare name, is on.
+    /// A flag: absent or `false` is off; `true`, or the bare name, is on.
     ///
     /// # Errors
     /// `BadRequest` for anything else.
@@ -209,11 +209,11 @@ impl<'a> Query<'a> {
         match self.get(name)?.as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("" | "true" | "1") => Ok(true),
-            Some(other) => Err(Error::BadRequest(format!("{name}={other}: this is true or false"))),
+            Some(other) => Err(Error::BadRequest(format!("{name}={other}: use true or false"))),
         }
     }
 
-    /// As `flag`, but absent is neither.
+    /// As `flag`, but `None` if absent.
     ///
     /// # Errors
     /// As `flag`.
@@ -239,7 +239,7 @@ fn decode_value<'a>(name: &str, value: &'a str) -> Result<Cow<'a, str>> {
     path::decode(value).map_err(wrong)
 }
 
-/// The caller's id where it sent one that is short, visible text; else the next of our own.
+/// The client's id if it sent one that is short, visible text; otherwise the next of our own.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     headers
         .get(REQUEST_ID)
@@ -250,11 +250,11 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         .unwrap_or_else(next_request_id)
 }
 
-/// A prefix that is random to this process and a counter: unique without asking for randomness each time.
+/// A prefix that is random to this process, plus a counter: unique without asking for randomness each time.
 pub fn next_request_id() -> HeaderValue {
     static PREFIX: OnceLock<u64> = OnceLock::new();
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    // Without randomness ids are still unique within this process, which is what finds a log line.
+    // Without randomness ids are still unique within this process, which is enough to find a log line.
     let prefix = PREFIX.get_or_init(|| u64::from(getrandom::u32().unwrap_or_default()) << 32);
     let id = prefix | (COUNTER.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX));
     let mut text = [0u8; 16];
@@ -262,7 +262,7 @@ pub fn next_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
 }
 
-/// Sixteen hexadecimal digits of `number`, as `Timestamp` and `NodeId` are displayed, without the formatting machinery.
+/// Writes `number` as sixteen hexadecimal digits, as `Timestamp` and `NodeId` display it, without the cost of formatting.
 pub fn write_hex(number: u64, digits: &mut [u8]) {
     assert_eq!(digits.len(), 16);
     for (place, digit) in digits.iter_mut().enumerate() {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_are_wrong_or_twice_are_refused() {
+    fn invalid_or_repeated_parameters_are_refused() {
         for query in ["a=%", "a=%2", "a=%zz", "a=%FF", "a=1&a=2"] {
             assert!(matches!(Query(query).get("a"), Err(Error::BadRequest(_))), "{query}");
         }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_is_the_callers_only_if_it_is_short_visible_text() {
+    fn a_clients_request_id_is_used_if_it_is_short_visible_text() {
         let with = |id: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a header value"));

@@ -1,7 +1,7 @@
-//! Paths: which resource a path names, and what is in its segments. Ours and not warp's, because the key's segments are
-//! percent-decoded, may hold slashes, and a trailing slash is part of a key but never an alias of another path.
+//! Which resource a path names, and the table and key in it. We parse paths ourselves and not with warp, because keys are percent-decoded,
+//! may contain slashes, and may end in a slash that never makes an alias of another path.
 //!
-//! Each function answers `None` where the path names something else, and an error where it names this but badly.
+//! Each function returns `None` if the path names something else, and an error if it names this resource incorrectly.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The table of keys that are addressed without one: `/key/{key}`.
+/// The table of keys addressed without one: `/key/{key}`.
 const DEFAULT_TABLE: &str = "default";
 
 /// One key of one table.
@@ -24,12 +24,12 @@ pub struct Address {
     pub key: Key,
 }
 
-/// `/{table}/{noun}/{key}`, and for the noun `key` also `/key/{key}` in the default table, which comes first.
+/// `/{table}/{noun}/{key}`. For the noun `key` also `/key/{key}`, a key of the default table, which comes first.
 pub fn keyed(path: &str, noun: &str) -> Option<Result<Address>> {
     let path = path.strip_prefix('/')?;
     let (first, rest) = path.split_once('/')?;
     let (table, key) = match first {
-        // A table cannot be named so, hence whatever follows is a key: `/key/key/x` is the key `key/x`.
+        // No table can be named `key`, so whatever follows is a key: `/key/key/x` is the key `key/x`.
         "key" if noun == "key" => (DEFAULT_TABLE, rest),
         "key" | "_" => return None,
         table => (table, rest.strip_prefix(noun)?.strip_prefix('/')?),
@@ -43,17 +43,17 @@ pub fn collection(path: &str, noun: &str) -> Option<Result<TableName>> {
     (rest == noun && !matches!(table, "key" | "_")).then(|| self::table(table))
 }
 
-/// `/{table}`. What is no name of a table is left to others.
+/// `/{table}`. Returns `None` for a segment that is not a table name, so that other routes see it.
 pub fn table_alone(path: &str) -> Option<Result<TableName>> {
     let table = path.strip_prefix('/')?;
     let is_one_segment = !table.is_empty() && !table.contains('/');
     if is_one_segment { self::table(table).ok().map(Ok) } else { None }
 }
 
-/// Text from a percent-encoded segment or parameter.
+/// Decodes a percent-encoded segment or parameter.
 ///
 /// # Errors
-/// What is wrong with it, for the caller to say of what.
+/// What is wrong with it; the caller adds which part it is.
 pub fn decode(text: &str) -> std::result::Result<Cow<'_, str>, String> {
     let bytes = text.as_bytes();
     if !bytes.contains(&b'%') {
@@ -81,8 +81,7 @@ fn address(table: &str, key: &str) -> Result<Address> {
 }
 
 fn table(segment: &str) -> Result<TableName> {
-    let name =
-        decode(segment).map_err(|why| Error::BadName(format!("the table's name is not text: {why}")))?;
+    let name = decode(segment).map_err(|why| Error::BadName(format!("the table name is not text: {why}")))?;
     TableName::parse(&name)
 }
 
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_names_a_key_badly_is_an_error() {
+    fn a_path_with_an_invalid_key_is_an_error() {
         for path in ["/t/key/%", "/t/key/%4", "/t/key/%gg", "/t/key/%FF"] {
             assert!(matches!(key_of(path), Some(Err(Error::BadKey(_)))), "{path}");
         }
@@ -126,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_name_no_key() {
+    fn other_paths_do_not_name_a_key() {
         for path in ["", "*", "/", "/t", "/t/", "/t/key", "/t/keys", "/key", "/_/key/a", "/t/keyring/a"] {
             assert_eq!(key_of(path), None, "{path}");
         }
     }
 
     #[test]
-    fn a_collection_is_named_without_a_trailing_slash() {
+    fn a_collection_has_no_trailing_slash() {
         assert_eq!(collection("/t/keys", "keys"), Some(TableName::parse("t")));
         for path in ["/t/keys/", "/t//keys", "/keys", "/key/keys", "/_/keys", "/t/key", "/t/keys/a"] {
             assert_eq!(collection(path, "keys"), None, "{path}");

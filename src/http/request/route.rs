@@ -1,4 +1,4 @@
-//! The resources of this server, and the names that they have in metrics and the log, which a path full of keys cannot be.
+//! The resources of this server, and their names in metrics and the log, because paths contain keys.
 
 /// The resources of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// All of them, in the order of their numbers.
+    /// All of them, in declaration order.
     pub const ALL: [Self; 19] = [
         Self::Key,
         Self::Keys,

@@ -1,5 +1,5 @@
-//! Members of JSON objects that a client sent: one that nobody reads is an error that names the one that was meant. What a type reads
-//! is asked of the type itself, so that the two cannot differ.
+//! Unknown members of a client's JSON objects: each is an error that names the nearest known member. We ask the type itself which members
+//! it reads, so the list cannot differ from the code.
 
 use std::{borrow::Cow, fmt};
 
@@ -14,15 +14,15 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The names of the members that `T`, a struct, reads.
+/// The names of the members that the struct `T` reads.
 pub fn fields_of<'a, T: Deserialize<'a>>() -> &'static [&'static str] {
     let mut fields: &'static [&'static str] = &[];
-    // It fails, after it has named what it would read.
+    // This fails, but only after it has named the fields.
     let _ = T::deserialize(FieldsOf(&mut fields));
     fields
 }
 
-/// What is wrong with the object in `text`, which `T` did not take because of `error`: a member that it does not know, or else that.
+/// Explains why `T` did not accept the object in `text`: because of an unknown member, or else because of `error`.
 pub fn explain<'a, T: Deserialize<'a>>(text: &str, error: &serde_json::Error) -> Error {
     let fields = fields_of::<T>();
     let unknown = if error.is_data() { unknown_member(text, fields) } else { None };
@@ -32,24 +32,24 @@ pub fn explain<'a, T: Deserialize<'a>>(text: &str, error: &serde_json::Error) ->
     }
 }
 
-/// Refuses a member that stands there and means nothing to what is asked for. `given` says of each whether it stands there.
+/// Refuses members that have no meaning for this operation. `given` tells for each member whether it is there.
 ///
 /// # Errors
-/// `BadRequest`, with what is allowed.
+/// `BadRequest`, with the allowed members.
 pub fn check_members(of: &str, given: &[(&str, bool)], allowed: &[&str]) -> Result<()> {
     match given.iter().find(|(name, is_given)| *is_given && !allowed.contains(name)) {
         None => Ok(()),
         Some((name, _)) if allowed.is_empty() => {
-            Err(Error::BadRequest(format!("{name:?} means nothing to a {of}: leave it out")))
+            Err(Error::BadRequest(format!("{name:?} has no meaning for a {of}: leave it out")))
         }
         Some((name, _)) => Err(Error::BadRequest(format!(
-            "{name:?} means nothing to a {of}, which takes {}",
+            "{name:?} has no meaning for a {of}, which takes {}",
             allowed.join(", ")
         ))),
     }
 }
 
-/// The first member of the object in `text` that is none of `fields`.
+/// The first member of the object in `text` that is not in `fields`.
 fn unknown_member(text: &str, fields: &'static [&'static str]) -> Option<String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     deserializer.deserialize_map(Unknown(fields)).ok().flatten()
@@ -79,14 +79,14 @@ impl<'de> Visitor<'de> for Unknown {
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Takes note of the fields that a struct asks for.
+/// A deserializer that only records the fields a struct asks for.
 struct FieldsOf<'f>(&'f mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for FieldsOf<'_> {
     type Error = value::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> std::result::Result<V::Value, Self::Error> {
-        Err(value::Error::custom("there is no value"))
+        Err(value::Error::custom("no value"))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -96,7 +96,7 @@ impl<'de> Deserializer<'de> for FieldsOf<'_> {
         _: V,
     ) -> std::result::Result<V::Value, Self::Error> {
         *self.0 = fields;
-        Err(value::Error::custom("there is no value"))
+        Err(value::Error::custom("no value"))
     }
 
     forward_to_deserialize_any! {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_member_is_named_and_so_is_what_was_meant() {
+    fn an_unknown_member_is_named_with_the_nearest_known_one() {
         assert_eq!(fields_of::<Body>(), ["ttl", "value"]);
         for text in [r#"{"value":1,"vaule":2}"#, r#"{"ttl":"wrong","v\u0061ule":1}"#] {
             let Error::BadRequest(why) = explained(text) else { panic!("{text}") };
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_means_nothing_is_refused() {
+    fn a_member_without_meaning_is_refused() {
         let given = [("ttl", true), ("force", false)];
         assert_eq!(check_members("put", &given, &["ttl"]), Ok(()));
         let refused = check_members("delete", &given, &["force"]);

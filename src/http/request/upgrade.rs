@@ -1,4 +1,4 @@
-//! The handshake by which a connection becomes a WebSocket (RFC 6455, section 4.2).
+//! The handshake that turns a connection into a WebSocket (RFC 6455, section 4.2).
 
 use hyper::{
     header::{self, HeaderName, HeaderValue},
@@ -9,17 +9,19 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::Call;
 use crate::error::{Error, Result};
 
-/// The only version of the protocol that there is (RFC 6455).
+/// The only protocol version (RFC 6455).
 pub const VERSION: HeaderValue = HeaderValue::from_static("13");
 
-/// Whether the request asks to become a WebSocket.
+/// Whether the request asks for a WebSocket.
 pub fn is_requested(call: &Call) -> bool {
     has_token(call, header::UPGRADE, "websocket")
 }
 
-/// Checks the client's half of the handshake; the connection to come, and the key's answer.
+/// Checks the client's half of the handshake. Returns the upgrade, and the answer to the key.
 pub fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
-    let bad = |why: &str| Err(Error::BadRequest(format!("this is no WebSocket handshake (RFC 6455): {why}")));
+    let bad = |why: &str| {
+        Err(Error::BadRequest(format!("this is not a valid WebSocket handshake (RFC 6455): {why}")))
+    };
     if !is_requested(call) {
         return bad("send GET over HTTP/1.1 with Connection: Upgrade and Upgrade: websocket");
     }
@@ -34,11 +36,11 @@ pub fn handshake(call: &Call) -> Result<(OnUpgrade, String)> {
     };
     match call.take_upgrade() {
         Some(upgrade) => Ok((upgrade, derive_accept_key(key.as_bytes()))),
-        None => bad("it takes GET over HTTP/1.1; other methods and HTTP/2 cannot be upgraded"),
+        None => bad("use GET over HTTP/1.1; other methods and HTTP/2 cannot be upgraded"),
     }
 }
 
-/// Whether a header that is a list holds a word, in whatever case.
+/// Whether a header that holds a list contains a word, in any case.
 pub fn has_token(call: &Call, name: HeaderName, token: &str) -> bool {
     let values = call.headers.get_all(name);
     let mut words = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));

@@ -1,5 +1,4 @@
-//! What requests over REST and over a WebSocket have in common: values, patches, where a subscription begins, and which keys are to be
-//! deleted.
+//! What requests over REST and over WebSocket have in common: values, patches, where a subscription starts, and which keys to delete.
 
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -11,16 +10,17 @@ use crate::{
     node::{Cursor, Entry, Patch, Start},
 };
 
-/// A value from its JSON text as sent, within the limit on that.
+/// A value from its JSON text, within the limit on that text.
 ///
 /// # Errors
-/// `TooLarge`, or `BadJson` where it nests too deep or has a lone surrogate.
+/// `TooLarge`, or `BadJson` if it nests too deep or has a lone surrogate.
 pub fn take_value(limit: u64, raw: &RawValue) -> Result<Value> {
     check_length(limit, raw)?;
     Value::from_raw(raw)
 }
 
-/// A patch from its JSON text: a list is RFC 6902, anything else RFC 7396. To merge a list is to put it, so the two do not collide.
+/// A patch from its JSON text: a list is a JSON Patch (RFC 6902), anything else a merge patch (RFC 7396). Merging a list means replacing
+/// the value, which is what PUT does, so the two do not collide.
 ///
 /// # Errors
 /// As `take_value`.
@@ -29,10 +29,10 @@ pub fn take_patch(limit: u64, raw: &RawValue) -> Result<Patch> {
     Ok(if patch.as_str().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
 }
 
-/// As `take_value`, but takes lone surrogates: for rows of old exports.
+/// As `take_value`, but accepts lone surrogates, for rows of old exports.
 ///
 /// # Errors
-/// `TooLarge`, or `BadJson` where it nests too deep.
+/// `TooLarge`, or `BadJson` if it nests too deep.
 pub fn take_lenient_value(limit: u64, raw: &RawValue) -> Result<Value> {
     check_length(limit, raw)?;
     Value::from_old(raw)
@@ -45,7 +45,7 @@ fn check_length(limit: u64, raw: &RawValue) -> Result<()> {
     Ok(())
 }
 
-/// For a member that may be `null`, which is not the same as absent.
+/// Deserializes a member that may be `null`, which differs from absent.
 pub fn present<'de, D>(deserializer: D) -> std::result::Result<Option<&'de RawValue>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -53,17 +53,17 @@ where
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// What a reader is told where there is nothing.
+/// The error for an absent key.
 pub fn absent(address: &Address) -> Error {
     Error::NotFound(format!("no key {:?} in table {}", address.key.as_str(), address.table))
 }
 
-/// `{"value":V,"version":...}`, what REST has in headers included.
+/// `{"value":V,"version":...}`, with everything that REST puts in headers.
 pub fn with_metadata(entry: &Entry) -> String {
     format!("{{\"value\":{},{}", entry.value.as_str(), &metadata_only(entry)[1..])
 }
 
-/// `{"version":...}`: what is known about a value, without the value.
+/// `{"version":...}`: the metadata of a value, without the value.
 pub fn metadata_only(entry: &Entry) -> String {
     let timestamp = entry.timestamp;
     json!({
@@ -75,7 +75,7 @@ pub fn metadata_only(entry: &Entry) -> String {
     .to_string()
 }
 
-/// Where a subscription begins that has seen all up to `cursor`, if it says so.
+/// The start of a subscription: after `cursor` if the client sent one, otherwise now, with or without a snapshot.
 pub fn start_at(cursor: Option<&str>, snapshot: bool) -> Start {
     match (cursor, snapshot) {
         (Some(cursor), _) => Cursor::parse(cursor).map_or(Start::Resync, Start::After),
@@ -84,22 +84,22 @@ pub fn start_at(cursor: Option<&str>, snapshot: bool) -> Start {
     }
 }
 
-/// What the keys to be deleted begin with, empty for all.
+/// The prefix of the keys to delete; empty for all.
 ///
 /// # Errors
-/// `BadRequest` unless it is said once, and for all keys by the table's name.
+/// `BadRequest` unless exactly one is given: a prefix, or the table's name to confirm deleting all keys.
 pub fn prefix_of(table: &TableName, prefix: Option<&str>, confirm: Option<&str>) -> Result<String> {
     match (prefix, confirm) {
         (Some(prefix), None) if !prefix.is_empty() => Ok(prefix.to_owned()),
         (None, Some(confirm)) if confirm == table.as_str() => Ok(String::new()),
         (None, Some(confirm)) => Err(Error::BadRequest(format!(
-            "confirm={confirm:?} is not the table's name: confirm={table} deletes all of its keys"
+            "confirm={confirm:?} is not the table's name: use confirm={table} to delete all its keys"
         ))),
         (Some(_), Some(_)) => Err(Error::BadRequest(
-            "prefix and confirm exclude each other: prefix deletes the keys that begin so, confirm all of them".into(),
+            "prefix and confirm exclude each other: prefix deletes the keys that start with it, confirm deletes all keys".into(),
         )),
         (Some(_) | None, None) => Err(Error::BadRequest(format!(
-            "this deletes many keys: say which, by prefix=... (the keys that begin so, not empty) or by confirm={table} (all of them)"
+            "this deletes many keys: choose them with prefix=... (keys that start with it, not empty), or all with confirm={table}"
         ))),
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_to_be_deleted_is_said_once() {
+    fn the_keys_to_delete_are_given_in_one_way() {
         let table = TableName::parse("t").expect("a name");
         let of = |prefix, confirm| prefix_of(&table, prefix, confirm);
         assert_eq!(of(Some("p"), None), Ok("p".into()));

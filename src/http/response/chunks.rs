@@ -1,4 +1,4 @@
-//! Answers that are made piece by piece as the client reads them, so that memory stays flat however long they are.
+//! Streamed responses, produced piece by piece as the client reads, so that memory stays flat however long they are.
 
 use std::{
     future::Future,
@@ -21,39 +21,39 @@ use crate::{
     },
 };
 
-/// What a chunk takes while it is made: a page of rows, about.
+/// Memory for the chunk in preparation: about one page of rows.
 const PENDING_CHUNK_BYTES: u64 = 256 * 1024;
-/// How long an answer that lacks only what cannot be read is left open before it is broken off: what was made of it and is not
-/// written to the connection yet would not be sent any more then.
+/// How long to wait before aborting a response that only lacks unreadable keys. Aborting at once would discard what is not yet written to
+/// the connection.
 const ABORT_DELAY: Duration = Duration::from_secs(1);
 
-/// One piece of an answer.
+/// One piece of a response.
 pub struct Chunk {
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: Vec<u8>,
-    /// Whether the answer ends with it.
+    /// Whether it is the last one.
     pub last: bool,
 }
 
-/// What makes an answer. Asked for a chunk only once the client has room for it.
+/// The source of a streamed response. Asked for a chunk only when the client has room for it.
 pub trait Chunks: Send + 'static {
-    /// The next piece, not asked for again after the last one or an error.
+    /// The next chunk. Not called again after the last one or an error.
     fn next(&mut self) -> impl Future<Output = Result<Chunk>> + Send;
 
-    /// Whether it is known by now that the answer will not be whole.
+    /// Whether it is already known that the response will be incomplete.
     fn is_incomplete(&self) -> bool {
         false
     }
 }
 
-/// A 200 made of all chunks. The first is made before its head is, so that what fails at once has its status, and what is
-/// small has its length. A later failure breaks the connection off: the client sees that the answer is not whole.
+/// A 200 made of all chunks. We produce the first chunk before the head, so that an early failure still gets its own status, and a short
+/// response its length. A later failure aborts the connection, so that the client sees that the response is incomplete.
 ///
-/// Each chunk holds its bytes of the `budget` until it is written, and the answer `PENDING_CHUNK_BYTES` for the one in the pending: an answer that
-/// has begun goes on however much others take meanwhile.
+/// Each chunk is reserved in `budget` until it is written, plus `PENDING_CHUNK_BYTES` for the one in preparation. A response that has begun
+/// continues however much memory others take.
 ///
 /// # Errors
-/// Those of the first chunk; `Overloaded` where there is no memory for it.
+/// Those of the first chunk; `Overloaded` if there is no memory for it.
 pub async fn answer(
     budget: &Arc<Budget>,
     content_type: HeaderValue,
@@ -75,7 +75,7 @@ pub async fn answer(
                 Some((Ok(attach(bytes.into(), reservation)), (!last).then_some((chunks, pending))))
             }
             Err(error) => {
-                warn!(%error, "answer broken off");
+                warn!(%error, "response aborted");
                 if matches!(error, Error::Corrupt(_)) {
                     tokio::time::sleep(ABORT_DELAY).await;
                 }
@@ -92,8 +92,8 @@ pub async fn answer(
     Ok(response)
 }
 
-/// Makes a stream shareable, as warp wants a body to be though nobody shares it: it is reached through `&mut` alone, and
-/// the lock is never taken.
+/// Makes a stream `Sync`, which warp requires of a body although nobody shares it. The stream is only reached through `&mut`, and the lock
+/// is never taken.
 pub struct Exclusive<S>(Mutex<Pin<Box<S>>>);
 
 impl<S> Exclusive<S> {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_never_a_whole_answer() {
+    async fn a_failed_response_never_looks_complete() {
         assert!(body(vec![Err(Error::Draining)]).await.is_err());
         assert!(body(vec![Ok("a"), Err(Error::Draining)]).await.is_err());
     }

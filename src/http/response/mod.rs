@@ -1,4 +1,4 @@
-//! Answers: JSON, text, and the one match from an error to its status and code (RFC 9457).
+//! Responses: JSON, text, and the one `match` that maps an error to its status and code (RFC 9457).
 
 pub mod chunks;
 
@@ -32,43 +32,42 @@ pub const VERSION: HeaderName = HeaderName::from_static("dynarust-version");
 pub const NODE: HeaderName = HeaderName::from_static("dynarust-node");
 /// When a value expires, in Unix milliseconds.
 pub const EXPIRES: HeaderName = HeaderName::from_static("dynarust-expires");
-/// `true` where a write found its key absent.
+/// `true` if the key was absent before the write.
 pub const CREATED: HeaderName = HeaderName::from_static("dynarust-created");
-/// Says that keys are missing in an answer.
+/// Tells that keys are missing from a response.
 pub const INCOMPLETE: HeaderName = HeaderName::from_static("dynarust-incomplete");
 /// The cursor of the next page of a listing.
 pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-cursor");
 
-/// About how many keys an answer has that is streamed: those that are there as it begins, expired ones until they are swept included.
+/// About how many keys a streamed response has: the count at its start, with expired keys that are not swept yet.
 pub const TOTAL_KEYS: HeaderName = HeaderName::from_static("dynarust-total-keys");
 
 /// A 200 with this body.
 pub fn with_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into().into());
-    // What a read's answer gets fits without growing: type and how to take it, id, the version's three and its date, keep-alive. hyper
-    // adds its own later.
+    // Room for what the response to a read gets: type and nosniff, request id, three version headers and the date, keep-alive. hyper adds
+    // its own later.
     response.headers_mut().reserve(8);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 
-/// A 200 with JSON text, as it is: the contract has the bodies of the oldest routes end with their last bracket.
+/// A 200 with JSON text as given. By contract, the bodies of the oldest routes end with their last bracket.
 pub fn json_text(text: impl Into<Bytes>) -> Response {
     with_type(JSON, text)
 }
 
-/// A 200 with `body` as JSON, a line of text. What the first users of the system read without it has no line's end: see
-/// `json_text`.
+/// A 200 with `body` as one line of JSON. The oldest routes end without a line break and use `json_text`.
 ///
 /// # Errors
-/// `Io` for what JSON cannot express, which the types here never hold.
+/// `Io` for what JSON cannot express; the types here never hold that.
 pub fn json(body: &impl Serialize) -> Result<Response> {
     let mut text = serde_json::to_vec(body).map_err(|error| Error::Io(format!("writing JSON: {error}")))?;
     text.push(b'\n');
     Ok(json_text(text))
 }
 
-/// Says how many keys an answer has in all, where that is known.
+/// Adds how many keys a response has in all, if known.
 pub fn with_total(mut response: Response, keys: Option<u64>) -> Response {
     if let Some(keys) = keys {
         response.headers_mut().insert(TOTAL_KEYS, keys.into());
@@ -76,17 +75,17 @@ pub fn with_total(mut response: Response, keys: Option<u64>) -> Response {
     response
 }
 
-/// A status without a body.
+/// A response without a body.
 pub fn empty(status: StatusCode) -> Response {
     let mut response = Response::default();
     *response.status_mut() = status;
     response
 }
 
-/// The answer to a method that a resource has no handler for: what it takes, for OPTIONS; else 405.
+/// The response to a method that a resource has no handler for: its methods for OPTIONS, otherwise 405.
 ///
 /// # Errors
-/// `MethodNotAllowed`, always but for OPTIONS.
+/// `MethodNotAllowed`, for everything but OPTIONS.
 pub fn other_method(call: &Call, allow: &'static str) -> Result<Response> {
     if call.method != Method::OPTIONS {
         return Err(Error::MethodNotAllowed(allow));
@@ -96,17 +95,17 @@ pub fn other_method(call: &Call, allow: &'static str) -> Result<Response> {
     Ok(response)
 }
 
-/// The answer to a request that failed.
+/// The response to a request that failed.
 pub fn problem(error: &Error, call: &Call) -> Response {
     problem_of(error, &problem_object(error, call.request_id.to_str().unwrap_or_default()))
 }
 
-/// The answer to a request that failed with `error`, which `object` describes.
+/// The response to a request that failed with `error`, with the problem in `object`.
 pub fn problem_of(error: &Error, object: &serde_json::Value) -> Response {
     problem_text(error, object.to_string())
 }
 
-/// The answer to a request that failed with `error`, which the JSON text of an object describes.
+/// The response to a request that failed with `error`, with the problem as JSON text.
 pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
     let (status, _) = status_and_code(error);
     let mut text = text.into().to_vec();
@@ -126,7 +125,7 @@ pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
     response
 }
 
-/// A whole response as text, for clients that are answered outside of a request: the connection ends with it.
+/// A complete response as text, for a connection that ends before there was a request.
 pub fn plain_response(error: &Error) -> String {
     let (status, _) = status_and_code(error);
     let id = request::next_request_id();
@@ -140,12 +139,12 @@ pub fn plain_response(error: &Error) -> String {
     )
 }
 
-/// Whether a request that was answered so may well be answered otherwise in a moment.
+/// Whether the client may succeed if it tries again in a moment.
 pub fn is_retryable(status: StatusCode) -> bool {
     matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
 }
 
-/// The body of a problem, also where one is part of a larger answer.
+/// The body of a problem, also when it is part of a larger response.
 pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     let (status, code) = status_and_code(error);
     let mut problem = Map::new();
@@ -173,7 +172,7 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     serde_json::Value::Object(problem)
 }
 
-/// The status and the short code of an error: the only place that decides them.
+/// The status and the short code of an error. Nothing else decides them.
 pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
     match error {
         Error::BadJson(_) => (StatusCode::BAD_REQUEST, "bad-json"),
@@ -211,15 +210,15 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
     }
 }
 
-/// Says on an answer that what it lists is not all there is.
+/// Marks a response as incomplete.
 pub fn mark_incomplete(response: &mut Response) {
     let why = HeaderValue::from_static("keys that cannot be read on this node are missing");
     response.headers_mut().insert(INCOMPLETE, why);
 }
 
-/// The headers that say which version an answer is about.
+/// The headers that name the version a response is about.
 pub fn insert_version(response: &mut Response, timestamp: Timestamp) {
-    // `"<hlc>-<node>"`: the entity tag, the version within its quotes and the node within that are one allocation.
+    // `"<hlc>-<node>"`: one allocation serves the entity tag, the version inside its quotes, and the node inside that.
     let mut text = [b'"'; 35];
     write_hex(timestamp.hlc, &mut text[1..17]);
     text[17] = b'-';
@@ -236,7 +235,7 @@ pub fn plain(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).expect("visible ASCII is a header value")
 }
 
-/// 101: the connection is a WebSocket from here on.
+/// A 101: the connection is a WebSocket from here on.
 pub fn switching_protocols(accept: &str) -> Response {
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
@@ -252,7 +251,7 @@ mod tests {
     use crate::core::clock::NodeId;
 
     #[test]
-    fn version_headers_are_the_timestamps_text() {
+    fn version_headers_match_the_text_of_the_timestamp() {
         let timestamp = Timestamp { hlc: 0x0123_4567_89ab_cdef, node: NodeId(0xfedc_ba98) };
         let mut response = json_text("{}");
         insert_version(&mut response, timestamp);
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_says_what_was_wrong_and_with_which_request() {
+    fn a_problem_names_the_fault_and_the_request() {
         let error = Error::TooLarge { what: "value", limit: 10 };
         let problem = problem_object(&error, "id-1");
         assert_eq!(problem["error"], "too-large");

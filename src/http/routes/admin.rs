@@ -1,12 +1,12 @@
-//! `/_/admin/...`: what a node can be told to do. Whoever tells it proves first that they know the cluster secret or the node's admin
-//! token, wherever they ask from:
+//! `/_/admin/...`: commands to a node. A client must prove that it knows the cluster secret or the node's admin token, wherever it connects
+//! from:
 //!
-//! 1. `GET /_/admin/challenge` -> `{"nonce":"<64 hexadecimal digits>"}`, good once and for 30 s;
-//! 2. the request, with `Authorization: DynaRust nonce=<hex>, proof=<hex>`. The proof is the keyed blake3 of the nonce's bytes,
-//!    the method, a zero byte, the path, a zero byte, and the blake3 of the body; the key is blake3's `derive_key` of the secret
-//!    in the context `dynarust 2026 admin challenge`, or of the token's 32 bytes in `dynarust 2026 admin token`.
+//! 1. `GET /_/admin/challenge` -> `{"nonce":"<64 hexadecimal digits>"}`, valid once and for 30 s;
+//! 2. the command, with `Authorization: DynaRust nonce=<hex>, proof=<hex>`. The proof is the keyed blake3 hash of the nonce's bytes, the
+//!    method, a zero byte, the path, a zero byte, and the blake3 hash of the body. The key is blake3's `derive_key` of the secret in the
+//!    context `dynarust 2026 admin challenge`, or of the token's 32 bytes in `dynarust 2026 admin token`.
 //!
-//! For scripts on the node's machine the token is enough by itself: `Authorization: Bearer <token>`.
+//! Scripts on the node's machine may send the token alone: `Authorization: Bearer <token>`.
 
 use std::{future::Future, sync::Arc};
 
@@ -30,7 +30,7 @@ use crate::{
     node::{Node, admin::Request},
 };
 
-/// Longest body taken. It is read before the proof over it can be looked at.
+/// Longest body accepted. We read it before we can check the proof over it.
 const BODY_BYTES_MAX: u64 = 4 * 1024;
 /// The routes of this file.
 pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -58,7 +58,7 @@ async fn challenge(node: Arc<Node>, call: Call) -> Result<Response> {
     Ok(response)
 }
 
-/// The route of something that the node can be told to do.
+/// The route of one command.
 fn command<F>(
     node: &Arc<Node>,
     path: &'static str,
@@ -77,13 +77,13 @@ where
             let body = body::read(&call, BODY_BYTES_MAX).await?.into_bytes();
             let request = Request { method: call.method.as_str(), path: call.path(), body: &body };
             node.authorize(call.remote.ip(), &request, call.header(header::AUTHORIZATION))?;
-            info!(remote = %call.remote, path, "told what to do");
+            info!(remote = %call.remote, path, "admin command");
             response::json(&run(node, body).await?)
         }
     })
 }
 
-/// What `forget` is about.
+/// The body of `forget`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with a \"node\"")]
 struct ForgetBody {
@@ -92,7 +92,8 @@ struct ForgetBody {
     force: bool,
 }
 
-/// `POST /_/admin/forget {"node":"<id or address>","force":false}` -> `{"forgotten":"<id>"}`. `force`: also where no majority is here.
+/// `POST /_/admin/forget {"node":"<id or address>","force":false}` -> `{"forgotten":"<id>"}`. `force` works without a majority of the
+/// members.
 async fn forget(node: Arc<Node>, body: Bytes) -> Result<Value> {
     let body: ForgetBody = body::parse_object(&body)?;
     let member = node.cluster().member(&body.node)?;
@@ -100,22 +101,22 @@ async fn forget(node: Arc<Node>, body: Bytes) -> Result<Value> {
     Ok(json!({ "forgotten": member.to_string() }))
 }
 
-/// `POST /_/admin/leave` -> `{"left":true,"peers":n}`: the others that are there to go on. The node stops then.
+/// `POST /_/admin/leave` -> `{"left":true,"peers":n}`, with the number of members that remain. The node then stops.
 async fn leave(node: Arc<Node>, body: Bytes) -> Result<Value> {
     check_empty(&body)?;
-    // A task of its own: begun, it goes on to its end, also where whoever asked does not wait for that.
+    // In a task of its own, so that leaving completes even if the client goes away.
     let leaving = tokio::spawn(async move { node.leave().await });
-    let peers = leaving.await.map_err(|error| Error::Io(format!("leaving broke off: {error}")))??;
+    let peers = leaving.await.map_err(|error| Error::Io(format!("leaving failed: {error}")))??;
     Ok(json!({ "left": true, "peers": peers }))
 }
 
-/// `POST /_/admin/sync` -> `{"peers":n}`: with how many a comparison was begun.
+/// `POST /_/admin/sync` -> `{"peers":n}`, with the number of peers that a comparison was started with.
 async fn sync(node: Arc<Node>, body: Bytes) -> Result<Value> {
     check_empty(&body)?;
     Ok(json!({ "peers": node.sync_now()? }))
 }
 
-/// The body of an order that needs no more words: nothing, or an empty object.
+/// Checks the body of a command without parameters: nothing, or an empty object.
 fn check_empty(body: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -130,9 +131,9 @@ fn check_empty(body: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The bodies of orders were passed over, and so were members of that of `forget`.
+    /// The bodies of commands used to be ignored, and so were unknown members of the body of `forget`.
     #[test]
-    fn an_order_takes_no_words_that_nobody_reads() {
+    fn a_command_refuses_members_it_does_not_know() {
         for fine in [&b""[..], b" \n", b"{}", b" {} "] {
             assert_eq!(check_empty(fine), Ok(()));
         }

@@ -1,7 +1,7 @@
 //! `POST /{table}/batch`: many writes in one durable commit.
 //!
-//! A long body is read twice: once to understand all of it, keeping no more than where each operation is; then piece by piece, so
-//! that what is made of the operations is never there for all of them. A short one, and an atomic one, is one piece.
+//! A long body is read twice. The first pass parses everything and keeps only the position of each operation. The second pass parses and
+//! merges piece by piece, so that the parsed operations are never in memory all at once. A short body, or an atomic batch, is one piece.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
@@ -24,10 +24,10 @@ use crate::{
     node::{Action, Expiry, Node, Write, Written},
 };
 
-/// Operations that are merged at a time, where they need not be all or none; and of how many bytes.
+/// Most operations merged at a time, unless the batch is atomic, and most bytes of them.
 const PIECE_OPS: usize = 2000;
 const PIECE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What one operation's result takes, and its place.
+/// Memory for the result of one operation, and for its position.
 const RESULT_BYTES: usize = 128;
 
 /// The route of batches.
@@ -60,7 +60,7 @@ struct Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// Refuses members that are for another operation.
+    /// Refuses members that belong to another kind of operation.
     fn check(&self) -> Result<()> {
         let given = [
             ("value", self.value.is_some()),
@@ -94,10 +94,10 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     let concern = condition::write_concern(&call)?;
     let expiry = expiry::of_query(call.query(), node.now_ms())?;
     let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;
-    // All are understood before any is written: a request that is wrong anywhere has no effect.
+    // Parse everything before writing anything: a batch with an error anywhere has no effect.
     let reader = Reader { node: &node, body: &body, expiry };
     let (offsets, all_writes) = reader.check(call.connection.options.batch_ops_max, atomic)?;
-    // What is made of the operations, beside the body itself: their values, and for all at once the rows to be set.
+    // The memory for parsed operations besides the body: their values, and for an atomic batch also the rows.
     let staged_bytes = if all_writes.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
     let results_bytes = offsets.len() * RESULT_BYTES;
     let reservation = body.reservation().bytes() as usize;
@@ -127,7 +127,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     Ok(response::json_text(text))
 }
 
-/// The answer where fewer replicas than wanted hold what was written: which operations were, as ever.
+/// The response when fewer replicas than requested hold the writes: the problem, with the results as usual.
 fn not_replicated(error: &Error, call: &Call, results: Results) -> Response {
     let problem = response::problem_object(error, call.request_id.to_str().unwrap_or_default()).to_string();
     let members = problem.strip_prefix('{').expect("a problem is a JSON object");
@@ -137,7 +137,7 @@ fn not_replicated(error: &Error, call: &Call, results: Results) -> Response {
     response::problem_text(error, text)
 }
 
-/// Reads the operations of a body. `expiry` is that of puts that have none of their own.
+/// Reads the operations of a body. `expiry` applies to puts without one of their own.
 struct Reader<'a> {
     node: &'a Node,
     body: &'a [u8],
@@ -145,7 +145,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Understands every operation: where each is in the body; and the writes themselves, of a body that is short or `atomic`.
+    /// Parses every operation. Returns their positions in the body, and the writes themselves if the body is short or `atomic`.
     #[expect(clippy::type_complexity, reason = "two lists, each of them plain")]
     fn check(&self, ops_max: usize, atomic: bool) -> Result<(Vec<Range<u32>>, Option<Vec<(Write, Op)>>)> {
         let mut offsets = Vec::new();
@@ -155,12 +155,12 @@ impl Reader<'_> {
                 return Err(Error::TooManyOperations { what: "operations", limit: ops_max });
             }
             let write = self.parse(raw.as_bytes(), offsets.len() + 1)?;
-            // Many short operations take more than their text.
+            // Many short operations take more memory than their text.
             writes = writes.take().filter(|_| atomic || offsets.len() < PIECE_OPS);
             if let Some(writes) = &mut writes {
                 writes.push(write);
             }
-            // Offsets, as the text is to be gone once its operations are done with, and no body is longer than 4 GiB.
+            // Keep offsets, so that the text can be dropped after parsing. No body is longer than 4 GiB.
             let begin = raw.as_ptr() as usize - self.body.as_ptr() as usize;
             offsets.push(begin as u32..(begin + raw.len()) as u32);
             Ok(())
@@ -168,7 +168,7 @@ impl Reader<'_> {
         Ok((offsets, writes))
     }
 
-    /// The writes of the operations from `begin` on, until they are many or long.
+    /// The writes of the operations from `begin` on, up to the limits of one piece.
     fn piece(&self, offsets: &[Range<u32>], begin: usize) -> Result<(Vec<Write>, Vec<Op>)> {
         let (mut writes, mut ops, mut bytes) = (Vec::new(), Vec::new(), 0);
         for place in offsets[begin..].iter().take(PIECE_OPS) {
@@ -191,8 +191,8 @@ impl Reader<'_> {
     }
 }
 
-/// Calls `each` with the operations of a body in their order: of a JSON array where it begins with a bracket, else one object after
-/// the other, as in NDJSON. Ends at the first error.
+/// Calls `each` with the operations of a body in order: the items of an array if it starts with a bracket, otherwise one object after
+/// another, as in NDJSON. Stops at the first error.
 fn operations<'a>(body: &'a [u8], mut each: impl FnMut(&'a str) -> Result<()>) -> Result<()> {
     let body = body::without_bom(body);
     if body.trim_ascii_start().starts_with(b"[") {
@@ -217,7 +217,7 @@ fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Resu
             let patch =
                 operation.patch.map(|raw| value::take_patch(node.value_bytes_max(), raw)).transpose()?;
             if patch.is_none() && expiry.is_none() {
-                return Err(Error::BadJson("a patch has a \"patch\", or an expiry to renew".into()));
+                return Err(Error::BadJson("a patch needs a \"patch\", or an expiry to renew".into()));
             }
             Action::Patch { patch, expiry }
         }
@@ -227,27 +227,27 @@ fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Resu
     Ok((Write { key: Key::parse(&operation.key)?, action, condition }, operation.op))
 }
 
-/// Says in an error's text which operation it is about, where it has a text of its own.
+/// Adds the operation's number to an error that has a text.
 fn of_operation(number: usize, error: Error) -> Error {
     match error {
         Error::BadJson(why) => Error::BadJson(format!("operation {number}: {why}")),
-        Error::MissingValue => Error::BadJson(format!("operation {number}: a put has a \"value\"")),
+        Error::MissingValue => Error::BadJson(format!("operation {number}: a put needs a \"value\"")),
         Error::BadName(why) => Error::BadName(format!("operation {number}: {why}")),
         Error::BadRequest(why) => Error::BadRequest(format!("operation {number}: {why}")),
         other => other,
     }
 }
 
-/// What became of the operations.
+/// The outcome of the operations.
 struct Results {
-    /// The beginning of a JSON object, up to the last operation's: there may be many.
+    /// The start of a JSON object, up to the last operation's result. There may be many.
     text: Vec<u8>,
     /// The version of the latest write.
     last: Option<Timestamp>,
 }
 
 impl Results {
-    /// None yet, with room for those of so many operations.
+    /// No results yet, with room for this many operations.
     fn with_capacity(operations: usize) -> Self {
         let mut text = Vec::with_capacity(operations * RESULT_BYTES);
         text.extend_from_slice(b"{\"results\":[");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_ends_the_reading() {
+    fn reading_stops_at_the_first_error() {
         let mut calls = 0;
         let ended = operations(b"[1,2,3,4]", |_| {
             calls += 1;

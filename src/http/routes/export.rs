@@ -1,8 +1,8 @@
-//! `/_/export`: all rows, or one table's, as one JSON object a line, with their versions. Streamed: memory holds a page, whatever the
-//! size of the store.
+//! `/_/export`: all rows, or those of one table, as one JSON object per line, with their versions. Streamed: memory holds one page,
+//! whatever the size of the store.
 //!
-//! An export has a first and a last line around its rows (`whole`). Where keys cannot be read, an error stands in place of the last, and
-//! the answer is broken off.
+//! An export has a first and a last line around its rows (`export_frame`). If keys cannot be read, an error takes the place of the last
+//! line, and the response is aborted.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -28,7 +28,7 @@ use crate::{
     node::{Node, Range, Row},
 };
 
-/// Rows that are read from the storage at a time.
+/// Rows read from the storage at a time.
 const PAGE_ROWS: usize = 1000;
 
 /// The route of exports.
@@ -49,7 +49,7 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     };
     let marked_incomplete = tables.iter().any(|table| node.has_unreadable_keys(table, &range));
     let budget = Arc::clone(&call.connection.budget);
-    // Of a part of the tables nobody knows how many keys it has before they are read.
+    // For a range, the number of keys is not known before they are read.
     let is_all = range.prefix.is_empty() && range.start.is_none() && range.end.is_none();
     let total = is_all.then(|| node.keys_total(|name| tables.contains(name))).flatten();
     let (remaining, tables) = (range.clone(), tables.into());
@@ -67,21 +67,21 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     Ok(response::with_total(chunks::answer(&budget, response::NDJSON, export).await?, total))
 }
 
-/// An export under way.
+/// A running export.
 struct Export {
     node: Arc<Node>,
-    /// What it takes of each table.
+    /// The range of each table to export.
     range: Range,
     values: bool,
-    /// The table it is at, and those that follow.
+    /// The current table and those after it.
     tables: VecDeque<TableName>,
-    /// What is left of the first of them.
+    /// What remains of the current table.
     remaining: Range,
-    /// The sum of the lines so far; `None` before the first.
+    /// The checksum of the lines so far; `None` before the first.
     writer: Option<ExportWriter>,
-    /// The first table of which keys are missing that cannot be read.
+    /// The first table with keys that cannot be read.
     incomplete: Option<TableName>,
-    /// Whether it was known at the beginning that there would be one.
+    /// Whether unreadable keys were known before the export began.
     marked_incomplete: bool,
     ended: bool,
 }
@@ -112,7 +112,7 @@ impl Chunks for Export {
         }
         self.ended = self.tables.is_empty();
         match &self.incomplete {
-            // In place of the last line, for who reads lines and does not see how the connection ends. An import refuses it.
+            // For clients that read lines and do not notice how the connection ends. An import refuses this line.
             Some(table) if self.ended => {
                 let (_, code) = response::status_and_code(&listing::unreadable(table));
                 let line = json!({ "error": code, "detail": listing::unreadable(table).to_string() });

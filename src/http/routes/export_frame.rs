@@ -1,14 +1,15 @@
-//! What an export has around its rows, so that a part of one is not taken for all of it: through a proxy that speaks HTTP/1.0, or in a
-//! file that was cut off, half an export looks like a small one.
+//! The first and last line around the rows of an export. They keep a part of an export from being mistaken for all of it: behind a proxy
+//! that speaks HTTP/1.0, or in a truncated file, half an export looks like a small one.
 //!
 //! ```text
 //! {"export":1}
 //! {"table":"users","key":"alice",...}
 //! {"end":true,"rows":1,"blake3":"<64 hexadecimal digits>"}
 //! ```
-//! The sum is of all lines before the last, the first included, each without white space at its end and with one LF; so a file whose line
-//! ends were converted is still whole. An import takes an export that begins so only if it ends so. Rows without the first
-//! line are a list that somebody wrote, and need no last one. Exports may follow each other in one file.
+//!
+//! The checksum covers all lines before the last, including the first, each without trailing white space and with one LF. So a file whose
+//! line ends were converted is still valid. An import accepts an export that begins with the first line only if it ends with the last. Rows
+//! without a first line are a handwritten list and need no last line. A file may contain several exports.
 
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -17,13 +18,13 @@ use crate::{
     http::request::body,
 };
 
-/// The format of exports, and the only one there is.
+/// The format version of exports, the only one so far.
 const FORMAT: u64 = 1;
 /// The first line of an export.
 pub const FIRST_LINE: &[u8] = b"{\"export\":1}\n";
-const HOW_TO_TAKE_IT: &str = "export again, or import what is there with ?partial=true";
+const REMEDY: &str = "export again, or import the rows that are there with ?partial=true";
 
-/// The count and sum of the lines so far.
+/// The count and checksum of the lines so far.
 struct Sum {
     rows: u64,
     hasher: blake3::Hasher,
@@ -41,16 +42,16 @@ impl Sum {
     }
 }
 
-/// Makes the last line of an export.
+/// Produces the last line of an export.
 pub struct ExportWriter(Sum);
 
 impl ExportWriter {
-    /// Of an export that has its first line.
+    /// Starts after the first line.
     pub fn begin() -> Self {
         Self(Sum::new())
     }
 
-    /// Takes note of rows, a line each.
+    /// Counts rows, one per line.
     pub fn add(&mut self, rows: usize, lines: &[u8]) {
         self.0.rows += rows as u64;
         self.0.hasher.update(lines);
@@ -62,9 +63,9 @@ impl ExportWriter {
     }
 }
 
-/// Tells the rows of an import from what is around them, and whether an export is whole.
+/// Separates the rows of an import from the frame around them, and checks that each export is complete.
 pub struct ExportReader {
-    /// Take what is there, whole or not.
+    /// Accept an incomplete export.
     partial: bool,
     at: Place,
 }
@@ -87,15 +88,15 @@ struct Mark {
 }
 
 impl ExportReader {
-    /// At the first line.
+    /// Starts before the first line.
     pub fn new(partial: bool) -> Self {
         Self { partial, at: Place::List }
     }
 
-    /// Whether a line, not empty, is a row.
+    /// Whether a line that is not empty is a row.
     ///
     /// # Errors
-    /// `BadRequest` where an export proves not to be whole, or a row follows its end.
+    /// `BadRequest` if the export proves incomplete, or a row follows its end.
     pub fn is_row(&mut self, line: &[u8]) -> Result<bool> {
         let line = line.trim_ascii();
         let mark = if may_be_mark(line) { body::parse_object::<Mark>(line).ok() } else { None };
@@ -110,7 +111,7 @@ impl ExportReader {
         self.check_end()?;
         if format != FORMAT {
             return Err(Error::BadRequest(format!(
-                "an export of format {format}, and this version knows {FORMAT}: import it with the version that wrote it"
+                "the export has format {format}, and this version knows only {FORMAT}: import it with the version that wrote it"
             )));
         }
         self.at = Place::Export(Box::new(Sum::new()));
@@ -128,7 +129,7 @@ impl ExportReader {
             }
             Place::End if self.partial => Ok(()),
             Place::End => Err(Error::BadRequest(
-                "a row after the end of the export: rows were added to it; put them in a file of their own, or import all with ?partial=true"
+                "a row follows the end of the export: put added rows in a file of their own, or import everything with ?partial=true"
                     .into(),
             )),
         }
@@ -140,7 +141,7 @@ impl ExportReader {
             Place::Export(sum) => sum,
             Place::List | Place::End => {
                 return Err(Error::BadRequest(format!(
-                    "the end of an export whose first line {} is missing: {HOW_TO_TAKE_IT}",
+                    "the first line {} of the export is missing: {REMEDY}",
                     String::from_utf8_lossy(FIRST_LINE.trim_ascii())
                 )));
             }
@@ -148,13 +149,13 @@ impl ExportReader {
         if mark.rows != Some(found.rows) {
             let said = mark.rows.map_or("no number of".into(), |rows| rows.to_string());
             return Err(Error::BadRequest(format!(
-                "the export is not whole: it has {} rows, and its end says {said} rows; {HOW_TO_TAKE_IT}",
+                "the export is incomplete: it has {} rows, but its last line says {said} rows; {REMEDY}",
                 found.rows
             )));
         }
         if mark.blake3.as_deref() != Some(&found.blake3()) {
             return Err(Error::BadRequest(format!(
-                "the export was changed or damaged: its rows do not have the blake3 sum that its end says; {HOW_TO_TAKE_IT}"
+                "the export was changed or damaged: the blake3 checksum in its last line does not match its rows; {REMEDY}"
             )));
         }
         Ok(())
@@ -165,14 +166,14 @@ impl ExportReader {
         !self.partial && matches!(self.at, Place::Export(_))
     }
 
-    /// Tests that what began as an export has ended as one.
+    /// Checks that an export that has begun has also ended.
     ///
     /// # Errors
     /// `BadRequest`.
     pub fn check_end(&self) -> Result<()> {
         match &self.at {
             Place::Export(sum) if !self.partial => Err(Error::BadRequest(format!(
-                "the export is not whole: it breaks off after {} rows, before the line that ends it; {HOW_TO_TAKE_IT}",
+                "the export is incomplete: it stops after {} rows, before its last line; {REMEDY}",
                 sum.rows
             ))),
             Place::Export(_) | Place::List | Place::End => Ok(()),
@@ -180,7 +181,7 @@ impl ExportReader {
     }
 }
 
-/// Whether a line is worth a closer look; nearly all are rows.
+/// Whether a line needs a closer look; nearly all lines are rows.
 fn may_be_mark(line: &[u8]) -> bool {
     let member = line.strip_prefix(b"{").unwrap_or_default().trim_ascii_start();
     member.starts_with(b"\"export\"") || member.starts_with(b"\"end\"")
@@ -214,7 +215,7 @@ mod tests {
         [r#"{"table":"t","key":"a","value":1}"#, r#"{"key":"b"}"#, r#"{"end":true,"key":"c"}"#];
 
     #[test]
-    fn an_export_is_whole_whatever_its_line_ends_are() {
+    fn an_export_is_complete_whatever_its_line_ends_are() {
         let lines = exported(&ROWS);
         assert_eq!(import(&lines, false), Ok(3));
         let converted: Vec<String> = lines.iter().map(|line| line.replace('\n', " \r\n")).collect();
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn no_part_of_an_export_is_taken_for_all_of_it() {
+    fn a_part_of_an_export_is_not_mistaken_for_all_of_it() {
         let lines = exported(&ROWS);
         for missing in 0..lines.len() {
             let mut part = lines.clone();
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_rows_needs_nothing_around_it() {
+    fn a_list_of_rows_needs_no_frame() {
         let rows: Vec<String> = ROWS.map(String::from).into();
         assert_eq!(import(&rows, false), Ok(3));
         assert_eq!(import(&[], false), Ok(0));

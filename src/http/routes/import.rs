@@ -1,8 +1,9 @@
-//! `/_/import`: rows as one JSON object a line, as an export has them. Streamed: memory holds a batch, whatever the size of the store.
+//! `/_/import`: rows as one JSON object per line, as an export writes them. Streamed: memory holds one batch, whatever the size of the
+//! import.
 //!
-//! An export has a first and a last line around its rows, and one that begins so is imported only if it ends so (`whole`). An import is
-//! merged batch by batch as it comes, as nobody can hold an export of any size until its end has been seen. So one that proves not to
-//! be whole may leave rows behind: the answer says how many. They are as good as any others; importing the whole file again is safe.
+//! An export has a first and a last line around its rows, and an import accepts one that begins only if it also ends (`export_frame`).
+//! Batches are merged as they arrive, because nobody can hold an export of any size until its end is seen. An import that proves incomplete
+//! may thus leave rows behind; the response says how many. These rows are valid, and importing the whole file again is safe.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -34,9 +35,9 @@ use crate::{
     node::{Import, Imported, Node, WriteConcern},
 };
 
-/// Rows that are committed at a time, each batch with one sync.
+/// Rows committed at a time. Each batch costs one sync.
 const BATCH_ROWS: usize = 1000;
-/// A batch is committed early at so many bytes of lines.
+/// A batch is committed early at this many bytes of lines.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// The route of imports.
@@ -44,7 +45,7 @@ pub fn import_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     route(Route::Import, exactly("/_/import"), move |call, ()| import(Arc::clone(&node), call))
 }
 
-/// A line of an import.
+/// One line of an import.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with \"table\", \"key\" and \"value\"")]
 struct Line<'a> {
@@ -53,19 +54,19 @@ struct Line<'a> {
     #[serde(borrow, default, deserialize_with = "value::present")]
     value: Option<&'a RawValue>,
     version: Option<Cow<'a, str>>,
-    /// When it was written, as an export says it for people: the version says it too, and is what counts.
+    /// The time of the write, which an export adds for people. The version contains it too, and counts.
     timestamp: Option<u64>,
     expires_at: Option<u64>,
     #[serde(borrow)]
     ttl: Option<&'a RawValue>,
 }
 
-/// What becomes of the versions of imported rows.
+/// What happens to the versions of imported rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// They are kept: the import may be repeated, and later writes stay.
+    /// Keep them: the import may be repeated, and later writes stay.
     Keep,
-    /// Rows are new writes of now, and win over whatever is here: a restore. Those that expired meanwhile are left out.
+    /// Make the rows new writes that win over what is here: a restore. Rows that have expired are left out.
     New,
 }
 
@@ -79,13 +80,13 @@ impl Mode {
     }
 }
 
-/// Whether values with lone surrogates are taken, which were stored before those were refused.
+/// Whether to accept values with lone surrogates, which old versions stored.
 fn accepts_surrogates(text: Option<&str>) -> Result<bool> {
     match text {
         None => Ok(false),
         Some("keep") => Ok(true),
         Some(other) => {
-            Err(Error::BadRequest(format!("surrogates={other}: keep, or leave it out to refuse them")))
+            Err(Error::BadRequest(format!("surrogates={other}: use keep, or leave it out to refuse them")))
         }
     }
 }
@@ -126,7 +127,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     }
 }
 
-/// An import under way.
+/// A running import.
 struct RunningImport {
     node: Arc<Node>,
     /// The table of lines that name none.
@@ -137,21 +138,21 @@ struct RunningImport {
     export_reader: ExportReader,
     batch: Vec<Import>,
     batch_bytes: usize,
-    /// Lines taken, the last of which is the one that is wrong if one is.
+    /// Lines read. If a line is invalid, it is the last one.
     lines: u64,
-    /// Lines that are done with: what is between is the batch.
+    /// Lines committed. The lines after them are the batch.
     lines_committed: u64,
     imported: Imported,
     concern: WriteConcern,
-    /// Why one batch is not held by as many replicas as wanted. The others are not waited for then.
+    /// Why fewer replicas than requested hold one batch. Later batches do not wait for replicas.
     replication_error: Option<Error>,
-    /// What the batch and a line that has begun hold of the memory for all bodies.
+    /// The reservation for the batch and a partial line, from the memory for all bodies.
     reservation: Reservation,
 }
 
 impl RunningImport {
     async fn read(&mut self, mut reader: BodyReader) -> Result<()> {
-        // The part of a line whose end has not come yet.
+        // The start of a line whose end has not arrived yet.
         let mut partial_line = BytesMut::new();
         while let Some(mut bytes) = reader.next().await? {
             while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
@@ -161,13 +162,13 @@ impl RunningImport {
                 self.take_line(&line).await?;
             }
             self.check_length(partial_line.len() + bytes.len())?;
-            // A batch is held as text and as values.
+            // The batch is in memory as text and as values.
             self.reservation.reserve_at_least(2 * (partial_line.len() + bytes.len() + self.batch_bytes))?;
             partial_line.extend_from_slice(&bytes);
         }
         let line = partial_line.freeze();
         if let Err(error) = self.take_line(&line).await {
-            // Of an export, a last line without its end is half a line.
+            // In an export, a last line without its end is half a line.
             self.export_reader.check_end()?;
             return Err(error);
         }
@@ -194,7 +195,7 @@ impl RunningImport {
         }
         let row = self.parse(line)?;
         if self.mode == Mode::New && row.expires_at_ms.is_some_and(|at_ms| at_ms <= self.node.now_ms()) {
-            // Written, it would hide what is here and show nothing.
+            // Writing it would hide the current value and show nothing.
             self.imported.skipped += 1;
             return Ok(());
         }
@@ -211,7 +212,7 @@ impl RunningImport {
         let table = match (&line.table, &self.table) {
             (Some(name), _) => TableName::parse(name)?,
             (None, Some(table)) => table.clone(),
-            (None, None) => return Err(Error::BadJson("no \"table\", here or in the query".into())),
+            (None, None) => return Err(Error::BadJson("no \"table\", neither here nor in the query".into())),
         };
         let raw = line.value.ok_or(Error::MissingValue)?;
         let limit = self.node.value_bytes_max();
@@ -219,7 +220,7 @@ impl RunningImport {
             true => value::take_lenient_value(limit, raw),
             false => value::take_value(limit, raw).map_err(|error| match error {
                 Error::BadJson(why) if why.contains("surrogate") => Error::BadJson(format!(
-                    "{why}; or take rows of an old export as they are, with ?surrogates=keep"
+                    "{why}; use ?surrogates=keep to import the rows of an old export as they are"
                 )),
                 other => other,
             }),
@@ -242,10 +243,10 @@ impl RunningImport {
         match (self.mode, version, line.timestamp) {
             (Mode::New, ..) => Ok(None),
             (Mode::Keep, None, Some(_)) => wrong(
-                "a \"timestamp\" without a \"version\" says nothing: leave it out, or send ?mode=new for new writes".into(),
+                "a \"timestamp\" without a \"version\" has no meaning: leave it out, or send ?mode=new to make new writes".into(),
             ),
             (Mode::Keep, Some(version), Some(at_ms)) if version.unix_ms() != at_ms => {
-                wrong(format!("timestamp {at_ms} is not that of version {version}, which is {}", version.unix_ms()))
+                wrong(format!("timestamp {at_ms} does not match the version {version}, whose timestamp is {}", version.unix_ms()))
             }
             (Mode::Keep, version, _) => Ok(version),
         }
@@ -255,9 +256,10 @@ impl RunningImport {
         match (line.ttl, line.expires_at) {
             (None, expires_at) => Ok(expires_at),
             (Some(_), _) if self.mode == Mode::Keep && line.version.is_some() => Err(Error::BadRequest(
-                "a row that keeps its version keeps its expiry: \"expires_at\" says it, and \"ttl\" would be another one each time".into(),
+                "a row that keeps its version keeps its expiry: send \"expires_at\", because \"ttl\" would change it with each \
+                 import".into(),
             )),
-            (Some(_), Some(_)) => Err(Error::BadRequest("ttl and expires_at: send one".into())),
+            (Some(_), Some(_)) => Err(Error::BadRequest("ttl and expires_at exclude each other: send one".into())),
             (ttl, None) => {
                 let now_ms = self.node.now_ms();
                 Ok(expiry::of_members(ttl, None, now_ms)?.map(|expiry| expiry.unix_ms(now_ms)))
@@ -275,7 +277,7 @@ impl RunningImport {
         self.lines_committed = self.lines;
         self.imported.written += imported.written;
         self.imported.skipped += imported.skipped;
-        // Batch by batch, so that no peer falls behind by more than the journal remembers.
+        // Wait batch by batch, so that no peer falls behind further than the journal reaches.
         if let (None, Some(latest)) = (&self.replication_error, imported.latest) {
             self.replication_error = self.node.replicated(latest, self.concern).await.err();
         }
@@ -286,7 +288,7 @@ impl RunningImport {
         json!({ "written": self.imported.written, "skipped": self.imported.skipped })
     }
 
-    /// What went wrong, and what was done all the same.
+    /// The problem, and what was done before it.
     fn problem(&self, error: &Error, call: &Call) -> serde_json::Value {
         let mut problem = response::problem_object(error, call.request_id.to_str().unwrap_or_default());
         problem["written"] = json!(self.imported.written);
@@ -294,21 +296,21 @@ impl RunningImport {
         problem
     }
 
-    /// What failed, at which line or in which batch of lines, and what was written before it.
+    /// What failed, at which line or in which batch, and how many rows were written before it.
     fn abort_response(&self, error: &Error, call: &Call) -> Response {
         let (first, last) = (self.lines_committed + 1, self.lines);
-        // The batch is given away only to be committed: while it is here, it was a line that failed.
+        // The batch is taken away only to be committed. While it is here, it was a line that failed.
         let are_many = self.batch.is_empty() && first < last;
         let place = if are_many { format!("lines {first} to {last}") } else { format!("line {last}") };
         let mut problem = self.problem(error, call);
         let written = self.imported.written;
-        problem["detail"] = json!(format!("{place}: {error}; {written} rows were written before, and stay"));
+        problem["detail"] = json!(format!("{place}: {error}; the {written} rows written before it stay"));
         problem["line"] = json!(last);
         response::problem_of(error, &problem)
     }
 }
 
-/// A line of which the beginning may have come before.
+/// A complete line whose start may have arrived earlier.
 fn join(partial_line: &mut BytesMut, rest: Bytes) -> Bytes {
     if partial_line.is_empty() {
         return rest;

@@ -1,4 +1,4 @@
-//! `/{table}/key/{key}`: one key.
+//! `/{table}/key/{key}`: read and write one key.
 
 use std::{
     sync::Arc,
@@ -33,17 +33,17 @@ use crate::{
     node::{Action, Entry, Expiry, Node, Patch, Write, Written},
 };
 
-/// Why a patch that looks like a PUT's body is refused: taken as it stands, it would add a member named "value".
+/// Why we refuse a patch that looks like a PUT's body: as it stands, it would add a member named "value".
 const WRAPPED: &str = "a patch is the change itself, such as {\"visits\":2}, and not wrapped in \"value\" as in a PUT; with ?wrap=true the \
      patch is what \"value\" holds, and with ?wrap=false a member named \"value\" is meant";
 
 const ALLOW: &str = "GET, HEAD, PUT, PATCH, DELETE, OPTIONS";
-/// A value so long is not copied for each of its readers.
+/// A value at least this long is not copied for each of its readers.
 const SHARED_BYTES_MIN: usize = 64 * 1024;
-/// The last instant that an HTTP date can say, in Unix milliseconds.
+/// The last instant an HTTP date can express, in Unix milliseconds.
 const HTTP_DATE_MS_MAX: u64 = 253_402_300_799_999;
 
-/// The route of single keys. It stands first: most requests are its.
+/// The route of single keys. It comes first, because most requests are for it.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     route(
         Route::Key,
@@ -55,7 +55,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Response> {
     match call.method {
         Method::GET | Method::HEAD => read(&node, &call, &address),
-        // Boxed, so that a read does not carry, and copy, the room that they need.
+        // Boxed, so that reads do not carry and copy the room that writes need.
         Method::PUT => Box::pin(put(&node, &call, address)).await,
         Method::PATCH => Box::pin(patch(&node, &call, address)).await,
         Method::DELETE => Box::pin(delete(&node, &call, address)).await,
@@ -73,7 +73,7 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
         insert_entry_headers(&mut response, &entry);
         return Ok(response);
     }
-    // What is asked for by name goes before what a client accepts.
+    // An explicit `meta` beats what the client accepts.
     let mut response = if call.uri.query().is_some() && call.query().flag("meta")? {
         response::json_text(with_metadata(&entry))
     } else if wants_text(call) {
@@ -87,7 +87,7 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
     Ok(response)
 }
 
-/// What a PUT carries.
+/// The body of a PUT.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with a \"value\"")]
 struct PutBody<'a> {
@@ -122,7 +122,7 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     if body::without_bom(&bytes).trim_ascii().is_empty() && wrap.is_none() {
         let Some(expiry) = expiry::of_query(call.query(), node.now_ms())? else {
             return Err(Error::BadJson(
-                "no patch: send one, or ?ttl= or ?expires_at= to renew the expiry".into(),
+                "no patch: send one, or use ?ttl= or ?expires_at= to renew the expiry".into(),
             ));
         };
         return write(node, call, address, Action::Patch { patch: None, expiry: Some(expiry) }).await;
@@ -131,7 +131,7 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     let patch = take_value(node.value_bytes_max(), raw)?;
     let patch = match body::patch_type(call) {
         PatchType::Json => Patch::Json(patch),
-        // As in a batch: a list is one of operations. To set a value to a list there is PUT.
+        // As in a batch, a list is a JSON Patch. To replace a value with a list there is PUT.
         PatchType::Undeclared if patch.as_str().starts_with('[') => Patch::Json(patch),
         PatchType::Merge | PatchType::Undeclared => {
             if wrap.is_none() && patch.only_wraps_an_object("value") {
@@ -143,7 +143,7 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     write(node, call, address, Action::Patch { patch: Some(patch), expiry }).await
 }
 
-/// The patch in a body, and the expiry in the query or, where the patch is wrapped, beside it.
+/// The patch in a body, and the expiry in the query or, if the patch is wrapped, next to it.
 fn patch_of<'a>(
     node: &Node,
     call: &Call,
@@ -192,17 +192,17 @@ fn deleted(written: Written) -> Response {
     response
 }
 
-/// The whole body of a request that carries one value.
+/// Reads the whole body of a request with one value.
 async fn read_value_body(node: &Node, call: &Call) -> Result<body::FullBody> {
     let limit = node.value_bytes_max();
     body::read(call, limit + body::ENVELOPE_BYTES_MAX).await.map_err(|error| match error {
-        // The limit that counts for the client is the value's.
+        // Report the limit that matters to the client, the value's.
         Error::TooLarge { .. } => Error::TooLarge { what: "value", limit },
         other => other,
     })
 }
 
-/// `{"value":V}`, without looking into V.
+/// `{"value":V}`, without parsing V.
 fn wrap_value(value: &Value) -> Vec<u8> {
     let value = value.as_str().as_bytes();
     let mut body = Vec::with_capacity(value.len() + 10);
@@ -212,7 +212,7 @@ fn wrap_value(value: &Value) -> Vec<u8> {
     body
 }
 
-/// As `wrap_value`, without a copy of V: all who read it now send the bytes of one.
+/// As `wrap_value`, but without copying V: all readers share its bytes.
 fn shared(value: &Value) -> Response {
     struct Text(Value);
     impl AsRef<[u8]> for Text {
@@ -236,12 +236,12 @@ fn shared(value: &Value) -> Response {
 fn wants_text(call: &Call) -> bool {
     call.headers.get(header::ACCEPT).is_some_and(|accept| {
         let accept = accept.to_str().unwrap_or_default();
-        // A client that would take JSON gets it; browsers ask for text/html, and for all.
+        // A client that accepts JSON gets JSON. Browsers ask for text/html and for everything.
         accept.contains("text/plain") && !accept.contains("json") && !accept.contains("text/html")
     })
 }
 
-/// The value alone; a string without its quotes. One that no text can be (a lone surrogate) stays JSON.
+/// The value alone, a string without its quotes. A string that cannot be text (a lone surrogate) stays JSON.
 fn plain_text(value: &Value) -> String {
     serde_json::from_str::<String>(value.as_str()).unwrap_or_else(|_| value.as_str().to_string())
 }
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_a_value_and_absence_is_none() {
+    fn null_is_a_value_and_differs_from_absent() {
         let value = |body: &str| {
             body::parse_object::<PutBody>(body.as_bytes()).map(|it| it.value.map(|v| v.get().to_string()))
         };
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_answered_as_it_came_in() {
+    fn a_value_is_returned_as_it_was_sent() {
         let entry = entry(r#"{"n":12345678901234567890}"#, 1);
         assert_eq!(wrap_value(&entry.value), br#"{"value":{"n":12345678901234567890}}"#);
         let meta: serde_json::Value = serde_json::from_str(&with_metadata(&entry)).expect("json");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_is_a_string_without_quotes_and_any_other_value_as_json() {
+    fn plain_text_is_a_string_without_quotes_or_another_value_as_json() {
         let text = |value: &str| plain_text(&Value::trusted(value.into()));
         assert_eq!(text(r#""a \"b\"\n""#), "a \"b\"\n");
         assert_eq!(text("[1,2]"), "[1,2]");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_beyond_http_dates_is_answered_all_the_same() {
+    fn a_time_beyond_http_dates_becomes_the_last_http_date() {
         let mut response = response::json_text("{}");
         insert_entry_headers(&mut response, &entry("1", u64::MAX >> 16));
         assert_eq!(response.headers()[header::LAST_MODIFIED], "Fri, 31 Dec 9999 23:59:59 GMT");

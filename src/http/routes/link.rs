@@ -1,5 +1,5 @@
-//! `GET /_/link`: other nodes come in here. The connection becomes a WebSocket and is the node's from then on; who is on the
-//! other side is proven on it, not before.
+//! `GET /_/link`: where other nodes connect. The connection becomes a WebSocket and then belongs to the node. The handshake on the link
+//! proves who is on the other side, not this route.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
     node::{LINK_PATH, Node, other_protocol, subprotocol},
 };
 
-/// What only a proxy sends.
+/// Headers that only a proxy sends.
 const FORWARDING_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
@@ -37,12 +37,12 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call, ALLOW);
     }
-    // A page in a browser on this machine would count as a neighbour. Nodes send no origin, browsers always do.
+    // A page in a browser on this machine would count as a local node. Nodes never send an Origin, browsers always do.
     if call.headers.contains_key(header::ORIGIN) {
-        return Err(Error::Forbidden("this path is for other nodes, and not for pages in a browser".into()));
+        return Err(Error::Forbidden("this path is for other nodes, not for pages in a browser".into()));
     }
     let (upgrade, accept) = upgrade::handshake(call)?;
-    // Before anything is said or logged: a stranger is not to fill the log.
+    // Check before we answer or log anything, so that strangers cannot fill the log.
     let incoming = node.admit_link(call.remote, is_forwarded(call)).inspect_err(|error| {
         debug!(remote = %call.remote, %error, "link refused");
     })?;
@@ -63,14 +63,14 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     Ok(response)
 }
 
-/// Whether a proxy says that it passed the request on: it was not made on the machine that it comes from.
+/// Whether a proxy forwarded the request, so that it was not made on the machine it comes from.
 fn is_forwarded(call: &Call) -> bool {
     FORWARDING_HEADERS.iter().any(|name| call.headers.contains_key(*name))
 }
 
-/// The answer to a node of another version. The header tells it what is spoken here, whatever becomes of the text.
+/// The response to a node of another version. The header tells it our protocol, whatever happens to the text.
 fn refuse_protocol(call: &Call, protocol: HeaderValue) -> Response {
-    let theirs = call.header(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or("none that it names");
+    let theirs = call.header(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or("a version it does not name");
     let why = other_protocol(theirs);
     warn!(remote = %call.remote, "link refused: {why}");
     let mut response = response::problem(&Error::BadRequest(why), call);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_proxy_passes_on_is_told_apart() {
+    fn a_request_forwarded_by_a_proxy_is_recognized() {
         let passed_on = |name: &str| {
             let request = hyper::Request::get(LINK_PATH).header(name, "192.0.2.1");
             is_forwarded(&Call::of(request.body(()).expect("a request")))

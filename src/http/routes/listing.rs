@@ -1,8 +1,8 @@
 //! `/{table}/keys`, `/{table}/store`, `/{table}/count`: many keys of one table.
 //!
-//! Without a limit a listing is streamed page by page as the client reads it, so memory stays flat at any size of table.
-//! Where keys cannot be read, all others are listed, and then the answer is broken off: it is never a short one that looks whole.
-//! With a limit it is collected, because what follows it must be known before the head of the answer is sent.
+//! Without a limit a listing is streamed page by page as the client reads it, so memory stays flat for tables of any size. If some keys
+//! cannot be read, it lists all others and then aborts: an incomplete listing never looks like a complete short one. With a limit the page
+//! is collected first, because the head of the response says whether another page follows.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ use crate::{
     node::{Entry, Node, Page, Range, Row},
 };
 
-/// Most rows of a page that is asked for.
+/// Largest `limit`.
 const LIMIT_MAX: usize = 10_000;
-/// A page that is asked for ends early beyond so many bytes: the next one goes on.
+/// A page with a limit ends early at this many bytes. The next page continues.
 const LIMITED_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Rows that are read from the storage at a time.
+/// Rows read from the storage at a time.
 const PAGE_ROWS: usize = 1000;
 
 /// The route of a table's keys.
@@ -97,7 +97,7 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
     response::json(&json!({ "count": counted.keys }))
 }
 
-/// The range of keys that a query asks for.
+/// The key range that a query asks for.
 pub fn range(query: Query<'_>) -> Result<Range> {
     Ok(Range {
         prefix: query.get("prefix")?.unwrap_or_default().into_owned(),
@@ -108,7 +108,7 @@ pub fn range(query: Query<'_>) -> Result<Range> {
     })
 }
 
-/// What is shown of a row beside its key.
+/// What to return of a row besides its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fields {
     /// `V`
@@ -126,12 +126,12 @@ impl Fields {
             (true, true) => Ok(Self::ValueAndMeta),
             (false, true) => Ok(Self::Meta),
             (false, false) => Err(Error::BadRequest(
-                "values=false leaves nothing but the keys: /{table}/keys lists those; meta=true shows versions and expiries".into(),
+                "values=false leaves only the keys: use /{table}/keys for those, or add meta=true for versions and expiries".into(),
             )),
         }
     }
 
-    /// Appends what is shown of a row.
+    /// Appends these fields of a row.
     pub fn append(self, body: &mut Vec<u8>, entry: &Entry) {
         match self {
             Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
@@ -141,7 +141,7 @@ impl Fields {
     }
 }
 
-/// What a listing shows of a row.
+/// The form of a listing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// `["k1","k2"]`
@@ -160,18 +160,18 @@ impl Shape {
     }
 }
 
-/// A listing under way.
+/// A running listing.
 struct Listing {
     node: Arc<Node>,
     table: TableName,
-    /// What is left to list.
+    /// The range that remains.
     range: Range,
     limit: Option<usize>,
     shape: Shape,
     begun: bool,
-    /// Whether keys are missing that cannot be read.
+    /// Whether some keys could not be read.
     incomplete: bool,
-    /// Whether it was known at the beginning that there would be such.
+    /// Whether unreadable keys were known before the listing began.
     marked_incomplete: bool,
     opened: bool,
     ended: bool,
@@ -204,7 +204,7 @@ impl Listing {
         self.marked_incomplete = self.node.has_unreadable_keys(&self.table, &self.range);
         match self.limit {
             None => {
-                // Of a part of the table nobody knows how many keys it has before they are read.
+                // For a range, the number of keys is not known before they are read.
                 let total = self.is_all().then(|| self.node.keys_total(|name| *name == self.table)).flatten();
                 Ok(response::with_total(
                     chunks::answer(&call.connection.budget, response::JSON, self).await?,
@@ -215,7 +215,7 @@ impl Listing {
         }
     }
 
-    /// Whether it is of the whole table.
+    /// Whether it covers the whole table.
     fn is_all(&self) -> bool {
         let Range { prefix, start, end, after, reverse: _ } = &self.range;
         prefix.is_empty() && start.is_none() && end.is_none() && after.is_none()
@@ -225,7 +225,7 @@ impl Listing {
         let mut body = vec![self.shape.opening()];
         let mut left = limit;
         let mut more = true;
-        // Of the memory for all answers, until this one holds it as a whole.
+        // Reserve memory until the response itself holds it.
         let mut reservation = call.connection.budget.empty_reservation();
         while more && left > 0 && body.len() < LIMITED_PAGE_BYTES_MAX {
             let rows;
@@ -242,13 +242,13 @@ impl Listing {
         Ok(response)
     }
 
-    /// A page on which keys are missing: an error that has those that can be read. The next page goes on behind it.
+    /// A page with unreadable keys: an error that carries the readable ones. The next page continues after it.
     fn problem(&self, readable: &[u8], call: &Call) -> Result<Response> {
         let error = unreadable(&self.table);
         let object =
             response::problem_object(&error, call.request_id.to_str().unwrap_or_default()).to_string();
         let open = object.strip_suffix('}').unwrap_or_default();
-        // As it is, so that numbers keep their digits.
+        // Insert the text as it is, so that numbers keep their digits.
         let body = [open.as_bytes(), b",\"readable\":", readable, b"}"].concat();
         let mut response = response::problem_of(&error, &json!({}));
         *response.body_mut() = hyper::body::Bytes::from(body).into();
@@ -256,7 +256,7 @@ impl Listing {
         Ok(response)
     }
 
-    /// Appends the next rows: how many, and whether more may follow.
+    /// Appends the next rows. Returns how many, and whether more may follow.
     async fn append_rows(&mut self, body: &mut Vec<u8>, rows_max: usize) -> Result<(usize, bool)> {
         match self.shape {
             Shape::Keys => {
@@ -306,7 +306,7 @@ impl Chunks for Listing {
             self.opened = true;
         }
         let (_, more) = self.append_rows(&mut bytes, PAGE_ROWS).await?;
-        // An answer that is not whole is not closed either.
+        // An incomplete response has no closing bracket.
         self.ended = !more && self.incomplete;
         if !more && !self.incomplete {
             bytes.push(self.shape.closing());
@@ -319,7 +319,7 @@ impl Chunks for Listing {
     }
 }
 
-/// The error of a listing on which keys are missing.
+/// The error of a listing with unreadable keys.
 pub fn unreadable(table: &TableName) -> Error {
     Error::Corrupt(format!(
         "some keys of table {table} lie on a part of the disk that cannot be read, and are missing here; all others were read. \
@@ -329,18 +329,20 @@ pub fn unreadable(table: &TableName) -> Error {
 
 /// Appends `text` as a JSON string.
 pub fn append_string(body: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(body, text).expect("text is JSON, and a Vec takes all of it");
+    serde_json::to_writer(body, text).expect("text is valid JSON, and writing to a Vec cannot fail");
 }
 
 fn parse_limit(text: &str) -> Result<usize> {
-    let limit = text.parse().map_err(|_| Error::BadRequest(format!("limit={text}: a number")))?;
+    let limit = text.parse().map_err(|_| Error::BadRequest(format!("limit={text}: not a number")))?;
     if (1..=LIMIT_MAX).contains(&limit) {
         return Ok(limit);
     }
-    Err(Error::BadRequest(format!("limit={limit}: 1 to {LIMIT_MAX}; leave it out for everything, streamed")))
+    Err(Error::BadRequest(format!(
+        "limit={limit}: use 1 to {LIMIT_MAX}, or leave it out to stream everything"
+    )))
 }
 
-/// A cursor is the last key's bytes in hexadecimal: it stands in a header, a link and a shell without any escape.
+/// A cursor is the last key's bytes in hexadecimal, so it needs no escaping in a header, a link or a shell.
 fn render_cursor(key: &Key) -> String {
     key.as_str().bytes().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -354,19 +356,22 @@ fn parse_cursor(text: &str) -> Result<Key> {
     let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
     let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     key.and_then(|key| Key::parse(&key).ok())
-        .ok_or_else(|| Error::BadRequest(format!("cursor={text}: not one that this server gave")))
+        .ok_or_else(|| Error::BadRequest(format!("cursor={text}: this is not a cursor of this server")))
 }
 
-/// Says where the next page is: the same request from the cursor on.
+/// Adds the link to the next page: the same request, starting at the cursor.
 fn insert_next(response: &mut Response, call: &Call, last: &Key) -> Result<()> {
     let cursor = render_cursor(last);
     let query = call.uri.query().unwrap_or_default();
     let kept = query.split('&').filter(|pair| !pair.is_empty() && accepts::parameter_name(pair) != "cursor");
     let parameters: String = kept.map(|pair| format!("{pair}&")).collect();
-    // Relative, as a proxy may show this path under another. A query may hold a plain >, which would end the link.
+    // The link is relative, because a proxy may serve this path under another. A query may contain a plain >, which would end the link.
     let target = format!("?{parameters}cursor={cursor}").replace('>', "%3E");
-    let link = HeaderValue::from_str(&format!("<{target}>; rel=\"next\""))
-        .map_err(|_| Error::BadRequest("the next page has no link: escape what is not ASCII".into()))?;
+    let link = HeaderValue::from_str(&format!("<{target}>; rel=\"next\"")).map_err(|_| {
+        Error::BadRequest(
+            "the link to the next page needs an ASCII query: percent-encode other characters".into(),
+        )
+    })?;
     response.headers_mut().insert(header::LINK, link);
     response.headers_mut().insert(response::NEXT_CURSOR, response::plain(cursor.into()));
     Ok(())

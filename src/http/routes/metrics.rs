@@ -1,5 +1,5 @@
-//! `/metrics`: requests by route and class of status, their latency, and the node's own figures, which are read when asked
-//! for. A request costs two lookups by index here: the series are made at the start, so that no label is hashed on the way.
+//! `/metrics`: requests by route and status class, their latency, and the node's own figures, which are read on each scrape. Counting a
+//! request costs two lookups by index: all series exist from the start, so no label is hashed.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// What is counted here, and the registry of all there is.
+/// The HTTP metrics, and the registry of all metrics.
 pub struct Metrics {
     node: Arc<Node>,
     registry: Registry,
@@ -56,7 +56,7 @@ struct RouteLabels {
 }
 
 impl Metrics {
-    /// All series, at zero.
+    /// All series at zero.
     pub fn new(node: Arc<Node>, budget: Arc<Budget>) -> Self {
         let requests = Family::<RequestLabels, Counter>::default();
         let seconds = Family::<RouteLabels, Histogram>::new_with_constructor(latency_histogram);
@@ -81,7 +81,7 @@ impl Metrics {
         Self { node, registry, routes }
     }
 
-    /// Counts one answer.
+    /// Counts one response.
     pub fn observe(&self, route: Route, status: StatusCode, took: Duration) {
         let series = &self.routes[route as usize];
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
@@ -102,12 +102,12 @@ impl Metrics {
     }
 }
 
-/// From 50 microseconds, a GET, to 13 seconds, beyond every timeout that a client should have.
+/// From 50 microseconds, a GET, to 13 seconds, longer than any client's timeout should be.
 fn latency_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.000_05, 4.0, 10))
 }
 
-/// The node's figures as series.
+/// Exports the node's figures.
 struct NodeFigures(Arc<Node>);
 
 impl fmt::Debug for NodeFigures {
@@ -121,19 +121,19 @@ impl Collector for NodeFigures {
         let stats = self.0.stats();
         let counters = [
             ("writes", "Writes that changed a key", stats.writes),
-            ("writes_superseded", "Writes that lost against a later one", stats.writes_superseded),
+            ("writes_superseded", "Writes that lost to a later one", stats.writes_superseded),
             ("writes_refused", "Writes refused because the storage was failing", stats.writes_refused),
             ("commits", "Flush-and-sync rounds", stats.commits),
             ("changes", "Changes published to the change stream", stats.changes),
-            ("resyncs", "Times a slow subscriber was told to resynchronise", stats.resyncs),
+            ("resyncs", "Times a slow subscriber was told to resynchronize", stats.resyncs),
             ("expired", "Values that expired", stats.expired),
             ("corrupt_records", "Records that did not decode", stats.corrupt_records),
             (
                 "start_mismatches",
-                "Starts at which the rows were not those of the last stop",
+                "Starts at which the rows differed from those of the last stop",
                 stats.start_mismatches,
             ),
-            ("scrubbed_bytes", "Bytes of the log read to look for damage", stats.scrubbed_bytes),
+            ("scrubbed_bytes", "Bytes of the log read to check for damage", stats.scrubbed_bytes),
             ("damaged_frames", "Places of the log where damage was found", stats.damaged_frames),
         ];
         for (name, help, value) in counters {
@@ -160,7 +160,7 @@ impl Collector for NodeFigures {
         encode_tables(&mut encoder, "table_tombstones", "Tombstones", tombstones)?;
         let view = self.0.cluster();
         encode_cluster(&mut encoder, &view, self.0.now_ms())?;
-        // Those that are gone for good have no figures any more, and would be listed for ever.
+        // Members that are gone for good have no current figures, and would be listed for ever.
         let is_peer = |member: &&MemberView| member.node != view.node && member.state.is_replica();
         let peers: Vec<_> = view.members.iter().filter(is_peer).collect();
         encode_peer_counters(&mut encoder, &peers)?;
@@ -168,21 +168,21 @@ impl Collector for NodeFigures {
     }
 }
 
-/// The memory of bodies and answers as series.
+/// Exports the memory budget's figures.
 #[derive(Debug)]
 struct BudgetFigures(Arc<Budget>);
 
 impl Collector for BudgetFigures {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         let gauges = [
-            ("memory_budget_bytes", "Memory there is for bodies and answers", self.0.total()),
-            ("memory_budget_used_bytes", "Memory that bodies and answers hold now", self.0.used()),
+            ("memory_budget_bytes", "Memory limit for request and response bodies", self.0.total()),
+            ("memory_budget_used_bytes", "Memory that request and response bodies use now", self.0.used()),
         ];
         for (name, help, value) in gauges {
             encode_one(&mut encoder, name, help, &ConstGauge::new(value))?;
         }
         let refused = ConstCounter::new(self.0.refused());
-        encode_one(&mut encoder, "memory_budget_refused", "Requests refused as it was used up", &refused)
+        encode_one(&mut encoder, "memory_budget_refused", "Requests refused because it was used up", &refused)
     }
 }
 
@@ -190,7 +190,7 @@ type Encoded = std::result::Result<(), fmt::Error>;
 
 fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u64) -> Encoded {
     let zombies = ConstCounter::new(view.zombies_refused);
-    encode_one(encoder, "zombies_refused", "Rows refused as deleted everywhere long ago", &zombies)?;
+    encode_one(encoder, "zombies_refused", "Rows refused because they were deleted before", &zombies)?;
     if view.floor_ms > 0 {
         let age = ConstGauge::new(seconds(now_ms.saturating_sub(view.floor_ms)));
         let help = "Since the last instant up to which every member holds everything";
@@ -205,7 +205,7 @@ fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u
         "Rows received in the first sync that runs",
         &ConstGauge::new(done),
     )?;
-    encode_one(encoder, "sync_rows", "Rows there are to receive in it", &ConstGauge::new(total))?;
+    encode_one(encoder, "sync_rows", "Rows to receive in it", &ConstGauge::new(total))?;
     let mut family = encoder.encode_descriptor("members", "Members by state", None, MetricType::Gauge)?;
     for state in MemberState::ALL {
         let count = view.members.iter().filter(|member| member.state == state).count();
@@ -214,7 +214,7 @@ fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u
     Ok(())
 }
 
-/// A name, a help text, and the figure of one peer.
+/// A name, a help text, and how to get the figure of one peer.
 type PeerFigure<T> = (&'static str, &'static str, fn(&MemberView) -> T);
 
 fn encode_peer_counters(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) -> Encoded {
@@ -222,9 +222,7 @@ fn encode_peer_counters(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) 
         ("peer_rounds", "Rounds received from a peer", |peer| peer.rounds),
         ("peer_sessions", "Comparisons of rows with a peer", |peer| peer.sessions),
         ("peer_false_sessions", "Comparisons that found no difference", |peer| peer.false_sessions),
-        ("peer_comparison_messages", "Messages to a peer that find out what differs", |peer| {
-            peer.comparison_messages
-        }),
+        ("peer_comparison_messages", "Comparison messages sent to a peer", |peer| peer.comparison_messages),
         ("peer_comparison_bytes", "Bytes of those messages", |peer| peer.comparison_bytes),
         ("peer_sent_bytes", "Bytes sent to a peer over links", |peer| peer.bytes_sent),
         ("peer_received_bytes", "Bytes received from a peer over links", |peer| peer.bytes_received),
@@ -241,8 +239,8 @@ fn encode_peer_counters(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) 
 
 fn encode_peer_gauges(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) -> Encoded {
     let figures: [PeerFigure<Option<f64>>; 7] = [
-        ("peer_linked", "1 while a link with a peer stands", |peer| Some(f64::from(u8::from(peer.linked)))),
-        ("peer_outbox_rows", "Rows that wait to be sent to a peer", |peer| Some(peer.outbox as f64)),
+        ("peer_linked", "1 while a link with a peer is up", |peer| Some(f64::from(u8::from(peer.linked)))),
+        ("peer_outbox_rows", "Rows waiting to be sent to a peer", |peer| Some(peer.outbox as f64)),
         ("peer_comparison_steps", "Messages of the last comparison that waited for one another", |peer| {
             Some(f64::from(peer.comparison_steps))
         }),
@@ -269,7 +267,7 @@ fn encode_peer_gauges(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) ->
     Ok(())
 }
 
-/// One series for each peer that has the figure. By address and id: an address may have had several members.
+/// One series for each peer that has the figure, labelled by address and id, because an address may have had several members.
 fn encode_peers<M: EncodeMetric>(
     encoder: &mut DescriptorEncoder,
     name: &str,
@@ -335,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_has_its_figures_by_address_and_those_it_does_not_have_are_left_out() {
+    fn a_peer_has_series_by_address_for_the_figures_it_has() {
         let mut peer = MemberView::new(NodeId(2), "b:1".into(), MemberState::Alive);
         (peer.rounds, peer.rows_received, peer.outbox) = (7, 8, 9);
         (peer.round_trip_ms, peer.clock_offset_ms) = (Some(0.5), Some(-250));

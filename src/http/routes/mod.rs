@@ -1,5 +1,5 @@
-//! A route: one warp filter per resource, whatever the method, so that HEAD, OPTIONS and 405 are right everywhere. Also
-//! the names that routes have in the metrics and the log, which a path full of keys cannot be.
+//! Routes: one warp filter per resource, whatever the method, so that HEAD, OPTIONS and 405 are right everywhere. Also the names of routes
+//! in the metrics and the log, because paths contain keys.
 
 pub mod admin;
 pub mod batch;
@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{error::Result, http::request::route::Route};
 
-/// The filter that takes the paths in which `parse` finds its resource, and answers with `handle`, or with the problem
-/// that `parse` found, or that of what the request has and its operation does not take. Other paths are left to the routes after it.
+/// A filter for the paths that `parse` recognizes. It answers with `handle`, with the problem that `parse` found, or with a problem if the
+/// request has parameters or headers that the operation does not accept. Other paths go to the next route.
 pub fn route<T, P, H, F>(route: Route, parse: P, handle: H) -> BoxedFilter<(Response,)>
 where
     T: Send + 'static,
@@ -43,7 +43,7 @@ where
         .untuple_one()
         .then(move |call: Call, resource: Result<T>| {
             call.routed(route);
-            // The handler's future is made here: it borrows nothing, so the filter may be dropped while it runs.
+            // We make the handler's future here: it borrows nothing, so the filter may be dropped while it runs.
             let answer = resource
                 .and_then(|resource| accepts::check(route, &call).map(|()| resource))
                 .map(|resource| handle(call.clone(), resource));
@@ -58,7 +58,7 @@ where
         .boxed()
 }
 
-/// A `parse` for `route` that takes exactly one path.
+/// A `parse` for `route` that matches exactly one path.
 pub fn exactly(path: &'static str) -> impl Fn(&str) -> Option<Result<()>> + Clone + Send + Sync + 'static {
     move |asked| (asked == path).then_some(Ok(()))
 }

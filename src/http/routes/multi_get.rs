@@ -1,4 +1,4 @@
-//! `POST /{table}/keys`: the values of the keys that are asked for, in one answer.
+//! `POST /{table}/keys`: the values of several keys in one response.
 
 use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
@@ -20,10 +20,10 @@ use crate::{
     node::Node,
 };
 
-/// How much of an answer is made at a time.
+/// How many bytes of a response to produce at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What a multi-get asks for, where it is an object.
+/// The body of a multi-get, if it is an object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a list of keys, or {\"keys\": [...]}")]
 struct MultiGetBody<'a> {
@@ -54,12 +54,12 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
     chunks::answer(&call.connection.budget, response::JSON, chunks).await
 }
 
-/// The keys that a multi-get asks for, in their order.
+/// The requested keys, in order and without duplicates.
 fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
     let (mut keys, mut seen) = (Vec::new(), HashSet::new());
     let add = |name: Cow<'_, str>| {
         let key = Key::parse(&name)?;
-        // A key that is asked for twice would stand twice in the object.
+        // A duplicate key would occur twice in the object.
         if seen.insert(key.clone()) {
             if keys.len() == keys_max {
                 return Err(Error::TooManyOperations { what: "keys", limit: keys_max });
@@ -76,7 +76,7 @@ fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
     Ok(keys)
 }
 
-/// A multi-get under way.
+/// A running multi-get.
 struct MultiGet {
     node: Arc<Node>,
     table: TableName,
@@ -84,7 +84,7 @@ struct MultiGet {
     fields: Fields,
     has_rows: bool,
     opened: bool,
-    /// Whether one of the keys cannot be read.
+    /// Whether one of the keys could not be read.
     incomplete: bool,
     ended: bool,
 }

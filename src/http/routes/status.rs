@@ -1,4 +1,5 @@
-//! What this node says about itself and its cluster: `/membership`, `/_/cluster`, `/_/tables`, `/stats`, `/healthz`, `/readyz`, `/version`.
+//! What this node reports about itself and its cluster: `/membership`, `/_/cluster`, `/_/tables`, `/stats`, `/healthz`, `/readyz`,
+//! `/version`.
 
 use std::sync::Arc;
 
@@ -42,12 +43,12 @@ async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, V
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return response::other_method(&call, "GET, HEAD, OPTIONS");
     }
-    // After a start it takes a moment until there are figures of tables; probes have none and wait for nothing.
+    // After a start, counting the rows of tables takes a moment. Probes report no counts and do not wait.
     if matches!(call.route(), Route::Cluster | Route::Tables | Route::Stats) {
         node.rows_counted().await;
     }
     let (status, body) = render(&node);
-    // Old: it ends with its bracket.
+    // An old route: its body ends with the bracket.
     let mut response = match call.route() {
         Route::Membership => response::json_text(body.to_string()),
         _ => response::json(&body)?,
@@ -61,8 +62,7 @@ fn membership(node: &Node) -> (StatusCode, Value) {
     (StatusCode::OK, json!(node.members()))
 }
 
-/// `GET /_/cluster`: the members of a `ClusterView` by their names, with spans up to now in milliseconds, and `null` for what
-/// is not known or not yet.
+/// `GET /_/cluster`: the fields of a `ClusterView` by name, with times as ages in milliseconds, and `null` for what is not known.
 fn cluster(node: &Node) -> (StatusCode, Value) {
     (StatusCode::OK, render_cluster(&node.cluster(), node.now_ms()))
 }
@@ -154,12 +154,12 @@ fn stats(node: &Node) -> (StatusCode, Value) {
     (StatusCode::OK, body)
 }
 
-/// `GET /healthz`: that the process answers. Restarting it heals nothing that `/readyz` complains of.
+/// `GET /healthz`: the process answers. A restart would not fix what `/readyz` reports.
 fn health(_: &Node) -> (StatusCode, Value) {
     (StatusCode::OK, json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: whether clients should be sent here.
+/// `GET /readyz`: whether to send clients here.
 fn readiness(node: &Node) -> (StatusCode, Value) {
     let readiness = node.readiness();
     let phase = readiness.phase();
@@ -170,7 +170,7 @@ fn readiness(node: &Node) -> (StatusCode, Value) {
         | Readiness::Refused(why)
         | Readiness::Broken(why)
         | Readiness::Clock(why) => unready(json!({ "phase": phase, "detail": why })),
-        // What there is to do is not known before the first member answers.
+        // How much there is to do is unknown until the first member answers.
         Readiness::Joining(None) => unready(json!({ "phase": phase, "done": 0, "total": 0 })),
         Readiness::Joining(Some(why)) => {
             unready(json!({ "phase": phase, "done": 0, "total": 0, "detail": why }))
@@ -192,9 +192,9 @@ fn render_ready(node: &Node, phase: &str) -> Value {
     }
     let detail = match node.cluster().progress {
         Progress::Agreed => {
-            "it holds what a majority of the members holds, all of which were started together"
+            "it holds what a majority of the members holds; all of them were started together"
         }
-        Progress::Alone => "no other member answers: it serves what it has",
+        Progress::Alone => "no other member answers; it serves what it has",
         Progress::Whole | Progress::Refused(_) | Progress::Syncing { .. } | Progress::Joining(_) => {
             return body;
         }

@@ -1,9 +1,9 @@
-//! Following keys over Server-Sent Events: one key, a prefix or list of a table, topics of many tables. The same paths
-//! with `Upgrade: websocket` send the same events as text frames.
+//! Follow keys over Server-Sent Events: one key, a prefix or list of keys of a table, or topics of many tables. The same paths with
+//! `Upgrade: websocket` send the same events as text frames.
 //!
-//! A stream is a subscription and a beat, nothing else: it holds no queue, as the node's is bounded and says `resync`
-//! when it overflows, and it formats nothing, as a change is rendered once for all. One poll gives one shared chunk;
-//! hyper gathers those that are ready into one write.
+//! A stream is only a subscription and a keep-alive ticker. It has no queue of its own: the node's queue is bounded and sends `resync` when
+//! it overflows. It formats nothing: a change is rendered once for all. One poll gives one shared chunk, and hyper gathers the chunks that
+//! are ready into one write.
 
 use super::route;
 use std::{
@@ -42,7 +42,7 @@ use crate::{
     node::{Node, Notice, Start, Subscription, Topic},
 };
 
-/// Most keys, prefixes and tables that one stream may name. Each costs an entry in the node's index of subscribers.
+/// Most keys, prefixes and tables one stream may name. Each costs an entry in the node's index of subscribers.
 pub const TOPICS_MAX: usize = 1000;
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
@@ -59,7 +59,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     })
 }
 
-/// What a path asks to follow; the query says the rest.
+/// What the path asks to follow. The query holds the rest.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
     Key(Address),
@@ -100,7 +100,7 @@ async fn follow(
     Ok(event_stream(Events { head: Some(head), subscription, ticks: keep_alive.ticks() }))
 }
 
-/// What to follow.
+/// The topics to follow.
 fn topics(target: Target, query: Query<'_>) -> Result<Vec<Topic>> {
     let topics = match target {
         Target::Key(Address { table, key }) => vec![Topic::Key(table, key)],
@@ -111,14 +111,14 @@ fn topics(target: Target, query: Query<'_>) -> Result<Vec<Topic>> {
     };
     match topics.len() {
         0 => Err(Error::BadRequest(
-            "name what to follow: ?topic=table/key, ?topic=table/* or more of them".into(),
+            "say what to follow: ?topic=table/key or ?topic=table/*, repeated as needed".into(),
         )),
         1..=TOPICS_MAX => Ok(topics),
         count => Err(Error::BadName(format!("{count} topics; one stream follows at most {TOPICS_MAX}"))),
     }
 }
 
-/// `?prefix=`, `?key=a` and `?keys=a,b` of one table, which may be repeated; the whole table without any.
+/// `?prefix=`, `?key=a` and `?keys=a,b` of one table, all repeatable; without any, the whole table.
 fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
     let prefixes = query.all("prefix")?;
     let lists = query.all("keys")?;
@@ -127,16 +127,17 @@ fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
         return Ok(vec![Topic::Prefix(table.clone(), String::new())]);
     }
     let prefixes = prefixes.into_iter().map(|prefix| Ok(Topic::Prefix(table.clone(), prefix.into_owned())));
-    // A comma always parts `keys`, however it is escaped: `key` names one that has commas.
+    // A comma always separates `keys`, however it is escaped. Use `key` for a key with commas.
     let keys = lists.iter().flat_map(|list| list.split(',')).chain(single.iter().map(AsRef::as_ref));
     prefixes.chain(keys.map(|key| Ok(Topic::Key(table.clone(), Key::parse(key)?)))).collect()
 }
 
-/// `table/key`, `table/*` for a whole table, `table/pre*` for a prefix. A key that itself ends in `*` is named by
-/// `/{table}/subscribe?key=`.
+/// `table/key`, `table/*` for a whole table, or `table/pre*` for a prefix. Use `/{table}/subscribe?key=` for a key that itself ends in `*`.
 fn parse_topic(topic: &str) -> Result<Topic> {
     let Some((table, key)) = topic.split_once('/') else {
-        return Err(Error::BadRequest(format!("{topic:?} is no topic: table/key, table/* or table/prefix*")));
+        return Err(Error::BadRequest(format!(
+            "{topic:?} is not a topic: use table/key, table/* or table/prefix*"
+        )));
     };
     let table = TableName::parse(table)?;
     Ok(match key.strip_suffix('*') {
@@ -145,13 +146,13 @@ fn parse_topic(topic: &str) -> Result<Topic> {
     })
 }
 
-/// Where to begin. A cursor comes before `?snapshot`, and the header before `?since`: a browser that reconnects repeats
-/// its first URL and adds the header.
+/// Where to start. A cursor beats `?snapshot`, and the header beats `?since`: a browser that reconnects repeats its first URL and adds the
+/// header.
 fn start(call: &Call) -> Result<Start> {
     let query = call.query();
     let snapshot = query.flag("snapshot")?;
     let since = query.get("since")?;
-    // An id that is not text is not one of ours, but it is one: the client has seen something, so tell it to start over.
+    // An id that is not text is not ours, but it shows that the client has seen events. So tell it to start over.
     let last_event_id = call.headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or("not text"));
     let cursor = last_event_id.or(since.as_deref()).filter(|cursor| !cursor.is_empty());
     Ok(start_at(cursor, snapshot))
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_goes_before_a_snapshot_and_a_foreign_one_starts_over() {
+    fn a_cursor_beats_a_snapshot_and_a_foreign_one_starts_over() {
         let cursor = Cursor { epoch: 0x3f2a_91c0, sequence: 184_467, agreed_ms: 0, cluster: 0 };
         assert_eq!(start_at(Some("3f2a91c0.184467"), true), Start::After(cursor));
         let cursor = Cursor { agreed_ms: 5, ..cursor };

@@ -1,7 +1,7 @@
-//! `DELETE /{table}`: all rows of a table, or all whose keys begin so.
+//! `DELETE /{table}`: delete all rows of a table, or those with a key prefix.
 //!
-//! Piece by piece, each as durable as any write, and each told to watchers as any delete: memory stays flat, and whoever is cut off
-//! calls again and goes on. Keys written meanwhile, beyond the last that was there at the beginning, stay.
+//! It deletes page by page, each page as durable as any write, and subscribers see each deletion. So memory stays flat, and a client that
+//! is cut off calls again to continue. Keys written meanwhile, after the last key that was there at the start, stay.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     node::{Node, Removal, WriteConcern},
 };
 
-/// The route of whole tables. It stands last: paths of one segment are the server's first.
+/// The route of whole tables. It comes last, because the server's own paths of one segment go first.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
     route(Route::Table, path::table_alone, move |call, table| answer(Arc::clone(&node), call, table))
 }
@@ -28,7 +28,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
     if call.method == Method::GET || call.method == Method::HEAD {
         return Err(Error::NotFound(format!(
-            "there is nothing at {path}; keys are at {path}/key/{{key}}, lists of them at {path}/keys",
+            "nothing is at {path}; keys are at {path}/key/{{key}}, lists of them at {path}/keys",
             path = call.path()
         )));
     }
@@ -45,7 +45,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
             let mut problem = response::problem_object(&error, call.request_id.to_str().unwrap_or_default());
             let deleted = removal.deleted();
             problem["detail"] =
-                json!(format!("{error}; {deleted} keys were deleted before: call again to go on"));
+                json!(format!("{error}; {deleted} keys are already deleted: call again to continue"));
             problem["deleted"] = json!(deleted);
             Ok(response::problem_of(&error, &problem))
         }
@@ -54,7 +54,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
 
 async fn run(node: &Arc<Node>, removal: &mut Removal, concern: WriteConcern) -> Result<()> {
     while let Some(last) = removal.step(node).await? {
-        // Piece by piece, so that no peer falls behind by more than the journal remembers.
+        // Wait page by page, so that no peer falls behind further than the journal reaches.
         node.replicated(last, concern).await?;
     }
     Ok(())

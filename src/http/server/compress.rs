@@ -1,7 +1,7 @@
-//! Answers as gzip or zstd, where the client takes that and there is something to gain: listings, exports, and values above
-//! `PLAIN_BYTES_MAX`. Event streams are not: each event would wait in the encoder for the next.
+//! Compression of responses, gzip or zstd, if the client accepts it and it pays off: listings, exports, and values above `PLAIN_BYTES_MAX`.
+//! Event streams stay plain, because each event would wait in the encoder for the next.
 //!
-//! The entity tag stays: it names a version of a value, which is what conditions are about, and there are no ranges.
+//! The entity tag does not change: it names a version of a value, which is what conditions are about, and there are no ranges.
 
 use std::{io, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::http::{
     response::chunks::Exclusive,
 };
 
-/// Has the client get the answer as it would rather have it.
+/// Compresses the response if that is what the client prefers and it pays off.
 pub fn apply(call: &Call, response: Response) -> Response {
     if !pays(call, &response) {
         return response;
@@ -34,7 +34,7 @@ pub fn apply(call: &Call, response: Response) -> Response {
     let mut response = response;
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
     let Some(coding) = Coding::negotiate(&call.headers) else { return response };
-    // An answer that cannot be coded now, for want of memory, is as good plain.
+    // If there is no memory for the encoder, send the response plain.
     let Some(encoding) = Encoding::begin(coding, &call.connection.budget) else { return response };
     let (mut head, body) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
@@ -55,7 +55,7 @@ fn pays(call: &Call, response: &Response) -> bool {
         && matches!(call.route(), Route::Key | Route::Keys | Route::Store | Route::Export)
 }
 
-/// An encoder, and the memory that it takes.
+/// An encoder and its memory reservation.
 struct Encoding {
     encoder: Encoder,
     budget: Arc<Budget>,
@@ -66,11 +66,11 @@ impl Encoding {
     fn begin(coding: Coding, budget: &Arc<Budget>) -> Option<Self> {
         let reservation = budget.reserve(coding.encoder_bytes()).ok()?;
         let encoder =
-            Encoder::new(coding).inspect_err(|error| warn!(%error, "an answer goes out plain")).ok()?;
+            Encoder::new(coding).inspect_err(|error| warn!(%error, "response not compressed")).ok()?;
         Some(Self { encoder, budget: Arc::clone(budget), reservation })
     }
 
-    /// The frames, coded: a part of one at a time, so that a long one holds up its thread no longer than a short one.
+    /// Encodes the frames, a bounded part at a time, so that a long frame does not block its thread.
     fn over(
         self,
         frames: impl Stream<Item = io::Result<Bytes>> + Send + Unpin,

@@ -1,5 +1,5 @@
-//! The bytes of an HTTP/1 connection, above TLS: how long it may stay idle between two requests and how long a head may take, which
-//! hyper has one limit for; and hyper's own answers to what is no request, which become problems with a request id like all others.
+//! The byte stream of an HTTP/1 connection, above TLS. It enforces two timeouts, one for idle time between requests and one for a request's
+//! head, because hyper has only one for both. It also replaces hyper's own responses to invalid requests by problems with a request id.
 
 use std::{
     io,
@@ -19,23 +19,23 @@ use crate::{
     http::{HEAD_BYTES_MAX, request::connection_state::ConnectionState, response},
 };
 
-/// No answer of hyper's own is longer: a status line and three headers.
+/// hyper's own responses are no longer than this: a status line and three headers.
 const HYPER_RESPONSE_BYTES_MAX: usize = 256;
 
-/// A connection on which requests and their answers take turns.
+/// An HTTP/1 connection: requests and responses take turns.
 pub struct Http1Stream<S> {
     stream: S,
     connection: Arc<ConnectionState>,
     phase: Phase,
-    /// Since when; `None` before anybody waited.
+    /// Start of the wait; `None` until somebody waits.
     since: Option<Instant>,
-    /// Requests that were begun before.
+    /// Requests begun before this wait.
     requests: usize,
     timer: Option<Pin<Box<Sleep>>>,
     replacement: Option<Replacement>,
 }
 
-/// What is waited for while no request is open.
+/// What we wait for while no request is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The first byte of a request.
@@ -44,16 +44,16 @@ enum Phase {
     Head,
 }
 
-/// What is written instead of an answer of hyper's.
+/// What we write instead of a response of hyper's own.
 struct Replacement {
     bytes: Vec<u8>,
     written: usize,
-    /// Bytes that hyper is told were written, once all of these are.
+    /// Bytes to report to hyper as written, once the replacement is.
     replaced_bytes: usize,
 }
 
 impl<S> Http1Stream<S> {
-    /// The connection of `connection`, whose first bytes are there.
+    /// The stream of `connection`, whose first bytes have arrived.
     pub fn new(stream: S, connection: Arc<ConnectionState>) -> Self {
         Self {
             stream,
@@ -66,7 +66,7 @@ impl<S> Http1Stream<S> {
         }
     }
 
-    /// Notes that bytes came in. The clock is looked at once they turn out not to be a whole head.
+    /// Records that bytes arrived. We read the clock only once they turn out not to be a complete head.
     fn received(&mut self) {
         let requests = self.connection.requests_begun();
         if self.phase == Phase::Idle || self.requests != requests {
@@ -74,7 +74,7 @@ impl<S> Http1Stream<S> {
         }
     }
 
-    /// Ready once the client has let its time pass.
+    /// Ready when the client has used up its time.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.connection.is_event_stream() || self.connection.is_upgraded() {
             self.timer = None;
@@ -96,7 +96,7 @@ impl<S> Http1Stream<S> {
         if timer.deadline() > deadline {
             timer.as_mut().reset(deadline);
         }
-        // One that rings before its time is set anew then, and not with every request.
+        // The timer is not reset on every request, so it may fire early and is then reset here.
         while timer.as_mut().poll(context).is_ready() {
             if deadline <= Instant::now() {
                 return Poll::Ready(());
@@ -106,7 +106,7 @@ impl<S> Http1Stream<S> {
         Poll::Pending
     }
 
-    /// Whether a request was begun since what is waited for was said.
+    /// Whether a request was begun since the wait started.
     fn has_answered(&self) -> bool {
         self.requests != self.connection.requests_begun()
     }
@@ -125,14 +125,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
             return read;
         }
         ready!(this.poll_timeout(context));
-        debug!(remote = %this.connection.remote, waited_for = ?this.phase, "closed: the client's time is over");
-        // As if the client had hung up.
+        debug!(remote = %this.connection.remote, waited_for = ?this.phase, "closed: the client took too long");
+        // To hyper this looks as if the client had hung up.
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> Http1Stream<S> {
-    /// Writes what replaces an answer of hyper's; `None` where nothing does.
+    /// Writes the replacement for a response of hyper's own; `None` if there is none.
     fn poll_replacement(&mut self, context: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         let Self { stream, replacement, .. } = self;
         let current = replacement.as_mut()?;
@@ -179,7 +179,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // hyper writes a head only once all before it is gone, so that its own, which has no body, stands alone.
+        // hyper writes a head only once everything before it is written, so its own response, which has no body, comes in one slice.
         if let [alone] = slices {
             self.replace(alone);
         }
@@ -195,8 +195,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        // hyper reads no more once it has answered, until it is woken: by bytes that come, or by this timer. What that says is asked
-        // for by the read which follows.
+        // After a response hyper reads no more until it is woken, by arriving bytes or by this timer. The read that follows handles the
+        // timeout.
         if flushed.is_ready() && self.has_answered() {
             let _ = self.poll_timeout(context);
         }
@@ -208,8 +208,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     }
 }
 
-/// What to write instead of these bytes, where they end in an answer of hyper's own: a head of status 4xx without a body, and
-/// without the request id that all of ours have.
+/// The replacement for these bytes, if they end in a response of hyper's own: a head with status 4xx, without a body and without the
+/// request id that ours have.
 fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
     const BEGINNING: &[u8] = b"HTTP/1.1 4";
     if !bytes.ends_with(b"\r\n\r\n") {
@@ -223,9 +223,9 @@ fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let error = match head.get(9..12)? {
         "431" | "414" => Error::HeadTooLarge { limit: HEAD_BYTES_MAX as u64 },
-        _ => Error::BadRequest(
-            "what came in is no request of HTTP/1.1: a line of its head is not well-formed".into(),
-        ),
+        _ => {
+            Error::BadRequest("this is not a valid HTTP/1.1 request: a line of its head is malformed".into())
+        }
     };
     let before = &bytes[..bytes.len() - head.len()];
     Some([before, response::plain_response(&error).as_bytes()].concat())
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_hypers_own_becomes_a_problem_and_what_is_before_it_stays() {
+    fn hypers_own_response_becomes_a_problem_and_bytes_before_it_stay() {
         let before = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: 1\r\n\r\n{}";
         let new = text(format!("{before}{OWN}").as_bytes()).expect("replaced");
         let problem = new.strip_prefix(before).expect("what is before it");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_answer_is_touched() {
+    fn no_other_response_is_replaced() {
         let ours = OWN.replace("connection: close", "x-request-id: 7");
         for other in [
             ours.as_str(),

@@ -1,4 +1,4 @@
-//! CORS: which pages may call this server from a browser (`--cors-origin`). By default none.
+//! CORS: which origins' pages may call this server from a browser (`--cors-origin`). None by default.
 
 use hyper::{
     HeaderMap, Method,
@@ -8,17 +8,17 @@ use warp::reply::Response;
 
 use crate::http::request::Call;
 
-/// How long a browser may remember that it asked.
+/// How long a browser may cache a preflight response.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
 const PRIVATE_NETWORK_ASKED: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const PRIVATE_NETWORK_ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
-/// What a page may read besides the body.
+/// Response headers that a page may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "etag, link, location, retry-after, x-request-id, dynarust-version, dynarust-node, dynarust-expires, \
      dynarust-created, dynarust-next-cursor, dynarust-incomplete",
 );
 
-/// Adds what a browser needs to let the page of this call have the response.
+/// Adds the headers that let the calling page read the response.
 pub fn apply(call: &Call, response: &mut Response) {
     let allowed = &call.connection.options.cors_origins;
     if allowed.is_empty() {
@@ -43,12 +43,12 @@ pub fn is_allowed(allowed: &[String], origin: &HeaderValue) -> bool {
     allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes())
 }
 
-/// The methods are those of the resource, which OPTIONS has listed; a path that is none has none.
+/// Allows the methods that OPTIONS listed for the resource. An unknown path has none.
 fn answer_preflight(asked: &HeaderMap, headers: &mut HeaderMap) {
     let Some(methods) = headers.get(header::ALLOW).cloned() else { return };
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
-    // Chromium asks so where the page is of a wider network than this server.
+    // Chromium asks this when the page comes from a wider network than this server.
     if asked.contains_key(PRIVATE_NETWORK_ASKED) {
         headers.insert(PRIVATE_NETWORK_ALLOWED, HeaderValue::from_static("true"));
     }

@@ -1,13 +1,15 @@
-//! Which requests are answered at all, whatever their route. A browser lends every page that it shows its network: a page of any
-//! site can send requests to a node on its reader's machine, and one whose name was made to point there (DNS rebinding) can
-//! read the answers. Both are refused here, before routing:
+//! Refuses requests that foreign web pages make, before routing. A browser lends its network to every page it shows: a page of any site can
+//! send requests to a node on the reader's machine, and a page whose host name was made to point there (DNS rebinding) can read the
+//! responses. Two checks stop both:
 //!
-//! - the name that a request is for (`Host`, `:authority`) must be an address, `localhost`, a name that this node is known by
-//!   or one of `--allowed-host`, else 421: a rebound name is none of these;
-//! - the page that made a request (`Origin`, `Sec-Fetch-Site`) must be this node's own or of an origin in `--cors-origin`, else 403.
+//! - the requested host (`Host`, `:authority`) must be an IP address, `localhost`, a name that this node is known by, or one of
+//!   `--allowed-host`, otherwise 421. A rebound name is none of these;
+//! - the page that made the request (`Origin`, `Sec-Fetch-Site`) must be this node's own, or of an origin in `--cors-origin`, otherwise
+//!   403.
 //!
-//! Clients that are no browsers send neither header of a page, and pass. Nodes that link pass under any name, as their peers know
-//! them by names of their own: a browser cannot open `/_/link` without an `Origin`, and the link itself proves who is there.
+//! Clients other than browsers send neither page header and pass the second check. Nodes that open a link skip the first check, because
+//! they know their peers by names of their own. A browser cannot open `/_/link` without an `Origin`, and the link's handshake proves who is
+//! there.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -34,27 +36,27 @@ use crate::{
     node::{LINK_PATH, Node},
 };
 
-/// Where the page is that made a request, as the browser sees it. No page can set it.
+/// How the requesting page relates to this host, according to the browser. Pages cannot set it.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// Longest name in the DNS.
+/// Longest DNS name.
 const NAME_BYTES_MAX: usize = 253;
-/// Longest origin quoted back.
+/// Longest origin quoted in an error.
 const QUOTED_CHARS_MAX: usize = 300;
 
-/// Decides which requests are answered.
+/// Decides which requests are served.
 pub struct Guard {
     node: Arc<Node>,
-    /// In lower case; `*.` at the beginning stands for one label.
+    /// In lower case; a leading `*.` stands for one label.
     allowed_hosts: Vec<String>,
     cors_origins: Vec<String>,
-    /// Whose names are this node's. Set where clients are served over TLS.
+    /// The certificate whose names are this node's. Set if clients are served over TLS.
     certificate: Option<CertificateDer<'static>>,
 }
 
 impl Guard {
-    /// The guard of a server that runs with these options.
+    /// The guard of a server with these options.
     ///
     /// # Errors
     /// `Config` for a certificate that does not load.
@@ -71,15 +73,15 @@ impl Guard {
         })
     }
 
-    /// Lets a request pass, whose head says this.
+    /// Checks a request by its headers.
     ///
     /// # Errors
-    /// `BadRequest` where it does not say which host it is for, or says several; `Misdirected` where that is not this node;
-    /// `Forbidden` where a page of another site made it.
+    /// `BadRequest` if it names no host, or several; `Misdirected` if the host is not this node; `Forbidden` if a page of another site made
+    /// it.
     pub fn admit(&self, call: &Call, head: &GuardHeaders<'_>) -> Result<()> {
         let requested = head.requested_host(call)?;
         let has_page = head.origin.is_some() || head.site.is_some();
-        // Most requests of a connection are for the host that the first was for.
+        // Most requests of a connection name the same host as the first.
         if !has_page && requested.is_some_and(|host| call.connection.is_confirmed_host(host)) {
             return Ok(());
         }
@@ -98,8 +100,8 @@ impl Guard {
         }
         let name = host.name;
         Err(Error::Misdirected(format!(
-            "this node does not know itself as {name:?}, which this request is for, and answers under its own names only: a \
-             page of another site could use any other. If clients are to reach it so, start it with --allowed-host {name}"
+            "this node is not known as {name:?}, the host of this request, and answers only under its own names, because a page of \
+             another site could use any other. To let clients use this name, start the node with --allowed-host {name}"
         )))
     }
 
@@ -114,15 +116,15 @@ impl Guard {
         parsed.is_ok_and(|parsed| name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok()))
     }
 
-    /// `host`: what the request is for, which is this node where there is a page.
+    /// Checks the page, if there is one. `host` is the requested host.
     fn admit_page(&self, call: &Call, head: &GuardHeaders<'_>, host: Option<Host<'_>>) -> Result<()> {
         let is_cross_site = head.site.is_some_and(|site| site == "cross-site");
         let Some(origin) = head.origin else {
             return match is_cross_site && !is_navigation(&call.headers, &call.method) {
                 false => Ok(()),
                 true => Err(Error::Forbidden(
-                    "a page of another site made this request: pages may use this node by fetch, EventSource and WebSocket, \
-                     if it is started with --cors-origin and their origin"
+                    "a page of another site made this request: to let pages use this node by fetch, EventSource and WebSocket, start it \
+                     with --cors-origin and their origin"
                         .into(),
                 )),
             };
@@ -138,15 +140,14 @@ impl Guard {
         Err(foreign_origin(origin))
     }
 
-    /// Whether a page of `origin` is this node's own. Never because `Origin` and `Host` are the same alone: a rebound name
-    /// is in both.
+    /// Whether `origin` is this node's own. Equality of `Origin` and `Host` alone is never enough: a rebound name is in both.
     fn is_own(&self, origin: &HeaderValue, host: Host<'_>, site: Option<&HeaderValue>) -> bool {
         let Some((scheme, page)) = parse_origin(origin) else { return false };
         let own_scheme = if self.certificate.is_some() { "https" } else { "http" };
         let is_same = scheme == own_scheme
             && page.name.eq_ignore_ascii_case(host.name)
             && page.port_of(scheme) == host.port_of(own_scheme);
-        // Behind a proxy that speaks TLS the page's scheme is another, and the host may be. The browser has compared both.
+        // Behind a TLS proxy the page's scheme differs, and the host may. The browser has compared both.
         let is_same_origin_by_proxy =
             || site.is_some_and(|site| site == "same-origin") && self.is_known(page.name);
         is_same || is_same_origin_by_proxy()
@@ -157,7 +158,7 @@ impl Guard {
     }
 }
 
-/// What a head says that the guard looks at: found by one walk over it, as each search for a header costs more than a walk.
+/// The headers that the guard needs. We find them in one pass, because each header lookup costs more than a pass.
 #[derive(Default)]
 pub struct GuardHeaders<'a> {
     host: Option<&'a HeaderValue>,
@@ -170,7 +171,7 @@ pub struct GuardHeaders<'a> {
 }
 
 impl<'a> GuardHeaders<'a> {
-    /// What these headers say.
+    /// Collects them from `headers`.
     pub fn of(headers: &'a HeaderMap) -> Self {
         let mut head = Self::default();
         for (name, value) in headers {
@@ -187,33 +188,33 @@ impl<'a> GuardHeaders<'a> {
         head
     }
 
-    /// Which host the request is for. `None` where it does not say, which HTTP/1.0 allows; no browser speaks that.
+    /// The requested host. `None` if there is none, which HTTP/1.0 allows; no browser speaks that.
     fn requested_host(&self, call: &'a Call) -> Result<Option<&'a [u8]>> {
         if self.hosts > 1 {
-            return Err(Error::BadRequest("there are two Host headers: send one".into()));
+            return Err(Error::BadRequest("there is more than one Host header: send one".into()));
         }
         let header = self.host.map(HeaderValue::as_bytes);
         let target = call.uri.authority().map(|authority| authority.as_str().as_bytes());
         match (target, header) {
             (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
-                Err(Error::BadRequest("the target and the Host header name different hosts".into()))
+                Err(Error::BadRequest("the request target and the Host header name different hosts".into()))
             }
             (None, None) if call.version < Version::HTTP_11 => Ok(None),
             (None, None) => {
                 Err(Error::BadRequest("there is no Host header: send one, such as Host: localhost".into()))
             }
-            (Some(_), None) if call.version == Version::HTTP_11 => {
-                Err(Error::BadRequest("there is no Host header: send one, also beside a whole URL".into()))
-            }
+            (Some(_), None) if call.version == Version::HTTP_11 => Err(Error::BadRequest(
+                "there is no Host header: send one, even with a full URL as the target".into(),
+            )),
             (_, Some(host)) | (Some(host), None) => Ok(Some(host)),
         }
     }
 }
 
-/// A host as a request or an origin names it.
+/// A host as named by a request or an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Host<'a> {
-    /// A name without the dot that may end it, or an address; an IPv6 one in its brackets.
+    /// A name without its trailing dot, or an IP address; IPv6 in brackets.
     name: &'a str,
     port: Option<u16>,
 }
@@ -222,7 +223,7 @@ impl<'a> Host<'a> {
     fn parse_bytes(bytes: &'a [u8]) -> Result<Self> {
         let host = std::str::from_utf8(bytes).ok().and_then(Self::parse);
         host.ok_or_else(|| {
-            Error::BadRequest("the Host header is not a name or an address, with a port or without".into())
+            Error::BadRequest("the Host header is not a name or an address with an optional port".into())
         })
     }
 
@@ -257,14 +258,14 @@ fn bracketed_ipv6(name: &str) -> Option<Ipv6Addr> {
     name.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether a name needs no permission: nobody can make an address, or `localhost`, point elsewhere.
+/// Whether a name is always allowed: nobody can make an IP address or `localhost` point elsewhere.
 fn is_local(name: &str) -> bool {
     name.parse::<Ipv4Addr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
         || bracketed_ipv6(name).is_some()
 }
 
-/// Whether a pattern of `--allowed-host` stands for `name`.
+/// Whether a pattern of `--allowed-host` matches `name`.
 fn matches_name(pattern: &str, name: &str) -> bool {
     match pattern.strip_prefix("*.") {
         None => pattern.eq_ignore_ascii_case(name),
@@ -274,14 +275,14 @@ fn matches_name(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// The scheme and the host of an origin; `None` for `null` and what is no origin of a page on the web.
+/// The scheme and the host of an origin; `None` for `null` and anything that is not an origin on the web.
 fn parse_origin(origin: &HeaderValue) -> Option<(&str, Host<'_>)> {
     let (scheme, host) = origin.to_str().ok()?.split_once("://")?;
     matches!(scheme, "http" | "https").then_some((scheme, Host::parse(host)?))
 }
 
-/// Whether the reader of a page followed a link: the answer is shown to them, in a page of its own, and the page that had the
-/// link sees nothing of it.
+/// Whether the reader followed a link: the browser then shows the response as a page of its own, and the page with the link sees nothing of
+/// it.
 fn is_navigation(headers: &HeaderMap, method: &Method) -> bool {
     let says = |name: &HeaderName, word: &str| headers.get(name).is_some_and(|value| value == word);
     matches!(*method, Method::GET | Method::HEAD)
@@ -292,15 +293,15 @@ fn is_navigation(headers: &HeaderMap, method: &Method) -> bool {
 fn foreign_origin(origin: &HeaderValue) -> Error {
     if origin == "null" {
         return Error::Forbidden(
-            "a page without an origin (a file, or a frame in a sandbox) may not use this node: serve it by HTTP, and start the \
-             node with --cors-origin and that origin"
+            "a page without an origin (a file, or a sandboxed frame) may not use this node: serve the page over HTTP, and start the node \
+             with --cors-origin and its origin"
                 .into(),
         );
     }
     let text: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(QUOTED_CHARS_MAX).collect();
     Error::Forbidden(match parse_origin(origin) {
         Some(_) => format!(
-            "pages of the origin {text:?} may not use this node: if they are to, start it with --cors-origin {text}"
+            "pages of the origin {text:?} may not use this node: to allow them, start it with --cors-origin {text}"
         ),
         None => {
             format!("the header Origin is {text:?}, which is not the origin of a page that may use this node")

@@ -1,8 +1,12 @@
-//! The accept loop. Warp's own has no TLS, no header timeout and no cap on connections, and its graceful stop waits for ever
-//! for one open event stream; under hyper by ourselves there is all of that, and HTTP/2.
+//! The HTTP server: the accept loop, and everything that surrounds the routes. Warp's own server has no TLS, no header timeout and no limit
+//! on connections, and its graceful stop waits for ever for one open event stream. So we drive hyper ourselves, which also gives us HTTP/2.
 //!
-//! A connection beyond the cap is answered 503 and closed, and not left waiting in the backlog: its client, or the balancer
-//! before it, can go elsewhere at once instead of at its own timeout. One beyond the share of its address gets 429.
+//! The way of a connection: [`address_limits`](super::request::address_limits) counts it, [`socket`] sets its options and detects the protocol, [`tls`] decrypts,
+//! [`connection`] enforces the timeouts of HTTP/1, and hyper parses the requests. [`service`] then handles each request: [`guard`], the
+//! routes, [`compress`], [`cors`], metrics and the log.
+//!
+//! A connection beyond the limit gets 503 and is closed, instead of waiting in the backlog: its client, or the load balancer, can go
+//! elsewhere at once and not at its own timeout. One beyond the limit of its address gets 429.
 
 pub mod compress;
 pub mod connection;
@@ -60,16 +64,16 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-/// Streams of one HTTP/2 connection at a time: each may hold a request's body, and an answer. A browser opens no more at a time.
+/// Streams of one HTTP/2 connection at a time. Each may hold a request body and a response. Browsers open no more at a time.
 const HTTP2_STREAMS_MAX: u32 = 32;
-/// Pause after the system had no descriptor or memory for a connection, so that others can give theirs back.
+/// Pause after the system had no file descriptor or memory for a connection, so that others can close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that are being told that there are too many. Beyond that many they are just closed.
+/// Connections that are being refused with a response. Beyond that many we just close them.
 const REFUSALS_MAX: usize = 64;
 
-/// Where clients come in.
+/// A source of client connections.
 pub trait Listener {
-    /// The next connection, and where it comes from.
+    /// The next connection, and its remote address.
     fn accept(&self) -> impl Future<Output = io::Result<(Box<dyn ClientStream>, SocketAddr)>> + Send;
 }
 
@@ -83,7 +87,7 @@ impl Listener for TcpListener {
 /// Serves `node` on `listener` until `shutdown`, then lets requests in flight finish, up to the shutdown timeout.
 ///
 /// # Errors
-/// `Config` for a certificate that does not load. Errors of connections stay theirs.
+/// `Config` for a certificate that does not load. Errors of single connections are logged.
 pub async fn serve(
     node: Arc<Node>,
     listener: impl Listener,
@@ -122,7 +126,7 @@ struct Server {
     address_limits: Arc<AddressLimits>,
     budget: Arc<Budget>,
     refusals: Arc<Semaphore>,
-    /// Its end is the server's.
+    /// When it drains, the server ends.
     node: Arc<Node>,
     connections: JoinSet<()>,
 }
@@ -132,12 +136,12 @@ impl Server {
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
-                // Those that ended first: there are no more of them than came in.
+                // Collect finished connections first; each was accepted once, so this cannot starve the accepts.
                 biased;
                 () = &mut shutdown => return,
                 Some(ended) = self.connections.join_next() => {
                     if let Err(error) = ended {
-                        warn!(%error, "connection ended by a panic");
+                        warn!(%error, "connection task panicked");
                     }
                 }
                 accepted = listener.accept() => match accepted {
@@ -155,7 +159,7 @@ impl Server {
         };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let error = Error::Overloaded(format!(
-                "this node has its {} connections (--max-connections); try again, or another node",
+                "this node already has {} connections, the most allowed (--max-connections): try again, or use another node",
                 self.options.connections_max
             ));
             return self.refuse(stream, remote, error);
@@ -175,40 +179,40 @@ impl Server {
 
     fn refuse(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr, error: Error) {
         debug!(%remote, %error, "connection refused");
-        // Before a TLS handshake there is no way to say anything.
+        // Before a TLS handshake there is no way to respond.
         let Some(permit) = self.refusals.clone().try_acquire_owned().ok().filter(|_| self.tls.is_none())
         else {
             return;
         };
         let connection = Arc::new(self.connection(remote, None));
         self.connections.spawn(async move {
-            // The client may be gone; there is nobody else to tell.
+            // The client may be gone, and there is nobody else to tell.
             let _ = send_error_and_close(stream, connection, permit, &error).await;
         });
     }
 
-    /// Waits until every connection is closed, upgraded ones too, but no longer than the shutdown timeout.
+    /// Waits until every connection is closed, including upgraded ones, but no longer than the shutdown timeout.
     async fn finish(mut self) {
         let all = u32::try_from(self.options.connections_max).unwrap_or(u32::MAX);
         let closed = timeout(self.options.shutdown_timeout, self.permits.acquire_many(all)).await;
         if closed.is_err() {
             let left = self.options.connections_max - self.permits.available_permits();
-            info!(connections = left, "shutdown timeout: closing what is still open");
+            info!(connections = left, "shutdown timeout: closing the open connections");
         }
         self.connections.shutdown().await;
     }
 }
 
-/// Sleeps where the system is short of something, else returns at once: the client that hung up is not our trouble.
+/// Pauses if the system is short of a resource. Returns at once if only the client hung up.
 async fn recover_from(error: &io::Error) {
     let is_client_fault = matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     );
     if is_client_fault {
-        debug!(%error, "connection gone before it was accepted");
+        debug!(%error, "client hung up before its connection was accepted");
     } else {
-        warn!(%error, "cannot accept connections; trying again");
+        warn!(%error, "cannot accept connections, trying again");
         sleep(ACCEPT_PAUSE).await;
     }
 }
@@ -224,14 +228,14 @@ async fn send_error_and_close(
     socket.shutdown().await
 }
 
-/// An answer's body, the request that stays open until it is sent, and the memory that the bytes hold until they are written.
+/// A response body, the request that stays open until it is sent, and the memory reserved until its bytes are written.
 struct Answer<B> {
     body: B,
     reservation: Option<Arc<Reservation>>,
     _open: OpenRequest,
 }
 
-/// The answer to a request on a connection of `connection`.
+/// The response to a request on `connection`.
 async fn answer(
     request: Request<Incoming>,
     service: &Service,
@@ -254,7 +258,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
         Poll::Ready(frame.map(|frame| {
             let reservation = self.reservation.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));
             let Some(reservation) = reservation else { return frame };
-            // The connection may have the bytes long after it has done with the body.
+            // The connection may keep the bytes long after it has finished with the body.
             frame.map(|frame| frame.map_data(|bytes| budget::attach(bytes, Arc::clone(reservation))))
         }))
     }
@@ -290,20 +294,20 @@ impl Connection {
         permit: OwnedSemaphorePermit,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut socket = Socket::new(stream, Arc::clone(&self.connection), permit)?;
-        // The time for a head begins with the first byte: before that there is this one.
+        // The timeout for a head starts with the first byte. This one covers the time before.
         let first = timeout(self.connection.options.header_timeout, socket.protocol());
         let protocol = tokio::select! {
             biased;
             protocol = first => protocol??,
             () = self.node.drained() => None,
         };
-        // What few connections need is boxed: the others, streams that idle by the thousand, do not carry room for it.
+        // Box what few connections need, so that the others, thousands of idle streams, do not carry room for it.
         match (protocol, self.tls.take()) {
             (None, _) => Ok(()),
             (Some(Protocol::Http2), None) => Box::pin(self.serve_http2(socket)).await,
             (Some(Protocol::Http1 | Protocol::Tls), None) => self.serve_http1(socket).await,
             (Some(Protocol::Tls), Some(tls)) => Box::pin(self.serve_tls(socket, tls)).await,
-            // A link has its own encryption, and its peers know no certificates.
+            // Allow a plain link on a TLS port: links have their own encryption, and peers know no certificates.
             (Some(Protocol::Http1), Some(_)) => {
                 self.connection.expect_link();
                 self.serve_http1(socket).await
@@ -329,12 +333,12 @@ impl Connection {
         &mut self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        // Boxed, as hyper keeps room for it until the connection ends, and a stream outlives its handler by hours.
+        // Boxed, because hyper keeps room for the future until the connection ends, and a stream outlives its handler by hours.
         let service = service_fn(|request: Request<Incoming>| {
             let answering = answer(request, &self.service, &self.connection).map(Ok::<_, Infallible>);
             let mut answering = Box::pin(answering);
-            // Most answers are ready at once. Then the head is given back before hyper looks for what comes after it, and is
-            // read over; else hyper needs a new buffer for that. A future that waits is polled again, with a true waker.
+            // Most responses are ready at once. Then hyper gets the head's buffer back before it looks for the next request and can reuse
+            // it; otherwise it needs a new buffer. A future that waits is polled again with a real waker.
             match answering.as_mut().now_or_never() {
                 Some(answer) => Either::Left(future::ready(answer)),
                 None => Either::Right(answering),
@@ -342,11 +346,11 @@ impl Connection {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // `Http1Stream` has limits of its own for a head and for the time before it.
+            // `Http1Stream` has its own timeouts for a head and for the time before it.
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
-            // A client that closes its side has left: otherwise a stream would notice only at its next event. The price is
-            // that one which closes it only to say that it has asked all gets no answer that takes a while.
+            // Treat a client that closes its side as gone. Otherwise a stream would notice only at its next event. The price: a client that
+            // closes its side to say it has asked everything gets no response that takes a while.
             .half_close(false)
             .serve_connection(TokioIo::new(Http1Stream::new(io, Arc::clone(&self.connection))), service)
             .with_upgrades();
@@ -356,7 +360,7 @@ impl Connection {
             ended = connection.as_mut() => return Ok(ended?),
             () = self.node.drained() => connection.as_mut().graceful_shutdown(),
         }
-        // hyper ends an idle connection at once, but waits for the rest of half a head.
+        // hyper ends an idle connection at once, but waits for the rest of a partial head.
         tokio::select! {
             biased;
             ended = connection => Ok(ended?),

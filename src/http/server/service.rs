@@ -1,5 +1,5 @@
-//! What happens to every request, whatever its route: the guard, its id, CORS, HEAD, the metrics, the log line, and the answer to a
-//! handler that panics.
+//! What happens to every request, whatever its route: the guard, its id, CORS, HEAD, the metrics, the log line, and the response if a
+//! handler panics.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -42,10 +42,10 @@ use crate::{
 
 /// How long the connection stays open for another request.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// An answer is what it says it is, whatever its bytes look like to a browser.
+/// Stops browsers from guessing a content type.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// The routes, and what surrounds them.
+/// The routes, and everything around them.
 pub struct Service {
     routes: BoxedFilter<(Response,)>,
     guard: Guard,
@@ -66,7 +66,7 @@ impl Service {
         Ok(Self { routes, guard, metrics, keep_alive: response::plain(keep_alive.into()) })
     }
 
-    /// Answers one request: with what the answer holds of the memory for all of them, where it is long.
+    /// Answers one request. Returns the response, and its memory reservation if it is long.
     pub async fn answer(
         &self,
         request: Request<Incoming>,
@@ -101,7 +101,7 @@ impl Service {
         (response, reservation)
     }
 
-    /// `is_kept_alive`: the connection is for more requests.
+    /// `is_kept_alive`: the connection accepts more requests.
     fn insert_common_headers(&self, call: &Call, response: &mut Response, is_kept_alive: bool) {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches {
@@ -115,7 +115,7 @@ impl Service {
         }
     }
 
-    /// Passes the call through the routes. A panic is the bug of one handler and the end of one request.
+    /// Passes the call through the routes. A panic is a bug in one handler and ends one request only.
     async fn route(&self, call: &Call, extensions: hyper::http::Extensions) -> Response {
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.extensions_mut() = extensions;
@@ -124,20 +124,20 @@ impl Service {
         match AssertUnwindSafe(answering).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
-            Err(_) => response::problem(&Error::Io("a bug in this server; the log has more".into()), call),
+            Err(_) => response::problem(&Error::Io("a bug in this server; see its log".into()), call),
         }
     }
 }
 
-/// The answer with the memory that it takes, if it is long and its length is known; others hold theirs piece by piece.
+/// Reserves memory for a long response of known length. Streamed responses reserve theirs chunk by chunk.
 fn reserve(call: &Call, response: Response) -> (Response, Option<Reservation>) {
     let length = response.body().size_hint().exact().or_else(|| declared(&response)).unwrap_or(0);
-    // HEAD has the length of an answer, and nothing of it.
+    // A response to HEAD states a length but has no body.
     if length <= UNCOUNTED_BYTES_MAX as u64 || call.method == Method::HEAD {
         return (response, None);
     }
     if call.method != Method::GET {
-        // What was written is said: who is told to try again writes it again.
+        // A write has happened and must be reported: a client told to try again would write again.
         return (response, Some(call.connection.budget.force_reserve(length)));
     }
     match call.connection.budget.reserve(length) {
@@ -146,12 +146,12 @@ fn reserve(call: &Call, response: Response) -> (Response, Option<Reservation>) {
     }
 }
 
-/// The length that an answer says it has.
+/// The length in the response's headers.
 fn declared(response: &Response) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// What is said to those who speak plainly to a port that speaks TLS.
+/// The error for clients that speak plain HTTP to a TLS port.
 pub fn tls_required() -> Error {
     Error::BadRequest("this port speaks TLS: use https://".into())
 }
@@ -162,7 +162,7 @@ fn refuse_plaintext(call: &Call) -> Response {
     response
 }
 
-/// The answer to HEAD: all of GET's but the body, its length included where it is known.
+/// The response to HEAD: that of GET without the body, with its length if known.
 fn without_body(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     if let Some(length) = body.size_hint().exact().filter(|_| head.status == StatusCode::OK) {
@@ -175,7 +175,7 @@ fn log(call: &Call, status: StatusCode, took: Duration) {
     let (method, path, route) = (&call.method, call.path(), call.route().name());
     let (remote, id) = (call.remote, call.request_id.to_str().unwrap_or_default());
     let micros = took.as_micros() as u64;
-    // A probe that is told to wait comes again each second: what it is told is logged where it changes.
+    // Probes repeat every second while the node is not ready. Changes of readiness are logged elsewhere.
     let is_unready_probe = call.route() == Route::Probe && status == StatusCode::SERVICE_UNAVAILABLE;
     if status.is_server_error() && !is_unready_probe {
         warn!(%method, path, route, status = status.as_u16(), micros, %remote, id, "answered");

@@ -1,5 +1,5 @@
-//! One client's TCP connection: the options it gets, what its first bytes say it speaks, and the two ways in which a client
-//! may hold it for ever, by not reading and by not hanging up, which end here.
+//! One client's TCP connection: its socket options, the protocol that its first bytes show, and the timeouts for clients that do not read
+//! or do not hang up.
 
 use std::{
     future::Future,
@@ -20,26 +20,25 @@ use tokio::{
 
 use crate::http::request::connection_state::ConnectionState;
 
-/// How often a silent connection is asked whether it lives: well below the idle limits of common NATs.
+/// Idle time before the kernel probes whether the client is alive: well below the idle limits of common NATs.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-/// What the kernel may hold for an event stream. Left alone it grows to 4 MB for a client that does not read, times all
-/// of them. For every other answer it is left alone: a fixed size switches off the tuning that fills long links.
+/// The kernel's send buffer for an event stream. Left alone it grows to 4 MB for every client that does not read. For all other responses
+/// we leave it alone, because a fixed size turns off the tuning that fills long links.
 const EVENT_STREAM_SEND_BYTES: usize = 64 * 1024;
-/// How long a closed connection is read on, so that what the client still sends does not reset it before it has read the
-/// answer.
+/// How long we keep reading from a closed connection, so that what the client still sends does not reset it before the client has read the
+/// response.
 const LINGER: Duration = Duration::from_secs(2);
-/// As much of that is read: one who sends more has not stopped to look.
+/// The most we read then: a client that sends more is not waiting for a response.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// As many bytes as tell HTTP/2 and TLS from HTTP/1.
+/// Enough bytes to tell HTTP/2 and TLS from HTTP/1.
 const PREFACE_BYTES: usize = 4;
 
-/// A client's connection as it was accepted.
+/// A client's connection as accepted.
 pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Has what is written sent at once, a silent client asked now and then whether it lives, and one that takes nothing for
-    /// `stall_timeout` given up.
+    /// Sets no delay for writes, probes for silent clients, and the timeout for a client that takes nothing.
     fn set_options(&self, stall_timeout: Duration) -> io::Result<()>;
 
-    /// Bounds what the system holds of what the client does not take.
+    /// Limits how much the kernel buffers for a client that does not read.
     fn limit_send_buffer(&self, bytes: usize) -> io::Result<()>;
 }
 
@@ -50,7 +49,7 @@ impl ClientStream for TcpStream {
         socket.set_tcp_keepalive(
             &TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL / 6),
         )?;
-        // The kernel's own stall timeout, for what it has taken from us already.
+        // The kernel's own stall timeout, for bytes it has already taken.
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(stall_timeout))?;
         Ok(())
@@ -61,18 +60,18 @@ impl ClientStream for TcpStream {
     }
 }
 
-/// What a client speaks, by its first bytes.
+/// The protocol a client speaks, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.0 or HTTP/1.1, or nothing known, which gets an answer in it.
+    /// HTTP/1.0 or HTTP/1.1, or something unknown, which gets an HTTP/1 response.
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// A TLS hello.
+    /// A TLS client hello.
     Tls,
 }
 
-/// The connection's bytes. Holds its place among the connections until it is closed, whoever has it by then.
+/// The connection's bytes. Whoever owns it last, it keeps its place among the connections until it is closed.
 pub struct Socket {
     stream: Box<dyn ClientStream>,
     connection: Arc<ConnectionState>,
@@ -85,12 +84,12 @@ pub struct Socket {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Where the closing of a connection is.
+/// The state of closing a connection.
 enum Linger {
     Open,
-    /// Our side is closed; nothing unread has been found yet.
+    /// Our side is closed, and the client has sent nothing more so far.
     HalfClosed,
-    /// The client still sends, or did: read and forget until it hangs up, the time is over, or it was too much.
+    /// The client sends more: read and discard until it hangs up, the time is over, or it was too much.
     Draining {
         over: Pin<Box<Sleep>>,
         bytes: usize,
@@ -118,7 +117,7 @@ impl Socket {
         })
     }
 
-    /// Waits for the first bytes and says what they begin; `None` where the client hung up before. They stay to be read.
+    /// Waits for the first bytes and tells the protocol; `None` if the client hung up before. The bytes stay to be read.
     pub async fn protocol(&mut self) -> io::Result<Option<Protocol>> {
         while b"PRI ".starts_with(&self.first[..self.first_length]) && self.first_length < PREFACE_BYTES {
             let length = self.stream.read(&mut self.first[self.first_length..]).await?;
@@ -138,12 +137,12 @@ impl Socket {
         if !self.send_buffer_set && self.connection.is_event_stream() {
             self.send_buffer_set = true;
             if let Err(error) = self.stream.limit_send_buffer(EVENT_STREAM_SEND_BYTES) {
-                tracing::warn!(remote = %self.connection.remote, %error, "send buffer not limited");
+                tracing::warn!(remote = %self.connection.remote, %error, "could not limit the send buffer");
             }
         }
     }
 
-    /// Passes on the outcome of a write, or an error once writes have waited for the client too long.
+    /// Returns the outcome of a write, or an error once the client has not read for too long.
     fn watch_stall<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -163,8 +162,8 @@ impl Socket {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 
-    /// Reads and forgets what the client still sends. Closing with unread bytes would reset the connection, and the client
-    /// would lose the answer with them.
+    /// Reads and discards what the client still sends. Closing with unread bytes would reset the connection, and the client would lose the
+    /// response.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut scratch = [0u8; 4096];
         loop {
@@ -185,7 +184,7 @@ impl Socket {
                     ready!(over.as_mut().poll(context));
                     return Poll::Ready(Ok(()));
                 }
-                // Hung up or broken, or nothing came after our side was closed: nothing is left to wait for.
+                // The client hung up, the connection broke, or nothing arrived after we closed our side: stop waiting.
                 (Poll::Ready(_) | Poll::Pending, _) => return Poll::Ready(Ok(())),
             }
         }

@@ -1,4 +1,4 @@
-//! TLS: certificates from their PEM files, and what a handshake is made with.
+//! TLS of the server: reads certificates from PEM files and builds the acceptor.
 
 use std::{path::Path, sync::Arc};
 
@@ -21,7 +21,7 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
     let chain = certificates(&tls.cert)?;
     let key =
         PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| wrong_file("--tls-key", &tls.key, error))?;
-    // Named, not the process's default: another library may have set that to something else, or to nothing.
+    // We name the provider, because another library may have changed the process's default or removed it.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -31,7 +31,7 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Reads the certificates of a PEM file: of a node to serve with, of a command to trust.
+/// Reads the certificates in a PEM file, for a node to serve with or a command to trust.
 ///
 /// # Errors
 /// `Config` with the file and what is wrong with it.
@@ -40,7 +40,7 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|error| wrong_file("--tls-cert", file, error))?;
     if chain.is_empty() {
-        return Err(wrong_file("--tls-cert", file, "there is no CERTIFICATE section in it"));
+        return Err(wrong_file("--tls-cert", file, "it has no CERTIFICATE section"));
     }
     Ok(chain)
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_absent_or_no_certificate_is_named() {
+    fn a_missing_or_invalid_certificate_file_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("cert.pem");
         let tls = Tls { cert: file.clone(), key: file.clone() };

@@ -1,5 +1,5 @@
-//! The bytes of a WebSocket as they are read: a message that is on its way is in memory, whether or not it ever ends, so it holds its
-//! bytes of the memory for all bodies.
+//! Memory accounting for incoming WebSocket messages: a message in progress is in memory, whether or not it ever ends, so its bytes count
+//! against the memory for all bodies.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ impl<T> Metered<T> {
         Self { io, budget, read: 0, reservation }
     }
 
-    /// A message is there: what its bytes hold.
+    /// Called when a message is complete: returns its reservation.
     pub fn take_message(&mut self) -> Reservation {
         self.read = 0;
         std::mem::replace(&mut self.reservation, self.budget.empty_reservation())
@@ -87,20 +87,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_message_on_its_way_holds_its_bytes_and_ends_where_there_are_none() {
+    async fn a_message_in_progress_reserves_its_bytes_and_fails_without_memory() {
         let budget = Budget::new(150_000);
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut metered = Metered::new(server, budget.clone());
         client.write_all(&[0; 100_000]).await.expect("writes");
         let mut buffer = vec![0; 100_000];
-        metered.read_exact(&mut buffer).await.expect("there is room");
+        metered.read_exact(&mut buffer).await.expect("the budget has room");
         assert!(budget.used() >= 100_000);
         let reservation = metered.take_message();
-        assert!(budget.used() >= 100_000, "the message is worked on");
+        assert!(budget.used() >= 100_000, "the message is being handled");
         drop(reservation);
         assert_eq!(budget.used(), 0);
         client.write_all(&[0; 200_000]).await.expect("writes");
-        let error = metered.read_exact(&mut vec![0; 200_000]).await.expect_err("there is no room");
+        let error = metered.read_exact(&mut vec![0; 200_000]).await.expect_err("the budget is used up");
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
     }
 }

@@ -1,8 +1,8 @@
-//! WebSocket: the handshake, and what is spoken after it. `/_/ws` carries many subscriptions and requests on one
-//! connection (docs/websocket.md); the paths of event streams carry one subscription and no requests.
+//! WebSocket: the upgrade, and the sessions after it. `/_/ws` carries many subscriptions and requests on one connection
+//! (docs/websocket.md); the paths of event streams carry one subscription and no requests.
 //!
-//! The upgrade is done by hand: warp's own gives each connection a read buffer of 128 KiB that cannot be set, and does not
-//! check the key. Which pages may connect is `guard`'s to say. HTTP/1.1 only; over HTTP/2 a client is told so.
+//! We do the upgrade ourselves: warp's gives each connection a fixed read buffer of 128 KiB and does not check the key. `server::guard`
+//! decides which pages may connect. HTTP/1.1 only; a client on HTTP/2 gets an error that says so.
 
 mod metered;
 pub mod request;
@@ -33,20 +33,20 @@ use crate::{
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
-/// Held by every connection for its whole life, so small; a long message takes several reads.
+/// Every connection holds one for its whole life, so it is small. A long message takes several reads.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
-/// Messages that are ready together go into one write up to this size.
+/// Messages that are ready together go into one write, up to this size.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
-/// What a message has around its value: the key escaped (six bytes for each of 1024), labels, conditions.
+/// What a message has around its value: the escaped key (six bytes for each of 1024), labels, conditions.
 const MESSAGE_SLACK_BYTES: usize = 16 * 1024;
 
 /// A connection after the handshake.
 type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 
-/// Speaks with one client, who may ask and subscribe.
+/// Serves one client that may send requests and subscribe.
 ///
 /// # Errors
-/// As `response::other_method`. A bad handshake is answered, not an error.
+/// As `response::other_method`. A bad handshake gets a response and is not an error.
 pub async fn serve(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call, ALLOW);
@@ -57,7 +57,7 @@ pub async fn serve(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call) -> Res
 /// Sends the events of `topics` as text frames.
 ///
 /// # Errors
-/// As `Node::watch`. A bad handshake is answered, not an error.
+/// As `Node::watch`. A bad handshake gets a response and is not an error.
 pub async fn stream(
     node: &Arc<Node>,
     keep_alive: &KeepAlive,
@@ -68,7 +68,7 @@ pub async fn stream(
     open(node, call, Session::for_events(node, keep_alive, call, topics, start)).await
 }
 
-/// Answers the handshake, and leaves the connection to what `session` makes.
+/// Answers the handshake, and runs the session that `session` makes on the connection.
 async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Session>>) -> Result<Response> {
     let (upgrade, accept) = match upgrade::handshake(call) {
         Ok(accepted) => accepted,
@@ -97,8 +97,8 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
 fn config(value_bytes_max: u64) -> WebSocketConfig {
     let message_bytes_max =
         usize::try_from(value_bytes_max).unwrap_or(usize::MAX).saturating_add(MESSAGE_SLACK_BYTES);
-    // The write buffer needs no limit of its own: the session gives a message only to a socket that is ready, so it never
-    // holds more than its size and one message.
+    // The write buffer needs no limit of its own: the session hands a message only to a socket that is ready, so the buffer never holds
+    // more than its size and one message.
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)

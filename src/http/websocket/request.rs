@@ -1,5 +1,5 @@
-//! What a client may say on a WebSocket, and the answers: one JSON object each, parsed at once and completely, so that a
-//! session acts on requests that are right and answers the others with what is allowed.
+//! What a client may send on a WebSocket, and the responses. Each message is one JSON object, parsed at once and completely, so that a
+//! session acts only on valid requests and answers others with what is allowed.
 
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
@@ -16,10 +16,10 @@ use crate::{
     node::{Action, Cursor, Node, Start, Topic, Write, Written},
 };
 
-/// Longest `id` of a subscription and `rid` of a request, as JSON text. They are repeated in every answer.
+/// Longest `id` of a subscription and `rid` of a request, as JSON text. Every response repeats them.
 const LABEL_BYTES_MAX: usize = 128;
 
-/// A name that the client gave to a subscription or a request: a JSON string or number, repeated as it came.
+/// The client's name for a subscription or a request: a JSON string or number, repeated as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Label(Arc<str>);
 
@@ -34,7 +34,7 @@ impl Label {
         let is_scalar = text.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'));
         if !is_scalar || text.len() > LABEL_BYTES_MAX {
             return Err(Error::BadRequest(format!(
-                "{field:?} is a string or a number of at most {LABEL_BYTES_MAX} bytes"
+                "{field:?} must be a string or a number of at most {LABEL_BYTES_MAX} bytes"
             )));
         }
         Ok(Self(text.into()))
@@ -44,13 +44,13 @@ impl Label {
 /// A request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Follow a topic. Events carry the label.
+    /// Follow a topic. Its events carry the label.
     Subscribe {
         /// The subscription's name on this connection.
         id: Label,
-        /// What to follow.
+        /// The topics to follow.
         topic: Topic,
-        /// Where to begin.
+        /// Where to start.
         start: Start,
     },
     /// Stop following.
@@ -58,25 +58,25 @@ pub enum Request {
         /// The subscription's name.
         id: Label,
     },
-    /// Everything that is answered by one `result`.
+    /// Everything that gets a `result`.
     Call(Operation),
 }
 
-/// A request that reads or writes, as it would over REST.
+/// A read or write, as over REST.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Read a key.
     Get(Address),
     /// Change a key.
     Write(TableName, Write),
-    /// Delete all keys of a table that begin so; all, where it is empty.
+    /// Delete all keys of a table with this prefix; empty means all.
     DeleteAll(TableName, String),
-    /// Nothing: the way there and back.
+    /// Nothing: measures the round trip.
     Ping,
 }
 
 impl Operation {
-    /// Does it; the body of the result.
+    /// Runs the operation and returns the body of its result.
     ///
     /// # Errors
     /// Those of REST.
@@ -103,31 +103,31 @@ impl Operation {
 
 const DELETED: &str = r#"{"deleted":true}"#;
 
-/// As REST answers it, with what is a header there.
+/// The body REST would send, with the members that REST puts in headers.
 fn wrote(written: Written) -> String {
     let Written { timestamp, created } = written;
     format!(r#"{{"version":"{timestamp}","timestamp":{},"created":{created}}}"#, timestamp.unix_ms())
 }
 
-/// What an answer is matched to its request by.
+/// What a client needs to match a response to its request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ReplyTo {
-    /// The request's own number.
+    /// The request's own label.
     rid: Option<Label>,
     /// The subscription it is about.
     sub: Option<Label>,
-    /// Whether the request is one that a `result` answers; others get an `error`.
+    /// Whether the request gets a `result`; others get an `error`.
     wants_result: bool,
 }
 
 impl ReplyTo {
-    /// An event that says a request was done, and from where the subscription can be resumed, where that is known.
+    /// The event for a completed request, with the cursor to resume the subscription from, if known.
     pub fn done(&self, event: &str, cursor: Option<Cursor>) -> String {
         let cursor = cursor.map(|cursor| format!(r#","cursor":"{cursor}""#)).unwrap_or_default();
         self.open(event) + &cursor + "}"
     }
 
-    /// The result of an operation that was done: the members of `body`, a JSON object.
+    /// The result of a completed operation: the members of `body`, a JSON object.
     pub fn result(&self, body: &str) -> String {
         let members =
             body.strip_prefix('{').and_then(|body| body.strip_suffix('}')).expect("a body is a JSON object");
@@ -135,7 +135,7 @@ impl ReplyTo {
         format!(r#"{},"status":200{comma}{members}}}"#, self.open("result"))
     }
 
-    /// The answer to a request that failed: the problem's members, `status` and `error` among them.
+    /// The response to a failed request: the problem's members, including `status` and `error`.
     pub fn problem(&self, error: &Error, request_id: &str) -> String {
         let problem = response::problem_object(error, request_id).to_string();
         let members = problem.strip_prefix('{').expect("a problem is a JSON object");
@@ -143,27 +143,26 @@ impl ReplyTo {
         format!("{},{members}", self.open(event))
     }
 
-    /// The beginning of an answer's object.
+    /// The start of a response object.
     fn open(&self, event: &str) -> String {
         let mut text = format!(r#"{{"event":"{event}""#);
         for (field, label) in [("rid", &self.rid), ("sub", &self.sub)] {
             if let Some(label) = label {
-                write!(text, r#","{field}":{}"#, label.as_json())
-                    .expect("a String takes whatever is written to it");
+                write!(text, r#","{field}":{}"#, label.as_json()).expect("writing to a String cannot fail");
             }
         }
         text
     }
 }
 
-/// Parses a message. Even of one that is wrong it says, as far as it can, what the answer is matched by.
-/// `now_ms` is the instant that an expiry must lie after, in Unix milliseconds.
+/// Parses a message. Even for an invalid one it returns as much of the reply address as possible. An expiry must lie after `now_ms`, Unix
+/// milliseconds.
 pub fn parse(text: &str, value_bytes_max: u64, now_ms: u64) -> (ReplyTo, Result<Request>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let fields = match Fields::parse(text) {
         Ok(fields) => fields,
         Err(error) => {
-            // What else is in the message is wrong, not who asks.
+            // Other members may be invalid while these are valid.
             let known = serde_json::from_str::<Known>(text).ok();
             let reply_to = known.and_then(|known| known.reply_to().ok());
             return (reply_to.unwrap_or_default(), Err(error));
@@ -179,7 +178,7 @@ pub fn parse(text: &str, value_bytes_max: u64, now_ms: u64) -> (ReplyTo, Result<
     }
 }
 
-/// The members that an answer is matched by.
+/// The members that identify a request.
 #[derive(Deserialize)]
 struct Known<'a> {
     #[serde(borrow)]
@@ -203,7 +202,7 @@ impl Known<'_> {
     }
 }
 
-/// Every member that a message may have. Which of them an operation needs is checked after.
+/// All members a message may have. Which ones an operation needs is checked later.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields<'a> {
@@ -237,7 +236,7 @@ const OPERATIONS: &str =
 
 impl<'a> Fields<'a> {
     fn parse(text: &'a str) -> Result<Self> {
-        // serde would take a list for the members in their order.
+        // serde would accept a list of the members in order.
         if !text.trim_start().starts_with('{') {
             return Err(Error::BadRequest(OPERATIONS.into()));
         }
@@ -252,7 +251,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Refuses members that are for another operation. `rid` and `id` are repeated in every answer.
+    /// Refuses members that belong to another operation. `rid` and `id` are repeated in every response.
     fn check(&self) -> Result<()> {
         let given = [
             ("table", self.table.is_some()),
@@ -278,7 +277,7 @@ impl<'a> Fields<'a> {
             "delete" => &["table", "key", "force", "if_match", "if_none_match"],
             "delete_all" => &["table", "prefix", "confirm"],
             "unsub" | "ping" => &[],
-            // Answered as what they are.
+            // Other operations are refused later, by name.
             _ => return Ok(()),
         };
         strict::check_members(&self.op, &given, allowed)
@@ -326,7 +325,7 @@ impl<'a> Fields<'a> {
             (Some(_), None) => Ok(Topic::Key(self.table()?, self.key()?)),
             (None, prefix) => Ok(Topic::Prefix(self.table()?, prefix.clone().unwrap_or_default())),
             (Some(_), Some(_)) => {
-                Err(Error::BadRequest(r#"a subscription has "key" or "prefix", not both"#.into()))
+                Err(Error::BadRequest(r#"a subscription takes "key" or "prefix", not both"#.into()))
             }
         }
     }
@@ -341,7 +340,7 @@ impl<'a> Fields<'a> {
         let expiry = expiry::of_members(self.ttl, self.expires_at, now_ms)?;
         let raw = match (self.patch, self.value) {
             (Some(_), Some(_)) => {
-                return Err(Error::BadRequest(r#"a patch has "patch" or "value", not both"#.into()));
+                return Err(Error::BadRequest(r#"a patch takes "patch" or "value", not both"#.into()));
             }
             (patch, value) => patch.or(value),
         };
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_are_those_of_rest() {
+    fn operations_match_those_of_rest() {
         let get = Operation::Get(Address { table: table(), key: key() });
         assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k"}"#), Ok(Request::Call(get)));
         assert_eq!(parsed(r#"{"op":"ping"}"#), Ok(Request::Call(Operation::Ping)));
@@ -461,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_message_is_said() {
+    fn an_invalid_message_gets_an_explanation() {
         let cases = [
             ("", "bad-request"),
             ("{", "bad-json"),
@@ -505,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_repeats_what_its_request_is_known_by() {
+    fn a_response_repeats_the_labels_of_its_request() {
         let (reply_to, _) = parse(r#"{"op":"ping","rid":"\u0041 7"}"#, VALUE_BYTES_MAX, NOW_MS);
         assert_eq!(reply_to.result("{}"), r#"{"event":"result","rid":"\u0041 7","status":200}"#);
         assert_eq!(
@@ -520,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_operation_is_a_result_and_anything_else_an_error() {
+    fn a_failed_operation_gets_a_result_and_other_failures_an_error() {
         let answered = |text: &str| {
             let (reply_to, request) = parse(text, VALUE_BYTES_MAX, NOW_MS);
             let problem = reply_to.problem(&request.expect_err("a bad request"), "id-1");

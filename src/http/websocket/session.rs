@@ -1,8 +1,8 @@
-//! One WebSocket connection after its handshake: a loop over what the client says, what its subscriptions tell, which
-//! requests are done, and the beat. Requests run beside each other and beside the events, and results go out as they come.
+//! One WebSocket connection after its handshake: a loop over the client's messages, the notices of its subscriptions, finished requests,
+//! and keep-alive ticks. Requests run concurrently with each other and with events, and results go out as they are ready.
 //!
-//! A slow client slows only itself: while a write waits for it nothing is read from it and its subscriptions keep to their
-//! bounded queues. The socket below fails a write that waits too long, without a close frame, which could not pass either.
+//! A slow client slows down only itself. While a write waits for it, we read nothing from it, and its subscriptions stay within their
+//! bounded queues. The socket below fails a write that waits too long, without a close frame, which would not get through either.
 
 use std::{
     collections::HashMap,
@@ -42,17 +42,17 @@ use crate::{
 
 /// Subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: usize = 1000;
-/// Requests of one connection that are being worked on; while there are that many, no more are read.
+/// Requests of one connection in progress. At this many, we read no more.
 const REQUESTS_MAX: usize = 64;
-/// Pings without any sign of life before the client is taken for dead: two beats and a bit.
+/// Pings without any answer before we consider the client dead: a little over two keep-alive periods.
 const UNANSWERED_PINGS_MAX: u32 = 2;
-/// How long a client may take over the close of a connection.
+/// How long a client may take to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A session: what one client is doing on one connection.
+/// What one client does on one connection.
 pub struct Session {
     node: Arc<Node>,
-    /// The id of the request that opened the connection, in every problem.
+    /// The id of the request that opened the connection; in every problem.
     request_id: Arc<str>,
     kind: Kind,
     subscriptions: SelectAll<LabelledSubscription>,
@@ -74,13 +74,13 @@ enum Kind {
 
 /// Why a connection ends.
 enum End {
-    /// The client closed it, or is gone: nobody is there to be told.
+    /// The client closed it or is gone: nobody is left to tell.
     Gone,
-    /// We close it: why.
+    /// We close it, with this reason.
     Close(CloseCode, &'static str),
 }
 
-/// How a part of a session went: on to the next, or to the end.
+/// The outcome of one step: continue, or end the connection.
 type Step = std::result::Result<(), End>;
 
 /// What happened next.
@@ -143,12 +143,12 @@ impl Session {
             }
         };
         if let End::Close(code, reason) = end {
-            // A client that does not close its side in time is left behind; that is no news.
+            // Drop a client that does not close its side in time; nothing is lost.
             let _ = timeout(CLOSE_TIMEOUT, close(&mut socket, code, reason)).await;
         }
     }
 
-    /// Takes what is next. All that is ready goes into one write, which is done when nothing more is.
+    /// Handles the next event. Everything that is ready goes into one write, which is flushed when nothing more is ready.
     async fn step(&mut self, socket: &mut Socket) -> Step {
         let event = match self.next(socket).now_or_never() {
             Some(event) => event,
@@ -171,7 +171,7 @@ impl Session {
         }
     }
 
-    /// Waits for one of them. May be dropped at any point without losing anything.
+    /// Waits for the next event. Safe to drop at any point.
     async fn next(&mut self, socket: &mut Socket) -> Event {
         tokio::select! {
             message = socket.next(), if self.requests.len() < REQUESTS_MAX => Event::Received(message),
@@ -182,7 +182,7 @@ impl Session {
         }
     }
 
-    /// Tells of a subscription that broke off; its id is free again, and a connection that has no other is closed.
+    /// Reports a failed subscription and frees its id. Closes a connection that has no other.
     async fn end_subscription(&mut self, socket: &mut Socket, label: Option<Label>, notice: &Notice) -> Step {
         send(socket, events::message(notice, label.as_ref().map(Label::as_json))).await?;
         let Some(label) = label else { return Err(End::Gone) };
@@ -199,12 +199,12 @@ impl Session {
         match message.ok_or(End::Gone)?? {
             Message::Text(text) => self.handle(socket, &text).await,
             Message::Binary(_) => {
-                let error = Error::BadRequest("messages are text frames, one JSON object each".into());
+                let error = Error::BadRequest("send text frames, each with one JSON object".into());
                 send(socket, ReplyTo::default().problem(&error, &self.request_id)).await
             }
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
             Message::Close(_) => {
-                // The answer to it is in the socket's buffer.
+                // The reply is in the socket's buffer.
                 socket.flush().await?;
                 Err(End::Gone)
             }
@@ -231,7 +231,8 @@ impl Session {
         match self.kind {
             Kind::Requests => request::parse(text, self.node.value_bytes_max(), self.node.now_ms()),
             Kind::Events => {
-                let error = Error::BadRequest("this is a stream of events; /_/ws takes requests".into());
+                let error =
+                    Error::BadRequest("this connection only sends events; use /_/ws for requests".into());
                 (ReplyTo::default(), Err(error))
             }
         }
@@ -241,11 +242,13 @@ impl Session {
         if self.labels.contains_key(&id) {
             let id = id.as_json();
             return Err(Error::BadRequest(format!(
-                "the id {id} is taken on this connection; unsub it first"
+                "the id {id} is in use on this connection: unsub it first"
             )));
         }
         if self.labels.len() >= SUBSCRIPTIONS_MAX {
-            return Err(Error::TooMany(format!("this connection has its {SUBSCRIPTIONS_MAX} subscriptions")));
+            return Err(Error::TooMany(format!(
+                "this connection already has {SUBSCRIPTIONS_MAX} subscriptions, the most allowed"
+            )));
         }
         let (stop, position) = self.follow(Some(id.clone()), vec![topic], start).await?;
         self.labels.insert(id, stop);
@@ -272,7 +275,7 @@ impl Session {
         Ok((stop, position))
     }
 
-    /// From where every subscription of this connection can be resumed, if all of them have told what there was.
+    /// Where all subscriptions of this connection can be resumed, if all of them have sent everything so far.
     fn position(&self) -> Option<Cursor> {
         let running = self.subscriptions.iter().filter(|labelled| !labelled.stopped.is_aborted());
         let positions = running.map(|labelled| labelled.subscription.position());
@@ -280,7 +283,7 @@ impl Session {
         positions?.into_iter().min_by_key(|cursor| cursor.sequence)
     }
 
-    /// Begins an operation. The results that are there by then go out; the others follow when they are.
+    /// Starts an operation. Sends the results that are ready now; others follow when they are.
     async fn call(
         &mut self,
         socket: &mut Socket,
@@ -291,14 +294,14 @@ impl Session {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
         self.requests.push(Box::pin(async move {
             let body = operation.run(&node).await;
-            // An answer is there twice for a moment, and goes out as soon as it is.
+            // A response is briefly in memory twice.
             let body = body.and_then(|body| reservation.reserve_at_least(2 * body.len()).map(|()| body));
             match body {
                 Ok(body) => reply_to.result(&body),
                 Err(error) => reply_to.problem(&error, &request_id),
             }
         }));
-        // Polled before the next message is read, requests begin in the order they came: a get after a put finds it.
+        // Poll before reading the next message, so that requests start in order: a get after a put sees it.
         while let Some(Some(answer)) = self.requests.next().now_or_never() {
             send(socket, answer).await?;
         }
@@ -316,7 +319,7 @@ impl Session {
         Ok(socket.feed(Message::Ping(Bytes::new())).await?)
     }
 
-    /// The node stops: requests in flight are answered, then the client is told.
+    /// The node stops: finish the requests in flight, then tell the client.
     async fn shut_down(&mut self, socket: &mut Socket) -> std::result::Result<End, End> {
         while let Some(answer) = self.requests.next().await {
             send(socket, answer).await?;
@@ -326,12 +329,12 @@ impl Session {
     }
 }
 
-/// Gives a message to the socket once that has room for it. It may stay in the socket's buffer until the next flush.
+/// Hands a message to the socket once it has room. The message may stay in the socket's buffer until the next flush.
 async fn send(socket: &mut Socket, text: String) -> Step {
     Ok(socket.feed(Message::Text(text.into())).await?)
 }
 
-/// Says why, waits for the client to agree, and closes our side.
+/// Sends the reason, waits for the client to close, and closes our side.
 async fn close(
     socket: &mut Socket,
     code: CloseCode,
@@ -349,7 +352,7 @@ impl From<SocketError> for End {
                 Self::Close(CloseCode::Size, "a message is larger than a value may be")
             }
             SocketError::Io(error) if error.kind() == ErrorKind::OutOfMemory => {
-                Self::Close(CloseCode::Again, "the memory of this node for messages is used up; try again")
+                Self::Close(CloseCode::Again, "this node's memory for messages is used up; try again")
             }
             SocketError::Utf8(_) => Self::Close(CloseCode::Invalid, "a text frame is not UTF-8"),
             SocketError::Protocol(
@@ -358,13 +361,13 @@ impl From<SocketError> for End {
                 | ProtocolError::ReceivedAfterClosing,
             ) => Self::Gone,
             SocketError::Protocol(_) => Self::Close(CloseCode::Protocol, "this is not WebSocket (RFC 6455)"),
-            // Broken, or a write that waited too long: no close frame would pass.
+            // The connection broke, or a write waited too long: a close frame would not get through.
             _ => Self::Gone,
         }
     }
 }
 
-/// A subscription whose notices carry its name; the one that came with the connection has none.
+/// A subscription whose notices carry its label. The one that came with the connection has none.
 struct LabelledSubscription {
     label: Option<Label>,
     subscription: Subscription,
