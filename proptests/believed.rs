@@ -3,7 +3,10 @@
 
 use dynarust::core::{
     clock::NodeId,
-    wall_clock::{BACKWARD_MS, Believed, CONTRADICTED_MS, FORWARD_MS, News, Options, Reading},
+    wall_clock::{
+        ACCEPT_BACKWARD_MS, ACCEPT_CONTRADICTED_MS, ACCEPT_FORWARD_MS, ClockEvent, Options, Reading,
+        TrustedClock,
+    },
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -49,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// A machine with its clocks, as offsets of the true time, and what was read.
 struct Machine {
     options: Options,
-    believed: Believed,
+    trusted: TrustedClock,
     passed_ms: i64,
     off_millionths_ms: i64,
     slew: i64,
@@ -60,25 +63,25 @@ struct Machine {
     /// When, and what, it was when a leap was believed last, or at first.
     base: (i64, i64),
     /// How far the believed time was off before leaps ahead that were believed.
-    left_ms: Vec<i64>,
+    before_jump_ms: Vec<i64>,
     /// Whether others have shown their times.
     sighted: bool,
 }
 
 impl Machine {
-    fn new(leap_ms: u64) -> Self {
-        let options = Options { leap_ms, drift_max_ms: leap_ms };
+    fn new(jump_ms: u64) -> Self {
+        let options = Options { jump_ms, drift_max_ms: jump_ms };
         let first = Reading { wall_ms: NOW_MS.unsigned_abs(), monotonic_ms: 0 };
         Self {
             options,
-            believed: Believed::new(first, options),
+            trusted: TrustedClock::new(first, options),
             passed_ms: 0,
             off_millionths_ms: 0,
             slew: 0,
             stands: (0, 0),
             last_ms: 0,
             base: (0, 0),
-            left_ms: Vec::new(),
+            before_jump_ms: Vec::new(),
             sighted: false,
         }
     }
@@ -107,7 +110,12 @@ impl Machine {
             Step::Suspend(for_ms) => self.pass(for_ms),
             Step::Sight { node, off_ms } => {
                 let theirs_ms = NOW_MS + self.passed_ms + off_ms;
-                self.believed.sight(NodeId(node), theirs_ms.unsigned_abs(), 0, self.passed_ms.unsigned_abs());
+                self.trusted.observe(
+                    NodeId(node),
+                    theirs_ms.unsigned_abs(),
+                    0,
+                    self.passed_ms.unsigned_abs(),
+                );
                 self.sighted = true;
             }
         }
@@ -115,44 +123,46 @@ impl Machine {
     }
 
     fn read(&mut self) -> Result<(), TestCaseError> {
-        let leap_ms = self.options.leap_ms as i64;
+        let jump_ms = self.options.jump_ms as i64;
         let off_ms = self.off_ms();
-        if off_ms.abs_diff(self.stands.1) > self.options.leap_ms {
+        if off_ms.abs_diff(self.stands.1) > self.options.jump_ms {
             self.stands = (self.passed_ms, off_ms);
         }
         let wall_ms = NOW_MS + self.passed_ms + off_ms;
         let reading =
             Reading { wall_ms: wall_ms.unsigned_abs(), monotonic_ms: self.passed_ms.unsigned_abs() };
-        let (now_ms, news) = self.believed.read(reading);
+        let (now_ms, event) = self.trusted.read(reading);
         let believed_ms = now_ms as i64 - NOW_MS - self.passed_ms;
-        match news {
-            Some(News::Believed(by_ms)) => {
+        match event {
+            Some(ClockEvent::Accepted(by_ms)) => {
                 prop_assert_eq!(believed_ms, off_ms, "it is the wall clock that is believed");
                 prop_assert_eq!(by_ms, off_ms - self.last_ms);
                 let stood_ms = self.passed_ms - self.stands.0;
-                let returns =
-                    self.left_ms.iter().any(|left_ms| left_ms.abs_diff(off_ms) <= self.options.leap_ms);
+                let returns = self
+                    .before_jump_ms
+                    .iter()
+                    .any(|before_jump_ms| before_jump_ms.abs_diff(off_ms) <= self.options.jump_ms);
                 let least_ms = match by_ms > 0 {
-                    true => FORWARD_MS as i64,
+                    true => ACCEPT_FORWARD_MS as i64,
                     false if returns => 0,
-                    false => BACKWARD_MS as i64,
+                    false => ACCEPT_BACKWARD_MS as i64,
                 };
                 prop_assert!(self.sighted || stood_ms >= least_ms, "after {stood_ms} ms by {by_ms}");
                 if by_ms > 0 {
-                    self.left_ms.push(self.last_ms);
+                    self.before_jump_ms.push(self.last_ms);
                 }
                 self.base = (self.passed_ms, believed_ms);
             }
-            Some(News::Leapt(_) | News::TakenBack) | None => {
+            Some(ClockEvent::Jumped(_) | ClockEvent::Reverted) | None => {
                 // Both ways from what was believed: as far as a leap, and as far again in the time that a leap takes to be believed.
-                let creep_ms = (self.passed_ms - self.base.0) * leap_ms / FORWARD_MS as i64;
+                let creep_ms = (self.passed_ms - self.base.0) * jump_ms / ACCEPT_FORWARD_MS as i64;
                 let moved_ms = (believed_ms - self.base.1).abs();
-                prop_assert!(moved_ms <= leap_ms + creep_ms + 1, "moved by {moved_ms} ms in small steps");
+                prop_assert!(moved_ms <= jump_ms + creep_ms + 1, "moved by {moved_ms} ms in small steps");
             }
         }
-        prop_assert_eq!(self.believed.at(self.passed_ms.unsigned_abs()), now_ms);
+        prop_assert_eq!(self.trusted.at(self.passed_ms.unsigned_abs()), now_ms);
         prop_assert_eq!(
-            self.believed.leapt_ms().is_some(),
+            self.trusted.jumped_ms().is_some(),
             believed_ms != off_ms,
             "what is not followed is said to have leapt"
         );
@@ -165,8 +175,8 @@ proptest! {
     #![proptest_config(cases(128))]
 
     #[test]
-    fn believed_time_leaps_only_where_the_wall_clock_stood(leap_ms in prop_oneof![Just(500u64), 10..=500u64], steps in vec(step(), 1..60)) {
-        let mut machine = Machine::new(leap_ms);
+    fn believed_time_leaps_only_where_the_wall_clock_stood(jump_ms in prop_oneof![Just(500u64), 10..=500u64], steps in vec(step(), 1..60)) {
+        let mut machine = Machine::new(jump_ms);
         for step in &steps {
             machine.take(step)?;
         }
@@ -180,8 +190,8 @@ proptest! {
         }
         machine.take(&Step::SetRight)?;
         // What others have against it holds for so long at the most; they say nothing more.
-        machine.take(&Step::Wait { for_ms: CONTRADICTED_MS as i64, gap_ms: 1_000 })?;
+        machine.take(&Step::Wait { for_ms: ACCEPT_CONTRADICTED_MS as i64, gap_ms: 1_000 })?;
         prop_assert_eq!(machine.last_ms, 0);
-        prop_assert_eq!(machine.believed.contradiction(machine.passed_ms.unsigned_abs()), None);
+        prop_assert_eq!(machine.trusted.contradiction(machine.passed_ms.unsigned_abs()), None);
     }
 }

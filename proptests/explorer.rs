@@ -284,7 +284,7 @@ fn the_start_is_whole_and_equal() {
     for step in TOGETHER {
         assert_eq!(cluster.take(*step), None);
     }
-    assert!((0..3).all(|node| cluster.nodes[node].is_whole()));
+    assert!((0..3).all(|node| cluster.nodes[node].is_complete()));
     assert_eq!(cluster.ghost.settled_ms, cluster.now_ms);
     assert!((0..3).all(|node| cluster.nodes[node].rows[0].is_some()));
 }

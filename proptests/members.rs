@@ -52,7 +52,7 @@ fn nobody_is_renewed_or_suspected_while_nothing_happens() {
         assert!(network.is_whole());
     }
     assert_eq!(before, (0..5).map(|at| network.members(at).local().incarnation).collect::<Vec<_>>());
-    assert!((0..5).all(|at| network.members(at).take_note().is_none()), "and nothing is to be written");
+    assert!((0..5).all(|at| network.members(at).take_unsaved().is_none()), "and nothing is to be written");
     assert!((0..5).all(|at| network.members(at).faults() == 0));
 }
 
@@ -144,7 +144,7 @@ fn who_said_goodbye_is_remembered_and_welcome() {
     network.run(1_000);
     assert!(all_hold(&network, 1, |state| matches!(state, Some(MemberState::Left { .. }))));
     assert_eq!(network.members(0).addresses(), ["node0:6660", "node2:6660"]);
-    assert_eq!(network.members(0).unforgotten(), [id(1), id(2)]);
+    assert_eq!(network.members(0).member_ids(), [id(1), id(2)]);
     let now_ms = network.now_ms;
     assert_eq!(network.members(0).wanted(now_ms).len(), 1);
     network.start(1, None, Some(note));
@@ -158,7 +158,7 @@ fn who_leaves_for_ever_is_forgotten_by_all() {
     network.until(1_000, "forgotten", |network| all_hold(network, 3, is_forgotten));
     network.run(30_000);
     assert!(all_hold(&network, 3, is_forgotten));
-    assert_eq!(network.members(0).unforgotten(), [id(1), id(2)]);
+    assert_eq!(network.members(0).member_ids(), [id(1), id(2)]);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_member_of_a_new_address_replaces_the_old() {
     let mut network = whole(3);
     let now_ms = network.now_ms;
     let before = network.members(1).local().incarnation;
-    network.readdress(1, "elsewhere:6660", now_ms);
+    network.change_address(1, "elsewhere:6660", now_ms);
     network.run(1_000);
     for at in [0, 2] {
         let member = network.members(at).other(id(1)).expect("known").clone();

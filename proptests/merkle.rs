@@ -6,7 +6,7 @@ use dynarust::core::{
     clock::{NodeId, Timestamp},
     digest::{
         Digest, DigestKey, KeyHash, Path, Sum,
-        tree::{BUCKET_ROWS_MAX, COLLAPSE_MS, HORIZON_MS, Leaf, PartitionTree, RESTLESS_MS},
+        tree::{BUCKET_ROWS_MAX, COLLAPSE_MS, CONTINUOUS_MS, HORIZON_MS, Leaf, PartitionTree},
     },
     name::TableName,
     register::{Fingerprint, Marker},
@@ -130,8 +130,8 @@ impl Replica {
                 self.close.insert(key, close);
                 shown.retain(|&(shown_ms, _)| shown_ms < close.before_ms);
                 let since_ms = close.since_ms;
-                if since_ms + RESTLESS_MS < at_ms {
-                    shown.push((since_ms + RESTLESS_MS, None));
+                if since_ms + CONTINUOUS_MS < at_ms {
+                    shown.push((since_ms + CONTINUOUS_MS, None));
                 }
             }
             None => {
@@ -180,14 +180,14 @@ proptest! {
         }),
     ) {
         let (one, other) = (Replica::of(&writes), Replica::of(&shuffled));
-        prop_assert!(one.tree.agrees(&other.tree));
+        prop_assert!(one.tree.matches(&other.tree));
         prop_assert_eq!(one.tree.total(), other.tree.total());
     }
 
     #[test]
     fn sums_are_equal_just_where_rows_are(one in events(), other in events()) {
         let (one, other) = (Replica::live(&one), Replica::live(&other));
-        prop_assert_eq!(one.tree.agrees(&other.tree), one.rows == other.rows);
+        prop_assert_eq!(one.tree.matches(&other.tree), one.rows == other.rows);
         prop_assert_eq!(one.tree.total() == other.tree.total(), one.rows == other.rows);
         prop_assert_eq!(one.tree.total().count, one.rows.len() as i64);
     }
@@ -234,7 +234,7 @@ proptest! {
         if let Some(depth) = tree.wants_depth() {
             let mut deeper = PartitionTree::new(depth);
             rows.iter().for_each(|(key, leaf)| deeper.insert(hash(*key), *leaf, NOW_MS));
-            prop_assert!(tree.agrees(&deeper));
+            prop_assert!(tree.matches(&deeper));
             tree.rebuild(deeper);
             prop_assert_eq!(tree.wants_depth(), None);
         }
@@ -247,7 +247,7 @@ proptest! {
             if rows.len() as u16 == keys / 8 {
                 let mut left = PartitionTree::new(deep.depth());
                 rows.iter().for_each(|(key, leaf)| left.insert(hash(*key), *leaf, NOW_MS));
-                prop_assert!(tree.agrees(&left) && left.agrees(&tree));
+                prop_assert!(tree.matches(&left) && left.matches(&tree));
             }
         }
         prop_assert_eq!((tree.depth(), tree.total()), (0, Sum::default()));
@@ -283,7 +283,7 @@ proptest! {
         let (last_ms, tag) = all.rows[&key];
         newest.merge((key, last_ms, tag));
         for at_ms in (NOW_MS - 15_000..NOW_MS + 30_000).step_by(89) {
-            if !(first_ms + RESTLESS_MS..last_ms).contains(&at_ms) {
+            if !(first_ms + CONTINUOUS_MS..last_ms).contains(&at_ms) {
                 prop_assert_eq!(all.tree.total_at(at_ms), newest.tree.total_at(at_ms), "at {}", at_ms);
             }
         }
@@ -310,7 +310,7 @@ proptest! {
                 late.merge((1, at_ms, 5));
             }
         }
-        for at_ms in (first_ms.expect("it came") + RESTLESS_MS..at_ms + 3_000).step_by(89) {
+        for at_ms in (first_ms.expect("it came") + CONTINUOUS_MS..at_ms + 3_000).step_by(89) {
             prop_assert_eq!(all.tree.total_at(at_ms), late.tree.total_at(at_ms), "at {}", at_ms);
         }
     }

@@ -284,7 +284,7 @@ impl Replica for MemoryReplica {
         Ok(accepted)
     }
 
-    fn keep_agreement(&self, agreement: &Agreement) -> Result<()> {
+    fn save_agreement(&self, agreement: &Agreement) -> Result<()> {
         self.0.borrow_mut().kept_agreement = Some(agreement.clone());
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Replica for MemoryReplica {
         Ok(count)
     }
 
-    fn pass(&self, at_ms: u64) {
+    fn raise_clock(&self, at_ms: u64) {
         self.0.borrow_mut().clock.pass(at_ms);
     }
 
@@ -309,10 +309,10 @@ impl Replica for MemoryReplica {
         self.0.borrow().swept
     }
 
-    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+    fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
         let rows = self.0.borrow();
-        let dead = rows.registers().filter(|(_, _, register)| is_over(register, swept));
-        Ok(dead.map(|(table, key, _)| (table.clone(), vec![key.clone()])).collect())
+        let garbage = rows.registers().filter(|(_, _, register)| is_over(register, swept));
+        Ok(garbage.map(|(table, key, _)| (table.clone(), vec![key.clone()])).collect())
     }
 
     fn reset_swept(&self, swept: Swept) -> Result<()> {

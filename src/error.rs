@@ -93,7 +93,7 @@ pub enum Error {
     },
     /// This node's own timestamps are further ahead of its clock than other nodes take: its clock was ahead, or is behind now. It writes
     /// nothing until that is mended.
-    StampsAhead {
+    TimestampsAhead {
         /// How far ahead, in milliseconds.
         ahead_ms: u64,
         /// How far clocks may be apart, in milliseconds.
@@ -178,7 +178,7 @@ impl fmt::Display for Error {
                 "a timestamp {ahead_ms} ms ahead of this node's clock; at most {allowed_ms} ms are allowed \
                  (--max-clock-drift): set the clocks by NTP"
             ),
-            Self::StampsAhead { ahead_ms, allowed_ms } => write!(
+            Self::TimestampsAhead { ahead_ms, allowed_ms } => write!(
                 f,
                 "this node's timestamps are {ahead_ms} ms ahead of its clock, and clocks may be {allowed_ms} ms apart \
                  (--max-clock-drift): its clock was ahead, or is behind now. See to it that the clock is right; then stop \

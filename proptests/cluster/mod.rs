@@ -110,7 +110,7 @@ fn describe(message: &Message) -> String {
             round.guarantee_ms,
             round.swept_ms,
             round.expired_ms,
-            if round.flags.whole { " whole" } else { "" },
+            if round.flags.complete { " whole" } else { "" },
             if round.flags.pushing { " pushing" } else { "" },
             if round.flags.gap { " gap" } else { "" },
         ),

@@ -76,7 +76,7 @@ struct Kept {
 }
 
 impl Node {
-    pub fn new(number: usize, whole: bool, journal_keys_max: usize) -> Self {
+    pub fn new(number: usize, complete: bool, journal_keys_max: usize) -> Self {
         let id = NodeId(number as u64 + 1);
         let mut node = Self {
             id,
@@ -99,8 +99,8 @@ impl Node {
             figures: Vec::new(),
         };
         node.restore(0);
-        if whole {
-            node.shared.standing().become_whole(0);
+        if complete {
+            node.shared.progress().become_complete(0);
         }
         node
     }
@@ -152,7 +152,7 @@ impl Node {
     /// Stops in order: everything is durable, and known to be.
     pub fn close(&mut self) {
         self.replica.sync_to(self.replica.place());
-        self.kept.agreement = self.shared.standing().agreement.clone();
+        self.kept.agreement = self.shared.progress().agreement.clone();
         self.crash();
     }
 
@@ -179,28 +179,28 @@ impl Node {
     pub fn set_members(&mut self, members: &[NodeId]) {
         let own = self.id;
         let others: Vec<_> = members.iter().copied().filter(|member| *member != own).collect();
-        self.shared.standing().set_members(&others);
+        self.shared.progress().set_members(&others);
     }
 
     /// Learns that it was forgotten: it takes what the cluster has.
     pub fn begin_syncing(&mut self, now_ms: u64) {
         let wall_ms = self.wall_ms(now_ms);
         self.incarnation += 1;
-        self.shared.standing().begin_syncing(wall_ms);
+        self.shared.progress().begin_syncing(wall_ms);
     }
 
     /// Up to when it held the same rows as another, as it says.
     pub fn agreed_ms(&self, with: NodeId) -> u64 {
-        self.shared.standing().agreement.with_ms(with)
+        self.shared.progress().agreement.with_ms(with)
     }
 
     /// Hears that another was forgotten, from one that says up to when both held the same.
     pub fn hear_of_forgotten(&mut self, forgotten: (usize, NodeId), incarnation: u64, agreed_ms: u64) {
         self.forgotten.insert(forgotten.0, incarnation);
         self.unlink(forgotten.0);
-        let mut standing = self.shared.standing();
-        if !standing.whole && !standing.intact {
-            standing.agreement.part(forgotten.1, agreed_ms);
+        let mut progress = self.shared.progress();
+        if !progress.complete && !progress.intact {
+            progress.agreement.detach(forgotten.1, agreed_ms);
         }
     }
 
@@ -217,18 +217,18 @@ impl Node {
         let settled_ms = self.wall_ms(now_ms) - SETTLE_MS;
         self.with(now_ms, |ends, context| {
             let linked: Vec<_> = ends.values().map(|end| end.peer.remote()).collect();
-            let mut standing = context.shared.standing();
-            if standing.agree(context.now_ms, linked) {
-                let floor_ms = standing.raise_floor(settled_ms);
+            let mut progress = context.shared.progress();
+            if progress.agree(context.now_ms, linked) {
+                let floor_ms = progress.raise_floor(settled_ms);
                 context.replica.pass_floor(floor_ms, GRACE_MS);
             }
         });
-        let standing = self.shared.standing();
-        self.kept = Kept { agreement: standing.agreement.clone(), intact: standing.intact };
+        let progress = self.shared.progress();
+        self.kept = Kept { agreement: progress.agreement.clone(), intact: progress.intact };
     }
 
-    pub fn is_whole(&self) -> bool {
-        self.shared.standing().whole
+    pub fn is_complete(&self) -> bool {
+        self.shared.progress().complete
     }
 
     /// The root of what it holds now.
@@ -239,12 +239,12 @@ impl Node {
     fn restore(&mut self, now_ms: u64) {
         let wall_ms = self.wall_ms(now_ms);
         // Members that it knows of are no news: what was agreed with them is what it kept.
-        let members: Vec<_> = self.shared.standing().floor.members().collect();
+        let members: Vec<_> = self.shared.progress().floor.members().collect();
         self.shared = Shared::new(Journal::new(self.journal_keys_max));
-        let mut standing = self.shared.standing();
-        standing.begin_syncing(wall_ms);
-        standing.floor.set_members(members);
-        standing.agreement = self.kept.agreement.clone();
-        standing.intact = self.kept.intact;
+        let mut progress = self.shared.progress();
+        progress.begin_syncing(wall_ms);
+        progress.floor.set_members(members);
+        progress.agreement = self.kept.agreement.clone();
+        progress.intact = self.kept.intact;
     }
 }

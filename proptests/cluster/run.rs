@@ -152,7 +152,7 @@ fn is_converged(world: &World) -> bool {
     let first = world.nodes[members[0]].replica.rows();
     members
         .iter()
-        .all(|member| world.nodes[*member].replica.rows() == first && world.nodes[*member].is_whole())
+        .all(|member| world.nodes[*member].replica.rows() == first && world.nodes[*member].is_complete())
 }
 
 fn differences(world: &World) -> String {
@@ -160,8 +160,8 @@ fn differences(world: &World) -> String {
         let node = &world.nodes[*member];
         let rows = node.replica.rows();
         let rows = rows.iter().map(|(_, key, register)| format!("{} {}", key.as_str(), register.timestamp()));
-        let whole = if node.is_whole() { "" } else { " not whole" };
-        format!("\n{member}{whole} {:?}: {}", node.replica.swept(), rows.collect::<Vec<_>>().join(", "))
+        let complete = if node.is_complete() { "" } else { " not whole" };
+        format!("\n{member}{complete} {:?}: {}", node.replica.swept(), rows.collect::<Vec<_>>().join(", "))
     };
     world.members().iter().map(of).collect()
 }
@@ -194,13 +194,13 @@ fn sweep(world: &mut World) -> Outcome<()> {
     for member in world.members() {
         let node = &world.nodes[member];
         let wall_ms = node.wall_ms(world.now_ms);
-        let dead = node.replica.rows().into_iter().find(|(_, _, register)| match register.payload() {
+        let garbage = node.replica.rows().into_iter().find(|(_, _, register)| match register.payload() {
             Payload::Deleted => true,
             Payload::Live { expires_at_ms, .. } => {
                 expires_at_ms.is_some_and(|at_ms| at_ms + 15_000 < wall_ms)
             }
         });
-        if let Some((_, key, register)) = dead {
+        if let Some((_, key, register)) = garbage {
             return Err(format!("{} of {} is still on {member}", key.as_str(), register.timestamp()));
         }
     }

@@ -99,7 +99,7 @@ pub struct Schedule {
     pub seed: u64,
     pub nodes: usize,
     /// Those that are whole at first.
-    pub whole: usize,
+    pub complete: usize,
     pub journal_keys_max: usize,
     pub keys: usize,
     /// When, in milliseconds, and what.
@@ -112,14 +112,14 @@ const SKEW_MAX_MS: u64 = 240;
 impl Schedule {
     /// A cluster to which nothing happens.
     pub fn quiet(seed: u64, nodes: usize) -> Self {
-        Self { seed, nodes, whole: nodes, journal_keys_max: 1_000, keys: 200, steps: Vec::new() }
+        Self { seed, nodes, complete: nodes, journal_keys_max: 1_000, keys: 200, steps: Vec::new() }
     }
 
     /// The schedule of a seed.
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let nodes = 2 + random.index(6).min(random.index(6));
-        let whole = if random.one_in(4) { 1 } else { nodes };
+        let complete = if random.one_in(4) { 1 } else { nodes };
         let journal_keys_max = 4 << random.index(6);
         let keys = 1 + random.index(12);
         let mut steps = Vec::new();
@@ -135,7 +135,7 @@ impl Schedule {
         if random.one_in(3) {
             steps.extend(long_partition(&mut random, nodes, keys, at_ms));
         }
-        Self { seed, nodes, whole, journal_keys_max, keys, steps }
+        Self { seed, nodes, complete, journal_keys_max, keys, steps }
     }
 }
 
@@ -171,8 +171,8 @@ fn long_partition(random: &mut Random, nodes: usize, keys: usize, begun_ms: u64)
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, whole, journal_keys_max, keys, .. } = self;
-        writeln!(f, "{nodes} nodes, {whole} whole, {keys} keys, {journal_keys_max} in the journal")?;
+        let Self { nodes, complete, journal_keys_max, keys, .. } = self;
+        writeln!(f, "{nodes} nodes, {complete} whole, {keys} keys, {journal_keys_max} in the journal")?;
         self.steps.iter().try_for_each(|(at_ms, step)| writeln!(f, "{at_ms:>7} {step:?}"))
     }
 }

@@ -35,14 +35,14 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(whole: bool) -> Self {
-        Self::with_journal(whole, Journal::default())
+    fn new(complete: bool) -> Self {
+        Self::with_journal(complete, Journal::default())
     }
 
-    fn with_journal(whole: bool, journal: Journal) -> Self {
+    fn with_journal(complete: bool, journal: Journal) -> Self {
         let shared = Shared::new(journal);
-        shared.standing().whole = whole;
-        shared.standing().floor.set_members([REMOTE]);
+        shared.progress().complete = complete;
+        shared.progress().floor.set_members([REMOTE]);
         let mut scene = Self {
             replica: MemoryReplica::new(LOCAL, DigestKey([1; 32]), NOW_MS),
             shared,
@@ -92,11 +92,11 @@ impl Scene {
         })
     }
 
-    fn round(&self, whole: bool, swept: Swept) -> Message {
-        self.round_of(whole, swept, false, None)
+    fn round(&self, complete: bool, swept: Swept) -> Message {
+        self.round_of(complete, swept, false, None)
     }
 
-    fn round_of(&self, whole: bool, swept: Swept, is_all: bool, root: Option<RootDigest>) -> Message {
+    fn round_of(&self, complete: bool, swept: Swept, is_all: bool, root: Option<RootDigest>) -> Message {
         Message::Round(Round {
             now_ms: self.now_ms,
             echo: None,
@@ -107,7 +107,7 @@ impl Scene {
             agreed_ms: self.told_ms,
             swept_ms: swept.tombstones_ms,
             expired_ms: swept.expired_ms,
-            flags: Flags { whole, is_all, ..Flags::default() },
+            flags: Flags { complete, is_all, ..Flags::default() },
         })
     }
 }
@@ -277,7 +277,7 @@ fn what_is_written_after_a_root_was_taken_lies_above_its_instant_though_the_wall
 fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
     // What its source had when the link came up may be dated as far ahead as rows may be.
     let all_ms = 2_000 + 2 * DRIFT_MAX_MS;
-    for (later_ms, is_all, is_whole) in
+    for (later_ms, is_all, is_complete) in
         [(0, false, false), (0, true, true), (all_ms - 1, false, false), (all_ms, false, true)]
     {
         let mut scene = Scene::new(false);
@@ -286,13 +286,13 @@ fn equal_roots_count_when_they_are_durable_and_make_whole_who_has_all() {
         let at_ms = scene.now_ms - 2_000;
         let root = scene.replica.root(at_ms).expect("it lies in memory");
         let round = scene.round_of(true, Swept::default(), is_all, root);
-        let covered = is_whole.then_some(Flags { whole: true, is_all, ..Flags::default() });
-        let compared = scene.shared.standing().floor.compare(at_ms);
+        let covered = is_complete.then_some(Flags { complete: true, is_all, ..Flags::default() });
+        let compared = scene.shared.progress().floor.compare(at_ms);
         let equal = Equal { compared, swept: Swept::default(), covered };
         assert_eq!(scene.hear(round), [Output::AfterSync(Then::Equal(equal))]);
-        assert!(!scene.shared.standing().whole, "not before the sync");
+        assert!(!scene.shared.progress().complete, "not before the sync");
         scene.with(|peer, context| peer.equal(context, equal));
-        assert_eq!(scene.shared.standing().whole, is_whole);
+        assert_eq!(scene.shared.progress().complete, is_complete);
     }
 }
 

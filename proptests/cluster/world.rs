@@ -117,7 +117,7 @@ impl World {
             broken: None,
         };
         for number in 0..schedule.nodes {
-            world.join(number < schedule.whole);
+            world.join(number < schedule.complete);
         }
         world.at(0, Event::Dial);
         world
@@ -174,10 +174,10 @@ impl World {
     }
 
     /// A node more.
-    pub fn join(&mut self, whole: bool) {
+    pub fn join(&mut self, complete: bool) {
         let number = self.nodes.len();
         self.model.add_node();
-        self.nodes.push(Node::new(number, whole, self.journal_keys_max));
+        self.nodes.push(Node::new(number, complete, self.journal_keys_max));
         // Those that are cut off do not hear of it before they meet.
         self.tell_members();
         let after_ms = self.random.below(0..ROUND_MS);
@@ -344,7 +344,7 @@ impl World {
             Cause::Peer => {
                 let wall_ms = self.nodes[node].wall_ms(self.now_ms);
                 // A node that has not finished its first sync may show what is old.
-                let is_ready = self.nodes[node].is_whole() && self.nodes[node].is_member;
+                let is_ready = self.nodes[node].is_complete() && self.nodes[node].is_member;
                 let is_seen = is_ready && register.value_at(wall_ms).is_some();
                 let at = register.timestamp();
                 // What cannot be proved to have been deleted lives.

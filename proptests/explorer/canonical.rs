@@ -54,15 +54,15 @@ impl Cluster {
         add(self.now_ms);
         add(self.ghost.settled_ms);
         for (number, node) in self.nodes.iter().enumerate() {
-            let standing = &node.standing;
+            let progress = &node.progress;
             let former = node.former;
-            let own = [standing.agreement.with_all_ms(), standing.guaranteed_ms, node.swept.tombstones_ms];
+            let own = [progress.agreement.with_all_ms(), progress.guaranteed_ms, node.swept.tombstones_ms];
             own.into_iter().chain([node.swept.expired_ms]).for_each(&mut add);
             [former.shared_ms, former.anew_ms, former.held_ms].into_iter().for_each(&mut add);
             for other in others(number).map(id) {
-                add(standing.agreement.with_ms(other));
-                add(standing.floor.equal_ms(other).unwrap_or(0));
-                add(standing.floor.announced_ms(other).unwrap_or(0));
+                add(progress.agreement.with_ms(other));
+                add(progress.floor.equal_ms(other).unwrap_or(0));
+                add(progress.floor.announced_ms(other).unwrap_or(0));
             }
             for row in node.rows.iter().chain(&node.before).flatten() {
                 add(row.at_ms);
@@ -101,12 +101,12 @@ impl Cluster {
         let counts = counts.into_iter().chain([limits.damages, limits.forgets, limits.forced]);
         flat.all = counts.fold(flat.all, |all, count| all << 4 | u64::from(count));
         for (number, node) in self.nodes.iter().enumerate() {
-            let standing = &node.standing;
-            let own = [standing.whole, standing.intact, node.is_forced, node.is_isolated];
+            let progress = &node.progress;
+            let own = [progress.complete, progress.intact, node.is_forced, node.is_isolated];
             let former = node.former;
             flat.nodes[number] = pack(&[
-                rank(standing.agreement.with_all_ms()),
-                rank(standing.guaranteed_ms),
+                rank(progress.agreement.with_all_ms()),
+                rank(progress.guaranteed_ms),
                 rank(node.swept.tombstones_ms),
                 rank(node.swept.expired_ms),
                 bits(&own),
@@ -117,11 +117,11 @@ impl Cluster {
             for other in others(number) {
                 let (record, of) = (node.records[other], id(other));
                 let flags =
-                    [standing.agreement.is_apart(of), standing.covered.contains(&of), record.is_forgotten];
+                    [progress.agreement.is_detached(of), progress.covered.contains(&of), record.is_forgotten];
                 flat.pairs[number][other] = pack(&[
-                    rank(standing.agreement.with_ms(of)),
-                    standing.floor.equal_ms(of).map_or(255, rank),
-                    rank(standing.floor.announced_ms(of).unwrap_or(0)),
+                    rank(progress.agreement.with_ms(of)),
+                    progress.floor.equal_ms(of).map_or(255, rank),
+                    rank(progress.floor.announced_ms(of).unwrap_or(0)),
                     bits(&flags),
                     // How far behind it is with what it knows.
                     if record.incarnation == 0 {

@@ -11,14 +11,15 @@ impl Cluster {
     pub fn sync_formerly(&mut self, one: usize, other: usize) -> bool {
         let said = |cluster: &Self, node: usize| {
             let node = &cluster.nodes[node];
-            (node.is_whole(), node.swept, cluster.guarantee_formerly(node))
+            (node.is_complete(), node.swept, cluster.guarantee_formerly(node))
         };
         let rounds = (said(self, one), said(self, other));
-        for (node, from, (is_whole, swept, guarantee_ms)) in [(one, other, rounds.1), (other, one, rounds.0)]
+        for (node, from, (is_complete, swept, guarantee_ms)) in
+            [(one, other, rounds.1), (other, one, rounds.0)]
         {
-            let standing = &mut self.nodes[node].standing;
-            standing.floor.announced(id(from), guarantee_ms);
-            if is_whole {
+            let progress = &mut self.nodes[node].progress;
+            progress.floor.announced(id(from), guarantee_ms);
+            if is_complete {
                 self.heed_formerly(node, from, swept);
             }
         }
@@ -27,15 +28,15 @@ impl Cluster {
         }
         let now_ms = self.now_ms;
         if self.nodes[one].rows == self.nodes[other].rows {
-            for (node, with, is_whole) in [(one, other, rounds.1.0), (other, one, rounds.0.0)] {
+            for (node, with, is_complete) in [(one, other, rounds.1.0), (other, one, rounds.0.0)] {
                 let node = &mut self.nodes[node];
-                let compared = node.standing.floor.compare(now_ms);
-                node.standing.floor.equal(id(with), compared);
-                node.standing.whole |= is_whole;
-                if is_whole {
+                let compared = node.progress.floor.compare(now_ms);
+                node.progress.floor.equal(id(with), compared);
+                node.progress.complete |= is_complete;
+                if is_complete {
                     node.former.held_ms = node.former.held_ms.max(now_ms);
                 }
-                if node.standing.floor.floor_ms() >= node.former.anew_ms {
+                if node.progress.floor.floor_ms() >= node.former.anew_ms {
                     node.former.shared_ms = now_ms;
                 }
             }
@@ -53,25 +54,25 @@ impl Cluster {
     /// What a node did once a round beside links.
     pub fn keep_up_formerly(&mut self, node: usize) {
         let now_ms = self.now_ms;
-        let is_alone = self.nodes[node].unforgotten(node).is_empty();
+        let is_alone = self.nodes[node].member_ids(node).is_empty();
         let mut linked = others(node).filter(|other| self.is_linked(node, *other)).peekable();
-        let all_wait = linked.peek().is_some() && linked.all(|other| !self.nodes[other].is_whole());
+        let all_wait = linked.peek().is_some() && linked.all(|other| !self.nodes[other].is_complete());
         let kept = &mut self.nodes[node];
         // All that were found waited: the lowest id began, which may be any here.
-        kept.standing.whole |= is_alone || all_wait;
-        if !kept.is_whole() {
+        kept.progress.complete |= is_alone || all_wait;
+        if !kept.is_complete() {
             return;
         }
-        kept.former.held_ms = kept.former.held_ms.max(kept.standing.floor.guarantee_ms(now_ms));
-        let guarantee_ms = kept.standing.floor.guarantee_ms(now_ms).min(kept.former.held_ms);
-        let floor_ms = kept.standing.floor.raise(guarantee_ms);
+        kept.former.held_ms = kept.former.held_ms.max(kept.progress.floor.guarantee_ms(now_ms));
+        let guarantee_ms = kept.progress.floor.guarantee_ms(now_ms).min(kept.former.held_ms);
+        let floor_ms = kept.progress.floor.raise(guarantee_ms);
         self.pass_floor(node, floor_ms);
     }
 
     /// Takes rows: `Store::accept` and `bury` as they were.
     pub fn deliver_formerly(&mut self, from: usize, to: usize, rows: &[Row]) {
-        let is_whole = self.nodes[to].is_whole();
-        let is_trusting = !is_whole && self.nodes[from].is_whole();
+        let is_complete = self.nodes[to].is_complete();
+        let is_trusting = !is_complete && self.nodes[from].is_complete();
         for (key, row) in rows.iter().copied() {
             let node = &mut self.nodes[to];
             let is_absent = node.rows[key].is_none();
@@ -82,12 +83,12 @@ impl Cluster {
             if !is_absent || !is_old || is_trusting {
                 node.merge(key, row);
                 if row.author == from
-                    && self.nodes[from].standing.floor.floor_ms() >= self.nodes[from].former.anew_ms
+                    && self.nodes[from].progress.floor.floor_ms() >= self.nodes[from].former.anew_ms
                 {
                     let former = &mut self.nodes[from].former;
                     former.shared_ms = former.shared_ms.max(row.at_ms);
                 }
-            } else if is_whole {
+            } else if is_complete {
                 self.bury(from, key, row);
             }
         }
@@ -110,11 +111,11 @@ impl Cluster {
     fn heed_formerly(&mut self, node: usize, from: usize, swept: dynarust::core::protocol::replica::Swept) {
         let now_ms = self.now_ms;
         let heeding = &mut self.nodes[node];
-        if heeding.is_whole() && swept.latest_ms() > heeding.former.held_ms {
-            heeding.standing.begin_syncing(now_ms);
+        if heeding.is_complete() && swept.latest_ms() > heeding.former.held_ms {
+            heeding.progress.begin_syncing(now_ms);
             heeding.former.anew_ms = now_ms;
         }
-        if !heeding.is_whole() {
+        if !heeding.is_complete() {
             let dead: Vec<_> = (0..self.keys)
                 .filter_map(|key| self.nodes[node].rows[key].map(|row| (key, row)))
                 .filter(|(_, row)| row.is_over(swept))
@@ -130,7 +131,7 @@ impl Cluster {
     }
 
     fn guarantee_formerly(&self, node: &super::state::Node) -> u64 {
-        let guarantee_ms = node.standing.floor.guarantee_ms(self.now_ms).min(node.former.held_ms);
-        if node.is_whole() { guarantee_ms } else { 0 }
+        let guarantee_ms = node.progress.floor.guarantee_ms(self.now_ms).min(node.former.held_ms);
+        if node.is_complete() { guarantee_ms } else { 0 }
     }
 }

@@ -131,7 +131,7 @@ impl Cluster {
             self.ghost.keys[key].ended_ms = 0;
             return None;
         }
-        self.nodes[node].is_whole().then_some(Broken::Returned { node, key })
+        self.nodes[node].is_complete().then_some(Broken::Returned { node, key })
     }
 
     fn note(&mut self, key: usize) {
@@ -171,20 +171,20 @@ impl Cluster {
         if let Some((one, other)) = pairs.find(differ) {
             return Some(Broken::Different { one, other });
         }
-        let is_whole = |node: usize| self.nodes[node].is_whole();
+        let is_complete = |node: usize| self.nodes[node].is_complete();
         let is_all = all().count() == NODES;
-        all().find(|node| is_all && !is_whole(*node)).map(|node| Broken::NotWhole { node })
+        all().find(|node| is_all && !is_complete(*node)).map(|node| Broken::NotWhole { node })
     }
 
     /// Where none is, they may wait for one that is and is away.
     fn is_one_whole(&self, one: usize, other: usize) -> bool {
-        self.nodes[one].is_whole() || self.nodes[other].is_whole()
+        self.nodes[one].is_complete() || self.nodes[other].is_complete()
     }
 
     /// Notes that all have settled.
     pub fn settled(&mut self) {
         let is_all = (0..NODES).all(|one| others(one).all(|other| self.is_linked(one, other)));
-        if is_all && (0..NODES).all(|node| self.nodes[node].is_whole()) {
+        if is_all && (0..NODES).all(|node| self.nodes[node].is_complete()) {
             (self.ghost.settled_ms, self.ghost.is_parted) = (self.now_ms, false);
         }
     }

@@ -49,7 +49,7 @@ impl Rules {
 impl Cluster {
     /// Up to when a node holds to have held the same as another.
     pub fn agreed_ms(&self, node: usize, with: usize) -> u64 {
-        let agreement = &self.nodes[node].standing.agreement;
+        let agreement = &self.nodes[node].progress.agreement;
         match self.rules.has(Rule::ApartIsApart) {
             true => agreement.with_ms(id(with)),
             false => agreement.with_all_ms(),

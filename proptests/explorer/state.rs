@@ -3,7 +3,7 @@
 
 use dynarust::core::{
     clock::NodeId,
-    protocol::{progress::Standing, replica::Swept},
+    protocol::{progress::Progress, replica::Swept},
 };
 
 use super::{
@@ -84,7 +84,7 @@ pub struct Node {
     pub rows: [Option<Register>; KEYS],
     /// What each row was before, which a damaged disk may bring back.
     pub before: [Option<Register>; KEYS],
-    pub standing: Standing,
+    pub progress: Progress,
     pub swept: Swept,
     pub incarnation: u64,
     pub records: [Record; NODES],
@@ -121,7 +121,7 @@ impl Node {
         let mut node = Self {
             rows: [None; KEYS],
             before: [None; KEYS],
-            standing: Standing::default(),
+            progress: Progress::default(),
             swept: Swept::default(),
             incarnation: 1,
             records: [Record { incarnation: 1, is_forgotten: false }; NODES],
@@ -129,18 +129,18 @@ impl Node {
             is_isolated: false,
             former: Former::default(),
         };
-        node.standing.floor.set_members(others(number).map(id));
-        node.standing.intact = true;
-        node.standing.become_whole(BIRTH_MS);
+        node.progress.floor.set_members(others(number).map(id));
+        node.progress.intact = true;
+        node.progress.become_complete(BIRTH_MS);
         node
     }
 
-    pub fn is_whole(&self) -> bool {
-        self.standing.whole
+    pub fn is_complete(&self) -> bool {
+        self.progress.complete
     }
 
     /// The members that it has not forgotten.
-    pub fn unforgotten(&self, own: usize) -> Vec<usize> {
+    pub fn member_ids(&self, own: usize) -> Vec<usize> {
         let is_member =
             |other: &usize| self.records[*other].incarnation > 0 && !self.records[*other].is_forgotten;
         others(own).filter(is_member).collect()
@@ -198,7 +198,7 @@ impl Cluster {
 
     /// How many members are here without one, this node included, and how many there are.
     pub fn present_without(&self, node: usize, without: Option<usize>) -> (usize, usize) {
-        let members = self.nodes[node].unforgotten(node);
+        let members = self.nodes[node].member_ids(node);
         let here =
             members.iter().filter(|other| self.is_connected(node, **other) && Some(**other) != without);
         (1 + here.count(), 1 + members.len())
@@ -229,14 +229,14 @@ impl Cluster {
 
     /// A node stops, and starts again with what is durable.
     pub fn restart(&mut self, node: usize) {
-        let (now_ms, keeps_whole) = (self.now_ms, !self.rules.has(Rule::StartsSyncing));
+        let (now_ms, keeps_complete) = (self.now_ms, !self.rules.has(Rule::StartsSyncing));
         let restarted = &mut self.nodes[node];
-        let members = restarted.unforgotten(node);
-        let (agreement, was_whole) = (restarted.standing.agreement.clone(), restarted.standing.whole);
-        restarted.standing = Standing { agreement, intact: true, ..Standing::default() };
-        restarted.standing.floor.set_members(members.into_iter().map(id));
-        restarted.standing.begin_syncing(now_ms);
-        restarted.standing.whole = keeps_whole && was_whole;
+        let members = restarted.member_ids(node);
+        let (agreement, was_complete) = (restarted.progress.agreement.clone(), restarted.progress.complete);
+        restarted.progress = Progress { agreement, intact: true, ..Progress::default() };
+        restarted.progress.floor.set_members(members.into_iter().map(id));
+        restarted.progress.begin_syncing(now_ms);
+        restarted.progress.complete = keeps_complete && was_complete;
         restarted.incarnation += 1;
     }
 
@@ -245,7 +245,7 @@ impl Cluster {
         self.restart(node);
         let is_noticed = self.rules.has(Rule::DamageShows);
         let damaged = &mut self.nodes[node];
-        damaged.standing.intact = !is_noticed;
+        damaged.progress.intact = !is_noticed;
         damaged.rows[key] = damaged.before[key].filter(|_| ages);
         damaged.before[key] = None;
         self.ghost.damaged(key, self.nodes.each_ref().map(|node| node.rows[key]));

@@ -147,7 +147,7 @@ impl Cluster {
     fn add_forgets(&self, node: usize, steps: &mut Vec<Step>) {
         let (here, all) = self.present_without(node, None);
         let has_right = is_majority(here, all) || !self.rules.has(Rule::MajorityForgets);
-        for gone in self.nodes[node].unforgotten(node) {
+        for gone in self.nodes[node].member_ids(node) {
             if self.is_connected(node, gone) {
                 continue;
             }
@@ -238,14 +238,14 @@ impl Cluster {
 
     /// Takes note of who is a member now.
     pub fn follow_members(&mut self, node: usize) {
-        let members: Vec<_> = self.nodes[node].unforgotten(node).into_iter().map(id).collect();
+        let members: Vec<_> = self.nodes[node].member_ids(node).into_iter().map(id).collect();
         let records = self.nodes[node].records;
-        let standing = &mut self.nodes[node].standing;
+        let progress = &mut self.nodes[node].progress;
         match self.rules {
-            Rules::Former => standing.floor.set_members(members),
-            Rules::Today | Rules::Without(_) => standing.set_members(&members),
+            Rules::Former => progress.floor.set_members(members),
+            Rules::Today | Rules::Without(_) => progress.set_members(&members),
         }
-        standing.agreement.retain(|other| records[other.0 as usize - 1].incarnation > 0);
+        progress.agreement.retain(|other| records[other.0 as usize - 1].incarnation > 0);
     }
 }
 

@@ -54,22 +54,22 @@ impl Cluster {
             return self.keep_up_formerly(node);
         }
         let linked: Vec<_> = others(node).filter(|other| self.is_linked(node, *other)).map(id).collect();
-        let is_alone = self.nodes[node].unforgotten(node).is_empty();
+        let is_alone = self.nodes[node].member_ids(node).is_empty();
         self.look_for_whole(node);
         let now_ms = self.now_ms;
-        let standing = &mut self.nodes[node].standing;
-        if is_alone && !standing.whole {
-            standing.become_whole(now_ms);
+        let progress = &mut self.nodes[node].progress;
+        if is_alone && !progress.complete {
+            progress.become_complete(now_ms);
         }
         let counts_apart = !self.rules.has(Rule::ApartWaits);
-        if counts_apart && standing.intact && standing.is_without_whole(now_ms) {
-            let members = 1 + standing.floor.members().count();
-            if is_majority(1 + standing.covered.len(), members) {
-                standing.become_whole(now_ms);
+        if counts_apart && progress.intact && progress.hears_no_complete_member(now_ms) {
+            let members = 1 + progress.floor.members().count();
+            if is_majority(1 + progress.covered.len(), members) {
+                progress.become_complete(now_ms);
             }
         }
-        if standing.agree(now_ms, linked) {
-            let floor_ms = standing.raise_floor(now_ms);
+        if progress.agree(now_ms, linked) {
+            let floor_ms = progress.raise_floor(now_ms);
             self.pass_floor(node, floor_ms);
         }
     }
@@ -134,7 +134,7 @@ impl Cluster {
 
     fn begin_anew(&mut self, node: usize) {
         let now_ms = self.now_ms;
-        self.nodes[node].standing.begin_syncing(now_ms);
+        self.nodes[node].progress.begin_syncing(now_ms);
         self.nodes[node].former.anew_ms = now_ms;
     }
 
@@ -148,9 +148,9 @@ impl Cluster {
                 continue;
             }
             let agreed_ms = self.agreed_ms(teller, gone);
-            let standing = &mut self.nodes[hearer].standing;
-            if !standing.whole && !standing.intact {
-                standing.agreement.part(id(gone), agreed_ms);
+            let progress = &mut self.nodes[hearer].progress;
+            if !progress.complete && !progress.intact {
+                progress.agreement.detach(id(gone), agreed_ms);
             }
             let known = self.nodes[hearer].records[gone];
             let is_known = known.incarnation == told.incarnation && known.is_forgotten;
@@ -204,30 +204,31 @@ impl Cluster {
         let agreed_ms = self.agreed_ms(from, to);
         let now_ms = self.now_ms;
         let node = &mut self.nodes[from];
-        let standing = &mut node.standing;
-        let (whole, intact, apart) = (standing.whole, standing.intact, standing.agreement.is_apart(id(to)));
-        let flags = Flags { whole, intact, is_all: true, apart, ..Flags::default() };
-        Round { flags, guarantee_ms: standing.guarantee_ms(now_ms), agreed_ms, swept: node.swept }
+        let progress = &mut node.progress;
+        let (complete, intact, detached) =
+            (progress.complete, progress.intact, progress.agreement.is_detached(id(to)));
+        let flags = Flags { complete, intact, is_all: true, detached, ..Flags::default() };
+        Round { flags, guarantee_ms: progress.guarantee_ms(now_ms), agreed_ms, swept: node.swept }
     }
 
     /// As `Peer::heed`.
     fn heed(&mut self, node: usize, from: usize, round: Round) {
         self.look_for_whole(node);
         let now_ms = self.now_ms;
-        let standing = &mut self.nodes[node].standing;
-        standing.floor.announced(id(from), round.guarantee_ms);
-        if round.flags.apart {
-            standing.hear_apart(id(from));
+        let progress = &mut self.nodes[node].progress;
+        progress.floor.announced(id(from), round.guarantee_ms);
+        if round.flags.detached {
+            progress.hear_detached(id(from));
         }
-        if round.flags.whole {
-            standing.whole_seen_ms = now_ms;
-            if standing.whole && round.swept.latest_ms() > standing.guaranteed_ms {
-                standing.begin_syncing(now_ms);
+        if round.flags.complete {
+            progress.complete_seen_ms = now_ms;
+            if progress.complete && round.swept.latest_ms() > progress.guaranteed_ms {
+                progress.begin_syncing(now_ms);
             }
-        } else if standing.whole || !standing.is_without_whole(now_ms) {
+        } else if progress.complete || !progress.hears_no_complete_member(now_ms) {
             return;
         }
-        if !self.nodes[node].is_whole() {
+        if !self.nodes[node].is_complete() {
             let dead: Vec<_> = (0..self.keys)
                 .filter_map(|key| self.nodes[node].rows[key].map(|row| (key, row)))
                 .filter(|(_, row)| row.is_over(round.swept))
@@ -237,7 +238,7 @@ impl Cluster {
                 self.deliver(node, from, &dead, said);
             }
             let own = self.nodes[node].swept;
-            if round.flags.whole && own.max(round.swept) != round.swept {
+            if round.flags.complete && own.max(round.swept) != round.swept {
                 self.nodes[node].swept = round.swept;
                 return;
             }
@@ -247,21 +248,21 @@ impl Cluster {
 
     fn equal(&mut self, node: usize, with: usize, flags: Flags) {
         let at_ms = self.now_ms;
-        let standing = &mut self.nodes[node].standing;
-        standing.cover(id(with), flags, at_ms);
-        let compared = standing.floor.compare(at_ms);
-        standing.floor.equal(id(with), compared);
+        let progress = &mut self.nodes[node].progress;
+        progress.cover(id(with), flags, at_ms);
+        let compared = progress.floor.compare(at_ms);
+        progress.floor.equal(id(with), compared);
     }
 
     /// Whether a node opens a comparison with one that says this.
     fn is_due(&mut self, node: usize, from: usize, round: Round) -> bool {
         self.look_for_whole(node);
-        let standing = &self.nodes[node].standing;
-        match (standing.whole, round.flags.whole) {
+        let progress = &self.nodes[node].progress;
+        match (progress.complete, round.flags.complete) {
             (true, true) | (false, true) => true,
             (false, false) => {
-                let may_agree = standing.may_agree_with(id(from)) || !self.rules.has(Rule::ApartWaits);
-                standing.is_without_whole(self.now_ms) && may_agree
+                let may_agree = progress.may_agree_with(id(from)) || !self.rules.has(Rule::ApartWaits);
+                progress.hears_no_complete_member(self.now_ms) && may_agree
             }
             (true, false) => false,
         }
@@ -269,8 +270,9 @@ impl Cluster {
 
     /// Notes whether the node hears of one that is whole: it does at once, or has not for long.
     fn look_for_whole(&mut self, node: usize) {
-        let is_heard = others(node).any(|other| self.is_linked(node, other) && self.nodes[other].is_whole());
-        self.nodes[node].standing.whole_seen_ms = if is_heard { self.now_ms } else { 0 };
+        let is_heard =
+            others(node).any(|other| self.is_linked(node, other) && self.nodes[other].is_complete());
+        self.nodes[node].progress.complete_seen_ms = if is_heard { self.now_ms } else { 0 };
     }
 
     /// Rows of one that just wrote them.
@@ -288,12 +290,12 @@ impl Cluster {
         let live = rows.iter().filter(|(_, row)| row.content != Content::Deleted).map(|(_, row)| row.at_ms);
         let late = live.filter(|at_ms| *at_ms > proven_ms).min();
         if let Some(oldest_ms) = late.filter(|_| self.rules.has(Rule::LateRowsLower)) {
-            self.nodes[to].standing.admit_late(oldest_ms);
+            self.nodes[to].progress.lower_claims(oldest_ms);
         }
         let tombstones = rows.iter().filter(|(_, row)| row.content == Content::Deleted);
         let late = tombstones.map(|(_, row)| row.at_ms).min();
         if let Some(oldest_ms) = late.filter(|_| self.rules.has(Rule::LateDeletionsLower)) {
-            self.nodes[to].standing.admit_late_deletion(oldest_ms);
+            self.nodes[to].progress.lower_floor(oldest_ms);
         }
         let mut deleted = Vec::new();
         for (key, row) in rows.iter().copied() {
@@ -308,7 +310,7 @@ impl Cluster {
             }
             node.merge(key, row);
         }
-        let agreed_ms = match self.nodes[from].is_whole() && self.rules.has(Rule::ProverIsWhole) {
+        let agreed_ms = match self.nodes[from].is_complete() && self.rules.has(Rule::ProverIsWhole) {
             true => 0,
             false if self.rules.has(Rule::ClaimantAgrees) => self.agreed_ms(from, to),
             false => u64::MAX,
@@ -322,8 +324,8 @@ impl Cluster {
 
     /// As `Peer::proven_ms`.
     fn proven_ms(&self, from: usize, to: usize, said: Round) -> u64 {
-        let is_prover = self.nodes[to].is_whole() || !self.rules.has(Rule::ProverIsWhole);
-        if !is_prover || said.flags.whole {
+        let is_prover = self.nodes[to].is_complete() || !self.rules.has(Rule::ProverIsWhole);
+        if !is_prover || said.flags.complete {
             return 0;
         }
         let agreed_ms = self.agreed_ms(to, from);

@@ -8,7 +8,7 @@ fn who_goes_over_to_another_cluster_brings_nobody_and_whoever_follows_is_taken_i
     let mut network = whole(3);
     network.split(&[1, 2]);
     network.run(100);
-    network.go_over(0);
+    network.switch_cluster(0);
     for (index, through) in [(3, 0), (4, 3)] {
         network.start(index, Some(through), None);
     }
@@ -17,14 +17,14 @@ fn who_goes_over_to_another_cluster_brings_nobody_and_whoever_follows_is_taken_i
     network.run(60_000);
     for at in [0, 3, 4] {
         assert!([1, 2].iter().all(|of| network.state(at, *of).is_none()), "{at}");
-        assert_eq!(network.members(at).unforgotten().len(), 2);
+        assert_eq!(network.members(at).member_ids().len(), 2);
         assert_eq!(network.members(at).faults(), 0);
     }
     // One of them follows, by the address it remembers.
     network.kill(2);
     let note = network.kill(1);
     network.start(1, Some(0), Some(note));
-    network.go_over(1);
+    network.switch_cluster(1);
     network.heal();
     network.until(WHOLE_MS, "whole", Network::is_whole);
     network.run(60_000);

@@ -8,7 +8,7 @@ use dynarust::{
     core::{clock::NodeId, protocol::message::Message},
     replication::{
         link::crossing::Initiated,
-        membership::{Dialer, MemberState, Members, Options, Remembered, identity::Identity},
+        membership::{Dialer, MemberState, Members, Options, SavedMembers, identity::Identity},
     },
 };
 use proptest::{
@@ -136,7 +136,7 @@ impl Network {
             self.nodes.push(None);
         }
         let remembered =
-            note.as_deref().map_or_else(Remembered::default, |note| Members::restore(note).expect("whole"));
+            note.as_deref().map_or_else(SavedMembers::default, |note| Members::restore(note).expect("whole"));
         let local = Identity { node: id(index), incarnation: 0, address: address(index) };
         let seed = self.rng.below(u64::MAX);
         let members = Members::new(local, remembered, seed, self.options, self.now_ms);
@@ -151,7 +151,7 @@ impl Network {
             inbox: VecDeque::new(),
             renewals: 0,
         };
-        node.note = node.members.take_note().expect("the first note");
+        node.note = node.members.take_unsaved().expect("the first note");
         self.nodes[index] = Some(node);
     }
 
@@ -165,9 +165,9 @@ impl Network {
     }
 
     /// A node says goodbye and stops.
-    pub fn leave(&mut self, index: usize, forever: bool) -> Vec<u8> {
+    pub fn leave(&mut self, index: usize, permanent: bool) -> Vec<u8> {
         let now_ms = self.now_ms;
-        let actions = self.members(index).leave(forever, now_ms);
+        let actions = self.members(index).leave(permanent, now_ms);
         self.act(index, actions);
         self.run(50);
         self.kill(index)
@@ -227,8 +227,8 @@ impl Network {
         (0..self.nodes.len()).filter(|index| self.nodes[*index].is_some()).collect()
     }
 
-    pub fn readdress(&mut self, at: usize, address: &str, now_ms: u64) {
-        let actions = self.members(at).readdress(address, now_ms);
+    pub fn change_address(&mut self, at: usize, address: &str, now_ms: u64) {
+        let actions = self.members(at).change_address(address, now_ms);
         self.act(at, actions);
     }
 
@@ -363,7 +363,7 @@ impl Network {
                 let lives = list.into_iter().map(|forgotten| (forgotten.node, forgotten.incarnation));
                 node.members.forgotten(lives.collect(), now_ms)
             }
-            Message::Leaving { forever } => node.members.left(id(from), forever, now_ms),
+            Message::Leaving { permanent } => node.members.left(id(from), permanent, now_ms),
             _ => Vec::new(),
         };
         self.act(to, actions);

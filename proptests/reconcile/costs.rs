@@ -80,7 +80,7 @@ fn a_round_of_an_idle_cluster_fits_in_64_bytes() {
         agreed_ms: NOW_MS,
         swept_ms: NOW_MS,
         expired_ms: NOW_MS,
-        flags: Flags { whole: true, ..Flags::default() },
+        flags: Flags { complete: true, ..Flags::default() },
     };
     let bytes = postcard::to_stdvec(&Message::Round(round)).expect("it can be encoded");
     assert!(bytes.len() <= 64, "{} bytes", bytes.len());

@@ -165,7 +165,7 @@ fn answer(replica: &MemoryReplica, message: Message) -> Answer {
     let answer = match message {
         Message::Open(comparison) => comparison::answer_open(replica, &comparison),
         Message::Digests(comparison) => comparison::answer_digests(replica, &comparison),
-        Message::Glimpses(comparison) => comparison::answer_glimpses(replica, &comparison),
+        Message::RowFingerprints(comparison) => comparison::answer_row_fingerprints(replica, &comparison),
         Message::Names(comparison) => comparison::answer_names(replica, &comparison),
         Message::Want(rows) => Ok(Answer { rows, ..Answer::default() }),
         Message::Pull(streams) => Ok(Answer { streams, ..Answer::default() }),

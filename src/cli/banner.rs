@@ -104,7 +104,7 @@ mod tests {
     use crate::{
         config::{Layers, Texts},
         core::{clock::NodeId, protocol::replica::Swept},
-        node::{MemberState, MemberView, Progress},
+        node::{MemberState, MemberView, SyncStatus},
     };
 
     fn banner(join: &str, listen: &str, is_open: bool, others: u64) -> String {
@@ -116,8 +116,8 @@ mod tests {
             node: NodeId(0),
             address: "node0:6660".into(),
             incarnation: 1,
-            progress: Progress::Whole,
-            kept: 0,
+            progress: SyncStatus::Complete,
+            kept_without_majority: 0,
             clock: crate::node::ClockState::default(),
             floor_ms: 0,
             swept: Swept::default(),

@@ -63,22 +63,26 @@ impl fmt::Display for Timestamp {
 
 /// The text is not a timestamp as `Display` writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotATimestamp;
+pub struct ParseTimestampError;
 
-impl fmt::Display for NotATimestamp {
+impl fmt::Display for ParseTimestampError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("not a version: 16 hexadecimal digits, a dash, 16 more")
     }
 }
 
 impl FromStr for Timestamp {
-    type Err = NotATimestamp;
+    type Err = ParseTimestampError;
 
-    fn from_str(text: &str) -> Result<Self, NotATimestamp> {
-        let (hlc, node) = text.split_once('-').ok_or(NotATimestamp)?;
+    fn from_str(text: &str) -> Result<Self, ParseTimestampError> {
+        let (hlc, node) = text.split_once('-').ok_or(ParseTimestampError)?;
         let digits = |part: &str| {
             let plain = part.len() == 16 && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            if plain { u64::from_str_radix(part, 16).map_err(|_| NotATimestamp) } else { Err(NotATimestamp) }
+            if plain {
+                u64::from_str_radix(part, 16).map_err(|_| ParseTimestampError)
+            } else {
+                Err(ParseTimestampError)
+            }
         };
         Ok(Self { hlc: digits(hlc)?, node: NodeId(digits(node)?) })
     }
@@ -93,7 +97,7 @@ pub struct Clock {
     /// The highest reading handed out, observed, stored here or passed.
     last: u64,
     /// The first reading after all instants that were passed alone.
-    passed_alone: u64,
+    passed_tentatively: u64,
     bound: u64,
     drift_max_ms: u64,
 }
@@ -115,7 +119,7 @@ impl Clock {
     /// A clock that starts above `bound`, the durable one of the run before (0 at the first start), and hands out nothing
     /// until `extend`. Remote readings up to `drift_max_ms` ahead are taken.
     pub fn new(node: NodeId, bound: u64, drift_max_ms: u64) -> Self {
-        Self { node, last: bound, passed_alone: 0, bound, drift_max_ms }
+        Self { node, last: bound, passed_tentatively: 0, bound, drift_max_ms }
     }
 
     /// The next timestamp: above every one handed out or observed, after every instant passed, and at or above `now_ms`.
@@ -150,11 +154,11 @@ impl Clock {
 
     /// Raises the clock above an instant in which no other node can have taken part: every later tick is after it, unless it turns out to lie
     /// further ahead of the wall clock than clocks may be apart.
-    pub fn pass_alone(&mut self, now_ms: u64, at_ms: u64) {
-        if self.passed_alone > self.latest(now_ms) {
-            self.passed_alone = 0;
+    pub fn pass_tentatively(&mut self, now_ms: u64, at_ms: u64) {
+        if self.passed_tentatively > self.latest(now_ms) {
+            self.passed_tentatively = 0;
         }
-        self.passed_alone = self.passed_alone.max((at_ms + 1) << COUNTER_BITS);
+        self.passed_tentatively = self.passed_tentatively.max((at_ms + 1) << COUNTER_BITS);
     }
 
     /// How far the highest reading handed out, observed, stored or passed is ahead of the wall clock, in milliseconds.
@@ -196,7 +200,7 @@ impl Clock {
     /// The least reading to hand out at `now_ms`.
     fn least(&self, now_ms: u64) -> u64 {
         let now = now_ms << COUNTER_BITS;
-        if self.passed_alone > self.latest(now_ms) { now } else { self.passed_alone.max(now) }
+        if self.passed_tentatively > self.latest(now_ms) { now } else { self.passed_tentatively.max(now) }
     }
 
     /// The last reading that a clock of another node may have.
@@ -228,12 +232,12 @@ mod tests {
         let mut clock = clock(0);
         clock.extend(last_reading(NOW_MS + 2 * HOUR_MS));
         let before = clock.tick(NOW_MS).expect("below the bound");
-        clock.pass_alone(NOW_MS + HOUR_MS, NOW_MS + HOUR_MS - 2_000);
+        clock.pass_tentatively(NOW_MS + HOUR_MS, NOW_MS + HOUR_MS - 2_000);
         let after = clock.tick(NOW_MS + 10).expect("below the bound");
         assert!(before < after);
         assert_eq!((after.unix_ms(), clock.ahead_ms(NOW_MS + 10)), (NOW_MS + 10, 0));
         // What is passed since still counts, alone or not.
-        clock.pass_alone(NOW_MS + 20, NOW_MS + 300);
+        clock.pass_tentatively(NOW_MS + 20, NOW_MS + 300);
         assert_eq!(clock.tick(NOW_MS + 20).map(Timestamp::unix_ms), Ok(NOW_MS + 301));
         clock.pass(NOW_MS + 400);
         assert_eq!(clock.tick(NOW_MS + 20).map(Timestamp::unix_ms), Ok(NOW_MS + 401));

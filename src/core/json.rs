@@ -49,14 +49,14 @@ impl Value {
                  character itself, or \\ufffd in its place"
             )));
         }
-        Self::from_old(raw)
+        Self::from_stored(raw)
     }
 
     /// As `from_raw`, but takes lone surrogates: for values that were stored before those were refused.
     ///
     /// # Errors
     /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`.
-    pub fn from_old(raw: &RawValue) -> Result<Self, Error> {
+    pub fn from_stored(raw: &RawValue) -> Result<Self, Error> {
         Ok(Self(compact(raw.get())?.into()))
     }
 
@@ -76,7 +76,7 @@ impl Value {
 
     /// Whether it is what it says: JSON, compact, and not too deep. Of what was taken in here that is known; a peer may send anything,
     /// and a line's end in what is written out as one line would begin another.
-    pub fn is_sound(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         let parsed: Result<&RawValue, _> = serde_json::from_str(&self.0);
         parsed.is_ok_and(|raw| compact(raw.get()).is_ok_and(|text| *text == *self.0))
     }
@@ -176,11 +176,11 @@ mod tests {
     #[test]
     fn what_is_no_compact_json_is_not_sound() {
         for sound in ["1", r#"{"a b":[1,"\n"]}"#, r#""\ud800""#, "null"] {
-            assert!(Value::trusted(sound.into()).is_sound(), "{sound}");
+            assert!(Value::trusted(sound.into()).is_valid(), "{sound}");
         }
         let deep = "[".repeat(DEPTH_MAX + 1) + &"]".repeat(DEPTH_MAX + 1);
         for other in ["", "x", " 1", "1\n", "{\"a\": 1}", "1}\n\ndata: {}", "\"\n\"", "1 2", &deep] {
-            assert!(!Value::trusted(other.into()).is_sound(), "{other}");
+            assert!(!Value::trusted(other.into()).is_valid(), "{other}");
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
             );
         }
         let raw: Box<RawValue> = serde_json::from_str(r#"{"s": "\ud800", "n": 1}"#).expect("json");
-        let old = Value::from_old(&raw).expect("an old value");
+        let old = Value::from_stored(&raw).expect("an old value");
         let patched = old.merge_patch(&Value::parse(r#"{"n":2}"#).expect("json")).expect("merges");
         assert_eq!(patched.as_str(), r#"{"s":"\ud800","n":2}"#);
     }

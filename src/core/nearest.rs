@@ -1,13 +1,13 @@
 //! Which known name was meant by one that is unknown, for the error that refuses it.
 
 /// Longest part of an unknown name that is looked at, and quoted, in characters. No known name is longer.
-const LOOKED_AT_CHARS_MAX: usize = 64;
+const NAME_CHARS_MAX: usize = 64;
 
 /// The known name that is most like `given`: letters that are missing, wrong or changed about count, their case does not, and nor does
 /// whether words are parted by `-` or `_`. `None` where half of it or more would be wrong.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let given = plain(given);
-    let distance = |name: &str| strsim::osa_distance(&given, &plain(name));
+    let given = normalize(given);
+    let distance = |name: &str| strsim::osa_distance(&given, &normalize(name));
     let by_distance = known.into_iter().map(|name| (distance(name), name));
     let (distance, name) = by_distance.min_by_key(|(distance, _)| *distance)?;
     (2 * distance < given.chars().count().max(name.chars().count()) + 1).then_some(name)
@@ -15,7 +15,7 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
 
 /// Says that there is no such thing, which was meant, and what there is: for what is called a `noun`.
 pub fn unknown(noun: &str, given: &str, known: &[&str]) -> String {
-    let quoted: String = given.chars().take(LOOKED_AT_CHARS_MAX).collect();
+    let quoted: String = given.chars().take(NAME_CHARS_MAX).collect();
     if known.is_empty() {
         return format!("unknown {noun} {quoted:?}: there is none to give here");
     }
@@ -24,9 +24,9 @@ pub fn unknown(noun: &str, given: &str, known: &[&str]) -> String {
     format!("unknown {noun} {quoted:?}: {meant}allowed here: {}", known.join(", "))
 }
 
-fn plain(name: &str) -> String {
-    let plain = |character: char| if character == '-' { '_' } else { character.to_ascii_lowercase() };
-    name.chars().take(LOOKED_AT_CHARS_MAX).map(plain).collect()
+fn normalize(name: &str) -> String {
+    let normalize = |character: char| if character == '-' { '_' } else { character.to_ascii_lowercase() };
+    name.chars().take(NAME_CHARS_MAX).map(normalize).collect()
 }
 
 #[cfg(test)]

@@ -28,23 +28,23 @@ use super::clock::NodeId;
 
 /// How long a leap ahead must stand before it is believed. Longer than what leaps by mistake is noticed and taken back by: NTP polls each 64 s
 /// at first, a hypervisor sets the time of a guest once it runs.
-pub const FORWARD_MS: u64 = 60_000;
+pub const ACCEPT_FORWARD_MS: u64 = 60_000;
 /// How long a leap back must stand.
-pub const BACKWARD_MS: u64 = 10_000;
+pub const ACCEPT_BACKWARD_MS: u64 = 10_000;
 /// How long a leap must stand that other nodes contradict.
-pub const CONTRADICTED_MS: u64 = 3_600_000;
+pub const ACCEPT_CONTRADICTED_MS: u64 = 3_600_000;
 /// For how long counts what another node said of its time: longer than the longest wait between two dials of one that is refused.
-pub const SIGHTING_MS: u64 = 90_000;
+pub const OBSERVATION_TTL_MS: u64 = 90_000;
 /// A time before this was never set: 2020 began then, and this program did not exist.
 pub const UNSET_BEFORE_MS: u64 = 1_577_836_800_000;
 /// How many other nodes are remembered: more than a cluster has members.
-const SIGHTINGS_MAX: usize = 1_024;
+const OBSERVATIONS_MAX: usize = 1_024;
 
 /// How far clocks may be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// A difference above this between two readings is a leap, in milliseconds.
-    pub leap_ms: u64,
+    pub jump_ms: u64,
     /// How far two nodes' clocks may be apart, in milliseconds.
     pub drift_max_ms: u64,
 }
@@ -66,13 +66,13 @@ impl Reading {
 
 /// What somebody should be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum ClockEvent {
     /// The wall clock leapt by so many milliseconds, and is not believed.
-    Leapt(i64),
+    Jumped(i64),
     /// It is back where it was.
-    TakenBack,
+    Reverted,
     /// A leap of so many milliseconds is believed now.
-    Believed(i64),
+    Accepted(i64),
 }
 
 /// What the other nodes have against the believed time.
@@ -81,14 +81,14 @@ pub struct Contradiction {
     /// How far the believed time is ahead of theirs, in milliseconds; below 0, behind.
     pub ahead_ms: i64,
     /// How many nodes are further away than is allowed,
-    pub apart: usize,
+    pub disagreeing: usize,
     /// and of how many that were heard of lately.
     pub of: usize,
 }
 
 /// The believed time of one machine. All its times are offsets: how far a clock is ahead of the monotonic one.
 #[derive(Clone, Debug)]
-pub struct Believed {
+pub struct TrustedClock {
     options: Options,
     /// Of the believed time.
     offset_ms: i64,
@@ -96,28 +96,28 @@ pub struct Believed {
     anchor_ms: i64,
     /// When the anchor was moved last, by the monotonic clock.
     anchored_ms: u64,
-    leap: Option<Leap>,
+    jump: Option<Jump>,
     /// Of the believed time before the last leap ahead that was believed.
-    left_ms: Option<i64>,
-    sightings: BTreeMap<NodeId, Sighting>,
+    before_jump_ms: Option<i64>,
+    observations: BTreeMap<NodeId, Observation>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Leap {
+struct Jump {
     offset_ms: i64,
     since_ms: u64,
 }
 
 /// What another node's time was.
 #[derive(Clone, Copy, Debug)]
-struct Sighting {
+struct Observation {
     offset_ms: i64,
     /// By how much that may be wrong.
     slack_ms: u64,
     seen_ms: u64,
 }
 
-impl Believed {
+impl TrustedClock {
     /// Believes the first reading.
     pub fn new(first: Reading, options: Options) -> Self {
         let offset_ms = first.offset_ms();
@@ -126,24 +126,24 @@ impl Believed {
             offset_ms,
             anchor_ms: offset_ms,
             anchored_ms: first.monotonic_ms,
-            leap: None,
-            left_ms: None,
-            sightings: BTreeMap::new(),
+            jump: None,
+            before_jump_ms: None,
+            observations: BTreeMap::new(),
         }
     }
 
     /// The time to believe, in Unix milliseconds, and what is new. Readings come in the order of the monotonic clock.
-    pub fn read(&mut self, reading: Reading) -> (u64, Option<News>) {
+    pub fn read(&mut self, reading: Reading) -> (u64, Option<ClockEvent>) {
         let offset_ms = reading.offset_ms();
-        let leapt_ms = offset_ms.saturating_sub(self.anchor_ms);
-        let news = if leapt_ms.unsigned_abs() <= self.options.leap_ms {
+        let jumped_ms = offset_ms.saturating_sub(self.anchor_ms);
+        let event = if jumped_ms.unsigned_abs() <= self.options.jump_ms {
             self.offset_ms = offset_ms;
             self.move_anchor(offset_ms, reading.monotonic_ms);
-            self.leap.take().map(|_| News::TakenBack)
+            self.jump.take().map(|_| ClockEvent::Reverted)
         } else {
-            self.leap_to(offset_ms, reading.monotonic_ms)
+            self.jump_to(offset_ms, reading.monotonic_ms)
         };
-        (self.at(reading.monotonic_ms), news)
+        (self.at(reading.monotonic_ms), event)
     }
 
     /// The believed time at an instant of the monotonic clock, in Unix milliseconds.
@@ -152,38 +152,39 @@ impl Believed {
     }
 
     /// Of a wall clock that is not believed, how far it is ahead of the believed time, in milliseconds.
-    pub fn leapt_ms(&self) -> Option<i64> {
-        self.leap.map(|leap| leap.offset_ms.saturating_sub(self.offset_ms))
+    pub fn jumped_ms(&self) -> Option<i64> {
+        self.jump.map(|jump| jump.offset_ms.saturating_sub(self.offset_ms))
     }
 
     /// Notes what another node's clock showed, in Unix milliseconds, at an instant of the monotonic clock, and by how much that may be wrong.
-    pub fn sight(&mut self, node: NodeId, theirs_ms: u64, slack_ms: u64, monotonic_ms: u64) {
-        if self.sightings.len() >= SIGHTINGS_MAX {
-            self.sightings.retain(|_, sighting| sighting.is_fresh(monotonic_ms));
+    pub fn observe(&mut self, node: NodeId, theirs_ms: u64, slack_ms: u64, monotonic_ms: u64) {
+        if self.observations.len() >= OBSERVATIONS_MAX {
+            self.observations.retain(|_, observation| observation.is_fresh(monotonic_ms));
         }
-        if self.sightings.len() < SIGHTINGS_MAX || self.sightings.contains_key(&node) {
+        if self.observations.len() < OBSERVATIONS_MAX || self.observations.contains_key(&node) {
             let offset_ms = signed(theirs_ms).saturating_sub(signed(monotonic_ms));
-            self.sightings.insert(node, Sighting { offset_ms, slack_ms, seen_ms: monotonic_ms });
+            self.observations.insert(node, Observation { offset_ms, slack_ms, seen_ms: monotonic_ms });
         }
     }
 
     /// What more of the other nodes that were heard of lately have against the believed time than have nothing.
     pub fn contradiction(&self, monotonic_ms: u64) -> Option<Contradiction> {
-        let fresh = || self.sightings.values().filter(|sighting| sighting.is_fresh(monotonic_ms));
-        let is_apart = |sighting: &&Sighting| !sighting.agrees(self.offset_ms, self.options.drift_max_ms);
+        let fresh = || self.observations.values().filter(|observation| observation.is_fresh(monotonic_ms));
+        let is_apart =
+            |observation: &&Observation| !observation.agrees(self.offset_ms, self.options.drift_max_ms);
         let mut ahead: Vec<i64> = fresh()
             .filter(is_apart)
-            .map(|sighting| self.offset_ms.saturating_sub(sighting.offset_ms))
+            .map(|observation| self.offset_ms.saturating_sub(observation.offset_ms))
             .collect();
         ahead.sort_unstable();
-        let (apart, of) = (ahead.len(), fresh().count());
-        let ahead_ms = *ahead.get(apart / 2)?;
-        (apart > of - apart).then_some(Contradiction { ahead_ms, apart, of })
+        let (disagreeing, of) = (ahead.len(), fresh().count());
+        let ahead_ms = *ahead.get(disagreeing / 2)?;
+        (disagreeing > of - disagreeing).then_some(Contradiction { ahead_ms, disagreeing, of })
     }
 
     fn move_anchor(&mut self, offset_ms: i64, monotonic_ms: u64) {
         let passed_ms = monotonic_ms.saturating_sub(self.anchored_ms);
-        let allowed_ms = passed_ms.saturating_mul(self.options.leap_ms) / FORWARD_MS;
+        let allowed_ms = passed_ms.saturating_mul(self.options.jump_ms) / ACCEPT_FORWARD_MS;
         let wanted_ms = offset_ms - self.anchor_ms;
         let step_ms = signed(wanted_ms.unsigned_abs().min(allowed_ms)) * wanted_ms.signum();
         // Less than a whole millisecond is left for the next time.
@@ -193,48 +194,49 @@ impl Believed {
         }
     }
 
-    fn leap_to(&mut self, offset_ms: i64, monotonic_ms: u64) -> Option<News> {
+    fn jump_to(&mut self, offset_ms: i64, monotonic_ms: u64) -> Option<ClockEvent> {
         let by_ms = offset_ms.saturating_sub(self.offset_ms);
-        let known = self.leap.filter(|leap| self.is_near(leap.offset_ms, offset_ms));
-        let leap = *self.leap.insert(known.unwrap_or(Leap { offset_ms, since_ms: monotonic_ms }));
-        let stood_ms = monotonic_ms.saturating_sub(leap.since_ms);
-        if stood_ms < self.patience_ms(offset_ms, monotonic_ms) {
-            return known.is_none().then_some(News::Leapt(by_ms));
+        let known = self.jump.filter(|jump| self.is_near(jump.offset_ms, offset_ms));
+        let jump = *self.jump.insert(known.unwrap_or(Jump { offset_ms, since_ms: monotonic_ms }));
+        let stood_ms = monotonic_ms.saturating_sub(jump.since_ms);
+        if stood_ms < self.accept_after_ms(offset_ms, monotonic_ms) {
+            return known.is_none().then_some(ClockEvent::Jumped(by_ms));
         }
-        self.left_ms = (by_ms > 0).then_some(self.offset_ms);
+        self.before_jump_ms = (by_ms > 0).then_some(self.offset_ms);
         (self.offset_ms, self.anchor_ms, self.anchored_ms) = (offset_ms, offset_ms, monotonic_ms);
-        self.leap = None;
-        Some(News::Believed(by_ms))
+        self.jump = None;
+        Some(ClockEvent::Accepted(by_ms))
     }
 
     /// How long a leap to an offset must stand.
-    fn patience_ms(&self, offset_ms: i64, monotonic_ms: u64) -> u64 {
+    fn accept_after_ms(&self, offset_ms: i64, monotonic_ms: u64) -> u64 {
         let is_ahead = offset_ms > self.offset_ms;
-        let returns = !is_ahead && self.left_ms.is_some_and(|left_ms| self.is_near(left_ms, offset_ms));
+        let returns = !is_ahead
+            && self.before_jump_ms.is_some_and(|before_jump_ms| self.is_near(before_jump_ms, offset_ms));
         if returns || self.at(monotonic_ms) < UNSET_BEFORE_MS {
             return 0;
         }
         let agreeing = |offset_ms: i64| {
-            let fresh = self.sightings.values().filter(|sighting| sighting.is_fresh(monotonic_ms));
-            fresh.filter(|sighting| sighting.agrees(offset_ms, self.options.drift_max_ms)).count()
+            let fresh = self.observations.values().filter(|observation| observation.is_fresh(monotonic_ms));
+            fresh.filter(|observation| observation.agrees(offset_ms, self.options.drift_max_ms)).count()
         };
         let (there, here) = (agreeing(offset_ms), agreeing(self.offset_ms));
         match there.cmp(&here) {
             std::cmp::Ordering::Greater => 0,
-            std::cmp::Ordering::Less => CONTRADICTED_MS,
-            std::cmp::Ordering::Equal if is_ahead => FORWARD_MS,
-            std::cmp::Ordering::Equal => BACKWARD_MS,
+            std::cmp::Ordering::Less => ACCEPT_CONTRADICTED_MS,
+            std::cmp::Ordering::Equal if is_ahead => ACCEPT_FORWARD_MS,
+            std::cmp::Ordering::Equal => ACCEPT_BACKWARD_MS,
         }
     }
 
     fn is_near(&self, one_ms: i64, other_ms: i64) -> bool {
-        one_ms.abs_diff(other_ms) <= self.options.leap_ms
+        one_ms.abs_diff(other_ms) <= self.options.jump_ms
     }
 }
 
-impl Sighting {
+impl Observation {
     fn is_fresh(&self, monotonic_ms: u64) -> bool {
-        monotonic_ms.saturating_sub(self.seen_ms) <= SIGHTING_MS
+        monotonic_ms.saturating_sub(self.seen_ms) <= OBSERVATION_TTL_MS
     }
 
     fn agrees(&self, offset_ms: i64, drift_max_ms: u64) -> bool {
@@ -252,11 +254,11 @@ mod tests {
 
     const NOW_MS: u64 = 1_763_689_000_000;
     const HOUR_MS: i64 = 3_600_000;
-    const OPTIONS: Options = Options { leap_ms: 500, drift_max_ms: 500 };
+    const OPTIONS: Options = Options { jump_ms: 500, drift_max_ms: 500 };
 
     /// A machine whose wall clock can be set, beside the true time.
     struct Machine {
-        believed: Believed,
+        trusted: TrustedClock,
         monotonic_ms: u64,
         ahead_ms: i64,
     }
@@ -264,7 +266,7 @@ mod tests {
     impl Machine {
         fn new() -> Self {
             let first = Reading { wall_ms: NOW_MS, monotonic_ms: 0 };
-            Self { believed: Believed::new(first, OPTIONS), monotonic_ms: 0, ahead_ms: 0 }
+            Self { trusted: TrustedClock::new(first, OPTIONS), monotonic_ms: 0, ahead_ms: 0 }
         }
 
         fn true_ms(&self) -> u64 {
@@ -272,19 +274,19 @@ mod tests {
         }
 
         /// Sets the wall clock so far ahead of the true time. How far the believed time is then.
-        fn set(&mut self, ahead_ms: i64) -> (i64, Option<News>) {
+        fn set(&mut self, ahead_ms: i64) -> (i64, Option<ClockEvent>) {
             self.ahead_ms = ahead_ms;
             self.wait(0)
         }
 
         /// Lets time pass, with a reading each 100 ms. How far the believed time is ahead then, and the last news.
-        fn wait(&mut self, for_ms: u64) -> (i64, Option<News>) {
+        fn wait(&mut self, for_ms: u64) -> (i64, Option<ClockEvent>) {
             let until_ms = self.monotonic_ms + for_ms;
             let mut last = None;
             loop {
                 let wall_ms = self.true_ms().saturating_add_signed(self.ahead_ms);
-                let (now_ms, news) = self.believed.read(Reading { wall_ms, monotonic_ms: self.monotonic_ms });
-                last = news.or(last);
+                let (now_ms, event) = self.trusted.read(Reading { wall_ms, monotonic_ms: self.monotonic_ms });
+                last = event.or(last);
                 if self.monotonic_ms >= until_ms {
                     return (signed(now_ms) - signed(self.true_ms()), last);
                 }
@@ -292,9 +294,9 @@ mod tests {
             }
         }
 
-        fn sight(&mut self, node: u64, ahead_ms: i64) {
+        fn observe(&mut self, node: u64, ahead_ms: i64) {
             let theirs_ms = self.true_ms().saturating_add_signed(ahead_ms);
-            self.believed.sight(NodeId(node), theirs_ms, 5, self.monotonic_ms);
+            self.trusted.observe(NodeId(node), theirs_ms, 5, self.monotonic_ms);
         }
     }
 
@@ -302,15 +304,15 @@ mod tests {
     #[test]
     fn a_leap_that_is_taken_back_leaves_no_trace() {
         for (ahead_ms, for_ms) in
-            [(HOUR_MS, 6_000), (30_000, 400), (-HOUR_MS, 6_000), (HOUR_MS, FORWARD_MS - 1)]
+            [(HOUR_MS, 6_000), (30_000, 400), (-HOUR_MS, 6_000), (HOUR_MS, ACCEPT_FORWARD_MS - 1)]
         {
             let mut machine = Machine::new();
             machine.wait(10_000);
-            assert_eq!(machine.set(ahead_ms), (0, Some(News::Leapt(ahead_ms))));
+            assert_eq!(machine.set(ahead_ms), (0, Some(ClockEvent::Jumped(ahead_ms))));
             assert_eq!(machine.wait(for_ms), (0, None));
-            assert_eq!(machine.believed.leapt_ms(), Some(ahead_ms));
-            assert_eq!(machine.set(0), (0, Some(News::TakenBack)));
-            assert_eq!(machine.believed.leapt_ms(), None);
+            assert_eq!(machine.trusted.jumped_ms(), Some(ahead_ms));
+            assert_eq!(machine.set(0), (0, Some(ClockEvent::Reverted)));
+            assert_eq!(machine.trusted.jumped_ms(), None);
         }
     }
 
@@ -318,12 +320,12 @@ mod tests {
     fn a_leap_that_stands_is_believed_and_its_return_at_once() {
         let mut machine = Machine::new();
         machine.set(HOUR_MS);
-        assert_eq!(machine.wait(FORWARD_MS), (HOUR_MS, Some(News::Believed(HOUR_MS))));
+        assert_eq!(machine.wait(ACCEPT_FORWARD_MS), (HOUR_MS, Some(ClockEvent::Accepted(HOUR_MS))));
         machine.wait(500_000);
-        assert_eq!(machine.set(0), (0, Some(News::Believed(-HOUR_MS))));
+        assert_eq!(machine.set(0), (0, Some(ClockEvent::Accepted(-HOUR_MS))));
         // Ahead once more it must stand as long as before: this may be its habit.
         machine.set(HOUR_MS);
-        assert_eq!(machine.wait(FORWARD_MS - 100).0, 0);
+        assert_eq!(machine.wait(ACCEPT_FORWARD_MS - 100).0, 0);
         assert_eq!(machine.wait(100).0, HOUR_MS);
     }
 
@@ -331,7 +333,7 @@ mod tests {
     fn a_leap_back_stands_for_less_long() {
         let mut machine = Machine::new();
         machine.set(-HOUR_MS);
-        assert_eq!(machine.wait(BACKWARD_MS - 100).0, 0);
+        assert_eq!(machine.wait(ACCEPT_BACKWARD_MS - 100).0, 0);
         assert_eq!(machine.wait(100).0, -HOUR_MS);
     }
 
@@ -376,8 +378,8 @@ mod tests {
     fn others_that_agree_with_a_leap_have_it_believed_at_once() {
         for ahead_ms in [HOUR_MS, -HOUR_MS] {
             let mut machine = Machine::new();
-            machine.sight(1, ahead_ms + 20);
-            assert_eq!(machine.set(ahead_ms), (ahead_ms, Some(News::Believed(ahead_ms))));
+            machine.observe(1, ahead_ms + 20);
+            assert_eq!(machine.set(ahead_ms), (ahead_ms, Some(ClockEvent::Accepted(ahead_ms))));
         }
     }
 
@@ -386,43 +388,43 @@ mod tests {
         let mut machine = Machine::new();
         let mut stood_ms = 0;
         machine.set(HOUR_MS);
-        while machine.believed.leapt_ms().is_some() {
-            machine.sight(1, 0);
-            machine.sight(2, 10);
-            machine.sight(3, HOUR_MS);
+        while machine.trusted.jumped_ms().is_some() {
+            machine.observe(1, 0);
+            machine.observe(2, 10);
+            machine.observe(3, HOUR_MS);
             machine.wait(1_000);
             stood_ms += 1_000;
         }
-        assert_eq!(stood_ms, CONTRADICTED_MS);
+        assert_eq!(stood_ms, ACCEPT_CONTRADICTED_MS);
         // What they said long ago does not count.
         let mut machine = Machine::new();
-        machine.sight(1, 0);
-        machine.wait(SIGHTING_MS + 1);
+        machine.observe(1, 0);
+        machine.wait(OBSERVATION_TTL_MS + 1);
         machine.set(HOUR_MS);
-        assert_eq!(machine.wait(FORWARD_MS).0, HOUR_MS);
+        assert_eq!(machine.wait(ACCEPT_FORWARD_MS).0, HOUR_MS);
     }
 
     #[test]
     fn a_clock_that_was_never_set_is_believed_when_it_is() {
-        let mut believed = Believed::new(Reading { wall_ms: 5_000, monotonic_ms: 5_000 }, OPTIONS);
+        let mut trusted = TrustedClock::new(Reading { wall_ms: 5_000, monotonic_ms: 5_000 }, OPTIONS);
         let set = Reading { wall_ms: NOW_MS, monotonic_ms: 6_000 };
-        assert_eq!(believed.read(set).0, NOW_MS);
+        assert_eq!(trusted.read(set).0, NOW_MS);
     }
 
     #[test]
     fn most_of_the_others_contradict_and_one_bad_one_does_not() {
         let mut machine = Machine::new();
-        assert_eq!(machine.believed.contradiction(0), None);
-        machine.sight(1, 505);
-        assert_eq!(machine.believed.contradiction(0), None, "it may be that near");
-        machine.sight(1, -5_000);
-        let alone = Contradiction { ahead_ms: 5_000, apart: 1, of: 1 };
-        assert_eq!(machine.believed.contradiction(0), Some(alone));
-        machine.sight(2, 100);
-        assert_eq!(machine.believed.contradiction(0), None, "one bad one beside a good one");
-        machine.sight(3, -6_000);
-        let most = Contradiction { ahead_ms: 6_000, apart: 2, of: 3 };
-        assert_eq!(machine.believed.contradiction(0), Some(most));
-        assert_eq!(machine.believed.contradiction(SIGHTING_MS + 1), None);
+        assert_eq!(machine.trusted.contradiction(0), None);
+        machine.observe(1, 505);
+        assert_eq!(machine.trusted.contradiction(0), None, "it may be that near");
+        machine.observe(1, -5_000);
+        let alone = Contradiction { ahead_ms: 5_000, disagreeing: 1, of: 1 };
+        assert_eq!(machine.trusted.contradiction(0), Some(alone));
+        machine.observe(2, 100);
+        assert_eq!(machine.trusted.contradiction(0), None, "one bad one beside a good one");
+        machine.observe(3, -6_000);
+        let most = Contradiction { ahead_ms: 6_000, disagreeing: 2, of: 3 };
+        assert_eq!(machine.trusted.contradiction(0), Some(most));
+        assert_eq!(machine.trusted.contradiction(OBSERVATION_TTL_MS + 1), None);
     }
 }

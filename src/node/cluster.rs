@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::{Node, Readiness};
-pub use crate::replication::{Progress, link::clocks::ClockState};
+pub use crate::replication::{SyncStatus, link::clocks::ClockState};
 use crate::{
     core::{
         clock::{NodeId, Timestamp},
@@ -29,9 +29,9 @@ pub struct ClusterView {
     /// How often this node has joined as a new member.
     pub incarnation: u64,
     /// How far this node has received what the cluster holds.
-    pub progress: Progress,
+    pub progress: SyncStatus,
     /// Members that would be forgotten by now, but are kept because this side has no majority.
-    pub kept: usize,
+    pub kept_without_majority: usize,
     /// What is wrong with this node's clock, if anything is.
     pub clock: ClockState,
     /// Every member holds everything up to here (Unix milliseconds; 0: not known).
@@ -222,19 +222,19 @@ impl ClusterView {
     }
 
     /// Whether this node is complete: since its start, it has received everything the cluster held.
-    pub fn is_whole(&self) -> bool {
-        self.progress == Progress::Whole
+    pub fn is_complete(&self) -> bool {
+        self.progress == SyncStatus::Complete
     }
 
     /// Progress while it syncs: rows received, and rows in total.
     pub fn sync(&self) -> Option<(u64, u64)> {
         match self.progress {
-            Progress::Syncing { done, total } => Some((done, total)),
-            Progress::Whole
-            | Progress::Agreed
-            | Progress::Alone
-            | Progress::Refused(_)
-            | Progress::Joining(_) => None,
+            SyncStatus::Syncing { done, total } => Some((done, total)),
+            SyncStatus::Complete
+            | SyncStatus::Agreed
+            | SyncStatus::Alone
+            | SyncStatus::Refused(_)
+            | SyncStatus::Joining(_) => None,
         }
     }
 
@@ -324,8 +324,8 @@ impl Node {
             node: self.id(),
             address,
             incarnation: membership.incarnation,
-            progress: membership.progress,
-            kept: membership.kept,
+            progress: membership.sync_status,
+            kept_without_majority: membership.kept_without_majority,
             clock: membership.clock,
             floor_ms: membership.floor_ms,
             swept: self.store.swept(),
@@ -389,7 +389,7 @@ impl Node {
         let replicas = concern.replicas.of(members);
         let timeout = if replicas > members { Duration::ZERO } else { concern.timeout };
         let entry = self.replication.last_written();
-        let others = self.replication.held_by(entry, replicas.saturating_sub(1), timeout).await;
+        let others = self.replication.wait_for_replicas(entry, replicas.saturating_sub(1), timeout).await;
         if others + 1 < replicas {
             return Err(Error::NotEnoughReplicas { held: others + 1, wanted: replicas, timestamp: written });
         }
@@ -408,8 +408,8 @@ mod tests {
             node: NodeId(1),
             address: "a:1".into(),
             incarnation: 0,
-            progress: Progress::Whole,
-            kept: 0,
+            progress: SyncStatus::Complete,
+            kept_without_majority: 0,
             clock: ClockState::default(),
             floor_ms: 0,
             swept: Swept::default(),
@@ -462,21 +462,21 @@ mod tests {
     fn a_node_is_not_ready_until_it_holds_what_the_cluster_held() {
         let mut view = view(&[]);
         assert_eq!(view.unready(), None);
-        for progress in [Progress::Agreed, Progress::Alone] {
+        for progress in [SyncStatus::Agreed, SyncStatus::Alone] {
             view.progress = progress;
-            assert_eq!((view.unready(), view.is_whole()), (None, false));
+            assert_eq!((view.unready(), view.is_complete()), (None, false));
         }
         for (progress, readiness) in [
-            (Progress::Joining(None), Readiness::Joining(None)),
-            (Progress::Joining(Some("a:1".into())), Readiness::Joining(Some("a:1".into()))),
-            (Progress::Refused("why".into()), Readiness::Refused("why".into())),
-            (Progress::Syncing { done: 3, total: 10 }, Readiness::Syncing { done: 3, total: 10 }),
+            (SyncStatus::Joining(None), Readiness::Joining(None)),
+            (SyncStatus::Joining(Some("a:1".into())), Readiness::Joining(Some("a:1".into()))),
+            (SyncStatus::Refused("why".into()), Readiness::Refused("why".into())),
+            (SyncStatus::Syncing { done: 3, total: 10 }, Readiness::Syncing { done: 3, total: 10 }),
         ] {
             view.progress = progress;
             assert_eq!(view.unready(), Some(readiness));
         }
         // While others refuse it for its clock it receives nothing, so the clock is what to report.
-        view.clock.trouble = Some(ClockTrouble::StampsAhead(3_600_000));
+        view.clock.trouble = Some(ClockTrouble::TimestampsAhead(3_600_000));
         let unready = view.unready().expect("unready");
         assert_eq!(unready.phase(), "clock");
         assert!(unready.detail().is_some_and(|detail| detail.contains("3600000 ms ahead")), "{unready:?}");

@@ -35,7 +35,7 @@ pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
     batch::Batch,
-    cluster::{ClockState, ClusterView, MemberState, MemberView, Progress, Replicas, WriteConcern},
+    cluster::{ClockState, ClusterView, MemberState, MemberView, Replicas, SyncStatus, WriteConcern},
     link::{IncomingLink, LINK_PATH, other_protocol, subprotocol},
     removal::Removal,
     stats::{Readiness, Stats, TableStats},

@@ -5,7 +5,7 @@ use std::{mem, sync::PoisonError};
 use tracing::{debug, info, warn};
 
 use super::{Node, Range};
-use crate::{core::name::TableName, replication::Progress};
+use crate::{core::name::TableName, replication::SyncStatus};
 
 /// Whether the node serves clients fully.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +49,12 @@ impl Node {
 
 impl Readiness {
     /// Why a node with this progress is not ready; `None` if it is.
-    pub fn of(progress: &Progress) -> Option<Self> {
+    pub fn of(progress: &SyncStatus) -> Option<Self> {
         match progress {
-            Progress::Whole | Progress::Agreed | Progress::Alone => None,
-            Progress::Refused(why) => Some(Self::Refused(why.clone())),
-            Progress::Syncing { done, total } => Some(Self::Syncing { done: *done, total: *total }),
-            Progress::Joining(why) => Some(Self::Joining(why.clone())),
+            SyncStatus::Complete | SyncStatus::Agreed | SyncStatus::Alone => None,
+            SyncStatus::Refused(why) => Some(Self::Refused(why.clone())),
+            SyncStatus::Syncing { done, total } => Some(Self::Syncing { done: *done, total: *total }),
+            SyncStatus::Joining(why) => Some(Self::Joining(why.clone())),
         }
     }
 

@@ -161,7 +161,7 @@ impl Node {
             "a local write lost to a register that its timestamp should exceed: {}",
             merged.timestamp
         );
-        self.replication.wrote(table, row);
+        self.replication.record_writes(table, row);
         Ok(Written { timestamp: merged.timestamp, created: merged.created })
     }
 
@@ -208,7 +208,7 @@ impl Node {
             (key, decide)
         });
         let merged = self.store.merge_all(table, writes.collect())?;
-        self.replication.wrote(table, rows.into_inner());
+        self.replication.record_writes(table, rows.into_inner());
         let lost = merged.iter().find(|merged| !merged.changed);
         assert!(
             lost.is_none(),
@@ -221,7 +221,7 @@ impl Node {
         rows.sort_by_cached_key(|row| (row.table.clone(), row_of(&row.key)));
         let mut imported = Imported::default();
         if let Some(oldest) = rows.iter().filter_map(|row| row.timestamp).min() {
-            self.replication.admit_late(oldest.unix_ms())?;
+            self.replication.lower_claims(oldest.unix_ms())?;
         }
         for Import { table, key, value, timestamp, expires_at_ms } in rows {
             let swept_ms = self.store.swept().latest_ms();
@@ -241,12 +241,12 @@ impl Node {
                 Ok(register)
             })?;
             if merged.changed {
-                self.replication.wrote(&table, row);
+                self.replication.record_writes(&table, row);
                 imported.written += 1;
             } else {
                 if replicas != Replicas::Count(1) {
                     // The row may be only here. A repeated import must be as safe as the first.
-                    self.replication.wrote_before(&table, &key);
+                    self.replication.announce_again(&table, &key);
                 }
                 imported.skipped += 1;
             }

@@ -13,11 +13,11 @@ impl Replication {
             let mut state = self.0.state();
             let is_forced = force && !state.members.has_majority();
             let actions = state.members.forget(node, force, self.0.store.now_ms())?;
-            state.birth.forced |= is_forced;
+            state.cluster_record.forced |= is_forced;
             actions
         };
         self.0.perform(actions);
-        self.0.keep_notes().await
+        self.0.save_state().await
     }
 
     /// Takes back what is claimed of rows as old as one that is about to come in, written at an instant (Unix milliseconds): other members
@@ -25,10 +25,10 @@ impl Replication {
     ///
     /// # Errors
     /// As the storage's: it is not to come in then.
-    pub fn admit_late(&self, written_ms: u64) -> Result<()> {
+    pub fn lower_claims(&self, written_ms: u64) -> Result<()> {
         let agreement = {
-            let mut standing = self.0.shared.standing();
-            standing.admit_late(written_ms).then(|| standing.agreement.clone())
+            let mut progress = self.0.shared.progress();
+            progress.lower_claims(written_ms).then(|| progress.agreement.clone())
         };
         agreement.map_or(Ok(()), |agreement| write_agreement(&self.0.store, &agreement))
     }
@@ -36,6 +36,6 @@ impl Replication {
     /// Tells all links to open a comparison. How many will.
     pub fn sync_now(&self) -> usize {
         let state = self.0.state();
-        state.registry.links().filter(|link| link.order(Control::Compare)).count()
+        state.registry.links().filter(|link| link.send_control(Control::Compare)).count()
     }
 }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{
     Inner, MEMBERS_NOTE, SETTLE_MS,
     link::clocks::watch_clocks,
-    membership::{cluster_identity::found, cluster_record::write_agreement},
+    membership::{cluster_identity::bootstrap, cluster_record::write_agreement},
 };
 use crate::{core::protocol::agreement::Agreement, error::Result};
 
@@ -16,18 +16,18 @@ use crate::{core::protocol::agreement::Agreement, error::Result};
 const ROUNDS_PER_CHECK: u64 = 10;
 
 /// What is to be done once a round.
-pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
-    found(inner);
+pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
+    bootstrap(inner);
     watch_clocks(inner);
     let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
-    dispel_doubt(inner).await?;
+    clear_doubt_once_complete(inner).await?;
     let (floor_ms, agreed_ms) = {
-        let mut standing = inner.shared.standing();
-        let agreed_ms = standing.whole.then(|| standing.floor.guarantee_ms(settled_ms));
-        (standing.whole.then(|| standing.raise_floor(settled_ms)), agreed_ms)
+        let mut progress = inner.shared.progress();
+        let agreed_ms = progress.complete.then(|| progress.floor.guarantee_ms(settled_ms));
+        (progress.complete.then(|| progress.raise_floor(settled_ms)), agreed_ms)
     };
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
-    let kept_up = inner.machine().run(move || {
+    let done = inner.machine().run(move || {
         if let Some(floor_ms) = floor_ms {
             // Not past the present: a clock that was ahead for a while may have raised it.
             store.pass_floor(floor_ms.min(settled_ms), grace_ms)?;
@@ -46,63 +46,67 @@ pub async fn keep_up(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         }
         Ok(())
     });
-    kept_up.await?;
-    inner.keep_notes().await
+    done.await?;
+    inner.save_state().await
 }
 
 /// Ends the doubt about the storage once the node is whole beside others: it has held what they hold. One that is raised while the node is
 /// whole makes it sync again. The doubt of a node that is alone stays: nobody can tell.
-async fn dispel_doubt(inner: &Arc<Inner>) -> Result<()> {
+async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
     let Some(doubt) = inner.store.doubt() else { return Ok(()) };
     {
         let mut state = inner.state();
-        let is_alone = state.members.unforgotten().is_empty();
-        let mut standing = inner.shared.standing();
-        if standing.whole && !is_alone && state.doubted.as_ref() != Some(&doubt) {
+        let is_alone = state.members.member_ids().is_empty();
+        let mut progress = inner.shared.progress();
+        if progress.complete && !is_alone && state.handled_doubt.as_ref() != Some(&doubt) {
             warn!(doubt, "rows may be missing here: the node takes again what the others hold");
-            standing.begin_syncing(inner.store.now_ms());
-            standing.intact = false;
-            standing.agreement = Agreement::default();
+            progress.begin_syncing(inner.store.now_ms());
+            progress.intact = false;
+            progress.agreement = Agreement::default();
         }
-        state.doubted = Some(doubt);
-        if !standing.whole || is_alone {
+        state.handled_doubt = Some(doubt);
+        if !progress.complete || is_alone {
             return Ok(());
         }
     }
     let store = inner.store.clone();
     inner.machine().run(move || store.clear_doubt()).await?;
     info!("the storage is no longer in doubt: it has held what the others hold");
-    inner.state().doubted = None;
+    inner.state().handled_doubt = None;
     Ok(())
 }
 
 impl Inner {
     /// Makes durable what a restart must know.
-    pub(super) async fn keep_notes(&self) -> Result<()> {
-        let _one_at_a_time = self.noting.lock().await;
-        let (birth, agreement, members) = {
+    pub(super) async fn save_state(&self) -> Result<()> {
+        let _one_at_a_time = self.saving.lock().await;
+        let (cluster_record, agreement, members) = {
             let mut state = self.state();
-            let standing = self.shared.standing();
+            let progress = self.shared.progress();
             let is_linked = state.registry.links().next().is_some();
-            state.birth.settled |= standing.whole && is_linked;
+            state.cluster_record.joined |= progress.complete && is_linked;
             let now_ms = self.store.now_ms();
-            let agreement = state.noted_agreement.due(
-                &standing.agreement,
+            let agreement = state.saved_agreement.due(
+                &progress.agreement,
                 self.store.counters().changed_rows.value(),
                 now_ms,
             );
-            drop(standing);
-            let birth = state.birth;
-            ((state.noted != Some(birth)).then_some(birth), agreement, state.members.take_note())
+            drop(progress);
+            let cluster_record = state.cluster_record;
+            (
+                (state.saved != Some(cluster_record)).then_some(cluster_record),
+                agreement,
+                state.members.take_unsaved(),
+            )
         };
-        if birth.is_none() && agreement.is_none() && members.is_none() {
+        if cluster_record.is_none() && agreement.is_none() && members.is_none() {
             return Ok(());
         }
         let life = self.store.life();
         let store = self.store.clone();
-        let noted = agreement.clone();
+        let saved = agreement.clone();
         let written = self.machine().run(move || {
-            birth.iter().try_for_each(|birth| birth.write(&store))?;
+            cluster_record.iter().try_for_each(|cluster_record| cluster_record.write(&store))?;
             agreement.iter().try_for_each(|agreement| write_agreement(&store, agreement))?;
             members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
         });
@@ -113,12 +117,12 @@ impl Inner {
         let mut state = self.state();
         match &kept {
             Ok(()) => {
-                state.noted = birth.or(state.noted);
-                if let Some(agreement) = noted {
-                    state.noted_agreement.agreement = agreement;
+                state.saved = cluster_record.or(state.saved);
+                if let Some(agreement) = saved {
+                    state.saved_agreement.agreement = agreement;
                 }
             }
-            Err(_) => state.members.note_again(),
+            Err(_) => state.members.mark_unsaved(),
         }
         kept
     }
@@ -126,14 +130,14 @@ impl Inner {
 
 /// What is written down of the agreement, and how far that goes.
 #[derive(Default)]
-pub(super) struct Noted {
+pub(super) struct SavedAgreement {
     agreement: Agreement,
     /// How many changes of rows were counted when somebody looked last, and when (Unix milliseconds) there was a new one.
     rows_changed: u64,
     changed_ms: u64,
 }
 
-impl Noted {
+impl SavedAgreement {
     /// What a start read.
     pub(super) fn new(agreement: Agreement) -> Self {
         Self { agreement, ..Self::default() }
@@ -146,7 +150,7 @@ impl Noted {
         }
         let (was_ms, is_ms) = (self.agreement.with_all_ms(), agreement.with_all_ms());
         let covers_nothing =
-            self.changed_ms < was_ms && was_ms <= is_ms && self.agreement.is_but_later(agreement);
+            self.changed_ms < was_ms && was_ms <= is_ms && self.agreement.differs_only_in_time(agreement);
         (self.agreement != *agreement && !covers_nothing).then(|| agreement.clone())
     }
 }

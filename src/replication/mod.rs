@@ -34,20 +34,20 @@ use std::{
 
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
-pub use self::view::{Membership, PeerView, Progress};
+pub use self::view::{Membership, PeerView, SyncStatus};
 use self::{
-    housekeeping::Noted,
+    housekeeping::SavedAgreement,
     link::{
         BoxedDuplex,
         address::Advertised,
-        admission::{Admission, Door},
+        admission::{Admission, AdmissionControl},
         connect::Network,
         establish::Local,
         handshake::{ClusterIdentity, Hello},
         registry::Registry,
         secret::Secrets,
     },
-    membership::{Dialer, Members, cluster_record::Birth, identity::Identity},
+    membership::{Dialer, Members, cluster_record::ClusterRecord, identity::Identity},
     session::{storage::Rows, sync::Syncs},
 };
 use crate::{
@@ -73,7 +73,7 @@ const MEMBERS_NOTE: &str = "members";
 
 /// How the storage is to find out whether there are other nodes; `joins` says whether this one was told to join some.
 pub fn peers(joins: bool) -> Peers {
-    Peers { joins, note: MEMBERS_NOTE, are_in: Members::are_named_in }
+    Peers { joins, note: MEMBERS_NOTE, are_in: Members::are_saved_in }
 }
 
 /// How a node deals with others.
@@ -110,12 +110,12 @@ struct Inner {
     rows: Rows,
     shared: Arc<Shared>,
     syncs: Syncs,
-    door: Arc<Door>,
+    admission_control: Arc<AdmissionControl>,
     state: Mutex<State>,
     /// One link at a time changes which cluster this node belongs to.
     adoption: tokio::sync::Mutex<()>,
     /// Notes are kept one after the other: who finds nothing to keep is not to go on before it is durable.
-    noting: tokio::sync::Mutex<()>,
+    saving: tokio::sync::Mutex<()>,
     /// Whether there is anybody to tell of writes.
     has_peers: AtomicBool,
     /// Wakes all links: there may be more in the journal.
@@ -123,9 +123,9 @@ struct Inner {
     /// Wakes those who wait for acknowledgements, and for members.
     progressed: Notify,
     /// Held by each who waits for acknowledgements.
-    awaiting: Arc<()>,
+    waiters: Arc<()>,
     /// Wakes the loop that dials.
-    nudged: Notify,
+    dial_wakeup: Notify,
     stopping: AtomicBool,
     stopped: tokio::sync::Mutex<bool>,
     background: Mutex<Option<JoinHandle<()>>>,
@@ -136,18 +136,18 @@ struct State {
     members: Members,
     dialer: Dialer,
     advertised: Advertised,
-    birth: Birth,
+    cluster_record: ClusterRecord,
     /// What of it is written down.
-    noted: Option<Birth>,
-    noted_agreement: Noted,
+    saved: Option<ClusterRecord>,
+    saved_agreement: SavedAgreement,
     /// The doubt about the storage that this node is syncing for.
-    doubted: Option<String>,
+    handled_doubt: Option<String>,
     /// Why the last node that refused this one did, since a link stood.
     refused: Option<String>,
     /// When a link stood last; at first, when the node started.
     linked_at: Instant,
     /// Whether the log says which addresses to join keep a cluster from beginning.
-    said_awaited: bool,
+    logged_waiting: bool,
     registry: Registry,
 }
 
@@ -158,7 +158,7 @@ impl Replication {
     /// As the storage's; `Corrupt` or `StorageDamaged` for notes of before that are not readable.
     pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
         let machine = store.machine();
-        let birth = Birth::read(&store)?;
+        let cluster_record = ClusterRecord::read(&store)?;
         let agreement = match store.doubt() {
             None => membership::cluster_record::read_agreement(&store)?,
             // What it says may be older than rows that are here.
@@ -170,7 +170,7 @@ impl Replication {
             .remembering(remembered.address.clone());
         let identity = Identity {
             node: store.node(),
-            incarnation: birth.forgotten + 1,
+            incarnation: cluster_record.forgotten + 1,
             address: advertised.current().or(advertised.candidate()).unwrap_or_default().to_owned(),
         };
         let timing = membership::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
@@ -178,51 +178,51 @@ impl Replication {
         let dialer = Dialer::new(options.join.iter().cloned(), machine.random()?);
         let shared = Arc::new(Shared::default());
         {
-            let mut standing = shared.standing();
-            standing.floor.set_members(members.unforgotten());
-            standing.begin_syncing(store.now_ms());
+            let mut progress = shared.progress();
+            progress.floor.set_members(members.member_ids());
+            progress.begin_syncing(store.now_ms());
             // A write before these, where the wall clock was set back, would be taken for one that everybody has seen.
             stamps.pass(agreement.with_all_ms().max(store.swept().latest_ms()));
-            standing.agreement = agreement.clone();
-            standing.intact = store.doubt().is_none();
-            standing.lose(store.lost_ms(), store.now_ms());
+            progress.agreement = agreement.clone();
+            progress.intact = store.doubt().is_none();
+            progress.lose(store.lost_ms(), store.now_ms());
             if members.others().next().is_none() && options.join.is_empty() {
-                standing.become_whole(store.now_ms());
+                progress.become_complete(store.now_ms());
             }
         }
         let inner = Arc::new(Inner {
             rows: Rows::new(store.clone(), stamps.clone()),
             stamps,
             syncs: Syncs::new(store.clone()),
-            door: Door::new(options.secrets.clone()),
-            has_peers: AtomicBool::new(!members.unforgotten().is_empty()),
+            admission_control: AdmissionControl::new(options.secrets.clone()),
+            has_peers: AtomicBool::new(!members.member_ids().is_empty()),
             state: Mutex::new(State {
                 members,
                 dialer,
                 advertised,
-                birth,
-                noted: None,
-                noted_agreement: Noted::new(agreement),
-                doubted: store.doubt(),
+                cluster_record,
+                saved: None,
+                saved_agreement: SavedAgreement::new(agreement),
+                handled_doubt: store.doubt(),
                 refused: None,
                 linked_at: Instant::now(),
-                said_awaited: false,
+                logged_waiting: false,
                 registry: Registry::default(),
             }),
             options,
             store,
             shared,
             adoption: tokio::sync::Mutex::default(),
-            noting: tokio::sync::Mutex::default(),
+            saving: tokio::sync::Mutex::default(),
             appended: Notify::new(),
             progressed: Notify::new(),
-            awaiting: Arc::default(),
-            nudged: Notify::new(),
+            waiters: Arc::default(),
+            dial_wakeup: Notify::new(),
             stopping: AtomicBool::new(false),
             stopped: tokio::sync::Mutex::default(),
             background: Mutex::default(),
         });
-        let governing = tokio::spawn(supervisor::govern(inner.clone()));
+        let governing = tokio::spawn(supervisor::supervise(inner.clone()));
         *inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(governing);
         Ok(Self(inner))
     }
@@ -232,7 +232,7 @@ impl Replication {
     /// # Errors
     /// As `Door::admit`; `Draining`.
     pub fn admit(&self, remote: SocketAddr) -> Result<Admission> {
-        if self.0.is_stopping() { Err(Error::Draining) } else { self.0.door.admit(remote) }
+        if self.0.is_stopping() { Err(Error::Draining) } else { self.0.admission_control.admit(remote) }
     }
 
     /// Makes a link of a connection that came in and has become a WebSocket.
@@ -267,7 +267,7 @@ impl Inner {
     }
 
     /// Tells all links that there may be more in the journal.
-    fn announce_writes(&self) {
+    fn notify_appended(&self) {
         self.appended.notify_waiters();
     }
 
@@ -279,13 +279,13 @@ impl Inner {
         self.syncs.sync(life).await
     }
 
-    fn acknowledged(&self) {
+    fn notify_progress(&self) {
         self.progressed.notify_waiters();
     }
 
     /// Whether anybody waits for acknowledgements.
-    fn is_awaited(&self) -> bool {
-        Arc::strong_count(&self.awaiting) > 1
+    fn has_waiters(&self) -> bool {
+        Arc::strong_count(&self.waiters) > 1
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -299,19 +299,19 @@ impl Inner {
         // of one cluster with others by its id, and never hold the same by its key.
         let _goes_over = self.adoption.lock().await;
         let state = self.state();
-        let birth = state.birth;
+        let cluster_record = state.cluster_record;
         let hello = Hello {
             node: self.node(),
             incarnation: state.members.local().incarnation,
             cluster: ClusterIdentity {
-                id: birth.cluster,
-                linked: membership::cluster_identity::belongs(&state),
+                id: cluster_record.cluster,
+                linked: membership::cluster_identity::has_joined(&state),
                 digest_key: self.store.digest_key(),
             },
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
             reached_as: String::new(),
             now_ms: self.store.now_ms(),
-            whole: self.shared.standing().whole,
+            complete: self.shared.progress().complete,
             swept: self.store.swept().tombstones_ms,
         };
         Local {
@@ -371,9 +371,9 @@ mod tests {
         stamps.before_writing().await.expect("the clock's bound is raised");
         let written = stamps.tick().expect("there is time");
         let register = Register::live(Value::trusted("1".into()), None, written);
-        replication.wrote(&table, [Row::new(key.clone(), register)]);
+        replication.record_writes(&table, [Row::new(key.clone(), register)]);
         assert_eq!(replication.last_written(), 1);
-        replication.wrote_before(&table, &key);
+        replication.announce_again(&table, &key);
         assert_eq!(replication.last_written(), 2);
         replication.stop().await;
         store.close().expect("closes");

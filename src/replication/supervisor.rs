@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Inner,
-    housekeeping::keep_up,
+    housekeeping::run_housekeeping,
     link::crossing::{Initiated, Survivor, survivor},
     link::{
         BoxedDuplex, Link,
@@ -24,15 +24,15 @@ use super::{
         error::{Cause, LinkError},
         establish,
         handshake::{Hello, Role, Verdict},
-        registry::{Control, LinkState, ORDERS_MAX},
+        registry::{CONTROLS_MAX, Control, LinkState},
     },
     membership::{
         self,
-        cluster_identity::{goes_over, settle_cluster},
+        cluster_identity::{resolve_cluster, switches_cluster},
         events::named,
         identity::Identity,
     },
-    session::converse,
+    session::run_session,
 };
 use crate::{
     core::{clock::NodeId, protocol::message::Message},
@@ -41,16 +41,16 @@ use crate::{
 
 /// How long the loop sleeps where nobody is to be dialed before. Timers of the members wait for its end, so that all that ring about
 /// then wake the node once: none of them is worth more than this.
-const NAP: Duration = Duration::from_millis(250);
+const IDLE_WAIT_MAX: Duration = Duration::from_millis(250);
 /// How long one that gave an address may take to be reached there.
-const DIAL_BACK: Duration = Duration::from_secs(3);
+const DIAL_BACK_TIMEOUT: Duration = Duration::from_secs(3);
 /// A link that stood for so long has lasted.
-const LASTING: Duration = Duration::from_secs(5);
+const LINK_STABLE_AFTER: Duration = Duration::from_secs(5);
 /// How long one that is refused may take to say what it has against this node.
-const OBJECTION: Duration = Duration::from_secs(1);
+const REFUSAL_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until it is aborted.
-pub async fn govern(inner: Arc<Inner>) {
+pub async fn supervise(inner: Arc<Inner>) {
     let mut round_due = Instant::now();
     let mut rounds = 0;
     let mut is_behind = false;
@@ -62,8 +62,8 @@ pub async fn govern(inner: Arc<Inner>) {
         if round_due <= Instant::now() {
             round_due = Instant::now() + inner.round();
             rounds += 1;
-            let kept_up = keep_up(&inner, rounds).await;
-            match &kept_up {
+            let done = run_housekeeping(&inner, rounds).await;
+            match &done {
                 // The first of many that fail alike.
                 Err(error) if !is_behind => {
                     warn!(%error, "the round's upkeep is not done: nothing is noted or swept")
@@ -71,14 +71,14 @@ pub async fn govern(inner: Arc<Inner>) {
                 Err(error) => debug!(%error, "the round's upkeep was not done"),
                 Ok(()) => {}
             }
-            is_behind = kept_up.is_err();
+            is_behind = done.is_err();
         }
         let dial_ms = inner.state().dialer.next_ms().unwrap_or(u64::MAX);
-        let nap = Duration::from_millis(dial_ms.saturating_sub(inner.store.now_ms()))
+        let wait = Duration::from_millis(dial_ms.saturating_sub(inner.store.now_ms()))
             .min(round_due.saturating_duration_since(Instant::now()))
-            .clamp(Duration::from_millis(5), NAP);
+            .clamp(Duration::from_millis(5), IDLE_WAIT_MAX);
         // Whether somebody called or the time was over is all one.
-        let _ = timeout(nap, inner.nudged.notified()).await;
+        let _ = timeout(wait, inner.dial_wakeup.notified()).await;
     }
 }
 
@@ -123,18 +123,18 @@ async fn dial(inner: Arc<Inner>, address: String) {
         Ok(()) => state.dialer.succeeded(&address, now_ms),
         Err(error) if error.is_itself() => {
             debug!(address, "this node's own address");
-            state.dialer.ourselves(&address);
+            state.dialer.reached_self(&address);
         }
         Err(error) => {
-            state.dialer.explain(&address, error.to_string());
-            let is_news = match error.obstacle() {
+            state.dialer.record_reason(&address, error.to_string());
+            let should_log = match error.obstacle() {
                 None => state.dialer.failed(&address, error.cause().unwrap_or(Cause::Other), now_ms),
                 Some(obstacle) => {
                     state.refused = Some(error.to_string());
                     state.dialer.refused(&address, obstacle, now_ms)
                 }
             };
-            match (is_news, error.obstacle()) {
+            match (should_log, error.obstacle()) {
                 (true, Some(_)) => warn!("no link with {address}: {error}"),
                 (true, None) => warn!("waiting for {address}: {error}"),
                 (false, _) => debug!("no link with {address}: {error}"),
@@ -142,7 +142,7 @@ async fn dial(inner: Arc<Inner>, address: String) {
         }
     }
     drop(state);
-    inner.nudged.notify_one();
+    inner.dial_wakeup.notify_one();
 }
 
 /// Takes a link in, or says at both ends why not. `quoted`: what this node said of itself. `dialed`: the address that was
@@ -150,7 +150,7 @@ async fn dial(inner: Arc<Inner>, address: String) {
 async fn admit(
     inner: &Arc<Inner>,
     mut link: Link,
-    quoted: &Hello,
+    sent_hello: &Hello,
     dialed: Option<&str>,
 ) -> std::result::Result<(), LinkError> {
     let remote = &link.remote;
@@ -160,37 +160,38 @@ async fn admit(
         address: remote.address.clone().unwrap_or_default(),
     };
     // What is known of one's own cluster says nothing of a node of the one that is gone over to.
-    let may_link = if goes_over(inner, &link) { Ok(()) } else { inner.state().members.may_link(&identity) };
+    let may_link =
+        if switches_cluster(inner, &link) { Ok(()) } else { inner.state().members.may_link(&identity) };
     if let Err(refusal) = may_link {
         let text = refusal.to_string();
         warn!("no link with {}: {text}", named(&identity.address, identity.node));
-        let word = match refusal {
-            membership::Refusal::Outlived { at_least, forgotten, .. } => {
-                let forced = inner.state().birth.forced;
-                Message::Outlived { at_least, forgotten, forced }
+        let reply = match refusal {
+            membership::Refusal::Superseded { at_least, forgotten, .. } => {
+                let forced = inner.state().cluster_record.forced;
+                Message::Superseded { at_least, forgotten, forced }
             }
-            membership::Refusal::Ourselves
-            | membership::Refusal::SameIdAsOurs(_)
+            membership::Refusal::OwnAddress
+            | membership::Refusal::SameId(_)
             | membership::Refusal::Duplicate { .. } => Message::Refused(text.clone()),
         };
         // It need not hear it to be refused.
-        let _ = link.sender.send(&word).await;
-        let objection = timeout(OBJECTION, link.receiver.next()).await;
-        if let Ok(Ok(Some(Message::Outlived { at_least, forgotten, forced }))) = objection
-            && gives_way(inner, identity.node, &word, forced)
+        let _ = link.sender.send(&reply).await;
+        let their_reply = timeout(REFUSAL_REPLY_TIMEOUT, link.receiver.next()).await;
+        if let Ok(Ok(Some(Message::Superseded { at_least, forgotten, forced }))) = their_reply
+            && must_rejoin(inner, identity.node, &reply, forced)
         {
-            inner.outlived(identity.node, at_least, forgotten, forced);
+            inner.superseded(identity.node, at_least, forgotten, forced);
         }
         link.sender.close().await;
         return Err(LinkError::Lost(text));
     }
-    if quoted.incarnation != inner.state().members.local().incarnation {
+    if sent_hello.incarnation != inner.state().members.local().incarnation {
         // The other side takes that life for over, and would give up the link that stands with the present one for this.
         link.sender.close().await;
         return Err(LinkError::Lost("this node has just become known anew; try again".into()));
     }
     let _one_at_a_time = inner.adoption.lock().await;
-    if let Err(error) = settle_cluster(inner, &link, quoted.cluster.id).await {
+    if let Err(error) = resolve_cluster(inner, &link, sent_hello.cluster.id).await {
         // Without a word: one that refuses would keep the other from trying again soon.
         link.sender.close().await;
         return Err(LinkError::Lost(error.to_string()));
@@ -207,10 +208,10 @@ async fn admit(
 
 /// Whether this node is the one to come back, where a node that it refuses with `word` refuses it likewise: the side that forgot the other
 /// without a majority gives way, else the higher id.
-fn gives_way(inner: &Inner, other: NodeId, word: &Message, other_forced: bool) -> bool {
-    match word {
-        Message::Outlived { forced, .. } if *forced != other_forced => *forced,
-        Message::Outlived { .. } => inner.node() > other,
+fn must_rejoin(inner: &Inner, other: NodeId, reply: &Message, other_forced: bool) -> bool {
+    match reply {
+        Message::Superseded { forced, .. } if *forced != other_forced => *forced,
+        Message::Superseded { .. } => inner.node() > other,
         _ => true,
     }
 }
@@ -231,7 +232,7 @@ fn learn_address(inner: &Inner, link: &Link) {
             }
         }
         let address = state.advertised.current().or(state.advertised.candidate()).map(str::to_owned);
-        address.map(|address| state.members.readdress(&address, now_ms)).unwrap_or_default()
+        address.map(|address| state.members.change_address(&address, now_ms)).unwrap_or_default()
     };
     inner.perform(actions);
 }
@@ -246,7 +247,7 @@ async fn dial_back(network: Arc<dyn Network>, address: String) {
         }
         false
     };
-    if !timeout(DIAL_BACK, reaching).await.unwrap_or(false) {
+    if !timeout(DIAL_BACK_TIMEOUT, reaching).await.unwrap_or(false) {
         warn!("a node advertises {address}, which cannot be reached from here: set --advertise on that node");
     }
 }
@@ -255,7 +256,7 @@ async fn dial_back(network: Arc<dyn Network>, address: String) {
 fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&str>) {
     let addresses: Vec<String> =
         dialed.into_iter().chain(link.remote.address.as_deref()).map(str::to_owned).collect();
-    let (orders, control) = mpsc::channel(ORDERS_MAX);
+    let (control_sender, control_receiver) = mpsc::channel(CONTROLS_MAX);
     let initiator = match link.role {
         Role::Initiator => inner.node(),
         Role::Responder => identity.node,
@@ -264,22 +265,22 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let fresh = Arc::new(LinkState::new(
         (identity.node, identity.incarnation),
         // One that comes over is whole no longer.
-        link.remote.whole && link.verdict != Verdict::RemoteAdopts,
+        link.remote.complete && link.verdict != Verdict::RemoteAdopts,
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
-        orders,
+        control_sender,
     ));
     let actions = {
         let mut state = inner.state();
-        if let Some(standing) = state.registry.link(identity.node) {
-            let stays = standing.incarnation > identity.incarnation
-                || standing.incarnation == identity.incarnation
-                    && survivor(standing.initiated, fresh.initiated) == Survivor::Standing;
+        if let Some(existing) = state.registry.link(identity.node) {
+            let stays = existing.incarnation > identity.incarnation
+                || existing.incarnation == identity.incarnation
+                    && survivor(existing.initiated, fresh.initiated) == Survivor::Existing;
             if stays {
                 debug!(peer = %identity.node, "one link with it stands already");
                 return;
             }
-            standing.order(Control::Close("another link took its place".into()));
+            existing.send_control(Control::Close("another link took its place".into()));
         }
         state.registry.insert(fresh.clone());
         state.members.linked(identity, now_ms)
@@ -291,21 +292,21 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let inner = inner.clone();
     tokio::spawn(async move {
         let begun = Instant::now();
-        let why = converse(inner.clone(), link, fresh.clone(), control).await;
+        let why = run_session(inner.clone(), link, fresh.clone(), control_receiver).await;
         let now_ms = inner.store.now_ms();
-        let is_kept_out = keeps_out(&why);
+        let is_refusal = is_lasting_refusal(&why);
         let actions = {
             let mut state = inner.state();
-            if is_kept_out {
+            if is_refusal {
                 state.refused = Some(why.to_string());
             } else if fresh.figures().rounds > 0 {
                 (state.refused, state.linked_at) = (None, Instant::now());
             }
             for address in &addresses {
-                if is_kept_out {
-                    state.dialer.kept_out(address, now_ms);
-                } else if begun.elapsed() >= LASTING {
-                    state.dialer.lasted(address);
+                if is_refusal {
+                    state.dialer.refused_after_link(address, now_ms);
+                } else if begun.elapsed() >= LINK_STABLE_AFTER {
+                    state.dialer.link_lasted(address);
                 }
             }
             match state.registry.remove(&fresh) {
@@ -313,17 +314,17 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
                 false => Vec::new(),
             }
         };
-        if is_kept_out {
+        if is_refusal {
             warn!("no link with {name}: {why}");
         } else {
             info!("link with {name} ended: {why}");
         }
         inner.perform(actions);
-        inner.nudged.notify_one();
+        inner.dial_wakeup.notify_one();
     });
 }
 
 /// Whether a link ended for a reason that does not go away by itself: another like it would end as soon.
-fn keeps_out(why: &Error) -> bool {
+fn is_lasting_refusal(why: &Error) -> bool {
     matches!(why, Error::Forbidden(_) | Error::ClockDrift { .. } | Error::BadJson(_))
 }

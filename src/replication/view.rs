@@ -8,18 +8,18 @@ use super::{
         clocks::{ClockState, clock_state},
         registry::Totals,
     },
-    membership::{Member, cluster_identity::awaited},
+    membership::{Member, cluster_identity::describe_unanswered},
 };
-use crate::core::protocol::progress::Standing;
+use crate::core::protocol::progress::Progress;
 
 /// A member that started, and that no other member answers for so long, is as good as any: it serves without them.
 const ALONE_AFTER: Duration = Duration::from_secs(10);
 
 /// How far a node has come to hold what the cluster holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum SyncStatus {
     /// It is whole.
-    Whole,
+    Complete,
     /// It holds what a majority of the members holds, which were started with it. It is not whole before the others are there.
     Agreed,
     /// No other member has answered since it started, for a while: it serves what it has.
@@ -47,9 +47,9 @@ pub struct Membership {
     /// Which of its lives this is.
     pub incarnation: u64,
     /// How far it has come to hold what the cluster holds.
-    pub progress: Progress,
+    pub sync_status: SyncStatus,
     /// Members that would be forgotten by now, and are kept as no majority is here.
-    pub kept: usize,
+    pub kept_without_majority: usize,
     /// What is wrong with this node's clock, if anything is.
     pub clock: ClockState,
     /// Up to here every member has everything, in Unix milliseconds; 0 while that is not known.
@@ -88,76 +88,76 @@ impl Replication {
     pub fn membership(&self) -> Membership {
         let inner = &self.0;
         let state = inner.state();
-        let standing = inner.shared.standing();
+        let progress = inner.shared.progress();
         let last = inner.shared.journal().last();
         let view = |member: &Member| {
             let node = member.node;
             let link = state.registry.link(node);
-            let acked = standing.acked.get(&node).map(|acked| acked.upto).unwrap_or_default();
+            let acked = progress.acked.get(&node).map(|acked| acked.upto).unwrap_or_default();
             PeerView {
                 member: member.clone(),
                 linked: link.is_some(),
-                storage_full: link.and_then(|link| link.refusal()),
+                storage_full: link.and_then(|link| link.storage_full()),
                 rows_refused: link.and_then(|link| link.rows_refused()),
                 totals: state.registry.totals_of(node),
                 outbox: last - acked,
-                equal_ms: standing.floor.equal_ms(node).unwrap_or_default(),
+                equal_ms: progress.floor.equal_ms(node).unwrap_or_default(),
             }
         };
         let peers: Vec<_> = state.members.others().map(view).collect();
         let rows_there = peers.iter().filter(|peer| peer.linked);
         let rows_there = rows_there.filter_map(|peer| peer.totals.figures.rows_there).max();
-        let progress =
-            progress(&state, &standing, inner.store.now_ms(), (inner.store.rows_total(), rows_there));
+        let sync_status =
+            sync_status(&state, &progress, inner.store.now_ms(), (inner.store.rows_total(), rows_there));
         Membership {
-            cluster: state.birth.cluster,
+            cluster: state.cluster_record.cluster,
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
             incarnation: state.members.local().incarnation,
-            progress,
-            kept: state.members.kept(),
+            sync_status,
+            kept_without_majority: state.members.kept_without_majority(),
             clock: clock_state(inner),
-            floor_ms: standing.floor.floor_ms(),
+            floor_ms: progress.floor.floor_ms(),
             peers,
         }
     }
 
     /// How many members hold replicas, those that are away and this node included.
     pub fn replicas(&self) -> usize {
-        1 + self.0.state().members.unforgotten().len()
+        1 + self.0.state().members.member_ids().len()
     }
 }
 
-fn progress(
+fn sync_status(
     state: &State,
-    standing: &Standing,
+    progress: &Progress,
     now_ms: u64,
     (rows, rows_there): (u64, Option<u64>),
-) -> Progress {
+) -> SyncStatus {
     let mut links = state.registry.links().filter(|link| link.figures().rounds > 0).peekable();
     let is_linked = links.peek().is_some();
     match &state.refused {
-        Some(why) if !is_linked => return Progress::Refused(why.clone()),
-        Some(_) | None if standing.whole => return Progress::Whole,
+        Some(why) if !is_linked => return SyncStatus::Refused(why.clone()),
+        Some(_) | None if progress.complete => return SyncStatus::Complete,
         Some(_) | None => {}
     }
-    let mut covered = links.map(|link| standing.covered.contains(&link.node));
-    if !state.birth.settled {
-        return match rows_there.filter(|_| state.registry.reaches_whole()) {
-            Some(total) => Progress::Syncing { done: rows, total },
-            None => Progress::Joining(awaited(state)),
+    let mut covered = links.map(|link| progress.covered.contains(&link.node));
+    if !state.cluster_record.joined {
+        return match rows_there.filter(|_| state.registry.reaches_complete()) {
+            Some(total) => SyncStatus::Syncing { done: rows, total },
+            None => SyncStatus::Joining(describe_unanswered(state)),
         };
     }
     if is_linked
         && covered.all(|is_covered| is_covered)
-        && standing.is_without_whole(now_ms)
-        && standing.covers_majority()
+        && progress.hears_no_complete_member(now_ms)
+        && progress.covers_majority()
     {
-        return Progress::Agreed;
+        return SyncStatus::Agreed;
     }
     match rows_there {
-        Some(total) if is_linked => Progress::Syncing { done: rows, total },
-        Some(_) | None if state.linked_at.elapsed() >= ALONE_AFTER => Progress::Alone,
-        Some(_) | None => Progress::Joining(Some(format!(
+        Some(total) if is_linked => SyncStatus::Syncing { done: rows, total },
+        Some(_) | None if state.linked_at.elapsed() >= ALONE_AFTER => SyncStatus::Alone,
+        Some(_) | None => SyncStatus::Joining(Some(format!(
             "no other member answers yet: see DynaRust members. This node serves without them {} s after its start, or after they went",
             ALONE_AFTER.as_secs()
         ))),

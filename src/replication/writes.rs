@@ -13,7 +13,7 @@ use crate::core::{
 
 impl Replication {
     /// Notes rows that this node wrote to a table, for the peers to be told. They must be readable.
-    pub fn wrote(&self, table: &TableName, rows: impl IntoIterator<Item = Row>) {
+    pub fn record_writes(&self, table: &TableName, rows: impl IntoIterator<Item = Row>) {
         let mut journal = self.0.shared.journal();
         if !self.0.has_peers.load(Ordering::Acquire) {
             // A peer that comes just now does not have it: it must not count as the first that does.
@@ -24,11 +24,11 @@ impl Replication {
             journal.append(table.clone(), row.key.clone(), Some(row));
         }
         drop(journal);
-        self.0.announce_writes();
+        self.0.notify_appended();
     }
 
     /// Notes a row that is here already, for the peers to be told of it again.
-    pub fn wrote_before(&self, table: &TableName, key: &Key) {
+    pub fn announce_again(&self, table: &TableName, key: &Key) {
         let mut journal = self.0.shared.journal();
         if !self.0.has_peers.load(Ordering::Acquire) {
             journal.skip();
@@ -36,7 +36,7 @@ impl Replication {
         }
         journal.append(table.clone(), key.clone(), None);
         drop(journal);
-        self.0.announce_writes();
+        self.0.notify_appended();
     }
 
     /// The last write that was noted.
@@ -46,8 +46,8 @@ impl Replication {
 
     /// Returns when so many members beside this node hold durably what was noted up to `entry`; with how many did where the time
     /// is over before.
-    pub async fn held_by(&self, entry: u64, wanted: usize, patience: Duration) -> usize {
-        let _awaiting = self.0.awaiting.clone();
+    pub async fn wait_for_replicas(&self, entry: u64, wanted: usize, wait_max: Duration) -> usize {
+        let _awaiting = self.0.waiters.clone();
         let mut held = 0;
         let waiting = async {
             loop {
@@ -62,7 +62,7 @@ impl Replication {
             }
         };
         // Whether they came or the time ran out shows in the number.
-        let _ = timeout(patience, waiting).await;
+        let _ = timeout(wait_max, waiting).await;
         held
     }
 }
@@ -70,10 +70,10 @@ impl Replication {
 impl Inner {
     /// How many other members hold an entry of the journal.
     fn holders(&self, entry: u64) -> usize {
-        let members = self.state().members.unforgotten();
-        let standing = self.shared.standing();
+        let members = self.state().members.member_ids();
+        let progress = self.shared.progress();
         let holds =
-            |node: &&NodeId| standing.acked.get(*node).is_some_and(|acked| entry == 0 || acked.holds(entry));
+            |node: &&NodeId| progress.acked.get(*node).is_some_and(|acked| entry == 0 || acked.holds(entry));
         members.iter().filter(holds).count()
     }
 }

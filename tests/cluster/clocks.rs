@@ -163,7 +163,7 @@ fn a_clock_that_leaps_for_a_moment_leaves_no_trace() {
     cluster.wait_until_ready_and_linked();
     let (home, peer) = (cluster[leaping].home(), cluster[0].address().to_string());
     let rounds = || member(&cluster[leaping], &peer)["rounds"].as_u64().expect("a count");
-    for (round, (offset, leapt_ms, rounds_long)) in
+    for (round, (offset, jumped_ms, rounds_long)) in
         [("+3600s", 3_600_000, 60), ("+30s", 30_000, 4), ("-3600s", -3_600_000, 20)].into_iter().enumerate()
     {
         let before = rounds();
@@ -171,7 +171,7 @@ fn a_clock_that_leaps_for_a_moment_leaves_no_trace() {
         wait_until("the node sees the leap", DEADLINE, || {
             clock_of(&cluster[leaping])["system_leapt_ms"]
                 .as_i64()
-                .is_some_and(|ms| (ms - leapt_ms).abs() < 500)
+                .is_some_and(|ms| (ms - jumped_ms).abs() < 500)
         });
         // Ten a second.
         wait_until("rounds go on meanwhile", DEADLINE, || rounds() >= before + rounds_long);

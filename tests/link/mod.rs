@@ -50,7 +50,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
             address: None,
             reached_as: String::new(),
             now_ms: 0,
-            whole: true,
+            complete: true,
             swept: 0,
         },
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),

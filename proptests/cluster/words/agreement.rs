@@ -21,9 +21,9 @@ const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 30_000, expired_ms: 0 };
 /// what had been swept, and they removed it.
 #[test]
 fn an_old_row_of_a_whole_member_is_taken_whatever_was_swept() {
-    for whole in [true, false] {
-        let mut scene = Scene::new(whole);
-        scene.shared.standing().agreement.reach(NOW_MS, [REMOTE]);
+    for complete in [true, false] {
+        let mut scene = Scene::new(complete);
+        scene.shared.progress().agreement.reach(NOW_MS, [REMOTE]);
         scene.replica.sweep_to(SWEPT);
         scene.told_ms = NOW_MS;
         let round = scene.round(true, SWEPT);
@@ -38,7 +38,7 @@ fn an_old_row_of_a_whole_member_is_taken_whatever_was_swept() {
 #[test]
 fn a_whole_node_refuses_of_one_that_is_not_what_both_are_known_to_have_held_and_nothing_else() {
     let written_ms = NOW_MS - 60_000;
-    for (whole, remote_whole, told_ms, agreed_ms, is_refused) in [
+    for (complete, remote_complete, told_ms, agreed_ms, is_refused) in [
         (true, false, written_ms, written_ms, true),
         (true, false, NOW_MS, NOW_MS, true),
         (true, false, written_ms - 1, NOW_MS, false),
@@ -46,13 +46,13 @@ fn a_whole_node_refuses_of_one_that_is_not_what_both_are_known_to_have_held_and_
         (true, true, NOW_MS, NOW_MS, false),
         (false, false, NOW_MS, NOW_MS, false),
     ] {
-        let mut scene = Scene::new(whole);
-        scene.shared.standing().agreement.reach(agreed_ms, [REMOTE]);
+        let mut scene = Scene::new(complete);
+        scene.shared.progress().agreement.reach(agreed_ms, [REMOTE]);
         scene.told_ms = told_ms;
-        let round = scene.round(remote_whole, Swept::default());
+        let round = scene.round(remote_complete, Swept::default());
         scene.hear(round);
         let (rows, _) = old_row();
-        let case = format!("{whole} {remote_whole} {told_ms} {agreed_ms}");
+        let case = format!("{complete} {remote_complete} {told_ms} {agreed_ms}");
         assert_eq!(refused(scene.hear(rows)), usize::from(is_refused), "{case}");
         assert_eq!(scene.replica.count(), u64::from(!is_refused), "{case}");
     }
@@ -61,18 +61,18 @@ fn a_whole_node_refuses_of_one_that_is_not_what_both_are_known_to_have_held_and_
 /// A majority removed rows that it had acknowledged, as a node that came back called them deleted.
 #[test]
 fn a_row_is_removed_by_a_node_that_is_not_whole_and_that_agreed_to_it_alone() {
-    for (whole, agreed_ms, is_removed) in
+    for (complete, agreed_ms, is_removed) in
         [(false, NOW_MS + 10, true), (false, NOW_MS - 1, false), (true, NOW_MS + 10, false)]
     {
-        let mut scene = Scene::new(whole);
+        let mut scene = Scene::new(complete);
         let register = scene.write("k", 1);
-        scene.shared.standing().agreement.reach(agreed_ms, [REMOTE]);
+        scene.shared.progress().agreement.reach(agreed_ms, [REMOTE]);
         let round = scene.round(true, Swept::default());
         scene.hear(round);
         let batch = scene.poll().expect("a batch").batch;
         let deleted = vec![(table(), key("k"), register.marker())];
         scene.hear(Message::Applied { batch, deleted });
-        assert_eq!(scene.replica.count(), u64::from(!is_removed), "{whole} {agreed_ms}");
+        assert_eq!(scene.replica.count(), u64::from(!is_removed), "{complete} {agreed_ms}");
     }
 }
 
@@ -83,39 +83,39 @@ fn a_late_row_takes_back_what_was_agreed_before_it_is_stored() {
     let (rows, register) = old_row();
     let before_ms = register.timestamp().unix_ms() - 1;
     {
-        let mut standing = scene.shared.standing();
-        standing.agreement.reach(NOW_MS, [REMOTE]);
+        let mut progress = scene.shared.progress();
+        progress.agreement.reach(NOW_MS, [REMOTE]);
     }
     scene.equal_at(NOW_MS);
-    let compared = scene.shared.standing().floor.compare(NOW_MS);
+    let compared = scene.shared.progress().floor.compare(NOW_MS);
     scene.hear(rows);
-    assert_eq!(scene.shared.standing().agreement.with_all_ms(), before_ms);
+    assert_eq!(scene.shared.progress().agreement.with_all_ms(), before_ms);
     assert_eq!(scene.replica.take_agreement().map(|kept| kept.with_all_ms()), Some(before_ms));
     // Roots that were compared before it came do not show it.
     let equal = Equal { compared, swept: Swept::default(), covered: None };
     scene.with(|peer, context| peer.equal(context, equal));
-    assert_eq!(scene.shared.standing().floor.guarantee_ms(NOW_MS), before_ms);
+    assert_eq!(scene.shared.progress().floor.guarantee_ms(NOW_MS), before_ms);
     scene.equal_at(NOW_MS);
-    assert_eq!(scene.shared.standing().floor.guarantee_ms(NOW_MS), NOW_MS);
+    assert_eq!(scene.shared.progress().floor.guarantee_ms(NOW_MS), NOW_MS);
 }
 
 /// A node that was put back to what it was, as it ran, holds itself to be whole: it is told otherwise by how far the others have swept.
 #[test]
 fn who_hears_of_more_that_was_swept_than_it_guaranteed_is_not_whole() {
     let swept = Swept { tombstones_ms: NOW_MS - 60_000, expired_ms: 0 };
-    for (guaranteed_ms, by_whole, stays) in [
+    for (guaranteed_ms, by_complete, stays) in [
         (NOW_MS - 70_000, true, false),
         (NOW_MS - 60_000, true, true),
         // One that is not whole says nothing to heed.
         (NOW_MS - 70_000, false, true),
     ] {
         let mut scene = Scene::new(true);
-        scene.shared.standing().guaranteed_ms = guaranteed_ms;
-        let round = scene.round(by_whole, swept);
+        scene.shared.progress().guaranteed_ms = guaranteed_ms;
+        let round = scene.round(by_complete, swept);
         scene.hear(round);
-        let case = format!("guaranteed up to {guaranteed_ms}, told by one that is whole: {by_whole}");
-        assert_eq!(scene.shared.standing().whole, stays, "{case}");
-        assert_eq!(scene.replica.swept() == swept, by_whole, "{case}");
+        let case = format!("guaranteed up to {guaranteed_ms}, told by one that is whole: {by_complete}");
+        assert_eq!(scene.shared.progress().complete, stays, "{case}");
+        assert_eq!(scene.replica.swept() == swept, by_complete, "{case}");
     }
 }
 
@@ -123,13 +123,13 @@ fn who_hears_of_more_that_was_swept_than_it_guaranteed_is_not_whole() {
 #[test]
 fn who_became_whole_guarantees_what_it_held_then() {
     let mut scene = Scene::new(false);
-    let flags = Flags { whole: true, ..Flags::default() };
-    let compared = scene.shared.standing().floor.compare(NOW_MS - 2_000);
+    let flags = Flags { complete: true, ..Flags::default() };
+    let compared = scene.shared.progress().floor.compare(NOW_MS - 2_000);
     let equal = Equal { compared, swept: Swept::default(), covered: Some(flags) };
     scene.with(|peer, context| peer.equal(context, equal));
     let round = scene.round(true, Swept { tombstones_ms: NOW_MS - 2_000, expired_ms: 0 });
     scene.hear(round);
-    assert!(scene.shared.standing().whole);
+    assert!(scene.shared.progress().complete);
 }
 
 /// Two members swept a key that the second had seen deleted after it held the same as the third, which had returned just before and of which the
@@ -140,23 +140,23 @@ fn a_late_deletion_takes_back_that_others_have_it() {
     let elsewhere = MemoryReplica::new(REMOTE, DigestKey([1; 32]), NOW_MS - 60_000);
     let tombstone = elsewhere.write(&table(), &key("old"), Payload::Deleted);
     let before_ms = tombstone.timestamp().unix_ms() - 1;
-    scene.shared.standing().agreement.reach(NOW_MS, [REMOTE]);
+    scene.shared.progress().agreement.reach(NOW_MS, [REMOTE]);
     scene.equal_at(NOW_MS);
     let rows = vec![Row::new(key("old"), tombstone)];
     scene.hear(Message::Rows(Rows { batch: 1, repair: true, tables: vec![(table(), rows)] }));
-    let standing = scene.shared.standing();
-    assert_eq!((standing.floor.guarantee_ms(NOW_MS), standing.agreement.with_all_ms()), (before_ms, NOW_MS));
+    let progress = scene.shared.progress();
+    assert_eq!((progress.floor.guarantee_ms(NOW_MS), progress.agreement.with_all_ms()), (before_ms, NOW_MS));
 }
 
 /// A node that was restarted took from one that had been forgotten what had been deleted meanwhile, before it met a member that knew.
 #[test]
 fn nobody_that_is_not_whole_compares_with_one_that_is_apart_as_long_as_others_may_tell() {
     const OTHER: NodeId = NodeId(3);
-    for (apart, members, opens) in
+    for (detached, members, opens) in
         [(false, vec![REMOTE, OTHER], true), (true, vec![REMOTE, OTHER], false), (true, vec![REMOTE], true)]
     {
         let mut scene = Scene::new(false);
-        scene.shared.standing().floor.set_members(members.clone());
+        scene.shared.progress().floor.set_members(members.clone());
         scene.write("k", 1);
         scene.now_ms += 5_000;
         scene.replica.set_now(scene.now_ms);
@@ -165,12 +165,12 @@ fn nobody_that_is_not_whole_compares_with_one_that_is_apart_as_long_as_others_ma
         else {
             panic!("no round")
         };
-        round.flags.apart = apart;
+        round.flags.detached = detached;
         let mut opened = false;
         for _ in 0..3 {
             opened |= !scene.hear(Message::Round(round.clone())).is_empty();
         }
-        assert_eq!(opened, opens, "{apart} {members:?}");
-        assert_eq!(scene.shared.standing().agreement.is_apart(REMOTE), apart);
+        assert_eq!(opened, opens, "{detached} {members:?}");
+        assert_eq!(scene.shared.progress().agreement.is_detached(REMOTE), detached);
     }
 }

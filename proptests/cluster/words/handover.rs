@@ -14,7 +14,7 @@ use super::{NOW_MS, REMOTE, Scene, key, table};
 
 impl Scene {
     pub fn equal_at(&mut self, at_ms: u64) {
-        let compared = self.shared.standing().floor.compare(at_ms);
+        let compared = self.shared.progress().floor.compare(at_ms);
         let equal = Equal { compared, swept: Swept::default(), covered: None };
         self.with(|peer, context| peer.equal(context, equal));
     }
@@ -31,7 +31,7 @@ fn who_links_just_after_a_write_does_not_hold_it() {
     let mut journal = Journal::default();
     journal.skip();
     let mut scene = Scene::with_journal(true, journal);
-    let holds = |scene: &Scene, entry| scene.shared.standing().acked[&REMOTE].holds(entry);
+    let holds = |scene: &Scene, entry| scene.shared.progress().acked[&REMOTE].holds(entry);
     assert!(!holds(&scene, 1));
     scene.write("k", 1);
     let rows = scene.poll().expect("a batch");

@@ -84,7 +84,7 @@ impl World {
         for other in 0..self.nodes.len() {
             // Links are of one life.
             self.drop_link(node, other);
-            self.nodes[other].shared.standing().floor.reset(id);
+            self.nodes[other].shared.progress().floor.reset(id);
         }
         self.tell_members();
     }

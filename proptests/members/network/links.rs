@@ -29,15 +29,15 @@ impl Network {
         let theirs = self.members(to).may_link(&local);
         let ours = self.members(from).may_link(&remote);
         match theirs {
-            Err(Refusal::Outlived { at_least, .. }) => {
+            Err(Refusal::Superseded { at_least, .. }) => {
                 let actions = self.members(from).rejoin(at_least, now_ms);
                 self.act(from, actions);
             }
-            Err(Refusal::Ourselves) => {
-                self.nodes[from].as_mut().expect("runs").dialer.ourselves(text);
+            Err(Refusal::OwnAddress) => {
+                self.nodes[from].as_mut().expect("runs").dialer.reached_self(text);
                 return;
             }
-            Err(Refusal::SameIdAsOurs(_) | Refusal::Duplicate { .. }) => {}
+            Err(Refusal::SameId(_) | Refusal::Duplicate { .. }) => {}
             Ok(()) if ours.is_ok() => {
                 self.nodes[from].as_mut().expect("runs").dialer.succeeded(text, now_ms);
                 self.links_made += 1;
@@ -48,7 +48,7 @@ impl Network {
             }
             Ok(()) => {}
         }
-        if let Err(Refusal::Outlived { at_least, .. }) = ours {
+        if let Err(Refusal::Superseded { at_least, .. }) = ours {
             let actions = self.members(to).rejoin(at_least, now_ms);
             self.act(to, actions);
         }
@@ -61,11 +61,11 @@ impl Network {
         let node = self.nodes[at].as_mut().expect("runs");
         if let Some(standing) = node.links.get(&peer).copied() {
             match survivor(standing.initiated, fresh.initiated) {
-                Survivor::Standing => {
+                Survivor::Existing => {
                     self.later(1, Event::Ended { at: peer, peer: at, link: fresh.id });
                     return;
                 }
-                Survivor::Fresh => self.later(1, Event::Ended { at: peer, peer: at, link: standing.id }),
+                Survivor::New => self.later(1, Event::Ended { at: peer, peer: at, link: standing.id }),
             }
         }
         let node = self.nodes[at].as_mut().expect("runs");
@@ -85,14 +85,14 @@ impl Network {
     }
 
     /// A node goes over to another cluster: nothing of its own is known to it there.
-    pub fn go_over(&mut self, index: usize) {
+    pub fn switch_cluster(&mut self, index: usize) {
         for peer in self.links(index) {
             self.end_link(index, peer);
         }
         let node = self.nodes[index].as_mut().expect("runs");
-        node.members.go_over();
-        node.dialer.go_over();
-        node.note = node.members.take_note().expect("that is news");
+        node.members.switch_cluster();
+        node.dialer.switch_cluster();
+        node.note = node.members.take_unsaved().expect("that is news");
     }
 
     pub(super) fn act(&mut self, index: usize, actions: Vec<Action>) {
@@ -125,7 +125,7 @@ impl Network {
             }
         }
         let node = self.nodes[index].as_mut().expect("runs");
-        if let Some(note) = node.members.take_note() {
+        if let Some(note) = node.members.take_unsaved() {
             node.note = note;
         }
     }

@@ -44,22 +44,22 @@ impl DigestKey {
     }
 
     /// The sum as it travels under `nonce`. All zeros for an empty one, and for no other.
-    pub fn brief(&self, nonce: u64, sum: &Sum) -> Brief {
+    pub fn short_digest(&self, nonce: u64, sum: &Sum) -> ShortDigest {
         if sum.count == 0 {
-            return Brief::EMPTY;
+            return ShortDigest::EMPTY;
         }
-        let mut brief = [0; BRIEF_BYTES];
-        brief.copy_from_slice(&self.hash_sum(nonce, sum).as_bytes()[..BRIEF_BYTES]);
-        if brief == [0; BRIEF_BYTES] {
-            brief[0] = 1;
+        let mut short_digest = [0; SHORT_DIGEST_BYTES];
+        short_digest.copy_from_slice(&self.hash_sum(nonce, sum).as_bytes()[..SHORT_DIGEST_BYTES]);
+        if short_digest == [0; SHORT_DIGEST_BYTES] {
+            short_digest[0] = 1;
         }
-        Brief(brief)
+        ShortDigest(short_digest)
     }
 
     /// Four bytes that tell a row from the others of its bucket, under `nonce`.
-    pub fn glimpse(&self, nonce: u64, leaf: &Digest) -> Glimpse {
+    pub fn row_fingerprint(&self, nonce: u64, leaf: &Digest) -> RowFingerprint {
         let hash = self.hash_sum(nonce, &Sum { digest: *leaf, count: 1 });
-        Glimpse(*hash.as_bytes().first_chunk().expect("a hash has four bytes"))
+        RowFingerprint(*hash.as_bytes().first_chunk().expect("a hash has four bytes"))
     }
 
     /// The digest of all tables: of each one's name and sum, in order of their names. Tables without rows do not count.
@@ -83,20 +83,20 @@ impl DigestKey {
     }
 }
 
-const BRIEF_BYTES: usize = 6;
+const SHORT_DIGEST_BYTES: usize = 6;
 
 /// A sum as it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Brief([u8; BRIEF_BYTES]);
+pub struct ShortDigest([u8; SHORT_DIGEST_BYTES]);
 
-impl Brief {
+impl ShortDigest {
     /// Of no rows.
-    pub const EMPTY: Self = Self([0; BRIEF_BYTES]);
+    pub const EMPTY: Self = Self([0; SHORT_DIGEST_BYTES]);
 }
 
 /// A row as it travels, to be told from others of its bucket. Bytes, not a number: those would take five.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Glimpse([u8; 4]);
+pub struct RowFingerprint([u8; 4]);
 
 /// The digest of everything a replica holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,7 +262,7 @@ impl Path {
     }
 
     /// Whether it is one: paths come from outside.
-    pub fn is_sound(self) -> bool {
+    pub fn is_valid(self) -> bool {
         self.bits <= BITS_MAX && u64::from(self.prefix) < 1 << self.bits
     }
 

@@ -30,7 +30,7 @@ pub const HORIZON_MS: u64 = 10_000;
 /// earlier ones of a key give way to the latest.
 pub const COLLAPSE_MS: u64 = 1000;
 /// A key that is written without a pause for so long is restless.
-pub const RESTLESS_MS: u64 = 1000;
+pub const CONTINUOUS_MS: u64 = 1000;
 /// Most recents of a partition, 96 KiB of them. A table takes in 25,000 writes a second evenly before one is dropped within the
 /// horizon, and 100,000 before one is dropped that a comparison needs.
 pub const RECENTS_MAX: usize = 1024;
@@ -69,8 +69,8 @@ struct Recent {
 
 impl Recent {
     /// What is to be taken away for an instant before the last write.
-    fn less(&self, at_ms: u64) -> Sum {
-        if at_ms < self.since_ms + RESTLESS_MS { self.delta } else { Sum::of(self.leaf) }
+    fn before(&self, at_ms: u64) -> Sum {
+        if at_ms < self.since_ms + CONTINUOUS_MS { self.delta } else { Sum::of(self.leaf) }
     }
 }
 
@@ -114,7 +114,7 @@ impl PartitionTree {
         self.forget(now_ms);
         match new {
             Some(new) if new.at_ms > now_ms + HORIZON_MS => self.forget_key(hash, new.at_ms),
-            Some(new) if is_past(new.at_ms, now_ms) => {
+            Some(new) if is_beyond_horizon(new.at_ms, now_ms) => {
                 self.exact_since_ms = self.exact_since_ms.max(new.at_ms);
             }
             Some(new) => {
@@ -131,7 +131,7 @@ impl PartitionTree {
     /// Forgets what is beyond the horizon, and gives its memory back.
     pub fn forget(&mut self, now_ms: u64) {
         while let Some(oldest) = self.recents.front()
-            && is_past(oldest.at_ms, now_ms)
+            && is_beyond_horizon(oldest.at_ms, now_ms)
         {
             self.forget_oldest();
         }
@@ -151,14 +151,14 @@ impl PartitionTree {
         let mut sums: Vec<Sum> =
             buckets.chunks_exact(1 << width).map(|buckets| buckets.iter().copied().sum()).collect();
         for recent in self.after(at_ms).filter(|recent| path.covers(recent.hash)) {
-            sums[(bucket_of(recent.hash, self.depth) >> width) & ((1 << below) - 1)] -= recent.less(at_ms);
+            sums[(bucket_of(recent.hash, self.depth) >> width) & ((1 << below) - 1)] -= recent.before(at_ms);
         }
         Some(sums)
     }
 
     /// The sum of all rows as they were at an instant.
     pub fn total_at(&self, at_ms: u64) -> Sum {
-        self.after(at_ms).fold(self.total, |total, recent| total - recent.less(at_ms))
+        self.after(at_ms).fold(self.total, |total, recent| total - recent.before(at_ms))
     }
 
     /// The sum of all rows as they are.
@@ -211,7 +211,7 @@ impl PartitionTree {
     }
 
     /// Whether both are of the same rows, as far as they can be told apart.
-    pub fn agrees(&self, other: &Self) -> bool {
+    pub fn matches(&self, other: &Self) -> bool {
         let depth = self.depth.min(other.depth);
         let sums = |tree: &Self| -> Vec<Sum> {
             let neighbours = tree.buckets.chunks_exact(1 << (tree.depth - depth));
@@ -275,7 +275,7 @@ fn is_close(before_ms: u64, at_ms: u64) -> bool {
     before_ms + COLLAPSE_MS >= at_ms
 }
 
-fn is_past(at_ms: u64, now_ms: u64) -> bool {
+fn is_beyond_horizon(at_ms: u64, now_ms: u64) -> bool {
     at_ms + HORIZON_MS < now_ms
 }
 

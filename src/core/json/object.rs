@@ -28,12 +28,12 @@ struct Index {
     /// The place of the last member of each name.
     places: HashMap<Vec<u8>, usize>,
     /// Whether a name is there twice.
-    twice: bool,
+    has_duplicates: bool,
 }
 
 impl Index {
     fn insert(&mut self, name: &str, place: usize) {
-        self.twice |= self.places.insert(decode(name).into_owned(), place).is_some();
+        self.has_duplicates |= self.places.insert(decode(name).into_owned(), place).is_some();
     }
 }
 
@@ -61,9 +61,9 @@ impl<'a> Object<'a> {
     pub fn remove(&mut self, name: &str) -> Option<Tree<'a>> {
         let index = self.index();
         let place = index.places.remove(name.as_bytes())?;
-        let twice = index.twice;
+        let has_duplicates = index.has_duplicates;
         let removed = self.members[place].take();
-        if twice {
+        if has_duplicates {
             for member in &mut self.members {
                 if member.as_ref().is_some_and(|member| decode(&member.name).as_ref() == name.as_bytes()) {
                     *member = None;

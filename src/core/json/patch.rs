@@ -179,7 +179,7 @@ impl<'a> Step<'a> {
             }
             Self::Move { from, path } => {
                 if path.len() > from.len() && path.starts_with(&from) {
-                    return Err(format!("{} cannot be moved into itself", shown(&from)));
+                    return Err(format!("{} cannot be moved into itself", pointer_text(&from)));
                 }
                 // Before anything is taken out: a tree that is too deep is not to be made at all.
                 check_depth(&path, find(target, &from)?)?;
@@ -196,7 +196,7 @@ impl<'a> Step<'a> {
             }
             Self::Test(path, value) => match find(target, &path)?.equals(&value) {
                 true => Ok(()),
-                false => Err(format!("the test failed: {} has another value", shown(&path))),
+                false => Err(format!("the test failed: {} has another value", pointer_text(&path))),
             },
         }
     }
@@ -216,13 +216,13 @@ fn parse_pointer(text: &str) -> std::result::Result<Pointer, String> {
         .collect()
 }
 
-fn shown(pointer: &[String]) -> String {
+fn pointer_text(pointer: &[String]) -> String {
     let steps = pointer.iter().map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1")));
     format!("{:?}", steps.collect::<String>())
 }
 
-fn nothing_at(pointer: &[String]) -> String {
-    format!("there is nothing at {}", shown(pointer))
+fn missing(pointer: &[String]) -> String {
+    format!("there is nothing at {}", pointer_text(pointer))
 }
 
 fn check_depth(path: &[String], value: &Tree<'_>) -> std::result::Result<(), String> {
@@ -241,7 +241,7 @@ fn find<'t, 'a>(tree: &'t mut Tree<'a>, pointer: &[String]) -> std::result::Resu
             Tree::Array(items) => parse_index(step).and_then(|index| items.get_mut(index)),
             Tree::Scalar(_) => None,
         };
-        found = next.ok_or_else(|| nothing_at(pointer))?;
+        found = next.ok_or_else(|| missing(pointer))?;
     }
     Ok(found)
 }
@@ -263,11 +263,15 @@ fn add<'a>(tree: &mut Tree<'a>, path: &[String], value: Tree<'a>) -> std::result
         Tree::Array(items) => {
             let index = if step == "-" { Some(items.len()) } else { parse_index(step) };
             let index = index.filter(|index| *index <= items.len()).ok_or_else(|| {
-                format!("{}: the array has {} items, and - stands for its end", shown(path), items.len())
+                format!(
+                    "{}: the array has {} items, and - stands for its end",
+                    pointer_text(path),
+                    items.len()
+                )
             })?;
             items.insert(index, value);
         }
-        Tree::Scalar(_) => return Err(format!("{} is neither an object nor an array", shown(parent))),
+        Tree::Scalar(_) => return Err(format!("{} is neither an object nor an array", pointer_text(parent))),
     }
     Ok(())
 }
@@ -278,12 +282,12 @@ fn remove<'a>(tree: &mut Tree<'a>, path: &[String]) -> std::result::Result<Tree<
         return Err("the whole value cannot be removed by a patch: send DELETE".into());
     };
     match find(tree, parent)? {
-        Tree::Object(members) => members.remove(step).ok_or_else(|| nothing_at(path)),
+        Tree::Object(members) => members.remove(step).ok_or_else(|| missing(path)),
         Tree::Array(items) => match parse_index(step).filter(|index| *index < items.len()) {
             Some(index) => Ok(items.remove(index)),
-            None => Err(nothing_at(path)),
+            None => Err(missing(path)),
         },
-        Tree::Scalar(_) => Err(nothing_at(path)),
+        Tree::Scalar(_) => Err(missing(path)),
     }
 }
 

@@ -135,17 +135,17 @@ fn parse_next<'a>(rest: &mut &'a str, depth_left: usize) -> Option<Tree<'a>> {
             let depth_left = depth_left.checked_sub(1)?;
             let mut members = Object::default();
             parse_list(rest, b'}', |rest| {
-                let name = cut_string(rest)?;
+                let name = split_off_string(rest)?;
                 *rest = rest.strip_prefix(':')?;
                 members.push(Member { name: Cow::Borrowed(name), value: parse_next(rest, depth_left)? });
                 Some(())
             })?;
             Some(Tree::Object(members))
         }
-        b'"' => cut_string(rest).map(Tree::Scalar),
+        b'"' => split_off_string(rest).map(Tree::Scalar),
         _ => {
             let end = rest.find([',', ']', '}', ':']).unwrap_or(rest.len());
-            (end > 0).then(|| Tree::Scalar(cut(rest, end)))
+            (end > 0).then(|| Tree::Scalar(split_off(rest, end)))
         }
     }
 }
@@ -156,9 +156,9 @@ fn parse_list<'a>(
     closing: u8,
     mut parse: impl FnMut(&mut &'a str) -> Option<()>,
 ) -> Option<()> {
-    cut(rest, 1);
+    split_off(rest, 1);
     if rest.as_bytes().first() == Some(&closing) {
-        cut(rest, 1);
+        split_off(rest, 1);
         return Some(());
     }
     loop {
@@ -167,27 +167,27 @@ fn parse_list<'a>(
         if next != b',' && next != closing {
             return None;
         }
-        cut(rest, 1);
+        split_off(rest, 1);
         if next == closing {
             return Some(());
         }
     }
 }
 
-fn cut<'a>(rest: &mut &'a str, bytes: usize) -> &'a str {
+fn split_off<'a>(rest: &mut &'a str, bytes: usize) -> &'a str {
     let (piece, after) = rest.split_at(bytes);
     *rest = after;
     piece
 }
 
-fn cut_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
+fn split_off_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let mut escaped = false;
     let end = rest.strip_prefix('"')?.bytes().position(|byte| {
         let ends = !escaped && byte == b'"';
         escaped = !escaped && byte == b'\\';
         ends
     })?;
-    Some(cut(rest, end + 2))
+    Some(split_off(rest, end + 2))
 }
 
 /// The characters of a JSON string that stands in its quotes, as UTF-8. A lone surrogate, which that cannot express, is the three

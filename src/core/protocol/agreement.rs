@@ -56,7 +56,7 @@ use crate::core::clock::NodeId;
 pub struct Agreement {
     with_all_ms: u64,
     /// Those with whom the agreement is another: forgotten, returned and not whole yet, or new.
-    apart: BTreeMap<NodeId, u64>,
+    detached: BTreeMap<NodeId, u64>,
 }
 
 impl Agreement {
@@ -67,54 +67,54 @@ impl Agreement {
 
     /// Up to when this node and another held the same rows.
     pub fn with_ms(&self, node: NodeId) -> u64 {
-        self.apart.get(&node).copied().unwrap_or(self.with_all_ms)
+        self.detached.get(&node).copied().unwrap_or(self.with_all_ms)
     }
 
     /// Whether the agreement with a node is one of its own.
-    pub fn is_apart(&self, node: NodeId) -> bool {
-        self.apart.contains_key(&node)
+    pub fn is_detached(&self, node: NodeId) -> bool {
+        self.detached.contains_key(&node)
     }
 
     /// Notes that this node and all `members` held the same rows up to an instant: they are apart no longer.
     pub fn reach(&mut self, at_ms: u64, members: impl IntoIterator<Item = NodeId>) {
         let mut rejoined = false;
         for member in members {
-            rejoined |= self.apart.remove(&member).is_some();
+            rejoined |= self.detached.remove(&member).is_some();
         }
         // Of who was apart nothing later than this is known, even where the clock was set back.
         self.with_all_ms = if rejoined { at_ms } else { self.with_all_ms.max(at_ms) };
     }
 
     /// Parts from a node with which all was shared up to an instant, unless it is apart already.
-    pub fn part(&mut self, node: NodeId, agreed_ms: u64) {
-        self.apart.entry(node).or_insert(agreed_ms);
+    pub fn detach(&mut self, node: NodeId, agreed_ms: u64) {
+        self.detached.entry(node).or_insert(agreed_ms);
     }
 
     /// Drops the nodes that nothing is known of any more.
     pub fn retain(&mut self, mut is_known: impl FnMut(NodeId) -> bool) {
-        self.apart.retain(|node, _| is_known(*node));
+        self.detached.retain(|node, _| is_known(*node));
     }
 
     /// Whether another differs by its agreement with all alone.
-    pub fn is_but_later(&self, other: &Self) -> bool {
-        self.apart == other.apart
+    pub fn differs_only_in_time(&self, other: &Self) -> bool {
+        self.detached == other.detached
     }
 
     /// Claims no more of rows written after an instant: one is about to come in that others may not have. Whether that changes anything.
     pub fn lower(&mut self, to_ms: u64) -> bool {
         let before = self.latest_ms();
         self.with_all_ms = self.with_all_ms.min(to_ms);
-        self.apart.values_mut().for_each(|agreed_ms| *agreed_ms = to_ms.min(*agreed_ms));
+        self.detached.values_mut().for_each(|agreed_ms| *agreed_ms = to_ms.min(*agreed_ms));
         before > to_ms
     }
 
     /// Gives up what could be proved against nodes that are apart: this node may have lost rows that they still have.
-    pub fn disclaim(&mut self) {
-        self.apart.values_mut().for_each(|agreed_ms| *agreed_ms = 0);
+    pub fn clear_detached(&mut self) {
+        self.detached.values_mut().for_each(|agreed_ms| *agreed_ms = 0);
     }
 
     fn latest_ms(&self) -> u64 {
-        self.apart.values().copied().fold(self.with_all_ms, u64::max)
+        self.detached.values().copied().fold(self.with_all_ms, u64::max)
     }
 }
 
@@ -129,19 +129,19 @@ mod tests {
     fn what_was_agreed_with_a_forgotten_node_stays_while_the_others_go_on() {
         let mut agreement = Agreement::default();
         agreement.reach(100, [A, B]);
-        agreement.part(A, 100);
+        agreement.detach(A, 100);
         agreement.reach(200, [B]);
-        agreement.part(A, 200);
+        agreement.detach(A, 200);
         assert_eq!((agreement.with_ms(A), agreement.with_ms(B)), (100, 200));
         agreement.reach(300, [A, B]);
-        assert_eq!((agreement.with_ms(A), agreement.is_apart(A)), (300, false));
+        assert_eq!((agreement.with_ms(A), agreement.is_detached(A)), (300, false));
     }
 
     #[test]
     fn a_late_row_takes_back_every_claim_about_it() {
         let mut agreement = Agreement::default();
         agreement.reach(100, [A, B]);
-        agreement.part(A, 100);
+        agreement.detach(A, 100);
         agreement.reach(200, [B]);
         assert!(!agreement.lower(200));
         assert!(agreement.lower(150));
@@ -154,8 +154,8 @@ mod tests {
     fn who_cannot_vouch_proves_nothing_to_those_that_are_apart() {
         let mut agreement = Agreement::default();
         agreement.reach(100, [A, B]);
-        agreement.part(A, 100);
-        agreement.disclaim();
+        agreement.detach(A, 100);
+        agreement.clear_detached();
         assert_eq!((agreement.with_ms(A), agreement.with_ms(B)), (0, 100));
     }
 }

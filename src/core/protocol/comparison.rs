@@ -16,12 +16,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    message::{Comparison, MESSAGE_BYTES, Message, Names, NodeDigests, NodeGlimpses},
+    message::{Comparison, MESSAGE_BYTES, Message, Names, NodeDigests, NodeRowFingerprints},
     replica::Replica,
 };
 use crate::{
     core::{
-        digest::{Brief, Digest, DigestKey, Glimpse, KeyHash, PARTITION_BITS, Path, Sum},
+        digest::{Digest, DigestKey, KeyHash, PARTITION_BITS, Path, RowFingerprint, ShortDigest, Sum},
         name::{Key, TableName},
         register::Marker,
     },
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Rows below a node that are glimpsed rather than walked any further down: a glimpse is four bytes, a brief six.
-const GLIMPSED_ROWS_MAX: i64 = 96;
+const FINGERPRINTED_ROWS_MAX: i64 = 96;
 /// How many bits one level has below a partition.
 const BUCKET_BITS: u8 = 6;
 /// How many bits one level has above.
@@ -56,25 +56,28 @@ pub fn open(replica: &impl Replica, nonce: u64, at_ms: u64) -> Result<Message> {
     let mut nodes = Vec::new();
     for table in replica.tables() {
         if let Some(sum) = own_sum(replica, &table, at_ms)? {
-            nodes.push((table, replica.digest_key().brief(nonce, &sum)));
+            nodes.push((table, replica.digest_key().short_digest(nonce, &sum)));
         }
     }
     Ok(Message::Open(Comparison { nonce, at_ms, nodes }))
 }
 
 /// Answers an opening.
-pub fn answer_open(replica: &impl Replica, message: &Comparison<Vec<(TableName, Brief)>>) -> Result<Answer> {
-    let theirs: HashMap<&TableName, Brief> =
-        message.nodes.iter().map(|(table, brief)| (table, *brief)).collect();
+pub fn answer_open(
+    replica: &impl Replica,
+    message: &Comparison<Vec<(TableName, ShortDigest)>>,
+) -> Result<Answer> {
+    let theirs: HashMap<&TableName, ShortDigest> =
+        message.nodes.iter().map(|(table, short_digest)| (table, *short_digest)).collect();
     let mut tables: Vec<&TableName> = theirs.keys().copied().collect();
     let own = replica.tables();
     tables.extend(own.iter().filter(|table| !theirs.contains_key(table)));
     tables.sort();
     let mut walk = Walk::new(replica, message.nonce, message.at_ms);
     for table in tables {
-        let brief = theirs.get(table).copied().unwrap_or(Brief::EMPTY);
+        let short_digest = theirs.get(table).copied().unwrap_or(ShortDigest::EMPTY);
         if let Some(sum) = own_sum(replica, table, message.at_ms)? {
-            walk.compare(table, Path::ROOT, &sum, brief)?;
+            walk.compare(table, Path::ROOT, &sum, short_digest)?;
         }
     }
     Ok(walk.answer())
@@ -84,18 +87,18 @@ pub fn answer_open(replica: &impl Replica, message: &Comparison<Vec<(TableName, 
 pub fn answer_digests(replica: &impl Replica, message: &Comparison<Vec<NodeDigests>>) -> Result<Answer> {
     let mut walk = Walk::new(replica, message.nonce, message.at_ms);
     for node in &message.nodes {
-        let NodeDigests { table, path, below, briefs } = node;
-        if !path.is_sound() || *below > BELOW_MAX || briefs.len() != 1 << below {
+        let NodeDigests { table, path, below, short_digests } = node;
+        if !path.is_valid() || *below > BELOW_MAX || short_digests.len() != 1 << below {
             continue;
         }
         match replica.sums(table, *path, *below, message.at_ms)? {
             Some(sums) => {
-                for (index, (sum, brief)) in sums.iter().zip(briefs).enumerate() {
-                    walk.compare(table, path.child(*below, index as u32), sum, *brief)?;
+                for (index, (sum, short_digest)) in sums.iter().zip(short_digests).enumerate() {
+                    walk.compare(table, path.child(*below, index as u32), sum, *short_digest)?;
                 }
             }
             // The other's tree is deeper than ours.
-            None if path.bits >= PARTITION_BITS => walk.glimpse(table, *path)?,
+            None if path.bits >= PARTITION_BITS => walk.row_fingerprint(table, *path)?,
             // Ours is just being built.
             None => {}
         }
@@ -104,24 +107,30 @@ pub fn answer_digests(replica: &impl Replica, message: &Comparison<Vec<NodeDiges
 }
 
 /// Answers glimpses of rows.
-pub fn answer_glimpses(replica: &impl Replica, message: &Comparison<Vec<NodeGlimpses>>) -> Result<Answer> {
+pub fn answer_row_fingerprints(
+    replica: &impl Replica,
+    message: &Comparison<Vec<NodeRowFingerprints>>,
+) -> Result<Answer> {
     let mut answer = Answer::default();
     let mut batch = Batch::new(message.nonce, message.at_ms, Message::Names);
     let mut heads = Heads::new(replica, message.nonce);
-    for NodeGlimpses { table, path, glimpses } in &message.nodes {
-        if !path.is_sound() {
+    for NodeRowFingerprints { table, path, row_fingerprints } in &message.nodes {
+        if !path.is_valid() {
             continue;
         }
-        let theirs: HashSet<Glimpse> = glimpses.iter().copied().collect();
+        let theirs: HashSet<RowFingerprint> = row_fingerprints.iter().copied().collect();
         let own = heads.below(table, *path)?;
-        let known: HashSet<Glimpse> = own.iter().map(|head| head.glimpse).collect();
+        let known: HashSet<RowFingerprint> = own.iter().map(|head| head.row_fingerprint).collect();
         let named: Vec<_> = own
             .iter()
-            .filter(|head| !theirs.contains(&head.glimpse))
+            .filter(|head| !theirs.contains(&head.row_fingerprint))
             .map(|head| (head.key.clone(), head.marker))
             .collect();
-        let wanted: Vec<Glimpse> =
-            glimpses.iter().filter(|glimpse| !known.contains(glimpse)).copied().collect();
+        let wanted: Vec<RowFingerprint> = row_fingerprints
+            .iter()
+            .filter(|row_fingerprint| !known.contains(row_fingerprint))
+            .copied()
+            .collect();
         if named.is_empty() && wanted.is_empty() {
             continue;
         }
@@ -139,7 +148,7 @@ pub fn answer_names(replica: &impl Replica, message: &Comparison<Vec<Names>>) ->
     let mut wants: Vec<(TableName, Vec<Key>)> = Vec::new();
     let mut heads = Heads::new(replica, message.nonce);
     for Names { table, path, named, wanted } in &message.nodes {
-        if !path.is_sound() {
+        if !path.is_valid() {
             continue;
         }
         let own = heads.below(table, *path)?;
@@ -153,8 +162,9 @@ pub fn answer_names(replica: &impl Replica, message: &Comparison<Vec<Names>>) ->
             }
         }
         let named: HashSet<&Key> = named.iter().map(|(key, _)| key).collect();
-        let wanted: HashSet<Glimpse> = wanted.iter().copied().collect();
-        let lacking = own.iter().filter(|head| wanted.contains(&head.glimpse) && !named.contains(&head.key));
+        let wanted: HashSet<RowFingerprint> = wanted.iter().copied().collect();
+        let lacking =
+            own.iter().filter(|head| wanted.contains(&head.row_fingerprint) && !named.contains(&head.key));
         newer.extend(lacking.map(|head| head.key.clone()));
         if !newer.is_empty() {
             answer.rows.push((table.clone(), newer));
@@ -178,7 +188,7 @@ struct Walk<'a, R> {
     key: DigestKey,
     answer: Answer,
     digests: Batch<NodeDigests>,
-    glimpses: Batch<NodeGlimpses>,
+    row_fingerprints: Batch<NodeRowFingerprints>,
     heads: Heads<'a, R>,
     pulls: Vec<(TableName, Path)>,
 }
@@ -190,25 +200,25 @@ impl<'a, R: Replica> Walk<'a, R> {
             key: replica.digest_key(),
             answer: Answer::default(),
             digests: Batch::new(nonce, at_ms, Message::Digests),
-            glimpses: Batch::new(nonce, at_ms, Message::Glimpses),
+            row_fingerprints: Batch::new(nonce, at_ms, Message::RowFingerprints),
             heads: Heads::new(replica, nonce),
             pulls: Vec::new(),
         }
     }
 
     /// Goes on where a node is not the same on both sides.
-    fn compare(&mut self, table: &TableName, path: Path, sum: &Sum, theirs: Brief) -> Result<()> {
+    fn compare(&mut self, table: &TableName, path: Path, sum: &Sum, theirs: ShortDigest) -> Result<()> {
         let nonce = self.digests.nonce;
-        let own = self.key.brief(nonce, sum);
+        let own = self.key.short_digest(nonce, sum);
         if own == theirs {
             return Ok(());
         }
-        if theirs == Brief::EMPTY && path.bits <= PARTITION_BITS {
+        if theirs == ShortDigest::EMPTY && path.bits <= PARTITION_BITS {
             self.answer.streams.push((table.clone(), path));
-        } else if own == Brief::EMPTY && path.bits <= PARTITION_BITS {
+        } else if own == ShortDigest::EMPTY && path.bits <= PARTITION_BITS {
             self.pulls.push((table.clone(), path));
-        } else if sum.count <= GLIMPSED_ROWS_MAX || path.bits >= self.replica.depth(table, path)? {
-            self.glimpse(table, path)?;
+        } else if sum.count <= FINGERPRINTED_ROWS_MAX || path.bits >= self.replica.depth(table, path)? {
+            self.row_fingerprint(table, path)?;
         } else {
             self.descend(table, path)?;
         }
@@ -221,26 +231,31 @@ impl<'a, R: Replica> Walk<'a, R> {
             bits => BUCKET_BITS.min(self.replica.depth(table, path)? - bits),
         };
         let Some(sums) = self.replica.sums(table, path, below, self.digests.at_ms)? else {
-            return self.glimpse(table, path);
+            return self.row_fingerprint(table, path);
         };
-        let briefs: Vec<Brief> = sums.iter().map(|sum| self.key.brief(self.digests.nonce, sum)).collect();
-        let cost = 16 + table.as_str().len() + 6 * briefs.len();
-        let node = NodeDigests { table: table.clone(), path, below, briefs };
+        let short_digests: Vec<ShortDigest> =
+            sums.iter().map(|sum| self.key.short_digest(self.digests.nonce, sum)).collect();
+        let cost = 16 + table.as_str().len() + 6 * short_digests.len();
+        let node = NodeDigests { table: table.clone(), path, below, short_digests };
         self.digests.add(node, cost, &mut self.answer);
         Ok(())
     }
 
-    fn glimpse(&mut self, table: &TableName, path: Path) -> Result<()> {
-        let glimpses: Vec<Glimpse> =
-            self.heads.below(table, path)?.into_iter().map(|head| head.glimpse).collect();
-        let cost = 16 + table.as_str().len() + 4 * glimpses.len();
-        self.glimpses.add(NodeGlimpses { table: table.clone(), path, glimpses }, cost, &mut self.answer);
+    fn row_fingerprint(&mut self, table: &TableName, path: Path) -> Result<()> {
+        let row_fingerprints: Vec<RowFingerprint> =
+            self.heads.below(table, path)?.into_iter().map(|head| head.row_fingerprint).collect();
+        let cost = 16 + table.as_str().len() + 4 * row_fingerprints.len();
+        self.row_fingerprints.add(
+            NodeRowFingerprints { table: table.clone(), path, row_fingerprints },
+            cost,
+            &mut self.answer,
+        );
         Ok(())
     }
 
     fn answer(mut self) -> Answer {
         self.digests.finish(&mut self.answer);
-        self.glimpses.finish(&mut self.answer);
+        self.row_fingerprints.finish(&mut self.answer);
         if !self.pulls.is_empty() {
             self.answer.messages.push(Message::Pull(self.pulls));
         }
@@ -286,7 +301,7 @@ struct Head {
     key: Key,
     marker: Marker,
     hash: KeyHash,
-    glimpse: Glimpse,
+    row_fingerprint: RowFingerprint,
 }
 
 /// Reads rows by partition, as the disk has them: nodes that follow each other are mostly of one.
@@ -323,7 +338,7 @@ impl<'a, R: Replica> Heads<'a, R> {
 
     fn head(&self, key: Key, marker: Marker, leaf: &Digest) -> Head {
         let hash = KeyHash::of(key.as_str().as_bytes());
-        Head { key, marker, hash, glimpse: self.digest_key.glimpse(self.nonce, leaf) }
+        Head { key, marker, hash, row_fingerprint: self.digest_key.row_fingerprint(self.nonce, leaf) }
     }
 }
 

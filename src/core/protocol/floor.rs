@@ -20,7 +20,7 @@ use crate::core::clock::NodeId;
 /// What is known of the members, at one of them.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
-    members: BTreeMap<NodeId, Standing>,
+    members: BTreeMap<NodeId, MemberProgress>,
     floor_ms: u64,
     /// The latest instant at which roots were compared.
     compared_ms: u64,
@@ -37,7 +37,7 @@ pub struct Comparing {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Standing {
+struct MemberProgress {
     /// The last instant at which its root was equal to ours.
     equal_ms: u64,
     /// What it announced.
@@ -53,9 +53,9 @@ impl Floor {
         let mut before = std::mem::take(&mut self.members);
         self.members =
             members.into_iter().map(|member| (member, before.remove(&member).unwrap_or_default())).collect();
-        if let Some(forgotten_ms) = before.values().map(|standing| standing.equal_ms).min() {
-            for standing in self.members.values_mut() {
-                standing.equal_ms = standing.equal_ms.min(forgotten_ms);
+        if let Some(forgotten_ms) = before.values().map(|progress| progress.equal_ms).min() {
+            for progress in self.members.values_mut() {
+                progress.equal_ms = progress.equal_ms.min(forgotten_ms);
             }
         }
     }
@@ -63,22 +63,22 @@ impl Floor {
     /// Notes that a member's root was equal to ours, and that both are durable. Roots do not show a row that came in after they were compared
     /// and was written before their instant.
     pub fn equal(&mut self, member: NodeId, compared: Comparing) {
-        if let Some(standing) = self.members.get_mut(&member).filter(|_| compared.lowered == self.lowered) {
-            standing.equal_ms = standing.equal_ms.max(compared.at_ms);
+        if let Some(progress) = self.members.get_mut(&member).filter(|_| compared.lowered == self.lowered) {
+            progress.equal_ms = progress.equal_ms.max(compared.at_ms);
         }
     }
 
     /// Notes the guarantee that a member announced.
     pub fn announced(&mut self, member: NodeId, guarantee_ms: u64) {
-        if let Some(standing) = self.members.get_mut(&member) {
-            standing.guarantee_ms = standing.guarantee_ms.max(guarantee_ms);
+        if let Some(progress) = self.members.get_mut(&member) {
+            progress.guarantee_ms = progress.guarantee_ms.max(guarantee_ms);
         }
     }
 
     /// Takes back what is known of instants after this one: a row from before them is about to come in that members may not have.
     pub fn lower(&mut self, to_ms: u64) {
-        for standing in self.members.values_mut().filter(|standing| standing.equal_ms > to_ms) {
-            standing.equal_ms = to_ms;
+        for progress in self.members.values_mut().filter(|progress| progress.equal_ms > to_ms) {
+            progress.equal_ms = to_ms;
         }
         self.lowered += u64::from(to_ms < self.compared_ms);
     }
@@ -101,19 +101,19 @@ impl Floor {
 
     /// Forgets what was known of a member: it came back with another state.
     pub fn reset(&mut self, member: NodeId) {
-        if let Some(standing) = self.members.get_mut(&member) {
-            *standing = Standing::default();
+        if let Some(progress) = self.members.get_mut(&member) {
+            *progress = MemberProgress::default();
         }
     }
 
     /// What this node can guarantee: alone, everything up to `settled_ms`.
     pub fn guarantee_ms(&self, settled_ms: u64) -> u64 {
-        self.members.values().map(|standing| standing.equal_ms).min().unwrap_or(settled_ms)
+        self.members.values().map(|progress| progress.equal_ms).min().unwrap_or(settled_ms)
     }
 
     /// The floor as it is now, where this node announces `guarantee_ms`.
     pub fn raise(&mut self, guarantee_ms: u64) -> u64 {
-        let announced = self.members.values().map(|standing| standing.guarantee_ms).min();
+        let announced = self.members.values().map(|progress| progress.guarantee_ms).min();
         self.floor_ms = announced.unwrap_or(guarantee_ms).min(guarantee_ms);
         self.floor_ms
     }
@@ -125,12 +125,12 @@ impl Floor {
 
     /// The guarantee that a member announced last.
     pub fn announced_ms(&self, member: NodeId) -> Option<u64> {
-        self.members.get(&member).map(|standing| standing.guarantee_ms)
+        self.members.get(&member).map(|progress| progress.guarantee_ms)
     }
 
     /// The last instant at which a member was known to hold the same.
     pub fn equal_ms(&self, member: NodeId) -> Option<u64> {
-        self.members.get(&member).map(|standing| standing.equal_ms)
+        self.members.get(&member).map(|progress| progress.equal_ms)
     }
 }
 

@@ -35,7 +35,7 @@ impl Default for Journal {
 
 /// A write that was noted.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Noted {
+pub struct JournalEntry {
     /// The table.
     pub table: TableName,
     /// The key.
@@ -48,7 +48,7 @@ pub struct Noted {
 #[derive(Debug, PartialEq)]
 pub struct Following {
     /// Writes, the latest of each key.
-    pub writes: Vec<Noted>,
+    pub writes: Vec<JournalEntry>,
     /// The cursor after them.
     pub cursor: u64,
 }
@@ -104,7 +104,7 @@ impl Journal {
         let unheld = self.keys.len() - self.rows.len();
         let first = self.last - self.keys.len() as u64 + 1;
         let mut places = HashMap::with_capacity(taken);
-        let mut writes: Vec<Noted> = Vec::with_capacity(taken);
+        let mut writes: Vec<JournalEntry> = Vec::with_capacity(taken);
         for (at, entry) in self.keys.range(skipped..skipped + taken).enumerate() {
             let held =
                 (skipped + at).checked_sub(unheld).filter(|_| first + (skipped + at) as u64 > held_after);
@@ -113,7 +113,7 @@ impl Journal {
                 Entry::Vacant(place) => {
                     place.insert(writes.len());
                     let (table, key) = entry.clone();
-                    writes.push(Noted { table, key, row: row.cloned() });
+                    writes.push(JournalEntry { table, key, row: row.cloned() });
                 }
                 Entry::Occupied(place) => {
                     let held = &mut writes[*place.get()].row;
@@ -162,12 +162,12 @@ mod tests {
     fn held(journal: &Journal, cursor: u64) -> Vec<(String, Option<u64>)> {
         let writes = journal.following(cursor, 0, 10).expect("all is there").writes;
         let hlc = |row: Row| row.marker.timestamp.hlc;
-        writes.into_iter().map(|noted| (noted.key.as_str().to_owned(), noted.row.map(hlc))).collect()
+        writes.into_iter().map(|entry| (entry.key.as_str().to_owned(), entry.row.map(hlc))).collect()
     }
 
     fn following(journal: &Journal, cursor: u64, keys_max: usize) -> Option<(String, u64)> {
         let following = journal.following(cursor, 0, keys_max)?;
-        let keys: Vec<&str> = following.writes.iter().map(|noted| noted.key.as_str()).collect();
+        let keys: Vec<&str> = following.writes.iter().map(|entry| entry.key.as_str()).collect();
         Some((keys.concat(), following.cursor))
     }
 

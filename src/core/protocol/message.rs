@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::{
     clock::NodeId,
-    digest::{BITS_MAX, Brief, Glimpse, Path, RootDigest},
+    digest::{BITS_MAX, Path, RootDigest, RowFingerprint, ShortDigest},
     name::{Key, TableName},
     register::{Marker, Payload, Register},
 };
@@ -39,11 +39,11 @@ pub enum Message {
         deleted: Vec<(TableName, Key, Marker)>,
     },
     /// Opens a comparison: the brief of each table that has rows at the sender, in order of their names.
-    Open(Comparison<Vec<(TableName, Brief)>>),
+    Open(Comparison<Vec<(TableName, ShortDigest)>>),
     /// Digests of the sender's rows, for the receiver to compare with its own.
     Digests(Comparison<Vec<NodeDigests>>),
     /// What rows the sender has below some nodes, in four bytes each.
-    Glimpses(Comparison<Vec<NodeGlimpses>>),
+    RowFingerprints(Comparison<Vec<NodeRowFingerprints>>),
     /// Rows by name, and others asked for.
     Names(Comparison<Vec<Names>>),
     /// Asks for rows by name.
@@ -53,7 +53,7 @@ pub enum Message {
     /// Members that were forgotten.
     Forgotten(Vec<Forgotten>),
     /// The receiver is known here as a later life than the one it is in: it is to come back as at least this incarnation.
-    Outlived {
+    Superseded {
         /// The incarnation.
         at_least: u64,
         /// It was forgotten: it is not whole until it has what the cluster has.
@@ -66,7 +66,7 @@ pub enum Message {
     /// The sender is stopping (`forever`: leaving for good), and how far its writes are acknowledged no longer matters.
     Leaving {
         /// It will not come back: forget it.
-        forever: bool,
+        permanent: bool,
     },
     /// The sender's storage is full or fails, and why: it takes no more rows over this link, and acknowledges none, nor does it tell
     /// its root. Once it takes rows again it ends the link, for another.
@@ -84,23 +84,23 @@ impl Message {
     /// later step than that.
     pub fn step(&self) -> Option<u32> {
         const DIGESTS: u32 = 1;
-        const GLIMPSES: u32 = DIGESTS + BITS_MAX as u32 + 1;
+        const FINGERPRINTS: u32 = DIGESTS + BITS_MAX as u32 + 1;
         match self {
             Self::Open(_) => Some(0),
             Self::Digests(comparison) => {
                 let depths = comparison.nodes.iter().map(|node| node.path.bits.min(BITS_MAX));
                 Some(DIGESTS + u32::from(depths.max().unwrap_or_default()))
             }
-            Self::Glimpses(_) => Some(GLIMPSES),
-            Self::Names(_) => Some(GLIMPSES + 1),
-            Self::Want(_) | Self::Pull(_) => Some(GLIMPSES + 2),
-            Self::Rows(rows) => rows.repair.then_some(GLIMPSES + 3),
+            Self::RowFingerprints(_) => Some(FINGERPRINTS),
+            Self::Names(_) => Some(FINGERPRINTS + 1),
+            Self::Want(_) | Self::Pull(_) => Some(FINGERPRINTS + 2),
+            Self::Rows(rows) => rows.repair.then_some(FINGERPRINTS + 3),
             Self::Alive
             | Self::Swim(_)
             | Self::Round(_)
             | Self::Applied { .. }
             | Self::Forgotten(_)
-            | Self::Outlived { .. }
+            | Self::Superseded { .. }
             | Self::Refused(_)
             | Self::Leaving { .. }
             | Self::StorageFull(_) => None,
@@ -151,7 +151,7 @@ pub struct Round {
 #[serde(into = "u8", from = "u8")]
 pub struct Flags {
     /// It is whole: see `core::agreement`.
-    pub whole: bool,
+    pub complete: bool,
     /// It holds what it held when it was whole last: see `core::standing`.
     pub intact: bool,
     /// The root shows all that it holds: nothing of it is later than that instant. Said only to who is not whole, or by who is not.
@@ -163,13 +163,13 @@ pub struct Flags {
     /// It hands over what it has, to leave for good: nobody is to count on it.
     pub leaving: bool,
     /// The receiver is apart from it: it was forgotten, or is new, and they have not held the same as all members since.
-    pub apart: bool,
+    pub detached: bool,
 }
 
 impl From<Flags> for u8 {
     fn from(flags: Flags) -> Self {
-        let Flags { whole, intact, is_all, pushing, gap, leaving, apart } = flags;
-        let bits = [whole, intact, is_all, pushing, gap, leaving, apart];
+        let Flags { complete, intact, is_all, pushing, gap, leaving, detached } = flags;
+        let bits = [complete, intact, is_all, pushing, gap, leaving, detached];
         bits.into_iter().enumerate().map(|(place, bit)| Self::from(bit) << place).sum()
     }
 }
@@ -178,13 +178,13 @@ impl From<u8> for Flags {
     fn from(bits: u8) -> Self {
         let bit = |place: u32| bits >> place & 1 == 1;
         Self {
-            whole: bit(0),
+            complete: bit(0),
             intact: bit(1),
             is_all: bit(2),
             pushing: bit(3),
             gap: bit(4),
             leaving: bit(5),
-            apart: bit(6),
+            detached: bit(6),
         }
     }
 }
@@ -261,18 +261,18 @@ pub struct NodeDigests {
     /// How many bits the children lie below it.
     pub below: u8,
     /// The briefs of its 2^below children, in order.
-    pub briefs: Vec<Brief>,
+    pub short_digests: Vec<ShortDigest>,
 }
 
 /// The rows below a node, at the sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeGlimpses {
+pub struct NodeRowFingerprints {
     /// The table.
     pub table: TableName,
     /// The node.
     pub path: Path,
     /// A glimpse of each row, in no order.
-    pub glimpses: Vec<Glimpse>,
+    pub row_fingerprints: Vec<RowFingerprint>,
 }
 
 /// What differs below a node, as the receiver of its glimpses sees it.
@@ -285,7 +285,7 @@ pub struct Names {
     /// Rows the sender has as nobody had glimpsed them.
     pub named: Vec<(Key, Marker)>,
     /// Glimpses of the receiver that no row of the sender has.
-    pub wanted: Vec<Glimpse>,
+    pub wanted: Vec<RowFingerprint>,
 }
 
 #[cfg(test)]
@@ -328,7 +328,7 @@ mod tests {
         let table = TableName::parse("t").expect("a name");
         let digests = |bits| {
             let path = Path { bits, prefix: 0 };
-            let node = NodeDigests { table: table.clone(), path, below: 4, briefs: Vec::new() };
+            let node = NodeDigests { table: table.clone(), path, below: 4, short_digests: Vec::new() };
             Message::Digests(comparison(vec![node]))
         };
         let rows = |repair| Message::Rows(Rows { batch: 1, repair, tables: Vec::new() });
@@ -338,7 +338,7 @@ mod tests {
             digests(4),
             digests(8),
             digests(BITS_MAX),
-            Message::Glimpses(comparison(Vec::new())),
+            Message::RowFingerprints(comparison(Vec::new())),
             Message::Names(comparison(Vec::new())),
             Message::Want(Vec::new()),
             rows(true),

@@ -47,7 +47,7 @@ impl Repairs {
         }
         for (table, path) in streams {
             // Nobody asks for less than a partition: its rows are named one by one.
-            if self.streams.len() < STREAMS_MAX && path.is_sound() && path.bits <= PARTITION_BITS {
+            if self.streams.len() < STREAMS_MAX && path.is_valid() && path.bits <= PARTITION_BITS {
                 self.streams.push_back(Stream { table, partitions: path.partitions(), after: None });
             }
         }

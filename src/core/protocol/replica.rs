@@ -62,19 +62,19 @@ pub trait Replica {
     }
 
     /// Keeps what was agreed with others over a restart: durable no later than anything stored after it.
-    fn keep_agreement(&self, agreement: &Agreement) -> Result<()>;
+    fn save_agreement(&self, agreement: &Agreement) -> Result<()>;
 
     /// Removes rows, each that still has its marker: a whole member proved that they were deleted. Returns how many were removed.
     fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64>;
 
     /// Raises the node's clock above an instant, so that no write of this node falls before it any more.
-    fn pass(&self, at_ms: u64);
+    fn raise_clock(&self, at_ms: u64);
 
     /// How far tombstones, and expired values, have been removed here (Unix milliseconds).
     fn swept(&self) -> Swept;
 
     /// The rows that are dead here, tombstones and expired values, and will be removed once `swept` is taken over.
-    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>>;
+    fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>>;
 
     /// Sets how far things have been removed here to what the cluster has, which may be less: for a node that knows nothing of
     /// its own about that.

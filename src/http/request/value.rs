@@ -35,7 +35,7 @@ pub fn take_patch(limit: u64, raw: &RawValue) -> Result<Patch> {
 /// `TooLarge`, or `BadJson` if it nests too deep.
 pub fn take_lenient_value(limit: u64, raw: &RawValue) -> Result<Value> {
     check_length(limit, raw)?;
-    Value::from_old(raw)
+    Value::from_stored(raw)
 }
 
 fn check_length(limit: u64, raw: &RawValue) -> Result<()> {

@@ -194,7 +194,7 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::UnsupportedType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type"),
         Error::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-name"),
         Error::ClockDrift { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "clock-drift"),
-        Error::StampsAhead { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock-drift"),
+        Error::TimestampsAhead { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock-drift"),
         Error::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
         Error::Overloaded(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         Error::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),

@@ -196,8 +196,8 @@ fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u
         let help = "Since the last instant up to which every member holds everything";
         encode_one(encoder, "floor_age_seconds", help, &age)?;
     }
-    let whole = ConstGauge::new(u64::from(view.is_whole()));
-    encode_one(encoder, "whole", "1 once the node holds what the cluster held when it joined", &whole)?;
+    let complete = ConstGauge::new(u64::from(view.is_complete()));
+    encode_one(encoder, "whole", "1 once the node holds what the cluster held when it joined", &complete)?;
     let (done, total) = view.sync().unwrap_or_default();
     encode_one(
         encoder,
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
     use crate::{
         core::{clock::NodeId, protocol::replica::Swept},
-        node::Progress,
+        node::SyncStatus,
     };
 
     #[derive(Debug)]
@@ -342,8 +342,8 @@ mod tests {
             node: NodeId(1),
             address: "a:1".into(),
             incarnation: 0,
-            progress: Progress::Syncing { done: 3, total: 4 },
-            kept: 0,
+            progress: SyncStatus::Syncing { done: 3, total: 4 },
+            kept_without_majority: 0,
             clock: crate::node::ClockState::default(),
             floor_ms: 8_500,
             swept: Swept::default(),

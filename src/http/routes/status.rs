@@ -14,7 +14,7 @@ use crate::{
         request::{Call, route::Route},
         response,
     },
-    node::{ClusterView, MemberView, Node, Progress, Readiness, TableStats},
+    node::{ClusterView, MemberView, Node, Readiness, SyncStatus, TableStats},
 };
 
 /// The routes of this file.
@@ -74,13 +74,13 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
         "node": view.node.to_string(),
         "address": view.address,
         "incarnation": view.incarnation,
-        "whole": view.is_whole(),
+        "whole": view.is_complete(),
         "sync": view.sync().map(|(done, total)| json!({ "done": done, "total": total })),
         "clock": {
             "trouble": view.clock.trouble.map(|trouble| trouble.name()),
             "ahead_ms": view.clock.trouble.map(|trouble| trouble.ahead_ms()),
             "detail": view.clock.trouble.map(|trouble| trouble.to_string()),
-            "system_leapt_ms": view.clock.leapt_ms,
+            "system_leapt_ms": view.clock.jumped_ms,
         },
         "floor_age_ms": age_ms(view.floor_ms),
         "swept": {
@@ -88,7 +88,7 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
             "expired_age_ms": age_ms(view.swept.expired_ms),
         },
         "zombies_refused": view.zombies_refused,
-        "kept_without_majority": view.kept,
+        "kept_without_majority": view.kept_without_majority,
         "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
     })
 }
@@ -191,11 +191,14 @@ fn render_ready(node: &Node, phase: &str) -> Value {
         body["unreadable_ranges"] = json!(node.unreadable_ranges());
     }
     let detail = match node.cluster().progress {
-        Progress::Agreed => {
+        SyncStatus::Agreed => {
             "it holds what a majority of the members holds; all of them were started together"
         }
-        Progress::Alone => "no other member answers; it serves what it has",
-        Progress::Whole | Progress::Refused(_) | Progress::Syncing { .. } | Progress::Joining(_) => {
+        SyncStatus::Alone => "no other member answers; it serves what it has",
+        SyncStatus::Complete
+        | SyncStatus::Refused(_)
+        | SyncStatus::Syncing { .. }
+        | SyncStatus::Joining(_) => {
             return body;
         }
     };

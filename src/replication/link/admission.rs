@@ -32,7 +32,7 @@ const TOKENS_PER_SECOND: f64 = 1.0;
 const ADDRESSES_MAX: usize = 1024;
 
 /// Lets handshakes begin, or not.
-pub struct Door {
+pub struct AdmissionControl {
     secrets: Secrets,
     state: Mutex<State>,
 }
@@ -48,10 +48,10 @@ struct State {
 struct InProgress {
     id: u64,
     address: IpAddr,
-    displaced: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
-impl Door {
+impl AdmissionControl {
     /// For a node with these secrets.
     pub fn new(secrets: Secrets) -> Arc<Self> {
         Arc::new(Self { secrets, state: Mutex::default() })
@@ -77,8 +77,8 @@ impl Door {
                 remote.ip()
             )));
         }
-        let (id, displaced) = state.begin(address);
-        Ok(Admission { door: Arc::clone(self), id, address, displaced })
+        let (id, evicted) = state.begin(address);
+        Ok(Admission { admission_control: Arc::clone(self), id, address, evicted })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,52 +90,52 @@ impl Door {
 impl State {
     fn begin(&mut self, address: IpAddr) -> (u64, Arc<Notify>) {
         if self.of(address) >= HANDSHAKES_PER_ADDRESS_MAX {
-            self.displace_oldest_of(address);
+            self.evict_oldest_of(address);
         } else if self.in_progress.len() >= HANDSHAKES_MAX {
             let addresses = self.in_progress.iter().map(|one| one.address);
             let busiest = addresses.max_by_key(|address| self.of(*address));
-            self.displace_oldest_of(busiest.expect("there are as many as there may be"));
+            self.evict_oldest_of(busiest.expect("there are as many as there may be"));
         }
-        let (id, displaced) = (self.next_id, Arc::new(Notify::new()));
+        let (id, evicted) = (self.next_id, Arc::new(Notify::new()));
         self.next_id += 1;
-        self.in_progress.push(InProgress { id, address, displaced: Arc::clone(&displaced) });
-        (id, displaced)
+        self.in_progress.push(InProgress { id, address, evicted: Arc::clone(&evicted) });
+        (id, evicted)
     }
 
     fn of(&self, address: IpAddr) -> usize {
         self.in_progress.iter().filter(|one| one.address == address).count()
     }
 
-    fn displace_oldest_of(&mut self, address: IpAddr) {
+    fn evict_oldest_of(&mut self, address: IpAddr) {
         if let Some(at) = self.in_progress.iter().position(|one| one.address == address) {
-            self.in_progress.remove(at).displaced.notify_one();
+            self.in_progress.remove(at).evicted.notify_one();
         }
     }
 }
 
 /// The right to one handshake, until it is dropped.
 pub struct Admission {
-    door: Arc<Door>,
+    admission_control: Arc<AdmissionControl>,
     id: u64,
     address: IpAddr,
-    displaced: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
 impl Admission {
     /// Returns when it has to give way to others.
-    pub async fn displaced(&self) {
-        self.displaced.notified().await;
+    pub async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 
     /// Holds the handshake against its address.
     pub fn fail(self) {
-        self.door.state().buckets.take(self.address, Instant::now());
+        self.admission_control.state().buckets.take(self.address, Instant::now());
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.door.state().in_progress.retain(|one| one.id != self.id);
+        self.admission_control.state().in_progress.retain(|one| one.id != self.id);
     }
 }
 
@@ -193,13 +193,13 @@ mod tests {
         SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 1))
     }
 
-    fn door() -> Arc<Door> {
-        Door::new(Secrets::new(["sixteen letters!"]).expect("long enough"))
+    fn admission_control() -> Arc<AdmissionControl> {
+        AdmissionControl::new(Secrets::new(["sixteen letters!"]).expect("long enough"))
     }
 
     fn is_displaced(admission: &Admission) -> bool {
         use futures_util::FutureExt;
-        admission.displaced().now_or_never().is_some()
+        admission.evicted().now_or_never().is_some()
     }
 
     #[test]
@@ -221,26 +221,27 @@ mod tests {
 
     #[test]
     fn what_does_not_fail_costs_nothing() {
-        let door = door();
+        let admission_control = admission_control();
         for _ in 0..100 {
-            drop(door.admit(remote(1)).expect("admitted"));
+            drop(admission_control.admit(remote(1)).expect("admitted"));
         }
         for _ in 0..TOKENS_MAX as usize {
-            door.admit(remote(1)).expect("admitted").fail();
+            admission_control.admit(remote(1)).expect("admitted").fail();
         }
-        assert!(matches!(door.admit(remote(1)), Err(Error::TooMany(_))));
+        assert!(matches!(admission_control.admit(remote(1)), Err(Error::TooMany(_))));
     }
 
     /// Sixteen handshakes that hung, which anyone at an address can open, gave honest nodes of that address 429.
     #[test]
     fn handshakes_that_hang_keep_nobody_out_and_give_way() {
-        let door = door();
-        let hanging: Vec<_> =
-            (0..HANDSHAKES_PER_ADDRESS_MAX).map(|_| door.admit(remote(1)).expect("a place")).collect();
-        let honest = door.admit(remote(1)).expect("it is let in all the same");
+        let admission_control = admission_control();
+        let hanging: Vec<_> = (0..HANDSHAKES_PER_ADDRESS_MAX)
+            .map(|_| admission_control.admit(remote(1)).expect("a place"))
+            .collect();
+        let honest = admission_control.admit(remote(1)).expect("it is let in all the same");
         assert!(is_displaced(&hanging[0]) && !is_displaced(&hanging[1]) && !is_displaced(&honest));
         drop(hanging);
-        assert_eq!(door.state().in_progress.len(), 1);
+        assert_eq!(admission_control.state().in_progress.len(), 1);
     }
 
     #[test]
@@ -259,18 +260,19 @@ mod tests {
 
     #[test]
     fn without_a_secret_only_the_own_machine_may_begin() {
-        let door = Door::new(Secrets::Open);
-        let error = door.admit(SocketAddr::from(([10, 0, 0, 1], 1))).err().expect("refused");
+        let admission_control = AdmissionControl::new(Secrets::Open);
+        let error = admission_control.admit(SocketAddr::from(([10, 0, 0, 1], 1))).err().expect("refused");
         assert!(matches!(&error, Error::Forbidden(why) if why.contains("CLUSTER_SECRET")), "{error:?}");
     }
 
     #[test]
     fn handshakes_in_progress_are_bounded_over_all_addresses() {
-        let door = door();
-        let busy: Vec<_> = (0..10).map(|_| door.admit(remote(500)).expect("a place")).collect();
-        let held: Vec<_> =
-            (0..HANDSHAKES_MAX).map(|number| door.admit(remote(number)).expect("a place")).collect();
-        assert_eq!(door.state().in_progress.len(), HANDSHAKES_MAX);
+        let admission_control = admission_control();
+        let busy: Vec<_> = (0..10).map(|_| admission_control.admit(remote(500)).expect("a place")).collect();
+        let held: Vec<_> = (0..HANDSHAKES_MAX)
+            .map(|number| admission_control.admit(remote(number)).expect("a place"))
+            .collect();
+        assert_eq!(admission_control.state().in_progress.len(), HANDSHAKES_MAX);
         assert_eq!(
             busy.iter().filter(|one| is_displaced(one)).count(),
             9,

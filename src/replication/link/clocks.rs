@@ -19,26 +19,26 @@ const ROUND_SLACK_MS: u64 = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockTrouble {
     /// Its own timestamps are so far ahead of its clock, in milliseconds, that it writes none.
-    StampsAhead(u64),
+    TimestampsAhead(u64),
     /// More of the other nodes are too far apart from it than are not, and no link stands with those.
-    Apart(Contradiction),
+    Disagrees(Contradiction),
 }
 
 impl ClockTrouble {
     /// Its name, as programs see it.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::StampsAhead(_) => "stamps-ahead",
-            Self::Apart(contradiction) if contradiction.ahead_ms > 0 => "ahead",
-            Self::Apart(_) => "behind",
+            Self::TimestampsAhead(_) => "stamps-ahead",
+            Self::Disagrees(contradiction) if contradiction.ahead_ms > 0 => "ahead",
+            Self::Disagrees(_) => "behind",
         }
     }
 
     /// How far the timestamps, or the clock, are ahead, in milliseconds; below 0, behind.
     pub fn ahead_ms(&self) -> i64 {
         match self {
-            Self::StampsAhead(ahead_ms) => i64::try_from(*ahead_ms).unwrap_or(i64::MAX),
-            Self::Apart(contradiction) => contradiction.ahead_ms,
+            Self::TimestampsAhead(ahead_ms) => i64::try_from(*ahead_ms).unwrap_or(i64::MAX),
+            Self::Disagrees(contradiction) => contradiction.ahead_ms,
         }
     }
 }
@@ -46,15 +46,15 @@ impl ClockTrouble {
 impl fmt::Display for ClockTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StampsAhead(ahead_ms) => write!(
+            Self::TimestampsAhead(ahead_ms) => write!(
                 f,
                 "this node's timestamps are {ahead_ms} ms ahead of its clock, and other nodes refuse them: its clock was ahead, or is behind \
                  now. It takes no writes. See to it that the clock is right (NTP); then stop the node, run `DynaRust clock repair --data DIR`, and \
                  start it"
             ),
-            Self::Apart(Contradiction { ahead_ms, apart, of }) => write!(
+            Self::Disagrees(Contradiction { ahead_ms, disagreeing, of }) => write!(
                 f,
-                "this node's clock is {} ms {} that of {apart} of the {of} other nodes heard of, and no link stands with those: set it by NTP{}",
+                "this node's clock is {} ms {} that of {disagreeing} of the {of} other nodes heard of, and no link stands with those: set it by NTP{}",
                 ahead_ms.unsigned_abs(),
                 if *ahead_ms > 0 { "ahead of" } else { "behind" },
                 if *of == 1 { ", or that of the other: of two it cannot be told which is right" } else { "" }
@@ -69,18 +69,18 @@ pub struct ClockState {
     /// What is wrong with it, if anything is.
     pub trouble: Option<ClockTrouble>,
     /// How far the system's clock is ahead of the time that the node believes, in milliseconds, where it has leapt.
-    pub leapt_ms: Option<i64>,
+    pub jumped_ms: Option<i64>,
 }
 
 /// How this node's clock is now.
 pub(in crate::replication) fn clock_state(inner: &Inner) -> ClockState {
-    ClockState { trouble: clock_trouble(inner), leapt_ms: inner.machine().leapt_ms() }
+    ClockState { trouble: clock_trouble(inner), jumped_ms: inner.machine().jumped_ms() }
 }
 
 /// What is wrong with this node's clock now.
 fn clock_trouble(inner: &Inner) -> Option<ClockTrouble> {
-    let ahead = inner.stamps.ahead().map(ClockTrouble::StampsAhead);
-    ahead.or_else(|| inner.machine().contradiction().map(ClockTrouble::Apart))
+    let ahead = inner.stamps.ahead().map(ClockTrouble::TimestampsAhead);
+    ahead.or_else(|| inner.machine().contradiction().map(ClockTrouble::Disagrees))
 }
 
 /// Notes what the peers' clocks show, and tells the log where that changes what is wrong with this node's.
@@ -96,11 +96,11 @@ pub(in crate::replication) fn watch_clocks(inner: &Inner) {
         let age_ms = now_ms.checked_sub(last_ms).filter(|age_ms| *age_ms <= ROUND_AGE_MAX_MS);
         if let Some(age_ms) = age_ms {
             let slack_ms = figures.round_trip_ms.unwrap_or_default() + ROUND_SLACK_MS;
-            machine.sight(link.node, last_ms.saturating_add_signed(offset_ms), slack_ms, age_ms);
+            machine.observe(link.node, last_ms.saturating_add_signed(offset_ms), slack_ms, age_ms);
         }
     }
     let trouble = clock_trouble(inner);
-    let said = std::mem::replace(&mut state.registry.said_clock, trouble);
+    let said = std::mem::replace(&mut state.registry.logged_clock_trouble, trouble);
     if said.map(|said| said.name()) == trouble.map(|trouble| trouble.name()) {
         return;
     }

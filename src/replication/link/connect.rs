@@ -25,7 +25,7 @@ use tokio_tungstenite::{
 
 use super::{
     BoxedDuplex,
-    error::{Cause, LinkError, legible},
+    error::{Cause, LinkError, sanitize},
 };
 use crate::{core::protocol::message::PROTOCOL, replication::link};
 
@@ -94,10 +94,10 @@ pub(in crate::replication) async fn look_up(
     address: &str,
 ) -> Result<Vec<SocketAddr>, LinkError> {
     match timeout(CONNECT_TIMEOUT, network.look_up(address)).await {
-        Ok(Ok(found)) if found.is_empty() => {
+        Ok(Ok(addresses)) if addresses.is_empty() => {
             Err(unreachable(Cause::UnknownName, address, "the name has no address"))
         }
-        Ok(Ok(found)) => Ok(found),
+        Ok(Ok(addresses)) => Ok(addresses),
         Ok(Err(error)) => {
             let why = format_args!(
                 "the name is unknown ({error}): see whether it is spelt right, and known on this machine"
@@ -123,13 +123,13 @@ pub(in crate::replication) async fn connect(
             let why = format_args!("{target} refuses the connection: no node listens there");
             Err(unreachable(Cause::Refused, address, why))
         }
-        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(silent(address, target)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(no_answer(address, target)),
         Ok(Err(error)) => Err(unreachable(Cause::Other, address, format_args!("{target}: {error}"))),
-        Err(_) => Err(silent(address, target)),
+        Err(_) => Err(no_answer(address, target)),
     }
 }
 
-fn silent(address: &str, target: SocketAddr) -> LinkError {
+fn no_answer(address: &str, target: SocketAddr) -> LinkError {
     let why = format_args!(
         "{target} does not answer within {CONNECT_TIMEOUT:?}: the machine is down, or a firewall drops what is sent there"
     );
@@ -163,7 +163,7 @@ pub(in crate::replication) async fn upgrade(
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     match client_async_with_config(request, stream, Some(link::config())).await {
         Ok((socket, _)) => Ok(socket),
-        Err(SocketError::Http(response)) => Err(turned_down(address, &response)),
+        Err(SocketError::Http(response)) => Err(upgrade_refused(address, &response)),
         Err(SocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_))) => {
             Err(LinkError::OtherProtocol { remote: "none or another".into() })
         }
@@ -174,8 +174,8 @@ pub(in crate::replication) async fn upgrade(
 }
 
 /// What an answer other than "switching protocols" says.
-fn turned_down(address: &str, response: &Response<Option<Vec<u8>>>) -> LinkError {
-    let text = |value: &HeaderValue| value.to_str().map(legible).ok();
+fn upgrade_refused(address: &str, response: &Response<Option<Vec<u8>>>) -> LinkError {
+    let text = |value: &HeaderValue| value.to_str().map(sanitize).ok();
     if let Some(remote) = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(text) {
         let version = remote.strip_prefix(PROTOCOL_NAME).map(|version| format!("version {version}"));
         return LinkError::OtherProtocol { remote: version.unwrap_or(remote) };
@@ -185,7 +185,7 @@ fn turned_down(address: &str, response: &Response<Option<Vec<u8>>>) -> LinkError
     let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
     let status = response.status().as_u16();
     match detail {
-        Some(detail) => LinkError::Answered { status, detail: legible(detail) },
+        Some(detail) => LinkError::Answered { status, detail: sanitize(detail) },
         None => LinkError::NotANode(format!(
             "{address} does not answer as a node does: it takes no link ({status}), and does not say why"
         )),
@@ -201,7 +201,7 @@ mod tests {
         if let Some(protocol) = protocol {
             response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
-        turned_down("a:1", &response.body(Some(body.as_bytes().to_vec())).expect("a response"))
+        upgrade_refused("a:1", &response.body(Some(body.as_bytes().to_vec())).expect("a response"))
     }
 
     #[test]

@@ -19,16 +19,16 @@ pub struct Initiated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survivor {
     /// The one that stands; the fresh one is closed.
-    Standing,
+    Existing,
     /// The fresh one; the other is closed.
-    Fresh,
+    New,
 }
 
 /// Which link stays where one stands and a fresh one comes up. Of two dials that crossed it is the one that the lower id dialed, on
 /// both sides; else the fresh one, as the dialer has lost the other.
-pub fn survivor(standing: Initiated, fresh: Initiated) -> Survivor {
-    let crossed = fresh.at_ms.saturating_sub(standing.at_ms) < CROSSED_MS;
-    if crossed && standing.by < fresh.by { Survivor::Standing } else { Survivor::Fresh }
+pub fn survivor(existing: Initiated, new: Initiated) -> Survivor {
+    let crossed = new.at_ms.saturating_sub(existing.at_ms) < CROSSED_MS;
+    if crossed && existing.by < new.by { Survivor::Existing } else { Survivor::New }
 }
 
 #[cfg(test)]
@@ -38,14 +38,14 @@ mod tests {
     #[test]
     fn of_two_dials_that_crossed_both_sides_keep_the_one_of_the_lower_id() {
         let link = |by, at_ms| Initiated { by: NodeId(by), at_ms };
-        assert_eq!(survivor(link(1, 100), link(2, 150)), Survivor::Standing);
-        assert_eq!(survivor(link(2, 900), link(1, 950)), Survivor::Fresh);
+        assert_eq!(survivor(link(1, 100), link(2, 150)), Survivor::Existing);
+        assert_eq!(survivor(link(2, 900), link(1, 950)), Survivor::New);
     }
 
     #[test]
     fn a_fresh_link_replaces_one_that_the_dialer_lost() {
         let link = |by, at_ms| Initiated { by: NodeId(by), at_ms };
-        assert_eq!(survivor(link(1, 100), link(2, 100 + CROSSED_MS)), Survivor::Fresh);
-        assert_eq!(survivor(link(1, 100), link(1, 150)), Survivor::Fresh);
+        assert_eq!(survivor(link(1, 100), link(2, 100 + CROSSED_MS)), Survivor::New);
+        assert_eq!(survivor(link(1, 100), link(1, 150)), Survivor::New);
     }
 }

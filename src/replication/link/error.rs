@@ -84,7 +84,7 @@ pub enum Obstacle {
     /// The other node refuses this one.
     Refused(RefusalKind),
     /// A link stood, and was refused then.
-    KeptOut,
+    RefusedAfterLink,
 }
 
 impl LinkError {
@@ -184,12 +184,12 @@ pub fn other_protocol(remote: &str) -> String {
     format!(
         "this node speaks version {PROTOCOL} of the protocol between nodes, and the other speaks {}: run the same \
          version of DynaRust on both",
-        legible(remote)
+        sanitize(remote)
     )
 }
 
 /// Text of a stranger, fit for a log: one line, and not long.
-pub fn legible(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     const CHARACTERS_MAX: usize = 600;
     let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().take(CHARACTERS_MAX).map(plain).collect()

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{LinkError, legible};
+use super::error::{LinkError, sanitize};
 use crate::core::{clock::NodeId, digest::DigestKey};
 
 /// Both directions of a handshake together may take that long.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a hello may be under way without telling anything of the clocks: the responder cannot measure it.
-const TRAVEL_MS_MAX: i64 = 1000;
+const TRANSIT_MS_MAX: i64 = 1000;
 
 /// Which cluster a node belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Hello {
     /// Its wall clock when it said this, in Unix milliseconds.
     pub now_ms: u64,
     /// Whether it has finished its first sync.
-    pub whole: bool,
+    pub complete: bool,
     /// It has removed tombstones up to here (Unix milliseconds; 0: none).
     pub swept: u64,
 }
@@ -63,7 +63,7 @@ impl Hello {
 
 /// A hello as it travels: without the digest key.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::replication) struct Introduction {
+pub(in crate::replication) struct WireHello {
     node: NodeId,
     incarnation: u64,
     cluster: u64,
@@ -71,11 +71,11 @@ pub(in crate::replication) struct Introduction {
     address: Option<String>,
     reached_as: String,
     now_ms: u64,
-    whole: bool,
+    complete: bool,
     swept: u64,
 }
 
-impl Introduction {
+impl WireHello {
     /// Of this node, now, to the one reached as `reached_as`.
     pub fn of(hello: &Hello, reached_as: &str, now_ms: u64) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl Introduction {
             address: hello.address.clone(),
             reached_as: reached_as.to_owned(),
             now_ms,
-            whole: hello.whole,
+            complete: hello.complete,
             swept: hello.swept,
         }
     }
@@ -104,10 +104,10 @@ impl Introduction {
             node: self.node,
             incarnation: self.incarnation,
             cluster,
-            address: self.address.as_deref().map(legible),
-            reached_as: legible(&self.reached_as),
+            address: self.address.as_deref().map(sanitize),
+            reached_as: sanitize(&self.reached_as),
             now_ms: self.now_ms,
-            whole: self.whole,
+            complete: self.complete,
             swept: self.swept,
         }
     }
@@ -115,23 +115,23 @@ impl Introduction {
 
 /// What is said during a handshake.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::replication) enum Saying {
+pub(in crate::replication) enum HandshakeMessage {
     /// First and second.
-    Hello(Introduction),
+    Hello(WireHello),
     /// Second or third: no link. With the sender's id and wall clock, so that a node whose own clock is wrong learns it.
     Refusal(Refusal, NodeId, u64),
     /// Third and fourth: the digest key of the sender's cluster.
     Agreed(DigestKey),
 }
 
-impl Saying {
+impl HandshakeMessage {
     pub fn encode(&self) -> Result<Vec<u8>, LinkError> {
         postcard::to_stdvec(self).map_err(|error| LinkError::Broken(format!("writing a handshake: {error}")))
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, LinkError> {
         match postcard::take_from_bytes(bytes) {
-            Ok((saying, [])) => Ok(saying),
+            Ok((message, [])) => Ok(message),
             Ok(_) | Err(_) => Err(LinkError::Broken("the other side says what no handshake says".into())),
         }
     }
@@ -200,7 +200,7 @@ impl Offset {
     /// As the responder estimates it, which does not know how long the hello was under way.
     pub fn of_arrival(remote_ms: u64, received_ms: u64) -> Self {
         let least_ms = difference(remote_ms, received_ms);
-        Self { least_ms, most_ms: least_ms.saturating_add(TRAVEL_MS_MAX) }
+        Self { least_ms, most_ms: least_ms.saturating_add(TRANSIT_MS_MAX) }
     }
 
     /// The middle.
@@ -220,7 +220,7 @@ fn difference(remote_ms: u64, local_ms: u64) -> i64 {
 ///
 /// # Errors
 /// Why not.
-pub fn judge(
+pub fn decide(
     local: &Hello,
     remote: &Hello,
     role: Role,
@@ -308,7 +308,7 @@ mod tests {
             address: Some(format!("node{node}:6660")),
             reached_as: String::new(),
             now_ms: 0,
-            whole: true,
+            complete: true,
             swept: 0,
         }
     }
@@ -325,8 +325,8 @@ mod tests {
             ((1, 2), (true, true), None),
         ] {
             let (initiator, responder) = (hello(1, ids.0, linked.0), hello(2, ids.1, linked.1));
-            let one = judge(&initiator, &responder, Role::Initiator, NEAR, 500);
-            let other = judge(&responder, &initiator, Role::Responder, NEAR, 500);
+            let one = decide(&initiator, &responder, Role::Initiator, NEAR, 500);
+            let other = decide(&responder, &initiator, Role::Responder, NEAR, 500);
             match expected {
                 Some((first, second)) => {
                     assert_eq!((one, other), (Ok(first), Ok(second)), "{ids:?} {linked:?}")
@@ -344,10 +344,10 @@ mod tests {
     #[test]
     fn one_id_twice_is_told_from_a_node_that_reached_itself() {
         let mut copy = hello(1, 1, true);
-        let itself = judge(&copy.clone(), &copy, Role::Initiator, NEAR, 500).expect_err("itself");
+        let itself = decide(&copy.clone(), &copy, Role::Initiator, NEAR, 500).expect_err("itself");
         assert_eq!(itself.kind, RefusalKind::Itself);
         copy.incarnation += 1;
-        let copied = judge(&hello(1, 1, true), &copy, Role::Responder, NEAR, 500).expect_err("a copy");
+        let copied = decide(&hello(1, 1, true), &copy, Role::Responder, NEAR, 500).expect_err("a copy");
         assert_eq!(copied.kind, RefusalKind::SameNode);
         assert!(copied.text.contains("copies of one directory"), "{}", copied.text);
     }
@@ -356,7 +356,7 @@ mod tests {
     fn clocks_are_refused_only_where_they_are_certainly_apart() {
         let judged = |least_ms, most_ms| {
             let offset = Offset { least_ms, most_ms };
-            judge(&hello(1, 1, true), &hello(2, 1, true), Role::Initiator, offset, 500)
+            decide(&hello(1, 1, true), &hello(2, 1, true), Role::Initiator, offset, 500)
         };
         for (least_ms, most_ms) in [(500, 600), (-600, -500), (-10_000, 10_000), (-501, -500)] {
             assert_eq!(judged(least_ms, most_ms), Ok(Verdict::Same), "{least_ms} to {most_ms}");
@@ -385,20 +385,20 @@ mod tests {
     #[test]
     fn what_travels_first_has_no_digest_key() {
         let hello = hello(1, 1, true);
-        let said = Saying::Hello(Introduction::of(&hello, "other:1", 5)).encode().expect("encodes");
+        let said = HandshakeMessage::Hello(WireHello::of(&hello, "other:1", 5)).encode().expect("encodes");
         assert!(!said.windows(32).any(|bytes| bytes == hello.cluster.digest_key.0));
-        let Ok(Saying::Hello(introduction)) = Saying::decode(&said) else { panic!("a hello") };
-        let told = introduction.into_hello();
+        let Ok(HandshakeMessage::Hello(hello)) = HandshakeMessage::decode(&said) else { panic!("a hello") };
+        let told = hello.into_hello();
         assert_eq!((told.node, told.now_ms, told.reached_as.as_str()), (NodeId(1), 5, "other:1"));
         assert_eq!(told.cluster.digest_key.0, [0; 32]);
     }
 
     #[test]
     fn sayings_are_decoded_whole_or_not_at_all() {
-        let mut said = Saying::Agreed(DigestKey([1; 32])).encode().expect("encodes");
-        assert!(Saying::decode(&said[..said.len() - 1]).is_err());
+        let mut said = HandshakeMessage::Agreed(DigestKey([1; 32])).encode().expect("encodes");
+        assert!(HandshakeMessage::decode(&said[..said.len() - 1]).is_err());
         said.push(0);
-        assert!(Saying::decode(&said).is_err());
-        assert!(Saying::decode(&[9]).is_err());
+        assert!(HandshakeMessage::decode(&said).is_err());
+        assert!(HandshakeMessage::decode(&[9]).is_err());
     }
 }

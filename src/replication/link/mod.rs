@@ -51,7 +51,7 @@ pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
 /// What is read from the connection at once.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// How long a close may take.
-pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that a link can go over: TCP, TLS, or memory.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -116,8 +116,13 @@ pub(super) fn halves(
 ) -> (LinkSender, LinkReceiver, Arc<Traffic>) {
     let traffic = Arc::new(Traffic::default());
     let (sink, stream) = socket.split();
-    let sender =
-        LinkSender { socket: sink, sealer, plain: Vec::new(), halfway: false, traffic: Arc::clone(&traffic) };
+    let sender = LinkSender {
+        socket: sink,
+        sealer,
+        plain: Vec::new(),
+        interrupted: false,
+        traffic: Arc::clone(&traffic),
+    };
     let receiver = LinkReceiver { socket: stream, opener, traffic: Arc::clone(&traffic) };
     (sender, receiver, traffic)
 }
@@ -128,7 +133,7 @@ pub struct LinkSender {
     sealer: Sealer,
     plain: Vec<u8>,
     /// A message was begun and not finished: its sender gave up waiting.
-    halfway: bool,
+    interrupted: bool,
     traffic: Arc<Traffic>,
 }
 
@@ -139,17 +144,17 @@ impl LinkSender {
     /// # Errors
     /// `TooLarge`, and then nothing was sent; else the link is over.
     pub async fn send(&mut self, message: &Message) -> Result<(), LinkError> {
-        if self.halfway {
+        if self.interrupted {
             return Err(LinkError::Broken("a message before was left half sent".into()));
         }
-        noise::give_back(&mut self.plain);
+        noise::recycle(&mut self.plain);
         self.plain.push(0);
         self.plain = postcard::to_extend(message, std::mem::take(&mut self.plain))
             .map_err(|error| LinkError::Broken(format!("a message does not encode: {error}")))?;
         if self.plain.len() - 1 > MESSAGE_BYTES_MAX {
             return Err(LinkError::TooLarge { limit: MESSAGE_BYTES_MAX });
         }
-        self.halfway = true;
+        self.interrupted = true;
         let mut next = Some(0);
         while let Some(from) = next {
             let (frame, after) = self.sealer.seal(&mut self.plain, from)?;
@@ -158,14 +163,14 @@ impl LinkSender {
             next = after;
         }
         self.socket.flush().await.map_err(LinkError::lost)?;
-        self.halfway = false;
+        self.interrupted = false;
         Ok(())
     }
 
     /// Says that nothing more follows.
     pub async fn close(mut self) {
         // Who is gone need not be told.
-        let _ = timeout(FAREWELL, self.socket.close()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.socket.close()).await;
     }
 }
 
@@ -190,7 +195,7 @@ impl LinkReceiver {
                 Some(Ok(Frame::Text(_) | Frame::Frame(_))) => {
                     return Err(LinkError::Broken("a frame came in that is not binary".into()));
                 }
-                Some(Err(error)) => return Err(failed(error)),
+                Some(Err(error)) => return Err(socket_error(error)),
             };
             self.traffic.received.fetch_add(frame.len() as u64, Ordering::Relaxed);
             if let Some(opened) = self.opener.open(&frame, MESSAGE_BYTES_MAX)? {
@@ -209,7 +214,7 @@ fn decode(bytes: &[u8]) -> Result<Message, LinkError> {
 }
 
 /// What an error of the WebSocket means for the link.
-pub(super) fn failed(error: SocketError) -> LinkError {
+pub(super) fn socket_error(error: SocketError) -> LinkError {
     match error {
         SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             LinkError::Broken("the connection was lost".into())

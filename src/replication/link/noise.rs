@@ -221,13 +221,13 @@ impl Opened<'_> {
 
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
-        give_back(&mut self.0.plain);
+        recycle(&mut self.0.plain);
         self.0.plain.push(0);
     }
 }
 
 /// Empties a buffer for the next message; one that a long message has made long is freed.
-pub fn give_back(buffer: &mut Vec<u8>) {
+pub fn recycle(buffer: &mut Vec<u8>) {
     if buffer.capacity() > BUFFER_KEPT_BYTES {
         *buffer = Vec::new();
     }

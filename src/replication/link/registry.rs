@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Orders that wait for a link at the most. Those of membership come again.
-pub const ORDERS_MAX: usize = 256;
+pub const CONTROLS_MAX: usize = 256;
 
 /// What a link is told from outside.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ pub struct LinkState {
     /// The life of the other node.
     pub incarnation: u64,
     /// Whether the other node had all that the cluster has when the link came up.
-    pub was_whole: bool,
+    pub was_complete: bool,
     /// What went over it.
     pub traffic: Arc<Traffic>,
-    orders: mpsc::Sender<Control>,
+    control: mpsc::Sender<Control>,
     figures: Mutex<Figures>,
     /// Why the other node takes no rows over it, if it said so.
-    refusal: Mutex<Option<String>>,
+    storage_full: Mutex<Option<String>>,
     /// Why this node takes no rows over it, if it does not.
     rows_refused: Mutex<Option<String>>,
 }
@@ -54,23 +54,33 @@ impl LinkState {
     /// A link that was just made.
     pub fn new(
         (node, incarnation): (NodeId, u64),
-        was_whole: bool,
+        was_complete: bool,
         initiated: Initiated,
         traffic: Arc<Traffic>,
-        orders: mpsc::Sender<Control>,
+        control: mpsc::Sender<Control>,
     ) -> Self {
-        let (figures, refusal, rows_refused) = Default::default();
-        Self { node, initiated, incarnation, was_whole, traffic, orders, figures, refusal, rows_refused }
+        let (figures, storage_full, rows_refused) = Default::default();
+        Self {
+            node,
+            initiated,
+            incarnation,
+            was_complete,
+            traffic,
+            control,
+            figures,
+            storage_full,
+            rows_refused,
+        }
     }
 
     /// Gives the link's task something to do; whether it takes it. What has no room is lost: a link that is that far behind ends
     /// soon, and one whose task has ended is over.
-    pub fn order(&self, order: Control) -> bool {
-        self.orders.try_send(order).is_ok()
+    pub fn send_control(&self, control: Control) -> bool {
+        self.control.try_send(control).is_ok()
     }
 
     /// Shows how the link does.
-    pub fn show(&self, figures: Figures) {
+    pub fn set_figures(&self, figures: Figures) {
         *lock(&self.figures) = figures;
     }
 
@@ -80,12 +90,12 @@ impl LinkState {
     }
 
     /// The other node says why it takes no rows over it.
-    pub fn refuse(&self, why: String) {
-        *lock(&self.refusal) = Some(why);
+    pub fn set_storage_full(&self, why: String) {
+        *lock(&self.storage_full) = Some(why);
     }
 
     /// This node takes no rows over it, and why.
-    pub fn refuse_rows(&self, why: String) {
+    pub fn set_rows_refused(&self, why: String) {
         *lock(&self.rows_refused) = Some(why);
     }
 
@@ -95,8 +105,8 @@ impl LinkState {
     }
 
     /// Why it takes none, if it said so.
-    pub fn refusal(&self) -> Option<String> {
-        lock(&self.refusal).clone()
+    pub fn storage_full(&self) -> Option<String> {
+        lock(&self.storage_full).clone()
     }
 }
 
@@ -107,7 +117,7 @@ pub struct Registry {
     /// What links that ended had counted.
     totals: BTreeMap<NodeId, Totals>,
     /// What is wrong with this node's clock, so that links end, as the log said last.
-    pub said_clock: Option<ClockTrouble>,
+    pub logged_clock_trouble: Option<ClockTrouble>,
 }
 
 /// What was counted over all links with a peer.
@@ -133,8 +143,8 @@ impl Registry {
     }
 
     /// Whether some link is with a node that has all that the cluster has.
-    pub fn reaches_whole(&self) -> bool {
-        self.links().any(|link| link.figures().is_whole.unwrap_or(link.was_whole))
+    pub fn reaches_complete(&self) -> bool {
+        self.links().any(|link| link.figures().is_complete.unwrap_or(link.was_complete))
     }
 
     /// Puts a link in its place. Returns the one that was there.
@@ -197,14 +207,14 @@ mod tests {
     /// A link whose queue was full counted among those that compare.
     #[test]
     fn an_order_that_has_no_room_is_not_taken() {
-        let (orders, mut control) = mpsc::channel(1);
+        let (sender, mut control) = mpsc::channel(1);
         let (by, at_ms) = (NodeId(1), 0);
-        let link = LinkState::new((NodeId(2), 1), true, Initiated { by, at_ms }, Arc::default(), orders);
-        assert!(link.order(Control::Compare));
-        assert!(!link.order(Control::Compare));
+        let link = LinkState::new((NodeId(2), 1), true, Initiated { by, at_ms }, Arc::default(), sender);
+        assert!(link.send_control(Control::Compare));
+        assert!(!link.send_control(Control::Compare));
         assert!(matches!(control.try_recv(), Ok(Control::Compare)));
-        assert!(link.order(Control::Compare));
+        assert!(link.send_control(Control::Compare));
         drop(control);
-        assert!(!link.order(Control::Compare));
+        assert!(!link.send_control(Control::Compare));
     }
 }

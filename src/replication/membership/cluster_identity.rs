@@ -19,46 +19,46 @@ use crate::{
 };
 
 /// Rounds in which none of those that were found belongs to a cluster before one begins.
-const ROUNDS_BEFORE_FOUNDING: u64 = 3;
+const ROUNDS_BEFORE_BOOTSTRAP: u64 = 3;
 
 /// Whether this link takes the node over to another cluster.
-pub fn goes_over(inner: &Inner, link: &Link) -> bool {
-    link.verdict == Verdict::LocalAdopts && inner.state().birth.cluster != link.remote.cluster.id
+pub fn switches_cluster(inner: &Inner, link: &Link) -> bool {
+    link.verdict == Verdict::LocalAdopts && inner.state().cluster_record.cluster != link.remote.cluster.id
 }
 
 /// Whether a node belongs to its cluster, for those it links with: for good, or as long as it is linked with one that has all that
 /// the cluster has, and gets it from there. Else a node that others wait for would take it away again.
-pub fn belongs(state: &State) -> bool {
-    state.birth.settled || state.registry.reaches_whole()
+pub fn has_joined(state: &State) -> bool {
+    state.cluster_record.joined || state.registry.reaches_complete()
 }
 
 /// Goes over to the other's cluster, or notes that the other came over to this node's, which was `quoted` to it.
-pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Result<()> {
+pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64) -> Result<()> {
     let theirs = link.remote.cluster;
-    let birth = inner.state().birth;
+    let cluster_record = inner.state().cluster_record;
     match link.verdict {
         Verdict::Same | Verdict::RemoteAdopts => {
-            if quoted != birth.cluster {
+            if sent_cluster != cluster_record.cluster {
                 return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
             }
             // A cluster begins with its first link. One that waits itself for a cluster is not its beginning.
-            if birth.settled || !inner.shared.standing().whole {
+            if cluster_record.joined || !inner.shared.progress().complete {
                 return Ok(());
             }
-            inner.state().birth.settled = true;
+            inner.state().cluster_record.joined = true;
         }
         Verdict::LocalAdopts => {
-            if birth.cluster == theirs.id {
+            if cluster_record.cluster == theirs.id {
                 return Ok(());
             }
-            if belongs(&inner.state()) {
+            if has_joined(&inner.state()) {
                 return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
             }
             let from = named(link.remote.address.as_deref().unwrap_or_default(), link.remote.node);
             info!("joining the cluster of {from}");
             let links: Vec<_> = inner.state().registry.links().cloned().collect();
             for link in links {
-                link.order(Control::Close("this node went over to another cluster".into()));
+                link.send_control(Control::Close("this node went over to another cluster".into()));
             }
             let store = inner.store.clone();
             let rekeyed = inner.machine().run(move || {
@@ -66,28 +66,28 @@ pub async fn settle_cluster(inner: &Arc<Inner>, link: &Link, quoted: u64) -> Res
                 store.rekey(theirs.digest_key)
             });
             rekeyed.await?;
-            leave_members_behind(inner);
+            drop_former_members(inner);
             // Before it is of the other cluster: after a crash none of them is there.
-            inner.keep_notes().await?;
+            inner.save_state().await?;
             let mut state = inner.state();
-            let mut standing = inner.shared.standing();
+            let mut progress = inner.shared.progress();
             // Nothing that is known of another cluster holds in this one.
-            standing.begin_syncing(inner.store.now_ms());
+            progress.begin_syncing(inner.store.now_ms());
             inner.store.disagree();
-            standing.agreement = Agreement::default();
-            (state.birth.cluster, state.birth.forced) = (theirs.id, false);
+            progress.agreement = Agreement::default();
+            (state.cluster_record.cluster, state.cluster_record.forced) = (theirs.id, false);
         }
     }
-    inner.keep_notes().await
+    inner.save_state().await
 }
 
-fn leave_members_behind(inner: &Inner) {
+fn drop_former_members(inner: &Inner) {
     let mut state = inner.state();
-    state.members.go_over();
-    state.dialer.go_over();
-    let mut standing = inner.shared.standing();
-    (standing.floor, standing.source) = (Floor::default(), None);
-    standing.acked.clear();
+    state.members.switch_cluster();
+    state.dialer.switch_cluster();
+    let mut progress = inner.shared.progress();
+    (progress.floor, progress.sync_source) = (Floor::default(), None);
+    progress.acked.clear();
     inner.has_peers.store(false, Ordering::Release);
 }
 
@@ -95,35 +95,35 @@ fn leave_members_behind(inner: &Inner) {
 /// same; or all wait for a cluster, and one begins with the lowest id of those that found each other, if that is this node's. That
 /// only once each address that it is to join has answered: where one does not, the cluster that was meant may be down for a moment, and
 /// the two would refuse each other for ever.
-pub fn found(inner: &Inner) {
+pub fn bootstrap(inner: &Inner) {
     let mut state = inner.state();
-    let mut standing = inner.shared.standing();
+    let mut progress = inner.shared.progress();
     let now_ms = inner.store.now_ms();
-    standing.lose(inner.store.lost_ms(), now_ms);
-    if standing.whole {
+    progress.lose(inner.store.lost_ms(), now_ms);
+    if progress.complete {
         return;
     }
     let waits = |link: &Arc<LinkState>| {
         let figures = link.figures();
-        figures.rounds >= ROUNDS_BEFORE_FOUNDING
-            && figures.is_whole == Some(false)
+        figures.rounds >= ROUNDS_BEFORE_BOOTSTRAP
+            && figures.is_complete == Some(false)
             && inner.node() < link.node
     };
     // Nobody is left of whom it could learn what it missed, or was ever met and is looked for no longer.
     let only_itself = state.dialer.joins_only_itself();
-    let is_sought = state.birth.settled || inner.options.join.is_empty() || only_itself;
-    if is_sought && state.members.unforgotten().is_empty() {
+    let is_sought = state.cluster_record.joined || inner.options.join.is_empty() || only_itself;
+    if is_sought && state.members.member_ids().is_empty() {
         if only_itself {
             info!("told to join only itself ({}): starting alone", inner.options.join.join(", "));
         }
-        standing.become_whole(now_ms);
+        progress.become_complete(now_ms);
         return;
     }
-    if state.birth.settled {
+    if state.cluster_record.joined {
         let linked: Vec<_> = state.registry.links().map(|link| link.node).collect();
-        if standing.agree(now_ms, linked) {
+        if progress.agree(now_ms, linked) {
             // Since then it has held all that is left of them.
-            if let Err(error) = inner.store.restored(standing.lost_ms + 1) {
+            if let Err(error) = inner.store.restored(progress.lost_ms + 1) {
                 debug!(%error, "what was lost stays noted as lost");
             }
             info!("all members hold the same data");
@@ -134,21 +134,21 @@ pub fn found(inner: &Inner) {
     if is_alone || !state.registry.links().all(waits) {
         return;
     }
-    match awaited(&state) {
+    match describe_unanswered(&state) {
         None => {
             info!("none of the nodes belongs to a cluster yet: it begins with this node");
-            standing.become_whole(now_ms);
+            progress.become_complete(now_ms);
         }
-        Some(why) if !state.said_awaited => {
+        Some(why) if !state.logged_waiting => {
             warn!("no cluster begins yet: {why}");
-            state.said_awaited = true;
+            state.logged_waiting = true;
         }
         Some(_) => (),
     }
 }
 
 /// Of which addresses to join this node waits for an answer, and what to do where none will come.
-pub fn awaited(state: &State) -> Option<String> {
+pub fn describe_unanswered(state: &State) -> Option<String> {
     let with_reason = |address: &str| match state.dialer.reason(address) {
         Some(why) => format!("{address} ({why})"),
         None => address.to_owned(),

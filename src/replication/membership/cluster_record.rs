@@ -18,12 +18,12 @@ const AGREEMENT_FORMAT: u8 = 1;
 
 /// What a node remembers of its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Birth {
+pub struct ClusterRecord {
     /// The cluster's id: random, that of its first node.
     pub cluster: u64,
     /// Whether it belongs there for good: it has had all that the cluster has, or the cluster began with it. Before that it goes
     /// over to any cluster it meets.
-    pub settled: bool,
+    pub joined: bool,
     /// Whether it forgot members on an operator's word, without a majority.
     pub forced: bool,
     /// The highest of its incarnations that it knows to have been forgotten.
@@ -32,9 +32,9 @@ pub struct Birth {
 
 /// A note of format 1 or 2.
 #[derive(Deserialize)]
-struct Former {
+struct FormerRecord {
     cluster: u64,
-    settled: bool,
+    joined: bool,
     _whole: bool,
     _shared: u64,
     /// Up to here (Unix milliseconds) the node and all members held the same.
@@ -42,7 +42,7 @@ struct Former {
     forgotten: u64,
 }
 
-impl Birth {
+impl ClusterRecord {
     /// What a store says, or else that of a new node.
     ///
     /// # Errors
@@ -50,9 +50,9 @@ impl Birth {
     pub fn read(store: &Store) -> Result<Self> {
         let Some(note) = store.note(CLUSTER_NOTE)? else {
             let cluster = store.machine().random()?;
-            return Ok(Self { cluster, settled: false, forced: false, forgotten: 0 });
+            return Ok(Self { cluster, joined: false, forced: false, forgotten: 0 });
         };
-        Self::parse(&note).map(|(birth, _)| birth).ok_or_else(unreadable)
+        Self::parse(&note).map(|(cluster_record, _)| cluster_record).ok_or_else(unreadable)
     }
 
     /// What the note says, and what a former one says of the agreement.
@@ -61,10 +61,11 @@ impl Birth {
         match *format {
             CLUSTER_FORMAT => Some((postcard::from_bytes(rest).ok()?, Agreement::default())),
             1 | 2 => {
-                let Former { cluster, settled, held_ms, forgotten, .. } = postcard::from_bytes(rest).ok()?;
+                let FormerRecord { cluster, joined, held_ms, forgotten, .. } =
+                    postcard::from_bytes(rest).ok()?;
                 let mut agreement = Agreement::default();
                 agreement.reach(held_ms, []);
-                Some((Self { cluster, settled, forced: false, forgotten }, agreement))
+                Some((Self { cluster, joined, forced: false, forgotten }, agreement))
             }
             _ => None,
         }
@@ -82,20 +83,20 @@ impl Birth {
 /// # Errors
 /// `StorageDamaged` for a note that this program did not write.
 pub fn read_agreement(store: &Store) -> Result<Agreement> {
-    let mut agreement = read_noted_agreement(store)?;
+    let mut agreement = read_saved_agreement(store)?;
     if agreement.lower(store.now_ms()) {
         write_agreement(store, &agreement)?;
     }
     Ok(agreement)
 }
 
-fn read_noted_agreement(store: &Store) -> Result<Agreement> {
+fn read_saved_agreement(store: &Store) -> Result<Agreement> {
     if let Some(note) = store.note(AGREEMENT_NOTE)? {
         let read = note.split_first().filter(|(format, _)| **format == AGREEMENT_FORMAT);
         return read.and_then(|(_, rest)| postcard::from_bytes(rest).ok()).ok_or_else(unreadable);
     }
-    let former = store.note(CLUSTER_NOTE)?.and_then(|note| Birth::parse(&note));
-    Ok(former.map(|(_, agreement)| agreement).unwrap_or_default())
+    let from_former = store.note(CLUSTER_NOTE)?.and_then(|note| ClusterRecord::parse(&note));
+    Ok(from_former.map(|(_, agreement)| agreement).unwrap_or_default())
 }
 
 /// Writes the agreement down. Durable by the next commit, and no later than what is stored after it.
@@ -122,20 +123,20 @@ mod tests {
 
     #[test]
     fn a_note_is_read_in_its_format_and_the_former_ones() {
-        let birth = Birth { cluster: 1, settled: true, forced: true, forgotten: 3 };
-        let note = postcard::to_extend(&birth, vec![CLUSTER_FORMAT]).expect("encodes");
-        assert_eq!(Birth::parse(&note), Some((birth, Agreement::default())));
-        assert_eq!(Birth::parse(&[]), None);
-        let former = |format| {
+        let cluster_record = ClusterRecord { cluster: 1, joined: true, forced: true, forgotten: 3 };
+        let note = postcard::to_extend(&cluster_record, vec![CLUSTER_FORMAT]).expect("encodes");
+        assert_eq!(ClusterRecord::parse(&note), Some((cluster_record, Agreement::default())));
+        assert_eq!(ClusterRecord::parse(&[]), None);
+        let from_former = |format| {
             let fields = (1_u64, true, true, 70_000_u64, 2_u64, 3_u64);
-            Birth::parse(&postcard::to_extend(&fields, vec![format]).expect("encodes"))
+            ClusterRecord::parse(&postcard::to_extend(&fields, vec![format]).expect("encodes"))
         };
         for format in [1, 2] {
-            let (read, agreement) = former(format).expect("is read");
-            assert_eq!(read, Birth { forced: false, ..birth });
+            let (read, agreement) = from_former(format).expect("is read");
+            assert_eq!(read, ClusterRecord { forced: false, ..cluster_record });
             assert_eq!(agreement.with_all_ms(), 2);
         }
-        assert_eq!(former(CLUSTER_FORMAT + 1), None);
+        assert_eq!(from_former(CLUSTER_FORMAT + 1), None);
     }
 
     /// Nodes whose clocks were ahead together agreed on instants to come. Of what is written until then they would have claimed that all
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(read_agreement(&store), Ok(agreed(NOW_MS)));
         write_agreement(&store, &agreed(NOW_MS + 3_600_000)).expect("writes");
         assert_eq!(read_agreement(&store), Ok(agreed(NOW_MS)));
-        assert_eq!(read_noted_agreement(&store), Ok(agreed(NOW_MS)), "nor on disk");
+        assert_eq!(read_saved_agreement(&store), Ok(agreed(NOW_MS)), "nor on disk");
         store.close().expect("closes");
     }
 }

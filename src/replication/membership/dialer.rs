@@ -7,20 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::{Patience, Wanted};
+use super::{DialFrequency, Wanted};
 use crate::replication::link::error::{Cause, Obstacle};
 
 /// The wait after the first failure.
 const WAIT_MIN_MS: u64 = 100;
 
 /// The longest wait for one that should be there. Both sides dial, so that a cut heals in less.
-const WAIT_SOON_MS: u64 = 3_000;
+const WAIT_MAX_OFTEN_MS: u64 = 3_000;
 
 /// The longest wait for one that has been down for long, and for addresses to join once there is company.
-const WAIT_SELDOM_MS: u64 = 10_000;
+const WAIT_MAX_SELDOM_MS: u64 = 10_000;
 
 /// The longest wait for one that said goodbye, and after refusals.
-const WAIT_RARELY_MS: u64 = 30_000;
+const WAIT_MAX_RARELY_MS: u64 = 30_000;
 
 /// The wait after the first refusal. What it was for often goes away within seconds: a clock is set, a secret is given to the other
 /// node as well, the former link of a node that moved falls silent. Where it stays, few dials are wasted, and each costs the
@@ -28,13 +28,13 @@ const WAIT_RARELY_MS: u64 = 30_000;
 const WAIT_REFUSED_MS: u64 = 1_000;
 
 /// Nodes that are started together answer each other within this time: before it, nobody who waits says so.
-const BEFORE_NEWS_MS: u64 = 2_000;
+const LOG_AFTER_MS: u64 = 2_000;
 
 /// Decides what to dial.
 pub struct Dialer {
     /// When the first dial was due.
-    begun_ms: Option<u64>,
-    join: BTreeMap<String, Joined>,
+    first_dial_ms: Option<u64>,
+    join: BTreeMap<String, JoinState>,
     /// Why no link came of those to join, as it was last.
     reasons: BTreeMap<String, String>,
     targets: BTreeMap<String, Target>,
@@ -42,7 +42,7 @@ pub struct Dialer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Joined {
+enum JoinState {
     /// No link came of it yet, or only one that was refused.
     NotYet,
     Once,
@@ -63,7 +63,7 @@ struct Target {
     /// Why nobody answered, since a link came.
     causes: BTreeSet<Cause>,
     /// A link came of it, of which it is to be seen whether it lasts.
-    fresh: bool,
+    unproven: bool,
     is_wanted: bool,
 }
 
@@ -71,8 +71,8 @@ impl Dialer {
     /// A dialer for a node that is to join whoever is at one of the addresses `join`.
     pub fn new(join: impl IntoIterator<Item = String>, seed: u64) -> Self {
         Self {
-            begun_ms: None,
-            join: join.into_iter().map(|address| (address, Joined::NotYet)).collect(),
+            first_dial_ms: None,
+            join: join.into_iter().map(|address| (address, JoinState::NotYet)).collect(),
             reasons: BTreeMap::new(),
             targets: BTreeMap::new(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -82,10 +82,11 @@ impl Dialer {
     /// The addresses to dial now; each is being dialed from then on, until its outcome is told. `wanted` is what `Members::wanted`
     /// says, and `alone` that no link stands.
     pub fn due(&mut self, wanted: &[Wanted], alone: bool, now_ms: u64) -> Vec<String> {
-        self.begun_ms.get_or_insert(now_ms);
+        self.first_dial_ms.get_or_insert(now_ms);
         let wanted = self.limits(wanted, alone);
         // What is not wanted any more starts afresh when it is again; a dial that is on its way is still to be told of.
-        self.targets.retain(|address, target| target.dialing || target.fresh || wanted.contains_key(address));
+        self.targets
+            .retain(|address, target| target.dialing || target.unproven || wanted.contains_key(address));
         let mut due = Vec::new();
         self.targets.values_mut().for_each(|target| target.is_wanted = false);
         for (address, limit_ms) in wanted {
@@ -94,7 +95,7 @@ impl Dialer {
             target.is_wanted = true;
             // Who is expected to be there by now need not wait out what was expected before; nor does anybody wait out how far a
             // clock was set back.
-            let wait_max_ms = if target.refusals.is_empty() { limit_ms } else { WAIT_RARELY_MS };
+            let wait_max_ms = if target.refusals.is_empty() { limit_ms } else { WAIT_MAX_RARELY_MS };
             target.due_ms = target.due_ms.min(now_ms.saturating_add(wait_max_ms));
             if !target.dialing && target.due_ms <= now_ms {
                 target.dialing = true;
@@ -120,37 +121,39 @@ impl Dialer {
         target.dialing = false;
         target.refusals.clear();
         target.causes.clear();
-        target.wait_ms = (target.wait_ms * 2).clamp(WAIT_MIN_MS, WAIT_SOON_MS);
+        target.wait_ms = (target.wait_ms * 2).clamp(WAIT_MIN_MS, WAIT_MAX_OFTEN_MS);
         target.due_ms = now_ms.saturating_add(target.wait_ms);
-        target.fresh = true;
-        if let Some(joined @ Joined::NotYet) = self.join.get_mut(address) {
-            *joined = Joined::Once;
+        target.unproven = true;
+        if let Some(joined @ JoinState::NotYet) = self.join.get_mut(address) {
+            *joined = JoinState::Once;
         }
     }
 
     /// A link that came of dialing `address` lasted: when it ends it is dialed at once.
-    pub fn lasted(&mut self, address: &str) {
+    pub fn link_lasted(&mut self, address: &str) {
         self.targets.remove(address);
     }
 
     /// Nobody answered at `address`, or the link broke before it stood. Says whether this is worth a line in the log: of an address to
     /// join each cause once, until a link comes, and none in the first two seconds.
     pub fn failed(&mut self, address: &str, cause: Cause, now_ms: u64) -> bool {
-        let Self { targets, rng, join, begun_ms, reasons: _ } = self;
+        let Self { targets, rng, join, first_dial_ms, reasons: _ } = self;
         let Some(target) = targets.get_mut(address) else { return false };
-        let is_early = begun_ms.is_none_or(|begun_ms| now_ms.saturating_sub(begun_ms) < BEFORE_NEWS_MS);
-        let is_news = !is_early && target.causes.insert(cause) && join.get(address) == Some(&Joined::NotYet);
+        let is_early =
+            first_dial_ms.is_none_or(|first_dial_ms| now_ms.saturating_sub(first_dial_ms) < LOG_AFTER_MS);
+        let should_log =
+            !is_early && target.causes.insert(cause) && join.get(address) == Some(&JoinState::NotYet);
         target.dialing = false;
         target.refusals.clear();
         // It may have been restarted so that it refuses no longer.
         target.refused_wait_ms = 0;
         target.wait_ms = (target.wait_ms * 2).max(WAIT_MIN_MS).min(target.limit_ms);
         target.due_ms = now_ms.saturating_add(jitter(rng, target.wait_ms));
-        is_news
+        should_log
     }
 
     /// Notes why no link came of dialing `address`, for those who ask.
-    pub fn explain(&mut self, address: &str, why: String) {
+    pub fn record_reason(&mut self, address: &str, why: String) {
         if self.join.contains_key(address) {
             self.reasons.insert(address.to_owned(), why);
         }
@@ -162,40 +165,40 @@ impl Dialer {
         let Self { targets, rng, .. } = self;
         let Some(target) = targets.get_mut(address) else { return true };
         target.dialing = false;
-        target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_RARELY_MS);
+        target.refused_wait_ms = (target.refused_wait_ms * 2).clamp(WAIT_REFUSED_MS, WAIT_MAX_RARELY_MS);
         target.due_ms = now_ms.saturating_add(jitter(rng, target.refused_wait_ms));
         target.refusals.insert(obstacle)
     }
 
     /// A link with whoever is at `address` stood and was refused, on one side or the other. That it stood is no success: the wait goes
     /// on doubling, and an address to join has not answered.
-    pub fn kept_out(&mut self, address: &str, now_ms: u64) {
-        if let Some(joined @ Joined::Once) = self.join.get_mut(address) {
-            *joined = Joined::NotYet;
+    pub fn refused_after_link(&mut self, address: &str, now_ms: u64) {
+        if let Some(joined @ JoinState::Once) = self.join.get_mut(address) {
+            *joined = JoinState::NotYet;
         }
         self.targets.entry(address.to_owned()).or_default();
-        self.refused(address, Obstacle::KeptOut, now_ms);
+        self.refused(address, Obstacle::RefusedAfterLink, now_ms);
     }
 
     /// This node itself is at `address`: it is not dialed again.
-    pub fn ourselves(&mut self, address: &str) {
+    pub fn reached_self(&mut self, address: &str) {
         self.targets.remove(address);
         if let Some(joined) = self.join.get_mut(address) {
-            *joined = Joined::Never;
+            *joined = JoinState::Never;
         }
     }
 
     /// This node goes over to another cluster: whoever is at the addresses to join may not have come along.
-    pub fn go_over(&mut self) {
-        for joined in self.join.values_mut().filter(|joined| **joined == Joined::Once) {
-            *joined = Joined::NotYet;
+    pub fn switch_cluster(&mut self) {
+        for joined in self.join.values_mut().filter(|joined| **joined == JoinState::Once) {
+            *joined = JoinState::NotYet;
         }
     }
 
     /// The addresses to join of which no link came, and which are not this node's own: the cluster that it was told to join may be
     /// there, and not run just now.
     pub fn unanswered(&self) -> impl Iterator<Item = &str> {
-        let unanswered = self.join.iter().filter(|(_, joined)| **joined == Joined::NotYet);
+        let unanswered = self.join.iter().filter(|(_, joined)| **joined == JoinState::NotYet);
         unanswered.map(|(address, _)| address.as_str())
     }
 
@@ -206,7 +209,7 @@ impl Dialer {
 
     /// Whether all addresses to join are this node's own: there is nobody to wait for.
     pub fn joins_only_itself(&self) -> bool {
-        !self.join.is_empty() && self.join.values().all(|joined| *joined == Joined::Never)
+        !self.join.is_empty() && self.join.values().all(|joined| *joined == JoinState::Never)
     }
 
     /// The addresses that are wanted, and how long to wait between two dials at most.
@@ -214,23 +217,23 @@ impl Dialer {
         let mut limits = BTreeMap::new();
         for (address, joined) in &self.join {
             match joined {
-                Joined::NotYet | Joined::Once if alone => {
-                    limits.insert(address.clone(), WAIT_SOON_MS);
+                JoinState::NotYet | JoinState::Once if alone => {
+                    limits.insert(address.clone(), WAIT_MAX_OFTEN_MS);
                 }
                 // Others may be there whom nobody here has met.
-                Joined::NotYet => {
-                    limits.insert(address.clone(), WAIT_SELDOM_MS);
+                JoinState::NotYet => {
+                    limits.insert(address.clone(), WAIT_MAX_SELDOM_MS);
                 }
-                Joined::Once | Joined::Never => (),
+                JoinState::Once | JoinState::Never => (),
             }
         }
-        for Wanted { address, patience, node: _ } in wanted {
-            let limit_ms = match patience {
-                Patience::Soon => WAIT_SOON_MS,
-                Patience::Seldom => WAIT_SELDOM_MS,
-                Patience::Rarely => WAIT_RARELY_MS,
+        for Wanted { address, frequency, node: _ } in wanted {
+            let limit_ms = match frequency {
+                DialFrequency::Often => WAIT_MAX_OFTEN_MS,
+                DialFrequency::Seldom => WAIT_MAX_SELDOM_MS,
+                DialFrequency::Rarely => WAIT_MAX_RARELY_MS,
             };
-            if self.join.get(address) != Some(&Joined::Never) {
+            if self.join.get(address) != Some(&JoinState::Never) {
                 let limit = limits.entry(address.clone()).or_insert(limit_ms);
                 *limit = limit_ms.min(*limit);
             }
@@ -251,8 +254,8 @@ mod tests {
 
     const CLOCK: Obstacle = Obstacle::Refused(RefusalKind::ClocksApart);
 
-    fn wanted(address: &str, patience: Patience) -> Wanted {
-        Wanted { node: NodeId(1), address: address.into(), patience }
+    fn wanted(address: &str, frequency: DialFrequency) -> Wanted {
+        Wanted { node: NodeId(1), address: address.into(), frequency }
     }
 
     /// Dials, fails, and returns the waits between the dials.
@@ -275,12 +278,12 @@ mod tests {
 
     #[test]
     fn waits_double_from_a_tenth_of_a_second_to_the_limit_of_the_target() {
-        for (patience, limit_ms) in [
-            (Patience::Soon, WAIT_SOON_MS),
-            (Patience::Seldom, WAIT_SELDOM_MS),
-            (Patience::Rarely, WAIT_RARELY_MS),
+        for (frequency, limit_ms) in [
+            (DialFrequency::Often, WAIT_MAX_OFTEN_MS),
+            (DialFrequency::Seldom, WAIT_MAX_SELDOM_MS),
+            (DialFrequency::Rarely, WAIT_MAX_RARELY_MS),
         ] {
-            let waits = waits(&mut Dialer::new([], 1), &[wanted("a:1", patience)], false);
+            let waits = waits(&mut Dialer::new([], 1), &[wanted("a:1", frequency)], false);
             for (index, wait_ms) in waits.iter().enumerate() {
                 let full_ms = (WAIT_MIN_MS << index).min(limit_ms);
                 assert!(*wait_ms >= full_ms / 2 && *wait_ms <= full_ms, "{waits:?}");
@@ -303,27 +306,27 @@ mod tests {
     #[test]
     fn each_cause_for_which_nobody_answers_at_an_address_to_join_is_worth_one_line() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
-        let member = wanted("b:1", Patience::Soon);
+        let member = wanted("b:1", DialFrequency::Often);
         assert_eq!(dialer.due(std::slice::from_ref(&member), true, 0), ["a:1", "b:1"]);
-        assert!(!dialer.failed("a:1", Cause::UnknownName, BEFORE_NEWS_MS - 1), "it may be starting as well");
-        let later_ms = BEFORE_NEWS_MS;
+        assert!(!dialer.failed("a:1", Cause::UnknownName, LOG_AFTER_MS - 1), "it may be starting as well");
+        let later_ms = LOG_AFTER_MS;
         assert!(dialer.failed("a:1", Cause::UnknownName, later_ms));
         assert!(
             !dialer.failed("a:1", Cause::UnknownName, later_ms)
                 && dialer.failed("a:1", Cause::Refused, later_ms)
         );
         assert!(!dialer.failed("b:1", Cause::Refused, later_ms), "a member that is away is no news");
-        dialer.explain("a:1", "it is away".into());
-        dialer.explain("b:1", "it is away".into());
+        dialer.record_reason("a:1", "it is away".into());
+        dialer.record_reason("b:1", "it is away".into());
         assert_eq!((dialer.reason("a:1"), dialer.reason("b:1")), (Some("it is away"), None));
     }
 
     #[test]
     fn a_node_that_is_to_join_only_itself_knows_once_it_has_dialed() {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
-        dialer.ourselves("a:1");
+        dialer.reached_self("a:1");
         assert!(!dialer.joins_only_itself());
-        dialer.ourselves("b:1");
+        dialer.reached_self("b:1");
         assert!(dialer.joins_only_itself() && !Dialer::new([], 1).joins_only_itself());
     }
 
@@ -332,9 +335,9 @@ mod tests {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
         dialer.succeeded("a:1", 0);
-        dialer.ourselves("b:1");
-        dialer.go_over();
-        assert_eq!(dialer.due(&[], false, WAIT_SOON_MS), ["a:1"]);
+        dialer.reached_self("b:1");
+        dialer.switch_cluster();
+        assert_eq!(dialer.due(&[], false, WAIT_MAX_OFTEN_MS), ["a:1"]);
     }
 
     #[test]
@@ -345,17 +348,17 @@ mod tests {
         assert_eq!(dialer.unanswered().collect::<Vec<_>>(), addresses);
         dialer.failed("failed:1", Cause::Refused, 0);
         dialer.succeeded("kept-out:1", 0);
-        dialer.kept_out("kept-out:1", 0);
+        dialer.refused_after_link("kept-out:1", 0);
         dialer.succeeded("linked:1", 0);
-        dialer.ourselves("myself:1");
-        dialer.kept_out("myself:1", 0);
+        dialer.reached_self("myself:1");
+        dialer.refused_after_link("myself:1", 0);
         dialer.refused("refused:1", Obstacle::SecretDiffers, 0);
         assert_eq!(dialer.unanswered().collect::<Vec<_>>(), ["failed:1", "kept-out:1", "refused:1"]);
         for address in ["failed:1", "kept-out:1", "refused:1"] {
-            dialer.succeeded(address, WAIT_RARELY_MS);
+            dialer.succeeded(address, WAIT_MAX_RARELY_MS);
         }
-        dialer.lasted("linked:1");
-        dialer.failed("linked:1", Cause::Refused, WAIT_RARELY_MS);
+        dialer.link_lasted("linked:1");
+        dialer.failed("linked:1", Cause::Refused, WAIT_MAX_RARELY_MS);
         assert_eq!(dialer.unanswered().count(), 0, "what answered once has answered");
     }
 
@@ -366,19 +369,19 @@ mod tests {
         assert_eq!(dialer.due(&[], true, ahead_ms), ["a:1"]);
         dialer.refused("a:1", CLOCK, ahead_ms);
         assert!(dialer.due(&[], true, 0).is_empty(), "not at once");
-        assert_eq!(dialer.due(&[], true, WAIT_RARELY_MS), ["a:1"]);
+        assert_eq!(dialer.due(&[], true, WAIT_MAX_RARELY_MS), ["a:1"]);
     }
 
     #[test]
     fn a_link_that_lasted_starts_the_waits_afresh() {
         let mut dialer = Dialer::new([], 1);
-        let target = [wanted("a:1", Patience::Soon)];
+        let target = [wanted("a:1", DialFrequency::Often)];
         waits(&mut dialer, &target, false);
         let now_ms = 10_000_000;
         assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
         dialer.succeeded("a:1", now_ms);
         assert!(dialer.due(&[], false, now_ms).is_empty());
-        dialer.lasted("a:1");
+        dialer.link_lasted("a:1");
         assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
         dialer.failed("a:1", Cause::Refused, now_ms);
         assert!(dialer.next_ms().expect("again") <= now_ms + WAIT_MIN_MS);
@@ -388,7 +391,7 @@ mod tests {
     #[test]
     fn links_that_end_as_soon_as_they_stand_are_dialed_ever_slower() {
         let mut dialer = Dialer::new([], 1);
-        let target = [wanted("a:1", Patience::Soon)];
+        let target = [wanted("a:1", DialFrequency::Often)];
         let mut now_ms = 10_000_000;
         let mut waits = Vec::new();
         for _ in 0..8 {
@@ -402,7 +405,7 @@ mod tests {
             now_ms = next_ms;
         }
         assert!(waits.is_sorted(), "{waits:?}");
-        assert_eq!((waits[0], waits[7]), (WAIT_MIN_MS, WAIT_SOON_MS));
+        assert_eq!((waits[0], waits[7]), (WAIT_MIN_MS, WAIT_MAX_OFTEN_MS));
     }
 
     #[test]
@@ -414,7 +417,7 @@ mod tests {
                 assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
                 if stood {
                     dialer.succeeded("a:1", now_ms);
-                    dialer.kept_out("a:1", now_ms);
+                    dialer.refused_after_link("a:1", now_ms);
                 } else {
                     dialer.refused("a:1", CLOCK, now_ms);
                 }
@@ -423,7 +426,7 @@ mod tests {
             }
             assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
             dialer.failed("a:1", Cause::Refused, now_ms);
-            assert_eq!(dialer.due(&[], true, now_ms + WAIT_SOON_MS), ["a:1"], "it was restarted");
+            assert_eq!(dialer.due(&[], true, now_ms + WAIT_MAX_OFTEN_MS), ["a:1"], "it was restarted");
             dialer.refused("a:1", CLOCK, now_ms);
             assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "as at first");
         }
@@ -437,12 +440,12 @@ mod tests {
         for obstacle in [Obstacle::SecretDiffers, Obstacle::SecretDiffers, CLOCK, Obstacle::SecretDiffers] {
             assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
             logged.push(dialer.refused("a:1", obstacle, now_ms));
-            now_ms += WAIT_RARELY_MS;
+            now_ms += WAIT_MAX_RARELY_MS;
         }
         assert_eq!(logged, [true, false, true, false]);
         assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
         dialer.failed("a:1", Cause::Refused, now_ms);
-        assert_eq!(dialer.due(&[], true, now_ms + WAIT_RARELY_MS), ["a:1"]);
+        assert_eq!(dialer.due(&[], true, now_ms + WAIT_MAX_RARELY_MS), ["a:1"]);
         assert!(dialer.refused("a:1", Obstacle::SecretDiffers, now_ms), "after something else it is news");
     }
 
@@ -453,9 +456,9 @@ mod tests {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
         dialer.succeeded("a:1", 0);
-        dialer.kept_out("a:1", 0);
-        dialer.kept_out("b:1", 0);
-        let wanted = [wanted("b:1", Patience::Soon)];
+        dialer.refused_after_link("a:1", 0);
+        dialer.refused_after_link("b:1", 0);
+        let wanted = [wanted("b:1", DialFrequency::Often)];
         assert!(dialer.due(&wanted, true, WAIT_REFUSED_MS / 2 - 1).is_empty());
         assert_eq!(dialer.due(&wanted, true, WAIT_REFUSED_MS), ["a:1", "b:1"]);
     }
@@ -464,7 +467,7 @@ mod tests {
     fn a_node_does_not_dial_itself_again() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
-        dialer.ourselves("a:1");
-        assert!(dialer.due(&[wanted("a:1", Patience::Soon)], true, 1_000_000).is_empty());
+        dialer.reached_self("a:1");
+        assert!(dialer.due(&[wanted("a:1", DialFrequency::Often)], true, 1_000_000).is_empty());
     }
 }

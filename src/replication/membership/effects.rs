@@ -24,9 +24,9 @@ impl Effects {
     }
 
     /// The next timer that has rung.
-    pub fn rung(&mut self) -> Option<Timer<Identity>> {
-        let rung = self.next_ms().is_some_and(|due_ms| due_ms <= self.now_ms);
-        if rung { self.timers.pop().map(|Reverse(first)| first.timer) } else { None }
+    pub fn pop_due(&mut self) -> Option<Timer<Identity>> {
+        let is_due = self.next_ms().is_some_and(|due_ms| due_ms <= self.now_ms);
+        if is_due { self.timers.pop().map(|Reverse(first)| first.timer) } else { None }
     }
 
     /// The packets to send, in order.

@@ -48,9 +48,9 @@ impl Inner {
         Ok(())
     }
 
-    pub(in crate::replication) fn left(&self, node: NodeId, forever: bool) {
+    pub(in crate::replication) fn left(&self, node: NodeId, permanent: bool) {
         let now_ms = self.store.now_ms();
-        let actions = self.state().members.left(node, forever, now_ms);
+        let actions = self.state().members.left(node, permanent, now_ms);
         self.perform(actions);
     }
 
@@ -64,14 +64,14 @@ impl Inner {
                 return;
             }
             if let Some(own) = forgotten.iter().find(|forgotten| forgotten.node == self.node()) {
-                self.begin_anew(&mut state, from, own.incarnation);
+                self.resync_forgotten(&mut state, from, own.incarnation);
             }
-            let mut standing = self.shared.standing();
-            if !standing.whole && !standing.intact {
+            let mut progress = self.shared.progress();
+            if !progress.complete && !progress.intact {
                 // It cannot speak for itself.
-                forgotten.iter().for_each(|told| standing.agreement.part(told.node, told.agreed_ms));
+                forgotten.iter().for_each(|told| progress.agreement.detach(told.node, told.agreed_ms));
             }
-            drop(standing);
+            drop(progress);
             let lives = forgotten.iter().map(|forgotten| (forgotten.node, forgotten.incarnation));
             state.members.forgotten(lives.collect(), now_ms)
         };
@@ -80,7 +80,7 @@ impl Inner {
 
     /// A peer takes this node in a later life only. Where it forgot this node without a majority, and this side has one, it is the peer that is
     /// to come back: this side forgets it in turn.
-    pub(in crate::replication) fn outlived(
+    pub(in crate::replication) fn superseded(
         &self,
         from: NodeId,
         at_least: u64,
@@ -92,12 +92,12 @@ impl Inner {
             let mut state = self.state();
             if forgotten && forced && state.members.has_majority_without(from) {
                 warn!(peer = %from, "a peer forgot this node without a majority: it is to come back to this side");
-                state.members.part(from, now_ms)
+                state.members.forget_in_turn(from, now_ms)
             } else {
                 if forgotten {
-                    state.members.give_way();
-                    state.birth.forced = false;
-                    self.begin_anew(&mut state, from, at_least.saturating_sub(1));
+                    state.members.drop_forgotten();
+                    state.cluster_record.forced = false;
+                    self.resync_forgotten(&mut state, from, at_least.saturating_sub(1));
                 }
                 state.members.rejoin(at_least, now_ms)
             }
@@ -106,11 +106,11 @@ impl Inner {
     }
 
     /// A life of this node was forgotten: it is to take what the cluster has before it counts again.
-    fn begin_anew(&self, state: &mut State, from: NodeId, incarnation: u64) {
-        if incarnation > state.birth.forgotten {
+    fn resync_forgotten(&self, state: &mut State, from: NodeId, incarnation: u64) {
+        if incarnation > state.cluster_record.forgotten {
             warn!(by = %from, "the cluster had forgotten this node: it takes what was written and deleted meanwhile");
-            state.birth.forgotten = incarnation;
-            self.shared.standing().begin_syncing(self.store.now_ms());
+            state.cluster_record.forgotten = incarnation;
+            self.shared.progress().begin_syncing(self.store.now_ms());
             self.store.disagree();
         }
     }
@@ -125,17 +125,17 @@ impl Inner {
             match action {
                 Action::Send(node, message) => {
                     if let Some(link) = state.registry.link(node) {
-                        link.order(Control::Send(message));
+                        link.send_control(Control::Send(message));
                     }
                 }
                 Action::TellForgotten(node, lives) => {
                     if let Some(link) = state.registry.link(node) {
-                        link.order(Control::Send(Message::Forgotten(self.forgotten(lives))));
+                        link.send_control(Control::Send(Message::Forgotten(self.forgotten(lives))));
                     }
                 }
                 Action::Close(node) => {
                     if let Some(link) = state.registry.link(node) {
-                        link.order(Control::Close("the cluster goes on without it".into()));
+                        link.send_control(Control::Close("the cluster goes on without it".into()));
                     }
                 }
                 Action::Changed(member) => {
@@ -154,23 +154,23 @@ impl Inner {
 
     /// Takes note of who is a member now.
     fn follow_members(&self, state: &State) {
-        let members = state.members.unforgotten();
+        let members = state.members.member_ids();
         self.has_peers.store(!members.is_empty(), Ordering::Release);
-        let mut standing = self.shared.standing();
-        standing.set_members(&members);
-        standing.agreement.retain(|node| state.members.other(node).is_some());
-        drop(standing);
-        self.nudged.notify_one();
+        let mut progress = self.shared.progress();
+        progress.set_members(&members);
+        progress.agreement.retain(|node| state.members.other(node).is_some());
+        drop(progress);
+        self.dial_wakeup.notify_one();
         self.progressed.notify_waiters();
     }
 
     /// Lives that were forgotten, as a message has them.
     fn forgotten(&self, lives: Vec<(NodeId, u64)>) -> Vec<Forgotten> {
-        let standing = self.shared.standing();
+        let progress = self.shared.progress();
         let forgotten = |(node, incarnation)| Forgotten {
             node,
             incarnation,
-            agreed_ms: standing.agreement.with_ms(node),
+            agreed_ms: progress.agreement.with_ms(node),
         };
         lives.into_iter().map(forgotten).collect()
     }

@@ -12,52 +12,52 @@ pub(in crate::replication::membership) const CHECK_MS: u64 = 250;
 pub(in crate::replication::membership) const HEARD_LATELY_MS: u64 = 1_500;
 
 /// Time between two calls to a member that talks and is held to be down.
-pub(in crate::replication::membership) const NUDGE_MS: u64 = 500;
+pub(in crate::replication::membership) const REANNOUNCE_MS: u64 = 500;
 
 impl Members {
     /// Looks after what no packet tells: links that fell silent, suspects whose time is up, members that talk and are held to be
     /// down, and those that have been away for too long.
     pub(in crate::replication::membership) fn check(&mut self) {
-        let own_ms = self.pace.own_ms();
+        let steady_ms = self.clock.steady_ms();
         // A new identity becomes active only when the protocol looks at its members.
         let looked = self.foca.apply_many(std::iter::empty(), true, &mut self.effects);
         self.count(looked);
         for node in self.records.keys().copied().collect::<Vec<_>>() {
             let Some(record) = self.records.get_mut(&node) else { continue };
-            if record.linked && own_ms.saturating_sub(record.heard_ms) >= self.options.silence_max_ms {
+            if record.linked && steady_ms.saturating_sub(record.heard_ms) >= self.options.silence_max_ms {
                 self.suspect(node);
-            } else if record.wants_nudge(own_ms) {
-                record.nudged_ms = own_ms;
+            } else if record.needs_announce(steady_ms) {
+                record.last_announce_ms = steady_ms;
                 let identity = record.identity();
                 self.announce(identity);
             }
-            self.give_up(node);
+            self.declare_down(node);
         }
-        self.forget_the_gone();
+        self.forget_long_gone();
     }
 
     /// Suspects a member that the protocol holds to be alive.
     pub(in crate::replication::membership) fn suspect(&mut self, node: NodeId) {
         let Some(record) = self.records.get(&node) else { return };
-        if let Some((doubt, State::Alive)) = record.held {
+        if let Some((refutations, State::Alive)) = record.protocol_state {
             let identity = record.identity();
-            self.learn(&identity, doubt, State::Suspect);
+            self.learn(&identity, refutations, State::Suspect);
         }
     }
 
     /// Declares a suspect down whose time to refute is up, unless it is heard.
-    fn give_up(&mut self, node: NodeId) {
-        let (own_ms, now_ms) = (self.pace.own_ms(), self.pace.shown_ms());
+    fn declare_down(&mut self, node: NodeId) {
+        let (steady_ms, now_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
         let Some(record) = self.records.get_mut(&node) else { return };
         let Some(suspected_ms) = record.suspected_ms else { return };
-        if own_ms.saturating_sub(suspected_ms) < self.options.suspicion_ms || record.is_heard(own_ms) {
+        if steady_ms.saturating_sub(suspected_ms) < self.options.suspicion_ms || record.is_heard(steady_ms) {
             return;
         }
         record.suspected_ms = None;
-        match record.held {
-            Some((doubt, _)) => {
+        match record.protocol_state {
+            Some((refutations, _)) => {
                 let identity = record.identity();
-                self.learn(&identity, doubt, State::Down);
+                self.learn(&identity, refutations, State::Down);
             }
             // Remembered, and not seen since the start: others may know better, so they are not told.
             None => {

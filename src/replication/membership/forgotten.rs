@@ -19,15 +19,15 @@ const FORGET_GRACE_MS: u64 = 3_600 * 1_000;
 
 /// A member that is down for so long, while another node is at its address, is gone: it lost its directory, and began anew as the other.
 /// Longer than containers take that were created again and changed addresses.
-const REPLACED_MS: u64 = 60 * 1_000;
+const REPLACED_AFTER_MS: u64 = 60 * 1_000;
 
 /// Why a node gets no link. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The node dialed itself: the address is its own.
-    Ourselves,
+    OwnAddress,
     /// Another node has this node's id.
-    SameIdAsOurs(NodeId),
+    SameId(NodeId),
     /// Two nodes that live have one id.
     Duplicate {
         /// The id.
@@ -37,7 +37,7 @@ pub enum Refusal {
     },
     /// The node is taken only as a later incarnation: this one was forgotten, said goodbye, or is over. It is to `rejoin` as that,
     /// and dial again.
-    Outlived {
+    Superseded {
         /// The node.
         node: NodeId,
         /// The lowest incarnation that is taken.
@@ -51,17 +51,17 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let remedy = "two nodes were started on copies of one directory: stop one of them, and start it with an empty directory";
         match self {
-            Self::Ourselves => f.write_str("the address is this node's own: leave it out of those to join"),
-            Self::SameIdAsOurs(node) => write!(f, "both nodes have the id {node}; {remedy}"),
+            Self::OwnAddress => f.write_str("the address is this node's own: leave it out of those to join"),
+            Self::SameId(node) => write!(f, "both nodes have the id {node}; {remedy}"),
             Self::Duplicate { node, address } => {
                 write!(f, "the id {node} is taken by the node at {address:?}; {remedy}")
             }
-            Self::Outlived { node, at_least, forgotten: true } => write!(
+            Self::Superseded { node, at_least, forgotten: true } => write!(
                 f,
                 "node {node} was forgotten by this cluster and returns as incarnation {at_least} or later, and takes what was written \
                  and deleted meanwhile; it does so by itself"
             ),
-            Self::Outlived { node, at_least, forgotten: false } => {
+            Self::Superseded { node, at_least, forgotten: false } => {
                 write!(
                     f,
                     "node {node} is known here as a later incarnation, and returns as {at_least} or later by itself"
@@ -79,14 +79,14 @@ impl Members {
     pub fn may_link(&self, remote: &Identity) -> std::result::Result<(), Refusal> {
         let node = remote.node;
         if node == self.local().node {
-            let ourselves = remote == self.local();
-            return Err(if ourselves { Refusal::Ourselves } else { Refusal::SameIdAsOurs(node) });
+            let is_itself = remote == self.local();
+            return Err(if is_itself { Refusal::OwnAddress } else { Refusal::SameId(node) });
         }
         let Some(record) = self.records.get(&node) else { return Ok(()) };
         let known = &record.member;
         // A node that restarts elsewhere has left a silent link behind, if any.
         let elsewhere = known.address != remote.address && known.incarnation != remote.incarnation;
-        if elsewhere && !known.address.is_empty() && record.is_heard(self.pace.own_ms()) {
+        if elsewhere && !known.address.is_empty() && record.is_heard(self.clock.steady_ms()) {
             return Err(Refusal::Duplicate { node, address: known.address.clone() });
         }
         let (over, forgotten) = match known.state {
@@ -96,7 +96,7 @@ impl Members {
         };
         let at_least = known.incarnation.saturating_add(u64::from(over));
         if remote.incarnation < at_least {
-            return Err(Refusal::Outlived { node, at_least, forgotten });
+            return Err(Refusal::Superseded { node, at_least, forgotten });
         }
         Ok(())
     }
@@ -135,21 +135,21 @@ impl Members {
                  but keys that were deleted on this side meanwhile may be back"
             )));
         }
-        self.spread(vec![(node, incarnation)]);
+        self.spread_forgotten(vec![(node, incarnation)]);
         Ok(self.finish())
     }
 
     /// Goes on without a member that went on without this node.
-    pub fn part(&mut self, node: NodeId, now_ms: u64) -> Vec<Action> {
+    pub fn forget_in_turn(&mut self, node: NodeId, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if let Some(incarnation) = self.other(node).map(|member| member.incarnation) {
-            self.spread(vec![(node, incarnation)]);
+            self.spread_forgotten(vec![(node, incarnation)]);
         }
         self.finish()
     }
 
     /// Forgets whom it had forgotten: this node returns to those who go on, and they say whom they have forgotten.
-    pub fn give_way(&mut self) {
+    pub fn drop_forgotten(&mut self) {
         let forgotten: Vec<_> = self.forgotten_list().into_iter().map(|(node, _)| node).collect();
         forgotten.into_iter().for_each(|node| self.drop_record(node));
     }
@@ -165,9 +165,9 @@ impl Members {
             list.iter().find(|(node, last)| *node == local.node && *last >= local.incarnation)
         {
             let incarnation = incarnation.saturating_add(1);
-            self.become_other(Identity { incarnation, ..local.clone() });
+            self.change_identity(Identity { incarnation, ..local.clone() });
         }
-        self.spread(list.into_iter().filter(|(node, _)| *node != local.node).collect());
+        self.spread_forgotten(list.into_iter().filter(|(node, _)| *node != local.node).collect());
         self.finish()
     }
 
@@ -178,40 +178,42 @@ impl Members {
     }
 
     /// Forgets those of the list that are not forgotten yet, and tells everybody; them too, if they still have a link.
-    pub(in crate::replication::membership) fn spread(&mut self, list: Vec<(NodeId, u64)>) {
-        let news: Vec<_> = list.into_iter().filter(|(node, last)| self.is_news(*node, *last)).collect();
-        if news.is_empty() {
+    pub(in crate::replication::membership) fn spread_forgotten(&mut self, list: Vec<(NodeId, u64)>) {
+        let fresh: Vec<_> =
+            list.into_iter().filter(|(node, last)| self.is_newly_forgotten(*node, *last)).collect();
+        if fresh.is_empty() {
             return;
         }
         let linked: Vec<_> = self.linked_nodes().collect();
-        self.actions.extend(linked.into_iter().map(|node| Action::TellForgotten(node, news.clone())));
-        for (node, incarnation) in news {
+        self.actions.extend(linked.into_iter().map(|node| Action::TellForgotten(node, fresh.clone())));
+        for (node, incarnation) in fresh {
             let address = self.other(node).map(|member| member.address.clone()).unwrap_or_default();
             self.learn(&Identity { node, incarnation, address }, 0, State::Down);
-            self.mark(node, incarnation);
+            self.mark_forgotten(node, incarnation);
         }
-        self.drop_the_first_forgotten();
+        self.drop_oldest_forgotten();
     }
 
     /// Forgets those that have been gone for too long, or were replaced, where a majority is here to go on without them.
-    pub(in crate::replication::membership) fn forget_the_gone(&mut self) {
+    pub(in crate::replication::membership) fn forget_long_gone(&mut self) {
         if !self.has_majority() {
             return;
         }
-        let is_started = self.pace.own_ms() >= self.options.forget_after_ms.min(FORGET_GRACE_MS);
+        let is_started = self.clock.steady_ms() >= self.options.forget_after_ms.min(FORGET_GRACE_MS);
         let taken = self.taken_addresses();
         let is_gone = |member: &&Member| {
             let Some(gone_ms) = self.gone_ms(member) else { return false };
             let at_its_address = taken.get(member.address.as_str());
             let is_replaced = at_its_address.is_some_and(|node| *node != member.node);
-            is_started && gone_ms >= self.options.forget_after_ms || is_replaced && gone_ms >= REPLACED_MS
+            is_started && gone_ms >= self.options.forget_after_ms
+                || is_replaced && gone_ms >= REPLACED_AFTER_MS
         };
         let gone = self.others().filter(is_gone).map(|member| (member.node, member.incarnation)).collect();
-        self.spread(gone);
+        self.spread_forgotten(gone);
     }
 
     /// Members that would be forgotten by now if there were a majority.
-    pub fn kept(&self) -> usize {
+    pub fn kept_without_majority(&self) -> usize {
         if self.has_majority() {
             return 0;
         }
@@ -225,20 +227,20 @@ impl Members {
     fn gone_ms(&self, member: &Member) -> Option<u64> {
         match member.state {
             MemberState::Down { since_ms } | MemberState::Left { since_ms } => {
-                Some(self.pace.shown_ms().saturating_sub(since_ms))
+                Some(self.clock.wall_ms().saturating_sub(since_ms))
             }
             MemberState::Alive | MemberState::Suspect { .. } | MemberState::Forgotten { .. } => None,
         }
     }
 
-    fn is_news(&self, node: NodeId, incarnation: u64) -> bool {
+    fn is_newly_forgotten(&self, node: NodeId, incarnation: u64) -> bool {
         self.other(node).is_none_or(|known| {
             known.incarnation < incarnation || known.incarnation == incarnation && !known.state.is_forgotten()
         })
     }
 
-    fn mark(&mut self, node: NodeId, incarnation: u64) {
-        let since_ms = self.pace.shown_ms();
+    fn mark_forgotten(&mut self, node: NodeId, incarnation: u64) {
+        let since_ms = self.clock.wall_ms();
         let Some(record) = self.records.get_mut(&node) else { return };
         record.member.incarnation = incarnation;
         record.member.state = MemberState::Forgotten { since_ms };
@@ -249,7 +251,7 @@ impl Members {
         self.changed(node);
     }
 
-    fn drop_the_first_forgotten(&mut self) {
+    fn drop_oldest_forgotten(&mut self) {
         let age = |record: &super::Record| match record.member.state {
             MemberState::Forgotten { since_ms } => Some((since_ms, record.member.node)),
             MemberState::Alive
@@ -268,7 +270,7 @@ impl Members {
             let removed =
                 self.foca.handle_timer(foca::Timer::RemoveDown(record.identity()), &mut self.effects);
             self.count(removed);
-            self.unnoted = true;
+            self.unsaved = true;
         }
     }
 }

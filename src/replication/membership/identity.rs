@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{core::clock::NodeId, replication::link::error::legible};
+use crate::{core::clock::NodeId, replication::link::error::sanitize};
 
 /// One life of a node.
 ///
@@ -18,13 +18,13 @@ pub struct Identity {
     /// Which of its lives: the higher wins.
     pub incarnation: u64,
     /// Where it is reached, as text: whoever dials resolves it, each time anew. Empty while the node does not know.
-    #[serde(deserialize_with = "legible_text")]
+    #[serde(deserialize_with = "sanitized_text")]
     pub address: String,
 }
 
 /// Text that another node sent, fit for the log and the terminals that it is shown on.
-fn legible_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    String::deserialize(deserializer).map(|text| legible(&text))
+fn sanitized_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| sanitize(&text))
 }
 
 impl PartialEq for Identity {

@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// How long a node that stops waits for its peers to take what they have not yet.
-const GOODBYE: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one that leaves for good does.
-const HANDOVER: Duration = Duration::from_secs(60);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Replication {
     /// Hands over what only this node has, and tells all others to go on without it. How many are there to do so.
@@ -26,16 +26,16 @@ impl Replication {
     /// `NotReady` where there are members and none of those that stay took everything in time; nothing has changed then.
     pub async fn leave(&self) -> Result<usize> {
         if self.0.has_peers.load(Ordering::Acquire) {
-            self.0.shared.standing().leaving = true;
+            self.0.shared.progress().leaving = true;
             self.sync_now();
             let handed_over = self.0.hand_over(self.last_written(), self.0.store.now_ms()).await;
             if let Err(error) = handed_over {
-                self.0.shared.standing().leaving = false;
+                self.0.shared.progress().leaving = false;
                 return Err(error);
             }
         }
         let staying = self.0.staying();
-        self.0.say_goodbye(true).await;
+        self.0.announce_leave(true).await;
         Ok(staying)
     }
 
@@ -47,12 +47,12 @@ impl Replication {
             return;
         }
         self.0.stopping.store(true, Ordering::Release);
-        self.0.serve_linked(self.last_written(), GOODBYE).await;
-        self.0.say_goodbye(false).await;
+        self.0.drain_links(self.last_written(), DRAIN_TIMEOUT).await;
+        self.0.announce_leave(false).await;
         if let Some(background) = self.0.background.lock().unwrap_or_else(PoisonError::into_inner).take() {
             background.abort();
         }
-        if let Err(error) = self.0.keep_notes().await {
+        if let Err(error) = self.0.save_state().await {
             warn!(%error, "the members were not noted");
         }
         *stopped = true;
@@ -61,21 +61,21 @@ impl Replication {
 
 impl Inner {
     /// Returns when all that are linked have what this node wrote, up to an entry of the journal, or the time is over.
-    async fn serve_linked(&self, entry: u64, patience: Duration) {
+    async fn drain_links(&self, entry: u64, wait_max: Duration) {
         let written_ms = self.stamps.last_write_ms();
         let waiting = async {
             let mut looks = tokio::time::interval(Duration::from_millis(10));
             loop {
                 looks.tick().await;
                 let state = self.state();
-                let standing = self.shared.standing();
-                if state.registry.links().all(|link| standing.is_served(link.node, entry, written_ms)) {
+                let progress = self.shared.progress();
+                if state.registry.links().all(|link| progress.is_served(link.node, entry, written_ms)) {
                     return;
                 }
             }
         };
         // Who did not take it in time gets it after the restart.
-        let _ = timeout(patience, waiting).await;
+        let _ = timeout(wait_max, waiting).await;
     }
 
     /// Returns when some member that stays holds everything this node has: what it wrote up to `entry`, and what it held at `at_ms`,
@@ -93,19 +93,19 @@ impl Inner {
             loop {
                 looks.tick().await;
                 let state = self.state();
-                let standing = self.shared.standing();
+                let progress = self.shared.progress();
                 let has_all = |link: &Arc<registry::LinkState>| {
-                    let acked = standing.acked.get(&link.node).copied().unwrap_or_default();
+                    let acked = progress.acked.get(&link.node).copied().unwrap_or_default();
                     acked.upto >= entry
                         && !link.figures().is_leaving
-                        && standing.floor.equal_ms(link.node).is_some_and(|equal| equal >= at_ms)
+                        && progress.floor.equal_ms(link.node).is_some_and(|equal| equal >= at_ms)
                 };
                 if state.registry.links().any(has_all) {
                     return Ok(());
                 }
                 let leaves =
                     |node: &NodeId| state.registry.link(*node).is_some_and(|link| link.figures().is_leaving);
-                if state.members.unforgotten().iter().all(leaves) {
+                if state.members.member_ids().iter().all(leaves) {
                     return Err(Error::NotReady(
                         "every other member is leaving too, and somebody has to keep what there is: this node stays. Let one leave after \
                          the other"
@@ -114,9 +114,9 @@ impl Inner {
                 }
             }
         };
-        timeout(HANDOVER, waiting).await.unwrap_or_else(|_| {
+        timeout(HANDOVER_TIMEOUT, waiting).await.unwrap_or_else(|_| {
             Err(Error::NotReady(format!(
-                "no other member that stays has everything that this node has, after {HANDOVER:?}: it stays. See DynaRust members, and \
+                "no other member that stays has everything that this node has, after {HANDOVER_TIMEOUT:?}: it stays. See DynaRust members, and \
                  try again"
             )))
         })
@@ -129,9 +129,9 @@ impl Inner {
         state.members.others().filter(|member| member.state.is_here() && !leaves(member.node)).count()
     }
 
-    async fn say_goodbye(&self, forever: bool) {
+    async fn announce_leave(&self, permanent: bool) {
         let now_ms = self.store.now_ms();
-        let actions = self.state().members.leave(forever, now_ms);
+        let actions = self.state().members.leave(permanent, now_ms);
         self.perform(actions);
         let ended = async {
             let mut looks = tokio::time::interval(Duration::from_millis(10));

@@ -6,9 +6,9 @@ use crate::core::{clock::NodeId, protocol::progress::is_majority};
 impl Members {
     /// How many members are here, this node included, and how many there are that were not forgotten.
     pub fn present(&self) -> (usize, usize) {
-        let unforgotten = || self.others().filter(|member| !member.state.is_forgotten());
-        let here = unforgotten().filter(|member| member.state.is_here()).count();
-        (1 + here, 1 + unforgotten().count())
+        let member_ids = || self.others().filter(|member| !member.state.is_forgotten());
+        let here = member_ids().filter(|member| member.state.is_here()).count();
+        (1 + here, 1 + member_ids().count())
     }
 
     /// Whether the members that are here, this node included, are more than half of all that were not forgotten.

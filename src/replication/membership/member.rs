@@ -9,7 +9,7 @@ use foca::{PeriodicParams, State};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    failures::{HEARD_LATELY_MS, NUDGE_MS},
+    failures::{HEARD_LATELY_MS, REANNOUNCE_MS},
     identity::Identity,
 };
 use crate::core::clock::NodeId;
@@ -30,10 +30,10 @@ const LIST_MS: u64 = 10_000;
 const PACKET_BYTES_MAX: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not 0");
 
 /// One that was forgotten is dialed for so long: 30 days.
-const MISSED_MS: u64 = 30 * 24 * 3_600 * 1_000;
+const DIAL_FORGOTTEN_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
 /// A member down for longer than this is dialed less often.
-const SOON_MS: u64 = 10 * 60 * 1_000;
+const DIAL_OFTEN_MS: u64 = 10 * 60 * 1_000;
 
 /// How failures are noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,13 +141,13 @@ impl MemberState {
     }
 
     /// Moves its instant along with a clock that leaps.
-    pub(in crate::replication::membership) fn leap(&mut self, leap_ms: i64) {
+    pub(in crate::replication::membership) fn jump(&mut self, jump_ms: i64) {
         match self {
             Self::Alive => {}
             Self::Suspect { since_ms }
             | Self::Down { since_ms }
             | Self::Left { since_ms }
-            | Self::Forgotten { since_ms } => *since_ms = since_ms.saturating_add_signed(leap_ms),
+            | Self::Forgotten { since_ms } => *since_ms = since_ms.saturating_add_signed(jump_ms),
         }
     }
 }
@@ -160,14 +160,14 @@ pub struct Wanted {
     /// Where it is reached.
     pub address: String,
     /// How often it is worth a try.
-    pub patience: Patience,
+    pub frequency: DialFrequency,
 }
 
 /// How often somebody is worth dialing who does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Patience {
+pub enum DialFrequency {
     /// It should be there: a cluster heals within seconds of a cut.
-    Soon,
+    Often,
     /// It has been down for long.
     Seldom,
     /// It said goodbye, and calls when it returns.
@@ -189,25 +189,25 @@ pub(in crate::replication::membership) struct Record {
     /// When something came over its link, on the members' clock.
     pub(in crate::replication::membership) heard_ms: u64,
     /// When it was called last, on the members' clock.
-    pub(in crate::replication::membership) nudged_ms: u64,
+    pub(in crate::replication::membership) last_announce_ms: u64,
     /// Since when it is suspected, on the members' clock.
     pub(in crate::replication::membership) suspected_ms: Option<u64>,
     /// What the protocol holds of this incarnation: the count of its refutations, and its state.
-    pub(in crate::replication::membership) held: Option<(u16, State)>,
+    pub(in crate::replication::membership) protocol_state: Option<(u16, State)>,
     /// What of it is in the note.
-    pub(in crate::replication::membership) noted: Option<Member>,
+    pub(in crate::replication::membership) saved: Option<Member>,
 }
 
 impl Record {
-    pub(in crate::replication::membership) fn new(member: Member, own_ms: u64) -> Self {
+    pub(in crate::replication::membership) fn new(member: Member, steady_ms: u64) -> Self {
         Self {
             member,
             linked: false,
-            heard_ms: own_ms,
-            nudged_ms: own_ms,
+            heard_ms: steady_ms,
+            last_announce_ms: steady_ms,
             suspected_ms: None,
-            held: None,
-            noted: None,
+            protocol_state: None,
+            saved: None,
         }
     }
 
@@ -216,13 +216,13 @@ impl Record {
         Identity { node, incarnation, address: address.clone() }
     }
 
-    pub(in crate::replication::membership) fn is_heard(&self, own_ms: u64) -> bool {
-        self.linked && own_ms.saturating_sub(self.heard_ms) < HEARD_LATELY_MS
+    pub(in crate::replication::membership) fn is_heard(&self, steady_ms: u64) -> bool {
+        self.linked && steady_ms.saturating_sub(self.heard_ms) < HEARD_LATELY_MS
     }
 
     /// Whether it talks, and the protocol holds it to be down: called, it learns so, and returns as its next incarnation.
-    pub(in crate::replication::membership) fn wants_nudge(&self, own_ms: u64) -> bool {
-        let held_down = match self.held {
+    pub(in crate::replication::membership) fn needs_announce(&self, steady_ms: u64) -> bool {
+        let held_down = match self.protocol_state {
             Some((_, State::Alive | State::Suspect)) => false,
             Some((_, State::Down)) | None => true,
         };
@@ -230,44 +230,49 @@ impl Record {
             MemberState::Left { .. } | MemberState::Forgotten { .. } => true,
             MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => false,
         };
-        held_down && !gone && self.is_heard(own_ms) && own_ms.saturating_sub(self.nudged_ms) >= NUDGE_MS
+        held_down
+            && !gone
+            && self.is_heard(steady_ms)
+            && steady_ms.saturating_sub(self.last_announce_ms) >= REANNOUNCE_MS
     }
 
     pub(in crate::replication::membership) fn wanted(&self, now_ms: u64) -> Option<Wanted> {
         let Member { node, ref address, state, .. } = self.member;
-        let patience = match state {
-            MemberState::Alive | MemberState::Suspect { .. } => Patience::Soon,
-            MemberState::Down { since_ms } if now_ms.saturating_sub(since_ms) < SOON_MS => Patience::Soon,
-            MemberState::Down { .. } => Patience::Seldom,
-            MemberState::Left { .. } => Patience::Rarely,
+        let frequency = match state {
+            MemberState::Alive | MemberState::Suspect { .. } => DialFrequency::Often,
+            MemberState::Down { since_ms } if now_ms.saturating_sub(since_ms) < DIAL_OFTEN_MS => {
+                DialFrequency::Often
+            }
+            MemberState::Down { .. } => DialFrequency::Seldom,
+            MemberState::Left { .. } => DialFrequency::Rarely,
             // It may have forgotten us as well, and then nobody calls.
-            MemberState::Forgotten { since_ms } if now_ms.saturating_sub(since_ms) < MISSED_MS => {
-                Patience::Rarely
+            MemberState::Forgotten { since_ms } if now_ms.saturating_sub(since_ms) < DIAL_FORGOTTEN_MS => {
+                DialFrequency::Rarely
             }
             MemberState::Forgotten { .. } => return None,
         };
         let wanted = !self.linked && !address.is_empty();
-        wanted.then(|| Wanted { node, address: address.clone(), patience })
+        wanted.then(|| Wanted { node, address: address.clone(), frequency })
     }
 
     /// Takes over what the protocol holds; says whether that changed the member.
     pub(in crate::replication::membership) fn adopt(
         &mut self,
-        held: &foca::Member<Identity>,
-        own_ms: u64,
+        protocol_state: &foca::Member<Identity>,
+        steady_ms: u64,
         now_ms: u64,
     ) -> bool {
-        let identity = held.id();
+        let identity = protocol_state.id();
         if identity.incarnation < self.member.incarnation {
             return false;
         }
         let newer = identity.incarnation > self.member.incarnation;
-        let seen = (held.incarnation(), held.state());
-        if newer || self.held != Some(seen) {
-            self.held = Some(seen);
-            self.suspected_ms = (held.state() == State::Suspect).then_some(own_ms);
+        let seen = (protocol_state.incarnation(), protocol_state.state());
+        if newer || self.protocol_state != Some(seen) {
+            self.protocol_state = Some(seen);
+            self.suspected_ms = (protocol_state.state() == State::Suspect).then_some(steady_ms);
         }
-        let state = self.judge(held.state(), newer, own_ms, now_ms);
+        let state = self.next_state(protocol_state.state(), newer, steady_ms, now_ms);
         let changed = newer || state != self.member.state;
         self.member.state = state;
         if newer {
@@ -277,16 +282,16 @@ impl Record {
         changed
     }
 
-    fn judge(&self, held: State, newer: bool, own_ms: u64, now_ms: u64) -> MemberState {
+    fn next_state(&self, protocol_state: State, newer: bool, steady_ms: u64, now_ms: u64) -> MemberState {
         let current = self.member.state;
-        let settled = match current {
+        let is_final = match current {
             MemberState::Left { .. } | MemberState::Forgotten { .. } => true,
             MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => false,
         };
-        if settled && !newer {
+        if is_final && !newer {
             return current;
         }
-        match (held, current) {
+        match (protocol_state, current) {
             // A life that ended after a goodbye, or that was already held to be over.
             (State::Down, MemberState::Left { .. } | MemberState::Down { .. }) => current,
             (
@@ -294,7 +299,7 @@ impl Record {
                 MemberState::Alive | MemberState::Suspect { .. } | MemberState::Forgotten { .. },
             ) => MemberState::Down { since_ms: now_ms },
             (State::Alive, _) => MemberState::Alive,
-            (State::Suspect, _) if self.is_heard(own_ms) => MemberState::Alive,
+            (State::Suspect, _) if self.is_heard(steady_ms) => MemberState::Alive,
             (State::Suspect, MemberState::Suspect { since_ms }) => MemberState::Suspect { since_ms },
             (
                 State::Suspect,

@@ -23,9 +23,9 @@ pub mod identity;
 pub(super) mod leave;
 mod majority;
 mod member;
-mod note;
-mod pace;
 mod renewal;
+mod saved;
+mod steady_clock;
 
 use std::collections::BTreeMap;
 
@@ -34,11 +34,12 @@ use foca::State;
 pub use self::{
     dialer::Dialer,
     forgotten::Refusal,
-    member::{Member, MemberState, Options, Patience, Wanted},
-    note::Remembered,
+    member::{DialFrequency, Member, MemberState, Options, Wanted},
+    saved::SavedMembers,
 };
 use self::{
-    effects::Effects, failures::CHECK_MS, identity::Identity, member::Record, pace::Pace, renewal::Protocol,
+    effects::Effects, failures::CHECK_MS, identity::Identity, member::Record, renewal::Protocol,
+    steady_clock::SteadyClock,
 };
 use crate::{
     core::{clock::NodeId, protocol::message::Message},
@@ -64,16 +65,16 @@ pub enum Action {
 pub struct Members {
     foca: Protocol,
     effects: Effects,
-    pace: Pace,
+    clock: SteadyClock,
     options: Options,
     seed: u64,
     /// The address that is the node's own because others reached it there, and not because it was told.
     learned_address: Option<String>,
     records: BTreeMap<NodeId, Record>,
     actions: Vec<Action>,
-    told: Identity,
+    announced: Identity,
     check_due_ms: u64,
-    unnoted: bool,
+    unsaved: bool,
     leaving: bool,
     faults: u64,
 }
@@ -81,36 +82,36 @@ pub struct Members {
 impl Members {
     /// Members as `local` knows them at its start. Its incarnation is raised above the last one, and to `now_ms` (Unix
     /// milliseconds); its address may be empty. Those who were alive when it stopped are held to be, for a while.
-    pub fn new(local: Identity, remembered: Remembered, seed: u64, options: Options, now_ms: u64) -> Self {
+    pub fn new(local: Identity, remembered: SavedMembers, seed: u64, options: Options, now_ms: u64) -> Self {
         let incarnation = local.incarnation.max(now_ms).max(remembered.incarnation.saturating_add(1));
         let local = Identity { incarnation, ..local };
         let learned_address = remembered.address.filter(|address| *address == local.address);
         let mut members = Self {
             foca: renewal::protocol(&local, options, seed),
             effects: Effects::default(),
-            pace: Pace::new(now_ms),
+            clock: SteadyClock::new(now_ms),
             options,
             seed,
             learned_address,
             records: BTreeMap::new(),
             actions: Vec::new(),
-            told: local,
+            announced: local,
             check_due_ms: CHECK_MS,
-            unnoted: true,
+            unsaved: true,
             leaving: false,
             faults: 0,
         };
         for member in remembered.members {
-            if member.node != members.told.node {
-                members.remember(member, now_ms);
+            if member.node != members.announced.node {
+                members.restore_member(member, now_ms);
             }
         }
         members
     }
 
     /// The note was not made durable: it is to be taken again.
-    pub fn note_again(&mut self) {
-        self.unnoted = true;
+    pub fn mark_unsaved(&mut self) {
+        self.unsaved = true;
     }
 
     /// Who this node is at present.
@@ -144,9 +145,9 @@ impl Members {
     }
 
     /// All others that were not forgotten: those that the floor waits for.
-    pub fn unforgotten(&self) -> Vec<NodeId> {
-        let unforgotten = self.others().filter(|member| !member.state.is_forgotten());
-        unforgotten.map(|member| member.node).collect()
+    pub fn member_ids(&self) -> Vec<NodeId> {
+        let member_ids = self.others().filter(|member| !member.state.is_forgotten());
+        member_ids.map(|member| member.node).collect()
     }
 
     /// Those to be dialed: of known address, without a link, and not where another node is by now.
@@ -183,11 +184,11 @@ impl Members {
             return vec![Action::Close(remote.node)];
         }
         self.learn(&remote, 0, State::Alive);
-        let own_ms = self.pace.own_ms();
+        let steady_ms = self.clock.steady_ms();
         if let Some(record) = self.records.get_mut(&remote.node) {
             record.linked = true;
-            record.heard_ms = own_ms;
-            record.nudged_ms = own_ms;
+            record.heard_ms = steady_ms;
+            record.last_announce_ms = steady_ms;
             // Of two addresses of one life the later is as good as the earlier, and this one has just been told.
             if record.member.incarnation == remote.incarnation && record.member.address != remote.address {
                 record.member.address.clone_from(&remote.address);
@@ -214,9 +215,9 @@ impl Members {
 
     /// Something arrived over the link with `node`, whatever it was.
     pub fn heard(&mut self, node: NodeId, now_ms: u64) {
-        let own_ms = self.advance(now_ms);
+        let steady_ms = self.advance(now_ms);
         if let Some(record) = self.records.get_mut(&node) {
-            record.heard_ms = own_ms;
+            record.heard_ms = steady_ms;
         }
     }
 
@@ -240,7 +241,7 @@ impl Members {
     }
 
     /// `node` said goodbye over its link, perhaps for ever.
-    pub fn left(&mut self, node: NodeId, forever: bool, now_ms: u64) -> Vec<Action> {
+    pub fn left(&mut self, node: NodeId, permanent: bool, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if let Some(record) = self.records.get_mut(&node) {
             let identity = record.identity();
@@ -249,18 +250,18 @@ impl Members {
                 self.changed(node);
             }
             self.learn(&identity, 0, State::Down);
-            if forever {
-                self.spread(vec![(node, identity.incarnation)]);
+            if permanent {
+                self.spread_forgotten(vec![(node, identity.incarnation)]);
             }
         }
         self.finish()
     }
 
     /// Says goodbye, perhaps for ever. From then on nothing is sent or dialed any more.
-    pub fn leave(&mut self, forever: bool, now_ms: u64) -> Vec<Action> {
+    pub fn leave(&mut self, permanent: bool, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if !self.leaving {
-            self.tell_all(&Message::Leaving { forever });
+            self.broadcast(&Message::Leaving { permanent });
             let left = self.foca.leave_cluster(&mut self.effects);
             self.count(left);
             self.dispatch();
@@ -272,7 +273,7 @@ impl Members {
     /// When `tick` has something to do. A timer that rings a little later does no harm.
     pub fn next_timer_ms(&self) -> u64 {
         let due_ms = self.effects.next_ms().map_or(self.check_due_ms, |timer| timer.min(self.check_due_ms));
-        self.pace.shown_at(due_ms)
+        self.clock.wall_at(due_ms)
     }
 
     /// Time has passed.
@@ -281,12 +282,12 @@ impl Members {
         if self.leaving {
             return Vec::new();
         }
-        while let Some(timer) = self.effects.rung() {
+        while let Some(timer) = self.effects.pop_due() {
             let handled = self.foca.handle_timer(timer, &mut self.effects);
             self.count(handled);
         }
-        if self.check_due_ms <= self.pace.own_ms() {
-            self.check_due_ms = self.pace.own_ms() + CHECK_MS;
+        if self.check_due_ms <= self.clock.steady_ms() {
+            self.check_due_ms = self.clock.steady_ms() + CHECK_MS;
             self.check();
         }
         self.finish()
@@ -299,21 +300,21 @@ impl Members {
     /// Moves the clock. Where the wall clock leaps, instants leap with it: nobody is gone for longer because a clock was set, or
     /// because this node stood still.
     fn advance(&mut self, now_ms: u64) -> u64 {
-        let leap_ms = self.pace.leap_ms(now_ms);
-        if leap_ms != 0 {
-            self.records.values_mut().for_each(|record| record.member.state.leap(leap_ms));
-            self.unnoted = true;
+        let jump_ms = self.clock.jump_ms(now_ms);
+        if jump_ms != 0 {
+            self.records.values_mut().for_each(|record| record.member.state.jump(jump_ms));
+            self.unsaved = true;
         }
-        self.pace.advance(now_ms)
+        self.clock.advance(now_ms)
     }
 
     /// Takes over what the protocol came to know, and what it wants sent.
     fn finish(&mut self) -> Vec<Action> {
         self.adopt();
-        if self.told.incarnation != self.local().incarnation {
-            self.told = self.local().clone();
-            self.unnoted = true;
-            self.actions.push(Action::Renewed(self.told.clone()));
+        if self.announced.incarnation != self.local().incarnation {
+            self.announced = self.local().clone();
+            self.unsaved = true;
+            self.actions.push(Action::Renewed(self.announced.clone()));
             let linked = self.records.values().filter(|record| record.linked);
             for identity in linked.map(Record::identity).collect::<Vec<_>>() {
                 self.announce(identity);
@@ -332,17 +333,19 @@ impl Members {
     }
 
     fn adopt(&mut self) {
-        let (own_ms, now_ms) = (self.pace.own_ms(), self.pace.shown_ms());
+        let (steady_ms, now_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
         let local = self.foca.identity().node;
         let mut changed = Vec::new();
         // The protocol also holds the former lives of this node.
-        for held in self.foca.iter_membership_state().filter(|held| held.id().node != local) {
+        for protocol_state in
+            self.foca.iter_membership_state().filter(|protocol_state| protocol_state.id().node != local)
+        {
             let record = self
                 .records
-                .entry(held.id().node)
-                .or_insert_with(|| Record::new(Member::unknown(held.id().node), own_ms));
-            if record.adopt(held, own_ms, now_ms) {
-                changed.push(held.id().node);
+                .entry(protocol_state.id().node)
+                .or_insert_with(|| Record::new(Member::unknown(protocol_state.id().node), steady_ms));
+            if record.adopt(protocol_state, steady_ms, now_ms) {
+                changed.push(protocol_state.id().node);
             }
         }
         for node in changed {
@@ -352,17 +355,17 @@ impl Members {
 
     fn changed(&mut self, node: NodeId) {
         let Some(record) = self.records.get_mut(&node) else { return };
-        let lasting = note::lasting(&record.member);
-        if record.noted.as_ref() != Some(&lasting) {
-            record.noted = Some(lasting);
-            self.unnoted = true;
+        let saved_form = saved::saved_form(&record.member);
+        if record.saved.as_ref() != Some(&saved_form) {
+            record.saved = Some(saved_form);
+            self.unsaved = true;
         }
         self.actions.push(Action::Changed(record.member.clone()));
     }
 
     /// Tells the protocol of a member, and takes over what follows.
-    fn learn(&mut self, identity: &Identity, doubt: u16, state: State) {
-        let update = foca::Member::new(identity.clone(), doubt, state);
+    fn learn(&mut self, identity: &Identity, refutations: u16, state: State) {
+        let update = foca::Member::new(identity.clone(), refutations, state);
         let applied = self.foca.apply_many([update].into_iter(), true, &mut self.effects);
         self.count(applied);
         self.adopt();
@@ -373,7 +376,7 @@ impl Members {
         self.count(announced);
     }
 
-    fn tell_all(&mut self, message: &Message) {
+    fn broadcast(&mut self, message: &Message) {
         let linked: Vec<_> = self.linked_nodes().collect();
         self.actions.extend(linked.into_iter().map(|node| Action::Send(node, message.clone())));
     }
@@ -400,11 +403,11 @@ mod tests {
 
     fn members() -> Members {
         let local = identity(1, 0, "one:6660");
-        Members::new(local, Remembered::default(), 1, Options::default(), NOW_MS)
+        Members::new(local, SavedMembers::default(), 1, Options::default(), NOW_MS)
     }
 
     fn restarted(members: &mut Members, now_ms: u64) -> Members {
-        let note = members.take_note().expect("something changed");
+        let note = members.take_unsaved().expect("something changed");
         let remembered = Members::restore(&note).expect("whole");
         Members::new(identity(1, 0, "one:6660"), remembered, 2, Options::default(), now_ms)
     }
@@ -423,7 +426,7 @@ mod tests {
         let mut first = members();
         assert_eq!(first.local().incarnation, NOW_MS);
         assert_eq!(restarted(&mut first, NOW_MS - 5_000).local().incarnation, NOW_MS + 1);
-        assert!(first.take_note().is_none(), "nothing has changed since");
+        assert!(first.take_unsaved().is_none(), "nothing has changed since");
     }
 
     /// A clock that was set a year ahead forgot every member that was down at the time.
@@ -431,10 +434,10 @@ mod tests {
     fn a_clock_that_leaps_forgets_nobody() {
         const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
         let options = Options { forget_after_ms: 600_000, ..Options::default() };
-        for leap in [|now_ms| now_ms + YEAR_MS, |now_ms| now_ms - YEAR_MS] {
+        for jump in [|now_ms| now_ms + YEAR_MS, |now_ms| now_ms - YEAR_MS] {
             let since = MemberState::Down { since_ms: NOW_MS };
             let down = Member { node: NodeId(2), address: "two:6660".into(), incarnation: 7, state: since };
-            let remembered = Remembered { members: vec![down], ..Remembered::default() };
+            let remembered = SavedMembers { members: vec![down], ..SavedMembers::default() };
             let mut members = Members::new(identity(1, 0, "one:6660"), remembered, 1, options, NOW_MS);
             // Two of three are a majority.
             members.linked(identity(3, 7, "three:6660"), NOW_MS);
@@ -445,10 +448,10 @@ mod tests {
                 }
             };
             pass(&mut members, NOW_MS, 300_000);
-            let leapt_ms: u64 = leap(NOW_MS + 300_000);
-            pass(&mut members, leapt_ms, 290_000);
+            let jumped_ms: u64 = jump(NOW_MS + 300_000);
+            pass(&mut members, jumped_ms, 290_000);
             assert!(matches!(state(&members, 2), Some(MemberState::Down { .. })), "{:?}", state(&members, 2));
-            pass(&mut members, leapt_ms + 290_000, 20_000);
+            pass(&mut members, jumped_ms + 290_000, 20_000);
             assert!(
                 matches!(state(&members, 2), Some(MemberState::Forgotten { .. })),
                 "{:?}",
@@ -463,12 +466,12 @@ mod tests {
         first.linked(identity(2, 7, "two:6660"), NOW_MS);
         let mut second = restarted(&mut first, NOW_MS + 100);
         assert_eq!(second.addresses(), ["one:6660", "two:6660"]);
-        assert_eq!(second.unforgotten(), [NodeId(2)]);
+        assert_eq!(second.member_ids(), [NodeId(2)]);
         let wanted = second.wanted(NOW_MS + 100);
         assert_eq!((wanted.len(), wanted[0].address.as_str()), (1, "two:6660"));
         pass(&mut second, NOW_MS + 100, 3_000);
         assert!(matches!(state(&second, 2), Some(MemberState::Down { .. })));
-        assert_eq!((second.addresses(), second.unforgotten()), (vec!["one:6660".into()], vec![NodeId(2)]));
+        assert_eq!((second.addresses(), second.member_ids()), (vec!["one:6660".into()], vec![NodeId(2)]));
         assert_eq!(second.wanted(NOW_MS + 3_100).len(), 1);
         second.linked(identity(2, 7, "two:6660"), NOW_MS + 3_200);
         assert_eq!(state(&second, 2), Some(MemberState::Alive), "it was there all the time");
@@ -485,20 +488,20 @@ mod tests {
     #[test]
     fn an_address_that_was_learned_is_remembered_and_one_that_was_told_is_not() {
         let mut first =
-            Members::new(identity(1, 0, ""), Remembered::default(), 1, Options::default(), NOW_MS);
+            Members::new(identity(1, 0, ""), SavedMembers::default(), 1, Options::default(), NOW_MS);
         let address = |members: &mut Members| {
-            let note = members.take_note().expect("something changed");
+            let note = members.take_unsaved().expect("something changed");
             Members::restore(&note).expect("whole").address
         };
         assert_eq!(address(&mut first), None);
-        first.readdress("learned:6660", NOW_MS + 10);
-        let note = first.take_note().expect("something changed");
+        first.change_address("learned:6660", NOW_MS + 10);
+        let note = first.take_unsaved().expect("something changed");
         let remembered = Members::restore(&note).expect("whole");
-        for (local, kept) in [("learned:6660", Some("learned:6660")), ("told:6660", None)] {
+        for (local, saved) in [("learned:6660", Some("learned:6660")), ("told:6660", None)] {
             let local = identity(1, 0, local);
             let options = Options::default();
             let mut again = Members::new(local, remembered.clone(), 2, options, NOW_MS + 100);
-            assert_eq!(address(&mut again).as_deref(), kept);
+            assert_eq!(address(&mut again).as_deref(), saved);
         }
     }
 
@@ -516,7 +519,7 @@ mod tests {
         members.linked(identity(2, 7, ""), NOW_MS);
         members.unlinked(NodeId(2), NOW_MS + 10);
         assert_eq!((members.addresses().len(), members.wanted(NOW_MS + 10)), (1, vec![]));
-        assert_eq!(members.unforgotten(), [NodeId(2)]);
+        assert_eq!(members.member_ids(), [NodeId(2)]);
     }
 
     #[test]
@@ -585,8 +588,8 @@ mod tests {
     fn a_copied_directory_is_refused_with_the_remedy() {
         let mut members = members();
         let itself = members.local().clone();
-        assert_eq!(members.may_link(&itself), Err(Refusal::Ourselves));
-        assert_eq!(members.may_link(&identity(1, 3, "copy:6660")), Err(Refusal::SameIdAsOurs(NodeId(1))));
+        assert_eq!(members.may_link(&itself), Err(Refusal::OwnAddress));
+        assert_eq!(members.may_link(&identity(1, 3, "copy:6660")), Err(Refusal::SameId(NodeId(1))));
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         let copy = identity(2, 9, "copy:6660");
         let refusal = members.may_link(&copy).expect_err("the other is heard").to_string();
@@ -605,11 +608,15 @@ mod tests {
         assert_eq!(state(&members, 2), Some(MemberState::Forgotten { since_ms: NOW_MS + 10 }));
         let mut members = restarted(&mut members, NOW_MS + 20);
         let last = identity(2, 7, "two:6660");
-        let refusal = Refusal::Outlived { node: NodeId(2), at_least: 8, forgotten: true };
+        let refusal = Refusal::Superseded { node: NodeId(2), at_least: 8, forgotten: true };
         assert_eq!(members.may_link(&last), Err(refusal));
         assert_eq!(members.linked(last, NOW_MS + 30), [Action::Close(NodeId(2))]);
-        assert!(members.unforgotten().is_empty());
-        assert_eq!(members.wanted(NOW_MS + 30)[0].patience, Patience::Rarely, "it may have forgotten us too");
+        assert!(members.member_ids().is_empty());
+        assert_eq!(
+            members.wanted(NOW_MS + 30)[0].frequency,
+            DialFrequency::Rarely,
+            "it may have forgotten us too"
+        );
         assert!(members.wanted(NOW_MS + 31 * 24 * 3_600 * 1_000).is_empty());
         let next = identity(2, 8, "two:6660");
         assert_eq!(members.may_link(&next), Ok(()));
@@ -626,8 +633,8 @@ mod tests {
         pass(&mut members, NOW_MS + 20, 10_000);
         let second = restarted(&mut members, NOW_MS + 11_000);
         assert_eq!(state(&second, 2), Some(MemberState::Left { since_ms: NOW_MS + 10 }));
-        assert_eq!(second.unforgotten(), [NodeId(2)]);
-        assert_eq!(second.wanted(NOW_MS + 11_000)[0].patience, Patience::Rarely);
+        assert_eq!(second.member_ids(), [NodeId(2)]);
+        assert_eq!(second.wanted(NOW_MS + 11_000)[0].frequency, DialFrequency::Rarely);
     }
 
     #[test]
@@ -648,7 +655,7 @@ mod tests {
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.linked(identity(3, 7, "three:6660"), NOW_MS);
         members.left(NodeId(3), true, NOW_MS + 10);
-        members.go_over();
+        members.switch_cluster();
         let mut again = restarted(&mut members, NOW_MS + 30);
         for members in [&mut members, &mut again] {
             assert_eq!((members.others().count(), members.wanted(NOW_MS + 40)), (0, vec![]));
@@ -670,7 +677,7 @@ mod tests {
     fn nothing_follows_a_goodbye_of_ones_own() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
-        let leaving = Action::Send(NodeId(2), Message::Leaving { forever: false });
+        let leaving = Action::Send(NodeId(2), Message::Leaving { permanent: false });
         assert!(members.leave(false, NOW_MS + 10).contains(&leaving));
         assert!(pass(&mut members, NOW_MS + 10, 5_000).is_empty() && members.wanted(NOW_MS + 10).is_empty());
         assert_eq!(members.linked(identity(3, 7, "three:6660"), NOW_MS + 20), [Action::Close(NodeId(3))]);

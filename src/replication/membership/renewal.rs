@@ -20,14 +20,14 @@ pub(in crate::replication::membership) fn protocol(
 
 impl Members {
     /// Others reach this node at another address from now on.
-    pub fn readdress(&mut self, address: &str, now_ms: u64) -> Vec<Action> {
+    pub fn change_address(&mut self, address: &str, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         let local = self.local();
         if local.address != address {
             let incarnation = local.incarnation.saturating_add(1);
             let renewed = Identity { node: local.node, incarnation, address: address.to_owned() };
             self.learned_address = Some(address.to_owned());
-            self.become_other(renewed);
+            self.change_identity(renewed);
         }
         self.finish()
     }
@@ -37,22 +37,22 @@ impl Members {
         self.begin(now_ms);
         let local = self.local();
         if local.incarnation < incarnation {
-            self.become_other(Identity { incarnation, ..local.clone() });
+            self.change_identity(Identity { incarnation, ..local.clone() });
         }
         self.finish()
     }
 
     /// This node goes over to another cluster. Whom it knew stays behind, and is known again once a link with it stands.
-    pub fn go_over(&mut self) {
+    pub fn switch_cluster(&mut self) {
         // Begun anew, as the protocol would go on telling of them, in the other cluster now.
         self.seed = self.seed.wrapping_add(1);
         self.foca = protocol(self.foca.identity(), self.options, self.seed);
         self.effects = Effects::default();
         self.records.clear();
-        self.unnoted = true;
+        self.unsaved = true;
     }
 
-    pub(in crate::replication::membership) fn become_other(&mut self, identity: Identity) {
+    pub(in crate::replication::membership) fn change_identity(&mut self, identity: Identity) {
         self.effects.clear_timers();
         let changed = self.foca.change_identity(identity, &mut self.effects);
         self.count(changed);

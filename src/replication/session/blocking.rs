@@ -10,10 +10,10 @@ use crate::{
 /// Batches of more rows are merged where that holds up nothing else.
 pub const INLINE_ROWS_MAX: usize = 16;
 /// A round quotes the root at an instant that is no longer ago than this.
-const QUOTED_MS: u64 = 2 * SETTLE_MS;
+const ROOT_AGE_MAX_MS: u64 = 2 * SETTLE_MS;
 
 /// Whether a message may take long to deal with.
-pub fn is_long(store: &Store, message: &Message) -> bool {
+pub fn may_block(store: &Store, message: &Message) -> bool {
     match message {
         Message::Rows(rows) => {
             rows.tables.iter().map(|(_, rows)| rows.len()).sum::<usize>() > INLINE_ROWS_MAX
@@ -22,15 +22,15 @@ pub fn is_long(store: &Store, message: &Message) -> bool {
         Message::Round(round) => {
             let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
             // To take over how far others have swept may wait for the disk.
-            swept != store.swept() || is_round_long(store)
+            swept != store.swept() || round_may_block(store)
         }
-        Message::Open(_) | Message::Digests(_) | Message::Glimpses(_) | Message::Names(_) => true,
+        Message::Open(_) | Message::Digests(_) | Message::RowFingerprints(_) | Message::Names(_) => true,
         Message::Alive
         | Message::Swim(_)
         | Message::Want(_)
         | Message::Pull(_)
         | Message::Forgotten(_)
-        | Message::Outlived { .. }
+        | Message::Superseded { .. }
         | Message::Refused(_)
         | Message::Leaving { .. }
         | Message::StorageFull(_) => false,
@@ -38,6 +38,6 @@ pub fn is_long(store: &Store, message: &Message) -> bool {
 }
 
 /// Whether it may take long to say how this node stands.
-pub fn is_round_long(store: &Store) -> bool {
-    !store.remembers_root(store.now_ms().saturating_sub(QUOTED_MS))
+pub fn round_may_block(store: &Store) -> bool {
+    !store.remembers_root(store.now_ms().saturating_sub(ROOT_AGE_MAX_MS))
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::Conversation;
+use super::Session;
 use crate::{
     core::protocol::{
         message::{Message, Round},
@@ -24,9 +24,9 @@ use crate::{
 /// How a sync went, how long it took, and what waited for it.
 pub type Synced = (Result<()>, Duration, Then);
 
-impl Conversation {
+impl Session {
     /// Sends something, or has it wait for a sync of what was merged in that life of the storage.
-    pub(in crate::replication::session) fn put_out(&mut self, life: Life, output: Output) {
+    pub(in crate::replication::session) fn queue_output(&mut self, life: Life, output: Output) {
         match output {
             Output::Send(message) => self.waiting.push_back(message),
             Output::AfterSync(then) => {
@@ -44,19 +44,19 @@ impl Conversation {
     }
 
     /// Does what was to be done after a sync.
-    pub(in crate::replication::session) fn after_sync(&mut self, then: Then, is_synced: bool) {
-        match sound(then, is_synced, self.takes) {
+    pub(in crate::replication::session) fn after_sync(&mut self, then: Then, is_durable: bool) {
+        match allowed_after_sync(then, is_durable, self.accepts_rows) {
             Some(Then::Send(message)) => {
-                self.greeted |= matches!(message, Message::Round(_));
+                self.sent_first_round |= matches!(message, Message::Round(_));
                 self.waiting.push_back(message);
             }
             Some(Then::Equal(equal)) => {
                 let peer = self.peer.as_mut().expect("it is here between messages");
                 peer.equal(&self.inner.context(), equal);
                 debug!(peer = %self.state.node, at_ms = equal.compared.at_ms, "equal");
-                let (is_whole, at_ms) =
-                    (equal.covered.is_some_and(|flags| flags.whole), equal.compared.at_ms);
-                if is_whole && let Err(error) = self.inner.store().restored(at_ms) {
+                let (is_complete, at_ms) =
+                    (equal.covered.is_some_and(|flags| flags.complete), equal.compared.at_ms);
+                if is_complete && let Err(error) = self.inner.store().restored(at_ms) {
                     debug!(%error, "what was lost stays noted as lost until the next round");
                 }
             }
@@ -65,22 +65,25 @@ impl Conversation {
     }
 
     /// What was done; `None` where the storage failed, and it was not. No rows are taken from then on, and the peer is told so.
-    pub(in crate::replication::session) fn weather<T>(&mut self, done: Result<T>) -> Result<Option<T>> {
+    pub(in crate::replication::session) fn tolerate_storage_failure<T>(
+        &mut self,
+        done: Result<T>,
+    ) -> Result<Option<T>> {
         match done {
             Ok(done) => Ok(Some(done)),
             // It may be on its way to be opened again.
             Err(error @ (Error::StorageFull(_) | Error::NotReady(_))) => {
-                if mem::replace(&mut self.takes, false) {
+                if mem::replace(&mut self.accepts_rows, false) {
                     let why = self.inner.store().failure().unwrap_or_else(|| error.to_string());
                     self.waiting.push_back(Message::StorageFull(why));
                 }
                 Ok(None)
             }
             Err(Error::TooMany(why)) => {
-                if mem::replace(&mut self.takes, false) {
+                if mem::replace(&mut self.accepts_rows, false) {
                     let peer = self.state.node;
                     warn!(%peer, why, "no rows are taken from a peer: what it has more stays there, and comes once there is room");
-                    self.state.refuse_rows(why.clone());
+                    self.state.set_rows_refused(why.clone());
                     self.waiting.push_back(Message::StorageFull(why));
                 }
                 Ok(None)
@@ -90,7 +93,7 @@ impl Conversation {
     }
 
     /// Whether rows could be taken again that were not.
-    pub(in crate::replication::session) fn could_take(&self) -> bool {
+    pub(in crate::replication::session) fn can_accept_again(&self) -> bool {
         let store = self.inner.store();
         store.failure().is_none() && (self.state.rows_refused().is_none() || store.has_room_for_tables())
     }
@@ -98,13 +101,13 @@ impl Conversation {
 
 /// What may be said and concluded after a sync. Where that failed, nothing from what this node holds; where it `takes` no rows any more,
 /// nothing is acknowledged: that would be taken to be of the batches before as well.
-fn sound(then: Then, is_synced: bool, takes: bool) -> Option<Then> {
+fn allowed_after_sync(then: Then, is_durable: bool, accepts_rows: bool) -> Option<Then> {
     match then {
-        Then::Send(Message::Round(round)) if !is_synced => {
+        Then::Send(Message::Round(round)) if !is_durable => {
             Some(Then::Send(Message::Round(Round { root: None, ..round })))
         }
-        Then::Send(_) | Then::Equal(_) if !is_synced => None,
-        Then::Send(Message::Applied { .. }) if !takes => None,
+        Then::Send(_) | Then::Equal(_) if !is_durable => None,
+        Then::Send(Message::Applied { .. }) if !accepts_rows => None,
         then => Some(then),
     }
 }
@@ -137,14 +140,14 @@ mod tests {
             }))
         };
         let root = Some(RootDigest([1; 16]));
-        for takes in [true, false] {
-            assert_eq!(sound(applied(), false, takes), None);
-            assert_eq!(sound(equal(), false, takes), None);
-            assert_eq!(sound(round(root), false, takes), Some(round(None)));
-            assert_eq!(sound(round(root), true, takes), Some(round(root)));
-            assert_eq!(sound(equal(), true, takes), Some(equal()));
+        for accepts_rows in [true, false] {
+            assert_eq!(allowed_after_sync(applied(), false, accepts_rows), None);
+            assert_eq!(allowed_after_sync(equal(), false, accepts_rows), None);
+            assert_eq!(allowed_after_sync(round(root), false, accepts_rows), Some(round(None)));
+            assert_eq!(allowed_after_sync(round(root), true, accepts_rows), Some(round(root)));
+            assert_eq!(allowed_after_sync(equal(), true, accepts_rows), Some(equal()));
         }
-        assert_eq!(sound(applied(), true, true), Some(applied()));
-        assert_eq!(sound(applied(), true, false), None, "rows before it may have been dropped");
+        assert_eq!(allowed_after_sync(applied(), true, true), Some(applied()));
+        assert_eq!(allowed_after_sync(applied(), true, false), None, "rows before it may have been dropped");
     }
 }

@@ -25,13 +25,13 @@ use tracing::warn;
 use self::{
     blocking::INLINE_ROWS_MAX,
     durability::Synced,
-    pacing::{Pause, Rest},
+    pacing::{Pacing, Pause},
 };
 use super::{
     Inner,
     link::{
         Link,
-        error::legible,
+        error::sanitize,
         io,
         registry::{Control, LinkState},
     },
@@ -58,7 +58,7 @@ const ROUNDLESS_MAX: Duration = Duration::from_secs(120);
 const SYNC_SLOW: Duration = Duration::from_millis(100);
 
 /// Talks over a link until it ends. Returns why it did.
-pub(super) async fn converse(
+pub(super) async fn run_session(
     inner: Arc<Inner>,
     link: Link,
     state: Arc<LinkState>,
@@ -79,7 +79,7 @@ pub(super) async fn converse(
         let context = inner.context();
         Peer::new(&context, (inner.node(), remote.node), inner.peer_options(), seed)
     };
-    let mut conversation = Conversation {
+    let mut session = Session {
         inner,
         state,
         peer: Some(peer),
@@ -87,27 +87,27 @@ pub(super) async fn converse(
         waiting: VecDeque::new(),
         syncs: FuturesOrdered::new(),
         sync_time: Duration::ZERO,
-        greeted: false,
-        takes: true,
-        gives: true,
-        rest: Rest::over(Instant::now()),
+        sent_first_round: false,
+        accepts_rows: true,
+        sends_rows: true,
+        pacing: Pacing::none(Instant::now()),
         last_round: Instant::now(),
     };
-    let error = match conversation.run(incoming, control, failure).await {
+    let error = match session.run(incoming, control, failure).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
     if matches!(error, Error::ClockDrift { .. } | Error::BadJson(_)) {
-        conversation.waiting.push_back(Message::Refused(error.to_string()));
+        session.waiting.push_back(Message::Refused(error.to_string()));
     }
-    conversation.flush().await;
-    drop(conversation);
+    session.flush().await;
+    drop(session);
     // The writer ends when it has sent what was given to it.
     let _ = timeout(Duration::from_secs(1), tasks.join_next()).await;
     error
 }
 
-struct Conversation {
+struct Session {
     inner: Arc<Inner>,
     state: Arc<LinkState>,
     /// Elsewhere while a message is dealt with that takes long.
@@ -118,19 +118,19 @@ struct Conversation {
     syncs: FuturesOrdered<BoxFuture<'static, Synced>>,
     sync_time: Duration,
     /// Whether the first round was sent.
-    greeted: bool,
+    sent_first_round: bool,
     /// Whether rows that come are taken: not after the storage failed.
-    takes: bool,
+    accepts_rows: bool,
     /// Whether rows go out: not to a peer that takes none, nor after one could not be read.
-    gives: bool,
-    rest: Rest,
+    sends_rows: bool,
+    pacing: Pacing,
     /// When the peer's last round came.
     last_round: Instant,
 }
 
 enum Never {}
 
-impl Conversation {
+impl Session {
     async fn run(
         &mut self,
         mut incoming: mpsc::Receiver<Result<Message>>,
@@ -140,7 +140,7 @@ impl Conversation {
         let inner = self.inner.clone();
         // A member that a crash makes this node forget is waited for by nobody, and what it has may be swept: it is to be known for
         // good before anything is acknowledged to it.
-        self.weather(inner.keep_notes().await)?;
+        self.tolerate_storage_failure(inner.save_state().await)?;
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -148,7 +148,7 @@ impl Conversation {
         loop {
             // Made before the look at the journal, so that what is appended meanwhile is not missed.
             let appended = inner.appended.notified();
-            let pause = self.fill().await?;
+            let pause = self.fill_window().await?;
             tokio::select! {
                 // What waits to be sent first, as it is bounded; silence last, as what was said may still lie unread.
                 biased;
@@ -156,31 +156,31 @@ impl Conversation {
                     Ok(place) => {
                         place.send(self.waiting.pop_front().expect("looked at above"));
                     }
-                    Err(_) => return Err((&mut failure).await.unwrap_or_else(|_| gone())),
+                    Err(_) => return Err((&mut failure).await.unwrap_or_else(|_| link_closed())),
                 },
                 message = incoming.recv() => {
                     heard = Instant::now();
-                    let message = message.unwrap_or_else(|| Err(gone()))?;
-                    self.take(message).await?;
+                    let message = message.unwrap_or_else(|| Err(link_closed()))?;
+                    self.receive(message).await?;
                 }
                 Some((result, took, then)) = self.syncs.next(), if !self.syncs.is_empty() => {
-                    let synced = self.weather(result)?;
+                    let durable = self.tolerate_storage_failure(result)?;
                     self.sync_time = (self.sync_time * 3 + took) / 4;
-                    self.after_sync(then, synced.is_some());
+                    self.after_sync(then, durable.is_some());
                 }
                 _ = rounds.tick() => self.round().await?,
-                order = control.recv() => self.obey(order).await?,
-                error = &mut failure => return Err(error.unwrap_or_else(|_| gone())),
-                () = sleep_until(self.rest.until()), if pause == Pause::Resting => {}
+                control = control.recv() => self.handle_control(control).await?,
+                error = &mut failure => return Err(error.unwrap_or_else(|_| link_closed())),
+                () = sleep_until(self.pacing.until()), if pause == Pause::Pacing => {}
                 // There may be no end of these, and a peer that is slow or hangs is not to be woken for by each of them.
                 () = appended, if pause == Pause::Sent => {}
-                () = sleep_until(heard + SILENCE_MAX) => heard = self.listen(&mut heard_bytes)?,
+                () = sleep_until(heard + SILENCE_MAX) => heard = self.check_silence(&mut heard_bytes)?,
             }
         }
     }
 
     /// Gives up a peer that said nothing for a while. A long message may be on its way.
-    fn listen(&self, heard_bytes: &mut u64) -> Result<Instant> {
+    fn check_silence(&self, heard_bytes: &mut u64) -> Result<Instant> {
         let bytes = self.state.traffic.received_bytes();
         if bytes == std::mem::replace(heard_bytes, bytes) {
             return Err(Error::Io(format!("the peer said nothing for {SILENCE_MAX:?}")));
@@ -189,37 +189,37 @@ impl Conversation {
     }
 
     /// Makes batches for the link to take, as far as the window goes.
-    async fn fill(&mut self) -> Result<Pause> {
+    async fn fill_window(&mut self) -> Result<Pause> {
         // The round comes first, by which the peer knows what to make of rows.
-        while self.greeted && self.gives && self.waiting.len() < AHEAD_MAX {
+        while self.sent_first_round && self.sends_rows && self.waiting.len() < AHEAD_MAX {
             let window_bytes = if self.sync_time > SYNC_SLOW { 1 } else { WINDOW_BYTES };
             let peer = self.peer.as_mut().expect("it is here between messages");
             if !peer.has_room(window_bytes) {
                 return Ok(Pause::Full);
             }
-            if Instant::now() < self.rest.until() && !peer.has_repairs() {
-                return Ok(Pause::Resting);
+            if Instant::now() < self.pacing.until() && !peer.has_repairs() {
+                return Ok(Pause::Pacing);
             }
             let backlog = peer.backlog(&self.inner.context());
             let batch = if peer.has_repairs() || backlog > INLINE_ROWS_MAX as u64 {
-                self.elsewhere(move |peer, context| peer.poll(context, window_bytes)).await
+                self.run_blocking(move |peer, context| peer.poll(context, window_bytes)).await
             } else {
                 peer.poll(&self.inner.context(), window_bytes)
             };
-            let Some(batch) = self.weather(batch)? else {
+            let Some(batch) = self.tolerate_storage_failure(batch)? else {
                 // The row that could not be read would be missing before those that follow.
-                self.gives = false;
+                self.sends_rows = false;
                 return Ok(Pause::Full);
             };
             let Some(batch) = batch else { return Ok(Pause::Sent) };
-            self.rest.begin(Instant::now(), &batch);
+            self.pacing.after_batch(Instant::now(), &batch);
             self.waiting.push_back(batch);
-            self.show();
+            self.publish_figures();
         }
         Ok(Pause::Full)
     }
 
-    async fn take(&mut self, message: Message) -> Result<()> {
+    async fn receive(&mut self, message: Message) -> Result<()> {
         let node = self.state.node;
         self.inner.heard(node);
         match message {
@@ -228,26 +228,26 @@ impl Conversation {
                 self.inner.learn_forgotten(node, &forgotten);
                 Ok(())
             }
-            Message::Outlived { at_least, forgotten, forced } => {
-                self.inner.outlived(node, at_least, forgotten, forced);
+            Message::Superseded { at_least, forgotten, forced } => {
+                self.inner.superseded(node, at_least, forgotten, forced);
                 Err(Error::NotReady(format!("this node is to come back as incarnation {at_least}")))
             }
-            Message::Refused(why) => Err(Error::Forbidden(legible(&why))),
-            Message::Leaving { forever } => {
-                self.inner.left(node, forever);
+            Message::Refused(why) => Err(Error::Forbidden(sanitize(&why))),
+            Message::Leaving { permanent } => {
+                self.inner.left(node, permanent);
                 Err(Error::Draining)
             }
             Message::StorageFull(why) => {
-                let why = legible(&why);
+                let why = sanitize(&why);
                 warn!(peer = %node, why, "a peer takes no rows: it gets what it misses when it does again");
-                self.gives = false;
-                self.state.refuse(why);
+                self.sends_rows = false;
+                self.state.set_storage_full(why);
                 Ok(())
             }
             Message::Alive if self.last_round.elapsed() > ROUNDLESS_MAX => {
                 Err(Error::Io(format!("the peer lives, and sent no round for {ROUNDLESS_MAX:?}")))
             }
-            Message::Rows(_) if !self.takes => Ok(()),
+            Message::Rows(_) if !self.accepts_rows => Ok(()),
             message => self.handle(message).await,
         }
     }
@@ -258,16 +258,16 @@ impl Conversation {
         }
         let life = self.inner.store().life();
         let unproven = self.peer.as_ref().map_or(0, |peer| peer.figures().rows_unproven);
-        let outputs = if blocking::is_long(&self.inner.store, &message) {
-            self.elsewhere(move |peer, context| peer.handle(context, message)).await
+        let outputs = if blocking::may_block(&self.inner.store, &message) {
+            self.run_blocking(move |peer, context| peer.handle(context, message)).await
         } else {
             let peer = self.peer.as_mut().expect("it is here between messages");
             peer.handle(&self.inner.context(), message)
         };
-        let Some(outputs) = self.weather(outputs)? else { return Ok(()) };
-        if self.inner.is_awaited() && self.peer.as_ref().is_some_and(Peer::is_acknowledged) {
+        let Some(outputs) = self.tolerate_storage_failure(outputs)? else { return Ok(()) };
+        if self.inner.has_waiters() && self.peer.as_ref().is_some_and(Peer::is_acknowledged) {
             // Who waited for this writes on now, and waits again.
-            self.rest = Rest::over(Instant::now());
+            self.pacing = Pacing::none(Instant::now());
         }
         if let Some(peer) = &self.peer
             && peer.figures().rows_unproven > unproven
@@ -275,45 +275,45 @@ impl Conversation {
             let rows = peer.figures().rows_unproven - unproven;
             warn!(peer = %self.state.node, rows, "took rows as old as what was swept here: if they had been deleted, they are back");
         }
-        self.inner.acknowledged();
-        outputs.into_iter().for_each(|output| self.put_out(life, output));
-        self.show();
+        self.inner.notify_progress();
+        outputs.into_iter().for_each(|output| self.queue_output(life, output));
+        self.publish_figures();
         Ok(())
     }
 
     async fn round(&mut self) -> Result<()> {
-        if !self.takes && self.could_take() {
+        if !self.accepts_rows && self.can_accept_again() {
             return Err(Error::Io(
                 "the storage takes rows again, and is to be sent those it did not take".into(),
             ));
         }
-        self.act(blocking::is_round_long(&self.inner.store), Peer::round).await
+        self.run_peer(blocking::round_may_block(&self.inner.store), Peer::round).await
     }
 
     /// Does what the protocol says to do of itself. `long`: it may take long.
-    async fn act(
+    async fn run_peer(
         &mut self,
-        long: bool,
-        act: impl FnOnce(&mut Peer, &Context<'_, self::storage::Rows>) -> Result<Output> + Send + 'static,
+        blocking: bool,
+        run_peer: impl FnOnce(&mut Peer, &Context<'_, self::storage::Rows>) -> Result<Output> + Send + 'static,
     ) -> Result<()> {
         let life = self.inner.store().life();
-        let output = if long {
-            self.elsewhere(act).await
+        let output = if blocking {
+            self.run_blocking(run_peer).await
         } else {
             let peer = self.peer.as_mut().expect("it is here between messages");
-            act(peer, &self.inner.context())
+            run_peer(peer, &self.inner.context())
         };
-        if let Some(output) = self.weather(output)? {
-            self.put_out(life, output);
+        if let Some(output) = self.tolerate_storage_failure(output)? {
+            self.queue_output(life, output);
         }
-        self.show();
+        self.publish_figures();
         Ok(())
     }
 
-    async fn obey(&mut self, order: Option<Control>) -> Result<()> {
-        match order {
+    async fn handle_control(&mut self, control: Option<Control>) -> Result<()> {
+        match control {
             Some(Control::Send(message)) => self.waiting.push_back(message),
-            Some(Control::Compare) => self.act(true, Peer::compare_now).await?,
+            Some(Control::Compare) => self.run_peer(true, Peer::compare_now).await?,
             Some(Control::Close(why)) => return Err(Error::Io(why)),
             None => return Err(Error::Draining),
         }
@@ -321,7 +321,7 @@ impl Conversation {
     }
 
     /// Runs what may read or merge many rows on a thread of its own, so that it holds up no other task.
-    async fn elsewhere<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         &mut self,
         run: impl FnOnce(&mut Peer, &Context<'_, self::storage::Rows>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -337,9 +337,9 @@ impl Conversation {
         result
     }
 
-    fn show(&self) {
+    fn publish_figures(&self) {
         if let Some(peer) = &self.peer {
-            self.state.show(peer.figures());
+            self.state.set_figures(peer.figures());
         }
     }
 
@@ -354,6 +354,6 @@ impl Conversation {
     }
 }
 
-fn gone() -> Error {
+fn link_closed() -> Error {
     Error::Io("the link is gone".into())
 }

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use crate::core::protocol::message::{MESSAGE_BYTES, Message, Row, Rows};
 
 /// How long a link rests for each row.
-const PER_ROW: Duration = Duration::from_micros(250);
+const DELAY_PER_ROW: Duration = Duration::from_micros(250);
 /// A shorter rest is none: timers are not finer.
-const MIN: Duration = Duration::from_millis(1);
+const DELAY_MIN: Duration = Duration::from_millis(1);
 /// The longest: what a write may have to wait on a node that takes more than 4,000 a second. At half of it a replica spends a tenth to
 /// a fifth more on each row.
-const MAX: Duration = Duration::from_millis(10);
+const DELAY_MAX: Duration = Duration::from_millis(10);
 
 /// Why no more batches go out now, and so what is to be waited for, beside a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +24,29 @@ pub enum Pause {
     /// All were sent that there are: for another write.
     Sent,
     /// For the end of the rest.
-    Resting,
+    Pacing,
     /// For room: in the window, or in the link.
     Full,
 }
 
 /// When a link has rested.
 #[derive(Clone, Copy, Debug)]
-pub struct Rest {
+pub struct Pacing {
     until: Instant,
 }
 
-impl Rest {
+impl Pacing {
     /// None at `now`.
-    pub fn over(now: Instant) -> Self {
+    pub fn none(now: Instant) -> Self {
         Self { until: now }
     }
 
     /// Begins with a batch that was made at `now`. A full one needs none, as it cannot grow; and those of repairs mostly are.
-    pub fn begin(&mut self, now: Instant, batch: &Message) {
+    pub fn after_batch(&mut self, now: Instant, batch: &Message) {
         let Message::Rows(Rows { repair: false, tables, .. }) = batch else { return };
         let rows = || tables.iter().flat_map(|(_, rows)| rows);
         let is_full = rows().map(Row::cost).sum::<usize>() >= MESSAGE_BYTES;
-        self.until = now + if is_full { Duration::ZERO } else { after(rows().count()) };
+        self.until = now + if is_full { Duration::ZERO } else { delay(rows().count()) };
     }
 
     /// When it ends.
@@ -55,9 +55,9 @@ impl Rest {
     }
 }
 
-fn after(rows: usize) -> Duration {
-    let rest = PER_ROW.saturating_mul(u32::try_from(rows).unwrap_or(u32::MAX)).min(MAX);
-    if rest < MIN { Duration::ZERO } else { rest }
+fn delay(rows: usize) -> Duration {
+    let delay = DELAY_PER_ROW.saturating_mul(u32::try_from(rows).unwrap_or(u32::MAX)).min(DELAY_MAX);
+    if delay < DELAY_MIN { Duration::ZERO } else { delay }
 }
 
 #[cfg(test)]
@@ -88,30 +88,33 @@ mod tests {
     #[test]
     fn few_rows_need_no_rest_and_many_not_more_than_the_longest() {
         let now = Instant::now();
-        for (rows, rest) in [(0, 0), (1, 0), (3, 0), (4, 1), (8, 2), (40, 10), (1000, 10)] {
-            let mut taken = Rest::over(now);
-            taken.begin(now, &batch(rows, false));
-            assert_eq!(taken.until(), now + Duration::from_millis(rest), "{rows}");
+        for (rows, delay) in [(0, 0), (1, 0), (3, 0), (4, 1), (8, 2), (40, 10), (1000, 10)] {
+            let mut pacing = Pacing::none(now);
+            pacing.after_batch(now, &batch(rows, false));
+            assert_eq!(pacing.until(), now + Duration::from_millis(delay), "{rows}");
         }
     }
 
     #[test]
     fn a_full_batch_needs_no_rest() {
         let now = Instant::now();
-        let mut rest = Rest::over(now);
+        let mut delay = Pacing::none(now);
         let rows = (0..4).map(|number| row(&number.to_string(), "1".repeat(MESSAGE_BYTES / 4))).collect();
-        rest.begin(now, &Message::Rows(Rows { batch: 1, repair: false, tables: vec![(table(), rows)] }));
-        assert_eq!(rest.until(), now);
+        delay.after_batch(
+            now,
+            &Message::Rows(Rows { batch: 1, repair: false, tables: vec![(table(), rows)] }),
+        );
+        assert_eq!(delay.until(), now);
     }
 
     #[test]
     fn repairs_leave_a_rest_as_it_is() {
         let now = Instant::now();
-        let mut rest = Rest::over(now);
-        rest.begin(now, &batch(1000, true));
-        assert_eq!(rest.until(), now);
-        rest.begin(now, &batch(8, false));
-        rest.begin(now, &batch(1000, true));
-        assert_eq!(rest.until(), now + Duration::from_millis(2));
+        let mut delay = Pacing::none(now);
+        delay.after_batch(now, &batch(1000, true));
+        assert_eq!(delay.until(), now);
+        delay.after_batch(now, &batch(8, false));
+        delay.after_batch(now, &batch(1000, true));
+        assert_eq!(delay.until(), now + Duration::from_millis(2));
     }
 }

@@ -96,7 +96,7 @@ impl Replica for Rows {
         self.store.lost_ms()
     }
 
-    fn keep_agreement(&self, agreement: &Agreement) -> Result<()> {
+    fn save_agreement(&self, agreement: &Agreement) -> Result<()> {
         write_agreement(&self.store, agreement)
     }
 
@@ -106,7 +106,7 @@ impl Replica for Rows {
         Ok(removed)
     }
 
-    fn pass(&self, at_ms: u64) {
+    fn raise_clock(&self, at_ms: u64) {
         self.stamps.pass(at_ms);
     }
 
@@ -114,7 +114,7 @@ impl Replica for Rows {
         self.store.swept()
     }
 
-    fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+    fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
         self.store.dead(swept)
     }
 

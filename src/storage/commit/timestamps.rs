@@ -100,7 +100,7 @@ impl Stamps {
     pub fn pass(&self, at_ms: u64) {
         let is_alone = self.store.machine().is_alone();
         match is_alone {
-            true => self.clock().pass_alone(self.store.now_ms(), at_ms),
+            true => self.clock().pass_tentatively(self.store.now_ms(), at_ms),
             false => self.clock().pass(at_ms),
         }
     }
@@ -162,7 +162,7 @@ impl Stamps {
         let allowed_ms = self.drift_max_ms;
         let ahead_ms = (self.clock().last() >> 16).saturating_sub(self.store.now_ms());
         if ahead_ms > BOUND_LEAD_MS + allowed_ms {
-            let error = Error::StampsAhead { ahead_ms, allowed_ms };
+            let error = Error::TimestampsAhead { ahead_ms, allowed_ms };
             warn!(%error, "writes are refused");
         } else if ahead_ms > allowed_ms {
             tokio::time::sleep(Duration::from_millis(ahead_ms - allowed_ms)).await;
@@ -210,7 +210,7 @@ impl Stamps {
 
     fn refuse_ahead(&self, ahead_ms: u64) -> Result<()> {
         match ahead_ms > 2 * self.drift_max_ms {
-            true => Err(Error::StampsAhead { ahead_ms, allowed_ms: self.drift_max_ms }),
+            true => Err(Error::TimestampsAhead { ahead_ms, allowed_ms: self.drift_max_ms }),
             false => Ok(()),
         }
     }
@@ -272,7 +272,7 @@ mod tests {
         set_clock(&scene, NOW_MS);
         assert_eq!(stamps.ahead(), Some(HOUR_MS));
         let refused = stamps.before_writing().await.expect_err("refused");
-        assert_eq!(refused, Error::StampsAhead { ahead_ms: HOUR_MS, allowed_ms: DRIFT_MS });
+        assert_eq!(refused, Error::TimestampsAhead { ahead_ms: HOUR_MS, allowed_ms: DRIFT_MS });
         assert!(refused.to_string().contains("DynaRust clock repair"), "{refused}");
         set_clock(&scene, NOW_MS + HOUR_MS - 2 * DRIFT_MS);
         assert_eq!(stamps.ahead(), None);
@@ -291,7 +291,7 @@ mod tests {
         let store = scene.open();
         let stamps = Stamps::new(store.clone(), DRIFT_MS);
         let at = |ahead_ms: u64| Timestamp { hlc: (NOW_MS + ahead_ms) << 16, node: NodeId(9) };
-        assert!(matches!(stamps.write_over(at(HOUR_MS)), Err(Error::StampsAhead { .. })));
+        assert!(matches!(stamps.write_over(at(HOUR_MS)), Err(Error::TimestampsAhead { .. })));
         assert_eq!(stamps.ahead(), None);
         assert_eq!(stamps.write_over(at(2 * DRIFT_MS)), Ok(()));
         close(store);

@@ -66,9 +66,9 @@ impl Machine {
     }
 
     /// Notes what another node's clock showed `ago_ms` ago, in Unix milliseconds, and by how much that may be wrong.
-    pub fn sight(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
+    pub fn observe(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
         if let Some(checked) = &self.checked {
-            checked.sight(node, theirs_ms, slack_ms, ago_ms);
+            checked.observe(node, theirs_ms, slack_ms, ago_ms);
         }
     }
 
@@ -80,12 +80,12 @@ impl Machine {
     /// Whether every other node that was heard of lately is too far apart from its time to take part in anything here. Not where none was
     /// heard of, or its clock is not checked.
     pub fn is_alone(&self) -> bool {
-        self.contradiction().is_some_and(|contradiction| contradiction.apart == contradiction.of)
+        self.contradiction().is_some_and(|contradiction| contradiction.disagreeing == contradiction.of)
     }
 
     /// How far the system's clock is ahead of its time, in milliseconds, where that has leapt and is not believed.
-    pub fn leapt_ms(&self) -> Option<i64> {
-        self.checked.as_ref()?.leapt_ms()
+    pub fn jumped_ms(&self) -> Option<i64> {
+        self.checked.as_ref()?.jumped_ms()
     }
 
     /// Where it does what takes long.

@@ -16,7 +16,10 @@ use tracing::{info, warn};
 
 use crate::core::{
     clock::NodeId,
-    wall_clock::{BACKWARD_MS, Believed, CONTRADICTED_MS, Contradiction, FORWARD_MS, News, Options, Reading},
+    wall_clock::{
+        ACCEPT_BACKWARD_MS, ACCEPT_CONTRADICTED_MS, ACCEPT_FORWARD_MS, ClockEvent, Contradiction, Options,
+        Reading, TrustedClock,
+    },
 };
 
 /// A correction above this is a leap, even where clocks may be further apart: NTP steps by more than 128 ms, and rarely by much more.
@@ -34,8 +37,8 @@ type Clocks = Box<dyn Fn() -> Reading + Send + Sync>;
 /// A wall clock that does not leap with the system's.
 pub struct CheckedClock {
     clocks: Clocks,
-    leap_ms: u64,
-    believed: Mutex<Believed>,
+    jump_ms: u64,
+    trusted: Mutex<TrustedClock>,
     /// How far the wall clock was ahead of the monotonic one when it was looked at last,
     expected_ms: AtomicI64,
     /// and until when, by the monotonic one, it is believed if it is about there still.
@@ -49,10 +52,10 @@ impl CheckedClock {
     }
 
     fn new(drift_max_ms: u64, clocks: Clocks) -> Self {
-        let options = Options { leap_ms: drift_max_ms.min(LEAP_MAX_MS), drift_max_ms };
+        let options = Options { jump_ms: drift_max_ms.min(LEAP_MAX_MS), drift_max_ms };
         Self {
-            leap_ms: options.leap_ms,
-            believed: Mutex::new(Believed::new(clocks(), options)),
+            jump_ms: options.jump_ms,
+            trusted: Mutex::new(TrustedClock::new(clocks(), options)),
             clocks,
             expected_ms: AtomicI64::new(0),
             quick_until_ms: AtomicU64::new(0),
@@ -63,7 +66,7 @@ impl CheckedClock {
     pub fn now_ms(&self) -> u64 {
         let reading = (self.clocks)();
         let expected_ms = self.expected_ms.load(Ordering::Relaxed);
-        let is_expected = offset_ms(reading).abs_diff(expected_ms) <= self.leap_ms / 4;
+        let is_expected = offset_ms(reading).abs_diff(expected_ms) <= self.jump_ms / 4;
         if is_expected && reading.monotonic_ms < self.quick_until_ms.load(Ordering::Relaxed) {
             return reading.wall_ms;
         }
@@ -71,40 +74,40 @@ impl CheckedClock {
     }
 
     /// Notes what another node's clock showed `ago_ms` ago, in Unix milliseconds, and by how much that may be wrong.
-    pub fn sight(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
-        let mut believed = self.believed();
+    pub fn observe(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
+        let mut trusted = self.trusted();
         let monotonic_ms = (self.clocks)().monotonic_ms;
-        believed.sight(node, theirs_ms, slack_ms, monotonic_ms.saturating_sub(ago_ms));
+        trusted.observe(node, theirs_ms, slack_ms, monotonic_ms.saturating_sub(ago_ms));
     }
 
     /// What most other nodes have against the believed time.
     pub fn contradiction(&self) -> Option<Contradiction> {
         self.now_ms();
-        let believed = self.believed();
-        believed.contradiction((self.clocks)().monotonic_ms)
+        let trusted = self.trusted();
+        trusted.contradiction((self.clocks)().monotonic_ms)
     }
 
     /// How far the system's clock is ahead of the believed time, in milliseconds, where it has leapt and is not believed.
-    pub fn leapt_ms(&self) -> Option<i64> {
+    pub fn jumped_ms(&self) -> Option<i64> {
         self.now_ms();
-        self.believed().leapt_ms()
+        self.trusted().jumped_ms()
     }
 
     fn look(&self) -> u64 {
-        let mut believed = self.believed();
-        let (now_ms, news) = match self.read_one_moment() {
+        let mut trusted = self.trusted();
+        let (now_ms, event) = match self.read_one_moment() {
             Ok(reading) => {
-                let (now_ms, news) = believed.read(reading);
-                let quick_ms = if believed.leapt_ms().is_none() { QUICK_MS } else { 0 };
+                let (now_ms, event) = trusted.read(reading);
+                let quick_ms = if trusted.jumped_ms().is_none() { QUICK_MS } else { 0 };
                 self.expected_ms.store(offset_ms(reading), Ordering::Relaxed);
                 self.quick_until_ms.store(reading.monotonic_ms + quick_ms, Ordering::Relaxed);
-                (now_ms, news)
+                (now_ms, event)
             }
             // The machine is too busy to tell what the wall clock shows when.
-            Err(monotonic_ms) => (believed.at(monotonic_ms), None),
+            Err(monotonic_ms) => (trusted.at(monotonic_ms), None),
         };
-        drop(believed);
-        news.into_iter().for_each(tell);
+        drop(trusted);
+        event.into_iter().for_each(tell);
         now_ms
     }
 
@@ -121,9 +124,9 @@ impl CheckedClock {
         Err(reading.monotonic_ms)
     }
 
-    fn believed(&self) -> MutexGuard<'_, Believed> {
+    fn trusted(&self) -> MutexGuard<'_, TrustedClock> {
         // Plain numbers: whole whatever panicked.
-        self.believed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,20 +153,20 @@ fn offset_ms(reading: Reading) -> i64 {
     of(reading.wall_ms).saturating_sub(of(reading.monotonic_ms))
 }
 
-fn tell(news: News) {
-    match news {
-        News::Leapt(by_ms) => warn!(
+fn tell(event: ClockEvent) {
+    match event {
+        ClockEvent::Jumped(by_ms) => warn!(
             by_ms,
             "the system's clock leapt: not believed before it has stood for {} s ahead or {} s behind, or other nodes agree with it; where \
              they contradict it, {} s",
-            FORWARD_MS / 1_000,
-            BACKWARD_MS / 1_000,
-            CONTRADICTED_MS / 1_000
+            ACCEPT_FORWARD_MS / 1_000,
+            ACCEPT_BACKWARD_MS / 1_000,
+            ACCEPT_CONTRADICTED_MS / 1_000
         ),
-        News::TakenBack => {
+        ClockEvent::Reverted => {
             info!("the system's clock is back where it was: nothing was stamped by it meanwhile")
         }
-        News::Believed(by_ms) => warn!(by_ms, "the system's clock was set: the node follows it"),
+        ClockEvent::Accepted(by_ms) => warn!(by_ms, "the system's clock was set: the node follows it"),
     }
 }
 
@@ -211,11 +214,11 @@ mod tests {
             assert_eq!(clock.now_ms(), NOW_MS + passed_ms);
         }
         hands.set(NOW_MS + 31_000, 1_000);
-        assert_eq!((clock.now_ms(), clock.leapt_ms()), (NOW_MS + 1_000, Some(30_000)));
+        assert_eq!((clock.now_ms(), clock.jumped_ms()), (NOW_MS + 1_000, Some(30_000)));
         hands.set(NOW_MS + 31_001, 1_001);
         assert_eq!(clock.now_ms(), NOW_MS + 1_001, "nor is it believed by the next look");
         hands.set(NOW_MS + 1_400, 1_400);
-        assert_eq!((clock.now_ms(), clock.leapt_ms()), (NOW_MS + 1_400, None));
+        assert_eq!((clock.now_ms(), clock.jumped_ms()), (NOW_MS + 1_400, None));
     }
 
     #[test]
@@ -225,7 +228,7 @@ mod tests {
         hands.step_ms.store(700, Ordering::Relaxed);
         hands.set(NOW_MS, 1_000);
         clock.now_ms();
-        assert_eq!(clock.believed().leapt_ms(), None);
+        assert_eq!(clock.trusted().jumped_ms(), None);
     }
 
     #[test]
@@ -233,7 +236,7 @@ mod tests {
         let clock = CheckedClock::of_system(500);
         let (before_ms, now_ms, after_ms) = (system_ms(), clock.now_ms(), system_ms());
         assert!(before_ms <= now_ms + 500 && now_ms <= after_ms + 500, "{before_ms} {now_ms} {after_ms}");
-        assert_eq!((clock.leapt_ms(), clock.contradiction()), (None, None));
+        assert_eq!((clock.jumped_ms(), clock.contradiction()), (None, None));
     }
 
     #[test]
@@ -241,9 +244,9 @@ mod tests {
         let hands = Hands::default();
         let clock = hands.clock();
         hands.set(NOW_MS + 10_000, 10_000);
-        clock.sight(NodeId(2), NOW_MS + 8_000, 0, 2_000);
+        clock.observe(NodeId(2), NOW_MS + 8_000, 0, 2_000);
         assert_eq!(clock.contradiction(), None);
-        clock.sight(NodeId(2), NOW_MS + 8_000, 0, 0);
-        assert_eq!(clock.contradiction(), Some(Contradiction { ahead_ms: 2_000, apart: 1, of: 1 }));
+        clock.observe(NodeId(2), NOW_MS + 8_000, 0, 0);
+        assert_eq!(clock.contradiction(), Some(Contradiction { ahead_ms: 2_000, disagreeing: 1, of: 1 }));
     }
 }

@@ -212,8 +212,8 @@ mod tests {
         let mut tally = Tally::new(&table, key, None, NOW_MS);
         tally.add(b"\0k", Some(&head));
         let (_, mut scanned) = tally.finish();
-        assert!(scanned.tree().agrees(digests.tree()) && !scanned.tree().agrees(&EMPTY));
+        assert!(scanned.tree().matches(digests.tree()) && !scanned.tree().matches(&EMPTY));
         scanned.replace(&change(Some(&head), None));
-        assert!(scanned.tree().agrees(&EMPTY));
+        assert!(scanned.tree().matches(&EMPTY));
     }
 }

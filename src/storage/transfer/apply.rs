@@ -109,7 +109,7 @@ impl Store {
 fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
     let key = row.key.clone();
     if let Payload::Live { value, .. } = &row.payload
-        && !value.is_sound()
+        && !value.is_valid()
     {
         let key = key.as_str();
         return Err(Error::BadJson(format!(

@@ -32,7 +32,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` where the engine cannot read on, `NotReady` while the storage is being opened again.
     pub fn heads(&self, table: &TableName, path: Path) -> Result<Vec<(Key, Marker, Digest)>> {
-        if !path.is_sound() {
+        if !path.is_valid() {
             return Ok(Vec::new());
         }
         self.read_table(table, Vec::new(), |table| table.heads(path, &self.0.around.digest_key.now()))

@@ -18,7 +18,7 @@ const COMPARISON_QUIET_MS: u64 = 4_000;
 /// and so long after where it is written over again and again.
 const SWEEP_MS: u64 = 1_000;
 /// How many rounds may differ for that reason before it is held to be another.
-const EXCUSED_MAX: u32 = 4;
+const SWEEP_EXCUSES_MAX: u32 = 4;
 /// A first sync whose source says nothing for so long looks for another.
 const SOURCE_SILENCE_MS: u64 = 5_000;
 
@@ -37,11 +37,11 @@ impl Peer {
         }
         self.figures.rounds += 1;
         self.figures.rows_there = Some(round.rows);
-        self.figures.is_whole = Some(round.flags.whole);
+        self.figures.is_complete = Some(round.flags.complete);
         self.figures.is_leaving = round.flags.leaving;
         self.figures.last_round_ms = Some(context.now_ms);
         let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
-        self.heed(context, &round, swept)?;
+        self.follow_sweep(context, &round, swept)?;
         let outputs = self.compare_roots(context, &round, swept);
         self.last_round = Some((round, context.now_ms));
         outputs
@@ -49,32 +49,37 @@ impl Peer {
 
     /// Takes over how far others have swept; where this node is not whole, once the peer has what is removed here by that. Where it is
     /// further than this node ever guaranteed, they do not count on this node: it is not whole, whatever it holds itself to be.
-    fn heed<R: Replica>(&mut self, context: &Context<'_, R>, round: &Round, swept: Swept) -> Result<()> {
+    fn follow_sweep<R: Replica>(
+        &mut self,
+        context: &Context<'_, R>,
+        round: &Round,
+        swept: Swept,
+    ) -> Result<()> {
         let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
         if swept.latest_ms() > latest_ms {
             let ahead_ms = swept.latest_ms() - context.now_ms;
             return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
         }
-        let mut standing = context.shared.standing();
-        standing.floor.announced(self.remote, round.guarantee_ms);
-        if round.flags.apart {
-            standing.hear_apart(self.remote);
+        let mut progress = context.shared.progress();
+        progress.floor.announced(self.remote, round.guarantee_ms);
+        if round.flags.detached {
+            progress.hear_detached(self.remote);
         }
-        if round.flags.whole {
-            standing.whole_seen_ms = context.now_ms;
-            if standing.whole && swept.latest_ms() > standing.guaranteed_ms {
-                standing.begin_syncing(context.now_ms);
+        if round.flags.complete {
+            progress.complete_seen_ms = context.now_ms;
+            if progress.complete && swept.latest_ms() > progress.guaranteed_ms {
+                progress.begin_syncing(context.now_ms);
             }
-        } else if standing.whole || !standing.is_without_whole(context.now_ms) {
+        } else if progress.complete || !progress.hears_no_complete_member(context.now_ms) {
             return Ok(());
         }
-        let is_whole = standing.whole;
-        drop(standing);
-        if !is_whole && !self.has_offered(context, swept)? {
+        let is_complete = progress.complete;
+        drop(progress);
+        if !is_complete && !self.has_sent_garbage(context, swept)? {
             return Ok(());
         }
         let own = context.replica.swept();
-        if !is_whole && round.flags.whole && own.max(swept) != swept {
+        if !is_complete && round.flags.complete && own.max(swept) != swept {
             // What it swept by itself, apart from the others, the others may still have.
             return context.replica.reset_swept(swept);
         }
@@ -84,14 +89,14 @@ impl Peer {
 
     /// Sends the peer what is dead here and about to be removed, and says whether it has that. What this node deleted, or gave an expiry,
     /// while it was no member ends what the members have had since before; there it is removed at once.
-    fn has_offered<R: Replica>(&mut self, context: &Context<'_, R>, swept: Swept) -> Result<bool> {
+    fn has_sent_garbage<R: Replica>(&mut self, context: &Context<'_, R>, swept: Swept) -> Result<bool> {
         if !self.repairs.is_empty() || self.is_repairing() {
             return Ok(false);
         }
         // They may have swept further while it was on its way.
-        if self.offered.max(swept) != self.offered {
-            self.repairs.add_all(context.replica.dead(swept)?);
-            self.offered = self.offered.max(swept);
+        if self.garbage_sent.max(swept) != self.garbage_sent {
+            self.repairs.add_all(context.replica.garbage(swept)?);
+            self.garbage_sent = self.garbage_sent.max(swept);
         }
         Ok(self.repairs.is_empty())
     }
@@ -103,30 +108,30 @@ impl Peer {
         swept: Swept,
     ) -> Result<Vec<Output>> {
         let Some(theirs) = round.root else { return Ok(Vec::new()) };
-        context.replica.pass(round.at_ms());
+        context.replica.raise_clock(round.at_ms());
         if context.replica.swept() != swept {
             return Ok(Vec::new());
         }
         if self.swept.0 != swept {
             self.swept = (swept, context.now_ms);
         }
-        let compared = context.shared.standing().floor.compare(round.at_ms());
+        let compared = context.shared.progress().floor.compare(round.at_ms());
         let Some(own) = context.replica.root(round.at_ms())? else { return Ok(Vec::new()) };
         if own == theirs {
-            (self.differing, self.excused) = (0, 0);
-            self.end_session();
+            (self.differing, self.sweep_excuses) = (0, 0);
+            self.end_comparison();
             // Of what was written just before the link came up, an earlier instant tells nothing: it may be missing here.
-            let is_all = round.flags.is_all || round.at_ms() >= self.options.latest_ms(self.begun_ms);
+            let is_all = round.flags.is_all || round.at_ms() >= self.options.latest_ms(self.linked_ms);
             let covered = is_all.then_some(round.flags);
             let equal = Equal { compared, swept, covered };
             return Ok(vec![Output::AfterSync(Then::Equal(equal))]);
         }
-        let (is_whole, may_agree) = {
-            let standing = context.shared.standing();
-            let is_without_whole = standing.is_without_whole(context.now_ms);
-            (standing.whole, is_without_whole && standing.may_agree_with(self.remote))
+        let (is_complete, may_agree) = {
+            let progress = context.shared.progress();
+            let hears_no_complete_member = progress.hears_no_complete_member(context.now_ms);
+            (progress.complete, hears_no_complete_member && progress.may_agree_with(self.remote))
         };
-        let is_due = match (is_whole, round.flags.whole) {
+        let is_due = match (is_complete, round.flags.complete) {
             (true, true) => self.is_due(round),
             // One that has yet to learn what there is learns it from one that knows, and from one at a time.
             (false, true) => self.is_source(context),
@@ -146,30 +151,30 @@ impl Peer {
         if round.flags.pushing || self.is_pushing(round.at_ms()) {
             return false;
         }
-        if round.at_ms() < self.swept.1 + SWEEP_MS && self.excused < EXCUSED_MAX {
-            self.excused += 1;
+        if round.at_ms() < self.swept.1 + SWEEP_MS && self.sweep_excuses < SWEEP_EXCUSES_MAX {
+            self.sweep_excuses += 1;
             return false;
         }
         self.differing += 1;
-        self.differing >= self.patience(round)
+        self.differing >= self.rounds_before_opening(round)
     }
 
     /// Whether the first sync is to come from this peer.
     fn is_source<R: Replica>(&self, context: &Context<'_, R>) -> bool {
-        let mut standing = context.shared.standing();
-        let is_taken = |(source, seen_ms): (NodeId, u64)| {
-            source != self.remote && context.now_ms.saturating_sub(seen_ms) < SOURCE_SILENCE_MS
+        let mut progress = context.shared.progress();
+        let is_taken = |(sync_source, seen_ms): (NodeId, u64)| {
+            sync_source != self.remote && context.now_ms.saturating_sub(seen_ms) < SOURCE_SILENCE_MS
         };
-        if standing.source.is_some_and(is_taken) {
+        if progress.sync_source.is_some_and(is_taken) {
             return false;
         }
-        standing.source = Some((self.remote, context.now_ms));
+        progress.sync_source = Some((self.remote, context.now_ms));
         true
     }
 
     /// How many rounds in a row must differ before this side opens. One of both opens first, and the other only where that
     /// does not; after a gap there is no doubt that something differs.
-    fn patience(&self, round: &Round) -> u32 {
+    fn rounds_before_opening(&self, round: &Round) -> u32 {
         let sure = self.equal_ms.is_none() && (self.gap || round.flags.gap);
         match (sure, self.local < self.remote) {
             (true, true) => 1,
@@ -180,12 +185,12 @@ impl Peer {
     }
 
     fn is_comparing(&self, now_ms: u64) -> bool {
-        !self.repairs.is_empty() || now_ms.saturating_sub(self.busy_ms) < COMPARISON_QUIET_MS
+        !self.repairs.is_empty() || now_ms.saturating_sub(self.comparison_active_ms) < COMPARISON_QUIET_MS
     }
 
-    pub(in crate::core::protocol::peer) fn end_session(&mut self) {
-        if let Some(session) = self.session.take()
-            && session.moved_before == self.moved()
+    pub(in crate::core::protocol::peer) fn end_comparison(&mut self) {
+        if let Some(open_comparison) = self.open_comparison.take()
+            && open_comparison.moved_before == self.moved()
         {
             self.figures.false_sessions += 1;
         }
@@ -197,7 +202,7 @@ impl Peer {
 
     /// Whether something this node wrote at or before an instant is not acknowledged yet.
     pub(in crate::core::protocol::peer) fn is_pushing(&self, at_ms: u64) -> bool {
-        let mark = self.marks.iter().find(|(marked_ms, _)| *marked_ms >= at_ms);
+        let mark = self.round_marks.iter().find(|(marked_ms, _)| *marked_ms >= at_ms);
         mark.is_some_and(|(_, last)| self.acked < *last)
     }
 

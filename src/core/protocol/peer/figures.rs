@@ -38,7 +38,7 @@ pub struct Figures {
     /// Rows the peer said it has.
     pub rows_there: Option<u64>,
     /// Whether the peer said that it is whole.
-    pub is_whole: Option<bool>,
+    pub is_complete: Option<bool>,
     /// Whether the peer said that it hands over what it has, to leave for good.
     pub is_leaving: bool,
     /// When the last round came, in Unix milliseconds.

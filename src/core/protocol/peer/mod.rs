@@ -23,7 +23,7 @@ use self::push::InFlight;
 use super::{
     comparison::{self, Answer},
     floor::Comparing,
-    journal::Noted,
+    journal::JournalEntry,
     message::{Flags, Message, Round, Row, Rows},
     progress::{Acked, Shared},
     repairs::Repairs,
@@ -37,7 +37,7 @@ use crate::{
 /// Instants of roots are multiples of this, so that those of several peers are the same and need be taken once.
 const INSTANT_STEP_MS: u64 = 500;
 /// How many places of the journal are remembered, one a round: more than the settle time has rounds.
-const MARKS_MAX: usize = 64;
+const ROUND_MARKS_MAX: usize = 64;
 
 /// How peers are spoken to.
 #[derive(Clone, Copy, Debug)]
@@ -103,14 +103,14 @@ pub struct Peer {
     options: Options,
     random: u64,
     /// When the link came up, and how far the journal went then.
-    begun_ms: u64,
-    begun: u64,
+    linked_ms: u64,
+    linked_entry: u64,
     /// How far the journal was looked at, and what of it was not sent yet.
     cursor: u64,
-    unsent: VecDeque<Noted>,
+    unsent: VecDeque<JournalEntry>,
     acked: u64,
     gap: bool,
-    marks: VecDeque<(u64, u64)>,
+    round_marks: VecDeque<(u64, u64)>,
     repairs: Repairs,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
@@ -121,19 +121,19 @@ pub struct Peer {
     differing: u32,
     /// The last instant (Unix milliseconds) at which roots were equal, since the link came up or the journal had a gap.
     equal_ms: Option<u64>,
-    session: Option<Session>,
-    busy_ms: u64,
+    open_comparison: Option<OpenComparison>,
+    comparison_active_ms: u64,
     /// How many rounds in a row differed just after a sweep.
-    excused: u32,
+    sweep_excuses: u32,
     /// How far others had swept when the peer was sent what dies here by that.
-    offered: Swept,
+    garbage_sent: Swept,
     /// How far both have swept, and since when both have.
     swept: (Swept, u64),
     figures: Figures,
 }
 
 #[derive(Debug)]
-struct Session {
+struct OpenComparison {
     moved_before: u64,
 }
 
@@ -145,28 +145,28 @@ impl Peer {
         options: Options,
         seed: u64,
     ) -> Self {
-        let mut standing = context.shared.standing();
+        let mut progress = context.shared.progress();
         let journal = context.shared.journal();
-        let known = standing.acked.get(&remote).copied();
+        let known = progress.acked.get(&remote).copied();
         let acked = match known.unwrap_or_default() {
             acked if journal.reaches(acked.upto) => acked,
             _ => Acked::nothing_before(journal.last()),
         };
-        standing.acked.insert(remote, acked);
+        progress.acked.insert(remote, acked);
         let cursor = acked.upto;
         Self {
             local,
             remote,
             options,
             random: seed,
-            begun_ms: context.now_ms,
-            begun: journal.last(),
+            linked_ms: context.now_ms,
+            linked_entry: journal.last(),
             cursor,
             unsent: VecDeque::new(),
             acked: cursor,
             // Of a peer that is new to this process nobody knows what it has.
             gap: known != Some(acked),
-            marks: VecDeque::new(),
+            round_marks: VecDeque::new(),
             repairs: Repairs::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -175,10 +175,10 @@ impl Peer {
             last_round: None,
             differing: 0,
             equal_ms: None,
-            session: None,
-            busy_ms: 0,
-            excused: 0,
-            offered: Swept::default(),
+            open_comparison: None,
+            comparison_active_ms: 0,
+            sweep_excuses: 0,
+            garbage_sent: Swept::default(),
             swept: (Swept::default(), 0),
             figures: Figures::default(),
         }
@@ -205,8 +205,8 @@ impl Peer {
     }
 
     /// Whether the peer is whole, as far as it said.
-    pub fn is_whole(&self) -> bool {
-        self.last_round.as_ref().is_some_and(|(round, _)| round.flags.whole)
+    pub fn is_complete(&self) -> bool {
+        self.last_round.as_ref().is_some_and(|(round, _)| round.flags.complete)
     }
 
     /// The round to send: at once when the link has come up, then each time the interval has passed.
@@ -216,32 +216,32 @@ impl Peer {
     pub fn round<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Output> {
         let now_ms = context.now_ms;
         let at_ms = self.settled_ms(now_ms);
-        if self.marks.len() == MARKS_MAX {
-            self.marks.pop_front();
+        if self.round_marks.len() == ROUND_MARKS_MAX {
+            self.round_marks.pop_front();
         }
-        self.marks.push_back((now_ms, context.shared.journal().last()));
-        context.replica.pass(at_ms);
+        self.round_marks.push_back((now_ms, context.shared.journal().last()));
+        context.replica.raise_clock(at_ms);
         let root = context.replica.root(at_ms)?;
-        let is_syncing = !self.is_whole() || !context.shared.standing().whole;
+        let is_syncing = !self.is_complete() || !context.shared.progress().complete;
         let is_all =
             is_syncing && root.is_some() && context.replica.root(self.options.latest_ms(now_ms))? == root;
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
-        let mut standing = context.shared.standing();
+        let mut progress = context.shared.progress();
         // After the root was taken, which lacks what was lost.
-        standing.lose(context.replica.lost_ms(), now_ms);
+        progress.lose(context.replica.lost_ms(), now_ms);
         let flags = Flags {
-            whole: standing.whole,
-            intact: standing.intact,
+            complete: progress.complete,
+            intact: progress.intact,
             is_all,
             pushing,
             gap: self.gap,
-            leaving: standing.leaving,
-            apart: standing.agreement.is_apart(self.remote),
+            leaving: progress.leaving,
+            detached: progress.agreement.is_detached(self.remote),
         };
         let (guarantee_ms, agreed_ms) =
-            (standing.guarantee_ms(at_ms), standing.agreement.with_ms(self.remote));
-        drop(standing);
+            (progress.guarantee_ms(at_ms), progress.agreement.with_ms(self.remote));
+        drop(progress);
         let since = |before_ms: u64| u32::try_from(now_ms.saturating_sub(before_ms)).unwrap_or(u32::MAX);
         let round = Round {
             now_ms,
@@ -274,21 +274,23 @@ impl Peer {
             }
             Message::Open(comparison) => comparison::answer_open(context.replica, &comparison)?,
             Message::Digests(comparison) => comparison::answer_digests(context.replica, &comparison)?,
-            Message::Glimpses(comparison) => comparison::answer_glimpses(context.replica, &comparison)?,
+            Message::RowFingerprints(comparison) => {
+                comparison::answer_row_fingerprints(context.replica, &comparison)?
+            }
             Message::Names(comparison) => comparison::answer_names(context.replica, &comparison)?,
             Message::Want(rows) => Answer { rows, ..Answer::default() },
             Message::Pull(streams) => Answer { streams, ..Answer::default() },
             Message::Alive
             | Message::Swim(_)
             | Message::Forgotten(_)
-            | Message::Outlived { .. }
+            | Message::Superseded { .. }
             | Message::Refused(_)
             | Message::Leaving { .. }
             | Message::StorageFull(_) => {
                 return Ok(Vec::new());
             }
         };
-        self.busy_ms = context.now_ms;
+        self.comparison_active_ms = context.now_ms;
         self.repairs.add(answer.rows, answer.streams);
         answer.messages.iter().for_each(|message| self.figures.count_sent(message));
         Ok(answer.messages.into_iter().map(Output::Send).collect())
@@ -296,23 +298,23 @@ impl Peer {
 
     /// Notes that both roots were equal at an instant, and that all of it is durable here.
     pub fn equal<R: Replica>(&mut self, context: &Context<'_, R>, equal: Equal) {
-        let mut standing = context.shared.standing();
-        standing.lose(context.replica.lost_ms(), context.now_ms);
+        let mut progress = context.shared.progress();
+        progress.lose(context.replica.lost_ms(), context.now_ms);
         if let Some(flags) = equal.covered {
-            standing.cover(self.remote, flags, equal.compared.at_ms);
+            progress.cover(self.remote, flags, equal.compared.at_ms);
         }
-        standing.floor.equal(self.remote, equal.compared);
-        drop(standing);
+        progress.floor.equal(self.remote, equal.compared);
+        drop(progress);
         self.equal_ms = self.equal_ms.max(Some(equal.compared.at_ms));
         self.gap = false;
     }
 
     /// Opens a comparison now, whatever the roots say.
     pub fn compare_now<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Output> {
-        self.end_session();
-        self.session = Some(Session { moved_before: self.moved() });
+        self.end_comparison();
+        self.open_comparison = Some(OpenComparison { moved_before: self.moved() });
         self.figures.sessions += 1;
-        self.busy_ms = context.now_ms;
+        self.comparison_active_ms = context.now_ms;
         let nonce = self.next_random();
         let opening = comparison::open(context.replica, nonce, self.settled_ms(context.now_ms))?;
         self.figures.count_sent(&opening);
@@ -321,7 +323,7 @@ impl Peer {
 
     fn take_rows<R: Replica>(&mut self, context: &Context<'_, R>, rows: Rows) -> Result<Output> {
         if rows.repair {
-            self.busy_ms = context.now_ms;
+            self.comparison_active_ms = context.now_ms;
         }
         let latest_ms = self.options.latest_ms(context.now_ms);
         let all = rows.tables.iter().flat_map(|(_, rows)| rows);
@@ -334,38 +336,38 @@ impl Peer {
             });
         }
         let proven_ms = self.proven_ms(context);
-        let is_whole = context.shared.standing().whole;
+        let is_complete = context.shared.progress().complete;
         let mut deleted = Vec::new();
         for (table, rows) in rows.tables {
             self.figures.rows_received += rows.len() as u64;
-            self.admit_late(context, &rows, proven_ms)?;
+            self.lower_claims(context, &rows, proven_ms)?;
             let accepted = context.replica.accept(&table, rows, proven_ms)?;
             self.figures.rows_changed += accepted.changed;
             self.figures.rows_refused += accepted.deleted.len() as u64;
             // One that is not whole has yet to come to know what was swept.
-            self.figures.rows_unproven += if is_whole { accepted.unproven } else { 0 };
+            self.figures.rows_unproven += if is_complete { accepted.unproven } else { 0 };
             deleted.extend(accepted.deleted.into_iter().map(|(key, marker)| (table.clone(), key, marker)));
         }
         Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, deleted })))
     }
 
     /// Takes back what is claimed of the instants before the oldest row that may come in: others may not have it.
-    fn admit_late<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], proven_ms: u64) -> Result<()> {
+    fn lower_claims<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], proven_ms: u64) -> Result<()> {
         let (deleted, live): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.payload == Payload::Deleted);
         let written = |row: &Row| row.marker.timestamp.unix_ms();
-        let mut standing = context.shared.standing();
+        let mut progress = context.shared.progress();
         if let Some(oldest_ms) = deleted.into_iter().map(written).min() {
-            standing.admit_late_deletion(oldest_ms);
+            progress.lower_floor(oldest_ms);
         }
         let Some(oldest_ms) =
             live.into_iter().map(written).filter(|written_ms| *written_ms > proven_ms).min()
         else {
             return Ok(());
         };
-        if standing.admit_late(oldest_ms) {
-            let agreement = standing.agreement.clone();
-            drop(standing);
-            context.replica.keep_agreement(&agreement)?;
+        if progress.lower_claims(oldest_ms) {
+            let agreement = progress.agreement.clone();
+            drop(progress);
+            context.replica.save_agreement(&agreement)?;
         }
         Ok(())
     }
@@ -373,9 +375,9 @@ impl Peer {
     /// Up to when (Unix milliseconds) it is proved of the peer's rows that they were deleted where there is none here; 0 where nothing is.
     fn proven_ms<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
         let Some((round, _)) = &self.last_round else { return 0 };
-        let standing = context.shared.standing();
-        if standing.whole && !round.flags.whole {
-            round.agreed_ms.min(standing.agreement.with_ms(self.remote))
+        let progress = context.shared.progress();
+        if progress.complete && !round.flags.complete {
+            round.agreed_ms.min(progress.agreement.with_ms(self.remote))
         } else {
             0
         }

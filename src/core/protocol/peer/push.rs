@@ -53,7 +53,7 @@ impl Peer {
             return Ok(None);
         }
         let rows = self.repairs.next(context.replica, MESSAGE_BYTES)?;
-        self.busy_ms = context.now_ms;
+        self.comparison_active_ms = context.now_ms;
         self.figures.rows_repaired += rows.len() as u64;
         let batch = self.batch(rows, None, true);
         self.figures.count_step(&batch);
@@ -82,11 +82,11 @@ impl Peer {
         batch: u64,
         mut deleted: Vec<(TableName, Key, Marker)>,
     ) -> Result<()> {
-        let mut standing = context.shared.standing();
+        let mut progress = context.shared.progress();
         while self.in_flight.front().is_some_and(|first| first.batch <= batch) {
             let applied = self.in_flight.pop_front().expect("just looked at");
             self.in_flight_bytes -= applied.bytes;
-            let acked = standing.acked.entry(self.remote).or_default();
+            let acked = progress.acked.entry(self.remote).or_default();
             if let Some(cursor) = applied.cursor.filter(|cursor| *cursor > self.acked) {
                 self.acked = cursor;
                 // A link that this one took the place of may still have had its say.
@@ -94,8 +94,8 @@ impl Peer {
             }
         }
         // Nobody proves anything to a whole node, nor of what it does not itself hold to have been on every member.
-        let agreed_ms = if standing.whole { 0 } else { standing.agreement.with_ms(self.remote) };
-        drop(standing);
+        let agreed_ms = if progress.complete { 0 } else { progress.agreement.with_ms(self.remote) };
+        drop(progress);
         deleted.retain(|(_, _, marker)| marker.timestamp.unix_ms() <= agreed_ms);
         if !deleted.is_empty() {
             self.figures.rows_removed += context.replica.remove(deleted)?;
@@ -105,7 +105,8 @@ impl Peer {
 
     fn next_of_journal<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Option<Message>> {
         if self.unsent.is_empty() {
-            let following = context.shared.journal().following(self.cursor, self.begun, ENTRIES_PER_BATCH);
+            let following =
+                context.shared.journal().following(self.cursor, self.linked_entry, ENTRIES_PER_BATCH);
             let Some(following) = following else {
                 self.skip_gap(context);
                 return Ok(None);
@@ -119,15 +120,15 @@ impl Peer {
         let mut rows = Vec::new();
         let mut bytes = 0;
         while bytes < MESSAGE_BYTES
-            && let Some(noted) = self.unsent.pop_front()
+            && let Some(entry) = self.unsent.pop_front()
         {
-            let row = match noted.row {
+            let row = match entry.row {
                 Some(row) => Some(row),
-                None => context.replica.read(&noted.table, &noted.key)?,
+                None => context.replica.read(&entry.table, &entry.key)?,
             };
             if let Some(row) = row {
                 bytes += row.cost();
-                rows.push((noted.table, row));
+                rows.push((entry.table, row));
             }
         }
         self.figures.rows_pushed += rows.len() as u64;
@@ -137,9 +138,9 @@ impl Peer {
 
     /// The peer was too slow for the journal. A comparison finds what it missed.
     fn skip_gap<R: Replica>(&mut self, context: &Context<'_, R>) {
-        let mut standing = context.shared.standing();
+        let mut progress = context.shared.progress();
         let last = context.shared.journal().last();
-        standing.acked.insert(self.remote, Acked::nothing_before(last));
+        progress.acked.insert(self.remote, Acked::nothing_before(last));
         (self.cursor, self.acked) = (last, last);
         (self.gap, self.equal_ms) = (true, None);
     }

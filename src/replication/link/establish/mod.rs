@@ -15,19 +15,21 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    BoxedDuplex, FAREWELL, Link, Socket,
+    BoxedDuplex, CLOSE_TIMEOUT, Link, Socket,
     admission::Admission,
     connect::{self, Network},
-    error::{LinkError, legible},
-    failed,
-    handshake::{HANDSHAKE_TIMEOUT, Hello, Introduction, Offset, Refusal, Role, Saying, Verdict, judge},
+    error::{LinkError, sanitize},
+    handshake::{
+        HANDSHAKE_TIMEOUT, HandshakeMessage, Hello, Offset, Refusal, Role, Verdict, WireHello, decide,
+    },
     noise::{Initiator, Opener, Responder, Sealer},
     secret::Secrets,
+    socket_error,
 };
 use crate::{core::clock::NodeId, replication::link, storage::Machine};
 
 /// Longest message of a handshake.
-const SAYING_BYTES_MAX: usize = 16 * 1024;
+const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// Close codes, of those that are free for applications: no secret in common.
 const CLOSE_SECRET: u16 = 4401;
 /// What came in was no handshake.
@@ -114,7 +116,7 @@ pub async fn accept(
     };
     let outcome = tokio::select! {
         outcome = timeout(HANDSHAKE_TIMEOUT, linking) => outcome.unwrap_or(Err(LinkError::TimedOut)),
-        () = admission.displaced() => Err(LinkError::Lost("it took long, and gave way to others".into())),
+        () = admission.evicted() => Err(LinkError::Lost("it took long, and gave way to others".into())),
     };
     if outcome.as_ref().is_err_and(LinkError::is_failed_attempt) {
         admission.fail();
@@ -134,27 +136,27 @@ impl Handshake<'_> {
     async fn initiate(mut self, address: &str, key: &[u8; 32]) -> Result<Link, LinkError> {
         let mut noise = Initiator::new(key)?;
         let sent = Instant::now();
-        let introduction = Introduction::of(&self.local.hello, address, self.local.machine.now_ms());
-        let first = noise.first(&Saying::Hello(introduction).encode()?)?;
+        let hello = WireHello::of(&self.local.hello, address, self.local.machine.now_ms());
+        let first = noise.first(&HandshakeMessage::Hello(hello).encode()?)?;
         self.send(first.into()).await?;
         let second = self.receive().await?;
         let (round_trip, received_ms) = (sent.elapsed(), self.local.machine.now_ms());
         let (payload, mut sealer, mut opener) = noise.second(&second)?;
-        let saying = Saying::decode(&payload)?;
-        self.sight(&saying, round_trip);
-        let remote = expect_hello(saying)?;
+        let message = HandshakeMessage::decode(&payload)?;
+        self.observe_clock(&message, round_trip);
+        let remote = expect_hello(message)?;
         let offset = Offset::of_round_trip(remote.now_ms, received_ms, round_trip);
-        let verdict = match self.judge(&remote, offset) {
+        let verdict = match self.decide(&remote, offset) {
             Ok(verdict) => verdict,
             Err(refusal) => {
-                self.say(&mut sealer, &self.refusal(&refusal)).await?;
-                self.hang_up(CloseCode::Normal, "refused").await;
+                self.send_sealed(&mut sealer, &self.refusal(&refusal)).await?;
+                self.close_with(CloseCode::Normal, "refused").await;
                 return Err(LinkError::Refusing(refusal));
             }
         };
-        self.say(&mut sealer, &Saying::Agreed(self.local.hello.cluster.digest_key)).await?;
-        let saying = self.hear(&mut opener).await?;
-        self.agree(saying, remote, verdict, offset, (sealer, opener))
+        self.send_sealed(&mut sealer, &HandshakeMessage::Agreed(self.local.hello.cluster.digest_key)).await?;
+        let message = self.receive_sealed(&mut opener).await?;
+        self.finish(message, remote, verdict, offset, (sealer, opener))
     }
 
     async fn respond(mut self) -> Result<Link, LinkError> {
@@ -167,86 +169,93 @@ impl Handshake<'_> {
                     LinkError::SecretDiffers => (CLOSE_SECRET, "secret differs: see CLUSTER_SECRET"),
                     _ => (CLOSE_BROKEN, "no handshake of a link"),
                 };
-                self.hang_up(code.into(), reason).await;
+                self.close_with(code.into(), reason).await;
                 return Err(error);
             }
         };
-        let remote = expect_hello(Saying::decode(&payload)?)?;
+        let remote = expect_hello(HandshakeMessage::decode(&payload)?)?;
         let offset = Offset::of_arrival(remote.now_ms, received_ms);
-        let judged = self.judge(&remote, offset);
-        let answer = match &judged {
-            Ok(_) => Saying::Hello(Introduction::of(&self.local.hello, "", self.local.machine.now_ms())),
+        let decision = self.decide(&remote, offset);
+        let answer = match &decision {
+            Ok(_) => {
+                HandshakeMessage::Hello(WireHello::of(&self.local.hello, "", self.local.machine.now_ms()))
+            }
             Err(refusal) => self.refusal(refusal),
         };
         let (second, mut sealer, mut opener) = noise.second(&answer.encode()?)?;
         self.send(second.into()).await?;
-        let verdict = match judged {
+        let verdict = match decision {
             Ok(verdict) => verdict,
             Err(refusal) => {
-                self.hang_up(CloseCode::Normal, "refused").await;
+                self.close_with(CloseCode::Normal, "refused").await;
                 return Err(LinkError::Refusing(refusal));
             }
         };
         // Until here it may all be a recording.
-        let saying = self.hear(&mut opener).await?;
-        if matches!(saying, Saying::Agreed(_)) {
-            self.say(&mut sealer, &Saying::Agreed(self.local.hello.cluster.digest_key)).await?;
+        let message = self.receive_sealed(&mut opener).await?;
+        if matches!(message, HandshakeMessage::Agreed(_)) {
+            self.send_sealed(&mut sealer, &HandshakeMessage::Agreed(self.local.hello.cluster.digest_key))
+                .await?;
         }
-        self.agree(saying, remote, verdict, offset, (sealer, opener))
+        self.finish(message, remote, verdict, offset, (sealer, opener))
     }
 
-    fn judge(&self, remote: &Hello, offset: Offset) -> Result<Verdict, Refusal> {
-        judge(&self.local.hello, remote, self.role, offset, self.local.drift_max_ms)
+    fn decide(&self, remote: &Hello, offset: Offset) -> Result<Verdict, Refusal> {
+        decide(&self.local.hello, remote, self.role, offset, self.local.drift_max_ms)
     }
 
-    fn refusal(&self, refusal: &Refusal) -> Saying {
-        Saying::Refusal(refusal.clone(), self.local.hello.node, self.local.machine.now_ms())
+    fn refusal(&self, refusal: &Refusal) -> HandshakeMessage {
+        HandshakeMessage::Refusal(refusal.clone(), self.local.hello.node, self.local.machine.now_ms())
     }
 
     /// Notes the clock of the node that answered, whether or not it refuses. Only of an answer: that is no recording.
-    fn sight(&self, answer: &Saying, round_trip: Duration) {
+    fn observe_clock(&self, answer: &HandshakeMessage, round_trip: Duration) {
         let (node, theirs_ms): (NodeId, u64) = match answer {
-            Saying::Hello(hello) => hello.clock(),
-            Saying::Refusal(_, node, theirs_ms) => (*node, *theirs_ms),
-            Saying::Agreed(_) => return,
+            HandshakeMessage::Hello(hello) => hello.clock(),
+            HandshakeMessage::Refusal(_, node, theirs_ms) => (*node, *theirs_ms),
+            HandshakeMessage::Agreed(_) => return,
         };
         if node != self.local.hello.node {
             let round_trip_ms = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
-            self.local.machine.sight(node, theirs_ms, round_trip_ms, 0);
+            self.local.machine.observe(node, theirs_ms, round_trip_ms, 0);
         }
     }
 
     /// Ends the handshake with what the other side said last.
-    fn agree(
+    fn finish(
         self,
-        saying: Saying,
+        message: HandshakeMessage,
         mut remote: Hello,
         verdict: Verdict,
         offset: Offset,
         (sealer, opener): (Sealer, Opener),
     ) -> Result<Link, LinkError> {
-        remote.cluster.digest_key = match saying {
-            Saying::Agreed(digest_key) => digest_key,
-            Saying::Refusal(refusal, ..) => return Err(refused(refusal)),
-            Saying::Hello(_) => return Err(out_of_turn()),
+        remote.cluster.digest_key = match message {
+            HandshakeMessage::Agreed(digest_key) => digest_key,
+            HandshakeMessage::Refusal(refusal, ..) => return Err(refused(refusal)),
+            HandshakeMessage::Hello(_) => return Err(unexpected_message()),
         };
         let (role, remote_address) = (self.role, self.remote);
         let (sender, receiver, traffic) = link::halves(self.socket, sealer, opener);
         Ok(Link { remote, remote_address, role, verdict, offset, sender, receiver, traffic })
     }
 
-    async fn say(&mut self, sealer: &mut Sealer, saying: &Saying) -> Result<(), LinkError> {
+    async fn send_sealed(
+        &mut self,
+        sealer: &mut Sealer,
+        message: &HandshakeMessage,
+    ) -> Result<(), LinkError> {
         let mut plain = vec![0];
-        plain.extend(saying.encode()?);
+        plain.extend(message.encode()?);
         let (frame, more) = sealer.seal(&mut plain, 0)?;
         assert!(more.is_none(), "what a handshake says fits a frame");
         self.send(frame).await
     }
 
-    async fn hear(&mut self, opener: &mut Opener) -> Result<Saying, LinkError> {
+    async fn receive_sealed(&mut self, opener: &mut Opener) -> Result<HandshakeMessage, LinkError> {
         let frame = self.receive().await?;
-        let opened = opener.open(&frame, SAYING_BYTES_MAX)?;
-        Saying::decode(opened.ok_or_else(out_of_turn)?.bytes())
+        let opened = opener.open(&frame, HANDSHAKE_BYTES_MAX)?;
+        HandshakeMessage::decode(opened.ok_or_else(unexpected_message)?.bytes())
     }
 
     async fn send(&mut self, frame: Bytes) -> Result<(), LinkError> {
@@ -262,38 +271,38 @@ impl Handshake<'_> {
                 Some(Ok(Frame::Text(_) | Frame::Frame(_))) => {
                     return Err(LinkError::Broken("no handshake: a frame came in that is not binary".into()));
                 }
-                Some(Err(error)) => return Err(failed(error)),
+                Some(Err(error)) => return Err(socket_error(error)),
                 None => return Err(closed(None)),
             }
         }
     }
 
     /// Closes with a reason, and waits a moment so that it arrives before the connection is gone.
-    async fn hang_up(&mut self, code: CloseCode, reason: &'static str) {
-        let farewell = async {
+    async fn close_with(&mut self, code: CloseCode, reason: &'static str) {
+        let closing = async {
             let close = CloseFrame { code, reason: reason.into() };
             if self.socket.close(Some(close)).await.is_ok() {
                 while let Some(Ok(_)) = self.socket.next().await {}
             }
         };
         // Who does not listen has been told as far as possible.
-        let _ = timeout(FAREWELL, farewell).await;
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 }
 
-fn expect_hello(saying: Saying) -> Result<Hello, LinkError> {
-    match saying {
-        Saying::Hello(introduction) => Ok(introduction.into_hello()),
-        Saying::Refusal(refusal, ..) => Err(refused(refusal)),
-        Saying::Agreed(_) => Err(out_of_turn()),
+fn expect_hello(message: HandshakeMessage) -> Result<Hello, LinkError> {
+    match message {
+        HandshakeMessage::Hello(hello) => Ok(hello.into_hello()),
+        HandshakeMessage::Refusal(refusal, ..) => Err(refused(refusal)),
+        HandshakeMessage::Agreed(_) => Err(unexpected_message()),
     }
 }
 
 fn refused(refusal: Refusal) -> LinkError {
-    LinkError::Refused(Refusal { kind: refusal.kind, text: legible(&refusal.text) })
+    LinkError::Refused(Refusal { kind: refusal.kind, text: sanitize(&refusal.text) })
 }
 
-fn out_of_turn() -> LinkError {
+fn unexpected_message() -> LinkError {
     LinkError::Broken("the other side says something out of turn".into())
 }
 
@@ -301,7 +310,7 @@ fn out_of_turn() -> LinkError {
 fn closed(close: Option<CloseFrame>) -> LinkError {
     match close {
         Some(close) if close.code == CloseCode::from(CLOSE_SECRET) => LinkError::SecretDiffers,
-        Some(close) => LinkError::Lost(format!("closed by the other side: {}", legible(&close.reason))),
+        Some(close) => LinkError::Lost(format!("closed by the other side: {}", sanitize(&close.reason))),
         None => LinkError::Lost("closed by the other side in the middle of the handshake".into()),
     }
 }

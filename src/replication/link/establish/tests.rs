@@ -20,7 +20,7 @@ use crate::{
         register::Register,
     },
     replication::link::{
-        admission::Door,
+        admission::AdmissionControl,
         connect::SystemNetwork,
         handshake::{ClusterIdentity, RefusalKind},
     },
@@ -40,7 +40,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
             address: Some(format!("node{node}:6660")),
             reached_as: String::new(),
             now_ms: 0,
-            whole: node == 1,
+            complete: node == 1,
             swept: node,
         },
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
@@ -65,15 +65,15 @@ async fn meet(initiator: &Local, responder: &Local, remote: [u8; 4]) -> (Outcome
 
 /// What becomes of a connection at the node that was called.
 async fn answer(far: DuplexStream, remote: SocketAddr, responder: &Local) -> Outcome {
-    let door = Door::new(responder.secrets.clone());
-    let admission = door.admit(remote).map_err(|error| LinkError::Lost(error.to_string()))?;
+    let admission_control = AdmissionControl::new(responder.secrets.clone());
+    let admission = admission_control.admit(remote).map_err(|error| LinkError::Lost(error.to_string()))?;
     #[expect(clippy::result_large_err, reason = "the type is the library's")]
-    let agree = |_: &Request, mut response: Response| {
+    let accept_upgrade = |_: &Request, mut response: Response| {
         let protocol = connect::subprotocol().parse().expect("a header value");
         response.headers_mut().insert("sec-websocket-protocol", protocol);
         Ok(response)
     };
-    let upgraded = accept_hdr_async(far, agree).await.map_err(LinkError::lost)?;
+    let upgraded = accept_hdr_async(far, accept_upgrade).await.map_err(LinkError::lost)?;
     accept(Box::new(upgraded.into_inner()), remote, admission, responder).await
 }
 
@@ -147,7 +147,7 @@ async fn each_side_learns_who_the_other_is() {
     assert_eq!(one.remote.cluster.digest_key, DigestKey([2; 32]));
     assert_eq!(other.remote.cluster.digest_key, DigestKey([1; 32]));
     assert_eq!((one.remote.reached_as.as_str(), other.remote.reached_as.as_str()), ("", "reached:1"));
-    assert_eq!((one.remote.now_ms, one.remote.swept, other.remote.whole), (NOW_MS, 2, true));
+    assert_eq!((one.remote.now_ms, one.remote.swept, other.remote.complete), (NOW_MS, 2, true));
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn messages_go_both_ways_at_once_long_ones_too() {
     let (one, other) = meet_here(&local(1, &[OLD]), &local(2, &[OLD])).await;
     let talk = |link: Link| async move {
         let Link { mut sender, mut receiver, traffic, .. } = link;
-        let messages = [rows(1), rows(5 << 20), Message::Leaving { forever: false }];
+        let messages = [rows(1), rows(5 << 20), Message::Leaving { permanent: false }];
         let sending = async {
             for message in &messages {
                 sender.send(message).await.expect("sent");
@@ -268,7 +268,7 @@ async fn a_node_that_never_linked_takes_over_the_cluster_it_meets() {
 async fn a_handshake_that_stops_halfway_is_over_after_its_time() {
     let (near, _far) = duplex(1024);
     let remote = SocketAddr::from(([127, 0, 0, 1], 1));
-    let admission = Door::new(Secrets::Open).admit(remote).expect("admitted");
+    let admission = AdmissionControl::new(Secrets::Open).admit(remote).expect("admitted");
     let outcome = accept(Box::new(near), remote, admission, &local(1, &[])).await;
     assert_eq!(outcome.expect_err("nobody speaks"), LinkError::TimedOut);
 }

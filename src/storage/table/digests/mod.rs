@@ -158,7 +158,7 @@ impl Table {
         let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
         let (counts, digests) = self.tally(trees, number, key.clone(), depth)?;
         let known = partition.digests.as_ref().filter(|known| known.is_under(&key));
-        if known.is_some_and(|known| known.tree().agrees(digests.tree())) && partition.counts == Some(counts)
+        if known.is_some_and(|known| known.tree().matches(digests.tree())) && partition.counts == Some(counts)
         {
             return Ok(true);
         }
@@ -316,7 +316,7 @@ impl Store {
     /// gives the node's own. `None` where the tree is not so deep there, is being built, or there is no such node.
     pub fn sums(&self, table: &TableName, path: Path, below: u8, at_ms: u64) -> Result<Option<Vec<Sum>>> {
         // No partition is so deep that it has more children than that.
-        if self.failure().is_some() || !path.is_sound() || below > DEPTH_MAX {
+        if self.failure().is_some() || !path.is_valid() || below > DEPTH_MAX {
             return Ok(None);
         }
         match self.table(table) {
@@ -329,7 +329,7 @@ impl Store {
     /// How many bits deep the tree is in the shallowest partition below a node; at least those of a partition.
     pub fn depth(&self, table: &TableName, path: Path) -> Result<u8> {
         match self.table(table) {
-            Some(table) if path.is_sound() => Ok(table.depth(path)),
+            Some(table) if path.is_valid() => Ok(table.depth(path)),
             Some(_) | None => Ok(PARTITION_BITS),
         }
     }

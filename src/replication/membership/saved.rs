@@ -7,13 +7,13 @@ use super::{Member, MemberState, Members, member::Record};
 use crate::error::{Error, Result};
 
 /// The version of the bytes that are written.
-const NOTE_VERSION: u8 = 2;
+const VERSION: u8 = 2;
 /// The one before, which had no address at its end. A note of yet another is not read.
-const WITHOUT_ADDRESS: u8 = 1;
+const VERSION_1: u8 = 1;
 
 /// What a node remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remembered {
+pub struct SavedMembers {
     /// The last incarnation of the node itself; 0 before its first.
     pub incarnation: u64,
     /// The others.
@@ -24,22 +24,21 @@ pub struct Remembered {
 
 /// What a note of version 1 says.
 #[derive(Deserialize)]
-struct WithoutAddress {
+struct SavedMembersV1 {
     incarnation: u64,
     members: Vec<Member>,
 }
 
-impl From<WithoutAddress> for Remembered {
-    fn from(note: WithoutAddress) -> Self {
-        let WithoutAddress { incarnation, members } = note;
+impl From<SavedMembersV1> for SavedMembers {
+    fn from(note: SavedMembersV1) -> Self {
+        let SavedMembersV1 { incarnation, members } = note;
         Self { incarnation, members, address: None }
     }
 }
 
-impl Remembered {
+impl SavedMembers {
     fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![NOTE_VERSION])
-            .expect("a vector takes all bytes, and the types are plain")
+        postcard::to_extend(self, vec![VERSION]).expect("a vector takes all bytes, and the types are plain")
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
@@ -47,13 +46,13 @@ impl Remembered {
             |why: String| Error::Corrupt(format!("the note of the cluster's members (\"members\"): {why}"));
         let read = match bytes.split_first() {
             None => return Err(broken("it is empty".into())),
-            Some((&NOTE_VERSION, rest)) => postcard::take_from_bytes(rest),
-            Some((&WITHOUT_ADDRESS, rest)) => {
-                postcard::take_from_bytes(rest).map(|(note, rest)| (WithoutAddress::into(note), rest))
+            Some((&VERSION, rest)) => postcard::take_from_bytes(rest),
+            Some((&VERSION_1, rest)) => {
+                postcard::take_from_bytes(rest).map(|(note, rest)| (SavedMembersV1::into(note), rest))
             }
             Some((version, _)) => {
                 return Err(broken(format!(
-                    "it has version {version}, and this program reads up to {NOTE_VERSION}"
+                    "it has version {version}, and this program reads up to {VERSION}"
                 )));
             }
         };
@@ -70,13 +69,13 @@ impl Members {
     ///
     /// # Errors
     /// `Corrupt`: the note is not one that this program wrote.
-    pub fn restore(note: &[u8]) -> Result<Remembered> {
-        Remembered::decode(note)
+    pub fn restore(note: &[u8]) -> Result<SavedMembers> {
+        SavedMembers::decode(note)
     }
 
     /// Whether a note names others that may hold what this node holds.
-    pub fn are_named_in(note: &[u8]) -> bool {
-        Remembered::decode(note).is_ok_and(|remembered| {
+    pub fn are_saved_in(note: &[u8]) -> bool {
+        SavedMembers::decode(note).is_ok_and(|remembered| {
             remembered.members.iter().any(|member| match member.state {
                 MemberState::Alive | MemberState::Suspect { .. } | MemberState::Down { .. } => true,
                 MemberState::Left { .. } | MemberState::Forgotten { .. } => false,
@@ -85,17 +84,17 @@ impl Members {
     }
 
     /// The note to be made durable, if what must survive a restart has changed since the last.
-    pub fn take_note(&mut self) -> Option<Vec<u8>> {
-        std::mem::take(&mut self.unnoted).then(|| {
-            let members = self.records.values().map(|record| lasting(&record.member)).collect();
+    pub fn take_unsaved(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.unsaved).then(|| {
+            let members = self.records.values().map(|record| saved_form(&record.member)).collect();
             let (incarnation, address) = (self.local().incarnation, self.learned_address.clone());
-            Remembered { incarnation, members, address }.encode()
+            SavedMembers { incarnation, members, address }.encode()
         })
     }
 
-    pub(in crate::replication::membership) fn remember(&mut self, member: Member, now_ms: u64) {
+    pub(in crate::replication::membership) fn restore_member(&mut self, member: Member, now_ms: u64) {
         let node = member.node;
-        let mut record = Record::new(member, self.pace.own_ms());
+        let mut record = Record::new(member, self.clock.steady_ms());
         if record.member.state.is_forgotten() {
             // So that nobody who has not heard of it brings it back.
             let down = foca::Member::new(record.identity(), 0, State::Down);
@@ -106,14 +105,14 @@ impl Members {
         }
         if record.member.state == MemberState::Alive {
             record.member.state = MemberState::Suspect { since_ms: now_ms };
-            record.suspected_ms = Some(self.pace.own_ms());
+            record.suspected_ms = Some(self.clock.steady_ms());
         }
         self.records.insert(node, record);
     }
 }
 
 /// The state as it is remembered: suspicions come and go, and are not.
-pub(in crate::replication::membership) fn lasting(member: &Member) -> Member {
+pub(in crate::replication::membership) fn saved_form(member: &Member) -> Member {
     let state = match member.state {
         MemberState::Alive | MemberState::Suspect { .. } => MemberState::Alive,
         state @ (MemberState::Down { .. } | MemberState::Left { .. } | MemberState::Forgotten { .. }) => {
@@ -128,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{core::clock::NodeId, storage::engine::notes::NOTE_BYTES_MAX};
 
-    fn remembered() -> Remembered {
+    fn remembered() -> SavedMembers {
         let member = |node, state| Member {
             node: NodeId(node),
             address: format!("node{node}:6660"),
@@ -136,7 +135,7 @@ mod tests {
             state,
         };
         let since_ms = 300;
-        Remembered {
+        SavedMembers {
             incarnation: 5,
             members: vec![
                 member(1, MemberState::Alive),
@@ -165,7 +164,7 @@ mod tests {
         let mut golden = golden(2);
         golden.extend(b"\x01\x07me:6660");
         assert_eq!(remembered().encode(), golden);
-        assert_eq!(Remembered::decode(&golden), Ok(remembered()));
+        assert_eq!(SavedMembers::decode(&golden), Ok(remembered()));
     }
 
     #[test]
@@ -176,31 +175,31 @@ mod tests {
             incarnation: u64::MAX,
             state: MemberState::Forgotten { since_ms: u64::MAX },
         });
-        let remembered = Remembered { members: members.collect(), ..remembered() };
+        let remembered = SavedMembers { members: members.collect(), ..remembered() };
         let note = remembered.encode();
         assert!(note.len() < NOTE_BYTES_MAX, "{} bytes", note.len());
-        assert_eq!(Remembered::decode(&note), Ok(remembered));
+        assert_eq!(SavedMembers::decode(&note), Ok(remembered));
     }
 
     /// The bytes as they were first written, before there was an address in them.
     #[test]
     fn a_note_of_before_is_read() {
-        let before = Remembered { address: None, ..remembered() };
-        assert_eq!(Remembered::decode(&golden(1)), Ok(before));
+        let before = SavedMembers { address: None, ..remembered() };
+        assert_eq!(SavedMembers::decode(&golden(1)), Ok(before));
         let mut long = golden(1);
         long.push(0);
-        assert!(Remembered::decode(&long).is_err(), "it ends where it did");
+        assert!(SavedMembers::decode(&long).is_err(), "it ends where it did");
     }
 
     #[test]
     fn a_broken_note_is_named() {
-        let whole = remembered().encode();
-        let mut long = whole.clone();
+        let complete = remembered().encode();
+        let mut long = complete.clone();
         long.push(0);
-        let mut newer = whole.clone();
+        let mut newer = complete.clone();
         newer[0] = 3;
-        for bytes in [&[][..], &whole[..whole.len() - 1], &long, &newer] {
-            let error = Remembered::decode(bytes).expect_err("broken").to_string();
+        for bytes in [&[][..], &complete[..complete.len() - 1], &long, &newer] {
+            let error = SavedMembers::decode(bytes).expect_err("broken").to_string();
             assert!(error.contains("\"members\""), "{error}");
         }
     }
@@ -213,6 +212,6 @@ mod tests {
             incarnation: 1,
             state: MemberState::Suspect { since_ms: 3 },
         };
-        assert_eq!(lasting(&member).state, MemberState::Alive);
+        assert_eq!(saved_form(&member).state, MemberState::Alive);
     }
 }
