@@ -1,5 +1,6 @@
-//! One error, by meaning. A variant says who caused it and what became of the state; foreign errors are mapped to it
-//! here or where they arise, and never pass through. `http/reply.rs` alone decides the status of each.
+//! The error type of the whole program. A variant says who caused the error and what became of the state. Errors of
+//! other libraries are mapped to it here or where they arise, and never pass through. Only `http/response` decides the
+//! HTTP status of each.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -22,23 +23,23 @@ pub enum Error {
     BadName(String),
     /// A parameter or header that cannot be understood.
     BadRequest(String),
-    /// Whoever asks has not proved who they are; the text says how to.
+    /// The client has not proved who it is. The text says how to.
     Unauthorized(String),
-    /// Not allowed to whoever asks; the text says why.
+    /// The client may not do this. The text says why.
     Forbidden(String),
-    /// The request is for another host than this; the text says how to have it answered.
+    /// The request is for another host. The text says how to send it.
     Misdirected(String),
-    /// Nothing is there, for the reason given.
+    /// Nothing is there. The text says why.
     NotFound(String),
-    /// The method is not one this path takes; the text lists those it does.
+    /// The path does not accept this method. The text lists the methods it does.
     MethodNotAllowed(&'static str),
-    /// The client began a request and did not send the rest of it in time.
+    /// The client began a request and did not send the rest in time.
     RequestTimeout(String),
-    /// A patch that does not apply to the value that is there.
+    /// A patch that does not apply to the current value.
     Conflict(String),
-    /// A condition did not hold; the version that is there now, if any.
+    /// A condition did not hold.
     PreconditionFailed {
-        /// The version that stands in the way; `None` where the key is absent.
+        /// The current version; `None` if the key is absent.
         current: Option<Timestamp>,
     },
     /// Larger than a limit, in bytes.
@@ -48,21 +49,21 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// A request whose head is longer than the limit, in bytes.
+    /// The head of the request is longer than the limit.
     HeadTooLarge {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// More operations in a batch, or keys in a multi-get, than a limit.
+    /// More operations in a batch, or keys in a multi-get, than the limit.
     TooManyOperations {
-        /// What there are too many of: `operations`, `keys`.
+        /// What there is too much of: `operations`, `keys`.
         what: &'static str,
         /// The limit.
         limit: usize,
     },
-    /// A declared content type that the request does not take.
+    /// A content type that the request does not accept.
     UnsupportedType(String),
-    /// A count that is at its limit; the text names the limit.
+    /// A count has reached its limit. The text names the limit.
     TooMany(String),
     /// The node sheds load; try again.
     Overloaded(String),
@@ -70,19 +71,19 @@ pub enum Error {
     NotReady(String),
     /// The node is stopping; try another.
     Draining,
-    /// The disk is full or fails: reads and subscriptions go on, writes are refused until it recovers. The write that got
-    /// this answer may or may not be kept.
+    /// The disk is full or fails. Reads and subscriptions go on; writes are refused until it recovers. The write that
+    /// got this answer may or may not be kept.
     StorageFull(String),
     /// The write is durable here, but on fewer replicas than asked for.
     NotEnoughReplicas {
-        /// How many hold it.
+        /// How many replicas hold it.
         held: usize,
         /// How many were asked for.
         wanted: usize,
         /// The version that was written.
         timestamp: Timestamp,
     },
-    /// Bytes on disk that are not what was written. Found on a read, never passed on as a value.
+    /// The bytes on disk are not what was written. Found on a read; never returned as a value.
     Corrupt(String),
     /// A remote timestamp further ahead of this node's wall clock than `--max-clock-drift` allows.
     ClockDrift {
@@ -91,8 +92,8 @@ pub enum Error {
         /// How far is allowed, in milliseconds.
         allowed_ms: u64,
     },
-    /// This node's own timestamps are further ahead of its clock than other nodes take: its clock was ahead, or is behind now. It writes
-    /// nothing until that is mended.
+    /// This node's own timestamps are further ahead of its clock than other nodes accept: its clock was ahead, or is
+    /// behind now. It accepts no writes until this is fixed.
     TimestampsAhead {
         /// How far ahead, in milliseconds.
         ahead_ms: u64,
@@ -103,11 +104,11 @@ pub enum Error {
     StorageInUse(PathBuf),
     /// The storage directory cannot be used as it is; the text says why and what to do.
     StorageUnusable(String),
-    /// The storage directory does not open: what is in it is damaged.
+    /// The storage directory does not open because its contents are damaged.
     StorageDamaged(String),
     /// A wrong argument, flag, variable or configuration file.
     Config(String),
-    /// The operating system refused something; the text says what was being done.
+    /// The operating system refused something. The text says what was being done.
     Io(String),
 }
 
@@ -128,7 +129,7 @@ impl std::error::Error for Error {}
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadJson(why) => write!(f, "the body is not the JSON this request needs: {why}"),
+            Self::BadJson(why) => write!(f, "the body is not the JSON that this request needs: {why}"),
             Self::MissingValue => {
                 f.write_str(r#"the body has no "value": send {"value": ...}; null is a value"#)
             }
@@ -140,7 +141,7 @@ impl fmt::Display for Error {
             | Self::Misdirected(why)
             | Self::NotFound(why)
             | Self::RequestTimeout(why) => f.write_str(why),
-            Self::MethodNotAllowed(allow) => write!(f, "this path takes {allow}"),
+            Self::MethodNotAllowed(allow) => write!(f, "this path accepts only {allow}"),
             Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
             Self::PreconditionFailed { current: Some(version) } => {
                 write!(f, "the condition does not hold: the version here is {version}")
@@ -154,7 +155,7 @@ impl fmt::Display for Error {
             Self::HeadTooLarge { limit } => {
                 write!(
                     f,
-                    "the head of the request is longer than {limit} bytes: a shorter URL, or fewer headers"
+                    "the head of the request is longer than {limit} bytes: use a shorter URL or fewer headers"
                 )
             }
             Self::TooManyOperations { what, limit } => write!(
@@ -175,14 +176,14 @@ impl fmt::Display for Error {
             Self::Corrupt(what) => write!(f, "damaged bytes on disk: {what}"),
             Self::ClockDrift { ahead_ms, allowed_ms } => write!(
                 f,
-                "a timestamp {ahead_ms} ms ahead of this node's clock; at most {allowed_ms} ms are allowed \
-                 (--max-clock-drift): set the clocks by NTP"
+                "a timestamp is {ahead_ms} ms ahead of this node's clock, and at most {allowed_ms} ms are allowed \
+                (--max-clock-drift): set the clocks by NTP"
             ),
             Self::TimestampsAhead { ahead_ms, allowed_ms } => write!(
                 f,
-                "this node's timestamps are {ahead_ms} ms ahead of its clock, and clocks may be {allowed_ms} ms apart \
-                 (--max-clock-drift): its clock was ahead, or is behind now. See to it that the clock is right; then stop \
-                 the node, run `DynaRust clock repair --data DIR`, and start it. Other nodes take writes meanwhile"
+                "this node's timestamps are {ahead_ms} ms ahead of its clock, and at most {allowed_ms} ms are allowed \
+                 (--max-clock-drift): its clock was ahead, or is behind now. Set the clock right, then stop the node, \
+                 run `DynaRust clock repair --data DIR`, and start it again. Other nodes accept writes meanwhile"
             ),
             Self::StorageInUse(dir) => write!(
                 f,

@@ -5,7 +5,7 @@ use super::state::{Cluster, id};
 /// Which rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// As `core::agreement` has them.
+    /// As `core::protocol::agreement` has them.
     Today,
     /// As they were: absence below what was swept is taken for deletion, anybody forgets, and who was whole starts whole.
     Former,

@@ -1,4 +1,4 @@
-//! How two nodes meet and come to hold the same, each step of it as the protocol has it (`core::peer`, `replication::news`), but with no time
+//! How two nodes meet and come to hold the same, each step of it as the protocol has it (`core::protocol::peer`, `replication::membership::events`), but with no time
 //! between them.
 
 use dynarust::core::protocol::{message::Flags, progress::is_majority, replica::Swept};

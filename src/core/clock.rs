@@ -1,23 +1,24 @@
-//! Hybrid logical clock. Orders the writes of all nodes; never runs backwards, even if the wall clock does, and not over a
-//! restart either.
+//! Hybrid logical clock. It orders the writes of all nodes and never runs backwards: not when the wall clock does, and
+//! not across a restart.
 //!
-//! A reading is one `u64`: 48 bits of Unix milliseconds and 16 bits of counter, so that it is close to wall time and
-//! counts on within a millisecond (Kulkarni et al., "Logical Physical Clocks", 2014). A counter that overflows runs into
-//! the milliseconds, which keeps order and costs a millisecond of drift per 65,536 writes in one.
+//! A reading is one `u64`: 48 bits of Unix milliseconds and a 16-bit counter. It stays close to wall time and counts up
+//! within a millisecond (Kulkarni et al., "Logical Physical Clocks", 2014). When the counter overflows it carries into
+//! the milliseconds. Order is kept, at the cost of one millisecond of drift per 65,536 writes within a millisecond.
 //!
-//! The clock hands out nothing at or above its *bound*, which the caller makes durable first: whatever was handed out
-//! and lost in a crash lies below the bound that the next start reads, and starts from.
+//! The clock hands out nothing at or above its *bound*, and the caller makes the bound durable first. Everything handed
+//! out and lost in a crash therefore lies below the bound, where the next start begins.
 //!
-//! What was handed out, observed or stored is never gone behind, nor is an instant that was passed: other nodes may have concluded that nothing
-//! is written at or before it any more. Only where those that were heard of lately were all too far apart from this node's clock can
-//! nobody have. Such an instant is passed *alone*, and forgotten if it turns out to lie further ahead of the wall clock than clocks may be
-//! apart: then it came from a clock that was wrong.
+//! The clock also never goes back before an instant it has *passed*: other nodes may have concluded that nothing will
+//! be written at or before that instant. There is one exception. If this node's clock disagreed with every node it
+//! heard from lately, nobody can have drawn that conclusion. Such an instant is passed *tentatively*: the clock drops
+//! it if it turns out to lie further ahead of the wall clock than the allowed drift, because then it came from a wrong
+//! clock.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A node's name for itself: random, made at its first start, kept in its storage.
+/// A node's id: random, made at its first start and kept in its storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
@@ -27,19 +28,19 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// When and by whom a value was written: total order over all writes of all nodes.
+/// When a value was written, and by which node. Totally orders all writes of all nodes.
 ///
-/// As text it is `<hlc>-<node>`, 16 hexadecimal digits each, and sorts as it compares.
+/// As text it is `<hlc>-<node>`, 16 hexadecimal digits each. The text sorts in the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp {
-    /// Hybrid logical clock reading: Unix milliseconds << 16 | counter.
+    /// The hybrid logical clock reading: Unix milliseconds << 16 | counter.
     pub hlc: u64,
     /// The node that wrote.
     pub node: NodeId,
 }
 
 impl Timestamp {
-    /// Unix milliseconds of the reading.
+    /// The Unix milliseconds of the reading.
     pub fn unix_ms(self) -> u64 {
         unix_ms(self.hlc)
     }
@@ -50,7 +51,7 @@ pub fn unix_ms(hlc: u64) -> u64 {
     hlc >> COUNTER_BITS
 }
 
-/// The last reading of a Unix millisecond.
+/// The last reading of a millisecond.
 pub fn last_reading(unix_ms: u64) -> u64 {
     unix_ms << COUNTER_BITS | ((1 << COUNTER_BITS) - 1)
 }
@@ -61,7 +62,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The text is not a timestamp as `Display` writes it.
+/// The text is not a timestamp in the form that `Display` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseTimestampError;
 
@@ -94,15 +95,15 @@ const COUNTER_BITS: u32 = 16;
 #[derive(Clone, Debug)]
 pub struct Clock {
     node: NodeId,
-    /// The highest reading handed out, observed, stored here or passed.
+    /// The highest reading that was handed out, observed, stored here or passed.
     last: u64,
-    /// The first reading after all instants that were passed alone.
+    /// The first reading after all tentatively passed instants.
     passed_tentatively: u64,
     bound: u64,
     drift_max_ms: u64,
 }
 
-/// The next reading would reach the durable bound: extend it first.
+/// The next reading would reach the durable bound. Call `extend` first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundReached;
 
@@ -111,18 +112,19 @@ pub struct BoundReached;
 pub struct Drift {
     /// How far ahead, in milliseconds.
     pub ahead_ms: u64,
-    /// How far is allowed, in milliseconds.
+    /// The limit, in milliseconds.
     pub allowed_ms: u64,
 }
 
 impl Clock {
-    /// A clock that starts above `bound`, the durable one of the run before (0 at the first start), and hands out nothing
-    /// until `extend`. Remote readings up to `drift_max_ms` ahead are taken.
+    /// A clock that starts above `bound`, the durable bound of the previous run (0 at the first start). It hands out
+    /// nothing until `extend` is called. Remote readings up to `drift_max_ms` ahead are accepted.
     pub fn new(node: NodeId, bound: u64, drift_max_ms: u64) -> Self {
         Self { node, last: bound, passed_tentatively: 0, bound, drift_max_ms }
     }
 
-    /// The next timestamp: above every one handed out or observed, after every instant passed, and at or above `now_ms`.
+    /// The next timestamp. It is above every reading handed out or observed, after every instant passed, and not before
+    /// `now_ms`.
     pub fn tick(&mut self, now_ms: u64) -> Result<Timestamp, BoundReached> {
         let next = (self.last + 1).max(self.least(now_ms));
         if next >= self.bound {
@@ -132,7 +134,8 @@ impl Clock {
         Ok(Timestamp { hlc: next, node: self.node })
     }
 
-    /// Takes note of another node's timestamp, so that later ticks lie above it. One too far ahead changes nothing.
+    /// Observes another node's timestamp, so that later ticks are above it. A timestamp too far ahead is an error and
+    /// changes nothing.
     pub fn observe(&mut self, now_ms: u64, remote: Timestamp) -> Result<(), Drift> {
         let ahead_ms = remote.unix_ms().saturating_sub(now_ms);
         if ahead_ms > self.drift_max_ms {
@@ -142,18 +145,18 @@ impl Clock {
         Ok(())
     }
 
-    /// Takes note of a timestamp that is stored here, whatever the wall clock says: a write over it must lie above it.
+    /// Observes a timestamp stored here, whatever the wall clock says: a write over it needs a later one.
     pub fn follow(&mut self, stored: Timestamp) {
         self.last = self.last.max(stored.hlc);
     }
 
-    /// Raises the clock above an instant: every later tick is after it.
+    /// Raises the clock above an instant. Every later tick is after it.
     pub fn pass(&mut self, at_ms: u64) {
         self.last = self.last.max((at_ms + 1) << COUNTER_BITS);
     }
 
-    /// Raises the clock above an instant in which no other node can have taken part: every later tick is after it, unless it turns out to lie
-    /// further ahead of the wall clock than clocks may be apart.
+    /// Raises the clock above an instant that no other node has relied on. Later ticks are after it, unless it turns
+    /// out to lie further ahead of the wall clock than the allowed drift.
     pub fn pass_tentatively(&mut self, now_ms: u64, at_ms: u64) {
         if self.passed_tentatively > self.latest(now_ms) {
             self.passed_tentatively = 0;
@@ -161,19 +164,21 @@ impl Clock {
         self.passed_tentatively = self.passed_tentatively.max((at_ms + 1) << COUNTER_BITS);
     }
 
-    /// How far the highest reading handed out, observed, stored or passed is ahead of the wall clock, in milliseconds.
+    /// How far the highest reading is ahead of the wall clock, in milliseconds.
     pub fn ahead_ms(&self, now_ms: u64) -> u64 {
         unix_ms(self.last).saturating_sub(now_ms)
     }
 
-    /// The bound to make durable so that ticks up to `lead_ms` from now stay below it, if the present one is lower.
+    /// The bound to make durable so that ticks up to `lead_ms` from now stay below it. `None` if the current bound is
+    /// high enough.
     pub fn bound_wanted(&self, now_ms: u64, lead_ms: u64) -> Option<u64> {
         let wanted = self.bound_at(now_ms, lead_ms);
         (wanted > self.bound).then_some(wanted)
     }
 
-    /// Lowers a bound that lies further above what `bound_wanted` would give than clocks may be apart: a wall clock that was wrong has raised
-    /// it. Returns the lower one, to be made durable; nothing at or above it is handed out from now on.
+    /// Lowers a bound that a wrong wall clock has raised: one that lies further above the bound that `bound_wanted`
+    /// would give than the allowed drift. Returns the lower bound, which the caller makes durable. From now on nothing
+    /// at or above it is handed out.
     pub fn lower_bound(&mut self, now_ms: u64, lead_ms: u64) -> Option<u64> {
         let wanted = self.bound_at(now_ms, lead_ms);
         if self.bound <= wanted + (self.drift_max_ms << COUNTER_BITS) {
@@ -183,12 +188,12 @@ impl Clock {
         Some(wanted)
     }
 
-    /// Raises the bound to one that is durable now.
+    /// Raises the bound to one that is now durable.
     pub fn extend(&mut self, bound: u64) {
         self.bound = self.bound.max(bound);
     }
 
-    /// The highest reading handed out, observed, stored or passed.
+    /// The highest reading that was handed out, observed, stored or passed.
     pub fn last(&self) -> u64 {
         self.last
     }
@@ -197,13 +202,13 @@ impl Clock {
         self.last.max(self.least(now_ms)) + (lead_ms << COUNTER_BITS)
     }
 
-    /// The least reading to hand out at `now_ms`.
+    /// The lowest reading to hand out at `now_ms`.
     fn least(&self, now_ms: u64) -> u64 {
         let now = now_ms << COUNTER_BITS;
         if self.passed_tentatively > self.latest(now_ms) { now } else { self.passed_tentatively.max(now) }
     }
 
-    /// The last reading that a clock of another node may have.
+    /// The last reading that another node's clock may have.
     fn latest(&self, now_ms: u64) -> u64 {
         last_reading(now_ms + self.drift_max_ms + 1)
     }
@@ -225,10 +230,10 @@ mod tests {
         Clock::new(NodeId(1), bound, 500)
     }
 
-    /// Each round has the clock pass an instant. Of a wall clock that was an hour ahead for a moment this was enough to put all later
+    /// Each round makes the clock pass an instant. A wall clock that was an hour ahead for a moment put all later
     /// timestamps an hour ahead.
     #[test]
-    fn instants_passed_alone_while_the_wall_clock_was_wrong_leave_no_trace() {
+    fn tentatively_passed_instants_of_a_wrong_wall_clock_leave_no_trace() {
         let mut clock = clock(0);
         clock.extend(last_reading(NOW_MS + 2 * HOUR_MS));
         let before = clock.tick(NOW_MS).expect("below the bound");
@@ -236,7 +241,7 @@ mod tests {
         let after = clock.tick(NOW_MS + 10).expect("below the bound");
         assert!(before < after);
         assert_eq!((after.unix_ms(), clock.ahead_ms(NOW_MS + 10)), (NOW_MS + 10, 0));
-        // What is passed since still counts, alone or not.
+        // Instants passed since then still count, tentative or not.
         clock.pass_tentatively(NOW_MS + 20, NOW_MS + 300);
         assert_eq!(clock.tick(NOW_MS + 20).map(Timestamp::unix_ms), Ok(NOW_MS + 301));
         clock.pass(NOW_MS + 400);
@@ -244,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_handed_out_stored_or_passed_is_never_gone_behind() {
+    fn readings_handed_out_stored_or_passed_are_never_undercut() {
         let ahead_ms = NOW_MS + HOUR_MS;
         let mut handed_out = clock(0);
         handed_out.extend(last_reading(ahead_ms + 1_000));
@@ -262,19 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_that_a_wrong_clock_raised_is_lowered_and_holds() {
+    fn a_bound_raised_by_a_wrong_clock_is_lowered_and_holds() {
         let mut clock = clock(0);
         clock.extend(last_reading(NOW_MS + HOUR_MS));
-        assert_eq!(
-            clock.lower_bound(NOW_MS + HOUR_MS - 590, 100),
-            None,
-            "no further than clocks may be apart"
-        );
+        assert_eq!(clock.lower_bound(NOW_MS + HOUR_MS - 590, 100), None, "within the allowed drift");
         let lower = clock.lower_bound(NOW_MS, 1_500);
         assert_eq!(lower, Some((NOW_MS + 1_500) << COUNTER_BITS));
         assert_eq!(clock.tick(NOW_MS + 1_500), Err(BoundReached));
-        assert_eq!(clock.lower_bound(NOW_MS, 1_500), None, "once is enough");
-        // Not below what was handed out.
+        assert_eq!(clock.lower_bound(NOW_MS, 1_500), None, "it is already lowered");
+        // Never below what was handed out.
         let mut clock = super::Clock::new(NodeId(1), last_reading(NOW_MS + HOUR_MS), 500);
         assert_eq!(clock.lower_bound(NOW_MS, 0), None);
     }

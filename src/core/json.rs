@@ -1,5 +1,5 @@
-//! A value: JSON, kept as the text that came in less its insignificant white space, so that no digit and no order of members
-//! is ever lost. Parsed only to patch.
+//! A JSON value, kept as the text it arrived as without insignificant white space. No digit and no member order is ever
+//! lost. It is parsed only to patch it.
 
 mod number;
 mod object;
@@ -14,12 +14,12 @@ use serde_json::value::RawValue;
 use self::tree::Tree;
 use crate::error::Error;
 
-/// Deepest nesting of arrays and objects in a value. Readers of our answers recurse, and stop at about this.
+/// Deepest nesting of arrays and objects in a value. Many clients parse recursively and stop at about this depth.
 pub const DEPTH_MAX: usize = 128;
 
 /// One JSON value, as compact text. Clones share it.
 ///
-/// Between nodes it travels as that text; who receives it tests the register's fingerprint, and whether it `is_sound`.
+/// Nodes send each other this text. The receiver checks the register's fingerprint, and that the value `is_valid`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "Arc<str>")]
 pub struct Value(Arc<str>);
@@ -37,25 +37,25 @@ impl From<Value> for Arc<str> {
 }
 
 impl Value {
-    /// Takes in JSON text that `serde_json` has found well-formed.
+    /// Takes JSON text that `serde_json` has found well-formed.
     ///
     /// # Errors
-    /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`, and for a lone surrogate: strict readers refuse it, so that it
-    /// would be a value that some clients can write and others not read.
+    /// `BadJson` for nesting deeper than `DEPTH_MAX`, and for a lone surrogate: strict parsers refuse those, so some
+    /// clients could not read what others wrote.
     pub fn from_raw(raw: &RawValue) -> Result<Self, Error> {
         if let Some(lone) = tree::lone_surrogate(raw.get()) {
             return Err(Error::BadJson(format!(
-                "the string has the lone surrogate {lone}, half a character that no text can hold: send both halves of the pair, the \
-                 character itself, or \\ufffd in its place"
+                "the string has the lone surrogate {lone}, which is half a character: send both halves of the pair, \
+                the character itself, or \\ufffd in its place"
             )));
         }
         Self::from_stored(raw)
     }
 
-    /// As `from_raw`, but takes lone surrogates: for values that were stored before those were refused.
+    /// Like `from_raw`, but accepts lone surrogates, for values that were stored before they were refused.
     ///
     /// # Errors
-    /// `BadJson` where arrays and objects nest deeper than `DEPTH_MAX`.
+    /// `BadJson` for nesting deeper than `DEPTH_MAX`.
     pub fn from_stored(raw: &RawValue) -> Result<Self, Error> {
         Ok(Self(compact(raw.get())?.into()))
     }
@@ -63,25 +63,25 @@ impl Value {
     /// Parses JSON text.
     ///
     /// # Errors
-    /// `BadJson` with what is wrong and where.
+    /// `BadJson`, which says what is wrong and where.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let raw: &RawValue = serde_json::from_str(text).map_err(|e| Error::BadJson(e.to_string()))?;
         Self::from_raw(raw)
     }
 
-    /// Takes text that was a `Value` before: read back from storage, its checksum tested.
+    /// Takes text that is known to be a `Value`: it was read from storage and its checksum matched.
     pub fn trusted(text: String) -> Self {
         Self(text.into())
     }
 
-    /// Whether it is what it says: JSON, compact, and not too deep. Of what was taken in here that is known; a peer may send anything,
-    /// and a line's end in what is written out as one line would begin another.
+    /// Whether the text is valid, compact JSON that is not nested too deep. Values made here always are; a peer may
+    /// send anything. A raw line end would break formats that write one value per line.
     pub fn is_valid(&self) -> bool {
         let parsed: Result<&RawValue, _> = serde_json::from_str(&self.0);
         parsed.is_ok_and(|raw| compact(raw.get()).is_ok_and(|text| *text == *self.0))
     }
 
-    /// As `trusted`, of a text that others may hold too.
+    /// Like `trusted`, for text that is shared.
     pub fn shared(text: Arc<str>) -> Self {
         Self(text)
     }
@@ -91,25 +91,26 @@ impl Value {
         &self.0
     }
 
-    /// RFC 7396: `patch` merged into this value. What the patch does not name stays as it is written.
+    /// Merges `patch` into this value (RFC 7396). Everything the patch does not name keeps its text.
     ///
     /// # Errors
-    /// `Conflict` where one of the two does not parse again, which `from_raw` lets nothing pass for.
+    /// `Conflict` if one of the two does not parse again. `from_raw` lets no such value pass.
     pub fn merge_patch(&self, patch: &Value) -> Result<Self, Error> {
         Ok(Self::trusted(patch::merge(self.tree()?, patch.tree()?).text()))
     }
 
-    /// RFC 6902: the operations of `patch` applied to this value, all or none. What they do not name stays as it is written.
+    /// Applies the operations of `patch` to this value (RFC 6902), all or none. Everything they do not name keeps its
+    /// text.
     ///
     /// # Errors
-    /// As `patch::apply`: `BadJson` where `patch` is no list of operations, `Conflict` where one does not apply.
+    /// As `patch::apply`: `BadJson` if `patch` is not a list of operations, `Conflict` if an operation does not apply.
     pub fn json_patch(&self, patch: &Value) -> Result<Self, Error> {
         let mut target = self.tree()?;
         patch::apply(&mut target, patch.as_str())?;
         Ok(Self::trusted(target.text()))
     }
 
-    /// Whether this is an object with the one member `name`, and that an object.
+    /// Whether this is an object whose only member is `name`, and that member is an object.
     pub fn only_wraps_an_object(&self, name: &str) -> bool {
         let Ok(Tree::Object(members)) = self.tree() else { return false };
         let mut members = members.iter();
@@ -119,11 +120,11 @@ impl Value {
 
     fn tree(&self) -> Result<Tree<'_>, Error> {
         Tree::parse(&self.0)
-            .ok_or_else(|| Error::Conflict("the value that is stored is no JSON: replace it with PUT".into()))
+            .ok_or_else(|| Error::Conflict("the stored value is not JSON: replace it with PUT".into()))
     }
 }
 
-/// Drops the white space between the tokens of well-formed JSON, and counts its nesting.
+/// Removes the white space between tokens of well-formed JSON, and checks the nesting.
 fn compact(text: &str) -> Result<String, Error> {
     let mut out = String::with_capacity(text.len());
     let mut depth = 0usize;
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_compact_json_is_not_sound() {
+    fn text_that_is_not_compact_json_is_not_valid() {
         for sound in ["1", r#"{"a b":[1,"\n"]}"#, r#""\ud800""#, "null"] {
             assert!(Value::trusted(sound.into()).is_valid(), "{sound}");
         }
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_between_tokens_goes_and_in_strings_stays() {
+    fn white_space_is_removed_between_tokens_and_kept_in_strings() {
         assert_eq!(
             compacted(" { \"a b\" : [ 1 ,\n\t2 ] , \"c\\\" \" : \" \\\\\" } "),
             r#"{"a b":[1,2],"c\" ":" \\"}"#
@@ -226,8 +227,8 @@ mod tests {
         assert!(matches!(value.json_patch(&Value::parse("{}").expect("json")), Err(Error::BadJson(_))));
     }
 
-    /// `json_patch::patch` undoes what it did before the operation that failed, and panicked where that was a move into the
-    /// member's own parent: a request could end its task so. Nothing is undone now, as the tree is dropped.
+    /// `json_patch::patch` rolls back after a failed operation, and panicked if it had to roll back a move into the
+    /// member's own parent. A request could end its task this way. Nothing is rolled back now: the tree is dropped.
     #[test]
     fn a_patch_that_fails_after_a_move_to_its_parent_is_a_conflict() {
         let value = Value::parse(r#"{"a":{"b":1}}"#).expect("json");
@@ -235,9 +236,9 @@ mod tests {
         assert!(matches!(value.json_patch(&Value::parse(patch).expect("json")), Err(Error::Conflict(_))));
     }
 
-    /// `serde_json` removes a member by putting the last one in its place.
+    /// `serde_json` removes a member by moving the last one into its place.
     #[test]
-    fn a_removed_member_leaves_the_others_in_their_order() {
+    fn removing_a_member_keeps_the_order_of_the_others() {
         let value = Value::parse(r#"{"gone":1,"b":{"gone":1,"y":2,"x":3},"a":4}"#).expect("json");
         let merged = value.merge_patch(&Value::parse(r#"{"gone":null,"b":{"gone":null}}"#).expect("json"));
         assert_eq!(merged.expect("merges").as_str(), r#"{"b":{"y":2,"x":3},"a":4}"#);
@@ -249,8 +250,9 @@ mod tests {
         assert_eq!(patched.expect("applies").as_str(), r#"{"b":{"x":1,"y":2},"a":4,"new":1}"#);
     }
 
-    /// `serde_json` hands numbers on as objects of one member with a name of its own, so that a patch, even an empty one, made the
-    /// number 1 of the first of these; then no patch touched them. Patches work on the text now, to which no name is special.
+    /// `serde_json` represents numbers as objects with one specially named member. A patch, even an empty one, turned
+    /// the first of these values into the number 1; later, patches refused them all. Patches now work on the text,
+    /// where no name is special.
     #[test]
     fn a_member_with_a_name_that_serde_json_uses_is_patched_like_any_other() {
         let nothing = Value::parse("{}").expect("json");
@@ -268,9 +270,9 @@ mod tests {
         }
     }
 
-    /// `{"s":"\ud800"}` was stored, could then never be patched (409 always), and strict clients could not read it.
+    /// `{"s":"\ud800"}` was stored, could never be patched (always 409), and strict clients could not read it.
     #[test]
-    fn a_lone_surrogate_is_refused_and_an_old_one_is_patched_around() {
+    fn a_lone_surrogate_is_refused_and_stored_ones_survive_a_patch() {
         for lone in [r#"{"s":"\ud800"}"#, r#"{"\udc00":1}"#, r#"["\ud83e x"]"#] {
             assert!(
                 matches!(Value::parse(lone), Err(Error::BadJson(why)) if why.contains("lone surrogate")),
@@ -283,9 +285,9 @@ mod tests {
         assert_eq!(patched.as_str(), r#"{"s":"\ud800","n":2}"#);
     }
 
-    /// A patch wrote the whole value anew: `1E+2` became `1e+2`, and of two members with one name one was lost.
+    /// A patch rewrote the whole value: `1E+2` became `1e+2`, and one of two members with the same name was lost.
     #[test]
-    fn a_patch_leaves_what_it_does_not_name_as_it_was_written() {
+    fn a_patch_keeps_the_text_of_everything_it_does_not_name() {
         let kept = r#""b":1E+2,"a":1e400,"\u0041":"\u0041\/","d":1,"d":2.0,"list":[1E+2,{"x":-0}]"#;
         let value = Value::parse(&format!(r#"{{{kept},"n":{{"y":1.50,"z":1}}}}"#)).expect("json");
         let merged = value.merge_patch(&Value::parse(r#"{"n":{"z":2E0}}"#).expect("json")).expect("merges");
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn of_members_with_one_name_a_patch_changes_the_last_which_readers_see() {
+    fn a_patch_changes_the_last_of_several_members_with_one_name() {
         let value = Value::parse(r#"{"a":1,"x":0,"a":{"b":2}}"#).expect("json");
         let merged = |patch| value.merge_patch(&Value::parse(patch).expect("json")).expect("merges");
         assert_eq!(merged(r#"{"\u0061":{"c":3}}"#).as_str(), r#"{"a":{"b":2,"c":3},"x":0}"#);
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_names_a_member_however_that_is_written() {
+    fn a_pointer_finds_a_member_however_its_name_is_escaped() {
         let value = Value::parse(r#"{"a\\b":1,"a\nb":2,"\u0061b":3,"ab~/":4,"":5,"é":6}"#).expect("json");
         for (path, number) in
             [(r"/a\\b", 1), (r"/a\nb", 2), ("/ab", 3), ("/ab~0~1", 4), ("/", 5), ("/é", 6), (r"/\u00e9", 6)]
@@ -324,7 +326,7 @@ mod tests {
         }
     }
 
-    /// RFC 6902, section 4.6: `test` compared the text of numbers.
+    /// `test` compared numbers as text. RFC 6902, section 4.6, compares them by value.
     #[test]
     fn a_test_compares_numbers_by_value() {
         let value = Value::parse(r#"{"a":1.0,"b":100,"c":-0,"huge":1e999999999}"#).expect("json");
@@ -336,9 +338,9 @@ mod tests {
         assert!(!test("/a", "1.1") && !test("/b", "1E3") && !test("/huge", "1") && !test("/c", "false"));
     }
 
-    /// A patch of two kilobytes that copies a value into itself forty times would need a terabyte.
+    /// A two-kilobyte patch that copies a value into itself forty times would need a terabyte.
     #[test]
-    fn what_a_patch_can_cost_has_a_limit() {
+    fn the_cost_of_a_patch_is_limited() {
         let value = Value::parse("[1]").expect("json");
         let patch_of =
             |operations: Vec<&str>| Value::parse(&format!("[{}]", operations.join(","))).expect("json");
@@ -349,7 +351,7 @@ mod tests {
         assert!(matches!(value.json_patch(&tests(patch::OPERATIONS_MAX + 1)), Err(Error::BadJson(_))));
     }
 
-    /// Where each operation looks through all members this takes ten seconds and more, under the lock of the key.
+    /// If each operation searches all members, this takes more than ten seconds while the key is locked.
     #[test]
     fn a_long_patch_of_a_large_object_is_applied_in_order() {
         let members: Vec<_> = (0..40_000).map(|number| format!(r#""k{number:05}":{number}"#)).collect();
@@ -367,10 +369,10 @@ mod tests {
         );
     }
 
-    /// Each copy into the deepest place doubled the depth, until the recursion that prints the result overflowed the stack, which
-    /// ended the process.
+    /// Each copy into the deepest place doubled the depth, until the recursion that prints the result overflowed the
+    /// stack and the process died.
     #[test]
-    fn no_step_of_a_patch_nests_deeper_than_the_limit() {
+    fn no_patch_operation_nests_deeper_than_the_limit() {
         let value = Value::parse("[]").expect("json");
         let copies = (0..17).map(|step| {
             let deepest = "/0".repeat((1 << step) - 1);

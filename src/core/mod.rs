@@ -1,5 +1,10 @@
-//! What a replica is, as pure functions: names and values, the clock, the register and its merge. Time and randomness are
-//! arguments; nothing here reads a file, a socket or a clock, or logs.
+//! The data model and the replication protocol, as pure functions and state machines. Time and randomness are
+//! arguments: nothing here reads a file, a socket or a clock, or logs.
+//!
+//! - [`name`], [`json`] and [`register`] are the data: tables, keys, values and the last-writer-wins register.
+//! - [`clock`] makes timestamps. [`wall_clock`] decides which readings of the system's clock to trust.
+//! - [`digest`] summarizes rows, so that replicas can compare them. [`protocol`] keeps two replicas the same.
+//! - [`nearest`] finds the known name that a misspelled one meant.
 
 pub mod clock;
 pub mod digest;

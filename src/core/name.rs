@@ -1,4 +1,4 @@
-//! Names of tables and keys: parsed once at the edge, trusted inside.
+//! Names of tables and keys, validated once where they enter.
 
 use std::{fmt, sync::Arc};
 
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// Longest table name, in bytes. It stands in every path and every label.
+/// Longest table name, in bytes. It appears in every path and metric label.
 pub const TABLE_BYTES_MAX: usize = 64;
-/// Longest key, in bytes. sled holds keys whole in its index pages.
+/// Longest key, in bytes. sled keeps whole keys in its index pages.
 pub const KEY_BYTES_MAX: usize = 1024;
 
 /// A table's name: `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, not `key`.
@@ -43,7 +43,7 @@ impl TableName {
             && bytes.iter().all(|&b| plain(b) || matches!(b, b'_' | b'.' | b'-'));
         if !fits || name == "key" {
             return Err(Error::BadName(format!(
-                "{name:?} is no table name: 1 to 64 of A-Z a-z 0-9 _ . -, the first a letter or digit, and not \"key\""
+                "{name:?} is not a table name: use 1 to 64 of A-Z a-z 0-9 _ . -, beginning with a letter or digit, and not \"key\""
             )));
         }
         Ok(Self(name.into()))

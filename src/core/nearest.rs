@@ -1,10 +1,10 @@
-//! Which known name was meant by one that is unknown, for the error that refuses it.
+//! Finds the known name that an unknown one meant, for error messages.
 
-/// Longest part of an unknown name that is looked at, and quoted, in characters. No known name is longer.
+/// Most characters of an unknown name that are compared and quoted. No known name is longer.
 const NAME_CHARS_MAX: usize = 64;
 
-/// The known name that is most like `given`: letters that are missing, wrong or changed about count, their case does not, and nor does
-/// whether words are parted by `-` or `_`. `None` where half of it or more would be wrong.
+/// The known name closest to `given`. Missing, wrong and swapped letters count; case does not, nor does `-` versus `_`.
+/// `None` if half of the name or more would be wrong.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let given = normalize(given);
     let distance = |name: &str| strsim::osa_distance(&given, &normalize(name));
@@ -13,7 +13,7 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     (2 * distance < given.chars().count().max(name.chars().count()) + 1).then_some(name)
 }
 
-/// Says that there is no such thing, which was meant, and what there is: for what is called a `noun`.
+/// An error text for an unknown `noun`: which name was meant, and which are allowed.
 pub fn unknown(noun: &str, given: &str, known: &[&str]) -> String {
     let quoted: String = given.chars().take(NAME_CHARS_MAX).collect();
     if known.is_empty() {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_meant_is_found_and_what_is_unlike_all_is_not_guessed() {
+    fn a_misspelled_name_is_found_and_an_unlike_one_is_not_guessed() {
         let known = ["ttl", "expires_at", "w", "w_timeout", "if_none_match", "prefix", "limit"];
         for (given, meant) in [
             ("tll", "ttl"),
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_said() {
+    fn the_error_lists_what_is_allowed() {
         let text = unknown("parameter", "tll", &["ttl", "w"]);
         assert_eq!(text, r#"unknown parameter "tll": did you mean "ttl"? allowed here: ttl, w"#);
         assert!(unknown("parameter", "a", &[]).contains("none"));

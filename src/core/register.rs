@@ -1,20 +1,20 @@
-//! What a key holds: a last-writer-wins register over a value or a tombstone, on `crdts::LWWReg`.
+//! A key's register: a value or a tombstone, where the last write wins. Built on `crdts::LWWReg`.
 //!
-//! `LWWReg` keeps two registers of equal marker and different values apart for ever, so the marker is more than the
-//! timestamp: it ends in eight bytes of the payload's hash. Two writes that carry one timestamp (a cloned disk) are then
-//! still ordered, the same on every replica, and equal markers mean equal payloads.
+//! `LWWReg` keeps two registers with equal markers but different values apart for ever. So the marker is more than the
+//! timestamp: it ends in eight bytes of the payload's hash. If two writes carry the same timestamp (a cloned disk),
+//! every replica still orders them the same way, and equal markers mean equal payloads.
 
 use crdts::{CvRDT, LWWReg};
 use serde::{Deserialize, Serialize};
 
 use super::{clock::Timestamp, json::Value};
 
-/// The first eight bytes of blake3 over a payload: last tie-break of a merge, checksum on disk, and the value's share of a
-/// digest.
+/// The first eight bytes of blake3 over a payload. The final tie-break of a merge, a checksum on disk, and the value's
+/// part of a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 8]);
 
-/// What orders two registers of one key: the later timestamp, and for equal ones the larger fingerprint.
+/// Orders two registers of one key: the later timestamp wins; if they are equal, the larger fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Marker {
     /// When and by whom it was written.
@@ -26,19 +26,19 @@ pub struct Marker {
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Payload {
-    /// A value, and the Unix millisecond from which on no node shows it any more.
+    /// A value, and the Unix millisecond from which on no node shows it.
     Live {
         /// The value.
         value: Value,
         /// When it expires, if it does.
         expires_at_ms: Option<u64>,
     },
-    /// A delete: a tombstone, which older values lose against.
+    /// A tombstone: the key was deleted. Older values lose against it.
     Deleted,
 }
 
 impl Payload {
-    /// The payload's fingerprint: blake3 over its kind, its expiry and its text.
+    /// The payload's fingerprint: blake3 over its kind, expiry and text.
     pub fn fingerprint(&self) -> Fingerprint {
         match self {
             Self::Live { value, expires_at_ms } => {
@@ -65,7 +65,7 @@ pub fn fingerprint(text: Option<&[u8]>, expires_at_ms: Option<u64>) -> Fingerpri
 pub struct Register(LWWReg<Payload, Marker>);
 
 impl Register {
-    /// A register as `timestamp` wrote it.
+    /// A register written at `timestamp`.
     pub fn new(payload: Payload, timestamp: Timestamp) -> Self {
         let marker = Marker { timestamp, fingerprint: payload.fingerprint() };
         Self(LWWReg { val: payload, marker })
@@ -81,17 +81,17 @@ impl Register {
         Self::new(Payload::Deleted, timestamp)
     }
 
-    /// What it holds.
+    /// The payload.
     pub fn payload(&self) -> &Payload {
         &self.0.val
     }
 
-    /// What it holds.
+    /// The payload.
     pub fn into_payload(self) -> Payload {
         self.0.val
     }
 
-    /// What orders it.
+    /// The marker, which orders it.
     pub fn marker(&self) -> Marker {
         self.0.marker
     }
@@ -101,7 +101,7 @@ impl Register {
         self.0.marker.timestamp
     }
 
-    /// Takes over `other` where that was written later. Commutative, associative, idempotent.
+    /// Takes over `other` if it was written later. Commutative, associative, idempotent.
     pub fn merge(&mut self, other: Self) {
         self.0.merge(other.0);
     }

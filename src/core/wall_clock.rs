@@ -1,60 +1,65 @@
-//! The time that a node believes: what becomes of the readings of a wall clock that may leap.
+//! Decides which readings of the wall clock to trust, because a wall clock may jump.
 //!
-//! Timestamps decide which write wins, and they only grow. A wall clock that is an hour ahead for a moment, because of a bad NTP server, a
-//! virtual machine that was moved or a hand that slipped, would put the node's timestamps an hour ahead for good. So a reading is believed
-//! only as far as it can be true: a monotonic clock that also counts suspension tells how much time has passed since the one before.
+//! Timestamps decide which write wins, and they only grow. A wall clock that is an hour ahead for a moment (a bad NTP
+//! server, a migrated virtual machine, a typing error) would put the node's timestamps an hour ahead for good. So a
+//! reading is trusted only if it is plausible: a monotonic clock that also counts suspended time tells how much time
+//! has passed since the last one.
 //!
-//! What is believed, and when:
+//! What is trusted, and when:
 //! - The *first reading*: there is nothing to check it against.
-//! - *Small corrections*, up to `Options::leap_ms` either way, at once: NTP steps and slews by so much, and links allow as much. Added up they
-//!   come to `leap_ms` for each `FORWARD_MS`, no more: a leap is not believed sooner because it comes in pieces.
-//! - A *leap ahead* once it has stood for `FORWARD_MS`, or at once where more of the other nodes that were heard of lately agree with it than with
-//!   the believed time. Where fewer do, they contradict it, and it takes `CONTRADICTED_MS`: of one node among several whose clock is wrong this
-//!   is as good as never, and a whole cluster that was paused and resumed as one, where each node contradicts all others, comes out of it.
-//! - A *leap back* once it has stood for `BACKWARD_MS`, which is less, as a clock that is ahead does harm with each write, and one that is behind
-//!   does not: timestamps go on from the last one. At once where others agree, or where the clock returns to where it was before the last leap
-//!   ahead. A clock that is back for a moment is not followed at all: values that have expired would be seen again.
-//! - *Any* time, where the believed one lies before `UNSET_BEFORE_MS`: the clock had never been set, as on a board without a battery.
+//! - *Small corrections*, up to `Options::jump_ms` either way: at once. NTP steps and slews by this much, and links
+//!   allow it. In total they may come to `jump_ms` per `ACCEPT_FORWARD_MS`, so a jump is not trusted sooner because it
+//!   comes in pieces.
+//! - A *forward jump*: after it has lasted for `ACCEPT_FORWARD_MS`, or at once if more of the nodes heard from lately
+//!   agree with it than with the trusted time. If fewer agree, they contradict it, and it takes
+//!   `ACCEPT_CONTRADICTED_MS`. For one node with a wrong clock among several that is practically never. A cluster that
+//!   was paused and resumed as a whole, where each node contradicts all others, recovers after that time.
+//! - A *backward jump*: after it has lasted for `ACCEPT_BACKWARD_MS`. That is shorter, because a clock that is ahead
+//!   does harm with each write and one that is behind does not: timestamps continue from the last one. At once if other
+//!   nodes agree, or if the clock returns to where it was before the last forward jump. A clock that goes back only for
+//!   a moment is not followed: expired values would reappear.
+//! - *Any* time, if the trusted time lies before `UNSET_BEFORE_MS`: the clock had never been set, as on a board without
+//!   a battery.
 //!
-//! Until a leap is believed, time goes on by the monotonic clock from where it was. That clock runs at the rate to which NTP disciplines the
-//! machine's clock, so nothing is lost by it. A leap that is taken back before leaves no trace.
+//! Until a jump is accepted, time continues by the monotonic clock. NTP disciplines the rate of that clock too, so
+//! nothing is lost. A jump that reverts before then leaves no trace.
 //!
-//! Other nodes count by what they said their time is, over a link or when one was refused, within the last `SIGHTING_MS`. They tell of
-//! the believed time too, whether it is this node that is wrong: `Believed::contradiction`.
+//! Other nodes count by the time they reported within the last `OBSERVATION_TTL_MS`, over a link or when one was
+//! refused. They also tell whether this node's trusted time is wrong: `TrustedClock::contradiction`.
 
 use std::collections::BTreeMap;
 
 use super::clock::NodeId;
 
-/// How long a leap ahead must stand before it is believed. Longer than what leaps by mistake is noticed and taken back by: NTP polls each 64 s
-/// at first, a hypervisor sets the time of a guest once it runs.
+/// How long a forward jump must last before it is trusted. It is longer than it takes to notice and revert a mistake:
+/// NTP first polls every 64 s, and a hypervisor sets a guest's time once it runs.
 pub const ACCEPT_FORWARD_MS: u64 = 60_000;
-/// How long a leap back must stand.
+/// How long a backward jump must last.
 pub const ACCEPT_BACKWARD_MS: u64 = 10_000;
-/// How long a leap must stand that other nodes contradict.
+/// How long a jump must last that other nodes contradict.
 pub const ACCEPT_CONTRADICTED_MS: u64 = 3_600_000;
-/// For how long counts what another node said of its time: longer than the longest wait between two dials of one that is refused.
+/// How long another node's reported time counts: longer than the longest wait between two dials of a node that refuses.
 pub const OBSERVATION_TTL_MS: u64 = 90_000;
-/// A time before this was never set: 2020 began then, and this program did not exist.
+/// A time before 2020 means that the clock was never set: this program did not exist then.
 pub const UNSET_BEFORE_MS: u64 = 1_577_836_800_000;
-/// How many other nodes are remembered: more than a cluster has members.
+/// Most other nodes remembered: more than a cluster has members.
 const OBSERVATIONS_MAX: usize = 1_024;
 
 /// How far clocks may be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A difference above this between two readings is a leap, in milliseconds.
+    /// A larger difference between two readings is a jump, in milliseconds.
     pub jump_ms: u64,
-    /// How far two nodes' clocks may be apart, in milliseconds.
+    /// How far the clocks of two nodes may differ, in milliseconds.
     pub drift_max_ms: u64,
 }
 
-/// Two clocks of one machine, read at one moment.
+/// Two clocks of one machine, read at the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The wall clock, in Unix milliseconds.
     pub wall_ms: u64,
-    /// A clock that never leaps and counts suspension, in milliseconds since some instant.
+    /// A clock that never jumps and counts suspended time, in milliseconds since some instant.
     pub monotonic_ms: u64,
 }
 
@@ -64,40 +69,40 @@ impl Reading {
     }
 }
 
-/// What somebody should be told.
+/// A change that should be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockEvent {
-    /// The wall clock leapt by so many milliseconds, and is not believed.
+    /// The wall clock jumped by this many milliseconds, and is not trusted.
     Jumped(i64),
     /// It is back where it was.
     Reverted,
-    /// A leap of so many milliseconds is believed now.
+    /// A jump of this many milliseconds is now trusted.
     Accepted(i64),
 }
 
-/// What the other nodes have against the believed time.
+/// The other nodes disagree with the trusted time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contradiction {
-    /// How far the believed time is ahead of theirs, in milliseconds; below 0, behind.
+    /// How far the trusted time is ahead of theirs, in milliseconds. Negative: behind.
     pub ahead_ms: i64,
-    /// How many nodes are further away than is allowed,
+    /// How many nodes differ by more than the limit.
     pub disagreeing: usize,
-    /// and of how many that were heard of lately.
+    /// How many nodes were heard from lately.
     pub of: usize,
 }
 
-/// The believed time of one machine. All its times are offsets: how far a clock is ahead of the monotonic one.
+/// The trusted time of one machine. Times inside are offsets: how far a clock is ahead of the monotonic one.
 #[derive(Clone, Debug)]
 pub struct TrustedClock {
     options: Options,
-    /// Of the believed time.
+    /// The offset of the trusted time.
     offset_ms: i64,
-    /// What small corrections are measured from; follows the wall clock slowly.
+    /// What small corrections are measured from. Follows the wall clock slowly.
     anchor_ms: i64,
-    /// When the anchor was moved last, by the monotonic clock.
+    /// When the anchor was last moved, by the monotonic clock.
     anchored_ms: u64,
     jump: Option<Jump>,
-    /// Of the believed time before the last leap ahead that was believed.
+    /// The offset of the trusted time before the last accepted forward jump.
     before_jump_ms: Option<i64>,
     observations: BTreeMap<NodeId, Observation>,
 }
@@ -108,17 +113,17 @@ struct Jump {
     since_ms: u64,
 }
 
-/// What another node's time was.
+/// Another node's time.
 #[derive(Clone, Copy, Debug)]
 struct Observation {
     offset_ms: i64,
-    /// By how much that may be wrong.
+    /// The possible error, in milliseconds.
     slack_ms: u64,
     seen_ms: u64,
 }
 
 impl TrustedClock {
-    /// Believes the first reading.
+    /// Trusts the first reading.
     pub fn new(first: Reading, options: Options) -> Self {
         let offset_ms = first.offset_ms();
         Self {
@@ -132,7 +137,7 @@ impl TrustedClock {
         }
     }
 
-    /// The time to believe, in Unix milliseconds, and what is new. Readings come in the order of the monotonic clock.
+    /// The trusted time in Unix milliseconds, and what changed. Readings must come in the order of the monotonic clock.
     pub fn read(&mut self, reading: Reading) -> (u64, Option<ClockEvent>) {
         let offset_ms = reading.offset_ms();
         let jumped_ms = offset_ms.saturating_sub(self.anchor_ms);
@@ -146,17 +151,19 @@ impl TrustedClock {
         (self.at(reading.monotonic_ms), event)
     }
 
-    /// The believed time at an instant of the monotonic clock, in Unix milliseconds.
+    /// The trusted time at an instant of the monotonic clock, in Unix milliseconds.
     pub fn at(&self, monotonic_ms: u64) -> u64 {
         u64::try_from(signed(monotonic_ms).saturating_add(self.offset_ms)).unwrap_or(0)
     }
 
-    /// Of a wall clock that is not believed, how far it is ahead of the believed time, in milliseconds.
+    /// How far an untrusted wall clock is ahead of the trusted time, in milliseconds. `None` if the wall clock is
+    /// trusted.
     pub fn jumped_ms(&self) -> Option<i64> {
         self.jump.map(|jump| jump.offset_ms.saturating_sub(self.offset_ms))
     }
 
-    /// Notes what another node's clock showed, in Unix milliseconds, at an instant of the monotonic clock, and by how much that may be wrong.
+    /// Records what another node's clock showed (Unix milliseconds) at an instant of the monotonic clock, and the
+    /// possible error.
     pub fn observe(&mut self, node: NodeId, theirs_ms: u64, slack_ms: u64, monotonic_ms: u64) {
         if self.observations.len() >= OBSERVATIONS_MAX {
             self.observations.retain(|_, observation| observation.is_fresh(monotonic_ms));
@@ -167,7 +174,8 @@ impl TrustedClock {
         }
     }
 
-    /// What more of the other nodes that were heard of lately have against the believed time than have nothing.
+    /// What the other nodes disagree about, if more of those heard from lately disagree with the trusted time than
+    /// agree.
     pub fn contradiction(&self, monotonic_ms: u64) -> Option<Contradiction> {
         let fresh = || self.observations.values().filter(|observation| observation.is_fresh(monotonic_ms));
         let is_apart =
@@ -187,7 +195,7 @@ impl TrustedClock {
         let allowed_ms = passed_ms.saturating_mul(self.options.jump_ms) / ACCEPT_FORWARD_MS;
         let wanted_ms = offset_ms - self.anchor_ms;
         let step_ms = signed(wanted_ms.unsigned_abs().min(allowed_ms)) * wanted_ms.signum();
-        // Less than a whole millisecond is left for the next time.
+        // Less than a whole millisecond is left for next time.
         if step_ms != 0 || wanted_ms == 0 {
             self.anchor_ms += step_ms;
             self.anchored_ms = monotonic_ms;
@@ -208,7 +216,7 @@ impl TrustedClock {
         Some(ClockEvent::Accepted(by_ms))
     }
 
-    /// How long a leap to an offset must stand.
+    /// How long a jump to an offset must last.
     fn accept_after_ms(&self, offset_ms: i64, monotonic_ms: u64) -> u64 {
         let is_ahead = offset_ms > self.offset_ms;
         let returns = !is_ahead
@@ -256,7 +264,7 @@ mod tests {
     const HOUR_MS: i64 = 3_600_000;
     const OPTIONS: Options = Options { jump_ms: 500, drift_max_ms: 500 };
 
-    /// A machine whose wall clock can be set, beside the true time.
+    /// A machine with a settable wall clock, and the true time.
     struct Machine {
         trusted: TrustedClock,
         monotonic_ms: u64,
@@ -273,13 +281,14 @@ mod tests {
             NOW_MS + self.monotonic_ms
         }
 
-        /// Sets the wall clock so far ahead of the true time. How far the believed time is then.
+        /// Sets the wall clock this far ahead of the true time. Returns how far the trusted time is then ahead.
         fn set(&mut self, ahead_ms: i64) -> (i64, Option<ClockEvent>) {
             self.ahead_ms = ahead_ms;
             self.wait(0)
         }
 
-        /// Lets time pass, with a reading each 100 ms. How far the believed time is ahead then, and the last news.
+        /// Lets time pass, with a reading every 100 ms. Returns how far the trusted time is then ahead, and the last
+        /// event.
         fn wait(&mut self, for_ms: u64) -> (i64, Option<ClockEvent>) {
             let until_ms = self.monotonic_ms + for_ms;
             let mut last = None;
@@ -302,7 +311,7 @@ mod tests {
 
     /// A clock that was an hour ahead for 6 s put the node's timestamps an hour ahead, and cut it off for as long.
     #[test]
-    fn a_leap_that_is_taken_back_leaves_no_trace() {
+    fn a_jump_that_reverts_leaves_no_trace() {
         for (ahead_ms, for_ms) in
             [(HOUR_MS, 6_000), (30_000, 400), (-HOUR_MS, 6_000), (HOUR_MS, ACCEPT_FORWARD_MS - 1)]
         {
@@ -317,20 +326,20 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_that_stands_is_believed_and_its_return_at_once() {
+    fn a_jump_that_lasts_is_trusted_and_its_return_at_once() {
         let mut machine = Machine::new();
         machine.set(HOUR_MS);
         assert_eq!(machine.wait(ACCEPT_FORWARD_MS), (HOUR_MS, Some(ClockEvent::Accepted(HOUR_MS))));
         machine.wait(500_000);
         assert_eq!(machine.set(0), (0, Some(ClockEvent::Accepted(-HOUR_MS))));
-        // Ahead once more it must stand as long as before: this may be its habit.
+        // A second forward jump must last just as long: the clock may do this regularly.
         machine.set(HOUR_MS);
         assert_eq!(machine.wait(ACCEPT_FORWARD_MS - 100).0, 0);
         assert_eq!(machine.wait(100).0, HOUR_MS);
     }
 
     #[test]
-    fn a_leap_back_stands_for_less_long() {
+    fn a_backward_jump_is_trusted_sooner() {
         let mut machine = Machine::new();
         machine.set(-HOUR_MS);
         assert_eq!(machine.wait(ACCEPT_BACKWARD_MS - 100).0, 0);
@@ -338,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_must_stand_in_one_place() {
+    fn a_jump_must_stay_at_one_offset() {
         let mut machine = Machine::new();
         for round in 0..100 {
             machine.set(HOUR_MS + (round % 2) * 1_000);
@@ -347,19 +356,19 @@ mod tests {
     }
 
     #[test]
-    fn small_corrections_are_followed_and_do_not_add_up_to_a_leap() {
+    fn small_corrections_are_followed_and_do_not_add_up_to_a_jump() {
         let mut machine = Machine::new();
         assert_eq!(machine.set(300), (300, None));
         assert_eq!(machine.set(-400), (-400, None));
         machine.set(0);
         let mut most_ms = 0;
-        // A second ahead for each second that passes.
+        // One second ahead for each second that passes.
         for step in 1..=50 {
             most_ms = most_ms.max(machine.set(step * 400).0);
             machine.wait(400);
         }
         assert!((400..=600).contains(&most_ms), "{most_ms}");
-        // What NTP slews by at the most, half a millisecond a second, is followed without an end.
+        // NTP slews by at most half a millisecond per second. That is followed without limit.
         let mut machine = Machine::new();
         for step in 1..=10_000 {
             assert_eq!(machine.set(step).0, step);
@@ -368,14 +377,14 @@ mod tests {
     }
 
     #[test]
-    fn suspension_is_no_leap() {
+    fn suspension_is_not_a_jump() {
         let mut machine = Machine::new();
         machine.monotonic_ms += 8 * 3_600_000;
         assert_eq!(machine.wait(0), (0, None));
     }
 
     #[test]
-    fn others_that_agree_with_a_leap_have_it_believed_at_once() {
+    fn a_jump_that_other_nodes_confirm_is_trusted_at_once() {
         for ahead_ms in [HOUR_MS, -HOUR_MS] {
             let mut machine = Machine::new();
             machine.observe(1, ahead_ms + 20);
@@ -384,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn others_that_contradict_a_leap_keep_it_from_being_believed() {
+    fn a_jump_that_other_nodes_contradict_is_not_trusted() {
         let mut machine = Machine::new();
         let mut stood_ms = 0;
         machine.set(HOUR_MS);
@@ -396,7 +405,7 @@ mod tests {
             stood_ms += 1_000;
         }
         assert_eq!(stood_ms, ACCEPT_CONTRADICTED_MS);
-        // What they said long ago does not count.
+        // What they reported long ago does not count.
         let mut machine = Machine::new();
         machine.observe(1, 0);
         machine.wait(OBSERVATION_TTL_MS + 1);
@@ -405,23 +414,23 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_never_set_is_believed_when_it_is() {
+    fn a_clock_that_was_never_set_is_trusted_once_it_is_set() {
         let mut trusted = TrustedClock::new(Reading { wall_ms: 5_000, monotonic_ms: 5_000 }, OPTIONS);
         let set = Reading { wall_ms: NOW_MS, monotonic_ms: 6_000 };
         assert_eq!(trusted.read(set).0, NOW_MS);
     }
 
     #[test]
-    fn most_of_the_others_contradict_and_one_bad_one_does_not() {
+    fn a_majority_of_other_nodes_contradicts_and_one_bad_clock_does_not() {
         let mut machine = Machine::new();
         assert_eq!(machine.trusted.contradiction(0), None);
         machine.observe(1, 505);
-        assert_eq!(machine.trusted.contradiction(0), None, "it may be that near");
+        assert_eq!(machine.trusted.contradiction(0), None, "it may be that close");
         machine.observe(1, -5_000);
         let alone = Contradiction { ahead_ms: 5_000, disagreeing: 1, of: 1 };
         assert_eq!(machine.trusted.contradiction(0), Some(alone));
         machine.observe(2, 100);
-        assert_eq!(machine.trusted.contradiction(0), None, "one bad one beside a good one");
+        assert_eq!(machine.trusted.contradiction(0), None, "one bad clock beside a good one");
         machine.observe(3, -6_000);
         let most = Contradiction { ahead_ms: 6_000, disagreeing: 2, of: 3 };
         assert_eq!(machine.trusted.contradiction(0), Some(most));

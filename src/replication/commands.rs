@@ -1,10 +1,10 @@
-//! What a node is told from outside: to forget a member, to compare now, and that old rows are about to come in.
+//! Commands from outside the replication loops: forget a member, compare now, and prepare for old rows.
 
 use super::{Replication, link::registry::Control, membership::cluster_record::write_agreement};
 use crate::{core::clock::NodeId, error::Result};
 
 impl Replication {
-    /// Goes on without a member that is gone. `force`: also without a majority.
+    /// Forgets a member that is gone. `force`: even without a majority.
     ///
     /// # Errors
     /// As `Members::forget`.
@@ -20,11 +20,11 @@ impl Replication {
         self.0.save_state().await
     }
 
-    /// Takes back what is claimed of rows as old as one that is about to come in, written at an instant (Unix milliseconds): other members
-    /// may not have it.
+    /// Withdraws all claims about rows as old as one that is about to be written (Unix milliseconds): other members may
+    /// lack it.
     ///
     /// # Errors
-    /// As the storage's: it is not to come in then.
+    /// As the storage's. The row must not be written then.
     pub fn lower_claims(&self, written_ms: u64) -> Result<()> {
         let agreement = {
             let mut progress = self.0.shared.progress();
@@ -33,7 +33,7 @@ impl Replication {
         agreement.map_or(Ok(()), |agreement| write_agreement(&self.0.store, &agreement))
     }
 
-    /// Tells all links to open a comparison. How many will.
+    /// Tells every link to open a comparison. Returns how many will.
     pub fn sync_now(&self) -> usize {
         let state = self.0.state();
         state.registry.links().filter(|link| link.send_control(Control::Compare)).count()

@@ -1,5 +1,5 @@
-//! What a node does once a round for all its links together: it notes what a restart must know, raises the floor, has dead rows
-//! swept, and looks now and then whether its trees are what its disk has.
+//! The work done once a round for all links: save what a restart needs, raise the floor, sweep, and check that the
+//! digest trees match the disk.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{core::protocol::agreement::Agreement, error::Result};
 
-/// Rounds between two looks whether the trees are what the disk has, at a partition each.
+/// Rounds between two checks of the trees against the disk. Each checks one partition.
 const ROUNDS_PER_CHECK: u64 = 10;
 
-/// What is to be done once a round.
+/// Runs the work of one round.
 pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     bootstrap(inner);
     watch_clocks(inner);
@@ -29,7 +29,7 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
     let done = inner.machine().run(move || {
         if let Some(floor_ms) = floor_ms {
-            // Not past the present: a clock that was ahead for a while may have raised it.
+            // Never beyond the present: a clock that was ahead for a while may have raised the floor.
             store.pass_floor(floor_ms.min(settled_ms), grace_ms)?;
         }
         match agreed_ms {
@@ -37,7 +37,7 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
             None => store.lapse(),
         }
         if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
-            // After the storage was opened again there are no trees.
+            // A storage that was reopened has no trees.
             if !store.is_counted() {
                 store.count_rows()?;
             }
@@ -50,8 +50,9 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     inner.save_state().await
 }
 
-/// Ends the doubt about the storage once the node is whole beside others: it has held what they hold. One that is raised while the node is
-/// whole makes it sync again. The doubt of a node that is alone stays: nobody can tell.
+/// Clears the suspicion that rows were lost, once the node is complete beside other members: then it has held what they
+/// hold. If the suspicion arises while the node is complete, the node syncs again. A node without other members keeps
+/// it: nobody can tell.
 async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
     let Some(doubt) = inner.store.doubt() else { return Ok(()) };
     {
@@ -59,7 +60,7 @@ async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
         let is_alone = state.members.member_ids().is_empty();
         let mut progress = inner.shared.progress();
         if progress.complete && !is_alone && state.handled_doubt.as_ref() != Some(&doubt) {
-            warn!(doubt, "rows may be missing here: the node takes again what the others hold");
+            warn!(doubt, "rows may be missing here: syncing with the other members again");
             progress.begin_syncing(inner.store.now_ms());
             progress.intact = false;
             progress.agreement = Agreement::default();
@@ -71,13 +72,13 @@ async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
     }
     let store = inner.store.clone();
     inner.machine().run(move || store.clear_doubt()).await?;
-    info!("the storage is no longer in doubt: it has held what the others hold");
+    info!("no rows are missing any more: the node has held everything that the other members hold");
     inner.state().handled_doubt = None;
     Ok(())
 }
 
 impl Inner {
-    /// Makes durable what a restart must know.
+    /// Makes durable what a restart needs.
     pub(super) async fn save_state(&self) -> Result<()> {
         let _one_at_a_time = self.saving.lock().await;
         let (cluster_record, agreement, members) = {
@@ -128,22 +129,22 @@ impl Inner {
     }
 }
 
-/// What is written down of the agreement, and how far that goes.
+/// The agreement as it was last saved.
 #[derive(Default)]
 pub(super) struct SavedAgreement {
     agreement: Agreement,
-    /// How many changes of rows were counted when somebody looked last, and when (Unix milliseconds) there was a new one.
+    /// The count of changed rows at the last look, and when it last changed (Unix milliseconds).
     rows_changed: u64,
     changed_ms: u64,
 }
 
 impl SavedAgreement {
-    /// What a start read.
+    /// As read at the start.
     pub(super) fn new(agreement: Agreement) -> Self {
         Self { agreement, ..Self::default() }
     }
 
-    /// What is to be written down of the agreement: all but instants that cover no row which those that are written do not.
+    /// The agreement to save, if it changed. A later instant alone is not worth a write if no row changed in between.
     fn due(&mut self, agreement: &Agreement, rows_changed: u64, now_ms: u64) -> Option<Agreement> {
         if self.rows_changed != rows_changed {
             (self.rows_changed, self.changed_ms) = (rows_changed, now_ms);

@@ -1,18 +1,15 @@
-//! What nodes are to each other: one encrypted link between each pair of them, over which they tell each other what changes,
-//! compare what they have, and agree who belongs. All of them loops that drive the protocol of the core.
+//! Replication: one encrypted link between each pair of nodes, over which they push writes, compare rows and agree on
+//! the members. These are the loops that drive the protocol in `core::protocol`.
 //!
-//! - [`secret`] is what proves that a node belongs; [`noise`], [`handshake`], [`connect`], [`door`], [`establish`] and [`link`]
-//!   make a link of it.
-//! - [`identity`], [`members`] and [`address`] say who belongs, and where each is.
-//! - `govern` dials, admits links and keeps the members; `converse` is the life of one link, which `couriers` read and write, with
-//!   `rest` how fast it sends and `effort` what it does on a thread of its own; `registry` knows them all; `news` is what is heard of
-//!   members over them, and `goodbye` the end.
-//! - `writes` notes what is written here, and who holds it; `orders` are other calls from outside. `belong` says which cluster a node is of, and `birth` what it remembers of that; [`clocks`] says
-//!   whether its clock keeps it apart; `upkeep` is done once a round.
-//! - [`rows`] is the storage as the protocol sees it, `sync` makes durable; `view` shows it all.
+//! - [`link`] connects: dialing, handshake, encryption, and the registry of all links.
+//! - [`membership`] decides: who is a member, which cluster this node is in, whom to dial, and what a restart needs.
+//! - [`session`] talks: the loop of one link, its pacing, and the storage as the protocol sees it.
+//! - `supervisor` dials and accepts links and starts their sessions. It runs `housekeeping` once a round.
+//! - `writes` and `commands` are called from the node; `view` shows the cluster.
 //!
-//! A write costs its writer an entry in the journal. Everything else happens on the links' own tasks: a peer that is slow, hangs or
-//! is gone costs nobody else anything.
+//! A write goes into the journal (`writes`), which wakes the session of each link. The session sends a batch; the peer
+//! merges it, syncs its disk and acknowledges; `writes` counts the acknowledgements for those who wait. Everything else
+//! happens on the links' own tasks, so a peer that is slow, hangs or is gone costs nobody else anything.
 
 mod commands;
 mod housekeeping;
@@ -66,40 +63,40 @@ use crate::{
     },
 };
 
-/// How far behind the present the instant is at which roots are compared: longer than any write is on its way.
+/// How far back roots are compared: longer than any write is in flight.
 const SETTLE_MS: u64 = 2_000;
-/// The name of the members' note in the storage.
+/// The name of the members' record in the storage.
 const MEMBERS_NOTE: &str = "members";
 
-/// How the storage is to find out whether there are other nodes; `joins` says whether this one was told to join some.
+/// How the storage finds out whether there are other nodes. `joins`: this node was told to join some.
 pub fn peers(joins: bool) -> Peers {
     Peers { joins, note: MEMBERS_NOTE, are_in: Members::are_saved_in }
 }
 
-/// How a node deals with others.
+/// The settings of replication.
 #[derive(Clone)]
 pub struct Options {
-    /// Addresses of nodes to link with, as text.
+    /// Addresses of nodes to join.
     pub join: Vec<String>,
-    /// The address it tells others, if it was told one.
+    /// The configured address to tell others, if any.
     pub advertise: Option<String>,
-    /// Where it listens, with the port it got.
+    /// Where it listens, with the actual port.
     pub listen: SocketAddr,
-    /// What proves that it belongs.
+    /// The secrets of the cluster.
     pub secrets: Secrets,
-    /// How old a tombstone is at least when it is removed, in milliseconds.
+    /// Minimum age of a tombstone before it is removed, in milliseconds.
     pub tombstone_grace_ms: u64,
-    /// How long a member may be gone before it is forgotten, in milliseconds.
+    /// How long a member may be away before it is forgotten, in milliseconds.
     pub forget_after_ms: u64,
-    /// The time between two rounds, in milliseconds.
+    /// Time between two rounds, in milliseconds.
     pub round_ms: u64,
-    /// How far a clock or a timestamp may be ahead, in milliseconds.
+    /// How far ahead a clock or a timestamp may be, in milliseconds.
     pub clock_drift_max_ms: u64,
-    /// How it reaches others.
+    /// The network to reach other nodes through.
     pub network: Arc<dyn Network>,
 }
 
-/// The part of a node that deals with others. Clones share it.
+/// The replication of a node. Clones share it.
 #[derive(Clone)]
 pub struct Replication(Arc<Inner>);
 
@@ -112,19 +109,19 @@ struct Inner {
     syncs: Syncs,
     admission_control: Arc<AdmissionControl>,
     state: Mutex<State>,
-    /// One link at a time changes which cluster this node belongs to.
+    /// Held while a link may change which cluster this node is in.
     adoption: tokio::sync::Mutex<()>,
-    /// Notes are kept one after the other: who finds nothing to keep is not to go on before it is durable.
+    /// Held while state is saved: even a caller with nothing to save must wait until it is durable.
     saving: tokio::sync::Mutex<()>,
-    /// Whether there is anybody to tell of writes.
+    /// Whether there is a peer to send writes to.
     has_peers: AtomicBool,
-    /// Wakes all links: there may be more in the journal.
+    /// Wakes all sessions: the journal may have grown.
     appended: Notify,
-    /// Wakes those who wait for acknowledgements, and for members.
+    /// Wakes those who wait for acknowledgements or members.
     progressed: Notify,
-    /// Held by each who waits for acknowledgements.
+    /// Held by everyone who waits for acknowledgements.
     waiters: Arc<()>,
-    /// Wakes the loop that dials.
+    /// Wakes the supervisor's loop.
     dial_wakeup: Notify,
     stopping: AtomicBool,
     stopped: tokio::sync::Mutex<bool>,
@@ -137,31 +134,31 @@ struct State {
     dialer: Dialer,
     advertised: Advertised,
     cluster_record: ClusterRecord,
-    /// What of it is written down.
+    /// The cluster record as last saved.
     saved: Option<ClusterRecord>,
     saved_agreement: SavedAgreement,
-    /// The doubt about the storage that this node is syncing for.
+    /// The suspected loss of rows that the node is already syncing for.
     handled_doubt: Option<String>,
-    /// Why the last node that refused this one did, since a link stood.
+    /// Why a node last refused this one, since the last link.
     refused: Option<String>,
-    /// When a link stood last; at first, when the node started.
+    /// When there was last a link. At first, when the node started.
     linked_at: Instant,
-    /// Whether the log says which addresses to join keep a cluster from beginning.
+    /// Whether it was logged which addresses to join keep a cluster from starting.
     logged_waiting: bool,
     registry: Registry,
 }
 
 impl Replication {
-    /// Begins to look for others, and to let them in.
+    /// Starts dialing and accepting links.
     ///
     /// # Errors
-    /// As the storage's; `Corrupt` or `StorageDamaged` for notes of before that are not readable.
+    /// As the storage's; `Corrupt` or `StorageDamaged` if a saved record is unreadable.
     pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
         let machine = store.machine();
         let cluster_record = ClusterRecord::read(&store)?;
         let agreement = match store.doubt() {
             None => membership::cluster_record::read_agreement(&store)?,
-            // What it says may be older than rows that are here.
+            // The saved agreement may be older than the rows here.
             Some(_) => Agreement::default(),
         };
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
@@ -181,7 +178,7 @@ impl Replication {
             let mut progress = shared.progress();
             progress.floor.set_members(members.member_ids());
             progress.begin_syncing(store.now_ms());
-            // A write before these, where the wall clock was set back, would be taken for one that everybody has seen.
+            // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
             stamps.pass(agreement.with_all_ms().max(store.swept().latest_ms()));
             progress.agreement = agreement.clone();
             progress.intact = store.doubt().is_none();
@@ -227,15 +224,15 @@ impl Replication {
         Ok(Self(inner))
     }
 
-    /// Lets a handshake with a node at `remote` begin.
+    /// Admits a handshake with a node at `remote`.
     ///
     /// # Errors
-    /// As `Door::admit`; `Draining`.
+    /// As `AdmissionControl::admit`; `Draining`.
     pub fn admit(&self, remote: SocketAddr) -> Result<Admission> {
         if self.0.is_stopping() { Err(Error::Draining) } else { self.0.admission_control.admit(remote) }
     }
 
-    /// Makes a link of a connection that came in and has become a WebSocket.
+    /// Establishes a link over an incoming connection that was upgraded to a WebSocket.
     pub fn link(&self, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
         tokio::spawn(supervisor::accept(self.0.clone(), stream, remote, admission));
     }
@@ -266,7 +263,7 @@ impl Inner {
         Context { replica: &self.rows, shared: &self.shared, now_ms: self.store.now_ms() }
     }
 
-    /// Tells all links that there may be more in the journal.
+    /// Tells all sessions that the journal may have grown.
     fn notify_appended(&self) {
         self.appended.notify_waiters();
     }
@@ -283,7 +280,7 @@ impl Inner {
         self.progressed.notify_waiters();
     }
 
-    /// Whether anybody waits for acknowledgements.
+    /// Whether anyone waits for acknowledgements.
     fn has_waiters(&self) -> bool {
         Arc::strong_count(&self.waiters) > 1
     }
@@ -293,10 +290,10 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What this node says of itself to those it links with.
+    /// What this node says about itself in handshakes.
     async fn local(&self) -> Local {
-        // While it goes over to another cluster it has that one's key already, and its own id still: whoever took over both would be
-        // of one cluster with others by its id, and never hold the same by its key.
+        // During a cluster switch the node already has the new digest key but still its old cluster id. A peer that
+        // adopted both would share the id with other nodes but never have equal digests.
         let _goes_over = self.adoption.lock().await;
         let state = self.state();
         let cluster_record = state.cluster_record;
@@ -337,9 +334,10 @@ mod tests {
         storage::{self, Durability, Machine},
     };
 
-    /// A node without peers noted nothing, and whoever linked before a write was answered counted as one that has it.
+    /// A node without peers did not record its writes, and a peer that linked before a write was answered counted as
+    /// having it.
     #[tokio::test]
-    async fn a_write_that_nobody_is_there_to_be_told_of_has_a_number() {
+    async fn a_write_without_peers_still_has_a_number() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let storage = storage::Options {
             data: directory.path().join("storage.db"),

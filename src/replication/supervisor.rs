@@ -1,5 +1,4 @@
-//! The loop that keeps a node among the others: it dials who is wanted, admits who calls, and does each round what is to be done
-//! once for all links.
+//! The supervisor: dials and accepts links, starts their sessions, and runs the housekeeping once a round.
 
 use std::{
     net::SocketAddr,
@@ -39,14 +38,14 @@ use crate::{
     error::Error,
 };
 
-/// How long the loop sleeps where nobody is to be dialed before. Timers of the members wait for its end, so that all that ring about
-/// then wake the node once: none of them is worth more than this.
+/// Longest sleep of the loop if no dial is due earlier. Members' timers wait for its end, so that timers due at about
+/// the same time wake the node once. None of them is urgent.
 const IDLE_WAIT_MAX: Duration = Duration::from_millis(250);
-/// How long one that gave an address may take to be reached there.
+/// How long it may take to reach a node at its advertised address.
 const DIAL_BACK_TIMEOUT: Duration = Duration::from_secs(3);
-/// A link that stood for so long has lasted.
+/// A link that stood this long counts as stable.
 const LINK_STABLE_AFTER: Duration = Duration::from_secs(5);
-/// How long one that is refused may take to say what it has against this node.
+/// How long a refused node may take to answer with its own refusal.
 const REFUSAL_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until it is aborted.
@@ -64,11 +63,11 @@ pub async fn supervise(inner: Arc<Inner>) {
             rounds += 1;
             let done = run_housekeeping(&inner, rounds).await;
             match &done {
-                // The first of many that fail alike.
+                // Warn only about the first of several failures.
                 Err(error) if !is_behind => {
-                    warn!(%error, "the round's upkeep is not done: nothing is noted or swept")
+                    warn!(%error, "the housekeeping of a round failed: nothing is saved or swept")
                 }
-                Err(error) => debug!(%error, "the round's upkeep was not done"),
+                Err(error) => debug!(%error, "the housekeeping of a round failed"),
                 Ok(()) => {}
             }
             is_behind = done.is_err();
@@ -77,21 +76,21 @@ pub async fn supervise(inner: Arc<Inner>) {
         let wait = Duration::from_millis(dial_ms.saturating_sub(inner.store.now_ms()))
             .min(round_due.saturating_duration_since(Instant::now()))
             .clamp(Duration::from_millis(5), IDLE_WAIT_MAX);
-        // Whether somebody called or the time was over is all one.
+        // It makes no difference whether it was woken or the time was up.
         let _ = timeout(wait, inner.dial_wakeup.notified()).await;
     }
 }
 
-/// Makes a link of a connection that came in.
+/// Establishes a link over an incoming connection.
 pub async fn accept(inner: Arc<Inner>, stream: BoxedDuplex, remote: SocketAddr, admission: Admission) {
     let local = inner.local().await;
     match establish::accept(stream, remote, admission, &local).await {
         Ok(link) => {
             if let Err(error) = admit(&inner, link, &local.hello, None).await {
-                debug!(%remote, %error, "a link was not taken in");
+                debug!(%remote, %error, "an incoming link was not accepted");
             }
         }
-        Err(error) if error.is_itself() => debug!(%remote, "this node has called itself"),
+        Err(error) if error.is_itself() => debug!(%remote, "this node has dialed itself"),
         Err(error) => warn!("no link with a node at {remote}: {error}"),
     }
 }
@@ -145,8 +144,8 @@ async fn dial(inner: Arc<Inner>, address: String) {
     inner.dial_wakeup.notify_one();
 }
 
-/// Takes a link in, or says at both ends why not. `quoted`: what this node said of itself. `dialed`: the address that was
-/// dialed for it.
+/// Takes a link into use, or refuses it on both sides. `sent_hello`: this node's hello in the handshake. `dialed`: the
+/// address that was dialed for it.
 async fn admit(
     inner: &Arc<Inner>,
     mut link: Link,
@@ -159,7 +158,7 @@ async fn admit(
         incarnation: remote.incarnation,
         address: remote.address.clone().unwrap_or_default(),
     };
-    // What is known of one's own cluster says nothing of a node of the one that is gone over to.
+    // What is known in the current cluster says nothing about a node of the cluster being switched to.
     let may_link =
         if switches_cluster(inner, &link) { Ok(()) } else { inner.state().members.may_link(&identity) };
     if let Err(refusal) = may_link {
@@ -174,7 +173,7 @@ async fn admit(
             | membership::Refusal::SameId(_)
             | membership::Refusal::Duplicate { .. } => Message::Refused(text.clone()),
         };
-        // It need not hear it to be refused.
+        // The refusal holds even if it does not arrive.
         let _ = link.sender.send(&reply).await;
         let their_reply = timeout(REFUSAL_REPLY_TIMEOUT, link.receiver.next()).await;
         if let Ok(Ok(Some(Message::Superseded { at_least, forgotten, forced }))) = their_reply
@@ -186,13 +185,13 @@ async fn admit(
         return Err(LinkError::Lost(text));
     }
     if sent_hello.incarnation != inner.state().members.local().incarnation {
-        // The other side takes that life for over, and would give up the link that stands with the present one for this.
+        // The other side considers the incarnation in that hello over, and would drop its current link for this one.
         link.sender.close().await;
-        return Err(LinkError::Lost("this node has just become known anew; try again".into()));
+        return Err(LinkError::Lost("this node has just taken a new incarnation; try again".into()));
     }
     let _one_at_a_time = inner.adoption.lock().await;
     if let Err(error) = resolve_cluster(inner, &link, sent_hello.cluster.id).await {
-        // Without a word: one that refuses would keep the other from trying again soon.
+        // Closed without a refusal, which would keep the other node from retrying soon.
         link.sender.close().await;
         return Err(LinkError::Lost(error.to_string()));
     }
@@ -206,8 +205,8 @@ async fn admit(
     Ok(())
 }
 
-/// Whether this node is the one to come back, where a node that it refuses with `word` refuses it likewise: the side that forgot the other
-/// without a majority gives way, else the higher id.
+/// Whether this node is the one to rejoin, if both refuse each other as superseded (`reply` is what this node sent).
+/// The side that forgot the other by force gives way; otherwise the one with the higher id.
 fn must_rejoin(inner: &Inner, other: NodeId, reply: &Message, other_forced: bool) -> bool {
     match reply {
         Message::Superseded { forced, .. } if *forced != other_forced => *forced,
@@ -216,7 +215,7 @@ fn must_rejoin(inner: &Inner, other: NodeId, reply: &Message, other_forced: bool
     }
 }
 
-/// Learns from a link where others reach this node.
+/// Learns from a link at which address others reach this node.
 fn learn_address(inner: &Inner, link: &Link) {
     let now_ms = inner.store.now_ms();
     let actions = {
@@ -237,7 +236,7 @@ fn learn_address(inner: &Inner, link: &Link) {
     inner.perform(actions);
 }
 
-/// Sees whether a node that called is where it says, so that it can be called when it is needed.
+/// Checks that a node is reachable at the address it advertises, because it may have to be dialed later.
 async fn dial_back(network: Arc<dyn Network>, address: String) {
     let reaching = async {
         for target in connect::look_up(network.as_ref(), &address).await.unwrap_or_default() {
@@ -252,7 +251,7 @@ async fn dial_back(network: Arc<dyn Network>, address: String) {
     }
 }
 
-/// Puts a link in its place and lets it talk. `dialed`: the address that was dialed for it.
+/// Registers a link and starts its session. `dialed`: the address that was dialed for it.
 fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&str>) {
     let addresses: Vec<String> =
         dialed.into_iter().chain(link.remote.address.as_deref()).map(str::to_owned).collect();
@@ -264,7 +263,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let now_ms = inner.store.now_ms();
     let fresh = Arc::new(LinkState::new(
         (identity.node, identity.incarnation),
-        // One that comes over is whole no longer.
+        // A node that switches to this cluster is no longer complete.
         link.remote.complete && link.verdict != Verdict::RemoteAdopts,
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
@@ -277,10 +276,10 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
                 || existing.incarnation == identity.incarnation
                     && survivor(existing.initiated, fresh.initiated) == Survivor::Existing;
             if stays {
-                debug!(peer = %identity.node, "one link with it stands already");
+                debug!(peer = %identity.node, "there is already a link with this node");
                 return;
             }
-            existing.send_control(Control::Close("another link took its place".into()));
+            existing.send_control(Control::Close("replaced by another link".into()));
         }
         state.registry.insert(fresh.clone());
         state.members.linked(identity, now_ms)
@@ -324,7 +323,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     });
 }
 
-/// Whether a link ended for a reason that does not go away by itself: another like it would end as soon.
+/// Whether the reason for a link's end will not go away by itself, so that the next link would end as soon.
 fn is_lasting_refusal(why: &Error) -> bool {
     matches!(why, Error::Forbidden(_) | Error::ClockDrift { .. } | Error::BadJson(_))
 }

@@ -1,4 +1,4 @@
-//! How the cluster looks from this node, for those who ask.
+//! The state of the cluster as this node sees it, for the API.
 
 use std::time::Duration;
 
@@ -12,28 +12,29 @@ use super::{
 };
 use crate::core::protocol::progress::Progress;
 
-/// A member that started, and that no other member answers for so long, is as good as any: it serves without them.
+/// A started member that no other member answers for this long serves without them.
 const ALONE_AFTER: Duration = Duration::from_secs(10);
 
-/// How far a node has come to hold what the cluster holds.
+/// How far the node is in sync with the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyncStatus {
-    /// It is whole.
+    /// It is complete: see `core::protocol::agreement`.
     Complete,
-    /// It holds what a majority of the members holds, which were started with it. It is not whole before the others are there.
+    /// It has the rows of a majority of the members, which were started together with it. It becomes complete when the
+    /// others are there.
     Agreed,
-    /// No other member has answered since it started, for a while: it serves what it has.
+    /// No other member has answered for a while since it started: it serves what it has.
     Alone,
-    /// Others refuse it, and none is linked: why, and what to do.
+    /// Other nodes refuse it, and it has no link. The text says why and what to do.
     Refused(String),
-    /// It takes what it lacks.
+    /// It is syncing the rows it lacks.
     Syncing {
         /// Rows it has.
         done: u64,
         /// Rows there are.
         total: u64,
     },
-    /// It is linked with nobody yet, or waits for a cluster to begin: for whom it waits, and what to do, as far as that is known.
+    /// It has no link yet, or waits for a cluster to start. The text, if known, says for what it waits and what to do.
     Joining(Option<String>),
 }
 
@@ -42,17 +43,17 @@ pub enum SyncStatus {
 pub struct Membership {
     /// The cluster's id.
     pub cluster: u64,
-    /// The address this node tells others, once it knows one.
+    /// The address this node tells others, if known.
     pub address: Option<String>,
-    /// Which of its lives this is.
+    /// The incarnation of this node.
     pub incarnation: u64,
-    /// How far it has come to hold what the cluster holds.
+    /// How far the node is in sync with the cluster.
     pub sync_status: SyncStatus,
-    /// Members that would be forgotten by now, and are kept as no majority is here.
+    /// Members that would be forgotten by now if there were a majority.
     pub kept_without_majority: usize,
-    /// What is wrong with this node's clock, if anything is.
+    /// The state of this node's clock.
     pub clock: ClockState,
-    /// Up to here every member has everything, in Unix milliseconds; 0 while that is not known.
+    /// Every member has everything up to here, in Unix milliseconds; 0 while unknown.
     pub floor_ms: u64,
     /// The other members.
     pub peers: Vec<PeerView>,
@@ -61,30 +62,30 @@ pub struct Membership {
 /// Another member, as this node sees it.
 #[derive(Clone, Debug)]
 pub struct PeerView {
-    /// Who it is and how.
+    /// Its id, address and state.
     pub member: Member,
-    /// Whether a link stands.
+    /// Whether there is a link with it.
     pub linked: bool,
-    /// Why it takes no rows, if it said so.
+    /// Why it accepts no rows, if it said so.
     pub storage_full: Option<String>,
-    /// Why this node takes no rows from it, if it has no room for its tables.
+    /// Why this node accepts no rows from it: there is no room for its tables.
     pub rows_refused: Option<String>,
-    /// What was counted with it.
+    /// Counters over all links with it.
     pub totals: Totals,
-    /// Entries of the journal that it has not acknowledged.
+    /// Journal entries it has not acknowledged.
     pub outbox: u64,
-    /// The last instant at which it held the same as this node, in Unix milliseconds; 0 while that is not known.
+    /// The last instant at which it held the same rows as this node, in Unix milliseconds; 0 while unknown.
     pub equal_ms: u64,
 }
 
 impl Replication {
-    /// The address this node tells others, once it knows one.
+    /// The address this node tells others, if known.
     pub fn address(&self) -> Option<String> {
         let state = self.0.state();
         state.advertised.current().or(state.advertised.candidate()).map(str::to_owned)
     }
 
-    /// The cluster as it is now.
+    /// The current state of the cluster.
     pub fn membership(&self) -> Membership {
         let inner = &self.0;
         let state = inner.state();
@@ -121,7 +122,7 @@ impl Replication {
         }
     }
 
-    /// How many members hold replicas, those that are away and this node included.
+    /// How many members hold replicas, including this node and those that are away.
     pub fn replicas(&self) -> usize {
         1 + self.0.state().members.member_ids().len()
     }
@@ -158,7 +159,8 @@ fn sync_status(
         Some(total) if is_linked => SyncStatus::Syncing { done: rows, total },
         Some(_) | None if state.linked_at.elapsed() >= ALONE_AFTER => SyncStatus::Alone,
         Some(_) | None => SyncStatus::Joining(Some(format!(
-            "no other member answers yet: see DynaRust members. This node serves without them {} s after its start, or after they went",
+            "no other member answers yet: see DynaRust members. This node serves without them {} s after its start, \
+            or after the last link ended",
             ALONE_AFTER.as_secs()
         ))),
     }

@@ -1,4 +1,4 @@
-//! What is written here: noted for the peers to be told, and which of them hold it.
+//! Local writes: records them in the journal for the peers, and waits for replicas to acknowledge them.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::core::{
 };
 
 impl Replication {
-    /// Notes rows that this node wrote to a table, for the peers to be told. They must be readable.
+    /// Records rows that this node wrote to a table, for the peers. The rows must be readable already.
     pub fn record_writes(&self, table: &TableName, rows: impl IntoIterator<Item = Row>) {
         let mut journal = self.0.shared.journal();
         if !self.0.has_peers.load(Ordering::Acquire) {
-            // A peer that comes just now does not have it: it must not count as the first that does.
+            // A peer that links just now does not have it, so it must not count as the first that does.
             journal.skip();
             return;
         }
@@ -27,7 +27,7 @@ impl Replication {
         self.0.notify_appended();
     }
 
-    /// Notes a row that is here already, for the peers to be told of it again.
+    /// Records a row that was written before, to send it to the peers again.
     pub fn announce_again(&self, table: &TableName, key: &Key) {
         let mut journal = self.0.shared.journal();
         if !self.0.has_peers.load(Ordering::Acquire) {
@@ -39,13 +39,13 @@ impl Replication {
         self.0.notify_appended();
     }
 
-    /// The last write that was noted.
+    /// The journal number of the last write.
     pub fn last_written(&self) -> u64 {
         self.0.shared.journal().last()
     }
 
-    /// Returns when so many members beside this node hold durably what was noted up to `entry`; with how many did where the time
-    /// is over before.
+    /// Waits until `wanted` other members durably hold everything up to `entry`. Returns how many do, which is fewer if
+    /// the time is up.
     pub async fn wait_for_replicas(&self, entry: u64, wanted: usize, wait_max: Duration) -> usize {
         let _awaiting = self.0.waiters.clone();
         let mut held = 0;
@@ -61,14 +61,14 @@ impl Replication {
                 progressed.await;
             }
         };
-        // Whether they came or the time ran out shows in the number.
+        // The number tells whether the time was up.
         let _ = timeout(wait_max, waiting).await;
         held
     }
 }
 
 impl Inner {
-    /// How many other members hold an entry of the journal.
+    /// How many other members hold a journal entry.
     fn holders(&self, entry: u64) -> usize {
         let members = self.state().members.member_ids();
         let progress = self.shared.progress();

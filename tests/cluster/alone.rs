@@ -71,7 +71,7 @@ fn why_an_address_cannot_be_joined_is_said_cause_by_cause() {
     for (address, words) in [
         ("127.0.0.1:1", "refuses the connection"),
         ("no-such-name.invalid:6660", "the name is unknown"),
-        (&web_address, "does not answer as a node does"),
+        (&web_address, "does not answer like a node"),
     ] {
         let node = setup().join(address).start();
         let detail =

@@ -245,9 +245,9 @@ async fn whoever_answers_in_the_place_of_a_node_gets_no_link() {
             "HTTP/1.1 400 Bad Request\r\nsec-websocket-protocol: dynarust.link.9\r\ncontent-length: 0\r\n\r\n",
             "version 9",
         ),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "takes no link (200)"),
-        ("SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not answer as a node does"),
-        ("", "connection is lost"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "HTTP status 200"),
+        ("SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not answer like a node"),
+        ("", "connection was lost"),
     ] {
         let answering = async {
             let (mut stream, _) = listener.accept().await.expect("dialed");

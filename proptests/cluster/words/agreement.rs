@@ -1,4 +1,4 @@
-//! What a peer concludes from a row that is absent: see `core::agreement`.
+//! What a peer concludes from a row that is absent: see `core::protocol::agreement`.
 
 use dynarust::core::{
     clock::NodeId,

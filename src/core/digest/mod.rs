@@ -1,13 +1,13 @@
-//! Digests of rows: what tells two replicas whether they hold the same, and where they do not.
+//! Digests of rows: they tell two replicas whether they hold the same rows, and where they differ.
 //!
-//! A *leaf* is the keyed blake3 of a row's table, key and marker. A *sum* adds leaves mod 2^256 and counts them, so that a row
-//! is put in or taken out by one addition or subtraction, in any order, and the sum of a whole is the sum of its parts. Adding
-//! is safe as hashes of that width go only while nobody can compute leaves (Bellare and Micciancio, "A New Paradigm for
-//! Collision-free Hashing", 1997; Wagner, "A Generalized Birthday Problem", 2002): the key is random to the cluster, made at its
-//! birth and never shown to clients.
+//! A *leaf* is the keyed blake3 hash of a row's table, key and marker. A *sum* adds leaves mod 2^256 and counts them.
+//! Adding or removing a row is one addition or subtraction, in any order, and the sum of a set is the sum of its parts.
+//! Adding hashes of this width is safe only while nobody can compute leaves (Bellare and Micciancio, "A New Paradigm
+//! for Collision-free Hashing", 1997; Wagner, "A Generalized Birthday Problem", 2002). So the digest key is random,
+//! made with the cluster, and never shown to clients.
 //!
-//! Between nodes a sum travels as its *brief*: six bytes of a hash under a nonce of the conversation, so that two sums that
-//! happen to look alike once do not the next time.
+//! Nodes send each other a sum as a *short digest*: six bytes of a hash under a nonce of the comparison. Two sums that
+//! collide once do not collide the next time.
 
 pub mod tree;
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{name::TableName, register::Marker};
 
-/// The secret under which a cluster's rows are hashed: random, the same on every member.
+/// The secret key that a cluster's rows are hashed with. Random, and the same on every member.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DigestKey(pub [u8; 32]);
 
@@ -32,7 +32,7 @@ impl DigestKey {
     pub fn leaf(&self, table: &TableName, key: &[u8], marker: &Marker) -> Digest {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         let name = table.as_str().as_bytes();
-        // A length before each name, so that no two rows run together to the same bytes.
+        // The lengths go first, so that no two rows hash the same bytes.
         let mut head = [0; 28];
         head[0] = name.len() as u8;
         head[2..4].copy_from_slice(&(key.len() as u16).to_le_bytes());
@@ -43,7 +43,7 @@ impl DigestKey {
         Digest::from_bytes(hasher.finalize().as_bytes())
     }
 
-    /// The sum as it travels under `nonce`. All zeros for an empty one, and for no other.
+    /// The short digest of a sum under `nonce`. All zeros for an empty sum, and for no other.
     pub fn short_digest(&self, nonce: u64, sum: &Sum) -> ShortDigest {
         if sum.count == 0 {
             return ShortDigest::EMPTY;
@@ -56,13 +56,13 @@ impl DigestKey {
         ShortDigest(short_digest)
     }
 
-    /// Four bytes that tell a row from the others of its bucket, under `nonce`.
+    /// The fingerprint of a row under `nonce`: four bytes that tell it from other rows in its bucket.
     pub fn row_fingerprint(&self, nonce: u64, leaf: &Digest) -> RowFingerprint {
         let hash = self.hash_sum(nonce, &Sum { digest: *leaf, count: 1 });
         RowFingerprint(*hash.as_bytes().first_chunk().expect("a hash has four bytes"))
     }
 
-    /// The digest of all tables: of each one's name and sum, in order of their names. Tables without rows do not count.
+    /// The digest of all tables: each one's name and sum, in order of their names. Empty tables do not count.
     pub fn root<'a>(&self, tables: impl Iterator<Item = (&'a TableName, Sum)>) -> RootDigest {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         for (table, sum) in tables.filter(|(_, sum)| sum.count != 0) {
@@ -85,16 +85,16 @@ impl DigestKey {
 
 const SHORT_DIGEST_BYTES: usize = 6;
 
-/// A sum as it travels.
+/// A sum as nodes send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShortDigest([u8; SHORT_DIGEST_BYTES]);
 
 impl ShortDigest {
-    /// Of no rows.
+    /// The short digest of no rows.
     pub const EMPTY: Self = Self([0; SHORT_DIGEST_BYTES]);
 }
 
-/// A row as it travels, to be told from others of its bucket. Bytes, not a number: those would take five.
+/// A row as nodes send it during a comparison. An array of bytes, because postcard encodes a `u32` in up to five.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RowFingerprint([u8; 4]);
 
@@ -145,15 +145,15 @@ impl Neg for Digest {
     }
 }
 
-/// Length of a sum as bytes.
+/// Length of an encoded sum.
 pub const SUM_BYTES: usize = 40;
 
-/// Leaves added up, and how many. Also a difference of two such, and then the count may be below zero.
+/// Leaves added up, and how many. Also the difference of two sums, whose count may be negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
-    /// The leaves, added.
+    /// The sum of the leaves.
     pub digest: Digest,
-    /// How many there are.
+    /// The number of leaves.
     pub count: i64,
 }
 
@@ -163,7 +163,7 @@ impl Sum {
         Self { digest: leaf, count: 1 }
     }
 
-    /// The sum as bytes: the count, big-endian, and the digest.
+    /// The sum as bytes: the count (big-endian), then the digest.
     pub fn to_bytes(&self) -> [u8; SUM_BYTES] {
         let mut bytes = [0; SUM_BYTES];
         bytes[..8].copy_from_slice(&self.count.to_be_bytes());
@@ -171,7 +171,7 @@ impl Sum {
         bytes
     }
 
-    /// The count of a sum that is kept as bytes.
+    /// The count of an encoded sum.
     pub fn count_of(bytes: &[u8; SUM_BYTES]) -> i64 {
         i64::from_be_bytes(*bytes.first_chunk().expect("a sum has eight bytes"))
     }
@@ -222,12 +222,12 @@ impl std::iter::Sum for Sum {
     }
 }
 
-/// The first bits of the hash of a key, by which its row has a place in the tree: the first eight are its partition.
+/// The first bits of a key's hash. They give the row its place in the tree; the first eight are its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyHash(pub u32);
 
 impl KeyHash {
-    /// The hash of a key: the first four bytes of its blake3, the partition's first.
+    /// The hash of a key: the first four bytes of its blake3 hash.
     pub fn of(key: &[u8]) -> Self {
         Self(u32::from_be_bytes(*blake3::hash(key).as_bytes().first_chunk().expect("a hash has four bytes")))
     }
@@ -238,18 +238,18 @@ impl KeyHash {
     }
 }
 
-/// A node of a table's tree: all rows whose key's hash begins with these bits.
+/// A node of a table's tree: all rows whose key hash begins with these bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Path {
-    /// How many bits, up to `BITS_MAX`; 0 is the root.
+    /// The number of bits, up to `BITS_MAX`. 0 is the root.
     pub bits: u8,
     /// The bits, as a number below 2^bits.
     pub prefix: u32,
 }
 
-/// The deepest a tree goes.
+/// The greatest depth of a tree, in bits.
 pub const BITS_MAX: u8 = 24;
-/// The bits of a partition.
+/// The number of bits that select a partition.
 pub const PARTITION_BITS: u8 = 8;
 
 impl Path {
@@ -261,22 +261,22 @@ impl Path {
         Self { bits: PARTITION_BITS, prefix: u32::from(number) }
     }
 
-    /// Whether it is one: paths come from outside.
+    /// Whether the path is well-formed. Paths come from other nodes.
     pub fn is_valid(self) -> bool {
         self.bits <= BITS_MAX && u64::from(self.prefix) < 1 << self.bits
     }
 
-    /// The node `below` bits further down whose further bits are `index`.
+    /// The descendant `below` bits further down, whose additional bits are `index`.
     pub fn child(self, below: u8, index: u32) -> Self {
         Self { bits: self.bits + below, prefix: self.prefix << below | index }
     }
 
-    /// Whether a key with this hash lies below it.
+    /// Whether a key with this hash lies below this node.
     pub fn covers(self, hash: KeyHash) -> bool {
         self.bits == 0 || hash.0 >> (32 - self.bits) == self.prefix
     }
 
-    /// The partitions it has rows in.
+    /// The partitions below this node.
     pub fn partitions(self) -> std::ops::RangeInclusive<u8> {
         match self.bits.checked_sub(PARTITION_BITS) {
             Some(below) => {

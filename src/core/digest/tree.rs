@@ -1,50 +1,52 @@
-//! The digest tree of one partition of a table: sums of leaves by the bits of their keys' hashes, now and a little while ago.
+//! The digest tree of one partition of a table: sums of leaves by key hash, now and at instants a few seconds ago.
 //!
-//! A tree is a row of *buckets*, 2^depth of them; whatever lies above a bucket is a sum of buckets and is not kept. It always
-//! shows the rows as they are now. So that two replicas under constant writing can compare what they held at one instant, each
-//! tree also keeps what the writes of the last seconds changed, its *recents*, and takes those away again that are later than
-//! the instant asked for.
+//! A tree is an array of 2^depth *buckets*. The levels above are sums of buckets and are not stored. The buckets always
+//! hold the current rows. Two replicas under constant writes must compare what they held at one instant, so each tree
+//! also remembers what the writes of the last seconds changed, its *recent changes*. For an earlier instant it
+//! subtracts the changes that came later.
 //!
 //! # What an instant shows
-//! The register that was current then, by the timestamps of the registers, with these exceptions:
-//! - Of writes of a key that follow each other within `COLLAPSE_MS` the last one alone shows, and until then what the key held
-//!   before the first. Replicas that were sent all of them, and those that were sent only some, so agree.
-//! - A key that is written so for longer than `RESTLESS_MS` is restless, and shows nothing at all until the last of these writes. So
-//!   a replica that came in their midst, and does not know what there was before, soon agrees too; and that both show nothing
-//!   means that both have something later.
-//! - A row removed without a new register is gone at all instants, and one written from beyond `HORIZON_MS` ahead (a wall clock
-//!   was wrong) is there at all instants: there is no telling when a clock will come to it.
-//! - What is older than `HORIZON_MS`, or fell to the bound of the recents, is there at all instants; `exact_since_ms` says from
-//!   which instant on that makes no difference.
+//! The register that was current then, by the registers' timestamps, with these exceptions:
+//! - If several writes of a key follow each other within `COLLAPSE_MS`, only the last one shows. Until then the key
+//!   shows what it held before the first. So a replica that received all of them agrees with one that received only
+//!   some.
+//! - A key that is written this way for longer than `CONTINUOUS_MS` shows nothing until the last of these writes. So a
+//!   replica that joined in between, and does not know the value before, soon agrees too. Both showing nothing means
+//!   that both hold something later.
+//! - A row that was removed without a new register is gone at all instants. A row written more than `HORIZON_MS` ahead
+//!   (by a wrong wall clock) shows at all instants, because nobody knows when the clock will reach it.
+//! - A row older than `HORIZON_MS`, or one that was dropped from the recent changes, shows at all instants.
+//!   `exact_since_ms` is the instant from which that makes no difference.
 //!
-//! Keys are told apart by the 32 bits of their hash alone. Two keys of one partition that share them within a second are taken for
-//! one: their sums at some instant may be off for a second, and are right again after it.
+//! Keys are told apart only by the 32 bits of their hash. If two keys of one partition share a hash and are written
+//! within a second, they count as one: their sums may be wrong for a second and are right again after it.
 
 use std::collections::VecDeque;
 
 use super::{BITS_MAX, Digest, KeyHash, PARTITION_BITS, Path, Sum};
 
-/// For how long an instant can be told. Comparisons are about the settle time (2 s) behind, and take a few round trips.
+/// How far back the tree can show an instant. Comparisons look back by the settle time (2 s) and take a few round
+/// trips.
 pub const HORIZON_MS: u64 = 10_000;
-/// Writes of a key that follow each other as closely as this count as one: longer than a push to a peer takes, in which the
-/// earlier ones of a key give way to the latest.
+/// Writes of one key within this time of each other count as one. It is longer than a push to a peer takes, which sends
+/// only the latest write of a key.
 pub const COLLAPSE_MS: u64 = 1000;
-/// A key that is written without a pause for so long is restless.
+/// A key that is written without a pause for longer than this shows nothing until it pauses.
 pub const CONTINUOUS_MS: u64 = 1000;
-/// Most recents of a partition, 96 KiB of them. A table takes in 25,000 writes a second evenly before one is dropped within the
-/// horizon, and 100,000 before one is dropped that a comparison needs.
+/// Most recent changes of a partition: 96 KiB. A table takes 25,000 evenly spread writes a second before one is dropped
+/// within the horizon, and 100,000 before one is dropped that a comparison needs.
 pub const RECENTS_MAX: usize = 1024;
-/// The deepest a partition's tree goes.
+/// The greatest depth of a partition's tree, in bits.
 pub const DEPTH_MAX: u8 = BITS_MAX - PARTITION_BITS;
-/// A tree grows and folds by so many bits at a time.
+/// A tree grows and shrinks by this many bits at a time.
 pub const DEPTH_STEP: u8 = 2;
-/// A tree with more rows a bucket wants to grow. Just grown it has a quarter of them, and a bucket is 40 bytes: so a tree takes at
-/// most a byte a row.
+/// A tree with more rows per bucket should grow. After growing it has a quarter as many. A bucket takes 40 bytes, so a
+/// tree takes at most a byte per row.
 pub const BUCKET_ROWS_MAX: u64 = 160;
-/// A tree with fewer rows a bucket folds. Just folded it has four times as many, far from growing again.
+/// A tree with fewer rows per bucket shrinks. After shrinking it has four times as many, far from growing again.
 pub const BUCKET_ROWS_MIN: u64 = 16;
 
-/// A row as a tree takes it in.
+/// A row, as a tree stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
     /// When it was written, in Unix milliseconds of its timestamp.
@@ -53,28 +55,28 @@ pub struct Leaf {
     pub digest: Digest,
 }
 
-/// What a write changed, or several that followed closely.
+/// The change that one write made, or several in close succession.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Recent {
-    /// When the first of them was written.
+    /// When the first of them was written, in Unix milliseconds.
     since_ms: u64,
-    /// When the last of them was.
+    /// When the last of them was written, in Unix milliseconds.
     at_ms: u64,
     hash: KeyHash,
-    /// What the key shows since the last, less what it showed before the first.
+    /// What the key shows since the last write, minus what it showed before the first.
     delta: Sum,
-    /// What it shows since the last.
+    /// What the key shows since the last write.
     leaf: Digest,
 }
 
 impl Recent {
-    /// What is to be taken away for an instant before the last write.
+    /// What to subtract for an instant before the last write.
     fn before(&self, at_ms: u64) -> Sum {
         if at_ms < self.since_ms + CONTINUOUS_MS { self.delta } else { Sum::of(self.leaf) }
     }
 }
 
-/// The tree of one partition. Equal only where its history is, too: compare sums instead.
+/// The tree of one partition. `==` also compares its history: to compare rows, compare sums.
 #[derive(Clone, Debug)]
 pub struct PartitionTree {
     depth: u8,
@@ -86,7 +88,7 @@ pub struct PartitionTree {
 }
 
 impl PartitionTree {
-    /// A tree of no rows, `depth` bits deep below the partition.
+    /// An empty tree, `depth` bits deep below the partition.
     pub fn new(depth: u8) -> Self {
         assert!(depth <= DEPTH_MAX, "a tree {depth} bits deep");
         Self {
@@ -98,7 +100,7 @@ impl PartitionTree {
         }
     }
 
-    /// Takes in a row that was there before the tree: what its key held before is not known.
+    /// Adds a row that existed before the tree did. What its key held earlier is unknown.
     pub fn insert(&mut self, hash: KeyHash, leaf: Leaf, now_ms: u64) {
         self.add(hash, Sum::of(leaf.digest));
         if leaf.at_ms <= now_ms + HORIZON_MS {
@@ -106,7 +108,7 @@ impl PartitionTree {
         }
     }
 
-    /// Takes in that a key's row changed from `old` to `new`; `None` where there was none, or is none now.
+    /// Replaces a key's row `old` by `new`. `None`: there was no row, or there is none now.
     pub fn replace(&mut self, hash: KeyHash, old: Option<Leaf>, new: Option<Leaf>, now_ms: u64) {
         let sum = |leaf: Option<Leaf>| leaf.map_or(Sum::default(), |leaf| Sum::of(leaf.digest));
         let delta = sum(new) - sum(old);
@@ -118,7 +120,8 @@ impl PartitionTree {
                 self.exact_since_ms = self.exact_since_ms.max(new.at_ms);
             }
             Some(new) => {
-                // Where the one before is not remembered, as it came with a start or a first sync, it is a first one all the same.
+                // An earlier write that is not remembered (it came with a start or a first sync) still counts as the
+                // first one.
                 let before = old.filter(|old| is_close(old.at_ms, new.at_ms));
                 let since_ms = before.map_or(new.at_ms, |before| before.at_ms);
                 self.remember(Recent { since_ms, at_ms: new.at_ms, hash, delta, leaf: new.digest });
@@ -128,7 +131,7 @@ impl PartitionTree {
         self.fold();
     }
 
-    /// Forgets what is beyond the horizon, and gives its memory back.
+    /// Drops changes beyond the horizon and frees their memory.
     pub fn forget(&mut self, now_ms: u64) {
         while let Some(oldest) = self.recents.front()
             && is_beyond_horizon(oldest.at_ms, now_ms)
@@ -140,12 +143,12 @@ impl PartitionTree {
         }
     }
 
-    /// The sums of the 2^below children of a node in this partition as they were at an instant; `below` of 0 gives the node's
-    /// own. `None` where the tree is not so deep, or `path` lies above the partition.
+    /// The sums of a node's 2^below children in this partition, at an instant. `below` of 0 gives the node's own sum.
+    /// `None` if the tree is not that deep, or `path` lies above the partition.
     pub fn sums(&self, path: Path, below: u8, at_ms: u64) -> Option<Vec<Sum>> {
         let bits = path.bits.checked_sub(PARTITION_BITS)?;
         let width = self.depth.checked_sub(bits.checked_add(below)?)?;
-        // The node's buckets are neighbours, and so are a child's among them.
+        // A node's buckets are adjacent, and so are those of each child.
         let inner = path.prefix as usize & ((1 << bits) - 1);
         let buckets = &self.buckets[inner << (self.depth - bits)..(inner + 1) << (self.depth - bits)];
         let mut sums: Vec<Sum> =
@@ -156,37 +159,37 @@ impl PartitionTree {
         Some(sums)
     }
 
-    /// The sum of all rows as they were at an instant.
+    /// The sum of all rows at an instant.
     pub fn total_at(&self, at_ms: u64) -> Sum {
         self.after(at_ms).fold(self.total, |total, recent| total - recent.before(at_ms))
     }
 
-    /// The sum of all rows as they are.
+    /// The sum of all current rows.
     pub fn total(&self) -> Sum {
         self.total
     }
 
-    /// The first instant that is told exactly.
+    /// The first instant that the tree shows exactly.
     pub fn exact_since_ms(&self) -> u64 {
         self.exact_since_ms
     }
 
-    /// The instant from which on all that is here now shows.
+    /// The instant from which on every current row shows.
     pub fn settled_ms(&self) -> u64 {
         self.recents.back().map_or(self.exact_since_ms, |newest| newest.at_ms.max(self.exact_since_ms))
     }
 
-    /// Whether it remembers anything to take away again.
+    /// Whether there are recent changes.
     pub fn has_recents(&self) -> bool {
         !self.recents.is_empty()
     }
 
-    /// How many bits deep it is below the partition.
+    /// The depth below the partition, in bits.
     pub fn depth(&self) -> u8 {
         self.depth
     }
 
-    /// How deep it should be built again, where its buckets have grown too full.
+    /// The depth to rebuild the tree at, if its buckets have grown too full.
     pub fn wants_depth(&self) -> Option<u8> {
         let mut depth = self.depth;
         while depth < DEPTH_MAX && self.rows() > BUCKET_ROWS_MAX << depth {
@@ -195,13 +198,12 @@ impl PartitionTree {
         (depth > self.depth).then_some(depth)
     }
 
-    /// Takes over the buckets of a tree that was built from the same rows, of another depth. What is remembered of the last
-    /// seconds stays.
+    /// Takes over the buckets of a tree of another depth that was built from the same rows. The recent changes stay.
     pub fn rebuild(&mut self, built: Self) {
         (self.depth, self.buckets, self.total) = (built.depth, built.buckets, built.total);
     }
 
-    /// Makes it as shallow as its rows allow, adding up neighbours.
+    /// Shrinks the tree as far as its rows allow, by adding up adjacent buckets.
     pub fn fold(&mut self) {
         while self.depth >= DEPTH_STEP && self.rows() < BUCKET_ROWS_MIN << self.depth {
             let neighbours = self.buckets.chunks_exact(1 << DEPTH_STEP);
@@ -210,7 +212,7 @@ impl PartitionTree {
         }
     }
 
-    /// Whether both are of the same rows, as far as they can be told apart.
+    /// Whether both trees hold the same rows, as far as their depths can tell.
     pub fn matches(&self, other: &Self) -> bool {
         let depth = self.depth.min(other.depth);
         let sums = |tree: &Self| -> Vec<Sum> {
@@ -220,7 +222,7 @@ impl PartitionTree {
         self.total == other.total && sums(self) == sums(other)
     }
 
-    /// Memory it has asked for beyond its own size, in bytes.
+    /// Heap memory, in bytes.
     pub fn heap_bytes(&self) -> usize {
         self.buckets.capacity() * size_of::<Sum>() + self.recents.capacity() * size_of::<Recent>()
     }
@@ -239,7 +241,7 @@ impl PartitionTree {
     }
 
     fn remember(&mut self, mut new: Recent) {
-        // Later ones came from peers whose clocks are ahead: a few, if any.
+        // Later changes come from peers whose clocks are ahead: a few, if any.
         let later = self.recents.iter().rev().take_while(|recent| recent.at_ms > new.at_ms).count();
         let mut place = self.recents.len() - later;
         let close = self.recents.range(..place).rev().take_while(|recent| is_close(recent.at_ms, new.at_ms));
@@ -263,14 +265,14 @@ impl PartitionTree {
 
     /// Forgets what a key held before its row of `at_ms`.
     fn forget_key(&mut self, hash: KeyHash, at_ms: u64) {
-        // The newest one of the key is its row's; most rows that are removed are older than all recents.
+        // The key's newest change is the row's own. Most removed rows are older than all recent changes.
         if self.recents.front().is_some_and(|oldest| oldest.at_ms <= at_ms) {
             self.recents.retain(|recent| recent.hash != hash);
         }
     }
 }
 
-/// Whether a write follows another so closely that both count as one.
+/// Whether two writes follow each other so closely that they count as one.
 fn is_close(before_ms: u64, at_ms: u64) -> bool {
     before_ms + COLLAPSE_MS >= at_ms
 }
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_of_recents_drops_the_oldest_and_says_so() {
+    fn a_full_list_of_recent_changes_drops_the_oldest_and_reports_it() {
         let mut tree = PartitionTree::new(0);
         for key in 0..RECENTS_MAX as u64 + 10 {
             write(&mut tree, key, NOW_MS + key, NOW_MS + key);
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_horizon_takes_no_memory() {
+    fn changes_beyond_the_horizon_use_no_memory() {
         let mut tree = PartitionTree::new(0);
         (0..100).for_each(|key| write(&mut tree, key, NOW_MS, NOW_MS));
         assert!(tree.has_recents());
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_written_without_end_makes_one_recent() {
+    fn a_key_written_continuously_makes_one_recent_change() {
         let mut tree = PartitionTree::new(0);
         let mut before = None;
         for step in 0..1000 {
@@ -356,16 +358,16 @@ mod tests {
         assert_eq!(tree.sums(Path { bits: u8::MAX, prefix: 0 }, 0, 0), None);
     }
 
-    /// Every tree as large as its rows have it grow, whether rows came one by one or were found at a start.
+    /// Trees grow to the same size whether their rows came one by one or were found at a start.
     #[test]
-    fn a_tree_takes_a_byte_a_row_at_the_most() {
+    fn a_tree_takes_at_most_a_byte_per_row() {
         const PARTITIONS: usize = 256;
         for rows in [10_000_u64, 50_000, 500_000, 1_000_000] {
             let mut counts = [0_u64; PARTITIONS];
             (0..rows).for_each(|key| counts[usize::from(KeyHash::of(&key.to_be_bytes()).partition())] += 1);
             let trees = counts.map(|count| {
                 let mut tree = PartitionTree::new(0);
-                // Only how many there are decides how deep it grows.
+                // The depth depends on the row count alone.
                 tree.total.count = count as i64;
                 tree.wants_depth().map_or(tree, PartitionTree::new)
             });

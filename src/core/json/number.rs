@@ -1,10 +1,10 @@
-//! Whether two JSON numbers are equal (RFC 6902, section 4.6: "numerically equal"), of any length and exactly: by their digits, never by
-//! a float. An exponent is compared and never carried out, so that `1e999999999` takes no more memory than it has characters.
+//! Exact equality of JSON numbers of any length (RFC 6902, section 4.6: "numerically equal"). It compares digits, never
+//! floats. Exponents are compared, not expanded: `1e999999999` takes no more memory than its text.
 
-/// Longest exponent that is added up in an `i128`, in digits. Longer ones are added as text.
+/// Longest exponent computed as an `i128`, in digits. Longer ones are computed as text.
 const EXPONENT_DIGITS_MAX: usize = 36;
 
-/// Whether two JSON numbers have the same value: `1`, `1.0` and `10e-1` do, and so do `0` and `-0.0e9`.
+/// Whether two JSON numbers have the same value, such as `1`, `1.0` and `10e-1`, or `0` and `-0.0e9`.
 pub fn equal(a: &str, b: &str) -> bool {
     let (a, b) = (Decimal::of(a), Decimal::of(b));
     if a.significant == 0 || b.significant == 0 {
@@ -16,17 +16,17 @@ pub fn equal(a: &str, b: &str) -> bool {
         && a.digits().eq(b.digits())
 }
 
-/// A number as `0.DIGITS * 10^(exponent + shift)`, where the digits neither begin nor end with a zero. Its text is JSON's.
+/// A number as `0.DIGITS * 10^(exponent + shift)`, whose digits neither begin nor end with a zero.
 struct Decimal<'a> {
     negative: bool,
     whole: &'a str,
     fraction: &'a str,
-    /// Zeros before the first digit that counts.
+    /// Zeros before the first significant digit.
     leading: usize,
-    /// How many digits count.
+    /// The number of significant digits.
     significant: usize,
     exponent_negative: bool,
-    /// Without zeros at its front.
+    /// Without leading zeros.
     exponent: &'a str,
     shift: i128,
 }
@@ -48,7 +48,7 @@ impl<'a> Decimal<'a> {
             whole,
             fraction,
             leading,
-            // A zero has no digit that counts, however it is written.
+            // Zero has no significant digits, however it is written.
             significant: if leading == digits { 0 } else { digits - leading - trailing.count() },
             exponent_negative,
             exponent: exponent.trim_start_matches('0'),
@@ -60,7 +60,7 @@ impl<'a> Decimal<'a> {
         self.whole.bytes().chain(self.fraction.bytes()).skip(self.leading).take(self.significant)
     }
 
-    /// Whether the decimal points stand at the same place.
+    /// Whether the decimal points are at the same position.
     fn point_equals(&self, other: &Self) -> bool {
         match (self.small_point(), other.small_point()) {
             (Some(here), Some(there)) => here == there,
@@ -76,7 +76,7 @@ impl<'a> Decimal<'a> {
         Some(if self.exponent_negative { self.shift - exponent } else { self.shift + exponent })
     }
 
-    /// The place of the point as text. A text as long as this exponent's is far beyond the shift: the sign is the exponent's.
+    /// The position of the point as text. An exponent this long is far larger than the shift, so it decides the sign.
     fn point_text(&self) -> String {
         if let Some(point) = self.small_point() {
             return point.to_string();
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_equal_by_value_and_not_by_how_they_are_written() {
+    fn numbers_are_equal_by_value_however_they_are_written() {
         let nines = "9".repeat(36);
         let (below, above) = (format!("10e{nines}"), format!("1e1{}", "0".repeat(36)));
         let long = format!("1{}", "0".repeat(40));

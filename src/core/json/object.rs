@@ -1,5 +1,5 @@
-//! The members of an object while it is patched: in the order of their text, and found by their names without a search through all, as
-//! a patch of a thousand operations may meet an object of a hundred thousand members, under the lock of its key.
+//! The members of an object during a patch: in text order, with an index by name. A patch of a thousand operations may
+//! meet an object of a hundred thousand members while its key is locked, so no operation searches all members.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,12 +14,12 @@ pub struct Member<'a> {
     pub value: Tree<'a>,
 }
 
-/// An object. A name may be there twice; the last one is what readers see.
+/// An object. A name may occur twice; readers see the last one.
 #[derive(Clone, Debug, Default)]
 pub struct Object<'a> {
-    /// `None` where one was removed: the others keep their places.
+    /// `None` for a removed member, so that the others keep their places.
     members: Vec<Option<Member<'a>>>,
-    /// Made when a name is looked for first.
+    /// Built when a name is first looked up.
     index: Option<Index>,
 }
 
@@ -27,7 +27,7 @@ pub struct Object<'a> {
 struct Index {
     /// The place of the last member of each name.
     places: HashMap<Vec<u8>, usize>,
-    /// Whether a name is there twice.
+    /// Whether a name occurs twice.
     has_duplicates: bool,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Object<'a> {
         self.members[place].as_mut().map(|member| &mut member.value)
     }
 
-    /// Takes all members of a name out. The value that readers saw.
+    /// Removes all members with a name. Returns the value that readers saw.
     pub fn remove(&mut self, name: &str) -> Option<Tree<'a>> {
         let index = self.index();
         let place = index.places.remove(name.as_bytes())?;

@@ -1,5 +1,5 @@
-//! The two patches of JSON: merge patch (RFC 7396) and JSON Patch (RFC 6902). Both change the pieces of text that they name, and leave
-//! all others as they were written: numbers, escapes, the order of members, and members with one name.
+//! JSON Merge Patch (RFC 7396) and JSON Patch (RFC 6902). Both change only the text they name. Everything else is kept
+//! as it was written: numbers, escapes, member order and duplicate names.
 
 use std::{
     borrow::Cow,
@@ -16,13 +16,14 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Longest JSON patch, in operations: each may move all items of an array.
+/// Most operations of a JSON Patch. Each may move all items of an array.
 pub const OPERATIONS_MAX: usize = 1000;
-/// Most bytes of JSON text that the `copy` operations of one patch add: thirty of them can double a value thirty times.
+/// Most bytes of JSON text that the `copy` operations of one patch may add: thirty of them can double a value thirty
+/// times.
 const COPIED_BYTES_MAX: usize = 1024 * 1024;
 
-/// RFC 7396: what `target` becomes by `patch`. Of members of the patch with one name the last counts. Of those of the target that the
-/// patch names too, the last is changed, and it takes the place of the first.
+/// Merges `patch` into `target` (RFC 7396). If the patch has several members with one name, the last counts. If the
+/// target has, the last is patched and takes the place of the first.
 pub fn merge<'a>(target: Tree<'a>, patch: Tree<'a>) -> Tree<'a> {
     let Tree::Object(patch) = patch else { return patch };
     let members = match target {
@@ -80,7 +81,7 @@ fn is_null(tree: &Tree<'_>) -> bool {
     matches!(tree, Tree::Scalar("null"))
 }
 
-/// An operation of a JSON Patch, as sent. Other members are passed over: RFC 6902, section 4, says that they must be.
+/// An operation of a JSON Patch, as sent. Other members are ignored, as RFC 6902, section 4, requires.
 #[derive(Deserialize)]
 #[serde(expecting = "an operation, an object with \"op\" and \"path\"")]
 struct Operation<'a> {
@@ -104,18 +105,18 @@ enum Op {
     Test,
 }
 
-/// For a member that may be `null`, which is not the same as absent.
+/// For a member that may be `null`, which differs from absent.
 fn present<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// RFC 6902: applies the operations of `patch`, the text of a list, to `target`.
+/// Applies the operations of `patch`, the text of a list, to `target` (RFC 6902).
 ///
 /// # Errors
-/// `BadJson` where `patch` is no list of operations or a longer one than `OPERATIONS_MAX`, `Conflict` where one does not apply or
-/// a `test` fails, or where they copy more than `COPIED_BYTES_MAX` or nest deeper than `DEPTH_MAX`.
+/// `BadJson` if `patch` is not a list of operations or has more than `OPERATIONS_MAX`. `Conflict` if an operation does
+/// not apply, a `test` fails, the copies exceed `COPIED_BYTES_MAX`, or the result nests deeper than `DEPTH_MAX`.
 pub fn apply<'a>(target: &mut Tree<'a>, patch: &'a str) -> Result<()> {
     let operations: Vec<Operation<'a>> =
         serde_json::from_str(patch).map_err(|error| Error::BadJson(format!("not a JSON patch: {error}")))?;
@@ -137,10 +138,10 @@ pub fn apply<'a>(target: &mut Tree<'a>, patch: &'a str) -> Result<()> {
     Ok(())
 }
 
-/// Where something is: the names and places on the way there (RFC 6901).
+/// The steps of a JSON pointer (RFC 6901).
 type Pointer = Vec<String>;
 
-/// An operation, understood.
+/// A parsed operation.
 enum Step<'a> {
     Add(Pointer, Tree<'a>),
     Remove(Pointer),
@@ -181,7 +182,7 @@ impl<'a> Step<'a> {
                 if path.len() > from.len() && path.starts_with(&from) {
                     return Err(format!("{} cannot be moved into itself", pointer_text(&from)));
                 }
-                // Before anything is taken out: a tree that is too deep is not to be made at all.
+                // Checked before anything is removed, so that a tree that is too deep is never made.
                 check_depth(&path, find(target, &from)?)?;
                 let value = if from.is_empty() { target.clone() } else { remove(target, &from)? };
                 add(target, &path, value)
@@ -203,14 +204,15 @@ impl<'a> Step<'a> {
 }
 
 fn parse_pointer(text: &str) -> std::result::Result<Pointer, String> {
-    let wrong = || format!("{text:?} is no JSON pointer (RFC 6901): it is empty, or each step begins with /");
+    let wrong =
+        || format!("{text:?} is not a JSON pointer (RFC 6901): it is empty, or each step begins with /");
     let mut steps = text.split('/');
     if !steps.next().is_some_and(str::is_empty) {
         return Err(wrong());
     }
     steps
         .map(|step| match step.replace("~0", "").replace("~1", "").contains('~') {
-            true => Err(format!("{text:?} is no JSON pointer: ~0 stands for ~ and ~1 for /")),
+            true => Err(format!("{text:?} is not a JSON pointer: write ~0 for ~ and ~1 for /")),
             false => Ok(step.replace("~1", "/").replace("~0", "~")),
         })
         .collect()
@@ -232,7 +234,7 @@ fn check_depth(path: &[String], value: &Tree<'_>) -> std::result::Result<(), Str
     Ok(())
 }
 
-/// What a pointer leads to.
+/// The value that a pointer refers to.
 fn find<'t, 'a>(tree: &'t mut Tree<'a>, pointer: &[String]) -> std::result::Result<&'t mut Tree<'a>, String> {
     let mut found = tree;
     for step in pointer {
@@ -276,10 +278,10 @@ fn add<'a>(tree: &mut Tree<'a>, path: &[String], value: Tree<'a>) -> std::result
     Ok(())
 }
 
-/// Takes out what a pointer leads to; all members of that name, as the key would still be there otherwise.
+/// Removes the value that a pointer refers to, with all members of that name: otherwise the name would still exist.
 fn remove<'a>(tree: &mut Tree<'a>, path: &[String]) -> std::result::Result<Tree<'a>, String> {
     let Some((step, parent)) = path.split_last() else {
-        return Err("the whole value cannot be removed by a patch: send DELETE".into());
+        return Err("a patch cannot remove the whole value: send DELETE".into());
     };
     match find(tree, parent)? {
         Tree::Object(members) => members.remove(step).ok_or_else(|| missing(path)),
@@ -291,7 +293,7 @@ fn remove<'a>(tree: &mut Tree<'a>, path: &[String]) -> std::result::Result<Tree<
     }
 }
 
-/// A place in an array: digits without a zero in front (RFC 6901, section 4).
+/// An array index: digits without a leading zero (RFC 6901, section 4).
 fn parse_index(step: &str) -> Option<usize> {
     let is_index = step == "0" || !step.starts_with('0') && step.bytes().all(|byte| byte.is_ascii_digit());
     is_index.then(|| step.parse().ok()).flatten()

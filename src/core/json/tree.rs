@@ -1,5 +1,5 @@
-//! JSON taken apart into pieces of its own text. Nothing in it is converted: what nobody changes is written again letter by letter, and
-//! what is compared is compared by what it means.
+//! JSON split into pieces of its own text. Nothing is converted: unchanged pieces are written back letter by letter,
+//! and comparisons go by meaning.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -8,19 +8,19 @@ use super::{
     object::{Member, Object},
 };
 
-/// A JSON value whose scalars and names are the text that they came as.
+/// A JSON value whose scalars and names are slices of the original text.
 #[derive(Clone, Debug)]
 pub enum Tree<'a> {
     /// A number, a string with its quotes, `true`, `false` or `null`.
     Scalar(&'a str),
     /// `[...]`
     Array(Vec<Tree<'a>>),
-    /// `{...}`. A name may be there twice.
+    /// `{...}`. A name may occur twice.
     Object(Object<'a>),
 }
 
 impl<'a> Tree<'a> {
-    /// Takes compact JSON text apart; `None` where it is no such text, or nests deeper than a value may.
+    /// Parses compact JSON text. `None` if it is not that, or nests too deep.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut rest = text;
         let tree = parse_next(&mut rest, DEPTH_MAX)?;
@@ -58,7 +58,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// How deep arrays and objects nest in it; none for a scalar.
+    /// The nesting depth of arrays and objects; 0 for a scalar.
     pub fn depth(&self) -> usize {
         match self {
             Self::Scalar(_) => 0,
@@ -67,7 +67,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// How many bytes its text has.
+    /// The length of its text, in bytes.
     pub fn text_bytes(&self) -> usize {
         let commas = |count: usize| count.saturating_sub(1) + 2;
         match self {
@@ -80,8 +80,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Whether both say the same: strings by their characters, numbers by their value, objects whatever the order of their members, the
-    /// last of those with one name.
+    /// Whether both values mean the same: strings by their characters, numbers by value, objects in any member order.
+    /// The last of several members with one name counts.
     pub fn equals(&self, other: &Tree<'_>) -> bool {
         match (self, other) {
             (Self::Scalar(here), Tree::Scalar(there)) => here == there || scalars_equal(here, there),
@@ -106,7 +106,7 @@ fn by_name<'t, 'a>(members: &'t Object<'a>) -> HashMap<Cow<'t, [u8]>, &'t Tree<'
 
 fn scalars_equal(here: &str, there: &str) -> bool {
     match (here.starts_with('"'), there.starts_with('"')) {
-        // An escape has at most six bytes for one.
+        // An escape takes at most six bytes per byte.
         (true, true) => {
             here.len() <= 6 * there.len() && there.len() <= 6 * here.len() && decode(here) == decode(there)
         }
@@ -119,7 +119,7 @@ fn is_number(scalar: &str) -> bool {
     scalar.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
-/// The value that `rest` begins with, which is cut off there.
+/// Parses the value at the start of `rest`, and removes it from there.
 fn parse_next<'a>(rest: &mut &'a str, depth_left: usize) -> Option<Tree<'a>> {
     match rest.as_bytes().first()? {
         b'[' => {
@@ -150,7 +150,7 @@ fn parse_next<'a>(rest: &mut &'a str, depth_left: usize) -> Option<Tree<'a>> {
     }
 }
 
-/// What stands between an opening bracket and its `closing` one, with commas between.
+/// Parses what stands between an opening bracket and its `closing` one, separated by commas.
 fn parse_list<'a>(
     rest: &mut &'a str,
     closing: u8,
@@ -190,8 +190,8 @@ fn split_off_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
     Some(split_off(rest, end + 2))
 }
 
-/// The characters of a JSON string that stands in its quotes, as UTF-8. A lone surrogate, which that cannot express, is the three
-/// bytes that it would be (WTF-8), so that it equals itself and nothing else.
+/// The characters of a quoted JSON string, as UTF-8. UTF-8 cannot express a lone surrogate; it becomes the three bytes
+/// of WTF-8, so that it equals only itself.
 pub fn decode(string: &str) -> Cow<'_, [u8]> {
     let inner = string.strip_prefix('"').and_then(|string| string.strip_suffix('"')).unwrap_or(string);
     if !inner.contains('\\') {
@@ -221,7 +221,7 @@ pub fn decode(string: &str) -> Cow<'_, [u8]> {
 /// The first lone surrogate in JSON text, as it is written there.
 pub fn lone_surrogate(text: &str) -> Option<&str> {
     let mut rest = text;
-    // Backslashes stand in strings only.
+    // Backslashes occur only in strings.
     while let Some(at) = rest.find('\\') {
         let from = &rest[at..];
         let (unit, after) = escape(from);
@@ -238,7 +238,7 @@ pub fn lone_surrogate(text: &str) -> Option<&str> {
     None
 }
 
-/// What the escape means that `text` begins with, as UTF-16, and what follows it.
+/// The UTF-16 unit of the escape at the start of `text`, and the rest.
 fn escape(text: &str) -> (u32, &str) {
     let mut characters = text.chars();
     characters.next();
@@ -260,7 +260,7 @@ fn escape(text: &str) -> (u32, &str) {
     (unit, characters.as_str())
 }
 
-/// The second half of a pair, where `text` begins with one.
+/// The low half of a surrogate pair, if `text` begins with one.
 fn low_surrogate(text: &str) -> Option<(u32, &str)> {
     let (unit, after) = text.starts_with("\\u").then(|| escape(text))?;
     (0xdc00..=0xdfff).contains(&unit).then_some((unit, after))
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_none() {
+    fn text_that_is_not_json_is_none() {
         for text in
             ["", "[", "[1", "[1,", "[,]", "{\"a\"}", "{\"a\":}", "{1:2}", "\"", "\"\\\"", "1]", "[1}", ":"]
         {

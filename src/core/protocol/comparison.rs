@@ -1,17 +1,17 @@
-//! The anti-entropy conversation: two replicas find out where they differ, by a walk down their digest trees.
+//! The anti-entropy comparison: two replicas find out where they differ by walking down their digest trees.
 //!
-//! `open` says what there is; each `answer` looks at what the other side has, and goes one level further down where that is not
-//! what it has itself, until few enough rows are left to name them. What only one side has is copied; of what both have the
-//! newer goes to the side of the older.
+//! `open` states what there is. Each answer looks at what the other side has and goes one level down wherever that
+//! differs, until few enough rows are left to name them. Rows that only one side has are copied. If both have a row,
+//! the newer version goes to the side with the older one.
 //!
 //! ```text
-//! Open: tables  ->  Digests: 16 a node  ->  Digests: the partitions  ->  Digests: their buckets
-//!    ->  Glimpses of rows  ->  Names: what each lacks  ->  Rows, Want  ->  Rows
+//! Open: tables  ->  Digests: 16 per node  ->  Digests: the partitions  ->  Digests: their buckets
+//!    ->  RowFingerprints  ->  Names: what each side lacks  ->  Rows, Want  ->  Rows
 //! ```
 //!
-//! Nobody keeps a state: an answer depends on the message and on the rows alone, so a message that is lost, comes twice, or
-//! late, costs time and no more. A part that one side does not have at all is copied whole, without a walk. Few rows are
-//! glimpsed at once, without the levels in between.
+//! No side keeps state. An answer depends only on the message and on the rows, so a message that is lost, duplicated or
+//! late only costs time. A subtree that one side lacks completely is copied without a walk. If few rows are left, their
+//! fingerprints are sent at once, without the levels in between.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,30 +28,31 @@ use crate::{
     error::Result,
 };
 
-/// Rows below a node that are glimpsed rather than walked any further down: a glimpse is four bytes, a brief six.
+/// Up to this many rows below a node are sent as fingerprints instead of walking further down: a row fingerprint takes
+/// four bytes, a short digest six.
 const FINGERPRINTED_ROWS_MAX: i64 = 96;
-/// How many bits one level has below a partition.
+/// Bits per level below a partition.
 const BUCKET_BITS: u8 = 6;
-/// How many bits one level has above.
+/// Bits per level above the partitions.
 const GROUP_BITS: u8 = 4;
-/// Wider nodes are not asked for: a message that does is none of ours.
+/// Nodes never ask for a wider level. A message that does is invalid.
 const BELOW_MAX: u8 = BUCKET_BITS;
 
-/// What follows from a message.
+/// What to do about a message.
 #[derive(Debug, Default, PartialEq)]
 pub struct Answer {
-    /// What to say in return.
+    /// What to send back.
     pub messages: Vec<Message>,
     /// Rows to send.
     pub rows: Vec<(TableName, Vec<Key>)>,
-    /// Nodes to send all rows of.
+    /// Nodes whose rows are all to be sent.
     pub streams: Vec<(TableName, Path)>,
 }
 
-/// Opens a comparison of what both sides held at an instant. `nonce` must be one that nobody can foretell.
+/// Opens a comparison of what both sides held at an instant. `nonce` must be unpredictable.
 ///
 /// # Errors
-/// As the replica's, and so for all functions here.
+/// As the replica's; so for all functions here.
 pub fn open(replica: &impl Replica, nonce: u64, at_ms: u64) -> Result<Message> {
     let mut nodes = Vec::new();
     for table in replica.tables() {
@@ -97,16 +98,16 @@ pub fn answer_digests(replica: &impl Replica, message: &Comparison<Vec<NodeDiges
                     walk.compare(table, path.child(*below, index as u32), sum, *short_digest)?;
                 }
             }
-            // The other's tree is deeper than ours.
+            // The other side's tree is deeper than ours.
             None if path.bits >= PARTITION_BITS => walk.row_fingerprint(table, *path)?,
-            // Ours is just being built.
+            // Our tree is being built.
             None => {}
         }
     }
     Ok(walk.answer())
 }
 
-/// Answers glimpses of rows.
+/// Answers row fingerprints.
 pub fn answer_row_fingerprints(
     replica: &impl Replica,
     message: &Comparison<Vec<NodeRowFingerprints>>,
@@ -142,7 +143,7 @@ pub fn answer_row_fingerprints(
     Ok(answer)
 }
 
-/// Answers names of rows.
+/// Answers the names of rows.
 pub fn answer_names(replica: &impl Replica, message: &Comparison<Vec<Names>>) -> Result<Answer> {
     let mut answer = Answer::default();
     let mut wants: Vec<(TableName, Vec<Key>)> = Vec::new();
@@ -182,7 +183,7 @@ pub fn answer_names(replica: &impl Replica, message: &Comparison<Vec<Names>>) ->
     Ok(answer)
 }
 
-/// One side's walk over what the other sent.
+/// One side's walk over what the other side sent.
 struct Walk<'a, R> {
     replica: &'a R,
     key: DigestKey,
@@ -206,7 +207,7 @@ impl<'a, R: Replica> Walk<'a, R> {
         }
     }
 
-    /// Goes on where a node is not the same on both sides.
+    /// Continues at a node if both sides differ there.
     fn compare(&mut self, table: &TableName, path: Path, sum: &Sum, theirs: ShortDigest) -> Result<()> {
         let nonce = self.digests.nonce;
         let own = self.key.short_digest(nonce, sum);
@@ -263,7 +264,7 @@ impl<'a, R: Replica> Walk<'a, R> {
     }
 }
 
-/// Parts of an answer, gathered into messages of a size that goes well over a link.
+/// Parts of an answer, collected into messages of a suitable size.
 struct Batch<T> {
     nonce: u64,
     at_ms: u64,
@@ -295,7 +296,7 @@ impl<T> Batch<T> {
     }
 }
 
-/// A row as it is glimpsed.
+/// A row, as comparisons see it.
 #[derive(Clone)]
 struct Head {
     key: Key,
@@ -304,7 +305,7 @@ struct Head {
     row_fingerprint: RowFingerprint,
 }
 
-/// Reads rows by partition, as the disk has them: nodes that follow each other are mostly of one.
+/// Reads rows by partition, the order they have on disk. Consecutive nodes are mostly in the same one.
 struct Heads<'a, R> {
     replica: &'a R,
     digest_key: DigestKey,
@@ -342,7 +343,7 @@ impl<'a, R: Replica> Heads<'a, R> {
     }
 }
 
-/// The sum of a table; `None` while its tree is being built: nothing can be compared with it then.
+/// The sum of a table. `None` while its tree is being built: then it cannot be compared.
 fn own_sum(replica: &impl Replica, table: &TableName, at_ms: u64) -> Result<Option<Sum>> {
     let sums = replica.sums(table, Path::ROOT, 0, at_ms)?;
     Ok(sums.and_then(|sums| sums.first().copied()))

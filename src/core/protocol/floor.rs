@@ -1,23 +1,24 @@
-//! The floor: the instant up to which every member is known to have everything that anybody wrote. Below it a tombstone has
-//! done its work, and may go.
+//! The floor: the instant up to which every member is known to have everything that anyone wrote. A tombstone below it
+//! has done its work and may be removed.
 //!
-//! Two members whose roots are equal at an instant T hold the same up to T. Each keeps the last such T for each other member,
-//! and announces the least of them as its *guarantee*: what it has up to there, all have. The floor is the least guarantee of
-//! all members. A write at or below it cannot turn up later, because a member raises its clock above an instant before it
-//! takes its root there.
+//! Two members whose roots are equal at an instant T hold the same rows up to T. Each keeps the last such T per other
+//! member and announces the lowest as its *guarantee*: everything it has up to there, all have. The floor is the lowest
+//! guarantee of all members. No write at or below it can appear later, because a member raises its clock above an
+//! instant before it takes its root there.
 //!
-//! One guarantee is not enough: the member with it may have got a write of Q after it compared with P. P's own guarantee says
-//! that P compared with Q.
+//! One member's guarantee is not enough: it may have received a write of Q after it compared with P. P's own guarantee
+//! says that P compared with Q.
 //!
-//! A member that is down keeps the floor where it was, until it is forgotten. What was removed below the floor stays removed, but
-//! the floor itself falls back for members that are new: one that was forgotten and comes back may have old writes that nobody
-//! had, and nothing more is to be removed until all have them. Else some would take them and others refuse them.
+//! A member that is down keeps the floor where it is until it is forgotten. What was removed below the floor stays
+//! removed. But the floor itself falls back for new members: one that was forgotten and returns may have old writes
+//! that nobody else has. Nothing more may be removed until all have them, or some would accept them and others refuse
+//! them.
 
 use std::collections::BTreeMap;
 
 use crate::core::clock::NodeId;
 
-/// What is known of the members, at one of them.
+/// What one member knows of the others.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
     members: BTreeMap<NodeId, MemberProgress>,
@@ -30,9 +31,9 @@ pub struct Floor {
 /// A comparison of roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Comparing {
-    /// The instant that the roots stand for (Unix milliseconds).
+    /// The instant of the roots, in Unix milliseconds.
     pub at_ms: u64,
-    /// How often a late row had taken something back by then.
+    /// How often late rows had lowered the floor by then.
     lowered: u64,
 }
 
@@ -40,15 +41,15 @@ pub struct Comparing {
 struct MemberProgress {
     /// The last instant at which its root was equal to ours.
     equal_ms: u64,
-    /// What it announced.
+    /// The guarantee it announced.
     guarantee_ms: u64,
 }
 
 impl Floor {
-    /// Sets who the other members are, those that were forgotten left out. Of new ones nothing is known.
+    /// Sets the other members, without forgotten ones. Nothing is known of new ones.
     ///
-    /// One that is forgotten may have handed over old writes of its own just before, after others were equal. So what is known of
-    /// them does not reach further than what was known of it, until they are equal again.
+    /// A member that is forgotten may have passed on old writes just before, after others were equal. So what is known
+    /// of the others is capped at what was known of it, until they are equal again.
     pub fn set_members(&mut self, members: impl IntoIterator<Item = NodeId>) {
         let mut before = std::mem::take(&mut self.members);
         self.members =
@@ -60,22 +61,22 @@ impl Floor {
         }
     }
 
-    /// Notes that a member's root was equal to ours, and that both are durable. Roots do not show a row that came in after they were compared
-    /// and was written before their instant.
+    /// Records that a member's root was equal to ours, and that both are durable. Ignored if a row older than the
+    /// roots' instant arrived since they were compared: they do not show it.
     pub fn equal(&mut self, member: NodeId, compared: Comparing) {
         if let Some(progress) = self.members.get_mut(&member).filter(|_| compared.lowered == self.lowered) {
             progress.equal_ms = progress.equal_ms.max(compared.at_ms);
         }
     }
 
-    /// Notes the guarantee that a member announced.
+    /// Records the guarantee that a member announced.
     pub fn announced(&mut self, member: NodeId, guarantee_ms: u64) {
         if let Some(progress) = self.members.get_mut(&member) {
             progress.guarantee_ms = progress.guarantee_ms.max(guarantee_ms);
         }
     }
 
-    /// Takes back what is known of instants after this one: a row from before them is about to come in that members may not have.
+    /// Withdraws what is known of instants after this one: an older row is about to arrive that members may lack.
     pub fn lower(&mut self, to_ms: u64) {
         for progress in self.members.values_mut().filter(|progress| progress.equal_ms > to_ms) {
             progress.equal_ms = to_ms;
@@ -83,7 +84,7 @@ impl Floor {
         self.lowered += u64::from(to_ms < self.compared_ms);
     }
 
-    /// Says that roots of an instant are about to be compared; returns what to tell `equal` then.
+    /// Announces that roots of an instant are about to be compared. Pass the result to `equal`.
     pub fn compare(&mut self, at_ms: u64) -> Comparing {
         self.compared_ms = self.compared_ms.max(at_ms);
         Comparing { at_ms, lowered: self.lowered }
@@ -99,36 +100,36 @@ impl Floor {
         self.members.contains_key(&node)
     }
 
-    /// Forgets what was known of a member: it came back with another state.
+    /// Forgets what was known of a member, because it came back in another state.
     pub fn reset(&mut self, member: NodeId) {
         if let Some(progress) = self.members.get_mut(&member) {
             *progress = MemberProgress::default();
         }
     }
 
-    /// What this node can guarantee: alone, everything up to `settled_ms`.
+    /// The guarantee of this node. Alone, it is everything up to `settled_ms`.
     pub fn guarantee_ms(&self, settled_ms: u64) -> u64 {
         self.members.values().map(|progress| progress.equal_ms).min().unwrap_or(settled_ms)
     }
 
-    /// The floor as it is now, where this node announces `guarantee_ms`.
+    /// Raises the floor with this node announcing `guarantee_ms`, and returns it.
     pub fn raise(&mut self, guarantee_ms: u64) -> u64 {
         let announced = self.members.values().map(|progress| progress.guarantee_ms).min();
         self.floor_ms = announced.unwrap_or(guarantee_ms).min(guarantee_ms);
         self.floor_ms
     }
 
-    /// The floor as it was raised last.
+    /// The floor, as last raised.
     pub fn floor_ms(&self) -> u64 {
         self.floor_ms
     }
 
-    /// The guarantee that a member announced last.
+    /// The guarantee that a member last announced.
     pub fn announced_ms(&self, member: NodeId) -> Option<u64> {
         self.members.get(&member).map(|progress| progress.guarantee_ms)
     }
 
-    /// The last instant at which a member was known to hold the same.
+    /// The last instant at which a member was known to hold the same rows.
     pub fn equal_ms(&self, member: NodeId) -> Option<u64> {
         self.members.get(&member).map(|progress| progress.equal_ms)
     }
@@ -164,22 +165,22 @@ mod tests {
         assert_eq!(raise(&mut floor, 100), 0, "nothing is known of B");
         equal(&mut floor, B, 40);
         assert_eq!(floor.guarantee_ms(100), 40);
-        assert_eq!(raise(&mut floor, 100), 0, "neither has said what it knows of the other");
+        assert_eq!(raise(&mut floor, 100), 0, "neither has announced what it knows of the other");
         floor.announced(A, 30);
         floor.announced(B, 35);
         assert_eq!(raise(&mut floor, 100), 30);
         floor.announced(A, 10);
-        assert_eq!(raise(&mut floor, 100), 30, "what was announced stays true");
+        assert_eq!(raise(&mut floor, 100), 30, "an announcement stays true");
     }
 
     #[test]
-    fn one_that_is_forgotten_holds_it_no_longer_and_one_that_is_new_does() {
+    fn a_forgotten_member_holds_the_floor_back_no_longer_and_a_new_one_does() {
         let mut floor = Floor::default();
         floor.set_members([A, B]);
         equal(&mut floor, A, 50);
         floor.announced(A, 45);
         floor.set_members([A]);
-        assert_eq!(raise(&mut floor, 100), 0, "B may have told something old just before");
+        assert_eq!(raise(&mut floor, 100), 0, "B may have passed on something old just before");
         equal(&mut floor, A, 50);
         assert_eq!(raise(&mut floor, 100), 45);
         floor.set_members([A, B]);
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_row_takes_back_what_it_was_not_seen_in() {
+    fn a_late_row_withdraws_the_roots_that_did_not_show_it() {
         let mut floor = Floor::default();
         floor.set_members([A]);
         equal(&mut floor, A, 50);
@@ -208,6 +209,6 @@ mod tests {
         let compared = floor.compare(70);
         floor.lower(80);
         floor.equal(A, compared);
-        assert_eq!(floor.guarantee_ms(100), 70, "later rows take nothing back");
+        assert_eq!(floor.guarantee_ms(100), 70, "later rows withdraw nothing");
     }
 }

@@ -1,28 +1,28 @@
-//! The keys this node wrote, in the order in which it did, for the peers to be told. In memory and bounded.
+//! The keys this node wrote, in order, for pushing them to peers. In memory and bounded.
 //!
-//! Of the last writes it holds the rows too, so that they are not read and decoded again for each peer that follows. Those of
-//! before are read when they are sent, so that a peer that is slow or comes anew gets the newest only. It is one for all peers,
-//! and each peer is no more than a place in it, its cursor. A peer whose cursor has fallen off the end has missed something, and
-//! comparing will find what.
+//! For the latest writes the journal also holds the rows, so that they are not read and decoded again for each peer.
+//! Older rows are read when they are sent, so a slow or new peer gets only the newest version. All peers share one
+//! journal; a peer is just a cursor into it. A peer whose cursor has fallen off the end has missed writes, and a
+//! comparison finds which.
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use super::message::Row;
 use crate::core::name::{Key, TableName};
 
-/// How many keys it holds: what a peer can miss and still be told of alone. About 8 MiB.
+/// Most keys held: how far behind a peer can be and still catch up without a comparison. About 8 MiB.
 pub const KEYS_MAX: usize = 65_536;
-/// About how many bytes of rows it holds: those of a tenth of a second, at the rate that a node takes.
+/// About how many bytes of rows are held: a tenth of a second at a node's full write rate.
 const ROWS_BYTES_MAX: usize = 1024 * 1024;
 
-/// The keys written lately, numbered from 1.
+/// The latest keys written, numbered from 1.
 #[derive(Debug)]
 pub struct Journal {
     keys: VecDeque<(TableName, Key)>,
     /// The number of the last key.
     last: u64,
     keys_max: usize,
-    /// What was written to the last of the keys, as far as that is known here.
+    /// The rows of the last of the keys, where known.
     rows: VecDeque<Option<Row>>,
     rows_bytes: usize,
 }
@@ -33,33 +33,33 @@ impl Default for Journal {
     }
 }
 
-/// A write that was noted.
+/// A write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JournalEntry {
     /// The table.
     pub table: TableName,
     /// The key.
     pub key: Key,
-    /// What was written; `None` where it is to be read, as it is by then.
+    /// The row; `None` if it is to be read when it is sent.
     pub row: Option<Row>,
 }
 
-/// What comes after a cursor.
+/// What follows a cursor.
 #[derive(Debug, PartialEq)]
 pub struct Following {
-    /// Writes, the latest of each key.
+    /// The writes, with the latest row of each key.
     pub writes: Vec<JournalEntry>,
     /// The cursor after them.
     pub cursor: u64,
 }
 
 impl Journal {
-    /// An empty journal that keeps so many keys.
+    /// An empty journal that holds up to `keys_max` keys.
     pub fn new(keys_max: usize) -> Self {
         Self { keys: VecDeque::new(), last: 0, keys_max, rows: VecDeque::new(), rows_bytes: 0 }
     }
 
-    /// Notes that a key was written, which must be readable by now, and what. Returns its number.
+    /// Appends a key that was written and can be read by now, with its row. Returns its number.
     pub fn append(&mut self, table: TableName, key: Key, row: Option<Row>) -> u64 {
         if self.keys.len() == self.keys_max {
             self.keys.pop_front();
@@ -75,7 +75,8 @@ impl Journal {
         self.last
     }
 
-    /// Counts a write that nobody is there to be told of, and holds no key: whoever follows from here has missed something.
+    /// Counts a write without recording it, because there is no peer to send it to. Whoever follows from an earlier
+    /// cursor has missed something.
     pub fn skip(&mut self) {
         self.last += 1;
         self.keys = VecDeque::new();
@@ -88,13 +89,13 @@ impl Journal {
         self.last
     }
 
-    /// Whether everything after a cursor is still here.
+    /// Whether the journal still holds everything after a cursor.
     pub fn reaches(&self, cursor: u64) -> bool {
         cursor >= self.last - self.keys.len() as u64
     }
 
-    /// What comes after a cursor, from at most `keys_max` entries; `None` where some of it is gone. Rows come with writes after
-    /// `held_after` only: what was written long ago may have been written over elsewhere since, deleted and swept.
+    /// What follows a cursor, from at most `keys_max` entries. `None` if some of it is gone. Only writes after
+    /// `held_after` come with rows: an older row may have been overwritten, deleted and swept elsewhere since.
     pub fn following(&self, cursor: u64, held_after: u64, keys_max: usize) -> Option<Following> {
         if !self.reaches(cursor) {
             return None;
@@ -117,7 +118,8 @@ impl Journal {
                 }
                 Entry::Occupied(place) => {
                     let held = &mut writes[*place.get()].row;
-                    // Writes at one time may be noted the other way round. A row that is read is the newest.
+                    // Concurrent writes may be appended in the other order. A row that is read when it is sent is the
+                    // newest.
                     *held = match (held.take(), row) {
                         (Some(held), Some(row)) if held.marker < row.marker => Some(row.clone()),
                         (Some(held), Some(_)) => Some(held),
@@ -158,9 +160,9 @@ mod tests {
         journal.append(TableName::parse("t").expect("a name"), key, Some(row));
     }
 
-    /// Each key, and when the row was written that is held of it.
+    /// Each key, and the timestamp of the row held for it.
     fn held(journal: &Journal, cursor: u64) -> Vec<(String, Option<u64>)> {
-        let writes = journal.following(cursor, 0, 10).expect("all is there").writes;
+        let writes = journal.following(cursor, 0, 10).expect("all of it is there").writes;
         let hlc = |row: Row| row.marker.timestamp.hlc;
         writes.into_iter().map(|entry| (entry.key.as_str().to_owned(), entry.row.map(hlc))).collect()
     }
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_finds_what_came_after_it_and_each_key_once() {
+    fn a_cursor_finds_what_follows_it_and_each_key_once() {
         let journal = journal(&["a", "b", "a"]);
         assert_eq!(following(&journal, 0, 10), Some(("ab".into(), 3)));
         assert_eq!(following(&journal, 1, 10), Some(("ba".into(), 3)));
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_fell_off_the_end_is_told_so() {
+    fn a_cursor_that_fell_off_the_end_gets_nothing() {
         let mut journal = journal(&["a", "b", "c"]);
         assert!(journal.reaches(0));
         assert_eq!(append(&mut journal, "d"), 4);
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_row_of_a_key_is_held_and_where_one_is_unknown_it_is_read() {
+    fn the_latest_row_of_a_key_is_held_and_an_unknown_one_is_read() {
         let mut journal = Journal::new(4);
         for (name, hlc) in [("a", 1), ("b", 3), ("a", 4), ("b", 2)] {
             append_row(&mut journal, name, hlc, 1);
@@ -202,15 +204,15 @@ mod tests {
         assert_eq!(held(&journal, 1), [("b".into(), Some(3)), ("a".into(), None)]);
         append_row(&mut journal, "a", 5, 1);
         assert_eq!(held(&journal, 2), [("a".into(), None), ("b".into(), Some(2))]);
-        let writes = journal.following(2, 3, 10).expect("all is there").writes;
+        let writes = journal.following(2, 3, 10).expect("all of it is there").writes;
         assert!(
             writes[0].row.is_none() && writes[1].row.is_some(),
-            "only those after the third are held: {writes:?}"
+            "rows are held only after the third entry: {writes:?}"
         );
     }
 
     #[test]
-    fn only_so_many_bytes_of_rows_are_held_and_all_keys() {
+    fn rows_are_bounded_by_bytes_and_keys_by_count() {
         let mut journal = Journal::new(4);
         let half = ROWS_BYTES_MAX / 2;
         for (name, hlc, length) in [("a", 1, half), ("b", 2, half), ("c", 3, 1)] {
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_skipped_was_missed_and_so_was_what_came_before() {
+    fn skipped_writes_and_everything_before_them_are_missed() {
         let mut journal = journal(&["a", "b"]);
         journal.skip();
         assert_eq!((journal.last(), journal.reaches(2), journal.reaches(3)), (3, false, true));
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_journal_has_nothing_for_anybody() {
+    fn an_empty_journal_has_nothing_to_send() {
         let journal = Journal::default();
         assert_eq!(following(&journal, 0, 10), Some((String::new(), 0)));
         assert_eq!(journal.last(), 0);

@@ -1,7 +1,6 @@
-//! Everything that linked nodes say to each other, once a link stands. What they say before that, to trust each other, is in
-//! `replication::handshake`.
+//! The messages between linked nodes. The handshake before them is in `replication::link::handshake`.
 //!
-//! `postcard` encodes it. Its encoding names nothing, so any change of this file is a change of `PROTOCOL`, and nodes of
+//! They are encoded by `postcard`, which writes no names. So any change of this file changes `PROTOCOL`, and nodes of
 //! different protocols refuse each other's links: a message is never misread.
 
 use serde::{Deserialize, Serialize};
@@ -13,75 +12,76 @@ use crate::core::{
     register::{Marker, Payload, Register},
 };
 
-/// The version of everything that travels between nodes. Nodes of another are refused.
+/// The version of everything that nodes send each other. Nodes of other versions are refused.
 pub const PROTOCOL: u16 = 4;
 
-/// About how long a message may be that carries many things; one that carries a single long value may be longer.
+/// The approximate size limit of a message with many parts. A message with a single long value may be longer.
 pub const MESSAGE_BYTES: usize = 240 * 1024;
 
-/// One message. Each may be lost with its link, and then costs at most a round.
+/// A message. If a message is lost with its link, that costs at most a round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// A packet of the membership protocol (SWIM, by `foca`).
     Swim(Vec<u8>),
-    /// Nothing; sent where nothing else is for a while, so that the receiver knows that the sender lives.
+    /// Keep-alive: sent when nothing else has been sent for a while.
     Alive,
-    /// How the sender stands; each round, and when a link comes up.
+    /// The sender's state: sent every round, and when a link comes up.
     Round(Round),
     /// Registers for the receiver to merge.
     Rows(Rows),
-    /// All batches up to this number are durable here, but for rows that were deleted.
+    /// All batches up to this number are durable here, except for rows that were deleted.
     Applied {
         /// The batch.
         batch: u64,
-        /// Rows of a sender that is not whole, not taken in: the receiver of the batch, which is whole, proves that they were deleted
-        /// (`core::agreement`). The sender removes them.
+        /// Rows that were not accepted. The sender of the batch is syncing; this node is complete and proves that they
+        /// were deleted (see `core::protocol::agreement`). The sender of the batch removes them.
         deleted: Vec<(TableName, Key, Marker)>,
     },
-    /// Opens a comparison: the brief of each table that has rows at the sender, in order of their names.
+    /// Opens a comparison: the short digest of each table that has rows at the sender, in order of their names.
     Open(Comparison<Vec<(TableName, ShortDigest)>>),
     /// Digests of the sender's rows, for the receiver to compare with its own.
     Digests(Comparison<Vec<NodeDigests>>),
-    /// What rows the sender has below some nodes, in four bytes each.
+    /// The fingerprints of the sender's rows below some nodes.
     RowFingerprints(Comparison<Vec<NodeRowFingerprints>>),
-    /// Rows by name, and others asked for.
+    /// Rows by name, and fingerprints whose names are asked for.
     Names(Comparison<Vec<Names>>),
     /// Asks for rows by name.
     Want(Vec<(TableName, Vec<Key>)>),
-    /// Asks for all rows below these nodes, as the sender has none there.
+    /// Asks for all rows below these nodes, because the sender has none there.
     Pull(Vec<(TableName, Path)>),
     /// Members that were forgotten.
     Forgotten(Vec<Forgotten>),
-    /// The receiver is known here as a later life than the one it is in: it is to come back as at least this incarnation.
+    /// The receiver is known here by a later incarnation. It must come back with at least this one.
     Superseded {
-        /// The incarnation.
+        /// The lowest incarnation that is accepted.
         at_least: u64,
-        /// It was forgotten: it is not whole until it has what the cluster has.
+        /// It was forgotten: it is not complete until it has what the cluster has.
         forgotten: bool,
-        /// The sender forgot members on an operator's word, without a majority. Where both forgot each other, such a side gives way.
+        /// The sender forgot members by force, without a majority. If both sides forgot each other, the forced side
+        /// gives way.
         forced: bool,
     },
-    /// The sender ends the link, and says why: for the log of the receiver.
+    /// The sender ends the link. The reason is for the receiver's log.
     Refused(String),
-    /// The sender is stopping (`forever`: leaving for good), and how far its writes are acknowledged no longer matters.
+    /// The sender is stopping, or leaving for good. It no longer waits for acknowledgements.
     Leaving {
         /// It will not come back: forget it.
         permanent: bool,
     },
-    /// The sender's storage is full or fails, and why: it takes no more rows over this link, and acknowledges none, nor does it tell
-    /// its root. Once it takes rows again it ends the link, for another.
+    /// The sender's storage is full or fails; the text says why. It accepts and acknowledges no more rows over this
+    /// link, and reports no root. Once it accepts rows again, it ends this link so that a new one starts.
     StorageFull(String),
 }
 
 impl Message {
-    /// How long it is, encoded.
+    /// The encoded length, in bytes.
     pub fn encoded_bytes(&self) -> u64 {
         let size = postcard::ser_flavors::Size::default();
         postcard::serialize_with_flavor(self, size).expect("counting bytes takes all that there are") as u64
     }
 
-    /// Which step of a comparison it is, from 0, the opening; `None` for what is no part of one. What answers a message is of a
-    /// later step than that.
+    /// The step of a comparison that this message is, from 0 (the opening). `None` if it is not part of one. An answer
+    /// always has a later step than its message.
     pub fn step(&self) -> Option<u32> {
         const DIGESTS: u32 = 1;
         const FINGERPRINTS: u32 = DIGESTS + BITS_MAX as u32 + 1;
@@ -113,56 +113,59 @@ impl Message {
 pub struct Forgotten {
     /// The node.
     pub node: NodeId,
-    /// The incarnation that was forgotten, and all before.
+    /// The highest incarnation that was forgotten.
     pub incarnation: u64,
-    /// Up to when (Unix milliseconds) the sender held the same rows as it, for one that does not know.
+    /// Up to when the sender held the same rows as the forgotten node (Unix milliseconds), for receivers that do not
+    /// know.
     pub agreed_ms: u64,
 }
 
-/// How a node stands. Sent each round to every linked peer, whatever happens: also the link's sign of life.
+/// A node's state. Sent to every linked peer each round, whatever happens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// Unix milliseconds at the sender.
+    /// The sender's clock, in Unix milliseconds.
     pub now_ms: u64,
-    /// The `now_ms` of the last round received, and for how many milliseconds it has lain here: the receiver learns the round
-    /// trip and the offset of the clocks from it.
+    /// The `now_ms` of the last round received, and how many milliseconds ago that was. It gives the receiver the round
+    /// trip and the clock offset.
     pub echo: Option<(u64, u32)>,
-    /// How many milliseconds before `now_ms` the instant lies that the root stands for: by the settle time.
+    /// How many milliseconds before `now_ms` the root's instant lies: the settle time.
     pub behind_ms: u32,
-    /// Digest of everything the sender held at that instant; `None` while it cannot tell (it builds its trees, sweeps, or its
-    /// storage fails).
+    /// The digest of everything the sender held at that instant. `None` while it cannot tell: it is building its trees
+    /// or sweeping, or its storage fails.
     pub root: Option<RootDigest>,
-    /// Rows the sender has, tombstones included.
+    /// The sender's row count, tombstones included.
     pub rows: u64,
-    /// Up to here everything that the sender wrote or saw is on every member, as far as it knows (Unix milliseconds).
+    /// Everything the sender wrote or saw up to here is on every member, as far as it knows (Unix milliseconds).
     pub guarantee_ms: u64,
-    /// Up to here the sender and the receiver held the same rows (Unix milliseconds): see `core::agreement`.
+    /// The sender and the receiver held the same rows up to here (Unix milliseconds): see `core::protocol::agreement`.
     pub agreed_ms: u64,
-    /// The sender has swept tombstones up to here (Unix milliseconds; 0: none).
+    /// The sender has removed tombstones up to here (Unix milliseconds; 0: none).
     pub swept_ms: u64,
     /// The sender has removed expired values up to here (Unix milliseconds; 0: none).
     pub expired_ms: u64,
-    /// What is so of the sender, or not.
+    /// More about the sender.
     pub flags: Flags,
 }
 
-/// What is so of the sender of a round, or not. One byte.
+/// What is true of the sender of a round. Encoded as one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", from = "u8")]
 pub struct Flags {
-    /// It is whole: see `core::agreement`.
+    /// It is complete: see `core::protocol::agreement`.
     pub complete: bool,
-    /// It holds what it held when it was whole last: see `core::standing`.
+    /// It has lost nothing since it was last complete: see `core::protocol::progress`.
     pub intact: bool,
-    /// The root shows all that it holds: nothing of it is later than that instant. Said only to who is not whole, or by who is not.
+    /// The root covers everything it holds: no row is later than the root's instant. Only computed if the sender or the
+    /// receiver is not complete.
     pub is_all: bool,
-    /// It wrote something before that instant that the receiver has not acknowledged yet: their roots may well differ.
+    /// It wrote something before that instant that the receiver has not acknowledged, so their roots may well differ.
     pub pushing: bool,
-    /// Its journal does not reach back to where the receiver is: something is to be compared.
+    /// Its journal does not reach back to the receiver's cursor: a comparison is needed.
     pub gap: bool,
-    /// It hands over what it has, to leave for good: nobody is to count on it.
+    /// It is handing over its rows to leave for good: do not rely on it.
     pub leaving: bool,
-    /// The receiver is apart from it: it was forgotten, or is new, and they have not held the same as all members since.
+    /// The receiver is detached from it: it was forgotten or is new, and has not held the same rows as all members
+    /// since.
     pub detached: bool,
 }
 
@@ -190,18 +193,18 @@ impl From<u8> for Flags {
 }
 
 impl Round {
-    /// The instant the root stands for, in Unix milliseconds.
+    /// The instant of the root, in Unix milliseconds.
     pub fn at_ms(&self) -> u64 {
         self.now_ms.saturating_sub(u64::from(self.behind_ms))
     }
 }
 
-/// A batch of rows. Numbered by link, from 1; acknowledged in order, once durable.
+/// A batch of rows. Batches are numbered per link from 1, and acknowledged in order once durable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rows {
-    /// Its number.
+    /// The number of the batch.
     pub batch: u64,
-    /// Whether a comparison found them, and not a fresh write.
+    /// Whether a comparison found these rows, or they were just written.
     pub repair: bool,
     /// The rows, by table.
     pub tables: Vec<(TableName, Vec<Row>)>,
@@ -212,9 +215,9 @@ pub struct Rows {
 pub struct Row {
     /// The key.
     pub key: Key,
-    /// What orders the register. Its fingerprint is tested against the payload.
+    /// What orders the register. Its fingerprint is checked against the payload.
     pub marker: Marker,
-    /// What the register holds.
+    /// The register's payload.
     pub payload: Payload,
 }
 
@@ -224,13 +227,13 @@ impl Row {
         Self { key, marker: register.marker(), payload: register.into_payload() }
     }
 
-    /// The key and its register; `None` where the payload is not what the marker says.
+    /// The key and its register. `None` if the payload does not match the marker.
     pub fn into_register(self) -> Option<(Key, Register)> {
         let register = Register::new(self.payload, self.marker.timestamp);
         (register.marker() == self.marker).then_some((self.key, register))
     }
 
-    /// About how many bytes it takes in a message.
+    /// Its approximate size in a message, in bytes.
     pub fn cost(&self) -> usize {
         let value = match &self.payload {
             Payload::Live { value, .. } => value.as_str().len(),
@@ -240,12 +243,12 @@ impl Row {
     }
 }
 
-/// A step of a comparison. Whoever answers keeps nothing: all it needs is in the message.
+/// A step of a comparison. The answering side keeps no state: everything it needs is in the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison<T> {
-    /// Random to the comparison: briefs and glimpses are hashed with it.
+    /// Random per comparison. Short digests and row fingerprints are hashed with it.
     pub nonce: u64,
-    /// The instant that is compared, in Unix milliseconds.
+    /// The instant being compared, in Unix milliseconds.
     pub at_ms: u64,
     /// What the sender has.
     pub nodes: T,
@@ -258,9 +261,9 @@ pub struct NodeDigests {
     pub table: TableName,
     /// The node.
     pub path: Path,
-    /// How many bits the children lie below it.
+    /// How many bits below the node the children are.
     pub below: u8,
-    /// The briefs of its 2^below children, in order.
+    /// The short digests of its 2^below children, in order.
     pub short_digests: Vec<ShortDigest>,
 }
 
@@ -271,20 +274,20 @@ pub struct NodeRowFingerprints {
     pub table: TableName,
     /// The node.
     pub path: Path,
-    /// A glimpse of each row, in no order.
+    /// The fingerprint of each row, in no order.
     pub row_fingerprints: Vec<RowFingerprint>,
 }
 
-/// What differs below a node, as the receiver of its glimpses sees it.
+/// What differs below a node, according to the receiver of its row fingerprints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
     /// The table.
     pub table: TableName,
     /// The node.
     pub path: Path,
-    /// Rows the sender has as nobody had glimpsed them.
+    /// Rows of the sender whose fingerprint the receiver did not send.
     pub named: Vec<(Key, Marker)>,
-    /// Glimpses of the receiver that no row of the sender has.
+    /// Fingerprints of the receiver that no row of the sender has.
     pub wanted: Vec<RowFingerprint>,
 }
 
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_short_whatever_there_is() {
+    fn a_round_is_short_whatever_it_holds() {
         let now_ms = 1_800_000_000_000;
         let round = Round {
             now_ms,
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_a_message_is_of_a_later_step() {
+    fn an_answer_has_a_later_step_than_its_message() {
         let table = TableName::parse("t").expect("a name");
         let digests = |bits| {
             let path = Path { bits, prefix: 0 };

@@ -1,8 +1,11 @@
-//! The protocol that keeps two replicas the same, as pure state machines: messages in, messages and reads and writes of rows out.
+//! The replication protocol that keeps two replicas the same, as pure state machines: messages in; messages, reads and
+//! writes of rows out.
 //!
-//! [`peer`] is one link's state machine. It pushes what the [`journal`] names, tells in each round what a node holds, and opens a
-//! [`comparison`] where two differ; [`repairs`] holds what that found. [`progress`] and [`floor`] say up to which instant all members
-//! hold the same, and [`agreement`] what may be concluded from a row that is not there. Rows are reached through [`replica`].
+//! [`peer`] is the state machine of one link. It pushes what the [`journal`] holds, sends a round about the node's
+//! state, and opens a [`comparison`] if two replicas differ. [`repairs`] queues what that found. [`floor`] is the
+//! instant up to which all members have everything, [`progress`] is what a node knows of itself and its members, and
+//! [`agreement`] defines what a missing row proves. All [`message`]s are in one file. Rows are reached through the
+//! trait in [`replica`].
 
 pub mod agreement;
 pub mod comparison;

@@ -1,4 +1,4 @@
-//! Where a node stands among its members: what it wrote, what each of them has, and up to where all are known to have
+//! What a node knows of its own state and of its members: what it wrote, what each member has, and up to when all have
 //! everything.
 
 use std::{
@@ -9,56 +9,56 @@ use std::{
 use super::{agreement::Agreement, floor::Floor, journal::Journal, message::Flags};
 use crate::core::clock::NodeId;
 
-/// What all peers of a node share. Lock order: `standing`, then `journal`.
+/// What all peers of a node share. Lock order: `progress`, then `journal`.
 #[derive(Debug, Default)]
 pub struct Shared {
     journal: Mutex<Journal>,
     progress: Mutex<Progress>,
 }
 
-/// A node that has heard of no whole member for so long agrees with those that are not whole either: all of them were started together.
+/// A node that has heard of no complete member for this long may agree with syncing ones: all were started together.
 const COMPLETE_SILENCE_MS: u64 = 3_000;
 
-/// Where the node stands among its members.
+/// The state of the node among its members.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    /// What all are known to have.
+    /// The instant up to which all members have everything.
     pub floor: Floor,
-    /// Whether the node is whole: see `core::agreement`.
+    /// Whether the node is complete: see `core::protocol::agreement`.
     pub complete: bool,
-    /// Whether it holds what it held when it was whole last: it was closed in order and its rows are those it noted then, or it has since
-    /// held what another held of which that is so.
+    /// Whether it has lost nothing since it was last complete: it was shut down cleanly and its rows are those recorded
+    /// then, or it has since held everything of another node for which this is true.
     pub intact: bool,
-    /// When the last rows were lost that were not given back (Unix milliseconds); 0 where none are. What was found equal at an instant
-    /// of before says nothing of them.
+    /// When rows were last lost that were not restored (Unix milliseconds); 0 if none are. Roots that were equal at an
+    /// earlier instant say nothing about them.
     pub lost_ms: u64,
-    /// Members of which this node, since it started, has held at one instant all that they held.
+    /// Members whose rows this node has fully held at some instant since it started.
     pub covered: BTreeSet<NodeId>,
-    /// When a round of a whole member came last (Unix milliseconds); at first, when the node started.
+    /// When the last round of a complete member arrived (Unix milliseconds). At first, when the node started.
     pub complete_seen_ms: u64,
-    /// Up to when it is known to have held the same rows as others.
+    /// Up to when this node held the same rows as others.
     pub agreement: Agreement,
-    /// What of the journal each peer has, over links.
+    /// The part of the journal that each peer has.
     pub acked: BTreeMap<NodeId, Acked>,
-    /// The latest that the node has announced as its guarantee, or at which it became whole (Unix milliseconds). Who sweeps further does
-    /// not count on this node.
+    /// The highest guarantee the node has announced, or the instant at which it became complete (Unix milliseconds). A
+    /// member that sweeps further does not count on this node.
     pub guaranteed_ms: u64,
-    /// Whether the node hands over what it has, to leave for good.
+    /// Whether the node is handing over its rows to leave for good.
     pub leaving: bool,
-    /// The member that the node syncs from, and when that was last seen to be so (Unix milliseconds).
+    /// The member that the node syncs from, and when it was last seen to do so (Unix milliseconds).
     pub sync_source: Option<(NodeId, u64)>,
 }
 
 impl Progress {
-    /// The node may lack what others have: it takes what a whole member has before it counts again.
+    /// Makes the node sync: it may lack rows that others have, and is not complete until it has them.
     pub fn begin_syncing(&mut self, now_ms: u64) {
         self.complete = false;
         self.covered.clear();
         self.complete_seen_ms = now_ms;
     }
 
-    /// Notes when this node lost rows that it held, with a page that cannot be read (Unix milliseconds): since then it is as one that
-    /// started from a damaged disk.
+    /// Records when this node last lost rows with an unreadable page (Unix milliseconds). From then on it is like a node
+    /// that started from a damaged disk.
     pub fn lose(&mut self, lost_ms: u64, now_ms: u64) {
         if lost_ms > self.lost_ms {
             self.lost_ms = lost_ms;
@@ -67,7 +67,7 @@ impl Progress {
         }
     }
 
-    /// Notes that this node held at an instant (Unix milliseconds) all that a peer held, and what that peer was.
+    /// Records that this node has held everything a peer held at an instant (Unix milliseconds), and the peer's flags.
     pub fn cover(&mut self, peer: NodeId, flags: Flags, at_ms: u64) {
         if at_ms <= self.lost_ms {
             return;
@@ -79,9 +79,10 @@ impl Progress {
         }
     }
 
-    /// Makes the node whole if it has held what all its members held: or a majority of them, where that is all it can reach, and neither
-    /// it nor any of those has lost anything. Those it has `linked` are waited for. Members that are apart count for no majority, and are not
-    /// waited for where there is one without them: they still have what was deleted while they were away.
+    /// Makes the node complete if it has held everything that all its members held. A majority is enough if it can
+    /// reach no more and neither it nor any of them has lost anything. It waits for the peers in `linked`. Detached
+    /// members count for no majority, because they still have what was deleted while they were away; if there is a
+    /// majority without them, the node does not wait for them.
     pub fn agree(&mut self, now_ms: u64, linked: impl IntoIterator<Item = NodeId>) -> bool {
         let waits_for: Vec<NodeId> = linked.into_iter().filter(|peer| !self.covered.contains(peer)).collect();
         let is_all =
@@ -94,8 +95,8 @@ impl Progress {
         self.complete
     }
 
-    /// Whether a node that is not whole compares with one that is not either: not with a member that is apart, as long as others may tell what
-    /// that one missed.
+    /// Whether a syncing node compares with a syncing peer. Not with a detached member while others may know what that
+    /// one missed.
     pub fn may_agree_with(&self, peer: NodeId) -> bool {
         let may_tell =
             |member: NodeId| !self.agreement.is_detached(member) && !self.covered.contains(&member);
@@ -107,7 +108,8 @@ impl Progress {
         self.intact && self.covers_majority()
     }
 
-    /// Notes that a member holds this node for apart, which may not know yet that it was forgotten. A whole node knows better.
+    /// Records that a member considers this node detached, in case it does not know yet that it was forgotten. A
+    /// complete node knows better.
     pub fn hear_detached(&mut self, from: NodeId) {
         if !self.complete {
             let agreed_ms = self.agreed_before_ms();
@@ -115,7 +117,7 @@ impl Progress {
         }
     }
 
-    /// Whether the node holds what a majority of the members holds, those that are apart not counted.
+    /// Whether the node has held everything that a majority of the members holds. Detached members do not count.
     pub fn covers_majority(&self) -> bool {
         let members = self.floor.members().count() + 1;
         let is_counted =
@@ -123,30 +125,31 @@ impl Progress {
         is_majority(self.floor.members().filter(is_counted).count() + 1, members)
     }
 
-    /// Makes the node whole: it holds all that there was at an instant (Unix milliseconds).
+    /// Makes the node complete: it holds everything there was at an instant (Unix milliseconds).
     pub fn become_complete(&mut self, at_ms: u64) {
         if !self.complete && !self.intact {
-            // Nobody is left who could tell what was deleted from what was lost.
+            // Nobody is left who could tell deleted rows from lost ones.
             self.agreement.clear_detached();
         }
         (self.complete, self.intact) = (true, true);
         self.guaranteed_ms = self.guaranteed_ms.max(at_ms);
     }
 
-    /// Whether no whole member was heard of for a while.
+    /// Whether no complete member was heard of for a while.
     pub fn hears_no_complete_member(&self, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.complete_seen_ms) >= COMPLETE_SILENCE_MS
     }
 
-    /// Whether a peer has all of the journal up to an entry, of which this node wrote the last at an instant (Unix milliseconds). Where
-    /// the journal did not reach back to what it had, it has all once a comparison found so after that instant.
+    /// Whether a peer has everything of the journal up to an entry. `written_ms` is when this node last wrote (Unix
+    /// milliseconds). A peer that the journal did not reach back to has everything once a later comparison found both
+    /// equal.
     pub fn is_served(&self, peer: NodeId, entry: u64, written_ms: u64) -> bool {
         let acked = self.acked.get(&peer).copied().unwrap_or_default();
         let is_equal = || self.floor.equal_ms(peer).is_some_and(|equal_ms| equal_ms > written_ms);
         entry == 0 || acked.holds(entry) || acked.upto >= entry && is_equal()
     }
 
-    /// What this node announces: up to there all members have what it has.
+    /// The guarantee this node announces: all members have what it has up to there.
     pub fn guarantee_ms(&mut self, settled_ms: u64) -> u64 {
         if !self.complete {
             return 0;
@@ -156,7 +159,7 @@ impl Progress {
         guarantee_ms
     }
 
-    /// Raises the floor as far as is known now, and returns it.
+    /// Raises the floor as far as possible now, and returns it.
     pub fn raise_floor(&mut self, settled_ms: u64) -> u64 {
         let guarantee_ms = self.guarantee_ms(settled_ms);
         if guarantee_ms > 0 {
@@ -165,8 +168,8 @@ impl Progress {
         self.floor.raise(guarantee_ms)
     }
 
-    /// Sets who the other members are, those that were forgotten left out. With one that is new nothing was agreed; with one that is
-    /// forgotten, nothing later than what was.
+    /// Sets the other members, without forgotten ones. Nothing was agreed with a new member; with one that is now
+    /// forgotten, nothing later than before.
     pub fn set_members(&mut self, members: &[NodeId]) {
         let agreed_ms = self.agreed_before_ms();
         for gone in self.floor.members().filter(|member| !members.contains(member)) {
@@ -178,19 +181,19 @@ impl Progress {
         self.floor.set_members(members.iter().copied());
     }
 
-    /// What was agreed with a node that all was agreed with until now; nothing where that may have been lost since.
+    /// What was agreed so far with a node that is not detached. 0 if it may have been lost since.
     fn agreed_before_ms(&self) -> u64 {
         if self.complete || self.intact { self.agreement.with_all_ms() } else { 0 }
     }
 
-    /// Claims no longer that others have a tombstone that is about to come in, written at an instant (Unix milliseconds). What was agreed of
-    /// live rows stays so.
+    /// Withdraws the claim that others have a tombstone that is about to arrive, written at an instant (Unix
+    /// milliseconds). What was agreed about live rows stays.
     pub fn lower_floor(&mut self, written_ms: u64) {
         self.floor.lower(written_ms.saturating_sub(1));
     }
 
-    /// Claims nothing more of a row that is about to come in, written at an instant (Unix milliseconds), which others may not have. Whether what was
-    /// agreed changed by that, so that it is to be kept before the row is.
+    /// Withdraws all claims about a row that is about to arrive, written at an instant (Unix milliseconds), because
+    /// others may lack it. Returns whether the agreement changed and must be saved before the row is.
     pub fn lower_claims(&mut self, written_ms: u64) -> bool {
         let to_ms = written_ms.saturating_sub(1);
         self.floor.lower(to_ms);
@@ -198,7 +201,7 @@ impl Progress {
     }
 }
 
-/// Whether so many are more than half of all.
+/// Whether `count` is more than half of `all`.
 pub fn is_majority(count: usize, all: usize) -> bool {
     2 * count > all
 }
@@ -206,14 +209,14 @@ pub fn is_majority(count: usize, all: usize) -> bool {
 /// The part of the journal that is durable at a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acked {
-    /// Everything after this place,
+    /// From after this entry
     pub after: u64,
     /// up to this one.
     pub upto: u64,
 }
 
 impl Acked {
-    /// Of all up to an entry nobody knows whether it is there.
+    /// Nothing is known about the entries up to this one.
     pub fn nothing_before(entry: u64) -> Self {
         Self { after: entry, upto: entry }
     }
@@ -225,7 +228,7 @@ impl Acked {
 }
 
 impl Shared {
-    /// What peers share at first, with this journal.
+    /// The initial state, with this journal.
     pub fn new(journal: Journal) -> Self {
         Self { journal: Mutex::new(journal), progress: Mutex::default() }
     }
@@ -235,7 +238,7 @@ impl Shared {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The standing.
+    /// The state among the members.
     pub fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,10 +259,10 @@ mod tests {
         Acked { after, upto }
     }
 
-    /// Two members that had lost the same rows were equal, and each took the other for one that holds everything: both held the rows for
-    /// deleted then, and had the third, which was just starting, remove its own.
+    /// Two members that had lost the same rows were equal, and each took the other for complete. Both concluded that the rows
+    /// were deleted, and made the third, which was just starting, remove its own.
     #[test]
-    fn who_lost_rows_is_whole_no_longer_until_it_has_held_what_a_whole_member_holds_since() {
+    fn a_node_that_lost_rows_is_complete_again_once_it_has_held_what_a_complete_member_holds() {
         let complete = Flags { complete: true, intact: true, ..Flags::default() };
         let mut progress = Progress::default();
         progress.floor.set_members([PEER, OTHER]);
@@ -269,10 +272,10 @@ mod tests {
         progress.cover(PEER, complete, 90);
         progress.lose(100, 110);
         assert_eq!((progress.complete, progress.intact, progress.guarantee_ms(110)), (false, false, 0));
-        assert!(!progress.covers_majority(), "what was held before says nothing");
+        assert!(!progress.covers_majority(), "what it held before does not count");
         progress.cover(PEER, complete, 100);
         assert!(!progress.complete, "that was before the rows were lost");
-        // A member that is not whole may have lost the same.
+        // A syncing member may have lost the same rows.
         progress.cover(PEER, Flags::default(), 120);
         assert!(!progress.agree(110 + COMPLETE_SILENCE_MS, [PEER]), "the third may have them");
         progress.cover(PEER, complete, 120);
@@ -285,15 +288,16 @@ mod tests {
         assert!(progress.agree(130 + COMPLETE_SILENCE_MS, [PEER, OTHER]), "nobody has them");
     }
 
-    /// A node that stopped waited its full patience for whomever its journal had not reached back to, though both had long been equal.
+    /// A node that stopped waited out its full timeout for any peer that its journal had not reached back to, though
+    /// both had long been equal.
     #[test]
-    fn a_peer_is_served_by_the_journal_or_by_a_comparison_after_the_last_write() {
+    fn a_peer_is_served_by_the_journal_or_by_a_later_comparison() {
         let mut progress = Progress::default();
         progress.floor.set_members([PEER]);
         assert!(progress.is_served(PEER, 0, 0), "nothing was written");
         assert!(!progress.is_served(PEER, 7, 100), "nothing is known");
         progress.acked.insert(PEER, acked(3, 6));
-        assert!(!progress.is_served(PEER, 7, 100), "the last is on its way");
+        assert!(!progress.is_served(PEER, 7, 100), "the last entry is in flight");
         progress.acked.insert(PEER, acked(3, 7));
         assert!(progress.is_served(PEER, 7, 100));
         progress.acked.insert(PEER, acked(7, 7));
@@ -303,12 +307,13 @@ mod tests {
         equal(&mut progress, 101);
         assert!(progress.is_served(PEER, 7, 100));
         progress.acked.insert(PEER, acked(3, 6));
-        assert!(!progress.is_served(PEER, 7, 100), "what is written meanwhile is on its way");
+        assert!(!progress.is_served(PEER, 7, 100), "what was written since is in flight");
     }
 
     const OTHER: NodeId = NodeId(3);
 
-    /// A node that is not whole, with two members, after all three agreed up to an instant and one went and came back.
+    /// A syncing node with two members, after all three agreed up to an instant and one of them went away and came
+    /// back.
     fn restarted_beside_one_that_returned() -> Progress {
         let mut progress = Progress { intact: true, ..Progress::default() };
         progress.floor.set_members([PEER, OTHER]);
@@ -317,23 +322,24 @@ mod tests {
         progress
     }
 
-    /// Three nodes had forgotten one, and deleted and swept a key. One of them restarted, and met the one that returned before it met the other
-    /// that knew: the two were a majority, both whole with that, and the deleted key was back on all.
+    /// The cluster had forgotten a node, and deleted and swept a key. Another node restarted, and met the returned node
+    /// before a third one that knew of the deletion. The two formed a majority, both became complete, and the deleted
+    /// key was back everywhere.
     #[test]
-    fn a_member_that_is_apart_counts_for_no_majority() {
+    fn a_detached_member_counts_for_no_majority() {
         let now_ms = COMPLETE_SILENCE_MS;
         let mut progress = restarted_beside_one_that_returned();
-        assert!(!progress.may_agree_with(OTHER), "the other may tell what it missed");
+        assert!(!progress.may_agree_with(OTHER), "the other may know what it missed");
         progress.cover(OTHER, Flags { intact: true, ..Flags::default() }, now_ms);
         assert!(!progress.agree(now_ms, [OTHER]));
         let mut progress = restarted_beside_one_that_returned();
         progress.cover(PEER, Flags { intact: true, ..Flags::default() }, now_ms);
-        assert!(!progress.may_agree_with(OTHER), "it is to be whole first");
-        assert!(progress.agree(now_ms, [PEER, OTHER]), "who is apart is not waited for");
+        assert!(!progress.may_agree_with(OTHER), "it must become complete first");
+        assert!(progress.agree(now_ms, [PEER, OTHER]), "a detached member is not waited for");
     }
 
     #[test]
-    fn who_has_nobody_else_left_agrees_with_one_that_is_apart() {
+    fn a_node_with_no_other_member_left_agrees_with_a_detached_one() {
         let mut progress = restarted_beside_one_that_returned();
         progress.set_members(&[OTHER]);
         assert!(progress.may_agree_with(OTHER));
@@ -342,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_linked_is_waited_for_be_it_a_member_already_or_not() {
+    fn every_linked_node_is_waited_for_even_before_it_is_a_member() {
         let mut progress = Progress { intact: true, ..Progress::default() };
         progress.floor.set_members([PEER]);
         progress.cover(PEER, Flags { intact: true, ..Flags::default() }, COMPLETE_SILENCE_MS);
@@ -351,23 +357,23 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_know_that_it_was_forgotten_hears_that_it_is_apart() {
+    fn a_node_that_does_not_know_it_was_forgotten_is_told_that_it_is_detached() {
         let mut progress = Progress { intact: true, ..Progress::default() };
         progress.floor.set_members([PEER, OTHER]);
         progress.agreement.reach(100, [PEER, OTHER]);
         progress.hear_detached(PEER);
         progress.cover(PEER, Flags { intact: true, ..Flags::default() }, COMPLETE_SILENCE_MS);
-        assert!(!progress.agree(COMPLETE_SILENCE_MS, [PEER]), "it is to learn what it missed");
+        assert!(!progress.agree(COMPLETE_SILENCE_MS, [PEER]), "it must learn what it missed");
         assert_eq!(progress.agreement.with_ms(PEER), 100);
         progress.become_complete(200);
         progress.hear_detached(OTHER);
-        assert!(!progress.agreement.is_detached(OTHER), "a whole node has learned it");
+        assert!(!progress.agreement.is_detached(OTHER), "a complete node has learned it");
     }
 
-    /// Two members swept a key that the second had seen deleted after it held the same as the third, which had returned just before and of
-    /// which the first did not know yet: from there the key came back.
+    /// Two members swept a key. The second had received the delete after it was equal with the third, which had just
+    /// returned and was unknown to the first. The key came back from the third.
     #[test]
-    fn a_late_deletion_takes_back_that_others_have_it_and_nothing_else() {
+    fn a_late_tombstone_withdraws_only_the_claim_that_others_have_it() {
         let mut progress = Progress::default();
         progress.floor.set_members([PEER]);
         equal(&mut progress, 100);

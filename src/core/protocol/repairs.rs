@@ -1,6 +1,6 @@
-//! What a comparison found that a peer lacks, waiting to be sent: keys, whose rows are read when they go, and whole parts of
-//! tables, of which only the place is kept. Bounded: what has no room is found again by the next comparison. What would not be has
-//! room in any case.
+//! The rows that a comparison found a peer to lack, waiting to be sent. Keys are read when they are sent; whole
+//! subtrees are kept only as a position. Bounded: what does not fit is found again by the next comparison. Rows that no
+//! comparison would find again always fit.
 
 use std::{collections::VecDeque, ops::RangeInclusive};
 
@@ -13,9 +13,9 @@ use crate::{
     error::Result,
 };
 
-/// Keys that wait at the most, of those that a comparison found.
+/// Most keys waiting, of those that a comparison found.
 const KEYS_MAX: usize = 131_072;
-/// Parts that wait at the most: what one comparison of a few tables finds.
+/// Most subtrees waiting: what one comparison of a few tables finds.
 const STREAMS_MAX: usize = 4_096;
 
 /// Rows to send.
@@ -39,28 +39,28 @@ impl Repairs {
         self.keys.is_empty() && self.streams.is_empty()
     }
 
-    /// Adds keys, and nodes of which all rows are to be sent.
+    /// Adds keys, and nodes whose rows are all to be sent.
     pub fn add(&mut self, rows: Vec<(TableName, Vec<Key>)>, streams: Vec<(TableName, Path)>) {
         for (table, keys) in rows {
             let room = KEYS_MAX.saturating_sub(self.keys.len());
             self.keys.extend(keys.into_iter().take(room).map(|key| (table.clone(), key)));
         }
         for (table, path) in streams {
-            // Nobody asks for less than a partition: its rows are named one by one.
+            // Nobody pulls less than a partition: such rows are named one by one.
             if self.streams.len() < STREAMS_MAX && path.is_valid() && path.bits <= PARTITION_BITS {
                 self.streams.push_back(Stream { table, partitions: path.partitions(), after: None });
             }
         }
     }
 
-    /// Adds keys, however many they are: what no comparison finds again.
+    /// Adds any number of keys that no comparison would find again.
     pub fn add_all(&mut self, rows: Vec<(TableName, Vec<Key>)>) {
         for (table, keys) in rows {
             self.keys.extend(keys.into_iter().map(|key| (table.clone(), key)));
         }
     }
 
-    /// The next rows, about `bytes_max` of them. They may be none, where there were some a moment ago.
+    /// The next rows, about `bytes_max`. May be empty even if something waited: rows can be gone by now.
     pub fn next(&mut self, replica: &impl Replica, bytes_max: usize) -> Result<Vec<(TableName, Row)>> {
         let mut rows = Vec::new();
         let mut bytes = 0;

@@ -1,16 +1,18 @@
-//! The address at which a node tells others to reach it, as text.
+//! The address at which other nodes are told to reach this one, as text.
 //!
-//! In this order: what it was told to say; the address it listens at, if that is one; the address of the interface through which it
-//! reached a peer, once that peer has dialed it there; the text under which a peer reached it. A node that listens on all
-//! interfaces and has met nobody has none, and needs none.
+//! In order of preference: the configured address; the listening address, if it is a specific one; the local interface
+//! used to reach a peer, once that peer has dialed it; the address a peer dialed. A node that listens on all interfaces
+//! and has met no other node has no address, and needs none.
 //!
-//! What was learned stays, so that a cluster does not chase a node with two interfaces. One exception: an address that only this
-//! machine understands gives way to one that others do. A restart remembers it, until a peer reaches the node under another; a
-//! number, as machines get new ones, also until the node reaches a peer from another.
+//! A learned address is kept, so that a node with two interfaces does not keep changing. There is one exception: an
+//! address that only works on this machine is replaced by one that works for others. The address survives a restart
+//! until a peer reaches the node at another one. An IP address, which machines may lose, is also dropped if the node
+//! reaches a peer from another.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// What counts as one address where addresses have limits: of IPv6 the upper half, as whoever has one has all of the lower.
+/// The network that counts as one address where there are limits per address. For IPv6 it is the upper half: whoever
+/// has one such network can use any address in it.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -18,20 +20,20 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What is known about a node's own address.
+/// What a node knows of its own address.
 #[derive(Clone, Debug)]
 pub struct Advertised {
-    /// Given or specific: nothing that is learned replaces it.
+    /// Configured or specific. Never replaced by a learned one.
     fixed: Option<String>,
     learned: Option<String>,
     candidate: Option<String>,
-    /// What was told before the restart.
+    /// The address from before the restart.
     remembered: Option<String>,
     port: u16,
 }
 
 impl Advertised {
-    /// What a node advertises that was told to say `told`, if it was, and listens at `listen`, with the port it really got.
+    /// `told` is the configured address, if any. `listen` includes the actual port.
     pub fn new(told: Option<&str>, listen: SocketAddr) -> Self {
         let specific = (!listen.ip().is_unspecified()).then(|| listen.to_string());
         Self {
@@ -43,24 +45,24 @@ impl Advertised {
         }
     }
 
-    /// The same after a restart, before which others were told `address`. Nothing is known of one with another port.
+    /// Restores the address from before a restart. An address with another port is ignored.
     pub fn remembering(self, address: Option<String>) -> Self {
         let here = |address: &String| port_of(address) == Some(self.port) && reach(address) != Reach::Nobody;
         let remembered = address.filter(here).filter(|_| self.fixed.is_none());
         Self { remembered, ..self }
     }
 
-    /// The address to tell others, once there is one.
+    /// The address to tell others, if known.
     pub fn current(&self) -> Option<&str> {
         self.fixed.as_deref().or(self.learned.as_deref())
     }
 
-    /// The address that a peer is to dial and confirm, as none is known yet that others can use.
+    /// An address for a peer to dial and confirm, while none is known to work for others.
     pub fn candidate(&self) -> Option<&str> {
         self.remembered.as_deref().or(self.candidate.as_deref())
     }
 
-    /// This node reached a peer through a socket whose local address is `local`: the peer may reach it there too.
+    /// This node reached a peer from the local address `local`, so the peer may reach it there too.
     pub fn reached_from(&mut self, local: IpAddr) {
         let address = SocketAddr::new(local.to_canonical(), self.port).to_string();
         if self.improves(&address) {
@@ -69,7 +71,7 @@ impl Advertised {
         }
     }
 
-    /// A peer reached this node under `address`. Says whether the address to tell others changed.
+    /// A peer reached this node at `address`. Returns whether the address to tell others changed.
     pub fn reached_as(&mut self, address: &str) -> bool {
         self.learn(address)
     }
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_half_of_an_ipv6_address_is_one_address() {
+    fn an_ipv6_address_counts_by_its_upper_half() {
         let of = |text: &str| network(text.parse().expect("an address"));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_or_listened_at_is_never_replaced() {
+    fn a_configured_or_listening_address_is_never_replaced() {
         let told = Advertised::new(Some("node1.example:6660"), "0.0.0.0:6660".parse().expect("an address"));
         for (mut advertised, expected) in
             [(told, "node1.example:6660"), (listening("127.0.0.1:6660"), "127.0.0.1:6660")]
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_towards_a_peer_counts_once_the_peer_came_back_through_it() {
+    fn the_interface_towards_a_peer_counts_once_the_peer_dialed_it() {
         let mut advertised = listening("0.0.0.0:6661");
         advertised.reached_from(ip("10.0.0.7"));
         assert_eq!((advertised.current(), advertised.candidate()), (None, Some("10.0.0.7:6661")));
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_nobody_came_back_through_is_not_told() {
+    fn an_unconfirmed_interface_is_only_a_candidate() {
         for (local, candidate) in [("::ffff:10.0.0.7", "10.0.0.7:6661"), ("fd00::7", "[fd00::7]:6661")] {
             let mut advertised = listening("[::]:6661");
             advertised.reached_from(ip(local));
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_name_it_was_reached_under_stays() {
+    fn the_first_name_that_works_is_kept() {
         let mut advertised = listening("0.0.0.0:6660");
         assert!(advertised.reached_as("dynarust-node1:6660"));
         assert!(!advertised.reached_as("172.18.0.2:6660"));
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_for_this_machine_alone_gives_way_to_one_for_all() {
+    fn a_name_for_this_machine_only_gives_way_to_one_for_all() {
         for here in ["127.0.0.1:6660", "localhost:6660", "[::1]:6660"] {
             let mut advertised = listening("0.0.0.0:6660");
             assert!(advertised.reached_as(here));
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_before_a_restart_is_told_until_something_speaks_against_it() {
+    fn the_address_before_a_restart_is_kept_until_it_is_contradicted() {
         for address in ["node1:6660", "10.0.0.7:6660", "localhost:6660"] {
             let mut same = restarted("0.0.0.0:6660", address);
             assert_eq!((same.current(), same.candidate()), (None, Some(address)));
@@ -199,18 +201,18 @@ mod tests {
             assert!(moved.reached_as("elsewhere:6660"), "{address}");
             assert_eq!((moved.current(), moved.candidate()), (Some("elsewhere:6660"), None));
         }
-        // A name says where the node is whatever number its machine got, and a number does not.
+        // A name stays valid when its machine gets another IP address.
         let mut named = restarted("0.0.0.0:6660", "node1:6660");
         named.reached_from(ip("10.0.0.8"));
         assert_eq!(named.candidate(), Some("node1:6660"));
-        assert!(!named.reached_as("localhost:6660"), "others know a better one");
+        assert!(!named.reached_as("localhost:6660"), "other nodes know a better one");
         let mut numbered = restarted("0.0.0.0:6660", "10.0.0.7:6660");
         numbered.reached_from(ip("10.0.0.8"));
         assert_eq!(numbered.candidate(), Some("10.0.0.8:6660"));
     }
 
     #[test]
-    fn what_was_told_before_a_restart_is_forgotten_where_the_node_listens_elsewhere() {
+    fn the_address_before_a_restart_is_dropped_if_the_node_listens_elsewhere() {
         for listen in ["0.0.0.0:7000", "10.0.0.9:6660"] {
             let advertised = restarted(listen, "node1:6660");
             assert_eq!(advertised.candidate(), None, "{listen}");
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_dial_is_never_told() {
+    fn an_address_that_cannot_be_dialed_is_never_told() {
         let mut advertised = listening("0.0.0.0:6660");
         for nowhere in
             ["0.0.0.0:6660", "[::]:6660", "[::ffff:0.0.0.0]:6660", "", "node1", ":6660", "node1:0", "node1:x"]

@@ -1,9 +1,9 @@
-//! What strangers may cost. A handshake takes a place among a fixed number, and only so many of those are for one address; where
-//! there is none left, the one that has taken longest gives way. So nobody who opens handshakes and lets them hang keeps others
-//! out, at his address neither: an honest one is over in milliseconds.
+//! Limits what unknown nodes can cost. Handshakes are limited in number, overall and per address. When there is no
+//! room, the oldest one is evicted. So opening handshakes and letting them hang keeps nobody out, not even at the same
+//! address: an honest handshake takes milliseconds.
 //!
-//! One that fails, by a wrong secret or by rubbish, takes a token of its address. Whoever guesses at the secret is soon told to wait,
-//! and nodes at other addresses do not notice.
+//! A handshake that fails, by a wrong secret or by garbage, takes a token of its address. A node that guesses secrets
+//! soon has to wait, and nodes at other addresses do not notice.
 
 use std::{
     collections::HashMap,
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Handshakes in progress, over all addresses: each may hold a frame in memory, and none takes longer than five seconds.
+/// Most handshakes in progress. Each may hold a frame in memory, and none takes longer than five seconds.
 pub const HANDSHAKES_MAX: usize = 64;
-/// Those of one address among them: a quarter, and enough for the nodes of a whole cluster behind one address.
+/// Most handshakes in progress per address: a quarter of all, and enough for a whole cluster behind one address.
 const HANDSHAKES_PER_ADDRESS_MAX: usize = 16;
-/// Handshakes that one address may fail at once: enough for the nodes of a whole cluster behind one address that all start
-/// together with a wrong secret.
+/// How many handshakes an address may fail at once: enough for a whole cluster behind one address that starts with a
+/// wrong secret.
 const TOKENS_MAX: f64 = 16.0;
-/// How fast they come back, so that a node with a wrong secret, which tries about as often, is told what is wrong.
+/// How fast tokens come back: about as often as a node with a wrong secret tries, so that it is told what is wrong.
 const TOKENS_PER_SECOND: f64 = 1.0;
-/// Addresses that are remembered. Beyond that many the one that has failed least is forgotten.
+/// Most addresses remembered. Beyond that, the one with the fewest failures is forgotten.
 const ADDRESSES_MAX: usize = 1024;
 
-/// Lets handshakes begin, or not.
+/// Decides which handshakes may begin.
 pub struct AdmissionControl {
     secrets: Secrets,
     state: Mutex<State>,
@@ -40,7 +40,7 @@ pub struct AdmissionControl {
 #[derive(Default)]
 struct State {
     buckets: Buckets,
-    /// The oldest first.
+    /// Oldest first.
     in_progress: Vec<InProgress>,
     next_id: u64,
 }
@@ -57,15 +57,15 @@ impl AdmissionControl {
         Arc::new(Self { secrets, state: Mutex::default() })
     }
 
-    /// Lets a handshake with a node at `remote` begin.
+    /// Admits a handshake with a node at `remote`.
     ///
     /// # Errors
-    /// `Forbidden` from elsewhere where there is no secret, `TooMany` after too many that failed. The messages say what to do, and
-    /// are meant for the node that dials.
+    /// `Forbidden` from another machine if there is no secret, `TooMany` after too many failures. The texts are for the
+    /// dialing node and say what to do.
     pub fn admit(self: &Arc<Self>, remote: SocketAddr) -> Result<Admission> {
         if !self.secrets.allow(remote.ip()) {
             return Err(Error::Forbidden(format!(
-                "without CLUSTER_SECRET this node links with nodes of its own machine only, and {} is not one: {REMEDY}",
+                "without CLUSTER_SECRET this node links only with nodes on its own machine, and {} is not: {REMEDY}",
                 remote.ip()
             )));
         }
@@ -73,7 +73,7 @@ impl AdmissionControl {
         let mut state = self.state();
         if !state.buckets.has_one(address, Instant::now()) {
             return Err(Error::TooMany(format!(
-                "too many handshakes from {} failed: wait a while, and see there and here why",
+                "too many handshakes from {} failed: wait a while, and look in the logs of both nodes for the reason",
                 remote.ip()
             )));
         }
@@ -82,7 +82,7 @@ impl AdmissionControl {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change leaves it whole, whatever panicked.
+        // Every change leaves the state consistent, even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +94,7 @@ impl State {
         } else if self.in_progress.len() >= HANDSHAKES_MAX {
             let addresses = self.in_progress.iter().map(|one| one.address);
             let busiest = addresses.max_by_key(|address| self.of(*address));
-            self.evict_oldest_of(busiest.expect("there are as many as there may be"));
+            self.evict_oldest_of(busiest.expect("the table is full"));
         }
         let (id, evicted) = (self.next_id, Arc::new(Notify::new()));
         self.next_id += 1;
@@ -113,7 +113,7 @@ impl State {
     }
 }
 
-/// The right to one handshake, until it is dropped.
+/// Permission for one handshake, until it is dropped.
 pub struct Admission {
     admission_control: Arc<AdmissionControl>,
     id: u64,
@@ -122,12 +122,12 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Returns when it has to give way to others.
+    /// Completes when the handshake must make room for others.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// Holds the handshake against its address.
+    /// Counts the handshake as failed.
     pub fn fail(self) {
         self.admission_control.state().buckets.take(self.address, Instant::now());
     }
@@ -167,7 +167,7 @@ impl Buckets {
             self.forget_one(now);
         }
         let bucket = self.0.entry(address).or_insert(Bucket { tokens: TOKENS_MAX, at: now });
-        // Handshakes that began together may fail together, when there is no token left.
+        // Handshakes that began together may fail together, after the last token is gone.
         bucket.tokens = (bucket.refill(now) - 1.0).max(0.0);
     }
 
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_use_up_an_address_and_no_other_and_time_brings_it_back() {
+    fn failures_use_up_only_their_own_address_and_time_restores_it() {
         let mut buckets = Buckets::default();
         let start = Instant::now();
         let fail = |buckets: &mut Buckets, now| {
@@ -214,13 +214,13 @@ mod tests {
             allowed
         };
         assert_eq!((0..100).filter(|_| fail(&mut buckets, start)).count(), TOKENS_MAX as usize);
-        assert!(buckets.has_one(address(2), start), "another address has its own");
+        assert!(buckets.has_one(address(2), start), "other addresses are not affected");
         let later = start + Duration::from_secs(3);
         assert_eq!((0..100).filter(|_| fail(&mut buckets, later)).count(), 3);
     }
 
     #[test]
-    fn what_does_not_fail_costs_nothing() {
+    fn only_failures_cost_tokens() {
         let admission_control = admission_control();
         for _ in 0..100 {
             drop(admission_control.admit(remote(1)).expect("admitted"));
@@ -231,21 +231,21 @@ mod tests {
         assert!(matches!(admission_control.admit(remote(1)), Err(Error::TooMany(_))));
     }
 
-    /// Sixteen handshakes that hung, which anyone at an address can open, gave honest nodes of that address 429.
+    /// Anyone at an address could open sixteen hanging handshakes, and honest nodes of that address got 429.
     #[test]
-    fn handshakes_that_hang_keep_nobody_out_and_give_way() {
+    fn hanging_handshakes_are_evicted_and_keep_nobody_out() {
         let admission_control = admission_control();
         let hanging: Vec<_> = (0..HANDSHAKES_PER_ADDRESS_MAX)
             .map(|_| admission_control.admit(remote(1)).expect("a place"))
             .collect();
-        let honest = admission_control.admit(remote(1)).expect("it is let in all the same");
+        let honest = admission_control.admit(remote(1)).expect("it is admitted anyway");
         assert!(is_displaced(&hanging[0]) && !is_displaced(&hanging[1]) && !is_displaced(&honest));
         drop(hanging);
         assert_eq!(admission_control.state().in_progress.len(), 1);
     }
 
     #[test]
-    fn no_more_addresses_are_remembered_than_the_limit_and_the_worst_stay() {
+    fn the_number_of_addresses_is_limited_and_the_worst_are_kept() {
         let mut buckets = Buckets::default();
         let start = Instant::now();
         while buckets.has_one(address(1), start) {
@@ -255,18 +255,18 @@ mod tests {
             buckets.take(IpAddr::from((0x0b00_0000 + number).to_be_bytes()), start);
         }
         assert_eq!(buckets.0.len(), ADDRESSES_MAX);
-        assert!(!buckets.has_one(address(1), start), "it is not forgotten");
+        assert!(!buckets.has_one(address(1), start), "it is remembered");
     }
 
     #[test]
-    fn without_a_secret_only_the_own_machine_may_begin() {
+    fn without_a_secret_only_the_local_machine_is_admitted() {
         let admission_control = AdmissionControl::new(Secrets::Open);
         let error = admission_control.admit(SocketAddr::from(([10, 0, 0, 1], 1))).err().expect("refused");
         assert!(matches!(&error, Error::Forbidden(why) if why.contains("CLUSTER_SECRET")), "{error:?}");
     }
 
     #[test]
-    fn handshakes_in_progress_are_bounded_over_all_addresses() {
+    fn handshakes_in_progress_are_limited_over_all_addresses() {
         let admission_control = admission_control();
         let busy: Vec<_> = (0..10).map(|_| admission_control.admit(remote(500)).expect("a place")).collect();
         let held: Vec<_> = (0..HANDSHAKES_MAX)
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(
             busy.iter().filter(|one| is_displaced(one)).count(),
             9,
-            "of the busiest, down to one as all have"
+            "the busiest address loses handshakes until it has as many as the others"
         );
         assert_eq!(held.iter().filter(|one| is_displaced(one)).count(), 1);
     }

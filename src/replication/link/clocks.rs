@@ -1,8 +1,8 @@
-//! Whether this node's clock keeps it from its peers: what it knows itself, and what it hears of theirs.
+//! Whether this node's clock keeps it from its peers.
 //!
-//! A node hears of others' clocks by each round of a link that stands, and each time it dials one that refuses it. Each is held against the
-//! time that this node believes. One bad clock among several good ones is that of the node which more of the others are apart from than
-//! agree with. Of two nodes that are apart nobody can tell which is right: both say so.
+//! A node learns of others' clocks from each round of a link, and each time it dials a node that refuses it. Each is
+//! compared with the time this node trusts. One bad clock among several good ones belongs to the node that more of the
+//! others disagree with than agree. If two nodes disagree, nobody can tell which is right, and both report it.
 
 use std::fmt;
 
@@ -10,22 +10,22 @@ use tracing::{info, warn};
 
 use crate::{core::wall_clock::Contradiction, replication::Inner};
 
-/// What a link's last round says of the peer's clock counts if it came that short a time ago, in milliseconds.
+/// A link's last round says something about the peer's clock if it is at most this old, in milliseconds.
 const ROUND_AGE_MAX_MS: u64 = 5_000;
-/// By how much the measure of a round may be wrong beside its round trip: what it waited for on either side.
+/// The possible error of a round's measurement in addition to the round trip: the time it waited on either side.
 const ROUND_SLACK_MS: u64 = 50;
 
-/// What is wrong with this node's clock, so that it is not for clients.
+/// A problem with this node's clock, because of which it does not serve clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockTrouble {
-    /// Its own timestamps are so far ahead of its clock, in milliseconds, that it writes none.
+    /// Its timestamps are this many milliseconds ahead of its clock, so it accepts no writes.
     TimestampsAhead(u64),
-    /// More of the other nodes are too far apart from it than are not, and no link stands with those.
+    /// More of the other nodes disagree with it than agree, and it has no link with any that disagree.
     Disagrees(Contradiction),
 }
 
 impl ClockTrouble {
-    /// Its name, as programs see it.
+    /// Its name in the API.
     pub fn name(&self) -> &'static str {
         match self {
             Self::TimestampsAhead(_) => "stamps-ahead",
@@ -34,7 +34,7 @@ impl ClockTrouble {
         }
     }
 
-    /// How far the timestamps, or the clock, are ahead, in milliseconds; below 0, behind.
+    /// How far the timestamps or the clock are ahead, in milliseconds. Negative: behind.
     pub fn ahead_ms(&self) -> i64 {
         match self {
             Self::TimestampsAhead(ahead_ms) => i64::try_from(*ahead_ms).unwrap_or(i64::MAX),
@@ -48,42 +48,47 @@ impl fmt::Display for ClockTrouble {
         match self {
             Self::TimestampsAhead(ahead_ms) => write!(
                 f,
-                "this node's timestamps are {ahead_ms} ms ahead of its clock, and other nodes refuse them: its clock was ahead, or is behind \
-                 now. It takes no writes. See to it that the clock is right (NTP); then stop the node, run `DynaRust clock repair --data DIR`, and \
-                 start it"
+                "this node's timestamps are {ahead_ms} ms ahead of its clock, and other nodes refuse them: its clock \
+                 was ahead, or is behind now. It accepts no writes. Set the clock right (NTP), then stop the node, \
+                 run `DynaRust clock repair --data DIR`, and start it again"
             ),
             Self::Disagrees(Contradiction { ahead_ms, disagreeing, of }) => write!(
                 f,
-                "this node's clock is {} ms {} that of {disagreeing} of the {of} other nodes heard of, and no link stands with those: set it by NTP{}",
+                "this node's clock is {} ms {} that of {disagreeing} of the {of} other nodes heard from, and there is \
+                no link with those: set it by NTP{}",
                 ahead_ms.unsigned_abs(),
                 if *ahead_ms > 0 { "ahead of" } else { "behind" },
-                if *of == 1 { ", or that of the other: of two it cannot be told which is right" } else { "" }
+                if *of == 1 {
+                    ", or set the other node's: with two nodes it is unknown which is right"
+                } else {
+                    ""
+                }
             ),
         }
     }
 }
 
-/// How this node's clock is.
+/// The state of this node's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockState {
-    /// What is wrong with it, if anything is.
+    /// The problem, if there is one.
     pub trouble: Option<ClockTrouble>,
-    /// How far the system's clock is ahead of the time that the node believes, in milliseconds, where it has leapt.
+    /// How far the system's clock is ahead of the trusted time, in milliseconds, if it has jumped.
     pub jumped_ms: Option<i64>,
 }
 
-/// How this node's clock is now.
+/// The state of this node's clock now.
 pub(in crate::replication) fn clock_state(inner: &Inner) -> ClockState {
     ClockState { trouble: clock_trouble(inner), jumped_ms: inner.machine().jumped_ms() }
 }
 
-/// What is wrong with this node's clock now.
+/// The problem with this node's clock now.
 fn clock_trouble(inner: &Inner) -> Option<ClockTrouble> {
     let ahead = inner.stamps.ahead().map(ClockTrouble::TimestampsAhead);
     ahead.or_else(|| inner.machine().contradiction().map(ClockTrouble::Disagrees))
 }
 
-/// Notes what the peers' clocks show, and tells the log where that changes what is wrong with this node's.
+/// Records the peers' clocks, and logs a change of this node's clock problem.
 pub(in crate::replication) fn watch_clocks(inner: &Inner) {
     let (now_ms, machine) = (inner.store.now_ms(), inner.machine());
     let mut state = inner.state();
@@ -92,7 +97,7 @@ pub(in crate::replication) fn watch_clocks(inner: &Inner) {
         let (Some(offset_ms), Some(last_ms)) = (figures.clock_offset_ms, figures.last_round_ms) else {
             continue;
         };
-        // The offset is from the time that was believed then. It may not be this one.
+        // The offset is relative to the time that was trusted then, which may differ from now.
         let age_ms = now_ms.checked_sub(last_ms).filter(|age_ms| *age_ms <= ROUND_AGE_MAX_MS);
         if let Some(age_ms) = age_ms {
             let slack_ms = figures.round_trip_ms.unwrap_or_default() + ROUND_SLACK_MS;
@@ -105,7 +110,7 @@ pub(in crate::replication) fn watch_clocks(inner: &Inner) {
         return;
     }
     match trouble {
-        Some(trouble) => warn!(why = %trouble, "the clock keeps this node from the others"),
-        None => info!("the clock keeps this node from no other any more"),
+        Some(trouble) => warn!(why = %trouble, "the clock keeps this node from the other nodes"),
+        None => info!("the clock no longer keeps this node from the other nodes"),
     }
 }

@@ -1,5 +1,4 @@
-//! From an address to a WebSocket: the name is looked up, one of its addresses answers, and the node there agrees to speak the
-//! protocol of links.
+//! Connects to an address: resolves the name, opens a connection, and upgrades it to a WebSocket of the link protocol.
 
 use std::{
     fmt, io,
@@ -29,40 +28,40 @@ use super::{
 };
 use crate::{core::protocol::message::PROTOCOL, replication::link};
 
-/// Where nodes take links.
+/// The path of the link endpoint.
 pub const PATH: &str = "/_/link";
-/// What stands before the version in the name of the protocol.
+/// The subprotocol's name before the version.
 const PROTOCOL_NAME: &str = "dynarust.link.";
 
-/// For the look-up, and for each address it gives.
+/// For the name lookup, and for each address it returns.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a silent connection is asked whether it lives.
+/// How often a silent connection is probed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// How long the system may wait for the other side to take what was sent.
+/// How long sent data may stay unacknowledged before the system drops the connection.
 #[cfg(target_os = "linux")]
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The protocol of links, as WebSocket names it.
+/// The WebSocket subprotocol of links.
 pub fn subprotocol() -> String {
     format!("{PROTOCOL_NAME}{PROTOCOL}")
 }
 
-/// How a node reaches others.
+/// The network, as nodes see it.
 pub trait Network: Send + Sync {
-    /// The numbers behind a name or a number, with its port.
+    /// Resolves a name or an IP address, with its port.
     fn look_up<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
 
-    /// A connection, set up for a link.
+    /// Connects, with the socket options of a link.
     fn connect(&self, target: SocketAddr) -> BoxFuture<'_, io::Result<BoxedDuplex>>;
 
-    /// The address of this machine on the way to another. Nothing is sent.
+    /// The local address used to reach another. Sends nothing.
     ///
     /// # Errors
-    /// Where there is no way.
+    /// If there is no route.
     fn local_towards(&self, remote: SocketAddr) -> io::Result<SocketAddr>;
 }
 
-/// The network of this machine.
+/// The operating system's network.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemNetwork;
 
@@ -88,7 +87,7 @@ impl Network for SystemNetwork {
     }
 }
 
-/// The numbers behind a name or a number: one at least.
+/// Resolves an address to at least one socket address.
 pub(in crate::replication) async fn look_up(
     network: &dyn Network,
     address: &str,
@@ -100,7 +99,7 @@ pub(in crate::replication) async fn look_up(
         Ok(Ok(addresses)) => Ok(addresses),
         Ok(Err(error)) => {
             let why = format_args!(
-                "the name is unknown ({error}): see whether it is spelt right, and known on this machine"
+                "the name is unknown ({error}): check the spelling, and that this machine can resolve it"
             );
             Err(unreachable(Cause::UnknownName, address, why))
         }
@@ -111,7 +110,7 @@ pub(in crate::replication) async fn look_up(
     }
 }
 
-/// Connects to one of the numbers of `address`.
+/// Connects to one of the socket addresses of `address`.
 pub(in crate::replication) async fn connect(
     network: &dyn Network,
     address: &str,
@@ -151,15 +150,16 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the node at the other end of a connection to turn it into a WebSocket that carries a link.
+/// Asks the node at the other end to upgrade the connection to a WebSocket for a link.
 pub(in crate::replication) async fn upgrade(
     stream: BoxedDuplex,
     address: &str,
 ) -> Result<WebSocketStream<BoxedDuplex>, LinkError> {
     let mut request = format!("ws://{address}{PATH}").into_client_request().map_err(|error| {
-        unreachable(Cause::UnknownName, address, format_args!("it is no address: {error}"))
+        unreachable(Cause::UnknownName, address, format_args!("it is not an address: {error}"))
     })?;
-    let protocol = HeaderValue::try_from(subprotocol()).expect("letters, dots and digits are a header value");
+    let protocol =
+        HeaderValue::try_from(subprotocol()).expect("letters, dots and digits are a valid header value");
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     match client_async_with_config(request, stream, Some(link::config())).await {
         Ok((socket, _)) => Ok(socket),
@@ -169,11 +169,11 @@ pub(in crate::replication) async fn upgrade(
         }
         Err(SocketError::Io(error)) => Err(LinkError::lost(error)),
         Err(error @ SocketError::Protocol(ProtocolError::HandshakeIncomplete)) => Err(LinkError::lost(error)),
-        Err(error) => Err(LinkError::NotANode(format!("{address} does not answer as a node does: {error}"))),
+        Err(error) => Err(LinkError::NotANode(format!("{address} does not answer like a node: {error}"))),
     }
 }
 
-/// What an answer other than "switching protocols" says.
+/// Reads an answer other than "switching protocols".
 fn upgrade_refused(address: &str, response: &Response<Option<Vec<u8>>>) -> LinkError {
     let text = |value: &HeaderValue| value.to_str().map(sanitize).ok();
     if let Some(remote) = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(text) {
@@ -187,7 +187,7 @@ fn upgrade_refused(address: &str, response: &Response<Option<Vec<u8>>>) -> LinkE
     match detail {
         Some(detail) => LinkError::Answered { status, detail: sanitize(detail) },
         None => LinkError::NotANode(format!(
-            "{address} does not answer as a node does: it takes no link ({status}), and does not say why"
+            "{address} does not answer like a node: it refuses the link with HTTP status {status} and gives no reason"
         )),
     }
 }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_another_version_is_told_from_one_that_takes_no_links() {
+    fn a_node_of_another_version_is_told_apart_from_one_that_refuses_links() {
         let other = answer(400, Some("dynarust.link.7"), "").to_string();
         assert!(
             other.contains(&format!("speaks version {PROTOCOL}")) && other.contains("other speaks version 7"),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_cannot_be_reached_is_named_with_the_reason() {
+    async fn an_unreachable_address_is_named_with_the_reason() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let closed = listener.local_addr().expect("an address").to_string();
         drop(listener);

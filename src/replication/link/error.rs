@@ -1,4 +1,5 @@
-//! Why there is no link, or no longer. Each text says what was wrong, on which side, and what to do; none quotes a secret.
+//! Why there is no link, or no longer. Each text says what went wrong, on which side, and what to do. None quotes a
+//! secret.
 
 use std::fmt;
 
@@ -11,28 +12,28 @@ use crate::core::protocol::message::PROTOCOL;
 /// Why a link did not come up, or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkError {
-    /// Nobody answers there.
+    /// Nothing answers there.
     Unreachable {
-        /// What is in the way.
+        /// The cause.
         cause: Cause,
-        /// Where, and what to do.
+        /// Where, why, and what to do.
         text: String,
     },
-    /// Whoever answers there is no node.
+    /// Something answers that is not a node.
     NotANode(String),
-    /// Whoever answers takes no link: what it said, and the HTTP status.
+    /// A node answers and refuses the link.
     Answered {
-        /// The status.
+        /// The HTTP status.
         status: u16,
-        /// What it said.
+        /// The reason it gave.
         detail: String,
     },
     /// The other node speaks another version of the protocol.
     OtherProtocol {
-        /// What it says it speaks.
+        /// The version it speaks.
         remote: String,
     },
-    /// There is no secret here, and the other node is on another machine.
+    /// This node has no secret, and the other node is on another machine.
     NeedsSecret,
     /// The two sides have no secret in common.
     SecretDiffers,
@@ -40,9 +41,9 @@ pub enum LinkError {
     Refusing(Refusal),
     /// The other node refuses this one.
     Refused(Refusal),
-    /// Bytes came in that the other side did not send, or not in this order. The link is over.
+    /// Invalid bytes arrived: they were changed, or not sent in this order. The link is over.
     Broken(String),
-    /// A message longer than there are; in bytes.
+    /// A message longer than the limit, in bytes.
     TooLarge {
         /// The limit.
         limit: usize,
@@ -53,42 +54,42 @@ pub enum LinkError {
     TimedOut,
 }
 
-/// Why nobody answers at an address.
+/// Why nothing answers at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Its name has no address.
+    /// The name has no address.
     UnknownName,
-    /// The machine is there, and takes no connection.
+    /// The machine refuses the connection.
     Refused,
     /// Nothing comes back.
     Silent,
-    /// Anything else that the system says.
+    /// Any other error of the system.
     Other,
 }
 
-/// What stands in the way of a link though somebody answers: of each there are many texts.
+/// Why there is no link although something answers. Each kind has many texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
-    /// It takes no link: the HTTP status.
+    /// It refuses links, with this HTTP status.
     Answered(u16),
-    /// It is no node.
+    /// It is not a node.
     NotANode,
     /// The versions of the protocol differ.
     OtherProtocol,
-    /// There is no secret here.
+    /// This node has no secret.
     NeedsSecret,
-    /// There is no secret in common.
+    /// The nodes have no secret in common.
     SecretDiffers,
     /// This node refuses the other.
     Refusing(RefusalKind),
     /// The other node refuses this one.
     Refused(RefusalKind),
-    /// A link stood, and was refused then.
+    /// A link came up and was refused afterwards.
     RefusedAfterLink,
 }
 
 impl LinkError {
-    /// Whether the other side tried and failed; not whether it only hung, or hung up.
+    /// Whether this counts as a failed attempt of the other side. Hanging or hanging up does not.
     pub fn is_failed_attempt(&self) -> bool {
         match self {
             Self::SecretDiffers
@@ -106,7 +107,7 @@ impl LinkError {
         }
     }
 
-    /// What stands in the way, where it does not go away by itself.
+    /// The obstacle, if it does not go away by itself.
     pub fn obstacle(&self) -> Option<Obstacle> {
         match self {
             Self::Answered { status, detail: _ } => Some(Obstacle::Answered(*status)),
@@ -124,7 +125,7 @@ impl LinkError {
         }
     }
 
-    /// Why nobody answers, where nobody does.
+    /// Why nothing answers, if nothing does.
     pub fn cause(&self) -> Option<Cause> {
         match self {
             Self::Unreachable { cause, text: _ } => Some(*cause),
@@ -140,12 +141,12 @@ impl LinkError {
         }
     }
 
-    /// Whether the node has reached itself.
+    /// Whether the node has dialed itself.
     pub fn is_itself(&self) -> bool {
         matches!(self, Self::Refusing(refusal) | Self::Refused(refusal) if refusal.kind == RefusalKind::Itself)
     }
 
-    /// A connection that failed in the hands of the system.
+    /// A connection that failed in the operating system.
     pub fn lost(error: impl fmt::Display) -> Self {
         Self::Lost(error.to_string())
     }
@@ -158,20 +159,19 @@ impl fmt::Display for LinkError {
         match self {
             Self::Unreachable { cause: _, text: why } | Self::NotANode(why) => f.write_str(why),
             Self::Answered { status, detail } => {
-                write!(f, "the other side takes no link ({status}): {detail}")
+                write!(f, "the other side refuses the link ({status}): {detail}")
             }
             Self::OtherProtocol { remote } => f.write_str(&other_protocol(remote)),
             Self::NeedsSecret => write!(
                 f,
-                "without CLUSTER_SECRET this node links with nodes of its own machine only, and the other is on \
-                 another: {REMEDY}"
+                "without CLUSTER_SECRET this node links only with nodes on its own machine, and the other is on another machine: {REMEDY}"
             ),
             Self::SecretDiffers => write!(f, "the two nodes have no secret in common: {REMEDY}"),
             Self::Refusing(refusal) => write!(f, "link refused here: {}", refusal.text),
             Self::Refused(refusal) => write!(f, "link refused by the other node: {}", refusal.text),
             Self::Broken(why) => f.write_str(why),
             Self::TooLarge { limit } => write!(f, "a message is longer than the limit of {limit} bytes"),
-            Self::Lost(why) => write!(f, "the connection is lost: {why}"),
+            Self::Lost(why) => write!(f, "the connection was lost: {why}"),
             Self::TimedOut => {
                 write!(f, "the other side did not finish the handshake within {HANDSHAKE_TIMEOUT:?}")
             }
@@ -179,16 +179,16 @@ impl fmt::Display for LinkError {
     }
 }
 
-/// What a node of this version says to one of another, or of it.
+/// The text for a node that speaks another protocol version, used on both sides.
 pub fn other_protocol(remote: &str) -> String {
     format!(
         "this node speaks version {PROTOCOL} of the protocol between nodes, and the other speaks {}: run the same \
-         version of DynaRust on both",
+        version of DynaRust on both",
         sanitize(remote)
     )
 }
 
-/// Text of a stranger, fit for a log: one line, and not long.
+/// Makes text from another node safe for logs: one line, limited in length.
 pub fn sanitize(text: &str) -> String {
     const CHARACTERS_MAX: usize = 600;
     let plain = |letter: char| if letter.is_control() { ' ' } else { letter };

@@ -1,11 +1,12 @@
-//! What two nodes tell each other before they link, and when one refuses. The exchange on the wire is in `link`; here is what
-//! it says, and the decision, which is a pure function.
+//! The handshake messages of two nodes, and the decision whether they may link. The exchange itself is in `establish`;
+//! the decision is a pure function.
 //!
-//! 1. Initiator: its hello, under the secret alone. Whoever learns the secret later can read it, and anyone can send a recorded
-//!    one again: the responder commits to nothing yet, and the digest key is not in it.
-//! 2. Responder: its hello, or a refusal, under keys that only these two have.
-//! 3. Initiator: the digest key of its cluster, or a refusal. Only now does the responder know that it is no recording.
-//! 4. Responder: the digest key of its cluster. The link stands.
+//! 1. Initiator: its hello, encrypted under the secret alone. Anyone who learns the secret later can read it, and
+//!    anyone can replay a recording. So the responder commits to nothing yet, and the digest key is not in it.
+//! 2. Responder: its hello or a refusal, under keys that only these two nodes have.
+//! 3. Initiator: the digest key of its cluster, or a refusal. Only now does the responder know that it is not talking
+//!    to a recording.
+//! 4. Responder: the digest key of its cluster. The link is up.
 
 use std::time::Duration;
 
@@ -14,39 +15,39 @@ use serde::{Deserialize, Serialize};
 use super::error::{LinkError, sanitize};
 use crate::core::{clock::NodeId, digest::DigestKey};
 
-/// Both directions of a handshake together may take that long.
+/// The time limit of a whole handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a hello may be under way without telling anything of the clocks: the responder cannot measure it.
+/// How long a hello may be in transit: the responder cannot measure it, so it allows for this much.
 const TRANSIT_MS_MAX: i64 = 1000;
 
-/// Which cluster a node belongs to.
+/// The cluster a node belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterIdentity {
-    /// Random, made with the first node.
+    /// Random, made with the cluster's first node.
     pub id: u64,
-    /// Whether it belongs to it: for good, or because it is getting all that the cluster has. One that does not goes over to the cluster
-    /// of one that does.
+    /// Whether the node has joined it: for good, or while it is syncing with a complete member. A node that has not
+    /// joined adopts the cluster of one that has.
     pub linked: bool,
-    /// The secret under which the cluster's rows are hashed.
+    /// The secret key that the cluster's rows are hashed with.
     pub digest_key: DigestKey,
 }
 
-/// What a node says of itself.
+/// What a node says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Its id.
     pub node: NodeId,
-    /// Larger with each start of the node, and not likely the same for two nodes: the time of its start.
+    /// Grows with each start of the node, and is unlikely to be equal for two nodes: the time of its start.
     pub incarnation: u64,
     /// Its cluster.
     pub cluster: ClusterIdentity,
-    /// The address it advertises, as text; `None` while it knows none that others could use.
+    /// The address it advertises. `None` while it knows none that others could use.
     pub address: Option<String>,
-    /// The address at which the initiator reached the responder, as text. Empty from the responder.
+    /// The address at which the initiator reached the responder. Empty from the responder.
     pub reached_as: String,
-    /// Its wall clock when it said this, in Unix milliseconds.
+    /// Its wall clock at the time of this message, in Unix milliseconds.
     pub now_ms: u64,
-    /// Whether it has finished its first sync.
+    /// Whether it is complete: see `core::protocol::agreement`.
     pub complete: bool,
     /// It has removed tombstones up to here (Unix milliseconds; 0: none).
     pub swept: u64,
@@ -61,7 +62,7 @@ impl Hello {
     }
 }
 
-/// A hello as it travels: without the digest key.
+/// A hello as it is sent: without the digest key.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::replication) struct WireHello {
     node: NodeId,
@@ -76,7 +77,7 @@ pub(in crate::replication) struct WireHello {
 }
 
 impl WireHello {
-    /// Of this node, now, to the one reached as `reached_as`.
+    /// The hello of this node, now, to the node reached as `reached_as`.
     pub fn of(hello: &Hello, reached_as: &str, now_ms: u64) -> Self {
         Self {
             node: hello.node,
@@ -91,12 +92,12 @@ impl WireHello {
         }
     }
 
-    /// Whose it is, and what its wall clock showed, in Unix milliseconds.
+    /// Its node, and that node's wall clock in Unix milliseconds.
     pub fn clock(&self) -> (NodeId, u64) {
         (self.node, self.now_ms)
     }
 
-    /// The hello that it stands for, with a digest key of zeros until the true one comes.
+    /// The hello, with a digest key of zeros until the real one arrives.
     pub fn into_hello(self) -> Hello {
         let cluster =
             ClusterIdentity { id: self.cluster, linked: self.linked, digest_key: DigestKey([0; 32]) };
@@ -113,53 +114,57 @@ impl WireHello {
     }
 }
 
-/// What is said during a handshake.
+/// A handshake message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::replication) enum HandshakeMessage {
-    /// First and second.
+    /// First and second message.
     Hello(WireHello),
-    /// Second or third: no link. With the sender's id and wall clock, so that a node whose own clock is wrong learns it.
+    /// Second or third message: no link. Includes the sender's id and wall clock, so that a node with a wrong clock
+    /// learns of it.
     Refusal(Refusal, NodeId, u64),
-    /// Third and fourth: the digest key of the sender's cluster.
+    /// Third and fourth message: the digest key of the sender's cluster.
     Agreed(DigestKey),
 }
 
 impl HandshakeMessage {
     pub fn encode(&self) -> Result<Vec<u8>, LinkError> {
-        postcard::to_stdvec(self).map_err(|error| LinkError::Broken(format!("writing a handshake: {error}")))
+        postcard::to_stdvec(self)
+            .map_err(|error| LinkError::Broken(format!("encoding a handshake message: {error}")))
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, LinkError> {
         match postcard::take_from_bytes(bytes) {
             Ok((message, [])) => Ok(message),
-            Ok(_) | Err(_) => Err(LinkError::Broken("the other side says what no handshake says".into())),
+            Ok(_) | Err(_) => {
+                Err(LinkError::Broken("the other side sent an invalid handshake message".into()))
+            }
         }
     }
 }
 
-/// Why one node refuses another that has the secret.
+/// Why a node refuses another that has the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What is in the way.
+    /// The kind.
     pub kind: RefusalKind,
-    /// What is wrong and what to do, for both sides to read.
+    /// What is wrong and what to do, for both sides.
     pub text: String,
 }
 
-/// What is in the way of a link.
+/// Why a link is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RefusalKind {
-    /// The node has reached itself.
+    /// The node has dialed itself.
     Itself,
     /// Another node has the same id.
     SameNode,
-    /// Both belong to a cluster, and not the same one.
+    /// Both have joined clusters, and not the same one.
     OtherCluster,
     /// The clocks are too far apart.
     ClocksApart,
 }
 
-/// Which side of a link a node is.
+/// The side of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It dialed.
@@ -168,58 +173,57 @@ pub enum Role {
     Responder,
 }
 
-/// Who takes over whose cluster identity, once the link stands.
+/// Which node adopts the other's cluster, once the link is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Both have the same.
+    /// Both are in the same cluster.
     Same,
-    /// This node takes over the other's.
+    /// This node adopts the other's.
     LocalAdopts,
-    /// The other node takes over this one's.
+    /// The other node adopts this one's.
     RemoteAdopts,
 }
 
-/// How far the other node's clock is ahead of this one's: between these two, for certain. In milliseconds; below zero it is
-/// behind.
+/// How far the other node's clock is certain to be ahead of this one's: a range in milliseconds. Negative: behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offset {
-    /// At least.
+    /// The lower end.
     pub least_ms: i64,
-    /// At most.
+    /// The upper end.
     pub most_ms: i64,
 }
 
 impl Offset {
-    /// As the initiator measures it: the answer was written at some moment of the round trip.
+    /// As the initiator measures it. The answer was written at some moment during the round trip.
     pub fn of_round_trip(remote_ms: u64, received_ms: u64, round_trip: Duration) -> Self {
         let round_trip_ms = i64::try_from(round_trip.as_millis()).unwrap_or(i64::MAX).saturating_add(1);
         let least_ms = difference(remote_ms, received_ms);
         Self { least_ms, most_ms: least_ms.saturating_add(round_trip_ms) }
     }
 
-    /// As the responder estimates it, which does not know how long the hello was under way.
+    /// As the responder estimates it, without knowing how long the hello was in transit.
     pub fn of_arrival(remote_ms: u64, received_ms: u64) -> Self {
         let least_ms = difference(remote_ms, received_ms);
         Self { least_ms, most_ms: least_ms.saturating_add(TRANSIT_MS_MAX) }
     }
 
-    /// The middle.
+    /// The middle of the range.
     pub fn estimate_ms(self) -> i64 {
         self.least_ms.midpoint(self.most_ms)
     }
 }
 
 fn difference(remote_ms: u64, local_ms: u64) -> i64 {
-    // Saturating both ways: the other side may say any number.
+    // Saturating, because the other side may send any number.
     let of = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     of(remote_ms).saturating_sub(of(local_ms))
 }
 
-/// Whether two nodes may link, as one of them sees it, and what becomes of their clusters. Both sides come to verdicts that
-/// match: where one adopts, the other is adopted.
+/// Decides whether two nodes may link, and which cluster they end up in. Both sides reach matching verdicts: if one
+/// adopts, the other is adopted.
 ///
 /// # Errors
-/// Why not.
+/// The refusal.
 pub fn decide(
     local: &Hello,
     remote: &Hello,
@@ -240,8 +244,8 @@ pub fn decide(
         (true, true, _) => Err(Refusal {
             kind: RefusalKind::OtherCluster,
             text: format!(
-                "{} belongs to cluster {:016x} and {} to cluster {:016x}, and clusters do not merge: to move a node to \
-                 another cluster, start it on an empty --data",
+                "{} belongs to cluster {:016x} and {} to cluster {:016x}, and clusters do not merge: to move a node \
+                to another cluster, start it on an empty --data",
                 local.describe(),
                 local.cluster.id,
                 remote.describe(),
@@ -261,8 +265,8 @@ fn refuse_same_node(local: &Hello, remote: &Hello) -> Refusal {
     Refusal {
         kind: RefusalKind::SameNode,
         text: format!(
-            "both nodes have the id {}: they were started on copies of one directory. Start one of them on an empty --data, \
-             and it gets everything from the other",
+            "both nodes have the id {}: they were started on copies of one directory. Start one of them on an empty \
+            --data, and it gets all rows from the other",
             local.node
         ),
     }
@@ -286,7 +290,7 @@ fn refuse_clocks_apart(
         kind: RefusalKind::ClocksApart,
         text: format!(
             "the clock of {} is at least {apart_ms} ms ahead of that of {}, and at most {drift_max_ms} ms are allowed \
-             (--max-clock-drift): set both clocks by NTP",
+            (--max-clock-drift): set both clocks by NTP",
             ahead.describe(),
             behind.describe()
         ),
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_come_to_verdicts_that_match() {
+    fn both_sides_reach_matching_verdicts() {
         use Verdict::{LocalAdopts, RemoteAdopts, Same};
         for (ids, linked, expected) in [
             ((1, 1), (true, true), Some((Same, Same))),
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn one_id_twice_is_told_from_a_node_that_reached_itself() {
+    fn a_duplicate_id_is_told_apart_from_a_node_that_dialed_itself() {
         let mut copy = hello(1, 1, true);
         let itself = decide(&copy.clone(), &copy, Role::Initiator, NEAR, 500).expect_err("itself");
         assert_eq!(itself.kind, RefusalKind::Itself);
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_are_refused_only_where_they_are_certainly_apart() {
+    fn clocks_are_refused_only_if_they_certainly_differ() {
         let judged = |least_ms, most_ms| {
             let offset = Offset { least_ms, most_ms };
             decide(&hello(1, 1, true), &hello(2, 1, true), Role::Initiator, offset, 500)
@@ -371,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_allow_for_what_was_not_measured() {
+    fn offsets_allow_for_the_transit_time() {
         let offset = Offset::of_round_trip(1_000_050, 1_000_100, Duration::from_millis(100));
         assert_eq!(offset, Offset { least_ms: -50, most_ms: 51 });
         assert_eq!(offset.estimate_ms(), 0);
@@ -383,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_travels_first_has_no_digest_key() {
+    fn the_first_message_has_no_digest_key() {
         let hello = hello(1, 1, true);
         let said = HandshakeMessage::Hello(WireHello::of(&hello, "other:1", 5)).encode().expect("encodes");
         assert!(!said.windows(32).any(|bytes| bytes == hello.cluster.digest_key.0));
@@ -394,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn sayings_are_decoded_whole_or_not_at_all() {
+    fn handshake_messages_with_missing_or_extra_bytes_are_refused() {
         let mut said = HandshakeMessage::Agreed(DigestKey([1; 32])).encode().expect("encodes");
         assert!(HandshakeMessage::decode(&said[..said.len() - 1]).is_err());
         said.push(0);

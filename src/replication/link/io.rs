@@ -1,4 +1,4 @@
-//! The two tasks beside a conversation: one reads its link and one writes it, so that neither waits for the other.
+//! The reader and writer tasks of a link. They run beside the session, so that reading never waits for writing.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A link over which nothing was sent for so long carries a sign of life.
+/// A keep-alive is sent if nothing else was sent for this long.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
-/// Sends what it is given, and a sign of life where that is nothing for a while, until no more is to come; then it closes the link. Tells
-/// `failed` where the link fails.
+/// Sends the messages it is given, with keep-alives between them, until the channel closes. Then it closes the link.
+/// Reports a failed link to `failed`.
 pub async fn write(
     mut sender: LinkSender,
     mut messages: mpsc::Receiver<Message>,
     failed: oneshot::Sender<Error>,
 ) {
-    // What is said here does not wait for what the peer's own task has to do.
+    // A keep-alive does not depend on the session, which may be busy.
     while let Some(message) = timeout(ALIVE_EVERY, messages.recv()).await.unwrap_or(Some(Message::Alive)) {
         if let Err(error) = sender.send(&message).await {
-            // Nobody listens any more where the link ends for another reason.
+            // Nobody listens if the link is ending for another reason.
             let _ = failed.send(Error::Io(error.to_string()));
             return;
         }
@@ -34,7 +34,7 @@ pub async fn write(
     sender.close().await;
 }
 
-/// Takes all that comes in. The last is why nothing more does.
+/// Passes on every message that arrives. The last one is the error that ended the link.
 pub async fn read(mut receiver: LinkReceiver, taken: mpsc::Sender<Result<Message>>) {
     loop {
         let message = match receiver.next().await {

@@ -1,8 +1,14 @@
-//! A link: an encrypted, mutually authenticated connection between two nodes, over which messages go both ways, each whole and
-//! in order or not at all. One WebSocket on the node's own port carries it.
+//! A link: an encrypted, mutually authenticated connection between two nodes. Messages go both ways over one WebSocket
+//! on the node's own port, and arrive complete and in order or not at all.
 //!
-//! `establish` makes it; who is dialed, and what is said, is not decided here. The two halves of a link are independent, so that
-//! one task can read while another writes. Whatever comes in that the other side did not send ends the link with an error.
+//! An address goes through [`connect`] (name, connection, WebSocket), [`establish`] (the exchange of [`handshake`]
+//! under [`noise`], with a [`secret`]) and becomes a [`Link`]. Incoming connections first pass [`admission`]. `io`
+//! reads and writes a link, `registry` knows all of them, [`crossing`] decides which of two stays, and [`error`] says
+//! why there is none. [`address`] learns where this node is reached, and [`clocks`] whether its clock keeps it from its
+//! peers. Whom to dial is decided in `membership`; what is said over a link, in `session`.
+//!
+//! The halves of a link are independent: one task can read while another writes. Anything that arrives and was not sent
+//! by the other side ends the link with an error.
 
 pub mod address;
 pub mod admission;
@@ -46,40 +52,40 @@ use self::{
 };
 use crate::{core::protocol::message::Message, storage::table::PAYLOAD_BYTES_MAX};
 
-/// Longest message: the longest value there can be, with its key and what surrounds it.
+/// Longest message: the longest value, with its key and overhead.
 pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
-/// What is read from the connection at once.
+/// Size of a read from the connection, in bytes.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// How long a close may take.
+/// How long closing may take.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection that a link can go over: TCP, TLS, or memory.
+/// A connection for a link: TCP, TLS or memory.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// Any such connection.
+/// A boxed connection.
 pub type BoxedDuplex = Box<dyn Duplex>;
 
 pub(super) type Socket = WebSocketStream<BoxedDuplex>;
 
-/// A link that stands.
+/// An established link.
 pub struct Link {
-    /// What the other node said of itself, the digest key of its cluster included.
+    /// The other node's hello, with the digest key of its cluster.
     pub remote: Hello,
-    /// Where its end of the connection is.
+    /// The address of the other end of the connection.
     pub remote_address: SocketAddr,
-    /// Which side of the link this node is.
+    /// This node's side of the link.
     pub role: Role,
-    /// Who takes over whose cluster.
+    /// Which node adopts the other's cluster.
     pub verdict: Verdict,
-    /// How far its clock is ahead, as far as the handshake tells.
+    /// How far the other node's clock is ahead, as far as the handshake can tell.
     pub offset: Offset,
-    /// Sends to it.
+    /// Sends to the other node.
     pub sender: LinkSender,
-    /// Receives from it.
+    /// Receives from the other node.
     pub receiver: LinkReceiver,
-    /// Counts both.
+    /// Counts the bytes of both.
     pub traffic: Arc<Traffic>,
 }
 
@@ -89,7 +95,7 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// What went over a link, encrypted, in bytes.
+/// The encrypted bytes that went over a link.
 #[derive(Debug, Default)]
 pub struct Traffic {
     sent: AtomicU64,
@@ -97,18 +103,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// To the other node.
+    /// Bytes to the other node.
     pub fn sent_bytes(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// From the other node.
+    /// Bytes from the other node.
     pub fn received_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 }
 
-/// The halves of a link that stands on a WebSocket, and what counts for both.
+/// The halves of a link over a WebSocket, and their shared byte counters.
 pub(super) fn halves(
     socket: Socket,
     sealer: Sealer,
@@ -127,30 +133,30 @@ pub(super) fn halves(
     (sender, receiver, traffic)
 }
 
-/// The half of a link that sends.
+/// The sending half of a link.
 pub struct LinkSender {
     socket: SplitSink<Socket, Frame>,
     sealer: Sealer,
     plain: Vec<u8>,
-    /// A message was begun and not finished: its sender gave up waiting.
+    /// A message was begun and not finished, because its future was dropped.
     interrupted: bool,
     traffic: Arc<Traffic>,
 }
 
 impl LinkSender {
-    /// Sends a message; returns once it is with the operating system. A future that is dropped before that ends the link, as
-    /// half a message may be out.
+    /// Sends a message. Returns when the operating system has it. Dropping the future earlier ends the link, because
+    /// half a message may have been sent.
     ///
     /// # Errors
-    /// `TooLarge`, and then nothing was sent; else the link is over.
+    /// `TooLarge`: nothing was sent. Any other error: the link is over.
     pub async fn send(&mut self, message: &Message) -> Result<(), LinkError> {
         if self.interrupted {
-            return Err(LinkError::Broken("a message before was left half sent".into()));
+            return Err(LinkError::Broken("an earlier message was only half sent".into()));
         }
         noise::recycle(&mut self.plain);
         self.plain.push(0);
         self.plain = postcard::to_extend(message, std::mem::take(&mut self.plain))
-            .map_err(|error| LinkError::Broken(format!("a message does not encode: {error}")))?;
+            .map_err(|error| LinkError::Broken(format!("encoding a message: {error}")))?;
         if self.plain.len() - 1 > MESSAGE_BYTES_MAX {
             return Err(LinkError::TooLarge { limit: MESSAGE_BYTES_MAX });
         }
@@ -167,14 +173,14 @@ impl LinkSender {
         Ok(())
     }
 
-    /// Says that nothing more follows.
+    /// Closes the link.
     pub async fn close(mut self) {
-        // Who is gone need not be told.
+        // A peer that is gone need not be told.
         let _ = timeout(CLOSE_TIMEOUT, self.socket.close()).await;
     }
 }
 
-/// The half of a link that receives.
+/// The receiving half of a link.
 pub struct LinkReceiver {
     socket: SplitStream<Socket>,
     opener: Opener,
@@ -182,10 +188,11 @@ pub struct LinkReceiver {
 }
 
 impl LinkReceiver {
-    /// The next message; `None` where the other side has closed the link. May be dropped and called again: nothing is lost.
+    /// The next message. `None` if the other side closed the link. Cancel-safe: nothing is lost if the future is
+    /// dropped.
     ///
     /// # Errors
-    /// `Lost`; `Broken` or `TooLarge` for what the other side cannot have sent. The link is over.
+    /// `Lost`; or `Broken` or `TooLarge` for something the other side cannot have sent. The link is over.
     pub async fn next(&mut self) -> Result<Option<Message>, LinkError> {
         loop {
             let frame = match self.socket.next().await {
@@ -193,7 +200,7 @@ impl LinkReceiver {
                 Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => continue,
                 None | Some(Ok(Frame::Close(_)) | Err(SocketError::ConnectionClosed)) => return Ok(None),
                 Some(Ok(Frame::Text(_) | Frame::Frame(_))) => {
-                    return Err(LinkError::Broken("a frame came in that is not binary".into()));
+                    return Err(LinkError::Broken("a frame arrived that is not binary".into()));
                 }
                 Some(Err(error)) => return Err(socket_error(error)),
             };
@@ -208,27 +215,27 @@ impl LinkReceiver {
 fn decode(bytes: &[u8]) -> Result<Message, LinkError> {
     match postcard::take_from_bytes(bytes) {
         Ok((message, [])) => Ok(message),
-        Ok(_) => Err(LinkError::Broken("a message came in that goes on behind its end".into())),
-        Err(error) => Err(LinkError::Broken(format!("a message came in that does not decode: {error}"))),
+        Ok(_) => Err(LinkError::Broken("a message arrived with extra bytes at its end".into())),
+        Err(error) => Err(LinkError::Broken(format!("a message arrived that does not decode: {error}"))),
     }
 }
 
-/// What an error of the WebSocket means for the link.
+/// What a WebSocket error means for the link.
 pub(super) fn socket_error(error: SocketError) -> LinkError {
     match error {
         SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             LinkError::Broken("the connection was lost".into())
         }
         SocketError::Capacity(_) | SocketError::Protocol(_) | SocketError::Utf8(_) => {
-            LinkError::Broken(format!("no frame of a link: {error}"))
+            LinkError::Broken(format!("not a frame of a link: {error}"))
         }
         error => LinkError::lost(error),
     }
 }
 
-/// How WebSockets of links are set up.
+/// The WebSocket settings of links.
 pub(super) fn config() -> WebSocketConfig {
-    // Each frame is written at once: it is as long as is worth a write, or the last of its message.
+    // Every frame is written at once: it is either long enough for a write, or the last of its message.
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)

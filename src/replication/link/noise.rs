@@ -1,11 +1,12 @@
-//! Noise (`NNpsk0`, revision 34 of the framework): the exchange that proves to both sides that the other has the secret and
-//! makes keys that only they know, and then frames under those keys.
+//! Noise (`NNpsk0`, revision 34 of the framework). The handshake proves to both sides that the other has the secret and
+//! makes keys that only they know; the frames are encrypted under those keys.
 //!
-//! A message of any length becomes *pieces* of at most 65,535 bytes, Noise's limit; the first byte of each says, under the
-//! encryption, whether it is the last. Up to four pieces travel as one frame. Where frames begin and end on the wire means
-//! nothing: what was cut, joined, changed, repeated or left out does not decrypt, as each piece counts in its nonce.
+//! A message is split into *pieces* of at most 65,535 bytes, the limit of Noise. The first byte of each piece, inside
+//! the encryption, says whether it is the last. Up to four pieces are sent as one frame. Frame boundaries carry no
+//! meaning: pieces that were cut, joined, changed, repeated or dropped do not decrypt, because each piece counts in its
+//! nonce.
 //!
-//! Keys are not renewed: 2^60 messages is more than any link lives to send.
+//! Keys are not renewed: no link lives long enough to send 2^60 messages.
 
 use std::sync::Arc;
 
@@ -15,25 +16,25 @@ use snow::{Builder, HandshakeState, StatelessTransportState};
 use super::error::LinkError;
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
-/// Mixed into the keys: who speaks something else, under the same secret, is not understood.
+/// Mixed into the keys, so that another protocol under the same secret does not decrypt.
 const PROLOGUE: &[u8] = b"dynarust.link";
 
 /// Longest piece, encrypted: the limit of Noise.
 const PIECE_BYTES_MAX: usize = 65_535;
-/// What authenticates a piece.
+/// Length of a piece's authentication tag.
 const TAG_BYTES: usize = 16;
-/// What a piece carries beside its tag and its mark.
+/// Data in a piece, without its tag and its marker byte.
 const DATA_BYTES_MAX: usize = PIECE_BYTES_MAX - TAG_BYTES - 1;
-/// Pieces of a frame.
+/// Most pieces in a frame.
 const FRAME_PIECES_MAX: usize = 4;
-/// Longest frame: just below 256 KiB, so that a short message does not wait long behind a piece of a long one.
+/// Longest frame: just below 256 KiB, so that a short message does not wait long behind part of a long one.
 pub const FRAME_BYTES_MAX: usize = FRAME_PIECES_MAX * PIECE_BYTES_MAX;
 /// Shortest first message: a public key and a tag.
 const FIRST_BYTES_MIN: usize = 32 + TAG_BYTES;
-/// A buffer longer than this is given back after the message it was for.
+/// A larger buffer is freed after its message.
 const BUFFER_KEPT_BYTES: usize = 1024 * 1024;
 
-/// Marks of pieces.
+/// The marker byte of a piece.
 const MORE: u8 = 0;
 const LAST: u8 = 1;
 
@@ -42,24 +43,24 @@ fn builder(key: &[u8; 32]) -> Result<Builder<'_>, snow::Error> {
 }
 
 fn broken(error: snow::Error) -> LinkError {
-    LinkError::Broken(format!("the encryption fails: {error}"))
+    LinkError::Broken(format!("encryption failed: {error}"))
 }
 
-/// The side that speaks first.
+/// The side that sends first.
 pub struct Initiator(HandshakeState);
 
 impl Initiator {
-    /// Under the key of a secret.
+    /// With the key of a secret.
     pub fn new(key: &[u8; 32]) -> Result<Self, LinkError> {
         builder(key).and_then(Builder::build_initiator).map(Self).map_err(broken)
     }
 
-    /// The first message. Whoever learns the secret later can read it, so nothing that must stay secret belongs into it.
+    /// The first message. Anyone who learns the secret later can read it, so it must contain nothing secret.
     pub fn first(&mut self, payload: &[u8]) -> Result<Vec<u8>, LinkError> {
         write(&mut self.0, payload)
     }
 
-    /// Reads the answer to it.
+    /// Reads the answer.
     pub fn second(mut self, message: &[u8]) -> Result<(Vec<u8>, Sealer, Opener), LinkError> {
         let payload = read(&mut self.0, message).map_err(broken)?;
         let (sealer, opener) = transport(self.0)?;
@@ -67,17 +68,17 @@ impl Initiator {
     }
 }
 
-/// The side that answers, which has read the first message.
+/// The side that answers, after it has read the first message.
 pub struct Responder(HandshakeState);
 
 impl Responder {
-    /// Reads a first message under whichever of these keys it was written.
+    /// Reads a first message with whichever of these keys it was written.
     ///
     /// # Errors
-    /// `SecretDiffers` where it was none of them. Every key is tried, so the time says nothing about which it was not.
+    /// `SecretDiffers` if it was none of them. All keys are always tried, so the time reveals nothing.
     pub fn new(keys: &[[u8; 32]], first: &[u8]) -> Result<(Vec<u8>, Self), LinkError> {
         if first.len() < FIRST_BYTES_MIN {
-            return Err(LinkError::Broken("the first message is too short to be one".into()));
+            return Err(LinkError::Broken("the first message is too short".into()));
         }
         let mut read_under = None;
         for key in keys {
@@ -117,7 +118,7 @@ fn transport(state: HandshakeState) -> Result<(Sealer, Opener), LinkError> {
     Ok((sealer, Opener { transport, nonce: 0, plain: vec![0] }))
 }
 
-/// Encrypts what one side says.
+/// Encrypts one direction.
 pub struct Sealer {
     transport: Arc<StatelessTransportState>,
     nonce: u64,
@@ -125,12 +126,13 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// The next frame of a message, and where in `plain` the one after it starts; `None` after the last.
+    /// Encrypts the next frame of a message. Returns it and where in `plain` the following frame starts; `None` after
+    /// the last.
     ///
-    /// The message stands in `plain` after one byte of room, and is destroyed: each piece's mark is written over the last byte
-    /// of the piece before, which saves copying everything once more.
+    /// The message stands in `plain` after one free byte, and is destroyed: the marker of each piece is written over
+    /// the last byte of the piece before. That saves a copy.
     pub fn seal(&mut self, plain: &mut [u8], from: usize) -> Result<(Bytes, Option<usize>), LinkError> {
-        assert!(from < plain.len(), "a piece has room for its mark: {from} of {}", plain.len());
+        assert!(from < plain.len(), "a piece needs room for its marker: {from} of {}", plain.len());
         let pieces = (plain.len() - from).div_ceil(DATA_BYTES_MAX).min(FRAME_PIECES_MAX);
         self.sealed.reserve(plain.len().saturating_sub(from).min(FRAME_BYTES_MAX) + pieces * (TAG_BYTES + 1));
         let mut at = from;
@@ -143,7 +145,7 @@ impl Sealer {
             self.sealed.resize(start + (end - at) + TAG_BYTES, 0);
             let sealed = &mut self.sealed[start..];
             let length = self.transport.write_message(self.nonce, &plain[at..end], sealed).map_err(broken)?;
-            assert_eq!(length, sealed.len(), "a tag is all that encryption adds");
+            assert_eq!(length, sealed.len(), "encryption adds only a tag");
             self.nonce += 1;
             at = end - 1;
             if last {
@@ -154,49 +156,49 @@ impl Sealer {
     }
 }
 
-/// Decrypts what the other side says.
+/// Decrypts the other direction.
 pub struct Opener {
     transport: Arc<StatelessTransportState>,
     nonce: u64,
-    /// One byte of room, and what there is of a message so far.
+    /// One free byte, and the message so far.
     plain: Vec<u8>,
 }
 
 impl Opener {
-    /// Takes in a frame. The message, if that was its end.
+    /// Decrypts a frame. Returns the message if the frame ends it.
     ///
     /// # Errors
-    /// `Broken` for anything that the other side did not send, or not now; `TooLarge` for a message beyond `message_bytes_max`.
+    /// `Broken` for anything the other side did not send now; `TooLarge` for a message longer than `message_bytes_max`.
     /// Nothing can be read after either.
     pub fn open(&mut self, frame: &[u8], message_bytes_max: usize) -> Result<Option<Opened<'_>>, LinkError> {
         let mut last = false;
         if frame.is_empty() {
-            return Err(LinkError::Broken("an empty frame came in".into()));
+            return Err(LinkError::Broken("an empty frame arrived".into()));
         }
         for piece in frame.chunks(PIECE_BYTES_MAX) {
             if last {
-                return Err(LinkError::Broken("a frame goes on behind the end of its message".into()));
+                return Err(LinkError::Broken("a frame continues after the end of its message".into()));
             }
             last = self.open_piece(piece)?;
             if self.plain.len() - 1 > message_bytes_max {
                 return Err(LinkError::TooLarge { limit: message_bytes_max });
             }
         }
-        // Made only at the end: its drop empties the buffer.
+        // Created only at the end, because dropping it empties the buffer.
         Ok(if last { Some(Opened(self)) } else { None })
     }
 
     fn open_piece(&mut self, piece: &[u8]) -> Result<bool, LinkError> {
         let Some(length) = piece.len().checked_sub(TAG_BYTES).filter(|length| *length > 0) else {
-            return Err(LinkError::Broken("a frame came in that is too short to be one".into()));
+            return Err(LinkError::Broken("a frame arrived that is too short".into()));
         };
-        // The mark comes out where the byte before it is: that one is put back.
+        // The marker is decrypted over the byte before it, so that byte is put back.
         let at = self.plain.len() - 1;
         let before = self.plain[at];
         self.plain.resize(at + length, 0);
         self.transport.read_message(self.nonce, piece, &mut self.plain[at..]).map_err(|_| {
             LinkError::Broken(
-                "a frame came in that does not decrypt: it was changed, repeated or left out on its way"
+                "a frame arrived that does not decrypt: it was changed or repeated, or one before it is missing"
                     .into(),
             )
         })?;
@@ -204,12 +206,12 @@ impl Opener {
         match std::mem::replace(&mut self.plain[at], before) {
             MORE => Ok(false),
             LAST => Ok(true),
-            other => Err(LinkError::Broken(format!("a frame has the mark {other}, which means nothing"))),
+            other => Err(LinkError::Broken(format!("a frame has the unknown marker {other}"))),
         }
     }
 }
 
-/// A whole message, decrypted. Gives its place to the next when it is dropped.
+/// A decrypted message. Dropping it frees the buffer for the next one.
 pub struct Opened<'a>(&'a mut Opener);
 
 impl Opened<'_> {
@@ -226,7 +228,7 @@ impl Drop for Opened<'_> {
     }
 }
 
-/// Empties a buffer for the next message; one that a long message has made long is freed.
+/// Empties a buffer for the next message. A large buffer is freed.
 pub fn recycle(buffer: &mut Vec<u8>) {
     if buffer.capacity() > BUFFER_KEPT_BYTES {
         *buffer = Vec::new();
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_message_under_another_key_is_told_from_rubbish() {
+    fn a_first_message_under_another_key_is_told_apart_from_garbage() {
         let mut initiator = Initiator::new(&[1; 32]).expect("starts");
         let first = initiator.first(b"hello").expect("writes");
         assert_eq!(Responder::new(&[KEY], &first).err(), Some(LinkError::SecretDiffers));
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_cut_repeated_or_left_out_does_not_open() {
+    fn changed_cut_repeated_or_missing_frames_do_not_decrypt() {
         let long = vec![5; 2 * FRAME_BYTES_MAX];
         type Spoil = fn(&mut Vec<Bytes>);
         let spoil: [(&str, Spoil); 8] = [
@@ -304,10 +306,10 @@ mod tests {
             ("the end cut off", |frames| frames[0] = frames[0].slice(..FRAME_BYTES_MAX - 1)),
             ("a whole piece cut off", |frames| frames[0] = frames[0].slice(..2 * PIECE_BYTES_MAX)),
             ("repeated", |frames| frames.insert(1, frames[0].clone())),
-            ("left out", |frames| drop(frames.remove(0))),
+            ("a frame missing", |frames| drop(frames.remove(0))),
             ("in another order", |frames| frames.swap(0, 1)),
             ("nothing", |frames| frames[0] = Bytes::new()),
-            ("more behind the end", |frames| {
+            ("extra bytes at the end", |frames| {
                 let last = frames.pop().expect("a frame");
                 frames.push([&last[..], b"more than a tag of bytes"].concat().into());
             }),
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_somebody_put_into_other_frames_are_still_the_message() {
+    fn pieces_regrouped_into_other_frames_still_decrypt() {
         let ((mut sealer, _), (_, mut opener)) = pair();
         let message = vec![5; 3 * DATA_BYTES_MAX];
         let sealed = frames(&mut sealer, &message);
@@ -330,21 +332,21 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_says_cannot_be_sent_back_to_it() {
+    fn messages_cannot_be_reflected_to_their_sender() {
         let ((mut sealer, mut opener), _) = pair();
         let sealed = frames(&mut sealer, b"hello");
         assert!(opened(&mut opener, &sealed).is_err());
     }
 
     #[test]
-    fn a_message_beyond_the_limit_is_not_collected() {
+    fn a_message_longer_than_the_limit_is_refused_early() {
         let ((mut sealer, _), (_, mut opener)) = pair();
         let sealed = frames(&mut sealer, &vec![0; 9 << 20]);
         assert!(opened(&mut opener, &sealed) == Err(LinkError::TooLarge { limit: 8 << 20 }));
     }
 
     #[test]
-    fn a_long_message_does_not_leave_its_buffer_behind() {
+    fn a_long_message_does_not_keep_its_buffer() {
         let ((mut sealer, _), (_, mut opener)) = pair();
         let sealed = frames(&mut sealer, &vec![0; 5 << 20]);
         opened(&mut opener, &sealed).expect("opens");

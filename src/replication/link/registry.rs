@@ -1,4 +1,4 @@
-//! The links that stand, one a peer, and what is known of each peer over all of its links.
+//! All current links, one per peer, and the totals of each peer over all its links.
 
 use std::{
     collections::BTreeMap,
@@ -16,42 +16,42 @@ use crate::{
     replication::link::crossing::Initiated,
 };
 
-/// Orders that wait for a link at the most. Those of membership come again.
+/// Most control messages waiting for a link. Those of membership are sent again.
 pub const CONTROLS_MAX: usize = 256;
 
-/// What a link is told from outside.
+/// A control message to a link's session.
 #[derive(Debug)]
 pub enum Control {
     /// Send this.
     Send(Message),
     /// Open a comparison.
     Compare,
-    /// End, for this reason.
+    /// End the link, for this reason.
     Close(String),
 }
 
-/// A link, as others than its own task see it.
+/// A link, as seen from outside its session.
 pub struct LinkState {
     /// The node at the other end.
     pub node: NodeId,
-    /// Which of the two nodes dialed, and when.
+    /// Which node dialed, and when the link came up.
     pub initiated: Initiated,
-    /// The life of the other node.
+    /// The incarnation of the other node.
     pub incarnation: u64,
-    /// Whether the other node had all that the cluster has when the link came up.
+    /// Whether the other node was complete when the link came up.
     pub was_complete: bool,
-    /// What went over it.
+    /// The bytes sent and received.
     pub traffic: Arc<Traffic>,
     control: mpsc::Sender<Control>,
     figures: Mutex<Figures>,
-    /// Why the other node takes no rows over it, if it said so.
+    /// Why the other node accepts no rows, if it said so.
     storage_full: Mutex<Option<String>>,
-    /// Why this node takes no rows over it, if it does not.
+    /// Why this node accepts no rows from the other, if it does not.
     rows_refused: Mutex<Option<String>>,
 }
 
 impl LinkState {
-    /// A link that was just made.
+    /// A new link.
     pub fn new(
         (node, incarnation): (NodeId, u64),
         was_complete: bool,
@@ -73,38 +73,38 @@ impl LinkState {
         }
     }
 
-    /// Gives the link's task something to do; whether it takes it. What has no room is lost: a link that is that far behind ends
-    /// soon, and one whose task has ended is over.
+    /// Sends the session a control message. Returns whether it fits the queue. Otherwise it is lost: a link that far
+    /// behind ends soon, and a session that has ended needs nothing.
     pub fn send_control(&self, control: Control) -> bool {
         self.control.try_send(control).is_ok()
     }
 
-    /// Shows how the link does.
+    /// Publishes the session's figures.
     pub fn set_figures(&self, figures: Figures) {
         *lock(&self.figures) = figures;
     }
 
-    /// How it does.
+    /// The session's figures.
     pub fn figures(&self) -> Figures {
         *lock(&self.figures)
     }
 
-    /// The other node says why it takes no rows over it.
+    /// The other node accepts no rows, for this reason.
     pub fn set_storage_full(&self, why: String) {
         *lock(&self.storage_full) = Some(why);
     }
 
-    /// This node takes no rows over it, and why.
+    /// This node accepts no rows from the other, for this reason.
     pub fn set_rows_refused(&self, why: String) {
         *lock(&self.rows_refused) = Some(why);
     }
 
-    /// Why this node takes none, if it does not.
+    /// Why this node accepts no rows from the other, if it does not.
     pub fn rows_refused(&self) -> Option<String> {
         lock(&self.rows_refused).clone()
     }
 
-    /// Why it takes none, if it said so.
+    /// Why the other node accepts no rows, if it said so.
     pub fn storage_full(&self) -> Option<String> {
         lock(&self.storage_full).clone()
     }
@@ -114,16 +114,16 @@ impl LinkState {
 #[derive(Default)]
 pub struct Registry {
     links: BTreeMap<NodeId, Arc<LinkState>>,
-    /// What links that ended had counted.
+    /// The totals of links that have ended.
     totals: BTreeMap<NodeId, Totals>,
-    /// What is wrong with this node's clock, so that links end, as the log said last.
+    /// What is wrong with this node's clock, as last logged.
     pub logged_clock_trouble: Option<ClockTrouble>,
 }
 
-/// What was counted over all links with a peer.
+/// The totals of all links with a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The counters of the protocol. Its gauges are those of the last link.
+    /// The protocol's counters. Gauges are those of the last link.
     pub figures: Figures,
     /// Bytes to the peer.
     pub sent_bytes: u64,
@@ -142,17 +142,17 @@ impl Registry {
         self.links.values()
     }
 
-    /// Whether some link is with a node that has all that the cluster has.
+    /// Whether some link is with a complete node.
     pub fn reaches_complete(&self) -> bool {
         self.links().any(|link| link.figures().is_complete.unwrap_or(link.was_complete))
     }
 
-    /// Puts a link in its place. Returns the one that was there.
+    /// Adds a link. Returns the one it replaces.
     pub fn insert(&mut self, link: Arc<LinkState>) -> Option<Arc<LinkState>> {
         self.links.insert(link.node, link)
     }
 
-    /// Keeps account of a link that ended. Whether it was the one in its place.
+    /// Adds an ended link to the totals. Returns whether it was the current link of its peer.
     pub fn remove(&mut self, link: &Arc<LinkState>) -> bool {
         let totals = self.totals(link.node, Some(link));
         self.totals.insert(link.node, totals);
@@ -163,7 +163,7 @@ impl Registry {
         was_in_place
     }
 
-    /// What was counted with a peer, over the links before and the one that stands.
+    /// The totals of a peer: of its former links and the current one.
     pub fn totals_of(&self, node: NodeId) -> Totals {
         self.totals(node, self.links.get(&node))
     }
@@ -196,7 +196,7 @@ impl Registry {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain values: whole whatever panicked.
+    // Plain values, consistent even after a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -204,9 +204,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    /// A link whose queue was full counted among those that compare.
+    /// A link whose queue was full counted as one that would compare.
     #[test]
-    fn an_order_that_has_no_room_is_not_taken() {
+    fn a_control_message_that_does_not_fit_is_reported() {
         let (sender, mut control) = mpsc::channel(1);
         let (by, at_ms) = (NodeId(1), 0);
         let link = LinkState::new((NodeId(2), 1), true, Initiated { by, at_ms }, Arc::default(), sender);

@@ -1,28 +1,28 @@
-//! The cluster's secrets, as the keys derived from them. The texts are forgotten as soon as they are read: nothing that lives
-//! on here can print one.
+//! The cluster's secrets, as the keys derived from them. The texts are dropped as soon as they are read, so nothing can
+//! print one later.
 //!
-//! There may be several, so that they can be changed without an outage: the first is used to dial, all are accepted. Without
-//! any, links are made under a key that everybody knows, and therefore with nodes of the same machine only.
+//! There may be several secrets, so that they can be changed without an outage: the first is used to dial, all are
+//! accepted. Without a secret, links use a publicly known key, and therefore only with nodes on the same machine.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::error::{Error, Result};
 
-/// Shortest secret, in characters. Whoever records a handshake can try secrets against it for as long as he likes.
+/// Shortest secret, in characters. Whoever records a handshake can try secrets against it without limit.
 pub const SECRET_CHARACTERS_MIN: usize = 16;
 
 const LINK_CONTEXT: &str = "dynarust 2026 link";
 const ADMIN_CONTEXT: &str = "dynarust 2026 admin challenge";
 
-/// What a node without secrets says of itself, with the remedy.
+/// What to do about a missing secret.
 pub const REMEDY: &str = "set CLUSTER_SECRET, the same on all nodes and at least 16 characters long";
 
 /// The secrets of a node.
 #[derive(Clone)]
 pub enum Secrets {
-    /// None: links with nodes of this machine only.
+    /// None: link only with nodes on this machine.
     Open,
-    /// At least one, the one to dial with first.
+    /// At least one. The first is used to dial.
     Shared(Arc<[Secret]>),
 }
 
@@ -48,10 +48,10 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// The secrets with these texts, the one to dial with first; `Open` for none.
+    /// Makes the secrets with these texts. `Open` if there are none. The first is used to dial.
     ///
     /// # Errors
-    /// `Config` where one is too short. The message does not quote it.
+    /// `Config` if one is too short. The text does not quote it.
     pub fn new<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let secrets: Arc<[Secret]> = texts.into_iter().map(Secret::derive).collect::<Result<_>>()?;
         Ok(if secrets.is_empty() { Self::Open } else { Self::Shared(secrets) })
@@ -65,12 +65,12 @@ impl Secrets {
         }
     }
 
-    /// Whether a link with a node at this address may be tried at all.
+    /// Whether a node at this address may try to link.
     pub fn allow(&self, remote: IpAddr) -> bool {
         !self.is_open() || remote.to_canonical().is_loopback()
     }
 
-    /// The keys of links, the one to dial with first. Never empty.
+    /// The link keys. The first is used to dial. Never empty.
     pub fn link_keys(&self) -> Vec<[u8; 32]> {
         match self {
             Self::Open => vec![blake3::derive_key(LINK_CONTEXT, b"")],
@@ -78,7 +78,7 @@ impl Secrets {
         }
     }
 
-    /// The keys that prove the right to administer, the one of the secret to dial with first. Empty without secrets.
+    /// The keys that prove admin rights, in the same order. Empty without secrets.
     pub fn admin_keys(&self) -> Vec<[u8; 32]> {
         match self {
             Self::Open => Vec::new(),
@@ -99,11 +99,11 @@ impl Secret {
     }
 }
 
-/// The rule that a short secret breaks.
+/// The error text for a short secret.
 pub fn too_short() -> String {
     format!(
-        "a cluster secret has at least {SECRET_CHARACTERS_MIN} characters, and this one is shorter: \
-         `openssl rand -hex 16` makes a good one"
+        "a cluster secret needs at least {SECRET_CHARACTERS_MIN} characters, and this one is shorter: `openssl rand \
+        -hex 16` makes a good one"
     )
 }
 
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_refused_with_the_rule_and_without_the_secret() {
+    fn a_short_secret_is_refused_with_the_rule_and_never_quoted() {
         for short in ["", "hunter2", "fifteen letters"] {
             let error = Secrets::new([NEW, short]).expect_err("too short").to_string();
             assert!(error.contains("at least 16 characters"), "{error}");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_printed_shows_a_secret_or_a_key() {
+    fn debug_output_shows_no_secret_and_no_key() {
         let secrets = secrets(&[OLD, NEW]);
         assert_eq!(format!("{secrets:?}"), "Shared(2)");
         let Secrets::Shared(each) = secrets else { panic!("there are two") };
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_allows_the_own_machine_and_a_secret_allows_all() {
+    fn without_a_secret_only_the_local_machine_is_allowed() {
         let allowed = |secrets: &Secrets, ip: &str| secrets.allow(ip.parse().expect("an address"));
         let open = secrets(&[]);
         assert!(open.is_open());
@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_key_to_administer_for_each_secret_the_first_first_and_none_without() {
+    fn each_secret_has_an_admin_key_and_no_secret_has_none() {
         let keys = secrets(&[NEW, OLD]).admin_keys();
         assert_eq!(keys, [NEW, OLD].map(|text| blake3::derive_key(ADMIN_CONTEXT, text.as_bytes())));
         assert!(secrets(&[]).admin_keys().is_empty());
     }
 
     #[test]
-    fn each_secret_has_its_own_keys_and_no_purpose_shares_one() {
+    fn each_secret_and_each_purpose_has_its_own_key() {
         let keys = secrets(&[OLD, NEW]).link_keys();
         assert_eq!(keys.len(), 2);
         assert_ne!(keys[0], keys[1]);

@@ -1,4 +1,4 @@
-//! Which cluster a node belongs to: how it goes over to another's, and how a cluster begins where nobody belongs to one.
+//! Which cluster a node is in: how it switches to another node's cluster, and how a new cluster starts.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -18,21 +18,22 @@ use crate::{
     },
 };
 
-/// Rounds in which none of those that were found belongs to a cluster before one begins.
+/// Rounds during which no node found has joined a cluster, before a new one starts.
 const ROUNDS_BEFORE_BOOTSTRAP: u64 = 3;
 
-/// Whether this link takes the node over to another cluster.
+/// Whether this link makes the node switch to another cluster.
 pub fn switches_cluster(inner: &Inner, link: &Link) -> bool {
     link.verdict == Verdict::LocalAdopts && inner.state().cluster_record.cluster != link.remote.cluster.id
 }
 
-/// Whether a node belongs to its cluster, for those it links with: for good, or as long as it is linked with one that has all that
-/// the cluster has, and gets it from there. Else a node that others wait for would take it away again.
+/// Whether the node has joined its cluster, as others see it: for good, or while it syncs from a complete member.
+/// Without the second case, a node that is still waiting could pull it into another cluster.
 pub fn has_joined(state: &State) -> bool {
     state.cluster_record.joined || state.registry.reaches_complete()
 }
 
-/// Goes over to the other's cluster, or notes that the other came over to this node's, which was `quoted` to it.
+/// Switches to the other node's cluster, or confirms that the other switched to this node's. `sent_cluster` is what the
+/// other was told.
 pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64) -> Result<()> {
     let theirs = link.remote.cluster;
     let cluster_record = inner.state().cluster_record;
@@ -41,7 +42,7 @@ pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64)
             if sent_cluster != cluster_record.cluster {
                 return Err(Error::NotReady("this node has just joined another cluster; try again".into()));
             }
-            // A cluster begins with its first link. One that waits itself for a cluster is not its beginning.
+            // A cluster starts with its first link, but not if this node is itself waiting for a cluster.
             if cluster_record.joined || !inner.shared.progress().complete {
                 return Ok(());
             }
@@ -58,7 +59,7 @@ pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64)
             info!("joining the cluster of {from}");
             let links: Vec<_> = inner.state().registry.links().cloned().collect();
             for link in links {
-                link.send_control(Control::Close("this node went over to another cluster".into()));
+                link.send_control(Control::Close("this node switched to another cluster".into()));
             }
             let store = inner.store.clone();
             let rekeyed = inner.machine().run(move || {
@@ -67,11 +68,11 @@ pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64)
             });
             rekeyed.await?;
             drop_former_members(inner);
-            // Before it is of the other cluster: after a crash none of them is there.
+            // Save this before the switch: after a crash the former members must be gone.
             inner.save_state().await?;
             let mut state = inner.state();
             let mut progress = inner.shared.progress();
-            // Nothing that is known of another cluster holds in this one.
+            // What was known in the former cluster does not hold in this one.
             progress.begin_syncing(inner.store.now_ms());
             inner.store.disagree();
             progress.agreement = Agreement::default();
@@ -91,10 +92,10 @@ fn drop_former_members(inner: &Inner) {
     inner.has_peers.store(false, Ordering::Release);
 }
 
-/// Makes a node whole without a whole member, where that may be: it is alone; all members were started together and have come to hold the
-/// same; or all wait for a cluster, and one begins with the lowest id of those that found each other, if that is this node's. That
-/// only once each address that it is to join has answered: where one does not, the cluster that was meant may be down for a moment, and
-/// the two would refuse each other for ever.
+/// Makes a node complete without a complete member, if possible. Either it is alone; or all members were started
+/// together and now hold the same rows; or all nodes found are waiting for a cluster, and this one has the lowest id,
+/// so a cluster starts with it. The last case requires that every address to join has answered: otherwise the intended
+/// cluster may just be down for a moment, and the two clusters would refuse each other for ever.
 pub fn bootstrap(inner: &Inner) {
     let mut state = inner.state();
     let mut progress = inner.shared.progress();
@@ -109,7 +110,7 @@ pub fn bootstrap(inner: &Inner) {
             && figures.is_complete == Some(false)
             && inner.node() < link.node
     };
-    // Nobody is left of whom it could learn what it missed, or was ever met and is looked for no longer.
+    // There is nobody left to learn from, or nobody was ever met and none is being looked for.
     let only_itself = state.dialer.joins_only_itself();
     let is_sought = state.cluster_record.joined || inner.options.join.is_empty() || only_itself;
     if is_sought && state.members.member_ids().is_empty() {
@@ -122,9 +123,9 @@ pub fn bootstrap(inner: &Inner) {
     if state.cluster_record.joined {
         let linked: Vec<_> = state.registry.links().map(|link| link.node).collect();
         if progress.agree(now_ms, linked) {
-            // Since then it has held all that is left of them.
+            // It has now held everything that is left of the lost rows.
             if let Err(error) = inner.store.restored(progress.lost_ms + 1) {
-                debug!(%error, "what was lost stays noted as lost");
+                debug!(%error, "the record of lost rows stays");
             }
             info!("all members hold the same data");
         }
@@ -147,7 +148,7 @@ pub fn bootstrap(inner: &Inner) {
     }
 }
 
-/// Of which addresses to join this node waits for an answer, and what to do where none will come.
+/// The addresses to join that have not answered, and what to do about them.
 pub fn describe_unanswered(state: &State) -> Option<String> {
     let with_reason = |address: &str| match state.dialer.reason(address) {
         Some(why) => format!("{address} ({why})"),

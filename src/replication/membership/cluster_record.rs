@@ -1,4 +1,4 @@
-//! What a node remembers of its cluster over restarts: which it belongs to, and up to when it held the same rows as others.
+//! What a node saves about its cluster: which one it is in, and up to when it held the same rows as others.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,45 +8,45 @@ use crate::{
     storage::Store,
 };
 
-/// The name of the note of the cluster in the storage.
+/// The name of the cluster record in the storage.
 const CLUSTER_NOTE: &str = "cluster";
-/// Its format. The two before had other fields.
+/// Its format. The two former ones had other fields.
 const CLUSTER_FORMAT: u8 = 3;
-/// The name of the note of the agreement.
+/// The name of the agreement's record.
 const AGREEMENT_NOTE: &str = "agreement";
 const AGREEMENT_FORMAT: u8 = 1;
 
-/// What a node remembers of its cluster.
+/// What a node saves about its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
-    /// The cluster's id: random, that of its first node.
+    /// The cluster's id: random, made with its first node.
     pub cluster: u64,
-    /// Whether it belongs there for good: it has had all that the cluster has, or the cluster began with it. Before that it goes
-    /// over to any cluster it meets.
+    /// Whether the node has joined for good: it was complete, or the cluster started with it. Until then it switches to
+    /// any cluster it meets.
     pub joined: bool,
-    /// Whether it forgot members on an operator's word, without a majority.
+    /// Whether it forgot members by force, without a majority.
     pub forced: bool,
-    /// The highest of its incarnations that it knows to have been forgotten.
+    /// Its highest incarnation that is known to have been forgotten.
     pub forgotten: u64,
 }
 
-/// A note of format 1 or 2.
+/// A record of format 1 or 2.
 #[derive(Deserialize)]
 struct FormerRecord {
     cluster: u64,
     joined: bool,
     _whole: bool,
     _shared: u64,
-    /// Up to here (Unix milliseconds) the node and all members held the same.
+    /// Up to here the node and all members held the same rows (Unix milliseconds).
     held_ms: u64,
     forgotten: u64,
 }
 
 impl ClusterRecord {
-    /// What a store says, or else that of a new node.
+    /// Reads the record, or makes a new node's.
     ///
     /// # Errors
-    /// `StorageDamaged` for a note that this program did not write.
+    /// `StorageDamaged` if the record is unreadable.
     pub fn read(store: &Store) -> Result<Self> {
         let Some(note) = store.note(CLUSTER_NOTE)? else {
             let cluster = store.machine().random()?;
@@ -55,7 +55,7 @@ impl ClusterRecord {
         Self::parse(&note).map(|(cluster_record, _)| cluster_record).ok_or_else(unreadable)
     }
 
-    /// What the note says, and what a former one says of the agreement.
+    /// The record, and the agreement if it is of a former format.
     fn parse(note: &[u8]) -> Option<(Self, Agreement)> {
         let (format, rest) = note.split_first()?;
         match *format {
@@ -71,17 +71,18 @@ impl ClusterRecord {
         }
     }
 
-    /// Writes it down. Durable by the next commit.
+    /// Writes the record. The next commit makes it durable.
     pub fn write(&self, store: &Store) -> Result<()> {
         write(store, CLUSTER_NOTE, CLUSTER_FORMAT, self)
     }
 }
 
-/// Up to when the node of a store held the same rows as others. No instant to come, which was agreed while clocks were ahead: of rows that
-/// are written until then it would claim that everybody has them. Such a claim is taken back on disk, too, by the next commit.
+/// Reads the agreement. An instant in the future, agreed while clocks were ahead, is lowered to the present: otherwise
+/// it would claim that everybody has the rows written until then. The lowered agreement is also written, and the next
+/// commit makes it durable.
 ///
 /// # Errors
-/// `StorageDamaged` for a note that this program did not write.
+/// `StorageDamaged` if the record is unreadable.
 pub fn read_agreement(store: &Store) -> Result<Agreement> {
     let mut agreement = read_saved_agreement(store)?;
     if agreement.lower(store.now_ms()) {
@@ -99,19 +100,19 @@ fn read_saved_agreement(store: &Store) -> Result<Agreement> {
     Ok(from_former.map(|(_, agreement)| agreement).unwrap_or_default())
 }
 
-/// Writes the agreement down. Durable by the next commit, and no later than what is stored after it.
+/// Writes the agreement. It becomes durable with the next commit, and no later than anything stored after it.
 pub fn write_agreement(store: &Store, agreement: &Agreement) -> Result<()> {
     write(store, AGREEMENT_NOTE, AGREEMENT_FORMAT, agreement)
 }
 
 fn write(store: &Store, name: &str, format: u8, note: &impl Serialize) -> Result<()> {
     let note = postcard::to_extend(note, vec![format])
-        .map_err(|e| Error::Io(format!("writing the note {name:?}: {e}")))?;
+        .map_err(|e| Error::Io(format!("writing the record {name:?}: {e}")))?;
     store.set_note(name, &note)
 }
 
 fn unreadable() -> Error {
-    Error::StorageDamaged("the note of the node's cluster is not readable".into())
+    Error::StorageDamaged("the record of the node's cluster is unreadable".into())
 }
 
 #[cfg(test)]
@@ -122,7 +123,7 @@ mod tests {
     use crate::storage::{self, Durability, Machine};
 
     #[test]
-    fn a_note_is_read_in_its_format_and_the_former_ones() {
+    fn the_current_and_former_formats_are_read() {
         let cluster_record = ClusterRecord { cluster: 1, joined: true, forced: true, forgotten: 3 };
         let note = postcard::to_extend(&cluster_record, vec![CLUSTER_FORMAT]).expect("encodes");
         assert_eq!(ClusterRecord::parse(&note), Some((cluster_record, Agreement::default())));
@@ -139,10 +140,10 @@ mod tests {
         assert_eq!(from_former(CLUSTER_FORMAT + 1), None);
     }
 
-    /// Nodes whose clocks were ahead together agreed on instants to come. Of what is written until then they would have claimed that all
-    /// have it, and what all have and one lacks counts as deleted.
+    /// Nodes whose clocks were ahead together agreed on future instants. They then claimed that all had the rows
+    /// written until then, and a row that one node lacks of those counts as deleted.
     #[test]
-    fn no_instant_to_come_is_agreed() {
+    fn no_future_instant_is_agreed() {
         const NOW_MS: u64 = 1_763_689_000_000;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let open = || {

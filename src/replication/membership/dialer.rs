@@ -1,7 +1,8 @@
-//! Which addresses to dial, and when; and which of two links between one pair stays.
+//! Which addresses to dial, and when.
 //!
-//! An address is dialed while it is wanted: those to join until a link came of them, and again while the node is alone; those of
-//! members until they have a link. After a failure the wait doubles, to a limit that depends on how likely somebody is there.
+//! Addresses to join are dialed until a link came up, and again while the node has no link. Members are dialed until
+//! they have a link. The wait doubles after each failure, up to a limit that depends on how likely the node is to be
+//! there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,21 +14,21 @@ use crate::replication::link::error::{Cause, Obstacle};
 /// The wait after the first failure.
 const WAIT_MIN_MS: u64 = 100;
 
-/// The longest wait for one that should be there. Both sides dial, so that a cut heals in less.
+/// The longest wait for a node that should be there. Both sides dial, so a network cut heals sooner than this.
 const WAIT_MAX_OFTEN_MS: u64 = 3_000;
 
-/// The longest wait for one that has been down for long, and for addresses to join once there is company.
+/// The longest wait for a node that has been down for long, and for addresses to join once there is a link.
 const WAIT_MAX_SELDOM_MS: u64 = 10_000;
 
-/// The longest wait for one that said goodbye, and after refusals.
+/// The longest wait for a node that left, and after refusals.
 const WAIT_MAX_RARELY_MS: u64 = 30_000;
 
-/// The wait after the first refusal. What it was for often goes away within seconds: a clock is set, a secret is given to the other
-/// node as well, the former link of a node that moved falls silent. Where it stays, few dials are wasted, and each costs the
-/// other side a handshake and a line in its log.
+/// The wait after the first refusal. The reason often goes away within seconds: a clock is set, the other node gets the
+/// secret too, or the former link of a node that moved falls silent. If it does not, few dials are wasted; each costs
+/// the other side a handshake and a log line.
 const WAIT_REFUSED_MS: u64 = 1_000;
 
-/// Nodes that are started together answer each other within this time: before it, nobody who waits says so.
+/// Nodes that are started together answer each other within this time, so failures before it are not logged.
 const LOG_AFTER_MS: u64 = 2_000;
 
 /// Decides what to dial.
@@ -35,7 +36,7 @@ pub struct Dialer {
     /// When the first dial was due.
     first_dial_ms: Option<u64>,
     join: BTreeMap<String, JoinState>,
-    /// Why no link came of those to join, as it was last.
+    /// The last reason why there is no link with an address to join.
     reasons: BTreeMap<String, String>,
     targets: BTreeMap<String, Target>,
     rng: Xoshiro256PlusPlus,
@@ -43,32 +44,32 @@ pub struct Dialer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JoinState {
-    /// No link came of it yet, or only one that was refused.
+    /// There was no link yet, or only a refused one.
     NotYet,
     Once,
     /// It is this node's own address.
     Never,
 }
 
-/// An address that is wanted.
+/// An address to dial.
 #[derive(Debug, Default)]
 struct Target {
     wait_ms: u64,
-    /// The wait after the last refusal; 0 where nothing was refused since nobody was there, or a link lasted.
+    /// The wait after the last refusal. 0 if nothing was refused since the address failed to answer or a link lasted.
     refused_wait_ms: u64,
     limit_ms: u64,
     due_ms: u64,
     dialing: bool,
     refusals: BTreeSet<Obstacle>,
-    /// Why nobody answered, since a link came.
+    /// Why nothing answered, since the last link.
     causes: BTreeSet<Cause>,
-    /// A link came of it, of which it is to be seen whether it lasts.
+    /// A link came up, and it is not known yet whether it lasts.
     unproven: bool,
     is_wanted: bool,
 }
 
 impl Dialer {
-    /// A dialer for a node that is to join whoever is at one of the addresses `join`.
+    /// A dialer for the addresses to `join`.
     pub fn new(join: impl IntoIterator<Item = String>, seed: u64) -> Self {
         Self {
             first_dial_ms: None,
@@ -79,12 +80,12 @@ impl Dialer {
         }
     }
 
-    /// The addresses to dial now; each is being dialed from then on, until its outcome is told. `wanted` is what `Members::wanted`
-    /// says, and `alone` that no link stands.
+    /// The addresses to dial now. Each counts as being dialed until its outcome is reported. `wanted` comes from
+    /// `Members::wanted`; `alone` means that there is no link.
     pub fn due(&mut self, wanted: &[Wanted], alone: bool, now_ms: u64) -> Vec<String> {
         self.first_dial_ms.get_or_insert(now_ms);
         let wanted = self.limits(wanted, alone);
-        // What is not wanted any more starts afresh when it is again; a dial that is on its way is still to be told of.
+        // An address that is no longer wanted starts over when it is wanted again, unless its outcome is still to come.
         self.targets
             .retain(|address, target| target.dialing || target.unproven || wanted.contains_key(address));
         let mut due = Vec::new();
@@ -93,8 +94,8 @@ impl Dialer {
             let target = self.targets.entry(address.clone()).or_default();
             target.limit_ms = limit_ms;
             target.is_wanted = true;
-            // Who is expected to be there by now need not wait out what was expected before; nor does anybody wait out how far a
-            // clock was set back.
+            // An address with a shorter limit now need not wait out the former one. Nor does a clock that was set back
+            // delay a dial.
             let wait_max_ms = if target.refusals.is_empty() { limit_ms } else { WAIT_MAX_RARELY_MS };
             target.due_ms = target.due_ms.min(now_ms.saturating_add(wait_max_ms));
             if !target.dialing && target.due_ms <= now_ms {
@@ -105,7 +106,7 @@ impl Dialer {
         due
     }
 
-    /// When `due` is worth a call again, if nothing else happens; `None`: nothing waits.
+    /// When to call `due` again if nothing else happens. `None`: nothing is waiting.
     pub fn next_ms(&self) -> Option<u64> {
         self.targets
             .values()
@@ -114,9 +115,9 @@ impl Dialer {
             .min()
     }
 
-    /// A link came of dialing `address`, whether or not it is the one that stays.
+    /// Dialing `address` resulted in a link, even if another one stays.
     pub fn succeeded(&mut self, address: &str, now_ms: u64) {
-        // Whether the link lasts is to be seen: one that ends as soon as it stands is not to be dialed as fast as can be.
+        // The link may not last. If it ends at once, the address must not be dialed as fast as possible.
         let target = self.targets.entry(address.to_owned()).or_default();
         target.dialing = false;
         target.refusals.clear();
@@ -129,13 +130,13 @@ impl Dialer {
         }
     }
 
-    /// A link that came of dialing `address` lasted: when it ends it is dialed at once.
+    /// A link from dialing `address` lasted. When it ends, the address is dialed at once.
     pub fn link_lasted(&mut self, address: &str) {
         self.targets.remove(address);
     }
 
-    /// Nobody answered at `address`, or the link broke before it stood. Says whether this is worth a line in the log: of an address to
-    /// join each cause once, until a link comes, and none in the first two seconds.
+    /// Nothing answered at `address`, or the connection broke during the handshake. Returns whether to log it: for an
+    /// address to join, each cause once until there is a link, but nothing in the first two seconds.
     pub fn failed(&mut self, address: &str, cause: Cause, now_ms: u64) -> bool {
         let Self { targets, rng, join, first_dial_ms, reasons: _ } = self;
         let Some(target) = targets.get_mut(address) else { return false };
@@ -145,22 +146,22 @@ impl Dialer {
             !is_early && target.causes.insert(cause) && join.get(address) == Some(&JoinState::NotYet);
         target.dialing = false;
         target.refusals.clear();
-        // It may have been restarted so that it refuses no longer.
+        // The node may have been restarted and no longer refuse.
         target.refused_wait_ms = 0;
         target.wait_ms = (target.wait_ms * 2).max(WAIT_MIN_MS).min(target.limit_ms);
         target.due_ms = now_ms.saturating_add(jitter(rng, target.wait_ms));
         should_log
     }
 
-    /// Notes why no link came of dialing `address`, for those who ask.
+    /// Records why dialing `address` resulted in no link.
     pub fn record_reason(&mut self, address: &str, why: String) {
         if self.join.contains_key(address) {
             self.reasons.insert(address.to_owned(), why);
         }
     }
 
-    /// Whoever is at `address` refused the link, or was refused. The wait doubles with each refusal, whatever was said. Says whether
-    /// this is worth a line in the log: each obstacle once, until something else happens there.
+    /// The node at `address` refused the link or was refused. The wait doubles with each refusal, whatever the reason.
+    /// Returns whether to log it: each obstacle once, until something else happens.
     pub fn refused(&mut self, address: &str, obstacle: Obstacle, now_ms: u64) -> bool {
         let Self { targets, rng, .. } = self;
         let Some(target) = targets.get_mut(address) else { return true };
@@ -170,8 +171,8 @@ impl Dialer {
         target.refusals.insert(obstacle)
     }
 
-    /// A link with whoever is at `address` stood and was refused, on one side or the other. That it stood is no success: the wait goes
-    /// on doubling, and an address to join has not answered.
+    /// A link with the node at `address` came up and was then refused by one side. This is no success: the wait keeps
+    /// doubling, and an address to join has not answered.
     pub fn refused_after_link(&mut self, address: &str, now_ms: u64) {
         if let Some(joined @ JoinState::Once) = self.join.get_mut(address) {
             *joined = JoinState::NotYet;
@@ -180,7 +181,7 @@ impl Dialer {
         self.refused(address, Obstacle::RefusedAfterLink, now_ms);
     }
 
-    /// This node itself is at `address`: it is not dialed again.
+    /// `address` is this node's own. It is not dialed again.
     pub fn reached_self(&mut self, address: &str) {
         self.targets.remove(address);
         if let Some(joined) = self.join.get_mut(address) {
@@ -188,31 +189,31 @@ impl Dialer {
         }
     }
 
-    /// This node goes over to another cluster: whoever is at the addresses to join may not have come along.
+    /// The node switches to another cluster. The nodes at the addresses to join may not have switched too.
     pub fn switch_cluster(&mut self) {
         for joined in self.join.values_mut().filter(|joined| **joined == JoinState::Once) {
             *joined = JoinState::NotYet;
         }
     }
 
-    /// The addresses to join of which no link came, and which are not this node's own: the cluster that it was told to join may be
-    /// there, and not run just now.
+    /// The addresses to join that have not answered with a link and are not this node's own. The cluster to join may be
+    /// there and just not running.
     pub fn unanswered(&self) -> impl Iterator<Item = &str> {
         let unanswered = self.join.iter().filter(|(_, joined)| **joined == JoinState::NotYet);
         unanswered.map(|(address, _)| address.as_str())
     }
 
-    /// Why no link came of an address to join, once it was dialed.
+    /// The last reason why an address to join resulted in no link.
     pub fn reason(&self, address: &str) -> Option<&str> {
         self.reasons.get(address).map(String::as_str)
     }
 
-    /// Whether all addresses to join are this node's own: there is nobody to wait for.
+    /// Whether all addresses to join are this node's own, so that there is nobody to wait for.
     pub fn joins_only_itself(&self) -> bool {
         !self.join.is_empty() && self.join.values().all(|joined| *joined == JoinState::Never)
     }
 
-    /// The addresses that are wanted, and how long to wait between two dials at most.
+    /// The wanted addresses, with the longest wait between two dials.
     fn limits(&self, wanted: &[Wanted], alone: bool) -> BTreeMap<String, u64> {
         let mut limits = BTreeMap::new();
         for (address, joined) in &self.join {
@@ -220,7 +221,7 @@ impl Dialer {
                 JoinState::NotYet | JoinState::Once if alone => {
                     limits.insert(address.clone(), WAIT_MAX_OFTEN_MS);
                 }
-                // Others may be there whom nobody here has met.
+                // There may be nodes that nobody here has met.
                 JoinState::NotYet => {
                     limits.insert(address.clone(), WAIT_MAX_SELDOM_MS);
                 }
@@ -242,7 +243,7 @@ impl Dialer {
     }
 }
 
-/// Between half of a wait and all of it, so that nodes which failed together do not try together.
+/// A random wait between half and all of `wait_ms`, so that nodes which failed together do not retry together.
 fn jitter(rng: &mut Xoshiro256PlusPlus, wait_ms: u64) -> u64 {
     rng.random_range(wait_ms / 2..=wait_ms)
 }
@@ -258,7 +259,7 @@ mod tests {
         Wanted { node: NodeId(1), address: address.into(), frequency }
     }
 
-    /// Dials, fails, and returns the waits between the dials.
+    /// Dials and fails repeatedly. Returns the waits.
     fn waits(dialer: &mut Dialer, wanted: &[Wanted], alone: bool) -> Vec<u64> {
         let mut now_ms = 1_000_000;
         let mut waits = Vec::new();
@@ -270,14 +271,18 @@ mod tests {
             dialer.due(wanted, alone, now_ms);
             let next_ms = dialer.next_ms().expect("it is tried again");
             waits.push(next_ms - now_ms);
-            assert_eq!(dialer.due(wanted, alone, next_ms - 1), Vec::<String>::new(), "not before its time");
+            assert_eq!(
+                dialer.due(wanted, alone, next_ms - 1),
+                Vec::<String>::new(),
+                "not before the wait is over"
+            );
             now_ms = next_ms;
         }
         waits
     }
 
     #[test]
-    fn waits_double_from_a_tenth_of_a_second_to_the_limit_of_the_target() {
+    fn waits_double_from_a_tenth_of_a_second_to_the_limit_of_the_address() {
         for (frequency, limit_ms) in [
             (DialFrequency::Often, WAIT_MAX_OFTEN_MS),
             (DialFrequency::Seldom, WAIT_MAX_SELDOM_MS),
@@ -292,19 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn addresses_to_join_are_dialed_until_a_link_came_of_them_and_again_while_alone() {
+    fn addresses_to_join_are_dialed_until_linked_and_again_while_alone() {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
         dialer.succeeded("a:1", 0);
         dialer.failed("b:1", Cause::Refused, 0);
-        assert_eq!(dialer.due(&[], false, 60_000), ["b:1"], "the other may be another part of the cluster");
+        assert_eq!(dialer.due(&[], false, 60_000), ["b:1"], "there may be another part of the cluster");
         dialer.succeeded("b:1", 60_000);
         assert_eq!((dialer.due(&[], false, 120_000), dialer.next_ms()), (vec![], None));
         assert_eq!(dialer.due(&[], true, 180_000), ["a:1", "b:1"]);
     }
 
     #[test]
-    fn each_cause_for_which_nobody_answers_at_an_address_to_join_is_worth_one_line() {
+    fn each_cause_of_a_failing_address_to_join_is_logged_once() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let member = wanted("b:1", DialFrequency::Often);
         assert_eq!(dialer.due(std::slice::from_ref(&member), true, 0), ["a:1", "b:1"]);
@@ -315,14 +320,14 @@ mod tests {
             !dialer.failed("a:1", Cause::UnknownName, later_ms)
                 && dialer.failed("a:1", Cause::Refused, later_ms)
         );
-        assert!(!dialer.failed("b:1", Cause::Refused, later_ms), "a member that is away is no news");
+        assert!(!dialer.failed("b:1", Cause::Refused, later_ms), "a member that is away is not logged");
         dialer.record_reason("a:1", "it is away".into());
         dialer.record_reason("b:1", "it is away".into());
         assert_eq!((dialer.reason("a:1"), dialer.reason("b:1")), (Some("it is away"), None));
     }
 
     #[test]
-    fn a_node_that_is_to_join_only_itself_knows_once_it_has_dialed() {
+    fn a_node_with_only_its_own_address_to_join_knows_after_dialing() {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
         dialer.reached_self("a:1");
         assert!(!dialer.joins_only_itself());
@@ -331,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_to_join_are_dialed_again_from_another_cluster() {
+    fn addresses_to_join_are_dialed_again_after_a_cluster_switch() {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
         dialer.succeeded("a:1", 0);
@@ -341,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_to_join_has_answered_once_a_link_came_of_it_or_it_is_the_nodes_own() {
+    fn an_address_to_join_has_answered_after_a_link_or_if_it_is_the_nodes_own() {
         let addresses = ["failed:1", "kept-out:1", "linked:1", "myself:1", "refused:1"];
         let mut dialer = Dialer::new(addresses.map(str::to_owned), 1);
         assert_eq!(dialer.due(&[], true, 0), addresses);
@@ -359,11 +364,11 @@ mod tests {
         }
         dialer.link_lasted("linked:1");
         dialer.failed("linked:1", Cause::Refused, WAIT_MAX_RARELY_MS);
-        assert_eq!(dialer.unanswered().count(), 0, "what answered once has answered");
+        assert_eq!(dialer.unanswered().count(), 0, "an answer counts for good");
     }
 
     #[test]
-    fn a_clock_that_is_set_back_after_a_refusal_delays_no_dial() {
+    fn a_clock_set_back_after_a_refusal_delays_no_dial() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let ahead_ms = 3_600_000;
         assert_eq!(dialer.due(&[], true, ahead_ms), ["a:1"]);
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_lasted_starts_the_waits_afresh() {
+    fn a_link_that_lasted_resets_the_waits() {
         let mut dialer = Dialer::new([], 1);
         let target = [wanted("a:1", DialFrequency::Often)];
         waits(&mut dialer, &target, false);
@@ -387,9 +392,9 @@ mod tests {
         assert!(dialer.next_ms().expect("again") <= now_ms + WAIT_MIN_MS);
     }
 
-    /// Links that stood and ended at once, over a full disk or a table too many, were dialed again ten times a second.
+    /// Links that came up and ended at once (a full disk, one table too many) were dialed again ten times a second.
     #[test]
-    fn links_that_end_as_soon_as_they_stand_are_dialed_ever_slower() {
+    fn links_that_end_at_once_are_dialed_ever_more_slowly() {
         let mut dialer = Dialer::new([], 1);
         let target = [wanted("a:1", DialFrequency::Often)];
         let mut now_ms = 10_000_000;
@@ -398,7 +403,7 @@ mod tests {
             assert_eq!(dialer.due(&target, false, now_ms), ["a:1"]);
             dialer.succeeded("a:1", now_ms);
             assert!(dialer.due(&[], false, now_ms).is_empty());
-            assert_eq!(dialer.next_ms(), None, "as long as it stands nothing waits");
+            assert_eq!(dialer.next_ms(), None, "nothing waits while the link is up");
             assert!(dialer.due(&target, false, now_ms).is_empty());
             let next_ms = dialer.next_ms().expect("it is dialed again");
             waits.push(next_ms - now_ms);
@@ -409,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_tried_again_soon_and_then_ever_slower() {
+    fn a_refusing_node_is_retried_soon_and_then_ever_more_slowly() {
         for stood in [false, true] {
             let mut dialer = Dialer::new(["a:1".to_owned()], 1);
             let mut now_ms = 0;
@@ -428,12 +433,12 @@ mod tests {
             dialer.failed("a:1", Cause::Refused, now_ms);
             assert_eq!(dialer.due(&[], true, now_ms + WAIT_MAX_OFTEN_MS), ["a:1"], "it was restarted");
             dialer.refused("a:1", CLOCK, now_ms);
-            assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "as at first");
+            assert_eq!(dialer.due(&[], true, now_ms + WAIT_REFUSED_MS), ["a:1"], "the waits start over");
         }
     }
 
     #[test]
-    fn a_refusal_is_logged_once_an_obstacle() {
+    fn a_refusal_is_logged_once_per_obstacle() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         let mut now_ms = 0;
         let mut logged = Vec::new();
@@ -446,13 +451,16 @@ mod tests {
         assert_eq!(dialer.due(&[], true, now_ms), ["a:1"]);
         dialer.failed("a:1", Cause::Refused, now_ms);
         assert_eq!(dialer.due(&[], true, now_ms + WAIT_MAX_RARELY_MS), ["a:1"]);
-        assert!(dialer.refused("a:1", Obstacle::SecretDiffers, now_ms), "after something else it is news");
+        assert!(
+            dialer.refused("a:1", Obstacle::SecretDiffers, now_ms),
+            "it is logged again after something else"
+        );
     }
 
-    /// A link that stood is a success, and refused all the same where a clock is wrong or a directory was copied. It was dialed
-    /// again ten times a second.
+    /// A link that came up counts as a success, even if it is then refused for a wrong clock or a copied directory. It
+    /// was dialed again ten times a second.
     #[test]
-    fn a_link_that_stood_and_was_refused_waits_as_one_that_did_not() {
+    fn a_link_refused_after_it_came_up_waits_like_any_refusal() {
         let mut dialer = Dialer::new(["a:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
         dialer.succeeded("a:1", 0);

@@ -1,4 +1,4 @@
-//! What the membership protocol wants done: packets to send and timers to ring.
+//! Collects what the membership protocol wants done: packets to send and timers.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -7,10 +7,10 @@ use foca::{Notification, Runtime, Timer};
 use super::identity::Identity;
 use crate::core::clock::NodeId;
 
-/// Collects what the protocol wants.
+/// The packets and timers of the membership protocol.
 #[derive(Default)]
 pub struct Effects {
-    /// The present, on the members' own clock.
+    /// The current time, on the members' clock.
     pub now_ms: u64,
     packets: Vec<(NodeId, Vec<u8>)>,
     timers: BinaryHeap<Reverse<Scheduled>>,
@@ -18,12 +18,12 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// When the next timer rings.
+    /// When the next timer is due.
     pub fn next_ms(&self) -> Option<u64> {
         self.timers.peek().map(|Reverse(first)| first.due_ms)
     }
 
-    /// The next timer that has rung.
+    /// Removes the next due timer.
     pub fn pop_due(&mut self) -> Option<Timer<Identity>> {
         let is_due = self.next_ms().is_some_and(|due_ms| due_ms <= self.now_ms);
         if is_due { self.timers.pop().map(|Reverse(first)| first.timer) } else { None }
@@ -34,8 +34,8 @@ impl Effects {
         std::mem::take(&mut self.packets)
     }
 
-    /// Forgets all timers: the protocol takes none of them seriously any more. Without this a node that is renewed often would
-    /// pile them up; with it there are never more than a handful.
+    /// Drops all timers, because the protocol ignores them from now on. Otherwise a node that often changes its
+    /// identity would collect them; this way there are only a handful.
     pub fn clear_timers(&mut self) {
         self.timers.clear();
     }
@@ -44,9 +44,9 @@ impl Effects {
 impl Runtime<Identity> for &mut Effects {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
         match notification {
-            // The protocol has just disowned its timers.
+            // The protocol has just invalidated its timers.
             Notification::Idle | Notification::Defunct | Notification::Rejoin(_) => self.clear_timers(),
-            // The whole state is looked at after each call, which misses nothing.
+            // `Members` looks at the whole state after each call, so it misses nothing.
             Notification::MemberUp(_)
             | Notification::MemberDown(_)
             | Notification::Rename(..)
@@ -59,7 +59,7 @@ impl Runtime<Identity> for &mut Effects {
     }
 
     fn submit_after(&mut self, timer: Timer<Identity>, after: Duration) {
-        // Whether a suspect is down is decided by the members, which know of its links, and not by a timer alone.
+        // `Members` decides whether a suspect is down, because it also knows about links.
         if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
             return;
         }

@@ -1,4 +1,4 @@
-//! What is heard of members, over links and of their ends, and what follows from it.
+//! Handles membership events from links, and carries out what the members ask for.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ use crate::{
 /// Digits of an id in a log line.
 const SHORT_ID: usize = 8;
 
-/// Says how a member is now.
+/// Logs the new state of a member.
 fn log_state(member: &Member) {
     let name = named(&member.address, member.node);
     match member.state {
@@ -29,7 +29,7 @@ fn log_state(member: &Member) {
     }
 }
 
-/// A node as log lines name it: its address, and enough of its id.
+/// A node's name in the log: its address and the beginning of its id.
 pub fn named(address: &str, node: NodeId) -> String {
     let address = if address.is_empty() { "at an unknown address" } else { address };
     format!("node {address} ({})", &node.to_string()[..SHORT_ID])
@@ -54,12 +54,12 @@ impl Inner {
         self.perform(actions);
     }
 
-    /// A peer tells who was forgotten. It may have been this node, in a former life.
+    /// A peer says which nodes were forgotten. A former incarnation of this node may be among them.
     pub(in crate::replication) fn learn_forgotten(&self, from: NodeId, forgotten: &[Forgotten]) {
         let now_ms = self.store.now_ms();
         let actions = {
             let mut state = self.state();
-            // It may be of a cluster that this node has left behind.
+            // The peer may be in a cluster that this node has switched away from.
             if !state.members.is_linked(from) {
                 return;
             }
@@ -68,7 +68,7 @@ impl Inner {
             }
             let mut progress = self.shared.progress();
             if !progress.complete && !progress.intact {
-                // It cannot speak for itself.
+                // The node may have lost rows, so its own agreement with them does not count.
                 forgotten.iter().for_each(|told| progress.agreement.detach(told.node, told.agreed_ms));
             }
             drop(progress);
@@ -78,8 +78,8 @@ impl Inner {
         self.perform(actions);
     }
 
-    /// A peer takes this node in a later life only. Where it forgot this node without a majority, and this side has one, it is the peer that is
-    /// to come back: this side forgets it in turn.
+    /// A peer accepts only a later incarnation of this node. If the peer forgot this node by force and this side has a
+    /// majority, the peer is the one that must come back, and this side forgets it in turn.
     pub(in crate::replication) fn superseded(
         &self,
         from: NodeId,
@@ -91,7 +91,7 @@ impl Inner {
         let actions = {
             let mut state = self.state();
             if forgotten && forced && state.members.has_majority_without(from) {
-                warn!(peer = %from, "a peer forgot this node without a majority: it is to come back to this side");
+                warn!(peer = %from, "a peer forgot this node without a majority: the peer must come back to this side");
                 state.members.forget_in_turn(from, now_ms)
             } else {
                 if forgotten {
@@ -105,17 +105,17 @@ impl Inner {
         self.perform(actions);
     }
 
-    /// A life of this node was forgotten: it is to take what the cluster has before it counts again.
+    /// An incarnation of this node was forgotten, so it must sync before it counts again.
     fn resync_forgotten(&self, state: &mut State, from: NodeId, incarnation: u64) {
         if incarnation > state.cluster_record.forgotten {
-            warn!(by = %from, "the cluster had forgotten this node: it takes what was written and deleted meanwhile");
+            warn!(by = %from, "the cluster had forgotten this node: it syncs what was written and deleted in the meantime");
             state.cluster_record.forgotten = incarnation;
             self.shared.progress().begin_syncing(self.store.now_ms());
             self.store.disagree();
         }
     }
 
-    /// Does what the members ask for.
+    /// Carries out the members' actions.
     pub(in crate::replication) fn perform(&self, actions: Vec<Action>) {
         let state = self.state();
         if actions.iter().any(|action| matches!(action, Action::Changed(_))) {
@@ -145,14 +145,14 @@ impl Inner {
                     debug!(
                         incarnation = identity.incarnation,
                         address = identity.address,
-                        "this node is known anew"
+                        "this node has a new incarnation"
                     );
                 }
             }
         }
     }
 
-    /// Takes note of who is a member now.
+    /// Follows a change of who is a member.
     fn follow_members(&self, state: &State) {
         let members = state.members.member_ids();
         self.has_peers.store(!members.is_empty(), Ordering::Release);
@@ -164,7 +164,7 @@ impl Inner {
         self.progressed.notify_waiters();
     }
 
-    /// Lives that were forgotten, as a message has them.
+    /// Forgotten incarnations, as a message contains them.
     fn forgotten(&self, lives: Vec<(NodeId, u64)>) -> Vec<Forgotten> {
         let progress = self.shared.progress();
         let forgotten = |(node, incarnation)| Forgotten {

@@ -1,25 +1,25 @@
-//! Who is suspect, who is down, and who only seems to be: what links tell, and time.
+//! Failure detection: who is suspect and who is down, by what links report and by time.
 
 use foca::State;
 
 use super::{MemberState, Members};
 use crate::core::clock::NodeId;
 
-/// Time between two looks at links and suspects.
+/// Time between two checks of links and suspects.
 pub(in crate::replication::membership) const CHECK_MS: u64 = 250;
 
-/// How lately a member must have been heard to count as there. Longer than a round, shorter than a suspicion.
+/// A member counts as heard if it was heard this recently: longer than a round, shorter than a suspicion.
 pub(in crate::replication::membership) const HEARD_LATELY_MS: u64 = 1_500;
 
-/// Time between two calls to a member that talks and is held to be down.
+/// Time between two announcements to a member that is linked but declared down.
 pub(in crate::replication::membership) const REANNOUNCE_MS: u64 = 500;
 
 impl Members {
-    /// Looks after what no packet tells: links that fell silent, suspects whose time is up, members that talk and are held to be
-    /// down, and those that have been away for too long.
+    /// Checks what no packet reports: silent links, suspects whose time is up, linked members that are declared down,
+    /// and members that have been away for too long.
     pub(in crate::replication::membership) fn check(&mut self) {
         let steady_ms = self.clock.steady_ms();
-        // A new identity becomes active only when the protocol looks at its members.
+        // The protocol activates a new identity only when it looks at its members.
         let looked = self.foca.apply_many(std::iter::empty(), true, &mut self.effects);
         self.count(looked);
         for node in self.records.keys().copied().collect::<Vec<_>>() {
@@ -36,7 +36,7 @@ impl Members {
         self.forget_long_gone();
     }
 
-    /// Suspects a member that the protocol holds to be alive.
+    /// Suspects a member that the protocol considers alive.
     pub(in crate::replication::membership) fn suspect(&mut self, node: NodeId) {
         let Some(record) = self.records.get(&node) else { return };
         if let Some((refutations, State::Alive)) = record.protocol_state {
@@ -45,7 +45,7 @@ impl Members {
         }
     }
 
-    /// Declares a suspect down whose time to refute is up, unless it is heard.
+    /// Declares a suspect down if its time to refute is up and it is not heard.
     fn declare_down(&mut self, node: NodeId) {
         let (steady_ms, now_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
         let Some(record) = self.records.get_mut(&node) else { return };
@@ -59,7 +59,7 @@ impl Members {
                 let identity = record.identity();
                 self.learn(&identity, refutations, State::Down);
             }
-            // Remembered, and not seen since the start: others may know better, so they are not told.
+            // Restored from the saved state and not seen since the start. Others may know better, so they are not told.
             None => {
                 record.member.state = MemberState::Down { since_ms: now_ms };
                 self.changed(node);

@@ -1,4 +1,4 @@
-//! Members that the cluster goes on without, and whom a link is refused.
+//! Forgets members, and refuses links to forgotten and duplicate nodes.
 
 use std::fmt;
 
@@ -10,61 +10,64 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How many of the forgotten are remembered; of more, those forgotten first are dropped. One that was dropped returns as new: nothing
-/// proves then that rows it has were deleted, and they return with it.
+/// Most forgotten nodes remembered; the oldest are dropped. A dropped node returns as a new one: then nothing proves
+/// that its rows were deleted, and they come back with it.
 const FORGOTTEN_MAX: usize = 100;
 
-/// For so long after its start a node forgets nobody by itself: a cluster that was off for days finds itself again first.
+/// A node forgets nobody on its own for this long after its start, so that a cluster that was off for days can find
+/// itself again first.
 const FORGET_GRACE_MS: u64 = 3_600 * 1_000;
 
-/// A member that is down for so long, while another node is at its address, is gone: it lost its directory, and began anew as the other.
-/// Longer than containers take that were created again and changed addresses.
+/// A member that is down for this long while another node is at its address is gone: it lost its directory and came
+/// back as that node. Longer than it takes containers to be recreated and swap addresses.
 const REPLACED_AFTER_MS: u64 = 60 * 1_000;
 
-/// Why a node gets no link. The text says what to do.
+/// Why a node is refused a link. The text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The node dialed itself: the address is its own.
+    /// The node dialed its own address.
     OwnAddress,
     /// Another node has this node's id.
     SameId(NodeId),
-    /// Two nodes that live have one id.
+    /// Two running nodes have the same id.
     Duplicate {
         /// The id.
         node: NodeId,
-        /// Where the other is linked from.
+        /// Where the other one is linked from.
         address: String,
     },
-    /// The node is taken only as a later incarnation: this one was forgotten, said goodbye, or is over. It is to `rejoin` as that,
-    /// and dial again.
+    /// Only a later incarnation of the node is accepted: this one was forgotten, has left, or is over. The node must
+    /// `rejoin` and dial again.
     Superseded {
         /// The node.
         node: NodeId,
-        /// The lowest incarnation that is taken.
+        /// The lowest incarnation that is accepted.
         at_least: u64,
-        /// It was forgotten.
+        /// The node was forgotten.
         forgotten: bool,
     },
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let remedy = "two nodes were started on copies of one directory: stop one of them, and start it with an empty directory";
+        let remedy = "two nodes were started on copies of one directory: stop one of them, and start it on an empty directory";
         match self {
-            Self::OwnAddress => f.write_str("the address is this node's own: leave it out of those to join"),
+            Self::OwnAddress => {
+                f.write_str("the address is this node's own: remove it from the addresses to join")
+            }
             Self::SameId(node) => write!(f, "both nodes have the id {node}; {remedy}"),
             Self::Duplicate { node, address } => {
                 write!(f, "the id {node} is taken by the node at {address:?}; {remedy}")
             }
             Self::Superseded { node, at_least, forgotten: true } => write!(
                 f,
-                "node {node} was forgotten by this cluster and returns as incarnation {at_least} or later, and takes what was written \
-                 and deleted meanwhile; it does so by itself"
+                "node {node} was forgotten by this cluster. It returns on its own as incarnation {at_least} or later, \
+                and syncs what was written and deleted in the meantime"
             ),
             Self::Superseded { node, at_least, forgotten: false } => {
                 write!(
                     f,
-                    "node {node} is known here as a later incarnation, and returns as {at_least} or later by itself"
+                    "node {node} is known here by a later incarnation. It returns on its own as incarnation {at_least} or later"
                 )
             }
         }
@@ -72,10 +75,10 @@ impl fmt::Display for Refusal {
 }
 
 impl Members {
-    /// Whether a link with `remote` may stand.
+    /// Whether a link with `remote` is allowed.
     ///
     /// # Errors
-    /// Why not.
+    /// The refusal.
     pub fn may_link(&self, remote: &Identity) -> std::result::Result<(), Refusal> {
         let node = remote.node;
         if node == self.local().node {
@@ -84,7 +87,7 @@ impl Members {
         }
         let Some(record) = self.records.get(&node) else { return Ok(()) };
         let known = &record.member;
-        // A node that restarts elsewhere has left a silent link behind, if any.
+        // If the node restarted elsewhere, its former link is silent.
         let elsewhere = known.address != remote.address && known.incarnation != remote.incarnation;
         if elsewhere && !known.address.is_empty() && record.is_heard(self.clock.steady_ms()) {
             return Err(Refusal::Duplicate { node, address: known.address.clone() });
@@ -101,12 +104,11 @@ impl Members {
         Ok(())
     }
 
-    /// Goes on without a member that is gone: the operator says that it will not return. `force`: also where those that are here are no
-    /// majority.
+    /// Forgets a member that an operator says will not return. `force`: even if the members present are no majority.
     ///
     /// # Errors
-    /// `NotFound`: no member has that id; the text names those there are. `BadRequest`: it is alive, or this node itself, or there is
-    /// no majority.
+    /// `NotFound` if no member has that id; the text lists the known ones. `BadRequest` if the member is alive, is this
+    /// node, or there is no majority.
     pub fn forget(&mut self, node: NodeId, force: bool, now_ms: u64) -> Result<Vec<Action>> {
         self.begin(now_ms);
         if node == self.local().node {
@@ -123,23 +125,24 @@ impl Members {
         if member.state.is_here() {
             let address = &member.address;
             return Err(Error::BadRequest(format!(
-                "node {node} ({address}) is not known to be gone: stop it first, or let it leave for good with `DynaRust leave`"
+                "node {node} ({address}) is still present: stop it first, or run `DynaRust leave` on it to let it leave for good"
             )));
         }
         let incarnation = member.incarnation;
         if !force && !member.state.is_forgotten() && !self.has_majority() {
             let (here, all) = self.present();
             return Err(Error::BadRequest(format!(
-                "{here} of {all} members are here, which is no majority: should the others live on, they and this side would forget each \
-                 other. Where they are gone for good, say so with --force (\"force\":true). Should they return all the same, no value is lost, \
-                 but keys that were deleted on this side meanwhile may be back"
+                "{here} of {all} members are here, which is no majority: if the others are still running, they and \
+                 this side would forget each other. If they are gone for good, repeat this with --force \
+                 (\"force\":true). If they return after all, no value is lost, but keys that this side deleted in the \
+                 meantime may come back"
             )));
         }
         self.spread_forgotten(vec![(node, incarnation)]);
         Ok(self.finish())
     }
 
-    /// Goes on without a member that went on without this node.
+    /// Forgets a member that forgot this node.
     pub fn forget_in_turn(&mut self, node: NodeId, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if let Some(incarnation) = self.other(node).map(|member| member.incarnation) {
@@ -148,13 +151,13 @@ impl Members {
         self.finish()
     }
 
-    /// Forgets whom it had forgotten: this node returns to those who go on, and they say whom they have forgotten.
+    /// Drops the forgotten nodes: this node returns to the majority, which says whom it has forgotten.
     pub fn drop_forgotten(&mut self) {
         let forgotten: Vec<_> = self.forgotten_list().into_iter().map(|(node, _)| node).collect();
         forgotten.into_iter().for_each(|node| self.drop_record(node));
     }
 
-    /// A peer tells whom the cluster forgot, and as which incarnation.
+    /// A peer says which incarnations the cluster forgot.
     pub fn forgotten(&mut self, list: Vec<(NodeId, u64)>, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if self.leaving {
@@ -171,13 +174,13 @@ impl Members {
         self.finish()
     }
 
-    /// The forgotten, as `Message::Forgotten` has them.
+    /// The forgotten nodes, as `Message::Forgotten` contains them.
     pub fn forgotten_list(&self) -> Vec<(NodeId, u64)> {
         let forgotten = self.others().filter(|member| member.state.is_forgotten());
         forgotten.map(|member| (member.node, member.incarnation)).collect()
     }
 
-    /// Forgets those of the list that are not forgotten yet, and tells everybody; them too, if they still have a link.
+    /// Forgets those of the list that are not forgotten yet, and tells all linked nodes, including the forgotten ones.
     pub(in crate::replication::membership) fn spread_forgotten(&mut self, list: Vec<(NodeId, u64)>) {
         let fresh: Vec<_> =
             list.into_iter().filter(|(node, last)| self.is_newly_forgotten(*node, *last)).collect();
@@ -194,7 +197,7 @@ impl Members {
         self.drop_oldest_forgotten();
     }
 
-    /// Forgets those that have been gone for too long, or were replaced, where a majority is here to go on without them.
+    /// Forgets members that have been gone for too long or were replaced, if there is a majority.
     pub(in crate::replication::membership) fn forget_long_gone(&mut self) {
         if !self.has_majority() {
             return;
@@ -212,7 +215,7 @@ impl Members {
         self.spread_forgotten(gone);
     }
 
-    /// Members that would be forgotten by now if there were a majority.
+    /// How many members would be forgotten by now if there were a majority.
     pub fn kept_without_majority(&self) -> usize {
         if self.has_majority() {
             return 0;
@@ -223,7 +226,7 @@ impl Members {
         self.others().filter(is_long_gone).count()
     }
 
-    /// For how long a member has been gone, in milliseconds, if it is.
+    /// How long a member has been gone, in milliseconds; `None` if it is not.
     fn gone_ms(&self, member: &Member) -> Option<u64> {
         match member.state {
             MemberState::Down { since_ms } | MemberState::Left { since_ms } => {

@@ -1,28 +1,28 @@
-//! Who a node is to the others: its id, which of its lives this is, and where it is reached.
+//! The identity of a node: its id, its incarnation and its address.
 //!
-//! The incarnation is what decides between two claims about one node. It starts at the Unix milliseconds of the node's start, or
-//! above the last one it remembers, so that it grows over restarts even where the storage was lost; and it grows by one whenever
-//! the node comes back from having been declared down, or changes its address.
+//! The incarnation decides between two claims about the same node. It starts at the Unix milliseconds of the node's
+//! start, or above the last one saved, so it grows across restarts even if the storage was lost. It grows by one
+//! whenever the node returns after being declared down, or changes its address.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{core::clock::NodeId, replication::link::error::sanitize};
 
-/// One life of a node.
+/// One incarnation of a node.
 ///
-/// Equal where node and incarnation are: the address is what is known about it, and may be learned later than the rest.
+/// `==` compares node and incarnation. The address may become known later.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// The node.
     pub node: NodeId,
-    /// Which of its lives: the higher wins.
+    /// The incarnation. The higher one wins.
     pub incarnation: u64,
-    /// Where it is reached, as text: whoever dials resolves it, each time anew. Empty while the node does not know.
+    /// Where the node is reached. Resolved on every dial. Empty while unknown.
     #[serde(deserialize_with = "sanitized_text")]
     pub address: String,
 }
 
-/// Text that another node sent, fit for the log and the terminals that it is shown on.
+/// Text from another node, made safe for logs and terminals.
 fn sanitized_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer).map(|text| sanitize(&text))
 }
@@ -58,9 +58,9 @@ mod tests {
 
     use super::*;
 
-    /// An address went into the log, and onto the terminals of those who asked for members, as it was sent.
+    /// An address went to the log and to terminals exactly as another node sent it.
     #[test]
-    fn an_address_that_comes_has_no_control_characters() {
+    fn a_received_address_has_no_control_characters() {
         let sent =
             Identity { node: NodeId(7), incarnation: 5, address: "a\u{1b}[2J\nWARN all is lost:1".into() };
         let bytes = postcard::to_stdvec(&sent).expect("encodes");
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_higher_incarnation_wins_and_a_renewed_one_is_higher() {
+    fn the_higher_incarnation_wins_and_renewing_raises_it() {
         let first = Identity { node: NodeId(7), incarnation: 5, address: "a:1".into() };
         let renewed = first.renew().expect("there are higher ones");
         assert_eq!((renewed.node, renewed.incarnation, renewed.address.as_str()), (NodeId(7), 6, "a:1"));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_learned_later_makes_no_other_node() {
+    fn nodes_that_differ_only_by_address_are_equal() {
         let here = Identity { node: NodeId(7), incarnation: 5, address: "a:1".into() };
         assert_eq!(here, Identity { address: "b:1".into(), ..here.clone() });
         assert_ne!(here, Identity { incarnation: 6, ..here.clone() });

@@ -1,4 +1,4 @@
-//! The end of a node among the others: for now, or for good. What only this node has goes to somebody else first.
+//! Stops a node, or makes it leave for good. Before it leaves, another member must have everything this node has.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -14,16 +14,16 @@ use crate::{
     replication::{Inner, Replication, link::registry},
 };
 
-/// How long a node that stops waits for its peers to take what they have not yet.
+/// How long a stopping node waits for its peers to receive its last writes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one that leaves for good does.
+/// How long a leaving node waits for another member to have all its rows.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Replication {
-    /// Hands over what only this node has, and tells all others to go on without it. How many are there to do so.
+    /// Hands this node's rows over, and tells all others to forget it. Returns how many members remain.
     ///
     /// # Errors
-    /// `NotReady` where there are members and none of those that stay took everything in time; nothing has changed then.
+    /// `NotReady` if there are members and none that stays received everything in time. Nothing has changed then.
     pub async fn leave(&self) -> Result<usize> {
         if self.0.has_peers.load(Ordering::Acquire) {
             self.0.shared.progress().leaving = true;
@@ -39,8 +39,8 @@ impl Replication {
         Ok(staying)
     }
 
-    /// Ends all links, after a moment for the peers to take what they have not yet, and remembers the members. Whoever calls
-    /// again waits for the same end.
+    /// Ends all links, after a moment for the peers to receive the last writes, and saves the members. A second call
+    /// waits for the same end.
     pub async fn stop(&self) {
         let mut stopped = self.0.stopped.lock().await;
         if *stopped {
@@ -53,14 +53,14 @@ impl Replication {
             background.abort();
         }
         if let Err(error) = self.0.save_state().await {
-            warn!(%error, "the members were not noted");
+            warn!(%error, "the members were not saved");
         }
         *stopped = true;
     }
 }
 
 impl Inner {
-    /// Returns when all that are linked have what this node wrote, up to an entry of the journal, or the time is over.
+    /// Waits until all linked peers have this node's writes up to a journal entry, or the time is up.
     async fn drain_links(&self, entry: u64, wait_max: Duration) {
         let written_ms = self.stamps.last_write_ms();
         let waiting = async {
@@ -74,19 +74,20 @@ impl Inner {
                 }
             }
         };
-        // Who did not take it in time gets it after the restart.
+        // A peer that was too slow gets them after the restart.
         let _ = timeout(wait_max, waiting).await;
     }
 
-    /// Returns when some member that stays holds everything this node has: what it wrote up to `entry`, and what it held at `at_ms`,
-    /// when it began to leave.
+    /// Waits until some member that stays has everything this node has: its writes up to `entry`, and the rows it held
+    /// at `at_ms`, when it began to leave.
     ///
-    /// Of two that leave at once at most one counts on the other. To be counted on, a member must have said that it stays in a round
-    /// that shows what it held at `at_ms` or later, which is sent a settle time after `at_ms`: so it began to leave later than this node
-    /// by that much, and by then this node's rounds had said long since that it leaves.
+    /// If two nodes leave at once, at most one of them counts on the other. To be counted on, a member must have said
+    /// that it stays, in a round whose root is of `at_ms` or later. Such a round is sent a settle time after `at_ms`.
+    /// So if that member leaves too, it began to leave that much later, and this node's rounds had long announced that
+    /// it leaves.
     ///
     /// # Errors
-    /// `NotReady` where that does not happen in time, or nobody stays.
+    /// `NotReady` if the time is up, or nobody stays.
     async fn hand_over(&self, entry: u64, at_ms: u64) -> Result<()> {
         let waiting = async {
             let mut looks = tokio::time::interval(Duration::from_millis(50));
@@ -107,8 +108,8 @@ impl Inner {
                     |node: &NodeId| state.registry.link(*node).is_some_and(|link| link.figures().is_leaving);
                 if state.members.member_ids().iter().all(leaves) {
                     return Err(Error::NotReady(
-                        "every other member is leaving too, and somebody has to keep what there is: this node stays. Let one leave after \
-                         the other"
+                        "every other member is leaving too, and one has to keep the rows: this node stays. Let the \
+                        nodes leave one after the other"
                             .into(),
                     ));
                 }
@@ -116,13 +117,13 @@ impl Inner {
         };
         timeout(HANDOVER_TIMEOUT, waiting).await.unwrap_or_else(|_| {
             Err(Error::NotReady(format!(
-                "no other member that stays has everything that this node has, after {HANDOVER_TIMEOUT:?}: it stays. See DynaRust members, and \
-                 try again"
+                "after {HANDOVER_TIMEOUT:?} no other member that stays has everything this node has: it stays. See \
+                DynaRust members, and try again"
             )))
         })
     }
 
-    /// How many other members are there, and not about to leave.
+    /// How many other members are present and not leaving.
     fn staying(&self) -> usize {
         let state = self.state();
         let leaves = |node| state.registry.link(node).is_some_and(|link| link.figures().is_leaving);
@@ -140,7 +141,7 @@ impl Inner {
                 looks.tick().await;
             }
         };
-        // One that hangs is not waited for.
+        // A hanging peer is not waited for.
         let _ = timeout(Duration::from_secs(1), ended).await;
     }
 }

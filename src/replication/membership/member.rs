@@ -1,4 +1,4 @@
-//! One member: what others may know of it, and what is kept beside.
+//! One member: its public state, and what this node keeps about it.
 
 use std::{
     num::{NonZeroU8, NonZeroUsize},
@@ -14,40 +14,43 @@ use super::{
 };
 use crate::core::clock::NodeId;
 
-/// How many others are asked to probe a member that does not answer.
+/// How many other members probe one that does not answer.
 const INDIRECT_PROBES: NonZeroUsize = NonZeroUsize::new(3).expect("not 0");
 
-/// How often a piece of news is passed on, to three members each time: it reaches hundreds with this.
+/// How often an update is passed on, to three members each time. This reaches hundreds of members.
 const TRANSMISSIONS_MAX: NonZeroU8 = NonZeroU8::new(10).expect("not 0");
 
-/// Time between two rounds of news, while there are any.
+/// Time between two gossip rounds, while there are updates.
 const GOSSIP_MS: u64 = 200;
 
-/// Time between two requests for the list of all members: repairs what news missed.
+/// Time between two requests for the full member list, which repairs what gossip missed.
 const LIST_MS: u64 = 10_000;
 
-/// The longest packet. It goes over a stream, so it need not fit a datagram; the list of some hundred members fits.
+/// Longest packet. Packets are sent over a stream, so they need not fit a datagram. The list of some hundred members
+/// fits.
 const PACKET_BYTES_MAX: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not 0");
 
-/// One that was forgotten is dialed for so long: 30 days.
+/// A forgotten node is dialed for this long: 30 days.
 const DIAL_FORGOTTEN_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
-/// A member down for longer than this is dialed less often.
+/// A member that has been down for longer is dialed less often.
 const DIAL_OFTEN_MS: u64 = 10 * 60 * 1_000;
 
-/// How failures are noticed.
+/// The settings of failure detection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Time between two probes of a member, in milliseconds. Default 1 s. Shorter notices failures sooner, and costs packets.
+    /// Time between two probes of a member, in milliseconds. Default 1 s. Shorter detects failures sooner and costs
+    /// packets.
     pub probe_period_ms: u64,
-    /// How long a probe may take before others are asked, in milliseconds. Default 300 ms; less than half a period.
+    /// How long a probe may take before other members are asked, in milliseconds. Default 300 ms; less than half a
+    /// period.
     pub probe_answer_ms: u64,
-    /// How long a link may say nothing before its member is suspect, in milliseconds. Default 2 s: two rounds.
+    /// How long a link may be silent before its member is suspect, in milliseconds. Default 2 s: two rounds.
     pub silence_max_ms: u64,
-    /// How long a suspect has to refute before it is down, in milliseconds. Default 2 s.
+    /// How long a suspect has to refute before it is declared down, in milliseconds. Default 2 s.
     pub suspicion_ms: u64,
-    /// How long a member may be away before it is forgotten, in milliseconds. Default 72 h. Until then it keeps tombstones
-    /// from being removed; after it, its data is replaced by the cluster's when it returns.
+    /// How long a member may be away before it is forgotten, in milliseconds. Default 72 h. Until then it keeps
+    /// tombstones from being removed. If it returns later, it syncs from the cluster again.
     pub forget_after_ms: u64,
 }
 
@@ -74,12 +77,12 @@ impl Options {
             num_indirect_probes: INDIRECT_PROBES,
             max_transmissions: TRANSMISSIONS_MAX,
             suspect_to_down_after: Duration::from_millis(self.suspicion_ms),
-            // Who is down is remembered here, and there as well.
+            // Down members are remembered, both here and by the protocol.
             remove_down_after: None,
             max_packet_size: PACKET_BYTES_MAX,
             notify_down_members: true,
             periodic_announce: every(LIST_MS, one),
-            // Those that are down and talk are called by the members themselves.
+            // `Members` itself announces to members that are declared down and still linked.
             periodic_announce_to_down_members: None,
             periodic_gossip: every(GOSSIP_MS, INDIRECT_PROBES),
         }
@@ -91,35 +94,35 @@ impl Options {
 pub struct Member {
     /// The node.
     pub node: NodeId,
-    /// Where it is reached, as text; empty while that is not known.
+    /// Where it is reached; empty while unknown.
     pub address: String,
-    /// Which of its lives.
+    /// Its incarnation.
     pub incarnation: u64,
-    /// How it stands.
+    /// Its state.
     pub state: MemberState,
 }
 
-/// How a member stands. Instants are this node's, in Unix milliseconds; where its clock leaps they leap along.
+/// The state of a member. Instants are this node's, in Unix milliseconds; if the clock jumps, they are moved with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberState {
-    /// It talks.
+    /// It is present.
     Alive,
-    /// It did not answer, or its link ended, and it may still refute.
+    /// It did not answer, or its link ended. It may still refute this.
     Suspect {
         /// Since when.
         since_ms: u64,
     },
-    /// It did not refute. It is dialed, and held to hold what it held.
+    /// It did not refute. It is dialed, and counts as a member.
     Down {
         /// Since when.
         since_ms: u64,
     },
-    /// It said goodbye. As down, but nobody wonders.
+    /// It said that it leaves for now. Like down, but expected.
     Left {
         /// Since when.
         since_ms: u64,
     },
-    /// The cluster goes on without it. It may return as a higher incarnation.
+    /// The cluster goes on without it. It may return with a higher incarnation.
     Forgotten {
         /// Since when.
         since_ms: u64,
@@ -127,7 +130,7 @@ pub enum MemberState {
 }
 
 impl MemberState {
-    /// Whether it is not known to be gone.
+    /// Whether it is present, as far as this node knows.
     pub fn is_here(self) -> bool {
         match self {
             Self::Alive | Self::Suspect { .. } => true,
@@ -140,7 +143,7 @@ impl MemberState {
         matches!(self, Self::Forgotten { .. })
     }
 
-    /// Moves its instant along with a clock that leaps.
+    /// Moves its instant with a clock that jumped.
     pub(in crate::replication::membership) fn jump(&mut self, jump_ms: i64) {
         match self {
             Self::Alive => {}
@@ -159,23 +162,23 @@ pub struct Wanted {
     pub node: NodeId,
     /// Where it is reached.
     pub address: String,
-    /// How often it is worth a try.
+    /// How often to dial it.
     pub frequency: DialFrequency,
 }
 
-/// How often somebody is worth dialing who does not answer.
+/// How often to dial a member that does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DialFrequency {
-    /// It should be there: a cluster heals within seconds of a cut.
+    /// It should be there: the cluster heals within seconds of a network cut.
     Often,
     /// It has been down for long.
     Seldom,
-    /// It said goodbye, and calls when it returns.
+    /// It has left, and dials when it returns.
     Rarely,
 }
 
 impl Member {
-    /// A member of which nothing is known yet: what is learned next is newer.
+    /// A member of which nothing is known yet. Anything learned next is newer.
     pub(in crate::replication::membership) fn unknown(node: NodeId) -> Self {
         Self { node, address: String::new(), incarnation: 0, state: MemberState::Alive }
     }
@@ -186,15 +189,15 @@ pub(in crate::replication::membership) struct Record {
     pub(in crate::replication::membership) member: Member,
     /// Whether a link with it stands.
     pub(in crate::replication::membership) linked: bool,
-    /// When something came over its link, on the members' clock.
+    /// When something last arrived over its link, on the members' clock.
     pub(in crate::replication::membership) heard_ms: u64,
-    /// When it was called last, on the members' clock.
+    /// When an announcement was last sent to it, on the members' clock.
     pub(in crate::replication::membership) last_announce_ms: u64,
-    /// Since when it is suspected, on the members' clock.
+    /// Since when it is suspect, on the members' clock.
     pub(in crate::replication::membership) suspected_ms: Option<u64>,
-    /// What the protocol holds of this incarnation: the count of its refutations, and its state.
+    /// What the protocol knows of this incarnation: its number of refutations, and its state.
     pub(in crate::replication::membership) protocol_state: Option<(u16, State)>,
-    /// What of it is in the note.
+    /// The member as it was last marked for saving.
     pub(in crate::replication::membership) saved: Option<Member>,
 }
 
@@ -220,7 +223,8 @@ impl Record {
         self.linked && steady_ms.saturating_sub(self.heard_ms) < HEARD_LATELY_MS
     }
 
-    /// Whether it talks, and the protocol holds it to be down: called, it learns so, and returns as its next incarnation.
+    /// Whether it is linked while the protocol considers it down. An announcement tells it so, and it returns with its
+    /// next incarnation.
     pub(in crate::replication::membership) fn needs_announce(&self, steady_ms: u64) -> bool {
         let held_down = match self.protocol_state {
             Some((_, State::Alive | State::Suspect)) => false,
@@ -245,7 +249,7 @@ impl Record {
             }
             MemberState::Down { .. } => DialFrequency::Seldom,
             MemberState::Left { .. } => DialFrequency::Rarely,
-            // It may have forgotten us as well, and then nobody calls.
+            // It may have forgotten this node too, and then nobody else dials.
             MemberState::Forgotten { since_ms } if now_ms.saturating_sub(since_ms) < DIAL_FORGOTTEN_MS => {
                 DialFrequency::Rarely
             }
@@ -255,7 +259,7 @@ impl Record {
         wanted.then(|| Wanted { node, address: address.clone(), frequency })
     }
 
-    /// Takes over what the protocol holds; says whether that changed the member.
+    /// Takes over what the protocol knows. Returns whether the member changed.
     pub(in crate::replication::membership) fn adopt(
         &mut self,
         protocol_state: &foca::Member<Identity>,
@@ -292,7 +296,7 @@ impl Record {
             return current;
         }
         match (protocol_state, current) {
-            // A life that ended after a goodbye, or that was already held to be over.
+            // This incarnation has left or is already down.
             (State::Down, MemberState::Left { .. } | MemberState::Down { .. }) => current,
             (
                 State::Down,

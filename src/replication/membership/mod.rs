@@ -1,16 +1,23 @@
-//! Who belongs to the cluster, and in what state, as this node knows it: SWIM, by `foca`, with what links tell besides. No I/O:
-//! calls come in with the time, and what is to be done goes out.
+//! The members of the cluster and their states, as this node knows them: SWIM, by `foca`, plus what links report.
+//! [`Members`] does no I/O: calls bring events and the time, and return what to do.
 //!
-//! - Packets travel over links. One for a member that has none is dropped: the dialer sees to it that there is one.
-//! - Links tell more than probes. A member that is heard over its link is not down, however late a packet was; one whose link ends,
-//!   or says nothing for a while, is suspect at once. Each node gives a suspect the same time to refute, whoever suspected it.
-//! - Nobody is dropped. A member that is down, or said goodbye, is remembered and dialed, also over restarts, until it is forgotten:
-//!   by an operator, by leaving for good, or after a long time. The forgotten are remembered too, by the incarnation that was, and are
-//!   taken in again only as a higher one.
-//! - A member declared down that is not learns of it from the first node it talks to, and returns as its next incarnation.
+//! - Packets are sent over links. A packet for a member without a link is dropped; the dialer makes sure that there is
+//!   one.
+//! - Links say more than probes. A member that is heard over its link is not down, however late a packet is. A member
+//!   whose link ends or is silent for a while is suspect at once. Every node gives a suspect the same time to refute,
+//!   whoever suspected it.
+//! - Members are not dropped. A member that is down or has left is remembered and dialed, even across restarts, until
+//!   it is forgotten: by an operator, by leaving for good, or after a long time. Forgotten nodes are remembered too, by
+//!   incarnation, and accepted again only with a higher one.
+//! - A member that is wrongly declared down learns it from the first node it talks to, and returns with its next
+//!   incarnation.
 //!
-//! Down spreads by SWIM, a goodbye only over the links of who says it; a member without one sees it go down instead, and treats it
-//! alike.
+//! SWIM spreads that a member is down. That a member leaves is announced only over its own links; a member without such
+//! a link sees it go down instead, and treats it the same way.
+//!
+//! The events of links arrive in `events`. `failures` decides who is down, `forgotten` and `majority` who is forgotten,
+//! and [`Dialer`] whom to dial. `saved` and `cluster_record` are what a restart needs. `cluster_identity` decides which
+//! cluster the node is in, `renewal` changes its identity, and `leave` ends it.
 
 pub(super) mod cluster_identity;
 pub(super) mod cluster_record;
@@ -46,29 +53,29 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Something to be done.
+/// Something to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Send this over the link with that node.
     Send(NodeId, Message),
-    /// Tell that node which members were forgotten, and as which incarnation.
+    /// Tell that node which members were forgotten, by incarnation.
     TellForgotten(NodeId, Vec<(NodeId, u64)>),
     /// A member is new, or changed.
     Changed(Member),
     /// End the link with that node: it was forgotten.
     Close(NodeId),
-    /// This node has a new identity, and says so in handshakes from now on.
+    /// This node has a new identity. Handshakes use it from now on.
     Renewed(Identity),
 }
 
-/// The members of the cluster, as one of them knows them.
+/// The members of the cluster, as this node knows them.
 pub struct Members {
     foca: Protocol,
     effects: Effects,
     clock: SteadyClock,
     options: Options,
     seed: u64,
-    /// The address that is the node's own because others reached it there, and not because it was told.
+    /// This node's address, if it was learned from peers and not configured.
     learned_address: Option<String>,
     records: BTreeMap<NodeId, Record>,
     actions: Vec<Action>,
@@ -80,8 +87,9 @@ pub struct Members {
 }
 
 impl Members {
-    /// Members as `local` knows them at its start. Its incarnation is raised above the last one, and to `now_ms` (Unix
-    /// milliseconds); its address may be empty. Those who were alive when it stopped are held to be, for a while.
+    /// The members as this node knows them at its start. The incarnation of `local` is raised above the last one and to
+    /// `now_ms` (Unix milliseconds); its address may be empty. Members that were alive when the node stopped count as
+    /// alive for a while.
     pub fn new(local: Identity, remembered: SavedMembers, seed: u64, options: Options, now_ms: u64) -> Self {
         let incarnation = local.incarnation.max(now_ms).max(remembered.incarnation.saturating_add(1));
         let local = Identity { incarnation, ..local };
@@ -109,17 +117,17 @@ impl Members {
         members
     }
 
-    /// The note was not made durable: it is to be taken again.
+    /// The saved state did not become durable and must be saved again.
     pub fn mark_unsaved(&mut self) {
         self.unsaved = true;
     }
 
-    /// Who this node is at present.
+    /// The current identity of this node.
     pub fn local(&self) -> &Identity {
         self.foca.identity()
     }
 
-    /// All others, the forgotten too.
+    /// All other members, including forgotten ones.
     pub fn others(&self) -> impl Iterator<Item = &Member> {
         self.records.values().map(|record| &record.member)
     }
@@ -129,12 +137,12 @@ impl Members {
         self.records.get(&node).map(|record| &record.member)
     }
 
-    /// Whether a link with that node stands, of the cluster that this node is in.
+    /// Whether there is a link with that node, in the current cluster.
     pub fn is_linked(&self, node: NodeId) -> bool {
         self.records.get(&node).is_some_and(|record| record.linked)
     }
 
-    /// The addresses of the members not known to be gone, sorted, this node's included.
+    /// The addresses of the members present, sorted, including this node's.
     pub fn addresses(&self) -> Vec<String> {
         let here = self.others().filter(|member| member.state.is_here()).map(|member| &member.address);
         let known = here.chain([&self.local().address]).filter(|address| !address.is_empty());
@@ -144,13 +152,13 @@ impl Members {
         addresses
     }
 
-    /// All others that were not forgotten: those that the floor waits for.
+    /// The ids of all other members that are not forgotten: those that hold the floor back.
     pub fn member_ids(&self) -> Vec<NodeId> {
         let member_ids = self.others().filter(|member| !member.state.is_forgotten());
         member_ids.map(|member| member.node).collect()
     }
 
-    /// Those to be dialed: of known address, without a link, and not where another node is by now.
+    /// The members to dial: they have an address and no link, and no other node is at that address.
     pub fn wanted(&self, now_ms: u64) -> Vec<Wanted> {
         if self.leaving {
             return Vec::new();
@@ -160,8 +168,8 @@ impl Members {
         wanted.filter(|wanted| !taken.contains_key(wanted.address.as_str())).collect()
     }
 
-    /// Addresses at which a node is linked, or this one is reached, with the node. Whoever lost its directory comes back as another node, at
-    /// the address that it had.
+    /// The addresses of linked nodes and of this node. A node that lost its directory comes back as another node at the
+    /// same address.
     pub(super) fn taken_addresses(&self) -> BTreeMap<&str, NodeId> {
         let linked = self.records.values().filter(|record| record.linked);
         let linked = linked.map(|record| (record.member.address.as_str(), record.member.node));
@@ -172,12 +180,12 @@ impl Members {
             .collect()
     }
 
-    /// Packets that were not understood, and steps the protocol stumbled over, since the start.
+    /// Packets that were not understood and protocol errors, since the start.
     pub fn faults(&self) -> u64 {
         self.faults
     }
 
-    /// A link with `remote` stands: the first, or one in place of another. Whether it may is to be asked of `may_link`.
+    /// A link with `remote` came up, perhaps replacing another. Ask `may_link` first.
     pub fn linked(&mut self, remote: Identity, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if self.leaving || self.may_link(&remote).is_err() {
@@ -189,7 +197,7 @@ impl Members {
             record.linked = true;
             record.heard_ms = steady_ms;
             record.last_announce_ms = steady_ms;
-            // Of two addresses of one life the later is as good as the earlier, and this one has just been told.
+            // Both addresses belong to this incarnation, and this one was received last.
             if record.member.incarnation == remote.incarnation && record.member.address != remote.address {
                 record.member.address.clone_from(&remote.address);
                 self.changed(remote.node);
@@ -213,7 +221,7 @@ impl Members {
         self.finish()
     }
 
-    /// Something arrived over the link with `node`, whatever it was.
+    /// Something arrived over the link with `node`.
     pub fn heard(&mut self, node: NodeId, now_ms: u64) {
         let steady_ms = self.advance(now_ms);
         if let Some(record) = self.records.get_mut(&node) {
@@ -221,26 +229,26 @@ impl Members {
         }
     }
 
-    /// A packet of the membership protocol arrived over the link with `from`.
+    /// A membership packet arrived over the link with `from`.
     ///
     /// # Errors
-    /// `BadRequest`: it is none, and whoever sends such is not to be listened to further.
+    /// `BadRequest` if it is not one. End the link then.
     pub fn packet(&mut self, from: NodeId, packet: &[u8], now_ms: u64) -> Result<Vec<Action>> {
         self.heard(from, now_ms);
         self.begin(now_ms);
-        // After a goodbye an answer would be a return; and of who has no link nothing can arrive.
+        // After leaving, an answer would mean a return. And packets of an unlinked node are outdated.
         if self.leaving || !self.is_linked(from) {
             return Ok(Vec::new());
         }
         let handled = self.foca.handle_data(packet, &mut self.effects);
         if let Err(error) = handled {
             self.faults += 1;
-            return Err(Error::BadRequest(format!("a membership packet of node {from} is not one: {error}")));
+            return Err(Error::BadRequest(format!("node {from} sent an invalid membership packet: {error}")));
         }
         Ok(self.finish())
     }
 
-    /// `node` said goodbye over its link, perhaps for ever.
+    /// `node` announced over its link that it leaves; `permanent`: for good.
     pub fn left(&mut self, node: NodeId, permanent: bool, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if let Some(record) = self.records.get_mut(&node) {
@@ -257,7 +265,7 @@ impl Members {
         self.finish()
     }
 
-    /// Says goodbye, perhaps for ever. From then on nothing is sent or dialed any more.
+    /// Announces that this node leaves; `permanent`: for good. Nothing is sent or dialed from then on.
     pub fn leave(&mut self, permanent: bool, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         if !self.leaving {
@@ -270,7 +278,7 @@ impl Members {
         std::mem::take(&mut self.actions)
     }
 
-    /// When `tick` has something to do. A timer that rings a little later does no harm.
+    /// When `tick` has something to do. A late timer does no harm.
     pub fn next_timer_ms(&self) -> u64 {
         let due_ms = self.effects.next_ms().map_or(self.check_due_ms, |timer| timer.min(self.check_due_ms));
         self.clock.wall_at(due_ms)
@@ -297,8 +305,8 @@ impl Members {
         self.effects.now_ms = self.advance(now_ms);
     }
 
-    /// Moves the clock. Where the wall clock leaps, instants leap with it: nobody is gone for longer because a clock was set, or
-    /// because this node stood still.
+    /// Moves the clock. If the wall clock jumps, instants jump with it: nobody is gone for longer because a clock was
+    /// set or this node was suspended.
     fn advance(&mut self, now_ms: u64) -> u64 {
         let jump_ms = self.clock.jump_ms(now_ms);
         if jump_ms != 0 {
@@ -308,7 +316,7 @@ impl Members {
         self.clock.advance(now_ms)
     }
 
-    /// Takes over what the protocol came to know, and what it wants sent.
+    /// Takes over what the protocol learned and wants to send.
     fn finish(&mut self) -> Vec<Action> {
         self.adopt();
         if self.announced.incarnation != self.local().incarnation {
@@ -336,7 +344,7 @@ impl Members {
         let (steady_ms, now_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
         let local = self.foca.identity().node;
         let mut changed = Vec::new();
-        // The protocol also holds the former lives of this node.
+        // The protocol also remembers former incarnations of this node.
         for protocol_state in
             self.foca.iter_membership_state().filter(|protocol_state| protocol_state.id().node != local)
         {
@@ -363,7 +371,7 @@ impl Members {
         self.actions.push(Action::Changed(record.member.clone()));
     }
 
-    /// Tells the protocol of a member, and takes over what follows.
+    /// Tells the protocol about a member, and takes over the result.
     fn learn(&mut self, identity: &Identity, refutations: u16, state: State) {
         let update = foca::Member::new(identity.clone(), refutations, state);
         let applied = self.foca.apply_many([update].into_iter(), true, &mut self.effects);
@@ -385,7 +393,7 @@ impl Members {
         self.records.iter().filter(|(_, record)| record.linked).map(|(node, _)| *node)
     }
 
-    /// The protocol recovers from its own stumbles; they are counted, as there should be none.
+    /// The protocol recovers from its own errors. They are counted, because there should be none.
     fn count<T>(&mut self, result: std::result::Result<T, foca::Error>) {
         self.faults += u64::from(result.is_err());
     }
@@ -416,22 +424,22 @@ mod tests {
         members.other(NodeId(node)).map(|member| member.state)
     }
 
-    /// Lets time pass, tick by tick.
+    /// Lets time pass in ticks.
     fn pass(members: &mut Members, from_ms: u64, for_ms: u64) -> Vec<Action> {
         (0..=for_ms / 50).flat_map(|step| members.tick(from_ms + 50 * step)).collect()
     }
 
     #[test]
-    fn each_life_has_a_higher_incarnation_even_if_the_clock_was_set_back() {
+    fn each_start_has_a_higher_incarnation_even_if_the_clock_was_set_back() {
         let mut first = members();
         assert_eq!(first.local().incarnation, NOW_MS);
         assert_eq!(restarted(&mut first, NOW_MS - 5_000).local().incarnation, NOW_MS + 1);
         assert!(first.take_unsaved().is_none(), "nothing has changed since");
     }
 
-    /// A clock that was set a year ahead forgot every member that was down at the time.
+    /// When a clock was set a year ahead, every member that was down was forgotten.
     #[test]
-    fn a_clock_that_leaps_forgets_nobody() {
+    fn a_clock_that_jumps_forgets_nobody() {
         const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
         let options = Options { forget_after_ms: 600_000, ..Options::default() };
         for jump in [|now_ms| now_ms + YEAR_MS, |now_ms| now_ms - YEAR_MS] {
@@ -461,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_alive_is_dialed_after_a_restart_and_held_alive_for_a_while() {
+    fn a_member_that_was_alive_is_dialed_after_a_restart_and_counts_as_alive_for_a_while() {
         let mut first = members();
         first.linked(identity(2, 7, "two:6660"), NOW_MS);
         let mut second = restarted(&mut first, NOW_MS + 100);
@@ -474,11 +482,11 @@ mod tests {
         assert_eq!((second.addresses(), second.member_ids()), (vec!["one:6660".into()], vec![NodeId(2)]));
         assert_eq!(second.wanted(NOW_MS + 3_100).len(), 1);
         second.linked(identity(2, 7, "two:6660"), NOW_MS + 3_200);
-        assert_eq!(state(&second, 2), Some(MemberState::Alive), "it was there all the time");
+        assert_eq!(state(&second, 2), Some(MemberState::Alive), "it was up all the time");
     }
 
     #[test]
-    fn a_standstill_of_this_node_makes_nobody_suspect() {
+    fn suspension_of_this_node_makes_nobody_suspect() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.tick(NOW_MS + 600_000);
@@ -486,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_was_learned_is_remembered_and_one_that_was_told_is_not() {
+    fn a_learned_address_is_saved_and_a_configured_one_is_not() {
         let mut first =
             Members::new(identity(1, 0, ""), SavedMembers::default(), 1, Options::default(), NOW_MS);
         let address = |members: &mut Members| {
@@ -506,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_addresses_of_one_life_the_later_link_wins() {
+    fn the_later_link_decides_the_address_of_an_incarnation() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.linked(identity(2, 7, "elsewhere:6660"), NOW_MS + 10);
@@ -514,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_an_address_is_a_member_and_not_dialed() {
+    fn a_node_without_an_address_is_a_member_and_is_not_dialed() {
         let mut members = members();
         members.linked(identity(2, 7, ""), NOW_MS);
         members.unlinked(NodeId(2), NOW_MS + 10);
@@ -523,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_dialed_where_another_node_has_taken_its_place() {
+    fn an_address_taken_by_another_node_is_not_dialed() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.unlinked(NodeId(2), NOW_MS + 10);
@@ -534,9 +542,9 @@ mod tests {
         assert_eq!(members.wanted(NOW_MS + 30).len(), 2);
     }
 
-    /// A node whose directory was lost dialed itself for days, where its former id was known to be.
+    /// A node that lost its directory dialed itself for days, at the address of its former id.
     #[test]
-    fn who_comes_back_as_another_node_at_its_address_replaces_the_former_after_a_minute() {
+    fn a_node_that_comes_back_with_a_new_id_replaces_the_former_one_after_a_minute() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.linked(identity(3, 7, "three:6660"), NOW_MS);
@@ -558,7 +566,7 @@ mod tests {
             state(&members, 2)
         );
         assert!(members.wanted(NOW_MS + 70_000).is_empty());
-        // One that is at this node's own address is this node.
+        // A member at this node's own address is this node's former self.
         members.unlinked(NodeId(3), NOW_MS + 67_020);
         members.linked(identity(5, 8, "one:6660"), NOW_MS + 67_020);
         members.unlinked(NodeId(5), NOW_MS + 67_030);
@@ -592,15 +600,15 @@ mod tests {
         assert_eq!(members.may_link(&identity(1, 3, "copy:6660")), Err(Refusal::SameId(NodeId(1))));
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         let copy = identity(2, 9, "copy:6660");
-        let refusal = members.may_link(&copy).expect_err("the other is heard").to_string();
+        let refusal = members.may_link(&copy).expect_err("the other one is heard").to_string();
         assert!(refusal.contains("two:6660") && refusal.contains("empty directory"), "{refusal}");
-        // Restarted elsewhere, it is silent where it was.
+        // After a restart elsewhere, the former link is silent.
         pass(&mut members, NOW_MS, 2_000);
         assert_eq!(members.may_link(&copy), Ok(()));
     }
 
     #[test]
-    fn a_life_that_is_over_gets_no_link_and_is_told_the_next() {
+    fn an_ended_incarnation_gets_no_link_and_is_told_the_next_one() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         let actions = members.left(NodeId(2), true, NOW_MS + 10);
@@ -615,7 +623,7 @@ mod tests {
         assert_eq!(
             members.wanted(NOW_MS + 30)[0].frequency,
             DialFrequency::Rarely,
-            "it may have forgotten us too"
+            "it may have forgotten this node too"
         );
         assert!(members.wanted(NOW_MS + 31 * 24 * 3_600 * 1_000).is_empty());
         let next = identity(2, 8, "two:6660");
@@ -625,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_is_remembered_as_one() {
+    fn leaving_is_saved() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.left(NodeId(2), false, NOW_MS + 10);
@@ -638,19 +646,19 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_forgotten_becomes_another() {
+    fn a_forgotten_node_takes_a_new_incarnation() {
         let mut members = members();
         let actions = members.forgotten(vec![(NodeId(1), NOW_MS + 3)], NOW_MS + 10);
         assert_eq!(members.local().incarnation, NOW_MS + 4);
         assert!(actions.contains(&Action::Renewed(members.local().clone())));
-        assert!(members.forgotten(vec![(NodeId(1), NOW_MS + 3)], NOW_MS + 20).is_empty(), "once is enough");
+        assert!(members.forgotten(vec![(NodeId(1), NOW_MS + 3)], NOW_MS + 20).is_empty(), "only once");
         assert!(members.rejoin(NOW_MS + 2, NOW_MS + 30).is_empty());
         assert!(!members.rejoin(NOW_MS + 9, NOW_MS + 30).is_empty());
         assert_eq!(members.local().incarnation, NOW_MS + 9);
     }
 
     #[test]
-    fn who_goes_over_to_another_cluster_knows_nobody_there_until_a_link_stands() {
+    fn after_a_cluster_switch_members_are_known_once_they_are_linked() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         members.linked(identity(3, 7, "three:6660"), NOW_MS);
@@ -659,7 +667,7 @@ mod tests {
         let mut again = restarted(&mut members, NOW_MS + 30);
         for members in [&mut members, &mut again] {
             assert_eq!((members.others().count(), members.wanted(NOW_MS + 40)), (0, vec![]));
-            // What is still on its way over a link with one of them says nothing here.
+            // Messages still in flight from former members have no effect.
             assert_eq!(members.packet(NodeId(2), b"junk", NOW_MS + 40), Ok(vec![]));
             assert_eq!(members.left(NodeId(2), true, NOW_MS + 40), []);
             assert_eq!(members.unlinked(NodeId(2), NOW_MS + 40), []);
@@ -674,7 +682,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_a_goodbye_of_ones_own() {
+    fn nothing_is_sent_after_leaving() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         let leaving = Action::Send(NodeId(2), Message::Leaving { permanent: false });
@@ -684,7 +692,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet_is_an_error_and_of_strangers_nothing_is_taken() {
+    fn invalid_packets_are_errors_and_packets_of_strangers_are_ignored() {
         let mut members = members();
         members.linked(identity(2, 7, "two:6660"), NOW_MS);
         for junk in [&b""[..], b"\xff\xff\xff", &[0; 64 * 1024]] {

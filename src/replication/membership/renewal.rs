@@ -1,15 +1,15 @@
-//! How this node becomes another member: of another address, of a later incarnation, or of another cluster.
+//! Changes this node's identity: another address, a later incarnation, or another cluster.
 
 use foca::{Foca, NoCustomBroadcast, PostcardCodec};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{Action, Members, Options, effects::Effects, identity::Identity};
 
-/// The membership protocol, as it is used here.
+/// The membership protocol, with its parameters.
 pub(in crate::replication::membership) type Protocol =
     Foca<Identity, PostcardCodec, Xoshiro256PlusPlus, NoCustomBroadcast>;
 
-/// The protocol as it begins: it knows nobody.
+/// The protocol at the start, knowing nobody.
 pub(in crate::replication::membership) fn protocol(
     local: &Identity,
     options: Options,
@@ -19,7 +19,7 @@ pub(in crate::replication::membership) fn protocol(
 }
 
 impl Members {
-    /// Others reach this node at another address from now on.
+    /// Other nodes reach this one at another address from now on.
     pub fn change_address(&mut self, address: &str, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         let local = self.local();
@@ -32,7 +32,7 @@ impl Members {
         self.finish()
     }
 
-    /// A peer takes this node only as a higher incarnation (see `Refusal`): becomes one of at least that number.
+    /// A peer accepts only a later incarnation (see `Refusal`): takes at least that one.
     pub fn rejoin(&mut self, incarnation: u64, now_ms: u64) -> Vec<Action> {
         self.begin(now_ms);
         let local = self.local();
@@ -42,9 +42,9 @@ impl Members {
         self.finish()
     }
 
-    /// This node goes over to another cluster. Whom it knew stays behind, and is known again once a link with it stands.
+    /// This node switches to another cluster. It drops all members it knew; they are known again once they are linked.
     pub fn switch_cluster(&mut self) {
-        // Begun anew, as the protocol would go on telling of them, in the other cluster now.
+        // Starts over, because the protocol would keep telling the other cluster about them.
         self.seed = self.seed.wrapping_add(1);
         self.foca = protocol(self.foca.identity(), self.options, self.seed);
         self.effects = Effects::default();

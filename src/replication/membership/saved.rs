@@ -1,4 +1,4 @@
-//! What a node remembers of its cluster over a restart, as bytes.
+//! The members as a node saves them for a restart, and their encoding.
 
 use foca::State;
 use serde::{Deserialize, Serialize};
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 use super::{Member, MemberState, Members, member::Record};
 use crate::error::{Error, Result};
 
-/// The version of the bytes that are written.
+/// The version that is written.
 const VERSION: u8 = 2;
-/// The one before, which had no address at its end. A note of yet another is not read.
+/// The former version, which had no address at its end. Others are not read.
 const VERSION_1: u8 = 1;
 
-/// What a node remembers.
+/// The saved members.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedMembers {
-    /// The last incarnation of the node itself; 0 before its first.
+    /// This node's last incarnation; 0 before its first.
     pub incarnation: u64,
-    /// The others.
+    /// The other members.
     pub members: Vec<Member>,
-    /// The address that the node learned to be its own, if it had to.
+    /// This node's address, if it learned it from peers.
     pub address: Option<String>,
 }
 
-/// What a note of version 1 says.
+/// The content of version 1.
 #[derive(Deserialize)]
 struct SavedMembersV1 {
     incarnation: u64,
@@ -38,12 +38,13 @@ impl From<SavedMembersV1> for SavedMembers {
 
 impl SavedMembers {
     fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![VERSION]).expect("a vector takes all bytes, and the types are plain")
+        postcard::to_extend(self, vec![VERSION]).expect("a vector has room, and these types always encode")
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
-        let broken =
-            |why: String| Error::Corrupt(format!("the note of the cluster's members (\"members\"): {why}"));
+        let broken = |why: String| {
+            Error::Corrupt(format!("the saved members of the cluster (record \"members\"): {why}"))
+        };
         let read = match bytes.split_first() {
             None => return Err(broken("it is empty".into())),
             Some((&VERSION, rest)) => postcard::take_from_bytes(rest),
@@ -52,28 +53,28 @@ impl SavedMembers {
             }
             Some((version, _)) => {
                 return Err(broken(format!(
-                    "it has version {version}, and this program reads up to {VERSION}"
+                    "it has version {version}, and this program reads up to version {VERSION}"
                 )));
             }
         };
         match read {
             Ok((remembered, [])) => Ok(remembered),
-            Ok((_, rest)) => Err(broken(format!("{} bytes follow its end", rest.len()))),
+            Ok((_, rest)) => Err(broken(format!("{} extra bytes follow", rest.len()))),
             Err(error) => Err(broken(error.to_string())),
         }
     }
 }
 
 impl Members {
-    /// What a node remembers by its note.
+    /// Reads a saved record.
     ///
     /// # Errors
-    /// `Corrupt`: the note is not one that this program wrote.
+    /// `Corrupt` if this program did not write it.
     pub fn restore(note: &[u8]) -> Result<SavedMembers> {
         SavedMembers::decode(note)
     }
 
-    /// Whether a note names others that may hold what this node holds.
+    /// Whether a record names other members that may hold this node's rows.
     pub fn are_saved_in(note: &[u8]) -> bool {
         SavedMembers::decode(note).is_ok_and(|remembered| {
             remembered.members.iter().any(|member| match member.state {
@@ -83,7 +84,7 @@ impl Members {
         })
     }
 
-    /// The note to be made durable, if what must survive a restart has changed since the last.
+    /// The record to make durable, if it changed since the last call.
     pub fn take_unsaved(&mut self) -> Option<Vec<u8>> {
         std::mem::take(&mut self.unsaved).then(|| {
             let members = self.records.values().map(|record| saved_form(&record.member)).collect();
@@ -111,7 +112,7 @@ impl Members {
     }
 }
 
-/// The state as it is remembered: suspicions come and go, and are not.
+/// The member as it is saved: without suspicions, which are temporary.
 pub(in crate::replication::membership) fn saved_form(member: &Member) -> Member {
     let state = match member.state {
         MemberState::Alive | MemberState::Suspect { .. } => MemberState::Alive,
@@ -158,9 +159,9 @@ mod tests {
         golden
     }
 
-    /// The bytes as they are written. If this fails, notes on disk are not read any more: raise the version.
+    /// The exact encoding. If this fails, existing records can no longer be read: raise the version.
     #[test]
-    fn the_bytes_are_what_they_were() {
+    fn the_encoding_is_stable() {
         let mut golden = golden(2);
         golden.extend(b"\x01\x07me:6660");
         assert_eq!(remembered().encode(), golden);
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn three_hundred_members_of_long_addresses_are_remembered() {
+    fn three_hundred_members_with_long_addresses_fit_a_record() {
         let members = (0..300).map(|node| Member {
             node: NodeId(u64::MAX - node),
             address: format!("{}{node:03}:65535", "a".repeat(250)),
@@ -181,18 +182,18 @@ mod tests {
         assert_eq!(SavedMembers::decode(&note), Ok(remembered));
     }
 
-    /// The bytes as they were first written, before there was an address in them.
+    /// The exact encoding of version 1, which had no address.
     #[test]
-    fn a_note_of_before_is_read() {
+    fn a_record_of_version_1_is_read() {
         let before = SavedMembers { address: None, ..remembered() };
         assert_eq!(SavedMembers::decode(&golden(1)), Ok(before));
         let mut long = golden(1);
         long.push(0);
-        assert!(SavedMembers::decode(&long).is_err(), "it ends where it did");
+        assert!(SavedMembers::decode(&long).is_err(), "version 1 ends here");
     }
 
     #[test]
-    fn a_broken_note_is_named() {
+    fn an_invalid_record_is_named_in_the_error() {
         let complete = remembered().encode();
         let mut long = complete.clone();
         long.push(0);
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspicion_is_not_remembered() {
+    fn a_suspicion_is_not_saved() {
         let member = Member {
             node: NodeId(1),
             address: String::new(),

@@ -1,12 +1,12 @@
-//! The members' own clock. It follows the clock it is shown, but never runs backwards, and never leaps.
+//! The members' clock. It follows the wall clock, but never runs backwards and never jumps.
 //!
-//! A node that stood still for a minute (a stopped process, a machine put to sleep) has heard nobody for a minute, and that says
-//! nothing about the others. On this clock it has missed a moment.
+//! A node that was suspended for a minute (a stopped process, a sleeping machine) has heard nobody for a minute, which
+//! says nothing about the others. On this clock only a moment has passed.
 
-/// The longest step. Timers are never further apart than this, so a longer one is a standstill.
+/// Longest step, in milliseconds. Timers are never further apart, so a longer step means suspension.
 const STEP_MAX_MS: u64 = 1_000;
 
-/// A clock that is moved by the calls it gets.
+/// A clock that moves only when it is told the time.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
     steady_ms: u64,
@@ -14,20 +14,20 @@ pub struct SteadyClock {
 }
 
 impl SteadyClock {
-    /// A clock that starts when it is `now_ms` elsewhere.
+    /// A clock that starts at wall time `now_ms`.
     pub fn new(now_ms: u64) -> Self {
         Self { steady_ms: 0, wall_ms: now_ms }
     }
 
-    /// Moves the clock to when it is `now_ms` elsewhere, and says what it shows.
+    /// Moves the clock to wall time `now_ms`, and returns its own time.
     pub fn advance(&mut self, now_ms: u64) -> u64 {
         self.steady_ms += now_ms.saturating_sub(self.wall_ms).min(STEP_MAX_MS);
         self.wall_ms = now_ms;
         self.steady_ms
     }
 
-    /// By how much the other clock leaps where it is `now_ms` there now: what this one will not follow. Clocks that are read side by
-    /// side differ by less than a step; that is no leap.
+    /// How far the wall clock jumps if it is now at `now_ms`: the part this clock will not follow. Less than a step is
+    /// no jump, because clocks that are read one after the other differ.
     pub fn jump_ms(self, now_ms: u64) -> i64 {
         match i64::try_from(now_ms.abs_diff(self.wall_ms)).unwrap_or(i64::MAX) {
             step_ms if step_ms <= STEP_MAX_MS as i64 => 0,
@@ -36,17 +36,17 @@ impl SteadyClock {
         }
     }
 
-    /// What it shows.
+    /// Its own time.
     pub fn steady_ms(self) -> u64 {
         self.steady_ms
     }
 
-    /// What it was when the clock was moved last.
+    /// The wall time at the last move.
     pub fn wall_ms(self) -> u64 {
         self.wall_ms
     }
 
-    /// What it is elsewhere when this clock shows `own_ms`.
+    /// The wall time at which this clock shows `steady_ms`.
     pub fn wall_at(self, steady_ms: u64) -> u64 {
         self.wall_ms.saturating_add(steady_ms.saturating_sub(self.steady_ms))
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_standstill_is_a_moment_and_a_clock_set_back_is_none() {
+    fn suspension_is_a_moment_and_a_clock_set_back_is_no_time() {
         let mut clock = SteadyClock::new(5_000);
         assert_eq!(clock.advance(5_300), 300);
         assert_eq!(clock.advance(65_300), 1_300);

@@ -1,5 +1,5 @@
-//! What may take long, and so is done on a thread of its own, where it holds up no other task of a node. All else is done where
-//! it comes up: a thread costs more to wake than a round of a cluster that is idle.
+//! Decides which messages to handle on a blocking thread, so that they hold up no other task. Everything else is
+//! handled on the session's task: waking a thread costs more than a round of an idle cluster.
 
 use crate::{
     core::protocol::{message::Message, replica::Swept},
@@ -7,12 +7,12 @@ use crate::{
     storage::Store,
 };
 
-/// Batches of more rows are merged where that holds up nothing else.
+/// Batches with more rows are merged on a blocking thread.
 pub const INLINE_ROWS_MAX: usize = 16;
-/// A round quotes the root at an instant that is no longer ago than this.
+/// A round's root is of an instant no longer ago than this.
 const ROOT_AGE_MAX_MS: u64 = 2 * SETTLE_MS;
 
-/// Whether a message may take long to deal with.
+/// Whether handling a message may take long.
 pub fn may_block(store: &Store, message: &Message) -> bool {
     match message {
         Message::Rows(rows) => {
@@ -21,7 +21,7 @@ pub fn may_block(store: &Store, message: &Message) -> bool {
         Message::Applied { deleted, .. } => !deleted.is_empty(),
         Message::Round(round) => {
             let swept = Swept { tombstones_ms: round.swept_ms, expired_ms: round.expired_ms };
-            // To take over how far others have swept may wait for the disk.
+            // Following a sweep may wait for the disk.
             swept != store.swept() || round_may_block(store)
         }
         Message::Open(_) | Message::Digests(_) | Message::RowFingerprints(_) | Message::Names(_) => true,
@@ -37,7 +37,7 @@ pub fn may_block(store: &Store, message: &Message) -> bool {
     }
 }
 
-/// Whether it may take long to say how this node stands.
+/// Whether making a round may take long.
 pub fn round_may_block(store: &Store) -> bool {
     !store.remembers_root(store.now_ms().saturating_sub(ROOT_AGE_MAX_MS))
 }

@@ -1,9 +1,9 @@
-//! What a conversation owes to the disk: what is to be said only of what is durable, and how it goes on where the disk fails.
+//! What a session says only after a disk sync, and how it continues if the disk fails.
 //!
-//! A node whose storage fails keeps its links: it says how it stands each round, without a root, and answers. The rows that come it
-//! drops, and acknowledges none of them nor any that come after, so that their sender keeps them. Once the storage takes rows again the
-//! link ends, and the next begins with what was acknowledged last. A node that has no room for a table that a peer has does the same,
-//! but for what it says of itself, as all that it has is durable.
+//! A node whose storage fails keeps its links. It still sends rounds, without a root, and answers. It drops the rows
+//! that arrive and acknowledges none of them or of those that follow, so that the sender keeps them. Once the storage
+//! accepts rows again the link ends, and the next one continues after the last acknowledgement. A node without room for
+//! a peer's table does the same, except that its rounds keep their root, because everything it has is durable.
 
 use std::{mem, time::Duration};
 
@@ -21,11 +21,11 @@ use crate::{
     storage::commit::Life,
 };
 
-/// How a sync went, how long it took, and what waited for it.
+/// The result of a sync, how long it took, and what to do next.
 pub type Synced = (Result<()>, Duration, Then);
 
 impl Session {
-    /// Sends something, or has it wait for a sync of what was merged in that life of the storage.
+    /// Sends a message, or queues what must wait for a sync of everything merged in this life of the storage.
     pub(in crate::replication::session) fn queue_output(&mut self, life: Life, output: Output) {
         match output {
             Output::Send(message) => self.waiting.push_back(message),
@@ -43,7 +43,7 @@ impl Session {
         }
     }
 
-    /// Does what was to be done after a sync.
+    /// Does what was waiting for a sync.
     pub(in crate::replication::session) fn after_sync(&mut self, then: Then, is_durable: bool) {
         match allowed_after_sync(then, is_durable, self.accepts_rows) {
             Some(Then::Send(message)) => {
@@ -51,27 +51,27 @@ impl Session {
                 self.waiting.push_back(message);
             }
             Some(Then::Equal(equal)) => {
-                let peer = self.peer.as_mut().expect("it is here between messages");
+                let peer = self.peer.as_mut().expect("the peer is here between messages");
                 peer.equal(&self.inner.context(), equal);
                 debug!(peer = %self.state.node, at_ms = equal.compared.at_ms, "equal");
                 let (is_complete, at_ms) =
                     (equal.covered.is_some_and(|flags| flags.complete), equal.compared.at_ms);
                 if is_complete && let Err(error) = self.inner.store().restored(at_ms) {
-                    debug!(%error, "what was lost stays noted as lost until the next round");
+                    debug!(%error, "the record of lost rows stays until the next round");
                 }
             }
             None => {}
         }
     }
 
-    /// What was done; `None` where the storage failed, and it was not. No rows are taken from then on, and the peer is told so.
+    /// Passes a result on. `None` if the storage failed: from then on no rows are accepted, and the peer is told.
     pub(in crate::replication::session) fn tolerate_storage_failure<T>(
         &mut self,
         done: Result<T>,
     ) -> Result<Option<T>> {
         match done {
             Ok(done) => Ok(Some(done)),
-            // It may be on its way to be opened again.
+            // The storage may be reopening.
             Err(error @ (Error::StorageFull(_) | Error::NotReady(_))) => {
                 if mem::replace(&mut self.accepts_rows, false) {
                     let why = self.inner.store().failure().unwrap_or_else(|| error.to_string());
@@ -82,7 +82,7 @@ impl Session {
             Err(Error::TooMany(why)) => {
                 if mem::replace(&mut self.accepts_rows, false) {
                     let peer = self.state.node;
-                    warn!(%peer, why, "no rows are taken from a peer: what it has more stays there, and comes once there is room");
+                    warn!(%peer, why, "no rows are accepted from a peer: it keeps them and sends them once there is room");
                     self.state.set_rows_refused(why.clone());
                     self.waiting.push_back(Message::StorageFull(why));
                 }
@@ -92,15 +92,15 @@ impl Session {
         }
     }
 
-    /// Whether rows could be taken again that were not.
+    /// Whether rows could be accepted again.
     pub(in crate::replication::session) fn can_accept_again(&self) -> bool {
         let store = self.inner.store();
         store.failure().is_none() && (self.state.rows_refused().is_none() || store.has_room_for_tables())
     }
 }
 
-/// What may be said and concluded after a sync. Where that failed, nothing from what this node holds; where it `takes` no rows any more,
-/// nothing is acknowledged: that would be taken to be of the batches before as well.
+/// What may be done after a sync. If the sync failed: nothing that claims what this node holds. If the session no
+/// longer accepts rows: no acknowledgement, because it would cover the dropped batches before it.
 fn allowed_after_sync(then: Then, is_durable: bool, accepts_rows: bool) -> Option<Then> {
     match then {
         Then::Send(Message::Round(round)) if !is_durable => {
@@ -121,7 +121,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_not_durable_is_neither_claimed_nor_acknowledged() {
+    fn rows_that_are_not_durable_are_neither_claimed_nor_acknowledged() {
         let applied = || Then::Send(Message::Applied { batch: 1, deleted: Vec::new() });
         let compared = Floor::default().compare(1);
         let equal = || Then::Equal(Equal { compared, swept: Swept::default(), covered: None });
@@ -148,6 +148,6 @@ mod tests {
             assert_eq!(allowed_after_sync(equal(), true, accepts_rows), Some(equal()));
         }
         assert_eq!(allowed_after_sync(applied(), true, true), Some(applied()));
-        assert_eq!(allowed_after_sync(applied(), true, false), None, "rows before it may have been dropped");
+        assert_eq!(allowed_after_sync(applied(), true, false), None, "earlier rows may have been dropped");
     }
 }

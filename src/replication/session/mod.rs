@@ -1,10 +1,10 @@
-//! The life of one link: a task that feeds the protocol (`core::peer`) what comes in, and does what it says. Two others read and
-//! write beside it.
+//! The session of one link: a task that feeds incoming messages to the protocol (`core::protocol::peer`) and does what
+//! it says. Two more tasks read and write the link (`link::io`).
 //!
-//! What comes in is always taken, whatever waits to go out: two nodes that both wait for the other to read would wait for ever.
-//! What can wait to go out is bounded by the window, and by the size of a comparison.
+//! Incoming messages are always read, whatever is waiting to be sent: two nodes that wait for each other to read would
+//! wait for ever. What can wait to be sent is limited by the window and by the size of a comparison.
 //!
-//! A peer that says nothing for a while is given up, and its link with it. Nothing else waits for it.
+//! A peer that is silent for too long is dropped along with its link. Nothing else waits for it.
 
 pub(super) mod blocking;
 mod durability;
@@ -44,20 +44,20 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Bytes of rows on their way to a peer, unacknowledged: what a peer may hold in memory of this node's.
+/// Bytes of unacknowledged rows in flight to a peer: how much of its memory they may use.
 const WINDOW_BYTES: usize = 1024 * 1024;
-/// Messages that wait between the tasks of a link.
+/// Messages queued between the tasks of a link.
 const QUEUE_MAX: usize = 8;
-/// Batches made ahead of what the link takes.
+/// Batches prepared ahead of the link.
 const AHEAD_MAX: usize = 2;
-/// A peer that says nothing for so long is given up. It says something each round.
+/// A peer that is silent for this long is dropped. It sends something every second.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
-/// A peer that lives and says nothing new for so long hangs: its rounds come each second.
+/// A peer that sends only keep-alives for this long hangs: its rounds should come every second.
 const ROUNDLESS_MAX: Duration = Duration::from_secs(120);
-/// A disk that takes longer than this to sync has enough to do: repairs then go one batch at a time.
+/// If the disk takes longer than this to sync, repairs go one batch at a time.
 const SYNC_SLOW: Duration = Duration::from_millis(100);
 
-/// Talks over a link until it ends. Returns why it did.
+/// Runs the session of a link until it ends. Returns the reason.
 pub(super) async fn run_session(
     inner: Arc<Inner>,
     link: Link,
@@ -102,7 +102,7 @@ pub(super) async fn run_session(
     }
     session.flush().await;
     drop(session);
-    // The writer ends when it has sent what was given to it.
+    // The writer ends after the last message.
     let _ = timeout(Duration::from_secs(1), tasks.join_next()).await;
     error
 }
@@ -110,21 +110,21 @@ pub(super) async fn run_session(
 struct Session {
     inner: Arc<Inner>,
     state: Arc<LinkState>,
-    /// Elsewhere while a message is dealt with that takes long.
+    /// Absent while a message is handled on a blocking thread.
     peer: Option<Peer>,
     outgoing: mpsc::Sender<Message>,
     waiting: VecDeque<Message>,
-    /// What is to be done when the disk has synced, in order.
+    /// What waits for a disk sync, in order.
     syncs: FuturesOrdered<BoxFuture<'static, Synced>>,
     sync_time: Duration,
     /// Whether the first round was sent.
     sent_first_round: bool,
-    /// Whether rows that come are taken: not after the storage failed.
+    /// Whether incoming rows are accepted: not after the storage failed.
     accepts_rows: bool,
-    /// Whether rows go out: not to a peer that takes none, nor after one could not be read.
+    /// Whether rows are sent: not to a peer that accepts none, nor after a row could not be read.
     sends_rows: bool,
     pacing: Pacing,
-    /// When the peer's last round came.
+    /// When the peer's last round arrived.
     last_round: Instant,
 }
 
@@ -138,23 +138,24 @@ impl Session {
         mut failure: oneshot::Receiver<Error>,
     ) -> Result<Never> {
         let inner = self.inner.clone();
-        // A member that a crash makes this node forget is waited for by nobody, and what it has may be swept: it is to be known for
-        // good before anything is acknowledged to it.
+        // If a crash made this node forget a member, nobody waits for that member and its rows may be swept. This must
+        // be durable before anything is acknowledged to it.
         self.tolerate_storage_failure(inner.save_state().await)?;
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut heard_bytes = 0;
         loop {
-            // Made before the look at the journal, so that what is appended meanwhile is not missed.
+            // Created before the journal is read, so that nothing appended in between is missed.
             let appended = inner.appended.notified();
             let pause = self.fill_window().await?;
             tokio::select! {
-                // What waits to be sent first, as it is bounded; silence last, as what was said may still lie unread.
+                // Sending comes first, because its queue is limited. Silence comes last, because messages may still be
+                // unread.
                 biased;
                 place = self.outgoing.clone().reserve_owned(), if !self.waiting.is_empty() => match place {
                     Ok(place) => {
-                        place.send(self.waiting.pop_front().expect("looked at above"));
+                        place.send(self.waiting.pop_front().expect("the queue is not empty"));
                     }
                     Err(_) => return Err((&mut failure).await.unwrap_or_else(|_| link_closed())),
                 },
@@ -172,28 +173,28 @@ impl Session {
                 control = control.recv() => self.handle_control(control).await?,
                 error = &mut failure => return Err(error.unwrap_or_else(|_| link_closed())),
                 () = sleep_until(self.pacing.until()), if pause == Pause::Pacing => {}
-                // There may be no end of these, and a peer that is slow or hangs is not to be woken for by each of them.
+                // The journal may grow continuously, and a slow or hanging peer must not cause a wakeup each time.
                 () = appended, if pause == Pause::Sent => {}
                 () = sleep_until(heard + SILENCE_MAX) => heard = self.check_silence(&mut heard_bytes)?,
             }
         }
     }
 
-    /// Gives up a peer that said nothing for a while. A long message may be on its way.
+    /// Drops a peer that was silent for a while, unless a long message is arriving.
     fn check_silence(&self, heard_bytes: &mut u64) -> Result<Instant> {
         let bytes = self.state.traffic.received_bytes();
         if bytes == std::mem::replace(heard_bytes, bytes) {
-            return Err(Error::Io(format!("the peer said nothing for {SILENCE_MAX:?}")));
+            return Err(Error::Io(format!("the peer was silent for {SILENCE_MAX:?}")));
         }
         Ok(Instant::now())
     }
 
-    /// Makes batches for the link to take, as far as the window goes.
+    /// Prepares batches for the link, as far as the window allows.
     async fn fill_window(&mut self) -> Result<Pause> {
-        // The round comes first, by which the peer knows what to make of rows.
+        // The first round tells the peer how to treat the rows.
         while self.sent_first_round && self.sends_rows && self.waiting.len() < AHEAD_MAX {
             let window_bytes = if self.sync_time > SYNC_SLOW { 1 } else { WINDOW_BYTES };
-            let peer = self.peer.as_mut().expect("it is here between messages");
+            let peer = self.peer.as_mut().expect("the peer is here between messages");
             if !peer.has_room(window_bytes) {
                 return Ok(Pause::Full);
             }
@@ -207,7 +208,7 @@ impl Session {
                 peer.poll(&self.inner.context(), window_bytes)
             };
             let Some(batch) = self.tolerate_storage_failure(batch)? else {
-                // The row that could not be read would be missing before those that follow.
+                // The unreadable row must not be skipped: the peer would acknowledge later ones without it.
                 self.sends_rows = false;
                 return Ok(Pause::Full);
             };
@@ -230,7 +231,7 @@ impl Session {
             }
             Message::Superseded { at_least, forgotten, forced } => {
                 self.inner.superseded(node, at_least, forgotten, forced);
-                Err(Error::NotReady(format!("this node is to come back as incarnation {at_least}")))
+                Err(Error::NotReady(format!("this node must come back as incarnation {at_least}")))
             }
             Message::Refused(why) => Err(Error::Forbidden(sanitize(&why))),
             Message::Leaving { permanent } => {
@@ -239,13 +240,13 @@ impl Session {
             }
             Message::StorageFull(why) => {
                 let why = sanitize(&why);
-                warn!(peer = %node, why, "a peer takes no rows: it gets what it misses when it does again");
+                warn!(peer = %node, why, "a peer accepts no rows: it gets them when it does again");
                 self.sends_rows = false;
                 self.state.set_storage_full(why);
                 Ok(())
             }
             Message::Alive if self.last_round.elapsed() > ROUNDLESS_MAX => {
-                Err(Error::Io(format!("the peer lives, and sent no round for {ROUNDLESS_MAX:?}")))
+                Err(Error::Io(format!("the peer is alive but sent no round for {ROUNDLESS_MAX:?}")))
             }
             Message::Rows(_) if !self.accepts_rows => Ok(()),
             message => self.handle(message).await,
@@ -261,19 +262,19 @@ impl Session {
         let outputs = if blocking::may_block(&self.inner.store, &message) {
             self.run_blocking(move |peer, context| peer.handle(context, message)).await
         } else {
-            let peer = self.peer.as_mut().expect("it is here between messages");
+            let peer = self.peer.as_mut().expect("the peer is here between messages");
             peer.handle(&self.inner.context(), message)
         };
         let Some(outputs) = self.tolerate_storage_failure(outputs)? else { return Ok(()) };
         if self.inner.has_waiters() && self.peer.as_ref().is_some_and(Peer::is_acknowledged) {
-            // Who waited for this writes on now, and waits again.
+            // Whoever waited for this can now write on, and waits again.
             self.pacing = Pacing::none(Instant::now());
         }
         if let Some(peer) = &self.peer
             && peer.figures().rows_unproven > unproven
         {
             let rows = peer.figures().rows_unproven - unproven;
-            warn!(peer = %self.state.node, rows, "took rows as old as what was swept here: if they had been deleted, they are back");
+            warn!(peer = %self.state.node, rows, "accepted rows as old as what was swept here: if they had been deleted, they are back");
         }
         self.inner.notify_progress();
         outputs.into_iter().for_each(|output| self.queue_output(life, output));
@@ -284,13 +285,13 @@ impl Session {
     async fn round(&mut self) -> Result<()> {
         if !self.accepts_rows && self.can_accept_again() {
             return Err(Error::Io(
-                "the storage takes rows again, and is to be sent those it did not take".into(),
+                "the storage accepts rows again, and the peer must send those that were dropped".into(),
             ));
         }
         self.run_peer(blocking::round_may_block(&self.inner.store), Peer::round).await
     }
 
-    /// Does what the protocol says to do of itself. `long`: it may take long.
+    /// Makes the protocol do something on its own. `blocking`: it may take long.
     async fn run_peer(
         &mut self,
         blocking: bool,
@@ -300,7 +301,7 @@ impl Session {
         let output = if blocking {
             self.run_blocking(run_peer).await
         } else {
-            let peer = self.peer.as_mut().expect("it is here between messages");
+            let peer = self.peer.as_mut().expect("the peer is here between messages");
             run_peer(peer, &self.inner.context())
         };
         if let Some(output) = self.tolerate_storage_failure(output)? {
@@ -320,12 +321,12 @@ impl Session {
         Ok(())
     }
 
-    /// Runs what may read or merge many rows on a thread of its own, so that it holds up no other task.
+    /// Runs something that may read or merge many rows on a blocking thread, so that it holds up no other task.
     async fn run_blocking<T: Send + 'static>(
         &mut self,
         run: impl FnOnce(&mut Peer, &Context<'_, self::storage::Rows>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut peer = self.peer.take().expect("it is here between messages");
+        let mut peer = self.peer.take().expect("the peer is here between messages");
         let inner = self.inner.clone();
         let machine = inner.machine().clone();
         let ran = machine.run(move || {
@@ -343,7 +344,7 @@ impl Session {
         }
     }
 
-    /// Gives the writer what was still to be said.
+    /// Passes the remaining messages to the writer.
     async fn flush(&mut self) {
         for message in self.waiting.drain(..) {
             let sent = timeout(Duration::from_millis(500), self.outgoing.send(message)).await;
@@ -355,5 +356,5 @@ impl Session {
 }
 
 fn link_closed() -> Error {
-    Error::Io("the link is gone".into())
+    Error::Io("the link is closed".into())
 }

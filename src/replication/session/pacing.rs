@@ -1,8 +1,8 @@
-//! The rest that a link takes after a batch of fresh writes, so that where many come they go together: a batch costs both nodes
-//! as much as several rows, and the more of them the faster the link.
+//! The pause of a link after a batch of new writes, so that frequent writes go out together: a batch costs both nodes
+//! as much as several rows, relatively more on a fast link.
 //!
-//! It is as long as the batch had rows, up to a bound. So few writes are never held back, and many make batches grow until the
-//! bound holds them.
+//! The pause is proportional to the rows of the batch, up to a limit. A few writes are never held back; many make the
+//! batches grow until the limit holds.
 
 use std::time::Duration;
 
@@ -10,38 +10,39 @@ use tokio::time::Instant;
 
 use crate::core::protocol::message::{MESSAGE_BYTES, Message, Row, Rows};
 
-/// How long a link rests for each row.
+/// Pause per row.
 const DELAY_PER_ROW: Duration = Duration::from_micros(250);
-/// A shorter rest is none: timers are not finer.
+/// A shorter pause is skipped: timers are no finer.
 const DELAY_MIN: Duration = Duration::from_millis(1);
-/// The longest: what a write may have to wait on a node that takes more than 4,000 a second. At half of it a replica spends a tenth to
-/// a fifth more on each row.
+/// Longest pause: what a write may wait on a node that accepts more than 4,000 a second. With half of it, a replica
+/// spends a tenth to a fifth more on each row.
 const DELAY_MAX: Duration = Duration::from_millis(10);
 
-/// Why no more batches go out now, and so what is to be waited for, beside a message.
+/// Why no more batches are sent now, and so what to wait for besides a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// All were sent that there are: for another write.
+    /// All rows were sent: wait for another write.
     Sent,
-    /// For the end of the rest.
+    /// Wait for the end of the pause.
     Pacing,
-    /// For room: in the window, or in the link.
+    /// Wait for room in the window or in the link.
     Full,
 }
 
-/// When a link has rested.
+/// When the current pause ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
     until: Instant,
 }
 
 impl Pacing {
-    /// None at `now`.
+    /// No pause at `now`.
     pub fn none(now: Instant) -> Self {
         Self { until: now }
     }
 
-    /// Begins with a batch that was made at `now`. A full one needs none, as it cannot grow; and those of repairs mostly are.
+    /// Starts the pause after a batch made at `now`. A full batch needs none because it cannot grow, and batches of
+    /// repairs are mostly full.
     pub fn after_batch(&mut self, now: Instant, batch: &Message) {
         let Message::Rows(Rows { repair: false, tables, .. }) = batch else { return };
         let rows = || tables.iter().flat_map(|(_, rows)| rows);
@@ -49,7 +50,7 @@ impl Pacing {
         self.until = now + if is_full { Duration::ZERO } else { delay(rows().count()) };
     }
 
-    /// When it ends.
+    /// When the pause ends.
     pub fn until(self) -> Instant {
         self.until
     }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_need_no_rest_and_many_not_more_than_the_longest() {
+    fn few_rows_need_no_pause_and_many_at_most_the_longest() {
         let now = Instant::now();
         for (rows, delay) in [(0, 0), (1, 0), (3, 0), (4, 1), (8, 2), (40, 10), (1000, 10)] {
             let mut pacing = Pacing::none(now);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_needs_no_rest() {
+    fn a_full_batch_needs_no_pause() {
         let now = Instant::now();
         let mut delay = Pacing::none(now);
         let rows = (0..4).map(|number| row(&number.to_string(), "1".repeat(MESSAGE_BYTES / 4))).collect();
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn repairs_leave_a_rest_as_it_is() {
+    fn repairs_do_not_change_the_pause() {
         let now = Instant::now();
         let mut delay = Pacing::none(now);
         delay.after_batch(now, &batch(1000, true));

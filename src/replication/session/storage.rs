@@ -1,4 +1,4 @@
-//! The node's storage as a replica: what the protocol reads and writes, on the tables as they lie on the disk.
+//! The node's storage as a [`Replica`] for the protocol.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The rows of a store, whose new writes `stamps` stamps.
+    /// The rows of `store`. `stamps` makes the timestamps of new writes.
     pub fn new(store: Store, stamps: Arc<Stamps>) -> Self {
         Self { store, stamps }
     }
@@ -65,9 +65,9 @@ impl Replica for Rows {
 
     fn read(&self, table: &TableName, key: &Key) -> Result<Option<Row>> {
         match self.store.read_row(table, key) {
-            // The others have it, or have it not; one damaged row is not to keep them from all the rest.
+            // Other nodes may have it; one damaged row must not keep them from all the rest.
             Err(error @ Error::Corrupt(_)) => {
-                error!(%error, "a row is not sent to the other nodes");
+                error!(%error, "a damaged row is not sent to the other nodes");
                 Ok(None)
             }
             read => read,

@@ -1,5 +1,5 @@
-//! Makes what was merged durable, before anybody is told that it is. What is durable already is not synced again: a cluster
-//! that is idle writes nothing to its disks.
+//! Makes merged rows durable before anyone is told that they are. If they are durable already nothing is synced, so an
+//! idle cluster writes nothing to its disks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,25 +8,26 @@ use crate::{
     storage::{Store, commit::Life},
 };
 
-/// Syncs for all links of a node.
+/// The disk syncs of all links of a node.
 pub struct Syncs {
     store: Store,
-    /// How many rows had been changed when the last sync began that came to its end, and in which life of the store.
+    /// The count of changed rows when the last successful sync began, and the life of the storage.
     durable: Mutex<Option<(u64, Life)>>,
 }
 
 impl Syncs {
-    /// Of this store.
+    /// Syncs of this store.
     pub fn new(store: Store) -> Self {
         Self { store, durable: Mutex::default() }
     }
 
-    /// Returns when everything merged before the call survives a power cut. `life` is that of before the merges.
+    /// Returns when everything merged before the call survives a power cut. `life` is the life of the storage before
+    /// the merges.
     ///
     /// # Errors
     /// As `Store::durable`.
     pub async fn sync(&self, life: Life) -> Result<()> {
-        // A row is counted when it is set: whatever is counted by now, the sync makes durable.
+        // A row is counted when it is written, so the sync covers every row counted by now.
         let now = (self.store.counters().changed_rows.value(), self.store.life());
         if *self.durable() == Some(now) && now.1 == life {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Rows that come from peers, and rows that a peer proved to have been deleted. See `core::agreement`.
+//! Rows that come from peers, and rows that a peer proved to have been deleted. See `core::protocol::agreement`.
 
 use std::cell::Cell;
 

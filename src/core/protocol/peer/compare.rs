@@ -1,4 +1,4 @@
-//! What follows from the round of a peer: what it has swept, whether it holds the same, and when to find out where it does not.
+//! Handles a peer's round: follows its sweeps, compares roots, and decides when to open a comparison.
 
 use super::{Context, Equal, Output, Peer, Then};
 use crate::{
@@ -12,14 +12,14 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A comparison that was quiet for so long is over.
+/// A comparison with no messages for this long is over.
 const COMPARISON_QUIET_MS: u64 = 4_000;
-/// A row that was written over on one side just before it was swept, and on the other just after, makes instants before differ,
-/// and so long after where it is written over again and again.
+/// If a row was overwritten just before it was swept on one side and just after on the other, earlier instants differ.
+/// A row that is overwritten continuously keeps them different for this long.
 const SWEEP_MS: u64 = 1_000;
-/// How many rounds may differ for that reason before it is held to be another.
+/// After this many differing rounds, that is no longer taken as the reason.
 const SWEEP_EXCUSES_MAX: u32 = 4;
-/// A first sync whose source says nothing for so long looks for another.
+/// A node in its first sync looks for another source after this much silence.
 const SOURCE_SILENCE_MS: u64 = 5_000;
 
 impl Peer {
@@ -29,7 +29,7 @@ impl Peer {
         round: Round,
     ) -> Result<Vec<Output>> {
         self.measure(context.now_ms, &round)?;
-        // It is an instant that the clock is raised to.
+        // The clock is raised to this instant, so it must not be too far ahead.
         let latest_ms = context.now_ms + self.options.clock_drift_max_ms;
         if round.at_ms() > latest_ms {
             let ahead_ms = round.at_ms() - context.now_ms;
@@ -47,8 +47,8 @@ impl Peer {
         outputs
     }
 
-    /// Takes over how far others have swept; where this node is not whole, once the peer has what is removed here by that. Where it is
-    /// further than this node ever guaranteed, they do not count on this node: it is not whole, whatever it holds itself to be.
+    /// Follows how far others have swept. A syncing node first sends the peer what that would remove. If others swept
+    /// further than this node ever guaranteed, they do not count on it: then it is not complete, whatever it believed.
     fn follow_sweep<R: Replica>(
         &mut self,
         context: &Context<'_, R>,
@@ -80,20 +80,20 @@ impl Peer {
         }
         let own = context.replica.swept();
         if !is_complete && round.flags.complete && own.max(swept) != swept {
-            // What it swept by itself, apart from the others, the others may still have.
+            // It swept this on its own, so the others may still have it.
             return context.replica.reset_swept(swept);
         }
         context.replica.sweep_to(swept);
         Ok(())
     }
 
-    /// Sends the peer what is dead here and about to be removed, and says whether it has that. What this node deleted, or gave an expiry,
-    /// while it was no member ends what the members have had since before; there it is removed at once.
+    /// Sends the peer the tombstones and expired values that are about to be removed here. Returns whether it has them.
+    /// They end rows that the members still hold if this node deleted or expired them while it was not a member.
     fn has_sent_garbage<R: Replica>(&mut self, context: &Context<'_, R>, swept: Swept) -> Result<bool> {
         if !self.repairs.is_empty() || self.is_repairing() {
             return Ok(false);
         }
-        // They may have swept further while it was on its way.
+        // Others may have swept further in the meantime.
         if self.garbage_sent.max(swept) != self.garbage_sent {
             self.repairs.add_all(context.replica.garbage(swept)?);
             self.garbage_sent = self.garbage_sent.max(swept);
@@ -120,7 +120,7 @@ impl Peer {
         if own == theirs {
             (self.differing, self.sweep_excuses) = (0, 0);
             self.end_comparison();
-            // Of what was written just before the link came up, an earlier instant tells nothing: it may be missing here.
+            // Rows written just before the link came up may be missing here, and an earlier instant does not show them.
             let is_all = round.flags.is_all || round.at_ms() >= self.options.latest_ms(self.linked_ms);
             let covered = is_all.then_some(round.flags);
             let equal = Equal { compared, swept, covered };
@@ -133,11 +133,11 @@ impl Peer {
         };
         let is_due = match (is_complete, round.flags.complete) {
             (true, true) => self.is_due(round),
-            // One that has yet to learn what there is learns it from one that knows, and from one at a time.
+            // A syncing node learns from a complete one, and from one at a time.
             (false, true) => self.is_source(context),
-            // All were started together.
+            // All nodes were started together.
             (false, false) if may_agree => self.is_due(round),
-            // It will ask.
+            // The syncing side opens the comparison.
             (true, false) | (false, false) => false,
         };
         if !is_due || self.is_comparing(context.now_ms) {
@@ -146,7 +146,7 @@ impl Peer {
         Ok(vec![self.compare_now(context)?])
     }
 
-    /// Whether roots have differed for long enough, with nothing on its way that explains it.
+    /// Whether the roots have differed for long enough, and nothing in flight explains it.
     fn is_due(&mut self, round: &Round) -> bool {
         if round.flags.pushing || self.is_pushing(round.at_ms()) {
             return false;
@@ -159,7 +159,7 @@ impl Peer {
         self.differing >= self.rounds_before_opening(round)
     }
 
-    /// Whether the first sync is to come from this peer.
+    /// Whether this peer is the source of the first sync.
     fn is_source<R: Replica>(&self, context: &Context<'_, R>) -> bool {
         let mut progress = context.shared.progress();
         let is_taken = |(sync_source, seen_ms): (NodeId, u64)| {
@@ -172,8 +172,8 @@ impl Peer {
         true
     }
 
-    /// How many rounds in a row must differ before this side opens. One of both opens first, and the other only where that
-    /// does not; after a gap there is no doubt that something differs.
+    /// How many rounds in a row must differ before this side opens a comparison. One side opens first, and the other
+    /// only if it does not. After a gap the difference is certain.
     fn rounds_before_opening(&self, round: &Round) -> u32 {
         let sure = self.equal_ms.is_none() && (self.gap || round.flags.gap);
         match (sure, self.local < self.remote) {
@@ -212,7 +212,7 @@ impl Peer {
         let there_ms = round.now_ms.saturating_add(round_trip_ms / 2);
         self.figures.round_trip_ms = Some(round_trip_ms);
         self.figures.clock_offset_ms = Some(difference(there_ms, now_ms));
-        // What may be the way of the message is not held against the clock.
+        // The message's travel time does not count against the clock.
         let ahead_ms = round.now_ms.saturating_sub(now_ms);
         if ahead_ms > self.options.clock_drift_max_ms {
             return Err(Error::ClockDrift { ahead_ms, allowed_ms: self.options.clock_drift_max_ms });
@@ -221,7 +221,7 @@ impl Peer {
     }
 }
 
-/// How far one instant lies after another, as far as can be said.
+/// How far one instant lies after another, saturating.
 fn difference(later_ms: u64, earlier_ms: u64) -> i64 {
     let amount = i64::try_from(later_ms.abs_diff(earlier_ms)).unwrap_or(i64::MAX);
     if later_ms >= earlier_ms { amount } else { -amount }

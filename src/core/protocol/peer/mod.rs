@@ -1,16 +1,15 @@
-//! What one node says to another over a link, and what it does with what it hears: the protocol of replication, without a
-//! socket, a clock or a thread.
+//! The protocol of one link, without a socket, a clock or a thread.
 //!
-//! Three things happen side by side. *Push*: what the journal has after the peer's cursor goes out in batches, as many as the
-//! window lets. *Rounds*: each tells the other how it stands; equal roots raise the floor. *Comparison*: roots that stay
-//! different, with nothing on its way that would explain it, open a conversation (`reconcile`), and what it finds goes out in
-//! batches like those of the journal, after them.
+//! Three things happen side by side. *Push*: batches of the journal after the peer's cursor, as many as the window
+//! allows. *Rounds*: each node sends its state; equal roots raise the floor. *Comparison*: roots that stay different,
+//! with nothing in flight that explains it, start a comparison. The rows it finds are sent in batches too, after those
+//! of the journal.
 //!
-//! Batches are acknowledged in order, when they are durable at the receiver. What is not acknowledged when a link ends is sent
-//! again from the cursor, over the next.
+//! Batches are acknowledged in order, once they are durable at the receiver. What is not acknowledged when a link ends
+//! is sent again over the next link.
 //!
-//! Whoever drives this calls `handle` for each message, `round` each round, and `poll` until it has nothing more; and does
-//! what the outputs say.
+//! The driver calls `handle` for each message, `round` each round, and `poll` until it returns nothing. It does what
+//! the outputs say.
 
 mod compare;
 mod figures;
@@ -34,23 +33,23 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Instants of roots are multiples of this, so that those of several peers are the same and need be taken once.
+/// Root instants are multiples of this, so that all peers use the same ones and each root is computed once.
 const INSTANT_STEP_MS: u64 = 500;
-/// How many places of the journal are remembered, one a round: more than the settle time has rounds.
+/// Most journal positions remembered, one per round: more than there are rounds in the settle time.
 const ROUND_MARKS_MAX: usize = 64;
 
-/// How peers are spoken to.
+/// The settings of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long ago the instant is at which roots are compared: longer than any message is on its way.
+    /// How far back roots are compared: longer than any message takes.
     pub settle_ms: u64,
-    /// How far ahead a timestamp or a clock may be.
+    /// How far ahead a timestamp or a clock may be, in milliseconds.
     pub clock_drift_max_ms: u64,
 }
 
 impl Options {
-    /// The latest that a row may be dated. What one node took from another whose clock is ahead, as far as may be, is as far ahead of it
-    /// as that one.
+    /// The latest timestamp that a row may have. A node may pass on a row from a third node whose clock is ahead of its
+    /// own by the limit.
     fn latest_ms(&self, now_ms: u64) -> u64 {
         now_ms + 2 * self.clock_drift_max_ms
     }
@@ -60,52 +59,52 @@ impl Options {
 pub struct Context<'a, R> {
     /// The rows.
     pub replica: &'a R,
-    /// What it shares with the other peers.
+    /// What all peers share.
     pub shared: &'a Shared,
-    /// Unix milliseconds.
+    /// The current time, in Unix milliseconds.
     pub now_ms: u64,
 }
 
-/// What is to be done.
+/// Something for the driver to do.
 #[derive(Debug, PartialEq)]
 pub enum Output {
     /// Send this.
     Send(Message),
-    /// Make durable what was merged so far, then do this. In order.
+    /// Sync everything merged so far, then do this. In order.
     AfterSync(Then),
 }
 
-/// What is to be done after a sync.
+/// What to do after a sync.
 #[derive(Debug, PartialEq)]
 pub enum Then {
     /// Send this.
     Send(Message),
-    /// Call `Peer::equal`.
+    /// Call `Peer::equal` with this.
     Equal(Equal),
 }
 
-/// Two roots were equal.
+/// The roots were equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Equal {
-    /// The comparison.
+    /// The comparison of roots.
     pub compared: Comparing,
-    /// How far both had swept.
+    /// How far both nodes had swept.
     pub swept: Swept,
-    /// What the peer is, if the root shows all that it had when the link came up.
+    /// The peer's flags, if the root covers everything it had when the link came up.
     pub covered: Option<Flags>,
 }
 
-/// One peer, for the life of a link.
+/// The protocol state of one link.
 #[derive(Debug)]
 pub struct Peer {
     local: NodeId,
     remote: NodeId,
     options: Options,
     random: u64,
-    /// When the link came up, and how far the journal went then.
+    /// When the link came up, and the end of the journal then.
     linked_ms: u64,
     linked_entry: u64,
-    /// How far the journal was looked at, and what of it was not sent yet.
+    /// How far the journal was read, and what was read but not sent.
     cursor: u64,
     unsent: VecDeque<JournalEntry>,
     acked: u64,
@@ -117,17 +116,18 @@ pub struct Peer {
     last_batch: u64,
     pushes_in_a_row: u32,
     last_round: Option<(Round, u64)>,
-    /// Rounds in a row that showed another root.
+    /// Consecutive rounds with different roots.
     differing: u32,
-    /// The last instant (Unix milliseconds) at which roots were equal, since the link came up or the journal had a gap.
+    /// The last instant (Unix milliseconds) at which the roots were equal, since the link came up or the journal had a
+    /// gap.
     equal_ms: Option<u64>,
     open_comparison: Option<OpenComparison>,
     comparison_active_ms: u64,
-    /// How many rounds in a row differed just after a sweep.
+    /// Differing rounds in a row that a recent sweep explains.
     sweep_excuses: u32,
-    /// How far others had swept when the peer was sent what dies here by that.
+    /// The sweep for which the peer was sent what it would remove here.
     garbage_sent: Swept,
-    /// How far both have swept, and since when both have.
+    /// How far both nodes have swept, and since when (Unix milliseconds).
     swept: (Swept, u64),
     figures: Figures,
 }
@@ -138,7 +138,7 @@ struct OpenComparison {
 }
 
 impl Peer {
-    /// A peer to which a link has just come up. `seed` must be one that nobody can foretell.
+    /// A peer on a link that just came up. `seed` must be unpredictable.
     pub fn new<R: Replica>(
         context: &Context<'_, R>,
         (local, remote): (NodeId, NodeId),
@@ -164,7 +164,7 @@ impl Peer {
             cursor,
             unsent: VecDeque::new(),
             acked: cursor,
-            // Of a peer that is new to this process nobody knows what it has.
+            // For a peer that is new to this process, nobody knows what it has.
             gap: known != Some(acked),
             round_marks: VecDeque::new(),
             repairs: Repairs::default(),
@@ -189,30 +189,30 @@ impl Peer {
         self.remote
     }
 
-    /// Figures of this link.
+    /// The figures of this link.
     pub fn figures(&self) -> Figures {
         self.figures
     }
 
-    /// How many entries of the journal were not looked at yet.
+    /// The number of journal entries not yet read.
     pub fn backlog<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
         context.shared.journal().last().saturating_sub(self.cursor)
     }
 
-    /// Whether rows that a comparison found wait to be sent.
+    /// Whether rows that a comparison found are waiting to be sent.
     pub fn has_repairs(&self) -> bool {
         !self.repairs.is_empty()
     }
 
-    /// Whether the peer is whole, as far as it said.
+    /// Whether the peer last said that it is complete.
     pub fn is_complete(&self) -> bool {
         self.last_round.as_ref().is_some_and(|(round, _)| round.flags.complete)
     }
 
-    /// The round to send: at once when the link has come up, then each time the interval has passed.
+    /// The round to send: once when the link comes up, then at every interval.
     ///
     /// # Errors
-    /// As the replica's, and so for all that takes a context. The link is to be closed then.
+    /// As the replica's; so for everything that takes a context. Close the link then.
     pub fn round<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Output> {
         let now_ms = context.now_ms;
         let at_ms = self.settled_ms(now_ms);
@@ -228,7 +228,7 @@ impl Peer {
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
         let mut progress = context.shared.progress();
-        // After the root was taken, which lacks what was lost.
+        // Only after the root was taken: it lacks the lost rows.
         progress.lose(context.replica.lost_ms(), now_ms);
         let flags = Flags {
             complete: progress.complete,
@@ -255,14 +255,14 @@ impl Peer {
             expired_ms: swept.expired_ms,
             flags,
         };
-        // What the root stands for must be durable before anybody draws a conclusion from it.
+        // Everything the root covers must be durable before the peer draws a conclusion from it.
         Ok(Output::AfterSync(Then::Send(Message::Round(round))))
     }
 
-    /// What follows from a message. Those of membership are not for this.
+    /// Handles a message. Membership messages are handled elsewhere and ignored here.
     ///
     /// # Errors
-    /// `ClockDrift` for a timestamp or a clock too far ahead, `Corrupt` for a row that is not what its marker says.
+    /// `ClockDrift` for a timestamp or clock too far ahead, `Corrupt` for a row that does not match its marker.
     pub fn handle<R: Replica>(&mut self, context: &Context<'_, R>, message: Message) -> Result<Vec<Output>> {
         self.figures.count_step(&message);
         let answer = match message {
@@ -296,7 +296,7 @@ impl Peer {
         Ok(answer.messages.into_iter().map(Output::Send).collect())
     }
 
-    /// Notes that both roots were equal at an instant, and that all of it is durable here.
+    /// Records that both roots were equal, and that everything they cover is durable here.
     pub fn equal<R: Replica>(&mut self, context: &Context<'_, R>, equal: Equal) {
         let mut progress = context.shared.progress();
         progress.lose(context.replica.lost_ms(), context.now_ms);
@@ -309,7 +309,7 @@ impl Peer {
         self.gap = false;
     }
 
-    /// Opens a comparison now, whatever the roots say.
+    /// Opens a comparison now, whatever the roots are.
     pub fn compare_now<R: Replica>(&mut self, context: &Context<'_, R>) -> Result<Output> {
         self.end_comparison();
         self.open_comparison = Some(OpenComparison { moved_before: self.moved() });
@@ -344,14 +344,14 @@ impl Peer {
             let accepted = context.replica.accept(&table, rows, proven_ms)?;
             self.figures.rows_changed += accepted.changed;
             self.figures.rows_refused += accepted.deleted.len() as u64;
-            // One that is not whole has yet to come to know what was swept.
+            // A syncing node does not know yet what was swept.
             self.figures.rows_unproven += if is_complete { accepted.unproven } else { 0 };
             deleted.extend(accepted.deleted.into_iter().map(|(key, marker)| (table.clone(), key, marker)));
         }
         Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, deleted })))
     }
 
-    /// Takes back what is claimed of the instants before the oldest row that may come in: others may not have it.
+    /// Withdraws claims about instants from the oldest of these rows on: others may lack it.
     fn lower_claims<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], proven_ms: u64) -> Result<()> {
         let (deleted, live): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.payload == Payload::Deleted);
         let written = |row: &Row| row.marker.timestamp.unix_ms();
@@ -372,7 +372,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Up to when (Unix milliseconds) it is proved of the peer's rows that they were deleted where there is none here; 0 where nothing is.
+    /// Up to when (Unix milliseconds) the peer's rows are proved to be deleted if they are missing here. 0: nothing is
+    /// proved.
     fn proven_ms<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
         let Some((round, _)) = &self.last_round else { return 0 };
         let progress = context.shared.progress();
@@ -388,8 +389,8 @@ impl Peer {
         settled_ms - settled_ms % INSTANT_STEP_MS
     }
 
-    /// The next number of a sequence that nobody can foretell who does not know the seed (Steele et al., "Fast Splittable
-    /// Pseudorandom Number Generators", 2014: SplitMix64).
+    /// The next random number. It is unpredictable without the seed (SplitMix64: Steele et al., "Fast Splittable
+    /// Pseudorandom Number Generators", 2014).
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

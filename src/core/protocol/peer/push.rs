@@ -1,5 +1,4 @@
-//! What goes out to a peer: batches of what the journal names, then of what a comparison found; and what becomes of them when
-//! they are acknowledged.
+//! Sends batches to a peer (first from the journal, then what a comparison found) and handles their acknowledgements.
 
 use super::{Context, Peer};
 use crate::{
@@ -15,25 +14,25 @@ use crate::{
     error::Result,
 };
 
-/// Entries of the journal that are looked at for one batch.
+/// Journal entries read for one batch.
 const ENTRIES_PER_BATCH: usize = 1024;
-/// Batches on their way at one time: enough that the receiver merges one while it syncs another.
+/// Most batches in flight: enough that the receiver can merge one while it syncs another.
 const BATCHES_MAX: usize = 8;
-/// Batches of the journal that go before one of repairs, where both wait.
+/// Journal batches sent before one batch of repairs, if both wait.
 const PUSHES_PER_REPAIR: u32 = 4;
 
 #[derive(Debug)]
 pub struct InFlight {
     pub batch: u64,
     bytes: usize,
-    /// The place in the journal that is acknowledged with it.
+    /// The journal position that is acknowledged with it.
     cursor: Option<u64>,
     repair: bool,
 }
 
 impl Peer {
-    /// The next batch to send, if there is one and the window of `window_bytes` lets it go; one batch always goes. Repairs wait
-    /// for all else.
+    /// The next batch to send, if there is one and the window of `window_bytes` has room. One batch may always be in
+    /// flight. Repairs come last.
     pub fn poll<R: Replica>(
         &mut self,
         context: &Context<'_, R>,
@@ -42,7 +41,7 @@ impl Peer {
         if !self.has_room(window_bytes) {
             return Ok(None);
         }
-        // A node that is written to without a pause is to be repaired all the same.
+        // A node that is written to continuously must still be repaired.
         let is_repairs_turn = self.pushes_in_a_row >= PUSHES_PER_REPAIR && !self.repairs.is_empty();
         if !is_repairs_turn && let Some(batch) = self.next_of_journal(context)? {
             self.pushes_in_a_row += 1;
@@ -60,18 +59,18 @@ impl Peer {
         Ok(Some(batch))
     }
 
-    /// Whether the window of `window_bytes` lets a batch go.
+    /// Whether a window of `window_bytes` has room for a batch.
     pub fn has_room(&self, window_bytes: usize) -> bool {
         self.in_flight.is_empty()
             || (self.in_flight.len() < BATCHES_MAX && self.in_flight_bytes < window_bytes)
     }
 
-    /// Whether all that was sent is acknowledged.
+    /// Whether everything sent is acknowledged.
     pub fn is_acknowledged(&self) -> bool {
         self.in_flight.is_empty()
     }
 
-    /// Whether rows that the journal did not name are on their way.
+    /// Whether repairs are in flight.
     pub(in crate::core::protocol::peer) fn is_repairing(&self) -> bool {
         self.in_flight.iter().any(|batch| batch.repair)
     }
@@ -89,11 +88,11 @@ impl Peer {
             let acked = progress.acked.entry(self.remote).or_default();
             if let Some(cursor) = applied.cursor.filter(|cursor| *cursor > self.acked) {
                 self.acked = cursor;
-                // A link that this one took the place of may still have had its say.
+                // The link that this one replaced may still have acknowledged something.
                 acked.upto = acked.upto.max(cursor);
             }
         }
-        // Nobody proves anything to a whole node, nor of what it does not itself hold to have been on every member.
+        // Nobody proves anything to a complete node, or about rows that this node does not believe every member had.
         let agreed_ms = if progress.complete { 0 } else { progress.agreement.with_ms(self.remote) };
         drop(progress);
         deleted.retain(|(_, _, marker)| marker.timestamp.unix_ms() <= agreed_ms);

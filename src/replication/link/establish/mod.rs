@@ -1,5 +1,5 @@
-//! How a link comes to stand: the exchange of `handshake`, over a WebSocket, under Noise. Ends with a link on both sides, or with
-//! the reason why not on both, as far as the other side may know it. Bounded in time and in bytes.
+//! Establishes a link: the exchange of `handshake` over a WebSocket, encrypted by Noise. It ends with a link on both
+//! sides, or with the reason on both sides as far as the other may know it. Limited in time and in bytes.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,33 +28,33 @@ use super::{
 };
 use crate::{core::clock::NodeId, replication::link, storage::Machine};
 
-/// Longest message of a handshake.
+/// Longest handshake message, in bytes.
 const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
-/// Close codes, of those that are free for applications: no secret in common.
+/// WebSocket close codes, from the range for applications. No secret in common.
 const CLOSE_SECRET: u16 = 4401;
-/// What came in was no handshake.
+/// What arrived is not a handshake.
 const CLOSE_BROKEN: u16 = 4400;
 
-/// What this side of all its links is.
+/// This node's side of all its links.
 #[derive(Clone)]
 pub struct Local {
-    /// What it says of itself. Address reached and time are filled in for each link.
+    /// Its hello. `reached_as` and `now_ms` are filled in for each link.
     pub hello: Hello,
     /// Its secrets.
     pub secrets: Secrets,
-    /// How far clocks may be apart, in milliseconds.
+    /// How far clocks may differ, in milliseconds.
     pub drift_max_ms: u64,
-    /// Where its clock is, and what is noted of those of others.
+    /// Its clock, which also records the clocks of other nodes.
     pub machine: Machine,
     /// How it reaches the others.
     pub network: Arc<dyn Network>,
 }
 
-/// Links with the node at an address, a name or a number with a port. The name is looked up anew each time; of several numbers
-/// behind it the first counts that is reached and is not this node itself.
+/// Links with the node at `address`. The name is resolved on every call. If it has several addresses, the first that
+/// can be reached and is not this node itself is used.
 ///
 /// # Errors
-/// Why not. That this is the node itself, only where all that is there is.
+/// Why there is no link. "This is the node itself" only if no other address can be reached.
 pub async fn dial(address: &str, local: &Local) -> Result<Link, LinkError> {
     let mut failed = None;
     for remote in connect::look_up(local.network.as_ref(), address).await? {
@@ -79,10 +79,10 @@ async fn dial_at(remote: SocketAddr, address: &str, local: &Local) -> Result<Lin
     outcome
 }
 
-/// Links over a connection to the node at `address` that was just made, under one key of a secret.
+/// Establishes a link over a new connection to `address`, with one key of a secret.
 ///
 /// # Errors
-/// Why not.
+/// Why there is no link.
 pub async fn initiate(
     stream: BoxedDuplex,
     remote: SocketAddr,
@@ -100,10 +100,10 @@ pub async fn initiate(
     timeout(HANDSHAKE_TIMEOUT, linking).await.unwrap_or(Err(LinkError::TimedOut))
 }
 
-/// Links over a connection that came in and has become a WebSocket.
+/// Establishes a link over an incoming connection that was upgraded to a WebSocket.
 ///
 /// # Errors
-/// Why not. The other side was told, as far as it may be.
+/// Why there is no link. The other side has been told, as far as it may know.
 pub async fn accept(
     stream: BoxedDuplex,
     remote: SocketAddr,
@@ -116,7 +116,7 @@ pub async fn accept(
     };
     let outcome = tokio::select! {
         outcome = timeout(HANDSHAKE_TIMEOUT, linking) => outcome.unwrap_or(Err(LinkError::TimedOut)),
-        () = admission.evicted() => Err(LinkError::Lost("it took long, and gave way to others".into())),
+        () = admission.evicted() => Err(LinkError::Lost("the handshake took too long and made room for others".into())),
     };
     if outcome.as_ref().is_err_and(LinkError::is_failed_attempt) {
         admission.fail();
@@ -167,7 +167,7 @@ impl Handshake<'_> {
             Err(error) => {
                 let (code, reason) = match error {
                     LinkError::SecretDiffers => (CLOSE_SECRET, "secret differs: see CLUSTER_SECRET"),
-                    _ => (CLOSE_BROKEN, "no handshake of a link"),
+                    _ => (CLOSE_BROKEN, "not a handshake of a link"),
                 };
                 self.close_with(code.into(), reason).await;
                 return Err(error);
@@ -191,7 +191,7 @@ impl Handshake<'_> {
                 return Err(LinkError::Refusing(refusal));
             }
         };
-        // Until here it may all be a recording.
+        // Everything so far may have been a replayed recording.
         let message = self.receive_sealed(&mut opener).await?;
         if matches!(message, HandshakeMessage::Agreed(_)) {
             self.send_sealed(&mut sealer, &HandshakeMessage::Agreed(self.local.hello.cluster.digest_key))
@@ -208,7 +208,8 @@ impl Handshake<'_> {
         HandshakeMessage::Refusal(refusal.clone(), self.local.hello.node, self.local.machine.now_ms())
     }
 
-    /// Notes the clock of the node that answered, whether or not it refuses. Only of an answer: that is no recording.
+    /// Records the clock of the node that answered, even if it refuses. Only an answer counts: it cannot be a
+    /// recording.
     fn observe_clock(&self, answer: &HandshakeMessage, round_trip: Duration) {
         let (node, theirs_ms): (NodeId, u64) = match answer {
             HandshakeMessage::Hello(hello) => hello.clock(),
@@ -221,7 +222,7 @@ impl Handshake<'_> {
         }
     }
 
-    /// Ends the handshake with what the other side said last.
+    /// Completes the handshake with the other side's last message.
     fn finish(
         self,
         message: HandshakeMessage,
@@ -248,7 +249,7 @@ impl Handshake<'_> {
         let mut plain = vec![0];
         plain.extend(message.encode()?);
         let (frame, more) = sealer.seal(&mut plain, 0)?;
-        assert!(more.is_none(), "what a handshake says fits a frame");
+        assert!(more.is_none(), "a handshake message fits a frame");
         self.send(frame).await
     }
 
@@ -269,7 +270,7 @@ impl Handshake<'_> {
                 Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
                 Some(Ok(Frame::Close(close))) => return Err(closed(close)),
                 Some(Ok(Frame::Text(_) | Frame::Frame(_))) => {
-                    return Err(LinkError::Broken("no handshake: a frame came in that is not binary".into()));
+                    return Err(LinkError::Broken("not a handshake: the frame is not binary".into()));
                 }
                 Some(Err(error)) => return Err(socket_error(error)),
                 None => return Err(closed(None)),
@@ -277,7 +278,7 @@ impl Handshake<'_> {
         }
     }
 
-    /// Closes with a reason, and waits a moment so that it arrives before the connection is gone.
+    /// Closes with a reason, and waits a moment so that it arrives.
     async fn close_with(&mut self, code: CloseCode, reason: &'static str) {
         let closing = async {
             let close = CloseFrame { code, reason: reason.into() };
@@ -285,7 +286,7 @@ impl Handshake<'_> {
                 while let Some(Ok(_)) = self.socket.next().await {}
             }
         };
-        // Who does not listen has been told as far as possible.
+        // A peer that does not read was told as far as possible.
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 }
@@ -303,15 +304,15 @@ fn refused(refusal: Refusal) -> LinkError {
 }
 
 fn unexpected_message() -> LinkError {
-    LinkError::Broken("the other side says something out of turn".into())
+    LinkError::Broken("the other side sent an unexpected handshake message".into())
 }
 
-/// Why the other side closed in the middle of a handshake.
+/// Why the other side closed during the handshake.
 fn closed(close: Option<CloseFrame>) -> LinkError {
     match close {
         Some(close) if close.code == CloseCode::from(CLOSE_SECRET) => LinkError::SecretDiffers,
         Some(close) => LinkError::Lost(format!("closed by the other side: {}", sanitize(&close.reason))),
-        None => LinkError::Lost("closed by the other side in the middle of the handshake".into()),
+        None => LinkError::Lost("closed by the other side during the handshake".into()),
     }
 }
 

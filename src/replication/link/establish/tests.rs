@@ -1,4 +1,4 @@
-//! Links over memory: what they carry, and who is refused, seen from both sides.
+//! Links over in-memory connections: what they carry, and who is refused, seen from both sides.
 
 use std::{future::ready, io, net::IpAddr, sync::Arc};
 
@@ -52,7 +52,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
 
 type Outcome = Result<Link, LinkError>;
 
-/// What becomes of an initiator and a responder: at each of them.
+/// The outcomes at an initiator and at a responder.
 async fn meet(initiator: &Local, responder: &Local, remote: [u8; 4]) -> (Outcome, Outcome) {
     let (near, far) = duplex(64 * 1024);
     let remote = SocketAddr::from((remote, 6660));
@@ -63,7 +63,7 @@ async fn meet(initiator: &Local, responder: &Local, remote: [u8; 4]) -> (Outcome
     tokio::join!(dialing, answer(far, remote, responder))
 }
 
-/// What becomes of a connection at the node that was called.
+/// The outcome at the dialed node.
 async fn answer(far: DuplexStream, remote: SocketAddr, responder: &Local) -> Outcome {
     let admission_control = AdmissionControl::new(responder.secrets.clone());
     let admission = admission_control.admit(remote).map_err(|error| LinkError::Lost(error.to_string()))?;
@@ -77,7 +77,7 @@ async fn answer(far: DuplexStream, remote: SocketAddr, responder: &Local) -> Out
     accept(Box::new(upgraded.into_inner()), remote, admission, responder).await
 }
 
-/// A network in which every name has the same numbers: 127.0.0.N is node N, where that is there.
+/// A network in which every name has the same addresses. 127.0.0.N is node N, if it is up.
 struct Numbers(Vec<(u8, bool)>);
 
 impl Network for Numbers {
@@ -103,10 +103,10 @@ impl Network for Numbers {
     }
 }
 
-/// A name of several numbers, as a service of containers has it, was never dialed again once the first of them that answered was the
-/// node's own.
+/// A name with several addresses, such as a container service has, was never dialed again once the first address that
+/// answered was the node's own.
 #[tokio::test]
-async fn a_name_of_several_numbers_is_dialed_until_one_is_another_node() {
+async fn a_name_with_several_addresses_is_dialed_until_one_is_another_node() {
     let dialed = |numbers: &[(u8, bool)]| {
         let one = Local { network: Arc::new(Numbers(numbers.to_vec())), ..local(1, &[NEW, OLD]) };
         async move { dial("name:6660", &one).await }
@@ -116,11 +116,11 @@ async fn a_name_of_several_numbers_is_dialed_until_one_is_another_node() {
         let link = dialed(numbers).await.expect("a link");
         assert_eq!(link.remote.node, NodeId(2), "{numbers:?}");
     }
-    let error = dialed(&[(1, true), (1, true)]).await.expect_err("nobody else is there");
+    let error = dialed(&[(1, true), (1, true)]).await.expect_err("no other node is up");
     assert!(error.is_itself(), "{error}");
     for numbers in [[(1, true), (2, false)], [(2, false), (1, true)]] {
-        let error = dialed(&numbers).await.expect_err("the other is not there");
-        assert!(matches!(error, LinkError::Unreachable { .. }), "it is to be dialed again: {error}");
+        let error = dialed(&numbers).await.expect_err("the other node is down");
+        assert!(matches!(error, LinkError::Unreachable { .. }), "it must be dialed again: {error}");
     }
 }
 
@@ -138,7 +138,7 @@ fn rows(value_bytes: usize) -> Message {
 }
 
 #[tokio::test]
-async fn each_side_learns_who_the_other_is() {
+async fn each_side_learns_the_identity_of_the_other() {
     let (one, other) = meet_here(&local(1, &[OLD]), &local(2, &[OLD])).await;
     let (one, other) = (one.expect("linked"), other.expect("linked"));
     assert_eq!((one.role, other.role), (Role::Initiator, Role::Responder));
@@ -151,7 +151,7 @@ async fn each_side_learns_who_the_other_is() {
 }
 
 #[tokio::test]
-async fn messages_go_both_ways_at_once_long_ones_too() {
+async fn messages_go_both_ways_at_once_even_long_ones() {
     let (one, other) = meet_here(&local(1, &[OLD]), &local(2, &[OLD])).await;
     let talk = |link: Link| async move {
         let Link { mut sender, mut receiver, traffic, .. } = link;
@@ -175,7 +175,7 @@ async fn messages_go_both_ways_at_once_long_ones_too() {
 }
 
 #[tokio::test]
-async fn a_message_given_up_halfway_ends_the_link() {
+async fn a_message_cancelled_halfway_ends_the_link() {
     let (one, _other) = meet_here(&local(1, &[OLD]), &local(2, &[OLD])).await;
     let mut sender = one.expect("linked").sender;
     let long = rows(5 << 20);
@@ -185,7 +185,7 @@ async fn a_message_given_up_halfway_ends_the_link() {
 }
 
 #[tokio::test]
-async fn secrets_that_differ_are_named_on_both_sides() {
+async fn differing_secrets_are_reported_on_both_sides() {
     for (initiator, responder) in [(&[OLD][..], &[NEW][..]), (&[OLD], &[]), (&[], &[OLD])] {
         let (one, other) = meet_here(&local(1, initiator), &local(2, responder)).await;
         for outcome in [one, other] {
@@ -204,18 +204,21 @@ async fn any_secret_of_the_responder_is_accepted() {
 }
 
 #[tokio::test]
-async fn without_secrets_nodes_of_one_machine_link_and_others_are_told_what_to_set() {
+async fn without_secrets_local_nodes_link_and_remote_ones_are_told_what_to_set() {
     let (one, other) = meet_here(&local(1, &[]), &local(2, &[])).await;
     assert!(one.is_ok() && other.is_ok());
     let (one, other) = meet(&local(1, &[]), &local(2, &[]), [10, 0, 0, 1]).await;
     for outcome in [one, other] {
         let error = outcome.expect_err("refused").to_string();
-        assert!(error.contains("of its own machine only") && error.contains("set CLUSTER_SECRET"), "{error}");
+        assert!(
+            error.contains("only with nodes on its own machine") && error.contains("set CLUSTER_SECRET"),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test]
-async fn who_has_the_secret_and_does_not_belong_is_told_why_on_both_sides() {
+async fn a_refused_node_with_the_secret_is_told_why_on_both_sides() {
     let itself = local(2, &[OLD]);
     let mut copy = local(2, &[OLD]);
     copy.hello.incarnation = 77;
@@ -244,9 +247,10 @@ async fn who_has_the_secret_and_does_not_belong_is_told_why_on_both_sides() {
     }
 }
 
-/// The responder cannot see that the clocks are apart, as the hello may have been under way for so long; the initiator can.
+/// The responder cannot tell that the clocks differ, because the hello may have been in transit that long. The
+/// initiator can.
 #[tokio::test]
-async fn what_only_the_initiator_can_tell_is_said_to_the_responder() {
+async fn what_only_the_initiator_can_tell_is_sent_to_the_responder() {
     let mut initiator = local(1, &[OLD]);
     initiator.machine = Machine::new(Arc::new(|| NOW_MS - 1200));
     let (one, other) = meet_here(&initiator, &local(2, &[OLD])).await;
@@ -255,7 +259,7 @@ async fn what_only_the_initiator_can_tell_is_said_to_the_responder() {
 }
 
 #[tokio::test]
-async fn a_node_that_never_linked_takes_over_the_cluster_it_meets() {
+async fn a_node_that_never_linked_adopts_the_cluster_it_meets() {
     let mut fresh = local(1, &[OLD]);
     fresh.hello.cluster.id = 9;
     fresh.hello.cluster.linked = false;
@@ -265,7 +269,7 @@ async fn a_node_that_never_linked_takes_over_the_cluster_it_meets() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_stops_halfway_is_over_after_its_time() {
+async fn a_handshake_that_stops_halfway_times_out() {
     let (near, _far) = duplex(1024);
     let remote = SocketAddr::from(([127, 0, 0, 1], 1));
     let admission = AdmissionControl::new(Secrets::Open).admit(remote).expect("admitted");
