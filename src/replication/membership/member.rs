@@ -187,7 +187,7 @@ impl Member {
 /// A member, and what this node keeps about it.
 pub(in crate::replication::membership) struct Record {
     pub(in crate::replication::membership) member: Member,
-    /// Whether a link with it stands.
+    /// Whether there is a link with it.
     pub(in crate::replication::membership) linked: bool,
     /// When something last arrived over its link, on the members' clock.
     pub(in crate::replication::membership) heard_ms: u64,
