@@ -21,7 +21,7 @@ use dynarust::{
         register::Register,
     },
     storage::{
-        Durability, Machine, Options, Store,
+        Durability, Environment, Options, Store,
         changes::{Cursor, Notice, Start, Subscription, Topic},
         table::merge::Existing,
     },
@@ -129,7 +129,7 @@ impl World {
             subscriptions_max: 2,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: Machine::new(Arc::new(move || clock.load(Ordering::SeqCst))),
+            environment: Environment::new(Arc::new(move || clock.load(Ordering::SeqCst))),
         })
         .expect("the store opens");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -26,7 +26,7 @@ use dynarust::{
         self,
         link::{BoxedDuplex, connect::Network, secret::Secrets},
     },
-    storage::{self, Durability, Machine, Randomness, WallClock},
+    storage::{self, Durability, Environment, Randomness, WallClock},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -111,7 +111,7 @@ impl Host {
             subscriptions_max: 10,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: self.machine(life),
+            environment: self.environment(life),
         };
         let replication = replication::Options {
             join: self.join.clone(),
@@ -133,7 +133,7 @@ impl Host {
         }
     }
 
-    fn machine(&self, life: u64) -> Machine {
+    fn environment(&self, life: u64) -> Environment {
         let (clock, skew_ms) = (self.clock.clone(), self.skew_ms);
         let now_ms: WallClock = Arc::new(move || clock.load(Ordering::SeqCst).saturating_add_signed(skew_ms));
         let mut hasher = blake3::Hasher::new();
@@ -145,7 +145,7 @@ impl Host {
             numbers.lock().expect("nobody panics with it").fill(bytes);
             Ok(())
         });
-        Machine::simulated(now_ms, random)
+        Environment::simulated(now_ms, random)
     }
 }
 

@@ -12,7 +12,7 @@ use dynarust::{
         register::Register,
     },
     storage::{
-        Durability, Machine, Options, Store,
+        Durability, Environment, Options, Store,
         table::{merge::Existing, scan::Range},
     },
 };
@@ -38,7 +38,7 @@ fn a_batch_is_there_whole_or_not_at_all() {
             let register = Register::live(value(&round.to_string()), None, timestamp(round));
             let decide = move |_: Option<&Existing<'_>>| {
                 if row + 1 == ROWS {
-                    drop(store.durable(store.life()).boxed().now_or_never());
+                    drop(store.durable(store.incarnation()).boxed().now_or_never());
                 }
                 Ok(register)
             };
@@ -70,7 +70,7 @@ fn open(directory: &Path, round: u64) -> Store {
         subscriptions_max: 1,
         set_aside_damaged: false,
         peers: Default::default(),
-        machine: Machine::new(Arc::new(|| NOW_MS)),
+        environment: Environment::new(Arc::new(|| NOW_MS)),
     })
     .expect("the store opens")
 }

@@ -18,7 +18,7 @@ use dynarust::{
     },
     error::Error,
     storage::{
-        Durability, Machine, Options, Store, WallClock,
+        Durability, Environment, Options, Store, WallClock,
         offline::{check, compact},
         table::{Counted, Existing, Range},
     },
@@ -85,11 +85,11 @@ impl World {
                 self.now_ms.fetch_add(*ms, Ordering::SeqCst);
             }
             Step::Durable => {
-                self.runtime.block_on(self.store().durable(self.store().life())).expect("is durable");
+                self.runtime.block_on(self.store().durable(self.store().incarnation())).expect("is durable");
                 self.history.drain(..self.history.len() - 1);
             }
             // The first poll hands it to the committer, and nobody stays for the answer.
-            Step::DurableBehind => drop(self.store().durable(self.store().life()).boxed().now_or_never()),
+            Step::DurableBehind => drop(self.store().durable(self.store().incarnation()).now_or_never()),
             Step::Crash => self.crash()?,
             Step::Close => self.close()?,
             Step::Compact => self.compact()?,
@@ -128,7 +128,7 @@ impl World {
             subscriptions_max: 10,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: Machine::new(self.clock()),
+            environment: Environment::new(self.clock()),
         };
         let store = Store::open(options).expect("the store opens");
         store.count_rows().expect("counts");
@@ -324,7 +324,7 @@ impl World {
         while !counted(self) {
             prop_assert!(Instant::now() < end, "counts: {:?}", self.store().tables());
             // The floor of a node that is alone is its own present. Tombstones stay.
-            self.store().pass_floor(now_ms, u64::MAX).expect("passes");
+            self.store().advance_floors(now_ms, u64::MAX).expect("passes");
             thread::park_timeout(Duration::from_millis(1));
         }
         Ok(())

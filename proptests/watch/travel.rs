@@ -23,7 +23,7 @@ use dynarust::{
     },
     error::Error,
     storage::{
-        Durability, Machine, Options, Store,
+        Durability, Environment, Options, Store,
         changes::{Cursor, Effect, Notice, Start, Subscription, Topic},
         table::scan::Range,
     },
@@ -230,7 +230,7 @@ impl World {
         let pairs = (0..NODES).flat_map(|one| (0..one).map(move |other| (one, other)));
         let floor_ms = pairs.map(|(one, other)| self.equal_ms[one][other]).min().expect("pairs");
         for node in 0..NODES {
-            self.store(node).pass_floor(floor_ms, 0).expect("passes");
+            self.store(node).advance_floors(floor_ms, 0).expect("passes");
         }
         wait_until("all is swept", || (0..NODES).all(|node| !self.store(node).is_sweeping()));
     }
@@ -313,7 +313,7 @@ fn open(directory: &TempDir, now_ms: &Arc<AtomicU64>) -> Store {
             subscriptions_max: 2,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: Machine::new(Arc::new(move || clock.load(Ordering::SeqCst))),
+            environment: Environment::new(Arc::new(move || clock.load(Ordering::SeqCst))),
         });
         match store {
             // A read for a client who has gone may not be over.

@@ -50,7 +50,8 @@ fn render_text(report: &Report) -> String {
     } else {
         "found damage: save what is readable with DynaRust salvage, or restore a backup"
     };
-    let doubt = report.doubt.as_ref().map(|why| format!("acknowledged writes may be missing: {why}\n"));
+    let doubt =
+        report.suspected_loss.as_ref().map(|why| format!("acknowledged writes may be missing: {why}\n"));
     format!("{tables}{beside}{}{} bytes on disk; {verdict}\n", doubt.unwrap_or_default(), report.disk_bytes)
 }
 
@@ -71,7 +72,7 @@ fn render_json(report: &Report) -> String {
             "disk_bytes": report.disk_bytes,
             "tables": tables,
             "damaged": report.damaged,
-            "doubt": report.doubt,
+            "doubt": report.suspected_loss,
         })
     )
 }

@@ -112,7 +112,7 @@ fn render_text(found: &Found) -> String {
             text += &format!("  and {more} more\n");
         }
     }
-    let doubt = found.doubt().map(|doubt| format!("{doubt}\n")).unwrap_or_default();
+    let doubt = found.suspicion().map(|doubt| format!("{doubt}\n")).unwrap_or_default();
     let verdict = match found.is_ahead() {
         true => format!(
             "more than {} ms are ahead (--max-clock-drift): if the clock is right, run DynaRust clock repair",
@@ -137,7 +137,7 @@ fn render_json(found: &Found) -> String {
         "rows_ahead": found.rows(),
         "damaged": found.damaged,
         "tables": found.tables.iter().map(table).collect::<Vec<_>>(),
-        "doubt": found.doubt(),
+        "doubt": found.suspicion(),
     });
     format!("{body:#}\n")
 }

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     node,
     storage::{
-        engine::doubt,
+        engine::suspected_loss,
         offline::salvage::{Salvaged, Step, salvage},
     },
 };
@@ -48,8 +48,8 @@ pub fn render(salvaged: &Salvaged, into: &str) -> String {
     let mut text: String = salvaged.damaged.iter().map(line).collect();
     salvaged.tables.iter().for_each(|table| text += &table.to_string());
     salvaged.forgotten.iter().for_each(|what| text += &format!("lost: {what}\n"));
-    if salvaged.strays > 0 {
-        text += &format!("lost: {} rows of unknown tables\n", salvaged.strays);
+    if salvaged.orphans > 0 {
+        text += &format!("lost: {} rows of unknown tables\n", salvaged.orphans);
     }
     let rows = salvaged.rows();
     text += &if salvaged.is_complete() {
@@ -57,7 +57,7 @@ pub fn render(salvaged: &Salvaged, into: &str) -> String {
     } else {
         format!(
             "{rows} rows saved, but not all: {}; a node on {into} says so at each start\n",
-            doubt::MEANING
+            suspected_loss::MEANING
         )
     };
     text

@@ -51,7 +51,7 @@ impl Config {
             tables_max: self.max_tables,
             subscriptions_max: self.max_subscriptions,
             set_aside_damaged: self.set_aside_damaged,
-            machine: storage::Machine::of_system(milliseconds(self.max_clock_drift)),
+            environment: storage::Environment::of_system(milliseconds(self.max_clock_drift)),
             peers: replication::peers(!self.join.is_empty()),
         }
     }

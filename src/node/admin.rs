@@ -543,8 +543,8 @@ mod tests {
     #[test]
     fn a_bearer_token_is_checked_and_wrong_ones_count_as_invalid_proofs() {
         let folder = tempfile::tempdir().expect("a folder");
-        let machine = crate::storage::Machine::new(crate::node::wall_clock());
-        let right = AdminToken::read_or_make(folder.path(), &machine).expect("made");
+        let environment = crate::storage::Environment::new(crate::node::wall_clock());
+        let right = AdminToken::read_or_make(folder.path(), &environment).expect("made");
         let text = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).expect("text");
         let authenticator = authenticator();
         let ask = |token: &str| authenticator.verify_token(&right, HERE, &REQUEST, token, 0);

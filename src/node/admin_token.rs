@@ -14,7 +14,7 @@ use blake3::Hash;
 
 use crate::{
     error::{Error, Result},
-    storage::Machine,
+    storage::Environment,
 };
 
 /// The token's file in the data directory.
@@ -56,18 +56,18 @@ impl AdminToken {
     ///
     /// # Errors
     /// `StorageUnusable` if the file does not hold a token; `StorageFull` and `Io` as the file system reports.
-    pub fn read_or_make(data: &Path, machine: &Machine) -> Result<Self> {
+    pub fn read_or_make(data: &Path, environment: &Environment) -> Result<Self> {
         let path = data.join(TOKEN_FILE);
         match fs::read_to_string(&path) {
             Ok(text) => Self::parse(&path, &text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(&path, machine),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(&path, environment),
             Err(error) => Err(Error::io(format_args!("reading {}", path.display()), &error)),
         }
     }
 
-    fn make(path: &Path, machine: &Machine) -> Result<Self> {
+    fn make(path: &Path, environment: &Environment) -> Result<Self> {
         let mut bytes = [0; 32];
-        machine.fill_random(&mut bytes)?;
+        environment.fill_random(&mut bytes)?;
         let token = Self(Hash::from_bytes(bytes));
         token.write(path).map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull => Error::StorageFull(format!("writing {}: {error}", path.display())),
@@ -117,17 +117,17 @@ mod tests {
 
     use super::*;
 
-    fn machine() -> Machine {
-        Machine::new(crate::node::wall_clock())
+    fn environment() -> Environment {
+        Environment::new(crate::node::wall_clock())
     }
 
     #[test]
     fn a_token_is_made_once_and_only_its_owner_can_read_it() {
         let folder = tempfile::tempdir().expect("a folder");
-        let made = AdminToken::read_or_make(folder.path(), &machine()).expect("made");
+        let made = AdminToken::read_or_make(folder.path(), &environment()).expect("made");
         let path = folder.path().join(TOKEN_FILE);
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
-        assert_eq!(AdminToken::read_or_make(folder.path(), &machine()), Ok(made.clone()));
+        assert_eq!(AdminToken::read_or_make(folder.path(), &environment()), Ok(made.clone()));
         assert_eq!(AdminToken::read(folder.path()), Ok(made.clone()));
         let text = fs::read_to_string(&path).expect("text");
         assert!(
@@ -135,7 +135,7 @@ mod tests {
             "{text}"
         );
         let other = tempfile::tempdir().expect("a folder");
-        assert_ne!(AdminToken::read_or_make(other.path(), &machine()), Ok(made));
+        assert_ne!(AdminToken::read_or_make(other.path(), &environment()), Ok(made));
     }
 
     #[test]
@@ -145,9 +145,10 @@ mod tests {
         let absent = why(AdminToken::read(folder.path()));
         assert!(absent.contains(TOKEN_FILE) && absent.contains("--data"), "{absent}");
         fs::write(folder.path().join(TOKEN_FILE), "hunter2").expect("written");
-        for none in
-            [why(AdminToken::read(folder.path())), why(AdminToken::read_or_make(folder.path(), &machine()))]
-        {
+        for none in [
+            why(AdminToken::read(folder.path())),
+            why(AdminToken::read_or_make(folder.path(), &environment())),
+        ] {
             assert!(none.contains("delete it") && !none.contains("hunter2"), "{none}");
         }
     }

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::storage::{Store, Threads, commit::timestamps::Stamps};
+use crate::storage::{Store, Threads, commit::timestamps::Timestamps};
 
 /// How often the storage's own work runs in an environment without threads: like a disk whose sync takes this long.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
@@ -37,19 +37,19 @@ impl Drop for CloseOnDrop {
 }
 
 /// Starts the tasks that run until the storage is closed.
-pub fn run(store: &Store, stamps: &Arc<Stamps>) -> JoinSet<()> {
+pub fn run(store: &Store, timestamps: &Arc<Timestamps>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let weak = Arc::downgrade(stamps);
+    let weak = Arc::downgrade(timestamps);
     tasks.spawn(async move {
         loop {
-            let Some(stamps) = weak.upgrade() else { return };
-            let nap = stamps.keep_bound_ahead().await;
+            let Some(timestamps) = weak.upgrade() else { return };
+            let nap = timestamps.maintain_bound().await;
             // Do not keep the clock alive while asleep.
-            drop(stamps);
+            drop(timestamps);
             sleep(nap).await;
         }
     });
-    if store.machine().threads() == Threads::One {
+    if store.environment().threads() == Threads::One {
         let store = store.clone();
         tasks.spawn(async move {
             let mut ticks = interval(WORK_INTERVAL);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Node, Write, Written, write_tracker::WritePermit};
-use crate::{core::name::TableName, error::Result, storage::commit::Life};
+use crate::{core::name::TableName, error::Result, storage::commit::Incarnation};
 
 /// Longer batches are merged on another thread, so that they do not block other requests.
 const INLINE_WRITES_MAX: usize = 16;
@@ -12,7 +12,7 @@ const INLINE_WRITES_MAX: usize = 16;
 pub struct Batch<'a> {
     node: &'a Arc<Node>,
     table: &'a TableName,
-    life: Life,
+    incarnation: Incarnation,
     _permit: WritePermit<'a>,
 }
 
@@ -27,7 +27,7 @@ impl Batch<'_> {
         let merge = move || {
             if atomic { node.merge_atomic(&table, writes) } else { Ok(node.merge_each(&table, writes)) }
         };
-        if long { self.node.machine().run(merge).await } else { merge() }
+        if long { self.node.environment().run(merge).await } else { merge() }
     }
 
     /// Returns when everything merged is durable.
@@ -35,7 +35,7 @@ impl Batch<'_> {
     /// # Errors
     /// `StorageFull` if the storage has failed meanwhile; some writes may be lost then.
     pub async fn finish(self) -> Result<()> {
-        self.node.store.acknowledge(self.life).await
+        self.node.store.acknowledge(self.incarnation).await
     }
 }
 
@@ -45,7 +45,7 @@ impl Node {
     /// # Errors
     /// `StorageFull`, `Draining`.
     pub async fn begin_batch<'a>(self: &'a Arc<Self>, table: &'a TableName) -> Result<Batch<'a>> {
-        let (life, permit) = self.begin_write().await?;
-        Ok(Batch { node: self, table, life, _permit: permit })
+        let (incarnation, permit) = self.begin_write().await?;
+        Ok(Batch { node: self, table, incarnation, _permit: permit })
     }
 }

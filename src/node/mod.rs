@@ -65,8 +65,8 @@ use crate::{
     error::{Error, Result},
     replication::{self, Replication},
     storage::{
-        self, Machine, Store, WallClock,
-        commit::{Life, timestamps::Stamps},
+        self, Environment, Store, WallClock,
+        commit::{Incarnation, timestamps::Timestamps},
         environment::wall_clock::system_ms,
     },
 };
@@ -95,7 +95,7 @@ pub fn wall_clock() -> WallClock {
 pub struct Node {
     options: Options,
     store: Store,
-    stamps: Arc<Stamps>,
+    timestamps: Arc<Timestamps>,
     replication: Replication,
     admin_keys: AdminKeys,
     admin_token: AdminToken,
@@ -115,26 +115,27 @@ impl Node {
     /// # Errors
     /// As `Store::open`.
     pub async fn start(options: Options) -> Result<Arc<Self>> {
-        let (storage, machine) = (options.storage.clone(), &options.storage.machine);
-        let (store, admin_token) = machine
+        let (storage, environment) = (options.storage.clone(), &options.storage.environment);
+        let (store, admin_token) = environment
             .run(move || {
-                let (data, machine) = (storage.data.clone(), storage.machine.clone());
+                let (data, environment) = (storage.data.clone(), storage.environment.clone());
                 let store = Store::open(storage)?;
-                let token = AdminToken::read_or_make(&data, &machine).inspect_err(|_| drop(store.close()))?;
+                let token =
+                    AdminToken::read_or_make(&data, &environment).inspect_err(|_| drop(store.close()))?;
                 Ok::<_, Error>((store, token))
             })
             .await?;
         let close_on_drop = CloseOnDrop::new(&store);
-        let stamps = Arc::new(Stamps::new(store.clone(), options.clock_drift_max_ms));
-        let background = background::run(&store, &stamps);
-        stamps.wait_for_the_wall_clock().await;
-        let replication = Replication::start(options.replication.clone(), store.clone(), stamps.clone())?;
+        let timestamps = Arc::new(Timestamps::new(store.clone(), options.clock_drift_max_ms));
+        let background = background::run(&store, &timestamps);
+        timestamps.wait_for_wall_clock().await;
+        let replication = Replication::start(options.replication.clone(), store.clone(), timestamps.clone())?;
         let mut admin_keys = AdminKeys::of(&options.replication.secrets);
         admin_keys.0.push(admin_token.key());
         let node = Arc::new(Self {
             options,
             store,
-            stamps,
+            timestamps,
             replication,
             admin_keys,
             admin_token,
@@ -194,9 +195,9 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`
     /// (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        let (life, _permit) = self.begin_write().await?;
+        let (incarnation, _permit) = self.begin_write().await?;
         let written = self.merge(table, write)?;
-        self.store.acknowledge(life).await?;
+        self.store.acknowledge(incarnation).await?;
         Ok(written)
     }
 
@@ -207,35 +208,35 @@ impl Node {
     /// `ClockDrift` for a version too far in the future, and then no row was merged; otherwise as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         for timestamp in rows.iter().filter_map(|row| row.timestamp) {
-            self.stamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
+            self.timestamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
                 ahead_ms: drift.ahead_ms,
                 allowed_ms: drift.allowed_ms,
             })?;
         }
         // Only now, because the clock bound must lie above the observed timestamps too.
-        let (life, _permit) = self.begin_write().await?;
+        let (incarnation, _permit) = self.begin_write().await?;
         let node = self.clone();
-        let imported = self.machine().run(move || node.merge_imports(rows, replicas)).await?;
-        self.store.acknowledge(life).await?;
+        let imported = self.environment().run(move || node.merge_imports(rows, replicas)).await?;
+        self.store.acknowledge(incarnation).await?;
         Ok(imported)
     }
 
     /// A page of live keys, at most `rows_max`. May read the disk.
     pub async fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        self.machine().run(move || store.keys(&table, &range, rows_max)).await
+        self.environment().run(move || store.keys(&table, &range, rows_max)).await
     }
 
     /// A page of live rows, at most `rows_max` and about 256 KiB.
     pub async fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        self.machine().run(move || store.rows(&table, &range, rows_max)).await
+        self.environment().run(move || store.rows(&table, &range, rows_max)).await
     }
 
     /// The number of live keys in a range.
     pub async fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
         let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        self.machine().run(move || store.count(&table, &range)).await
+        self.environment().run(move || store.count(&table, &range)).await
     }
 
     /// Follows topics. Writes acknowledged before are not reported as changes.
@@ -253,7 +254,7 @@ impl Node {
 
     /// Why the storage may be missing acknowledged writes, if it may.
     pub fn suspected_loss(&self) -> Option<String> {
-        self.store.doubt()
+        self.store.suspected_loss()
     }
 
     /// The names of all tables ever written to, in order.
@@ -267,7 +268,7 @@ impl Node {
             return;
         }
         let store = self.store.clone();
-        if let Err(error) = self.machine().run(move || store.count_rows()).await {
+        if let Err(error) = self.environment().run(move || store.count_rows()).await {
             warn!(%error, "could not count all rows");
         }
     }
@@ -313,7 +314,7 @@ impl Node {
             expired: counters.expired.value(),
             corrupt_records: counters.corrupt_records.value(),
             start_mismatches: counters.start_mismatches.value(),
-            may_have_lost_rows: self.store.doubt().is_some(),
+            may_have_lost_rows: self.store.suspected_loss().is_some(),
             disk_bytes: self.store.disk_bytes(),
             writes_refused: counters.writes_refused.value(),
             unreadable_ranges: self.store.unreadable_ranges(),
@@ -352,9 +353,9 @@ impl Node {
         self.drain();
         self.replication.stop().await;
         self.background.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-        let (store, stamps) = (self.store.clone(), self.stamps.clone());
-        let closing = self.machine().run(move || {
-            let kept = stamps.end();
+        let (store, timestamps) = (self.store.clone(), self.timestamps.clone());
+        let closing = self.environment().run(move || {
+            let kept = timestamps.end();
             let closed = store.close();
             kept.and(closed)
         });
@@ -370,8 +371,8 @@ impl Node {
         self.store.close()
     }
 
-    fn machine(&self) -> &Machine {
-        self.store.machine()
+    fn environment(&self) -> &Environment {
+        self.store.environment()
     }
 
     fn is_draining(&self) -> bool {
@@ -379,8 +380,8 @@ impl Node {
     }
 
     /// Checks that the node accepts writes, and that timestamps are available for them.
-    async fn begin_write(&self) -> Result<(Life, WritePermit<'_>)> {
+    async fn begin_write(&self) -> Result<(Incarnation, WritePermit<'_>)> {
         let permit = self.write_tracker.begin()?;
-        Ok((self.stamps.before_writing().await?, permit))
+        Ok((self.timestamps.before_writing().await?, permit))
     }
 }

@@ -191,7 +191,7 @@ impl Node {
 
     /// Whether some keys in this range are already known to be unreadable.
     pub fn has_unreadable_keys(&self, table: &TableName, range: &Range) -> bool {
-        self.store.lacks(table, range)
+        self.store.has_unreadable(table, range)
     }
 
     /// How many key ranges cannot be read.

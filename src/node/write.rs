@@ -233,9 +233,9 @@ impl Node {
                 let timestamp = timestamp.filter(|timestamp| !is_lost(timestamp));
                 if let (None, Some(existing)) = (timestamp, existing) {
                     // A new write must be later than what is here, even if that came from a clock that is ahead.
-                    self.stamps.follow(existing.timestamp());
+                    self.timestamps.observe_stored(existing.timestamp());
                 }
-                let timestamp = timestamp.map_or_else(|| self.stamps.tick(), Ok)?;
+                let timestamp = timestamp.map_or_else(|| self.timestamps.tick(), Ok)?;
                 let register = Register::live(value, expires_at_ms, timestamp);
                 row = Some(Row::new(key.clone(), register.clone()));
                 Ok(register)
@@ -268,7 +268,7 @@ impl Node {
         let visible = existing.filter(|existing| existing.visible_at(now_ms));
         let current = visible.map(Existing::timestamp);
         if let Some(existing) = existing {
-            self.stamps.write_over(existing.timestamp())?;
+            self.timestamps.observe_overwritten(existing.timestamp())?;
         }
         if !condition.holds(current) {
             return Err(Error::PreconditionFailed { current });
@@ -276,7 +276,7 @@ impl Node {
         match action {
             Action::Put { value, expiry } => {
                 let expires_at_ms = expiry.map(|expiry| expiry.unix_ms(now_ms));
-                Ok(Register::live(value, expires_at_ms, self.stamps.tick()?))
+                Ok(Register::live(value, expires_at_ms, self.timestamps.tick()?))
             }
             Action::Patch { patch, expiry } => {
                 let existing = visible.ok_or_else(|| absent(table, key))?;
@@ -286,10 +286,10 @@ impl Node {
                     None => value,
                 };
                 let expires_at_ms = expiry.map(|expiry| expiry.unix_ms(now_ms)).or(existing.expires_at_ms());
-                Ok(Register::live(value, expires_at_ms, self.stamps.tick()?))
+                Ok(Register::live(value, expires_at_ms, self.timestamps.tick()?))
             }
             Action::Delete { force } => match visible.is_some() || force {
-                true => Ok(Register::deleted(self.stamps.tick()?)),
+                true => Ok(Register::deleted(self.timestamps.tick()?)),
                 false => Err(absent(table, key)),
             },
         }

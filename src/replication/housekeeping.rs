@@ -27,21 +27,21 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         (progress.complete.then(|| progress.raise_floor(settled_ms)), agreed_ms)
     };
     let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
-    let done = inner.machine().run(move || {
+    let done = inner.environment().run(move || {
         if let Some(floor_ms) = floor_ms {
             // Never beyond the present: a clock that was ahead for a while may have raised the floor.
-            store.pass_floor(floor_ms.min(settled_ms), grace_ms)?;
+            store.advance_floors(floor_ms.min(settled_ms), grace_ms)?;
         }
         match agreed_ms {
             Some(agreed_ms) => store.agree(agreed_ms)?,
-            None => store.lapse(),
+            None => store.invalidate_agreed(),
         }
         if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
             // A storage that was reopened has no trees.
             if !store.is_counted() {
                 store.count_rows()?;
             }
-            store.forget_past();
+            store.drop_history();
             store.check_next()?;
         }
         Ok(())
@@ -54,24 +54,24 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
 /// hold. If the suspicion arises while the node is complete, the node syncs again. A node without other members keeps
 /// it: nobody can tell.
 async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
-    let Some(doubt) = inner.store.doubt() else { return Ok(()) };
+    let Some(suspected_loss) = inner.store.suspected_loss() else { return Ok(()) };
     {
         let mut state = inner.state();
         let is_alone = state.members.member_ids().is_empty();
         let mut progress = inner.shared.progress();
-        if progress.complete && !is_alone && state.handled_doubt.as_ref() != Some(&doubt) {
-            warn!(doubt, "rows may be missing here: syncing with the other members again");
+        if progress.complete && !is_alone && state.handled_doubt.as_ref() != Some(&suspected_loss) {
+            warn!(suspected_loss, "rows may be missing here: syncing with the other members again");
             progress.begin_syncing(inner.store.now_ms());
             progress.intact = false;
             progress.agreement = Agreement::default();
         }
-        state.handled_doubt = Some(doubt);
+        state.handled_doubt = Some(suspected_loss);
         if !progress.complete || is_alone {
             return Ok(());
         }
     }
     let store = inner.store.clone();
-    inner.machine().run(move || store.clear_doubt()).await?;
+    inner.environment().run(move || store.clear_suspected_loss()).await?;
     info!("no rows are missing any more: the node has held everything that the other members hold");
     inner.state().handled_doubt = None;
     Ok(())
@@ -103,16 +103,16 @@ impl Inner {
         if cluster_record.is_none() && agreement.is_none() && members.is_none() {
             return Ok(());
         }
-        let life = self.store.life();
+        let incarnation = self.store.incarnation();
         let store = self.store.clone();
         let saved = agreement.clone();
-        let written = self.machine().run(move || {
+        let written = self.environment().run(move || {
             cluster_record.iter().try_for_each(|cluster_record| cluster_record.write(&store))?;
             agreement.iter().try_for_each(|agreement| write_agreement(&store, agreement))?;
             members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
         });
         let kept = match written.await {
-            Ok(()) => self.store.durable(life).await,
+            Ok(()) => self.store.durable(incarnation).await,
             failed => failed,
         };
         let mut state = self.state();

@@ -58,8 +58,8 @@ use crate::{
     },
     error::{Error, Result},
     storage::{
-        Machine, Peers, Store,
-        commit::{Life, timestamps::Stamps},
+        Environment, Peers, Store,
+        commit::{Incarnation, timestamps::Timestamps},
     },
 };
 
@@ -103,7 +103,7 @@ pub struct Replication(Arc<Inner>);
 struct Inner {
     options: Options,
     store: Store,
-    stamps: Arc<Stamps>,
+    timestamps: Arc<Timestamps>,
     rows: Rows,
     shared: Arc<Shared>,
     syncs: Syncs,
@@ -153,10 +153,10 @@ impl Replication {
     ///
     /// # Errors
     /// As the storage's; `Corrupt` or `StorageDamaged` if a saved record is unreadable.
-    pub fn start(options: Options, store: Store, stamps: Arc<Stamps>) -> Result<Self> {
-        let machine = store.machine();
+    pub fn start(options: Options, store: Store, timestamps: Arc<Timestamps>) -> Result<Self> {
+        let environment = store.environment();
         let cluster_record = ClusterRecord::read(&store)?;
-        let agreement = match store.doubt() {
+        let agreement = match store.suspected_loss() {
             None => membership::cluster_record::read_agreement(&store)?,
             // The saved agreement may be older than the rows here.
             Some(_) => Agreement::default(),
@@ -171,25 +171,25 @@ impl Replication {
             address: advertised.current().or(advertised.candidate()).unwrap_or_default().to_owned(),
         };
         let timing = membership::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
-        let members = Members::new(identity, remembered, machine.random()?, timing, store.now_ms());
-        let dialer = Dialer::new(options.join.iter().cloned(), machine.random()?);
+        let members = Members::new(identity, remembered, environment.random()?, timing, store.now_ms());
+        let dialer = Dialer::new(options.join.iter().cloned(), environment.random()?);
         let shared = Arc::new(Shared::default());
         {
             let mut progress = shared.progress();
             progress.floor.set_members(members.member_ids());
             progress.begin_syncing(store.now_ms());
             // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
-            stamps.pass(agreement.with_all_ms().max(store.swept().latest_ms()));
+            timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));
             progress.agreement = agreement.clone();
-            progress.intact = store.doubt().is_none();
+            progress.intact = store.suspected_loss().is_none();
             progress.lose(store.lost_ms(), store.now_ms());
             if members.others().next().is_none() && options.join.is_empty() {
                 progress.become_complete(store.now_ms());
             }
         }
         let inner = Arc::new(Inner {
-            rows: Rows::new(store.clone(), stamps.clone()),
-            stamps,
+            rows: Rows::new(store.clone(), timestamps.clone()),
+            timestamps,
             syncs: Syncs::new(store.clone()),
             admission_control: AdmissionControl::new(options.secrets.clone()),
             has_peers: AtomicBool::new(!members.member_ids().is_empty()),
@@ -200,7 +200,7 @@ impl Replication {
                 cluster_record,
                 saved: None,
                 saved_agreement: SavedAgreement::new(agreement),
-                handled_doubt: store.doubt(),
+                handled_doubt: store.suspected_loss(),
                 refused: None,
                 linked_at: Instant::now(),
                 logged_waiting: false,
@@ -247,8 +247,8 @@ impl Inner {
         &self.store
     }
 
-    fn machine(&self) -> &Machine {
-        self.store.machine()
+    fn environment(&self) -> &Environment {
+        self.store.environment()
     }
 
     fn round(&self) -> Duration {
@@ -272,8 +272,8 @@ impl Inner {
         self.stopping.load(Ordering::Acquire)
     }
 
-    async fn sync(&self, life: Life) -> Result<()> {
-        self.syncs.sync(life).await
+    async fn sync(&self, incarnation: Incarnation) -> Result<()> {
+        self.syncs.sync(incarnation).await
     }
 
     fn notify_progress(&self) {
@@ -315,7 +315,7 @@ impl Inner {
             hello,
             secrets: self.options.secrets.clone(),
             drift_max_ms: self.options.clock_drift_max_ms,
-            machine: self.machine().clone(),
+            environment: self.environment().clone(),
             network: self.options.network.clone(),
         }
     }
@@ -331,7 +331,7 @@ mod tests {
             protocol::message::Row,
             register::Register,
         },
-        storage::{self, Durability, Machine},
+        storage::{self, Durability, Environment},
     };
 
     /// A node without peers did not record its writes, and a peer that linked before a write was answered counted as
@@ -348,10 +348,10 @@ mod tests {
             subscriptions_max: 1,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: Machine::new(Arc::new(|| 1_700_000_000_000)),
+            environment: Environment::new(Arc::new(|| 1_700_000_000_000)),
         };
         let store = Store::open(storage).expect("the store opens");
-        let stamps = Arc::new(Stamps::new(store.clone(), 500));
+        let timestamps = Arc::new(Timestamps::new(store.clone(), 500));
         let options = Options {
             join: Vec::new(),
             advertise: None,
@@ -363,11 +363,11 @@ mod tests {
             clock_drift_max_ms: 500,
             network: Arc::new(link::connect::SystemNetwork),
         };
-        let replication = Replication::start(options, store.clone(), stamps.clone()).expect("starts");
+        let replication = Replication::start(options, store.clone(), timestamps.clone()).expect("starts");
         let (table, key) = (TableName::parse("t").expect("a name"), Key::parse("k").expect("a key"));
         assert_eq!(replication.last_written(), 0);
-        stamps.before_writing().await.expect("the clock's bound is raised");
-        let written = stamps.tick().expect("there is time");
+        timestamps.before_writing().await.expect("the clock's bound is raised");
+        let written = timestamps.tick().expect("there is time");
         let register = Register::live(Value::trusted("1".into()), None, written);
         replication.record_writes(&table, [Row::new(key.clone(), register)]);
         assert_eq!(replication.last_written(), 1);

@@ -3,11 +3,11 @@
 //! In reading order: `merge` is the write path, `batch` with `intents` that of many rows at once, `table` the reads; `row`, `record`,
 //! `codec` and `chunks` are their bytes, `scan` lists; `commit` makes durable and `recovery` survives a disk that fails; `pump`,
 //! `watch`, `queue` and `subscription` carry each `change` to subscribers, `agreed` and `backlog` to those who come from elsewhere;
-//! `stamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows there are to other replicas, `copy`
-//! reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its tables; all of it runs on `machine` and
+//! `timestamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows there are to other replicas, `copy`
+//! reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its tables; all of it runs on `environment` and
 //! `threads`. `check`, `compact` and `salvage` are for stores nobody has open.
 //!
-//! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `doubt` that
+//! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `suspected_loss` that
 //! something may be lost, and `quiet` catches the engine's panics. `repair` deals with pages that cannot be read, `gaps` finds where
 //! such end, `lost` keeps account of what was on them, and `scrub` looks for them in the segments of the log.
 //!
@@ -47,26 +47,26 @@ use self::{
         change::Topic,
         hub::Hub,
         subscription::{Start, Subscription},
-        wakeups::Crowds,
+        wakeups::Wakeups,
     },
-    commit::{Committer, Life},
+    commit::{Committer, Incarnation},
     counters::Counters,
-    engine::{Engine, Tree, doubt::Doubt},
+    engine::{Engine, Tree, suspected_loss::SuspectedLoss},
     open::Identity,
     table::{
         Entry, Table,
         codec::Samples,
+        context::TableContext,
         digests::{Checked, SharedKey},
         jobs::RepairJob,
-        row_count::Opening,
+        row_count::CloseComparison,
         scan::{Counted, Page, Range, Row},
-        shared::Shared,
     },
     table::{floors::Floors, jobs::GcJob},
 };
 pub use self::{
     commit::Durability,
-    environment::{Machine, Randomness, Threads, WallClock},
+    environment::{Environment, Randomness, Threads, WallClock},
     options::{Options, Peers},
 };
 use crate::{
@@ -85,11 +85,11 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     options: Options,
     identity: Identity,
-    doubt: Doubt,
+    suspected_loss: SuspectedLoss,
     /// `None` while it is opened again, and after the end.
     engine: RwLock<Option<Engine>>,
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
-    around: Shared,
+    context: TableContext,
     checked: Mutex<Checked>,
     hub: Arc<Hub>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -114,33 +114,33 @@ impl Store {
     pub fn open(options: Options) -> Result<Self> {
         let (engine, lock, identity) = open::open(&options)?;
         let counters = Arc::new(Counters::default());
-        let (chores, work) = mpsc::channel();
+        let (jobs, work) = mpsc::channel();
         let (repairs, damage) = mpsc::channel();
-        let around = Shared {
-            now_ms: options.machine.clock().clone(),
+        let context = TableContext {
+            now_ms: options.environment.clock().clone(),
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
             decoded: Arc::default(),
             shared: Arc::default(),
             digest_key: Arc::new(SharedKey::new(identity.digest_key)),
-            chores,
+            jobs,
             floors: Arc::new(Floors::new(identity.swept)),
-            opening: Arc::new(Opening::new(engine.held())),
+            close_comparison: Arc::new(CloseComparison::new(engine.content())),
             agreed: Arc::default(),
             repairs,
             reindex: Arc::default(),
         };
-        let (crowds, crowded) = Crowds::new();
-        let epoch = options.machine.fresh_epoch()?;
-        let hub = Arc::new(Hub::new(epoch, &around, options.subscriptions_max, crowds));
-        let doubt = Doubt::new(identity.doubt.clone());
+        let (wakeups, crowded) = Wakeups::new();
+        let epoch = options.environment.fresh_epoch()?;
+        let hub = Arc::new(Hub::new(epoch, &context, options.subscriptions_max, wakeups));
+        let suspected_loss = SuspectedLoss::new(identity.suspected_loss.clone());
         let store = Self(Arc::new(Inner {
             options,
             identity,
-            doubt,
+            suspected_loss,
             engine: RwLock::new(Some(engine)),
             tables: RwLock::default(),
-            around,
+            context,
             checked: Mutex::default(),
             hub,
             threads: Mutex::default(),
@@ -153,10 +153,10 @@ impl Store {
         }));
         store.restore_agreed()?;
         store.open_tables()?;
-        store.tidy()?;
+        store.remove_unused_trees()?;
         store.spawn("wake", move || changes::wakeups::run(&crowded))?;
         let sweeper = gc::Worker::new(work);
-        match store.machine().threads() {
+        match store.environment().threads() {
             Threads::Many => {
                 let committing = store.clone();
                 store.spawn("commit", move || committing.run_commits())?;
@@ -175,8 +175,8 @@ impl Store {
     }
 
     /// What it runs on.
-    pub fn machine(&self) -> &Machine {
-        &self.0.options.machine
+    pub fn environment(&self) -> &Environment {
+        &self.0.options.environment
     }
 
     /// The node whose store this is.
@@ -207,22 +207,22 @@ impl Store {
     /// Returns when all merges before the call are as durable as the options promise.
     ///
     /// # Errors
-    /// `StorageFull` where the storage failed since `life`: then some of them may be lost.
-    pub async fn acknowledge(&self, life: Life) -> Result<()> {
-        self.0.around.committer.acknowledge(life).await
+    /// `StorageFull` where the storage failed since `incarnation`: then some of them may be lost.
+    pub async fn acknowledge(&self, incarnation: Incarnation) -> Result<()> {
+        self.0.context.committer.acknowledge(incarnation).await
     }
 
     /// The present life of the store: taken before merging, it ties the acknowledgement to the engine that was merged into.
-    pub fn life(&self) -> Life {
-        self.0.around.committer.life()
+    pub fn incarnation(&self) -> Incarnation {
+        self.0.context.committer.incarnation()
     }
 
     /// Returns when everything before the call survives a power cut, whatever the options promise.
     ///
     /// # Errors
     /// As `acknowledge`.
-    pub async fn durable(&self, life: Life) -> Result<()> {
-        self.0.around.committer.durable(life).await
+    pub async fn durable(&self, incarnation: Incarnation) -> Result<()> {
+        self.0.context.committer.durable(incarnation).await
     }
 
     /// A page of visible keys.
@@ -236,8 +236,8 @@ impl Store {
     }
 
     /// Whether it is known already that keys of a listing cannot be read.
-    pub fn lacks(&self, table: &TableName, range: &Range) -> bool {
-        self.table(table).is_some_and(|table| table::scan::lacks(&table, range).unwrap_or(false))
+    pub fn has_unreadable(&self, table: &TableName, range: &Range) -> bool {
+        self.table(table).is_some_and(|table| table::scan::has_unreadable(&table, range).unwrap_or(false))
     }
 
     /// How many visible keys begin so.
@@ -273,7 +273,7 @@ impl Store {
 
     /// Figures.
     pub fn counters(&self) -> &Counters {
-        &self.0.around.counters
+        &self.0.context.counters
     }
 
     /// Bytes of the directory.
@@ -283,12 +283,12 @@ impl Store {
 
     /// Why writes are refused, if they are.
     pub fn failure(&self) -> Option<String> {
-        self.0.around.committer.failure()
+        self.0.context.committer.failure()
     }
 
     /// Unix milliseconds by the store's clock.
     pub fn now_ms(&self) -> u64 {
-        self.0.options.machine.now_ms()
+        self.0.options.environment.now_ms()
     }
 
     /// Makes everything durable, ends the threads and closes the directory, which another may open then. May wait: not for
@@ -296,18 +296,18 @@ impl Store {
     pub fn close(&self) -> Result<()> {
         self.0.hub.end();
         // The thread may be gone already, with nobody to tell.
-        let _ = self.0.around.chores.send(GcJob::Stop);
-        let _ = self.0.around.repairs.send(RepairJob::Stop);
+        let _ = self.0.context.jobs.send(GcJob::Stop);
+        let _ = self.0.context.repairs.send(RepairJob::Stop);
         drop(self.0.scrub.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.0.around.committer.stop();
+        self.0.context.committer.stop();
         for table in self.read_tables().values() {
             table.close();
         }
-        self.keep_agreed();
+        self.save_agreed();
         let engine = self.0.engine.write().unwrap_or_else(PoisonError::into_inner).take();
-        let synced = engine.map_or(Ok(()), |engine| engine.close(self.held()));
+        let synced = engine.map_or(Ok(()), |engine| engine.close(self.content()));
         // Whoever waits merged before the tables were closed.
-        self.0.around.committer.answer(&synced);
+        self.0.context.committer.answer(&synced);
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {

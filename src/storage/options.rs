@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{commit::Durability, environment::Machine};
+use super::{commit::Durability, environment::Environment};
 
 /// How a store is kept.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub struct Options {
     /// What says whether others hold what this node holds.
     pub peers: Peers,
     /// What it runs on.
-    pub machine: Machine,
+    pub environment: Environment,
 }
 
 /// What says whether there are other nodes that hold what this one holds, so that they can give back what its storage lost.

@@ -128,7 +128,7 @@ impl Store {
         let (trees, dictionaries) = self.with_engine(|engine| {
             Ok((Trees::open(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
         })?;
-        let table = Arc::new(Table::new(name, self.0.around.clone(), trees, dictionaries));
+        let table = Arc::new(Table::new(name, self.0.context.clone(), trees, dictionaries));
         table.lost.read(&self.meta()?, table.name())?;
         self.start_pump(&table)?;
         Ok(table)
@@ -147,7 +147,7 @@ impl Store {
         progress: Arc<Progress>,
     ) -> Result<()> {
         let (table, hub, now_ms) =
-            (table.clone(), self.0.hub.clone(), self.0.options.machine.clock().clone());
+            (table.clone(), self.0.hub.clone(), self.0.options.environment.clock().clone());
         self.spawn("pump", move || pump::run(feed, &table, &progress, &hub, &now_ms))
     }
 }
@@ -171,7 +171,7 @@ mod tests {
                 subscription::Start,
             },
             tests::{
-                NOW_MS, Scene, close, effect, key, next, put, timestamp, wait_until, within_the_deadline,
+                Fixture, NOW_MS, close, effect, key, next, put, timestamp, wait_until, within_the_deadline,
             },
         },
     };
@@ -192,9 +192,9 @@ mod tests {
     /// Tables whose last row had expired or was deleted counted against `--max-tables` for ever: a table a day, and after some
     /// days no table could be made any more, after a restart neither.
     #[test]
-    fn a_table_that_was_emptied_and_swept_counts_no_more() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn an_emptied_and_swept_table_no_longer_counts() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for day in 0..25 {
             let table = name(&format!("day{day}"));
             store
@@ -204,15 +204,15 @@ mod tests {
             wait_until("the table is gone", || !store.has_table(&table));
         }
         close(store);
-        let store = scene.open();
+        let store = fixture.open();
         assert_eq!(store.tables().len(), 0, "none is left on the disk");
         close(store);
     }
 
     #[test]
-    fn a_table_that_was_emptied_before_a_restart_goes_after_it() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_table_emptied_before_a_restart_is_removed_after_it() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         store.merge(&name("full"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
         store.merge(&name("bare"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
         let trees = store.table(&name("bare")).expect("is there");
@@ -221,7 +221,7 @@ mod tests {
             .expect("removes");
         drop(trees);
         close(store);
-        let store = scene.open();
+        let store = fixture.open();
         assert!(store.has_table(&name("bare")));
         store.count_rows().expect("counts");
         wait_until("the table without rows is gone", || !store.has_table(&name("bare")));
@@ -230,9 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn watchers_of_a_table_that_goes_and_comes_again_go_on() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn subscribers_of_a_table_survive_its_removal_and_return() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let table = name("t");
         store.merge(&table, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
         let topics = vec![Topic::Prefix(table.clone(), String::new())];
@@ -250,8 +250,8 @@ mod tests {
     /// A write that comes while its table is being removed goes to the one in its place.
     #[test]
     fn no_write_is_lost_while_its_table_is_removed() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let table = name("t");
         let over = Arc::new(AtomicBool::new(false));
         let remover = thread::spawn({
@@ -282,9 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_was_removed_makes_no_difference_to_the_root() {
-        let (scene, other) = (Scene::new(), Scene::new());
-        let (store, other) = (scene.open(), other.open());
+    fn a_removed_table_does_not_change_the_root() {
+        let (fixture, other) = (Fixture::new(), Fixture::new());
+        let (store, other) = (fixture.open(), other.open());
         let digests = crate::core::digest::DigestKey([7; 32]);
         for store in [&store, &other] {
             store.rekey(digests).expect("takes the key");

@@ -25,12 +25,12 @@ pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A store in a directory of its own, with a wall clock that the test sets.
-pub(super) struct Scene {
+pub(super) struct Fixture {
     directory: tempfile::TempDir,
     pub(super) now_ms: Arc<AtomicU64>,
 }
 
-impl Scene {
+impl Fixture {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self { directory, now_ms: Arc::new(AtomicU64::new(NOW_MS)) }
@@ -59,7 +59,7 @@ impl Scene {
             subscriptions_max: 10,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: Machine::new(now_ms),
+            environment: Environment::new(now_ms),
         })
         .expect("the store opens")
     }
@@ -137,11 +137,11 @@ pub(super) fn wait_for_changes(store: &Store, count: u64) {
 /// The checksum of a row does not cover chunks, and nothing else did: a flipped byte in one came back as a value.
 #[test]
 fn a_flipped_byte_of_a_long_value_is_an_error() {
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     store.merge(&table(), &key("k"), |_| Ok(put(&long_value(40_000), None, 1))).expect("merges");
     close(store);
-    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
+    let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
     let chunks = engine.tree("chunks/t").expect("a tree");
     let (name, chunk) = chunks.range(&[], None).next().expect("a chunk").expect("reads");
     let mut flipped = chunk.to_vec();
@@ -150,7 +150,7 @@ fn a_flipped_byte_of_a_long_value_is_an_error() {
     flipped[at] ^= 1;
     chunks.insert(&name, &flipped).expect("inserts");
     drop((chunks, engine));
-    let store = scene.open();
+    let store = fixture.open();
     assert!(matches!(store.get(&table(), &key("k")), Err(Error::Corrupt(_))));
     let page = store.rows(&table(), &Range::default(), 10).expect("lists");
     assert!(page.rows.is_empty() && page.incomplete);
@@ -160,13 +160,13 @@ fn a_flipped_byte_of_a_long_value_is_an_error() {
 /// The chunks of the writes before the one that failed stayed for ever, seen by nobody.
 #[test]
 fn a_batch_that_fails_leaves_no_chunks() {
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let long = put(&long_value(40_000), None, 1);
     store.merge(&table(), &key("kept"), |_| Ok(long)).expect("merges");
     close(store);
-    let chunks = keys_in(&scene.data(), "chunks/t");
-    let store = scene.open();
+    let chunks = keys_in(&fixture.data(), "chunks/t");
+    let store = fixture.open();
     let replacement = put(&long_value(40_000), None, 2);
     let writes: Vec<_> = [Ok(replacement.clone()), Ok(replacement), Err(Error::MissingValue)]
         .into_iter()
@@ -177,22 +177,22 @@ fn a_batch_that_fails_leaves_no_chunks() {
     let value = store.get(&table(), &key("kept")).expect("reads").expect("is there").value;
     assert_eq!(value.as_str(), long_value(40_000));
     close(store);
-    assert_eq!(keys_in(&scene.data(), "chunks/t"), chunks);
+    assert_eq!(keys_in(&fixture.data(), "chunks/t"), chunks);
 }
 
 /// A tombstone over a value whose time had come, but which was not swept yet, was taken for one that covers nothing: those who
 /// had seen the value were never told of its end.
 #[test]
-fn the_delete_of_a_value_about_to_be_swept_is_told() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn the_delete_of_an_expired_value_is_announced() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let mut subscription =
         within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");
     store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 1000), 1))).expect("merges");
     assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
     let delete = |_: Option<&Existing<'_>>| {
         // Under the row's lock, so that the sweep cannot come first.
-        scene.now_ms.store(NOW_MS + 1000, Ordering::SeqCst);
+        fixture.now_ms.store(NOW_MS + 1000, Ordering::SeqCst);
         Ok(Register::deleted(timestamp(2)))
     };
     store.merge(&table(), &key("k"), delete).expect("merges");
@@ -202,9 +202,9 @@ fn the_delete_of_a_value_about_to_be_swept_is_told() {
 
 /// The second tombstone covered nothing but the first, which nobody was told of either.
 #[test]
-fn a_value_deleted_twice_in_a_batch_is_told() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_value_deleted_twice_in_a_batch_is_announced() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let mut subscription =
         within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");
     store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
@@ -218,11 +218,11 @@ fn a_value_deleted_twice_in_a_batch_is_told() {
 
 /// The pump found a value to be seen, and the sweep told of its end first: subscribers kept it. Now the sweep waits for the pump.
 #[test]
-fn the_end_of_a_value_is_told_after_its_beginning() {
-    let scene = Scene::new();
+fn the_expiry_of_a_value_is_published_after_the_value() {
+    let fixture = Fixture::new();
     let (armed, opened) = (Arc::new(AtomicBool::new(true)), Arc::new(OnceLock::<Store>::new()));
     let clock: WallClock = {
-        let (now_ms, armed, opened) = (scene.now_ms.clone(), armed.clone(), opened.clone());
+        let (now_ms, armed, opened) = (fixture.now_ms.clone(), armed.clone(), opened.clone());
         Arc::new(move || {
             let before = now_ms.load(Ordering::SeqCst);
             let is_pump = thread::current().name() == Some("pump");
@@ -239,7 +239,7 @@ fn the_end_of_a_value_is_told_after_its_beginning() {
             before
         })
     };
-    let store = scene.open_with(clock);
+    let store = fixture.open_with(clock);
     assert!(opened.set(store.clone()).is_ok());
     let mut subscription =
         within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");
@@ -253,28 +253,28 @@ fn the_end_of_a_value_is_told_after_its_beginning() {
 
 /// A compaction cut short after its last rename leaves the old store beside the new one, and none went through after it.
 #[test]
-fn what_a_compaction_left_behind_does_not_stop_the_next() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn leftovers_of_a_compaction_do_not_stop_the_next() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
     close(store);
-    let left = open::before_compaction(&scene.data());
+    let left = open::before_compaction(&fixture.data());
     std::fs::create_dir(&left).expect("a directory");
     std::fs::write(left.join("db"), "old").expect("a file");
     let compacted =
-        offline::compact::compact(&scene.data(), &scene.clock(), false, |_| {}).expect("compacts");
+        offline::compact::compact(&fixture.data(), &fixture.clock(), false, |_| {}).expect("compacts");
     assert_eq!(compacted.rows, 1);
     assert!(!left.exists());
-    let store = scene.open();
+    let store = fixture.open();
     assert!(store.get(&table(), &key("k")).expect("reads").is_some());
     close(store);
 }
 
 /// A key that two topics of a subscription name came twice in its snapshot.
 #[test]
-fn a_snapshot_gives_a_key_of_two_topics_once() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_snapshot_delivers_a_key_of_two_topics_once() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     for name in ["a", "b"] {
         store.merge(&table(), &key(name), |_| Ok(put("1", None, 1))).expect("merges");
     }
@@ -295,9 +295,9 @@ fn a_snapshot_gives_a_key_of_two_topics_once() {
 /// A snapshot began while what it gave was still on its way to the stream: its cursor was before that, and whoever came back with
 /// it got again what the snapshot had given.
 #[test]
-fn the_cursor_of_a_snapshot_is_behind_all_that_was_written_before() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn the_cursor_of_a_snapshot_is_after_all_earlier_writes() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     for count in 1..=200 {
         store.merge(&table(), &key("k"), |_| Ok(put("1", None, count))).expect("merges");
         let topics = vec![Topic::Key(table(), key("k"))];
@@ -316,14 +316,14 @@ fn the_cursor_of_a_snapshot_is_behind_all_that_was_written_before() {
 /// A snapshot gave a value that was written after an older one had expired. The end of the older one was passed on, the value
 /// was not, as it had been given: the subscriber held nothing from then on.
 #[test]
-fn the_end_of_an_older_value_does_not_take_what_a_snapshot_gave() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn the_end_of_an_older_value_does_not_hide_the_value_of_a_snapshot() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let topics = vec![Topic::Key(table(), key("k"))];
     let mut subscription = within_the_deadline(store.watch(topics, Start::Snapshot)).expect("watches");
     store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 10), 1))).expect("merges");
     wait_for_changes(&store, 1);
-    scene.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
+    fixture.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
     wait_for_changes(&store, 2);
     store.merge(&table(), &key("k"), |_| Ok(put("2", None, 2))).expect("merges");
     store.merge(&table(), &key("k"), |_| Ok(put("3", None, 3))).expect("merges");
@@ -340,11 +340,11 @@ fn the_end_of_an_older_value_does_not_take_what_a_snapshot_gave() {
 /// The feed was read by two calls of sled's, one that waits and one that does not. The second set a change aside that was still
 /// being written, the first passed over it, and subscribers got it after a later one of its key, or never.
 #[test]
-fn every_change_is_published_and_those_of_a_key_in_order() {
+fn every_change_is_published_and_in_order_per_key() {
     const WRITERS: u64 = 4;
     const WRITES: u64 = 2_000;
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let Ok((_, _, begin, _)) = store.0.hub.join(&[], None, 0) else { panic!("no place for a subscriber") };
     thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -376,8 +376,8 @@ fn every_change_is_published_and_those_of_a_key_in_order() {
 /// A node that took in 100,000 rows held the last 30,000 of them in its ring, where nobody had ever subscribed.
 #[test]
 fn changes_are_kept_from_the_first_subscriber_on() {
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let write = |counter: u64| {
         store.merge(&table(), &key("k"), |_| Ok(put("1", None, counter))).expect("merges");
         wait_for_changes(&store, counter);

@@ -19,7 +19,7 @@ impl Store {
     /// Does what the store's threads would have done by now, where the machine has none for that: makes durable for those who
     /// wait, and sweeps.
     pub fn work(&self) {
-        let waiters = self.0.around.committer.waiters();
+        let waiters = self.0.context.committer.waiters();
         if !waiters.is_empty() {
             self.commit(waiters);
         }

@@ -31,7 +31,7 @@ use dynarust::{
         handshake::{ClusterIdentity, Hello},
         secret::Secrets,
     },
-    storage::Machine,
+    storage::Environment,
 };
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -55,7 +55,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
         },
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
         drift_max_ms: 500,
-        machine: Machine::new(wall_clock()),
+        environment: Environment::new(wall_clock()),
         network: Arc::new(SystemNetwork),
     }
 }
@@ -146,7 +146,7 @@ async fn a_node_that_stops_takes_no_links_and_says_so() {
 async fn a_clock_ten_minutes_ahead_makes_no_link() {
     let server = Server::start(&[OLD], http::Options::default()).await;
     let mut early = local(1, &[OLD]);
-    early.machine = Machine::new(Arc::new(|| wall_clock()() + 600_000));
+    early.environment = Environment::new(Arc::new(|| wall_clock()() + 600_000));
     let error = establish::dial(&server.address.to_string(), &early).await.map(drop).expect_err("refused");
     assert!(error.to_string().contains("set both clocks by NTP"), "{error}");
     server.expect_serving().await;

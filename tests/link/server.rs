@@ -14,7 +14,7 @@ use dynarust::{
         self,
         link::{connect::SystemNetwork, secret::Secrets},
     },
-    storage::{self, Durability, Machine},
+    storage::{self, Durability, Environment},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -50,7 +50,7 @@ impl Server {
             subscriptions_max: 10,
             set_aside_damaged: false,
             peers: Default::default(),
-            machine: Machine::new(wall_clock()),
+            environment: Environment::new(wall_clock()),
         };
         let replication = replication::Options {
             join,

@@ -79,18 +79,18 @@ pub struct ClockState {
 
 /// The state of this node's clock now.
 pub(in crate::replication) fn clock_state(inner: &Inner) -> ClockState {
-    ClockState { trouble: clock_trouble(inner), jumped_ms: inner.machine().jumped_ms() }
+    ClockState { trouble: clock_trouble(inner), jumped_ms: inner.environment().jumped_ms() }
 }
 
 /// The problem with this node's clock now.
 fn clock_trouble(inner: &Inner) -> Option<ClockTrouble> {
-    let ahead = inner.stamps.ahead().map(ClockTrouble::TimestampsAhead);
-    ahead.or_else(|| inner.machine().contradiction().map(ClockTrouble::Disagrees))
+    let ahead = inner.timestamps.ahead().map(ClockTrouble::TimestampsAhead);
+    ahead.or_else(|| inner.environment().contradiction().map(ClockTrouble::Disagrees))
 }
 
 /// Records the peers' clocks, and logs a change of this node's clock problem.
 pub(in crate::replication) fn watch_clocks(inner: &Inner) {
-    let (now_ms, machine) = (inner.store.now_ms(), inner.machine());
+    let (now_ms, environment) = (inner.store.now_ms(), inner.environment());
     let mut state = inner.state();
     for link in state.registry.links() {
         let figures = link.figures();
@@ -101,7 +101,12 @@ pub(in crate::replication) fn watch_clocks(inner: &Inner) {
         let age_ms = now_ms.checked_sub(last_ms).filter(|age_ms| *age_ms <= ROUND_AGE_MAX_MS);
         if let Some(age_ms) = age_ms {
             let slack_ms = figures.round_trip_ms.unwrap_or_default() + ROUND_SLACK_MS;
-            machine.observe(link.node, last_ms.saturating_add_signed(offset_ms), slack_ms, age_ms);
+            environment.observe_peer_clock(
+                link.node,
+                last_ms.saturating_add_signed(offset_ms),
+                slack_ms,
+                age_ms,
+            );
         }
     }
     let trouble = clock_trouble(inner);

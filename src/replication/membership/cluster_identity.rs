@@ -62,7 +62,7 @@ pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64)
                 link.send_control(Control::Close("this node switched to another cluster".into()));
             }
             let store = inner.store.clone();
-            let rekeyed = inner.machine().run(move || {
+            let rekeyed = inner.environment().run(move || {
                 store.reset_swept(Swept::default())?;
                 store.rekey(theirs.digest_key)
             });
@@ -74,7 +74,7 @@ pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64)
             let mut progress = inner.shared.progress();
             // What was known in the former cluster does not hold in this one.
             progress.begin_syncing(inner.store.now_ms());
-            inner.store.disagree();
+            inner.store.reset_agreed();
             progress.agreement = Agreement::default();
             (state.cluster_record.cluster, state.cluster_record.forced) = (theirs.id, false);
         }

@@ -49,7 +49,7 @@ impl ClusterRecord {
     /// `StorageDamaged` if the record is unreadable.
     pub fn read(store: &Store) -> Result<Self> {
         let Some(note) = store.note(CLUSTER_NOTE)? else {
-            let cluster = store.machine().random()?;
+            let cluster = store.environment().random()?;
             return Ok(Self { cluster, joined: false, forced: false, forgotten: 0 });
         };
         Self::parse(&note).map(|(cluster_record, _)| cluster_record).ok_or_else(unreadable)
@@ -120,7 +120,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::storage::{self, Durability, Machine};
+    use crate::storage::{self, Durability, Environment};
 
     #[test]
     fn the_current_and_former_formats_are_read() {
@@ -156,7 +156,7 @@ mod tests {
                 subscriptions_max: 1,
                 set_aside_damaged: false,
                 peers: storage::Peers::default(),
-                machine: Machine::new(Arc::new(|| NOW_MS)),
+                environment: Environment::new(Arc::new(|| NOW_MS)),
             };
             Store::open(options).expect("opens")
         };

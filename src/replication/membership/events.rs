@@ -111,7 +111,7 @@ impl Inner {
             warn!(by = %from, "the cluster had forgotten this node: it syncs what was written and deleted in the meantime");
             state.cluster_record.forgotten = incarnation;
             self.shared.progress().begin_syncing(self.store.now_ms());
-            self.store.disagree();
+            self.store.reset_agreed();
         }
     }
 

@@ -62,7 +62,7 @@ impl Replication {
 impl Inner {
     /// Waits until all linked peers have this node's writes up to a journal entry, or the time is up.
     async fn drain_links(&self, entry: u64, wait_max: Duration) {
-        let written_ms = self.stamps.last_write_ms();
+        let written_ms = self.timestamps.last_write_ms();
         let waiting = async {
             let mut looks = tokio::time::interval(Duration::from_millis(10));
             loop {

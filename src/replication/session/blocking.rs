@@ -39,5 +39,5 @@ pub fn may_block(store: &Store, message: &Message) -> bool {
 
 /// Whether making a round may take long.
 pub fn round_may_block(store: &Store) -> bool {
-    !store.remembers_root(store.now_ms().saturating_sub(ROOT_AGE_MAX_MS))
+    !store.has_cached_root(store.now_ms().saturating_sub(ROOT_AGE_MAX_MS))
 }

@@ -18,7 +18,7 @@ use crate::{
         peer::{Output, Then},
     },
     error::{Error, Result},
-    storage::commit::Life,
+    storage::commit::Incarnation,
 };
 
 /// The result of a sync, how long it took, and what to do next.
@@ -26,7 +26,7 @@ pub type Synced = (Result<()>, Duration, Then);
 
 impl Session {
     /// Sends a message, or queues what must wait for a sync of everything merged in this life of the storage.
-    pub(in crate::replication::session) fn queue_output(&mut self, life: Life, output: Output) {
+    pub(in crate::replication::session) fn queue_output(&mut self, incarnation: Incarnation, output: Output) {
         match output {
             Output::Send(message) => self.waiting.push_back(message),
             Output::AfterSync(then) => {
@@ -34,7 +34,7 @@ impl Session {
                 self.syncs.push_back(
                     async move {
                         let begun = Instant::now();
-                        let result = inner.sync(life).await;
+                        let result = inner.sync(incarnation).await;
                         (result, begun.elapsed(), then)
                     }
                     .boxed(),

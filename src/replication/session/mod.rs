@@ -71,7 +71,7 @@ pub(super) async fn run_session(
     let mut tasks = JoinSet::new();
     tasks.spawn(io::write(sender, to_send, failed));
     tasks.spawn(io::read(receiver, to_take));
-    let seed = match inner.machine().random() {
+    let seed = match inner.environment().random() {
         Ok(seed) => seed,
         Err(error) => return error,
     };
@@ -257,7 +257,7 @@ impl Session {
         if matches!(message, Message::Round(_)) {
             self.last_round = Instant::now();
         }
-        let life = self.inner.store().life();
+        let incarnation = self.inner.store().incarnation();
         let unproven = self.peer.as_ref().map_or(0, |peer| peer.figures().rows_unproven);
         let outputs = if blocking::may_block(&self.inner.store, &message) {
             self.run_blocking(move |peer, context| peer.handle(context, message)).await
@@ -277,7 +277,7 @@ impl Session {
             warn!(peer = %self.state.node, rows, "accepted rows as old as what was swept here: if they had been deleted, they are back");
         }
         self.inner.notify_progress();
-        outputs.into_iter().for_each(|output| self.queue_output(life, output));
+        outputs.into_iter().for_each(|output| self.queue_output(incarnation, output));
         self.publish_figures();
         Ok(())
     }
@@ -297,7 +297,7 @@ impl Session {
         blocking: bool,
         run_peer: impl FnOnce(&mut Peer, &Context<'_, self::storage::Rows>) -> Result<Output> + Send + 'static,
     ) -> Result<()> {
-        let life = self.inner.store().life();
+        let incarnation = self.inner.store().incarnation();
         let output = if blocking {
             self.run_blocking(run_peer).await
         } else {
@@ -305,7 +305,7 @@ impl Session {
             run_peer(peer, &self.inner.context())
         };
         if let Some(output) = self.tolerate_storage_failure(output)? {
-            self.queue_output(life, output);
+            self.queue_output(incarnation, output);
         }
         self.publish_figures();
         Ok(())
@@ -328,8 +328,8 @@ impl Session {
     ) -> Result<T> {
         let mut peer = self.peer.take().expect("the peer is here between messages");
         let inner = self.inner.clone();
-        let machine = inner.machine().clone();
-        let ran = machine.run(move || {
+        let environment = inner.environment().clone();
+        let ran = environment.run(move || {
             let result = run(&mut peer, &inner.context());
             Ok((peer, result))
         });

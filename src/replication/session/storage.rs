@@ -17,20 +17,20 @@ use crate::{
     },
     error::{Error, Result},
     replication::membership::cluster_record::write_agreement,
-    storage::{Store, commit::timestamps::Stamps},
+    storage::{Store, commit::timestamps::Timestamps},
 };
 
 /// The rows of this node.
 #[derive(Clone)]
 pub struct Rows {
     store: Store,
-    stamps: Arc<Stamps>,
+    timestamps: Arc<Timestamps>,
 }
 
 impl Rows {
-    /// The rows of `store`. `stamps` makes the timestamps of new writes.
-    pub fn new(store: Store, stamps: Arc<Stamps>) -> Self {
-        Self { store, stamps }
+    /// The rows of `store`. `timestamps` makes the timestamps of new writes.
+    pub fn new(store: Store, timestamps: Arc<Timestamps>) -> Self {
+        Self { store, timestamps }
     }
 }
 
@@ -87,7 +87,7 @@ impl Replica for Rows {
     fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
         let accepted = self.store.accept(table, rows, proven_ms)?;
         if let Some(latest) = accepted.latest {
-            self.stamps.follow(latest);
+            self.timestamps.observe_stored(latest);
         }
         Ok(accepted)
     }
@@ -107,7 +107,7 @@ impl Replica for Rows {
     }
 
     fn raise_clock(&self, at_ms: u64) {
-        self.stamps.pass(at_ms);
+        self.timestamps.advance_past(at_ms);
     }
 
     fn swept(&self) -> Swept {
@@ -115,7 +115,7 @@ impl Replica for Rows {
     }
 
     fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
-        self.store.dead(swept)
+        self.store.garbage(swept)
     }
 
     fn reset_swept(&self, swept: Swept) -> Result<()> {

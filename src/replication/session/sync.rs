@@ -5,14 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
     error::Result,
-    storage::{Store, commit::Life},
+    storage::{Store, commit::Incarnation},
 };
 
 /// The disk syncs of all links of a node.
 pub struct Syncs {
     store: Store,
     /// The count of changed rows when the last successful sync began, and the life of the storage.
-    durable: Mutex<Option<(u64, Life)>>,
+    durable: Mutex<Option<(u64, Incarnation)>>,
 }
 
 impl Syncs {
@@ -26,18 +26,18 @@ impl Syncs {
     ///
     /// # Errors
     /// As `Store::durable`.
-    pub async fn sync(&self, life: Life) -> Result<()> {
+    pub async fn sync(&self, incarnation: Incarnation) -> Result<()> {
         // A row is counted when it is written, so the sync covers every row counted by now.
-        let now = (self.store.counters().changed_rows.value(), self.store.life());
-        if *self.durable() == Some(now) && now.1 == life {
+        let now = (self.store.counters().changed_rows.value(), self.store.incarnation());
+        if *self.durable() == Some(now) && now.1 == incarnation {
             return Ok(());
         }
-        self.store.durable(life).await?;
+        self.store.durable(incarnation).await?;
         *self.durable() = Some(now);
         Ok(())
     }
 
-    fn durable(&self) -> MutexGuard<'_, Option<(u64, Life)>> {
+    fn durable(&self) -> MutexGuard<'_, Option<(u64, Incarnation)>> {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

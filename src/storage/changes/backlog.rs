@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     change::{Cursor, Gone, Topic},
-    entry::{Logged, News, change_bytes},
+    entry::{LoggedChange, NewChange, change_bytes},
     hub::REPLAY_MAX,
 };
 use crate::{
@@ -53,7 +53,7 @@ pub struct Backlog {
     place: Cursor,
     late: Spans,
     /// In order of their labels.
-    rows: Vec<Arc<Logged>>,
+    rows: Vec<Arc<LoggedChange>>,
 }
 
 impl Store {
@@ -67,30 +67,30 @@ impl Store {
         topics: &[Topic],
         at_ms: u64,
         until: Cursor,
-    ) -> Result<Option<VecDeque<Arc<Logged>>>> {
+    ) -> Result<Option<VecDeque<Arc<LoggedChange>>>> {
         // Nobody knows what became of what cannot be read.
-        if topics.iter().any(|topic| self.lacks_topic(topic)) {
+        if topics.iter().any(|topic| self.has_unreadable_rows(topic)) {
             return Ok(None);
         }
-        match self.whole_backlog(topics, at_ms, until).await {
+        match self.read_topics(topics, at_ms, until).await {
             Err(Error::Corrupt(_)) => Ok(None),
             backlog => backlog,
         }
     }
 
-    fn lacks_topic(&self, topic: &Topic) -> bool {
+    fn has_unreadable_rows(&self, topic: &Topic) -> bool {
         if let Some((table, prefix)) = topic.as_prefix() {
-            return self.lacks(table, &Range { prefix: prefix.to_owned(), ..Range::default() });
+            return self.has_unreadable(table, &Range { prefix: prefix.to_owned(), ..Range::default() });
         }
-        topic.as_key().is_some_and(|(table, key)| self.may_lack(table, key))
+        topic.as_key().is_some_and(|(table, key)| self.may_be_unreadable(table, key))
     }
 
-    async fn whole_backlog(
+    async fn read_topics(
         &self,
         topics: &[Topic],
         at_ms: u64,
         until: Cursor,
-    ) -> Result<Option<VecDeque<Arc<Logged>>>> {
+    ) -> Result<Option<VecDeque<Arc<LoggedChange>>>> {
         let mut found = VecDeque::new();
         let mut since = None;
         let tables = topics.iter().filter_map(Topic::as_prefix).map(|(table, _)| table);
@@ -101,7 +101,7 @@ impl Store {
             let Some(table) = self.table(name) else { continue };
             let Some(backlog) = self.backlog_of(&table, at_ms).await? else { return Ok(None) };
             let later = backlog.rows.partition_point(|row| row.label_ms <= at_ms);
-            let of_prefix = |row: &&Arc<Logged>| {
+            let of_prefix = |row: &&Arc<LoggedChange>| {
                 topics.iter().any(|topic| topic.as_prefix().is_some() && topic.covers(name, &row.key))
             };
             found.extend(backlog.rows[later..].iter().filter(of_prefix).cloned());
@@ -114,16 +114,17 @@ impl Store {
             topics.iter().filter_map(Topic::as_key).map(|(t, k)| (t.clone(), k.clone())).collect();
         if !keys.is_empty() {
             let store = self.clone();
-            let Some(rows) = self.machine().run(move || store.keys_after(&keys, at_ms)).await? else {
+            let Some(rows) = self.environment().run(move || store.keys_after(&keys, at_ms)).await? else {
                 return Ok(None);
             };
             found.extend(rows);
         }
         if let Some(since) = since {
-            let Some(followed) = self.0.hub.missed_after(since, topics) else { return Ok(None) };
-            let is_before =
-                |logged: &Arc<Logged>| logged.cursor.is_none_or(|cursor| cursor.sequence <= until.sequence);
-            found.extend(followed.into_iter().filter(is_before));
+            let Some(ring_is_active) = self.0.hub.missed_after(since, topics) else { return Ok(None) };
+            let is_before = |logged: &Arc<LoggedChange>| {
+                logged.cursor.is_none_or(|cursor| cursor.sequence <= until.sequence)
+            };
+            found.extend(ring_is_active.into_iter().filter(is_before));
         }
         Ok((found.len() <= REPLAY_MAX).then_some(found))
     }
@@ -144,7 +145,7 @@ impl Store {
         }
         let (store, of) = (self.clone(), table.clone());
         let since_ms = at_ms.saturating_sub(MARGIN_MS);
-        let backlog = Arc::new(self.machine().run(move || store.read_backlog(&of, since_ms)).await?);
+        let backlog = Arc::new(self.environment().run(move || store.read_backlog(&of, since_ms)).await?);
         if backlogs.len() >= TABLES_MAX && !backlogs.contains_key(table.name()) {
             let oldest =
                 backlogs.iter().min_by_key(|(_, backlog)| backlog.since_ms).map(|(name, _)| name.clone());
@@ -165,8 +166,8 @@ impl Store {
                 };
                 // A damaged row stays for `check` to find; nobody can be told of it.
                 let Ok(record) = table.decode(&row, &bytes) else { continue };
-                if let Some(news) = self.news(table, (&row, &bytes), &record, newest.since_ms)? {
-                    newest.add(news);
+                if let Some(new_change) = self.new_change(table, (&row, &bytes), &record, newest.since_ms)? {
+                    newest.add(new_change);
                 }
             }
             Ok(())
@@ -175,22 +176,24 @@ impl Store {
         let since_ms = newest.since_ms.max(self.swept_ms());
         let is_full = newest.is_full || since_ms > newest.since_ms;
         let rows = newest.rows.into_sorted_vec().into_iter().rev().map(|Reverse(row)| row.0).collect();
-        Ok(Backlog { since_ms, is_full, place, late: self.0.around.agreed.late(), rows })
+        Ok(Backlog { since_ms, is_full, place, late: self.0.context.agreed.late(), rows })
     }
 
     /// What became of keys after an instant. `None` where that cannot be told.
-    fn keys_after(&self, keys: &[(TableName, Key)], at_ms: u64) -> Result<Option<Vec<Arc<Logged>>>> {
+    fn keys_after(&self, keys: &[(TableName, Key)], at_ms: u64) -> Result<Option<Vec<Arc<LoggedChange>>>> {
         let mut found = Vec::new();
         for (name, key) in keys {
             let Some(table) = self.table(name) else { continue };
             let row = row_of(key);
             let Some(bytes) = table.with_trees(|trees| trees.rows.get(&row))? else { continue };
             let record = table.decode(&row, &bytes)?;
-            if let Some(news) = self.news(&table, (&Slice::from(row.as_slice()), &bytes), &record, at_ms)? {
-                found.push(Arc::new(Logged::new(None, news)));
+            if let Some(new_change) =
+                self.new_change(&table, (&Slice::from(row.as_slice()), &bytes), &record, at_ms)?
+            {
+                found.push(Arc::new(LoggedChange::new(None, new_change)));
             }
         }
-        let is_known = self.swept_ms() <= at_ms && !self.0.around.agreed.late().cover(at_ms);
+        let is_known = self.swept_ms() <= at_ms && !self.0.context.agreed.late().cover(at_ms);
         Ok(is_known.then_some(found))
     }
 
@@ -201,25 +204,25 @@ impl Store {
     }
 
     /// What a row says of its key, if it says it later than an instant.
-    fn news(
+    fn new_change(
         &self,
         table: &Arc<Table>,
         (row, bytes): (&Slice, &Slice),
         record: &Record<'_>,
         at_ms: u64,
-    ) -> Result<Option<News>> {
+    ) -> Result<Option<NewChange>> {
         let head = record.head;
-        let is_over = head.live && !head.visible_at(self.now_ms());
-        let label_ms = if is_over { head.expires_at_ms } else { None };
+        let is_expired = head.live && !head.visible_at(self.now_ms());
+        let label_ms = if is_expired { head.expires_at_ms } else { None };
         if head.marker.timestamp.unix_ms().max(label_ms.unwrap_or(0)) <= at_ms {
             return Ok(None);
         }
         let key = key_of(row)?;
-        Ok(Some(if is_over {
-            News::of_end(table.name(), key, &head, Gone::Expired, true)
+        Ok(Some(if is_expired {
+            NewChange::of_end(table.name(), key, &head, Gone::Expired, true)
         } else {
             let cost = change_bytes(row, bytes, record);
-            News::of_row(table, key, &head, cost, (row.clone(), bytes.clone()))
+            NewChange::of_row(table, key, &head, cost, (row.clone(), bytes.clone()))
         }))
     }
 }
@@ -233,9 +236,9 @@ struct Newest {
 }
 
 impl Newest {
-    fn add(&mut self, news: News) {
-        self.bytes += news.bytes;
-        self.rows.push(Reverse(ByLabel(Arc::new(Logged::new(None, news)))));
+    fn add(&mut self, new_change: NewChange) {
+        self.bytes += new_change.bytes;
+        self.rows.push(Reverse(ByLabel(Arc::new(LoggedChange::new(None, new_change)))));
         while self.rows.len() > ROWS_MAX || self.bytes > ROWS_BYTES_MAX {
             let Some(Reverse(ByLabel(oldest))) = self.rows.pop() else { return };
             self.bytes -= oldest.bytes;
@@ -245,7 +248,7 @@ impl Newest {
     }
 }
 
-struct ByLabel(Arc<Logged>);
+struct ByLabel(Arc<LoggedChange>);
 
 impl PartialEq for ByLabel {
     fn eq(&self, other: &Self) -> bool {

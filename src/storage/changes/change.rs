@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_what_display_writes_and_nothing_else() {
+    fn only_the_text_that_display_writes_is_a_cursor() {
         for text in [
             "3f2a91c0.184467",
             "00000000.0",

@@ -28,7 +28,7 @@ use crate::{
 const CHANGE_OVERHEAD_BYTES: usize = 256;
 
 /// A change with its place in the stream.
-pub struct Logged {
+pub struct LoggedChange {
     /// Its place; `None` for one that is told from the store.
     pub cursor: Option<Cursor>,
     /// The table.
@@ -48,7 +48,7 @@ pub struct Logged {
 }
 
 /// A change that has no place yet.
-pub struct News {
+pub struct NewChange {
     /// The table.
     pub table: TableName,
     /// The key.
@@ -65,7 +65,7 @@ pub struct News {
     pub source: Source,
 }
 
-impl News {
+impl NewChange {
     /// What a row says of its key.
     pub fn of_row(
         table: &Arc<Table>,
@@ -106,11 +106,11 @@ pub enum Source {
     Gone(Gone),
 }
 
-impl Logged {
+impl LoggedChange {
     /// A change of a key that nobody decoded yet.
     pub fn new(
         cursor: Option<Cursor>,
-        News { table, key, timestamp, label_ms, quiet, bytes, source }: News,
+        NewChange { table, key, timestamp, label_ms, quiet, bytes, source }: NewChange,
     ) -> Self {
         Self { cursor, table, key, timestamp, label_ms, quiet, bytes, source, change: OnceLock::new() }
     }

@@ -16,16 +16,16 @@ use std::{
 
 use super::{
     change::{Cursor, Gone, Topic},
-    entry::{Logged, News},
+    entry::{LoggedChange, NewChange},
     queue::{Queue, Subscriber},
-    wakeups::{CROWD_WOKEN_AT_ONCE, Crowds},
+    wakeups::{WAKE_BATCH_MAX, Wakeups},
 };
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     storage::{
         counters::Counters,
-        table::{agreed::Agreed, digests::SharedKey, record::Head, shared::Shared},
+        table::{agreed::AgreedInstants, context::TableContext, digests::SharedKey, record::Head},
     },
 };
 
@@ -38,7 +38,7 @@ pub const REPLAY_MAX: usize = 16_384;
 /// How a subscription begins, as the hub found it.
 pub enum Joined {
     /// With these changes, then with what comes.
-    Replay(VecDeque<Arc<Logged>>),
+    Replay(VecDeque<Arc<LoggedChange>>),
     /// With what the store has from after the cursor's instant: the ring does not reach back to that.
     Stored,
     /// With a snapshot, as the cursor is not in the ring.
@@ -54,7 +54,7 @@ type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
 pub struct Hub {
     state: Mutex<State>,
     counters: Arc<Counters>,
-    agreed: Arc<Agreed>,
+    agreed: Arc<AgreedInstants>,
     digest_key: Arc<SharedKey>,
     subscriptions_max: usize,
 }
@@ -63,9 +63,9 @@ struct State {
     epoch: u32,
     sequence: u64,
     /// Whether anybody may have a cursor of this epoch.
-    followed: bool,
+    ring_is_active: bool,
     /// The changes of the last sequence numbers, without a gap.
-    ring: VecDeque<Arc<Logged>>,
+    ring: VecDeque<Arc<LoggedChange>>,
     ring_bytes: usize,
     /// The highest label of a change, and of one that is not in the ring.
     label_ms: u64,
@@ -75,38 +75,38 @@ struct State {
     /// The cluster that agreed.
     cluster: u32,
     /// Whether anybody came with the cursor of another node in this epoch.
-    travelled: bool,
+    foreign_cursor: bool,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
     prefixes: HashMap<TableName, Prefixes>,
     next_id: u64,
     subscribers: Subscribers,
-    crowds: Crowds,
+    wakeups: Wakeups,
     ended: bool,
 }
 
 impl Hub {
     /// A hub without subscribers.
-    pub fn new(epoch: u32, around: &Shared, subscriptions_max: usize, crowds: Crowds) -> Self {
+    pub fn new(epoch: u32, context: &TableContext, subscriptions_max: usize, wakeups: Wakeups) -> Self {
         let state = State {
             epoch,
             sequence: 0,
-            followed: false,
+            ring_is_active: false,
             ring: VecDeque::new(),
             ring_bytes: 0,
             label_ms: 0,
             begun_ms: 0,
             agreed_ms: 0,
             cluster: 0,
-            travelled: false,
+            foreign_cursor: false,
             keys: HashMap::new(),
             prefixes: HashMap::new(),
             next_id: 0,
             subscribers: Subscribers::new(),
-            crowds,
+            wakeups,
             ended: false,
         };
-        let (counters, agreed) = (around.counters.clone(), around.agreed.clone());
-        let digest_key = around.digest_key.clone();
+        let (counters, agreed) = (context.counters.clone(), context.agreed.clone());
+        let digest_key = context.digest_key.clone();
         Self { state: Mutex::new(state), counters, agreed, digest_key, subscriptions_max }
     }
 
@@ -132,16 +132,16 @@ impl Hub {
         }
         let rooted_ms = self.agreed.rooted_ms();
         state.follow(rooted_ms);
-        let (joined, travels) = match after {
+        let (joined, is_foreign) = match after {
             None => (Joined::Replay(VecDeque::new()), false),
             Some(cursor) => match state.missed_after(cursor, topics) {
-                Some(missed) => (Joined::Replay(missed), state.travelled),
-                None if !self.trusts(cursor, now_ms) => (Joined::Missed, false),
+                Some(missed) => (Joined::Replay(missed), state.foreign_cursor),
+                None if !self.accepts_cursor(cursor, now_ms) => (Joined::Missed, false),
                 None => (state.labelled_from(cursor.agreed_ms, topics), true),
             },
         };
-        state.travelled |= travels;
-        let subscriber = Arc::new(Subscriber::new(travels));
+        state.foreign_cursor |= is_foreign;
+        let subscriber = Arc::new(Subscriber::new(is_foreign));
         let id = state.next_id;
         state.next_id += 1;
         state.subscribers.insert(id, subscriber.clone());
@@ -197,18 +197,18 @@ impl Hub {
     }
 
     /// Whether a cursor that is not of this epoch can be resumed from here.
-    fn trusts(&self, cursor: Cursor, now_ms: u64) -> bool {
-        cursor.cluster == self.digest_key.cluster() && self.agreed.trusts(cursor.agreed_ms, now_ms)
+    fn accepts_cursor(&self, cursor: Cursor, now_ms: u64) -> bool {
+        cursor.cluster == self.digest_key.cluster() && self.agreed.accepts_cursor(cursor.agreed_ms, now_ms)
     }
 
     /// Where a subscriber is that has read all that is in its queue, if that is empty.
     pub fn position(&self, subscriber: &Subscriber) -> Option<Cursor> {
         let state = self.lock();
-        subscriber.queue().is_level().then(|| state.cursor())
+        subscriber.queue().is_empty().then(|| state.cursor())
     }
 
     /// The changes of `topics` after a place of this epoch, if the ring has all that came after it.
-    pub fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Logged>>> {
+    pub fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<LoggedChange>>> {
         self.lock().missed_after(cursor, topics)
     }
 
@@ -226,18 +226,18 @@ impl Hub {
 
     /// Tells all that a value is gone without a tombstone, and why.
     pub fn publish_gone(&self, table: &TableName, key: Key, head: &Head, gone: Gone) {
-        self.publish(|| News::of_end(table, key, head, gone, false));
+        self.publish(|| NewChange::of_end(table, key, head, gone, false));
     }
 
-    /// Numbers a change, keeps it, and puts it into the queues of those who are to be told. `news` is asked under the lock: what
+    /// Numbers a change, keeps it, and puts it into the queues of those who are to be told. `new_change` is asked under the lock: what
     /// it sees no other change overtakes.
-    pub fn publish(&self, news: impl FnOnce() -> News) {
+    pub fn publish(&self, new_change: impl FnOnce() -> NewChange) {
         let mut state = self.lock();
-        let news = news();
-        if !news.quiet {
+        let new_change = new_change();
+        if !new_change.quiet {
             self.counters.changes.increment();
         }
-        state.publish(&self.counters, self.agreed.rooted_ms(), news);
+        state.publish(&self.counters, self.agreed.rooted_ms(), new_change);
     }
 
     /// Begins a new epoch: cursors from before are of another life, and all subscribers resynchronise.
@@ -246,8 +246,8 @@ impl Hub {
         state.epoch = epoch;
         state.sequence = 0;
         state.agreed_ms = 0;
-        state.travelled = false;
-        state.followed = false;
+        state.foreign_cursor = false;
+        state.ring_is_active = false;
         if !state.subscribers.is_empty() {
             state.follow(self.agreed.rooted_ms());
         }
@@ -260,7 +260,7 @@ impl Hub {
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
-        state.crowds.end();
+        state.wakeups.end();
         state.for_all(|queue| queue.ended = true);
     }
 
@@ -284,8 +284,8 @@ impl State {
 
     /// Begins the ring, where it has not.
     fn follow(&mut self, rooted_ms: u64) {
-        if !self.followed {
-            self.followed = true;
+        if !self.ring_is_active {
+            self.ring_is_active = true;
             // What was published before has no higher label, whoever took roots meanwhile.
             self.label_ms = self.label_ms.max(rooted_ms);
             self.begun_ms = self.label_ms;
@@ -303,20 +303,20 @@ impl State {
     }
 
     /// The changes of `topics` after a cursor, if the ring has all that came after it.
-    fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<Logged>>> {
+    fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<LoggedChange>>> {
         if cursor.epoch != self.epoch || cursor.sequence > self.sequence {
             return None;
         }
         let missed = usize::try_from(self.sequence - cursor.sequence).ok()?;
         let first = self.ring.len().checked_sub(missed)?;
-        Some(self.from(first, topics, self.travelled))
+        Some(self.from(first, topics, self.foreign_cursor))
     }
 
     /// What the ring has of `topics` from an index on; `all`: also what is quiet.
-    fn from(&self, first: usize, topics: &[Topic], all: bool) -> VecDeque<Arc<Logged>> {
+    fn from(&self, first: usize, topics: &[Topic], all: bool) -> VecDeque<Arc<LoggedChange>> {
         let keys: HashSet<(&TableName, &Key)> = topics.iter().filter_map(Topic::as_key).collect();
         let prefixes: Vec<(&TableName, &str)> = topics.iter().filter_map(Topic::as_prefix).collect();
-        let wanted = |logged: &Logged| {
+        let wanted = |logged: &LoggedChange| {
             let of_prefix = |(table, prefix): &(&TableName, &str)| {
                 **table == logged.table && logged.key.as_str().starts_with(prefix)
             };
@@ -336,37 +336,37 @@ impl State {
         of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix)
     }
 
-    fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut news: News) {
+    fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut new_change: NewChange) {
         // So the ring is in order of labels.
-        self.label_ms = self.label_ms.max(rooted_ms).max(news.label_ms);
-        news.label_ms = self.label_ms;
-        if !self.followed {
-            self.sequence += u64::from(!news.quiet);
+        self.label_ms = self.label_ms.max(rooted_ms).max(new_change.label_ms);
+        new_change.label_ms = self.label_ms;
+        if !self.ring_is_active {
+            self.sequence += u64::from(!new_change.quiet);
             return;
         }
         self.sequence += 1;
-        let logged = Arc::new(Logged::new(Some(self.cursor()), news));
-        let (mut woken, mut crowd) = (0, Vec::new());
+        let logged = Arc::new(LoggedChange::new(Some(self.cursor()), new_change));
+        let (mut woken, mut wakeups) = (0, Vec::new());
         for subscriber in self.followers(&logged.table, &logged.key) {
-            if logged.quiet && !subscriber.travelled {
+            if logged.quiet && !subscriber.foreign_cursor {
                 continue;
             }
             let mut queue = subscriber.queue();
             if queue.push(&logged) {
                 counters.resyncs.increment();
             }
-            if woken < CROWD_WOKEN_AT_ONCE {
+            if woken < WAKE_BATCH_MAX {
                 let waker = queue.waker.take();
                 drop(queue);
                 if let Some(waker) = waker {
                     woken += 1;
                     waker.wake();
                 }
-            } else if queue.join_crowd() {
-                crowd.push(subscriber.clone());
+            } else if queue.request_wakeup() {
+                wakeups.push(subscriber.clone());
             }
         }
-        self.crowds.wake(crowd);
+        self.wakeups.wake(wakeups);
         self.ring_bytes += logged.bytes;
         self.ring.push_back(logged);
         while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)

@@ -10,7 +10,7 @@ use tracing::error;
 
 use super::{
     change::Gone,
-    entry::{News, change_bytes},
+    entry::{NewChange, change_bytes},
     hub::Hub,
 };
 use crate::{
@@ -24,9 +24,9 @@ use crate::{
 
 /// Changes that come within this time of each other come fast; then the pump rests so long when it has caught up.
 const BUSY_MAX: Duration = Duration::from_millis(1);
-const REST: Duration = Duration::from_micros(100);
+const PAUSE: Duration = Duration::from_micros(100);
 /// As long where nobody watches the table. The feed has room for all that can be written meanwhile.
-const REST_UNWATCHED: Duration = Duration::from_millis(2);
+const PAUSE_UNWATCHED: Duration = Duration::from_millis(2);
 /// A change that took longer than this to come found the pump asleep.
 const AWAKE_MAX: Duration = Duration::from_micros(20);
 
@@ -40,8 +40,8 @@ pub fn run(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, n
             // Looked at under the lock, under which the sweep tells of the end: nothing may follow that. Of a value that has expired
             // already the sweep tells those who saw it, or one before it; those who saw it elsewhere are told here.
             hub.publish(|| match head.live && !head.visible_at(now_ms()) {
-                true => News::of_end(table.name(), key, &head, Gone::Expired, true),
-                false => News::of_row(table, key, &head, bytes, row),
+                true => NewChange::of_end(table.name(), key, &head, Gone::Expired, true),
+                false => NewChange::of_row(table, key, &head, bytes, row),
             });
         }
         progress.publish();
@@ -49,7 +49,7 @@ pub fn run(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, n
         let now = Instant::now();
         let slept = now - begun > AWAKE_MAX;
         if slept && last.is_some_and(|last| now - last < BUSY_MAX) {
-            thread::sleep(if hub.is_watched(table.name()) { REST } else { REST_UNWATCHED });
+            thread::sleep(if hub.is_watched(table.name()) { PAUSE } else { PAUSE_UNWATCHED });
         }
         last = Some(now);
     }

@@ -9,19 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{change::Cursor, entry::Logged};
+use super::{change::Cursor, entry::LoggedChange};
 
 /// How many changes, and about how many bytes of them, wait for one subscriber.
 const QUEUE_CHANGES_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// For how long a subscriber that reads nothing is waited for.
-const STUCK: Duration = Duration::from_millis(500);
+const STUCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What waits for one subscriber.
 #[derive(Default)]
 pub struct Queue {
-    pending: VecDeque<Arc<Logged>>,
+    pending: VecDeque<Arc<LoggedChange>>,
     bytes: usize,
     /// The change pushed last: two topics of one subscriber may both want it.
     last: Option<Cursor>,
@@ -29,7 +29,7 @@ pub struct Queue {
     pub(in crate::storage) lagged: bool,
     pub(in crate::storage) ended: bool,
     pub(in crate::storage) waker: Option<Waker>,
-    in_crowd: bool,
+    wakeup_pending: bool,
     /// Since when nothing was taken from it though it was half full, as far as somebody looked.
     full_since: Option<Instant>,
 }
@@ -37,7 +37,7 @@ pub struct Queue {
 /// What a subscriber finds in its queue.
 pub enum Waiting {
     /// The next change.
-    Change(Arc<Logged>),
+    Change(Arc<LoggedChange>),
     /// It must resynchronise.
     Lagged,
     /// The node is stopping.
@@ -69,19 +69,19 @@ impl Queue {
     }
 
     /// Whether somebody waits who is in no crowd to be woken yet; who is then.
-    pub(in crate::storage) fn join_crowd(&mut self) -> bool {
-        let joins = self.waker.is_some() && !self.in_crowd;
-        self.in_crowd |= joins;
+    pub(in crate::storage) fn request_wakeup(&mut self) -> bool {
+        let joins = self.waker.is_some() && !self.wakeup_pending;
+        self.wakeup_pending |= joins;
         joins
     }
 
     /// Whether its reader was here since the last change and waits for the next.
-    pub(in crate::storage) fn is_read(&self) -> bool {
+    pub(in crate::storage) fn reader_is_waiting(&self) -> bool {
         self.pending.is_empty() || self.waker.is_some()
     }
 
     /// Whether nothing waits in it, so that its reader has all that was published.
-    pub(in crate::storage) fn is_level(&self) -> bool {
+    pub(in crate::storage) fn is_empty(&self) -> bool {
         self.pending.is_empty() && !self.lagged && !self.ended
     }
 
@@ -90,7 +90,7 @@ impl Queue {
         if self.lagged || !self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX / 2) {
             return true;
         }
-        self.full_since.get_or_insert_with(Instant::now).elapsed() >= STUCK
+        self.full_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT
     }
 
     /// Whether the node is stopping; if not, `waker` is called when it does.
@@ -107,7 +107,7 @@ impl Queue {
     }
 
     /// Puts a change in. Whether this made it lag.
-    pub(in crate::storage) fn push(&mut self, logged: &Arc<Logged>) -> bool {
+    pub(in crate::storage) fn push(&mut self, logged: &Arc<LoggedChange>) -> bool {
         if self.lagged || self.last == logged.cursor {
             return false;
         }
@@ -150,13 +150,13 @@ impl Queue {
 pub struct Subscriber {
     queue: Mutex<Queue>,
     /// Whether it came with the cursor of another node: it may know values that this node never showed, and is told of their ends.
-    pub(in crate::storage) travelled: bool,
+    pub(in crate::storage) foreign_cursor: bool,
 }
 
 impl Subscriber {
     /// With an empty queue.
-    pub fn new(travelled: bool) -> Self {
-        Self { travelled, ..Self::default() }
+    pub fn new(foreign_cursor: bool) -> Self {
+        Self { foreign_cursor, ..Self::default() }
     }
 
     /// Its queue.
@@ -168,7 +168,7 @@ impl Subscriber {
     /// Has its task look at the queue, if that waits.
     pub(in crate::storage) fn wake(&self) {
         let mut queue = self.queue();
-        queue.in_crowd = false;
+        queue.wakeup_pending = false;
         let waker = queue.waker.take();
         drop(queue);
         if let Some(waker) = waker {

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::{
     change::{Change, Cursor, Effect, Topic},
-    entry::Logged,
+    entry::LoggedChange,
     hub::{Hub, Joined},
     queue::{Subscriber, Waiting},
 };
@@ -39,7 +39,7 @@ const SNAPSHOT_ROWS: usize = 256;
 const PUMP_DELAY_MAX_MS: u64 = 10_000;
 
 /// How many of them are remembered. Beyond that one may come twice, the same both times.
-const GIVEN_MAX: usize = 4096;
+const DELIVERED_MAX: usize = 4096;
 
 /// How long a snapshot waits for a storage that is being opened again, and how often it looks.
 const REOPENING_MAX: Duration = Duration::from_secs(10);
@@ -86,16 +86,16 @@ pub struct Subscription {
     topics: Arc<[Topic]>,
     phase: Phase,
     /// Versions that the snapshot gave and that may still come as changes.
-    given: HashMap<(TableName, Key), Timestamp>,
+    delivered: HashMap<(TableName, Key), Timestamp>,
     /// The timestamp, in Unix milliseconds, from which on a change cannot be one of those.
-    given_until_ms: u64,
+    delivered_until_ms: u64,
 }
 
 enum Phase {
     /// What is still to be told, and the place reached then.
-    Replay(VecDeque<Arc<Logged>>, Cursor),
+    Replay(VecDeque<Arc<LoggedChange>>, Cursor),
     /// What the store has is being read.
-    Reading(JoinHandle<Result<Option<VecDeque<Arc<Logged>>>>>, Cursor),
+    Reading(JoinHandle<Result<Option<VecDeque<Arc<LoggedChange>>>>>, Cursor),
     Resync(Cursor),
     Snapshot(Box<Snapshot>),
     Live,
@@ -157,8 +157,8 @@ impl Subscription {
             subscriber,
             topics: topics.into(),
             phase,
-            given: HashMap::new(),
-            given_until_ms: 0,
+            delivered: HashMap::new(),
+            delivered_until_ms: 0,
         })
     }
 
@@ -199,7 +199,7 @@ impl Subscription {
             // What the store gave may be on its way in the stream.
             if change.cursor.is_none() {
                 self.remember(&change.table, &change.key, change.timestamp);
-            } else if self.given_already(&change) {
+            } else if self.is_already_delivered(&change) {
                 continue;
             }
             return Poll::Ready(Some(Notice::Change(change)));
@@ -215,9 +215,9 @@ impl Subscription {
     /// Remembers a version that was given out of turn and may still come as a change.
     fn remember(&mut self, table: &TableName, key: &Key, timestamp: Timestamp) {
         let settled_ms = timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
-        if settled_ms >= self.store.now_ms() && self.given.len() < GIVEN_MAX {
-            self.given.insert((table.clone(), key.clone()), timestamp);
-            self.given_until_ms = self.given_until_ms.max(settled_ms);
+        if settled_ms >= self.store.now_ms() && self.delivered.len() < DELIVERED_MAX {
+            self.delivered.insert((table.clone(), key.clone()), timestamp);
+            self.delivered_until_ms = self.delivered_until_ms.max(settled_ms);
         }
     }
 
@@ -246,7 +246,7 @@ impl Subscription {
                 };
                 let (store, topic, after) = (self.store.clone(), topic.clone(), snapshot.after.clone());
                 snapshot.reading = Some(tokio::task::spawn_blocking(move || {
-                    read_page_patiently(&store, &topic, after.as_ref())
+                    read_page_with_retry(&store, &topic, after.as_ref())
                 }));
                 continue;
             };
@@ -278,7 +278,8 @@ impl Subscription {
             match waiting {
                 Waiting::Nothing => return Poll::Pending,
                 Waiting::Change(logged) => {
-                    if let Some(change) = logged.change().filter(|change| !self.given_already(change)) {
+                    if let Some(change) = logged.change().filter(|change| !self.is_already_delivered(change))
+                    {
                         return Poll::Ready(Some(Notice::Change(change)));
                     }
                 }
@@ -295,18 +296,21 @@ impl Subscription {
         }
     }
 
-    fn given_already(&mut self, change: &Change) -> bool {
-        if self.given.is_empty() {
+    fn is_already_delivered(&mut self, change: &Change) -> bool {
+        if self.delivered.is_empty() {
             return false;
         }
-        if self.store.now_ms() > self.given_until_ms || change.timestamp.unix_ms() > self.given_until_ms {
-            self.given = HashMap::new();
+        if self.store.now_ms() > self.delivered_until_ms
+            || change.timestamp.unix_ms() > self.delivered_until_ms
+        {
+            self.delivered = HashMap::new();
             return false;
         }
-        let given = self.given.get(&(change.table.clone(), change.key.clone()));
+        let delivered = self.delivered.get(&(change.table.clone(), change.key.clone()));
         // The end of a value without a tombstone has the timestamp of the value.
         let ends = matches!(change.effect, Effect::Deleted(_));
-        given.is_some_and(|given| *given > change.timestamp || *given == change.timestamp && !ends)
+        delivered
+            .is_some_and(|delivered| *delivered > change.timestamp || *delivered == change.timestamp && !ends)
     }
 }
 
@@ -354,7 +358,7 @@ fn as_change(table: &TableName, row: Row) -> Arc<Change> {
 }
 
 /// As `read_page`; waits while the storage is being opened again.
-fn read_page_patiently(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
+fn read_page_with_retry(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
     let deadline = Instant::now() + REOPENING_MAX;
     loop {
         match read_page(store, topic, after.cloned()) {

@@ -14,26 +14,26 @@ use std::{
 use super::queue::Subscriber;
 
 /// How many are woken at a time: a millisecond or so of the work of one core.
-pub const CROWD_WOKEN_AT_ONCE: usize = 96;
+pub const WAKE_BATCH_MAX: usize = 96;
 /// How often the thread looks whether they have been here, and how often at the most. A subscriber that reads nothing waits for
 /// nothing, and is in no crowd; this is for one that went away meanwhile.
 const LOOK_PAUSE: Duration = Duration::from_micros(50);
 const LOOKS_MAX: usize = 200;
 
 /// Where crowds are handed to the thread.
-pub struct Crowds(Option<Sender<Vec<Arc<Subscriber>>>>);
+pub struct Wakeups(Option<Sender<Vec<Arc<Subscriber>>>>);
 
-impl Crowds {
+impl Wakeups {
     /// The two ends.
     pub fn new() -> (Self, Receiver<Vec<Arc<Subscriber>>>) {
         let (sender, receiver) = mpsc::channel();
         (Self(Some(sender)), receiver)
     }
 
-    /// Has these woken soon. Each is in one crowd at a time (`Queue::join_crowd`), so no more can wait here than there are.
-    pub fn wake(&self, crowd: Vec<Arc<Subscriber>>) {
-        let Some(sender) = self.0.as_ref().filter(|_| !crowd.is_empty()) else { return };
-        if let Err(unsent) = sender.send(crowd) {
+    /// Has these woken soon. Each is in one crowd at a time (`Queue::request_wakeup`), so no more can wait here than there are.
+    pub fn wake(&self, wakeups: Vec<Arc<Subscriber>>) {
+        let Some(sender) = self.0.as_ref().filter(|_| !wakeups.is_empty()) else { return };
+        if let Err(unsent) = sender.send(wakeups) {
             unsent.0.iter().for_each(|subscriber| subscriber.wake());
         }
     }
@@ -44,14 +44,14 @@ impl Crowds {
     }
 }
 
-/// Wakes crowds until `Crowds::end`.
-pub fn run(crowds: &Receiver<Vec<Arc<Subscriber>>>) {
-    for crowd in crowds {
-        for few in crowd.chunks(CROWD_WOKEN_AT_ONCE) {
+/// Wakes crowds until `Wakeups::end`.
+pub fn run(wakeups: &Receiver<Vec<Arc<Subscriber>>>) {
+    for wakeups in wakeups {
+        for few in wakeups.chunks(WAKE_BATCH_MAX) {
             few.iter().for_each(|subscriber| subscriber.wake());
             let half = &few[few.len() / 2];
             for _ in 0..LOOKS_MAX {
-                if half.queue().is_read() {
+                if half.queue().reader_is_waiting() {
                     break;
                 }
                 thread::sleep(LOOK_PAUSE);

@@ -25,7 +25,7 @@ const GATHER_STEP: Duration = Duration::from_micros(50);
 const GATHER_STEPS_MAX: usize = 10;
 
 /// How often what nobody waits for is made durable.
-const UNASKED_EVERY: Duration = Duration::from_secs(1);
+const BACKGROUND_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum Durability {
 
 /// A life of the store: from one opening of its engine to the failure that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Life(u64);
+pub struct Incarnation(u64);
 
 /// Where writers wait, and what the thread is asked for.
 pub struct Committer {
@@ -50,9 +50,9 @@ pub struct Committer {
     /// Whether `Requests::failure` is set: asked by every write, so kept where no lock is needed.
     failed: AtomicBool,
     /// How often the storage failed; in `Requests::life` too, for those who hold the lock.
-    lives: AtomicU64,
+    incarnations: AtomicU64,
     /// Whether the last round served more than one: then others are likely to come.
-    crowd: AtomicBool,
+    is_contended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -60,17 +60,19 @@ struct Requests {
     waiters: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<String>,
     stopping: bool,
-    life: Life,
+    incarnation: Incarnation,
 }
 
 impl Requests {
-    fn check(&self, life: Life) -> Result<()> {
+    fn check(&self, incarnation: Incarnation) -> Result<()> {
         if self.stopping {
             return Err(Error::Draining);
         }
         match &self.failure {
             Some(reason) => Err(Error::StorageFull(reason.clone())),
-            None if self.life != life => Err(Error::StorageFull("the storage failed meanwhile".into())),
+            None if self.incarnation != incarnation => {
+                Err(Error::StorageFull("the storage failed meanwhile".into()))
+            }
             None => Ok(()),
         }
     }
@@ -101,36 +103,36 @@ impl Committer {
             requests: Mutex::default(),
             wake: Condvar::new(),
             failed: AtomicBool::new(false),
-            lives: AtomicU64::new(0),
-            crowd: AtomicBool::new(false),
+            incarnations: AtomicU64::new(0),
+            is_contended: AtomicBool::new(false),
         }
     }
 
     /// Returns when everything inserted before the call is as durable as the options promise.
     ///
     /// # Errors
-    /// `StorageFull` where the storage failed since `life`, `Draining` at the end.
-    pub async fn acknowledge(&self, life: Life) -> Result<()> {
+    /// `StorageFull` where the storage failed since `incarnation`, `Draining` at the end.
+    pub async fn acknowledge(&self, incarnation: Incarnation) -> Result<()> {
         match self.durability {
-            Durability::Always => self.durable(life).await,
-            Durability::Interval(_) | Durability::None => self.lock().check(life),
+            Durability::Always => self.durable(incarnation).await,
+            Durability::Interval(_) | Durability::None => self.lock().check(incarnation),
         }
     }
 
     /// The present life.
-    pub fn life(&self) -> Life {
-        Life(self.lives.load(Ordering::Acquire))
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnations.load(Ordering::Acquire))
     }
 
     /// Returns when everything inserted before the call survives a power cut.
     ///
     /// # Errors
     /// As `acknowledge`.
-    pub async fn durable(&self, life: Life) -> Result<()> {
+    pub async fn durable(&self, incarnation: Incarnation) -> Result<()> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut requests = self.lock();
-            requests.check(life)?;
+            requests.check(incarnation)?;
             requests.waiters.push(sender);
             if requests.waiters.len() == 1 {
                 self.wake.notify_one();
@@ -148,7 +150,7 @@ impl Committer {
     pub fn fail(&self, reason: &str) {
         let mut requests = self.lock();
         requests.failure.get_or_insert_with(|| reason.to_owned());
-        requests.life = Life(self.lives.fetch_add(1, Ordering::AcqRel) + 1);
+        requests.incarnation = Incarnation(self.incarnations.fetch_add(1, Ordering::AcqRel) + 1);
         self.failed.store(true, Ordering::Release);
         requests.answer(&Err(Error::StorageFull(reason.to_owned())));
         self.wake.notify_one();
@@ -178,7 +180,7 @@ impl Committer {
         let due = match self.durability {
             Durability::Interval(every) => Some(Instant::now() + every),
             // sled writes by itself, but no longer after it has met a page that it cannot move.
-            Durability::None => Some(Instant::now() + UNASKED_EVERY),
+            Durability::None => Some(Instant::now() + BACKGROUND_SYNC_INTERVAL),
             Durability::Always => None,
         };
         loop {
@@ -192,7 +194,7 @@ impl Committer {
             if !requests.waiters.is_empty() || left == Some(Duration::ZERO) {
                 let mut requests = self.gather(requests);
                 let waiters = mem::take(&mut requests.waiters);
-                self.crowd.store(waiters.len() > 1, Ordering::Relaxed);
+                self.is_contended.store(waiters.len() > 1, Ordering::Relaxed);
                 return Round::Sync(waiters);
             }
             requests = self.wait(requests, left);
@@ -207,7 +209,7 @@ impl Committer {
     /// Lets more waiters come before a round, while they do: a sync serves ten for the price of one. A writer that is alone
     /// never waits for this.
     fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {
-        if !self.crowd.load(Ordering::Relaxed) {
+        if !self.is_contended.load(Ordering::Relaxed) {
             return requests;
         }
         for _ in 0..GATHER_STEPS_MAX {

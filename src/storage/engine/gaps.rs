@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_ranges_become_fewer_and_cover_as_much() {
+    fn too_many_ranges_are_merged_and_cover_at_least_as_much() {
         let gaps = Gaps::default();
         for number in 0..2 * GAPS_MAX as u32 {
             gaps.add(Gap::of_key(&number.to_be_bytes()));

@@ -29,10 +29,10 @@ const BYTES: usize = 66;
 const VERSION: u8 = 1;
 const CHECK_BYTES: usize = 8;
 /// Bytes of what a store held when it was closed.
-const HELD_BYTES: usize = SUM_BYTES;
+const CONTENT_BYTES: usize = SUM_BYTES;
 
 /// How many rows there were, and the sum of their digests.
-pub type Held = [u8; HELD_BYTES];
+pub type ContentSum = [u8; CONTENT_BYTES];
 
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Mark {
     /// Whether the store was closed, and nothing written since.
     pub is_closed: bool,
     /// What was in it then, if that was known.
-    pub held: Option<Held>,
+    pub content: Option<ContentSum>,
 }
 
 impl Mark {
@@ -53,7 +53,7 @@ impl Mark {
         bytes[8..POSITION_BYTES].copy_from_slice(&check);
         bytes[16] = VERSION;
         bytes[17] = u8::from(self.is_closed);
-        bytes[18..58].copy_from_slice(&self.held.unwrap_or([0; HELD_BYTES]));
+        bytes[18..58].copy_from_slice(&self.content.unwrap_or([0; CONTENT_BYTES]));
         let check = self::check(&bytes[..BYTES - CHECK_BYTES]);
         bytes[BYTES - CHECK_BYTES..].copy_from_slice(&check);
         bytes
@@ -66,15 +66,16 @@ impl Mark {
             return None;
         }
         let position = i64::from_be_bytes(*position);
-        let before = Self { position, is_closed: false, held: None };
+        let before = Self { position, is_closed: false, content: None };
         let Some(bytes) = bytes.first_chunk::<BYTES>() else { return Some(before) };
         let (said, kept) = bytes.split_at(BYTES - CHECK_BYTES);
         // An older program wrote the position anew, and not what follows.
         if said[16] != VERSION || *kept != check(said) {
             return Some(before);
         }
-        let held = said[18..].first_chunk().copied().filter(|held: &Held| *held != [0; HELD_BYTES]);
-        Some(Self { is_closed: said[17] == 1, held, ..before })
+        let content =
+            said[18..].first_chunk().copied().filter(|content: &ContentSum| *content != [0; CONTENT_BYTES]);
+        Some(Self { is_closed: said[17] == 1, content, ..before })
     }
 }
 
@@ -157,21 +158,21 @@ mod tests {
     use super::*;
 
     fn mark() -> Mark {
-        Mark { position: 0x0102_0304, is_closed: true, held: Some([7; HELD_BYTES]) }
+        Mark { position: 0x0102_0304, is_closed: true, content: Some([7; CONTENT_BYTES]) }
     }
 
     #[test]
     fn the_format_on_disk_stays() {
         let hex: String = mark().encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        let held = "07".repeat(HELD_BYTES);
-        let golden = format!("0000000001020304718399bd8fba55dc0101{held}815b4621dd79866f");
+        let content = "07".repeat(CONTENT_BYTES);
+        let golden = format!("0000000001020304718399bd8fba55dc0101{content}815b4621dd79866f");
         assert_eq!(hex, golden);
         assert_eq!(Mark::parse(&mark().encode()), Some(mark()));
     }
 
     #[test]
-    fn a_mark_of_before_is_read() {
-        let before = Mark { is_closed: false, held: None, ..mark() };
+    fn a_mark_of_an_earlier_version_is_read() {
+        let before = Mark { is_closed: false, content: None, ..mark() };
         assert_eq!(Mark::parse(&mark().encode()[..POSITION_BYTES]), Some(before));
         // An older program over a newer mark.
         let mut mixed = mark().encode();
@@ -190,7 +191,7 @@ mod tests {
             let mut bytes = mark().encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let parsed = Mark::parse(&bytes);
-            assert!(parsed.is_none() || parsed.is_some_and(|parsed| parsed.held.is_none()), "bit {bit}");
+            assert!(parsed.is_none() || parsed.is_some_and(|parsed| parsed.content.is_none()), "bit {bit}");
         }
     }
 }

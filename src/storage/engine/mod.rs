@@ -10,7 +10,6 @@
 //! `log::walk` tests all up to there before sled opens, and a log that ends before its mark all the same has lost something,
 //! which `lost_bytes` tells.
 
-pub mod doubt;
 pub mod gaps;
 mod generations;
 pub mod log;
@@ -19,6 +18,7 @@ pub(in crate::storage) mod meta;
 pub mod notes;
 pub(super) mod panics;
 pub mod segment;
+pub mod suspected_loss;
 mod tree;
 
 use std::{
@@ -34,7 +34,7 @@ pub use self::tree::{Feed, Items, Tree};
 use self::{
     generations::Generations,
     log::{format, snapshot},
-    mark::{Held, Mark, MarkFile},
+    mark::{ContentSum, Mark, MarkFile},
 };
 use crate::error::{Error, Result};
 
@@ -49,7 +49,7 @@ pub const SEGMENT_BYTES: usize = format::SEGMENT_BYTES as usize;
 /// this bounds how fast a load gets its space back. At 500, loading 100,000 short rows at full speed left 42 MiB; at 100, 35.
 const FLUSH_EVERY_MS: u64 = 100;
 /// How long an open waits for the lock of a store that was closed a moment ago.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An open sled database, and the file it logs to.
 pub struct Engine {
@@ -57,7 +57,7 @@ pub struct Engine {
     log: File,
     mark: MarkFile,
     lost_bytes: u64,
-    held: Option<Held>,
+    content: Option<ContentSum>,
     path: PathBuf,
     generations: Generations,
 }
@@ -73,7 +73,7 @@ impl Engine {
         let existed = log_path.exists();
         let marked = mark::read(path)?.mark();
         snapshot::remove_unfinished(path)?;
-        let db = open_patiently(path, cache_bytes)?;
+        let db = open_with_retry(path, cache_bytes)?;
         let log = File::open(&log_path)
             .map_err(|e| Error::io(format_args!("opening {}", log_path.display()), &e))?;
         let mark = MarkFile::open(path)?;
@@ -81,9 +81,9 @@ impl Engine {
         let lost_bytes =
             marked.map_or(0, |marked| marked.position.saturating_sub(found).max(0).unsigned_abs());
         let closed = marked.filter(|marked| marked.is_closed && lost_bytes == 0);
-        let held = closed.and_then(|closed| closed.held);
+        let content = closed.and_then(|closed| closed.content);
         let generations = Generations::read(&db)?;
-        let engine = Self { db, log, mark, lost_bytes, held, path: path.to_owned(), generations };
+        let engine = Self { db, log, mark, lost_bytes, content, path: path.to_owned(), generations };
         engine.sync()?;
         if closed.is_some() {
             // What the mark says of the rows is over with the first write, and must not come back with a power cut.
@@ -103,19 +103,19 @@ impl Engine {
     }
 
     /// Makes everything durable at the end, and notes how many rows there were and the sum of their digests, if that is known: for
-    /// `held` after the next opening. Nothing may be written after it.
-    pub fn close(self, held: Option<Held>) -> Result<()> {
-        self.sync_and_mark(true, held)?;
+    /// `content` after the next opening. Nothing may be written after it.
+    pub fn close(self, content: Option<ContentSum>) -> Result<()> {
+        self.sync_and_mark(true, content)?;
         self.mark.sync().map_err(|e| self.not_synced(&e))
     }
 
-    fn sync_and_mark(&self, is_closed: bool, held: Option<Held>) -> Result<()> {
+    fn sync_and_mark(&self, is_closed: bool, content: Option<ContentSum>) -> Result<()> {
         tree::caught(|| self.db.flush()).map_err(translate)?;
         let position = self.db.context.pagecache.log.stable_offset();
         self.log.sync_data().map_err(|e| self.not_synced(&e))?;
         // What was lost stays known until somebody does something about it.
         if self.lost_bytes == 0 {
-            let mark = Mark { position, is_closed, held };
+            let mark = Mark { position, is_closed, content };
             self.mark.write(&mark).map_err(|e| self.not_synced(&e))?;
         }
         release();
@@ -146,8 +146,8 @@ impl Engine {
     }
 
     /// What was in the store when it was closed, where nothing was written since and it was known then.
-    pub fn held(&self) -> Option<Held> {
-        self.held
+    pub fn content(&self) -> Option<ContentSum> {
+        self.content
     }
 
     /// Bytes of all files of the store.
@@ -198,8 +198,8 @@ pub fn parent(path: &Path) -> PathBuf {
     }
 }
 
-fn open_patiently(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+fn open_with_retry(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match open_caught(path, cache_bytes) {
             Err(sled::Error::Io(e)) if is_lock_refusal(&e) => {

@@ -49,7 +49,7 @@ impl Store {
         let pieces: Vec<_> = pieces.collect();
         let written = self.meta()?.insert_all(pieces.iter().map(|(key, kept)| (&key[..], &kept[..])));
         if let Err(Error::StorageFull(reason)) = &written {
-            self.0.around.committer.fail(reason);
+            self.0.context.committer.fail(reason);
         }
         written
     }
@@ -95,18 +95,18 @@ fn key(name: &str, piece: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::tests::{Scene, close};
+    use crate::storage::tests::{Fixture, close};
 
     #[test]
-    fn a_note_is_there_after_a_restart() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_note_survives_a_restart() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         assert_eq!(store.note("members"), Ok(None));
         store.set_note("members", b"two").expect("is kept");
         store.set_note("members", b"three").expect("is kept");
         store.set_note("empty", b"").expect("is kept");
         close(store);
-        let store = scene.open();
+        let store = fixture.open();
         assert_eq!(store.note("members"), Ok(Some(b"three".to_vec())));
         assert_eq!(store.note("empty"), Ok(Some(Vec::new())));
         close(store);
@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn a_note_that_is_too_long_is_refused() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         store.set_note("n", &[7; NOTE_BYTES_MAX]).expect("is kept");
         let refused = store.set_note("n", &[7; NOTE_BYTES_MAX + 1]);
         assert_eq!(refused, Err(Error::TooLarge { what: "note", limit: NOTE_BYTES_MAX as u64 }));
@@ -125,15 +125,15 @@ mod tests {
 
     /// The members of a cluster with long names did not fit into one item, and then nothing was noted nor swept any more.
     #[test]
-    fn a_note_of_many_members_is_kept_and_gives_way_to_a_shorter_one() {
-        let scene = Scene::new();
-        let mut store = scene.open();
+    fn a_long_note_is_stored_in_pieces_and_replaced_by_a_shorter_one() {
+        let fixture = Fixture::new();
+        let mut store = fixture.open();
         let long: Vec<u8> = (0..300 * 280).map(|number| (number / 7) as u8).collect();
         for length in [long.len(), 2 * PIECE_BYTES + 1, 2 * PIECE_BYTES, PIECE_BYTES, 1, 0, 3 * PIECE_BYTES] {
             store.set_note("n", &long[..length]).expect("is kept");
             store.set_note("o", &long[1..length.max(1)]).expect("is kept");
             close(store);
-            store = scene.open();
+            store = fixture.open();
             assert!(store.note("n") == Ok(Some(long[..length].to_vec())), "{length}");
         }
         close(store);
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_lost_piece_of_a_note_is_an_error() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         store.set_note("n", &[7; 2 * PIECE_BYTES]).expect("is kept");
         store.meta().and_then(|meta| meta.remove(&key("n", 1))).expect("removes");
         assert!(matches!(store.note("n"), Err(Error::Corrupt(_))));
@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn a_flipped_byte_of_a_note_is_an_error() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let mut kept = seal(b"two");
         kept[9] ^= 1;
         store.meta().and_then(|meta| meta.insert(&key("members", 0), &kept)).expect("inserts");

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_panic_says_is_returned() {
+    fn the_message_of_a_panic_is_returned() {
         assert_eq!(caught(|| 1), Ok(1));
         let number = 7;
         assert_eq!(caught(|| panic!("on {number}")), Err::<(), _>("on 7".to_owned()));

@@ -43,7 +43,7 @@ pub(in crate::storage) mod tests {
     use super::*;
     use crate::storage::{
         engine::{SEGMENT_BYTES, log::format::Kind},
-        tests::{Scene, close, key, put, table},
+        tests::{Fixture, close, key, put, table},
     };
 
     /// What is so of the body of a frame.
@@ -81,8 +81,8 @@ pub(in crate::storage) mod tests {
     }
 
     /// Whether bytes are within others.
-    pub fn holds(body: &[u8], held: &[u8]) -> bool {
-        body.windows(held.len()).any(|bytes| bytes == held)
+    pub fn holds(body: &[u8], content: &[u8]) -> bool {
+        body.windows(content.len()).any(|bytes| bytes == content)
     }
 
     fn segments(log: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
@@ -92,9 +92,9 @@ pub(in crate::storage) mod tests {
 
     /// What sled wrote is read as it was written; and each flipped bit is found, if another frame follows.
     #[test]
-    fn every_flipped_bit_of_a_sealed_segment_is_found() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn every_flipped_bit_of_a_full_segment_is_found() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for number in 0..60_000 {
             let value = format!("\"{}\"", blake3::hash(&u64::to_be_bytes(number)).to_hex());
             store
@@ -102,7 +102,7 @@ pub(in crate::storage) mod tests {
                 .expect("merges");
         }
         close(store);
-        let log = fs::read(scene.data().join("db")).expect("the log can be read");
+        let log = fs::read(fixture.data().join("db")).expect("the log can be read");
         let (mut sealed, mut kinds) = (0, std::collections::BTreeSet::new());
         for (segment, number) in segments(&log) {
             let found: Vec<_> = frames(segment, number).collect();

@@ -62,13 +62,13 @@ impl Tree {
     pub fn insert(&self, key: &[u8], value: &[u8]) -> Result<()> {
         assert!(key.len() + value.len() <= ITEM_BYTES_MAX, "item of {} bytes", key.len() + value.len());
         let inserted = self.call(|| self.tree.insert(key, value).map(drop));
-        self.again(inserted, key, || self.set(key, value))
+        self.retry(inserted, key, || self.set(key, value))
     }
 
     /// Removes a key.
     pub fn remove(&self, key: &[u8]) -> Result<()> {
         let remove = || self.call(|| self.tree.remove(key).map(drop));
-        self.again(remove(), key, remove)
+        self.retry(remove(), key, remove)
     }
 
     /// Sets many keys, all or none of which survive a crash.
@@ -116,14 +116,14 @@ impl Tree {
     fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
         let present = self.get(key)?;
         let set = || self.call(|| self.tree.compare_and_swap(key, present.as_deref(), Some(value)));
-        match self.again(set(), key, set)? {
+        match self.retry(set(), key, set)? {
             Ok(()) => Ok(()),
             Err(_) => Err(Error::Io("storage: two writers of one key".into())),
         }
     }
 
     /// Tries again what failed though the page of its key can be read.
-    fn again<T>(&self, mut result: Result<T>, key: &[u8], attempt: impl Fn() -> Result<T>) -> Result<T> {
+    fn retry<T>(&self, mut result: Result<T>, key: &[u8], attempt: impl Fn() -> Result<T>) -> Result<T> {
         for _ in 0..MOVES_MAX {
             if !matches!(result, Err(Error::Corrupt(_))) || self.get(key).is_err() {
                 break;

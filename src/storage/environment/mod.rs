@@ -1,7 +1,7 @@
-//! What a node takes of the machine it runs on, beside disk and network: the time, randomness, and threads for what takes long.
-//! A simulation gives it others, so that all it does follows from a seed.
+//! The environment of a node, besides disk and network: time, randomness, and threads for long work. A simulation replaces it, so that
+//! everything a node does follows from a seed.
 //!
-//! The system's clock is believed only as far as it can be true; a clock that a test or a simulation gives is taken at its word.
+//! The system's clock is checked before it is believed; a clock given by a test or a simulation is taken as it is.
 
 pub mod wall_clock;
 
@@ -18,77 +18,77 @@ pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// Fills a buffer with random bytes.
 pub type Randomness = Arc<dyn Fn(&mut [u8]) -> Result<()> + Send + Sync>;
 
-/// Where what takes long is done.
+/// Where long work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// On threads beside those that serve.
+    /// On threads besides those that serve requests.
     Many,
-    /// In its place, by the one thread that does everything. The storage's own work is done when `Store::work` is called, and a
-    /// disk that failed is not tried again.
+    /// In place, by the one thread that does everything. The storage's own work is done when `Store::work` is called, and a failed disk is
+    /// not retried.
     One,
 }
 
-/// A machine.
+/// The environment of a node.
 #[derive(Clone)]
-pub struct Machine {
+pub struct Environment {
     now_ms: WallClock,
     checked: Option<Arc<CheckedClock>>,
     random: Randomness,
     threads: Threads,
 }
 
-impl Machine {
-    /// This machine, by its own clock as far as that is to be believed. Clocks of nodes may be `drift_max_ms` apart.
+impl Environment {
+    /// The real system, with a checked clock. The clocks of nodes may be `drift_max_ms` apart.
     pub fn of_system(drift_max_ms: u64) -> Self {
         let clock = Arc::new(CheckedClock::of_system(drift_max_ms));
         let checked = Some(clock.clone());
         Self { checked, ..Self::new(Arc::new(move || clock.now_ms())) }
     }
 
-    /// This machine, by this clock.
+    /// The real system with another clock.
     pub fn new(now_ms: WallClock) -> Self {
         Self { now_ms, checked: None, random: Arc::new(system_randomness), threads: Threads::Many }
     }
 
-    /// A machine of which everything is known: by this clock and this randomness, all done by the thread that runs it.
+    /// A simulated environment: this clock, this randomness, and all work done by the calling thread.
     pub fn simulated(now_ms: WallClock, random: Randomness) -> Self {
         Self { now_ms, checked: None, random, threads: Threads::One }
     }
 
-    /// Its wall clock.
+    /// The wall clock.
     pub fn clock(&self) -> &WallClock {
         &self.now_ms
     }
 
-    /// Unix milliseconds by its wall clock.
+    /// The wall clock's time in Unix milliseconds.
     pub fn now_ms(&self) -> u64 {
         (self.now_ms)()
     }
 
-    /// Notes what another node's clock showed `ago_ms` ago, in Unix milliseconds, and by how much that may be wrong.
-    pub fn observe(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
+    /// Records what another node's clock showed `ago_ms` ago, in Unix milliseconds, and how wrong that reading may be.
+    pub fn observe_peer_clock(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
         if let Some(checked) = &self.checked {
-            checked.observe(node, theirs_ms, slack_ms, ago_ms);
+            checked.observe_peer_clock(node, theirs_ms, slack_ms, ago_ms);
         }
     }
 
-    /// What most other nodes have against its time; nothing where its clock is not checked.
+    /// The disagreement of most other nodes with this clock; `None` if there is none or the clock is not checked.
     pub fn contradiction(&self) -> Option<Contradiction> {
         self.checked.as_ref()?.contradiction()
     }
 
-    /// Whether every other node that was heard of lately is too far apart from its time to take part in anything here. Not where none was
-    /// heard of, or its clock is not checked.
+    /// Whether every other node heard of lately is too far from this clock to work with this node. False if none was heard of, or the clock
+    /// is not checked.
     pub fn is_alone(&self) -> bool {
         self.contradiction().is_some_and(|contradiction| contradiction.disagreeing == contradiction.of)
     }
 
-    /// How far the system's clock is ahead of its time, in milliseconds, where that has leapt and is not believed.
+    /// How far the system's clock is ahead of the believed time, in milliseconds, if it leapt and is not believed.
     pub fn jumped_ms(&self) -> Option<i64> {
         self.checked.as_ref()?.jumped_ms()
     }
 
-    /// Where it does what takes long.
+    /// Where long work is done.
     pub fn threads(&self) -> Threads {
         self.threads
     }
@@ -96,7 +96,7 @@ impl Machine {
     /// Fills a buffer with random bytes.
     ///
     /// # Errors
-    /// `Io` where the system has none.
+    /// `Io` if the system has none.
     pub fn fill_random(&self, bytes: &mut [u8]) -> Result<()> {
         (self.random)(bytes)
     }
@@ -111,19 +111,19 @@ impl Machine {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// An epoch that no other stream of changes had, as good as surely.
+    /// A random epoch, almost certainly different from every other.
     ///
     /// # Errors
     /// As `fill_random`.
     pub fn fresh_epoch(&self) -> Result<u32> {
-        // Any half is as random.
+        // Either half is as random.
         self.random().map(|number| number as u32)
     }
 
-    /// Runs what may wait for a disk, or takes long, where that holds up nothing else.
+    /// Runs work that may block or take long, where it delays nothing else.
     ///
     /// # Errors
-    /// Those of `run`; `Io` where it panicked.
+    /// Those of `run`; `Io` if it panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         run: impl FnOnce() -> Result<T> + Send + 'static,
@@ -138,7 +138,7 @@ impl Machine {
     }
 }
 
-impl fmt::Debug for Machine {
+impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Machine({:?})", self.threads)
     }

@@ -1,7 +1,7 @@
-//! The clock of the machine, as far as it is to be believed: `core::believed` over the system's clocks.
+//! The checked wall clock: the system's clocks, believed as `core::wall_clock` decides.
 //!
-//! Each reading costs two calls that do not enter the kernel. Only ten times a second, or where the wall clock is not where it is expected, does
-//! one take a lock.
+//! Each reading costs two calls that do not enter the kernel. A lock is taken only ten times a second, or if the wall clock is not where it
+//! is expected.
 
 use std::{
     sync::{
@@ -22,31 +22,31 @@ use crate::core::{
     },
 };
 
-/// A correction above this is a leap, even where clocks may be further apart: NTP steps by more than 128 ms, and rarely by much more.
+/// A larger correction is a leap, even if clocks may be further apart: NTP steps by more than 128 ms, and rarely by much more.
 const LEAP_MAX_MS: u64 = 500;
-/// How long a wall clock that is where it is expected is believed without a closer look.
+/// How long a wall clock that is where it is expected is believed without a closer check.
 const QUICK_MS: u64 = 100;
-/// Two readings of the monotonic clock with one of the wall clock between them are taken for one moment if they are that close.
+/// Two readings of the monotonic clock this close together, with one of the wall clock between them, count as one moment.
 const MOMENT_MS: u64 = 2;
-/// How often a reading is tried until it is of one moment.
+/// How many times a reading is retried until it is of one moment.
 const TRIES_MAX: usize = 5;
 
-/// Reads the clocks of a machine.
+/// Reads the system's clocks.
 type Clocks = Box<dyn Fn() -> Reading + Send + Sync>;
 
-/// A wall clock that does not leap with the system's.
+/// A wall clock that does not follow leaps of the system's clock at once.
 pub struct CheckedClock {
     clocks: Clocks,
     jump_ms: u64,
     trusted: Mutex<TrustedClock>,
-    /// How far the wall clock was ahead of the monotonic one when it was looked at last,
+    /// How far the wall clock was ahead of the monotonic one at the last check.
     expected_ms: AtomicI64,
-    /// and until when, by the monotonic one, it is believed if it is about there still.
+    /// Until this monotonic time the wall clock is believed if it is still about there.
     quick_until_ms: AtomicU64,
 }
 
 impl CheckedClock {
-    /// The system's. Clocks of nodes may be `drift_max_ms` apart.
+    /// The system's clock. The clocks of nodes may be `drift_max_ms` apart.
     pub fn of_system(drift_max_ms: u64) -> Self {
         Self::new(drift_max_ms, Box::new(read_system))
     }
@@ -62,7 +62,7 @@ impl CheckedClock {
         }
     }
 
-    /// The time to believe, in Unix milliseconds.
+    /// The believed time in Unix milliseconds.
     pub fn now_ms(&self) -> u64 {
         let reading = (self.clocks)();
         let expected_ms = self.expected_ms.load(Ordering::Relaxed);
@@ -73,21 +73,21 @@ impl CheckedClock {
         self.look()
     }
 
-    /// Notes what another node's clock showed `ago_ms` ago, in Unix milliseconds, and by how much that may be wrong.
-    pub fn observe(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
+    /// Records what another node's clock showed `ago_ms` ago, in Unix milliseconds, and how wrong that reading may be.
+    pub fn observe_peer_clock(&self, node: NodeId, theirs_ms: u64, slack_ms: u64, ago_ms: u64) {
         let mut trusted = self.trusted();
         let monotonic_ms = (self.clocks)().monotonic_ms;
         trusted.observe(node, theirs_ms, slack_ms, monotonic_ms.saturating_sub(ago_ms));
     }
 
-    /// What most other nodes have against the believed time.
+    /// The disagreement of most other nodes with the believed time.
     pub fn contradiction(&self) -> Option<Contradiction> {
         self.now_ms();
         let trusted = self.trusted();
         trusted.contradiction((self.clocks)().monotonic_ms)
     }
 
-    /// How far the system's clock is ahead of the believed time, in milliseconds, where it has leapt and is not believed.
+    /// How far the system's clock is ahead of the believed time, in milliseconds, if it leapt and is not believed.
     pub fn jumped_ms(&self) -> Option<i64> {
         self.now_ms();
         self.trusted().jumped_ms()
@@ -103,7 +103,7 @@ impl CheckedClock {
                 self.quick_until_ms.store(reading.monotonic_ms + quick_ms, Ordering::Relaxed);
                 (now_ms, event)
             }
-            // The machine is too busy to tell what the wall clock shows when.
+            // The system is too busy to tell what the wall clock showed at which moment.
             Err(monotonic_ms) => (trusted.at(monotonic_ms), None),
         };
         drop(trusted);
@@ -111,7 +111,7 @@ impl CheckedClock {
         now_ms
     }
 
-    /// A reading of both clocks at one moment, or else of the monotonic one.
+    /// Reads both clocks at one moment, or else only the monotonic one.
     fn read_one_moment(&self) -> Result<Reading, u64> {
         let mut reading = (self.clocks)();
         for _ in 0..TRIES_MAX {
@@ -125,20 +125,20 @@ impl CheckedClock {
     }
 
     fn trusted(&self) -> MutexGuard<'_, TrustedClock> {
-        // Plain numbers: whole whatever panicked.
+        // Plain numbers: valid even if a holder panicked.
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The system's clock: Unix milliseconds, leaps and all.
+/// The system's clock in Unix milliseconds, leaps included.
 pub fn system_ms() -> u64 {
-    // A clock before 1970 is as good as none; timestamps then count on from the last one.
+    // A clock before 1970 was never set; timestamps then continue from the last one.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn read_system() -> Reading {
-    // Not `Instant`, which stands still while a machine is suspended.
+    // Not `Instant`, which stops while the system is suspended.
     #[cfg(target_os = "linux")]
     let clock = ClockId::Boottime;
     #[cfg(not(target_os = "linux"))]
@@ -164,9 +164,9 @@ fn tell(event: ClockEvent) {
             ACCEPT_CONTRADICTED_MS / 1_000
         ),
         ClockEvent::Reverted => {
-            info!("the system's clock is back where it was: nothing was stamped by it meanwhile")
+            info!("the system's clock is back where it was; nothing was written with its time")
         }
-        ClockEvent::Accepted(by_ms) => warn!(by_ms, "the system's clock was set: the node follows it"),
+        ClockEvent::Accepted(by_ms) => warn!(by_ms, "the system's clock was changed; the node follows it"),
     }
 }
 
@@ -178,23 +178,23 @@ mod tests {
 
     const NOW_MS: u64 = 1_763_689_000_000;
 
-    /// Clocks that stand where they are set.
+    /// Clocks that show what the test sets.
     #[derive(Clone, Default)]
-    struct Hands {
+    struct FakeClocks {
         wall_ms: Arc<AtomicU64>,
         monotonic_ms: Arc<AtomicU64>,
         step_ms: Arc<AtomicU64>,
     }
 
-    impl Hands {
+    impl FakeClocks {
         fn clock(&self) -> CheckedClock {
             self.set(NOW_MS, 0);
-            let hands = self.clone();
+            let fake = self.clone();
             let read = move || Reading {
-                wall_ms: hands.wall_ms.load(Ordering::Relaxed),
-                monotonic_ms: hands
+                wall_ms: fake.wall_ms.load(Ordering::Relaxed),
+                monotonic_ms: fake
                     .monotonic_ms
-                    .fetch_add(hands.step_ms.load(Ordering::Relaxed), Ordering::Relaxed),
+                    .fetch_add(fake.step_ms.load(Ordering::Relaxed), Ordering::Relaxed),
             };
             CheckedClock::new(500, Box::new(read))
         }
@@ -206,33 +206,33 @@ mod tests {
     }
 
     #[test]
-    fn the_quick_look_sees_a_leap_as_soon_as_the_slow_one() {
-        let hands = Hands::default();
-        let clock = hands.clock();
+    fn the_quick_check_sees_a_leap_as_soon_as_the_slow_one() {
+        let fake = FakeClocks::default();
+        let clock = fake.clock();
         for passed_ms in 1..1_000 {
-            hands.set(NOW_MS + passed_ms, passed_ms);
+            fake.set(NOW_MS + passed_ms, passed_ms);
             assert_eq!(clock.now_ms(), NOW_MS + passed_ms);
         }
-        hands.set(NOW_MS + 31_000, 1_000);
+        fake.set(NOW_MS + 31_000, 1_000);
         assert_eq!((clock.now_ms(), clock.jumped_ms()), (NOW_MS + 1_000, Some(30_000)));
-        hands.set(NOW_MS + 31_001, 1_001);
+        fake.set(NOW_MS + 31_001, 1_001);
         assert_eq!(clock.now_ms(), NOW_MS + 1_001, "nor is it believed by the next look");
-        hands.set(NOW_MS + 1_400, 1_400);
+        fake.set(NOW_MS + 1_400, 1_400);
         assert_eq!((clock.now_ms(), clock.jumped_ms()), (NOW_MS + 1_400, None));
     }
 
     #[test]
-    fn a_reading_that_took_long_tells_nothing_of_the_wall_clock() {
-        let hands = Hands::default();
-        let clock = hands.clock();
-        hands.step_ms.store(700, Ordering::Relaxed);
-        hands.set(NOW_MS, 1_000);
+    fn a_slow_reading_says_nothing_about_the_wall_clock() {
+        let fake = FakeClocks::default();
+        let clock = fake.clock();
+        fake.step_ms.store(700, Ordering::Relaxed);
+        fake.set(NOW_MS, 1_000);
         clock.now_ms();
         assert_eq!(clock.trusted().jumped_ms(), None);
     }
 
     #[test]
-    fn the_systems_clocks_are_read() {
+    fn the_system_clocks_are_read() {
         let clock = CheckedClock::of_system(500);
         let (before_ms, now_ms, after_ms) = (system_ms(), clock.now_ms(), system_ms());
         assert!(before_ms <= now_ms + 500 && now_ms <= after_ms + 500, "{before_ms} {now_ms} {after_ms}");
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn what_others_showed_a_while_ago_counts_for_then() {
-        let hands = Hands::default();
-        let clock = hands.clock();
-        hands.set(NOW_MS + 10_000, 10_000);
-        clock.observe(NodeId(2), NOW_MS + 8_000, 0, 2_000);
+    fn a_peer_clock_reading_counts_for_the_time_it_was_taken() {
+        let fake = FakeClocks::default();
+        let clock = fake.clock();
+        fake.set(NOW_MS + 10_000, 10_000);
+        clock.observe_peer_clock(NodeId(2), NOW_MS + 8_000, 0, 2_000);
         assert_eq!(clock.contradiction(), None);
-        clock.observe(NodeId(2), NOW_MS + 8_000, 0, 0);
+        clock.observe_peer_clock(NodeId(2), NOW_MS + 8_000, 0, 0);
         assert_eq!(clock.contradiction(), Some(Contradiction { ahead_ms: 2_000, disagreeing: 1, of: 1 }));
     }
 }

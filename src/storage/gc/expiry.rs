@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Most ends that are told of in one turn.
-pub const TOLD_MAX: usize = 256;
+pub const ANNOUNCED_MAX: usize = 256;
 /// How long the announcement rests for a subscriber who has not read what it was told before.
 const PACE_MS: u64 = 1;
 /// An end that is late by so much waits for nobody: whoever reads too slowly is sent a `resync`, as by too many writes.
@@ -41,7 +41,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
         }
         Ok(_) | Err(_) => true,
     });
-    let due: Vec<Slice> = due.take(TOLD_MAX).map(|item| Ok(item?.0)).collect::<Result<_>>()?;
+    let due: Vec<Slice> = due.take(ANNOUNCED_MAX).map(|item| Ok(item?.0)).collect::<Result<_>>()?;
     let mut ends = Vec::new();
     for entry in &due {
         let Some((at_ms, name, row)) = due_index::parse(entry) else {
@@ -52,7 +52,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
         match (store.table(&name), key_of(row)) {
             (Some(table), Ok(key)) => {
                 let marker = table.marker(row)?;
-                ends.push(End { at_ms, table, key, row, marker });
+                ends.push(Expiration { at_ms, table, key, row, marker });
             }
             (Some(_), Err(error)) => {
                 error!(%error, "nobody can be told of an expired value");
@@ -71,7 +71,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
             return Ok(turn);
         }
     }
-    if due.len() == TOLD_MAX {
+    if due.len() == ANNOUNCED_MAX {
         return Ok(Turn::Now);
     }
     let next = expiry.range(&above(now_ms), None).next().transpose()?;
@@ -81,7 +81,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
 }
 
 /// Waits until all that these tables hold now is with the subscribers. False where that takes long.
-fn have_pumps_caught_up(ends: &[End<'_>]) -> Result<bool> {
+fn have_pumps_caught_up(ends: &[Expiration<'_>]) -> Result<bool> {
     let mut waited = HashSet::new();
     for end in ends.iter().filter(|end| waited.insert(end.table.name())) {
         if !end.table.with_trees(|trees| Ok(trees.progress.clone()))?.wait_until_caught_up() {
@@ -92,7 +92,7 @@ fn have_pumps_caught_up(ends: &[End<'_>]) -> Result<bool> {
 }
 
 /// The end of a value that has come.
-struct End<'a> {
+struct Expiration<'a> {
     at_ms: u64,
     table: Arc<Table>,
     key: Key,
@@ -101,17 +101,17 @@ struct End<'a> {
     marker: Option<Marker>,
 }
 
-impl End<'_> {
+impl Expiration<'_> {
     /// Tells of it. A turn where it is to wait, for a subscriber or its row's change.
     fn tell(&self, store: &Store) -> Result<Option<Turn>> {
         let (name, now_ms) = (self.table.name(), store.now_ms());
-        let is_late = now_ms.saturating_sub(self.at_ms) >= LATE_MAX_MS;
-        if !is_late && !store.0.hub.has_room(name, &self.key) {
+        let is_ahead_of_clock = now_ms.saturating_sub(self.at_ms) >= LATE_MAX_MS;
+        if !is_ahead_of_clock && !store.0.hub.has_room(name, &self.key) {
             return Ok(Some(Turn::At(now_ms + PACE_MS)));
         }
-        let tell = |head: &Head| store.tell_expired(name, self.key.clone(), head);
-        let told = self.table.announce(self.row, self.at_ms, self.marker, tell);
-        match told {
+        let tell = |head: &Head| store.publish_expired(name, self.key.clone(), head);
+        let announced = self.table.announce(self.row, self.at_ms, self.marker, tell);
+        match announced {
             Ok(true) => Ok(None),
             Ok(false) => Ok(Some(Turn::Now)),
             // A damaged record stays for `check` to find; its entry would stop all others.
@@ -125,7 +125,7 @@ impl End<'_> {
 }
 
 impl Store {
-    fn tell_expired(&self, name: &TableName, key: Key, head: &Head) {
+    fn publish_expired(&self, name: &TableName, key: Key, head: &Head) {
         self.counters().expired.increment();
         self.0.hub.publish_gone(name, key, head, Gone::Expired);
     }
@@ -155,24 +155,24 @@ impl Table {
             let _partition = self.lock_row(row);
             let head =
                 self.stored(trees, row)?.map(|bytes| self.decode(row, &bytes).map(|record| record.head));
-            let told = match head.transpose() {
+            let announced = match head.transpose() {
                 Ok(Some(head)) if head.expires_at_ms == Some(at_ms) => {
                     if Some(head.marker) != marker {
                         return Ok(false);
                     }
-                    if let Some(over_ms) = due_index::over_ms(&head) {
+                    if let Some(removal_floor_ms) = due_index::removal_floor_ms(&head) {
                         tell(&head);
-                        trees.expired.insert(&due_index::entry(over_ms, self.name(), row), &[])?;
+                        trees.expired.insert(&due_index::entry(removal_floor_ms, self.name(), row), &[])?;
                     }
                     Ok(true)
                 }
                 Ok(_) => Ok(true),
                 Err(error) => Err(error),
             };
-            if let Ok(_) | Err(Error::Corrupt(_)) = told {
+            if let Ok(_) | Err(Error::Corrupt(_)) = announced {
                 trees.expiry.remove(&due_index::entry(at_ms, self.name(), row))?;
             }
-            told
+            announced
         })
     }
 }

@@ -24,7 +24,7 @@ use tracing::{error, info};
 
 pub use self::reindex::INDEXED_KEY;
 use self::reindex::Indexing;
-pub use super::table::floors::{Floors, keep, read_swept};
+pub use super::table::floors::{Floors, read_swept, write_floors};
 use super::{
     Store,
     table::{codec::Samples, jobs::GcJob},
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How long the worker sleeps at the most: the wall clock may be set meanwhile.
-const NAP_MAX: Duration = Duration::from_secs(1);
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Rows dealt with before the worker looks for other work.
 const SWEEP_ROWS_MAX: usize = 1000;
 
@@ -52,7 +52,7 @@ enum Turn {
 
 /// Does all of it, in turns.
 pub struct Worker {
-    chores: Receiver<GcJob>,
+    jobs: Receiver<GcJob>,
     indexing: Indexing,
     /// Unix milliseconds of the next turn, where nobody calls before.
     due_ms: u64,
@@ -60,15 +60,15 @@ pub struct Worker {
 
 impl Worker {
     /// Does these chores, beside what is due by itself.
-    pub fn new(chores: Receiver<GcJob>) -> Self {
-        Self { chores, indexing: Indexing::default(), due_ms: 0 }
+    pub fn new(jobs: Receiver<GcJob>) -> Self {
+        Self { jobs, indexing: Indexing::default(), due_ms: 0 }
     }
 
     /// Works until told to stop.
     pub fn run(mut self, store: &Store) {
         loop {
-            let nap = self.turn(store);
-            if !work(store, self.chores.recv_timeout(nap), &self.chores) {
+            let sleep = self.turn(store);
+            if !work(store, self.jobs.recv_timeout(sleep), &self.jobs) {
                 return;
             }
         }
@@ -76,13 +76,13 @@ impl Worker {
 
     /// Does what there is to do now, and does not wait.
     pub fn run_due(&mut self, store: &Store) {
-        let called = match self.chores.try_recv() {
-            Ok(chore) => work(store, Ok(chore), &self.chores),
+        let called = match self.jobs.try_recv() {
+            Ok(job) => work(store, Ok(job), &self.jobs),
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => false,
         };
         if called || self.due_ms <= store.now_ms() {
-            let nap = self.turn(store);
-            self.due_ms = store.now_ms() + nap.as_millis() as u64;
+            let sleep = self.turn(store);
+            self.due_ms = store.now_ms() + sleep.as_millis() as u64;
         }
     }
 
@@ -95,24 +95,24 @@ impl Worker {
             (removal::remove(store, self.indexing.is_done()), "removing dead rows failed"),
             (store.remove_empty_tables().map(|()| Turn::Later), "removing tables without rows failed"),
         ];
-        let naps = turns.into_iter().map(|(turn, failed)| nap(store, turn, failed));
-        naps.min().unwrap_or(NAP_MAX)
+        let sleeps = turns.into_iter().map(|(turn, failed)| sleep(store, turn, failed));
+        sleeps.min().unwrap_or(SLEEP_MAX)
     }
 }
 
-fn nap(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
+fn sleep(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
     match turn {
         Ok(Turn::Now) => Duration::ZERO,
-        Ok(Turn::At(at_ms)) => Duration::from_millis(at_ms.saturating_sub(store.now_ms())).min(NAP_MAX),
-        Ok(Turn::Later) => NAP_MAX,
+        Ok(Turn::At(at_ms)) => Duration::from_millis(at_ms.saturating_sub(store.now_ms())).min(SLEEP_MAX),
+        Ok(Turn::Later) => SLEEP_MAX,
         // Writes are refused until the disk has room: expired values are hidden all the same, and dead rows go then.
-        Err(Error::StorageFull(_) | Error::NotReady(_)) => NAP_MAX,
+        Err(Error::StorageFull(_) | Error::NotReady(_)) => SLEEP_MAX,
         Err(error) => {
             error!(%error, "{failed}");
             if matches!(error, Error::Corrupt(_)) {
                 store.report_damage();
             }
-            NAP_MAX
+            SLEEP_MAX
         }
     }
 }
@@ -121,17 +121,17 @@ fn nap(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
 fn work(
     store: &Store,
     mut next: std::result::Result<GcJob, RecvTimeoutError>,
-    chores: &Receiver<GcJob>,
+    jobs: &Receiver<GcJob>,
 ) -> bool {
     loop {
         match next {
             Ok(GcJob::Train(table, samples)) => train(store, &table, &samples),
             // Whoever writes much calls often: one look serves all of it.
-            Ok(GcJob::Look) => {}
+            Ok(GcJob::Wake) => {}
             Err(RecvTimeoutError::Timeout) => return true,
             Ok(GcJob::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
-        next = chores.recv_timeout(Duration::ZERO);
+        next = jobs.recv_timeout(Duration::ZERO);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         META, Store,
-        commit::Life,
+        commit::Incarnation,
         table::{Table, due_index},
     },
 };
@@ -27,13 +27,13 @@ pub enum Indexing {
     /// On its way.
     Begun(Begun),
     /// Every tombstone has its entry, unless the engine was opened again after this life.
-    Done(Life),
+    Done(Incarnation),
 }
 
 /// An indexing on its way.
 pub struct Begun {
     /// An engine that was opened again may have lost entries: all begins anew.
-    life: Life,
+    incarnation: Incarnation,
     tables: Vec<Arc<Table>>,
     /// The partition that is next, of the last table.
     partition: u8,
@@ -48,7 +48,7 @@ impl Indexing {
 
     /// Indexes a partition, if there is one to be done.
     pub fn step(&mut self, store: &Store) -> Result<Turn> {
-        let reindex = &store.0.around.reindex;
+        let reindex = &store.0.context.reindex;
         if reindex.load(Ordering::Acquire) {
             // One that is on its way may have entered rows in the tree of before, and said since that all are.
             store.meta()?.remove(INDEXED_KEY)?;
@@ -56,21 +56,21 @@ impl Indexing {
             *self = Self::Unknown;
         }
         let next = match self {
-            Self::Done(life) if *life == store.life() => return Ok(Turn::Later),
+            Self::Done(incarnation) if *incarnation == store.incarnation() => return Ok(Turn::Later),
             Self::Done(_) => Self::Unknown,
             Self::Unknown => {
-                let life = store.life();
+                let incarnation = store.incarnation();
                 let indexed = store.meta()?.get(INDEXED_KEY)?.is_some();
-                if indexed { Self::Done(life) } else { Self::Begun(Begun::new(store)) }
+                if indexed { Self::Done(incarnation) } else { Self::Begun(Begun::new(store)) }
             }
-            Self::Begun(begun) if begun.life != store.life() => Self::Unknown,
+            Self::Begun(begun) if begun.incarnation != store.incarnation() => Self::Unknown,
             Self::Begun(begun) => match begun.tables.last() {
                 Some(table) => {
                     begun.entered += index_partition(table, begun.partition)?;
                     begun.advance();
                     return Ok(Turn::Now);
                 }
-                None if begun.finish(store)? => Self::Done(begun.life),
+                None if begun.finish(store)? => Self::Done(begun.incarnation),
                 None => Self::Unknown,
             },
         };
@@ -82,9 +82,9 @@ impl Indexing {
 impl Begun {
     fn new(store: &Store) -> Self {
         // Tables made from now on are indexed as they are written.
-        let life = store.life();
+        let incarnation = store.incarnation();
         let tables = store.read_tables().values().cloned().collect();
-        Self { life, tables, partition: 0, entered: 0 }
+        Self { incarnation, tables, partition: 0, entered: 0 }
     }
 
     fn advance(&mut self) {
@@ -101,7 +101,7 @@ impl Begun {
     fn finish(&self, store: &Store) -> Result<bool> {
         store.with_engine(|engine| {
             // As long as the engine is held no other takes its place, so the mark follows the entries in one log.
-            if self.life != store.life() {
+            if self.incarnation != store.incarnation() {
                 return Ok(false);
             }
             engine.tree(META)?.insert(INDEXED_KEY, &[1])?;
@@ -129,8 +129,9 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
                 let entry = due_index::entry(head.marker.timestamp.unix_ms(), table.name(), &row);
                 trees.tombstones.insert(&entry, &[])?;
                 entered += 1;
-            } else if let (Some(at_ms), Some(over_ms)) = (head.expires_at_ms, due_index::over_ms(&head))
-                && trees.expired.get(&due_index::entry(over_ms, table.name(), &row))?.is_none()
+            } else if let (Some(at_ms), Some(removal_floor_ms)) =
+                (head.expires_at_ms, due_index::removal_floor_ms(&head))
+                && trees.expired.get(&due_index::entry(removal_floor_ms, table.name(), &row))?.is_none()
             {
                 trees.expiry.insert(&due_index::entry(at_ms, table.name(), &row), &[])?;
             }

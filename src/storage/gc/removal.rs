@@ -11,7 +11,7 @@ use crate::{
         engine::{Slice, Tree},
         table::{
             Table, chunks,
-            due_index::{self, over_ms},
+            due_index::{self, removal_floor_ms},
             floors::above,
             partition::Partition,
             record::{Head, Record},
@@ -22,15 +22,15 @@ use crate::{
 
 /// Removes what is due, up to so many rows of either kind. `indexed`: every dead row has its entry.
 pub fn remove(store: &Store, indexed: bool) -> Result<Turn> {
-    let floors = &store.0.around.floors;
+    let floors = &store.0.context.floors;
     let begun = floors.begin();
     let swept = store.durable_floors()?;
     let counters = store.counters();
-    let tombstones = Dead { tree: trees::TOMBSTONES, to_ms: swept.tombstones_ms, since_ms: tombstone_ms };
-    let expired = Dead { tree: trees::EXPIRED, to_ms: swept.expired_ms, since_ms: over_ms };
-    let (buried, more_tombstones) = tombstones.remove(store)?;
+    let tombstones = Garbage { tree: trees::TOMBSTONES, to_ms: swept.tombstones_ms, since_ms: tombstone_ms };
+    let expired = Garbage { tree: trees::EXPIRED, to_ms: swept.expired_ms, since_ms: removal_floor_ms };
+    let (tombstones_removed, more_tombstones) = tombstones.remove(store)?;
     let (removed, more_expired) = expired.remove(store)?;
-    counters.tombstones_swept.add(buried);
+    counters.tombstones_swept.add(tombstones_removed);
     counters.expired_swept.add(removed);
     if more_tombstones || more_expired {
         return Ok(Turn::Now);
@@ -46,7 +46,7 @@ fn tombstone_ms(head: &Head) -> Option<u64> {
 }
 
 /// One kind of dead rows.
-struct Dead {
+struct Garbage {
     /// Where their entries are.
     tree: &'static str,
     /// What is due.
@@ -55,7 +55,7 @@ struct Dead {
     since_ms: fn(&Head) -> Option<u64>,
 }
 
-impl Dead {
+impl Garbage {
     /// Removes some of what is due; how many, and whether there may be more.
     fn remove(&self, store: &Store) -> Result<(u64, bool)> {
         let tree = store.with_engine(|engine| engine.tree(self.tree))?;
@@ -104,19 +104,19 @@ impl Dead {
 }
 
 impl Table {
-    /// Removes a row if `is_dead` says so, and its entry in any case: of a row that was written again, it is of no use.
+    /// Removes a row if `is_garbage` says so, and its entry in any case: of a row that was written again, it is of no use.
     fn sweep(
         &self,
         row: &[u8],
-        is_dead: impl FnOnce(&Head) -> bool,
+        is_garbage: impl FnOnce(&Head) -> bool,
         (tree, entry): (&Tree, &[u8]),
     ) -> Result<bool> {
         self.writing(|trees| {
             let mut partition = self.lock_row(row);
             let bytes = self.stored(trees, row)?;
             let record = bytes.as_deref().map(|bytes| self.decode(row, bytes)).transpose();
-            let dead = record.map(|record| record.filter(|record| is_dead(&record.head)));
-            match dead {
+            let garbage = record.map(|record| record.filter(|record| is_garbage(&record.head)));
+            match garbage {
                 Ok(Some(record)) => self.remove_row(trees, &mut partition, row, &record).map(|()| true),
                 Ok(None) => tree.remove(entry).map(|()| false),
                 Err(error) => tree.remove(entry).and(Err(error)),
@@ -133,8 +133,8 @@ impl Table {
         record: &Record<'_>,
     ) -> Result<()> {
         trees.rows.remove(row)?;
-        self.account(partition, row, Some(&record.head), None);
-        self.strike(trees, row, &record.head, None)?;
+        self.update_digests(partition, row, Some(&record.head), None);
+        self.remove_index_entries(trees, row, &record.head, None)?;
         chunks::remove(&trees.chunks, row, record)
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    expiry::{TOLD_MAX, announce},
+    expiry::{ANNOUNCED_MAX, announce},
     *,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
             trees::{EXPIRED, EXPIRY, TOMBSTONES},
         },
         tests::{
-            NOW_MS, Scene, close, effect, key, keys_in, next, put, table, timestamp, wait_for_changes,
+            Fixture, NOW_MS, close, effect, key, keys_in, next, put, table, timestamp, wait_for_changes,
             wait_until, within_the_deadline,
         },
     },
@@ -55,12 +55,12 @@ fn watch(store: &Store, name: &str) -> Subscription {
 
 fn stop_sweeping(store: &Store) {
     wait_until("the first sweep is over", || !store.is_sweeping());
-    store.0.around.chores.send(GcJob::Stop).expect("the thread runs");
-    let is_over = || {
+    store.0.context.jobs.send(GcJob::Stop).expect("the thread runs");
+    let is_expired = || {
         let threads = store.0.threads.lock().expect("nobody panicked");
         threads.iter().any(|thread| thread.thread().name() == Some("sweep") && thread.is_finished())
     };
-    wait_until("the thread has stopped", is_over);
+    wait_until("the thread has stopped", is_expired);
 }
 
 fn swept(tombstones_ms: u64, expired_ms: u64) -> Swept {
@@ -69,9 +69,9 @@ fn swept(tombstones_ms: u64, expired_ms: u64) -> Swept {
 
 /// Whoever sweeps to floors of others has to know what they will take.
 #[test]
-fn what_floors_let_go_of_is_known_before_it_goes() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn garbage_below_given_floors_is_listed_before_its_removal() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     stop_sweeping(&store);
     merge(&store, "deleted", deleted(NOW_MS));
     merge(&store, "deleted later", deleted(NOW_MS + 1));
@@ -79,54 +79,54 @@ fn what_floors_let_go_of_is_known_before_it_goes() {
         merge(&store, name, put("1", Some(at_ms), 1));
     }
     merge(&store, "for ever", put("1", None, 1));
-    scene.now_ms.store(NOW_MS + 5, Ordering::SeqCst);
+    fixture.now_ms.store(NOW_MS + 5, Ordering::SeqCst);
     assert_eq!(announce(&store), Ok(Turn::At(NOW_MS + 6)));
-    scene.now_ms.store(NOW_MS + 6, Ordering::SeqCst);
-    let dead = |swept| -> Vec<String> {
-        let dead = store.dead(swept).expect("reads").into_iter().flat_map(|(_, keys)| keys);
-        dead.map(|key| key.as_str().to_owned()).collect()
+    fixture.now_ms.store(NOW_MS + 6, Ordering::SeqCst);
+    let garbage = |swept| -> Vec<String> {
+        let garbage = store.garbage(swept).expect("reads").into_iter().flat_map(|(_, keys)| keys);
+        garbage.map(|key| key.as_str().to_owned()).collect()
     };
-    assert!(dead(swept(0, 0)).is_empty());
-    assert_eq!(dead(swept(NOW_MS, 0)), ["deleted"]);
-    assert_eq!(dead(swept(NOW_MS + 1, NOW_MS + 5)), ["deleted", "deleted later", "told"]);
-    assert_eq!(dead(swept(0, NOW_MS + 6)), ["told", "untold"]);
+    assert!(garbage(swept(0, 0)).is_empty());
+    assert_eq!(garbage(swept(NOW_MS, 0)), ["deleted"]);
+    assert_eq!(garbage(swept(NOW_MS + 1, NOW_MS + 5)), ["deleted", "deleted later", "told"]);
+    assert_eq!(garbage(swept(0, NOW_MS + 6)), ["told", "untold"]);
     close(store);
 }
 
 /// One row that has no key for a name kept a node that joined from all others, for ever.
 #[test]
-fn a_dead_row_without_a_key_keeps_no_other_from_being_told_of() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn garbage_with_an_invalid_key_hides_no_other_garbage() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     stop_sweeping(&store);
     let tombstones = store.with_engine(|engine| engine.tree(TOMBSTONES)).expect("is there");
     tombstones
         .insert(&crate::storage::table::due_index::entry(NOW_MS, &table(), &[0, 0xff]), &[])
         .expect("inserts");
     merge(&store, "deleted", deleted(NOW_MS));
-    assert_eq!(store.dead(swept(NOW_MS, 0)), Ok(vec![(table(), vec![key("deleted")])]));
+    assert_eq!(store.garbage(swept(NOW_MS, 0)), Ok(vec![(table(), vec![key("deleted")])]));
     close(store);
 }
 
 /// What was due beyond the first thousand waited out a nap of a second for every thousand.
 #[test]
-fn a_sweep_that_stops_early_goes_on_at_once() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_sweep_with_more_to_do_continues_at_once() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     stop_sweeping(&store);
     let at_ms = store.now_ms() + 1000;
     for number in 0..=SWEEP_ROWS_MAX {
         merge(&store, &number.to_string(), put("1", Some(at_ms), 1));
     }
     assert_eq!(announce(&store), Ok(Turn::At(at_ms)));
-    scene.now_ms.store(at_ms, Ordering::SeqCst);
+    fixture.now_ms.store(at_ms, Ordering::SeqCst);
     assert_eq!(announce(&store), Ok(Turn::Now));
-    assert_eq!(store.counters().expired.value(), TOLD_MAX as u64);
+    assert_eq!(store.counters().expired.value(), ANNOUNCED_MAX as u64);
     while announce(&store) == Ok(Turn::Now) {}
     assert_eq!(announce(&store), Ok(Turn::Later));
     assert_eq!(store.counters().expired.value(), SWEEP_ROWS_MAX as u64 + 1);
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
-    store.pass_floor(at_ms, GRACE_MS).expect("passes");
+    store.advance_floors(at_ms, GRACE_MS).expect("passes");
     assert_eq!(removal::remove(&store, true), Ok(Turn::Now));
     assert!(store.is_sweeping());
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
@@ -136,36 +136,36 @@ fn a_sweep_that_stops_early_goes_on_at_once() {
 }
 
 #[test]
-fn a_tombstone_goes_when_the_floor_has_passed_it_and_does_not_come_back() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_tombstone_is_removed_once_the_floor_has_passed_it() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     merge(&store, "old", deleted(NOW_MS + 5));
     merge(&store, "young", deleted(NOW_MS + 10_001));
-    store.pass_floor(NOW_MS + 9_999 + GRACE_MS, GRACE_MS).expect("passes");
+    store.advance_floors(NOW_MS + 9_999 + GRACE_MS, GRACE_MS).expect("passes");
     assert_eq!(store.swept(), Swept::default(), "tombstones go in steps of ten seconds");
-    store.pass_floor(NOW_MS + 10_000 + GRACE_MS, GRACE_MS).expect("passes");
+    store.advance_floors(NOW_MS + 10_000 + GRACE_MS, GRACE_MS).expect("passes");
     assert_eq!(store.swept(), swept(NOW_MS + 10_000, 0));
     wait_until("the sweep is over", || !store.is_sweeping());
     assert_eq!(counts(&store), Counts { live: 0, tombstones: 1 });
     assert_eq!(store.counters().tombstones_swept.value(), 1);
     close(store);
-    assert_eq!(keys_in(&scene.data(), TOMBSTONES), 1);
-    let store = scene.open();
+    assert_eq!(keys_in(&fixture.data(), TOMBSTONES), 1);
+    let store = fixture.open();
     assert_eq!(store.swept(), swept(NOW_MS + 10_000, 0));
     assert_eq!(counts(&store), Counts { live: 0, tombstones: 1 });
     close(store);
 }
 
 #[test]
-fn where_nothing_is_due_no_floor_is_raised() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn no_floor_is_raised_if_nothing_is_due() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     merge(&store, "live", put("1", Some(NOW_MS + 100_000), 1));
     wait_until("the first sweep is over", || !store.is_sweeping());
-    store.pass_floor(NOW_MS + 50_000, GRACE_MS).expect("passes");
+    store.advance_floors(NOW_MS + 50_000, GRACE_MS).expect("passes");
     assert_eq!((store.swept(), store.is_sweeping()), (Swept::default(), false));
     close(store);
-    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
+    let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
     let meta = engine.tree(META).expect("a tree");
     assert_eq!(read_swept(&meta), Ok(Swept::default()));
     assert_eq!(meta.get(b"swept"), Ok(None));
@@ -173,8 +173,8 @@ fn where_nothing_is_due_no_floor_is_raised() {
 
 #[test]
 fn floors_never_fall() {
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     store.sweep_to(swept(NOW_MS, 1));
     store.sweep_to(swept(1, NOW_MS));
     assert_eq!(store.swept(), swept(NOW_MS, NOW_MS));
@@ -182,9 +182,9 @@ fn floors_never_fall() {
 }
 
 #[test]
-fn a_sweep_that_a_crash_cut_short_goes_on() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_sweep_interrupted_by_a_crash_continues() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     stop_sweeping(&store);
     merge(&store, "a", deleted(NOW_MS));
     merge(&store, "b", deleted(NOW_MS));
@@ -192,7 +192,7 @@ fn a_sweep_that_a_crash_cut_short_goes_on() {
     store.durable_floors().expect("is kept");
     assert!(store.is_sweeping());
     close(store);
-    let store = scene.open();
+    let store = fixture.open();
     wait_until("the sweep is over", || !store.is_sweeping());
     assert_eq!((counts(&store), store.swept()), (Counts::default(), swept(NOW_MS, 0)));
     close(store);
@@ -203,8 +203,8 @@ fn a_sweep_that_a_crash_cut_short_goes_on() {
 #[test]
 fn an_index_that_is_made_anew_while_it_is_filled_is_filled_from_the_beginning() {
     const ROWS: usize = 500;
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     stop_sweeping(&store);
     (0..ROWS).for_each(|number| merge(&store, &number.to_string(), deleted(NOW_MS)));
     let tree = || store.with_engine(|engine| engine.tree(TOMBSTONES)).expect("is there");
@@ -213,7 +213,7 @@ fn an_index_that_is_made_anew_while_it_is_filled_is_filled_from_the_beginning() 
     let mut indexing = reindex::Indexing::default();
     (0..130).for_each(|_| assert_eq!(indexing.step(&store), Ok(Turn::Now)));
     tree().insert(b"no entry", &[]).expect("inserts");
-    store.repair(crate::storage::table::jobs::RepairJob::Look(None), &mut Default::default());
+    store.repair(crate::storage::table::jobs::RepairJob::Inspect(None), &mut Default::default());
     assert_eq!(tree().range(&[], None).count(), 0, "it was not made anew");
     while indexing.step(&store) != Ok(Turn::Later) {}
     assert!(indexing.is_done());
@@ -223,9 +223,9 @@ fn an_index_that_is_made_anew_while_it_is_filled_is_filled_from_the_beginning() 
 }
 
 #[test]
-fn a_row_that_was_written_again_stays() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_rewritten_row_is_not_removed() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     for name in ["put", "deleted"] {
         merge(&store, name, deleted(NOW_MS - 2));
     }
@@ -235,13 +235,13 @@ fn a_row_that_was_written_again_stays() {
     wait_until("the sweep is over", || !store.is_sweeping());
     assert_eq!(counts(&store), Counts { live: 1, tombstones: 1 });
     close(store);
-    assert_eq!(keys_in(&scene.data(), TOMBSTONES), 1);
+    assert_eq!(keys_in(&fixture.data(), TOMBSTONES), 1);
 }
 
 #[test]
-fn a_tombstone_that_comes_late_covers_its_value_and_goes() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_late_tombstone_deletes_its_value_and_is_removed() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let old = Timestamp { hlc: (NOW_MS - 10) << 16, node: NodeId(1) };
     merge(&store, "k", Register::live(crate::core::json::Value::trusted("1".into()), None, old));
     store.sweep_to(swept(NOW_MS, 0));
@@ -254,53 +254,53 @@ fn a_tombstone_that_comes_late_covers_its_value_and_goes() {
 
 /// Subscribers are told once, at the instant; the row goes when no replica needs it.
 #[test]
-fn an_expired_value_is_told_once_and_removed_later() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn an_expired_value_is_announced_once_and_removed_later() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let mut subscription = watch(&store, "k");
     merge(&store, "k", put("1", Some(NOW_MS + 10), 1));
     assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
-    scene.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
+    fixture.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
     assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
     drop(subscription);
     assert_eq!(counts(&store), Counts { live: 1, tombstones: 0 });
-    store.pass_floor(NOW_MS + 9, GRACE_MS).expect("passes");
+    store.advance_floors(NOW_MS + 9, GRACE_MS).expect("passes");
     assert_eq!(store.swept(), Swept::default());
     close(store);
-    assert_eq!((keys_in(&scene.data(), EXPIRY), keys_in(&scene.data(), EXPIRED)), (0, 1));
-    let store = scene.open();
+    assert_eq!((keys_in(&fixture.data(), EXPIRY), keys_in(&fixture.data(), EXPIRED)), (0, 1));
+    let store = fixture.open();
     stop_sweeping(&store);
     assert_eq!(announce(&store), Ok(Turn::Later));
     assert_eq!((store.counters().expired.value(), counts(&store).live), (0, 1));
-    store.pass_floor(NOW_MS + 11, GRACE_MS).expect("passes");
+    store.advance_floors(NOW_MS + 11, GRACE_MS).expect("passes");
     assert_eq!(store.swept(), swept(0, NOW_MS + 11));
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
     assert_eq!(counts(&store), Counts::default());
     close(store);
-    assert_eq!(keys_in(&scene.data(), EXPIRED), 0);
+    assert_eq!(keys_in(&fixture.data(), EXPIRED), 0);
 }
 
 #[test]
-fn the_delete_of_a_value_whose_end_was_told_is_not() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn the_delete_of_a_value_whose_expiry_was_announced_is_not_announced() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let mut subscription = watch(&store, "k");
     merge(&store, "k", put("1", Some(NOW_MS + 10), 1));
     assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
-    scene.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
+    fixture.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
     assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
     merge(&store, "k", Register::deleted(timestamp(2)));
     merge(&store, "k", put("2", None, 3));
     assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
     close(store);
-    assert_eq!(keys_in(&scene.data(), EXPIRED), 0);
+    assert_eq!(keys_in(&fixture.data(), EXPIRED), 0);
 }
 
 /// Peers send values that are over: for subscribers they end what they saw, and nothing else.
 #[test]
-fn a_value_that_comes_when_it_is_over_is_told_only_where_it_ends_another() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_value_that_arrives_expired_is_announced_only_if_it_replaces_another() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     let mut subscription = watch(&store, "seen");
     merge(&store, "unseen", put("1", Some(NOW_MS - 10), 1));
     merge(&store, "seen", put("1", None, 1));
@@ -309,7 +309,7 @@ fn a_value_that_comes_when_it_is_over_is_told_only_where_it_ends_another() {
     assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
     wait_for_changes(&store, 2);
     assert_eq!((store.counters().expired.value(), store.counters().changes.value()), (1, 2));
-    store.pass_floor(NOW_MS, GRACE_MS).expect("passes");
+    store.advance_floors(NOW_MS, GRACE_MS).expect("passes");
     wait_until("both are gone", || counts(&store) == Counts::default());
     close(store);
 }
@@ -317,12 +317,12 @@ fn a_value_that_comes_when_it_is_over_is_told_only_where_it_ends_another() {
 /// A row that had expired when it came (a late one of a peer, an import) had its end told by the sweep at once, before the pump had told
 /// of the value that the row ended: the last that watchers heard was the value, and they kept it for ever.
 #[test]
-fn the_end_that_an_expired_row_brings_is_told_after_the_value_before_it() {
-    let scene = Scene::new();
+fn the_expiry_of_a_late_row_is_published_after_the_value_before_it() {
+    let fixture = Fixture::new();
     let opened = Arc::new(OnceLock::<Store>::new());
     let (armed, came) = (AtomicBool::new(true), Arc::new(AtomicBool::new(false)));
     let clock: WallClock = {
-        let (now_ms, opened, came) = (scene.now_ms.clone(), opened.clone(), came.clone());
+        let (now_ms, opened, came) = (fixture.now_ms.clone(), opened.clone(), came.clone());
         Arc::new(move || {
             let is_pump = thread::current().name() == Some("pump");
             if is_pump
@@ -339,7 +339,7 @@ fn the_end_that_an_expired_row_brings_is_told_after_the_value_before_it() {
             now_ms.load(Ordering::SeqCst)
         })
     };
-    let store = scene.open_with(clock);
+    let store = fixture.open_with(clock);
     let mut subscription = watch(&store, "k");
     assert!(opened.set(store.clone()).is_ok());
     merge(&store, "k", put("1", None, 1));
@@ -353,27 +353,27 @@ fn the_end_that_an_expired_row_brings_is_told_after_the_value_before_it() {
 #[test]
 fn the_tombstones_of_an_earlier_version_are_indexed_once() {
     const ROWS: u64 = 700;
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     for number in 0..ROWS {
         merge(&store, &number.to_string(), deleted(NOW_MS + number));
     }
     close(store);
-    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
+    let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
     let index = engine.tree(TOMBSTONES).expect("a tree");
     for item in index.range(&[], None) {
         index.remove(&item.expect("reads").0).expect("removes");
     }
     engine.tree(META).expect("a tree").remove(b"tombstones-indexed").expect("removes");
     drop((index, engine));
-    let store = scene.open();
+    let store = fixture.open();
     store.sweep_to(swept(NOW_MS + 99, 0));
     wait_until("the sweep is over", || !store.is_sweeping());
     assert_eq!(counts(&store).tombstones, ROWS - 100);
     close(store);
-    assert_eq!(keys_in(&scene.data(), TOMBSTONES) as u64, ROWS - 100);
+    assert_eq!(keys_in(&fixture.data(), TOMBSTONES) as u64, ROWS - 100);
     let mut indexing = Indexing::default();
-    let store = scene.open();
+    let store = fixture.open();
     assert_eq!((indexing.step(&store), indexing.is_done()), (Ok(Turn::Now), true));
     close(store);
 }

@@ -8,13 +8,14 @@ use crate::{
     storage::{
         META, WallClock,
         commit::{Committer, Durability},
-        engine::{self, Engine, doubt, notes, panics},
+        engine::{self, Engine, notes, panics, suspected_loss},
         gc::{self, Floors},
         open::{self, examine},
         table::{
-            Table, due_index,
+            Table,
+            context::TableContext,
+            due_index,
             partition::Counts,
-            shared::Shared,
             trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
         },
     },
@@ -33,7 +34,7 @@ pub struct Report {
     /// Bytes of the directory.
     pub disk_bytes: u64,
     /// Why it may not hold all that was acknowledged, though every record is sound.
-    pub doubt: Option<String>,
+    pub suspected_loss: Option<String>,
 }
 
 /// What a check found in one table.
@@ -65,7 +66,7 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
     let mut report = Report { disk_bytes: engine::disk_bytes(data), ..Report::default() };
     if examine::find_damage(data)?.is_some() {
         report.damaged.extend(examine::walk_damage(data)?.iter().map(ToString::to_string));
-        report.damaged.push(doubt::MEANING.to_owned());
+        report.damaged.push(suspected_loss::MEANING.to_owned());
         return Ok(report);
     }
     let checked = panics::caught(|| check_records(data, now_ms, &mut report, &mut progress));
@@ -74,7 +75,7 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
         other => other?,
     }
     report.tables.sort_by(|a, b| a.name.cmp(&b.name));
-    report.doubt = doubt::read(data)?;
+    report.suspected_loss = suspected_loss::read(data)?;
     Ok(report)
 }
 
@@ -86,7 +87,7 @@ fn check_records(
 ) -> Result<()> {
     let engine = open::engine(data, CACHE_BYTES)?;
     examine::check_end(data, &engine)?;
-    report.damaged = check_beside(&engine)?;
+    report.damaged = check_metadata(&engine)?;
     let mut records = 0;
     for name in engine.tree_names(ROWS) {
         let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;
@@ -132,7 +133,7 @@ fn panicked(said: &str) -> String {
 }
 
 /// What is wrong with the entries of dead rows, and with what is kept in `meta`.
-fn check_beside(engine: &Engine) -> Result<Vec<String>> {
+fn check_metadata(engine: &Engine) -> Result<Vec<String>> {
     let mut damaged = Vec::new();
     for name in [EXPIRY, EXPIRED, TOMBSTONES] {
         let items = engine.tree(name)?.range(&[], None);
@@ -174,19 +175,19 @@ pub(in crate::storage) fn open_unwatched(
 ) -> Result<Table> {
     let trees = Trees::open(engine, &name)?;
     let dictionaries = open::read_dictionaries(&engine.tree(META)?, &name)?;
-    let around = Shared {
+    let context = TableContext {
         now_ms: now_ms.clone(),
         counters: Default::default(),
         committer: Committer::new(Durability::None).into(),
         decoded: Default::default(),
         shared: Default::default(),
         digest_key: Default::default(),
-        chores: std::sync::mpsc::channel().0,
+        jobs: std::sync::mpsc::channel().0,
         floors: Floors::new(Swept::default()).into(),
-        opening: Default::default(),
-        agreed: crate::storage::table::agreed::Agreed::default().into(),
+        close_comparison: Default::default(),
+        agreed: crate::storage::table::agreed::AgreedInstants::default().into(),
         repairs: std::sync::mpsc::channel().0,
         reindex: Default::default(),
     };
-    Ok(Table::new(name, around, trees, dictionaries))
+    Ok(Table::new(name, context, trees, dictionaries))
 }

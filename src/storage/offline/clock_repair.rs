@@ -88,13 +88,15 @@ impl Found {
     pub fn is_ahead(&self) -> bool {
         // A node that did not end in order leaves a bound that is a little ahead.
         let bound_ms = unix_ms(self.bound).saturating_sub(BOUND_LEAD_MS);
-        !self.ahead.is_empty() || self.is_late(bound_ms) || self.is_late(self.swept.latest_ms())
+        !self.ahead.is_empty()
+            || self.is_ahead_of_clock(bound_ms)
+            || self.is_ahead_of_clock(self.swept.latest_ms())
     }
 
     /// Why it looks as if not the rows were wrong but the wall clock; `None` where it does not.
-    pub fn doubt(&self) -> Option<String> {
+    pub fn suspicion(&self) -> Option<String> {
         let (oldest, _) = self.span?;
-        self.is_late(oldest.unix_ms()).then(|| {
+        self.is_ahead_of_clock(oldest.unix_ms()).then(|| {
             format!(
                 "every row in the store is ahead of the wall clock, the oldest by {} ms: either the node never ran with a right \
                  clock, or the clock is wrong now. Compare `date -u` with another machine; where it is right, add --force",
@@ -103,7 +105,7 @@ impl Found {
         })
     }
 
-    fn is_late(&self, at_ms: u64) -> bool {
+    fn is_ahead_of_clock(&self, at_ms: u64) -> bool {
         self.ahead_ms(at_ms) > self.allowed_ms
     }
 }
@@ -149,11 +151,11 @@ fn repair_in(
     if !found.is_ahead() {
         return Ok(found);
     }
-    if !force && let Some(doubt) = found.doubt() {
-        return Err(Error::Forbidden(doubt));
+    if !force && let Some(suspicion) = found.suspicion() {
+        return Err(Error::Forbidden(suspicion));
     }
     let node = found.node.ok_or_else(|| Error::StorageDamaged("the store has rows and no node".into()))?;
-    let stamps = Stamps {
+    let timestamps = RepairTimestamps {
         node,
         base: found.last.max(last_reading(found.now_ms)),
         ahead: found.ahead.iter().copied().collect(),
@@ -162,7 +164,7 @@ fn repair_in(
     for table in &found.tables {
         let table = check::open_unwatched(engine, table.table.clone(), now_ms)?;
         for number in 0..=u8::MAX {
-            rewrite(&table, number, &stamps, &mut || {
+            rewrite(&table, number, &timestamps, &mut || {
                 rewritten += 1;
                 if rewritten % SYNC_ROWS == 0 {
                     engine.sync()?;
@@ -178,9 +180,9 @@ fn repair_in(
         expired_ms: found.swept.expired_ms.min(found.now_ms),
     };
     if swept != found.swept {
-        gc::keep(engine, swept)?;
+        gc::write_floors(engine, swept)?;
     }
-    meta::write_clock_bound(&engine.tree(META)?, stamps.bound())?;
+    meta::write_clock_bound(&engine.tree(META)?, timestamps.bound())?;
     engine.sync()?;
     Ok(found)
 }
@@ -227,7 +229,7 @@ fn find_in(
     let mut rows = 0;
     for name in engine.tree_names(ROWS) {
         let table = check::open_unwatched(engine, TableName::parse(&name)?, now_ms)?;
-        found.look_through(&table, &mut || {
+        found.scan_table(&table, &mut || {
             rows += 1;
             if rows % SYNC_ROWS == 0 {
                 progress(rows);
@@ -239,7 +241,7 @@ fn find_in(
 }
 
 impl Found {
-    fn look_through(&mut self, table: &Table, count: &mut impl FnMut()) -> Result<()> {
+    fn scan_table(&mut self, table: &Table, count: &mut impl FnMut()) -> Result<()> {
         let mut ahead = TableAhead { table: table.name().clone(), own: 0, foreign: 0, examples: Vec::new() };
         for number in 0..=u8::MAX {
             for item in table.with_trees(|trees| Ok(trees.partition(number)))? {
@@ -262,7 +264,7 @@ impl Found {
     fn take(&mut self, ahead: &mut TableAhead, key: Key, timestamp: Timestamp) {
         let (first, last) = self.span.unwrap_or((timestamp, timestamp));
         self.span = Some((first.min(timestamp), last.max(timestamp)));
-        if !self.is_late(timestamp.unix_ms()) {
+        if !self.is_ahead_of_clock(timestamp.unix_ms()) {
             self.last = self.last.max(timestamp.hlc);
             return;
         }
@@ -278,7 +280,7 @@ impl Found {
 }
 
 /// The timestamps of a repair.
-struct Stamps {
+struct RepairTimestamps {
     node: NodeId,
     /// The last reading below all of them.
     base: u64,
@@ -286,7 +288,7 @@ struct Stamps {
     ahead: Vec<Timestamp>,
 }
 
-impl Stamps {
+impl RepairTimestamps {
     /// What replaces a timestamp; `None` where that is not ahead.
     fn of(&self, timestamp: Timestamp) -> Option<Timestamp> {
         let rank = self.ahead.binary_search(&timestamp).ok()?;
@@ -300,18 +302,23 @@ impl Stamps {
 }
 
 /// Rewrites the rows of one partition that are ahead.
-fn rewrite(table: &Table, number: u8, stamps: &Stamps, count: &mut impl FnMut() -> Result<()>) -> Result<()> {
+fn rewrite(
+    table: &Table,
+    number: u8,
+    timestamps: &RepairTimestamps,
+    count: &mut impl FnMut() -> Result<()>,
+) -> Result<()> {
     let mut ahead = Vec::new();
     for item in table.with_trees(|trees| Ok(trees.partition(number)))? {
         // What cannot be read is left as it is, for `check` and the peers.
         let Ok((row, bytes)) = item else { break };
         let Ok(record) = table.decode(&row, &bytes) else { continue };
-        if let Some(timestamp) = stamps.of(record.head.marker.timestamp) {
+        if let Some(timestamp) = timestamps.of(record.head.marker.timestamp) {
             ahead.push((row, timestamp));
         }
     }
     for (row, timestamp) in ahead {
-        if table.restamp(&row, timestamp)? {
+        if table.set_timestamp(&row, timestamp)? {
             count()?;
         }
     }
@@ -328,7 +335,7 @@ mod tests {
         storage::{
             Store,
             table::due_index,
-            tests::{NOW_MS, Scene, close, key, put, table},
+            tests::{Fixture, NOW_MS, close, key, put, table},
         },
     };
 
@@ -353,8 +360,8 @@ mod tests {
     }
 
     /// A store with rows of an hour ahead, and one of now.
-    fn ahead(scene: &Scene) -> NodeId {
-        let store = scene.open();
+    fn ahead(fixture: &Fixture) -> NodeId {
+        let store = fixture.open();
         let node = store.node();
         let long = format!("\"{}\"", "long ".repeat(20_000));
         write(&store, "true", &put("0", None, 0), at(NOW_MS + 400, 0, node));
@@ -370,19 +377,19 @@ mod tests {
     }
 
     #[test]
-    fn rows_ahead_get_true_timestamps_in_their_order_and_none_is_lost() {
-        let scene = Scene::new();
-        let node = ahead(&scene);
-        let data = scene.data();
+    fn rows_ahead_get_current_timestamps_in_order_and_none_is_lost() {
+        let fixture = Fixture::new();
+        let node = ahead(&fixture);
+        let data = fixture.data();
         let found = find(&data, &wall_clock(), 500, |_| ()).expect("reads");
-        assert_eq!((found.rows(), found.is_ahead(), found.doubt()), (3, true, None));
+        assert_eq!((found.rows(), found.is_ahead(), found.suspicion()), (3, true, None));
         assert_eq!((found.tables[0].own, found.tables[0].foreign), (2, 1));
         assert_eq!(found.tables[0].examples.len(), 3);
         assert_eq!(repair(&data, &wall_clock(), 500, false, |_| ()).expect("repairs"), found);
 
         let after = find(&data, &wall_clock(), 500, |_| ()).expect("reads");
         assert!(!after.is_ahead(), "{after:?}");
-        let store = scene.open();
+        let store = fixture.open();
         let (first, second) = (timestamp_of(&store, "first"), timestamp_of(&store, "second"));
         assert_eq!(timestamp_of(&store, "true"), at(NOW_MS + 400, 0, node));
         assert!(timestamp_of(&store, "true") < first && first < second, "{first} {second}");
@@ -397,10 +404,10 @@ mod tests {
         let entry = store.get(&table(), &key("first")).expect("reads").expect("is there");
         assert_eq!((entry.value.as_str(), entry.expires_at_ms), ("1", Some(NOW_MS + 2 * HOUR_MS)));
         // The tombstone is due by its true timestamp, and not by the one before.
-        let dead = store
+        let garbage = store
             .with_engine(|engine| engine.tree(crate::storage::table::trees::TOMBSTONES))
             .expect("a tree");
-        let due: Vec<u64> = dead
+        let due: Vec<u64> = garbage
             .range(&[], None)
             .map(|item| due_index::parse(&item.expect("reads").0).expect("an entry").0)
             .collect();
@@ -409,10 +416,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_in_doubt_changes_nothing_without_force() {
-        let scene = Scene::new();
-        ahead(&scene);
-        let data = scene.data();
+    fn with_a_suspect_wall_clock_nothing_is_repaired_without_force() {
+        let fixture = Fixture::new();
+        ahead(&fixture);
+        let data = fixture.data();
         let early: WallClock = Arc::new(|| NOW_MS - 24 * HOUR_MS);
         let refused = repair(&data, &early, 500, false, |_| ()).expect_err("refused").to_string();
         assert!(refused.contains("--force") && refused.contains("date -u"), "{refused}");
@@ -424,13 +431,13 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_not_ahead_is_left_as_it_is() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_store_that_is_not_ahead_is_unchanged() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         write(&store, "k", &put("1", None, 0), at(NOW_MS + 500, 0, NodeId(1)));
         store.set_clock_bound((NOW_MS + 2_000) << 16).expect("writes");
         close(store);
-        let data = scene.data();
+        let data = fixture.data();
         let found = repair(&data, &wall_clock(), 500, false, |_| ()).expect("looks");
         assert!(!found.is_ahead());
         assert_eq!(find(&data, &wall_clock(), 500, |_| ()), Ok(found));

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         META, WallClock,
-        engine::{self, Engine, doubt, panics},
+        engine::{self, Engine, panics, suspected_loss},
         open::{self, examine},
         table::{Table, codec::Samples, row::key_of, trees::ROWS},
     },
@@ -58,7 +58,7 @@ pub fn compact(
     mut progress: impl FnMut(u64),
 ) -> Result<Compacted> {
     let _lock = check::lock_existing(data)?;
-    let target = open::beside(data, "compacting");
+    let target = open::sibling_path(data, "compacting");
     // What compactions left that were cut short; that of before is taken back by the lock where it is needed.
     remove(&target)?;
     let bytes_before = engine::disk_bytes(data);
@@ -118,8 +118,8 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
         copy.table(&TableName::parse(&name)?, &mut |error| Err(error))?;
     }
     let rows = copy.finish()?;
-    if let Some(why) = doubt::read(data)? {
-        doubt::write(target, &why)?;
+    if let Some(why) = suspected_loss::read(data)? {
+        suspected_loss::write(target, &why)?;
     }
     Ok(rows)
 }
@@ -164,7 +164,7 @@ impl<'a, P: FnMut(u64)> Copy<'a, P> {
             let (head, payload) = match read {
                 Ok(Some(change)) => change,
                 Ok(None) => {
-                    damaged(source.lost(&row))?;
+                    damaged(source.missing_chunk(&row))?;
                     continue;
                 }
                 Err(error @ Error::Corrupt(_)) => {

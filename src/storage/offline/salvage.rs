@@ -19,9 +19,9 @@ use crate::{
     storage::{
         META, WallClock,
         engine::{
-            self, Engine, Tree, doubt,
+            self, Engine, Tree,
             log::pages::{self, Pages},
-            meta, notes, panics,
+            meta, notes, panics, suspected_loss,
         },
         open::{self, examine},
         table::{
@@ -35,7 +35,7 @@ use crate::{
 pub const NAMED_MAX: usize = 100;
 
 /// What a store keeps of its node from its first start on, its length, and what becomes of it where it is lost.
-const KEPT: &[(&[u8], usize, &str)] = &[
+const NODE_RECORDS: &[(&[u8], usize, &str)] = &[
     (meta::NODE_KEY, size_of::<NodeId>(), "the id of the node: it gets another"),
     (meta::DIGEST_KEY, size_of::<DigestKey>(), "the key of the node's digests: it gets another"),
 ];
@@ -59,7 +59,7 @@ pub struct Salvaged {
     /// What the store said of its node, and does not any more, a line each.
     pub forgotten: Vec<String>,
     /// Rows whose table is not known, as nothing is left that names it.
-    pub strays: u64,
+    pub orphans: u64,
 }
 
 /// What was saved of a table.
@@ -76,7 +76,7 @@ pub struct SalvagedTable {
     /// Pages that are lost. What older ones held of their rows was saved; nobody knows how many there were.
     pub pages_lost: usize,
     /// Pages that are older than they were: their rows may be too.
-    pub pages_aged: usize,
+    pub pages_outdated: usize,
 }
 
 impl Salvaged {
@@ -87,24 +87,25 @@ impl Salvaged {
 
     /// Whether all that the store held was saved.
     pub fn is_complete(&self) -> bool {
-        let is_whole =
-            |table: &SalvagedTable| table.lost.is_empty() && table.pages_lost == 0 && table.pages_aged == 0;
+        let is_complete = |table: &SalvagedTable| {
+            table.lost.is_empty() && table.pages_lost == 0 && table.pages_outdated == 0
+        };
         self.damaged.is_empty()
             && self.forgotten.is_empty()
-            && self.strays == 0
-            && self.tables.iter().all(is_whole)
+            && self.orphans == 0
+            && self.tables.iter().all(is_complete)
     }
 
     fn reason(&self) -> String {
         let first = self.damaged.first().map_or("pages or rows could not be read", String::as_str);
-        format!("it was salvaged from a damaged one ({first}): {}", doubt::MEANING)
+        format!("it was salvaged from a damaged one ({first}): {}", suspected_loss::MEANING)
     }
 }
 
 /// For people.
 impl fmt::Display for SalvagedTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, rows, lost, lost_more, pages_lost, pages_aged } = self;
+        let Self { name, rows, lost, lost_more, pages_lost, pages_outdated } = self;
         writeln!(f, "{name}: {rows} rows")?;
         for line in lost {
             writeln!(f, "  lost: {line}")?;
@@ -118,8 +119,8 @@ impl fmt::Display for SalvagedTable {
                 "  {pages_lost} gaps where pages are lost: of their rows only those are here that older pages held"
             )?;
         }
-        if *pages_aged > 0 {
-            writeln!(f, "  {pages_aged} pages are older than they were: values in them may be too")?;
+        if *pages_outdated > 0 {
+            writeln!(f, "  {pages_outdated} pages are older than they were: values in them may be too")?;
         }
         Ok(())
     }
@@ -151,7 +152,7 @@ pub(in crate::storage) fn salvage_locked(
     now_ms: &WallClock,
     mut progress: impl FnMut(Step),
 ) -> Result<Salvaged> {
-    let (raw, target) = (open::beside(into, "salvaging-raw"), open::beside(into, "salvaging"));
+    let (raw, target) = (open::sibling_path(into, "salvaging-raw"), open::sibling_path(into, "salvaging"));
     let clean = || remove(&raw).and_then(|()| remove(&target));
     clean()?;
     let mut salvaged = Salvaged { damaged: damage(data)?, ..Salvaged::default() };
@@ -165,10 +166,10 @@ pub(in crate::storage) fn salvage_locked(
             // The error that stopped it is what counts.
             let _ = clean();
         })?;
-    let known = doubt::read(data)?;
+    let known = suspected_loss::read(data)?;
     let found = (!salvaged.is_complete()).then(|| salvaged.reason());
     if let Some(why) = found.or(known) {
-        doubt::write(&target, &why)?;
+        suspected_loss::write(&target, &why)?;
     }
     remove(&raw)?;
     fs::rename(&target, into)
@@ -229,7 +230,7 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
                 Ok(_) => engine.insert(&target, row, bytes),
                 Err(why) => {
                     let key = row.get(1..).unwrap_or_default();
-                    found.lose(Error::corrupt_record(&found.name, key, why));
+                    found.add_lost(Error::corrupt_record(&found.name, key, why));
                     Ok(())
                 }
             })?;
@@ -238,13 +239,13 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
             salvaged.tables.push(found);
         }
     }
-    attribute_strays(&pages, &trees, &mut engine, salvaged)?;
+    attribute_orphans(&pages, &trees, &mut engine, salvaged)?;
     salvaged.tables.sort_by(|a, b| a.name.cmp(&b.name));
     engine.engine.close(None)
 }
 
 /// Rows on pages that nothing leads to: of the table that lacks pages, if only one does.
-fn attribute_strays(
+fn attribute_orphans(
     pages: &Pages,
     trees: &[pages::Tree],
     engine: &mut Raw,
@@ -259,14 +260,14 @@ fn attribute_strays(
         }
         _ => None,
     };
-    pages.strays(trees, |row, bytes| {
+    pages.orphans(trees, |row, bytes| {
         let is_row = record::decode(row, bytes).is_ok();
         let is_lacking = lacking.iter().any(|tree| tree.gaps.iter().any(|gap| pages::is_in(gap, row)));
         match &target {
             _ if !is_row || !is_lacking => Ok(()),
             Some((_, target)) => engine.insert_later(target, row, bytes),
             None => {
-                salvaged.strays += 1;
+                salvaged.orphans += 1;
                 Ok(())
             }
         }
@@ -312,7 +313,7 @@ impl Salvaged {
             Some(at) => {
                 let mut known = self.tables.swap_remove(at);
                 known.pages_lost += tree.gaps.len();
-                known.pages_aged += tree.aged;
+                known.pages_outdated += tree.outdated;
                 known
             }
             None => SalvagedTable::new(name, tree),
@@ -322,11 +323,11 @@ impl Salvaged {
 
 impl SalvagedTable {
     fn new(name: TableName, tree: &pages::Tree) -> Self {
-        let (pages_lost, pages_aged) = (tree.gaps.len(), tree.aged);
-        Self { name, rows: 0, lost: Vec::new(), lost_more: 0, pages_lost, pages_aged }
+        let (pages_lost, pages_outdated) = (tree.gaps.len(), tree.outdated);
+        Self { name, rows: 0, lost: Vec::new(), lost_more: 0, pages_lost, pages_outdated }
     }
 
-    fn lose(&mut self, error: Error) {
+    fn add_lost(&mut self, error: Error) {
         match self.lost.len() < NAMED_MAX {
             true => self.lost.push(error.to_string()),
             false => self.lost_more += 1,
@@ -343,12 +344,12 @@ fn write_new(
     progress: &mut impl FnMut(Step),
 ) -> Result<()> {
     let old = Engine::open(raw, CACHE_BYTES)?;
-    salvaged.forgotten.extend(mend_meta(&old.tree(META)?)?);
+    salvaged.forgotten.extend(repair_meta(&old.tree(META)?)?);
     let mut copy = Copy::start(&old, target, now_ms, |rows| progress(Step::Written(rows)))?;
     for table in &mut salvaged.tables {
         let name = table.name.clone();
         table.rows = copy.table(&name, &mut |error| {
-            table.lose(error);
+            table.add_lost(error);
             Ok(())
         })?;
     }
@@ -361,7 +362,7 @@ fn write_new(
 }
 
 /// Removes what is kept of the node and was damaged, so that the store opens. What that was, a line each.
-fn mend_meta(meta: &Tree) -> Result<Vec<String>> {
+fn repair_meta(meta: &Tree) -> Result<Vec<String>> {
     let mut forgotten = Vec::new();
     let mut damaged = Vec::new();
     let mut items = BTreeMap::new();
@@ -369,7 +370,7 @@ fn mend_meta(meta: &Tree) -> Result<Vec<String>> {
         let (key, value) = item?;
         items.insert(key.to_vec(), value.to_vec());
     }
-    for (key, bytes, what) in KEPT {
+    for (key, bytes, what) in NODE_RECORDS {
         let is_sound = items.get(*key).is_some_and(|value| value.len() == *bytes);
         if is_sound {
             continue;

@@ -13,7 +13,7 @@ use crate::{
         META, Store, WallClock,
         engine::Engine,
         table::trees::{EXPIRED, EXPIRY, TOMBSTONES},
-        tests::{NOW_MS, Scene, close, key, keys_in, put, table, wait_until},
+        tests::{Fixture, NOW_MS, close, key, keys_in, put, table, wait_until},
     },
 };
 
@@ -28,9 +28,9 @@ fn merge(store: &Store, name: &str, register: Register) {
 const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 10, expired_ms: NOW_MS - 20 };
 
 #[test]
-fn a_compaction_keeps_what_is_known_of_dead_rows() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_compaction_keeps_the_garbage_index_and_floors() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     merge(&store, "deleted", deleted(NOW_MS + 5));
     merge(&store, "expired", put("1", Some(NOW_MS - 1), 1));
     merge(&store, "expires", put("1", Some(NOW_MS + 1), 1));
@@ -39,30 +39,30 @@ fn a_compaction_keeps_what_is_known_of_dead_rows() {
     wait_until("the sweep is over", || !store.is_sweeping());
     close(store);
     let clock: WallClock = Arc::new(|| NOW_MS);
-    compact::compact(&scene.data(), &clock, false, |_| {}).expect("compacts");
-    let entries = [TOMBSTONES, EXPIRED, EXPIRY].map(|tree| keys_in(&scene.data(), tree));
+    compact::compact(&fixture.data(), &clock, false, |_| {}).expect("compacts");
+    let entries = [TOMBSTONES, EXPIRED, EXPIRY].map(|tree| keys_in(&fixture.data(), tree));
     assert_eq!(entries, [1, 1, 1]);
-    let store = scene.open();
+    let store = fixture.open();
     assert_eq!(store.swept(), SWEPT);
     assert_eq!(store.note("members"), Ok(Some(b"three".to_vec())));
     close(store);
 }
 
 #[test]
-fn a_check_finds_entries_that_are_none() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_check_finds_invalid_index_entries() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     merge(&store, "k", deleted(NOW_MS));
     close(store);
     let clock: WallClock = Arc::new(|| NOW_MS);
-    assert!(check::check(&scene.data(), &clock, |_| {}).expect("checks").is_sound());
-    let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
+    assert!(check::check(&fixture.data(), &clock, |_| {}).expect("checks").is_sound());
+    let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
     for tree in [EXPIRY, EXPIRED, TOMBSTONES] {
         engine.tree(tree).expect("a tree").insert(b"no entry", &[]).expect("inserts");
     }
     let meta = engine.tree(META).expect("a tree");
     meta.insert(b"note/members", b"unsealed").expect("inserts");
     drop((meta, engine));
-    let report = check::check(&scene.data(), &clock, |_| {}).expect("checks");
+    let report = check::check(&fixture.data(), &clock, |_| {}).expect("checks");
     assert_eq!((report.is_sound(), report.damaged.len()), (false, 4), "{report:?}");
 }

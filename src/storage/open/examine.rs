@@ -12,13 +12,14 @@ use crate::{
     storage::{
         META, Options, Peers,
         engine::{
-            Engine, doubt,
+            Engine,
             log::{
                 pages::Pages,
                 walk::{self, Damage},
             },
             mark,
             notes::{self, NOTE_PREFIX},
+            suspected_loss,
         },
         open,
         table::lost::Lost,
@@ -31,14 +32,14 @@ use crate::{
 ///
 /// # Errors
 /// `StorageDamaged`, and as `engine`.
-pub fn whole(options: &Options) -> Result<Engine> {
+pub fn open_sound(options: &Options) -> Result<Engine> {
     let data = &options.data;
     if let Some(why) = find_damage(data)? {
         if !has_peers(options) {
             return Err(Error::StorageDamaged(why));
         }
         // Before the engine opens: what it cannot read it throws away, and finds nothing wrong the next time.
-        doubt::write(data, &why)?;
+        suspected_loss::write(data, &why)?;
         let mut engine = open::engine(data, options.cache_bytes)?;
         engine.accept_loss();
         return Ok(engine);
@@ -46,7 +47,7 @@ pub fn whole(options: &Options) -> Result<Engine> {
     let mut engine = open::engine(data, options.cache_bytes)?;
     match check_end(data, &engine) {
         Err(Error::StorageDamaged(why)) if has_peers(options) => {
-            doubt::write(data, &why)?;
+            suspected_loss::write(data, &why)?;
             engine.accept_loss();
         }
         checked => checked?,
@@ -59,7 +60,7 @@ pub fn whole(options: &Options) -> Result<Engine> {
 /// # Errors
 /// `StorageUnusable` for a directory of somebody else's or of another format, `Io`.
 pub fn find_damage(data: &Path) -> Result<Option<String>> {
-    open::check_ours(data)?;
+    open::check_marker(data)?;
     let damage = walk_damage(data)?;
     let Some(first) = damage.first() else { return Ok(None) };
     let others = match damage.len() - 1 {
@@ -67,7 +68,7 @@ pub fn find_damage(data: &Path) -> Result<Option<String>> {
         1 => " (and 1 more place)".to_owned(),
         others => format!(" (and {others} more places)"),
     };
-    Ok(Some(format!("{} is damaged: {first}{others}: {}", data.display(), doubt::MEANING)))
+    Ok(Some(format!("{} is damaged: {first}{others}: {}", data.display(), suspected_loss::MEANING)))
 }
 
 /// As `find_damage`, each place by itself, whatever directory it is.
@@ -88,11 +89,11 @@ pub fn walk_damage(data: &Path) -> Result<Vec<Damage>> {
 /// Whether there are other nodes that hold what this one holds.
 fn has_peers(options: &Options) -> bool {
     let Peers { joins, note, are_in } = options.peers;
-    let noted = || {
+    let lists_peers = || {
         let trees = Pages::read(&options.data, |_| {}).ok()?.note(note)?;
         Some(are_in(&trees))
     };
-    joins || noted().unwrap_or(false)
+    joins || lists_peers().unwrap_or(false)
 }
 
 /// Refuses a store whose log ends before what is known to have been durable.
@@ -104,20 +105,20 @@ pub fn check_end(data: &Path, engine: &Engine) -> Result<()> {
         0 => Ok(()),
         lost => Err(Error::StorageDamaged(format!(
             "{data} is damaged: {lost} bytes at the end of its log were lost: {}",
-            doubt::MEANING,
+            suspected_loss::MEANING,
             data = data.display()
         ))),
     }
 }
 
-/// As `whole`, where all can be read besides that a start needs beside the rows: once a node runs nothing can be done about that.
+/// As `open_sound`, where all can be read besides that a start needs beside the rows: once a node runs nothing can be done about that.
 ///
 /// # Errors
-/// As `whole`.
+/// As `open_sound`.
 pub fn readable(options: &Options) -> Result<(Engine, Identity)> {
-    let opened = whole(options).and_then(|engine| {
+    let opened = open_sound(options).and_then(|engine| {
         read_meta(&engine)?;
-        let identity = open::identity(&engine, &options.machine)?;
+        let identity = open::identity(&engine, &options.environment)?;
         Ok((engine, identity))
     });
     opened.map_err(|error| damage(&options.data, error))
@@ -153,7 +154,7 @@ pub fn damage(data: &Path, error: Error) -> Error {
 
 /// What can be done about a damaged store.
 pub fn remedies(data: &Path) -> String {
-    let (data, salvaged) = (data.display(), open::beside(data, "salvaged"));
+    let (data, salvaged) = (data.display(), open::sibling_path(data, "salvaged"));
     format!(
         "It was left in its place. To keep what is left, run DynaRust salvage {data} --into {salvaged}, then start with --data \
          {salvaged}. Or restore a backup over {data}, or start with --set-aside-damaged: that moves the directory to \
@@ -166,13 +167,13 @@ pub fn remedies(data: &Path) -> String {
 mod tests {
     use super::*;
     use crate::storage::{
-        Durability, Machine, Store,
-        tests::{NOW_MS, Scene, close, key, put, table},
+        Durability, Environment, Store,
+        tests::{Fixture, NOW_MS, close, key, put, table},
     };
 
-    fn open(scene: &Scene, set_aside_damaged: bool) -> Result<Store> {
+    fn open(fixture: &Fixture, set_aside_damaged: bool) -> Result<Store> {
         Store::open(Options {
-            data: scene.data(),
+            data: fixture.data(),
             durability: Durability::None,
             cache_bytes: 16 * 1024 * 1024,
             scrub_bytes_per_second: 0,
@@ -180,7 +181,7 @@ mod tests {
             subscriptions_max: 10,
             set_aside_damaged,
             peers: Default::default(),
-            machine: Machine::new(std::sync::Arc::new(|| NOW_MS)),
+            environment: Environment::new(std::sync::Arc::new(|| NOW_MS)),
         })
     }
 
@@ -189,17 +190,17 @@ mod tests {
     #[test]
     fn what_cannot_be_read_beside_the_rows_is_refused_with_the_remedy_or_set_aside() {
         for name in ["lost/t", "dictionary/t/000", "swept", "digest_key", "node", "note/members"] {
-            let scene = Scene::new();
-            let store = scene.open();
+            let fixture = Fixture::new();
+            let store = fixture.open();
             store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
             close(store);
-            let engine = open::engine(&scene.data(), 1024 * 1024).expect("opens");
+            let engine = open::engine(&fixture.data(), 1024 * 1024).expect("opens");
             engine
                 .tree(META)
                 .and_then(|meta| meta.insert(name.as_bytes(), b"no such thing"))
                 .expect("inserts");
             engine.close(None).expect("closes");
-            let why = match open(&scene, false) {
+            let why = match open(&fixture, false) {
                 Err(Error::StorageDamaged(why)) => why,
                 Err(other) => panic!("{name}: {other:?}"),
                 Ok(_) => panic!("{name}: it opens"),
@@ -207,7 +208,7 @@ mod tests {
             for part in ["storage.db is damaged", "DynaRust salvage", "backup", "--set-aside-damaged"] {
                 assert!(why.contains(part), "{name}: no {part} in {why}");
             }
-            let store = open(&scene, true).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let store = open(&fixture, true).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(store.set_aside().is_some_and(|aside| aside.exists()), "{name}");
             assert_eq!(store.get(&table(), &key("k")), Ok(None), "{name}");
             close(store);

@@ -16,7 +16,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    META, Machine, Options,
+    Environment, META, Options,
     engine::{self, Engine, Tree},
     gc,
     table::{
@@ -41,7 +41,7 @@ pub const DICTIONARY_PREFIX: &str = "dictionary/";
 /// The file that keeps a second process out.
 pub const LOCK_FILE: &str = "dynarust.lock";
 /// How long to wait for a process that is about to end.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// What must fit the disk before a store that ran out of space is opened again: opening writes a segment or two.
 const PROBE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -58,7 +58,7 @@ pub struct Identity {
     /// Where the damaged directory went that this one replaces.
     pub set_aside: Option<PathBuf>,
     /// Why the store may not hold what it acknowledged.
-    pub doubt: Option<String>,
+    pub suspected_loss: Option<String>,
 }
 
 /// Locks and opens the directory.
@@ -89,8 +89,8 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     }
     restrict(&options.data);
     identity.set_aside = set_aside;
-    identity.doubt = super::engine::doubt::read(&options.data)?;
-    if let Some(why) = &identity.doubt {
+    identity.suspected_loss = super::engine::suspected_loss::read(&options.data)?;
+    if let Some(why) = &identity.suspected_loss {
         warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
     }
     Ok((engine, lock, identity))
@@ -117,7 +117,7 @@ pub fn lock(data: &Path) -> Result<File> {
     let mut create = OpenOptions::new();
     let file = create.create(true).truncate(false).write(true).open(data.join(LOCK_FILE));
     let file = file.map_err(|e| unusable("write in", &e))?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -171,11 +171,11 @@ fn restrict_one(path: &Path, mode: u32) -> io::Result<()> {
 
 /// Where the old store waits while a compaction puts the new one in its place.
 pub fn before_compaction(data: &Path) -> PathBuf {
-    beside(data, "before-compact")
+    sibling_path(data, "before-compact")
 }
 
 /// A path next to `data`, of the same name and an ending.
-pub fn beside(data: &Path, ending: &str) -> PathBuf {
+pub fn sibling_path(data: &Path, ending: &str) -> PathBuf {
     let mut name = data.file_name().unwrap_or_default().to_owned();
     name.push(".");
     name.push(ending);
@@ -190,7 +190,7 @@ pub fn beside(data: &Path, ending: &str) -> PathBuf {
 /// # Errors
 /// `StorageUnusable` for a directory of somebody else's or of another format, else as `Engine::open`.
 pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
-    let new = match check_ours(data)? {
+    let new = match check_marker(data)? {
         Some(is_new) => is_new,
         None => {
             fs::create_dir_all(data)
@@ -217,7 +217,7 @@ pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
 
 /// Refuses a directory of somebody else's or of another format. Whether the first start in it was not completed; `None` where there
 /// was none yet.
-pub fn check_ours(data: &Path) -> Result<Option<bool>> {
+pub fn check_marker(data: &Path) -> Result<Option<bool>> {
     match read_marker(data)? {
         Some(marker) => check_format(data, &marker).map(Some),
         None if data.join("db").exists() => Err(Error::StorageUnusable(format!(
@@ -265,18 +265,18 @@ fn check_format(data: &Path, marker: &str) -> Result<bool> {
 }
 
 fn set_aside(data: &Path, options: &Options) -> Result<PathBuf> {
-    let aside = beside(data, &format!("damaged-{}", options.machine.now_ms() / 1000));
+    let aside = sibling_path(data, &format!("damaged-{}", options.environment.now_ms() / 1000));
     fs::rename(data, &aside).map_err(|e| Error::io(format_args!("moving {} aside", data.display()), &e))?;
     engine::sync_directory(&engine::parent(data))?;
     Ok(aside)
 }
 
-fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
+fn identity(engine: &Engine, environment: &Environment) -> Result<Identity> {
     let meta = engine.tree(META)?;
     let node = match meta::read_node(&meta)? {
         Some(node) => node,
         None => {
-            let node = machine.random()?;
+            let node = environment.random()?;
             meta.insert(meta::NODE_KEY, &node.to_be_bytes())?;
             engine.sync()?;
             NodeId(node)
@@ -286,21 +286,21 @@ fn identity(engine: &Engine, machine: &Machine) -> Result<Identity> {
         node,
         clock_bound: meta::read_clock_bound(&meta)?,
         swept: gc::read_swept(&meta)?,
-        digest_key: digest_key(engine, &meta, machine)?,
+        digest_key: digest_key(engine, &meta, environment)?,
         set_aside: None,
-        doubt: None,
+        suspected_loss: None,
     })
 }
 
 /// The key under which rows are hashed; made where there is none, as in stores of before there were digests.
-fn digest_key(engine: &Engine, meta: &Tree, machine: &Machine) -> Result<DigestKey> {
+fn digest_key(engine: &Engine, meta: &Tree, environment: &Environment) -> Result<DigestKey> {
     if let Some(bytes) = meta.get(meta::DIGEST_KEY)? {
         let key = bytes.as_ref().try_into().map(DigestKey);
         return key
             .map_err(|_| Error::StorageDamaged("the key of the node's digests is not readable".into()));
     }
     let mut key = DigestKey([0; 32]);
-    machine.fill_random(&mut key.0)?;
+    environment.fill_random(&mut key.0)?;
     meta::write_digest_key(meta, &key)?;
     engine.sync()?;
     Ok(key)

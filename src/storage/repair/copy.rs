@@ -30,7 +30,7 @@ struct Copy {
 
 impl Table {
     /// The ranges that cannot be read now. Reads everything.
-    pub(super) fn survey(&self) -> Result<Vec<Gap>> {
+    pub(super) fn find_unreadable(&self) -> Result<Vec<Gap>> {
         let lost = Gaps::default();
         for number in 0..PARTITIONS {
             self.with_trees(|trees| {
@@ -113,15 +113,15 @@ impl Table {
 impl Store {
     /// Copies a table, and has everybody use the copy. What could not be read.
     pub(super) fn copy_table(&self, table: &Arc<Table>) -> Result<Vec<Gap>> {
-        let life = self.life();
+        let incarnation = self.incarnation();
         let copy = self.with_engine(|engine| Copy::begin(engine, table.name()))?;
         table.changed.set(true);
         let copied = self.copy_rows(table, &copy).and_then(|()| {
             table.replace_trees(|trees| {
-                if self.life() != life {
+                if self.incarnation() != incarnation {
                     return Err(Error::NotReady("the storage was opened again meanwhile".into()));
                 }
-                self.take_copy(table, trees, &copy)
+                self.switch_to_copy(table, trees, &copy)
             })
         });
         table.changed.set(false);
@@ -152,7 +152,7 @@ impl Store {
     }
 
     /// Ends a copy, with nobody reading or writing the table.
-    fn take_copy(&self, table: &Table, trees: &mut Trees, copy: &Copy) -> Result<(Feed, Arc<Progress>)> {
+    fn switch_to_copy(&self, table: &Table, trees: &mut Trees, copy: &Copy) -> Result<(Feed, Arc<Progress>)> {
         // What was written before is told before what will be.
         trees.progress.wait_until_caught_up();
         table.changed.take().iter().try_for_each(|row| table.copy_row(trees, row, copy))?;
@@ -164,11 +164,11 @@ impl Store {
         trees.rows = copy.rows.tree.clone();
         trees.chunks = copy.chunks.tree.clone();
         trees.progress = Arc::new(Progress::new());
-        let followed = (trees.rows.subscribe(), trees.progress.clone());
+        let ring_is_active = (trees.rows.subscribe(), trees.progress.clone());
         table.recount(trees, &copy.lost.all())?;
         // Digests of before said that they were here.
         table.lost.raise_since(self.now_ms());
-        Ok(followed)
+        Ok(ring_is_active)
     }
 }
 

@@ -40,8 +40,8 @@ impl Store {
             self.meta()?.remove(INDEXED_KEY)?;
             self.with_engine(|engine| engine.succeed(&[&new]))?;
             self.take_index(name, &new)?;
-            self.0.around.floors.renew();
-            self.0.around.reindex.store(true, Ordering::Release);
+            self.0.context.floors.renew();
+            self.0.context.reindex.store(true, Ordering::Release);
             self.with_engine(|engine| {
                 engine.remove_predecessors(name);
                 Engine::sync(engine)

@@ -45,16 +45,16 @@ const SPARE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Store {
     /// Works until told to stop.
-    pub(super) fn run_repairs(&self, chores: &Receiver<RepairJob>) {
+    pub(super) fn run_repairs(&self, jobs: &Receiver<RepairJob>) {
         let mut postponed = BTreeSet::new();
         loop {
             let wait = if postponed.is_empty() { Duration::MAX } else { RETRY };
-            match chores.recv_timeout(wait) {
+            match jobs.recv_timeout(wait) {
                 Ok(RepairJob::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(chore) => self.repair(chore, &mut postponed),
+                Ok(job) => self.repair(job, &mut postponed),
                 Err(RecvTimeoutError::Timeout) => {
                     for name in std::mem::take(&mut postponed) {
-                        self.repair(RepairJob::Look(Some(name)), &mut postponed);
+                        self.repair(RepairJob::Inspect(Some(name)), &mut postponed);
                     }
                 }
             }
@@ -62,14 +62,14 @@ impl Store {
     }
 
     /// Does a chore. Tables that could not be copied are left to be tried again.
-    pub(super) fn repair(&self, chore: RepairJob, postponed: &mut BTreeSet<TableName>) {
+    pub(super) fn repair(&self, job: RepairJob, postponed: &mut BTreeSet<TableName>) {
         if let Err(error) = self.renew_indexes() {
             error!(%error, "what is due when cannot be made anew yet");
         }
-        let names: Vec<TableName> = match chore {
-            RepairJob::Look(name) => name.into_iter().collect(),
-            RepairJob::LookAtAll => self.read_tables().keys().cloned().collect(),
-            RepairJob::Tidy(name) => {
+        let names: Vec<TableName> = match job {
+            RepairJob::Inspect(name) => name.into_iter().collect(),
+            RepairJob::InspectAll => self.read_tables().keys().cloned().collect(),
+            RepairJob::RemoveUnusedTrees(name) => {
                 self.remove_spare_trees(&name);
                 return;
             }
@@ -88,7 +88,7 @@ impl Store {
 
     /// Copies a table if some of it cannot be read.
     fn repair_table(&self, table: &Arc<Table>) -> Result<()> {
-        if table.survey()?.is_empty() {
+        if table.find_unreadable()?.is_empty() {
             // What could not be read for a while can be.
             return table.with_trees(|trees| {
                 trees.rows.gaps().clear();
@@ -129,11 +129,11 @@ impl Store {
     }
 
     /// Has the trees removed that a crash left in the middle of a copy, or at its end.
-    pub(super) fn tidy(&self) -> Result<()> {
+    pub(super) fn remove_unused_trees(&self) -> Result<()> {
         for name in self.read_tables().keys() {
             if self.with_engine(|engine| Ok(trees_of(name).iter().any(|tree| engine.has_others(tree))))? {
                 // Whoever works through them has begun, or will when asked.
-                let _ = self.0.around.repairs.send(RepairJob::Tidy(name.clone()));
+                let _ = self.0.context.repairs.send(RepairJob::RemoveUnusedTrees(name.clone()));
             }
         }
         Ok(())
@@ -160,7 +160,7 @@ impl Store {
         for table in tables {
             if table.lost.restored(&self.meta()?, table.name(), at_ms)? {
                 info!(table = %table.name(), "all that was lost of the table is here again");
-                let _ = self.0.around.repairs.send(RepairJob::Tidy(table.name().clone()));
+                let _ = self.0.context.repairs.send(RepairJob::RemoveUnusedTrees(table.name().clone()));
             }
         }
         Ok(())
@@ -174,7 +174,7 @@ impl Store {
     /// Has somebody find out what of the trees beside the tables cannot be read.
     pub(super) fn report_damage(&self) {
         // The thread may be gone at the end.
-        let _ = self.0.around.repairs.send(RepairJob::Look(None));
+        let _ = self.0.context.repairs.send(RepairJob::Inspect(None));
     }
 
     /// How many ranges of keys cannot be read, or were lost and not given back.
@@ -188,7 +188,7 @@ impl Store {
     }
 
     /// Whether a key lies where rows were lost or cannot be read.
-    pub(super) fn may_lack(&self, name: &TableName, key: &crate::core::name::Key) -> bool {
+    pub(super) fn may_be_unreadable(&self, name: &TableName, key: &crate::core::name::Key) -> bool {
         let row = super::table::row::row_of(key);
         self.table(name).is_some_and(|table| {
             let is_damaged = table.with_trees(|trees| Ok(trees.rows.gaps().covering(&row).is_some()));

@@ -144,7 +144,7 @@ fn report(
     }
     if is_new {
         // The thread may be gone at the end.
-        let _ = store.0.around.repairs.send(RepairJob::LookAtAll);
+        let _ = store.0.context.repairs.send(RepairJob::InspectAll);
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::storage::tests::{Scene, close, key, put, table};
+    use crate::storage::tests::{Fixture, close, key, put, table};
 
     /// All of a log at once.
     fn pass(store: &Store, known: &mut BTreeSet<(u64, usize)>) {
@@ -198,8 +198,8 @@ mod tests {
     /// who had the page as it was.
     #[test]
     fn a_flipped_bit_is_found_once_and_nothing_else_is() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for number in 0..60_000 {
             let value = format!("\"{}\"", blake3::hash(&u64::to_be_bytes(number)).to_hex());
             store
@@ -211,7 +211,7 @@ mod tests {
         pass(&store, &mut known);
         assert!(known.is_empty() && store.counters().scrubbed_bytes.value() > 0, "{known:?}");
         // In every segment that is written to its end: sled may be about to write some of them again.
-        let path = scene.data().join("db");
+        let path = fixture.data().join("db");
         let log = fs::OpenOptions::new().read(true).write(true).open(&path).expect("the log opens");
         let stable = store.with_engine(Engine::log).expect("a log").1;
         let (mut segment, mut offset) = (vec![0; SEGMENT_BYTES], 0);

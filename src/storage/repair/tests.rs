@@ -19,7 +19,7 @@ use crate::{
         engine::gaps::Gap,
         engine::segment::tests::{Wanted, damage_page, holds},
         table::{scan::Range, trees::TOMBSTONES},
-        tests::{Scene, close, key, long_value, put, table, wait_until, within_the_deadline},
+        tests::{Fixture, close, key, long_value, put, table, wait_until, within_the_deadline},
     },
 };
 
@@ -35,45 +35,45 @@ fn merge(store: &Store, number: u64, register: Register) {
 
 /// A store of so many keys, written and opened once more, so that sled knows its pages from a snapshot and does not look at the log
 /// to find them.
-fn settled(scene: &Scene) {
-    let store = scene.open();
+fn settled(fixture: &Fixture) {
+    let store = fixture.open();
     (0..KEYS).for_each(|number| merge(&store, number, value(number)));
     close(store);
 }
 
 /// Damages a page of which one of these is so; which it was. Writes another table until such a page lies before the end of the log,
 /// which a start reads again.
-fn damage_where(scene: &Scene, candidates: &[Wanted<'_>]) -> usize {
+fn damage_where(fixture: &Fixture, candidates: &[Wanted<'_>]) -> usize {
     let (filler, long) = (TableName::parse("filler").expect("a name"), long_value(100_000));
     for turn in 0..20 {
-        if let Some(chosen) = damage_page(&scene.data(), candidates) {
+        if let Some(chosen) = damage_page(&fixture.data(), candidates) {
             return chosen;
         }
-        let store = scene.open();
+        let store = fixture.open();
         for number in 0..50 {
             let register = put(&long, None, 100 * turn + number);
             store.merge(&filler, &key(&number.to_string()), |_| Ok(register)).expect("merges");
         }
         close(store);
-        close(scene.open());
+        close(fixture.open());
     }
     panic!("sled writes the page again and again");
 }
 
 /// Flips a bit on the page of some key, and says of which.
-fn damage(scene: &Scene) -> u64 {
+fn damage(fixture: &Fixture) -> u64 {
     let numbers: Vec<u64> = (0..KEYS).step_by(1000).collect();
     let is_on = |number: u64| -> Wanted<'_> {
         let fingerprint = value(number).marker().fingerprint.0;
         Box::new(move |body| holds(body, &fingerprint))
     };
     let candidates: Vec<_> = numbers.iter().map(|number| is_on(*number)).collect();
-    numbers[damage_where(scene, &candidates)]
+    numbers[damage_where(fixture, &candidates)]
 }
 
 /// Opens a store and waits until the damage of its table is dealt with.
-fn opened(scene: &Scene) -> Store {
-    let store = scene.open();
+fn opened(fixture: &Fixture) -> Store {
+    let store = fixture.open();
     store.count_rows().expect("counts");
     wait_until("the table is copied", || store.table(&table()).is_some_and(|table| table.lost.any()));
     store
@@ -112,11 +112,11 @@ fn listed(store: &Store, range: &Range) -> (BTreeSet<Key>, bool) {
 /// One damaged page of nine rows made `/keys`, `/store` and `/export` break off in the middle, `/count` an error, every write of those
 /// nine fail for ever, and the comparison of the table with other nodes stop.
 #[test]
-fn a_damaged_page_costs_its_rows_and_nothing_else() {
-    let scene = Scene::new();
-    settled(&scene);
-    let damaged = damage(&scene);
-    let store = opened(&scene);
+fn a_damaged_page_loses_only_its_own_rows() {
+    let fixture = Fixture::new();
+    settled(&fixture);
+    let damaged = damage(&fixture);
+    let store = opened(&fixture);
     let lost = unreadable(&store);
     assert!(lost.contains(&damaged) && lost.len() <= 32, "{lost:?}");
     let left = KEYS - lost.len() as u64;
@@ -146,9 +146,9 @@ fn a_damaged_page_costs_its_rows_and_nothing_else() {
     close(store);
 
     // What is lost is so after a restart too, until a member that has everything has been found equal.
-    let store = scene.open();
+    let store = fixture.open();
     assert_eq!(unreadable(&store).len(), lost.len() - 1);
-    store.restored(scene.now_ms.load(Ordering::SeqCst)).expect("notes");
+    store.restored(fixture.now_ms.load(Ordering::SeqCst)).expect("notes");
     assert_eq!(unreadable(&store).len(), lost.len() - 1, "that was before it was lost");
     store.restored(store.now_ms() + 1).expect("notes");
     assert_eq!(store.unreadable_ranges(), 0);
@@ -156,17 +156,17 @@ fn a_damaged_page_costs_its_rows_and_nothing_else() {
     assert_eq!(store.get(&table(), &key(&other.to_string())), Ok(None));
     assert!(!store.count(&table(), &Range::default()).expect("counts").incomplete);
     close(store);
-    close(scene.open());
+    close(fixture.open());
 }
 
 /// Rows that were lost were refused when other nodes sent them, as long deleted everywhere, and those nodes then removed theirs.
 #[test]
-fn lost_rows_are_taken_from_others_however_old_they_are() {
-    let (scene, other_scene) = (Scene::new(), Scene::new());
-    settled(&scene);
-    settled(&other_scene);
-    damage(&scene);
-    let (store, other) = (opened(&scene), other_scene.open());
+fn lost_rows_are_accepted_from_others_however_old() {
+    let (fixture, other_fixture) = (Fixture::new(), Fixture::new());
+    settled(&fixture);
+    settled(&other_fixture);
+    damage(&fixture);
+    let (store, other) = (opened(&fixture), other_fixture.open());
     for store in [&store, &other] {
         store.rekey(DigestKey([7; 32])).expect("takes the key");
     }
@@ -185,7 +185,7 @@ fn lost_rows_are_taken_from_others_however_old_they_are() {
     assert_eq!(store.unreadable_ranges(), 0);
     close(store);
     close(other);
-    let store = scene.open();
+    let store = fixture.open();
     assert_eq!(unreadable(&store), BTreeSet::new());
     close(store);
 }
@@ -200,11 +200,11 @@ impl Drop for Ending<'_> {
 }
 
 #[test]
-fn what_is_written_while_a_table_is_copied_is_there_afterwards() {
-    let scene = Scene::new();
-    settled(&scene);
-    damage(&scene);
-    let store = scene.open();
+fn writes_during_a_table_copy_are_in_the_copy() {
+    let fixture = Fixture::new();
+    settled(&fixture);
+    damage(&fixture);
+    let store = fixture.open();
     let done = AtomicBool::new(false);
     let ending = Ending(&done);
     let written = thread::scope(|scope| {
@@ -242,7 +242,7 @@ fn what_is_written_while_a_table_is_copied_is_there_afterwards() {
     };
     check(&store);
     close(store);
-    let store = scene.open();
+    let store = fixture.open();
     store.count_rows().expect("counts");
     check(&store);
     close(store);
@@ -251,17 +251,17 @@ fn what_is_written_while_a_table_is_copied_is_there_afterwards() {
 /// A page of the tree of tombstones that could not be read ended the sweep of everything, and every write that had to enter its row
 /// there.
 #[test]
-fn a_damaged_index_is_made_anew() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_damaged_index_is_rebuilt() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     for number in 0..KEYS {
         merge(&store, number, Register::deleted(value(number).timestamp()));
     }
     close(store);
     // A page of names of rows without a row.
     let deleted = Register::deleted(value(0).timestamp()).marker().fingerprint.0;
-    damage_where(&scene, &[Box::new(|body| holds(body, b"1500") && !holds(body, &deleted))]);
-    let store = scene.open();
+    damage_where(&fixture, &[Box::new(|body| holds(body, b"1500") && !holds(body, &deleted))]);
+    let store = fixture.open();
     store.report_damage();
     wait_until("all are entered again", || {
         let entries = store.with_engine(|engine| Ok(engine.tree(TOMBSTONES)?.range(&[], None).count()));
@@ -276,8 +276,8 @@ fn a_damaged_index_is_made_anew() {
 /// A disk that gave errors for a moment left listings incomplete, and the node not ready, until the next start.
 #[test]
 fn what_could_not_be_read_for_a_while_is_no_damage() {
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     merge(&store, 1, value(1));
     let here = store.table(&table()).expect("is there");
     here.with_trees(|trees| {
@@ -294,10 +294,10 @@ fn what_could_not_be_read_for_a_while_is_no_damage() {
 /// Whoever came back with a cursor of another node was told of all that changed since but what was lost here, as if that had not changed.
 #[test]
 fn who_comes_from_elsewhere_takes_a_snapshot_where_rows_are_lost() {
-    let scene = Scene::new();
-    settled(&scene);
-    let damaged = damage(&scene);
-    let store = opened(&scene);
+    let fixture = Fixture::new();
+    settled(&fixture);
+    let damaged = damage(&fixture);
+    let store = opened(&fixture);
     let lost = unreadable(&store);
     let sound = (0..KEYS).find(|number| !lost.contains(number)).expect("some are left");
     let since = |topic: Topic| {
@@ -321,8 +321,8 @@ fn spare_trees(store: &Store) -> Vec<String> {
 /// Each try of a copy that failed left what it had copied on the disk, as large as the table, every 30 seconds.
 #[test]
 fn a_copy_that_fails_or_that_a_crash_cuts_short_leaves_nothing_behind() {
-    let scene = Scene::new();
-    let store = scene.open();
+    let fixture = Fixture::new();
+    let store = fixture.open();
     (0..100).for_each(|number| merge(&store, number, value(number)));
     let here = store.table(&table()).expect("is there");
     let half = |row: &[u8]| row[0] < 128;
@@ -340,16 +340,16 @@ fn a_copy_that_fails_or_that_a_crash_cuts_short_leaves_nothing_behind() {
         .expect("copies");
     assert_eq!(spare_trees(&store), ["rows/t#1"]);
     close(store);
-    let store = scene.open();
+    let store = fixture.open();
     wait_until("it is removed", || spare_trees(&store).is_empty());
     assert_eq!(store.count(&table(), &Range::default()).expect("counts").keys, 100);
     close(store);
 }
 
 #[test]
-fn a_thread_that_panics_is_told_of() {
-    let scene = Scene::new();
-    let store = scene.open();
+fn a_thread_that_panics_is_reported() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
     assert_eq!(store.stopped_thread(), None);
     store.spawn("test", || panic!("as the test wants it")).expect("starts");
     wait_until("it is told of", || store.stopped_thread().is_some_and(|why| why.contains("the test thread")));

@@ -64,7 +64,7 @@ const AGREED_KEY: &[u8] = b"agreed";
 
 /// What a store knows of instants.
 #[derive(Debug, Default)]
-pub struct Agreed {
+pub struct AgreedInstants {
     /// The last instant at which a root of this store was taken.
     rooted_ms: AtomicU64,
     state: Mutex<State>,
@@ -89,9 +89,9 @@ struct Pending {
     pumps: Vec<(Arc<Progress>, u64)>,
 }
 
-impl Agreed {
+impl AgreedInstants {
     /// As a store left it that was closed in order, and whose spans are these.
-    fn restore(&self, kept: Option<Kept>, late: Spans, clock_ms: u64) {
+    fn restore(&self, kept: Option<SavedInstants>, late: Spans, clock_ms: u64) {
         // The clock was raised above an instant before a root was taken there.
         self.rooted_ms.store(clock_ms.max(kept.map_or(0, |kept| kept.rooted_ms)), Ordering::SeqCst);
         let mut state = self.lock();
@@ -118,7 +118,7 @@ impl Agreed {
     ///
     /// # Errors
     /// As the engine's.
-    pub fn arrive(&self, meta: &Tree, timestamp_ms: u64) -> Result<()> {
+    pub fn record_late_row(&self, meta: &Tree, timestamp_ms: u64) -> Result<()> {
         fence(Ordering::SeqCst);
         let rooted_ms = self.rooted_ms.load(Ordering::SeqCst);
         if timestamp_ms > rooted_ms { Ok(()) } else { self.note(meta, timestamp_ms, rooted_ms) }
@@ -128,7 +128,7 @@ impl Agreed {
     ///
     /// # Errors
     /// As the engine's.
-    pub fn vanish(&self, meta: &Tree) -> Result<()> {
+    pub fn record_removal(&self, meta: &Tree) -> Result<()> {
         self.note(meta, 0, self.rooted_ms())
     }
 
@@ -146,7 +146,7 @@ impl Agreed {
     }
 
     /// Whether a cursor of this instant can be resumed from here.
-    pub fn trusts(&self, at_ms: u64, now_ms: u64) -> bool {
+    pub fn accepts_cursor(&self, at_ms: u64, now_ms: u64) -> bool {
         let state = self.lock();
         state.first_ms.is_some_and(|first_ms| first_ms <= at_ms)
             && at_ms <= self.rooted_ms()
@@ -180,9 +180,9 @@ impl Store {
         };
         let late = late.unwrap_or_else(|| Spans(vec![(0, self.now_ms())]));
         let kept = meta.get(AGREED_KEY)?;
-        let sound = kept.as_ref().filter(|_| self.doubt().is_none());
-        self.0.around.agreed.restore(
-            sound.and_then(|bytes| Kept::from_bytes(notes::unseal(bytes)?)),
+        let sound = kept.as_ref().filter(|_| self.suspected_loss().is_none());
+        self.0.context.agreed.restore(
+            sound.and_then(|bytes| SavedInstants::from_bytes(notes::unseal(bytes)?)),
             late,
             self.clock_bound() >> 16,
         );
@@ -194,34 +194,38 @@ impl Store {
     }
 
     /// Keeps what the store knows of instants, for a start after a close in order.
-    pub(in crate::storage) fn keep_agreed(&self) {
+    pub(in crate::storage) fn save_agreed(&self) {
         if let Err(error) = self.write_agreed() {
             debug!(%error, "subscribers of before will take a snapshot");
         }
     }
 
     fn write_agreed(&self) -> Result<()> {
-        if self.failure().is_some() || self.doubt().is_some() {
+        if self.failure().is_some() || self.suspected_loss().is_some() {
             return Ok(());
         }
         let kept = {
-            let state = self.0.around.agreed.lock();
+            let state = self.0.context.agreed.lock();
             let Some(first_ms) = state.first_ms else { return Ok(()) };
-            Kept { first_ms, latest_ms: state.latest_ms, rooted_ms: self.0.around.agreed.rooted_ms() }
+            SavedInstants {
+                first_ms,
+                latest_ms: state.latest_ms,
+                rooted_ms: self.0.context.agreed.rooted_ms(),
+            }
         };
         self.meta()?.insert(AGREED_KEY, &notes::seal(&kept.to_bytes()))
     }
 
     /// Forgets what was agreed: others went on without this node, and cursors of before say nothing of what it holds.
-    pub fn disagree(&self) {
-        self.0.around.agreed.forget();
+    pub fn reset_agreed(&self) {
+        self.0.context.agreed.forget();
     }
 
     /// Says that this node does not hold all that the cluster holds: what was agreed before is forgotten. At a start it stands until it
     /// turns out that the others went on without this node.
-    pub fn lapse(&self) {
-        if self.0.around.agreed.lock().is_current {
-            self.disagree();
+    pub fn invalidate_agreed(&self) {
+        if self.0.context.agreed.lock().is_current {
+            self.reset_agreed();
         }
     }
 
@@ -231,29 +235,31 @@ impl Store {
     /// # Errors
     /// `NotReady` while the storage is being opened again.
     pub fn agree(&self, at_ms: u64) -> Result<()> {
-        let agreed = &self.0.around.agreed;
+        let agreed = &self.0.context.agreed;
         if at_ms == 0 {
             return Ok(());
         }
         agreed.root(at_ms);
-        let told_ms = {
+        let announced_ms = {
             let mut state = agreed.lock();
             state.first_ms.get_or_insert(at_ms);
             state.latest_ms = state.latest_ms.max(at_ms);
             state.is_current = true;
             state.pending.as_ref().filter(|pending| pending.is_published()).map(|pending| pending.at_ms)
         };
-        let told_ms = match told_ms {
+        let announced_ms = match announced_ms {
             // Of values that are over by then, an end that nobody was told of yet has its entry still.
-            Some(told_ms) if self.next_expiry_ms()?.is_none_or(|next_ms| next_ms > told_ms) => Some(told_ms),
+            Some(announced_ms) if self.next_expiry_ms()?.is_none_or(|next_ms| next_ms > announced_ms) => {
+                Some(announced_ms)
+            }
             Some(_) | None => None,
         };
-        if let Some(told_ms) = told_ms {
-            self.0.hub.agree(told_ms);
+        if let Some(announced_ms) = announced_ms {
+            self.0.hub.agree(announced_ms);
         }
         let pumps = self.pumps();
         let mut state = agreed.lock();
-        if told_ms.is_some() || state.pending.is_none() {
+        if announced_ms.is_some() || state.pending.is_none() {
             state.pending = Some(Pending { at_ms, pumps });
         }
         Ok(())
@@ -289,13 +295,13 @@ impl Pending {
 
 /// What is kept over a restart in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kept {
+struct SavedInstants {
     first_ms: u64,
     latest_ms: u64,
     rooted_ms: u64,
 }
 
-impl Kept {
+impl SavedInstants {
     fn to_bytes(self) -> Vec<u8> {
         [self.first_ms, self.latest_ms, self.rooted_ms].map(u64::to_be_bytes).concat()
     }
@@ -366,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_join_where_they_meet_and_stay_few() {
+    fn touching_spans_merge_and_their_number_is_limited() {
         let mut spans = Spans::default();
         assert!(spans.add(10_100, 12_000));
         assert!(!spans.add(10_100, 11_000), "covered");
@@ -384,21 +390,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_trusted_between_the_first_instant_and_the_last_root() {
-        let agreed = Agreed::default();
+    fn a_cursor_is_accepted_between_the_first_instant_and_the_last_root() {
+        let agreed = AgreedInstants::default();
         agreed.root(100_000);
-        assert!(!agreed.trusts(50_000, 101_000), "nothing was agreed upon");
+        assert!(!agreed.accepts_cursor(50_000, 101_000), "nothing was agreed upon");
         {
             let mut state = agreed.lock();
             (state.first_ms, state.latest_ms) = (Some(50_000), 60_000);
         }
-        assert!(!agreed.trusts(49_999, 101_000));
-        assert!(agreed.trusts(50_000, 101_000) && agreed.trusts(60_000 + AHEAD_MAX_MS, 101_000));
-        assert!(!agreed.trusts(60_000 + AHEAD_MAX_MS + 1, 101_000), "others went on without this node");
-        assert!(!agreed.trusts(50_000, 50_001 + RESUME_MAX_MS), "long ago");
+        assert!(!agreed.accepts_cursor(49_999, 101_000));
+        assert!(
+            agreed.accepts_cursor(50_000, 101_000) && agreed.accepts_cursor(60_000 + AHEAD_MAX_MS, 101_000)
+        );
+        assert!(
+            !agreed.accepts_cursor(60_000 + AHEAD_MAX_MS + 1, 101_000),
+            "others went on without this node"
+        );
+        assert!(!agreed.accepts_cursor(50_000, 50_001 + RESUME_MAX_MS), "long ago");
         agreed.lock().latest_ms = 100_000;
-        assert!(agreed.trusts(100_000, 101_000) && !agreed.trusts(100_001, 101_000));
+        assert!(agreed.accepts_cursor(100_000, 101_000) && !agreed.accepts_cursor(100_001, 101_000));
         agreed.forget();
-        assert!(!agreed.trusts(100_000, 101_000));
+        assert!(!agreed.accepts_cursor(100_000, 101_000));
     }
 }

@@ -134,7 +134,7 @@ impl Batch<'_> {
     ) -> Result<Merged> {
         let (table, trees) = (self.table, self.trees);
         let _partition = table.lock(row[0]);
-        table.remembered.touch();
+        table.cached_digests.invalidate();
         let before = self.rows.get(&row);
         let stored = match before {
             Some((_, stored)) => stored.clone(),
@@ -169,7 +169,7 @@ impl Batch<'_> {
             0 | 1 => 0,
             _ => {
                 let kept = rows.iter().map(|(row, staged, _)| (row.as_slice(), staged.bytes.as_slice()));
-                intents::keep(&trees.batches, name, kept)?
+                intents::write(&trees.batches, name, kept)?
             }
         };
         self.table.reserved.being_set.store(true, Ordering::Release);
@@ -205,7 +205,7 @@ mod tests {
         storage::{
             Store,
             table::merge::Existing,
-            tests::{Scene, close, key, put, table, wait_until},
+            tests::{Fixture, close, key, put, table, wait_until},
         },
     };
 
@@ -224,8 +224,8 @@ mod tests {
     /// client's write waiting for 18 s. Now whoever writes other keys does not wait for it, however long it takes.
     #[test]
     fn a_write_of_another_key_does_not_wait_for_a_batch() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let (go_on, waits) = mpsc::channel::<()>();
         let stuck: Decide = Box::new(move |_| {
             waits.recv().expect("told to go on");
@@ -273,9 +273,9 @@ mod tests {
 
     /// Reads of two keys, the one that a batch sets first before the other, never see the one new and the other old.
     #[test]
-    fn a_reader_of_one_key_after_the_other_sees_all_of_a_batch_or_nothing() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn two_reads_in_a_row_see_all_of_a_batch_or_nothing() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let names: Vec<String> = (0..200).map(|number| number.to_string()).collect();
         let mut rows = names.clone();
         rows.sort_by_key(|name| crate::storage::table::row::row_of(&key(name)));
@@ -312,8 +312,8 @@ mod tests {
 
     #[test]
     fn a_batch_that_fails_releases_its_rows_and_leaves_nothing() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let failing: Decide = Box::new(|_| Err(Error::MissingValue));
         let writes = vec![(key("a"), write(put("1", None, 1))), (key("b"), failing)];
         assert_eq!(store.merge_all(&table(), writes), Err(Error::MissingValue));

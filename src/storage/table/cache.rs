@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_nobody_holds_are_forgotten() {
+    fn values_that_nobody_holds_are_removed() {
         let shared = SharedValues::default();
         let held = shared.share(marker(0), value("[0]"));
         for number in 1..10_000 {

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dictionary_shortens_what_looks_alike() {
+    fn a_dictionary_shortens_similar_values() {
         let (mut alone, mut helped) = (Vec::new(), Vec::new());
         let plain = document(123_456);
         Dictionaries::default().encode(plain.as_bytes(), &mut alone);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shorten_stays_raw() {
+    fn an_incompressible_payload_stays_raw() {
         let mut out = Vec::new();
         let noise: Vec<u8> = (0..8u8).flat_map(|number| *blake3::hash(&[number]).as_bytes()).collect();
         for plain in [&b"42"[..], &noise] {

@@ -34,34 +34,34 @@ pub fn parse(entry: &[u8]) -> Option<(u64, TableName, &[u8])> {
 
 /// The floor of expired values that lets go of a value: no write of before can come to a replica that has removed it. `None` for
 /// what does not expire.
-pub fn over_ms(head: &Head) -> Option<u64> {
+pub fn removal_floor_ms(head: &Head) -> Option<u64> {
     head.expires_at_ms.map(|at_ms| at_ms.max(head.marker.timestamp.unix_ms()))
 }
 
 impl Table {
     /// Enters a row that is about to be set, under the lock of its partition. `silent`: nobody is to be told of its end, if that
     /// has come.
-    pub(in crate::storage) fn enter(
+    pub(in crate::storage) fn insert_index_entries(
         &self,
         trees: &Trees,
         row: &[u8],
         head: &Head,
         silent: bool,
     ) -> Result<()> {
-        let (name, floors) = (self.name(), &self.around.floors);
-        let due = match (head.live, head.expires_at_ms, over_ms(head)) {
+        let (name, floors) = (self.name(), &self.context.floors);
+        let due = match (head.live, head.expires_at_ms, removal_floor_ms(head)) {
             (false, ..) => {
                 let at_ms = head.marker.timestamp.unix_ms();
                 trees.tombstones.insert(&entry(at_ms, name, row), &[])?;
                 at_ms <= floors.swept().tombstones_ms
             }
-            (true, Some(at_ms), Some(over_ms)) if silent && at_ms <= (self.around.now_ms)() => {
-                trees.expired.insert(&entry(over_ms, name, row), &[])?;
-                over_ms <= floors.swept().expired_ms
+            (true, Some(at_ms), Some(removal_floor_ms)) if silent && at_ms <= (self.context.now_ms)() => {
+                trees.expired.insert(&entry(removal_floor_ms, name, row), &[])?;
+                removal_floor_ms <= floors.swept().expired_ms
             }
             (true, Some(at_ms), _) => {
                 trees.expiry.insert(&entry(at_ms, name, row), &[])?;
-                self.look();
+                self.wake_worker();
                 false
             }
             (true, None, _) => false,
@@ -69,13 +69,13 @@ impl Table {
         if due {
             // After its entry is in: the sweep that takes this for done has seen the entry.
             floors.renew();
-            self.look();
+            self.wake_worker();
         }
         Ok(())
     }
 
     /// Takes out the entries that a row had and that the one in its place has not.
-    pub(in crate::storage) fn strike(
+    pub(in crate::storage) fn remove_index_entries(
         &self,
         trees: &Trees,
         row: &[u8],
@@ -86,7 +86,7 @@ impl Table {
         let tombstone_ms = |head: &Head| (!head.live).then(|| head.marker.timestamp.unix_ms());
         let entries = [
             (&trees.expiry, old.expires_at_ms, new.and_then(|new| new.expires_at_ms)),
-            (&trees.expired, over_ms(old), new.and_then(over_ms)),
+            (&trees.expired, removal_floor_ms(old), new.and_then(removal_floor_ms)),
             (&trees.tombstones, tombstone_ms(old), new.and_then(tombstone_ms)),
         ];
         for (tree, old_ms, new_ms) in entries {
@@ -100,11 +100,16 @@ impl Table {
     }
 
     /// Whether subscribers hold a stored value for present: it is one, and they were not told of its end.
-    pub(in crate::storage) fn is_seen(&self, trees: &Trees, row: &[u8], head: &Head) -> Result<bool> {
+    pub(in crate::storage) fn is_shown_to_subscribers(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        head: &Head,
+    ) -> Result<bool> {
         match head.expires_at_ms {
             _ if !head.live => Ok(false),
             // A value that has expired counts as seen as long as its entry is there: nobody was told yet.
-            Some(at_ms) if !head.visible_at((self.around.now_ms)()) => {
+            Some(at_ms) if !head.visible_at((self.context.now_ms)()) => {
                 Ok(trees.expiry.get(&entry(at_ms, self.name(), row))?.is_some())
             }
             Some(_) | None => Ok(true),
@@ -112,9 +117,9 @@ impl Table {
     }
 
     /// Has the thread that sweeps look what is due.
-    fn look(&self) {
+    fn wake_worker(&self) {
         // It outlives the tables, but for the moment in which both are dropped.
-        let _ = self.around.chores.send(GcJob::Look);
+        let _ = self.context.jobs.send(GcJob::Wake);
     }
 }
 
@@ -127,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_entry_says_what_it_was_made_of(at_ms: u64, table in "[a-z0-9][a-z]{0,63}", name in ".{1,100}") {
+        fn an_entry_round_trips(at_ms: u64, table in "[a-z0-9][a-z]{0,63}", name in ".{1,100}") {
             prop_assume!(table != "key");
             let (table, row) = (TableName::parse(&table).expect("a name"), row_of(&key(&name)));
             let made = entry(at_ms, &table, &row);
@@ -136,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic_the_sweep(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn no_entry_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             if let Some((at_ms, table, row)) = parse(&bytes) {
                 prop_assert_eq!(entry(at_ms, &table, row), bytes);
             }

@@ -106,18 +106,18 @@ pub fn read_swept(meta: &Tree) -> Result<Swept> {
 impl Store {
     /// How far dead rows have been removed here, or are just being.
     pub fn swept(&self) -> Swept {
-        self.0.around.floors.swept()
+        self.0.context.floors.swept()
     }
 
     /// Whether rows may still be here that `swept` has passed. Digests of nodes do not compare meanwhile.
     pub fn is_sweeping(&self) -> bool {
-        self.0.around.floors.is_sweeping()
+        self.0.context.floors.is_sweeping()
     }
 
     /// Raises the floors to these, where they are lower, and has what they pass removed soon.
     pub fn sweep_to(&self, swept: Swept) {
-        if self.0.around.floors.raise(swept) {
-            self.look();
+        if self.0.context.floors.raise(swept) {
+            self.wake_worker();
         }
     }
 
@@ -126,7 +126,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotReady` while the storage is being opened again.
-    pub fn pass_floor(&self, floor_ms: u64, grace_ms: u64) -> Result<()> {
+    pub fn advance_floors(&self, floor_ms: u64, grace_ms: u64) -> Result<()> {
         let tombstones_ms = floor_ms.saturating_sub(grace_ms) / TOMBSTONES_STEP_MS * TOMBSTONES_STEP_MS;
         let mut swept = self.swept();
         let has_any = |tree: &str, after_ms: u64, to_ms: u64| -> Result<bool> {
@@ -167,8 +167,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotReady` while the storage is being opened again.
-    pub fn dead(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
-        let mut dead: Vec<(TableName, Vec<Key>)> = Vec::new();
+    pub fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
+        let mut garbage: Vec<(TableName, Vec<Key>)> = Vec::new();
         let floors = [
             (trees::TOMBSTONES, swept.tombstones_ms),
             (trees::EXPIRED, swept.expired_ms),
@@ -182,13 +182,13 @@ impl Store {
                 let Some((_, name, row)) = due_index::parse(&entry) else { continue };
                 // A row without a key for a name is nobody's, and is removed as all others are.
                 let Ok(key) = key_of(row) else { continue };
-                match dead.last_mut() {
+                match garbage.last_mut() {
                     Some((last, keys)) if *last == name => keys.push(key),
-                    Some(_) | None => dead.push((name, vec![key])),
+                    Some(_) | None => garbage.push((name, vec![key])),
                 }
             }
         }
-        Ok(dead)
+        Ok(garbage)
     }
 
     /// Sets the floors anew, also lower: to those of a cluster that this node goes over to, or comes back to.
@@ -196,9 +196,9 @@ impl Store {
     /// # Errors
     /// As the storage's. Durable on return.
     pub fn reset_swept(&self, swept: Swept) -> Result<()> {
-        let floors = &self.0.around.floors;
+        let floors = &self.0.context.floors;
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        self.keep_floors(swept)?;
+        self.persist_floors(swept)?;
         floors.tombstones_ms.store(swept.tombstones_ms, Ordering::Release);
         floors.expired_ms.store(swept.expired_ms, Ordering::Release);
         *durable = swept;
@@ -209,34 +209,34 @@ impl Store {
 
     /// Sweeps again, as the storage was opened again and has lost some of what was done.
     pub(in crate::storage) fn sweep_again(&self) {
-        self.0.around.floors.renew();
-        self.look();
+        self.0.context.floors.renew();
+        self.wake_worker();
     }
 
     /// The floors, durable: rows may be removed because of these.
     pub(in crate::storage) fn durable_floors(&self) -> Result<Swept> {
-        let floors = &self.0.around.floors;
+        let floors = &self.0.context.floors;
         // Both numbers only grow: whatever panicked, they were true.
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
         let swept = floors.swept();
         if swept != *durable {
-            self.keep_floors(swept)?;
+            self.persist_floors(swept)?;
             *durable = swept;
         }
         Ok(swept)
     }
 
-    fn keep_floors(&self, swept: Swept) -> Result<()> {
-        self.with_engine(|engine| keep(engine, swept)).inspect_err(|error| {
+    fn persist_floors(&self, swept: Swept) -> Result<()> {
+        self.with_engine(|engine| write_floors(engine, swept)).inspect_err(|error| {
             if let Error::StorageFull(reason) = error {
-                self.0.around.committer.fail(reason);
+                self.0.context.committer.fail(reason);
             }
         })
     }
 
-    fn look(&self) {
+    fn wake_worker(&self) {
         // The thread may be gone already, at the end.
-        let _ = self.0.around.chores.send(GcJob::Look);
+        let _ = self.0.context.jobs.send(GcJob::Wake);
     }
 }
 
@@ -244,7 +244,7 @@ impl Store {
 ///
 /// # Errors
 /// As the engine's.
-pub fn keep(engine: &Engine, swept: Swept) -> Result<()> {
+pub fn write_floors(engine: &Engine, swept: Swept) -> Result<()> {
     let floors = [swept.tombstones_ms.to_be_bytes(), swept.expired_ms.to_be_bytes()].concat();
     engine.tree(META)?.insert(meta::SWEPT, &notes::seal(&floors))?;
     engine.sync()

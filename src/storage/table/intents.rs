@@ -21,7 +21,7 @@ use crate::{
 const PIECE_BYTES: usize = engine::ITEM_BYTES_MAX - (TABLE_BYTES_MAX + 1 + 4) - 1;
 
 /// Keeps the rows of a batch, all or none after a crash. How many pieces they took.
-pub fn keep<'a>(
+pub fn write<'a>(
     tree: &Tree,
     table: &TableName,
     rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::storage::{
         Range,
-        tests::{Scene, close, key, long_value, put, table},
+        tests::{Fixture, close, key, long_value, put, table},
     };
 
     fn rows_of(store: &crate::storage::Store) -> Vec<(String, String)> {
@@ -139,9 +139,9 @@ mod tests {
 
     /// A crash after a batch was kept and before all its rows were set leaves all of it; one before it was kept leaves none.
     #[test]
-    fn a_batch_that_a_crash_cut_short_is_whole_or_not_there() {
+    fn a_batch_interrupted_by_a_crash_is_complete_or_absent() {
         let long = long_value(8000);
-        let (scene, made) = (Scene::new(), Scene::new());
+        let (fixture, made) = (Fixture::new(), Fixture::new());
         let other = made.open();
         let writes: Vec<_> = (0..20)
             .map(|number| {
@@ -153,7 +153,7 @@ mod tests {
             .collect();
         other.merge_all(&table(), writes).expect("merges");
         close(other);
-        let store = scene.open();
+        let store = fixture.open();
         // Later than what the batch makes of it.
         store.merge(&table(), &key("3"), |_| Ok(put("\"later\"", None, 100))).expect("merges");
         close(store);
@@ -161,10 +161,10 @@ mod tests {
         let rows: Vec<_> = engine.tree("rows/t").expect("a tree").range(&[], None).flatten().collect();
         drop(engine);
         let crash = |kept_pieces: u32| {
-            let engine = Engine::open(&scene.data(), 1 << 20).expect("opens");
+            let engine = Engine::open(&fixture.data(), 1 << 20).expect("opens");
             let tree = engine.tree(BATCHES).expect("a tree");
             let pieces =
-                keep(&tree, &table(), rows.iter().map(|(row, bytes)| (&**row, &**bytes))).expect("kept");
+                write(&tree, &table(), rows.iter().map(|(row, bytes)| (&**row, &**bytes))).expect("kept");
             assert!(pieces > 2, "{pieces} pieces");
             (kept_pieces.min(pieces)..pieces).for_each(|number| {
                 tree.remove(&piece_key(&table(), number)).expect("removes");
@@ -175,11 +175,11 @@ mod tests {
             }
         };
         crash(1);
-        let store = scene.open();
+        let store = fixture.open();
         assert_eq!(rows_of(&store), [("3".to_owned(), "\"later\"".to_owned())]);
         close(store);
         crash(u32::MAX);
-        let store = scene.open();
+        let store = fixture.open();
         let found = rows_of(&store);
         assert_eq!(found.len(), 20);
         assert!(found.iter().all(|(name, value)| if name == "3" {
@@ -190,16 +190,16 @@ mod tests {
         store.count_rows().expect("counts");
         assert_eq!(store.tables()[0].1.live, 20);
         close(store);
-        assert_eq!(crate::storage::tests::keys_in(&scene.data(), BATCHES), 0);
+        assert_eq!(crate::storage::tests::keys_in(&fixture.data(), BATCHES), 0);
     }
 
     #[test]
-    fn what_a_failed_batch_left_behind_another_is_forgotten() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn leftovers_of_a_failed_batch_behind_another_are_removed() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
         close(store);
-        let engine = Engine::open(&scene.data(), 1 << 20).expect("opens");
+        let engine = Engine::open(&fixture.data(), 1 << 20).expect("opens");
         let tree = engine.tree(BATCHES).expect("a tree");
         tree.insert(&piece_key(&table(), 1), &[0, 9, 9, 9]).expect("inserts");
         tree.insert(&piece_key(&table(), 2), &[1, 9, 9, 9]).expect("inserts");
@@ -208,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_batch_is_damage() {
-        let scene = Scene::new();
-        close(scene.open());
-        let engine = Engine::open(&scene.data(), 1 << 20).expect("opens");
+    fn an_invalid_batch_is_damage() {
+        let fixture = Fixture::new();
+        close(fixture.open());
+        let engine = Engine::open(&fixture.data(), 1 << 20).expect("opens");
         let tree = engine.tree(BATCHES).expect("a tree");
         for (key, piece) in
             [(&b"t\0\0\0\0\0"[..], &[1, 0][..]), (b"t\0\0\0\0\0", &[]), (b"../x\0\0\0\0\0", &[1])]

@@ -6,7 +6,7 @@ use crate::core::name::TableName;
 /// A job for the garbage collection thread.
 pub enum GcJob {
     /// Something may be due now, or sooner than the worker thinks.
-    Look,
+    Wake,
     /// A table has seen enough values to train a dictionary from.
     Train(TableName, Samples),
     /// The end.
@@ -17,11 +17,11 @@ pub enum GcJob {
 #[derive(Clone, Debug)]
 pub enum RepairJob {
     /// A page of this table, or one of what is kept beside the tables, could not be read.
-    Look(Option<TableName>),
+    Inspect(Option<TableName>),
     /// Damage was found in the log: of which table, if any, nobody knows.
-    LookAtAll,
+    InspectAll,
     /// A table may have trees that are of no use: it has what it had lost, or was just opened.
-    Tidy(TableName),
+    RemoveUnusedTrees(TableName),
     /// The end.
     Stop,
 }

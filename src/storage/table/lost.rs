@@ -153,7 +153,7 @@ impl Table {
     pub(in crate::storage) fn report_unreadable(&self) {
         if !self.reported.swap(true, Ordering::AcqRel) {
             // Nobody listens in a store that serves nobody.
-            let _ = self.around.repairs.send(RepairJob::Look(Some(self.name().clone())));
+            let _ = self.context.repairs.send(RepairJob::Inspect(Some(self.name().clone())));
         }
     }
 
@@ -179,7 +179,7 @@ impl Table {
     }
 
     /// What a decision came to that was made on a row being absent, where that row is lost.
-    pub(in crate::storage) fn decided_blindly(
+    pub(in crate::storage) fn refuse_if_lost(
         &self,
         row: &[u8],
         decided: Result<Register>,
@@ -292,7 +292,7 @@ impl Table {
         let trees = slot.as_mut();
         let trees = trees.ok_or_else(|| Error::NotReady("the storage is being opened again".into()))?;
         let replaced = replace(trees);
-        self.remembered.touch();
+        self.cached_digests.invalidate();
         replaced
     }
 
@@ -300,7 +300,7 @@ impl Table {
     fn recount_partition(&self, trees: &Trees, number: u8) -> Result<()> {
         let mut partition = self.lock(number);
         let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
-        let (counts, digests) = self.tally(trees, number, self.around.digest_key.now(), depth)?;
+        let (counts, digests) = self.tally(trees, number, self.context.digest_key.now(), depth)?;
         *partition = Partition { counts: Some(counts), digests: Some(digests) };
         Ok(())
     }
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_as_they_were_kept_and_too_many_cover_as_much() {
+    fn ranges_round_trip_and_too_many_are_merged() {
         let gap = |number: u32| Gap {
             from: vec![7; 1000],
             to: (number > 0).then(|| [&[8; 1000][..], &number.to_be_bytes()].concat()),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_of_the_partitions_whose_rows_it_holds() {
+    fn a_range_touches_the_partitions_of_its_rows() {
         let gap = |from: &[u8], to: Option<&[u8]>| Gap { from: from.to_vec(), to: to.map(<[u8]>::to_vec) };
         assert_eq!(partitions(&gap(&[3, 1], Some(&[3, 9]))), 3..=3);
         assert_eq!(partitions(&gap(&[3, 1], Some(&[4]))), 3..=3);

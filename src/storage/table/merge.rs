@@ -65,7 +65,7 @@ impl Existing<'_> {
 
     /// The value.
     pub fn value(&self) -> Result<Value> {
-        self.table.load(self.trees, self.row, &self.record)?.ok_or_else(|| self.table.lost(self.row))
+        self.table.load(self.trees, self.row, &self.record)?.ok_or_else(|| self.table.missing_chunk(self.row))
     }
 }
 
@@ -155,7 +155,7 @@ impl Table {
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<Merged> {
         // Before the write is stamped: what a table came to at an instant stands no longer once a write at it is on its way.
-        self.remembered.touch();
+        self.cached_digests.invalidate();
         let (merged, staged) = self.stage(trees, row, stored, stored, decide)?;
         if let Some(staged) = staged {
             self.set_row(trees, partition, row, stored, &staged)?;
@@ -165,7 +165,7 @@ impl Table {
 
     /// Gives a row as it is stored another timestamp, also an earlier one, in one step; whether it could be read. For the repair of a store
     /// that serves nobody: the rule that the later write wins is not asked.
-    pub(in crate::storage) fn restamp(&self, row: &[u8], timestamp: Timestamp) -> Result<bool> {
+    pub(in crate::storage) fn set_timestamp(&self, row: &[u8], timestamp: Timestamp) -> Result<bool> {
         self.writing(|trees| {
             let mut partition = self.lock(row[0]);
             let Some(stored) = self.stored(trees, row)? else { return Ok(false) };
@@ -218,20 +218,20 @@ impl Table {
             None => None,
         };
         let decided = decide(existing.as_ref());
-        let register = if current.is_none() { self.decided_blindly(row, decided)? } else { decided? };
-        let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.around.now_ms)()));
+        let register = if current.is_none() { self.refuse_if_lost(row, decided)? } else { decided? };
+        let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.context.now_ms)()));
         let present = existing.map(|existing| existing.record.head.marker);
         let changed = present.is_none_or(|present| present < register.marker());
         let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };
         if !changed {
             // What is here already has not lost against anything.
             if present != Some(register.marker()) {
-                self.around.counters.writes_superseded.increment();
+                self.context.counters.writes_superseded.increment();
             }
             return Ok((merged, None));
         }
-        self.around.counters.writes.increment();
-        self.around.agreed.arrive(&trees.meta, register.timestamp().unix_ms())?;
+        self.context.counters.writes.increment();
+        self.context.agreed.record_late_row(&trees.meta, register.timestamp().unix_ms())?;
         let staged = self.encode(trees, row, &register, stored)?;
         Ok((merged, Some(staged)))
     }
@@ -255,7 +255,7 @@ impl Table {
         // Nobody is to be told of the end of what nobody saw.
         let silent = (!live || expires_at_ms.is_some())
             && match stored.map(|bytes| self.decode(row, bytes)) {
-                Some(Ok(record)) => !self.is_seen(trees, row, &record.head)?,
+                Some(Ok(record)) => !self.is_shown_to_subscribers(trees, row, &record.head)?,
                 Some(Err(_)) => false,
                 None => true,
             };
@@ -264,9 +264,9 @@ impl Table {
         let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };
         if chunked {
-            self.watched(chunks::insert(&trees.chunks, row, &head, &coded))?;
+            self.report_unreadable_on_error(chunks::insert(&trees.chunks, row, &head, &coded))?;
         }
-        self.watched(self.enter(trees, row, &head, silent))?;
+        self.report_unreadable_on_error(self.insert_index_entries(trees, row, &head, silent))?;
         Ok(Staged { bytes: record::encode(row, &record), head })
     }
 
@@ -280,11 +280,12 @@ impl Table {
         new: &Head,
     ) -> Result<()> {
         let old = old.and_then(|bytes| self.decode(row, bytes).ok());
-        self.account(partition, row, old.as_ref().map(|record| &record.head), Some(new));
+        self.update_digests(partition, row, old.as_ref().map(|record| &record.head), Some(new));
         let Some(old) = old else { return Ok(()) };
         // The row is set: what it leaves behind on pages that cannot be read is of no use to anybody.
-        self.watched(self.strike(trees, row, &old.head, Some(new))).or_else(passed_over)?;
-        self.watched(chunks::remove(&trees.chunks, row, &old)).or_else(passed_over)
+        self.report_unreadable_on_error(self.remove_index_entries(trees, row, &old.head, Some(new)))
+            .or_else(ignore_corrupt)?;
+        self.report_unreadable_on_error(chunks::remove(&trees.chunks, row, &old)).or_else(ignore_corrupt)
     }
 
     fn set(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
@@ -292,11 +293,11 @@ impl Table {
         if set.is_err() {
             trees.progress.give_up(1);
         }
-        self.watched(set)
+        self.report_unreadable_on_error(set)
     }
 
     /// What the engine did; where it cannot read a page, somebody is told.
-    fn watched<T>(&self, done: Result<T>) -> Result<T> {
+    fn report_unreadable_on_error<T>(&self, done: Result<T>) -> Result<T> {
         if matches!(done, Err(Error::Corrupt(_))) {
             self.report_unreadable();
         }
@@ -307,12 +308,12 @@ impl Table {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.as_mut().is_some_and(|samples| samples.add(plain)) {
             let full = samples.take().expect("just added to");
-            let _ = self.around.chores.send(GcJob::Train(self.name().clone(), full));
+            let _ = self.context.jobs.send(GcJob::Train(self.name().clone(), full));
         }
     }
 }
 
-fn passed_over(error: Error) -> Result<()> {
+fn ignore_corrupt(error: Error) -> Result<()> {
     match error {
         Error::Corrupt(_) => Ok(()),
         error => Err(error),

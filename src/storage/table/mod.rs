@@ -11,6 +11,7 @@ pub(super) mod batch;
 pub(super) mod cache;
 pub mod chunks;
 pub mod codec;
+pub mod context;
 pub(super) mod digests;
 pub mod due_index;
 pub(crate) mod floors;
@@ -24,7 +25,6 @@ pub mod record;
 pub mod row;
 pub(crate) mod row_count;
 pub mod scan;
-pub mod shared;
 pub mod trees;
 
 pub use self::{
@@ -40,12 +40,12 @@ use self::{
     batch::Reserved,
     cache::LONG_BYTES_MIN,
     codec::{Codec, Dictionaries, Dictionary, Samples},
-    digests::Remembered,
+    context::TableContext,
+    digests::CachedDigests,
     lost::{Changed, Lost},
     partition::{Counts, Partition},
     record::{Body, Head, Record},
     row::{PARTITIONS, row_of},
-    shared::Shared,
     trees::Trees,
 };
 use super::engine::Slice;
@@ -79,19 +79,19 @@ pub(super) enum Found {
     /// A tombstone, or a value that has expired.
     Hidden,
     /// The row's chunks are gone, as a later write took its place: read the row again.
-    Overtaken,
+    Superseded,
 }
 
 /// A table of a store.
 pub struct Table {
     name: TableName,
-    pub(super) around: Shared,
+    pub(super) context: TableContext,
     /// `None` while the store is being opened again.
     pub(super) trees: RwLock<Option<Trees>>,
     /// Whether the store has it no more, as it had no rows: whoever still holds it looks for the one in its place.
     removed: AtomicBool,
     pub(super) partitions: Vec<Mutex<Partition>>,
-    pub(super) remembered: Remembered,
+    pub(super) cached_digests: CachedDigests,
     pub(super) reserved: Reserved,
     dictionaries: RwLock<Dictionaries>,
     /// `None` once there is a dictionary, or while one is trained.
@@ -106,15 +106,15 @@ pub struct Table {
 
 impl Table {
     /// A table over its trees, with the dictionaries it has.
-    pub fn new(name: TableName, around: Shared, trees: Trees, dictionaries: Dictionaries) -> Self {
+    pub fn new(name: TableName, context: TableContext, trees: Trees, dictionaries: Dictionaries) -> Self {
         let samples = (dictionaries.count() == 0).then(Samples::default);
         Self {
             name,
-            around,
+            context,
             trees: RwLock::new(Some(trees)),
             removed: AtomicBool::new(false),
             partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
-            remembered: Remembered::default(),
+            cached_digests: CachedDigests::default(),
             reserved: Reserved::default(),
             dictionaries: RwLock::new(dictionaries),
             samples: Mutex::new(samples),
@@ -138,10 +138,10 @@ impl Table {
         loop {
             let stored = self.stored(trees, &row)?;
             let Some(bytes) = self.known(&row, stored)? else { return Ok(None) };
-            match self.entry(trees, &row, &bytes, Self::load_hot)? {
+            match self.entry(trees, &row, &bytes, Self::load_cached)? {
                 Found::Visible(entry) => return Ok(Some(entry)),
                 Found::Hidden => return Ok(None),
-                Found::Overtaken => self.still_there(trees, &row, &bytes)?,
+                Found::Superseded => self.check_replaced(trees, &row, &bytes)?,
             }
         }
     }
@@ -228,7 +228,7 @@ impl Table {
         for number in 0..PARTITIONS {
             *self.lock(number as u8) = Partition::default();
         }
-        self.remembered.touch();
+        self.cached_digests.invalidate();
         *self.dictionaries.write().unwrap_or_else(PoisonError::into_inner) = dictionaries;
         *self.samples.lock().unwrap_or_else(PoisonError::into_inner) = samples;
         *slot = Some(trees);
@@ -243,26 +243,26 @@ impl Table {
         load: impl FnOnce(&Self, &Trees, &[u8], &Record<'_>) -> Result<Option<Value>>,
     ) -> Result<Found> {
         let record = self.decode(row, bytes)?;
-        if !record.head.visible_at((self.around.now_ms)()) {
+        if !record.head.visible_at((self.context.now_ms)()) {
             return Ok(Found::Hidden);
         }
-        let Some(value) = load(self, trees, row, &record)? else { return Ok(Found::Overtaken) };
+        let Some(value) = load(self, trees, row, &record)? else { return Ok(Found::Superseded) };
         let (timestamp, expires_at_ms) = (record.head.marker.timestamp, record.head.expires_at_ms);
         Ok(Found::Visible(Entry { value, timestamp, expires_at_ms }))
     }
 
     /// Whether a row is to be seen now, without its value.
     pub(super) fn visible(&self, row: &[u8], bytes: &[u8]) -> Result<bool> {
-        Ok(self.decode(row, bytes)?.head.visible_at((self.around.now_ms)()))
+        Ok(self.decode(row, bytes)?.head.visible_at((self.context.now_ms)()))
     }
 
     /// Whether it is worth reading a row again whose chunks were missing.
     ///
     /// # Errors
     /// `Corrupt` where the row is the same as before: nobody took the chunks away.
-    pub(super) fn still_there(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
+    pub(super) fn check_replaced(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
         match self.stored(trees, row)? {
-            Some(now) if *now == *bytes => Err(self.lost(row)),
+            Some(now) if *now == *bytes => Err(self.missing_chunk(row)),
             Some(_) | None => Ok(()),
         }
     }
@@ -278,7 +278,7 @@ impl Table {
         let text = match record.head.live {
             true => {
                 let value = self.with_trees(|trees| self.load(trees, row, &record))?;
-                Some(value.ok_or_else(|| self.lost(row))?)
+                Some(value.ok_or_else(|| self.missing_chunk(row))?)
             }
             false => None,
         };
@@ -291,25 +291,25 @@ impl Table {
     }
 
     /// As `load`, for a key that may well be read again.
-    fn load_hot(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
+    fn load_cached(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
         let (marker, chunked) = (record.head.marker, matches!(record.body, Body::Chunked(_)));
         if record.codec == Codec::RAW && !chunked {
             return self.load(trees, row, record);
         }
-        if let Some(value) = self.around.decoded.get(&marker) {
+        if let Some(value) = self.context.decoded.get(&marker) {
             return Ok(Some(value));
         }
         // What is in chunks is long as it is coded, and longer as it is read.
         if chunked || record.plain_bytes() >= LONG_BYTES_MIN {
-            if let Some(value) = self.around.shared.get(&marker) {
+            if let Some(value) = self.context.shared.get(&marker) {
                 return Ok(Some(value));
             }
             let value = self.load(trees, row, record)?;
-            return Ok(value.map(|value| self.around.shared.share(marker, value)));
+            return Ok(value.map(|value| self.context.shared.share(marker, value)));
         }
         let value = self.load(trees, row, record)?;
         if let Some(value) = &value {
-            self.around.decoded.insert(marker, value);
+            self.context.decoded.insert(marker, value);
         }
         Ok(value)
     }
@@ -344,14 +344,14 @@ impl Table {
 
     /// Runs `write` on the trees, unless writes are refused. An error of the engine has them refused from then on.
     pub(super) fn writing<T>(&self, write: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
-        if let Some(reason) = self.around.committer.failure() {
-            self.around.counters.writes_refused.increment();
+        if let Some(reason) = self.context.committer.failure() {
+            self.context.counters.writes_refused.increment();
             return Err(Error::StorageFull(reason));
         }
         let open = self.open();
         let result = write(trees::of(&open)?);
         if let Err(Error::StorageFull(reason)) = &result {
-            self.around.committer.fail(reason);
+            self.context.committer.fail(reason);
         }
         result
     }
@@ -369,7 +369,7 @@ impl Table {
         self.dictionaries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn lost(&self, row: &[u8]) -> Error {
+    pub(super) fn missing_chunk(&self, row: &[u8]) -> Error {
         self.damaged(row, "part of its long value is missing")
     }
 
@@ -379,7 +379,7 @@ impl Table {
     }
 
     pub(super) fn damaged(&self, row: &[u8], why: &str) -> Error {
-        self.around.counters.corrupt_records.increment();
+        self.context.counters.corrupt_records.increment();
         Error::corrupt_record(&self.name, row.get(1..).unwrap_or_default(), why)
     }
 }

@@ -16,31 +16,31 @@ use crate::{
     error::Result,
     storage::{
         Store,
-        engine::{doubt, mark::Held},
+        engine::{mark::ContentSum, suspected_loss},
         table::partition::Counts,
     },
 };
 
 /// What a store was found to hold when it was opened.
 #[derive(Default)]
-pub struct Opening {
+pub struct CloseComparison {
     /// Whether `counting` has anything, asked by every write.
     is_pending: AtomicBool,
     counting: Mutex<Option<Counting>>,
 }
 
 struct Counting {
-    held: Held,
+    content: ContentSum,
     /// What was counted so far, without what was written before it was.
     sum: Sum,
 }
 
-impl Opening {
+impl CloseComparison {
     /// Of a store that held that when it was closed, if that is known.
-    pub fn new(held: Option<Held>) -> Self {
+    pub fn new(content: Option<ContentSum>) -> Self {
         Self {
-            is_pending: AtomicBool::new(held.is_some()),
-            counting: Mutex::new(held.map(|held| Counting { held, sum: Sum::default() })),
+            is_pending: AtomicBool::new(content.is_some()),
+            counting: Mutex::new(content.map(|content| Counting { content, sum: Sum::default() })),
         }
     }
 
@@ -105,30 +105,30 @@ impl Store {
     /// Once all rows are counted: whether they are those that were here at the close. Where they are not, that is logged, and a
     /// doubt.
     pub(in crate::storage) fn compare_with_close(&self) {
-        if !self.0.around.opening.is_pending() || !self.is_counted() {
+        if !self.0.context.close_comparison.is_pending() || !self.is_counted() {
             return;
         }
-        let Some(Counting { held, sum }) = self.0.around.opening.take() else { return };
-        if sum.to_bytes() == held {
+        let Some(Counting { content, sum }) = self.0.context.close_comparison.take() else { return };
+        if sum.to_bytes() == content {
             return;
         }
         self.counters().start_mismatches.increment();
-        let then = Sum::count_of(&held);
+        let then = Sum::count_of(&content);
         let why = format!(
             "the rows are not those of when the node was stopped: {then} then, {} now: {}",
             sum.count,
-            doubt::MEANING
+            suspected_loss::MEANING
         );
         error!(%why, "the storage changed while the node was stopped");
-        self.raise_doubt(why);
+        self.record_suspected_loss(why);
     }
 
     /// What all tables hold, for the mark of a close. `None` where that is not known.
-    pub(in crate::storage) fn held(&self) -> Option<Held> {
+    pub(in crate::storage) fn content(&self) -> Option<ContentSum> {
         if self.failure().is_some() || !self.is_counted() {
             return None;
         }
-        let key = self.0.around.digest_key.now();
+        let key = self.0.context.digest_key.now();
         let sums: Option<Sum> = self.all_tables().iter().map(|table| table.total(&key)).sum();
         sums.map(|sum| sum.to_bytes())
     }
@@ -141,14 +141,14 @@ mod tests {
         storage::{
             Engine, Store,
             table::row::row_of,
-            tests::{Scene, close, key, put, table, timestamp},
+            tests::{Fixture, close, key, put, table, timestamp},
         },
     };
 
     const ROWS: u64 = 300;
 
-    fn filled(scene: &Scene) {
-        let store = scene.open();
+    fn filled(fixture: &Fixture) {
+        let store = fixture.open();
         for number in 0..ROWS {
             merge(&store, &key(&format!("k{number}")), &put(&number.to_string(), None, number));
         }
@@ -161,36 +161,36 @@ mod tests {
     }
 
     /// Changes a store beneath the mark, as damage would that fits all checksums.
-    fn harm(scene: &Scene, harm: impl FnOnce(&crate::storage::engine::Tree)) {
-        let engine = Engine::open(&scene.data(), 1024 * 1024).expect("the engine opens");
-        let held = engine.held();
-        assert!(held.is_some(), "the close noted what there was");
+    fn harm(fixture: &Fixture, harm: impl FnOnce(&crate::storage::engine::Tree)) {
+        let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
+        let content = engine.content();
+        assert!(content.is_some(), "the close noted what there was");
         harm(&engine.tree("rows/t").expect("a tree"));
-        engine.close(held).expect("closes");
+        engine.close(content).expect("closes");
     }
 
     #[test]
-    fn a_store_that_holds_what_it_held_is_not_doubted() {
-        let scene = Scene::new();
-        filled(&scene);
-        let store = scene.open();
+    fn an_unchanged_store_is_not_suspected_of_a_loss() {
+        let fixture = Fixture::new();
+        filled(&fixture);
+        let store = fixture.open();
         // Before the partitions are counted: a new row, one that was there, one that goes.
         merge(&store, &key("new"), &put("1", None, 1000));
         merge(&store, &key("k1"), &put("9", None, 1001));
         merge(&store, &key("k2"), &Register::deleted(timestamp(1002)));
         store.count_rows().expect("counts");
-        assert!(!store.0.around.opening.is_pending(), "it was compared");
-        assert_eq!((store.doubt(), store.counters().start_mismatches.value()), (None, 0));
+        assert!(!store.0.context.close_comparison.is_pending(), "it was compared");
+        assert_eq!((store.suspected_loss(), store.counters().start_mismatches.value()), (None, 0));
         close(store);
-        let store = scene.open();
+        let store = fixture.open();
         store.count_rows().expect("counts");
-        assert_eq!(store.doubt(), None);
+        assert_eq!(store.suspected_loss(), None);
         close(store);
     }
 
     /// Pages that were older than they had been were served without a word, and nothing else would ever tell.
     #[test]
-    fn rows_that_are_missing_or_older_after_a_close_are_a_doubt_that_stays() {
+    fn rows_missing_or_older_after_a_close_are_a_lasting_suspected_loss() {
         let harms: [fn(&crate::storage::engine::Tree); 2] = [
             |rows| rows.remove(&row_of(&key("k7"))).expect("removes"),
             |rows| {
@@ -203,24 +203,24 @@ mod tests {
             },
         ];
         for harm_rows in harms {
-            let scene = Scene::new();
-            filled(&scene);
-            harm(&scene, harm_rows);
-            let store = scene.open();
-            assert_eq!(store.doubt(), None, "nobody has counted yet");
+            let fixture = Fixture::new();
+            filled(&fixture);
+            harm(&fixture, harm_rows);
+            let store = fixture.open();
+            assert_eq!(store.suspected_loss(), None, "nobody has counted yet");
             store.count_rows().expect("counts");
-            let why = store.doubt().expect("the rows differ");
+            let why = store.suspected_loss().expect("the rows differ");
             assert!(why.contains("301 then") && why.contains("deleted keys"), "{why}");
             assert_eq!(store.counters().start_mismatches.value(), 1);
             close(store);
-            let store = scene.open();
-            assert_eq!(store.doubt(), Some(why), "it is kept");
-            store.clear_doubt().expect("clears");
-            assert_eq!(store.doubt(), None);
+            let store = fixture.open();
+            assert_eq!(store.suspected_loss(), Some(why), "it is kept");
+            store.clear_suspected_loss().expect("clears");
+            assert_eq!(store.suspected_loss(), None);
             close(store);
-            let store = scene.open();
+            let store = fixture.open();
             store.count_rows().expect("counts");
-            assert_eq!(store.doubt(), None);
+            assert_eq!(store.suspected_loss(), None);
             close(store);
         }
     }

@@ -113,7 +113,7 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
                     return Ok(Some((Row { key: key_of(row)?, entry }, cost)));
                 }
                 Found::Hidden => return Ok(None),
-                Found::Overtaken => table.still_there(trees, row, &bytes)?,
+                Found::Superseded => table.check_replaced(trees, row, &bytes)?,
             }
             match table.stored(trees, row)? {
                 Some(now) => bytes = now,
@@ -124,7 +124,7 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
 }
 
 /// Whether it is known already that a listing will be incomplete.
-pub fn lacks(table: &Table, range: &Range) -> Result<bool> {
+pub fn has_unreadable(table: &Table, range: &Range) -> Result<bool> {
     let (low, high) = range.bounds();
     let damaged = table.with_trees(|trees| Ok(trees.rows.gaps().all()))?;
     Ok(damaged.iter().any(|gap| has_keys_between(gap, &low, high.as_deref()))
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_the_narrowest_of_all_that_were_asked_for() {
+    fn bounds_are_the_narrowest_of_all_given() {
         let key = |text: &str| Some(Key::parse(text).expect("a key"));
         let range = Range { prefix: "ab".into(), ..Range::default() };
         assert_eq!(bounds(&range), (b"ab".to_vec(), Some(b"ac".to_vec())));

@@ -25,7 +25,7 @@ enum Refusal {
     /// It is proved that it was deleted: its sender is to remove it.
     Deleted,
     /// It is dead, and about to be removed where it still is.
-    Over,
+    Garbage,
 }
 
 impl Store {
@@ -53,7 +53,7 @@ impl Store {
                 if table.is_none() && refuse(&register).is_none() {
                     table = Some(self.table_of_peer(name)?);
                 }
-                let Some(found) = &table else { break Err(refuse(&register).unwrap_or(Refusal::Over)) };
+                let Some(found) = &table else { break Err(refuse(&register).unwrap_or(Refusal::Garbage)) };
                 match found.merge_unless(&key, register.clone(), refuse) {
                     Err(_) if found.is_removed() => table = self.table(name),
                     taken => break taken?,
@@ -72,7 +72,7 @@ impl Store {
                     self.counters().rows_refused.increment();
                     accepted.deleted.push((key, marker));
                 }
-                Err(Refusal::Over) => {}
+                Err(Refusal::Garbage) => {}
             }
         }
         Ok(accepted)
@@ -128,9 +128,9 @@ fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
 fn refusal(register: &Register, swept: Swept, proven_ms: u64) -> Option<Refusal> {
     let written_ms = register.timestamp().unix_ms();
     match register.payload() {
-        Payload::Deleted => (written_ms <= swept.tombstones_ms).then_some(Refusal::Over),
+        Payload::Deleted => (written_ms <= swept.tombstones_ms).then_some(Refusal::Garbage),
         Payload::Live { expires_at_ms: Some(at_ms), .. } if written_ms.max(*at_ms) <= swept.expired_ms => {
-            Some(Refusal::Over)
+            Some(Refusal::Garbage)
         }
         Payload::Live { .. } => (written_ms <= proven_ms).then_some(Refusal::Deleted),
     }
@@ -147,8 +147,8 @@ impl Table {
             let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
             let Some(record) = record else { return Ok(false) };
             // Nothing of it will be found by who comes later.
-            self.around.agreed.vanish(&trees.meta)?;
-            if self.is_seen(trees, &row, &record.head)? {
+            self.context.agreed.record_removal(&trees.meta)?;
+            if self.is_shown_to_subscribers(trees, &row, &record.head)? {
                 gone(&record.head);
             }
             self.remove_row(trees, &mut partition, &row, &record)?;
@@ -170,7 +170,7 @@ mod tests {
         },
         table::partition::Counts,
         tests::{
-            NOW_MS, Scene, close, effect, key, next, put, table, timestamp, wait_until, within_the_deadline,
+            Fixture, NOW_MS, close, effect, key, next, put, table, timestamp, wait_until, within_the_deadline,
         },
     };
 
@@ -182,8 +182,8 @@ mod tests {
         Register::new(register.payload().clone(), Timestamp { hlc: unix_ms << 16, ..register.timestamp() })
     }
 
-    fn swept_store(scene: &Scene) -> Store {
-        let store = scene.open();
+    fn swept_store(fixture: &Fixture) -> Store {
+        let store = fixture.open();
         store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
         wait_until("the sweep is over", || !store.is_sweeping());
         store
@@ -194,9 +194,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_proved_to_be_deleted_is_refused_and_what_is_newer_taken() {
-        let scene = Scene::new();
-        let store = swept_store(&scene);
+    fn a_row_proven_deleted_is_refused_and_a_newer_one_accepted() {
+        let fixture = Fixture::new();
+        let store = swept_store(&fixture);
         let (old, new) = (at(NOW_MS, &put("1", None, 0)), at(NOW_MS + 1, &put("2", None, 0)));
         let rows = vec![row("deleted", old.clone()), row("new", new.clone())];
         let accepted = store.accept(&table(), rows, NOW_MS).expect("accepts");
@@ -210,9 +210,9 @@ mod tests {
 
     /// One flipped byte on one disk took good rows from all nodes: what was lost with it was taken for deleted.
     #[test]
-    fn an_old_row_is_taken_without_proof_whatever_was_swept() {
-        let scene = Scene::new();
-        let store = swept_store(&scene);
+    fn an_old_row_is_accepted_without_a_proof_of_its_deletion() {
+        let fixture = Fixture::new();
+        let store = swept_store(&fixture);
         let rows = vec![row("k", at(NOW_MS, &put("1", None, 0)))];
         let accepted = store.accept(&table(), rows, 0).expect("accepts");
         assert_eq!((accepted.changed, accepted.deleted.len(), accepted.unproven), (1, 0, 1));
@@ -221,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_of_before_the_floors_are_left_out_and_make_no_table() {
-        let scene = Scene::new();
-        let store = swept_store(&scene);
+    fn garbage_below_the_floors_is_refused_and_makes_no_table() {
+        let fixture = Fixture::new();
+        let store = swept_store(&fixture);
         let rows = vec![
             row("deleted", at(NOW_MS, &Register::deleted(timestamp(0)))),
             row("expired", at(NOW_MS, &put("1", Some(NOW_MS), 0))),
@@ -236,9 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn an_old_row_over_an_older_one_is_taken() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn an_old_row_replaces_an_older_one() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         store.merge(&table(), &key("k"), |_| Ok(at(NOW_MS - 9, &put("1", None, 0)))).expect("merges");
         store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
         let newer = row("k", at(NOW_MS - 8, &put("2", None, 0)));
@@ -252,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_here_already_changes_nothing_and_has_not_lost() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_register_that_is_here_already_changes_nothing_and_counts_as_no_loss() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let same = row("k", put("1", None, 1));
         for changed in [1, 0] {
             let accepted = store.accept(&table(), vec![same.clone()], 0).expect("accepts");
@@ -268,9 +268,9 @@ mod tests {
 
     /// A value with a line's end in it ended the line of an event, and began another that nobody had sent.
     #[test]
-    fn a_value_that_is_no_json_keeps_all_out() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn an_invalid_value_rejects_the_whole_batch() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let forged = crate::core::json::Value::trusted("1}\n\ndata: {\"event\":\"Deleted\"}".into());
         let forged = Register::live(forged, None, timestamp(1));
         let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), row("forged", forged)], 0);
@@ -282,9 +282,9 @@ mod tests {
 
     /// The tables that peers had were made here without a limit.
     #[test]
-    fn a_table_that_has_no_room_is_not_made_for_a_peer_and_the_others_are_filled() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_peer_makes_no_table_beyond_the_limit_and_existing_ones_take_its_rows() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         // Nine of the ten that the scene has room for.
         for number in 1..10 {
             let name = TableName::parse(&format!("t{number}")).expect("a name");
@@ -301,9 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_its_marker_does_not_fit_keeps_all_out() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_row_that_does_not_match_its_marker_rejects_the_whole_batch() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let mut wrong = row("wrong", put("1", None, 1));
         wrong.payload = Payload::Deleted;
         let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], 0);
@@ -315,9 +315,9 @@ mod tests {
 
     /// A damaged row was here: the good copy of a peer was not deleted.
     #[test]
-    fn a_damaged_row_takes_the_good_one_however_old() {
-        let scene = Scene::new();
-        let store = swept_store(&scene);
+    fn a_sound_row_replaces_a_damaged_one_however_old() {
+        let fixture = Fixture::new();
+        let store = swept_store(&fixture);
         let good = at(NOW_MS - 1, &put("1", None, 0));
         store.merge(&table(), &key("k"), |_| Ok(good.clone())).expect("merges");
         let damage =
@@ -330,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_proved_to_be_deleted_goes_if_it_is_still_that_and_subscribers_are_told() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_proven_deletion_removes_an_unchanged_row_and_is_announced() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let topics = vec![Topic::Prefix(table(), String::new())];
         let mut subscription = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
         let (refused, newer) = (put("1", None, 1), put("2", None, 2));
@@ -350,10 +350,10 @@ mod tests {
 
     /// A subscriber that was told of the beginning last would hold a value that is gone.
     #[test]
-    fn the_end_of_a_removed_row_is_told_after_its_beginning() {
+    fn the_end_of_a_removed_row_is_published_after_its_value() {
         const ROWS: usize = 8;
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let topics = vec![Topic::Prefix(table(), String::new())];
         let mut subscription = within_the_deadline(store.watch(topics, Start::Now)).expect("watches");
         let refused = put("1", None, 1);

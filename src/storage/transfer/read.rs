@@ -35,7 +35,7 @@ impl Store {
         if !path.is_valid() {
             return Ok(Vec::new());
         }
-        self.read_table(table, Vec::new(), |table| table.heads(path, &self.0.around.digest_key.now()))
+        self.read_table(table, Vec::new(), |table| table.heads(path, &self.0.context.digest_key.now()))
     }
 
     /// One row as it is now; a tombstone or an expired value is one too.
@@ -119,7 +119,7 @@ impl Table {
             if let Some(payload) = self.payload(trees, row, &record)? {
                 return Ok(Some(Row { key: key_of(row)?, marker: record.head.marker, payload }));
             }
-            self.still_there(trees, row, &bytes)?;
+            self.check_replaced(trees, row, &bytes)?;
             match self.stored(trees, row)? {
                 Some(now) => bytes = now,
                 None => return Ok(None),
@@ -156,7 +156,7 @@ mod tests {
         core::register::Register,
         storage::{
             table::jobs::GcJob,
-            tests::{Scene, close, key, put, table},
+            tests::{Fixture, close, key, put, table},
         },
     };
 
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn a_row_is_read_whatever_it_holds() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let registers = [
             ("live", put("1", None, 1)),
             ("expired", put("2", Some(1), 2)),
@@ -181,7 +181,7 @@ mod tests {
             ("long", put(&long(), Some(store.now_ms() + 60_000), 4)),
         ];
         // The thread that sweeps would take the expired one away.
-        store.0.around.chores.send(GcJob::Stop).expect("the thread runs");
+        store.0.context.jobs.send(GcJob::Stop).expect("the thread runs");
         for (name, register) in registers {
             merge(&store, name, &register);
             let row = store.read_row(&table(), &key(name)).expect("reads").expect("is there");
@@ -195,9 +195,9 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_the_partitions_are_all_rows_once() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn pages_of_all_partitions_hold_every_row_once() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for number in 0..1500 {
             merge(&store, &number.to_string(), &put(&number.to_string(), None, number));
         }
@@ -231,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_row_is_passed_over_and_an_error_by_name() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_damaged_row_is_skipped_by_scans_and_an_error_by_key() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         merge(&store, "k", &put("1", None, 1));
         let (row, here) = (row_of(&key("k")), store.table(&table()).expect("is there"));
         here.with_trees(|trees| trees.rows.insert(&row, b"no record")).expect("writes");

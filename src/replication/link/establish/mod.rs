@@ -26,7 +26,7 @@ use super::{
     secret::Secrets,
     socket_error,
 };
-use crate::{core::clock::NodeId, replication::link, storage::Machine};
+use crate::{core::clock::NodeId, replication::link, storage::Environment};
 
 /// Longest handshake message, in bytes.
 const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
@@ -45,7 +45,7 @@ pub struct Local {
     /// How far clocks may differ, in milliseconds.
     pub drift_max_ms: u64,
     /// Its clock, which also records the clocks of other nodes.
-    pub machine: Machine,
+    pub environment: Environment,
     /// How it reaches the others.
     pub network: Arc<dyn Network>,
 }
@@ -136,11 +136,11 @@ impl Handshake<'_> {
     async fn initiate(mut self, address: &str, key: &[u8; 32]) -> Result<Link, LinkError> {
         let mut noise = Initiator::new(key)?;
         let sent = Instant::now();
-        let hello = WireHello::of(&self.local.hello, address, self.local.machine.now_ms());
+        let hello = WireHello::of(&self.local.hello, address, self.local.environment.now_ms());
         let first = noise.first(&HandshakeMessage::Hello(hello).encode()?)?;
         self.send(first.into()).await?;
         let second = self.receive().await?;
-        let (round_trip, received_ms) = (sent.elapsed(), self.local.machine.now_ms());
+        let (round_trip, received_ms) = (sent.elapsed(), self.local.environment.now_ms());
         let (payload, mut sealer, mut opener) = noise.second(&second)?;
         let message = HandshakeMessage::decode(&payload)?;
         self.observe_clock(&message, round_trip);
@@ -161,7 +161,7 @@ impl Handshake<'_> {
 
     async fn respond(mut self) -> Result<Link, LinkError> {
         let first = self.receive().await?;
-        let received_ms = self.local.machine.now_ms();
+        let received_ms = self.local.environment.now_ms();
         let (payload, noise) = match Responder::new(&self.local.secrets.link_keys(), &first) {
             Ok(read) => read,
             Err(error) => {
@@ -178,7 +178,7 @@ impl Handshake<'_> {
         let decision = self.decide(&remote, offset);
         let answer = match &decision {
             Ok(_) => {
-                HandshakeMessage::Hello(WireHello::of(&self.local.hello, "", self.local.machine.now_ms()))
+                HandshakeMessage::Hello(WireHello::of(&self.local.hello, "", self.local.environment.now_ms()))
             }
             Err(refusal) => self.refusal(refusal),
         };
@@ -205,7 +205,7 @@ impl Handshake<'_> {
     }
 
     fn refusal(&self, refusal: &Refusal) -> HandshakeMessage {
-        HandshakeMessage::Refusal(refusal.clone(), self.local.hello.node, self.local.machine.now_ms())
+        HandshakeMessage::Refusal(refusal.clone(), self.local.hello.node, self.local.environment.now_ms())
     }
 
     /// Records the clock of the node that answered, even if it refuses. Only an answer counts: it cannot be a
@@ -218,7 +218,7 @@ impl Handshake<'_> {
         };
         if node != self.local.hello.node {
             let round_trip_ms = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
-            self.local.machine.observe(node, theirs_ms, round_trip_ms, 0);
+            self.local.environment.observe_peer_clock(node, theirs_ms, round_trip_ms, 0);
         }
     }
 

@@ -45,7 +45,7 @@ fn local(node: u64, secrets: &[&str]) -> Local {
         },
         secrets: Secrets::new(secrets.iter().copied()).expect("long enough"),
         drift_max_ms: 500,
-        machine: Machine::new(Arc::new(|| NOW_MS)),
+        environment: Environment::new(Arc::new(|| NOW_MS)),
         network: Arc::new(SystemNetwork),
     }
 }
@@ -225,9 +225,9 @@ async fn a_refused_node_with_the_secret_is_told_why_on_both_sides() {
     let mut foreign = local(1, &[OLD]);
     foreign.hello.cluster.id = 9;
     let mut early = local(1, &[OLD]);
-    early.machine = Machine::new(Arc::new(|| NOW_MS + 600_000));
+    early.environment = Environment::new(Arc::new(|| NOW_MS + 600_000));
     let mut late = local(1, &[OLD]);
-    late.machine = Machine::new(Arc::new(|| NOW_MS - 600_000));
+    late.environment = Environment::new(Arc::new(|| NOW_MS - 600_000));
     for (initiator, kind, words) in [
         (itself, RefusalKind::Itself, "reached itself"),
         (copy, RefusalKind::SameNode, "empty --data"),
@@ -252,7 +252,7 @@ async fn a_refused_node_with_the_secret_is_told_why_on_both_sides() {
 #[tokio::test]
 async fn what_only_the_initiator_can_tell_is_sent_to_the_responder() {
     let mut initiator = local(1, &[OLD]);
-    initiator.machine = Machine::new(Arc::new(|| NOW_MS - 1200));
+    initiator.environment = Environment::new(Arc::new(|| NOW_MS - 1200));
     let (one, other) = meet_here(&initiator, &local(2, &[OLD])).await;
     assert!(matches!(one, Err(LinkError::Refusing(refusal)) if refusal.kind == RefusalKind::ClocksApart));
     assert!(matches!(other, Err(LinkError::Refused(refusal)) if refusal.kind == RefusalKind::ClocksApart));

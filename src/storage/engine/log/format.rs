@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_as_the_engine_writes_them() {
+    fn numbers_are_decoded_as_the_engine_encodes_them() {
         let cases: [(&[u8], u64); 9] = [
             (&[0], 0),
             (&[240], 240),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_bytes_are_nothing_panics() {
+    fn no_bytes_make_the_parsers_panic() {
         let mut noise = Vec::new();
         let mut hash = blake3::hash(b"noise");
         while noise.len() < 20_000 {

@@ -37,7 +37,7 @@ struct Entry {
 
 impl Entry {
     /// Whether the frame replaces all before it.
-    fn is_whole(&self) -> bool {
+    fn is_base(&self) -> bool {
         matches!(self.kind, Kind::Free | Kind::Counter | Kind::Meta | Kind::Node)
     }
 }
@@ -49,7 +49,7 @@ pub struct Pages {
     /// By page, then by position.
     entries: Vec<Entry>,
     /// Pages of which the last snapshot knows frames that are gone, and no later whole frame.
-    aged: BTreeSet<u64>,
+    outdated: BTreeSet<u64>,
 }
 
 /// Keys from the first to, not including, the second; an empty second one is above all.
@@ -66,7 +66,7 @@ pub struct Tree {
     /// Keys whose page is lost.
     pub gaps: Vec<Gap>,
     /// How many pages are older than they were.
-    pub aged: usize,
+    pub outdated: usize,
 }
 
 struct Leaf {
@@ -111,12 +111,12 @@ impl Pages {
         }
         entries.sort_unstable_by_key(|entry: &Entry| (entry.page, entry.position));
         entries.dedup_by_key(|entry| (entry.page, entry.position));
-        let mut pages = Self { log, blobs: data.join("blobs"), entries, aged: BTreeSet::new() };
+        let mut pages = Self { log, blobs: data.join("blobs"), entries, outdated: BTreeSet::new() };
         let snapshot = match snapshot::find(data)? {
             Some(path) => fs::read(path).ok().and_then(|file| Snapshot::parse(&file)).unwrap_or_default(),
             None => Snapshot::default(),
         };
-        pages.aged = pages.aged_since(&snapshot);
+        pages.outdated = pages.outdated_since(&snapshot);
         Ok(pages)
     }
 
@@ -209,7 +209,7 @@ impl Pages {
     ///
     /// # Errors
     /// Those of `take`.
-    pub fn strays(&self, trees: &[Tree], mut take: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub fn orphans(&self, trees: &[Tree], mut take: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let mut known: BTreeSet<u64> = trees.iter().flat_map(|tree| tree.pages.keys().copied()).collect();
         for entry in &self.entries {
             if !known.insert(entry.page) {
@@ -244,14 +244,14 @@ impl Pages {
             }
         }
         let (leaves, gaps) = in_order(leaves);
-        let aged = pages.keys().filter(|page| self.aged.contains(page)).count();
-        Tree { name, leaves, pages, gaps, aged }
+        let outdated = pages.keys().filter(|page| self.outdated.contains(page)).count();
+        Tree { name, leaves, pages, gaps, outdated }
     }
 
     /// A page as it was last, with its links. `None` where it is free, or no whole frame of it is left.
     fn page(&self, number: u64) -> Option<Page> {
         let frames = self.frames_of(number);
-        let bodies = frames.iter().enumerate().rev().filter(|(_, entry)| entry.is_whole());
+        let bodies = frames.iter().enumerate().rev().filter(|(_, entry)| entry.is_base());
         let (at, body) = bodies
             // One that is free is, whatever it was before.
             .map(|(at, entry)| {
@@ -262,8 +262,8 @@ impl Pages {
         let prefix = node.prefix();
         let content = match &node.data {
             Data::Leaf(items) => {
-                let whole = |(key, value): &(&[u8], &[u8])| ([prefix, key].concat(), value.to_vec());
-                let mut items: BTreeMap<_, _> = items.iter().map(whole).collect();
+                let base = |(key, value): &(&[u8], &[u8])| ([prefix, key].concat(), value.to_vec());
+                let mut items: BTreeMap<_, _> = items.iter().map(base).collect();
                 for entry in frames[at..].iter().filter(|entry| entry.kind == Kind::Link) {
                     let Some(body) = self.body(entry) else { continue };
                     match Link::parse(&body) {
@@ -316,19 +316,19 @@ impl Pages {
         }
     }
 
-    fn aged_since(&self, snapshot: &Snapshot) -> BTreeSet<u64> {
-        let is_aged = |(page, state): &(usize, &PageState)| {
+    fn outdated_since(&self, snapshot: &Snapshot) -> BTreeSet<u64> {
+        let is_outdated = |(page, state): &(usize, &PageState)| {
             let PageState::Present(pointers) = state else { return false };
             let frames = self.frames_of(*page as u64);
-            let Some(whole) = frames.iter().rfind(|entry| entry.is_whole()) else { return true };
+            let Some(base) = frames.iter().rfind(|entry| entry.is_base()) else { return true };
             let is_gone = |pointer: &Pointer| {
-                pointer.position > whole.position
+                pointer.position > base.position
                     && frames.binary_search_by_key(&pointer.position, |entry| entry.position).is_err()
             };
             pointers.iter().any(is_gone)
         };
         let pages = snapshot.pages.iter().enumerate();
-        pages.filter(is_aged).map(|(page, _)| page as u64).collect()
+        pages.filter(is_outdated).map(|(page, _)| page as u64).collect()
     }
 }
 
@@ -423,7 +423,7 @@ mod tests {
 
     /// A leaf that took its right neighbour in has that one's keys, and what was deleted of them since.
     #[test]
-    fn a_leaf_that_another_took_in_is_left_out() {
+    fn a_leaf_absorbed_by_another_is_left_out() {
         let (kept, gaps) = in_order(vec![leaf("", "m", 9), leaf("c", "m", 5), leaf("m", "", 3)]);
         assert_eq!(kept.iter().map(|leaf| leaf.position).collect::<Vec<_>>(), [9, 3]);
         assert_eq!(gaps, []);

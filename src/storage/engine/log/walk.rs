@@ -34,12 +34,12 @@ pub struct Damage {
     /// Where in the file.
     pub offset: u64,
     /// What is wrong there.
-    pub what: What,
+    pub what: DamageKind,
 }
 
 /// What is wrong with a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum DamageKind {
     /// The bytes do not fit their checksum, from there on; so many of them, where that is known.
     Frames(Option<u64>),
     /// The header of a segment does not fit its checksum.
@@ -56,23 +56,23 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (file, offset) = (self.file.display(), self.offset);
         match self.what {
-            What::Frames(Some(bytes)) => {
+            DamageKind::Frames(Some(bytes)) => {
                 write!(f, "{file}: {bytes} bytes at {offset} do not fit their checksum")
             }
-            What::Frames(None) => {
+            DamageKind::Frames(None) => {
                 write!(
                     f,
                     "{file}: what follows {offset} in that segment does not fit its checksum or was never written"
                 )
             }
-            What::Header => {
+            DamageKind::Header => {
                 write!(f, "{file}: the header of the segment at {offset} does not fit its checksum")
             }
-            What::Missing => write!(f, "{file}: the segment of log position {offset} is missing"),
-            What::Short => {
+            DamageKind::Missing => write!(f, "{file}: the segment of log position {offset} is missing"),
+            DamageKind::Short => {
                 write!(f, "{file} ends at {offset}, and rows that are still needed lay behind that")
             }
-            What::Snapshot => write!(f, "{file} does not fit its checksum"),
+            DamageKind::Snapshot => write!(f, "{file} does not fit its checksum"),
         }
     }
 }
@@ -87,7 +87,7 @@ pub fn walk(data: &Path, marked: Option<Position>) -> Result<Vec<Damage>> {
     let snapshot = read_snapshot(data, &mut damage)?;
     let Some(log) = Log::open(data)? else {
         if marked.is_some_and(|position| position >= 0) {
-            damage.push(Damage { file: data.join(super::LOG_FILE), offset: 0, what: What::Short });
+            damage.push(Damage { file: data.join(super::LOG_FILE), offset: 0, what: DamageKind::Short });
         }
         return Ok(damage);
     };
@@ -100,7 +100,7 @@ fn read_snapshot(data: &Path, damage: &mut Vec<Damage>) -> Result<Snapshot> {
     let Some(path) = snapshot::find(data)? else { return Ok(Snapshot::default()) };
     let file = fs::read(&path).map_err(|e| Error::io(format_args!("reading {}", path.display()), &e))?;
     Ok(Snapshot::parse(&file).unwrap_or_else(|| {
-        damage.push(Damage { file: path, offset: 0, what: What::Snapshot });
+        damage.push(Damage { file: path, offset: 0, what: DamageKind::Snapshot });
         Snapshot::default()
     }))
 }
@@ -113,7 +113,7 @@ struct Walk<'a> {
     /// Replayed segments: where each lies, by number.
     segments: BTreeMap<u64, u64>,
     /// Places of segments whose header is none.
-    headless: Vec<u64>,
+    without_header: Vec<u64>,
     /// How far the engine had written the log when a segment was begun: from there on no segment has been used again.
     stable: Position,
     /// The last position that was durable.
@@ -136,7 +136,7 @@ struct Break {
 impl<'a> Walk<'a> {
     fn new(log: &'a Log, snapshot: &Snapshot, marked: Option<Position>) -> Self {
         let first = snapshot.position.unsigned_abs() / SEGMENT_BYTES;
-        let (mut segments, mut headless) = (BTreeMap::new(), Vec::new());
+        let (mut segments, mut without_header) = (BTreeMap::new(), Vec::new());
         let mut stable = snapshot.position - snapshot.position % SEGMENT_BYTES as i64;
         let (mut tail, mut last) = (None, 0);
         for slot in 0..log.segments() {
@@ -151,14 +151,14 @@ impl<'a> Walk<'a> {
                     segments.insert(header.number(), slot);
                 }
                 Some(_) => {}
-                None => headless.push(slot),
+                None => without_header.push(slot),
             }
         }
         // What the engine calls stable may still be in the disk's own memory: good enough only where there is no mark.
         let durable = marked.unwrap_or(stable).max(snapshot.position - 1);
         // A log of before there was a header has nothing that is stable: position 0 is none.
         let durable = if segments.is_empty() && durable == 0 { -1 } else { durable };
-        Self { log, first, segments, headless, stable, durable, tail, last }
+        Self { log, first, segments, without_header, stable, durable, tail, last }
     }
 
     fn run(&self, snapshot: &Snapshot, damage: &mut Vec<Damage>) -> Result<()> {
@@ -170,25 +170,25 @@ impl<'a> Walk<'a> {
         for (slot, broken) in self.breaks() {
             if !broken.is_overwritten {
                 let bytes = broken.resumes.map(|resumes| (resumes - broken.at) as u64);
-                damage.push(found(slot, broken.at, What::Frames(bytes)));
+                damage.push(found(slot, broken.at, DamageKind::Frames(bytes)));
             }
         }
-        let headless = self.damaged_headers();
-        damage.extend(headless.values().map(|slot| found(*slot, 0, What::Header)));
-        for number in self.must_be_there() {
-            if !self.segments.contains_key(&number) && !headless.contains_key(&number) {
+        let without_header = self.damaged_headers();
+        damage.extend(without_header.values().map(|slot| found(*slot, 0, DamageKind::Header)));
+        for number in self.required_segments() {
+            if !self.segments.contains_key(&number) && !without_header.contains_key(&number) {
                 let position = number * SEGMENT_BYTES;
-                damage.push(Damage { offset: position, ..found(0, 0, What::Missing) });
+                damage.push(Damage { offset: position, ..found(0, 0, DamageKind::Missing) });
             }
         }
-        if self.is_cut() || self.lacks_pages(snapshot) {
-            damage.push(Damage { offset: self.log.bytes(), ..found(0, 0, What::Short) });
+        if self.is_truncated() || self.lacks_pages(snapshot) {
+            damage.push(Damage { offset: self.log.bytes(), ..found(0, 0, DamageKind::Short) });
         }
         Ok(())
     }
 
     /// The numbers of segments that the engine needs in a row, as it does not know otherwise how far the log went.
-    fn must_be_there(&self) -> impl Iterator<Item = u64> + use<> {
+    fn required_segments(&self) -> impl Iterator<Item = u64> + use<> {
         let from = self.first.max(self.stable.max(0).unsigned_abs() / SEGMENT_BYTES);
         let to = u64::try_from(self.durable).map_or(0, |durable| durable / SEGMENT_BYTES + 1);
         // A mark that is damaged and fits its checksum all the same would ask for as many as there are numbers.
@@ -241,7 +241,7 @@ impl<'a> Walk<'a> {
         let mut damaged = BTreeMap::new();
         let mut buffer = Vec::new();
         let last = u64::try_from(self.durable).map_or(0, |durable| durable / SEGMENT_BYTES);
-        for slot in &self.headless {
+        for slot in &self.without_header {
             self.log.read_segment(*slot, &mut buffer);
             let number = if is_empty(&buffer) {
                 None
@@ -258,7 +258,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether the file ends in a segment that was full once. Only the one that was written last may be short.
-    fn is_cut(&self) -> bool {
+    fn is_truncated(&self) -> bool {
         let is_done = |number: u64| {
             format::position_of(number + 1).is_some_and(|end| end - 1 <= self.durable) && number < self.last
         };

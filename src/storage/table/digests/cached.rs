@@ -9,15 +9,15 @@ use crate::core::digest::{DigestKey, Sum};
 
 /// What a table's partitions came to when they were last asked.
 #[derive(Default)]
-pub struct Remembered {
+pub struct CachedDigests {
     /// Raised under the lock of a partition, before the partition changes.
     version: AtomicU64,
     rows: Mutex<Option<(u64, u64)>>,
-    settled: Mutex<Option<Settled>>,
+    settled: Mutex<Option<CachedSum>>,
 }
 
 /// A table's sum, for all instants after its last write.
-pub struct Settled {
+pub struct CachedSum {
     /// The table's version before its partitions were asked.
     pub version: u64,
     /// The key under which the rows are hashed.
@@ -30,9 +30,9 @@ pub struct Settled {
     pub until_ms: u64,
 }
 
-impl Remembered {
+impl CachedDigests {
     /// What was remembered is not so any more.
-    pub fn touch(&self) {
+    pub fn invalidate(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -64,11 +64,11 @@ impl Remembered {
     }
 
     /// Remembers a sum.
-    pub fn settle(&self, settled: Settled) {
+    pub fn cache_sum(&self, settled: CachedSum) {
         *self.settled() = Some(settled);
     }
 
-    fn settled(&self) -> MutexGuard<'_, Option<Settled>> {
+    fn settled(&self) -> MutexGuard<'_, Option<CachedSum>> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

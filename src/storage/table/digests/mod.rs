@@ -14,8 +14,8 @@ use std::{
 
 use tracing::error;
 
-pub use self::cached::Remembered;
-use self::cached::Settled;
+pub use self::cached::CachedDigests;
+use self::cached::CachedSum;
 use super::{
     Table,
     partition::{self, Counts, Digests, Partition, RowChange, Tally},
@@ -79,22 +79,22 @@ pub struct Checked(Option<(TableName, u8)>);
 
 impl Table {
     /// Keeps account of a row that takes another's place, under the lock of its partition.
-    pub(in crate::storage) fn account(
+    pub(in crate::storage) fn update_digests(
         &self,
         partition: &mut Partition,
         row: &[u8],
         old: Option<&Head>,
         new: Option<&Head>,
     ) {
-        self.remembered.touch();
+        self.cached_digests.invalidate();
         self.changed.note(row);
-        self.around.counters.changed_rows.increment();
-        if partition.counts.is_none() && self.around.opening.is_pending() {
-            let key = self.around.digest_key.now();
+        self.context.counters.changed_rows.increment();
+        if partition.counts.is_none() && self.context.close_comparison.is_pending() {
+            let key = self.context.digest_key.now();
             let sum = |head: &Head| Sum::of(partition::leaf(&key, self.name(), row, head).digest);
-            self.around.opening.change(old.map(sum), new.map(sum));
+            self.context.close_comparison.change(old.map(sum), new.map(sum));
         }
-        partition.replace(&RowChange { table: self.name(), row, old, new, now_ms: (self.around.now_ms)() });
+        partition.replace(&RowChange { table: self.name(), row, old, new, now_ms: (self.context.now_ms)() });
     }
 
     /// Builds a partition's tree deeper where its rows have become too many for it. All that was set is accounted for.
@@ -116,13 +116,13 @@ impl Table {
         let open = self.open();
         let trees = trees::of(&open)?;
         let mut partition = self.lock(number);
-        let key = self.around.digest_key.now();
+        let key = self.context.digest_key.now();
         if partition.counts.is_some()
             && partition.digests.as_ref().is_some_and(|digests| digests.is_under(&key))
         {
             return Ok(());
         }
-        self.remembered.touch();
+        self.cached_digests.invalidate();
         let (counts, digests) = self.tally(trees, number, key, None)?;
         self.counted_first(&partition, &digests);
         *partition = Partition { counts: Some(counts), digests: Some(digests) };
@@ -131,7 +131,7 @@ impl Table {
 
     fn counted_first(&self, partition: &Partition, digests: &Digests) {
         if partition.counts.is_none() {
-            self.around.opening.count(digests.tree().total());
+            self.context.close_comparison.count(digests.tree().total());
         }
     }
 
@@ -150,11 +150,11 @@ impl Table {
         let open = self.open();
         let trees = trees::of(&open)?;
         let mut partition = self.lock(number);
-        let now_ms = (self.around.now_ms)();
+        let now_ms = (self.context.now_ms)();
         if let Some(digests) = &mut partition.digests {
             digests.forget(now_ms);
         }
-        let key = self.around.digest_key.now();
+        let key = self.context.digest_key.now();
         let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
         let (counts, digests) = self.tally(trees, number, key.clone(), depth)?;
         let known = partition.digests.as_ref().filter(|known| known.is_under(&key));
@@ -164,11 +164,11 @@ impl Table {
         }
         // What nobody built yet, or built before the rows were hashed anew, was not wrong.
         let wrong = known.is_some();
-        self.remembered.touch();
+        self.cached_digests.invalidate();
         self.counted_first(&partition, &digests);
         *partition = Partition { counts: Some(counts), digests: Some(digests) };
         if wrong {
-            self.around.counters.digest_repairs.increment();
+            self.context.counters.digest_repairs.increment();
             error!(table = %self.name(), partition = number, "rows and their digests differed; built again from the disk");
         }
         Ok(!wrong)
@@ -183,7 +183,7 @@ impl Table {
         mut depth: Option<u8>,
     ) -> Result<(Counts, Digests)> {
         loop {
-            let mut tally = Tally::new(self.name(), key.clone(), depth, (self.around.now_ms)());
+            let mut tally = Tally::new(self.name(), key.clone(), depth, (self.context.now_ms)());
             for item in trees.partition(number) {
                 // What cannot be read is not there for anybody who compares: others give it back.
                 let Some((row, bytes)) = self.readable(item)? else { continue };
@@ -199,8 +199,8 @@ impl Table {
 
     /// How many rows there are, as far as they are counted.
     pub(in crate::storage) fn rows(&self) -> u64 {
-        let version = self.remembered.version();
-        self.remembered.rows(version, || self.counted().rows())
+        let version = self.cached_digests.version();
+        self.cached_digests.rows(version, || self.counted().rows())
     }
 
     fn has_rows(&self) -> bool {
@@ -211,8 +211,8 @@ impl Table {
 
     /// The sum of all rows as they were at an instant. `None` where that cannot be told, or some are not hashed under `key`.
     fn sum_at(&self, key: &Arc<DigestKey>, at_ms: u64, now_ms: u64) -> Option<Sum> {
-        let version = self.remembered.version();
-        if let Some(sum) = self.remembered.sum_at(key, at_ms, now_ms) {
+        let version = self.cached_digests.version();
+        if let Some(sum) = self.cached_digests.sum_at(key, at_ms, now_ms) {
             return Some(sum);
         }
         let (mut sum, mut now) = (Sum::default(), Sum::default());
@@ -230,7 +230,7 @@ impl Table {
             has_recents |= tree.has_recents();
         }
         let until_ms = if has_recents { since_ms + HORIZON_MS } else { u64::MAX };
-        self.remembered.settle(Settled { version, key: key.clone(), sum: now, since_ms, until_ms });
+        self.cached_digests.cache_sum(CachedSum { version, key: key.clone(), sum: now, since_ms, until_ms });
         Some(sum)
     }
 
@@ -263,7 +263,7 @@ impl Table {
 impl Store {
     /// The key under which rows are hashed.
     pub fn digest_key(&self) -> DigestKey {
-        *self.0.around.digest_key.now()
+        *self.0.context.digest_key.now()
     }
 
     /// Has all rows hashed under another key, the cluster's; durable before anything else. Takes a scan of all rows, and no root
@@ -279,8 +279,8 @@ impl Store {
         if key != self.digest_key() {
             meta::write_digest_key(&self.meta()?, &key)?;
             self.with_engine(Engine::sync)?;
-            self.0.around.opening.give_up();
-            self.0.around.digest_key.set(key);
+            self.0.context.close_comparison.give_up();
+            self.0.context.digest_key.set(key);
         }
         self.count_rows()
     }
@@ -301,8 +301,8 @@ impl Store {
         if self.failure().is_some() {
             return Ok(None);
         }
-        self.0.around.agreed.root(at_ms);
-        let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
+        self.0.context.agreed.root(at_ms);
+        let (key, now_ms) = (self.0.context.digest_key.now(), self.now_ms());
         let mut sums = Vec::new();
         let tables = self.all_tables();
         for table in &tables {
@@ -320,7 +320,7 @@ impl Store {
             return Ok(None);
         }
         match self.table(table) {
-            Some(table) => Ok(table.sums(&self.0.around.digest_key.now(), path, below, at_ms)),
+            Some(table) => Ok(table.sums(&self.0.context.digest_key.now(), path, below, at_ms)),
             // A table that is not here is one without rows, and as shallow.
             None => Ok((path.bits + below <= PARTITION_BITS).then(|| vec![Sum::default(); 1 << below])),
         }
@@ -335,17 +335,17 @@ impl Store {
     }
 
     /// Whether the root at an instant is told at once: nothing was written lately, and tables are few.
-    pub fn remembers_root(&self, at_ms: u64) -> bool {
-        let (key, now_ms) = (self.0.around.digest_key.now(), self.now_ms());
+    pub fn has_cached_root(&self, at_ms: u64) -> bool {
+        let (key, now_ms) = (self.0.context.digest_key.now(), self.now_ms());
         let tables = self.all_tables();
         tables.len() <= TABLES_AT_ONCE
-            && tables.iter().all(|table| table.remembered.sum_at(&key, at_ms, now_ms).is_some())
+            && tables.iter().all(|table| table.cached_digests.sum_at(&key, at_ms, now_ms).is_some())
     }
 
     /// Has the trees give back what they remember of the last seconds once nobody can ask for it, as whoever asks for a root does.
-    pub fn forget_past(&self) {
+    pub fn drop_history(&self) {
         for table in self.all_tables() {
-            table.sum_at(&self.0.around.digest_key.now(), self.now_ms(), self.now_ms());
+            table.sum_at(&self.0.context.digest_key.now(), self.now_ms(), self.now_ms());
         }
     }
 
@@ -413,7 +413,7 @@ mod tests {
         storage::{
             open::read_dictionaries,
             table::{merge::Existing, row::row_of},
-            tests::{Scene, close, key, put, table, wait_until},
+            tests::{Fixture, close, key, put, table, wait_until},
         },
     };
 
@@ -456,18 +456,18 @@ mod tests {
     }
 
     /// Has the clock and the floor of expired values pass an instant: so many rows are left.
-    fn remove_expired(scene: &Scene, store: &Store, at_ms: u64, left: u64) {
-        scene.now_ms.store(at_ms, Ordering::SeqCst);
+    fn remove_expired(fixture: &Fixture, store: &Store, at_ms: u64, left: u64) {
+        fixture.now_ms.store(at_ms, Ordering::SeqCst);
         wait_until("the rows that expired are gone", || {
-            store.pass_floor(at_ms, at_ms).expect("passes");
+            store.advance_floors(at_ms, at_ms).expect("passes");
             store.rows_total() == left && !store.is_sweeping()
         });
     }
 
     #[test]
     fn digests_follow_every_kind_of_write() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let at_ms = store.now_ms() + 60_000;
         for number in 0..200_u64 {
             merge(&store, &number.to_string(), put("1", (number % 7 == 0).then_some(at_ms), number));
@@ -489,15 +489,15 @@ mod tests {
         assert_sound(&store);
         // Those from 56 to 196: the others were deleted.
         let left = store.rows_total() - 21;
-        remove_expired(&scene, &store, at_ms, left);
+        remove_expired(&fixture, &store, at_ms, left);
         assert_sound(&store);
         close(store);
     }
 
     #[test]
     fn trees_grow_with_their_rows_in_batches_and_one_by_one() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let names = neighbours(400);
         let partition = Path::partition(0);
         for name in &names[..150] {
@@ -525,7 +525,7 @@ mod tests {
         for name in &names {
             merge(&store, name, put("4", Some(at_ms), 4));
         }
-        remove_expired(&scene, &store, at_ms, 0);
+        remove_expired(&fixture, &store, at_ms, 0);
         assert_eq!(store.depth(&table(), partition), Ok(PARTITION_BITS));
         assert_sound(&store);
         assert_eq!(store.digest_tables(), []);
@@ -533,9 +533,9 @@ mod tests {
     }
 
     #[test]
-    fn stores_that_merged_the_same_in_another_order_have_equal_roots() {
-        let (scene, other_scene) = (Scene::new(), Scene::new());
-        let (store, other) = (scene.open(), other_scene.open());
+    fn stores_that_merged_the_same_rows_in_any_order_have_equal_roots() {
+        let (fixture, other_fixture) = (Fixture::new(), Fixture::new());
+        let (store, other) = (fixture.open(), other_fixture.open());
         for store in [&store, &other] {
             store.rekey(KEY).expect("takes the key");
         }
@@ -564,8 +564,8 @@ mod tests {
 
     #[test]
     fn a_root_shows_nothing_that_was_written_after_its_instant() {
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let now_ms = store.now_ms();
         let at = |ms: u64| {
             let timestamp = Timestamp { hlc: ms << 16, node: NodeId(1) };
@@ -589,36 +589,36 @@ mod tests {
         assert_eq!(sums(now_ms).into_iter().sum::<Sum>().count, 1);
         assert_eq!(sums(now_ms + 1).into_iter().sum::<Sum>().count, 2);
         // Long after, that instant cannot be told any more.
-        scene.now_ms.fetch_add(60_000, Ordering::SeqCst);
+        fixture.now_ms.fetch_add(60_000, Ordering::SeqCst);
         assert_eq!(store.root(now_ms), Ok(None));
         assert!(store.root(now_ms + 3000).expect("does not fail").is_some());
         close(store);
     }
 
     #[test]
-    fn a_root_is_remembered_from_when_it_was_asked_for_until_something_is_written() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_root_is_cached_until_the_next_write() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for name in ["k", "l"] {
             merge(&store, name, put("1", None, 1));
             let at_ms = later(&store);
-            assert!(!store.remembers_root(at_ms));
+            assert!(!store.has_cached_root(at_ms));
             let asked = store.root(at_ms).expect("does not fail");
-            assert!(store.remembers_root(at_ms) && asked.is_some());
+            assert!(store.has_cached_root(at_ms) && asked.is_some());
             assert_eq!(store.root(at_ms), Ok(asked));
-            assert!(!store.remembers_root(0), "there was another at that instant");
+            assert!(!store.has_cached_root(0), "there was another at that instant");
         }
         store.rekey(KEY).expect("takes the key");
-        assert!(!store.remembers_root(later(&store)));
+        assert!(!store.has_cached_root(later(&store)));
         close(store);
     }
 
     /// A node without peers is asked for no root, and kept what a table's trees remember of its last writes, up to 25 MB, for the
     /// better part of an hour.
     #[test]
-    fn what_nobody_can_ask_for_any_more_is_forgotten_without_a_root() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn old_history_is_dropped_even_if_no_root_is_read() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         merge(&store, "k", put("1", None, 1));
         let remembers = || {
             let table = store.table(&table()).expect("is there");
@@ -627,23 +627,23 @@ mod tests {
             };
             (0..=u8::MAX).any(|number| has_recents(&table.lock(number)))
         };
-        store.forget_past();
+        store.drop_history();
         assert!(remembers(), "a peer may still ask for the second before");
-        scene.now_ms.fetch_add(HORIZON_MS + 1000, Ordering::SeqCst);
-        store.forget_past();
+        fixture.now_ms.fetch_add(HORIZON_MS + 1000, Ordering::SeqCst);
+        store.drop_history();
         assert!(!remembers());
         close(store);
     }
 
     #[test]
-    fn the_key_of_the_digests_lasts_and_another_takes_its_place() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn the_digest_key_survives_a_restart_and_can_be_replaced() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let first = store.digest_key();
         merge(&store, "k", put("1", None, 1));
         let before = root(&store);
         close(store);
-        let store = scene.open();
+        let store = fixture.open();
         assert_eq!(store.digest_key(), first);
         assert_eq!(root(&store), None, "nobody has counted the rows");
         store.count_rows().expect("counts");
@@ -654,7 +654,7 @@ mod tests {
         assert_sound(&store);
         let rekeyed = root(&store);
         close(store);
-        let store = scene.open();
+        let store = fixture.open();
         assert_eq!(store.digest_key(), KEY);
         store.count_rows().expect("counts");
         assert_eq!(root(&store), rekeyed);
@@ -662,11 +662,11 @@ mod tests {
     }
 
     #[test]
-    fn until_rows_are_hashed_under_the_new_key_no_root_is_told() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn there_is_no_root_until_all_rows_are_hashed_under_the_new_key() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         merge(&store, "k", put("1", None, 1));
-        store.0.around.digest_key.set(KEY);
+        store.0.context.digest_key.set(KEY);
         assert_eq!(root(&store), None);
         assert_eq!(store.sums(&table(), Path::ROOT, 0, later(&store)), Ok(None));
         store.count_rows().expect("hashes the rows");
@@ -676,9 +676,9 @@ mod tests {
     }
 
     #[test]
-    fn a_table_opened_again_has_no_root_before_its_rows_are_counted() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_reopened_table_has_no_root_before_its_rows_are_counted() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         merge(&store, "k", put("1", None, 1));
         let before = root(&store);
         let trees = store.with_engine(|engine| Trees::open(engine, &table())).expect("opens");
@@ -688,15 +688,15 @@ mod tests {
         assert_eq!(store.sums(&table(), Path::ROOT, 0, later(&store)), Ok(None));
         store.count_rows().expect("counts");
         assert_eq!(root(&store), before);
-        store.0.around.committer.fail("a test");
+        store.0.context.committer.fail("a test");
         assert_eq!(root(&store), None, "what the storage holds is not known");
         close(store);
     }
 
     #[test]
-    fn a_check_finds_what_the_disk_lost_and_puts_it_right() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn a_check_finds_and_repairs_digests_of_lost_rows() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for number in 0..20 {
             merge(&store, &number.to_string(), put("1", None, 1));
         }
@@ -719,10 +719,10 @@ mod tests {
     }
 
     #[test]
-    fn writers_at_once_leave_the_digests_of_what_they_wrote() {
+    fn concurrent_writers_leave_correct_digests() {
         const WRITERS: u64 = 3;
-        let scene = Scene::new();
-        let store = scene.open();
+        let fixture = Fixture::new();
+        let store = fixture.open();
         let names = neighbours(300);
         thread::scope(|scope| {
             for writer in 0..WRITERS {
@@ -744,9 +744,9 @@ mod tests {
     }
 
     #[test]
-    fn checks_come_to_every_table_in_turn() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn checks_reach_every_table_in_turn() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         assert_eq!(store.check_next(), Ok(true));
         let tables = ["a", "b"].map(|name| TableName::parse(name).expect("a name"));
         for table in &tables {
@@ -763,9 +763,9 @@ mod tests {
     }
 
     #[test]
-    fn paths_from_outside_are_refused_where_there_is_no_such_node() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn paths_without_a_node_are_refused() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         merge(&store, "k", put("1", None, 1));
         let sums = |path, below| store.sums(&table(), path, below, 0).expect("does not fail");
         for path in [Path { bits: 25, prefix: 0 }, Path { bits: 3, prefix: 8 }, Path { bits: 255, prefix: 1 }]
@@ -787,9 +787,9 @@ mod tests {
     }
 
     #[test]
-    fn children_of_a_table_add_up() {
-        let scene = Scene::new();
-        let store = scene.open();
+    fn the_sums_of_children_add_up() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
         for name in neighbours(200).into_iter().chain((0..2000).map(|number| number.to_string())) {
             merge(&store, &name, put("1", None, 1));
         }

@@ -1,4 +1,4 @@
-//! Doubt: that rows may be missing here, may be older than what was acknowledged, or may have been deleted. It is kept in a file
+//! SuspectedLoss: that rows may be missing here, may be older than what was acknowledged, or may have been deleted. It is kept in a file
 //! beside the log until the node has been seen to hold what others hold, and it is written before anything is done that could make
 //! it forgotten.
 
@@ -25,9 +25,9 @@ pub const MEANING: &str = "rows may be missing, older values may be back, and so
 
 /// The doubt of an open store.
 #[derive(Default)]
-pub struct Doubt(Mutex<Option<String>>);
+pub struct SuspectedLoss(Mutex<Option<String>>);
 
-impl Doubt {
+impl SuspectedLoss {
     /// This doubt.
     pub fn new(reason: Option<String>) -> Self {
         Self(Mutex::new(reason))
@@ -41,30 +41,30 @@ impl Doubt {
 
 impl Store {
     /// Why this store may not hold what it acknowledged, for people to read. `None` where nothing speaks against it.
-    pub fn doubt(&self) -> Option<String> {
-        self.0.doubt.lock().clone()
+    pub fn suspected_loss(&self) -> Option<String> {
+        self.0.suspected_loss.lock().clone()
     }
 
     /// Ends the doubt, durably: the store has been seen to hold all that others hold. May wait: not for an async task.
     ///
     /// # Errors
     /// `Io`; the doubt stays then.
-    pub fn clear_doubt(&self) -> Result<()> {
-        let mut doubt = self.0.doubt.lock();
-        if doubt.is_some() {
+    pub fn clear_suspected_loss(&self) -> Result<()> {
+        let mut suspected_loss = self.0.suspected_loss.lock();
+        if suspected_loss.is_some() {
             clear(&self.0.options.data)?;
-            *doubt = None;
+            *suspected_loss = None;
         }
         Ok(())
     }
 
     /// Raises a doubt, durably where the disk takes it.
-    pub(in crate::storage) fn raise_doubt(&self, reason: String) {
-        let mut doubt = self.0.doubt.lock();
+    pub(in crate::storage) fn record_suspected_loss(&self, reason: String) {
+        let mut suspected_loss = self.0.suspected_loss.lock();
         if let Err(error) = write(&self.0.options.data, &reason) {
             error!(%error, "the doubt about the storage could not be written down");
         }
-        *doubt = Some(reason);
+        *suspected_loss = Some(reason);
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_doubt_is_there_until_it_is_cleared() {
+    fn a_suspected_loss_stays_until_it_is_cleared() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         assert_eq!(read(directory.path()), Ok(None));
         write(directory.path(), "first").expect("writes");

@@ -3,19 +3,19 @@
 use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
 use super::{
-    agreed::Agreed,
+    agreed::AgreedInstants,
     cache::{DecodedValues, SharedValues},
     digests::SharedKey,
     floors::Floors,
     jobs::GcJob,
     lost::Reports,
-    row_count::Opening,
+    row_count::CloseComparison,
 };
 use crate::storage::{WallClock, commit::Committer, counters::Counters};
 
 /// What a table shares with the store around it.
 #[derive(Clone)]
-pub struct Shared {
+pub struct TableContext {
     /// The wall clock, in Unix milliseconds.
     pub now_ms: WallClock,
     /// Where figures are kept.
@@ -29,13 +29,13 @@ pub struct Shared {
     /// The key under which rows are hashed.
     pub digest_key: Arc<SharedKey>,
     /// Work for the thread that sweeps.
-    pub chores: mpsc::Sender<GcJob>,
+    pub jobs: mpsc::Sender<GcJob>,
     /// How far the dead are gone.
     pub floors: Arc<Floors>,
     /// What was here at the opening.
-    pub opening: Arc<Opening>,
+    pub close_comparison: Arc<CloseComparison>,
     /// At which instants this store was compared with others, and what came late.
-    pub agreed: Arc<Agreed>,
+    pub agreed: Arc<AgreedInstants>,
     /// Where damage is reported.
     pub repairs: Reports,
     /// Whether what is due when is to be entered again, of all rows.
