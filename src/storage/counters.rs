@@ -1,41 +1,41 @@
-//! Figures of a store, kept by all its threads together.
+//! Counters and gauges of a store, updated by all its threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A figure that threads keep together.
+/// A number that several threads update.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// So many more.
+    /// Adds `count`.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// One less, of a gauge.
+    /// Subtracts one from a gauge.
     pub fn decrement(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The figure.
+    /// The current value.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// Figures since the store was opened.
+/// Numbers since the store was opened.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Merges that changed a row.
     pub writes: Counter,
-    /// Rows that were set or removed, counted when they are: a sync that begins later makes them durable.
+    /// Rows set or removed, counted when it happens: a sync that begins later makes them durable.
     pub changed_rows: Counter,
-    /// Merges that lost against what was there.
+    /// Merges that lost against the stored row.
     pub writes_superseded: Counter,
     /// Writes refused because the storage was failing.
     pub writes_refused: Counter,
@@ -43,28 +43,28 @@ pub struct Counters {
     pub commits: Counter,
     /// Changes published.
     pub changes: Counter,
-    /// Subscriptions open now.
+    /// Open subscriptions.
     pub subscriptions: Counter,
-    /// Subscribers told to resynchronise because they read too slowly.
+    /// Subscribers that had to resynchronize because they read too slowly.
     pub resyncs: Counter,
     /// Values that expired.
     pub expired: Counter,
-    /// Rows of peers that changed what was here.
+    /// Rows of peers that changed something here.
     pub rows_accepted: Counter,
-    /// Rows of peers that were refused, as they were deleted everywhere.
+    /// Rows of peers refused because they were deleted everywhere.
     pub rows_refused: Counter,
-    /// Tombstones removed as every replica had them.
+    /// Tombstones removed because every replica had them.
     pub tombstones_swept: Counter,
-    /// Expired values removed as every replica had them.
+    /// Expired values removed because every replica had them.
     pub expired_swept: Counter,
     /// Starts at which the rows were not those of the last close.
     pub start_mismatches: Counter,
     /// Records found damaged.
     pub corrupt_records: Counter,
-    /// Partitions whose digests were not those of the rows on disk, and were built again.
+    /// Partitions whose digests did not match the rows on disk and were rebuilt.
     pub digest_repairs: Counter,
-    /// Bytes of the log that were read to look for damage.
+    /// Bytes of the log read by the scrub.
     pub scrubbed_bytes: Counter,
-    /// Places of the log where damage was found.
+    /// Damaged places found in the log.
     pub damaged_frames: Counter,
 }

@@ -1,18 +1,21 @@
-//! Disk: the tables of one node in one directory. The only layer that names sled, and only in `engine`.
+//! Storage: the tables of one node in one directory. The only layer that uses sled, and only in `engine`.
 //!
-//! In reading order: `merge` is the write path, `batch` with `intents` that of many rows at once, `table` the reads; `row`, `record`,
-//! `codec` and `chunks` are their bytes, `scan` lists; `commit` makes durable and `recovery` survives a disk that fails; `pump`,
-//! `watch`, `queue` and `subscription` carry each `change` to subscribers, `agreed` and `backlog` to those who come from elsewhere;
-//! `timestamps` gives timestamps; `sweep` works beside all that. `partition` and `digests` say what rows there are to other replicas, `copy`
-//! reads them for those, `accept` takes theirs; `notes` is what the node keeps beside its tables; all of it runs on `environment` and
-//! `threads`. `check`, `compact` and `salvage` are for stores nobody has open.
+//! - `table` holds rows: `merge` is the write path of every write, `batch` writes many rows atomically, `scan` lists, and `record` and
+//!   `codec` define the bytes of a row. Its `digests` describe the rows so that replicas can compare them. `tables` finds, makes and
+//!   removes tables.
+//! - `commit` makes writes durable and issues the node's timestamps.
+//! - `changes` carries every change to subscribers.
+//! - `transfer` reads rows for a peer and applies a peer's rows.
+//! - `gc` announces expired values and removes garbage.
+//! - `open` opens a directory, and reopens it after a disk failure: lock, format, damage, the node's identity. `repair` handles damaged
+//!   pages while the store is open. `offline` has the tools for stores that no node has open.
+//! - `engine` wraps sled; `environment` gives time, randomness and threads.
 //!
-//! What is known of the disk: `log` reads the engine's file without the engine, `mark` says how far it was durable, `suspected_loss` that
-//! something may be lost, and `quiet` catches the engine's panics. `repair` deals with pages that cannot be read, `gaps` finds where
-//! such end, `lost` keeps account of what was on them, and `scrub` looks for them in the segments of the log.
+//! A write goes through `table::merge` into the engine; from there `changes::pump` publishes it, and `commit` acknowledges it when it is
+//! durable.
 //!
-//! Trees of the engine: `meta`; `batches`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`. One
-//! that was copied because of damage has `#` and a number at the end of its name, and `generations` says which is in use.
+//! Trees of the engine: `meta`; `batches`; `expiry`, `expired` and `tombstones`; and for each table `rows/NAME` and `chunks/NAME`. A tree
+//! that was copied because of damage has `#` and a number after its name; `generations` says which one is in use.
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
@@ -86,28 +89,28 @@ struct Inner {
     options: Options,
     identity: Identity,
     suspected_loss: SuspectedLoss,
-    /// `None` while it is opened again, and after the end.
+    /// `None` while the store is reopened, and after it is closed.
     engine: RwLock<Option<Engine>>,
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
     context: TableContext,
     checked: Mutex<Checked>,
     hub: Arc<Hub>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The thread that scrubs ends when this is gone.
+    /// Dropping it ends the scrub thread.
     scrub: Mutex<Option<mpsc::Sender<()>>>,
-    /// The thread that panicked, if one did.
+    /// Name of a thread that panicked, if one did.
     stopped: OnceLock<String>,
-    /// Who sweeps, where there is no thread for it.
+    /// The garbage collector, if there is no thread for it.
     sweeper: Mutex<Option<gc::Worker>>,
     backlogs: Backlogs,
-    /// What damage was reported, where there is no thread that repairs.
+    /// Reported damage, if there is no thread that repairs it.
     repairer: Mutex<Option<mpsc::Receiver<RepairJob>>>,
-    /// Held as long as the store is: what keeps a second process out.
+    /// Held while the store is open: keeps a second process out.
     _lock: File,
 }
 
 impl Store {
-    /// Opens the directory, creating it where it is missing, and starts the threads that work beside requests.
+    /// Opens the directory, creates it if it is missing, and starts the background threads.
     ///
     /// # Errors
     /// `StorageInUse`, `StorageUnusable` (not a directory, no permission, a newer format), `StorageDamaged`, `StorageFull`.
@@ -174,22 +177,22 @@ impl Store {
         Ok(store)
     }
 
-    /// What it runs on.
+    /// The environment it runs in.
     pub fn environment(&self) -> &Environment {
         &self.0.options.environment
     }
 
-    /// The node whose store this is.
+    /// The node that owns the store.
     pub fn node(&self) -> NodeId {
         self.0.identity.node
     }
 
-    /// The bound of the node's clock that is durable.
+    /// The durable bound of the node's clock.
     pub fn clock_bound(&self) -> u64 {
         self.0.identity.clock_bound
     }
 
-    /// Where a damaged store was moved before this one was made, if it was.
+    /// Where the damaged store was moved that this one replaces, if there was one.
     pub fn set_aside(&self) -> Option<&PathBuf> {
         self.0.identity.set_aside.as_ref()
     }
@@ -204,20 +207,20 @@ impl Store {
         self.read_table(table, None, |table| table.get(key))
     }
 
-    /// Returns when all merges before the call are as durable as the options promise.
+    /// Waits until all merges before the call are as durable as the options promise.
     ///
     /// # Errors
-    /// `StorageFull` where the storage failed since `incarnation`: then some of them may be lost.
+    /// `StorageFull` if the storage failed since `incarnation`: then some merges may be lost.
     pub async fn acknowledge(&self, incarnation: Incarnation) -> Result<()> {
         self.0.context.committer.acknowledge(incarnation).await
     }
 
-    /// The present life of the store: taken before merging, it ties the acknowledgement to the engine that was merged into.
+    /// The current incarnation of the store. Take it before merging: it ties the acknowledgement to the engine that was written to.
     pub fn incarnation(&self) -> Incarnation {
         self.0.context.committer.incarnation()
     }
 
-    /// Returns when everything before the call survives a power cut, whatever the options promise.
+    /// Waits until everything before the call survives a power cut, whatever the options promise.
     ///
     /// # Errors
     /// As `acknowledge`.
@@ -235,23 +238,23 @@ impl Store {
         self.read_table(table, Page::default(), |table| table::scan::rows(table, range, rows_max))
     }
 
-    /// Whether it is known already that keys of a listing cannot be read.
+    /// Whether keys of a listing are known to be unreadable.
     pub fn has_unreadable(&self, table: &TableName, range: &Range) -> bool {
         self.table(table).is_some_and(|table| table::scan::has_unreadable(&table, range).unwrap_or(false))
     }
 
-    /// How many visible keys begin so.
+    /// Counts the visible keys of a range.
     pub fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
         self.read_table(table, Counted::default(), |table| table::scan::count(table, range))
     }
 
-    /// Whether there is a table: one that has rows, or had some not long ago.
+    /// Whether a table exists: it has rows, or had some not long ago.
     pub fn has_table(&self, name: &TableName) -> bool {
         self.read_tables().contains_key(name)
     }
 
-    /// Follows topics. What was acknowledged before is no change to those who start now, nor to those who come back with the
-    /// cursor of a snapshot that they begin now.
+    /// Subscribes to topics. Writes acknowledged before the call are not delivered as changes, neither now nor to a client that resumes
+    /// from the cursor of a snapshot started now.
     ///
     /// # Errors
     /// `TooMany` at the limit of subscriptions, `Draining`.
@@ -271,7 +274,7 @@ impl Store {
         Subscription::begin(self.clone(), self.0.hub.clone(), topics, start)
     }
 
-    /// Figures.
+    /// Counters and gauges.
     pub fn counters(&self) -> &Counters {
         &self.0.context.counters
     }
@@ -286,16 +289,16 @@ impl Store {
         self.0.context.committer.failure()
     }
 
-    /// Unix milliseconds by the store's clock.
+    /// The store's clock in Unix milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.0.options.environment.now_ms()
     }
 
-    /// Makes everything durable, ends the threads and closes the directory, which another may open then. May wait: not for
-    /// an async task.
+    /// Makes everything durable, ends the threads and closes the directory; another process may open it then. It blocks: do not call it
+    /// from an async task.
     pub fn close(&self) -> Result<()> {
         self.0.hub.end();
-        // The thread may be gone already, with nobody to tell.
+        // The worker may be gone already.
         let _ = self.0.context.jobs.send(GcJob::Stop);
         let _ = self.0.context.repairs.send(RepairJob::Stop);
         drop(self.0.scrub.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -306,12 +309,12 @@ impl Store {
         self.save_agreed();
         let engine = self.0.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         let synced = engine.map_or(Ok(()), |engine| engine.close(self.content()));
-        // Whoever waits merged before the tables were closed.
+        // Waiting writers merged before the tables were closed.
         self.0.context.committer.answer(&synced);
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
-                error!("a thread of the storage had panicked");
+                error!("a thread of the storage panicked");
             }
         }
         synced
@@ -330,7 +333,7 @@ impl Store {
     fn with_engine<T>(&self, run: impl FnOnce(&Engine) -> Result<T>) -> Result<T> {
         match self.read_engine().as_ref() {
             Some(engine) => run(engine),
-            None => Err(Error::NotReady("the storage is being opened again; try again in a moment".into())),
+            None => Err(Error::NotReady("the storage is being reopened; try again in a moment".into())),
         }
     }
 

@@ -1,44 +1,44 @@
-//! How a store is kept; `config` composes it.
+//! Options of a store; `config` fills them in.
 
 use std::path::PathBuf;
 
 use super::{commit::Durability, environment::Environment};
 
-/// How a store is kept.
+/// Options of a store.
 #[derive(Clone)]
 pub struct Options {
-    /// The directory.
+    /// Its directory.
     pub data: PathBuf,
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Memory for pages of the engine, in bytes.
+    /// Memory for the engine's pages, in bytes.
     pub cache_bytes: u64,
-    /// Bytes of the log that are read each second to look for damage; 0 for none.
+    /// Bytes of the log that the scrub reads per second; 0 turns it off.
     pub scrub_bytes_per_second: u64,
-    /// Most tables there can be.
+    /// Most tables.
     pub tables_max: usize,
-    /// Most subscriptions at one time.
+    /// Most subscriptions at a time.
     pub subscriptions_max: usize,
-    /// Move a directory that does not open aside, and start empty, instead of refusing to start.
+    /// Move a directory that does not open aside and start empty, instead of refusing to start.
     pub set_aside_damaged: bool,
-    /// What says whether others hold what this node holds.
+    /// How to tell whether other nodes hold what this node holds.
     pub peers: Peers,
-    /// What it runs on.
+    /// The environment it runs in.
     pub environment: Environment,
 }
 
-/// What says whether there are other nodes that hold what this one holds, so that they can give back what its storage lost.
+/// How to tell whether other nodes hold what this node holds, so that they can restore what its storage lost.
 #[derive(Clone, Copy, Debug)]
 pub struct Peers {
     /// Whether the node was told to join others.
     pub joins: bool,
-    /// The name of the note in which it remembers them.
+    /// Name of the note that lists them.
     pub note: &'static str,
-    /// Whether such a note names any.
+    /// Whether the note lists any.
     pub are_in: fn(&[u8]) -> bool,
 }
 
-/// Of a node that is alone.
+/// A node without peers.
 impl Default for Peers {
     fn default() -> Self {
         Self { joins: false, note: "", are_in: |_| false }

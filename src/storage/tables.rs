@@ -1,5 +1,5 @@
-//! The tables of a store: found, made by the first write, opened with their pumps; and removed when their last row is gone,
-//! tombstones included.
+//! The tables of a store: looked up, made by their first write, opened with their pumps, and removed when they have no rows left, not even
+//! tombstones.
 
 use std::sync::{Arc, PoisonError};
 
@@ -21,7 +21,7 @@ impl Store {
         self.read_tables().get(name).cloned()
     }
 
-    /// Reads a table; `empty` where there is none.
+    /// Reads a table; returns `empty` if there is none.
     pub(in crate::storage) fn read_table<T>(
         &self,
         name: &TableName,
@@ -30,7 +30,7 @@ impl Store {
     ) -> Result<T> {
         while let Some(table) = self.table(name) {
             match read(&table) {
-                // Removed while we came to it: the next look waits for the end of that.
+                // It was removed meanwhile: the next lookup waits for the end of that.
                 Err(_) if table.is_removed() => {}
                 outcome => return outcome,
             }
@@ -40,11 +40,13 @@ impl Store {
 
     pub(in crate::storage) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
         self.table_or_else(name, |tables_max| {
-            format!("this node has its {tables_max} tables: use one of them, or raise --max-tables")
+            format!(
+                "this node is at its limit of {tables_max} tables: use one of them, or raise --max-tables"
+            )
         })
     }
 
-    /// As `table_or_new`, for rows that another node has taken.
+    /// Like `table_or_new`, for rows that another node has accepted.
     pub(in crate::storage) fn table_of_peer(&self, name: &TableName) -> Result<Arc<Table>> {
         self.table_or_else(name, |tables_max| {
             format!(
@@ -54,7 +56,7 @@ impl Store {
         })
     }
 
-    /// Whether one more table may be made.
+    /// Whether another table may be made.
     pub fn has_room_for_tables(&self) -> bool {
         self.read_tables().len() < self.0.options.tables_max
     }
@@ -67,7 +69,7 @@ impl Store {
         if let Some(table) = tables.get(name) {
             return Ok(table.clone());
         }
-        // The store may be about to be opened again, with the tables that there are.
+        // The store may be about to reopen, with the tables it has now.
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
@@ -81,10 +83,10 @@ impl Store {
         Ok(table)
     }
 
-    /// Removes the tables that have no rows, not even tombstones. They count no more, and cost nothing; the next write makes a
-    /// new one. Who watches one goes on watching, as subscribers are found by name.
+    /// Removes the tables that have no rows, not even tombstones. They no longer count or cost anything; the next write makes a new one.
+    /// Subscribers stay subscribed, as they are found by name.
     pub(in crate::storage) fn remove_empty_tables(&self) -> Result<()> {
-        // One of which rows are lost may have some.
+        // A table with lost rows may have some.
         let has_none =
             |table: &&Arc<Table>| table.rows() == 0 && table.is_counted() && table.unreadable_ranges() == 0;
         for table in self.all_tables().iter().filter(has_none) {
@@ -95,7 +97,7 @@ impl Store {
 
     fn remove_table(&self, table: &Arc<Table>) -> Result<()> {
         let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
-        // The store may be about to be opened again, with the tables that there are.
+        // The store may be about to reopen, with the tables it has now.
         if self.failure().is_some() {
             return Ok(());
         }
@@ -107,7 +109,7 @@ impl Store {
             Trees::remove(engine, table.name())
         });
         drop(tables);
-        // Not before: the engine writes its log out as it lets go of a tree.
+        // Not earlier: the engine flushes its log when it releases a tree.
         drop(trees);
         info!(table = %table.name(), "removed a table without rows");
         removed
@@ -180,7 +182,7 @@ mod tests {
         TableName::parse(text).expect("a name")
     }
 
-    /// Empties a table as a delete, the grace and a sweep do.
+    /// Empties a table, like deletes followed by garbage collection.
     fn empty(store: &Store, table: &TableName, keys: &[&str]) {
         for (counter, name) in keys.iter().enumerate() {
             let deleted = crate::core::register::Register::deleted(timestamp(1000 + counter as u64));
@@ -189,8 +191,8 @@ mod tests {
         store.sweep_to(Swept { tombstones_ms: NOW_MS + 1, expired_ms: NOW_MS + 1 });
     }
 
-    /// Tables whose last row had expired or was deleted counted against `--max-tables` for ever: a table a day, and after some
-    /// days no table could be made any more, after a restart neither.
+    /// Tables whose last row had expired or was deleted counted against `--max-tables` for ever: with one table a day, after some days no
+    /// table could be made any more, even after a restart.
     #[test]
     fn an_emptied_and_swept_table_no_longer_counts() {
         let fixture = Fixture::new();
@@ -247,7 +249,7 @@ mod tests {
         close(store);
     }
 
-    /// A write that comes while its table is being removed goes to the one in its place.
+    /// A write that arrives while its table is being removed goes to the table that replaces it.
     #[test]
     fn no_write_is_lost_while_its_table_is_removed() {
         let fixture = Fixture::new();
@@ -265,7 +267,7 @@ mod tests {
         for round in 0..300_u64 {
             store.merge(&table, &key("k"), |_| Ok(put("1", None, 2 * round))).expect("merges");
             assert!(store.get(&table, &key("k")).expect("reads").is_some(), "round {round}");
-            // As a sweep does it, so that the table may go.
+            // Remove the row like the garbage collector, so that the table may go.
             let found = store.table(&table).expect("it has a row");
             let row = crate::storage::table::row::row_of(&key("k"));
             found

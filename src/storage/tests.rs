@@ -1,4 +1,4 @@
-//! What broke in a whole store once, and holds now.
+//! Regression tests of a whole store, and helpers for the tests of its modules.
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 /// Far longer than anything takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A store in a directory of its own, with a wall clock that the test sets.
+/// A store in its own temporary directory, with a wall clock that the test sets.
 pub(super) struct Fixture {
     directory: tempfile::TempDir,
     pub(super) now_ms: Arc<AtomicU64>,
@@ -81,7 +81,7 @@ pub(super) fn timestamp(counter: u64) -> Timestamp {
     Timestamp { hlc: (NOW_MS << 16) + counter, node: NodeId(1) }
 }
 
-/// Closes a store and lets go of its directory.
+/// Closes a store and releases its directory.
 pub(super) fn close(store: Store) {
     store.close().expect("closes");
 }
@@ -97,7 +97,7 @@ pub(super) fn long_value(bytes: usize) -> String {
     noise + "\""
 }
 
-/// Waits until that is so.
+/// Waits until `is_so` returns true.
 pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !is_so() {
@@ -106,7 +106,7 @@ pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Keys of a tree of a store that nobody has open.
+/// Number of keys in a tree of a closed store.
 pub(super) fn keys_in(data: &Path, tree: &str) -> usize {
     let engine = Engine::open(data, 1024 * 1024).expect("the engine opens");
     engine.tree(tree).expect("a tree").range(&[], None).count()
@@ -134,7 +134,7 @@ pub(super) fn wait_for_changes(store: &Store, count: u64) {
     }
 }
 
-/// The checksum of a row does not cover chunks, and nothing else did: a flipped byte in one came back as a value.
+/// The checksum of a row does not cover chunks, and nothing else did: a flipped byte in a chunk came back as a value.
 #[test]
 fn a_flipped_byte_of_a_long_value_is_an_error() {
     let fixture = Fixture::new();
@@ -145,7 +145,7 @@ fn a_flipped_byte_of_a_long_value_is_an_error() {
     let chunks = engine.tree("chunks/t").expect("a tree");
     let (name, chunk) = chunks.range(&[], None).next().expect("a chunk").expect("reads");
     let mut flipped = chunk.to_vec();
-    // Both are letters of hexadecimal digits, so that the text stays text.
+    // Both are hexadecimal letters, so that the text stays text.
     let at = flipped.len() / 2;
     flipped[at] ^= 1;
     chunks.insert(&name, &flipped).expect("inserts");
@@ -157,7 +157,7 @@ fn a_flipped_byte_of_a_long_value_is_an_error() {
     close(store);
 }
 
-/// The chunks of the writes before the one that failed stayed for ever, seen by nobody.
+/// The chunks of the writes before the failing one stayed for ever, and nobody could see them.
 #[test]
 fn a_batch_that_fails_leaves_no_chunks() {
     let fixture = Fixture::new();
@@ -180,8 +180,8 @@ fn a_batch_that_fails_leaves_no_chunks() {
     assert_eq!(keys_in(&fixture.data(), "chunks/t"), chunks);
 }
 
-/// A tombstone over a value whose time had come, but which was not swept yet, was taken for one that covers nothing: those who
-/// had seen the value were never told of its end.
+/// A tombstone over a value that had expired but was not removed yet was taken for one that replaces nothing: subscribers that had seen the
+/// value were never told of its end.
 #[test]
 fn the_delete_of_an_expired_value_is_announced() {
     let fixture = Fixture::new();
@@ -191,7 +191,7 @@ fn the_delete_of_an_expired_value_is_announced() {
     store.merge(&table(), &key("k"), |_| Ok(put("1", Some(NOW_MS + 1000), 1))).expect("merges");
     assert!(matches!(effect(next(&mut subscription)), Effect::Updated { .. }));
     let delete = |_: Option<&Existing<'_>>| {
-        // Under the row's lock, so that the sweep cannot come first.
+        // Under the row's lock, so that the worker cannot come first.
         fixture.now_ms.store(NOW_MS + 1000, Ordering::SeqCst);
         Ok(Register::deleted(timestamp(2)))
     };
@@ -200,7 +200,7 @@ fn the_delete_of_an_expired_value_is_announced() {
     close(store);
 }
 
-/// The second tombstone covered nothing but the first, which nobody was told of either.
+/// The second tombstone replaced only the first, which nobody was told of either.
 #[test]
 fn a_value_deleted_twice_in_a_batch_is_announced() {
     let fixture = Fixture::new();
@@ -216,7 +216,8 @@ fn a_value_deleted_twice_in_a_batch_is_announced() {
     close(store);
 }
 
-/// The pump found a value to be seen, and the sweep told of its end first: subscribers kept it. Now the sweep waits for the pump.
+/// The pump found a value visible, but the worker announced its expiry first: subscribers kept the value. Now the worker waits for the
+/// pump.
 #[test]
 fn the_expiry_of_a_value_is_published_after_the_value() {
     let fixture = Fixture::new();
@@ -251,7 +252,7 @@ fn the_expiry_of_a_value_is_published_after_the_value() {
     close(store);
 }
 
-/// A compaction cut short after its last rename leaves the old store beside the new one, and none went through after it.
+/// A compaction that was interrupted after its last rename leaves the old store beside the new one, and after that every compaction failed.
 #[test]
 fn leftovers_of_a_compaction_do_not_stop_the_next() {
     let fixture = Fixture::new();
@@ -292,8 +293,8 @@ fn a_snapshot_delivers_a_key_of_two_topics_once() {
     close(store);
 }
 
-/// A snapshot began while what it gave was still on its way to the stream: its cursor was before that, and whoever came back with
-/// it got again what the snapshot had given.
+/// A snapshot began while what it delivered was still on its way to the stream. Its cursor was before that, and a client that resumed from
+/// it got the same changes again.
 #[test]
 fn the_cursor_of_a_snapshot_is_after_all_earlier_writes() {
     let fixture = Fixture::new();
@@ -313,8 +314,8 @@ fn the_cursor_of_a_snapshot_is_after_all_earlier_writes() {
     close(store);
 }
 
-/// A snapshot gave a value that was written after an older one had expired. The end of the older one was passed on, the value
-/// was not, as it had been given: the subscriber held nothing from then on.
+/// A snapshot delivered a value that was written after an older one had expired. The end of the older one was passed on, but the new value
+/// was not, as it had been delivered: the subscriber held nothing from then on.
 #[test]
 fn the_end_of_an_older_value_does_not_hide_the_value_of_a_snapshot() {
     let fixture = Fixture::new();
@@ -337,8 +338,8 @@ fn the_end_of_an_older_value_does_not_hide_the_value_of_a_snapshot() {
     close(store);
 }
 
-/// The feed was read by two calls of sled's, one that waits and one that does not. The second set a change aside that was still
-/// being written, the first passed over it, and subscribers got it after a later one of its key, or never.
+/// The feed was read by two calls of sled, one that blocks and one that does not. The second put aside a change that was still being
+/// written, the first skipped it, and subscribers got it after a later change of its key, or never.
 #[test]
 fn every_change_is_published_and_in_order_per_key() {
     const WRITERS: u64 = 4;
@@ -373,7 +374,7 @@ fn every_change_is_published_and_in_order_per_key() {
     close(store);
 }
 
-/// A node that took in 100,000 rows held the last 30,000 of them in its ring, where nobody had ever subscribed.
+/// A node that took in 100,000 rows held the last 30,000 of them in its ring, although nobody had ever subscribed.
 #[test]
 fn changes_are_kept_from_the_first_subscriber_on() {
     let fixture = Fixture::new();
@@ -393,6 +394,6 @@ fn changes_are_kept_from_the_first_subscriber_on() {
     let is_kept = matches!(joined, Joined::Replay(changes) if changes.len() == 1);
     assert!(is_kept, "what came after a cursor is kept");
     let (_, _, _, joined) = join(Some(Cursor { sequence: 0, ..first }));
-    assert!(matches!(joined, Joined::Missed), "nobody was given that cursor");
+    assert!(matches!(joined, Joined::Missed), "nobody holds that cursor");
     close(store);
 }

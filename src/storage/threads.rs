@@ -1,4 +1,4 @@
-//! The threads of a store: started, and looked after. One that panics is told of: what it was to do is not done any more.
+//! The threads of a store: started here, and reported if one panics, since its work then stops.
 
 use std::{
     collections::BTreeSet,
@@ -12,12 +12,11 @@ use tracing::error;
 use super::{Store, gc, repair::scrub::Scrub, table::jobs::RepairJob};
 use crate::error::{Error, Result};
 
-/// The stack of a pump: there may be a thousand of them.
+/// Stack of a pump: there may be a thousand of them.
 const PUMP_STACK_BYTES: usize = 256 * 1024;
 
 impl Store {
-    /// Does what the store's threads would have done by now, where the machine has none for that: makes durable for those who
-    /// wait, and sweeps.
+    /// Does the work of the store's threads, in an environment without them: commits for waiting writers, and collects garbage.
     pub fn work(&self) {
         let waiters = self.0.context.committer.waiters();
         if !waiters.is_empty() {
@@ -32,7 +31,7 @@ impl Store {
         }
     }
 
-    /// Which of the threads of the storage ended without being told to, if one did.
+    /// Which thread of the storage ended without being told to, if one did.
     pub fn stopped_thread(&self) -> Option<String> {
         let stopped = self.0.stopped.get()?;
         Some(format!(
@@ -59,7 +58,7 @@ impl Store {
                 if panic::catch_unwind(AssertUnwindSafe(run)).is_err()
                     && let Some(inner) = inner.upgrade()
                 {
-                    error!(thread = name, "a thread of the storage has panicked");
+                    error!(thread = name, "a thread of the storage panicked");
                     let _ = inner.stopped.set(name);
                 }
             }
@@ -73,12 +72,12 @@ impl Store {
     }
 
     pub(super) fn sweeper(&self) -> MutexGuard<'_, Option<gc::Worker>> {
-        // A turn that panicked is taken again from its beginning.
+        // A turn that panicked is started again.
         self.0.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn repairer(&self) -> MutexGuard<'_, Option<mpsc::Receiver<RepairJob>>> {
-        // Nothing is done under it.
+        // Nothing is changed under it.
         self.0.repairer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

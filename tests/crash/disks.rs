@@ -269,7 +269,7 @@ fn outcome(setup: Setup, ledger: &Ledger) -> (End, Option<f64>) {
     assert!(is_whole != salvage.stdout.contains("deleted keys"), "{salvage:?}");
     let salvaged = setup.home().join("salvaged.db");
     let node = Setup::new().flag("--data", &salvaged).start();
-    let told = node.log().contains("may not hold all that was acknowledged");
+    let told = node.log().contains("acknowledged writes may be missing");
     assert_eq!(told, !is_whole, "{}", node.log());
     let wrong = survey(&node, ledger, !is_whole);
     drop((setup, damaged));

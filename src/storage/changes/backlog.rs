@@ -1,9 +1,9 @@
-//! What the store itself has for a subscriber who comes with the cursor of another node, or of before a restart, to which the ring
-//! does not reach back: the rows with a later timestamp than the cursor's instant, tombstones too, and the values that expired since.
-//! Why that is enough is in `agreed`, and so is where it is not.
+//! Replay from the store, for a subscriber whose cursor the ring does not reach: a cursor of another node, or from before a restart. It
+//! finds the rows with a timestamp later than the cursor's instant, tombstones included, and the values that expired since. `table::agreed`
+//! explains why that is enough, and where it is not.
 //!
-//! Keys that are named are looked up. For prefixes all rows of the table are read, once for all who come: after a restart they are
-//! many, and their cursors are of about one instant. What was found is kept as long as the ring has all that followed.
+//! Topics for one key are looked up. For prefixes, all rows of the table are read once and shared: after a restart many subscribers come
+//! back, with cursors of about the same instant. The result is kept for as long as the ring holds every change since.
 
 use std::{
     cmp::Reverse,
@@ -32,43 +32,44 @@ use crate::{
     },
 };
 
-/// How many rows of a table are kept, and about how many bytes of them: the newest.
+/// Most rows of a table that are kept, and about how many bytes: the newest.
 const ROWS_MAX: usize = REPLAY_MAX;
 const ROWS_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Of how many tables.
+/// Most tables whose backlog is kept.
 const TABLES_MAX: usize = 4;
-/// So much further back than the cursor asks for, so that it serves those who come next.
+/// How much further back than the cursor a backlog reaches, so that it also serves the next subscribers.
 const MARGIN_MS: u64 = 30_000;
 
-/// What was read for those who came before.
+/// Backlogs already read, by table.
 pub type Backlogs = tokio::sync::Mutex<HashMap<TableName, Arc<Backlog>>>;
 
 /// The newest rows of a table.
 pub struct Backlog {
-    /// Everything later than this instant is there.
+    /// All changes after this instant are here.
     since_ms: u64,
-    /// Whether it would go further back, but for its limits.
+    /// Whether the limits cut it off.
     is_full: bool,
-    /// Where the stream was before the rows were read.
+    /// The stream position before the rows were read.
     place: Cursor,
     late: Spans,
-    /// In order of their labels.
+    /// Ordered by label.
     rows: Vec<Arc<LoggedChange>>,
 }
 
 impl Store {
-    /// What `topics` had after a cursor's instant, and what the ring has of them since that was read, up to a place of this epoch. `None`
-    /// where that cannot be told, or is more than a snapshot is worth. Some of it may be later than that place.
+    /// Returns what changed in `topics` after a cursor's instant: from the store, then from the ring up to the position `until` of this
+    /// epoch. Returns `None` if that cannot be told, or if there is so much that a snapshot costs no more. Some changes may be later than
+    /// `until`.
     ///
     /// # Errors
-    /// As a read's.
+    /// Those of a read.
     pub(in crate::storage) async fn backlog(
         &self,
         topics: &[Topic],
         at_ms: u64,
         until: Cursor,
     ) -> Result<Option<VecDeque<Arc<LoggedChange>>>> {
-        // Nobody knows what became of what cannot be read.
+        // Nobody knows how an unreadable row changed.
         if topics.iter().any(|topic| self.has_unreadable_rows(topic)) {
             return Ok(None);
         }
@@ -129,9 +130,9 @@ impl Store {
         Ok((found.len() <= REPLAY_MAX).then_some(found))
     }
 
-    /// The backlog of a table, read now or before. `None` where it cannot reach back so far.
+    /// Returns the backlog of a table, from the cache if possible. `None` if it cannot reach back that far.
     async fn backlog_of(&self, table: &Arc<Table>, at_ms: u64) -> Result<Option<Arc<Backlog>>> {
-        // One reads; those who come meanwhile want the same.
+        // One task reads; the others wait for its result.
         let mut backlogs = self.0.backlogs.lock().await;
         if let Some(backlog) = backlogs.get(table.name())
             && self.0.hub.missed_after(backlog.place, &[]).is_some()
@@ -164,7 +165,7 @@ impl Store {
                 let Some((row, bytes)) = table.readable(item)? else {
                     return Err(Error::Corrupt(format!("a page of table {} cannot be read", table.name())));
                 };
-                // A damaged row stays for `check` to find; nobody can be told of it.
+                // `check` reports damaged rows; subscribers cannot be told of them.
                 let Ok(record) = table.decode(&row, &bytes) else { continue };
                 if let Some(new_change) = self.new_change(table, (&row, &bytes), &record, newest.since_ms)? {
                     newest.add(new_change);
@@ -172,14 +173,14 @@ impl Store {
             }
             Ok(())
         })?;
-        // Afterwards: what was swept meanwhile was not read.
+        // Read the floor afterwards: rows removed meanwhile were not seen.
         let since_ms = newest.since_ms.max(self.swept_ms());
         let is_full = newest.is_full || since_ms > newest.since_ms;
         let rows = newest.rows.into_sorted_vec().into_iter().rev().map(|Reverse(row)| row.0).collect();
         Ok(Backlog { since_ms, is_full, place, late: self.0.context.agreed.late(), rows })
     }
 
-    /// What became of keys after an instant. `None` where that cannot be told.
+    /// Returns the changes of single keys after an instant. `None` if that cannot be told.
     fn keys_after(&self, keys: &[(TableName, Key)], at_ms: u64) -> Result<Option<Vec<Arc<LoggedChange>>>> {
         let mut found = Vec::new();
         for (name, key) in keys {
@@ -197,13 +198,13 @@ impl Store {
         Ok(is_known.then_some(found))
     }
 
-    /// The instant up to which dead rows may be gone.
+    /// Tombstones up to this instant may have been removed.
     fn swept_ms(&self) -> u64 {
         let swept = self.swept();
         swept.tombstones_ms.max(swept.expired_ms)
     }
 
-    /// What a row says of its key, if it says it later than an instant.
+    /// Makes a change of a row, if the row changed after an instant.
     fn new_change(
         &self,
         table: &Arc<Table>,

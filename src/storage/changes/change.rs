@@ -1,4 +1,4 @@
-//! A change of a key's visible value, its place in the stream, and what a subscriber can ask for.
+//! Changes of a key's visible value, their positions in the stream, and what a subscriber can ask for.
 
 use std::{fmt, sync::OnceLock};
 
@@ -10,17 +10,17 @@ use crate::core::{
     name::{Key, TableName},
 };
 
-/// A place in a node's change stream. As text `<epoch>.<sequence>.<agreed>.<cluster>`: eight hexadecimal digits, two decimal numbers, and
-/// eight digits again. Without the last two, where nothing is agreed, it is a place in this stream alone.
+/// A position in a node's change stream. Its text is `<epoch>.<sequence>.<agreed>.<cluster>`: eight hexadecimal digits, two decimal
+/// numbers, eight hexadecimal digits. If no instant is agreed, the last two are left out, and the cursor is valid on this node only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Fresh at every start of a node, and whenever its storage was opened again.
+    /// New at every start, and whenever the storage is reopened.
     pub epoch: u32,
-    /// The number of the last change seen; changes are numbered from 1.
+    /// Number of the last change seen. Changes are numbered from 1.
     pub sequence: u64,
-    /// The instant (Unix milliseconds) that makes it a place in the stream of any member; see `agreed`. 0 where none is known.
+    /// The agreed instant (Unix milliseconds), which makes the cursor valid on every member; see `table::agreed`. 0 if none is known.
     pub agreed_ms: u64,
-    /// What tells the cluster from others, whose instants say nothing here.
+    /// Identifies the cluster: the instants of another cluster mean nothing here.
     pub cluster: u32,
 }
 
@@ -46,61 +46,61 @@ impl Cursor {
             agreed_ms: agreed_ms.parse().ok()?,
             cluster: u32::from_str_radix(cluster, 16).ok()?,
         };
-        // Numbers have other spellings, with signs and zeros: none of them is ours.
+        // Numbers can be spelled with signs and leading zeros; we write neither.
         (cursor.to_string() == text).then_some(cursor)
     }
 }
 
-/// What a subscriber asks to be told about.
+/// What a subscriber follows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// One key.
     Key(TableName, Key),
-    /// All keys of a table that begin so; empty for the whole table.
+    /// All keys of a table with this prefix; empty for the whole table.
     Prefix(TableName, String),
 }
 
-/// Why a key's value is gone.
+/// Why a key has no value any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// Somebody deleted it.
+    /// It was deleted.
     Deleted,
-    /// Its time had come.
+    /// It expired.
     Expired,
 }
 
-/// What a change made of a key.
+/// The effect of a change on its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It has this value now.
+    /// The key now has this value.
     Updated {
         /// The value.
         value: Value,
-        /// Unix milliseconds at which it expires, if it does.
+        /// When it expires, in Unix milliseconds; `None` for never.
         expires_at_ms: Option<u64>,
     },
-    /// It has none now.
+    /// The key now has no value.
     Deleted(Gone),
 }
 
-/// The visible value of a key changed on this node.
+/// A change of a key's visible value on this node.
 #[derive(Debug)]
 pub struct Change {
-    /// Its place in the stream; `None` in a snapshot, which has none.
+    /// Its position in the stream; `None` in a snapshot.
     pub cursor: Option<Cursor>,
     /// The table.
     pub table: TableName,
     /// The key.
     pub key: Key,
-    /// The version that did it; its `node` is who wrote.
+    /// The version that made the change; its `node` is the writer.
     pub timestamp: Timestamp,
-    /// What became of the key.
+    /// The effect on the key.
     pub effect: Effect,
     rendered: OnceLock<Bytes>,
 }
 
 impl Change {
-    /// A change that nobody rendered yet.
+    /// Makes a change that is not rendered yet.
     pub fn new(
         cursor: Option<Cursor>,
         table: TableName,
@@ -111,21 +111,21 @@ impl Change {
         Self { cursor, table, key, timestamp, effect, rendered: OnceLock::new() }
     }
 
-    /// The change as `render` writes it: called once, whatever the number of subscribers. All callers pass one function.
+    /// Renders the change with `render`, once for all subscribers. All callers must pass the same function.
     pub fn rendered(&self, render: fn(&Change) -> Bytes) -> &Bytes {
         self.rendered.get_or_init(|| render(self))
     }
 }
 
 impl Topic {
-    /// The table it is about.
+    /// The table it belongs to.
     pub fn table(&self) -> &TableName {
         match self {
             Self::Key(table, _) | Self::Prefix(table, _) => table,
         }
     }
 
-    /// The key, of one key's.
+    /// Table and key, for a topic of one key.
     pub fn as_key(&self) -> Option<(&TableName, &Key)> {
         match self {
             Self::Key(table, key) => Some((table, key)),
@@ -133,7 +133,7 @@ impl Topic {
         }
     }
 
-    /// The table and the prefix, of one with a prefix.
+    /// Table and prefix, for a topic with a prefix.
     pub fn as_prefix(&self) -> Option<(&TableName, &str)> {
         match self {
             Self::Prefix(table, prefix) => Some((table, prefix)),
@@ -141,7 +141,7 @@ impl Topic {
         }
     }
 
-    /// Whether a key is among those it is about.
+    /// Whether the topic includes a key.
     pub fn covers(&self, table: &TableName, key: &Key) -> bool {
         match self {
             Self::Key(of, named) => of == table && named == key,

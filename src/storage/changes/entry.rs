@@ -1,8 +1,7 @@
-//! A change as the ring and the queues keep it: the record as it was stored, decoded and rendered once, by the first subscriber
-//! that comes to it.
+//! Changes as the ring and the queues hold them: the record as stored, decoded and rendered once, by the first subscriber that needs it.
 //!
-//! Never by the pump, and never under the hub's lock: a long value's chunks are read from the engine, which may be waiting for
-//! the pump.
+//! The pump never decodes, and nobody decodes under the hub's lock: a long value's chunks are read from the engine, which may be waiting
+//! for the pump.
 
 use std::sync::{Arc, OnceLock};
 
@@ -24,12 +23,12 @@ use crate::{
     },
 };
 
-/// What a change costs in memory beside its key and value.
+/// Memory that a change takes beside its key and value.
 const CHANGE_OVERHEAD_BYTES: usize = 256;
 
-/// A change with its place in the stream.
+/// A change with its position in the stream.
 pub struct LoggedChange {
-    /// Its place; `None` for one that is told from the store.
+    /// Its position; `None` if it was read from the store.
     pub cursor: Option<Cursor>,
     /// The table.
     pub table: TableName,
@@ -37,17 +36,17 @@ pub struct LoggedChange {
     pub key: Key,
     /// The version that did it.
     pub timestamp: Timestamp,
-    /// A cursor of another node with an instant up to there lacks it; see `agreed`.
+    /// A foreign cursor with an instant up to this one lacks the change; see `table::agreed`.
     pub label_ms: u64,
-    /// What only those need to be told who came with the cursor of another node.
+    /// Only subscribers that came with a foreign cursor need it.
     pub quiet: bool,
-    /// About what it costs in memory.
+    /// Memory it takes, approximately.
     pub bytes: usize,
     source: Source,
     change: OnceLock<Option<Arc<Change>>>,
 }
 
-/// A change that has no place yet.
+/// A change that has no position yet.
 pub struct NewChange {
     /// The table.
     pub table: TableName,
@@ -55,18 +54,18 @@ pub struct NewChange {
     pub key: Key,
     /// The version that did it.
     pub timestamp: Timestamp,
-    /// The later of its timestamp and, of a value that expired, its expiry.
+    /// The later of its timestamp and, for an expired value, its expiry.
     pub label_ms: u64,
-    /// Whether it is the end of what nobody saw here.
+    /// Whether it ends a value that no subscriber of this node saw.
     pub quiet: bool,
-    /// About what it costs in memory.
+    /// Memory it takes, approximately.
     pub bytes: usize,
-    /// Where its value is.
+    /// Where its value comes from.
     pub source: Source,
 }
 
 impl NewChange {
-    /// What a row says of its key.
+    /// The change that a row makes.
     pub fn of_row(
         table: &Arc<Table>,
         key: Key,
@@ -80,7 +79,7 @@ impl NewChange {
         Self { table, key, timestamp, label_ms, quiet: head.quiet, bytes, source }
     }
 
-    /// The end of a value that has no tombstone.
+    /// The end of a value that leaves no tombstone.
     pub fn of_end(table: &TableName, key: Key, head: &Head, gone: Gone, quiet: bool) -> Self {
         let bytes = CHANGE_OVERHEAD_BYTES + 2 * key.as_str().len();
         let (table, timestamp) = (table.clone(), head.marker.timestamp);
@@ -93,21 +92,21 @@ impl NewChange {
     }
 }
 
-/// What a row's change costs in memory: the value is held as stored, decoded and rendered.
+/// Memory that a row's change takes: the value is held as stored, decoded and rendered.
 pub fn change_bytes(row: &[u8], bytes: &[u8], record: &Record<'_>) -> usize {
     CHANGE_OVERHEAD_BYTES + 2 * row.len() + bytes.len() + 2 * record.plain_bytes()
 }
 
-/// Where a change's value is to be had.
+/// Where a change's value comes from.
 pub enum Source {
-    /// The record that the feed gave, of this row.
+    /// The record from the feed, with its row.
     Record(Arc<Table>, Slice, Slice),
-    /// Nowhere: the value went without a tombstone.
+    /// There is none: the value was removed without a tombstone.
     Gone(Gone),
 }
 
 impl LoggedChange {
-    /// A change of a key that nobody decoded yet.
+    /// Makes a change that is not decoded yet.
     pub fn new(
         cursor: Option<Cursor>,
         NewChange { table, key, timestamp, label_ms, quiet, bytes, source }: NewChange,
@@ -115,8 +114,8 @@ impl LoggedChange {
         Self { cursor, table, key, timestamp, label_ms, quiet, bytes, source, change: OnceLock::new() }
     }
 
-    /// What it made of its key. `None` where the value was long and a later write, whose change follows, has removed it; or
-    /// where it is damaged, which the log says.
+    /// Decodes the change. `None` if the value was long and a later write, whose change follows, has removed it; or if it is damaged, which
+    /// is logged.
     pub fn change(&self) -> Option<Arc<Change>> {
         self.change.get_or_init(|| self.effect().map(|effect| self.decoded(effect))).clone()
     }
@@ -133,7 +132,7 @@ impl LoggedChange {
             Ok(Some((_, Payload::Deleted))) => Some(Effect::Deleted(Gone::Deleted)),
             Ok(None) => None,
             Err(error) => {
-                error!(%error, "a change was not published");
+                error!(%error, "a change could not be published");
                 None
             }
         }

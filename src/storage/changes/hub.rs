@@ -1,13 +1,13 @@
-//! The change stream. One thread per table (`pump`) drains the engine's feed and never waits: it numbers each change, keeps
-//! it in a ring for those who come back, and puts it into the queues of those who watch. Writers call no subscriber, and no
-//! subscriber can slow a writer, the pump or another.
+//! The hub of the change stream. One thread per table (`pump`) drains the engine's feed and never waits: it numbers each change, keeps it
+//! in a ring for returning subscribers, and puts it into the queues of current ones. Writers call no subscriber, and no subscriber can slow
+//! down a writer, the pump or another subscriber.
 //!
-//! A change has a cursor. Its epoch is fresh whenever the store is opened, so that a cursor of another life or another node is known as
-//! one; what such a one is good for says `agreed`. A queue holds changes in order up to a bound, then only the newest of each key,
-//! and where that is still too much it forgets all and says so: the subscriber then takes a snapshot. Nothing is lost without a word.
+//! Every change has a cursor. Its epoch is new whenever the store is opened, so that a cursor of an earlier run or of another node is
+//! recognized; `table::agreed` says what such a cursor is good for. A queue holds changes in order up to a limit, then only the newest of
+//! each key. If that is still too much it drops everything and says so, and the subscriber takes a snapshot. Nothing is lost silently.
 //!
-//! The ring begins with the first subscriber of an epoch: before, nobody has a cursor of it. Lock order: the hub's state, then a
-//! subscriber's queue.
+//! The ring is filled from the first subscriber of an epoch on: before that nobody can hold a cursor of it. Lock order: the hub's state,
+//! then a subscriber's queue.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
@@ -29,28 +29,28 @@ use crate::{
     },
 };
 
-/// How many changes, and about how many bytes of them, the ring keeps for those who resume.
+/// Most changes, and about how many bytes of them, that the ring keeps for resuming subscribers.
 const RING_CHANGES_MAX: usize = 65_536;
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Most changes that a cursor of another node, or of before a restart, is answered with: a snapshot of many more rows is as good.
+/// Most changes that a foreign cursor, or one from before a restart, is answered with. Beyond that a snapshot is no worse.
 pub const REPLAY_MAX: usize = 16_384;
 
-/// How a subscription begins, as the hub found it.
+/// How a subscription starts.
 pub enum Joined {
-    /// With these changes, then with what comes.
+    /// With these changes, then with new ones.
     Replay(VecDeque<Arc<LoggedChange>>),
-    /// With what the store has from after the cursor's instant: the ring does not reach back to that.
+    /// With changes read from the store: the ring does not reach back to the cursor's instant.
     Stored,
-    /// With a snapshot, as the cursor is not in the ring.
+    /// With a snapshot: the cursor cannot be resumed.
     Missed,
 }
 
 /// Subscribers, by id.
 type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
-/// Prefixes of one table and who watches them, by subscriber's id and place among its topics.
+/// Subscribers of prefixes of one table, by subscriber id and index of the topic.
 type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
 
-/// Where changes come in and subscribers are found.
+/// Takes changes in and finds their subscribers.
 pub struct Hub {
     state: Mutex<State>,
     counters: Arc<Counters>,
@@ -64,17 +64,17 @@ struct State {
     sequence: u64,
     /// Whether anybody may have a cursor of this epoch.
     ring_is_active: bool,
-    /// The changes of the last sequence numbers, without a gap.
+    /// The latest changes, without a gap in their numbers.
     ring: VecDeque<Arc<LoggedChange>>,
     ring_bytes: usize,
-    /// The highest label of a change, and of one that is not in the ring.
+    /// The highest label of all changes, and of those that are not in the ring.
     label_ms: u64,
     begun_ms: u64,
-    /// The instant up to which everything has been told; see `agreed`.
+    /// The instant up to which everything was published; see `table::agreed`.
     agreed_ms: u64,
-    /// The cluster that agreed.
+    /// The cluster in which it was agreed.
     cluster: u32,
-    /// Whether anybody came with the cursor of another node in this epoch.
+    /// Whether anybody came with a foreign cursor in this epoch.
     foreign_cursor: bool,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
     prefixes: HashMap<TableName, Prefixes>,
@@ -85,7 +85,7 @@ struct State {
 }
 
 impl Hub {
-    /// A hub without subscribers.
+    /// Makes a hub without subscribers.
     pub fn new(epoch: u32, context: &TableContext, subscriptions_max: usize, wakeups: Wakeups) -> Self {
         let state = State {
             epoch,
@@ -110,10 +110,10 @@ impl Hub {
         Self { state: Mutex::new(state), counters, agreed, digest_key, subscriptions_max }
     }
 
-    /// Registers a subscriber of `topics`, and finds what it missed after `after`. Returns its id and the present cursor too.
+    /// Registers a subscriber of `topics` and finds what it missed after `after`. Also returns its id and the current cursor.
     ///
     /// # Errors
-    /// `TooMany` at the limit, `Draining` at the end.
+    /// `TooMany` at the limit, `Draining` while the node stops.
     pub fn join(
         &self,
         topics: &[Topic],
@@ -126,7 +126,7 @@ impl Hub {
         }
         if state.subscribers.len() >= self.subscriptions_max {
             return Err(Error::TooMany(format!(
-                "this node has its {} subscriptions",
+                "this node is at its limit of {} subscriptions",
                 self.subscriptions_max
             )));
         }
@@ -161,7 +161,7 @@ impl Hub {
         Ok((id, subscriber, state.cursor(), joined))
     }
 
-    /// Forgets a subscriber.
+    /// Removes a subscriber.
     pub fn leave(&self, id: u64, topics: &[Topic]) {
         let mut state = self.lock();
         state.subscribers.remove(&id);
@@ -181,14 +181,14 @@ impl Hub {
         }
     }
 
-    /// Starts a subscriber that lagged afresh: everything after the cursor returned will be in its queue.
+    /// Restarts a subscriber that lagged: its queue gets everything after the returned cursor.
     pub fn restart(&self, subscriber: &Subscriber) -> Cursor {
         let state = self.lock();
         subscriber.queue().restart();
         state.cursor()
     }
 
-    /// Says up to which instant everything has been told.
+    /// Records the instant up to which everything was published.
     pub fn agree(&self, agreed_ms: u64) {
         let cluster = self.digest_key.cluster();
         let mut state = self.lock();
@@ -196,41 +196,41 @@ impl Hub {
         (state.agreed_ms, state.cluster) = (agreed_ms.max(before_ms), cluster);
     }
 
-    /// Whether a cursor that is not of this epoch can be resumed from here.
+    /// Whether a cursor of another epoch can be resumed here.
     fn accepts_cursor(&self, cursor: Cursor, now_ms: u64) -> bool {
         cursor.cluster == self.digest_key.cluster() && self.agreed.accepts_cursor(cursor.agreed_ms, now_ms)
     }
 
-    /// Where a subscriber is that has read all that is in its queue, if that is empty.
+    /// Returns the position of a subscriber whose queue is empty; `None` if changes wait in it.
     pub fn position(&self, subscriber: &Subscriber) -> Option<Cursor> {
         let state = self.lock();
         subscriber.queue().is_empty().then(|| state.cursor())
     }
 
-    /// The changes of `topics` after a place of this epoch, if the ring has all that came after it.
+    /// Returns the changes of `topics` after a position of this epoch, if the ring holds all of them.
     pub fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<LoggedChange>>> {
         self.lock().missed_after(cursor, topics)
     }
 
-    /// The present place.
+    /// The current position.
     pub fn cursor(&self) -> Cursor {
         self.lock().cursor()
     }
 
-    /// Whether those who follow a key have room for a change that may as well come later.
+    /// Whether the subscribers of a key have room for a change that can be delayed.
     pub fn has_room(&self, table: &TableName, key: &Key) -> bool {
         let state = self.lock();
-        // All of them are looked at: each has its own time limit.
+        // Ask all of them: each has its own time limit.
         state.followers(table, key).filter(|subscriber| !subscriber.queue().has_room()).count() == 0
     }
 
-    /// Tells all that a value is gone without a tombstone, and why.
+    /// Publishes that a value is gone without a tombstone, and why.
     pub fn publish_gone(&self, table: &TableName, key: Key, head: &Head, gone: Gone) {
         self.publish(|| NewChange::of_end(table, key, head, gone, false));
     }
 
-    /// Numbers a change, keeps it, and puts it into the queues of those who are to be told. `new_change` is asked under the lock: what
-    /// it sees no other change overtakes.
+    /// Numbers a change, keeps it, and puts it into the queues of its subscribers. `new_change` is called under the lock, so no other
+    /// change can overtake what it reads.
     pub fn publish(&self, new_change: impl FnOnce() -> NewChange) {
         let mut state = self.lock();
         let new_change = new_change();
@@ -240,7 +240,7 @@ impl Hub {
         state.publish(&self.counters, self.agreed.rooted_ms(), new_change);
     }
 
-    /// Begins a new epoch: cursors from before are of another life, and all subscribers resynchronise.
+    /// Starts a new epoch: older cursors become invalid, and all subscribers resynchronize.
     pub fn renew(&self, epoch: u32) {
         let mut state = self.lock();
         state.epoch = epoch;
@@ -256,7 +256,7 @@ impl Hub {
         state.for_all(|queue| queue.lagged = true);
     }
 
-    /// Ends every subscription, and lets none begin.
+    /// Ends every subscription and accepts no new one.
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
@@ -264,7 +264,7 @@ impl Hub {
         state.for_all(|queue| queue.ended = true);
     }
 
-    /// Whether anybody follows something of a table.
+    /// Whether anybody follows a key of a table.
     pub fn is_watched(&self, table: &TableName) -> bool {
         let state = self.lock();
         state.keys.contains_key(table) || state.prefixes.contains_key(table)
@@ -282,17 +282,17 @@ impl State {
         Cursor { epoch, sequence, agreed_ms, cluster }
     }
 
-    /// Begins the ring, where it has not.
+    /// Starts the ring, if it has not started.
     fn follow(&mut self, rooted_ms: u64) {
         if !self.ring_is_active {
             self.ring_is_active = true;
-            // What was published before has no higher label, whoever took roots meanwhile.
+            // Earlier changes have no higher label, whatever roots were taken meanwhile.
             self.label_ms = self.label_ms.max(rooted_ms);
             self.begun_ms = self.label_ms;
         }
     }
 
-    /// The changes of `topics` that a cursor of another node lacks, if the ring has all of them.
+    /// Returns the changes of `topics` that the bearer of a foreign cursor lacks, if the ring holds all of them.
     fn labelled_from(&self, agreed_ms: u64, topics: &[Topic]) -> Joined {
         if agreed_ms <= self.begun_ms {
             return Joined::Stored;
@@ -302,7 +302,7 @@ impl State {
         if missed.len() > REPLAY_MAX { Joined::Missed } else { Joined::Replay(missed) }
     }
 
-    /// The changes of `topics` after a cursor, if the ring has all that came after it.
+    /// Returns the changes of `topics` after a cursor, if the ring holds all of them.
     fn missed_after(&self, cursor: Cursor, topics: &[Topic]) -> Option<VecDeque<Arc<LoggedChange>>> {
         if cursor.epoch != self.epoch || cursor.sequence > self.sequence {
             return None;
@@ -312,7 +312,7 @@ impl State {
         Some(self.from(first, topics, self.foreign_cursor))
     }
 
-    /// What the ring has of `topics` from an index on; `all`: also what is quiet.
+    /// Returns the changes of `topics` from an index of the ring on; quiet ones only if `all`.
     fn from(&self, first: usize, topics: &[Topic], all: bool) -> VecDeque<Arc<LoggedChange>> {
         let keys: HashSet<(&TableName, &Key)> = topics.iter().filter_map(Topic::as_key).collect();
         let prefixes: Vec<(&TableName, &str)> = topics.iter().filter_map(Topic::as_prefix).collect();
@@ -326,7 +326,7 @@ impl State {
         missed.cloned().collect()
     }
 
-    /// Who is to be told of changes of a key. One may come twice.
+    /// The subscribers of a key. One may appear twice.
     fn followers<'a>(&'a self, table: &TableName, key: &'a Key) -> impl Iterator<Item = &'a Arc<Subscriber>> {
         let of_key = self.keys.get(table).and_then(|keys| keys.get(key));
         let of_prefix = self.prefixes.get(table).into_iter().flat_map(BTreeMap::values);
@@ -337,7 +337,7 @@ impl State {
     }
 
     fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut new_change: NewChange) {
-        // So the ring is in order of labels.
+        // Keeps the ring ordered by label.
         self.label_ms = self.label_ms.max(rooted_ms).max(new_change.label_ms);
         new_change.label_ms = self.label_ms;
         if !self.ring_is_active {
@@ -346,7 +346,7 @@ impl State {
         }
         self.sequence += 1;
         let logged = Arc::new(LoggedChange::new(Some(self.cursor()), new_change));
-        let (mut woken, mut wakeups) = (0, Vec::new());
+        let (mut woken, mut waiting) = (0, Vec::new());
         for subscriber in self.followers(&logged.table, &logged.key) {
             if logged.quiet && !subscriber.foreign_cursor {
                 continue;
@@ -363,10 +363,10 @@ impl State {
                     waker.wake();
                 }
             } else if queue.request_wakeup() {
-                wakeups.push(subscriber.clone());
+                waiting.push(subscriber.clone());
             }
         }
-        self.wakeups.wake(wakeups);
+        self.wakeups.wake(waiting);
         self.ring_bytes += logged.bytes;
         self.ring.push_back(logged);
         while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)

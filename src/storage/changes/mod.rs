@@ -1,7 +1,8 @@
-//! The change stream: what becomes of a write that is stored, until every subscriber has been told of it.
+//! The change stream: from a stored write to every subscriber.
 //!
-//! A table's pump ([`pump`]) reads the engine's feed, numbers each change and hands it to the hub ([`hub`]), which keeps the newest ones
-//! for those that come back and puts each into the queue ([`queue`]) of every [`subscription`] that asks for it.
+//! A table's pump ([`pump`]) reads the engine's feed and hands each change to the hub ([`hub`]). The hub numbers it, keeps the newest ones
+//! for subscribers that come back, and puts it into the queue ([`queue`]) of every [`subscription`] that asks for it. `table::agreed` makes
+//! a cursor valid on other nodes and over restarts, and `backlog` reads from the store what such a subscriber missed.
 
 pub(super) mod backlog;
 pub mod change;

@@ -1,4 +1,4 @@
-//! The pump: the thread that carries what the engine says of a table's writes to the subscribers, and never waits for any of them.
+//! The pump: the thread that moves a table's changes from the engine's feed to the hub. It never waits for a subscriber.
 
 use std::{
     sync::Arc,
@@ -22,30 +22,30 @@ use crate::{
     },
 };
 
-/// Changes that come within this time of each other come fast; then the pump rests so long when it has caught up.
+/// Changes closer together than this count as a burst; then the pump pauses briefly each time it has caught up.
 const BUSY_MAX: Duration = Duration::from_millis(1);
 const PAUSE: Duration = Duration::from_micros(100);
-/// As long where nobody watches the table. The feed has room for all that can be written meanwhile.
+/// The pause of a table that nobody follows. The feed has room for all that can be written meanwhile.
 const PAUSE_UNWATCHED: Duration = Duration::from_millis(2);
-/// A change that took longer than this to come found the pump asleep.
+/// If a change took longer than this to arrive, the pump was asleep.
 const AWAKE_MAX: Duration = Duration::from_micros(20);
 
-/// Drains a table's feed into the hub, until the engine is closed.
+/// Drains a table's feed into the hub until the engine is closed.
 pub fn run(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, now_ms: &WallClock) {
     let mut last = None;
     loop {
         let begun = Instant::now();
         let Some(insert) = feed.next() else { return };
         if let Some((key, head, bytes, row)) = change_of(table, insert) {
-            // Looked at under the lock, under which the sweep tells of the end: nothing may follow that. Of a value that has expired
-            // already the sweep tells those who saw it, or one before it; those who saw it elsewhere are told here.
+            // Read the clock under the hub's lock, where the worker publishes expiries too: nothing may follow an expiry. The worker
+            // announces the expiry to subscribers that saw this value or an earlier one; those that saw it on another node are told here.
             hub.publish(|| match head.live && !head.visible_at(now_ms()) {
                 true => NewChange::of_end(table.name(), key, &head, Gone::Expired, true),
                 false => NewChange::of_row(table, key, &head, bytes, row),
             });
         }
         progress.publish();
-        // Each insert that finds this thread asleep wakes it twice. When they come fast, a moment's rest gathers the next few.
+        // Each insert that finds this thread asleep wakes it twice. In a burst, a short pause collects the next few.
         let now = Instant::now();
         let slept = now - begun > AWAKE_MAX;
         if slept && last.is_some_and(|last| now - last < BUSY_MAX) {
@@ -55,7 +55,7 @@ pub fn run(mut feed: Feed, table: &Arc<Table>, progress: &Progress, hub: &Hub, n
     }
 }
 
-/// What the change of an insert is to be made of: key, head, cost in memory, and the row itself.
+/// Decodes what a change needs of an insert: key, head, cost in memory, and the row itself.
 fn change_of(table: &Table, (row, bytes): (Slice, Slice)) -> Option<(Key, Head, usize, (Slice, Slice))> {
     let seen = table
         .decode(&row, &bytes)
@@ -63,7 +63,7 @@ fn change_of(table: &Table, (row, bytes): (Slice, Slice)) -> Option<(Key, Head, 
     match seen {
         Ok((key, head, cost)) => Some((key, head, cost, (row, bytes))),
         Err(error) => {
-            error!(%error, "a change was not published");
+            error!(%error, "a change could not be published");
             None
         }
     }

@@ -1,5 +1,5 @@
-//! What waits for one subscriber: changes in order up to a bound, then only the newest of each key, and where that is still too
-//! much nothing but a mark that it lagged. Bounded whatever its reader does.
+//! The queue of one subscriber: changes in order up to a limit, then only the newest of each key, and if that is still too much, only a
+//! mark that the subscriber lagged. Its size is limited whatever the reader does.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -11,26 +11,26 @@ use std::{
 
 use super::{change::Cursor, entry::LoggedChange};
 
-/// How many changes, and about how many bytes of them, wait for one subscriber.
+/// Most changes, and about how many bytes of them, in one queue.
 const QUEUE_CHANGES_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// For how long a subscriber that reads nothing is waited for.
+/// How long others wait for a subscriber that reads nothing.
 const STUCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What waits for one subscriber.
+/// The queue of one subscriber.
 #[derive(Default)]
 pub struct Queue {
     pending: VecDeque<Arc<LoggedChange>>,
     bytes: usize,
-    /// The change pushed last: two topics of one subscriber may both want it.
+    /// The last change pushed: two topics of one subscriber may both match it.
     last: Option<Cursor>,
-    /// Everything pending was dropped, and everything new is, until the subscriber has taken note.
+    /// All pending changes were dropped, and new ones are too, until the subscriber restarts.
     pub(in crate::storage) lagged: bool,
     pub(in crate::storage) ended: bool,
     pub(in crate::storage) waker: Option<Waker>,
     wakeup_pending: bool,
-    /// Since when nothing was taken from it though it was half full, as far as somebody looked.
+    /// When the queue was first seen half full without being read since.
     full_since: Option<Instant>,
 }
 
@@ -38,16 +38,16 @@ pub struct Queue {
 pub enum Waiting {
     /// The next change.
     Change(Arc<LoggedChange>),
-    /// It must resynchronise.
+    /// It must resynchronize.
     Lagged,
     /// The node is stopping.
     Ended,
-    /// Nothing; the waker is kept.
+    /// Nothing; the waker is registered.
     Nothing,
 }
 
 impl Queue {
-    /// Takes what comes next; where there is nothing, `waker` is called as soon as there is.
+    /// Takes the next item. If there is none, registers `waker`.
     pub fn take(&mut self, waker: &Waker) -> Waiting {
         if self.ended {
             return Waiting::Ended;
@@ -68,24 +68,24 @@ impl Queue {
         Waiting::Nothing
     }
 
-    /// Whether somebody waits who is in no crowd to be woken yet; who is then.
+    /// Whether the reader is waiting and no wakeup was requested yet; requests one then.
     pub(in crate::storage) fn request_wakeup(&mut self) -> bool {
         let joins = self.waker.is_some() && !self.wakeup_pending;
         self.wakeup_pending |= joins;
         joins
     }
 
-    /// Whether its reader was here since the last change and waits for the next.
+    /// Whether the reader has taken everything and waits for the next change.
     pub(in crate::storage) fn reader_is_waiting(&self) -> bool {
         self.pending.is_empty() || self.waker.is_some()
     }
 
-    /// Whether nothing waits in it, so that its reader has all that was published.
+    /// Whether it is empty, so that its reader has all that was published.
     pub(in crate::storage) fn is_empty(&self) -> bool {
         self.pending.is_empty() && !self.lagged && !self.ended
     }
 
-    /// Whether it has room for changes that may as well come later. One that is not read at all makes nobody wait for long.
+    /// Whether it has room for changes that can be delayed. A queue that is not read at all delays nobody for long.
     pub(in crate::storage) fn has_room(&mut self) -> bool {
         if self.lagged || !self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX / 2) {
             return true;
@@ -93,20 +93,20 @@ impl Queue {
         self.full_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT
     }
 
-    /// Whether the node is stopping; if not, `waker` is called when it does.
+    /// Whether the node is stopping. If not, registers `waker` for that.
     pub fn ended(&mut self, waker: &Waker) -> bool {
         self.waker = Some(waker.clone());
         self.ended
     }
 
-    /// Empties it, and lets a subscriber that lagged begin again.
+    /// Empties the queue and lets a subscriber that lagged start again.
     pub(in crate::storage) fn restart(&mut self) {
         self.pending = VecDeque::new();
         self.bytes = 0;
         self.lagged = false;
     }
 
-    /// Puts a change in. Whether this made it lag.
+    /// Adds a change. Returns whether the queue lags because of it.
     pub(in crate::storage) fn push(&mut self, logged: &Arc<LoggedChange>) -> bool {
         if self.lagged || self.last == logged.cursor {
             return false;
@@ -116,7 +116,7 @@ impl Queue {
         self.bytes += logged.bytes;
         if self.over(QUEUE_CHANGES_MAX, QUEUE_BYTES_MAX) {
             self.keep_newest();
-            // Half full at the most, so that the next coalescing is far.
+            // At most half full, so that the next compaction of the queue is far off.
             if self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX) {
                 self.pending = VecDeque::new();
                 self.bytes = 0;
@@ -126,7 +126,7 @@ impl Queue {
         self.lagged
     }
 
-    /// One change alone is never too much, however long its value.
+    /// One change alone is never too much, however long its value is.
     fn over(&self, changes_max: usize, bytes_max: usize) -> bool {
         self.pending.len() > changes_max || (self.bytes > bytes_max && self.pending.len() > 1)
     }
@@ -149,23 +149,23 @@ impl Queue {
 #[derive(Default)]
 pub struct Subscriber {
     queue: Mutex<Queue>,
-    /// Whether it came with the cursor of another node: it may know values that this node never showed, and is told of their ends.
+    /// Whether it came with a foreign cursor: it may know values that this node never published, and must be told of their end.
     pub(in crate::storage) foreign_cursor: bool,
 }
 
 impl Subscriber {
-    /// With an empty queue.
+    /// Makes a subscriber with an empty queue.
     pub fn new(foreign_cursor: bool) -> Self {
         Self { foreign_cursor, ..Self::default() }
     }
 
     /// Its queue.
     pub fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Queues are whole before anything can panic.
+        // Queues are consistent before anything can panic.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has its task look at the queue, if that waits.
+    /// Wakes its task, if that waits.
     pub(in crate::storage) fn wake(&self) {
         let mut queue = self.queue();
         queue.wakeup_pending = false;

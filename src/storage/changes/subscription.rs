@@ -1,5 +1,5 @@
-//! One subscription: what was missed, or a snapshot, and then changes as they come. A stream to be polled; it does nothing by
-//! itself, so a reader that is not there costs its bounded queue and no more.
+//! A subscription: missed changes or a snapshot, then live changes. It is a stream to be polled and does nothing by itself, so a reader
+//! that stops costs its limited queue and nothing more.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,50 +34,49 @@ use crate::{
 
 /// Rows that a snapshot reads at a time.
 const SNAPSHOT_ROWS: usize = 256;
-/// How long a change can be on its way from the engine to the queue. A snapshot's row that is no older may come again as a
-/// change, and is passed over then.
+/// Longest time a change takes from the engine to the queue. A younger row of a snapshot may come again as a change, and is skipped then.
 const PUMP_DELAY_MAX_MS: u64 = 10_000;
 
-/// How many of them are remembered. Beyond that one may come twice, the same both times.
+/// Most versions remembered for that. Beyond it a change may be delivered twice, the same both times.
 const DELIVERED_MAX: usize = 4096;
 
-/// How long a snapshot waits for a storage that is being opened again, and how often it looks.
+/// How long a snapshot waits for a storage that is being reopened, and how often it checks.
 const REOPENING_MAX: Duration = Duration::from_secs(10);
 const REOPENING_PAUSE: Duration = Duration::from_millis(20);
 
-/// Where a subscription begins.
+/// Where a subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// With the next change.
     Now,
-    /// With the present values, then `Notice::Sync`, then changes.
+    /// With the current values, then `Notice::Sync`, then changes.
     Snapshot,
-    /// With what came after the cursor, of this node or another; where that cannot be told, with `Notice::Resync` and a snapshot.
+    /// With the changes after a cursor of any node. If they cannot be told, with `Notice::Resync` and a snapshot.
     After(Cursor),
-    /// With `Notice::Resync` and a snapshot: the client has a cursor that is not one of ours.
+    /// With `Notice::Resync` and a snapshot: the client's cursor is not one of ours.
     Resync,
 }
 
-/// What a subscriber is told.
+/// What a subscriber receives.
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// A change, or a value of a snapshot.
     Change(Arc<Change>),
-    /// All before this place was told: nothing is new.
+    /// Everything up to this position was delivered; nothing new.
     Position(Cursor),
-    /// Values are missing in the snapshot that cannot be read here; `Sync` follows.
+    /// The snapshot lacks values that cannot be read here; `Sync` follows.
     Incomplete,
     /// The snapshot is complete; changes after this cursor follow.
     Sync(Cursor),
-    /// Something was missed: forget all and take the snapshot that follows, which `Sync` ends.
+    /// Changes were missed: drop everything and take the snapshot that follows, which `Sync` ends.
     Resync(Cursor),
     /// The node is stopping; nothing follows.
     Shutdown,
-    /// The snapshot cannot be read; nothing follows. Whoever comes again may fare better.
+    /// The snapshot cannot be read; nothing follows. A later attempt may succeed.
     Failed(Error),
 }
 
-/// A running subscription; dropping it ends it. A stream that ends after `Notice::Shutdown` or `Notice::Failed`.
+/// A running subscription; dropping it ends it. The stream ends after `Notice::Shutdown` or `Notice::Failed`.
 pub struct Subscription {
     store: Store,
     hub: Arc<Hub>,
@@ -85,16 +84,16 @@ pub struct Subscription {
     subscriber: Arc<Subscriber>,
     topics: Arc<[Topic]>,
     phase: Phase,
-    /// Versions that the snapshot gave and that may still come as changes.
+    /// Versions delivered out of order that may still come as changes.
     delivered: HashMap<(TableName, Key), Timestamp>,
-    /// The timestamp, in Unix milliseconds, from which on a change cannot be one of those.
+    /// A change with a timestamp (Unix milliseconds) from here on cannot be one of those.
     delivered_until_ms: u64,
 }
 
 enum Phase {
-    /// What is still to be told, and the place reached then.
+    /// Changes still to be delivered, and the position after them.
     Replay(VecDeque<Arc<LoggedChange>>, Cursor),
-    /// What the store has is being read.
+    /// Changes are being read from the store.
     Reading(JoinHandle<Result<Option<VecDeque<Arc<LoggedChange>>>>>, Cursor),
     Resync(Cursor),
     Snapshot(Box<Snapshot>),
@@ -108,7 +107,7 @@ struct Snapshot {
     after: Option<Key>,
     rows: VecDeque<Row>,
     reading: Option<JoinHandle<Result<Page<Row>>>>,
-    /// Whether something could not be read, and that was not said yet.
+    /// Whether rows could not be read and `Incomplete` was not sent yet.
     incomplete: bool,
 }
 
@@ -126,7 +125,7 @@ impl Snapshot {
 }
 
 impl Subscription {
-    /// Follows `topics` of a store.
+    /// Subscribes to `topics` of a store.
     pub(in crate::storage) fn begin(
         store: Store,
         hub: Arc<Hub>,
@@ -162,7 +161,7 @@ impl Subscription {
         })
     }
 
-    /// Where a client may resume that has everything this stream gave so far; `None` as long as more is on its way.
+    /// The cursor from which a client can resume that has received everything so far; `None` while more is on its way.
     pub fn position(&self) -> Option<Cursor> {
         match self.phase {
             Phase::Live => self.hub.position(&self.subscriber),
@@ -172,7 +171,7 @@ impl Subscription {
         }
     }
 
-    /// The next change that was missed, or the place reached at their end.
+    /// Returns the next missed change, or the position after the last.
     fn poll_replay(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
         if let Phase::Reading(reading, cursor) = &mut self.phase {
             let cursor = *cursor;
@@ -183,7 +182,7 @@ impl Subscription {
                 Ok(Some(missed)) => Phase::Replay(missed, cursor),
                 Ok(None) => Phase::Resync(cursor),
                 Err(error) => {
-                    warn!(%error, "a subscriber takes a snapshot, as what it missed cannot be read");
+                    warn!(%error, "missed changes cannot be read; the subscriber takes a snapshot");
                     Phase::Resync(cursor)
                 }
             };
@@ -196,7 +195,7 @@ impl Subscription {
                 return Poll::Ready(Some(Notice::Position(cursor)));
             };
             let Some(change) = logged.change() else { continue };
-            // What the store gave may be on its way in the stream.
+            // A change read from the store may also be on its way in the stream.
             if change.cursor.is_none() {
                 self.remember(&change.table, &change.key, change.timestamp);
             } else if self.is_already_delivered(&change) {
@@ -212,7 +211,7 @@ impl Subscription {
         Poll::Ready(Some(Notice::Resync(cursor)))
     }
 
-    /// Remembers a version that was given out of turn and may still come as a change.
+    /// Remembers a version that was delivered out of order and may still come as a change.
     fn remember(&mut self, table: &TableName, key: &Key, timestamp: Timestamp) {
         let settled_ms = timestamp.unix_ms() + PUMP_DELAY_MAX_MS;
         if settled_ms >= self.store.now_ms() && self.delivered.len() < DELIVERED_MAX {
@@ -221,7 +220,7 @@ impl Subscription {
         }
     }
 
-    /// The next value of the snapshot, or `Sync` at its end.
+    /// Returns the next value of the snapshot, or `Sync` at its end.
     fn poll_snapshot(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
         let Phase::Snapshot(snapshot) = &mut self.phase else { return Poll::Ready(None) };
         loop {
@@ -264,7 +263,7 @@ impl Subscription {
                     }
                 }
                 Err(error) => {
-                    error!(%error, "a snapshot broke off");
+                    error!(%error, "a snapshot failed");
                     self.phase = Phase::Ended;
                     return Poll::Ready(Some(Notice::Failed(error)));
                 }
@@ -307,7 +306,7 @@ impl Subscription {
             return false;
         }
         let delivered = self.delivered.get(&(change.table.clone(), change.key.clone()));
-        // The end of a value without a tombstone has the timestamp of the value.
+        // The end of a value without a tombstone carries the value's timestamp.
         let ends = matches!(change.effect, Effect::Deleted(_));
         delivered
             .is_some_and(|delivered| *delivered > change.timestamp || *delivered == change.timestamp && !ends)
@@ -315,7 +314,7 @@ impl Subscription {
 }
 
 impl Store {
-    /// Ends every subscription, and lets none begin.
+    /// Ends every subscription and accepts no new one.
     pub fn end_subscriptions(&self) {
         self.0.hub.end();
     }
@@ -357,7 +356,7 @@ fn as_change(table: &TableName, row: Row) -> Arc<Change> {
     Arc::new(Change::new(None, table.clone(), key, entry.timestamp, effect))
 }
 
-/// As `read_page`; waits while the storage is being opened again.
+/// Like `read_page`, but waits while the storage is being reopened.
 fn read_page_with_retry(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
     let deadline = Instant::now() + REOPENING_MAX;
     loop {
@@ -368,7 +367,7 @@ fn read_page_with_retry(store: &Store, topic: &Topic, after: Option<&Key>) -> Re
     }
 }
 
-/// The next rows of a topic, after a key.
+/// Reads the next rows of a topic after a key.
 fn read_page(store: &Store, topic: &Topic, after: Option<Key>) -> Result<Page<Row>> {
     match topic {
         Topic::Key(..) if after.is_some() => Ok(Page::default()),

@@ -1,6 +1,6 @@
-//! Waking a crowd. The subscribers of one key may be thousands; woken all at once, their tasks would stand before everybody
-//! else's in the runtime's queue, writers that wait for nothing but their acknowledgement among them. So beyond the first few
-//! they are woken by a thread that keeps a step ahead of them and no more: the next few when half of the last have been here.
+//! Wakeups of many subscribers. One key may have thousands; if all were woken at once, their tasks would fill the runtime's queue ahead of
+//! everybody else, including writers that only wait for their acknowledgement. So beyond the first few, a thread wakes them in batches: the
+//! next batch when half of the last one has run.
 
 use std::{
     sync::{
@@ -13,27 +13,28 @@ use std::{
 
 use super::queue::Subscriber;
 
-/// How many are woken at a time: a millisecond or so of the work of one core.
+/// Subscribers woken at a time: about a millisecond of work for one core.
 pub const WAKE_BATCH_MAX: usize = 96;
-/// How often the thread looks whether they have been here, and how often at the most. A subscriber that reads nothing waits for
-/// nothing, and is in no crowd; this is for one that went away meanwhile.
+/// How often, and how many times at most, the thread checks whether they have run. A subscriber that reads nothing is not waiting and is in
+/// no batch; the limit is for one that went away meanwhile.
 const LOOK_PAUSE: Duration = Duration::from_micros(50);
 const LOOKS_MAX: usize = 200;
 
-/// Where crowds are handed to the thread.
+/// Sends subscribers to the thread that wakes them.
 pub struct Wakeups(Option<Sender<Vec<Arc<Subscriber>>>>);
 
 impl Wakeups {
-    /// The two ends.
+    /// Makes both ends.
     pub fn new() -> (Self, Receiver<Vec<Arc<Subscriber>>>) {
         let (sender, receiver) = mpsc::channel();
         (Self(Some(sender)), receiver)
     }
 
-    /// Has these woken soon. Each is in one crowd at a time (`Queue::request_wakeup`), so no more can wait here than there are.
-    pub fn wake(&self, wakeups: Vec<Arc<Subscriber>>) {
-        let Some(sender) = self.0.as_ref().filter(|_| !wakeups.is_empty()) else { return };
-        if let Err(unsent) = sender.send(wakeups) {
+    /// Asks the thread to wake these subscribers soon. Each is requested once at a time (`Queue::request_wakeup`), so no more can wait here
+    /// than there are subscribers.
+    pub fn wake(&self, waiting: Vec<Arc<Subscriber>>) {
+        let Some(sender) = self.0.as_ref().filter(|_| !waiting.is_empty()) else { return };
+        if let Err(unsent) = sender.send(waiting) {
             unsent.0.iter().for_each(|subscriber| subscriber.wake());
         }
     }
@@ -44,10 +45,10 @@ impl Wakeups {
     }
 }
 
-/// Wakes crowds until `Wakeups::end`.
-pub fn run(wakeups: &Receiver<Vec<Arc<Subscriber>>>) {
-    for wakeups in wakeups {
-        for few in wakeups.chunks(WAKE_BATCH_MAX) {
+/// Wakes subscribers until `Wakeups::end`.
+pub fn run(requests: &Receiver<Vec<Arc<Subscriber>>>) {
+    for waiting in requests {
+        for few in waiting.chunks(WAKE_BATCH_MAX) {
             few.iter().for_each(|subscriber| subscriber.wake());
             let half = &few[few.len() / 2];
             for _ in 0..LOOKS_MAX {

@@ -1,8 +1,8 @@
-//! Group commit: one thread makes everything inserted so far durable by one flush and one sync, and then completes all that
-//! waited for it. Whoever arrives meanwhile waits for the next round, which serves all of them at once.
+//! Group commit: one thread makes everything written so far durable with one flush and one sync, then completes all writers that waited for
+//! it. Writers that arrive meanwhile share the next round.
 //!
-//! A failing disk fails the round's waiters and every write after it, until the thread has seen room on the disk and opened
-//! the store again underneath: sled keeps its first error for the life of its handle.
+//! If the disk fails, the round's writers fail, and so does every later write, until the thread finds room on the disk and reopens the
+//! store: sled keeps its first error for the life of its handle.
 
 pub mod timestamps;
 
@@ -20,38 +20,38 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 
-/// How long a round waits to see whether more writers come, and how often it looks again.
+/// How long a round waits for more writers, and how often it checks.
 const GATHER_STEP: Duration = Duration::from_micros(50);
 const GATHER_STEPS_MAX: usize = 10;
 
-/// How often what nobody waits for is made durable.
+/// How often data that nobody waits for is made durable.
 const BACKGROUND_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// When it is on disk: it survives kill -9 and a power cut.
+    /// When it is on disk: it survives `kill -9` and a power cut.
     Always,
     /// At once; on disk within this time.
     Interval(Duration),
-    /// At once; on disk when the engine gets to it, a tenth of a second or so.
+    /// At once; on disk when the engine writes it, about a tenth of a second later.
     None,
 }
 
-/// A life of the store: from one opening of its engine to the failure that ends it.
+/// One incarnation of the store: from an opening of its engine to the failure that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Incarnation(u64);
 
-/// Where writers wait, and what the thread is asked for.
+/// Where writers wait, and how the thread gets its work.
 pub struct Committer {
     durability: Durability,
     requests: Mutex<Requests>,
     wake: Condvar,
-    /// Whether `Requests::failure` is set: asked by every write, so kept where no lock is needed.
+    /// Whether `Requests::failure` is set. Every write asks, so it needs no lock.
     failed: AtomicBool,
-    /// How often the storage failed; in `Requests::life` too, for those who hold the lock.
+    /// How many times the storage failed; also in `Requests::incarnation`, for holders of the lock.
     incarnations: AtomicU64,
-    /// Whether the last round served more than one: then others are likely to come.
+    /// Whether the last round served several writers: then more are likely to come.
     is_contended: AtomicBool,
 }
 
@@ -71,7 +71,7 @@ impl Requests {
         match &self.failure {
             Some(reason) => Err(Error::StorageFull(reason.clone())),
             None if self.incarnation != incarnation => {
-                Err(Error::StorageFull("the storage failed meanwhile".into()))
+                Err(Error::StorageFull("the storage failed before the write was durable".into()))
             }
             None => Ok(()),
         }
@@ -79,24 +79,24 @@ impl Requests {
 
     fn answer(&mut self, result: &Result<()>) {
         for waiter in mem::take(&mut self.waiters) {
-            // One that has gone away wants no answer.
+            // A writer that went away needs no answer.
             let _ = waiter.send(result.clone());
         }
     }
 }
 
-/// What the thread is to do next.
+/// What the thread does next.
 pub enum Round {
-    /// Sync, then tell these.
+    /// Sync, then answer these writers.
     Sync(Vec<oneshot::Sender<Result<()>>>),
-    /// Bring the store back.
+    /// Reopen the store.
     Recover,
-    /// End.
+    /// Stop.
     Stop,
 }
 
 impl Committer {
-    /// Nobody waits yet.
+    /// Makes one without waiting writers.
     pub fn new(durability: Durability) -> Self {
         Self {
             durability,
@@ -108,10 +108,10 @@ impl Committer {
         }
     }
 
-    /// Returns when everything inserted before the call is as durable as the options promise.
+    /// Waits until everything written before the call is as durable as the options promise.
     ///
     /// # Errors
-    /// `StorageFull` where the storage failed since `incarnation`, `Draining` at the end.
+    /// `StorageFull` if the storage failed since `incarnation`, `Draining` while the store is closed.
     pub async fn acknowledge(&self, incarnation: Incarnation) -> Result<()> {
         match self.durability {
             Durability::Always => self.durable(incarnation).await,
@@ -119,12 +119,12 @@ impl Committer {
         }
     }
 
-    /// The present life.
+    /// The current incarnation.
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnations.load(Ordering::Acquire))
     }
 
-    /// Returns when everything inserted before the call survives a power cut.
+    /// Waits until everything written before the call survives a power cut.
     ///
     /// # Errors
     /// As `acknowledge`.
@@ -146,7 +146,7 @@ impl Committer {
         if self.failed.load(Ordering::Acquire) { self.lock().failure.clone() } else { None }
     }
 
-    /// Refuses writes from now on, fails those that wait, and has the thread bring the store back.
+    /// Refuses writes from now on, fails the waiting ones, and makes the thread reopen the store.
     pub fn fail(&self, reason: &str) {
         let mut requests = self.lock();
         requests.failure.get_or_insert_with(|| reason.to_owned());
@@ -156,30 +156,30 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Takes writes again.
+    /// Accepts writes again.
     pub fn recover(&self) {
         let mut requests = self.lock();
         requests.failure = None;
         self.failed.store(false, Ordering::Release);
     }
 
-    /// Answers all that wait.
+    /// Answers all waiting writers.
     pub fn answer(&self, result: &Result<()>) {
         self.lock().answer(result);
     }
 
-    /// Ends the thread; later requests are refused.
+    /// Stops the thread; later requests are refused.
     pub fn stop(&self) {
         self.lock().stopping = true;
         self.wake.notify_all();
     }
 
-    /// Waits for work. Rounds of `Durability::Interval` and `None` come by themselves.
+    /// Waits for work. With `Durability::Interval` and `None` rounds also come by time.
     pub fn next_round(&self) -> Round {
         let mut requests = self.lock();
         let due = match self.durability {
             Durability::Interval(every) => Some(Instant::now() + every),
-            // sled writes by itself, but no longer after it has met a page that it cannot move.
+            // sled flushes by itself, but stops for good once it meets a page that it cannot move.
             Durability::None => Some(Instant::now() + BACKGROUND_SYNC_INTERVAL),
             Durability::Always => None,
         };
@@ -201,13 +201,13 @@ impl Committer {
         }
     }
 
-    /// Those who wait now.
+    /// Takes the waiting writers.
     pub fn waiters(&self) -> Vec<oneshot::Sender<Result<()>>> {
         mem::take(&mut self.lock().waiters)
     }
 
-    /// Lets more waiters come before a round, while they do: a sync serves ten for the price of one. A writer that is alone
-    /// never waits for this.
+    /// Waits a little for more writers, as long as they keep coming: one sync serves ten for the price of one. A lone writer never waits
+    /// for this.
     fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {
         if !self.is_contended.load(Ordering::Relaxed) {
             return requests;
@@ -224,7 +224,7 @@ impl Committer {
         requests
     }
 
-    /// Waits out `pause`; false where the thread is to stop instead.
+    /// Waits for `pause`. Returns false if the thread is to stop.
     pub fn pause(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         let mut requests = self.lock();
@@ -249,7 +249,7 @@ impl Committer {
     }
 
     fn lock(&self) -> MutexGuard<'_, Requests> {
-        // Every change of the requests is whole before anything in it can panic.
+        // The requests are consistent before anything can panic.
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

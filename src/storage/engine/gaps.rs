@@ -1,7 +1,7 @@
-//! Ranges of keys that cannot be read: where one ends, and those that are known of a tree.
+//! Key ranges that cannot be read: where such a range ends, and which ranges of a tree are known.
 //!
-//! The engine says of a damaged page no more than that it is one, not which keys are behind it. But it reads on from any key
-//! that is given, so the end of a damaged page is found by asking: it is the least key from which reading works again.
+//! The engine reports a damaged page, but not which keys are on it. It can read on from any given key, so the end of a damaged page is
+//! found by probing: it is the least key from which reading works again.
 
 use std::{
     collections::BTreeMap,
@@ -9,27 +9,27 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Most ranges that are told apart. Beyond that neighbours become one, so that it says too much and never too little.
+/// Most ranges kept apart. Beyond that neighbours are merged, so that the list covers too much and never too little.
 const GAPS_MAX: usize = 1000;
-/// Longest end of a range that is looked for: longer than any key there is.
+/// Longest end key searched for: longer than any key can be.
 const END_BYTES_MAX: usize = 2048;
 
 /// A range of keys: at or above `from`, below `to`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gap {
-    /// The lowest key of it.
+    /// Its lowest key.
     pub from: Vec<u8>,
-    /// The lowest key above it; `None` where there is none.
+    /// The lowest key above it; `None` if it has no end.
     pub to: Option<Vec<u8>>,
 }
 
 impl Gap {
-    /// The range of one key.
+    /// The range of a single key.
     pub fn of_key(key: &[u8]) -> Self {
         Self { from: key.to_vec(), to: Some(successor(key)) }
     }
 
-    /// Whether a key is in it.
+    /// Whether it contains a key.
     pub fn covers(&self, key: &[u8]) -> bool {
         self.overlaps(key, Some(&successor(key)))
     }
@@ -42,14 +42,14 @@ impl Gap {
 }
 
 impl fmt::Display for Gap {
-    /// The keys of rows, without their partition.
+    /// Keys of rows, without their partition byte.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = |row: &[u8]| row.get(1..).unwrap_or_default().escape_ascii().to_string();
         write!(f, "\"{}\" to \"{}\"", key(&self.from), self.to.as_deref().map(key).unwrap_or_default())
     }
 }
 
-/// Ranges of keys, none of which touches another.
+/// Key ranges that do not touch.
 #[derive(Debug, Default)]
 pub struct Gaps(Mutex<BTreeMap<Vec<u8>, Option<Vec<u8>>>>);
 
@@ -65,7 +65,7 @@ impl Gaps {
         }
     }
 
-    /// All of them, in order.
+    /// All ranges, in order.
     pub fn all(&self) -> Vec<Gap> {
         self.lock().iter().map(|(from, to)| Gap { from: from.clone(), to: to.clone() }).collect()
     }
@@ -75,7 +75,7 @@ impl Gaps {
         self.lock().is_empty()
     }
 
-    /// The one that covers a key.
+    /// The range that contains a key.
     pub fn covering(&self, key: &[u8]) -> Option<Gap> {
         let gaps = self.lock();
         let (from, to) = gaps.range(..=key.to_vec()).next_back()?;
@@ -83,7 +83,7 @@ impl Gaps {
         gap.covers(key).then_some(gap)
     }
 
-    /// Forgets all.
+    /// Removes all.
     pub fn clear(&self) {
         self.lock().clear();
     }
@@ -117,17 +117,17 @@ pub fn successor(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// The least key above `from` and below `to` from which reading works; `None` where it works from none. `reads` must say no of
-/// `from`. Where several pages are damaged, it may be one from behind a later one.
+/// The least key above `from` and below `to` from which reading works; `None` if there is none. `reads` must return false for `from`. If
+/// several pages are damaged, the result may lie behind a later one.
 pub fn end(from: &[u8], to: Option<&[u8]>, reads: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let reads = |at: &[u8]| to.is_none_or(|to| at < to) && reads(at);
-    // Ever larger keys, those that share most with `from` first: what is near is looked at before what is far.
+    // Try ever larger keys, starting with those that share the longest prefix with `from`: near keys before far ones.
     let (mut prefix, mut found) = (0..=from.len()).rev().find_map(|length| {
         let next = from.get(length).map_or(Some(0), |digit| digit.checked_add(1))?;
         let found = least_digit(&from[..length], next, reads)?;
         Some((from[..length].to_vec(), found))
     })?;
-    // Reading works from `prefix` and the digit `found`, and not from `prefix` and the one before: the end lies between.
+    // Reading works from `prefix` and the digit `found`, but not from `prefix` and the digit before it: the end lies between.
     let mut end = [&prefix[..], &[found]].concat();
     while end.len() < END_BYTES_MAX {
         let Some(before) = found.checked_sub(1) else { break };
@@ -139,10 +139,10 @@ pub fn end(from: &[u8], to: Option<&[u8]>, reads: impl Fn(&[u8]) -> bool) -> Opt
     Some(end)
 }
 
-/// The least byte at or above `from` with which `prefix` is a key from which reading works.
+/// The least byte at or above `from` which, appended to `prefix`, gives a key from which reading works.
 fn least_digit(prefix: &[u8], from: u8, reads: impl Fn(&[u8]) -> bool) -> Option<u8> {
     let works = |digit: u8| reads(&[prefix, &[digit]].concat());
-    // Nearest first: what lies far may be behind another damaged page.
+    // Nearest first: a far key may lie behind another damaged page.
     let (mut low, mut step) = (u16::from(from), 1);
     let mut high = loop {
         let at = u8::try_from(low + step - 1).unwrap_or(u8::MAX);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     proptest! {
-        /// Reading works from `bound` on, as from the end of a damaged page. No text has the byte 255.
+        /// Reading works from `bound` on, as after a damaged page. No text contains the byte 255.
         #[test]
         fn the_end_is_found_exactly(
             from in proptest::collection::vec(0..u8::MAX, 0..20),

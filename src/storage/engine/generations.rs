@@ -1,8 +1,8 @@
-//! Which of several trees of one name is the one in use.
+//! Generations: which of several trees with one name is in use.
 //!
-//! A tree with a page that cannot be read is not mended in its place, as sled can neither read nor remove that page. It is copied
-//! into a new tree, its next generation, which takes its name when it is complete: by one entry in the tree of generations, which
-//! comes after all of the copy in the log. Above this module a tree has one name and is one tree.
+//! sled can neither read nor remove a damaged page, so a tree with such a page is not repaired in place. It is copied into a new tree, its
+//! next generation. When the copy is complete it takes over the name, by one entry in the tree of generations, which follows the whole copy
+//! in the log. Above this module a tree has one name and is one tree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,19 +14,19 @@ use tracing::debug;
 use super::{Engine, Tree, translate, tree};
 use crate::error::{Error, Result};
 
-/// The tree that says which generation each name is at, in 8 bytes, big-endian; 0 where it says nothing.
+/// The tree that maps a name to its generation, in 8 bytes, big-endian; a missing name means generation 0.
 const GENERATIONS: &str = "generations";
-/// Comes between name and generation in the names of sled's trees; no name has one.
+/// Separates name and generation in the names of sled's trees; no name contains it.
 const MARK: char = '#';
 
-/// The generations in use, beside the first ones, and the handles of trees, so that what is known of one is known to all.
+/// The generations in use other than 0, and the open trees, so that all users of a tree share one handle.
 pub(super) struct Generations {
     used: RwLock<BTreeMap<String, u64>>,
     trees: RwLock<BTreeMap<String, Tree>>,
 }
 
 impl Generations {
-    /// As the store says.
+    /// Reads them from the store.
     pub(super) fn read(db: &sled::Db) -> Result<Self> {
         let mut used = BTreeMap::new();
         if db.tree_names().iter().any(|name| name == GENERATIONS.as_bytes()) {
@@ -49,7 +49,7 @@ impl Generations {
     }
 }
 
-/// A tree that may take the place of the one of its name.
+/// A new generation of a tree, not in use yet.
 pub struct Successor {
     name: String,
     generation: u64,
@@ -64,7 +64,7 @@ impl Engine {
         self.open_tree(self.generations.name(name))
     }
 
-    /// The names of all trees that begin so, without that beginning.
+    /// The names of all trees that start with `prefix`, without it.
     pub fn tree_names(&self, prefix: &str) -> Vec<String> {
         let names = self
             .names()
@@ -73,7 +73,7 @@ impl Engine {
         names.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// An empty tree that may take the place of the one of that name.
+    /// Makes an empty next generation of a tree.
     pub fn successor(&self, name: &str) -> Result<Successor> {
         let present: Vec<u64> =
             self.generations_of(name).into_iter().map(|(generation, _)| generation).collect();
@@ -82,7 +82,7 @@ impl Engine {
         Ok(Successor { name: name.to_owned(), generation, tree })
     }
 
-    /// Has trees take the places of those of their names, all or none, by the next sync. Handles of those stay what they were.
+    /// Puts new generations into use, all or none after the next sync. Open handles of the old ones stay valid.
     pub fn succeed(&self, successors: &[&Successor]) -> Result<()> {
         let entries: Vec<_> = successors
             .iter()
@@ -95,17 +95,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes the trees whose places others took, and those that were to take one and did not. What sled cannot read of them
-    /// stays in the log until it is compacted.
+    /// Removes the generations that are no longer in use, and new ones that never were. What sled cannot read of them stays in the log
+    /// until it is compacted.
     pub fn remove_predecessors(&self, name: &str) {
         let used = self.generations.used().get(name).copied().unwrap_or(0);
         self.remove_generations(name, |generation| generation != used);
     }
 
-    /// Removes the trees that were to take the place of the one of that name and did not.
+    /// Removes new generations of a tree that were never put into use.
     pub fn remove_unfinished(&self, name: &str) {
         let used = self.generations.used().get(name).copied().unwrap_or(0);
-        // Where that failed that was to say that it did, it may be in use after the next opening.
+        // If the write that puts one into use failed, that one may be in use after the next opening.
         let Ok(kept) = self.open_tree(GENERATIONS.to_owned()).and_then(|tree| tree.get(name.as_bytes()))
         else {
             return;
@@ -114,7 +114,7 @@ impl Engine {
         self.remove_generations(name, |generation| generation > used && !is_kept(generation));
     }
 
-    /// Whether there are trees of a name beside the one in use.
+    /// Whether a tree has generations besides the one in use.
     pub fn has_others(&self, name: &str) -> bool {
         self.generations_of(name).len() > 1
     }
@@ -124,12 +124,12 @@ impl Engine {
         {
             self.generations.trees.write().unwrap_or_else(PoisonError::into_inner).remove(&tree);
             if let Err(error) = tree::caught(|| self.db.drop_tree(&tree)) {
-                debug!(tree, %error, "a tree that is no longer used could not be removed to its end");
+                debug!(tree, %error, "a tree that is no longer in use could not be removed completely");
             }
         }
     }
 
-    /// Removes a tree with all that is in it. Whoever has it open must not use it any more.
+    /// Removes a tree with everything in it. Nobody may use an open handle of it any more.
     pub fn remove_tree(&self, name: &str) -> Result<()> {
         self.remove_predecessors(name);
         let tree = self.generations.name(name);
@@ -146,7 +146,7 @@ impl Engine {
         self.names().into_iter().filter_map(|tree| Some((generation(&tree)?, tree))).collect()
     }
 
-    /// The names of all trees there are, of whatever generation.
+    /// The names of all trees, of every generation.
     pub fn names(&self) -> Vec<String> {
         self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
     }
@@ -172,7 +172,7 @@ fn open(db: &sled::Db, name: &str) -> Result<Tree> {
     Ok(Tree::new(tree, db, Arc::default()))
 }
 
-/// The name by which a tree of sled's is used.
+/// The name under which one of sled's trees is used.
 pub fn name_in_use(tree: &str) -> &str {
     tree.split_once(MARK).map_or(tree, |(name, _)| name)
 }
@@ -182,5 +182,5 @@ fn name_of(name: &str, generation: u64) -> String {
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Error {
-    Error::StorageDamaged(format!("which trees are in use cannot be read: {error}"))
+    Error::StorageDamaged(format!("the generations of trees cannot be read: {error}"))
 }

@@ -1,15 +1,16 @@
-//! The mark: a small file beside the log that says how far the log was durable, and at a clean close what was in it.
+//! The durable mark: a small file beside the log that says how much of the log was durable, and after a clean close, what the store held.
 //!
 //! ```text
-//! 0..8    position of the log
+//! 0..8    position in the log
 //! 8..16   the first 8 bytes of the blake3 of that
 //! 16      version, 1
-//! 17      1 where the store was closed after this, and nothing written since
-//! 18..58  at a close, how many rows there were and the sum of their digests, if that was known; else zeros
+//! 17      1 if the store was closed after this and nothing was written since
+//! 18..58  after a close: number of rows and sum of their digests, if known; else zeros
 //! 58..66  the first 8 bytes of the blake3 of all before
 //! ```
-//! Numbers are big-endian. It is written after every sync and synced only at a close and the start after it, so it may lag behind,
-//! and is never ahead. Before there was a version it ended at 16.
+//!
+//! Numbers are big-endian. The mark is written after every sync, but synced only at a close and at the start after it, so it may lag and is
+//! never ahead. Before version 1 it ended at byte 16.
 
 use std::{
     fs::{File, OpenOptions},
@@ -28,20 +29,20 @@ const POSITION_BYTES: usize = 16;
 const BYTES: usize = 66;
 const VERSION: u8 = 1;
 const CHECK_BYTES: usize = 8;
-/// Bytes of what a store held when it was closed.
+/// Length of the content sum.
 const CONTENT_BYTES: usize = SUM_BYTES;
 
-/// How many rows there were, and the sum of their digests.
+/// Number of rows and the sum of their digests.
 pub type ContentSum = [u8; CONTENT_BYTES];
 
-/// What a mark says.
+/// The content of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The last position that was durable.
+    /// The last durable position.
     pub position: i64,
-    /// Whether the store was closed, and nothing written since.
+    /// Whether the store was closed and nothing was written since.
     pub is_closed: bool,
-    /// What was in it then, if that was known.
+    /// What the store held then, if that was known.
     pub content: Option<ContentSum>,
 }
 
@@ -59,7 +60,7 @@ impl Mark {
         bytes
     }
 
-    /// `None` where the bytes are no mark.
+    /// `None` if the bytes are not a mark.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (position, rest) = bytes.split_first_chunk::<8>()?;
         if rest.first_chunk() != Some(&check(position)) {
@@ -69,7 +70,7 @@ impl Mark {
         let before = Self { position, is_closed: false, content: None };
         let Some(bytes) = bytes.first_chunk::<BYTES>() else { return Some(before) };
         let (said, kept) = bytes.split_at(BYTES - CHECK_BYTES);
-        // An older program wrote the position anew, and not what follows.
+        // An older program overwrites the position and leaves the rest.
         if said[16] != VERSION || *kept != check(said) {
             return Some(before);
         }
@@ -83,12 +84,12 @@ fn check(bytes: &[u8]) -> [u8; CHECK_BYTES] {
     *blake3::hash(bytes).as_bytes().first_chunk().expect("a hash has eight bytes")
 }
 
-/// What was found in the place of a mark.
+/// What was found in place of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// None, or one that was not complete when the power went.
+    /// No mark, or one that was incomplete when the power went.
     Nothing,
-    /// Bytes that are none.
+    /// Bytes that are not a mark.
     Damaged,
     /// A mark.
     Mark(Mark),
@@ -115,14 +116,14 @@ pub fn read(data: &Path) -> Result<Found> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(e) => return Err(Error::io(format_args!("reading {}", path.display()), &e)),
     };
-    // A file system may keep a file's new length, and not what was written.
+    // After a power cut a file may have its new length without its content.
     if bytes.len() < POSITION_BYTES || bytes.iter().all(|byte| *byte == 0) {
         return Ok(Found::Nothing);
     }
     Ok(Mark::parse(&bytes).map_or(Found::Damaged, Found::Mark))
 }
 
-/// The file of a mark, open for writing.
+/// A mark's file, open for writing.
 pub struct MarkFile(File);
 
 impl MarkFile {
@@ -139,15 +140,15 @@ impl MarkFile {
     /// Writes a mark.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system.
     pub fn write(&self, mark: &Mark) -> io::Result<()> {
         self.0.write_all_at(&mark.encode(), 0)
     }
 
-    /// Makes what was written durable.
+    /// Makes the mark durable.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system.
     pub fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -174,7 +175,7 @@ mod tests {
     fn a_mark_of_an_earlier_version_is_read() {
         let before = Mark { is_closed: false, content: None, ..mark() };
         assert_eq!(Mark::parse(&mark().encode()[..POSITION_BYTES]), Some(before));
-        // An older program over a newer mark.
+        // An older program wrote over a newer mark.
         let mut mixed = mark().encode();
         mixed[..POSITION_BYTES].copy_from_slice(&Mark { position: 9, ..mark() }.encode()[..POSITION_BYTES]);
         assert_eq!(Mark::parse(&mixed), Some(Mark { position: 9, ..before }));

@@ -1,5 +1,4 @@
-//! What a store keeps of its node in the tree `meta`: its id, the bound of its clock, the key of its digests, and how far tombstones
-//! were removed.
+//! The node's records in the tree `meta`: its id, its clock's bound, the digest key, and the removal floors.
 
 use super::Tree;
 use crate::{
@@ -7,20 +6,20 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The id of the node.
+/// Key of the node's id.
 pub const NODE_KEY: &[u8] = b"node";
 const CLOCK_KEY: &[u8] = b"clock";
-/// The key of the digests of rows.
+/// Key of the digest key.
 pub const DIGEST_KEY: &[u8] = b"digest_key";
-/// How far dead rows were removed.
+/// The removal floors.
 pub const SWEPT: &[u8] = b"swept";
 
-/// Sets the key under which rows are hashed.
+/// Stores the key under which rows are hashed.
 pub fn write_digest_key(meta: &Tree, key: &DigestKey) -> Result<()> {
     meta.insert(DIGEST_KEY, &key.0)
 }
 
-/// The clock's bound; 0 where there is none yet.
+/// The clock's bound; 0 if there is none yet.
 ///
 /// # Errors
 /// `StorageDamaged`.
@@ -28,7 +27,7 @@ pub fn read_clock_bound(meta: &Tree) -> Result<u64> {
     Ok(read_number(meta, CLOCK_KEY)?.unwrap_or(0))
 }
 
-/// The node's id; `None` where the node was never started.
+/// The node's id; `None` if the node was never started.
 ///
 /// # Errors
 /// `StorageDamaged`.
@@ -39,15 +38,15 @@ pub fn read_node(meta: &Tree) -> Result<Option<NodeId>> {
 fn read_number(meta: &Tree, key: &[u8]) -> Result<Option<u64>> {
     let Some(bytes) = meta.get(key)? else { return Ok(None) };
     let number = bytes.as_ref().try_into().map(u64::from_be_bytes);
-    number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity is not readable".into()))
+    number.map(Some).map_err(|_| Error::StorageDamaged("the node's identity cannot be read".into()))
 }
 
-/// Sets the clock's bound.
+/// Stores the clock's bound.
 pub fn write_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
     meta.insert(CLOCK_KEY, &bound.to_be_bytes())
 }
 
-/// Raises the clock's bound to this, if it is lower.
+/// Raises the clock's bound to this one, if it is lower.
 pub fn raise_clock_bound(meta: &Tree, bound: u64) -> Result<()> {
     let known = meta.get(CLOCK_KEY)?.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
     if known.is_some_and(|known| known >= bound) { Ok(()) } else { write_clock_bound(meta, bound) }

@@ -1,14 +1,13 @@
-//! The few calls that touch sled. Another engine would replace this file and nothing else.
+//! The engine: the few calls that use sled. Another engine would replace this folder and nothing else.
 //!
-//! What sled 0.34 does not do, and this module does: `flush` asks Linux to start writing (`sync_file_range`) and does not wait
-//! for the disk, so `sync` calls `fdatasync` on the log after it; a page above a quarter of a segment goes to a file that is
-//! never synced at all, so segments are 2 MiB and no item is longer than `ITEM_BYTES_MAX`; opening can panic on damaged
-//! bytes, which `open` turns into an error; and the lock on the log is let go late, so `open` waits for it.
+//! Some things sled 0.34 does not do, and this module does. `flush` asks Linux to start writing (`sync_file_range`) and does not wait for
+//! the disk, so `sync` calls `fdatasync` on the log after it. A page above a quarter of a segment goes to a file that is never synced at
+//! all, so segments are 2 MiB and no item is longer than `ITEM_BYTES_MAX`. Opening can panic on damaged bytes; `open` turns that into an
+//! error. The lock on the log is released late; `open` waits for it.
 //!
-//! And sled takes the first damaged byte of what was logged since the last start for the end of the log: it opens without a
-//! word, and all that came after is gone. So how far the log was known to be durable is kept in a file beside it, the mark;
-//! `log::walk` tests all up to there before sled opens, and a log that ends before its mark all the same has lost something,
-//! which `lost_bytes` tells.
+//! sled also takes the first damaged byte after the last snapshot for the end of the log: it opens without an error, and everything after
+//! that byte is gone. So the durable mark, a file beside the log, says how much of the log was durable. `log::walk` checks the log up to
+//! there before sled opens it, and if the log still ends before its mark, `lost_bytes` says how much was lost.
 
 pub mod gaps;
 mod generations;
@@ -38,20 +37,20 @@ use self::{
 };
 use crate::error::{Error, Result};
 
-/// Bytes as the engine hands them out: shared, cheap to clone.
+/// Bytes of the engine: shared, cheap to clone.
 pub use sled::IVec as Slice;
 
 /// Longest key and value together. A leaf of sled holds up to 16 items, and must stay below a quarter of a segment.
 pub const ITEM_BYTES_MAX: usize = 16 * 1024;
-/// sled's default of 512 KiB breaks at values of 8 KB; 8 MiB doubles the disk of a small store.
+/// sled's default of 512 KiB fails at values of 8 KB; 8 MiB doubles the disk of a small store.
 pub const SEGMENT_BYTES: usize = format::SEGMENT_BYTES as usize;
-/// How often sled writes what nobody waits for, and empties one segment that is half dead: no more than one each time, so that
-/// this bounds how fast a load gets its space back. At 500, loading 100,000 short rows at full speed left 42 MiB; at 100, 35.
+/// How often sled writes what nobody waits for and empties one half-empty segment. It empties no more than one each time, so this limits
+/// how fast space is reclaimed under load. Loading 100,000 short rows at full speed left 42 MiB at 500 ms, 35 MiB at 100 ms.
 const FLUSH_EVERY_MS: u64 = 100;
-/// How long an open waits for the lock of a store that was closed a moment ago.
+/// How long an open waits for the lock of a store that was just closed.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An open sled database, and the file it logs to.
+/// An open sled database and its log file.
 pub struct Engine {
     db: sled::Db,
     log: File,
@@ -63,11 +62,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the directory, creating it where it is missing.
+    /// Opens the directory, and creates it if it is missing.
     ///
     /// # Errors
-    /// `StorageDamaged` where sled finds damage or panics on it, `StorageInUse` where another process holds it, else
-    /// `StorageFull` or `Io`.
+    /// `StorageDamaged` if sled finds damage or panics on it, `StorageInUse` if another process holds it, else `StorageFull` or `Io`.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self> {
         let log_path = path.join("db");
         let existed = log_path.exists();
@@ -86,11 +84,11 @@ impl Engine {
         let engine = Self { db, log, mark, lost_bytes, content, path: path.to_owned(), generations };
         engine.sync()?;
         if closed.is_some() {
-            // What the mark says of the rows is over with the first write, and must not come back with a power cut.
+            // The first write invalidates the row counts in the mark; a power cut must not bring them back.
             engine.mark.sync().map_err(|e| engine.not_synced(&e))?;
         }
         if !existed {
-            // The log's name, and the directory's, must outlive a power cut as its bytes do.
+            // The directory entries must survive a power cut, as the log's bytes do.
             sync_directory(path)?;
             sync_directory(&parent(path))?;
         }
@@ -102,8 +100,8 @@ impl Engine {
         self.sync_and_mark(false, None)
     }
 
-    /// Makes everything durable at the end, and notes how many rows there were and the sum of their digests, if that is known: for
-    /// `content` after the next opening. Nothing may be written after it.
+    /// Makes everything durable at the end and records the number of rows and the sum of their digests, if known: `content` returns them
+    /// after the next opening. Nothing may be written after this.
     pub fn close(self, content: Option<ContentSum>) -> Result<()> {
         self.sync_and_mark(true, content)?;
         self.mark.sync().map_err(|e| self.not_synced(&e))
@@ -113,7 +111,7 @@ impl Engine {
         tree::caught(|| self.db.flush()).map_err(translate)?;
         let position = self.db.context.pagecache.log.stable_offset();
         self.log.sync_data().map_err(|e| self.not_synced(&e))?;
-        // What was lost stays known until somebody does something about it.
+        // A loss stays recorded until somebody accepts it.
         if self.lost_bytes == 0 {
             let mark = Mark { position, is_closed, content };
             self.mark.write(&mark).map_err(|e| self.not_synced(&e))?;
@@ -126,7 +124,7 @@ impl Engine {
         Error::StorageFull(format!("syncing {}: {error}", self.path.display()))
     }
 
-    /// The log, and how far it is written.
+    /// The log, and its written length.
     ///
     /// # Errors
     /// `Io`.
@@ -135,17 +133,17 @@ impl Engine {
         Ok((log, self.db.context.pagecache.log.stable_offset().max(0).unsigned_abs()))
     }
 
-    /// Bytes that were durable in the log and were not there any more when it was opened.
+    /// Bytes that were durable in the log and were missing when it was opened.
     pub fn lost_bytes(&self) -> u64 {
         self.lost_bytes
     }
 
-    /// Goes on from what is there, whatever was lost.
+    /// Continues with what is there, whatever was lost.
     pub fn accept_loss(&mut self) {
         self.lost_bytes = 0;
     }
 
-    /// What was in the store when it was closed, where nothing was written since and it was known then.
+    /// What the store held when it was closed, if that was known and nothing was written since.
     pub fn content(&self) -> Option<ContentSum> {
         self.content
     }
@@ -156,15 +154,15 @@ impl Engine {
     }
 }
 
-/// Has what this thread replaced freed as soon as no other thread can be looking at it.
+/// Frees what this thread replaced as soon as no other thread can be reading it.
 ///
-/// sled leaves that to each thread's bag of 64 such things, which goes out when it is full. A buffer of the log is one of them, as
-/// long as a segment; a thread that does little else than flush would keep dozens.
+/// sled leaves that to each thread's bag of 64 objects, which is freed when it is full. A log buffer is one such object, as long as a
+/// segment; a thread that mostly flushes would keep dozens.
 fn release() {
     sled::pin().flush();
 }
 
-/// Bytes of the files below `path`, blobs included.
+/// Bytes of all files below `path`, blobs included.
 pub fn disk_bytes(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else { return 0 };
     entries
@@ -176,8 +174,8 @@ pub fn disk_bytes(path: &Path) -> u64 {
         .sum()
 }
 
-/// Has the next reads of a store's log come from the disk. After a sync that failed the system takes what it could not write for
-/// written, and would show it until the power goes.
+/// Drops the log from the page cache, so that the next reads come from the disk. After a failed sync the system takes unwritten pages for
+/// written, and would return them until the power goes.
 pub fn forget_cached(path: &Path) -> Result<()> {
     let log = File::open(path.join("db"));
     let forgotten = log.and_then(|log| Ok(rustix::fs::fadvise(&log, 0, None, rustix::fs::Advice::DontNeed)?));
@@ -190,7 +188,7 @@ pub fn sync_directory(path: &Path) -> Result<()> {
     synced.map_err(|e| Error::io(format_args!("syncing {}", path.display()), &e))
 }
 
-/// The directory that holds `path`.
+/// The parent directory of `path`.
 pub fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -214,7 +212,7 @@ fn open_with_retry(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
             Err(sled::Error::Io(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(Error::io(format_args!("opening {}", path.display()), &e));
             }
-            // What the system refuses says nothing of what is in the directory; what sled makes of it does.
+            // An error of the system says nothing about the directory's content; any other error of sled does.
             Err(sled::Error::Io(e)) if e.raw_os_error().is_some() => {
                 return Err(Error::io(format_args!("opening {}", path.display()), &e));
             }
@@ -237,8 +235,7 @@ fn is_lock_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
 }
 
-/// sled's input and output errors stay for the life of its handle, whatever caused the first: all mean that writes are over
-/// until the store is opened again.
+/// sled keeps its first input or output error for the life of its handle: whatever caused it, writes are over until the store is reopened.
 fn translate(error: sled::Error) -> Error {
     match error {
         sled::Error::Io(e) => Error::StorageFull(e.to_string()),

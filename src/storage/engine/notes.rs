@@ -1,33 +1,33 @@
-//! Notes: small things that the node keeps beside the tables, each under a name, each with its checksum.
+//! Notes: small named records that the node keeps beside the tables, each with a checksum.
 
 use crate::{
     error::{Error, Result},
     storage::{Store, engine},
 };
 
-/// What the names of all notes begin with in `meta`.
+/// Prefix of all notes in `meta`.
 pub const NOTE_PREFIX: &str = "note/";
-/// The least name above all of theirs.
+/// The least name above all of them.
 pub const NOTES_END: &str = "note0";
-/// Longest note: that of some thousand members with long addresses. It is read and written whole.
+/// Longest note: about a thousand members with long addresses. It is read and written as a whole.
 pub const NOTE_BYTES_MAX: usize = 1024 * 1024;
-/// Longest piece of a note: it is one item of the engine, with its name and checksum. Only the last piece is shorter, and it may
-/// be empty; so that what a longer note left behind it is not read.
+/// Longest piece of a note: one item of the engine, with its name and checksum. Only the last piece is shorter, and it may be empty; so
+/// that leftovers of a longer note are not read.
 const PIECE_BYTES: usize = engine::ITEM_BYTES_MAX - 1024;
 const NAME_BYTES_MAX: usize = 512;
 const CHECK_BYTES: usize = 8;
 
 impl Store {
-    /// The note of that name, if there is one.
+    /// Reads a note, if it exists.
     ///
     /// # Errors
-    /// `Corrupt` where its bytes are not what was written, `NotReady` while the storage is being opened again.
+    /// `Corrupt` if its bytes are not what was written, `NotReady` while the storage is being reopened.
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let meta = self.meta()?;
         read(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())), name)
     }
 
-    /// Keeps a note, in place of the one of that name. Durable by the next commit. One that says the same writes nothing.
+    /// Stores a note, replacing the one with that name. Durable by the next commit. An unchanged note writes nothing.
     ///
     /// # Errors
     /// `TooLarge` above `NOTE_BYTES_MAX`, `StorageFull`, `NotReady`.
@@ -55,10 +55,10 @@ impl Store {
     }
 }
 
-/// The note of that name, from what `get` gives for a key of `meta`.
+/// Reads a note with `get`, which returns the value of a key of `meta`.
 ///
 /// # Errors
-/// `Corrupt` where its bytes are not what was written, and those of `get`.
+/// `Corrupt` if its bytes are not what was written, and those of `get`.
 pub fn read(get: impl Fn(&[u8]) -> Result<Option<Vec<u8>>>, name: &str) -> Result<Option<Vec<u8>>> {
     let Some(mut kept) = get(&key(name, 0))? else { return Ok(None) };
     let corrupt = || Error::Corrupt(format!("the note {name:?}"));
@@ -74,12 +74,12 @@ pub fn read(get: impl Fn(&[u8]) -> Result<Option<Vec<u8>>>, name: &str) -> Resul
     Ok(Some(note))
 }
 
-/// Bytes with eight of their hash before them.
+/// Adds eight bytes of their hash before the bytes.
 pub fn seal(bytes: &[u8]) -> Vec<u8> {
     [&blake3::hash(bytes).as_bytes()[..CHECK_BYTES], bytes].concat()
 }
 
-/// What was sealed; `None` where that is not what was kept.
+/// The bytes of `seal`; `None` if the hash does not match.
 pub fn unseal(kept: &[u8]) -> Option<&[u8]> {
     let (check, bytes) = kept.split_at_checked(CHECK_BYTES)?;
     (*check == blake3::hash(bytes).as_bytes()[..CHECK_BYTES]).then_some(bytes)
@@ -123,7 +123,7 @@ mod tests {
         close(store);
     }
 
-    /// The members of a cluster with long names did not fit into one item, and then nothing was noted nor swept any more.
+    /// The members of a cluster with long names did not fit into one item, and from then on nothing was stored or swept.
     #[test]
     fn a_long_note_is_stored_in_pieces_and_replaced_by_a_shorter_one() {
         let fixture = Fixture::new();

@@ -1,4 +1,4 @@
-//! Panics of the engine on damaged bytes, caught, and kept from the terminal: what they say goes into an error.
+//! Catches panics of the engine on damaged bytes, and keeps them off the terminal: their message goes into an error.
 
 use std::{
     cell::Cell,
@@ -10,18 +10,18 @@ use std::{
     thread,
 };
 
-/// What the names of the engine's own threads begin with. They panic for whoever waits for them.
+/// Name prefix of the engine's own threads, which panic on behalf of a waiting thread.
 const ENGINE_THREADS: &str = "sled-io";
 
 static HOOK: Once = Once::new();
-/// How many threads are catching now.
+/// Number of threads that are catching now.
 static CATCHING: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs something that can panic; what the panic said, if it does. Nothing may be used afterwards that it left halfway.
+/// Calls `run` and returns the message of its panic, if it panics. State that it left half-changed must not be used afterwards.
 pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let before = panic::take_hook();

@@ -1,27 +1,27 @@
-//! A whole segment of the engine's log: the frames in it, and where it is not what was written.
+//! A full segment of the engine's log: its frames, and the bytes that are not what was written.
 //!
-//! Frames follow each other without a gap, up to a `Cap`, to the last bytes, where none begins, or, where the process ended, to
-//! nothing. A segment is written again and again, and what is left in it of an earlier life has another number.
+//! Frames follow each other without a gap, up to a `Cap`, up to the last bytes, where none fits, or, if the process ended, up to nothing.
+//! Segments are reused; what is left of earlier use has another segment number.
 
 use super::log::format::{self, Frame, Header};
 
-/// A place in a segment.
+/// One find in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// A frame that is what was written.
+    /// A frame as it was written.
     Sound(Frame<'a>),
-    /// Bytes from here to the next sound frame are not what was written.
+    /// The bytes from this offset to the next sound frame are not what was written.
     Damaged(usize),
 }
 
-/// The position in the log at which a segment begins; `None` where its head is not sound, as in one that was never written.
+/// The log position of a segment; `None` if its header is not sound, as in a segment that was never written.
 pub fn begin(segment: &[u8]) -> Option<u64> {
     Header::parse(segment).map(|header| header.position.unsigned_abs())
 }
 
-/// What is in a whole segment of that number, in order.
+/// The content of a full segment with that number, in order.
 ///
-/// What follows the last sound frame is told by nothing from what was never written, and is passed over.
+/// What follows the last sound frame looks the same as bytes that were never written, and is skipped.
 pub fn frames(segment: &[u8], number: u64) -> impl Iterator<Item = Found<'_>> {
     let mut at = format::HEADER_BYTES;
     std::iter::from_fn(move || {
@@ -46,11 +46,11 @@ pub(in crate::storage) mod tests {
         tests::{Fixture, close, key, put, table},
     };
 
-    /// What is so of the body of a frame.
+    /// A condition on the body of a frame.
     pub type Wanted<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
 
-    /// Flips a bit of a page for which one of these is so, in a log: in its newest frame of which it is. Which one it was; `None` where none is settled. Pages in the
-    /// segments that a start reads again are left alone.
+    /// Flips a bit of a page, in the newest frame of the log whose body meets one of the conditions. Returns which condition; `None` if no
+    /// such frame is settled. Pages in segments that a start replays are left alone.
     pub fn damage_page(data: &Path, candidates: &[Wanted<'_>]) -> Option<usize> {
         let path = data.join("db");
         let log = fs::read(&path).expect("the log can be read");
@@ -60,7 +60,7 @@ pub(in crate::storage) mod tests {
             let Some(begin) = begin(segment) else { continue };
             tip = tip.max(begin);
             for found in frames(segment, begin / SEGMENT_BYTES as u64) {
-                // Those below are no pages: what was given up, and the like.
+                // Frames of a lower kind are no pages, but cancelled writes and the like.
                 let Found::Sound(frame @ Frame { kind: Kind::Node | Kind::Link, .. }) = found else {
                     continue;
                 };
@@ -80,7 +80,7 @@ pub(in crate::storage) mod tests {
         Some(chosen)
     }
 
-    /// Whether bytes are within others.
+    /// Whether bytes contain others.
     pub fn holds(body: &[u8], content: &[u8]) -> bool {
         body.windows(content.len()).any(|bytes| bytes == content)
     }
@@ -90,7 +90,7 @@ pub(in crate::storage) mod tests {
             .filter_map(|segment| Some((segment, begin(segment)? / SEGMENT_BYTES as u64)))
     }
 
-    /// What sled wrote is read as it was written; and each flipped bit is found, if another frame follows.
+    /// Everything sled wrote is read back as written, and each flipped bit is found if another frame follows.
     #[test]
     fn every_flipped_bit_of_a_full_segment_is_found() {
         let fixture = Fixture::new();
@@ -112,7 +112,7 @@ pub(in crate::storage) mod tests {
             });
             let sound: Vec<_> = sound.collect();
             kinds.extend(sound.iter().map(|frame| format!("{:?}", frame.kind)));
-            // A `Cap`, by which a segment ends that is written to its end.
+            // A segment that was filled ends with a `Cap`.
             let Some(last) = sound.last().filter(|last| last.kind == Kind::Cap) else { continue };
             sealed += 1;
             for turn in 0..40 {

@@ -1,6 +1,6 @@
-//! SuspectedLoss: that rows may be missing here, may be older than what was acknowledged, or may have been deleted. It is kept in a file
-//! beside the log until the node has been seen to hold what others hold, and it is written before anything is done that could make
-//! it forgotten.
+//! A suspected loss: rows may be missing here, may be older than what was acknowledged, or may be deleted ones that came back. It is kept
+//! in a file beside the log until the node has been found to hold what the others hold, and it is written before anything is done that
+//! could make the node forget it.
 
 use std::{
     fs::{self, File},
@@ -18,37 +18,37 @@ use crate::{
 
 const FILE: &str = "dynarust.doubt";
 const UNFINISHED: &str = "dynarust.doubt.new";
-/// Longest reason, in bytes: it is shown in one line of a log.
+/// Longest reason, in bytes: it is shown in one line of the log.
 const REASON_BYTES_MAX: usize = 16 * 1024;
-/// What damage of a log can mean.
+/// What damage of the log can mean.
 pub const MEANING: &str = "rows may be missing, older values may be back, and so may deleted keys";
 
-/// The doubt of an open store.
+/// The suspected loss of an open store, if there is one.
 #[derive(Default)]
 pub struct SuspectedLoss(Mutex<Option<String>>);
 
 impl SuspectedLoss {
-    /// This doubt.
+    /// Starts with this one.
     pub fn new(reason: Option<String>) -> Self {
         Self(Mutex::new(reason))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        // One value, whole whatever panicked.
+        // One value: valid even if a holder panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// Why this store may not hold what it acknowledged, for people to read. `None` where nothing speaks against it.
+    /// Why this store may lack acknowledged writes, for people to read. `None` if there is no reason to suspect that.
     pub fn suspected_loss(&self) -> Option<String> {
         self.0.suspected_loss.lock().clone()
     }
 
-    /// Ends the doubt, durably: the store has been seen to hold all that others hold. May wait: not for an async task.
+    /// Ends the suspicion, durably: the store was found to hold everything the others hold. It blocks: do not call it from an async task.
     ///
     /// # Errors
-    /// `Io`; the doubt stays then.
+    /// `Io`; the suspicion stays then.
     pub fn clear_suspected_loss(&self) -> Result<()> {
         let mut suspected_loss = self.0.suspected_loss.lock();
         if suspected_loss.is_some() {
@@ -58,17 +58,17 @@ impl Store {
         Ok(())
     }
 
-    /// Raises a doubt, durably where the disk takes it.
+    /// Records a suspected loss, durably if the disk takes it.
     pub(in crate::storage) fn record_suspected_loss(&self, reason: String) {
         let mut suspected_loss = self.0.suspected_loss.lock();
         if let Err(error) = write(&self.0.options.data, &reason) {
-            error!(%error, "the doubt about the storage could not be written down");
+            error!(%error, "the suspected loss of the storage could not be recorded");
         }
         *suspected_loss = Some(reason);
     }
 }
 
-/// The doubt about the store in `data`, if there is one.
+/// Reads the suspected loss of the store in `data`, if there is one.
 ///
 /// # Errors
 /// `Io`.
@@ -78,8 +78,8 @@ pub fn read(data: &Path) -> Result<Option<String>> {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
             let reason = text.trim();
-            // The file is what counts.
-            let unknown = "the reason was not readable";
+            // The file's existence counts, not its text.
+            let unknown = "the reason cannot be read";
             Ok(Some(if reason.is_empty() { unknown } else { reason }.to_owned()))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -87,12 +87,12 @@ pub fn read(data: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Writes down a doubt about the store in `data`; durable on return.
+/// Records a suspected loss of the store in `data`; durable on return.
 ///
 /// # Errors
 /// `Io`, `StorageFull`.
 pub fn write(data: &Path, reason: &str) -> Result<()> {
-    // A character that is cut in two is read as one that is none.
+    // A character that is cut in two is read back as a replacement character.
     let reason = String::from_utf8_lossy(&reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)]);
     let path = data.join(UNFINISHED);
     let written = File::create(&path).and_then(|mut file| {

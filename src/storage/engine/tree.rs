@@ -1,9 +1,8 @@
-//! One tree of the engine, and what damage does to it.
+//! One tree of the engine, and how it survives damage.
 //!
-//! sled reads a page when somebody wants a key of it, and then an error, or a panic, is all that it says of one that is
-//! damaged. Here that ends nothing but the call: a panic is an error, a scan goes on behind the page, and what could not be read
-//! is kept account of. sled also moves pages while it writes others; that it cannot read one of those fails a write that has
-//! nothing to do with it, which is tried again.
+//! sled reads a page only when a key of it is needed; if the page is damaged, an error or a panic is all it reports. Here that ends only
+//! the call: a panic becomes an error, a scan continues behind the page, and the unreadable range is recorded. sled also moves pages while
+//! it writes others; a page that it cannot move fails an unrelated write, which is retried.
 
 use std::sync::Arc;
 
@@ -14,17 +13,17 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// How often a write is tried again that failed though the page of its key is sound. Each time sled gives up one page that it
-/// was about to move, so a few are enough.
+/// How often a failed write is retried although the page of its key is sound. Each time sled skips one page that it wanted to move, so a
+/// few retries are enough.
 const MOVES_MAX: usize = 8;
-/// How often a scan begins again at one place where it failed and reading works all the same.
+/// How often a scan restarts at one place where it failed although reading works.
 const RETRIES_MAX: usize = 8;
 
-/// One ordered map of bytes to bytes.
+/// One ordered map from bytes to bytes.
 #[derive(Clone)]
 pub struct Tree {
     tree: sled::Tree,
-    /// Says whether the engine has failed. Not its handle, which would keep all trees open.
+    /// Tells whether the engine has failed. Not its handle, which would keep all trees open.
     config: sled::RunningConfig,
     gaps: Arc<Gaps>,
     #[cfg(test)]
@@ -45,10 +44,10 @@ impl Tree {
     /// The value of a key.
     ///
     /// # Errors
-    /// `Corrupt` where the page of the key cannot be read; so for all that follows.
+    /// `Corrupt` if the page of the key cannot be read; the same holds for the methods below.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
         let mut value = self.call(|| self.tree.get(key));
-        // A read finishes what writes have begun, and fails as they do.
+        // A read completes what writes have begun, and fails as they do.
         for _ in 0..MOVES_MAX {
             if !matches!(value, Err(Error::Corrupt(_))) {
                 break;
@@ -71,7 +70,7 @@ impl Tree {
         self.retry(remove(), key, remove)
     }
 
-    /// Sets many keys, all or none of which survive a crash.
+    /// Sets many keys; after a crash all of them are there, or none.
     pub fn insert_all<'a>(&self, items: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone) -> Result<()> {
         let mut batch = sled::Batch::default();
         for (key, value) in items.clone() {
@@ -79,14 +78,14 @@ impl Tree {
             batch.insert(key, value);
         }
         match self.call(|| self.tree.apply_batch(batch)) {
-            // Some are set, and one of those without the feed being told. What was looked at before can be read, so this is no
-            // page of theirs: one by one they are set all the same.
+            // Some are set, one of them without an event in the feed. Their own pages were read before and are sound, so the failing page
+            // is another: set them one by one.
             Err(Error::Corrupt(_)) => items.into_iter().try_for_each(|(key, value)| self.set(key, value)),
             other => other,
         }
     }
 
-    /// The items from `from` up to, not including, `to`; in order, from both ends.
+    /// The items from `from` up to, not including, `to`, in order; can be read from both ends.
     pub fn range(&self, from: &[u8], to: Option<&[u8]>) -> Items {
         let to = to.map(<[u8]>::to_vec);
         let iter = Some(self.iter(from, to.as_deref()));
@@ -102,27 +101,28 @@ impl Tree {
         }
     }
 
-    /// Every change from now on, in order per key. Holds at most 1024 unread, then blocks writers: read it without waiting.
+    /// The feed of every change from now on, in order per key. It holds at most 1024 unread changes, then blocks writers: read it without
+    /// waiting.
     pub fn subscribe(&self) -> Feed {
         Feed(self.tree.watch_prefix([]))
     }
 
-    /// The ranges that could not be read, as far as scans have met them.
+    /// The unreadable ranges that scans have found so far.
     pub fn gaps(&self) -> &Gaps {
         &self.gaps
     }
 
-    /// Sets a key, and has the feed tell of it even where it is set to that already.
+    /// Sets a key so that the feed reports it, even if it has that value already.
     fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
         let present = self.get(key)?;
         let set = || self.call(|| self.tree.compare_and_swap(key, present.as_deref(), Some(value)));
         match self.retry(set(), key, set)? {
             Ok(()) => Ok(()),
-            Err(_) => Err(Error::Io("storage: two writers of one key".into())),
+            Err(_) => Err(Error::Io("storage: two threads wrote one key at the same time".into())),
         }
     }
 
-    /// Tries again what failed though the page of its key can be read.
+    /// Retries a failed call if the page of its key can be read.
     fn retry<T>(&self, mut result: Result<T>, key: &[u8], attempt: impl Fn() -> Result<T>) -> Result<T> {
         for _ in 0..MOVES_MAX {
             if !matches!(result, Err(Error::Corrupt(_))) || self.get(key).is_err() {
@@ -140,8 +140,8 @@ impl Tree {
         }
     }
 
-    /// Calls sled. A panic on damaged bytes is an error, and so is a disk that does not give what it was given, which is none of the
-    /// errors that sled keeps for the life of its handle.
+    /// Calls sled. A panic on damaged bytes becomes an error, and so does a failed read of the disk, which is not one of the errors that
+    /// sled keeps for the life of its handle.
     fn call<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
         #[cfg(test)]
         self.faults.meet()?;
@@ -153,11 +153,11 @@ impl Tree {
         }
     }
 
-    /// What cannot be read from `from` on, where a scan up to `to` failed.
+    /// The unreadable range from `from` on, after a scan up to `to` failed.
     fn gap_after(&self, from: &[u8], to: Option<&[u8]>) -> Option<Gap> {
         let reads = |at: &[u8]| {
             let read = || self.call(|| self.iter(at, to).next().transpose()).is_ok();
-            // The second look is at the page itself: what failed the first may have been one that was to be moved.
+            // The second look reads the page itself: the first may have failed on a page that sled wanted to move.
             read() || read()
         };
         if reads(from) {
@@ -177,9 +177,9 @@ impl Tree {
         Some(gap)
     }
 
-    /// What cannot be read right below `to`, where a backward scan down to `from` failed.
+    /// The unreadable range just below `to`, after a backward scan down to `from` failed.
     fn gap_before(&self, from: &[u8], to: Option<&[u8]>) -> Option<Gap> {
-        // sled tells the end of a page, and not its beginning: so it is looked at from the front.
+        // sled can find the end of a page, not its start: so scan from the front.
         let mut items = self.range(from, to);
         let mut last = None;
         while let Some(item) = items.next() {
@@ -189,15 +189,15 @@ impl Tree {
     }
 }
 
-/// Items of a tree, in order. Where a page cannot be read there is one `Corrupt` in place of its items, and then those behind it;
-/// any other error is the last item.
+/// Items of a tree, in order. An unreadable page gives one `Corrupt` in place of its items, then the items behind it follow; any other
+/// error is the last item.
 pub struct Items {
     tree: Tree,
     iter: Option<sled::Iter>,
-    /// What was asked for, less what lies behind an unreadable page that was passed.
+    /// The range asked for, without what lies before an unreadable page that was passed.
     from: Vec<u8>,
     to: Option<Vec<u8>>,
-    /// The last keys that were given, from the front and from the back.
+    /// The last keys returned, from the front and from the back.
     low: Option<Slice>,
     high: Option<Slice>,
     gap: Option<Gap>,
@@ -205,7 +205,7 @@ pub struct Items {
 }
 
 impl Items {
-    /// The range that could not be read, after a `Corrupt`.
+    /// The unreadable range, after a `Corrupt`.
     pub fn gap(&mut self) -> Option<Gap> {
         self.gap.take()
     }
@@ -229,7 +229,7 @@ impl Items {
                         Passed::Gap => return Some(Err(error)),
                         Passed::Nothing => {}
                         Passed::TooOften => {
-                            // Not damage, behind which one goes on: nobody knows what was not read.
+                            // Not damage, which a scan continues behind: nobody knows what was not read.
                             return Some(Err(Error::Io(format!("storage: a scan gets no further: {error}"))));
                         }
                     }
@@ -242,14 +242,14 @@ impl Items {
         }
     }
 
-    /// Goes on behind what cannot be read.
+    /// Continues behind what cannot be read.
     fn pass(&mut self, forward: bool) -> Passed {
         let to = self.to.as_deref();
         let gap =
             if forward { self.tree.gap_after(&self.from, to) } else { self.tree.gap_before(&self.from, to) };
         self.retries += 1;
         let Some(gap) = gap else {
-            // Somebody moved the page meanwhile.
+            // The page was moved meanwhile.
             self.iter = (self.retries <= RETRIES_MAX).then(|| self.tree.iter(&self.from, to));
             return if self.iter.is_some() { Passed::Nothing } else { Passed::TooOften };
         };
@@ -271,13 +271,13 @@ impl Items {
     }
 }
 
-/// What a scan that failed has gone around.
+/// What a failed scan skipped.
 enum Passed {
-    /// A range that cannot be read.
+    /// An unreadable range.
     Gap,
     /// Nothing: it can be read after all.
     Nothing,
-    /// Nothing, too often to be tried again.
+    /// Nothing, too many times to retry again.
     TooOften,
 }
 
@@ -295,10 +295,10 @@ impl DoubleEndedIterator for Items {
     }
 }
 
-/// The change feed of one tree: its inserts as (key, value), waiting for the next one. Ends when its engine is closed.
+/// The change feed of one tree: its inserts as (key, value). Blocks for the next one, and ends when the engine is closed.
 ///
-/// sled can also wait with a time limit, and be polled. Both can lose an event: a wait that ends keeps the event it had begun to
-/// wait for where the iterator does not look, and a poll can miss the wake-up of one that comes meanwhile.
+/// sled can also wait with a time limit, and be polled. Both can lose an event: a wait that times out leaves behind the event it had begun
+/// to wait for, and a poll can miss the wakeup of an event that arrives meanwhile.
 pub struct Feed(sled::Subscriber);
 
 impl Iterator for Feed {
@@ -312,10 +312,10 @@ impl Iterator for Feed {
     }
 }
 
-/// Calls sled; where that panics, it is an error that says of what.
+/// Calls sled and turns a panic into an error with its message.
 pub(super) fn caught<T>(call: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     panics::caught(call)
-        .unwrap_or_else(|said| Err(sled::Error::ReportableBug(format!("sled panicked on it: {said}"))))
+        .unwrap_or_else(|said| Err(sled::Error::ReportableBug(format!("sled panicked: {said}"))))
 }
 
 #[cfg(test)]
@@ -354,20 +354,20 @@ mod tests {
         (engine, tree)
     }
 
-    /// Where a scan failed again and again because of pages that the engine was about to move, and each time could be read after all, it
-    /// ended early without a range that was not read: a copy of the table lost all that came behind, without a word.
+    /// A scan failed again and again on pages that the engine was about to move, although each could be read after all. It then ended
+    /// early, without an unreadable range: a copy of the table silently lost everything behind.
     #[test]
     fn a_scan_that_can_be_read_after_all_is_not_shorter() {
         let data = tempfile::tempdir().expect("a directory");
         let (engine, tree) = filled(&data);
-        // The step fails, the look at what cannot be read works, and so does the next step.
+        // The step fails, the check for an unreadable range succeeds, and so does the next step.
         tree.faults.set(&[true, false, false].repeat(usize::from(KEYS)));
         let keys: Vec<Slice> = tree.range(&[], None).map(|item| item.expect("can be read").0).collect();
         assert_eq!(keys.len(), usize::from(KEYS));
         drop((tree, engine));
     }
 
-    /// As above; what then is not known to be damage is none, and nobody may go on as if all had been read.
+    /// As above. What is not known to be damage is not reported as damage, and nobody may continue as if everything had been read.
     #[test]
     fn a_scan_that_gets_no_further_says_so() {
         let data = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! The end of values: told to subscribers at the instant it comes, once.
+//! Expiry: subscribers are told once, at the instant a value expires.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -19,21 +19,21 @@ use crate::{
     },
 };
 
-/// Most ends that are told of in one turn.
+/// Most expiries announced in one turn.
 pub const ANNOUNCED_MAX: usize = 256;
-/// How long the announcement rests for a subscriber who has not read what it was told before.
+/// How long the announcement waits for a subscriber that has not read the earlier ones.
 const PACE_MS: u64 = 1;
-/// An end that is late by so much waits for nobody: whoever reads too slowly is sent a `resync`, as by too many writes.
+/// An expiry this late waits for nobody: a subscriber that reads too slowly gets a `resync`, as with too many writes.
 const LATE_MAX_MS: u64 = 30_000;
 
-/// Tells of the values whose time has come, as fast as those who watch them read. Wants its turn when there is more to tell.
+/// Announces the values that have expired, as fast as subscribers read. Asks for another turn if there is more.
 ///
-/// The order of a key's changes is that of its pump, which may be behind: nobody is told of an end before all that was set when it came
-/// due is with the subscribers. A row that was written again meanwhile is for the next turn.
+/// The pump decides the order of a key's changes, and may be behind: no expiry is announced before everything set by the time it was due is
+/// published. A row rewritten meanwhile is left for the next turn.
 pub fn announce(store: &Store) -> Result<Turn> {
     let now_ms = store.now_ms();
     let expiry = store.with_engine(|engine| engine.tree(trees::EXPIRY))?;
-    // What cannot be read makes way: the tree is made anew.
+    // Unreadable entries are skipped: the tree is rebuilt.
     let due = expiry.range(&[], Some(&above(now_ms))).filter(|item| match item {
         Err(Error::Corrupt(_)) => {
             store.report_damage();
@@ -46,7 +46,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
     for entry in &due {
         let Some((at_ms, name, row)) = due_index::parse(entry) else {
             return Err(Error::Corrupt(
-                "an entry of the tree expiry is none; DynaRust compact makes it anew".into(),
+                "the tree expiry has an invalid entry; DynaRust compact rebuilds it".into(),
             ));
         };
         match (store.table(&name), key_of(row)) {
@@ -55,14 +55,14 @@ pub fn announce(store: &Store) -> Result<Turn> {
                 ends.push(Expiration { at_ms, table, key, row, marker });
             }
             (Some(_), Err(error)) => {
-                error!(%error, "nobody can be told of an expired value");
+                error!(%error, "the expiry of a value cannot be announced");
                 expiry.remove(entry)?;
             }
             (None, _) => expiry.remove(entry)?,
         }
     }
     let late_ms = ends.first().map_or(0, |end| now_ms.saturating_sub(end.at_ms));
-    // Where a set failed a pump never seems to be there.
+    // After a failed set a pump never catches up.
     if !have_pumps_caught_up(&ends)? && late_ms < LATE_MAX_MS {
         return Ok(Turn::Now);
     }
@@ -80,7 +80,7 @@ pub fn announce(store: &Store) -> Result<Turn> {
         .map_or(Turn::Later, Turn::At))
 }
 
-/// Waits until all that these tables hold now is with the subscribers. False where that takes long.
+/// Waits until everything these tables hold now is published. Returns false on timeout.
 fn have_pumps_caught_up(ends: &[Expiration<'_>]) -> Result<bool> {
     let mut waited = HashSet::new();
     for end in ends.iter().filter(|end| waited.insert(end.table.name())) {
@@ -91,18 +91,18 @@ fn have_pumps_caught_up(ends: &[Expiration<'_>]) -> Result<bool> {
     Ok(true)
 }
 
-/// The end of a value that has come.
+/// A value that has expired.
 struct Expiration<'a> {
     at_ms: u64,
     table: Arc<Table>,
     key: Key,
     row: &'a [u8],
-    /// What was there when the pumps were waited for; `None` for a damaged row or none at all.
+    /// The row's marker before the wait for the pumps; `None` if the row is damaged or gone.
     marker: Option<Marker>,
 }
 
 impl Expiration<'_> {
-    /// Tells of it. A turn where it is to wait, for a subscriber or its row's change.
+    /// Announces it. Returns a turn if that must wait, for a subscriber or for the row's change.
     fn tell(&self, store: &Store) -> Result<Option<Turn>> {
         let (name, now_ms) = (self.table.name(), store.now_ms());
         let is_ahead_of_clock = now_ms.saturating_sub(self.at_ms) >= LATE_MAX_MS;
@@ -114,9 +114,9 @@ impl Expiration<'_> {
         match announced {
             Ok(true) => Ok(None),
             Ok(false) => Ok(Some(Turn::Now)),
-            // A damaged record stays for `check` to find; its entry would stop all others.
+            // A damaged record is for `check` to find; its entry would block all others.
             Err(error @ Error::Corrupt(_)) => {
-                error!(%error, "nobody can be told of an expired value");
+                error!(%error, "the expiry of a value cannot be announced");
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -132,7 +132,7 @@ impl Store {
 }
 
 impl Table {
-    /// What orders a row's record now; `None` where there is none that can be read.
+    /// The marker of a row's record; `None` if no readable record is there.
     fn marker(&self, row: &[u8]) -> Result<Option<Marker>> {
         let bytes = match self.with_trees(|trees| self.stored(trees, row)) {
             Err(Error::Corrupt(_)) => None,
@@ -141,8 +141,8 @@ impl Table {
         Ok(bytes.and_then(|bytes| self.decode(row, &bytes).ok().map(|record| record.head.marker)))
     }
 
-    /// Calls `tell` of a row whose value expired, if it is still the one that expires at `at_ms`, and moves its entry on. False where
-    /// it is, but not with that marker, and nothing was done.
+    /// Calls `tell` for a row whose value expired, if it is still the one that expires at `at_ms`, and moves its entry on. Returns false,
+    /// and does nothing, if the row has that expiry but another marker.
     fn announce(
         &self,
         row: &[u8],
@@ -151,7 +151,7 @@ impl Table {
         tell: impl FnOnce(&Head),
     ) -> Result<bool> {
         self.writing(|trees| {
-            // To the end: a write of the same expiry, made meanwhile, would lose its entry else.
+            // Hold the lock to the end: a concurrent write with the same expiry would lose its entry.
             let _partition = self.lock_row(row);
             let head =
                 self.stored(trees, row)?.map(|bytes| self.decode(row, &bytes).map(|record| record.head));

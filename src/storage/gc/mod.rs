@@ -1,15 +1,15 @@
-//! What storage does beside requests, by one worker. At the instant a value expires it tells the subscribers; it removes the
-//! rows that are dead on every replica, which the floors say, and the tables that have no rows left; and it trains a table's dictionary when enough values have been
-//! seen.
+//! The garbage collector: one worker does what the storage has to do besides requests. It announces expired values to subscribers; it
+//! removes *garbage*, which is tombstones and expired values that the removal floors have passed, so that every replica has them; it
+//! removes tables without rows; and it trains a table's dictionary when enough values were collected.
 //!
-//! A dead row goes through trees in order of time, so that nothing is scanned and nothing held in memory:
+//! Garbage passes through trees ordered by time, so that nothing is scanned and nothing held in memory:
 //!
-//! - `expiry`: values that will expire, by their instant. When that has come, subscribers are told, and the entry moves on to
-//! - `expired`: values that nobody sees any more, by when the floor of expired values lets go of them.
-//! - `tombstones`: by when they were written, which the floor of tombstones has to pass.
+//! - `expiry`: values that will expire, by that instant. When it comes, subscribers are told, and the entry moves to
+//! - `expired`: expired values, by the floor of expired values at which they may be removed.
+//! - `tombstones`: tombstones, by when they were written; the floor of tombstones has to pass that.
 //!
-//! Entries go in before their rows, and out under the lock of the row's partition. One whose row has been written again since
-//! is passed over.
+//! Entries are inserted before their rows, and removed under the lock of the row's partition. An entry whose row was rewritten since is
+//! skipped.
 
 mod expiry;
 mod reindex;
@@ -34,37 +34,37 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How long the worker sleeps at the most: the wall clock may be set meanwhile.
+/// Longest sleep of the worker: the wall clock may be changed meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// Rows dealt with before the worker looks for other work.
+/// Rows handled before the worker looks for other work.
 const SWEEP_ROWS_MAX: usize = 1000;
 
-/// When a part of the worker's own work wants its turn again.
+/// When a part of the worker's own work wants its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// At once: there is more to do.
     Now,
     /// At this Unix millisecond.
     At(u64),
-    /// When somebody calls, or the longest nap is over.
+    /// When somebody wakes the worker, or after the longest sleep.
     Later,
 }
 
-/// Does all of it, in turns.
+/// Does all of this work, in turns.
 pub struct Worker {
     jobs: Receiver<GcJob>,
     indexing: Indexing,
-    /// Unix milliseconds of the next turn, where nobody calls before.
+    /// Unix milliseconds of the next turn, if nobody wakes it before.
     due_ms: u64,
 }
 
 impl Worker {
-    /// Does these chores, beside what is due by itself.
+    /// Makes a worker that takes these jobs.
     pub fn new(jobs: Receiver<GcJob>) -> Self {
         Self { jobs, indexing: Indexing::default(), due_ms: 0 }
     }
 
-    /// Works until told to stop.
+    /// Works until it is told to stop.
     pub fn run(mut self, store: &Store) {
         loop {
             let sleep = self.turn(store);
@@ -74,7 +74,7 @@ impl Worker {
         }
     }
 
-    /// Does what there is to do now, and does not wait.
+    /// Does what is due now, without waiting.
     pub fn run_due(&mut self, store: &Store) {
         let called = match self.jobs.try_recv() {
             Ok(job) => work(store, Ok(job), &self.jobs),
@@ -86,13 +86,13 @@ impl Worker {
         }
     }
 
-    /// One turn of each part. How long there is nothing more to do.
+    /// One turn of each part. Returns how long nothing more is due.
     fn turn(&mut self, store: &Store) -> Duration {
-        // An error of one keeps none of the others from its work.
+        // An error of one part does not keep the others from their work.
         let turns = [
-            (expiry::announce(store), "telling of expired values failed"),
+            (expiry::announce(store), "announcing expired values failed"),
             (self.indexing.step(store), "indexing tombstones failed"),
-            (removal::remove(store, self.indexing.is_done()), "removing dead rows failed"),
+            (removal::remove(store, self.indexing.is_done()), "removing garbage failed"),
             (store.remove_empty_tables().map(|()| Turn::Later), "removing tables without rows failed"),
         ];
         let sleeps = turns.into_iter().map(|(turn, failed)| sleep(store, turn, failed));
@@ -105,7 +105,7 @@ fn sleep(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
         Ok(Turn::Now) => Duration::ZERO,
         Ok(Turn::At(at_ms)) => Duration::from_millis(at_ms.saturating_sub(store.now_ms())).min(SLEEP_MAX),
         Ok(Turn::Later) => SLEEP_MAX,
-        // Writes are refused until the disk has room: expired values are hidden all the same, and dead rows go then.
+        // Writes are refused until the disk has room. Expired values are hidden anyway, and garbage is removed later.
         Err(Error::StorageFull(_) | Error::NotReady(_)) => SLEEP_MAX,
         Err(error) => {
             error!(%error, "{failed}");
@@ -117,7 +117,7 @@ fn sleep(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
     }
 }
 
-/// Does the first chore and all others that have come. False at the end.
+/// Does the first job and all others that have arrived. Returns false on `Stop`.
 fn work(
     store: &Store,
     mut next: std::result::Result<GcJob, RecvTimeoutError>,
@@ -126,7 +126,7 @@ fn work(
     loop {
         match next {
             Ok(GcJob::Train(table, samples)) => train(store, &table, &samples),
-            // Whoever writes much calls often: one look serves all of it.
+            // A busy writer wakes the worker often: one turn serves all of that.
             Ok(GcJob::Wake) => {}
             Err(RecvTimeoutError::Timeout) => return true,
             Ok(GcJob::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
@@ -138,8 +138,8 @@ fn work(
 fn train(store: &Store, name: &TableName, samples: &Samples) {
     match store.train(name, samples) {
         Ok(()) => info!(table = %name, samples = samples.count(), "trained a dictionary"),
-        // Values stay larger than they could be; the next start collects samples again.
-        Err(error) => info!(table = %name, %error, "no dictionary"),
+        // Values stay larger than necessary; the next start collects samples again.
+        Err(error) => info!(table = %name, %error, "no dictionary could be trained"),
     }
 }
 

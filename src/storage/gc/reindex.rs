@@ -1,5 +1,5 @@
-//! Tombstones of a store that was written before there was an index of them. They are entered once, in the background, a
-//! partition at a time; then a mark in `meta` says that it is done.
+//! Indexes the tombstones of a store of an earlier version, which had no index of them. It runs once in the background, one partition at a
+//! time; then a key in `meta` says that it is done.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -15,27 +15,27 @@ use crate::{
     },
 };
 
-/// The key in `meta` that says that all dead rows are entered.
+/// Key in `meta` that says that all garbage is indexed.
 pub const INDEXED_KEY: &[u8] = b"tombstones-indexed";
 
-/// How far the indexing of a store is.
+/// Progress of the indexing.
 #[derive(Default)]
 pub enum Indexing {
-    /// Nobody looked yet whether it is to be done.
+    /// It is not known yet whether it is needed.
     #[default]
     Unknown,
-    /// On its way.
+    /// Under way.
     Begun(Begun),
-    /// Every tombstone has its entry, unless the engine was opened again after this life.
+    /// Every tombstone has its entry, unless the engine was reopened after this incarnation.
     Done(Incarnation),
 }
 
-/// An indexing on its way.
+/// An indexing under way.
 pub struct Begun {
-    /// An engine that was opened again may have lost entries: all begins anew.
+    /// A reopened engine may have lost entries: then the indexing starts again.
     incarnation: Incarnation,
     tables: Vec<Arc<Table>>,
-    /// The partition that is next, of the last table.
+    /// The next partition, of the last table.
     partition: u8,
     entered: u64,
 }
@@ -46,11 +46,11 @@ impl Indexing {
         matches!(self, Self::Done(_))
     }
 
-    /// Indexes a partition, if there is one to be done.
+    /// Indexes one partition, if there is one left.
     pub fn step(&mut self, store: &Store) -> Result<Turn> {
         let reindex = &store.0.context.reindex;
         if reindex.load(Ordering::Acquire) {
-            // One that is on its way may have entered rows in the tree of before, and said since that all are.
+            // An indexing under way may have inserted entries into the old tree, and have marked the store as indexed since.
             store.meta()?.remove(INDEXED_KEY)?;
             reindex.store(false, Ordering::Release);
             *self = Self::Unknown;
@@ -97,10 +97,10 @@ impl Begun {
         }
     }
 
-    /// Marks the store as indexed, unless it was opened again since the beginning.
+    /// Marks the store as indexed, unless it was reopened since the start.
     fn finish(&self, store: &Store) -> Result<bool> {
         store.with_engine(|engine| {
-            // As long as the engine is held no other takes its place, so the mark follows the entries in one log.
+            // While the engine is held it is not replaced, so the mark follows the entries in one log.
             if self.incarnation != store.incarnation() {
                 return Ok(false);
             }
@@ -113,7 +113,7 @@ impl Begun {
     }
 }
 
-/// Enters the tombstones of a partition. Writers go on: an entry of a row that is written meanwhile will be passed over.
+/// Indexes the tombstones of a partition. Writers continue: the entry of a row that is rewritten meanwhile will be skipped.
 fn index_partition(table: &Table, number: u8) -> Result<u64> {
     table.writing(|trees| {
         let mut entered = 0;
@@ -121,7 +121,7 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
             let Some((row, bytes)) = table.readable(item)? else { continue };
             let head = match table.decode(&row, &bytes) {
                 Ok(record) => record.head,
-                // Of no use here, and for `check` to find.
+                // Not needed here, and for `check` to find.
                 Err(Error::Corrupt(_)) => continue,
                 Err(error) => return Err(error),
             };

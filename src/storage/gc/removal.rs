@@ -1,4 +1,4 @@
-//! The removal of rows that are dead on every replica: tombstones and expired values that the floors have passed.
+//! Removal of garbage: tombstones and expired values that the floors have passed.
 
 use tracing::error;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Removes what is due, up to so many rows of either kind. `indexed`: every dead row has its entry.
+/// Removes what is due, up to a limit of each kind. `indexed`: all garbage has its entry.
 pub fn remove(store: &Store, indexed: bool) -> Result<Turn> {
     let floors = &store.0.context.floors;
     let begun = floors.begin();
@@ -45,32 +45,32 @@ fn tombstone_ms(head: &Head) -> Option<u64> {
     (!head.live).then(|| head.marker.timestamp.unix_ms())
 }
 
-/// One kind of dead rows.
+/// One kind of garbage.
 struct Garbage {
-    /// Where their entries are.
+    /// The tree of its entries.
     tree: &'static str,
-    /// What is due.
+    /// Entries up to here are due.
     to_ms: u64,
-    /// The instant that a row's entry is at, if it is of this kind.
+    /// The instant of a row's entry, if the row is of this kind.
     since_ms: fn(&Head) -> Option<u64>,
 }
 
 impl Garbage {
-    /// Removes some of what is due; how many, and whether there may be more.
+    /// Removes some of what is due. Returns how much, and whether there may be more.
     fn remove(&self, store: &Store) -> Result<(u64, bool)> {
         let tree = store.with_engine(|engine| engine.tree(self.tree))?;
         let due = tree.range(&[], Some(&above(self.to_ms))).take(SWEEP_ROWS_MAX);
-        // What cannot be read makes way: the tree is made anew.
+        // Unreadable entries are skipped: the tree is rebuilt.
         let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));
         let due: Vec<Slice> = due.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
         let mut entries = due.iter().map(|entry| due_index::parse(entry)).collect::<Option<Vec<_>>>();
         let Some(entries) = &mut entries else {
             return Err(Error::Corrupt(format!(
-                "an entry of the tree {} is none; DynaRust compact makes it anew",
+                "the tree {} has an invalid entry; DynaRust compact rebuilds it",
                 self.tree
             )));
         };
-        // Neighbours on disk one after the other.
+        // Rows that are neighbours on disk, one after the other.
         entries.sort_unstable_by(|(_, a, a_row), (_, b, b_row)| a.cmp(b).then_with(|| a_row.cmp(b_row)));
         let mut removed = 0;
         for (at_ms, name, row) in entries {
@@ -93,9 +93,9 @@ impl Garbage {
             return Ok(false);
         };
         match table.sweep(row, |head| (self.since_ms)(head) == Some(at_ms), (tree, &entry)) {
-            // A damaged record stays for `check` to find; its entry would stop all others.
+            // A damaged record is for `check` to find; its entry would block all others.
             Err(error @ Error::Corrupt(_)) => {
-                error!(%error, "a dead row cannot be removed");
+                error!(%error, "a row cannot be removed");
                 Ok(false)
             }
             other => other,
@@ -104,7 +104,7 @@ impl Garbage {
 }
 
 impl Table {
-    /// Removes a row if `is_garbage` says so, and its entry in any case: of a row that was written again, it is of no use.
+    /// Removes a row if `is_garbage` says so, and its entry in any case: a rewritten row does not need it.
     fn sweep(
         &self,
         row: &[u8],
@@ -124,7 +124,7 @@ impl Table {
         })
     }
 
-    /// Removes a row that is there, and all that it needed.
+    /// Removes an existing row and everything it needed.
     pub(in crate::storage) fn remove_row(
         &self,
         trees: &Trees,

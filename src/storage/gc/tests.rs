@@ -1,4 +1,4 @@
-//! Dead rows, from their death to their removal.
+//! Garbage, from a delete or an expiry to the removal.
 
 use std::{
     sync::{
@@ -56,18 +56,18 @@ fn watch(store: &Store, name: &str) -> Subscription {
 fn stop_sweeping(store: &Store) {
     wait_until("the first sweep is over", || !store.is_sweeping());
     store.0.context.jobs.send(GcJob::Stop).expect("the thread runs");
-    let is_expired = || {
+    let has_stopped = || {
         let threads = store.0.threads.lock().expect("nobody panicked");
         threads.iter().any(|thread| thread.thread().name() == Some("sweep") && thread.is_finished())
     };
-    wait_until("the thread has stopped", is_expired);
+    wait_until("the thread has stopped", has_stopped);
 }
 
 fn swept(tombstones_ms: u64, expired_ms: u64) -> Swept {
     Swept { tombstones_ms, expired_ms }
 }
 
-/// Whoever sweeps to floors of others has to know what they will take.
+/// Before a node sweeps to the floors of others it must know what they will remove.
 #[test]
 fn garbage_below_given_floors_is_listed_before_its_removal() {
     let fixture = Fixture::new();
@@ -75,7 +75,7 @@ fn garbage_below_given_floors_is_listed_before_its_removal() {
     stop_sweeping(&store);
     merge(&store, "deleted", deleted(NOW_MS));
     merge(&store, "deleted later", deleted(NOW_MS + 1));
-    for (name, at_ms) in [("told", NOW_MS + 5), ("untold", NOW_MS + 6), ("alive", NOW_MS + 7)] {
+    for (name, at_ms) in [("announced", NOW_MS + 5), ("unannounced", NOW_MS + 6), ("alive", NOW_MS + 7)] {
         merge(&store, name, put("1", Some(at_ms), 1));
     }
     merge(&store, "for ever", put("1", None, 1));
@@ -88,12 +88,12 @@ fn garbage_below_given_floors_is_listed_before_its_removal() {
     };
     assert!(garbage(swept(0, 0)).is_empty());
     assert_eq!(garbage(swept(NOW_MS, 0)), ["deleted"]);
-    assert_eq!(garbage(swept(NOW_MS + 1, NOW_MS + 5)), ["deleted", "deleted later", "told"]);
-    assert_eq!(garbage(swept(0, NOW_MS + 6)), ["told", "untold"]);
+    assert_eq!(garbage(swept(NOW_MS + 1, NOW_MS + 5)), ["deleted", "deleted later", "announced"]);
+    assert_eq!(garbage(swept(0, NOW_MS + 6)), ["announced", "unannounced"]);
     close(store);
 }
 
-/// One row that has no key for a name kept a node that joined from all others, for ever.
+/// One row whose name is no key made a node that joined fail to learn of all others, for ever.
 #[test]
 fn garbage_with_an_invalid_key_hides_no_other_garbage() {
     let fixture = Fixture::new();
@@ -108,7 +108,7 @@ fn garbage_with_an_invalid_key_hides_no_other_garbage() {
     close(store);
 }
 
-/// What was due beyond the first thousand waited out a nap of a second for every thousand.
+/// Work beyond the first thousand rows waited for a sleep of one second per thousand.
 #[test]
 fn a_sweep_with_more_to_do_continues_at_once() {
     let fixture = Fixture::new();
@@ -198,8 +198,8 @@ fn a_sweep_interrupted_by_a_crash_continues() {
     close(store);
 }
 
-/// The tree of tombstones was damaged and made anew while the first start was still entering them: those entered before were in the
-/// damaged tree alone, the store was held to be indexed, and they were never removed.
+/// The tree of tombstones was damaged and rebuilt while the first start was still indexing them. Those indexed before were only in the
+/// damaged tree, but the store counted as indexed, and they were never removed.
 #[test]
 fn an_index_that_is_made_anew_while_it_is_filled_is_filled_from_the_beginning() {
     const ROWS: usize = 500;
@@ -252,7 +252,7 @@ fn a_late_tombstone_deletes_its_value_and_is_removed() {
     close(store);
 }
 
-/// Subscribers are told once, at the instant; the row goes when no replica needs it.
+/// Subscribers are told once, at the instant; the row is removed when no replica needs it.
 #[test]
 fn an_expired_value_is_announced_once_and_removed_later() {
     let fixture = Fixture::new();
@@ -296,7 +296,7 @@ fn the_delete_of_a_value_whose_expiry_was_announced_is_not_announced() {
     assert_eq!(keys_in(&fixture.data(), EXPIRED), 0);
 }
 
-/// Peers send values that are over: for subscribers they end what they saw, and nothing else.
+/// Peers send expired values: to subscribers they end what they saw, and nothing else.
 #[test]
 fn a_value_that_arrives_expired_is_announced_only_if_it_replaces_another() {
     let fixture = Fixture::new();
@@ -314,8 +314,8 @@ fn a_value_that_arrives_expired_is_announced_only_if_it_replaces_another() {
     close(store);
 }
 
-/// A row that had expired when it came (a late one of a peer, an import) had its end told by the sweep at once, before the pump had told
-/// of the value that the row ended: the last that watchers heard was the value, and they kept it for ever.
+/// When a row arrived that had already expired (a late one of a peer, an import), the worker announced its expiry at once, before the pump
+/// had published the value that the row ended. The last thing subscribers heard was the value, and they kept it for ever.
 #[test]
 fn the_expiry_of_a_late_row_is_published_after_the_value_before_it() {
     let fixture = Fixture::new();
@@ -329,7 +329,8 @@ fn the_expiry_of_a_late_row_is_published_after_the_value_before_it() {
                 && let Some(store) = opened.get()
                 && armed.swap(false, Ordering::SeqCst)
             {
-                // The pump is slow: the row is there before it has told of the value, and the sweep has all the time to tell of the end.
+                // The pump is slow: the row is there before the value is published, and the worker has plenty of time to announce the
+                // expiry.
                 wait_until("the row comes", || came.load(Ordering::SeqCst));
                 let end = Instant::now() + Duration::from_millis(300);
                 while store.counters().expired.value() == 0 && Instant::now() < end {

@@ -1,4 +1,4 @@
-//! Reads every record of a store that no node has open, and says what it found.
+//! `DynaRust check`: reads every record of a store that no node has open, and reports what is damaged.
 
 use std::{fs::File, path::Path};
 
@@ -24,27 +24,27 @@ use crate::{
 /// Memory for pages: each is read once.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Each table, by name.
+    /// The tables, by name.
     pub tables: Vec<TableReport>,
-    /// What is wrong beside the tables, a line each.
+    /// Damage outside the tables, one line each.
     pub damaged: Vec<String>,
     /// Bytes of the directory.
     pub disk_bytes: u64,
-    /// Why it may not hold all that was acknowledged, though every record is sound.
+    /// Why acknowledged writes may be missing although every record is sound.
     pub suspected_loss: Option<String>,
 }
 
-/// What a check found in one table.
+/// The result for one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableReport {
     /// Its name.
     pub name: TableName,
     /// Sound rows.
     pub rows: Counts,
-    /// What is wrong, a line each, with the key.
+    /// Damage, one line each, with the key.
     pub damaged: Vec<String>,
 }
 
@@ -55,9 +55,8 @@ impl Report {
     }
 }
 
-/// Checks the store in `data`; calls `progress` with the number of records read so far, every thousand of them. A log that is
-/// damaged is not opened, as the engine would throw away what it cannot read: the report says where the damage is, and has no
-/// tables.
+/// Checks the store in `data`; calls `progress` with the number of records read, once per thousand. A damaged log is not opened, as the
+/// engine would discard what it cannot read: the report then says where the damage is, and has no tables.
 ///
 /// # Errors
 /// `StorageInUse`, `StorageUnusable`, `Io`.
@@ -97,8 +96,8 @@ fn check_records(
         let lost = table.lost.all().into_iter();
         found
             .damaged
-            .extend(lost.map(|gap| format!("table {}: what there was from {gap} was lost", table.name())));
-        // By partition, as the engine does not read on behind a page that is damaged.
+            .extend(lost.map(|gap| format!("table {}: the keys from {gap} were lost", table.name())));
+        // By partition, as the engine does not read on behind a damaged page.
         for number in 0..=u8::MAX {
             let mut items = table.with_trees(|trees| Ok(trees.partition(number)))?;
             loop {
@@ -115,7 +114,7 @@ fn check_records(
                         break;
                     }
                 }
-                // Partitions that share a page share its damage.
+                // Partitions on the same page have the same damage.
                 found.damaged.dedup();
                 records += 1;
                 if records % 1000 == 0 {
@@ -132,16 +131,14 @@ fn panicked(said: &str) -> String {
     format!("the engine panicked on what it read: {said}")
 }
 
-/// What is wrong with the entries of dead rows, and with what is kept in `meta`.
+/// Damage of the garbage collector's index and of `meta`.
 fn check_metadata(engine: &Engine) -> Result<Vec<String>> {
     let mut damaged = Vec::new();
     for name in [EXPIRY, EXPIRED, TOMBSTONES] {
         let items = engine.tree(name)?.range(&[], None);
         let unsound = items.filter_map(|item| match item {
             Ok((entry, _)) if due_index::parse(&entry).is_some() => None,
-            Ok((entry, _)) => {
-                Some(format!("the tree {name} has an entry that is none: {}", entry.escape_ascii()))
-            }
+            Ok((entry, _)) => Some(format!("the tree {name} has an invalid entry: {}", entry.escape_ascii())),
             Err(error) => Some(format!("the tree {name}: {error}")),
         });
         damaged.extend(unsound);
@@ -159,7 +156,7 @@ fn check_metadata(engine: &Engine) -> Result<Vec<String>> {
     Ok(damaged)
 }
 
-/// Locks a directory that must be there: a wrong path is not to become an empty store.
+/// Locks a directory that must exist: a wrong path must not become an empty store.
 pub(in crate::storage) fn lock_existing(data: &Path) -> Result<File> {
     if !data.is_dir() && !open::before_compaction(data).is_dir() {
         return Err(Error::StorageUnusable(format!("there is no storage directory {}", data.display())));
@@ -167,7 +164,7 @@ pub(in crate::storage) fn lock_existing(data: &Path) -> Result<File> {
     open::lock(data)
 }
 
-/// A table of a store that serves nobody: no thread commits, sweeps or watches.
+/// A table without the threads of an open store: no commits, no garbage collection, no subscribers.
 pub(in crate::storage) fn open_unwatched(
     engine: &Engine,
     name: TableName,

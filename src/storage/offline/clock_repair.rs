@@ -1,11 +1,12 @@
-//! What a wrong wall clock has left in a store that no node has open, and how it is mended.
+//! `DynaRust clock`: shows and repairs what a wrong wall clock left in a store that no node has open.
 //!
-//! A node whose clock was ahead has rows with timestamps that are still to come. Its peers refuse them, and whatever it writes must lie above
-//! them. The repair gives each such row a true timestamp, that of the repair, in the order that the rows had; no other node has seen the
-//! ones before, unless its clock was ahead as well. It lowers what the node made durable of its clock: the bound, and how far it has swept.
+//! A node whose clock was ahead has rows with timestamps in the future. Its peers refuse them, and whatever it writes must be later still.
+//! The repair gives each of these rows a timestamp of now, in the order of the old ones; no other node has seen the old ones, unless its
+//! clock was ahead too. It also lowers what the node made durable about its clock: the bound and the removal floors.
 //!
-//! A row is rewritten in one step, and the bound is lowered last: a repair that is cut short is done again. No row is removed. A repaired row
-//! counts as written now, so it wins over what other nodes wrote to its key meanwhile: when it was written truly, nobody knows.
+//! Each row is rewritten in one step, and the bound is lowered last: a repair that was interrupted is run again. No row is removed. A
+//! repaired row counts as written now, so it wins over what other nodes wrote to its key meanwhile: nobody knows when it was really
+//! written.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -30,44 +31,44 @@ use crate::{
 
 /// Memory for pages: each is read once or twice.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-/// How many rows of a table are named.
+/// Most rows of a table that are named.
 const EXAMPLES_MAX: usize = 5;
-/// Rows between two syncs, and two calls of `progress`.
+/// Rows between two syncs, and between two calls of `progress`.
 const SYNC_ROWS: u64 = 10_000;
 
-/// What a store says of its node's clock.
+/// What a store says about its node's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The node; `None` where it was never started.
+    /// The node; `None` if it was never started.
     pub node: Option<NodeId>,
     /// The wall clock, in Unix milliseconds.
     pub now_ms: u64,
-    /// Later than that by more than this is ahead, in milliseconds.
+    /// More than this many milliseconds later counts as ahead.
     pub allowed_ms: u64,
-    /// No timestamp at or above it was handed out: a reading.
+    /// A clock reading: no timestamp at or above it was issued.
     pub bound: u64,
-    /// How far the node has swept.
+    /// The removal floors.
     pub swept: Swept,
     /// The earliest and the latest timestamp of a row.
     pub span: Option<(Timestamp, Timestamp)>,
-    /// Tables that have rows ahead, by name.
+    /// Tables with rows ahead, by name.
     pub tables: Vec<TableAhead>,
-    /// Rows that cannot be read. `DynaRust check` names them.
+    /// Unreadable rows. `DynaRust check` names them.
     pub damaged: u64,
-    /// The timestamps ahead, in their order: some 30 bytes for each row at the most.
+    /// The timestamps ahead, in order: at most about 30 bytes per row.
     ahead: BTreeSet<Timestamp>,
-    /// The latest timestamp that is not ahead: a reading.
+    /// A clock reading: the latest timestamp that is not ahead.
     last: u64,
 }
 
-/// The rows of a table that are ahead.
+/// The rows of one table that are ahead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableAhead {
     /// The table.
     pub table: TableName,
-    /// Those that the node wrote itself, tombstones included.
+    /// Rows written by this node, tombstones included.
     pub own: u64,
-    /// Those that other nodes wrote, and that are here only because this node's clock was ahead as well.
+    /// Rows written by other nodes, accepted only because this node's clock was ahead too.
     pub foreign: u64,
     /// Some of them.
     pub examples: Vec<(Key, Timestamp)>,
@@ -79,27 +80,27 @@ impl Found {
         at_ms.saturating_sub(self.now_ms)
     }
 
-    /// How many rows are ahead.
+    /// The number of rows ahead.
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|table| table.own + table.foreign).sum()
     }
 
-    /// Whether anything is further ahead than is allowed.
+    /// Whether anything is further ahead than allowed.
     pub fn is_ahead(&self) -> bool {
-        // A node that did not end in order leaves a bound that is a little ahead.
+        // A node that was not stopped cleanly leaves a bound that is a little ahead.
         let bound_ms = unix_ms(self.bound).saturating_sub(BOUND_LEAD_MS);
         !self.ahead.is_empty()
             || self.is_ahead_of_clock(bound_ms)
             || self.is_ahead_of_clock(self.swept.latest_ms())
     }
 
-    /// Why it looks as if not the rows were wrong but the wall clock; `None` where it does not.
+    /// Why the wall clock may be wrong rather than the rows; `None` if nothing suggests that.
     pub fn suspicion(&self) -> Option<String> {
         let (oldest, _) = self.span?;
         self.is_ahead_of_clock(oldest.unix_ms()).then(|| {
             format!(
                 "every row in the store is ahead of the wall clock, the oldest by {} ms: either the node never ran with a right \
-                 clock, or the clock is wrong now. Compare `date -u` with another machine; where it is right, add --force",
+                 clock, or the clock is wrong now. Compare `date -u` with another machine; if it is right, add --force",
                 self.ahead_ms(oldest.unix_ms())
             )
         })
@@ -110,20 +111,21 @@ impl Found {
     }
 }
 
-/// Looks what is ahead of the wall clock by more than `allowed_ms` in the store in `data`; calls `progress` with the number of rows read.
+/// Finds everything in the store in `data` that is ahead of the wall clock by more than `allowed_ms`; calls `progress` with the number of
+/// rows read.
 ///
 /// # Errors
-/// `StorageInUse`, `StorageUnusable`, `StorageDamaged` where it does not open at all.
+/// `StorageInUse`, `StorageUnusable`, `StorageDamaged` if the store does not open.
 pub fn find(data: &Path, now_ms: &WallClock, allowed_ms: u64, progress: impl FnMut(u64)) -> Result<Found> {
     on_sound(data, |engine| find_in(engine, now_ms, allowed_ms, progress))
 }
 
-/// Mends what `find` finds, and returns what that was. `force`: also where the wall clock is in doubt. `progress`: as for `find`, and then
-/// with the number of rows rewritten.
+/// Repairs what `find` finds, and returns what that was. `force`: also if the wall clock may be wrong. `progress`: as for `find`, then with
+/// the number of rows rewritten.
 ///
 /// # Errors
-/// As `find`; `Forbidden` where the wall clock is wrong, or in doubt without `force`, and then nothing was changed; `StorageFull`, and
-/// then some rows may be mended and others not.
+/// As `find`; `Forbidden` if the wall clock is wrong, or may be wrong and `force` is not set, and then nothing was changed; `StorageFull`,
+/// and then only some rows may be repaired.
 pub fn repair(
     data: &Path,
     now_ms: &WallClock,
@@ -154,7 +156,7 @@ fn repair_in(
     if !force && let Some(suspicion) = found.suspicion() {
         return Err(Error::Forbidden(suspicion));
     }
-    let node = found.node.ok_or_else(|| Error::StorageDamaged("the store has rows and no node".into()))?;
+    let node = found.node.ok_or_else(|| Error::StorageDamaged("the store has rows but no node id".into()))?;
     let timestamps = RepairTimestamps {
         node,
         base: found.last.max(last_reading(found.now_ms)),
@@ -187,7 +189,7 @@ fn repair_in(
     Ok(found)
 }
 
-/// Runs `run` on the store in `data`, locked, where nothing is damaged: what the engine cannot read it would throw away.
+/// Calls `run` on the locked store in `data`, if nothing in it is damaged: the engine would discard what it cannot read.
 fn on_sound<T>(data: &Path, run: impl FnOnce(&Engine) -> Result<T>) -> Result<T> {
     let _lock = check::lock_existing(data)?;
     if let Some(why) = examine::find_damage(data)? {
@@ -279,23 +281,23 @@ impl Found {
     }
 }
 
-/// The timestamps of a repair.
+/// The new timestamps of a repair.
 struct RepairTimestamps {
     node: NodeId,
-    /// The last reading below all of them.
+    /// The last clock reading below all of them.
     base: u64,
-    /// Those that they replace, in order.
+    /// The timestamps that they replace, in order.
     ahead: Vec<Timestamp>,
 }
 
 impl RepairTimestamps {
-    /// What replaces a timestamp; `None` where that is not ahead.
+    /// The replacement of a timestamp; `None` if it is not ahead.
     fn of(&self, timestamp: Timestamp) -> Option<Timestamp> {
         let rank = self.ahead.binary_search(&timestamp).ok()?;
         Some(Timestamp { hlc: self.base + 1 + rank as u64, node: self.node })
     }
 
-    /// Above all of them.
+    /// A clock reading above all of them.
     fn bound(&self) -> u64 {
         self.base + 1 + self.ahead.len() as u64
     }
@@ -310,7 +312,7 @@ fn rewrite(
 ) -> Result<()> {
     let mut ahead = Vec::new();
     for item in table.with_trees(|trees| Ok(trees.partition(number)))? {
-        // What cannot be read is left as it is, for `check` and the peers.
+        // Unreadable rows are left for `check` and the peers.
         let Ok((row, bytes)) = item else { break };
         let Ok(record) = table.decode(&row, &bytes) else { continue };
         if let Some(timestamp) = timestamps.of(record.head.marker.timestamp) {
@@ -359,7 +361,7 @@ mod tests {
         Arc::new(|| NOW_MS)
     }
 
-    /// A store with rows of an hour ahead, and one of now.
+    /// A store with rows one hour ahead, and one of now.
     fn ahead(fixture: &Fixture) -> NodeId {
         let store = fixture.open();
         let node = store.node();
@@ -403,7 +405,7 @@ mod tests {
         );
         let entry = store.get(&table(), &key("first")).expect("reads").expect("is there");
         assert_eq!((entry.value.as_str(), entry.expires_at_ms), ("1", Some(NOW_MS + 2 * HOUR_MS)));
-        // The tombstone is due by its true timestamp, and not by the one before.
+        // The tombstone is due by its new timestamp, not by the old one.
         let garbage = store
             .with_engine(|engine| engine.tree(crate::storage::table::trees::TOMBSTONES))
             .expect("a tree");

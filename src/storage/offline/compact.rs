@@ -1,11 +1,11 @@
-//! Rebuilds a store that no node has open into a fresh one: sled gives no space back after deletes, and rows written before
-//! their table had a dictionary, or values that have changed since, compress better with a new one.
+//! `DynaRust compact`: rebuilds a store that no node has open. sled gives no space back after deletes, and rows written before their table
+//! had a dictionary, or values that have changed since, compress better with a new one.
 //!
-//! The old directory is touched only when the new one is complete and on disk; then the two change places by renames. Cut
-//! short between those, the next open finds the old one under its other name and takes it back.
+//! The old directory is touched only when the new one is complete and on disk; then two renames swap them. If the swap is interrupted, the
+//! next open finds the old directory under its other name and moves it back.
 //!
-//! A damaged store is not compacted as it is: the new one would look whole. Who accepts the loss gets what `salvage` can read, and
-//! the new store is marked doubtful.
+//! A damaged store is not simply compacted: the new one would look complete. If the user accepts the loss, the new store gets what
+//! `salvage` can read, and is marked as incomplete.
 
 use std::{fs, path::Path};
 
@@ -29,28 +29,27 @@ use crate::{
 };
 
 pub(in crate::storage) const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-/// Rows between two syncs: bounds what the engine holds back in memory.
+/// Rows between two syncs: limits what the engine holds in memory.
 pub(in crate::storage) const SYNC_ROWS: u64 = 10_000;
 
-/// What a compaction did.
+/// The result of a compaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compacted {
     /// Rows, tombstones included.
     pub rows: u64,
     /// Bytes of the directory before.
     pub bytes_before: u64,
-    /// Bytes of the directory now.
+    /// Bytes of the directory after.
     pub bytes_after: u64,
-    /// What was lost, where that was accepted and the store was damaged.
+    /// What was lost, if the store was damaged and the loss accepted.
     pub salvaged: Option<Salvaged>,
 }
 
-/// Compacts the store in `data`; calls `progress` with the number of rows copied so far. Needs as much room as the new store
-/// takes, beside the old one; twice that where the old one is damaged and `accept_loss` says to keep what is left.
+/// Compacts the store in `data`; calls `progress` with the number of rows copied. Needs free space for the new store, and twice that if the
+/// old store is damaged and `accept_loss` is set.
 ///
 /// # Errors
-/// `StorageInUse`, `StorageUnusable`, `StorageDamaged`, `Corrupt` where a record is damaged, `StorageFull`; the store is then as
-/// it was.
+/// `StorageInUse`, `StorageUnusable`, `StorageDamaged`, `Corrupt` for a damaged record, `StorageFull`; the store is then unchanged.
 pub fn compact(
     data: &Path,
     now_ms: &WallClock,
@@ -59,7 +58,7 @@ pub fn compact(
 ) -> Result<Compacted> {
     let _lock = check::lock_existing(data)?;
     let target = open::sibling_path(data, "compacting");
-    // What compactions left that were cut short; that of before is taken back by the lock where it is needed.
+    // Leftovers of interrupted compactions; the lock has already moved the old store back if that was needed.
     remove(&target)?;
     let bytes_before = engine::disk_bytes(data);
     let rebuilt = match examine::find_damage(data)? {
@@ -87,7 +86,7 @@ pub fn compact(
     Ok(Compacted { rows, bytes_before, bytes_after: engine::disk_bytes(data), salvaged })
 }
 
-/// Says what can be done about a store that is not compacted as it is damaged.
+/// Adds what to do about a store that is not compacted because it is damaged.
 fn refused(error: Error) -> Error {
     let remedy = "Nothing was changed. DynaRust compact --accept-loss keeps what can be read and says what is lost; so does \
                   DynaRust salvage, into another directory";
@@ -109,7 +108,7 @@ fn rebuild_caught(
     })
 }
 
-/// Builds a fresh store in `target` of the one in `data`, doubt included. How many rows it has.
+/// Builds a new store in `target` from the one in `data`, a suspected loss included. Returns the number of rows.
 fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl FnMut(u64)) -> Result<u64> {
     let old = open::engine(data, CACHE_BYTES)?;
     examine::check_end(data, &old)?;
@@ -124,7 +123,7 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
     Ok(rows)
 }
 
-/// A store that is copied into a fresh one, row by row.
+/// The copy of a store into a new one, row by row.
 pub(in crate::storage) struct Copy<'a, P> {
     old: &'a Engine,
     new: Engine,
@@ -136,7 +135,7 @@ pub(in crate::storage) struct Copy<'a, P> {
 }
 
 impl<'a, P: FnMut(u64)> Copy<'a, P> {
-    /// Makes the new store, and copies what the old one says of its node.
+    /// Makes the new store and copies the node's records.
     pub(in crate::storage) fn start(
         old: &'a Engine,
         target: &Path,
@@ -148,7 +147,7 @@ impl<'a, P: FnMut(u64)> Copy<'a, P> {
         Ok(Self { old, new, now_ms, progress, rows: 0, latest: None })
     }
 
-    /// Copies a table; `damaged` decides about each row that cannot be read.
+    /// Copies a table; `damaged` decides about each unreadable row.
     pub(in crate::storage) fn table(
         &mut self,
         name: &TableName,
@@ -190,14 +189,14 @@ impl<'a, P: FnMut(u64)> Copy<'a, P> {
         &self.new
     }
 
-    /// Makes the new store durable and closes it. How many rows it has.
+    /// Makes the new store durable and closes it. Returns the number of rows.
     pub(in crate::storage) fn finish(self) -> Result<u64> {
         self.new.close(None)?;
         Ok(self.rows)
     }
 }
 
-/// What the store says of its node. Dictionaries stay behind: the new store trains its own.
+/// Copies the node's records. Dictionaries are left out: the new store trains its own.
 fn copy_meta(old: &Engine, new: &Engine) -> Result<()> {
     let target = new.tree(META)?;
     for item in old.tree(META)?.range(&[], None) {
@@ -209,19 +208,19 @@ fn copy_meta(old: &Engine, new: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// A dictionary from the first rows: partitions are by hash, so these are any rows.
+/// Trains a dictionary from the first rows: partitions are by hash, so these are random rows.
 fn train(source: &Table, target: &Table, new: &Engine) -> Result<()> {
     let mut samples = Samples::default();
     let rows = source.with_trees(|trees| Ok(trees.rows.range(&[], None)))?;
     for item in rows {
         let (row, bytes) = item?;
-        // Whoever copies the rows deals with those that are damaged.
+        // The copy handles damaged rows.
         let Ok(Some((_, Payload::Live { value, .. }))) = source.read_change(&row, &bytes) else { continue };
         if samples.add(value.as_str().as_bytes()) {
             let meta = new.tree(META)?;
             let keep = |number, bytes: &[u8]| open::write_dictionary(&meta, target.name(), number, bytes);
             return match target.train(&samples, keep) {
-                // Values that have nothing in common: they are compressed one by one.
+                // The values have nothing in common: they are compressed one by one.
                 Err(Error::Io(_)) => Ok(()),
                 other => other,
             };
@@ -245,7 +244,7 @@ fn swap(data: &Path, target: &Path) -> Result<()> {
     remove(&before)
 }
 
-/// Removes a directory, if it is there.
+/// Removes a directory, if it exists.
 pub(in crate::storage) fn remove(directory: &Path) -> Result<()> {
     if !directory.exists() {
         return Ok(());

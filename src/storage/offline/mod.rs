@@ -1,5 +1,4 @@
-//! What is done to a store that no node has open: check it, compact it, save what a damaged one still has, and mend what a wrong clock
-//! left in it.
+//! Tools for a store that no node has open: check it, compact it, salvage a damaged one, and repair the effects of a wrong clock.
 
 pub mod check;
 pub mod clock_repair;

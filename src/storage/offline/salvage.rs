@@ -1,9 +1,9 @@
-//! Saves what can be read of a damaged store into a new one. It reads the engine's log by itself, so that it works where the engine
-//! does not open, panics, or would throw away what it cannot read.
+//! `DynaRust salvage`: copies everything readable of a damaged store into a new one. It reads the engine's log itself, so it works where
+//! the engine does not open, panics, or would discard what it cannot read.
 //!
-//! Two steps. All records that fit their checksum go into a raw store as they are: of each row the latest, by its own timestamp, and
-//! what older pages hold of the rows whose page is lost. Then every row of that goes through the merge that all writes take, into the
-//! new store; a row whose value cannot be put together is named and left out.
+//! It takes two steps. First, all records with a correct checksum go unchanged into a raw store: the latest version of each row, by its
+//! timestamp, and what older pages hold of rows whose page is lost. Then every row of the raw store goes through the same merge as all
+//! writes, into the new store. A row whose value cannot be reassembled is named and left out.
 
 use std::{
     collections::BTreeMap,
@@ -31,16 +31,16 @@ use crate::{
     },
 };
 
-/// Most damaged rows that are named of one table: more are counted.
+/// Most damaged rows of a table that are named; more are only counted.
 pub const NAMED_MAX: usize = 100;
 
-/// What a store keeps of its node from its first start on, its length, and what becomes of it where it is lost.
+/// Records that a store keeps of its node from the first start on: key, length, and what happens if it is lost.
 const NODE_RECORDS: &[(&[u8], usize, &str)] = &[
     (meta::NODE_KEY, size_of::<NodeId>(), "the id of the node: it gets another"),
     (meta::DIGEST_KEY, size_of::<DigestKey>(), "the key of the node's digests: it gets another"),
 ];
 
-/// How far a salvage is.
+/// Progress of a salvage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Bytes of the old log read.
@@ -49,43 +49,43 @@ pub enum Step {
     Written(u64),
 }
 
-/// What was saved of a store, and what was not.
+/// What was salvaged, and what was not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Each table, by name.
+    /// The tables, by name.
     pub tables: Vec<SalvagedTable>,
-    /// What of the log is damaged, a line each.
+    /// Damage of the log, one line each.
     pub damaged: Vec<String>,
-    /// What the store said of its node, and does not any more, a line each.
+    /// Records of the node that are lost, one line each.
     pub forgotten: Vec<String>,
-    /// Rows whose table is not known, as nothing is left that names it.
+    /// Rows of an unknown table: nothing that names it is left.
     pub orphans: u64,
 }
 
-/// What was saved of a table.
+/// What was salvaged of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SalvagedTable {
     /// Its name.
     pub name: TableName,
-    /// Rows that were saved, tombstones included.
+    /// Rows salvaged, tombstones included.
     pub rows: u64,
-    /// Rows that are lost, and how, a line each; at most `NAMED_MAX`.
+    /// Lost rows, with the reason, one line each; at most `NAMED_MAX`.
     pub lost: Vec<String>,
-    /// How many more there are.
+    /// Further lost rows.
     pub lost_more: u64,
-    /// Pages that are lost. What older ones held of their rows was saved; nobody knows how many there were.
+    /// Lost pages. What older pages hold of their rows was salvaged; how many rows there were is unknown.
     pub pages_lost: usize,
-    /// Pages that are older than they were: their rows may be too.
+    /// Pages older than their last version: their rows may be too.
     pub pages_outdated: usize,
 }
 
 impl Salvaged {
-    /// Rows saved, tombstones included.
+    /// Rows salvaged, tombstones included.
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|table| table.rows).sum()
     }
 
-    /// Whether all that the store held was saved.
+    /// Whether everything in the store was salvaged.
     pub fn is_complete(&self) -> bool {
         let is_complete = |table: &SalvagedTable| {
             table.lost.is_empty() && table.pages_lost == 0 && table.pages_outdated == 0
@@ -102,7 +102,7 @@ impl Salvaged {
     }
 }
 
-/// For people.
+/// For the command line.
 impl fmt::Display for SalvagedTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, rows, lost, lost_more, pages_lost, pages_outdated } = self;
@@ -114,30 +114,27 @@ impl fmt::Display for SalvagedTable {
             writeln!(f, "  lost: {lost_more} more rows")?;
         }
         if *pages_lost > 0 {
-            writeln!(
-                f,
-                "  {pages_lost} gaps where pages are lost: of their rows only those are here that older pages held"
-            )?;
+            writeln!(f, "  {pages_lost} gaps of lost pages: only rows found on older pages were saved")?;
         }
         if *pages_outdated > 0 {
-            writeln!(f, "  {pages_outdated} pages are older than they were: values in them may be too")?;
+            writeln!(f, "  {pages_outdated} pages are in an older version: so may be their values")?;
         }
         Ok(())
     }
 }
 
-/// Saves what can be read of the store in `data` into a new one, `into`, which must not be there yet. Nothing in `data` is changed.
-/// Needs as much room as the new store takes, twice.
+/// Salvages the store in `data` into a new one, `into`, which must not exist yet. Nothing in `data` is changed. Needs twice the space of
+/// the new store.
 ///
 /// # Errors
-/// `StorageInUse`, `StorageUnusable` (no store, or `into` is there), `StorageDamaged` where nothing can be read, `StorageFull`.
+/// `StorageInUse`, `StorageUnusable` (no store, or `into` exists), `StorageDamaged` if nothing can be read, `StorageFull`.
 pub fn salvage(data: &Path, into: &Path, now_ms: &WallClock, progress: impl FnMut(Step)) -> Result<Salvaged> {
     if !data.is_dir() {
         return Err(Error::StorageUnusable(format!("there is no storage directory {}", data.display())));
     }
     if into.exists() {
         return Err(Error::StorageUnusable(format!(
-            "{} is there already; name a directory that is not, and has room beside it",
+            "{} exists already; name a directory that does not exist, on a disk with room",
             into.display()
         )));
     }
@@ -145,7 +142,7 @@ pub fn salvage(data: &Path, into: &Path, now_ms: &WallClock, progress: impl FnMu
     salvage_locked(data, into, now_ms, progress)
 }
 
-/// As `salvage`, of a directory that is locked.
+/// Like `salvage`, for a directory that is locked already.
 pub(in crate::storage) fn salvage_locked(
     data: &Path,
     into: &Path,
@@ -163,7 +160,7 @@ pub(in crate::storage) fn salvage_locked(
     written
         .unwrap_or_else(|said| Err(Error::Io(format!("writing {}: {said}", target.display()))))
         .inspect_err(|_| {
-            // The error that stopped it is what counts.
+            // The error that stopped it is the one to report.
             let _ = clean();
         })?;
     let known = suspected_loss::read(data)?;
@@ -178,13 +175,13 @@ pub(in crate::storage) fn salvage_locked(
     Ok(salvaged)
 }
 
-/// Holds a store against a node that has it open, without a change to it.
+/// Keeps nodes from opening a store, without changing it.
 fn lock_unchanged(data: &Path) -> Result<Option<File>> {
     let Ok(file) = File::open(data.join(open::LOCK_FILE)) else { return Ok(None) };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(Error::StorageInUse(data.to_owned())),
-        // A file system that knows no locks has nobody who holds one.
+        // On a file system without locks nobody holds one.
         Err(TryLockError::Error(_)) => Ok(None),
     }
 }
@@ -193,7 +190,7 @@ fn damage(data: &Path) -> Result<Vec<String>> {
     Ok(examine::walk_damage(data)?.iter().map(ToString::to_string).collect())
 }
 
-/// Puts every record that fits its checksum into a store of its own, as it is.
+/// Copies every record with a correct checksum, unchanged, into a store of its own.
 fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut impl FnMut(Step)) -> Result<()> {
     let pages = Pages::read(data, |bytes| progress(Step::Read(bytes)))?;
     let trees = pages.trees();
@@ -212,7 +209,7 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
         let name = engine::name_in_use(name);
         if name == META || name.starts_with(CHUNKS) {
             if name == META && !tree.gaps.is_empty() {
-                salvaged.forgotten.push("a part of what is kept beside the tables".into());
+                salvaged.forgotten.push("a part of the records beside the tables".into());
             }
             let target = engine.engine.tree(name)?;
             pages.items_in_gaps(
@@ -225,7 +222,7 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
             let mut found = salvaged.take_table(TableName::parse(table)?, tree);
             let target = engine.engine.tree(name)?;
             pages.items(tree, |row, bytes| match record::decode(row, bytes) {
-                // What is left of a tree that was copied because of damage is as good as the copy.
+                // Leftovers of a tree that was copied because of damage are as good as the copy.
                 Ok(_) if is_copied => engine.insert_later(&target, row, bytes),
                 Ok(_) => engine.insert(&target, row, bytes),
                 Err(why) => {
@@ -244,7 +241,7 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
     engine.engine.close(None)
 }
 
-/// Rows on pages that nothing leads to: of the table that lacks pages, if only one does.
+/// Rows on pages that nothing leads to: they belong to the table that lacks pages, if only one does.
 fn attribute_orphans(
     pages: &Pages,
     trees: &[pages::Tree],
@@ -278,7 +275,7 @@ fn is_chunk(tree: &str, key: &[u8]) -> bool {
     tree != META && key.len() == crate::storage::table::chunks::KEY_BYTES
 }
 
-/// The raw store, and how much was put in since its last sync.
+/// The raw store, and how much was inserted since its last sync.
 struct Raw {
     engine: Engine,
     unsynced: u64,
@@ -294,7 +291,7 @@ impl Raw {
         Ok(())
     }
 
-    /// Sets a row, unless one is there that is later.
+    /// Sets a row, unless a later version is there.
     fn insert_later(&mut self, tree: &Tree, row: &[u8], bytes: &[u8]) -> Result<()> {
         let Ok(new) = record::decode(row, bytes) else { return Ok(()) };
         let known = tree.get(row)?;
@@ -307,7 +304,7 @@ impl Raw {
 }
 
 impl Salvaged {
-    /// What was found of a table in other trees of it, and the pages that this one lacks.
+    /// Merges what other trees of this table had with the pages that this tree lacks.
     fn take_table(&mut self, name: TableName, tree: &pages::Tree) -> SalvagedTable {
         match self.tables.iter().position(|known| known.name == name) {
             Some(at) => {
@@ -335,7 +332,7 @@ impl SalvagedTable {
     }
 }
 
-/// Writes the rows of the raw store into a new one, and what the node needs beside them.
+/// Writes the rows of the raw store, and the records the node needs, into a new store.
 fn write_new(
     raw: &Path,
     target: &Path,
@@ -353,7 +350,7 @@ fn write_new(
             Ok(())
         })?;
     }
-    // No timestamp is handed out twice, whatever the bound was.
+    // No timestamp may be issued twice, whatever the bound was.
     let latest = copy.latest.map_or(0, |latest| latest.hlc.saturating_add(1));
     meta::raise_clock_bound(&copy.new_store().tree(META)?, latest)?;
     let rows = copy.finish()?;
@@ -361,7 +358,7 @@ fn write_new(
     Ok(())
 }
 
-/// Removes what is kept of the node and was damaged, so that the store opens. What that was, a line each.
+/// Removes damaged records of the node, so that the store opens. Returns what they were, one line each.
 fn repair_meta(meta: &Tree) -> Result<Vec<String>> {
     let mut forgotten = Vec::new();
     let mut damaged = Vec::new();
@@ -387,7 +384,7 @@ fn repair_meta(meta: &Tree) -> Result<Vec<String>> {
     if let Some(swept) = items.get(meta::SWEPT)
         && notes::unseal(swept).is_none()
     {
-        forgotten.push("how far deleted rows were removed".into());
+        forgotten.push("how far garbage was removed".into());
         damaged.push(meta::SWEPT.to_vec());
     }
     damaged.iter().try_for_each(|key| meta.remove(key))?;

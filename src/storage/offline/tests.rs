@@ -1,4 +1,4 @@
-//! Stores that nobody has open, and what was known of their dead rows.
+//! Closed stores and their garbage.
 
 use std::sync::Arc;
 

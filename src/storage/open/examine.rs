@@ -1,5 +1,5 @@
-//! What is damaged of a store, found before the engine opens, and what follows: a node that is alone does not start, and one that has
-//! peers starts in doubt.
+//! Looks for damage before the engine opens, and decides what follows: a node without peers does not start; a node with peers starts with a
+//! suspected loss.
 
 use std::path::Path;
 
@@ -27,18 +27,18 @@ use crate::{
     },
 };
 
-/// Opens a store of which nothing is damaged; or, where there are others that hold what this node holds, one that may have lost
-/// rows, with a doubt.
+/// Opens a store that is not damaged. If other nodes hold what this node holds, also opens one that may have lost rows, and records the
+/// suspected loss.
 ///
 /// # Errors
-/// `StorageDamaged`, and as `engine`.
+/// `StorageDamaged`, and those of `engine`.
 pub fn open_sound(options: &Options) -> Result<Engine> {
     let data = &options.data;
     if let Some(why) = find_damage(data)? {
         if !has_peers(options) {
             return Err(Error::StorageDamaged(why));
         }
-        // Before the engine opens: what it cannot read it throws away, and finds nothing wrong the next time.
+        // Before the engine opens: it discards what it cannot read, and finds nothing wrong the next time.
         suspected_loss::write(data, &why)?;
         let mut engine = open::engine(data, options.cache_bytes)?;
         engine.accept_loss();
@@ -55,10 +55,10 @@ pub fn open_sound(options: &Options) -> Result<Engine> {
     Ok(engine)
 }
 
-/// What is damaged of what the engine would replay, for people to read; found before the engine opens, which changes the log.
+/// Finds damage in what the engine would replay, for people to read. Call it before the engine opens, which changes the log.
 ///
 /// # Errors
-/// `StorageUnusable` for a directory of somebody else's or of another format, `Io`.
+/// `StorageUnusable` for a directory of another program or another format, `Io`.
 pub fn find_damage(data: &Path) -> Result<Option<String>> {
     open::check_marker(data)?;
     let damage = walk_damage(data)?;
@@ -71,22 +71,22 @@ pub fn find_damage(data: &Path) -> Result<Option<String>> {
     Ok(Some(format!("{} is damaged: {first}{others}: {}", data.display(), suspected_loss::MEANING)))
 }
 
-/// As `find_damage`, each place by itself, whatever directory it is.
+/// Like `find_damage`, but lists each place, in any directory.
 ///
 /// # Errors
 /// `Io`.
 pub fn walk_damage(data: &Path) -> Result<Vec<Damage>> {
     let mark = mark::read(data)?;
     if mark == mark::Found::Damaged {
-        warn!(data = %data.display(), "the file dynarust.mark is damaged: nobody knows where the log should end");
+        warn!(data = %data.display(), "the file dynarust.mark is damaged; how long the log should be is unknown");
     }
     let damage = walk::walk(data, mark.mark().map(|mark| mark.position));
-    // Not how long it took: what a seed of the simulation leads to is the same each time.
-    debug!("the log was tested");
+    // Do not log the duration: a seed of the simulation must give the same log each time.
+    debug!("the log was checked");
     damage
 }
 
-/// Whether there are other nodes that hold what this one holds.
+/// Whether other nodes hold what this node holds.
 fn has_peers(options: &Options) -> bool {
     let Peers { joins, note, are_in } = options.peers;
     let lists_peers = || {
@@ -96,7 +96,7 @@ fn has_peers(options: &Options) -> bool {
     joins || lists_peers().unwrap_or(false)
 }
 
-/// Refuses a store whose log ends before what is known to have been durable.
+/// Refuses a store whose log ends before its last durable position.
 ///
 /// # Errors
 /// `StorageDamaged`.
@@ -111,7 +111,8 @@ pub fn check_end(data: &Path, engine: &Engine) -> Result<()> {
     }
 }
 
-/// As `open_sound`, where all can be read besides that a start needs beside the rows: once a node runs nothing can be done about that.
+/// Like `open_sound`, but also requires that everything a start needs besides the rows can be read: once a node runs, nothing can be done
+/// about that.
 ///
 /// # Errors
 /// As `open_sound`.
@@ -140,7 +141,7 @@ fn read_meta(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// What is damaged of a store, where that is why it did not open.
+/// Adds the damage of the log to an error, if that is why the store did not open.
 pub fn damage(data: &Path, error: Error) -> Error {
     let data = data.display().to_string();
     match error {
@@ -156,7 +157,7 @@ pub fn damage(data: &Path, error: Error) -> Error {
 pub fn remedies(data: &Path) -> String {
     let (data, salvaged) = (data.display(), open::sibling_path(data, "salvaged"));
     format!(
-        "It was left in its place. To keep what is left, run DynaRust salvage {data} --into {salvaged}, then start with --data \
+        "It is unchanged. To keep what can be read, run DynaRust salvage {data} --into {salvaged}, then start with --data \
          {salvaged}. Or restore a backup over {data}, or start with --set-aside-damaged: that moves the directory to \
          {data}.damaged-<time>, and the node starts empty; in a cluster it gets everything from the others",
         salvaged = salvaged.display()
@@ -185,8 +186,8 @@ mod tests {
         })
     }
 
-    /// What was damaged beside the rows was found when the engine was open already: the node refused with "damaged bytes on disk: a page of
-    /// the storage cannot be read", without a word of what to do, and did not start with --set-aside-damaged either. 5 of 100 disks.
+    /// Damage beside the rows was found only after the engine was open: the node refused to start with "damaged bytes on disk: a page of
+    /// the storage cannot be read", without a remedy, and did not start with --set-aside-damaged either. This happened on 5 of 100 disks.
     #[test]
     fn what_cannot_be_read_beside_the_rows_is_refused_with_the_remedy_or_set_aside() {
         for name in ["lost/t", "dictionary/t/000", "swept", "digest_key", "node", "note/members"] {

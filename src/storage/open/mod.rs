@@ -1,4 +1,5 @@
-//! Opening a directory: who may, whether it is ours, what it says of the node; and the few things kept beside the tables.
+//! Opens a storage directory: locks it, checks that it is ours and sound, and reads the node's identity. Also the small records kept beside
+//! the tables.
 
 pub(super) mod examine;
 mod permission;
@@ -30,34 +31,34 @@ use crate::{
     storage::engine::meta,
 };
 
-/// The format of everything in the directory. A newer one is refused; this version knows one.
+/// Format of everything in the directory. A newer one is refused; this version knows one.
 const FORMAT: &str = "1";
 const FORMAT_KEY: &[u8] = b"format";
 const MARKER_FILE: &str = "dynarust.format";
-/// What the marker says of a directory whose first start is not complete.
+/// What the marker says while the first start in a directory is not complete.
 const NEW: &str = " new";
-/// What the names of all dictionaries begin with.
+/// Prefix of the names of all dictionaries.
 pub const DICTIONARY_PREFIX: &str = "dictionary/";
 /// The file that keeps a second process out.
 pub const LOCK_FILE: &str = "dynarust.lock";
 /// How long to wait for a process that is about to end.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// What must fit the disk before a store that ran out of space is opened again: opening writes a segment or two.
+/// What must fit on the disk before a store that ran out of space is reopened: opening writes a segment or two.
 const PROBE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a directory says of its node.
+/// What a directory says about its node.
 pub struct Identity {
     /// The node's id.
     pub node: NodeId,
-    /// No timestamp at or above it was handed out. 0 at the first start.
+    /// No timestamp at or above it was issued. 0 at the first start.
     pub clock_bound: u64,
-    /// How far dead rows were removed.
+    /// Key of the removal floors.
     pub swept: Swept,
-    /// The key under which rows are hashed: of this node alone, until a cluster gives it another.
+    /// The key under which rows are hashed: the node's own, until a cluster gives it another.
     pub digest_key: DigestKey,
-    /// Where the damaged directory went that this one replaces.
+    /// Where the damaged directory was moved that this one replaces.
     pub set_aside: Option<PathBuf>,
-    /// Why the store may not hold what it acknowledged.
+    /// Why acknowledged writes may be missing.
     pub suspected_loss: Option<String>,
 }
 
@@ -68,9 +69,9 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
         Ok(opened) => (opened, lock, None),
         Err(Error::StorageDamaged(why)) if options.set_aside_damaged => {
             let aside = set_aside(&options.data, options)?;
-            warn!(%why, kept = %aside.display(), "the storage is damaged: moved aside, starting empty");
+            warn!(%why, kept = %aside.display(), "the storage is damaged; it was moved aside, and the node starts empty");
             drop(lock);
-            // Made here, so that no store of before is taken back for it.
+            // Made here, so that `lock` moves no old store into its place.
             fs::create_dir_all(&options.data)
                 .map_err(|e| Error::io(format_args!("creating {}", options.data.display()), &e))?;
             let lock = self::lock(&options.data)?;
@@ -81,7 +82,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
         }
         Err(error) => return Err(error),
     };
-    // The store opened, so it is whole: what a compaction left that was cut short at its end would only grow old.
+    // The store opened, so it is complete: leftovers of a compaction that was interrupted at its end are only old.
     let before = before_compaction(&options.data);
     if before.exists() {
         fs::remove_dir_all(&before)
@@ -91,12 +92,12 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     identity.set_aside = set_aside;
     identity.suspected_loss = super::engine::suspected_loss::read(&options.data)?;
     if let Some(why) = &identity.suspected_loss {
-        warn!(%why, "the storage may not hold all that was acknowledged; in a cluster the other nodes give it back");
+        warn!(%why, "acknowledged writes may be missing from the storage; in a cluster the other nodes restore them");
     }
     Ok((engine, lock, identity))
 }
 
-/// Holds the directory against other processes, creating it where it is missing.
+/// Locks the directory against other processes; creates it if it is missing.
 pub fn lock(data: &Path) -> Result<File> {
     let unusable =
         |doing: &str, error: &io::Error| Error::StorageUnusable(permission::explain(doing, data, error));
@@ -109,8 +110,8 @@ pub fn lock(data: &Path) -> Result<File> {
     if !data.exists() {
         let before = before_compaction(data);
         if before.exists() {
-            warn!(from = %before.display(), "a compaction was cut short: taking back the store as it was before");
-            fs::rename(&before, data).map_err(|e| unusable("take back", &e))?;
+            warn!(from = %before.display(), "a compaction was interrupted; the old store is moved back");
+            fs::rename(&before, data).map_err(|e| unusable("restore", &e))?;
         }
     }
     fs::create_dir_all(data).map_err(|e| unusable("create", &e))?;
@@ -130,8 +131,8 @@ pub fn lock(data: &Path) -> Result<File> {
     }
 }
 
-/// Has nobody but the owner read what is in the directory; also what an earlier version made. Where the file system or another
-/// owner does not allow it, that stays.
+/// Makes everything in the directory readable by its owner only, also what an earlier version made. If the file system or another owner
+/// does not allow it, it stays as it is.
 fn restrict(data: &Path) {
     if let Err(error) = restrict_below(data) {
         warn!(%error, data = %data.display(), "others on this machine may be able to read the data: its permissions cannot be set");
@@ -146,7 +147,7 @@ fn restrict_below(path: &Path) -> io::Result<()> {
         match () {
             () if kind.is_dir() => restrict_below(&path)?,
             () if kind.is_file() => restrict_one(&path, 0o600)?,
-            // A link is its owner's doing, and what it leads to as well.
+            // A link, and what it leads to, is up to whoever made it.
             () => {}
         }
     }
@@ -156,7 +157,7 @@ fn restrict_below(path: &Path) -> io::Result<()> {
 fn restrict_one(path: &Path, mode: u32) -> io::Result<()> {
     let before = match fs::metadata(path) {
         Ok(metadata) => metadata.permissions().mode(),
-        // The engine removes files of its own while this goes on.
+        // The engine removes files of its own meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -169,12 +170,12 @@ fn restrict_one(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Where the old store waits while a compaction puts the new one in its place.
+/// Where the old store is while a compaction moves the new one into its place.
 pub fn before_compaction(data: &Path) -> PathBuf {
     sibling_path(data, "before-compact")
 }
 
-/// A path next to `data`, of the same name and an ending.
+/// A path next to `data`, with the same name and a suffix.
 pub fn sibling_path(data: &Path, ending: &str) -> PathBuf {
     let mut name = data.file_name().unwrap_or_default().to_owned();
     name.push(".");
@@ -182,13 +183,13 @@ pub fn sibling_path(data: &Path, ending: &str) -> PathBuf {
     data.with_file_name(name)
 }
 
-/// Opens the engine in a directory that is locked. The only way to, as sled takes whatever it cannot read for an empty log.
+/// Opens the engine in a locked directory. Always open it here, as sled takes whatever it cannot read for an empty log.
 ///
-/// A file beside the log says that the directory is ours, and of which format, before the engine touches anything; and, once the
-/// first start is complete, that there must be something in it.
+/// A marker file beside the log says, before the engine touches anything, that the directory is ours and in which format; and, once the
+/// first start is complete, that the log must not be empty.
 ///
 /// # Errors
-/// `StorageUnusable` for a directory of somebody else's or of another format, else as `Engine::open`.
+/// `StorageUnusable` for a directory of another program or another format, and those of `Engine::open`.
 pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
     let new = match check_marker(data)? {
         Some(is_new) => is_new,
@@ -203,7 +204,7 @@ pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
     let meta = engine.tree(META)?;
     if meta.get(FORMAT_KEY)?.is_none() {
         if !new {
-            return Err(Error::StorageDamaged(format!("{} has lost what was in it", data.display())));
+            return Err(Error::StorageDamaged(format!("{} has lost its log", data.display())));
         }
         meta.insert(FORMAT_KEY, FORMAT.as_bytes())?;
         engine.sync()?;
@@ -215,13 +216,12 @@ pub fn engine(data: &Path, cache_bytes: u64) -> Result<Engine> {
     Ok(engine)
 }
 
-/// Refuses a directory of somebody else's or of another format. Whether the first start in it was not completed; `None` where there
-/// was none yet.
+/// Refuses a directory of another program or another format. Returns whether the first start in it is incomplete; `None` if there was none.
 pub fn check_marker(data: &Path) -> Result<Option<bool>> {
     match read_marker(data)? {
         Some(marker) => check_format(data, &marker).map(Some),
         None if data.join("db").exists() => Err(Error::StorageUnusable(format!(
-            "{} holds a file named db and no {MARKER_FILE}: it is no storage of DynaRust; choose another path with --data",
+            "{} holds a file named db and no {MARKER_FILE}: it is not a storage directory of DynaRust; choose another path with --data",
             data.display()
         ))),
         None => Ok(None),
@@ -250,10 +250,10 @@ fn write_marker(data: &Path, state: &str) -> Result<()> {
     engine::sync_directory(data)
 }
 
-/// Refuses another format. True where the first start of this one was not completed.
+/// Refuses another format. Returns whether the first start of this one is incomplete.
 fn check_format(data: &Path, marker: &str) -> Result<bool> {
     let marker = marker.trim_end();
-    // A marker that was being written when the power went is as good as none; nothing was acknowledged before it was whole.
+    // A marker cut short by a power failure counts as none: nothing was acknowledged before it was complete.
     match marker.strip_suffix(NEW).unwrap_or(marker) {
         FORMAT | "" => Ok(marker != FORMAT),
         other => Err(Error::StorageUnusable(format!(
@@ -292,12 +292,11 @@ fn identity(engine: &Engine, environment: &Environment) -> Result<Identity> {
     })
 }
 
-/// The key under which rows are hashed; made where there is none, as in stores of before there were digests.
+/// The key under which rows are hashed; made if there is none, as in stores older than the digests.
 fn digest_key(engine: &Engine, meta: &Tree, environment: &Environment) -> Result<DigestKey> {
     if let Some(bytes) = meta.get(meta::DIGEST_KEY)? {
         let key = bytes.as_ref().try_into().map(DigestKey);
-        return key
-            .map_err(|_| Error::StorageDamaged("the key of the node's digests is not readable".into()));
+        return key.map_err(|_| Error::StorageDamaged("the key of the node's digests cannot be read".into()));
     }
     let mut key = DigestKey([0; 32]);
     environment.fill_random(&mut key.0)?;
@@ -306,7 +305,7 @@ fn digest_key(engine: &Engine, meta: &Tree, environment: &Environment) -> Result
     Ok(key)
 }
 
-/// The dictionaries of a table, in order of their numbers.
+/// The dictionaries of a table, by number.
 pub fn read_dictionaries(meta: &Tree, table: &TableName) -> Result<Dictionaries> {
     let mut dictionaries = Dictionaries::default();
     while let Some(bytes) = meta.get(&dictionary_key(table, dictionaries.count()))? {
@@ -320,15 +319,15 @@ pub fn read_dictionaries(meta: &Tree, table: &TableName) -> Result<Dictionaries>
     Ok(dictionaries)
 }
 
-/// Keeps a dictionary of a table, eight bytes of its hash before it.
+/// Stores a dictionary of a table, preceded by eight bytes of its hash.
 pub fn write_dictionary(meta: &Tree, table: &TableName, number: usize, bytes: &[u8]) -> Result<()> {
     let kept = [&blake3::hash(bytes).as_bytes()[..8], bytes].concat();
     meta.insert(&dictionary_key(table, number), &kept)
 }
 
-/// Removes the dictionaries of a table that has no rows.
+/// Removes the dictionaries of a table without rows.
 pub fn remove_dictionaries(meta: &Tree, table: &TableName, count: usize) -> Result<()> {
-    // The last first, as reading them ends at the first that is missing.
+    // The last one first: reading stops at the first missing number.
     (0..count).rev().try_for_each(|number| meta.remove(&dictionary_key(table, number)))
 }
 
@@ -336,7 +335,7 @@ fn dictionary_key(table: &TableName, number: usize) -> Vec<u8> {
     format!("{DICTIONARY_PREFIX}{table}/{number:03}").into_bytes()
 }
 
-/// Whether the disk takes data: writes a little, and removes it.
+/// Whether the disk takes data: writes a little and removes it.
 pub fn probe(data: &Path) -> io::Result<()> {
     let path = data.join("dynarust.probe");
     let result = File::create(&path).and_then(|mut file| {

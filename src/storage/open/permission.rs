@@ -1,4 +1,4 @@
-//! What to say where the system does not let this process have its directory: which one that is, who asks, and the command that mends it.
+//! Explains why this process may not use its directory: which directory, which user, and the command that fixes it.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{getegid, geteuid};
 
-/// Why the directory `data` cannot be used: what was being done to it, and what the system said.
+/// Why the directory `data` cannot be used: the operation, and the system's error.
 pub fn explain(doing: &str, data: &Path, error: &io::Error) -> String {
     let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
@@ -24,7 +24,7 @@ pub fn explain(doing: &str, data: &Path, error: &io::Error) -> String {
     }
 }
 
-/// The command that gives the user the directory, or the one in which it is to be made.
+/// The command that gives the user the directory, or the parent where it will be created.
 fn remedy(data: &Path, (user, group): (u32, u32)) -> Option<String> {
     let (directory, owner) = nearest_existing(data)?;
     let shown = directory.display();
@@ -37,7 +37,7 @@ fn remedy(data: &Path, (user, group): (u32, u32)) -> Option<String> {
     })
 }
 
-/// The directory, or the one above it that is there, and its owner.
+/// The directory, or its nearest existing ancestor, and the owner.
 fn nearest_existing(data: &Path) -> Option<(PathBuf, u32)> {
     data.ancestors().find_map(|path| Some((path.to_owned(), fs::metadata(path).ok()?.uid())))
 }
@@ -46,7 +46,7 @@ fn nearest_existing(data: &Path) -> Option<(PathBuf, u32)> {
 mod tests {
     use super::*;
 
-    /// It said "set its permissions", and not of which directory, for whom, nor how.
+    /// The error said "set its permissions", but not of which directory, for whom, or how.
     #[test]
     fn what_mends_it_is_a_line_to_paste() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,7 +1,7 @@
-//! The copy of a table into new trees, while it is read and written.
+//! Copies a table into new trees while it is read and written.
 //!
-//! Rows that are written meanwhile are noted, and copied again until few are left; those are copied with nobody reading or writing,
-//! and then the new trees are the table's. A crash before that leaves the table as it was.
+//! Rows written meanwhile are recorded and copied again, until few are left. Those are copied while reads and writes wait; then the new
+//! trees become the table's. A crash before that leaves the table as it was.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// So few rows are copied while everybody waits.
+/// At most this many rows are copied while reads and writes wait.
 const LAST_ROWS_MAX: usize = 500;
-/// How often written rows are copied again before everybody waits however many they are.
+/// How many times written rows are copied again; after that the rest is copied while everybody waits, however many there are.
 const ROUNDS_MAX: usize = 20;
 
-/// Where a table is copied to.
+/// The target of a copy.
 struct Copy {
     rows: Successor,
     chunks: Successor,
@@ -29,7 +29,7 @@ struct Copy {
 }
 
 impl Table {
-    /// The ranges that cannot be read now. Reads everything.
+    /// Finds the ranges that cannot be read now. Reads everything.
     pub(super) fn find_unreadable(&self) -> Result<Vec<Gap>> {
         let lost = Gaps::default();
         for number in 0..PARTITIONS {
@@ -53,7 +53,7 @@ impl Table {
 
     /// Whether the chunks of a row can be read, if it has any.
     fn has_chunks(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<bool> {
-        // A record that is no record is not the engine's damage, and nothing that a copy mends.
+        // An invalid record is not damage of the engine, and a copy does not repair it.
         let Ok(record) = self.decode(row, bytes) else { return Ok(true) };
         let Body::Chunked(length) = record.body else { return Ok(true) };
         match chunks::read(&trees.chunks, row, &record.head, length) {
@@ -63,7 +63,7 @@ impl Table {
         }
     }
 
-    /// Copies a row as it is now.
+    /// Copies the current version of a row.
     fn copy_row(&self, trees: &Trees, row: &[u8], copy: &Copy) -> Result<()> {
         if let Some(before) = copy.rows.tree.get(row)?
             && let Ok(before) = self.decode(row, &before)
@@ -84,7 +84,7 @@ impl Table {
         {
             match chunks::read(&trees.chunks, row, &record.head, length) {
                 Ok(Some(coded)) => chunks::insert(&copy.chunks.tree, row, &record.head, &coded)?,
-                // Written again meanwhile, and so copied again; or lost.
+                // Either rewritten meanwhile, and so copied again; or lost.
                 Ok(None) | Err(Error::Corrupt(_)) => {
                     copy.lost.add(Gap::of_key(row));
                     return copy.rows.tree.remove(row);
@@ -111,7 +111,7 @@ impl Table {
 }
 
 impl Store {
-    /// Copies a table, and has everybody use the copy. What could not be read.
+    /// Copies a table and switches everybody to the copy. Returns what could not be read.
     pub(super) fn copy_table(&self, table: &Arc<Table>) -> Result<Vec<Gap>> {
         let incarnation = self.incarnation();
         let copy = self.with_engine(|engine| Copy::begin(engine, table.name()))?;
@@ -119,14 +119,14 @@ impl Store {
         let copied = self.copy_rows(table, &copy).and_then(|()| {
             table.replace_trees(|trees| {
                 if self.incarnation() != incarnation {
-                    return Err(Error::NotReady("the storage was opened again meanwhile".into()));
+                    return Err(Error::NotReady("the storage was reopened during the copy".into()));
                 }
                 self.switch_to_copy(table, trees, &copy)
             })
         });
         table.changed.set(false);
         let lost = copy.lost.all();
-        // Whatever it was to take the place of, nobody else has it.
+        // A successor that is not in use has no other user.
         drop(copy);
         if copied.is_err() {
             self.remove_spare_trees(table.name());
@@ -151,13 +151,13 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a copy, with nobody reading or writing the table.
+    /// Finishes a copy while nobody reads or writes the table.
     fn switch_to_copy(&self, table: &Table, trees: &mut Trees, copy: &Copy) -> Result<(Feed, Arc<Progress>)> {
-        // What was written before is told before what will be.
+        // Publish earlier writes before later ones.
         trees.progress.wait_until_caught_up();
         table.changed.take().iter().try_for_each(|row| table.copy_row(trees, row, copy))?;
         self.with_engine(|engine| {
-            // First of all: a crash in between leaves ranges that are held to be lost and are not, and never the other way round.
+            // Do this first: after a crash ranges may then be recorded as lost that are not, but never the other way round.
             table.lost.add(&engine.tree(META)?, table.name(), self.now_ms(), &copy.lost)?;
             engine.succeed(&[&copy.rows, &copy.chunks])
         })?;
@@ -166,7 +166,7 @@ impl Store {
         trees.progress = Arc::new(Progress::new());
         let ring_is_active = (trees.rows.subscribe(), trees.progress.clone());
         table.recount(trees, &copy.lost.all())?;
-        // Digests of before said that they were here.
+        // Earlier digests said that these rows were here.
         table.lost.raise_since(self.now_ms());
         Ok(ring_is_active)
     }

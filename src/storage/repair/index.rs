@@ -1,5 +1,4 @@
-//! The trees that say which row is due when, made anew where a page of one cannot be read: nothing is in them that the rows do not
-//! say.
+//! Rebuilds the index trees of the garbage collector if a page of one cannot be read: everything in them follows from the rows.
 
 use std::sync::atomic::Ordering;
 
@@ -19,7 +18,7 @@ use crate::{
 };
 
 impl Store {
-    /// Puts an empty tree in the place of each that cannot be read to its end, and has all rows entered again.
+    /// Replaces each damaged index tree with an empty one, and requests a new index of all rows.
     pub(super) fn renew_indexes(&self) -> Result<()> {
         let damaged: Vec<&str> = self.with_engine(|engine| {
             let is_damaged = |name: &&str| {
@@ -34,9 +33,9 @@ impl Store {
                 .collect()
         })?;
         for name in damaged {
-            warn!(tree = name, "a part of what is due when cannot be read: it is made anew");
+            warn!(tree = name, "a part of an index of garbage cannot be read; it is rebuilt");
             let new = self.with_engine(|engine| engine.successor(name))?;
-            // Before it is in use: a crash in between has rows entered that are entered already.
+            // Before the new tree is in use: if a crash comes in between, rows are only indexed twice.
             self.meta()?.remove(INDEXED_KEY)?;
             self.with_engine(|engine| engine.succeed(&[&new]))?;
             self.take_index(name, &new)?;

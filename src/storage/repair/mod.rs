@@ -1,12 +1,11 @@
-//! What is done about pages that cannot be read, by one thread, while everything else goes on.
+//! Repair of pages that cannot be read, by one thread, while everything else continues.
 //!
-//! Somebody who meets such a page reports its table. All of that is read then, to know which ranges cannot be. If there are any, the
-//! table is copied into new trees, with all that can be read; its lost ranges are kept account of (see `lost`), so that none of
-//! their keys is taken for absent, and everybody reads and writes the copy. What is missing there, other replicas give back by
-//! comparison, as anything that one of them lacks. The damaged trees stay until that is done: what is left on them can be had
-//! by who reads the log.
+//! Whoever meets such a page reports its table. The thread then reads the whole table to find the unreadable ranges. If there are any, it
+//! copies everything readable into new trees, records the lost ranges (see `lost`) so that none of their keys is treated as absent, and
+//! switches everybody to the copy. Other replicas restore the missing rows by comparison, like anything else that a replica lacks. The
+//! damaged trees stay until then: reading the log can still save what is left on them.
 //!
-//! The trees that say what is due when are made anew from the rows.
+//! Index trees are rebuilt from the rows.
 
 mod copy;
 mod index;
@@ -38,13 +37,13 @@ use crate::{
     error::{Error, Result},
 };
 
-/// When what could not be done is tried again.
+/// When failed work is retried.
 const RETRY: Duration = Duration::from_secs(30);
-/// Room that is left on the disk beside a copy.
+/// Space that must stay free on the disk besides a copy.
 const SPARE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Store {
-    /// Works until told to stop.
+    /// Works until it is told to stop.
     pub(super) fn run_repairs(&self, jobs: &Receiver<RepairJob>) {
         let mut postponed = BTreeSet::new();
         loop {
@@ -61,10 +60,10 @@ impl Store {
         }
     }
 
-    /// Does a chore. Tables that could not be copied are left to be tried again.
+    /// Does a job. Adds tables that could not be copied to `postponed`.
     pub(super) fn repair(&self, job: RepairJob, postponed: &mut BTreeSet<TableName>) {
         if let Err(error) = self.renew_indexes() {
-            error!(%error, "what is due when cannot be made anew yet");
+            error!(%error, "an index of garbage cannot be rebuilt yet");
         }
         let names: Vec<TableName> = match job {
             RepairJob::Inspect(name) => name.into_iter().collect(),
@@ -76,11 +75,11 @@ impl Store {
             RepairJob::Stop => return,
         };
         for table in names.iter().filter_map(|name| self.table(name)) {
-            // Whatever is met from now on is to be looked at again.
+            // Report new damage again from now on.
             table.reported.store(false, Ordering::Release);
             if let Err(error) = self.repair_table(&table) {
                 table.reported.store(true, Ordering::Release);
-                error!(table = %table.name(), %error, "a damaged table cannot be copied; what can be read of it is served");
+                error!(table = %table.name(), %error, "a damaged table cannot be copied; its readable rows are served");
                 postponed.insert(table.name().clone());
             }
         }
@@ -89,7 +88,7 @@ impl Store {
     /// Copies a table if some of it cannot be read.
     fn repair_table(&self, table: &Arc<Table>) -> Result<()> {
         if table.find_unreadable()?.is_empty() {
-            // What could not be read for a while can be.
+            // What was unreadable for a while can be read again.
             return table.with_trees(|trees| {
                 trees.rows.gaps().clear();
                 trees.chunks.gaps().clear();
@@ -97,10 +96,10 @@ impl Store {
             });
         }
         self.check_room()?;
-        warn!(table = %table.name(), "a part of the table cannot be read: copying what can be");
+        warn!(table = %table.name(), "a part of the table cannot be read; its readable rows are copied");
         let lost = self.copy_table(table)?;
         if lost.is_empty() && !table.lost.any() {
-            info!(table = %table.name(), "all of the table was copied: nothing was lost");
+            info!(table = %table.name(), "the whole table was copied; nothing was lost");
             self.remove_spare_trees(table.name());
             return Ok(());
         }
@@ -108,12 +107,12 @@ impl Store {
         error!(
             table = %table.name(),
             ranges = ranges.join(", "),
-            "keys of these ranges are lost here, until another node gives them back or they are written again"
+            "the keys of these ranges are lost here until another node restores them or they are written again"
         );
         Ok(())
     }
 
-    /// Removes the trees of a table that are not in use; but those that were damaged stay as long as something is lost that is on them.
+    /// Removes the trees of a table that are not in use. Damaged ones stay while rows on them are lost.
     fn remove_spare_trees(&self, name: &TableName) {
         let Some(table) = self.table(name) else { return };
         let has_lost = table.lost.any();
@@ -128,66 +127,66 @@ impl Store {
         }
     }
 
-    /// Has the trees removed that a crash left in the middle of a copy, or at its end.
+    /// Asks the thread to remove the trees that a crash during a copy, or just after it, left behind.
     pub(super) fn remove_unused_trees(&self) -> Result<()> {
         for name in self.read_tables().keys() {
             if self.with_engine(|engine| Ok(trees_of(name).iter().any(|tree| engine.has_others(tree))))? {
-                // Whoever works through them has begun, or will when asked.
+                // The thread has started, or works when asked.
                 let _ = self.0.context.repairs.send(RepairJob::RemoveUnusedTrees(name.clone()));
             }
         }
         Ok(())
     }
 
-    /// Refuses a copy that the disk may not take: one that is full refuses every write.
+    /// Refuses a copy that might fill the disk: a full disk refuses every write.
     fn check_room(&self) -> Result<()> {
         let data = &self.0.options.data;
-        let disk =
-            rustix::fs::statvfs(data).map_err(|e| Error::io("asking for the room on the disk", &e.into()))?;
+        let disk = rustix::fs::statvfs(data)
+            .map_err(|e| Error::io("reading the free space of the disk", &e.into()))?;
         let (free, needed) = (disk.f_bavail.saturating_mul(disk.f_frsize), self.disk_bytes() + SPARE_BYTES);
         if free >= needed {
             return Ok(());
         }
-        Err(Error::Io(format!("{} has {free} bytes free, a copy may need {needed}", data.display())))
+        Err(Error::Io(format!("{} has {free} bytes free; a copy may need {needed}", data.display())))
     }
 
-    /// Notes that all rows were as a member has them that holds everything, at an instant: nothing that was lost before is missing.
+    /// Records that all rows were equal to those of a complete member at an instant: nothing lost before it is missing any more.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again.
+    /// `NotReady` while the storage is being reopened.
     pub fn restored(&self, at_ms: u64) -> Result<()> {
         let tables: Vec<_> = self.read_tables().values().filter(|table| table.lost.any()).cloned().collect();
         for table in tables {
             if table.lost.restored(&self.meta()?, table.name(), at_ms)? {
-                info!(table = %table.name(), "all that was lost of the table is here again");
+                info!(table = %table.name(), "all lost rows of the table are restored");
                 let _ = self.0.context.repairs.send(RepairJob::RemoveUnusedTrees(table.name().clone()));
             }
         }
         Ok(())
     }
 
-    /// When the last rows were lost that were not given back, in Unix milliseconds; 0 where none are.
+    /// When the last rows that are still lost were lost, in Unix milliseconds; 0 if there are none.
     pub fn lost_ms(&self) -> u64 {
         self.read_tables().values().map(|table| table.lost.since_ms()).max().unwrap_or(0)
     }
 
-    /// Has somebody find out what of the trees beside the tables cannot be read.
+    /// Asks the thread to check the trees beside the tables.
     pub(super) fn report_damage(&self) {
-        // The thread may be gone at the end.
+        // The thread may be gone while the store closes.
         let _ = self.0.context.repairs.send(RepairJob::Inspect(None));
     }
 
-    /// How many ranges of keys cannot be read, or were lost and not given back.
+    /// Number of key ranges that cannot be read, or were lost and not restored.
     pub fn unreadable_ranges(&self) -> u64 {
         self.read_tables().values().map(|table| table.unreadable_ranges() as u64).sum()
     }
 
-    /// As `unreadable_ranges`, of one table.
+    /// Like `unreadable_ranges`, for one table.
     pub fn unreadable_ranges_of(&self, name: &TableName) -> u64 {
         self.table(name).map_or(0, |table| table.unreadable_ranges() as u64)
     }
 
-    /// Whether a key lies where rows were lost or cannot be read.
+    /// Whether a key is where rows were lost or cannot be read.
     pub(super) fn may_be_unreadable(&self, name: &TableName, key: &crate::core::name::Key) -> bool {
         let row = super::table::row::row_of(key);
         self.table(name).is_some_and(|table| {
@@ -196,7 +195,7 @@ impl Store {
         })
     }
 
-    /// Whether a key lies where rows were lost, so that nobody can say whether it is absent.
+    /// Whether a key is in a lost range, so that nobody can say whether it is absent.
     pub fn is_unknown(&self, name: &TableName, key: &crate::core::name::Key) -> bool {
         let row = super::table::row::row_of(key);
         self.table(name).is_some_and(|table| {
@@ -206,7 +205,7 @@ impl Store {
     }
 }
 
-/// The names of the trees of a table.
+/// The names of a table's trees.
 fn trees_of(name: &TableName) -> [String; 2] {
     [format!("{ROWS}{name}"), format!("{CHUNKS}{name}")]
 }

@@ -1,9 +1,8 @@
-//! The scrub: reads the log from the disk, little by little and again and again, and tests what is written there against its
-//! checksums, so that damage is found in pages that nobody reads, while other nodes still have what was on them.
+//! The scrub: reads the log from the disk, slowly and again and again, and checks it against its checksums. So damage is found in pages
+//! that nobody reads, while other nodes still have their rows.
 //!
-//! sled writes the log by segments, and writes segments that it has emptied again. Only those are read that are written to their
-//! end. One that was written again while it was read begins elsewhere in the log afterwards; what is damage is so at the second
-//! look.
+//! sled writes the log in segments and reuses segments that it has emptied. Only full segments are checked. A segment that was rewritten
+//! while it was read starts at another log position afterwards; real damage is still there at the second look.
 
 use std::{
     collections::BTreeSet,
@@ -29,30 +28,30 @@ use crate::{
     },
 };
 
-/// What is read at a time, between two pauses.
+/// Bytes read at a time, between two pauses.
 const READ_BYTES: usize = 64 * 1024;
-/// The pause after a pass of a log that is short, or where it could not be read.
+/// The pause after a pass over a short log, or after a failed read.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Most places of damage that are remembered, so that each is told once.
+/// Most damaged places that are remembered, so that each is reported once.
 const KNOWN_MAX: usize = 10_000;
 
 /// A scrub under way.
 pub struct Scrub {
-    /// Bytes a second.
+    /// Bytes per second.
     rate: u64,
-    /// Where the next segment is in the file.
+    /// Place of the next segment in the file.
     offset: u64,
-    /// Places of damage that were told: the segment's position in the log, and where in it.
+    /// Damaged places already reported: the segment's log position, and the offset in it.
     known: BTreeSet<(u64, usize)>,
 }
 
 impl Scrub {
-    /// One that reads so many bytes a second, at least one.
+    /// Makes a scrub that reads this many bytes per second, at least one.
     pub fn new(rate: u64) -> Self {
         Self { rate: rate.max(1), offset: 0, known: BTreeSet::new() }
     }
 
-    /// Works until `stop` says so, or is gone.
+    /// Works until `stop` receives or is closed.
     pub fn run(mut self, store: &Store, stop: &Receiver<()>) {
         let mut pause = Duration::ZERO;
         while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
@@ -81,15 +80,15 @@ impl Scrub {
 }
 
 enum Next {
-    /// The segment was dealt with.
+    /// The segment was handled.
     Segment,
-    /// There is none any more.
+    /// There are no more segments.
     End,
-    /// The scrub is to end.
+    /// The scrub must stop.
     Stop,
 }
 
-/// Reads the segment at a place of the file, if it is one that is written to its end, and reports what is damaged.
+/// Reads the segment at a place of the file, if it is full, and reports its damage.
 fn scrub_next(
     store: &Store,
     offset: u64,
@@ -118,7 +117,7 @@ fn scrub_next(
             return Ok(Next::Segment);
         }
     }
-    // It may have been written again as the second look began to be taken.
+    // It may have been rewritten just before the second look.
     log.read_exact_at(&mut head, offset).map_err(failed)?;
     if segment::begin(&head) == Some(begin) {
         report(store, offset, begin, &damaged, known);
@@ -139,16 +138,16 @@ fn report(
             is_new = true;
             store.counters().damaged_frames.increment();
             let file = store.0.options.data.join("db");
-            warn!(file = %file.display(), offset = offset + *at as u64, "the log is damaged here: all tables are read");
+            warn!(file = %file.display(), offset = offset + *at as u64, "the log is damaged here; all tables are checked");
         }
     }
     if is_new {
-        // The thread may be gone at the end.
+        // The thread may be gone while the store closes.
         let _ = store.0.context.repairs.send(RepairJob::InspectAll);
     }
 }
 
-/// Where the damage is in a segment.
+/// The damaged offsets of a segment.
 fn damaged_in(bytes: &[u8], begin: u64) -> BTreeSet<usize> {
     let found = segment::frames(bytes, begin / SEGMENT_BYTES as u64);
     found
@@ -159,7 +158,7 @@ fn damaged_in(bytes: &[u8], begin: u64) -> BTreeSet<usize> {
         .collect()
 }
 
-/// A segment as the disk has it, not as the system remembers it; `None` where the scrub is to end. Rests after each piece.
+/// Reads a segment from the disk, not from the page cache; `None` if the scrub must stop. Pauses after each piece.
 fn read(log: &File, offset: u64, rest: &mut impl FnMut(usize) -> bool) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; SEGMENT_BYTES];
     let length = std::num::NonZeroU64::new(SEGMENT_BYTES as u64);
@@ -168,7 +167,7 @@ fn read(log: &File, offset: u64, rest: &mut impl FnMut(usize) -> bool) -> io::Re
         let at = offset + (index * READ_BYTES) as u64;
         match log.read_exact_at(piece, at) {
             Ok(()) => {}
-            // A sector that cannot be read is damage; what it should say is not known.
+            // An unreadable sector is damage; its content is unknown.
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => piece.fill(0),
             Err(error) => return Err(error),
         }
@@ -186,7 +185,7 @@ mod tests {
     use super::*;
     use crate::storage::tests::{Fixture, close, key, put, table};
 
-    /// All of a log at once.
+    /// Scrubs the whole log at once.
     fn pass(store: &Store, known: &mut BTreeSet<(u64, usize)>) {
         let mut offset = 0;
         while let Next::Segment = scrub_next(store, offset, known, &mut |_| true).expect("reads") {
@@ -194,8 +193,8 @@ mod tests {
         }
     }
 
-    /// A flipped bit in a page that nobody read was found by the next start, or years later by whoever read it, with nobody left
-    /// who had the page as it was.
+    /// A flipped bit in a page that nobody read was found by the next start, or years later by a reader, when no node had the sound page
+    /// any more.
     #[test]
     fn a_flipped_bit_is_found_once_and_nothing_else_is() {
         let fixture = Fixture::new();
@@ -210,7 +209,7 @@ mod tests {
         let mut known = BTreeSet::new();
         pass(&store, &mut known);
         assert!(known.is_empty() && store.counters().scrubbed_bytes.value() > 0, "{known:?}");
-        // In every segment that is written to its end: sled may be about to write some of them again.
+        // In every full segment: sled may be about to rewrite some of them.
         let path = fixture.data().join("db");
         let log = fs::OpenOptions::new().read(true).write(true).open(&path).expect("the log opens");
         let stable = store.with_engine(Engine::log).expect("a log").1;
@@ -228,7 +227,7 @@ mod tests {
         let found = store.counters().damaged_frames.value();
         assert_eq!(found, known.len() as u64);
         pass(&store, &mut known);
-        assert_eq!(store.counters().damaged_frames.value(), found, "each is told once");
+        assert_eq!(store.counters().damaged_frames.value(), found, "each is reported once");
         close(store);
     }
 }

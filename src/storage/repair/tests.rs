@@ -1,4 +1,4 @@
-//! Stores on whose disks a bit was flipped.
+//! Stores with a flipped bit on their disk.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,16 +33,16 @@ fn merge(store: &Store, number: u64, register: Register) {
     store.merge(&table(), &key(&number.to_string()), |_| Ok(register)).expect("merges");
 }
 
-/// A store of so many keys, written and opened once more, so that sled knows its pages from a snapshot and does not look at the log
-/// to find them.
+/// A store with these keys, written and opened once more, so that sled knows its pages from a snapshot and does not search the log for
+/// them.
 fn settled(fixture: &Fixture) {
     let store = fixture.open();
     (0..KEYS).for_each(|number| merge(&store, number, value(number)));
     close(store);
 }
 
-/// Damages a page of which one of these is so; which it was. Writes another table until such a page lies before the end of the log,
-/// which a start reads again.
+/// Damages a page that meets one of the conditions, and returns which. Writes to another table until such a page is before the end of the
+/// log, which a start reads again.
 fn damage_where(fixture: &Fixture, candidates: &[Wanted<'_>]) -> usize {
     let (filler, long) = (TableName::parse("filler").expect("a name"), long_value(100_000));
     for turn in 0..20 {
@@ -60,7 +60,7 @@ fn damage_where(fixture: &Fixture, candidates: &[Wanted<'_>]) -> usize {
     panic!("sled writes the page again and again");
 }
 
-/// Flips a bit on the page of some key, and says of which.
+/// Flips a bit on the page of some key, and returns the key.
 fn damage(fixture: &Fixture) -> u64 {
     let numbers: Vec<u64> = (0..KEYS).step_by(1000).collect();
     let is_on = |number: u64| -> Wanted<'_> {
@@ -71,7 +71,7 @@ fn damage(fixture: &Fixture) -> u64 {
     numbers[damage_where(fixture, &candidates)]
 }
 
-/// Opens a store and waits until the damage of its table is dealt with.
+/// Opens a store and waits until its table's damage is handled.
 fn opened(fixture: &Fixture) -> Store {
     let store = fixture.open();
     store.count_rows().expect("counts");
@@ -79,7 +79,7 @@ fn opened(fixture: &Fixture) -> Store {
     store
 }
 
-/// The keys that cannot be read; all others are what they were.
+/// The keys that cannot be read; all others have their old values.
 fn unreadable(store: &Store) -> BTreeSet<u64> {
     let read = |number: &u64| match store.get(&table(), &key(&number.to_string())) {
         Ok(entry) => {
@@ -109,8 +109,8 @@ fn listed(store: &Store, range: &Range) -> (BTreeSet<Key>, bool) {
     }
 }
 
-/// One damaged page of nine rows made `/keys`, `/store` and `/export` break off in the middle, `/count` an error, every write of those
-/// nine fail for ever, and the comparison of the table with other nodes stop.
+/// One damaged page of nine rows made `/keys`, `/store` and `/export` break off in the middle and `/count` fail; every write of those nine
+/// keys failed for ever, and the table could not be compared with other nodes.
 #[test]
 fn a_damaged_page_loses_only_its_own_rows() {
     let fixture = Fixture::new();
@@ -127,15 +127,15 @@ fn a_damaged_page_loses_only_its_own_rows() {
     let of_a_key =
         |number: &u64| listed(&store, &Range { prefix: format!("{number}"), ..Range::default() }).1;
     let incomplete: Vec<u64> = (0..KEYS).step_by(100).filter(of_a_key).collect();
-    // A page may hold rows of two partitions, and then keys of many beginnings.
-    assert!(incomplete.len() < 70, "listings that have to do with what was lost say so: {incomplete:?}");
+    // A page may hold rows of two partitions, with keys of many prefixes.
+    assert!(incomplete.len() < 70, "incomplete listings: only those with lost keys: {incomplete:?}");
     assert!(lost.iter().all(of_a_key), "{lost:?}");
     let counted = store.count(&table(), &Range::default()).expect("counts");
     assert_eq!((counted.keys, counted.incomplete), (left, true));
     assert!(store.root(store.now_ms() + 1).expect("does not fail").is_some(), "the rest can be compared");
     assert!(store.unreadable_ranges() > 0);
 
-    // Nobody can say whether a lost key is absent; a write of it is one.
+    // Nobody can say whether a lost key is absent; a write of it makes that known.
     let absent = store.merge(&table(), &key(&damaged.to_string()), |existing| {
         assert!(existing.is_none());
         Err(Error::NotFound(String::new()))
@@ -145,7 +145,7 @@ fn a_damaged_page_loses_only_its_own_rows() {
     assert!(unreadable(&store).iter().eq(lost.iter().filter(|number| **number != damaged)));
     close(store);
 
-    // What is lost is so after a restart too, until a member that has everything has been found equal.
+    // Lost rows stay lost over a restart, until the table was found equal to a complete member's.
     let store = fixture.open();
     assert_eq!(unreadable(&store).len(), lost.len() - 1);
     store.restored(fixture.now_ms.load(Ordering::SeqCst)).expect("notes");
@@ -159,7 +159,7 @@ fn a_damaged_page_loses_only_its_own_rows() {
     close(fixture.open());
 }
 
-/// Rows that were lost were refused when other nodes sent them, as long deleted everywhere, and those nodes then removed theirs.
+/// When other nodes sent the lost rows, they were refused as deleted everywhere long ago, and those nodes then removed theirs.
 #[test]
 fn lost_rows_are_accepted_from_others_however_old() {
     let (fixture, other_fixture) = (Fixture::new(), Fixture::new());
@@ -190,7 +190,7 @@ fn lost_rows_are_accepted_from_others_however_old() {
     close(store);
 }
 
-/// Tells a thread to end, also where the test fails.
+/// Tells a thread to stop, also if the test fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -248,8 +248,7 @@ fn writes_during_a_table_copy_are_in_the_copy() {
     close(store);
 }
 
-/// A page of the tree of tombstones that could not be read ended the sweep of everything, and every write that had to enter its row
-/// there.
+/// An unreadable page in the tree of tombstones stopped all garbage collection, and every write that had to insert an entry there.
 #[test]
 fn a_damaged_index_is_rebuilt() {
     let fixture = Fixture::new();
@@ -258,12 +257,12 @@ fn a_damaged_index_is_rebuilt() {
         merge(&store, number, Register::deleted(value(number).timestamp()));
     }
     close(store);
-    // A page of names of rows without a row.
+    // A page with names of rows, but without rows.
     let deleted = Register::deleted(value(0).timestamp()).marker().fingerprint.0;
     damage_where(&fixture, &[Box::new(|body| holds(body, b"1500") && !holds(body, &deleted))]);
     let store = fixture.open();
     store.report_damage();
-    wait_until("all are entered again", || {
+    wait_until("all are indexed again", || {
         let entries = store.with_engine(|engine| Ok(engine.tree(TOMBSTONES)?.range(&[], None).count()));
         entries == Ok(KEYS as usize)
     });
@@ -273,7 +272,7 @@ fn a_damaged_index_is_rebuilt() {
     close(store);
 }
 
-/// A disk that gave errors for a moment left listings incomplete, and the node not ready, until the next start.
+/// After a disk had failed for a moment, listings stayed incomplete and the node not ready until the next start.
 #[test]
 fn what_could_not_be_read_for_a_while_is_no_damage() {
     let fixture = Fixture::new();
@@ -291,7 +290,7 @@ fn what_could_not_be_read_for_a_while_is_no_damage() {
     close(store);
 }
 
-/// Whoever came back with a cursor of another node was told of all that changed since but what was lost here, as if that had not changed.
+/// A subscriber that resumed with a foreign cursor got all changes except those of rows lost here, as if these had not changed.
 #[test]
 fn who_comes_from_elsewhere_takes_a_snapshot_where_rows_are_lost() {
     let fixture = Fixture::new();
@@ -318,7 +317,7 @@ fn spare_trees(store: &Store) -> Vec<String> {
     names
 }
 
-/// Each try of a copy that failed left what it had copied on the disk, as large as the table, every 30 seconds.
+/// Each failed attempt at a copy left its copy on the disk, as large as the table, every 30 seconds.
 #[test]
 fn a_copy_that_fails_or_that_a_crash_cuts_short_leaves_nothing_behind() {
     let fixture = Fixture::new();
@@ -330,7 +329,7 @@ fn a_copy_that_fails_or_that_a_crash_cuts_short_leaves_nothing_behind() {
     here.close();
     store.copy_table(&here).expect_err("the table is not open");
     assert_eq!(spare_trees(&store), Vec::<String>::new());
-    // As a crash leaves it.
+    // As after a crash.
     store
         .with_engine(|engine| {
             let copy = engine.successor("rows/t")?;
@@ -352,6 +351,8 @@ fn a_thread_that_panics_is_reported() {
     let store = fixture.open();
     assert_eq!(store.stopped_thread(), None);
     store.spawn("test", || panic!("as the test wants it")).expect("starts");
-    wait_until("it is told of", || store.stopped_thread().is_some_and(|why| why.contains("the test thread")));
+    wait_until("it is reported", || {
+        store.stopped_thread().is_some_and(|why| why.contains("the test thread"))
+    });
     close(store);
 }

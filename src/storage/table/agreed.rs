@@ -1,36 +1,37 @@
-//! What makes a cursor of one node good on another: the instant up to which both are known to have held the same.
+//! Cursors that are valid on every node: the agreed instant, up to which all members are known to have held the same rows.
 //!
 //! # The cursor
-//! A position is `(epoch, sequence, agreed, cluster)`. On the node and in the epoch that gave it, the sequence decides: what the ring has
-//! after it is told, exactly. Anywhere else, and after a restart, `agreed` decides. It says: whatever any member held when it took its
-//! root at this instant (Unix milliseconds), the node that gave the cursor held too, or something later of the same key; and it had
-//! told all of it, ends of values that expired by then included.
+//! A position is `(epoch, sequence, agreed, cluster)`. On the node and in the epoch that issued it, the sequence decides: the subscriber
+//! gets exactly what the ring holds after it. On any other node, and after a restart, `agreed` decides. It promises: whatever any member
+//! held when it took its root digest at this instant (Unix milliseconds), the issuing node held too, or a later version of the same key;
+//! and it had published all of it, including the expiry of values that had expired by then.
 //!
-//! So a node that gets a cursor from elsewhere owes its bearer, of what the topics cover:
-//! 1. rows with a later timestamp than `agreed`;
-//! 2. rows of any timestamp that came here after this node took its root at `agreed` (an import, an old write of a node that was away):
-//!    no root up to there shows them, so the other node may not have had them;
+//! So a node that receives a foreign cursor owes its bearer, among the keys of the topics:
+//! 1. rows with a timestamp later than `agreed`;
+//! 2. rows of any timestamp that arrived here after this node took its root at `agreed` (an import, or an old write of a node that was
+//!    away): no root up to then shows them, so the other node may not have had them;
 //! 3. values that expired after `agreed`.
 //!
-//! Each change in the ring carries a label, the latest of its timestamp, its expiry, and the last instant at which this node had taken a root
-//! when it was published. What has a label at or above `agreed` is told. This may be told twice: delivery is at least once, and the newest
-//! version of a key is the one with the highest `version`. No wall clocks are compared: an instant is nothing but the name of a comparison.
+//! Each change in the ring has a label: the latest of its timestamp, its expiry, and the last instant at which this node had taken a root
+//! when it published the change. Changes with a label at or above `agreed` are replayed. Some are delivered twice: delivery is at least
+//! once, and the version with the highest `version` is the newest of its key. No wall clocks are compared; an instant is only the name of a
+//! comparison.
 //!
-//! Where the ring does not reach back (after a restart, or where nobody had watched), rows are read from the store instead, by their
-//! timestamps (`backlog`). That finds 1 and 3, but not 2. So rows that come late are noted here, as spans of instants for which the
-//! store's timestamps prove nothing; a cursor in one of them gets a `resync`.
+//! If the ring does not reach back (after a restart, or when nobody was subscribed), rows are read from the store by their timestamps
+//! instead (`backlog`). That finds 1 and 3, but not 2. So late rows are recorded here, as spans of instants for which the store's
+//! timestamps prove nothing; a cursor inside a span gets a `resync`.
 //!
-//! # Who is trusted
-//! A cursor is taken only if this node can have been among those that its instant speaks of:
-//! - of the same cluster.
-//! - at or above `first_ms`, the first instant agreed upon since this node started after a crash, joined or came back. So who saw
-//!   a value that a crash took away, before it was durable, is sent a `resync` by the node that lost it.
-//! - no later than the last root taken here: a node that was given up by the others, and does not know, has taken none since.
-//! - not much later than what this node itself agrees to, for the same reason.
+//! # Which cursors are accepted
+//! A node accepts a cursor only if it can have been among the members its instant speaks of:
+//! - The cluster is the same.
+//! - The instant is at or above `first_ms`, the first instant agreed since this node restarted after a crash, joined or came back. So a
+//!   subscriber that saw a value which a crash then took away, before it was durable, gets a `resync` from the node that lost it.
+//! - The instant is no later than the last root taken here: a node that the others forgot, and that does not know it, has taken none since.
+//! - The instant is not much later than what this node has agreed itself, for the same reason.
 //!
 //! # Limits
-//! Everything before `RESUME_MAX_MS` is a `resync`. A subscriber may have seen a value a moment before it was durable; if the node that
-//! showed it loses its power then, and the subscriber resumes on *another* node, it keeps that value until the key is written again.
+//! A cursor older than `RESUME_MAX_MS` gets a `resync`. A subscriber may see a value just before it is durable. If that node then loses
+//! power, and the subscriber resumes on *another* node, it keeps that value until the key is written again.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -49,40 +50,40 @@ use crate::{
     },
 };
 
-/// How old the instant of a cursor may be. Who was away for longer takes a snapshot.
+/// Oldest instant of a cursor that can be resumed. Whoever was away longer takes a snapshot.
 const RESUME_MAX_MS: u64 = 24 * 60 * 60 * 1000;
-/// How far a cursor's instant may lie above what this node agrees to: nodes agree every second or so, and not all at once. Far below the
-/// shortest time after which a node is given up.
+/// How far a cursor's instant may be ahead of what this node has agreed: members agree about once a second, not all at once. Far below the
+/// shortest time after which a node is forgotten.
 const AHEAD_MAX_MS: u64 = 15_000;
-/// Spans of late rows that are kept; beyond that the two nearest become one.
+/// Most spans of late rows; beyond that the two nearest are merged.
 const SPANS_MAX: usize = 64;
-/// Spans begin at a multiple of this, so that rows that come late in any order are few notes.
+/// Spans start at a multiple of this, so that late rows in any order cause few writes.
 const SPAN_STEP_MS: u64 = 500;
 
 const LATE_KEY: &[u8] = b"late";
 const AGREED_KEY: &[u8] = b"agreed";
 
-/// What a store knows of instants.
+/// What a store knows about agreed instants.
 #[derive(Debug, Default)]
 pub struct AgreedInstants {
-    /// The last instant at which a root of this store was taken.
+    /// Instant of the last root taken of this store.
     rooted_ms: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The first instant that was agreed upon without a doubt since; `None` where none was yet.
+    /// The first instant agreed since the last reset; `None` before it.
     first_ms: Option<u64>,
     /// The last one.
     latest_ms: u64,
-    /// Whether that was since the store was opened.
+    /// Whether it was agreed since the store was opened.
     is_current: bool,
     pending: Option<Pending>,
     late: Spans,
 }
 
-/// An instant that was agreed upon, until all that was held then is with the subscribers.
+/// An agreed instant whose changes are not all with the subscribers yet.
 #[derive(Debug)]
 struct Pending {
     at_ms: u64,
@@ -90,9 +91,9 @@ struct Pending {
 }
 
 impl AgreedInstants {
-    /// As a store left it that was closed in order, and whose spans are these.
+    /// Restores the state of a store that was closed cleanly.
     fn restore(&self, kept: Option<SavedInstants>, late: Spans, clock_ms: u64) {
-        // The clock was raised above an instant before a root was taken there.
+        // The clock was raised above an instant before its root was taken.
         self.rooted_ms.store(clock_ms.max(kept.map_or(0, |kept| kept.rooted_ms)), Ordering::SeqCst);
         let mut state = self.lock();
         state.late = late;
@@ -102,32 +103,32 @@ impl AgreedInstants {
         }
     }
 
-    /// Says that a root is about to be taken. Rows that are set from here on, with a timestamp up to there, are late.
+    /// Records that a root at this instant is about to be taken. Rows set from now on with a timestamp up to it are late.
     pub fn root(&self, at_ms: u64) {
         self.rooted_ms.fetch_max(at_ms, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// The last instant at which a root was taken.
+    /// Instant of the last root.
     pub fn rooted_ms(&self) -> u64 {
         self.rooted_ms.load(Ordering::SeqCst)
     }
 
-    /// Notes a row of this timestamp that is about to be set, where it is late. Called under the lock of its partition, after what was
-    /// remembered of the table's root stands no longer: so a root that is taken meanwhile either shows the row, or makes it late.
+    /// Records a row that is about to be set, if it is late. Call it under the lock of the row's partition, after the table's cached root
+    /// was invalidated: then a concurrent root either includes the row, or makes it late.
     ///
     /// # Errors
-    /// As the engine's.
+    /// Those of the engine.
     pub fn record_late_row(&self, meta: &Tree, timestamp_ms: u64) -> Result<()> {
         fence(Ordering::SeqCst);
         let rooted_ms = self.rooted_ms.load(Ordering::SeqCst);
         if timestamp_ms > rooted_ms { Ok(()) } else { self.note(meta, timestamp_ms, rooted_ms) }
     }
 
-    /// Notes that a row is removed without a tombstone: what its watchers missed, no row will tell.
+    /// Records that a row is removed without a tombstone: subscribers that missed it cannot learn it from any row.
     ///
     /// # Errors
-    /// As the engine's.
+    /// Those of the engine.
     pub fn record_removal(&self, meta: &Tree) -> Result<()> {
         self.note(meta, 0, self.rooted_ms())
     }
@@ -140,12 +141,12 @@ impl AgreedInstants {
         Ok(())
     }
 
-    /// The spans of instants for which timestamps prove nothing.
+    /// Spans of instants for which timestamps prove nothing.
     pub fn late(&self) -> Spans {
         self.lock().late.clone()
     }
 
-    /// Whether a cursor of this instant can be resumed from here.
+    /// Whether a cursor of this instant can be resumed here.
     pub fn accepts_cursor(&self, at_ms: u64, now_ms: u64) -> bool {
         let state = self.lock();
         state.first_ms.is_some_and(|first_ms| first_ms <= at_ms)
@@ -154,7 +155,7 @@ impl AgreedInstants {
             && now_ms.saturating_sub(at_ms) <= RESUME_MAX_MS
     }
 
-    /// Forgets what was agreed: the node's state is another.
+    /// Forgets what was agreed, because the node's rows are others now.
     pub fn forget(&self) {
         let mut state = self.lock();
         state.first_ms = None;
@@ -164,16 +165,16 @@ impl AgreedInstants {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Numbers, each true whatever panicked.
+        // Plain numbers: valid even if a holder panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// Takes up what the store knew of instants when it was closed in order. What follows is not in order until `close`.
+    /// Restores what the store knew when it was closed cleanly, and marks it as not cleanly closed until `close`.
     pub(in crate::storage) fn restore_agreed(&self) -> Result<()> {
         let meta = self.meta()?;
-        // Spans that cannot be read cover everything.
+        // If the spans cannot be read, treat every instant as late.
         let late = match meta.get(LATE_KEY)? {
             None => Some(Spans::default()),
             Some(bytes) => notes::unseal(&bytes).and_then(Spans::from_bytes),
@@ -193,10 +194,10 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps what the store knows of instants, for a start after a close in order.
+    /// Saves the state for a start after a clean close.
     pub(in crate::storage) fn save_agreed(&self) {
         if let Err(error) = self.write_agreed() {
-            debug!(%error, "subscribers of before will take a snapshot");
+            debug!(%error, "agreed instants cannot be saved; resuming subscribers will take a snapshot");
         }
     }
 
@@ -216,24 +217,24 @@ impl Store {
         self.meta()?.insert(AGREED_KEY, &notes::seal(&kept.to_bytes()))
     }
 
-    /// Forgets what was agreed: others went on without this node, and cursors of before say nothing of what it holds.
+    /// Forgets what was agreed: the others went on without this node, so older cursors say nothing about what it holds.
     pub fn reset_agreed(&self) {
         self.0.context.agreed.forget();
     }
 
-    /// Says that this node does not hold all that the cluster holds: what was agreed before is forgotten. At a start it stands until it
-    /// turns out that the others went on without this node.
+    /// Records that this node does not hold everything the cluster holds, and forgets what was agreed. At a start the old state stays until
+    /// the others are known to have gone on without this node.
     pub fn invalidate_agreed(&self) {
         if self.0.context.agreed.lock().is_current {
             self.reset_agreed();
         }
     }
 
-    /// Says that this node held at an instant (Unix milliseconds) what every other member held; alone, that writes at or before it
-    /// are over. Durably, on all of them. Nothing is known at 0. Called once a second or so.
+    /// Records that at an instant (Unix milliseconds) this node held what every other member held; for a node alone, that all writes up to
+    /// it are finished. The rows were durable on all of them. 0 means that nothing is known. Called about once a second.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again.
+    /// `NotReady` while the storage is being reopened.
     pub fn agree(&self, at_ms: u64) -> Result<()> {
         let agreed = &self.0.context.agreed;
         if at_ms == 0 {
@@ -248,7 +249,7 @@ impl Store {
             state.pending.as_ref().filter(|pending| pending.is_published()).map(|pending| pending.at_ms)
         };
         let announced_ms = match announced_ms {
-            // Of values that are over by then, an end that nobody was told of yet has its entry still.
+            // A value that has expired and was not announced yet still has its entry.
             Some(announced_ms) if self.next_expiry_ms()?.is_none_or(|next_ms| next_ms > announced_ms) => {
                 Some(announced_ms)
             }
@@ -265,17 +266,17 @@ impl Store {
         Ok(())
     }
 
-    /// When the next value expires of which nobody was told yet that it is over.
+    /// When the next value expires whose expiry was not announced yet.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again.
+    /// `NotReady` while the storage is being reopened.
     pub fn next_expiry_ms(&self) -> Result<Option<u64>> {
         let expiry = self.with_engine(|engine| engine.tree(trees::EXPIRY))?;
         let Some(first) = expiry.range(&[], None).next().transpose()? else { return Ok(None) };
         Ok(first.0.first_chunk().map(|at_ms| u64::from_be_bytes(*at_ms)))
     }
 
-    /// Every table's pump, and how far it must come to have told of all that is set now.
+    /// The pump of every table, and the count of rows it must have published to cover all rows set so far.
     fn pumps(&self) -> Vec<(Arc<Progress>, u64)> {
         let tables = self.all_tables();
         let pumps = tables.iter().filter_map(|table| {
@@ -293,7 +294,7 @@ impl Pending {
     }
 }
 
-/// What is kept over a restart in order.
+/// What is kept over a clean restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SavedInstants {
     first_ms: u64,
@@ -312,17 +313,17 @@ impl SavedInstants {
     }
 }
 
-/// Spans of instants, both ends included, in order and apart.
+/// Sorted, disjoint spans of instants; both ends are included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spans(Vec<(u64, u64)>);
 
 impl Spans {
-    /// Whether an instant lies in one of them.
+    /// Whether an instant is in a span.
     pub fn cover(&self, at_ms: u64) -> bool {
         self.0.iter().any(|(from_ms, to_ms)| (from_ms..=to_ms).contains(&&at_ms))
     }
 
-    /// Adds a span. False where it was covered.
+    /// Adds a span. Returns false if it was covered already.
     fn add(&mut self, from_ms: u64, to_ms: u64) -> bool {
         if self.0.iter().any(|(from, to)| *from <= from_ms && to_ms <= *to) {
             return false;
@@ -393,7 +394,7 @@ mod tests {
     fn a_cursor_is_accepted_between_the_first_instant_and_the_last_root() {
         let agreed = AgreedInstants::default();
         agreed.root(100_000);
-        assert!(!agreed.accepts_cursor(50_000, 101_000), "nothing was agreed upon");
+        assert!(!agreed.accepts_cursor(50_000, 101_000), "nothing is agreed");
         {
             let mut state = agreed.lock();
             (state.first_ms, state.latest_ms) = (Some(50_000), 60_000);

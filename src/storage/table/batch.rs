@@ -1,11 +1,11 @@
-//! Writes to many keys of a table, all or none.
+//! Atomic writes to many keys of a table: all or none.
 //!
-//! No lock is held over the batch. Each row is decided and stamped under the lock of its partition, and is reserved from then on:
-//! whoever else writes it waits for the end of the batch, everybody else goes on. Once all are decided they are kept as `intents`
-//! does, and set one by one, each under the lock of its partition again. Reads of these rows wait as long as they are being set,
-//! so that nobody reads a part of the batch key by key.
+//! No lock is held for the whole batch. Each row is decided and stamped under the lock of its partition and is reserved from then on: other
+//! writers of that row wait for the batch, everybody else continues. When all rows are decided they are stored as `intents` describes, then
+//! set one by one, again under the lock of each partition. Reads of these rows wait while they are being set, so that nobody reads part of
+//! a batch key by key.
 //!
-//! One batch at a time in a table. Lock order: the turn, a partition, the reserved rows.
+//! A table runs one batch at a time. Lock order: the turn, a partition, the reserved rows.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,16 +33,16 @@ use crate::{
 pub struct Reserved {
     turn: Mutex<()>,
     rows: Mutex<HashSet<Vec<u8>>>,
-    /// Whether there are any: asked by every write, so kept where no lock is needed.
+    /// Whether there are any. Every write asks, so it needs no lock.
     some: AtomicBool,
-    /// Whether they are being set: asked by every read.
+    /// Whether they are being set. Every read asks.
     being_set: AtomicBool,
     released: Condvar,
 }
 
 impl Reserved {
     fn rows(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
-        // Each change is one call that leaves it whole.
+        // Each change is one call that keeps the set consistent.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,11 +73,11 @@ impl Reserved {
 }
 
 impl Table {
-    /// Locks the partition of a row that is to be written, once no batch has reserved the row.
+    /// Locks the partition of a row to be written, as soon as no batch has reserved the row.
     pub(in crate::storage) fn lock_row(&self, row: &[u8]) -> MutexGuard<'_, Partition> {
         loop {
             let partition = self.lock(row[0]);
-            // Under the lock, under which a batch reserves.
+            // Check under the lock, as a batch reserves under it.
             if !self.reserved.has(row) {
                 return partition;
             }
@@ -86,15 +86,15 @@ impl Table {
         }
     }
 
-    /// Returns when a row is not one of those that a batch is setting just now.
+    /// Waits while a batch is setting this row.
     pub(in crate::storage) fn settled(&self, row: &[u8]) {
         if self.reserved.being_set.load(Ordering::Acquire) && self.reserved.has(row) {
             self.reserved.wait_for(row);
         }
     }
 
-    /// Merges many, all or none: the first error of a `decide` keeps every one from happening, and so does a crash. Takes the
-    /// writes only where it comes to decide them.
+    /// Merges many writes, all or none: the first error of a `decide` cancels all of them, and so does a crash. `writes` is emptied only
+    /// once the decisions start.
     pub fn merge_all<D>(&self, writes: &mut Vec<(Key, D)>) -> Result<Vec<Merged>>
     where
         D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
@@ -118,7 +118,7 @@ impl Table {
     }
 }
 
-/// What a batch makes of its rows so far, and what is stored there. The rows are reserved until this is dropped.
+/// The rows of a batch as decided so far, with what is stored there. They are reserved until this is dropped.
 struct Batch<'t> {
     table: &'t Table,
     trees: &'t Trees,
@@ -126,7 +126,7 @@ struct Batch<'t> {
 }
 
 impl Batch<'_> {
-    /// Decides a write on what those before it made of its row.
+    /// Decides a write, based on what earlier writes of the batch made of its row.
     fn stage(
         &mut self,
         row: Vec<u8>,
@@ -151,7 +151,7 @@ impl Batch<'_> {
         Ok(merged)
     }
 
-    /// Takes back what staging has stored.
+    /// Removes what staging has stored.
     fn discard(&self) -> Result<()> {
         self.rows.iter().try_for_each(|(row, (staged, _))| {
             chunks::remove(&self.trees.chunks, row, &self.table.decode(row, &staged.bytes)?)
@@ -161,11 +161,11 @@ impl Batch<'_> {
     fn set(&self) -> Result<()> {
         let mut rows: Vec<_> =
             self.rows.iter().map(|(row, (staged, stored))| (row, staged, stored)).collect();
-        // Neighbours on disk one after the other.
+        // Rows that are neighbours on disk, one after the other.
         rows.sort_unstable_by_key(|(row, ..)| *row);
         let (trees, name) = (self.trees, self.table.name());
         let pieces = match rows.len() {
-            // One row is all or none by itself.
+            // A single row is atomic by itself.
             0 | 1 => 0,
             _ => {
                 let kept = rows.iter().map(|(row, staged, _)| (row.as_slice(), staged.bytes.as_slice()));
@@ -220,8 +220,8 @@ mod tests {
         entry.map(|entry| entry.value.as_str().to_owned())
     }
 
-    /// A batch held the locks of all its partitions from its first row to its last: one of a million operations kept another
-    /// client's write waiting for 18 s. Now whoever writes other keys does not wait for it, however long it takes.
+    /// A batch held the locks of all its partitions from its first row to its last: one of a million operations kept another client's write
+    /// waiting for 18 s. Now a writer of other keys does not wait, however long the batch takes.
     #[test]
     fn a_write_of_another_key_does_not_wait_for_a_batch() {
         let fixture = Fixture::new();
@@ -233,7 +233,7 @@ mod tests {
         });
         let mut writes: Vec<_> =
             (0..500).map(|number| (key(&format!("batch-{number}")), write(put("1", None, number)))).collect();
-        // A partition that no other key of the batch or below needs is the only one that is locked meanwhile.
+        // Only a partition that no other key here needs is locked meanwhile.
         writes.push((key("last"), stuck));
         let batching = store.clone();
         let batch = thread::spawn(move || batching.merge_all(&table(), writes));
@@ -248,7 +248,7 @@ mod tests {
             store.merge(&table(), &key(&name), |_| Ok(put("0", None, 5000))).expect("merges");
         }
         assert_eq!(value(&store, "batch-7"), None, "nothing of it is set yet");
-        // One who writes a key of it comes after it.
+        // A writer of one of its keys waits for the batch.
         let (racing, done) = (store.clone(), Arc::new(AtomicBool::new(false)));
         let written = done.clone();
         let racer = thread::spawn(move || {
@@ -271,7 +271,7 @@ mod tests {
         close(store);
     }
 
-    /// Reads of two keys, the one that a batch sets first before the other, never see the one new and the other old.
+    /// A reader of two keys, first the one that a batch sets first, never sees the first one new and the second one old.
     #[test]
     fn two_reads_in_a_row_see_all_of_a_batch_or_nothing() {
         let fixture = Fixture::new();

@@ -1,12 +1,11 @@
-//! Values as they are read: decoded ones of hot keys, and long ones that somebody holds.
+//! Caches of values: decoded values of hot keys, and long values that somebody is reading.
 //!
-//! Decoded values are kept so that a read of one does not decompress it again: that is most of what a read costs beyond its
-//! system calls.
+//! Decoded values are kept so that a read does not decompress them again; that is most of what a read costs besides its system calls.
 //!
-//! A value is found by its marker, which names one payload for ever. So nothing here is ever stale, and no write has to know
-//! of it: a reader takes the record from the engine as always, and spares itself the decoding only.
+//! A value is found by its marker, which identifies one payload for ever. So no entry is ever stale, and no write has to invalidate one: a
+//! reader always takes the record from the engine, and only skips the decoding.
 //!
-//! A long value that many read at a time is in memory once, as long as one of them holds it.
+//! A long value that many clients read at the same time is in memory once, for as long as one of them holds it.
 
 use std::{
     collections::HashMap,
@@ -17,18 +16,18 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::core::{json::Value, register::Marker};
 
-/// About how many bytes of values are held, for all tables together.
+/// Bytes of cached values, approximately, for all tables together.
 const BYTES: u64 = 16 * 1024 * 1024;
-/// What an entry costs beside its text.
+/// Cost of an entry besides its text.
 const ENTRY_OVERHEAD_BYTES: u64 = 96;
-/// Longer values are not held: few of them would fit.
+/// Longer values are not cached: few of them would fit.
 const VALUE_BYTES_MAX: usize = 16 * 1024;
-/// How many values the cache expects to hold: a few hundred bytes each.
+/// Expected number of cached values: a few hundred bytes each.
 const ENTRIES: usize = 32 * 1024;
 
-/// Values from this length on are shared by those who read them at a time. Below it, looking costs more than it spares.
+/// Values at least this long are shared by concurrent readers. Below it the lookup costs more than it saves.
 pub const LONG_BYTES_MIN: usize = 64 * 1024;
-/// So many markers of long values are remembered before those are forgotten that nobody holds any more.
+/// When this many markers of long values are known, those that nobody holds are removed.
 const SHARED_MIN: usize = 64;
 
 /// Long values that are being read.
@@ -38,7 +37,7 @@ pub struct SharedValues(Mutex<Shared>);
 #[derive(Default)]
 struct Shared {
     values: HashMap<Marker, Weak<str>>,
-    /// How many there may be before the next clearing.
+    /// How many there may be before the next removal.
     clear_at: usize,
 }
 
@@ -49,7 +48,7 @@ impl SharedValues {
         shared.values.get(marker)?.upgrade().map(Value::shared)
     }
 
-    /// Shares a value that was just read; if somebody was faster, theirs.
+    /// Shares a value that was just read. If another reader was faster, returns that reader's value.
     pub fn share(&self, marker: Marker, value: Value) -> Value {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(theirs) = shared.values.get(&marker).and_then(Weak::upgrade) {
@@ -65,7 +64,7 @@ impl SharedValues {
     }
 }
 
-/// The cache of a store.
+/// The cache of decoded values of a store.
 pub struct DecodedValues(Cache<Marker, Value, ByLength>);
 
 #[derive(Clone)]
@@ -84,12 +83,12 @@ impl Default for DecodedValues {
 }
 
 impl DecodedValues {
-    /// The value of a marker, if it is held.
+    /// The value of a marker, if it is cached.
     pub fn get(&self, marker: &Marker) -> Option<Value> {
         self.0.get(marker)
     }
 
-    /// Holds a value, if it is not too long.
+    /// Caches a value, unless it is too long.
     pub fn insert(&self, marker: Marker, value: &Value) {
         if value.as_str().len() <= VALUE_BYTES_MAX {
             self.0.insert(marker, value.clone());

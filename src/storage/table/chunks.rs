@@ -1,7 +1,7 @@
-//! Payloads too long for one item of the engine, cut into chunks in a tree of their own, unseen above storage.
+//! Payloads too long for one item of the engine, cut into chunks in a tree of their own. Nothing above storage sees them.
 //!
-//! Chunk key = first 16 bytes of blake3(row ‖ marker) ‖ index as u16: every version of a row has its own, so that writing one
-//! never touches what a reader of the one before still needs.
+//! Chunk key = first 16 bytes of blake3(row ‖ marker) ‖ index as u16. Every version of a row has its own chunks, so a write never touches
+//! what a reader of the version before still needs.
 
 use super::record::{Body, Head, Record};
 use crate::{
@@ -14,7 +14,7 @@ const ID_BYTES: usize = 16;
 pub const KEY_BYTES: usize = ID_BYTES + 2;
 const CHUNK_BYTES: usize = ITEM_BYTES_MAX - KEY_BYTES;
 
-/// Stores a payload as coded. The row that names it must be set after this.
+/// Stores a coded payload. Set the row that refers to it after this.
 pub fn insert(chunks: &Tree, row: &[u8], head: &Head, coded: &[u8]) -> Result<()> {
     let id = id(row, head);
     for (index, chunk) in coded.chunks(CHUNK_BYTES).enumerate() {
@@ -23,8 +23,7 @@ pub fn insert(chunks: &Tree, row: &[u8], head: &Head, coded: &[u8]) -> Result<()
     Ok(())
 }
 
-/// Reads a payload of `length` bytes as coded. `None` where a chunk is missing: a later write of the row has removed it, or it
-/// is lost.
+/// Reads a coded payload of `length` bytes. `None` if a chunk is missing: a later write of the row removed it, or it is lost.
 pub fn read(chunks: &Tree, row: &[u8], head: &Head, length: u32) -> Result<Option<Vec<u8>>> {
     let id = id(row, head);
     let length = length as usize;

@@ -1,24 +1,24 @@
-//! How payloads are coded: raw, or compressed by zstd, with a dictionary of the table where there is one.
+//! Codecs of payloads: raw, or compressed with zstd, with a dictionary of the table if there is one.
 //!
-//! Values of one table look alike, and one of them alone is too short to compress well, so a dictionary is trained once
-//! from the first few hundred and kept in the database beside them. A byte in each record says which codec it needs: raw and
-//! compressed rows, and rows of every dictionary, live side by side.
+//! Values of one table are alike, and a single one is too short to compress well, so a dictionary is trained once from the first few
+//! hundred and stored beside them. One byte in each record names its codec: raw rows, compressed rows, and rows of every dictionary can
+//! coexist.
 
 use std::{cell::RefCell, io, sync::Arc};
 
 use zstd::zstd_safe::{self, CCtx, CDict, DCtx, DDict};
 
-/// Which codec a payload needs: 0 raw, 1 zstd, 2 and up zstd with the table's dictionary number `codec - 2`.
+/// The codec of a payload: 0 raw, 1 zstd, 2 and up zstd with the table's dictionary number `codec - 2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Codec(pub u8);
 
 impl Codec {
-    /// As it is.
+    /// Unchanged.
     pub const RAW: Self = Self(0);
     const ZSTD: Self = Self(1);
     const FIRST_DICTIONARY: u8 = 2;
 
-    /// How long a payload is once decoded, by what it says of itself.
+    /// Length of a payload when decoded, as its header claims.
     pub fn plain_bytes(self, coded: &[u8]) -> usize {
         match (self, zstd_safe::get_frame_content_size(coded)) {
             (Self::RAW, _) | (_, Ok(None) | Err(_)) => coded.len(),
@@ -27,23 +27,23 @@ impl Codec {
     }
 }
 
-/// Most dictionaries a table can have: what the codec byte leaves.
+/// Most dictionaries of a table: as many as the codec byte can number.
 pub const DICTIONARIES_MAX: usize = (u8::MAX - Codec::FIRST_DICTIONARY) as usize;
-/// Shorter payloads stay raw: zstd's own frame is as long as what it would save.
+/// Shorter payloads stay raw: zstd's frame is as long as what it would save.
 const COMPRESSED_BYTES_MIN: usize = 64;
-/// The level at which a PUT still costs mostly its system calls; higher ones save a few percent of disk.
+/// At this level a PUT still costs mostly its system calls; higher levels save a few percent of disk.
 const LEVEL: i32 = 3;
-/// Size of a dictionary: it must fit one item of the engine, and the processor's cache.
+/// Size of a dictionary: it must fit in one item of the engine, and in the processor's cache.
 const DICTIONARY_BYTES: usize = 12 * 1024;
-/// How many values, and bytes of them, a dictionary is trained from. Ten thousand documents of 350 bytes gave no shorter rows
-/// than these, and rows that come before the dictionary stay twice as long, and four times as slow to read.
+/// How many values, and how many bytes of them, a dictionary is trained from. Ten thousand documents of 350 bytes gave no shorter rows than
+/// these; and rows written before the dictionary stay twice as long, and four times as slow to read.
 const SAMPLES: usize = 500;
 const SAMPLE_BYTES_MAX: usize = 1024 * 1024;
 /// A longer value compresses well by itself.
 const SAMPLE_VALUE_BYTES_MAX: usize = 4096;
 
 thread_local! {
-    // Contexts are large and slow to make, and hold nothing from one call to the next.
+    // Contexts are large and slow to create, and keep nothing between calls.
     static COMPRESS: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
     static DECOMPRESS: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
 }
@@ -55,28 +55,28 @@ pub struct Dictionary {
 }
 
 impl Dictionary {
-    /// Prepares a dictionary that `train` made.
+    /// Prepares the bytes that `train` returned.
     pub fn new(bytes: &[u8]) -> Self {
         Self { compress: CDict::create(bytes, LEVEL), decompress: DDict::create(bytes) }
     }
 }
 
-/// The dictionaries of one table, by number. The last one is used for new payloads.
+/// The dictionaries of one table, by number. New payloads use the last one.
 #[derive(Clone, Default)]
 pub struct Dictionaries(Vec<Arc<Dictionary>>);
 
 impl Dictionaries {
-    /// Adds one; its number is the count before.
+    /// Adds a dictionary; its number is the count before.
     pub fn push(&mut self, dictionary: Dictionary) {
         self.0.push(Arc::new(dictionary));
     }
 
-    /// How many there are.
+    /// Number of dictionaries.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Codes a payload: compressed where that is shorter. `out` holds the result.
+    /// Encodes a payload into `out`, compressed if that is shorter.
     pub fn encode(&self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
         out.clear();
         if plain.len() >= COMPRESSED_BYTES_MIN {
@@ -97,17 +97,17 @@ impl Dictionaries {
         Codec::RAW
     }
 
-    /// Undoes `encode`. At most `bytes_max` come out.
+    /// Decodes what `encode` wrote, to at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// Why the bytes are nothing that `encode` made.
+    /// Why the bytes are not from `encode`.
     pub fn decode(&self, codec: Codec, coded: &[u8], bytes_max: usize) -> Result<Vec<u8>, &'static str> {
         if codec == Codec::RAW {
             return Ok(coded.to_vec());
         }
         let length = match zstd_safe::get_frame_content_size(coded) {
             Ok(Some(length)) if length <= bytes_max as u64 => length as usize,
-            _ => return Err("the compressed payload does not say a length within the limit"),
+            _ => return Err("the compressed payload gives no length within the limit"),
         };
         let mut plain = Vec::with_capacity(length);
         let dictionary = match codec.0.checked_sub(Codec::FIRST_DICTIONARY) {
@@ -127,7 +127,7 @@ impl Dictionaries {
     }
 }
 
-/// Values collected to train a dictionary from.
+/// Values collected for the training of a dictionary.
 #[derive(Default)]
 pub struct Samples {
     bytes: Vec<u8>,
@@ -135,7 +135,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Takes one more value; says whether there are enough now.
+    /// Adds a value. Returns whether there are enough now.
     pub fn add(&mut self, plain: &[u8]) -> bool {
         if (COMPRESSED_BYTES_MIN..=SAMPLE_VALUE_BYTES_MAX).contains(&plain.len()) {
             self.bytes.extend_from_slice(plain);
@@ -144,18 +144,18 @@ impl Samples {
         self.lengths.len() >= SAMPLES || self.bytes.len() >= SAMPLE_BYTES_MAX
     }
 
-    /// How many were taken.
+    /// Number of values.
     pub fn count(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Trains a dictionary; about 30 ms.
+    /// Trains a dictionary; takes about 30 ms.
     ///
     /// # Errors
-    /// zstd's, where the values have nothing in common.
+    /// Those of zstd, if the values have nothing in common.
     pub fn train(&self) -> io::Result<Vec<u8>> {
         let mut dictionary = zstd::dict::from_continuous(&self.bytes, &self.lengths, DICTIONARY_BYTES)?;
-        // The dictionary's own number would be repeated in every frame, four bytes a row; the codec byte says it already.
+        // The dictionary's own number would be repeated in every frame, four bytes per row; the codec byte has it already.
         if dictionary.len() >= 8 {
             dictionary[4..8].fill(0);
         }

@@ -1,4 +1,4 @@
-//! What the tables of a store share: its clock, counters and caches, and the ways to its threads.
+//! What the tables of a store share: its clock, counters and caches, and the channels to its threads.
 
 use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
@@ -13,31 +13,31 @@ use super::{
 };
 use crate::storage::{WallClock, commit::Committer, counters::Counters};
 
-/// What a table shares with the store around it.
+/// What all tables of a store share.
 #[derive(Clone)]
 pub struct TableContext {
     /// The wall clock, in Unix milliseconds.
     pub now_ms: WallClock,
-    /// Where figures are kept.
+    /// Counters and gauges.
     pub counters: Arc<Counters>,
-    /// Where failures are reported and writers wait.
+    /// Takes reports of failures; writers wait there.
     pub committer: Arc<Committer>,
-    /// Values that were decoded a while ago.
+    /// Recently decoded values.
     pub decoded: Arc<DecodedValues>,
     /// Long values that are being read.
     pub shared: Arc<SharedValues>,
     /// The key under which rows are hashed.
     pub digest_key: Arc<SharedKey>,
-    /// Work for the thread that sweeps.
+    /// Jobs for the garbage collector.
     pub jobs: mpsc::Sender<GcJob>,
-    /// How far the dead are gone.
+    /// The removal floors.
     pub floors: Arc<Floors>,
-    /// What was here at the opening.
+    /// The comparison with the last close.
     pub close_comparison: Arc<CloseComparison>,
-    /// At which instants this store was compared with others, and what came late.
+    /// When this store was compared with others, and which rows came late.
     pub agreed: Arc<AgreedInstants>,
     /// Where damage is reported.
     pub repairs: Reports,
-    /// Whether what is due when is to be entered again, of all rows.
+    /// Whether all rows must be indexed again.
     pub reindex: Arc<AtomicBool>,
 }

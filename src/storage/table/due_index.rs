@@ -1,7 +1,7 @@
-//! Entries of the trees that say which row is due when, and which of them a row needs.
+//! The index trees of the garbage collector: which row is due when, and which entries a row needs.
 //!
-//! An entry is a key without a value: milliseconds as u64 big-endian ‖ length of the table's name ‖ name ‖ row. So a tree is in
-//! order of time, over all tables.
+//! An entry is a key without a value: milliseconds as u64 big-endian ‖ length of the table's name ‖ name ‖ row. So each tree is ordered by
+//! time, over all tables.
 
 use crate::{
     core::name::TableName,
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The entry that says when a row is due.
+/// The entry of a row that is due at `at_ms`.
 pub fn entry(at_ms: u64, table: &TableName, row: &[u8]) -> Vec<u8> {
     let name = table.as_str().as_bytes();
     let mut entry = Vec::with_capacity(9 + name.len() + row.len());
@@ -23,7 +23,7 @@ pub fn entry(at_ms: u64, table: &TableName, row: &[u8]) -> Vec<u8> {
     entry
 }
 
-/// When, table and row of an entry; `None` where the bytes are none.
+/// Time, table and row of an entry; `None` if the bytes are not one.
 pub fn parse(entry: &[u8]) -> Option<(u64, TableName, &[u8])> {
     let (at_ms, rest) = entry.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first()?;
@@ -32,15 +32,15 @@ pub fn parse(entry: &[u8]) -> Option<(u64, TableName, &[u8])> {
     (!row.is_empty()).then_some((u64::from_be_bytes(*at_ms), name, row))
 }
 
-/// The floor of expired values that lets go of a value: no write of before can come to a replica that has removed it. `None` for
-/// what does not expire.
+/// The floor of expired values at which a value may be removed: by then no earlier write can reach a replica that has removed it. `None` if
+/// the value does not expire.
 pub fn removal_floor_ms(head: &Head) -> Option<u64> {
     head.expires_at_ms.map(|at_ms| at_ms.max(head.marker.timestamp.unix_ms()))
 }
 
 impl Table {
-    /// Enters a row that is about to be set, under the lock of its partition. `silent`: nobody is to be told of its end, if that
-    /// has come.
+    /// Inserts the entries of a row that is about to be set, under the lock of its partition. `silent`: the expiry is not to be announced
+    /// if it has passed.
     pub(in crate::storage) fn insert_index_entries(
         &self,
         trees: &Trees,
@@ -67,14 +67,14 @@ impl Table {
             (true, None, _) => false,
         };
         if due {
-            // After its entry is in: the sweep that takes this for done has seen the entry.
+            // After the entry: a sweep that takes this for done has seen the entry.
             floors.renew();
             self.wake_worker();
         }
         Ok(())
     }
 
-    /// Takes out the entries that a row had and that the one in its place has not.
+    /// Removes the entries of a row that the row in its place does not have.
     pub(in crate::storage) fn remove_index_entries(
         &self,
         trees: &Trees,
@@ -99,7 +99,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether subscribers hold a stored value for present: it is one, and they were not told of its end.
+    /// Whether subscribers see a stored value as present: it is a live value whose expiry was not announced.
     pub(in crate::storage) fn is_shown_to_subscribers(
         &self,
         trees: &Trees,
@@ -108,7 +108,7 @@ impl Table {
     ) -> Result<bool> {
         match head.expires_at_ms {
             _ if !head.live => Ok(false),
-            // A value that has expired counts as seen as long as its entry is there: nobody was told yet.
+            // An expired value counts as seen as long as its entry is there: its expiry was not announced yet.
             Some(at_ms) if !head.visible_at((self.context.now_ms)()) => {
                 Ok(trees.expiry.get(&entry(at_ms, self.name(), row))?.is_some())
             }
@@ -116,9 +116,9 @@ impl Table {
         }
     }
 
-    /// Has the thread that sweeps look what is due.
+    /// Wakes the worker.
     fn wake_worker(&self) {
-        // It outlives the tables, but for the moment in which both are dropped.
+        // The worker outlives the tables, except while both are dropped.
         let _ = self.context.jobs.send(GcJob::Wake);
     }
 }

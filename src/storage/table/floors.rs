@@ -1,5 +1,5 @@
-//! How far the dead are gone here. What the floors have passed is dead on every replica; the floors are durable before the
-//! first row goes, so that no crash makes this node forget that a row it has not may have been deleted.
+//! The removal floors of this node: how far garbage was removed. What a floor has passed is garbage on every replica. The floors are
+//! durable before the first row is removed, so that after a crash this node still knows that a row it lacks may have been deleted.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -21,22 +21,22 @@ use crate::{
     },
 };
 
-/// Tombstones go in steps: each step is a sync, and for a moment the nodes of a cluster cannot be compared.
+/// Tombstones are removed in steps: each step costs a sync, and during it the nodes of a cluster cannot be compared.
 const TOMBSTONES_STEP_MS: u64 = 10_000;
 
 /// The floors of a store.
 pub struct Floors {
     tombstones_ms: AtomicU64,
     expired_ms: AtomicU64,
-    /// How often something became due at once, and how often that was when the last sweep began that left nothing.
+    /// How often something became due at once, and how often it had when the last complete sweep began.
     begun: AtomicU64,
     done: AtomicU64,
-    /// What is durable. Only the thread that sweeps asks.
+    /// What is durable. Used only by the worker.
     durable: Mutex<Swept>,
 }
 
 impl Floors {
-    /// Floors as they were kept. A sweep before may have been cut short.
+    /// Floors as they were stored. The last sweep may have been interrupted.
     pub fn new(swept: Swept) -> Self {
         Self {
             tombstones_ms: AtomicU64::new(swept.tombstones_ms),
@@ -47,7 +47,7 @@ impl Floors {
         }
     }
 
-    /// The floors as they are; rows may still be going because of them.
+    /// The current floors; rows below them may still be there.
     pub fn swept(&self) -> Swept {
         Swept {
             tombstones_ms: self.tombstones_ms.load(Ordering::Acquire),
@@ -55,27 +55,27 @@ impl Floors {
         }
     }
 
-    /// Says that something is due again.
+    /// Records that something is due again.
     pub fn renew(&self) {
         self.begun.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often something became due: for `finish`.
+    /// How often something became due: pass it to `finish`.
     pub(in crate::storage) fn begin(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Says that nothing is left of what was due at `begin`.
+    /// Records that everything due at `begin` is removed.
     pub(in crate::storage) fn finish(&self, begun: u64) {
         self.done.store(begun, Ordering::Release);
     }
 
-    /// Whether dead rows may be here that the floors have passed.
+    /// Whether garbage below the floors may still be here.
     fn is_sweeping(&self) -> bool {
         self.done.load(Ordering::Acquire) != self.begun.load(Ordering::Acquire)
     }
 
-    /// Raises the floors to these, where they are lower; whether any was.
+    /// Raises the floors to these, if they are lower. Returns whether one was.
     fn raise(&self, swept: Swept) -> bool {
         let tombstones_ms = self.tombstones_ms.fetch_max(swept.tombstones_ms, Ordering::AcqRel);
         let expired_ms = self.expired_ms.fetch_max(swept.expired_ms, Ordering::AcqRel);
@@ -87,7 +87,7 @@ impl Floors {
     }
 }
 
-/// The floors as a store's `meta` has them.
+/// Reads the floors from a store's `meta` tree.
 ///
 /// # Errors
 /// `StorageDamaged`.
@@ -100,32 +100,34 @@ pub fn read_swept(meta: &Tree) -> Result<Swept> {
             expired_ms: u64::from_be_bytes(expired_ms.try_into().ok()?),
         })
     });
-    floors.ok_or_else(|| Error::StorageDamaged("how far dead rows were removed is not readable".into()))
+    floors.ok_or_else(|| {
+        Error::StorageDamaged("the record of how far garbage was removed cannot be read".into())
+    })
 }
 
 impl Store {
-    /// How far dead rows have been removed here, or are just being.
+    /// The floors: garbage below them is removed, or is being removed.
     pub fn swept(&self) -> Swept {
         self.0.context.floors.swept()
     }
 
-    /// Whether rows may still be here that `swept` has passed. Digests of nodes do not compare meanwhile.
+    /// Whether garbage below the floors may still be here. Digests of nodes cannot be compared meanwhile.
     pub fn is_sweeping(&self) -> bool {
         self.0.context.floors.is_sweeping()
     }
 
-    /// Raises the floors to these, where they are lower, and has what they pass removed soon.
+    /// Raises the floors to these, if they are lower, and wakes the worker to remove the garbage below them.
     pub fn sweep_to(&self, swept: Swept) {
         if self.0.context.floors.raise(swept) {
             self.wake_worker();
         }
     }
 
-    /// Raises the floors as far as something is to be removed by that, every replica having everything up to `floor_ms`:
-    /// expired values up to there, tombstones up to `grace_ms` before. Writes nothing where nothing is due.
+    /// Raises the floors as far as that removes something, given that every replica has everything up to `floor_ms`: expired values up to
+    /// there, tombstones up to `grace_ms` before. Writes nothing if nothing is due.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again.
+    /// `NotReady` while the storage is being reopened.
     pub fn advance_floors(&self, floor_ms: u64, grace_ms: u64) -> Result<()> {
         let tombstones_ms = floor_ms.saturating_sub(grace_ms) / TOMBSTONES_STEP_MS * TOMBSTONES_STEP_MS;
         let mut swept = self.swept();
@@ -146,10 +148,10 @@ impl Store {
         Ok(())
     }
 
-    /// The least floor at which something is to be removed that is here now; `None` where nothing is dead.
+    /// The lowest floor at which something that is here now becomes due; `None` if there is no garbage.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again.
+    /// `NotReady` while the storage is being reopened.
     pub fn next_sweep_ms(&self, grace_ms: u64) -> Result<Option<u64>> {
         let swept = self.swept();
         let first = |tree: &str, after_ms: u64| -> Result<Option<u64>> {
@@ -163,16 +165,16 @@ impl Store {
         Ok(tombstone.into_iter().chain(expired).min())
     }
 
-    /// The rows that are dead and that these floors let go of, in order of time.
+    /// The garbage below these floors, ordered by time.
     ///
     /// # Errors
-    /// `NotReady` while the storage is being opened again.
+    /// `NotReady` while the storage is being reopened.
     pub fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
         let mut garbage: Vec<(TableName, Vec<Key>)> = Vec::new();
         let floors = [
             (trees::TOMBSTONES, swept.tombstones_ms),
             (trees::EXPIRED, swept.expired_ms),
-            // Nobody here was told yet of the end of some, or a clock elsewhere is ahead.
+            // The expiry of some was not announced here yet, or a clock elsewhere is ahead.
             (trees::EXPIRY, swept.expired_ms),
         ];
         for (tree, to_ms) in floors {
@@ -180,7 +182,7 @@ impl Store {
             for item in tree.range(&[], Some(&above(to_ms))) {
                 let (entry, _) = item?;
                 let Some((_, name, row)) = due_index::parse(&entry) else { continue };
-                // A row without a key for a name is nobody's, and is removed as all others are.
+                // A row whose name is no key belongs to nobody and is removed like all others.
                 let Ok(key) = key_of(row) else { continue };
                 match garbage.last_mut() {
                     Some((last, keys)) if *last == name => keys.push(key),
@@ -191,10 +193,10 @@ impl Store {
         Ok(garbage)
     }
 
-    /// Sets the floors anew, also lower: to those of a cluster that this node goes over to, or comes back to.
+    /// Replaces the floors, even by lower ones: by those of a cluster that this node joins or returns to.
     ///
     /// # Errors
-    /// As the storage's. Durable on return.
+    /// Those of the storage. Durable on return.
     pub fn reset_swept(&self, swept: Swept) -> Result<()> {
         let floors = &self.0.context.floors;
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,16 +209,16 @@ impl Store {
         Ok(())
     }
 
-    /// Sweeps again, as the storage was opened again and has lost some of what was done.
+    /// Sweeps again after the storage was reopened, which may have undone removals.
     pub(in crate::storage) fn sweep_again(&self) {
         self.0.context.floors.renew();
         self.wake_worker();
     }
 
-    /// The floors, durable: rows may be removed because of these.
+    /// The floors, made durable: rows below them may be removed.
     pub(in crate::storage) fn durable_floors(&self) -> Result<Swept> {
         let floors = &self.0.context.floors;
-        // Both numbers only grow: whatever panicked, they were true.
+        // Both numbers only grow: valid even if a holder panicked.
         let mut durable = floors.durable.lock().unwrap_or_else(PoisonError::into_inner);
         let swept = floors.swept();
         if swept != *durable {
@@ -235,22 +237,22 @@ impl Store {
     }
 
     fn wake_worker(&self) {
-        // The thread may be gone already, at the end.
+        // The worker may be gone while the store closes.
         let _ = self.0.context.jobs.send(GcJob::Wake);
     }
 }
 
-/// Writes the floors down. Durable on return.
+/// Stores the floors. Durable on return.
 ///
 /// # Errors
-/// As the engine's.
+/// Those of the engine.
 pub fn write_floors(engine: &Engine, swept: Swept) -> Result<()> {
     let floors = [swept.tombstones_ms.to_be_bytes(), swept.expired_ms.to_be_bytes()].concat();
     engine.tree(META)?.insert(meta::SWEPT, &notes::seal(&floors))?;
     engine.sync()
 }
 
-/// The least entry above all of an instant.
+/// The least entry above all entries of an instant.
 pub(in crate::storage) fn above(at_ms: u64) -> [u8; 8] {
     at_ms.saturating_add(1).to_be_bytes()
 }

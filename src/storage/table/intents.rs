@@ -1,11 +1,10 @@
-//! What makes an atomic batch atomic over a crash: all its rows are kept in a tree of their own before the first of them is set,
-//! and removed from there after the last. The engine's log keeps that order, so after a crash either all rows are there to be set
-//! again, or none was set.
+//! The write-ahead record of an atomic batch: all its rows are stored in a tree of their own before the first one is set, and removed from
+//! there after the last. The engine's log keeps that order, so after a crash either all rows are there to be set again, or none was set.
 //!
-//! The engine's own batches would do the same under one lock of the process: no other read or write goes on meanwhile.
+//! The engine's own batches would do the same under one global lock: no other read or write could run meanwhile.
 //!
-//! Keys of the tree: table's name, a zero byte, number of the piece (u32, big-endian). A piece is one byte that says whether it is
-//! the last, and a part of the entries one after the other: length of row (u16), row, length of record (u16), record.
+//! Keys of the tree: table name, a zero byte, number of the piece (u32, big-endian). A piece is one byte that says whether it is the last,
+//! then a part of the concatenated entries: length of row (u16), row, length of record (u16), record.
 
 use super::{
     record,
@@ -20,7 +19,7 @@ use crate::{
 /// Most bytes of entries in one piece.
 const PIECE_BYTES: usize = engine::ITEM_BYTES_MAX - (TABLE_BYTES_MAX + 1 + 4) - 1;
 
-/// Keeps the rows of a batch, all or none after a crash. How many pieces they took.
+/// Stores the rows of a batch, all or none after a crash. Returns the number of pieces.
 pub fn write<'a>(
     tree: &Tree,
     table: &TableName,
@@ -47,20 +46,20 @@ pub fn write<'a>(
     Ok(number + 1)
 }
 
-/// Forgets a batch whose rows are all set.
+/// Removes a batch whose rows are all set.
 pub fn forget(tree: &Tree, table: &TableName, pieces: u32) -> Result<()> {
-    // The last piece first: without it a crash leaves nothing to be done again.
+    // The last piece first: without it nothing is redone after a crash.
     (0..pieces).rev().try_for_each(|number| tree.remove(&piece_key(table, number)))
 }
 
-/// Sets the rows of the batches that a crash cut short, and forgets those that were not kept to their end. For an engine that
-/// nobody else has yet.
+/// Sets the rows of batches that a crash interrupted, and removes those that were not stored completely. Call it before anybody else uses
+/// the engine.
 ///
 /// # Errors
-/// `StorageDamaged` where a batch cannot be read, else those of the engine.
+/// `StorageDamaged` if a batch cannot be read, and those of the engine.
 pub fn redo(engine: &Engine) -> Result<()> {
     let tree = engine.tree(BATCHES)?;
-    // The table of the batch that is read, the number of its next piece, and its entries so far.
+    // The table of the current batch, the number of its next piece, and its entries so far.
     let mut batch: Option<(TableName, u32, Vec<u8>)> = None;
     let mut done = Vec::new();
     for item in tree.range(&[], None) {
@@ -72,7 +71,7 @@ pub fn redo(engine: &Engine) -> Result<()> {
         let mut entries = match before {
             Some((_, _, entries)) => entries,
             None if number == 0 => Vec::new(),
-            // The rest of a batch that was kept before another of the table took its first pieces: it failed.
+            // The rest of a failed batch, whose first pieces a later batch of the table has replaced.
             None => continue,
         };
         entries.extend_from_slice(part);
@@ -85,7 +84,7 @@ pub fn redo(engine: &Engine) -> Result<()> {
     done.iter().rev().try_for_each(|key| tree.remove(key))
 }
 
-/// Sets rows that are not there yet, nor anything later.
+/// Sets rows, unless the same or a later version is there.
 fn set(rows: &Tree, mut entries: &[u8]) -> Result<()> {
     while !entries.is_empty() {
         let (row, rest) = split_field(entries).ok_or_else(unreadable)?;
@@ -121,7 +120,7 @@ fn parse_key(key: &[u8]) -> Option<(TableName, u32)> {
 }
 
 fn unreadable() -> Error {
-    Error::StorageDamaged("a batch that was cut short by a crash cannot be read".into())
+    Error::StorageDamaged("a batch that a crash interrupted cannot be read".into())
 }
 
 #[cfg(test)]
@@ -137,7 +136,7 @@ mod tests {
         page.rows.into_iter().map(|row| (row.key.to_string(), row.entry.value.as_str().to_owned())).collect()
     }
 
-    /// A crash after a batch was kept and before all its rows were set leaves all of it; one before it was kept leaves none.
+    /// After a crash, a batch that was stored but not completely set is there in full; a batch that was not stored leaves nothing.
     #[test]
     fn a_batch_interrupted_by_a_crash_is_complete_or_absent() {
         let long = long_value(8000);
@@ -154,7 +153,7 @@ mod tests {
         other.merge_all(&table(), writes).expect("merges");
         close(other);
         let store = fixture.open();
-        // Later than what the batch makes of it.
+        // Later than the batch's version.
         store.merge(&table(), &key("3"), |_| Ok(put("\"later\"", None, 100))).expect("merges");
         close(store);
         let engine = Engine::open(&made.data(), 1 << 20).expect("opens");

@@ -1,7 +1,7 @@
-//! What of a table cannot be read: pages that are damaged now, and ranges that were on such pages when the table was copied.
+//! The rows of a table that cannot be read: on pages that are damaged now, and in ranges that were on such pages when the table was copied.
 //!
-//! A key of such a range that has no row may be absent or lost: nobody can tell here, so it is never taken for absent. The ranges
-//! are kept in `meta` until the table has been found equal to that of a member that holds everything.
+//! A key in such a range without a row may be absent or lost: this node cannot tell, so it never treats the key as absent. The ranges are
+//! kept in `meta` until the table has been found equal to that of a complete member.
 
 use std::{
     collections::BTreeSet,
@@ -27,11 +27,11 @@ use crate::{
     },
 };
 
-/// What the names of all records of lost ranges begin with in `meta`.
+/// Prefix of the records of lost ranges in `meta`.
 const LOST_PREFIX: &str = "lost/";
-/// Longest record of lost ranges: an item of the engine, with its name and checksum.
+/// Longest record of lost ranges: one item of the engine, with its name and checksum.
 const RECORD_BYTES_MAX: usize = ITEM_BYTES_MAX - 1024;
-/// What a client is told of a key that cannot be read.
+/// What a client is told about a key that cannot be read.
 const UNREADABLE: &str = "it lies on a part of the disk that cannot be read. Other nodes may have it, and give it back to this one; a node \
      that is alone has lost it: write it again, or restore a backup";
 
@@ -42,12 +42,12 @@ pub struct Lost {
     /// When the last of them was found, in Unix milliseconds.
     since_ms: AtomicU64,
     gaps: Gaps,
-    /// Held while they change, here and in `meta`.
+    /// Held while the ranges change, here and in `meta`.
     changing: Mutex<()>,
 }
 
 impl Lost {
-    /// Takes over what the store says, of a table that was just opened.
+    /// Reads the stored ranges of a table that was just opened.
     pub fn read(&self, meta: &Tree, table: &TableName) -> Result<()> {
         let Some(kept) = meta.get(&key(table))? else { return Ok(()) };
         let read = notes::unseal(&kept).and_then(decode);
@@ -57,7 +57,7 @@ impl Lost {
         Ok(())
     }
 
-    /// Keeps ranges beside those that there are. Durable by the next commit.
+    /// Adds ranges and stores them. Durable by the next commit.
     pub fn add(&self, meta: &Tree, table: &TableName, now_ms: u64, lost: &Gaps) -> Result<()> {
         if lost.is_empty() {
             return Ok(());
@@ -70,7 +70,7 @@ impl Lost {
         Ok(())
     }
 
-    /// Forgets them where all were found before an instant: by then the table had what is missing. Whether it did.
+    /// Removes all ranges if they were found before an instant at which the table was complete. Returns whether it did.
     pub fn restored(&self, meta: &Tree, table: &TableName, at_ms: u64) -> Result<bool> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.any() || self.since_ms.load(Ordering::Acquire) >= at_ms {
@@ -82,12 +82,12 @@ impl Lost {
         Ok(true)
     }
 
-    /// Says that they were lost until then: what was found equal at an instant of before says nothing of them.
+    /// Moves the time of the loss up to now: a comparison at an earlier instant proves nothing about these ranges.
     pub fn raise_since(&self, now_ms: u64) {
         self.since_ms.fetch_max(now_ms, Ordering::AcqRel);
     }
 
-    /// When the last of them was found, in Unix milliseconds; 0 where there are none.
+    /// When the last of them was found, in Unix milliseconds; 0 if there are none.
     pub fn since_ms(&self) -> u64 {
         if self.any() { self.since_ms.load(Ordering::Acquire) } else { 0 }
     }
@@ -102,7 +102,7 @@ impl Lost {
         self.any() && self.gaps.covering(row).is_some()
     }
 
-    /// All of them, in order.
+    /// All ranges, in order.
     pub fn all(&self) -> Vec<Gap> {
         if self.any() { self.gaps.all() } else { Vec::new() }
     }
@@ -115,12 +115,12 @@ impl Lost {
     }
 }
 
-/// The partitions that a range has to do with.
+/// The partitions that a range touches.
 pub fn partitions(gap: &Gap) -> RangeInclusive<u8> {
     let first = gap.from.first().copied().unwrap_or(0);
     let last = gap.to.as_ref().map_or(u8::MAX, |to| match to.as_slice() {
         [] => 0,
-        // It ends where that partition begins.
+        // The range ends where that partition begins.
         [next] => next.saturating_sub(1),
         [last, ..] => *last,
     });
@@ -128,14 +128,14 @@ pub fn partitions(gap: &Gap) -> RangeInclusive<u8> {
 }
 
 impl Table {
-    /// How many ranges cannot be read, or were lost.
+    /// Number of ranges that cannot be read or were lost.
     pub fn unreadable_ranges(&self) -> usize {
         let damaged =
             self.with_trees(|trees| Ok(trees.rows.gaps().all().len() + trees.chunks.gaps().all().len()));
         self.lost.all().len() + damaged.unwrap_or(0)
     }
 
-    /// An item of a scan; `None` in place of a page that cannot be read, which is looked at then.
+    /// Returns an item of a scan; `None` in place of an unreadable page, which is reported.
     pub(in crate::storage) fn readable(
         &self,
         item: Result<(Slice, Slice)>,
@@ -149,20 +149,20 @@ impl Table {
         }
     }
 
-    /// Has somebody find out what of the table cannot be read, and do about it what can be done.
+    /// Reports the table to the repair thread, which finds out what cannot be read and handles it.
     pub(in crate::storage) fn report_unreadable(&self) {
         if !self.reported.swap(true, Ordering::AcqRel) {
-            // Nobody listens in a store that serves nobody.
+            // In a store without threads nobody receives it.
             let _ = self.context.repairs.send(RepairJob::Inspect(Some(self.name().clone())));
         }
     }
 
-    /// What is stored under a row that has to be known: of one that is lost nobody can say that it is absent.
+    /// Returns what is stored under a row, or an error if the row is in a lost range and so cannot be called absent.
     pub(in crate::storage) fn known(&self, row: &[u8], stored: Option<Slice>) -> Result<Option<Slice>> {
         if stored.is_none() && self.lost.covers(row) { Err(self.unreadable_row(row)) } else { Ok(stored) }
     }
 
-    /// Gives an error of the engine, which knows no keys, the name of the row that was to be read.
+    /// Names the row in an error of the engine, which knows no keys.
     pub(in crate::storage) fn unreadable(&self, row: &[u8], error: Error) -> Error {
         match error {
             Error::Corrupt(_) => {
@@ -173,12 +173,12 @@ impl Table {
         }
     }
 
-    /// The error of a key that cannot be read.
+    /// The error for a key that cannot be read.
     pub(in crate::storage) fn unreadable_row(&self, row: &[u8]) -> Error {
         self.damaged(row, UNREADABLE)
     }
 
-    /// What a decision came to that was made on a row being absent, where that row is lost.
+    /// Returns the error for a lost row in place of a decision that was based on its absence.
     pub(in crate::storage) fn refuse_if_lost(
         &self,
         row: &[u8],
@@ -192,7 +192,7 @@ impl Table {
         }
     }
 
-    /// The lost ranges that have keys at or above `low` and below `high`.
+    /// The lost ranges with keys at or above `low` and below `high`.
     pub(in crate::storage) fn lost_between(&self, low: &[u8], high: Option<&[u8]>) -> Vec<Gap> {
         let mut lost = self.lost.all();
         lost.retain(|gap| has_keys_between(gap, low, high));
@@ -209,7 +209,7 @@ pub fn has_keys_between(gap: &Gap, low: &[u8], high: Option<&[u8]>) -> bool {
     })
 }
 
-/// Rows that are written while their table is copied.
+/// Rows written while their table is copied.
 #[derive(Default)]
 pub struct Changed {
     copying: AtomicBool,
@@ -217,20 +217,20 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// Notes a row that was set or removed, if that is of use to anybody.
+    /// Records a row that was set or removed, if a copy is under way.
     pub fn note(&self, row: &[u8]) {
         if self.copying.load(Ordering::Acquire) {
             self.lock().insert(row.to_vec());
         }
     }
 
-    /// Notes rows from now on, or no longer.
+    /// Starts or stops recording.
     pub fn set(&self, copying: bool) {
         self.copying.store(copying, Ordering::Release);
         self.lock().clear();
     }
 
-    /// Those noted since this was called last.
+    /// Takes the rows recorded since the last call.
     pub fn take(&self) -> BTreeSet<Vec<u8>> {
         std::mem::take(&mut *self.lock())
     }
@@ -258,7 +258,7 @@ fn encode(since_ms: u64, mut gaps: Vec<Gap>) -> Vec<u8> {
         if bytes.len() <= RECORD_BYTES_MAX || gaps.len() < 2 {
             return bytes;
         }
-        // Too many to be kept each: what lies between two is held to be lost too.
+        // There are too many to store each: neighbours are merged, and the keys between them count as lost too.
         let pairs = gaps
             .chunks(2)
             .map(|pair| Gap { from: pair[0].from.clone(), to: pair[pair.len() - 1].to.clone() });
@@ -281,22 +281,23 @@ fn decode(bytes: &[u8]) -> Option<(u64, Vec<Gap>)> {
     Some((u64::from_be_bytes(*since_ms), gaps))
 }
 
-/// The trees of a table, and what they are replaced with.
+/// Replacing the trees of a table.
 impl Table {
-    /// Puts other trees in the place of the table's, with nobody reading or writing.
+    /// Replaces the table's trees while nobody reads or writes.
     pub(in crate::storage) fn replace_trees<T>(
         &self,
         replace: impl FnOnce(&mut Trees) -> Result<T>,
     ) -> Result<T> {
         let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         let trees = slot.as_mut();
-        let trees = trees.ok_or_else(|| Error::NotReady("the storage is being opened again".into()))?;
+        let trees = trees
+            .ok_or_else(|| Error::NotReady("the storage is being reopened; try again in a moment".into()))?;
         let replaced = replace(trees);
         self.cached_digests.invalidate();
         replaced
     }
 
-    /// Counts a partition again, and builds its tree, whatever was known of it.
+    /// Counts a partition again and rebuilds its tree, whatever was known of it.
     fn recount_partition(&self, trees: &Trees, number: u8) -> Result<()> {
         let mut partition = self.lock(number);
         let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
@@ -305,14 +306,14 @@ impl Table {
         Ok(())
     }
 
-    /// Tells again what each partition has that a range has to do with.
+    /// Recounts the partitions that these ranges touch.
     pub(in crate::storage) fn recount(&self, trees: &Trees, gaps: &[Gap]) -> Result<()> {
         let numbers: BTreeSet<u8> = gaps.iter().flat_map(partitions).collect();
         numbers.into_iter().try_for_each(|number| self.recount_partition(trees, number))
     }
 }
 
-/// Handles of what is shared by all that report damage.
+/// Where damage is reported.
 pub type Reports = mpsc::Sender<RepairJob>;
 
 #[cfg(test)]
@@ -338,7 +339,8 @@ mod tests {
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
     }
 
-    /// Ranges that were lost just as those of before were found to be here again were forgotten with them, and then taken for deleted.
+    /// If ranges were lost just as earlier ones were found restored, the new ones were removed with them, and their rows then taken for
+    /// deleted.
     #[test]
     fn what_is_lost_while_what_was_lost_is_given_back_stays_lost() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -1,8 +1,8 @@
-//! The write path of a table. `Table::merge` is the one door for every write, from a client, a peer, an import or a repair.
+//! The write path of a table. Every write goes through `Table::merge`, whether it comes from a client, a peer, an import or a repair.
 //!
-//! It runs under the lock of the key's partition, so that compare and insert are one step, and sets the row at once: reads and
-//! subscribers do not wait for the disk, the writer does (`Committer`). What a row needs goes in before it, and the engine's log
-//! keeps that order over a crash; what only the row before needed goes after.
+//! A merge runs under the lock of the key's partition, so that compare and set are one step. It sets the row at once: readers and
+//! subscribers do not wait for the disk, only the writer does (`Committer`). What a row needs is written before it, and the engine's log
+//! keeps that order over a crash; what only the old row needed is removed after it.
 
 use std::sync::PoisonError;
 
@@ -25,21 +25,21 @@ use crate::{
     storage::{Store, engine, table::jobs::GcJob},
 };
 
-/// Longest payload as coded that stays in its row.
+/// Longest coded payload that is stored in its row.
 const INLINE_BYTES_MAX: usize = engine::ITEM_BYTES_MAX - (1 + KEY_BYTES_MAX) - record::OVERHEAD_BYTES;
 
-/// What a merge did.
+/// The result of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Merged {
-    /// The timestamp of the register that came in.
+    /// The timestamp of the incoming register.
     pub timestamp: Timestamp,
-    /// Whether it won; if not, the row is as it was.
+    /// Whether it won; if not, the row is unchanged.
     pub changed: bool,
     /// Whether the key had no visible value before.
     pub created: bool,
 }
 
-/// What a key holds, as a merge sees it under the lock.
+/// The stored register of a key, as a merge sees it under the lock.
 pub struct Existing<'a> {
     table: &'a Table,
     trees: &'a Trees,
@@ -48,7 +48,7 @@ pub struct Existing<'a> {
 }
 
 impl Existing<'_> {
-    /// When and by whom it was written.
+    /// When it was written, and by which node.
     pub fn timestamp(&self) -> Timestamp {
         self.record.head.marker.timestamp
     }
@@ -58,7 +58,7 @@ impl Existing<'_> {
         self.record.head.expires_at_ms
     }
 
-    /// Whether it is a value that is to be seen at `now_ms`.
+    /// Whether its value is visible at `now_ms`.
     pub fn visible_at(&self, now_ms: u64) -> bool {
         self.record.head.visible_at(now_ms)
     }
@@ -84,7 +84,7 @@ impl Store {
                 let decide = decide.take().expect("a merge decides once");
                 decide(existing)
             });
-            // A table that is just being removed decides nothing: the write goes to the one in its place.
+            // A table that is being removed decides nothing: retry on the table that replaces it.
             if decide.is_none() || !table.is_removed() {
                 return merged;
             }
@@ -108,8 +108,8 @@ impl Store {
 }
 
 impl Table {
-    /// The write path, of every write whoever sent it: `decide` sees what is there and gives the register to merge, or an error,
-    /// and then nothing happens. Returns before the write is durable.
+    /// Merges a write. `decide` gets the stored register and returns the register to merge, or an error, which changes nothing. Returns
+    /// before the write is durable.
     pub fn merge(
         &self,
         key: &Key,
@@ -123,7 +123,7 @@ impl Table {
         })
     }
 
-    /// As `merge`; but where the key is absent, not even a tombstone, `refuse` may say why it is to stay so.
+    /// Like `merge`, but if the key has no row, not even a tombstone, `refuse` may return why it must stay so.
     pub(in crate::storage) fn merge_unless<R>(
         &self,
         key: &Key,
@@ -134,7 +134,7 @@ impl Table {
             let row = row_of(key);
             let mut partition = self.lock_row(&row);
             let stored = self.stored(trees, &row)?;
-            // A damaged row is not an absent one, nor is one that was lost: it is to be written over.
+            // A damaged or lost row is not an absent one: it is overwritten.
             if stored.is_none()
                 && !self.lost.covers(&row)
                 && let Some(refusal) = refuse(&register)
@@ -154,7 +154,7 @@ impl Table {
         stored: Option<&[u8]>,
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<Merged> {
-        // Before the write is stamped: what a table came to at an instant stands no longer once a write at it is on its way.
+        // Before the write is stamped: a cached sum of an instant is no longer valid once a write at that instant is under way.
         self.cached_digests.invalidate();
         let (merged, staged) = self.stage(trees, row, stored, stored, decide)?;
         if let Some(staged) = staged {
@@ -163,8 +163,8 @@ impl Table {
         Ok(merged)
     }
 
-    /// Gives a row as it is stored another timestamp, also an earlier one, in one step; whether it could be read. For the repair of a store
-    /// that serves nobody: the rule that the later write wins is not asked.
+    /// Replaces the timestamp of a row, even by an earlier one, in one step. Returns whether the row could be read. Only for the repair of
+    /// a closed store: the rule that the later write wins is not applied.
     pub(in crate::storage) fn set_timestamp(&self, row: &[u8], timestamp: Timestamp) -> Result<bool> {
         self.writing(|trees| {
             let mut partition = self.lock(row[0]);
@@ -184,7 +184,7 @@ impl Table {
         })
     }
 
-    /// Sets a row that won its merge, under the lock of its partition, and keeps account of it.
+    /// Sets a row that won its merge, under the lock of its partition, and updates counts and digests.
     pub(in crate::storage) fn set_row(
         &self,
         trees: &Trees,
@@ -200,8 +200,8 @@ impl Table {
         Ok(())
     }
 
-    /// What `decide` makes of a row that is at `current`, ready to be set over what is `stored`; `None` where what is there
-    /// wins. Chunks and entries for the sweep are stored already: they go before the row, and without it nobody looks at them.
+    /// Returns what `decide` makes of a row that is at `current`, ready to replace what is `stored`; `None` if the old register wins.
+    /// Chunks and index entries are written already: they come before the row, and without the row nobody reads them.
     pub(in crate::storage) fn stage(
         &self,
         trees: &Trees,
@@ -211,7 +211,7 @@ impl Table {
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<(Merged, Option<Staged>)> {
         let existing = match current {
-            // A damaged record has no timestamp to lose against: it is counted, logged by whoever reads it, and written over.
+            // A damaged record has no timestamp to compare: it is overwritten. Whoever reads it counts and logs it.
             Some(bytes) => {
                 self.decode(row, bytes).ok().map(|record| Existing { table: self, trees, row, record })
             }
@@ -224,7 +224,7 @@ impl Table {
         let changed = present.is_none_or(|present| present < register.marker());
         let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };
         if !changed {
-            // What is here already has not lost against anything.
+            // A register that is here already has lost against nothing.
             if present != Some(register.marker()) {
                 self.context.counters.writes_superseded.increment();
             }
@@ -252,7 +252,7 @@ impl Table {
                 (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
             }
         };
-        // Nobody is to be told of the end of what nobody saw.
+        // Nobody needs to be told of the end of a value that nobody saw.
         let silent = (!live || expires_at_ms.is_some())
             && match stored.map(|bytes| self.decode(row, bytes)) {
                 Some(Ok(record)) => !self.is_shown_to_subscribers(trees, row, &record.head)?,
@@ -270,7 +270,7 @@ impl Table {
         Ok(Staged { bytes: record::encode(row, &record), head })
     }
 
-    /// Keeps account of a row that was set, and removes what only the one before needed.
+    /// Updates counts and digests for a row that was set, and removes what only the old row needed.
     fn replaced(
         &self,
         trees: &Trees,
@@ -282,7 +282,7 @@ impl Table {
         let old = old.and_then(|bytes| self.decode(row, bytes).ok());
         self.update_digests(partition, row, old.as_ref().map(|record| &record.head), Some(new));
         let Some(old) = old else { return Ok(()) };
-        // The row is set: what it leaves behind on pages that cannot be read is of no use to anybody.
+        // The row is set: leftovers on unreadable pages do not matter.
         self.report_unreadable_on_error(self.remove_index_entries(trees, row, &old.head, Some(new)))
             .or_else(ignore_corrupt)?;
         self.report_unreadable_on_error(chunks::remove(&trees.chunks, row, &old)).or_else(ignore_corrupt)
@@ -296,7 +296,7 @@ impl Table {
         self.report_unreadable_on_error(set)
     }
 
-    /// What the engine did; where it cannot read a page, somebody is told.
+    /// Passes on the engine's result; reports the table if a page cannot be read.
     fn report_unreadable_on_error<T>(&self, done: Result<T>) -> Result<T> {
         if matches!(done, Err(Error::Corrupt(_))) {
             self.report_unreadable();

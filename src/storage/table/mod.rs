@@ -1,8 +1,8 @@
-//! A table: rows in 256 partitions, each row the record of one register, and all that reads them one by one. What writes them is
-//! in `merge`.
+//! A table: rows in 256 partitions, each row the record of one register. This file reads single rows; `merge` writes them and `scan` lists
+//! them.
 //!
-//! A payload too long for an item of the engine lies in chunks in a tree of its own, written before its row and removed after
-//! it. A reader that finds them gone has been overtaken by a later write, and reads again.
+//! A payload too long for one item of the engine is stored in chunks in a tree of their own, written before the row and removed after it.
+//! If a reader finds them missing, a later write has replaced the row, and it reads again.
 //!
 //! Lock order: `trees`, then partitions in ascending order, then `dictionaries` or `samples`.
 
@@ -59,26 +59,26 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Longest plain payload there can be, whatever the limit for new ones is now. Bounds what a damaged length can claim.
+/// Longest decoded payload, whatever the current limit for new ones is. Limits what a damaged length can claim.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// A live value as a read finds it.
+/// A visible value, as a read returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The value.
     pub value: Value,
     /// The version.
     pub timestamp: Timestamp,
-    /// Unix milliseconds at which it expires, if it does.
+    /// When it expires, in Unix milliseconds; `None` for never.
     pub expires_at_ms: Option<u64>,
 }
 
-/// What a row shows to a reader.
+/// What a reader sees of a row.
 pub(super) enum Found {
     Visible(Entry),
-    /// A tombstone, or a value that has expired.
+    /// A tombstone, or an expired value.
     Hidden,
-    /// The row's chunks are gone, as a later write took its place: read the row again.
+    /// The row's chunks are gone, as a later write replaced it: read the row again.
     Superseded,
 }
 
@@ -86,26 +86,26 @@ pub(super) enum Found {
 pub struct Table {
     name: TableName,
     pub(super) context: TableContext,
-    /// `None` while the store is being opened again.
+    /// `None` while the store is reopened.
     pub(super) trees: RwLock<Option<Trees>>,
-    /// Whether the store has it no more, as it had no rows: whoever still holds it looks for the one in its place.
+    /// Whether the store removed the table because it had no rows: holders look up the table that replaces it.
     removed: AtomicBool,
     pub(super) partitions: Vec<Mutex<Partition>>,
     pub(super) cached_digests: CachedDigests,
     pub(super) reserved: Reserved,
     dictionaries: RwLock<Dictionaries>,
-    /// `None` once there is a dictionary, or while one is trained.
+    /// `None` once there is a dictionary, and while one is trained.
     pub(super) samples: Mutex<Option<Samples>>,
-    /// What was lost with pages that could not be read.
+    /// Ranges lost with unreadable pages.
     pub(super) lost: Lost,
-    /// Whether somebody was told that a page cannot be read, and has not looked yet.
+    /// Whether damage was reported and not yet looked at.
     pub(super) reported: AtomicBool,
-    /// What is written while the table is copied.
+    /// Rows written while the table is copied.
     pub(super) changed: Changed,
 }
 
 impl Table {
-    /// A table over its trees, with the dictionaries it has.
+    /// A table over its trees, with its dictionaries.
     pub fn new(name: TableName, context: TableContext, trees: Trees, dictionaries: Dictionaries) -> Self {
         let samples = (dictionaries.count() == 0).then(Samples::default);
         Self {
@@ -146,7 +146,7 @@ impl Table {
         }
     }
 
-    /// How many rows there are, as far as they are counted.
+    /// The number of rows, as far as they are counted.
     pub fn counted(&self) -> Counts {
         let counts = (0..PARTITIONS).filter_map(|number| self.lock(number as u8).counts);
         counts.fold(Counts::default(), |sum, counts| Counts {
@@ -160,12 +160,12 @@ impl Table {
         (0..PARTITIONS).all(|number| self.lock(number as u8).counts.is_some())
     }
 
-    /// Counts the rows of every partition that nobody counted before.
+    /// Counts the rows of every partition that is not counted yet.
     pub fn count(&self) -> Result<()> {
         (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))
     }
 
-    /// The register's payload and head from a row as the engine gave it; `None` where a later write took its chunks away.
+    /// Returns head and payload of a row's record; `None` if a later write removed its chunks.
     pub fn read_change(&self, row: &[u8], bytes: &[u8]) -> Result<Option<(Head, Payload)>> {
         let record = self.decode(row, bytes)?;
         if !record.head.live {
@@ -173,7 +173,7 @@ impl Table {
         }
         let open = self.open();
         let value = match open.as_ref() {
-            // The chunks of a long value went with the table.
+            // The chunks of a long value were removed with the table.
             None if self.is_removed() => self.load_inline(row, &record)?,
             Some(_) | None => self.load(trees::of(&open)?, row, &record)?,
         };
@@ -181,31 +181,31 @@ impl Table {
         Ok(value.map(|value| (record.head, live(value))))
     }
 
-    /// Trains the table's dictionary from the samples, gives it to `keep` to make it durable, and uses it from then on.
+    /// Trains the table's dictionary from the samples, makes it durable with `keep`, and uses it from then on.
     pub fn train(&self, samples: &Samples, keep: impl FnOnce(usize, &[u8]) -> Result<()>) -> Result<()> {
         let bytes = samples.train().map_err(|e| Error::Io(format!("training a dictionary: {e}")))?;
-        // As long as this is held, the engine is not opened again: a dictionary that is used is in the engine that is open.
+        // While this is held the engine is not reopened, so a dictionary in use is in the open engine.
         let open = self.open();
         trees::of(&open)?;
-        // The record that needs it comes later in the same log, so after a crash the dictionary is there if the record is.
+        // Records that need it come later in the same log: after a crash, if the record is there, so is the dictionary.
         keep(self.dictionaries().count(), &bytes)?;
         self.dictionaries.write().unwrap_or_else(PoisonError::into_inner).push(Dictionary::new(&bytes));
         Ok(())
     }
 
-    /// Runs `read` on the trees and the table as they are now.
+    /// Calls `read` with the table's current trees.
     pub(super) fn with_trees<T>(&self, read: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
         let open = self.open();
         read(trees::of(&open)?)
     }
 
-    /// Lets go of the trees, so that the engine can be closed.
+    /// Releases the trees, so that the engine can be closed.
     pub fn close(&self) {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Lets go of the trees for ever, if nobody uses them, no row is in them, and subscribers were told of all that was. The trees
-    /// then, for the caller to remove.
+    /// Releases the trees for good, if nobody uses them, they hold no row, and everything is published. Returns them for the caller to
+    /// remove.
     pub(super) fn remove_if_empty(&self) -> Option<Trees> {
         let mut slot = self.trees.try_write().ok()?;
         let trees = slot.as_ref()?;
@@ -216,12 +216,12 @@ impl Table {
         slot.take()
     }
 
-    /// Whether the store has it no more. What failed on it is to be tried on the table that has its name now, if there is one.
+    /// Whether the store removed the table. Retry on the table that has its name now, if there is one.
     pub(super) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// Goes on over an engine that was opened again: what was counted, or a dictionary, may have been lost with the log's tail.
+    /// Continues with a reopened engine: counts or a dictionary may have been lost with the end of the log.
     pub fn reopen(&self, trees: Trees, dictionaries: Dictionaries) {
         let samples = (dictionaries.count() == 0).then(Samples::default);
         let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
@@ -251,15 +251,15 @@ impl Table {
         Ok(Found::Visible(Entry { value, timestamp, expires_at_ms }))
     }
 
-    /// Whether a row is to be seen now, without its value.
+    /// Whether a row is visible now; does not read its value.
     pub(super) fn visible(&self, row: &[u8], bytes: &[u8]) -> Result<bool> {
         Ok(self.decode(row, bytes)?.head.visible_at((self.context.now_ms)()))
     }
 
-    /// Whether it is worth reading a row again whose chunks were missing.
+    /// Returns `Ok` if a row whose chunks were missing has changed, so that reading it again makes sense.
     ///
     /// # Errors
-    /// `Corrupt` where the row is the same as before: nobody took the chunks away.
+    /// `Corrupt` if the row is unchanged: no write removed the chunks.
     pub(super) fn check_replaced(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
         match self.stored(trees, row)? {
             Some(now) if *now == *bytes => Err(self.missing_chunk(row)),
@@ -267,12 +267,12 @@ impl Table {
         }
     }
 
-    /// Takes a record apart; damage is counted and named.
+    /// Parses a record; damage is counted and named.
     pub fn decode<'a>(&self, row: &[u8], bytes: &'a [u8]) -> Result<Record<'a>> {
         record::decode(row, bytes).map_err(|why| self.damaged(row, why))
     }
 
-    /// Every byte of a row tested, the payload against its fingerprint. Errors name what is wrong.
+    /// Checks every byte of a row, and the payload against its fingerprint. Errors name what is wrong.
     pub fn verify(&self, row: &[u8], bytes: &[u8]) -> Result<Head> {
         let record = self.decode(row, bytes)?;
         let text = match record.head.live {
@@ -290,7 +290,7 @@ impl Table {
         Ok(record.head)
     }
 
-    /// As `load`, for a key that may well be read again.
+    /// Like `load`, for a key that is likely to be read again.
     fn load_cached(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
         let (marker, chunked) = (record.head.marker, matches!(record.body, Body::Chunked(_)));
         if record.codec == Codec::RAW && !chunked {
@@ -299,7 +299,7 @@ impl Table {
         if let Some(value) = self.context.decoded.get(&marker) {
             return Ok(Some(value));
         }
-        // What is in chunks is long as it is coded, and longer as it is read.
+        // A chunked value is long when coded, and longer when decoded.
         if chunked || record.plain_bytes() >= LONG_BYTES_MIN {
             if let Some(value) = self.context.shared.get(&marker) {
                 return Ok(Some(value));
@@ -314,7 +314,7 @@ impl Table {
         Ok(value)
     }
 
-    /// The value of a live record; `None` where its chunks are missing.
+    /// The value of a live record; `None` if its chunks are missing.
     pub(super) fn load(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
         let Body::Chunked(length) = record.body else { return self.load_inline(row, record) };
         let read = chunks::read(&trees.chunks, row, &record.head, length);
@@ -322,7 +322,7 @@ impl Table {
         self.plain(row, record, &coded).map(Some)
     }
 
-    /// The value of a live record that is not in chunks; else `None`.
+    /// The value of a live record, if it is not chunked.
     fn load_inline(&self, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
         match record.body {
             Body::Inline(coded) => self.plain(row, record, coded).map(Some),
@@ -332,7 +332,7 @@ impl Table {
 
     fn plain(&self, row: &[u8], record: &Record<'_>, coded: &[u8]) -> Result<Value> {
         let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
-            // The record's checksum covers what is in it as it is.
+            // The record's checksum covers an inline raw payload.
             let whole = record.codec == Codec::RAW && matches!(record.body, Body::Inline(_));
             let sound = whole
                 || fingerprint(Some(&plain), record.head.expires_at_ms) == record.head.marker.fingerprint;
@@ -342,7 +342,7 @@ impl Table {
         text.map(Value::trusted).map_err(|why| self.damaged(row, why))
     }
 
-    /// Runs `write` on the trees, unless writes are refused. An error of the engine has them refused from then on.
+    /// Calls `write` with the trees, unless writes are refused. After an error of the engine they are refused.
     pub(super) fn writing<T>(&self, write: impl FnOnce(&Trees) -> Result<T>) -> Result<T> {
         if let Some(reason) = self.context.committer.failure() {
             self.context.counters.writes_refused.increment();
@@ -357,7 +357,7 @@ impl Table {
     }
 
     pub(super) fn lock(&self, number: u8) -> MutexGuard<'_, Partition> {
-        // Counts and digests are whole before anything can panic; the rows are the engine's.
+        // Counts and digests are consistent before anything can panic; the rows are the engine's.
         self.partitions[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -373,7 +373,7 @@ impl Table {
         self.damaged(row, "part of its long value is missing")
     }
 
-    /// What is stored under a row.
+    /// The stored bytes of a row.
     pub(super) fn stored(&self, trees: &Trees, row: &[u8]) -> Result<Option<Slice>> {
         trees.rows.get(row).map_err(|error| self.unreadable(row, error))
     }

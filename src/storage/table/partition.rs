@@ -1,4 +1,4 @@
-//! What is known of one partition of a table, under its lock: how many rows it has, and their digests.
+//! Counts and digests of one partition of a table, kept under its lock.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,16 +11,16 @@ use crate::core::{
     name::TableName,
 };
 
-/// How deep a tree is built before it is known how many rows it will hold: one of 40,000 rows needs no second scan.
+/// Depth of a tree before its number of rows is known: one of 40,000 rows needs no second scan.
 const FIRST_DEPTH: u8 = 8;
 
-/// The tree of all partitions that never had a row: most of a small table, of which there may be thousands.
+/// The tree of all partitions that never had a row: most partitions of a small table, and there may be thousands of those.
 static EMPTY: LazyLock<PartitionTree> = LazyLock::new(|| PartitionTree::new(0));
 
-/// Rows of a table, or a part of it, by kind.
+/// Numbers of rows, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows with a value, expired ones until they are swept included.
+    /// Rows with a value, expired ones included until they are removed.
     pub live: u64,
     /// Tombstones.
     pub tombstones: u64,
@@ -42,17 +42,17 @@ impl Counts {
     }
 }
 
-/// What is known of one partition, under its lock. `None` until somebody counted its rows.
+/// State of one partition, under its lock. `None` until its rows are counted.
 #[derive(Default)]
 pub struct Partition {
     /// Its rows.
     pub counts: Option<Counts>,
-    /// Their digests. Also `None` where the rows could not be read to the end.
+    /// Digests of its rows. Also `None` if the rows could not be read to the end.
     pub digests: Option<Digests>,
 }
 
 impl Partition {
-    /// Keeps account of a row that took another's place.
+    /// Updates counts and digests for a replaced row.
     pub fn replace(&mut self, change: &RowChange<'_>) {
         if let Some(counts) = &mut self.counts {
             if let Some(old) = change.old {
@@ -68,29 +68,29 @@ impl Partition {
     }
 }
 
-/// A row that takes another's place.
+/// A row that replaces another.
 pub struct RowChange<'a> {
     /// The table.
     pub table: &'a TableName,
     /// The row's name: partition byte and key.
     pub row: &'a [u8],
-    /// What was there, if it was sound.
+    /// The old record, if it was sound.
     pub old: Option<&'a Head>,
-    /// What is there now.
+    /// The new record.
     pub new: Option<&'a Head>,
     /// The wall clock, in Unix milliseconds.
     pub now_ms: u64,
 }
 
-/// The digests of a partition's rows, and the key under which they were hashed. A tree changes its key only by being built anew.
+/// The digests of a partition's rows, and the key under which they are hashed. To change the key, build a new tree.
 pub struct Digests {
     key: Arc<DigestKey>,
-    /// The tree; `None` for the empty one.
+    /// The tree; `None` for an empty one.
     tree: Option<Box<PartitionTree>>,
 }
 
 impl Digests {
-    /// The key under which the rows were hashed.
+    /// The key under which the rows are hashed.
     pub fn key(&self) -> &Arc<DigestKey> {
         &self.key
     }
@@ -105,7 +105,7 @@ impl Digests {
         self.tree.as_deref().unwrap_or(&EMPTY)
     }
 
-    /// The tree, once it has forgotten what is beyond the horizon.
+    /// The tree, after dropping history beyond the horizon.
     pub fn forget(&mut self, now_ms: u64) -> &PartitionTree {
         if let Some(tree) = &mut self.tree {
             tree.forget(now_ms);
@@ -113,7 +113,7 @@ impl Digests {
         self.tree()
     }
 
-    /// Takes over the buckets of digests of the same rows; see `PartitionTree::rebuild`.
+    /// Takes the buckets of digests of the same rows; see `PartitionTree::rebuild`.
     pub fn rebuild(&mut self, built: Self) {
         self.tree_mut().rebuild(built.tree.map_or_else(|| EMPTY.clone(), |tree| *tree));
     }
@@ -129,7 +129,7 @@ impl Digests {
     }
 }
 
-/// Digests and counts of a partition that is read from its first row to its last.
+/// Counts and digests of a partition, built by one scan.
 pub struct Tally<'a> {
     table: &'a TableName,
     now_ms: u64,
@@ -139,13 +139,13 @@ pub struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// Nothing read yet. `depth`: how deep the tree is; a first one is as deep as most ever get.
+    /// Starts a scan. `depth`: how deep the tree is; a first tree is as deep as most ever get.
     pub fn new(table: &'a TableName, key: Arc<DigestKey>, depth: Option<u8>, now_ms: u64) -> Self {
         let depth = depth.unwrap_or(FIRST_DEPTH);
         Self { table, now_ms, depth, counts: Counts::default(), digests: Digests { key, tree: None } }
     }
 
-    /// Takes in a row; `None` for a damaged record, which counts as the value it was and has no digest.
+    /// Adds a row; `None` for a damaged record, which counts as a value and has no digest.
     pub fn add(&mut self, row: &[u8], head: Option<&Head>) {
         let Some(head) = head else {
             self.counts.live += 1;
@@ -157,12 +157,12 @@ impl<'a> Tally<'a> {
         tree.insert(KeyHash::of(key_of(row)), leaf, self.now_ms);
     }
 
-    /// How deep the tree should be instead, now that all rows are known.
+    /// The depth the tree should have, now that all rows are known.
     pub fn wants_depth(&self) -> Option<u8> {
         self.digests.tree().wants_depth()
     }
 
-    /// What came of it.
+    /// The result.
     pub fn finish(mut self) -> (Counts, Digests) {
         if let Some(tree) = &mut self.digests.tree {
             tree.fold();

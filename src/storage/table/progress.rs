@@ -1,4 +1,5 @@
-//! How far a table's pump is behind its writers: so that one who starts to watch is told of later changes only.
+//! Progress of a table's pump: how many rows were set, and how many of them are published. A new subscriber waits for it, so that it is not
+//! sent earlier changes.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -8,12 +9,12 @@ use std::{
 
 use tokio::sync::watch;
 
-/// How long a new subscriber waits at the most for changes of before.
+/// Longest time a new subscriber waits for earlier changes.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
-/// How often a thread that waits for the same looks again.
+/// How often a waiting thread checks again.
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(1);
 
-/// Of one table, from one opening of the engine to the next.
+/// Counts of one table, from one opening of the engine to the next.
 #[derive(Debug)]
 pub struct Progress {
     begun: AtomicU64,
@@ -21,51 +22,51 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing was set yet.
+    /// Starts with nothing set.
     pub fn new() -> Self {
         Self { begun: AtomicU64::new(0), published: watch::Sender::new(0) }
     }
 
-    /// Says that so many rows are about to be set, each of which the engine's feed will tell of.
+    /// Records that `count` rows are about to be set; the engine's feed will deliver each of them.
     pub fn begin(&self, count: usize) {
         self.begun.fetch_add(count as u64, Ordering::AcqRel);
     }
 
-    /// Says that so many of those were not set.
+    /// Records that `count` of those rows were not set after all.
     pub fn give_up(&self, count: usize) {
         self.begun.fetch_sub(count as u64, Ordering::AcqRel);
     }
 
-    /// Says that another row that the feed told of is with the subscribers.
+    /// Records that one more row of the feed was published.
     pub fn publish(&self) {
         self.published.send_modify(|published| *published += 1);
     }
 
-    /// Whether every row set before the call is with the subscribers.
+    /// Whether every row set before the call is published.
     pub fn is_caught_up(&self) -> bool {
         self.is_past(self.begun())
     }
 
-    /// How many rows were about to be set by now.
+    /// Number of rows set, or about to be.
     pub fn begun(&self) -> u64 {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Whether so many rows that were set are with the subscribers.
+    /// Whether that many rows are published.
     pub fn is_past(&self, begun: u64) -> bool {
         *self.published.borrow() >= begun
     }
 
-    /// Returns when every row set before the call is with the subscribers.
+    /// Waits until every row set before the call is published.
     pub async fn caught_up(&self) {
         let begun = self.begun.load(Ordering::Acquire);
         let mut published = self.published.subscribe();
         let caught_up = published.wait_for(|published| *published >= begun);
-        // Late only where a set failed; a change of before is harmless then.
+        // A timeout means that a set failed; an early change does no harm then.
         let _ = tokio::time::timeout(CATCH_UP_MAX, caught_up).await;
     }
 
-    /// As `caught_up`, for a thread that may wait. False where they are not yet.
+    /// Like `caught_up`, for a thread that may block. Returns false on timeout.
     pub fn wait_until_caught_up(&self) -> bool {
         let begun = self.begun.load(Ordering::Acquire);
         let deadline = Instant::now() + CATCH_UP_MAX;

@@ -1,4 +1,4 @@
-//! A register as bytes in a row.
+//! Records: the byte format of a register in a row.
 //!
 //! ```text
 //! 0       format version, 1
@@ -9,11 +9,12 @@
 //! 8..16   timestamp: hlc
 //! 16..24  timestamp: node
 //! 24..32  fingerprint of the plain payload
-//! 32..40  expiry in Unix milliseconds, where the flag says so
-//! ..      payload as coded; where chunked, its length as u32
+//! 32..40  expiry in Unix milliseconds, if the flag is set
+//! ..      payload as coded; if chunked, its length as u32
 //! ```
-//! Numbers are big-endian. The crc is tested on every read, so that a flipped byte, or a record under another's key, is an
-//! error and never a value; it costs a tenth of the fingerprint, which is tested where the payload's bytes lie elsewhere.
+//!
+//! Numbers are big-endian. Every read checks the crc, so that a flipped byte, or a record under the wrong key, gives an error and never a
+//! value. It costs a tenth of the fingerprint, which is checked only if the payload is stored elsewhere.
 
 use super::codec::Codec;
 use crate::core::{
@@ -31,7 +32,7 @@ const FLAG_CHUNKED: u8 = 1 << 2;
 const FLAG_QUIET: u8 = 1 << 3;
 const FLAGS_KNOWN: u8 = FLAG_LIVE | FLAG_EXPIRES | FLAG_CHUNKED | FLAG_QUIET;
 
-/// Most bytes that `encode` puts around a payload.
+/// Most bytes that `encode` adds to a payload.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + 8;
 
 /// A record without its payload.
@@ -39,22 +40,22 @@ pub const OVERHEAD_BYTES: usize = HEAD_BYTES + 8;
 pub struct Head {
     /// What orders it.
     pub marker: Marker,
-    /// A value, or a tombstone.
+    /// A value; false for a tombstone.
     pub live: bool,
     /// When the value expires, in Unix milliseconds.
     pub expires_at_ms: Option<u64>,
-    /// A tombstone that covered nothing anybody saw, so that nobody is told.
+    /// A tombstone that replaced nothing visible, so that nobody is told.
     pub quiet: bool,
 }
 
 impl Head {
-    /// Whether a value is to be seen at `now_ms`.
+    /// Whether it is a value that is visible at `now_ms`.
     pub fn visible_at(&self, now_ms: u64) -> bool {
         self.live && self.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms)
     }
 }
 
-/// Where a record's payload lies.
+/// Where a record's payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body<'a> {
     /// Here, as coded.
@@ -63,10 +64,10 @@ pub enum Body<'a> {
     Chunked(u32),
 }
 
-/// A record, taken apart.
+/// A parsed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// What it says of the payload.
+    /// Everything but the payload.
     pub head: Head,
     /// How the payload is coded.
     pub codec: Codec,
@@ -75,17 +76,17 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// About how long the payload is once decoded.
+    /// Approximate length of the decoded payload.
     pub fn plain_bytes(&self) -> usize {
         match self.body {
             Body::Inline(coded) => self.codec.plain_bytes(coded),
-            // What is long compresses to a quarter or so.
+            // Long payloads compress to about a quarter.
             Body::Chunked(length) => 4 * length as usize,
         }
     }
 }
 
-/// The record as bytes, for the row `key`.
+/// The bytes of a record, for the row `key`.
 pub fn encode(key: &[u8], record: &Record<'_>) -> Vec<u8> {
     let Record { head, codec, body } = record;
     let chunked = matches!(body, Body::Chunked(_));
@@ -117,10 +118,10 @@ pub fn encode(key: &[u8], record: &Record<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Takes a record apart.
+/// Parses a record.
 ///
 /// # Errors
-/// Why the bytes are no record of this key.
+/// Why the bytes are not a record of this key.
 pub fn decode<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Record<'a>, &'static str> {
     if bytes.len() < HEAD_BYTES {
         return Err("the record is too short");
@@ -128,7 +129,7 @@ pub fn decode<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Record<'a>, &'static st
     if checksum(key, bytes) != u32::from_be_bytes(array(&bytes[4..8])) {
         return Err("the checksum does not match");
     }
-    // The checksum holds, so what follows was written so: by a newer version, if we do not know it.
+    // The checksum is right, so these bytes were written on purpose: by a newer version, if we do not know them.
     if bytes[0] != FORMAT || bytes[1] != TYPE_REGISTER || bytes[2] & !FLAGS_KNOWN != 0 {
         return Err("the record is of a format that this version does not know");
     }
@@ -172,7 +173,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("the caller cut it to length")
 }
 
-/// Bytes of a record with the checksum that fits them.
+/// Gives the bytes of a record a matching checksum.
 #[cfg(test)]
 pub(in crate::storage) fn resealed(key: &[u8], mut bytes: Vec<u8>) -> Vec<u8> {
     let check = checksum(key, &bytes);

@@ -1,15 +1,15 @@
-//! Names of rows: partition byte ‖ key, the partition being the first byte of blake3(key). A partition is a contiguous range in
-//! key order, so it can be counted, compared and one day moved as a unit.
+//! Row names: partition byte ‖ key, where the partition is the first byte of blake3(key). A partition is a contiguous range of row names,
+//! so it can be counted, compared and one day moved as a unit.
 
 use crate::{
     core::name::Key,
     error::{Error, Result},
 };
 
-/// How many partitions a table has: what one byte of hash tells apart.
+/// Number of partitions of a table: one byte of hash.
 pub const PARTITIONS: usize = 256;
 
-/// The row of a key.
+/// The row name of a key.
 pub fn row_of(key: &Key) -> Vec<u8> {
     let key = key.as_str().as_bytes();
     let mut row = Vec::with_capacity(1 + key.len());
@@ -18,13 +18,13 @@ pub fn row_of(key: &Key) -> Vec<u8> {
     row
 }
 
-/// The key of a row.
+/// The key of a row name.
 ///
 /// # Errors
-/// `Corrupt` where the row's name is no key.
+/// `Corrupt` if the row name contains no valid key.
 pub fn key_of(row: &[u8]) -> Result<Key> {
     let text = row.get(1..).and_then(|key| std::str::from_utf8(key).ok());
     text.and_then(|text| Key::parse(text).ok()).ok_or_else(|| {
-        Error::Corrupt(format!("a row is named {:?}, which is no key", String::from_utf8_lossy(row)))
+        Error::Corrupt(format!("the row name {:?} is not a valid key", String::from_utf8_lossy(row)))
     })
 }

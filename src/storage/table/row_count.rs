@@ -1,8 +1,9 @@
-//! The count of all rows after an opening; and what a store held when it was opened, against what it held when it was closed: how many rows, and the sum of their digests.
+//! Counts all rows after an opening, and compares what the store holds with what it held when it was closed: the number of rows and the sum
+//! of their digests.
 //!
-//! The sum at the close costs nothing, as the digests are kept up by every write. The sum at the opening comes from the count of all
-//! rows that follows each start; writes before a partition is counted are taken out again. So damage that fits all checksums, such
-//! as a page that is older than it was, is found all the same.
+//! The sum at the close costs nothing, as every write updates the digests. The sum at the opening comes from the count of all rows that
+//! follows each start; writes to a partition that is not counted yet are subtracted. So damage that keeps all checksums intact, such as a
+//! page in an older version, is still found.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -21,22 +22,22 @@ use crate::{
     },
 };
 
-/// What a store was found to hold when it was opened.
+/// Compares the store's rows with those of the last close.
 #[derive(Default)]
 pub struct CloseComparison {
-    /// Whether `counting` has anything, asked by every write.
+    /// Whether `counting` has something: every write asks.
     is_pending: AtomicBool,
     counting: Mutex<Option<Counting>>,
 }
 
 struct Counting {
     content: ContentSum,
-    /// What was counted so far, without what was written before it was.
+    /// The sum so far, without what was written since the opening.
     sum: Sum,
 }
 
 impl CloseComparison {
-    /// Of a store that held that when it was closed, if that is known.
+    /// Starts with the content at the last close, if it is known.
     pub fn new(content: Option<ContentSum>) -> Self {
         Self {
             is_pending: AtomicBool::new(content.is_some()),
@@ -44,26 +45,26 @@ impl CloseComparison {
         }
     }
 
-    /// Whether it is not known yet.
+    /// Whether the comparison is still under way.
     pub fn is_pending(&self) -> bool {
         self.is_pending.load(Ordering::Acquire)
     }
 
-    /// A partition was counted for the first time.
+    /// Adds a partition that was counted for the first time.
     pub fn count(&self, sum: Sum) {
         if let Some(counting) = &mut *self.lock() {
             counting.sum += sum;
         }
     }
 
-    /// A row of a partition changed that is not counted yet. Whoever calls holds the lock of the partition.
+    /// Subtracts a change of a row in a partition that is not counted yet. The caller holds the partition's lock.
     pub fn change(&self, old: Option<Sum>, new: Option<Sum>) {
         if let Some(counting) = &mut *self.lock() {
             counting.sum += old.unwrap_or_default() - new.unwrap_or_default();
         }
     }
 
-    /// Gives up: rows are hashed under another key, or the engine was opened again.
+    /// Gives up: rows are hashed under another key, or the engine was reopened.
     pub fn give_up(&self) {
         self.take();
     }
@@ -75,13 +76,13 @@ impl CloseComparison {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Counting>> {
-        // A sum is whole before anything can panic.
+        // A sum is complete before anything can panic.
         self.counting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// The tables, by name, with the rows they have, as far as those are counted.
+    /// The tables by name, with their rows as far as they are counted.
     pub fn tables(&self) -> Vec<(TableName, Counts)> {
         self.read_tables().values().map(|table| (table.name().clone(), table.counted())).collect()
     }
@@ -91,7 +92,7 @@ impl Store {
         self.read_tables().values().all(|table| table.is_counted())
     }
 
-    /// Counts the rows of all tables that were there when the store was opened. Takes a scan.
+    /// Counts the rows of all tables that existed when the store was opened. Takes a scan.
     pub fn count_rows(&self) -> Result<()> {
         let tables: Vec<_> = self.read_tables().values().cloned().collect();
         tables.iter().try_for_each(|table| match table.count() {
@@ -102,8 +103,7 @@ impl Store {
         Ok(())
     }
 
-    /// Once all rows are counted: whether they are those that were here at the close. Where they are not, that is logged, and a
-    /// doubt.
+    /// Once all rows are counted, checks that they are those of the last close. If not, logs it and records a suspected loss.
     pub(in crate::storage) fn compare_with_close(&self) {
         if !self.0.context.close_comparison.is_pending() || !self.is_counted() {
             return;
@@ -115,7 +115,7 @@ impl Store {
         self.counters().start_mismatches.increment();
         let then = Sum::count_of(&content);
         let why = format!(
-            "the rows are not those of when the node was stopped: {then} then, {} now: {}",
+            "the rows differ from those at the last stop: {then} then, {} now: {}",
             sum.count,
             suspected_loss::MEANING
         );
@@ -123,7 +123,7 @@ impl Store {
         self.record_suspected_loss(why);
     }
 
-    /// What all tables hold, for the mark of a close. `None` where that is not known.
+    /// The content of all tables, for the mark of a close. `None` if it is unknown.
     pub(in crate::storage) fn content(&self) -> Option<ContentSum> {
         if self.failure().is_some() || !self.is_counted() {
             return None;
@@ -160,11 +160,11 @@ mod tests {
         store.merge(&table(), key, |_| Ok(register.clone())).expect("merges");
     }
 
-    /// Changes a store beneath the mark, as damage would that fits all checksums.
+    /// Changes a store without its mark, like damage that keeps all checksums intact.
     fn harm(fixture: &Fixture, harm: impl FnOnce(&crate::storage::engine::Tree)) {
         let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
         let content = engine.content();
-        assert!(content.is_some(), "the close noted what there was");
+        assert!(content.is_some(), "the close recorded the content");
         harm(&engine.tree("rows/t").expect("a tree"));
         engine.close(content).expect("closes");
     }
@@ -174,7 +174,7 @@ mod tests {
         let fixture = Fixture::new();
         filled(&fixture);
         let store = fixture.open();
-        // Before the partitions are counted: a new row, one that was there, one that goes.
+        // Before the partitions are counted: a new row, a replaced one, a deleted one.
         merge(&store, &key("new"), &put("1", None, 1000));
         merge(&store, &key("k1"), &put("9", None, 1001));
         merge(&store, &key("k2"), &Register::deleted(timestamp(1002)));
@@ -188,7 +188,7 @@ mod tests {
         close(store);
     }
 
-    /// Pages that were older than they had been were served without a word, and nothing else would ever tell.
+    /// Pages in an older version were served silently, and nothing else would ever have shown it.
     #[test]
     fn rows_missing_or_older_after_a_close_are_a_lasting_suspected_loss() {
         let harms: [fn(&crate::storage::engine::Tree); 2] = [
@@ -196,7 +196,7 @@ mod tests {
             |rows| {
                 let older = rows.get(&row_of(&key("k7"))).expect("reads").expect("is there");
                 let mut older = older.to_vec();
-                // Another timestamp, with the checksum that fits.
+                // Another timestamp, with a matching checksum.
                 older[15] ^= 1;
                 let fits = crate::storage::table::record::resealed(&row_of(&key("k7")), older);
                 rows.insert(&row_of(&key("k7")), &fits).expect("inserts");
@@ -207,14 +207,14 @@ mod tests {
             filled(&fixture);
             harm(&fixture, harm_rows);
             let store = fixture.open();
-            assert_eq!(store.suspected_loss(), None, "nobody has counted yet");
+            assert_eq!(store.suspected_loss(), None, "the rows are not counted yet");
             store.count_rows().expect("counts");
             let why = store.suspected_loss().expect("the rows differ");
             assert!(why.contains("301 then") && why.contains("deleted keys"), "{why}");
             assert_eq!(store.counters().start_mismatches.value(), 1);
             close(store);
             let store = fixture.open();
-            assert_eq!(store.suspected_loss(), Some(why), "it is kept");
+            assert_eq!(store.suspected_loss(), Some(why), "it is stored");
             store.clear_suspected_loss().expect("clears");
             assert_eq!(store.suspected_loss(), None);
             close(store);

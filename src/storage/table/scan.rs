@@ -1,7 +1,7 @@
-//! Ordered listings. Each of a table's partitions is in key order, so a listing is a merge of 256 of them, a page at a time:
-//! nothing is held between pages, and a slow reader costs nobody anything.
+//! Ordered listings. Each partition of a table is ordered by key, so a listing merges 256 of them, one page at a time. Nothing is held
+//! between pages, and a slow reader costs nobody anything.
 //!
-//! What cannot be read is gone around, and the page on whose part of the listing it lies says so.
+//! Unreadable rows are skipped, and the page whose part of the listing they belong to is marked as incomplete.
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
@@ -20,26 +20,26 @@ use crate::{
     },
 };
 
-/// About how many bytes of values a page holds: one that holds more ends there.
+/// Bytes of values in a page, approximately: it ends when it has more.
 const PAGE_BYTES: usize = 256 * 1024;
 
-/// Which keys a listing takes, in order of their bytes.
+/// Which keys a listing returns, ordered by their bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Range {
-    /// Only keys that begin so; empty for all.
+    /// Only keys with this prefix; empty for all.
     pub prefix: String,
     /// Only keys at or above this one.
     pub start: Option<String>,
     /// Only keys below this one.
     pub end: Option<String>,
-    /// Only keys that come after this one in the direction of the listing: where the page before ended.
+    /// Only keys after this one in the direction of the listing: the last key of the previous page.
     pub after: Option<Key>,
-    /// From the highest key down.
+    /// Descending order.
     pub reverse: bool,
 }
 
 impl Range {
-    /// The lowest key it can hold, and the lowest above all that it can.
+    /// The lowest key in the range, and the lowest key above it.
     fn bounds(&self) -> (Vec<u8>, Option<Vec<u8>>) {
         let after = self.after.as_ref().map(|key| key.as_str().as_bytes());
         let mut low =
@@ -52,7 +52,7 @@ impl Range {
         }
         match after {
             Some(key) if self.reverse => lower_high(key.to_vec()),
-            // The least key above another is that one and a zero byte.
+            // The least key above another is that key and a zero byte.
             Some(key) => low = low.max([key, &[0]].concat()),
             None => {}
         }
@@ -65,9 +65,9 @@ impl Range {
 pub struct Page<T> {
     /// The rows, in order.
     pub rows: Vec<T>,
-    /// Whether more may follow after the last row.
+    /// Whether more rows may follow.
     pub more: bool,
-    /// Whether rows may be missing among these that cannot be read.
+    /// Whether unreadable rows may be missing.
     pub incomplete: bool,
 }
 
@@ -77,32 +77,32 @@ impl<T> Default for Page<T> {
     }
 }
 
-/// How many keys there are.
+/// A number of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Those that can be read.
+    /// Readable keys.
     pub keys: u64,
-    /// Whether there may be others that cannot.
+    /// Whether there may be unreadable ones besides.
     pub incomplete: bool,
 }
 
-/// A live row of a listing.
+/// A visible row of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Its key.
     pub key: Key,
-    /// What it holds.
+    /// Its value.
     pub entry: Entry,
 }
 
-/// A page of the visible keys of a table, at most `rows_max`.
+/// A page of a table's visible keys, at most `rows_max`.
 pub fn keys(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Key>> {
     page(table, range, rows_max, |_, row, bytes| {
         Ok(if table.visible(row, bytes)? { Some((key_of(row)?, row.len())) } else { None })
     })
 }
 
-/// A page of the visible rows of a table: at most `rows_max`, and about a quarter MiB.
+/// A page of a table's visible rows: at most `rows_max`, and about a quarter MiB.
 pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> {
     page(table, range, rows_max, |trees, row, bytes| {
         let mut bytes = bytes.clone();
@@ -123,7 +123,7 @@ pub fn rows(table: &Table, range: &Range, rows_max: usize) -> Result<Page<Row>> 
     })
 }
 
-/// Whether it is known already that a listing will be incomplete.
+/// Whether a listing is known to be incomplete.
 pub fn has_unreadable(table: &Table, range: &Range) -> Result<bool> {
     let (low, high) = range.bounds();
     let damaged = table.with_trees(|trees| Ok(trees.rows.gaps().all()))?;
@@ -131,7 +131,7 @@ pub fn has_unreadable(table: &Table, range: &Range) -> Result<bool> {
         || !table.lost_between(&low, high.as_deref()).is_empty())
 }
 
-/// How many visible keys of a table are in a range.
+/// Counts the visible keys of a range.
 pub fn count(table: &Table, range: &Range) -> Result<Counted> {
     let (low, high) = range.bounds();
     table.with_trees(|trees| {
@@ -151,7 +151,7 @@ pub fn count(table: &Table, range: &Range) -> Result<Counted> {
     })
 }
 
-/// What was read; `None` where it is damaged.
+/// The result of a read; `None` if it is damaged.
 fn sound<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -187,7 +187,7 @@ fn page<T>(
                 None => page.incomplete = true,
             }
         }
-        // What lies behind the last row is for the next page to say.
+        // What is behind the last row is for the next page to report.
         let last = last.filter(|_| page.more);
         let (low, high) = match &last {
             Some(last) if range.reverse => (last[1..].to_vec(), high),
@@ -200,7 +200,7 @@ fn page<T>(
     })
 }
 
-/// The items of all partitions, in order of their keys.
+/// Merges the items of all partitions, ordered by key.
 struct Merge<'a> {
     table: &'a Table,
     partitions: Vec<Items>,
@@ -240,7 +240,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// The next item of one partition. The greatest is the one whose turn it is.
+/// The next item of one partition. The greatest is the next of the listing.
 struct Head {
     row: Slice,
     bytes: Slice,
@@ -269,21 +269,21 @@ impl PartialEq for Head {
 
 impl Eq for Head {}
 
-/// The rows of one partition whose keys are at or above `low` and below `high`.
+/// The rows of one partition with keys at or above `low` and below `high`.
 fn partition(rows: &Tree, number: u8, low: &[u8], high: Option<&[u8]>) -> Items {
     let from = [&[number], low].concat();
     let to = match high {
         Some(high) => Some([&[number], high].concat()),
         None => number.checked_add(1).map(|next| vec![next]),
     };
-    // The engine takes a range that is the wrong way round for a bug of ours.
+    // The engine treats an inverted range as a bug of the caller.
     if to.as_ref().is_some_and(|to| *to < from) {
         return rows.range(&from, Some(&from));
     }
     rows.range(&from, to.as_deref())
 }
 
-/// The least byte string above all that begin with `prefix`; `None` where there is none.
+/// The least byte string above all that start with `prefix`; `None` if there is none.
 fn first_above_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut above = prefix[..=last].to_vec();

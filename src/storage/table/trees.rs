@@ -1,4 +1,4 @@
-//! The trees of the engine that hold a table.
+//! The engine's trees that hold a table.
 
 use std::sync::{Arc, RwLockReadGuard};
 
@@ -12,17 +12,17 @@ use crate::{
     },
 };
 
-/// What the names of the trees of rows begin with.
+/// Name prefix of trees of rows.
 pub const ROWS: &str = "rows/";
-/// What the names of the trees of chunks begin with.
+/// Name prefix of trees of chunks.
 pub const CHUNKS: &str = "chunks/";
-/// The tree of what expires when.
+/// Tree of values that will expire, by that instant.
 pub const EXPIRY: &str = "expiry";
-/// The tree of expired values that subscribers were told of.
+/// Tree of expired values that were announced.
 pub const EXPIRED: &str = "expired";
-/// The tree of batches that are being set.
+/// Tree of batches that are being set.
 pub const BATCHES: &str = "batches";
-/// The tree of tombstones by when they were written.
+/// Tree of tombstones, by when they were written.
 pub const TOMBSTONES: &str = "tombstones";
 
 /// The trees of a table in an open engine.
@@ -31,22 +31,22 @@ pub struct Trees {
     pub rows: Tree,
     /// Chunks of long payloads.
     pub chunks: Tree,
-    /// When rows of all tables expire.
+    /// Values of all tables that will expire.
     pub expiry: Tree,
-    /// Expired values of all tables that subscribers were told of, by when they may go.
+    /// Expired values of all tables that were announced, by when they may be removed.
     pub expired: Tree,
     /// Tombstones of all tables, by when they were written.
     pub tombstones: Tree,
     /// Batches of all tables that are being set.
     pub batches: Tree,
-    /// What is kept beside the tables.
+    /// Records beside the tables.
     pub meta: Tree,
-    /// How far the pump of the rows is.
+    /// Progress of the rows' pump.
     pub progress: Arc<Progress>,
 }
 
 impl Trees {
-    /// Opens a table's trees, making those that are missing.
+    /// Opens a table's trees; creates those that are missing.
     pub fn open(engine: &Engine, name: &TableName) -> Result<Self> {
         Ok(Self {
             rows: engine.tree(&format!("{ROWS}{name}"))?,
@@ -62,19 +62,19 @@ impl Trees {
 
     /// Removes a table's trees. Nobody may have them open.
     pub fn remove(engine: &Engine, name: &TableName) -> Result<()> {
-        // The rows last: as long as they are there, so is the table.
+        // The rows last: while they exist, so does the table.
         engine.remove_tree(&format!("{CHUNKS}{name}"))?;
         engine.remove_tree(&format!("{ROWS}{name}"))
     }
 
-    /// The rows of one partition, in the order of their keys.
+    /// The rows of one partition, ordered by key.
     pub fn partition(&self, number: u8) -> Items {
         self.rows.range(&[number], number.checked_add(1).as_ref().map(std::slice::from_ref))
     }
 }
 
-/// The trees, if the storage is not just being opened again.
+/// The trees; an error while the storage is reopened.
 pub fn of<'a>(open: &'a RwLockReadGuard<'_, Option<Trees>>) -> Result<&'a Trees> {
     open.as_ref()
-        .ok_or_else(|| Error::NotReady("the storage is being opened again; try again in a moment".into()))
+        .ok_or_else(|| Error::NotReady("the storage is being reopened; try again in a moment".into()))
 }

@@ -1,4 +1,4 @@
-//! Rows that come from peers, and rows that a peer proved to have been deleted. See `core::protocol::agreement`.
+//! Applies rows that a peer sent, and removes rows that a peer proved to be deleted. See `core::protocol::agreement`.
 
 use std::cell::Cell;
 
@@ -19,24 +19,24 @@ use crate::{
     },
 };
 
-/// Why a row that is absent here is not taken in.
+/// Why a row that is absent here is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// It is proved that it was deleted: its sender is to remove it.
+    /// It is proven to be deleted: the sender is to remove it.
     Deleted,
-    /// It is dead, and about to be removed where it still is.
+    /// It is garbage, about to be removed everywhere.
     Garbage,
 }
 
 impl Store {
-    /// Merges rows that a peer sent; see `core::replica::Replica::accept`. Not durable before `acknowledge`.
+    /// Merges rows that a peer sent; see `core::protocol::replica::Replica::accept`. Not durable before `acknowledge`.
     ///
     /// # Errors
-    /// `Corrupt` where a payload is not what its marker says, and `BadJson` where it is no value: then nothing was merged. `TooMany`
-    /// where they are of a table that has no room here; else as `merge`. Then some rows may have been.
+    /// `Corrupt` if a payload does not match its marker, and `BadJson` if it is not a value: then nothing was merged. `TooMany` if the
+    /// table has no room here; else as `merge`. Then some rows may have been merged.
     pub fn accept(&self, name: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
         let mut registers = rows.into_iter().map(|row| sound(name, row)).collect::<Result<Vec<_>>>()?;
-        // In the order of the rows on disk, which is faster.
+        // Ordered like the rows on disk, which is faster.
         registers.sort_by_cached_key(|(key, _)| row_of(key));
         let mut table = self.table(name);
         let mut accepted = Accepted::default();
@@ -78,8 +78,8 @@ impl Store {
         Ok(accepted)
     }
 
-    /// Removes rows that a peer proved to have been deleted, those that still have their marker; subscribers are told. Returns how many
-    /// there were. Not durable before `acknowledge`. May wait for the change stream: not for an async task.
+    /// Removes rows that a peer proved to be deleted, if they still have their marker; subscribers are told. Returns how many. Not durable
+    /// before `acknowledge`. It waits for the change stream: do not call it from an async task.
     ///
     /// # Errors
     /// As `merge`; some rows may have been removed.
@@ -88,7 +88,7 @@ impl Store {
         let mut caught_up = None;
         for (name, key, marker) in rows {
             let Some(table) = self.table(&name) else { continue };
-            // Nothing may follow the end of a value, so its beginning must be told before.
+            // Nothing may follow the end of a value, so publish its beginning first.
             if caught_up.as_ref() != Some(&name)
                 && let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone()))
             {
@@ -97,7 +97,7 @@ impl Store {
             }
             let gone = |head: &Head| self.0.hub.publish_gone(&name, key.clone(), head, Gone::Deleted);
             match table.remove_marked(&key, marker, gone) {
-                // It had no row left.
+                // It had no rows left.
                 Err(_) if table.is_removed() => {}
                 is_removed => removed += u64::from(is_removed?),
             }
@@ -113,14 +113,14 @@ fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
     {
         let key = key.as_str();
         return Err(Error::BadJson(format!(
-            "a peer sent a value that is none, of the key {key:?} of table {table}"
+            "a peer sent an invalid value for the key {key:?} of table {table}"
         )));
     }
     row.into_register().ok_or_else(|| {
         Error::corrupt_record(
             table,
             key.as_str().as_bytes(),
-            "a peer sent a value that its marker does not fit",
+            "a peer sent a value that does not match its marker",
         )
     })
 }
@@ -137,16 +137,16 @@ fn refusal(register: &Register, swept: Swept, proven_ms: u64) -> Option<Refusal>
 }
 
 impl Table {
-    /// Removes a row that still has this marker, and says whether it did; calls `gone` first where subscribers hold it for present.
+    /// Removes a row that still has this marker, and returns whether it did. Calls `gone` first if subscribers see the row as present.
     fn remove_marked(&self, key: &Key, marker: Marker, gone: impl FnOnce(&Head)) -> Result<bool> {
         self.writing(|trees| {
             let row = row_of(key);
             let mut partition = self.lock_row(&row);
             let Some(bytes) = self.stored(trees, &row)? else { return Ok(false) };
-            // A damaged row has no marker: it is another, and for `check` to find.
+            // A damaged row has no marker: it is another row, and for `check` to find.
             let record = self.decode(&row, &bytes).ok().filter(|record| record.head.marker == marker);
             let Some(record) = record else { return Ok(false) };
-            // Nothing of it will be found by who comes later.
+            // A subscriber that comes later finds nothing of it.
             self.context.agreed.record_removal(&trees.meta)?;
             if self.is_shown_to_subscribers(trees, &row, &record.head)? {
                 gone(&record.head);
@@ -208,7 +208,7 @@ mod tests {
         close(store);
     }
 
-    /// One flipped byte on one disk took good rows from all nodes: what was lost with it was taken for deleted.
+    /// One flipped byte on one disk removed good rows from all nodes: rows lost with it were taken for deleted.
     #[test]
     fn an_old_row_is_accepted_without_a_proof_of_its_deletion() {
         let fixture = Fixture::new();
@@ -266,7 +266,7 @@ mod tests {
         close(store);
     }
 
-    /// A value with a line's end in it ended the line of an event, and began another that nobody had sent.
+    /// A value with a line break in it ended the line of an event and began another that nobody had sent.
     #[test]
     fn an_invalid_value_rejects_the_whole_batch() {
         let fixture = Fixture::new();
@@ -280,12 +280,12 @@ mod tests {
         close(store);
     }
 
-    /// The tables that peers had were made here without a limit.
+    /// The tables of peers were made here without a limit.
     #[test]
     fn a_peer_makes_no_table_beyond_the_limit_and_existing_ones_take_its_rows() {
         let fixture = Fixture::new();
         let store = fixture.open();
-        // Nine of the ten that the scene has room for.
+        // Nine of the ten that the fixture allows.
         for number in 1..10 {
             let name = TableName::parse(&format!("t{number}")).expect("a name");
             store.merge(&name, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
@@ -313,7 +313,7 @@ mod tests {
         close(store);
     }
 
-    /// A damaged row was here: the good copy of a peer was not deleted.
+    /// A damaged row was here, and the good copy of a peer was refused as deleted.
     #[test]
     fn a_sound_row_replaces_a_damaged_one_however_old() {
         let fixture = Fixture::new();
@@ -348,7 +348,7 @@ mod tests {
         close(store);
     }
 
-    /// A subscriber that was told of the beginning last would hold a value that is gone.
+    /// If the beginning of a value were published last, subscribers would hold a value that is gone.
     #[test]
     fn the_end_of_a_removed_row_is_published_after_its_value() {
         const ROWS: usize = 8;

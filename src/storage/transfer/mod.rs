@@ -1,4 +1,4 @@
-//! Rows on their way between replicas: read for a peer, and applied from one.
+//! Transfer of rows between replicas: reading them for a peer, and applying those of a peer.
 
 pub(super) mod apply;
 pub(super) mod read;

@@ -1,8 +1,7 @@
-//! Rows for other replicas: as they are, tombstones and expired values included, by place in the tree, by name, or a partition at
-//! a time. Nothing here takes a lock of a partition: the engine's scans see each row before or after a write.
+//! Reads rows for other replicas, unfiltered, tombstones and expired values included: by place in the digest tree, by key, or a partition
+//! at a time. Nothing here locks a partition: the engine's scans see each row before or after a write.
 //!
-//! A damaged record is passed over with a line in the log, as if the row were not there: the replicas that have it differ here
-//! then, and give it back.
+//! A damaged record is logged and skipped, as if the row did not exist: replicas that have it differ then, and restore it.
 
 use tracing::error;
 
@@ -27,10 +26,10 @@ use crate::{
 };
 
 impl Store {
-    /// Key, marker and leaf of all rows below a node as they are now.
+    /// Key, marker and leaf of all current rows below a node of the tree.
     ///
     /// # Errors
-    /// `Corrupt` where the engine cannot read on, `NotReady` while the storage is being opened again.
+    /// `Corrupt` if the engine cannot read on, `NotReady` while the storage is being reopened.
     pub fn heads(&self, table: &TableName, path: Path) -> Result<Vec<(Key, Marker, Digest)>> {
         if !path.is_valid() {
             return Ok(Vec::new());
@@ -38,10 +37,10 @@ impl Store {
         self.read_table(table, Vec::new(), |table| table.heads(path, &self.0.context.digest_key.now()))
     }
 
-    /// One row as it is now; a tombstone or an expired value is one too.
+    /// The current row of a key; a tombstone or an expired value counts as one.
     ///
     /// # Errors
-    /// `Corrupt` where its record is damaged, `NotReady` while the storage is being opened again.
+    /// `Corrupt` if its record is damaged, `NotReady` while the storage is being reopened.
     pub fn read_row(&self, table: &TableName, key: &Key) -> Result<Option<Row>> {
         let row = row_of(key);
         self.read_table(table, None, |table| {
@@ -52,10 +51,10 @@ impl Store {
         })
     }
 
-    /// Rows of one partition after a key, in order of keys, about `bytes_max` of them but at least one; and whether more follow.
+    /// Rows of one partition after a key, ordered by key, about `bytes_max` of them but at least one; and whether more follow.
     ///
     /// # Errors
-    /// `Corrupt` where the engine cannot read on, `NotReady` while the storage is being opened again.
+    /// `Corrupt` if the engine cannot read on, `NotReady` while the storage is being reopened.
     pub fn scan_partition(
         &self,
         table: &TableName,
@@ -73,7 +72,7 @@ impl Table {
         self.with_trees(|trees| {
             for item in path.partitions().flat_map(|number| trees.partition(number)) {
                 let Some((row, bytes)) = self.readable(item)? else { continue };
-                // First of all, as a node deep down has few of its partition's rows.
+                // Check this first, as a deep node has few rows of its partition.
                 if !path.covers(KeyHash::of(&row[1..])) {
                     continue;
                 }
@@ -90,7 +89,7 @@ impl Table {
         let mut scanned = Scanned::default();
         let mut from = vec![partition];
         if let Some(key) = after {
-            // The least key above another is that one and a zero byte.
+            // The least key above another is that key and a zero byte.
             from.extend_from_slice(key.as_str().as_bytes());
             from.push(0);
         }
@@ -112,7 +111,7 @@ impl Table {
         })
     }
 
-    /// The row of which the engine gave these bytes, or what it became meanwhile.
+    /// Returns the row that the engine gave these bytes for, or its newer version.
     fn read_row(&self, trees: &Trees, row: &[u8], mut bytes: Slice) -> Result<Option<Row>> {
         loop {
             let record = self.decode(row, &bytes)?;
@@ -127,7 +126,7 @@ impl Table {
         }
     }
 
-    /// What a record holds; `None` where a later write took its chunks away.
+    /// The payload of a record; `None` if a later write removed its chunks.
     fn payload(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Payload>> {
         if !record.head.live {
             return Ok(Some(Payload::Deleted));
@@ -137,12 +136,12 @@ impl Table {
     }
 }
 
-/// What was read, if it is sound; damage is logged.
+/// The result of a read, if it is sound; damage is logged.
 fn sound<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error @ Error::Corrupt(_)) => {
-            error!(%error, "a row is passed over; replicas that have it will give it back");
+            error!(%error, "a damaged row is skipped; replicas that have it will restore it");
             Ok(None)
         }
         Err(error) => Err(error),
@@ -180,7 +179,7 @@ mod tests {
             ("deleted", Register::deleted(put("0", None, 3).timestamp())),
             ("long", put(&long(), Some(store.now_ms() + 60_000), 4)),
         ];
-        // The thread that sweeps would take the expired one away.
+        // The worker would remove the expired one.
         store.0.context.jobs.send(GcJob::Stop).expect("the thread runs");
         for (name, register) in registers {
             merge(&store, name, &register);

@@ -1,18 +1,18 @@
-//! What the engine's bytes mean: headers, frames, and what frames hold. Nothing here trusts a length.
+//! The byte format of the engine's log: segment headers, frames, and what frames contain. No length is trusted.
 
-/// Length of a segment; `engine` opens with it.
+/// Length of a segment; `engine` opens sled with it.
 pub const SEGMENT_BYTES: u64 = 2 * 1024 * 1024;
 /// Length of a segment's header.
 pub const HEADER_BYTES: usize = 20;
-/// No frame begins in so many bytes at the end of a segment.
+/// No frame starts in this many bytes at the end of a segment.
 const FRAME_HEAD_BYTES_MAX: usize = 32;
-/// The page that names the trees.
+/// The page with the names of the trees.
 pub const META_PAGE: u64 = 0;
 
-/// A position in the log: segment numbers times their length, and the offset.
+/// A position in the log: segment number times segment length, plus the offset.
 pub type Position = i64;
 
-/// The position where the segment of that number begins. `None` beyond all logs.
+/// The position of a segment by its number. `None` if it is too large for any log.
 pub fn position_of(number: u64) -> Option<Position> {
     number.checked_mul(SEGMENT_BYTES).and_then(|position| Position::try_from(position).ok())
 }
@@ -20,14 +20,14 @@ pub fn position_of(number: u64) -> Option<Position> {
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where in the log the segment begins.
+    /// Position of the segment in the log.
     pub position: Position,
-    /// How far the log was on disk when the segment was begun.
+    /// How much of the log was on disk when the segment was started.
     pub stable: Position,
 }
 
 impl Header {
-    /// Takes a header apart; `None` where it does not fit its checksum.
+    /// Parses a header; `None` if its checksum is wrong.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.first_chunk::<HEADER_BYTES>()?;
         let (check, rest) = bytes.split_first_chunk::<4>()?;
@@ -45,52 +45,52 @@ impl Header {
     }
 }
 
-/// What a frame is.
+/// Kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing: a write that was given up, or the numbers that a batch ends at.
+    /// Nothing: a cancelled write, or the numbers that mark the end of a batch.
     Void,
     /// Nothing follows in the segment.
     Cap,
     /// The page is free.
     Free,
-    /// A number that the engine counts with.
+    /// A counter of the engine.
     Counter,
     /// The names and root pages of all trees.
     Meta,
-    /// A whole page.
+    /// A base page: the whole page.
     Node,
-    /// A change of a page.
+    /// A delta: a change of a page.
     Link,
 }
 
-/// Where a frame's content lies.
+/// Where a frame's content is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In the frame.
     Inline,
-    /// In a file of its own, which the frame names.
+    /// In a separate file, which the frame names.
     Blob,
 }
 
-/// A frame that fits its checksum.
+/// A frame with a correct checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Where its content is.
     pub place: Place,
-    /// The number of the segment it was written to.
+    /// Number of the segment it was written to.
     pub segment: u64,
-    /// The page.
+    /// The page it belongs to.
     pub page: u64,
     /// Where it ends in the segment.
     pub end: usize,
-    /// What it holds.
+    /// Its content.
     pub body: &'a [u8],
 }
 
-/// The frame at an offset of a segment; `None` where there is none that fits its checksum.
+/// The frame at an offset of a segment; `None` if there is none with a correct checksum.
 pub fn frame(segment: &[u8], at: usize) -> Option<Frame<'_>> {
     let mut rest = segment.get(at..)?;
     let whole = rest;
@@ -115,16 +115,16 @@ pub fn frame(segment: &[u8], at: usize) -> Option<Frame<'_>> {
     })
 }
 
-/// Whether a frame can begin there.
+/// Whether a frame can start there.
 pub fn has_room(at: usize) -> bool {
     at + FRAME_HEAD_BYTES_MAX <= SEGMENT_BYTES as usize
 }
 
-/// The first frame at or after an offset, and where, of a segment whose number is `wanted`.
+/// The first frame at or after an offset, and its offset, in a segment whose number satisfies `wanted`.
 pub fn find(segment: &[u8], from: usize, wanted: impl Fn(u64) -> bool) -> Option<(usize, Frame<'_>)> {
     let is_kind = |at: &usize| segment.get(at + 4).is_some_and(|kind| kind_of(*kind).is_some());
     (from..segment.len().saturating_sub(4)).filter(is_kind).find_map(|at| {
-        // Cheaper than the checksum, which most bytes would have to be read for.
+        // Cheaper than the checksum, which would have to read most bytes.
         let mut head = segment.get(at + 5..)?;
         let _length = varint(&mut head)?;
         if !varint(&mut head).is_some_and(&wanted) {
@@ -150,7 +150,7 @@ fn kind_of(byte: u8) -> Option<(Kind, Place)> {
     })
 }
 
-/// A whole number, in 1 to 9 bytes.
+/// An unsigned integer of 1 to 9 bytes.
 pub fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let first = *bytes.split_off_first()?;
     Some(match first {
@@ -169,12 +169,12 @@ pub fn varint(bytes: &mut &[u8]) -> Option<u64> {
     })
 }
 
-/// A whole number in 8 bytes.
+/// An integer of 8 bytes.
 pub fn fixed(bytes: &mut &[u8]) -> Option<i64> {
     bytes.split_off(..8)?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))
 }
 
-/// Bytes with their length before them.
+/// Bytes prefixed with their length.
 fn counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint(bytes)?).ok()?;
     bytes.split_off(..length)
@@ -189,32 +189,32 @@ pub fn meta(mut body: &[u8]) -> Option<Vec<(&[u8], u64)>> {
     Some(trees)
 }
 
-/// A page of a tree: the keys from `low` to, not including, `high`; an empty `high` is above all.
+/// A page of a tree: the keys from `low` up to, not including, `high`; an empty `high` means no upper bound.
 #[derive(Debug)]
 pub struct Node<'a> {
     /// The page with the next keys; 0 for none.
     pub next: u64,
-    /// The least key there can be.
+    /// Its lowest possible key.
     pub low: &'a [u8],
-    /// The least key above.
+    /// The lowest key above it.
     pub high: &'a [u8],
-    /// How many bytes of `low` all keys begin with, and leave out.
+    /// Length of the prefix of `low` that all keys share and leave out.
     prefix_bytes: usize,
-    /// What it holds.
+    /// Its content.
     pub data: Data<'a>,
 }
 
-/// What a page holds: keys without what they all begin with, in order.
+/// The content of a page: keys without the shared prefix, in order.
 #[derive(Debug)]
 pub enum Data<'a> {
     /// Items.
     Leaf(Vec<(&'a [u8], &'a [u8])>),
-    /// Pages, each with its least key.
+    /// Child pages, each with its lowest key.
     Index(Vec<(&'a [u8], u64)>),
 }
 
 impl<'a> Node<'a> {
-    /// Takes a page apart; `None` where it is none.
+    /// Parses a page; `None` if the bytes are not one.
     pub fn parse(mut body: &'a [u8]) -> Option<Self> {
         let bytes = &mut body;
         let next = varint(bytes)?;
@@ -227,7 +227,7 @@ impl<'a> Node<'a> {
         }
         let is_index = *bytes.split_off_first()?;
         let count = usize::try_from(varint(bytes)?).ok()?;
-        // Every key takes a byte at least.
+        // Every key takes at least one byte.
         if count > bytes.len() {
             return None;
         }
@@ -240,25 +240,25 @@ impl<'a> Node<'a> {
         Some(Self { next, low, high, prefix_bytes, data })
     }
 
-    /// What all keys begin with.
+    /// The prefix shared by all keys.
     pub fn prefix(&self) -> &'a [u8] {
         &self.low[..self.prefix_bytes]
     }
 }
 
-/// A change of a page. Keys are without what all keys of the page begin with.
+/// A delta of a page. Keys are without the page's shared prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link<'a> {
     /// A key has a value.
     Set(&'a [u8], &'a [u8]),
-    /// A key is gone.
+    /// A key was removed.
     Del(&'a [u8]),
-    /// A page is about to take another in, or did.
+    /// The page is about to absorb another, or did.
     Merge,
 }
 
 impl<'a> Link<'a> {
-    /// Takes a link apart; `None` where it is none.
+    /// Parses a delta; `None` if the bytes are not one.
     pub fn parse(mut body: &'a [u8]) -> Option<Self> {
         let bytes = &mut body;
         Some(match bytes.split_off_first()? {
@@ -301,7 +301,7 @@ mod tests {
         let mut noise = Vec::new();
         let mut hash = blake3::hash(b"noise");
         while noise.len() < 20_000 {
-            // Small bytes are kinds, lengths and numbers more often than any.
+            // Small bytes are more often kinds, lengths and numbers.
             noise.extend(hash.as_bytes().iter().map(|byte| byte % 13));
             hash = blake3::hash(hash.as_bytes());
         }

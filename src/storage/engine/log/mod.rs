@@ -1,12 +1,11 @@
-//! The engine's log as bytes, read without the engine: by what finds damage before the engine opens, and by what saves rows from
-//! a log that the engine cannot open.
+//! The engine's log as bytes, read without the engine: to find damage before the engine opens it, and to salvage rows from a log that the
+//! engine cannot open.
 //!
-//! The engine (sled 0.34.7) writes one file, `db`, of segments of 2 MiB. A segment begins with a header, which gives its place in
-//! the log; frames follow, each with its checksum, the segment's number and the number of the page it belongs to. A page is the
-//! last frame that replaces it and the links after that. At each start the engine writes a snapshot: how far the log went, and
-//! where the frames of each page lie. At the next start it replays the segments from there on. Where a frame does not fit its
-//! checksum it takes the rest of the segment, or of the log, for never written, and says nothing: so all of that is tested here
-//! first.
+//! The engine (sled 0.34.7) writes one file, `db`, in segments of 2 MiB. A segment starts with a header, which gives its position in the
+//! log; frames follow, each with its checksum, the segment's number and the number of its page. A page is the last frame that replaces it
+//! (its base) and the deltas after that. At each start the engine writes a snapshot: how long the log is, and where the frames of each page
+//! are. At the next start it replays the segments from there on. If a frame does not match its checksum, the engine silently treats the
+//! rest of the segment, or of the log, as never written; so all of that is checked here first.
 
 pub mod format;
 pub mod pages;
@@ -24,10 +23,10 @@ use std::{
 use self::format::SEGMENT_BYTES;
 use crate::error::{Error, Result};
 
-/// The log's file below a storage directory.
+/// File name of the log in a storage directory.
 pub const LOG_FILE: &str = "db";
 
-/// The file of a log, open for reading.
+/// A log file, open for reading.
 pub struct Log {
     file: File,
     path: PathBuf,
@@ -35,7 +34,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log below `data`; `None` where there is none.
+    /// Opens the log in `data`; `None` if there is none.
     ///
     /// # Errors
     /// `Io`.
@@ -51,25 +50,25 @@ impl Log {
         Ok(Some(Self { file, path, bytes }))
     }
 
-    /// Its length.
+    /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many segments it has, the last of which may be short.
+    /// Number of segments; the last may be short.
     pub fn segments(&self) -> u64 {
         self.bytes.div_ceil(SEGMENT_BYTES)
     }
 
-    /// Reads from `offset` until `buffer` is full or the log ends; how many bytes that were.
+    /// Reads from `offset` until `buffer` is full or the log ends; returns the number of bytes read.
     ///
     /// # Errors
-    /// `Io`, as where the disk cannot read a sector.
+    /// `Io`, also if the disk cannot read a sector.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let mut read = 0;
         while read < buffer.len() {
@@ -86,7 +85,7 @@ impl Log {
         Ok(read)
     }
 
-    /// One segment, into `buffer`. Sectors that the disk cannot read are zeros, which no frame is.
+    /// Reads one segment into `buffer`. Unreadable sectors become zeros, which are no valid frame.
     pub fn read_segment(&self, slot: u64, buffer: &mut Vec<u8>) {
         const SECTOR_BYTES: usize = 4096;
         let offset = slot * SEGMENT_BYTES;

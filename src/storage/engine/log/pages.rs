@@ -1,8 +1,8 @@
-//! The pages of a log, put together from all frames that fit their checksum, wherever they lie. For a log that the engine cannot
-//! open, or could not without losing more.
+//! The pages of a log, reassembled from all frames with a correct checksum, wherever they are. For a log that the engine cannot open, or
+//! not without losing more.
 //!
-//! Of each page the last whole frame counts, and the links after it. Trees are followed from their roots as the engine would; where
-//! a page is lost the keys it held are a *gap*, and for keys in a gap older frames will do: an old row is better than none.
+//! A page is its last base frame and the deltas after it. Trees are followed from their roots, as the engine does. Where a page is lost,
+//! the keys it held are a *gap*, and older frames are used for keys in a gap: an old row is better than none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +21,10 @@ use crate::{
     storage::{META, engine::notes},
 };
 
-/// Bytes of a blob's file before its content: a checksum and a kind.
+/// Bytes before the content of a blob's file: a checksum and a kind.
 const BLOB_HEAD_BYTES: usize = 5;
 
-/// Where a frame is, and what.
+/// The place and kind of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     page: u64,
@@ -36,36 +36,36 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether the frame replaces all before it.
+    /// Whether the frame replaces everything before it.
     fn is_base(&self) -> bool {
         matches!(self.kind, Kind::Free | Kind::Counter | Kind::Meta | Kind::Node)
     }
 }
 
-/// All frames of a log that fit their checksum.
+/// All frames of a log with a correct checksum.
 pub struct Pages {
     log: Log,
     blobs: PathBuf,
     /// By page, then by position.
     entries: Vec<Entry>,
-    /// Pages of which the last snapshot knows frames that are gone, and no later whole frame.
+    /// Pages that lost frames which the last snapshot knows, and have no later base frame.
     outdated: BTreeSet<u64>,
 }
 
-/// Keys from the first to, not including, the second; an empty second one is above all.
+/// Keys from the first up to, not including, the second; an empty second key means no upper bound.
 pub type Gap = (Vec<u8>, Vec<u8>);
 
-/// A tree as far as it can be followed.
+/// A tree, as far as it can be followed.
 pub struct Tree {
     /// Its name.
     pub name: Vec<u8>,
-    /// Its leaves, in the order of their keys.
+    /// Its leaves, ordered by key.
     leaves: Vec<Leaf>,
-    /// All its pages that were named anywhere, lost ones included, each with its least key as far as that is known.
+    /// All its pages that are named anywhere, lost ones included, each with its lowest key if that is known.
     pages: BTreeMap<u64, Vec<u8>>,
     /// Keys whose page is lost.
     pub gaps: Vec<Gap>,
-    /// How many pages are older than they were.
+    /// Number of pages that are older than their last version.
     pub outdated: usize,
 }
 
@@ -76,7 +76,7 @@ struct Leaf {
     position: Position,
 }
 
-/// A page with its links.
+/// A page with its deltas applied.
 struct Page {
     position: Position,
     low: Vec<u8>,
@@ -91,10 +91,10 @@ enum Content {
 }
 
 impl Pages {
-    /// Reads the log below `data`; calls `progress` with the bytes read so far, each segment.
+    /// Reads the log in `data`; calls `progress` with the bytes read so far after each segment.
     ///
     /// # Errors
-    /// `StorageDamaged` where there is no log, else `Io`.
+    /// `StorageDamaged` if there is no log, else `Io`.
     pub fn read(data: &Path, mut progress: impl FnMut(u64)) -> Result<Self> {
         let Some(log) = Log::open(data)? else {
             return Err(Error::StorageDamaged(format!(
@@ -120,9 +120,9 @@ impl Pages {
         Ok(pages)
     }
 
-    /// The trees that are named, each as far as it can be followed. None where no frame that names them is left.
+    /// All trees that are named, each as far as it can be followed. Empty if no frame with the names is left.
     pub fn trees(&self) -> Vec<Tree> {
-        // The newest that can be read.
+        // The newest readable one.
         let named = self.frames_of(META_PAGE).iter().rev().filter(|entry| entry.kind == Kind::Meta);
         let names = named.filter_map(|entry| {
             let body = self.body(entry)?;
@@ -133,7 +133,7 @@ impl Pages {
         names.map(|(name, root)| self.tree(name, root)).collect()
     }
 
-    /// A note of the node's, as far as it can be read.
+    /// A note of the node, if it can be read.
     pub fn note(&self, name: &str) -> Option<Vec<u8>> {
         let trees = self.trees();
         let meta = trees.iter().find(|tree| tree.name == META.as_bytes())?;
@@ -146,7 +146,7 @@ impl Pages {
         notes::read(|key| Ok(items.get(key).cloned()), name).ok()?
     }
 
-    /// Gives the items of a tree to `take`, in no order.
+    /// Passes the items of a tree to `take`, unordered.
     ///
     /// # Errors
     /// Those of `take`.
@@ -158,8 +158,8 @@ impl Pages {
         Ok(())
     }
 
-    /// Gives what older frames of the tree's pages hold of the keys in its gaps, in no order, and more than once. `is_item` tells
-    /// whether a key fits a value: links whose page is lost do not say what their keys begin with.
+    /// Passes what older frames of the tree's pages hold of the keys in its gaps, unordered and with repeats. `is_item` tells whether a key
+    /// fits a value: deltas whose base is lost do not give the prefix of their keys.
     ///
     /// # Errors
     /// Those of `take`.
@@ -205,7 +205,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Leaves that no tree leads to any more: their keys and values, in no order. Some were given up long ago.
+    /// Keys and values of leaves that no tree leads to, unordered. Some were abandoned long ago.
     ///
     /// # Errors
     /// Those of `take`.
@@ -248,12 +248,12 @@ impl Pages {
         Tree { name, leaves, pages, gaps, outdated }
     }
 
-    /// A page as it was last, with its links. `None` where it is free, or no whole frame of it is left.
+    /// A page in its last version. `None` if it is free, or if no base frame is left.
     fn page(&self, number: u64) -> Option<Page> {
         let frames = self.frames_of(number);
         let bodies = frames.iter().enumerate().rev().filter(|(_, entry)| entry.is_base());
         let (at, body) = bodies
-            // One that is free is, whatever it was before.
+            // A free page is free, whatever it was before.
             .map(|(at, entry)| {
                 (at, if entry.kind == Kind::Node { self.body(entry) } else { Some(Vec::new()) })
             })
@@ -278,7 +278,7 @@ impl Pages {
                 }
                 Content::Items(items)
             }
-            // Links of those say only that children were taken in by others, which the leaves say too.
+            // Deltas of an index page only say that one child absorbed another, which the leaves say too.
             Data::Index(children) => {
                 Content::Pages(children.iter().map(|(key, page)| ([prefix, key].concat(), *page)).collect())
             }
@@ -293,7 +293,7 @@ impl Pages {
         &self.entries[from..to]
     }
 
-    /// Frames of a page since it was free last: before that it may have belonged to another tree.
+    /// Frames of a page since it was last free: before that it may have belonged to another tree.
     fn since_freed(&self, page: u64) -> &[Entry] {
         let frames = self.frames_of(page);
         let from = frames.iter().rposition(|entry| entry.kind == Kind::Free).map_or(0, |freed| freed + 1);
@@ -332,7 +332,7 @@ impl Pages {
     }
 }
 
-/// The frames of a segment, behind damaged bytes too.
+/// The frames of a segment, also behind damaged bytes.
 fn entries_of(segment: &[u8], offset: u64, entries: &mut Vec<Entry>) {
     let mut take = |at: usize, frame: &Frame<'_>| {
         let position = format::position_of(frame.segment);
@@ -352,7 +352,7 @@ fn entries_of(segment: &[u8], offset: u64, entries: &mut Vec<Entry>) {
         },
         None => HEADER_BYTES,
     };
-    // Behind damage, and what a later segment has not overwritten yet. A number beyond that of the place by far is none.
+    // Also behind damage, and what a later segment has not overwritten yet. A number far too large for the log is none.
     let is_possible = |number: u64| format::position_of(number).is_some();
     while let Some((found, frame)) = format::find(segment, at, is_possible) {
         take(found, &frame);
@@ -360,15 +360,15 @@ fn entries_of(segment: &[u8], offset: u64, entries: &mut Vec<Entry>) {
     }
 }
 
-/// Leaves in the order of their keys, without those that another took in, and the keys that none has.
+/// Leaves ordered by key, without those that another absorbed, and the key ranges that no leaf covers.
 fn in_order(mut leaves: Vec<Leaf>) -> (Vec<Leaf>, Vec<Gap>) {
     leaves.sort_by(|a, b| a.low.cmp(&b.low).then(b.position.cmp(&a.position)));
     let (mut kept, mut gaps): (Vec<Leaf>, Vec<Gap>) = (Vec::new(), Vec::new());
-    // Up to where there are leaves, and how new the one is that reaches there.
+    // The key up to which there are leaves, and how new the leaf is that reaches it.
     let mut reached: Option<(Vec<u8>, Position)> = Some((Vec::new(), Position::MAX));
     for leaf in leaves {
         match &reached {
-            // The one before reaches above all.
+            // The leaf before has no upper bound.
             None if kept.last().is_some_and(|last| last.position > leaf.position) => continue,
             None => {}
             Some((high, position)) => {
@@ -393,7 +393,7 @@ fn in_order(mut leaves: Vec<Leaf>) -> (Vec<Leaf>, Vec<Gap>) {
     (kept, gaps)
 }
 
-/// Whether a key lies in a gap.
+/// Whether a key is in a gap.
 pub fn is_in((low, high): &Gap, key: &[u8]) -> bool {
     low.as_slice() <= key && (high.is_empty() || key < high.as_slice())
 }
@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(gaps(Vec::new()), [gap("", "")]);
     }
 
-    /// A leaf that took its right neighbour in has that one's keys, and what was deleted of them since.
+    /// A leaf that absorbed its right neighbour has that one's keys, and knows what was deleted of them since.
     #[test]
     fn a_leaf_absorbed_by_another_is_left_out() {
         let (kept, gaps) = in_order(vec![leaf("", "m", 9), leaf("c", "m", 5), leaf("m", "", 3)]);

@@ -1,4 +1,4 @@
-//! The engine's snapshot: how far the log went at the last start, and where the frames of each page were then.
+//! The engine's snapshot: how long the log was at the last start, and where the frames of each page were.
 
 use std::{
     fs, io,
@@ -8,9 +8,9 @@ use std::{
 use super::format::{self, Position};
 use crate::error::{Error, Result};
 
-/// What the names of snapshots begin with.
+/// Prefix of snapshot file names.
 const PREFIX: &str = "snap.";
-/// What the name of one ends with that was never completed.
+/// Suffix of the file name of a snapshot that was not completed.
 const UNFINISHED: &str = ".generating";
 
 /// A snapshot.
@@ -22,12 +22,12 @@ pub struct Snapshot {
     pub pages: Vec<PageState>,
 }
 
-/// What a snapshot says of a page.
+/// What a snapshot says about a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PageState {
     /// The page is free.
     Free,
-    /// Where its frames were: the whole page first, then links.
+    /// Where its frames were: the base first, then the deltas.
     Present(Vec<Pointer>),
 }
 
@@ -40,18 +40,17 @@ pub struct Pointer {
     pub offset: u64,
 }
 
-/// The snapshot that the engine will read: of several the last by name. `None` where there is none.
+/// The snapshot that the engine will read: the last by name. `None` if there is none.
 ///
 /// # Errors
-/// `Io` where the directory cannot be read.
+/// `Io` if the directory cannot be read.
 pub fn find(data: &Path) -> Result<Option<PathBuf>> {
     let names = names(data)?;
     let names = names.into_iter().filter(|name| !name.ends_with(UNFINISHED));
     Ok(names.max().map(|name| data.join(name)))
 }
 
-/// Removes what a start left that was cut short while it wrote a snapshot. The engine would take that for the newest snapshot, and
-/// not open.
+/// Removes the snapshot of a start that was interrupted while writing it. The engine would take it for the newest one and fail to open.
 ///
 /// # Errors
 /// `Io`.
@@ -80,7 +79,7 @@ fn names(data: &Path) -> Result<Vec<String>> {
 }
 
 impl Snapshot {
-    /// Takes a snapshot's file apart; `None` where it is damaged.
+    /// Parses a snapshot's file; `None` if it is damaged.
     pub fn parse(file: &[u8]) -> Option<Self> {
         let (rest, check) = file.split_last_chunk::<4>()?;
         let (mut body, _length) = rest.split_last_chunk::<8>()?;
@@ -88,7 +87,7 @@ impl Snapshot {
             return None;
         }
         let bytes = &mut body;
-        // Zero says that there is none, and all others are one more than they are.
+        // Zero means none; all other positions are stored plus one.
         let position = format::fixed(bytes)?.checked_sub(1)?.max(0);
         let _active_segment = format::varint(bytes)?;
         let mut pages = Vec::new();

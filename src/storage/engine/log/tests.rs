@@ -1,4 +1,4 @@
-//! Logs that the engine wrote, sound and damaged.
+//! Logs written by the engine, sound and damaged.
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Rows of so many bytes, a quarter of them in chunks, take several segments.
+/// With a quarter of them in chunks, these rows take several segments.
 const ROWS: u64 = 800;
 
 /// Digits that no codec shortens by more than half.
@@ -102,7 +102,7 @@ fn a_sound_log_is_never_damaged() {
     }
 }
 
-/// The engine takes a damaged byte for the end of the log, and opened with up to all rows gone or older.
+/// The engine takes a damaged byte for the end of the log; it opened with up to all rows missing or older.
 #[test]
 fn a_damaged_durable_byte_is_reported_before_the_engine_opens() {
     let fixture = Fixture::new();
@@ -133,7 +133,7 @@ fn a_node_with_peers_opens_with_a_suspected_loss_until_it_is_cleared() {
     fill(&store, 0);
     store.set_note("peers", b"some").expect("is kept");
     close(store);
-    // Behind that the note is written again, so that it is readable.
+    // The note is written again after the damage, so that it can be read.
     flip(&fixture, SEGMENT_BYTES + SEGMENT_BYTES / 2);
     let named = Peers { joins: false, note: "peers", are_in: |note| note == b"some" };
     for strangers in [Peers { note: "other", ..named }, Peers { are_in: |_| false, ..named }] {
@@ -205,8 +205,7 @@ fn damaged_headers_snapshots_and_ends_are_reported() {
     assert_eq!(found(&fixture), []);
 
     close(fixture.open());
-    let snapshot =
-        snapshot::find(&fixture.data()).expect("reads").expect("a store that was opened again has one");
+    let snapshot = snapshot::find(&fixture.data()).expect("reads").expect("a reopened store has a snapshot");
     let bytes = fs::read(&snapshot).expect("reads");
     for at in [0, bytes.len() / 2, bytes.len() - 1] {
         let mut damaged = bytes.clone();
@@ -217,12 +216,12 @@ fn damaged_headers_snapshots_and_ends_are_reported() {
     }
     fs::write(&snapshot, &bytes).expect("writes");
     assert_eq!(found(&fixture), []);
-    // Now most rows are known from the snapshot, and lie in segments that are not replayed.
+    // Now most rows are known from the snapshot, in segments that are not replayed.
     fs::write(&path, &whole[..whole.len() / 2]).expect("writes");
     assert!(!found(&fixture).is_empty());
 }
 
-/// A start that was killed while it wrote its snapshot left a file that sled takes for the newest one: it did not open any more.
+/// A start that was killed while it wrote its snapshot left a file that sled takes for the newest snapshot; it failed to open from then on.
 #[test]
 fn an_unfinished_snapshot_is_ignored() {
     let fixture = Fixture::new();
@@ -250,7 +249,7 @@ fn a_sound_store_is_salvaged_unchanged() {
     store.set_clock_bound(77).expect("is kept");
     let (node, digest_key) = (store.node(), store.digest_key());
     store.count_rows().expect("counts");
-    let root = store.root(u64::MAX).expect("is told");
+    let root = store.root(u64::MAX).expect("has a root");
     close(store);
     let into = fixture.data().with_extension("saved");
     let salvaged = saved(&fixture, &into);
@@ -258,7 +257,7 @@ fn a_sound_store_is_salvaged_unchanged() {
     assert_eq!(salvaged.rows(), ROWS + 2);
     let store = open_at(&fixture, &into);
     store.count_rows().expect("counts");
-    assert_eq!(store.root(u64::MAX).expect("is told"), root);
+    assert_eq!(store.root(u64::MAX).expect("has a root"), root);
     assert_eq!((store.node(), store.digest_key(), store.suspected_loss()), (node, digest_key, None));
     assert_eq!(store.note("n"), Ok(Some(vec![7; 40_000])));
     assert!(store.clock_bound() > timestamp(5 * ROWS + 1).hlc, "above all timestamps");
@@ -267,7 +266,7 @@ fn a_sound_store_is_salvaged_unchanged() {
     close(store);
 }
 
-/// What was deleted, and gone from the tree, stays gone where only other pages are damaged, however many old frames hold it.
+/// What was deleted and removed from the tree stays removed if only other pages are damaged, however many old frames hold it.
 #[test]
 fn a_salvage_brings_back_nothing_that_sound_pages_deleted() {
     let fixture = Fixture::new();
@@ -275,7 +274,7 @@ fn a_salvage_brings_back_nothing_that_sound_pages_deleted() {
     fill(&store, 0);
     close(store);
     let store = fixture.open();
-    // Gone without a tombstone, as after a sweep.
+    // Removed without a tombstone, as by garbage collection.
     for number in 0..ROWS {
         let row = crate::storage::table::row::row_of(&key(&format!("k{number}")));
         let here = store.table(&table()).expect("is there");
@@ -317,7 +316,7 @@ fn a_salvage_overwrites_nothing_and_makes_no_empty_store() {
     let salvage =
         |data: &Path, into: &Path| salvage(data, into, &now_ms, |_| {}).expect_err("is refused").to_string();
     let nothing = fixture.data().with_extension("nothing");
-    assert!(salvage(&fixture.data(), &fixture.data()).contains("is there already"));
+    assert!(salvage(&fixture.data(), &fixture.data()).contains("exists already"));
     assert!(salvage(&nothing, &nothing.with_extension("new")).contains("there is no storage directory"));
     fs::create_dir(&nothing).expect("a directory");
     assert!(salvage(&nothing, &nothing.with_extension("new")).contains("has no log"));

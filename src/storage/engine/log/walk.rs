@@ -1,9 +1,9 @@
-//! The walk of a log before the engine opens it: every frame that the engine will replay is tested, and what was durable must be
-//! there. The engine takes a frame that does not fit its checksum for the end of the log, or of its segment, and says nothing.
+//! Checks a log before the engine opens it: every frame that the engine will replay is tested, and everything durable must be there. The
+//! engine itself silently takes a wrong checksum for the end of the log or of a segment.
 //!
-//! What a crash leaves is no damage: frames behind the last sync may be torn, and a segment whose rows have all been written anew
-//! elsewhere may be half overwritten by a later one. Frames that the snapshot covers are not read: the engine tests each when it
-//! reads it, and an error there is no silence.
+//! The traces of a crash are not damage: frames after the last sync may be torn, and a segment whose rows were all rewritten elsewhere may
+//! be half overwritten by a later one. Frames covered by the snapshot are not read here: the engine checks each of them when it reads it,
+//! and reports an error.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +21,12 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Most threads that test segments: more find no memory fast enough.
+/// Most threads that check segments: more are limited by memory bandwidth.
 const THREADS_MAX: usize = 4;
-/// Most places that are listed; a disk that lost more has lost too much to be read as a list.
+/// Most damaged places that are listed; beyond that a list is no help.
 pub const PLACES_MAX: usize = 100;
 
-/// Damage of one place.
+/// A damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// The file.
@@ -37,18 +37,18 @@ pub struct Damage {
     pub what: DamageKind,
 }
 
-/// What is wrong with a place.
+/// The kinds of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DamageKind {
-    /// The bytes do not fit their checksum, from there on; so many of them, where that is known.
+    /// Bytes that do not match their checksum, from there on; how many, if that is known.
     Frames(Option<u64>),
-    /// The header of a segment does not fit its checksum.
+    /// A segment's header does not match its checksum.
     Header,
-    /// A segment is missing that was durable.
+    /// A segment that was durable is missing.
     Missing,
-    /// The log ends there, and frames that are still needed lay behind.
+    /// The log ends there, but frames that are still needed were behind it.
     Short,
-    /// The snapshot does not fit its checksum.
+    /// The snapshot does not match its checksum.
     Snapshot,
 }
 
@@ -77,11 +77,11 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Tests what the engine will replay of the log below `data`. Changes nothing. What is damaged, in the order of the log. `marked` is
-/// the last position that was durable, as far as the mark knows.
+/// Checks everything of the log in `data` that the engine will replay, and changes nothing. Returns the damage in the order of the log.
+/// `marked` is the last durable position, if the durable mark knows it.
 ///
 /// # Errors
-/// `Io` where the system refuses a file, which says nothing of what is in it.
+/// `Io` if the system refuses to read a file, which says nothing about its content.
 pub fn walk(data: &Path, marked: Option<Position>) -> Result<Vec<Damage>> {
     let mut damage = Vec::new();
     let snapshot = read_snapshot(data, &mut damage)?;
@@ -105,31 +105,31 @@ fn read_snapshot(data: &Path, damage: &mut Vec<Damage>) -> Result<Snapshot> {
     }))
 }
 
-/// A log, and what of it must be sound.
+/// A log, and which parts of it must be sound.
 struct Walk<'a> {
     log: &'a Log,
-    /// The number of the first segment that is replayed.
+    /// Number of the first segment that is replayed.
     first: u64,
-    /// Replayed segments: where each lies, by number.
+    /// Replayed segments: the place in the file by number.
     segments: BTreeMap<u64, u64>,
-    /// Places of segments whose header is none.
+    /// Places of segments without a valid header.
     without_header: Vec<u64>,
-    /// How far the engine had written the log when a segment was begun: from there on no segment has been used again.
+    /// How much of the log was written when a segment was started: no segment from there on has been reused.
     stable: Position,
-    /// The last position that was durable.
+    /// The last durable position.
     durable: Position,
-    /// The number of the last segment by place.
+    /// Number of the segment at the end of the file.
     tail: Option<u64>,
-    /// The highest number.
+    /// The highest segment number.
     last: u64,
 }
 
-/// Where the frames of a segment end early.
+/// Where the frames of a segment end too early.
 struct Break {
     at: usize,
-    /// Where they go on.
+    /// Where they continue.
     resumes: Option<usize>,
-    /// Whether frames of a later segment lie behind: then this one was done with.
+    /// Whether frames of a later segment follow: then this segment was no longer needed.
     is_overwritten: bool,
 }
 
@@ -154,9 +154,9 @@ impl<'a> Walk<'a> {
                 None => without_header.push(slot),
             }
         }
-        // What the engine calls stable may still be in the disk's own memory: good enough only where there is no mark.
+        // What the engine calls stable may still be in the disk's cache; it is used only if there is no mark.
         let durable = marked.unwrap_or(stable).max(snapshot.position - 1);
-        // A log of before there was a header has nothing that is stable: position 0 is none.
+        // Before the first header nothing is stable: position 0 does not count.
         let durable = if segments.is_empty() && durable == 0 { -1 } else { durable };
         Self { log, first, segments, without_header, stable, durable, tail, last }
     }
@@ -187,22 +187,22 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The numbers of segments that the engine needs in a row, as it does not know otherwise how far the log went.
+    /// Numbers of the segments that must follow each other without a gap: the engine cannot tell otherwise how long the log is.
     fn required_segments(&self) -> impl Iterator<Item = u64> + use<> {
         let from = self.first.max(self.stable.max(0).unsigned_abs() / SEGMENT_BYTES);
         let to = u64::try_from(self.durable).map_or(0, |durable| durable / SEGMENT_BYTES + 1);
-        // A mark that is damaged and fits its checksum all the same would ask for as many as there are numbers.
+        // A damaged mark with a correct checksum could ask for any number of them.
         (from..to).take(PLACES_MAX)
     }
 
-    /// Where frames end that should go on, by place; on several threads, as a long log is mostly checksums.
+    /// Where frames end too early, by place. Uses several threads, as checksums take most of the time.
     fn breaks(&self) -> Vec<(u64, Break)> {
         let work = Mutex::new(self.segments.iter());
         let found = Mutex::new(Vec::new());
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
         let test = || {
             let mut buffer = Vec::new();
-            // Whoever panicked in between took one segment with it, and the scope passes that on.
+            // A thread that panicked took one segment with it, and the scope passes the panic on.
             let next = || work.lock().ok()?.next();
             while let Some((number, slot)) = next() {
                 self.log.read_segment(*slot, &mut buffer);
@@ -231,12 +231,12 @@ impl<'a> Walk<'a> {
         Some(Break { at, resumes, is_overwritten })
     }
 
-    /// Whether a segment of that number can have overwritten another: there is none far beyond the last.
+    /// Whether a segment of that number can have overwritten another: numbers far beyond the last do not exist.
     fn is_later(&self, number: u64, found: u64) -> bool {
         number < found && found <= self.last + PLACES_MAX as u64
     }
 
-    /// Segments without a header that were durable, by number; by the frames in them.
+    /// Segments that were durable and have no valid header, by the number found in their frames.
     fn damaged_headers(&self) -> BTreeMap<u64, u64> {
         let mut damaged = BTreeMap::new();
         let mut buffer = Vec::new();
@@ -257,7 +257,7 @@ impl<'a> Walk<'a> {
         damaged
     }
 
-    /// Whether the file ends in a segment that was full once. Only the one that was written last may be short.
+    /// Whether the file ends inside a segment that was full. Only the segment written last may be short.
     fn is_truncated(&self) -> bool {
         let is_done = |number: u64| {
             format::position_of(number + 1).is_some_and(|end| end - 1 <= self.durable) && number < self.last
@@ -265,7 +265,7 @@ impl<'a> Walk<'a> {
         !self.log.bytes().is_multiple_of(SEGMENT_BYTES) && self.tail.is_some_and(is_done)
     }
 
-    /// Whether pages of the snapshot lay behind the end of the file, and were not written anew since.
+    /// Whether pages of the snapshot were behind the end of the file and have not been rewritten since.
     fn lacks_pages(&self, snapshot: &Snapshot) -> bool {
         let lies_behind = |state: &PageState| match state {
             PageState::Free => false,
@@ -290,8 +290,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Gives each frame of a segment to `take`, with where it begins. Where the frames end before the segment does; `None` where they do
-/// not.
+/// Passes each frame of a segment, with its offset, to `take`. Returns where the frames end too early; `None` if they do not.
 pub fn end_of_frames(segment: &[u8], number: u64, mut take: impl FnMut(usize, &Frame<'_>)) -> Option<usize> {
     let mut at = HEADER_BYTES;
     while format::has_room(at) {
@@ -301,7 +300,7 @@ pub fn end_of_frames(segment: &[u8], number: u64, mut take: impl FnMut(usize, &F
                 take(at, &frame);
                 at = frame.end;
             }
-            // The engine does not go on there after a start, as little as it would fit.
+            // The engine does not continue there after a start, though a frame would fit.
             None if !format::has_room(at + 1) && segment.get(at..).is_some_and(is_empty) => return None,
             None => return Some(at),
         }
@@ -309,7 +308,7 @@ pub fn end_of_frames(segment: &[u8], number: u64, mut take: impl FnMut(usize, &F
     None
 }
 
-/// Whether nothing was ever written there. Whole pages are compared at once: a store may have hundreds of unused segments.
+/// Whether nothing was ever written there. Compares large blocks: a store may have hundreds of unused segments.
 fn is_empty(bytes: &[u8]) -> bool {
     const NOTHING: [u8; 4096] = [0; 4096];
     bytes.chunks(NOTHING.len()).all(|bytes| *bytes == NOTHING[..bytes.len()])

@@ -1,4 +1,4 @@
-//! What a table's partitions came to when they were last asked: good until something changes.
+//! Cached row counts and digest sums of a table, valid until a row changes.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::core::digest::{DigestKey, Sum};
 
-/// What a table's partitions came to when they were last asked.
+/// Row count and digest sum of a table, cached.
 #[derive(Default)]
 pub struct CachedDigests {
     /// Raised under the lock of a partition, before the partition changes.
@@ -16,32 +16,32 @@ pub struct CachedDigests {
     settled: Mutex<Option<CachedSum>>,
 }
 
-/// A table's sum, for all instants after its last write.
+/// A table's sum, valid for all instants after its last write.
 pub struct CachedSum {
-    /// The table's version before its partitions were asked.
+    /// The table's version before its partitions were read.
     pub version: u64,
     /// The key under which the rows are hashed.
     pub key: Arc<DigestKey>,
-    /// Of all rows.
+    /// The sum of all rows.
     pub sum: Sum,
-    /// The first instant it stands for.
+    /// The first instant it is valid for.
     pub since_ms: u64,
-    /// When the partitions should be visited all the same, so that they give back what they no longer need.
+    /// When the partitions should be visited anyway, so that they free what they no longer need.
     pub until_ms: u64,
 }
 
 impl CachedDigests {
-    /// What was remembered is not so any more.
+    /// Invalidates the cached values.
     pub fn invalidate(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A number that is another after every change.
+    /// A number that differs after every change.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// How many rows there were at `version`: as remembered, else as they are counted now.
+    /// The row count at `version`: cached, or counted now.
     pub fn rows(&self, version: u64, count: impl FnOnce() -> u64) -> u64 {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         match *rows {
@@ -54,7 +54,7 @@ impl CachedDigests {
         }
     }
 
-    /// The sum at an instant, where it is remembered.
+    /// The cached sum at an instant, if there is one.
     pub fn sum_at(&self, key: &Arc<DigestKey>, at_ms: u64, now_ms: u64) -> Option<Sum> {
         let version = self.version();
         let settled = self.settled();
@@ -63,7 +63,7 @@ impl CachedDigests {
         (is_so && settled.since_ms <= at_ms && now_ms <= settled.until_ms).then_some(settled.sum)
     }
 
-    /// Remembers a sum.
+    /// Caches a sum.
     pub fn cache_sum(&self, settled: CachedSum) {
         *self.settled() = Some(settled);
     }

@@ -1,9 +1,9 @@
-//! What tells other replicas which rows a store has: a digest tree for each partition of a table, and their sums.
+//! Digests of a store's rows, which replicas compare: a digest tree for each partition of a table, and their sums.
 //!
-//! Trees are built when rows are counted, by one scan, and every merge keeps them up under the lock of its partition. They say
-//! what the disk holds; `check_next` finds where that is no longer so (a flipped bit, a bug), and puts it right.
+//! A scan builds the trees when the rows are counted; after that every merge updates them under the lock of its partition. They describe
+//! what is on disk: `check_next` finds where that is no longer so (a flipped bit, a bug) and repairs it.
 //!
-//! Roots are asked for each second, by every peer, of every table: what a table came to is remembered until something changes.
+//! Every peer asks for the root of every table each second, so the result is cached until something changes.
 
 mod cached;
 
@@ -38,24 +38,24 @@ use crate::{
     },
 };
 
-/// So many tables are few: what is asked of each takes no time to speak of.
+/// Up to this many tables, asking each of them takes no noticeable time.
 const TABLES_AT_ONCE: usize = 100;
 
-/// The key under which the rows of a store are hashed.
+/// The key under which a store's rows are hashed.
 pub struct SharedKey(RwLock<Arc<DigestKey>>);
 
 impl SharedKey {
-    /// This key.
+    /// Makes one with this key.
     pub fn new(key: DigestKey) -> Self {
         Self(RwLock::new(Arc::new(key)))
     }
 
-    /// The key as it is now.
+    /// The current key.
     pub fn now(&self) -> Arc<DigestKey> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What tells the cluster from others: all of its members, and nobody else, hash rows under its key.
+    /// Identifies the cluster: its members, and nobody else, hash rows under its key.
     pub fn cluster(&self) -> u32 {
         let hash = blake3::derive_key("DynaRust 2026 cursors of a cluster", &self.now().0);
         u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
@@ -66,7 +66,7 @@ impl SharedKey {
     }
 }
 
-/// Of a store that compares itself with nobody.
+/// For a store that is not compared with any other.
 impl Default for SharedKey {
     fn default() -> Self {
         Self::new(DigestKey([0; 32]))
@@ -78,7 +78,7 @@ impl Default for SharedKey {
 pub struct Checked(Option<(TableName, u8)>);
 
 impl Table {
-    /// Keeps account of a row that takes another's place, under the lock of its partition.
+    /// Updates counts and digests for a row that replaces another, under the lock of its partition.
     pub(in crate::storage) fn update_digests(
         &self,
         partition: &mut Partition,
@@ -97,21 +97,21 @@ impl Table {
         partition.replace(&RowChange { table: self.name(), row, old, new, now_ms: (self.context.now_ms)() });
     }
 
-    /// Builds a partition's tree deeper where its rows have become too many for it. All that was set is accounted for.
+    /// Rebuilds a partition's tree deeper if it has too many rows. All set rows must be in the digests already.
     pub(in crate::storage) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
         let Some(digests) = &mut partition.digests else { return };
         let Some(depth) = digests.tree().wants_depth() else { return };
         match self.tally(trees, number, digests.key().clone(), Some(depth)) {
             Ok((_, built)) => digests.rebuild(built),
             Err(error) => {
-                // The write that made it grow is as good as ever. The check tries again, now and then.
-                error!(table = %self.name(), partition = number, %error, "the rows cannot be read: no digests of them");
+                // The write itself succeeded. The check retries later.
+                error!(table = %self.name(), partition = number, %error, "the rows cannot be read, so they have no digests");
                 partition.digests = None;
             }
         }
     }
 
-    /// Counts the rows of one partition and builds its tree, once; every merge keeps that up.
+    /// Counts the rows of one partition and builds its tree, once; after that every merge updates both.
     pub(in crate::storage) fn count_partition(&self, number: u8) -> Result<()> {
         let open = self.open();
         let trees = trees::of(&open)?;
@@ -135,7 +135,7 @@ impl Table {
         }
     }
 
-    /// The sum of all rows as they are; `None` where some are not hashed under `key`.
+    /// The sum of all current rows; `None` if some are not hashed under `key`.
     pub(in crate::storage) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
         let total = |number: usize| {
             let partition = self.lock(number as u8);
@@ -145,7 +145,7 @@ impl Table {
         (0..PARTITIONS).map(total).sum()
     }
 
-    /// Compares what is known of a partition with its rows on disk, and puts right what differs. False where something did.
+    /// Compares a partition's counts and digests with its rows on disk and repairs them. Returns false if they differed.
     pub(in crate::storage) fn check_partition(&self, number: u8) -> Result<bool> {
         let open = self.open();
         let trees = trees::of(&open)?;
@@ -162,19 +162,19 @@ impl Table {
         {
             return Ok(true);
         }
-        // What nobody built yet, or built before the rows were hashed anew, was not wrong.
+        // A tree that was not built yet, or built under the old key, was not wrong.
         let wrong = known.is_some();
         self.cached_digests.invalidate();
         self.counted_first(&partition, &digests);
         *partition = Partition { counts: Some(counts), digests: Some(digests) };
         if wrong {
             self.context.counters.digest_repairs.increment();
-            error!(table = %self.name(), partition = number, "rows and their digests differed; built again from the disk");
+            error!(table = %self.name(), partition = number, "rows and their digests differed; the digests were rebuilt from the disk");
         }
         Ok(!wrong)
     }
 
-    /// Reads a partition from its first row to its last. Whoever calls holds its lock.
+    /// Reads a partition from its first row to its last. The caller holds its lock.
     pub(in crate::storage) fn tally(
         &self,
         trees: &Trees,
@@ -185,9 +185,9 @@ impl Table {
         loop {
             let mut tally = Tally::new(self.name(), key.clone(), depth, (self.context.now_ms)());
             for item in trees.partition(number) {
-                // What cannot be read is not there for anybody who compares: others give it back.
+                // Unreadable rows are left out of the digests, so the other replicas give them back.
                 let Some((row, bytes)) = self.readable(item)? else { continue };
-                // A damaged record is reported by whoever reads it.
+                // Whoever reads a damaged record reports it.
                 tally.add(&row, self.decode(&row, &bytes).ok().map(|record| record.head).as_ref());
             }
             depth = tally.wants_depth();
@@ -197,7 +197,7 @@ impl Table {
         }
     }
 
-    /// How many rows there are, as far as they are counted.
+    /// The number of rows, as far as they are counted.
     pub(in crate::storage) fn rows(&self) -> u64 {
         let version = self.cached_digests.version();
         self.cached_digests.rows(version, || self.counted().rows())
@@ -209,7 +209,7 @@ impl Table {
             || self.with_trees(|trees| Ok(trees.rows.range(&[], None).next().is_some())).unwrap_or(false)
     }
 
-    /// The sum of all rows as they were at an instant. `None` where that cannot be told, or some are not hashed under `key`.
+    /// The sum of all rows as they were at an instant. `None` if that cannot be told, or if some rows are not hashed under `key`.
     fn sum_at(&self, key: &Arc<DigestKey>, at_ms: u64, now_ms: u64) -> Option<Sum> {
         let version = self.cached_digests.version();
         if let Some(sum) = self.cached_digests.sum_at(key, at_ms, now_ms) {
@@ -266,12 +266,11 @@ impl Store {
         *self.0.context.digest_key.now()
     }
 
-    /// Has all rows hashed under another key, the cluster's; durable before anything else. Takes a scan of all rows, and no root
-    /// can be told until it returns. May wait: not for an async task.
+    /// Hashes all rows under another key, the cluster's; the key is durable first. Scans all rows, and no root can be read until it
+    /// returns. It blocks: do not call it from an async task.
     ///
     /// # Errors
-    /// `StorageFull` and `NotReady`, and the key may be either then; `Corrupt` where rows cannot be read, which have no digests
-    /// then.
+    /// `StorageFull` and `NotReady`, after which either key may be in use; `Corrupt` if rows cannot be read, which then have no digests.
     pub fn rekey(&self, key: DigestKey) -> Result<()> {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
@@ -285,18 +284,18 @@ impl Store {
         self.count_rows()
     }
 
-    /// The tables that have rows, tombstones included, in order of their names.
+    /// The tables that have rows, tombstones included, ordered by name.
     pub fn digest_tables(&self) -> Vec<TableName> {
         self.all_tables().iter().filter(|table| table.has_rows()).map(|table| table.name().clone()).collect()
     }
 
-    /// How many rows there are, tombstones included, as far as they are counted.
+    /// The number of rows, tombstones included, as far as they are counted.
     pub fn rows_total(&self) -> u64 {
         self.all_tables().iter().map(|table| table.rows()).sum()
     }
 
-    /// The digest of all rows as they were at an instant (Unix milliseconds). `None` where that cannot be told: trees are being
-    /// built, the instant is too long ago, or the storage fails and does not know what it holds.
+    /// The digest of all rows as they were at an instant (Unix milliseconds). `None` if that cannot be told: trees are being built, the
+    /// instant is too long ago, or the storage has failed and does not know what it holds.
     pub fn root(&self, at_ms: u64) -> Result<Option<RootDigest>> {
         if self.failure().is_some() {
             return Ok(None);
@@ -312,21 +311,21 @@ impl Store {
         Ok(Some(key.root(sums.into_iter())))
     }
 
-    /// The sums of the 2^below children of a node as they were at an instant, or as near to it as can be told; `below` of 0
-    /// gives the node's own. `None` where the tree is not so deep there, is being built, or there is no such node.
+    /// The sums of the 2^below children of a node as they were at an instant, or as near to it as can be told; `below` of 0 gives the
+    /// node's own sum. `None` if the tree is not that deep there, is being built, or has no such node.
     pub fn sums(&self, table: &TableName, path: Path, below: u8, at_ms: u64) -> Result<Option<Vec<Sum>>> {
-        // No partition is so deep that it has more children than that.
+        // No partition is deep enough to have more children than that.
         if self.failure().is_some() || !path.is_valid() || below > DEPTH_MAX {
             return Ok(None);
         }
         match self.table(table) {
             Some(table) => Ok(table.sums(&self.0.context.digest_key.now(), path, below, at_ms)),
-            // A table that is not here is one without rows, and as shallow.
+            // A table that does not exist counts as an empty one.
             None => Ok((path.bits + below <= PARTITION_BITS).then(|| vec![Sum::default(); 1 << below])),
         }
     }
 
-    /// How many bits deep the tree is in the shallowest partition below a node; at least those of a partition.
+    /// Depth, in bits, of the shallowest partition below a node; at least that of a partition.
     pub fn depth(&self, table: &TableName, path: Path) -> Result<u8> {
         match self.table(table) {
             Some(table) if path.is_valid() => Ok(table.depth(path)),
@@ -334,7 +333,7 @@ impl Store {
         }
     }
 
-    /// Whether the root at an instant is told at once: nothing was written lately, and tables are few.
+    /// Whether the root at an instant is available at once: nothing was written lately, and there are few tables.
     pub fn has_cached_root(&self, at_ms: u64) -> bool {
         let (key, now_ms) = (self.0.context.digest_key.now(), self.now_ms());
         let tables = self.all_tables();
@@ -342,28 +341,28 @@ impl Store {
             && tables.iter().all(|table| table.cached_digests.sum_at(&key, at_ms, now_ms).is_some())
     }
 
-    /// Has the trees give back what they remember of the last seconds once nobody can ask for it, as whoever asks for a root does.
+    /// Drops the history of the last seconds that nobody can ask for any more. Reading a root does the same.
     pub fn drop_history(&self) {
         for table in self.all_tables() {
             table.sum_at(&self.0.context.digest_key.now(), self.now_ms(), self.now_ms());
         }
     }
 
-    /// Compares the digests of one partition with its rows on disk. False where they differed, and were put right.
+    /// Compares the digests of one partition with its rows on disk. Returns false if they differed and were repaired.
     ///
     /// # Errors
-    /// `Corrupt` where the rows cannot be read, `NotReady` while the storage is being opened again.
+    /// `Corrupt` if the rows cannot be read, `NotReady` while the storage is being reopened.
     pub fn check_partition(&self, table: &TableName, number: u8) -> Result<bool> {
         self.read_table(table, true, |table| table.check_partition(number))
     }
 
-    /// Checks the next partition that has rows after the one that was checked last, of all tables in turn: for whoever calls this
-    /// now and then, so that no row goes unchecked for ever. False where something differed, and was put right.
+    /// Checks the next partition that has rows, of all tables in turn. Call it regularly, so that every row is checked in time. Returns
+    /// false if something differed and was repaired.
     ///
     /// # Errors
-    /// As `check_partition`; the next call goes on behind the partition that had the error.
+    /// As `check_partition`; the next call continues after the partition that failed.
     pub fn check_next(&self) -> Result<bool> {
-        // Partitions without rows take next to nothing, and most have none in a small table.
+        // Empty partitions cost almost nothing, and most partitions of a small table are empty.
         for _ in 0..PARTITIONS {
             let next = {
                 let mut checked = self.0.checked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -437,7 +436,7 @@ mod tests {
         sums.expect("the trees are built")[0]
     }
 
-    /// The trees are those of the rows on disk, and so are the sums of what `heads` gives.
+    /// The trees match the rows on disk, and so do the sums of what `heads` returns.
     #[track_caller]
     fn assert_sound(store: &Store) {
         for number in 0..=u8::MAX {
@@ -455,7 +454,7 @@ mod tests {
         names.filter(|name| row_of(&key(name))[0] == 0).take(count).collect()
     }
 
-    /// Has the clock and the floor of expired values pass an instant: so many rows are left.
+    /// Moves the clock and the floor of expired values past an instant; waits until `left` rows remain.
     fn remove_expired(fixture: &Fixture, store: &Store, at_ms: u64, left: u64) {
         fixture.now_ms.store(at_ms, Ordering::SeqCst);
         wait_until("the rows that expired are gone", || {
@@ -487,7 +486,7 @@ mod tests {
             .map(|(name, counter)| (key(name), move |_: Option<&Existing<'_>>| Ok(put("4", None, counter))));
         store.merge_all(&table(), writes.into()).expect("merges");
         assert_sound(&store);
-        // Those from 56 to 196: the others were deleted.
+        // Keys 56 to 196; the others were deleted.
         let left = store.rows_total() - 21;
         remove_expired(&fixture, &store, at_ms, left);
         assert_sound(&store);
@@ -504,7 +503,7 @@ mod tests {
             merge(&store, name, put("1", None, 1));
         }
         assert_eq!(store.depth(&table(), partition), Ok(PARTITION_BITS));
-        // One batch has the tree grow, and writes again what is there.
+        // One batch makes the tree grow and writes existing keys again.
         let writes =
             names[100..350].iter().map(|name| (key(name), |_: Option<&Existing<'_>>| Ok(put("2", None, 2))));
         store.merge_all(&table(), writes.collect()).expect("merges");
@@ -520,7 +519,7 @@ mod tests {
             assert_eq!(heads.iter().map(|(_, _, leaf)| Sum::of(*leaf)).sum::<Sum>(), *sum);
         }
         assert_eq!(store.depth(&table(), Path::ROOT), Ok(PARTITION_BITS));
-        // Removed as a sweep does, they leave a tree as shallow as before.
+        // Removed like garbage, they leave a tree as shallow as before.
         let at_ms = store.now_ms() + 60_000;
         for name in &names {
             merge(&store, name, put("4", Some(at_ms), 4));
@@ -552,7 +551,7 @@ mod tests {
         assert!(root(&store).is_some());
         assert_eq!(root(&store), root(&other));
         assert_eq!(store.digest_tables(), [table()]);
-        // A table that has no rows is none.
+        // A table without rows does not count.
         let empty = TableName::parse("empty").expect("a name");
         store.merge(&empty, &key("k"), |_| Err::<Register, _>(Error::Draining)).expect_err("is refused");
         assert!(store.has_table(&empty));
@@ -574,7 +573,7 @@ mod tests {
         merge(&store, "k", at(now_ms));
         let before = store.root(now_ms).expect("does not fail");
         assert!(before.is_some());
-        // Twice: what is remembered must not be taken for an instant that it does not stand for.
+        // Twice: the cache must not be used for an instant that it is not valid for.
         for _ in 0..2 {
             merge(&store, "k", at(now_ms + 3000));
             merge(&store, "l", at(now_ms + 1));
@@ -613,8 +612,7 @@ mod tests {
         close(store);
     }
 
-    /// A node without peers is asked for no root, and kept what a table's trees remember of its last writes, up to 25 MB, for the
-    /// better part of an hour.
+    /// A node without peers is never asked for a root. It kept its tables' history of recent writes, up to 25 MB, for most of an hour.
     #[test]
     fn old_history_is_dropped_even_if_no_root_is_read() {
         let fixture = Fixture::new();
@@ -645,7 +643,7 @@ mod tests {
         close(store);
         let store = fixture.open();
         assert_eq!(store.digest_key(), first);
-        assert_eq!(root(&store), None, "nobody has counted the rows");
+        assert_eq!(root(&store), None, "the rows are not counted yet");
         store.count_rows().expect("counts");
         assert_eq!(root(&store), before);
         store.rekey(KEY).expect("takes the key");
@@ -704,13 +702,13 @@ mod tests {
         let row = row_of(&key("7"));
         let table_of = store.table(&table()).expect("is there");
         table_of.with_trees(|trees| trees.rows.insert(&row, b"no record")).expect("writes");
-        assert_eq!(root(&store), before, "nobody looked yet");
+        assert_eq!(root(&store), before, "not checked yet");
         let checks = (0..=u8::MAX).map(|_| store.check_next().expect("reads"));
         assert_eq!(checks.filter(|agreed| !agreed).count(), 1);
         assert_eq!(store.counters().digest_repairs.value(), 1);
         assert_ne!(root(&store), before);
         assert_eq!(store.check_partition(&table(), row[0]), Ok(true));
-        // The row is there, and has no leaf: whoever has it will send it.
+        // The row exists and has no leaf: whoever has it will send it.
         assert_eq!((store.rows_total(), table_sum(&store).count), (20, 19));
         assert_eq!(store.heads(&table(), Path::ROOT).expect("reads").len(), 19);
         merge(&store, "7", put("1", None, 1));
@@ -806,7 +804,7 @@ mod tests {
                 assert_eq!(heads.iter().map(|(_, _, leaf)| Sum::of(*leaf)).sum::<Sum>(), child);
             }
         }
-        // The partition of many is deeper than the others.
+        // The partition with many rows is deeper than the others.
         let first = Path::partition(0);
         assert_eq!(sums(first, 2).map(|sums| sums.into_iter().sum()), sums(first, 0).map(|sums| sums[0]));
         assert_eq!(sums(Path::ROOT, PARTITION_BITS + 2), None);
