@@ -224,7 +224,7 @@ fn the_count_of_streams_goes_down_when_a_client_leaves() {
     let socket = crate::harness::ws::Socket::open(node.address(), "/t/subscribe/a");
     crate::harness::wait_until("all are counted", crate::harness::DEADLINE, || open() == 6);
     drop(streams);
-    // At once, not when the next beat finds them gone.
+    // At once, not when the next keep-alive finds them gone.
     let promptly = std::time::Duration::from_secs(5);
     crate::harness::wait_until("those who left are not", promptly, || open() == 1);
     drop(socket);

@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use hyper::{
     Method,
     header::{self, HeaderName, HeaderValue},
 };
+use tokio::time::Interval;
 use warp::{
     filters::BoxedFilter,
     reply::{Reply, Response},
@@ -28,8 +29,7 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        events,
-        keep_alive::{self, KeepAlive, KeepAliveTicks},
+        events, keep_alive,
         request::{
             Call, Query,
             path::{self, Address},
@@ -52,10 +52,9 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// `GET /{table}/subscribe/{key}`, `GET /{table}/subscribe?prefix=&keys=`, `GET /_/subscribe?topic=`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
-    let keep_alive = KeepAlive::start(keep_alive::PERIOD);
     route(Route::Subscribe, target, move |call, target| {
-        let (node, keep_alive) = (Arc::clone(&node), Arc::clone(&keep_alive));
-        async move { follow(&node, &keep_alive, &call, target).await }
+        let node = Arc::clone(&node);
+        async move { follow(&node, &call, target).await }
     })
 }
 
@@ -77,12 +76,7 @@ fn target(path: &str) -> Option<Result<Target>> {
     path::collection(path, "subscribe").map(|table| table.map(Target::Table))
 }
 
-async fn follow(
-    node: &Arc<Node>,
-    keep_alive: &Arc<KeepAlive>,
-    call: &Call,
-    target: Target,
-) -> Result<Response> {
+async fn follow(node: &Arc<Node>, call: &Call, target: Target) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call, ALLOW);
     }
@@ -92,12 +86,12 @@ async fn follow(
         return Ok(event_stream(futures_util::stream::empty()));
     }
     if upgrade::is_requested(call) {
-        return websocket::stream(node, keep_alive, call, topics, start).await;
+        return websocket::stream(node, call, topics, start).await;
     }
     let subscription = node.watch(topics, start).await?;
     let head = events::head(node.address(), subscription.position());
     call.connection.expect_events();
-    Ok(event_stream(Events { head: Some(head), subscription, ticks: keep_alive.ticks() }))
+    Ok(event_stream(Events { head: Some(head), subscription, ticks: keep_alive::timer() }))
 }
 
 /// The topics to follow.
@@ -171,7 +165,7 @@ fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 's
 struct Events {
     head: Option<Bytes>,
     subscription: Subscription,
-    ticks: KeepAliveTicks,
+    ticks: Interval,
 }
 
 impl Stream for Events {
@@ -184,8 +178,8 @@ impl Stream for Events {
         if let Poll::Ready(notice) = Pin::new(&mut self.subscription).poll_next(context) {
             return Poll::Ready(notice.map(|notice: Notice| Ok(events::frame(&notice))));
         }
-        let tick = Pin::new(&mut self.ticks).poll_next(context);
-        tick.map(|tick| tick.map(|()| Ok(events::keep_alive(self.subscription.position()))))
+        ready!(self.ticks.poll_tick(context));
+        Poll::Ready(Some(Ok(events::keep_alive(self.subscription.position()))))
     }
 }
 

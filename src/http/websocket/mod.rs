@@ -24,7 +24,7 @@ use tracing::debug;
 use warp::reply::Response;
 
 use self::{metered::Metered, session::Session};
-use super::{keep_alive::KeepAlive, request::Call, response};
+use super::{request::Call, response};
 use crate::{
     error::Result,
     http::request::upgrade,
@@ -47,25 +47,19 @@ type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 ///
 /// # Errors
 /// As `response::other_method`. A bad handshake gets a response and is not an error.
-pub async fn serve(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call) -> Result<Response> {
+pub async fn serve(node: &Arc<Node>, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call, ALLOW);
     }
-    open(node, call, async { Ok(Session::for_requests(node, keep_alive, call)) }).await
+    open(node, call, async { Ok(Session::for_requests(node, call)) }).await
 }
 
 /// Sends the events of `topics` as text frames.
 ///
 /// # Errors
 /// As `Node::watch`. A bad handshake gets a response and is not an error.
-pub async fn stream(
-    node: &Arc<Node>,
-    keep_alive: &KeepAlive,
-    call: &Call,
-    topics: Vec<Topic>,
-    start: Start,
-) -> Result<Response> {
-    open(node, call, Session::for_events(node, keep_alive, call, topics, start)).await
+pub async fn stream(node: &Arc<Node>, call: &Call, topics: Vec<Topic>, start: Start) -> Result<Response> {
+    open(node, call, Session::for_events(node, call, topics, start)).await
 }
 
 /// Answers the handshake, and runs the session that `session` makes on the connection.

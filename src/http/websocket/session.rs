@@ -19,7 +19,10 @@ use futures_util::{
     future::{self, BoxFuture},
     stream::{AbortHandle, Abortable, FuturesUnordered, SelectAll},
 };
-use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Interval, timeout},
+};
 use tokio_tungstenite::tungstenite::{
     Error as SocketError, Message, Utf8Bytes,
     error::ProtocolError,
@@ -33,8 +36,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     http::{
-        events,
-        keep_alive::{KeepAlive, KeepAliveTicks},
+        events, keep_alive,
         request::{Call, budget::Reservation},
     },
     node::{Cursor, Node, Notice, Start, Subscription, Topic},
@@ -58,7 +60,7 @@ pub struct Session {
     subscriptions: SelectAll<LabelledSubscription>,
     labels: HashMap<Label, AbortHandle>,
     requests: FuturesUnordered<BoxFuture<'static, String>>,
-    ticks: KeepAliveTicks,
+    ticks: Interval,
     unanswered_pings: u32,
     drained: BoxFuture<'static, ()>,
 }
@@ -94,27 +96,21 @@ enum Event {
 
 impl Session {
     /// A session that takes requests.
-    pub fn for_requests(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call) -> Self {
-        Self::new(node, keep_alive, call, Kind::Requests)
+    pub fn for_requests(node: &Arc<Node>, call: &Call) -> Self {
+        Self::new(node, call, Kind::Requests)
     }
 
     /// A session that sends the events of `topics` and takes no requests.
     ///
     /// # Errors
     /// As `Node::watch`.
-    pub async fn for_events(
-        node: &Arc<Node>,
-        keep_alive: &KeepAlive,
-        call: &Call,
-        topics: Vec<Topic>,
-        start: Start,
-    ) -> Result<Self> {
-        let mut session = Self::new(node, keep_alive, call, Kind::Events);
+    pub async fn for_events(node: &Arc<Node>, call: &Call, topics: Vec<Topic>, start: Start) -> Result<Self> {
+        let mut session = Self::new(node, call, Kind::Events);
         session.follow(None, topics, start).await?;
         Ok(session)
     }
 
-    fn new(node: &Arc<Node>, keep_alive: &KeepAlive, call: &Call, kind: Kind) -> Self {
+    fn new(node: &Arc<Node>, call: &Call, kind: Kind) -> Self {
         let draining = Arc::clone(node);
         Self {
             node: Arc::clone(node),
@@ -123,7 +119,7 @@ impl Session {
             subscriptions: SelectAll::new(),
             labels: HashMap::new(),
             requests: FuturesUnordered::new(),
-            ticks: keep_alive.ticks(),
+            ticks: keep_alive::timer(),
             unanswered_pings: 0,
             drained: Box::pin(async move { draining.drained().await }),
         }
@@ -177,7 +173,7 @@ impl Session {
             message = socket.next(), if self.requests.len() < REQUESTS_MAX => Event::Received(message),
             Some((label, notice)) = self.subscriptions.next() => Event::Notified(label, notice),
             Some(answer) = self.requests.next() => Event::Finished(answer),
-            Some(()) = self.ticks.next() => Event::Ping,
+            _ = self.ticks.tick() => Event::Ping,
             () = &mut self.drained => Event::Drained,
         }
     }
