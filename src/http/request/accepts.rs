@@ -2,14 +2,12 @@
 //! else is refused before its handler runs. Ignoring it would silently drop what the client asked for: a key would not expire, or a
 //! conditional write would always happen.
 
-use std::borrow::Cow;
-
 use hyper::{
     Method,
     header::{self, HeaderName},
 };
 
-use super::{Head, condition, path};
+use super::{Head, condition};
 use crate::{
     core::nearest,
     error::{Error, Result},
@@ -154,8 +152,7 @@ impl Operation {
     /// `BadRequest` with the nearest known parameter, and those that are allowed.
     pub fn check_query(&self, query: &str) -> Result<()> {
         let mut seen = 0u32;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let name = parameter_name(pair);
+        for (name, _) in form_urlencoded::parse(query.as_bytes()) {
             let Some(place) = self.parameters.iter().position(|parameter| parameter.name == name) else {
                 let known: Vec<_> = self.parameters.iter().map(|parameter| parameter.name).collect();
                 return Err(Error::BadRequest(nearest::unknown("parameter", &name, &known)));
@@ -233,12 +230,6 @@ pub fn check(route: Route, head: &Head) -> Result<()> {
     }
     operation.check_query(query)?;
     operation.check_headers(head)
-}
-
-/// The name in `name=value`, decoded as far as possible.
-pub fn parameter_name(pair: &str) -> Cow<'_, str> {
-    let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-    path::decode(name).unwrap_or(Cow::Borrowed(name))
 }
 
 /// Whether `path` matches `template`.

@@ -181,24 +181,26 @@ impl<'a> Query<'a> {
     /// The value of a parameter; empty if it has no `=`.
     ///
     /// # Errors
-    /// `BadRequest` if it does not decode, or occurs twice.
+    /// `BadRequest` if the query does not decode, or has the parameter twice.
     pub fn get(&self, name: &str) -> Result<Option<Cow<'a, str>>> {
-        let mut values = self.raw(name);
-        let Some(value) = values.next() else { return Ok(None) };
-        if values.next().is_some() {
+        let mut values = self.all(name)?;
+        if values.len() > 1 {
             return Err(Error::BadRequest(format!(
                 "the parameter {name:?} occurs more than once in the query"
             )));
         }
-        decode_value(name, value).map(Some)
+        Ok(values.pop())
     }
 
     /// All values of a repeatable parameter, in order.
     ///
     /// # Errors
-    /// `BadRequest` if one does not decode.
+    /// `BadRequest` if the query does not decode.
     pub fn all(&self, name: &str) -> Result<Vec<Cow<'a, str>>> {
-        self.raw(name).map(|value| decode_value(name, value)).collect()
+        // `parse` replaces what does not decode.
+        path::decode(self.0).map_err(|why| Error::BadRequest(format!("the query is not text: {why}")))?;
+        let pairs = form_urlencoded::parse(self.0.as_bytes()).filter(|(found, _)| found == name);
+        Ok(pairs.map(|(_, value)| value).collect())
     }
 
     /// A flag: absent or `false` is off; `true`, or the bare name, is on.
@@ -206,11 +208,7 @@ impl<'a> Query<'a> {
     /// # Errors
     /// `BadRequest` for anything else.
     pub fn flag(&self, name: &str) -> Result<bool> {
-        match self.get(name)?.as_deref() {
-            None | Some("false" | "0") => Ok(false),
-            Some("" | "true" | "1") => Ok(true),
-            Some(other) => Err(Error::BadRequest(format!("{name}={other}: use true or false"))),
-        }
+        Ok(self.switch(name)?.unwrap_or(false))
     }
 
     /// As `flag`, but `None` if absent.
@@ -218,25 +216,13 @@ impl<'a> Query<'a> {
     /// # Errors
     /// As `flag`.
     pub fn switch(&self, name: &str) -> Result<Option<bool>> {
-        let is_there = self.raw(name).next().is_some();
-        self.flag(name).map(|on| is_there.then_some(on))
+        match self.get(name)?.as_deref() {
+            None => Ok(None),
+            Some("false" | "0") => Ok(Some(false)),
+            Some("" | "true" | "1") => Ok(Some(true)),
+            Some(other) => Err(Error::BadRequest(format!("{name}={other}: use true or false"))),
+        }
     }
-
-    fn raw(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.0.split('&').filter_map(move |pair| {
-            let value = pair.split_once('=').map_or("", |(_, value)| value);
-            (accepts::parameter_name(pair) == name).then_some(value)
-        })
-    }
-}
-
-fn decode_value<'a>(name: &str, value: &'a str) -> Result<Cow<'a, str>> {
-    let wrong = |why| Error::BadRequest(format!("the parameter {name:?} is not text: {why}"));
-    if value.contains('+') {
-        let spaced = value.replace('+', " ");
-        return path::decode(&spaced).map(|text| Cow::Owned(text.into_owned())).map_err(wrong);
-    }
-    path::decode(value).map_err(wrong)
 }
 
 /// The client's id if it sent one that is short, visible text; otherwise the next of our own.

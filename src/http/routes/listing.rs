@@ -6,10 +6,7 @@
 
 use std::sync::Arc;
 
-use hyper::{
-    Method,
-    header::{self, HeaderValue},
-};
+use hyper::{Method, header};
 use serde_json::json;
 use warp::{filters::BoxedFilter, reply::Response};
 
@@ -18,7 +15,7 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        request::{Call, Query, accepts, path, route::Route, value},
+        request::{Call, Query, path, route::Route, value},
         response::{
             self,
             chunks::{self, Chunk, Chunks},
@@ -237,7 +234,7 @@ impl Listing {
         let mut response =
             if self.incomplete { self.problem(&body, call)? } else { response::json_text(body) };
         if let Some(last) = self.range.after.filter(|_| more) {
-            insert_next(&mut response, call, &last)?;
+            insert_next(&mut response, call, &last);
         }
         Ok(response)
     }
@@ -360,21 +357,17 @@ fn parse_cursor(text: &str) -> Result<Key> {
 }
 
 /// Adds the link to the next page: the same request, starting at the cursor.
-fn insert_next(response: &mut Response, call: &Call, last: &Key) -> Result<()> {
+fn insert_next(response: &mut Response, call: &Call, last: &Key) {
     let cursor = render_cursor(last);
     let query = call.uri.query().unwrap_or_default();
-    let kept = query.split('&').filter(|pair| !pair.is_empty() && accepts::parameter_name(pair) != "cursor");
-    let parameters: String = kept.map(|pair| format!("{pair}&")).collect();
-    // The link is relative, because a proxy may serve this path under another. A query may contain a plain >, which would end the link.
-    let target = format!("?{parameters}cursor={cursor}").replace('>', "%3E");
-    let link = HeaderValue::from_str(&format!("<{target}>; rel=\"next\"")).map_err(|_| {
-        Error::BadRequest(
-            "the link to the next page needs an ASCII query: percent-encode other characters".into(),
-        )
-    })?;
-    response.headers_mut().insert(header::LINK, link);
+    let parameters = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "cursor");
+    // The link is relative, because a proxy may serve this path under another.
+    let target = form_urlencoded::Serializer::for_suffix(String::from("?"), 1)
+        .extend_pairs(parameters)
+        .append_pair("cursor", &cursor)
+        .finish();
+    response.headers_mut().insert(header::LINK, response::plain(format!("<{target}>; rel=\"next\"").into()));
     response.headers_mut().insert(response::NEXT_CURSOR, response::plain(cursor.into()));
-    Ok(())
 }
 
 #[cfg(test)]
@@ -398,7 +391,7 @@ mod tests {
     fn the_next_page_is_the_same_request_from_the_cursor_on() {
         let request = Request::get("/t/keys?prefix=a%2F&cursor=00&limit=2").body(()).expect("a request");
         let mut response = response::json_text("[]");
-        insert_next(&mut response, &Call::of(request), &Key::parse("ab").expect("a key")).expect("a link");
+        insert_next(&mut response, &Call::of(request), &Key::parse("ab").expect("a key"));
         let link = "<?prefix=a%2F&limit=2&cursor=6162>; rel=\"next\"";
         assert_eq!(response.headers()[header::LINK], link);
         assert_eq!(response.headers()[response::NEXT_CURSOR], "6162");
