@@ -1,4 +1,7 @@
 //! A client for the commands that talk to a running node: HTTP/1.1 over one connection, with or without TLS.
+//!
+//! It uses hyper's connection instead of hyper-util's pooled client over hyper-rustls: a command needs no pool, and that client reports an
+//! address where nobody listens and an untrusted certificate as one error, "Connect", where a command says what to do.
 
 mod tls;
 
@@ -38,14 +41,14 @@ impl Endpoint {
     }
 
     /// The node at `address` (`host:port`), with TLS. It must present one of the `trusted` certificates, whatever name is in it, or a
-    /// certificate for `host` that one of them signed.
+    /// certificate for `host` that one of them signed; if none are given, a certificate for `host` that the system trusts.
     ///
     /// # Errors
-    /// `Config` if `host` is neither a name nor an address.
+    /// `Config` if `host` is neither a name nor an address, or no certificates are given and the system has no roots.
     pub fn https(
         address: impl Into<String>,
         host: &str,
-        trusted: Vec<CertificateDer<'static>>,
+        trusted: Option<Vec<CertificateDer<'static>>>,
     ) -> Outcome<Self> {
         Ok(Self { address: address.into(), tls: Some(Tls::new(host, trusted)?) })
     }

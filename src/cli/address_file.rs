@@ -91,7 +91,7 @@ pub fn read(data: &Path) -> Result<Option<Endpoint>> {
     let Some((address, number)) = address else {
         return Err(Error::Config(format!("{} is not the address of a node: {url:?}", path.display())));
     };
-    Endpoint::https(address, &number.ip().to_string(), tls::certificates(&path)?).map(Some)
+    Endpoint::https(address, &number.ip().to_string(), Some(tls::certificates(&path)?)).map(Some)
 }
 
 #[cfg(test)]

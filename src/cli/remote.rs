@@ -50,7 +50,8 @@ pub fn parse_address(text: &str) -> std::result::Result<NodeAddress, String> {
 pub struct Trust {
     /// Certificate to trust for HTTPS: the node's own, or its authority's
     ///
-    /// A PEM file. With it the command uses HTTPS, unless the address begins with `http://`.
+    /// A PEM file. With it the command uses HTTPS, unless the address begins with `http://`. Without it an address that begins with
+    /// `https://` has to show a certificate that the system trusts.
     ///
     /// [DYNARUST_TLS_CERT]
     #[arg(long = "tls-cert", value_name = "PATH")]
@@ -61,7 +62,7 @@ impl Trust {
     /// How the node at `node` is spoken to.
     ///
     /// # Errors
-    /// `Config` where that is in TLS, and a certificate to trust is not named or cannot be read.
+    /// `Config` where that is in TLS, and a certificate to trust cannot be read, or none is named and the system trusts none.
     pub fn endpoint(&self, node: &NodeAddress) -> Result<Endpoint> {
         let address = node.address.as_str();
         if node.tls == Some(false) {
@@ -71,19 +72,12 @@ impl Trust {
             Some(named) => Some(named.clone()),
             None => environment::tls_certificate()?,
         };
-        match certificate {
-            Some(file) => https(node, &file),
-            None if node.tls.is_none() => Ok(Endpoint::http(address)),
-            None => Err(Error::Config(format!(
-                "https://{address}: no certificate to trust: name the node's own, or its authority's, with --tls-cert or \
-                 DYNARUST_TLS_CERT"
-            ))),
+        if certificate.is_none() && node.tls.is_none() {
+            return Ok(Endpoint::http(address));
         }
+        let trusted = certificate.map(|file| tls::certificates(&file)).transpose()?;
+        Endpoint::https(address, node.address.host(), trusted)
     }
-}
-
-fn https(node: &NodeAddress, certificate: &Path) -> Result<Endpoint> {
-    Endpoint::https(node.address.as_str(), node.address.host(), tls::certificates(certificate)?)
 }
 
 /// A node to ask, and how to print its answer.
@@ -236,7 +230,8 @@ pub fn foreign(node: &Endpoint, answer: &Answer) -> Unreachable {
     let detail = members.get("detail").and_then(Value::as_str).unwrap_or_default();
     if wants_tls(detail) {
         return Unreachable(format!(
-            "the node at {node} serves HTTPS: name its certificate, or its authority's, with --tls-cert or DYNARUST_TLS_CERT"
+            "the node at {node} serves HTTPS: ask it by https://, and name its certificate, or its authority's, with --tls-cert or \
+             DYNARUST_TLS_CERT if this system does not trust it"
         ));
     }
     Unreachable(format!("{node} answers, but is not a DynaRust node: {} {detail}", answer.status))

@@ -1,8 +1,7 @@
 //! Which certificates a command trusts: the ones its user named, byte for byte, and any for the requested host that one of those signed.
 //! The first kind lets a self-signed certificate work: a command inside the node's container asks 127.0.0.1, whatever name the certificate
 //! was made for.
-//!
-//! Left out: the system's root certificates. Their file can be named like any other.
+//! If the user named none, the system's root certificates decide.
 
 use std::{io, sync::Arc};
 
@@ -15,53 +14,72 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::error::{Error, Result};
+
+/// What to do if the system does not trust a node.
+const NAME_CERTIFICATE: &str =
+    "name the node's own certificate, or its authority's, with --tls-cert or DYNARUST_TLS_CERT";
 
 /// The TLS settings for one node.
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    is_pinned: bool,
 }
 
 impl Tls {
-    /// TLS to the node at `host`, trusting these certificates.
+    /// TLS to the node at `host`, trusting these certificates, or if there are none the system's roots.
     ///
     /// # Errors
-    /// `Config` if `host` is neither a name nor an address.
-    pub fn new(host: &str, trusted: Vec<CertificateDer<'static>>) -> Result<Self> {
+    /// `Config` if `host` is neither a name nor an address, or no certificates are given and the system has no roots.
+    pub fn new(host: &str, trusted: Option<Vec<CertificateDer<'static>>>) -> Result<Self> {
         let wrong = |why: &dyn std::fmt::Display| Error::Config(format!("no TLS with {host}: {why}"));
         let name = ServerName::try_from(host.to_owned()).map_err(|error| wrong(&error))?;
         // We name the provider, because another library may have changed the process's default or removed it.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let is_pinned = trusted.is_some();
+        let verifier: Arc<dyn ServerCertVerifier> = match trusted {
+            Some(pinned) => Arc::new(CertificateVerifier::new(pinned, Arc::clone(&provider))),
+            None => Arc::new(
+                Verifier::new(Arc::clone(&provider))
+                    .map_err(|error| wrong(&format_args!("{error}: {NAME_CERTIFICATE}")))?,
+            ),
+        };
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong(&error))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(CertificateVerifier::new(trusted, provider)))
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), name })
+        Ok(Self { config: Arc::new(config), name, is_pinned })
     }
 
     /// Does the TLS handshake over `stream`. The error explains the failure to whoever typed the command.
     pub async fn handshake(&self, stream: TcpStream) -> std::result::Result<TlsStream<TcpStream>, String> {
         let connector = TlsConnector::from(Arc::clone(&self.config));
-        connector.connect(self.name.clone(), stream).await.map_err(|error| explain(&error))
+        connector.connect(self.name.clone(), stream).await.map_err(|error| self.explain(&error))
     }
-}
 
-fn explain(error: &io::Error) -> String {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS: use http://".into(),
-        Some(rustls::Error::InvalidCertificate(why)) => format!(
-            "its certificate is neither the one that --tls-cert or DYNARUST_TLS_CERT names, nor one for this host that it signed \
-             ({why}). A node presents the certificate it was started with"
-        ),
-        Some(_) | None => error.to_string(),
+    fn explain(&self, error: &io::Error) -> String {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS: use http://".into(),
+            Some(rustls::Error::InvalidCertificate(why)) if self.is_pinned => format!(
+                "its certificate is neither the one that --tls-cert or DYNARUST_TLS_CERT names, nor one for this host that it signed \
+                 ({why}). A node presents the certificate it was started with"
+            ),
+            Some(rustls::Error::InvalidCertificate(why)) => {
+                format!(
+                    "this system does not trust its certificate for this host ({why}): {NAME_CERTIFICATE}"
+                )
+            }
+            Some(_) | None => error.to_string(),
+        }
     }
 }
 

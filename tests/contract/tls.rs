@@ -139,14 +139,36 @@ fn a_node_is_trusted_by_its_certificate_or_by_its_name_and_issuer() {
     expect(&no_certificate, USAGE, &["key.pem", "CERTIFICATE"]);
 }
 
+/// A shell on a system that trusts this authority and no other.
+fn trusting(authority: &str) -> Setup {
+    Setup::new().environment("SSL_CERT_FILE", fixture(authority))
+}
+
+#[test]
+fn a_node_is_trusted_by_an_authority_of_the_system_for_its_name() {
+    let node = secured().start();
+    let by_name = format!("https://localhost:{}", node.address().port());
+    for command in ["status", "members", "health"] {
+        expect(&trusting("authority.pem").run(&[command, &by_name]).1, Some(0), &[]);
+    }
+    let by_address = format!("https://{}", node.address());
+    expect(&trusting("authority.pem").run(&["status", &by_address]).1, UNREACHABLE, &["this system"]);
+    // What is named counts alone.
+    let named = fixture("certificate.pem");
+    let named = ["status", &by_name, "--tls-cert", named.to_str().expect("a path in text")];
+    expect(&trusting("authority.pem").run(&named).1, UNREACHABLE, &["--tls-cert"]);
+}
+
 #[test]
 fn a_command_without_a_trusted_certificate_says_what_it_needs() {
     let node = secured().start();
     let address = node.address().to_string();
     let url = format!("https://{address}");
     for command in [&["members"][..], &["sync"], &["leave"], &["status"], &["forget", "a:1", "--at"]] {
-        let without = run(&[command, &[url.as_str()]].concat());
-        expect(&without, USAGE, &[&url, "--tls-cert", "DYNARUST_TLS_CERT"]);
+        let without = trusting("certificate.pem").run(&[command, &[url.as_str()]].concat()).1;
+        expect(&without, UNREACHABLE, &[&url, "this system", "--tls-cert", "DYNARUST_TLS_CERT"]);
+        let nobody = trusting("none.pem").run(&[command, &[url.as_str()]].concat()).1;
+        expect(&nobody, USAGE, &["127.0.0.1", "--tls-cert", "DYNARUST_TLS_CERT"]);
         let plainly = run(&[command, &[address.as_str()]].concat());
         expect(&plainly, UNREACHABLE, &[&address, "serves HTTPS", "--tls-cert", "DYNARUST_TLS_CERT"]);
     }
