@@ -1,5 +1,9 @@
 //! Who set a knob: the flag, then the environment, then the file, then the default. The first that names a knob decides it
 //! alone; lists are not merged. All layers are arguments, so that a test needs neither a process nor its environment.
+//!
+//! The environment is read here and not by clap: there an empty variable counts as set, one that is not UTF-8 ends any command without
+//! being named, and commands without these flags read some of them too. clap knows no file, so that the order would be decided here
+//! all the same.
 
 use std::{
     collections::BTreeMap,

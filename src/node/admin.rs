@@ -5,6 +5,8 @@
 //! A challenge contains its expiry and a MAC of the node that made it. So we store nothing for challenges, which anyone can ask for, and
 //! remember only those that were used.
 //!
+//! Our own count of wrong proofs instead of `governor` (6 crates): that keeps any number of addresses and cannot replace the oldest.
+//!
 //! Left out: the secrecy of the request, and the identity of the node that answers. TLS gives both where others can reach the traffic.
 
 use std::{

@@ -1,6 +1,9 @@
 //! Compression of responses, gzip or zstd, if the client accepts it and it pays off: listings, exports, and values above `PLAIN_BYTES_MAX`.
 //! Event streams stay plain, because each event would wait in the encoder for the next.
 //!
+//! Our own encoders instead of `tower-http`'s (7 crates): those are outside the memory budget, and take 3.7 MB for zstd where ours take
+//! 1.8 MB.
+//!
 //! The entity tag does not change: it names a version of a value, which is what conditions are about, and there are no ranges.
 
 use std::{io, sync::Arc};

@@ -4,6 +4,9 @@
 //!
 //! A handshake that fails, by a wrong secret or by garbage, takes a token of its address. A node that guesses secrets
 //! soon has to wait, and nodes at other addresses do not notice.
+//!
+//! The buckets are ours and not `governor`'s (6 crates): it takes a token with each check, and here only a failure takes one. It also
+//! remembers any number of addresses.
 
 use std::{
     collections::HashMap,
