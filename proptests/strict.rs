@@ -7,10 +7,7 @@ use dynarust::{
     core::nearest,
     error::Error,
     http::{
-        request::{
-            accepts::{self, OPERATIONS},
-            body, strict,
-        },
+        request::{accepts::OPERATIONS, body, strict},
         websocket::request,
     },
 };
@@ -118,7 +115,7 @@ proptest! {
         let (query, operation) = (pieces.concat(), &OPERATIONS[of]);
         let answer = operation.check_query(&query);
         prop_assert_eq!(&answer, &operation.check_query(&query));
-        let names: Vec<_> = query.split('&').filter(|pair| !pair.is_empty()).map(accepts::parameter_name).collect();
+        let names: Vec<_> = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name).collect();
         let known = |name: &str| operation.parameters.iter().find(|parameter| parameter.name == name);
         let mut seen = HashSet::new();
         let is_right = names.iter().all(|name| {
