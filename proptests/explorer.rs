@@ -51,6 +51,8 @@ const DELETE: Step = Step::Write { node: A, key: 0, content: Content::Deleted, s
 
 /// All hold one row.
 const TOGETHER: &[Step] = &[PUT, Step::Settle];
+/// What all held was deleted, and they have removed the tombstone.
+const SWEPT_EVERYWHERE: &[Step] = &[PUT, Step::Settle, DELETE, Step::Settle];
 /// C is cut off, and the others go on without it.
 const APART: &[Step] = &[
     PUT,
@@ -125,6 +127,12 @@ const DAMAGED_TWICE: Start = Start {
     steps: CUT,
     limits: Limits { deletes: 1, restarts: 1, damages: 2, ..NOTHING },
 };
+const DAMAGED_AFTER_SWEEP: Start = Start {
+    name: "a deletion was swept everywhere, and one is damaged",
+    keys: 1,
+    steps: SWEPT_EVERYWHERE,
+    limits: Limits { writes: 1, restarts: 2, damages: 1, cuts: 1, forgets: 1, ..NOTHING },
+};
 const FORGOTTEN: Start = Start {
     name: "one was forgotten",
     keys: 1,
@@ -163,10 +171,11 @@ const MINORITY_FORCED: Start = Start {
 };
 
 /// What is looked at.
-const STARTS: [Start; 9] = [
+const STARTS: [Start; 10] = [
     ALL_TOGETHER,
     DAMAGE,
     DAMAGED_TWICE,
+    DAMAGED_AFTER_SWEEP,
     FORGOTTEN,
     DELETED_LATE,
     SWEPT_WITHOUT_ONE,
@@ -244,7 +253,7 @@ fn formerly_damage_on_one_disk_deleted_a_row_everywhere() {
 }
 
 /// Each rule, and from where on what breaks without it.
-const NEEDED: [(Rule, Start); 9] = [
+const NEEDED: [(Rule, Start); 10] = [
     (Rule::LateRowsLower, SWEPT_WITHOUT_ONE),
     (Rule::LateDeletionsLower, DELETED_LATE),
     (Rule::ClaimantAgrees, SWEPT_WITHOUT_ONE),
@@ -259,6 +268,7 @@ const NEEDED: [(Rule, Start); 9] = [
         },
     ),
     (Rule::DamageShows, DAMAGED_TWICE),
+    (Rule::AgreementOutlasts, DAMAGED_AFTER_SWEEP),
     (Rule::StartsSyncing, TWO_KEYS),
     (Rule::ApartIsApart, MINORITY_FORCED),
     (Rule::ApartWaits, SWEPT_WITHOUT_ONE),

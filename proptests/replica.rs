@@ -14,7 +14,6 @@ use dynarust::{
         digest::{Digest, DigestKey, PARTITION_BITS, Path, RootDigest, Sum},
         name::{Key, TableName},
         protocol::{
-            agreement::Agreement,
             message::Row,
             replica::{Accepted, Replica, Scanned, Swept},
         },
@@ -69,7 +68,7 @@ impl MemoryReplica {
             before: VecDeque::new(),
             place: 0,
             changes: Vec::new(),
-            kept_agreement: None,
+            lowered_ms: None,
         };
         rows.set_now(now_ms);
         Self(RefCell::new(rows))
@@ -136,9 +135,9 @@ impl MemoryReplica {
         self.0.borrow().held(table, key).is_some_and(|held| held.marker() >= marker)
     }
 
-    /// What was agreed with others, if it was kept before rows since this was asked last.
-    pub fn take_agreement(&self) -> Option<Agreement> {
-        self.0.borrow_mut().kept_agreement.take()
+    /// Down to where what is kept of the agreement was lowered, if it was since this was asked last.
+    pub fn take_lowered_ms(&self) -> Option<u64> {
+        self.0.borrow_mut().lowered_ms.take()
     }
 
     /// All rows.
@@ -284,8 +283,9 @@ impl Replica for MemoryReplica {
         Ok(accepted)
     }
 
-    fn save_agreement(&self, agreement: &Agreement) -> Result<()> {
-        self.0.borrow_mut().kept_agreement = Some(agreement.clone());
+    fn lower_agreement(&self, to_ms: u64) -> Result<()> {
+        let mut rows = self.0.borrow_mut();
+        rows.lowered_ms = Some(rows.lowered_ms.map_or(to_ms, |lowered_ms| lowered_ms.min(to_ms)));
         Ok(())
     }
 

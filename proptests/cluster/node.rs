@@ -124,8 +124,8 @@ impl Node {
         self.replica.set_now(wall_ms);
         let context = Context { replica: &self.replica, shared: &self.shared, now_ms: wall_ms };
         let done = act(&mut self.ends, &context);
-        if let Some(agreement) = self.replica.take_agreement() {
-            self.kept.agreement = agreement;
+        if let Some(to_ms) = self.replica.take_lowered_ms() {
+            self.kept.agreement.lower(to_ms);
         }
         done
     }

@@ -94,7 +94,7 @@ impl Cluster {
             pairs: [[0; NODES]; NODES],
             rows: [[0; KEYS]; NODES],
             keys: [0; KEYS],
-            all: pack(&[u64::from(self.ghost.is_parted), rank(self.now_ms), rank(self.ghost.settled_ms)]),
+            all: pack(&[self.ghost.parted_bits(), rank(self.now_ms), rank(self.ghost.settled_ms)]),
         };
         let limits = self.limits;
         let counts = [limits.writes, limits.deletes, limits.expiries, limits.cuts, limits.restarts];

@@ -3,7 +3,8 @@
 //! 1. A live row that is the newest register of its key leaves no node but by damage; so none vanishes from all, and none that a majority
 //!    acknowledged is absent from a majority that is connected.
 //! 2. What a majority deleted, or saw expire, is not readable again on a whole node that had seen its end: unless a member was forgotten
-//!    since, and then rows up to the instant at which all held the same last are not; unless a disk was damaged, or a minority forgot by force.
+//!    since, and then rows up to the instant at which all held the same last are not; unless a disk was damaged and what was
+//!    agreed as well, or nobody whole was left to prove it; or a minority forgot by force.
 //! 3. Nodes that hear each other and have synced until nothing changes hold the same; and if all do, all are whole.
 
 use std::fmt;
@@ -31,10 +32,12 @@ pub enum Broken {
 #[derive(Clone, Debug, Default)]
 pub struct Ghost {
     pub keys: [Key; KEYS],
-    /// When all three held the same last, were whole, and knew so (Unix milliseconds). 0 since a disk was damaged or a minority forgot.
+    /// When all three held the same last, were whole, and knew so (Unix milliseconds). 0 since more was lost than that outlasts.
     pub settled_ms: u64,
-    /// Whether a member was forgotten since.
+    /// Whether a member was forgotten since, or a disk damaged.
     pub is_parted: bool,
+    /// Whether a damaged node may still need one that is whole.
+    pub is_healing: bool,
 }
 
 /// What was so of a key.
@@ -61,11 +64,14 @@ impl Ghost {
         (key.newest, key.is_acknowledged, key.is_damaged) = (Some(register), false, false);
     }
 
-    /// Damage changed a row of a node; this is what all hold now.
-    pub fn damaged(&mut self, key: usize, held: [Option<Register>; NODES]) {
-        self.void();
+    /// Damage changed a row of a node; this is what all hold now. `is_proven`: what the node agreed outlasted it, and it hears one that is whole.
+    pub fn damaged(&mut self, node: usize, key: usize, is_proven: bool, held: [Option<Register>; NODES]) {
+        if !is_proven || self.is_parted {
+            self.void();
+        }
+        (self.is_parted, self.is_healing) = (true, true);
         let key = &mut self.keys[key];
-        key.is_damaged = true;
+        (key.is_damaged, key.saw_end[node]) = (true, false);
         if key.newest.is_some_and(|newest| !held.contains(&Some(newest))) {
             key.newest = None;
         }
@@ -75,6 +81,18 @@ impl Ghost {
     pub fn void(&mut self) {
         (self.settled_ms, self.is_parted) = (0, true);
         self.keys.iter_mut().for_each(|key| key.ended_ms = 0);
+    }
+
+    /// Whether members are parted, and damaged, in a number.
+    pub fn parted_bits(&self) -> u64 {
+        u64::from(self.is_parted) | u64::from(self.is_healing) << 1
+    }
+
+    /// A member restarts or is cut off: it may be the only one that could prove to a damaged one what was deleted.
+    pub fn lost_prover(&mut self) {
+        if self.is_healing {
+            self.void();
+        }
     }
 
     /// A majority went on without a member. Where it did so before, and that one is not back with all it missed, few are left that know.
@@ -186,6 +204,7 @@ impl Cluster {
         let is_all = (0..NODES).all(|one| others(one).all(|other| self.is_linked(one, other)));
         if is_all && (0..NODES).all(|node| self.nodes[node].is_complete()) {
             (self.ghost.settled_ms, self.ghost.is_parted) = (self.now_ms, false);
+            self.ghost.is_healing = false;
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum Rule {
     MajorityForgets,
     /// Damage is noticed: the node is not intact.
     DamageShows,
+    /// What was agreed is kept beside the log, and outlasts damage to it.
+    AgreementOutlasts,
     /// A node that starts is not whole.
     StartsSyncing,
     /// With a node that is apart, what was agreed with all counts for nothing.

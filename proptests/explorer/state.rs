@@ -3,7 +3,7 @@
 
 use dynarust::core::{
     clock::NodeId,
-    protocol::{progress::Progress, replica::Swept},
+    protocol::{agreement::Agreement, progress::Progress, replica::Swept},
 };
 
 use super::{
@@ -82,7 +82,7 @@ pub struct Former {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub rows: [Option<Register>; KEYS],
-    /// What each row was before, which a damaged disk may bring back.
+    /// What each row was before, which a damaged disk may bring back: where a tombstone was swept, what it deleted.
     pub before: [Option<Register>; KEYS],
     pub progress: Progress,
     pub swept: Swept,
@@ -149,7 +149,9 @@ impl Node {
     /// Has a register in a row's place.
     pub fn set(&mut self, key: usize, register: Option<Register>) {
         if self.rows[key] != register {
-            self.before[key] = self.rows[key];
+            let is_swept =
+                register.is_none() && self.rows[key].is_some_and(|held| held.content == Content::Deleted);
+            self.before[key] = if is_swept { self.before[key] } else { self.rows[key] };
             self.rows[key] = register;
         }
     }
@@ -240,14 +242,19 @@ impl Cluster {
         restarted.incarnation += 1;
     }
 
-    /// A node stops, and its disk has lost a row, or has again what the row was before.
-    pub fn damage(&mut self, node: usize, key: usize, ages: bool) {
+    /// A node stops, and its disk has lost a row, or has again what the row was before. `everything`: and what was agreed is lost, too.
+    pub fn damage(&mut self, node: usize, key: usize, ages: bool, everything: bool) {
         self.restart(node);
         let is_noticed = self.rules.has(Rule::DamageShows);
+        if everything || !self.rules.has(Rule::AgreementOutlasts) {
+            self.nodes[node].progress.agreement = Agreement::default();
+        }
         let damaged = &mut self.nodes[node];
         damaged.progress.intact = !is_noticed;
         damaged.rows[key] = damaged.before[key].filter(|_| ages);
         damaged.before[key] = None;
-        self.ghost.damaged(key, self.nodes.each_ref().map(|node| node.rows[key]));
+        let is_proven = !everything
+            && others(node).any(|other| self.is_linked(node, other) && self.nodes[other].is_complete());
+        self.ghost.damaged(node, key, is_proven, self.nodes.each_ref().map(|node| node.rows[key]));
     }
 }

@@ -51,11 +51,12 @@ pub enum Step {
     Restart {
         node: usize,
     },
-    /// A restart after which the disk lacks a row, or has what it was before.
+    /// A restart after which the disk lacks a row, or has what it was before; and, with `everything`, lacks what was agreed.
     Damage {
         node: usize,
         key: usize,
         ages: bool,
+        everything: bool,
     },
     /// A node forgets one that it does not hear. `forced`: an operator says so, to a minority.
     Forget {
@@ -135,10 +136,12 @@ impl Cluster {
 
     fn add_damages(&self, node: usize, steps: &mut Vec<Step>) {
         for key in (0..self.keys).filter(|_| self.limits.damages > 0) {
-            if self.nodes[node].rows[key].is_some() {
-                steps.push(Step::Damage { node, key, ages: false });
+            for everything in [false, true] {
+                if self.nodes[node].rows[key].is_some() {
+                    steps.push(Step::Damage { node, key, ages: false, everything });
+                }
                 if self.nodes[node].before[key].is_some() {
-                    steps.push(Step::Damage { node, key, ages: true });
+                    steps.push(Step::Damage { node, key, ages: true, everything });
                 }
             }
         }
@@ -191,16 +194,18 @@ impl Cluster {
             Step::Settle => self.settle(),
             Step::Isolate { node } => {
                 self.limits.cuts = self.limits.cuts.saturating_sub(1);
+                self.ghost.lost_prover();
                 self.nodes[node].is_isolated = true;
             }
             Step::Heal { node } => self.nodes[node].is_isolated = false,
             Step::Restart { node } => {
                 self.limits.restarts = self.limits.restarts.saturating_sub(1);
+                self.ghost.lost_prover();
                 self.restart(node);
             }
-            Step::Damage { node, key, ages } => {
+            Step::Damage { node, key, ages, everything } => {
                 self.limits.damages = self.limits.damages.saturating_sub(1);
-                self.damage(node, key, ages);
+                self.damage(node, key, ages, everything);
             }
             Step::Forget { node, gone, forced } => self.forget(node, gone, forced),
         }
@@ -226,6 +231,7 @@ impl Cluster {
             false => self.limits.forgets = self.limits.forgets.saturating_sub(1),
         }
         self.nodes[node].is_forced |= forced;
+        self.ghost.lost_prover();
         match is_majority(here, all) {
             true => self.ghost.parted(),
             // Those that a minority goes on without may be the ones that know.
@@ -272,11 +278,10 @@ impl fmt::Display for Step {
             Self::Isolate { node } => write!(f, "{} is cut off", name(node)),
             Self::Heal { node } => write!(f, "{} is heard again", name(node)),
             Self::Restart { node } => write!(f, "{} restarts", name(node)),
-            Self::Damage { node, key, ages: false } => {
-                write!(f, "{} crashes and loses key {key}", name(node))
-            }
-            Self::Damage { node, key, ages: true } => {
-                write!(f, "{} crashes and has key {key} as it was before", name(node))
+            Self::Damage { node, key, ages, everything } => {
+                let row = if ages { "has key as it was before:" } else { "loses key" };
+                let more = if everything { ", and what it had agreed" } else { "" };
+                write!(f, "{} crashes and {row} {key}{more}", name(node))
             }
             Self::Forget { node, gone, forced: false } => write!(f, "{} forgets {}", name(node), name(gone)),
             Self::Forget { node, gone, forced: true } => {

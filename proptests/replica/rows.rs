@@ -9,7 +9,7 @@ use dynarust::core::{
         tree::{Leaf, PartitionTree},
     },
     name::{Key, TableName},
-    protocol::{agreement::Agreement, replica::Swept},
+    protocol::replica::Swept,
     register::{Payload, Register},
 };
 
@@ -31,7 +31,7 @@ pub struct Rows {
     /// How many changes were made.
     pub place: u64,
     pub changes: Vec<Change>,
-    pub kept_agreement: Option<Agreement>,
+    pub lowered_ms: Option<u64>,
 }
 
 pub struct Partition {

@@ -1,6 +1,6 @@
 //! Commands from outside the replication loops: forget a member, compare now, and prepare for old rows.
 
-use super::{Replication, link::registry::Control, membership::cluster_record::write_agreement};
+use super::{Replication, link::registry::Control};
 use crate::{core::clock::NodeId, error::Result};
 
 impl Replication {
@@ -26,11 +26,8 @@ impl Replication {
     /// # Errors
     /// As the storage's. The row must not be written then.
     pub fn lower_claims(&self, written_ms: u64) -> Result<()> {
-        let agreement = {
-            let mut progress = self.0.shared.progress();
-            progress.lower_claims(written_ms).then(|| progress.agreement.clone())
-        };
-        agreement.map_or(Ok(()), |agreement| write_agreement(&self.0.store, &agreement))
+        self.0.shared.progress().lower_claims(written_ms);
+        self.0.store.lower_agreement(written_ms.saturating_sub(1))
     }
 
     /// Tells every link to open a comparison. Returns how many will.

@@ -8,9 +8,9 @@ use tracing::{info, warn};
 use super::{
     Inner, MEMBERS_NOTE, SETTLE_MS,
     link::clocks::watch_clocks,
-    membership::{cluster_identity::bootstrap, cluster_record::write_agreement},
+    membership::{cluster_identity::bootstrap, cluster_record::ClusterRecord},
 };
-use crate::{core::protocol::agreement::Agreement, error::Result};
+use crate::{core::protocol::agreement::Agreement, error::Result, storage::engine::agreement_file::Agreed};
 
 /// Rounds between two checks of the trees against the disk. Each checks one partition.
 const ROUNDS_PER_CHECK: u64 = 10;
@@ -63,7 +63,6 @@ async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
             warn!(suspected_loss, "rows may be missing here: syncing with the other members again");
             progress.begin_syncing(inner.store.now_ms());
             progress.intact = false;
-            progress.agreement = Agreement::default();
         }
         state.handled_doubt = Some(suspected_loss);
         if !progress.complete || is_alone {
@@ -87,7 +86,7 @@ impl Inner {
             let is_linked = state.registry.links().next().is_some();
             state.cluster_record.joined |= progress.complete && is_linked;
             let now_ms = self.store.now_ms();
-            let agreement = state.saved_agreement.due(
+            let agreement = state.saved_agreement.is_due(
                 &progress.agreement,
                 self.store.counters().changed_rows.value(),
                 now_ms,
@@ -100,32 +99,50 @@ impl Inner {
                 state.members.take_unsaved(),
             )
         };
-        if cluster_record.is_none() && agreement.is_none() && members.is_none() {
+        if cluster_record.is_none() && !agreement && members.is_none() {
             return Ok(());
         }
-        let incarnation = self.store.incarnation();
-        let store = self.store.clone();
-        let saved = agreement.clone();
-        let written = self.environment().run(move || {
-            cluster_record.iter().try_for_each(|cluster_record| cluster_record.write(&store))?;
-            agreement.iter().try_for_each(|agreement| write_agreement(&store, agreement))?;
-            members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
-        });
-        let kept = match written.await {
-            Ok(()) => self.store.durable(incarnation).await,
+        // First: of a member that the notes say was forgotten nothing later is to be claimed.
+        let agreed = if agreement { self.write_agreement().await } else { Ok(()) };
+        let is_noted = cluster_record.is_none() && members.is_none();
+        let kept = match agreed {
+            Ok(()) if is_noted => Ok(()),
+            Ok(()) => self.write_notes(cluster_record, members).await,
             failed => failed,
         };
         let mut state = self.state();
         match &kept {
-            Ok(()) => {
-                state.saved = cluster_record.or(state.saved);
-                if let Some(agreement) = saved {
-                    state.saved_agreement.agreement = agreement;
-                }
-            }
+            Ok(()) => state.saved = cluster_record.or(state.saved),
             Err(_) => state.members.mark_unsaved(),
         }
         kept
+    }
+
+    async fn write_notes(
+        &self,
+        cluster_record: Option<ClusterRecord>,
+        members: Option<Vec<u8>>,
+    ) -> Result<()> {
+        let incarnation = self.store.incarnation();
+        let store = self.store.clone();
+        let written = self.environment().run(move || {
+            cluster_record.iter().try_for_each(|cluster_record| cluster_record.write(&store))?;
+            members.iter().try_for_each(|note| store.set_note(MEMBERS_NOTE, note))
+        });
+        written.await?;
+        self.store.durable(incarnation).await
+    }
+
+    async fn write_agreement(&self) -> Result<()> {
+        let (store, shared) = (self.store.clone(), self.shared.clone());
+        let written = self.environment().run(move || {
+            store.keep_agreement(|| {
+                let progress = shared.progress();
+                Agreed { agreement: progress.agreement.clone(), members: progress.floor.members().collect() }
+            })
+        });
+        self.state().saved_agreement.agreement = written.await?.agreement;
+        Ok(())
     }
 }
 
@@ -144,14 +161,14 @@ impl SavedAgreement {
         Self { agreement, ..Self::default() }
     }
 
-    /// The agreement to save, if it changed. A later instant alone is not worth a write if no row changed in between.
-    fn due(&mut self, agreement: &Agreement, rows_changed: u64, now_ms: u64) -> Option<Agreement> {
+    /// Whether the agreement is to be written down: not for instants that cover no row which those that are written do not.
+    fn is_due(&mut self, agreement: &Agreement, rows_changed: u64, now_ms: u64) -> bool {
         if self.rows_changed != rows_changed {
             (self.rows_changed, self.changed_ms) = (rows_changed, now_ms);
         }
         let (was_ms, is_ms) = (self.agreement.with_all_ms(), agreement.with_all_ms());
         let covers_nothing =
             self.changed_ms < was_ms && was_ms <= is_ms && self.agreement.differs_only_in_time(agreement);
-        (self.agreement != *agreement && !covers_nothing).then(|| agreement.clone())
+        self.agreement != *agreement && !covers_nothing
     }
 }

@@ -44,14 +44,17 @@ use self::{
         registry::Registry,
         secret::Secrets,
     },
-    membership::{Dialer, Members, cluster_record::ClusterRecord, identity::Identity},
+    membership::{
+        Dialer, Members,
+        cluster_record::{self, ClusterRecord},
+        identity::Identity,
+    },
     session::{storage::Rows, sync::Syncs},
 };
 use crate::{
     core::{
         clock::NodeId,
         protocol::{
-            agreement::Agreement,
             peer::{self, Context},
             progress::Shared,
         },
@@ -156,11 +159,6 @@ impl Replication {
     pub fn start(options: Options, store: Store, timestamps: Arc<Timestamps>) -> Result<Self> {
         let environment = store.environment();
         let cluster_record = ClusterRecord::read(&store)?;
-        let agreement = match store.suspected_loss() {
-            None => membership::cluster_record::read_agreement(&store)?,
-            // The saved agreement may be older than the rows here.
-            Some(_) => Agreement::default(),
-        };
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
         let remembered = remembered.unwrap_or_default();
         let advertised = Advertised::new(options.advertise.as_deref(), options.listen)
@@ -172,11 +170,13 @@ impl Replication {
         };
         let timing = membership::Options { forget_after_ms: options.forget_after_ms, ..Default::default() };
         let members = Members::new(identity, remembered, environment.random()?, timing, store.now_ms());
+        let mut known = members.member_ids();
+        let agreement = cluster_record::read_agreement(&store, &mut known)?;
         let dialer = Dialer::new(options.join.iter().cloned(), environment.random()?);
         let shared = Arc::new(Shared::default());
         {
             let mut progress = shared.progress();
-            progress.floor.set_members(members.member_ids());
+            progress.floor.set_members(known);
             progress.begin_syncing(store.now_ms());
             // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
             timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));

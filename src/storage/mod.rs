@@ -54,7 +54,7 @@ use self::{
     },
     commit::{Committer, Incarnation},
     counters::Counters,
-    engine::{Engine, Tree, suspected_loss::SuspectedLoss},
+    engine::{Engine, Tree, agreement_file::AgreementFile, suspected_loss::SuspectedLoss},
     open::Identity,
     table::{
         Entry, Table,
@@ -89,6 +89,7 @@ struct Inner {
     options: Options,
     identity: Identity,
     suspected_loss: SuspectedLoss,
+    agreement_file: AgreementFile,
     /// `None` while the store is reopened, and after it is closed.
     engine: RwLock<Option<Engine>>,
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
@@ -137,10 +138,12 @@ impl Store {
         let epoch = options.environment.fresh_epoch()?;
         let hub = Arc::new(Hub::new(epoch, &context, options.subscriptions_max, wakeups));
         let suspected_loss = SuspectedLoss::new(identity.suspected_loss.clone());
+        let agreement_file = AgreementFile::new(identity.agreement.clone());
         let store = Self(Arc::new(Inner {
             options,
             identity,
             suspected_loss,
+            agreement_file,
             engine: RwLock::new(Some(engine)),
             tables: RwLock::default(),
             context,

@@ -40,6 +40,13 @@
 //! Before a live row at or below one of these instants is stored, the instant is lowered to just below the row.
 //! Otherwise it would claim that every member had that row.
 //!
+//! The agreement is kept in a file of its own, not in the log with the rows, and damage to the log does not affect it.
+//! This is sound because it speaks of the past. Take a row at or below such an instant that is found here later, however
+//! old the log is. Either it was here when the instant was agreed, or it had been deleted or replaced by then; or it came
+//! in late, and then the instant was lowered durably before. In each case a complete member that agreed as much and
+//! lacks the row has deleted it. As a prover, the damaged node counts only after it is complete again: until then it
+//! holds less than it agreed. If the file is lost, damaged or another node's, nothing was agreed.
+//!
 //! # The proof
 //! Syncing node C sends complete member W a live row, written at T, and W has no row of that key. W answers that the
 //! row was deleted, and C removes it, if T is at or below both what C agreed with W **and** what W agreed with C. The
@@ -119,7 +126,8 @@ impl Agreement {
         self.detached.values_mut().for_each(|agreed_ms| *agreed_ms = 0);
     }
 
-    fn latest_ms(&self) -> u64 {
+    /// The latest instant that any of it claims.
+    pub fn latest_ms(&self) -> u64 {
         self.detached.values().copied().fold(self.with_all_ms, u64::max)
     }
 }

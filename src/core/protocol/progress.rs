@@ -73,7 +73,8 @@ impl Progress {
             return;
         }
         self.covered.insert(peer);
-        self.intact |= flags.intact;
+        // One that was away since may lack what was agreed without it.
+        self.intact |= flags.intact && (flags.complete || !self.agreement.is_detached(peer));
         if flags.complete {
             self.become_complete(at_ms);
         }
@@ -193,11 +194,11 @@ impl Progress {
     }
 
     /// Withdraws all claims about a row that is about to arrive, written at an instant (Unix milliseconds), because
-    /// others may lack it. Returns whether the agreement changed and must be saved before the row is.
-    pub fn lower_claims(&mut self, written_ms: u64) -> bool {
+    /// others may lack it. The saved agreement must be lowered too before the row is stored.
+    pub fn lower_claims(&mut self, written_ms: u64) {
         let to_ms = written_ms.saturating_sub(1);
         self.floor.lower(to_ms);
-        self.agreement.lower(to_ms)
+        self.agreement.lower(to_ms);
     }
 }
 
@@ -286,6 +287,25 @@ mod tests {
         progress.cover(PEER, Flags::default(), 120);
         progress.cover(OTHER, Flags::default(), 120);
         assert!(progress.agree(130 + COMPLETE_SILENCE_MS, [PEER, OTHER]), "nobody has them");
+    }
+
+    /// What was agreed outlasts damage, so a node that lost rows must not vouch for it by the word of one that never had them.
+    #[test]
+    fn who_lost_rows_is_not_intact_by_one_that_was_away_since() {
+        let mut progress = Progress::default();
+        progress.floor.set_members([PEER, OTHER]);
+        progress.agreement.detach(PEER, 100);
+        let (intact, whole) = (
+            Flags { intact: true, ..Flags::default() },
+            Flags { complete: true, intact: true, ..Flags::default() },
+        );
+        progress.cover(PEER, intact, 200);
+        assert!(!progress.intact);
+        let mut by_another = progress.clone();
+        by_another.cover(OTHER, intact, 200);
+        assert!(by_another.intact);
+        progress.cover(PEER, whole, 200);
+        assert!(progress.intact && progress.complete);
     }
 
     /// A node that stopped waited out its full timeout for any peer that its journal had not reached back to, though

@@ -1,7 +1,7 @@
 //! The trait through which the protocol reads and writes rows. The node's storage implements it, and so does an
 //! in-memory map for simulation.
 
-use super::{agreement::Agreement, message::Row};
+use super::message::Row;
 use crate::{
     core::{
         clock::Timestamp,
@@ -62,8 +62,8 @@ pub trait Replica {
         0
     }
 
-    /// Saves the agreement. It becomes durable no later than anything stored after it.
-    fn save_agreement(&self, agreement: &Agreement) -> Result<()>;
+    /// Has what is kept of the agreement with others claim nothing of rows later than an instant (Unix milliseconds): durable on return.
+    fn lower_agreement(&self, to_ms: u64) -> Result<()>;
 
     /// Removes rows that still have the given marker: a complete member proved that they were deleted. Returns how
     /// many.

@@ -3,16 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    core::protocol::agreement::Agreement,
+    core::{clock::NodeId, protocol::agreement::Agreement},
     error::{Error, Result},
-    storage::Store,
+    storage::{
+        Store,
+        engine::agreement_file::{Agreed, Found},
+    },
 };
 
 /// The name of the cluster record in the storage.
 const CLUSTER_NOTE: &str = "cluster";
 /// Its format. The two former ones had other fields.
 const CLUSTER_FORMAT: u8 = 3;
-/// The name of the agreement's record.
+/// The name of the note that the agreement was in before it had a file of its own. Empty once it was moved there.
 const AGREEMENT_NOTE: &str = "agreement";
 const AGREEMENT_FORMAT: u8 = 1;
 
@@ -73,42 +76,57 @@ impl ClusterRecord {
 
     /// Writes the record. The next commit makes it durable.
     pub fn write(&self, store: &Store) -> Result<()> {
-        write(store, CLUSTER_NOTE, CLUSTER_FORMAT, self)
+        let note = postcard::to_extend(self, vec![CLUSTER_FORMAT])
+            .map_err(|e| Error::Io(format!("writing the note {CLUSTER_NOTE:?}: {e}")))?;
+        store.set_note(CLUSTER_NOTE, &note)
     }
 }
 
-/// Reads the agreement. An instant in the future, agreed while clocks were ahead, is lowered to the present: otherwise
-/// it would claim that everybody has the rows written until then. The lowered agreement is also written, and the next
-/// commit makes it durable.
+/// What a store keeps of the agreement with others. No instant to come, which was agreed while clocks were ahead: of
+/// rows that are written until then it would claim that everybody has them. Such a claim is taken back on disk, too.
+///
+/// `members` are those that the store remembers. With one that was none when the agreement was written down, nothing was agreed: the store may
+/// remember one that left long ago, where it is damaged. Those with whom it was are added then: the store may not remember them any more.
 ///
 /// # Errors
-/// `StorageDamaged` if the record is unreadable.
-pub fn read_agreement(store: &Store) -> Result<Agreement> {
-    let mut agreement = read_saved_agreement(store)?;
-    if agreement.lower(store.now_ms()) {
-        write_agreement(store, &agreement)?;
+/// As the storage's, and `StorageDamaged` for a note that this program did not write.
+pub fn read_agreement(store: &Store, members: &mut Vec<NodeId>) -> Result<Agreement> {
+    let agreed = match store.found_agreement() {
+        Found::Kept(agreed) => {
+            let mut agreed = agreed.clone();
+            for unknown in members.iter().filter(|member| !agreed.members.contains(member)) {
+                agreed.agreement.detach(*unknown, 0);
+            }
+            agreed
+        }
+        // A note that lies in the log may be older than rows that are there.
+        Found::Absent if store.suspected_loss().is_none() => {
+            Agreed { agreement: read_saved_agreement(store)?, members: members.iter().copied().collect() }
+        }
+        Found::Absent | Found::Unusable => Agreed::default(),
+    };
+    let agreed = store.keep_agreement(|| {
+        let mut agreed = agreed;
+        agreed.agreement.lower(store.now_ms());
+        agreed
+    })?;
+    if store.note(AGREEMENT_NOTE)?.is_some() {
+        store.set_note(AGREEMENT_NOTE, &[])?;
     }
-    Ok(agreement)
+    if store.suspected_loss().is_some() {
+        members.extend(agreed.members);
+    }
+    Ok(agreed.agreement)
 }
 
 fn read_saved_agreement(store: &Store) -> Result<Agreement> {
     if let Some(note) = store.note(AGREEMENT_NOTE)? {
-        let read = note.split_first().filter(|(format, _)| **format == AGREEMENT_FORMAT);
-        return read.and_then(|(_, rest)| postcard::from_bytes(rest).ok()).ok_or_else(unreadable);
+        let Some((format, rest)) = note.split_first() else { return Ok(Agreement::default()) };
+        let read = if *format == AGREEMENT_FORMAT { postcard::from_bytes(rest).ok() } else { None };
+        return read.ok_or_else(unreadable);
     }
     let from_former = store.note(CLUSTER_NOTE)?.and_then(|note| ClusterRecord::parse(&note));
     Ok(from_former.map(|(_, agreement)| agreement).unwrap_or_default())
-}
-
-/// Writes the agreement. It becomes durable with the next commit, and no later than anything stored after it.
-pub fn write_agreement(store: &Store, agreement: &Agreement) -> Result<()> {
-    write(store, AGREEMENT_NOTE, AGREEMENT_FORMAT, agreement)
-}
-
-fn write(store: &Store, name: &str, format: u8, note: &impl Serialize) -> Result<()> {
-    let note = postcard::to_extend(note, vec![format])
-        .map_err(|e| Error::Io(format!("writing the record {name:?}: {e}")))?;
-    store.set_note(name, &note)
 }
 
 fn unreadable() -> Error {
@@ -117,7 +135,7 @@ fn unreadable() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use super::*;
     use crate::storage::{self, Durability, Environment};
@@ -160,17 +178,25 @@ mod tests {
             };
             Store::open(options).expect("opens")
         };
-        let store = open();
         let agreed = |at_ms: u64| {
             let mut agreement = Agreement::default();
             agreement.reach(at_ms, []);
-            agreement
+            Agreed { agreement, members: BTreeSet::new() }
         };
-        write_agreement(&store, &agreed(NOW_MS)).expect("writes");
-        assert_eq!(read_agreement(&store), Ok(agreed(NOW_MS)));
-        write_agreement(&store, &agreed(NOW_MS + 3_600_000)).expect("writes");
-        assert_eq!(read_agreement(&store), Ok(agreed(NOW_MS)));
-        assert_eq!(read_saved_agreement(&store), Ok(agreed(NOW_MS)), "nor on disk");
-        store.close().expect("closes");
+        // What keeps another process out goes with the store.
+        let close = |store: Store| store.close().expect("closes");
+        let store = open();
+        store.keep_agreement(|| agreed(NOW_MS)).expect("writes");
+        close(store);
+        let store = open();
+        assert_eq!(read_agreement(&store, &mut Vec::new()), Ok(agreed(NOW_MS).agreement));
+        store.keep_agreement(|| agreed(NOW_MS + 3_600_000)).expect("writes");
+        close(store);
+        let store = open();
+        assert_eq!(read_agreement(&store, &mut Vec::new()), Ok(agreed(NOW_MS).agreement));
+        close(store);
+        let store = open();
+        assert_eq!(store.found_agreement(), &Found::Kept(agreed(NOW_MS)), "nor on disk");
+        close(store);
     }
 }

@@ -9,14 +9,12 @@ use crate::{
         digest::{Digest, DigestKey, Path, RootDigest, Sum},
         name::{Key, TableName},
         protocol::{
-            agreement::Agreement,
             message::Row,
             replica::{Accepted, Replica, Scanned, Swept},
         },
         register::Marker,
     },
     error::{Error, Result},
-    replication::membership::cluster_record::write_agreement,
     storage::{Store, commit::timestamps::Timestamps},
 };
 
@@ -96,8 +94,8 @@ impl Replica for Rows {
         self.store.lost_ms()
     }
 
-    fn save_agreement(&self, agreement: &Agreement) -> Result<()> {
-        write_agreement(&self.store, agreement)
+    fn lower_agreement(&self, to_ms: u64) -> Result<()> {
+        self.store.lower_agreement(to_ms)
     }
 
     fn remove(&self, rows: Vec<(TableName, Key, Marker)>) -> Result<u64> {

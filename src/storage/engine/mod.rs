@@ -9,6 +9,7 @@
 //! that byte is gone. So the durable mark, a file beside the log, says how much of the log was durable. `log::walk` checks the log up to
 //! there before sled opens it, and if the log still ends before its mark, `lost_bytes` says how much was lost.
 
+pub mod agreement_file;
 pub mod gaps;
 mod generations;
 pub mod log;

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         META, WallClock,
-        engine::{self, Engine, panics, suspected_loss},
+        engine::{self, Engine, agreement_file, panics, suspected_loss},
         open::{self, examine},
         table::{Table, codec::Samples, row::key_of, trees::ROWS},
     },
@@ -120,6 +120,7 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
     if let Some(why) = suspected_loss::read(data)? {
         suspected_loss::write(target, &why)?;
     }
+    agreement_file::copy(data, target)?;
     Ok(rows)
 }
 

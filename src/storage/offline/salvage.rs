@@ -19,7 +19,7 @@ use crate::{
     storage::{
         META, WallClock,
         engine::{
-            self, Engine, Tree,
+            self, Engine, Tree, agreement_file,
             log::pages::{self, Pages},
             meta, notes, panics, suspected_loss,
         },
@@ -168,6 +168,7 @@ pub(in crate::storage) fn salvage_locked(
     if let Some(why) = found.or(known) {
         suspected_loss::write(&target, &why)?;
     }
+    agreement_file::copy(data, &target)?;
     remove(&raw)?;
     fs::rename(&target, into)
         .map_err(|e| Error::io(format_args!("renaming {} to {}", target.display(), into.display()), &e))?;

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     core::{clock::NodeId, digest::DigestKey, name::TableName, protocol::replica::Swept},
     error::{Error, Result},
-    storage::engine::meta,
+    storage::engine::{agreement_file, meta},
 };
 
 /// Format of everything in the directory. A newer one is refused; this version knows one.
@@ -60,6 +60,8 @@ pub struct Identity {
     pub set_aside: Option<PathBuf>,
     /// Why acknowledged writes may be missing.
     pub suspected_loss: Option<String>,
+    /// Up to when the node held the same rows as others.
+    pub agreement: agreement_file::Found,
 }
 
 /// Locks and opens the directory.
@@ -91,6 +93,7 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     restrict(&options.data);
     identity.set_aside = set_aside;
     identity.suspected_loss = super::engine::suspected_loss::read(&options.data)?;
+    identity.agreement = agreement_file::read(&options.data, identity.node)?;
     if let Some(why) = &identity.suspected_loss {
         warn!(%why, "acknowledged writes may be missing from the storage; in a cluster the other nodes restore them");
     }
@@ -289,6 +292,7 @@ fn identity(engine: &Engine, environment: &Environment) -> Result<Identity> {
         digest_key: digest_key(engine, &meta, environment)?,
         set_aside: None,
         suspected_loss: None,
+        agreement: agreement_file::Found::Absent,
     })
 }
 

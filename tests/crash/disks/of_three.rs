@@ -4,9 +4,8 @@
 //! start, and one of its remedies is taken; or it starts. Once it is ready it has every row as it was acknowledged, or an error that
 //! names it; and in the end all three have all of them. Nothing but the writes of the trial is ever told to who watches another.
 //!
-//! The deletes of a trial are on the disk when it is damaged. Where all members have removed their tombstones by then
-//! (`DAMAGED_DISKS_SWEPT=1`), a member that lost what it knew of them may bring deleted keys back to all, which each logs: it is in
-//! doubt, and nothing that it says proves that a row was deleted.
+//! All members remove their tombstones a second after a delete. A member whose log is damaged may have rows again that were deleted; the others
+//! prove to it that they were, and no deleted key comes back on any of the three.
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +16,8 @@ use std::{
 };
 
 use super::{
-    Chance, HARMS, HISTORIES, Harm, History, Ledger, assert_no_panic, assert_refused, read_files, survey,
-    text,
+    Chance, HARMS, HISTORIES, Harm, History, Ledger, assert_no_panic, assert_refused, is_token_removed,
+    read_files, survey, text,
 };
 use crate::harness::{
     Node, Setup,
@@ -47,8 +46,7 @@ struct Pristine {
 impl Pristine {
     fn of(history: History) -> Self {
         let mut ledger = Ledger::default();
-        let is_again = matches!(history, History::AgainStopped | History::AgainKilled);
-        let mut cluster = Cluster::start_with(3, if is_again { with_short_grace } else { with_any_grace });
+        let mut cluster = Cluster::start_with(3, with_short_grace);
         ledger.write(&cluster[0], 1, if history == History::Settled { 1 } else { 2 });
         cluster.wait_until_equal();
         match history {
@@ -64,7 +62,7 @@ impl Pristine {
                     });
                 }
                 (0..3).for_each(|member| drop(cluster.terminate(member)));
-                (0..3).for_each(|member| cluster.restart_with(member, with_long_grace));
+                (0..3).for_each(|member| cluster.restart(member));
                 cluster.wait_until_ready_and_linked();
                 ledger.write(&cluster[1], 2, 2);
             }
@@ -100,7 +98,7 @@ impl Pristine {
 
     /// A setup of a member that has nothing yet.
     fn setup(&self, member: usize) -> Setup {
-        with_any_grace(cluster::setup()).listen(&self.addresses[member])
+        with_short_grace(cluster::setup()).listen(&self.addresses[member])
     }
 
     /// A setup of the damaged one, of what lies in another's directory.
@@ -111,19 +109,6 @@ impl Pristine {
 
 fn with_short_grace(setup: Setup) -> Setup {
     setup.flag("--tombstone-grace", "1s")
-}
-
-/// The last of a flag that is there twice counts.
-fn with_long_grace(setup: Setup) -> Setup {
-    if std::env::var_os("DAMAGED_DISKS_SWEPT").is_some() {
-        setup
-    } else {
-        setup.flag("--tombstone-grace", "1h")
-    }
-}
-
-fn with_any_grace(setup: Setup) -> Setup {
-    with_long_grace(with_short_grace(setup))
 }
 
 fn data_of(setup: &Setup) -> std::path::PathBuf {
@@ -192,6 +177,40 @@ fn a_damaged_disk_of_one_of_three_costs_nothing_anywhere() {
     );
 }
 
+/// The deletions of a member came back on all three when its log was found to be an older one: the tombstones were gone everywhere, and what
+/// the member knew of the agreement with the others had lain in the log.
+#[test]
+fn a_log_of_before_the_deletions_brings_no_key_back() {
+    let mut cluster = Cluster::start_with(3, with_short_grace);
+    let mut ledger = Ledger::default();
+    ledger.write(&cluster[0], 1, 1);
+    cluster.wait_until_ready_and_linked();
+    cluster.wait_until_equal();
+    drop(cluster.terminate(DAMAGED));
+    let log = data_of(cluster.setup(DAMAGED)).join("db");
+    let before = fs::read(&log).expect("a log can be read");
+    cluster.restart(DAMAGED);
+    cluster.wait_until_ready_and_linked();
+    // Not all of them: a table without rows is removed.
+    let long = ledger.now.keys().filter(|key| key.starts_with('k')).map(|key| (key.clone(), None));
+    ledger.send(&mut cluster[0].connect(), long.collect());
+    for node in cluster.running() {
+        wait_until("tombstones are removed", CONVERGENCE, || {
+            node.get("/_/tables").expect(200).text().contains(r#""tombstones":0"#)
+        });
+    }
+    cluster.kill(DAMAGED);
+    fs::write(&log, before).expect("a log can be written");
+    cluster.restart(DAMAGED);
+    let metrics = cluster[DAMAGED].get("/metrics").expect(200).text().to_owned();
+    assert!(metrics.lines().any(|line| line == "dynarust_storage_doubtful 1"), "{metrics}");
+    cluster.wait_until_ready_and_linked();
+    cluster.wait_until_equal();
+    for node in cluster.running() {
+        assert_eq!(survey(node, &ledger, false), 0, "{}: rows are lost", node.address());
+    }
+}
+
 fn run(pristine: &Pristine, trial: u64, harm: Harm, chance: &mut Chance) -> End {
     let others = (0..DAMAGED).map(|member| pristine.copy(member)).collect();
     let mut cluster = Cluster::start_from(others);
@@ -253,6 +272,10 @@ fn started(pristine: &Pristine, damaged: Setup, chance: &mut Chance) -> (Setup, 
         Ok(node) => return (damaged, node, None),
         Err(outcome) => outcome,
     };
+    if is_token_removed(&data, &outcome) {
+        let node = pristine.damaged_in(&data).start();
+        return (damaged, node, None);
+    }
     // Nobody knows then whether it was this format.
     let is_unknown_format = outcome.log.contains("dynarust.format is damaged");
     if !is_unknown_format {

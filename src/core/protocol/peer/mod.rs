@@ -364,12 +364,10 @@ impl Peer {
         else {
             return Ok(());
         };
-        if progress.lower_claims(oldest_ms) {
-            let agreement = progress.agreement.clone();
-            drop(progress);
-            context.replica.save_agreement(&agreement)?;
-        }
-        Ok(())
+        progress.lower_claims(oldest_ms);
+        drop(progress);
+        // Whoever lowered it before may not have got so far yet.
+        context.replica.lower_agreement(oldest_ms.saturating_sub(1))
     }
 
     /// Up to when (Unix milliseconds) the peer's rows are proved to be deleted if they are missing here. 0: nothing is
