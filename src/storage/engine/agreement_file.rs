@@ -196,7 +196,7 @@ fn replace(data: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::tests::{Scene, close};
+    use crate::storage::tests::{Fixture, close};
 
     fn agreed(at_ms: u64) -> Agreed {
         let members = [NodeId(7), NodeId(8)];
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_was_agreed_is_there_after_a_restart_and_lowered_before_it_is_untrue() {
-        let scene = Scene::new();
+        let scene = Fixture::new();
         let store = scene.open();
         assert_eq!(store.found_agreement(), &Found::Absent);
         keep(&store, &agreed(200));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_damaged_or_of_another_node_says_nothing() {
-        let scene = Scene::new();
+        let scene = Fixture::new();
         let store = scene.open();
         keep(&store, &agreed(200));
         let (node, path) = (store.node(), scene.data().join(FILE));
