@@ -141,7 +141,8 @@ fn a_node_is_trusted_by_its_certificate_or_by_its_name_and_issuer() {
 
 /// A shell on a system that trusts this authority and no other.
 fn trusting(authority: &str) -> Setup {
-    Setup::new().environment("SSL_CERT_FILE", fixture(authority))
+    // A directory of authorities counts beside the file.
+    Setup::new().environment("SSL_CERT_FILE", fixture(authority)).environment("SSL_CERT_DIR", "")
 }
 
 #[test]
