@@ -65,6 +65,11 @@ impl Indexing {
             }
             Self::Begun(begun) if begun.incarnation != store.incarnation() => Self::Unknown,
             Self::Begun(begun) => match begun.tables.last() {
+                // It had no rows left. A table of its name that was made since is indexed as it is written.
+                Some(table) if table.is_removed() => {
+                    begun.next_table();
+                    return Ok(Turn::Now);
+                }
                 Some(table) => {
                     begun.entered += index_partition(table, begun.partition)?;
                     begun.advance();
@@ -90,11 +95,13 @@ impl Begun {
     fn advance(&mut self) {
         match self.partition.checked_add(1) {
             Some(next) => self.partition = next,
-            None => {
-                self.tables.pop();
-                self.partition = 0;
-            }
+            None => self.next_table(),
         }
+    }
+
+    fn next_table(&mut self) {
+        self.tables.pop();
+        self.partition = 0;
     }
 
     /// Marks the store as indexed, unless it was reopened since the start.
@@ -138,4 +145,41 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
         }
         Ok(entered)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            removal,
+            tests::{deleted, merge, stop_sweeping, swept},
+        },
+        *,
+    };
+    use crate::storage::tests::{Fixture, NOW_MS, close, table, wait_until};
+
+    /// The worker kept a table that was removed as it had no rows yet, failed to index it for ever, and never said that it was done: digests
+    /// were compared no more.
+    #[test]
+    fn a_table_that_is_removed_while_tombstones_are_indexed_is_passed_over() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        stop_sweeping(&store);
+        merge(&store, "k", deleted(NOW_MS - 2));
+        store.meta().and_then(|meta| meta.remove(INDEXED_KEY)).expect("removes");
+        let mut indexing = Indexing::default();
+        assert_eq!(indexing.step(&store), Ok(Turn::Now));
+        store.sweep_to(swept(NOW_MS - 1, 0));
+        removal::remove(&store, false).expect("removes");
+        wait_until("the table is removed", || {
+            store.remove_empty_tables().expect("removes");
+            store.table(&table()).is_none()
+        });
+        merge(&store, "k", deleted(NOW_MS));
+        for _ in 0..1_000 {
+            indexing.step(&store).expect("indexes");
+        }
+        assert!(indexing.is_done());
+        close(store);
+    }
 }

@@ -36,11 +36,11 @@ use crate::{
 
 const GRACE_MS: u64 = 1000;
 
-fn deleted(at_ms: u64) -> Register {
+pub(super) fn deleted(at_ms: u64) -> Register {
     Register::deleted(Timestamp { hlc: at_ms << 16, node: NodeId(1) })
 }
 
-fn merge(store: &Store, name: &str, register: Register) {
+pub(super) fn merge(store: &Store, name: &str, register: Register) {
     store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
 }
 
@@ -53,7 +53,7 @@ fn watch(store: &Store, name: &str) -> Subscription {
     within_the_deadline(store.watch(vec![Topic::Key(table(), key(name))], Start::Now)).expect("watches")
 }
 
-fn stop_sweeping(store: &Store) {
+pub(super) fn stop_sweeping(store: &Store) {
     wait_until("the first sweep is over", || !store.is_sweeping());
     store.0.context.jobs.send(GcJob::Stop).expect("the thread runs");
     let has_stopped = || {
@@ -63,7 +63,7 @@ fn stop_sweeping(store: &Store) {
     wait_until("the thread has stopped", has_stopped);
 }
 
-fn swept(tombstones_ms: u64, expired_ms: u64) -> Swept {
+pub(super) fn swept(tombstones_ms: u64, expired_ms: u64) -> Swept {
     Swept { tombstones_ms, expired_ms }
 }
 
