@@ -11,7 +11,7 @@
 //! [`core`]: what a replica is, as pure functions. No I/O, no clock, no threads; time and randomness are arguments.
 //! - [`core::clock`], [`core::name`], [`core::json`], [`core::register`]: timestamps of the hybrid logical clock, names of tables and keys,
 //!   values, and the last-writer-wins register with its merge.
-//! - [`core::digest`]: the Merkle digest of rows, which tells where two replicas differ.
+//! - [`core::digest`]: the digest tree of rows, which tells where two replicas differ.
 //! - [`core::protocol`]: the replication protocol as a state machine per peer: messages in; messages, reads and writes of rows out.
 //!
 //! [`storage`]: the tables of one node on disk.
@@ -20,7 +20,7 @@
 //! - [`storage::table`]: rows, their encoding, reads and scans, and the merge that every write goes through.
 //! - [`storage::commit`]: group commit and recovery from disk errors; makes timestamps durable.
 //! - [`storage::changes`]: the change stream to subscribers.
-//! - `storage::digests` maintains the digest trees, `storage::gc` expires values and removes tombstones, `storage::repair` deals with
+//! - `storage::table::digests` maintains the digest trees, `storage::gc` expires values and removes tombstones, `storage::repair` deals with
 //!   unreadable pages, `storage::transfer` reads rows for a peer and applies a peer's.
 //! - [`storage::environment`]: wall clock, randomness and threads, which a simulation replaces.
 //!
@@ -40,7 +40,7 @@
 //! [`config`], [`cli`] and [`client`]: the program around it: settings, commands, and the client that the commands use.
 //!
 //! # Where to find it
-//! - Where a PUT becomes durable: [`storage::commit`]. Where it gets its timestamp: [`node`], in `write`.
+//! - Where a PUT becomes durable: `Store::commit` in `storage::open::recovery`, for the writers that wait in [`storage::commit`]. Where it gets its timestamp: [`node`], in `write`.
 //! - Where a repair is decided: [`core::protocol::comparison`] finds the rows that differ, [`core::protocol::peer`] says when to compare.
 //! - Where a new route goes: a file in [`http::routes`]; the head of [`http`] lists the steps.
 //! - Where a new setting goes: the table in [`config`].

@@ -22,7 +22,7 @@ pub struct Arguments {
 /// Checks. `Exit::Failure` where anything is damaged.
 ///
 /// # Errors
-/// As `storage::check::check`.
+/// As `storage::offline::check::check`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let progress = Progress::start("records read");
     let report = check(&arguments.data.directory()?, &node::wall_clock(), |records| progress.set(records))?;

@@ -53,7 +53,7 @@ enum Command {
 /// Shows or mends. `Exit::Failure` where something is ahead, or the clock is in doubt.
 ///
 /// # Errors
-/// As `storage::clock_repair`.
+/// As `storage::offline::clock_repair`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     match &arguments.command {
         Command::Show { json, flags } => {

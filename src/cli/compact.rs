@@ -21,7 +21,7 @@ pub struct Arguments {
 /// Compacts.
 ///
 /// # Errors
-/// As `storage::compact::compact`.
+/// As `storage::offline::compact::compact`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     super::privacy::restrict_new_files();
     let progress = Progress::start("rows copied");

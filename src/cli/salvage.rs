@@ -30,7 +30,7 @@ pub struct Arguments {
 /// Saves.
 ///
 /// # Errors
-/// As `storage::salvage::salvage`.
+/// As `storage::offline::salvage::salvage`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let (reading, writing) = (Progress::start("bytes read"), Progress::start("rows saved"));
     let salvaged = salvage(&arguments.data, &arguments.into, &node::wall_clock(), |step| match step {

@@ -189,7 +189,7 @@ impl Node {
         self.store.get(table, key)
     }
 
-    /// Writes, and returns when the write is durable.
+    /// Writes, and returns when the write is as durable as `--durability` asks.
     ///
     /// # Errors
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`

@@ -216,7 +216,7 @@ fn a_node_that_was_ahead_says_so_and_is_mended_by_the_repair() {
     // Cut off, it is not ready, and says which way its clock is off. The others, who agree with each other, are.
     wait_until_unready(&cluster[2], "ms ahead of that of 2 of the 2");
     assert_eq!(clock_of(&cluster[2])["trouble"], "ahead");
-    wait_until_logged(&cluster[2], "the clock keeps this node from the other nodes");
+    wait_until_logged(&cluster[2], "links with other nodes are refused");
     for node in 0..2 {
         assert_eq!(cluster[node].get("/readyz").status, 200, "one bad clock makes no good node unready");
     }

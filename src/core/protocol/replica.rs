@@ -109,7 +109,7 @@ pub struct Accepted {
     pub deleted: Vec<(Key, Marker)>,
 }
 
-/// How far a node has removed tombstones and expired values. It only grows; a node follows whichever is larger, its own
+/// How far a node has removed tombstones and expired values. It grows, except when a syncing node takes over lower ones; a node follows whichever is larger, its own
 /// or a peer's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {

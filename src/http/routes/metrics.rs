@@ -144,7 +144,7 @@ impl Collector for NodeFigures {
             ("subscriptions", "Subscriptions open now", stats.subscriptions),
             ("disk_bytes", "Size of the storage directory", stats.disk_bytes),
             ("unreadable_ranges", "Ranges of keys that cannot be read", stats.unreadable_ranges),
-            ("ready", "1 while reads and writes are served", u64::from(writable)),
+            ("ready", "1 while /readyz answers 200", u64::from(writable)),
             (
                 "storage_doubtful",
                 "1 while rows may be missing or older than what was acknowledged",
@@ -197,7 +197,12 @@ fn encode_cluster(encoder: &mut DescriptorEncoder, view: &ClusterView, now_ms: u
         encode_one(encoder, "floor_age_seconds", help, &age)?;
     }
     let complete = ConstGauge::new(u64::from(view.is_complete()));
-    encode_one(encoder, "whole", "1 once the node holds what the cluster held when it joined", &complete)?;
+    encode_one(
+        encoder,
+        "whole",
+        "1 once the node has held, since its start, what the cluster holds",
+        &complete,
+    )?;
     let (done, total) = view.sync().unwrap_or_default();
     encode_one(
         encoder,

@@ -1,5 +1,4 @@
-//! Routes: one warp filter per resource, whatever the method, so that HEAD, OPTIONS and 405 are right everywhere. Also the names of routes
-//! in the metrics and the log, because paths contain keys.
+//! Routes: one warp filter per resource, whatever the method, so that HEAD, OPTIONS and 405 are right everywhere.
 
 pub mod admin;
 pub mod batch;

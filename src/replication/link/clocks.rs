@@ -115,7 +115,9 @@ pub(in crate::replication) fn watch_clocks(inner: &Inner) {
         return;
     }
     match trouble {
-        Some(trouble) => warn!(why = %trouble, "the clock keeps this node from the other nodes"),
+        Some(trouble) => {
+            warn!(why = %trouble, "the clocks are too far apart: links with other nodes are refused")
+        }
         None => info!("the clock no longer keeps this node from the other nodes"),
     }
 }

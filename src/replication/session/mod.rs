@@ -274,7 +274,7 @@ impl Session {
             && peer.figures().rows_unproven > unproven
         {
             let rows = peer.figures().rows_unproven - unproven;
-            warn!(peer = %self.state.node, rows, "accepted rows as old as what was swept here: if they had been deleted, they are back");
+            warn!(peer = %self.state.node, rows, "accepted rows older than what was swept here: keys that had been deleted may be back");
         }
         self.inner.notify_progress();
         outputs.into_iter().for_each(|output| self.queue_output(incarnation, output));

@@ -157,8 +157,8 @@ fn tell(event: ClockEvent) {
     match event {
         ClockEvent::Jumped(by_ms) => warn!(
             by_ms,
-            "the system's clock leapt: not believed before it has stood for {} s ahead or {} s behind, or other nodes agree with it; where \
-             they contradict it, {} s",
+            "the system clock jumped: ignored until it has held for {} s (forward) or {} s (backward), or other nodes confirm it; {} s \
+             if they contradict it",
             ACCEPT_FORWARD_MS / 1_000,
             ACCEPT_BACKWARD_MS / 1_000,
             ACCEPT_CONTRADICTED_MS / 1_000
