@@ -191,7 +191,10 @@ fn a_clock_that_leaps_for_a_moment_leaves_no_trace() {
         let log = node.log();
         assert!(!log.contains("--max-clock-drift"), "a link was refused:\n{log}");
     }
-    assert!(cluster[leaping].log().contains("clock jumped") && cluster[leaping].log().contains("back where it was"));
+    assert!(
+        cluster[leaping].log().contains("clock jumped")
+            && cluster[leaping].log().contains("back where it was")
+    );
 }
 
 /// A node that was an hour ahead, and is right again, stamped its writes an hour ahead and was refused for it for an hour, ready all the
