@@ -13,7 +13,7 @@ use super::{
 use crate::error::Result;
 
 /// The cluster hears of it by its rounds; only the node that is asked is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whom to forget, and whom to tell.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let data = arguments.data.directory_of_running()?;
     remote::converse(async {
         let body = json!({ "node": arguments.node, "force": arguments.force });
-        let answer = remote::order(&node, "/_/admin/forget", &body, PATIENCE, &data).await?;
+        let answer = remote::order(&node, "/_/admin/forget", &body, TIMEOUT, &data).await?;
         let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
         let text = match arguments.json {
             true => format!("{:#}\n", Value::from(answer.clone())),

@@ -13,7 +13,7 @@ use super::{
 use crate::error::Result;
 
 /// How long handing over may take. The node goes on with it if nobody waits.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Which node is to go.
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let data = arguments.data.directory_of_running()?;
     remote::converse(async {
-        let answer = remote::order(&node, "/_/admin/leave", &json!({}), PATIENCE, &data).await?;
+        let answer = remote::order(&node, "/_/admin/leave", &json!({}), TIMEOUT, &data).await?;
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => format!(

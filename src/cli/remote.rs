@@ -149,7 +149,7 @@ pub async fn order(
     node: &Endpoint,
     path: &str,
     body: &Value,
-    patience: Duration,
+    timeout: Duration,
     data: &Path,
 ) -> std::result::Result<Map<String, Value>, Refusal> {
     let mut keys =
@@ -165,7 +165,7 @@ pub async fn order(
         }
         let request = Request { method: "POST", path, body: &body };
         let authorization = Credentials::answer(key, nonce, &request).to_string();
-        let answer = client.post(path, body.clone(), Some(authorization), patience).await?;
+        let answer = client.post(path, body.clone(), Some(authorization), timeout).await?;
         if answer.status != StatusCode::UNAUTHORIZED {
             return members_of(node, &answer);
         }

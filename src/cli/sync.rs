@@ -12,7 +12,7 @@ use super::{
 use crate::error::Result;
 
 /// The comparisons are begun, not waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which node is to compare.
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let data = arguments.data.directory_of_running()?;
     remote::converse(async {
-        let answer = remote::order(&node, "/_/admin/sync", &json!({}), PATIENCE, &data).await?;
+        let answer = remote::order(&node, "/_/admin/sync", &json!({}), TIMEOUT, &data).await?;
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => {
