@@ -81,6 +81,24 @@ pub(super) fn timestamp(counter: u64) -> Timestamp {
     Timestamp { hlc: (NOW_MS << 16) + counter, node: NodeId(1) }
 }
 
+/// A tombstone written at an instant (Unix milliseconds).
+pub(super) fn deleted(at_ms: u64) -> Register {
+    Register::deleted(Timestamp { hlc: at_ms << 16, node: NodeId(1) })
+}
+
+/// Merges a register into the table of the tests.
+pub(super) fn merge(store: &Store, name: &str, register: Register) {
+    store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
+}
+
+/// Writes rows of which no two are alike, named by their numbers.
+pub(super) fn write_rows(store: &Store, rows: u64) {
+    for number in 0..rows {
+        let value = format!("\"{}\"", blake3::hash(&number.to_be_bytes()).to_hex());
+        merge(store, &number.to_string(), put(&value, None, number));
+    }
+}
+
 /// Closes a store and releases its directory.
 pub(super) fn close(store: Store) {
     store.close().expect("closes");

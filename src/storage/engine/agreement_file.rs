@@ -10,8 +10,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -30,7 +29,6 @@ use crate::{
 };
 
 const FILE: &str = "dynarust.agreement";
-const UNFINISHED: &str = "dynarust.agreement.new";
 const FORMAT: u8 = 1;
 
 /// What a file says.
@@ -163,7 +161,7 @@ pub fn read(data: &Path, node: NodeId) -> Result<Found> {
 /// `Io`, `StorageFull`.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     match fs::read(from.join(FILE)) {
-        Ok(bytes) => replace(to, &bytes),
+        Ok(bytes) => engine::replace_file(to, FILE, &bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io(format_args!("reading {}", from.join(FILE).display()), &e)),
     }
@@ -177,20 +175,7 @@ fn decode(bytes: &[u8]) -> Option<(NodeId, Agreed)> {
 fn write(data: &Path, node: NodeId, agreed: &Agreed) -> Result<()> {
     let bytes = postcard::to_extend(&(node, agreed), vec![FORMAT])
         .map_err(|e| Error::Io(format!("writing {FILE}: {e}")))?;
-    replace(data, &seal(&bytes))
-}
-
-fn replace(data: &Path, bytes: &[u8]) -> Result<()> {
-    let path = data.join(UNFINISHED);
-    let written = File::create(&path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&path, data.join(FILE))).map_err(|e| match e.kind() {
-        io::ErrorKind::StorageFull => Error::StorageFull(format!("writing {}: {e}", path.display())),
-        _ => Error::io(format_args!("writing {}", path.display()), &e),
-    })?;
-    engine::sync_directory(data)
+    engine::replace_file(data, FILE, &seal(&bytes))
 }
 
 #[cfg(test)]

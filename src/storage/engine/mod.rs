@@ -23,7 +23,7 @@ mod tree;
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -187,6 +187,24 @@ pub fn forget_cached(path: &Path) -> Result<()> {
 pub fn sync_directory(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
     synced.map_err(|e| Error::io(format_args!("syncing {}", path.display()), &e))
+}
+
+/// Replaces a small file in a directory, or creates it: either all of the old content is there after a crash, or all of this. Durable on
+/// return.
+///
+/// # Errors
+/// `Io`, `StorageFull`.
+pub fn replace_file(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let unfinished = directory.join(format!("{name}.new"));
+    let written = File::create(&unfinished).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&unfinished, directory.join(name))).map_err(|e| match e.kind() {
+        io::ErrorKind::StorageFull => Error::StorageFull(format!("writing {}: {e}", unfinished.display())),
+        _ => Error::io(format_args!("writing {}", unfinished.display()), &e),
+    })?;
+    sync_directory(directory)
 }
 
 /// The parent directory of `path`.

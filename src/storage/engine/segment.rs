@@ -43,7 +43,7 @@ pub(in crate::storage) mod tests {
     use super::*;
     use crate::storage::{
         engine::{SEGMENT_BYTES, log::format::Kind},
-        tests::{Fixture, close, key, put, table},
+        tests::{Fixture, close, write_rows},
     };
 
     /// A condition on the body of a frame.
@@ -95,12 +95,7 @@ pub(in crate::storage) mod tests {
     fn every_flipped_bit_of_a_full_segment_is_found() {
         let fixture = Fixture::new();
         let store = fixture.open();
-        for number in 0..60_000 {
-            let value = format!("\"{}\"", blake3::hash(&u64::to_be_bytes(number)).to_hex());
-            store
-                .merge(&table(), &key(&number.to_string()), |_| Ok(put(&value, None, number)))
-                .expect("merges");
-        }
+        write_rows(&store, 60_000);
         close(store);
         let log = fs::read(fixture.data().join("db")).expect("the log can be read");
         let (mut sealed, mut kinds) = (0, std::collections::BTreeSet::new());

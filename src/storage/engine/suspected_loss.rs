@@ -3,8 +3,7 @@
 //! could make the node forget it.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -17,7 +16,6 @@ use crate::{
 };
 
 const FILE: &str = "dynarust.doubt";
-const UNFINISHED: &str = "dynarust.doubt.new";
 /// Longest reason, in bytes: it is shown in one line of the log.
 const REASON_BYTES_MAX: usize = 16 * 1024;
 /// What damage of the log can mean.
@@ -94,16 +92,7 @@ pub fn read(data: &Path) -> Result<Option<String>> {
 pub fn write(data: &Path, reason: &str) -> Result<()> {
     // A character that is cut in two is read back as a replacement character.
     let reason = String::from_utf8_lossy(&reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)]);
-    let path = data.join(UNFINISHED);
-    let written = File::create(&path).and_then(|mut file| {
-        file.write_all(format!("{reason}\n").as_bytes())?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&path, data.join(FILE))).map_err(|e| match e.kind() {
-        io::ErrorKind::StorageFull => Error::StorageFull(format!("writing {}: {e}", path.display())),
-        _ => Error::io(format_args!("writing {}", path.display()), &e),
-    })?;
-    engine::sync_directory(data)
+    engine::replace_file(data, FILE, format!("{reason}\n").as_bytes())
 }
 
 fn clear(data: &Path) -> Result<()> {

@@ -152,11 +152,11 @@ mod tests {
     use super::{
         super::{
             removal,
-            tests::{deleted, merge, stop_sweeping, swept},
+            tests::{stop_sweeping, swept},
         },
         *,
     };
-    use crate::storage::tests::{Fixture, NOW_MS, close, table, wait_until};
+    use crate::storage::tests::{Fixture, NOW_MS, close, deleted, merge, table, wait_until};
 
     /// The worker kept a table that was removed as it had no rows yet, failed to index it for ever, and never said that it was done: digests
     /// were compared no more.

@@ -28,21 +28,13 @@ use crate::{
             trees::{EXPIRED, EXPIRY, TOMBSTONES},
         },
         tests::{
-            Fixture, NOW_MS, close, effect, key, keys_in, next, put, table, timestamp, wait_for_changes,
-            wait_until, within_the_deadline,
+            Fixture, NOW_MS, close, deleted, effect, key, keys_in, merge, next, put, table, timestamp,
+            wait_for_changes, wait_until, within_the_deadline,
         },
     },
 };
 
 const GRACE_MS: u64 = 1000;
-
-pub(super) fn deleted(at_ms: u64) -> Register {
-    Register::deleted(Timestamp { hlc: at_ms << 16, node: NodeId(1) })
-}
-
-pub(super) fn merge(store: &Store, name: &str, register: Register) {
-    store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
-}
 
 fn counts(store: &Store) -> Counts {
     store.count_rows().expect("counts");

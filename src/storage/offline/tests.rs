@@ -4,26 +4,14 @@ use std::sync::Arc;
 
 use super::{check, compact};
 use crate::{
-    core::{
-        clock::{NodeId, Timestamp},
-        protocol::replica::Swept,
-        register::Register,
-    },
+    core::protocol::replica::Swept,
     storage::{
-        META, Store, WallClock,
+        META, WallClock,
         engine::Engine,
         table::trees::{EXPIRED, EXPIRY, TOMBSTONES},
-        tests::{Fixture, NOW_MS, close, key, keys_in, put, table, wait_until},
+        tests::{Fixture, NOW_MS, close, deleted, keys_in, merge, put, wait_until},
     },
 };
-
-fn deleted(at_ms: u64) -> Register {
-    Register::deleted(Timestamp { hlc: at_ms << 16, node: NodeId(1) })
-}
-
-fn merge(store: &Store, name: &str, register: Register) {
-    store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
-}
 
 const SWEPT: Swept = Swept { tombstones_ms: NOW_MS - 10, expired_ms: NOW_MS - 20 };
 

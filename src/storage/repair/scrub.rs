@@ -183,7 +183,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::storage::tests::{Fixture, close, key, put, table};
+    use crate::storage::tests::{Fixture, close, write_rows};
 
     /// Scrubs the whole log at once.
     fn pass(store: &Store, known: &mut BTreeSet<(u64, usize)>) {
@@ -199,12 +199,7 @@ mod tests {
     fn a_flipped_bit_is_found_once_and_nothing_else_is() {
         let fixture = Fixture::new();
         let store = fixture.open();
-        for number in 0..60_000 {
-            let value = format!("\"{}\"", blake3::hash(&u64::to_be_bytes(number)).to_hex());
-            store
-                .merge(&table(), &key(&number.to_string()), |_| Ok(put(&value, None, number)))
-                .expect("merges");
-        }
+        write_rows(&store, 60_000);
         store.with_engine(Engine::sync).expect("syncs");
         let mut known = BTreeSet::new();
         pass(&store, &mut known);

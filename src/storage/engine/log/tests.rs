@@ -14,7 +14,7 @@ use crate::{
         Options, Peers, Store, WallClock,
         engine::{mark, suspected_loss::MEANING},
         offline::salvage::{Salvaged, salvage},
-        tests::{Fixture, NOW_MS, close, key, put, table, timestamp},
+        tests::{Fixture, NOW_MS, close, key, merge, put, table, timestamp},
     },
 };
 
@@ -30,10 +30,6 @@ fn noise(number: u64, bytes: usize) -> String {
         hash = blake3::hash(hash.as_bytes());
     }
     noise + "\""
-}
-
-fn merge(store: &Store, name: &str, register: Register) {
-    store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
 }
 
 fn value(store: &Store, name: &str) -> Option<String> {

@@ -412,15 +412,11 @@ mod tests {
         storage::{
             open::read_dictionaries,
             table::{merge::Existing, row::row_of},
-            tests::{Fixture, close, key, put, table, wait_until},
+            tests::{Fixture, close, key, merge, put, table, wait_until},
         },
     };
 
     const KEY: DigestKey = DigestKey([7; 32]);
-
-    fn merge(store: &Store, name: &str, register: Register) {
-        store.merge(&table(), &key(name), |_| Ok(register)).expect("merges");
-    }
 
     /// An instant after all writes here.
     fn later(store: &Store) -> u64 {
