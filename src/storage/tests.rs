@@ -270,25 +270,6 @@ fn the_expiry_of_a_value_is_published_after_the_value() {
     close(store);
 }
 
-/// A compaction that was interrupted after its last rename leaves the old store beside the new one, and after that every compaction failed.
-#[test]
-fn leftovers_of_a_compaction_do_not_stop_the_next() {
-    let fixture = Fixture::new();
-    let store = fixture.open();
-    store.merge(&table(), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
-    close(store);
-    let left = open::before_compaction(&fixture.data());
-    std::fs::create_dir(&left).expect("a directory");
-    std::fs::write(left.join("db"), "old").expect("a file");
-    let compacted =
-        offline::compact::compact(&fixture.data(), &fixture.clock(), false, |_| {}).expect("compacts");
-    assert_eq!(compacted.rows, 1);
-    assert!(!left.exists());
-    let store = fixture.open();
-    assert!(store.get(&table(), &key("k")).expect("reads").is_some());
-    close(store);
-}
-
 /// A key that two topics of a subscription name came twice in its snapshot.
 #[test]
 fn a_snapshot_delivers_a_key_of_two_topics_once() {

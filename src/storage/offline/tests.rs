@@ -8,8 +8,9 @@ use crate::{
     storage::{
         META, WallClock,
         engine::Engine,
+        open,
         table::trees::{EXPIRED, EXPIRY, TOMBSTONES},
-        tests::{Fixture, NOW_MS, close, deleted, keys_in, merge, put, wait_until},
+        tests::{Fixture, NOW_MS, close, deleted, key, keys_in, merge, put, table, wait_until},
     },
 };
 
@@ -53,4 +54,22 @@ fn a_check_finds_invalid_index_entries() {
     drop((meta, engine));
     let report = check::check(&fixture.data(), &clock, |_| {}).expect("checks");
     assert_eq!((report.is_sound(), report.damaged.len()), (false, 4), "{report:?}");
+}
+
+/// A compaction that was interrupted after its last rename leaves the old store beside the new one, and after that every compaction failed.
+#[test]
+fn leftovers_of_a_compaction_do_not_stop_the_next() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
+    merge(&store, "k", put("1", None, 1));
+    close(store);
+    let left = open::before_compaction(&fixture.data());
+    std::fs::create_dir(&left).expect("a directory");
+    std::fs::write(left.join("db"), "old").expect("a file");
+    let compacted = compact::compact(&fixture.data(), &fixture.clock(), false, |_| {}).expect("compacts");
+    assert_eq!(compacted.rows, 1);
+    assert!(!left.exists());
+    let store = fixture.open();
+    assert!(store.get(&table(), &key("k")).expect("reads").is_some());
+    close(store);
 }
