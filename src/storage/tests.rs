@@ -40,7 +40,7 @@ impl Fixture {
         self.directory.path().join("storage.db")
     }
 
-    fn clock(&self) -> WallClock {
+    pub(super) fn clock(&self) -> WallClock {
         let now_ms = self.now_ms.clone();
         Arc::new(move || now_ms.load(Ordering::SeqCst))
     }

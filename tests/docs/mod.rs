@@ -2,7 +2,6 @@
 //! event, operation, code and status there is, and none that is not.
 
 mod code;
-mod page;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +12,11 @@ use dynarust::{http::request::accepts::OPERATIONS, node::MemberState};
 use hyper::StatusCode;
 use serde_json::Value;
 
-use self::{
-    code::{Code, literals},
-    page::{Page, in_backticks},
+use self::code::{Code, literals};
+use crate::{
+    harness::Node,
+    pages::page::{Page, in_backticks},
 };
-use crate::harness::Node;
 
 const HTTP: &str = "src/http";
 
@@ -38,9 +37,9 @@ type Route = (String, BTreeSet<String>, BTreeSet<String>);
 #[test]
 fn every_route_is_there_with_its_parameters_and_conditions() {
     let names = |cell: &str| in_backticks(cell).into_iter().map(str::to_lowercase).collect::<BTreeSet<_>>();
-    let api = Page::read("api.md").chapter("Routes");
+    let api = Page::read("docs/api.md").chapter("Routes");
     let documented: BTreeSet<Route> = api
-        .rows("request")
+        .rows_of("request")
         .into_iter()
         .flat_map(|row| in_backticks(row[0]).into_iter().map(move |request| (request, row[2], row[3])))
         .map(|(request, parameters, conditions)| (request.to_owned(), names(parameters), names(conditions)))
@@ -60,7 +59,7 @@ fn every_route_is_there_with_its_parameters_and_conditions() {
 #[test]
 fn every_parameter_is_there_and_no_other() {
     let known = OPERATIONS.iter().flat_map(|operation| operation.parameters).map(|it| it.name).collect();
-    let api = Page::read("api.md");
+    let api = Page::read("docs/api.md");
     assert_same("parameters", &api.chapter("Parameters").names("parameter"), &known);
     // Those of single routes too: `mode=new`.
     let all = api.names("parameter");
@@ -74,7 +73,7 @@ fn every_header_is_there_and_no_other() {
     let standard = code.constants("header::").into_iter().map(|name| name.to_lowercase().replace('_', "-"));
     let own = code.between(&["HeaderName::from_static(\""], "\"").into_iter().map(str::to_owned);
     let known = standard.chain(own).collect();
-    let api = Page::read("api.md");
+    let api = Page::read("docs/api.md");
     let documented = api.names("header").into_iter().map(str::to_lowercase).collect();
     assert_same("headers", &documented, &known);
 }
@@ -96,9 +95,9 @@ fn every_field_of_a_body_is_there_and_no_other() {
     let documented = BODIES.iter().map(|(body, ..)| *body).collect();
     assert_same("bodies", &documented, &bodies.keys().copied().collect());
     for (body, page, chapter) in BODIES {
-        let (page, known) = (Page::read(page).chapter(chapter), &bodies[body]);
+        let (page, known) = (Page::read(&format!("docs/{page}")).chapter(chapter), &bodies[body]);
         let words = page.words_of_code();
-        let missing: Vec<_> = known.iter().filter(|field| !words.contains(*field)).collect();
+        let missing: Vec<_> = known.iter().filter(|field| !words.contains(**field)).collect();
         assert!(missing.is_empty(), "{body}: the chapter {chapter:?} lacks {missing:?}");
         let named = if page.has_table("field") { page.names("field") } else { BTreeSet::new() };
         let unknown: Vec<_> = named.difference(known).collect();
@@ -132,8 +131,8 @@ fn every_error_code_is_there_with_its_statuses() {
         known.entry(code).or_default().insert(status(constant));
     }
     assert!(known.len() > 20, "{known:?}");
-    let errors = Page::read("errors.md");
-    let rows = errors.rows("code").into_iter().map(|row| (in_backticks(row[0])[0], numbers(row[1])));
+    let errors = Page::read("docs/errors.md");
+    let rows = errors.rows_of("code").into_iter().map(|row| (in_backticks(row[0])[0], numbers(row[1])));
     assert_same("error codes", &rows.collect(), &known.into_iter().collect());
 }
 
@@ -141,9 +140,9 @@ fn every_error_code_is_there_with_its_statuses() {
 fn every_status_is_there_and_no_other() {
     let code = Code::below(HTTP);
     let known = code.constants("StatusCode::").into_iter().map(status).collect();
-    let errors = Page::read("errors.md");
-    let of_codes = errors.rows("code").into_iter().map(|row| numbers(row[1]));
-    let of_others = errors.rows("status").into_iter().map(|row| numbers(row[0]));
+    let errors = Page::read("docs/errors.md");
+    let of_codes = errors.rows_of("code").into_iter().map(|row| numbers(row[1]));
+    let of_others = errors.rows_of("status").into_iter().map(|row| numbers(row[0]));
     assert_same("statuses", &of_codes.chain(of_others).flatten().collect(), &known);
 }
 
@@ -159,7 +158,7 @@ fn events(code: &Code) -> BTreeSet<&str> {
 fn every_event_is_there_and_no_other() {
     let pages = [("src/http/events.rs", "events.md"), (HTTP, "websocket.md")];
     for (folder, page) in pages {
-        assert_same(page, &Page::read(page).names("event"), &events(&Code::below(folder)));
+        assert_same(page, &Page::read(&format!("docs/{page}")).names("event"), &events(&Code::below(folder)));
     }
 }
 
@@ -172,8 +171,8 @@ fn every_operation_of_a_websocket_is_there_with_its_fields() {
             .filter_map(|line| line.trim().split_once(" => "))
             .filter(|(name, _)| name.starts_with('"'))
     };
-    let page = Page::read("websocket.md");
-    let rows = page.rows("`op`");
+    let page = Page::read("docs/websocket.md");
+    let rows = page.rows_of("`op`");
     let documented: BTreeMap<_, BTreeSet<_>> = rows
         .iter()
         .map(|row| (in_backticks(row[0])[0], in_backticks(row[1]).into_iter().collect()))
@@ -204,18 +203,23 @@ fn every_close_code_is_there_and_no_other() {
         other => panic!("CloseCode::{other}: give it its number here"),
     };
     let known = code.between(&["Close(CloseCode::"], ",").into_iter().map(number).collect();
-    let page = Page::read("websocket.md");
-    assert_same("close codes", &page.rows("code").iter().flat_map(|row| numbers(row[0])).collect(), &known);
+    let page = Page::read("docs/websocket.md");
+    assert_same(
+        "close codes",
+        &page.rows_of("code").iter().flat_map(|row| numbers(row[0])).collect(),
+        &known,
+    );
 }
 
 #[test]
 fn every_phase_and_state_is_there_and_no_other() {
     let code = Code::below("src");
     let phases = literals(code.block("pub fn phase(&self)")).into_iter().collect();
-    let api = Page::read("api.md");
+    let api = Page::read("docs/api.md");
     assert_same("phases", &api.names("phase"), &phases);
     let states = api.chapter("Cluster");
-    let states = states.rows("field of a member").into_iter().find(|row| row[0] == "`state`").expect("a row");
+    let states =
+        states.rows_of("field of a member").into_iter().find(|row| row[0] == "`state`").expect("a row");
     let known = MemberState::ALL.iter().map(|state| state.name()).collect();
     assert_same("states of a member", &in_backticks(states[1]).into_iter().collect(), &known);
 }
@@ -235,7 +239,7 @@ fn members(value: &Value) -> BTreeSet<String> {
 fn every_field_of_what_a_node_says_of_itself_is_there_and_no_other() {
     let node = Node::start();
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
-    let api = Page::read("api.md");
+    let api = Page::read("docs/api.md");
     for (chapter, paths) in [("Tables and stats", &["/_/tables", "/stats"][..]), ("Cluster", &["/_/cluster"])]
     {
         let page = api.chapter(chapter);

@@ -5,7 +5,7 @@
 //! where `...` stands for anything; without one, each line must succeed. See `shell` for the rest.
 
 mod operations;
-mod page;
+pub mod page;
 mod shell;
 
 use std::{collections::BTreeSet, panic::resume_unwind, thread};

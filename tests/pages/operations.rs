@@ -37,8 +37,9 @@ fn title(knob: &Knob) -> String {
 
 #[test]
 fn every_setting_is_there_with_its_value_default_and_limits() {
-    let rows: BTreeMap<String, Vec<String>> =
-        Page::read(PAGE).rows("Settings").into_iter().map(|row| (name(&row[0]), row)).collect();
+    let chapter = Page::read(PAGE).chapter("Settings");
+    let rows: BTreeMap<String, Vec<&str>> =
+        chapter.rows().into_iter().map(|row| (name(row[0]), row)).collect();
     let known: BTreeSet<String> = KNOBS.iter().map(title).chain(["--config".to_owned()]).collect();
     assert_same("settings", &rows.keys().cloned().collect(), &known);
 
@@ -74,7 +75,8 @@ fn metrics() -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_there() {
-    let named = Page::read(PAGE).rows("Metrics").iter().map(|row| name(&row[0])).collect();
+    let chapter = Page::read(PAGE).chapter("Metrics");
+    let named = chapter.rows().iter().map(|row| name(row[0])).collect();
     let known = metrics();
     assert_same("metrics", &named, &known);
 
@@ -125,7 +127,8 @@ fn commands() -> BTreeMap<String, String> {
 
 #[test]
 fn every_command_is_there_with_its_flags() {
-    let rows = Page::read(PAGE).rows("Commands");
+    let chapter = Page::read(PAGE).chapter("Commands");
+    let rows = chapter.rows();
     let commands = commands();
     // The first cell is the line to type: a name is in lower case, what one fills in is not.
     let called = |cell: &str| {
@@ -134,7 +137,7 @@ fn every_command_is_there_with_its_flags() {
             line.split_whitespace().take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
         words.take(2).collect::<Vec<_>>().join(" ")
     };
-    let named = rows.iter().map(|row| called(&row[0])).filter(|name| !name.is_empty()).collect();
+    let named = rows.iter().map(|row| called(row[0])).filter(|name| !name.is_empty()).collect();
     assert_same("commands", &named, &commands.keys().cloned().collect());
 }
 

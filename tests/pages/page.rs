@@ -83,24 +83,62 @@ impl Page {
 
     /// What stands between single backticks.
     pub fn inline_code(&self) -> Vec<String> {
-        self.prose().split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        in_backticks(&self.prose()).into_iter().map(str::to_owned).collect()
     }
 
-    /// The rows of all tables of a chapter, cell by cell, without their heads.
-    pub fn rows(&self, chapter: &str) -> Vec<Vec<String>> {
-        let prose = self.prose();
-        let lines = prose.lines().skip_while(|line| *line != format!("## {chapter}")).skip(1);
+    /// Every word in code, inline or in a block.
+    pub fn words_of_code(&self) -> BTreeSet<String> {
+        let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let blocks = self.fences().into_iter().flat_map(|fence| fence.lines);
+        let code = blocks.chain(self.inline_code());
+        code.flat_map(|code| code.split(|letter| !is_word(letter)).map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// What stands below `## {title}`, up to the next heading of that level.
+    #[track_caller]
+    pub fn chapter(&self, title: &str) -> Self {
+        let lines = self.text.lines().skip_while(|line| *line != format!("## {title}")).skip(1);
         let lines: Vec<_> = lines.take_while(|line| !line.starts_with("## ")).collect();
-        assert!(!lines.is_empty(), "{}: no chapter {chapter:?}", self.name);
-        let is_rule = |line: &str| line.starts_with("|--") || line.starts_with("| --");
-        let is_row = |(at, line): &(usize, &&str)| {
-            line.starts_with('|') && !is_rule(line) && !lines.get(at + 1).is_some_and(|next| is_rule(next))
-        };
-        let cells = |line: &str| {
-            let line = line.trim().trim_start_matches('|').trim_end_matches('|');
-            line.split(" | ").map(|cell| cell.trim().to_owned()).collect()
-        };
-        lines.iter().enumerate().filter(is_row).map(|(_, line)| cells(line)).collect()
+        assert!(!lines.is_empty(), "{}: no chapter {title:?}", self.name);
+        Self { name: self.name.clone(), text: lines.join("\n") }
+    }
+
+    /// All tables, each with the name of its first column and its rows, cell by cell.
+    fn tables(&self) -> Vec<(&str, Vec<Vec<&str>>)> {
+        let mut tables = Vec::new();
+        let mut lines = self.text.lines().peekable();
+        while let Some(line) = lines.next() {
+            if lines.next_if(|next| next.starts_with("|--") || next.starts_with("| --")).is_some() {
+                let rows = std::iter::from_fn(|| lines.next_if(|line| line.starts_with('|')).map(cells));
+                tables.push((cells(line)[0], rows.collect()));
+            }
+        }
+        tables
+    }
+
+    /// The rows of all tables, without their heads.
+    pub fn rows(&self) -> Vec<Vec<&str>> {
+        self.tables().into_iter().flat_map(|(_, rows)| rows).collect()
+    }
+
+    /// Whether a table's first column is called so.
+    pub fn has_table(&self, first_column: &str) -> bool {
+        self.tables().iter().any(|(first, _)| *first == first_column)
+    }
+
+    /// The rows, without their heads, of all tables whose first column is called so.
+    #[track_caller]
+    pub fn rows_of(&self, first_column: &str) -> Vec<Vec<&str>> {
+        assert!(self.has_table(first_column), "{}: no table of {first_column:?}", self.name);
+        let tables = self.tables().into_iter().filter(|(first, _)| *first == first_column);
+        tables.flat_map(|(_, rows)| rows).collect()
+    }
+
+    /// All names in the first column of those tables.
+    #[track_caller]
+    pub fn names(&self, first_column: &str) -> BTreeSet<&str> {
+        self.rows_of(first_column).into_iter().flat_map(|row| in_backticks(row[0])).collect()
     }
 
     /// Links to other pages and chapters.
@@ -136,4 +174,20 @@ impl Page {
         };
         headings.map(anchor).collect()
     }
+}
+
+/// The cells of a row of a table. A bar in code parts nothing.
+fn cells(row: &str) -> Vec<&str> {
+    let row = row.trim().trim_start_matches('|').trim_end_matches('|');
+    let mut is_code = false;
+    let parts = row.split(move |letter| {
+        is_code ^= letter == '`';
+        letter == '|' && !is_code
+    });
+    parts.map(str::trim).collect()
+}
+
+/// What stands between single backticks.
+pub fn in_backticks(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
 }
