@@ -61,6 +61,8 @@ pub struct End {
     pub link: u64,
     pub peer: Peer,
     pub heard_ms: u64,
+    /// Whether the first round was sent. It tells the peer how to treat the rows, which wait for it.
+    pub sent_first_round: bool,
     /// When what was sent last arrives.
     pub arrives_ms: u64,
     /// What waits for a cut to heal.
@@ -135,7 +137,14 @@ impl Node {
         self.unlink(to.0);
         let id = self.id;
         let peer = self.with(now_ms, |_, context| Peer::new(context, (id, to.1), OPTIONS, seed));
-        let end = End { link, peer, heard_ms: now_ms, arrives_ms: now_ms, held: VecDeque::new() };
+        let end = End {
+            link,
+            peer,
+            heard_ms: now_ms,
+            sent_first_round: false,
+            arrives_ms: now_ms,
+            held: VecDeque::new(),
+        };
         self.ends.insert(to.0, end);
     }
 

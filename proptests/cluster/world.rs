@@ -86,6 +86,7 @@ enum Event {
         node: usize,
         forgotten: usize,
         incarnation: u64,
+        agreed_ms: u64,
     },
     Dial,
 }
@@ -263,9 +264,9 @@ impl World {
                     self.nodes[node].unlink(with);
                 }
             }
-            Event::Forget { node, forgotten, incarnation } => {
+            Event::Forget { node, forgotten, incarnation, agreed_ms } => {
                 if self.nodes[node].is_up && !self.nodes[forgotten].is_member {
-                    self.learn_forgotten(node, (forgotten, incarnation), 0);
+                    self.learn_forgotten(node, (forgotten, incarnation), agreed_ms);
                 }
             }
             Event::Dial => {
@@ -293,7 +294,14 @@ impl World {
         self.model.synced(node, place, &members);
         match after {
             After::Acknowledge { name, marker } => self.model.acknowledged(&name, marker),
-            After::Peer { link, with, then: Then::Send(message) } => self.send(link, node, with, message),
+            After::Peer { link, with, then: Then::Send(message) } => {
+                let is_round = matches!(message, Message::Round(_));
+                self.send(link, node, with, message);
+                if is_round && let Some(end) = self.end(node, with, link) {
+                    end.sent_first_round = true;
+                    self.follow_up(node);
+                }
+            }
             After::Peer { link, with, then: Then::Equal(equal) } => {
                 let now_ms = self.now_ms;
                 if self.end(node, with, link).is_some() {
@@ -317,7 +325,7 @@ impl World {
         let now_ms = self.now_ms;
         let polled = self.nodes[node].with(now_ms, |ends, context| {
             let mut polled = Vec::new();
-            for (with, end) in ends {
+            for (with, end) in ends.iter_mut().filter(|(_, end)| end.sent_first_round) {
                 while let Some(message) = end.peer.poll(context, WINDOW_BYTES).expect("it lies in memory") {
                     polled.push((end.link, *with, message));
                 }

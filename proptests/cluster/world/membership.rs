@@ -2,6 +2,9 @@
 
 use super::{Event, World};
 
+/// How long it takes to tell a linked node whom one has forgotten.
+const TOLD_MS: u64 = 5;
+
 impl World {
     /// Tells all who the members are, as each has it.
     pub fn tell_members(&mut self) {
@@ -31,7 +34,7 @@ impl World {
         let incarnation = self.nodes[forgotten].incarnation;
         for node in side.iter().copied() {
             let after_ms = self.random.below(0..1_500);
-            self.at(after_ms, Event::Forget { node, forgotten, incarnation });
+            self.at(after_ms, Event::Forget { node, forgotten, incarnation, agreed_ms: 0 });
         }
     }
 
@@ -49,6 +52,12 @@ impl World {
         }
         let id = self.nodes[forgotten].id;
         self.nodes[node].hear_of_forgotten((forgotten, id), incarnation, agreed_ms);
+        let agreed_ms = self.nodes[node].agreed_ms(id);
+        let mut linked: Vec<_> = self.nodes[node].ends.keys().copied().collect();
+        linked.retain(|other| *other != forgotten && self.is_heard(node, *other));
+        for linked in linked {
+            self.at(TOLD_MS, Event::Forget { node: linked, forgotten, incarnation, agreed_ms });
+        }
         self.tell_members_to(node);
     }
 
