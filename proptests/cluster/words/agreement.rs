@@ -99,6 +99,48 @@ fn a_late_row_takes_back_what_was_agreed_before_it_is_stored() {
     assert_eq!(scene.shared.progress().floor.guarantee_ms(NOW_MS), NOW_MS);
 }
 
+/// A damaged node gave up its claims with the first row that it got back. What it still had of keys that were deleted meanwhile could not be
+/// proved to be deleted any more, and came back.
+#[test]
+fn a_row_that_both_agreed_on_takes_nothing_back_from_one_that_lost_it() {
+    let written_ms = NOW_MS - 60_000;
+    for (complete, remote_complete, told_ms, agreed_ms, is_late) in [
+        (false, true, written_ms, NOW_MS, false),
+        (false, true, NOW_MS, written_ms, false),
+        (false, true, written_ms - 1, NOW_MS, true),
+        (false, false, NOW_MS, NOW_MS, true),
+        (true, true, NOW_MS, NOW_MS, true),
+    ] {
+        let mut scene = Scene::new(complete);
+        scene.shared.progress().agreement.reach(agreed_ms, [REMOTE]);
+        scene.told_ms = told_ms;
+        let round = scene.round(remote_complete, Swept::default());
+        scene.hear(round);
+        let (rows, _) = old_row();
+        scene.hear(rows);
+        let left_ms = if is_late { written_ms - 1 } else { agreed_ms };
+        let case = format!("{complete} {remote_complete} {told_ms} {agreed_ms}");
+        assert_eq!(scene.shared.progress().agreement.with_all_ms(), left_ms, "{case}");
+    }
+}
+
+/// Else the peer would take a row that came in late for one that all members had.
+#[test]
+fn a_peer_is_told_that_less_is_agreed_before_it_is_sent_more_rows() {
+    let mut scene = Scene::new(true);
+    scene.shared.progress().agreement.reach(NOW_MS, [REMOTE]);
+    scene.with(|peer, context| peer.round(context)).expect("in memory");
+    scene.write("k", 1);
+    scene.shared.progress().lower_claims(NOW_MS - 10);
+    let poll = |scene: &mut Scene| {
+        scene.with(|peer, context| peer.poll(context, usize::MAX)).expect("it lies in memory")
+    };
+    let Some(Message::Round(round)) = poll(&mut scene) else { panic!("no round") };
+    assert_eq!((round.agreed_ms, round.root), (NOW_MS - 11, None));
+    assert!(matches!(poll(&mut scene), Some(Message::Rows(_))));
+    assert_eq!(poll(&mut scene), None);
+}
+
 /// A node that was put back to what it was, as it ran, holds itself to be whole: it is told otherwise by how far the others have swept.
 #[test]
 fn who_hears_of_more_that_was_swept_than_it_guaranteed_is_not_whole() {

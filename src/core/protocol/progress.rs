@@ -113,7 +113,7 @@ impl Progress {
     /// complete node knows better.
     pub fn hear_detached(&mut self, from: NodeId) {
         if !self.complete {
-            let agreed_ms = self.agreed_before_ms();
+            let agreed_ms = self.agreement.with_all_ms();
             self.agreement.detach(from, agreed_ms);
         }
     }
@@ -172,7 +172,7 @@ impl Progress {
     /// Sets the other members, without forgotten ones. Nothing was agreed with a new member; with one that is now
     /// forgotten, nothing later than before.
     pub fn set_members(&mut self, members: &[NodeId]) {
-        let agreed_ms = self.agreed_before_ms();
+        let agreed_ms = self.agreement.with_all_ms();
         for gone in self.floor.members().filter(|member| !members.contains(member)) {
             self.agreement.detach(gone, agreed_ms);
         }
@@ -180,11 +180,6 @@ impl Progress {
             self.agreement.detach(*new, 0);
         }
         self.floor.set_members(members.iter().copied());
-    }
-
-    /// What was agreed so far with a node that is not detached. 0 if it may have been lost since.
-    fn agreed_before_ms(&self) -> u64 {
-        if self.complete || self.intact { self.agreement.with_all_ms() } else { 0 }
     }
 
     /// Withdraws the claim that others have a tombstone that is about to arrive, written at an instant (Unix

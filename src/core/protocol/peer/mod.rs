@@ -29,7 +29,7 @@ use super::{
     replica::{Replica, Swept},
 };
 use crate::{
-    core::{clock::NodeId, register::Payload},
+    core::{clock::NodeId, digest::RootDigest, register::Payload},
     error::{Error, Result},
 };
 
@@ -116,6 +116,8 @@ pub struct Peer {
     last_batch: u64,
     pushes_in_a_row: u32,
     last_round: Option<(Round, u64)>,
+    /// Up to when the peer was last told that it agreed with this node (Unix milliseconds).
+    announced_ms: u64,
     /// Consecutive rounds with different roots.
     differing: u32,
     /// The last instant (Unix milliseconds) at which the roots were equal, since the link came up or the journal had a
@@ -173,6 +175,7 @@ impl Peer {
             last_batch: 0,
             pushes_in_a_row: 0,
             last_round: None,
+            announced_ms: 0,
             differing: 0,
             equal_ms: None,
             open_comparison: None,
@@ -225,6 +228,19 @@ impl Peer {
         let is_syncing = !self.is_complete() || !context.shared.progress().complete;
         let is_all =
             is_syncing && root.is_some() && context.replica.root(self.options.latest_ms(now_ms))? == root;
+        // Everything the root covers must be durable before the peer draws a conclusion from it.
+        Ok(Output::AfterSync(Then::Send(self.state(context, at_ms, root, is_all))))
+    }
+
+    /// The state of this node as a round, with the root of an instant.
+    fn state<R: Replica>(
+        &mut self,
+        context: &Context<'_, R>,
+        at_ms: u64,
+        root: Option<RootDigest>,
+        is_all: bool,
+    ) -> Message {
+        let now_ms = context.now_ms;
         let swept = context.replica.swept();
         let pushing = self.is_pushing(at_ms);
         let mut progress = context.shared.progress();
@@ -242,8 +258,9 @@ impl Peer {
         let (guarantee_ms, agreed_ms) =
             (progress.guarantee_ms(at_ms), progress.agreement.with_ms(self.remote));
         drop(progress);
+        self.announced_ms = agreed_ms;
         let since = |before_ms: u64| u32::try_from(now_ms.saturating_sub(before_ms)).unwrap_or(u32::MAX);
-        let round = Round {
+        Message::Round(Round {
             now_ms,
             echo: self.last_round.as_ref().map(|(round, received_ms)| (round.now_ms, since(*received_ms))),
             behind_ms: since(at_ms),
@@ -254,9 +271,7 @@ impl Peer {
             swept_ms: swept.tombstones_ms,
             expired_ms: swept.expired_ms,
             flags,
-        };
-        // Everything the root covers must be durable before the peer draws a conclusion from it.
-        Ok(Output::AfterSync(Then::Send(Message::Round(round))))
+        })
     }
 
     /// Handles a message. Membership messages are handled elsewhere and ignored here.
@@ -335,12 +350,14 @@ impl Peer {
                 allowed_ms: self.options.clock_drift_max_ms,
             });
         }
-        let proven_ms = self.proven_ms(context);
+        let agreed_ms = self.agreed_ms(context);
         let is_complete = context.shared.progress().complete;
+        // Only a complete node can tell that a row was deleted.
+        let proven_ms = if is_complete { agreed_ms } else { 0 };
         let mut deleted = Vec::new();
         for (table, rows) in rows.tables {
             self.figures.rows_received += rows.len() as u64;
-            self.lower_claims(context, &rows, proven_ms)?;
+            self.lower_claims(context, &rows, agreed_ms)?;
             let accepted = context.replica.accept(&table, rows, proven_ms)?;
             self.figures.rows_changed += accepted.changed;
             self.figures.rows_refused += accepted.deleted.len() as u64;
@@ -351,8 +368,9 @@ impl Peer {
         Ok(Output::AfterSync(Then::Send(Message::Applied { batch: rows.batch, deleted })))
     }
 
-    /// Withdraws claims about instants from the oldest of these rows on: others may lack it.
-    fn lower_claims<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], proven_ms: u64) -> Result<()> {
+    /// Withdraws claims about instants from the oldest of these rows on: others may lack it. Rows up to `agreed_ms` are
+    /// known to them.
+    fn lower_claims<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], agreed_ms: u64) -> Result<()> {
         let (deleted, live): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.payload == Payload::Deleted);
         let written = |row: &Row| row.marker.timestamp.unix_ms();
         let mut progress = context.shared.progress();
@@ -360,7 +378,7 @@ impl Peer {
             progress.lower_floor(oldest_ms);
         }
         let Some(oldest_ms) =
-            live.into_iter().map(written).filter(|written_ms| *written_ms > proven_ms).min()
+            live.into_iter().map(written).filter(|written_ms| *written_ms > agreed_ms).min()
         else {
             return Ok(());
         };
@@ -370,16 +388,16 @@ impl Peer {
         context.replica.lower_agreement(oldest_ms.saturating_sub(1))
     }
 
-    /// Up to when (Unix milliseconds) the peer's rows are proved to be deleted if they are missing here. 0: nothing is
-    /// proved.
-    fn proven_ms<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
+    /// Up to when (Unix milliseconds) this node and the peer held the same rows, as both say, if one of them is complete
+    /// and the other is syncing; else 0. Of rows up to there, whatever the complete one lacks was deleted, and whatever
+    /// the syncing one lacks it has lost.
+    fn agreed_ms<R: Replica>(&self, context: &Context<'_, R>) -> u64 {
         let Some((round, _)) = &self.last_round else { return 0 };
         let progress = context.shared.progress();
-        if progress.complete && !round.flags.complete {
-            round.agreed_ms.min(progress.agreement.with_ms(self.remote))
-        } else {
-            0
+        if progress.complete == round.flags.complete {
+            return 0;
         }
+        round.agreed_ms.min(progress.agreement.with_ms(self.remote))
     }
 
     fn settled_ms(&self, now_ms: u64) -> u64 {

@@ -31,8 +31,8 @@ pub struct InFlight {
 }
 
 impl Peer {
-    /// The next batch to send, if there is one and the window of `window_bytes` has room. One batch may always be in
-    /// flight. Repairs come last.
+    /// The next message to send, if there is one and the window of `window_bytes` has room: a batch, or first that this
+    /// node now agrees with the peer on less than it said. One batch may always be in flight. Repairs come last.
     pub fn poll<R: Replica>(
         &mut self,
         context: &Context<'_, R>,
@@ -40,6 +40,10 @@ impl Peer {
     ) -> Result<Option<Message>> {
         if !self.has_room(window_bytes) {
             return Ok(None);
+        }
+        // The peer must not take a row that came in late for one that all members had.
+        if context.shared.progress().agreement.with_ms(self.remote) < self.announced_ms {
+            return Ok(Some(self.state(context, self.settled_ms(context.now_ms), None, false)));
         }
         // A node that is written to continuously must still be repaired.
         let is_repairs_turn = self.pushes_in_a_row >= PUSHES_PER_REPAIR && !self.repairs.is_empty();
