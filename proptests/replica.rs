@@ -169,7 +169,7 @@ impl MemoryReplica {
         let expired = Swept { expired_ms: floor_ms, ..Swept::default() };
         let is_due = |rows: &Rows, swept| rows.registers().any(|(_, _, register)| is_over(register, swept));
         for swept in [tombstones, expired] {
-            if is_due(&rows, swept) {
+            if rows.swept.max(swept) != rows.swept && is_due(&rows, swept) {
                 rows.sweep_to(swept);
             }
         }
@@ -263,23 +263,14 @@ impl Replica for MemoryReplica {
                 || Error::corrupt_record(table, row.key.as_str().as_bytes(), "not what its marker says");
             let (key, register) = row.clone().into_register().ok_or_else(bad)?;
             let at = register.timestamp();
-            if rows.held(table, &key).is_none() {
-                if is_over(&register, rows.swept) {
-                    continue;
-                }
-                let is_live = register.payload() != &Payload::Deleted;
-                if is_live && at.unix_ms() <= proven_ms {
-                    accepted.deleted.push((key, register.marker()));
-                    continue;
-                }
+            if rows.held(table, &key).is_none() && at.unix_ms() <= proven_ms {
+                accepted.deleted.push((key, register.marker()));
+                continue;
             }
             rows.clock.follow(at);
             accepted.latest = accepted.latest.max(Some(at));
             accepted.changed += u64::from(rows.merge(table, &key, register));
         }
-        // What was older here is dead now, and the floors may have passed that already.
-        let swept = rows.swept;
-        rows.sweep_to(swept);
         Ok(accepted)
     }
 

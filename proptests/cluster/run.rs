@@ -148,6 +148,10 @@ pub fn converge(world: &mut World) -> Outcome<()> {
 }
 
 fn is_converged(world: &World) -> bool {
+    // Who was forgotten comes back first.
+    if world.nodes.iter().any(|node| !node.is_member && !node.is_gone) {
+        return false;
+    }
     let members = world.members();
     let first = world.nodes[members[0]].replica.rows();
     members

@@ -87,6 +87,8 @@ enum Event {
         forgotten: usize,
         incarnation: u64,
         agreed_ms: u64,
+        /// Who tells it, and on which link.
+        told_by: Option<(usize, u64)>,
     },
     Dial,
 }
@@ -264,9 +266,17 @@ impl World {
                     self.nodes[node].unlink(with);
                 }
             }
-            Event::Forget { node, forgotten, incarnation, agreed_ms } => {
-                if self.nodes[node].is_up && !self.nodes[forgotten].is_member {
-                    self.learn_forgotten(node, (forgotten, incarnation), agreed_ms);
+            Event::Forget { node, forgotten, incarnation, agreed_ms, told_by } => {
+                if !self.nodes[node].is_up || self.nodes[forgotten].is_member {
+                    return;
+                }
+                match told_by {
+                    Some((by, link)) if self.end(node, by, link).is_none() => {}
+                    // What is said on a link that is cut arrives when the cut heals.
+                    Some((by, _)) if !self.is_heard(by, node) => {
+                        self.at(DIAL_MS, Event::Forget { node, forgotten, incarnation, agreed_ms, told_by });
+                    }
+                    Some(_) | None => self.learn_forgotten(node, (forgotten, incarnation), agreed_ms),
                 }
             }
             Event::Dial => {

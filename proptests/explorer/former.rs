@@ -82,6 +82,7 @@ impl Cluster {
             let is_old = row.content != Content::Deleted && row.at_ms <= node.swept.latest_ms();
             if !is_absent || !is_old || is_trusting {
                 node.merge(key, row);
+                node.sweep();
                 if row.author == from
                     && self.nodes[from].progress.floor.floor_ms() >= self.nodes[from].former.anew_ms
                 {

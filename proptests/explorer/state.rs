@@ -161,12 +161,18 @@ impl Node {
         if self.rows[key].is_none_or(|held| held.at_ms < register.at_ms) {
             self.set(key, Some(register));
         }
-        self.sweep_to(self.swept);
     }
 
-    /// Removes what is dead up to there.
+    /// Removes what is dead up to there. What comes later stays until more is swept.
     pub fn sweep_to(&mut self, swept: Swept) {
-        self.swept = self.swept.max(swept);
+        if self.swept.max(swept) != self.swept {
+            self.swept = self.swept.max(swept);
+            self.sweep();
+        }
+    }
+
+    /// Removes what is dead.
+    pub fn sweep(&mut self) {
         for key in 0..KEYS {
             if self.rows[key].is_some_and(|register| register.is_over(self.swept)) {
                 self.set(key, None);
@@ -240,6 +246,7 @@ impl Cluster {
         restarted.progress.begin_syncing(now_ms);
         restarted.progress.complete = keeps_complete && was_complete;
         restarted.incarnation += 1;
+        restarted.sweep();
     }
 
     /// A node stops, and its disk has lost a row, or has again what the row was before. `everything`: and what was agreed is lost, too.
@@ -253,6 +260,7 @@ impl Cluster {
         damaged.progress.intact = !is_noticed;
         damaged.rows[key] = damaged.before[key].filter(|_| ages);
         damaged.before[key] = None;
+        damaged.sweep();
         let is_proven = !everything
             && others(node).any(|other| self.is_linked(node, other) && self.nodes[other].is_complete());
         self.ghost.damaged(node, key, is_proven, self.nodes.each_ref().map(|node| node.rows[key]));

@@ -286,9 +286,10 @@ impl Cluster {
 
     /// Rows of a node that said this of itself: `Peer::take_rows`, `Store::accept`, and `Peer::take_applied`.
     fn deliver(&mut self, from: usize, to: usize, rows: &[Row], said: Round) {
-        let proven_ms = self.proven_ms(from, to, said);
+        let both_agreed_ms = self.both_agreed_ms(from, to, said);
+        let proven_ms = if self.is_prover(to) { both_agreed_ms } else { 0 };
         let live = rows.iter().filter(|(_, row)| row.content != Content::Deleted).map(|(_, row)| row.at_ms);
-        let late = live.filter(|at_ms| *at_ms > proven_ms).min();
+        let late = live.filter(|at_ms| *at_ms > both_agreed_ms).min();
         if let Some(oldest_ms) = late.filter(|_| self.rules.has(Rule::LateRowsLower)) {
             self.nodes[to].progress.lower_claims(oldest_ms);
         }
@@ -301,10 +302,7 @@ impl Cluster {
         for (key, row) in rows.iter().copied() {
             let node = &mut self.nodes[to];
             let is_absent = node.rows[key].is_none();
-            if is_absent && row.is_over(node.swept) {
-                continue;
-            }
-            if is_absent && row.content != Content::Deleted && row.at_ms <= proven_ms {
+            if is_absent && row.at_ms <= proven_ms {
                 deleted.push((key, row));
                 continue;
             }
@@ -322,10 +320,13 @@ impl Cluster {
         }
     }
 
-    /// As `Peer::proven_ms`.
-    fn proven_ms(&self, from: usize, to: usize, said: Round) -> u64 {
-        let is_prover = self.nodes[to].is_complete() || !self.rules.has(Rule::ProverIsWhole);
-        if !is_prover || said.flags.complete {
+    fn is_prover(&self, node: usize) -> bool {
+        self.nodes[node].is_complete() || !self.rules.has(Rule::ProverIsWhole)
+    }
+
+    /// As `Peer::agreed_ms`.
+    fn both_agreed_ms(&self, from: usize, to: usize, said: Round) -> u64 {
+        if self.is_prover(to) == said.flags.complete {
             return 0;
         }
         let agreed_ms = self.agreed_ms(to, from);

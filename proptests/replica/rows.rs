@@ -129,11 +129,18 @@ impl Rows {
         for partition in self.tables.values_mut().flat_map(BTreeMap::values_mut) {
             partition.tree = tree_of(&partition.rows, partition.tree.depth(), self.now_ms);
         }
-        self.sweep_to(self.swept);
+        // The last sweep may not have been durable.
+        self.sweep();
     }
 
     pub fn sweep_to(&mut self, swept: Swept) {
-        self.swept = self.swept.max(swept);
+        if self.swept.max(swept) != self.swept {
+            self.swept = self.swept.max(swept);
+            self.sweep();
+        }
+    }
+
+    fn sweep(&mut self) {
         let swept = self.swept;
         let over = self.registers().filter(|(_, _, register)| is_over(register, swept));
         let over: Vec<_> = over.map(|(table, key, _)| (table.clone(), key.clone())).collect();

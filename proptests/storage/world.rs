@@ -305,7 +305,8 @@ impl World {
 
     /// Waits until the sweep has removed what has expired, and only that.
     fn settle(&mut self) -> Result<(), TestCaseError> {
-        let now_ms = self.now();
+        // What comes after the floors have passed its time waits until they rise again.
+        let now_ms = self.now_ms.fetch_add(1, Ordering::SeqCst) + 1;
         let mut swept = self.state().clone();
         swept.sweep(now_ms);
         if swept != *self.state() {

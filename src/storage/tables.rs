@@ -188,7 +188,8 @@ mod tests {
             let deleted = crate::core::register::Register::deleted(timestamp(1000 + counter as u64));
             store.merge(table, &key(name), |_| Ok(deleted)).expect("merges");
         }
-        store.sweep_to(Swept { tombstones_ms: NOW_MS + 1, expired_ms: NOW_MS + 1 });
+        let floor_ms = store.swept().latest_ms().max(NOW_MS) + 1;
+        store.sweep_to(Swept { tombstones_ms: floor_ms, expired_ms: floor_ms });
     }
 
     /// Tables whose last row had expired or was deleted counted against `--max-tables` for ever: with one table a day, after some days no

@@ -34,7 +34,7 @@ impl World {
         let incarnation = self.nodes[forgotten].incarnation;
         for node in side.iter().copied() {
             let after_ms = self.random.below(0..1_500);
-            self.at(after_ms, Event::Forget { node, forgotten, incarnation, agreed_ms: 0 });
+            self.at(after_ms, Event::Forget { node, forgotten, incarnation, agreed_ms: 0, told_by: None });
         }
     }
 
@@ -53,10 +53,10 @@ impl World {
         let id = self.nodes[forgotten].id;
         self.nodes[node].hear_of_forgotten((forgotten, id), incarnation, agreed_ms);
         let agreed_ms = self.nodes[node].agreed_ms(id);
-        let mut linked: Vec<_> = self.nodes[node].ends.keys().copied().collect();
-        linked.retain(|other| *other != forgotten && self.is_heard(node, *other));
-        for linked in linked {
-            self.at(TOLD_MS, Event::Forget { node: linked, forgotten, incarnation, agreed_ms });
+        let linked: Vec<_> = self.nodes[node].ends.iter().map(|(with, end)| (*with, end.link)).collect();
+        for (linked, link) in linked {
+            let told_by = Some((node, link));
+            self.at(TOLD_MS, Event::Forget { node: linked, forgotten, incarnation, agreed_ms, told_by });
         }
         self.tell_members_to(node);
     }

@@ -38,7 +38,9 @@
 //!   was forgotten. 0 for a new node.
 //!
 //! Before a live row at or below one of these instants is stored, the instant is lowered to just below the row.
-//! Otherwise it would claim that every member had that row.
+//! Otherwise it would claim that every member had that row. The exception is a row that a syncing node gets from a
+//! complete member, if both say that they agreed at or after its timestamp: then it is a row that the syncing node
+//! held and lost. A node that lowered an instant says so before it sends more rows.
 //!
 //! The agreement is kept in a file of its own, not in the log with the rows, and damage to the log does not affect it.
 //! This is sound because it speaks of the past. Take a row at or below such an instant that is found here later, however
@@ -48,14 +50,19 @@
 //! holds less than it agreed. If the file is lost, damaged or another node's, nothing was agreed.
 //!
 //! # The proof
-//! Syncing node C sends complete member W a live row, written at T, and W has no row of that key. W answers that the
-//! row was deleted, and C removes it, if T is at or below both what C agreed with W **and** what W agreed with C. The
+//! Syncing node C sends complete member W a row, written at T, and W has no row of that key. W answers that the row was
+//! removed, and C removes it, if T is at or below both what C agreed with W **and** what W agreed with C. The
 //! first means that every member of that time held this row or a later one of its key. The second means that W, or the
 //! nodes it became complete from, held it too, and has held it durably since: otherwise W would not be complete.
 //! Whatever they do not hold now, they deleted.
 //!
 //! In every other case the row stays, and W accepts it. So a deleted key can return if its deletion cannot be proved,
 //! and this is logged. An acknowledged row never goes without proof.
+//!
+//! # Late garbage
+//! C may also bring tombstones and expired values that it wrote while it was away, older than what the members have
+//! swept. Members may still hold what these ended. So W keeps them, comparisons spread them, and they are swept when
+//! the floor rises again, which they hold back until all members have them.
 
 use std::collections::BTreeMap;
 

@@ -163,6 +163,11 @@ impl Table {
                     if let Some(removal_floor_ms) = due_index::removal_floor_ms(&head) {
                         tell(&head);
                         trees.expired.insert(&due_index::entry(removal_floor_ms, self.name(), row), &[])?;
+                        let floors = &self.context.floors;
+                        if removal_floor_ms <= floors.swept().expired_ms {
+                            // Not late, only announced late: the other members have removed it.
+                            floors.renew();
+                        }
                     }
                     Ok(true)
                 }

@@ -21,7 +21,13 @@ use crate::{
 };
 
 /// Removes what is due, up to a limit of each kind. `indexed`: all garbage has its entry.
+///
+/// Garbage that comes from a peer after the floors have passed its time is late: other members may still hold what it ended. It stays, and
+/// holds the floor back, until all members have it and the floors rise again.
 pub fn remove(store: &Store, indexed: bool) -> Result<Turn> {
+    if !store.is_sweeping() {
+        return Ok(Turn::Later);
+    }
     let floors = &store.0.context.floors;
     let begun = floors.begin();
     let swept = store.durable_floors()?;

@@ -231,7 +231,7 @@ fn a_rewritten_row_is_not_removed() {
 }
 
 #[test]
-fn a_late_tombstone_deletes_its_value_and_is_removed() {
+fn a_late_tombstone_deletes_its_value_and_is_removed_by_the_next_sweep() {
     let fixture = Fixture::new();
     let store = fixture.open();
     let old = Timestamp { hlc: (NOW_MS - 10) << 16, node: NodeId(1) };
@@ -239,6 +239,9 @@ fn a_late_tombstone_deletes_its_value_and_is_removed() {
     store.sweep_to(swept(NOW_MS, 0));
     wait_until("the sweep is over", || !store.is_sweeping());
     merge(&store, "k", deleted(NOW_MS - 5));
+    assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
+    assert_eq!(counts(&store), Counts { live: 0, tombstones: 1 });
+    store.sweep_to(swept(NOW_MS + 1, 0));
     wait_until("the tombstone is gone", || counts(&store) == Counts::default());
     wait_until("the sweep is over", || !store.is_sweeping());
     close(store);

@@ -48,28 +48,19 @@ impl Table {
         head: &Head,
         silent: bool,
     ) -> Result<()> {
-        let (name, floors) = (self.name(), &self.context.floors);
-        let due = match (head.live, head.expires_at_ms, removal_floor_ms(head)) {
+        let name = self.name();
+        match (head.live, head.expires_at_ms, removal_floor_ms(head)) {
             (false, ..) => {
-                let at_ms = head.marker.timestamp.unix_ms();
-                trees.tombstones.insert(&entry(at_ms, name, row), &[])?;
-                at_ms <= floors.swept().tombstones_ms
+                trees.tombstones.insert(&entry(head.marker.timestamp.unix_ms(), name, row), &[])?
             }
             (true, Some(at_ms), Some(removal_floor_ms)) if silent && at_ms <= (self.context.now_ms)() => {
                 trees.expired.insert(&entry(removal_floor_ms, name, row), &[])?;
-                removal_floor_ms <= floors.swept().expired_ms
             }
             (true, Some(at_ms), _) => {
                 trees.expiry.insert(&entry(at_ms, name, row), &[])?;
                 self.wake_worker();
-                false
             }
-            (true, None, _) => false,
-        };
-        if due {
-            // After the entry: a sweep that takes this for done has seen the entry.
-            floors.renew();
-            self.wake_worker();
+            (true, None, _) => {}
         }
         Ok(())
     }

@@ -131,12 +131,13 @@ impl Store {
     pub fn advance_floors(&self, floor_ms: u64, grace_ms: u64) -> Result<()> {
         let tombstones_ms = floor_ms.saturating_sub(grace_ms) / TOMBSTONES_STEP_MS * TOMBSTONES_STEP_MS;
         let mut swept = self.swept();
-        let has_any = |tree: &str, after_ms: u64, to_ms: u64| -> Result<bool> {
-            if to_ms <= after_ms {
+        // Late garbage lies below the floors.
+        let has_any = |tree: &str, swept_ms: u64, to_ms: u64| -> Result<bool> {
+            if to_ms <= swept_ms {
                 return Ok(false);
             }
             let tree = self.with_engine(|engine| engine.tree(tree))?;
-            Ok(tree.range(&above(after_ms), Some(&above(to_ms))).next().transpose()?.is_some())
+            Ok(tree.range(&[], Some(&above(to_ms))).next().transpose()?.is_some())
         };
         if has_any(trees::TOMBSTONES, swept.tombstones_ms, tombstones_ms)? {
             swept.tombstones_ms = tombstones_ms;
@@ -154,10 +155,11 @@ impl Store {
     /// `NotReady` while the storage is being reopened.
     pub fn next_sweep_ms(&self, grace_ms: u64) -> Result<Option<u64>> {
         let swept = self.swept();
-        let first = |tree: &str, after_ms: u64| -> Result<Option<u64>> {
+        let first = |tree: &str, swept_ms: u64| -> Result<Option<u64>> {
             let tree = self.with_engine(|engine| engine.tree(tree))?;
-            let Some(item) = tree.range(&above(after_ms), None).next() else { return Ok(None) };
-            Ok(due_index::parse(&item?.0).map(|(at_ms, ..)| at_ms))
+            let Some(item) = tree.range(&[], None).next() else { return Ok(None) };
+            // Late garbage goes when the floors rise again.
+            Ok(due_index::parse(&item?.0).map(|(at_ms, ..)| at_ms.max(swept_ms.saturating_add(1))))
         };
         let tombstone = first(trees::TOMBSTONES, swept.tombstones_ms)?;
         let tombstone = tombstone.map(|at_ms| at_ms.next_multiple_of(TOMBSTONES_STEP_MS) + grace_ms);

@@ -5,10 +5,7 @@ use std::cell::Cell;
 use crate::{
     core::{
         name::{Key, TableName},
-        protocol::{
-            message::Row,
-            replica::{Accepted, Swept},
-        },
+        protocol::{message::Row, replica::Accepted},
         register::{Marker, Payload, Register},
     },
     error::{Error, Result},
@@ -19,14 +16,9 @@ use crate::{
     },
 };
 
-/// Why a row that is absent here is refused.
+/// A row that is absent here is refused, because it is proven that it was removed: the sender is to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// It is proven to be deleted: the sender is to remove it.
-    Deleted,
-    /// It is garbage, about to be removed everywhere.
-    Garbage,
-}
+struct Removed;
 
 impl Store {
     /// Merges rows that a peer sent; see `core::protocol::replica::Replica::accept`. Not durable before `acknowledge`.
@@ -44,16 +36,16 @@ impl Store {
             let marker = register.marker();
             let is_unproven = Cell::new(false);
             let refuse = |register: &Register| {
-                let swept = self.swept();
-                let is_old = register.timestamp().unix_ms() <= swept.latest_ms();
+                let written_ms = register.timestamp().unix_ms();
+                let is_old = written_ms <= self.swept().latest_ms();
                 is_unproven.set(is_old && *register.payload() != Payload::Deleted);
-                refusal(register, swept, proven_ms)
+                (written_ms <= proven_ms).then_some(Removed)
             };
             let taken = loop {
                 if table.is_none() && refuse(&register).is_none() {
                     table = Some(self.table_of_peer(name)?);
                 }
-                let Some(found) = &table else { break Err(refuse(&register).unwrap_or(Refusal::Garbage)) };
+                let Some(found) = &table else { break Err(Removed) };
                 match found.merge_unless(&key, register.clone(), refuse) {
                     Err(_) if found.is_removed() => table = self.table(name),
                     taken => break taken?,
@@ -68,11 +60,10 @@ impl Store {
                         self.counters().rows_accepted.increment();
                     }
                 }
-                Err(Refusal::Deleted) => {
+                Err(Removed) => {
                     self.counters().rows_refused.increment();
                     accepted.deleted.push((key, marker));
                 }
-                Err(Refusal::Garbage) => {}
             }
         }
         Ok(accepted)
@@ -125,17 +116,6 @@ fn sound(table: &TableName, row: Row) -> Result<(Key, Register)> {
     })
 }
 
-fn refusal(register: &Register, swept: Swept, proven_ms: u64) -> Option<Refusal> {
-    let written_ms = register.timestamp().unix_ms();
-    match register.payload() {
-        Payload::Deleted => (written_ms <= swept.tombstones_ms).then_some(Refusal::Garbage),
-        Payload::Live { expires_at_ms: Some(at_ms), .. } if written_ms.max(*at_ms) <= swept.expired_ms => {
-            Some(Refusal::Garbage)
-        }
-        Payload::Live { .. } => (written_ms <= proven_ms).then_some(Refusal::Deleted),
-    }
-}
-
 impl Table {
     /// Removes a row that still has this marker, and returns whether it did. Calls `gone` first if subscribers see the row as present.
     fn remove_marked(&self, key: &Key, marker: Marker, gone: impl FnOnce(&Head)) -> Result<bool> {
@@ -162,7 +142,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::core::clock::Timestamp;
+    use crate::core::{clock::Timestamp, protocol::replica::Swept};
     use crate::storage::{
         changes::{
             change::{Effect, Topic},
@@ -221,30 +201,39 @@ mod tests {
     }
 
     #[test]
-    fn garbage_below_the_floors_is_refused_and_makes_no_table() {
+    fn garbage_that_was_agreed_is_refused_and_makes_no_table() {
         let fixture = Fixture::new();
         let store = swept_store(&fixture);
         let rows = vec![
             row("deleted", at(NOW_MS, &Register::deleted(timestamp(0)))),
             row("expired", at(NOW_MS, &put("1", Some(NOW_MS), 0))),
         ];
-        assert_eq!(store.accept(&table(), rows, 0), Ok(Accepted::default()));
+        let accepted = store.accept(&table(), rows.clone(), NOW_MS).expect("accepts");
+        assert_eq!((accepted.changed, accepted.deleted.len()), (0, 2));
         assert!(!store.has_table(&table()));
-        let young = row("deleted", at(NOW_MS + 1, &Register::deleted(timestamp(0))));
-        assert_eq!(store.accept(&table(), vec![young], 0).map(|it| it.changed), Ok(1));
+        assert_eq!(store.accept(&table(), rows, NOW_MS - 1).map(|it| it.changed), Ok(2));
         close(store);
     }
 
+    /// A forgotten node came back and handed its deletes to one member, which swept them at once. The deleted keys came back from the
+    /// other members.
     #[test]
-    fn an_old_row_replaces_an_older_one() {
+    fn late_garbage_stays_until_the_floors_rise_again() {
         let fixture = Fixture::new();
         let store = fixture.open();
         store.merge(&table(), &key("k"), |_| Ok(at(NOW_MS - 9, &put("1", None, 0)))).expect("merges");
         store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        wait_until("the sweep is over", || !store.is_sweeping());
         let newer = row("k", at(NOW_MS - 8, &put("2", None, 0)));
         assert_eq!(store.accept(&table(), vec![newer], 0).map(|it| it.changed), Ok(1));
         let deleted = row("k", at(NOW_MS - 7, &Register::deleted(timestamp(0))));
         assert_eq!(store.accept(&table(), vec![deleted], 0).map(|it| it.changed), Ok(1));
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        assert_eq!(store.tables()[0].1, Counts { live: 0, tombstones: 1 });
+        store.advance_floors(NOW_MS + 9_999, 0).expect("passes");
+        assert_eq!(store.tables()[0].1, Counts { live: 0, tombstones: 1 }, "they rise in steps");
+        assert_eq!(store.next_sweep_ms(0), Ok(Some(NOW_MS + 10_000)));
+        store.advance_floors(NOW_MS + 10_000, 0).expect("passes");
         wait_until("the tombstone is gone", || {
             store.tables().iter().all(|table| table.1 == Counts::default())
         });
