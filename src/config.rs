@@ -4,19 +4,19 @@
 //!
 //! Layers know nothing of this module: it composes the `Options` of each.
 
-pub mod kinds;
-mod knob;
 mod layers;
 mod memory;
 mod options;
+mod spec;
+pub mod types;
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
-use self::kinds::{
+pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
+pub use self::spec::SettingSpec;
+use self::types::{
     Address, AdvertisedAddress, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts,
 };
-pub use self::knob::Knob;
-pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 use crate::{
     error::{Error, Result},
     replication::link::secret::{REMEDY, Secrets},
@@ -24,11 +24,11 @@ use crate::{
 };
 
 /// `name: kind = "default", "least" to "most"`, under the knob's documentation.
-macro_rules! knobs {
+macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:literal $(, $least:literal to $most:literal)?;)+) => {
         /// Every knob there is.
-        pub static KNOBS: LazyLock<Vec<Knob>> = LazyLock::new(|| vec![
-            $(Knob::new::<$kind>(stringify!($name), &[$($doc),+], $default, &[$(($least, $most))?]),)+
+        pub static SETTINGS: LazyLock<Vec<SettingSpec>> = LazyLock::new(|| vec![
+            $(SettingSpec::new::<$kind>(stringify!($name), &[$($doc),+], $default, &[$(($least, $most))?]),)+
         ]);
 
         /// How a node runs: every knob, read and within its limits.
@@ -38,9 +38,9 @@ macro_rules! knobs {
         }
 
         impl Config {
-            /// Reads settings that are in the order of [`KNOBS`].
+            /// Reads settings that are in the order of [`SETTINGS`].
             fn read(settings: &[Setting]) -> Result<Self> {
-                assert_eq!(settings.len(), KNOBS.len(), "one setting for each knob");
+                assert_eq!(settings.len(), SETTINGS.len(), "one setting for each knob");
                 let mut settings = settings.iter();
                 Ok(Self {
                     $($name: {
@@ -55,7 +55,7 @@ macro_rules! knobs {
     };
 }
 
-knobs! {
+settings! {
     /// Address to listen on.
     ///
     /// 127.0.0.1:6660 accepts connections from this machine only, 0.0.0.0:6660 from every network interface; anyone who reaches
@@ -274,7 +274,7 @@ impl Config {
     }
 
     fn check_memory_budget(&self) -> Result<()> {
-        let least = memory::BODIES * self.max_body.0;
+        let least = memory::BODIES_MIN * self.max_body.0;
         match self.memory_budget {
             Some(ByteSize(budget)) if budget < least => Err(Error::Config(format!(
                 "memory-budget ({budget} bytes) is below four times max-body ({} bytes): the node could never take the largest batch",
@@ -337,7 +337,7 @@ mod tests {
 
     fn setting(layers: &Layers, name: &str) -> (String, String) {
         let settings = layers.settings();
-        let setting = settings.iter().find(|setting| setting.knob.name == name).expect(name);
+        let setting = settings.iter().find(|setting| setting.spec.name == name).expect(name);
         (setting.text.clone(), setting.origin())
     }
 
@@ -365,17 +365,17 @@ mod tests {
 
     #[test]
     fn every_knob_is_documented_and_named_once() {
-        let mut names: Vec<_> = KNOBS.iter().flat_map(|knob| [&knob.name, &knob.variable]).collect();
+        let mut names: Vec<_> = SETTINGS.iter().flat_map(|spec| [&spec.name, &spec.variable]).collect();
         let count = names.len();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count, "two knobs share a name");
-        for knob in KNOBS.iter() {
+        for spec in SETTINGS.iter() {
             assert!(
-                knob.summary.ends_with('.') && knob.summary.len() < 100,
+                spec.summary.ends_with('.') && spec.summary.len() < 100,
                 "{}: {}",
-                knob.name,
-                knob.summary
+                spec.name,
+                spec.summary
             );
         }
     }

@@ -14,7 +14,7 @@ use dynarust::{
         self, Arguments, Exit, address_file::AddressFile, banner, container, environment, first_sync,
         huge_pages, listener, logging, open_files, privacy, signals,
     },
-    config::{Config, kinds::LogFormat},
+    config::{Config, types::LogFormat},
     http,
     node::Node,
 };
@@ -26,16 +26,16 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     // Before there is anything to speak of.
-    huge_pages::avoid();
+    huge_pages::disable();
     let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return cli::refuse(&error),
+        Err(error) => return cli::report_usage_error(&error),
     };
     match arguments.command.take() {
-        Some(command) => cli::conclude(command.run(), LogFormat::Text),
+        Some(command) => cli::report_outcome(command.run(), LogFormat::Text),
         None => {
             let config = arguments.flags.config().map_err(|error| cli::suggest_command(&arguments, error));
-            cli::conclude(config.and_then(|config| serve(&config)), arguments.flags.log_format())
+            cli::report_outcome(config.and_then(|config| serve(&config)), arguments.flags.log_format())
         }
     }
 }
@@ -43,22 +43,22 @@ fn main() -> ExitCode {
 fn serve(config: &Config) -> Result<Exit> {
     privacy::restrict_new_files();
     logging::start(config)?;
-    environment::warn_of_unknown();
-    privacy::warn_of_exposed(config);
+    environment::warn_about_unknown_variables();
+    privacy::warn_about_exposed_secrets(config);
     let http_options = config.http_options()?;
-    let is_container = container::is_here();
+    let is_container = container::runs_the_node();
     let secrets = config.link_secrets();
-    let secrets = if is_container { secrets.map_err(container::name_the_secret) } else { secrets }?;
+    let secrets = if is_container { secrets.map_err(container::explain_secret) } else { secrets }?;
     let is_open = secrets.is_open();
-    open_files::raise(config.max_connections);
+    open_files::raise_limit(config.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
     runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         let listener = listener::bind(&config.listen).await?;
         let local = listener.local_addr().map_err(|error| Error::io("cannot tell the port", &error))?;
-        listener::refuse_own(&config.join, local)?;
-        let options = config.node_options(listener::advertised(config, local), local, secrets);
+        listener::reject_own_address(&config.join, local)?;
+        let options = config.node_options(listener::advertised_address(config, local), local, secrets);
         let node = Node::start(options).await?;
         let address_file = AddressFile::write(config, local);
         announce(config, &node, local, is_container);

@@ -12,21 +12,21 @@ use tracing::info;
 
 use super::{listener::reachable_here, output};
 use crate::{
-    config::{Config, kinds::LogFormat},
+    config::{Config, types::LogFormat},
     error::Result,
     node::ClusterView,
     storage::Durability,
 };
 
 /// Said of a node without a secret that others reach.
-const OPEN: &str = "everyone who reaches this port can read and write all data. Without CLUSTER_SECRET only nodes of this \
+const OPEN_WARNING: &str = "everyone who reaches this port can read and write all data. Without CLUSTER_SECRET only nodes of this \
                     machine can join";
 
 /// Prints the banner of a node that accepts connections at `local`. `is_open`: it has no secret.
 pub fn print(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> Result<()> {
     let is_terminal = stdout().is_terminal();
     if is_reachable(local) && is_open && !(is_terminal && config.log_format == LogFormat::Text) {
-        info!("{OPEN}");
+        info!("{OPEN_WARNING}");
     }
     match config.log_format {
         LogFormat::Json => Ok(()),
@@ -61,7 +61,7 @@ fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView
         ("cluster", describe_cluster(config, cluster, if is_open { &here } else { &cluster.address })),
     ];
     if is_open && is_reachable(local) {
-        rows.push(("open", OPEN.to_owned()));
+        rows.push(("open", OPEN_WARNING.to_owned()));
     }
     let mut text = format!("DynaRust {}\n\n{}", env!("CARGO_PKG_VERSION"), output::table(&rows));
     let written = write!(

@@ -102,7 +102,7 @@ fn render_text(found: &Found) -> String {
     }
     let mut text = output::table(&rows);
     for table in &found.tables {
-        text += &format!("{}: {}\n", table.table, of_whom(table));
+        text += &format!("{}: {}\n", table.table, describe_rows(table));
         for (key, timestamp) in &table.examples {
             let ahead_ms = found.ahead_ms(timestamp.unix_ms());
             text += &format!("  {:?}  {ahead_ms} ms ahead, by node {}\n", key.as_str(), timestamp.node);
@@ -149,7 +149,7 @@ fn render_repaired(found: &Found) -> String {
             found.allowed_ms
         );
     }
-    let line = |table: &TableAhead| format!("{}: {} rewritten\n", table.table, of_whom(table));
+    let line = |table: &TableAhead| format!("{}: {} rewritten\n", table.table, describe_rows(table));
     let tables: String = found.tables.iter().map(line).collect();
     format!(
         "{tables}{} rows now have the current time, in their old order; the clock's bound is lowered. Start the node: the others \
@@ -158,7 +158,7 @@ fn render_repaired(found: &Found) -> String {
     )
 }
 
-fn of_whom(table: &TableAhead) -> String {
+fn describe_rows(table: &TableAhead) -> String {
     let TableAhead { own, foreign, .. } = table;
     match foreign {
         0 => format!("{own} rows ahead"),

@@ -33,7 +33,7 @@ fn to_text(settings: &[Setting]) -> String {
     let rows: Vec<_> = settings
         .iter()
         .map(|setting| {
-            (setting.knob.name.as_str(), format!("{:width$}  {}", shown(setting), setting.origin()))
+            (setting.spec.name.as_str(), format!("{:width$}  {}", shown(setting), setting.origin()))
         })
         .collect();
     output::table(&rows)
@@ -43,17 +43,17 @@ fn to_json(settings: &[Setting]) -> String {
     let rows: Vec<_> = settings
         .iter()
         .map(|setting| {
-            let knob = setting.knob;
+            let spec = setting.spec;
             json!({
-                "name": knob.name,
+                "name": spec.name,
                 "value": setting.shown(),
                 "from": setting.origin(),
-                "flag": knob.flag,
-                "variable": knob.variable,
-                "default": knob.default,
-                "least": knob.limits.map(|(least, _)| least),
-                "most": knob.limits.map(|(_, most)| most),
-                "about": knob.summary,
+                "flag": spec.flag,
+                "variable": spec.variable,
+                "default": spec.default,
+                "least": spec.limits.map(|(least, _)| least),
+                "most": spec.limits.map(|(_, most)| most),
+                "about": spec.summary,
             })
         })
         .collect();
@@ -63,14 +63,14 @@ fn to_json(settings: &[Setting]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KNOBS, Layers};
+    use crate::config::{Layers, SETTINGS};
 
     #[test]
     fn every_knob_has_a_line_with_its_value_and_origin() {
         let mut layers = Layers::default();
         layers.flags.insert("cache", "1GiB".into());
         let text = to_text(&layers.settings());
-        assert_eq!(text.lines().count(), KNOBS.len());
+        assert_eq!(text.lines().count(), SETTINGS.len());
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let lines: Vec<_> = text.lines().map(words).collect();
         assert!(lines.contains(&words("cache 1GiB flag --cache")), "{text}");
@@ -82,7 +82,7 @@ mod tests {
     fn json_is_an_array_of_every_knob() {
         let rows: serde_json::Value =
             serde_json::from_str(&to_json(&Layers::default().settings())).expect("JSON");
-        assert_eq!(rows.as_array().map(Vec::len), Some(KNOBS.len()));
+        assert_eq!(rows.as_array().map(Vec::len), Some(SETTINGS.len()));
         assert_eq!(rows[2]["name"], "data");
         assert_eq!(rows[2]["variable"], "DYNARUST_DATA");
     }

@@ -13,7 +13,7 @@ const VARIABLES: [&str; 2] = ["container", "KUBERNETES_SERVICE_HOST"];
 
 /// Whether the node is what a container runs: its first process, or started by that. Where people work or test in a container, a node
 /// that only they reach is what they want.
-pub fn is_here() -> bool {
+pub fn runs_the_node() -> bool {
     let parent = Pid::as_raw(getppid());
     is_container() && (std::process::id() == 1 || parent <= 1)
 }
@@ -34,7 +34,7 @@ pub fn unreachable(local: SocketAddr) -> Option<String> {
 }
 
 /// Says of an error that a secret is missing or wrong how a container is given one.
-pub fn name_the_secret(error: Error) -> Error {
+pub fn explain_secret(error: Error) -> Error {
     match error {
         Error::Config(why) => Error::Config(format!(
             "{why}. In a container: docker run -e CLUSTER_SECRET=..., the same for all nodes"

@@ -16,7 +16,7 @@ use crate::{
 ///
 /// # Errors
 /// `Config` for a secret that is too short, and a file of secrets that cannot be read.
-pub fn secrets() -> Result<AdminKeys> {
+pub fn admin_keys() -> Result<AdminKeys> {
     let layers = layers()?.only(&["cluster-secret", "cluster-secret-file"]);
     Ok(AdminKeys::of(&Config::new(&layers.settings())?.secrets()?))
 }
@@ -27,12 +27,12 @@ pub fn secrets() -> Result<AdminKeys> {
 /// `Config` for a configuration file that cannot be read.
 pub fn tls_certificate() -> Result<Option<PathBuf>> {
     let settings = layers()?.only(&["tls-cert"]).settings();
-    let given = settings.into_iter().find(|setting| setting.knob.name == "tls-cert");
+    let given = settings.into_iter().find(|setting| setting.spec.name == "tls-cert");
     Ok(given.map(|setting| setting.text).filter(|path| !path.is_empty()).map(PathBuf::from))
 }
 
 /// Warns of variables that look like settings and are none: what is misspelt would be passed over.
-pub fn warn_of_unknown() {
+pub fn warn_about_unknown_variables() {
     let mut names: Vec<_> =
         std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
     names.sort();

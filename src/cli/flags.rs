@@ -7,8 +7,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, builder::V
 
 use crate::{
     config::{
-        Config, KNOBS, Knob, Layers, Setting, Texts,
-        kinds::{Kind, LogFormat, Shape},
+        Config, Layers, SETTINGS, Setting, SettingSpec, Texts,
+        types::{Arity, LogFormat, SettingType},
     },
     error::Result,
 };
@@ -35,7 +35,7 @@ impl Flags {
             };
             Layers::read(self.texts.clone(), None, variable).unwrap_or_default().settings()
         });
-        let given = settings.iter().find(|setting| setting.knob.name == "log-format");
+        let given = settings.iter().find(|setting| setting.spec.name == "log-format");
         given.and_then(|given| LogFormat::parse(&given.text).ok()).unwrap_or(LogFormat::Text)
     }
 
@@ -59,13 +59,13 @@ impl FromArgMatches for Flags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
         self.file = matches.get_one::<PathBuf>("config").cloned();
-        for knob in KNOBS.iter() {
+        for spec in SETTINGS.iter() {
             // An unknown name is a knob that this command has no flag for.
-            let Ok(Some(texts)) = matches.try_get_many::<String>(&knob.name) else { continue };
+            let Ok(Some(texts)) = matches.try_get_many::<String>(&spec.name) else { continue };
             let texts: Vec<_> = texts.map(String::as_str).collect();
             // A secret is refused as a flag, with the reason; it need not lie about until then.
-            let text = if knob.secret { "given".to_owned() } else { texts.join(",") };
-            self.texts.insert(&knob.name, text);
+            let text = if spec.secret { "given".to_owned() } else { texts.join(",") };
+            self.texts.insert(&spec.name, text);
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl FromArgMatches for Flags {
 
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        command.args(KNOBS.iter().map(argument)).arg(file_argument())
+        command.args(SETTINGS.iter().map(argument)).arg(config_file_argument())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -106,7 +106,7 @@ impl FromArgMatches for ClockFlags {
 
 impl Args for ClockFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(some(&["data", "max-clock-drift"])).arg(file_argument())
+        command.args(arguments_of(&["data", "max-clock-drift"])).arg(config_file_argument())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -149,7 +149,7 @@ impl FromArgMatches for DataFlags {
 
 impl Args for DataFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(some(&["data"])).arg(file_argument())
+        command.args(arguments_of(&["data"])).arg(config_file_argument())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -158,47 +158,47 @@ impl Args for DataFlags {
 }
 
 /// The flags of some knobs.
-fn some(names: &'static [&str]) -> impl Iterator<Item = Arg> {
-    KNOBS.iter().filter(|knob| names.contains(&knob.name.as_str())).map(argument)
+fn arguments_of(names: &'static [&str]) -> impl Iterator<Item = Arg> {
+    SETTINGS.iter().filter(|spec| names.contains(&spec.name.as_str())).map(argument)
 }
 
-fn argument(knob: &'static Knob) -> Arg {
+fn argument(spec: &'static SettingSpec) -> Arg {
     // A help text is no sentence, as clap's own are none.
-    let help = knob.summary.trim_end_matches('.');
-    let argument = Arg::new(&*knob.name).help(help).long_help(long_help(knob));
-    let argument = match knob.flag.strip_prefix("--") {
+    let help = spec.summary.trim_end_matches('.');
+    let argument = Arg::new(&*spec.name).help(help).long_help(long_help(spec));
+    let argument = match spec.flag.strip_prefix("--") {
         // A negative number is a wrong value, told so with what is allowed, and no flag.
-        Some(flag) => argument.long(flag).value_name(knob.placeholder).allow_negative_numbers(true),
-        None => argument.value_name(&*knob.flag),
+        Some(flag) => argument.long(flag).value_name(spec.placeholder).allow_negative_numbers(true),
+        None => argument.value_name(&*spec.flag),
     };
-    let argument = argument.hide(knob.secret);
-    match knob.shape {
-        Shape::One => argument,
-        Shape::Many => argument.action(ArgAction::Append),
-        Shape::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+    let argument = argument.hide(spec.secret);
+    match spec.arity {
+        Arity::One => argument,
+        Arity::Many => argument.action(ArgAction::Append),
+        Arity::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
     }
 }
 
 /// What the knob is, how to choose it, and which values it has and takes.
-fn long_help(knob: &Knob) -> String {
-    let mut help = knob.summary.clone();
-    if !knob.advice.is_empty() {
+fn long_help(spec: &SettingSpec) -> String {
+    let mut help = spec.summary.clone();
+    if !spec.advice.is_empty() {
         help.push_str("\n\n");
-        help.push_str(&knob.advice);
+        help.push_str(&spec.advice);
     }
     let mut facts = Vec::new();
-    if !knob.default.is_empty() {
-        facts.push(format!("default: {}", knob.default));
+    if !spec.default.is_empty() {
+        facts.push(format!("default: {}", spec.default));
     }
-    if let Some((least, most)) = knob.limits {
+    if let Some((least, most)) = spec.limits {
         facts.push(format!("from {least} to {most}"));
     }
-    facts.push(knob.variable.clone());
+    facts.push(spec.variable.clone());
     help.push_str(&format!("\n\n[{}]", facts.join("; ")));
     help
 }
 
-fn file_argument() -> Arg {
+fn config_file_argument() -> Arg {
     Arg::new("config")
         .long("config")
         .value_name("FILE")

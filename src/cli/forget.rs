@@ -44,9 +44,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.trust.endpoint(&arguments.at)?;
     let data = arguments.data.directory_of_running()?;
-    remote::converse(async {
+    remote::run_command(async {
         let body = json!({ "node": arguments.node, "force": arguments.force });
-        let answer = remote::order(&node, "/_/admin/forget", &body, TIMEOUT, &data).await?;
+        let answer = remote::post_admin(&node, "/_/admin/forget", &body, TIMEOUT, &data).await?;
         let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
         let text = match arguments.json {
             true => format!("{:#}\n", Value::from(answer.clone())),

@@ -13,7 +13,7 @@ use hyper::StatusCode;
 use super::{
     Exit, address_file,
     flags::DataFlags,
-    remote::{self, NodeAddress, Refusal, Trust, parse_address},
+    remote::{self, CommandError, NodeAddress, Trust, parse_address},
 };
 use crate::{
     client::{Client, Endpoint},
@@ -42,12 +42,12 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         Some(address) => Some(arguments.trust.endpoint(address)?),
         None => find(arguments)?,
     };
-    remote::converse(async {
+    remote::run_command(async {
         let Some(node) = found else { return Err(nobody(&arguments.data)) };
         let answer = Client::connect(&node).await?.get("/healthz").await?;
         match answer.status {
             StatusCode::OK => Ok((Exit::Success, format!("the node at {node} answers\n"))),
-            _ => Err(remote::foreign(&node, &answer).into()),
+            _ => Err(remote::not_a_node(&node, &answer).into()),
         }
     })
 }
@@ -60,10 +60,10 @@ fn find(arguments: &Arguments) -> Result<Option<Endpoint>> {
     address_file::read(&arguments.data.directory_of_running()?)
 }
 
-fn nobody(data: &DataFlags) -> Refusal {
+fn nobody(data: &DataFlags) -> CommandError {
     let data = data.directory_of_running().unwrap_or_default();
     let data = std::path::absolute(&data).unwrap_or(data);
-    Refusal {
+    CommandError {
         exit: Exit::Unreachable,
         why: format!("no node runs on {}: name its directory with --data, or its address", data.display()),
     }

@@ -3,7 +3,7 @@
 //! and reads were no faster.
 
 /// Has this process do without them, whatever the system is set to. Those it has already stay.
-pub fn avoid() {
+pub fn disable() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         // It costs memory and nothing else.

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tracing::info;
 
 use crate::{
-    config::{Config, kinds::Address},
+    config::{Config, types::Address},
     error::{Error, Result},
 };
 
@@ -67,7 +67,7 @@ fn explain(error: &io::Error) -> String {
 ///
 /// # Errors
 /// `Config` with what to do instead.
-pub fn refuse_own(join: &[Address], local: SocketAddr) -> Result<()> {
+pub fn reject_own_address(join: &[Address], local: SocketAddr) -> Result<()> {
     let own = |address: &Address| is_own(address, local);
     for address in join.iter().filter(|address| own(address)) {
         if join.iter().all(own) {
@@ -95,7 +95,7 @@ fn is_own(address: &Address, local: SocketAddr) -> bool {
 }
 
 /// The address that a node listening at `local` tells others, as text: a name that was given is resolved by whoever uses it.
-pub fn advertised(config: &Config, local: SocketAddr) -> String {
+pub fn advertised_address(config: &Config, local: SocketAddr) -> String {
     match &config.advertise {
         Some(address) => address.0.as_str().to_owned(),
         None => reachable(local).to_string(),
@@ -138,7 +138,7 @@ fn loopback(family: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::kinds::Kind;
+    use crate::config::types::SettingType;
 
     async fn refusal(address: &str) -> String {
         bind(&Address::parse(address).expect("an address")).await.expect_err("refused").to_string()
@@ -166,7 +166,7 @@ mod tests {
     fn a_node_that_is_to_join_nobody_but_itself_is_refused() {
         let refused = |join: &[&str], local: &str| {
             let join: Vec<_> = join.iter().map(|text| Address::parse(text).expect("an address")).collect();
-            refuse_own(&join, local.parse().expect("an address")).err().map(|error| error.to_string())
+            reject_own_address(&join, local.parse().expect("an address")).err().map(|error| error.to_string())
         };
         for (join, local) in [
             (&["127.0.0.1:6660"][..], "127.0.0.1:6660"),

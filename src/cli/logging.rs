@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::{
-    config::{Config, kinds::LogFormat},
+    config::{Config, types::LogFormat},
     error::{Error, Result},
 };
 

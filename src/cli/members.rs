@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{client::Endpoint, error::Result};
 
-const HEAD: [&str; 9] =
+const HEADERS: [&str; 9] =
     ["NODE", "ADDRESS", "STATE", "DATA", "KEYS", "ROWS", "TO SEND", "ROUND TRIP", "CLOCK"];
 /// What stands where nothing is known.
 const UNKNOWN: &str = "-";
@@ -35,8 +35,8 @@ pub struct Arguments {
 /// Asks a node for its cluster, and prints the members.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
-    remote::converse(async {
-        let cluster = remote::look(&node, "/_/cluster").await?;
+    remote::run_command(async {
+        let cluster = remote::get(&node, "/_/cluster").await?;
         let members = cluster.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
         if arguments.target.json {
             return Ok((Exit::Success, format!("{:#}\n", Value::from(members))));
@@ -57,14 +57,14 @@ async fn keys(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option
         }
         _ => return None,
     };
-    let stats = timeout(KEYS_TIMEOUT, remote::look(&endpoint, "/stats")).await.ok()?.ok()?;
+    let stats = timeout(KEYS_TIMEOUT, remote::get(&endpoint, "/stats")).await.ok()?.ok()?;
     // Another node may have the address by now, or where it is seen from here.
     let is_member = stats.get("node") == member.get("node");
     stats.get("keys").and_then(Value::as_u64).filter(|_| is_member)
 }
 
 fn to_text(members: &[Value], keys: &[Option<u64>]) -> String {
-    let head = HEAD.map(str::to_owned).to_vec();
+    let head = HEADERS.map(str::to_owned).to_vec();
     let members = members.iter().filter_map(Value::as_object);
     let rows = members.zip(keys).map(|(member, keys)| row(member, *keys));
     output::columns(&[head].into_iter().chain(rows).collect::<Vec<_>>())
@@ -82,7 +82,7 @@ fn row(member: &Map<String, Value>, keys: Option<u64>) -> Vec<String> {
         text("node"),
         text("address"),
         state(member),
-        in_step(member),
+        sync_state(member),
         keys.map_or(UNKNOWN.into(), |keys| keys.to_string()),
         counted("rows"),
         if is_self { UNKNOWN.into() } else { counted("outbox") },
@@ -96,7 +96,7 @@ fn state(member: &Map<String, Value>) -> String {
     let mut state = member.get("state").and_then(Value::as_str).unwrap_or(UNKNOWN).to_owned();
     let since_ms = member.get("since_ms").and_then(Value::as_u64);
     if let ("down" | "left" | "forgotten", Some(since_ms)) = (state.as_str(), since_ms) {
-        state.push_str(&format!(" {} ago", span(since_ms)));
+        state.push_str(&format!(" {} ago", format_span(since_ms)));
     }
     for (name, what) in [("storage_full", ", takes no rows"), ("rows_refused", ", rows refused")] {
         if matches!(member.get(name), Some(Value::String(_))) {
@@ -107,20 +107,20 @@ fn state(member: &Map<String, Value>) -> String {
 }
 
 /// When it last held the same as the node that was asked. That of a healthy member is two or three seconds ago, however much is written.
-pub fn in_step(member: &Map<String, Value>) -> String {
+pub fn sync_state(member: &Map<String, Value>) -> String {
     let lag_ms = member.get("lag_ms").and_then(Value::as_u64);
     match (member.get("state").and_then(Value::as_str), lag_ms) {
         (Some("alive" | "suspect"), Some(lag_ms)) if lag_ms > IN_STEP_MS => {
-            format!("behind by {}", span(lag_ms))
+            format!("behind by {}", format_span(lag_ms))
         }
         (Some("alive" | "suspect"), None) => "not compared yet".into(),
         (Some("self" | "forgotten") | None, _) | (_, None) => UNKNOWN.into(),
-        (_, Some(lag_ms)) => format!("in step {} ago", span(lag_ms)),
+        (_, Some(lag_ms)) => format!("in step {} ago", format_span(lag_ms)),
     }
 }
 
 /// A time in a line: in seconds, and from a minute on in its two largest units.
-pub fn span(milliseconds: u64) -> String {
+pub fn format_span(milliseconds: u64) -> String {
     if milliseconds < 60_000 {
         return format!("{} s", milliseconds / 1000);
     }
@@ -189,7 +189,7 @@ mod tests {
             (json!({ "state": "self", "since_ms": 0 }), ("self", "-")),
         ] {
             let member = member.as_object().expect("an object");
-            assert_eq!((state(member).as_str(), in_step(member).as_str()), expected);
+            assert_eq!((state(member).as_str(), sync_state(member).as_str()), expected);
         }
     }
 
@@ -198,7 +198,7 @@ mod tests {
         for (milliseconds, text) in
             [(0, "0 s"), (999, "0 s"), (59_999, "59 s"), (61_000, "1m 1s"), (3_723_000, "1h 2m")]
         {
-            assert_eq!(span(milliseconds), text);
+            assert_eq!(format_span(milliseconds), text);
         }
     }
 }

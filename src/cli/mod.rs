@@ -33,7 +33,7 @@ use std::{env, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    config::kinds::LogFormat,
+    config::types::LogFormat,
     core::nearest,
     error::{Error, Result},
 };
@@ -136,7 +136,7 @@ impl Exit {
 }
 
 /// Ends the process's work: says what went wrong, in the format of its log, and gives the exit code.
-pub fn conclude(outcome: Result<Exit>, format: LogFormat) -> ExitCode {
+pub fn report_outcome(outcome: Result<Exit>, format: LogFormat) -> ExitCode {
     let exit = outcome.unwrap_or_else(|error| {
         let is_usage = matches!(error, Error::Config(_));
         let why = match &error {
@@ -159,7 +159,7 @@ pub fn conclude(outcome: Result<Exit>, format: LogFormat) -> ExitCode {
 }
 
 /// Ends a process whose command line asks for help, or cannot be read.
-pub fn refuse(error: &clap::Error) -> ExitCode {
+pub fn report_usage_error(error: &clap::Error) -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let names_command = || {
         let first = arguments.first();

@@ -8,7 +8,7 @@ use tracing::warn;
 const BESIDE_CONNECTIONS: u64 = 128;
 
 /// Raises the limit of open files as far as it goes, and says so where `connections_max` is beyond it.
-pub fn raise(connections_max: usize) {
+pub fn raise_limit(connections_max: usize) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // A limit that cannot be raised is one to live with; the warning below tells what it costs.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

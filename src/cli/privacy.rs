@@ -13,7 +13,7 @@ pub fn restrict_new_files() {
 }
 
 /// Warns of each file with a secret that others on this machine can read.
-pub fn warn_of_exposed(config: &Config) {
+pub fn warn_about_exposed_secrets(config: &Config) {
     for file in
         [&config.cluster_secret_file, &config.tls_key].into_iter().flatten().filter(|file| is_exposed(file))
     {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{Exit, environment, output};
 use crate::{
     client::{Answer, Client, Endpoint, Unreachable},
-    config::kinds::{Address, Kind},
+    config::types::{Address, SettingType},
     error::{Error, Result},
     http::server::{service, tls},
     node::{
@@ -106,31 +106,31 @@ impl Target {
 
 /// Why a command did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct CommandError {
     /// How the command ends.
     pub exit: Exit,
     /// What to say.
     pub why: String,
 }
 
-impl From<Unreachable> for Refusal {
+impl From<Unreachable> for CommandError {
     fn from(unreachable: Unreachable) -> Self {
         Self { exit: Exit::Unreachable, why: unreachable.0 }
     }
 }
 
-/// Runs a command's conversation with a node to its end, and prints the text that it comes to, or why it came to none.
-pub fn converse(
-    conversation: impl Future<Output = std::result::Result<(Exit, String), Refusal>>,
+/// Runs the future of a command to its end, and prints its text or its error.
+pub fn run_command(
+    command: impl Future<Output = std::result::Result<(Exit, String), CommandError>>,
 ) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
-    match runtime.block_on(conversation) {
+    match runtime.block_on(command) {
         Ok((exit, text)) => {
             output::print(&text)?;
             Ok(exit)
         }
-        Err(Refusal { exit, why }) => {
+        Err(CommandError { exit, why }) => {
             eprintln!("DynaRust: {why}");
             Ok(exit)
         }
@@ -138,22 +138,22 @@ pub fn converse(
 }
 
 /// Asks a node for the JSON object at `path`.
-pub async fn look(node: &Endpoint, path: &str) -> std::result::Result<Map<String, Value>, Refusal> {
+pub async fn get(node: &Endpoint, path: &str) -> std::result::Result<Map<String, Value>, CommandError> {
     let answer = Client::connect(node).await?.get(path).await?;
-    members_of(node, &answer)
+    json_object(node, &answer)
 }
 
 /// Tells a node to do what `path` is for, with the proof of each secret in the environment and of the admin token in `data` until
 /// one is right; the JSON object that it answers.
-pub async fn order(
+pub async fn post_admin(
     node: &Endpoint,
     path: &str,
     body: &Value,
     timeout: Duration,
     data: &Path,
-) -> std::result::Result<Map<String, Value>, Refusal> {
-    let mut keys =
-        environment::secrets().map_err(|error| Refusal { exit: Exit::Usage, why: error.to_string() })?;
+) -> std::result::Result<Map<String, Value>, CommandError> {
+    let mut keys = environment::admin_keys()
+        .map_err(|error| CommandError { exit: Exit::Usage, why: error.to_string() })?;
     let token = AdminToken::read(data);
     keys.0.extend(token.iter().map(AdminToken::key));
     let mut client = Client::connect(node).await?;
@@ -167,14 +167,14 @@ pub async fn order(
         let authorization = Credentials::answer(key, nonce, &request).to_string();
         let answer = client.post(path, body.clone(), Some(authorization), timeout).await?;
         if answer.status != StatusCode::UNAUTHORIZED {
-            return members_of(node, &answer);
+            return json_object(node, &answer);
         }
     }
     Err(not_allowed(node, keys.0.len(), token.err(), data))
 }
 
 /// Why a node does not do as it is told: none of `keys` was right, or there was none.
-fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Path) -> Refusal {
+fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Path) -> CommandError {
     let secret = "set CLUSTER_SECRET, or CLUSTER_SECRET_FILE, to what the node was started with";
     let why = match no_token {
         Some(why) if keys == 0 => {
@@ -193,20 +193,20 @@ fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Pat
             data.display()
         ),
     };
-    Refusal { exit: Exit::NotAllowed, why }
+    CommandError { exit: Exit::NotAllowed, why }
 }
 
-async fn challenge(node: &Endpoint, client: &mut Client) -> std::result::Result<blake3::Hash, Refusal> {
+async fn challenge(node: &Endpoint, client: &mut Client) -> std::result::Result<blake3::Hash, CommandError> {
     let answer = client.get("/_/admin/challenge").await?;
-    let members = members_of(node, &answer)?;
+    let members = json_object(node, &answer)?;
     let nonce = members.get("nonce").and_then(Value::as_str);
-    nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| foreign(node, &answer).into())
+    nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| not_a_node(node, &answer).into())
 }
 
 /// The members of a node's answer, or what its problem means to the one who asked.
-fn members_of(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<String, Value>, Refusal> {
+fn json_object(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<String, Value>, CommandError> {
     let Ok(members) = serde_json::from_slice::<Map<String, Value>>(&answer.body) else {
-        return Err(foreign(node, answer).into());
+        return Err(not_a_node(node, answer).into());
     };
     if answer.status.is_success() {
         return Ok(members);
@@ -218,14 +218,14 @@ fn members_of(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<Strin
     };
     match members.get("detail").and_then(Value::as_str) {
         Some(detail) if !wants_tls(detail) => {
-            Err(Refusal { exit, why: format!("the node at {node} refuses: {detail}") })
+            Err(CommandError { exit, why: format!("the node at {node} refuses: {detail}") })
         }
-        Some(_) | None => Err(foreign(node, answer).into()),
+        Some(_) | None => Err(not_a_node(node, answer).into()),
     }
 }
 
 /// What is made of an answer that no node gives to what was asked.
-pub fn foreign(node: &Endpoint, answer: &Answer) -> Unreachable {
+pub fn not_a_node(node: &Endpoint, answer: &Answer) -> Unreachable {
     let members: Map<String, Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
     let detail = members.get("detail").and_then(Value::as_str).unwrap_or_default();
     if wants_tls(detail) {
@@ -267,7 +267,7 @@ mod tests {
                 status: StatusCode::from_u16(status).expect("a status"),
                 body: Bytes::from_static(body.as_bytes()),
             };
-            members_of(&Endpoint::http("a:1"), &answer).map_err(|refusal| (refusal.exit, refusal.why))
+            json_object(&Endpoint::http("a:1"), &answer).map_err(|refusal| (refusal.exit, refusal.why))
         };
         assert!(ends(200, r#"{"peers":1}"#).is_ok());
         for (status, exit) in [

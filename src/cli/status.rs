@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Exit,
-    members::{in_step, span},
+    members::{format_span, sync_state},
     output,
-    remote::{self, Refusal, Target},
+    remote::{self, CommandError, Target},
 };
 use crate::{
     client::{Answer, Client, Endpoint, Unreachable},
@@ -24,7 +24,7 @@ const RATE_PERIOD: Duration = Duration::from_secs(1);
 const RATES: [&str; 3] = ["writes", "commits", "changes"];
 
 /// Counters of what should not happen, or seldom: shown where there is something.
-const SELDOM: [(&str, &str); 8] = [
+const RARE_COUNTERS: [(&str, &str); 8] = [
     ("writes refused", "writes_refused"),
     ("writes superseded", "writes_superseded"),
     ("expired", "expired"),
@@ -46,8 +46,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let is_json = arguments.target.json;
-    remote::converse(async {
-        let status = ask(&node, !is_json).await.map_err(Refusal::from)?;
+    remote::run_command(async {
+        let status = fetch(&node, !is_json).await.map_err(CommandError::from)?;
         let exit = if status.ready { Exit::Success } else { Exit::Failure };
         let address = node.to_string();
         Ok((exit, if is_json { status.to_json(&address) } else { status.to_text(&address) }))
@@ -65,21 +65,21 @@ struct Status {
 }
 
 /// Asks for everything, twice for the counters where rates are wanted.
-async fn ask(node: &Endpoint, with_rates: bool) -> std::result::Result<Status, Unreachable> {
+async fn fetch(node: &Endpoint, with_rates: bool) -> std::result::Result<Status, Unreachable> {
     let mut client = Client::connect(node).await?;
     let readiness = client.get("/readyz").await?;
     let ready = match readiness.status {
         StatusCode::OK => true,
         StatusCode::SERVICE_UNAVAILABLE => false,
-        _ => return Err(remote::foreign(node, &readiness)),
+        _ => return Err(remote::not_a_node(node, &readiness)),
     };
     let mut stats = members(&client.get("/stats").await?);
     let mut before = None;
     if with_rates {
-        let begun = Instant::now();
+        let started = Instant::now();
         tokio::time::sleep(RATE_PERIOD).await;
         let later = members(&client.get("/stats").await?);
-        before = Some((std::mem::replace(&mut stats, later), begun.elapsed()));
+        before = Some((std::mem::replace(&mut stats, later), started.elapsed()));
     }
     let cluster = members(&client.get("/_/cluster").await?);
     Ok(Status { ready, readiness: members(&readiness), stats, cluster, before })
@@ -110,9 +110,9 @@ impl Status {
         rows.extend([
             ("node", text("node")),
             ("version", text("version")),
-            ("uptime", count("uptime_ms").map(span)),
-            ("memory", count("memory_bytes").map(size)),
-            ("disk", count("disk_bytes").map(size)),
+            ("uptime", count("uptime_ms").map(format_span)),
+            ("memory", count("memory_bytes").map(format_bytes)),
+            ("disk", count("disk_bytes").map(format_bytes)),
         ]);
         rows.extend(summary(&self.cluster));
         let tables = self.stats.get("tables").and_then(Value::as_array).map(Vec::len);
@@ -121,7 +121,7 @@ impl Status {
         rows.push(("subscriptions", count("subscriptions").map(|open| open.to_string())));
         rows.extend(RATES.map(|name| (name, count(name).map(|now| self.with_rate(name, now)))));
         let seldom = |name: &str| count(name).or_else(|| self.cluster.get(name).and_then(Value::as_u64));
-        rows.extend(SELDOM.map(|(shown, name)| {
+        rows.extend(RARE_COUNTERS.map(|(shown, name)| {
             (shown, seldom(name).filter(|count| *count > 0).map(|count| count.to_string()))
         }));
         let known: Vec<_> = rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
@@ -159,11 +159,11 @@ fn summary(cluster: &Map<String, Value>) -> Vec<(&'static str, Option<String>)> 
         .filter_map(Value::as_object)
         .filter(|member| matches!(member.get("state").and_then(Value::as_str), Some("alive" | "suspect")));
     let furthest = here.max_by_key(|member| member.get("lag_ms").and_then(Value::as_u64).unwrap_or(u64::MAX));
-    vec![("members", Some(text)), ("data", furthest.map(in_step))]
+    vec![("members", Some(text)), ("data", furthest.map(sync_state))]
 }
 
 /// A number of bytes, for people.
-fn size(bytes: u64) -> String {
+fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut scaled = bytes as f64 / 1024.0;
     let mut unit = 0;
@@ -236,7 +236,7 @@ mod tests {
         for (bytes, text) in
             [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (35_861_299, "34.2 MiB"), (3 << 40, "3.0 TiB")]
         {
-            assert_eq!(size(bytes), text);
+            assert_eq!(format_bytes(bytes), text);
         }
     }
 }

@@ -28,8 +28,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let data = arguments.data.directory_of_running()?;
-    remote::converse(async {
-        let answer = remote::order(&node, "/_/admin/sync", &json!({}), TIMEOUT, &data).await?;
+    remote::run_command(async {
+        let answer = remote::post_admin(&node, "/_/admin/sync", &json!({}), TIMEOUT, &data).await?;
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => {

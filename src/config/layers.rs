@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    KNOBS, Knob,
-    kinds::{Kind, Shape},
+    SETTINGS, SettingSpec,
+    types::{Arity, SettingType},
 };
 use crate::{
     core::nearest,
@@ -51,7 +51,7 @@ impl Layers {
     ) -> Result<Self> {
         let variable = |name: &str| variable(name).filter(|text| !text.is_empty());
         let environment =
-            KNOBS.iter().filter_map(|knob| Some((knob.name.as_str(), variable(&knob.variable)?)));
+            SETTINGS.iter().filter_map(|spec| Some((spec.name.as_str(), variable(&spec.variable)?)));
         let environment = environment.collect();
         let path = file.map(Path::to_path_buf).or_else(|| variable("DYNARUST_CONFIG").map(PathBuf::from));
         Ok(Self { flags, environment, file: path.map(File::read).transpose()? })
@@ -66,13 +66,13 @@ impl Layers {
         self
     }
 
-    /// What each knob was set to, in the order of [`KNOBS`].
+    /// What each knob was set to, in the order of [`SETTINGS`].
     pub fn settings(&self) -> Vec<Setting> {
-        KNOBS.iter().map(|knob| self.setting(knob)).collect()
+        SETTINGS.iter().map(|spec| self.setting(spec)).collect()
     }
 
-    fn setting(&self, knob: &'static Knob) -> Setting {
-        let name = knob.name.as_str();
+    fn setting(&self, spec: &'static SettingSpec) -> Setting {
+        let name = spec.name.as_str();
         let (text, source) = if let Some(text) = self.flags.get(name) {
             (text.clone(), Source::Flag)
         } else if let Some(text) = self.environment.get(name) {
@@ -82,9 +82,9 @@ impl Layers {
         {
             (text.clone(), Source::File(file.path.clone()))
         } else {
-            (knob.default.to_owned(), Source::Default)
+            (spec.default.to_owned(), Source::Default)
         };
-        Setting { knob, text, source }
+        Setting { spec, text, source }
     }
 }
 
@@ -92,8 +92,8 @@ impl Layers {
 /// makes for every service called dynarust. To be warned of: a system may set some that nobody who starts a node knows of.
 pub fn unknown_variable(name: &str) -> Option<String> {
     const PREFIX: &str = "DYNARUST_";
-    let knobs = KNOBS.iter().map(|knob| knob.variable.as_str());
-    let known: Vec<&str> = knobs.chain(["DYNARUST_CONFIG"]).collect();
+    let variables = SETTINGS.iter().map(|spec| spec.variable.as_str());
+    let known: Vec<&str> = variables.chain(["DYNARUST_CONFIG"]).collect();
     let upper = name.to_ascii_uppercase();
     let given = upper.strip_prefix(PREFIX)?;
     let of_service = ["SERVICE_HOST", "SERVICE_PORT", "PORT"].contains(&given)
@@ -146,28 +146,28 @@ impl File {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error))?;
         let mut texts = Texts::new();
         for (key, value) in &table {
-            let Some(knob) = KNOBS.iter().find(|knob| knob.name == *key) else {
-                let known: Vec<_> = KNOBS.iter().map(|knob| knob.name.as_str()).collect();
+            let Some(spec) = SETTINGS.iter().find(|spec| spec.name == *key) else {
+                let known: Vec<_> = SETTINGS.iter().map(|spec| spec.name.as_str()).collect();
                 return Err(wrong(&nearest::unknown("key", key, &known)));
             };
-            let Some(text) = text_of(value, knob.shape) else {
+            let Some(text) = text_of(value, spec.arity) else {
                 let allowed =
-                    if knob.shape == Shape::Many { "a string or an array of strings" } else { "one value" };
+                    if spec.arity == Arity::Many { "a string or an array of strings" } else { "one value" };
                 return Err(wrong(&format_args!("`{key}` takes {allowed}, not {}", value.type_str())));
             };
-            texts.insert(&knob.name, text);
+            texts.insert(&spec.name, text);
         }
         Ok(Self { path, texts })
     }
 }
 
 /// The text that a flag would have. `None` where the knob does not take such a value.
-fn text_of(value: &toml::Value, shape: Shape) -> Option<String> {
+fn text_of(value: &toml::Value, arity: Arity) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Boolean(switch) => Some(switch.to_string()),
-        toml::Value::Array(values) if shape == Shape::Many => {
+        toml::Value::Array(values) if arity == Arity::Many => {
             let texts: Option<Vec<_>> = values.iter().map(toml::Value::as_str).collect();
             Some(texts?.join(","))
         }
@@ -181,7 +181,7 @@ fn text_of(value: &toml::Value, shape: Shape) -> Option<String> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Setting {
     /// The knob.
-    pub knob: &'static Knob,
+    pub spec: &'static SettingSpec,
     /// Its value, as it was given.
     pub text: String,
     /// Who gave it.
@@ -190,29 +190,29 @@ pub struct Setting {
 
 impl fmt::Debug for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.knob.name, self.shown(), self.origin())
+        write!(f, "{}: {} ({})", self.spec.name, self.shown(), self.origin())
     }
 }
 
 impl Setting {
     /// Its value as it may be shown: as it was given, unless it is a secret.
     pub fn shown(&self) -> &str {
-        if self.knob.secret && !self.text.is_empty() { "(not shown)" } else { &self.text }
+        if self.spec.secret && !self.text.is_empty() { "(not shown)" } else { &self.text }
     }
 
     /// Reads the value. The error names who gave it, and what is allowed.
-    pub(super) fn value<T: Kind>(&self) -> Result<T> {
-        if self.knob.secret && self.source == Source::Flag {
+    pub(super) fn value<T: SettingType>(&self) -> Result<T> {
+        if self.spec.secret && self.source == Source::Flag {
             return Err(Error::Config(format!(
                 "{} would be visible to everyone who can list processes: set {} in the environment, or name a file in {}_FILE",
-                self.knob.flag, self.knob.variable, self.knob.variable
+                self.spec.flag, self.spec.variable, self.spec.variable
             )));
         }
         T::parse(&self.text).map_err(|why| self.refuse(&why))
     }
 
     /// Refuses a value outside the knob's limits.
-    pub(super) fn check_limits<T: Kind + PartialOrd>(
+    pub(super) fn check_limits<T: SettingType + PartialOrd>(
         &self,
         value: &T,
         (least, most): (&str, &str),
@@ -225,7 +225,7 @@ impl Setting {
     }
 
     fn refuse(&self, why: &str) -> Error {
-        if self.knob.secret {
+        if self.spec.secret {
             return Error::Config(format!("{}: the value is {why}", self.origin()));
         }
         Error::Config(format!("{}: {:?} is {why}", self.origin(), self.text))
@@ -234,10 +234,10 @@ impl Setting {
     /// Where to look for what was given.
     pub fn origin(&self) -> String {
         match &self.source {
-            Source::Flag if self.knob.flag.starts_with("--") => format!("flag {}", self.knob.flag),
-            Source::Flag => format!("argument {}", self.knob.flag),
-            Source::Environment => format!("{} in the environment", self.knob.variable),
-            Source::File(path) => format!("`{}` in {}", self.knob.name, path.display()),
+            Source::Flag if self.spec.flag.starts_with("--") => format!("flag {}", self.spec.flag),
+            Source::Flag => format!("argument {}", self.spec.flag),
+            Source::Environment => format!("{} in the environment", self.spec.variable),
+            Source::File(path) => format!("`{}` in {}", self.spec.name, path.display()),
             Source::Default => "default".into(),
         }
     }

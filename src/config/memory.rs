@@ -3,23 +3,26 @@
 use std::fs;
 
 /// The budget holds at least so many of the longest bodies: a batch takes up to four times its length.
-pub const BODIES: u64 = 4;
+pub const BODIES_MIN: u64 = 4;
 /// The share of the memory: the cache, the connections, and whatever else runs on the machine have the rest.
-const SHARE: u64 = 16;
+const MEMORY_FRACTION: u64 = 16;
 /// Beyond that much, more serves those only who send much and read nothing.
 const BUDGET_BYTES_MAX: u64 = 1 << 30;
 /// What a machine is taken to have that does not say.
-const UNKNOWN_BYTES: u64 = 2 << 30;
+const DEFAULT_MEMORY_BYTES: u64 = 2 << 30;
 
 /// The memory that this process may use, in bytes: the machine's.
-pub fn available_bytes() -> u64 {
+pub fn memory_bytes() -> u64 {
     // Linux; elsewhere there is no such file.
-    fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_bytes(&text)).unwrap_or(UNKNOWN_BYTES)
+    fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total_bytes(&text))
+        .unwrap_or(DEFAULT_MEMORY_BYTES)
 }
 
-/// The budget for bodies and answers, of a process that may use `available_bytes`.
-pub fn budget_bytes(available_bytes: u64, body_bytes_max: u64) -> u64 {
-    (available_bytes / SHARE).min(BUDGET_BYTES_MAX).max(BODIES * body_bytes_max)
+/// The budget for bodies and answers, of a process that may use `memory_bytes`.
+pub fn budget_bytes(memory_bytes: u64, body_bytes_max: u64) -> u64 {
+    (memory_bytes / MEMORY_FRACTION).min(BUDGET_BYTES_MAX).max(BODIES_MIN * body_bytes_max)
 }
 
 fn total_bytes(meminfo: &str) -> Option<u64> {
@@ -43,6 +46,6 @@ mod tests {
     fn the_machine_says_what_it_has() {
         assert_eq!(total_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!(total_bytes("MemFree: 1 kB\n"), None);
-        assert!(available_bytes() > 64 << 20);
+        assert!(memory_bytes() > 64 << 20);
     }
 }

@@ -72,7 +72,7 @@ impl Config {
             connections_per_loopback_max: self.max_connections_per_address.unwrap_or(self.max_connections),
             memory_budget_bytes: match self.memory_budget {
                 Some(budget) => budget.0,
-                None => memory::budget_bytes(memory::available_bytes(), self.max_body.0),
+                None => memory::budget_bytes(memory::memory_bytes(), self.max_body.0),
             },
             body_bytes_max: self.max_body.0,
             batch_ops_max: self.max_batch_ops,

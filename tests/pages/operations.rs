@@ -6,7 +6,7 @@ use std::{
     fs,
 };
 
-use dynarust::config::{KNOBS, Knob};
+use dynarust::config::{SETTINGS, SettingSpec};
 
 use super::page::{self, Page};
 use crate::harness::{Node, Setup};
@@ -31,8 +31,8 @@ fn assert_same(what: &str, named: &BTreeSet<String>, known: &BTreeSet<String>) {
 }
 
 /// How the page calls a setting: the secret has no flag.
-fn title(knob: &Knob) -> String {
-    if knob.secret { knob.variable.clone() } else { knob.flag.clone() }
+fn title(spec: &SettingSpec) -> String {
+    if spec.secret { spec.variable.clone() } else { spec.flag.clone() }
 }
 
 #[test]
@@ -40,19 +40,19 @@ fn every_setting_is_there_with_its_value_default_and_limits() {
     let chapter = Page::read(PAGE).chapter("Settings");
     let rows: BTreeMap<String, Vec<&str>> =
         chapter.rows().into_iter().map(|row| (name(row[0]), row)).collect();
-    let known: BTreeSet<String> = KNOBS.iter().map(title).chain(["--config".to_owned()]).collect();
+    let known: BTreeSet<String> = SETTINGS.iter().map(title).chain(["--config".to_owned()]).collect();
     assert_same("settings", &rows.keys().cloned().collect(), &known);
 
     let mut broken = Vec::new();
-    for knob in KNOBS.iter() {
-        let [_, value, default, limits, about] = rows[&title(knob)].as_slice() else {
-            panic!("{PAGE}: a row of five cells for {}", knob.name);
+    for spec in SETTINGS.iter() {
+        let [_, value, default, limits, about] = rows[&title(spec)].as_slice() else {
+            panic!("{PAGE}: a row of five cells for {}", spec.name);
         };
-        let has_value = knob.placeholder.split('|').all(|part| value.contains(part));
-        let has_default = knob.default.is_empty() || name(default) == knob.default;
-        let has_limits = knob.limits.is_none_or(|(least, most)| *limits == format!("{least} to {most}"));
+        let has_value = spec.placeholder.split('|').all(|part| value.contains(part));
+        let has_default = spec.default.is_empty() || name(default) == spec.default;
+        let has_limits = spec.limits.is_none_or(|(least, most)| *limits == format!("{least} to {most}"));
         if !(has_value && has_default && has_limits && !about.is_empty()) {
-            broken.push(format!("{}: {} {:?} {:?}", knob.name, knob.placeholder, knob.default, knob.limits));
+            broken.push(format!("{}: {} {:?} {:?}", spec.name, spec.placeholder, spec.default, spec.limits));
         }
     }
     assert!(
@@ -151,7 +151,7 @@ fn flags() -> BTreeSet<String> {
 #[test]
 fn flags_and_variables_that_the_pages_name_are_there() {
     let flags = flags();
-    let mut variables: BTreeSet<String> = KNOBS.iter().map(|knob| knob.variable.clone()).collect();
+    let mut variables: BTreeSet<String> = SETTINGS.iter().map(|spec| spec.variable.clone()).collect();
     variables.insert("DYNARUST_CONFIG".to_owned());
     let of_tests = ["tests", "proptests"].map(|folder| code_below(&page::root().join(folder))).concat();
     let mut unknown = Vec::new();

@@ -1,10 +1,10 @@
 //! One knob: what it is called on the command line, in the environment and in a file, by the name of its field.
 
-use super::kinds::{Kind, Shape};
+use super::types::{Arity, SettingType};
 
 /// One knob, as every layer sees it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Knob {
+pub struct SettingSpec {
     /// Its name: the key in the file, and the flag behind `--`.
     pub name: String,
     /// How the command line calls it.
@@ -16,7 +16,7 @@ pub struct Knob {
     /// Whether its value is never to be shown.
     pub secret: bool,
     /// How its value is given.
-    pub shape: Shape,
+    pub arity: Arity,
     /// Its value if nobody gives one; empty for none.
     pub default: &'static str,
     /// The least and the most it takes, where it has an order.
@@ -27,9 +27,9 @@ pub struct Knob {
     pub advice: String,
 }
 
-impl Knob {
+impl SettingSpec {
     /// The knob of this field of `Config`.
-    pub(super) fn new<T: Kind>(
+    pub(super) fn new<T: SettingType>(
         field: &str,
         doc: &[&str],
         default: &'static str,
@@ -56,7 +56,7 @@ impl Knob {
             variable,
             placeholder: T::PLACEHOLDER,
             secret: T::SECRET,
-            shape: T::SHAPE,
+            arity: T::ARITY,
             default,
             limits: limits.first().copied(),
             summary: summary.replace('\n', " "),

@@ -12,7 +12,7 @@ use crate::{
 
 /// How a knob's text is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum Arity {
     /// One value.
     One,
     /// Any number of values: the flag repeats, the file has an array, the environment separates by commas.
@@ -22,11 +22,11 @@ pub enum Shape {
 }
 
 /// What a knob's text is turned into.
-pub trait Kind: Sized {
+pub trait SettingType: Sized {
     /// What stands for the value in a usage line.
     const PLACEHOLDER: &'static str;
     /// How the text is given.
-    const SHAPE: Shape = Shape::One;
+    const ARITY: Arity = Arity::One;
     /// Whether it is never to be shown, nor given where others can see it.
     const SECRET: bool = false;
 
@@ -35,7 +35,7 @@ pub trait Kind: Sized {
 }
 
 /// An empty text is `None`.
-impl<T: Kind> Kind for Option<T> {
+impl<T: SettingType> SettingType for Option<T> {
     const PLACEHOLDER: &'static str = T::PLACEHOLDER;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -44,25 +44,25 @@ impl<T: Kind> Kind for Option<T> {
 }
 
 /// Separated by commas.
-impl<T: Kind> Kind for Vec<T> {
+impl<T: SettingType> SettingType for Vec<T> {
     const PLACEHOLDER: &'static str = T::PLACEHOLDER;
-    const SHAPE: Shape = Shape::Many;
+    const ARITY: Arity = Arity::Many;
 
     fn parse(text: &str) -> Result<Self, String> {
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::parse).collect()
     }
 }
 
-impl Kind for bool {
+impl SettingType for bool {
     const PLACEHOLDER: &'static str = "true|false";
-    const SHAPE: Shape = Shape::Switch;
+    const ARITY: Arity = Arity::Switch;
 
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| "not one of: true, false".into())
     }
 }
 
-impl Kind for usize {
+impl SettingType for usize {
     const PLACEHOLDER: &'static str = "COUNT";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -70,7 +70,7 @@ impl Kind for usize {
     }
 }
 
-impl Kind for PathBuf {
+impl SettingType for PathBuf {
     const PLACEHOLDER: &'static str = "PATH";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -78,7 +78,7 @@ impl Kind for PathBuf {
     }
 }
 
-impl Kind for Duration {
+impl SettingType for Duration {
     const PLACEHOLDER: &'static str = "DURATION";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -91,7 +91,7 @@ impl Kind for Duration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-impl Kind for ByteSize {
+impl SettingType for ByteSize {
     const PLACEHOLDER: &'static str = "SIZE";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -151,7 +151,7 @@ impl Address {
     }
 }
 
-impl Kind for Address {
+impl SettingType for Address {
     const PLACEHOLDER: &'static str = "HOST:PORT";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -186,7 +186,7 @@ impl Kind for Address {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdvertisedAddress(pub Address);
 
-impl Kind for AdvertisedAddress {
+impl SettingType for AdvertisedAddress {
     const PLACEHOLDER: &'static str = Address::PLACEHOLDER;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -204,7 +204,7 @@ impl Kind for AdvertisedAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(pub String);
 
-impl Kind for Origin {
+impl SettingType for Origin {
     const PLACEHOLDER: &'static str = "ORIGIN";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -237,7 +237,7 @@ fn has_default_port(origin: &str, host: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern(pub String);
 
-impl Kind for HostPattern {
+impl SettingType for HostPattern {
     const PLACEHOLDER: &'static str = "NAME";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -253,7 +253,7 @@ impl Kind for HostPattern {
     }
 }
 
-impl Kind for Durability {
+impl SettingType for Durability {
     const PLACEHOLDER: &'static str = "always|interval:DURATION|none";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -282,9 +282,9 @@ impl fmt::Debug for SecretTexts {
     }
 }
 
-impl Kind for SecretTexts {
+impl SettingType for SecretTexts {
     const PLACEHOLDER: &'static str = "SECRET";
-    const SHAPE: Shape = Shape::Many;
+    const ARITY: Arity = Arity::Many;
     const SECRET: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -309,7 +309,7 @@ pub enum LogFormat {
     Json,
 }
 
-impl Kind for LogFormat {
+impl SettingType for LogFormat {
     const PLACEHOLDER: &'static str = "text|json";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -325,7 +325,7 @@ impl Kind for LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(pub String);
 
-impl Kind for LogFilter {
+impl SettingType for LogFilter {
     const PLACEHOLDER: &'static str = "FILTER";
 
     fn parse(text: &str) -> Result<Self, String> {
