@@ -1,8 +1,8 @@
-//! Every knob of a node: documented, defaulted, limited and validated here, once. From one entry of the table below come
-//! the flag, the environment variable, the key in the configuration file, the text of `--help`, the line of
-//! `DynaRust config` and the field of [`Config`]; so they cannot differ.
+//! All settings of a node: their documentation, defaults, limits and validation. The table below has one entry per setting. The entry
+//! makes the flag, the environment variable, the key in the configuration file, the text of `--help`, the line of `DynaRust config` and
+//! the field of [`Config`], so that they always agree.
 //!
-//! Layers know nothing of this module: it composes the `Options` of each.
+//! The layers do not import this module. It builds the `Options` of each layer.
 
 mod layers;
 mod memory;
@@ -23,24 +23,24 @@ use crate::{
     storage::Durability,
 };
 
-/// `name: kind = "default", "least" to "most"`, under the knob's documentation.
+/// `name: kind = "default", "least" to "most"`, below the documentation of the setting.
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:literal $(, $least:literal to $most:literal)?;)+) => {
-        /// Every knob there is.
+        /// All settings, in the order of the table.
         pub static SETTINGS: LazyLock<Vec<SettingSpec>> = LazyLock::new(|| vec![
             $(SettingSpec::new::<$kind>(stringify!($name), &[$($doc),+], $default, &[$(($least, $most))?]),)+
         ]);
 
-        /// How a node runs: every knob, read and within its limits.
+        /// The configuration of a node: the value of every setting, parsed and within its limits.
         #[derive(Clone, Debug)]
         pub struct Config {
             $($(#[doc = $doc])+ pub $name: $kind,)+
         }
 
         impl Config {
-            /// Reads settings that are in the order of [`SETTINGS`].
+            /// Parses settings, which are in the order of [`SETTINGS`].
             fn read(settings: &[Setting]) -> Result<Self> {
-                assert_eq!(settings.len(), SETTINGS.len(), "one setting for each knob");
+                assert_eq!(settings.len(), SETTINGS.len(), "one value for each setting");
                 let mut settings = settings.iter();
                 Ok(Self {
                     $($name: {
@@ -89,7 +89,7 @@ settings! {
 
     /// File with the cluster's secrets, one a line.
     ///
-    /// Use it instead of CLUSTER_SECRET where secrets come as files.
+    /// Use it instead of CLUSTER_SECRET if your secrets are files.
     cluster_secret_file: Option<PathBuf> = "";
 
     /// When a write is acknowledged.
@@ -129,7 +129,7 @@ settings! {
     /// Memory for all request bodies and answers together, in bytes.
     ///
     /// Requests beyond it get 503 with Retry-After. The default is a sixteenth of the machine's memory, at most 1 GiB and
-    /// at least four times max-body. The process needs up to this much beside its cache and its connections.
+    /// at least four times max-body. The process needs up to this much in addition to its cache and its connections.
     memory_budget: Option<ByteSize> = "";
 
     /// Most connections at a time.
@@ -191,7 +191,7 @@ settings! {
     /// A scheme and a host without a path, such as `https://app.example.com`; or * for any. None by default.
     cors_origin: Vec<Origin> = "";
 
-    /// Host names to accept requests for, beside the names that the node knows.
+    /// Host names to accept requests for, in addition to the names that the node knows.
     ///
     /// It knows addresses, localhost, its advertised name and the names in tls-cert. A request for any other name gets 421, because a
     /// page of another site could have sent it. List the names that a proxy, Kubernetes or Docker uses for the node, without a port;
@@ -252,7 +252,7 @@ impl Config {
     /// Validates settings, alone and against each other.
     ///
     /// # Errors
-    /// `Config`: where the value was set, and what is allowed.
+    /// `Config`; the text says where the value was set and what is allowed.
     pub fn new(settings: &[Setting]) -> Result<Self> {
         let config = Self::read(settings)?;
         if config.tls_cert.is_some() != config.tls_key.is_some() {
@@ -287,7 +287,7 @@ impl Config {
     /// The cluster's secrets.
     ///
     /// # Errors
-    /// `Config` for a file that cannot be read, has none, or has one that is too short; and where both ways are used.
+    /// `Config` if the file cannot be read, has no secret or has one that is too short, and if both settings are used.
     pub fn secrets(&self) -> Result<Secrets> {
         let Some(path) = &self.cluster_secret_file else {
             return Secrets::new(self.cluster_secret.0.iter().map(String::as_str));
@@ -306,10 +306,10 @@ impl Config {
         Secrets::new(lines).map_err(|error| wrong(&error))
     }
 
-    /// The cluster's secrets, for a node that links by them.
+    /// The cluster's secrets, for a node that links with others.
     ///
     /// # Errors
-    /// As `secrets`; `Config` where the node is to join one on another machine without a secret: it would be refused there.
+    /// As `secrets`; `Config` if the node is to join a node on another machine and has no secret: that node would refuse it.
     pub fn link_secrets(&self) -> Result<Secrets> {
         let secrets = self.secrets()?;
         let elsewhere = self.join.iter().find(|address| !address.is_this_machine());
@@ -364,12 +364,12 @@ mod tests {
     }
 
     #[test]
-    fn every_knob_is_documented_and_named_once() {
+    fn every_setting_is_documented_and_named_once() {
         let mut names: Vec<_> = SETTINGS.iter().flat_map(|spec| [&spec.name, &spec.variable]).collect();
         let count = names.len();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), count, "two knobs share a name");
+        assert_eq!(names.len(), count, "two settings share a name");
         for spec in SETTINGS.iter() {
             assert!(
                 spec.summary.ends_with('.') && spec.summary.len() < 100,
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_goes_before_the_environment_before_the_file_before_the_default() {
+    fn a_flag_overrides_the_environment_then_the_file_then_the_default() {
         let file =
             "cache = \"1GiB\"\nmax-tables = 7\ndata = \"/file\"\ncors-origin = [\"http://a\", \"http://b\"]";
         let path = PathBuf::from("node.toml");
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_read_by_variable_and_empty_ones_are_not_set() {
+    fn variables_are_read_by_name_and_empty_ones_are_ignored() {
         let variable = |name: &str| match name {
             "DYNARUST_MAX_CLOCK_DRIFT" => Some("1s".to_owned()),
             "RUST_LOG" => Some("debug".to_owned()),
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_refused() {
+    fn a_missing_file_is_an_error() {
         let error = Layers::read(Texts::new(), Some("/no/such.toml".as_ref()), |_| None).expect_err("absent");
         assert!(error.to_string().contains("/no/such.toml"), "{error}");
     }
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_names_who_gave_it_and_what_is_allowed() {
+    fn an_error_names_where_a_bad_value_was_set_and_what_is_allowed() {
         for (flags, words) in [
             ([("cache", "64QB")].as_slice(), ["--cache", "64QB", "64MiB"]),
             (&[("cache", "1B")], ["--cache", "1B", "from 8MiB to 1TiB"]),
@@ -467,7 +467,7 @@ mod tests {
     const SECRET: &str = "a secret that nobody knows";
 
     #[test]
-    fn a_secret_comes_from_the_environment_or_a_file_and_from_no_flag() {
+    fn a_secret_is_read_from_the_environment_or_a_file_but_not_from_a_flag() {
         let layers = |variables: &'static [(&str, &str)]| {
             let variable = |name: &str| {
                 variables.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn joining_another_machine_takes_a_secret_and_joining_this_one_does_not() {
+    fn joining_another_machine_needs_a_secret_and_joining_this_one_does_not() {
         let joining = |address: &str, secret: &str| {
             let flags = texts(&[("join", address)]);
             let environment = texts(&[("cluster-secret", secret)]);
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_a_file_stand_one_a_line() {
+    fn a_secret_file_has_one_secret_a_line() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secrets");
         let read = |text: &str| {
@@ -555,9 +555,9 @@ mod tests {
         assert!(error.to_string().contains("set one of them"), "{error}");
     }
 
-    /// A variable that was misspelt was passed over, and the node ran with the default.
+    /// A misspelt variable was ignored, and the node ran with the default.
     #[test]
-    fn a_variable_that_is_none_of_ours_is_told_of_and_those_of_kubernetes_are_not() {
+    fn unknown_variables_are_reported_and_those_of_kubernetes_are_not() {
         for (name, meant) in [
             ("DYNARUST_CAHCE", "DYNARUST_CACHE"),
             ("DYNARUST_TOMBSTONES_GRACE", "DYNARUST_TOMBSTONE_GRACE"),

@@ -1,4 +1,4 @@
-//! Arguments, then a configuration, then a node, then its server, until a signal. Everything else is in the library.
+//! Parses the arguments, then runs a command, or a node and its HTTP server until a signal. Everything else is in the library.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ use tracing::{info, warn};
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    // Before there is anything to speak of.
+    // Before the process has allocated much.
     huge_pages::disable();
     let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -65,16 +65,16 @@ fn serve(config: &Config) -> Result<Exit> {
         banner::print(config, local, is_open, &node.cluster())?;
         tokio::spawn(first_sync::show(node.clone(), config.log_format));
         let stopping = Arc::new(OnceLock::new());
-        let told = stopping.clone();
-        // Also where the node was told to leave.
-        let ending = async {
+        let stopped = stopping.clone();
+        // The node also stops after it was told to leave.
+        let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
                 () = node.drained() => {}
             }
-            let _ = told.set(Instant::now());
+            let _ = stopped.set(Instant::now());
         };
-        let served = http::serve(node.clone(), listener, http_options, ending).await;
+        let served = http::serve(node.clone(), listener, http_options, shutdown).await;
         address_file.remove();
         served.and(node.close().await)?;
         info!("stopped after {} ms", stopping.get().map_or(0, |begun| begun.elapsed().as_millis()));
@@ -83,7 +83,7 @@ fn serve(config: &Config) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The first line of the log, and a warning where nobody can reach the node.
+/// Logs the first line, and a warning if nobody can reach the node.
 fn announce(config: &Config, node: &Node, local: SocketAddr, is_container: bool) {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     info!(

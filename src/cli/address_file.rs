@@ -1,6 +1,6 @@
-//! The file in the data directory that says where its node answers, while one runs: so that the health check of a container finds
-//! it, whatever port and certificate it was given. Its first line is a URL; where that is `https://`, the node's certificates follow, so
-//! that the check trusts those the node was started with, also once their files are renewed.
+//! The file in the data directory with the URL of the running node, so that the health check of a container finds it, whatever its port.
+//! The first line is the URL. With `https://`, the node's certificates follow: the health check trusts those that the node was started
+//! with, even if their files have been renewed since.
 
 use std::{
     fs, io,
@@ -18,17 +18,16 @@ use crate::{
     http::server::tls,
 };
 
-/// Its name, in the data directory.
+/// Its name in the data directory.
 pub const ADDRESS_FILE: &str = "dynarust.address";
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// The file of a node that runs.
+/// The address file of the running node.
 pub struct AddressFile(PathBuf);
 
 impl AddressFile {
-    /// Writes where the node with this configuration answers, listening at `local`. A node runs without the file as well; where it cannot be
-    /// written, the log says so.
+    /// Writes the file for a node that listens at `local`. The node also runs without it: if it cannot be written, that is logged.
     pub fn write(config: &Config, local: SocketAddr) -> Self {
         let path = config.data.join(ADDRESS_FILE);
         if let Err(error) = write(&path, local, config.tls_cert.as_deref()) {
@@ -37,9 +36,9 @@ impl AddressFile {
         Self(path)
     }
 
-    /// Removes it. To be called while the node still has its directory: the next one writes its own.
+    /// Removes the file. Call this while the node still holds the lock on its directory, as the next node writes its own file.
     pub fn remove(self) {
-        // One that stays names a port where nobody answers, as after kill -9.
+        // A file that is left behind, as after kill -9, names a port where nobody answers. That is harmless.
         let _ = fs::remove_file(self.0);
     }
 }
@@ -50,13 +49,13 @@ fn write(path: &Path, local: SocketAddr, certificate: Option<&Path>) -> io::Resu
         None => format!("http://{here}\n"),
         Some(file) => format!("https://{here}\n{}", certificates(&fs::read_to_string(file)?)),
     };
-    // Whole or not at all.
+    // Renaming is atomic: readers see the whole file or none.
     let new = path.with_extension("address.new");
     fs::write(&new, text)?;
     fs::rename(new, path)
 }
 
-/// The certificates of a PEM file, without a private key that may be there too.
+/// The certificates of a PEM file, without a private key that it may contain as well.
 fn certificates(pem: &str) -> String {
     let mut is_inside = false;
     let mut kept = String::new();
@@ -71,10 +70,10 @@ fn certificates(pem: &str) -> String {
     kept
 }
 
-/// Where the node answers that runs on this data directory; `None` where the file is not there.
+/// How to connect to the node that runs on this data directory; `None` if there is no file.
 ///
 /// # Errors
-/// `Io` for a file that cannot be read, `Config` for one that is damaged.
+/// `Io` if the file cannot be read, `Config` if it is damaged.
 pub fn read(data: &Path) -> Result<Option<Endpoint>> {
     let path = data.join(ADDRESS_FILE);
     let text = match fs::read_to_string(&path) {

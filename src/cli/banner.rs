@@ -1,6 +1,6 @@
-//! What a node says on standard output once it serves. To a person, on a terminal: where, what it keeps where and how safely, and two
-//! lines to paste. The last line, `listening on ADDRESS`, is also for programs that started the node: it stays as it is. Where the log
-//! is JSON nothing is said here, as containers put both streams into one: the address is in the log's first line.
+//! What a node prints to standard output once it serves requests. On a terminal: its address, data directory, durability and cluster, and
+//! two commands to try. The last line, `listening on ADDRESS`, is always printed: programs that start a node wait for it, so it must not
+//! change. With a JSON log nothing is printed, as containers merge both streams; the first log line has the address.
 
 use std::{
     fmt::Write,
@@ -18,11 +18,11 @@ use crate::{
     storage::Durability,
 };
 
-/// Said of a node without a secret that others reach.
+/// The warning for a node without a secret that other machines can reach.
 const OPEN_WARNING: &str = "everyone who reaches this port can read and write all data. Without CLUSTER_SECRET only nodes of this \
                     machine can join";
 
-/// Prints the banner of a node that accepts connections at `local`. `is_open`: it has no secret.
+/// Prints the banner of a node that listens at `local`. `is_open` means that it has no secret.
 pub fn print(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> Result<()> {
     let is_terminal = stdout().is_terminal();
     if is_reachable(local) && is_open && !(is_terminal && config.log_format == LogFormat::Text) {
@@ -45,7 +45,7 @@ fn listening(local: SocketAddr) -> String {
     format!("listening on {local}\n")
 }
 
-/// Whether other machines may reach it.
+/// Whether other machines may be able to reach it.
 fn is_reachable(local: SocketAddr) -> bool {
     !local.ip().to_canonical().is_loopback()
 }
@@ -74,7 +74,7 @@ fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView
     text
 }
 
-/// `address`: where those that may link with the node reach it.
+/// `address` is where nodes that may join reach this one.
 fn describe_cluster(config: &Config, cluster: &ClusterView, address: &str) -> String {
     let join: Vec<_> = config.join.iter().map(|address| address.as_str()).collect();
     match (cluster.members.len() - 1, join.as_slice()) {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_which_cluster_there_is_and_how_others_come_to_it() {
+    fn it_shows_the_cluster_and_how_to_join_it() {
         for (join, is_open, others, words) in [
             ("", true, 0, "none yet; to join another node: DynaRust <LISTEN> 127.0.0.1:6660\n"),
             ("", false, 0, "none yet; to join another node: DynaRust <LISTEN> node0:6660\n"),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_others_reach_says_without_a_secret_what_is_open_to_whom() {
+    fn a_reachable_node_without_a_secret_prints_a_warning() {
         for listen in ["0.0.0.0:6660", "192.0.2.1:6660", "[::]:6660"] {
             let open = banner("", listen, true, 0);
             for words in ["\nopen ", "everyone who reaches this port", "CLUSTER_SECRET", "of this machine"] {

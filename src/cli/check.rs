@@ -1,4 +1,4 @@
-//! `DynaRust check`: reads every record of a stopped node's database and says what it found.
+//! `DynaRust check`: reads every record of a stopped node's database and reports damage.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::{
     storage::offline::check::{Report, TableReport, check},
 };
 
-/// Where the database is, and how to print what was found.
+/// Where the database is, and how to print the report.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print JSON
@@ -19,7 +19,7 @@ pub struct Arguments {
     data: super::flags::DataFlags,
 }
 
-/// Checks. `Exit::Failure` where anything is damaged.
+/// Checks the database. `Exit::Failure` if anything is damaged.
 ///
 /// # Errors
 /// As `storage::offline::check::check`.

@@ -1,4 +1,4 @@
-//! `DynaRust clock`: shows and mends what a wrong wall clock has left in a stopped node's database.
+//! `DynaRust clock`: shows and repairs timestamps that a wrong wall clock left in a stopped node's database.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -14,10 +14,10 @@ use crate::{
 /// Shows and repairs timestamps that a wrong clock left in a stopped node's database
 ///
 /// Timestamps decide which write wins. A node whose clock was ahead has given rows timestamps in the future: other nodes refuse
-/// them, the node takes no writes (`clock-drift`), and /readyz says "clock". Set the clock with NTP, stop the node, and run `show` to
+/// them, the node accepts no writes (`clock-drift`), and /readyz says "clock". Set the clock with NTP, stop the node, and run `show` to
 /// see what is ahead. `repair` gives those rows the current time, in their order, and lowers the clock bound that the node
 /// stored; it removes no row. A repaired row counts as written now: it wins over what other nodes wrote to its key in the
-/// meantime. Or wait, without a repair, until time has caught up.
+/// meantime. Without a repair, the node accepts writes again once the time has caught up.
 #[derive(Debug, clap::Args)]
 #[command(
     subcommand_required = true,
@@ -50,7 +50,7 @@ enum Command {
     },
 }
 
-/// Shows or mends. `Exit::Failure` where something is ahead, or the clock is in doubt.
+/// Shows or repairs. `Exit::Failure` if something is ahead, or the clock itself may be wrong.
 ///
 /// # Errors
 /// As `storage::offline::clock_repair`.
@@ -176,7 +176,7 @@ mod tests {
     use crate::cli;
 
     #[test]
-    fn a_command_is_asked_for_and_only_what_is_known_is_taken() {
+    fn a_subcommand_is_required_and_unknown_arguments_are_errors() {
         let parse = |line: &[&str]| cli::Arguments::try_parse_from([&["DynaRust", "clock"], line].concat());
         assert!(parse(&["show", "--json", "--data", "d", "--max-clock-drift", "1s"]).is_ok());
         assert!(parse(&["repair", "--force"]).is_ok());

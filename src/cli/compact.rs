@@ -1,9 +1,9 @@
-//! `DynaRust compact`: rebuilds a stopped node's database into a fresh one.
+//! `DynaRust compact`: copies a stopped node's database into a new one without the space of deleted rows.
 
 use super::{Exit, output, progress::Progress, salvage};
 use crate::{error::Result, node, storage::offline::compact::compact};
 
-/// Where the database is, and what may be lost.
+/// Where the database is, and whether damaged rows may be lost.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "It refuses a damaged database, because the new one would look complete. With --accept-loss it keeps what is \
@@ -11,14 +11,14 @@ use crate::{error::Result, node, storage::offline::compact::compact};
                         it gets them back from the other members."
 )]
 pub struct Arguments {
-    /// Rebuild a damaged database from what can be read of it
+    /// Rebuild a damaged database from what is readable
     #[arg(long)]
     accept_loss: bool,
     #[command(flatten)]
     data: super::flags::DataFlags,
 }
 
-/// Compacts.
+/// Compacts the database, and prints how much space that freed.
 ///
 /// # Errors
 /// As `storage::offline::compact::compact`.

@@ -1,5 +1,5 @@
-//! `DynaRust config`: what a node started with the same arguments, here and now, would run with. Prints only what is
-//! valid; what is not is the same error that the node would end with.
+//! `DynaRust config`: the settings of a node started with the same arguments in the same environment. If they are invalid, the command
+//! fails with the error of that node.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::{
     error::Result,
 };
 
-/// The node's own arguments, and how to print them.
+/// The arguments of a node, and how to print the settings.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print JSON
@@ -19,7 +19,7 @@ pub struct Arguments {
     flags: Flags,
 }
 
-/// Prints every setting, its value and who gave it.
+/// Prints every setting, its value and where it is set.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let settings = arguments.flags.settings()?;
     Config::new(&settings)?.secrets()?;
@@ -66,7 +66,7 @@ mod tests {
     use crate::config::{Layers, SETTINGS};
 
     #[test]
-    fn every_knob_has_a_line_with_its_value_and_origin() {
+    fn every_setting_has_a_line_with_its_value_and_origin() {
         let mut layers = Layers::default();
         layers.flags.insert("cache", "1GiB".into());
         let text = to_text(&layers.settings());
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_an_array_of_every_knob() {
+    fn json_is_an_array_of_all_settings() {
         let rows: serde_json::Value =
             serde_json::from_str(&to_json(&Layers::default().settings())).expect("JSON");
         assert_eq!(rows.as_array().map(Vec::len), Some(SETTINGS.len()));

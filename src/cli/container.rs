@@ -1,4 +1,4 @@
-//! Whether this is a container, and what differs there for whoever starts a node.
+//! Detects containers, and adds advice for them to messages.
 
 use std::{env, net::SocketAddr, path::Path};
 
@@ -6,13 +6,13 @@ use rustix::process::{Pid, getppid};
 
 use crate::error::Error;
 
-/// Files that engines put into their containers.
+/// Files that container engines create in their containers.
 const FILES: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
-/// Variables that engines set in their containers.
+/// Variables that container engines set in their containers.
 const VARIABLES: [&str; 2] = ["container", "KUBERNETES_SERVICE_HOST"];
 
-/// Whether the node is what a container runs: its first process, or started by that. Where people work or test in a container, a node
-/// that only they reach is what they want.
+/// Whether this process is the first of a container, or started by the first. Not for a node that somebody starts by hand in a
+/// container: for that one a loopback address is fine.
 pub fn runs_the_node() -> bool {
     let parent = Pid::as_raw(getppid());
     is_container() && (std::process::id() == 1 || parent <= 1)
@@ -23,7 +23,7 @@ fn is_container() -> bool {
         || VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-/// What to warn of where a node in a container listens at `local`: its loopback interface is the container's own.
+/// A warning if a node in a container listens on the loopback interface, which is the container's own.
 pub fn unreachable(local: SocketAddr) -> Option<String> {
     local.ip().to_canonical().is_loopback().then(|| {
         format!(
@@ -33,7 +33,7 @@ pub fn unreachable(local: SocketAddr) -> Option<String> {
     })
 }
 
-/// Says of an error that a secret is missing or wrong how a container is given one.
+/// Adds to an error about the cluster secret how to pass one to a container.
 pub fn explain_secret(error: Error) -> Error {
     match error {
         Error::Config(why) => Error::Config(format!(
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loopback_address_is_out_of_reach_and_others_are_not() {
+    fn only_a_loopback_address_gets_a_warning() {
         for (local, words) in [("127.0.0.1:6660", "0.0.0.0:6660"), ("[::1]:7000", "0.0.0.0:7000")] {
             let said = unreachable(local.parse().expect("an address")).expect("a warning");
             assert!(said.contains(local) && said.contains(words), "{said}");

@@ -1,6 +1,5 @@
-//! What commands that ask a running node take from the environment, as a node does: from its variable, or from the file that
-//! `DYNARUST_CONFIG` names. So they need nothing more where a node is set up by them, as in its container. Other settings are not
-//! looked at.
+//! Settings that commands for a running node read from the environment, or from the file that `DYNARUST_CONFIG` names, as a node does.
+//! In a node's container they then need no flags. Other settings are not checked.
 
 use std::path::PathBuf;
 
@@ -12,26 +11,26 @@ use crate::{
     node::AdminKeys,
 };
 
-/// The keys of the cluster's secrets; none where there is no secret.
+/// The keys that are derived from the cluster's secrets; none if no secret is set.
 ///
 /// # Errors
-/// `Config` for a secret that is too short, and a file of secrets that cannot be read.
+/// `Config` if a secret is too short, or the file with the secrets cannot be read.
 pub fn admin_keys() -> Result<AdminKeys> {
     let layers = layers()?.only(&["cluster-secret", "cluster-secret-file"]);
     Ok(AdminKeys::of(&Config::new(&layers.settings())?.secrets()?))
 }
 
-/// The certificate that a node here would be started with.
+/// The certificate that a node with this environment would use.
 ///
 /// # Errors
-/// `Config` for a configuration file that cannot be read.
+/// `Config` if the configuration file cannot be read.
 pub fn tls_certificate() -> Result<Option<PathBuf>> {
     let settings = layers()?.only(&["tls-cert"]).settings();
     let given = settings.into_iter().find(|setting| setting.spec.name == "tls-cert");
     Ok(given.map(|setting| setting.text).filter(|path| !path.is_empty()).map(PathBuf::from))
 }
 
-/// Warns of variables that look like settings and are none: what is misspelt would be passed over.
+/// Warns about variables that look like settings but are not, as a misspelt one has no effect.
 pub fn warn_about_unknown_variables() {
     let mut names: Vec<_> =
         std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();

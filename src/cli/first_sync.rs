@@ -1,5 +1,5 @@
-//! Shows how far a node's first sync is: a bar on a terminal, a line in the log now and then elsewhere. One that is done at once is not
-//! worth a line.
+//! The progress of a node's first sync: a bar on a terminal, otherwise a log line every few seconds. A sync that is done within the first
+//! two seconds logs nothing.
 
 use std::{
     sync::Arc,
@@ -15,15 +15,15 @@ use crate::{
     node::{Node, Readiness},
 };
 
-/// How often the bar moves.
+/// Time between two updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a line is logged where there is no bar.
+/// Time between two log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long it may take before a line is logged.
+/// Time before the first log line.
 const LOG_DELAY: Duration = Duration::from_secs(2);
 
-/// Shows the first sync of a node until it is done, if it has one to do.
+/// Shows the progress of a node's first sync until it is done. Returns at once if the node needs none.
 pub async fn show(node: Arc<Node>, format: LogFormat) {
     let mut started = None;
     let mut ticks = interval(BAR_INTERVAL);

@@ -1,5 +1,5 @@
-//! The knobs as flags: clap's arguments, made from the table in `config.rs`. A flag's text is not looked at here, so that
-//! a bad one gets the same answer from the command line as from the environment or a file.
+//! The settings as flags: clap arguments, made from the table in `config.rs`. We do not parse values here, so that a bad value gets the
+//! same error from the command line as from the environment or a file.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::{
     error::Result,
 };
 
-/// The flags of every knob, and `--config`.
+/// The flags of all settings, and `--config`.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     file: Option<PathBuf>,
@@ -21,13 +21,13 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// What each knob was set to, by these flags and the layers below them.
+    /// The value and source of each setting, from these flags, the environment, the file and the defaults.
     pub fn settings(&self) -> Result<Vec<Setting>> {
         let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
         Ok(Layers::read(self.texts.clone(), self.file.as_deref(), variable)?.settings())
     }
 
-    /// How log lines are to look, as far as that can be told: also where another setting is wrong, or the file cannot be read.
+    /// The format of log lines. Works even if another setting is wrong or the file cannot be read; then text is the default.
     pub fn log_format(&self) -> LogFormat {
         let settings = self.settings().unwrap_or_else(|_| {
             let variable = |name: &str| {
@@ -39,12 +39,12 @@ impl Flags {
         given.and_then(|given| LogFormat::parse(&given.text).ok()).unwrap_or(LogFormat::Text)
     }
 
-    /// The address to listen on, as it was typed.
+    /// The address to listen on, as typed.
     pub fn listen(&self) -> Option<&str> {
         self.texts.get("listen").map(String::as_str)
     }
 
-    /// The configuration that these flags and the layers below them make.
+    /// The configuration from these flags, the environment, the file and the defaults.
     pub fn config(&self) -> Result<Config> {
         Config::new(&self.settings()?)
     }
@@ -60,10 +60,10 @@ impl FromArgMatches for Flags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
         self.file = matches.get_one::<PathBuf>("config").cloned();
         for spec in SETTINGS.iter() {
-            // An unknown name is a knob that this command has no flag for.
+            // An error means that this command has no flag for the setting.
             let Ok(Some(texts)) = matches.try_get_many::<String>(&spec.name) else { continue };
             let texts: Vec<_> = texts.map(String::as_str).collect();
-            // A secret is refused as a flag, with the reason; it need not lie about until then.
+            // A secret as a flag is refused later, with the reason. Until then we do not keep it in memory.
             let text = if spec.secret { "given".to_owned() } else { texts.join(",") };
             self.texts.insert(&spec.name, text);
         }
@@ -81,7 +81,7 @@ impl Args for Flags {
     }
 }
 
-/// The flags that say where the database is and how far clocks may be apart, for commands on a node that is stopped.
+/// `--data` and `--max-clock-drift`, for commands on a stopped node.
 #[derive(Clone, Debug)]
 pub struct ClockFlags(Flags);
 
@@ -114,7 +114,7 @@ impl Args for ClockFlags {
     }
 }
 
-/// The flags that say where the database is.
+/// `--data`, for commands that need the data directory only.
 #[derive(Clone, Debug)]
 pub struct DataFlags(Flags);
 
@@ -124,12 +124,12 @@ impl DataFlags {
         Ok(self.0.config()?.data)
     }
 
-    /// Whether the command line names it.
+    /// Whether it was given on the command line.
     pub fn is_given(&self) -> bool {
         self.0.texts.contains_key("data")
     }
 
-    /// The same, for a command that asks a running node: other settings than this are the node's, and are not looked at.
+    /// The directory of the database, for a command that asks a running node. Other settings are not checked, as they are the node's.
     pub fn directory_of_running(&self) -> Result<PathBuf> {
         let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
         let layers = Layers::read(self.0.texts.clone(), self.0.file.as_deref(), variable)?.only(&["data"]);
@@ -157,17 +157,17 @@ impl Args for DataFlags {
     }
 }
 
-/// The flags of some knobs.
+/// The flags of the settings with these names.
 fn arguments_of(names: &'static [&str]) -> impl Iterator<Item = Arg> {
     SETTINGS.iter().filter(|spec| names.contains(&spec.name.as_str())).map(argument)
 }
 
 fn argument(spec: &'static SettingSpec) -> Arg {
-    // A help text is no sentence, as clap's own are none.
+    // clap's own help texts have no full stop either.
     let help = spec.summary.trim_end_matches('.');
     let argument = Arg::new(&*spec.name).help(help).long_help(long_help(spec));
     let argument = match spec.flag.strip_prefix("--") {
-        // A negative number is a wrong value, told so with what is allowed, and no flag.
+        // A negative number is a bad value, and gets the error for one; it is not a flag.
         Some(flag) => argument.long(flag).value_name(spec.placeholder).allow_negative_numbers(true),
         None => argument.value_name(&*spec.flag),
     };
@@ -179,7 +179,7 @@ fn argument(spec: &'static SettingSpec) -> Arg {
     }
 }
 
-/// What the knob is, how to choose it, and which values it has and takes.
+/// What the setting does, how to choose a value, its default, its limits and its variable.
 fn long_help(spec: &SettingSpec) -> String {
     let mut help = spec.summary.clone();
     if !spec.advice.is_empty() {
@@ -221,21 +221,21 @@ mod tests {
     }
 
     #[test]
-    fn the_command_of_the_first_users_still_reads_as_meant() {
+    fn the_command_line_of_the_first_release_still_works() {
         let flags = flags(&["127.0.0.1:6661", "127.0.0.1:6660", "[::1]:6660"]);
         assert_eq!(flags.texts["listen"], "127.0.0.1:6661");
         assert_eq!(flags.texts["join"], "127.0.0.1:6660,[::1]:6660");
     }
 
     #[test]
-    fn only_flags_that_were_given_speak() {
+    fn only_given_flags_have_a_text() {
         let flags = flags(&["--cache=1GiB", "--cors-origin", "http://a", "--cors-origin", "http://b"]);
         let names: Vec<_> = flags.texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
         assert_eq!(names, [("cache", "1GiB"), ("cors-origin", "http://a,http://b")]);
     }
 
     #[test]
-    fn the_format_of_the_log_is_known_where_another_setting_is_wrong() {
+    fn the_log_format_is_known_if_another_setting_is_wrong() {
         assert_eq!(flags(&["--log-format=json", "--cache=1B"]).log_format(), LogFormat::Json);
         assert_eq!(flags(&["--log-format=json", "--config=/no/such.toml"]).log_format(), LogFormat::Json);
         assert_eq!(flags(&["--log-format=xml"]).log_format(), LogFormat::Text);

@@ -1,5 +1,5 @@
-//! `DynaRust forget`: tells a cluster that a member will not come back, so that nothing waits for it any more. One that does
-//! come back takes what was written and deleted meanwhile, and brings what no other member ever had.
+//! `DynaRust forget`: tells a cluster that a member will not come back, so that the cluster no longer waits for it. If it comes back all
+//! the same, it takes the cluster's writes and deletions, and hands over the rows that only it has.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::error::Result;
 
-/// The cluster hears of it by its rounds; only the node that is asked is waited for.
+/// Only the node that is asked has to answer. The other members learn of it in their rounds.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whom to forget, and whom to tell.
+/// Which member to forget, and which node to tell.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The member: its id, 16 hexadecimal digits, or its address
@@ -35,12 +35,12 @@ pub struct Arguments {
     json: bool,
     #[command(flatten)]
     trust: Trust,
-    /// Where the node's admin token is.
+    /// Data directory of the node, which has its admin token.
     #[command(flatten)]
     data: DataFlags,
 }
 
-/// Forgets, and says whom.
+/// Forgets the member, and prints which.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.trust.endpoint(&arguments.at)?;
     let data = arguments.data.directory_of_running()?;

@@ -1,6 +1,8 @@
-//! `DynaRust health`: whether the process of a node answers, for the health check of a container. It asks for life, not for readiness:
-//! restarting a node that waits for its cluster heals nothing. It finds the node by itself, whatever its port, TLS and data
-//! directory are: by the command line of the container's first process, and the file that the node keeps in its data directory.
+//! `DynaRust health`: whether a node answers, for the health check of a container. It checks liveness, not readiness, because restarting
+//! a node that waits for its cluster would not help.
+//!
+//! It needs no address: the command line of the container's first process names the data directory, and a file in there has the node's
+//! URL and certificate.
 
 use std::{
     env, fs,
@@ -24,7 +26,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 the node answers, 5 it does not.")]
 pub struct Arguments {
-    /// The node's address, behind https:// if it serves that. Without one: the node that runs on the data directory
+    /// The node's address, with https:// before it if it serves HTTPS. Default: the node that runs on the data directory
     #[arg(value_name = "ADDRESS", value_parser = parse_address)]
     address: Option<NodeAddress>,
     #[command(flatten)]
@@ -33,7 +35,7 @@ pub struct Arguments {
     data: DataFlags,
 }
 
-/// Asks whether the node lives.
+/// Checks whether the node answers.
 ///
 /// # Errors
 /// `Config` for settings that cannot be read.
@@ -43,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         None => find(arguments)?,
     };
     remote::run_command(async {
-        let Some(node) = found else { return Err(nobody(&arguments.data)) };
+        let Some(node) = found else { return Err(no_node(&arguments.data)) };
         let answer = Client::connect(&node).await?.get("/healthz").await?;
         match answer.status {
             StatusCode::OK => Ok((Exit::Success, format!("the node at {node} answers\n"))),
@@ -53,14 +55,14 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 fn find(arguments: &Arguments) -> Result<Option<Endpoint>> {
-    let of_first = if arguments.data.is_given() { None } else { data_of_first_process() };
-    if let Some(node) = of_first.map(|data| address_file::read(&data)).transpose()?.flatten() {
+    let first = if arguments.data.is_given() { None } else { data_of_first_process() };
+    if let Some(node) = first.map(|data| address_file::read(&data)).transpose()?.flatten() {
         return Ok(Some(node));
     }
     address_file::read(&arguments.data.directory_of_running()?)
 }
 
-fn nobody(data: &DataFlags) -> CommandError {
+fn no_node(data: &DataFlags) -> CommandError {
     let data = data.directory_of_running().unwrap_or_default();
     let data = std::path::absolute(&data).unwrap_or(data);
     CommandError {
@@ -69,15 +71,15 @@ fn nobody(data: &DataFlags) -> CommandError {
     }
 }
 
-/// The data directory of the node that is the first process here, or that a small init started: as in a container.
+/// The data directory of the node that is process 1, or that process 1 (a small init) started, as in a container.
 fn data_of_first_process() -> Option<PathBuf> {
     let line = fs::read("/proc/1/cmdline").ok()?;
-    // Not to be read where another user's process it is; in a container both start in the same directory.
+    // Another user's process does not show its directory. In a container both start in the same one.
     let home = fs::read_link("/proc/1/cwd").or_else(|_| env::current_dir()).ok()?;
     data_of(&String::from_utf8_lossy(&line), &home)
 }
 
-/// The data directory of the node with this command line, as /proc has it, that was started in `home`.
+/// The data directory of the node with this command line (in the format of `/proc/PID/cmdline`) and working directory.
 fn data_of(line: &str, home: &Path) -> Option<PathBuf> {
     let is_node = |word: &&str| Path::new(word).file_name().is_some_and(|name| name == "DynaRust");
     let words: Vec<_> = line.split_terminator('\0').skip_while(|word| !is_node(word)).collect();
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_directory_of_a_node_is_read_off_its_command_line() {
+    fn the_data_directory_is_read_from_the_command_line_of_a_node() {
         let data = |words: &[&str]| {
             let line: String = words.iter().map(|word| format!("{word}\0")).collect();
             data_of(&line, Path::new("/app")).map(|path| path.display().to_string())

@@ -1,5 +1,5 @@
-//! `DynaRust leave`: a running node hands everything over, tells the cluster that it will not come back, and stops. For one
-//! that comes back, SIGTERM is the way to stop.
+//! `DynaRust leave`: a running node hands over its data, tells the cluster that it leaves for good, and stops. To stop a node that will
+//! come back, send SIGTERM instead.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use super::{
 };
 use crate::error::Result;
 
-/// How long handing over may take. The node goes on with it if nobody waits.
+/// How long the command waits for the hand-over. After that the node goes on with it.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Which node is to go.
+/// Which node leaves.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,
-    /// Where the node's admin token is.
+    /// Data directory of the node, which has its admin token.
     #[command(flatten)]
     data: DataFlags,
 }
 
-/// Waits until the node has handed over, and says so.
+/// Waits until the node has handed over its data, and prints the result.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let data = arguments.data.directory_of_running()?;

@@ -1,4 +1,4 @@
-//! The socket that a node serves at, and the address at which others reach it.
+//! The listening socket of a node, and the addresses at which clients and other nodes reach it.
 
 use std::{
     io,
@@ -13,14 +13,14 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Connections that wait to be accepted. The kernel cuts it down to net.core.somaxconn (4096); a smaller one would refuse
-/// some of many subscribers that come back at the same moment.
+/// Connections that may wait to be accepted. The kernel's limit is net.core.somaxconn (4096). With a smaller backlog, many subscribers
+/// that reconnect at the same time would be refused.
 const BACKLOG: u32 = 4096;
 
-/// Listens at the first of the addresses that `address` stands for which can be had.
+/// Listens at the first of the resolved addresses that is available.
 ///
 /// # Errors
-/// `Io`, with the remedy: the name is unknown, the port is taken or not allowed, the address is another machine's.
+/// `Io` if the name does not resolve, the port is in use or not allowed, or the address is not of this machine. The text says what to do.
 pub async fn bind(address: &Address) -> Result<TcpListener> {
     let resolved = lookup_host((address.host(), address.port())).await;
     let resolved = resolved.map_err(|error| {
@@ -38,7 +38,7 @@ pub async fn bind(address: &Address) -> Result<TcpListener> {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A node that restarts need not wait for the connections of its last life to time out.
+    // So that a restarted node need not wait until its old connections have timed out.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -62,8 +62,8 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Refuses to join nobody but this node itself, which listens at `local`. A name is not looked at: it may stand for several nodes, or for
-/// another one later.
+/// Returns an error if all addresses to join are this node's own, which listens at `local`. Names are not resolved, as one may stand for
+/// several nodes, or for another node later.
 ///
 /// # Errors
 /// `Config` with what to do instead.
@@ -81,7 +81,7 @@ pub fn reject_own_address(join: &[Address], local: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Whether it is certain that this node is meant.
+/// Whether this certainly is the node's own address.
 fn is_own(address: &Address, local: SocketAddr) -> bool {
     let ip = match address.host().parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical(),
@@ -94,7 +94,7 @@ fn is_own(address: &Address, local: SocketAddr) -> bool {
         && (is_here || ip == local.ip().to_canonical() || listens_everywhere && ip == reachable(local).ip())
 }
 
-/// The address that a node listening at `local` tells others, as text: a name that was given is resolved by whoever uses it.
+/// The address that a node listening at `local` tells others, as text: the other nodes resolve a name themselves.
 pub fn advertised_address(config: &Config, local: SocketAddr) -> String {
     match &config.advertise {
         Some(address) => address.0.as_str().to_owned(),
@@ -102,23 +102,23 @@ pub fn advertised_address(config: &Config, local: SocketAddr) -> String {
     }
 }
 
-/// The address at which others reach a node that listens at `local`: that one, if it names one interface.
+/// The address at which other nodes reach one that listens at `local`: the same, unless it means all interfaces.
 fn reachable(local: SocketAddr) -> SocketAddr {
     if !local.ip().is_unspecified() {
         return local;
     }
-    let outward = outward_interface(local.ip());
+    let outward = default_route_interface(local.ip());
     SocketAddr::new(outward.unwrap_or_else(|_| loopback(local.ip())), local.port())
 }
 
-/// The address at which this machine reaches a node that listens at `local`.
+/// The address at which programs of this machine reach a node that listens at `local`.
 pub fn reachable_here(local: SocketAddr) -> SocketAddr {
     if local.ip().is_unspecified() { SocketAddr::new(loopback(local.ip()), local.port()) } else { local }
 }
 
-/// The interface that leads outside. Connecting a datagram socket asks the routing table and sends nothing; the target is
-/// an address of RFC 5737 or RFC 3849 that nobody has.
-fn outward_interface(family: IpAddr) -> io::Result<IpAddr> {
+/// The address of the interface with the default route. Connecting a UDP socket looks up the route and sends nothing. The target is
+/// a documentation address (RFC 5737, RFC 3849), which no host has.
+fn default_route_interface(family: IpAddr) -> io::Result<IpAddr> {
     let target: IpAddr = match family {
         IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_had_is_said_with_its_remedy() {
+    async fn errors_say_why_it_cannot_listen_and_what_to_do() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = taken.local_addr().expect("bound").to_string();
         let said = refusal(&address).await;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_to_join_nobody_but_itself_is_refused() {
+    fn a_node_told_to_join_only_itself_is_refused() {
         let refused = |join: &[&str], local: &str| {
             let join: Vec<_> = join.iter().map(|text| Address::parse(text).expect("an address")).collect();
             reject_own_address(&join, local.parse().expect("an address")).err().map(|error| error.to_string())
@@ -183,7 +183,7 @@ mod tests {
             (&["127.0.0.1:6661"], "127.0.0.1:6660"),
             (&["127.0.0.2:6660"], "127.0.0.1:6660"),
             (&["127.0.0.1:6660", "127.0.0.1:6661"], "127.0.0.1:6660"),
-            // A service of containers, for one.
+            // It may be the name of a service with several nodes.
             (&["dynarust:6660"], "0.0.0.0:6660"),
         ] {
             assert_eq!(refused(join, local), None, "{join:?} at {local}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn every_interface_is_no_address_to_be_reached_at() {
+    fn nodes_are_not_reached_at_the_unspecified_address() {
         for text in ["0.0.0.0:6660", "[::]:6660"] {
             let local = text.parse().expect("an address");
             for address in [reachable(local), reachable_here(local)] {

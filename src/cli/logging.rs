@@ -1,5 +1,5 @@
-//! Log lines: to standard error, so that standard output has only what was asked for; in colour only for people. In JSON every line
-//! of a node's process is an object: also why it does not start, why it ends, and what a panic says.
+//! The log, on standard error. It is in colour only on a terminal. With `--log-format json` every line that the process writes is a JSON
+//! object, including panics and the errors that keep it from starting.
 
 use std::{
     io::{self, IsTerminal, Write, stderr},
@@ -16,12 +16,12 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Starts writing log lines, for the rest of the process.
+/// Starts the log.
 pub fn start(config: &Config) -> Result<()> {
-    // The more specific directive wins, and of two like ones the later: `sled=debug` still has its way.
+    // Of two directives for the same module the later wins, so the user can still set `sled=debug`.
     let filter = EnvFilter::builder().parse_lossy(format!("sled=info,{}", config.log.0));
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A log that cannot be written is no reason to end: told of it, the subscriber would panic over the same.
+    // If standard error cannot be written, the subscriber would report that to standard error too, and panic.
     let lines =
         fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour).log_internal_errors(false);
     let started = match config.log_format {
@@ -34,14 +34,14 @@ pub fn start(config: &Config) -> Result<()> {
     started.map_err(|error| Error::Io(format!("cannot start the log: {error}")))
 }
 
-/// Writes an error as a line of the JSON log, whatever is filtered: for what ends the process, before there is a log and after.
+/// Writes an error as a line of the JSON log, whatever the filter is. For errors that end the process, before the log starts or after.
 pub fn json_error(message: &str) {
     let line = json_line(SystemTime::now(), message);
-    // Nobody is left to be told.
+    // There is nowhere else to report a failure.
     let _ = stderr().write_all(line.as_bytes());
 }
 
-/// The line, with the fields of the lines that are logged.
+/// A line with the same fields as those of the log.
 fn json_line(now: SystemTime, message: &str) -> String {
     let timestamp = humantime::format_rfc3339_micros(now).to_string();
     format!(
@@ -52,13 +52,13 @@ fn json_line(now: SystemTime, message: &str) -> String {
 
 fn describe(panicked: &PanicHookInfo<'_>) -> String {
     let payload = panicked.payload();
-    let said = payload.downcast_ref::<String>().map(String::as_str);
-    let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+    let message = payload.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
     let at = panicked.location().map(|at| format!(" at {at}")).unwrap_or_default();
-    format!("thread {:?} panicked{at}: {said}", thread::current().name().unwrap_or("unnamed"))
+    format!("thread {:?} panicked{at}: {message}", thread::current().name().unwrap_or("unnamed"))
 }
 
-/// Whether a command line that cannot be read asks for a node that logs in JSON.
+/// Whether a command line that clap did not accept asks for a JSON log.
 pub fn asks_for_json(arguments: &[String]) -> bool {
     let last = arguments.iter().enumerate().rev().find_map(|(place, argument)| {
         let value = argument.strip_prefix("--log-format=");
@@ -70,7 +70,7 @@ pub fn asks_for_json(arguments: &[String]) -> bool {
     }
 }
 
-/// Whether standard error is read by a person: not where its lines are JSON.
+/// Whether standard error is a terminal and its lines are text.
 pub fn is_for_people(format: LogFormat) -> bool {
     format == LogFormat::Text && io::stderr().is_terminal()
 }
@@ -83,11 +83,11 @@ mod tests {
 
     use super::*;
 
-    /// Set in the process that is to panic.
+    /// Set in the process that panics.
     const PANICS: &str = "DYNARUST_TEST_PANICS";
 
-    /// A panic was a line of text among lines of JSON, which whoever collects them could not read. It takes a process: the hook is the
-    /// process's own.
+    /// A panic was a line of text among lines of JSON, which log collectors could not parse. The test needs a process of its own, as the hook
+    /// is global.
     #[test]
     fn a_panic_is_a_line_of_the_json_log() {
         if env::var_os(PANICS).is_some() {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_ones_own_has_the_fields_of_the_others() {
+    fn our_own_line_has_the_fields_of_the_others() {
         let line = json_line(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000), "it \"broke\"\n");
         let line: Value = serde_json::from_str(&line).expect("JSON");
         let expected = json!({

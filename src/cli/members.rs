@@ -1,4 +1,4 @@
-//! `DynaRust members`: the members of a cluster as a running node sees them, a line each.
+//! `DynaRust members`: the members of a cluster as a running node sees them, one a line.
 
 use std::time::Duration;
 
@@ -14,25 +14,25 @@ use crate::{client::Endpoint, error::Result};
 
 const HEADERS: [&str; 9] =
     ["NODE", "ADDRESS", "STATE", "DATA", "KEYS", "ROWS", "TO SEND", "ROUND TRIP", "CLOCK"];
-/// What stands where nothing is known.
+/// Shown if a value is not known.
 const UNKNOWN: &str = "-";
-/// Members compare what they hold once a second, as of two seconds ago. One that was last equal longer ago than this is behind.
+/// Members compare their data once a second, as of two seconds ago. A member that was last equal longer ago than this is behind.
 const IN_STEP_MS: u64 = 10_000;
-/// How long a member may take to say how many keys it has. The line does without where it is not reached from here.
+/// How long to wait for a member's number of keys. It is left out for a member that this command cannot reach.
 const KEYS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which node to ask.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "DATA: when the member last held the same as the node that is asked. KEYS: as the member itself says. ROWS: keys and \
-                        tombstones, the marks of deleted keys. TO SEND: rows that wait for it. CLOCK: how far its clock is ahead."
+    after_help = "DATA: when the member last held the same as the node that is asked. KEYS: as the member itself reports. ROWS: keys and \
+                        tombstones, which mark deleted keys. TO SEND: rows that wait to be sent to it. CLOCK: how far its clock is ahead."
 )]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,
 }
 
-/// Asks a node for its cluster, and prints the members.
+/// Gets the members from a node, and prints them.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     remote::run_command(async {
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     })
 }
 
-/// How many keys a member says it has; `None` where it is not reached from here.
+/// The number of keys that a member reports; `None` if this command cannot reach it.
 async fn keys(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option<u64> {
     let endpoint = match member["state"].as_str()? {
         "self" => asked.clone(),
@@ -58,7 +58,7 @@ async fn keys(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option
         _ => return None,
     };
     let stats = timeout(KEYS_TIMEOUT, remote::get(&endpoint, "/stats")).await.ok()?.ok()?;
-    // Another node may have the address by now, or where it is seen from here.
+    // By now, or as seen from here, another node may have the address.
     let is_member = stats.get("node") == member.get("node");
     stats.get("keys").and_then(Value::as_u64).filter(|_| is_member)
 }
@@ -91,7 +91,7 @@ fn row(member: &Map<String, Value>, keys: Option<u64>) -> Vec<String> {
     ]
 }
 
-/// How it is, for how long where it is away, and which way no rows go.
+/// Its state, since when if it is away, and whether one side refuses rows.
 fn state(member: &Map<String, Value>) -> String {
     let mut state = member.get("state").and_then(Value::as_str).unwrap_or(UNKNOWN).to_owned();
     let since_ms = member.get("since_ms").and_then(Value::as_u64);
@@ -106,7 +106,7 @@ fn state(member: &Map<String, Value>) -> String {
     state
 }
 
-/// When it last held the same as the node that was asked. That of a healthy member is two or three seconds ago, however much is written.
+/// When it last held the same as the node that was asked. For a healthy member that is two or three seconds ago, whatever the write rate.
 pub fn sync_state(member: &Map<String, Value>) -> String {
     let lag_ms = member.get("lag_ms").and_then(Value::as_u64);
     match (member.get("state").and_then(Value::as_str), lag_ms) {
@@ -119,7 +119,7 @@ pub fn sync_state(member: &Map<String, Value>) -> String {
     }
 }
 
-/// A time in a line: in seconds, and from a minute on in its two largest units.
+/// A duration: in seconds, or from a minute on in its two largest units.
 pub fn format_span(milliseconds: u64) -> String {
     if milliseconds < 60_000 {
         return format!("{} s", milliseconds / 1000);
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_a_line_each_and_what_is_not_known_is_a_dash() {
+    fn each_member_has_a_line_with_dashes_for_unknown_values() {
         let members = [
             json!({
                 "node": "00000000000000ab", "address": "a:1", "state": "self", "rows": 12, "outbox": 0, "storage_full": null
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(lines[3][2..6], ["alive,", "takes", "no", "rows"]);
     }
 
-    /// A healthy cluster at rest had a LAG of 2.1s, and one that was stopped showed its growing lag as a member that fails does.
+    /// A healthy idle cluster showed a LAG of 2.1s, and a member that had left showed a growing lag, like one that fails.
     #[test]
     fn a_healthy_member_is_in_step_and_one_that_left_has_left() {
         for (member, expected) in [

@@ -1,5 +1,5 @@
-//! The command line: `DynaRust <LISTEN> [JOIN]...` runs a node, and a few commands stand beside it. One file per command;
-//! the flags of all of them come from the table of knobs in `config.rs`.
+//! The command line. `DynaRust <LISTEN> [JOIN]...` runs a node; the commands inspect and manage nodes. Each command has a file.
+//! Their flags come from the table of settings in `config.rs`.
 
 pub mod address_file;
 pub mod banner;
@@ -53,12 +53,12 @@ pub struct Arguments {
     /// A command; without one, a node runs.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How the node runs.
+    /// The settings of the node.
     #[command(flatten)]
     pub flags: flags::Flags,
 }
 
-/// A command beside running a node.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Shows every setting, its value, and where it is set
@@ -79,9 +79,9 @@ pub enum Command {
     Members(members::Arguments),
     /// Tells a cluster that a member will not come back
     Forget(forget::Arguments),
-    /// Has a running node hand over its data and leave the cluster for good
+    /// Makes a running node hand over its data and leave the cluster for good
     Leave(leave::Arguments),
-    /// Has a running node compare its data with all other members now
+    /// Makes a running node compare its data with all other members now
     Sync(sync::Arguments),
 }
 
@@ -104,20 +104,20 @@ impl Command {
     }
 }
 
-/// How a command ended, for scripts.
+/// How a command ended: its exit code, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It did what it was asked for.
+    /// It succeeded.
     Success,
-    /// It did not, or it found what should not be.
+    /// It failed, or it found a problem.
     Failure,
-    /// It was not asked rightly.
+    /// The command line is wrong.
     Usage,
-    /// What it was asked about is not there.
+    /// What it was asked about does not exist.
     NotFound,
-    /// Nobody answered.
+    /// No node answered.
     Unreachable,
-    /// Whoever asked may not.
+    /// The node refuses the request for lack of a valid secret or token.
     NotAllowed,
 }
 
@@ -135,12 +135,12 @@ impl Exit {
     }
 }
 
-/// Ends the process's work: says what went wrong, in the format of its log, and gives the exit code.
+/// Prints an error in the format of the log, and returns the exit code of the process.
 pub fn report_outcome(outcome: Result<Exit>, format: LogFormat) -> ExitCode {
     let exit = outcome.unwrap_or_else(|error| {
         let is_usage = matches!(error, Error::Config(_));
         let why = match &error {
-            // That of a node at work says that reads go on.
+            // The error's own text is for a running node: it says that reads go on.
             Error::StorageFull(why) => format!(
                 "the disk is full or fails ({why}): make room and start again; every acknowledged write is kept"
             ),
@@ -158,7 +158,7 @@ pub fn report_outcome(outcome: Result<Exit>, format: LogFormat) -> ExitCode {
     exit.code().into()
 }
 
-/// Ends a process whose command line asks for help, or cannot be read.
+/// Prints the help or the error for a command line that clap did not accept, and returns the exit code.
 pub fn report_usage_error(error: &clap::Error) -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let names_command = || {
@@ -171,13 +171,13 @@ pub fn report_usage_error(error: &clap::Error) -> ExitCode {
         let why: Vec<_> = why.map(str::trim).filter(|line| !line.is_empty()).collect();
         logging::json_error(why.join(" ").trim_start_matches("error: "));
     } else {
-        // Where it cannot be written, nobody reads.
+        // If this fails, nobody is reading.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()).into()
 }
 
-/// What to say of a first argument that is no address: the command that was meant, perhaps.
+/// If the first argument is not an address but similar to a command, adds that command to the error.
 pub fn suggest_command(arguments: &Arguments, error: Error) -> Error {
     let Some(first) = arguments.flags.listen().filter(|first| !first.contains([':', '.'])) else {
         return error;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_command_is_no_address_and_the_one_that_was_meant_is_named() {
+    fn the_error_for_a_misspelt_command_names_the_right_one() {
         let said = |line: &[&str]| {
             let arguments = Arguments::try_parse_from([&["DynaRust"], line].concat()).expect("a node");
             let error = arguments.flags.config().expect_err("no address");
@@ -221,7 +221,7 @@ mod tests {
         assert!(node.command.is_none());
         let command = Arguments::try_parse_from(["DynaRust", "check", "--data", "d"]).expect("a command");
         assert!(matches!(command.command, Some(Command::Check(_))));
-        // A command comes first. Behind a flag it is an address, and not a good one.
+        // A command is the first argument. After a flag it is parsed as an address, and is invalid.
         let late = Arguments::try_parse_from(["DynaRust", "--data", "d", "check"]).expect("a node");
         assert!(late.command.is_none() && late.flags.config().is_err());
         assert!(Arguments::try_parse_from(["DynaRust", "--no-such-flag", "127.0.0.1:6660"]).is_err());

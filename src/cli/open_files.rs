@@ -1,16 +1,16 @@
-//! The limit of open files. Each connection is one, and the shells' usual limit of 1024 would end a node at as many
-//! subscribers; a process may raise its own up to what its administrator allows.
+//! The limit of open files. Each connection needs one, and the usual limit of 1024 would allow only as many subscribers. A process may raise
+//! its soft limit up to the hard limit.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Files that are open beside the connections: the database, the log, the runtime's own.
+/// Files that are open besides the connections: those of the database, the log and the runtime.
 const BESIDE_CONNECTIONS: u64 = 128;
 
-/// Raises the limit of open files as far as it goes, and says so where `connections_max` is beyond it.
+/// Raises the limit of open files as far as allowed. Warns if that is too low for `connections_max`.
 pub fn raise_limit(connections_max: usize) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // A limit that cannot be raised is one to live with; the warning below tells what it costs.
+    // If it cannot be raised, the node runs with the old limit, and the warning below applies.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
     let needed = connections_max as u64 + BESIDE_CONNECTIONS;

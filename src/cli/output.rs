@@ -1,11 +1,11 @@
-//! What a command writes to standard output. Rust programs are sent an error, not a signal, where the reader has gone; for
-//! a command whose output is piped into `head` that is a good end.
+//! Standard output of the commands. If the reader has closed the pipe, as `head` does, a Rust program gets an error instead of a signal;
+//! we treat that as success.
 
 use std::io::{self, Write};
 
 use crate::error::{Error, Result};
 
-/// Writes a command's whole output.
+/// Writes the complete output of a command.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -16,13 +16,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Lines of names and values, the values in one column.
+/// Lines of a name and a value, with the values aligned.
 pub fn table(rows: &[(impl AsRef<str>, impl AsRef<str>)]) -> String {
     let width = rows.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or_default();
     rows.iter().map(|(name, value)| format!("{:width$}  {}\n", name.as_ref(), value.as_ref())).collect()
 }
 
-/// Lines of cells in columns, each as wide as its widest cell.
+/// A table of cells. Each column is as wide as its widest cell.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let length = |cell: &String| cell.chars().count();
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is kept from other users of the machine: the files that a node makes, and the secrets that it is given in files.
+//! Protects files from other users of the machine: those that a node creates, and those with its secrets.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -7,12 +7,12 @@ use tracing::warn;
 
 use crate::config::Config;
 
-/// Has all files that this process makes from now on be its user's alone.
+/// Makes all files that this process creates from now on accessible to its own user only.
 pub fn restrict_new_files() {
     umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// Warns of each file with a secret that others on this machine can read.
+/// Warns about each file with a secret that other users of this machine can read.
 pub fn warn_about_exposed_secrets(config: &Config) {
     for file in
         [&config.cluster_secret_file, &config.tls_key].into_iter().flatten().filter(|file| is_exposed(file))
@@ -21,7 +21,7 @@ pub fn warn_about_exposed_secrets(config: &Config) {
     }
 }
 
-/// Whether a group or others can read a file. For one of root a group can: so it is handed to services.
+/// Whether others can read a file, or its group can. The group of root's files may, as that is how services get access to secrets.
 fn is_exposed(file: &Path) -> bool {
     let Ok(metadata) = fs::metadata(file) else { return false };
     let read_by = if metadata.uid() == 0 { 0o004 } else { 0o044 };

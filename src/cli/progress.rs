@@ -1,9 +1,8 @@
-//! The progress of what takes its time, on a terminal's standard error and nowhere else: a bar where the end is known, a count
-//! where it is not.
+//! The progress of long operations, on standard error and only if that is a terminal: a bar if the total is known, a count if not.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
-/// A bar of so many steps, labelled `what`. It draws on a terminal's standard error, and nowhere else.
+/// A progress bar of `length` steps, labelled `what`.
 pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {pos}/{len} {msg}");
     let style = style.expect("the template is a constant that the bar takes");
@@ -12,11 +11,11 @@ pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     bar
 }
 
-/// A running count. Dropped, it leaves the terminal as it was, also where the command failed.
+/// A running count. Dropping it clears its line, also if the command failed.
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Begins to count `what`.
+    /// Starts counting `what`.
     pub fn start(what: &'static str) -> Self {
         let style = ProgressStyle::with_template("{spinner} {pos} {msg}, {per_sec}");
         let style = style.expect("the template is a constant that the bar takes");
@@ -26,7 +25,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// So many by now.
+    /// Shows this count.
     pub fn set(&self, count: u64) {
         self.0.set_position(count);
     }

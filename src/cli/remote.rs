@@ -1,5 +1,5 @@
-//! What the commands that ask a running node have in common: where it is, whether in TLS and whom to trust there, the proof of
-//! the admin token or the cluster secret where it wants one, and what becomes of an answer that is none.
+//! Shared by all commands that talk to a running node: its address, TLS and trusted certificates, the proof of the admin token or the
+//! cluster secret, and the errors for unexpected responses.
 
 use std::{
     future::Future,
@@ -23,18 +23,18 @@ use crate::{
     },
 };
 
-/// The address that is asked where none is given.
+/// The default address.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:6660";
 
-/// A node's address as it is typed: `host:port`, or that behind `http://` or `https://`.
+/// A node's address as typed: `host:port`, with or without `http://` or `https://` before it.
 #[derive(Clone, Debug)]
 pub struct NodeAddress {
-    /// Whether TLS is asked for, where that is said.
+    /// Whether to use TLS; `None` if the address has no scheme.
     tls: Option<bool>,
     address: Address,
 }
 
-/// Reads an address from an argument.
+/// Parses an address argument.
 pub fn parse_address(text: &str) -> std::result::Result<NodeAddress, String> {
     let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
         (Some(rest), _) => (Some(true), rest),
@@ -45,13 +45,13 @@ pub fn parse_address(text: &str) -> std::result::Result<NodeAddress, String> {
     Ok(NodeAddress { tls, address })
 }
 
-/// Whom to trust in TLS.
+/// Which certificates to trust.
 #[derive(Debug, clap::Args)]
 pub struct Trust {
     /// Certificate to trust for HTTPS: the node's own, or its authority's
     ///
-    /// A PEM file. With it the command uses HTTPS, unless the address begins with `http://`. Without it an address that begins with
-    /// `https://` has to show a certificate that the system trusts.
+    /// A PEM file. With it the command uses HTTPS, unless the address begins with `http://`. Without it, a node at an `https://` address
+    /// must have a certificate that the system trusts.
     ///
     /// [DYNARUST_TLS_CERT]
     #[arg(long = "tls-cert", value_name = "PATH")]
@@ -59,10 +59,10 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// How the node at `node` is spoken to.
+    /// How to connect to the node at this address.
     ///
     /// # Errors
-    /// `Config` where that is in TLS, and a certificate to trust cannot be read, or none is named and the system trusts none.
+    /// `Config` if it uses TLS, and the certificate cannot be read, or none is given and the system has no roots.
     pub fn endpoint(&self, node: &NodeAddress) -> Result<Endpoint> {
         let address = node.address.as_str();
         if node.tls == Some(false) {
@@ -80,7 +80,7 @@ impl Trust {
     }
 }
 
-/// A node to ask, and how to print its answer.
+/// Which node to ask, and how to print its response.
 #[derive(Debug, clap::Args)]
 pub struct Target {
     /// The node's address, with https:// before it if it serves HTTPS
@@ -95,7 +95,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// How the node is spoken to.
+    /// How to connect to the node.
     ///
     /// # Errors
     /// As [`Trust::endpoint`].
@@ -104,12 +104,12 @@ impl Target {
     }
 }
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandError {
-    /// How the command ends.
+    /// The exit code.
     pub exit: Exit,
-    /// What to say.
+    /// The message for the user.
     pub why: String,
 }
 
@@ -137,14 +137,14 @@ pub fn run_command(
     }
 }
 
-/// Asks a node for the JSON object at `path`.
+/// Gets the JSON object at `path`.
 pub async fn get(node: &Endpoint, path: &str) -> std::result::Result<Map<String, Value>, CommandError> {
     let answer = Client::connect(node).await?.get(path).await?;
     json_object(node, &answer)
 }
 
-/// Tells a node to do what `path` is for, with the proof of each secret in the environment and of the admin token in `data` until
-/// one is right; the JSON object that it answers.
+/// Posts to an admin route and returns the JSON object of the response. Proves each cluster secret of the environment, then the admin
+/// token in `data`, until the node accepts one.
 pub async fn post_admin(
     node: &Endpoint,
     path: &str,
@@ -173,7 +173,7 @@ pub async fn post_admin(
     Err(not_allowed(node, keys.0.len(), token.err(), data))
 }
 
-/// Why a node does not do as it is told: none of `keys` was right, or there was none.
+/// The error if the node accepted none of the `keys`, or there were none.
 fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Path) -> CommandError {
     let secret = "set CLUSTER_SECRET, or CLUSTER_SECRET_FILE, to what the node was started with";
     let why = match no_token {
@@ -184,7 +184,7 @@ fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Pat
         }
         Some(why) => format!("the node at {node} refuses: the cluster secret is wrong, and {why}"),
         None if keys == 1 => format!(
-            "the node at {node} refuses: the admin token in {} is wrong, it is another node's: name the data directory of this \
+            "the node at {node} refuses: the admin token in {} is wrong, as it is another node's: name the data directory of this \
              node with --data, or {secret}",
             data.display()
         ),
@@ -203,7 +203,7 @@ async fn challenge(node: &Endpoint, client: &mut Client) -> std::result::Result<
     nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| not_a_node(node, &answer).into())
 }
 
-/// The members of a node's answer, or what its problem means to the one who asked.
+/// The JSON object of a successful response, or the error that a problem response means.
 fn json_object(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<String, Value>, CommandError> {
     let Ok(members) = serde_json::from_slice::<Map<String, Value>>(&answer.body) else {
         return Err(not_a_node(node, answer).into());
@@ -224,7 +224,7 @@ fn json_object(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<Stri
     }
 }
 
-/// What is made of an answer that no node gives to what was asked.
+/// The error for a response that a node would not give: something else answered, or the node expects HTTPS.
 pub fn not_a_node(node: &Endpoint, answer: &Answer) -> Unreachable {
     let members: Map<String, Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
     let detail = members.get("detail").and_then(Value::as_str).unwrap_or_default();
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_may_say_how_it_is_asked() {
+    fn an_address_may_have_a_scheme() {
         for (text, tls, address) in [
             ("a:1", None, "a:1"),
             ("http://a:1", Some(false), "a:1"),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_a_problem_ends_as_the_contract_says() {
+    fn problem_responses_map_to_exit_codes() {
         let ends = |status: u16, body: &'static str| {
             let answer = Answer {
                 status: StatusCode::from_u16(status).expect("a status"),

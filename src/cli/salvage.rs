@@ -1,4 +1,4 @@
-//! `DynaRust salvage`: saves what can be read of a damaged database into a new one.
+//! `DynaRust salvage`: copies the readable rows of a damaged database into a new one.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// From where to where.
+/// The damaged database, and where to create the new one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The damaged directory is only read. Example:\n  \
                         DynaRust salvage storage.db --into salvaged.db\n  \
@@ -27,7 +27,7 @@ pub struct Arguments {
     into: PathBuf,
 }
 
-/// Saves.
+/// Copies the readable rows, and prints what was saved and lost.
 ///
 /// # Errors
 /// As `storage::offline::salvage::salvage`.
@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// What was saved and what was lost, for people.
+/// What was saved and what was lost, as text.
 pub fn render(salvaged: &Salvaged, into: &str) -> String {
     let line = |what: &String| format!("damaged: {what}\n");
     let mut text: String = salvaged.damaged.iter().map(line).collect();

@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT: the first asks the node to stop, the second ends it as it stands. Acknowledged writes are durable
-//! before they are acknowledged, so even then none is lost.
+//! SIGTERM and SIGINT: the first stops the node, the second ends the process at once. That loses no acknowledged write, as writes are
+//! durable before they are acknowledged.
 
 use std::{future::Future, process};
 
@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::Exit;
 use crate::error::{Error, Result};
 
-/// Listens from now on; what it returns is done at the first signal.
+/// Starts listening for signals. The returned future completes at the first one.
 pub fn shutdown() -> Result<impl Future<Output = ()>> {
     let mut signals = Signals::listen()?;
     Ok(async move {

@@ -1,5 +1,5 @@
-//! `DynaRust status`: whether a running node is ready, and its figures. Its exit code says it all: 0 ready, 1 up but not ready, 5 nobody
-//! there.
+//! `DynaRust status`: whether a running node is ready, and its figures. The exit code is 0 if it is ready, 1 if it runs but is not ready,
+//! and 5 if no node answers.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ use crate::{
     error::Result,
 };
 
-/// Rates are those of so long.
+/// The time over which rates are measured.
 const RATE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Counters that are shown with their rate.
+/// Counters that are shown with a rate.
 const RATES: [&str; 3] = ["writes", "commits", "changes"];
 
-/// Counters of what should not happen, or seldom: shown where there is something.
+/// Counters of rare events and errors, by their label and JSON name. Shown only if they are not zero.
 const RARE_COUNTERS: [(&str, &str); 8] = [
     ("writes refused", "writes_refused"),
     ("writes superseded", "writes_superseded"),
@@ -32,7 +32,7 @@ const RARE_COUNTERS: [(&str, &str); 8] = [
     ("corrupt records", "corrupt_records"),
     ("unreadable ranges", "unreadable_ranges"),
     ("damaged frames", "damaged_frames"),
-    ("zombies refused", "zombies_refused"),
+    ("deleted rows refused", "zombies_refused"),
 ];
 
 /// Which node to ask, and how to print its answer.
@@ -42,7 +42,7 @@ pub struct Arguments {
     target: Target,
 }
 
-/// Asks a node how it is, and prints that.
+/// Gets the status of a node, and prints it.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let is_json = arguments.target.json;
@@ -54,17 +54,17 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     })
 }
 
-/// What a node says of itself.
+/// What a node reports about itself.
 struct Status {
     ready: bool,
     readiness: Map<String, Value>,
     stats: Map<String, Value>,
     cluster: Map<String, Value>,
-    /// The figures of a while before, and how long before.
+    /// The figures of the first request, and the time since then.
     before: Option<(Map<String, Value>, Duration)>,
 }
 
-/// Asks for everything, twice for the counters where rates are wanted.
+/// Gets all figures; for rates, gets the counters twice.
 async fn fetch(node: &Endpoint, with_rates: bool) -> std::result::Result<Status, Unreachable> {
     let mut client = Client::connect(node).await?;
     let readiness = client.get("/readyz").await?;
@@ -85,7 +85,7 @@ async fn fetch(node: &Endpoint, with_rates: bool) -> std::result::Result<Status,
     Ok(Status { ready, readiness: members(&readiness), stats, cluster, before })
 }
 
-/// The members of an answer that is a JSON object; none of another.
+/// The JSON object of a response; empty if it is none.
 fn members(answer: &Answer) -> Map<String, Value> {
     serde_json::from_slice(&answer.body).unwrap_or_default()
 }
@@ -128,7 +128,7 @@ impl Status {
         output::table(&known)
     }
 
-    /// A counter, and by how much it grows in a second.
+    /// A counter, with its increase per second.
     fn with_rate(&self, name: &str, now: u64) -> String {
         let earlier = self.before.as_ref();
         let earlier = earlier.and_then(|(stats, ago)| Some((stats.get(name)?.as_u64()?, ago.as_secs_f64())));
@@ -141,7 +141,7 @@ impl Status {
     }
 }
 
-/// The cluster in two lines: how many members are how, and how far the furthest of those that count is behind.
+/// The cluster in two lines: the number of members by state, and how far the last of the present ones is behind.
 fn summary(cluster: &Map<String, Value>) -> Vec<(&'static str, Option<String>)> {
     let Some(members) = cluster.get("members").and_then(Value::as_array) else { return Vec::new() };
     let state = |member: &Value| member["state"].as_str().unwrap_or_default().to_owned();
@@ -162,7 +162,7 @@ fn summary(cluster: &Map<String, Value>) -> Vec<(&'static str, Option<String>)> 
     vec![("members", Some(text)), ("data", furthest.map(sync_state))]
 }
 
-/// A number of bytes, for people.
+/// A number of bytes in a readable unit.
 fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut scaled = bytes as f64 / 1024.0;
@@ -177,7 +177,7 @@ fn format_bytes(bytes: u64) -> String {
     }
 }
 
-/// A value in a line: a text without its quotes, a list by its length.
+/// A value in one line: a string without quotes, an array as its length.
 fn describe(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_shown_a_line_each_and_counters_of_trouble_where_there_is_some() {
+    fn figures_have_a_line_each_and_rare_counters_are_shown_if_not_zero() {
         assert_eq!(
             status().to_text("127.0.0.1:6660"),
             "asked            127.0.0.1:6660\nphase            ready\nnode             3f2a\nuptime           1h 2m\n\
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_everything_that_the_node_says() {
+    fn json_has_everything_that_the_node_reports() {
         let json: Value = serde_json::from_str(&status().to_json("127.0.0.1:6660")).expect("JSON");
         assert_eq!(json["cluster"]["members"][0]["state"], "self");
         assert_eq!((&json["ready"], &json["stats"]["writes"]), (&json!(true), &json!(12)));

@@ -1,4 +1,4 @@
-//! `DynaRust sync`: a running node compares what it holds with every peer now, instead of when a round finds a difference.
+//! `DynaRust sync`: a running node compares its data with every peer now, instead of when a round finds a difference.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use super::{
 };
 use crate::error::Result;
 
-/// The comparisons are begun, not waited for.
+/// The node starts the comparisons and answers at once.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Which node is to compare.
+/// Which node compares its data.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,
-    /// Where the node's admin token is.
+    /// Data directory of the node, which has its admin token.
     #[command(flatten)]
     data: DataFlags,
 }
 
-/// Begins the comparisons, and says how many.
+/// Starts the comparisons, and prints how many.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let node = arguments.target.endpoint()?;
     let data = arguments.data.directory_of_running()?;

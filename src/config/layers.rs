@@ -1,9 +1,9 @@
-//! Who set a knob: the flag, then the environment, then the file, then the default. The first that names a knob decides it
-//! alone; lists are not merged. All layers are arguments, so that a test needs neither a process nor its environment.
+//! Where the value of a setting comes from: a flag, else the environment, else the file, else the default. The first of these that has
+//! a value decides it alone; lists are not merged. All sources are arguments, so tests do not depend on the process's environment.
 //!
-//! The environment is read here and not by clap: there an empty variable counts as set, one that is not UTF-8 ends any command without
-//! being named, and commands without these flags read some of them too. clap knows no file, so that the order would be decided here
-//! all the same.
+//! We read the environment ourselves instead of using clap's `env`. With clap an empty variable counts as set, a variable that is not
+//! UTF-8 ends every command without being named, and commands without these flags could not read the variables that they need. clap also
+//! has no configuration file, so the order would be decided here anyway.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Texts by the name of their knob.
+/// The texts of settings, by name.
 pub type Texts = BTreeMap<&'static str, String>;
 
 /// The layers above the defaults.
@@ -35,15 +35,15 @@ pub struct Layers {
 }
 
 impl fmt::Debug for Layers {
-    /// Without the texts: there may be a secret among them.
+    /// Without the texts, as one of them may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Layers").finish_non_exhaustive()
     }
 }
 
 impl Layers {
-    /// Puts the layers together. `variable` looks a name up in the environment; a variable that is empty is not set, as
-    /// container tools pass empty ones for what was left out. Other `DYNARUST_*` variables are [`unknown_variable`]s.
+    /// Reads all layers. `variable` looks up a variable of the environment. An empty variable counts as not set, because container
+    /// tools pass an empty one for a setting that was left out. Unknown `DYNARUST_*` variables are not an error: see [`unknown_variable`].
     pub fn read(
         flags: Texts,
         file: Option<&Path>,
@@ -57,7 +57,7 @@ impl Layers {
         Ok(Self { flags, environment, file: path.map(File::read).transpose()? })
     }
 
-    /// What they say of the knobs of these names, and nothing of others.
+    /// Keeps only the settings with these names.
     pub fn only(mut self, names: &[&str]) -> Self {
         let file = self.file.as_mut().map(|file| &mut file.texts);
         for texts in [&mut self.flags, &mut self.environment].into_iter().chain(file) {
@@ -66,7 +66,7 @@ impl Layers {
         self
     }
 
-    /// What each knob was set to, in the order of [`SETTINGS`].
+    /// The value and source of each setting, in the order of [`SETTINGS`].
     pub fn settings(&self) -> Vec<Setting> {
         SETTINGS.iter().map(|spec| self.setting(spec)).collect()
     }
@@ -88,8 +88,8 @@ impl Layers {
     }
 }
 
-/// What to say of a variable of the environment that looks like a knob's and is none; `None` for all others, and for what Kubernetes
-/// makes for every service called dynarust. To be warned of: a system may set some that nobody who starts a node knows of.
+/// A warning about an environment variable that starts with `DYNARUST_` but is not a setting; `None` for all other variables, and for
+/// those that Kubernetes sets for a service called dynarust. Not an error, as the system may set variables that the user does not know of.
 pub fn unknown_variable(name: &str) -> Option<String> {
     const PREFIX: &str = "DYNARUST_";
     let variables = SETTINGS.iter().map(|spec| spec.variable.as_str());
@@ -105,7 +105,7 @@ pub fn unknown_variable(name: &str) -> Option<String> {
     if known.contains(&name) || of_service {
         return None;
     }
-    // What all have in common says nothing about which is meant.
+    // All variables share the prefix, so it says nothing about which one was meant.
     let plain = |variable: &&str| variable.strip_prefix(PREFIX).unwrap_or(variable).to_owned();
     let plains: Vec<String> = known.iter().map(plain).collect();
     let meant = nearest::nearest(given, plains.iter().map(String::as_str));
@@ -116,7 +116,7 @@ pub fn unknown_variable(name: &str) -> Option<String> {
     })
 }
 
-/// A configuration file: TOML, one flat table whose keys are the names of the knobs.
+/// A configuration file: TOML, one flat table whose keys are the names of settings.
 #[derive(Clone)]
 pub struct File {
     path: PathBuf,
@@ -124,7 +124,7 @@ pub struct File {
 }
 
 impl fmt::Debug for File {
-    /// Without the texts: there may be a secret among them.
+    /// Without the texts, as one of them may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "File({})", self.path.display())
     }
@@ -140,7 +140,7 @@ impl File {
         }
     }
 
-    /// Reads `text` as the file at `path`.
+    /// Parses `text`, the content of the file at `path`.
     pub fn parse(path: PathBuf, text: &str) -> Result<Self> {
         let wrong = |why: &dyn fmt::Display| Error::Config(format!("{}: {why}", path.display()));
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error))?;
@@ -161,7 +161,7 @@ impl File {
     }
 }
 
-/// The text that a flag would have. `None` where the knob does not take such a value.
+/// The value as text, as a flag would give it. `None` if the setting does not take a value of this type.
 fn text_of(value: &toml::Value, arity: Arity) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
@@ -177,14 +177,14 @@ fn text_of(value: &toml::Value, arity: Arity) -> Option<String> {
     }
 }
 
-/// What a knob was set to, and by whom.
+/// The value of a setting, and where it was set.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The knob.
+    /// The setting.
     pub spec: &'static SettingSpec,
-    /// Its value, as it was given.
+    /// Its value, as given.
     pub text: String,
-    /// Who gave it.
+    /// Where it was set.
     pub source: Source,
 }
 
@@ -195,12 +195,12 @@ impl fmt::Debug for Setting {
 }
 
 impl Setting {
-    /// Its value as it may be shown: as it was given, unless it is a secret.
+    /// Its value as given, or a placeholder if it is a secret.
     pub fn shown(&self) -> &str {
         if self.spec.secret && !self.text.is_empty() { "(not shown)" } else { &self.text }
     }
 
-    /// Reads the value. The error names who gave it, and what is allowed.
+    /// Parses the value. The error names where it was set and what is allowed.
     pub(super) fn value<T: SettingType>(&self) -> Result<T> {
         if self.spec.secret && self.source == Source::Flag {
             return Err(Error::Config(format!(
@@ -211,13 +211,13 @@ impl Setting {
         T::parse(&self.text).map_err(|why| self.refuse(&why))
     }
 
-    /// Refuses a value outside the knob's limits.
+    /// Returns an error for a value outside the limits of the setting.
     pub(super) fn check_limits<T: SettingType + PartialOrd>(
         &self,
         value: &T,
         (least, most): (&str, &str),
     ) -> Result<()> {
-        let limit = |text| T::parse(text).expect("a limit in the table of knobs is a value of its knob");
+        let limit = |text| T::parse(text).expect("the limits in the table of settings are valid values");
         if limit(least) <= *value && *value <= limit(most) {
             return Ok(());
         }
@@ -231,7 +231,7 @@ impl Setting {
         Error::Config(format!("{}: {:?} is {why}", self.origin(), self.text))
     }
 
-    /// Where to look for what was given.
+    /// Where it was set, as the user would look for it: `flag --cache`, `DYNARUST_CACHE in the environment`.
     pub fn origin(&self) -> String {
         match &self.source {
             Source::Flag if self.spec.flag.starts_with("--") => format!("flag {}", self.spec.flag),
@@ -243,15 +243,15 @@ impl Setting {
     }
 }
 
-/// Who gave a value.
+/// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The command line.
     Flag,
-    /// The knob's environment variable.
+    /// The environment variable of the setting.
     Environment,
     /// This configuration file.
     File(PathBuf),
-    /// Nobody.
+    /// Nowhere: it is the default.
     Default,
 }

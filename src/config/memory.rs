@@ -1,26 +1,26 @@
-//! How much memory there is, and how much of it bodies and answers get where nobody says.
+//! The memory of this machine, and the default of `--memory-budget`, which is a share of it.
 
 use std::fs;
 
-/// The budget holds at least so many of the longest bodies: a batch takes up to four times its length.
+/// The budget holds at least this many of the longest bodies, as a batch takes up to four times its length.
 pub const BODIES_MIN: u64 = 4;
-/// The share of the memory: the cache, the connections, and whatever else runs on the machine have the rest.
+/// The budget is the memory divided by this. The rest is for the cache, the connections and other programs.
 const MEMORY_FRACTION: u64 = 16;
-/// Beyond that much, more serves those only who send much and read nothing.
+/// The largest default. More would only help clients that send much and read nothing.
 const BUDGET_BYTES_MAX: u64 = 1 << 30;
-/// What a machine is taken to have that does not say.
+/// The memory we assume if the system does not tell.
 const DEFAULT_MEMORY_BYTES: u64 = 2 << 30;
 
-/// The memory that this process may use, in bytes: the machine's.
+/// The memory of this machine, in bytes.
 pub fn memory_bytes() -> u64 {
-    // Linux; elsewhere there is no such file.
+    // Only Linux has this file.
     fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| total_bytes(&text))
         .unwrap_or(DEFAULT_MEMORY_BYTES)
 }
 
-/// The budget for bodies and answers, of a process that may use `memory_bytes`.
+/// The default budget for bodies and responses on a machine with `memory_bytes` of memory.
 pub fn budget_bytes(memory_bytes: u64, body_bytes_max: u64) -> u64 {
     (memory_bytes / MEMORY_FRACTION).min(BUDGET_BYTES_MAX).max(BODIES_MIN * body_bytes_max)
 }
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_says_what_it_has() {
+    fn the_total_memory_is_read_from_meminfo() {
         assert_eq!(total_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!(total_bytes("MemFree: 1 kB\n"), None);
         assert!(memory_bytes() > 64 << 20);

@@ -1,4 +1,4 @@
-//! The options of each layer, composed of the knobs.
+//! Builds the options of each layer from the settings.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::{
     storage,
 };
 
-/// An address gets one of so many shares of the connections, where nobody says otherwise.
+/// By default one address may have this fraction of all connections.
 const CONNECTION_SHARES: usize = 4;
 
 impl Config {
-    /// How the node runs that listens at `listen`; `address` is what it shows as its own until it knows better.
+    /// The options of the node that listens at `listen`. It reports `address` as its own until it learns a better one.
     pub fn node_options(&self, address: String, listen: SocketAddr, secrets: Secrets) -> node::Options {
         node::Options {
             address,
@@ -56,11 +56,10 @@ impl Config {
         }
     }
 
-    /// How the server runs.
+    /// The options of the HTTP server.
     ///
     /// # Errors
-    /// `Config` for a certificate or key that does not load: said here, before anything is opened, and not by a server
-    /// that was announced already.
+    /// `Config` if the certificate or key does not load. We check this here, before the node opens its database or its port.
     pub fn http_options(&self) -> Result<http::Options> {
         let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
         tls.as_ref().map(http::server::tls::acceptor).transpose()?;
@@ -90,5 +89,5 @@ impl Config {
 }
 
 fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).expect("no knob allows more than some years")
+    u64::try_from(duration.as_millis()).expect("no setting allows more than a year")
 }

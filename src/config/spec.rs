@@ -1,34 +1,34 @@
-//! One knob: what it is called on the command line, in the environment and in a file, by the name of its field.
+//! The definition of one setting. Its names on the command line, in the environment and in the file follow from the name of its field.
 
 use super::types::{Arity, SettingType};
 
-/// One knob, as every layer sees it.
+/// The definition of a setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SettingSpec {
-    /// Its name: the key in the file, and the flag behind `--`.
+    /// Its name: the key in the file, and the flag after `--`.
     pub name: String,
-    /// How the command line calls it.
+    /// Its name on the command line: `--name`, or `NAME` for a positional argument.
     pub flag: String,
     /// Its environment variable.
     pub variable: String,
-    /// What stands for its value in a usage line.
+    /// The placeholder of its value in a usage line.
     pub placeholder: &'static str,
-    /// Whether its value is never to be shown.
+    /// Whether its value must not be shown.
     pub secret: bool,
-    /// How its value is given.
+    /// How many values it takes.
     pub arity: Arity,
-    /// Its value if nobody gives one; empty for none.
+    /// Its default value; empty if there is none.
     pub default: &'static str,
-    /// The least and the most it takes, where it has an order.
+    /// The smallest and the largest value, if it has limits.
     pub limits: Option<(&'static str, &'static str)>,
-    /// What it is, in a sentence.
+    /// What it does, in one sentence.
     pub summary: String,
-    /// Its unit and how to choose it.
+    /// Its unit, and how to choose a value.
     pub advice: String,
 }
 
 impl SettingSpec {
-    /// The knob of this field of `Config`.
+    /// The setting of this field of `Config`.
     pub(super) fn new<T: SettingType>(
         field: &str,
         doc: &[&str],
@@ -36,15 +36,15 @@ impl SettingSpec {
         limits: &[(&'static str, &'static str)],
     ) -> Self {
         let variable = match field {
-            // What Rust programs have always listened to.
+            // The usual variable of Rust programs.
             "log" => "RUST_LOG".into(),
-            // What the first users set.
+            // The names in the first release.
             "cluster_secret" | "cluster_secret_file" => field.to_ascii_uppercase(),
             _ => format!("DYNARUST_{}", field.to_ascii_uppercase()),
         };
         let name = field.replace('_', "-");
         let flag = match field {
-            // These two are given by their place: DynaRust <LISTEN> [JOIN]...
+            // These two are positional: DynaRust <LISTEN> [JOIN]...
             "listen" | "join" => field.to_ascii_uppercase(),
             _ => format!("--{name}"),
         };

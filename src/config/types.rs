@@ -1,5 +1,5 @@
-//! The kinds of value that a knob takes, and how each is read from text. Every layer (flag, environment, file) ends up
-//! as text, so that one reading and one error message serve them all.
+//! The types of settings, and how each is parsed. Flags, the environment and the file all give text, so that one parser and one error
+//! message serve all three.
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -10,27 +10,27 @@ use crate::{
     storage::Durability,
 };
 
-/// How a knob's text is given.
+/// How many values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
     /// One value.
     One,
     /// Any number of values: the flag repeats, the file has an array, the environment separates by commas.
     Many,
-    /// A value that may be left out, which means `true`.
+    /// A boolean; without a value it means `true`.
     Switch,
 }
 
-/// What a knob's text is turned into.
+/// The type of a setting's value.
 pub trait SettingType: Sized {
-    /// What stands for the value in a usage line.
+    /// The placeholder of the value in a usage line.
     const PLACEHOLDER: &'static str;
-    /// How the text is given.
+    /// How many values it takes.
     const ARITY: Arity = Arity::One;
-    /// Whether it is never to be shown, nor given where others can see it.
+    /// Whether the value must not be shown, or given where other users can see it.
     const SECRET: bool = false;
 
-    /// Reads the value. The error completes the sentence "`text` is ...".
+    /// Parses the value. The error completes the sentence "`text` is ...".
     fn parse(text: &str) -> Result<Self, String>;
 }
 
@@ -118,7 +118,7 @@ impl ByteSize {
         "not a size: a whole number with a unit (B, KiB, MiB, GiB, TiB, kB, MB, GB), such as 64MiB";
 }
 
-/// The host of an address that is only a port: this machine alone, as the default address has it.
+/// The host of an address that is only a port.
 const DEFAULT_HOST: &str = "127.0.0.1";
 
 /// `host:port`; the host is a name or an address, an IPv6 one in brackets. `:6660` and `6660` are `127.0.0.1:6660`.
@@ -129,7 +129,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// As it was given; with its host where only a port was given.
+    /// The address as given, or with the default host if only a port was given.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -139,7 +139,7 @@ impl Address {
         self.text[..self.port_at - 1].trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Whether it is certain that this machine is meant. A name could be anywhere.
+    /// Whether this certainly is an address of this machine. A name other than `localhost` may be anywhere.
     pub fn is_this_machine(&self) -> bool {
         let address = self.host().parse::<IpAddr>();
         address.map_or(self.host().eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
@@ -165,7 +165,7 @@ impl SettingType for Address {
             );
         };
         if host.contains("://") {
-            return Err("not HOST:PORT: leave out what stands before the host, such as http://".into());
+            return Err("not HOST:PORT: leave out whatever is before the host, such as http://".into());
         }
         if !is_number(port) || port.parse::<u16>().is_err() {
             return Err(format!("not HOST:PORT: the port {port:?} is not a number from 0 to 65535"));
@@ -182,7 +182,7 @@ impl SettingType for Address {
     }
 }
 
-/// An address at which other nodes reach this one: it always has a host, as 127.0.0.1 would be the others themselves.
+/// An address at which other nodes reach this one. The host is required, as for them 127.0.0.1 would mean themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdvertisedAddress(pub Address);
 
@@ -200,7 +200,7 @@ impl SettingType for AdvertisedAddress {
     }
 }
 
-/// What a browser sends as `Origin`, or `*` for any.
+/// An origin as a browser sends it in the `Origin` header, or `*` for any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(pub String);
 
@@ -233,7 +233,7 @@ fn has_default_port(origin: &str, host: &str) -> bool {
     host.ends_with(if origin.starts_with("https:") { ":443" } else { ":80" })
 }
 
-/// A name of the node, in lower case, or `*.` and what stands behind one label.
+/// A host name in lower case. A leading `*.` stands for one label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern(pub String);
 
@@ -272,7 +272,7 @@ impl SettingType for Durability {
     }
 }
 
-/// Cluster secrets, separated by commas; none for none.
+/// Cluster secrets, separated by commas. An empty text means no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretTexts(pub Vec<String>);
 
@@ -300,7 +300,7 @@ impl SettingType for SecretTexts {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -321,7 +321,7 @@ impl SettingType for LogFormat {
     }
 }
 
-/// Which log lines are written, in the words of `RUST_LOG`.
+/// Which log lines are written, in the syntax of `RUST_LOG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(pub String);
 
@@ -393,7 +393,7 @@ mod tests {
             [("6660", "127.0.0.1:6660"), (":6660", "127.0.0.1:6660"), (":0", "127.0.0.1:0")]
         {
             assert_eq!(Address::parse(text).expect(text).as_str(), address);
-            assert!(AdvertisedAddress::parse(text).is_err(), "{text}: others would call themselves");
+            assert!(AdvertisedAddress::parse(text).is_err(), "{text}: other nodes would dial themselves");
         }
         assert!(AdvertisedAddress::parse("127.0.0.1:6660").is_ok());
         let scheme = Address::parse("http://127.0.0.1:6660").expect_err("no address");
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_refuse_what_they_are_not() {
+    fn other_types_refuse_invalid_texts() {
         assert_eq!(Duration::parse("500ms"), Ok(Duration::from_millis(500)));
         assert!(Duration::parse("500").is_err());
         assert!(usize::parse("-1").is_err());
