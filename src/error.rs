@@ -1,10 +1,8 @@
 //! The error type of the whole program. A variant says who caused the error and what became of the state. Errors of
 //! other libraries are mapped to it here or where they arise, and never pass through. Only `http/response` decides the
-//! HTTP status of each.
+//! HTTP status of each. It is the lowest layer, so variants carry text and numbers, and none of the types of `core`.
 
 use std::{fmt, io, path::PathBuf};
-
-use crate::core::{clock::Timestamp, name::TableName};
 
 /// The result of everything that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -39,8 +37,8 @@ pub enum Error {
     Conflict(String),
     /// A condition did not hold.
     PreconditionFailed {
-        /// The current version; `None` if the key is absent.
-        current: Option<Timestamp>,
+        /// The current version, as text; `None` if the key is absent.
+        current: Option<String>,
     },
     /// Larger than a limit, in bytes.
     TooLarge {
@@ -80,8 +78,10 @@ pub enum Error {
         held: usize,
         /// How many were asked for.
         wanted: usize,
-        /// The version that was written.
-        timestamp: Timestamp,
+        /// The version that was written, as text.
+        version: String,
+        /// The Unix milliseconds of that version.
+        unix_ms: u64,
     },
     /// The bytes on disk are not what was written. Found on a read; never returned as a value.
     Corrupt(String),
@@ -118,8 +118,13 @@ impl Error {
         Self::Io(format!("{doing}: {error}"))
     }
 
+    /// A condition that did not hold: the key is at this version, or absent.
+    pub fn precondition_failed(current: Option<impl fmt::Display>) -> Self {
+        Self::PreconditionFailed { current: current.map(|version| version.to_string()) }
+    }
+
     /// A record of `table` whose bytes do not decode.
-    pub fn corrupt_record(table: &TableName, key: &[u8], why: impl fmt::Display) -> Self {
+    pub fn corrupt_record(table: impl fmt::Display, key: &[u8], why: impl fmt::Display) -> Self {
         Self::Corrupt(format!("table {table}, key {:?}: {why}", String::from_utf8_lossy(key)))
     }
 }

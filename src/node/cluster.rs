@@ -2,17 +2,12 @@
 //!
 //! Times in a view are ages in milliseconds, unless they say Unix milliseconds.
 
-use std::time::Duration;
-
 use tracing::info;
 
 use super::{Node, Readiness};
 pub use crate::replication::{SyncStatus, link::clocks::ClockState};
 use crate::{
-    core::{
-        clock::{NodeId, Timestamp},
-        protocol::replica::Swept,
-    },
+    core::{clock::NodeId, protocol::replica::Swept},
     error::{Error, Result},
     replication::{PeerView, membership},
 };
@@ -277,47 +272,17 @@ fn own_node_error() -> Error {
     Error::BadRequest("that is this node itself: to remove it from the cluster, use leave".into())
 }
 
-/// How many replicas must hold a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replicas {
-    /// A number, counting this node.
-    Count(usize),
-    /// More than half of the members, including those that are down.
-    Majority,
-    /// Every member, including those that are down.
-    All,
-}
-
-impl Replicas {
-    fn of(self, members: usize) -> usize {
-        match self {
-            Self::Count(count) => count,
-            Self::Majority => members / 2 + 1,
-            Self::All => members,
-        }
-    }
-}
-
-/// What must be true of a write before it is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteConcern {
-    /// How many replicas must hold it durably.
-    pub replicas: Replicas,
-    /// How long to wait for them.
-    pub timeout: Duration,
-}
-
 impl Node {
     /// The cluster as this node sees it now.
     pub fn cluster(&self) -> ClusterView {
         let membership = self.replication.membership();
         let now_ms = self.now_ms();
         let address = membership.address.unwrap_or_else(|| self.options.address.clone());
-        let mut own_node_error = MemberView::new(self.id(), address.clone(), MemberState::Myself);
-        own_node_error.rows = Some(self.store.rows_total());
-        own_node_error.storage_full = self.store.failure();
+        let mut this_node = MemberView::new(self.id(), address.clone(), MemberState::Myself);
+        this_node.rows = Some(self.store.rows_total());
+        this_node.storage_full = self.store.failure();
         let peers = membership.peers.iter().map(|peer| MemberView::of(peer, now_ms));
-        let mut members: Vec<_> = peers.chain([own_node_error]).collect();
+        let mut members: Vec<_> = peers.chain([this_node]).collect();
         members.sort_by(|a, b| (&a.address, a.node).cmp(&(&b.address, b.node)));
         ClusterView {
             cluster: membership.cluster,
@@ -375,26 +340,6 @@ impl Node {
     pub fn sync_now(&self) -> Result<usize> {
         if self.is_draining() { Err(Error::Draining) } else { Ok(self.replication.sync_now()) }
     }
-
-    /// Returns when as many replicas as wanted hold everything this node wrote up to now, up to `written`, which is already durable here.
-    ///
-    /// # Errors
-    /// `NotEnoughReplicas`, at once if there are not enough members. The write is kept.
-    pub async fn replicated(&self, written: Timestamp, concern: WriteConcern) -> Result<()> {
-        // Most writes want only this node's copy, and need no look at the cluster.
-        if concern.replicas == Replicas::Count(1) {
-            return Ok(());
-        }
-        let members = self.replication.replicas();
-        let replicas = concern.replicas.of(members);
-        let timeout = if replicas > members { Duration::ZERO } else { concern.timeout };
-        let entry = self.replication.last_written();
-        let others = self.replication.wait_for_replicas(entry, replicas.saturating_sub(1), timeout).await;
-        if others + 1 < replicas {
-            return Err(Error::NotEnoughReplicas { held: others + 1, wanted: replicas, timestamp: written });
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -447,15 +392,6 @@ mod tests {
         let several = view.member("b:1").expect_err("two").to_string();
         assert!(several.contains("0000000000000002, 0000000000000003"), "{several}");
         assert_eq!(view.member("0000000000000002"), Ok(NodeId(2)));
-    }
-
-    #[test]
-    fn replicas_are_a_number_or_relative_to_the_members() {
-        for (members, majority) in [(1, 1), (2, 2), (3, 2), (4, 3)] {
-            assert_eq!(Replicas::Majority.of(members), majority);
-            assert_eq!(Replicas::All.of(members), members);
-        }
-        assert_eq!(Replicas::Count(4).of(1), 4);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod process;
 mod removal;
 mod stats;
 mod write;
+mod write_concern;
 mod write_tracker;
 
 use std::{
@@ -35,11 +36,12 @@ pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
     batch::Batch,
-    cluster::{ClockState, ClusterView, MemberState, MemberView, Replicas, SyncStatus, WriteConcern},
+    cluster::{ClockState, ClusterView, MemberState, MemberView, SyncStatus},
     link::{IncomingLink, LINK_PATH, other_protocol, subprotocol},
     removal::Removal,
     stats::{Readiness, Stats, TableStats},
     write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
+    write_concern::{Replicas, WriteConcern},
 };
 use self::{
     background::CloseOnDrop,
@@ -86,7 +88,7 @@ pub struct Options {
     pub replication: replication::Options,
 }
 
-/// The system's clock, unchecked, for commands that run briefly. A node uses a checked clock, `storage::Machine`.
+/// The system's clock, unchecked, for commands that run briefly. A node uses the checked clock of `storage::environment::wall_clock`.
 pub fn wall_clock() -> WallClock {
     Arc::new(system_ms)
 }

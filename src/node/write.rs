@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use super::{Node, cluster::Replicas};
+use super::{Node, Replicas};
 use crate::{
     core::{
         clock::Timestamp,
@@ -271,7 +271,7 @@ impl Node {
             self.timestamps.observe_overwritten(existing.timestamp())?;
         }
         if !condition.holds(current) {
-            return Err(Error::PreconditionFailed { current });
+            return Err(Error::precondition_failed(current));
         }
         match action {
             Action::Put { value, expiry } => {

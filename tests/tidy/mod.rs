@@ -8,10 +8,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use source::Source;
 
-/// Each layer, and the layers it may name beside itself. Imports point one way; `error` alone names the plain types of the core
-/// that its messages quote.
+/// Each layer, and the layers it may name besides itself. Imports point one way.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("error", &["core"]),
+    ("error", &[]),
     ("core", &["error"]),
     ("storage", &["error", "core"]),
     ("replication", &["error", "core", "storage"]),
@@ -23,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["error", "core", "storage", "replication", "node", "http", "client", "config", "cli"]),
 ];
 
-/// The same of the load generator: parts of its `src`, and what each may name beside itself.
+/// The same for the load generator: the parts of its `src`, and what each may name besides itself.
 const BENCH_LAYERS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("options", &[]),

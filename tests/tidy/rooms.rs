@@ -1,12 +1,12 @@
-//! No two rooms of a layer name each other, not even by way of others. A room is a folder or a file right below a layer; the layer's own
-//! `mod.rs`, which holds what all of its rooms share, is none.
+//! No two layers name each other, and no two rooms of a layer, not even by way of others. A layer is a folder or a file of `src`, a room
+//! a folder or a file of a layer. The layer's own `mod.rs` has what all of its rooms share, and is no room.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, assert_none, root};
 
-/// The rooms that each room names, all as `layer::room`.
-fn named_rooms() -> BTreeMap<String, BTreeSet<String>> {
+/// What each layer names (with `room` for [`layer`]), or each room.
+fn named(room: fn(&[String]) -> Option<String>) -> BTreeMap<String, BTreeSet<String>> {
     let sources = Source::all_below(root(), "src");
     let rooms: BTreeSet<String> = sources.iter().filter_map(|source| room(&source.module())).collect();
     let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -22,6 +22,12 @@ fn named_rooms() -> BTreeMap<String, BTreeSet<String>> {
     named
 }
 
+/// The layer of a path.
+fn layer(path: &[String]) -> Option<String> {
+    path.first().cloned()
+}
+
+/// The room of a path, as `layer::room`.
 fn room(path: &[String]) -> Option<String> {
     path.get(..2).map(|parts| parts.join("::"))
 }
@@ -64,11 +70,21 @@ fn reached<'a>(
 
 #[test]
 fn rooms_do_not_name_each_other_in_a_circle() {
-    let named = named_rooms();
-    assert!(named.values().any(|rooms| !rooms.is_empty()), "no room names another: nothing was looked at");
+    assert_no_circle("a room is named only by those above it", &named(room));
+}
+
+/// `error` and `core` named each other: the error quoted timestamps and names of tables.
+#[test]
+fn layers_do_not_name_each_other_in_a_circle() {
+    assert_no_circle("a layer is named only by those above it", &named(layer));
+}
+
+#[track_caller]
+fn assert_no_circle(rule: &str, named: &BTreeMap<String, BTreeSet<String>>) {
+    assert!(named.values().any(|others| !others.is_empty()), "nothing names another: nothing was looked at");
     let circles: Vec<String> = named
         .keys()
-        .filter_map(|room| reached(&named, room).remove(room.as_str()).map(|way| way.join(" -> ")))
+        .filter_map(|from| reached(named, from).remove(from.as_str()).map(|way| way.join(" -> ")))
         .collect();
-    assert_none("a room is named only by those above it", &circles);
+    assert_none(rule, &circles);
 }

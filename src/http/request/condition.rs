@@ -72,7 +72,7 @@ pub fn of_read(headers: &HeaderMap, current: Option<Timestamp>) -> Result<Read> 
             Tags::These(versions) => current.is_some_and(|current| versions.contains(&current)),
         };
         if !holds {
-            return Err(Error::PreconditionFailed { current });
+            return Err(Error::precondition_failed(current));
         }
     }
     let Some(current) = current else { return Ok(Read::Modified) };
@@ -259,7 +259,7 @@ mod tests {
         for wrong in ["\"other\"", "*"] {
             let current = (wrong != "*").then_some(current);
             let refused = read(&[(header::IF_MATCH, wrong)], current);
-            assert_eq!(refused, Err(Error::PreconditionFailed { current }));
+            assert_eq!(refused, Err(Error::precondition_failed(current)));
         }
         assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &later)], Some(current)), Ok(Read::NotModified));
         assert_eq!(read(&[(header::IF_MODIFIED_SINCE, &ours)], Some(current)), Ok(Read::Modified));

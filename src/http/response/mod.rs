@@ -155,7 +155,7 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     problem.insert("error".into(), code.into());
     problem.insert("request_id".into(), request_id.into());
     if let Error::PreconditionFailed { current } = error {
-        problem.insert("version".into(), json!(current.map(|version| version.to_string())));
+        problem.insert("version".into(), json!(current));
     }
     if let Error::TooLarge { limit, .. } = error {
         problem.insert("limit".into(), json!(limit));
@@ -163,11 +163,11 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     if let Error::TooManyOperations { limit, .. } = error {
         problem.insert("limit".into(), json!(limit));
     }
-    if let Error::NotEnoughReplicas { held, wanted, timestamp } = error {
+    if let Error::NotEnoughReplicas { held, wanted, version, unix_ms } = error {
         problem.insert("held".into(), json!(held));
         problem.insert("wanted".into(), json!(wanted));
-        problem.insert("version".into(), json!(timestamp.to_string()));
-        problem.insert("timestamp".into(), json!(timestamp.unix_ms()));
+        problem.insert("version".into(), json!(version));
+        problem.insert("timestamp".into(), json!(unix_ms));
     }
     serde_json::Value::Object(problem)
 }

@@ -90,7 +90,7 @@ impl Timestamps {
     /// Observes the timestamp of a row that a client is about to overwrite.
     ///
     /// # Errors
-    /// `StampsAhead` if it is so far ahead that all later writes would be too; then the clock is unchanged.
+    /// `TimestampsAhead` if it is so far ahead that all later writes would be too; then the clock is unchanged.
     pub fn observe_overwritten(&self, stored: Timestamp) -> Result<()> {
         self.check_ahead(stored.unix_ms().saturating_sub(self.store.now_ms()))?;
         self.observe_stored(stored);
@@ -118,7 +118,7 @@ impl Timestamps {
     /// Makes sure that there are timestamps for writes. Returns the store's incarnation that the writes must be merged into.
     ///
     /// # Errors
-    /// `StampsAhead`, and those of `Store::durable`.
+    /// `TimestampsAhead`, and those of `Store::durable`.
     pub async fn before_writing(&self) -> Result<Incarnation> {
         if let Some(ahead_ms) = self.ahead() {
             self.check_ahead(ahead_ms)?;

@@ -140,7 +140,7 @@ impl Environment {
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Machine({:?})", self.threads)
+        write!(f, "Environment({:?})", self.threads)
     }
 }
 
