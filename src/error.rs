@@ -30,7 +30,7 @@ pub enum Error {
     /// Nothing is there. The text says why.
     NotFound(String),
     /// The path does not accept this method. The text lists the methods it does.
-    MethodNotAllowed(&'static str),
+    MethodNotAllowed(String),
     /// The client began a request and did not send the rest in time.
     RequestTimeout(String),
     /// A patch that does not apply to the current value.

@@ -210,6 +210,17 @@ impl Operation {
     }
 }
 
+/// The methods that a path allows, as the `Allow` header lists them.
+pub fn methods(route: Route, path: &str) -> String {
+    let here = |it: &&Operation| it.route == route && it.paths.iter().any(|template| is_of(template, path));
+    let mut methods: Vec<_> = OPERATIONS.iter().filter(here).map(|operation| operation.method).collect();
+    if let Some(get) = methods.iter().position(|method| *method == "GET") {
+        methods.insert(get + 1, "HEAD");
+    }
+    methods.push("OPTIONS");
+    methods.join(", ")
+}
+
 /// Refuses a request with a parameter or conditional header that its operation does not know.
 ///
 /// # Errors
@@ -259,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_route_says_what_it_takes() {
-        for route in Route::ALL.into_iter().filter(|route| *route != Route::Unknown) {
+        for route in Route::ALL.iter().copied().filter(|route| *route != Route::Unknown) {
             assert!(OPERATIONS.iter().any(|operation| operation.route == route), "{}", route.name());
         }
         for operation in OPERATIONS {
@@ -270,6 +281,19 @@ mod tests {
                     .iter()
                     .all(|name| condition::is_conditional(&HeaderName::from_static(name)))
             );
+        }
+    }
+
+    #[test]
+    fn a_path_allows_the_methods_of_its_operations() {
+        for (route, path, allowed) in [
+            (Route::Key, "/key/a/b", "GET, HEAD, PUT, PATCH, DELETE, OPTIONS"),
+            (Route::Keys, "/t/keys", "GET, HEAD, POST, OPTIONS"),
+            (Route::Table, "/t", "DELETE, OPTIONS"),
+            (Route::Admin, "/_/admin/challenge", "GET, HEAD, OPTIONS"),
+            (Route::Admin, "/_/admin/sync", "POST, OPTIONS"),
+        ] {
+            assert_eq!(methods(route, path), allowed, "{path}");
         }
     }
 

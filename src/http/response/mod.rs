@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 use warp::reply::Response;
 
-use super::request::{self, Call};
+use super::request::{self, Call, accepts};
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
@@ -82,17 +82,22 @@ pub fn empty(status: StatusCode) -> Response {
     response
 }
 
-/// The response to a method that a resource has no handler for: its methods for OPTIONS, otherwise 405.
+/// The response to a method that a resource has no handler for: for OPTIONS the methods that it has, otherwise 405.
 ///
 /// # Errors
 /// `MethodNotAllowed`, for everything but OPTIONS.
-pub fn other_method(call: &Call, allow: &'static str) -> Result<Response> {
+pub fn other_method(call: &Call) -> Result<Response> {
+    let methods = accepts::methods(call.route(), call.path());
     if call.method != Method::OPTIONS {
-        return Err(Error::MethodNotAllowed(allow));
+        return Err(Error::MethodNotAllowed(methods));
     }
     let mut response = empty(StatusCode::NO_CONTENT);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response.headers_mut().insert(header::ALLOW, allow(&methods));
     Ok(response)
+}
+
+fn allow(methods: &str) -> HeaderValue {
+    HeaderValue::from_str(methods).expect("names of methods are visible ASCII")
 }
 
 /// The response to a request that failed.
@@ -113,8 +118,8 @@ pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
     let mut response = with_type(PROBLEM, text);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    if let Error::MethodNotAllowed(allow) = error {
-        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    if let Error::MethodNotAllowed(methods) = error {
+        headers.insert(header::ALLOW, allow(methods));
     }
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("DynaRust"));

@@ -51,7 +51,7 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
 /// `GET /_/admin/challenge`
 async fn challenge(node: Arc<Node>, call: Call) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
-        return response::other_method(&call, "GET, HEAD, OPTIONS");
+        return response::other_method(&call);
     }
     let mut response = response::json(&json!({ "nonce": node.challenge()?.to_string() }))?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -72,7 +72,7 @@ where
         let node = Arc::clone(&node);
         async move {
             if call.method != Method::POST {
-                return response::other_method(&call, "POST, OPTIONS");
+                return response::other_method(&call);
             }
             let body = body::read(&call, BODY_BYTES_MAX).await?.into_bytes();
             let request = Request { method: call.method.as_str(), path: call.path(), body: &body };

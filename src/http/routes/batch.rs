@@ -88,7 +88,7 @@ enum Op {
 /// `POST /{table}/batch`
 async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
     if call.method != Method::POST {
-        return response::other_method(&call, "POST, OPTIONS");
+        return response::other_method(&call);
     }
     let atomic = call.query().flag("atomic")?;
     let concern = condition::write_concern(&call)?;

@@ -39,7 +39,7 @@ pub fn export_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 /// `GET /_/export`
 async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
-        return response::other_method(&call, "GET, HEAD, OPTIONS");
+        return response::other_method(&call);
     }
     let range = listing::range(call.query())?;
     let values = call.query().switch("values")?.unwrap_or(true);

@@ -94,7 +94,7 @@ fn accepts_surrogates(text: Option<&str>) -> Result<bool> {
 /// `POST /_/import`
 async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     if call.method != Method::POST {
-        return response::other_method(&call, "POST, OPTIONS");
+        return response::other_method(&call);
     }
     let table = call.query().get("table")?.map(|table| TableName::parse(&table)).transpose()?;
     let mode = Mode::parse(call.query().get("mode")?.as_deref())?;

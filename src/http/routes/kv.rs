@@ -37,7 +37,6 @@ use crate::{
 const WRAPPED: &str = "a patch is the change itself, such as {\"visits\":2}, and not wrapped in \"value\" as in a PUT; with ?wrap=true the \
      patch is what \"value\" holds, and with ?wrap=false a member named \"value\" is meant";
 
-const ALLOW: &str = "GET, HEAD, PUT, PATCH, DELETE, OPTIONS";
 /// A value at least this long is not copied for each of its readers.
 const SHARED_BYTES_MIN: usize = 64 * 1024;
 /// The last instant an HTTP date can express, in Unix milliseconds.
@@ -59,7 +58,7 @@ async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Respons
         Method::PUT => Box::pin(put(&node, &call, address)).await,
         Method::PATCH => Box::pin(patch(&node, &call, address)).await,
         Method::DELETE => Box::pin(delete(&node, &call, address)).await,
-        _ => response::other_method(&call, ALLOW),
+        _ => response::other_method(&call),
     }
 }
 

@@ -23,7 +23,6 @@ use crate::{
 
 /// Headers that only a proxy sends.
 const FORWARDING_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
-const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `GET /_/link`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -35,7 +34,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 
 fn link(node: &Node, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
-        return response::other_method(call, ALLOW);
+        return response::other_method(call);
     }
     // A page in a browser on this machine would count as a local node. Nodes never send an Origin, browsers always do.
     if call.headers.contains_key(header::ORIGIN) {

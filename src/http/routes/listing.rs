@@ -64,7 +64,7 @@ async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Re
         Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await,
         // `POST /{table}/keys`
         Method::POST => multi_get::answer(node, &call, table).await,
-        _ => response::other_method(&call, "GET, HEAD, POST, OPTIONS"),
+        _ => response::other_method(&call),
     }
 }
 
@@ -75,14 +75,14 @@ async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<R
             let shape = Shape::Store(Fields::of(call.query())?);
             Listing::of(node, &call, table, shape)?.answer(&call).await
         }
-        _ => response::other_method(&call, "GET, HEAD, OPTIONS"),
+        _ => response::other_method(&call),
     }
 }
 
 /// `GET /{table}/count`
 async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
-        return response::other_method(&call, "GET, HEAD, OPTIONS");
+        return response::other_method(&call);
     }
     let counted = node.count(&table, &range(call.query())?).await?;
     if counted.incomplete {

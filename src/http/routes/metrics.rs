@@ -61,13 +61,14 @@ impl Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
         let seconds = Family::<RouteLabels, Histogram>::new_with_constructor(latency_histogram);
         let routes = Route::ALL
+            .iter()
             .map(|route| RouteMetrics {
                 requests: CLASSES.map(|status| {
                     requests.get_or_create_owned(&RequestLabels { route: route.name(), status })
                 }),
                 seconds: seconds.get_or_create_owned(&RouteLabels { route: route.name() }),
             })
-            .into();
+            .collect();
         let mut registry = Registry::with_prefix("dynarust");
         registry.register("http_requests", "Requests answered", requests);
         registry.register_with_unit(
@@ -92,7 +93,7 @@ impl Metrics {
     /// `GET /metrics`
     pub async fn answer(self: Arc<Self>, call: Call) -> Result<Response> {
         if !matches!(call.method, Method::GET | Method::HEAD) {
-            return response::other_method(&call, "GET, HEAD, OPTIONS");
+            return response::other_method(&call);
         }
         self.node.rows_counted().await;
         let mut page = String::new();

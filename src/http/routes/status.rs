@@ -41,7 +41,7 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
 
 async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, Value)) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
-        return response::other_method(&call, "GET, HEAD, OPTIONS");
+        return response::other_method(&call);
     }
     // After a start, counting the rows of tables takes a moment. Probes report no counts and do not wait.
     if matches!(call.route(), Route::Cluster | Route::Tables | Route::Stats) {

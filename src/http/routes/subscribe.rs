@@ -45,7 +45,6 @@ use crate::{
 /// Most keys, prefixes and tables one stream may name. Each costs an entry in the node's index of subscribers.
 pub const TOPICS_MAX: usize = 1000;
 
-const ALLOW: &str = "GET, HEAD, OPTIONS";
 const PATH_OF_TOPICS: &str = "/_/subscribe";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -78,7 +77,7 @@ fn target(path: &str) -> Option<Result<Target>> {
 
 async fn follow(node: &Arc<Node>, call: &Call, target: Target) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
-        return response::other_method(call, ALLOW);
+        return response::other_method(call);
     }
     let topics = topics(target, call.query())?;
     let start = start(call)?;

@@ -33,7 +33,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
         )));
     }
     if call.method != Method::DELETE {
-        return response::other_method(&call, "DELETE, OPTIONS");
+        return response::other_method(&call);
     }
     let (prefix, confirm) = (call.query().get("prefix")?, call.query().get("confirm")?);
     let prefix = prefix_of(&table, prefix.as_deref(), confirm.as_deref())?;

@@ -31,8 +31,6 @@ use crate::{
     node::{Node, Start, Topic},
 };
 
-const ALLOW: &str = "GET, HEAD, OPTIONS";
-
 /// Every connection holds one for its whole life, so it is small. A long message takes several reads.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// Messages that are ready together go into one write, up to this size.
@@ -49,7 +47,7 @@ type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 /// As `response::other_method`. A bad handshake gets a response and is not an error.
 pub async fn serve(node: &Arc<Node>, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
-        return response::other_method(call, ALLOW);
+        return response::other_method(call);
     }
     open(node, call, async { Ok(Session::for_requests(node, call)) }).await
 }
