@@ -40,9 +40,13 @@
 //! [`config`], [`cli`] and [`client`]: the program around it: settings, commands, and the client that the commands use.
 //!
 //! # Where to find it
-//! - Where a PUT becomes durable: `Store::commit` in `storage::open::recovery`, for the writers that wait in [`storage::commit`]. Where it gets its timestamp: [`node`], in `write`.
-//! - Where a repair is decided: [`core::protocol::comparison`] finds the rows that differ, [`core::protocol::peer`] says when to compare.
-//! - Where a new route goes: a file in [`http::routes`]; the head of [`http`] lists the steps.
+//! `docs/internals.md` has these as lists of files and functions, in order.
+//! - Where a PUT is made durable: `Store::commit` in `storage::open::recovery`, for the writers that wait in [`storage::commit`]. It gets its
+//!   timestamp in `node::write`.
+//! - Where a repair is decided: `core::protocol::peer::compare` says when to compare, [`core::protocol::comparison`] finds the rows that
+//!   differ.
+//! - What a new route needs: the head of [`http`] lists the steps.
+//! - Where a table's mode goes: `Node::begin_write` in [`node`], before the merge in `node::write`.
 //! - Where a new setting goes: the table in [`config`].
 //!
 //! # Invariants

@@ -5,8 +5,15 @@
 //! and conditional headers of each operation, and refuses all others. The handler calls [`Node`], and [`response`] turns an error into a
 //! problem (RFC 9457).
 //!
-//! To add a route: add a variant to [`request::route::Route`], a row to `request::accepts::OPERATIONS`, a file with the handler in `routes`, and
-//! one line to the list in `routes()` below.
+//! # What a new route needs
+//! 1. The call in [`crate::node`], if the node does not have it yet.
+//! 2. A line in the table of `request/route.rs`, the name in metrics and logs.
+//! 3. A row in [`request::accepts::OPERATIONS`]: method, path, query parameters, conditional headers. `Allow` and 405 come from it.
+//! 4. A file in [`routes`] with the handler, and one line in the list in `routes()` below.
+//! 5. A row in `docs/api.md`, with what is new of parameters, headers and fields.
+//! 6. The path in `ALLOWED` of `tests/contract/errors.rs`, a test of what it does beside it, and a line in `CHANGELOG.md`.
+//!
+//! `docs/internals.md` has the same list with links, and what else may apply: new errors, compression, rights.
 
 pub mod events;
 pub mod keep_alive;
