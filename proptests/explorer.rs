@@ -1,5 +1,5 @@
 //! The rules of `core::protocol::agreement`, looked through: everything that can happen to three nodes and a key or two in some number of steps, in every
-//! order. Where a node stands is the code of the product (`Standing`, `Floor`, `Agreement`); rows, messages and who is a member are a model of it.
+//! order. What a node knows is the code of the product (`Progress`, `Floor`, `Agreement`); rows, messages and who is a member are a model of it.
 //!
 //! A run is bounded by states, so that it looks at the same ones everywhere. `DYNARUST_EXPLORE=seconds cargo test --release --test proptests
 //! explorer::today -- --nocapture` looks further for so long, on one processor, and prints how far it came.

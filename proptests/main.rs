@@ -2,7 +2,6 @@
 //! `NAME.regressions` beside the module, from which `cargo test --test proptests NAME` tries it first from then on.
 //! `PROPTEST_CASES=n` tries n cases of each property.
 
-mod believed;
 mod clock;
 mod cluster;
 mod codec;
@@ -20,6 +19,7 @@ mod replica;
 mod simulation;
 mod storage;
 mod strict;
+mod trusted_clock;
 mod watch;
 
 use std::ops::Range;

@@ -368,7 +368,7 @@ proptest! {
             world.resume(index);
             world.restart(index);
         }
-        // A goodbye is dialed rarely, but who returns from one dials by itself.
+        // A member that has left is dialed rarely, but one that returns dials by itself.
         world.network.until(40_000, "whole in the end", Network::is_whole);
         prop_assert_eq!(world.network.running().len(), count);
     }

@@ -50,8 +50,8 @@ fn replica<'a>(node: u64, rows: impl IntoIterator<Item = (&'a Name, &'a Register
 /// Keys of three partitions, so that their trees grow deep, and as many of all.
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let all = (0..).map(|number: u32| key(&format!("key{number}")));
-    let crowded = all.clone().filter(|key| KeyHash::of(key.as_str().as_bytes()).partition() < 3);
-    all.take(1_000).chain(crowded.take(3_000)).collect()
+    let others = all.clone().filter(|key| KeyHash::of(key.as_str().as_bytes()).partition() < 3);
+    all.take(1_000).chain(others.take(3_000)).collect()
 });
 
 /// A register of few timestamps, so that two often are as old.

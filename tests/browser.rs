@@ -20,7 +20,7 @@ use crate::harness::{Node, Setup};
 
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// A browser that starts on a busy machine takes a while.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What every page tries, on the node at `base`. The seed of a value that is not to be read is in the key `secret`.
 const SCRIPT: &str = r#"
@@ -200,7 +200,7 @@ fn node_with_a_secret(setup: Setup) -> Node {
 /// What the page at `site`, under this name, says of what it tried; `None` without a browser.
 fn visit(site: &Site, name: &str) -> Option<Value> {
     let _browser = Browser::open(&format!("http://{name}:{}/page", site.address.port()))?;
-    Some(site.said.recv_timeout(PATIENCE).expect("the page reports what it tried"))
+    Some(site.said.recv_timeout(TIMEOUT).expect("the page reports what it tried"))
 }
 
 const NOTHING: &str = r#"["secret"]"#;

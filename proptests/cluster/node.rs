@@ -23,7 +23,7 @@ pub const SETTLE_MS: u64 = 2_000;
 pub const GRACE_MS: u64 = 5_000;
 const OPTIONS: Options = Options { settle_ms: SETTLE_MS, clock_drift_max_ms: DRIFT_MAX_MS };
 /// What the wall clocks show at the beginning.
-const BIRTH_MS: u64 = 1_700_000_000_000;
+const START_MS: u64 = 1_700_000_000_000;
 const DIGEST_KEY: DigestKey = DigestKey([5; 32]);
 
 /// A node.
@@ -82,7 +82,7 @@ impl Node {
         let id = NodeId(number as u64 + 1);
         let mut node = Self {
             id,
-            replica: MemoryReplica::new(id, DIGEST_KEY, BIRTH_MS),
+            replica: MemoryReplica::new(id, DIGEST_KEY, START_MS),
             shared: Shared::default(),
             ends: BTreeMap::new(),
             is_up: true,
@@ -109,7 +109,7 @@ impl Node {
 
     /// What its wall clock shows.
     pub fn wall_ms(&self, now_ms: u64) -> u64 {
-        (BIRTH_MS + now_ms).saturating_add_signed(self.skew_ms)
+        (START_MS + now_ms).saturating_add_signed(self.skew_ms)
     }
 
     pub fn set_skew(&mut self, skew_ms: i64) {
@@ -247,7 +247,7 @@ impl Node {
 
     fn restore(&mut self, now_ms: u64) {
         let wall_ms = self.wall_ms(now_ms);
-        // Members that it knows of are no news: what was agreed with them is what it kept.
+        // Members that it knows of are nothing new: what was agreed with them is what it kept.
         let members: Vec<_> = self.shared.progress().floor.members().collect();
         self.shared = Shared::new(Journal::new(self.journal_keys_max));
         let mut progress = self.shared.progress();

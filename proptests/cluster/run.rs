@@ -12,7 +12,7 @@ use super::{
     world::{Outcome, ROUND_MS, World},
 };
 
-/// Rounds in which a cluster that can talk converges: links given up and dialed again, a first sync, a settle time, patience, and
+/// Rounds in which a cluster that can talk converges: links dropped and dialed again, a first sync, a settle time, a timeout, and
 /// then a comparison or two.
 const ROUNDS_TO_CONVERGE: u64 = 40;
 /// Rounds after which the instants that are compared are later than all that happened.
@@ -184,7 +184,7 @@ fn check(world: &World) -> Outcome<()> {
     if lost.is_empty() { Ok(()) } else { Err(format!("lost: {}", lost.join(", "))) }
 }
 
-/// Lets the grace go by: nothing dead is left then, and still all hold the same.
+/// Waits until the grace period is over: then no tombstones are left, and all still hold the same.
 fn sweep(world: &mut World) -> Outcome<()> {
     let settled_ms = world.now_ms + ROUNDS_TO_SETTLE * ROUND_MS;
     world.run_until(settled_ms)?;

@@ -69,7 +69,7 @@ impl Cluster {
         self.pass_floor(node, floor_ms);
     }
 
-    /// Takes rows: `Store::accept` and `bury` as they were.
+    /// Takes rows: `Store::accept` and the removal of refused rows as they were.
     pub fn deliver_formerly(&mut self, from: usize, to: usize, rows: &[Row]) {
         let is_complete = self.nodes[to].is_complete();
         let is_trusting = !is_complete && self.nodes[from].is_complete();
@@ -90,13 +90,13 @@ impl Cluster {
                     former.shared_ms = former.shared_ms.max(row.at_ms);
                 }
             } else if is_complete {
-                self.bury(from, key, row);
+                self.remove_refused(from, key, row);
             }
         }
     }
 
-    /// A whole node refused a row as deleted: its sender removes it, or writes it anew.
-    fn bury(&mut self, node: usize, key: usize, row: Register) {
+    /// A complete node refused a row as deleted: its sender removes it, or writes it again.
+    fn remove_refused(&mut self, node: usize, key: usize, row: Register) {
         if self.nodes[node].rows[key] != Some(row) {
             return;
         }

@@ -1,5 +1,5 @@
-//! The state of the model: three nodes with a few keys, who hears whom, and what must be so. Where a node stands among the others is the real
-//! `Standing`, with the real `Floor` and `Agreement`; rows, digests and messages are abstract.
+//! The state of the model: three nodes with a few keys, who hears whom, and what must be so. What a node knows of the others is the real
+//! `Progress`, with the real `Floor` and `Agreement`; rows, digests and messages are abstract.
 
 use dynarust::core::{
     clock::NodeId,
@@ -16,8 +16,8 @@ use super::{
 pub const NODES: usize = 3;
 /// Keys at the most.
 pub const KEYS: usize = 2;
-/// What the clock shows first: later than a node waits for one that is whole.
-const BIRTH_MS: u64 = 10_000;
+/// What the clock shows first: later than a node waits for a complete one.
+const START_MS: u64 = 10_000;
 /// A write takes so long. Even instants are those of writes, the odd ones between them are just before.
 pub const TICK_MS: u64 = 2;
 
@@ -131,7 +131,7 @@ impl Node {
         };
         node.progress.floor.set_members(others(number).map(id));
         node.progress.intact = true;
-        node.progress.become_complete(BIRTH_MS);
+        node.progress.become_complete(START_MS);
         node
     }
 
@@ -185,7 +185,7 @@ impl Cluster {
     /// A cluster of nodes that are whole and have nothing.
     pub fn new(rules: Rules, keys: usize, limits: Limits) -> Self {
         let nodes = std::array::from_fn(Node::new);
-        Self { rules, keys, now_ms: BIRTH_MS, nodes, ghost: Ghost::default(), limits }
+        Self { rules, keys, now_ms: START_MS, nodes, ghost: Ghost::default(), limits }
     }
 
     /// Whether two nodes hear each other.

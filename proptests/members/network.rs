@@ -164,7 +164,7 @@ impl Network {
         node.note
     }
 
-    /// A node says goodbye and stops.
+    /// A node announces that it leaves, and stops.
     pub fn leave(&mut self, index: usize, permanent: bool) -> Vec<u8> {
         let now_ms = self.now_ms;
         let actions = self.members(index).leave(permanent, now_ms);
@@ -337,7 +337,7 @@ impl Network {
             Event::Dialed { from, address } => self.dialed(from, &address),
             Event::Ended { at, peer, link } => {
                 let Some(node) = self.nodes[at].as_mut() else { return };
-                if node.links.get(&peer).is_some_and(|standing| standing.id == link) {
+                if node.links.get(&peer).is_some_and(|existing| existing.id == link) {
                     node.links.remove(&peer);
                     let actions = node.members.unlinked(id(peer), self.now_ms);
                     self.act(at, actions);
@@ -353,7 +353,7 @@ impl Network {
             node.inbox.push_back((from, link, message));
             return;
         }
-        if node.links.get(&from).is_none_or(|standing| standing.id != link) {
+        if node.links.get(&from).is_none_or(|existing| existing.id != link) {
             return;
         }
         node.members.heard(id(from), now_ms);

@@ -11,7 +11,7 @@ use turmoil::net::TcpStream;
 use super::stack::{PORT, name};
 
 /// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a node answered.
 pub struct Answer {
@@ -22,7 +22,7 @@ pub struct Answer {
 
 /// Asks a node. `None` where no answer came, and what was asked may have been done or not.
 pub async fn ask(node: usize, method: Method, path: &str, body: &str) -> Option<Answer> {
-    timeout(PATIENCE, exchange(node, method, path, body)).await.ok()?.ok()
+    timeout(TIMEOUT, exchange(node, method, path, body)).await.ok()?.ok()
 }
 
 async fn exchange(

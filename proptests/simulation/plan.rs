@@ -15,7 +15,7 @@ pub enum Fault {
     Heal(usize, usize),
     /// A node ends at once, without a word.
     Crash(usize),
-    /// A node says goodbye and ends.
+    /// A node announces that it leaves, and ends.
     Stop(usize),
     /// A node begins its next life, whether its last has ended or not.
     Start(usize),

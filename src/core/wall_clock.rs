@@ -264,14 +264,14 @@ mod tests {
     const HOUR_MS: i64 = 3_600_000;
     const OPTIONS: Options = Options { jump_ms: 500, drift_max_ms: 500 };
 
-    /// A machine with a settable wall clock, and the true time.
-    struct Machine {
+    /// A settable wall clock, a monotonic clock, and the true time.
+    struct Simulation {
         trusted: TrustedClock,
         monotonic_ms: u64,
         ahead_ms: i64,
     }
 
-    impl Machine {
+    impl Simulation {
         fn new() -> Self {
             let first = Reading { wall_ms: NOW_MS, monotonic_ms: 0 };
             Self { trusted: TrustedClock::new(first, OPTIONS), monotonic_ms: 0, ahead_ms: 0 }
@@ -315,102 +315,102 @@ mod tests {
         for (ahead_ms, for_ms) in
             [(HOUR_MS, 6_000), (30_000, 400), (-HOUR_MS, 6_000), (HOUR_MS, ACCEPT_FORWARD_MS - 1)]
         {
-            let mut machine = Machine::new();
-            machine.wait(10_000);
-            assert_eq!(machine.set(ahead_ms), (0, Some(ClockEvent::Jumped(ahead_ms))));
-            assert_eq!(machine.wait(for_ms), (0, None));
-            assert_eq!(machine.trusted.jumped_ms(), Some(ahead_ms));
-            assert_eq!(machine.set(0), (0, Some(ClockEvent::Reverted)));
-            assert_eq!(machine.trusted.jumped_ms(), None);
+            let mut clocks = Simulation::new();
+            clocks.wait(10_000);
+            assert_eq!(clocks.set(ahead_ms), (0, Some(ClockEvent::Jumped(ahead_ms))));
+            assert_eq!(clocks.wait(for_ms), (0, None));
+            assert_eq!(clocks.trusted.jumped_ms(), Some(ahead_ms));
+            assert_eq!(clocks.set(0), (0, Some(ClockEvent::Reverted)));
+            assert_eq!(clocks.trusted.jumped_ms(), None);
         }
     }
 
     #[test]
     fn a_jump_that_lasts_is_trusted_and_its_return_at_once() {
-        let mut machine = Machine::new();
-        machine.set(HOUR_MS);
-        assert_eq!(machine.wait(ACCEPT_FORWARD_MS), (HOUR_MS, Some(ClockEvent::Accepted(HOUR_MS))));
-        machine.wait(500_000);
-        assert_eq!(machine.set(0), (0, Some(ClockEvent::Accepted(-HOUR_MS))));
+        let mut clocks = Simulation::new();
+        clocks.set(HOUR_MS);
+        assert_eq!(clocks.wait(ACCEPT_FORWARD_MS), (HOUR_MS, Some(ClockEvent::Accepted(HOUR_MS))));
+        clocks.wait(500_000);
+        assert_eq!(clocks.set(0), (0, Some(ClockEvent::Accepted(-HOUR_MS))));
         // A second forward jump must last just as long: the clock may do this regularly.
-        machine.set(HOUR_MS);
-        assert_eq!(machine.wait(ACCEPT_FORWARD_MS - 100).0, 0);
-        assert_eq!(machine.wait(100).0, HOUR_MS);
+        clocks.set(HOUR_MS);
+        assert_eq!(clocks.wait(ACCEPT_FORWARD_MS - 100).0, 0);
+        assert_eq!(clocks.wait(100).0, HOUR_MS);
     }
 
     #[test]
     fn a_backward_jump_is_trusted_sooner() {
-        let mut machine = Machine::new();
-        machine.set(-HOUR_MS);
-        assert_eq!(machine.wait(ACCEPT_BACKWARD_MS - 100).0, 0);
-        assert_eq!(machine.wait(100).0, -HOUR_MS);
+        let mut clocks = Simulation::new();
+        clocks.set(-HOUR_MS);
+        assert_eq!(clocks.wait(ACCEPT_BACKWARD_MS - 100).0, 0);
+        assert_eq!(clocks.wait(100).0, -HOUR_MS);
     }
 
     #[test]
     fn a_jump_must_stay_at_one_offset() {
-        let mut machine = Machine::new();
+        let mut clocks = Simulation::new();
         for round in 0..100 {
-            machine.set(HOUR_MS + (round % 2) * 1_000);
-            assert_eq!(machine.wait(2_000).0, 0, "round {round}");
+            clocks.set(HOUR_MS + (round % 2) * 1_000);
+            assert_eq!(clocks.wait(2_000).0, 0, "round {round}");
         }
     }
 
     #[test]
     fn small_corrections_are_followed_and_do_not_add_up_to_a_jump() {
-        let mut machine = Machine::new();
-        assert_eq!(machine.set(300), (300, None));
-        assert_eq!(machine.set(-400), (-400, None));
-        machine.set(0);
+        let mut clocks = Simulation::new();
+        assert_eq!(clocks.set(300), (300, None));
+        assert_eq!(clocks.set(-400), (-400, None));
+        clocks.set(0);
         let mut most_ms = 0;
         // One second ahead for each second that passes.
         for step in 1..=50 {
-            most_ms = most_ms.max(machine.set(step * 400).0);
-            machine.wait(400);
+            most_ms = most_ms.max(clocks.set(step * 400).0);
+            clocks.wait(400);
         }
         assert!((400..=600).contains(&most_ms), "{most_ms}");
         // NTP slews by at most half a millisecond per second. That is followed without limit.
-        let mut machine = Machine::new();
+        let mut clocks = Simulation::new();
         for step in 1..=10_000 {
-            assert_eq!(machine.set(step).0, step);
-            machine.wait(2_000);
+            assert_eq!(clocks.set(step).0, step);
+            clocks.wait(2_000);
         }
     }
 
     #[test]
     fn suspension_is_not_a_jump() {
-        let mut machine = Machine::new();
-        machine.monotonic_ms += 8 * 3_600_000;
-        assert_eq!(machine.wait(0), (0, None));
+        let mut clocks = Simulation::new();
+        clocks.monotonic_ms += 8 * 3_600_000;
+        assert_eq!(clocks.wait(0), (0, None));
     }
 
     #[test]
     fn a_jump_that_other_nodes_confirm_is_trusted_at_once() {
         for ahead_ms in [HOUR_MS, -HOUR_MS] {
-            let mut machine = Machine::new();
-            machine.observe(1, ahead_ms + 20);
-            assert_eq!(machine.set(ahead_ms), (ahead_ms, Some(ClockEvent::Accepted(ahead_ms))));
+            let mut clocks = Simulation::new();
+            clocks.observe(1, ahead_ms + 20);
+            assert_eq!(clocks.set(ahead_ms), (ahead_ms, Some(ClockEvent::Accepted(ahead_ms))));
         }
     }
 
     #[test]
     fn a_jump_that_other_nodes_contradict_is_not_trusted() {
-        let mut machine = Machine::new();
+        let mut clocks = Simulation::new();
         let mut stood_ms = 0;
-        machine.set(HOUR_MS);
-        while machine.trusted.jumped_ms().is_some() {
-            machine.observe(1, 0);
-            machine.observe(2, 10);
-            machine.observe(3, HOUR_MS);
-            machine.wait(1_000);
+        clocks.set(HOUR_MS);
+        while clocks.trusted.jumped_ms().is_some() {
+            clocks.observe(1, 0);
+            clocks.observe(2, 10);
+            clocks.observe(3, HOUR_MS);
+            clocks.wait(1_000);
             stood_ms += 1_000;
         }
         assert_eq!(stood_ms, ACCEPT_CONTRADICTED_MS);
         // What they reported long ago does not count.
-        let mut machine = Machine::new();
-        machine.observe(1, 0);
-        machine.wait(OBSERVATION_TTL_MS + 1);
-        machine.set(HOUR_MS);
-        assert_eq!(machine.wait(ACCEPT_FORWARD_MS).0, HOUR_MS);
+        let mut clocks = Simulation::new();
+        clocks.observe(1, 0);
+        clocks.wait(OBSERVATION_TTL_MS + 1);
+        clocks.set(HOUR_MS);
+        assert_eq!(clocks.wait(ACCEPT_FORWARD_MS).0, HOUR_MS);
     }
 
     #[test]
@@ -422,18 +422,18 @@ mod tests {
 
     #[test]
     fn a_majority_of_other_nodes_contradicts_and_one_bad_clock_does_not() {
-        let mut machine = Machine::new();
-        assert_eq!(machine.trusted.contradiction(0), None);
-        machine.observe(1, 505);
-        assert_eq!(machine.trusted.contradiction(0), None, "it may be that close");
-        machine.observe(1, -5_000);
+        let mut clocks = Simulation::new();
+        assert_eq!(clocks.trusted.contradiction(0), None);
+        clocks.observe(1, 505);
+        assert_eq!(clocks.trusted.contradiction(0), None, "it may be that close");
+        clocks.observe(1, -5_000);
         let alone = Contradiction { ahead_ms: 5_000, disagreeing: 1, of: 1 };
-        assert_eq!(machine.trusted.contradiction(0), Some(alone));
-        machine.observe(2, 100);
-        assert_eq!(machine.trusted.contradiction(0), None, "one bad clock beside a good one");
-        machine.observe(3, -6_000);
+        assert_eq!(clocks.trusted.contradiction(0), Some(alone));
+        clocks.observe(2, 100);
+        assert_eq!(clocks.trusted.contradiction(0), None, "one bad clock beside a good one");
+        clocks.observe(3, -6_000);
         let most = Contradiction { ahead_ms: 6_000, disagreeing: 2, of: 3 };
-        assert_eq!(machine.trusted.contradiction(0), Some(most));
-        assert_eq!(machine.trusted.contradiction(OBSERVATION_TTL_MS + 1), None);
+        assert_eq!(clocks.trusted.contradiction(0), Some(most));
+        assert_eq!(clocks.trusted.contradiction(OBSERVATION_TTL_MS + 1), None);
     }
 }

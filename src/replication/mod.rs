@@ -219,8 +219,8 @@ impl Replication {
             stopped: tokio::sync::Mutex::default(),
             background: Mutex::default(),
         });
-        let governing = tokio::spawn(supervisor::supervise(inner.clone()));
-        *inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(governing);
+        let supervising = tokio::spawn(supervisor::supervise(inner.clone()));
+        *inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(supervising);
         Ok(Self(inner))
     }
 

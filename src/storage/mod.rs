@@ -134,7 +134,7 @@ impl Store {
             repairs,
             reindex: Arc::default(),
         };
-        let (wakeups, crowded) = Wakeups::new();
+        let (wakeups, waiting) = Wakeups::new();
         let epoch = options.environment.fresh_epoch()?;
         let hub = Arc::new(Hub::new(epoch, &context, options.subscriptions_max, wakeups));
         let suspected_loss = SuspectedLoss::new(identity.suspected_loss.clone());
@@ -160,7 +160,7 @@ impl Store {
         store.restore_agreed()?;
         store.open_tables()?;
         store.remove_unused_trees()?;
-        store.spawn("wake", move || changes::wakeups::run(&crowded))?;
+        store.spawn("wake", move || changes::wakeups::run(&waiting))?;
         let sweeper = gc::Worker::new(work);
         match store.environment().threads() {
             Threads::Many => {

@@ -157,33 +157,33 @@ fn a_member_whose_clock_leaps_ahead_is_kept_out_until_it_is_set_right() {
 /// hybrid clock to it. All links ended, and the node stayed alone for an hour, ready all the while. The same with 30 s for 0.4 s.
 #[test]
 fn a_clock_that_leaps_for_a_moment_leaves_no_trace() {
-    let Some(leaping) = with_clock_to_set(setup()) else { return };
+    let Some(jumping) = with_clock_to_set(setup()) else { return };
     let mut cluster = Cluster::start(2);
-    let leaping = cluster.add(leaping);
+    let jumping = cluster.add(jumping);
     cluster.wait_until_ready_and_linked();
-    let (home, peer) = (cluster[leaping].home(), cluster[0].address().to_string());
-    let rounds = || member(&cluster[leaping], &peer)["rounds"].as_u64().expect("a count");
+    let (home, peer) = (cluster[jumping].home(), cluster[0].address().to_string());
+    let rounds = || member(&cluster[jumping], &peer)["rounds"].as_u64().expect("a count");
     for (round, (offset, jumped_ms, rounds_long)) in
         [("+3600s", 3_600_000, 60), ("+30s", 30_000, 4), ("-3600s", -3_600_000, 20)].into_iter().enumerate()
     {
         let before = rounds();
         set_clock(&home, offset);
-        wait_until("the node sees the leap", DEADLINE, || {
-            clock_of(&cluster[leaping])["system_leapt_ms"]
+        wait_until("the node sees the jump", DEADLINE, || {
+            clock_of(&cluster[jumping])["system_leapt_ms"]
                 .as_i64()
                 .is_some_and(|ms| (ms - jumped_ms).abs() < 500)
         });
         // Ten a second.
         wait_until("rounds go on meanwhile", DEADLINE, || rounds() >= before + rounds_long);
         set_clock(&home, "+0s");
-        wait_until("it is over", DEADLINE, || clock_of(&cluster[leaping])["system_leapt_ms"].is_null());
-        let written = cluster[leaping].put(&format!("/t/key/{round}?w=all"), r#"{"value":1}"#).expect(200);
+        wait_until("it is over", DEADLINE, || clock_of(&cluster[jumping])["system_leapt_ms"].is_null());
+        let written = cluster[jumping].put(&format!("/t/key/{round}?w=all"), r#"{"value":1}"#).expect(200);
         assert!(ahead_ms(&written).abs() < 5_000, "{offset}: {} ms ahead", ahead_ms(&written));
-        assert_eq!(cluster[leaping].get("/readyz").status, 200);
+        assert_eq!(cluster[jumping].get("/readyz").status, 200);
     }
-    // Also what is written while the clock is wrong is stamped true.
+    // Writes during that time get right timestamps too.
     set_clock(&home, "+3600s");
-    let written = cluster[leaping].put("/t/key/meanwhile?w=all", r#"{"value":1}"#).expect(200);
+    let written = cluster[jumping].put("/t/key/meanwhile?w=all", r#"{"value":1}"#).expect(200);
     assert!(ahead_ms(&written).abs() < 5_000, "{} ms ahead", ahead_ms(&written));
     set_clock(&home, "+0s");
     cluster.wait_until_equal();
@@ -192,12 +192,12 @@ fn a_clock_that_leaps_for_a_moment_leaves_no_trace() {
         assert!(!log.contains("--max-clock-drift"), "a link was refused:\n{log}");
     }
     assert!(
-        cluster[leaping].log().contains("clock jumped")
-            && cluster[leaping].log().contains("back where it was")
+        cluster[jumping].log().contains("clock jumped")
+            && cluster[jumping].log().contains("back where it was")
     );
 }
 
-/// A node that was an hour ahead, and is right again, stamped its writes an hour ahead and was refused for it for an hour, ready all the
+/// A node that was an hour ahead, and is right again, gave its writes timestamps an hour ahead and was refused for that for an hour, ready all the
 /// while; its older writes then won over all newer ones.
 #[test]
 fn a_node_that_was_ahead_says_so_and_is_mended_by_the_repair() {
@@ -260,27 +260,27 @@ fn a_node_that_was_ahead_says_so_and_is_mended_by_the_repair() {
     cluster.wait_until_equal();
 }
 
-/// A leap that stands for a minute, where nobody contradicts it, is believed; its return at once. Takes more than a minute: run with
+/// A jump that lasts for a minute, which nobody contradicts, is accepted; its return at once. Takes more than a minute: run with
 /// DYNARUST_LONG_CLOCKS=1.
 #[test]
-fn a_leap_that_stands_is_believed_and_what_was_stamped_by_it_mended() {
+fn a_lasting_jump_is_accepted_and_its_timestamps_are_repaired() {
     if std::env::var_os("DYNARUST_LONG_CLOCKS").is_none() {
-        return network::say("a leap that stands takes a minute: set DYNARUST_LONG_CLOCKS=1");
+        return network::say("a jump that lasts takes a minute: set DYNARUST_LONG_CLOCKS=1");
     }
     let Some(setup) = with_clock_to_set(setup()) else { return };
     let node = setup.start();
     let home = node.home();
     node.put("/t/key/before", r#"{"value":1}"#).expect(200);
     set_clock(&home, "+3600s");
-    wait_until("the leap is believed", 5 * DEADLINE, || node.log().contains("the node follows it"));
+    wait_until("the jump is accepted", 5 * DEADLINE, || node.log().contains("the node follows it"));
     // It was passed only: the way back is free.
     set_clock(&home, "+0s");
-    wait_until("its return is believed", DEADLINE, || node.log().matches("the node follows it").count() == 2);
+    wait_until("its return is accepted", DEADLINE, || node.log().matches("the node follows it").count() == 2);
     let written = node.put("/t/key/between", r#"{"value":1}"#).expect(200);
     assert!(ahead_ms(&written).abs() < 5_000, "{} ms ahead", ahead_ms(&written));
 
     set_clock(&home, "+3600s");
-    wait_until("the leap is believed", 5 * DEADLINE, || {
+    wait_until("the jump is accepted", 5 * DEADLINE, || {
         node.log().matches("the node follows it").count() == 3
     });
     node.put("/t/key/ahead", r#"{"value":1}"#).expect(200);

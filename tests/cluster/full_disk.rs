@@ -53,9 +53,9 @@ fn a_member_with_a_full_disk_is_seen_takes_nothing_and_takes_in_everything_when_
     });
     for (node, before) in cluster.running().zip(logs) {
         let log = node.log();
-        let news: Vec<_> = log.lines().skip(before).collect();
-        assert!(news.len() <= LINES_MAX, "{} lines: {news:#?}", news.len());
-        assert!(!news.iter().any(|line| line.contains("link ended")), "{news:#?}");
+        let new_lines: Vec<_> = log.lines().skip(before).collect();
+        assert!(new_lines.len() <= LINES_MAX, "{} lines: {new_lines:#?}", new_lines.len());
+        assert!(!new_lines.iter().any(|line| line.contains("link ended")), "{new_lines:#?}");
     }
     cluster[1].get("/t/key/deleted").expect_body(r#"{"value":1}"#);
     let joined = cluster.add(setup());

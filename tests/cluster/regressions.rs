@@ -49,7 +49,7 @@ fn a_backup_from_before_a_sweep_takes_nothing_from_the_others() {
     }
 }
 
-/// Clients were served until after the goodbye, and what was acknowledged after the others had all was lost.
+/// Clients were served until after the node had left, and writes acknowledged after the handover were lost.
 #[test]
 fn a_node_that_leaves_under_load_loses_no_write_it_acknowledged() {
     let cluster = Cluster::start(2);

@@ -106,7 +106,7 @@ fn a_node_that_was_terminated_is_known_to_be_away_at_once_and_still_expected() {
     let away = cluster.address(2);
     cluster.terminate(2);
     for node in 0..2 {
-        wait_until("its goodbye is heard", DEADLINE, || member(&cluster[node], &away)["state"] == "left");
+        wait_until("it is seen to have left", DEADLINE, || member(&cluster[node], &away)["state"] == "left");
         let members = cluster[node].get("/membership").expect(200).json();
         assert_eq!(members.as_array().map(Vec::len), Some(2), "{members}");
     }

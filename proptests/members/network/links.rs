@@ -42,8 +42,8 @@ impl Network {
                 self.nodes[from].as_mut().expect("runs").dialer.succeeded(text, now_ms);
                 self.links_made += 1;
                 let link = Link { id: self.links_made, initiated: Initiated { by: id(from), at_ms: now_ms } };
-                self.stand(from, to, link, remote);
-                self.stand(to, from, link, local);
+                self.add_link(from, to, link, remote);
+                self.add_link(to, from, link, local);
                 return;
             }
             Ok(()) => {}
@@ -56,16 +56,16 @@ impl Network {
     }
 
     /// One side of a fresh link.
-    fn stand(&mut self, at: usize, peer: usize, fresh: Link, remote: Identity) {
+    fn add_link(&mut self, at: usize, peer: usize, fresh: Link, remote: Identity) {
         let now_ms = self.now_ms;
         let node = self.nodes[at].as_mut().expect("runs");
-        if let Some(standing) = node.links.get(&peer).copied() {
-            match survivor(standing.initiated, fresh.initiated) {
+        if let Some(existing) = node.links.get(&peer).copied() {
+            match survivor(existing.initiated, fresh.initiated) {
                 Survivor::Existing => {
                     self.later(1, Event::Ended { at: peer, peer: at, link: fresh.id });
                     return;
                 }
-                Survivor::New => self.later(1, Event::Ended { at: peer, peer: at, link: standing.id }),
+                Survivor::New => self.later(1, Event::Ended { at: peer, peer: at, link: existing.id }),
             }
         }
         let node = self.nodes[at].as_mut().expect("runs");
@@ -92,7 +92,7 @@ impl Network {
         let node = self.nodes[index].as_mut().expect("runs");
         node.members.switch_cluster();
         node.dialer.switch_cluster();
-        node.note = node.members.take_unsaved().expect("that is news");
+        node.note = node.members.take_unsaved().expect("there are changes");
     }
 
     pub(super) fn act(&mut self, index: usize, actions: Vec<Action>) {

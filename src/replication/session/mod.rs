@@ -53,7 +53,7 @@ const AHEAD_MAX: usize = 2;
 /// A peer that is silent for this long is dropped. It sends something every second.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// A peer that sends only keep-alives for this long hangs: its rounds should come every second.
-const ROUNDLESS_MAX: Duration = Duration::from_secs(120);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
 /// If the disk takes longer than this to sync, repairs go one batch at a time.
 const SYNC_SLOW: Duration = Duration::from_millis(100);
 
@@ -245,8 +245,8 @@ impl Session {
                 self.state.set_storage_full(why);
                 Ok(())
             }
-            Message::Alive if self.last_round.elapsed() > ROUNDLESS_MAX => {
-                Err(Error::Io(format!("the peer is alive but sent no round for {ROUNDLESS_MAX:?}")))
+            Message::Alive if self.last_round.elapsed() > ROUND_TIMEOUT => {
+                Err(Error::Io(format!("the peer is alive but sent no round for {ROUND_TIMEOUT:?}")))
             }
             Message::Rows(_) if !self.accepts_rows => Ok(()),
             message => self.handle(message).await,

@@ -17,8 +17,8 @@ use super::queue::Subscriber;
 pub const WAKE_BATCH_MAX: usize = 96;
 /// How often, and how many times at most, the thread checks whether they have run. A subscriber that reads nothing is not waiting and is in
 /// no batch; the limit is for one that went away meanwhile.
-const LOOK_PAUSE: Duration = Duration::from_micros(50);
-const LOOKS_MAX: usize = 200;
+const CHECK_INTERVAL: Duration = Duration::from_micros(50);
+const CHECKS_MAX: usize = 200;
 
 /// Sends subscribers to the thread that wakes them.
 pub struct Wakeups(Option<Sender<Vec<Arc<Subscriber>>>>);
@@ -51,11 +51,11 @@ pub fn run(requests: &Receiver<Vec<Arc<Subscriber>>>) {
         for few in waiting.chunks(WAKE_BATCH_MAX) {
             few.iter().for_each(|subscriber| subscriber.wake());
             let half = &few[few.len() / 2];
-            for _ in 0..LOOKS_MAX {
+            for _ in 0..CHECKS_MAX {
                 if half.queue().reader_is_waiting() {
                     break;
                 }
-                thread::sleep(LOOK_PAUSE);
+                thread::sleep(CHECK_INTERVAL);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The environment of a node, besides disk and network: time, randomness, and threads for long work. A simulation replaces it, so that
 //! everything a node does follows from a seed.
 //!
-//! The system's clock is checked before it is believed; a clock given by a test or a simulation is taken as it is.
+//! The system's clock is checked before it is trusted; a clock given by a test or a simulation is taken as it is.
 
 pub mod wall_clock;
 
@@ -83,7 +83,7 @@ impl Environment {
         self.contradiction().is_some_and(|contradiction| contradiction.disagreeing == contradiction.of)
     }
 
-    /// How far the system's clock is ahead of the believed time, in milliseconds, if it leapt and is not believed.
+    /// How far the system's clock is ahead of the trusted time, in milliseconds, if it jumped and is not trusted.
     pub fn jumped_ms(&self) -> Option<i64> {
         self.checked.as_ref()?.jumped_ms()
     }

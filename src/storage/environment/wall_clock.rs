@@ -1,4 +1,4 @@
-//! The checked wall clock: the system's clocks, believed as `core::wall_clock` decides.
+//! The checked wall clock: the system's clocks, trusted as `core::wall_clock` decides.
 //!
 //! Each reading costs two calls that do not enter the kernel. A lock is taken only ten times a second, or if the wall clock is not where it
 //! is expected.
@@ -22,9 +22,9 @@ use crate::core::{
     },
 };
 
-/// A larger correction is a leap, even if clocks may be further apart: NTP steps by more than 128 ms, and rarely by much more.
-const LEAP_MAX_MS: u64 = 500;
-/// How long a wall clock that is where it is expected is believed without a closer check.
+/// A larger correction is a jump, even if clocks may be further apart: NTP steps by more than 128 ms, and rarely by much more.
+const JUMP_MIN_MS: u64 = 500;
+/// How long a wall clock that is where it is expected is trusted without a closer check.
 const QUICK_MS: u64 = 100;
 /// Two readings of the monotonic clock this close together, with one of the wall clock between them, count as one moment.
 const MOMENT_MS: u64 = 2;
@@ -34,14 +34,14 @@ const TRIES_MAX: usize = 5;
 /// Reads the system's clocks.
 type Clocks = Box<dyn Fn() -> Reading + Send + Sync>;
 
-/// A wall clock that does not follow leaps of the system's clock at once.
+/// A wall clock that does not follow jumps of the system's clock at once.
 pub struct CheckedClock {
     clocks: Clocks,
     jump_ms: u64,
     trusted: Mutex<TrustedClock>,
     /// How far the wall clock was ahead of the monotonic one at the last check.
     expected_ms: AtomicI64,
-    /// Until this monotonic time the wall clock is believed if it is still about there.
+    /// Until this monotonic time the wall clock is trusted if it is still about there.
     quick_until_ms: AtomicU64,
 }
 
@@ -52,7 +52,7 @@ impl CheckedClock {
     }
 
     fn new(drift_max_ms: u64, clocks: Clocks) -> Self {
-        let options = Options { jump_ms: drift_max_ms.min(LEAP_MAX_MS), drift_max_ms };
+        let options = Options { jump_ms: drift_max_ms.min(JUMP_MIN_MS), drift_max_ms };
         Self {
             jump_ms: options.jump_ms,
             trusted: Mutex::new(TrustedClock::new(clocks(), options)),
@@ -62,7 +62,7 @@ impl CheckedClock {
         }
     }
 
-    /// The believed time in Unix milliseconds.
+    /// The trusted time in Unix milliseconds.
     pub fn now_ms(&self) -> u64 {
         let reading = (self.clocks)();
         let expected_ms = self.expected_ms.load(Ordering::Relaxed);
@@ -80,14 +80,14 @@ impl CheckedClock {
         trusted.observe(node, theirs_ms, slack_ms, monotonic_ms.saturating_sub(ago_ms));
     }
 
-    /// The disagreement of most other nodes with the believed time.
+    /// The disagreement of most other nodes with the trusted time.
     pub fn contradiction(&self) -> Option<Contradiction> {
         self.now_ms();
         let trusted = self.trusted();
         trusted.contradiction((self.clocks)().monotonic_ms)
     }
 
-    /// How far the system's clock is ahead of the believed time, in milliseconds, if it leapt and is not believed.
+    /// How far the system's clock is ahead of the trusted time, in milliseconds, if it jumped and is not trusted.
     pub fn jumped_ms(&self) -> Option<i64> {
         self.now_ms();
         self.trusted().jumped_ms()
@@ -130,7 +130,7 @@ impl CheckedClock {
     }
 }
 
-/// The system's clock in Unix milliseconds, leaps included.
+/// The system's clock in Unix milliseconds, jumps included.
 pub fn system_ms() -> u64 {
     // A clock before 1970 was never set; timestamps then continue from the last one.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quick_check_sees_a_leap_as_soon_as_the_slow_one() {
+    fn the_quick_check_sees_a_jump_as_soon_as_the_slow_one() {
         let fake = FakeClocks::default();
         let clock = fake.clock();
         for passed_ms in 1..1_000 {
@@ -216,7 +216,7 @@ mod tests {
         fake.set(NOW_MS + 31_000, 1_000);
         assert_eq!((clock.now_ms(), clock.jumped_ms()), (NOW_MS + 1_000, Some(30_000)));
         fake.set(NOW_MS + 31_001, 1_001);
-        assert_eq!(clock.now_ms(), NOW_MS + 1_001, "nor is it believed by the next look");
+        assert_eq!(clock.now_ms(), NOW_MS + 1_001, "nor is it trusted at the next reading");
         fake.set(NOW_MS + 1_400, 1_400);
         assert_eq!((clock.now_ms(), clock.jumped_ms()), (NOW_MS + 1_400, None));
     }

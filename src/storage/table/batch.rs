@@ -1,9 +1,9 @@
 //! Atomic writes to many keys of a table: all or none.
 //!
-//! No lock is held for the whole batch. Each row is decided and stamped under the lock of its partition and is reserved from then on: other
-//! writers of that row wait for the batch, everybody else continues. When all rows are decided they are stored as `intents` describes, then
-//! set one by one, again under the lock of each partition. Reads of these rows wait while they are being set, so that nobody reads part of
-//! a batch key by key.
+//! No lock is held for the whole batch. Each row is decided and gets its timestamp under the lock of its partition, and is reserved from then
+//! on: other writers of that row wait for the batch, everybody else continues. When all rows are decided they are stored as `intents`
+//! describes, then set one by one, again under the lock of each partition. Reads of these rows wait while they are being set, so that nobody
+//! reads part of a batch key by key.
 //!
 //! A table runs one batch at a time. Lock order: the turn, a partition, the reserved rows.
 

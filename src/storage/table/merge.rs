@@ -154,7 +154,7 @@ impl Table {
         stored: Option<&[u8]>,
         decide: impl FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     ) -> Result<Merged> {
-        // Before the write is stamped: a cached sum of an instant is no longer valid once a write at that instant is under way.
+        // Before the write gets its timestamp: a cached sum of an instant is no longer valid once a write at that instant is under way.
         self.cached_digests.invalidate();
         let (merged, staged) = self.stage(trees, row, stored, stored, decide)?;
         if let Some(staged) = staged {

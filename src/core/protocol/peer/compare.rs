@@ -48,7 +48,7 @@ impl Peer {
     }
 
     /// Follows how far others have swept. A syncing node first sends the peer what that would remove. If others swept
-    /// further than this node ever guaranteed, they do not count on it: then it is not complete, whatever it believed.
+    /// further than this node ever guaranteed, they do not count on it: then it is not complete, whatever its own state says.
     fn follow_sweep<R: Replica>(
         &mut self,
         context: &Context<'_, R>,

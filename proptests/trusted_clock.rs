@@ -1,5 +1,5 @@
-//! Laws of the believed time: whatever a wall clock does, it moves with the monotonic clock but for small corrections, and by a leap only once
-//! that has stood, or others agree with it; and a wall clock that is right is believed in the end.
+//! Laws of the trusted time: whatever a wall clock does, it moves with the monotonic clock but for small corrections, and by a jump only once
+//! the jump has lasted, or others agree with it; and a wall clock that is right is trusted in the end.
 
 use dynarust::core::{
     clock::NodeId,
@@ -49,8 +49,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A machine with its clocks, as offsets of the true time, and what was read.
-struct Machine {
+/// The clocks of a node, as offsets of the true time, and what was read.
+struct Simulation {
     options: Options,
     trusted: TrustedClock,
     passed_ms: i64,
@@ -58,17 +58,17 @@ struct Machine {
     slew: i64,
     /// Readings since the wall clock was last set or had drifted away: when the first was, and how far it was off.
     stands: (i64, i64),
-    /// The believed time at the last reading, as an offset.
+    /// The trusted time at the last reading, as an offset.
     last_ms: i64,
-    /// When, and what, it was when a leap was believed last, or at first.
+    /// When a jump was last accepted, and the offset then; at first those of the start.
     base: (i64, i64),
-    /// How far the believed time was off before leaps ahead that were believed.
+    /// The offset before accepted forward jumps.
     before_jump_ms: Vec<i64>,
     /// Whether others have shown their times.
     sighted: bool,
 }
 
-impl Machine {
+impl Simulation {
     fn new(jump_ms: u64) -> Self {
         let options = Options { jump_ms, drift_max_ms: jump_ms };
         let first = Reading { wall_ms: NOW_MS.unsigned_abs(), monotonic_ms: 0 };
@@ -132,10 +132,10 @@ impl Machine {
         let reading =
             Reading { wall_ms: wall_ms.unsigned_abs(), monotonic_ms: self.passed_ms.unsigned_abs() };
         let (now_ms, event) = self.trusted.read(reading);
-        let believed_ms = now_ms as i64 - NOW_MS - self.passed_ms;
+        let trusted_ms = now_ms as i64 - NOW_MS - self.passed_ms;
         match event {
             Some(ClockEvent::Accepted(by_ms)) => {
-                prop_assert_eq!(believed_ms, off_ms, "it is the wall clock that is believed");
+                prop_assert_eq!(trusted_ms, off_ms, "the wall clock is trusted");
                 prop_assert_eq!(by_ms, off_ms - self.last_ms);
                 let stood_ms = self.passed_ms - self.stands.0;
                 let returns = self
@@ -151,22 +151,22 @@ impl Machine {
                 if by_ms > 0 {
                     self.before_jump_ms.push(self.last_ms);
                 }
-                self.base = (self.passed_ms, believed_ms);
+                self.base = (self.passed_ms, trusted_ms);
             }
             Some(ClockEvent::Jumped(_) | ClockEvent::Reverted) | None => {
-                // Both ways from what was believed: as far as a leap, and as far again in the time that a leap takes to be believed.
+                // Both ways from the accepted offset: as far as a jump, and as far again in the time until a jump is accepted.
                 let creep_ms = (self.passed_ms - self.base.0) * jump_ms / ACCEPT_FORWARD_MS as i64;
-                let moved_ms = (believed_ms - self.base.1).abs();
+                let moved_ms = (trusted_ms - self.base.1).abs();
                 prop_assert!(moved_ms <= jump_ms + creep_ms + 1, "moved by {moved_ms} ms in small steps");
             }
         }
         prop_assert_eq!(self.trusted.at(self.passed_ms.unsigned_abs()), now_ms);
         prop_assert_eq!(
             self.trusted.jumped_ms().is_some(),
-            believed_ms != off_ms,
-            "what is not followed is said to have leapt"
+            trusted_ms != off_ms,
+            "a clock that is not followed is reported as jumped"
         );
-        self.last_ms = believed_ms;
+        self.last_ms = trusted_ms;
         Ok(())
     }
 }
@@ -175,23 +175,23 @@ proptest! {
     #![proptest_config(cases(128))]
 
     #[test]
-    fn believed_time_leaps_only_where_the_wall_clock_stood(jump_ms in prop_oneof![Just(500u64), 10..=500u64], steps in vec(step(), 1..60)) {
-        let mut machine = Machine::new(jump_ms);
+    fn trusted_time_jumps_only_after_the_wall_clock_has_lasted(jump_ms in prop_oneof![Just(500u64), 10..=500u64], steps in vec(step(), 1..60)) {
+        let mut clocks = Simulation::new(jump_ms);
         for step in &steps {
-            machine.take(step)?;
+            clocks.take(step)?;
         }
     }
 
     #[test]
-    fn a_wall_clock_that_is_right_is_believed_in_the_end(steps in vec(step(), 1..60)) {
-        let mut machine = Machine::new(500);
+    fn a_wall_clock_that_is_right_is_trusted_in_the_end(steps in vec(step(), 1..60)) {
+        let mut clocks = Simulation::new(500);
         for step in &steps {
-            machine.take(step)?;
+            clocks.take(step)?;
         }
-        machine.take(&Step::SetRight)?;
+        clocks.take(&Step::SetRight)?;
         // What others have against it holds for so long at the most; they say nothing more.
-        machine.take(&Step::Wait { for_ms: ACCEPT_CONTRADICTED_MS as i64, gap_ms: 1_000 })?;
-        prop_assert_eq!(machine.last_ms, 0);
-        prop_assert_eq!(machine.trusted.contradiction(machine.passed_ms.unsigned_abs()), None);
+        clocks.take(&Step::Wait { for_ms: ACCEPT_CONTRADICTED_MS as i64, gap_ms: 1_000 })?;
+        prop_assert_eq!(clocks.last_ms, 0);
+        prop_assert_eq!(clocks.trusted.contradiction(clocks.passed_ms.unsigned_abs()), None);
     }
 }
