@@ -122,7 +122,7 @@ async fn dial(inner: Arc<Inner>, address: String) {
         Ok(()) => state.dialer.succeeded(&address, now_ms),
         Err(error) if error.is_itself() => {
             debug!(address, "this node's own address");
-            state.dialer.reached_self(&address);
+            state.dialer.reached_self(&address, now_ms);
         }
         Err(error) => {
             state.dialer.record_reason(&address, error.to_string());

@@ -34,7 +34,7 @@ impl Network {
                 self.act(from, actions);
             }
             Err(Refusal::OwnAddress) => {
-                self.nodes[from].as_mut().expect("runs").dialer.reached_self(text);
+                self.nodes[from].as_mut().expect("runs").dialer.reached_self(text, now_ms);
                 return;
             }
             Err(Refusal::SameId(_) | Refusal::Duplicate { .. }) => {}

@@ -4,7 +4,10 @@
 //! they have a link. The wait doubles after each failure, up to a limit that depends on how likely the node is to be
 //! there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
@@ -47,6 +50,8 @@ enum JoinState {
     /// There was no link yet, or only a refused one.
     NotYet,
     Once,
+    /// It is a name that stands for this node alone, so far: that of a service of containers stands for others later.
+    Itself,
     /// It is this node's own address.
     Never,
 }
@@ -125,7 +130,7 @@ impl Dialer {
         target.wait_ms = (target.wait_ms * 2).clamp(WAIT_MIN_MS, WAIT_MAX_OFTEN_MS);
         target.due_ms = now_ms.saturating_add(target.wait_ms);
         target.unproven = true;
-        if let Some(joined @ JoinState::NotYet) = self.join.get_mut(address) {
+        if let Some(joined @ (JoinState::NotYet | JoinState::Itself)) = self.join.get_mut(address) {
             *joined = JoinState::Once;
         }
     }
@@ -181,12 +186,22 @@ impl Dialer {
         self.refused(address, Obstacle::RefusedAfterLink, now_ms);
     }
 
-    /// `address` is this node's own. It is not dialed again.
-    pub fn reached_self(&mut self, address: &str) {
-        self.targets.remove(address);
-        if let Some(joined) = self.join.get_mut(address) {
-            *joined = JoinState::Never;
+    /// Nobody but this node itself is at `address`. A number is not dialed again. A name to join is, as long as the node is alone:
+    /// of two nodes that are started together, each may find only itself under the name of both.
+    pub fn reached_self(&mut self, address: &str, now_ms: u64) {
+        let joined = self.join.get_mut(address);
+        let is_asked_again = joined.is_some() && is_name(address);
+        if let Some(joined) = joined {
+            *joined = if is_asked_again { JoinState::Itself } else { JoinState::Never };
         }
+        if !is_asked_again {
+            self.targets.remove(address);
+            return;
+        }
+        let target = self.targets.entry(address.to_owned()).or_default();
+        target.dialing = false;
+        target.wait_ms = (target.wait_ms * 2).clamp(WAIT_MIN_MS, WAIT_MAX_OFTEN_MS);
+        target.due_ms = now_ms.saturating_add(jitter(&mut self.rng, target.wait_ms));
     }
 
     /// The node switches to another cluster. The nodes at the addresses to join may not have switched too.
@@ -210,7 +225,8 @@ impl Dialer {
 
     /// Whether all addresses to join are this node's own, so that there is nobody to wait for.
     pub fn joins_only_itself(&self) -> bool {
-        !self.join.is_empty() && self.join.values().all(|joined| *joined == JoinState::Never)
+        !self.join.is_empty()
+            && self.join.values().all(|joined| matches!(joined, JoinState::Itself | JoinState::Never))
     }
 
     /// The wanted addresses, with the longest wait between two dials.
@@ -218,14 +234,14 @@ impl Dialer {
         let mut limits = BTreeMap::new();
         for (address, joined) in &self.join {
             match joined {
-                JoinState::NotYet | JoinState::Once if alone => {
+                JoinState::NotYet | JoinState::Once | JoinState::Itself if alone => {
                     limits.insert(address.clone(), WAIT_MAX_OFTEN_MS);
                 }
                 // There may be nodes that nobody here has met.
                 JoinState::NotYet => {
                     limits.insert(address.clone(), WAIT_MAX_SELDOM_MS);
                 }
-                JoinState::Once | JoinState::Never => (),
+                JoinState::Once | JoinState::Itself | JoinState::Never => (),
             }
         }
         for Wanted { address, frequency, node: _ } in wanted {
@@ -241,6 +257,13 @@ impl Dialer {
         }
         limits
     }
+}
+
+/// Whether an address is a name that may stand for another machine later.
+fn is_name(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let is_number = host.parse::<Ipv4Addr>().is_ok() || host.starts_with('[');
+    !is_number && !host.eq_ignore_ascii_case("localhost")
 }
 
 /// A random wait between half and all of `wait_ms`, so that nodes which failed together do not retry together.
@@ -329,9 +352,9 @@ mod tests {
     #[test]
     fn a_node_with_only_its_own_address_to_join_knows_after_dialing() {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
-        dialer.reached_self("a:1");
+        dialer.reached_self("a:1", 0);
         assert!(!dialer.joins_only_itself());
-        dialer.reached_self("b:1");
+        dialer.reached_self("b:1", 0);
         assert!(dialer.joins_only_itself() && !Dialer::new([], 1).joins_only_itself());
     }
 
@@ -340,7 +363,7 @@ mod tests {
         let mut dialer = Dialer::new(["a:1".to_owned(), "b:1".to_owned()], 1);
         assert_eq!(dialer.due(&[], true, 0), ["a:1", "b:1"]);
         dialer.succeeded("a:1", 0);
-        dialer.reached_self("b:1");
+        dialer.reached_self("b:1", 0);
         dialer.switch_cluster();
         assert_eq!(dialer.due(&[], false, WAIT_MAX_OFTEN_MS), ["a:1"]);
     }
@@ -355,7 +378,7 @@ mod tests {
         dialer.succeeded("kept-out:1", 0);
         dialer.refused_after_link("kept-out:1", 0);
         dialer.succeeded("linked:1", 0);
-        dialer.reached_self("myself:1");
+        dialer.reached_self("myself:1", 0);
         dialer.refused_after_link("myself:1", 0);
         dialer.refused("refused:1", Obstacle::SecretDiffers, 0);
         assert_eq!(dialer.unanswered().collect::<Vec<_>>(), ["failed:1", "kept-out:1", "refused:1"]);
@@ -473,9 +496,31 @@ mod tests {
 
     #[test]
     fn a_node_does_not_dial_itself_again() {
-        let mut dialer = Dialer::new(["a:1".to_owned()], 1);
-        assert_eq!(dialer.due(&[], true, 0), ["a:1"]);
-        dialer.reached_self("a:1");
-        assert!(dialer.due(&[wanted("a:1", DialFrequency::Often)], true, 1_000_000).is_empty());
+        for own in ["192.0.2.1:1", "[2001:db8::1]:1", "localhost:1"] {
+            let mut dialer = Dialer::new([own.to_owned()], 1);
+            assert_eq!(dialer.due(&[], true, 0), [own]);
+            dialer.reached_self(own, 0);
+            assert!(dialer.due(&[wanted(own, DialFrequency::Often)], true, 1_000_000).is_empty());
+        }
+    }
+
+    /// Two containers that were started together each found only themselves under the name of their service, and stayed two clusters.
+    #[test]
+    fn a_name_that_stands_for_the_node_alone_is_asked_again_while_it_is_alone() {
+        let mut dialer = Dialer::new(["service:1".to_owned()], 1);
+        let mut now_ms = 0;
+        for _ in 0..10 {
+            assert_eq!(dialer.due(&[], true, now_ms), ["service:1"]);
+            dialer.reached_self("service:1", now_ms);
+            assert!(dialer.joins_only_itself() && dialer.unanswered().count() == 0);
+            assert!(dialer.due(&[], true, now_ms).is_empty(), "not without a pause");
+            let next_ms = dialer.next_ms().expect("it is asked again");
+            assert!(next_ms - now_ms <= WAIT_MAX_OFTEN_MS);
+            now_ms = next_ms;
+        }
+        assert!(dialer.due(&[], false, now_ms).is_empty(), "it has company");
+        assert_eq!(dialer.due(&[], true, now_ms), ["service:1"]);
+        dialer.succeeded("service:1", now_ms);
+        assert!(!dialer.joins_only_itself());
     }
 }
