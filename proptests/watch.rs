@@ -21,7 +21,7 @@ use dynarust::{
         register::Register,
     },
     storage::{
-        Durability, Environment, Options, Store,
+        Buffers, Durability, Environment, Options, Store,
         changes::{Cursor, Notice, Start, Subscription, Topic},
         table::merge::Existing,
     },
@@ -124,6 +124,7 @@ impl World {
             data: directory.path().join("storage.db"),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            buffers: Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: 2,
             subscriptions_max: 2,

@@ -5,7 +5,7 @@
 //! The layers do not import this module. It builds the `Options` of each layer.
 
 mod layers;
-mod memory;
+pub mod memory;
 mod options;
 mod spec;
 pub mod types;
@@ -105,11 +105,17 @@ settings! {
     /// hour, at almost no cost in CPU or disk.
     scrub_rate: ByteSize = "256KiB", "0B" to "1GiB";
 
+    /// Memory that the process may use, in bytes.
+    ///
+    /// By default the smallest limit of its control groups, as Docker and Kubernetes set them, otherwise the machine's memory. Caches,
+    /// buffers and bodies get their shares of it. Near the limit the node refuses writes with 503 and Retry-After; reads go on.
+    memory_budget: Option<ByteSize> = "", "64MiB" to "1024TiB";
+
     /// Memory for pages of the database, in bytes.
     ///
-    /// A larger cache serves more reads without the disk. The process needs about this much on top of 50 MiB, plus what its
-    /// connections take.
-    cache: ByteSize = "64MiB", "8MiB" to "1TiB";
+    /// A larger cache serves more reads without the disk. The default is a sixteenth of memory-budget, from 8 MiB to 64 MiB. The process
+    /// needs up to twice this much on top of 50 MiB, plus what its connections take.
+    cache: Option<ByteSize> = "", "8MiB" to "1TiB";
 
     /// Largest value to accept, in bytes of JSON as sent.
     ///
@@ -118,7 +124,8 @@ settings! {
 
     /// Largest body of a batch or a multi-get, in bytes after decoding.
     ///
-    /// At least max-value. A batch takes up to four times its length in memory until it is committed.
+    /// At least max-value, and less where memory-budget is small: at most half of body-memory. A batch takes up to four times its
+    /// length in memory until it is committed.
     max_body: ByteSize = "64MiB", "64KiB" to "1GiB";
 
     /// Most operations in a batch, and most keys in a multi-get.
@@ -128,9 +135,9 @@ settings! {
 
     /// Memory for all request bodies and answers together, in bytes.
     ///
-    /// Requests beyond it get 503 with Retry-After. The default is a sixteenth of the machine's memory, at most 1 GiB and
-    /// at least four times max-body. The process needs up to this much in addition to its cache and its connections.
-    memory_budget: Option<ByteSize> = "";
+    /// Requests beyond it get 503 with Retry-After. The default is a sixteenth of memory-budget up to 1 GiB, or four times max-body, but
+    /// then at most a quarter of memory-budget. The process needs up to this much beside its cache and its connections.
+    body_memory: Option<ByteSize> = "";
 
     /// Most connections at a time.
     ///
@@ -264,7 +271,7 @@ impl Config {
                 config.max_body.0, config.max_value.0
             )));
         }
-        config.check_memory_budget()?;
+        config.check_body_memory()?;
         if config.max_connections_per_address == Some(0) {
             return Err(Error::Config(
                 "max-connections-per-address is 0: nobody could connect; set at least 1".into(),
@@ -273,15 +280,42 @@ impl Config {
         Ok(config)
     }
 
-    fn check_memory_budget(&self) -> Result<()> {
-        let least = memory::BODIES_MIN * self.max_body.0;
-        match self.memory_budget {
+    fn check_body_memory(&self) -> Result<()> {
+        let least = memory::BODIES * self.max_body.0;
+        match self.body_memory {
             Some(ByteSize(budget)) if budget < least => Err(Error::Config(format!(
-                "memory-budget ({budget} bytes) is below four times max-body ({} bytes): the node could never take the largest batch",
+                "body-memory ({budget} bytes) is below four times max-body ({} bytes): the node could never take the largest batch",
                 self.max_body.0
             ))),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// What memory the process may use.
+    pub fn memory(&self) -> memory::Limit {
+        memory::Limit::new(self.memory_budget.map(|limit| limit.0))
+    }
+
+    /// What each part of the node gets of so much memory, the settings included.
+    ///
+    /// # Errors
+    /// `Config` where it is too little for the largest value.
+    pub fn shares(&self, limit: &memory::Limit) -> Result<memory::Shares> {
+        let mut shares = memory::Shares::of(limit.bytes, self.max_body.0);
+        shares.cache = self.cache.map_or(shares.cache, |cache| cache.0);
+        if let Some(ByteSize(budget)) = self.body_memory {
+            (shares.bodies, shares.body_max) = (budget, self.max_body.0);
+        }
+        if shares.body_max < self.max_value.0 {
+            return Err(Error::Config(format!(
+                "max-value ({} bytes) is too large for a memory of {} bytes ({}): lower it, or give the node at least {} bytes",
+                self.max_value.0,
+                limit.bytes,
+                limit.source,
+                memory::needed_for_body(self.max_value.0)
+            )));
+        }
+        Ok(shares)
     }
 
     /// The cluster's secrets.
@@ -326,6 +360,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::memory_pressure::MemoryPressure;
 
     fn texts(pairs: &[(&'static str, &str)]) -> Texts {
         pairs.iter().map(|&(name, text)| (name, text.to_owned())).collect()
@@ -347,7 +382,17 @@ mod tests {
         assert_eq!(config.listen.as_str(), "127.0.0.1:6660");
         assert_eq!(config.data, PathBuf::from("storage.db"));
         assert_eq!(config.durability, Durability::Always);
-        let node = config.node_options("127.0.0.1:6660".into(), ([127, 0, 0, 1], 6660).into(), Secrets::Open);
+        let limit = memory::Limit { bytes: 4 << 30, source: memory::Source::Machine };
+        let shares = config.shares(&limit).expect("enough");
+        let listen = ([127, 0, 0, 1], 6660).into();
+        let node = config.node_options(
+            "127.0.0.1:6660".into(),
+            listen,
+            Secrets::Open,
+            &shares,
+            &MemoryPressure::default(),
+        );
+        assert_eq!(node.storage.cache_bytes, 64 << 20);
         assert_eq!(
             (node.clock_drift_max_ms, node.value_bytes_max, node.storage.tables_max),
             (500, 1 << 20, 1000)
@@ -358,9 +403,25 @@ mod tests {
             (3_600_000, 72 * 3_600_000, 1000)
         );
         assert!(replication.join.is_empty() && replication.secrets.is_open());
-        let http = config.http_options().expect("defaults");
+        let http = config.http_options(&limit, &MemoryPressure::default()).expect("defaults");
         assert_eq!((http.connections_max, http.body_bytes_max), (16384, 64 << 20));
         assert!(http.tls.is_none() && http.cors_origins.is_empty());
+    }
+
+    #[test]
+    fn settings_go_before_shares_and_what_cannot_hold_a_value_is_refused() {
+        let shares = |flags: &[(&'static str, &str)], bytes: u64| {
+            config(flags)?.shares(&memory::Limit { bytes, source: memory::Source::Setting })
+        };
+        let set = shares(&[("cache", "1GiB"), ("body-memory", "256MiB")], 128 << 20).expect("as set");
+        assert_eq!((set.cache, set.bodies, set.body_max), (1 << 30, 256 << 20, 64 << 20));
+        let refused = shares(&[("max-value", "32MiB")], 128 << 20).expect_err("too little").to_string();
+        for words in
+            ["max-value (33554432 bytes)", "134217728 bytes (--memory-budget)", "at least 268435456 bytes"]
+        {
+            assert!(refused.contains(words), "{refused}");
+        }
+        assert!(shares(&[("max-value", "32MiB")], 256 << 20).is_ok());
     }
 
     #[test]
@@ -397,7 +458,10 @@ mod tests {
         assert_eq!(found("cors-origin").0, "http://a,http://b");
         assert_eq!(found("max-value"), ("1MiB".into(), "default".into()));
         let config = Config::new(&layers.settings()).expect("valid");
-        assert_eq!((config.cache.0, config.max_tables, config.cors_origin.len()), (2 << 30, 7, 2));
+        assert_eq!(
+            (config.cache, config.max_tables, config.cors_origin.len()),
+            (Some(ByteSize(2 << 30)), 7, 2)
+        );
     }
 
     #[test]

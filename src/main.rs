@@ -2,8 +2,10 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZero,
     process::ExitCode,
     sync::{Arc, OnceLock},
+    thread,
     time::Instant,
 };
 
@@ -11,10 +13,11 @@ use clap::Parser;
 use dynarust::{
     Error, Result,
     cli::{
-        self, Arguments, Exit, address_file::AddressFile, banner, container, environment, first_sync,
-        huge_pages, listener, logging, open_files, privacy, signals,
+        self, Arguments, Exit, address_file::AddressFile, allocator, banner, container, environment,
+        first_sync, huge_pages, listener, logging, memory, open_files, privacy, signals,
     },
-    config::{Config, types::LogFormat},
+    config::{Config, memory::Limit, types::LogFormat},
+    core::memory_pressure::MemoryPressure,
     http,
     node::Node,
 };
@@ -41,27 +44,36 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: &Config) -> Result<Exit> {
+    let limit = config.memory();
+    allocator::suit(&limit);
     privacy::restrict_new_files();
     logging::start(config)?;
     environment::warn_about_unknown_variables();
     privacy::warn_about_exposed_secrets(config);
-    let http_options = config.http_options()?;
+    let (shares, pressure) = (config.shares(&limit)?, MemoryPressure::default());
+    let http_options = config.http_options(&limit, &pressure)?;
     let is_container = container::runs_the_node();
     let secrets = config.link_secrets();
     let secrets = if is_container { secrets.map_err(container::explain_secret) } else { secrets }?;
     let is_open = secrets.is_open();
     open_files::raise_limit(config.max_connections);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
     runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         let listener = listener::bind(&config.listen).await?;
         let local = listener.local_addr().map_err(|error| Error::io("cannot tell the port", &error))?;
         listener::reject_own_address(&config.join, local)?;
-        let options = config.node_options(listener::advertised_address(config, local), local, secrets);
+        let advertised = listener::advertised_address(config, local);
+        let options = config.node_options(advertised, local, secrets, &shares, &pressure);
+        memory::watch(limit.clone(), pressure)?;
+        let setting = config.memory_budget.map(|budget| budget.0);
+        let warnings =
+            [memory::more_than_there_is(setting, &limit), memory::too_small_to_open(&limit, &config.data)];
+        warnings.iter().flatten().for_each(|why| warn!("{why}"));
         let node = Node::start(options).await?;
         let address_file = AddressFile::write(config, local);
-        announce(config, &node, local, is_container);
+        announce(config, &node, local, is_container, &limit);
         banner::print(config, local, is_open, &node.cluster())?;
         tokio::spawn(first_sync::show(node.clone(), config.log_format));
         let stopping = Arc::new(OnceLock::new());
@@ -83,17 +95,27 @@ fn serve(config: &Config) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// How many threads serve requests: one for each processor that the process may use, by its quota too.
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 /// Logs the first line, and a warning if nobody can reach the node.
-fn announce(config: &Config, node: &Node, local: SocketAddr, is_container: bool) {
+fn announce(config: &Config, node: &Node, local: SocketAddr, is_container: bool, limit: &Limit) {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     info!(
         version = %env!("CARGO_PKG_VERSION"),
         node = %node.id(),
         address = %local,
         url = %banner::url(config, local),
+        memory = %memory::describe(limit),
+        workers = workers(),
         data = %data.display(),
         "started"
     );
+    if let Some(why) = memory::too_small(limit) {
+        warn!("{why}");
+    }
     if let Some(why) = container::unreachable(local).filter(|_| is_container) {
         warn!("{why}");
     }

@@ -106,6 +106,7 @@ impl Host {
             data: self.data.clone(),
             durability: Durability::Always,
             cache_bytes: 8 << 20,
+            buffers: storage::Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: 10,
             subscriptions_max: 10,

@@ -12,7 +12,7 @@ use dynarust::{
         register::Register,
     },
     storage::{
-        Durability, Environment, Options, Store,
+        Buffers, Durability, Environment, Options, Store,
         table::{merge::Existing, scan::Range},
     },
 };
@@ -65,6 +65,7 @@ fn open(directory: &Path, round: u64) -> Store {
         data: life(directory, round),
         durability: Durability::None,
         cache_bytes: 8 * 1024 * 1024,
+        buffers: Buffers::default(),
         scrub_bytes_per_second: 0,
         tables_max: 1,
         subscriptions_max: 1,

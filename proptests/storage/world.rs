@@ -18,7 +18,7 @@ use dynarust::{
     },
     error::Error,
     storage::{
-        Durability, Environment, Options, Store, WallClock,
+        Buffers, Durability, Environment, Options, Store, WallClock,
         offline::{check, compact},
         table::{Counted, Existing, Range},
     },
@@ -123,6 +123,7 @@ impl World {
             data: self.data(),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            buffers: Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: TABLES + 1,
             subscriptions_max: 10,

@@ -23,7 +23,7 @@ use dynarust::{
     },
     error::Error,
     storage::{
-        Durability, Environment, Options, Store,
+        Buffers, Durability, Environment, Options, Store,
         changes::{Cursor, Effect, Notice, Start, Subscription, Topic},
         table::scan::Range,
     },
@@ -308,6 +308,7 @@ fn open(directory: &TempDir, now_ms: &Arc<AtomicU64>) -> Store {
             data: directory.path().join("storage.db"),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            buffers: Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: 3,
             subscriptions_max: 2,

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Exit, flags::Flags, output};
+use super::{Exit, flags::Flags, memory, output};
 use crate::{
     config::{Config, Setting},
     error::Result,
@@ -22,8 +22,14 @@ pub struct Arguments {
 /// Prints every setting, its value and where it is set.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let settings = arguments.flags.settings()?;
-    Config::new(&settings)?.secrets()?;
-    output::print(&if arguments.json { to_json(&settings) } else { to_text(&settings) })?;
+    let config = Config::new(&settings)?;
+    config.secrets()?;
+    let limit = config.memory();
+    let shares = config.shares(&limit)?;
+    output::print(&match arguments.json {
+        true => to_json(&settings),
+        false => format!("{}\nmemory {}\n", to_text(&settings), memory::describe_shares(&limit, &shares)),
+    })?;
     Ok(Exit::Success)
 }
 

@@ -2,6 +2,7 @@
 //! Their flags come from the table of settings in `config.rs`.
 
 pub mod address_file;
+pub mod allocator;
 pub mod banner;
 pub mod check;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod leave;
 pub mod listener;
 pub mod logging;
 pub mod members;
+pub mod memory;
 pub mod open_files;
 pub mod output;
 pub mod privacy;

@@ -218,7 +218,8 @@ impl Setting {
         (least, most): (&str, &str),
     ) -> Result<()> {
         let limit = |text| T::parse(text).expect("the limits in the table of settings are valid values");
-        if limit(least) <= *value && *value <= limit(most) {
+        // An empty text stands for a default that is computed, within the limits.
+        if self.text.is_empty() || limit(least) <= *value && *value <= limit(most) {
             return Ok(());
         }
         Err(self.refuse(&format!("out of range: from {least} to {most}")))

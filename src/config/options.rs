@@ -2,8 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{Config, memory};
+use super::{
+    Config,
+    memory::{self, Shares},
+};
 use crate::{
+    core::memory_pressure::MemoryPressure,
     error::Result,
     http, node,
     replication::{
@@ -18,10 +22,17 @@ const CONNECTION_SHARES: usize = 4;
 
 impl Config {
     /// The options of the node that listens at `listen`. It reports `address` as its own until it learns a better one.
-    pub fn node_options(&self, address: String, listen: SocketAddr, secrets: Secrets) -> node::Options {
+    pub fn node_options(
+        &self,
+        address: String,
+        listen: SocketAddr,
+        secrets: Secrets,
+        shares: &Shares,
+        pressure: &MemoryPressure,
+    ) -> node::Options {
         node::Options {
             address,
-            storage: self.storage_options(),
+            storage: self.storage_options(shares, pressure),
             clock_drift_max_ms: milliseconds(self.max_clock_drift),
             value_bytes_max: self.max_value.0,
             replication: self.replication_options(listen, secrets),
@@ -42,11 +53,17 @@ impl Config {
         }
     }
 
-    fn storage_options(&self) -> storage::Options {
+    fn storage_options(&self, shares: &Shares, pressure: &MemoryPressure) -> storage::Options {
         storage::Options {
             data: self.data.clone(),
             durability: self.durability,
-            cache_bytes: self.cache.0,
+            cache_bytes: shares.cache,
+            buffers: storage::Buffers {
+                decoded_bytes: shares.decoded,
+                changes_bytes: shares.changes,
+                recents_max: shares.recents,
+                pressure: pressure.clone(),
+            },
             scrub_bytes_per_second: self.scrub_rate.0,
             tables_max: self.max_tables,
             subscriptions_max: self.max_subscriptions,
@@ -59,8 +76,10 @@ impl Config {
     /// The options of the HTTP server.
     ///
     /// # Errors
-    /// `Config` if the certificate or key does not load. We check this here, before the node opens its database or its port.
-    pub fn http_options(&self) -> Result<http::Options> {
+    /// Those of `shares`; `Config` if the certificate or key does not load. We check this here, before the node opens its database or its
+    /// port.
+    pub fn http_options(&self, limit: &memory::Limit, pressure: &MemoryPressure) -> Result<http::Options> {
+        let shares = self.shares(limit)?;
         let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
         tls.as_ref().map(http::server::tls::acceptor).transpose()?;
         Ok(http::Options {
@@ -69,11 +88,10 @@ impl Config {
                 .max_connections_per_address
                 .unwrap_or(self.max_connections.div_ceil(CONNECTION_SHARES)),
             connections_per_loopback_max: self.max_connections_per_address.unwrap_or(self.max_connections),
-            memory_budget_bytes: match self.memory_budget {
-                Some(budget) => budget.0,
-                None => memory::budget_bytes(memory::memory_bytes(), self.max_body.0),
-            },
-            body_bytes_max: self.max_body.0,
+            body_memory_bytes: shares.bodies,
+            memory_budget_bytes: limit.bytes,
+            memory_pressure: pressure.clone(),
+            body_bytes_max: shares.body_max,
             batch_ops_max: self.max_batch_ops,
             body_rate_min: self.min_body_rate.0,
             header_timeout: self.header_timeout,

@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod digest;
 pub mod json;
+pub mod memory_pressure;
 pub mod name;
 pub mod nearest;
 pub mod protocol;

@@ -31,7 +31,7 @@ use self::{
     request::Call,
     routes::{exactly, metrics::Metrics, route},
 };
-use crate::{error::Error, http::request::route::Route, node::Node};
+use crate::{core::memory_pressure::MemoryPressure, error::Error, http::request::route::Route, node::Node};
 
 pub use self::server::serve;
 
@@ -48,7 +48,11 @@ pub struct Options {
     /// The same limit for an address of this machine.
     pub connections_per_loopback_max: usize,
     /// Memory for all request and response bodies, in bytes.
+    pub body_memory_bytes: u64,
+    /// Memory that the process may use, in bytes.
     pub memory_budget_bytes: u64,
+    /// How near it is to that.
+    pub memory_pressure: MemoryPressure,
     /// Longest body of a batch or a multi-get, in bytes. It is kept in memory as a whole.
     pub body_bytes_max: u64,
     /// Most operations in a batch, and most keys in a multi-get.
@@ -88,7 +92,9 @@ impl Default for Options {
             connections_max: 16_384,
             connections_per_address_max: 4_096,
             connections_per_loopback_max: 16_384,
-            memory_budget_bytes: 256 * 1024 * 1024,
+            body_memory_bytes: 256 * 1024 * 1024,
+            memory_budget_bytes: 2 * 1024 * 1024 * 1024,
+            memory_pressure: MemoryPressure::default(),
             body_bytes_max: 64 * 1024 * 1024,
             batch_ops_max: 10_000,
             body_rate_min: 1024,

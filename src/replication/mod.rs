@@ -343,6 +343,7 @@ mod tests {
             data: directory.path().join("storage.db"),
             durability: Durability::None,
             cache_bytes: 8 * 1024 * 1024,
+            buffers: storage::Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: 1,
             subscriptions_max: 1,

@@ -58,6 +58,7 @@ use self::{
     open::Identity,
     table::{
         Entry, Table,
+        cache::DecodedValues,
         codec::Samples,
         context::TableContext,
         digests::{Checked, SharedKey},
@@ -70,7 +71,7 @@ use self::{
 pub use self::{
     commit::Durability,
     environment::{Environment, Randomness, Threads, WallClock},
-    options::{Options, Peers},
+    options::{Buffers, Options, Peers},
 };
 use crate::{
     core::{
@@ -124,8 +125,9 @@ impl Store {
             now_ms: options.environment.clock().clone(),
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
-            decoded: Arc::default(),
+            decoded: Arc::new(DecodedValues::new(options.buffers.decoded_bytes)),
             shared: Arc::default(),
+            recents_max: options.buffers.recents_max,
             digest_key: Arc::new(SharedKey::new(identity.digest_key)),
             jobs,
             floors: Arc::new(Floors::new(identity.swept)),
@@ -136,7 +138,7 @@ impl Store {
         };
         let (wakeups, waiting) = Wakeups::new();
         let epoch = options.environment.fresh_epoch()?;
-        let hub = Arc::new(Hub::new(epoch, &context, options.subscriptions_max, wakeups));
+        let hub = Arc::new(Hub::new(epoch, &context, &options, wakeups));
         let suspected_loss = SuspectedLoss::new(identity.suspected_loss.clone());
         let agreement_file = AgreementFile::new(identity.agreement.clone());
         let store = Self(Arc::new(Inner {

@@ -54,6 +54,7 @@ impl Fixture {
             data: self.data(),
             durability: Durability::None,
             cache_bytes: 16 * 1024 * 1024,
+            buffers: Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: 10,
             subscriptions_max: 10,

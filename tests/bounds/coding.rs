@@ -162,7 +162,7 @@ fn where_there_is_no_memory_to_code_an_answer_it_comes_plain() {
     let node: Node = Setup::new()
         .flag("--max-body", "1MiB")
         .flag("--max-value", "64KiB")
-        .flag("--memory-budget", "4MiB")
+        .flag("--body-memory", "4MiB")
         .start();
     node.put("/t/key/a", format!(r#"{{"value":"{}"}}"#, "v".repeat(50_000))).expect(200);
     // Half a body holds most of it.
@@ -180,7 +180,7 @@ fn where_there_is_no_memory_to_code_an_answer_it_comes_plain() {
     crate::harness::wait_until("the memory is held", crate::harness::DEADLINE, || {
         let metrics = held.send(&Request::new("GET", "/metrics")).expect(200);
         let used =
-            metrics.text().lines().find_map(|line| line.strip_prefix("dynarust_memory_budget_used_bytes "));
+            metrics.text().lines().find_map(|line| line.strip_prefix("dynarust_body_memory_used_bytes "));
         used.and_then(|used| used.parse::<u64>().ok()).is_some_and(|used| used > 2_300_000)
     });
     let answer = held.send(&Request::new("GET", "/t/key/a").header("Accept-Encoding", "zstd")).expect(200);

@@ -14,7 +14,7 @@ fn put_value(node: &Node, path: &str, bytes: usize) {
 }
 
 /// A body of `declared` bytes of which all but the last were sent.
-fn half_body(node: &Node, bytes: usize) -> Connection {
+pub(super) fn half_body(node: &Node, bytes: usize) -> Connection {
     let mut connection = node.connect();
     let head = format!("POST /t/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n[", bytes + 1);
     let body = vec![b' '; bytes - 1];
@@ -26,7 +26,7 @@ fn half_body(node: &Node, bytes: usize) -> Connection {
 /// 40 open bodies of 61 MB held 2.4 GB.
 #[test]
 fn open_bodies_keep_to_the_budget_and_more_get_503() {
-    let node = Setup::new().flag("--max-body", "8MiB").flag("--memory-budget", "32MiB").start();
+    let node = Setup::new().flag("--max-body", "8MiB").flag("--body-memory", "32MiB").start();
     node.put("/t/key/kept", r#"{"value":1}"#).expect(200);
     let before = resident_bytes(&node);
     let mut held: Vec<Connection> = (0..20).map(|_| half_body(&node, 6 << 20)).collect();
@@ -49,23 +49,40 @@ fn open_bodies_keep_to_the_budget_and_more_get_503() {
     // What is short goes on, and what was held comes back.
     node.put("/t/key/kept", r#"{"value":2}"#).expect(200);
     let metrics = node.get("/metrics").expect(200);
-    assert!(metrics.text().contains("dynarust_memory_budget_bytes 33554432"), "{}", metrics.text());
+    assert!(metrics.text().contains("dynarust_body_memory_bytes 33554432"), "{}", metrics.text());
     drop(held);
     let batch = format!("[{}]", " ".repeat(6 << 20));
     wait_until("there is room again", DEADLINE, || node.post("/t/batch", batch.as_str()).status == 200);
 }
 
+/// A node in a container of 128 MiB sized everything by the memory of its machine, and the system killed it in the middle of a load.
+#[test]
+fn everything_is_sized_by_the_limit_and_a_body_that_does_not_fit_is_refused_plainly() {
+    let node = Setup::new().flag("--memory-budget", "128MiB").start();
+    assert!(node.log().contains("memory=128 MiB (--memory-budget)"), "{}", node.log());
+    let metrics = node.get("/metrics").expect(200);
+    for line in [
+        "dynarust_memory_budget_bytes 134217728",
+        "dynarust_memory_pressure 0",
+        "dynarust_body_memory_bytes 33554432",
+    ] {
+        assert!(metrics.text().contains(line), "{line}: {}", metrics.text());
+    }
+    let batch = |bytes: usize| node.post("/t/batch", format!("[{}]", " ".repeat(bytes)));
+    batch(15 << 20).expect(200);
+    batch(41_000_000).expect_problem(413, "too-large");
+}
+
 #[test]
 fn a_budget_that_holds_no_batch_is_refused_at_the_start() {
-    let refused =
-        Setup::new().flag("--memory-budget", "255MiB").try_start().err().expect("it does not start");
-    assert!(refused.log.contains("memory-budget") && refused.log.contains("max-body"), "{}", refused.log);
+    let refused = Setup::new().flag("--body-memory", "255MiB").try_start().err().expect("it does not start");
+    assert!(refused.log.contains("body-memory") && refused.log.contains("max-body"), "{}", refused.log);
 }
 
 /// Ten HTTP/2 connections with 250 unread streams each of one value of 1 MB held 2.4 GB.
 #[test]
 fn answers_that_nobody_reads_share_their_bytes_and_keep_to_the_budget() {
-    let node = Setup::new().flag("--max-body", "8MiB").flag("--memory-budget", "40MiB").start();
+    let node = Setup::new().flag("--max-body", "8MiB").flag("--body-memory", "40MiB").start();
     put_value(&node, "/t/key/big", 1_000_000);
     let before = resident_bytes(&node);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -110,7 +127,7 @@ fn answers_that_nobody_reads_share_their_bytes_and_keep_to_the_budget() {
 /// The same over a WebSocket, whose messages are bodies too: those that are on their way as well as those that are dealt with.
 #[test]
 fn messages_on_their_way_keep_to_the_budget() {
-    let node = Setup::new().flag("--max-body", "1MiB").flag("--memory-budget", "4MiB").start();
+    let node = Setup::new().flag("--max-body", "1MiB").flag("--body-memory", "4MiB").start();
     let before = resident_bytes(&node);
     let open = || {
         let mut connection = node.connect();

@@ -3,6 +3,7 @@
 mod batches;
 mod coding;
 mod memory;
+mod pressure;
 mod removal;
 mod shares;
 

@@ -2,7 +2,7 @@
 //! in `secret`.
 
 mod secret;
-mod server;
+pub mod server;
 mod wire;
 
 use std::{

@@ -45,6 +45,7 @@ impl Server {
             data: directory.path().join("storage.db"),
             durability: Durability::None,
             cache_bytes: 8 << 20,
+            buffers: storage::Buffers::default(),
             scrub_bytes_per_second: 0,
             tables_max: 10,
             subscriptions_max: 10,

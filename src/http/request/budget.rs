@@ -11,25 +11,59 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use crate::{
+    core::memory_pressure::{Level, MemoryPressure},
+    error::{Error, Result},
+};
 
 /// Bodies up to this length are not counted. Most are this short, and counting them would cost more than it is worth.
 pub const UNCOUNTED_BYTES_MAX: usize = 4 * 1024;
 /// A growing body reserves in steps of this size.
 const STEP_BYTES: u64 = 64 * 1024;
 
-/// The budget of one server.
+/// Where memory is scarce, what is longer is refused. A streamed answer takes no more than this at a time, and goes on.
+pub const SCARCE_BYTES_MAX: u64 = 256 * 1024;
+
+/// The budget of a server.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
+    pressure: MemoryPressure,
     used: AtomicU64,
     refused: AtomicU64,
 }
 
 impl Budget {
-    /// A budget of `total` bytes.
-    pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { total, used: AtomicU64::new(0), refused: AtomicU64::new(0) })
+    /// A budget of so many bytes, as long as the process has enough memory.
+    pub fn new(total: u64, pressure: MemoryPressure) -> Arc<Self> {
+        Arc::new(Self { total, pressure, used: AtomicU64::new(0), refused: AtomicU64::new(0) })
+    }
+
+    /// How scarce the memory of the process is.
+    pub fn level(&self) -> Level {
+        self.pressure.level()
+    }
+
+    /// The memory that the process uses, in bytes.
+    pub fn process_bytes(&self) -> u64 {
+        self.pressure.used_bytes()
+    }
+
+    /// Lets a write be made.
+    ///
+    /// # Errors
+    /// `Overloaded` where the memory of the process is nearly used up.
+    pub fn admit_write(&self) -> Result<()> {
+        match self.level() {
+            Level::Low | Level::High => Ok(()),
+            Level::Critical => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(Error::Overloaded(
+                    "the memory of this node is nearly used up (--memory-budget): try again, or another node"
+                        .into(),
+                ))
+            }
+        }
     }
 
     /// Its size in bytes.
@@ -49,7 +83,12 @@ impl Budget {
 
     /// A reservation of no bytes yet, to be grown.
     pub fn empty_reservation(self: &Arc<Self>) -> Reservation {
-        Reservation { budget: Arc::clone(self), bytes: 0 }
+        Reservation { budget: Arc::clone(self), bytes: 0, waits: false }
+    }
+
+    /// The same for a request that goes on bit by bit, and itself waits where memory is scarce: it is not refused for its length.
+    pub fn waiting_reservation(self: &Arc<Self>) -> Reservation {
+        Reservation { budget: Arc::clone(self), bytes: 0, waits: true }
     }
 
     /// Reserves bytes.
@@ -65,7 +104,7 @@ impl Budget {
     /// Reserves bytes even beyond the budget: for a part of a response that has begun.
     pub fn force_reserve(self: &Arc<Self>, bytes: u64) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        Reservation { budget: Arc::clone(self), bytes }
+        Reservation { budget: Arc::clone(self), bytes, waits: false }
     }
 }
 
@@ -74,6 +113,7 @@ impl Budget {
 pub struct Reservation {
     budget: Arc<Budget>,
     bytes: u64,
+    waits: bool,
 }
 
 impl Reservation {
@@ -83,12 +123,19 @@ impl Reservation {
     /// `Overloaded` if they are not available; the reservation then stays as it was.
     pub fn grow(&mut self, bytes: u64) -> Result<()> {
         let budget = &self.budget;
+        if budget.level() > Level::Low && !self.waits && self.bytes.saturating_add(bytes) > SCARCE_BYTES_MAX {
+            budget.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::Overloaded(
+                "the memory of this node is nearly used up (--memory-budget), and this is long: try again, or another node"
+                    .into(),
+            ));
+        }
         let used = budget.used.fetch_add(bytes, Ordering::Relaxed);
         if used.saturating_add(bytes) > budget.total {
             budget.used.fetch_sub(bytes, Ordering::Relaxed);
             budget.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Error::Overloaded(format!(
-                "this node's memory for request and response bodies is used up ({} of {} bytes, --memory-budget): try again, or use \
+                "this node's memory for request and response bodies is used up ({} of {} bytes, --body-memory): try again, or use \
                  another node",
                 used, budget.total
             )));
@@ -145,9 +192,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reservation_is_released_and_cannot_exceed_the_budget() {
-        let budget = Budget::new(100_000);
-        let mut one = budget.reserve(60_000).expect("the budget has room");
+    fn what_is_held_is_given_back_and_no_more_is_given_than_there_is() {
+        let budget = Budget::new(100_000, MemoryPressure::default());
+        let mut one = budget.reserve(60_000).expect("there is room");
         assert!(matches!(budget.reserve(40_001), Err(Error::Overloaded(_))));
         assert!(matches!(one.grow(50_000), Err(Error::Overloaded(_))));
         assert_eq!((budget.used(), one.bytes(), budget.refused()), (60_000, 60_000, 2));
@@ -160,8 +207,28 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_grows_in_steps_and_short_bodies_reserve_nothing() {
-        let budget = Budget::new(1 << 20);
+    fn where_memory_is_scarce_long_bodies_are_refused_and_then_writes() {
+        let pressure = MemoryPressure::default();
+        let budget = Budget::new(1 << 20, pressure.clone());
+        let mut reservation = budget.reserve(100_000).expect("there is room");
+        let mut waiting = budget.waiting_reservation();
+        pressure.set(Level::High);
+        assert!(budget.reserve(SCARCE_BYTES_MAX).is_ok());
+        assert!(matches!(reservation.reserve_at_least(300_000), Err(Error::Overloaded(_))));
+        assert_eq!(waiting.reserve_at_least(300_000), Ok(()));
+        assert_eq!(
+            (reservation.reserve_at_least(UNCOUNTED_BYTES_MAX), budget.admit_write()),
+            (Ok(()), Ok(()))
+        );
+        pressure.set(Level::Critical);
+        assert!(matches!(budget.admit_write(), Err(Error::Overloaded(_))));
+        pressure.set(Level::Low);
+        assert_eq!((reservation.reserve_at_least(300_000), budget.refused()), (Ok(()), 2));
+    }
+
+    #[test]
+    fn what_grows_takes_steps_and_what_is_short_takes_nothing() {
+        let budget = Budget::new(1 << 20, MemoryPressure::default());
         let mut reservation = budget.empty_reservation();
         reservation.reserve_at_least(UNCOUNTED_BYTES_MAX).expect("free");
         assert_eq!(budget.used(), 0);
@@ -171,9 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_keep_their_reservation_until_the_last_copy_is_dropped() {
-        let budget = Budget::new(100);
-        let bytes = attach(Bytes::from_static(b"abc"), budget.reserve(3).expect("the budget has room"));
+    fn bytes_hold_their_share_until_the_last_copy_is_gone() {
+        let budget = Budget::new(100, MemoryPressure::default());
+        let bytes = attach(Bytes::from_static(b"abc"), budget.reserve(3).expect("there is room"));
         let copy = bytes.slice(1..);
         drop(bytes);
         assert_eq!((&copy[..], budget.used()), (&b"bc"[..], 3));

@@ -106,7 +106,7 @@ impl Call {
     pub fn of(request: Request<()>) -> Self {
         let (head, ()) = request.into_parts();
         let options = Arc::new(super::Options::default());
-        let budget = self::budget::Budget::new(options.memory_budget_bytes);
+        let budget = self::budget::Budget::new(options.body_memory_bytes, Default::default());
         let connection =
             Arc::new(ConnectionState::new(SocketAddr::from(([127, 0, 0, 1], 1)), options, budget, None));
         Self(Arc::new(Head {

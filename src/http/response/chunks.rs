@@ -16,13 +16,13 @@ use warp::{Reply, reply::Response};
 use crate::{
     error::{Error, Result},
     http::{
-        request::budget::{Budget, attach},
+        request::budget::{Budget, SCARCE_BYTES_MAX, attach},
         response,
     },
 };
 
-/// Memory for the chunk in preparation: about one page of rows.
-const PENDING_CHUNK_BYTES: u64 = 256 * 1024;
+/// Memory for the chunk in preparation: about one page of rows. There is that much where memory is scarce, too.
+const PENDING_CHUNK_BYTES: u64 = SCARCE_BYTES_MAX;
 /// How long to wait before aborting a response that only lacks unreadable keys. Aborting at once would discard what is not yet written to
 /// the connection.
 const ABORT_DELAY: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     async fn body(chunks: Vec<Result<&'static str>>) -> std::result::Result<String, String> {
-        let budget = Budget::new(PENDING_CHUNK_BYTES);
+        let budget = Budget::new(PENDING_CHUNK_BYTES, Default::default());
         let response =
             answer(&budget, response::TEXT, Countdown(chunks)).await.map_err(|error| error.to_string())?;
         assert!(!response.headers().contains_key(CONTENT_LENGTH));

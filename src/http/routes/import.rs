@@ -5,18 +5,20 @@
 //! Batches are merged as they arrive, because nobody can hold an export of any size until its end is seen. An import that proves incomplete
 //! may thus leave rows behind; the response says how many. These rows are valid, and importing the whole file again is safe.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use tokio::time::{Instant, sleep};
 use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{exactly, export_frame::ExportReader, route};
 use crate::{
     core::{
         clock::Timestamp,
+        memory_pressure::Level,
         name::{Key, TableName},
         nearest,
     },
@@ -37,7 +39,12 @@ use crate::{
 
 /// Rows committed at a time. Each batch costs one sync.
 const BATCH_ROWS: usize = 1000;
-/// A batch is committed early at this many bytes of lines.
+/// How long a batch waits at most where memory is scarce, and where it is nearly gone. What is superseded is freed meanwhile.
+const SCARCE_WAIT_MAX: Duration = Duration::from_millis(200);
+const CRITICAL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it looks.
+const MEMORY_LOOK: Duration = Duration::from_millis(20);
+/// A batch is committed early at so many bytes of lines.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// The route of imports.
@@ -115,7 +122,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
         imported: Imported::default(),
         concern,
         replication_error: None,
-        reservation: call.connection.budget.empty_reservation(),
+        reservation: call.connection.budget.waiting_reservation(),
     };
     let reader = BodyReader::take(&call)?;
     if let Err(error) = running.read(reader).await {
@@ -271,6 +278,8 @@ impl RunningImport {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.wait_for_memory().await;
+        self.reservation.budget().admit_write()?;
         let batch = std::mem::take(&mut self.batch);
         let imported = self.node.import(batch, self.concern.replicas).await?;
         self.batch_bytes = 0;
@@ -282,6 +291,22 @@ impl RunningImport {
             self.replication_error = self.node.replicated(latest, self.concern).await.err();
         }
         Ok(())
+    }
+
+    /// Has an import go slower where memory is scarce, as it can wait and others cannot. What it holds is little.
+    async fn wait_for_memory(&self) {
+        let begun = Instant::now();
+        loop {
+            let wait_max = match self.reservation.budget().level() {
+                Level::Low => return,
+                Level::High => SCARCE_WAIT_MAX,
+                Level::Critical => CRITICAL_WAIT_MAX,
+            };
+            if begun.elapsed() >= wait_max {
+                return;
+            }
+            sleep(MEMORY_LOOK).await;
+        }
     }
 
     fn counts(&self) -> serde_json::Value {

@@ -56,8 +56,8 @@ struct RouteLabels {
 }
 
 impl Metrics {
-    /// All series at zero.
-    pub fn new(node: Arc<Node>, budget: Arc<Budget>) -> Self {
+    /// All series, at zero.
+    pub fn new(node: Arc<Node>, budget: Arc<Budget>, memory_budget_bytes: u64) -> Self {
         let requests = Family::<RequestLabels, Counter>::default();
         let seconds = Family::<RouteLabels, Histogram>::new_with_constructor(latency_histogram);
         let routes = Route::ALL
@@ -78,7 +78,7 @@ impl Metrics {
             seconds,
         );
         registry.register_collector(Box::new(NodeFigures(Arc::clone(&node))));
-        registry.register_collector(Box::new(BudgetFigures(budget)));
+        registry.register_collector(Box::new(BudgetFigures { budget, limit_bytes: memory_budget_bytes }));
         Self { node, registry, routes }
     }
 
@@ -169,21 +169,35 @@ impl Collector for NodeFigures {
     }
 }
 
-/// Exports the memory budget's figures.
+/// The memory of the process, and that of bodies and answers, as series.
 #[derive(Debug)]
-struct BudgetFigures(Arc<Budget>);
+struct BudgetFigures {
+    budget: Arc<Budget>,
+    limit_bytes: u64,
+}
 
 impl Collector for BudgetFigures {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         let gauges = [
-            ("memory_budget_bytes", "Memory limit for request and response bodies", self.0.total()),
-            ("memory_budget_used_bytes", "Memory that request and response bodies use now", self.0.used()),
+            ("memory_budget_bytes", "Memory that the process may use", self.limit_bytes),
+            (
+                "memory_used_bytes",
+                "Memory that the process uses, without the pages of files",
+                self.budget.process_bytes(),
+            ),
+            (
+                "memory_pressure",
+                "How scarce memory is: 0 enough, 1 long bodies are refused, 2 writes are refused",
+                self.budget.level() as u64,
+            ),
+            ("body_memory_bytes", "Memory there is for bodies and answers", self.budget.total()),
+            ("body_memory_used_bytes", "Memory that bodies and answers hold now", self.budget.used()),
         ];
         for (name, help, value) in gauges {
             encode_one(&mut encoder, name, help, &ConstGauge::new(value))?;
         }
-        let refused = ConstCounter::new(self.0.refused());
-        encode_one(&mut encoder, "memory_budget_refused", "Requests refused because it was used up", &refused)
+        let refused = ConstCounter::new(self.budget.refused());
+        encode_one(&mut encoder, "body_memory_refused", "Requests refused as it was used up", &refused)
     }
 }
 

@@ -96,7 +96,7 @@ pub async fn serve(
 ) -> Result<()> {
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let permits = Arc::new(Semaphore::new(options.connections_max));
-    let budget = Budget::new(options.memory_budget_bytes);
+    let budget = Budget::new(options.body_memory_bytes, options.memory_pressure.clone());
     let mut server = Server {
         service: Arc::new(Service::new(Arc::clone(&node), &options, &budget)?),
         address_limits: AddressLimits::new(

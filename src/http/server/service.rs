@@ -60,7 +60,8 @@ impl Service {
     /// As `Guard::new`.
     pub fn new(node: Arc<Node>, options: &Options, budget: &Arc<Budget>) -> Result<Self> {
         let guard = Guard::new(Arc::clone(&node), options)?;
-        let metrics = Arc::new(Metrics::new(Arc::clone(&node), Arc::clone(budget)));
+        let metrics = Metrics::new(Arc::clone(&node), Arc::clone(budget), options.memory_budget_bytes);
+        let metrics = Arc::new(metrics);
         let routes = crate::http::routes(node, Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
         Ok(Self { routes, guard, metrics, keep_alive: response::plain(keep_alive.into()) })
@@ -79,7 +80,13 @@ impl Service {
         let is_link_only = connection.is_link_only();
         let response = if is_link_only && call.path() != LINK_PATH {
             refuse_plaintext(&call)
-        } else if let Some(error) = self.guard.admit(&call, &head).err().or_else(|| open.refusal()) {
+        } else if let Some(error) = self
+            .guard
+            .admit(&call, &head)
+            .err()
+            .or_else(|| open.refusal())
+            .or_else(|| refusal_of_write(&call))
+        {
             response::problem(&error, &call)
         } else {
             self.route(&call, extensions).await
@@ -127,6 +134,13 @@ impl Service {
             Err(_) => response::problem(&Error::Io("a bug in this server; see its log".into()), call),
         }
     }
+}
+
+/// Why a write is not taken now, where the process has no memory for it. What an operator does is no write.
+fn refusal_of_write(call: &Call) -> Option<Error> {
+    let is_safe = matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_write = !is_safe && !call.uri.path().starts_with("/_/admin/");
+    is_write.then(|| call.connection.budget.admit_write().err()).flatten()
 }
 
 /// Reserves memory for a long response of known length. Streamed responses reserve theirs chunk by chunk.

@@ -88,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_in_progress_reserves_its_bytes_and_fails_without_memory() {
-        let budget = Budget::new(150_000);
+        let budget = Budget::new(150_000, Default::default());
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut metered = Metered::new(server, budget.clone());
         client.write_all(&[0; 100_000]).await.expect("writes");

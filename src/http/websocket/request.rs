@@ -76,6 +76,11 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Whether it changes anything.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Self::Write(..) | Self::DeleteAll(..))
+    }
+
     /// Runs the operation and returns the body of its result.
     ///
     /// # Errors

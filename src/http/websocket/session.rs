@@ -289,7 +289,11 @@ impl Session {
     ) -> Step {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
         self.requests.push(Box::pin(async move {
-            let body = operation.run(&node).await;
+            let admitted = if operation.is_write() { reservation.budget().admit_write() } else { Ok(()) };
+            let body = match admitted {
+                Ok(()) => operation.run(&node).await,
+                Err(error) => Err(error),
+            };
             // A response is briefly in memory twice.
             let body = body.and_then(|body| reservation.reserve_at_least(2 * body.len()).map(|()| body));
             match body {

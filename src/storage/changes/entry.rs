@@ -3,7 +3,10 @@
 //! The pump never decodes, and nobody decodes under the hub's lock: a long value's chunks are read from the engine, which may be waiting
 //! for the pump.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use tracing::error;
 
@@ -44,6 +47,16 @@ pub struct LoggedChange {
     pub bytes: usize,
     source: Source,
     change: OnceLock<Option<Arc<Change>>>,
+}
+
+/// How a subscription starts.
+pub enum Joined {
+    /// With these changes, then with new ones.
+    Replay(VecDeque<Arc<LoggedChange>>),
+    /// With changes read from the store: the ring does not reach back to the cursor's instant.
+    Stored,
+    /// With a snapshot: the cursor cannot be resumed.
+    Missed,
 }
 
 /// A change that has no position yet.

@@ -24,26 +24,18 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     storage::{
+        Buffers, Options,
         counters::Counters,
         table::{agreed::AgreedInstants, context::TableContext, digests::SharedKey, record::Head},
     },
 };
 
-/// Most changes, and about how many bytes of them, that the ring keeps for resuming subscribers.
+pub use super::entry::Joined;
+
+/// Most changes that the ring keeps for resuming subscribers.
 const RING_CHANGES_MAX: usize = 65_536;
-const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most changes that a foreign cursor, or one from before a restart, is answered with. Beyond that a snapshot is no worse.
 pub const REPLAY_MAX: usize = 16_384;
-
-/// How a subscription starts.
-pub enum Joined {
-    /// With these changes, then with new ones.
-    Replay(VecDeque<Arc<LoggedChange>>),
-    /// With changes read from the store: the ring does not reach back to the cursor's instant.
-    Stored,
-    /// With a snapshot: the cursor cannot be resumed.
-    Missed,
-}
 
 /// Subscribers, by id.
 type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
@@ -67,6 +59,7 @@ struct State {
     /// The latest changes, without a gap in their numbers.
     ring: VecDeque<Arc<LoggedChange>>,
     ring_bytes: usize,
+    buffers: Buffers,
     /// The highest label of all changes, and of those that are not in the ring.
     label_ms: u64,
     begun_ms: u64,
@@ -86,13 +79,14 @@ struct State {
 
 impl Hub {
     /// Makes a hub without subscribers.
-    pub fn new(epoch: u32, context: &TableContext, subscriptions_max: usize, wakeups: Wakeups) -> Self {
+    pub fn new(epoch: u32, context: &TableContext, options: &Options, wakeups: Wakeups) -> Self {
         let state = State {
             epoch,
             sequence: 0,
             ring_is_active: false,
             ring: VecDeque::new(),
             ring_bytes: 0,
+            buffers: options.buffers.clone(),
             label_ms: 0,
             begun_ms: 0,
             agreed_ms: 0,
@@ -107,6 +101,7 @@ impl Hub {
         };
         let (counters, agreed) = (context.counters.clone(), context.agreed.clone());
         let digest_key = context.digest_key.clone();
+        let subscriptions_max = options.subscriptions_max;
         Self { state: Mutex::new(state), counters, agreed, digest_key, subscriptions_max }
     }
 
@@ -346,13 +341,14 @@ impl State {
         }
         self.sequence += 1;
         let logged = Arc::new(LoggedChange::new(Some(self.cursor()), new_change));
+        let scarce = self.buffers.are_scarce();
         let (mut woken, mut waiting) = (0, Vec::new());
         for subscriber in self.followers(&logged.table, &logged.key) {
             if logged.quiet && !subscriber.foreign_cursor {
                 continue;
             }
             let mut queue = subscriber.queue();
-            if queue.push(&logged) {
+            if queue.push(&logged) || (scarce && queue.shed()) {
                 counters.resyncs.increment();
             }
             if woken < WAKE_BATCH_MAX {
@@ -369,7 +365,8 @@ impl State {
         self.wakeups.wake(waiting);
         self.ring_bytes += logged.bytes;
         self.ring.push_back(logged);
-        while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)
+        let ring_bytes_max = self.buffers.changes_bytes_now();
+        while self.ring.len() > RING_CHANGES_MAX || (self.ring_bytes > ring_bytes_max && self.ring.len() > 1)
         {
             let oldest = self.ring.pop_front().expect("the ring is over its limit, so not empty");
             self.ring_bytes -= oldest.bytes;

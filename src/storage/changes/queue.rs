@@ -15,6 +15,9 @@ use super::{change::Cursor, entry::LoggedChange};
 const QUEUE_CHANGES_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
+/// How much waits for one subscriber while memory is scarce.
+const SCARCE_BYTES_MAX: usize = 64 * 1024;
+
 /// How long others wait for a subscriber that reads nothing.
 const STUCK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -126,6 +129,16 @@ impl Queue {
         self.lagged
     }
 
+    /// Gives up what waits where it is much, as memory is scarce. Whether it did.
+    pub(in crate::storage) fn shed(&mut self) -> bool {
+        if self.lagged || !self.over(QUEUE_CHANGES_MAX, SCARCE_BYTES_MAX) {
+            return false;
+        }
+        self.restart();
+        self.lagged = true;
+        true
+    }
+
     /// One change alone is never too much, however long its value is.
     fn over(&self, changes_max: usize, bytes_max: usize) -> bool {
         self.pending.len() > changes_max || (self.bytes > bytes_max && self.pending.len() > 1)
@@ -174,5 +187,49 @@ impl Subscriber {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{
+            clock::{NodeId, Timestamp},
+            name::{Key, TableName},
+        },
+        storage::changes::{
+            change::Gone,
+            entry::{NewChange, Source},
+        },
+    };
+
+    fn logged(sequence: u64, bytes: usize) -> Arc<LoggedChange> {
+        let new_change = NewChange {
+            table: TableName::parse("t").expect("a name"),
+            key: Key::parse(&format!("k{sequence}")).expect("a key"),
+            timestamp: Timestamp { hlc: sequence, node: NodeId(1) },
+            label_ms: 0,
+            quiet: false,
+            bytes,
+            source: Source::Gone(Gone::Deleted),
+        };
+        let cursor = Cursor { epoch: 1, sequence, agreed_ms: 0, cluster: 0 };
+        Arc::new(LoggedChange::new(Some(cursor), new_change))
+    }
+
+    #[test]
+    fn where_memory_is_scarce_a_slow_subscriber_gives_up_what_waits_and_a_quick_one_does_not() {
+        let mut queue = Queue::default();
+        queue.push(&logged(1, SCARCE_BYTES_MAX + 1));
+        assert!(!queue.shed(), "one change alone is never too much");
+        queue.push(&logged(2, 1));
+        assert!(queue.shed() && queue.lagged && queue.pending.is_empty() && queue.bytes == 0);
+        assert!(!queue.shed(), "it is told once");
+        queue.restart();
+        (3..100).for_each(|sequence| {
+            queue.push(&logged(sequence, SCARCE_BYTES_MAX / 100));
+        });
+        assert!(!queue.shed() && queue.pending.len() == 97);
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs::File, path::Path};
 
 use crate::{
-    core::{name::TableName, protocol::replica::Swept},
+    core::{digest::tree::RECENTS_MAX, name::TableName, protocol::replica::Swept},
     error::{Error, Result},
     storage::{
         META, WallClock,
@@ -178,6 +178,7 @@ pub(in crate::storage) fn open_unwatched(
         committer: Committer::new(Durability::None).into(),
         decoded: Default::default(),
         shared: Default::default(),
+        recents_max: RECENTS_MAX,
         digest_key: Default::default(),
         jobs: std::sync::mpsc::channel().0,
         floors: Floors::new(Swept::default()).into(),

@@ -177,6 +177,7 @@ mod tests {
             data: fixture.data(),
             durability: Durability::None,
             cache_bytes: 16 * 1024 * 1024,
+            buffers: Default::default(),
             scrub_bytes_per_second: 0,
             tables_max: 10,
             subscriptions_max: 10,

@@ -16,14 +16,14 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::core::{json::Value, register::Marker};
 
-/// Bytes of cached values, approximately, for all tables together.
+/// Bytes of cached values, approximately, for all tables together, unless options say otherwise.
 const BYTES: u64 = 16 * 1024 * 1024;
 /// Cost of an entry besides its text.
 const ENTRY_OVERHEAD_BYTES: u64 = 96;
 /// Longer values are not cached: few of them would fit.
 const VALUE_BYTES_MAX: usize = 16 * 1024;
-/// Expected number of cached values: a few hundred bytes each.
-const ENTRIES: usize = 32 * 1024;
+/// Expected length of a value.
+const VALUE_BYTES: u64 = 512;
 
 /// Values at least this long are shared by concurrent readers. Below it the lookup costs more than it saves.
 pub const LONG_BYTES_MIN: usize = 64 * 1024;
@@ -78,11 +78,16 @@ impl Weighter<Marker, Value> for ByLength {
 
 impl Default for DecodedValues {
     fn default() -> Self {
-        Self(Cache::with_weighter(ENTRIES, BYTES, ByLength))
+        Self::new(BYTES)
     }
 }
 
 impl DecodedValues {
+    /// A cache of about so many bytes, for all tables together.
+    pub fn new(bytes: u64) -> Self {
+        Self(Cache::with_weighter((bytes / VALUE_BYTES) as usize, bytes, ByLength))
+    }
+
     /// The value of a marker, if it is cached.
     pub fn get(&self, marker: &Marker) -> Option<Value> {
         self.0.get(marker)

@@ -26,6 +26,8 @@ pub struct TableContext {
     pub decoded: Arc<DecodedValues>,
     /// Long values that are being read.
     pub shared: Arc<SharedValues>,
+    /// Most recent changes that the digest tree of a partition keeps.
+    pub recents_max: usize,
     /// The key under which rows are hashed.
     pub digest_key: Arc<SharedKey>,
     /// Jobs for the garbage collector.

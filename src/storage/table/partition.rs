@@ -80,6 +80,8 @@ pub struct RowChange<'a> {
     pub new: Option<&'a Head>,
     /// The wall clock, in Unix milliseconds.
     pub now_ms: u64,
+    /// Most recent changes that the tree keeps.
+    pub recents_max: usize,
 }
 
 /// The digests of a partition's rows, and the key under which they are hashed. To change the key, build a new tree.
@@ -125,7 +127,9 @@ impl Digests {
     fn replace(&mut self, change: &RowChange<'_>) {
         let leaf = |head: &Head| leaf(&self.key, change.table, change.row, head);
         let (old, new) = (change.old.map(leaf), change.new.map(leaf));
-        self.tree_mut().replace(KeyHash::of(key_of(change.row)), old, new, change.now_ms);
+        let tree = self.tree_mut();
+        tree.make_room(change.recents_max);
+        tree.replace(KeyHash::of(key_of(change.row)), old, new, change.now_ms);
     }
 }
 
@@ -207,7 +211,8 @@ mod tests {
         let timestamp = Timestamp { hlc: NOW_MS << 16, node: NodeId(1) };
         let marker = Marker { timestamp, fingerprint: Fingerprint([0; 8]) };
         let head = Head { marker, live: true, quiet: false, expires_at_ms: None };
-        let change = |old, new| RowChange { table: &table, row: b"\0k", old, new, now_ms: NOW_MS };
+        let change =
+            |old, new| RowChange { table: &table, row: b"\0k", old, new, now_ms: NOW_MS, recents_max: 9 };
         digests.replace(&change(None, Some(&head)));
         let mut tally = Tally::new(&table, key, None, NOW_MS);
         tally.add(b"\0k", Some(&head));

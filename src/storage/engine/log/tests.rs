@@ -11,7 +11,7 @@ use super::{
 use crate::{
     core::register::Register,
     storage::{
-        Options, Peers, Store, WallClock,
+        Buffers, Options, Peers, Store, WallClock,
         engine::{mark, suspected_loss::MEANING},
         offline::salvage::{Salvaged, salvage},
         tests::{Fixture, NOW_MS, close, key, merge, put, table, timestamp},
@@ -63,6 +63,7 @@ fn options(fixture: &Fixture, peers: Peers) -> Options {
         data: fixture.data(),
         durability: crate::storage::Durability::None,
         cache_bytes: 16 * 1024 * 1024,
+        buffers: Buffers::default(),
         scrub_bytes_per_second: 0,
         tables_max: 10,
         subscriptions_max: 10,

@@ -94,7 +94,8 @@ impl Table {
             let sum = |head: &Head| Sum::of(partition::leaf(&key, self.name(), row, head).digest);
             self.context.close_comparison.change(old.map(sum), new.map(sum));
         }
-        partition.replace(&RowChange { table: self.name(), row, old, new, now_ms: (self.context.now_ms)() });
+        let (now_ms, recents_max) = ((self.context.now_ms)(), self.context.recents_max);
+        partition.replace(&RowChange { table: self.name(), row, old, new, now_ms, recents_max });
     }
 
     /// Rebuilds a partition's tree deeper if it has too many rows. All set rows must be in the digests already.
