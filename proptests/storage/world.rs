@@ -131,9 +131,8 @@ impl World {
             peers: Default::default(),
             environment: Environment::new(self.clock()),
         };
-        let store = Store::open(options).expect("the store opens");
+        let store = self.store.insert(Store::open(options).expect("the store opens"));
         store.count_rows().expect("counts");
-        self.store = Some(store);
     }
 
     fn shut(&mut self) {

@@ -48,7 +48,8 @@ impl Load {
                     newest.clear();
                     resyncs += 1;
                 }
-                Some("sync") => {}
+                // A position comes where a loaded machine is late with the events.
+                Some("sync" | "position") => {}
                 other => panic!("{other:?}: {event}"),
             }
         }
