@@ -83,6 +83,12 @@ pub enum Error {
         /// The Unix milliseconds of that version.
         unix_ms: u64,
     },
+    /// The table is of the other mode, eventual or strong. The text says which and what to do.
+    WrongMode(String),
+    /// No majority of the voters can be reached, so a strong table takes no writes and no linearizable reads here.
+    NoQuorum(String),
+    /// A write of a strong table may or may not have taken effect, or may yet.
+    OutcomeUnknown(String),
     /// The bytes on disk are not what was written. Found on a read; never returned as a value.
     Corrupt(String),
     /// A remote timestamp further ahead of this node's wall clock than `--max-clock-drift` allows.
@@ -145,7 +151,10 @@ impl fmt::Display for Error {
             | Self::Forbidden(why)
             | Self::Misdirected(why)
             | Self::NotFound(why)
-            | Self::RequestTimeout(why) => f.write_str(why),
+            | Self::RequestTimeout(why)
+            | Self::WrongMode(why)
+            | Self::NoQuorum(why)
+            | Self::OutcomeUnknown(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path accepts only {allow}"),
             Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
             Self::PreconditionFailed { current: Some(version) } => {

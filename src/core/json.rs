@@ -110,6 +110,11 @@ impl Value {
         Ok(Self::trusted(target.text()))
     }
 
+    /// Whether both mean the same: members may be in another order, and numbers and strings written otherwise.
+    pub fn is_same_as(&self, other: &Value) -> bool {
+        matches!((self.tree(), other.tree()), (Ok(here), Ok(there)) if here.equals(&there))
+    }
+
     /// Whether this is an object whose only member is `name`, and that member is an object.
     pub fn only_wraps_an_object(&self, name: &str) -> bool {
         let Ok(Tree::Object(members)) = self.tree() else { return false };

@@ -1,9 +1,10 @@
-//! What clients can write, and how a write becomes a register. The condition is tested and the timestamp taken under the lock of the key,
-//! so that a condition and its write are one step.
+//! Writes of clients and imports. The condition is tested and the timestamp taken under the lock of the key, so that a condition and its
+//! write are one step; what a write does is decided in [`core::write`](crate::core::write).
 
-use std::{cell::RefCell, time::Duration};
+use std::cell::RefCell;
 
 use super::{Node, Replicas};
+pub use crate::core::write::{Action, Condition, Expiry, Patch, Write, Written};
 use crate::{
     core::{
         clock::Timestamp,
@@ -11,110 +12,11 @@ use crate::{
         name::{Key, TableName},
         protocol::message::Row,
         register::Register,
+        write::{Limits, Stored},
     },
-    error::{Error, Result},
+    error::Result,
     storage::table::{merge::Existing, row::row_of},
 };
-
-/// What must hold for a write to happen, tested under the same lock as the write.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing: the write always happens.
-    #[default]
-    Always,
-    /// The key is absent here (`If-None-Match: *`).
-    Absent,
-    /// The key has a value here (`If-Match: *`).
-    Present,
-    /// The key's version here is one of these (`If-Match: "v1", "v2"`); an empty list never holds.
-    Version(Vec<Timestamp>),
-    /// The key's version here is none of these (`If-None-Match: "v1"`); an absent key passes.
-    NotVersion(Vec<Timestamp>),
-}
-
-impl Condition {
-    fn holds(&self, current: Option<Timestamp>) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Absent => current.is_none(),
-            Self::Present => current.is_some(),
-            Self::Version(versions) => current.is_some_and(|version| versions.contains(&version)),
-            Self::NotVersion(versions) => current.is_none_or(|version| !versions.contains(&version)),
-        }
-    }
-}
-
-/// A change to a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Patch {
-    /// RFC 7396.
-    Merge(Value),
-    /// RFC 6902.
-    Json(Value),
-}
-
-/// When a value expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expiry {
-    /// This long after the write.
-    After(Duration),
-    /// At this instant, in Unix milliseconds.
-    At(u64),
-}
-
-impl Expiry {
-    /// The instant in Unix milliseconds, for a write made now.
-    pub fn unix_ms(self, now_ms: u64) -> u64 {
-        match self {
-            Self::After(ttl) => now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
-            Self::At(unix_ms) => unix_ms,
-        }
-    }
-}
-
-/// What a write does to a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Sets the value, for ever unless it expires.
-    Put {
-        /// The value.
-        value: Value,
-        /// When it expires.
-        expiry: Option<Expiry>,
-    },
-    /// Changes the value, the expiry, or both.
-    Patch {
-        /// The change; `None` keeps the value.
-        patch: Option<Patch>,
-        /// The new expiry; `None` keeps the old one.
-        expiry: Option<Expiry>,
-    },
-    /// Deletes the key. An absent key is `NotFound` unless `force` is set.
-    Delete {
-        /// Write a tombstone even if the key is absent.
-        force: bool,
-    },
-}
-
-/// One write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    /// The key.
-    pub key: Key,
-    /// The change.
-    pub action: Action,
-    /// What must hold.
-    pub condition: Condition,
-}
-
-/// A completed write, durable as `--durability` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Its version.
-    pub timestamp: Timestamp,
-    /// Whether the key was absent here before.
-    pub created: bool,
-}
 
 /// A row to import. Without a timestamp it is a new write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,16 +44,27 @@ pub struct Imported {
     pub latest: Option<Timestamp>,
 }
 
+impl Imported {
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            written: self.written + other.written,
+            skipped: self.skipped + other.skipped,
+            latest: self.latest.max(other.latest),
+        }
+    }
+}
+
 impl Node {
     pub(super) fn merge(&self, table: &TableName, write: Write) -> Result<Written> {
         if !self.store.has_table(table) {
-            self.check_new_table(table, &write)?;
+            write.check_new_table(table)?;
         }
         self.check_readable(table, &write)?;
-        let Write { key, action, condition } = write;
+        let key = write.key.clone();
         let mut row = None;
         let decide = |existing: Option<&Existing<'_>>| {
-            let register = self.decide(table, &key, action, &condition, existing)?;
+            let register = self.decide(table, write, existing)?;
             row = Some(Row::new(key.clone(), register.clone()));
             Ok(register)
         };
@@ -163,17 +76,6 @@ impl Node {
         );
         self.replication.record_writes(table, row);
         Ok(Written { timestamp: merged.timestamp, created: merged.created })
-    }
-
-    /// Refuses a write to a table that does not exist yet, if it would be refused anyway: a table is created only for a row.
-    fn check_new_table(&self, table: &TableName, write: &Write) -> Result<()> {
-        if !write.condition.holds(None) {
-            return Err(Error::PreconditionFailed { current: None });
-        }
-        match write.action {
-            Action::Put { .. } | Action::Delete { force: true } => Ok(()),
-            Action::Patch { .. } | Action::Delete { force: false } => Err(absent(table, &write.key)),
-        }
     }
 
     /// Refuses a condition on a key that may exist but cannot be read.
@@ -198,10 +100,10 @@ impl Node {
     pub(super) fn merge_atomic(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Result<Written>>> {
         writes.iter().try_for_each(|write| self.check_readable(table, write))?;
         let rows = RefCell::new(Vec::with_capacity(writes.len()));
-        let writes = writes.into_iter().map(|Write { key, action, condition }| {
-            let (of, rows) = (key.clone(), &rows);
+        let writes = writes.into_iter().map(|write| {
+            let (key, of, rows) = (write.key.clone(), write.key.clone(), &rows);
             let decide = move |existing: Option<&Existing<'_>>| {
-                let register = self.decide(table, &of, action, &condition, existing)?;
+                let register = self.decide(table, write, existing)?;
                 rows.borrow_mut().push(Row::new(of, register.clone()));
                 Ok(register)
             };
@@ -256,57 +158,29 @@ impl Node {
     }
 
     /// Turns a write into a register, given the existing one. Called under the lock of the key.
-    fn decide(
-        &self,
-        table: &TableName,
-        key: &Key,
-        action: Action,
-        condition: &Condition,
-        existing: Option<&Existing<'_>>,
-    ) -> Result<Register> {
-        let now_ms = self.now_ms();
-        let visible = existing.filter(|existing| existing.visible_at(now_ms));
-        let current = visible.map(Existing::timestamp);
+    fn decide(&self, table: &TableName, write: Write, existing: Option<&Existing<'_>>) -> Result<Register> {
         if let Some(existing) = existing {
             self.timestamps.observe_overwritten(existing.timestamp())?;
         }
-        if !condition.holds(current) {
-            return Err(Error::precondition_failed(current));
-        }
-        match action {
-            Action::Put { value, expiry } => {
-                let expires_at_ms = expiry.map(|expiry| expiry.unix_ms(now_ms));
-                Ok(Register::live(value, expires_at_ms, self.timestamps.tick()?))
-            }
-            Action::Patch { patch, expiry } => {
-                let existing = visible.ok_or_else(|| absent(table, key))?;
-                let value = existing.value()?;
-                let value = match patch {
-                    Some(patch) => self.patched(&value, &patch)?,
-                    None => value,
-                };
-                let expires_at_ms = expiry.map(|expiry| expiry.unix_ms(now_ms)).or(existing.expires_at_ms());
-                Ok(Register::live(value, expires_at_ms, self.timestamps.tick()?))
-            }
-            Action::Delete { force } => match visible.is_some() || force {
-                true => Ok(Register::deleted(self.timestamps.tick()?)),
-                false => Err(absent(table, key)),
-            },
-        }
-    }
-
-    fn patched(&self, value: &Value, patch: &Patch) -> Result<Value> {
-        let value = match patch {
-            Patch::Merge(patch) => value.merge_patch(patch),
-            Patch::Json(patch) => value.json_patch(patch),
-        }?;
-        if value.as_str().len() as u64 > self.options.value_bytes_max {
-            return Err(Error::TooLarge { what: "patched value", limit: self.options.value_bytes_max });
-        }
-        Ok(value)
+        let limits = Limits { now_ms: self.now_ms(), value_bytes_max: self.options.value_bytes_max };
+        write.decide(table, existing, limits, || self.timestamps.tick())
     }
 }
 
-fn absent(table: &TableName, key: &Key) -> Error {
-    Error::NotFound(format!("no key {:?} in table {table}", key.as_str()))
+impl Stored for Existing<'_> {
+    fn timestamp(&self) -> Timestamp {
+        self.timestamp()
+    }
+
+    fn expires_at_ms(&self) -> Option<u64> {
+        self.expires_at_ms()
+    }
+
+    fn is_visible_at(&self, now_ms: u64) -> bool {
+        self.visible_at(now_ms)
+    }
+
+    fn value(&self) -> Result<Value> {
+        self.value()
+    }
 }

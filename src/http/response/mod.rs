@@ -39,6 +39,8 @@ pub const INCOMPLETE: HeaderName = HeaderName::from_static("dynarust-incomplete"
 /// The cursor of the next page of a listing.
 pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-cursor");
 
+/// Whether a read of a strong table may show something old, as was asked for.
+pub const STALE: HeaderName = HeaderName::from_static("dynarust-stale");
 /// About how many keys a streamed response has: the count at its start, with expired keys that are not swept yet.
 pub const TOTAL_KEYS: HeaderName = HeaderName::from_static("dynarust-total-keys");
 
@@ -205,6 +207,9 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
         Error::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         Error::NotEnoughReplicas { .. } => (StatusCode::GATEWAY_TIMEOUT, "not-enough-replicas"),
+        Error::WrongMode(_) => (StatusCode::CONFLICT, "wrong-mode"),
+        Error::NoQuorum(_) => (StatusCode::SERVICE_UNAVAILABLE, "no-quorum"),
+        Error::OutcomeUnknown(_) => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),
         Error::StorageFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage-full"),
         Error::Corrupt(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt"),
         Error::StorageInUse(_)
