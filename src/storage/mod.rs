@@ -63,6 +63,7 @@ use self::{
         context::TableContext,
         digests::{Checked, SharedKey},
         jobs::RepairJob,
+        mode::StrongTables,
         row_count::CloseComparison,
         scan::{Counted, Page, Range, Row},
     },
@@ -134,6 +135,7 @@ impl Store {
             close_comparison: Arc::new(CloseComparison::new(engine.content())),
             agreed: Arc::default(),
             repairs,
+            strong: Arc::new(StrongTables::read(&engine)?),
             reindex: Arc::default(),
         };
         let (wakeups, waiting) = Wakeups::new();

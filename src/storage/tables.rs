@@ -13,7 +13,7 @@ use super::table::{
 use crate::{
     core::name::TableName,
     error::{Error, Result},
-    storage::{META, Store, changes::pump, engine::Feed, open},
+    storage::{META, Store, WallClock, changes::pump, engine::Feed, open},
 };
 
 impl Store {
@@ -128,7 +128,8 @@ impl Store {
 
     fn open_table(&self, name: TableName) -> Result<Arc<Table>> {
         let (trees, dictionaries) = self.with_engine(|engine| {
-            Ok((Trees::open(engine, &name)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
+            let strong = self.is_strong(&name);
+            Ok((Trees::open(engine, &name, strong)?, open::read_dictionaries(&engine.tree(META)?, &name)?))
         })?;
         let table = Arc::new(Table::new(name, self.0.context.clone(), trees, dictionaries));
         table.lost.read(&self.meta()?, table.name())?;
@@ -148,8 +149,12 @@ impl Store {
         feed: Feed,
         progress: Arc<Progress>,
     ) -> Result<()> {
-        let (table, hub, now_ms) =
-            (table.clone(), self.0.hub.clone(), self.0.options.environment.clock().clone());
+        let (table, hub) = (table.clone(), self.0.hub.clone());
+        let now_ms: WallClock = match table.is_strong() {
+            // No clock ends its values.
+            true => Arc::new(|| 0),
+            false => self.0.options.environment.clock().clone(),
+        };
         self.spawn("pump", move || pump::run(feed, &table, &progress, &hub, &now_ms))
     }
 }

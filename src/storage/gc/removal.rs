@@ -130,6 +130,19 @@ impl Table {
         })
     }
 
+    /// Removes a row if it is a tombstone written at `written_ms` (Unix milliseconds), and its entry in any case. Returns whether it was.
+    ///
+    /// # Errors
+    /// `Corrupt`, `StorageFull`, `NotReady`.
+    pub(in crate::storage) fn sweep_tombstone(
+        &self,
+        row: &[u8],
+        written_ms: u64,
+        index: (&Tree, &[u8]),
+    ) -> Result<bool> {
+        self.sweep(row, |head| tombstone_ms(head) == Some(written_ms), index)
+    }
+
     /// Removes an existing row and everything it needed.
     pub(in crate::storage) fn remove_row(
         &self,

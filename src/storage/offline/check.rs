@@ -15,6 +15,7 @@ use crate::{
             Table,
             context::TableContext,
             due_index,
+            mode::StrongTables,
             partition::Counts,
             trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
         },
@@ -170,7 +171,8 @@ pub(in crate::storage) fn open_unwatched(
     name: TableName,
     now_ms: &WallClock,
 ) -> Result<Table> {
-    let trees = Trees::open(engine, &name)?;
+    let strong = StrongTables::read(engine)?;
+    let trees = Trees::open(engine, &name, strong.contains(&name))?;
     let dictionaries = open::read_dictionaries(&engine.tree(META)?, &name)?;
     let context = TableContext {
         now_ms: now_ms.clone(),
@@ -185,6 +187,7 @@ pub(in crate::storage) fn open_unwatched(
         close_comparison: Default::default(),
         agreed: crate::storage::table::agreed::AgreedInstants::default().into(),
         repairs: std::sync::mpsc::channel().0,
+        strong: strong.into(),
         reindex: Default::default(),
     };
     Ok(Table::new(name, context, trees, dictionaries))

@@ -102,7 +102,7 @@ impl Store {
         let mut opened = Vec::new();
         for table in &tables {
             let dictionaries = open::read_dictionaries(&engine.tree(META)?, table.name())?;
-            opened.push((Trees::open(&engine, table.name())?, dictionaries));
+            opened.push((Trees::open(&engine, table.name(), table.is_strong())?, dictionaries));
         }
         *slot = Some(engine);
         drop(slot);

@@ -9,6 +9,7 @@ use super::{
     floors::Floors,
     jobs::GcJob,
     lost::Reports,
+    mode::StrongTables,
     row_count::CloseComparison,
 };
 use crate::storage::{WallClock, commit::Committer, counters::Counters};
@@ -40,6 +41,8 @@ pub struct TableContext {
     pub agreed: Arc<AgreedInstants>,
     /// Where damage is reported.
     pub repairs: Reports,
+    /// The strong tables.
+    pub strong: Arc<StrongTables>,
     /// Whether all rows must be indexed again.
     pub reindex: Arc<AtomicBool>,
 }

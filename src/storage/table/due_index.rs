@@ -53,7 +53,9 @@ impl Table {
             (false, ..) => {
                 trees.tombstones.insert(&entry(head.marker.timestamp.unix_ms(), name, row), &[])?
             }
-            (true, Some(at_ms), Some(removal_floor_ms)) if silent && at_ms <= (self.context.now_ms)() => {
+            (true, Some(at_ms), Some(removal_floor_ms))
+                if silent && !self.strong && at_ms <= (self.context.now_ms)() =>
+            {
                 trees.expired.insert(&entry(removal_floor_ms, name, row), &[])?;
             }
             (true, Some(at_ms), _) => {
@@ -100,7 +102,7 @@ impl Table {
         match head.expires_at_ms {
             _ if !head.live => Ok(false),
             // An expired value counts as seen as long as its entry is there: its expiry was not announced yet.
-            Some(at_ms) if !head.visible_at((self.context.now_ms)()) => {
+            Some(at_ms) if !self.is_visible(head) => {
                 Ok(trees.expiry.get(&entry(at_ms, self.name(), row))?.is_some())
             }
             Some(_) | None => Ok(true),

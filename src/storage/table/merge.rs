@@ -219,7 +219,7 @@ impl Table {
         };
         let decided = decide(existing.as_ref());
         let register = if current.is_none() { self.refuse_if_lost(row, decided)? } else { decided? };
-        let visible = existing.as_ref().is_some_and(|existing| existing.visible_at((self.context.now_ms)()));
+        let visible = existing.as_ref().is_some_and(|existing| self.is_visible(&existing.record.head));
         let present = existing.map(|existing| existing.record.head.marker);
         let changed = present.is_none_or(|present| present < register.marker());
         let merged = Merged { timestamp: register.timestamp(), changed, created: changed && !visible };

@@ -19,6 +19,7 @@ pub(super) mod intents;
 pub mod jobs;
 pub(crate) mod lost;
 pub mod merge;
+pub mod mode;
 pub mod partition;
 pub(crate) mod progress;
 pub mod record;
@@ -85,6 +86,8 @@ pub(super) enum Found {
 /// A table of a store.
 pub struct Table {
     name: TableName,
+    /// Whether its rows come through the log of the Raft group.
+    pub(super) strong: bool,
     pub(super) context: TableContext,
     /// `None` while the store is reopened.
     pub(super) trees: RwLock<Option<Trees>>,
@@ -109,6 +112,7 @@ impl Table {
     pub fn new(name: TableName, context: TableContext, trees: Trees, dictionaries: Dictionaries) -> Self {
         let samples = (dictionaries.count() == 0).then(Samples::default);
         Self {
+            strong: context.strong.contains(&name),
             name,
             context,
             trees: RwLock::new(Some(trees)),
@@ -243,7 +247,7 @@ impl Table {
         load: impl FnOnce(&Self, &Trees, &[u8], &Record<'_>) -> Result<Option<Value>>,
     ) -> Result<Found> {
         let record = self.decode(row, bytes)?;
-        if !record.head.visible_at((self.context.now_ms)()) {
+        if !self.is_visible(&record.head) {
             return Ok(Found::Hidden);
         }
         let Some(value) = load(self, trees, row, &record)? else { return Ok(Found::Superseded) };
@@ -253,7 +257,12 @@ impl Table {
 
     /// Whether a row is visible now; does not read its value.
     pub(super) fn visible(&self, row: &[u8], bytes: &[u8]) -> Result<bool> {
-        Ok(self.decode(row, bytes)?.head.visible_at((self.context.now_ms)()))
+        Ok(self.is_visible(&self.decode(row, bytes)?.head))
+    }
+
+    /// Whether a row is visible now. A value of a strong table is until it is deleted.
+    pub(super) fn is_visible(&self, head: &Head) -> bool {
+        if self.strong { head.live } else { head.visible_at((self.context.now_ms)()) }
     }
 
     /// Returns `Ok` if a row whose chunks were missing has changed, so that reading it again makes sense.

@@ -24,6 +24,10 @@ pub const EXPIRED: &str = "expired";
 pub const BATCHES: &str = "batches";
 /// Tree of tombstones, by when they were written.
 pub const TOMBSTONES: &str = "tombstones";
+/// Tree of values of strong tables that will expire, by that instant.
+pub const STRONG_EXPIRY: &str = "strong/expiry";
+/// Tree of tombstones of strong tables, by when they were written.
+pub const STRONG_TOMBSTONES: &str = "strong/tombstones";
 
 /// The trees of a table in an open engine.
 pub struct Trees {
@@ -47,13 +51,15 @@ pub struct Trees {
 
 impl Trees {
     /// Opens a table's trees; creates those that are missing.
-    pub fn open(engine: &Engine, name: &TableName) -> Result<Self> {
+    pub fn open(engine: &Engine, name: &TableName, strong: bool) -> Result<Self> {
+        let (expiry, tombstones) =
+            if strong { (STRONG_EXPIRY, STRONG_TOMBSTONES) } else { (EXPIRY, TOMBSTONES) };
         Ok(Self {
             rows: engine.tree(&format!("{ROWS}{name}"))?,
             chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
-            expiry: engine.tree(EXPIRY)?,
+            expiry: engine.tree(expiry)?,
             expired: engine.tree(EXPIRED)?,
-            tombstones: engine.tree(TOMBSTONES)?,
+            tombstones: engine.tree(tombstones)?,
             batches: engine.tree(BATCHES)?,
             meta: engine.tree(META)?,
             progress: Arc::new(Progress::new()),

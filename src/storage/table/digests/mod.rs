@@ -287,7 +287,8 @@ impl Store {
 
     /// The tables that have rows, tombstones included, ordered by name.
     pub fn digest_tables(&self) -> Vec<TableName> {
-        self.all_tables().iter().filter(|table| table.has_rows()).map(|table| table.name().clone()).collect()
+        let compared = |table: &&Arc<Table>| table.has_rows() && !table.is_strong();
+        self.all_tables().iter().filter(compared).map(|table| table.name().clone()).collect()
     }
 
     /// The number of rows, tombstones included, as far as they are counted.
@@ -305,7 +306,7 @@ impl Store {
         let (key, now_ms) = (self.0.context.digest_key.now(), self.now_ms());
         let mut sums = Vec::new();
         let tables = self.all_tables();
-        for table in &tables {
+        for table in tables.iter().filter(|table| !table.is_strong()) {
             let Some(sum) = table.sum_at(&key, at_ms, now_ms) else { return Ok(None) };
             sums.push((table.name(), sum));
         }
@@ -676,7 +677,7 @@ mod tests {
         let store = fixture.open();
         merge(&store, "k", put("1", None, 1));
         let before = root(&store);
-        let trees = store.with_engine(|engine| Trees::open(engine, &table())).expect("opens");
+        let trees = store.with_engine(|engine| Trees::open(engine, &table(), false)).expect("opens");
         let dictionaries = read_dictionaries(&store.meta().expect("is open"), &table()).expect("reads");
         store.table(&table()).expect("is there").reopen(trees, dictionaries);
         assert_eq!(root(&store), None);

@@ -1,0 +1,142 @@
+//! Which tables are strong: their rows come through the log of the Raft group (`replication::strong`) and from nowhere
+//! else. The list is a note beside the tables. It is written before the first row of a table, so a table's mode never
+//! changes.
+//!
+//! A value of a strong table is there until a delete comes through the log, whatever the clock says. So its expiry and
+//! its tombstones are indexed in trees of their own, which the garbage collector leaves alone. The digests of strong
+//! tables are in no root: replicas are not compared, as the log makes them equal.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{
+    core::name::{Key, TableName},
+    error::{Error, Result},
+    storage::{
+        META, Store,
+        engine::{Engine, notes},
+        table::{Table, due_index, floors::above, row::key_of, trees},
+    },
+};
+
+/// The note that lists the strong tables.
+const NOTE: &str = "strong/tables";
+/// Rows removed or listed under one lock.
+const PAGE_ROWS: usize = 1000;
+
+/// The names of the strong tables.
+#[derive(Debug, Default)]
+pub struct StrongTables {
+    names: RwLock<BTreeSet<TableName>>,
+    /// Whether there are any: most nodes have none, and each read asks.
+    any: AtomicBool,
+}
+
+impl StrongTables {
+    /// Reads the list of a store.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn read(engine: &Engine) -> Result<Self> {
+        let meta = engine.tree(META)?;
+        let note = notes::read(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())), NOTE)?;
+        let names = note.map(|note| postcard::from_bytes(&note)).transpose();
+        let names = names.map_err(|_| Error::Corrupt("the list of strong tables cannot be read".into()))?;
+        let names: BTreeSet<_> = names.unwrap_or_default();
+        Ok(Self { any: AtomicBool::new(!names.is_empty()), names: RwLock::new(names) })
+    }
+
+    /// Whether a table is strong.
+    pub fn contains(&self, table: &TableName) -> bool {
+        self.any.load(Ordering::Acquire)
+            && self.names.read().unwrap_or_else(PoisonError::into_inner).contains(table)
+    }
+}
+
+impl Store {
+    /// Whether a table is strong.
+    pub fn is_strong(&self, table: &TableName) -> bool {
+        self.0.context.strong.contains(table)
+    }
+
+    /// The strong tables.
+    pub fn strong_tables(&self) -> BTreeSet<TableName> {
+        self.0.context.strong.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a table strong. Durable by the next commit. Does nothing if it is.
+    ///
+    /// # Errors
+    /// `WrongMode` if the table has rows already, tombstones included; those of the storage.
+    pub fn make_strong(&self, table: &TableName) -> Result<()> {
+        let tables = self.0.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.0.context.strong.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.contains(table) {
+            return Ok(());
+        }
+        if tables.contains_key(table) {
+            return Err(Error::WrongMode(format!(
+                "table {table} has rows of an eventual table on this node"
+            )));
+        }
+        let mut more = names.clone();
+        more.insert(table.clone());
+        self.set_note(NOTE, &postcard::to_stdvec(&more).expect("names can be encoded"))?;
+        *names = more;
+        self.0.context.strong.any.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The keys of strong tables whose values expire at or before an instant (Unix milliseconds), a page of them.
+    ///
+    /// # Errors
+    /// `NotReady` while the storage is being reopened.
+    pub fn strong_expired(&self, at_ms: u64) -> Result<Vec<(TableName, Key)>> {
+        let tree = self.with_engine(|engine| engine.tree(trees::STRONG_EXPIRY))?;
+        let mut due = Vec::new();
+        for item in tree.range(&[], Some(&above(at_ms))).take(PAGE_ROWS) {
+            let (entry, _) = item?;
+            let Some((_, table, row)) = due_index::parse(&entry) else { continue };
+            due.extend(key_of(row).ok().map(|key| (table, key)));
+        }
+        Ok(due)
+    }
+
+    /// Whether strong tables have tombstones written at or before an instant (Unix milliseconds).
+    ///
+    /// # Errors
+    /// `NotReady` while the storage is being reopened.
+    pub fn has_strong_tombstones(&self, at_ms: u64) -> Result<bool> {
+        let tree = self.with_engine(|engine| engine.tree(trees::STRONG_TOMBSTONES))?;
+        Ok(tree.range(&[], Some(&above(at_ms))).next().transpose()?.is_some())
+    }
+
+    /// Removes the tombstones of strong tables that were written at or before an instant (Unix milliseconds).
+    ///
+    /// # Errors
+    /// `StorageFull`, `NotReady`, `Corrupt`.
+    pub fn sweep_strong(&self, at_ms: u64) -> Result<()> {
+        let tree = self.with_engine(|engine| engine.tree(trees::STRONG_TOMBSTONES))?;
+        for item in tree.range(&[], Some(&above(at_ms))) {
+            let (entry, _) = item?;
+            let Some((written_ms, name, row)) = due_index::parse(&entry) else { continue };
+            match self.table(&name) {
+                Some(table) => drop(table.sweep_tombstone(row, written_ms, (&tree, &entry))?),
+                None => tree.remove(&entry)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Whether it is strong.
+    pub fn is_strong(&self) -> bool {
+        self.strong
+    }
+}
