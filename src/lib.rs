@@ -27,6 +27,7 @@
 //! [`replication`]: what nodes are to each other.
 //! - [`replication::link`]: encrypted connections between nodes: secrets, handshake, admission.
 //! - [`replication::membership`]: who is in the cluster and in what state (SWIM, by foca), and whom to dial.
+//! - [`replication::requests`]: requests with responses over the same links, which pass by the rows.
 //! - [`replication::session`]: one peer's link at work: it drives the protocol of [`core::protocol`], paces what it sends, and syncs what
 //!   it receives.
 //! - `replication::supervisor` starts and ends links, and `replication::writes` records local writes for the peers.

@@ -1,7 +1,17 @@
-//! Commands from outside the replication loops: forget a member, compare now, and prepare for old rows.
+//! Commands from outside the replication loops: forget a member, compare now, prepare for old rows, and ask another
+//! node.
 
-use super::{Replication, link::registry::Control};
-use crate::{core::clock::NodeId, error::Result};
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Replication,
+    link::registry::Control,
+    requests::{RequestError, RequestService},
+};
+use crate::{
+    core::{clock::NodeId, protocol::message::RequestKind},
+    error::Result,
+};
 
 impl Replication {
     /// Forgets a member that is gone. `force`: even without a majority.
@@ -34,5 +44,32 @@ impl Replication {
     pub fn sync_now(&self) -> usize {
         let state = self.0.state();
         state.registry.links().filter(|link| link.send_control(Control::Compare)).count()
+    }
+
+    /// Sends a request to a node over the link that stands, and waits for the response. Dropping the future cancels the
+    /// request: the other node stops working on it.
+    ///
+    /// # Errors
+    /// All of [`RequestError`]: `is_outcome_unknown` says whether the request may have taken effect.
+    pub async fn request(
+        &self,
+        to: NodeId,
+        kind: RequestKind,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> std::result::Result<Vec<u8>, RequestError> {
+        let requests = self.0.state().registry.link(to).map(|link| link.requests.clone());
+        let requests =
+            requests.ok_or_else(|| RequestError::NoLink(format!("node {to} is not linked with this one")))?;
+        requests.request(kind, body, deadline).await
+    }
+
+    /// Serves the requests of other nodes from now on. Until then they are told that this node serves none.
+    ///
+    /// # Panics
+    /// If there is a service already.
+    pub fn serve(&self, service: Arc<dyn RequestService>) {
+        let is_first = self.0.service.set(service).is_ok();
+        assert!(is_first, "a node has one service for requests");
     }
 }

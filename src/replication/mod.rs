@@ -3,6 +3,7 @@
 //!
 //! - [`link`] connects: dialing, handshake, encryption, and the registry of all links.
 //! - [`membership`] decides: who is a member, which cluster this node is in, whom to dial, and what a restart needs.
+//! - [`requests`] asks: requests with responses, which pass by what the session sends.
 //! - [`session`] talks: the loop of one link, its pacing, and the storage as the protocol sees it.
 //! - `supervisor` dials and accepts links and starts their sessions. It runs `housekeeping` once a round.
 //! - `writes` and `commands` are called from the node; `view` shows the cluster.
@@ -15,7 +16,9 @@ mod commands;
 mod housekeeping;
 pub mod link;
 pub mod membership;
+pub mod requests;
 pub mod session;
+pub mod strong;
 mod supervisor;
 mod view;
 mod writes;
@@ -110,6 +113,8 @@ struct Inner {
     rows: Rows,
     shared: Arc<Shared>,
     syncs: Syncs,
+    /// What serves the requests of other nodes.
+    service: requests::channel::Service,
     admission_control: Arc<AdmissionControl>,
     state: Mutex<State>,
     /// Held while a link may change which cluster this node is in.
@@ -191,6 +196,7 @@ impl Replication {
             rows: Rows::new(store.clone(), timestamps.clone()),
             timestamps,
             syncs: Syncs::new(store.clone()),
+            service: Arc::default(),
             admission_control: AdmissionControl::new(options.secrets.clone()),
             has_peers: AtomicBool::new(!members.member_ids().is_empty()),
             state: Mutex::new(State {

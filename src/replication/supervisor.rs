@@ -31,6 +31,7 @@ use super::{
         events::named,
         identity::Identity,
     },
+    requests::channel::Channel,
     session::run_session,
 };
 use crate::{
@@ -267,6 +268,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
         link.remote.complete && link.verdict != Verdict::RemoteAdopts,
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
+        Arc::new(Channel::new(identity.node, inner.service.clone())),
         control_sender,
     ));
     let actions = {

@@ -3,6 +3,7 @@
 //! They are encoded by `postcard`, which writes no names. So any change of this file changes `PROTOCOL`, and nodes of
 //! different protocols refuse each other's links: a message is never misread.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
@@ -13,7 +14,7 @@ use crate::core::{
 };
 
 /// The version of everything that nodes send each other. Nodes of other versions are refused.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// The approximate size limit of a message with many parts. A message with a single long value may be longer.
 pub const MESSAGE_BYTES: usize = 240 * 1024;
@@ -71,6 +72,29 @@ pub enum Message {
     /// The sender's storage is full or fails; the text says why. It accepts and acknowledges no more rows over this
     /// link, and reports no root. Once it accepts rows again, it ends this link so that a new one starts.
     StorageFull(String),
+    /// Asks the receiver for a response. Without one before the link ends, the sender cannot know whether the request
+    /// took effect.
+    Request {
+        /// Its number: the sender never uses it again on this link.
+        id: u64,
+        /// What it is for.
+        kind: RequestKind,
+        /// The request, in the form that the service of the receiver reads.
+        body: Bytes,
+    },
+    /// The response to a request. The sender has forgotten the request.
+    Response {
+        /// The number of the request.
+        id: u64,
+        /// The response, in the form that whoever asked reads.
+        body: Result<Bytes, RequestFailure>,
+    },
+    /// Nobody waits for the response to this request any more. The receiver stops working on it. If it has answered
+    /// already, this means nothing.
+    Cancel {
+        /// The number of the request.
+        id: u64,
+    },
 }
 
 impl Message {
@@ -103,9 +127,55 @@ impl Message {
             | Self::Superseded { .. }
             | Self::Refused(_)
             | Self::Leaving { .. }
-            | Self::StorageFull(_) => None,
+            | Self::StorageFull(_)
+            | Self::Request { .. }
+            | Self::Response { .. }
+            | Self::Cancel { .. } => None,
         }
     }
+}
+
+/// What a request is for. Each kind has limits and figures of its own, so that one never waits for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestKind {
+    /// A message of a Raft group. It goes before everything else on its link.
+    Consensus,
+    /// A client's request, passed on to the node that can serve it.
+    Client,
+}
+
+impl RequestKind {
+    /// All kinds, the one that goes first before the others.
+    pub const ALL: [Self; 2] = [Self::Consensus, Self::Client];
+
+    /// The name for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Consensus => "consensus",
+            Self::Client => "client",
+        }
+    }
+
+    /// Its place in `ALL`.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Consensus => 0,
+            Self::Client => 1,
+        }
+    }
+}
+
+/// Why a request has no good response.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestFailure {
+    /// The receiver serves no requests. It did nothing.
+    NotServed,
+    /// The receiver already works on as many requests of this link and kind as it may. It did nothing.
+    Busy,
+    /// The request failed, for this reason.
+    Failed(String),
+    /// The receiver worked on the request and cannot answer, for this reason: whether it took effect is unknown.
+    NoAnswer(String),
 }
 
 /// A member that was forgotten.

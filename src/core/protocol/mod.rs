@@ -14,5 +14,5 @@ pub mod journal;
 pub mod message;
 pub mod peer;
 pub mod progress;
-pub(super) mod repairs;
+pub(crate) mod repairs;
 pub mod replica;

@@ -50,10 +50,14 @@ use self::{
     handshake::{Hello, Offset, Role, Verdict},
     noise::{FRAME_BYTES_MAX, Opener, Sealer},
 };
-use crate::{core::protocol::message::Message, storage::table::PAYLOAD_BYTES_MAX};
+use crate::{
+    core::protocol::message::Message, replication::requests::REQUEST_BYTES_MAX,
+    storage::table::PAYLOAD_BYTES_MAX,
+};
 
 /// Longest message: the longest value, with its key and overhead.
 pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
+const _: () = assert!(REQUEST_BYTES_MAX + 1024 <= MESSAGE_BYTES_MAX, "a request fits a message");
 /// Size of a read from the connection, in bytes.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// How long closing may take.
@@ -129,7 +133,7 @@ pub(super) fn halves(
         interrupted: false,
         traffic: Arc::clone(&traffic),
     };
-    let receiver = LinkReceiver { socket: stream, opener, traffic: Arc::clone(&traffic) };
+    let receiver = LinkReceiver { socket: stream, opener, traffic: Arc::clone(&traffic), message_bytes: 0 };
     (sender, receiver, traffic)
 }
 
@@ -185,6 +189,7 @@ pub struct LinkReceiver {
     socket: SplitStream<Socket>,
     opener: Opener,
     traffic: Arc<Traffic>,
+    message_bytes: usize,
 }
 
 impl LinkReceiver {
@@ -206,9 +211,15 @@ impl LinkReceiver {
             };
             self.traffic.received.fetch_add(frame.len() as u64, Ordering::Relaxed);
             if let Some(opened) = self.opener.open(&frame, MESSAGE_BYTES_MAX)? {
+                self.message_bytes = opened.bytes().len();
                 return decode(opened.bytes()).map(Some);
             }
         }
+    }
+
+    /// The length of the last message, in bytes.
+    pub fn message_bytes(&self) -> usize {
+        self.message_bytes
     }
 }
 

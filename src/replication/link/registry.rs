@@ -13,7 +13,13 @@ use crate::{
         clock::NodeId,
         protocol::{message::Message, peer::Figures},
     },
-    replication::link::crossing::Initiated,
+    replication::{
+        link::crossing::Initiated,
+        requests::{
+            FiguresByKind,
+            channel::{self, Channel},
+        },
+    },
 };
 
 /// Most control messages waiting for a link. Those of membership are sent again.
@@ -42,6 +48,8 @@ pub struct LinkState {
     pub was_complete: bool,
     /// The bytes sent and received.
     pub traffic: Arc<Traffic>,
+    /// The requests of both nodes.
+    pub requests: Arc<Channel>,
     control: mpsc::Sender<Control>,
     figures: Mutex<Figures>,
     /// Why the other node accepts no rows, if it said so.
@@ -57,6 +65,7 @@ impl LinkState {
         was_complete: bool,
         initiated: Initiated,
         traffic: Arc<Traffic>,
+        requests: Arc<Channel>,
         control: mpsc::Sender<Control>,
     ) -> Self {
         let (figures, storage_full, rows_refused) = Default::default();
@@ -66,6 +75,7 @@ impl LinkState {
             incarnation,
             was_complete,
             traffic,
+            requests,
             control,
             figures,
             storage_full,
@@ -129,6 +139,8 @@ pub struct Totals {
     pub sent_bytes: u64,
     /// Bytes from it.
     pub received_bytes: u64,
+    /// Requests in both directions, by kind.
+    pub requests: FiguresByKind,
 }
 
 impl Registry {
@@ -191,6 +203,7 @@ impl Registry {
             figures,
             sent_bytes: before.sent_bytes + link.traffic.sent_bytes(),
             received_bytes: before.received_bytes + link.traffic.received_bytes(),
+            requests: channel::sum(before.requests, link.requests.figures()),
         }
     }
 }
@@ -209,7 +222,9 @@ mod tests {
     fn a_control_message_that_does_not_fit_is_reported() {
         let (sender, mut control) = mpsc::channel(1);
         let (by, at_ms) = (NodeId(1), 0);
-        let link = LinkState::new((NodeId(2), 1), true, Initiated { by, at_ms }, Arc::default(), sender);
+        let requests = Arc::new(Channel::new(NodeId(2), Arc::default()));
+        let initiated = Initiated { by, at_ms };
+        let link = LinkState::new((NodeId(2), 1), true, initiated, Arc::default(), requests, sender);
         assert!(link.send_control(Control::Compare));
         assert!(!link.send_control(Control::Compare));
         assert!(matches!(control.try_recv(), Ok(Control::Compare)));

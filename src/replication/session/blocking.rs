@@ -33,7 +33,10 @@ pub fn may_block(store: &Store, message: &Message) -> bool {
         | Message::Superseded { .. }
         | Message::Refused(_)
         | Message::Leaving { .. }
-        | Message::StorageFull(_) => false,
+        | Message::StorageFull(_)
+        | Message::Request { .. }
+        | Message::Response { .. }
+        | Message::Cancel { .. } => false,
     }
 }
 

@@ -32,9 +32,10 @@ use super::{
     link::{
         Link,
         error::sanitize,
-        io,
+        io::{self, Received},
         registry::{Control, LinkState},
     },
+    requests::channel::EndOnDrop,
 };
 use crate::{
     core::protocol::{
@@ -46,7 +47,7 @@ use crate::{
 
 /// Bytes of unacknowledged rows in flight to a peer: how much of its memory they may use.
 const WINDOW_BYTES: usize = 1024 * 1024;
-/// Messages queued between the tasks of a link.
+/// Messages queued for the writer of a link.
 const QUEUE_MAX: usize = 8;
 /// Batches prepared ahead of the link.
 const AHEAD_MAX: usize = 2;
@@ -66,11 +67,12 @@ pub(super) async fn run_session(
 ) -> Error {
     let Link { remote, sender, receiver, .. } = link;
     let (outgoing, to_send) = mpsc::channel(QUEUE_MAX);
-    let (to_take, incoming) = mpsc::channel(QUEUE_MAX);
+    let (to_take, incoming) = mpsc::channel(io::READ_AHEAD_MAX);
     let (failed, failure) = oneshot::channel();
+    let requests = EndOnDrop(state.requests.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(io::write(sender, to_send, failed));
-    tasks.spawn(io::read(receiver, to_take));
+    tasks.spawn(io::write(sender, to_send, requests.0.clone(), failed));
+    tasks.spawn(io::read(receiver, to_take, requests.0.clone()));
     let seed = match inner.environment().random() {
         Ok(seed) => seed,
         Err(error) => return error,
@@ -97,6 +99,7 @@ pub(super) async fn run_session(
         Ok(never) => match never {},
         Err(error) => error,
     };
+    requests.0.end(&error.to_string());
     if matches!(error, Error::ClockDrift { .. } | Error::BadJson(_)) {
         session.waiting.push_back(Message::Refused(error.to_string()));
     }
@@ -133,7 +136,7 @@ enum Never {}
 impl Session {
     async fn run(
         &mut self,
-        mut incoming: mpsc::Receiver<Result<Message>>,
+        mut incoming: mpsc::Receiver<Result<Received>>,
         mut control: mpsc::Receiver<Control>,
         mut failure: oneshot::Receiver<Error>,
     ) -> Result<Never> {
@@ -161,7 +164,7 @@ impl Session {
                 },
                 message = incoming.recv() => {
                     heard = Instant::now();
-                    let message = message.unwrap_or_else(|| Err(link_closed()))?;
+                    let Received { message, room: _held } = message.unwrap_or_else(|| Err(link_closed()))?;
                     self.receive(message).await?;
                 }
                 Some((result, took, then)) = self.syncs.next(), if !self.syncs.is_empty() => {

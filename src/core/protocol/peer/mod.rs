@@ -302,7 +302,10 @@ impl Peer {
             | Message::Superseded { .. }
             | Message::Refused(_)
             | Message::Leaving { .. }
-            | Message::StorageFull(_) => {
+            | Message::StorageFull(_)
+            | Message::Request { .. }
+            | Message::Response { .. }
+            | Message::Cancel { .. } => {
                 return Ok(Vec::new());
             }
         };

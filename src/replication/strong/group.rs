@@ -1,0 +1,379 @@
+//! The group as the node uses it: asleep until the first strong table is made, then started once; requests and reads,
+//! wherever the leader is.
+//!
+//! To start it, a node asks the others to *claim* membership of a new group. A node claims one group in its life, and
+//! durably. The group starts with those that did, if they are a majority of the cluster's members. So two sides of a cut
+//! cannot start two groups.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::{
+    member::{Member, Parts},
+    network::check_group,
+    proposer::Proposed,
+    reads::Reads,
+    roster,
+    rpc::{self, Call, CallAnswer, Envelope, GroupId},
+};
+use crate::{
+    core::{
+        clock::NodeId,
+        name::TableName,
+        protocol::{message::RequestKind, progress::is_majority},
+        strong::request::{Outcome, Refusal, Request},
+    },
+    error::{Error, Result},
+    replication::requests::{RequestError, RequestService},
+};
+
+/// The note of the group that this node belongs to.
+const NOTE: &str = "strong/group";
+/// How long a request may take: an election and some more.
+const REQUEST_MAX: Duration = Duration::from_secs(5);
+/// The pause before a request is tried again where there is no leader.
+const RETRY: Duration = Duration::from_millis(20);
+/// How often what was applied is made durable and recorded.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+/// How often the leader looks for values that have expired, and for tombstones.
+const EXPIRY_EVERY: Duration = Duration::from_millis(250);
+
+/// The group of this node, asleep or awake. Clones share it.
+#[derive(Clone)]
+pub struct Strong(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    directory: PathBuf,
+    member: Mutex<Option<(Arc<Member>, Reads)>>,
+    /// Held while the group is started or joined.
+    starting: tokio::sync::Mutex<()>,
+}
+
+/// Why a request to a strong table without a majority is refused.
+pub fn no_quorum() -> String {
+    "no majority of the voters of the strong tables can be reached: nothing was written. Try again; reads with \
+     ?read=stale are answered from here"
+        .into()
+}
+
+impl Strong {
+    /// The group of this node, which it takes part in at once if it has before. The log is in `directory`.
+    ///
+    /// # Errors
+    /// Those of the log and of the storage.
+    pub async fn start(parts: Parts, directory: PathBuf) -> Result<Self> {
+        let replication = parts.replication.clone();
+        let strong = Self(Arc::new(Inner {
+            parts,
+            directory,
+            member: Mutex::default(),
+            starting: Default::default(),
+        }));
+        if let Some(group) = strong.0.claimed()? {
+            strong.0.open(group).await?;
+        }
+        replication.serve(Arc::new(Service(Arc::downgrade(&strong.0))));
+        Ok(strong)
+    }
+
+    /// This node as a member of the group; `None` while the group is asleep.
+    pub fn member(&self) -> Option<Arc<Member>> {
+        self.0.member().map(|(member, _)| member)
+    }
+
+    /// Makes a strong table, and first starts the group if there is none. Returns whether it was made.
+    ///
+    /// # Errors
+    /// `WrongMode` if the table has eventual rows; as `submit`.
+    pub async fn create(&self, table: TableName) -> Result<bool> {
+        if self.member().is_none() {
+            self.0.start_group().await?;
+        }
+        match self.submit(Request::Create(table)).await? {
+            Outcome::Created(created) => Ok(created),
+            other => Err(Error::Corrupt(format!("the answer to another request: {other:?}"))),
+        }
+    }
+
+    /// Has a request decided, by whichever node leads.
+    ///
+    /// # Errors
+    /// `NoQuorum` if nothing was done; `OutcomeUnknown`; what the request is refused for.
+    pub async fn submit(&self, request: Request) -> Result<Outcome> {
+        let until = Instant::now() + REQUEST_MAX;
+        let Some(member) = self.member() else {
+            return Err(Error::WrongMode("there are no strong tables in this cluster yet".into()));
+        };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let leader = member.metrics().borrow().current_leader;
+            match leader {
+                Some(leader) if leader == self.0.parts.store.node() => {
+                    match timeout(left, member.propose(request.clone())).await {
+                        Ok(Proposed::Decided(outcome)) => return outcome.map_err(Error::from),
+                        Ok(Proposed::NotLeader) => {}
+                        Err(_) => return Err(unknown("no majority has confirmed the write in time")),
+                    }
+                }
+                Some(leader) => match self.0.call(leader, Call::Propose(request.clone()), left).await {
+                    Ok(CallAnswer::Proposed(outcome)) => return outcome.map_err(Error::from),
+                    Err(error) if error.is_outcome_unknown() => return Err(unknown(&error.to_string())),
+                    Ok(_) | Err(_) => {}
+                },
+                None => {}
+            }
+            if Instant::now() + RETRY >= until {
+                return Err(Error::NoQuorum(no_quorum()));
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Returns when everything that was answered before this call can be read here.
+    ///
+    /// # Errors
+    /// `NoQuorum`; `NotReady` if this node is behind.
+    pub async fn barrier(&self) -> Result<()> {
+        let Some((member, reads)) = self.0.member() else { return Ok(()) };
+        reads.barrier(&member.machine).await
+    }
+
+    /// Stops taking part.
+    pub async fn stop(&self) {
+        let member = self.0.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((member, _)) = member {
+            member.stop().await;
+        }
+    }
+}
+
+fn unknown(why: &str) -> Error {
+    Error::OutcomeUnknown(format!("the write may or may not take effect ({why}): read the key to find out"))
+}
+
+impl Inner {
+    fn member(&self) -> Option<(Arc<Member>, Reads)> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The group that this node has claimed.
+    fn claimed(&self) -> Result<Option<GroupId>> {
+        let note = self.parts.store.note(NOTE)?;
+        note.map(|note| rpc::decode(&note)).transpose()
+    }
+
+    /// Claims a group durably, if none is claimed. Returns the one that is.
+    async fn claim(&self, group: GroupId) -> Result<GroupId> {
+        if let Some(claimed) = self.claimed()? {
+            return Ok(claimed);
+        }
+        let store = &self.parts.store;
+        store.set_note(NOTE, &rpc::encode(&group))?;
+        store.acknowledge(store.incarnation()).await?;
+        Ok(group)
+    }
+
+    /// Takes part in a group from now on.
+    async fn open(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
+        let member = Arc::new(Member::open(group, &self.directory, self.parts.clone()).await?);
+        let weak = Arc::downgrade(self);
+        let reads = Reads::start(move || ask(weak.clone()));
+        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
+        let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
+        tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));
+        tokio::spawn(upkeep(Arc::downgrade(&member), self.parts.clone()));
+        Ok(member)
+    }
+
+    /// Takes part in the group that another node names, if this one has not claimed another.
+    async fn join(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
+        let _one = self.starting.lock().await;
+        if let Some((member, _)) = self.member() {
+            return Ok(member);
+        }
+        check_group(self.claim(group).await?, group)?;
+        info!("takes part in the group of the strong tables");
+        self.open(group).await
+    }
+
+    /// Starts the group, here or at the member with the lowest id.
+    async fn start_group(self: &Arc<Self>) -> Result<()> {
+        let own = self.parts.store.node();
+        let linked: Vec<_> = self.linked().collect();
+        if let Some(first) = linked.iter().copied().filter(|node| *node < own).min() {
+            // Two that start it at once could keep each other from a majority.
+            if let Ok(CallAnswer::Claimed(group)) = self.call(first, Call::Start, REQUEST_MAX).await {
+                return self.join(group).await.map(drop);
+            }
+        }
+        self.start_here(&linked).await
+    }
+
+    async fn start_here(self: &Arc<Self>, linked: &[NodeId]) -> Result<()> {
+        let _one = self.starting.lock().await;
+        if self.member().is_some() {
+            return Ok(());
+        }
+        let own = self.parts.store.node();
+        let group = self.claim(GroupId(self.parts.store.environment().random()?)).await?;
+        let mut members = vec![own];
+        for node in linked {
+            match self.call_in(group, *node, Call::Claim, REQUEST_MAX).await {
+                Ok(CallAnswer::Claimed(claimed)) if claimed == group => members.push(*node),
+                Ok(CallAnswer::Claimed(_)) => {
+                    warn!(%node, "a member belongs to another group of strong tables")
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let all = 1 + self.cluster_members();
+        if !is_majority(members.len(), all) {
+            return Err(Error::NoQuorum(format!(
+                "the first strong table needs a majority of the cluster's members, and {} of {all} answer; nothing was made",
+                members.len()
+            )));
+        }
+        members.truncate(roster::voters_wanted(members.len()));
+        let member = self.open(group).await?;
+        info!(voters = members.len(), "starts the group of the strong tables");
+        member.initialize(members).await
+    }
+
+    /// The members that this node has a link with.
+    fn linked(&self) -> impl Iterator<Item = NodeId> {
+        let peers = self.parts.replication.membership().peers.into_iter();
+        peers.filter(|peer| peer.linked && !peer.member.state.is_forgotten()).map(|peer| peer.member.node)
+    }
+
+    /// How many other members the cluster has.
+    fn cluster_members(&self) -> usize {
+        let peers = self.parts.replication.membership().peers;
+        peers.iter().filter(|peer| !peer.member.state.is_forgotten()).count()
+    }
+
+    async fn call(
+        &self,
+        to: NodeId,
+        call: Call,
+        deadline: Duration,
+    ) -> std::result::Result<CallAnswer, RequestError> {
+        let group = self.member().map_or(GroupId(0), |(member, _)| member.group);
+        self.call_in(group, to, call, deadline).await
+    }
+
+    async fn call_in(
+        &self,
+        group: GroupId,
+        to: NodeId,
+        call: Call,
+        deadline: Duration,
+    ) -> std::result::Result<CallAnswer, RequestError> {
+        let body = rpc::encode(&Envelope { group, body: call });
+        let answer = self.parts.replication.request(to, RequestKind::Client, body, deadline).await?;
+        rpc::decode(&answer).map_err(|error| RequestError::NoAnswer(error.to_string()))
+    }
+
+    /// Serves a step of consensus.
+    async fn consensus(self: Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>> {
+        let Envelope { group, body } = rpc::decode(&body)?;
+        let member = match self.member() {
+            Some((member, _)) => member,
+            None => self.join(group).await?,
+        };
+        check_group(member.group, group)?;
+        Ok(rpc::encode(&member.serve(body).await?))
+    }
+
+    /// Serves a call.
+    async fn serve_call(self: Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>> {
+        let Envelope { group, body } = rpc::decode(&body)?;
+        let answer = match (self.member(), body) {
+            (Some((member, _)), call) => member.call(call).await,
+            (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
+            (None, Call::Start) => match self.start_here(&self.linked().collect::<Vec<_>>()).await {
+                Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),
+                Err(error) => CallAnswer::NotStarted(error.into()),
+            },
+            (None, Call::Propose(_) | Call::ReadIndex) => CallAnswer::NotLeader(None),
+        };
+        Ok(rpc::encode(&answer))
+    }
+}
+
+/// Asks the leader, which may be this node, for the read index.
+async fn ask(inner: Weak<Inner>) -> Result<u64> {
+    let until = Instant::now() + REQUEST_MAX;
+    loop {
+        let Some(inner) = inner.upgrade() else { return Err(Error::Draining) };
+        let Some((member, _)) = inner.member() else { return Err(Error::Draining) };
+        let leader = member.metrics().borrow().current_leader;
+        let left = until.saturating_duration_since(Instant::now());
+        let index = match leader {
+            Some(leader) if leader == inner.parts.store.node() => member.read_index().await,
+            Some(leader) => match inner.call(leader, Call::ReadIndex, left).await {
+                Ok(CallAnswer::Index(index)) => Some(index.map_err(|refusal: Refusal| refusal.into())),
+                Ok(_) | Err(_) => None,
+            },
+            None => None,
+        };
+        if let Some(index) = index {
+            return index;
+        }
+        if Instant::now() + RETRY >= until {
+            return Err(Error::NoQuorum(no_quorum()));
+        }
+        drop((inner, member));
+        sleep(RETRY).await;
+    }
+}
+
+/// Records now and then how far was applied, and has the leader delete what has expired.
+async fn upkeep(member: Weak<Member>, parts: Parts) {
+    let mut checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
+    loop {
+        sleep(EXPIRY_EVERY).await;
+        let Some(member) = member.upgrade() else { return };
+        if Instant::now() >= checkpoint_due {
+            checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
+            if let Err(error) = member.machine.checkpoint().await {
+                warn!(%error, "how far the log of the strong tables was applied is not recorded");
+            }
+        }
+        if member.is_leader()
+            && let Err(error) = super::expiry::delete_expired(&member, &parts.store).await
+        {
+            warn!(%error, "expired values of strong tables are not deleted");
+        }
+    }
+}
+
+/// Serves the other nodes.
+struct Service(Weak<Inner>);
+
+impl RequestService for Service {
+    fn call(
+        &self,
+        _from: NodeId,
+        kind: RequestKind,
+        body: Vec<u8>,
+    ) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> {
+        let inner = self.0.upgrade();
+        async move {
+            let inner = inner.ok_or_else(|| "the node is stopping".to_owned())?;
+            let served = match kind {
+                RequestKind::Consensus => inner.consensus(body).await,
+                RequestKind::Client => inner.serve_call(body).await,
+            };
+            served.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,70 @@
+//! Writing and syncing a segment: counted, and in tests made to fail.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// The disk as the log uses it.
+#[derive(Debug, Default)]
+pub struct Disk {
+    syncs: AtomicU64,
+    #[cfg(test)]
+    pub faults: std::sync::Mutex<Faults>,
+}
+
+/// What fails, in a test.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The longest write that there is room for.
+    pub room: Option<usize>,
+    /// Whether syncs fail.
+    pub syncs_fail: bool,
+    /// Syncs wait for this.
+    pub syncs_wait: Option<std::sync::Arc<std::sync::Mutex<()>>>,
+}
+
+impl Disk {
+    /// How many times the log was synced since it was opened.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Writes all of `bytes`, or a part of them and fails.
+    ///
+    /// # Errors
+    /// That of the system.
+    pub fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(room) = self.faults().room.filter(|room| *room < bytes.len()) {
+            file.write_all_at(&bytes[..room], at)?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all_at(bytes, at)
+    }
+
+    #[cfg(test)]
+    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
+        self.faults.lock().expect("no test panics here")
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// That of the system.
+    pub fn sync(&self, file: &File) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        {
+            let gate = self.faults().syncs_wait.clone();
+            drop(gate.as_ref().map(|gate| gate.lock()));
+            if self.faults().syncs_fail {
+                return Err(io::Error::other("the test says so"));
+            }
+        }
+        file.sync_data()
+    }
+}

@@ -1,0 +1,407 @@
+//! The Raft log and the vote, as files of their own in one directory.
+//!
+//! openraft is told that entries are durable after they are: one writer appends what waits, syncs once for all of it, and then says so.
+//! Entries are readable as soon as they are handed over, and the newest stay in memory.
+//!
+//! - `frame`: the bytes of an entry. `segment`: the files that hold them. `record`: the small files for state, vote and mark.
+//! - `writer`: the one thread that writes, and `trim`: how entries are removed. `disk`: writing and syncing, counted.
+//! - `view`: what readers see. `recovery`: opening.
+//!
+//! The directory always has the state, the vote and at least one segment. So whatever is missing is noticed, and a log that was damaged is
+//! never taken for a shorter one. A crash at any point leaves the log as it was before a change, or after it.
+//!
+//! Lock order: `files`, then `view`.
+
+mod disk;
+mod frame;
+mod record;
+mod recovery;
+mod segment;
+#[cfg(test)]
+mod suite;
+#[cfg(test)]
+mod tests;
+mod trim;
+mod view;
+mod writer;
+
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, atomic::AtomicBool},
+    thread::{self, JoinHandle},
+};
+
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    storage::{LogFlushed, RaftLogStorage},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+pub use self::frame::ENTRY_BYTES_MAX;
+use self::{
+    disk::Disk,
+    frame::Frame,
+    record::MarkFile,
+    recovery::Recovered,
+    view::{Place, View, next},
+    writer::{Append, Flushed, Job, Writer},
+};
+use super::types::{Group, LogEntry, LogId, StorageError, Vote};
+use crate::{
+    error::{Error, Result},
+    storage::{Environment, Threads},
+};
+
+/// Jobs that wait for the writer. openraft waits for each; this leaves room for those that do not.
+const QUEUE_JOBS_MAX: usize = 256;
+/// Bytes of entries that wait for the writer, unless one append alone is longer. Eight groups.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that a follower gets in one message, unless one entry alone is longer: enough to use a link well, little enough that heartbeats,
+/// which go the same way, are not late. Also how much is read from a file at once.
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What the log and its readers share.
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    salt: u64,
+    environment: Environment,
+    disk: Disk,
+    view: Mutex<View>,
+    /// Held shared while files are read, and alone while entries are removed from them.
+    files: RwLock<()>,
+    mark_failed: AtomicBool,
+}
+
+impl Shared {
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_files(&self) -> RwLockWriteGuard<'_, ()> {
+        self.files.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, mut start: u64, end: u64, bytes_max: usize) -> Result<Vec<LogEntry>> {
+        let _files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = Vec::new();
+        loop {
+            let place = self.view().find(start, end, bytes_max.min(READ_BYTES_MAX));
+            match place {
+                Place::Nowhere => return Ok(entries),
+                Place::Cache(cached) => entries.extend(cached.iter().map(|entry| (**entry).clone())),
+                Place::File(span) => {
+                    let read = segment::read(&self.directory, self.salt, &span)?;
+                    entries.extend(read.into_iter().map(|(entry, _)| entry));
+                }
+            }
+            start = entries.last().map_or(start, |entry| entry.log_id.index + 1);
+            if bytes_max <= READ_BYTES_MAX {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+/// What the log costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Entries that are not purged.
+    pub entries: u64,
+    /// Length of all segments, in bytes.
+    pub disk_bytes: u64,
+    /// How many times the log was synced since it was opened.
+    pub syncs: u64,
+}
+
+/// Reads the log. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LogReader(Arc<Shared>);
+
+impl LogReader {
+    /// What the log costs.
+    pub fn figures(&self) -> Figures {
+        let view = self.0.view();
+        Figures {
+            entries: next(view.last).saturating_sub(view.first()),
+            disk_bytes: view.segments.iter().map(|segment| segment.bytes).sum(),
+            syncs: self.0.disk.syncs(),
+        }
+    }
+
+    /// Entries of a range, as far as the log has them. Those beyond `bytes_max` may be left out, but never the first.
+    async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<LogEntry>> {
+        let cached = match self.0.view().find(start, end, bytes_max) {
+            Place::Nowhere => Some(Vec::new()),
+            Place::Cache(entries) => Some(entries),
+            Place::File(_) => None,
+        };
+        if let Some(entries) = cached {
+            return Ok(entries.iter().map(|entry| (**entry).clone()).collect());
+        }
+        let shared = self.0.clone();
+        self.0.environment.run(move || shared.read(start, end, bytes_max)).await
+    }
+}
+
+impl RaftLogReader<Group> for LogReader {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> std::result::Result<Vec<LogEntry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.entries(start, end, usize::MAX).await.map_err(|e| reading(&e))
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> std::result::Result<Vec<LogEntry>, StorageError> {
+        self.entries(start, end, READ_BYTES_MAX).await.map_err(|e| reading(&e))
+    }
+}
+
+/// Who does the writer's jobs.
+enum Worker {
+    Thread {
+        jobs: mpsc::Sender<Job>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// The caller, in an environment without threads.
+    Caller(Mutex<Writer>),
+}
+
+/// The open log. Dropping it finishes what was asked for and closes it.
+pub struct RaftLog {
+    reader: LogReader,
+    /// Room in the queue, in bytes.
+    room: Arc<Semaphore>,
+    worker: Option<Worker>,
+}
+
+impl RaftLog {
+    /// Opens the log in a directory, and creates it if it is missing. Whoever calls keeps other processes out.
+    ///
+    /// # Errors
+    /// `StorageDamaged`, with the remedy; `StorageUnusable` for a newer format; `StorageFull`, `Io`.
+    pub fn open(directory: &Path, environment: &Environment) -> Result<Self> {
+        let Recovered { state, view, file } = recovery::recover(directory, environment)?;
+        let mark = MarkFile::open(directory)?;
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            salt: state.salt,
+            environment: environment.clone(),
+            disk: Disk::default(),
+            view: Mutex::new(view),
+            files: RwLock::default(),
+            mark_failed: AtomicBool::default(),
+        });
+        let writer = Writer::new(shared.clone(), state, file, mark);
+        let worker = match environment.threads() {
+            Threads::One => Worker::Caller(Mutex::new(writer)),
+            Threads::Many => {
+                let (jobs, waiting) = mpsc::channel(QUEUE_JOBS_MAX);
+                let thread =
+                    thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(waiting));
+                let thread = thread.map_err(|e| Error::io("starting the writer of the Raft log", &e))?;
+                Worker::Thread { jobs, thread: Some(thread) }
+            }
+        };
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        Ok(Self { reader: LogReader(shared), room, worker: Some(worker) })
+    }
+
+    /// Hands entries over: they are readable on return, and durable when `flushed` is told so.
+    ///
+    /// # Errors
+    /// `TooLarge`; `Io` if they do not follow the last entry, or the writer has stopped. `flushed` is not told then.
+    async fn submit(&mut self, mut entries: Vec<LogEntry>, flushed: Flushed) -> Result<()> {
+        // A durable snapshot has what is purged.
+        let purged_next = next(self.reader.0.view().purged);
+        entries.retain(|entry| entry.log_id.index >= purged_next);
+        let frames = entries.iter().map(Frame::new).collect::<Result<Vec<_>>>()?;
+        let Some(first) = entries.first().map(|entry| entry.log_id) else {
+            flushed(Ok(()));
+            return Ok(());
+        };
+        let bytes = frames.iter().map(Frame::bytes).sum::<usize>().min(QUEUE_BYTES_MAX);
+        let room = self.room.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
+        let slot = self.slot().await?;
+        let begins = {
+            let mut view = self.reader.0.view();
+            let begins = view.is_empty() && view.purged.is_none();
+            check_sequence(&entries, if begins { first.index } else { next(view.last) }, view.last)?;
+            for (entry, frame) in entries.into_iter().zip(&frames) {
+                view.push(Arc::new(entry), frame.bytes());
+            }
+            begins
+        };
+        slot.send(Job::Append(Append { frames, begins, flushed, room: room.ok() }));
+        Ok(())
+    }
+
+    /// Asks the writer for something, and waits until it is done.
+    async fn ask(&self, job: impl FnOnce(oneshot::Sender<Result<()>>) -> Job) -> Result<()> {
+        let (reply, done) = oneshot::channel();
+        self.slot().await?.send(job(reply));
+        done.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Waits for a place in the queue.
+    async fn slot(&self) -> Result<Slot<'_>> {
+        match &self.worker {
+            Some(Worker::Thread { jobs, .. }) => jobs.reserve().await.map(Slot::Queue).map_err(|_| stopped()),
+            Some(Worker::Caller(writer)) => Ok(Slot::Caller(writer)),
+            None => Err(stopped()),
+        }
+    }
+}
+
+impl Drop for RaftLog {
+    fn drop(&mut self) {
+        if let Some(Worker::Thread { jobs, thread: Some(thread) }) = self.worker.take() {
+            drop(jobs);
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A place in the writer's queue.
+enum Slot<'a> {
+    Queue(mpsc::Permit<'a, Job>),
+    Caller(&'a Mutex<Writer>),
+}
+
+impl Slot<'_> {
+    fn send(self, job: Job) {
+        match self {
+            Self::Queue(permit) => permit.send(job),
+            Self::Caller(writer) => writer.lock().unwrap_or_else(PoisonError::into_inner).work(vec![job]),
+        }
+    }
+}
+
+impl RaftLogReader<Group> for RaftLog {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> std::result::Result<Vec<LogEntry>, StorageError> {
+        self.reader.try_get_log_entries(range).await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> std::result::Result<Vec<LogEntry>, StorageError> {
+        self.reader.limited_get_log_entries(start, end).await
+    }
+}
+
+impl RaftLogStorage<Group> for RaftLog {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> std::result::Result<LogState<Group>, StorageError> {
+        let view = self.reader.0.view();
+        Ok(LogState { last_purged_log_id: view.purged, last_log_id: view.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.reader.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> std::result::Result<(), StorageError> {
+        let saved = self.ask(|reply| Job::Vote(*vote, reply)).await;
+        saved.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)).into())
+    }
+
+    async fn read_vote(&mut self) -> std::result::Result<Option<Vote>, StorageError> {
+        Ok(self.reader.0.view().vote)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> std::result::Result<(), StorageError> {
+        self.reader.0.view().committed = committed;
+        let slot = self.slot().await.map_err(|e| writing(&e))?;
+        slot.send(Job::Committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> std::result::Result<Option<LogId>, StorageError> {
+        Ok(self.reader.0.view().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Group>,
+    ) -> std::result::Result<(), StorageError>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().collect();
+        let flushed = Box::new(|result: io::Result<()>| callback.log_io_completed(result));
+        self.submit(entries, flushed).await.map_err(|e| writing(&e))
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> std::result::Result<(), StorageError> {
+        self.ask(|reply| Job::Truncate(log_id.index, reply)).await.map_err(|e| writing(&e))
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> std::result::Result<(), StorageError> {
+        self.ask(|reply| Job::Purge(log_id, reply)).await.map_err(|e| writing(&e))
+    }
+}
+
+/// Whether entries follow each other and the last one, and their terms do not fall.
+fn check_sequence(entries: &[LogEntry], expected: u64, last: Option<LogId>) -> Result<()> {
+    let mut before = last;
+    for (entry, expected) in entries.iter().zip(expected..) {
+        if entry.log_id.index != expected || Some(entry.log_id) <= before {
+            let before = before.map_or("no entry".into(), |before| format!("entry {before}"));
+            return Err(Error::Io(format!("entry {} of the Raft log cannot follow {before}", entry.log_id)));
+        }
+        before = Some(entry.log_id);
+    }
+    Ok(())
+}
+
+fn stopped() -> Error {
+    Error::Io(
+        "the writer of the Raft log has stopped: start the node again, and report what its log says".into(),
+    )
+}
+
+fn reading(error: &Error) -> StorageError {
+    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Read, AnyError::new(error)).into()
+}
+
+fn writing(error: &Error) -> StorageError {
+    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Write, AnyError::new(error)).into()
+}
+
+/// Damage in a file of the log at a byte, with the remedy.
+fn damaged(file: &Path, offset: u64, why: &str) -> Error {
+    let directory = file.parent().unwrap_or(file).display();
+    Error::StorageDamaged(format!(
+        "the Raft log of strong tables is damaged: {file}, byte {offset}: {why}. Writes that were answered may be missing here, so the node \
+         may not take part with this log. Remove the node from the group of strong tables by way of another node, then delete the directory \
+         {directory} and start this node again: it comes back as a new replica and copies everything. Do not delete the directory while the \
+         node is still in the group: it could vote twice, and answered writes could be lost",
+        file = file.display(),
+    ))
+}

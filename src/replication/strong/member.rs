@@ -1,0 +1,214 @@
+//! This node as a member of the group: its log, state machine and proposer, and what it serves to the others.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use openraft::{Config, Raft, ServerState, Snapshot, SnapshotPolicy};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    log::RaftLog,
+    network::Network,
+    proposer::{Proposed, Proposer},
+    rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
+    snapshot,
+    state_machine::StateMachine,
+    types::{Group, Metrics, Node},
+};
+use crate::{
+    core::{
+        clock::NodeId,
+        strong::request::{Refusal, Request},
+    },
+    error::{Error, Result},
+    replication::Replication,
+    storage::{Store, commit::timestamps::Timestamps},
+};
+
+/// A leader says so this often, in milliseconds.
+const HEARTBEAT_MS: u64 = 50;
+/// A member that hears of no leader for a time between these, in milliseconds, stands for election.
+const ELECTION_MS: (u64, u64) = (300, 600);
+/// Entries after which the log is compacted.
+const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
+/// Entries that stay in the log after it is compacted, for members that are a little behind.
+const ENTRIES_KEPT: u64 = 1_000;
+/// A leader that no majority has answered for this long, in milliseconds, takes no more requests.
+const QUORUM_SILENCE_MS: u64 = 1_500;
+/// How long a leader may take to make sure that it leads.
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
+
+/// What members are made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The links.
+    pub replication: Replication,
+    /// The rows.
+    pub store: Store,
+    /// The clock.
+    pub timestamps: Arc<Timestamps>,
+    /// The largest value, in bytes of JSON text.
+    pub value_bytes_max: u64,
+}
+
+/// This node as a member.
+pub struct Member {
+    /// The group.
+    pub group: GroupId,
+    /// openraft.
+    pub raft: Raft<Group>,
+    /// The state machine.
+    pub machine: StateMachine,
+    proposer: Proposer,
+    parts: Parts,
+}
+
+impl Member {
+    /// Opens the log in `directory`, and takes part from there on.
+    ///
+    /// # Errors
+    /// Those of the log; `Corrupt` if the checkpoint cannot be read; `Io` if openraft does not start.
+    pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
+        let Parts { replication, store, timestamps, value_bytes_max } = parts.clone();
+        let config = Config {
+            cluster_name: format!("{:016x}", group.0),
+            heartbeat_interval: HEARTBEAT_MS,
+            election_timeout_min: ELECTION_MS.0,
+            election_timeout_max: ELECTION_MS.1,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
+            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            ..Config::default()
+        };
+        let config =
+            config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))?;
+        let log = RaftLog::open(directory, store.environment())?;
+        let machine = StateMachine::open(store.clone(), timestamps.clone())?;
+        let network = Network { group, replication, store: store.clone() };
+        let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
+        let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
+        let proposer = Proposer::start(raft.clone(), store, timestamps, value_bytes_max);
+        Ok(Self { group, raft, machine, proposer, parts })
+    }
+
+    /// Becomes the first members of the group, together with these nodes.
+    ///
+    /// # Errors
+    /// `Conflict` if the group was started before.
+    pub async fn initialize(&self, voters: impl IntoIterator<Item = NodeId>) -> Result<()> {
+        let voters = voters.into_iter().map(|voter| (voter, Node::default()));
+        let started = self.raft.initialize(voters.collect::<std::collections::BTreeMap<_, _>>()).await;
+        started.map_err(|error| {
+            Error::Conflict(format!("the group of strong tables cannot be started: {error}"))
+        })
+    }
+
+    /// The state of the group as this node knows it.
+    pub fn metrics(&self) -> watch::Receiver<Metrics> {
+        self.raft.metrics()
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    /// Has a request decided, if this node leads.
+    pub async fn propose(&self, request: Request) -> Proposed {
+        let (is_leader, silent_ms) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.state == ServerState::Leader, metrics.millis_since_quorum_ack)
+        };
+        if !is_leader {
+            return Proposed::NotLeader;
+        }
+        // Such a leader may wait for ever.
+        if silent_ms.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS) {
+            return Proposed::Decided(Err(Refusal::NoQuorum(super::no_quorum())));
+        }
+        self.proposer.propose(request).await
+    }
+
+    /// The index that a linearizable read must have applied, if this node leads. `None` if it does not.
+    ///
+    /// # Errors
+    /// `NoQuorum`.
+    pub async fn read_index(&self) -> Option<Result<u64>> {
+        if !self.is_leader() {
+            return None;
+        }
+        match timeout(CONFIRM_MAX, self.raft.get_read_log_id()).await {
+            Ok(Ok((index, _))) => Some(Ok(index.map_or(0, |index| index.index))),
+            Ok(Err(_)) if !self.is_leader() => None,
+            Ok(Err(_)) | Err(_) => Some(Err(Error::NoQuorum(super::no_quorum()))),
+        }
+    }
+
+    /// Serves a step of consensus.
+    ///
+    /// # Errors
+    /// Those of the storage; `Io` if openraft has stopped.
+    pub async fn serve(&self, step: Consensus) -> Result<ConsensusAnswer> {
+        let store = &self.parts.store;
+        let stopped =
+            |error: &dyn std::fmt::Display| Error::Io(format!("the log of the strong tables: {error}"));
+        match step {
+            Consensus::Append(rpc) => {
+                self.raft.append_entries(rpc).await.map(ConsensusAnswer::Append).map_err(|e| stopped(&e))
+            }
+            Consensus::Vote(rpc) => {
+                self.raft.vote(rpc).await.map(ConsensusAnswer::Vote).map_err(|e| stopped(&e))
+            }
+            Consensus::Tables(tables) => {
+                snapshot::make_tables(store, &tables).map(|()| ConsensusAnswer::Done)
+            }
+            Consensus::Compare(message) => {
+                self.blocking(move |store, _| snapshot::compare(store, &message)).await
+            }
+            Consensus::Rows(rows) => self
+                .blocking(|store, machine| snapshot::take(store, machine, rows))
+                .await
+                .map(|()| ConsensusAnswer::Done),
+            Consensus::Remove(names) => {
+                self.blocking(|store, _| store.remove(names)).await.map(|_| ConsensusAnswer::Done)
+            }
+            Consensus::Install(vote, meta) => {
+                let snapshot = Snapshot { meta, snapshot: Box::default() };
+                let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+                installed.map(ConsensusAnswer::Installed).map_err(|e| stopped(&e))
+            }
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Store, &StateMachine) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (store, machine) = (self.parts.store.clone(), self.machine.clone());
+        let environment = store.environment().clone();
+        environment.run(move || run(&store, &machine)).await
+    }
+
+    /// Serves a call of another node.
+    pub async fn call(&self, call: Call) -> CallAnswer {
+        let not_leader = || CallAnswer::NotLeader(self.raft.metrics().borrow().current_leader);
+        match call {
+            Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
+            Call::Propose(request) => match self.propose(request).await {
+                Proposed::Decided(outcome) => CallAnswer::Proposed(outcome),
+                Proposed::NotLeader => not_leader(),
+            },
+            Call::ReadIndex => match self.read_index().await {
+                Some(index) => CallAnswer::Index(index.map_err(Refusal::from)),
+                None => not_leader(),
+            },
+        }
+    }
+
+    /// Stops taking part.
+    pub async fn stop(&self) {
+        // It ends in any case; an error says only that a task of openraft panicked before.
+        let _ = self.raft.shutdown().await;
+        // What was applied need not be applied again.
+        let _ = self.machine.checkpoint().await;
+    }
+}

@@ -1,0 +1,30 @@
+//! Strong tables: one order of writes, agreed by a majority, by Raft (openraft).
+//!
+//! ```text
+//! request -> group (any node) -> proposer (leader) -> log -> majority -> state machine (every node) -> store
+//! read    -> group -> read index of the leader -> wait until applied -> store
+//! ```
+//! - [`group`] is what the node calls: it starts the group, and finds the leader.
+//! - [`member`] is this node in the group: openraft with its log, network and state machine.
+//! - [`proposer`] decides what requests come to, on the leader only. [`expiry`] has it delete what has expired.
+//! - [`log`] keeps the log and the vote in files of their own.
+//! - [`state_machine`] applies entries: it merges their registers into the store.
+//! - [`reads`] makes reads linearizable.
+//! - [`roster`] keeps the members of the group those of the cluster.
+//! - [`network`] and [`rpc`] carry what members say over the links. [`snapshot`] sends a snapshot as a difference.
+//! - [`types`] names openraft's types.
+
+mod expiry;
+pub mod group;
+pub mod log;
+pub mod member;
+mod network;
+mod proposer;
+mod reads;
+mod roster;
+pub mod rpc;
+mod snapshot;
+mod state_machine;
+pub mod types;
+
+pub use self::group::{Strong, no_quorum};

@@ -1,0 +1,156 @@
+//! openraft's network over the links between nodes.
+
+use std::{future::Future, time::Duration};
+
+use openraft::{
+    OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot,
+    error::{
+        Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+    },
+    network::{Backoff, RPCOption, RPCTypes},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+};
+use tracing::info;
+
+use super::{
+    rpc::{self, Consensus, ConsensusAnswer, Envelope, GroupId},
+    snapshot,
+    types::{Group, Node, Vote},
+};
+use crate::{
+    core::{clock::NodeId, protocol::message::RequestKind},
+    error::{Error, Result},
+    replication::{Replication, requests::RequestError},
+    storage::Store,
+};
+
+/// How long one step of a snapshot may take.
+const SNAPSHOT_STEP_MAX: Duration = Duration::from_secs(30);
+/// The pause before a member that could not be reached is tried again. A link that comes back should not wait.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Makes connections to the other members.
+#[derive(Clone)]
+pub struct Network {
+    /// The group.
+    pub group: GroupId,
+    /// The links.
+    pub replication: Replication,
+    /// What snapshots are read from.
+    pub store: Store,
+}
+
+/// The connection to one member.
+pub struct Connection {
+    network: Network,
+    target: NodeId,
+}
+
+impl RaftNetworkFactory<Group> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: NodeId, _node: &Node) -> Connection {
+        Connection { network: self.clone(), target }
+    }
+}
+
+type RpcResult<T> = std::result::Result<T, RPCError<NodeId, Node, RaftError<NodeId>>>;
+
+impl Connection {
+    async fn say(
+        &self,
+        body: Consensus,
+        deadline: Duration,
+    ) -> std::result::Result<ConsensusAnswer, RequestError> {
+        let body = rpc::encode(&Envelope { group: self.network.group, body });
+        let answer =
+            self.network.replication.request(self.target, RequestKind::Consensus, body, deadline).await?;
+        rpc::decode(&answer).map_err(|error| RequestError::Failed(error.to_string()))
+    }
+
+    fn failed(&self, action: RPCTypes, error: RequestError) -> RPCError<NodeId, Node, RaftError<NodeId>> {
+        match error {
+            RequestError::TimedOut(timeout) => RPCError::Timeout(Timeout {
+                action,
+                id: self.network.store.node(),
+                target: self.target,
+                timeout,
+            }),
+            RequestError::NoLink(_) | RequestError::NotServed => {
+                RPCError::Unreachable(Unreachable::new(&Error::Io(error.to_string())))
+            }
+            other => RPCError::Network(NetworkError::new(&Error::Io(other.to_string()))),
+        }
+    }
+
+    fn unexpected(&self) -> RPCError<NodeId, Node, RaftError<NodeId>> {
+        RPCError::Network(NetworkError::new(&Error::Corrupt("the answer to another request".into())))
+    }
+}
+
+impl RaftNetwork<Group> for Connection {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Group>,
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<NodeId>> {
+        let answer = self.say(Consensus::Append(rpc), option.hard_ttl()).await;
+        match answer.map_err(|error| self.failed(RPCTypes::AppendEntries, error))? {
+            ConsensusAnswer::Append(answer) => Ok(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<NodeId>, option: RPCOption) -> RpcResult<VoteResponse<NodeId>> {
+        let answer = self.say(Consensus::Vote(rpc), option.hard_ttl()).await;
+        match answer.map_err(|error| self.failed(RPCTypes::Vote, error))? {
+            ConsensusAnswer::Vote(answer) => Ok(answer),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<Group>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> std::result::Result<SnapshotResponse<NodeId>, StreamingError<Group, Fatal<NodeId>>> {
+        let sending = async {
+            let say = |body| async {
+                let said = self.say(body, SNAPSHOT_STEP_MAX).await;
+                said.map_err(|error| Error::Io(error.to_string()))
+            };
+            let nonce = self.network.store.environment().random()?;
+            let figures = snapshot::send(&self.network.store, nonce, say).await?;
+            info!(to = %self.target, rows = figures.rows, removed = figures.removed, "sent a snapshot of the strong tables");
+            match say(Consensus::Install(vote, snapshot.meta)).await? {
+                ConsensusAnswer::Installed(answer) => Ok(answer),
+                _ => Err(Error::Corrupt("the answer to another request".into())),
+            }
+        };
+        tokio::select! {
+            sent = sending => sent.map_err(|error: Error| StreamingError::Network(NetworkError::new(&error))),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(BACKOFF))
+    }
+}
+
+/// Checks that a request came to the right group.
+///
+/// # Errors
+/// `Forbidden`.
+pub fn check_group(own: GroupId, theirs: GroupId) -> Result<()> {
+    if own == theirs {
+        return Ok(());
+    }
+    Err(Error::Forbidden(
+        "this node belongs to another group of strong tables: two clusters that both have strong tables cannot be merged. \
+         Export the tables of one, start its nodes anew, and import there"
+            .into(),
+    ))
+}

@@ -1,0 +1,279 @@
+//! The proposer: the one task on the leader that decides what requests come to.
+//!
+//! It takes the requests that wait, evaluates them in order on the state that the log makes, and proposes one entry with
+//! the registers of many. That state is the store, and over it an *overlay* of the registers of entries that are not
+//! applied yet. Every answer waits for its entry to commit, even one that changes nothing: a leader that was replaced
+//! without knowing must not answer from old rows.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use openraft::{Raft, ServerState};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::debug;
+
+use super::types::Group;
+use crate::{
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+        register::Register,
+        strong::{
+            entry::{Applied, Effect, Entry, Name},
+            evaluate::{Evaluation, View, evaluate},
+            request::{Outcome, Refusal, Request},
+        },
+        write::Limits,
+    },
+    error::{Error, Result},
+    storage::{Store, commit::timestamps::Timestamps},
+};
+
+/// Requests that wait for the proposer. More are refused.
+const QUEUE_MAX: usize = 4_096;
+/// Most effects of an entry, unless one request has more: enough that a sync of the log is shared by many.
+const EFFECTS_MAX: usize = 512;
+/// Most bytes of an entry, unless one request has more.
+const ENTRY_BYTES_MAX: usize = 1024 * 1024;
+/// Entries that are proposed and not applied.
+const IN_FLIGHT_MAX: usize = 16;
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Proposed {
+    /// It was decided.
+    Decided(std::result::Result<Outcome, Refusal>),
+    /// This node does not lead. Nothing was done.
+    NotLeader,
+}
+
+struct Job {
+    request: Request,
+    answer: oneshot::Sender<Proposed>,
+}
+
+/// The proposer of a group.
+#[derive(Clone)]
+pub struct Proposer(mpsc::Sender<Job>);
+
+impl Proposer {
+    /// Starts the proposer.
+    pub fn start(raft: Raft<Group>, store: Store, timestamps: Arc<Timestamps>, value_bytes_max: u64) -> Self {
+        let (sender, jobs) = mpsc::channel(QUEUE_MAX);
+        let task = Task {
+            raft,
+            store,
+            timestamps,
+            value_bytes_max,
+            overlay: Arc::default(),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+        };
+        tokio::spawn(task.run(jobs));
+        Self(sender)
+    }
+
+    /// Has a request decided. The answer comes when its entry is committed and applied here.
+    pub async fn propose(&self, request: Request) -> Proposed {
+        let (answer, decided) = oneshot::channel();
+        let full = || {
+            let why = format!("{QUEUE_MAX} requests wait for the leader of the strong tables; try again");
+            Proposed::Decided(Err(Refusal::Unavailable(why)))
+        };
+        match self.0.try_send(Job { request, answer }) {
+            Ok(()) => decided.await.unwrap_or_else(|_| Proposed::Decided(Err(lost()))),
+            Err(mpsc::error::TrySendError::Full(_)) => full(),
+            Err(mpsc::error::TrySendError::Closed(_)) => Proposed::NotLeader,
+        }
+    }
+}
+
+fn lost() -> Refusal {
+    Refusal::OutcomeUnknown(
+        "the leader changed while the write was on its way: it may or may not take effect; read the key to find out"
+            .into(),
+    )
+}
+
+struct Task {
+    raft: Raft<Group>,
+    store: Store,
+    timestamps: Arc<Timestamps>,
+    value_bytes_max: u64,
+    overlay: Arc<Mutex<Overlay>>,
+    in_flight: Arc<Semaphore>,
+}
+
+/// What entries in flight write.
+#[derive(Default)]
+struct Overlay {
+    /// The term that they were evaluated in. Those of an earlier term count no longer.
+    term: u64,
+    rows: HashMap<Name, Register>,
+    created: HashSet<TableName>,
+}
+
+/// The answers that wait for an entry.
+type Answers = Vec<(oneshot::Sender<Proposed>, std::result::Result<Outcome, Refusal>)>;
+
+impl Task {
+    async fn run(self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(first) = jobs.recv().await {
+            let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
+            let Some(term) = self.leading_term().await else {
+                let _ = first.answer.send(Proposed::NotLeader);
+                continue;
+            };
+            if let Err(error) = self.timestamps.before_writing().await {
+                let _ = first.answer.send(Proposed::Decided(Err(error.into())));
+                continue;
+            }
+            let (effects, answers) = self.evaluate(term, first, &mut jobs);
+            let registers: Vec<_> = effects.iter().filter_map(written).collect();
+            let entry = Entry { term, effects };
+            match self.raft.client_write_ff(entry).await {
+                Ok(committed) => {
+                    let overlay = self.overlay.clone();
+                    tokio::spawn(async move {
+                        let applied = committed.await.ok().and_then(std::result::Result::ok);
+                        overlay.lock().unwrap_or_else(PoisonError::into_inner).settle(term, &registers);
+                        answer(answers, applied.map(|applied| applied.data));
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    debug!(%error, "an entry of the strong tables was not proposed");
+                    answer(answers, None);
+                }
+            }
+        }
+    }
+
+    /// The term in which this node leads, once it has applied everything of earlier terms. `None` if it does not lead.
+    async fn leading_term(&self) -> Option<u64> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let (state, term, applied) = {
+                let metrics = metrics.borrow_and_update();
+                let applied = metrics.last_applied.map(|applied| applied.leader_id.term);
+                (metrics.state, metrics.current_term, applied)
+            };
+            if state != ServerState::Leader {
+                return None;
+            }
+            // An entry of this term is applied, so all that were before it are.
+            if applied == Some(term) {
+                return Some(term);
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+
+    /// Evaluates the first request and those that wait, as many as fit an entry.
+    fn evaluate(&self, term: u64, first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Effect>, Answers) {
+        let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+        if overlay.term != term {
+            *overlay = Overlay { term, ..Overlay::default() };
+        }
+        let limits = Limits { now_ms: self.store.now_ms(), value_bytes_max: self.value_bytes_max };
+        let (mut effects, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(Job { request, answer }) = next {
+            let view = Overlaid { overlay: &overlay, store: &self.store, timestamps: &self.timestamps };
+            let evaluated = evaluate(request, &view, limits, || self.timestamps.tick());
+            let outcome = evaluated.map(|Evaluation { effects: more, outcome }| {
+                bytes += more.iter().map(effect_bytes).sum::<usize>();
+                more.iter().for_each(|effect| overlay.add(effect));
+                effects.extend(more);
+                outcome
+            });
+            answers.push((answer, outcome.map_err(Refusal::from)));
+            let is_full = effects.len() >= EFFECTS_MAX || bytes >= ENTRY_BYTES_MAX;
+            next = if is_full { None } else { jobs.try_recv().ok() };
+        }
+        (effects, answers)
+    }
+}
+
+/// Answers the requests of an entry, given what applying it gave. `None`: nobody knows whether it will be.
+fn answer(answers: Answers, applied: Option<Applied>) {
+    for (answer, outcome) in answers {
+        // Whoever no longer waits needs no answer.
+        let _ = answer.send(match applied {
+            Some(Applied::Done) => Proposed::Decided(outcome),
+            Some(Applied::Void) => Proposed::NotLeader,
+            None => Proposed::Decided(Err(lost())),
+        });
+    }
+}
+
+fn written(effect: &Effect) -> Option<(Name, Timestamp)> {
+    match effect {
+        Effect::Merge(table, row) => Some(((table.clone(), row.key.clone()), row.marker.timestamp)),
+        Effect::Create(_) | Effect::Sweep(_) => None,
+    }
+}
+
+fn effect_bytes(effect: &Effect) -> usize {
+    match effect {
+        Effect::Merge(_, row) => row.cost(),
+        Effect::Create(_) | Effect::Sweep(_) => 0,
+    }
+}
+
+impl Overlay {
+    fn add(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Create(table) => drop(self.created.insert(table.clone())),
+            Effect::Merge(table, row) => {
+                if let Some((key, register)) = row.clone().into_register() {
+                    self.rows.insert((table.clone(), key), register);
+                }
+            }
+            Effect::Sweep(_) => {}
+        }
+    }
+
+    /// An entry is applied, or will not be. Registers of later entries stay.
+    fn settle(&mut self, term: u64, written: &[(Name, Timestamp)]) {
+        if self.term != term {
+            return;
+        }
+        for (name, timestamp) in written {
+            if self.rows.get(name).is_some_and(|register| register.timestamp() == *timestamp) {
+                self.rows.remove(name);
+            }
+        }
+    }
+}
+
+/// The state that requests are evaluated on.
+struct Overlaid<'a> {
+    overlay: &'a Overlay,
+    store: &'a Store,
+    timestamps: &'a Timestamps,
+}
+
+impl View for Overlaid<'_> {
+    fn is_strong(&self, table: &TableName) -> bool {
+        self.overlay.created.contains(table) || self.store.is_strong(table)
+    }
+
+    fn has_eventual_rows(&self, table: &TableName) -> bool {
+        !self.store.is_strong(table) && self.store.has_table(table)
+    }
+
+    fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
+        if let Some(register) = self.overlay.rows.get(&(table.clone(), key.clone())) {
+            return Ok(Some(register.clone()));
+        }
+        let row = self.store.read_row(table, key)?;
+        if let Some(row) = &row {
+            // What replaces it must be later, even if it was applied before this node's last start.
+            self.timestamps.observe_stored(row.marker.timestamp);
+        }
+        let unreadable = || Error::Corrupt(format!("the row of key {:?} in table {table}", key.as_str()));
+        row.map(|row| row.into_register().map(|(_, register)| register).ok_or_else(unreadable)).transpose()
+    }
+}

@@ -1,0 +1,68 @@
+//! Linearizable reads: before a node reads its own rows, it learns from the leader the index that it must have applied
+//! (the *read index*, Ongaro's thesis, 6.4), and waits until it has. Readers that come while one question is on its way
+//! share the next.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::state_machine::StateMachine;
+use crate::error::{Error, Result};
+
+/// Readers that wait for the next question. More are refused.
+const WAITING_MAX: usize = 16_384;
+/// How long to wait until an index is applied that the leader has committed.
+const APPLY_MAX: Duration = Duration::from_secs(5);
+
+type Reader = oneshot::Sender<Result<u64>>;
+
+/// Asks for read indexes.
+#[derive(Clone)]
+pub struct Reads(mpsc::Sender<Reader>);
+
+impl Reads {
+    /// Starts asking with `ask`, which returns the read index of this moment.
+    pub fn start<F>(ask: impl Fn() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<u64>> + Send,
+    {
+        let (sender, mut waiting) = mpsc::channel::<Reader>(WAITING_MAX);
+        tokio::spawn(async move {
+            let mut readers = Vec::new();
+            while waiting.recv_many(&mut readers, WAITING_MAX).await > 0 {
+                let index = ask().await;
+                for reader in readers.drain(..) {
+                    // Whoever no longer waits needs no answer.
+                    let _ = reader.send(index.clone());
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Returns when everything that was answered before this call can be read here.
+    ///
+    /// # Errors
+    /// Those of the question; `Overloaded` if too many wait; `NotReady` if this node does not apply what is committed.
+    pub async fn barrier(&self, machine: &StateMachine) -> Result<()> {
+        let (reader, index) = oneshot::channel();
+        self.0.try_send(reader).map_err(|_| {
+            Error::Overloaded(format!("{WAITING_MAX} reads of strong tables wait already; try again"))
+        })?;
+        let index = index.await.unwrap_or(Err(Error::Draining))?;
+        let mut applied = machine.applied();
+        let caught_up = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
+        match timeout(APPLY_MAX, caught_up).await {
+            Ok(Ok(_)) if machine.is_intact() => Ok(()),
+            Ok(Err(_)) => Err(Error::Draining),
+            Ok(Ok(_)) | Err(_) => Err(Error::NotReady(
+                "this node has not applied what the strong tables' leader has committed; try again, or add \
+                 ?read=stale for what is here"
+                    .into(),
+            )),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the members of the group say to each other, as bodies of requests on the links (`replication::requests`).
+
+use openraft::{
+    SnapshotMeta,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::types::{Group, Node, Vote};
+use crate::{
+    core::{
+        clock::NodeId,
+        name::{Key, TableName},
+        protocol::message::{Message, Row},
+        register::Marker,
+        strong::request::{Outcome, Refusal, Request},
+    },
+    error::{Error, Result},
+};
+
+/// A group's id: random, made by the node that starts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupId(pub u64);
+
+/// What is said within a group.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// The group. Members of another refuse it.
+    pub group: GroupId,
+    /// What is said.
+    pub body: T,
+}
+
+/// A step of consensus.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Consensus {
+    /// Entries of the log, or a heartbeat.
+    Append(AppendEntriesRequest<Group>),
+    /// An election.
+    Vote(VoteRequest<NodeId>),
+    /// The tables of the snapshot that is about to be sent.
+    Tables(Vec<TableName>),
+    /// A step of the comparison of the snapshot with what the receiver has.
+    Compare(Message),
+    /// Rows of the snapshot.
+    Rows(Vec<(TableName, Row)>),
+    /// Rows that the snapshot does not have.
+    Remove(Vec<Name>),
+    /// Everything of the snapshot was sent.
+    Install(Vote, SnapshotMeta<NodeId, Node>),
+}
+
+/// A row by name and version.
+pub type Name = (TableName, Key, Marker);
+
+/// The answer to a step of consensus.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ConsensusAnswer {
+    /// To `Append`.
+    Append(AppendEntriesResponse<NodeId>),
+    /// To `Vote`.
+    Vote(VoteResponse<NodeId>),
+    /// To `Tables`, `Rows` and `Remove`.
+    Done,
+    /// To `Compare`: the next steps, and rows that the receiver has otherwise or alone.
+    Compared(Vec<Message>, Vec<Name>),
+    /// To `Install`.
+    Installed(SnapshotResponse<NodeId>),
+}
+
+/// What a node asks on behalf of a client, or to start the group.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Call {
+    /// Have the leader evaluate and commit a request.
+    Propose(Request),
+    /// The index up to which a linearizable read must have applied.
+    ReadIndex,
+    /// Promise to belong to this group and no other.
+    Claim,
+    /// Start the group, if there is none.
+    Start,
+}
+
+/// The answer to a call.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum CallAnswer {
+    /// To `Propose`.
+    Proposed(std::result::Result<Outcome, Refusal>),
+    /// To `ReadIndex`.
+    Index(std::result::Result<u64, Refusal>),
+    /// To `Claim` and `Start`: the group that the node belongs to.
+    Claimed(GroupId),
+    /// The group could not be started, for this reason.
+    NotStarted(Refusal),
+    /// The node does not lead, and had nothing done. Who does, as far as it knows.
+    NotLeader(Option<NodeId>),
+}
+
+/// The bytes of a body.
+pub fn encode(body: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(body).expect("all that is said can be encoded")
+}
+
+/// A body from its bytes.
+///
+/// # Errors
+/// `Corrupt` if they are not one.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    postcard::from_bytes(bytes)
+        .map_err(|_| Error::Corrupt("a request between nodes of a group of strong tables".into()))
+}

@@ -1,0 +1,259 @@
+//! The state machine: applying an entry is merging its registers into the store.
+//!
+//! Merging is idempotent, so nothing needs to be atomic with the index applied. The *checkpoint*, an index whose effects
+//! are durable, is written now and then beside the tables; after a crash, entries are applied again from there. A
+//! snapshot is no copy either: it is a checkpoint, and the rows are read from the store when it is sent. They may be
+//! newer than its index; the log that follows changes nothing then.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use openraft::{
+    EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError, StoredMembership,
+    storage::RaftStateMachine,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use super::types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError};
+use crate::{
+    core::{
+        clock::NodeId,
+        name::TableName,
+        protocol::message::Row,
+        strong::entry::{Applied, Effect, Entry},
+    },
+    error::{Error, Result},
+    storage::{
+        Store,
+        commit::{Incarnation, timestamps::Timestamps},
+    },
+};
+
+/// The note of the checkpoint.
+const NOTE: &str = "strong/checkpoint";
+/// How long to wait before an entry is applied again that the storage did not take.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// How far entries were applied, and who the members are as of there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last entry.
+    pub applied: Option<LogId>,
+    /// The members.
+    pub membership: StoredMembership<NodeId, Node>,
+}
+
+impl Checkpoint {
+    fn meta(self) -> SnapshotMeta<NodeId, Node> {
+        let snapshot_id = self.applied.map_or_else(|| "0".into(), |applied| applied.to_string());
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership, snapshot_id }
+    }
+}
+
+/// The state machine. Clones share it.
+#[derive(Clone)]
+pub struct StateMachine(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    timestamps: Arc<Timestamps>,
+    state: Mutex<Checkpoint>,
+    /// The last durable checkpoint, and the incarnation of the store that the entries after it were applied to.
+    durable: Mutex<(Checkpoint, Incarnation)>,
+    applied: watch::Sender<Option<u64>>,
+}
+
+impl StateMachine {
+    /// The state machine of a store, as it was at the last checkpoint.
+    ///
+    /// # Errors
+    /// `Corrupt` if the checkpoint cannot be read.
+    pub fn open(store: Store, timestamps: Arc<Timestamps>) -> Result<Self> {
+        let note = store.note(NOTE)?;
+        let checkpoint: Option<Checkpoint> =
+            note.map(|note| postcard::from_bytes(&note)).transpose().map_err(|_| {
+                Error::Corrupt("the record of how far the log of the strong tables was applied".into())
+            })?;
+        let checkpoint = checkpoint.unwrap_or_default();
+        let applied = watch::Sender::new(checkpoint.applied.map(|applied| applied.index));
+        let incarnation = store.incarnation();
+        let durable = Mutex::new((checkpoint.clone(), incarnation));
+        Ok(Self(Arc::new(Inner { store, timestamps, state: Mutex::new(checkpoint), durable, applied })))
+    }
+
+    /// The index applied last, and its changes.
+    pub fn applied(&self) -> watch::Receiver<Option<u64>> {
+        self.0.applied.subscribe()
+    }
+
+    /// Whether the store holds all that was applied: not after it failed and lost what it had not synced.
+    pub fn is_intact(&self) -> bool {
+        self.0.durable().1 == self.0.store.incarnation()
+    }
+
+    /// Makes durable what was applied, and records how far. Returns the checkpoint.
+    ///
+    /// # Errors
+    /// `StorageFull`; `NotReady` if the store lost what it had not synced.
+    pub async fn checkpoint(&self) -> Result<Checkpoint> {
+        let inner = &self.0;
+        let (state, incarnation) = (inner.state().clone(), inner.durable().1);
+        if inner.durable().0 == state {
+            return Ok(state);
+        }
+        // Everything merged before this call is durable on return, unless the store was reopened.
+        inner.store.acknowledge(incarnation).await?;
+        let note = postcard::to_stdvec(&state).expect("a checkpoint can be encoded");
+        inner.store.set_note(NOTE, &note)?;
+        inner.store.acknowledge(incarnation).await?;
+        *inner.durable() = (state.clone(), incarnation);
+        Ok(state)
+    }
+
+    /// Merges a row of a snapshot. One that is here already, or newer here, changes nothing.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn merge_row(&self, table: &TableName, row: Row) -> Result<()> {
+        self.0.merge(table, row)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, Checkpoint> {
+        // Replaced as a whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durable(&self) -> MutexGuard<'_, (Checkpoint, Incarnation)> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies an entry. Waits while the storage takes no writes.
+    async fn apply(&self, entry: LogEntry) -> std::result::Result<Applied, StorageError> {
+        let term = entry.log_id.leader_id.term;
+        let applied = match entry.payload {
+            EntryPayload::Blank => Applied::Done,
+            EntryPayload::Normal(Entry { term: evaluated_in, .. }) if evaluated_in != term => Applied::Void,
+            EntryPayload::Normal(Entry { effects, .. }) => {
+                for effect in effects {
+                    self.take_effect(&effect, entry.log_id).await?;
+                }
+                Applied::Done
+            }
+            EntryPayload::Membership(membership) => {
+                self.state().membership = StoredMembership::new(Some(entry.log_id), membership);
+                Applied::Done
+            }
+        };
+        self.state().applied = Some(entry.log_id);
+        Ok(applied)
+    }
+
+    async fn take_effect(&self, effect: &Effect, at: LogId) -> std::result::Result<(), StorageError> {
+        let mut waits = false;
+        loop {
+            match self.try_effect(effect) {
+                Ok(()) => return Ok(()),
+                // Nobody else can take this entry's place: it is applied when the disk takes writes again.
+                Err(Error::StorageFull(why) | Error::NotReady(why) | Error::TooMany(why)) => {
+                    if !std::mem::replace(&mut waits, true) {
+                        warn!(
+                            index = at.index,
+                            why, "the storage takes no entries of strong tables: they wait"
+                        );
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => {
+                    error!(%error, index = at.index, "an entry of the strong tables cannot be applied");
+                    return Err(StorageIOError::apply(at, openraft::AnyError::new(&error)).into());
+                }
+            }
+        }
+    }
+
+    fn try_effect(&self, effect: &Effect) -> Result<()> {
+        match effect {
+            Effect::Create(table) => self.store.make_strong(table),
+            Effect::Merge(table, row) => self.merge(table, row.clone()),
+            Effect::Sweep(at_ms) => self.store.sweep_strong(*at_ms),
+        }
+    }
+
+    fn merge(&self, table: &TableName, row: Row) -> Result<()> {
+        // Whoever leads next stamps later than all that it has applied.
+        self.timestamps.observe_stored(row.marker.timestamp);
+        let Some((key, register)) = row.into_register() else {
+            return Err(Error::Corrupt(format!("a row of table {table} does not match its marker")));
+        };
+        self.store.merge(table, &key, |_| Ok(register)).map(drop)
+    }
+}
+
+impl RaftStateMachine<Group> for StateMachine {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> std::result::Result<(Option<LogId>, StoredMembership<NodeId, Node>), StorageError> {
+        let state = self.0.state().clone();
+        Ok((state.applied, state.membership))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> std::result::Result<Vec<Applied>, StorageError>
+    where
+        I: IntoIterator<Item = LogEntry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut results = Vec::new();
+        for entry in entries {
+            results.push(self.0.apply(entry).await?);
+        }
+        let applied = self.0.state().applied.map(|applied| applied.index);
+        self.0.applied.send_replace(applied);
+        Ok(results)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> std::result::Result<Box<SnapshotData>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<NodeId, Node>,
+        _snapshot: Box<SnapshotData>,
+    ) -> std::result::Result<(), StorageError> {
+        // Its rows are here: they came before.
+        let state = Checkpoint { applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        *self.0.state() = state;
+        self.checkpoint().await.map_err(|error| {
+            StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
+        })?;
+        self.0.applied.send_replace(meta.last_log_id.map(|applied| applied.index));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> std::result::Result<Option<Snapshot<Group>>, StorageError> {
+        let checkpoint = self.0.durable().0.clone();
+        let is_empty = checkpoint.applied.is_none();
+        Ok((!is_empty).then(|| Snapshot { meta: checkpoint.meta(), snapshot: Box::default() }))
+    }
+}
+
+impl RaftSnapshotBuilder<Group> for StateMachine {
+    async fn build_snapshot(&mut self) -> std::result::Result<Snapshot<Group>, StorageError> {
+        let checkpoint = self.checkpoint().await;
+        let checkpoint = checkpoint
+            .map_err(|error| StorageIOError::write_snapshot(None, openraft::AnyError::new(&error)))?;
+        Ok(Snapshot { meta: checkpoint.meta(), snapshot: Box::default() })
+    }
+}
