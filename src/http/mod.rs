@@ -126,6 +126,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::import::import_routes(Arc::clone(&node)),
         routes::export::export_routes(Arc::clone(&node)),
         routes::status::routes(&node),
+        routes::strong::routes(&node),
         routes::admin::routes(&node),
         routes::link::routes(Arc::clone(&node)),
         metrics,

@@ -5,7 +5,11 @@
 use tracing::info;
 
 use super::{Node, Readiness};
-pub use crate::replication::{SyncStatus, link::clocks::ClockState};
+pub use crate::replication::{
+    SyncStatus,
+    link::clocks::ClockState,
+    requests::{FiguresByKind, RequestFigures},
+};
 use crate::{
     core::{clock::NodeId, protocol::replica::Swept},
     error::{Error, Result},
@@ -88,6 +92,8 @@ pub struct MemberView {
     pub rows_sent: u64,
     /// Rows received from it.
     pub rows_received: u64,
+    /// Requests to it and from it, by kind.
+    pub requests: FiguresByKind,
 }
 
 /// The state of a member.
@@ -176,6 +182,7 @@ impl MemberView {
             bytes_received: peer.totals.received_bytes,
             rows_sent: figures.rows_pushed + figures.rows_repaired,
             rows_received: figures.rows_received,
+            requests: peer.totals.requests,
         }
     }
 
@@ -205,6 +212,7 @@ impl MemberView {
             bytes_received: 0,
             rows_sent: 0,
             rows_received: 0,
+            requests: FiguresByKind::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod link;
 mod process;
 mod removal;
 mod stats;
+pub mod strong;
 mod write;
 mod write_concern;
 mod write_tracker;
@@ -36,7 +37,7 @@ pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
     batch::Batch,
-    cluster::{ClockState, ClusterView, MemberState, MemberView, SyncStatus},
+    cluster::{ClockState, ClusterView, MemberState, MemberView, RequestFigures, SyncStatus},
     link::{IncomingLink, LINK_PATH, other_protocol, subprotocol},
     removal::Removal,
     stats::{Readiness, Stats, TableStats},
@@ -65,7 +66,7 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
-    replication::{self, Replication},
+    replication::{self, Replication, strong::Strong},
     storage::{
         self, Environment, Store, WallClock,
         commit::{Incarnation, timestamps::Timestamps},
@@ -99,6 +100,7 @@ pub struct Node {
     store: Store,
     timestamps: Arc<Timestamps>,
     replication: Replication,
+    strong: Strong,
     admin_keys: AdminKeys,
     admin_token: AdminToken,
     write_tracker: WriteTracker,
@@ -132,6 +134,8 @@ impl Node {
         let background = background::run(&store, &timestamps);
         timestamps.wait_for_wall_clock().await;
         let replication = Replication::start(options.replication.clone(), store.clone(), timestamps.clone())?;
+        let parts = strong::parts(&replication, &store, &timestamps, &options);
+        let strong = Strong::start(parts, options.storage.data.join(strong::DIRECTORY)).await?;
         let mut admin_keys = AdminKeys::of(&options.replication.secrets);
         admin_keys.0.push(admin_token.key());
         let node = Arc::new(Self {
@@ -139,6 +143,7 @@ impl Node {
             store,
             timestamps,
             replication,
+            strong,
             admin_keys,
             admin_token,
             write_tracker: WriteTracker::default(),
@@ -197,6 +202,9 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`
     /// (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
+        if self.is_strong(table) {
+            return self.write_strong(table, write).await;
+        }
         let (incarnation, _permit) = self.begin_write().await?;
         let written = self.merge(table, write)?;
         self.store.acknowledge(incarnation).await?;
@@ -209,6 +217,11 @@ impl Node {
     /// # Errors
     /// `ClockDrift` for a version too far in the future, and then no row was merged; otherwise as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
+        let (strong, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| self.is_strong(&row.table));
+        let from_strong = self.import_strong(strong).await?;
+        if rows.is_empty() {
+            return Ok(from_strong);
+        }
         for timestamp in rows.iter().filter_map(|row| row.timestamp) {
             self.timestamps.observe(timestamp).map_err(|drift| Error::ClockDrift {
                 ahead_ms: drift.ahead_ms,
@@ -220,7 +233,7 @@ impl Node {
         let node = self.clone();
         let imported = self.environment().run(move || node.merge_imports(rows, replicas)).await?;
         self.store.acknowledge(incarnation).await?;
-        Ok(imported)
+        Ok(imported.and(from_strong))
     }
 
     /// A page of live keys, at most `rows_max`. May read the disk.
@@ -353,6 +366,7 @@ impl Node {
     /// `StorageFull` or `Io` if the last sync failed; everything acknowledged was synced before.
     pub async fn close(&self) -> Result<()> {
         self.drain();
+        self.strong.stop().await;
         self.replication.stop().await;
         self.background.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         let (store, timestamps) = (self.store.clone(), self.timestamps.clone());

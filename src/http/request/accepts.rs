@@ -81,6 +81,10 @@ static SURROGATES: Parameter =
     once("surrogates", "keep: accept values with lone surrogates, which old exports may have");
 static PARTIAL: Parameter = once("partial", "true: import even an incomplete export");
 
+static READ: Parameter = once(
+    "read",
+    "of a strong table: linearizable (the default) shows all that was answered before; stale is answered from here",
+);
 static CONFIRM: Parameter = once("confirm", "the table's name, to delete all its keys");
 
 const TAGS: &[&str] = &["if-match", "if-none-match"];
@@ -88,19 +92,19 @@ const NONE: &[&str] = &[];
 
 /// All operations. They also define which methods a resource allows.
 pub static OPERATIONS: &[Operation] = &[
-    key_operation("GET", &[&META], &["if-match", "if-none-match", "if-modified-since"]),
+    key_operation("GET", &[&META, &READ], &["if-match", "if-none-match", "if-modified-since"]),
     key_operation("PUT", &[&TTL, &EXPIRES_AT, &W, &W_TIMEOUT], TAGS),
     key_operation("PATCH", &[&TTL, &EXPIRES_AT, &WRAP, &W, &W_TIMEOUT], TAGS),
     key_operation("DELETE", &[&FORCE, &W, &W_TIMEOUT], TAGS),
-    plain(Route::Keys, "GET", &["/{table}/keys"], &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE]),
-    plain(Route::Keys, "POST", &["/{table}/keys"], &[&META]),
+    plain(Route::Keys, "GET", &["/{table}/keys"], &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE, &READ]),
+    plain(Route::Keys, "POST", &["/{table}/keys"], &[&META, &READ]),
     plain(
         Route::Store,
         "GET",
         &["/{table}/store"],
-        &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE, &VALUES, &META],
+        &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE, &VALUES, &META, &READ],
     ),
-    plain(Route::Count, "GET", &["/{table}/count"], &[&PREFIX, &START, &END]),
+    plain(Route::Count, "GET", &["/{table}/count"], &[&PREFIX, &START, &END, &READ]),
     plain(Route::Batch, "POST", &["/{table}/batch"], &[&ATOMIC, &TTL, &EXPIRES_AT, &W, &W_TIMEOUT]),
     plain(Route::Table, "DELETE", &["/{table}"], &[&PREFIX, &CONFIRM, &W, &W_TIMEOUT]),
     plain(Route::Subscribe, "GET", &["/{table}/subscribe/{key}"], &[&SNAPSHOT, &SINCE]),
@@ -113,6 +117,8 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Admin, "GET", &["/_/admin/challenge"], &[]),
     plain(Route::Admin, "POST", &["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"], &[]),
     plain(Route::Tables, "GET", &["/_/tables"], &[]),
+    plain(Route::TableMode, "PUT", &["/_/tables/{table}"], &[]),
+    plain(Route::Transaction, "POST", &["/_/txn"], &[]),
     plain(Route::Export, "GET", &["/_/export"], &[&TABLE, &PREFIX, &START, &END, &VALUES]),
     plain(Route::Import, "POST", &["/_/import"], &[&TABLE, &MODE, &SURROGATES, &PARTIAL, &W, &W_TIMEOUT]),
     plain(Route::Stats, "GET", &["/stats"], &[]),

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod coding;
 pub mod condition;
 pub mod connection_state;
+pub mod consistency;
 pub mod expiry;
 pub mod path;
 pub mod route;

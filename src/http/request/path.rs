@@ -43,6 +43,12 @@ pub fn collection(path: &str, noun: &str) -> Option<Result<TableName>> {
     (rest == noun && !matches!(table, "key" | "_")).then(|| self::table(table))
 }
 
+/// `/_/tables/{table}`
+pub fn table_of_catalogue(path: &str) -> Option<Result<TableName>> {
+    let name = path.strip_prefix("/_/tables/")?;
+    Some(table(name))
+}
+
 /// `/{table}`. Returns `None` for a segment that is not a table name, so that other routes see it.
 pub fn table_alone(path: &str) -> Option<Result<TableName>> {
     let table = path.strip_prefix('/')?;

@@ -51,6 +51,10 @@ routes! {
     Admin = "admin";
     /// `/_/tables`
     Tables = "tables";
+    /// `/_/tables/{table}`
+    TableMode = "table_mode";
+    /// `/_/txn`
+    Transaction = "txn";
     /// `/_/export`
     Export = "export";
     /// `/_/import`

@@ -18,7 +18,7 @@ use crate::{
     },
     error::{Error, Result},
     http::{
-        request::{Call, body, condition, expiry, path, route::Route, strict, value},
+        request::{Call, body, condition, consistency, expiry, path, route::Route, strict, value},
         response,
     },
     node::{Action, Expiry, Node, Write, Written},
@@ -90,7 +90,9 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     if call.method != Method::POST {
         return response::other_method(&call);
     }
-    let atomic = call.query().flag("atomic")?;
+    consistency::check_write_concern(&node, &call, &table)?;
+    // Writes of a strong table that come together are one step.
+    let atomic = call.query().flag("atomic")? || node.is_strong(&table);
     let concern = condition::write_concern(&call)?;
     let expiry = expiry::of_query(call.query(), node.now_ms())?;
     let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;

@@ -23,7 +23,7 @@ use crate::{
         request::{
             Call,
             body::{self, PatchType},
-            condition, expiry,
+            condition, consistency, expiry,
             path::{self, Address},
             route::Route,
             value::{self, absent, take_value, with_metadata},
@@ -53,6 +53,9 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 
 async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Response> {
     match call.method {
+        Method::GET | Method::HEAD if call.uri.query().is_some() || node.is_strong(&address.table) => {
+            Box::pin(fresh_read(&node, &call, &address)).await
+        }
         Method::GET | Method::HEAD => read(&node, &call, &address),
         // Boxed, so that reads do not carry and copy the room that writes need.
         Method::PUT => Box::pin(put(&node, &call, address)).await,
@@ -60,6 +63,12 @@ async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Respons
         Method::DELETE => Box::pin(delete(&node, &call, address)).await,
         _ => response::other_method(&call),
     }
+}
+
+/// As `read`, once this node may serve it.
+async fn fresh_read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
+    let consistency = consistency::before_read(node, call, &address.table).await?;
+    Ok(consistency::mark(read(node, call, address)?, consistency))
 }
 
 /// `GET /{table}/key/{key}`
@@ -165,6 +174,7 @@ async fn delete(node: &Node, call: &Call, address: Address) -> Result<Response> 
 }
 
 async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Result<Response> {
+    consistency::check_write_concern(node, call, &address.table)?;
     let concern = condition::write_concern(call)?;
     let condition = condition::of_write(&call.headers)?;
     let deletes = matches!(action, Action::Delete { .. });

@@ -15,7 +15,7 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        request::{Call, Query, path, route::Route, value},
+        request::{Call, Query, consistency, path, route::Route, value},
         response::{
             self,
             chunks::{self, Chunk, Chunks},
@@ -61,7 +61,11 @@ pub fn count_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
     match call.method {
         // `GET /{table}/keys`
-        Method::GET | Method::HEAD => Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await,
+        Method::GET | Method::HEAD => {
+            let consistency = consistency::before_read(&node, &call, &table).await?;
+            let listed = Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await?;
+            Ok(consistency::mark(listed, consistency))
+        }
         // `POST /{table}/keys`
         Method::POST => multi_get::answer(node, &call, table).await,
         _ => response::other_method(&call),
@@ -73,7 +77,9 @@ async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<R
     match call.method {
         Method::GET | Method::HEAD => {
             let shape = Shape::Store(Fields::of(call.query())?);
-            Listing::of(node, &call, table, shape)?.answer(&call).await
+            let consistency = consistency::before_read(&node, &call, &table).await?;
+            let listed = Listing::of(node, &call, table, shape)?.answer(&call).await?;
+            Ok(consistency::mark(listed, consistency))
         }
         _ => response::other_method(&call),
     }
@@ -84,6 +90,7 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return response::other_method(&call);
     }
+    let consistency = consistency::before_read(&node, &call, &table).await?;
     let counted = node.count(&table, &range(call.query())?).await?;
     if counted.incomplete {
         let error = unreadable(&table);
@@ -91,7 +98,7 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
         problem["count"] = json!(counted.keys);
         return Ok(response::problem_of(&error, &problem));
     }
-    response::json(&json!({ "count": counted.keys }))
+    Ok(consistency::mark(response::json(&json!({ "count": counted.keys }))?, consistency))
 }
 
 /// The key range that a query asks for.

@@ -19,12 +19,13 @@ use prometheus_client::{
 use warp::reply::Response;
 
 use crate::{
+    core::protocol::message::RequestKind,
     error::{Error, Result},
     http::{
         request::{Call, budget::Budget, route::Route},
         response,
     },
-    node::{ClusterView, MemberState, MemberView, Node, Readiness},
+    node::{ClusterView, MemberState, MemberView, Node, Readiness, RequestFigures},
 };
 
 const OPEN_METRICS: HeaderValue =
@@ -165,6 +166,7 @@ impl Collector for NodeFigures {
         let is_peer = |member: &&MemberView| member.node != view.node && member.state.is_replica();
         let peers: Vec<_> = view.members.iter().filter(is_peer).collect();
         encode_peer_counters(&mut encoder, &peers)?;
+        encode_peer_requests(&mut encoder, &peers)?;
         encode_peer_gauges(&mut encoder, &peers)
     }
 }
@@ -253,6 +255,46 @@ fn encode_peer_counters(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) 
         encode_peers(encoder, name, help, MetricType::Counter, peers, |peer| {
             Some(ConstCounter::new(figure(peer)))
         })?;
+    }
+    Ok(())
+}
+
+/// A name, a help text, and how to get the figure of one kind of requests with one peer.
+type RequestFigure = (&'static str, &'static str, MetricType, fn(&RequestFigures) -> u64);
+
+fn encode_peer_requests(encoder: &mut DescriptorEncoder, peers: &[&MemberView]) -> Encoded {
+    const COUNTER: MetricType = MetricType::Counter;
+    let figures: [RequestFigure; 6] = [
+        ("peer_requests", "Requests to a peer over links", COUNTER, |figures| figures.requests),
+        ("peer_failed_requests", "Of these, those without a good response", COUNTER, |figures| {
+            figures.failed
+        }),
+        ("peer_received_requests", "Requests from a peer", COUNTER, |figures| figures.received),
+        ("peer_request_sent_bytes", "Bytes of requests and responses to a peer", COUNTER, |figures| {
+            figures.sent_bytes
+        }),
+        ("peer_request_received_bytes", "Bytes of requests and responses from a peer", COUNTER, |figures| {
+            figures.received_bytes
+        }),
+        ("peer_requests_in_flight", "Requests that wait for a peer now", MetricType::Gauge, |figures| {
+            figures.in_flight
+        }),
+    ];
+    for (name, help, metric_type, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
+        for peer in peers {
+            let node = peer.node.to_string();
+            for kind in RequestKind::ALL {
+                let labels =
+                    [("peer", peer.address.as_str()), ("node", node.as_str()), ("kind", kind.name())];
+                let value = figure(&peer.requests[kind.index()]);
+                let encoder = family.encode_family(&labels)?;
+                match metric_type {
+                    MetricType::Gauge => ConstGauge::new(value).encode(encoder)?,
+                    _ => ConstCounter::new(value).encode(encoder)?,
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -348,6 +390,7 @@ mod tests {
             let peers: Vec<_> = self.0.members.iter().skip(1).collect();
             encode_cluster(&mut encoder, &self.0, 10_000)?;
             encode_peer_counters(&mut encoder, &peers)?;
+            encode_peer_requests(&mut encoder, &peers)?;
             encode_peer_gauges(&mut encoder, &peers)
         }
     }
@@ -356,6 +399,7 @@ mod tests {
     fn a_peer_has_series_by_address_for_the_figures_it_has() {
         let mut peer = MemberView::new(NodeId(2), "b:1".into(), MemberState::Alive);
         (peer.rounds, peer.rows_received, peer.outbox) = (7, 8, 9);
+        (peer.requests[1].requests, peer.requests[1].in_flight) = (3, 2);
         (peer.round_trip_ms, peer.clock_offset_ms) = (Some(0.5), Some(-250));
         let view = ClusterView {
             cluster: 1,
@@ -378,6 +422,11 @@ mod tests {
         for line in [
             format!("dynarust_peer_rounds_total{of_peer} 7"),
             format!("dynarust_peer_received_rows_total{of_peer} 8"),
+            "dynarust_peer_requests_total{peer=\"b:1\",node=\"0000000000000002\",kind=\"client\"} 3".into(),
+            "dynarust_peer_requests_total{peer=\"b:1\",node=\"0000000000000002\",kind=\"consensus\"} 0"
+                .into(),
+            "dynarust_peer_requests_in_flight{peer=\"b:1\",node=\"0000000000000002\",kind=\"client\"} 2"
+                .into(),
             format!("dynarust_peer_outbox_rows{of_peer} 9.0"),
             format!("dynarust_peer_round_trip_seconds{of_peer} 0.0005"),
             format!("dynarust_peer_clock_offset_seconds{of_peer} -0.25"),

@@ -11,6 +11,7 @@ pub mod listing;
 pub mod metrics;
 pub(super) mod multi_get;
 pub mod status;
+pub mod strong;
 pub mod subscribe;
 pub mod table;
 pub mod websocket;

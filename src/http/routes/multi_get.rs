@@ -11,7 +11,7 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        request::{Call, body},
+        request::{Call, body, consistency},
         response::{
             self,
             chunks::{self, Chunk, Chunks},
@@ -40,6 +40,7 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
     let bytes = body::read(call, call.connection.options.body_bytes_max).await?;
     let keys = keys(body::without_bom(&bytes), call.connection.options.batch_ops_max)?;
     drop(bytes);
+    let consistency = consistency::before_read(&node, call, &table).await?;
     let keys = keys.into_iter();
     let chunks = MultiGet {
         node,
@@ -51,7 +52,8 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
         incomplete: false,
         ended: false,
     };
-    chunks::answer(&call.connection.budget, response::JSON, chunks).await
+    let answer = chunks::answer(&call.connection.budget, response::JSON, chunks).await?;
+    Ok(consistency::mark(answer, consistency))
 }
 
 /// The requested keys, in order and without duplicates.

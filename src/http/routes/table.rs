@@ -14,7 +14,7 @@ use crate::{
     core::name::TableName,
     error::{Error, Result},
     http::{
-        request::{Call, condition, path, route::Route, value::prefix_of},
+        request::{Call, condition, consistency, path, route::Route, value::prefix_of},
         response,
     },
     node::{Node, Removal, WriteConcern},
@@ -37,6 +37,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     }
     let (prefix, confirm) = (call.query().get("prefix")?, call.query().get("confirm")?);
     let prefix = prefix_of(&table, prefix.as_deref(), confirm.as_deref())?;
+    consistency::check_write_concern(&node, &call, &table)?;
     let concern = condition::write_concern(&call)?;
     let mut removal = node.begin_removal(table, prefix);
     match run(&node, &mut removal, concern).await {

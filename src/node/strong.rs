@@ -1,0 +1,143 @@
+//! Strong tables: a table's mode is decided here and nowhere above. Writes of a strong table go through the log of the
+//! Raft group, and reads wait until this node has applied what was answered before.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::{Action, Condition, Expiry, Import, Imported, Node, Options, Write, Written};
+pub use crate::core::strong::request::{
+    Compare, Expected, Got, Operation, OperationResult, Outcome, Transaction,
+};
+use crate::{
+    core::{name::TableName, strong::request::Request},
+    error::{Error, Result},
+    replication::{Replication, strong::member::Parts},
+    storage::{Store, commit::timestamps::Timestamps},
+};
+
+/// The directory of the log, in the storage directory.
+pub const DIRECTORY: &str = "raft";
+/// Rows of an import that become one request.
+const IMPORT_ROWS: usize = 256;
+/// Most operations of a transaction, and most comparisons.
+pub const OPERATIONS_MAX: usize = 128;
+
+/// What a read of a strong table may show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Everything that was answered before the read began.
+    #[default]
+    Linearizable,
+    /// What this node has, which may be old.
+    Stale,
+}
+
+/// What the group needs of a node.
+pub(super) fn parts(
+    replication: &Replication,
+    store: &Store,
+    timestamps: &Arc<Timestamps>,
+    options: &Options,
+) -> Parts {
+    Parts {
+        replication: replication.clone(),
+        store: store.clone(),
+        timestamps: timestamps.clone(),
+        value_bytes_max: options.value_bytes_max,
+    }
+}
+
+impl Node {
+    /// Whether a table is strong.
+    pub fn is_strong(&self, table: &TableName) -> bool {
+        self.store.is_strong(table)
+    }
+
+    /// Makes a strong table. Returns whether it was made; `false` if it was strong before.
+    ///
+    /// # Errors
+    /// `WrongMode` if the table has rows; `NoQuorum`; `OutcomeUnknown`.
+    pub async fn create_strong(&self, table: TableName) -> Result<bool> {
+        self.strong.create(table).await
+    }
+
+    /// Runs a transaction.
+    ///
+    /// # Errors
+    /// `WrongMode` for a table that is not strong; `NoQuorum`; `OutcomeUnknown`; as `write` for its operations, and then
+    /// none of them took effect.
+    pub async fn transact(&self, transaction: Transaction) -> Result<(bool, Vec<OperationResult>)> {
+        match self.strong.submit(Request::Transaction(transaction)).await? {
+            Outcome::Transaction { succeeded, results } => Ok((succeeded, results)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Returns when this node may serve a read of a table. An eventual table is always read from here.
+    ///
+    /// # Errors
+    /// `NoQuorum`; `NotReady` if this node is behind.
+    pub async fn before_read(&self, table: &TableName, consistency: Consistency) -> Result<()> {
+        if consistency == Consistency::Stale || !self.is_strong(table) {
+            return Ok(());
+        }
+        self.strong.barrier().await
+    }
+
+    pub(super) async fn write_strong(&self, table: &TableName, write: Write) -> Result<Written> {
+        let written = self.write_all_strong(table, vec![write]).await?;
+        written.into_iter().next().ok_or_else(|| Error::Corrupt("no answer to a write".into()))
+    }
+
+    pub(super) async fn batch_strong(
+        &self,
+        table: &TableName,
+        writes: Vec<Write>,
+        atomic: bool,
+    ) -> Result<Vec<Result<Written>>> {
+        if atomic {
+            return Ok(self.write_all_strong(table, writes).await?.into_iter().map(Ok).collect());
+        }
+        // They share entries of the log.
+        Ok(join_all(writes.into_iter().map(|write| self.write_strong(table, write))).await)
+    }
+
+    async fn write_all_strong(&self, table: &TableName, writes: Vec<Write>) -> Result<Vec<Written>> {
+        let _permit = self.write_tracker.begin()?;
+        match self.strong.submit(Request::Write { table: table.clone(), writes }).await? {
+            Outcome::Written(written) => Ok(written),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes rows of strong tables anew.
+    pub(super) async fn import_strong(&self, rows: Vec<Import>) -> Result<Imported> {
+        if let Some(row) = rows.iter().find(|row| row.timestamp.is_some()) {
+            return Err(Error::BadRequest(format!(
+                "table {} is strong, and its versions come from its log: import its rows without \"version\" and \"timestamp\"",
+                row.table
+            )));
+        }
+        let mut imported = Imported::default();
+        let mut rows = rows.into_iter().peekable();
+        while let Some(table) = rows.peek().map(|row| row.table.clone()) {
+            let mut writes = Vec::new();
+            while writes.len() < IMPORT_ROWS
+                && let Some(row) = rows.next_if(|row| row.table == table)
+            {
+                let action = Action::Put { value: row.value, expiry: row.expires_at_ms.map(Expiry::At) };
+                writes.push(Write { key: row.key, action, condition: Condition::Always });
+            }
+            for written in self.write_all_strong(&table, writes).await? {
+                imported.written += 1;
+                imported.latest = imported.latest.max(Some(written.timestamp));
+            }
+        }
+        Ok(imported)
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> Error {
+    Error::Corrupt(format!("the answer to another request: {outcome:?}"))
+}
