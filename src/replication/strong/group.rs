@@ -341,6 +341,9 @@ async fn upkeep(member: Weak<Member>, parts: Parts) {
     loop {
         sleep(EXPIRY_EVERY).await;
         let Some(member) = member.upgrade() else { return };
+        if let Err(error) = member.machine.restore().await {
+            warn!(%error, "entries of strong tables that the storage lost are not applied again yet");
+        }
         if Instant::now() >= checkpoint_due {
             checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
             if let Err(error) = member.machine.checkpoint().await {

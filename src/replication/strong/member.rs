@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use openraft::{Config, Raft, ServerState, Snapshot, SnapshotPolicy};
+use openraft::{Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -80,8 +80,8 @@ impl Member {
         };
         let config =
             config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))?;
-        let log = RaftLog::open(directory, store.environment())?;
-        let machine = StateMachine::open(store.clone(), timestamps.clone())?;
+        let mut log = RaftLog::open(directory, store.environment())?;
+        let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let network = Network { group, replication, store: store.clone() };
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;

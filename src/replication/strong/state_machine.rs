@@ -11,14 +11,17 @@ use std::{
 };
 
 use openraft::{
-    EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError, StoredMembership,
-    storage::RaftStateMachine,
+    EntryPayload, RaftLogReader, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
+    StoredMembership, storage::RaftStateMachine,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError};
+use super::{
+    log::LogReader,
+    types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
+};
 use crate::{
     core::{
         clock::NodeId,
@@ -65,6 +68,10 @@ struct Inner {
     /// The last durable checkpoint, and the incarnation of the store that the entries after it were applied to.
     durable: Mutex<(Checkpoint, Incarnation)>,
     applied: watch::Sender<Option<u64>>,
+    /// What was applied is read again from here if the store loses it.
+    log: LogReader,
+    /// Held while entries are applied.
+    applying: tokio::sync::Mutex<()>,
 }
 
 impl StateMachine {
@@ -72,7 +79,7 @@ impl StateMachine {
     ///
     /// # Errors
     /// `Corrupt` if the checkpoint cannot be read.
-    pub fn open(store: Store, timestamps: Arc<Timestamps>) -> Result<Self> {
+    pub fn open(store: Store, timestamps: Arc<Timestamps>, log: LogReader) -> Result<Self> {
         let note = store.note(NOTE)?;
         let checkpoint: Option<Checkpoint> =
             note.map(|note| postcard::from_bytes(&note)).transpose().map_err(|_| {
@@ -82,7 +89,15 @@ impl StateMachine {
         let applied = watch::Sender::new(checkpoint.applied.map(|applied| applied.index));
         let incarnation = store.incarnation();
         let durable = Mutex::new((checkpoint.clone(), incarnation));
-        Ok(Self(Arc::new(Inner { store, timestamps, state: Mutex::new(checkpoint), durable, applied })))
+        Ok(Self(Arc::new(Inner {
+            store,
+            timestamps,
+            state: Mutex::new(checkpoint),
+            durable,
+            applied,
+            log,
+            applying: tokio::sync::Mutex::default(),
+        })))
     }
 
     /// The index applied last, and its changes.
@@ -95,13 +110,26 @@ impl StateMachine {
         self.0.durable().1 == self.0.store.incarnation()
     }
 
+    /// Applies again what the store lost, if it was reopened after a failure of the disk.
+    ///
+    /// # Errors
+    /// Those of the log and of `apply`.
+    pub async fn restore(&self) -> std::result::Result<(), StorageError> {
+        let _one = self.0.applying.lock().await;
+        self.0.restore().await
+    }
+
     /// Makes durable what was applied, and records how far. Returns the checkpoint.
     ///
     /// # Errors
     /// `StorageFull`; `NotReady` if the store lost what it had not synced.
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
         let inner = &self.0;
-        let (state, incarnation) = (inner.state().clone(), inner.durable().1);
+        let (state, incarnation) = {
+            let _one = inner.applying.lock().await;
+            inner.restore().await.map_err(|error| Error::NotReady(error.to_string()))?;
+            (inner.state().clone(), inner.durable().1)
+        };
         if inner.durable().0 == state {
             return Ok(state);
         }
@@ -133,6 +161,26 @@ impl Inner {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Applies again what comes after the checkpoint, if the store was reopened since.
+    async fn restore(&self) -> std::result::Result<(), StorageError> {
+        let (checkpoint, incarnation) = self.durable().clone();
+        let current = self.store.incarnation();
+        if current == incarnation {
+            return Ok(());
+        }
+        let index = |id: &Option<LogId>| id.map_or(0, |id| id.index + 1);
+        let (from, to) = (index(&checkpoint.applied), index(&self.state().applied));
+        warn!(
+            entries = to.saturating_sub(from),
+            "the storage was reopened: entries of strong tables are applied again"
+        );
+        for entry in self.log.clone().try_get_log_entries(from..to).await? {
+            self.apply(entry).await?;
+        }
+        self.durable().1 = current;
+        Ok(())
+    }
+
     /// Applies an entry. Waits while the storage takes no writes.
     async fn apply(&self, entry: LogEntry) -> std::result::Result<Applied, StorageError> {
         let term = entry.log_id.leader_id.term;
@@ -150,7 +198,9 @@ impl Inner {
                 Applied::Done
             }
         };
-        self.state().applied = Some(entry.log_id);
+        let mut state = self.state();
+        state.applied = state.applied.max(Some(entry.log_id));
+        drop(state);
         Ok(applied)
     }
 
@@ -179,9 +229,23 @@ impl Inner {
 
     fn try_effect(&self, effect: &Effect) -> Result<()> {
         match effect {
-            Effect::Create(table) => self.store.make_strong(table),
+            Effect::Create(table) => self.make_strong(table),
             Effect::Merge(table, row) => self.merge(table, row.clone()),
             Effect::Sweep(at_ms) => self.store.sweep_strong(*at_ms),
+        }
+    }
+
+    /// Makes a table strong. Rows that this node has taken into an eventual table of that name, cut off from the majority,
+    /// move to another table: they were acknowledged, and the strong table cannot have them.
+    fn make_strong(&self, table: &TableName) -> Result<()> {
+        loop {
+            match self.store.make_strong(table) {
+                Err(Error::WrongMode(_)) => {
+                    let (aside, rows) = self.store.set_eventual_rows_aside(table)?;
+                    warn!(%table, %aside, rows, "a strong table was made while this node was cut off: its eventual rows moved to another table");
+                }
+                made => return made,
+            }
         }
     }
 
@@ -210,6 +274,8 @@ impl RaftStateMachine<Group> for StateMachine {
         I: IntoIterator<Item = LogEntry> + Send,
         I::IntoIter: Send,
     {
+        let _one = self.0.applying.lock().await;
+        self.0.restore().await?;
         let mut results = Vec::new();
         for entry in entries {
             results.push(self.0.apply(entry).await?);

@@ -15,7 +15,10 @@ use std::{
 };
 
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        name::{Key, TABLE_BYTES_MAX, TableName},
+        protocol::message::Row,
+    },
     error::{Error, Result},
     storage::{
         META, Store,
@@ -28,6 +31,10 @@ use crate::{
 const NOTE: &str = "strong/tables";
 /// Rows removed or listed under one lock.
 const PAGE_ROWS: usize = 1000;
+/// Bytes of rows moved at a time.
+const PAGE_BYTES: usize = 256 * 1024;
+/// What the name of a table ends with that has the rows of an eventual table whose name became that of a strong one.
+const ASIDE: &str = ".eventual";
 
 /// The names of the strong tables.
 #[derive(Debug, Default)]
@@ -90,6 +97,38 @@ impl Store {
         *names = more;
         self.0.context.strong.any.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Moves the rows of an eventual table to another one, and removes the table. Returns the other's name, and how many rows it got.
+    ///
+    /// # Errors
+    /// Those of the storage; then some rows may have moved.
+    pub fn set_eventual_rows_aside(&self, table: &TableName) -> Result<(TableName, u64)> {
+        let base: String = table.as_str().chars().take(TABLE_BYTES_MAX - ASIDE.len()).collect();
+        let aside = TableName::parse(&format!("{base}{ASIDE}"))?;
+        let mut moved = 0;
+        for partition in 0..=u8::MAX {
+            loop {
+                let page = self.scan_partition(table, partition, None, PAGE_BYTES)?;
+                let Some(names) = self.move_rows(table, &aside, page.rows)? else { break };
+                moved += names;
+            }
+        }
+        self.remove_empty_tables()?;
+        Ok((aside, moved))
+    }
+
+    /// Moves rows to another table. Returns how many; `None` if there were none.
+    fn move_rows(&self, table: &TableName, aside: &TableName, rows: Vec<Row>) -> Result<Option<u64>> {
+        let mut moved = Vec::new();
+        for row in rows {
+            let (key, marker) = (row.key.clone(), row.marker);
+            if let Some((_, register)) = row.into_register() {
+                self.merge(aside, &key, |_| Ok(register))?;
+            }
+            moved.push((table.clone(), key, marker));
+        }
+        if moved.is_empty() { Ok(None) } else { self.remove(moved).map(Some) }
     }
 
     /// The keys of strong tables whose values expire at or before an instant (Unix milliseconds), a page of them.
