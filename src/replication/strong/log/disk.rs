@@ -23,8 +23,8 @@ pub struct Faults {
     pub room: Option<usize>,
     /// Whether syncs fail.
     pub syncs_fail: bool,
-    /// Syncs wait for this.
-    pub syncs_wait: Option<std::sync::Arc<std::sync::Mutex<()>>>,
+    /// The next sync waits for this.
+    pub sync_waits: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Disk {
@@ -59,8 +59,9 @@ impl Disk {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         #[cfg(test)]
         {
-            let gate = self.faults().syncs_wait.clone();
-            drop(gate.as_ref().map(|gate| gate.lock()));
+            let gate = self.faults().sync_waits.take();
+            // It opens when the other end is dropped.
+            let _ = gate.map(|gate| gate.recv());
             if self.faults().syncs_fail {
                 return Err(io::Error::other("the test says so"));
             }

@@ -5,7 +5,7 @@
 //!
 //! - `frame`: the bytes of an entry. `segment`: the files that hold them. `record`: the small files for state, vote and mark.
 //! - `writer`: the one thread that writes, and `trim`: how entries are removed. `disk`: writing and syncing, counted.
-//! - `view`: what readers see. `recovery`: opening.
+//! - `view`: what readers see, and `reader`: how they read it. `recovery`: opening.
 //!
 //! The directory always has the state, the vote and at least one segment. So whatever is missing is noticed, and a log that was damaged is
 //! never taken for a shorter one. A crash at any point leaves the log as it was before a change, or after it.
@@ -14,6 +14,7 @@
 
 mod disk;
 mod frame;
+mod reader;
 mod record;
 mod recovery;
 mod segment;
@@ -28,26 +29,29 @@ mod writer;
 use std::{
     fmt::Debug,
     io,
-    ops::{Bound, RangeBounds},
+    ops::RangeBounds,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, atomic::AtomicBool},
     thread::{self, JoinHandle},
 };
 
 use openraft::{
-    AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use self::frame::ENTRY_BYTES_MAX;
 use self::{
     disk::Disk,
     frame::Frame,
     record::MarkFile,
     recovery::Recovered,
-    view::{Place, View, next},
+    view::{View, next},
     writer::{Append, Flushed, Job, Writer},
+};
+pub use self::{
+    frame::ENTRY_BYTES_MAX,
+    reader::{Figures, LogReader},
 };
 use super::types::{Group, LogEntry, LogId, StorageError, Vote};
 use crate::{
@@ -59,9 +63,6 @@ use crate::{
 const QUEUE_JOBS_MAX: usize = 256;
 /// Bytes of entries that wait for the writer, unless one append alone is longer. Eight groups.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes that a follower gets in one message, unless one entry alone is longer: enough to use a link well, little enough that heartbeats,
-/// which go the same way, are not late. Also how much is read from a file at once.
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What the log and its readers share.
 #[derive(Debug)]
@@ -83,94 +84,6 @@ impl Shared {
 
     fn write_files(&self) -> RwLockWriteGuard<'_, ()> {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self, mut start: u64, end: u64, bytes_max: usize) -> Result<Vec<LogEntry>> {
-        let _files = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = Vec::new();
-        loop {
-            let place = self.view().find(start, end, bytes_max.min(READ_BYTES_MAX));
-            match place {
-                Place::Nowhere => return Ok(entries),
-                Place::Cache(cached) => entries.extend(cached.iter().map(|entry| (**entry).clone())),
-                Place::File(span) => {
-                    let read = segment::read(&self.directory, self.salt, &span)?;
-                    entries.extend(read.into_iter().map(|(entry, _)| entry));
-                }
-            }
-            start = entries.last().map_or(start, |entry| entry.log_id.index + 1);
-            if bytes_max <= READ_BYTES_MAX {
-                return Ok(entries);
-            }
-        }
-    }
-}
-
-/// What the log costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
-    /// Entries that are not purged.
-    pub entries: u64,
-    /// Length of all segments, in bytes.
-    pub disk_bytes: u64,
-    /// How many times the log was synced since it was opened.
-    pub syncs: u64,
-}
-
-/// Reads the log. Clones share it.
-#[derive(Clone, Debug)]
-pub struct LogReader(Arc<Shared>);
-
-impl LogReader {
-    /// What the log costs.
-    pub fn figures(&self) -> Figures {
-        let view = self.0.view();
-        Figures {
-            entries: next(view.last).saturating_sub(view.first()),
-            disk_bytes: view.segments.iter().map(|segment| segment.bytes).sum(),
-            syncs: self.0.disk.syncs(),
-        }
-    }
-
-    /// Entries of a range, as far as the log has them. Those beyond `bytes_max` may be left out, but never the first.
-    async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<LogEntry>> {
-        let cached = match self.0.view().find(start, end, bytes_max) {
-            Place::Nowhere => Some(Vec::new()),
-            Place::Cache(entries) => Some(entries),
-            Place::File(_) => None,
-        };
-        if let Some(entries) = cached {
-            return Ok(entries.iter().map(|entry| (**entry).clone()).collect());
-        }
-        let shared = self.0.clone();
-        self.0.environment.run(move || shared.read(start, end, bytes_max)).await
-    }
-}
-
-impl RaftLogReader<Group> for LogReader {
-    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
-        &mut self,
-        range: R,
-    ) -> std::result::Result<Vec<LogEntry>, StorageError> {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last.saturating_add(1),
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
-        };
-        self.entries(start, end, usize::MAX).await.map_err(|e| reading(&e))
-    }
-
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> std::result::Result<Vec<LogEntry>, StorageError> {
-        self.entries(start, end, READ_BYTES_MAX).await.map_err(|e| reading(&e))
     }
 }
 
@@ -386,12 +299,8 @@ fn stopped() -> Error {
     )
 }
 
-fn reading(error: &Error) -> StorageError {
-    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Read, AnyError::new(error)).into()
-}
-
 fn writing(error: &Error) -> StorageError {
-    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Write, AnyError::new(error)).into()
+    StorageIOError::write_logs(AnyError::new(error)).into()
 }
 
 /// Damage in a file of the log at a byte, with the remedy.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -197,9 +197,8 @@ async fn appends_that_wait_share_a_sync() {
     let fixture = Fixture::new();
     let mut log = fixture.open();
     let reader = log.reader.clone();
-    let gate = Arc::new(Mutex::new(()));
-    reader.0.disk.faults.lock().expect("whole").syncs_wait = Some(gate.clone());
-    let closed = gate.lock().expect("whole");
+    let (gate, closed) = mpsc::channel();
+    reader.0.disk.faults.lock().expect("whole").sync_waits = Some(closed);
     let (told, flushed) = mpsc::channel();
     const APPENDS: u64 = 200;
     for index in 0..APPENDS {
@@ -214,7 +213,7 @@ async fn appends_that_wait_share_a_sync() {
         );
     }
     assert!(flushed.try_recv().is_err(), "nothing is durable before the first sync");
-    drop(closed);
+    drop(gate);
     let told: Vec<(u64, bool)> =
         (0..APPENDS).map(|_| flushed.recv_timeout(DEADLINE).expect("an answer")).collect();
     assert_eq!(told, (0..APPENDS).map(|index| (index, true)).collect::<Vec<_>>(), "in order, all durable");
@@ -436,9 +435,11 @@ async fn old_entries_are_read_from_the_files() {
     let (fixture, firsts) = of_segments().await;
     let mut log = fixture.open();
     for round in ["opened", "appended to"] {
-        let view = log.reader.0.view();
-        assert!(view.cache.bytes() <= CACHE_BYTES_MAX && view.cache.first() >= firsts[1], "{round}");
-        drop(view);
+        let (bytes, first) = {
+            let view = log.reader.0.view();
+            (view.cache.bytes(), view.cache.first())
+        };
+        assert!(bytes <= CACHE_BYTES_MAX && first >= firsts[1], "{round}");
         let (entries, last) = (all(&mut log).await, if round == "opened" { 9 } else { 12 });
         assert_eq!(
             entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(),

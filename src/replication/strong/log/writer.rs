@@ -218,7 +218,7 @@ impl Writer {
         let group = std::mem::take(&mut self.group);
         let flushed = if group.frames.is_empty() { Ok(()) } else { self.write_group(&group) };
         for (tell, room) in group.waiting {
-            tell(flushed.as_ref().map(|()| ()).map_err(to_io));
+            tell(flushed.clone().map_err(|why| to_io(&why)));
             drop(room);
         }
         // The allocation is kept for the next group, unless one long entry made it large.
