@@ -7,7 +7,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,7 @@ use super::{
     reads::Reads,
     roster,
     rpc::{self, Call, CallAnswer, Envelope, GroupId},
+    watch::watch,
 };
 use crate::{
     core::{
@@ -49,12 +53,14 @@ const EXPIRY_EVERY: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub struct Strong(Arc<Inner>);
 
-struct Inner {
+/// What clones share.
+pub(super) struct Inner {
     parts: Parts,
     directory: PathBuf,
     member: Mutex<Option<(Arc<Member>, Reads)>>,
     /// Held while the group is started or joined.
     starting: tokio::sync::Mutex<()>,
+    stopping: AtomicBool,
 }
 
 /// Why a request to a strong table without a majority is refused.
@@ -76,6 +82,7 @@ impl Strong {
             directory,
             member: Mutex::default(),
             starting: Default::default(),
+            stopping: AtomicBool::new(false),
         }));
         if let Some(group) = strong.0.claimed()? {
             strong.0.open(group).await?;
@@ -148,6 +155,7 @@ impl Strong {
 
     /// Stops taking part.
     pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
         let member = self.0.member.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((member, _)) = member {
             member.stop().await;
@@ -190,7 +198,33 @@ impl Inner {
         let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
         tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));
         tokio::spawn(upkeep(Arc::downgrade(&member), self.parts.clone()));
+        tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
         Ok(member)
+    }
+
+    /// Opens the log again after it failed.
+    ///
+    /// # Errors
+    /// Those of the log and of the storage.
+    pub(super) fn reopen(self: &Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        // Boxed, because what it opens is watched, and watching may call this.
+        let inner = self.clone();
+        async move {
+            let _one = inner.starting.lock().await;
+            let failed = inner.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if inner.stopping.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if let Some((failed, _)) = failed {
+                failed.stop().await;
+            }
+            if let Some(why) = inner.parts.store.failure() {
+                return Err(Error::StorageFull(why));
+            }
+            let Some(group) = inner.claimed()? else { return Ok(()) };
+            inner.open(group).await.map(drop)
+        }
+        .boxed()
     }
 
     /// Takes part in the group that another node names, if this one has not claimed another.

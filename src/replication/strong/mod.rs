@@ -12,6 +12,7 @@
 //! - [`reads`] makes reads linearizable.
 //! - [`roster`] keeps the members of the group those of the cluster.
 //! - [`network`] and [`rpc`] carry what members say over the links. [`snapshot`] sends a snapshot as a difference.
+//! - [`watch`] logs who leads, and opens the log again after the disk failed.
 //! - [`types`] names openraft's types.
 
 mod expiry;
@@ -26,5 +27,6 @@ pub mod rpc;
 mod snapshot;
 mod state_machine;
 pub mod types;
+mod watch;
 
 pub use self::group::{Strong, no_quorum};

@@ -34,11 +34,12 @@ use crate::{
 /// Requests that wait for the proposer. More are refused.
 const QUEUE_MAX: usize = 4_096;
 /// Most effects of an entry, unless one request has more: enough that a sync of the log is shared by many.
-const EFFECTS_MAX: usize = 512;
+const EFFECTS_MAX: usize = 1_024;
 /// Most bytes of an entry, unless one request has more.
 const ENTRY_BYTES_MAX: usize = 1024 * 1024;
-/// Entries that are proposed and not applied.
-const IN_FLIGHT_MAX: usize = 16;
+/// Entries that are proposed and not applied. openraft syncs each by itself, so what comes while the log syncs is better
+/// off in one entry than in many.
+const IN_FLIGHT_MAX: usize = 2;
 
 /// What became of a request.
 #[derive(Debug)]

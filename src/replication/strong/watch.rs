@@ -1,0 +1,65 @@
+//! Watches this node's part in the group: logs who leads, and starts it again after the disk failed.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::{group::Inner, member::Member};
+
+/// Without a leader for this long something is wrong: an election takes less than a second.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+/// The pause before the log is opened again.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// Watches until the node stops.
+pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
+    let Some(mut metrics) = member.upgrade().map(|member| member.metrics()) else { return };
+    let mut leader = None;
+    let mut leaderless_since = Some(Instant::now());
+    loop {
+        let now = metrics.borrow_and_update().clone();
+        if let Err(fatal) = &now.running_state {
+            if let Some(group) = group.upgrade().filter(|_| member.upgrade().is_some()) {
+                error!(error = %fatal, "the log of the strong tables failed: it is opened again when the disk takes writes");
+                reopen(group).await;
+            }
+            return;
+        }
+        match now.current_leader {
+            Some(node) => {
+                if leader != Some((node, now.current_term)) {
+                    info!(leader = %node, term = now.current_term, "the strong tables have a leader");
+                }
+                (leader, leaderless_since) = (Some((node, now.current_term)), None);
+            }
+            None => {
+                let since = *leaderless_since.get_or_insert_with(Instant::now);
+                if leader.is_some() && since.elapsed() > LEADERLESS_MAX {
+                    warn!("the strong tables have no leader: no majority of their voters can be reached");
+                    leader = None;
+                }
+            }
+        }
+        // Metrics stay as they are while there is no leader.
+        if let Ok(Err(_)) = timeout(LEADERLESS_MAX, metrics.changed()).await {
+            return;
+        }
+    }
+}
+
+/// Opens the log again, as soon as that works.
+async fn reopen(group: Arc<Inner>) {
+    let group = Arc::downgrade(&group);
+    loop {
+        sleep(REOPEN_EVERY).await;
+        let Some(group) = group.upgrade() else { return };
+        match group.reopen().await {
+            Ok(()) => return,
+            Err(error) => warn!(%error, "the log of the strong tables cannot be opened yet"),
+        }
+    }
+}
