@@ -193,3 +193,224 @@ fn value_of(payload: &Payload) -> Option<&Value> {
         Payload::Deleted => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::core::{
+        clock::NodeId,
+        write::{Action, Condition, Patch},
+    };
+
+    /// A state in memory, and its clock.
+    #[derive(Default)]
+    struct State {
+        strong: BTreeSet<TableName>,
+        eventual: BTreeSet<TableName>,
+        rows: BTreeMap<Name, Register>,
+        ticks: u64,
+    }
+
+    impl View for State {
+        fn is_strong(&self, table: &TableName) -> bool {
+            self.strong.contains(table)
+        }
+
+        fn has_eventual_rows(&self, table: &TableName) -> bool {
+            self.eventual.contains(table)
+        }
+
+        fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
+            Ok(self.rows.get(&(table.clone(), key.clone())).cloned())
+        }
+    }
+
+    impl State {
+        fn new() -> Self {
+            Self { strong: [table("t"), table("u")].into(), eventual: [table("e")].into(), ..Self::default() }
+        }
+
+        /// Evaluates a request and applies its effects.
+        fn run(&mut self, request: Request) -> Result<Outcome> {
+            let mut ticks = self.ticks;
+            let tick = || {
+                ticks += 1;
+                Ok(Timestamp { hlc: ticks, node: NodeId(1) })
+            };
+            let evaluated = evaluate(request, &*self, Limits { now_ms: 0, value_bytes_max: 20 }, tick);
+            self.ticks = ticks;
+            let Evaluation { effects, outcome } = evaluated?;
+            for effect in effects {
+                self.apply(effect);
+            }
+            Ok(outcome)
+        }
+
+        fn apply(&mut self, effect: Effect) {
+            match effect {
+                Effect::Create(table) => drop(self.strong.insert(table)),
+                Effect::Merge(table, row) => {
+                    let (key, register) = row.into_register().expect("matches its marker");
+                    let held = self.rows.entry((table, key)).or_insert_with(|| register.clone());
+                    held.merge(register);
+                }
+                Effect::Sweep(_) => {}
+            }
+        }
+
+        fn value(&self, table_name: &str, name: &str) -> Option<&str> {
+            let register = self.rows.get(&(table(table_name), key(name)))?;
+            value_of(register.payload()).map(Value::as_str)
+        }
+    }
+
+    fn table(name: &str) -> TableName {
+        TableName::parse(name).expect("a name")
+    }
+
+    fn key(name: &str) -> Key {
+        Key::parse(name).expect("a key")
+    }
+
+    fn value(text: &str) -> Value {
+        Value::parse(text).expect("JSON")
+    }
+
+    fn put(name: &str, text: &str, condition: Condition) -> Write {
+        Write { key: key(name), action: Action::Put { value: value(text), expiry: None }, condition }
+    }
+
+    fn write(writes: Vec<Write>) -> Request {
+        Request::Write { table: table("t"), writes }
+    }
+
+    fn compare(name: &str, expected: Expected) -> Compare {
+        Compare { table: table("t"), key: key(name), expected }
+    }
+
+    fn put_in(table_name: &str, name: &str, text: &str) -> Operation {
+        Operation::Write { table: table(table_name), write: put(name, text, Condition::Always) }
+    }
+
+    #[test]
+    fn of_writes_that_want_an_absent_key_the_first_wins() {
+        let mut state = State::new();
+        assert!(state.run(write(vec![put("k", "1", Condition::Absent)])).is_ok());
+        let second = state.run(write(vec![put("k", "2", Condition::Absent)]));
+        assert!(matches!(second, Err(Error::PreconditionFailed { current: Some(_) })), "{second:?}");
+        assert_eq!(state.value("t", "k"), Some("1"));
+    }
+
+    #[test]
+    fn writes_that_come_together_are_all_or_none_and_see_each_other() {
+        let mut state = State::new();
+        let failed =
+            state.run(write(vec![put("a", "1", Condition::Always), put("a", "2", Condition::Absent)]));
+        assert!(matches!(failed, Err(Error::PreconditionFailed { .. })), "{failed:?}");
+        assert_eq!(state.value("t", "a"), None);
+        let patch = Action::Patch { patch: Some(Patch::Merge(value("{\"b\":2}"))), expiry: None };
+        let patch = Write { key: key("a"), action: patch, condition: Condition::Present };
+        state.run(write(vec![put("a", "{\"a\":1}", Condition::Always), patch])).expect("both");
+        assert_eq!(state.value("t", "a"), Some("{\"a\":1,\"b\":2}"));
+    }
+
+    #[test]
+    fn a_transaction_runs_the_branch_that_its_comparisons_choose() {
+        let mut state = State::new();
+        state.run(write(vec![put("a", "{\"x\":1,\"y\":2}", Condition::Always)])).expect("writes");
+        let version = state.rows[&(table("t"), key("a"))].timestamp();
+        for (expected, holds) in [
+            (Expected::Value(value("{\"y\":2.0,\"x\":1}")), true),
+            (Expected::Value(value("{\"x\":1}")), false),
+            (Expected::Version(version), true),
+            (Expected::Version(Timestamp { hlc: 9, ..version }), false),
+            (Expected::Absent(false), true),
+            (Expected::Absent(true), false),
+        ] {
+            let transaction = Transaction {
+                compare: vec![compare("a", expected.clone()), compare("none", Expected::Absent(true))],
+                success: vec![put_in("u", "won", "1")],
+                failure: vec![put_in("u", "lost", "1")],
+            };
+            let Ok(Outcome::Transaction { succeeded, results }) =
+                state.run(Request::Transaction(transaction))
+            else {
+                panic!("it runs")
+            };
+            assert_eq!((succeeded, results.len()), (holds, 1), "{expected:?}");
+        }
+        assert_eq!((state.value("u", "won"), state.value("u", "lost")), (Some("1"), Some("1")));
+        let missing = Transaction {
+            compare: vec![compare("none", Expected::Value(value("1")))],
+            ..Transaction::default()
+        };
+        let outcome = state.run(Request::Transaction(missing)).expect("runs");
+        assert_eq!(outcome, Outcome::Transaction { succeeded: false, results: Vec::new() });
+    }
+
+    #[test]
+    fn an_operation_sees_those_before_it_and_an_error_undoes_them() {
+        let mut state = State::new();
+        let get = || Operation::Get { table: table("t"), key: key("k") };
+        let success = vec![get(), put_in("t", "k", "1"), get()];
+        let transaction = Transaction { success, ..Transaction::default() };
+        let Ok(Outcome::Transaction { results, .. }) = state.run(Request::Transaction(transaction)) else {
+            panic!("it runs")
+        };
+        assert_eq!(results[0], OperationResult::Got(None));
+        assert!(
+            matches!(&results[2], OperationResult::Got(Some(got)) if got.value.as_str() == "1"),
+            "{results:?}"
+        );
+        let delete =
+            Write { key: key("none"), action: Action::Delete { force: false }, condition: Condition::Always };
+        let success = vec![put_in("t", "k", "2"), Operation::Write { table: table("t"), write: delete }];
+        let failed = state.run(Request::Transaction(Transaction { success, ..Transaction::default() }));
+        assert!(matches!(failed, Err(Error::NotFound(_))), "{failed:?}");
+        assert_eq!(state.value("t", "k"), Some("1"));
+    }
+
+    #[test]
+    fn a_table_is_made_once_and_not_over_eventual_rows() {
+        let mut state = State::new();
+        assert_eq!(state.run(Request::Create(table("new"))), Ok(Outcome::Created(true)));
+        assert_eq!(state.run(Request::Create(table("new"))), Ok(Outcome::Created(false)));
+        assert!(matches!(state.run(Request::Create(table("e"))), Err(Error::WrongMode(_))));
+        let other = Transaction { success: vec![put_in("e", "k", "1")], ..Transaction::default() };
+        assert!(matches!(state.run(Request::Transaction(other)), Err(Error::WrongMode(_))));
+    }
+
+    /// A replica that crashed applies entries again that it has applied before.
+    #[test]
+    fn effects_may_be_applied_again_in_order() {
+        let mut state = State::new();
+        let mut effects = Vec::new();
+        for number in 0..20_u64 {
+            let name = (number % 3).to_string();
+            let request = match number % 4 {
+                3 => {
+                    let action = Action::Delete { force: true };
+                    write(vec![Write { key: key(&name), action, condition: Condition::Always }])
+                }
+                _ => write(vec![put(&name, &number.to_string(), Condition::Always)]),
+            };
+            let mut ticks = state.ticks;
+            let tick = || {
+                ticks += 1;
+                Ok(Timestamp { hlc: ticks, node: NodeId(1) })
+            };
+            let evaluated = evaluate(request, &state, Limits { now_ms: 0, value_bytes_max: 20 }, tick)
+                .expect("evaluates");
+            state.ticks = ticks;
+            evaluated.effects.iter().for_each(|effect| state.apply(effect.clone()));
+            effects.extend(evaluated.effects);
+        }
+        let rows = state.rows.clone();
+        for from in 0..effects.len() {
+            effects[from..].iter().for_each(|effect| state.apply(effect.clone()));
+            assert_eq!(state.rows, rows, "again from {from}");
+        }
+    }
+}

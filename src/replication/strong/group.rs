@@ -116,9 +116,7 @@ impl Strong {
     /// `NoQuorum` if nothing was done; `OutcomeUnknown`; what the request is refused for.
     pub async fn submit(&self, request: Request) -> Result<Outcome> {
         let until = Instant::now() + REQUEST_MAX;
-        let Some(member) = self.member() else {
-            return Err(Error::WrongMode("there are no strong tables in this cluster yet".into()));
-        };
+        let member = self.member().ok_or_else(|| self.0.asleep())?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let leader = member.metrics().borrow().current_leader;
@@ -149,7 +147,7 @@ impl Strong {
     /// # Errors
     /// `NoQuorum`; `NotReady` if this node is behind.
     pub async fn barrier(&self) -> Result<()> {
-        let Some((member, reads)) = self.0.member() else { return Ok(()) };
+        let (member, reads) = self.0.member().ok_or_else(|| self.0.asleep())?;
         reads.barrier(&member.machine).await
     }
 
@@ -170,6 +168,16 @@ fn unknown(why: &str) -> Error {
 impl Inner {
     fn member(&self) -> Option<(Arc<Member>, Reads)> {
         self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why this node takes no part in the group.
+    fn asleep(&self) -> Error {
+        if self.parts.store.strong_tables().is_empty() {
+            return Error::WrongMode("there are no strong tables in this cluster yet".into());
+        }
+        Error::NotReady(
+            "the log of the strong tables failed on this node and is being opened; try again".into(),
+        )
     }
 
     /// The group that this node has claimed.
