@@ -332,6 +332,7 @@ impl Node {
     /// # Errors
     /// `NotReady` if nobody took what only this node has; it then stays.
     pub async fn leave(&self) -> Result<usize> {
+        self.strong.retire().await?;
         info!("leaving the cluster");
         // Refuse writes now: one acknowledged after the handover would be lost.
         self.write_tracker.close();

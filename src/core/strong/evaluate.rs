@@ -62,6 +62,10 @@ pub fn evaluate(
             Outcome::Written(written.collect::<Result<_>>()?)
         }
         Request::Transaction(transaction) => evaluator.transaction(transaction)?,
+        Request::Sweep(at_ms) => {
+            evaluator.effects.push(Effect::Sweep(at_ms));
+            Outcome::Swept
+        }
     };
     Ok(Evaluation { effects: evaluator.effects, outcome })
 }

@@ -27,6 +27,9 @@ pub enum Request {
     },
     /// A transaction. Answered by `Outcome::Transaction`.
     Transaction(Transaction),
+    /// Removes the tombstones written at or before an instant (Unix milliseconds). Only the leader asks for it. Answered by
+    /// `Outcome::Swept`.
+    Sweep(u64),
 }
 
 /// Comparisons, and what to do if all hold and if not. All of it is one step in the order of writes.
@@ -86,6 +89,8 @@ pub enum Operation {
 pub enum Outcome {
     /// The table is strong. `true` if this request made it so.
     Created(bool),
+    /// The tombstones are removed.
+    Swept,
     /// What each write gave, in order.
     Written(Vec<Written>),
     /// Which branch of a transaction ran, and what each of its operations gave.

@@ -151,6 +151,29 @@ impl Strong {
         reads.barrier(&member.machine).await
     }
 
+    /// Leaves the group, because this node leaves the cluster for good.
+    ///
+    /// # Errors
+    /// `Conflict` if it is the only voter of several members' group; `NoQuorum`.
+    pub async fn retire(&self) -> Result<()> {
+        let Some(member) = self.member() else { return Ok(()) };
+        let own = self.0.parts.store.node();
+        let until = Instant::now() + REQUEST_MAX;
+        while Instant::now() < until {
+            let leader = member.metrics().borrow().current_leader;
+            match leader {
+                Some(leader) if leader == own => return member.retire(own).await,
+                Some(leader) => match self.0.call(leader, Call::Retire, REQUEST_MAX).await {
+                    Ok(CallAnswer::Retired(retired)) => return retired.map_err(Error::from),
+                    Ok(_) | Err(_) => {}
+                },
+                None => {}
+            }
+            sleep(RETRY).await;
+        }
+        Err(Error::NoQuorum(no_quorum()))
+    }
+
     /// Stops taking part.
     pub async fn stop(&self) {
         self.0.stopping.store(true, Ordering::Release);
@@ -250,6 +273,9 @@ impl Inner {
     async fn start_group(self: &Arc<Self>) -> Result<()> {
         let own = self.parts.store.node();
         let linked: Vec<_> = self.linked().collect();
+        if let Some(group) = self.find_group(&linked).await {
+            return self.join(group).await.map(drop);
+        }
         if let Some(first) = linked.iter().copied().filter(|node| *node < own).min() {
             // Two that start it at once could keep each other from a majority.
             if let Ok(CallAnswer::Claimed(group)) = self.call(first, Call::Start, REQUEST_MAX).await {
@@ -257,6 +283,25 @@ impl Inner {
             }
         }
         self.start_here(&linked).await
+    }
+
+    /// As `start_group`, on the node that was chosen to start it.
+    async fn start_or_join(self: &Arc<Self>) -> Result<()> {
+        let linked: Vec<_> = self.linked().collect();
+        match self.find_group(&linked).await {
+            Some(group) => self.join(group).await.map(drop),
+            None => self.start_here(&linked).await,
+        }
+    }
+
+    /// The group that others take part in.
+    async fn find_group(&self, linked: &[NodeId]) -> Option<GroupId> {
+        for node in linked {
+            if let Ok(CallAnswer::Group(Some(group))) = self.call(*node, Call::Group, REQUEST_MAX).await {
+                return Some(group);
+            }
+        }
+        None
     }
 
     async fn start_here(self: &Arc<Self>, linked: &[NodeId]) -> Result<()> {
@@ -335,16 +380,17 @@ impl Inner {
     }
 
     /// Serves a call.
-    async fn serve_call(self: Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>> {
+    async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
-            (Some((member, _)), call) => member.call(call).await,
+            (Some((member, _)), call) => member.call(from, call).await,
+            (None, Call::Group) => CallAnswer::Group(None),
             (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
-            (None, Call::Start) => match self.start_here(&self.linked().collect::<Vec<_>>()).await {
+            (None, Call::Start) => match self.start_or_join().await {
                 Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),
                 Err(error) => CallAnswer::NotStarted(error.into()),
             },
-            (None, Call::Propose(_) | Call::ReadIndex) => CallAnswer::NotLeader(None),
+            (None, Call::Propose(_) | Call::ReadIndex | Call::Retire) => CallAnswer::NotLeader(None),
         };
         Ok(rpc::encode(&answer))
     }
@@ -393,9 +439,9 @@ async fn upkeep(member: Weak<Member>, parts: Parts) {
             }
         }
         if member.is_leader()
-            && let Err(error) = super::expiry::delete_expired(&member, &parts.store).await
+            && let Err(error) = super::expiry::collect(&member, &parts).await
         {
-            warn!(%error, "expired values of strong tables are not deleted");
+            warn!(%error, "expired values and tombstones of strong tables are not removed");
         }
     }
 }
@@ -406,7 +452,7 @@ struct Service(Weak<Inner>);
 impl RequestService for Service {
     fn call(
         &self,
-        _from: NodeId,
+        from: NodeId,
         kind: RequestKind,
         body: Vec<u8>,
     ) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> {
@@ -415,7 +461,7 @@ impl RequestService for Service {
             let inner = inner.ok_or_else(|| "the node is stopping".to_owned())?;
             let served = match kind {
                 RequestKind::Consensus => inner.consensus(body).await,
-                RequestKind::Client => inner.serve_call(body).await,
+                RequestKind::Client => inner.serve_call(from, body).await,
             };
             served.map_err(|error| error.to_string())
         }

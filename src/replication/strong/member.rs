@@ -1,8 +1,13 @@
 //! This node as a member of the group: its log, state machine and proposer, and what it serves to the others.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use openraft::{Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
+use openraft::{ChangeMembers, Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -36,6 +41,8 @@ const ENTRIES_KEPT: u64 = 1_000;
 const QUORUM_SILENCE_MS: u64 = 1_500;
 /// How long a leader may take to make sure that it leads.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
+/// How long it may take to take a member out of the group.
+const RETIRE_MAX: Duration = Duration::from_secs(10);
 
 /// What members are made of.
 #[derive(Clone)]
@@ -58,6 +65,8 @@ pub struct Member {
     pub raft: Raft<Group>,
     /// The state machine.
     pub machine: StateMachine,
+    /// Members that leave the cluster: they are not taken in again.
+    pub retired: Mutex<BTreeSet<NodeId>>,
     proposer: Proposer,
     parts: Parts,
 }
@@ -86,7 +95,7 @@ impl Member {
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
         let proposer = Proposer::start(raft.clone(), store, timestamps, value_bytes_max);
-        Ok(Self { group, raft, machine, proposer, parts })
+        Ok(Self { group, raft, machine, retired: Mutex::default(), proposer, parts })
     }
 
     /// Becomes the first members of the group, together with these nodes.
@@ -189,10 +198,13 @@ impl Member {
     }
 
     /// Serves a call of another node.
-    pub async fn call(&self, call: Call) -> CallAnswer {
+    pub async fn call(&self, from: NodeId, call: Call) -> CallAnswer {
         let not_leader = || CallAnswer::NotLeader(self.raft.metrics().borrow().current_leader);
         match call {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
+            Call::Group => CallAnswer::Group(Some(self.group)),
+            Call::Retire if !self.is_leader() => not_leader(),
+            Call::Retire => CallAnswer::Retired(self.retire(from).await.map_err(Refusal::from)),
             Call::Propose(request) => match self.propose(request).await {
                 Proposed::Decided(outcome) => CallAnswer::Proposed(outcome),
                 Proposed::NotLeader => not_leader(),
@@ -201,6 +213,34 @@ impl Member {
                 Some(index) => CallAnswer::Index(index.map_err(Refusal::from)),
                 None => not_leader(),
             },
+        }
+    }
+
+    /// Takes a member out of the group, which leaves the cluster. Only the leader can.
+    ///
+    /// # Errors
+    /// `Conflict` if it is the only voter; `NoQuorum`.
+    pub async fn retire(&self, node: NodeId) -> Result<()> {
+        let membership = self.raft.metrics().borrow().membership_config.membership().clone();
+        let voters: BTreeSet<_> = membership.voter_ids().collect();
+        if voters.len() == 1 && voters.contains(&node) {
+            return Err(Error::Conflict(
+                "this node is the only voter of the strong tables, and they would be gone with it: let another node catch up first"
+                    .into(),
+            ));
+        }
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+        let change = match voters.contains(&node) {
+            true => ChangeMembers::RemoveVoters([node].into()),
+            false if membership.get_node(&node).is_some() => ChangeMembers::RemoveNodes([node].into()),
+            false => return Ok(()),
+        };
+        match timeout(RETIRE_MAX, self.raft.change_membership(change, false)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::NoQuorum(format!(
+                "the group of the strong tables cannot let the node go: {error}"
+            ))),
+            Err(_) => Err(Error::NoQuorum(super::no_quorum())),
         }
     }
 

@@ -121,6 +121,10 @@ type Answers = Vec<(oneshot::Sender<Proposed>, std::result::Result<Outcome, Refu
 impl Task {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = jobs.recv().await {
+            // Nobody waits for it any more, and nothing was done.
+            if first.answer.is_closed() {
+                continue;
+            }
             let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
             let Some(term) = self.leading_term().await else {
                 let _ = first.answer.send(Proposed::NotLeader);

@@ -79,6 +79,10 @@ pub enum Call {
     Claim,
     /// Start the group, if there is none.
     Start,
+    /// The group that the node takes part in.
+    Group,
+    /// Have the leader take the caller out of the group, as it leaves the cluster.
+    Retire,
 }
 
 /// The answer to a call.
@@ -90,6 +94,10 @@ pub enum CallAnswer {
     Index(std::result::Result<u64, Refusal>),
     /// To `Claim` and `Start`: the group that the node belongs to.
     Claimed(GroupId),
+    /// To `Group`.
+    Group(Option<GroupId>),
+    /// To `Retire`.
+    Retired(std::result::Result<(), Refusal>),
     /// The group could not be started, for this reason.
     NotStarted(Refusal),
     /// The node does not lead, and had nothing done. Who does, as far as it knows.
