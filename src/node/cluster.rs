@@ -330,14 +330,18 @@ impl Node {
     /// Hands over all data, tells the cluster that this node will not return, and starts the shutdown. Returns how many members remain.
     ///
     /// # Errors
-    /// `NotReady` if nobody took what only this node has; it then stays.
+    /// `NotReady` if nobody took what only this node has; `Conflict` or `NoQuorum` if the group of the strong tables cannot let it go. It then
+    /// stays.
     pub async fn leave(&self) -> Result<usize> {
-        self.strong.retire().await?;
         info!("leaving the cluster");
         // Refuse writes now: one acknowledged after the handover would be lost.
         self.write_tracker.close();
         self.write_tracker.wait().await;
-        let staying = self.replication.leave().await.inspect_err(|_| self.write_tracker.reopen())?;
+        let left = async {
+            self.strong.retire().await?;
+            self.replication.leave().await
+        };
+        let staying = left.await.inspect_err(|_| self.write_tracker.reopen())?;
         self.drain();
         Ok(staying)
     }

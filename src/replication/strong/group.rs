@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -158,6 +161,9 @@ impl Strong {
     pub async fn retire(&self) -> Result<()> {
         let Some(member) = self.member() else { return Ok(()) };
         let own = self.0.parts.store.node();
+        // Whoever leads next must know.
+        let others: Vec<_> = self.0.linked().collect();
+        join_all(others.into_iter().map(|node| self.0.call(node, Call::Leaving, REQUEST_MAX))).await;
         let until = Instant::now() + REQUEST_MAX;
         while Instant::now() < until {
             let leader = member.metrics().borrow().current_leader;
@@ -191,6 +197,11 @@ fn unknown(why: &str) -> Error {
 impl Inner {
     fn member(&self) -> Option<(Arc<Member>, Reads)> {
         self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the node stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Why this node takes no part in the group.
@@ -384,6 +395,7 @@ impl Inner {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
             (Some((member, _)), call) => member.call(from, call).await,
+            (None, Call::Leaving) => CallAnswer::Noted,
             (None, Call::Group) => CallAnswer::Group(None),
             (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
             (None, Call::Start) => match self.start_or_join().await {

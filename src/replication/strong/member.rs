@@ -1,10 +1,10 @@
 //! This node as a member of the group: its log, state machine and proposer, and what it serves to the others.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openraft::{ChangeMembers, Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
@@ -43,6 +43,8 @@ const QUORUM_SILENCE_MS: u64 = 1_500;
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to take a member out of the group.
 const RETIRE_MAX: Duration = Duration::from_secs(10);
+/// A member that was taken out is not taken in again for this long, in which it leaves the cluster.
+const RETIRED: Duration = Duration::from_secs(60);
 
 /// What members are made of.
 #[derive(Clone)]
@@ -65,8 +67,8 @@ pub struct Member {
     pub raft: Raft<Group>,
     /// The state machine.
     pub machine: StateMachine,
-    /// Members that leave the cluster: they are not taken in again.
-    pub retired: Mutex<BTreeSet<NodeId>>,
+    /// Members that left the group to leave the cluster, and when.
+    retired: Mutex<BTreeMap<NodeId, Instant>>,
     proposer: Proposer,
     parts: Parts,
 }
@@ -203,6 +205,10 @@ impl Member {
         match call {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
             Call::Group => CallAnswer::Group(Some(self.group)),
+            Call::Leaving => {
+                self.note_leaving(from);
+                CallAnswer::Noted
+            }
             Call::Retire if !self.is_leader() => not_leader(),
             Call::Retire => CallAnswer::Retired(self.retire(from).await.map_err(Refusal::from)),
             Call::Propose(request) => match self.propose(request).await {
@@ -229,7 +235,7 @@ impl Member {
                     .into(),
             ));
         }
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+        self.note_leaving(node);
         let change = match voters.contains(&node) {
             true => ChangeMembers::RemoveVoters([node].into()),
             false if membership.get_node(&node).is_some() => ChangeMembers::RemoveNodes([node].into()),
@@ -242,6 +248,17 @@ impl Member {
             ))),
             Err(_) => Err(Error::NoQuorum(super::no_quorum())),
         }
+    }
+
+    /// A member is about to leave the cluster.
+    pub fn note_leaving(&self, node: NodeId) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).insert(node, Instant::now());
+    }
+
+    /// Whether a member left the group just now to leave the cluster. After a while it has left, or it stays.
+    pub fn is_retired(&self, node: NodeId) -> bool {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.get(&node).is_some_and(|since| since.elapsed() < RETIRED)
     }
 
     /// Stops taking part.

@@ -1,11 +1,7 @@
 //! Who belongs to the group: the leader makes every member of the cluster a learner, up to five of them voters, and
 //! removes those that the cluster forgot or that left. One change at a time, by joint consensus.
 
-use std::{
-    collections::BTreeSet,
-    sync::{PoisonError, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Weak, time::Duration};
 
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{sleep, timeout};
@@ -117,8 +113,7 @@ pub async fn keep(member: Weak<Member>, replication: Replication, own: NodeId) {
             continue;
         }
         let mut view = View::of(&metrics, &replication, own);
-        let retired = member.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        view.cluster.retain(|node| !retired.contains(node));
+        view.cluster.retain(|node| !member.is_retired(*node));
         let Some(change) = view.change() else { continue };
         match timeout(CHANGE_MAX, make(&member, change.clone())).await {
             Ok(Ok(())) => info!(?change, "the group of the strong tables changed"),

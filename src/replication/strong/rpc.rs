@@ -81,6 +81,8 @@ pub enum Call {
     Start,
     /// The group that the node takes part in.
     Group,
+    /// The caller leaves the cluster: whoever leads is not to take it into the group again.
+    Leaving,
     /// Have the leader take the caller out of the group, as it leaves the cluster.
     Retire,
 }
@@ -94,6 +96,8 @@ pub enum CallAnswer {
     Index(std::result::Result<u64, Refusal>),
     /// To `Claim` and `Start`: the group that the node belongs to.
     Claimed(GroupId),
+    /// To `Leaving`.
+    Noted,
     /// To `Group`.
     Group(Option<GroupId>),
     /// To `Retire`.

@@ -23,7 +23,7 @@ pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
     loop {
         let now = metrics.borrow_and_update().clone();
         if let Err(fatal) = &now.running_state {
-            if let Some(group) = group.upgrade().filter(|_| member.upgrade().is_some()) {
+            if let Some(group) = group.upgrade().filter(|group| !group.is_stopping()) {
                 error!(error = %fatal, "the log of the strong tables failed: it is opened again when the disk takes writes");
                 reopen(group).await;
             }
