@@ -308,11 +308,38 @@ impl Inner {
     /// The group that others take part in.
     async fn find_group(&self, linked: &[NodeId]) -> Option<GroupId> {
         for node in linked {
-            if let Ok(CallAnswer::Group(Some(group))) = self.call(*node, Call::Group, REQUEST_MAX).await {
+            if let Ok(CallAnswer::Group(Some((group, true)))) =
+                self.call(*node, Call::Group, REQUEST_MAX).await
+            {
                 return Some(group);
             }
         }
         None
+    }
+
+    /// The group to start: one that was claimed before and did not come about, or a new one.
+    async fn choose_group(&self, linked: &[NodeId]) -> Result<GroupId> {
+        if let Some(group) = self.claimed()? {
+            return Ok(group);
+        }
+        for node in linked {
+            if let Ok(CallAnswer::Group(Some((group, _)))) = self.call(*node, Call::Group, REQUEST_MAX).await
+            {
+                return Ok(group);
+            }
+        }
+        Ok(GroupId(self.parts.store.environment().random()?))
+    }
+
+    /// Checks that so many nodes are a majority of the cluster's members.
+    fn check_majority(&self, count: usize) -> Result<()> {
+        let all = 1 + self.cluster_members();
+        if is_majority(count, all) {
+            return Ok(());
+        }
+        Err(Error::NoQuorum(format!(
+            "the first strong table needs a majority of the cluster's members, and {count} of {all} answer; nothing was made"
+        )))
     }
 
     async fn start_here(self: &Arc<Self>, linked: &[NodeId]) -> Result<()> {
@@ -320,25 +347,20 @@ impl Inner {
         if self.member().is_some() {
             return Ok(());
         }
-        let own = self.parts.store.node();
-        let group = self.claim(GroupId(self.parts.store.environment().random()?)).await?;
-        let mut members = vec![own];
+        // A claim is for ever: none is made that cannot be of use.
+        self.check_majority(1 + linked.len())?;
+        let group = self.claim(self.choose_group(linked).await?).await?;
+        let mut members = vec![self.parts.store.node()];
         for node in linked {
             match self.call_in(group, *node, Call::Claim, REQUEST_MAX).await {
                 Ok(CallAnswer::Claimed(claimed)) if claimed == group => members.push(*node),
                 Ok(CallAnswer::Claimed(_)) => {
-                    warn!(%node, "a member belongs to another group of strong tables")
+                    warn!(%node, "a member belongs to another group of strong tables");
                 }
                 Ok(_) | Err(_) => {}
             }
         }
-        let all = 1 + self.cluster_members();
-        if !is_majority(members.len(), all) {
-            return Err(Error::NoQuorum(format!(
-                "the first strong table needs a majority of the cluster's members, and {} of {all} answer; nothing was made",
-                members.len()
-            )));
-        }
+        self.check_majority(members.len())?;
         members.truncate(roster::voters_wanted(members.len()));
         let member = self.open(group).await?;
         info!(voters = members.len(), "starts the group of the strong tables");
@@ -396,7 +418,7 @@ impl Inner {
         let answer = match (self.member(), body) {
             (Some((member, _)), call) => member.call(from, call).await,
             (None, Call::Leaving) => CallAnswer::Noted,
-            (None, Call::Group) => CallAnswer::Group(None),
+            (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
             (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
             (None, Call::Start) => match self.start_or_join().await {
                 Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),

@@ -204,7 +204,7 @@ impl Member {
         let not_leader = || CallAnswer::NotLeader(self.raft.metrics().borrow().current_leader);
         match call {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
-            Call::Group => CallAnswer::Group(Some(self.group)),
+            Call::Group => CallAnswer::Group(Some((self.group, true))),
             Call::Leaving => {
                 self.note_leaving(from);
                 CallAnswer::Noted

@@ -98,8 +98,8 @@ pub enum CallAnswer {
     Claimed(GroupId),
     /// To `Leaving`.
     Noted,
-    /// To `Group`.
-    Group(Option<GroupId>),
+    /// To `Group`: the group that the node has claimed, and whether it takes part.
+    Group(Option<(GroupId, bool)>),
     /// To `Retire`.
     Retired(std::result::Result<(), Refusal>),
     /// The group could not be started, for this reason.
