@@ -1,14 +1,10 @@
 //! The group as the node uses it: asleep until the first strong table is made, then started once; requests and reads,
 //! wherever the leader is.
-//!
-//! To start it, a node asks the others to *claim* membership of a new group. A node claims one group in its life, and
-//! durably. The group starts with those that did, if they are a majority of the cluster's members. So two sides of a cut
-//! cannot start two groups.
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,51 +15,44 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::error;
 
 use super::{
     member::{Member, Parts},
     network::check_group,
     proposer::Proposed,
     reads::Reads,
-    roster,
     rpc::{self, Call, CallAnswer, Envelope, GroupId},
-    watch::watch,
 };
 use crate::{
     core::{
         clock::NodeId,
         name::TableName,
-        protocol::{message::RequestKind, progress::is_majority},
+        protocol::message::RequestKind,
         strong::request::{Outcome, Refusal, Request},
     },
     error::{Error, Result},
     replication::requests::{RequestError, RequestService},
 };
 
-/// The note of the group that this node belongs to.
-const NOTE: &str = "strong/group";
 /// How long a request may take: an election and some more.
-const REQUEST_MAX: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// The pause before a request is tried again where there is no leader.
 const RETRY: Duration = Duration::from_millis(20);
-/// How often what was applied is made durable and recorded.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
-/// How often the leader looks for values that have expired, and for tombstones.
-const EXPIRY_EVERY: Duration = Duration::from_millis(250);
-
 /// The group of this node, asleep or awake. Clones share it.
 #[derive(Clone)]
 pub struct Strong(Arc<Inner>);
 
 /// What clones share.
 pub(super) struct Inner {
-    parts: Parts,
-    directory: PathBuf,
-    member: Mutex<Option<(Arc<Member>, Reads)>>,
+    pub(super) parts: Parts,
+    pub(super) directory: PathBuf,
+    pub(super) member: Mutex<Option<(Arc<Member>, Reads)>>,
     /// Held while the group is started or joined.
-    starting: tokio::sync::Mutex<()>,
-    stopping: AtomicBool,
+    pub(super) starting: tokio::sync::Mutex<()>,
+    pub(super) stopping: AtomicBool,
+    /// Why the log cannot be opened, if it cannot be for good.
+    pub(super) damaged: OnceLock<String>,
 }
 
 /// Why a request to a strong table without a majority is refused.
@@ -86,9 +75,18 @@ impl Strong {
             member: Mutex::default(),
             starting: Default::default(),
             stopping: AtomicBool::new(false),
+            damaged: OnceLock::new(),
         }));
         if let Some(group) = strong.0.claimed()? {
-            strong.0.open(group).await?;
+            match strong.0.open(group).await {
+                Ok(_) => {}
+                // The eventual tables need no log.
+                Err(Error::StorageDamaged(why)) => {
+                    error!(why, "this node serves no strong tables");
+                    let _ = strong.0.damaged.set(why);
+                }
+                Err(error) => return Err(error),
+            }
         }
         replication.serve(Arc::new(Service(Arc::downgrade(&strong.0))));
         Ok(strong)
@@ -195,7 +193,7 @@ fn unknown(why: &str) -> Error {
 }
 
 impl Inner {
-    fn member(&self) -> Option<(Arc<Member>, Reads)> {
+    pub(super) fn member(&self) -> Option<(Arc<Member>, Reads)> {
         self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -205,181 +203,31 @@ impl Inner {
     }
 
     /// Why this node takes no part in the group.
-    fn asleep(&self) -> Error {
+    pub(super) fn asleep(&self) -> Error {
         if self.parts.store.strong_tables().is_empty() {
             return Error::WrongMode("there are no strong tables in this cluster yet".into());
         }
-        Error::NotReady(
-            "the log of the strong tables failed on this node and is being opened; try again".into(),
-        )
-    }
-
-    /// The group that this node has claimed.
-    fn claimed(&self) -> Result<Option<GroupId>> {
-        let note = self.parts.store.note(NOTE)?;
-        note.map(|note| rpc::decode(&note)).transpose()
-    }
-
-    /// Claims a group durably, if none is claimed. Returns the one that is.
-    async fn claim(&self, group: GroupId) -> Result<GroupId> {
-        if let Some(claimed) = self.claimed()? {
-            return Ok(claimed);
+        match self.damaged.get() {
+            Some(why) => Error::NotReady(format!("this node serves no strong tables; ask another: {why}")),
+            None => Error::NotReady(
+                "the log of the strong tables failed on this node and is being opened; try again".into(),
+            ),
         }
-        let store = &self.parts.store;
-        store.set_note(NOTE, &rpc::encode(&group))?;
-        store.acknowledge(store.incarnation()).await?;
-        Ok(group)
-    }
-
-    /// Takes part in a group from now on.
-    async fn open(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
-        let member = Arc::new(Member::open(group, &self.directory, self.parts.clone()).await?);
-        let weak = Arc::downgrade(self);
-        let reads = Reads::start(move || ask(weak.clone()));
-        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
-        let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
-        tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));
-        tokio::spawn(upkeep(Arc::downgrade(&member), self.parts.clone()));
-        tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
-        Ok(member)
-    }
-
-    /// Opens the log again after it failed.
-    ///
-    /// # Errors
-    /// Those of the log and of the storage.
-    pub(super) fn reopen(self: &Arc<Self>) -> BoxFuture<'static, Result<()>> {
-        // Boxed, because what it opens is watched, and watching may call this.
-        let inner = self.clone();
-        async move {
-            let _one = inner.starting.lock().await;
-            let failed = inner.member.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if inner.stopping.load(Ordering::Acquire) {
-                return Ok(());
-            }
-            if let Some((failed, _)) = failed {
-                failed.stop().await;
-            }
-            if let Some(why) = inner.parts.store.failure() {
-                return Err(Error::StorageFull(why));
-            }
-            let Some(group) = inner.claimed()? else { return Ok(()) };
-            inner.open(group).await.map(drop)
-        }
-        .boxed()
-    }
-
-    /// Takes part in the group that another node names, if this one has not claimed another.
-    async fn join(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
-        let _one = self.starting.lock().await;
-        if let Some((member, _)) = self.member() {
-            return Ok(member);
-        }
-        check_group(self.claim(group).await?, group)?;
-        info!("takes part in the group of the strong tables");
-        self.open(group).await
-    }
-
-    /// Starts the group, here or at the member with the lowest id.
-    async fn start_group(self: &Arc<Self>) -> Result<()> {
-        let own = self.parts.store.node();
-        let linked: Vec<_> = self.linked().collect();
-        if let Some(group) = self.find_group(&linked).await {
-            return self.join(group).await.map(drop);
-        }
-        if let Some(first) = linked.iter().copied().filter(|node| *node < own).min() {
-            // Two that start it at once could keep each other from a majority.
-            if let Ok(CallAnswer::Claimed(group)) = self.call(first, Call::Start, REQUEST_MAX).await {
-                return self.join(group).await.map(drop);
-            }
-        }
-        self.start_here(&linked).await
-    }
-
-    /// As `start_group`, on the node that was chosen to start it.
-    async fn start_or_join(self: &Arc<Self>) -> Result<()> {
-        let linked: Vec<_> = self.linked().collect();
-        match self.find_group(&linked).await {
-            Some(group) => self.join(group).await.map(drop),
-            None => self.start_here(&linked).await,
-        }
-    }
-
-    /// The group that others take part in.
-    async fn find_group(&self, linked: &[NodeId]) -> Option<GroupId> {
-        for node in linked {
-            if let Ok(CallAnswer::Group(Some((group, true)))) =
-                self.call(*node, Call::Group, REQUEST_MAX).await
-            {
-                return Some(group);
-            }
-        }
-        None
-    }
-
-    /// The group to start: one that was claimed before and did not come about, or a new one.
-    async fn choose_group(&self, linked: &[NodeId]) -> Result<GroupId> {
-        if let Some(group) = self.claimed()? {
-            return Ok(group);
-        }
-        for node in linked {
-            if let Ok(CallAnswer::Group(Some((group, _)))) = self.call(*node, Call::Group, REQUEST_MAX).await
-            {
-                return Ok(group);
-            }
-        }
-        Ok(GroupId(self.parts.store.environment().random()?))
-    }
-
-    /// Checks that so many nodes are a majority of the cluster's members.
-    fn check_majority(&self, count: usize) -> Result<()> {
-        let all = 1 + self.cluster_members();
-        if is_majority(count, all) {
-            return Ok(());
-        }
-        Err(Error::NoQuorum(format!(
-            "the first strong table needs a majority of the cluster's members, and {count} of {all} answer; nothing was made"
-        )))
-    }
-
-    async fn start_here(self: &Arc<Self>, linked: &[NodeId]) -> Result<()> {
-        let _one = self.starting.lock().await;
-        if self.member().is_some() {
-            return Ok(());
-        }
-        // A claim is for ever: none is made that cannot be of use.
-        self.check_majority(1 + linked.len())?;
-        let group = self.claim(self.choose_group(linked).await?).await?;
-        let mut members = vec![self.parts.store.node()];
-        for node in linked {
-            match self.call_in(group, *node, Call::Claim, REQUEST_MAX).await {
-                Ok(CallAnswer::Claimed(claimed)) if claimed == group => members.push(*node),
-                Ok(CallAnswer::Claimed(_)) => {
-                    warn!(%node, "a member belongs to another group of strong tables");
-                }
-                Ok(_) | Err(_) => {}
-            }
-        }
-        self.check_majority(members.len())?;
-        members.truncate(roster::voters_wanted(members.len()));
-        let member = self.open(group).await?;
-        info!(voters = members.len(), "starts the group of the strong tables");
-        member.initialize(members).await
     }
 
     /// The members that this node has a link with.
-    fn linked(&self) -> impl Iterator<Item = NodeId> {
+    pub(super) fn linked(&self) -> impl Iterator<Item = NodeId> {
         let peers = self.parts.replication.membership().peers.into_iter();
         peers.filter(|peer| peer.linked && !peer.member.state.is_forgotten()).map(|peer| peer.member.node)
     }
 
     /// How many other members the cluster has.
-    fn cluster_members(&self) -> usize {
+    pub(super) fn cluster_members(&self) -> usize {
         let peers = self.parts.replication.membership().peers;
         peers.iter().filter(|peer| !peer.member.state.is_forgotten()).count()
     }
 
-    async fn call(
+    pub(super) async fn call(
         &self,
         to: NodeId,
         call: Call,
@@ -389,7 +237,7 @@ impl Inner {
         self.call_in(group, to, call, deadline).await
     }
 
-    async fn call_in(
+    pub(super) async fn call_in(
         &self,
         group: GroupId,
         to: NodeId,
@@ -431,7 +279,7 @@ impl Inner {
 }
 
 /// Asks the leader, which may be this node, for the read index.
-async fn ask(inner: Weak<Inner>) -> Result<u64> {
+pub(super) async fn ask(inner: Weak<Inner>) -> Result<u64> {
     let until = Instant::now() + REQUEST_MAX;
     loop {
         let Some(inner) = inner.upgrade() else { return Err(Error::Draining) };
@@ -454,29 +302,6 @@ async fn ask(inner: Weak<Inner>) -> Result<u64> {
         }
         drop((inner, member));
         sleep(RETRY).await;
-    }
-}
-
-/// Records now and then how far was applied, and has the leader delete what has expired.
-async fn upkeep(member: Weak<Member>, parts: Parts) {
-    let mut checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
-    loop {
-        sleep(EXPIRY_EVERY).await;
-        let Some(member) = member.upgrade() else { return };
-        if let Err(error) = member.machine.restore().await {
-            warn!(%error, "entries of strong tables that the storage lost are not applied again yet");
-        }
-        if Instant::now() >= checkpoint_due {
-            checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
-            if let Err(error) = member.machine.checkpoint().await {
-                warn!(%error, "how far the log of the strong tables was applied is not recorded");
-            }
-        }
-        if member.is_leader()
-            && let Err(error) = super::expiry::collect(&member, &parts).await
-        {
-            warn!(%error, "expired values and tombstones of strong tables are not removed");
-        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! request -> group (any node) -> proposer (leader) -> log -> majority -> state machine (every node) -> store
 //! read    -> group -> read index of the leader -> wait until applied -> store
 //! ```
-//! - [`group`] is what the node calls: it starts the group, and finds the leader.
+//! - [`group`] is what the node calls: it finds the leader.
+//! - [`start`] starts it, once a majority has claimed it. [`upkeep`] does what is due now and then.
 //! - [`member`] is this node in the group: openraft with its log, network and state machine.
 //! - [`proposer`] decides what requests come to, on the leader only. [`expiry`] has it delete what has expired.
 //! - [`log`] keeps the log and the vote in files of their own.
@@ -25,8 +26,10 @@ mod reads;
 mod roster;
 pub mod rpc;
 mod snapshot;
+mod start;
 mod state_machine;
 pub mod types;
+mod upkeep;
 mod watch;
 
 pub use self::group::{Strong, no_quorum};

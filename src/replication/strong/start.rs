@@ -1,0 +1,209 @@
+//! Starts the group, and this node's part in it.
+//!
+//! To start it, a node asks the others to *claim* membership of a new group. A node claims one group in its life, and
+//! durably. The group starts with those that did, if they are a majority of the cluster's members. So two sides of a cut
+//! cannot start two groups.
+
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tracing::{info, warn};
+
+use super::{
+    group::{Inner, REQUEST_MAX, ask},
+    member::Member,
+    network::check_group,
+    reads::Reads,
+    roster,
+    rpc::{self, Call, CallAnswer, GroupId},
+    upkeep::upkeep,
+    watch::watch,
+};
+use crate::{
+    core::{clock::NodeId, protocol::progress::is_majority},
+    error::{Error, Result},
+};
+
+/// The note of the group that this node belongs to.
+const NOTE: &str = "strong/group";
+/// The note that this node has a log of the group.
+const OPENED_NOTE: &str = "strong/opened";
+
+impl Inner {
+    /// The group that this node has claimed.
+    pub(super) fn claimed(&self) -> Result<Option<GroupId>> {
+        let note = self.parts.store.note(NOTE)?;
+        note.map(|note| rpc::decode(&note)).transpose()
+    }
+
+    /// Claims a group durably, if none is claimed. Returns the one that is.
+    pub(super) async fn claim(&self, group: GroupId) -> Result<GroupId> {
+        if let Some(claimed) = self.claimed()? {
+            return Ok(claimed);
+        }
+        let store = &self.parts.store;
+        store.set_note(NOTE, &rpc::encode(&group))?;
+        store.acknowledge(store.incarnation()).await?;
+        Ok(group)
+    }
+
+    /// Takes part in a group from now on.
+    pub(super) async fn open(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
+        let store = &self.parts.store;
+        let is_first = store.note(OPENED_NOTE)?.is_none();
+        if !is_first && !self.directory.is_dir() {
+            return Err(Error::StorageDamaged(lost_log(&self.directory)));
+        }
+        let member = Arc::new(Member::open(group, &self.directory, self.parts.clone()).await?);
+        if is_first {
+            // Before it votes or answers anybody.
+            store.set_note(OPENED_NOTE, &[])?;
+            store.acknowledge(store.incarnation()).await?;
+        }
+        let weak = Arc::downgrade(self);
+        let reads = Reads::start(move || ask(weak.clone()));
+        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
+        let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
+        tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));
+        tokio::spawn(upkeep(Arc::downgrade(&member), self.parts.clone()));
+        tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
+        Ok(member)
+    }
+
+    /// Opens the log again after it failed.
+    ///
+    /// # Errors
+    /// Those of the log and of the storage.
+    pub(super) fn reopen(self: &Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        // Boxed, because what it opens is watched, and watching may call this.
+        let inner = self.clone();
+        async move {
+            let _one = inner.starting.lock().await;
+            let failed = inner.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if inner.stopping.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if let Some((failed, _)) = failed {
+                failed.stop().await;
+            }
+            if let Some(why) = inner.parts.store.failure() {
+                return Err(Error::StorageFull(why));
+            }
+            let Some(group) = inner.claimed()? else { return Ok(()) };
+            inner.open(group).await.map(drop)
+        }
+        .boxed()
+    }
+
+    /// Takes part in the group that another node names, if this one has not claimed another.
+    pub(super) async fn join(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
+        let _one = self.starting.lock().await;
+        if let Some((member, _)) = self.member() {
+            return Ok(member);
+        }
+        if self.damaged.get().is_some() {
+            return Err(self.asleep());
+        }
+        check_group(self.claim(group).await?, group)?;
+        info!("takes part in the group of the strong tables");
+        self.open(group).await
+    }
+
+    /// Starts the group, here or at the member with the lowest id.
+    pub(super) async fn start_group(self: &Arc<Self>) -> Result<()> {
+        let own = self.parts.store.node();
+        let linked: Vec<_> = self.linked().collect();
+        if let Some(group) = self.find_group(&linked).await {
+            return self.join(group).await.map(drop);
+        }
+        if let Some(first) = linked.iter().copied().filter(|node| *node < own).min() {
+            // Two that start it at once could keep each other from a majority.
+            if let Ok(CallAnswer::Claimed(group)) = self.call(first, Call::Start, REQUEST_MAX).await {
+                return self.join(group).await.map(drop);
+            }
+        }
+        self.start_here(&linked).await
+    }
+
+    /// As `start_group`, on the node that was chosen to start it.
+    pub(super) async fn start_or_join(self: &Arc<Self>) -> Result<()> {
+        let linked: Vec<_> = self.linked().collect();
+        match self.find_group(&linked).await {
+            Some(group) => self.join(group).await.map(drop),
+            None => self.start_here(&linked).await,
+        }
+    }
+
+    /// The group that others take part in.
+    pub(super) async fn find_group(&self, linked: &[NodeId]) -> Option<GroupId> {
+        for node in linked {
+            if let Ok(CallAnswer::Group(Some((group, true)))) =
+                self.call(*node, Call::Group, REQUEST_MAX).await
+            {
+                return Some(group);
+            }
+        }
+        None
+    }
+
+    /// The group to start: one that was claimed before and did not come about, or a new one.
+    pub(super) async fn choose_group(&self, linked: &[NodeId]) -> Result<GroupId> {
+        if let Some(group) = self.claimed()? {
+            return Ok(group);
+        }
+        for node in linked {
+            if let Ok(CallAnswer::Group(Some((group, _)))) = self.call(*node, Call::Group, REQUEST_MAX).await
+            {
+                return Ok(group);
+            }
+        }
+        Ok(GroupId(self.parts.store.environment().random()?))
+    }
+
+    /// Checks that so many nodes are a majority of the cluster's members.
+    pub(super) fn check_majority(&self, count: usize) -> Result<()> {
+        let all = 1 + self.cluster_members();
+        if is_majority(count, all) {
+            return Ok(());
+        }
+        Err(Error::NoQuorum(format!(
+            "the first strong table needs a majority of the cluster's members, and {count} of {all} answer; nothing was made"
+        )))
+    }
+
+    pub(super) async fn start_here(self: &Arc<Self>, linked: &[NodeId]) -> Result<()> {
+        let _one = self.starting.lock().await;
+        if self.member().is_some() {
+            return Ok(());
+        }
+        // A claim is for ever: none is made that cannot be of use.
+        self.check_majority(1 + linked.len())?;
+        let group = self.claim(self.choose_group(linked).await?).await?;
+        let mut members = vec![self.parts.store.node()];
+        for node in linked {
+            match self.call_in(group, *node, Call::Claim, REQUEST_MAX).await {
+                Ok(CallAnswer::Claimed(claimed)) if claimed == group => members.push(*node),
+                Ok(CallAnswer::Claimed(_)) => {
+                    warn!(%node, "a member belongs to another group of strong tables");
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.check_majority(members.len())?;
+        members.truncate(roster::voters_wanted(members.len()));
+        let member = self.open(group).await?;
+        info!(voters = members.len(), "starts the group of the strong tables");
+        member.initialize(members).await
+    }
+}
+
+fn lost_log(directory: &Path) -> String {
+    format!(
+        "the log of the strong tables is gone: {} is missing. A member that has forgotten what it promised must not vote: run \
+         DynaRust forget for this node on another one, delete its storage directory, and start it again as a new member",
+        directory.display()
+    )
+}

@@ -1,0 +1,39 @@
+//! What a member does now and then: it records how far it has applied, and the leader removes what has expired.
+
+use std::{sync::Weak, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::{
+    expiry,
+    member::{Member, Parts},
+};
+
+/// How often what was applied is made durable and recorded.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+/// How often the leader looks for values that have expired, and for tombstones.
+const EXPIRY_EVERY: Duration = Duration::from_millis(250);
+
+/// Records now and then how far was applied, and has the leader delete what has expired.
+pub async fn upkeep(member: Weak<Member>, parts: Parts) {
+    let mut checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
+    loop {
+        sleep(EXPIRY_EVERY).await;
+        let Some(member) = member.upgrade() else { return };
+        if let Err(error) = member.machine.restore().await {
+            warn!(%error, "entries of strong tables that the storage lost are not applied again yet");
+        }
+        if Instant::now() >= checkpoint_due {
+            checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
+            if let Err(error) = member.machine.checkpoint().await {
+                warn!(%error, "how far the log of the strong tables was applied is not recorded");
+            }
+        }
+        if member.is_leader()
+            && let Err(error) = expiry::collect(&member, &parts).await
+        {
+            warn!(%error, "expired values and tombstones of strong tables are not removed");
+        }
+    }
+}
