@@ -71,6 +71,7 @@ use crate::{
         self, Environment, Store, WallClock,
         commit::{Incarnation, timestamps::Timestamps},
         environment::wall_clock::system_ms,
+        table::mode::RAFT_LOG,
     },
 };
 
@@ -135,7 +136,7 @@ impl Node {
         timestamps.wait_for_wall_clock().await;
         let replication = Replication::start(options.replication.clone(), store.clone(), timestamps.clone())?;
         let parts = strong::parts(&replication, &store, &timestamps, &options);
-        let strong = Strong::start(parts, options.storage.data.join(strong::DIRECTORY)).await?;
+        let strong = Strong::start(parts, options.storage.data.join(RAFT_LOG)).await?;
         let mut admin_keys = AdminKeys::of(&options.replication.secrets);
         admin_keys.0.push(admin_token.key());
         let node = Arc::new(Self {

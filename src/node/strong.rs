@@ -16,8 +16,6 @@ use crate::{
     storage::{Store, commit::timestamps::Timestamps},
 };
 
-/// The directory of the log, in the storage directory.
-pub const DIRECTORY: &str = "raft";
 /// Rows of an import that become one request.
 const IMPORT_ROWS: usize = 256;
 /// Most operations of a transaction, and most comparisons.

@@ -7,7 +7,11 @@
 //! A damaged store is not simply compacted: the new one would look complete. If the user accepts the loss, the new store gets what
 //! `salvage` can read, and is marked as incomplete.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 use super::{
     check,
@@ -24,7 +28,7 @@ use crate::{
         META, WallClock,
         engine::{self, Engine, agreement_file, panics, suspected_loss},
         open::{self, examine},
-        table::{Table, codec::Samples, row::key_of, trees::ROWS},
+        table::{Table, codec::Samples, mode::RAFT_LOG, row::key_of, trees::ROWS},
     },
 };
 
@@ -121,7 +125,25 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
         suspected_loss::write(target, &why)?;
     }
     agreement_file::copy(data, target)?;
+    copy_log(&data.join(RAFT_LOG), &target.join(RAFT_LOG))?;
     Ok(rows)
+}
+
+/// Copies the log of the strong tables, if there is one. Durable on return.
+fn copy_log(from: &Path, to: &Path) -> Result<()> {
+    let copied = || -> io::Result<()> {
+        fs::create_dir(to)?;
+        for file in fs::read_dir(from)? {
+            let name = file?.file_name();
+            fs::copy(from.join(&name), to.join(&name))?;
+            File::open(to.join(&name))?.sync_all()?;
+        }
+        File::open(to)?.sync_all()
+    };
+    if !from.is_dir() {
+        return Ok(());
+    }
+    copied().map_err(|e| Error::io(format_args!("copying {} to {}", from.display(), to.display()), &e))
 }
 
 /// The copy of a store into a new one, row by row.

@@ -27,6 +27,8 @@ use crate::{
     },
 };
 
+/// The directory of the log of the strong tables, in that of the store.
+pub const RAFT_LOG: &str = "raft";
 /// The note that lists the strong tables.
 const NOTE: &str = "strong/tables";
 /// Rows removed or listed under one lock.
