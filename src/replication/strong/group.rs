@@ -15,7 +15,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use tokio::time::{Instant, sleep, timeout};
-use tracing::error;
+use tracing::{debug, error};
 
 use super::{
     member::{Member, Parts},
@@ -227,6 +227,22 @@ impl Inner {
         peers.iter().filter(|peer| !peer.member.state.is_forgotten()).count()
     }
 
+    /// Compares the rows of the strong tables with those of the other members, where both have applied the same.
+    pub(super) async fn verify(&self, member: &Member) -> Result<()> {
+        for node in self.linked().collect::<Vec<_>>() {
+            let Ok(CallAnswer::Digest(Some(theirs))) = self.call(node, Call::Digest, REQUEST_MAX).await
+            else {
+                continue;
+            };
+            let own = member.machine.digest().await?;
+            if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
+                member.note_digest(node, root == theirs.1);
+                debug!(%node, index, "compared the rows of the strong tables");
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn call(
         &self,
         to: NodeId,
@@ -265,6 +281,7 @@ impl Inner {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
             (Some((member, _)), call) => member.call(from, call).await,
+            (None, Call::Digest) => CallAnswer::Digest(None),
             (None, Call::Leaving) => CallAnswer::Noted,
             (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
             (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),

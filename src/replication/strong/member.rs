@@ -9,6 +9,7 @@ use std::{
 
 use openraft::{ChangeMembers, Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
 use tokio::{sync::watch, time::timeout};
+use tracing::error;
 
 use super::{
     log::RaftLog,
@@ -69,6 +70,8 @@ pub struct Member {
     pub machine: StateMachine,
     /// Members that left the group to leave the cluster, and when.
     retired: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Members whose rows were other than this node's at the same index, as the leader last found.
+    differing: Mutex<BTreeSet<NodeId>>,
     proposer: Proposer,
     parts: Parts,
 }
@@ -97,7 +100,15 @@ impl Member {
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
         let proposer = Proposer::start(raft.clone(), store, timestamps, value_bytes_max);
-        Ok(Self { group, raft, machine, retired: Mutex::default(), proposer, parts })
+        Ok(Self {
+            group,
+            raft,
+            machine,
+            retired: Mutex::default(),
+            differing: Mutex::default(),
+            proposer,
+            parts,
+        })
     }
 
     /// Becomes the first members of the group, together with these nodes.
@@ -205,6 +216,7 @@ impl Member {
         match call {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
             Call::Group => CallAnswer::Group(Some((self.group, true))),
+            Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
             Call::Leaving => {
                 self.note_leaving(from);
                 CallAnswer::Noted
@@ -248,6 +260,20 @@ impl Member {
             ))),
             Err(_) => Err(Error::NoQuorum(super::no_quorum())),
         }
+    }
+
+    /// Records whether a member holds the same rows as this node, at the same index.
+    pub fn note_digest(&self, node: NodeId, is_equal: bool) {
+        let mut differing = self.differing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = if is_equal { differing.remove(&node) } else { differing.insert(node) };
+        if is_news && !is_equal {
+            error!(%node, "a member has other rows of the strong tables than the leader at the same index: please report this");
+        }
+    }
+
+    /// Members that were found to have other rows than this node at the same index, while it led.
+    pub fn differing(&self) -> BTreeSet<NodeId> {
+        self.differing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A member is about to leave the cluster.

@@ -10,6 +10,7 @@ use super::types::{Group, Node, Vote};
 use crate::{
     core::{
         clock::NodeId,
+        digest::RootDigest,
         name::{Key, TableName},
         protocol::message::{Message, Row},
         register::Marker,
@@ -81,6 +82,8 @@ pub enum Call {
     Start,
     /// The group that the node takes part in.
     Group,
+    /// The digest of the strong tables, and the index that it is of.
+    Digest,
     /// The caller leaves the cluster: whoever leads is not to take it into the group again.
     Leaving,
     /// Have the leader take the caller out of the group, as it leaves the cluster.
@@ -96,6 +99,8 @@ pub enum CallAnswer {
     Index(std::result::Result<u64, Refusal>),
     /// To `Claim` and `Start`: the group that the node belongs to.
     Claimed(GroupId),
+    /// To `Digest`.
+    Digest(Option<(u64, RootDigest)>),
     /// To `Leaving`.
     Noted,
     /// To `Group`: the group that the node has claimed, and whether it takes part.

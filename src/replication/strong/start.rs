@@ -68,7 +68,7 @@ impl Inner {
         *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
         let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
         tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));
-        tokio::spawn(upkeep(Arc::downgrade(&member), self.parts.clone()));
+        tokio::spawn(upkeep(Arc::downgrade(self), Arc::downgrade(&member), self.parts.clone()));
         tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
         Ok(member)
     }

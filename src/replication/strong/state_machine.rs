@@ -25,6 +25,7 @@ use super::{
 use crate::{
     core::{
         clock::NodeId,
+        digest::{Path, RootDigest},
         name::TableName,
         protocol::message::Row,
         strong::entry::{Applied, Effect, Entry},
@@ -108,6 +109,23 @@ impl StateMachine {
     /// Whether the store holds all that was applied: not after it failed and lost what it had not synced.
     pub fn is_intact(&self) -> bool {
         self.0.durable().1 == self.0.store.incarnation()
+    }
+
+    /// The index applied last, and the digest of all strong tables as of there. `None` while the digests are being built.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn digest(&self) -> Result<Option<(u64, RootDigest)>> {
+        let inner = &self.0;
+        let _one = inner.applying.lock().await;
+        let Some(applied) = inner.state().applied.filter(|_| self.is_intact()) else { return Ok(None) };
+        let mut sums = Vec::new();
+        for table in inner.store.strong_tables() {
+            let Some(sum) = inner.store.sums(&table, Path::ROOT, 0, u64::MAX)? else { return Ok(None) };
+            sums.extend(sum.first().map(|sum| (table, *sum)));
+        }
+        let root = inner.store.digest_key().root(sums.iter().map(|(table, sum)| (table, *sum)));
+        Ok(Some((applied.index, root)))
     }
 
     /// Applies again what the store lost, if it was reopened after a failure of the disk.

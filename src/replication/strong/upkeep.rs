@@ -7,16 +7,20 @@ use tracing::warn;
 
 use super::{
     expiry,
+    group::Inner,
     member::{Member, Parts},
 };
 
 /// How often what was applied is made durable and recorded.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+/// How often the leader compares its rows with those of the other members.
+const VERIFY_EVERY: Duration = Duration::from_secs(10);
 /// How often the leader looks for values that have expired, and for tombstones.
 const EXPIRY_EVERY: Duration = Duration::from_millis(250);
 
 /// Records now and then how far was applied, and has the leader delete what has expired.
-pub async fn upkeep(member: Weak<Member>, parts: Parts) {
+pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
+    let mut verify_due = Instant::now() + VERIFY_EVERY;
     let mut checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
     loop {
         sleep(EXPIRY_EVERY).await;
@@ -28,6 +32,15 @@ pub async fn upkeep(member: Weak<Member>, parts: Parts) {
             checkpoint_due = Instant::now() + CHECKPOINT_EVERY;
             if let Err(error) = member.machine.checkpoint().await {
                 warn!(%error, "how far the log of the strong tables was applied is not recorded");
+            }
+        }
+        if member.is_leader()
+            && Instant::now() >= verify_due
+            && let Some(group) = group.upgrade()
+        {
+            verify_due = Instant::now() + VERIFY_EVERY;
+            if let Err(error) = group.verify(&member).await {
+                warn!(%error, "the rows of the strong tables cannot be compared with those of other members");
             }
         }
         if member.is_leader()
