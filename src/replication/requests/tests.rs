@@ -474,6 +474,7 @@ async fn start(rows: u64, join: Option<SocketAddr>) -> TestNode {
         durability: Durability::None,
         cache_bytes: 8 * 1024 * 1024,
         scrub_bytes_per_second: 0,
+        buffers: storage::Buffers::default(),
         tables_max: 4,
         subscriptions_max: 1,
         set_aside_damaged: false,
