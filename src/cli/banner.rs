@@ -123,6 +123,7 @@ mod tests {
             swept: Swept::default(),
             zombies_refused: 0,
             members: (0..=others).map(member).collect(),
+            strong: None,
         };
         text(&config, listen.parse().expect("an address"), is_open, &cluster)
     }

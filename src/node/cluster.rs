@@ -9,6 +9,7 @@ pub use crate::replication::{
     SyncStatus,
     link::clocks::ClockState,
     requests::{FiguresByKind, RequestFigures},
+    strong::view::{GroupMember, GroupView, ProposalResult},
 };
 use crate::{
     core::{clock::NodeId, protocol::replica::Swept},
@@ -41,6 +42,8 @@ pub struct ClusterView {
     pub zombies_refused: u64,
     /// All known members including this node, ordered by address.
     pub members: Vec<MemberView>,
+    /// The group of the strong tables; `None` while it is asleep, and while its log is opened again after a failure.
+    pub strong: Option<GroupView>,
 }
 
 /// A member as this node sees it. Counters start with this node.
@@ -218,6 +221,12 @@ impl MemberView {
 }
 
 impl ClusterView {
+    /// The address of a member; `None` if it is not known.
+    pub fn address_of(&self, node: NodeId) -> Option<&str> {
+        let member = self.members.iter().find(|member| member.node == node);
+        member.map(|member| member.address.as_str())
+    }
+
     /// Why a node with this view is not ready, if it is not.
     pub fn unready(&self) -> Option<Readiness> {
         let clock = self.clock.trouble.map(|trouble| Readiness::Clock(trouble.to_string()));
@@ -304,6 +313,7 @@ impl Node {
             swept: self.store.swept(),
             zombies_refused: self.store.counters().rows_refused.value(),
             members,
+            strong: self.strong.view(),
         }
     }
 
@@ -376,6 +386,7 @@ mod tests {
                 .iter()
                 .map(|&(node, address, state)| MemberView::new(NodeId(node), address.into(), state))
                 .collect(),
+            strong: None,
         }
     }
 

@@ -37,10 +37,13 @@ pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
     batch::Batch,
-    cluster::{ClockState, ClusterView, MemberState, MemberView, RequestFigures, SyncStatus},
+    cluster::{
+        ClockState, ClusterView, GroupMember, GroupView, MemberState, MemberView, ProposalResult,
+        RequestFigures, SyncStatus,
+    },
     link::{IncomingLink, LINK_PATH, other_protocol, subprotocol},
     removal::Removal,
-    stats::{Readiness, Stats, TableStats},
+    stats::{Mode, Readiness, Stats, TableStats},
     write::{Action, Condition, Expiry, Import, Imported, Patch, Write, Written},
     write_concern::{Replicas, WriteConcern},
 };
@@ -62,7 +65,6 @@ pub use crate::storage::{
 use crate::{
     core::{
         clock::NodeId,
-        digest::Path,
         name::{Key, TableName},
     },
     error::{Error, Result},
@@ -286,56 +288,6 @@ impl Node {
         let store = self.store.clone();
         if let Err(error) = self.environment().run(move || store.count_rows()).await {
             warn!(%error, "could not count all rows");
-        }
-    }
-
-    /// The tables that have rows, by name, as far as they are counted.
-    pub fn tables(&self) -> Vec<TableStats> {
-        let tables = self.store.tables().into_iter();
-        tables
-            .filter(|(name, counts)| {
-                counts.live + counts.tombstones > 0 || self.store.unreadable_ranges_of(name) > 0
-            })
-            .map(|(name, counts)| TableStats {
-                keys: counts.live,
-                tombstones: counts.tombstones,
-                root: self.table_root(&name),
-                unreadable_ranges: self.store.unreadable_ranges_of(&name),
-                name,
-            })
-            .collect()
-    }
-
-    /// The digest of a table's rows as they are now, in hexadecimal; `None` while it is not available.
-    fn table_root(&self, table: &TableName) -> Option<String> {
-        // The last possible instant, so that every row is included.
-        let sums = self.store.sums(table, Path::ROOT, 0, u64::MAX).ok().flatten()?;
-        let root = self.store.digest_key().root([(table, *sums.first()?)].into_iter());
-        Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// Figures of the node.
-    pub fn stats(&self) -> Stats {
-        let counters = self.store.counters();
-        Stats {
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            memory_bytes: process::memory_bytes(),
-            tables: self.tables(),
-            writes: counters.writes.value(),
-            writes_superseded: counters.writes_superseded.value(),
-            commits: counters.commits.value(),
-            changes: counters.changes.value(),
-            subscriptions: counters.subscriptions.value(),
-            resyncs: counters.resyncs.value(),
-            expired: counters.expired.value(),
-            corrupt_records: counters.corrupt_records.value(),
-            start_mismatches: counters.start_mismatches.value(),
-            may_have_lost_rows: self.store.suspected_loss().is_some(),
-            disk_bytes: self.store.disk_bytes(),
-            writes_refused: counters.writes_refused.value(),
-            unreadable_ranges: self.store.unreadable_ranges(),
-            scrubbed_bytes: counters.scrubbed_bytes.value(),
-            damaged_frames: counters.damaged_frames.value(),
         }
     }
 

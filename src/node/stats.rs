@@ -1,11 +1,15 @@
 //! What a node reports about itself: readiness, and figures.
 
-use std::{mem, sync::PoisonError};
+use std::{collections::BTreeMap, mem, sync::PoisonError};
 
 use tracing::{debug, info, warn};
 
-use super::{Node, Range};
-use crate::{core::name::TableName, replication::SyncStatus};
+use super::{Node, Range, process};
+use crate::{
+    core::{digest::Path, name::TableName},
+    replication::SyncStatus,
+    storage::table::partition::Counts,
+};
 
 /// Whether the node serves clients fully.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +87,32 @@ impl Readiness {
     }
 }
 
+/// How a table is replicated. It never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Each node takes writes, and replicas become equal afterwards.
+    Eventual,
+    /// A majority agrees on one order of writes.
+    Strong,
+}
+
+impl Mode {
+    /// The name for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eventual => "eventual",
+            Self::Strong => "strong",
+        }
+    }
+}
+
 /// Figures of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableStats {
     /// Its name.
     pub name: TableName,
+    /// How it is replicated.
+    pub mode: Mode,
     /// Live keys.
     pub keys: u64,
     /// Tombstones.
@@ -98,6 +123,13 @@ pub struct TableStats {
     pub unreadable_ranges: u64,
 }
 
+impl TableStats {
+    /// Whether it is shown. An eventual table without rows is as good as none.
+    fn is_listed(&self) -> bool {
+        self.mode == Mode::Strong || self.keys + self.tombstones + self.unreadable_ranges > 0
+    }
+}
+
 /// Figures since the node's start; counters unless marked as gauges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -105,7 +137,7 @@ pub struct Stats {
     pub uptime_ms: u64,
     /// Memory of the process in bytes (gauge); `None` if the system does not tell.
     pub memory_bytes: Option<u64>,
-    /// Tables that have rows, by name (gauges).
+    /// Tables by name: the strong ones, and the eventual ones that have rows (gauges).
     pub tables: Vec<TableStats>,
     /// Writes that changed a key.
     pub writes: u64,
@@ -140,6 +172,55 @@ pub struct Stats {
 }
 
 impl Node {
+    /// The strong tables, and the eventual ones that have rows, by name, as far as they are counted.
+    pub fn tables(&self) -> Vec<TableStats> {
+        let strong = self.store.strong_tables();
+        let empty = strong.iter().map(|name| (name.clone(), Counts::default()));
+        let counts: BTreeMap<_, _> = empty.chain(self.store.tables()).collect();
+        let tables = counts.into_iter().map(|(name, counts)| TableStats {
+            mode: if strong.contains(&name) { Mode::Strong } else { Mode::Eventual },
+            keys: counts.live,
+            tombstones: counts.tombstones,
+            root: self.table_root(&name),
+            unreadable_ranges: self.store.unreadable_ranges_of(&name),
+            name,
+        });
+        tables.filter(TableStats::is_listed).collect()
+    }
+
+    /// The digest of a table's rows as they are now, in hexadecimal; `None` while it is not available.
+    fn table_root(&self, table: &TableName) -> Option<String> {
+        // The last possible instant, so that every row is included.
+        let sums = self.store.sums(table, Path::ROOT, 0, u64::MAX).ok().flatten()?;
+        let root = self.store.digest_key().root([(table, *sums.first()?)].into_iter());
+        Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Figures of the node.
+    pub fn stats(&self) -> Stats {
+        let counters = self.store.counters();
+        Stats {
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            memory_bytes: process::memory_bytes(),
+            tables: self.tables(),
+            writes: counters.writes.value(),
+            writes_superseded: counters.writes_superseded.value(),
+            commits: counters.commits.value(),
+            changes: counters.changes.value(),
+            subscriptions: counters.subscriptions.value(),
+            resyncs: counters.resyncs.value(),
+            expired: counters.expired.value(),
+            corrupt_records: counters.corrupt_records.value(),
+            start_mismatches: counters.start_mismatches.value(),
+            may_have_lost_rows: self.store.suspected_loss().is_some(),
+            disk_bytes: self.store.disk_bytes(),
+            writes_refused: counters.writes_refused.value(),
+            unreadable_ranges: self.store.unreadable_ranges(),
+            scrubbed_bytes: counters.scrubbed_bytes.value(),
+            damaged_frames: counters.damaged_frames.value(),
+        }
+    }
+
     /// Whether the node serves clients. Logs each change since the last call.
     pub fn readiness(&self) -> Readiness {
         let readiness = self.readiness_now();

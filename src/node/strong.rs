@@ -43,6 +43,7 @@ pub(super) fn parts(
         store: store.clone(),
         timestamps: timestamps.clone(),
         value_bytes_max: options.value_bytes_max,
+        counters: Arc::default(),
     }
 }
 

@@ -21,7 +21,7 @@
 
 pub mod changes;
 pub mod commit;
-mod counters;
+pub mod counters;
 pub mod engine;
 pub mod environment;
 mod gc;

@@ -1,13 +1,9 @@
 //! How fresh a read must be, by `?read=`, and what strong tables refuse.
 
-use hyper::header::HeaderValue;
-use warp::reply::Response;
-
 use super::Call;
 use crate::{
     core::{name::TableName, nearest},
     error::{Error, Result},
-    http::response,
     node::{Node, strong::Consistency},
 };
 
@@ -31,14 +27,6 @@ pub async fn before_read(node: &Node, call: &Call, table: &TableName) -> Result<
     let consistency = of_query(call)?;
     node.before_read(table, consistency).await?;
     Ok(consistency)
-}
-
-/// Says that an answer may be old.
-pub fn mark(mut response: Response, consistency: Consistency) -> Response {
-    if consistency == Consistency::Stale {
-        response.headers_mut().insert(response::STALE, HeaderValue::from_static("true"));
-    }
-    response
 }
 
 /// Refuses `?w=` for a strong table.

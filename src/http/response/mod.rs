@@ -16,6 +16,7 @@ use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
     http::request::write_hex,
+    node::strong::Consistency,
 };
 
 /// The content type of JSON.
@@ -38,7 +39,6 @@ pub const CREATED: HeaderName = HeaderName::from_static("dynarust-created");
 pub const INCOMPLETE: HeaderName = HeaderName::from_static("dynarust-incomplete");
 /// The cursor of the next page of a listing.
 pub const NEXT_CURSOR: HeaderName = HeaderName::from_static("dynarust-next-cursor");
-
 /// Whether a read of a strong table may show something old, as was asked for.
 pub const STALE: HeaderName = HeaderName::from_static("dynarust-stale");
 /// About how many keys a streamed response has: the count at its start, with expired keys that are not swept yet.
@@ -73,6 +73,14 @@ pub fn json(body: &impl Serialize) -> Result<Response> {
 pub fn with_total(mut response: Response, keys: Option<u64>) -> Response {
     if let Some(keys) = keys {
         response.headers_mut().insert(TOTAL_KEYS, keys.into());
+    }
+    response
+}
+
+/// Says of a response that it may be old, if it was asked for so.
+pub fn with_consistency(mut response: Response, consistency: Consistency) -> Response {
+    if consistency == Consistency::Stale {
+        response.headers_mut().insert(STALE, HeaderValue::from_static("true"));
     }
     response
 }

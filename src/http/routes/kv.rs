@@ -68,7 +68,7 @@ async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Respons
 /// As `read`, once this node may serve it.
 async fn fresh_read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
     let consistency = consistency::before_read(node, call, &address.table).await?;
-    Ok(consistency::mark(read(node, call, address)?, consistency))
+    Ok(response::with_consistency(read(node, call, address)?, consistency))
 }
 
 /// `GET /{table}/key/{key}`

@@ -64,7 +64,7 @@ async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Re
         Method::GET | Method::HEAD => {
             let consistency = consistency::before_read(&node, &call, &table).await?;
             let listed = Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await?;
-            Ok(consistency::mark(listed, consistency))
+            Ok(response::with_consistency(listed, consistency))
         }
         // `POST /{table}/keys`
         Method::POST => multi_get::answer(node, &call, table).await,
@@ -79,7 +79,7 @@ async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<R
             let shape = Shape::Store(Fields::of(call.query())?);
             let consistency = consistency::before_read(&node, &call, &table).await?;
             let listed = Listing::of(node, &call, table, shape)?.answer(&call).await?;
-            Ok(consistency::mark(listed, consistency))
+            Ok(response::with_consistency(listed, consistency))
         }
         _ => response::other_method(&call),
     }
@@ -98,7 +98,7 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
         problem["count"] = json!(counted.keys);
         return Ok(response::problem_of(&error, &problem));
     }
-    Ok(consistency::mark(response::json(&json!({ "count": counted.keys }))?, consistency))
+    Ok(response::with_consistency(response::json(&json!({ "count": counted.keys }))?, consistency))
 }
 
 /// The key range that a query asks for.

@@ -53,7 +53,7 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
         ended: false,
     };
     let answer = chunks::answer(&call.connection.budget, response::JSON, chunks).await?;
-    Ok(consistency::mark(answer, consistency))
+    Ok(response::with_consistency(answer, consistency))
 }
 
 /// The requested keys, in order and without duplicates.

@@ -9,12 +9,13 @@ use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use super::{exactly, route};
 use crate::{
+    core::clock::NodeId,
     error::Result,
     http::{
         request::{Call, route::Route},
         response,
     },
-    node::{ClusterView, MemberView, Node, Readiness, SyncStatus, TableStats},
+    node::{ClusterView, GroupView, MemberView, Node, Readiness, SyncStatus, TableStats},
 };
 
 /// The routes of this file.
@@ -90,6 +91,31 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
         "zombies_refused": view.zombies_refused,
         "kept_without_majority": view.kept_without_majority,
         "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
+        "strong": view.strong.as_ref().map(|group| render_group(group, view)),
+    })
+}
+
+/// The group of the strong tables.
+fn render_group(group: &GroupView, view: &ClusterView) -> Value {
+    let member = |node: NodeId| json!({ "node": node.to_string(), "address": view.address_of(node) });
+    let those = |voters: bool| {
+        let those = group.members.iter().filter(|member| member.is_voter == voters);
+        let rendered = those.map(|it| {
+            let mut rendered = member(it.node);
+            rendered["matched_index"] = json!(it.matched_index);
+            rendered
+        });
+        rendered.collect::<Vec<_>>()
+    };
+    json!({
+        "group": format!("{:016x}", group.group),
+        "leader": group.leader.map(member),
+        "leads": group.leads,
+        "term": group.term,
+        "applied_index": group.applied_index,
+        "log_index": group.log_index,
+        "voters": those(true),
+        "learners": those(false),
     })
 }
 
@@ -220,6 +246,7 @@ fn render_tables(tables: &[TableStats]) -> Value {
     let render = |table: &TableStats| {
         json!({
             "name": table.name.as_str(),
+            "mode": table.mode.name(),
             "keys": table.keys,
             "tombstones": table.tombstones,
             "root": table.root,

@@ -41,7 +41,7 @@ pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(20);
 /// The group of this node, asleep or awake. Clones share it.
 #[derive(Clone)]
-pub struct Strong(Arc<Inner>);
+pub struct Strong(pub(super) Arc<Inner>);
 
 /// What clones share.
 pub(super) struct Inner {
@@ -312,6 +312,7 @@ pub(super) async fn ask(inner: Weak<Inner>) -> Result<u64> {
             None => None,
         };
         if let Some(index) = index {
+            inner.parts.counters.read_indexes.increment();
             return index;
         }
         if Instant::now() + RETRY >= until {

@@ -19,6 +19,7 @@ use super::{
     snapshot,
     state_machine::StateMachine,
     types::{Group, Metrics, Node},
+    view::Counters,
 };
 use crate::{
     core::{
@@ -58,6 +59,8 @@ pub struct Parts {
     pub timestamps: Arc<Timestamps>,
     /// The largest value, in bytes of JSON text.
     pub value_bytes_max: u64,
+    /// What is counted.
+    pub counters: Arc<Counters>,
 }
 
 /// This node as a member.
@@ -82,7 +85,7 @@ impl Member {
     /// # Errors
     /// Those of the log; `Corrupt` if the checkpoint cannot be read; `Io` if openraft does not start.
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
-        let Parts { replication, store, timestamps, value_bytes_max } = parts.clone();
+        let Parts { replication, store, timestamps, value_bytes_max, counters } = parts.clone();
         let config = Config {
             cluster_name: format!("{:016x}", group.0),
             heartbeat_interval: HEARTBEAT_MS,
@@ -96,7 +99,7 @@ impl Member {
             config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))?;
         let mut log = RaftLog::open(directory, store.environment())?;
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
-        let network = Network { group, replication, store: store.clone() };
+        let network = Network { group, replication, store: store.clone(), counters };
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
         let proposer = Proposer::start(raft.clone(), store, timestamps, value_bytes_max);
@@ -135,6 +138,12 @@ impl Member {
 
     /// Has a request decided, if this node leads.
     pub async fn propose(&self, request: Request) -> Proposed {
+        let proposed = self.decide(request).await;
+        self.parts.counters.count(&proposed);
+        proposed
+    }
+
+    async fn decide(&self, request: Request) -> Proposed {
         let (is_leader, silent_ms) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();

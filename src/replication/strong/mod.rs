@@ -14,6 +14,7 @@
 //! - [`roster`] keeps the members of the group those of the cluster.
 //! - [`network`] and [`rpc`] carry what members say over the links. [`snapshot`] sends a snapshot as a difference.
 //! - [`watch`] logs who leads, and opens the log again after the disk failed.
+//! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types.
 
 mod expiry;
@@ -30,6 +31,7 @@ mod start;
 mod state_machine;
 pub mod types;
 mod upkeep;
+pub mod view;
 mod watch;
 
 pub use self::group::{Strong, no_quorum};

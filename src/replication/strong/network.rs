@@ -1,6 +1,6 @@
 //! openraft's network over the links between nodes.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use openraft::{
     OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot,
@@ -16,6 +16,7 @@ use super::{
     rpc::{self, Consensus, ConsensusAnswer, Envelope, GroupId},
     snapshot,
     types::{Group, Node, Vote},
+    view::Counters,
 };
 use crate::{
     core::{clock::NodeId, protocol::message::RequestKind},
@@ -38,6 +39,8 @@ pub struct Network {
     pub replication: Replication,
     /// What snapshots are read from.
     pub store: Store,
+    /// Counts the snapshots.
+    pub counters: Arc<Counters>,
 }
 
 /// The connection to one member.
@@ -123,6 +126,8 @@ impl RaftNetwork<Group> for Connection {
             };
             let nonce = self.network.store.environment().random()?;
             let figures = snapshot::send(&self.network.store, nonce, say).await?;
+            self.network.counters.snapshots.increment();
+            self.network.counters.snapshot_rows.add(figures.rows);
             info!(to = %self.target, rows = figures.rows, removed = figures.removed, "sent a snapshot of the strong tables");
             match say(Consensus::Install(vote, snapshot.meta)).await? {
                 ConsensusAnswer::Installed(answer) => Ok(answer),

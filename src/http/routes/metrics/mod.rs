@@ -1,6 +1,8 @@
 //! `/metrics`: requests by route and status class, their latency, and the node's own figures, which are read on each scrape. Counting a
 //! request costs two lookups by index: all series exist from the start, so no label is hashed.
 
+mod strong;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use hyper::{Method, StatusCode, header::HeaderValue};
@@ -162,6 +164,7 @@ impl Collector for NodeFigures {
         encode_tables(&mut encoder, "table_tombstones", "Tombstones", tombstones)?;
         let view = self.0.cluster();
         encode_cluster(&mut encoder, &view, self.0.now_ms())?;
+        strong::encode(&mut encoder, view.strong.as_ref())?;
         // Members that are gone for good have no current figures, and would be listed for ever.
         let is_peer = |member: &&MemberView| member.node != view.node && member.state.is_replica();
         let peers: Vec<_> = view.members.iter().filter(is_peer).collect();
@@ -413,6 +416,7 @@ mod tests {
             swept: Swept::default(),
             zombies_refused: 5,
             members: vec![MemberView::new(NodeId(1), "a:1".into(), MemberState::Myself), peer],
+            strong: None,
         };
         let mut registry = Registry::with_prefix("dynarust");
         registry.register_collector(Box::new(Figures(view)));

@@ -1,0 +1,111 @@
+//! The figures of the strong tables' group: none while it is asleep.
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{Encoded, encode_one};
+use crate::node::{GroupView, ProposalResult};
+
+/// Exports the figures.
+pub fn encode(encoder: &mut DescriptorEncoder, group: Option<&GroupView>) -> Encoded {
+    let Some(group) = group else { return Ok(()) };
+    let lag = |matched: Option<u64>| matched.map(|matched| group.log_index.saturating_sub(matched));
+    let gauges = [
+        ("strong_leader", "1 while this node leads the strong tables", u64::from(group.leads)),
+        ("strong_term", "The term of the strong tables' log", group.term),
+        ("strong_applied_index", "The last entry of the log that this node has applied", group.applied_index),
+        ("strong_log_index", "The last entry of the log that this node has", group.log_index),
+    ];
+    for (name, help, value) in gauges {
+        encode_one(encoder, name, help, &ConstGauge::new(value))?;
+    }
+    let counters = [
+        ("strong_read_index", "Read indexes that the leader gave this node", group.read_indexes),
+        ("strong_snapshots_sent", "Snapshots that this node sent to another", group.snapshots),
+        ("strong_snapshot_rows_sent", "Rows sent for these snapshots", group.snapshot_rows),
+    ];
+    for (name, help, value) in counters {
+        encode_one(encoder, name, help, &ConstCounter::new(value))?;
+    }
+    let help = "Requests that this node decided as the leader";
+    let mut family = encoder.encode_descriptor("strong_proposals", help, None, MetricType::Counter)?;
+    for (result, count) in ProposalResult::ALL.into_iter().zip(group.proposals) {
+        ConstCounter::new(count).encode(family.encode_family(&[("result", result.name())])?)?;
+    }
+    // Only the leader knows.
+    let help = "Entries that the log of a member is behind the leader's";
+    let mut family = encoder.encode_descriptor("strong_member_lag_entries", help, None, MetricType::Gauge)?;
+    for member in &group.members {
+        let Some(lag) = lag(member.matched_index) else { continue };
+        let labels = [("node", member.node.to_string()), ("role", role(member.is_voter).to_owned())];
+        ConstGauge::new(lag).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn role(is_voter: bool) -> &'static str {
+    if is_voter { "voter" } else { "learner" }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
+
+    use super::*;
+    use crate::{core::clock::NodeId, node::GroupMember};
+
+    #[derive(Debug)]
+    struct Figures(Option<GroupView>);
+
+    impl Collector for Figures {
+        fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
+            encode(&mut encoder, self.0.as_ref())
+        }
+    }
+
+    fn page(group: Option<GroupView>) -> String {
+        let mut registry = Registry::with_prefix("dynarust");
+        registry.register_collector(Box::new(Figures(group)));
+        let mut page = String::new();
+        text::encode(&mut page, &registry).expect("written to a string");
+        page
+    }
+
+    #[test]
+    fn a_leader_shows_how_far_each_member_is_behind_and_a_sleeping_group_nothing() {
+        let member =
+            |node, is_voter, matched_index| GroupMember { node: NodeId(node), is_voter, matched_index };
+        let group = GroupView {
+            leads: true,
+            term: 4,
+            applied_index: 11,
+            log_index: 12,
+            members: vec![member(1, true, Some(12)), member(2, false, Some(9)), member(3, true, None)],
+            proposals: [7, 2, 0, 1],
+            read_indexes: 5,
+            snapshots: 1,
+            snapshot_rows: 30,
+            ..GroupView::default()
+        };
+        let page = page(Some(group));
+        for line in [
+            "dynarust_strong_leader 1",
+            "dynarust_strong_term 4",
+            "dynarust_strong_applied_index 11",
+            "dynarust_strong_log_index 12",
+            "dynarust_strong_proposals_total{result=\"committed\"} 7",
+            "dynarust_strong_proposals_total{result=\"refused\"} 2",
+            "dynarust_strong_proposals_total{result=\"unknown\"} 1",
+            "dynarust_strong_read_index_total 5",
+            "dynarust_strong_snapshots_sent_total 1",
+            "dynarust_strong_snapshot_rows_sent_total 30",
+            "dynarust_strong_member_lag_entries{node=\"0000000000000002\",role=\"learner\"} 3",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        assert!(!page.contains("0000000000000003"), "{page}");
+        assert!(!self::page(None).contains("strong"));
+    }
+}

@@ -1,0 +1,176 @@
+//! The group of the strong tables as this node sees it, for the API, and what the node counts.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Strong,
+    proposer::Proposed,
+    rpc::GroupId,
+    types::{Metrics, Node},
+};
+use crate::{core::clock::NodeId, core::strong::request::Refusal, storage::counters::Counter};
+
+/// What became of a proposal: each request that a node decided as the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProposalResult {
+    /// A majority has it, and it is applied.
+    Committed,
+    /// It was refused: a condition did not hold, a patch did not apply, a limit was exceeded. Nothing was written.
+    Refused,
+    /// The node led no more, so that nothing was done. It goes to the next leader.
+    NotLeader,
+    /// Whether it takes effect is unknown.
+    Unknown,
+}
+
+impl ProposalResult {
+    /// All results.
+    pub const ALL: [Self; 4] = [Self::Committed, Self::Refused, Self::NotLeader, Self::Unknown];
+
+    /// The name for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Refused => "refused",
+            Self::NotLeader => "not_leader",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn of(proposed: &Proposed) -> Self {
+        match proposed {
+            Proposed::Decided(Ok(_)) => Self::Committed,
+            Proposed::Decided(Err(Refusal::OutcomeUnknown(_))) => Self::Unknown,
+            Proposed::Decided(Err(_)) => Self::Refused,
+            Proposed::NotLeader => Self::NotLeader,
+        }
+    }
+}
+
+/// What a member counts, since the node's start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    proposals: [Counter; ProposalResult::ALL.len()],
+    /// Read indexes that the leader gave this node. Reads that wait at the same time share one.
+    pub read_indexes: Counter,
+    /// Snapshots sent.
+    pub snapshots: Counter,
+    /// Rows sent for them.
+    pub snapshot_rows: Counter,
+}
+
+impl Counters {
+    /// Counts a proposal.
+    pub fn count(&self, proposed: &Proposed) {
+        self.proposals[ProposalResult::of(proposed) as usize].increment();
+    }
+}
+
+/// The group of the strong tables, as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupView {
+    /// The group's id.
+    pub group: u64,
+    /// The leader, if known.
+    pub leader: Option<NodeId>,
+    /// Whether this node is the leader.
+    pub leads: bool,
+    /// The term.
+    pub term: u64,
+    /// The index of the last entry that this node has applied.
+    pub applied_index: u64,
+    /// The index of the last entry in this node's log.
+    pub log_index: u64,
+    /// The members, ordered by id.
+    pub members: Vec<GroupMember>,
+    /// Proposals, in the order of [`ProposalResult::ALL`].
+    pub proposals: [u64; ProposalResult::ALL.len()],
+    /// Read indexes that the leader gave this node.
+    pub read_indexes: u64,
+    /// Snapshots sent.
+    pub snapshots: u64,
+    /// Rows sent for them.
+    pub snapshot_rows: u64,
+}
+
+/// A member of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Its id.
+    pub node: NodeId,
+    /// Whether it votes. Otherwise it is a learner: it receives the log, and no majority needs it.
+    pub is_voter: bool,
+    /// Its log is the leader's up to this index. Only the leader knows.
+    pub matched_index: Option<u64>,
+}
+
+impl Strong {
+    /// The group; `None` while it is asleep.
+    pub fn view(&self) -> Option<GroupView> {
+        let member = self.member()?;
+        let metrics = member.metrics().borrow().clone();
+        Some(GroupView::of(member.group, member.is_leader(), &metrics, &self.0.parts.counters))
+    }
+}
+
+impl GroupView {
+    fn of(group: GroupId, leads: bool, metrics: &Metrics, counters: &Counters) -> Self {
+        let voters: BTreeSet<_> = metrics.membership_config.membership().voter_ids().collect();
+        let member = |(node, _): (&NodeId, &Node)| {
+            let matched = metrics.replication.as_ref().and_then(|matched| matched.get(node));
+            GroupMember {
+                node: *node,
+                is_voter: voters.contains(node),
+                matched_index: matched.map(|matched| matched.map_or(0, |matched| matched.index)),
+            }
+        };
+        let mut members: Vec<_> = metrics.membership_config.membership().nodes().map(member).collect();
+        members.sort_by_key(|member| member.node);
+        Self {
+            group: group.0,
+            leader: metrics.current_leader,
+            leads,
+            term: metrics.current_term,
+            applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
+            log_index: metrics.last_log_index.unwrap_or_default(),
+            members,
+            proposals: std::array::from_fn(|result| counters.proposals[result].value()),
+            read_indexes: counters.read_indexes.value(),
+            snapshots: counters.snapshots.value(),
+            snapshot_rows: counters.snapshot_rows.value(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use openraft::{CommittedLeaderId, Membership, StoredMembership};
+
+    use super::*;
+    use crate::replication::strong::types::LogId;
+
+    #[test]
+    fn a_leader_shows_who_votes_and_how_far_each_has_the_log() {
+        let at = |index| LogId::new(CommittedLeaderId::new(3, NodeId(1)), index);
+        let nodes: BTreeMap<_, _> = [3, 1, 2].map(|node| (NodeId(node), Node::default())).into();
+        let membership = Membership::new(vec![[NodeId(1), NodeId(2)].into()], nodes);
+        let mut metrics = Metrics::new_initial(NodeId(1));
+        metrics.membership_config = std::sync::Arc::new(StoredMembership::new(Some(at(1)), membership));
+        metrics.replication = Some([(NodeId(1), Some(at(9))), (NodeId(2), Some(at(7)))].into());
+        (metrics.current_term, metrics.current_leader) = (3, Some(NodeId(1)));
+        (metrics.last_applied, metrics.last_log_index) = (Some(at(8)), Some(9));
+        let counters = Counters::default();
+        counters.count(&Proposed::NotLeader);
+        counters.count(&Proposed::Decided(Err(Refusal::NoQuorum(String::new()))));
+        counters.count(&Proposed::Decided(Err(Refusal::OutcomeUnknown(String::new()))));
+        let view = GroupView::of(GroupId(5), true, &metrics, &counters);
+        let members: Vec<_> =
+            view.members.iter().map(|it| (it.node.0, it.is_voter, it.matched_index)).collect();
+        assert_eq!(members, [(1, true, Some(9)), (2, true, Some(7)), (3, false, None)]);
+        assert_eq!((view.leader, view.leads, view.term), (Some(NodeId(1)), true, 3));
+        assert_eq!((view.applied_index, view.log_index), (8, 9));
+        assert_eq!(view.proposals, [0, 1, 1, 1]);
+    }
+}
