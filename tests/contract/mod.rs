@@ -15,6 +15,7 @@ mod privacy;
 mod server;
 mod strict;
 mod strict_examples;
+mod strong;
 mod tls;
 mod transfer;
 mod values;

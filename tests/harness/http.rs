@@ -27,6 +27,7 @@ const CODES: &[(&str, u16)] = &[
     ("method-not-allowed", 405),
     ("request-timeout", 408),
     ("conflict", 409),
+    ("wrong-mode", 409),
     ("misdirected", 421),
     ("head-too-large", 431),
     ("precondition-failed", 412),
@@ -37,8 +38,10 @@ const CODES: &[(&str, u16)] = &[
     ("clock-drift", 503),
     ("overloaded", 503),
     ("not-ready", 503),
+    ("no-quorum", 503),
     ("draining", 503),
     ("not-enough-replicas", 504),
+    ("outcome-unknown", 504),
     ("storage-full", 507),
 ];
 

@@ -12,7 +12,15 @@ use crate::{
 /// # Errors
 /// `BadRequest`.
 pub fn of_query(call: &Call) -> Result<Consistency> {
-    match call.query().get("read")?.as_deref() {
+    named(call.query().get("read")?.as_deref())
+}
+
+/// What `read` asks for.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn named(read: Option<&str>) -> Result<Consistency> {
+    match read {
         None | Some("linearizable") => Ok(Consistency::Linearizable),
         Some("stale") => Ok(Consistency::Stale),
         Some(other) => Err(Error::BadRequest(nearest::unknown("read=", other, &["linearizable", "stale"]))),

@@ -13,6 +13,7 @@ pub mod expiry;
 pub mod path;
 pub mod route;
 pub mod strict;
+pub mod transaction;
 pub mod upgrade;
 pub mod value;
 

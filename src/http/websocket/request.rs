@@ -10,10 +10,19 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     http::{
-        request::{condition, expiry, path::Address, strict, value},
+        request::{
+            condition, consistency, expiry,
+            path::Address,
+            strict,
+            transaction::{self, CompareBody, OperationBody, TransactionBody},
+            value,
+        },
         response,
     },
-    node::{Action, Cursor, Node, Start, Topic, Write, Written},
+    node::{
+        Action, Cursor, Node, Start, Topic, Write, Written,
+        strong::{Consistency, Transaction},
+    },
 };
 
 /// Longest `id` of a subscription and `rid` of a request, as JSON text. Every response repeats them.
@@ -66,11 +75,13 @@ pub enum Request {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Read a key.
-    Get(Address),
+    Get(Address, Consistency),
     /// Change a key.
     Write(TableName, Write),
     /// Delete all keys of a table with this prefix; empty means all.
     DeleteAll(TableName, String),
+    /// Compare and change keys of strong tables.
+    Transact(Transaction),
     /// Nothing: measures the round trip.
     Ping,
 }
@@ -87,9 +98,14 @@ impl Operation {
     /// Those of REST.
     pub async fn run(self, node: &Arc<Node>) -> Result<String> {
         match self {
-            Self::Get(address) => {
-                let entry = node.get(&address.table, &address.key)?;
-                entry.map(|entry| value::with_metadata(&entry)).ok_or_else(|| value::absent(&address))
+            Self::Get(address, consistency) => {
+                node.before_read(&address.table, consistency).await?;
+                let entry = node.get(&address.table, &address.key)?.ok_or_else(|| value::absent(&address))?;
+                let body = value::with_metadata(&entry);
+                Ok(match consistency {
+                    Consistency::Linearizable => body,
+                    Consistency::Stale => format!("{{\"stale\":true,{}", &body[1..]),
+                })
             }
             Self::Write(table, write) => {
                 let deletes = matches!(write.action, Action::Delete { .. });
@@ -100,6 +116,10 @@ impl Operation {
                 let mut removal = node.begin_removal(table, prefix);
                 while removal.step(node).await?.is_some() {}
                 Ok(format!(r#"{{"deleted":{}}}"#, removal.deleted()))
+            }
+            Self::Transact(transaction) => {
+                let (succeeded, results) = node.transact(transaction).await?;
+                Ok(transaction::rendered(succeeded, &results).to_string())
             }
             Self::Ping => Ok("{}".into()),
         }
@@ -201,7 +221,7 @@ impl Known<'_> {
             sub: self.id.map(|id| Label::parse("id", id)).transpose()?,
             wants_result: matches!(
                 self.op.as_deref(),
-                Some("get" | "put" | "patch" | "delete" | "delete_all" | "ping")
+                Some("get" | "put" | "patch" | "delete" | "delete_all" | "txn" | "ping")
             ),
         })
     }
@@ -234,10 +254,17 @@ struct Fields<'a> {
     if_none_match: Option<String>,
     force: Option<bool>,
     token: Option<String>,
+    read: Option<String>,
+    #[serde(borrow)]
+    compare: Option<Vec<CompareBody<'a>>>,
+    #[serde(borrow)]
+    success: Option<Vec<OperationBody<'a>>>,
+    #[serde(borrow)]
+    failure: Option<Vec<OperationBody<'a>>>,
 }
 
 const OPERATIONS: &str =
-    r#"a message is one object with "op": sub, unsub, get, put, patch, delete, delete_all or ping"#;
+    r#"a message is one object with "op": sub, unsub, get, put, patch, delete, delete_all, txn or ping"#;
 
 impl<'a> Fields<'a> {
     fn parse(text: &'a str) -> Result<Self> {
@@ -273,14 +300,19 @@ impl<'a> Fields<'a> {
             ("if_none_match", self.if_none_match.is_some()),
             ("force", self.force.is_some()),
             ("token", self.token.is_some()),
+            ("read", self.read.is_some()),
+            ("compare", self.compare.is_some()),
+            ("success", self.success.is_some()),
+            ("failure", self.failure.is_some()),
         ];
         let allowed: &[&str] = match self.op.as_str() {
             "sub" => &["table", "key", "prefix", "since", "snapshot"],
-            "get" => &["table", "key"],
+            "get" => &["table", "key", "read"],
             "put" => &["table", "key", "value", "ttl", "expires_at", "if_match", "if_none_match"],
             "patch" => &["table", "key", "patch", "value", "ttl", "expires_at", "if_match", "if_none_match"],
             "delete" => &["table", "key", "force", "if_match", "if_none_match"],
             "delete_all" => &["table", "prefix", "confirm"],
+            "txn" => &["compare", "success", "failure"],
             "unsub" | "ping" => &[],
             // Other operations are refused later, by name.
             _ => return Ok(()),
@@ -298,7 +330,11 @@ impl<'a> Fields<'a> {
                 start: value::start_at(self.since.as_deref(), self.snapshot.unwrap_or(false)),
             },
             "unsub" => Request::Unsubscribe { id: id()? },
-            "get" => Request::Call(Operation::Get(Address { table: self.table()?, key: self.key()? })),
+            "get" => {
+                let consistency = consistency::named(self.read.as_deref())?;
+                let address = Address { table: self.table()?, key: self.key()? };
+                Request::Call(Operation::Get(address, consistency))
+            }
             "put" => self.write(self.put(value_bytes_max, now_ms)?)?,
             "patch" => self.write(self.patch(value_bytes_max, now_ms)?)?,
             "delete" => self.write(Action::Delete { force: self.force.unwrap_or(false) })?,
@@ -306,6 +342,14 @@ impl<'a> Fields<'a> {
                 let table = self.table()?;
                 let prefix = value::prefix_of(&table, self.prefix.as_deref(), self.confirm.as_deref())?;
                 Request::Call(Operation::DeleteAll(table, prefix))
+            }
+            "txn" => {
+                let body = TransactionBody {
+                    compare: self.compare.unwrap_or_default(),
+                    success: self.success.unwrap_or_default(),
+                    failure: self.failure.unwrap_or_default(),
+                };
+                Request::Call(Operation::Transact(body.transaction(value_bytes_max, now_ms)?))
             }
             "ping" => Request::Call(Operation::Ping),
             "auth" => {
@@ -374,7 +418,10 @@ mod tests {
     use super::*;
     use crate::{
         core::json::Value,
-        node::{Condition, Expiry, Patch},
+        node::{
+            Condition, Expiry, Patch,
+            strong::{self, Compare, Expected},
+        },
     };
 
     const VALUE_BYTES_MAX: u64 = 100;
@@ -422,9 +469,36 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_is_parsed_as_over_rest() {
+        let text = r#"{"op":"txn","compare":[{"table":"t","key":"k","absent":true}],
+            "success":[{"op":"put","table":"t","key":"k","value":1}],"failure":[{"op":"get","table":"t","key":"k"}]}"#;
+        let compare = vec![Compare { table: table(), key: key(), expected: Expected::Absent(true) }];
+        let put = Action::Put { value: value("1"), expiry: None };
+        let write = Write { key: key(), action: put, condition: Condition::Always };
+        let success = vec![strong::Operation::Write { table: table(), write }];
+        let failure = vec![strong::Operation::Get { table: table(), key: key() }];
+        let transaction = Transaction { compare, success, failure };
+        assert_eq!(parsed(text), Ok(Request::Call(Operation::Transact(transaction))));
+        let many = vec![r#"{"op":"get","table":"t","key":"k"}"#; 129].join(",");
+        for (text, words) in [
+            (format!(r#"{{"op":"txn","success":[{many}]}}"#), "at most 128"),
+            (r#"{"op":"txn","table":"t"}"#.into(), "compare, success, failure"),
+            (r#"{"op":"txn","sucess":[]}"#.into(), "mean \"success\"?"),
+            (r#"{"op":"put","table":"t","key":"k","value":1,"read":"stale"}"#.into(), "no meaning for a put"),
+            (r#"{"op":"get","table":"t","key":"k","read":"stael"}"#.into(), "stale"),
+        ] {
+            let refused = parsed(&text).expect_err(words).to_string();
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+
+    #[test]
     fn operations_match_those_of_rest() {
-        let get = Operation::Get(Address { table: table(), key: key() });
+        let address = || Address { table: table(), key: key() };
+        let get = Operation::Get(address(), Consistency::Linearizable);
         assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k"}"#), Ok(Request::Call(get)));
+        let stale = Operation::Get(address(), Consistency::Stale);
+        assert_eq!(parsed(r#"{"op":"get","table":"t","key":"k","read":"stale"}"#), Ok(Request::Call(stale)));
         assert_eq!(parsed(r#"{"op":"ping"}"#), Ok(Request::Call(Operation::Ping)));
         for (members, prefix) in [(r#""prefix":"p""#, "p"), (r#""confirm":"t""#, "")] {
             let text = format!(r#"{{"op":"delete_all","table":"t",{members}}}"#);
