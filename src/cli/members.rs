@@ -1,4 +1,5 @@
-//! `DynaRust members`: the members of a cluster as a running node sees them, one a line.
+//! `DynaRust members`: the members of a cluster as a running node sees them, one a line, and below them the group of the strong tables, if
+//! there is one.
 
 use std::time::Duration;
 
@@ -18,14 +19,15 @@ const HEADERS: [&str; 9] =
 const UNKNOWN: &str = "-";
 /// Members compare their data once a second, as of two seconds ago. A member that was last equal longer ago than this is behind.
 const IN_STEP_MS: u64 = 10_000;
-/// How long to wait for a member's number of keys. It is left out for a member that this command cannot reach.
-const KEYS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait for what another member says of itself. It is left out for a member that this command cannot reach.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which node to ask.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "DATA: when the member last held the same as the node that is asked. KEYS: as the member itself reports. ROWS: keys and \
-                        tombstones, which mark deleted keys. TO SEND: rows that wait to be sent to it. CLOCK: how far its clock is ahead."
+                        tombstones, which mark deleted keys. TO SEND: rows that wait to be sent to it. CLOCK: how far its clock is ahead. \
+                  STRONG TABLES: the voters and learners of their log, and how many entries each is behind."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -42,7 +44,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
             return Ok((Exit::Success, format!("{:#}\n", Value::from(members))));
         }
         let keys = join_all(members.iter().map(|member| keys(arguments, &node, member))).await;
-        Ok((Exit::Success, to_text(&members, &keys)))
+        let group = group(arguments, &node, &cluster).await;
+        Ok((Exit::Success, to_text(&members, &keys) + &group.as_ref().map(group_to_text).unwrap_or_default()))
     })
 }
 
@@ -50,17 +53,65 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 async fn keys(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option<u64> {
     let endpoint = match member["state"].as_str()? {
         "self" => asked.clone(),
-        "alive" => {
-            let address = member["address"].as_str()?;
-            let scheme = if asked.is_encrypted() { "https" } else { "http" };
-            arguments.target.trust.endpoint(&parse_address(&format!("{scheme}://{address}")).ok()?).ok()?
-        }
+        "alive" => endpoint_of(arguments, asked, member)?,
         _ => return None,
     };
-    let stats = timeout(KEYS_TIMEOUT, remote::get(&endpoint, "/stats")).await.ok()?.ok()?;
+    let stats = timeout(MEMBER_TIMEOUT, remote::get(&endpoint, "/stats")).await.ok()?.ok()?;
     // By now, or as seen from here, another node may have the address.
     let is_member = stats.get("node") == member.get("node");
     stats.get("keys").and_then(Value::as_u64).filter(|_| is_member)
+}
+
+/// How to connect to a member other than the node that is asked.
+fn endpoint_of(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option<Endpoint> {
+    let address = member["address"].as_str()?;
+    let scheme = if asked.is_encrypted() { "https" } else { "http" };
+    arguments.target.trust.endpoint(&parse_address(&format!("{scheme}://{address}")).ok()?).ok()
+}
+
+/// The group as its leader sees it, because only the leader knows how far the others are; as the node that is asked sees it, if this
+/// command cannot reach the leader. `None` while the group is asleep.
+async fn group(arguments: &Arguments, asked: &Endpoint, cluster: &Map<String, Value>) -> Option<Value> {
+    let group = cluster.get("strong").filter(|group| group.is_object())?;
+    if group["leads"] == true {
+        return Some(group.clone());
+    }
+    let of_leader = async {
+        let endpoint = endpoint_of(arguments, asked, &group["leader"])?;
+        let cluster = timeout(MEMBER_TIMEOUT, remote::get(&endpoint, "/_/cluster")).await.ok()?.ok()?;
+        // By now, another node may lead or have the address.
+        cluster.get("strong").filter(|seen| seen["leads"] == true && seen["group"] == group["group"]).cloned()
+    };
+    Some(of_leader.await.unwrap_or_else(|| group.clone()))
+}
+
+fn group_to_text(group: &Value) -> String {
+    let count = |name: &str| group[name].as_u64().unwrap_or_default();
+    let named = |member: &Value| match (member["address"].as_str(), member["node"].as_str()) {
+        (Some(address), _) => address.to_owned(),
+        (None, node) => node.unwrap_or(UNKNOWN).to_owned(),
+    };
+    let log_index = count("log_index");
+    let matched = |member: &Value| match member["matched_index"].as_u64() {
+        Some(matched) if matched >= log_index => named(member),
+        Some(matched) => format!("{} (behind by {})", named(member), log_index - matched),
+        None => named(member),
+    };
+    let list = |name: &str| {
+        let members = group[name].as_array().cloned().unwrap_or_default();
+        let members: Vec<_> = members.iter().map(matched).collect();
+        if members.is_empty() { UNKNOWN.to_owned() } else { members.join(", ") }
+    };
+    let leader = if group["leader"].is_object() { named(&group["leader"]) } else { "none known".into() };
+    let rows = [
+        ("STRONG TABLES", format!("group {}", group["group"].as_str().unwrap_or(UNKNOWN))),
+        ("leader", format!("{leader}, term {}", count("term"))),
+        ("voters", list("voters")),
+        ("learners", list("learners")),
+        ("log", format!("{log_index} entries, {} applied there", count("applied_index"))),
+    ];
+    let rows = rows.map(|(name, text)| vec![name.to_owned(), text]);
+    format!("\n{}", output::columns(&rows))
 }
 
 fn to_text(members: &[Value], keys: &[Option<u64>]) -> String {
@@ -191,6 +242,32 @@ mod tests {
             let member = member.as_object().expect("an object");
             assert_eq!((state(member).as_str(), sync_state(member).as_str()), expected);
         }
+    }
+
+    #[test]
+    fn the_group_of_the_strong_tables_shows_who_leads_and_who_is_behind() {
+        let group = json!({
+            "group": "00000000000000aa", "leads": true, "term": 3, "applied_index": 11, "log_index": 12,
+            "leader": { "node": "00000000000000ab", "address": "a:1" },
+            "voters": [
+                { "node": "00000000000000ab", "address": "a:1", "matched_index": 12 },
+                { "node": "00000000000000cd", "address": "b:1", "matched_index": 10 },
+            ],
+            "learners": [{ "node": "00000000000000ef", "address": null, "matched_index": null }],
+        });
+        let text = group_to_text(&group);
+        for line in [
+            "STRONG TABLES  group 00000000000000aa",
+            "leader         a:1, term 3",
+            "voters         a:1, b:1 (behind by 2)",
+            "learners       00000000000000ef",
+            "log            12 entries, 11 applied there",
+        ] {
+            assert!(text.lines().any(|found| found.trim_end() == line), "{line} in\n{text}");
+        }
+        let headless =
+            group_to_text(&json!({ "group": "0", "leader": null, "term": 4, "voters": [], "learners": [] }));
+        assert!(headless.contains("none known, term 4"), "{headless}");
     }
 
     #[test]

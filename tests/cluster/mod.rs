@@ -9,6 +9,7 @@ mod crash;
 mod cuts;
 mod directories;
 mod full_disk;
+mod groups;
 mod join;
 mod ledger;
 mod long_cuts;
