@@ -154,31 +154,30 @@ impl fmt::Display for Error {
             | Self::RequestTimeout(why)
             | Self::WrongMode(why)
             | Self::NoQuorum(why)
-            | Self::OutcomeUnknown(why) => f.write_str(why),
+            | Self::OutcomeUnknown(why)
+            | Self::UnsupportedType(why)
+            | Self::TooMany(why)
+            | Self::Overloaded(why)
+            | Self::NotReady(why)
+            | Self::StorageUnusable(why)
+            | Self::StorageDamaged(why)
+            | Self::Config(why)
+            | Self::Io(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path accepts only {allow}"),
             Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
-            Self::PreconditionFailed { current: Some(version) } => {
-                write!(f, "the condition does not hold: the version here is {version}")
-            }
-            Self::PreconditionFailed { current: None } => {
-                f.write_str("the condition does not hold: the key is absent here")
-            }
+            Self::PreconditionFailed { current } => fmt_precondition(f, current.as_deref()),
             Self::TooLarge { what, limit } => {
                 write!(f, "the {what} is larger than the limit of {limit} bytes")
             }
-            Self::HeadTooLarge { limit } => {
-                write!(
-                    f,
-                    "the head of the request is longer than {limit} bytes: use a shorter URL or fewer headers"
-                )
-            }
+            Self::HeadTooLarge { limit } => write!(
+                f,
+                "the head of the request is longer than {limit} bytes: use a shorter URL or fewer headers"
+            ),
             Self::TooManyOperations { what, limit } => write!(
                 f,
                 "more than {limit} {what} in one request (--max-batch-ops): send them in several; POST /_/import takes any number \
                  of rows"
             ),
-            Self::UnsupportedType(why) => f.write_str(why),
-            Self::TooMany(why) | Self::Overloaded(why) | Self::NotReady(why) => f.write_str(why),
             Self::Draining => f.write_str("this node is shutting down; send the request to another"),
             Self::StorageFull(why) => {
                 write!(f, "writes are refused until the disk has room again ({why}); reads go on")
@@ -204,9 +203,13 @@ impl fmt::Display for Error {
                 "{} is in use by another process: stop that one, or choose another directory with --data",
                 dir.display()
             ),
-            Self::StorageUnusable(why) | Self::StorageDamaged(why) | Self::Config(why) | Self::Io(why) => {
-                f.write_str(why)
-            }
         }
+    }
+}
+
+fn fmt_precondition(f: &mut fmt::Formatter<'_>, current: Option<&str>) -> fmt::Result {
+    match current {
+        Some(version) => write!(f, "the condition does not hold: the version here is {version}"),
+        None => f.write_str("the condition does not hold: the key is absent here"),
     }
 }

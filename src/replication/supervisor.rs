@@ -294,35 +294,40 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     tokio::spawn(async move {
         let begun = Instant::now();
         let why = run_session(inner.clone(), link, fresh.clone(), control_receiver).await;
-        let now_ms = inner.store.now_ms();
-        let is_refusal = is_lasting_refusal(&why);
-        let actions = {
-            let mut state = inner.state();
-            if is_refusal {
-                state.refused = Some(why.to_string());
-            } else if fresh.figures().rounds > 0 {
-                (state.refused, state.linked_at) = (None, Instant::now());
-            }
-            for address in &addresses {
-                if is_refusal {
-                    state.dialer.refused_after_link(address, now_ms);
-                } else if begun.elapsed() >= LINK_STABLE_AFTER {
-                    state.dialer.link_lasted(address);
-                }
-            }
-            match state.registry.remove(&fresh) {
-                true => state.members.unlinked(fresh.node, now_ms),
-                false => Vec::new(),
-            }
-        };
-        if is_refusal {
+        if is_lasting_refusal(&why) {
             warn!("no link with {name}: {why}");
         } else {
             info!("link with {name} ended: {why}");
         }
-        inner.perform(actions);
-        inner.dial_wakeup.notify_one();
+        uninstall(&inner, &fresh, &addresses, begun, &why);
     });
+}
+
+/// Takes note of the end of a link that had begun at an instant, and of what it says about the addresses of its node.
+fn uninstall(inner: &Inner, ended: &Arc<LinkState>, addresses: &[String], begun: Instant, why: &Error) {
+    let now_ms = inner.store.now_ms();
+    let is_refusal = is_lasting_refusal(why);
+    let actions = {
+        let mut state = inner.state();
+        if is_refusal {
+            state.refused = Some(why.to_string());
+        } else if ended.figures().rounds > 0 {
+            (state.refused, state.linked_at) = (None, Instant::now());
+        }
+        for address in addresses {
+            if is_refusal {
+                state.dialer.refused_after_link(address, now_ms);
+            } else if begun.elapsed() >= LINK_STABLE_AFTER {
+                state.dialer.link_lasted(address);
+            }
+        }
+        match state.registry.remove(ended) {
+            true => state.members.unlinked(ended.node, now_ms),
+            false => Vec::new(),
+        }
+    };
+    inner.perform(actions);
+    inner.dial_wakeup.notify_one();
 }
 
 /// Whether the reason for a link's end will not go away by itself, so that the next link would end as soon.

@@ -55,7 +55,7 @@ impl Source {
 
     /// Whether all that is in it is tests.
     pub fn is_of_tests(&self) -> bool {
-        self.path.ends_with("/tests.rs")
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// How many lines stand above its tests.

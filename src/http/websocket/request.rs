@@ -6,6 +6,7 @@ use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 use serde::Deserialize;
 use serde_json::{error::Category, value::RawValue};
 
+pub use super::operation::Operation;
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
@@ -14,15 +15,12 @@ use crate::{
             condition, consistency, expiry,
             path::Address,
             strict,
-            transaction::{self, CompareBody, OperationBody, TransactionBody},
+            transaction::{CompareBody, OperationBody, TransactionBody},
             value,
         },
         response,
     },
-    node::{
-        Action, Cursor, Node, Start, Topic, Write, Written,
-        strong::{Consistency, Transaction},
-    },
+    node::{Action, Cursor, Start, Topic, Write},
 };
 
 /// Longest `id` of a subscription and `rid` of a request, as JSON text. Every response repeats them.
@@ -69,69 +67,6 @@ pub enum Request {
     },
     /// Everything that gets a `result`.
     Call(Operation),
-}
-
-/// A read or write, as over REST.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Read a key.
-    Get(Address, Consistency),
-    /// Change a key.
-    Write(TableName, Write),
-    /// Delete all keys of a table with this prefix; empty means all.
-    DeleteAll(TableName, String),
-    /// Compare and change keys of strong tables.
-    Transact(Transaction),
-    /// Nothing: measures the round trip.
-    Ping,
-}
-
-impl Operation {
-    /// Whether it changes anything.
-    pub fn is_write(&self) -> bool {
-        matches!(self, Self::Write(..) | Self::DeleteAll(..))
-    }
-
-    /// Runs the operation and returns the body of its result.
-    ///
-    /// # Errors
-    /// Those of REST.
-    pub async fn run(self, node: &Arc<Node>) -> Result<String> {
-        match self {
-            Self::Get(address, consistency) => {
-                node.before_read(&address.table, consistency).await?;
-                let entry = node.get(&address.table, &address.key)?.ok_or_else(|| value::absent(&address))?;
-                let body = value::with_metadata(&entry);
-                Ok(match consistency {
-                    Consistency::Linearizable => body,
-                    Consistency::Stale => format!("{{\"stale\":true,{}", &body[1..]),
-                })
-            }
-            Self::Write(table, write) => {
-                let deletes = matches!(write.action, Action::Delete { .. });
-                let written = node.write(&table, write).await?;
-                Ok(if deletes { DELETED.into() } else { wrote(written) })
-            }
-            Self::DeleteAll(table, prefix) => {
-                let mut removal = node.begin_removal(table, prefix);
-                while removal.step(node).await?.is_some() {}
-                Ok(format!(r#"{{"deleted":{}}}"#, removal.deleted()))
-            }
-            Self::Transact(transaction) => {
-                let (succeeded, results) = node.transact(transaction).await?;
-                Ok(transaction::rendered(succeeded, &results).to_string())
-            }
-            Self::Ping => Ok("{}".into()),
-        }
-    }
-}
-
-const DELETED: &str = r#"{"deleted":true}"#;
-
-/// The body REST would send, with the members that REST puts in headers.
-fn wrote(written: Written) -> String {
-    let Written { timestamp, created } = written;
-    format!(r#"{{"version":"{timestamp}","timestamp":{},"created":{created}}}"#, timestamp.unix_ms())
 }
 
 /// What a client needs to match a response to its request.
@@ -420,7 +355,7 @@ mod tests {
         core::json::Value,
         node::{
             Condition, Expiry, Patch,
-            strong::{self, Compare, Expected},
+            strong::{self, Compare, Consistency, Expected, Transaction},
         },
     };
 

@@ -31,7 +31,8 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     Socket,
-    request::{self, Label, Operation, ReplyTo, Request},
+    operation::Operation,
+    request::{self, Label, ReplyTo, Request},
 };
 use crate::{
     error::{Error, Result},

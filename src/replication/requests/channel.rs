@@ -6,7 +6,6 @@
 //! than at the requester, so a requester that keeps to the limits is never refused.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
@@ -21,7 +20,10 @@ use tokio::{
 };
 use tracing::error;
 
-use super::{FiguresByKind, Limit, REQUEST_BYTES_MAX, RequestError, RequestFigures, RequestService};
+use super::{
+    FiguresByKind, REQUEST_BYTES_MAX, RequestError, RequestFigures, RequestService,
+    state::{Answer, Asked, Served, State},
+};
 use crate::{
     core::{
         clock::NodeId,
@@ -41,75 +43,6 @@ pub struct Channel {
     /// Wakes the writer: there is a message for it.
     queued: Notify,
 }
-
-#[derive(Default)]
-struct State {
-    /// Why the link has ended, once it has.
-    ended: Option<String>,
-    last_id: u64,
-    /// This node's requests without a response.
-    asked: BTreeMap<u64, Asked>,
-    /// The other node's requests whose responses have not gone to the writer.
-    served: BTreeMap<u64, Served>,
-    /// The other node's requests that were refused and whose refusals have not gone to the writer. The limit holds for
-    /// them too: whoever has more does not read its responses.
-    refused: BTreeMap<u64, Served>,
-    /// What `asked`, `served` and `refused` come to, by kind.
-    loads: ByKind<Loads>,
-    /// What waits for the writer, by kind.
-    queues: ByKind<VecDeque<Message>>,
-    figures: FiguresByKind,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Loads {
-    asked: Load,
-    served: Load,
-    refused: Load,
-}
-
-/// Requests and the bytes of their bodies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Load {
-    count: usize,
-    bytes: usize,
-}
-
-impl Load {
-    /// Adds a request, if the limit of its kind allows. Returns whether it does.
-    fn add(&mut self, kind: RequestKind, bytes: usize) -> bool {
-        let admits = Limit::of(kind).admits(self.count, self.bytes, bytes);
-        if admits {
-            (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
-        }
-        admits
-    }
-
-    fn remove(&mut self, bytes: usize) {
-        (self.count, self.bytes) = (self.count - 1, self.bytes - bytes);
-    }
-}
-
-/// A request of this node.
-struct Asked {
-    kind: RequestKind,
-    bytes: usize,
-    /// Whether the writer has it.
-    is_sent: bool,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// A request of the other node.
-struct Served {
-    kind: RequestKind,
-    bytes: usize,
-    /// The task that works on it, unless it was refused.
-    task: Option<AbortHandle>,
-}
-
-/// A response, or why there is none.
-type Answer = std::result::Result<Bytes, RequestError>;
-type ByKind<T> = [T; RequestKind::ALL.len()];
 
 impl Channel {
     /// Of a link with `remote`.
@@ -355,26 +288,6 @@ impl Channel {
     fn state(&self) -> MutexGuard<'_, State> {
         // Changed by short steps that do not panic halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Takes out a request of this node.
-    fn take_asked(&mut self, id: u64) -> Option<Asked> {
-        let asked = self.asked.remove(&id)?;
-        self.loads[asked.kind.index()].asked.remove(asked.bytes);
-        Some(asked)
-    }
-
-    /// Takes out a request of the other node, served or refused.
-    fn take_served(&mut self, id: u64) -> Option<Served> {
-        if let Some(served) = self.served.remove(&id) {
-            self.loads[served.kind.index()].served.remove(served.bytes);
-            return Some(served);
-        }
-        let refused = self.refused.remove(&id)?;
-        self.loads[refused.kind.index()].refused.remove(refused.bytes);
-        Some(refused)
     }
 }
 

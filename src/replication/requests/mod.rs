@@ -11,9 +11,10 @@
 //! Everything is limited for each link and kind of request ([`Limit`]), so that clients' requests never keep consensus
 //! from its own. The other node holds the requester to the same limits.
 //!
-//! - [`channel`]: the requests of one link, in both directions.
+//! - [`channel`]: the requests of one link, in both directions. `state`: what is under way on it.
 
 pub mod channel;
+mod state;
 
 use std::{fmt, time::Duration};
 

@@ -167,10 +167,12 @@ impl Strong {
             let leader = member.metrics().borrow().current_leader;
             match leader {
                 Some(leader) if leader == own => return member.retire(own).await,
-                Some(leader) => match self.0.call(leader, Call::Retire, REQUEST_MAX).await {
-                    Ok(CallAnswer::Retired(retired)) => return retired.map_err(Error::from),
-                    Ok(_) | Err(_) => {}
-                },
+                Some(leader) => {
+                    let answer = self.0.call(leader, Call::Retire, REQUEST_MAX).await;
+                    if let Ok(CallAnswer::Retired(retired)) = answer {
+                        return retired.map_err(Error::from);
+                    }
+                }
                 None => {}
             }
             sleep(RETRY).await;

@@ -160,8 +160,10 @@ pub fn take(store: &Store, machine: &StateMachine, rows: Vec<(TableName, Row)>) 
     Ok(())
 }
 
+type TableRows = Vec<(TableName, Row)>;
+
 /// The sender's side: which of the receiver's rows to remove, and which to replace.
-fn sort_out(store: &Store, names: Vec<Name>) -> Result<(Vec<Name>, Vec<(TableName, Row)>)> {
+fn sort_out(store: &Store, names: Vec<Name>) -> Result<(Vec<Name>, TableRows)> {
     let (mut removed, mut replaced) = (Vec::new(), Vec::new());
     for (table, key, marker) in names {
         match store.read_row(&table, &key)? {
