@@ -45,7 +45,12 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         }
         let keys = join_all(members.iter().map(|member| keys(arguments, &node, member))).await;
         let group = group(arguments, &node, &cluster).await;
-        Ok((Exit::Success, to_text(&members, &keys) + &group.as_ref().map(group_to_text).unwrap_or_default()))
+        Ok((
+            Exit::Success,
+            to_text(&members, &keys)
+                + &group.as_ref().map(group_to_text).unwrap_or_default()
+                + &failure_to_text(&cluster),
+        ))
     })
 }
 
@@ -93,9 +98,11 @@ fn group_to_text(group: &Value) -> String {
     };
     let log_index = count("log_index");
     let matched = |member: &Value| match member["matched_index"].as_u64() {
-        Some(matched) if matched >= log_index => named(member),
-        Some(matched) => format!("{} (behind by {})", named(member), log_index - matched),
-        None => named(member),
+        _ if member["differs"] == true => format!("{} (HAS OTHER ROWS: please report this)", named(member)),
+        Some(matched) if matched < log_index => {
+            format!("{} (behind by {})", named(member), log_index - matched)
+        }
+        Some(_) | None => named(member),
     };
     let list = |name: &str| {
         let members = group[name].as_array().cloned().unwrap_or_default();
@@ -112,6 +119,12 @@ fn group_to_text(group: &Value) -> String {
     ];
     let rows = rows.map(|(name, text)| vec![name.to_owned(), text]);
     format!("\n{}", output::columns(&rows))
+}
+
+/// Why the node that was asked serves no strong tables, if it does not.
+fn failure_to_text(cluster: &Map<String, Value>) -> String {
+    let failure = cluster.get("strong_failure").and_then(Value::as_str);
+    failure.map(|why| format!("\nSTRONG TABLES  {why}\n")).unwrap_or_default()
 }
 
 fn to_text(members: &[Value], keys: &[Option<u64>]) -> String {
@@ -265,6 +278,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found.trim_end() == line), "{line} in\n{text}");
         }
+        let failed = json!({ "strong": null, "strong_failure": "the log is gone" });
+        let failed = failure_to_text(failed.as_object().expect("an object"));
+        assert_eq!(failed, "\nSTRONG TABLES  the log is gone\n");
         let headless =
             group_to_text(&json!({ "group": "0", "leader": null, "term": 4, "voters": [], "learners": [] }));
         assert!(headless.contains("none known, term 4"), "{headless}");

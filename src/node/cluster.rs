@@ -42,8 +42,10 @@ pub struct ClusterView {
     pub zombies_refused: u64,
     /// All known members including this node, ordered by address.
     pub members: Vec<MemberView>,
-    /// The group of the strong tables; `None` while it is asleep, and while its log is opened again after a failure.
+    /// The group of the strong tables; `None` while it is asleep, and while this node takes no part in it.
     pub strong: Option<GroupView>,
+    /// Why this node takes no part in it and serves no strong tables.
+    pub strong_failure: Option<String>,
 }
 
 /// A member as this node sees it. Counters start with this node.
@@ -314,6 +316,7 @@ impl Node {
             zombies_refused: self.store.counters().rows_refused.value(),
             members,
             strong: self.strong.view(),
+            strong_failure: self.strong.failure(),
         }
     }
 
@@ -387,6 +390,7 @@ mod tests {
                 .map(|&(node, address, state)| MemberView::new(NodeId(node), address.into(), state))
                 .collect(),
             strong: None,
+            strong_failure: None,
         }
     }
 

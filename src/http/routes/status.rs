@@ -91,6 +91,7 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
         "zombies_refused": view.zombies_refused,
         "kept_without_majority": view.kept_without_majority,
         "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
+        "strong_failure": view.strong_failure,
         "strong": view.strong.as_ref().map(|group| render_group(group, view)),
     })
 }
@@ -103,6 +104,7 @@ fn render_group(group: &GroupView, view: &ClusterView) -> Value {
         let rendered = those.map(|it| {
             let mut rendered = member(it.node);
             rendered["matched_index"] = json!(it.matched_index);
+            rendered["differs"] = json!(it.differs);
             rendered
         });
         rendered.collect::<Vec<_>>()

@@ -102,19 +102,38 @@ pub struct GroupMember {
     pub is_voter: bool,
     /// Its log is the leader's up to this index. Only the leader knows.
     pub matched_index: Option<u64>,
+    /// Its rows were other than the leader's at the same index. It should never be so. Only the leader knows.
+    pub differs: Option<bool>,
 }
 
 impl Strong {
-    /// The group; `None` while it is asleep.
+    /// Why this node serves no strong tables, although there are some.
+    pub fn failure(&self) -> Option<String> {
+        let is_absent = self.member().is_none() && !self.0.parts.store.strong_tables().is_empty();
+        is_absent.then(|| self.0.asleep().to_string())
+    }
+
+    /// The group; `None` while it is asleep, and while this node takes no part in it.
     pub fn view(&self) -> Option<GroupView> {
         let member = self.member()?;
         let metrics = member.metrics().borrow().clone();
-        Some(GroupView::of(member.group, member.is_leader(), &metrics, &self.0.parts.counters))
+        Some(GroupView::of(
+            member.group,
+            member.is_leader().then(|| member.differing()).as_ref(),
+            &metrics,
+            &self.0.parts.counters,
+        ))
     }
 }
 
 impl GroupView {
-    fn of(group: GroupId, leads: bool, metrics: &Metrics, counters: &Counters) -> Self {
+    /// `differing`: the members that differ from this one, if it leads.
+    fn of(
+        group: GroupId,
+        differing: Option<&BTreeSet<NodeId>>,
+        metrics: &Metrics,
+        counters: &Counters,
+    ) -> Self {
         let voters: BTreeSet<_> = metrics.membership_config.membership().voter_ids().collect();
         let member = |(node, _): (&NodeId, &Node)| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(node));
@@ -122,6 +141,7 @@ impl GroupView {
                 node: *node,
                 is_voter: voters.contains(node),
                 matched_index: matched.map(|matched| matched.map_or(0, |matched| matched.index)),
+                differs: differing.map(|differing| differing.contains(node)),
             }
         };
         let mut members: Vec<_> = metrics.membership_config.membership().nodes().map(member).collect();
@@ -129,7 +149,7 @@ impl GroupView {
         Self {
             group: group.0,
             leader: metrics.current_leader,
-            leads,
+            leads: differing.is_some(),
             term: metrics.current_term,
             applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
             log_index: metrics.last_log_index.unwrap_or_default(),
@@ -165,12 +185,14 @@ mod tests {
         counters.count(&Proposed::NotLeader);
         counters.count(&Proposed::Decided(Err(Refusal::NoQuorum(String::new()))));
         counters.count(&Proposed::Decided(Err(Refusal::OutcomeUnknown(String::new()))));
-        let view = GroupView::of(GroupId(5), true, &metrics, &counters);
+        let view = GroupView::of(GroupId(5), Some(&[NodeId(2)].into()), &metrics, &counters);
         let members: Vec<_> =
             view.members.iter().map(|it| (it.node.0, it.is_voter, it.matched_index)).collect();
         assert_eq!(members, [(1, true, Some(9)), (2, true, Some(7)), (3, false, None)]);
         assert_eq!((view.leader, view.leads, view.term), (Some(NodeId(1)), true, 3));
         assert_eq!((view.applied_index, view.log_index), (8, 9));
+        let differs: Vec<_> = view.members.iter().map(|it| it.differs).collect();
+        assert_eq!(differs, [Some(false), Some(true), Some(false)]);
         assert_eq!(view.proposals, [0, 1, 1, 1]);
     }
 }

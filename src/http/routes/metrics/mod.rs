@@ -417,6 +417,7 @@ mod tests {
             zombies_refused: 5,
             members: vec![MemberView::new(NodeId(1), "a:1".into(), MemberState::Myself), peer],
             strong: None,
+            strong_failure: None,
         };
         let mut registry = Registry::with_prefix("dynarust");
         registry.register_collector(Box::new(Figures(view)));

@@ -21,6 +21,11 @@ pub fn encode(encoder: &mut DescriptorEncoder, group: Option<&GroupView>) -> Enc
     for (name, help, value) in gauges {
         encode_one(encoder, name, help, &ConstGauge::new(value))?;
     }
+    if group.leads {
+        let differing = group.members.iter().filter(|member| member.differs == Some(true)).count();
+        let help = "Members that have other rows than this leader at the same index";
+        encode_one(encoder, "strong_differing_members", help, &ConstGauge::new(differing as u64))?;
+    }
     let counters = [
         ("strong_read_index", "Read indexes that the leader gave this node", group.read_indexes),
         ("strong_snapshots_sent", "Snapshots that this node sent to another", group.snapshots),
@@ -75,8 +80,12 @@ mod tests {
 
     #[test]
     fn a_leader_shows_how_far_each_member_is_behind_and_a_sleeping_group_nothing() {
-        let member =
-            |node, is_voter, matched_index| GroupMember { node: NodeId(node), is_voter, matched_index };
+        let member = |node, is_voter, matched_index| GroupMember {
+            node: NodeId(node),
+            is_voter,
+            matched_index,
+            differs: Some(node == 2),
+        };
         let group = GroupView {
             leads: true,
             term: 4,
@@ -98,6 +107,7 @@ mod tests {
             "dynarust_strong_proposals_total{result=\"committed\"} 7",
             "dynarust_strong_proposals_total{result=\"refused\"} 2",
             "dynarust_strong_proposals_total{result=\"unknown\"} 1",
+            "dynarust_strong_differing_members 1",
             "dynarust_strong_read_index_total 5",
             "dynarust_strong_snapshots_sent_total 1",
             "dynarust_strong_snapshot_rows_sent_total 30",
