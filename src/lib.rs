@@ -13,6 +13,7 @@
 //!   values, and the last-writer-wins register with its merge.
 //! - [`core::digest`]: the digest tree of rows, which tells where two replicas differ.
 //! - [`core::protocol`]: the replication protocol as a state machine per peer: messages in; messages, reads and writes of rows out.
+//! - [`core::strong`]: what requests of strong tables come to on a state, and the entries that carry it.
 //!
 //! [`storage`]: the tables of one node on disk.
 //! - [`storage::engine`]: the only code that calls sled. Adds real syncs, and detects a log that lost its end.
@@ -30,6 +31,7 @@
 //! - [`replication::requests`]: requests with responses over the same links, which pass by the rows.
 //! - [`replication::session`]: one peer's link at work: it drives the protocol of [`core::protocol`], paces what it sends, and syncs what
 //!   it receives.
+//! - [`replication::strong`]: strong tables: the Raft group (by openraft), its log, its leader's proposer, and linearizable reads.
 //! - `replication::supervisor` starts and ends links, and `replication::writes` records local writes for the peers.
 //!
 //! [`node`]: the API of the system as function calls, and the write path: condition, timestamp, merge, commit, replicas.
@@ -47,7 +49,8 @@
 //! - Where a repair is decided: `core::protocol::peer::compare` says when to compare, [`core::protocol::comparison`] finds the rows that
 //!   differ.
 //! - What a new route needs: the head of [`http`] lists the steps.
-//! - Where a table's mode goes: `Node::begin_write` in [`node`], before the merge in `node::write`.
+//! - Where a table's mode goes: [`node::strong`], for the writes and reads of [`node`].
+//! - Where a write to a strong table is agreed: [`replication::strong`].
 //! - Where a new setting goes: the table in [`config`].
 //!
 //! # Invariants
@@ -100,6 +103,18 @@
 //! 5. A node that starts next to others is *syncing* until its digest has equalled that of a *complete* member, one that holds everything
 //!    the cluster held. It takes what that member has, hands over what only it has, and removes what the member proves to have been deleted
 //!    meanwhile.
+//!
+//! # The way of a write to a strong table
+//! ```text
+//! node::strong -> replication::strong::group -> (link) -> the leader's proposer -> core::strong::evaluate -> log of a majority
+//!                                                                                                              |
+//!                                             answer <- storage::table::merge, on every member <- state machine
+//! ```
+//! 1. Any node takes the request and passes it to the leader. One task there evaluates all requests that wait, in order, and proposes one
+//!    entry with the registers that they come to.
+//! 2. Each member syncs the entry to its log before it counts. Once a majority has it, every member merges the registers: the same merge, so
+//!    subscribers and digests see a write like any other.
+//! 3. A read waits until its node has applied everything that the leader had committed when the read began.
 //!
 //! # The way of a tombstone
 //! 1. A DELETE is a write like any other: a register without a value, the *tombstone*. It gets a timestamp, is sent and compared, and wins

@@ -60,7 +60,7 @@ impl Code {
             let name = name.split(['<', ' ']).next().unwrap_or_default();
             let lines = rest.split('}').next().unwrap_or_default().lines().map(str::trim);
             let fields = lines.filter(|line| line.ends_with(',')).filter_map(|line| line.split_once(": "));
-            (name, fields.map(|(field, _)| field).collect::<BTreeSet<_>>())
+            (name, fields.map(|(field, _)| field.trim_start_matches("pub ")).collect::<BTreeSet<_>>())
         });
         bodies.filter(|(_, fields)| !fields.is_empty()).collect()
     }
