@@ -95,6 +95,8 @@ pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("/metrics", &["GET"]),
     ("/key/a", &["GET", "PUT", "PATCH", "DELETE"]),
     ("/_/tables", &["GET"]),
+    ("/_/tables/made", &["PUT"]),
+    ("/_/txn", &["POST"]),
     ("/_/cluster", &["GET"]),
     ("/_/admin/challenge", &["GET"]),
     ("/_/admin/forget", &["POST"]),

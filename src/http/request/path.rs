@@ -43,10 +43,10 @@ pub fn collection(path: &str, noun: &str) -> Option<Result<TableName>> {
     (rest == noun && !matches!(table, "key" | "_")).then(|| self::table(table))
 }
 
-/// `/_/tables/{table}`
+/// `/_/tables/{table}`. Without a name it is the path of nothing.
 pub fn table_of_catalogue(path: &str) -> Option<Result<TableName>> {
     let name = path.strip_prefix("/_/tables/")?;
-    Some(table(name))
+    (!name.is_empty()).then(|| table(name))
 }
 
 /// `/{table}`. Returns `None` for a segment that is not a table name, so that other routes see it.
