@@ -2,7 +2,7 @@
 //! arguments: nothing here reads a file, a socket or a clock, or logs.
 //!
 //! - [`name`], [`json`] and [`register`] are the data: tables, keys, values and the last-writer-wins register.
-//! - [`write`] is what a client can write, and how that becomes a register.
+//! - [`mod@write`] is what a client can write, and how that becomes a register.
 //! - [`clock`] makes timestamps. [`wall_clock`] decides which readings of the system's clock to trust.
 //! - [`digest`] summarizes rows, so that replicas can compare them. [`protocol`] keeps two replicas the same.
 //! - [`nearest`] finds the known name that a misspelled one meant.

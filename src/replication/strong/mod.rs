@@ -5,15 +5,15 @@
 //! read    -> group -> read index of the leader -> wait until applied -> store
 //! ```
 //! - [`group`] is what the node calls: it finds the leader.
-//! - [`start`] starts it, once a majority has claimed it. [`upkeep`] does what is due now and then.
+//! - `start` starts it, once a majority has claimed it. `upkeep` does what is due now and then.
 //! - [`member`] is this node in the group: openraft with its log, network and state machine.
-//! - [`proposer`] decides what requests come to, on the leader only. [`expiry`] has it delete what has expired.
+//! - `proposer` decides what requests come to, on the leader only. `expiry` has it delete what has expired.
 //! - [`log`] keeps the log and the vote in files of their own.
-//! - [`state_machine`] applies entries: it merges their registers into the store.
-//! - [`reads`] makes reads linearizable.
-//! - [`roster`] keeps the members of the group those of the cluster.
-//! - [`network`] and [`rpc`] carry what members say over the links. [`snapshot`] sends a snapshot as a difference.
-//! - [`watch`] logs who leads, and opens the log again after the disk failed.
+//! - `state_machine` applies entries: it merges their registers into the store.
+//! - `reads` makes reads linearizable.
+//! - `roster` keeps the members of the group those of the cluster.
+//! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
+//! - `watch` logs who leads, and opens the log again after the disk failed.
 //! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types.
 

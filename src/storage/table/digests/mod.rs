@@ -304,8 +304,7 @@ impl Store {
         }
         self.0.context.agreed.root(at_ms);
         let (key, now_ms) = (self.0.context.digest_key.now(), self.now_ms());
-        let mut sums = Vec::new();
-        let tables = self.all_tables();
+        let (tables, mut sums) = (self.all_tables(), Vec::new());
         for table in tables.iter().filter(|table| !table.is_strong()) {
             let Some(sum) = table.sum_at(&key, at_ms, now_ms) else { return Ok(None) };
             sums.push((table.name(), sum));
