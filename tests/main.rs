@@ -14,5 +14,6 @@ mod link;
 mod operator;
 mod pages;
 mod process;
+mod strong;
 mod tidy;
 mod watch;
