@@ -115,18 +115,20 @@ fn wait_until_strong(node: &Node, table: &str) {
     });
 }
 
-/// The member that leads, of those that run: the one that became the leader in the highest term.
+/// The one of these members, which all run, that led last in the highest term, as they logged.
 fn leader(cluster: &Cluster, members: impl IntoIterator<Item = usize>) -> Option<usize> {
-    let led = members.into_iter().filter_map(|member| Some((term_led(&cluster[member])?, member)));
-    led.max().map(|(_, member)| member)
+    let members: Vec<_> = members.into_iter().collect();
+    let heard = members.iter().filter_map(|member| leader_heard_of(&cluster[*member]));
+    let (_, leader) = heard.max()?;
+    members.into_iter().find(|member| cluster[*member].view()["node"] == *leader)
 }
 
-/// The last term that a node led in, as it logged.
-fn term_led(node: &Node) -> Option<u64> {
+/// The last leader that a node heard of, and its term.
+fn leader_heard_of(node: &Node) -> Option<(u64, String)> {
     let log = node.log();
-    let line = log.lines().rev().find(|line| line.contains("leads the strong tables"))?;
-    let digits = line.split("term=").nth(1)?;
-    digits.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+    let line = log.lines().rev().find(|line| line.contains("the strong tables have a leader"))?;
+    let field = |name: &str| line.split(&format!("{name}=")).nth(1)?.split_whitespace().next();
+    Some((field("term")?.parse().ok()?, field("leader")?.to_owned()))
 }
 
 /// Waits until these members have the same rows of a table, without asking the leader. Returns them.
