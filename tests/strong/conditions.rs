@@ -120,7 +120,10 @@ fn a_condition_that_does_not_hold_names_the_current_version_on_every_node() {
             let request = if method == "DELETE" { request } else { request.body(r#"{"value":3}"#) };
             let request = if method == "PATCH" { request.body(r#"{"a":1}"#) } else { request };
             let refused = node.send(&request).expect(412);
-            assert!(refused.text().contains(second.json()["version"].as_str().expect("a version")), "{refused}");
+            assert!(
+                refused.text().contains(second.json()["version"].as_str().expect("a version")),
+                "{refused}"
+            );
         }
     }
     let fits = Request::new("DELETE", &path).header("If-Match", second.expect_header("etag"));

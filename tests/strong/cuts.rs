@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    client::doors, leader, ledger::Ledger, make, wait_for, wait_until_same, wait_until_strong, wait_until_whole,
+    client::doors, leader, ledger::Ledger, make, wait_for, wait_until_same, wait_until_strong,
+    wait_until_whole,
 };
 use crate::harness::{DEADLINE, cluster::Cluster, http::Response, network::Network, wait_until};
 
@@ -53,7 +54,9 @@ fn the_minority_refuses(cut: impl Fn(&Cluster) -> usize) {
     expect_no_quorum(cluster[minority].put("/stock/key/cut2", r#"{"value":"minority"}"#));
     expect_no_quorum(cluster[minority].get("/stock/key/before"));
     expect_no_quorum(cluster[minority].get("/stock/keys"));
-    expect_no_quorum(cluster[minority].post("/_/txn", r#"{"success":[{"op":"get","table":"stock","key":"a"}]}"#));
+    expect_no_quorum(
+        cluster[minority].post("/_/txn", r#"{"success":[{"op":"get","table":"stock","key":"a"}]}"#),
+    );
     expect_no_quorum(cluster[minority].put("/_/tables/other", r#"{"mode":"strong"}"#));
     let stale = cluster[minority].get("/stock/key/before?read=stale");
     assert_eq!(stale.expect_header("dynarust-stale"), "true");

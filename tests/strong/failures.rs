@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    client::doors, leader, ledger::{Ledger, Progress}, make, wait_until_same, wait_until_strong, wait_until_whole,
+    client::doors,
+    leader,
+    ledger::{Ledger, Progress},
+    make, wait_until_same, wait_until_strong, wait_until_whole,
 };
 use crate::harness::cluster::Cluster;
 

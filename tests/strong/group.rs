@@ -1,8 +1,13 @@
 //! The group's life: sizes, members that come late, lose their disk, or miss more than the log keeps.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::{make, wait_for, wait_until_same, wait_until_strong, wait_until_whole, wait_until_writable};
+use super::{
+    client::{Client, Fate, doors},
+    make, wait_for, wait_until_same, wait_until_strong, wait_until_whole, wait_until_writable,
+};
 use crate::harness::{
     Node,
     cluster::{Cluster, setup},
@@ -15,8 +20,10 @@ const TABLE: &str = "stock";
 fn fill(node: &Node, rows: std::ops::Range<usize>) {
     let rows: Vec<_> = rows.collect();
     for rows in rows.chunks(500) {
-        let puts: Vec<_> =
-            rows.iter().map(|row| json!({ "op": "put", "key": format!("k{row:06}"), "value": row })).collect();
+        let puts: Vec<_> = rows
+            .iter()
+            .map(|row| json!({ "op": "put", "key": format!("k{row:06}"), "value": row }))
+            .collect();
         node.post(&format!("/{TABLE}/batch"), json!(puts).to_string()).expect(200);
     }
 }
@@ -73,6 +80,28 @@ fn racing_makers_of_the_first_strong_table_start_one_group() {
     }
 }
 
+/// A node that asks for a group claims it durably before it knows whether a majority does. Where none did, and the others started another
+/// meanwhile, that node was locked out of it for ever.
+#[test]
+fn a_node_that_asked_for_a_group_in_vain_takes_part_in_the_one_that_the_others_start() {
+    let mut cluster = Cluster::start(3);
+    let doors = doors(&cluster, 3, None);
+    let mut client = Client::new(&doors, Duration::from_secs(60));
+    // They are linked still, and answer nothing.
+    (1..3).for_each(|member| cluster[member].signal("STOP"));
+    let path = format!("/_/tables/{TABLE}");
+    let refused = client.send(0, &Request::new("PUT", &path).body(r#"{"mode":"strong"}"#));
+    assert!(matches!(refused, Fate::Refused), "{refused:?}");
+    cluster.kill(0);
+    (1..3).for_each(|member| cluster[member].signal("CONT"));
+    make(&cluster[1], TABLE);
+    cluster[2].put("/stock/key/a", r#"{"value":1}"#).expect(200);
+    cluster.restart(0);
+    wait_until_strong(&cluster[0], TABLE);
+    wait_until_whole(&cluster, TABLE);
+    cluster[0].get("/stock/key/a").expect_body(r#"{"value":1}"#);
+}
+
 #[test]
 fn a_node_that_joins_later_gets_the_rows_and_takes_requests() {
     let mut cluster = Cluster::start(1);
@@ -97,7 +126,8 @@ fn a_follower_whose_directory_was_removed_comes_back_with_all_rows() {
     let wiped = (super::leader(&cluster, 0..3).expect("one leads") + 1) % 3;
     let through = cluster.address((wiped + 1) % 3);
     cluster.kill(wiped);
-    std::fs::remove_dir_all(cluster.setup(wiped).home().join("storage.db")).expect("its directory can be removed");
+    std::fs::remove_dir_all(cluster.setup(wiped).home().join("storage.db"))
+        .expect("its directory can be removed");
     cluster[(wiped + 1) % 3].put("/stock/key/away", r#"{"value":1}"#).expect(200);
     cluster.restart_with(wiped, |setup| setup.join(&through));
     wait_until_strong(&cluster[wiped], TABLE);

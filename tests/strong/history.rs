@@ -29,6 +29,7 @@ pub enum Operation {
 /// One operation, with the times of its request and of its answer since the start of the history.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// For people who read the story of a failure.
     pub client: usize,
     pub operation: Operation,
     pub called: Duration,
@@ -217,8 +218,19 @@ mod tests {
     #[test]
     fn what_one_client_does_alone_is_linearizable_if_it_reads_what_it_wrote() {
         accepts(&[]);
-        accepts(&[(Read(None), 1, 2), (Write(Some(1)), 3, 4), (Read(Some(1)), 5, 6), (Write(None), 7, 8), (Read(None), 9, 10)]);
-        accepts(&[(Swap(None, Some(1)), 1, 2), (Differs(None), 3, 4), (Swap(Some(1), Some(2)), 5, 6), (Read(Some(2)), 7, 8)]);
+        accepts(&[
+            (Read(None), 1, 2),
+            (Write(Some(1)), 3, 4),
+            (Read(Some(1)), 5, 6),
+            (Write(None), 7, 8),
+            (Read(None), 9, 10),
+        ]);
+        accepts(&[
+            (Swap(None, Some(1)), 1, 2),
+            (Differs(None), 3, 4),
+            (Swap(Some(1), Some(2)), 5, 6),
+            (Read(Some(2)), 7, 8),
+        ]);
     }
 
     #[test]
@@ -231,9 +243,20 @@ mod tests {
     #[test]
     fn an_operation_of_unknown_outcome_may_take_effect_late_or_never_but_once() {
         accepts(&[(Write(Some(1)), 1, 2), (Write(Some(2)), 3, 0), (Read(Some(1)), 5, 6)]);
-        accepts(&[(Write(Some(1)), 1, 2), (Write(Some(2)), 3, 0), (Read(Some(1)), 5, 6), (Read(Some(2)), 7, 8)]);
+        accepts(&[
+            (Write(Some(1)), 1, 2),
+            (Write(Some(2)), 3, 0),
+            (Read(Some(1)), 5, 6),
+            (Read(Some(2)), 7, 8),
+        ]);
         accepts(&[(Swap(None, Some(1)), 1, 0), (Differs(None), 3, 4)]);
-        refuses(&[(Write(Some(1)), 1, 0), (Read(Some(1)), 3, 4), (Write(Some(2)), 5, 6), (Read(Some(2)), 7, 8), (Read(Some(1)), 9, 10)]);
+        refuses(&[
+            (Write(Some(1)), 1, 0),
+            (Read(Some(1)), 3, 4),
+            (Write(Some(2)), 5, 6),
+            (Read(Some(2)), 7, 8),
+            (Read(Some(1)), 9, 10),
+        ]);
         // It cannot take effect before it was asked for.
         refuses(&[(Read(Some(1)), 1, 2), (Write(Some(1)), 3, 0)]);
         // A comparison of unknown outcome is still one.
@@ -254,8 +277,17 @@ mod tests {
 
     #[test]
     fn a_lost_write_is_refused() {
-        refuses(&[(Write(Some(1)), 1, 2), (Write(Some(2)), 3, 4), (Write(None), 5, 6), (Read(Some(2)), 7, 8)]);
-        refuses(&[(Swap(None, Some(1)), 1, 2), (Swap(Some(1), Some(2)), 3, 4), (Swap(Some(1), Some(3)), 5, 6)]);
+        refuses(&[
+            (Write(Some(1)), 1, 2),
+            (Write(Some(2)), 3, 4),
+            (Write(None), 5, 6),
+            (Read(Some(2)), 7, 8),
+        ]);
+        refuses(&[
+            (Swap(None, Some(1)), 1, 2),
+            (Swap(Some(1), Some(2)), 3, 4),
+            (Swap(Some(1), Some(3)), 5, 6),
+        ]);
     }
 
     #[test]

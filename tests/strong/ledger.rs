@@ -51,7 +51,9 @@ impl Progress {
     /// Waits until this many more writes were answered.
     pub fn wait_for(&self, more: u64) {
         let before = self.answered.load(Ordering::Relaxed);
-        wait_until("writes are answered", RECOVERY, || self.answered.load(Ordering::Relaxed) >= before + more);
+        wait_until("writes are answered", RECOVERY, || {
+            self.answered.load(Ordering::Relaxed) >= before + more
+        });
     }
 
     /// Waits until so much time has passed.
@@ -106,7 +108,10 @@ impl Ledger {
             let stop = Stop(&progress.stop);
             disturb(cluster, progress);
             drop(stop);
-            writers.into_iter().map(|writer| writer.join().expect("a writer does not fail")).collect::<Vec<_>>()
+            writers
+                .into_iter()
+                .map(|writer| writer.join().expect("a writer does not fail"))
+                .collect::<Vec<_>>()
         });
         for (key, known) in found.into_iter().flatten() {
             let before = self.known.entry(key).or_default();
@@ -134,14 +139,21 @@ impl Ledger {
     }
 }
 
-fn write(writer: usize, doors: &[Door], table: &str, first: u64, progress: &Progress) -> HashMap<String, Known> {
+fn write(
+    writer: usize,
+    doors: &[Door],
+    table: &str,
+    first: u64,
+    progress: &Progress,
+) -> HashMap<String, Known> {
     let mut client = Client::new(doors, PATIENCE);
     let mut known: HashMap<String, Known> = HashMap::new();
     let (mut value, mut member) = (first, writer % doors.len());
     while !progress.stop.load(Ordering::Relaxed) {
         value += 1;
         let key = format!("w{writer}-{}", value % KEYS);
-        let request = Request::new("PUT", &format!("/{table}/key/{key}")).body(format!(r#"{{"value":{value}}}"#));
+        let request =
+            Request::new("PUT", &format!("/{table}/key/{key}")).body(format!(r#"{{"value":{value}}}"#));
         let known = known.entry(key).or_default();
         match client.send(member, &request) {
             Fate::Done(answer) => {

@@ -199,7 +199,14 @@ impl Recorder {
         });
     }
 
-    fn record(&self, key: &str, client: usize, operation: Operation, called: Duration, returned: Option<Duration>) {
+    fn record(
+        &self,
+        key: &str,
+        client: usize,
+        operation: Operation,
+        called: Duration,
+        returned: Option<Duration>,
+    ) {
         let count = if returned.is_some() { &self.answered } else { &self.unknown };
         count.fetch_add(1, Ordering::Relaxed);
         let event = Event { client, operation, called, returned };
@@ -277,7 +284,8 @@ impl Actor {
     }
 
     fn read(&mut self, recorder: &Recorder, key: &str) {
-        let (fate, called, returned) = self.send(recorder, &Request::new("GET", &format!("/{TABLE}/key/{key}")));
+        let (fate, called, returned) =
+            self.send(recorder, &Request::new("GET", &format!("/{TABLE}/key/{key}")));
         let Fate::Done(answer) = fate else { return };
         let held = match answer.status {
             404 => None,
@@ -383,8 +391,13 @@ fn one_history(world: &mut World, number: u64, faults: &[Fault], lasting: Durati
             recorder.wait_for(OPERATIONS);
         }
     });
-    let count = |known: bool| histories.values().flatten().filter(|event| event.returned.is_some() == known).count();
-    eprintln!("history {number}, {faults:?}: {} operations, {} of unknown outcome", count(true), count(false));
+    let count =
+        |known: bool| histories.values().flatten().filter(|event| event.returned.is_some() == known).count();
+    eprintln!(
+        "history {number}, {faults:?}: {} operations, {} of unknown outcome",
+        count(true),
+        count(false)
+    );
     let checked = Instant::now();
     expect_linearizable(&histories);
     if checked.elapsed() > Duration::from_secs(1) {

@@ -37,7 +37,8 @@ fn what_one_node_answered_each_node_reads_at_once_by_every_way_to_read() {
     let table = strong();
     for round in 0..12 {
         let (writer, key) = (&table[round % 3], format!("k{round:02}"));
-        let put = writer.put(&table.path(&format!("key/{key}")), format!(r#"{{"value":{round}}}"#)).expect(200);
+        let put =
+            writer.put(&table.path(&format!("key/{key}")), format!(r#"{{"value":{round}}}"#)).expect(200);
         assert_eq!(put.header("dynarust-created"), Some("true"));
         let version = put.json()["version"].as_str().expect("a version").to_owned();
         for node in table.nodes() {
@@ -98,7 +99,10 @@ fn pages_and_ranges_of_a_listing_are_those_of_any_table() {
     let next = table[2].get(&table.path(&format!("keys?prefix=k1&limit=4&cursor={cursor}"))).expect(200);
     assert_eq!(next.json(), json!(["k14", "k15", "k16", "k17"]));
     table[2].get(&table.path("count?prefix=k0")).expect_body(r#"{"count":10}"#);
-    assert_eq!(table[1].get(&table.path("keys?start=k18&reverse=true")).expect(200).json(), json!(["k19", "k18"]));
+    assert_eq!(
+        table[1].get(&table.path("keys?start=k18&reverse=true")).expect(200).json(),
+        json!(["k19", "k18"])
+    );
 }
 
 #[test]
@@ -117,7 +121,10 @@ fn a_stale_read_says_so_and_shows_in_the_end_what_was_written() {
         }
         let some = node.post(&table.path("keys?read=stale"), r#"["a"]"#).expect(200);
         assert_eq!(some.expect_header("dynarust-stale"), "true");
-        assert_eq!(node.get(&table.path("key/a?read=linearizable")).expect(200).header("dynarust-stale"), None);
+        assert_eq!(
+            node.get(&table.path("key/a?read=linearizable")).expect(200).header("dynarust-stale"),
+            None
+        );
     }
 }
 
@@ -163,7 +170,11 @@ fn an_expired_value_is_gone_on_every_node_and_each_watcher_hears_of_it_once() {
         let of_a: Vec<_> = events.iter().filter(|event| event["key"] == "a").collect();
         assert_eq!(of_a.len(), 2, "{events:?}");
         assert_eq!((&of_a[0]["event"], &of_a[0]["version"]), (&json!("Updated"), &written));
-        assert_eq!((&of_a[1]["event"], &of_a[1]["reason"]), (&json!("Deleted"), &json!("expired")), "{of_a:?}");
+        assert_eq!(
+            (&of_a[1]["event"], &of_a[1]["reason"]),
+            (&json!("Deleted"), &json!("expired")),
+            "{of_a:?}"
+        );
     }
 }
 
@@ -177,7 +188,9 @@ fn a_value_that_was_renewed_does_not_expire_with_the_one_before() {
         table[1].put(&table.path(&key), r#"{"value":"stays"}"#).expect(200);
     }
     table[2].put(&table.path("key/marker?ttl=1s"), r#"{"value":1}"#).expect(200);
-    wait_until("the marker expires", super::RECOVERY, || table[2].get(&table.path("key/marker")).status == 404);
+    wait_until("the marker expires", super::RECOVERY, || {
+        table[2].get(&table.path("key/marker")).status == 404
+    });
     for round in 0..5 {
         table[round % 3].get(&table.path(&format!("key/{round}"))).expect_body(r#"{"value":"stays"}"#);
     }
@@ -210,7 +223,8 @@ fn an_export_has_the_rows_and_they_can_be_imported_without_their_versions() {
         node.post("/_/import", lines).expect(200);
         for node in target.nodes() {
             node.get(&target.path("key/a")).expect_body(r#"{"value":{"n":1.10}}"#);
-            let expires = node.get(&target.path("key/b")).expect(200).header("dynarust-expires").map(str::to_owned);
+            let expires =
+                node.get(&target.path("key/b")).expect(200).header("dynarust-expires").map(str::to_owned);
             assert_eq!(expires, rows[1]["expires_at"].as_u64().map(|at| at.to_string()));
         }
     }

@@ -33,7 +33,11 @@ fn the_branch_that_the_comparisons_choose_runs_over_several_tables() {
     assert_eq!(results.len(), 3, "{first}");
     assert!(results[0]["version"].is_string() && results[0].get("created").is_none(), "{first}");
     assert_eq!(results[1]["created"], true, "{first}");
-    assert_eq!((&results[2]["value"], &results[2]["version"]), (&json!(0), &results[0]["version"]), "{first}");
+    assert_eq!(
+        (&results[2]["value"], &results[2]["version"]),
+        (&json!(0), &results[0]["version"]),
+        "{first}"
+    );
     // The second finds nothing left.
     let second = transact(&stock[2], &transaction);
     assert_eq!(second["succeeded"], false, "{second}");
@@ -100,7 +104,11 @@ fn an_operation_that_fails_leaves_nothing_of_the_transaction() {
     let failing = [
         (table.of("absent", &json!({ "op": "delete" })), 404, "not-found"),
         (table.of("absent", &json!({ "op": "patch", "patch": { "n": 1 } })), 404, "not-found"),
-        (table.of("a", &json!({ "op": "put", "value": 2, "if_none_match": "*" })), 412, "precondition-failed"),
+        (
+            table.of("a", &json!({ "op": "put", "value": 2, "if_none_match": "*" })),
+            412,
+            "precondition-failed",
+        ),
     ];
     for (operation, status, code) in failing {
         for node in table.nodes() {
@@ -193,7 +201,8 @@ fn racing_transfers_between_tables_keep_the_sum_that_every_transaction_sees() {
     let (one, other) = (strong(), strong());
     one[0].put(&one.path("key/account"), r#"{"value":100}"#).expect(200);
     one[0].put(&other.path("key/account"), r#"{"value":100}"#).expect(200);
-    let gets = json!([one.of("account", &json!({ "op": "get" })), other.of("account", &json!({ "op": "get" }))]);
+    let gets =
+        json!([one.of("account", &json!({ "op": "get" })), other.of("account", &json!({ "op": "get" }))]);
     let read = |node: &Node| {
         let seen = transact(node, &json!({ "success": gets }));
         let amount = |at: usize| seen["results"][at]["value"].as_i64().expect("an amount");

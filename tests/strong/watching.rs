@@ -3,16 +3,14 @@
 use serde_json::{Value, json};
 
 use super::strong;
-use crate::harness::{
-    sse::Events,
-    ws::Socket,
-};
+use crate::harness::{sse::Events, ws::Socket};
 
 #[test]
 fn watchers_on_every_node_see_the_same_changes_in_the_same_order() {
     const WRITES: usize = 30;
     let table = strong();
-    let watch = |node: &crate::harness::Node| Events::open(node.address(), &table.path("subscribe?prefix=")).0;
+    let watch =
+        |node: &crate::harness::Node| Events::open(node.address(), &table.path("subscribe?prefix=")).0;
     let mut watchers: Vec<_> = table.nodes().map(watch).collect();
     std::thread::scope(|scope| {
         for writer in 0..3 {
