@@ -77,7 +77,9 @@ impl Strong {
             stopping: AtomicBool::new(false),
             damaged: OnceLock::new(),
         }));
-        if let Some(group) = strong.0.claimed()? {
+        if let Some(group) = strong.0.claimed()?
+            && strong.0.has_opened()?
+        {
             match strong.0.open(group).await {
                 Ok(_) => {}
                 // The eventual tables need no log.
@@ -102,7 +104,7 @@ impl Strong {
     /// # Errors
     /// `WrongMode` if the table has eventual rows; as `submit`.
     pub async fn create(&self, table: TableName) -> Result<bool> {
-        if self.member().is_none() {
+        if !self.0.has_started().await {
             self.0.start_group().await?;
         }
         match self.submit(Request::Create(table)).await? {
@@ -271,26 +273,31 @@ impl Inner {
     async fn consensus(self: Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>> {
         let Envelope { group, body } = rpc::decode(&body)?;
         let member = match self.member() {
-            Some((member, _)) => member,
-            None => self.join(group).await?,
+            Some((member, _)) if member.group == group => member,
+            _ => self.join(group).await?,
         };
         check_group(member.group, group)?;
         Ok(rpc::encode(&member.serve(body).await?))
+    }
+
+    async fn start_for_another(self: &Arc<Self>, group: GroupId) -> Result<CallAnswer> {
+        Ok(match self.start_or_join().await {
+            Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),
+            Err(error) => CallAnswer::NotStarted(error.into()),
+        })
     }
 
     /// Serves a call.
     async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
+            (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
             (Some((member, _)), call) => member.call(from, call).await,
             (None, Call::Digest) => CallAnswer::Digest(None),
             (None, Call::Leaving) => CallAnswer::Noted,
             (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
             (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
-            (None, Call::Start) => match self.start_or_join().await {
-                Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),
-                Err(error) => CallAnswer::NotStarted(error.into()),
-            },
+            (None, Call::Start) => self.start_for_another(group).await?,
             (None, Call::Propose(_) | Call::ReadIndex | Call::Retire) => CallAnswer::NotLeader(None),
         };
         Ok(rpc::encode(&answer))

@@ -131,6 +131,12 @@ impl Member {
         self.raft.metrics()
     }
 
+    /// Whether the group has started, as far as this node knows: it has a log or has voted.
+    pub async fn has_started(&self) -> bool {
+        // openraft has failed otherwise, which it cannot before it started.
+        self.raft.is_initialized().await.unwrap_or(true)
+    }
+
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.raft.metrics().borrow().state == ServerState::Leader
@@ -224,7 +230,7 @@ impl Member {
         let not_leader = || CallAnswer::NotLeader(self.raft.metrics().borrow().current_leader);
         match call {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
-            Call::Group => CallAnswer::Group(Some((self.group, true))),
+            Call::Group => CallAnswer::Group(Some((self.group, self.has_started().await))),
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
             Call::Leaving => {
                 self.note_leaving(from);

@@ -1,8 +1,11 @@
 //! Starts the group, and this node's part in it.
 //!
-//! To start it, a node asks the others to *claim* membership of a new group. A node claims one group in its life, and
-//! durably. The group starts with those that did, if they are a majority of the cluster's members. So two sides of a cut
-//! cannot start two groups.
+//! To start it, a node asks the others to *claim* membership of a new group, durably. A node claims one group. The group
+//! starts with those that did, if they are a majority of the cluster's members. So two sides of a cut cannot start two
+//! groups.
+//!
+//! A claim of a group that never started gives way to a group that has: of a majority each has claimed that one first, so
+//! no other can have a majority any more.
 
 use std::{
     path::Path,
@@ -44,16 +47,33 @@ impl Inner {
         if let Some(claimed) = self.claimed()? {
             return Ok(claimed);
         }
+        self.set_claim(group).await?;
+        Ok(group)
+    }
+
+    async fn set_claim(&self, group: GroupId) -> Result<()> {
         let store = &self.parts.store;
         store.set_note(NOTE, &rpc::encode(&group))?;
-        store.acknowledge(store.incarnation()).await?;
-        Ok(group)
+        store.acknowledge(store.incarnation()).await
+    }
+
+    /// Whether this node has, or had, a log of the group.
+    pub(super) fn has_opened(&self) -> Result<bool> {
+        Ok(self.parts.store.note(OPENED_NOTE)?.is_some())
+    }
+
+    /// Whether this node takes part in a group that has started.
+    pub(super) async fn has_started(&self) -> bool {
+        match self.member() {
+            Some((member, _)) => member.has_started().await,
+            None => false,
+        }
     }
 
     /// Takes part in a group from now on.
     pub(super) async fn open(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
         let store = &self.parts.store;
-        let is_first = store.note(OPENED_NOTE)?.is_none();
+        let is_first = !self.has_opened()?;
         if !is_first && !self.directory.is_dir() {
             return Err(Error::StorageDamaged(lost_log(&self.directory)));
         }
@@ -98,16 +118,30 @@ impl Inner {
         .boxed()
     }
 
-    /// Takes part in the group that another node names, if this one has not claimed another.
+    /// Takes part in a group that another node names and that has started, if this one does not take part in another.
     pub(super) async fn join(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
         let _one = self.starting.lock().await;
+        let mut has_log = self.has_opened()?;
         if let Some((member, _)) = self.member() {
-            return Ok(member);
+            if member.group == group || member.has_started().await {
+                return Ok(member);
+            }
+            self.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+            member.stop().await;
+            has_log = false;
         }
         if self.damaged.get().is_some() {
             return Err(self.asleep());
         }
-        check_group(self.claim(group).await?, group)?;
+        let claimed = self.claim(group).await?;
+        if claimed != group && !has_log {
+            info!(
+                "a group of the strong tables that this node asked for never started: it takes part in another"
+            );
+            self.set_claim(group).await?;
+        } else {
+            check_group(claimed, group)?;
+        }
         info!("takes part in the group of the strong tables");
         self.open(group).await
     }
@@ -176,10 +210,10 @@ impl Inner {
 
     pub(super) async fn start_here(self: &Arc<Self>, linked: &[NodeId]) -> Result<()> {
         let _one = self.starting.lock().await;
-        if self.member().is_some() {
+        if self.has_started().await {
             return Ok(());
         }
-        // A claim is for ever: none is made that cannot be of use.
+        // None is made that cannot be of use.
         self.check_majority(1 + linked.len())?;
         let group = self.claim(self.choose_group(linked).await?).await?;
         let mut members = vec![self.parts.store.node()];
@@ -194,7 +228,10 @@ impl Inner {
         }
         self.check_majority(members.len())?;
         members.truncate(roster::voters_wanted(members.len()));
-        let member = self.open(group).await?;
+        let member = match self.member() {
+            Some((member, _)) => member,
+            None => self.open(group).await?,
+        };
         info!(voters = members.len(), "starts the group of the strong tables");
         member.initialize(members).await
     }
