@@ -29,8 +29,6 @@ pub enum Operation {
 /// One operation, with the times of its request and of its answer since the start of the history.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// For people who read the story of a failure.
-    pub client: usize,
     pub operation: Operation,
     pub called: Duration,
     /// `None` if it is unknown whether it took effect: it may have at any time since, or may never.
@@ -196,13 +194,12 @@ mod tests {
 
     /// A history of (operation, called, returned), in milliseconds; returned 0 is unknown.
     fn history(operations: &[(Operation, u64, u64)]) -> Vec<Event> {
-        let event = |(client, (operation, called, returned)): (usize, &(Operation, u64, u64))| Event {
-            client,
+        let event = |(operation, called, returned): &(Operation, u64, u64)| Event {
             operation: operation.clone(),
             called: Duration::from_millis(*called),
             returned: (*returned > 0).then(|| Duration::from_millis(*returned)),
         };
-        operations.iter().enumerate().map(event).collect()
+        operations.iter().map(event).collect()
     }
 
     #[track_caller]

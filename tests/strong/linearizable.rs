@@ -199,17 +199,10 @@ impl Recorder {
         });
     }
 
-    fn record(
-        &self,
-        key: &str,
-        client: usize,
-        operation: Operation,
-        called: Duration,
-        returned: Option<Duration>,
-    ) {
+    fn record(&self, key: &str, operation: Operation, called: Duration, returned: Option<Duration>) {
         let count = if returned.is_some() { &self.answered } else { &self.unknown };
         count.fetch_add(1, Ordering::Relaxed);
-        let event = Event { client, operation, called, returned };
+        let event = Event { operation, called, returned };
         let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
         histories.entry(key.to_owned()).or_default().push(event);
     }
@@ -226,7 +219,6 @@ impl Recorder {
             let recorder = &self;
             for client in 0..CLIENTS {
                 let actor = Actor {
-                    client,
                     chance: Chance::new(seed * 1_000 + client as u64),
                     connections: Client::new(doors, PATIENCE),
                     member: client % doors.len(),
@@ -245,7 +237,6 @@ impl Recorder {
 
 /// One client.
 struct Actor {
-    client: usize,
     chance: Chance,
     connections: Client,
     member: usize,
@@ -292,7 +283,7 @@ impl Actor {
             _ => held(&answer.json()["value"]),
         };
         self.seen.insert(key.to_owned(), (held, answer.header("etag").map(str::to_owned)));
-        recorder.record(key, self.client, Operation::Read(held), called, Some(returned));
+        recorder.record(key, Operation::Read(held), called, Some(returned));
     }
 
     fn write(&mut self, recorder: &Recorder, key: &str) {
@@ -311,7 +302,7 @@ impl Actor {
             Fate::Refused => return,
             Fate::Unknown => None,
         };
-        recorder.record(key, self.client, Operation::Write(value), called, returned);
+        recorder.record(key, Operation::Write(value), called, returned);
     }
 
     /// Compares with what it saw last, and sets; if it differs, it reads in the same step.
@@ -341,10 +332,10 @@ impl Actor {
                     (Operation::Read(seen), seen)
                 };
                 self.seen.insert(key.to_owned(), (seen, None));
-                recorder.record(key, self.client, operation, called, Some(returned));
+                recorder.record(key, operation, called, Some(returned));
             }
             Fate::Refused => {}
-            Fate::Unknown => recorder.record(key, self.client, swap, called, None),
+            Fate::Unknown => recorder.record(key, swap, called, None),
         }
     }
 
@@ -363,15 +354,15 @@ impl Actor {
         match fate {
             Fate::Done(answer) if answer.status == 412 => {
                 self.seen.remove(key);
-                recorder.record(key, self.client, Operation::Differs(expected), called, Some(returned));
+                recorder.record(key, Operation::Differs(expected), called, Some(returned));
             }
             Fate::Done(answer) => {
                 let etag = answer.expect(200).header("etag").map(str::to_owned);
                 self.seen.insert(key.to_owned(), (Some(value), etag));
-                recorder.record(key, self.client, swap, called, Some(returned));
+                recorder.record(key, swap, called, Some(returned));
             }
             Fate::Refused => {}
-            Fate::Unknown => recorder.record(key, self.client, swap, called, None),
+            Fate::Unknown => recorder.record(key, swap, called, None),
         }
     }
 }
@@ -437,7 +428,7 @@ fn a_history_with_stale_reads_on_a_node_that_is_cut_off_is_refused() {
     let mut record = |operation: Operation, run: &dyn Fn() -> Response| {
         let called = begun.elapsed();
         let answer = run().expect(200);
-        events.push(Event { client: 0, operation, called, returned: Some(begun.elapsed()) });
+        events.push(Event { operation, called, returned: Some(begun.elapsed()) });
         answer
     };
     record(Operation::Write(Some(1)), &|| world.cluster[away].put(&path, r#"{"value":1}"#));
