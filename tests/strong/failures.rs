@@ -158,3 +158,19 @@ fn a_node_without_a_majority_stops_in_order() {
     let outcome = cluster.terminate(2);
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
 }
+
+/// A node that starts and does not know yet that a table is strong would take writes into an eventual table of that name.
+#[test]
+fn a_node_that_was_killed_when_a_table_was_made_knows_it_when_it_starts_alone() {
+    let mut cluster = cluster_of(3);
+    cluster[1].put("/_/tables/new", r#"{"mode":"strong"}"#).expect(201);
+    (0..3).for_each(|member| cluster.kill(member));
+    for member in 0..3 {
+        cluster.restart(member);
+        cluster[member].put("/new/key/a", r#"{"value":1}"#).expect_problem(503, "no-quorum");
+        cluster.kill(member);
+    }
+    (0..3).for_each(|member| cluster.restart(member));
+    wait_until_whole(&cluster, "new");
+    wait_until_same(&cluster, "new");
+}

@@ -99,7 +99,8 @@ impl Strong {
         self.0.member().map(|(member, _)| member)
     }
 
-    /// Makes a strong table, and first starts the group if there is none. Returns whether it was made.
+    /// Makes a strong table, and first starts the group if there is none. Returns whether it was made, once the nodes that
+    /// can be reached know.
     ///
     /// # Errors
     /// `WrongMode` if the table has eventual rows; as `submit`.
@@ -107,8 +108,11 @@ impl Strong {
         if !self.0.has_started().await {
             self.0.start_group().await?;
         }
-        match self.submit(Request::Create(table)).await? {
-            Outcome::Created(created) => Ok(created),
+        match self.submit(Request::Create(table.clone())).await? {
+            Outcome::Created(created) => {
+                self.0.until_known(&table).await;
+                Ok(created)
+            }
             other => Err(Error::Corrupt(format!("the answer to another request: {other:?}"))),
         }
     }
@@ -291,6 +295,10 @@ impl Inner {
     async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
+            (_, Call::Await(table)) => {
+                self.await_table(&table).await;
+                CallAnswer::Noted
+            }
             (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
             (Some((member, _)), call) => member.call(from, call).await,
             (None, Call::Digest) => CallAnswer::Digest(None),

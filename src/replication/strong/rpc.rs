@@ -88,6 +88,8 @@ pub enum Call {
     Leaving,
     /// Have the leader take the caller out of the group, as it leaves the cluster.
     Retire,
+    /// Answer when you know that this table is strong.
+    Await(TableName),
 }
 
 /// The answer to a call.
@@ -101,7 +103,7 @@ pub enum CallAnswer {
     Claimed(GroupId),
     /// To `Digest`.
     Digest(Option<(u64, RootDigest)>),
-    /// To `Leaving`.
+    /// To `Leaving` and `Await`.
     Noted,
     /// To `Group`: the group that the node has claimed, and whether it takes part.
     Group(Option<(GroupId, bool)>),

@@ -10,9 +10,14 @@
 use std::{
     path::Path,
     sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{
@@ -26,10 +31,14 @@ use super::{
     watch::watch,
 };
 use crate::{
-    core::{clock::NodeId, protocol::progress::is_majority},
+    core::{clock::NodeId, name::TableName, protocol::progress::is_majority},
     error::{Error, Result},
 };
 
+/// How long a strong table that was made waits for the other nodes to know: time enough to take learners into a new group.
+const KNOWN_MAX: Duration = Duration::from_secs(3);
+/// How often a node looks meanwhile.
+const KNOWN_EVERY: Duration = Duration::from_millis(5);
 /// The note of the group that this node belongs to.
 const NOTE: &str = "strong/group";
 /// The note that this node has a log of the group.
@@ -168,6 +177,22 @@ impl Inner {
         match self.find_group(&linked).await {
             Some(group) => self.join(group).await.map(drop),
             None => self.start_here(&linked).await,
+        }
+    }
+
+    /// Returns when this node and those that it has a link with know that a table is strong: a node that does not would take
+    /// writes into an eventual table of that name. Whoever does not answer in time finds out when it applies the log.
+    pub(super) async fn until_known(&self, table: &TableName) {
+        let others = self.linked().collect::<Vec<_>>();
+        let others = others.into_iter().map(|node| self.call(node, Call::Await(table.clone()), KNOWN_MAX));
+        tokio::join!(self.await_table(table), join_all(others));
+    }
+
+    /// Returns when this node knows that a table is strong, or when too much time has passed.
+    pub(super) async fn await_table(&self, table: &TableName) {
+        let until = Instant::now() + KNOWN_MAX;
+        while !self.parts.store.is_strong(table) && Instant::now() < until {
+            sleep(KNOWN_EVERY).await;
         }
     }
 

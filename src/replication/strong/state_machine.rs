@@ -225,7 +225,13 @@ impl Inner {
     async fn take_effect(&self, effect: &Effect, at: LogId) -> std::result::Result<(), StorageError> {
         let mut waits = false;
         loop {
-            match self.try_effect(effect) {
+            let incarnation = self.store.incarnation();
+            let taken = match self.try_effect(effect) {
+                // Durable at once: a node that starts without knowing would take writes into an eventual table.
+                Ok(()) if matches!(effect, Effect::Create(_)) => self.store.acknowledge(incarnation).await,
+                taken => taken,
+            };
+            match taken {
                 Ok(()) => return Ok(()),
                 // Nobody else can take this entry's place: it is applied when the disk takes writes again.
                 Err(Error::StorageFull(why) | Error::NotReady(why) | Error::TooMany(why)) => {
