@@ -8,7 +8,10 @@ use std::{
 };
 
 use openraft::{ChangeMembers, Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout, timeout_at},
+};
 use tracing::error;
 
 use super::{
@@ -43,6 +46,8 @@ const ENTRIES_KEPT: u64 = 1_000;
 const QUORUM_SILENCE_MS: u64 = 1_500;
 /// How long a leader may take to make sure that it leads.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
+/// The pause before it tries again.
+const CONFIRM_RETRY: Duration = Duration::from_millis(20);
 /// How long it may take to take a member out of the group.
 const RETIRE_MAX: Duration = Duration::from_secs(10);
 /// A member that was taken out is not taken in again for this long, in which it leaves the cluster.
@@ -173,10 +178,15 @@ impl Member {
         if !self.is_leader() {
             return None;
         }
-        match timeout(CONFIRM_MAX, self.raft.get_read_log_id()).await {
-            Ok(Ok((index, _))) => Some(Ok(index.map_or(0, |index| index.index))),
-            Ok(Err(_)) if !self.is_leader() => None,
-            Ok(Err(_)) | Err(_) => Some(Err(Error::NoQuorum(super::no_quorum()))),
+        let until = Instant::now() + CONFIRM_MAX;
+        loop {
+            match timeout_at(until.into(), self.raft.get_read_log_id()).await {
+                Ok(Ok((index, _))) => return Some(Ok(index.map_or(0, |index| index.index))),
+                Ok(Err(_)) if !self.is_leader() => return None,
+                // The others have one heartbeat's time to confirm, which may be too short on a busy machine.
+                Ok(Err(_)) if Instant::now() + CONFIRM_RETRY < until => sleep(CONFIRM_RETRY).await,
+                Ok(Err(_)) | Err(_) => return Some(Err(Error::NoQuorum(super::no_quorum()))),
+            }
         }
     }
 
