@@ -19,7 +19,7 @@ const AHEAD: &str = "+600s";
 const BEHIND: &str = "-600s";
 
 /// A setup whose node sees another time of day. `None` where that cannot be had; says so.
-fn with_clock(setup: Setup, offset: &str) -> Option<Setup> {
+pub fn with_clock(setup: Setup, offset: &str) -> Option<Setup> {
     let library = faketime()?;
     let setup = setup.environment("LD_PRELOAD", library).environment("FAKETIME", offset);
     // Only the time of day: how fast time passes is not in question.

@@ -4,7 +4,7 @@
 mod access;
 mod alone;
 mod ancestor;
-mod clocks;
+pub mod clocks;
 mod crash;
 mod cuts;
 mod directories;

@@ -6,9 +6,15 @@ use super::{
     client::doors,
     leader,
     ledger::{Ledger, Progress},
-    make, wait_until_same, wait_until_strong, wait_until_whole,
+    make, wait_until_same, wait_until_strong, wait_until_whole, wait_until_writable,
 };
-use crate::harness::{cluster::Cluster, http::Request};
+use crate::{
+    cluster::clocks::with_clock,
+    harness::{
+        cluster::{Cluster, setup},
+        http::Request,
+    },
+};
 
 const TABLE: &str = "stock";
 /// Writes between two disturbances.
@@ -192,4 +198,36 @@ fn a_read_is_answered_if_the_followers_hang_for_a_moment_only() {
     let read = connection.receive("GET").expect("an answer");
     assert!(!is_hasty, "nobody can have confirmed the leader: {read}");
     read.expect_body(r#"{"value":1}"#);
+}
+
+/// The clock of the node that leads next is behind, and what it writes must be later all the same. Needs libfaketime.
+#[test]
+fn a_leader_whose_clock_is_behind_loses_no_write_and_repeats_no_version() {
+    let offsets = ["+3s", "-3s", "+0s"];
+    let setups: Option<Vec<_>> =
+        offsets.iter().map(|offset| with_clock(setup().flag("--max-clock-drift", "20s"), offset)).collect();
+    let Some(setups) = setups else { return };
+    let mut cluster = Cluster::start_from(setups);
+    make(&cluster[0], TABLE);
+    let (mut last, mut value) = (String::new(), 0);
+    for round in 0..4 {
+        let leads = leader_of(&cluster, 3);
+        for step in 0..9 {
+            value += 1;
+            let node = &cluster[(leads + step) % 3];
+            let put = node.put("/stock/key/a", format!(r#"{{"value":{value}}}"#)).expect(200);
+            let version = put.json()["version"].as_str().expect("a version").to_owned();
+            assert!(version > last, "round {round}: {version} after {last}");
+            last = version;
+            cluster[(leads + step + 1) % 3]
+                .get("/stock/key/a")
+                .expect_body(&format!(r#"{{"value":{value}}}"#));
+        }
+        cluster.kill(leads);
+        wait_until_writable(&cluster[(leads + 1) % 3], TABLE);
+        cluster.restart(leads);
+        wait_until_whole(&cluster, TABLE);
+    }
+    let rows = wait_until_same(&cluster, TABLE);
+    assert_eq!(rows["a"], value);
 }

@@ -12,6 +12,7 @@ use crate::harness::{
     Node,
     cluster::{Cluster, setup},
     http::Request,
+    wait_until,
 };
 
 const TABLE: &str = "stock";
@@ -196,5 +197,27 @@ fn all_members_restarted_in_order_have_all_rows_and_the_table_stays_strong() {
     for node in cluster.running() {
         node.put("/stock/key/a?w=1", r#"{"value":1}"#).expect_problem(400, "bad-request");
         wait_for(node, "/stock/count?prefix=k", r#"{"count":499}"#);
+    }
+}
+
+/// A node that has just joined does not know yet which tables are strong. What it answers must be found there all the same.
+#[test]
+#[ignore = "a node that joins takes writes into an eventual table of that name, until it takes part in the group"]
+fn what_a_node_answers_that_has_just_joined_is_in_the_strong_table() {
+    let mut cluster = Cluster::start(1);
+    make(&cluster[0], TABLE);
+    fill(&cluster[0], 0..10);
+    let joined = cluster.add(setup());
+    let mut answered = Vec::new();
+    wait_until("the node that joined takes writes", super::RECOVERY, || {
+        let key = format!("joined{}", answered.len());
+        let put = cluster[joined].put(&format!("/{TABLE}/key/{key}"), r#"{"value":1}"#);
+        answered.extend((put.status == 200).then_some(key));
+        let refused = cluster[joined].delete(&format!("/{TABLE}/key/absent?w=1")).status == 400;
+        refused && !answered.is_empty()
+    });
+    let rows = cluster[0].get(&format!("/{TABLE}/store")).expect(200).json();
+    for key in answered {
+        assert_eq!(rows[&key], 1, "{key} was answered");
     }
 }
