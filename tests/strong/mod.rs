@@ -3,7 +3,7 @@
 //! - `table`, `conditions`, `transactions`, `watching`: what users see, on a cluster that tests share.
 //! - `refusals`: what bad use gets.
 //! - `failures`, `cuts`, `group`: nodes that die, hang, are cut off, come and go.
-//! - `history`: the linearizability checker. `linearizable`: histories of real clusters under faults.
+//! - `history`: the linearizability checker. `recorder`: clients that record. `linearizable`: histories of real clusters under faults.
 
 mod client;
 mod conditions;
@@ -13,6 +13,7 @@ mod group;
 mod history;
 mod ledger;
 mod linearizable;
+mod recorder;
 mod refusals;
 mod table;
 mod transactions;
