@@ -121,7 +121,7 @@ fn survives(cut: impl Fn(&Network, usize), members: usize) {
 
 #[test]
 fn a_cut_of_the_leader_loses_no_answered_write() {
-    survives(|network, leader| cut_off(network, leader), 3);
+    survives(cut_off, 3);
 }
 
 #[test]
