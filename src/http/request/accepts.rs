@@ -119,7 +119,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Tables, "GET", &["/_/tables"], &[]),
     plain(Route::TableMode, "PUT", &["/_/tables/{table}"], &[]),
     plain(Route::Transaction, "POST", &["/_/txn"], &[]),
-    plain(Route::Export, "GET", &["/_/export"], &[&TABLE, &PREFIX, &START, &END, &VALUES]),
+    plain(Route::Export, "GET", &["/_/export"], &[&TABLE, &PREFIX, &START, &END, &VALUES, &READ]),
     plain(Route::Import, "POST", &["/_/import"], &[&TABLE, &MODE, &SURROGATES, &PARTIAL, &W, &W_TIMEOUT]),
     plain(Route::Stats, "GET", &["/stats"], &[]),
     plain(Route::Metrics, "GET", &["/metrics"], &[]),

@@ -19,7 +19,7 @@ use crate::{
     core::name::TableName,
     error::Result,
     http::{
-        request::{Call, route::Route},
+        request::{Call, consistency, route::Route},
         response::{
             self,
             chunks::{self, Chunk, Chunks},
@@ -47,6 +47,10 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         Some(table) => vec![TableName::parse(&table)?],
         None => node.table_names(),
     };
+    let consistency = consistency::of_query(&call)?;
+    for table in &tables {
+        node.before_read(table, consistency).await?;
+    }
     let marked_incomplete = tables.iter().any(|table| node.has_unreadable_keys(table, &range));
     let budget = Arc::clone(&call.connection.budget);
     // For a range, the number of keys is not known before they are read.
@@ -64,7 +68,8 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         marked_incomplete,
         ended: false,
     };
-    Ok(response::with_total(chunks::answer(&budget, response::NDJSON, export).await?, total))
+    let answer = response::with_total(chunks::answer(&budget, response::NDJSON, export).await?, total);
+    Ok(response::with_consistency(answer, consistency))
 }
 
 /// A running export.
