@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Condition, Node, Write};
+use super::{Action, Condition, Node, Write, strong::Consistency};
 use crate::{
     core::{clock::Timestamp, name::TableName},
     error::{Error, Result},
@@ -41,6 +41,8 @@ impl Removal {
     /// As `Node::write`; earlier deletions stay.
     pub async fn step(&mut self, node: &Arc<Node>) -> Result<Option<Timestamp>> {
         if !std::mem::replace(&mut self.is_begun, true) {
+            // Of a strong table, all that was answered before goes.
+            node.before_read(&self.table, Consistency::Linearizable).await?;
             // Fix the end at the start, or a writer of ever higher keys could keep the removal from ending.
             let from_above = Range { reverse: true, ..self.range.clone() };
             let last = node.keys(&self.table, &from_above, 1).await?.rows.pop();
