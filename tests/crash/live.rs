@@ -1,6 +1,7 @@
 //! A disk that loses bytes under a running node: what can be read is served, what cannot is said, and in a cluster it heals.
 //!
-//! `DYNARUST_DAMAGE_TRIALS=100 cargo test --test tests crash::live` tries that often; a few times is what runs always.
+//! `DYNARUST_DAMAGE_TRIALS=100 cargo test --test tests crash::live` tries that often; a few times is what runs always. `DYNARUST_DAMAGE_SEED=n`
+//! begins with the n-th trial.
 
 use std::{
     collections::BTreeSet,
@@ -182,17 +183,18 @@ fn a_node_that_is_alone_says_what_it_lost_and_serves_the_rest() {
 /// The comparison of a table with a damaged page stopped: none of the rows that came to a peer afterwards arrived, for ever.
 #[test]
 fn a_member_whose_disk_loses_bytes_heals() {
-    let trials =
-        std::env::var("DYNARUST_DAMAGE_TRIALS").map_or(5, |trials| trials.parse().expect("a number"));
+    let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let trials: u64 = number("DYNARUST_DAMAGE_TRIALS", 5);
+    let begin: u64 = number("DYNARUST_DAMAGE_SEED", 0);
     let mut copied = 0;
-    for first in (0..trials).step_by(TRIALS_IN_A_CLUSTER as usize) {
+    for first in (begin..begin + trials).step_by(TRIALS_IN_A_CLUSTER as usize) {
         let cluster = Cluster::start_with(3, small);
         fill(&cluster[0]);
         for node in cluster.running() {
             wait_until("all rows have come", FILLED, || figure(node, "keys") == KEYS);
         }
         cluster.wait_until_equal();
-        for trial in first..trials.min(first + TRIALS_IN_A_CLUSTER) {
+        for trial in first..(begin + trials).min(first + TRIALS_IN_A_CLUSTER) {
             let begun = Instant::now();
             trial_of(&cluster, trial);
             eprintln!("trial {trial}: {:?}", begun.elapsed());

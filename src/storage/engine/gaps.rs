@@ -120,7 +120,8 @@ pub fn successor(key: &[u8]) -> Vec<u8> {
 /// The least key above `from` and below `to` from which reading works; `None` if there is none. `reads` must return false for `from`. If
 /// several pages are damaged, the result may lie behind a later one.
 pub fn end(from: &[u8], to: Option<&[u8]>, reads: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-    let reads = |at: &[u8]| to.is_none_or(|to| at < to) && reads(at);
+    // Keys below `from` are on the page before, which can be read.
+    let reads = |at: &[u8]| at > from && to.is_none_or(|to| at < to) && reads(at);
     // Try ever larger keys, starting with those that share the longest prefix with `from`: near keys before far ones.
     let (mut prefix, mut found) = (0..=from.len()).rev().find_map(|length| {
         let next = from.get(length).map_or(Some(0), |digit| digit.checked_add(1))?;
@@ -203,6 +204,16 @@ mod tests {
         ) {
             prop_assume!(from < bound);
             let found = end(&from, None, |at| at >= &bound[..]);
+            prop_assert_eq!(found, Some(bound));
+        }
+
+        /// Reading works below `from` too, on the page before. A key there was taken for the end if the page behind begins with the next digit:
+        /// the scan returned the same rows again and again, and never ended.
+        #[test]
+        fn the_end_is_above_the_start(from in proptest::collection::vec(0..u8::MAX, 1..20), digit in any::<usize>()) {
+            let mut bound = from[..=digit % from.len()].to_vec();
+            *bound.last_mut().expect("a digit") += 1;
+            let found = end(&from, None, |at| at < &from[..] || at >= &bound[..]);
             prop_assert_eq!(found, Some(bound));
         }
 

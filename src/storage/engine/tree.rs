@@ -254,6 +254,7 @@ impl Items {
             return if self.iter.is_some() { Passed::Nothing } else { Passed::TooOften };
         };
         self.retries = 0;
+        debug_assert!(gap.to.as_ref().is_none_or(|end| *end > gap.from), "a scan that goes back: {gap}");
         let more = match (forward, &gap.to) {
             (true, Some(end)) => {
                 self.from.clone_from(end);
