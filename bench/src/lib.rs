@@ -10,6 +10,7 @@
 //! - [`client`] sends requests and reads answers and events.
 //! - [`workload`] has one file for each thing that is done to one target.
 //! - [`cluster`] starts nodes of its own, and measures what they do together.
+//! - [`strong`] does the same for strong tables, beside etcd.
 //! - [`bare`] has the servers that a node is compared with.
 //! - [`report`], [`progress`] and [`process`] are what the figures are made of.
 
@@ -22,6 +23,7 @@ pub mod options;
 pub mod process;
 pub mod progress;
 pub mod report;
+pub mod strong;
 pub mod workload;
 
 use std::{future::Future, io};
@@ -68,6 +70,8 @@ pub enum Command {
     Start(Load<start::Options>),
     /// Starts nodes of its own and measures them together: lag, replicas, repair, first sync, recovery from a cut
     Cluster(Box<cluster::Arguments>),
+    /// Starts nodes of its own, and etcd if it is installed, and measures strong tables: rates, a hot key, a killed leader
+    Strong(Box<strong::Arguments>),
     /// Runs a minimal server to compare a node with
     Bare(bare::Arguments),
 }
@@ -122,6 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         C::Cluster(cluster) => {
             block_on(&cluster.load, cluster::run(cluster, &mut print_to_stdout(&cluster.load)))
         }
+        C::Strong(strong) => block_on(&strong.load, strong::run(strong, &mut print_to_stdout(&strong.load))),
         C::Bare(bare) => bare::run(bare),
     }
 }

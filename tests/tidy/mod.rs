@@ -33,6 +33,10 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
     ("client", &["error", "progress", "report"]),
     ("workload", &["error", "options", "progress", "report", "binary", "process", "client"]),
     ("cluster", &["error", "options", "progress", "report", "binary", "process", "client", "workload"]),
+    (
+        "strong",
+        &["error", "options", "progress", "report", "binary", "process", "client", "workload", "cluster"],
+    ),
     ("bare", &["error", "client"]),
     ("main", &[]),
 ];

@@ -46,6 +46,11 @@ impl Connection {
         Ok(head.status)
     }
 
+    /// The body of the last answer, as it came: the gateway of etcd and the node give these a length.
+    pub fn body(&self) -> &[u8] {
+        &self.received[self.body_at..]
+    }
+
     /// As `exchange`, but any answer other than 200 is an error that quotes it.
     pub async fn expect_ok(&mut self, request: &[u8]) -> Result<()> {
         match self.exchange(request).await? {

@@ -103,6 +103,18 @@ impl Target {
         }
     }
 
+    /// A key or a value as the bodies of this target have it: as it is, or in base64.
+    pub fn encoded(&self, text: &str) -> String {
+        match self.kind {
+            Kind::Dynarust => text.to_owned(),
+            Kind::Etcd => {
+                let mut encoded = Vec::new();
+                base64(text.as_bytes(), &mut encoded);
+                String::from_utf8_lossy(&encoded).into_owned()
+            }
+        }
+    }
+
     /// Appends a read of `key` to `request`.
     pub fn get(&self, key: &str, request: &mut Vec<u8>) {
         match self.kind {

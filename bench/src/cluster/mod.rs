@@ -9,12 +9,12 @@ mod first_sync;
 mod heal;
 mod idle;
 mod lag;
-mod node;
+pub(crate) mod node;
 mod proxy;
 mod replicas;
 mod steady;
-mod view;
-mod workspace;
+pub(crate) mod view;
+pub(crate) mod workspace;
 
 use std::path::PathBuf;
 

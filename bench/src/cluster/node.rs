@@ -109,6 +109,15 @@ impl Node {
         Err(Error::Failed(format!("a node does not stop within {TIMEOUT:?}; it logged:\n{}", self.log())))
     }
 
+    /// Kills it at once, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail where it has ended already.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+
     /// Suspends its process: to other nodes it hangs.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)
@@ -170,10 +179,6 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // Both fail where it has ended already.
-            child.kill().ok();
-            child.wait().ok();
-        }
+        self.kill();
     }
 }

@@ -27,6 +27,27 @@ pub struct View {
     pub whole: bool,
     /// All members, the node included.
     pub members: Vec<Member>,
+    /// The group that keeps the strong tables, once there are any.
+    #[serde(default)]
+    pub strong: Option<Group>,
+}
+
+/// The group that keeps the strong tables, as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Group {
+    /// The leader that it knows.
+    pub leader: Option<GroupMember>,
+    /// The last entry that it has applied.
+    pub applied_index: u64,
+    /// Who votes.
+    pub voters: Vec<GroupMember>,
+}
+
+/// A member of that group.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct GroupMember {
+    /// Its address.
+    pub address: String,
 }
 
 /// A member, as another node sees it.
@@ -260,7 +281,8 @@ mod tests {
             comparison_steps: 0,
             counters: Counters::default(),
         };
-        let knows = |members| knows_of_equality(&View { whole: true, members }, Duration::from_secs(2));
+        let knows =
+            |members| knows_of_equality(&View { whole: true, members, strong: None }, Duration::from_secs(2));
         assert!(knows(vec![member(true, Some(1_999)), member(false, None)]));
         assert!(!knows(vec![member(true, Some(2_000))]));
         assert!(!knows(vec![member(true, Some(0)), member(true, None)]));

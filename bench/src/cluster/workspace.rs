@@ -31,6 +31,11 @@ impl Workspace {
         Ok(Self { binary, directory, table: table.to_owned(), nodes: Cell::new(0) })
     }
 
+    /// Where the data is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A node with an empty directory, not started yet.
     pub fn node(&self) -> Result<Node> {
         let number = self.nodes.get();

@@ -75,7 +75,7 @@ pub async fn run(workload: &'static str, mix: Mix, target: &Target, options: &Lo
 }
 
 /// Writes the keys that will be read, unless the last of them exists: from an earlier run, or in a bare server's map.
-async fn fill(target: &Target, options: &LoadOptions) -> Result<()> {
+pub async fn fill(target: &Target, options: &LoadOptions) -> Result<()> {
     let mut request = Vec::new();
     let mut connection = Connection::open(target.address).await?;
     match target.kind {
