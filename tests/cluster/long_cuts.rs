@@ -4,9 +4,12 @@
 //! Nodes went by what they did not have: the node that came back forgot the two others in turn, and called what they had written
 //! deleted. 790 of 790 rows that a majority had acknowledged were gone on all three.
 //!
-//! Each takes a minute and a half, most of it waiting. `DYNARUST_LONG_CUTS=20` runs so many of each kind, with every node cut off in turn.
+//! They take a minute and a half, most of it waiting. `DYNARUST_LONG_CUTS=20` runs so many of each kind, with every node cut off in turn.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::model::Model;
 use crate::harness::{
@@ -95,25 +98,15 @@ fn survives_a_long_cut(away: usize, alone: Alone) {
     cluster.wait_until_equal();
 }
 
-fn survives(away: usize, alone: Alone) {
-    let rounds: usize = std::env::var("DYNARUST_LONG_CUTS").map_or(0, |text| text.parse().expect("a number"));
-    if rounds == 0 {
-        return survives_a_long_cut(away, alone);
+/// Each kind with another node cut off, side by side: most of the time they wait.
+#[test]
+fn a_majority_keeps_what_it_acknowledged_while_a_node_was_cut_off_for_long() {
+    let rounds: usize = std::env::var("DYNARUST_LONG_CUTS").map_or(1, |text| text.parse().expect("a number"));
+    for round in 0..rounds {
+        thread::scope(|scope| {
+            for (away, alone) in (0..).zip([Alone::WritesAndDeletes, Alone::Writes, Alone::Idles]) {
+                scope.spawn(move || survives_a_long_cut((away + round) % 3, alone));
+            }
+        });
     }
-    (0..rounds).for_each(|round| survives_a_long_cut((away + round) % 3, alone));
-}
-
-#[test]
-fn a_majority_keeps_what_it_acknowledged_while_a_node_that_wrote_and_deleted_was_cut_off() {
-    survives(0, Alone::WritesAndDeletes);
-}
-
-#[test]
-fn a_majority_keeps_what_it_acknowledged_while_a_node_that_wrote_was_cut_off() {
-    survives(1, Alone::Writes);
-}
-
-#[test]
-fn a_majority_keeps_what_it_acknowledged_while_a_node_that_did_nothing_was_cut_off() {
-    survives(2, Alone::Idles);
 }
