@@ -22,7 +22,7 @@ impl Batch<'_> {
     /// # Errors
     /// As `Node::write`; without `atomic` only errors that concern all writes.
     pub async fn merge(&mut self, writes: Vec<Write>, atomic: bool) -> Result<Vec<Result<Written>>> {
-        if self.node.is_strong(self.table) {
+        if self.node.turns_out_strong(self.table).await {
             return self.node.batch_strong(self.table, writes, atomic).await;
         }
         let (node, table) = (self.node.clone(), self.table.clone());

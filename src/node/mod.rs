@@ -205,7 +205,7 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`
     /// (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        if self.is_strong(table) {
+        if self.turns_out_strong(table).await {
             return self.write_strong(table, write).await;
         }
         let (incarnation, _permit) = self.begin_write().await?;
@@ -220,6 +220,9 @@ impl Node {
     /// # Errors
     /// `ClockDrift` for a version too far in the future, and then no row was merged; otherwise as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
+        for row in &rows {
+            self.turns_out_strong(&row.table).await;
+        }
         let (strong, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| self.is_strong(&row.table));
         let from_strong = self.import_strong(strong).await?;
         if rows.is_empty() {

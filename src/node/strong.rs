@@ -53,6 +53,14 @@ impl Node {
         self.store.is_strong(table)
     }
 
+    /// Whether a table is strong. If the node does not have it and may not know yet, waits a moment until it does.
+    pub(super) async fn turns_out_strong(&self, table: &TableName) -> bool {
+        if !self.is_strong(table) && !self.store.has_table(table) {
+            self.strong.until_tables_are_known().await;
+        }
+        self.is_strong(table)
+    }
+
     /// Makes a strong table. Returns whether it was made; `false` if it was strong before.
     ///
     /// # Errors
@@ -78,7 +86,7 @@ impl Node {
     /// # Errors
     /// `NoQuorum`; `NotReady` if this node is behind.
     pub async fn before_read(&self, table: &TableName, consistency: Consistency) -> Result<()> {
-        if consistency == Consistency::Stale || !self.is_strong(table) {
+        if consistency == Consistency::Stale || !self.turns_out_strong(table).await {
             return Ok(());
         }
         self.strong.barrier().await

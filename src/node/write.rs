@@ -14,7 +14,7 @@ use crate::{
         register::Register,
         write::{Limits, Stored},
     },
-    error::Result,
+    error::{Error, Result},
     storage::table::{merge::Existing, row::row_of},
 };
 
@@ -129,6 +129,7 @@ impl Node {
             let swept_ms = self.store.swept().latest_ms();
             let mut row = None;
             let merged = self.store.merge(&table, &key, |existing| {
+                self.check_eventual(&table)?;
                 // A row this old that is not here may have been deleted, and nobody can tell any more, because tombstones of that time are
                 // swept. Whoever imports it wants it, so make it a new write.
                 let is_lost = |timestamp: &Timestamp| existing.is_none() && timestamp.unix_ms() <= swept_ms;
@@ -157,8 +158,18 @@ impl Node {
         Ok(imported)
     }
 
+    /// Refuses a write that found its table eventual, and now merges into the strong one of that name. Called under the
+    /// lock of the key, where the table is the one that its name stands for.
+    fn check_eventual(&self, table: &TableName) -> Result<()> {
+        match self.is_strong(table) {
+            false => Ok(()),
+            true => Err(Error::NotReady(format!("table {table} became strong just now; try again"))),
+        }
+    }
+
     /// Turns a write into a register, given the existing one. Called under the lock of the key.
     fn decide(&self, table: &TableName, write: Write, existing: Option<&Existing<'_>>) -> Result<Register> {
+        self.check_eventual(table)?;
         if let Some(existing) = existing {
             self.timestamps.observe_overwritten(existing.timestamp())?;
         }

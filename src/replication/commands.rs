@@ -3,9 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use super::{
     Replication,
-    link::registry::Control,
+    link::registry::{Control, LinkState},
     requests::{RequestError, RequestService},
 };
 use crate::{
@@ -44,6 +46,26 @@ impl Replication {
     pub fn sync_now(&self) -> usize {
         let state = self.0.state();
         state.registry.links().filter(|link| link.send_control(Control::Compare)).count()
+    }
+
+    /// The links that stand.
+    pub(in crate::replication) fn links(&self) -> Vec<Arc<LinkState>> {
+        self.0.state().registry.links().cloned().collect()
+    }
+
+    /// Changes whenever a link comes or goes, and when a dial led to none.
+    pub(in crate::replication) fn link_changes(&self) -> watch::Receiver<u64> {
+        self.0.link_changes.subscribe()
+    }
+
+    /// Whether this node knows no other node, and was not told to join one.
+    pub(in crate::replication) fn has_nobody_to_ask(&self) -> bool {
+        self.0.options.join.is_empty() && self.0.state().members.others().next().is_none()
+    }
+
+    /// Whether an address is being dialed for the first time since the start.
+    pub(in crate::replication) fn is_dialing_first(&self) -> bool {
+        !self.has_nobody_to_ask() && self.0.state().dialer.is_dialing_first()
     }
 
     /// Sends a request to a node over the link that stands, and waits for the response. Dropping the future cancels the

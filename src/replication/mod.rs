@@ -32,7 +32,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 pub use self::view::{Membership, PeerView, SyncStatus};
 use self::{
@@ -129,6 +133,8 @@ struct Inner {
     progressed: Notify,
     /// Held by everyone who waits for acknowledgements.
     waiters: Arc<()>,
+    /// Counts the links that came and went, and the dials that led to none.
+    link_changes: watch::Sender<u64>,
     /// Wakes the supervisor's loop.
     dial_wakeup: Notify,
     stopping: AtomicBool,
@@ -220,6 +226,7 @@ impl Replication {
             appended: Notify::new(),
             progressed: Notify::new(),
             waiters: Arc::default(),
+            link_changes: watch::Sender::new(0),
             dial_wakeup: Notify::new(),
             stopping: AtomicBool::new(false),
             stopped: tokio::sync::Mutex::default(),
@@ -272,6 +279,11 @@ impl Inner {
     /// Tells all sessions that the journal may have grown.
     fn notify_appended(&self) {
         self.appended.notify_waiters();
+    }
+
+    /// Tells those who follow the links that something changed.
+    fn notify_links(&self) {
+        self.link_changes.send_modify(|changes| *changes += 1);
     }
 
     fn is_stopping(&self) -> bool {

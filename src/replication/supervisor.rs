@@ -142,6 +142,7 @@ async fn dial(inner: Arc<Inner>, address: String) {
         }
     }
     drop(state);
+    inner.notify_links();
     inner.dial_wakeup.notify_one();
 }
 
@@ -289,6 +290,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let name = named(link.remote.address.as_deref().unwrap_or_default(), fresh.node);
     info!("linked with {name}");
     inner.perform(actions);
+    inner.notify_links();
     inner.has_peers.store(true, Ordering::Release);
     let inner = inner.clone();
     tokio::spawn(async move {
@@ -327,6 +329,7 @@ fn uninstall(inner: &Inner, ended: &Arc<LinkState>, addresses: &[String], begun:
         }
     };
     inner.perform(actions);
+    inner.notify_links();
     inner.dial_wakeup.notify_one();
 }
 

@@ -223,6 +223,13 @@ impl Dialer {
         self.reasons.get(address).map(String::as_str)
     }
 
+    /// Whether an address has not answered or failed once since the start.
+    pub fn is_dialing_first(&self) -> bool {
+        let is_first =
+            |target: &Target| target.is_wanted && target.wait_ms == 0 && target.refused_wait_ms == 0;
+        self.first_dial_ms.is_none() || self.targets.values().any(is_first)
+    }
+
     /// Whether all addresses to join are this node's own, so that there is nobody to wait for.
     pub fn joins_only_itself(&self) -> bool {
         !self.join.is_empty()

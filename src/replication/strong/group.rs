@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
 use super::{
+    catalogue::{self, Known},
     member::{Member, Parts},
     network::check_group,
     proposer::Proposed,
@@ -53,6 +54,8 @@ pub(super) struct Inner {
     pub(super) stopping: AtomicBool,
     /// Why the log cannot be opened, if it cannot be for good.
     pub(super) damaged: OnceLock<String>,
+    /// What it knows of the strong tables.
+    pub(super) known: Known,
 }
 
 /// Why a request to a strong table without a majority is refused.
@@ -76,6 +79,7 @@ impl Strong {
             starting: Default::default(),
             stopping: AtomicBool::new(false),
             damaged: OnceLock::new(),
+            known: Known::new(replication.has_nobody_to_ask()),
         }));
         if let Some(group) = strong.0.claimed()?
             && strong.0.has_opened()?
@@ -91,12 +95,18 @@ impl Strong {
             }
         }
         replication.serve(Arc::new(Service(Arc::downgrade(&strong.0))));
+        tokio::spawn(catalogue::keep(Arc::downgrade(&strong.0)));
         Ok(strong)
     }
 
     /// This node as a member of the group; `None` while the group is asleep.
     pub fn member(&self) -> Option<Arc<Member>> {
         self.0.member().map(|(member, _)| member)
+    }
+
+    /// Returns when this node knows which tables are strong, or has nobody to ask; soon after its start in any case.
+    pub async fn until_tables_are_known(&self) {
+        self.0.known.wait().await;
     }
 
     /// Makes a strong table, and first starts the group if there is none. Returns whether it was made, once the nodes that
@@ -122,8 +132,9 @@ impl Strong {
     /// # Errors
     /// `NoQuorum` if nothing was done; `OutcomeUnknown`; what the request is refused for.
     pub async fn submit(&self, request: Request) -> Result<Outcome> {
+        self.0.known.wait().await;
         let until = Instant::now() + REQUEST_MAX;
-        let member = self.member().ok_or_else(|| self.0.asleep())?;
+        let (member, _) = self.0.until_member(until).await?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let leader = member.metrics().borrow().current_leader;
@@ -154,7 +165,7 @@ impl Strong {
     /// # Errors
     /// `NoQuorum`; `NotReady` if this node is behind.
     pub async fn barrier(&self) -> Result<()> {
-        let (member, reads) = self.0.member().ok_or_else(|| self.0.asleep())?;
+        let (member, reads) = self.0.until_member(Instant::now() + REQUEST_MAX).await?;
         reads.barrier(&member.machine).await
     }
 
@@ -210,6 +221,23 @@ impl Inner {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// This node as a member. One that has joined just now waits until the leader has taken it into the group.
+    async fn until_member(&self, until: Instant) -> Result<(Arc<Member>, Reads)> {
+        loop {
+            if let Some(member) = self.member() {
+                return Ok(member);
+            }
+            let is_awaited = !self.parts.store.strong_tables().is_empty()
+                && self.damaged.get().is_none()
+                && !self.has_opened()?
+                && self.linked().next().is_some();
+            if !is_awaited || self.is_stopping() || Instant::now() + RETRY >= until {
+                return Err(self.asleep());
+            }
+            sleep(RETRY).await;
+        }
+    }
+
     /// Why this node takes no part in the group.
     pub(super) fn asleep(&self) -> Error {
         if self.parts.store.strong_tables().is_empty() {
@@ -217,6 +245,9 @@ impl Inner {
         }
         match self.damaged.get() {
             Some(why) => Error::NotReady(format!("this node serves no strong tables; ask another: {why}")),
+            None if matches!(self.has_opened(), Ok(false)) => Error::NotReady(
+                "this node has not been taken into the group of the strong tables yet; try again, or ask another node".into(),
+            ),
             None => Error::NotReady(
                 "the log of the strong tables failed on this node and is being opened; try again".into(),
             ),
@@ -295,6 +326,7 @@ impl Inner {
     async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
+            (_, Call::Tables) => CallAnswer::Tables(self.catalogue(from)?),
             (_, Call::Await(table)) => {
                 self.await_table(&table).await;
                 CallAnswer::Noted

@@ -242,8 +242,8 @@ impl Member {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
             Call::Group => CallAnswer::Group(Some((self.group, self.has_started().await))),
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
-            // The group serves it.
-            Call::Await(_) => CallAnswer::Noted,
+            // The group serves them.
+            Call::Await(_) | Call::Tables => CallAnswer::Noted,
             Call::Leaving => {
                 self.note_leaving(from);
                 CallAnswer::Noted

@@ -5,6 +5,7 @@
 //! read    -> group -> read index of the leader -> wait until applied -> store
 //! ```
 //! - [`group`] is what the node calls: it finds the leader.
+//! - `catalogue` knows which tables are strong, before this node takes part too.
 //! - `start` starts it, once a majority has claimed it. `upkeep` does what is due now and then.
 //! - [`member`] is this node in the group: openraft with its log, network and state machine.
 //! - `proposer` decides what requests come to, on the leader only. `expiry` has it delete what has expired.
@@ -17,6 +18,7 @@
 //! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types.
 
+mod catalogue;
 mod expiry;
 pub mod group;
 pub mod log;

@@ -6,7 +6,10 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::types::{Group, Node, Vote};
+use super::{
+    catalogue::Catalogue,
+    types::{Group, Node, Vote},
+};
 use crate::{
     core::{
         clock::NodeId,
@@ -90,6 +93,8 @@ pub enum Call {
     Retire,
     /// Answer when you know that this table is strong.
     Await(TableName),
+    /// The tables that you know to be strong.
+    Tables,
 }
 
 /// The answer to a call.
@@ -113,6 +118,8 @@ pub enum CallAnswer {
     NotStarted(Refusal),
     /// The node does not lead, and had nothing done. Who does, as far as it knows.
     NotLeader(Option<NodeId>),
+    /// To `Tables`.
+    Tables(Catalogue),
 }
 
 /// The bytes of a body.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{
+    catalogue::make_strong,
     rpc::{Consensus, ConsensusAnswer, Name},
     state_machine::StateMachine,
 };
@@ -124,9 +125,9 @@ fn answer(replica: &Rows<'_>, message: &Message) -> Result<Answer> {
 /// The receiver's side: makes the tables.
 ///
 /// # Errors
-/// Those of the storage; `WrongMode` if a table has eventual rows here.
+/// Those of the storage.
 pub fn make_tables(store: &Store, tables: &[TableName]) -> Result<()> {
-    tables.iter().try_for_each(|table| store.make_strong(table))
+    tables.iter().try_for_each(|table| make_strong(store, table))
 }
 
 /// The receiver's side of a step of the comparison.

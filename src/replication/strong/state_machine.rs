@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::{
+    catalogue::make_strong,
     log::LogReader,
     types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
 };
@@ -253,23 +254,9 @@ impl Inner {
 
     fn try_effect(&self, effect: &Effect) -> Result<()> {
         match effect {
-            Effect::Create(table) => self.make_strong(table),
+            Effect::Create(table) => make_strong(&self.store, table),
             Effect::Merge(table, row) => self.merge(table, row.clone()),
             Effect::Sweep(at_ms) => self.store.sweep_strong(*at_ms),
-        }
-    }
-
-    /// Makes a table strong. Rows that this node has taken into an eventual table of that name, cut off from the majority,
-    /// move to another table: they were acknowledged, and the strong table cannot have them.
-    fn make_strong(&self, table: &TableName) -> Result<()> {
-        loop {
-            match self.store.make_strong(table) {
-                Err(Error::WrongMode(_)) => {
-                    let (aside, rows) = self.store.set_eventual_rows_aside(table)?;
-                    warn!(%table, %aside, rows, "a strong table was made while this node was cut off: its eventual rows moved to another table");
-                }
-                made => return made,
-            }
         }
     }
 

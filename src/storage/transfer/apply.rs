@@ -46,6 +46,10 @@ impl Store {
                     table = Some(self.table_of_peer(name)?);
                 }
                 let Some(found) = &table else { break Err(Removed) };
+                // It became strong just now, and its rows come through its log.
+                if found.is_strong() {
+                    return Ok(accepted);
+                }
                 match found.merge_unless(&key, register.clone(), refuse) {
                     Err(_) if found.is_removed() => table = self.table(name),
                     taken => break taken?,
