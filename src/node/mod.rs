@@ -14,6 +14,7 @@ mod batch;
 pub mod cluster;
 mod link;
 mod process;
+mod reads;
 mod removal;
 mod stats;
 pub mod strong;
@@ -240,24 +241,6 @@ impl Node {
         let imported = self.environment().run(move || node.merge_imports(rows, replicas)).await?;
         self.store.acknowledge(incarnation).await?;
         Ok(imported.and(from_strong))
-    }
-
-    /// A page of live keys, at most `rows_max`. May read the disk.
-    pub async fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
-        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        self.environment().run(move || store.keys(&table, &range, rows_max)).await
-    }
-
-    /// A page of live rows, at most `rows_max` and about 256 KiB.
-    pub async fn rows(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Row>> {
-        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        self.environment().run(move || store.rows(&table, &range, rows_max)).await
-    }
-
-    /// The number of live keys in a range.
-    pub async fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
-        let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-        self.environment().run(move || store.count(&table, &range)).await
     }
 
     /// Follows topics. Writes acknowledged before are not reported as changes.

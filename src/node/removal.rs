@@ -45,13 +45,13 @@ impl Removal {
             node.before_read(&self.table, Consistency::Linearizable).await?;
             // Fix the end at the start, or a writer of ever higher keys could keep the removal from ending.
             let from_above = Range { reverse: true, ..self.range.clone() };
-            let last = node.keys(&self.table, &from_above, 1).await?.rows.pop();
+            let last = node.keys(&self.table, &from_above, 1, Consistency::Linearizable).await?.rows.pop();
             let Some(last) = last else { return Ok(None) };
             // The smallest text above a key is the key followed by a zero.
             self.range.end = Some(format!("{}\0", last.as_str()));
         }
         loop {
-            let page = node.keys(&self.table, &self.range, PAGE_KEYS).await?;
+            let page = node.keys(&self.table, &self.range, PAGE_KEYS, Consistency::Linearizable).await?;
             let Some(last) = page.rows.last() else { return Ok(None) };
             self.range.after = Some(last.clone());
             let writes = page.rows.into_iter().map(|key| Write {

@@ -184,9 +184,9 @@ fn a_large_batch_is_one_step_too() {
     }
 }
 
-/// What is written in one step is seen in one step, by one request that reads both keys.
+/// What is written in one step is seen in one step, by one request that reads both keys. A node merges the rows of an entry
+/// one by one, and a multi-get and a listing saw the first ones new and the last ones old.
 #[test]
-#[ignore = "a node merges the rows of an entry one by one, and reads of several keys do not wait until all are"]
 fn no_read_sees_half_of_a_batch() {
     const BATCHES: u64 = 40;
     const ROWS: usize = 300;
@@ -207,7 +207,11 @@ fn no_read_sees_half_of_a_batch() {
                 connection.send(&batch(value)).expect(200);
                 continue;
             }
-            let both = connection.send(&Request::new("POST", &table.path("keys")).body(r#"["a","b"]"#));
+            let both = match client % 2 {
+                0 => Request::new("POST", &table.path("keys")).body(r#"["a","b"]"#),
+                _ => Request::new("GET", &table.path("store")),
+            };
+            let both = connection.send(&both);
             let both = both.expect(200).json();
             let of = |key: &str| both[key].as_u64().expect("a number");
             assert!(of("a") >= seen && of("b") >= seen, "{both} after {seen}");

@@ -25,7 +25,7 @@ use crate::{
             chunks::{self, Chunk, Chunks},
         },
     },
-    node::{Node, Range, Row},
+    node::{Node, Range, Row, strong::Consistency},
 };
 
 /// Rows read from the storage at a time.
@@ -62,6 +62,7 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         remaining,
         range,
         values,
+        consistency,
         tables,
         writer: None,
         incomplete: None,
@@ -78,6 +79,7 @@ struct Export {
     /// The range of each table to export.
     range: Range,
     values: bool,
+    consistency: Consistency,
     /// The current table and those after it.
     tables: VecDeque<TableName>,
     /// What remains of the current table.
@@ -99,7 +101,7 @@ impl Chunks for Export {
         let mut bytes = if self.writer.is_none() { FIRST_LINE.to_vec() } else { Vec::new() };
         let writer = self.writer.get_or_insert_with(ExportWriter::begin);
         if let Some(table) = self.tables.front() {
-            let page = self.node.rows(table, &self.remaining, PAGE_ROWS).await?;
+            let page = self.node.rows(table, &self.remaining, PAGE_ROWS, self.consistency).await?;
             if page.incomplete {
                 self.incomplete.get_or_insert_with(|| table.clone());
             }

@@ -21,7 +21,7 @@ use crate::{
             chunks::{self, Chunk, Chunks},
         },
     },
-    node::{Entry, Node, Page, Range, Row},
+    node::{Entry, Node, Page, Range, Row, strong::Consistency},
 };
 
 /// Largest `limit`.
@@ -63,7 +63,7 @@ async fn answer_keys(node: Arc<Node>, call: Call, table: TableName) -> Result<Re
         // `GET /{table}/keys`
         Method::GET | Method::HEAD => {
             let consistency = consistency::before_read(&node, &call, &table).await?;
-            let listed = Listing::of(node, &call, table, Shape::Keys)?.answer(&call).await?;
+            let listed = Listing::of(node, &call, table, Shape::Keys, consistency)?.answer(&call).await?;
             Ok(response::with_consistency(listed, consistency))
         }
         // `POST /{table}/keys`
@@ -78,7 +78,7 @@ async fn answer_store(node: Arc<Node>, call: Call, table: TableName) -> Result<R
         Method::GET | Method::HEAD => {
             let shape = Shape::Store(Fields::of(call.query())?);
             let consistency = consistency::before_read(&node, &call, &table).await?;
-            let listed = Listing::of(node, &call, table, shape)?.answer(&call).await?;
+            let listed = Listing::of(node, &call, table, shape, consistency)?.answer(&call).await?;
             Ok(response::with_consistency(listed, consistency))
         }
         _ => response::other_method(&call),
@@ -91,7 +91,7 @@ async fn answer_count(node: Arc<Node>, call: Call, table: TableName) -> Result<R
         return response::other_method(&call);
     }
     let consistency = consistency::before_read(&node, &call, &table).await?;
-    let counted = node.count(&table, &range(call.query())?).await?;
+    let counted = node.count(&table, &range(call.query())?, consistency).await?;
     if counted.incomplete {
         let error = unreadable(&table);
         let mut problem = response::problem_object(&error, call.request_id.to_str().unwrap_or_default());
@@ -172,6 +172,7 @@ struct Listing {
     range: Range,
     limit: Option<usize>,
     shape: Shape,
+    consistency: Consistency,
     begun: bool,
     /// Whether some keys could not be read.
     incomplete: bool,
@@ -182,7 +183,13 @@ struct Listing {
 }
 
 impl Listing {
-    fn of(node: Arc<Node>, call: &Call, table: TableName, shape: Shape) -> Result<Self> {
+    fn of(
+        node: Arc<Node>,
+        call: &Call,
+        table: TableName,
+        shape: Shape,
+        consistency: Consistency,
+    ) -> Result<Self> {
         let query = call.query();
         let range = Range {
             after: query.get("cursor")?.map(|cursor| parse_cursor(&cursor)).transpose()?,
@@ -196,6 +203,7 @@ impl Listing {
             range,
             limit,
             shape,
+            consistency,
             begun: false,
             incomplete: false,
             marked_incomplete: false,
@@ -264,14 +272,14 @@ impl Listing {
     async fn append_rows(&mut self, body: &mut Vec<u8>, rows_max: usize) -> Result<(usize, bool)> {
         match self.shape {
             Shape::Keys => {
-                let page = self.node.keys(&self.table, &self.range, rows_max).await?;
+                let page = self.node.keys(&self.table, &self.range, rows_max, self.consistency).await?;
                 for key in &page.rows {
                     self.append_key(body, key);
                 }
                 Ok(self.advance(page, |key| key))
             }
             Shape::Store(fields) => {
-                let page = self.node.rows(&self.table, &self.range, rows_max).await?;
+                let page = self.node.rows(&self.table, &self.range, rows_max, self.consistency).await?;
                 for row in &page.rows {
                     self.append_key(body, &row.key);
                     body.push(b':');

@@ -17,11 +17,8 @@ use crate::{
             chunks::{self, Chunk, Chunks},
         },
     },
-    node::Node,
+    node::{Node, strong::Consistency},
 };
-
-/// How many bytes of a response to produce at a time.
-const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The body of a multi-get, if it is an object.
 #[derive(Deserialize)]
@@ -47,6 +44,7 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
         table,
         keys,
         fields,
+        consistency,
         has_rows: false,
         opened: false,
         incomplete: false,
@@ -82,8 +80,10 @@ fn keys(body: &[u8], keys_max: usize) -> Result<Vec<Key>> {
 struct MultiGet {
     node: Arc<Node>,
     table: TableName,
+    /// What remains.
     keys: std::vec::IntoIter<Key>,
     fields: Fields,
+    consistency: Consistency,
     has_rows: bool,
     opened: bool,
     /// Whether one of the keys could not be read.
@@ -97,20 +97,11 @@ impl Chunks for MultiGet {
             return Err(listing::unreadable(&self.table));
         }
         let mut bytes = if std::mem::replace(&mut self.opened, true) { Vec::new() } else { vec![b'{'] };
-        while bytes.len() < CHUNK_BYTES {
-            let Some(key) = self.keys.next() else {
-                self.ended = true;
-                if !self.incomplete {
-                    bytes.push(b'}');
-                }
-                return Ok(Chunk { bytes, last: !self.incomplete });
-            };
-            let entry = match self.node.get(&self.table, &key) {
-                Err(Error::Corrupt(_)) => {
-                    self.incomplete = true;
-                    continue;
-                }
-                entry => entry?,
+        let entries = self.node.get_many(&self.table, self.keys.as_slice(), self.consistency).await?;
+        for (entry, key) in entries.into_iter().zip(self.keys.by_ref()) {
+            let Ok(entry) = entry else {
+                self.incomplete = true;
+                continue;
             };
             let Some(entry) = entry else { continue };
             if std::mem::replace(&mut self.has_rows, true) {
@@ -120,7 +111,11 @@ impl Chunks for MultiGet {
             bytes.push(b':');
             self.fields.append(&mut bytes, &entry);
         }
-        Ok(Chunk { bytes, last: false })
+        self.ended = self.keys.as_slice().is_empty();
+        if self.ended && !self.incomplete {
+            bytes.push(b'}');
+        }
+        Ok(Chunk { bytes, last: self.ended && !self.incomplete })
     }
 
     fn is_incomplete(&self) -> bool {

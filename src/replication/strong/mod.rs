@@ -11,7 +11,7 @@
 //! - `proposer` decides what requests come to, on the leader only. `expiry` has it delete what has expired.
 //! - [`log`] keeps the log and the vote in files of their own.
 //! - `state_machine` applies entries: it merges their registers into the store.
-//! - `reads` makes reads linearizable.
+//! - `reads` makes reads linearizable. `steps` lets a read of several keys see no entry by half.
 //! - `roster` keeps the members of the group those of the cluster.
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
 //! - `watch` logs who leads, and opens the log again after the disk failed.
@@ -31,6 +31,7 @@ pub mod rpc;
 mod snapshot;
 mod start;
 mod state_machine;
+mod steps;
 pub mod types;
 mod upkeep;
 pub mod view;

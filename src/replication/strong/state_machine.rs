@@ -6,6 +6,7 @@
 //! newer than its index; the log that follows changes nothing then.
 
 use std::{
+    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,6 +22,7 @@ use tracing::{error, warn};
 use super::{
     catalogue::make_strong,
     log::LogReader,
+    steps::Steps,
     types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
 };
 use crate::{
@@ -74,6 +76,7 @@ struct Inner {
     log: LogReader,
     /// Held while entries are applied.
     applying: tokio::sync::Mutex<()>,
+    steps: Steps,
 }
 
 impl StateMachine {
@@ -99,6 +102,7 @@ impl StateMachine {
             applied,
             log,
             applying: tokio::sync::Mutex::default(),
+            steps: Steps::default(),
         })))
     }
 
@@ -166,7 +170,20 @@ impl StateMachine {
     /// # Errors
     /// Those of the storage.
     pub fn merge_row(&self, table: &TableName, row: Row) -> Result<()> {
+        self.0.steps.disturb();
         self.0.merge(table, row)
+    }
+
+    /// The result of a read that sees no entry by half, of all that was applied. `None` if there was none for too long.
+    ///
+    /// # Errors
+    /// Those of the read.
+    pub async fn read_at_once<T, F>(&self, read: impl FnMut() -> F) -> Result<Option<T>>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let result = self.0.steps.read(read).await?;
+        Ok(result.filter(|_| self.is_intact()))
     }
 }
 
@@ -207,6 +224,9 @@ impl Inner {
             EntryPayload::Blank => Applied::Done,
             EntryPayload::Normal(Entry { term: evaluated_in, .. }) if evaluated_in != term => Applied::Void,
             EntryPayload::Normal(Entry { effects, .. }) => {
+                // It should not have to wait in the middle, where no read of several keys may begin.
+                self.until_storage_takes_writes(entry.log_id).await;
+                let _step = self.steps.begin().await;
                 for effect in effects {
                     self.take_effect(&effect, entry.log_id).await?;
                 }
@@ -221,6 +241,16 @@ impl Inner {
         state.applied = state.applied.max(Some(entry.log_id));
         drop(state);
         Ok(applied)
+    }
+
+    async fn until_storage_takes_writes(&self, at: LogId) {
+        let mut waits = false;
+        while let Some(why) = self.store.failure() {
+            if !std::mem::replace(&mut waits, true) {
+                warn!(index = at.index, why, "the storage takes no entries of strong tables: they wait");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     async fn take_effect(&self, effect: &Effect, at: LogId) -> std::result::Result<(), StorageError> {
