@@ -64,12 +64,13 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn head() -> impl Strategy<Value = Head> {
-    (timestamp(), any::<[u8; 8]>(), any::<bool>(), any::<Option<u64>>(), any::<bool>()).prop_map(
-        |(timestamp, fingerprint, live, expires_at_ms, quiet)| Head {
+    (timestamp(), any::<[u8; 8]>(), any::<bool>(), any::<Option<u64>>(), any::<[bool; 2]>()).prop_map(
+        |(timestamp, fingerprint, live, expires_at_ms, [quiet, expired])| Head {
             marker: Marker { timestamp, fingerprint: Fingerprint(fingerprint) },
             live,
             expires_at_ms,
             quiet,
+            expired,
         },
     )
 }

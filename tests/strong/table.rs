@@ -173,15 +173,24 @@ fn an_expired_value_is_gone_on_every_node_and_each_watcher_hears_of_it_once() {
     }
 }
 
-/// A watcher cannot tell yet whether a value expired: it ends by a delete through the log.
+/// A value ends by a delete through the log, and its event had the reason of a delete.
 #[test]
-#[ignore = "the event says \"delete\": the tombstone that the leader proposes does not say that the value expired"]
 fn the_event_of_an_expired_value_says_that_it_expired() {
     let table = strong();
-    let (mut watcher, _) = Events::open(table[2].address(), &table.path("subscribe/a"));
+    let watch =
+        |node: &crate::harness::Node| Events::open(node.address(), &table.path("subscribe?prefix=")).0;
+    let watchers: Vec<_> = table.nodes().map(watch).collect();
     table[1].put(&table.path("key/a?ttl=100ms"), r#"{"value":1}"#).expect(200);
-    let events = watcher.data_until(|event| event["event"] == "Deleted");
-    assert_eq!(events.last().map(|event| &event["reason"]), Some(&json!("expired")), "{events:?}");
+    table[0].put(&table.path("key/deleted?ttl=1h"), r#"{"value":1}"#).expect(200);
+    table[2].delete(&table.path("key/deleted")).expect(200);
+    for mut watcher in watchers {
+        let mut ends = std::iter::repeat_with(|| {
+            watcher.data_until(|event| event["event"] == "Deleted").pop().expect("it ends with one")
+        });
+        let ends = ends.by_ref().take(2).map(|end| (end["key"].to_string(), end["reason"].clone()));
+        let reasons: std::collections::BTreeMap<_, _> = ends.collect();
+        assert_eq!(json!(reasons), json!({ "\"a\"": "expired", "\"deleted\"": "delete" }));
+    }
 }
 
 /// A key that is written again before its time has come must not be taken by the deletion that was due.

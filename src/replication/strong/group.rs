@@ -16,7 +16,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, error};
+use tracing::error;
 
 use super::{
     catalogue::{self, Known},
@@ -31,7 +31,7 @@ use crate::{
         clock::NodeId,
         name::TableName,
         protocol::message::RequestKind,
-        strong::request::{Outcome, Refusal, Request},
+        strong::request::{Outcome, Request},
     },
     error::{Error, Result},
     replication::requests::{RequestError, RequestService},
@@ -40,7 +40,7 @@ use crate::{
 /// How long a request may take: an election and some more.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// The pause before a request is tried again where there is no leader.
-const RETRY: Duration = Duration::from_millis(20);
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// The group of this node, asleep or awake. Clones share it.
 #[derive(Clone)]
 pub struct Strong(pub(super) Arc<Inner>);
@@ -282,22 +282,6 @@ impl Inner {
         peers.iter().filter(|peer| !peer.member.state.is_forgotten()).count()
     }
 
-    /// Compares the rows of the strong tables with those of the other members, where both have applied the same.
-    pub(super) async fn verify(&self, member: &Member) -> Result<()> {
-        for node in self.linked().collect::<Vec<_>>() {
-            let Ok(CallAnswer::Digest(Some(theirs))) = self.call(node, Call::Digest, REQUEST_MAX).await
-            else {
-                continue;
-            };
-            let own = member.machine.digest().await?;
-            if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
-                member.note_digest(node, root == theirs.1);
-                debug!(%node, index, "compared the rows of the strong tables");
-            }
-        }
-        Ok(())
-    }
-
     pub(super) async fn call(
         &self,
         to: NodeId,
@@ -357,34 +341,6 @@ impl Inner {
             (None, Call::Propose(_) | Call::ReadIndex | Call::Retire) => CallAnswer::NotLeader(None),
         };
         Ok(rpc::encode(&answer))
-    }
-}
-
-/// Asks the leader, which may be this node, for the read index.
-pub(super) async fn ask(inner: Weak<Inner>) -> Result<u64> {
-    let until = Instant::now() + REQUEST_MAX;
-    loop {
-        let Some(inner) = inner.upgrade() else { return Err(Error::Draining) };
-        let Some((member, _)) = inner.member() else { return Err(Error::Draining) };
-        let leader = member.metrics().borrow().current_leader;
-        let left = until.saturating_duration_since(Instant::now());
-        let index = match leader {
-            Some(leader) if leader == inner.parts.store.node() => member.read_index().await,
-            Some(leader) => match inner.call(leader, Call::ReadIndex, left).await {
-                Ok(CallAnswer::Index(index)) => Some(index.map_err(|refusal: Refusal| refusal.into())),
-                Ok(_) | Err(_) => None,
-            },
-            None => None,
-        };
-        if let Some(index) = index {
-            inner.parts.counters.read_indexes.increment();
-            return index;
-        }
-        if Instant::now() + RETRY >= until {
-            return Err(Error::NoQuorum(no_quorum()));
-        }
-        drop((inner, member));
-        sleep(RETRY).await;
     }
 }
 

@@ -2,15 +2,22 @@
 //! (the *read index*, Ongaro's thesis, 6.4), and waits until it has. Readers that come while one question is on its way
 //! share the next.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Weak, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
-use super::state_machine::StateMachine;
-use crate::error::{Error, Result};
+use super::{
+    group::{Inner, REQUEST_MAX, RETRY, no_quorum},
+    rpc::{Call, CallAnswer},
+    state_machine::StateMachine,
+};
+use crate::{
+    core::strong::request::Refusal,
+    error::{Error, Result},
+};
 
 /// Readers that wait for the next question. More are refused.
 const WAITING_MAX: usize = 16_384;
@@ -64,5 +71,33 @@ impl Reads {
                     .into(),
             )),
         }
+    }
+}
+
+/// Asks the leader, which may be this node, for the read index.
+pub(super) async fn ask(inner: Weak<Inner>) -> Result<u64> {
+    let until = Instant::now() + REQUEST_MAX;
+    loop {
+        let Some(inner) = inner.upgrade() else { return Err(Error::Draining) };
+        let Some((member, _)) = inner.member() else { return Err(Error::Draining) };
+        let leader = member.metrics().borrow().current_leader;
+        let left = until.saturating_duration_since(Instant::now());
+        let index = match leader {
+            Some(leader) if leader == inner.parts.store.node() => member.read_index().await,
+            Some(leader) => match inner.call(leader, Call::ReadIndex, left).await {
+                Ok(CallAnswer::Index(index)) => Some(index.map_err(|refusal: Refusal| refusal.into())),
+                Ok(_) | Err(_) => None,
+            },
+            None => None,
+        };
+        if let Some(index) = index {
+            inner.parts.counters.read_indexes.increment();
+            return index;
+        }
+        if Instant::now() + RETRY >= until {
+            return Err(Error::NoQuorum(no_quorum()));
+        }
+        drop((inner, member));
+        sleep(RETRY).await;
     }
 }

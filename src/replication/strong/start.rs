@@ -21,10 +21,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{
-    group::{Inner, REQUEST_MAX, ask},
+    group::{Inner, REQUEST_MAX},
     member::Member,
     network::check_group,
-    reads::Reads,
+    reads::{Reads, ask},
     roster,
     rpc::{self, Call, CallAnswer, GroupId},
     upkeep::upkeep,

@@ -3,13 +3,15 @@
 use std::{sync::Weak, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     expiry,
-    group::Inner,
+    group::{Inner, REQUEST_MAX},
     member::{Member, Parts},
+    rpc::{Call, CallAnswer},
 };
+use crate::error::Result;
 
 /// How often what was applied is made durable and recorded.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
@@ -48,5 +50,23 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
         {
             warn!(%error, "expired values and tombstones of strong tables are not removed");
         }
+    }
+}
+
+impl Inner {
+    /// Compares the rows of the strong tables with those of the other members, where both have applied the same.
+    async fn verify(&self, member: &Member) -> Result<()> {
+        for node in self.linked().collect::<Vec<_>>() {
+            let Ok(CallAnswer::Digest(Some(theirs))) = self.call(node, Call::Digest, REQUEST_MAX).await
+            else {
+                continue;
+            };
+            let own = member.machine.digest().await?;
+            if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
+                member.note_digest(node, root == theirs.1);
+                debug!(%node, index, "compared the rows of the strong tables");
+            }
+        }
+        Ok(())
     }
 }

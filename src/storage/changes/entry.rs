@@ -142,7 +142,9 @@ impl LoggedChange {
             Ok(Some((_, Payload::Live { value, expires_at_ms }))) => {
                 Some(Effect::Updated { value, expires_at_ms })
             }
-            Ok(Some((_, Payload::Deleted))) => Some(Effect::Deleted(Gone::Deleted)),
+            Ok(Some((head, Payload::Deleted))) => {
+                Some(Effect::Deleted(if head.expired { Gone::Expired } else { Gone::Deleted }))
+            }
             Ok(None) => None,
             Err(error) => {
                 error!(%error, "a change could not be published");

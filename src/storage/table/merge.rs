@@ -252,14 +252,20 @@ impl Table {
                 (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
             }
         };
+        let old = stored.map(|bytes| self.decode(row, bytes));
         // Nobody needs to be told of the end of a value that nobody saw.
         let silent = (!live || expires_at_ms.is_some())
-            && match stored.map(|bytes| self.decode(row, bytes)) {
+            && match &old {
                 Some(Ok(record)) => !self.is_shown_to_subscribers(trees, row, &record.head)?,
                 Some(Err(_)) => false,
                 None => true,
             };
-        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && silent };
+        let old = old.and_then(std::result::Result::ok).map(|record| record.head);
+        let expired = !live && old.is_some_and(|old| self.ends_in_time(&old, register.timestamp()));
+        if expired {
+            self.context.counters.expired.increment();
+        }
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && silent, expired };
         let chunked = coded.len() > INLINE_BYTES_MAX;
         let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };
@@ -268,6 +274,12 @@ impl Table {
         }
         self.report_unreadable_on_error(self.insert_index_entries(trees, row, &head, silent))?;
         Ok(Staged { bytes: record::encode(row, &record), head })
+    }
+
+    /// Whether a tombstone of this instant ends a value because its time had come: values of strong tables end by a delete
+    /// through their log, and what the log carries does not say why. A client's delete in the same moment counts as well.
+    fn ends_in_time(&self, value: &Head, deleted: Timestamp) -> bool {
+        self.strong && value.live && value.expires_at_ms.is_some_and(|at_ms| at_ms <= deleted.unix_ms())
     }
 
     /// Updates counts and digests for a row that was set, and removes what only the old row needed.

@@ -210,7 +210,7 @@ mod tests {
 
         let timestamp = Timestamp { hlc: NOW_MS << 16, node: NodeId(1) };
         let marker = Marker { timestamp, fingerprint: Fingerprint([0; 8]) };
-        let head = Head { marker, live: true, quiet: false, expires_at_ms: None };
+        let head = Head { marker, live: true, quiet: false, expired: false, expires_at_ms: None };
         let change =
             |old, new| RowChange { table: &table, row: b"\0k", old, new, now_ms: NOW_MS, recents_max: 9 };
         digests.replace(&change(None, Some(&head)));

@@ -3,7 +3,7 @@
 //! ```text
 //! 0       format version, 1
 //! 1       type, 1: register
-//! 2       flags: live, expires, chunked, quiet
+//! 2       flags: live, expires, chunked, quiet, expired
 //! 3       codec of the payload (see `codec`)
 //! 4..8    crc32 over the row's key and all other bytes of the record
 //! 8..16   timestamp: hlc
@@ -30,7 +30,8 @@ const FLAG_LIVE: u8 = 1;
 const FLAG_EXPIRES: u8 = 1 << 1;
 const FLAG_CHUNKED: u8 = 1 << 2;
 const FLAG_QUIET: u8 = 1 << 3;
-const FLAGS_KNOWN: u8 = FLAG_LIVE | FLAG_EXPIRES | FLAG_CHUNKED | FLAG_QUIET;
+const FLAG_EXPIRED: u8 = 1 << 4;
+const FLAGS_KNOWN: u8 = FLAG_LIVE | FLAG_EXPIRES | FLAG_CHUNKED | FLAG_QUIET | FLAG_EXPIRED;
 
 /// Most bytes that `encode` adds to a payload.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + 8;
@@ -46,6 +47,8 @@ pub struct Head {
     pub expires_at_ms: Option<u64>,
     /// A tombstone that replaced nothing visible, so that nobody is told.
     pub quiet: bool,
+    /// A tombstone that ends a value of a strong table whose time had come, for those who are told.
+    pub expired: bool,
 }
 
 impl Head {
@@ -99,7 +102,8 @@ pub fn encode(key: &[u8], record: &Record<'_>) -> Vec<u8> {
         flag(head.live, FLAG_LIVE)
             | flag(head.expires_at_ms.is_some(), FLAG_EXPIRES)
             | flag(chunked, FLAG_CHUNKED)
-            | flag(head.quiet, FLAG_QUIET),
+            | flag(head.quiet, FLAG_QUIET)
+            | flag(head.expired, FLAG_EXPIRED),
         codec.0,
     ]);
     bytes.extend_from_slice(&[0; 4]);
@@ -157,6 +161,7 @@ pub fn decode<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Record<'a>, &'static st
         live: flags & FLAG_LIVE != 0,
         expires_at_ms,
         quiet: flags & FLAG_QUIET != 0,
+        expired: flags & FLAG_EXPIRED != 0,
     };
     Ok(Record { head, codec: Codec(bytes[3]), body })
 }
@@ -194,6 +199,7 @@ mod tests {
             live: true,
             expires_at_ms: Some(0x2122_2324_2526_2728),
             quiet: false,
+            expired: false,
         }
     }
 
@@ -206,6 +212,16 @@ mod tests {
             "01010300a596a12801020304050607081112131415161718\
              66696e676572707221222324252627283432"
         );
+    }
+
+    #[test]
+    fn each_flag_has_a_bit_of_its_own() {
+        let heads = [(true, false, false), (false, true, false), (false, false, true), (false, true, true)];
+        for (live, quiet, expired) in heads {
+            let head = Head { live, quiet, expired, expires_at_ms: None, ..head() };
+            let bytes = encode(b"key", &Record { head, codec: Codec::RAW, body: Body::Inline(b"") });
+            assert_eq!(decode(b"key", &bytes).map(|record| record.head), Ok(head));
+        }
     }
 
     #[test]
