@@ -1,6 +1,12 @@
 //! What the log of the Raft group carries.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +23,39 @@ pub struct Entry {
     pub term: u64,
     /// What it does, in order.
     pub effects: Vec<Effect>,
+    /// Tells the leader that proposed it whether it came to be. It stays on that node.
+    #[serde(skip)]
+    pub proposal: Proposal,
+}
+
+impl Entry {
+    /// An entry that was evaluated in a term.
+    pub fn new(term: u64, effects: Vec<Effect>) -> Self {
+        Self { term, effects, proposal: Proposal::default() }
+    }
+}
+
+/// Whether an entry went to the log of the leader that proposed it. One that did not is nowhere, and has no effect ever. One
+/// that did may be in other logs too, even if it is gone from this one. Clones share it; all are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Proposal(Arc<AtomicBool>);
+
+impl Proposal {
+    /// The entry goes to the log.
+    pub fn note_appended(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it went to the log, or may have gone.
+    pub fn was_appended(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl PartialEq for Proposal {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
 }
 
 /// One effect of an entry.

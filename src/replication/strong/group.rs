@@ -135,8 +135,9 @@ impl Strong {
     pub async fn submit(&self, request: Request) -> Result<Outcome> {
         self.0.known.wait().await;
         let until = Instant::now() + REQUEST_MAX;
-        let (member, _) = self.0.until_member(until).await?;
         loop {
+            // Another one, if the log was opened again meanwhile.
+            let (member, _) = self.0.until_member(until).await?;
             let left = until.saturating_duration_since(Instant::now());
             let leader = member.metrics().borrow().current_leader;
             match leader {
@@ -149,6 +150,7 @@ impl Strong {
                 }
                 Some(leader) => match self.0.call(leader, Call::Propose(request.clone()), left).await {
                     Ok(CallAnswer::Proposed(outcome)) => return outcome.map_err(Error::from),
+                    Ok(CallAnswer::OtherGroup(refusal)) => return Err(refusal.into()),
                     Err(error) if error.is_outcome_unknown() => return Err(unknown(&error.to_string())),
                     Ok(_) | Err(_) => {}
                 },
@@ -202,8 +204,10 @@ impl Strong {
                 Some(leader) if leader == own => return member.retire(own).await,
                 Some(leader) => {
                     let answer = self.0.call(leader, Call::Retire, REQUEST_MAX).await;
-                    if let Ok(CallAnswer::Retired(retired)) = answer {
-                        return retired.map_err(Error::from);
+                    match answer {
+                        Ok(CallAnswer::Retired(retired)) => return retired.map_err(Error::from),
+                        Ok(CallAnswer::OtherGroup(refusal)) => return Err(refusal.into()),
+                        Ok(_) | Err(_) => {}
                     }
                 }
                 None => {}
@@ -332,7 +336,7 @@ impl Inner {
                 CallAnswer::Noted
             }
             (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
-            (Some((member, _)), call) => member.call(from, call).await,
+            (Some((member, _)), call) => member.call(from, group, call).await,
             (None, Call::Digest) => CallAnswer::Digest(None),
             (None, Call::Leaving) => CallAnswer::Noted,
             (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
@@ -366,3 +370,6 @@ impl RequestService for Service {
         .boxed()
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

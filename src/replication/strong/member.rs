@@ -16,7 +16,7 @@ use tracing::error;
 
 use super::{
     log::RaftLog,
-    network::Network,
+    network::{Network, check_group},
     proposer::{Proposed, Proposer},
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
     snapshot,
@@ -235,8 +235,15 @@ impl Member {
         environment.run(move || run(&store, &machine)).await
     }
 
-    /// Serves a call of another node.
-    pub async fn call(&self, from: NodeId, call: Call) -> CallAnswer {
+    /// Serves a call of another node, which takes part in a group or asks for one.
+    pub async fn call(&self, from: NodeId, group: GroupId, call: Call) -> CallAnswer {
+        let is_of_members = match call {
+            Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::Digest => true,
+            Call::Claim | Call::Start | Call::Group | Call::Leaving | Call::Await(_) | Call::Tables => false,
+        };
+        if is_of_members && let Err(error) = check_group(self.group, group) {
+            return CallAnswer::OtherGroup(error.into());
+        }
         let not_leader = || CallAnswer::NotLeader(self.raft.metrics().borrow().current_leader);
         match call {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),

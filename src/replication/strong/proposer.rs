@@ -21,7 +21,7 @@ use crate::{
         name::{Key, TableName},
         register::Register,
         strong::{
-            entry::{Applied, Effect, Entry, Name},
+            entry::{Applied, Effect, Entry, Name, Proposal},
             evaluate::{Evaluation, View, evaluate},
             request::{Outcome, Refusal, Request},
         },
@@ -136,20 +136,21 @@ impl Task {
             }
             let (effects, answers) = self.evaluate(term, first, &mut jobs);
             let registers: Vec<_> = effects.iter().filter_map(written).collect();
-            let entry = Entry { term, effects };
+            let entry = Entry::new(term, effects);
+            let proposal = entry.proposal.clone();
             match self.raft.client_write_ff(entry).await {
                 Ok(committed) => {
                     let overlay = self.overlay.clone();
                     tokio::spawn(async move {
                         let applied = committed.await.ok().and_then(std::result::Result::ok);
                         overlay.lock().unwrap_or_else(PoisonError::into_inner).settle(term, &registers);
-                        answer(answers, applied.map(|applied| applied.data));
+                        answer(answers, Fate::of(applied.map(|applied| applied.data), &proposal));
                         drop(permit);
                     });
                 }
                 Err(error) => {
                     debug!(%error, "an entry of the strong tables was not proposed");
-                    answer(answers, None);
+                    answer(answers, Fate::of(None, &proposal));
                 }
             }
         }
@@ -201,14 +202,38 @@ impl Task {
     }
 }
 
-/// Answers the requests of an entry, given what applying it gave. `None`: nobody knows whether it will be.
-fn answer(answers: Answers, applied: Option<Applied>) {
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is applied.
+    Done,
+    /// It has no effect, and never will: it is void, or never went to this node's log. openraft refuses an entry that comes
+    /// when the node leads no more, with the same error as one that a new leader has removed from the log.
+    Nothing,
+    /// It went to this node's log. It may be in those of others, and may yet be committed.
+    Unknown,
+}
+
+impl Fate {
+    /// Of an entry that was applied, or is known no more to openraft.
+    fn of(applied: Option<Applied>, proposal: &Proposal) -> Self {
+        match applied {
+            Some(Applied::Done) => Self::Done,
+            Some(Applied::Void) => Self::Nothing,
+            None if !proposal.was_appended() => Self::Nothing,
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// Answers the requests of an entry.
+fn answer(answers: Answers, fate: Fate) {
     for (answer, outcome) in answers {
         // Whoever no longer waits needs no answer.
-        let _ = answer.send(match applied {
-            Some(Applied::Done) => Proposed::Decided(outcome),
-            Some(Applied::Void) => Proposed::NotLeader,
-            None => Proposed::Decided(Err(lost())),
+        let _ = answer.send(match fate {
+            Fate::Done => Proposed::Decided(outcome),
+            Fate::Nothing => Proposed::NotLeader,
+            Fate::Unknown => Proposed::Decided(Err(lost())),
         });
     }
 }
@@ -280,5 +305,48 @@ impl View for Overlaid<'_> {
         }
         let unreadable = || Error::Corrupt(format!("the row of key {:?} in table {table}", key.as_str()));
         row.map(|row| row.into_register().map(|(_, register)| register).ok_or_else(unreadable)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::strong::{group::tests::Alone, member::Member, rpc::GroupId};
+
+    /// An entry that openraft refused, because the node led no more when it came, was taken for one that may yet be
+    /// committed: the client got 504 `outcome-unknown` though nothing was done. Now it goes to the next leader.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_entry_that_never_went_to_the_log_has_no_effect_for_certain() {
+        let node = Alone::start().await;
+        let directory = node.directory.path().join("follower");
+        let follower = Member::open(GroupId(1), &directory, node.parts.clone()).await.expect("opens");
+        let entry = Entry::new(1, Vec::new());
+        let proposal = entry.proposal.clone();
+        let committed = follower.raft.client_write_ff(entry).await.expect("openraft runs");
+        let refused = committed.await.expect("it answers").expect_err("nobody leads");
+        assert!(refused.to_string().contains("forward"), "{refused}");
+        assert_eq!(Fate::of(None, &proposal), Fate::Nothing);
+        follower.stop().await;
+        node.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_an_entry_that_went_to_the_log_nobody_knows_unless_it_is_applied() {
+        let node = Alone::start().await;
+        let table = TableName::parse("stock").expect("a name");
+        assert_eq!(node.strong.create(table).await, Ok(true));
+        let leader = node.strong.member().expect("it is a member");
+        let term = leader.metrics().borrow().current_term;
+        for (term, fate) in [(term, Fate::Done), (term + 1, Fate::Nothing)] {
+            let entry = Entry::new(term, Vec::new());
+            let proposal = entry.proposal.clone();
+            let committed = leader.raft.client_write_ff(entry).await.expect("openraft runs");
+            let applied = committed.await.expect("it answers").expect("it leads").data;
+            assert_eq!(Fate::of(Some(applied), &proposal), fate);
+            // As if a new leader had removed it from the log: others may have it.
+            assert_eq!(Fate::of(None, &proposal), Fate::Unknown);
+        }
+        drop(leader);
+        node.stop().await;
     }
 }

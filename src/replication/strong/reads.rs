@@ -85,6 +85,7 @@ pub(super) async fn ask(inner: Weak<Inner>) -> Result<u64> {
         let index = match leader {
             Some(leader) if leader == inner.parts.store.node() => member.read_index().await,
             Some(leader) => match inner.call(leader, Call::ReadIndex, left).await {
+                Ok(CallAnswer::OtherGroup(refusal)) => Some(Err(refusal.into())),
                 Ok(CallAnswer::Index(index)) => Some(index.map_err(|refusal: Refusal| refusal.into())),
                 Ok(_) | Err(_) => None,
             },

@@ -120,6 +120,8 @@ pub enum CallAnswer {
     NotLeader(Option<NodeId>),
     /// To `Tables`.
     Tables(Catalogue),
+    /// The node belongs to another group, and had nothing done.
+    OtherGroup(Refusal),
 }
 
 /// The bytes of a body.

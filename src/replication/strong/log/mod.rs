@@ -266,7 +266,12 @@ impl RaftLogStorage<Group> for RaftLog {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().collect();
+        let entries: Vec<_> = entries.into_iter().collect();
+        for entry in &entries {
+            if let openraft::EntryPayload::Normal(entry) = &entry.payload {
+                entry.proposal.note_appended();
+            }
+        }
         let flushed = Box::new(|result: io::Result<()>| callback.log_io_completed(result));
         self.submit(entries, flushed).await.map_err(|e| writing(&e))
     }

@@ -74,7 +74,7 @@ fn writing(term: u64, index: u64, operations: usize, bytes: usize) -> LogEntry {
     };
     let effects =
         (0..operations).map(|n| Effect::Merge(table.clone(), Row::new(key(n), register()))).collect();
-    LogEntry { log_id: id(term, index), payload: EntryPayload::Normal(Entry { term, effects }) }
+    LogEntry { log_id: id(term, index), payload: EntryPayload::Normal(Entry::new(term, effects)) }
 }
 
 struct Fixture {
