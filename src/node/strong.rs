@@ -53,8 +53,13 @@ impl Node {
         self.store.is_strong(table)
     }
 
+    /// Whether a table is strong, or may turn out to be.
+    pub fn may_be_strong(&self, table: &TableName) -> bool {
+        self.is_strong(table) || !self.strong.knows_tables() && !self.store.has_table(table)
+    }
+
     /// Whether a table is strong. If the node does not have it and may not know yet, waits a moment until it does.
-    pub(super) async fn turns_out_strong(&self, table: &TableName) -> bool {
+    pub async fn turns_out_strong(&self, table: &TableName) -> bool {
         if !self.is_strong(table) && !self.store.has_table(table) {
             self.strong.until_tables_are_known().await;
         }

@@ -90,9 +90,9 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     if call.method != Method::POST {
         return response::other_method(&call);
     }
-    consistency::check_write_concern(&node, &call, &table)?;
+    consistency::check_write_concern(&node, &call, &table).await?;
     // Writes of a strong table that come together are one step.
-    let atomic = call.query().flag("atomic")? || node.is_strong(&table);
+    let atomic = call.query().flag("atomic")? || node.turns_out_strong(&table).await;
     let concern = condition::write_concern(&call)?;
     let expiry = expiry::of_query(call.query(), node.now_ms())?;
     let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;

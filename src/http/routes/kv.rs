@@ -53,7 +53,7 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 
 async fn answer(node: Arc<Node>, call: Call, address: Address) -> Result<Response> {
     match call.method {
-        Method::GET | Method::HEAD if call.uri.query().is_some() || node.is_strong(&address.table) => {
+        Method::GET | Method::HEAD if call.uri.query().is_some() || node.may_be_strong(&address.table) => {
             Box::pin(fresh_read(&node, &call, &address)).await
         }
         Method::GET | Method::HEAD => read(&node, &call, &address),
@@ -174,7 +174,7 @@ async fn delete(node: &Node, call: &Call, address: Address) -> Result<Response> 
 }
 
 async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Result<Response> {
-    consistency::check_write_concern(node, call, &address.table)?;
+    consistency::check_write_concern(node, call, &address.table).await?;
     let concern = condition::write_concern(call)?;
     let condition = condition::of_write(&call.headers)?;
     let deletes = matches!(action, Action::Delete { .. });

@@ -37,7 +37,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     }
     let (prefix, confirm) = (call.query().get("prefix")?, call.query().get("confirm")?);
     let prefix = prefix_of(&table, prefix.as_deref(), confirm.as_deref())?;
-    consistency::check_write_concern(&node, &call, &table)?;
+    consistency::check_write_concern(&node, &call, &table).await?;
     let concern = condition::write_concern(&call)?;
     let mut removal = node.begin_removal(table, prefix);
     match run(&node, &mut removal, concern).await {

@@ -50,6 +50,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The pause before a node is asked again that is about to know more, or was too busy.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// The note that this node has learned of strong tables from others, maybe before it takes part in the group.
+const NOTE: &str = "strong/learned";
+
 /// How much stands behind an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Knowledge {
@@ -188,7 +191,7 @@ impl Inner {
     }
 
     /// Makes the tables of another node's answer strong here, durably.
-    async fn learn(&self, from: NodeId, catalogue: Catalogue) -> Result<()> {
+    pub(super) async fn learn(&self, from: NodeId, catalogue: Catalogue) -> Result<()> {
         let store = &self.parts.store;
         if let (Some(own), Some(theirs)) = (self.claimed()?, catalogue.group)
             && own != theirs
@@ -202,10 +205,16 @@ impl Inner {
             return Ok(());
         }
         let incarnation = store.incarnation();
+        store.set_note(NOTE, &[])?;
         let made = store.clone();
         let environment = store.environment().clone();
         environment.run(move || new.iter().try_for_each(|table| make_strong(&made, table))).await?;
         store.acknowledge(incarnation).await
+    }
+
+    /// Whether this node has learned of strong tables from others: so it may have some and no log of the group yet.
+    pub(super) fn has_learned(&self) -> Result<bool> {
+        Ok(self.parts.store.note(NOTE)?.is_some())
     }
 
     /// Asks a node until it has said all it can, or its link has ended.

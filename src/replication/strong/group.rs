@@ -105,6 +105,11 @@ impl Strong {
         self.0.member().map(|(member, _)| member)
     }
 
+    /// Whether this node knows which tables are strong, or has nobody to ask.
+    pub fn knows_tables(&self) -> bool {
+        self.0.known.is_known()
+    }
+
     /// Returns when this node knows which tables are strong, or has nobody to ask; soon after its start in any case.
     pub async fn until_tables_are_known(&self) {
         self.0.known.wait().await;
@@ -265,7 +270,7 @@ impl Inner {
         }
         match self.damaged.get() {
             Some(why) => Error::NotReady(format!("this node serves no strong tables; ask another: {why}")),
-            None if matches!(self.has_opened(), Ok(false)) => Error::NotReady(
+            None if matches!((self.has_opened(), self.has_learned()), (Ok(false), Ok(true))) => Error::NotReady(
                 "this node has not been taken into the group of the strong tables yet; try again, or ask another node".into(),
             ),
             None => Error::NotReady(

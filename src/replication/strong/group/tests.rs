@@ -2,7 +2,10 @@
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    super::catalogue::{Catalogue, Knowledge},
+    *,
+};
 use crate::{
     core::write::{Action, Condition, Write},
     core::{
@@ -16,6 +19,21 @@ use crate::{
         environment::wall_clock::system_ms,
     },
 };
+
+fn replication(store: &Store, timestamps: &Arc<Timestamps>) -> Replication {
+    let options = replication::Options {
+        join: Vec::new(),
+        advertise: None,
+        listen: ([127, 0, 0, 1], 1).into(),
+        secrets: link::secret::Secrets::new(["sixteen letters!"]).expect("long enough"),
+        tombstone_grace_ms: 1,
+        forget_after_ms: 1,
+        round_ms: 1_000,
+        clock_drift_max_ms: 500,
+        network: Arc::new(link::connect::SystemNetwork),
+    };
+    Replication::start(options, store.clone(), timestamps.clone()).expect("replication starts")
+}
 
 /// A node on its own, without clients.
 pub struct Alone {
@@ -42,19 +60,7 @@ impl Alone {
         };
         let store = Store::open(storage).expect("the store opens");
         let timestamps = Arc::new(Timestamps::new(store.clone(), 500));
-        let options = replication::Options {
-            join: Vec::new(),
-            advertise: None,
-            listen: ([127, 0, 0, 1], 1).into(),
-            secrets: link::secret::Secrets::new(["sixteen letters!"]).expect("long enough"),
-            tombstone_grace_ms: 1,
-            forget_after_ms: 1,
-            round_ms: 1_000,
-            clock_drift_max_ms: 500,
-            network: Arc::new(link::connect::SystemNetwork),
-        };
-        let replication =
-            Replication::start(options, store.clone(), timestamps.clone()).expect("replication starts");
+        let replication = replication(&store, &timestamps);
         let parts = Parts { replication, store, timestamps, value_bytes_max: 1024, counters: Arc::default() };
         let strong =
             Strong::start(parts.clone(), directory.path().join("raft")).await.expect("the group starts");
@@ -113,5 +119,24 @@ async fn what_a_member_of_another_group_asks_is_refused() {
     // Whoever takes part in no group yet may ask which one there is.
     let found = call(&node, GroupId(0), Call::Group).await;
     assert!(matches!(found, CallAnswer::Group(Some((group, true))) if group == own), "{found:?}");
+    node.stop().await;
+}
+
+/// A node that has learned which tables are strong may stop before the leader has taken it into the group. It has no log
+/// then, which is no damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_knows_strong_tables_and_has_no_log_yet_is_taken_into_the_group() {
+    let node = Alone::start().await;
+    let catalogue = Catalogue { group: Some(GroupId(5)), tables: vec![name()], knowledge: Knowledge::Full };
+    node.strong.0.learn(NodeId(7), catalogue).await.expect("learns");
+    node.strong.stop().await;
+    let parts =
+        Parts { replication: replication(&node.parts.store, &node.parts.timestamps), ..node.parts.clone() };
+    let again = Strong::start(parts, node.directory.path().join("raft")).await.expect("starts again");
+    let refused = again.submit(put("a")).await;
+    assert!(matches!(&refused, Err(Error::NotReady(why)) if why.contains("not been taken")), "{refused:?}");
+    again.0.join(GroupId(5)).await.expect("is taken in");
+    assert_eq!(again.member().map(|member| member.group), Some(GroupId(5)));
+    again.stop().await;
     node.stop().await;
 }
