@@ -2,10 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::{
-    super::catalogue::{Catalogue, Knowledge},
-    *,
-};
+use super::*;
 use crate::{
     core::write::{Action, Condition, Write},
     core::{
@@ -13,7 +10,10 @@ use crate::{
         name::Key,
         strong::request::{Refusal, Transaction},
     },
-    replication::{self, Replication, link},
+    replication::{
+        self, Replication, link,
+        strong::catalogue::{Catalogue, Knowledge},
+    },
     storage::{
         self, Durability, Environment, Store, commit::timestamps::Timestamps,
         environment::wall_clock::system_ms,
