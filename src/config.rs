@@ -8,6 +8,7 @@ mod layers;
 pub mod memory;
 mod options;
 mod spec;
+mod strong_backend;
 pub mod types;
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
@@ -19,6 +20,7 @@ use self::types::{
 };
 use crate::{
     error::{Error, Result},
+    node::StrongBackend,
     replication::link::secret::{REMEDY, Secrets},
     storage::Durability,
 };
@@ -230,6 +232,12 @@ settings! {
     /// Until then the others keep all tombstones that it may have missed. Only a majority of the members forgets. A forgotten member that
     /// returns takes the cluster's data. Set it above the longest outage that you expect. `DynaRust forget` forgets a member at once.
     forget_after: Duration = "72h", "1m" to "365d";
+
+    /// Who agrees on the order of writes to strong tables: raft, or an etcd.
+    ///
+    /// raft: the cluster's nodes among themselves. `etcd://HOST:PORT`, with more addresses after commas: an etcd that you run; it needs a
+    /// build with the feature etcd. All nodes of a cluster have the same, and it stays as it was when the first strong table was made.
+    strong_backend: StrongBackend = "raft";
 
     /// Time between two rounds in which members compare their data.
     ///

@@ -31,7 +31,8 @@
 //! - [`replication::requests`]: requests with responses over the same links, which pass by the rows.
 //! - [`replication::session`]: one peer's link at work: it drives the protocol of [`core::protocol`], paces what it sends, and syncs what
 //!   it receives.
-//! - [`replication::strong`]: strong tables: the Raft group (by openraft), its log, its leader's proposer, and linearizable reads.
+//! - [`replication::strong`]: strong tables: the Raft group (by openraft), its log, its leader's proposer, and linearizable reads; or an etcd
+//!   in the group's place (feature `etcd`).
 //! - `replication::supervisor` starts and ends links, and `replication::writes` records local writes for the peers.
 //!
 //! [`node`]: the API of the system as function calls, and the write path: condition, timestamp, merge, commit, replicas.

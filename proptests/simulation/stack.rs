@@ -131,6 +131,7 @@ impl Host {
             clock_drift_max_ms: 500,
             value_bytes_max: 1 << 20,
             replication,
+            strong_backend: node::StrongBackend::Raft,
         }
     }
 

@@ -124,6 +124,7 @@ mod tests {
             zombies_refused: 0,
             members: (0..=others).map(member).collect(),
             strong: None,
+            strong_etcd: None,
             strong_failure: None,
         };
         text(&config, listen.parse().expect("an address"), is_open, &cluster)

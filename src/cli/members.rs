@@ -49,6 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
             Exit::Success,
             to_text(&members, &keys)
                 + &group.as_ref().map(group_to_text).unwrap_or_default()
+                + &cluster.get("strong_etcd").map(etcd_to_text).unwrap_or_default()
                 + &failure_to_text(&cluster),
         ))
     })
@@ -116,6 +117,22 @@ fn group_to_text(group: &Value) -> String {
         ("voters", list("voters")),
         ("learners", list("learners")),
         ("log", format!("{log_index} entries, {} applied there", count("applied_index"))),
+    ];
+    let rows = rows.map(|(name, text)| vec![name.to_owned(), text]);
+    format!("\n{}", output::columns(&rows))
+}
+
+/// The etcd that keeps the strong tables, if one does.
+fn etcd_to_text(etcd: &Value) -> String {
+    let Some(endpoints) = etcd["endpoints"].as_array() else { return String::new() };
+    let endpoints: Vec<_> = endpoints.iter().filter_map(Value::as_str).collect();
+    let count = |name: &str| etcd[name].as_u64().unwrap_or_default();
+    let answers = if etcd["answers"] == true { "answers" } else { "does not answer" };
+    let (applied, known) = (count("applied_revision"), count("known_revision"));
+    let rows = [
+        ("STRONG TABLES", format!("etcd at {}, {answers}", endpoints.join(", "))),
+        ("keys", format!("{}*", etcd["prefix"].as_str().unwrap_or(UNKNOWN))),
+        ("revision", format!("{applied} applied there, {known} known")),
     ];
     let rows = rows.map(|(name, text)| vec![name.to_owned(), text]);
     format!("\n{}", output::columns(&rows))
@@ -293,5 +310,21 @@ mod tests {
         {
             assert_eq!(format_span(milliseconds), text);
         }
+    }
+    #[test]
+    fn an_etcd_shows_whether_it_answers_and_how_far_the_node_is() {
+        let etcd = json!({
+            "endpoints": ["10.0.0.1:2379", "10.0.0.2:2379"],
+            "prefix": "dynarust/0000000000000001/",
+            "answers": false,
+            "applied_revision": 7,
+            "known_revision": 9,
+        });
+        assert_eq!(
+            etcd_to_text(&etcd),
+            "\nSTRONG TABLES  etcd at 10.0.0.1:2379, 10.0.0.2:2379, does not answer\nkeys           \
+             dynarust/0000000000000001/*\nrevision       7 applied there, 9 known\n"
+        );
+        assert_eq!(etcd_to_text(&Value::Null), "");
     }
 }

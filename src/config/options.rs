@@ -36,6 +36,7 @@ impl Config {
             clock_drift_max_ms: milliseconds(self.max_clock_drift),
             value_bytes_max: self.max_value.0,
             replication: self.replication_options(listen, secrets),
+            strong_backend: self.strong_backend.clone(),
         }
     }
 

@@ -9,7 +9,7 @@ pub use crate::replication::{
     SyncStatus,
     link::clocks::ClockState,
     requests::{FiguresByKind, RequestFigures},
-    strong::view::{GroupMember, GroupView, ProposalResult},
+    strong::view::{EtcdView, GroupMember, GroupView, ProposalResult},
 };
 use crate::{
     core::{clock::NodeId, protocol::replica::Swept},
@@ -44,7 +44,9 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
     /// The group of the strong tables; `None` while it is asleep, and while this node takes no part in it.
     pub strong: Option<GroupView>,
-    /// Why this node takes no part in it and serves no strong tables.
+    /// The etcd that keeps the strong tables; `None` where the cluster's own group does.
+    pub strong_etcd: Option<EtcdView>,
+    /// Why this node serves no strong tables, although there are some.
     pub strong_failure: Option<String>,
 }
 
@@ -315,7 +317,8 @@ impl Node {
             swept: self.store.swept(),
             zombies_refused: self.store.counters().rows_refused.value(),
             members,
-            strong: self.strong.view(),
+            strong: self.strong.group(),
+            strong_etcd: self.strong.etcd(),
             strong_failure: self.strong.failure(),
         }
     }
@@ -390,6 +393,7 @@ mod tests {
                 .map(|&(node, address, state)| MemberView::new(NodeId(node), address.into(), state))
                 .collect(),
             strong: None,
+            strong_etcd: None,
             strong_failure: None,
         }
     }

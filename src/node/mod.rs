@@ -39,7 +39,7 @@ pub use self::{
     admin_token::{AdminToken, TOKEN_FILE},
     batch::Batch,
     cluster::{
-        ClockState, ClusterView, GroupMember, GroupView, MemberState, MemberView, ProposalResult,
+        ClockState, ClusterView, EtcdView, GroupMember, GroupView, MemberState, MemberView, ProposalResult,
         RequestFigures, SyncStatus,
     },
     link::{IncomingLink, LINK_PATH, other_protocol, subprotocol},
@@ -52,7 +52,7 @@ use self::{
     background::CloseOnDrop,
     write_tracker::{WritePermit, WriteTracker},
 };
-pub use crate::replication::link::address::network;
+pub use crate::replication::{link::address::network, strong::backend::Choice as StrongBackend};
 pub use crate::storage::{
     changes::{
         change::{Change, Cursor, Effect, Gone, Topic},
@@ -69,7 +69,10 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
-    replication::{self, Replication, strong::Strong},
+    replication::{
+        self, Replication,
+        strong::backend::{self, Backend},
+    },
     storage::{
         self, Environment, Store, WallClock,
         commit::{Incarnation, timestamps::Timestamps},
@@ -91,6 +94,8 @@ pub struct Options {
     pub value_bytes_max: u64,
     /// Settings of replication.
     pub replication: replication::Options,
+    /// Who agrees on the order of writes to strong tables.
+    pub strong_backend: StrongBackend,
 }
 
 /// The system's clock, unchecked, for commands that run briefly. A node uses the checked clock of `storage::environment::wall_clock`.
@@ -104,7 +109,7 @@ pub struct Node {
     store: Store,
     timestamps: Arc<Timestamps>,
     replication: Replication,
-    strong: Strong,
+    strong: Arc<dyn Backend>,
     admin_keys: AdminKeys,
     admin_token: AdminToken,
     write_tracker: WriteTracker,
@@ -139,7 +144,8 @@ impl Node {
         timestamps.wait_for_wall_clock().await;
         let replication = Replication::start(options.replication.clone(), store.clone(), timestamps.clone())?;
         let parts = strong::parts(&replication, &store, &timestamps, &options);
-        let strong = Strong::start(parts, options.storage.data.join(RAFT_LOG)).await?;
+        let log = options.storage.data.join(RAFT_LOG);
+        let strong = backend::start(parts, log, &options.strong_backend).await?;
         let mut admin_keys = AdminKeys::of(&options.replication.secrets);
         admin_keys.0.push(admin_token.key());
         let node = Arc::new(Self {

@@ -7,6 +7,7 @@ use super::{Counted, Entry, Node, Page, Range, Row, strong::Consistency};
 use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
+    replication::strong::backend::read_at_once,
 };
 
 /// Most bytes of values that are read at one instant, and a little more: a page of rows has as many.
@@ -115,7 +116,7 @@ impl Node {
         if !self.is_strong(table) || may_be_old && self.store.failure().is_some() {
             return read().await;
         }
-        match self.strong.read_at_once(&mut read).await? {
+        match read_at_once(&*self.strong, &mut read).await? {
             Some(result) => Ok(result),
             None if may_be_old => read().await,
             None => Err(Error::NotReady(

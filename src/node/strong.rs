@@ -1,5 +1,6 @@
-//! Strong tables: a table's mode is decided here and nowhere above. Writes of a strong table go through the log of the
-//! Raft group, and reads wait until this node has applied what was answered before.
+//! Strong tables: a table's mode is decided here and nowhere above. Writes of a strong table go through the backend that
+//! agrees on their order (`replication::strong::backend`), and reads wait until this node has applied what was answered
+//! before.
 
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use crate::{
     storage::{Store, commit::timestamps::Timestamps},
 };
 
-/// Rows of an import that become one request.
+/// Rows of an import that become one request, and about how many bytes of values: what every backend takes in one step.
 const IMPORT_ROWS: usize = 256;
+const IMPORT_BYTES: usize = 256 * 1024;
 /// Most operations of a transaction, and most comparisons.
 pub const OPERATIONS_MAX: usize = 128;
 
@@ -131,13 +133,16 @@ impl Node {
                 row.table
             )));
         }
+        let rows_max = IMPORT_ROWS.min(self.strong.writes_max());
         let mut imported = Imported::default();
         let mut rows = rows.into_iter().peekable();
         while let Some(table) = rows.peek().map(|row| row.table.clone()) {
-            let mut writes = Vec::new();
-            while writes.len() < IMPORT_ROWS
+            let (mut writes, mut bytes) = (Vec::new(), 0);
+            while writes.len() < rows_max
+                && bytes < IMPORT_BYTES
                 && let Some(row) = rows.next_if(|row| row.table == table)
             {
+                bytes += row.value.as_str().len();
                 let action = Action::Put { value: row.value, expiry: row.expires_at_ms.map(Expiry::At) };
                 writes.push(Write { key: row.key, action, condition: Condition::Always });
             }

@@ -49,7 +49,7 @@ pub fn bare_setup() -> Setup {
 
 /// A local address that no other test uses. It stays the node's over restarts: on Linux each node has a loopback address of its own, with a
 /// port outside the range for outgoing connections.
-fn free_address() -> String {
+pub fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let process = std::process::id();
     loop {
@@ -127,6 +127,11 @@ impl Cluster {
             Place::Running(node) => Some(node),
             Place::Stopped(_) | Place::Changing => None,
         })
+    }
+
+    /// Whether a member runs.
+    pub fn is_running(&self, member: usize) -> bool {
+        matches!(self.members[member], Place::Running(_))
     }
 
     /// The address of a member, running or not.

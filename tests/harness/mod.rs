@@ -5,6 +5,7 @@
 //! waited for and what the node logged. Only children started here are ever killed.
 
 pub mod cluster;
+pub mod etcd;
 pub mod http;
 pub mod network;
 mod running;
@@ -20,13 +21,14 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
+use etcd::Etcd;
 use http::{Connection, Request, Response};
 use network::Namespace;
 pub use running::Outcome;
@@ -54,6 +56,8 @@ pub struct Setup {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     namespace: Option<Namespace>,
+    /// It must not end before the node.
+    etcd: Option<Arc<Etcd>>,
 }
 
 impl Setup {
@@ -69,6 +73,7 @@ impl Setup {
             arguments: Vec::new(),
             environment: Vec::new(),
             namespace: None,
+            etcd: None,
         }
     }
 
@@ -99,6 +104,12 @@ impl Setup {
     pub fn inside(mut self, namespace: Namespace) -> Self {
         self.namespace = Some(namespace);
         self
+    }
+
+    /// An etcd keeps the strong tables.
+    pub fn etcd(mut self, etcd: &Arc<Etcd>) -> Self {
+        self.etcd = Some(etcd.clone());
+        self.environment("DYNARUST_STRONG_BACKEND", etcd.url())
     }
 
     /// Adds a flag with a value.

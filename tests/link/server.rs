@@ -70,6 +70,7 @@ impl Server {
             clock_drift_max_ms: 500,
             value_bytes_max: 1 << 20,
             replication,
+            strong_backend: node::StrongBackend::Raft,
         });
         let node = node.await.expect("a node");
         // Ends with the test's runtime.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    client::doors, leader, ledger::Ledger, make, wait_for, wait_until_same, wait_until_strong,
+    backend, client::doors, leader, ledger::Ledger, make, wait_for, wait_until_same, wait_until_strong,
     wait_until_whole,
 };
 use crate::harness::{DEADLINE, cluster::Cluster, http::Response, network::Network, wait_until};
@@ -12,9 +12,14 @@ const TABLE: &str = "stock";
 /// Longer than an answer may take.
 const CUT: Duration = Duration::from_millis(5_500);
 
+/// A network for this many nodes. None for an etcd, which is outside of it.
+fn network_of(members: usize) -> Option<Network> {
+    if backend::skips_raft() { None } else { Network::new(members) }
+}
+
 /// Three nodes of a network, with a strong table.
 fn three() -> Option<(Network, Cluster)> {
-    let network = Network::new(3)?;
+    let network = network_of(3)?;
     let cluster = Cluster::start_in(&network, 3);
     make(&cluster[0], TABLE);
     cluster.running().for_each(|node| wait_until_strong(node, TABLE));
@@ -97,7 +102,7 @@ fn a_leader_that_is_cut_off_refuses_writes_and_fresh_reads_and_the_others_go_on(
 
 /// Cuts a cluster that is written to. No answered write is lost.
 fn survives(cut: impl Fn(&Network, usize), members: usize) {
-    let Some(network) = Network::new(members) else { return };
+    let Some(network) = network_of(members) else { return };
     let mut cluster = Cluster::start_in(&network, members);
     make(&cluster[0], TABLE);
     cluster.running().for_each(|node| wait_until_strong(node, TABLE));
@@ -162,7 +167,7 @@ fn five_nodes_cut_in_two_and_three_lose_no_answered_write() {
 /// The group is started by a majority, so the two sides of a cut cannot start two.
 #[test]
 fn the_first_strong_table_is_made_on_the_majority_side_of_a_cut_only() {
-    let Some(network) = Network::new(3) else { return };
+    let Some(network) = network_of(3) else { return };
     let cluster = Cluster::start_in(&network, 3);
     cut_off(&network, 2);
     wait_until("the cut is noticed", super::RECOVERY, || {

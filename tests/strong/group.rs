@@ -5,22 +5,19 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
+    backend,
     client::{Client, Fate, doors},
     make, wait_for, wait_until_same, wait_until_strong, wait_until_whole, wait_until_writable,
 };
-use crate::harness::{
-    Node,
-    cluster::{Cluster, setup},
-    http::Request,
-    wait_until,
-};
+use crate::harness::{Node, cluster::Cluster, http::Request, wait_until};
 
 const TABLE: &str = "stock";
 
 /// Writes rows in batches of one request each: one entry of the log or more.
 fn fill(node: &Node, rows: std::ops::Range<usize>) {
     let rows: Vec<_> = rows.collect();
-    for rows in rows.chunks(500) {
+    // What an etcd takes in one step.
+    for rows in rows.chunks(if backend::is_etcd() { 127 } else { 500 }) {
         let puts: Vec<_> = rows
             .iter()
             .map(|row| json!({ "op": "put", "key": format!("k{row:06}"), "value": row }))
@@ -49,7 +46,7 @@ fn commit(node: &Node, entries: usize) {
 #[test]
 fn clusters_of_one_two_and_five_have_strong_tables() {
     for members in [1, 2, 5] {
-        let cluster = Cluster::start(members);
+        let cluster = backend::start(members);
         cluster[members - 1].put(&format!("/_/tables/{TABLE}"), r#"{"mode":"strong"}"#).expect(201);
         cluster.running().for_each(|node| wait_until_strong(node, TABLE));
         for (at, node) in cluster.running().enumerate() {
@@ -67,7 +64,7 @@ fn clusters_of_one_two_and_five_have_strong_tables() {
 /// A cluster that is asked for its first strong table on all nodes at once starts one group.
 #[test]
 fn racing_makers_of_the_first_strong_table_start_one_group() {
-    let cluster = Cluster::start(3);
+    let cluster = backend::start(3);
     std::thread::scope(|scope| {
         for node in cluster.running() {
             scope.spawn(move || make(node, TABLE));
@@ -85,7 +82,10 @@ fn racing_makers_of_the_first_strong_table_start_one_group() {
 /// meanwhile, that node was locked out of it for ever.
 #[test]
 fn a_node_that_asked_for_a_group_in_vain_takes_part_in_the_one_that_the_others_start() {
-    let mut cluster = Cluster::start(3);
+    if backend::skips_raft() {
+        return;
+    }
+    let mut cluster = backend::start(3);
     let doors = doors(&cluster, 3, None);
     let mut client = Client::new(&doors, Duration::from_secs(60));
     // They are linked still, and answer nothing.
@@ -105,10 +105,10 @@ fn a_node_that_asked_for_a_group_in_vain_takes_part_in_the_one_that_the_others_s
 
 #[test]
 fn a_node_that_joins_later_gets_the_rows_and_takes_requests() {
-    let mut cluster = Cluster::start(1);
+    let mut cluster = backend::start(1);
     make(&cluster[0], TABLE);
     fill(&cluster[0], 0..1000);
-    let joined = cluster.add(setup());
+    let joined = cluster.add(backend::member());
     wait_until_strong(&cluster[joined], TABLE);
     wait_until_whole(&cluster, TABLE);
     cluster[joined].put("/stock/key/from", r#"{"value":"joined"}"#).expect(200);
@@ -120,7 +120,7 @@ fn a_node_that_joins_later_gets_the_rows_and_takes_requests() {
 /// A member whose data directory is gone comes back as another node: nothing that it had voted for counts, and it gets all rows.
 #[test]
 fn a_follower_whose_directory_was_removed_comes_back_with_all_rows() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = backend::start(3);
     make(&cluster[0], TABLE);
     cluster.running().for_each(|node| wait_until_strong(node, TABLE));
     fill(&cluster[1], 0..1000);
@@ -144,12 +144,12 @@ fn a_follower_whose_directory_was_removed_comes_back_with_all_rows() {
 /// three nodes, so this takes a minute: `DYNARUST_LONG_SNAPSHOTS=1 cargo test --test tests strong::group`.
 #[test]
 fn a_follower_that_missed_more_than_the_log_keeps_is_sent_the_difference() {
-    if std::env::var_os("DYNARUST_LONG_SNAPSHOTS").is_none() {
+    if std::env::var_os("DYNARUST_LONG_SNAPSHOTS").is_none() || backend::skips_raft() {
         return;
     }
     const ROWS: usize = 5_000;
     const ENTRIES: usize = 6_500;
-    let mut cluster = Cluster::start(3);
+    let mut cluster = backend::start(3);
     make(&cluster[0], TABLE);
     cluster.running().for_each(|node| wait_until_strong(node, TABLE));
     fill(&cluster[0], 0..ROWS);
@@ -182,7 +182,7 @@ fn sent_by_snapshot(cluster: &Cluster) -> Option<u64> {
 
 #[test]
 fn all_members_restarted_in_order_have_all_rows_and_the_table_stays_strong() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = backend::start(3);
     make(&cluster[0], TABLE);
     cluster.running().for_each(|node| wait_until_strong(node, TABLE));
     fill(&cluster[2], 0..500);
@@ -205,13 +205,13 @@ fn all_members_restarted_in_order_have_all_rows_and_the_table_stays_strong() {
 /// and a first write waits for the answer.
 #[test]
 fn what_a_node_answers_that_has_just_come_is_in_the_strong_table() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = backend::start(3);
     make(&cluster[0], TABLE);
     wait_until_whole(&cluster, TABLE);
     cluster.kill(2);
     make(&cluster[0], "later");
     cluster.restart(2);
-    let joined = cluster.add(setup());
+    let joined = cluster.add(backend::member());
     for (member, table) in [(2, "later"), (joined, "later"), (joined, TABLE)] {
         let node = &cluster[member];
         let mut tried = 0;
@@ -238,7 +238,7 @@ fn a_node_whose_cluster_is_down_takes_writes_to_new_tables() {
     let down = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = down.local_addr().expect("it has an address").to_string();
     drop(down);
-    let node = setup().join(&address).start();
+    let node = backend::member().join(&address).start();
     node.put("/users/key/a", r#"{"value":1}"#).expect(200);
     node.post("/orders/batch", r#"[{"op":"put","key":"a","value":1}]"#).expect(200);
     node.get("/absent/key/a").expect(404);

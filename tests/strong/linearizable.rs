@@ -4,10 +4,13 @@
 //! The usual run is short: ten histories with one fault each. `DYNARUST_HISTORIES=200` records that many, of `DYNARUST_HISTORY_SECONDS`
 //! (60) each, with one fault after another. Cuts need root; elsewhere their place is taken by kills.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
-    RECOVERY,
+    RECOVERY, backend,
     client::{Door, doors},
     history::{Event, Operation, expect_linearizable},
     leader, make,
@@ -18,6 +21,7 @@ use crate::{
     crash::ledger::Chance,
     harness::{
         cluster::Cluster,
+        etcd::Etcd,
         http::Response,
         network::{Network, say},
         wait_until,
@@ -43,6 +47,8 @@ enum Fault {
     LeaderHearsNobody,
     NobodyHearsLeader,
     CutOneLink,
+    KillEtcd,
+    StopEtcd,
 }
 
 /// Those of the short form, the most telling first.
@@ -61,25 +67,45 @@ const FAULTS: [Fault; 12] = [
     Fault::StopFollower,
 ];
 
-/// A cluster, and its network if there is one.
+/// Those of nodes whose strong tables are in an etcd, and of that.
+const FAULTS_WITH_ETCD: [Fault; 7] = [
+    Fault::KillEtcd,
+    Fault::StopEtcd,
+    Fault::KillAll,
+    Fault::StopLeader,
+    Fault::KillLeader,
+    Fault::StopLeaderAndKillFollower,
+    Fault::StopFollower,
+];
+
+/// The faults there are.
+fn all_faults() -> &'static [Fault] {
+    if backend::is_etcd() { &FAULTS_WITH_ETCD } else { &FAULTS }
+}
+
+/// A cluster, and its network if there is one, or its etcd.
 struct World {
     network: Option<Network>,
+    etcd: Option<Arc<Etcd>>,
     cluster: Cluster,
     doors: Vec<Door>,
 }
 
 impl World {
     fn new(members: usize) -> Self {
-        let network = Network::new(members);
-        let cluster = match &network {
-            Some(network) => Cluster::start_in(network, members),
-            None => Cluster::start(members),
+        let etcd = backend::is_etcd().then(|| Arc::new(Etcd::start().expect("etcd is installed")));
+        // It is outside of such networks.
+        let network = if etcd.is_some() { None } else { Network::new(members) };
+        let cluster = match (&network, &etcd) {
+            (Some(network), _) => Cluster::start_in(network, members),
+            (None, Some(etcd)) => Cluster::start_with(members, |setup| setup.etcd(etcd)),
+            (None, None) => Cluster::start(members),
         };
         make(&cluster[0], TABLE);
         cluster.running().for_each(|node| wait_until_strong(node, TABLE));
         wait_until_whole(&cluster, TABLE);
         let doors = doors(&cluster, members, network.as_ref());
-        Self { network, cluster, doors }
+        Self { network, etcd, cluster, doors }
     }
 
     fn members(&self) -> usize {
@@ -112,7 +138,21 @@ impl World {
                 self.cut(lasting, |network| (1..members).for_each(|step| network.cut(leads, other(step))))
             }
             Fault::CutOneLink => self.cut(lasting, |network| network.cut_between(leads, other(1))),
+            Fault::KillEtcd => {
+                self.etcd().kill();
+                pass(lasting);
+                self.etcd().restart();
+            }
+            Fault::StopEtcd => {
+                self.etcd().signal("STOP");
+                pass(lasting);
+                self.etcd().signal("CONT");
+            }
         }
+    }
+
+    fn etcd(&self) -> &Etcd {
+        self.etcd.as_deref().expect("only where there is one")
     }
 
     fn kill(&mut self, killed: &[usize], lasting: Duration) {
@@ -189,11 +229,15 @@ fn short_histories(members: usize, first: u64, faults: &[Fault]) {
 
 #[test]
 fn histories_of_three_nodes_under_faults_are_linearizable() {
-    short_histories(3, 0, &FAULTS[..8]);
+    let faults = all_faults();
+    short_histories(3, 0, &faults[..faults.len().min(8)]);
 }
 
 #[test]
 fn histories_of_five_nodes_under_faults_are_linearizable() {
+    if backend::skips_raft() {
+        return;
+    }
     short_histories(5, 100, &[Fault::KillLeader, Fault::CutLeader]);
 }
 
@@ -235,7 +279,7 @@ fn many_long_histories_under_faults_are_linearizable() {
         let mut faults = Vec::new();
         let recorded = recorder.run(&doors, history, |recorder| {
             while begun.elapsed() < lasting {
-                let fault = FAULTS[chance.below(FAULTS.len() as u64) as usize];
+                let fault = all_faults()[chance.below(all_faults().len() as u64) as usize];
                 faults.push(fault);
                 recorder.wait_for(OPERATIONS);
                 world.suffer(fault, Duration::from_millis(200 + chance.below(4_000)));

@@ -3,11 +3,14 @@
 //! - `table`, `conditions`, `transactions`, `watching`: what users see, on a cluster that tests share.
 //! - `refusals`: what bad use gets.
 //! - `failures`, `cuts`, `group`: nodes that die, hang, are cut off, come and go.
+//! - `backend`: on which backend they run. `etcd`: what is about an etcd only.
 //! - `history`: the linearizability checker. `recorder`: clients that record. `linearizable`: histories of real clusters under faults.
 
+mod backend;
 mod client;
 mod conditions;
 mod cuts;
+mod etcd;
 mod failures;
 mod group;
 mod history;
@@ -61,7 +64,7 @@ fn shared() -> Arc<Cluster> {
     static CLUSTER: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
     // Statics are never dropped, so this one is weak. If a test fails to start the cluster, the next one tries again.
     let mut shared = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
-    let cluster = shared.upgrade().unwrap_or_else(|| Arc::new(Cluster::start(3)));
+    let cluster = shared.upgrade().unwrap_or_else(|| Arc::new(backend::start(3)));
     *shared = Arc::downgrade(&cluster);
     cluster
 }
@@ -119,6 +122,10 @@ fn wait_until_strong(node: &Node, table: &str) {
 /// The one of these members, which all run, that led last in the highest term, as they logged.
 fn leader(cluster: &Cluster, members: impl IntoIterator<Item = usize>) -> Option<usize> {
     let members: Vec<_> = members.into_iter().collect();
+    if backend::is_etcd() {
+        // None leads, and each is as good as another.
+        return members.into_iter().find(|member| cluster.is_running(*member));
+    }
     let heard = members.iter().filter_map(|member| leader_heard_of(&cluster[*member]));
     let (_, leader) = heard.max()?;
     members.into_iter().find(|member| cluster[*member].view()["node"] == *leader)

@@ -45,7 +45,7 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/engine/", "src/storage/changes/hub.rs"]),
     ("warp", &["src/http/"]),
-    ("hyper", &["src/http/", "src/client.rs", "src/cli/"]),
+    ("hyper", &["src/http/", "src/client.rs", "src/cli/", "src/replication/strong/etcd/gateway.rs"]),
     ("snow", &["src/replication/link/noise.rs"]),
     ("foca", &["src/replication/"]),
     ("tokio_tungstenite", &["src/replication/", "src/http/websocket/", "src/http/request/upgrade.rs"]),

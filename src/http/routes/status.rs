@@ -15,7 +15,7 @@ use crate::{
         request::{Call, route::Route},
         response,
     },
-    node::{ClusterView, GroupView, MemberView, Node, Readiness, SyncStatus, TableStats},
+    node::{ClusterView, EtcdView, GroupView, MemberView, Node, Readiness, SyncStatus, TableStats},
 };
 
 /// The routes of this file.
@@ -93,6 +93,21 @@ fn render_cluster(view: &ClusterView, now_ms: u64) -> Value {
         "members": view.members.iter().map(render_member).collect::<Vec<_>>(),
         "strong_failure": view.strong_failure,
         "strong": view.strong.as_ref().map(|group| render_group(group, view)),
+        "strong_etcd": view.strong_etcd.as_ref().map(render_etcd),
+    })
+}
+
+/// The etcd that keeps the strong tables.
+fn render_etcd(etcd: &EtcdView) -> Value {
+    json!({
+        "endpoints": etcd.endpoints,
+        "prefix": etcd.prefix,
+        "answers": etcd.answers,
+        "applied_revision": etcd.applied_revision,
+        "known_revision": etcd.known_revision,
+        "commits": etcd.commits,
+        "conflicts": etcd.conflicts,
+        "resyncs": etcd.resyncs,
     })
 }
 

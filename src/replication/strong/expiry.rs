@@ -13,6 +13,7 @@ use crate::{
         write::{Action, Condition, Write},
     },
     error::Result,
+    storage::Store,
 };
 
 /// Tombstones are removed in steps of this many milliseconds: each step is an entry of the log.
@@ -23,8 +24,22 @@ const SWEEP_STEP_MS: u64 = 10_000;
 /// # Errors
 /// Those of the storage.
 pub async fn collect(member: &Member, parts: &Parts) -> Result<()> {
-    let store = &parts.store;
-    let now_ms = store.now_ms();
+    let now_ms = parts.store.now_ms();
+    let deletes = due(&parts.store, now_ms)?.into_iter().map(|request| member.propose(request));
+    // Whatever fails is found again.
+    let _: Vec<Proposed> = join_all(deletes).await;
+    let old_ms = old_ms(parts, now_ms);
+    if parts.store.has_strong_tombstones(old_ms)? {
+        member.propose(Request::Sweep(old_ms)).await;
+    }
+    Ok(())
+}
+
+/// Requests that delete the values that have expired, a page of them.
+///
+/// # Errors
+/// Those of the storage.
+pub fn due(store: &Store, now_ms: u64) -> Result<Vec<Request>> {
     let mut deletes = Vec::new();
     for (table, key) in store.strong_expired(now_ms)? {
         let Some(entry) = store.get(&table, &key)? else { continue };
@@ -34,14 +49,13 @@ pub async fn collect(member: &Member, parts: &Parts) -> Result<()> {
         // Not if it was replaced meanwhile.
         let condition = Condition::Version(vec![entry.timestamp]);
         let writes = vec![Write { key, action: Action::Delete { force: false }, condition }];
-        deletes.push(member.propose(Request::Write { table, writes }));
+        deletes.push(Request::Write { table, writes });
     }
-    // Whatever fails is found again.
-    let _: Vec<Proposed> = join_all(deletes).await;
+    Ok(deletes)
+}
+
+/// Tombstones that were written at or before this instant (Unix milliseconds) may go.
+pub fn old_ms(parts: &Parts, now_ms: u64) -> u64 {
     let grace_ms = parts.replication.0.options.tombstone_grace_ms;
-    let old_ms = now_ms.saturating_sub(grace_ms) / SWEEP_STEP_MS * SWEEP_STEP_MS;
-    if store.has_strong_tombstones(old_ms)? {
-        member.propose(Request::Sweep(old_ms)).await;
-    }
-    Ok(())
+    now_ms.saturating_sub(grace_ms) / SWEEP_STEP_MS * SWEEP_STEP_MS
 }

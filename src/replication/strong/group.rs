@@ -2,7 +2,6 @@
 //! wherever the leader is.
 
 use std::{
-    future::Future,
     path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
@@ -174,22 +173,7 @@ impl Strong {
     /// `NoQuorum`; `NotReady` if this node is behind.
     pub async fn barrier(&self) -> Result<()> {
         let (member, reads) = self.0.until_member(Instant::now() + REQUEST_MAX).await?;
-        reads.barrier(&member.machine).await
-    }
-
-    /// The result of a read of several keys of strong tables that sees no entry of the log by half. `None` if there was none
-    /// for too long. A node that takes no part in the group applies nothing.
-    ///
-    /// # Errors
-    /// Those of the read.
-    pub async fn read_at_once<T, F>(&self, mut read: impl FnMut() -> F) -> Result<Option<T>>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        match self.member() {
-            Some(member) => member.machine.read_at_once(read).await,
-            None => read().await.map(Some),
-        }
+        reads.barrier(member.machine.applied(), || member.machine.is_intact()).await
     }
 
     /// Leaves the group, because this node leaves the cluster for good.

@@ -1,10 +1,14 @@
-//! Strong tables: one order of writes, agreed by a majority, by Raft (openraft).
+//! Strong tables: one order of writes, agreed by a majority.
+//!
+//! [`backend`] is the trait that the node calls. Two implement it: `Strong`, the cluster's own Raft group (openraft), and `etcd`, behind the
+//! feature of that name, which leaves the agreement to an etcd. Both decide by `core::strong::evaluate` on the store and an `overlay`, both
+//! apply by `effects`, and both read by `reads`. The rest is the Raft group:
 //!
 //! ```text
 //! request -> group (any node) -> proposer (leader) -> log -> majority -> state machine (every node) -> store
 //! read    -> group -> read index of the leader -> wait until applied -> store
 //! ```
-//! - [`group`] is what the node calls: it finds the leader.
+//! - [`group`] takes the node's calls: it finds the leader.
 //! - `catalogue` knows which tables are strong, before this node takes part too.
 //! - `start` starts it, once a majority has claimed it. `upkeep` does what is due now and then.
 //! - [`member`] is this node in the group: openraft with its log, network and state machine.
@@ -18,12 +22,17 @@
 //! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types.
 
+pub mod backend;
 mod catalogue;
+mod effects;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod expiry;
 pub mod group;
 pub mod log;
 pub mod member;
 mod network;
+mod overlay;
 mod proposer;
 mod reads;
 mod roster;

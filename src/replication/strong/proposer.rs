@@ -5,29 +5,25 @@
 //! applied yet. Every answer waits for its entry to commit, even one that changes nothing: a leader that was replaced
 //! without knowing must not answer from old rows.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use openraft::{Raft, ServerState};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
 
-use super::types::Group;
+use super::{
+    overlay::{Overlaid, Overlay, effect_bytes, written},
+    types::Group,
+};
 use crate::{
     core::{
-        clock::Timestamp,
-        name::{Key, TableName},
-        register::Register,
         strong::{
-            entry::{Applied, Effect, Entry, Name, Proposal},
-            evaluate::{Evaluation, View, evaluate},
+            entry::{Applied, Effect, Entry, Proposal},
+            evaluate::{Evaluation, evaluate},
             request::{Outcome, Refusal, Request},
         },
         write::Limits,
     },
-    error::{Error, Result},
     storage::{Store, commit::timestamps::Timestamps},
 };
 
@@ -106,15 +102,6 @@ struct Task {
     in_flight: Arc<Semaphore>,
 }
 
-/// What entries in flight write.
-#[derive(Default)]
-struct Overlay {
-    /// The term that they were evaluated in. Those of an earlier term count no longer.
-    term: u64,
-    rows: HashMap<Name, Register>,
-    created: HashSet<TableName>,
-}
-
 /// The answers that wait for an entry.
 type Answers = Vec<(oneshot::Sender<Proposed>, std::result::Result<Outcome, Refusal>)>;
 
@@ -180,7 +167,7 @@ impl Task {
     fn evaluate(&self, term: u64, first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Effect>, Answers) {
         let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
         if overlay.term != term {
-            *overlay = Overlay { term, ..Overlay::default() };
+            *overlay = Overlay::of(term);
         }
         let limits = Limits { now_ms: self.store.now_ms(), value_bytes_max: self.value_bytes_max };
         let (mut effects, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -238,79 +225,10 @@ fn answer(answers: Answers, fate: Fate) {
     }
 }
 
-fn written(effect: &Effect) -> Option<(Name, Timestamp)> {
-    match effect {
-        Effect::Merge(table, row) => Some(((table.clone(), row.key.clone()), row.marker.timestamp)),
-        Effect::Create(_) | Effect::Sweep(_) => None,
-    }
-}
-
-fn effect_bytes(effect: &Effect) -> usize {
-    match effect {
-        Effect::Merge(_, row) => row.cost(),
-        Effect::Create(_) | Effect::Sweep(_) => 0,
-    }
-}
-
-impl Overlay {
-    fn add(&mut self, effect: &Effect) {
-        match effect {
-            Effect::Create(table) => drop(self.created.insert(table.clone())),
-            Effect::Merge(table, row) => {
-                if let Some((key, register)) = row.clone().into_register() {
-                    self.rows.insert((table.clone(), key), register);
-                }
-            }
-            Effect::Sweep(_) => {}
-        }
-    }
-
-    /// An entry is applied, or will not be. Registers of later entries stay.
-    fn settle(&mut self, term: u64, written: &[(Name, Timestamp)]) {
-        if self.term != term {
-            return;
-        }
-        for (name, timestamp) in written {
-            if self.rows.get(name).is_some_and(|register| register.timestamp() == *timestamp) {
-                self.rows.remove(name);
-            }
-        }
-    }
-}
-
-/// The state that requests are evaluated on.
-struct Overlaid<'a> {
-    overlay: &'a Overlay,
-    store: &'a Store,
-    timestamps: &'a Timestamps,
-}
-
-impl View for Overlaid<'_> {
-    fn is_strong(&self, table: &TableName) -> bool {
-        self.overlay.created.contains(table) || self.store.is_strong(table)
-    }
-
-    fn has_eventual_rows(&self, table: &TableName) -> bool {
-        !self.store.is_strong(table) && self.store.has_table(table)
-    }
-
-    fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
-        if let Some(register) = self.overlay.rows.get(&(table.clone(), key.clone())) {
-            return Ok(Some(register.clone()));
-        }
-        let row = self.store.read_row(table, key)?;
-        if let Some(row) = &row {
-            // What replaces it must be later, even if it was applied before this node's last start.
-            self.timestamps.observe_stored(row.marker.timestamp);
-        }
-        let unreadable = || Error::Corrupt(format!("the row of key {:?} in table {table}", key.as_str()));
-        row.map(|row| row.into_register().map(|(_, register)| register).ok_or_else(unreadable)).transpose()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::name::TableName;
     use crate::replication::strong::{group::tests::Alone, member::Member, rpc::GroupId};
 
     /// An entry that openraft refused, because the node led no more when it came, was taken for one that may yet be

@@ -5,14 +5,13 @@
 use std::{future::Future, sync::Weak, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 
 use super::{
     group::{Inner, REQUEST_MAX, RETRY, no_quorum},
     rpc::{Call, CallAnswer},
-    state_machine::StateMachine,
 };
 use crate::{
     core::strong::request::Refusal,
@@ -50,24 +49,28 @@ impl Reads {
         Self(sender)
     }
 
-    /// Returns when everything that was answered before this call can be read here.
+    /// Returns when everything that was answered before this call can be read here: what `applied` tells has reached the read
+    /// index, and the store holds it (`is_intact`).
     ///
     /// # Errors
     /// Those of the question; `Overloaded` if too many wait; `NotReady` if this node does not apply what is committed.
-    pub async fn barrier(&self, machine: &StateMachine) -> Result<()> {
+    pub async fn barrier(
+        &self,
+        mut applied: watch::Receiver<Option<u64>>,
+        is_intact: impl Fn() -> bool,
+    ) -> Result<()> {
         let (reader, index) = oneshot::channel();
         self.0.try_send(reader).map_err(|_| {
             Error::Overloaded(format!("{WAITING_MAX} reads of strong tables wait already; try again"))
         })?;
         let index = index.await.unwrap_or(Err(Error::Draining))?;
-        let mut applied = machine.applied();
         let caught_up = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
         match timeout(APPLY_MAX, caught_up).await {
-            Ok(Ok(_)) if machine.is_intact() => Ok(()),
+            Ok(Ok(_)) if is_intact() => Ok(()),
             Ok(Err(_)) => Err(Error::Draining),
             Ok(Ok(_)) | Err(_) => Err(Error::NotReady(
-                "this node has not applied what the strong tables' leader has committed; try again, or add \
-                 ?read=stale for what is here"
+                "this node has not applied everything that is committed to the strong tables; try again, or add ?read=stale \
+                 for what is here"
                     .into(),
             )),
         }

@@ -33,16 +33,17 @@ use super::{
 use crate::{
     core::{clock::NodeId, name::TableName, protocol::progress::is_majority},
     error::{Error, Result},
+    storage::Store,
 };
 
 /// How long a strong table that was made waits for the other nodes to know: time enough to take learners into a new group.
-const KNOWN_MAX: Duration = Duration::from_secs(3);
+pub(super) const KNOWN_MAX: Duration = Duration::from_secs(3);
 /// How often a node looks meanwhile.
 const KNOWN_EVERY: Duration = Duration::from_millis(5);
 /// The note of the group that this node belongs to.
 const NOTE: &str = "strong/group";
 /// The note that this node has a log of the group.
-const OPENED_NOTE: &str = "strong/opened";
+pub(super) const OPENED_NOTE: &str = "strong/opened";
 
 impl Inner {
     /// The group that this node has claimed.
@@ -190,10 +191,7 @@ impl Inner {
 
     /// Returns when this node knows that a table is strong, or when too much time has passed.
     pub(super) async fn await_table(&self, table: &TableName) {
-        let until = Instant::now() + KNOWN_MAX;
-        while !self.parts.store.is_strong(table) && Instant::now() < until {
-            sleep(KNOWN_EVERY).await;
-        }
+        await_table(&self.parts.store, table).await;
     }
 
     /// The group that others take part in.
@@ -248,6 +246,8 @@ impl Inner {
                 Ok(CallAnswer::Claimed(_)) => {
                     warn!(%node, "a member belongs to another group of strong tables");
                 }
+                // Its strong tables are kept by another backend.
+                Ok(CallAnswer::NotStarted(why)) => return Err(why.into()),
                 Ok(_) | Err(_) => {}
             }
         }
@@ -259,6 +259,14 @@ impl Inner {
         };
         info!(voters = members.len(), "starts the group of the strong tables");
         member.initialize(members).await
+    }
+}
+
+/// Returns when a node's store has a strong table, or when too much time has passed.
+pub(super) async fn await_table(store: &Store, table: &TableName) {
+    let until = Instant::now() + KNOWN_MAX;
+    while !store.is_strong(table) && Instant::now() < until {
+        sleep(KNOWN_EVERY).await;
     }
 }
 

@@ -5,11 +5,7 @@
 //! snapshot is no copy either: it is a checkpoint, and the rows are read from the store when it is sent. They may be
 //! newer than its index; the log that follows changes nothing then.
 
-use std::{
-    future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::{
     EntryPayload, RaftLogReader, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
@@ -20,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::{
-    catalogue::make_strong,
+    effects::Effects,
     log::LogReader,
     steps::Steps,
     types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
@@ -42,8 +38,6 @@ use crate::{
 
 /// The note of the checkpoint.
 const NOTE: &str = "strong/checkpoint";
-/// How long to wait before an entry is applied again that the storage did not take.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// How far entries were applied, and who the members are as of there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +61,7 @@ pub struct StateMachine(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    timestamps: Arc<Timestamps>,
+    effects: Effects,
     state: Mutex<Checkpoint>,
     /// The last durable checkpoint, and the incarnation of the store that the entries after it were applied to.
     durable: Mutex<(Checkpoint, Incarnation)>,
@@ -76,7 +70,7 @@ struct Inner {
     log: LogReader,
     /// Held while entries are applied.
     applying: tokio::sync::Mutex<()>,
-    steps: Steps,
+    steps: Arc<Steps>,
 }
 
 impl StateMachine {
@@ -95,14 +89,14 @@ impl StateMachine {
         let incarnation = store.incarnation();
         let durable = Mutex::new((checkpoint.clone(), incarnation));
         Ok(Self(Arc::new(Inner {
+            effects: Effects::new(store.clone(), timestamps),
             store,
-            timestamps,
             state: Mutex::new(checkpoint),
             durable,
             applied,
             log,
             applying: tokio::sync::Mutex::default(),
-            steps: Steps::default(),
+            steps: Arc::default(),
         })))
     }
 
@@ -171,19 +165,12 @@ impl StateMachine {
     /// Those of the storage.
     pub fn merge_row(&self, table: &TableName, row: Row) -> Result<()> {
         self.0.steps.disturb();
-        self.0.merge(table, row)
+        self.0.effects.merge(table, row)
     }
 
-    /// The result of a read that sees no entry by half, of all that was applied. `None` if there was none for too long.
-    ///
-    /// # Errors
-    /// Those of the read.
-    pub async fn read_at_once<T, F>(&self, read: impl FnMut() -> F) -> Result<Option<T>>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        let result = self.0.steps.read(read).await?;
-        Ok(result.filter(|_| self.is_intact()))
+    /// The steps in which entries are applied.
+    pub fn steps(&self) -> Arc<Steps> {
+        self.0.steps.clone()
     }
 }
 
@@ -225,7 +212,7 @@ impl Inner {
             EntryPayload::Normal(Entry { term: evaluated_in, .. }) if evaluated_in != term => Applied::Void,
             EntryPayload::Normal(Entry { effects, .. }) => {
                 // It should not have to wait in the middle, where no read of several keys may begin.
-                self.until_storage_takes_writes(entry.log_id).await;
+                self.effects.until_storage_takes_writes(entry.log_id.index).await;
                 let _step = self.steps.begin().await;
                 for effect in effects {
                     self.take_effect(&effect, entry.log_id).await?;
@@ -243,60 +230,11 @@ impl Inner {
         Ok(applied)
     }
 
-    async fn until_storage_takes_writes(&self, at: LogId) {
-        let mut waits = false;
-        while let Some(why) = self.store.failure() {
-            if !std::mem::replace(&mut waits, true) {
-                warn!(index = at.index, why, "the storage takes no entries of strong tables: they wait");
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
     async fn take_effect(&self, effect: &Effect, at: LogId) -> std::result::Result<(), StorageError> {
-        let mut waits = false;
-        loop {
-            let incarnation = self.store.incarnation();
-            let taken = match self.try_effect(effect) {
-                // Durable at once: a node that starts without knowing would take writes into an eventual table.
-                Ok(()) if matches!(effect, Effect::Create(_)) => self.store.acknowledge(incarnation).await,
-                taken => taken,
-            };
-            match taken {
-                Ok(()) => return Ok(()),
-                // Nobody else can take this entry's place: it is applied when the disk takes writes again.
-                Err(Error::StorageFull(why) | Error::NotReady(why) | Error::TooMany(why)) => {
-                    if !std::mem::replace(&mut waits, true) {
-                        warn!(
-                            index = at.index,
-                            why, "the storage takes no entries of strong tables: they wait"
-                        );
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => {
-                    error!(%error, index = at.index, "an entry of the strong tables cannot be applied");
-                    return Err(StorageIOError::apply(at, openraft::AnyError::new(&error)).into());
-                }
-            }
-        }
-    }
-
-    fn try_effect(&self, effect: &Effect) -> Result<()> {
-        match effect {
-            Effect::Create(table) => make_strong(&self.store, table),
-            Effect::Merge(table, row) => self.merge(table, row.clone()),
-            Effect::Sweep(at_ms) => self.store.sweep_strong(*at_ms),
-        }
-    }
-
-    fn merge(&self, table: &TableName, row: Row) -> Result<()> {
-        // Whoever leads next stamps later than all that it has applied.
-        self.timestamps.observe_stored(row.marker.timestamp);
-        let Some((key, register)) = row.into_register() else {
-            return Err(Error::Corrupt(format!("a row of table {table} does not match its marker")));
-        };
-        self.store.merge(table, &key, |_| Ok(register)).map(drop)
+        self.effects.take(effect, at.index).await.map_err(|error| {
+            error!(%error, index = at.index, "an entry of the strong tables cannot be applied");
+            StorageIOError::apply(at, openraft::AnyError::new(&error)).into()
+        })
     }
 }
 

@@ -66,6 +66,27 @@ impl Counters {
     }
 }
 
+/// The etcd that keeps the strong tables, as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdView {
+    /// Where its members listen for clients.
+    pub endpoints: Vec<String>,
+    /// What the names of the keys in it begin with; `None` before this node belongs to a cluster.
+    pub prefix: Option<String>,
+    /// Whether it answered the last request.
+    pub answers: bool,
+    /// The revision of the last commit that this node has applied.
+    pub applied_revision: u64,
+    /// The revision of the last commit that this node has heard of.
+    pub known_revision: u64,
+    /// Commits that this node made.
+    pub commits: u64,
+    /// Commits that it made anew, because another node's came first.
+    pub conflicts: u64,
+    /// How often it read all rows again, because it had missed changes.
+    pub resyncs: u64,
+}
+
 /// The group of the strong tables, as this node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupView {

@@ -165,6 +165,7 @@ impl Collector for NodeFigures {
         let view = self.0.cluster();
         encode_cluster(&mut encoder, &view, self.0.now_ms())?;
         strong::encode(&mut encoder, view.strong.as_ref())?;
+        strong::encode_etcd(&mut encoder, view.strong_etcd.as_ref())?;
         // Members that are gone for good have no current figures, and would be listed for ever.
         let is_peer = |member: &&MemberView| member.node != view.node && member.state.is_replica();
         let peers: Vec<_> = view.members.iter().filter(is_peer).collect();
@@ -417,6 +418,7 @@ mod tests {
             zombies_refused: 5,
             members: vec![MemberView::new(NodeId(1), "a:1".into(), MemberState::Myself), peer],
             strong: None,
+            strong_etcd: None,
             strong_failure: None,
         };
         let mut registry = Registry::with_prefix("dynarust");

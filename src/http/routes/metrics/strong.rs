@@ -1,4 +1,4 @@
-//! The figures of the strong tables' group: none while it is asleep.
+//! The figures of the strong tables' group, which has none while it is asleep, or of the etcd in its place.
 
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -6,7 +6,7 @@ use prometheus_client::{
 };
 
 use super::{Encoded, encode_one};
-use crate::node::{GroupView, ProposalResult};
+use crate::node::{EtcdView, GroupView, ProposalResult};
 
 /// Exports the figures.
 pub fn encode(encoder: &mut DescriptorEncoder, group: Option<&GroupView>) -> Encoded {
@@ -50,6 +50,44 @@ pub fn encode(encoder: &mut DescriptorEncoder, group: Option<&GroupView>) -> Enc
     Ok(())
 }
 
+/// Exports the figures of the etcd that keeps the strong tables, if one does.
+pub fn encode_etcd(encoder: &mut DescriptorEncoder, etcd: Option<&EtcdView>) -> Encoded {
+    let Some(etcd) = etcd else { return Ok(()) };
+    let gauges = [
+        ("strong_etcd_up", "1 while the etcd of the strong tables answers", u64::from(etcd.answers)),
+        (
+            "strong_etcd_applied_revision",
+            "The last commit in etcd that this node has applied",
+            etcd.applied_revision,
+        ),
+        (
+            "strong_etcd_known_revision",
+            "The last commit in etcd that this node has heard of",
+            etcd.known_revision,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        encode_one(encoder, name, help, &ConstGauge::new(value))?;
+    }
+    let counters = [
+        ("strong_etcd_commits", "Commits that this node made in etcd", etcd.commits),
+        (
+            "strong_etcd_conflicts",
+            "Commits that were evaluated anew, because another node's came first",
+            etcd.conflicts,
+        ),
+        (
+            "strong_etcd_resyncs",
+            "Times that this node read all rows from etcd, because it had missed commits",
+            etcd.resyncs,
+        ),
+    ];
+    for (name, help, value) in counters {
+        encode_one(encoder, name, help, &ConstCounter::new(value))?;
+    }
+    Ok(())
+}
+
 fn role(is_voter: bool) -> &'static str {
     if is_voter { "voter" } else { "learner" }
 }
@@ -62,17 +100,18 @@ mod tests {
     use crate::{core::clock::NodeId, node::GroupMember};
 
     #[derive(Debug)]
-    struct Figures(Option<GroupView>);
+    struct Figures(Option<GroupView>, Option<EtcdView>);
 
     impl Collector for Figures {
         fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
-            encode(&mut encoder, self.0.as_ref())
+            encode(&mut encoder, self.0.as_ref())?;
+            encode_etcd(&mut encoder, self.1.as_ref())
         }
     }
 
-    fn page(group: Option<GroupView>) -> String {
+    fn page(group: Option<GroupView>, etcd: Option<EtcdView>) -> String {
         let mut registry = Registry::with_prefix("dynarust");
-        registry.register_collector(Box::new(Figures(group)));
+        registry.register_collector(Box::new(Figures(group, etcd)));
         let mut page = String::new();
         text::encode(&mut page, &registry).expect("written to a string");
         page
@@ -98,7 +137,7 @@ mod tests {
             snapshot_rows: 30,
             ..GroupView::default()
         };
-        let page = page(Some(group));
+        let page = page(Some(group), None);
         for line in [
             "dynarust_strong_leader 1",
             "dynarust_strong_term 4",
@@ -116,6 +155,29 @@ mod tests {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }
         assert!(!page.contains("0000000000000003"), "{page}");
-        assert!(!self::page(None).contains("strong"));
+        assert!(!self::page(None, None).contains("strong"));
+    }
+    #[test]
+    fn an_etcd_shows_whether_it_answers_and_how_far_the_node_is() {
+        let etcd = EtcdView {
+            answers: true,
+            applied_revision: 7,
+            known_revision: 9,
+            commits: 4,
+            conflicts: 2,
+            resyncs: 1,
+            ..EtcdView::default()
+        };
+        let page = page(None, Some(etcd));
+        for line in [
+            "dynarust_strong_etcd_up 1",
+            "dynarust_strong_etcd_applied_revision 7",
+            "dynarust_strong_etcd_known_revision 9",
+            "dynarust_strong_etcd_commits_total 4",
+            "dynarust_strong_etcd_conflicts_total 2",
+            "dynarust_strong_etcd_resyncs_total 1",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
     }
 }

@@ -1,0 +1,88 @@
+//! Applying what was agreed: each effect is a merge into the store, or a change of the catalogue. Both backends do it here.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::catalogue::make_strong;
+use crate::{
+    core::{name::TableName, protocol::message::Row, strong::entry::Effect},
+    error::{Error, Result},
+    storage::{Store, commit::timestamps::Timestamps},
+};
+
+/// How long to wait before an effect is applied again that the storage did not take.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Applies effects to a store.
+pub struct Effects {
+    store: Store,
+    timestamps: Arc<Timestamps>,
+}
+
+impl Effects {
+    /// Applies effects to this store, and shows their timestamps to this clock.
+    pub fn new(store: Store, timestamps: Arc<Timestamps>) -> Self {
+        Self { store, timestamps }
+    }
+
+    /// Returns when the storage takes writes: effects that belong together should not have to wait in the middle, where no read of several
+    /// keys may begin.
+    pub async fn until_storage_takes_writes(&self, index: u64) {
+        let mut waits = false;
+        while let Some(why) = self.store.failure() {
+            if !std::mem::replace(&mut waits, true) {
+                warn!(index, why, "the storage takes no entries of strong tables: they wait");
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Applies an effect. Waits while the storage takes no writes. `index` is its place in the order of writes, for the log.
+    ///
+    /// # Errors
+    /// `Corrupt` and `Io`: this node cannot go on.
+    pub async fn take(&self, effect: &Effect, index: u64) -> Result<()> {
+        let mut waits = false;
+        loop {
+            let incarnation = self.store.incarnation();
+            let taken = match self.try_take(effect) {
+                // Durable at once: a node that starts without knowing would take writes into an eventual table.
+                Ok(()) if matches!(effect, Effect::Create(_)) => self.store.acknowledge(incarnation).await,
+                taken => taken,
+            };
+            match taken {
+                // Nobody else can take its place: it is applied when the disk takes writes again.
+                Err(Error::StorageFull(why) | Error::NotReady(why) | Error::TooMany(why)) => {
+                    if !std::mem::replace(&mut waits, true) {
+                        warn!(index, why, "the storage takes no entries of strong tables: they wait");
+                    }
+                    sleep(RETRY).await;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Merges a row. One that is here already, or newer here, changes nothing.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn merge(&self, table: &TableName, row: Row) -> Result<()> {
+        // Whoever decides next stamps later than all that it has applied.
+        self.timestamps.observe_stored(row.marker.timestamp);
+        let Some((key, register)) = row.into_register() else {
+            return Err(Error::Corrupt(format!("a row of table {table} does not match its marker")));
+        };
+        self.store.merge(table, &key, |_| Ok(register)).map(drop)
+    }
+
+    fn try_take(&self, effect: &Effect) -> Result<()> {
+        match effect {
+            Effect::Create(table) => make_strong(&self.store, table),
+            Effect::Merge(table, row) => self.merge(table, row.clone()),
+            Effect::Sweep(at_ms) => self.store.sweep_strong(*at_ms),
+        }
+    }
+}

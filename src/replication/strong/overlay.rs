@@ -1,0 +1,107 @@
+//! The state that requests are evaluated on: the store, and over it the registers that are decided and not applied yet.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    core::{
+        clock::Timestamp,
+        name::{Key, TableName},
+        register::Register,
+        strong::{
+            entry::{Effect, Name},
+            evaluate::View,
+        },
+    },
+    error::{Error, Result},
+    storage::{Store, commit::timestamps::Timestamps},
+};
+
+/// What entries in flight write.
+#[derive(Default)]
+pub struct Overlay {
+    /// The term that they were evaluated in. Those of an earlier term count no longer.
+    pub term: u64,
+    rows: HashMap<Name, Register>,
+    created: HashSet<TableName>,
+}
+
+impl Overlay {
+    /// Nothing, in this term.
+    pub fn of(term: u64) -> Self {
+        Self { term, ..Self::default() }
+    }
+
+    /// Adds an effect that is decided.
+    pub fn add(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Create(table) => drop(self.created.insert(table.clone())),
+            Effect::Merge(table, row) => {
+                if let Some((key, register)) = row.clone().into_register() {
+                    self.rows.insert((table.clone(), key), register);
+                }
+            }
+            Effect::Sweep(_) => {}
+        }
+    }
+
+    /// An entry is applied, or will not be. Registers of later entries stay.
+    pub fn settle(&mut self, term: u64, written: &[(Name, Timestamp)]) {
+        if self.term != term {
+            return;
+        }
+        for (name, timestamp) in written {
+            if self.rows.get(name).is_some_and(|register| register.timestamp() == *timestamp) {
+                self.rows.remove(name);
+            }
+        }
+    }
+}
+
+/// The state that requests are evaluated on.
+pub struct Overlaid<'a> {
+    /// What is not applied yet.
+    pub overlay: &'a Overlay,
+    /// What is.
+    pub store: &'a Store,
+    /// The clock that will stamp what follows.
+    pub timestamps: &'a Timestamps,
+}
+
+impl View for Overlaid<'_> {
+    fn is_strong(&self, table: &TableName) -> bool {
+        self.overlay.created.contains(table) || self.store.is_strong(table)
+    }
+
+    fn has_eventual_rows(&self, table: &TableName) -> bool {
+        !self.store.is_strong(table) && self.store.has_table(table)
+    }
+
+    fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
+        if let Some(register) = self.overlay.rows.get(&(table.clone(), key.clone())) {
+            return Ok(Some(register.clone()));
+        }
+        let row = self.store.read_row(table, key)?;
+        if let Some(row) = &row {
+            // What replaces it must be later, even if it was applied before this node's last start.
+            self.timestamps.observe_stored(row.marker.timestamp);
+        }
+        let unreadable = || Error::Corrupt(format!("the row of key {:?} in table {table}", key.as_str()));
+        row.map(|row| row.into_register().map(|(_, register)| register).ok_or_else(unreadable)).transpose()
+    }
+}
+
+/// The name and version of what an effect writes.
+pub fn written(effect: &Effect) -> Option<(Name, Timestamp)> {
+    match effect {
+        Effect::Merge(table, row) => Some(((table.clone(), row.key.clone()), row.marker.timestamp)),
+        Effect::Create(_) | Effect::Sweep(_) => None,
+    }
+}
+
+/// About how many bytes an effect has.
+pub fn effect_bytes(effect: &Effect) -> usize {
+    match effect {
+        Effect::Merge(_, row) => row.cost(),
+        Effect::Create(_) | Effect::Sweep(_) => 0,
+    }
+}
