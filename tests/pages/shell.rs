@@ -20,8 +20,17 @@ const BINARY: &str = "./target/release/DynaRust";
 /// The same, from the sources.
 const FROM_SOURCE: &str = "cargo run --release -- ";
 /// What a block is not run for: builds, containers, and what sets the reader's own shell.
-const NOT_RUN: [&str; 8] =
-    ["cargo", "docker", "export", "git", "openssl", "RUSTDOCFLAGS=-Dwarnings", "sudo", "taskset"];
+const NOT_RUN: [&str; 9] = [
+    "cargo",
+    "docker",
+    "DYNARUST_STRONG_BACKEND=etcd",
+    "export",
+    "git",
+    "openssl",
+    "RUSTDOCFLAGS=-Dwarnings",
+    "sudo",
+    "taskset",
+];
 /// What may stand in a block that is run, beside the binary.
 const RUN: [&str; 5] = ["curl", "cp", "mkdir", "mv", "printf"];
 /// The nodes of a page.
