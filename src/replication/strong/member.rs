@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use openraft::{ChangeMembers, Config, Raft, ServerState, Snapshot, SnapshotPolicy, storage::RaftLogStorage};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::error;
 
@@ -31,13 +32,14 @@ use crate::{
     },
     error::{Error, Result},
     replication::Replication,
-    storage::{Store, commit::timestamps::Timestamps},
+    storage::{Environment, Store, commit::timestamps::Timestamps},
 };
 
 /// A leader says so this often, in milliseconds.
 const HEARTBEAT_MS: u64 = 50;
-/// A member that hears of no leader for a time between these, in milliseconds, stands for election.
-const ELECTION_MS: (u64, u64) = (300, 600);
+/// A member draws its election timeout from these milliseconds when it starts. It stands for election when it has heard of no leader for twice
+/// that time, and again after that time if it was not elected.
+const ELECTION_MS: Range<u64> = 450..600;
 /// Entries after which the log is compacted.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 /// Entries that stay in the log after it is compacted, for members that are a little behind.
@@ -68,6 +70,22 @@ pub struct Parts {
     pub counters: Arc<Counters>,
 }
 
+/// How openraft is to run. The election timeout is drawn here, because openraft would take the thread's randomness and not the environment's.
+fn config(group: GroupId, environment: &Environment) -> Result<Config> {
+    let span_ms = ELECTION_MS.end - ELECTION_MS.start;
+    let election_ms = ELECTION_MS.start + environment.random()? % span_ms;
+    let config = Config {
+        cluster_name: format!("{:016x}", group.0),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: election_ms,
+        election_timeout_max: election_ms + 1,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        ..Config::default()
+    };
+    config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))
+}
+
 /// This node as a member.
 pub struct Member {
     /// The group.
@@ -91,17 +109,7 @@ impl Member {
     /// Those of the log; `Corrupt` if the checkpoint cannot be read; `Io` if openraft does not start.
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
         let Parts { replication, store, timestamps, value_bytes_max, counters } = parts.clone();
-        let config = Config {
-            cluster_name: format!("{:016x}", group.0),
-            heartbeat_interval: HEARTBEAT_MS,
-            election_timeout_min: ELECTION_MS.0,
-            election_timeout_max: ELECTION_MS.1,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-            ..Config::default()
-        };
-        let config =
-            config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))?;
+        let config = config(group, store.environment())?;
         let mut log = RaftLog::open(directory, store.environment())?;
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let network = Network { group, replication, store: store.clone(), counters };
@@ -180,7 +188,7 @@ impl Member {
         }
         let until = Instant::now() + CONFIRM_MAX;
         loop {
-            match timeout_at(until.into(), self.raft.get_read_log_id()).await {
+            match timeout_at(until, self.raft.get_read_log_id()).await {
                 Ok(Ok((index, _))) => return Some(Ok(index.map_or(0, |index| index.index))),
                 Ok(Err(_)) if !self.is_leader() => return None,
                 // The others have one heartbeat's time to confirm, which may be too short on a busy machine.

@@ -135,6 +135,7 @@ impl RaftNetwork<Group> for Connection {
             }
         };
         tokio::select! {
+            biased;
             sent = sending => sent.map_err(|error: Error| StreamingError::Network(NetworkError::new(&error))),
             closed = cancel => Err(StreamingError::Closed(closed)),
         }

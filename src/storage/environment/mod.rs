@@ -1,13 +1,17 @@
-//! The environment of a node, besides disk and network: time, randomness, and threads for long work. A simulation replaces it, so that
+//! The environment of a node, besides storage and network: time, randomness, and threads for long work. A simulation replaces it, so that
 //! everything a node does follows from a seed.
 //!
 //! The system's clock is checked before it is trusted; a clock given by a test or a simulation is taken as it is.
 
+pub mod disk;
 pub mod wall_clock;
 
 use std::{fmt, sync::Arc};
 
-use self::wall_clock::CheckedClock;
+use self::{
+    disk::{Disk, SystemDisk},
+    wall_clock::CheckedClock,
+};
 use crate::{
     core::{clock::NodeId, wall_clock::Contradiction},
     error::{Error, Result},
@@ -35,6 +39,7 @@ pub struct Environment {
     checked: Option<Arc<CheckedClock>>,
     random: Randomness,
     threads: Threads,
+    disk: Arc<dyn Disk>,
 }
 
 impl Environment {
@@ -47,12 +52,23 @@ impl Environment {
 
     /// The real system with another clock.
     pub fn new(now_ms: WallClock) -> Self {
-        Self { now_ms, checked: None, random: Arc::new(system_randomness), threads: Threads::Many }
+        let random = Arc::new(system_randomness);
+        Self { now_ms, checked: None, random, threads: Threads::Many, disk: Arc::new(SystemDisk) }
     }
 
     /// A simulated environment: this clock, this randomness, and all work done by the calling thread.
     pub fn simulated(now_ms: WallClock, random: Randomness) -> Self {
-        Self { now_ms, checked: None, random, threads: Threads::One }
+        Self { now_ms, checked: None, random, threads: Threads::One, disk: Arc::new(SystemDisk) }
+    }
+
+    /// The same with another disk for the log of the strong tables.
+    pub fn with_disk(self, disk: Arc<dyn Disk>) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// The disk of the log of the strong tables.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
     }
 
     /// The wall clock.

@@ -3,13 +3,18 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::FileExt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use crate::storage::environment::disk;
+
 /// The disk as the log uses it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Disk {
+    disk: Arc<dyn disk::Disk>,
     syncs: AtomicU64,
     #[cfg(test)]
     pub faults: std::sync::Mutex<Faults>,
@@ -28,6 +33,16 @@ pub struct Faults {
 }
 
 impl Disk {
+    /// Counts what goes to a disk.
+    pub fn new(disk: Arc<dyn disk::Disk>) -> Self {
+        Self {
+            disk,
+            syncs: AtomicU64::new(0),
+            #[cfg(test)]
+            faults: Default::default(),
+        }
+    }
+
     /// How many times the log was synced since it was opened.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
@@ -40,10 +55,10 @@ impl Disk {
     pub fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         #[cfg(test)]
         if let Some(room) = self.faults().room.filter(|room| *room < bytes.len()) {
-            file.write_all_at(&bytes[..room], at)?;
+            self.disk.write(file, &bytes[..room], at)?;
             return Err(io::ErrorKind::StorageFull.into());
         }
-        file.write_all_at(bytes, at)
+        self.disk.write(file, bytes, at)
     }
 
     #[cfg(test)]
@@ -55,7 +70,7 @@ impl Disk {
     ///
     /// # Errors
     /// That of the system.
-    pub fn sync(&self, file: &File) -> io::Result<()> {
+    pub async fn sync(&self, file: &File) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         #[cfg(test)]
         {
@@ -66,6 +81,6 @@ impl Disk {
                 return Err(io::Error::other("the test says so"));
             }
         }
-        file.sync_data()
+        self.disk.sync(file).await
     }
 }

@@ -87,22 +87,15 @@ impl Shared {
     }
 }
 
-/// Who does the writer's jobs.
-enum Worker {
-    Thread {
-        jobs: mpsc::Sender<Job>,
-        thread: Option<JoinHandle<()>>,
-    },
-    /// The caller, in an environment without threads.
-    Caller(Mutex<Writer>),
-}
-
-/// The open log. Dropping it finishes what was asked for and closes it.
+/// The open log. Dropping it finishes what was asked for and closes it; in an environment without threads it may be lost.
 pub struct RaftLog {
     reader: LogReader,
     /// Room in the queue, in bytes.
     room: Arc<Semaphore>,
-    worker: Option<Worker>,
+    /// The queue of the writer; `None` once the log is closed.
+    jobs: Option<mpsc::Sender<Job>>,
+    /// The writer's thread; `None` in an environment without threads, where it is a task.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl RaftLog {
@@ -117,24 +110,23 @@ impl RaftLog {
             directory: directory.to_owned(),
             salt: state.salt,
             environment: environment.clone(),
-            disk: Disk::default(),
+            disk: Disk::new(environment.disk()),
             view: Mutex::new(view),
             files: RwLock::default(),
             mark_failed: AtomicBool::default(),
         });
         let writer = Writer::new(shared.clone(), state, file, mark);
-        let worker = match environment.threads() {
-            Threads::One => Worker::Caller(Mutex::new(writer)),
-            Threads::Many => {
-                let (jobs, waiting) = mpsc::channel(QUEUE_JOBS_MAX);
-                let thread =
-                    thread::Builder::new().name("raft-log".into()).spawn(move || writer.run(waiting));
-                let thread = thread.map_err(|e| Error::io("starting the writer of the Raft log", &e))?;
-                Worker::Thread { jobs, thread: Some(thread) }
+        let (jobs, waiting) = mpsc::channel(QUEUE_JOBS_MAX);
+        let work = writer.run(waiting);
+        let thread = match environment.threads() {
+            Threads::One => {
+                tokio::spawn(work);
+                None
             }
+            Threads::Many => Some(start_thread(work)?),
         };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Self { reader: LogReader(shared), room, worker: Some(worker) })
+        Ok(Self { reader: LogReader(shared), room, jobs: Some(jobs), thread })
     }
 
     /// Hands entries over: they are readable on return, and durable when `flushed` is told so.
@@ -173,11 +165,10 @@ impl RaftLog {
         done.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Waits for a place in the queue.
-    async fn slot(&self) -> Result<Slot<'_>> {
-        match &self.worker {
-            Some(Worker::Thread { jobs, .. }) => jobs.reserve().await.map(Slot::Queue).map_err(|_| stopped()),
-            Some(Worker::Caller(writer)) => Ok(Slot::Caller(writer)),
+    /// Waits for a place in the writer's queue.
+    async fn slot(&self) -> Result<mpsc::Permit<'_, Job>> {
+        match &self.jobs {
+            Some(jobs) => jobs.reserve().await.map_err(|_| stopped()),
             None => Err(stopped()),
         }
     }
@@ -185,27 +176,20 @@ impl RaftLog {
 
 impl Drop for RaftLog {
     fn drop(&mut self) {
-        if let Some(Worker::Thread { jobs, thread: Some(thread) }) = self.worker.take() {
-            drop(jobs);
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
             // A panic was reported when it happened.
             let _ = thread.join();
         }
     }
 }
 
-/// A place in the writer's queue.
-enum Slot<'a> {
-    Queue(mpsc::Permit<'a, Job>),
-    Caller(&'a Mutex<Writer>),
-}
-
-impl Slot<'_> {
-    fn send(self, job: Job) {
-        match self {
-            Self::Queue(permit) => permit.send(job),
-            Self::Caller(writer) => writer.lock().unwrap_or_else(PoisonError::into_inner).work(vec![job]),
-        }
-    }
+/// Runs the writer on a thread of its own: it blocks while the disk works.
+fn start_thread(work: impl Future<Output = ()> + Send + 'static) -> Result<JoinHandle<()>> {
+    let failed = |e: io::Error| Error::io("starting the writer of the Raft log", &e);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(failed)?;
+    let thread = thread::Builder::new().name("raft-log".into()).spawn(move || runtime.block_on(work));
+    thread.map_err(failed)
 }
 
 impl RaftLogReader<Group> for RaftLog {

@@ -88,43 +88,43 @@ impl Writer {
     }
 
     /// Works until nobody can ask for anything any more.
-    pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(job) = jobs.blocking_recv() {
+    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
             let mut waiting = vec![job];
             while let Ok(job) = jobs.try_recv() {
                 waiting.push(job);
             }
-            self.work(waiting);
+            self.work(waiting).await;
         }
     }
 
     /// Does these jobs, in order.
-    pub fn work(&mut self, jobs: Vec<Job>) {
+    async fn work(&mut self, jobs: Vec<Job>) {
         for job in jobs {
             match job {
-                Job::Append(append) => self.append(append),
+                Job::Append(append) => self.append(append).await,
                 Job::Vote(vote, reply) => {
-                    self.flush();
+                    self.flush().await;
                     let saved = self.check().and_then(|()| self.save_vote(&vote));
                     answer(reply, saved);
                 }
                 Job::Truncate(index, reply) => {
-                    self.flush();
+                    self.flush().await;
                     let truncated = self.check().and_then(|()| self.truncate(index));
                     answer(reply, self.fail_if_err(truncated));
                 }
                 Job::Purge(upto, reply) => {
-                    self.flush();
+                    self.flush().await;
                     let purged = self.check().and_then(|()| self.purge(upto));
                     answer(reply, self.fail_if_err(purged));
                 }
                 Job::Committed => {
-                    self.flush();
+                    self.flush().await;
                     self.write_mark();
                 }
             }
         }
-        self.flush();
+        self.flush().await;
     }
 
     /// Begins a new segment that is the newest.
@@ -166,13 +166,11 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, append: Append) {
-        let begun = if append.begins { self.begin_log(append.frames[0].log_id.index) } else { Ok(()) };
-        let added = begun.and_then(|()| append.frames.iter().try_for_each(|frame| self.add(frame)));
-        match added {
+    async fn append(&mut self, append: Append) {
+        match self.add_all(append.begins, &append.frames).await {
             Ok(()) => self.group.waiting.push((append.flushed, append.room)),
             Err(why) => {
-                self.flush();
+                self.flush().await;
                 if self.failed.is_some() {
                     self.shared.view().forget_unsynced();
                 }
@@ -181,9 +179,19 @@ impl Writer {
         }
     }
 
+    async fn add_all(&mut self, begins: bool, frames: &[Frame]) -> Result<()> {
+        if begins {
+            self.begin_log(frames[0].log_id.index).await?;
+        }
+        for frame in frames {
+            self.add(frame).await?;
+        }
+        Ok(())
+    }
+
     /// Lets an empty log begin with another index than it would.
-    fn begin_log(&mut self, first: u64) -> Result<()> {
-        self.flush();
+    async fn begin_log(&mut self, first: u64) -> Result<()> {
+        self.flush().await;
         self.check()?;
         if first == self.state.newest {
             return Ok(());
@@ -196,9 +204,9 @@ impl Writer {
     }
 
     /// Adds a frame to the group, if it is the next of the log. It is not if one before it failed.
-    fn add(&mut self, frame: &Frame) -> Result<()> {
+    async fn add(&mut self, frame: &Frame) -> Result<()> {
         if self.group.bytes.len() + frame.bytes() > GROUP_BYTES_MAX {
-            self.flush();
+            self.flush().await;
         }
         self.check()?;
         let expected = self.shared.view().synced_next() + self.group.frames.len() as u64;
@@ -214,9 +222,12 @@ impl Writer {
         Ok(())
     }
 
-    fn flush(&mut self) {
+    async fn flush(&mut self) {
         let group = std::mem::take(&mut self.group);
-        let flushed = if group.frames.is_empty() { Ok(()) } else { self.write_group(&group) };
+        let flushed = match group.frames.is_empty() {
+            true => Ok(()),
+            false => self.write_group(&group.bytes, &group.frames).await,
+        };
         for (tell, room) in group.waiting {
             tell(flushed.clone().map_err(|why| to_io(&why)));
             drop(room);
@@ -227,19 +238,21 @@ impl Writer {
         self.group.bytes.shrink_to(GROUP_BYTES_MAX);
     }
 
-    fn write_group(&mut self, group: &Group) -> Result<()> {
-        let written =
-            self.check().and_then(|()| self.roll_if_full()).and_then(|()| self.write_and_sync(group));
+    async fn write_group(&mut self, bytes: &[u8], frames: &[(LogId, usize)]) -> Result<()> {
+        let written = match self.check().and_then(|()| self.roll_if_full()) {
+            Ok(()) => self.write_and_sync(bytes).await,
+            refused => refused,
+        };
         let mut view = self.shared.view();
         if let Err(why) = written {
             view.forget_unsynced();
             return Err(why);
         }
         let newest = view.segments.last_mut().expect("there is always a segment");
-        for (_, bytes) in &group.frames {
+        for (_, bytes) in frames {
             newest.push(*bytes);
         }
-        view.synced = group.frames.last().map(|(log_id, _)| *log_id);
+        view.synced = frames.last().map(|(log_id, _)| *log_id);
         view.evict();
         drop(view);
         self.write_mark();
@@ -260,17 +273,17 @@ impl Writer {
         Ok(())
     }
 
-    fn write_and_sync(&mut self, group: &Group) -> Result<()> {
+    async fn write_and_sync(&mut self, bytes: &[u8]) -> Result<()> {
         let end = self.newest_bytes(&self.shared.view().segments);
         let path = segment::path(&self.shared.directory, self.state.newest);
-        if let Err(e) = self.shared.disk.write(&self.file, &group.bytes, end) {
+        if let Err(e) = self.shared.disk.write(&self.file, bytes, end) {
             let why = writing(&path, &e);
             if let Err(e) = self.file.set_len(end) {
                 self.fail(writing(&path, &e));
             }
             return Err(why);
         }
-        if let Err(e) = self.shared.disk.sync(&self.file) {
+        if let Err(e) = self.shared.disk.sync(&self.file).await {
             // Cutting it off keeps the next start from reading what only the system's memory holds.
             let cut = self.file.set_len(end).and_then(|()| self.file.sync_all());
             let cut = cut.err().map_or(String::new(), |e| format!(", nor cut off again: {e}"));

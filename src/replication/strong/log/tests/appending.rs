@@ -97,7 +97,7 @@ async fn a_full_disk_refuses_an_append_and_keeps_nothing_of_it() {
 
 #[tokio::test]
 async fn an_append_behind_a_failed_one_fails_too() {
-    let fixture = Fixture { threads: Threads::One, ..Fixture::new() };
+    let fixture = Fixture::new();
     let mut log = fixture.open();
     append(&mut log, [blank(1, 0)]).await;
     let job = |index| {
@@ -106,9 +106,10 @@ async fn an_append_behind_a_failed_one_fails_too() {
         let tell = Box::new(move |result: std::io::Result<()>| told.send(result.is_ok()).expect("heard"));
         (Job::Append(Append { frames, begins: false, flushed: tell, room: None }), flushed)
     };
-    let Some(Worker::Caller(writer)) = &log.worker else { panic!("there is no thread") };
     let ((gap, refused), (next, written)) = (job(2), job(1));
-    writer.lock().expect("whole").work(vec![gap, next]);
+    for job in [gap, next] {
+        log.slot().await.expect("room").send(job);
+    }
     assert!(!refused.recv().expect("told"));
     assert!(written.recv().expect("told"));
     drop(log);

@@ -18,7 +18,7 @@ use openraft::{
 use tempfile::TempDir;
 
 use super::{
-    Append, Frame, Job, RaftLog, Worker, frame,
+    Append, Frame, Job, RaftLog, frame,
     record::{self, MARK_FILE, Mark, STATE_FILE, State, VOTE_FILE},
     segment::{self, SEGMENT_BYTES},
     view::CACHE_BYTES_MAX,
