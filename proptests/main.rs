@@ -9,6 +9,7 @@ mod edges;
 mod explorer;
 mod generators;
 mod json;
+mod linearizability;
 mod link;
 mod members;
 mod merkle;

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, body::Bytes, client::conn::http1};
+use hyper::{Method, Request, body::Bytes, client::conn::http1, http::request::Builder};
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use turmoil::net::TcpStream;
 
 use super::stack::{PORT, name};
@@ -20,27 +20,45 @@ pub struct Answer {
     pub body: String,
 }
 
+/// What became of a request.
+pub enum Sent {
+    /// The node never had it.
+    NotSent,
+    /// It may have been done or not.
+    Unanswered,
+    Answered(Answer),
+}
+
 /// Asks a node. `None` where no answer came, and what was asked may have been done or not.
 pub async fn ask(node: usize, method: Method, path: &str, body: &str) -> Option<Answer> {
-    timeout(TIMEOUT, exchange(node, method, path, body)).await.ok()?.ok()
+    match send(node, Request::builder().method(method).uri(path), body).await {
+        Sent::Answered(answer) => Some(answer),
+        Sent::NotSent | Sent::Unanswered => None,
+    }
+}
+
+/// Sends a request to a node.
+pub async fn send(node: usize, request: Builder, body: &str) -> Sent {
+    let begun = Instant::now();
+    let Ok(Ok(stream)) = timeout(TIMEOUT, TcpStream::connect((name(node), PORT))).await else {
+        return Sent::NotSent;
+    };
+    match timeout_at(begun + TIMEOUT, exchange(stream, request, body)).await {
+        Ok(Ok(answer)) => Sent::Answered(answer),
+        Ok(Err(_)) | Err(_) => Sent::Unanswered,
+    }
 }
 
 async fn exchange(
-    node: usize,
-    method: Method,
-    path: &str,
+    stream: TcpStream,
+    request: Builder,
     body: &str,
 ) -> Result<Answer, Box<dyn std::error::Error>> {
-    let stream = TcpStream::connect((name(node), PORT)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the answer, or with the request that is given up.
     tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        // The name of a simulated host is none that the node is known by.
-        .header("host", "localhost")
-        .body(Full::new(Bytes::from(body.to_owned())))?;
+    // The name of a simulated host is none that the node is known by.
+    let request = request.header("host", "localhost").body(Full::new(Bytes::from(body.to_owned())))?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let version = response.headers().get("dynarust-version").map(|text| text.to_str().map(str::to_owned));

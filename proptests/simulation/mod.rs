@@ -9,9 +9,11 @@
 //! and the threads that carry changes to subscribers.
 
 mod client;
+mod disk;
 mod plan;
 mod run;
 mod stack;
+mod strong;
 mod trace;
 
 use std::{ops::Range, process::Command, thread};
@@ -55,10 +57,10 @@ fn real_nodes_converge_and_lose_nothing_in_simulated_time_2() {
 
 /// The trace of a seed, as a process of its own sees it: in what order a runtime drops the tasks of a host that crashes depends on
 /// how many tasks its process has had.
-fn trace_of(seed: u64) -> String {
+fn trace_of(test: &str, seed: u64) -> String {
     let program = std::env::current_exe().expect("this program");
     let run = Command::new(program)
-        .args(["simulation::one_seed", "--exact", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
         .env("DYNARUST_SEED", seed.to_string())
         .output()
         .expect("it runs");
@@ -69,16 +71,21 @@ fn trace_of(seed: u64) -> String {
     trace.to_owned()
 }
 
-#[test]
-fn the_same_seed_gives_the_same_trace() {
-    for seed in TWICE {
-        let again = thread::spawn(move || trace_of(seed));
-        let (one, other) = (trace_of(seed), again.join().expect("a trace"));
+/// Runs seeds twice each, by a test that prints the trace of one.
+fn expect_same_traces(test: &'static str, seeds: Range<u64>) {
+    for seed in seeds {
+        let again = thread::spawn(move || trace_of(test, seed));
+        let (one, other) = (trace_of(test, seed), again.join().expect("a trace"));
         assert!(one.lines().count() > 1_000, "seed {seed}: hardly anything happened");
         let differs = one.lines().zip(other.lines()).find(|(one, other)| one != other);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(one.len(), other.len(), "seed {seed}");
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    expect_same_traces("simulation::one_seed", TWICE);
 }
 
 /// The seed of `DYNARUST_SEED`, with everything that happens.

@@ -26,9 +26,9 @@ use super::{
 use crate::random::Random;
 
 /// Unix milliseconds at which simulations begin.
-const EPOCH_MS: u64 = 1_763_689_000_000;
+pub const EPOCH_MS: u64 = 1_763_689_000_000;
 /// What passes at a time for all hosts together.
-const TICK: Duration = Duration::from_millis(5);
+pub const TICK: Duration = Duration::from_millis(5);
 /// How long healed nodes may take to hold the same: what was given up is dialed again after 30 seconds at the latest.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(120);
 /// From the healing until the writers have their last answers, and what expires has done so.
@@ -139,7 +139,7 @@ fn apply(sim: &mut Sim<'_>, hosts: &[Rc<Host>], fault: Fault) {
 }
 
 /// Lets simulated time pass. Nobody really waits.
-async fn pass(time: Duration) {
+pub async fn pass(time: Duration) {
     sleep_until(Instant::now() + time).await;
 }
 
@@ -218,7 +218,7 @@ async fn judge(
 }
 
 /// The tables of all nodes, or what keeps one from being a whole member of the cluster.
-async fn look(nodes: usize) -> Vec<Result<String, String>> {
+pub async fn look(nodes: usize) -> Vec<Result<String, String>> {
     let mut states = Vec::new();
     for node in 0..nodes {
         states.push(look_at(node, nodes).await);

@@ -3,13 +3,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     rc::Rc,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -34,7 +34,13 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
-use turmoil::net::{TcpListener, TcpStream};
+use turmoil::{
+    Sim,
+    net::{TcpListener, TcpStream},
+};
+
+use super::disk::SimulatedDisk;
+use crate::storage::crash::copy;
 
 /// Where nodes listen.
 pub const PORT: u16 = 6660;
@@ -53,8 +59,12 @@ pub struct Host {
     pub data: PathBuf,
     /// Unix milliseconds of the simulation.
     pub clock: Arc<AtomicU64>,
+    /// Whether a crash loses what was not synced, as a power cut does.
+    pub loses_unsynced: bool,
     lives: Cell<u64>,
     stop: RefCell<Rc<Notify>>,
+    node: RefCell<Weak<Node>>,
+    disk: RefCell<Arc<SimulatedDisk>>,
 }
 
 /// The name of a host.
@@ -72,9 +82,33 @@ impl Host {
             begins_after: Duration::ZERO,
             data,
             clock,
+            loses_unsynced: false,
             lives: Cell::new(0),
             stop: RefCell::default(),
+            node: RefCell::default(),
+            disk: RefCell::new(Arc::new(SimulatedDisk::new(seed))),
         }
+    }
+
+    /// Its node, while it lives.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.node.borrow().upgrade()
+    }
+
+    /// Ends the node at once. Returns how many bytes of the log of strong tables are lost.
+    pub fn crash(&self, sim: &mut Sim<'_>) -> usize {
+        if !self.loses_unsynced || self.node().is_none() {
+            sim.crash(name(self.index));
+            return 0;
+        }
+        let lost = self.disk.borrow().unsynced_bytes();
+        // The store closes as the host is dropped, and syncs then; so what is there before that is put back.
+        let kept = self.data.with_extension("crashed");
+        copy(&self.data, &kept);
+        sim.crash(name(self.index));
+        fs::remove_dir_all(&self.data).expect("the directory goes");
+        fs::rename(&kept, &self.data).expect("its copy takes its place");
+        lost
     }
 
     /// Asks the node to end in order.
@@ -92,6 +126,7 @@ impl Host {
         }
         let address = SocketAddr::new(turmoil::lookup(name(self.index)), PORT);
         let node = Node::start(self.options(address, life)).await?;
+        self.node.replace(Arc::downgrade(&node));
         let end = Halt(node.clone());
         let listener = SimulatedListener(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?);
         let stopped = async move { stop.notified().await };
@@ -147,7 +182,13 @@ impl Host {
             numbers.lock().expect("nobody panics with it").fill(bytes);
             Ok(())
         });
-        Environment::simulated(now_ms, random)
+        let environment = Environment::simulated(now_ms, random);
+        if !self.loses_unsynced {
+            return environment;
+        }
+        let disk = Arc::new(SimulatedDisk::new(self.seed ^ (self.index as u64) << 32 ^ life << 40));
+        self.disk.replace(disk.clone());
+        environment.with_disk(disk)
     }
 }
 

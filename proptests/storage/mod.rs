@@ -5,7 +5,7 @@
 //! torn, no batch is there in part, and nothing that was durable is gone.
 
 mod batches;
-mod crash;
+pub mod crash;
 mod model;
 mod steps;
 mod world;

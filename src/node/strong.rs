@@ -11,7 +11,7 @@ pub use crate::core::strong::request::{
     Compare, Expected, Got, Operation, OperationResult, Outcome, Transaction,
 };
 use crate::{
-    core::{name::TableName, strong::request::Request},
+    core::{digest::RootDigest, name::TableName, strong::request::Request},
     error::{Error, Result},
     replication::{Replication, strong::member::Parts},
     storage::{Store, commit::timestamps::Timestamps},
@@ -86,6 +86,15 @@ impl Node {
             Outcome::Transaction { succeeded, results } => Ok((succeeded, results)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The last entry of the strong tables' log that this node has applied, and the digest of their rows as of there.
+    /// As [`Strong::digest`](crate::replication::strong::Strong::digest).
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn strong_digest(&self) -> Result<Option<(u64, RootDigest)>> {
+        self.strong.digest().await
     }
 
     /// Returns when this node may serve a read of a table. An eventual table is always read from here.

@@ -5,6 +5,7 @@
 //! (60) each, with one fault after another. Cuts need root; elsewhere their place is taken by kills.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use std::{
 use super::{
     RECOVERY, backend,
     client::{Door, doors},
-    history::{Event, Operation, expect_linearizable},
+    history::{Event, Operation, check},
     leader, make,
     recorder::{Recorder, TABLE},
     wait_until_same, wait_until_strong, wait_until_whole,
@@ -217,6 +218,15 @@ fn one_history(world: &mut World, number: u64, faults: &[Fault], lasting: Durati
     }
 }
 
+/// Checks each key of a history, and panics with the story of one that is not linearizable.
+fn expect_linearizable(histories: &HashMap<String, Vec<Event>>) {
+    for (key, events) in histories {
+        if let Err(why) = check(events) {
+            panic!("the history of {key} is not linearizable: {why}");
+        }
+    }
+}
+
 fn short_histories(members: usize, first: u64, faults: &[Fault]) {
     let mut world = World::new(members);
     for (number, fault) in (first..).zip(faults) {
@@ -262,7 +272,7 @@ fn a_history_with_stale_reads_on_a_node_that_is_cut_off_is_refused() {
     record(Operation::Write(Some(2)), &|| world.cluster[(away + 1) % 3].put(&path, r#"{"value":2}"#));
     let stale = record(Operation::Read(Some(1)), &|| world.cluster[away].get(&format!("{path}?read=stale")));
     assert_eq!(stale.json()["value"], 1, "it cannot know of the other");
-    super::history::check(&events).expect_err("a stale read is not linearizable");
+    check(&events).expect_err("a stale read is not linearizable");
 }
 
 /// `DYNARUST_HISTORIES=200 cargo test --release --test tests strong::linearizable::many -- --nocapture`

@@ -4,7 +4,7 @@
 //! - `refusals`: what bad use gets.
 //! - `failures`, `cuts`, `group`: nodes that die, hang, are cut off, come and go.
 //! - `backend`: on which backend they run. `etcd`: what is about an etcd only.
-//! - `history`: the linearizability checker. `recorder`: clients that record. `linearizable`: histories of real clusters under faults.
+//! - `history`: the linearizability checker, which the simulation shares. `recorder`: clients that record. `linearizable`: histories of real clusters under faults.
 
 mod backend;
 mod client;
@@ -13,6 +13,7 @@ mod cuts;
 mod etcd;
 mod failures;
 mod group;
+#[path = "../../proptests/linearizability/checker.rs"]
 mod history;
 mod ledger;
 mod linearizable;

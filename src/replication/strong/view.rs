@@ -8,7 +8,11 @@ use super::{
     rpc::GroupId,
     types::{Metrics, Node},
 };
-use crate::{core::clock::NodeId, core::strong::request::Refusal, storage::counters::Counter};
+use crate::{
+    core::{clock::NodeId, digest::RootDigest, strong::request::Refusal},
+    error::Result,
+    storage::counters::Counter,
+};
 
 /// What became of a proposal: each request that a node decided as the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +136,19 @@ impl Strong {
     pub fn failure(&self) -> Option<String> {
         let is_absent = self.member().is_none() && !self.0.parts.store.strong_tables().is_empty();
         is_absent.then(|| self.0.asleep().to_string())
+    }
+
+    /// The last entry of the log that this node has applied, and the digest of all strong tables as of there: no two replicas have another at
+    /// one index. `None` while this node takes no part, and while the digests are being built. After a crash rows may be newer than the index,
+    /// until what was applied before is applied again.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn digest(&self) -> Result<Option<(u64, RootDigest)>> {
+        match self.member() {
+            Some(member) => member.machine.digest().await,
+            None => Ok(None),
+        }
     }
 
     /// The group; `None` while it is asleep, and while this node takes no part in it.

@@ -1,0 +1,52 @@
+//! An invariant, looked at all the while: no two replicas have another digest of the strong tables at the same applied index.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use dynarust::core::digest::RootDigest;
+use futures_util::FutureExt;
+
+use super::super::stack::{Host, name};
+
+/// What was seen of all replicas.
+#[derive(Default)]
+pub struct Digests {
+    /// The digest at each index, and whose.
+    seen: BTreeMap<u64, (RootDigest, usize)>,
+    /// How far each node had applied the log in its lives.
+    applied: BTreeMap<usize, u64>,
+    /// How many digests were compared with that of another node.
+    pub compared: u64,
+}
+
+impl Digests {
+    /// Looks at all nodes that live.
+    ///
+    /// # Errors
+    /// Which two differ.
+    pub fn look(&mut self, hosts: &[Rc<Host>]) -> Result<(), String> {
+        for host in hosts {
+            let Some(node) = host.node() else { continue };
+            // One that applies an entry right now is looked at another time.
+            let Some(digest) = node.strong_digest().now_or_never() else { continue };
+            if let Some((index, digest)) = digest.map_err(|error| error.to_string())? {
+                self.note(host.index, index, digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, node: usize, index: u64, digest: RootDigest) -> Result<(), String> {
+        let applied = self.applied.entry(node).or_default();
+        // Applied again after a crash: until it is where it was, rows may be newer than the index.
+        if index < *applied {
+            return Ok(());
+        }
+        *applied = index;
+        let (expected, other) = *self.seen.entry(index).or_insert((digest, node));
+        if digest != expected {
+            return Err(format!("{} and {} differ at entry {index}", name(node), name(other)));
+        }
+        self.compared += u64::from(other != node);
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! Runs a plan: clients use a strong table while there is trouble, and when all is healed everything is read once more on every node.
+
+use std::{
+    cell::RefCell,
+    path::Path,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::Method;
+use tokio::time::Instant;
+use turmoil::{Builder, Sim};
+
+use super::{
+    super::{
+        client::ask,
+        run::{EPOCH_MS, TICK, look, pass},
+        stack::{Host, PORT, name},
+        trace,
+    },
+    client::{Client, Recorder, TABLE, knows, read},
+    digests::Digests,
+    plan::{Fault, Plan, Target, Trouble},
+};
+use crate::{linearizability::checker::check, random::Random};
+
+/// How long healed nodes may take to be whole and answer.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// From the healing until the clients have their last answers.
+const SETTLING: Duration = Duration::from_secs(4);
+/// How often digests are compared.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a simulation came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub answered: u64,
+    /// Operations of which nobody knows whether they took effect.
+    pub unknown: u64,
+    /// The last term: how many elections there were, at least.
+    pub term: u64,
+    /// Bytes of logs that crashes lost.
+    pub lost_bytes: usize,
+    /// Digests that were compared with that of another node.
+    pub compared: u64,
+    /// From the healing until all nodes were whole and had answered.
+    pub recovered_after: Duration,
+}
+
+/// Runs the plan of a seed.
+///
+/// # Errors
+/// What broke.
+pub fn run(seed: u64) -> Result<Outcome, String> {
+    simulate(seed, &Arc::new(AtomicU64::new(EPOCH_MS)))
+}
+
+/// As `run`, with all that happened.
+pub fn run_traced(seed: u64) -> (Result<Outcome, String>, Vec<String>) {
+    let clock = Arc::new(AtomicU64::new(EPOCH_MS));
+    trace::record(&clock, || simulate(seed, &clock))
+}
+
+fn simulate(seed: u64, clock: &Arc<AtomicU64>) -> Result<Outcome, String> {
+    let plan = Rc::new(Plan::of(seed));
+    let memory = Path::new("/dev/shm");
+    let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let directory = directory.expect("a temporary directory");
+    let mut sim = Builder::new()
+        .tick_duration(TICK)
+        .simulation_duration(plan.troubled + RECOVERY_MAX + Duration::from_secs(60))
+        .min_message_latency(plan.latency.0)
+        .max_message_latency(plan.latency.1)
+        .rng_seed(seed)
+        .build();
+    let hosts: Vec<Rc<Host>> =
+        (0..plan.nodes).map(|index| host(&plan, seed, index, &directory, clock)).collect();
+    for host in &hosts {
+        let host = host.clone();
+        sim.host(name(host.index), move || host.clone().live());
+    }
+    let recorder = Rc::new(Recorder::default());
+    for index in 0..plan.clients {
+        let client = Client {
+            recorder: recorder.clone(),
+            plan: plan.clone(),
+            random: Random::new(seed ^ (index as u64 + 1) << 32),
+            seen: Default::default(),
+            node: index % plan.nodes,
+        };
+        sim.client(format!("client{index}"), client.live());
+    }
+    let recovered = Rc::new(RefCell::new(None));
+    sim.client("maker", make(plan.clone(), recorder.clone()));
+    sim.client("judge", judge(plan.clone(), recorder.clone(), recovered.clone()));
+    let mut world =
+        World { hosts, plan, digests: Digests::default(), ends: Vec::new(), outcome: Outcome::default() };
+    let driven = world.drive(&mut sim, clock);
+    drop(sim);
+    driven?;
+    let recovered_after = recovered.borrow_mut().take().expect("the judge ended well")?;
+    for (key, events) in recorder.histories.borrow().iter() {
+        check(events).map_err(|why| format!("the history of {key} is not linearizable: {why}"))?;
+    }
+    let (answered, unknown) = (recorder.answered.get(), recorder.unknown.get());
+    Ok(Outcome { answered, unknown, recovered_after, compared: world.digests.compared, ..world.outcome })
+}
+
+fn host(
+    plan: &Plan,
+    seed: u64,
+    index: usize,
+    directory: &tempfile::TempDir,
+    clock: &Arc<AtomicU64>,
+) -> Rc<Host> {
+    let mut host = Host::new(index, seed, directory.path().join(name(index)), clock.clone());
+    host.skew_ms = plan.skews_ms[index];
+    host.begins_after = plan.begins[index];
+    host.loses_unsynced = true;
+    // The first found a cluster; the others know it, and one more.
+    host.join = (0..index.min(2)).map(|other| format!("{}:{PORT}", name(other))).collect();
+    Rc::new(host)
+}
+
+/// The nodes, and what happens to them.
+struct World {
+    hosts: Vec<Rc<Host>>,
+    plan: Rc<Plan>,
+    digests: Digests,
+    /// What ends when.
+    ends: Vec<(Duration, End)>,
+    outcome: Outcome,
+}
+
+/// The end of a fault.
+#[derive(Clone, Copy)]
+enum End {
+    /// A node begins its next life.
+    Start(usize),
+    /// All gets through between two nodes again.
+    Repair(usize, usize),
+}
+
+impl World {
+    /// Lets time pass and faults happen until all clients are done.
+    fn drive(&mut self, sim: &mut Sim<'_>, clock: &AtomicU64) -> Result<(), String> {
+        let plan = self.plan.clone();
+        let mut troubles = plan.troubles.iter().peekable();
+        let mut look_due = Duration::ZERO;
+        loop {
+            let elapsed = sim.elapsed();
+            clock.store(EPOCH_MS + elapsed.as_millis() as u64, Ordering::SeqCst);
+            let (due, later) = self.ends.iter().partition(|(at, _)| *at <= elapsed);
+            self.ends = later;
+            for (_, end) in due {
+                self.end(sim, end);
+            }
+            while let Some(trouble) = troubles.next_if(|trouble| trouble.at <= elapsed) {
+                self.begin(sim, *trouble);
+            }
+            if elapsed >= look_due {
+                look_due = elapsed + LOOK_EVERY;
+                self.digests.look(&self.hosts)?;
+            }
+            if sim.step().map_err(|error| error.to_string())? {
+                self.outcome.term = self.leader().map_or(0, |(term, _)| term);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Who leads, of two that believe it the one in the higher term.
+    fn leader(&self) -> Option<(u64, usize)> {
+        let views = self.hosts.iter().filter_map(|host| Some((host.node()?.cluster().strong?, host.index)));
+        views.filter(|(view, _)| view.leads).map(|(view, index)| (view.term, index)).max()
+    }
+
+    fn find(&self, target: Target) -> usize {
+        match target {
+            Target::Leader(otherwise) => self.leader().map_or(otherwise, |(_, leader)| leader),
+            Target::Node(node) => node,
+        }
+    }
+
+    fn begin(&mut self, sim: &mut Sim<'_>, Trouble { fault, lasting, .. }: Trouble) {
+        let until = sim.elapsed() + lasting;
+        let nodes = self.plan.nodes;
+        let others = |node: usize| (0..nodes).filter(move |other| *other != node);
+        let node = match fault {
+            Fault::CrashAll => 0,
+            Fault::Crash(target) | Fault::Stop(target) | Fault::Isolate(target) => self.find(target),
+            Fault::Deafen(target) | Fault::Mute(target) | Fault::Cut(target, _) => self.find(target),
+        };
+        match fault {
+            Fault::Crash(_) => self.crash(sim, node, until),
+            Fault::CrashAll => (0..nodes).for_each(|node| self.crash(sim, node, until)),
+            Fault::Stop(_) => {
+                self.hosts[node].stop();
+                self.ends.push((until, End::Start(node)));
+            }
+            Fault::Isolate(_) => others(node).for_each(|other| sim.partition(name(node), name(other))),
+            Fault::Deafen(_) => others(node).for_each(|other| sim.partition_oneway(name(other), name(node))),
+            Fault::Mute(_) => others(node).for_each(|other| sim.partition_oneway(name(node), name(other))),
+            Fault::Cut(_, other) if other != node => {
+                sim.partition(name(node), name(other));
+                self.ends.push((until, End::Repair(node, other)));
+            }
+            Fault::Cut(..) => {}
+        }
+        if let Fault::Isolate(_) | Fault::Deafen(_) | Fault::Mute(_) = fault {
+            self.ends.extend(others(node).map(|other| (until, End::Repair(node, other))));
+        }
+    }
+
+    fn crash(&mut self, sim: &mut Sim<'_>, node: usize, until: Duration) {
+        self.outcome.lost_bytes += self.hosts[node].crash(sim);
+        self.ends.push((until, End::Start(node)));
+    }
+
+    fn end(&mut self, sim: &mut Sim<'_>, end: End) {
+        match end {
+            End::Start(node) => {
+                // One that still stops, or has been started meanwhile, ends now.
+                if sim.is_host_running(name(node)) {
+                    self.outcome.lost_bytes += self.hosts[node].crash(sim);
+                }
+                sim.bounce(name(node));
+            }
+            End::Repair(one, other) => sim.repair(name(one), name(other)),
+        }
+    }
+}
+
+/// Makes the table, and waits until all nodes know.
+async fn make(plan: Rc<Plan>, recorder: Rc<Recorder>) -> turmoil::Result {
+    let mut made = false;
+    for node in (0..plan.nodes).cycle() {
+        pass(Duration::from_millis(100)).await;
+        if !made {
+            let answer = ask(node, Method::PUT, &format!("/_/tables/{TABLE}"), r#"{"mode":"strong"}"#).await;
+            made = answer.is_some_and(|answer| matches!(answer.status, 200 | 201));
+        }
+        let is_news = !recorder.knowing.borrow().contains(&node);
+        if made && is_news && knows(node).await {
+            recorder.knowing.borrow_mut().push(node);
+        }
+        if recorder.knowing.borrow().len() == plan.nodes {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn judge(
+    plan: Rc<Plan>,
+    recorder: Rc<Recorder>,
+    recovered: Rc<RefCell<Option<Result<Duration, String>>>>,
+) -> turmoil::Result {
+    pass(plan.troubled + SETTLING).await;
+    let healed = Instant::now() - SETTLING;
+    let mut states = Vec::new();
+    while healed.elapsed() < RECOVERY_MAX {
+        states = look(plan.nodes).await;
+        let is_whole = states.iter().all(|state| state.is_ok() && *state == states[0]);
+        if is_whole && read_all(&plan, &recorder).await {
+            *recovered.borrow_mut() = Some(Ok(healed.elapsed()));
+            return Ok(());
+        }
+        pass(Duration::from_millis(200)).await;
+    }
+    let why = format!("not whole, or not the same everywhere, after {RECOVERY_MAX:?}: {states:#?}");
+    *recovered.borrow_mut() = Some(Err(why));
+    Ok(())
+}
+
+/// Reads every key on every node, as the last operations of the histories. Returns whether all answered.
+async fn read_all(plan: &Plan, recorder: &Recorder) -> bool {
+    let keys: Vec<_> = recorder.histories.borrow().keys().cloned().collect();
+    for key in &keys {
+        for node in 0..plan.nodes {
+            if read(recorder, node, key).await.is_none() {
+                return false;
+            }
+        }
+    }
+    !keys.is_empty()
+}
