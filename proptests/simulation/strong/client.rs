@@ -17,6 +17,7 @@ use super::{
         client::{Answer, Sent, send},
         run::pass,
     },
+    branches::Branches,
     plan::Plan,
 };
 use crate::{
@@ -37,6 +38,7 @@ pub struct Recorder {
     pub unknown: Cell<u64>,
     /// The nodes that know that the table is strong: clients use no other. One that joins takes a moment to know.
     pub knowing: RefCell<Vec<usize>>,
+    pub branches: Branches,
     numbers: Cell<u64>,
     steps: Cell<u64>,
 }
@@ -213,14 +215,16 @@ impl Client {
         };
         let transaction = json!({
             "compare": [compare],
-            "success": [{ "op": "put", "table": TABLE, "key": key, "value": value }],
-            "failure": [{ "op": "get", "table": TABLE, "key": key }],
+            "success": [{ "op": "put", "table": TABLE, "key": key, "value": value }, Branches::mark(value, true)],
+            "failure": [{ "op": "get", "table": TABLE, "key": key }, Branches::mark(value, false)],
         });
         let request = at(Method::POST, "/_/txn");
+        self.recorder.branches.note(value, None);
         let swap = Operation::Swap(expected, Some(value));
         let by_answer = |client: &mut Self, swap, answer: &Answer| {
             assert_eq!(answer.status, 200, "{}", answer.body);
             let answer = json_of(answer);
+            client.recorder.branches.note(value, answer["succeeded"].as_bool());
             let (operation, seen) = match answer["succeeded"] == true {
                 true => (swap, Some(value)),
                 false => {

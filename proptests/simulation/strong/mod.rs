@@ -2,8 +2,8 @@
 //! are not heard, mostly whichever leads.
 //!
 //! Clients read, write, delete, compare and set; in the end everything is read on every node. What must hold: the history of each key is
-//! linearizable, so that no answered write is lost and of racing writers one wins; two replicas at one applied index have one digest; and
-//! when all is healed, all nodes are whole, hold the same and answer.
+//! linearizable, so that no answered write is lost and of racing writers one wins; each transaction takes one branch; two replicas at one applied
+//! index have one digest; and when all is healed, all nodes are whole, hold the same and answer.
 //!
 //! `DYNARUST_SEEDS=from..to cargo test --test proptests simulation::strong` tries other seeds than those that are tried always, and
 //! `DYNARUST_SEED=n cargo test --test proptests simulation::strong::one_seed -- --nocapture` runs one with everything that happens.
@@ -11,6 +11,7 @@
 //! The log of the strong tables lies on a simulated disk, whose syncs take time. The store is copied as it is when a node crashes: what its
 //! engine has not written to its files by then is lost.
 
+mod branches;
 mod client;
 mod digests;
 mod plan;

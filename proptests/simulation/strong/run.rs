@@ -266,8 +266,8 @@ async fn judge(
     while healed.elapsed() < RECOVERY_MAX {
         states = look(plan.nodes).await;
         let is_whole = states.iter().all(|state| state.is_ok() && *state == states[0]);
-        if is_whole && read_all(&plan, &recorder).await {
-            *recovered.borrow_mut() = Some(Ok(healed.elapsed()));
+        if is_whole && let Some(read) = read_all(&plan, &recorder).await.transpose() {
+            *recovered.borrow_mut() = Some(read.map(|()| healed.elapsed()));
             return Ok(());
         }
         pass(Duration::from_millis(200)).await;
@@ -277,15 +277,18 @@ async fn judge(
     Ok(())
 }
 
-/// Reads every key on every node, as the last operations of the histories. Returns whether all answered.
-async fn read_all(plan: &Plan, recorder: &Recorder) -> bool {
+/// Reads every key on every node, as the last operations of the histories. `None` where one did not answer.
+async fn read_all(plan: &Plan, recorder: &Recorder) -> Result<Option<()>, String> {
     let keys: Vec<_> = recorder.histories.borrow().keys().cloned().collect();
-    for key in &keys {
-        for node in 0..plan.nodes {
+    for node in 0..plan.nodes {
+        for key in &keys {
             if read(recorder, node, key).await.is_none() {
-                return false;
+                return Ok(None);
             }
         }
+        if !recorder.branches.check(node).await? {
+            return Ok(None);
+        }
     }
-    !keys.is_empty()
+    Ok(Some(()))
 }

@@ -172,8 +172,8 @@ impl Strong {
     /// # Errors
     /// `NoQuorum`; `NotReady` if this node is behind.
     pub async fn barrier(&self) -> Result<()> {
-        let (member, reads) = self.0.until_member(Instant::now() + REQUEST_MAX).await?;
-        reads.barrier(member.machine.applied(), || member.machine.is_intact()).await
+        let (_, reads) = self.0.until_member(Instant::now() + REQUEST_MAX).await?;
+        reads.barrier().await
     }
 
     /// Leaves the group, because this node leaves the cluster for good.

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Weak, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -23,26 +23,47 @@ const WAITING_MAX: usize = 16_384;
 /// How long to wait until an index is applied that the leader has committed.
 const APPLY_MAX: Duration = Duration::from_secs(5);
 
-type Reader = oneshot::Sender<Result<u64>>;
+/// Questions that are answered and whose index is not applied yet. More are not asked meanwhile.
+const ANSWERED_MAX: usize = 1_024;
+
+type Reader = oneshot::Sender<Result<()>>;
+
+/// Readers that wait until an index is applied.
+struct Batch {
+    readers: Vec<Reader>,
+    index: u64,
+    until: Instant,
+}
 
 /// Asks for read indexes.
 #[derive(Clone)]
 pub struct Reads(mpsc::Sender<Reader>);
 
 impl Reads {
-    /// Starts asking with `ask`, which returns the read index of this moment.
-    pub fn start<F>(ask: impl Fn() -> F + Send + 'static) -> Self
+    /// Starts asking with `ask`, which returns the read index of this moment. `applied`: how far this node has applied; `is_intact`: whether
+    /// its store still holds that.
+    pub fn start<F>(
+        applied: watch::Receiver<Option<u64>>,
+        is_intact: impl Fn() -> bool + Send + 'static,
+        ask: impl Fn() -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<u64>> + Send,
     {
         let (sender, mut waiting) = mpsc::channel::<Reader>(WAITING_MAX);
+        let (asked, batches) = mpsc::channel(ANSWERED_MAX);
+        tokio::spawn(release(batches, applied, is_intact));
         tokio::spawn(async move {
             let mut readers = Vec::new();
             while waiting.recv_many(&mut readers, WAITING_MAX).await > 0 {
-                let index = ask().await;
-                for reader in readers.drain(..) {
-                    // Whoever no longer waits needs no answer.
-                    let _ = reader.send(index.clone());
+                let readers = std::mem::take(&mut readers);
+                match ask().await {
+                    Ok(index) => {
+                        let batch = Batch { readers, index, until: Instant::now() + APPLY_MAX };
+                        // The other task ends after this one.
+                        let _ = asked.send(batch).await;
+                    }
+                    Err(error) => answer(readers, &Err(error)),
                 }
             }
         });
@@ -54,18 +75,24 @@ impl Reads {
     ///
     /// # Errors
     /// Those of the question; `Overloaded` if too many wait; `NotReady` if this node does not apply what is committed.
-    pub async fn barrier(
-        &self,
-        mut applied: watch::Receiver<Option<u64>>,
-        is_intact: impl Fn() -> bool,
-    ) -> Result<()> {
-        let (reader, index) = oneshot::channel();
+    pub async fn barrier(&self) -> Result<()> {
+        let (reader, released) = oneshot::channel();
         self.0.try_send(reader).map_err(|_| {
             Error::Overloaded(format!("{WAITING_MAX} reads of strong tables wait already; try again"))
         })?;
-        let index = index.await.unwrap_or(Err(Error::Draining))?;
+        released.await.unwrap_or(Err(Error::Draining))
+    }
+}
+
+/// Releases readers when their index is applied. Read indexes never fall, so one batch after another.
+async fn release(
+    mut batches: mpsc::Receiver<Batch>,
+    mut applied: watch::Receiver<Option<u64>>,
+    is_intact: impl Fn() -> bool,
+) {
+    while let Some(Batch { readers, index, until }) = batches.recv().await {
         let caught_up = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
-        match timeout(APPLY_MAX, caught_up).await {
+        let released = match timeout_at(until, caught_up).await {
             Ok(Ok(_)) if is_intact() => Ok(()),
             Ok(Err(_)) => Err(Error::Draining),
             Ok(Ok(_)) | Err(_) => Err(Error::NotReady(
@@ -73,7 +100,15 @@ impl Reads {
                  for what is here"
                     .into(),
             )),
-        }
+        };
+        answer(readers, &released);
+    }
+}
+
+fn answer(readers: Vec<Reader>, released: &Result<()>) {
+    for reader in readers {
+        // Whoever no longer waits needs no answer.
+        let _ = reader.send(released.clone());
     }
 }
 

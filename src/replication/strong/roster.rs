@@ -64,17 +64,12 @@ impl View {
         let voters: BTreeSet<_> = metrics.membership_config.membership().voter_ids().collect();
         let nodes = metrics.membership_config.membership().nodes().map(|(node, _)| *node);
         let learners = nodes.filter(|node| !voters.contains(node)).collect();
-        let last = metrics.last_log_index.unwrap_or_default();
-        let caught_up = metrics.replication.iter().flatten();
-        let caught_up = caught_up
-            .filter(|(_, matched)| matched.is_some_and(|matched| matched.index + LAG_MAX >= last))
-            .map(|(node, _)| *node);
         Self {
             cluster,
             linked: linked.chain([own]).collect(),
             voters,
             learners,
-            caught_up: caught_up.collect(),
+            caught_up: caught_up(metrics),
             own: Some(own),
         }
     }
@@ -96,6 +91,15 @@ impl View {
         // The one that takes a voter's place comes first, if there is one: a majority must not shrink before.
         if kept < voters_wanted(self.cluster.len()) { promoted.or(gone) } else { gone }
     }
+}
+
+/// The members whose log is about as long as the leader's. Only the leader knows.
+fn caught_up(metrics: &Metrics) -> BTreeSet<NodeId> {
+    let last = metrics.last_log_index.unwrap_or_default();
+    let replication = metrics.replication.iter().flatten();
+    let caught_up =
+        replication.filter(|(_, matched)| matched.is_some_and(|matched| matched.index + LAG_MAX >= last));
+    caught_up.map(|(node, _)| *node).collect()
 }
 
 /// Keeps the roster as long as the member is there.
@@ -143,7 +147,10 @@ async fn make(member: &Member, change: Change) -> std::result::Result<(), String
 
 #[cfg(test)]
 mod tests {
+    use openraft::CommittedLeaderId;
+
     use super::*;
+    use crate::replication::strong::types::LogId;
 
     fn nodes(ids: &[u64]) -> BTreeSet<NodeId> {
         ids.iter().map(|id| NodeId(*id)).collect()
@@ -172,6 +179,22 @@ mod tests {
         assert_eq!(view(&[1, 2], &[1], &[2], &[]).change(), None, "it has nothing yet");
         assert_eq!(view(&[1, 2], &[1], &[2], &[2]).change(), Some(Change::Promote(NodeId(2))));
         assert_eq!(view(&[1, 2, 3, 4], &[1, 2, 3], &[4], &[4]).change(), None, "three of four vote");
+    }
+
+    /// A voter that has nothing counts for a majority that holds nothing, and openraft (0.9.25) takes a learner that has nothing for one that
+    /// has caught up.
+    #[test]
+    fn a_learner_has_caught_up_once_its_log_is_about_as_long_as_the_leaders() {
+        let at = |index| Some(LogId::new(CommittedLeaderId::new(1, NodeId(1)), index));
+        let mut metrics = Metrics::new_initial(NodeId(1));
+        metrics.last_log_index = Some(100);
+        let matched =
+            [(1, at(100)), (2, None), (3, at(0)), (4, at(100 - LAG_MAX - 1)), (5, at(100 - LAG_MAX))];
+        metrics.replication = Some(matched.into_iter().map(|(node, at)| (NodeId(node), at)).collect());
+        assert_eq!(caught_up(&metrics), nodes(&[1, 5]));
+        metrics.last_log_index = Some(1);
+        metrics.replication = Some([(NodeId(2), None)].into());
+        assert_eq!(caught_up(&metrics), nodes(&[]), "it has nothing, even of a short log");
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Inner {
             store.acknowledge(store.incarnation()).await?;
         }
         let weak = Arc::downgrade(self);
-        let reads = Reads::start(move || ask(weak.clone()));
+        let machine = member.machine.clone();
+        let reads = Reads::start(machine.applied(), move || machine.is_intact(), move || ask(weak.clone()));
         *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
         let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
         tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));

@@ -108,7 +108,9 @@ impl Etcd {
         ));
         let (asking, channel) =
             (Arc::downgrade(&replica), Arc::new(tokio::sync::Mutex::new(Channel::new(&etcd))));
-        let reads = Reads::start(move || ask(asking.clone(), channel.clone()));
+        let held = Arc::downgrade(&replica);
+        let is_intact = move || held.upgrade().is_some_and(|replica| replica.is_intact());
+        let reads = Reads::start(replica.applied(), is_intact, move || ask(asking.clone(), channel.clone()));
         let service = Service { replica: Arc::downgrade(&replica) };
         parts.replication.serve(Arc::new(service));
         let known_by = Instant::now() + KNOWN_MAX;
@@ -182,7 +184,7 @@ impl Backend for Etcd {
     }
 
     fn barrier(&self) -> BoxFuture<'_, Result<()>> {
-        self.reads.barrier(self.replica.applied(), || self.replica.is_intact()).boxed()
+        self.reads.barrier().boxed()
     }
 
     fn knows_tables(&self) -> bool {
