@@ -5,8 +5,8 @@
 //! --nocapture` runs it again and prints everything that happened. `DYNARUST_SEEDS=from..to` tries others than those that are tried
 //! always.
 //!
-//! Not simulated are the disk, which keeps what was written before a crash (`tests/crash` kills real processes, and cuts their power),
-//! and the threads that carry changes to subscribers.
+//! Not simulated are the disk of eventual tables, which keeps what was written before a crash (`tests/crash` kills real processes, and cuts
+//! their power; `strong` loses what was not synced), and the threads that carry changes to subscribers.
 
 mod client;
 mod disk;

@@ -95,13 +95,18 @@ impl Host {
         self.node.borrow().upgrade()
     }
 
+    /// What a crash of the node would lose of the log of strong tables, in bytes.
+    pub fn unsynced_bytes(&self) -> usize {
+        self.node().map_or(0, |_| self.disk.borrow().unsynced_bytes())
+    }
+
     /// Ends the node at once. Returns how many bytes of the log of strong tables are lost.
     pub fn crash(&self, sim: &mut Sim<'_>) -> usize {
         if !self.loses_unsynced || self.node().is_none() {
             sim.crash(name(self.index));
             return 0;
         }
-        let lost = self.disk.borrow().unsynced_bytes();
+        let lost = self.unsynced_bytes();
         // The store closes as the host is dropped, and syncs then; so what is there before that is put back.
         let kept = self.data.with_extension("crashed");
         copy(&self.data, &kept);

@@ -104,9 +104,9 @@ impl Fault {
     fn draw(random: &mut Random, nodes: usize) -> Self {
         let node = random.index(nodes);
         let target = if random.one_in(2) { Target::Leader(node) } else { Target::Node(node) };
-        match random.below(0..11) {
+        match random.below(0..12) {
             0..3 => Self::Crash(target),
-            3 => Self::CrashAll,
+            3 | 11 => Self::CrashAll,
             4 => Self::Stop(target),
             5 | 6 => Self::Isolate(target),
             7 => Self::Deafen(target),

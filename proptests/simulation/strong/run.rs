@@ -32,6 +32,8 @@ use crate::{linearizability::checker::check, random::Random};
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// From the healing until the clients have their last answers.
 const SETTLING: Duration = Duration::from_secs(4);
+/// How long a crash waits for something that is not synced.
+const WAIT_MAX: Duration = Duration::from_millis(500);
 /// How often digests are compared.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -97,8 +99,14 @@ fn simulate(seed: u64, clock: &Arc<AtomicU64>) -> Result<Outcome, String> {
     let recovered = Rc::new(RefCell::new(None));
     sim.client("maker", make(plan.clone(), recorder.clone()));
     sim.client("judge", judge(plan.clone(), recorder.clone(), recovered.clone()));
-    let mut world =
-        World { hosts, plan, digests: Digests::default(), ends: Vec::new(), outcome: Outcome::default() };
+    let mut world = World {
+        hosts,
+        plan,
+        digests: Digests::default(),
+        crashes: Vec::new(),
+        ends: Vec::new(),
+        outcome: Outcome::default(),
+    };
     let driven = world.drive(&mut sim, clock);
     drop(sim);
     driven?;
@@ -131,6 +139,8 @@ struct World {
     hosts: Vec<Rc<Host>>,
     plan: Rc<Plan>,
     digests: Digests,
+    /// Crashes that wait, until then at the latest, for something that is not synced: that is when they can do harm.
+    crashes: Vec<(Duration, Trouble)>,
     /// What ends when.
     ends: Vec<(Duration, End)>,
     outcome: Outcome,
@@ -160,8 +170,17 @@ impl World {
                 self.end(sim, end);
             }
             while let Some(trouble) = troubles.next_if(|trouble| trouble.at <= elapsed) {
-                self.begin(sim, *trouble);
+                match trouble.fault {
+                    Fault::Crash(_) | Fault::CrashAll => self.crashes.push((elapsed + WAIT_MAX, *trouble)),
+                    _ => self.begin(sim, *trouble),
+                }
             }
+            let waiting = std::mem::take(&mut self.crashes);
+            let is_due =
+                |(until, trouble): &(Duration, Trouble)| *until <= elapsed || self.can_harm(trouble.fault);
+            let (due, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_due);
+            self.crashes = later;
+            due.into_iter().for_each(|(_, trouble)| self.begin(sim, trouble));
             if elapsed >= look_due {
                 look_due = elapsed + LOOK_EVERY;
                 self.digests.look(&self.hosts)?;
@@ -183,6 +202,14 @@ impl World {
         match target {
             Target::Leader(otherwise) => self.leader().map_or(otherwise, |(_, leader)| leader),
             Target::Node(node) => node,
+        }
+    }
+
+    /// Whether a crash would lose something now.
+    fn can_harm(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::Crash(target) => self.hosts[self.find(target)].unsynced_bytes() > 0,
+            _ => self.hosts.iter().filter(|host| host.unsynced_bytes() > 0).count() > self.plan.nodes / 2,
         }
     }
 
