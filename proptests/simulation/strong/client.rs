@@ -36,8 +36,8 @@ pub struct Recorder {
     pub histories: RefCell<BTreeMap<String, Vec<Event>>>,
     pub answered: Cell<u64>,
     pub unknown: Cell<u64>,
-    /// The nodes that know that the table is strong: clients use no other. One that joins takes a moment to know.
-    pub knowing: RefCell<Vec<usize>>,
+    /// The table is there.
+    pub is_made: Cell<bool>,
     pub branches: Branches,
     numbers: Cell<u64>,
     steps: Cell<u64>,
@@ -87,12 +87,6 @@ pub async fn read(recorder: &Recorder, node: usize, key: &str) -> Option<(Held, 
     Some((seen, answer.version))
 }
 
-/// Whether a node knows that the table is strong: then it refuses `w`. Where it does not, this writes nothing.
-pub async fn knows(node: usize) -> bool {
-    let answer = send(node, at(Method::DELETE, &format!("{}?w=1", path("absent"))), "").await;
-    matches!(answer, Sent::Answered(answer) if answer.status == 400)
-}
-
 async fn perform(node: usize, request: Builder, body: &str) -> Fate {
     match send(node, request, body).await {
         Sent::NotSent => Fate::Refused,
@@ -133,17 +127,16 @@ impl Client {
     /// Lives until the trouble is over.
     pub async fn live(mut self) -> turmoil::Result {
         let begun = Instant::now();
-        while self.recorder.knowing.borrow().is_empty() {
+        while !self.recorder.is_made.get() {
             pass(Duration::from_millis(20)).await;
         }
-        self.go_elsewhere();
         while begun.elapsed() < self.plan.troubled {
             let rest = self.random.below(0..self.plan.rest_max.as_millis() as u64);
             pass(Duration::from_millis(rest)).await;
             let window = begun.elapsed().as_millis() / KEYS_FOR.as_millis();
             let key = format!("k{window}-{}", self.random.index(self.plan.keys));
             if self.random.one_in(4) {
-                self.go_elsewhere();
+                self.node = self.random.index(self.plan.nodes);
             }
             let done = match self.random.below(0..10) {
                 0..4 => self.read(&key).await,
@@ -152,15 +145,10 @@ impl Client {
                 _ => self.replace_version(&key).await,
             };
             if !done {
-                self.go_elsewhere();
+                self.node = self.random.index(self.plan.nodes);
             }
         }
         Ok(())
-    }
-
-    fn go_elsewhere(&mut self) {
-        let knowing = self.recorder.knowing.borrow();
-        self.node = knowing[self.random.index(knowing.len())];
     }
 
     async fn read(&mut self, key: &str) -> bool {
