@@ -23,7 +23,7 @@ pub struct Answer {
 /// What became of a request.
 pub enum Sent {
     /// The node never had it.
-    NotSent,
+    Never,
     /// It may have been done or not.
     Unanswered,
     Answered(Answer),
@@ -33,7 +33,7 @@ pub enum Sent {
 pub async fn ask(node: usize, method: Method, path: &str, body: &str) -> Option<Answer> {
     match send(node, Request::builder().method(method).uri(path), body).await {
         Sent::Answered(answer) => Some(answer),
-        Sent::NotSent | Sent::Unanswered => None,
+        Sent::Never | Sent::Unanswered => None,
     }
 }
 
@@ -41,7 +41,7 @@ pub async fn ask(node: usize, method: Method, path: &str, body: &str) -> Option<
 pub async fn send(node: usize, request: Builder, body: &str) -> Sent {
     let begun = Instant::now();
     let Ok(Ok(stream)) = timeout(TIMEOUT, TcpStream::connect((name(node), PORT))).await else {
-        return Sent::NotSent;
+        return Sent::Never;
     };
     match timeout_at(begun + TIMEOUT, exchange(stream, request, body)).await {
         Ok(Ok(answer)) => Sent::Answered(answer),

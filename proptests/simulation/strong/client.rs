@@ -89,7 +89,7 @@ pub async fn read(recorder: &Recorder, node: usize, key: &str) -> Option<(Held, 
 
 async fn perform(node: usize, request: Builder, body: &str) -> Fate {
     match send(node, request, body).await {
-        Sent::NotSent => Fate::Refused,
+        Sent::Never => Fate::Refused,
         Sent::Unanswered => Fate::Unknown,
         Sent::Answered(answer) if answer.status == 503 => Fate::Refused,
         Sent::Answered(answer) if answer.status >= 500 => Fate::Unknown,

@@ -25,7 +25,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::watch,
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
@@ -78,9 +78,9 @@ pub struct Catalogue {
 /// What this node knows of the strong tables.
 pub struct Known {
     /// Whether first writes no longer wait. It stays so.
-    is_known: watch::Sender<bool>,
-    /// The same, for the many who ask.
-    fast: AtomicBool,
+    is_known: AtomicBool,
+    /// Those that wait go on in the order in which they came.
+    waiting: Notify,
     /// The links that answered, and what was behind the last answer. Only of links that stand.
     answers: std::sync::Mutex<Vec<(Arc<LinkState>, Knowledge)>>,
 }
@@ -88,29 +88,26 @@ pub struct Known {
 impl Known {
     /// `is_known`: there is nobody to ask.
     pub fn new(is_known: bool) -> Self {
-        Self {
-            is_known: watch::Sender::new(is_known),
-            fast: AtomicBool::new(is_known),
-            answers: Default::default(),
-        }
+        Self { is_known: AtomicBool::new(is_known), waiting: Notify::new(), answers: Default::default() }
     }
 
     /// Whether first writes wait no longer.
     pub fn is_known(&self) -> bool {
-        self.fast.load(Ordering::Acquire)
+        self.is_known.load(Ordering::Acquire)
     }
 
     /// Returns when first writes need not wait, which is soon.
     pub async fn wait(&self) {
+        // It is woken by what comes after this, polled or not.
+        let woken = self.waiting.notified();
         if !self.is_known() {
-            // The sender is here.
-            let _ = self.is_known.subscribe().wait_for(|is_known| *is_known).await;
+            woken.await;
         }
     }
 
     fn set(&self) {
-        self.fast.store(true, Ordering::Release);
-        self.is_known.send_if_modified(|is_known| !std::mem::replace(is_known, true));
+        self.is_known.store(true, Ordering::Release);
+        self.waiting.notify_waiters();
     }
 
     fn answers(&self) -> std::sync::MutexGuard<'_, Vec<(Arc<LinkState>, Knowledge)>> {
@@ -276,6 +273,7 @@ pub(super) async fn keep(inner: Weak<Inner>) {
         }
         let next = async {
             tokio::select! {
+                biased;
                 changed = changes.changed() => changed.is_ok(),
                 Some(_) = asking.join_next(), if !asking.is_empty() => true,
             }
