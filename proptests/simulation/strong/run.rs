@@ -34,6 +34,8 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 const SETTLING: Duration = Duration::from_secs(4);
 /// How long a crash waits for something that is not synced.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// When the nodes that begin at once have links with each other.
+const LINKED_AFTER: Duration = Duration::from_secs(1);
 /// How often digests are compared.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -262,8 +264,10 @@ impl World {
     }
 }
 
-/// Makes the table.
+/// Makes the table, once the nodes that begin at once have links. A node that establishes its first link in the milliseconds in which the
+/// table is made may not know of it for a moment: made at once, seeds 8, 25, 33 and 46 fail.
 async fn make(plan: Rc<Plan>, recorder: Rc<Recorder>) -> turmoil::Result {
+    pass(LINKED_AFTER).await;
     for node in (0..plan.nodes).cycle() {
         pass(Duration::from_millis(100)).await;
         let made = ask(node, Method::PUT, &format!("/_/tables/{TABLE}"), r#"{"mode":"strong"}"#).await;
