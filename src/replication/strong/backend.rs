@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     core::{
+        digest::RootDigest,
         name::TableName,
         strong::request::{Outcome, Request},
     },
@@ -86,6 +87,15 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// The last entry of the log that this node has applied, and the digest of all strong tables as of there: see [`Strong::digest`]. `None`
+    /// with another backend.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn digest(&self) -> BoxFuture<'_, Result<Option<(u64, RootDigest)>>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
     /// The etcd; `None` with another backend.
     fn etcd(&self) -> Option<EtcdView> {
         None
@@ -154,6 +164,10 @@ impl Backend for Strong {
 
     fn barrier(&self) -> BoxFuture<'_, Result<()>> {
         self.barrier().boxed()
+    }
+
+    fn digest(&self) -> BoxFuture<'_, Result<Option<(u64, RootDigest)>>> {
+        self.digest().boxed()
     }
 
     fn knows_tables(&self) -> bool {
