@@ -252,9 +252,11 @@ impl Table {
                 (true, *expires_at_ms, self.dictionaries().encode(plain, &mut coded))
             }
         };
-        let old = stored.map(|bytes| self.decode(row, bytes));
+        // Checking the old row's bytes costs time, and a plain put needs to know nothing of it.
+        let may_end = !live || expires_at_ms.is_some();
+        let old = stored.filter(|_| may_end).map(|bytes| self.decode(row, bytes));
         // Nobody needs to be told of the end of a value that nobody saw.
-        let silent = (!live || expires_at_ms.is_some())
+        let silent = may_end
             && match &old {
                 Some(Ok(record)) => !self.is_shown_to_subscribers(trees, row, &record.head)?,
                 Some(Err(_)) => false,
