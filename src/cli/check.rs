@@ -6,7 +6,10 @@ use super::{Exit, output, progress::Progress};
 use crate::{
     error::Result,
     node,
-    storage::offline::check::{Report, TableReport, check},
+    storage::{
+        offline::check::{Report, TableReport, check},
+        open,
+    },
 };
 
 /// Where the database is, and how to print the report.
@@ -25,7 +28,10 @@ pub struct Arguments {
 /// As `storage::offline::check::check`.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let progress = Progress::start("records read");
-    let report = check(&arguments.data.directory()?, &node::wall_clock(), |records| progress.set(records))?;
+    let data = arguments.data.directory()?;
+    let mut report = check(&data, &node::wall_clock(), |records| progress.set(records))?;
+    let _lock = open::lock(&data)?;
+    report.damaged.extend(node::strong::check_log(&data)?);
     drop(progress);
     output::print(&if arguments.json { render_json(&report) } else { render_text(&report) })?;
     Ok(if report.is_sound() { Exit::Success } else { Exit::Failure })

@@ -27,7 +27,7 @@ const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
 #[command(
     after_help = "DATA: when the member last held the same as the node that is asked. KEYS: as the member itself reports. ROWS: keys and \
                         tombstones, which mark deleted keys. TO SEND: rows that wait to be sent to it. CLOCK: how far its clock is ahead. \
-                  STRONG TABLES: the voters and learners of their log, and how many entries each is behind."
+                  STRONG TABLES: the voters and learners of their log, and how many entries each is behind; whom an operator demoted."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -107,7 +107,8 @@ fn group_to_text(group: &Value) -> String {
     };
     let list = |name: &str| {
         let members = group[name].as_array().cloned().unwrap_or_default();
-        let members: Vec<_> = members.iter().map(matched).collect();
+        let demoted = |member: &Value| if member["demoted"] == true { " (demoted)" } else { "" };
+        let members: Vec<_> = members.iter().map(|member| matched(member) + demoted(member)).collect();
         if members.is_empty() { UNKNOWN.to_owned() } else { members.join(", ") }
     };
     let leader = if group["leader"].is_object() { named(&group["leader"]) } else { "none known".into() };
@@ -118,7 +119,12 @@ fn group_to_text(group: &Value) -> String {
         ("learners", list("learners")),
         ("log", format!("{log_index} entries, {} applied there", count("applied_index"))),
     ];
-    let rows = rows.map(|(name, text)| vec![name.to_owned(), text]);
+    let mut rows = rows.map(|(name, text)| vec![name.to_owned(), text]).to_vec();
+    let foreign = group["foreign"].as_array().cloned().unwrap_or_default();
+    rows.extend(foreign.iter().map(|member| {
+        let why = "belongs to another group, which cannot be merged with this one";
+        vec!["not taken in".to_owned(), format!("{} {why}", named(member))]
+    }));
     format!("\n{}", output::columns(&rows))
 }
 
@@ -283,14 +289,16 @@ mod tests {
                 { "node": "00000000000000ab", "address": "a:1", "matched_index": 12 },
                 { "node": "00000000000000cd", "address": "b:1", "matched_index": 10 },
             ],
-            "learners": [{ "node": "00000000000000ef", "address": null, "matched_index": null }],
+            "learners": [{ "node": "00000000000000ef", "address": null, "matched_index": null, "demoted": true }],
+            "foreign": [{ "node": "00000000000000ee", "address": "e:1" }],
         });
         let text = group_to_text(&group);
         for line in [
             "STRONG TABLES  group 00000000000000aa",
             "leader         a:1, term 3",
             "voters         a:1, b:1 (behind by 2)",
-            "learners       00000000000000ef",
+            "learners       00000000000000ef (demoted)",
+            "not taken in   e:1 belongs to another group, which cannot be merged with this one",
             "log            12 entries, 11 applied there",
         ] {
             assert!(text.lines().any(|found| found.trim_end() == line), "{line} in\n{text}");

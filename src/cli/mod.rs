@@ -28,6 +28,7 @@ pub mod remote;
 pub mod salvage;
 pub mod signals;
 pub mod status;
+pub mod strong;
 pub mod sync;
 
 use std::{env, process::ExitCode};
@@ -85,6 +86,8 @@ pub enum Command {
     Leave(leave::Arguments),
     /// Makes a running node compare its data with all other members now
     Sync(sync::Arguments),
+    /// Starts the group of the strong tables, and says who votes and leads
+    Strong(strong::Arguments),
 }
 
 impl Command {
@@ -102,6 +105,7 @@ impl Command {
             Self::Forget(arguments) => forget::run(&arguments),
             Self::Leave(arguments) => leave::run(&arguments),
             Self::Sync(arguments) => sync::run(&arguments),
+            Self::Strong(arguments) => strong::run(&arguments),
         }
     }
 }

@@ -259,12 +259,31 @@ impl ClusterView {
     /// # Errors
     /// `NotFound`, with the known members. `BadRequest` for this node itself, and for an address that several members have had.
     pub fn member(&self, name: &str) -> Result<NodeId> {
+        match self.one_of(name, &self.named(name))? {
+            node if node == self.node => Err(own_node_error()),
+            node => Ok(node),
+        }
+    }
+
+    /// The member that `name` stands for, or this node. Of several that have had an address, the one that has it now.
+    ///
+    /// # Errors
+    /// `NotFound`, with the known members. `BadRequest` for an address that several members have had, if none of them has it now.
+    pub fn present_member(&self, name: &str) -> Result<NodeId> {
+        let named = self.named(name);
+        let present: Vec<_> = named.iter().copied().filter(|member| member.state.is_present()).collect();
+        self.one_of(name, if present.len() == 1 { &present } else { &named })
+    }
+
+    fn named(&self, name: &str) -> Vec<&MemberView> {
         let is_named =
             |member: &&MemberView| member.address == name || member.node.to_string() == name.to_lowercase();
-        let named: Vec<_> = self.members.iter().filter(is_named).collect();
-        match named.as_slice() {
+        self.members.iter().filter(is_named).collect()
+    }
+
+    fn one_of(&self, name: &str, named: &[&MemberView]) -> Result<NodeId> {
+        match named {
             [] => Err(self.unknown(name)),
-            [member] if member.node == self.node => Err(own_node_error()),
             [member] => Ok(member.node),
             several => {
                 let ids: Vec<_> = several.iter().map(|member| member.node.to_string()).collect();

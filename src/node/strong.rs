@@ -2,19 +2,23 @@
 //! agrees on their order (`replication::strong::backend`), and reads wait until this node has applied what was answered
 //! before.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use futures_util::future::join_all;
 
 use super::{Action, Condition, Expiry, Import, Imported, Node, Options, Write, Written};
-pub use crate::core::strong::request::{
-    Compare, Expected, Got, Operation, OperationResult, Outcome, Transaction,
+pub use crate::{
+    core::strong::request::{Compare, Expected, Got, Operation, OperationResult, Outcome, Transaction},
+    replication::strong::{init::Started, rpc::RoleChange},
 };
 use crate::{
-    core::{digest::RootDigest, name::TableName, strong::request::Request},
+    core::{clock::NodeId, digest::RootDigest, name::TableName, strong::request::Request},
     error::{Error, Result},
-    replication::{Replication, strong::member::Parts},
-    storage::{Store, commit::timestamps::Timestamps},
+    replication::{
+        Replication,
+        strong::{log, member::Parts},
+    },
+    storage::{Store, commit::timestamps::Timestamps, table::mode::RAFT_LOG},
 };
 
 /// Rows of an import that become one request, and about how many bytes of values: what every backend takes in one step.
@@ -47,6 +51,14 @@ pub(super) fn parts(
         value_bytes_max: options.value_bytes_max,
         counters: Arc::default(),
     }
+}
+
+/// Opens the log of the strong tables of a stopped node as a start does, if there is one. Returns what is damaged in it.
+///
+/// # Errors
+/// Those of the log that are no damage.
+pub fn check_log(data: &Path) -> Result<Option<String>> {
+    log::check(&data.join(RAFT_LOG))
 }
 
 impl Node {
@@ -95,6 +107,23 @@ impl Node {
     /// Those of the storage.
     pub async fn strong_digest(&self) -> Result<Option<(u64, RootDigest)>> {
         self.strong.digest().await
+    }
+
+    /// Starts the group of the strong tables here, because it cannot start by itself. With `force`, without a majority.
+    ///
+    /// # Errors
+    /// `Conflict` where it need not or must not be started here, or only by `force`; `NoQuorum`; those of the storage.
+    pub async fn init_strong(&self, force: bool) -> Result<Started> {
+        self.strong.init(force).await
+    }
+
+    /// Makes a member of the group a voter, a learner or the leader. Returns whether anything had to be changed.
+    ///
+    /// # Errors
+    /// `NotFound` if the node is not in the group; `Conflict` if the change would do harm, or cannot be made now; `NoQuorum`;
+    /// `OutcomeUnknown`.
+    pub async fn change_role(&self, change: RoleChange, node: NodeId) -> Result<bool> {
+        self.strong.change_role(change, node).await
     }
 
     /// Returns when this node may serve a read of a table. An eventual table is always read from here.

@@ -380,7 +380,14 @@ fn commands_exit_as_the_contract_says() {
 
     node.get("/readyz").expect(200);
     drop(node);
-    for command in [&["members"][..], &["sync"], &["leave"], &["status"], &["forget", "a:1", "--at"]] {
+    for command in [
+        &["members"][..],
+        &["sync"],
+        &["leave"],
+        &["status"],
+        &["forget", "a:1", "--at"],
+        &["strong", "init", "--at"],
+    ] {
         let outcome = run(SECRET, &[command, &[address.as_str()]].concat());
         assert_eq!(outcome.code(), UNREACHABLE, "{command:?}: {outcome:?}");
         assert!(outcome.log.contains(&address), "{command:?}: {outcome:?}");

@@ -85,7 +85,7 @@ fn body(path: &str, method: &str) -> &'static str {
         ("keys", "POST") => r#"["a"]"#,
         ("batch", _) => r#"[{"op":"put","key":"b","value":1}]"#,
         ("import", _) => "{\"table\":\"t\",\"key\":\"c\",\"value\":1}\n",
-        ("forget", _) => r#"{"node":"127.0.0.1:1"}"#,
+        ("forget" | "promote" | "demote" | "transfer", _) => r#"{"node":"127.0.0.1:1"}"#,
         (_, "PUT" | "PATCH") => r#"{"value":1}"#,
         _ => "",
     }

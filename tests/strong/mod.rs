@@ -2,7 +2,9 @@
 //!
 //! - `table`, `conditions`, `transactions`, `watching`: what users see, on a cluster that tests share.
 //! - `refusals`: what bad use gets.
-//! - `failures`, `cuts`, `group`: nodes that die, hang, are cut off, come and go.
+//! - `failures`, `cuts`, `group`, `life`: nodes that die, hang, are cut off, come and go.
+//! - `disks`: full disks, power cuts and damaged logs.
+//! - `operators`: who votes and leads, and groups that cannot start by themselves, by `DynaRust strong`.
 //! - `backend`: on which backend they run. `etcd`: what is about an etcd only.
 //! - `history`: the linearizability checker, which the simulation shares. `recorder`: clients that record. `linearizable`: histories of real clusters under faults.
 
@@ -10,15 +12,19 @@ mod backend;
 mod client;
 mod conditions;
 mod cuts;
+mod disks;
 mod etcd;
 mod failures;
 mod group;
 #[path = "../../proptests/linearizability/checker.rs"]
 mod history;
 mod ledger;
+mod life;
 mod linearizable;
+mod operators;
 mod recorder;
 mod refusals;
+mod roles;
 mod table;
 mod transactions;
 mod watching;

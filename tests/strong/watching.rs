@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::strong;
-use crate::harness::{sse::Events, ws::Socket};
+use super::{RECOVERY, strong, wait_until_writable};
+use crate::harness::{cluster::Cluster, sse::Events, wait_until, ws::Socket};
 
 #[test]
 fn watchers_on_every_node_see_the_same_changes_in_the_same_order() {
@@ -90,13 +90,88 @@ fn a_get_over_a_websocket_shows_what_another_node_answered_before() {
     }
 }
 
+/// The instant in a position up to which all nodes held the same, if it has one.
+fn agreed_ms(id: &str) -> Option<u64> {
+    id.split('.').nth(2)?.parse().ok()
+}
+
 /// The next message that `found` picks.
-fn until(socket: &mut Socket, found: impl Fn(&Value) -> bool) -> Value {
+fn until(socket: &mut Socket, mut found: impl FnMut(&Value) -> bool) -> Value {
     loop {
         let message = socket.json();
         if found(&message) {
             return message;
         }
+    }
+}
+
+/// A watcher whose node dies goes on at another with the last position that it got, and misses nothing: neither what it had not seen yet nor
+/// what was written meanwhile.
+#[test]
+fn a_watcher_whose_node_dies_goes_on_at_any_other_without_a_gap() {
+    let mut cluster = super::roles::cluster_of(3, 3);
+    let path = "/stock/subscribe?prefix=k";
+    let (mut watcher, _) = Events::open(cluster[0].address(), path);
+    let mut socket = Socket::open(cluster[0].address(), "/_/ws");
+    socket.send(&json!({ "op": "sub", "id": "s", "table": "stock", "prefix": "k" }));
+    until(&mut socket, |message| message["event"] == "subscribed");
+    let put = |cluster: &Cluster, member: usize, number: u64| {
+        let path = format!("/stock/key/k{number}");
+        cluster[member].put(&path, format!(r#"{{"value":{number}}}"#)).expect(200);
+    };
+    // The instants from which on the others take positions of another node.
+    let mut first = 0;
+    wait_until("the others have agreed", RECOVERY, || {
+        let positions = (1..3).map(|member| Events::open(cluster[member].address(), path).1.id);
+        let agreed: Option<Vec<_>> = positions.map(|id| agreed_ms(&id?)).collect();
+        first = agreed.as_ref().and_then(|agreed| agreed.iter().copied().max()).unwrap_or_default();
+        agreed.is_some()
+    });
+    let (mut number, mut id) = (0, String::new());
+    wait_until("a position is valid on every node", RECOVERY, || {
+        number += 1;
+        put(&cluster, 1, number);
+        id = watcher.event().id.expect("an event has an id");
+        agreed_ms(&id).is_some_and(|at_ms| at_ms >= first)
+    });
+    let last = format!("k{number}");
+    let cursor = until(&mut socket, |message| message["key"] == last.as_str())["cursor"].clone();
+    let cursor = cursor.as_str().expect("a position").to_owned();
+    // What they do not see before their node dies.
+    let seen = number;
+    put(&cluster, 2, number + 1);
+    cluster.kill(0);
+    wait_until_writable(&cluster[1], "stock");
+    cluster[1].delete("/stock/key/k1").expect(200);
+    put(&cluster, 2, number + 2);
+    put(&cluster, 1, number + 3);
+    let expected: Vec<_> = (seen + 1..=seen + 3).map(|number| json!(format!("k{number}"))).collect();
+    let verify = |events: Vec<Value>, which: &str| {
+        assert!(!events.iter().any(|event| event["event"] == "resync"), "{which}: {events:#?}");
+        let keys: Vec<_> = events.iter().map(|event| event["key"].clone()).collect();
+        let missed = keys.iter().filter(|key| expected.contains(key)).cloned().collect::<Vec<_>>();
+        assert_eq!(missed, expected, "{which}: each once and in order, in {events:#?}");
+        assert!(
+            events.iter().any(|event| event["event"] == "Deleted" && event["key"] == "k1"),
+            "{which}: {events:#?}"
+        );
+        let versions: Vec<_> = events.iter().map(|event| event["version"].to_string()).collect();
+        assert!(versions.is_sorted(), "{which}: {versions:?}");
+    };
+    let end = format!("k{}", number + 3);
+    for member in 1..3 {
+        let mut resumed = Events::resume(cluster[member].address(), path, &id);
+        verify(resumed.data_until(|event| event["key"] == end.as_str()), "events");
+        let mut socket = Socket::open(cluster[member].address(), "/_/ws");
+        let since = json!({ "op": "sub", "id": "s", "table": "stock", "prefix": "k", "since": cursor });
+        socket.send(&since);
+        let mut events = Vec::new();
+        until(&mut socket, |message| {
+            events.extend((message["sub"] == "s" && message["key"].is_string()).then(|| message.clone()));
+            assert_ne!(message["event"], "resync");
+            message["key"] == end.as_str()
+        });
+        verify(events, "socket");
     }
 }
 

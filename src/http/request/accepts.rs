@@ -116,6 +116,12 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Cluster, "GET", &["/_/cluster"], &[]),
     plain(Route::Admin, "GET", &["/_/admin/challenge"], &[]),
     plain(Route::Admin, "POST", &["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"], &[]),
+    plain(
+        Route::Strong,
+        "POST",
+        &["/_/strong/demote", "/_/strong/init", "/_/strong/promote", "/_/strong/transfer"],
+        &[],
+    ),
     plain(Route::Tables, "GET", &["/_/tables"], &[]),
     plain(Route::TableMode, "PUT", &["/_/tables/{table}"], &[]),
     plain(Route::Transaction, "POST", &["/_/txn"], &[]),
@@ -298,6 +304,7 @@ mod tests {
             (Route::Table, "/t", "DELETE, OPTIONS"),
             (Route::Admin, "/_/admin/challenge", "GET, HEAD, OPTIONS"),
             (Route::Admin, "/_/admin/sync", "POST, OPTIONS"),
+            (Route::Strong, "/_/strong/init", "POST, OPTIONS"),
         ] {
             assert_eq!(methods(route, path), allowed, "{path}");
         }

@@ -49,6 +49,8 @@ routes! {
     Cluster = "cluster";
     /// `/_/admin/...`
     Admin = "admin";
+    /// `/_/strong/...`
+    Strong = "strong";
     /// `/_/tables`
     Tables = "tables";
     /// `/_/tables/{table}`

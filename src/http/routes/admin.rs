@@ -1,4 +1,4 @@
-//! `/_/admin/...`: commands to a node. A client must prove that it knows the cluster secret or the node's admin token, wherever it connects
+//! `/_/admin/...`: commands to a node, and what `/_/strong/...` shares with them. A client must prove that it knows the cluster secret or the node's admin token, wherever it connects
 //! from:
 //!
 //! 1. `GET /_/admin/challenge` -> `{"nonce":"<64 hexadecimal digits>"}`, valid once and for 30 s;
@@ -39,11 +39,11 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
         challenge(Arc::clone(&asked), call)
     });
     challenge
-        .or(command(node, "/_/admin/forget", forget))
+        .or(command(node, Route::Admin, "/_/admin/forget", forget))
         .unify()
-        .or(command(node, "/_/admin/leave", leave))
+        .or(command(node, Route::Admin, "/_/admin/leave", leave))
         .unify()
-        .or(command(node, "/_/admin/sync", sync))
+        .or(command(node, Route::Admin, "/_/admin/sync", sync))
         .unify()
         .boxed()
 }
@@ -59,8 +59,9 @@ async fn challenge(node: Arc<Node>, call: Call) -> Result<Response> {
 }
 
 /// The route of one command.
-fn command<F>(
+pub fn command<F>(
     node: &Arc<Node>,
+    resource: Route,
     path: &'static str,
     run: fn(Arc<Node>, Bytes) -> F,
 ) -> BoxedFilter<(Response,)>
@@ -68,7 +69,7 @@ where
     F: Future<Output = Result<Value>> + Send + 'static,
 {
     let node = Arc::clone(node);
-    route(Route::Admin, exactly(path), move |call: Call, ()| {
+    route(resource, exactly(path), move |call: Call, ()| {
         let node = Arc::clone(&node);
         async move {
             if call.method != Method::POST {

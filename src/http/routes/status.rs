@@ -120,6 +120,9 @@ fn render_group(group: &GroupView, view: &ClusterView) -> Value {
             let mut rendered = member(it.node);
             rendered["matched_index"] = json!(it.matched_index);
             rendered["differs"] = json!(it.differs);
+            if !voters {
+                rendered["demoted"] = json!(it.is_demoted);
+            }
             rendered
         });
         rendered.collect::<Vec<_>>()
@@ -133,6 +136,7 @@ fn render_group(group: &GroupView, view: &ClusterView) -> Value {
         "log_index": group.log_index,
         "voters": those(true),
         "learners": those(false),
+        "foreign": group.foreign.iter().map(|node| member(*node)).collect::<Vec<_>>(),
     })
 }
 

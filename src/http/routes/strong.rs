@@ -1,13 +1,14 @@
-//! Strong tables: `PUT /_/tables/{table}` makes one, `POST /_/txn` runs a transaction.
+//! Strong tables: `PUT /_/tables/{table}` makes one, `POST /_/txn` runs a transaction, and `POST /_/strong/...` is for operators.
 
 use std::{borrow::Cow, sync::Arc};
 
+use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
-use super::{exactly, route};
+use super::{admin::command, exactly, route};
 use crate::{
     core::{name::TableName, nearest},
     error::{Error, Result},
@@ -19,7 +20,7 @@ use crate::{
         },
         response,
     },
-    node::Node,
+    node::{Node, strong::RoleChange},
 };
 
 /// Longest body of a request that makes a table.
@@ -32,6 +33,14 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
         .or(route(Route::Transaction, exactly("/_/txn"), move |call, ()| {
             transact(Arc::clone(&transaction), call)
         }))
+        .unify()
+        .or(command(node, Route::Strong, "/_/strong/init", init))
+        .unify()
+        .or(command(node, Route::Strong, "/_/strong/promote", promote))
+        .unify()
+        .or(command(node, Route::Strong, "/_/strong/demote", demote))
+        .unify()
+        .or(command(node, Route::Strong, "/_/strong/transfer", transfer))
         .unify()
         .boxed()
 }
@@ -80,4 +89,54 @@ async fn transact(node: Arc<Node>, call: Call) -> Result<Response> {
     drop(bytes);
     let (succeeded, results) = node.transact(transaction).await?;
     response::json(&transaction::rendered(succeeded, &results))
+}
+
+/// The body of `init`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object, empty or with \"force\"")]
+struct InitBody {
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /_/strong/init {"force":false}` -> `{"group":"<id>","forced":false,"others":["<id>"]}`: on the node that is asked. `force` works
+/// without a majority.
+async fn init(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    let body = if body.trim_ascii().is_empty() { Bytes::from_static(b"{}") } else { body };
+    let InitBody { force } = body::parse_object(&body)?;
+    // In a task of its own, so that it completes even if the client goes away.
+    let started = tokio::spawn(async move { node.init_strong(force).await });
+    let started =
+        started.await.map_err(|error| Error::Io(format!("starting the group failed: {error}")))??;
+    let others: Vec<_> = started.others.iter().map(ToString::to_string).collect();
+    Ok(json!({ "group": format!("{:016x}", started.group), "forced": started.is_forced, "others": others }))
+}
+
+/// The body of the commands about one member.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with a \"node\"")]
+struct RoleBody {
+    node: String,
+}
+
+/// `POST /_/strong/promote {"node":"<id or address>"}` -> `{"node":"<id>","changed":true}`: the member votes.
+async fn promote(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    change_role(node, body, RoleChange::Promote).await
+}
+
+/// `POST /_/strong/demote {"node":"<id or address>"}` -> `{"node":"<id>","changed":true}`: the member is a learner.
+async fn demote(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    change_role(node, body, RoleChange::Demote).await
+}
+
+/// `POST /_/strong/transfer {"node":"<id or address>"}` -> `{"node":"<id>","changed":true}`: the member leads.
+async fn transfer(node: Arc<Node>, body: Bytes) -> Result<Value> {
+    change_role(node, body, RoleChange::Lead).await
+}
+
+async fn change_role(node: Arc<Node>, body: Bytes, change: RoleChange) -> Result<Value> {
+    let RoleBody { node: name } = body::parse_object(&body)?;
+    let member = node.cluster().present_member(&name)?;
+    let changed = node.change_role(change, member).await?;
+    Ok(json!({ "node": member.to_string(), "changed": changed }))
 }

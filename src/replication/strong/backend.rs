@@ -4,23 +4,34 @@
 //! A backend also applies what was agreed to the store of this node, through the one merge. So reads, listings, events and exports need no
 //! backend once `barrier` has returned.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    future::ready,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::sleep;
+use tracing::warn;
 
 use super::{
     Strong,
+    init::Started,
     member::Parts,
+    rpc::RoleChange,
     steps::Steps,
     view::{EtcdView, GroupView},
 };
 use crate::{
     core::{
+        clock::NodeId,
         digest::RootDigest,
         name::TableName,
         strong::request::{Outcome, Request},
     },
     error::{Error, Result},
+    storage::Store,
 };
 
 /// The note of a node whose strong tables are kept by an etcd.
@@ -77,6 +88,23 @@ pub trait Backend: Send + Sync {
     /// Why this node serves no strong tables, although there are some.
     fn failure(&self) -> Option<String>;
 
+    /// Starts the group here, because it cannot start by itself. With `force`, from what this node has and without a majority.
+    ///
+    /// # Errors
+    /// `Conflict` where it need not or must not be started here, or only by `force`; `NoQuorum`; those of the storage.
+    fn init(&self, _force: bool) -> BoxFuture<'_, Result<Started>> {
+        ready(Err(no_group())).boxed()
+    }
+
+    /// Changes the role of a member of the group, as an operator asks. Returns whether anything had to be changed.
+    ///
+    /// # Errors
+    /// `NotFound` if the node is not in the group; `Conflict` if the change would do harm, or cannot be made now; `NoQuorum`;
+    /// `OutcomeUnknown`.
+    fn change_role(&self, _change: RoleChange, _node: NodeId) -> BoxFuture<'_, Result<bool>> {
+        ready(Err(no_group())).boxed()
+    }
+
     /// Most writes of a request that is not a client's own step: of an import, which may be of any length.
     fn writes_max(&self) -> usize {
         usize::MAX
@@ -116,11 +144,45 @@ where
     Ok(result.filter(|_| backend.steps().is_some_and(|(_, is_intact)| is_intact)))
 }
 
+fn no_group() -> Error {
+    Error::Conflict(
+        "the strong tables are kept by an etcd, which has members of its own: ask it by etcdctl".into(),
+    )
+}
+
+/// How often a node looks whether the others have agreed on an instant, which they do about once a second.
+const CONFIRM_EVERY: Duration = Duration::from_millis(100);
+
+/// Confirms the instants that the nodes agree on, once this node has all that was in strong tables: so that whoever watches one can go on at
+/// another node. Ends with the backend.
+async fn confirm(backend: Weak<dyn Backend>, store: Store) {
+    loop {
+        sleep(CONFIRM_EVERY).await;
+        let Some(backend) = backend.upgrade() else { return };
+        let Some(at_ms) = store.offered_ms() else { continue };
+        // Without a majority there is another instant by the time there is one.
+        if backend.barrier().await.is_err() {
+            continue;
+        }
+        let confirmed = store.clone();
+        if let Err(error) = store.environment().run(move || confirmed.agree_strong(at_ms)).await {
+            warn!(%error, "watchers of strong tables cannot go on at another node yet");
+        }
+    }
+}
+
 /// Starts the backend of a node. `directory` is that of the Raft log.
 ///
 /// # Errors
 /// `Config` if the node's strong tables are kept by another backend, or this build has none of that kind; those of the storage.
 pub async fn start(parts: Parts, directory: PathBuf, choice: &Choice) -> Result<Arc<dyn Backend>> {
+    let store = parts.store.clone();
+    let backend = start_chosen(parts, directory, choice).await?;
+    tokio::spawn(confirm(Arc::downgrade(&backend), store));
+    Ok(backend)
+}
+
+async fn start_chosen(parts: Parts, directory: PathBuf, choice: &Choice) -> Result<Arc<dyn Backend>> {
     match choice {
         Choice::Raft if parts.store.note(ETCD_NOTE)?.is_some() => Err(Error::Config(
             "the strong tables of this node are kept by an etcd: start it with the --strong-backend that it had".into(),
@@ -168,6 +230,14 @@ impl Backend for Strong {
 
     fn digest(&self) -> BoxFuture<'_, Result<Option<(u64, RootDigest)>>> {
         self.digest().boxed()
+    }
+
+    fn init(&self, force: bool) -> BoxFuture<'_, Result<Started>> {
+        self.init(force).boxed()
+    }
+
+    fn change_role(&self, change: RoleChange, node: NodeId) -> BoxFuture<'_, Result<bool>> {
+        self.change_role(change, node).boxed()
     }
 
     fn knows_tables(&self) -> bool {

@@ -4,23 +4,19 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all},
-};
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::error;
 
 use super::{
     catalogue::{self, Known},
     member::{Member, Parts},
-    network::check_group,
     proposer::Proposed,
     reads::Reads,
     rpc::{self, Call, CallAnswer, Envelope, GroupId},
@@ -33,7 +29,7 @@ use crate::{
         strong::request::{Outcome, Request},
     },
     error::{Error, Result},
-    replication::requests::{RequestError, RequestService},
+    replication::requests::RequestError,
 };
 
 /// How long a request may take: an election and some more.
@@ -52,8 +48,10 @@ pub(super) struct Inner {
     /// Held while the group is started or joined.
     pub(super) starting: tokio::sync::Mutex<()>,
     pub(super) stopping: AtomicBool,
+    /// Whether the log failed and waits until the disk takes writes.
+    pub(super) failed: AtomicBool,
     /// Why the log cannot be opened, if it cannot be for good.
-    pub(super) damaged: OnceLock<String>,
+    pub(super) damaged: Mutex<Option<String>>,
     /// What it knows of the strong tables.
     pub(super) known: Known,
 }
@@ -78,9 +76,11 @@ impl Strong {
             member: Mutex::default(),
             starting: Default::default(),
             stopping: AtomicBool::new(false),
-            damaged: OnceLock::new(),
+            failed: AtomicBool::new(false),
+            damaged: Mutex::default(),
             known: Known::new(replication.has_nobody_to_ask()),
         }));
+        strong.0.finish_reset().await?;
         if let Some(group) = strong.0.claimed()?
             && strong.0.has_opened()?
         {
@@ -89,12 +89,19 @@ impl Strong {
                 // The eventual tables need no log.
                 Err(Error::StorageDamaged(why)) => {
                     error!(why, "this node serves no strong tables");
-                    let _ = strong.0.damaged.set(why);
+                    strong.0.set_damaged(Some(why));
                 }
                 Err(error) => return Err(error),
             }
         }
-        replication.serve(Arc::new(Service(Arc::downgrade(&strong.0))));
+        if !strong.0.has_opened()?
+            && !strong.0.has_learned()?
+            && !strong.0.parts.store.strong_tables().is_empty()
+        {
+            // The records beside the tables were lost, with what the node has promised.
+            strong.0.set_damaged(Some(super::start::lost_log(&strong.0.directory)));
+        }
+        replication.serve(Arc::new(super::serve::Service(Arc::downgrade(&strong.0))));
         tokio::spawn(catalogue::keep(Arc::downgrade(&strong.0)));
         Ok(strong)
     }
@@ -209,10 +216,7 @@ impl Strong {
     /// Stops taking part.
     pub async fn stop(&self) {
         self.0.stopping.store(true, Ordering::Release);
-        let member = self.0.member.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((member, _)) = member {
-            member.stop().await;
-        }
+        self.0.close().await;
     }
 }
 
@@ -223,6 +227,20 @@ fn unknown(why: &str) -> Error {
 impl Inner {
     pub(super) fn member(&self) -> Option<(Arc<Member>, Reads)> {
         self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this is the node's part in the group still.
+    pub(super) fn has(&self, member: &Weak<Member>) -> bool {
+        self.member().is_some_and(|(own, _)| std::ptr::eq(Arc::as_ptr(&own), member.as_ptr()))
+    }
+
+    /// Why the log cannot be opened, if it cannot be for good.
+    pub(super) fn damage(&self) -> Option<String> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_damaged(&self, why: Option<String>) {
+        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Whether the node stops.
@@ -237,7 +255,7 @@ impl Inner {
                 return Ok(member);
             }
             let is_awaited = !self.parts.store.strong_tables().is_empty()
-                && self.damaged.get().is_none()
+                && self.damage().is_none()
                 && !self.has_opened()?
                 && self.linked().next().is_some();
             if !is_awaited || self.is_stopping() || Instant::now() + RETRY >= until {
@@ -252,7 +270,7 @@ impl Inner {
         if self.parts.store.strong_tables().is_empty() {
             return Error::WrongMode("there are no strong tables in this cluster yet".into());
         }
-        match self.damaged.get() {
+        match self.damage() {
             Some(why) => Error::NotReady(format!("this node serves no strong tables; ask another: {why}")),
             None if matches!((self.has_opened(), self.has_learned()), (Ok(false), Ok(true))) => Error::NotReady(
                 "this node has not been taken into the group of the strong tables yet; try again, or ask another node".into(),
@@ -295,68 +313,6 @@ impl Inner {
         let body = rpc::encode(&Envelope { group, body: call });
         let answer = self.parts.replication.request(to, RequestKind::Client, body, deadline).await?;
         rpc::decode(&answer).map_err(|error| RequestError::NoAnswer(error.to_string()))
-    }
-
-    /// Serves a step of consensus.
-    async fn consensus(self: Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>> {
-        let Envelope { group, body } = rpc::decode(&body)?;
-        let member = match self.member() {
-            Some((member, _)) if member.group == group => member,
-            _ => self.join(group).await?,
-        };
-        check_group(member.group, group)?;
-        Ok(rpc::encode(&member.serve(body).await?))
-    }
-
-    async fn start_for_another(self: &Arc<Self>, group: GroupId) -> Result<CallAnswer> {
-        Ok(match self.start_or_join().await {
-            Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),
-            Err(error) => CallAnswer::NotStarted(error.into()),
-        })
-    }
-
-    /// Serves a call.
-    async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
-        let Envelope { group, body } = rpc::decode(&body)?;
-        let answer = match (self.member(), body) {
-            (_, Call::Tables) => CallAnswer::Tables(self.catalogue(from)?),
-            (_, Call::Await(table)) => {
-                self.await_table(&table).await;
-                CallAnswer::Noted
-            }
-            (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
-            (Some((member, _)), call) => member.call(from, group, call).await,
-            (None, Call::Digest) => CallAnswer::Digest(None),
-            (None, Call::Leaving) => CallAnswer::Noted,
-            (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
-            (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
-            (None, Call::Start) => self.start_for_another(group).await?,
-            (None, Call::Propose(_) | Call::ReadIndex | Call::Retire) => CallAnswer::NotLeader(None),
-        };
-        Ok(rpc::encode(&answer))
-    }
-}
-
-/// Serves the other nodes.
-struct Service(Weak<Inner>);
-
-impl RequestService for Service {
-    fn call(
-        &self,
-        from: NodeId,
-        kind: RequestKind,
-        body: Vec<u8>,
-    ) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> {
-        let inner = self.0.upgrade();
-        async move {
-            let inner = inner.ok_or_else(|| "the node is stopping".to_owned())?;
-            let served = match kind {
-                RequestKind::Consensus => inner.consensus(body).await,
-                RequestKind::Client => inner.serve_call(from, body).await,
-            };
-            served.map_err(|error| error.to_string())
-        }
-        .boxed()
     }
 }
 

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,7 +42,7 @@ use crate::{
 const HEARTBEAT_MS: u64 = 50;
 /// A member draws its election timeout from these milliseconds when it starts. It stands for election when it has heard of no leader for twice
 /// that time, and again after that time if it was not elected.
-const ELECTION_MS: Range<u64> = 450..600;
+pub(super) const ELECTION_MS: Range<u64> = 450..600;
 /// Entries after which the log is compacted.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 /// Entries that stay in the log after it is compacted, for members that are a little behind.
@@ -98,6 +101,10 @@ pub struct Member {
     retired: Mutex<BTreeMap<NodeId, Instant>>,
     /// Members whose rows were other than this node's at the same index, as the leader last found.
     differing: Mutex<BTreeSet<NodeId>>,
+    /// Nodes of the cluster that belong to another group, as the leader last found.
+    foreign: Mutex<BTreeSet<NodeId>>,
+    /// Whether this node leads and lets another take its place: it takes no requests then.
+    steps_aside: AtomicBool,
     proposer: Proposer,
     parts: Parts,
 }
@@ -122,6 +129,8 @@ impl Member {
             machine,
             retired: Mutex::default(),
             differing: Mutex::default(),
+            foreign: Mutex::default(),
+            steps_aside: AtomicBool::new(false),
             proposer,
             parts,
         })
@@ -150,9 +159,22 @@ impl Member {
         self.raft.is_initialized().await.unwrap_or(true)
     }
 
-    /// Whether this node leads.
+    /// Whether this node leads, and does not step aside.
     pub fn is_leader(&self) -> bool {
-        self.raft.metrics().borrow().state == ServerState::Leader
+        self.raft.metrics().borrow().state == ServerState::Leader && !self.steps_aside.load(Ordering::Acquire)
+    }
+
+    /// Whether this node leads, and a majority has confirmed that just now.
+    pub fn leads_majority(&self) -> bool {
+        let silent_ms = self.raft.metrics().borrow().millis_since_quorum_ack;
+        self.is_leader() && silent_ms.is_some_and(|silent_ms| silent_ms <= QUORUM_SILENCE_MS)
+    }
+
+    /// Has this node take no requests as the leader, so that another can take its place; or has it take them again.
+    pub fn step_aside(&self, steps_aside: bool) {
+        self.steps_aside.store(steps_aside, Ordering::Release);
+        // Heartbeats would keep the others from voting.
+        self.raft.runtime_config().heartbeat(!steps_aside);
     }
 
     /// Has a request decided, if this node leads.
@@ -163,14 +185,10 @@ impl Member {
     }
 
     async fn decide(&self, request: Request) -> Proposed {
-        let (is_leader, silent_ms) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            (metrics.state == ServerState::Leader, metrics.millis_since_quorum_ack)
-        };
-        if !is_leader {
+        if !self.is_leader() {
             return Proposed::NotLeader;
         }
+        let silent_ms = self.raft.metrics().borrow().millis_since_quorum_ack;
         // Such a leader may wait for ever.
         if silent_ms.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS) {
             return Proposed::Decided(Err(Refusal::NoQuorum(super::no_quorum())));
@@ -246,7 +264,13 @@ impl Member {
     /// Serves a call of another node, which takes part in a group or asks for one.
     pub async fn call(&self, from: NodeId, group: GroupId, call: Call) -> CallAnswer {
         let is_of_members = match call {
-            Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::Digest => true,
+            Call::Propose(_)
+            | Call::ReadIndex
+            | Call::Retire
+            | Call::Digest
+            | Call::ChangeRole(..)
+            | Call::Elect => true,
+            Call::Standing | Call::Reclaim | Call::Replace(..) => false,
             Call::Claim | Call::Start | Call::Group | Call::Leaving | Call::Await(_) | Call::Tables => false,
         };
         if is_of_members && let Err(error) = check_group(self.group, group) {
@@ -257,8 +281,16 @@ impl Member {
             Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
             Call::Group => CallAnswer::Group(Some((self.group, self.has_started().await))),
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
-            // The group serves them.
-            Call::Await(_) | Call::Tables => CallAnswer::Noted,
+            // The group serves them, where this node leads.
+            Call::Await(_) | Call::Tables | Call::Standing | Call::Reclaim | Call::Replace(..) => {
+                CallAnswer::Noted
+            }
+            Call::ChangeRole(..) => not_leader(),
+            Call::Elect => {
+                // If openraft has failed, another is elected.
+                let _ = self.raft.trigger().elect().await;
+                CallAnswer::Noted
+            }
             Call::Leaving => {
                 self.note_leaving(from);
                 CallAnswer::Noted
@@ -285,7 +317,7 @@ impl Member {
         let voters: BTreeSet<_> = membership.voter_ids().collect();
         if voters.len() == 1 && voters.contains(&node) {
             return Err(Error::Conflict(
-                "this node is the only voter of the strong tables, and they would be gone with it: let another node catch up first"
+                "this node is the only voter of the strong tables, and they would be gone with it: promote another first, with DynaRust strong promote"
                     .into(),
             ));
         }
@@ -316,6 +348,21 @@ impl Member {
     /// Members that were found to have other rows than this node at the same index, while it led.
     pub fn differing(&self) -> BTreeSet<NodeId> {
         self.differing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records whether a node of the cluster belongs to another group.
+    pub fn note_foreign(&self, node: NodeId, is_foreign: bool) {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = if is_foreign { foreign.insert(node) } else { foreign.remove(&node) };
+        if is_news && is_foreign {
+            error!(%node, "a node of the cluster has strong tables of another group, which cannot be merged with these: it is not taken in. \
+                           Export what it has in them, start it with an empty data directory, and import there");
+        }
+    }
+
+    /// Nodes of the cluster that were found to belong to another group, while this node led.
+    pub fn foreign(&self) -> BTreeSet<NodeId> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A member is about to leave the cluster.

@@ -8,15 +8,15 @@
 //! request -> group (any node) -> proposer (leader) -> log -> majority -> state machine (every node) -> store
 //! read    -> group -> read index of the leader -> wait until applied -> store
 //! ```
-//! - [`group`] takes the node's calls: it finds the leader.
+//! - [`group`] takes the node's calls: it finds the leader. `serve` answers the other nodes.
 //! - `catalogue` knows which tables are strong, before this node takes part too.
-//! - `start` starts it, once a majority has claimed it. `upkeep` does what is due now and then.
+//! - `start` starts it, once a majority has claimed it; [`init`] where an operator has to. `upkeep` does what is due now and then.
 //! - [`member`] is this node in the group: openraft with its log, network and state machine.
 //! - `proposer` decides what requests come to, on the leader only. `expiry` has it delete what has expired.
 //! - [`log`] keeps the log and the vote in files of their own.
-//! - `state_machine` applies entries: it merges their registers into the store.
+//! - `state_machine` applies entries: it merges their registers into the store. `checkpoint` says up to where.
 //! - `reads` makes reads linearizable. `steps` lets a read of several keys see no entry by half.
-//! - `roster` keeps the members of the group those of the cluster.
+//! - `roster` keeps the members of the group those of the cluster. `operate` changes it as an operator asks.
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
 //! - `watch` logs who leads, and opens the log again after the disk failed.
 //! - [`view`] is the group for the API.
@@ -24,19 +24,23 @@
 
 pub mod backend;
 mod catalogue;
+mod checkpoint;
 mod effects;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod expiry;
 pub mod group;
+pub mod init;
 pub mod log;
 pub mod member;
 mod network;
+mod operate;
 mod overlay;
 mod proposer;
 mod reads;
 mod roster;
 pub mod rpc;
+mod serve;
 mod snapshot;
 mod start;
 mod state_machine;

@@ -1,27 +1,39 @@
 //! Who belongs to the group: the leader makes every member of the cluster a learner, up to five of them voters, and
 //! removes those that the cluster forgot or that left. One change at a time, by joint consensus.
 
-use std::{collections::BTreeSet, sync::Weak, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Weak,
+    time::Duration,
+};
 
-use openraft::{ChangeMembers, ServerState};
-use tokio::time::{sleep, timeout};
+use openraft::ChangeMembers;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{
+    group::{Inner, REQUEST_MAX},
     member::Member,
+    operate,
+    rpc::{Call, CallAnswer},
     types::{Metrics, Node},
 };
-use crate::{core::clock::NodeId, replication::Replication};
+use crate::{
+    core::{clock::NodeId, protocol::progress::is_majority},
+    replication::Replication,
+};
 
 /// How often the leader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a change may take before the leader looks again.
-const CHANGE_MAX: Duration = Duration::from_secs(10);
+pub(super) const CHANGE_MAX: Duration = Duration::from_secs(10);
+/// A node that belongs to another group is asked again after so long.
+const FOREIGN_FOR: Duration = Duration::from_secs(10);
 /// Most voters: every write waits for a majority of them.
-const VOTERS_MAX: usize = 5;
+pub(super) const VOTERS_MAX: usize = 5;
 /// A learner becomes a voter once its log is at most this many entries behind. A voter that has nothing would count
 /// for a majority that holds nothing.
-const LAG_MAX: u64 = 10;
+pub(super) const LAG_MAX: u64 = 10;
 
 /// A change of the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +62,8 @@ struct View {
     linked: BTreeSet<NodeId>,
     voters: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
+    /// Learners that an operator made so.
+    demoted: BTreeSet<NodeId>,
     /// Learners whose log is about as long as the leader's.
     caught_up: BTreeSet<NodeId>,
     own: Option<NodeId>,
@@ -62,13 +76,14 @@ impl View {
         let cluster = present.map(|peer| peer.member.node).chain([own]).collect();
         let linked = membership.peers.iter().filter(|peer| peer.linked).map(|peer| peer.member.node);
         let voters: BTreeSet<_> = metrics.membership_config.membership().voter_ids().collect();
-        let nodes = metrics.membership_config.membership().nodes().map(|(node, _)| *node);
-        let learners = nodes.filter(|node| !voters.contains(node)).collect();
+        let nodes = metrics.membership_config.membership().nodes();
+        let learners: Vec<_> = nodes.filter(|(node, _)| !voters.contains(node)).collect();
         Self {
             cluster,
             linked: linked.chain([own]).collect(),
             voters,
-            learners,
+            demoted: learners.iter().filter(|(_, known)| known.is_demoted).map(|(node, _)| **node).collect(),
+            learners: learners.into_iter().map(|(node, _)| *node).collect(),
             caught_up: caught_up(metrics),
             own: Some(own),
         }
@@ -85,11 +100,17 @@ impl View {
             return Some(Change::AddLearner(*new));
         }
         let can_vote = |node: &&NodeId| self.caught_up.contains(node) && self.linked.contains(node);
-        let promoted = self.learners.iter().find(can_vote).map(|node| Change::Promote(*node));
         let gone = self.voters.iter().find(is_gone).map(|node| Change::RemoveVoter(*node));
         let kept = self.voters.iter().filter(|node| self.cluster.contains(node)).count();
+        let wanted = voters_wanted(self.cluster.len());
+        // What an operator made a learner votes again only where voters were lost and those that remain are few.
+        let is_lack = gone.is_some() && !is_majority(kept, wanted);
+        let mut able = self.learners.iter().filter(can_vote);
+        let promoted = able.clone().find(|node| !self.demoted.contains(node));
+        let promoted =
+            promoted.or_else(|| able.next().filter(|_| is_lack)).map(|node| Change::Promote(*node));
         // The one that takes a voter's place comes first, if there is one: a majority must not shrink before.
-        if kept < voters_wanted(self.cluster.len()) { promoted.or(gone) } else { gone }
+        if kept < wanted { promoted.or(gone) } else { gone }
     }
 }
 
@@ -103,22 +124,33 @@ fn caught_up(metrics: &Metrics) -> BTreeSet<NodeId> {
 }
 
 /// Keeps the roster as long as the member is there.
-pub async fn keep(member: Weak<Member>, replication: Replication, own: NodeId) {
+pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
+    let mut foreign = BTreeMap::new();
     loop {
         sleep(LOOK_EVERY).await;
-        let Some(member) = member.upgrade() else { return };
+        let (Some(group), Some(member)) = (group.upgrade(), member.upgrade()) else { return };
         let metrics = member.metrics().borrow().clone();
         if metrics.running_state.is_err() {
             return;
         }
         // No other change may be on its way.
         let is_settled = metrics.membership_config.membership().get_joint_config().len() == 1;
-        if metrics.state != ServerState::Leader || !is_settled {
+        if !member.is_leader() || !is_settled {
             continue;
         }
-        let mut view = View::of(&metrics, &replication, own);
-        view.cluster.retain(|node| !member.is_retired(*node));
+        let mut view = View::of(&metrics, &group.parts.replication, group.parts.store.node());
+        foreign
+            .retain(|node, since: &mut Instant| view.linked.contains(node) && since.elapsed() < FOREIGN_FOR);
+        view.cluster.retain(|node| !member.is_retired(*node) && !foreign.contains_key(node));
         let Some(change) = view.change() else { continue };
+        if let Change::AddLearner(node) = change {
+            let is_foreign = group.is_foreign(&member, node).await;
+            member.note_foreign(node, is_foreign);
+            if is_foreign {
+                foreign.insert(node, Instant::now());
+                continue;
+            }
+        }
         match timeout(CHANGE_MAX, make(&member, change.clone())).await {
             Ok(Ok(())) => info!(?change, "the group of the strong tables changed"),
             Ok(Err(why)) => warn!(?change, why, "the group of the strong tables could not be changed"),
@@ -127,14 +159,20 @@ pub async fn keep(member: Weak<Member>, replication: Replication, own: NodeId) {
     }
 }
 
+impl Inner {
+    /// Whether a node takes part in another group. It has rows of its own in strong tables, which cannot be merged with those of this group.
+    async fn is_foreign(&self, member: &Member, node: NodeId) -> bool {
+        let group = self.call(node, Call::Group, REQUEST_MAX).await;
+        matches!(group, Ok(CallAnswer::Group(Some((group, true)))) if group != member.group)
+    }
+}
+
 async fn make(member: &Member, change: Change) -> std::result::Result<(), String> {
     let raft = &member.raft;
     let changed = match change {
         // Not blocking: openraft takes a learner for caught up that has nothing (0.9.25).
         Change::AddLearner(node) => raft.add_learner(node, Node::default(), false).await,
-        Change::Promote(node) => {
-            raft.change_membership(ChangeMembers::AddVoterIds([node].into()), true).await
-        }
+        Change::Promote(node) => return operate::promote(member, node).await,
         Change::RemoveVoter(node) => {
             raft.change_membership(ChangeMembers::RemoveVoters([node].into()), false).await
         }
@@ -162,6 +200,7 @@ mod tests {
             linked: nodes(cluster),
             voters: nodes(voters),
             learners: nodes(learners),
+            demoted: BTreeSet::new(),
             caught_up: nodes(caught_up),
             own: Some(NodeId(1)),
         }
@@ -198,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn what_an_operator_demoted_stays_a_learner_until_too_few_voters_remain() {
+        let demoted = |cluster: &[u64], voters: &[u64], learners: &[u64], demoted: &[u64]| {
+            View { demoted: nodes(demoted), ..view(cluster, voters, learners, learners) }.change()
+        };
+        assert_eq!(demoted(&[1, 2, 3], &[1, 2], &[3], &[3]), None);
+        assert_eq!(demoted(&[1, 2, 3], &[1], &[2, 3], &[2, 3]), None, "as the operator asked");
+        assert_eq!(demoted(&[1, 2, 3, 4], &[1, 2], &[3, 4], &[3]), Some(Change::Promote(NodeId(4))));
+        let lack = demoted(&[1, 3, 4], &[1, 2], &[3, 4], &[3, 4]);
+        assert_eq!(lack, Some(Change::Promote(NodeId(3))), "one of two voters is gone");
+    }
+
+    #[test]
     fn a_voter_that_is_gone_is_replaced_before_it_is_removed() {
         let replaced = view(&[1, 2, 4], &[1, 2, 3], &[4], &[4]);
         assert_eq!(replaced.change(), Some(Change::Promote(NodeId(4))));
@@ -205,6 +256,10 @@ mod tests {
         assert_eq!(removed.change(), Some(Change::RemoveVoter(NodeId(3))));
         assert_eq!(view(&[1, 2], &[1, 2, 3], &[], &[]).change(), Some(Change::RemoveVoter(NodeId(3))));
         assert_eq!(view(&[1, 2], &[1, 2], &[3], &[]).change(), Some(Change::RemoveLearner(NodeId(3))));
+        // With the voter that is gone two of the two that are left are needed.
+        let mut demoted = view(&[1, 2, 4], &[1, 2, 3], &[4], &[4]);
+        demoted.demoted = nodes(&[4]);
+        assert_eq!(demoted.change(), Some(Change::RemoveVoter(NodeId(3))));
         let mut unlinked = view(&[1, 2, 4], &[1, 2], &[], &[]);
         unlinked.linked.remove(&NodeId(4));
         assert_eq!(unlinked.change(), None, "nobody can reach it");

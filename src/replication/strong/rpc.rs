@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     catalogue::Catalogue,
-    types::{Group, Node, Vote},
+    types::{Group, LogId, Node, Vote},
 };
 use crate::{
     core::{
@@ -95,6 +95,40 @@ pub enum Call {
     Await(TableName),
     /// The tables that you know to be strong.
     Tables,
+    /// Have the leader change the role of a member, as an operator asks.
+    ChangeRole(RoleChange, NodeId),
+    /// Stand for election: the leader steps aside for you.
+    Elect,
+    /// How you stand in your group.
+    Standing,
+    /// Claim this group instead of one that never started, as an operator asks.
+    Reclaim,
+    /// Drop your log of the first group, and take part in the second, which an operator has started in its place.
+    Replace(GroupId, GroupId),
+}
+
+/// What an operator may ask of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RoleChange {
+    /// Make a learner a voter.
+    Promote,
+    /// Make a voter a learner, until it is promoted.
+    Demote,
+    /// Make a voter the leader.
+    Lead,
+}
+
+/// How a node stands in the group that it takes part in, or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The group.
+    pub group: GroupId,
+    /// Whether it has its log: not if that is damaged or gone.
+    pub has_log: bool,
+    /// The last entry of its log, committed or not.
+    pub last: Option<LogId>,
+    /// Whether it leads, and a majority has confirmed that just now.
+    pub leads: bool,
 }
 
 /// The answer to a call.
@@ -104,17 +138,17 @@ pub enum CallAnswer {
     Proposed(std::result::Result<Outcome, Refusal>),
     /// To `ReadIndex`.
     Index(std::result::Result<u64, Refusal>),
-    /// To `Claim` and `Start`: the group that the node belongs to.
+    /// To `Claim`, `Reclaim`, `Replace` and `Start`: the group that the node belongs to.
     Claimed(GroupId),
     /// To `Digest`.
     Digest(Option<(u64, RootDigest)>),
-    /// To `Leaving` and `Await`.
+    /// To `Leaving`, `Await` and `Elect`.
     Noted,
     /// To `Group`: the group that the node has claimed, and whether it takes part.
     Group(Option<(GroupId, bool)>),
     /// To `Retire`.
     Retired(std::result::Result<(), Refusal>),
-    /// The group could not be started, for this reason.
+    /// The group could not be started or replaced, for this reason.
     NotStarted(Refusal),
     /// The node does not lead, and had nothing done. Who does, as far as it knows.
     NotLeader(Option<NodeId>),
@@ -122,6 +156,10 @@ pub enum CallAnswer {
     Tables(Catalogue),
     /// The node belongs to another group, and had nothing done.
     OtherGroup(Refusal),
+    /// To `ChangeRole`: whether anything had to be changed.
+    RoleChanged(std::result::Result<bool, Refusal>),
+    /// To `Standing`: `None` if the node has never taken part in a group.
+    Standing(Option<Standing>),
 }
 
 /// The bytes of a body.

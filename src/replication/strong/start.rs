@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     group::{Inner, REQUEST_MAX},
+    log::{self, REMEDY},
     member::Member,
     network::check_group,
     reads::{Reads, ask},
@@ -41,7 +42,7 @@ pub(super) const KNOWN_MAX: Duration = Duration::from_secs(3);
 /// How often a node looks meanwhile.
 const KNOWN_EVERY: Duration = Duration::from_millis(5);
 /// The note of the group that this node belongs to.
-const NOTE: &str = "strong/group";
+pub(super) const NOTE: &str = "strong/group";
 /// The note that this node has a log of the group.
 pub(super) const OPENED_NOTE: &str = "strong/opened";
 
@@ -61,7 +62,7 @@ impl Inner {
         Ok(group)
     }
 
-    async fn set_claim(&self, group: GroupId) -> Result<()> {
+    pub(super) async fn set_claim(&self, group: GroupId) -> Result<()> {
         let store = &self.parts.store;
         store.set_note(NOTE, &rpc::encode(&group))?;
         store.acknowledge(store.incarnation()).await
@@ -70,6 +71,15 @@ impl Inner {
     /// Whether this node has, or had, a log of the group.
     pub(super) fn has_opened(&self) -> Result<bool> {
         Ok(self.parts.store.note(OPENED_NOTE)?.is_some())
+    }
+
+    /// Checks that the log is not damaged, and that none waits for a disk that takes writes.
+    fn check_log(&self) -> Result<()> {
+        if self.damage().is_some() || self.failed.load(Ordering::Acquire) {
+            Err(self.asleep())
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether this node takes part in a group that has started.
@@ -97,11 +107,18 @@ impl Inner {
         let machine = member.machine.clone();
         let reads = Reads::start(machine.applied(), move || machine.is_intact(), move || ask(weak.clone()));
         *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
-        let (own, replication) = (self.parts.store.node(), self.parts.replication.clone());
-        tokio::spawn(roster::keep(Arc::downgrade(&member), replication, own));
+        tokio::spawn(roster::keep(Arc::downgrade(self), Arc::downgrade(&member)));
         tokio::spawn(upkeep(Arc::downgrade(self), Arc::downgrade(&member), self.parts.clone()));
         tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
         Ok(member)
+    }
+
+    /// Ends this node's part in the group for now.
+    pub(super) async fn close(&self) {
+        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((member, _)) = member {
+            member.stop().await;
+        }
     }
 
     /// Opens the log again after it failed.
@@ -113,17 +130,15 @@ impl Inner {
         let inner = self.clone();
         async move {
             let _one = inner.starting.lock().await;
-            let failed = inner.member.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if inner.stopping.load(Ordering::Acquire) {
+            // It may take part in another group by now.
+            if inner.is_stopping() || inner.member().is_some() {
                 return Ok(());
-            }
-            if let Some((failed, _)) = failed {
-                failed.stop().await;
             }
             if let Some(why) = inner.parts.store.failure() {
                 return Err(Error::StorageFull(why));
             }
             let Some(group) = inner.claimed()? else { return Ok(()) };
+            log::probe(&inner.directory)?;
             inner.open(group).await.map(drop)
         }
         .boxed()
@@ -132,6 +147,13 @@ impl Inner {
     /// Takes part in a group that another node names and that has started, if this one does not take part in another.
     pub(super) async fn join(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
         let _one = self.starting.lock().await;
+        if self.replaced()?.contains(&group) {
+            return Err(Error::Forbidden(
+                "an operator has started another group of strong tables in the place of that one: start the node with an empty data \
+                 directory, and it joins"
+                    .into(),
+            ));
+        }
         let mut has_log = self.has_opened()?;
         if let Some((member, _)) = self.member() {
             if member.group == group || member.has_started().await {
@@ -141,9 +163,7 @@ impl Inner {
             member.stop().await;
             has_log = false;
         }
-        if self.damaged.get().is_some() {
-            return Err(self.asleep());
-        }
+        self.check_log()?;
         let claimed = self.claim(group).await?;
         if claimed != group && !has_log {
             info!(
@@ -159,6 +179,7 @@ impl Inner {
 
     /// Starts the group, here or at the member with the lowest id.
     pub(super) async fn start_group(self: &Arc<Self>) -> Result<()> {
+        self.check_log()?;
         let own = self.parts.store.node();
         let linked: Vec<_> = self.linked().collect();
         if let Some(group) = self.find_group(&linked).await {
@@ -237,6 +258,7 @@ impl Inner {
         if self.has_started().await {
             return Ok(());
         }
+        self.check_log()?;
         // None is made that cannot be of use.
         self.check_majority(1 + linked.len())?;
         let group = self.claim(self.choose_group(linked).await?).await?;
@@ -271,10 +293,9 @@ pub(super) async fn await_table(store: &Store, table: &TableName) {
     }
 }
 
-fn lost_log(directory: &Path) -> String {
+pub(super) fn lost_log(directory: &Path) -> String {
     format!(
-        "the log of the strong tables is gone: {} is missing. A member that has forgotten what it promised must not vote: run \
-         DynaRust forget for this node on another one, delete its storage directory, and start it again as a new member",
+        "the log of the strong tables is gone: {} is missing. A member that has forgotten what it promised must not vote. {REMEDY}",
         directory.display()
     )
 }

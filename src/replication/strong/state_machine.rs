@@ -11,11 +11,11 @@ use openraft::{
     EntryPayload, RaftLogReader, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
     StoredMembership, storage::RaftStateMachine,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::{
+    checkpoint::Checkpoint,
     effects::Effects,
     log::LogReader,
     steps::Steps,
@@ -35,25 +35,6 @@ use crate::{
         commit::{Incarnation, timestamps::Timestamps},
     },
 };
-
-/// The note of the checkpoint.
-const NOTE: &str = "strong/checkpoint";
-
-/// How far entries were applied, and who the members are as of there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    /// The last entry.
-    pub applied: Option<LogId>,
-    /// The members.
-    pub membership: StoredMembership<NodeId, Node>,
-}
-
-impl Checkpoint {
-    fn meta(self) -> SnapshotMeta<NodeId, Node> {
-        let snapshot_id = self.applied.map_or_else(|| "0".into(), |applied| applied.to_string());
-        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership, snapshot_id }
-    }
-}
 
 /// The state machine. Clones share it.
 #[derive(Clone)]
@@ -79,16 +60,16 @@ impl StateMachine {
     /// # Errors
     /// `Corrupt` if the checkpoint cannot be read.
     pub fn open(store: Store, timestamps: Arc<Timestamps>, log: LogReader) -> Result<Self> {
-        let note = store.note(NOTE)?;
-        let checkpoint: Option<Checkpoint> =
-            note.map(|note| postcard::from_bytes(&note)).transpose().map_err(|_| {
-                Error::Corrupt("the record of how far the log of the strong tables was applied".into())
-            })?;
-        let checkpoint = checkpoint.unwrap_or_default();
+        let checkpoint = Checkpoint::read(&store)?;
+        Ok(Self::after(checkpoint, store, timestamps, log))
+    }
+
+    /// The state machine of a store that holds all up to a checkpoint.
+    pub fn after(checkpoint: Checkpoint, store: Store, timestamps: Arc<Timestamps>, log: LogReader) -> Self {
         let applied = watch::Sender::new(checkpoint.applied.map(|applied| applied.index));
         let incarnation = store.incarnation();
         let durable = Mutex::new((checkpoint.clone(), incarnation));
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             effects: Effects::new(store.clone(), timestamps),
             store,
             state: Mutex::new(checkpoint),
@@ -97,7 +78,7 @@ impl StateMachine {
             log,
             applying: tokio::sync::Mutex::default(),
             steps: Arc::default(),
-        })))
+        }))
     }
 
     /// The index applied last, and its changes.
@@ -152,11 +133,36 @@ impl StateMachine {
         }
         // Everything merged before this call is durable on return, unless the store was reopened.
         inner.store.acknowledge(incarnation).await?;
-        let note = postcard::to_stdvec(&state).expect("a checkpoint can be encoded");
-        inner.store.set_note(NOTE, &note)?;
+        state.write(&inner.store)?;
         inner.store.acknowledge(incarnation).await?;
         *inner.durable() = (state.clone(), incarnation);
         Ok(state)
+    }
+
+    /// The last entry of the log, committed or not.
+    pub fn last_entry(&self) -> Option<LogId> {
+        self.0.log.last()
+    }
+
+    /// Applies all entries that the log has, committed or not: only where nobody else will say which are.
+    ///
+    /// # Errors
+    /// Those of the log and of the storage.
+    pub async fn apply_rest(&self) -> Result<()> {
+        let failed =
+            |error: StorageError| Error::Io(format!("the rest of the log of the strong tables: {error}"));
+        let _one = self.0.applying.lock().await;
+        self.0.restore().await.map_err(failed)?;
+        loop {
+            let from = self.0.state().applied.map_or(0, |applied| applied.index + 1);
+            let entries = self.0.log.clone().limited_get_log_entries(from, u64::MAX).await.map_err(failed)?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            for entry in entries {
+                self.0.apply(entry).await.map_err(failed)?;
+            }
+        }
     }
 
     /// Merges a row of a snapshot. One that is here already, or newer here, changes nothing.

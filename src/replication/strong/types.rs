@@ -1,6 +1,7 @@
 //! openraft's types as the group has them.
 
-use openraft::{EmptyNode, TokioRuntime, impls::OneshotResponder};
+use openraft::{TokioRuntime, impls::OneshotResponder};
+use serde::{Deserialize, Serialize};
 
 use crate::core::{
     clock::NodeId,
@@ -25,8 +26,12 @@ openraft::declare_raft_types!(
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotData;
 
-/// What the group knows of a member beside its id: nothing, because the cluster's membership has its address.
-pub type Node = EmptyNode;
+/// What the group knows of a member beside its id. The cluster's membership has its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// An operator made it a learner: the leader does not make it a voter by itself.
+    pub is_demoted: bool,
+}
 /// An id of an entry: term, leader and index.
 pub type LogId = openraft::LogId<NodeId>;
 /// A vote.

@@ -108,6 +108,8 @@ pub struct GroupView {
     pub log_index: u64,
     /// The members, ordered by id.
     pub members: Vec<GroupMember>,
+    /// Nodes of the cluster that belong to another group. Only the leader knows.
+    pub foreign: Vec<NodeId>,
     /// Proposals, in the order of [`ProposalResult::ALL`].
     pub proposals: [u64; ProposalResult::ALL.len()],
     /// Read indexes that the leader gave this node.
@@ -125,6 +127,8 @@ pub struct GroupMember {
     pub node: NodeId,
     /// Whether it votes. Otherwise it is a learner: it receives the log, and no majority needs it.
     pub is_voter: bool,
+    /// An operator made it a learner: it does not become a voter by itself.
+    pub is_demoted: bool,
     /// Its log is the leader's up to this index. Only the leader knows.
     pub matched_index: Option<u64>,
     /// Its rows were other than the leader's at the same index. It should never be so. Only the leader knows.
@@ -155,12 +159,11 @@ impl Strong {
     pub fn view(&self) -> Option<GroupView> {
         let member = self.member()?;
         let metrics = member.metrics().borrow().clone();
-        Some(GroupView::of(
-            member.group,
-            member.is_leader().then(|| member.differing()).as_ref(),
-            &metrics,
-            &self.0.parts.counters,
-        ))
+        let leads = member.is_leader();
+        let differing = leads.then(|| member.differing());
+        let view = GroupView::of(member.group, differing.as_ref(), &metrics, &self.0.parts.counters);
+        let foreign = if leads { member.foreign().into_iter().collect() } else { Vec::new() };
+        Some(GroupView { foreign, ..view })
     }
 }
 
@@ -173,11 +176,12 @@ impl GroupView {
         counters: &Counters,
     ) -> Self {
         let voters: BTreeSet<_> = metrics.membership_config.membership().voter_ids().collect();
-        let member = |(node, _): (&NodeId, &Node)| {
+        let member = |(node, known): (&NodeId, &Node)| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(node));
             GroupMember {
                 node: *node,
                 is_voter: voters.contains(node),
+                is_demoted: known.is_demoted && !voters.contains(node),
                 matched_index: matched.map(|matched| matched.map_or(0, |matched| matched.index)),
                 differs: differing.map(|differing| differing.contains(node)),
             }
@@ -192,6 +196,7 @@ impl GroupView {
             applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
             log_index: metrics.last_log_index.unwrap_or_default(),
             members,
+            foreign: Vec::new(),
             proposals: std::array::from_fn(|result| counters.proposals[result].value()),
             read_indexes: counters.read_indexes.value(),
             snapshots: counters.snapshots.value(),

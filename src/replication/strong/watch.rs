@@ -1,7 +1,7 @@
 //! Watches this node's part in the group: logs who leads, and starts it again after the disk failed.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -12,8 +12,9 @@ use super::{group::Inner, member::Member};
 
 /// Without a leader for this long something is wrong: an election takes less than a second.
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
-/// The pause before the log is opened again.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// The pause before the log is opened again. Longer than an election takes: openraft goes on as the leader where it was, and a leader whose
+/// disk takes nothing must be replaced first.
+const REOPEN_EVERY: Duration = Duration::from_secs(3);
 
 /// Watches until the node stops.
 pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
@@ -23,7 +24,8 @@ pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
     loop {
         let now = metrics.borrow_and_update().clone();
         if let Err(fatal) = &now.running_state {
-            if let Some(group) = group.upgrade().filter(|group| !group.is_stopping()) {
+            // Not where it was stopped so that the node takes part in another group.
+            if let Some(group) = group.upgrade().filter(|group| !group.is_stopping() && group.has(&member)) {
                 error!(error = %fatal, "the log of the strong tables failed: it is opened again when the disk takes writes");
                 reopen(group).await;
             }
@@ -53,13 +55,26 @@ pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
 
 /// Opens the log again, as soon as that works.
 async fn reopen(group: Arc<Inner>) {
+    // So that requests are refused at once, and do not wait for what it would apply.
+    group.failed.store(true, Ordering::Release);
+    group.close().await;
     let group = Arc::downgrade(&group);
+    let mut said = String::new();
     loop {
         sleep(REOPEN_EVERY).await;
         let Some(group) = group.upgrade() else { return };
         match group.reopen().await {
-            Ok(()) => return,
-            Err(error) => warn!(%error, "the log of the strong tables cannot be opened yet"),
+            Ok(()) => {
+                group.failed.store(false, Ordering::Release);
+                return;
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if why != said {
+                    warn!(%error, "the log of the strong tables cannot be opened yet");
+                    said = why;
+                }
+            }
         }
     }
 }

@@ -174,7 +174,7 @@ impl Store {
             Ok(())
         })?;
         // Read the floor afterwards: rows removed meanwhile were not seen.
-        let since_ms = newest.since_ms.max(self.swept_ms());
+        let since_ms = newest.since_ms.max(self.swept_ms()?);
         let is_full = newest.is_full || since_ms > newest.since_ms;
         let rows = newest.rows.into_sorted_vec().into_iter().rev().map(|Reverse(row)| row.0).collect();
         Ok(Backlog { since_ms, is_full, place, late: self.0.context.agreed.late(), rows })
@@ -194,14 +194,14 @@ impl Store {
                 found.push(Arc::new(LoggedChange::new(None, new_change)));
             }
         }
-        let is_known = self.swept_ms() <= at_ms && !self.0.context.agreed.late().cover(at_ms);
+        let is_known = self.swept_ms()? <= at_ms && !self.0.context.agreed.late().cover(at_ms);
         Ok(is_known.then_some(found))
     }
 
     /// Tombstones up to this instant may have been removed.
-    fn swept_ms(&self) -> u64 {
+    fn swept_ms(&self) -> Result<u64> {
         let swept = self.swept();
-        swept.tombstones_ms.max(swept.expired_ms)
+        Ok(swept.tombstones_ms.max(swept.expired_ms).max(self.strong_swept_ms()?))
     }
 
     /// Makes a change of a row, if the row changed after an instant.

@@ -15,7 +15,7 @@ use crate::{
             Table,
             context::TableContext,
             due_index,
-            mode::StrongTables,
+            mode::{RAFT_LOG, StrongTables},
             partition::Counts,
             trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
         },
@@ -88,6 +88,9 @@ fn check_records(
     let engine = open::engine(data, CACHE_BYTES)?;
     examine::check_end(data, &engine)?;
     report.damaged = check_metadata(&engine)?;
+    if !StrongTables::read(&engine)?.is_empty() && !data.join(RAFT_LOG).is_dir() {
+        report.damaged.push(format!("the log of the strong tables is missing: {RAFT_LOG}/"));
+    }
     let mut records = 0;
     for name in engine.tree_names(ROWS) {
         let table = open_unwatched(&engine, TableName::parse(&name)?, now_ms)?;

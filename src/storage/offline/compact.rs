@@ -28,7 +28,13 @@ use crate::{
         META, WallClock,
         engine::{self, Engine, agreement_file, panics, suspected_loss},
         open::{self, examine},
-        table::{Table, codec::Samples, mode::RAFT_LOG, row::key_of, trees::ROWS},
+        table::{
+            Table,
+            codec::Samples,
+            mode::{RAFT_LOG, SALVAGED_LOG},
+            row::key_of,
+            trees::ROWS,
+        },
     },
 };
 
@@ -126,11 +132,12 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
     }
     agreement_file::copy(data, target)?;
     copy_log(&data.join(RAFT_LOG), &target.join(RAFT_LOG))?;
+    copy_log(&data.join(SALVAGED_LOG), &target.join(SALVAGED_LOG))?;
     Ok(rows)
 }
 
 /// Copies the log of the strong tables, if there is one. Durable on return.
-fn copy_log(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy_log(from: &Path, to: &Path) -> Result<()> {
     let copied = || -> io::Result<()> {
         fs::create_dir(to)?;
         for file in fs::read_dir(from)? {

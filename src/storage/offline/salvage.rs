@@ -23,8 +23,10 @@ use crate::{
             log::pages::{self, Pages},
             meta, notes, panics, suspected_loss,
         },
+        offline::compact::copy_log,
         open::{self, examine},
         table::{
+            mode::{RAFT_LOG, SALVAGED_LOG},
             record,
             trees::{CHUNKS, ROWS},
         },
@@ -169,6 +171,8 @@ pub(in crate::storage) fn salvage_locked(
         suspected_loss::write(&target, &why)?;
     }
     agreement_file::copy(data, &target)?;
+    // Its newest entries may be in no row yet. A node whose rows may be missing must not vote, so it is not the log of the new store.
+    copy_log(&data.join(RAFT_LOG), &target.join(SALVAGED_LOG))?;
     remove(&raw)?;
     fs::rename(&target, into)
         .map_err(|e| Error::io(format_args!("renaming {} to {}", target.display(), into.display()), &e))?;

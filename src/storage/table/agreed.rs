@@ -21,6 +21,11 @@
 //! instead (`backlog`). That finds 1 and 3, but not 2. So late rows are recorded here, as spans of instants for which the store's
 //! timestamps prove nothing; a cursor inside a span gets a `resync`.
 //!
+//! # Strong tables
+//! Their rows are in no root, so equal roots say nothing about them. Where there are any, an agreed instant is only *offered*, and counts once
+//! this node has applied all that the leader had committed after it was offered: by then all members had taken their roots at the instant,
+//! and what any of them had applied before that was committed.
+//!
 //! # Which cursors are accepted
 //! A node accepts a cursor only if it can have been among the members its instant speaks of:
 //! - The cluster is the same.
@@ -40,6 +45,8 @@ use std::sync::{
 
 use tracing::debug;
 
+pub use super::spans::Spans;
+
 use super::progress::Progress;
 use crate::{
     error::Result,
@@ -55,10 +62,6 @@ const RESUME_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 /// How far a cursor's instant may be ahead of what this node has agreed: members agree about once a second, not all at once. Far below the
 /// shortest time after which a node is forgotten.
 const AHEAD_MAX_MS: u64 = 15_000;
-/// Most spans of late rows; beyond that the two nearest are merged.
-const SPANS_MAX: usize = 64;
-/// Spans start at a multiple of this, so that late rows in any order cause few writes.
-const SPAN_STEP_MS: u64 = 500;
 
 const LATE_KEY: &[u8] = b"late";
 const AGREED_KEY: &[u8] = b"agreed";
@@ -79,6 +82,8 @@ struct State {
     latest_ms: u64,
     /// Whether it was agreed since the store was opened.
     is_current: bool,
+    /// An instant that is agreed but for the strong tables; 0 for none.
+    offered_ms: u64,
     pending: Option<Pending>,
     late: Spans,
 }
@@ -161,6 +166,7 @@ impl AgreedInstants {
         state.first_ms = None;
         state.latest_ms = 0;
         state.is_current = false;
+        state.offered_ms = 0;
         state.pending = None;
     }
 
@@ -225,22 +231,55 @@ impl Store {
     /// Records that this node does not hold everything the cluster holds, and forgets what was agreed. At a start the old state stays until
     /// the others are known to have gone on without this node.
     pub fn invalidate_agreed(&self) {
+        self.0.context.agreed.lock().offered_ms = 0;
         if self.0.context.agreed.lock().is_current {
             self.reset_agreed();
         }
     }
 
     /// Records that at an instant (Unix milliseconds) this node held what every other member held; for a node alone, that all writes up to
-    /// it are finished. The rows were durable on all of them. 0 means that nothing is known. Called about once a second.
+    /// it are finished. The rows were durable on all of them. 0 means that nothing is known. Called about once a second. With strong tables the
+    /// instant is offered only.
     ///
     /// # Errors
     /// `NotReady` while the storage is being reopened.
     pub fn agree(&self, at_ms: u64) -> Result<()> {
-        let agreed = &self.0.context.agreed;
         if at_ms == 0 {
             return Ok(());
         }
-        agreed.root(at_ms);
+        self.0.context.agreed.root(at_ms);
+        if self.strong_tables().is_empty() {
+            return self.conclude(at_ms);
+        }
+        self.0.context.agreed.lock().offered_ms = at_ms;
+        Ok(())
+    }
+
+    /// The instant that was offered last and waits until the strong tables are as they were on the others; `None` if none does.
+    pub fn offered_ms(&self) -> Option<u64> {
+        Some(self.0.context.agreed.lock().offered_ms).filter(|at_ms| *at_ms > 0)
+    }
+
+    /// Records that this node has applied all that was committed in strong tables when an instant was offered, or later.
+    ///
+    /// # Errors
+    /// `NotReady` while the storage is being reopened.
+    pub fn agree_strong(&self, at_ms: u64) -> Result<()> {
+        {
+            let mut state = self.0.context.agreed.lock();
+            // It may have been withdrawn meanwhile.
+            if state.offered_ms < at_ms {
+                return Ok(());
+            }
+            if state.offered_ms == at_ms {
+                state.offered_ms = 0;
+            }
+        }
+        self.conclude(at_ms)
+    }
+
+    fn conclude(&self, at_ms: u64) -> Result<()> {
+        let agreed = &self.0.context.agreed;
         let announced_ms = {
             let mut state = agreed.lock();
             state.first_ms.get_or_insert(at_ms);
@@ -313,57 +352,7 @@ impl SavedInstants {
     }
 }
 
-/// Sorted, disjoint spans of instants; both ends are included.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spans(Vec<(u64, u64)>);
-
-impl Spans {
-    /// Whether an instant is in a span.
-    pub fn cover(&self, at_ms: u64) -> bool {
-        self.0.iter().any(|(from_ms, to_ms)| (from_ms..=to_ms).contains(&&at_ms))
-    }
-
-    /// Adds a span. Returns false if it was covered already.
-    fn add(&mut self, from_ms: u64, to_ms: u64) -> bool {
-        if self.0.iter().any(|(from, to)| *from <= from_ms && to_ms <= *to) {
-            return false;
-        }
-        let (mut from_ms, mut to_ms) = (from_ms - from_ms % SPAN_STEP_MS, to_ms);
-        self.0.retain(|(from, to)| {
-            let apart = *to < from_ms || to_ms < *from;
-            if !apart {
-                (from_ms, to_ms) = (from_ms.min(*from), to_ms.max(*to));
-            }
-            apart
-        });
-        self.0.push((from_ms, to_ms));
-        self.0.sort_unstable();
-        if self.0.len() > SPANS_MAX {
-            let gap = |at: &usize| self.0[at + 1].0 - self.0[*at].1;
-            let at = (0..self.0.len() - 1).min_by_key(gap).expect("there are two at least");
-            let (_, to_ms) = self.0.remove(at + 1);
-            self.0[at].1 = to_ms;
-        }
-        true
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        self.0
-            .iter()
-            .flat_map(|(from_ms, to_ms)| [from_ms.to_be_bytes(), to_ms.to_be_bytes()].concat())
-            .collect()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let numbers = numbers(bytes)?;
-        numbers
-            .len()
-            .is_multiple_of(2)
-            .then(|| Self(numbers.chunks(2).map(|span| (span[0], span[1])).collect()))
-    }
-}
-
-fn numbers(bytes: &[u8]) -> Option<Vec<u64>> {
+pub(super) fn numbers(bytes: &[u8]) -> Option<Vec<u64>> {
     let (numbers, rest) = bytes.as_chunks::<8>();
     rest.is_empty().then(|| numbers.iter().map(|number| u64::from_be_bytes(*number)).collect())
 }
@@ -371,23 +360,32 @@ fn numbers(bytes: &[u8]) -> Option<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tests::{Fixture, close, table};
 
+    /// The roots that members compare do not show strong tables. A node whose log was behind gave positions that were valid on every node, and
+    /// whoever went on elsewhere with one missed what it had not applied.
     #[test]
-    fn touching_spans_merge_and_their_number_is_limited() {
-        let mut spans = Spans::default();
-        assert!(spans.add(10_100, 12_000));
-        assert!(!spans.add(10_100, 11_000), "covered");
-        assert_eq!(spans.0, [(10_000, 12_000)]);
-        assert!(spans.add(20_000, 21_000) && spans.add(11_000, 20_500));
-        assert_eq!(spans.0, [(10_000, 21_000)]);
-        for number in 1..=200 {
-            spans.add(number * 100_000, number * 100_000 + number);
+    fn an_instant_counts_for_strong_tables_once_their_log_was_applied() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let agreed_ms = || store.0.hub.cursor().agreed_ms;
+        let at_ms = store.now_ms();
+        // Announced a round later, when all is published.
+        (0..2).for_each(|_| store.agree(at_ms - 50).expect("agrees"));
+        assert_eq!(agreed_ms(), at_ms - 50);
+        store.make_strong(&table()).expect("made");
+        (0..2).for_each(|_| store.agree(at_ms).expect("is offered"));
+        assert_eq!((agreed_ms(), store.offered_ms()), (at_ms - 50, Some(at_ms)));
+        for _ in 0..2 {
+            store.agree(at_ms).expect("is offered");
+            store.agree_strong(at_ms).expect("agrees");
         }
-        assert_eq!(spans.0.len(), SPANS_MAX);
-        assert!((1..=200).all(|number| spans.cover(number * 100_000)) && spans.cover(10_000));
-        assert_eq!(Spans::from_bytes(&spans.to_bytes()), Some(spans));
-        assert_eq!(Spans::from_bytes(&[0; 15]), None);
-        assert_eq!(Spans::from_bytes(&[0; 8]), None);
+        assert_eq!((agreed_ms(), store.offered_ms()), (at_ms, None));
+        store.agree(at_ms + 50).expect("is offered");
+        store.invalidate_agreed();
+        store.agree_strong(at_ms + 50).expect("was withdrawn");
+        assert!(!store.0.context.agreed.accepts_cursor(at_ms + 50, at_ms + 50));
+        close(store);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod record;
 pub mod row;
 pub(crate) mod row_count;
 pub mod scan;
+pub(crate) mod spans;
 pub mod trees;
 
 pub use self::{

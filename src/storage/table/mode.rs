@@ -29,8 +29,12 @@ use crate::{
 
 /// The directory of the log of the strong tables, in that of the store.
 pub const RAFT_LOG: &str = "raft";
+/// A copy of it, in the directory of a salvaged store, which takes no part in its group with it.
+pub const SALVAGED_LOG: &str = "raft.salvaged";
 /// The note that lists the strong tables.
 const NOTE: &str = "strong/tables";
+/// The note of the instant up to which tombstones were removed.
+const SWEPT_NOTE: &str = "strong/swept";
 /// Rows removed or listed under one lock.
 const PAGE_ROWS: usize = 1000;
 /// Bytes of rows moved at a time.
@@ -58,6 +62,11 @@ impl StrongTables {
         let names = names.map_err(|_| Error::Corrupt("the list of strong tables cannot be read".into()))?;
         let names: BTreeSet<_> = names.unwrap_or_default();
         Ok(Self { any: AtomicBool::new(!names.is_empty()), names: RwLock::new(names) })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
     }
 
     /// Whether a table is strong.
@@ -157,12 +166,23 @@ impl Store {
         Ok(tree.range(&[], Some(&above(at_ms))).next().transpose()?.is_some())
     }
 
+    /// Tombstones of strong tables up to this instant (Unix milliseconds) may have been removed.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NotReady`.
+    pub fn strong_swept_ms(&self) -> Result<u64> {
+        let note = self.note(SWEPT_NOTE)?;
+        Ok(note.and_then(|note| note.try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
     /// Removes the tombstones of strong tables that were written at or before an instant (Unix milliseconds).
     ///
     /// # Errors
     /// `StorageFull`, `NotReady`, `Corrupt`.
     pub fn sweep_strong(&self, at_ms: u64) -> Result<()> {
         let tree = self.with_engine(|engine| engine.tree(trees::STRONG_TOMBSTONES))?;
+        // First, so that nobody takes what is gone for what never was.
+        self.set_note(SWEPT_NOTE, &at_ms.max(self.strong_swept_ms()?).to_be_bytes())?;
         for item in tree.range(&[], Some(&above(at_ms))) {
             let (entry, _) = item?;
             let Some((written_ms, name, row)) = due_index::parse(&entry) else { continue };

@@ -122,6 +122,7 @@ mod tests {
         let member = |node, is_voter, matched_index| GroupMember {
             node: NodeId(node),
             is_voter,
+            is_demoted: false,
             matched_index,
             differs: Some(node == 2),
         };

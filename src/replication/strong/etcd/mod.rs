@@ -269,7 +269,12 @@ impl RequestService for Service {
                 | Call::Digest
                 | Call::Leaving
                 | Call::Retire
-                | Call::Tables => CallAnswer::NotStarted(Refusal::Unavailable(OTHER_BACKEND.into())),
+                | Call::Tables
+                | Call::ChangeRole(..)
+                | Call::Elect
+                | Call::Standing
+                | Call::Reclaim
+                | Call::Replace(..) => CallAnswer::NotStarted(Refusal::Unavailable(OTHER_BACKEND.into())),
             }))
         }
         .boxed()

@@ -28,7 +28,7 @@ mod writer;
 
 use std::{
     fmt::Debug,
-    io,
+    fs, io,
     ops::RangeBounds,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, atomic::AtomicBool},
@@ -63,6 +63,11 @@ use crate::{
 const QUEUE_JOBS_MAX: usize = 256;
 /// Bytes of entries that wait for the writer, unless one append alone is longer. Eight groups.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The file that shows whether the disk takes anything.
+const PROBE_FILE: &str = "probe";
+/// Its length: an entry of many requests, and some more.
+const PROBE_BYTES: usize = 2 * 1024 * 1024;
 
 /// What the log and its readers share.
 #[derive(Debug)]
@@ -269,6 +274,33 @@ impl RaftLogStorage<Group> for RaftLog {
     }
 }
 
+/// Opens the log of a stopped node as a start does, if there is one. Returns what is damaged in it.
+///
+/// # Errors
+/// Those of `RaftLog::open` that are no damage.
+pub fn check(directory: &Path) -> Result<Option<String>> {
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    match RaftLog::open(directory, &Environment::of_system(0)) {
+        Ok(_) => Ok(None),
+        Err(Error::StorageDamaged(why)) => Ok(Some(why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Checks that the disk takes as much as the next entries may need.
+///
+/// # Errors
+/// `StorageFull`, `Io`.
+pub fn probe(directory: &Path) -> Result<()> {
+    let path = directory.join(PROBE_FILE);
+    let written = fs::write(&path, vec![0x55; PROBE_BYTES]).and_then(|()| fs::File::open(&path)?.sync_all());
+    // What is left of it is written over by the next.
+    let _ = fs::remove_file(&path);
+    written.map_err(|e| Error::io(format_args!("writing {}", path.display()), &e))
+}
+
 /// Whether entries follow each other and the last one, and their terms do not fall.
 fn check_sequence(entries: &[LogEntry], expected: u64, last: Option<LogId>) -> Result<()> {
     let mut before = last;
@@ -292,14 +324,17 @@ fn writing(error: &Error) -> StorageError {
     StorageIOError::write_logs(AnyError::new(error)).into()
 }
 
+/// What to do about a log that is damaged or gone.
+pub const REMEDY: &str = "If other members have a majority of the voters, run DynaRust forget for this node on one of them, delete its data \
+                          directory, and start it again as a new member. If none has, run DynaRust strong init --force on the node that has \
+                          most: answered writes that only this log has are lost then. Do not delete the log alone: the node could vote \
+                          twice, and answered writes could be lost";
+
 /// Damage in a file of the log at a byte, with the remedy.
 fn damaged(file: &Path, offset: u64, why: &str) -> Error {
-    let directory = file.parent().unwrap_or(file).display();
     Error::StorageDamaged(format!(
         "the Raft log of strong tables is damaged: {file}, byte {offset}: {why}. Writes that were answered may be missing here, so the node \
-         may not take part with this log. Remove the node from the group of strong tables by way of another node, then delete the directory \
-         {directory} and start this node again: it comes back as a new replica and copies everything. Do not delete the directory while the \
-         node is still in the group: it could vote twice, and answered writes could be lost",
+         may not take part with this log. {REMEDY}",
         file = file.display(),
     ))
 }

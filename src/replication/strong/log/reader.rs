@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    replication::strong::types::{Group, LogEntry, StorageError},
+    replication::strong::types::{Group, LogEntry, LogId, StorageError},
 };
 
 /// Bytes that a follower gets in one message, unless one entry alone is longer: enough to use a link well, little enough that heartbeats,
@@ -45,6 +45,11 @@ impl LogReader {
             disk_bytes: view.segments.iter().map(|segment| segment.bytes).sum(),
             syncs: self.0.disk.syncs(),
         }
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> Option<LogId> {
+        self.0.view().last
     }
 
     /// Entries of a range, as far as the log has them. Those beyond `bytes_max` may be left out, but never the first.

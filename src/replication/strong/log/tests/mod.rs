@@ -104,7 +104,7 @@ impl Fixture {
         match self.try_open().err() {
             Some(Error::StorageDamaged(why)) => {
                 assert!(why.contains(&file.display().to_string()), "{file:?} in {why}");
-                assert!(why.contains("comes back as a new replica"), "{why}");
+                assert!(why.contains("as a new member"), "{why}");
                 why
             }
             other => panic!("damage was not found: {other:?}"),

@@ -1,0 +1,374 @@
+//! Starts the group where an operator has to, because it cannot start by itself:
+//!
+//! - before it ever started: a majority of the cluster's members is gone for good, or members have claimed different
+//!   groups that never started;
+//! - later: a majority of the voters is gone for good, or the log of the only voter is damaged.
+//!
+//! In the second case this node becomes the only voter of a *new* group, from the rows and the log that it has. Members
+//! of the old group that can be reached drop their logs and join; the roster makes them voters. Whoever comes back later
+//! with a log of the old group is refused by the id of the group. So two that were started apart are never mixed.
+//!
+//! All entries of the log are applied first, committed or not: the leader may have answered any of them. The new log
+//! begins behind the last of them, so that whoever joins is sent a snapshot, and what is here is the whole of it.
+
+use std::{fs, io, time::Duration};
+
+use futures_util::future::join_all;
+use openraft::{CommittedLeaderId, Membership, StoredMembership, storage::RaftLogStorage};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{
+    Strong,
+    checkpoint::Checkpoint,
+    group::{Inner, REQUEST_MAX},
+    log::RaftLog,
+    roster,
+    rpc::{self, Call, CallAnswer, GroupId, Standing},
+    start::{NOTE, OPENED_NOTE},
+    state_machine::StateMachine,
+    types::{LogId, Node, StorageError, Vote},
+};
+use crate::{
+    core::{clock::NodeId, protocol::progress::is_majority},
+    error::{Error, Result},
+    storage::table::mode::SALVAGED_LOG,
+};
+
+/// The note of a reset of this node's log that is to be finished.
+const RESET_NOTE: &str = "strong/reset";
+/// The note of the groups that this node may not go back to. One more for each time that an operator starts a group.
+const REPLACED_NOTE: &str = "strong/replaced";
+/// How long the new group may take to have a leader.
+const LEADER_MAX: Duration = Duration::from_secs(5);
+
+/// A log that begins anew, durable before the old one is removed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Reset {
+    group: GroupId,
+    /// What the new log begins behind: the first voter's rows. Empty for whoever is sent a snapshot.
+    begins: Checkpoint,
+    /// The group that this one takes the place of. The node has forgotten what it promised there, and may not go back.
+    replaces: GroupId,
+}
+
+/// A group that was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Its id.
+    pub group: u64,
+    /// Whether it was started without the majority that it should have had.
+    pub is_forced: bool,
+    /// The other members that are known to take part.
+    pub others: Vec<NodeId>,
+}
+
+impl Strong {
+    /// Starts the group, because it cannot start by itself. With `force`, from what this node has and without a majority.
+    ///
+    /// # Errors
+    /// `Conflict` where it need not or must not be started here, or only by `force`; `NoQuorum`; those of the storage.
+    pub async fn init(&self, force: bool) -> Result<Started> {
+        let inner = &self.0;
+        let linked: Vec<_> = inner.linked().collect();
+        let asked = linked.into_iter().map(|node| async move {
+            match inner.call(node, Call::Standing, REQUEST_MAX).await {
+                Ok(CallAnswer::Standing(standing)) => Some((node, standing)),
+                Ok(_) | Err(_) => None,
+            }
+        });
+        let others: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        let started: Vec<_> =
+            others.iter().filter_map(|(node, standing)| Some((*node, standing.clone()?))).collect();
+        let own = inner.standing().await?;
+        let own_leads = own.as_ref().filter(|own| own.leads).map(|_| inner.parts.store.node());
+        let leader = started.iter().find(|(_, standing)| standing.leads).map(|(node, _)| *node);
+        if let Some(leader) = own_leads.or(leader) {
+            return Err(Error::Conflict(format!(
+                "the strong tables have a leader, node {leader}, and a majority of their voters: nothing was changed. A node that takes no \
+                 part is to be forgotten, and started again with an empty data directory"
+            )));
+        }
+        match own {
+            Some(own) => inner.init_again(own, &started, force).await,
+            None => match started.first() {
+                Some((node, _)) => Err(Error::Conflict(format!(
+                    "node {node} has a log of strong tables, and this node has none: start the group there"
+                ))),
+                None => inner.init_first(others.into_iter().map(|(node, _)| node).collect(), force).await,
+            },
+        }
+    }
+}
+
+impl Inner {
+    /// How this node stands in its group; `None` if it has never taken part in one.
+    pub(super) async fn standing(&self) -> Result<Option<Standing>> {
+        if !self.has_opened()? && self.damage().is_none() {
+            return Ok(None);
+        }
+        let group = self.claimed()?.unwrap_or(GroupId(0));
+        Ok(Some(match self.member() {
+            Some((member, _)) => Standing {
+                group: member.group,
+                has_log: true,
+                last: member.machine.last_entry(),
+                leads: member.leads_majority(),
+            },
+            None => Standing { group, has_log: false, last: None, leads: false },
+        }))
+    }
+
+    /// Starts a group where none was ever started.
+    async fn init_first(self: &std::sync::Arc<Self>, others: Vec<NodeId>, force: bool) -> Result<Started> {
+        match self.start_group().await {
+            Ok(()) => {
+                let group = self.claimed()?.map_or(0, |group| group.0);
+                return Ok(Started { group, is_forced: false, others });
+            }
+            Err(Error::NoQuorum(_)) if force => {}
+            Err(Error::NoQuorum(why)) => {
+                return Err(Error::NoQuorum(format!(
+                    "{why}. If those that do not answer, or have claimed another group, are gone for good: forget them, or use --force. \
+                     If they run and are only cut off, --force may start a second group, and the two can never be merged"
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+        let _one = self.starting.lock().await;
+        let group = GroupId(self.parts.store.environment().random()?);
+        self.set_claim(group).await?;
+        let mut members = vec![self.parts.store.node()];
+        for node in others {
+            if let Ok(CallAnswer::Claimed(claimed)) =
+                self.call_in(group, node, Call::Reclaim, REQUEST_MAX).await
+                && claimed == group
+            {
+                members.push(node);
+            }
+        }
+        let others = members[1..].to_vec();
+        members.truncate(roster::voters_wanted(members.len()));
+        warn!(
+            voters = members.len(),
+            "starts the group of the strong tables without a majority, as an operator asked"
+        );
+        self.open(group).await?.initialize(members).await?;
+        self.until_led().await?;
+        Ok(Started { group: group.0, is_forced: true, others })
+    }
+
+    /// Claims another group than one that never started, as an operator asks. Returns the group that the node belongs to.
+    pub(super) async fn reclaim(&self, group: GroupId) -> Result<GroupId> {
+        let _one = self.starting.lock().await;
+        if let Some(claimed) = self.claimed()?
+            && self.has_opened()?
+        {
+            return Ok(claimed);
+        }
+        self.set_claim(group).await?;
+        Ok(group)
+    }
+
+    /// Starts a new group from what this node has of its group.
+    async fn init_again(
+        self: &std::sync::Arc<Self>,
+        own: Standing,
+        others: &[(NodeId, Standing)],
+        force: bool,
+    ) -> Result<Started> {
+        let others: Vec<_> = others.iter().filter(|(_, standing)| standing.group == own.group).collect();
+        self.check_lost(&own, &others, force)?;
+        let _one = self.starting.lock().await;
+        let begins = self.end_group().await?;
+        let new = GroupId(self.parts.store.environment().random()?);
+        warn!(
+            old = format_args!("{:016x}", own.group.0),
+            new = format_args!("{:016x}", new.0),
+            "starts a new group of the strong tables from what this node has, as an operator asked"
+        );
+        self.reset(Reset { group: new, begins, replaces: own.group }).await?;
+        self.open(new).await?;
+        self.until_led().await?;
+        let told = others.into_iter().map(|(node, _)| async move {
+            let answer = self.call(*node, Call::Replace(own.group, new), REQUEST_MAX).await;
+            matches!(answer, Ok(CallAnswer::Claimed(group)) if group == new).then_some(*node)
+        });
+        let others = join_all(told).await.into_iter().flatten().collect();
+        Ok(Started { group: new.0, is_forced: true, others })
+    }
+
+    /// Checks that a majority of the voters is lost, and that no member that can be reached has more than this one.
+    fn check_lost(&self, own: &Standing, others: &[&(NodeId, Standing)], force: bool) -> Result<()> {
+        let membership = match self.member() {
+            Some((member, _)) => member.metrics().borrow().membership_config.membership().clone(),
+            None => Checkpoint::read(&self.parts.store)?.membership.membership().clone(),
+        };
+        let voters: Vec<_> = membership.voter_ids().collect();
+        let has_log = |node: &NodeId| {
+            let is_own = *node == self.parts.store.node() && own.has_log;
+            is_own || others.iter().any(|(other, standing)| other == node && standing.has_log)
+        };
+        let present = voters.iter().filter(|node| has_log(node)).count();
+        if is_majority(present, voters.len()) {
+            return Err(Error::Conflict(format!(
+                "{present} of {} voters of the strong tables answer, which is a majority: they elect a leader by themselves, and nothing was \
+                 changed",
+                voters.len()
+            )));
+        }
+        if let Some((node, _)) =
+            others.iter().find(|(_, standing)| standing.has_log && (!own.has_log || standing.last > own.last))
+        {
+            return Err(Error::Conflict(format!(
+                "node {node} has more of the log than this node: start the group there"
+            )));
+        }
+        if force {
+            return Ok(());
+        }
+        Err(Error::Conflict(format!(
+            "{present} of {} voters of the strong tables answer. If the others can come back, start them instead. If they are lost for good, \
+             --force starts a new group from what this node has: writes that were answered and that only lost members hold are gone, and \
+             whoever comes back with a log of the old group must be started with an empty data directory",
+            voters.len()
+        )))
+    }
+
+    /// Ends this node's part in its group. Returns what its rows are of, with this node as the only voter.
+    async fn end_group(&self) -> Result<Checkpoint> {
+        let member = self.member.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let mut term = 0;
+        let applied = match member {
+            Some((member, _)) => {
+                term = member.metrics().borrow().current_term;
+                member.stop().await;
+                member.machine.apply_rest().await?;
+                member.machine.checkpoint().await?.applied
+            }
+            None => self.apply_salvaged().await?,
+        };
+        let own = self.parts.store.node();
+        let term = 1 + applied.map_or(0, |applied| applied.leader_id.term).max(term);
+        let index = applied.map_or(0, |applied| applied.index);
+        let begins = LogId::new(CommittedLeaderId::new(term, own), index);
+        let membership =
+            Membership::new(vec![[own].into()], std::collections::BTreeMap::from([(own, Node::default())]));
+        Ok(Checkpoint { applied: Some(begins), membership: StoredMembership::new(Some(begins), membership) })
+    }
+
+    /// Applies the log that was salvaged with the rows, if there is one. Returns the last entry that is known to be applied.
+    async fn apply_salvaged(&self) -> Result<Option<LogId>> {
+        let store = &self.parts.store;
+        let applied = Checkpoint::read(store)?.applied;
+        let directory = self.directory.with_file_name(SALVAGED_LOG);
+        if !directory.is_dir() {
+            return Ok(applied);
+        }
+        let mut log = match RaftLog::open(&directory, store.environment()) {
+            Ok(log) => log,
+            Err(Error::StorageDamaged(why)) => {
+                warn!(why, "the salvaged log of the strong tables cannot be read: what only it had is lost");
+                return Ok(applied);
+            }
+            Err(error) => return Err(error),
+        };
+        // From its beginning, as rows may be lost that had been applied.
+        let (timestamps, reader) = (self.parts.timestamps.clone(), log.get_log_reader().await);
+        let machine = StateMachine::after(Checkpoint::default(), store.clone(), timestamps, reader);
+        machine.apply_rest().await?;
+        store.acknowledge(store.incarnation()).await?;
+        Ok(machine.last_entry().max(applied))
+    }
+
+    /// Drops this node's log of a group that an operator has replaced by another, and takes part in that one.
+    pub(super) async fn replace(
+        self: &std::sync::Arc<Self>,
+        old: GroupId,
+        new: GroupId,
+    ) -> Result<CallAnswer> {
+        let _one = self.starting.lock().await;
+        let claimed = self.claimed()?;
+        if claimed != Some(old) {
+            return Ok(CallAnswer::Claimed(claimed.unwrap_or(new)));
+        }
+        warn!(
+            new = format_args!("{:016x}", new.0),
+            "an operator has started a new group of the strong tables on another node: this node drops its log and joins it"
+        );
+        self.close().await;
+        self.reset(Reset { group: new, begins: Checkpoint::default(), replaces: old }).await?;
+        self.open(new).await?;
+        Ok(CallAnswer::Claimed(new))
+    }
+
+    /// Begins a new log in the place of the one that there is.
+    async fn reset(&self, reset: Reset) -> Result<()> {
+        self.set_durable(RESET_NOTE, &rpc::encode(&Some(reset))).await?;
+        self.finish_reset().await
+    }
+
+    /// Finishes a reset, if one was begun.
+    ///
+    /// # Errors
+    /// Those of the log and of the storage.
+    pub(super) async fn finish_reset(&self) -> Result<()> {
+        let store = &self.parts.store;
+        let Some(note) = store.note(RESET_NOTE)? else { return Ok(()) };
+        let Some(Reset { group, begins, replaces }) = rpc::decode::<Option<Reset>>(&note)? else {
+            return Ok(());
+        };
+        for directory in [self.directory.clone(), self.directory.with_file_name(SALVAGED_LOG)] {
+            match fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(format_args!("removing {}", directory.display()), &error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let mut log = RaftLog::open(&self.directory, store.environment())?;
+        let failed = |error: StorageError| Error::Io(format!("the new log of the strong tables: {error}"));
+        if let Some(applied) = begins.applied {
+            log.save_vote(&Vote::new(applied.leader_id.term, store.node())).await.map_err(failed)?;
+            log.purge(applied).await.map_err(failed)?;
+        }
+        drop(log);
+        begins.write(store)?;
+        let mut replaced = self.replaced()?;
+        if !replaced.contains(&replaces) {
+            replaced.push(replaces);
+            store.set_note(REPLACED_NOTE, &rpc::encode(&replaced))?;
+        }
+        store.set_note(NOTE, &rpc::encode(&group))?;
+        self.set_durable(OPENED_NOTE, &[]).await?;
+        self.set_durable(RESET_NOTE, &rpc::encode(&None::<Reset>)).await?;
+        self.set_damaged(None);
+        info!("the log of the strong tables was begun anew");
+        Ok(())
+    }
+
+    /// The groups that this node took part in until an operator started another in their place.
+    pub(super) fn replaced(&self) -> Result<Vec<GroupId>> {
+        let note = self.parts.store.note(REPLACED_NOTE)?;
+        Ok(note.map(|note| rpc::decode(&note)).transpose()?.unwrap_or_default())
+    }
+
+    async fn set_durable(&self, name: &str, note: &[u8]) -> Result<()> {
+        let store = &self.parts.store;
+        store.set_note(name, note)?;
+        store.acknowledge(store.incarnation()).await
+    }
+
+    /// Returns when the group has a leader.
+    async fn until_led(&self) -> Result<()> {
+        let Some((member, _)) = self.member() else { return Err(Error::Draining) };
+        let mut metrics = member.metrics();
+        let led = timeout(LEADER_MAX, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
+        match led {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Draining),
+            Err(_) => Err(Error::NoQuorum("the group was started, and has no leader yet".into())),
+        }
+    }
+}

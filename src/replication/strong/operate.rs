@@ -1,0 +1,310 @@
+//! What an operator changes in the group: who votes, and who leads. Any node takes the request, and the leader makes the
+//! change.
+//!
+//! A member that was demoted is marked in the group's configuration, so that every later leader knows: the roster does
+//! not make it a voter again by itself.
+//!
+//! openraft (0.9) has no transfer of leadership, and its voters vote for nobody within a *lease* of hearing from a
+//! leader. So the leader takes no more requests, is silent for that long, and has its successor stand for election.
+//! Requests wait meanwhile.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use openraft::{
+    ChangeMembers,
+    error::{ChangeMembershipError, ClientWriteError, RaftError},
+};
+use tokio::time::{sleep, timeout};
+use tracing::info;
+
+use super::{
+    Strong,
+    group::{Inner, REQUEST_MAX},
+    member::{ELECTION_MS, Member},
+    no_quorum,
+    roster::{CHANGE_MAX, LAG_MAX, VOTERS_MAX},
+    rpc::{Call, CallAnswer, RoleChange},
+    types::{Metrics, Node},
+};
+use crate::{
+    core::{clock::NodeId, protocol::progress::is_majority},
+    error::{Error, Result},
+};
+
+/// The pause before a change is tried again where there is no leader, or while another change is on its way.
+const RETRY: Duration = Duration::from_millis(20);
+/// How long a member may take to say that it is there.
+const PRESENT_MAX: Duration = Duration::from_secs(1);
+/// How long the successor of a leader may take to get the rest of the log.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// Voters vote for nobody for so long after they heard from the leader. A little more, because their clocks are others.
+const LEASE: Duration = Duration::from_millis(ELECTION_MS.end + 10);
+/// How long an election may take before the successor stands again.
+const ELECTION_EVERY: Duration = Duration::from_millis(100);
+/// How long the leader tries to hand over before it goes on as the leader.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+
+impl Strong {
+    /// Has the leader change the role of a member, as an operator asks. Returns whether anything had to be changed.
+    ///
+    /// # Errors
+    /// `NotFound` if the node is not in the group; `Conflict` if the change would do harm, or cannot be made now; `WrongMode` without
+    /// strong tables; `NoQuorum`; `OutcomeUnknown`.
+    pub async fn change_role(&self, change: RoleChange, node: NodeId) -> Result<bool> {
+        let member = self.member().ok_or_else(|| self.0.asleep())?;
+        let until = Instant::now() + REQUEST_MAX;
+        loop {
+            let leader = member.metrics().borrow().current_leader;
+            match leader {
+                Some(leader) if leader == self.0.parts.store.node() && member.is_leader() => {
+                    return self.0.change_role(&member, change, node).await;
+                }
+                Some(leader) => match self.0.call(leader, Call::ChangeRole(change, node), CHANGE_MAX).await {
+                    Ok(CallAnswer::RoleChanged(changed)) => return changed.map_err(Error::from),
+                    Ok(CallAnswer::OtherGroup(refusal)) => return Err(refusal.into()),
+                    Err(error) if error.is_outcome_unknown() => return Err(unknown(&error.to_string())),
+                    Ok(_) | Err(_) => {}
+                },
+                None => {}
+            }
+            if Instant::now() + RETRY >= until {
+                return Err(Error::NoQuorum(no_quorum()));
+            }
+            sleep(RETRY).await;
+        }
+    }
+}
+
+fn unknown(why: &str) -> Error {
+    Error::OutcomeUnknown(format!(
+        "the change may or may not take effect ({why}): DynaRust members shows what became of it"
+    ))
+}
+
+impl Inner {
+    /// Changes the role of a member, on the leader.
+    ///
+    /// # Errors
+    /// As [`Strong::change_role`].
+    pub(super) async fn change_role(
+        &self,
+        member: &Member,
+        change: RoleChange,
+        node: NodeId,
+    ) -> Result<bool> {
+        let roles = Roles::of(&member.metrics().borrow(), node)?;
+        match change {
+            RoleChange::Promote => {
+                if roles.is_voter() && !roles.is_demoted {
+                    return Ok(false);
+                }
+                if roles.voters.len() >= VOTERS_MAX && !roles.is_voter() {
+                    return Err(Error::Conflict(format!(
+                        "{VOTERS_MAX} members vote already, and each write waits for a majority of them: demote one first"
+                    )));
+                }
+                self.check_present(&roles).await?;
+                timed(promote(member, node)).await?;
+            }
+            RoleChange::Demote => {
+                if !roles.is_voter() && roles.is_demoted {
+                    return Ok(false);
+                }
+                self.check_can_spare(&roles)?;
+                timed(demote(member, node)).await?;
+            }
+            RoleChange::Lead => {
+                if node == self.parts.store.node() {
+                    return Ok(false);
+                }
+                if !roles.is_voter() {
+                    return Err(Error::Conflict(format!(
+                        "node {node} is a learner, and only voters lead: promote it first"
+                    )));
+                }
+                self.check_present(&roles).await?;
+                self.hand_over(member, node).await?;
+            }
+        }
+        info!(?change, %node, "the group of the strong tables changed, as an operator asked");
+        Ok(true)
+    }
+
+    /// Checks that a member can be reached and has almost the whole log.
+    async fn check_present(&self, roles: &Roles) -> Result<()> {
+        let node = roles.node;
+        let is_here = node == self.parts.store.node();
+        if !is_here && self.call(node, Call::Group, PRESENT_MAX).await.is_err() {
+            return Err(Error::Conflict(format!(
+                "node {node} is down, or the leader cannot reach it: nothing was changed. Start it, wait until DynaRust members shows it \
+                 alive, and try again"
+            )));
+        }
+        match roles.lag {
+            _ if is_here => Ok(()),
+            Some(lag) if lag <= LAG_MAX => Ok(()),
+            lag => {
+                let lag =
+                    lag.map_or("not known to the leader yet".into(), |lag| format!("{lag} entries behind"));
+                Err(Error::Conflict(format!(
+                    "the log of node {node} is {lag}, and may be {LAG_MAX} behind at most: nothing was changed. It catches up by itself; \
+                     try again in a moment"
+                )))
+            }
+        }
+    }
+
+    /// Checks that writes go on without a voter.
+    fn check_can_spare(&self, roles: &Roles) -> Result<()> {
+        let node = roles.node;
+        let rest: Vec<_> = roles.voters.iter().filter(|voter| **voter != node).collect();
+        if roles.is_voter() && rest.is_empty() {
+            return Err(Error::Conflict(format!(
+                "node {node} is the only voter of the strong tables, and without a voter they take no writes: promote another first"
+            )));
+        }
+        let linked: BTreeSet<_> = self.linked().chain([self.parts.store.node()]).collect();
+        let reached = rest.iter().filter(|voter| linked.contains(voter)).count();
+        if roles.is_voter() && !is_majority(reached, rest.len()) {
+            return Err(Error::Conflict(format!(
+                "of the voters that would remain, {reached} of {} can be reached, and strong tables would take no writes: nothing was changed",
+                rest.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Lets another voter lead. Takes no requests meanwhile.
+    async fn hand_over(&self, member: &Member, to: NodeId) -> Result<()> {
+        let aside = StepsAside::begin(member);
+        let began = Instant::now();
+        let until = began + HAND_OVER_MAX;
+        let mut metrics = member.metrics();
+        let is_whole = |metrics: &Metrics| {
+            let matched =
+                metrics.replication.as_ref().and_then(|matched| matched.get(&to).copied().flatten());
+            let last = metrics.last_log_index;
+            matched.map(|matched| matched.index) == last && metrics.last_applied.map(|at| at.index) == last
+        };
+        // If it does not get there now, it will lose the election.
+        let _ = timeout(CATCH_UP_MAX, metrics.wait_for(is_whole)).await;
+        sleep(LEASE).await;
+        let own = self.parts.store.node();
+        while Instant::now() < until {
+            // It may have been elected although it did not answer.
+            let _ = self.call(to, Call::Elect, ELECTION_EVERY).await;
+            let is_other = |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != own);
+            let elected = timeout(ELECTION_EVERY, metrics.wait_for(is_other)).await;
+            let Ok(Ok(elected)) = elected.map(|elected| elected.map(|now| now.current_leader)) else {
+                continue;
+            };
+            drop(aside);
+            if elected == Some(to) {
+                info!(leader = %to, took = ?began.elapsed(), "handed over the lead of the strong tables");
+                return Ok(());
+            }
+            return Err(Error::Conflict(format!(
+                "another member than node {to} was elected: DynaRust members shows which. Try again"
+            )));
+        }
+        Err(Error::Conflict(format!(
+            "node {to} was not elected within {} s: this node goes on as the leader. Try again",
+            HAND_OVER_MAX.as_secs()
+        )))
+    }
+}
+
+/// While it is there, the leader lets another take its place.
+struct StepsAside<'a>(&'a Member);
+
+impl<'a> StepsAside<'a> {
+    fn begin(member: &'a Member) -> Self {
+        member.step_aside(true);
+        Self(member)
+    }
+}
+
+impl Drop for StepsAside<'_> {
+    fn drop(&mut self) {
+        self.0.step_aside(false);
+    }
+}
+
+/// A member of the group, and who votes.
+struct Roles {
+    node: NodeId,
+    voters: BTreeSet<NodeId>,
+    is_demoted: bool,
+    /// How many entries it is behind, if that is known.
+    lag: Option<u64>,
+}
+
+impl Roles {
+    fn of(metrics: &Metrics, node: NodeId) -> Result<Self> {
+        let membership = metrics.membership_config.membership();
+        let Some(known) = membership.get_node(&node) else {
+            return Err(Error::NotFound(format!(
+                "node {node} is not in the group of the strong tables yet: the leader takes it in as a learner once it has a link with it"
+            )));
+        };
+        let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&node).copied().flatten());
+        let last = metrics.last_log_index.unwrap_or_default();
+        Ok(Self {
+            node,
+            voters: membership.voter_ids().collect(),
+            is_demoted: known.is_demoted,
+            lag: matched.map(|matched| last.saturating_sub(matched.index)),
+        })
+    }
+
+    fn is_voter(&self) -> bool {
+        self.voters.contains(&self.node)
+    }
+}
+
+async fn timed(change: impl Future<Output = std::result::Result<(), String>>) -> Result<()> {
+    match timeout(CHANGE_MAX, change).await {
+        Ok(changed) => changed.map_err(|why| unknown(&why)),
+        Err(_) => Err(unknown("no majority has confirmed it in time")),
+    }
+}
+
+/// Makes a learner a voter, for good. Only the leader can.
+///
+/// # Errors
+/// Why not. Part of it may have been done.
+pub(super) async fn promote(member: &Member, node: NodeId) -> std::result::Result<(), String> {
+    mark(member, node, false).await?;
+    change(member, ChangeMembers::AddVoterIds([node].into())).await
+}
+
+async fn demote(member: &Member, node: NodeId) -> std::result::Result<(), String> {
+    // First, so that no leader promotes it again meanwhile.
+    mark(member, node, true).await?;
+    change(member, ChangeMembers::RemoveVoters([node].into())).await
+}
+
+/// Marks a member as demoted, or not.
+async fn mark(member: &Member, node: NodeId, is_demoted: bool) -> std::result::Result<(), String> {
+    let known = member.metrics().borrow().membership_config.membership().get_node(&node).copied();
+    if known == Some(Node { is_demoted }) {
+        return Ok(());
+    }
+    change(member, ChangeMembers::SetNodes([(node, Node { is_demoted })].into())).await
+}
+
+/// Changes the group's configuration, after the change that is on its way. Members that no longer vote stay as learners.
+async fn change(member: &Member, change: ChangeMembers<NodeId, Node>) -> std::result::Result<(), String> {
+    loop {
+        match member.raft.change_membership(change.clone(), true).await {
+            Ok(_) => return Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_),
+            ))) => sleep(RETRY).await,
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}

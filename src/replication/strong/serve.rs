@@ -1,0 +1,96 @@
+//! What this node serves to the others: steps of consensus, and calls on behalf of clients and operators.
+
+use std::sync::{Arc, Weak};
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::{
+    group::Inner,
+    network::check_group,
+    rpc::{self, Call, CallAnswer, Envelope, GroupId},
+};
+use crate::{
+    core::{clock::NodeId, protocol::message::RequestKind},
+    error::{Error, Result},
+    replication::requests::RequestService,
+};
+
+/// Serves the other nodes.
+pub struct Service(pub(super) Weak<Inner>);
+
+impl RequestService for Service {
+    fn call(
+        &self,
+        from: NodeId,
+        kind: RequestKind,
+        body: Vec<u8>,
+    ) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> {
+        let inner = self.0.upgrade();
+        async move {
+            let inner = inner.ok_or_else(|| "the node is stopping".to_owned())?;
+            let served = match kind {
+                RequestKind::Consensus => inner.consensus(body).await,
+                RequestKind::Client => inner.serve_call(from, body).await,
+            };
+            served.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
+
+impl Inner {
+    /// Serves a step of consensus.
+    async fn consensus(self: Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>> {
+        let Envelope { group, body } = rpc::decode(&body)?;
+        let member = match self.member() {
+            Some((member, _)) if member.group == group => member,
+            // In a task of its own: whoever asked may not wait until the log is open, and it must not be opened twice.
+            _ => {
+                let joining = self.clone();
+                let joined = tokio::spawn(async move { joining.join(group).await });
+                joined.await.map_err(|error| Error::Io(format!("joining a group failed: {error}")))??
+            }
+        };
+        check_group(member.group, group)?;
+        Ok(rpc::encode(&member.serve(body).await?))
+    }
+
+    async fn start_for_another(self: &Arc<Self>, group: GroupId) -> Result<CallAnswer> {
+        Ok(match self.start_or_join().await {
+            Ok(()) => CallAnswer::Claimed(self.claimed()?.unwrap_or(group)),
+            Err(error) => CallAnswer::NotStarted(error.into()),
+        })
+    }
+
+    /// Serves a call.
+    pub(super) async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
+        let Envelope { group, body } = rpc::decode(&body)?;
+        let answer = match (self.member(), body) {
+            (_, Call::Tables) => CallAnswer::Tables(self.catalogue(from)?),
+            (_, Call::Await(table)) => {
+                self.await_table(&table).await;
+                CallAnswer::Noted
+            }
+            (_, Call::Standing) => CallAnswer::Standing(self.standing().await?),
+            (_, Call::Reclaim) => CallAnswer::Claimed(self.reclaim(group).await?),
+            (_, Call::Replace(old, new)) => self.replace(old, new).await?,
+            (Some((member, _)), Call::ChangeRole(change, node))
+                if member.group == group && member.is_leader() =>
+            {
+                let changed = self.change_role(&member, change, node).await;
+                CallAnswer::RoleChanged(changed.map_err(Into::into))
+            }
+            (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
+            (Some((member, _)), call) => member.call(from, group, call).await,
+            (None, Call::Digest) => CallAnswer::Digest(None),
+            (None, Call::Leaving | Call::Elect) => CallAnswer::Noted,
+            (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
+            (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
+            (None, Call::Start) => self.start_for_another(group).await?,
+            (None, Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::ChangeRole(..)) => {
+                CallAnswer::NotLeader(None)
+            }
+        };
+        Ok(rpc::encode(&answer))
+    }
+}
