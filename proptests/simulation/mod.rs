@@ -24,7 +24,7 @@ use self::{
 };
 
 /// Simulations that are run always.
-const SEEDS: Range<u64> = 0..200;
+const SEEDS: Range<u64> = 0..120;
 const FOUND: [u64; 1] = [471];
 /// Tests that share them, so that all processors have some.
 const SHARES: u64 = 2;

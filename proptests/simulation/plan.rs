@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use crate::random::Random;
 
+/// How long after the start of a node its clock leaps at the earliest.
+const LEAPS_AFTER_MS: u64 = 1_000;
+/// How long a clock is wrong at the most: less than the node believes it after.
+const LEAP_LASTS_MAX_MS: u64 = 8_000;
+/// How far it leaps at the most.
+const LEAP_MAX_MS: u64 = 3_600_000;
+
 /// What happens to nodes, or between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -19,6 +26,10 @@ pub enum Fault {
     Stop(usize),
     /// A node begins its next life, whether its last has ended or not.
     Start(usize),
+    /// The wall clock of a node leaps by so many milliseconds.
+    Leap(usize, i64),
+    /// It is right again.
+    Return(usize),
 }
 
 /// A simulation before it is run.
@@ -64,8 +75,7 @@ impl Plan {
             };
             faults.extend([(at, fault), (later.min(troubled), end)]);
         }
-        faults.sort_by_key(|(at, _)| *at);
-        Self {
+        let mut plan = Self {
             nodes,
             skews_ms: (0..nodes).map(|_| random.below(0..400) as i64 - 200).collect(),
             begins: (0..nodes)
@@ -81,6 +91,31 @@ impl Plan {
             rest_max: milliseconds(&mut random, 10..400),
             writers: 1 + random.index(3),
             keys: 1 + random.index(40),
+        };
+        plan.add_leaps(&mut random);
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// Lets clocks leap, up to an hour forward or back, and come back within seconds. Not those of nodes that start again: who starts with a
+    /// wrong clock cannot know that it is wrong.
+    fn add_leaps(&mut self, random: &mut Random) {
+        let restarts = |node: usize| {
+            self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Start(other) if *other == node))
+        };
+        let nodes: Vec<usize> = (0..self.nodes).filter(|node| !restarts(*node)).collect();
+        for node in nodes {
+            let begins = self.begins[node].as_millis() as u64 + LEAPS_AFTER_MS;
+            let troubled = self.troubled.as_millis() as u64;
+            if begins >= troubled || !random.one_in(3) {
+                continue;
+            }
+            let at = random.below(begins..troubled);
+            let until = (at + random.below(1..LEAP_LASTS_MAX_MS)).min(troubled);
+            let by_ms = random.below(1..LEAP_MAX_MS) as i64;
+            let by_ms = if random.one_in(2) { by_ms } else { -by_ms };
+            let (at, until) = (Duration::from_millis(at), Duration::from_millis(until));
+            self.faults.extend([(at, Fault::Leap(node, by_ms)), (until, Fault::Return(node))]);
         }
     }
 }

@@ -135,6 +135,8 @@ fn apply(sim: &mut Sim<'_>, hosts: &[Rc<Host>], fault: Fault) {
         Fault::Crash(node) => sim.crash(name(node)),
         Fault::Stop(node) => hosts[node].stop(),
         Fault::Start(node) => sim.bounce(name(node)),
+        Fault::Leap(node, by_ms) => hosts[node].leap_ms.store(by_ms, Ordering::SeqCst),
+        Fault::Return(node) => hosts[node].leap_ms.store(0, Ordering::SeqCst),
     }
 }
 

@@ -10,13 +10,14 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
 use dynarust::{
+    core::wall_clock::Reading,
     http::{
         self,
         server::{Listener, socket::ClientStream},
@@ -26,7 +27,7 @@ use dynarust::{
         self,
         link::{BoxedDuplex, connect::Network, secret::Secrets},
     },
-    storage::{self, Durability, Environment, Randomness, WallClock},
+    storage::{self, Durability, Environment, Randomness, environment::wall_clock::Clocks},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -44,6 +45,7 @@ use crate::storage::crash::copy;
 
 /// Where nodes listen.
 pub const PORT: u16 = 6660;
+const CLOCK_DRIFT_MAX_MS: u64 = 500;
 const SECRET: &str = "the secret of all simulated nodes";
 
 /// A simulated host and what lasts from one life of its node to the next.
@@ -51,6 +53,8 @@ pub struct Host {
     pub index: usize,
     /// How far its wall clock is ahead of the simulation's, in milliseconds.
     pub skew_ms: i64,
+    /// How far it has leapt besides, for a while.
+    pub leap_ms: Arc<AtomicI64>,
     pub seed: u64,
     /// Names of those it is to join.
     pub join: Vec<String>,
@@ -77,6 +81,7 @@ impl Host {
         Self {
             index,
             skew_ms: 0,
+            leap_ms: Arc::default(),
             seed,
             join: Vec::new(),
             begins_after: Duration::ZERO,
@@ -162,13 +167,13 @@ impl Host {
             tombstone_grace_ms: 3_000,
             forget_after_ms: 3_600_000,
             round_ms: 1_000,
-            clock_drift_max_ms: 500,
+            clock_drift_max_ms: CLOCK_DRIFT_MAX_MS,
             network: Arc::new(SimulatedNetwork { local: address.ip() }),
         };
         node::Options {
             address: address.to_string(),
             storage,
-            clock_drift_max_ms: 500,
+            clock_drift_max_ms: CLOCK_DRIFT_MAX_MS,
             value_bytes_max: 1 << 20,
             replication,
             strong_backend: node::StrongBackend::Raft,
@@ -176,8 +181,12 @@ impl Host {
     }
 
     fn environment(&self, life: u64) -> Environment {
-        let (clock, skew_ms) = (self.clock.clone(), self.skew_ms);
-        let now_ms: WallClock = Arc::new(move || clock.load(Ordering::SeqCst).saturating_add_signed(skew_ms));
+        let (clock, skew_ms, leap_ms) = (self.clock.clone(), self.skew_ms, self.leap_ms.clone());
+        let clocks: Clocks = Box::new(move || {
+            let monotonic_ms = clock.load(Ordering::SeqCst);
+            let ahead_ms = skew_ms + leap_ms.load(Ordering::SeqCst);
+            Reading { wall_ms: monotonic_ms.saturating_add_signed(ahead_ms), monotonic_ms }
+        });
         let mut hasher = blake3::Hasher::new();
         for number in [self.seed, self.index as u64, life] {
             hasher.update(&number.to_le_bytes());
@@ -187,7 +196,7 @@ impl Host {
             numbers.lock().expect("nobody panics with it").fill(bytes);
             Ok(())
         });
-        let environment = Environment::simulated(now_ms, random);
+        let environment = Environment::simulated(clocks, CLOCK_DRIFT_MAX_MS, random);
         if !self.loses_unsynced {
             return environment;
         }

@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 
 use self::{
     disk::{Disk, SystemDisk},
-    wall_clock::CheckedClock,
+    wall_clock::{CheckedClock, Clocks},
 };
 use crate::{
     core::{clock::NodeId, wall_clock::Contradiction},
@@ -56,9 +56,11 @@ impl Environment {
         Self { now_ms, checked: None, random, threads: Threads::Many, disk: Arc::new(SystemDisk) }
     }
 
-    /// A simulated environment: this clock, this randomness, and all work done by the calling thread.
-    pub fn simulated(now_ms: WallClock, random: Randomness) -> Self {
-        Self { now_ms, checked: None, random, threads: Threads::One, disk: Arc::new(SystemDisk) }
+    /// A simulated environment: these clocks, checked as the system's are, this randomness, and all work done by the calling thread.
+    pub fn simulated(clocks: Clocks, drift_max_ms: u64, random: Randomness) -> Self {
+        let clock = Arc::new(CheckedClock::new(drift_max_ms, clocks));
+        let (checked, now_ms) = (Some(clock.clone()), Arc::new(move || clock.now_ms()));
+        Self { now_ms, checked, random, threads: Threads::One, disk: Arc::new(SystemDisk) }
     }
 
     /// The same with another disk for the log of the strong tables.

@@ -32,7 +32,7 @@ const MOMENT_MS: u64 = 2;
 const TRIES_MAX: usize = 5;
 
 /// Reads the system's clocks.
-type Clocks = Box<dyn Fn() -> Reading + Send + Sync>;
+pub type Clocks = Box<dyn Fn() -> Reading + Send + Sync>;
 
 /// A wall clock that does not follow jumps of the system's clock at once.
 pub struct CheckedClock {
@@ -51,7 +51,8 @@ impl CheckedClock {
         Self::new(drift_max_ms, Box::new(read_system))
     }
 
-    fn new(drift_max_ms: u64, clocks: Clocks) -> Self {
+    /// The wall clock of a pair of clocks. The clocks of nodes may be `drift_max_ms` apart.
+    pub(super) fn new(drift_max_ms: u64, clocks: Clocks) -> Self {
         let options = Options { jump_ms: drift_max_ms.min(JUMP_MIN_MS), drift_max_ms };
         Self {
             jump_ms: options.jump_ms,

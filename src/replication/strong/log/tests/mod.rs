@@ -30,6 +30,7 @@ use crate::{
         protocol::message::Row,
         register::Register,
         strong::entry::{Effect, Entry},
+        wall_clock::Reading,
     },
     error::Error,
     replication::strong::types::{LogEntry, LogId, Vote},
@@ -42,7 +43,8 @@ pub fn environment(threads: Threads) -> Environment {
     match threads {
         Threads::Many => Environment::new(Arc::new(|| 0)),
         Threads::One => Environment::simulated(
-            Arc::new(|| 0),
+            Box::new(|| Reading { wall_ms: 0, monotonic_ms: 0 }),
+            0,
             Arc::new(|bytes| {
                 bytes.fill(7);
                 Ok(())
