@@ -33,7 +33,7 @@ pub enum Error {
     MethodNotAllowed(String),
     /// The client began a request and did not send the rest in time.
     RequestTimeout(String),
-    /// A patch that does not apply to the current value.
+    /// A patch that does not apply to the current value, or a change of the strong tables' group that would do harm.
     Conflict(String),
     /// A condition did not hold.
     PreconditionFailed {
@@ -152,6 +152,7 @@ impl fmt::Display for Error {
             | Self::Misdirected(why)
             | Self::NotFound(why)
             | Self::RequestTimeout(why)
+            | Self::Conflict(why)
             | Self::WrongMode(why)
             | Self::NoQuorum(why)
             | Self::OutcomeUnknown(why)
@@ -164,7 +165,6 @@ impl fmt::Display for Error {
             | Self::Config(why)
             | Self::Io(why) => f.write_str(why),
             Self::MethodNotAllowed(allow) => write!(f, "this path accepts only {allow}"),
-            Self::Conflict(why) => write!(f, "the patch does not apply: {why}"),
             Self::PreconditionFailed { current } => fmt_precondition(f, current.as_deref()),
             Self::TooLarge { what, limit } => {
                 write!(f, "the {what} is larger than the limit of {limit} bytes")

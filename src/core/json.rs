@@ -124,8 +124,11 @@ impl Value {
     }
 
     fn tree(&self) -> Result<Tree<'_>, Error> {
-        Tree::parse(&self.0)
-            .ok_or_else(|| Error::Conflict("the stored value is not JSON: replace it with PUT".into()))
+        Tree::parse(&self.0).ok_or_else(|| {
+            Error::Conflict(
+                "the patch does not apply: the stored value is not JSON: replace it with PUT".into(),
+            )
+        })
     }
 }
 

@@ -79,7 +79,7 @@ fn every_header_is_there_and_no_other() {
 }
 
 /// Each body that a client sends: its struct, and the chapter that says what it may have.
-const BODIES: [(&str, &str, &str); 10] = [
+const BODIES: [(&str, &str, &str); 12] = [
     ("PutBody", "api.md", "Write a key"),
     ("Operation", "api.md", "Write many keys"),
     ("MultiGetBody", "api.md", "Read many keys"),
@@ -89,6 +89,8 @@ const BODIES: [(&str, &str, &str); 10] = [
     ("OperationBody", "api.md", "Transactions"),
     ("Line", "api.md", "Import"),
     ("ForgetBody", "api.md", "Administration"),
+    ("InitBody", "api.md", "Administration"),
+    ("RoleBody", "api.md", "Administration"),
     ("Fields", "websocket.md", "Operations"),
 ];
 

@@ -128,7 +128,9 @@ pub fn apply<'a>(target: &mut Tree<'a>, patch: &'a str) -> Result<()> {
         .iter()
         .enumerate()
         .map(|(place, operation)| {
-            Step::of(operation).map_err(|why| Error::BadJson(format!("operation {}: {why}", place + 1)))
+            Step::of(operation).map_err(|why| {
+                Error::BadJson(format!("the patch does not apply: operation {}: {why}", place + 1))
+            })
         })
         .collect::<Result<_>>()?;
     for (place, step) in steps.into_iter().enumerate() {
