@@ -56,24 +56,33 @@ impl Strong {
     pub async fn change_role(&self, change: RoleChange, node: NodeId) -> Result<bool> {
         let member = self.member().ok_or_else(|| self.0.asleep())?;
         let until = Instant::now() + REQUEST_MAX;
+        // A change that may have been made is asked for again: whoever leads then knows.
+        let mut doubt = None;
         loop {
-            let leader = member.metrics().borrow().current_leader;
-            match leader {
-                Some(leader) if leader == self.0.parts.store.node() && member.is_leader() => {
-                    return self.0.change_role(&member, change, node).await;
-                }
-                Some(leader) => match self.0.call(leader, Call::ChangeRole(change, node), CHANGE_MAX).await {
-                    Ok(CallAnswer::RoleChanged(changed)) => return changed.map_err(Error::from),
-                    Ok(CallAnswer::OtherGroup(refusal)) => return Err(refusal.into()),
-                    Err(error) if error.is_outcome_unknown() => return Err(unknown(&error.to_string())),
-                    Ok(_) | Err(_) => {}
-                },
+            match self.ask_leader(&member, change, node).await {
+                Some(Err(error @ Error::OutcomeUnknown(_))) => doubt = Some(error),
+                Some(Ok(changed)) => return Ok(changed || doubt.is_some()),
+                Some(Err(error)) => return Err(error),
                 None => {}
             }
             if Instant::now() + RETRY >= until {
-                return Err(Error::NoQuorum(no_quorum()));
+                return Err(doubt.unwrap_or_else(|| Error::NoQuorum(no_quorum())));
             }
             sleep(RETRY).await;
+        }
+    }
+
+    /// Asks the leader that this node knows, itself maybe. `None` if it knows none, or the leader did nothing.
+    async fn ask_leader(&self, member: &Member, change: RoleChange, node: NodeId) -> Option<Result<bool>> {
+        let leader = member.metrics().borrow().current_leader?;
+        if leader == self.0.parts.store.node() && member.is_leader() {
+            return Some(self.0.change_role(member, change, node).await);
+        }
+        match self.0.call(leader, Call::ChangeRole(change, node), CHANGE_MAX).await {
+            Ok(CallAnswer::RoleChanged(changed)) => Some(changed.map_err(Error::from)),
+            Ok(CallAnswer::OtherGroup(refusal)) => Some(Err(refusal.into())),
+            Err(error) if error.is_outcome_unknown() => Some(Err(unknown(&error.to_string()))),
+            Ok(_) | Err(_) => None,
         }
     }
 }
