@@ -204,38 +204,3 @@ async fn a_group_longer_than_a_segment_is_written_in_pieces() {
     drop(log);
     assert_eq!(indexes(&mut fixture.open()).await, (0..50).collect::<Vec<_>>());
 }
-
-/// Prints how many durable appends a second the disk takes, of 32 operations each. On demand: `cargo test --release appends_a_second --
-/// --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "a measurement"]
-async fn appends_a_second() {
-    const ENTRIES: u64 = 2000;
-    for waiting in [1, 8, 64] {
-        let fixture = Fixture::new();
-        let mut log = fixture.open();
-        let begin = Instant::now();
-        let (told, flushed) = mpsc::channel();
-        for index in 0..ENTRIES {
-            let told = told.clone();
-            let tell = Box::new(move |result: std::io::Result<()>| told.send(result).expect("heard"));
-            log.submit(vec![writing(1, index, 32, 100)], tell).await.expect("handed over");
-            if index + 1 >= waiting {
-                flushed.recv_timeout(DEADLINE).expect("an answer").expect("durable");
-            }
-        }
-        for _ in 1..waiting {
-            flushed.recv_timeout(DEADLINE).expect("an answer").expect("durable");
-        }
-        let a_second = ENTRIES as f64 / begin.elapsed().as_secs_f64();
-        let figures = log.reader.figures();
-        println!(
-            "{waiting} waiting: {a_second:.0} entries/s, {:.0} operations/s, {figures:?}",
-            a_second * 32.0
-        );
-        drop(log);
-        let begin = Instant::now();
-        assert_eq!(fixture.open().reader.figures().entries, ENTRIES);
-        println!("opened in {:?}", begin.elapsed());
-    }
-}
