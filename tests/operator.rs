@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{
@@ -63,9 +64,12 @@ fn a_person_at_a_terminal_gets_a_line_to_paste() {
     };
     let said = || String::from_utf8_lossy(&fs::read(&output).unwrap_or_default()).into_owned();
     wait_until("it serves", DEADLINE, || said().contains("listening on 127.0.0.1:"));
-    // The terminal goes away with it, and so does the node.
-    child.kill().expect("it runs");
-    child.wait().expect("it ends");
+    // Not the terminal's end: where hang-ups are ignored, as under nohup, the node would outlive it.
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let children = fs::read_to_string(children).expect("the children of a process");
+    let node = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+    kill_process(node.expect("the node runs"), Signal::TERM).expect("it can be ended");
+    child.wait().expect("it ends with the node");
     for part in ["DynaRust 0.1.0", "durability  always", "curl -X PUT http://127.0.0.1:"] {
         assert!(said().contains(part), "{part}: {}", said());
     }
@@ -225,7 +229,10 @@ fn a_directory_of_somebody_else_is_named_with_the_line_that_mends_it() {
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set");
     open(folder.path());
     let (binary, home) = (folder.path().join("DynaRust"), folder.path().join("home"));
-    fs::copy(env!("CARGO_BIN_EXE_DynaRust"), &binary).expect("a copy that others may run");
+    // By a process of its own: what this one holds open for writing, another test's new process holds too for a moment, and then the
+    // copy cannot be run ("text file busy").
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_DynaRust")).arg(&binary).status();
+    assert!(copied.expect("cp runs").success(), "a copy that others may run");
     fs::create_dir(&home).expect("a directory");
     open(&home);
     let output = Command::new(&binary).arg("127.0.0.1:0").uid(6660).gid(6660).current_dir(&home).output();
