@@ -92,11 +92,15 @@ impl Measurement {
 
 /// Measures, and hands over each report as soon as it is there.
 pub async fn run(cluster: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
+    unless_interrupted(measure_all(cluster, sink)).await
+}
+
+/// Measures until it is done, or told to end by a signal: dropping the measurement ends its processes and removes their data.
+pub(crate) async fn unless_interrupted(measurement: impl Future<Output = Result<()>>) -> Result<()> {
     let listen = |kind| signal(kind).map_err(|e| Error::io("listening for signals", &e));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    // Dropping the measurement ends its nodes and removes their data.
     tokio::select! {
-        result = measure_all(cluster, sink) => result,
+        result = measurement => result,
         _ = terminate.recv() => Err(Error::Failed("interrupted".into())),
         _ = interrupt.recv() => Err(Error::Failed("interrupted".into())),
     }

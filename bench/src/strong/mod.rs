@@ -14,12 +14,10 @@ mod rates;
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::{
     binary::BinaryOptions,
-    cluster::workspace::Workspace,
-    error::{Error, Result},
+    cluster::{unless_interrupted, workspace::Workspace},
+    error::Result,
     options::LoadOptions,
     report::Report,
 };
@@ -79,14 +77,7 @@ impl Measurement {
 
 /// Measures, and hands over each report as soon as it is there.
 pub async fn run(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
-    let listen = |kind| signal(kind).map_err(|e| Error::io("listening for signals", &e));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    // Dropping the measurement ends its processes and removes their data.
-    tokio::select! {
-        result = measure_all(arguments, sink) => result,
-        _ = terminate.recv() => Err(Error::Failed("interrupted".into())),
-        _ = interrupt.recv() => Err(Error::Failed("interrupted".into())),
-    }
+    unless_interrupted(measure_all(arguments, sink)).await
 }
 
 async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
