@@ -288,6 +288,72 @@ fn without_any_of_the_rules_something_breaks() {
     assert!(kept.is_empty(), "nothing breaks without {kept:?}");
 }
 
+/// What an hour of the explorer found, what reading those found, and the rule that each lacked.
+const FOUND: [(&str, Rule, Start, &[Step]); 3] = [
+    (
+        "a disk lost a deletion that its node had announced, but not saved",
+        Rule::AnnouncesSaved,
+        DAMAGE,
+        &[
+            Step::Write { node: A, key: 0, content: Content::Live, spread: Spread::Local },
+            Step::Write { node: A, key: 0, content: Content::Deleted, spread: Spread::Local },
+            Step::Sync { one: A, other: B },
+            Step::Sync { one: A, other: C },
+            Step::Sync { one: A, other: B },
+            Step::Damage { node: A, key: 0, ages: true, everything: false },
+            Step::Sync { one: B, other: C },
+            Step::Sync { one: B, other: C },
+            Step::KeepUp { node: B },
+            Step::Settle,
+        ],
+    ),
+    (
+        "a restart removed a deletion that came late",
+        Rule::LateGarbageStays,
+        TWO_KEYS,
+        &[
+            Step::Write { node: A, key: 1, content: Content::Live, spread: Spread::Local },
+            Step::Write { node: A, key: 1, content: Content::Deleted, spread: Spread::Local },
+            Step::Write { node: C, key: 0, content: Content::Deleted, spread: Spread::Local },
+            Step::Settle,
+            Step::Heal { node: C },
+            Step::Sync { one: A, other: C },
+            Step::Restart { node: A },
+            Step::Sync { one: A, other: B },
+        ],
+    ),
+    (
+        "a deletion came after its node had announced more, and another swept by that",
+        Rule::LateGarbageStays,
+        TWO_KEYS,
+        &[
+            Step::Write { node: A, key: 1, content: Content::Live, spread: Spread::Local },
+            Step::Write { node: A, key: 1, content: Content::Deleted, spread: Spread::Local },
+            Step::Write { node: C, key: 0, content: Content::Deleted, spread: Spread::Local },
+            Step::Sync { one: A, other: B },
+            Step::KeepUp { node: A },
+            Step::KeepUp { node: B },
+            Step::Sync { one: A, other: B },
+            Step::Heal { node: C },
+            Step::Sync { one: A, other: C },
+            Step::KeepUp { node: B },
+            Step::Sync { one: A, other: B },
+        ],
+    ),
+];
+
+#[test]
+fn what_was_found_breaks_nothing_any_more() {
+    for (name, rule, start, steps) in FOUND {
+        let broken = |rules: Rules| {
+            let mut cluster = Cluster::new(rules, start.keys, start.limits);
+            start.steps.iter().chain(steps).find_map(|step| cluster.take(*step).map(|broken| (*step, broken)))
+        };
+        assert_eq!(broken(Rules::Today), None, "{name}");
+        assert!(broken(Rules::Without(rule)).is_some(), "{name}: it does not need {rule:?}");
+    }
+}
+
 #[test]
 fn the_start_is_whole_and_equal() {
     let mut cluster = Cluster::new(Rules::Today, 1, NOTHING);

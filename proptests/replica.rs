@@ -22,7 +22,7 @@ use dynarust::{
     error::{Error, Result},
 };
 
-use self::rows::{Partition, Rows, is_over};
+use self::rows::{Partition, Rows, floors_of};
 
 /// How far a clock may be ahead.
 pub const DRIFT_MAX_MS: u64 = 500;
@@ -56,6 +56,12 @@ pub enum Cause {
 }
 
 impl MemoryReplica {
+    /// This one, where a tombstone stays for so long after the floor has passed it.
+    pub fn with_grace_ms(self, grace_ms: u64) -> Self {
+        self.0.borrow_mut().grace_ms = grace_ms;
+        self
+    }
+
     /// An empty one.
     pub fn new(node: NodeId, digest_key: DigestKey, now_ms: u64) -> Self {
         let mut rows = Rows {
@@ -69,6 +75,8 @@ impl MemoryReplica {
             place: 0,
             changes: Vec::new(),
             lowered_ms: None,
+            grace_ms: 0,
+            late: BTreeMap::new(),
         };
         rows.set_now(now_ms);
         Self(RefCell::new(rows))
@@ -162,12 +170,12 @@ impl MemoryReplica {
     }
 
     /// Raises what is swept to what the floor allows, if anything is due.
-    pub fn pass_floor(&self, floor_ms: u64, grace_ms: u64) {
+    pub fn pass_floor(&self, floor_ms: u64) {
         let mut rows = self.0.borrow_mut();
-        let step_ms = floor_ms.saturating_sub(grace_ms);
-        let tombstones = Swept { tombstones_ms: step_ms - step_ms % TOMBSTONES_STEP_MS, ..Swept::default() };
-        let expired = Swept { expired_ms: floor_ms, ..Swept::default() };
-        let is_due = |rows: &Rows, swept| rows.registers().any(|(_, _, register)| is_over(register, swept));
+        let floors = floors_of(floor_ms, rows.grace_ms);
+        let tombstones = Swept { expired_ms: 0, ..floors };
+        let expired = Swept { tombstones_ms: 0, ..floors };
+        let is_due = |rows: &Rows, swept| rows.registers().any(|row| rows.is_swept(row, swept));
         for swept in [tombstones, expired] {
             if rows.swept.max(swept) != rows.swept && is_due(&rows, swept) {
                 rows.sweep_to(swept);
@@ -255,7 +263,13 @@ impl Replica for MemoryReplica {
         Ok(scanned)
     }
 
-    fn accept(&self, table: &TableName, sent: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
+    fn accept(
+        &self,
+        table: &TableName,
+        sent: Vec<Row>,
+        proven_ms: u64,
+        announced_ms: u64,
+    ) -> Result<Accepted> {
         let mut rows = self.0.borrow_mut();
         let mut accepted = Accepted::default();
         for row in sent {
@@ -269,7 +283,7 @@ impl Replica for MemoryReplica {
             }
             rows.clock.follow(at);
             accepted.latest = accepted.latest.max(Some(at));
-            accepted.changed += u64::from(rows.merge(table, &key, register));
+            accepted.changed += u64::from(rows.accept(table, &key, register, announced_ms));
         }
         Ok(accepted)
     }
@@ -302,7 +316,7 @@ impl Replica for MemoryReplica {
 
     fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
         let rows = self.0.borrow();
-        let garbage = rows.registers().filter(|(_, _, register)| is_over(register, swept));
+        let garbage = rows.registers().filter(|row| rows.is_swept(*row, swept));
         Ok(garbage.map(|(table, key, _)| (table.clone(), vec![key.clone()])).collect())
     }
 

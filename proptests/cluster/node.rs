@@ -82,7 +82,7 @@ impl Node {
         let id = NodeId(number as u64 + 1);
         let mut node = Self {
             id,
-            replica: MemoryReplica::new(id, DIGEST_KEY, START_MS),
+            replica: MemoryReplica::new(id, DIGEST_KEY, START_MS).with_grace_ms(GRACE_MS),
             shared: Shared::default(),
             ends: BTreeMap::new(),
             is_up: true,
@@ -229,11 +229,12 @@ impl Node {
             let mut progress = context.shared.progress();
             if progress.agree(context.now_ms, linked) {
                 let floor_ms = progress.raise_floor(settled_ms);
-                context.replica.pass_floor(floor_ms, GRACE_MS);
+                context.replica.pass_floor(floor_ms);
             }
         });
-        let progress = self.shared.progress();
+        let mut progress = self.shared.progress();
         self.kept = Kept { agreement: progress.agreement.clone(), intact: progress.intact };
+        progress.agreement_saved(self.kept.agreement.with_all_ms());
     }
 
     pub fn is_complete(&self) -> bool {
@@ -254,6 +255,7 @@ impl Node {
         progress.begin_syncing(wall_ms);
         progress.floor.set_members(members);
         progress.agreement = self.kept.agreement.clone();
+        progress.agreement_saved(self.kept.agreement.with_all_ms());
         progress.intact = self.kept.intact;
     }
 }

@@ -64,6 +64,7 @@ impl Cluster {
                 add(progress.floor.equal_ms(other).unwrap_or(0));
                 add(progress.floor.announced_ms(other).unwrap_or(0));
             }
+            node.late_ms.into_iter().for_each(&mut add);
             for row in node.rows.iter().chain(&node.before).flatten() {
                 add(row.at_ms);
                 if let Content::Expiring(at_ms) = row.content {
@@ -134,13 +135,15 @@ impl Cluster {
             for key in 0..KEYS {
                 let before = if limits.damages > 0 { row_of(node.before[key]) } else { 0 };
                 let seen = u64::from(self.ghost.keys[key].saw_end[number]);
+                let late = rank(node.late_ms[key]);
                 let author = match self.rules {
                     super::rules::Rules::Former => {
                         node.rows[key].map_or(0, |row| u64::from(row.author == number))
                     }
                     _ => 0,
                 };
-                flat.rows[number][key] = row_of(node.rows[key]) << 32 | before << 4 | seen << 1 | author;
+                flat.rows[number][key] =
+                    (row_of(node.rows[key]) << 32 | before << 4 | seen << 1 | author) ^ late << 24;
             }
         }
         for (key, ghost) in self.ghost.keys.iter().enumerate() {

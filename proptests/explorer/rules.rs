@@ -34,6 +34,10 @@ pub enum Rule {
     StartsSyncing,
     /// With a node that is apart, what was agreed with all counts for nothing.
     ApartIsApart,
+    /// A node announces what it has agreed durably.
+    AnnouncesSaved,
+    /// What ends a row and comes late is swept by a floor above its arrival only.
+    LateGarbageStays,
     /// Members that are apart count for no majority, and are not compared with while others may tell what they missed.
     ApartWaits,
 }

@@ -49,13 +49,18 @@ impl Register {
         }
     }
 
-    /// Whether it is removed where so much is swept.
-    pub fn is_over(self, swept: Swept) -> bool {
+    /// From which instant on a floor removes it; and how far the floors of its kind are.
+    fn over_ms(self, swept: Swept) -> Option<(u64, u64)> {
         match self.content {
-            Content::Live => false,
-            Content::Expiring(expires_at_ms) => self.at_ms.max(expires_at_ms) <= swept.expired_ms,
-            Content::Deleted => self.at_ms <= swept.tombstones_ms,
+            Content::Live => None,
+            Content::Expiring(expires_at_ms) => Some((self.at_ms.max(expires_at_ms), swept.expired_ms)),
+            Content::Deleted => Some((self.at_ms, swept.tombstones_ms)),
         }
+    }
+
+    /// Whether it is removed where so much is swept, unless it came late.
+    pub fn is_over(self, swept: Swept) -> bool {
+        self.over_ms(swept).is_some_and(|(over_ms, swept_ms)| over_ms <= swept_ms)
     }
 }
 
@@ -84,6 +89,8 @@ pub struct Node {
     pub rows: [Option<Register>; KEYS],
     /// What each row was before, which a damaged disk may bring back: where a tombstone was swept, what it deleted.
     pub before: [Option<Register>; KEYS],
+    /// Below which floor each row stays because it came late; 0 if it did not.
+    pub late_ms: [u64; KEYS],
     pub progress: Progress,
     pub swept: Swept,
     pub incarnation: u64,
@@ -121,6 +128,7 @@ impl Node {
         let mut node = Self {
             rows: [None; KEYS],
             before: [None; KEYS],
+            late_ms: [0; KEYS],
             progress: Progress::default(),
             swept: Swept::default(),
             incarnation: 1,
@@ -153,6 +161,24 @@ impl Node {
                 register.is_none() && self.rows[key].is_some_and(|held| held.content == Content::Deleted);
             self.before[key] = if is_swept { self.before[key] } else { self.rows[key] };
             self.rows[key] = register;
+            self.late_ms[key] = 0;
+        }
+    }
+
+    /// Whether a row is removed where so much is swept.
+    pub fn is_over(&self, key: usize, swept: Swept) -> bool {
+        let over = self.rows[key].and_then(|row| row.over_ms(swept));
+        over.is_some_and(|(over_ms, swept_ms)| over_ms.max(self.late_ms[key]) <= swept_ms)
+    }
+
+    /// Takes a register as `merge` does. It is late if it ends the row, and others may have swept so far already.
+    pub fn merge_late(&mut self, key: usize, register: Register) {
+        if self.rows[key].is_none_or(|held| held.at_ms < register.at_ms) {
+            self.set(key, Some(register));
+            let announced_ms = self.progress.announced_ms();
+            let over = register.over_ms(self.swept);
+            let late = over.filter(|(over_ms, swept_ms)| *over_ms <= announced_ms.max(*swept_ms));
+            self.late_ms[key] = late.map_or(0, |(_, swept_ms)| announced_ms.max(swept_ms) + 1);
         }
     }
 
@@ -174,7 +200,7 @@ impl Node {
     /// Removes what is dead.
     pub fn sweep(&mut self) {
         for key in 0..KEYS {
-            if self.rows[key].is_some_and(|register| register.is_over(self.swept)) {
+            if self.is_over(key, self.swept) {
                 self.set(key, None);
             }
         }
@@ -241,7 +267,10 @@ impl Cluster {
         let restarted = &mut self.nodes[node];
         let members = restarted.member_ids(node);
         let (agreement, was_complete) = (restarted.progress.agreement.clone(), restarted.progress.complete);
-        restarted.progress = Progress { agreement, intact: true, ..Progress::default() };
+        let saved_ms = agreement.with_all_ms();
+        restarted.progress = Progress::default();
+        (restarted.progress.agreement, restarted.progress.intact) = (agreement, true);
+        restarted.progress.agreement_saved(saved_ms);
         restarted.progress.floor.set_members(members.into_iter().map(id));
         restarted.progress.begin_syncing(now_ms);
         restarted.progress.complete = keeps_complete && was_complete;
@@ -259,7 +288,7 @@ impl Cluster {
         let damaged = &mut self.nodes[node];
         damaged.progress.intact = !is_noticed;
         damaged.rows[key] = damaged.before[key].filter(|_| ages);
-        damaged.before[key] = None;
+        (damaged.before[key], damaged.late_ms[key]) = (None, 0);
         damaged.sweep();
         let is_proven = !everything
             && others(node).any(|other| self.is_linked(node, other) && self.nodes[other].is_complete());

@@ -56,7 +56,7 @@ impl Cluster {
         let linked: Vec<_> = others(node).filter(|other| self.is_linked(node, *other)).map(id).collect();
         let is_alone = self.nodes[node].member_ids(node).is_empty();
         self.look_for_whole(node);
-        let now_ms = self.now_ms;
+        let (now_ms, saves_first) = (self.now_ms, self.rules.has(Rule::AnnouncesSaved));
         let progress = &mut self.nodes[node].progress;
         if is_alone && !progress.complete {
             progress.become_complete(now_ms);
@@ -69,7 +69,12 @@ impl Cluster {
             }
         }
         if progress.agree(now_ms, linked) {
+            if !saves_first {
+                progress.raise_floor(now_ms);
+                progress.agreement_saved(progress.agreement.with_all_ms());
+            }
             let floor_ms = progress.raise_floor(now_ms);
+            progress.agreement_saved(progress.agreement.with_all_ms());
             self.pass_floor(node, floor_ms);
         }
     }
@@ -79,7 +84,7 @@ impl Cluster {
         let tombstones = Swept { tombstones_ms: floor_ms, expired_ms: 0 };
         let expired = Swept { tombstones_ms: 0, expired_ms: floor_ms };
         for swept in [tombstones, expired] {
-            if self.nodes[node].rows.into_iter().flatten().any(|row| row.is_over(swept)) {
+            if (0..self.keys).any(|key| self.nodes[node].is_over(key, swept)) {
                 self.nodes[node].sweep_to(swept);
             }
         }
@@ -203,12 +208,19 @@ impl Cluster {
     fn round(&mut self, from: usize, to: usize) -> Round {
         let agreed_ms = self.agreed_ms(from, to);
         let now_ms = self.now_ms;
+        let announces_saved = self.rules.has(Rule::AnnouncesSaved);
         let node = &mut self.nodes[from];
         let progress = &mut node.progress;
+        let guarantee_ms = match progress.complete {
+            _ if announces_saved => progress.guarantee_ms(now_ms),
+            true => progress.floor.guarantee_ms(now_ms),
+            false => 0,
+        };
+        progress.guaranteed_ms = progress.guaranteed_ms.max(guarantee_ms);
         let (complete, intact, detached) =
             (progress.complete, progress.intact, progress.agreement.is_detached(id(to)));
         let flags = Flags { complete, intact, is_all: true, detached, ..Flags::default() };
-        Round { flags, guarantee_ms: progress.guarantee_ms(now_ms), agreed_ms, swept: node.swept }
+        Round { flags, guarantee_ms, agreed_ms, swept: node.swept }
     }
 
     /// As `Peer::heed`.
@@ -230,8 +242,8 @@ impl Cluster {
         }
         if !self.nodes[node].is_complete() {
             let dead: Vec<_> = (0..self.keys)
+                .filter(|key| self.nodes[node].is_over(*key, round.swept))
                 .filter_map(|key| self.nodes[node].rows[key].map(|row| (key, row)))
-                .filter(|(_, row)| row.is_over(round.swept))
                 .collect();
             if !dead.is_empty() {
                 let said = self.round(node, from);
@@ -299,6 +311,7 @@ impl Cluster {
             self.nodes[to].progress.lower_floor(oldest_ms);
         }
         let mut deleted = Vec::new();
+        let is_late_kept = self.rules.has(Rule::LateGarbageStays);
         for (key, row) in rows.iter().copied() {
             let node = &mut self.nodes[to];
             let is_absent = node.rows[key].is_none();
@@ -306,7 +319,10 @@ impl Cluster {
                 deleted.push((key, row));
                 continue;
             }
-            node.merge(key, row);
+            match is_late_kept {
+                true => node.merge_late(key, row),
+                false => node.merge(key, row),
+            }
         }
         let agreed_ms = match self.nodes[from].is_complete() && self.rules.has(Rule::ProverIsWhole) {
             true => 0,

@@ -121,7 +121,7 @@ impl Talk {
         let replica = &self.replicas[to];
         let answer = match what {
             What::Rows(table, rows) => {
-                replica.accept(&table, rows, 0).expect("it lies in memory");
+                replica.accept(&table, rows, 0, 0).expect("it lies in memory");
                 return;
             }
             What::Says(message) => answer(replica, message),

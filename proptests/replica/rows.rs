@@ -10,10 +10,10 @@ use dynarust::core::{
     },
     name::{Key, TableName},
     protocol::replica::Swept,
-    register::{Payload, Register},
+    register::{Marker, Payload, Register},
 };
 
-use super::{Cause, Change, DRIFT_MAX_MS};
+use super::{Cause, Change, DRIFT_MAX_MS, TOMBSTONES_STEP_MS};
 
 /// How far ahead of the wall clock the durable bound of the clock is set.
 const CLOCK_LEAD_MS: u64 = 1_500;
@@ -32,6 +32,10 @@ pub struct Rows {
     pub place: u64,
     pub changes: Vec<Change>,
     pub lowered_ms: Option<u64>,
+    /// For how long a tombstone stays after the floor has passed it.
+    pub grace_ms: u64,
+    /// Which registers came late, and above which floor each may be removed. Durable at once.
+    pub late: BTreeMap<(TableName, Key), (Marker, u64)>,
 }
 
 pub struct Partition {
@@ -72,6 +76,33 @@ impl Rows {
     pub fn held(&self, table: &TableName, key: &Key) -> Option<&Register> {
         let partition = self.tables.get(table)?.get(&hash_of(key).partition())?;
         partition.rows.get(key).map(|held| &held.register)
+    }
+
+    /// As `merge`. What ends a row and comes after so much was announced or swept is late.
+    pub fn accept(&mut self, table: &TableName, key: &Key, register: Register, announced_ms: u64) -> bool {
+        let floors = floors_of(announced_ms, self.grace_ms);
+        let passed = self.swept.max(floors);
+        let due_ms = match register.payload() {
+            Payload::Deleted => passed.tombstones_ms + 1,
+            Payload::Live { .. } => passed.expired_ms + 1,
+        };
+        let late = is_over(&register, passed).then(|| (register.marker(), due_ms));
+        let changes = self.merge(table, key, register);
+        if let Some(late) = late.filter(|_| changes) {
+            self.late.insert((table.clone(), key.clone()), late);
+        }
+        changes
+    }
+
+    /// Whether a row is dead where so much is swept, and did not come too late for that.
+    pub fn is_swept(&self, (table, key, register): (&TableName, &Key, &Register), swept: Swept) -> bool {
+        let late = self.late.get(&(table.clone(), key.clone())).filter(|late| late.0 == register.marker());
+        let due_ms = late.map_or(0, |late| late.1);
+        let swept_ms = match register.payload() {
+            Payload::Deleted => swept.tombstones_ms,
+            Payload::Live { .. } => swept.expired_ms,
+        };
+        is_over(register, swept) && due_ms <= swept_ms
     }
 
     pub fn merge(&mut self, table: &TableName, key: &Key, register: Register) -> bool {
@@ -142,7 +173,7 @@ impl Rows {
 
     fn sweep(&mut self) {
         let swept = self.swept;
-        let over = self.registers().filter(|(_, _, register)| is_over(register, swept));
+        let over = self.registers().filter(|row| self.is_swept(*row, swept));
         let over: Vec<_> = over.map(|(table, key, _)| (table.clone(), key.clone())).collect();
         for (table, key) in over {
             self.set(&table, &key, None, Cause::Sweep);
@@ -168,6 +199,12 @@ impl Rows {
         let together = 1 << PARTITION_BITS.saturating_sub(bits);
         Some(sums.chunks(together).map(|sums| sums.iter().copied().sum()).collect())
     }
+}
+
+/// What is swept at most once everybody has everything up to an instant.
+pub fn floors_of(floor_ms: u64, grace_ms: u64) -> Swept {
+    let step_ms = floor_ms.saturating_sub(grace_ms);
+    Swept { tombstones_ms: step_ms - step_ms % TOMBSTONES_STEP_MS, expired_ms: floor_ms }
 }
 
 /// Whether a register is dead everywhere where so much is swept.

@@ -325,7 +325,8 @@ impl World {
         while !counted(self) {
             prop_assert!(Instant::now() < end, "counts: {:?}", self.store().tables());
             // The floor of a node that is alone is its own present. Tombstones stay.
-            self.store().advance_floors(now_ms, u64::MAX).expect("passes");
+            self.store().set_tombstone_grace(u64::MAX);
+            self.store().advance_floors(now_ms).expect("passes");
             thread::park_timeout(Duration::from_millis(1));
         }
         Ok(())

@@ -230,7 +230,7 @@ impl World {
         let pairs = (0..NODES).flat_map(|one| (0..one).map(move |other| (one, other)));
         let floor_ms = pairs.map(|(one, other)| self.equal_ms[one][other]).min().expect("pairs");
         for node in 0..NODES {
-            self.store(node).advance_floors(floor_ms, 0).expect("passes");
+            self.store(node).advance_floors(floor_ms).expect("passes");
         }
         wait_until("all is swept", || (0..NODES).all(|node| !self.store(node).is_sweeping()));
     }

@@ -26,11 +26,11 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         let agreed_ms = progress.complete.then(|| progress.floor.guarantee_ms(settled_ms));
         (progress.complete.then(|| progress.raise_floor(settled_ms)), agreed_ms)
     };
-    let (store, grace_ms) = (inner.store.clone(), inner.options.tombstone_grace_ms);
+    let store = inner.store.clone();
     let done = inner.environment().run(move || {
         if let Some(floor_ms) = floor_ms {
             // Never beyond the present: a clock that was ahead for a while may have raised the floor.
-            store.advance_floors(floor_ms.min(settled_ms), grace_ms)?;
+            store.advance_floors(floor_ms.min(settled_ms))?;
         }
         match agreed_ms {
             Some(agreed_ms) => store.agree(agreed_ms)?,
@@ -82,7 +82,7 @@ impl Inner {
         let _one_at_a_time = self.saving.lock().await;
         let (cluster_record, agreement, members) = {
             let mut state = self.state();
-            let progress = self.shared.progress();
+            let mut progress = self.shared.progress();
             let is_linked = state.registry.links().next().is_some();
             state.cluster_record.joined |= progress.complete && is_linked;
             let now_ms = self.store.now_ms();
@@ -91,6 +91,11 @@ impl Inner {
                 self.store.counters().changed_rows.value(),
                 now_ms,
             );
+            if !agreement {
+                // What is saved covers the same rows.
+                let agreed_ms = progress.agreement.with_all_ms();
+                progress.agreement_saved(agreed_ms);
+            }
             drop(progress);
             let cluster_record = state.cluster_record;
             (
@@ -141,7 +146,9 @@ impl Inner {
                 Agreed { agreement: progress.agreement.clone(), members: progress.floor.members().collect() }
             })
         });
-        self.state().saved_agreement.agreement = written.await?.agreement;
+        let saved = written.await?.agreement;
+        self.shared.progress().agreement_saved(saved.with_all_ms());
+        self.state().saved_agreement.agreement = saved;
         Ok(())
     }
 }

@@ -185,6 +185,7 @@ impl Replication {
         let agreement = cluster_record::read_agreement(&store, &mut known)?;
         let dialer = Dialer::new(options.join.iter().cloned(), environment.random()?);
         let shared = Arc::new(Shared::default());
+        store.set_tombstone_grace(options.tombstone_grace_ms);
         {
             let mut progress = shared.progress();
             progress.floor.set_members(known);
@@ -192,6 +193,7 @@ impl Replication {
             // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
             timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));
             progress.agreement = agreement.clone();
+            progress.agreement_saved(agreement.with_all_ms());
             progress.intact = store.suspected_loss().is_none();
             progress.lose(store.lost_ms(), store.now_ms());
             if members.others().next().is_none() && options.join.is_empty() {

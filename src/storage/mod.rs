@@ -131,7 +131,7 @@ impl Store {
             recents_max: options.buffers.recents_max,
             digest_key: Arc::new(SharedKey::new(identity.digest_key)),
             jobs,
-            floors: Arc::new(Floors::new(identity.swept)),
+            floors: Arc::new(Floors::new(identity.swept, identity.agreement.reached_ms())),
             close_comparison: Arc::new(CloseComparison::new(engine.content())),
             agreed: Arc::default(),
             repairs,

@@ -59,10 +59,18 @@
 //! In every other case the row stays, and W accepts it. So a deleted key can return if its deletion cannot be proved,
 //! and this is logged. An acknowledged row never goes without proof.
 //!
+//! # What a node announces
+//! A member announces only instants of *agreed with all* that are durable, and sweeps its own garbage by those. Others sweep
+//! up to what it announced, also after it crashed. If its disk then has an older version of a row whose tombstone they
+//! swept, it must still know that the row was agreed, or nothing would prove that it was deleted.
+//!
 //! # Late garbage
 //! C may also bring tombstones and expired values that it wrote while it was away, older than what the members have
-//! swept. Members may still hold what these ended. So W keeps them, comparisons spread them, and they are swept when
-//! the floor rises again, which they hold back until all members have them.
+//! swept, or older than what they announced and may sweep at any time. Members may still hold what these ended. So W keeps
+//! them, and comparisons spread them. They hold the floor back until all members have them. They are removed only by a
+//! floor above everything that was announced or swept when they came; that limit is durable with them. A lower floor may be
+//! one that others take from those announcements, and they may lack them. Every floor that takes account of them is higher:
+//! it comes from roots that were equal later.
 
 use std::collections::BTreeMap;
 
@@ -76,12 +84,28 @@ pub struct Agreement {
     with_all_ms: u64,
     /// The detached nodes, which have an agreement of their own: forgotten, returned and still syncing, or new.
     detached: BTreeMap<NodeId, u64>,
+    /// The latest instant that `with_all_ms` ever was. Former formats do not have it.
+    #[serde(skip)]
+    reached_ms: u64,
 }
 
 impl Agreement {
     /// Up to when this node and every member that is not detached held the same rows.
     pub fn with_all_ms(&self) -> u64 {
         self.with_all_ms
+    }
+
+    /// The latest instant that was ever agreed with all. It is never lowered: the node may have announced it, and others
+    /// may sweep up to it at any later time.
+    pub fn reached_ms(&self) -> u64 {
+        self.reached_ms.max(self.with_all_ms)
+    }
+
+    /// This agreement, as read from a file that has the latest instant separately.
+    #[must_use]
+    pub fn with_reached_ms(mut self, reached_ms: u64) -> Self {
+        self.reached_ms = reached_ms;
+        self
     }
 
     /// Up to when this node and another held the same rows.
@@ -102,6 +126,7 @@ impl Agreement {
         }
         // Nothing later is known about a node that was detached, even if the clock was set back.
         self.with_all_ms = if rejoined { at_ms } else { self.with_all_ms.max(at_ms) };
+        self.reached_ms = self.reached_ms.max(self.with_all_ms);
     }
 
     /// Detaches a node with which everything was agreed up to an instant. Does nothing if it is detached already.
@@ -169,6 +194,7 @@ mod tests {
         assert_eq!((agreement.with_ms(A), agreement.with_ms(B)), (100, 150));
         assert!(agreement.lower(50));
         assert_eq!((agreement.with_ms(A), agreement.with_ms(B)), (50, 50));
+        assert_eq!(agreement.reached_ms(), 200, "others may have been told so");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Progress {
     pub agreement: Agreement,
     /// The part of the journal that each peer has.
     pub acked: BTreeMap<NodeId, Acked>,
+    /// Up to where `agreement` is durable (Unix milliseconds). The node announces no more.
+    saved_ms: u64,
     /// The highest guarantee the node has announced, or the instant at which it became complete (Unix milliseconds). A
     /// member that sweeps further does not count on this node.
     pub guaranteed_ms: u64,
@@ -150,23 +152,38 @@ impl Progress {
         entry == 0 || acked.holds(entry) || acked.upto >= entry && is_equal()
     }
 
-    /// The guarantee this node announces: all members have what it has up to there.
+    /// The guarantee this node announces: all members have what it has up to there, and this is durable.
     pub fn guarantee_ms(&mut self, settled_ms: u64) -> u64 {
         if !self.complete {
             return 0;
         }
-        let guarantee_ms = self.floor.guarantee_ms(settled_ms);
+        let guarantee_ms =
+            self.floor.guarantee_ms(settled_ms).min(self.saved_ms).min(self.agreement.with_all_ms());
         self.guaranteed_ms = self.guaranteed_ms.max(guarantee_ms);
         guarantee_ms
     }
 
-    /// Raises the floor as far as possible now, and returns it.
+    /// Raises the agreement and the floor as far as possible now. Returns the floor.
     pub fn raise_floor(&mut self, settled_ms: u64) -> u64 {
-        let guarantee_ms = self.guarantee_ms(settled_ms);
-        if guarantee_ms > 0 {
-            self.agreement.reach(guarantee_ms, self.floor.members());
+        let agreed_ms = if self.complete { self.floor.guarantee_ms(settled_ms) } else { 0 };
+        if agreed_ms > 0 {
+            self.agreement.reach(agreed_ms, self.floor.members());
         }
+        let guarantee_ms = self.guarantee_ms(settled_ms);
         self.floor.raise(guarantee_ms)
+    }
+
+    /// The latest instant that any member is known to have announced (Unix milliseconds), this node included: others may sweep
+    /// up to there at any time. A later floor takes account of everything this node has now.
+    pub fn announced_ms(&self) -> u64 {
+        let announced = self.floor.members().filter_map(|member| self.floor.announced_ms(member));
+        announced.fold(self.agreement.reached_ms(), u64::max)
+    }
+
+    /// Records that an agreement was saved which is agreed with all up to an instant (Unix milliseconds).
+    pub fn agreement_saved(&mut self, agreed_ms: u64) {
+        // It may have been lowered in the meantime.
+        self.saved_ms = agreed_ms.min(self.agreement.with_all_ms());
     }
 
     /// Sets the other members, without forgotten ones. Nothing was agreed with a new member; with one that is now
@@ -194,6 +211,7 @@ impl Progress {
         let to_ms = written_ms.saturating_sub(1);
         self.floor.lower(to_ms);
         self.agreement.lower(to_ms);
+        self.saved_ms = self.saved_ms.min(to_ms);
     }
 }
 

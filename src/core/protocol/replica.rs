@@ -54,9 +54,16 @@ pub trait Replica {
     ) -> Result<Scanned>;
 
     /// Merges rows from a peer. Rows written up to `proven_ms` (Unix milliseconds; 0: none) are proved to be removed if
-    /// their key is missing here: see `core::protocol::agreement`. A tombstone or expired value below what was swept
-    /// here stays until more is swept: other members may still hold what it ended.
-    fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted>;
+    /// their key is missing here: see `core::protocol::agreement`. A tombstone or expired value below `announced_ms`, or below
+    /// what was swept here, stays until more than both is swept, also after a restart: other members may still hold what it
+    /// ended.
+    fn accept(
+        &self,
+        table: &TableName,
+        rows: Vec<Row>,
+        proven_ms: u64,
+        announced_ms: u64,
+    ) -> Result<Accepted>;
 
     /// When rows were last lost here with an unreadable page and not restored (Unix milliseconds); 0 if none are.
     fn lost_ms(&self) -> u64 {

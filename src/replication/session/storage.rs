@@ -82,12 +82,18 @@ impl Replica for Rows {
         self.store.scan_partition(table, partition, after, bytes_max)
     }
 
-    fn accept(&self, table: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
+    fn accept(
+        &self,
+        table: &TableName,
+        rows: Vec<Row>,
+        proven_ms: u64,
+        announced_ms: u64,
+    ) -> Result<Accepted> {
         if self.store.is_strong(table) {
             // Its rows come through its log. The peer has taken these into an eventual table of that name.
             return Ok(Accepted::default());
         }
-        let accepted = self.store.accept(table, rows, proven_ms)?;
+        let accepted = self.store.accept(table, rows, proven_ms, announced_ms)?;
         if let Some(latest) = accepted.latest {
             self.timestamps.observe_stored(latest);
         }

@@ -81,7 +81,13 @@ impl Replica for Rows<'_> {
         self.0.scan_partition(table, partition, after, bytes_max)
     }
 
-    fn accept(&self, table: &TableName, _rows: Vec<Row>, _proven_ms: u64) -> Result<Accepted> {
+    fn accept(
+        &self,
+        table: &TableName,
+        _rows: Vec<Row>,
+        _proven_ms: u64,
+        _announced_ms: u64,
+    ) -> Result<Accepted> {
         Err(Error::WrongMode(format!("rows of the strong table {table} come through its log")))
     }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! 0..8    the first 8 bytes of the blake3 of all that follows
-//! 8       format, 1
-//! 9..     the node's id, the members with which all was agreed, and the agreement
+//! 8       format, 2
+//! 9..     the node's id, the agreement, the members with which all was agreed, and the latest instant that was ever agreed with all
 //! ```
 //! It is replaced in one step and durable on return. What it claims is true of whatever the log is found to hold later, however old that is: see
 //! `core::protocol::agreement`. So it may lag behind, but a claim is lowered here before the row is stored that makes it untrue.
@@ -29,7 +29,9 @@ use crate::{
 };
 
 const FILE: &str = "dynarust.agreement";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// The format without the latest instant.
+const FORMER_FORMAT: u8 = 1;
 
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,13 @@ pub enum Found {
     Unusable,
     /// It is that of this node.
     Kept(Agreed),
+}
+
+impl Found {
+    /// Up to when the node may have announced that all members have everything (Unix milliseconds); 0 if nobody knows.
+    pub fn reached_ms(&self) -> u64 {
+        if let Self::Kept(agreed) = self { agreed.agreement.reached_ms() } else { 0 }
+    }
 }
 
 /// The file of an open store.
@@ -169,11 +178,18 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 
 fn decode(bytes: &[u8]) -> Option<(NodeId, Agreed)> {
     let (format, rest) = unseal(bytes)?.split_first()?;
-    if *format == FORMAT { postcard::from_bytes(rest).ok() } else { None }
+    match *format {
+        FORMAT => {
+            let (node, Agreed { agreement, members }, reached_ms) = postcard::from_bytes(rest).ok()?;
+            Some((node, Agreed { agreement: agreement.with_reached_ms(reached_ms), members }))
+        }
+        FORMER_FORMAT => postcard::from_bytes(rest).ok(),
+        _ => None,
+    }
 }
 
 fn write(data: &Path, node: NodeId, agreed: &Agreed) -> Result<()> {
-    let bytes = postcard::to_extend(&(node, agreed), vec![FORMAT])
+    let bytes = postcard::to_extend(&(node, agreed, agreed.agreement.reached_ms()), vec![FORMAT])
         .map_err(|e| Error::Io(format!("writing {FILE}: {e}")))?;
     engine::replace_file(data, FILE, &seal(&bytes))
 }
@@ -190,6 +206,12 @@ mod tests {
         Agreed { agreement, members: members.into() }
     }
 
+    /// It was 200 before.
+    fn lowered(to_ms: u64) -> Agreed {
+        let agreed = agreed(to_ms);
+        Agreed { agreement: agreed.agreement.with_reached_ms(200), ..agreed }
+    }
+
     fn keep(store: &Store, agreed: &Agreed) {
         assert_eq!(store.keep_agreement(|| agreed.clone()).as_ref(), Ok(agreed));
     }
@@ -203,13 +225,28 @@ mod tests {
         store.lower_agreement(300).expect("claims no more anyhow");
         assert_eq!(read(&scene.data(), store.node()), Ok(Found::Kept(agreed(200))));
         store.lower_agreement(150).expect("lowers");
-        assert_eq!(read(&scene.data(), store.node()), Ok(Found::Kept(agreed(150))));
+        assert_eq!(read(&scene.data(), store.node()), Ok(Found::Kept(lowered(150))));
         close(store);
         let store = scene.open();
-        assert_eq!(store.found_agreement(), &Found::Kept(agreed(150)));
+        assert_eq!(store.found_agreement(), &Found::Kept(lowered(150)));
         store.lower_agreement(100).expect("lowers");
-        assert_eq!(read(&scene.data(), store.node()), Ok(Found::Kept(agreed(100))));
+        assert_eq!(read(&scene.data(), store.node()), Ok(Found::Kept(lowered(100))));
         close(store);
+    }
+
+    #[test]
+    fn the_latest_instant_is_kept_when_the_agreement_is_lowered_and_is_absent_from_former_files() {
+        let scene = Fixture::new();
+        let store = scene.open();
+        keep(&store, &agreed(200));
+        store.lower_agreement(150).expect("lowers");
+        let node = store.node();
+        close(store);
+        let found = read(&scene.data(), node).expect("reads");
+        assert_eq!(found.reached_ms(), 200);
+        let former = postcard::to_extend(&(node, agreed(150)), vec![FORMER_FORMAT]).expect("encodes");
+        fs::write(scene.data().join(FILE), seal(&former)).expect("writes");
+        assert_eq!(read(&scene.data(), node).map(|found| found.reached_ms()), Ok(150));
     }
 
     #[test]

@@ -162,9 +162,17 @@ impl Table {
                     }
                     if let Some(removal_floor_ms) = due_index::removal_floor_ms(&head) {
                         tell(&head);
-                        trees.expired.insert(&due_index::entry(removal_floor_ms, self.name(), row), &[])?;
+                        let announced = trees.expiry.get(&due_index::entry(at_ms, self.name(), row))?;
+                        let late_due_ms = announced.and_then(|value| due_index::instant(&value));
+                        let due_ms = late_due_ms.unwrap_or(removal_floor_ms);
+                        due_index::insert_garbage(
+                            &trees.expired,
+                            (self.name(), row),
+                            removal_floor_ms,
+                            due_ms,
+                        )?;
                         let floors = &self.context.floors;
-                        if removal_floor_ms <= floors.swept().expired_ms {
+                        if due_ms <= floors.swept().expired_ms {
                             // Not late, only announced late: the other members have removed it.
                             floors.renew();
                         }

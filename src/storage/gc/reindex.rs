@@ -133,8 +133,7 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
                 Err(error) => return Err(error),
             };
             if !head.live {
-                let entry = due_index::entry(head.marker.timestamp.unix_ms(), table.name(), &row);
-                trees.tombstones.insert(&entry, &[])?;
+                table.insert_index_entries(trees, &row, &head, true)?;
                 entered += 1;
             } else if let (Some(at_ms), Some(removal_floor_ms)) =
                 (head.expires_at_ms, due_index::removal_floor_ms(&head))

@@ -22,8 +22,8 @@ use crate::{
 
 /// Removes what is due, up to a limit of each kind. `indexed`: all garbage has its entry.
 ///
-/// Garbage that comes from a peer after the floors have passed its time is late: other members may still hold what it ended. It stays, and
-/// holds the floor back, until all members have it and the floors rise again.
+/// Garbage that comes from a peer after the floors have passed its time is late: other members may still hold what it ended. Its entry lies
+/// at a later floor, which rises so far only once all members have it.
 pub fn remove(store: &Store, indexed: bool) -> Result<Turn> {
     if !store.is_sweeping() {
         return Ok(Turn::Later);
@@ -61,6 +61,22 @@ struct Garbage {
     since_ms: fn(&Head) -> Option<u64>,
 }
 
+/// An entry of garbage that is due.
+struct Entry<'a> {
+    at_ms: u64,
+    /// The instant of the row itself: earlier, if it came late.
+    own_ms: u64,
+    name: TableName,
+    row: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    fn parse(entry: &'a [u8], value: &[u8]) -> Option<Self> {
+        let (at_ms, name, row) = due_index::parse(entry)?;
+        Some(Self { at_ms, own_ms: due_index::instant(value).unwrap_or(at_ms), name, row })
+    }
+}
+
 impl Garbage {
     /// Removes some of what is due. Returns how much, and whether there may be more.
     fn remove(&self, store: &Store) -> Result<(u64, bool)> {
@@ -68,42 +84,38 @@ impl Garbage {
         let due = tree.range(&[], Some(&above(self.to_ms))).take(SWEEP_ROWS_MAX);
         // Unreadable entries are skipped: the tree is rebuilt.
         let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));
-        let due: Vec<Slice> = due.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
-        let mut entries = due.iter().map(|entry| due_index::parse(entry)).collect::<Option<Vec<_>>>();
-        let Some(entries) = &mut entries else {
+        let due: Vec<(Slice, Slice)> = due.collect::<Result<_>>()?;
+        let entries = due.iter().map(|(entry, value)| Entry::parse(entry, value)).collect::<Option<Vec<_>>>();
+        let Some(mut entries) = entries else {
             return Err(Error::Corrupt(format!(
                 "the tree {} has an invalid entry; DynaRust compact rebuilds it",
                 self.tree
             )));
         };
         // Rows that are neighbours on disk, one after the other.
-        entries.sort_unstable_by(|(_, a, a_row), (_, b, b_row)| a.cmp(b).then_with(|| a_row.cmp(b_row)));
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name).then_with(|| a.row.cmp(b.row)));
         let mut removed = 0;
-        for (at_ms, name, row) in entries {
-            removed += u64::from(self.remove_row(store, &tree, *at_ms, name, row)?);
+        for entry in entries {
+            removed += u64::from(self.remove_row(store, &tree, &entry)?);
         }
         Ok((removed, due.len() == SWEEP_ROWS_MAX))
     }
 
-    fn remove_row(
-        &self,
-        store: &Store,
-        tree: &Tree,
-        at_ms: u64,
-        name: &TableName,
-        row: &[u8],
-    ) -> Result<bool> {
-        let entry = due_index::entry(at_ms, name, row);
+    fn remove_row(&self, store: &Store, tree: &Tree, due: &Entry<'_>) -> Result<bool> {
+        let Entry { at_ms, own_ms, name, row } = due;
+        let entry = due_index::entry(*at_ms, name, row);
         let Some(table) = store.table(name) else {
             tree.remove(&entry)?;
             return Ok(false);
         };
-        match table.sweep(row, |head| (self.since_ms)(head) == Some(at_ms), (tree, &entry)) {
+        match table.sweep(row, |head| (self.since_ms)(head) == Some(*own_ms), (tree, &entry)) {
             // A damaged record is for `check` to find; its entry would block all others.
             Err(error @ Error::Corrupt(_)) => {
                 error!(%error, "a row cannot be removed");
                 Ok(false)
             }
+            // Its own entries go with the row. This one lies elsewhere.
+            Ok(true) if at_ms != own_ms => tree.remove(&entry).map(|()| true),
             other => other,
         }
     }

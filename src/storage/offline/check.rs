@@ -186,7 +186,7 @@ pub(in crate::storage) fn open_unwatched(
         recents_max: RECENTS_MAX,
         digest_key: Default::default(),
         jobs: std::sync::mpsc::channel().0,
-        floors: Floors::new(Swept::default()).into(),
+        floors: Floors::new(Swept::default(), 0).into(),
         close_comparison: Default::default(),
         agreed: crate::storage::table::agreed::AgreedInstants::default().into(),
         repairs: std::sync::mpsc::channel().0,

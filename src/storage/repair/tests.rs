@@ -174,7 +174,7 @@ fn lost_rows_are_accepted_from_others_however_old() {
     store.sweep_to(Swept { tombstones_ms: store.now_ms() + 1000, expired_ms: 0 });
     for partition in 0..=u8::MAX {
         let rows = other.scan_partition(&table(), partition, None, usize::MAX).expect("reads").rows;
-        let accepted = store.accept(&table(), rows, store.now_ms() + 1000).expect("accepts");
+        let accepted = store.accept(&table(), rows, store.now_ms() + 1000, 0).expect("accepts");
         assert_eq!(accepted.deleted, []);
     }
     assert_eq!(unreadable(&store), BTreeSet::new());

@@ -1,12 +1,14 @@
 //! The index trees of the garbage collector: which row is due when, and which entries a row needs.
 //!
-//! An entry is a key without a value: milliseconds as u64 big-endian ‖ length of the table's name ‖ name ‖ row. So each tree is ordered by
-//! time, over all tables.
+//! The key of an entry is milliseconds as u64 big-endian ‖ length of the table's name ‖ name ‖ row. So each tree is ordered by time, over all
+//! tables. Most entries have no value. Of garbage that came late (see `core::protocol::agreement`), the entry lies at the floor that may
+//! remove it, and its value is the instant at which it would lie otherwise; if the expiry is not announced yet, its value is that floor.
 
 use crate::{
     core::name::TableName,
     error::Result,
     storage::{
+        engine::Tree,
         table::jobs::GcJob,
         table::{Table, record::Head, trees::Trees},
     },
@@ -32,6 +34,26 @@ pub fn parse(entry: &[u8]) -> Option<(u64, TableName, &[u8])> {
     (!row.is_empty()).then_some((u64::from_be_bytes(*at_ms), name, row))
 }
 
+/// The instant that an entry has as its value, if it has one.
+pub fn instant(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The value of an entry.
+fn late_value(is_late: bool, instant_ms: u64) -> Vec<u8> {
+    if is_late { instant_ms.to_be_bytes().to_vec() } else { Vec::new() }
+}
+
+/// Inserts the entry of garbage that a floor may remove at `due_ms`, and without being late could at `own_ms`.
+pub fn insert_garbage(
+    tree: &Tree,
+    (table, row): (&TableName, &[u8]),
+    own_ms: u64,
+    due_ms: u64,
+) -> Result<()> {
+    tree.insert(&entry(due_ms, table, row), late_value(due_ms != own_ms, own_ms).as_slice())
+}
+
 /// The floor of expired values at which a value may be removed: by then no earlier write can reach a replica that has removed it. `None` if
 /// the value does not expire.
 pub fn removal_floor_ms(head: &Head) -> Option<u64> {
@@ -48,21 +70,24 @@ impl Table {
         head: &Head,
         silent: bool,
     ) -> Result<()> {
-        let name = self.name();
+        let (name, floors) = (self.name(), &self.context.floors);
         match (head.live, head.expires_at_ms, removal_floor_ms(head)) {
             (false, ..) => {
-                trees.tombstones.insert(&entry(head.marker.timestamp.unix_ms(), name, row), &[])?
+                let written_ms = head.marker.timestamp.unix_ms();
+                // A strong table's go by its log.
+                let due_ms = if self.strong { written_ms } else { floors.tombstone_due_ms(written_ms) };
+                insert_garbage(&trees.tombstones, (name, row), written_ms, due_ms)?;
             }
-            (true, Some(at_ms), Some(removal_floor_ms))
-                if silent && !self.strong && at_ms <= (self.context.now_ms)() =>
-            {
-                trees.expired.insert(&entry(removal_floor_ms, name, row), &[])?;
-            }
-            (true, Some(at_ms), _) => {
-                trees.expiry.insert(&entry(at_ms, name, row), &[])?;
+            (true, Some(at_ms), Some(removal_floor_ms)) => {
+                let due_ms = floors.expired_due_ms(removal_floor_ms);
+                if silent && !self.strong && at_ms <= (self.context.now_ms)() {
+                    return insert_garbage(&trees.expired, (name, row), removal_floor_ms, due_ms);
+                }
+                let value = late_value(due_ms != removal_floor_ms, due_ms);
+                trees.expiry.insert(&entry(at_ms, name, row), &value)?;
                 self.wake_worker();
             }
-            (true, None, _) => {}
+            (true, ..) => {}
         }
         Ok(())
     }

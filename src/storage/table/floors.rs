@@ -28,6 +28,10 @@ const TOMBSTONES_STEP_MS: u64 = 10_000;
 pub struct Floors {
     tombstones_ms: AtomicU64,
     expired_ms: AtomicU64,
+    /// The latest instant up to which members announced that all have everything: floors may rise to there at any time.
+    announced_ms: AtomicU64,
+    /// For how long a tombstone stays after the floor has passed it.
+    grace_ms: AtomicU64,
     /// How often something became due at once, and how often it had when the last complete sweep began.
     begun: AtomicU64,
     done: AtomicU64,
@@ -36,11 +40,14 @@ pub struct Floors {
 }
 
 impl Floors {
-    /// Floors as they were stored. The last sweep may have been interrupted.
-    pub fn new(swept: Swept) -> Self {
+    /// Floors as they were stored, and up to where this node may have announced that all have everything (Unix milliseconds).
+    /// The last sweep may have been interrupted.
+    pub fn new(swept: Swept, announced_ms: u64) -> Self {
         Self {
             tombstones_ms: AtomicU64::new(swept.tombstones_ms),
             expired_ms: AtomicU64::new(swept.expired_ms),
+            announced_ms: AtomicU64::new(announced_ms),
+            grace_ms: AtomicU64::new(0),
             begun: AtomicU64::new(1),
             done: AtomicU64::new(0),
             durable: Mutex::new(swept),
@@ -53,6 +60,29 @@ impl Floors {
             tombstones_ms: self.tombstones_ms.load(Ordering::Acquire),
             expired_ms: self.expired_ms.load(Ordering::Acquire),
         }
+    }
+
+    /// Records that members announced that all have everything up to an instant (Unix milliseconds).
+    pub fn announced(&self, at_ms: u64) {
+        self.announced_ms.fetch_max(at_ms, Ordering::AcqRel);
+    }
+
+    /// The lowest floor that may remove a tombstone that is stored now and was written at an instant (Unix milliseconds): that
+    /// instant, or, if the tombstone comes late, the first that nobody can have taken from earlier announcements.
+    pub fn tombstone_due_ms(&self, written_ms: u64) -> u64 {
+        let passed_ms = self.tombstones_below_ms(self.announced_ms.load(Ordering::Acquire));
+        due_ms(written_ms, self.swept().tombstones_ms.max(passed_ms))
+    }
+
+    /// The same for a value that may otherwise be removed at a floor of expired values.
+    pub fn expired_due_ms(&self, removal_floor_ms: u64) -> u64 {
+        due_ms(removal_floor_ms, self.swept().expired_ms.max(self.announced_ms.load(Ordering::Acquire)))
+    }
+
+    /// Up to where tombstones are removed once every replica has everything up to `floor_ms`.
+    fn tombstones_below_ms(&self, floor_ms: u64) -> u64 {
+        let grace_ms = self.grace_ms.load(Ordering::Acquire);
+        floor_ms.saturating_sub(grace_ms) / TOMBSTONES_STEP_MS * TOMBSTONES_STEP_MS
     }
 
     /// Records that something is due again.
@@ -85,6 +115,11 @@ impl Floors {
         }
         raised
     }
+}
+
+/// The lowest floor that may remove something: its own instant, or the first that is above all that was passed when it came.
+fn due_ms(own_ms: u64, passed_ms: u64) -> u64 {
+    if own_ms > passed_ms { own_ms } else { passed_ms.saturating_add(1) }
 }
 
 /// Reads the floors from a store's `meta` tree.
@@ -123,13 +158,18 @@ impl Store {
         }
     }
 
+    /// Sets for how long a tombstone stays after the floor has passed it (milliseconds; 0 at first). It should be the same on all nodes.
+    pub fn set_tombstone_grace(&self, grace_ms: u64) {
+        self.0.context.floors.grace_ms.store(grace_ms, Ordering::Release);
+    }
+
     /// Raises the floors as far as that removes something, given that every replica has everything up to `floor_ms`: expired values up to
-    /// there, tombstones up to `grace_ms` before. Writes nothing if nothing is due.
+    /// there, tombstones up to the grace period before. Writes nothing if nothing is due.
     ///
     /// # Errors
     /// `NotReady` while the storage is being reopened.
-    pub fn advance_floors(&self, floor_ms: u64, grace_ms: u64) -> Result<()> {
-        let tombstones_ms = floor_ms.saturating_sub(grace_ms) / TOMBSTONES_STEP_MS * TOMBSTONES_STEP_MS;
+    pub fn advance_floors(&self, floor_ms: u64) -> Result<()> {
+        let tombstones_ms = self.0.context.floors.tombstones_below_ms(floor_ms);
         let mut swept = self.swept();
         // Late garbage lies below the floors.
         let has_any = |tree: &str, swept_ms: u64, to_ms: u64| -> Result<bool> {
@@ -153,7 +193,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotReady` while the storage is being reopened.
-    pub fn next_sweep_ms(&self, grace_ms: u64) -> Result<Option<u64>> {
+    pub fn next_sweep_ms(&self) -> Result<Option<u64>> {
+        let grace_ms = self.0.context.floors.grace_ms.load(Ordering::Acquire);
         let swept = self.swept();
         let first = |tree: &str, swept_ms: u64| -> Result<Option<u64>> {
             let tree = self.with_engine(|engine| engine.tree(tree))?;
@@ -173,17 +214,23 @@ impl Store {
     /// `NotReady` while the storage is being reopened.
     pub fn garbage(&self, swept: Swept) -> Result<Vec<(TableName, Vec<Key>)>> {
         let mut garbage: Vec<(TableName, Vec<Key>)> = Vec::new();
+        let swept_ms = swept.expired_ms;
         let floors = [
             (trees::TOMBSTONES, swept.tombstones_ms),
             (trees::EXPIRED, swept.expired_ms),
             // The expiry of some was not announced here yet, or a clock elsewhere is ahead.
             (trees::EXPIRY, swept.expired_ms),
         ];
-        for (tree, to_ms) in floors {
-            let tree = self.with_engine(|engine| engine.tree(tree))?;
+        for (tree_name, to_ms) in floors {
+            let tree = self.with_engine(|engine| engine.tree(tree_name))?;
             for item in tree.range(&[], Some(&above(to_ms))) {
-                let (entry, _) = item?;
+                let (entry, value) = item?;
                 let Some((_, name, row)) = due_index::parse(&entry) else { continue };
+                if tree_name == trees::EXPIRY && due_index::instant(&value).is_some_and(|due| due > swept_ms)
+                {
+                    // It came late, and stays.
+                    continue;
+                }
                 // A row whose name is no key belongs to nobody and is removed like all others.
                 let Ok(key) = key_of(row) else { continue };
                 match garbage.last_mut() {

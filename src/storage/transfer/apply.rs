@@ -26,7 +26,14 @@ impl Store {
     /// # Errors
     /// `Corrupt` if a payload does not match its marker, and `BadJson` if it is not a value: then nothing was merged. `TooMany` if the
     /// table has no room here; else as `merge`. Then some rows may have been merged.
-    pub fn accept(&self, name: &TableName, rows: Vec<Row>, proven_ms: u64) -> Result<Accepted> {
+    pub fn accept(
+        &self,
+        name: &TableName,
+        rows: Vec<Row>,
+        proven_ms: u64,
+        announced_ms: u64,
+    ) -> Result<Accepted> {
+        self.0.context.floors.announced(announced_ms);
         let mut registers = rows.into_iter().map(|row| sound(name, row)).collect::<Result<Vec<_>>>()?;
         // Ordered like the rows on disk, which is faster.
         registers.sort_by_cached_key(|(key, _)| row_of(key));
@@ -183,7 +190,7 @@ mod tests {
         let store = swept_store(&fixture);
         let (old, new) = (at(NOW_MS, &put("1", None, 0)), at(NOW_MS + 1, &put("2", None, 0)));
         let rows = vec![row("deleted", old.clone()), row("new", new.clone())];
-        let accepted = store.accept(&table(), rows, NOW_MS).expect("accepts");
+        let accepted = store.accept(&table(), rows, NOW_MS, 0).expect("accepts");
         assert_eq!(accepted.deleted, [(key("deleted"), old.marker())]);
         assert_eq!((accepted.changed, accepted.latest), (1, Some(new.timestamp())));
         assert_eq!((value(&store, "deleted"), value(&store, "new")), (None, Some("2".into())));
@@ -198,7 +205,7 @@ mod tests {
         let fixture = Fixture::new();
         let store = swept_store(&fixture);
         let rows = vec![row("k", at(NOW_MS, &put("1", None, 0)))];
-        let accepted = store.accept(&table(), rows, 0).expect("accepts");
+        let accepted = store.accept(&table(), rows, 0, 0).expect("accepts");
         assert_eq!((accepted.changed, accepted.deleted.len(), accepted.unproven), (1, 0, 1));
         assert_eq!(value(&store, "k"), Some("1".into()));
         close(store);
@@ -212,10 +219,10 @@ mod tests {
             row("deleted", at(NOW_MS, &Register::deleted(timestamp(0)))),
             row("expired", at(NOW_MS, &put("1", Some(NOW_MS), 0))),
         ];
-        let accepted = store.accept(&table(), rows.clone(), NOW_MS).expect("accepts");
+        let accepted = store.accept(&table(), rows.clone(), NOW_MS, 0).expect("accepts");
         assert_eq!((accepted.changed, accepted.deleted.len()), (0, 2));
         assert!(!store.has_table(&table()));
-        assert_eq!(store.accept(&table(), rows, NOW_MS - 1).map(|it| it.changed), Ok(2));
+        assert_eq!(store.accept(&table(), rows, NOW_MS - 1, 0).map(|it| it.changed), Ok(2));
         close(store);
     }
 
@@ -229,18 +236,46 @@ mod tests {
         store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
         wait_until("the sweep is over", || !store.is_sweeping());
         let newer = row("k", at(NOW_MS - 8, &put("2", None, 0)));
-        assert_eq!(store.accept(&table(), vec![newer], 0).map(|it| it.changed), Ok(1));
+        assert_eq!(store.accept(&table(), vec![newer], 0, 0).map(|it| it.changed), Ok(1));
         let deleted = row("k", at(NOW_MS - 7, &Register::deleted(timestamp(0))));
-        assert_eq!(store.accept(&table(), vec![deleted], 0).map(|it| it.changed), Ok(1));
+        assert_eq!(store.accept(&table(), vec![deleted], 0, 0).map(|it| it.changed), Ok(1));
         store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
         assert_eq!(store.tables()[0].1, Counts { live: 0, tombstones: 1 });
-        store.advance_floors(NOW_MS + 9_999, 0).expect("passes");
+        store.advance_floors(NOW_MS + 9_999).expect("passes");
         assert_eq!(store.tables()[0].1, Counts { live: 0, tombstones: 1 }, "they rise in steps");
-        assert_eq!(store.next_sweep_ms(0), Ok(Some(NOW_MS + 10_000)));
-        store.advance_floors(NOW_MS + 10_000, 0).expect("passes");
+        assert_eq!(store.next_sweep_ms(), Ok(Some(NOW_MS + 10_000)));
+        store.advance_floors(NOW_MS + 10_000).expect("passes");
         wait_until("the tombstone is gone", || {
             store.tables().iter().all(|table| table.1 == Counts::default())
         });
+        close(store);
+    }
+
+    /// A restart swept what had come late. So did a floor that others had taken from what this node announced before. The
+    /// deleted keys came back from the other members.
+    #[test]
+    fn late_garbage_outlasts_restarts_and_floors_of_earlier_announcements() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let rows = vec![
+            row("deleted", at(NOW_MS - 7, &Register::deleted(timestamp(0)))),
+            row("expired", at(NOW_MS - 9, &put("1", Some(NOW_MS - 7), 0))),
+        ];
+        assert_eq!(store.accept(&table(), rows, 0, NOW_MS).map(|it| it.changed), Ok(2));
+        let has_both = |store: &Store| {
+            wait_until("the sweep is over", || !store.is_sweeping());
+            let counts = store.tables()[0].1;
+            counts == Counts { live: 1, tombstones: 1 }
+        };
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS });
+        assert!(has_both(&store));
+        close(store);
+        let store = fixture.open();
+        store.count_rows().expect("counts");
+        assert!(has_both(&store), "a restart sweeps nothing of it");
+        assert_eq!(store.garbage(Swept { tombstones_ms: NOW_MS, expired_ms: NOW_MS }), Ok(Vec::new()));
+        store.sweep_to(Swept { tombstones_ms: NOW_MS + 1, expired_ms: NOW_MS + 1 });
+        wait_until("both are gone", || store.tables().iter().all(|table| table.1 == Counts::default()));
         close(store);
     }
 
@@ -250,11 +285,14 @@ mod tests {
         let store = fixture.open();
         let same = row("k", put("1", None, 1));
         for changed in [1, 0] {
-            let accepted = store.accept(&table(), vec![same.clone()], 0).expect("accepts");
+            let accepted = store.accept(&table(), vec![same.clone()], 0, 0).expect("accepts");
             assert_eq!((accepted.changed, accepted.latest), (changed, Some(timestamp(1))));
         }
         assert_eq!(store.counters().writes_superseded.value(), 0);
-        assert_eq!(store.accept(&table(), vec![row("k", put("0", None, 0))], 0).map(|it| it.changed), Ok(0));
+        assert_eq!(
+            store.accept(&table(), vec![row("k", put("0", None, 0))], 0, 0).map(|it| it.changed),
+            Ok(0)
+        );
         assert_eq!(store.counters().writes_superseded.value(), 1);
         close(store);
     }
@@ -266,7 +304,7 @@ mod tests {
         let store = fixture.open();
         let forged = crate::core::json::Value::trusted("1}\n\ndata: {\"event\":\"Deleted\"}".into());
         let forged = Register::live(forged, None, timestamp(1));
-        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), row("forged", forged)], 0);
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), row("forged", forged)], 0, 0);
         let Err(Error::BadJson(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("table t") && why.contains("forged") && !why.contains("data:"), "{why}");
         assert_eq!(value(&store, "k"), None);
@@ -283,13 +321,19 @@ mod tests {
             let name = TableName::parse(&format!("t{number}")).expect("a name");
             store.merge(&name, &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
         }
-        assert_eq!(store.accept(&table(), vec![row("k", put("1", None, 1))], 0).map(|it| it.changed), Ok(1));
+        assert_eq!(
+            store.accept(&table(), vec![row("k", put("1", None, 1))], 0, 0).map(|it| it.changed),
+            Ok(1)
+        );
         let other = TableName::parse("other").expect("a name");
-        let refused = store.accept(&other, vec![row("k", put("1", None, 1))], 0);
+        let refused = store.accept(&other, vec![row("k", put("1", None, 1))], 0, 0);
         let Err(Error::TooMany(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("--max-tables") && why.contains("other"), "{why}");
         assert!(!store.has_room_for_tables() && !store.has_table(&other));
-        assert_eq!(store.accept(&table(), vec![row("l", put("1", None, 1))], 0).map(|it| it.changed), Ok(1));
+        assert_eq!(
+            store.accept(&table(), vec![row("l", put("1", None, 1))], 0, 0).map(|it| it.changed),
+            Ok(1)
+        );
         close(store);
     }
 
@@ -299,7 +343,7 @@ mod tests {
         let store = fixture.open();
         let mut wrong = row("wrong", put("1", None, 1));
         wrong.payload = Payload::Deleted;
-        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], 0);
+        let refused = store.accept(&table(), vec![row("k", put("1", None, 1)), wrong], 0, 0);
         let Err(Error::Corrupt(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("table t") && why.contains("wrong"), "{why}");
         assert_eq!(value(&store, "k"), None);
@@ -316,7 +360,7 @@ mod tests {
         let damage =
             |trees: &crate::storage::table::trees::Trees| trees.rows.insert(&row_of(&key("k")), b"damage");
         store.table(&table()).expect("is there").with_trees(damage).expect("inserts");
-        let accepted = store.accept(&table(), vec![row("k", good)], NOW_MS).expect("accepts");
+        let accepted = store.accept(&table(), vec![row("k", good)], NOW_MS, 0).expect("accepts");
         assert_eq!((accepted.changed, accepted.deleted.len()), (1, 0));
         assert_eq!(value(&store, "k"), Some("1".into()));
         close(store);

@@ -38,8 +38,8 @@ impl Peer {
         let mut deleted = Vec::new();
         for (table, rows) in rows.tables {
             self.figures.rows_received += rows.len() as u64;
-            self.lower_claims(context, &rows, agreed_ms)?;
-            let accepted = context.replica.accept(&table, rows, proven_ms)?;
+            let announced_ms = self.lower_claims(context, &rows, agreed_ms)?;
+            let accepted = context.replica.accept(&table, rows, proven_ms, announced_ms)?;
             self.figures.rows_changed += accepted.changed;
             self.figures.rows_refused += accepted.deleted.len() as u64;
             // A syncing node does not know yet what was swept.
@@ -50,23 +50,31 @@ impl Peer {
     }
 
     /// Withdraws claims about instants from the oldest of these rows on: others may lack it. Rows up to `agreed_ms` are
-    /// known to them.
-    fn lower_claims<R: Replica>(&self, context: &Context<'_, R>, rows: &[Row], agreed_ms: u64) -> Result<()> {
+    /// known to them. Returns up to where the members have announced that all have everything (Unix milliseconds).
+    fn lower_claims<R: Replica>(
+        &self,
+        context: &Context<'_, R>,
+        rows: &[Row],
+        agreed_ms: u64,
+    ) -> Result<u64> {
         let (deleted, live): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.payload == Payload::Deleted);
         let written = |row: &Row| row.marker.timestamp.unix_ms();
         let mut progress = context.shared.progress();
         if let Some(oldest_ms) = deleted.into_iter().map(written).min() {
             progress.lower_floor(oldest_ms);
         }
+        // What is announced from here on takes account of these rows.
+        let announced_ms = progress.announced_ms();
         let Some(oldest_ms) =
             live.into_iter().map(written).filter(|written_ms| *written_ms > agreed_ms).min()
         else {
-            return Ok(());
+            return Ok(announced_ms);
         };
         progress.lower_claims(oldest_ms);
         drop(progress);
         // Whoever lowered it before may not have got so far yet.
-        context.replica.lower_agreement(oldest_ms.saturating_sub(1))
+        context.replica.lower_agreement(oldest_ms.saturating_sub(1))?;
+        Ok(announced_ms)
     }
 
     /// Up to when (Unix milliseconds) this node and the peer held the same rows, as both say, if one of them is complete

@@ -454,8 +454,9 @@ mod tests {
     /// Moves the clock and the floor of expired values past an instant; waits until `left` rows remain.
     fn remove_expired(fixture: &Fixture, store: &Store, at_ms: u64, left: u64) {
         fixture.now_ms.store(at_ms, Ordering::SeqCst);
+        store.set_tombstone_grace(at_ms);
         wait_until("the rows that expired are gone", || {
-            store.advance_floors(at_ms, at_ms).expect("passes");
+            store.advance_floors(at_ms).expect("passes");
             store.rows_total() == left && !store.is_sweeping()
         });
     }
