@@ -56,8 +56,9 @@ impl Cluster {
         for (number, node) in self.nodes.iter().enumerate() {
             let progress = &node.progress;
             let former = node.former;
-            let own = [progress.agreement.with_all_ms(), progress.guaranteed_ms, node.swept.tombstones_ms];
-            own.into_iter().chain([node.swept.expired_ms]).for_each(&mut add);
+            let agreement = &progress.agreement;
+            let own = [agreement.with_all_ms(), progress.guaranteed_ms, node.swept.tombstones_ms];
+            own.into_iter().chain([node.swept.expired_ms, agreement.reached_ms()]).for_each(&mut add);
             [former.shared_ms, former.anew_ms, former.held_ms].into_iter().for_each(&mut add);
             for other in others(number).map(id) {
                 add(progress.agreement.with_ms(other));
@@ -97,10 +98,7 @@ impl Cluster {
             keys: [0; KEYS],
             all: pack(&[self.ghost.parted_bits(), rank(self.now_ms), rank(self.ghost.settled_ms)]),
         };
-        let limits = self.limits;
-        let counts = [limits.writes, limits.deletes, limits.expiries, limits.cuts, limits.restarts];
-        let counts = counts.into_iter().chain([limits.damages, limits.forgets, limits.forced]);
-        flat.all = counts.fold(flat.all, |all, count| all << 4 | u64::from(count));
+        flat.all = self.limits.counts().into_iter().fold(flat.all, |all, count| all << 4 | u64::from(count));
         for (number, node) in self.nodes.iter().enumerate() {
             let progress = &node.progress;
             let own = [progress.complete, progress.intact, node.is_forced, node.is_isolated];
@@ -111,7 +109,8 @@ impl Cluster {
                 rank(node.swept.tombstones_ms),
                 rank(node.swept.expired_ms),
                 bits(&own),
-                rank(former.shared_ms),
+                // No rules use both.
+                rank(former.shared_ms) ^ rank(progress.agreement.reached_ms()),
                 rank(former.anew_ms),
                 rank(former.held_ms),
             ]);
@@ -133,7 +132,7 @@ impl Cluster {
                 ]);
             }
             for key in 0..KEYS {
-                let before = if limits.damages > 0 { row_of(node.before[key]) } else { 0 };
+                let before = if self.limits.damages > 0 { row_of(node.before[key]) } else { 0 };
                 let seen = u64::from(self.ghost.keys[key].saw_end[number]);
                 let late = rank(node.late_ms[key]);
                 let author = match self.rules {

@@ -79,6 +79,14 @@ pub struct Limits {
     pub forced: u8,
 }
 
+impl Limits {
+    /// All of them.
+    pub fn counts(self) -> [u8; 8] {
+        let Self { writes, deletes, expiries, cuts, restarts, damages, forgets, forced } = self;
+        [writes, deletes, expiries, cuts, restarts, damages, forgets, forced]
+    }
+}
+
 /// Rounds in which all that hear each other come to hold the same.
 const ROUNDS_TO_SETTLE: usize = 12;
 

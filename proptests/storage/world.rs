@@ -312,20 +312,19 @@ impl World {
         if swept != *self.state() {
             self.history.push(swept);
         }
-        let counted =
-            |world: &Self| (0..TABLES).all(|table| world.counts(table) == world.state().counts(table));
+        let counted = |it: &Self| (0..TABLES).all(|table| it.counts(table) == it.state().counts(table));
         if counted(self) {
             return Ok(());
         }
         // Another value that expires wakes the sweep, which else looks once a second.
-        let wake =
-            Register::live(value("0"), Some(u64::MAX), Timestamp { hlc: 1 + self.writes, node: NodeId(1) });
+        let at = Timestamp { hlc: 1 + self.writes, node: NodeId(1) };
+        let wake = Register::live(value("0"), Some(u64::MAX), at);
         self.store().merge(&table_name(TABLES), &key("wake"), |_| Ok(wake)).expect("merges");
+        // The floor of a node that is alone is its own present. Tombstones stay.
+        self.store().set_tombstone_grace(u64::MAX);
         let end = Instant::now() + DEADLINE;
         while !counted(self) {
             prop_assert!(Instant::now() < end, "counts: {:?}", self.store().tables());
-            // The floor of a node that is alone is its own present. Tombstones stay.
-            self.store().set_tombstone_grace(u64::MAX);
             self.store().advance_floors(now_ms).expect("passes");
             thread::park_timeout(Duration::from_millis(1));
         }

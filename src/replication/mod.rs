@@ -169,6 +169,7 @@ impl Replication {
     /// As the storage's; `Corrupt` or `StorageDamaged` if a saved record is unreadable.
     pub fn start(options: Options, store: Store, timestamps: Arc<Timestamps>) -> Result<Self> {
         let environment = store.environment();
+        store.set_tombstone_grace(options.tombstone_grace_ms);
         let cluster_record = ClusterRecord::read(&store)?;
         let remembered = store.note(MEMBERS_NOTE)?.map(|note| Members::restore(&note)).transpose()?;
         let remembered = remembered.unwrap_or_default();
@@ -185,7 +186,6 @@ impl Replication {
         let agreement = cluster_record::read_agreement(&store, &mut known)?;
         let dialer = Dialer::new(options.join.iter().cloned(), environment.random()?);
         let shared = Arc::new(Shared::default());
-        store.set_tombstone_grace(options.tombstone_grace_ms);
         {
             let mut progress = shared.progress();
             progress.floor.set_members(known);
@@ -234,8 +234,7 @@ impl Replication {
             stopped: tokio::sync::Mutex::default(),
             background: Mutex::default(),
         });
-        let supervising = tokio::spawn(supervisor::supervise(inner.clone()));
-        *inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(supervising);
+        inner.supervise();
         Ok(Self(inner))
     }
 
@@ -254,6 +253,11 @@ impl Replication {
 }
 
 impl Inner {
+    fn supervise(self: &Arc<Self>) {
+        let supervising = tokio::spawn(supervisor::supervise(self.clone()));
+        *self.background.lock().unwrap_or_else(PoisonError::into_inner) = Some(supervising);
+    }
+
     fn node(&self) -> NodeId {
         self.store.node()
     }

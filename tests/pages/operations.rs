@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    time::Duration,
 };
 
 use dynarust::config::{SETTINGS, SettingSpec};
 
 use super::page::{self, Page};
-use crate::harness::{Node, Setup};
+use crate::harness::{Node, Setup, wait_until};
 
 const PAGE: &str = "docs/operations.md";
 /// Flags of cargo, of the test harness, of the load generator and of etcd that the pages name.
@@ -63,12 +64,19 @@ fn every_setting_is_there_with_its_value_default_and_limits() {
     );
 }
 
+/// Far longer than two rounds.
+const DEADLINE: Duration = Duration::from_secs(20);
+
 /// The names of the series of a node: a counter's with `_total`.
 fn metrics() -> BTreeSet<String> {
     let node = Node::start();
     // Without a strong table there are no series of their group.
     node.put("/_/tables/s", r#"{"mode":"strong"}"#).expect(201);
-    let page = node.get("/metrics").expect(200).text().to_owned();
+    let mut page = String::new();
+    wait_until("all have everything up to some instant", DEADLINE, || {
+        page = node.get("/metrics").expect(200).text().to_owned();
+        page.contains("dynarust_floor_age_seconds")
+    });
     let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let names = families
         .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() });
