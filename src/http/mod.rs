@@ -8,7 +8,8 @@
 //! # What a new route needs
 //! 1. The call in [`crate::node`], if the node does not have it yet.
 //! 2. A line in the table of `request/route.rs`, the name in metrics and logs.
-//! 3. A row in [`request::accepts::OPERATIONS`]: method, path, query parameters, conditional headers. `Allow` and 405 come from it.
+//! 3. A row in [`request::accepts::OPERATIONS`]: the right that a client needs, method, path, query parameters, conditional headers.
+//!    `Allow` and 405 come from it.
 //! 4. A file in [`routes`] with the handler, and one line in the list in `routes()` below.
 //! 5. A row in `docs/api.md`, with what is new of parameters, headers and fields.
 //! 6. The path in `ALLOWED` of `tests/contract/errors.rs`, a test of what it does beside it, and a line in `CHANGELOG.md`.

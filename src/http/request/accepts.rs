@@ -1,6 +1,7 @@
-//! What each operation accepts besides its path and body: query parameters and conditional headers, in one table. A request with anything
-//! else is refused before its handler runs. Ignoring it would silently drop what the client asked for: a key would not expire, or a
-//! conditional write would always happen.
+//! What each operation accepts besides its path and body, and what a client needs to be allowed it: query parameters, conditional headers
+//! and the right, in one table. A request with anything else is refused before its handler runs. Ignoring it would silently drop what the
+//! client asked for: a key would not expire, or a conditional write would always happen. A method without a row has no handler, and a row
+//! without a right does not compile.
 
 use hyper::{
     Method,
@@ -9,7 +10,10 @@ use hyper::{
 
 use super::{Head, condition};
 use crate::{
-    core::nearest,
+    core::{
+        access::Right::{self, Read, Write},
+        nearest,
+    },
     error::{Error, Result},
     http::request::route::Route,
 };
@@ -25,6 +29,38 @@ pub struct Parameter {
     pub about: &'static str,
 }
 
+/// What a client needs to be allowed an operation, where there is access control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: anyone may, without a token.
+    Open,
+    /// Nothing: other nodes call it, and prove who they are in the handshake of the link.
+    Peer,
+    /// The right `admin`, or one of the proofs of `routes::admin`.
+    Admin,
+    /// This right, whatever the tables: it is about the node as a whole. Lists of tables show those that the client may read.
+    Node(Right),
+    /// This right, for the key or the whole table in the path.
+    Path(Right),
+    /// This right, for the keys of the table in the path that begin with the query's `prefix`.
+    Prefix(Right),
+    /// This right, for each key that the query or the body names. The handler checks each.
+    Each(Right),
+    /// Each operation in the body, or in a message, needs a right of its own. The handler checks each.
+    Mixed,
+}
+
+impl Access {
+    /// The right it needs, if it is one and the same for every request.
+    pub fn right(self) -> Option<Right> {
+        match self {
+            Self::Open | Self::Peer | Self::Mixed => None,
+            Self::Admin => Some(Right::Admin),
+            Self::Node(right) | Self::Path(right) | Self::Prefix(right) | Self::Each(right) => Some(right),
+        }
+    }
+}
+
 /// One method of one resource.
 #[derive(Debug)]
 pub struct Operation {
@@ -34,6 +70,8 @@ pub struct Operation {
     pub method: &'static str,
     /// The paths; `{table}` stands for one segment and `{key}` for all that follow.
     pub paths: &'static [&'static str],
+    /// What a client needs to be allowed it.
+    pub access: Access,
     /// The query parameters it accepts.
     pub parameters: &'static [&'static Parameter],
     /// The conditional headers it honours, in lower case.
@@ -92,62 +130,101 @@ const NONE: &[&str] = &[];
 
 /// All operations. They also define which methods a resource allows.
 pub static OPERATIONS: &[Operation] = &[
-    key_operation("GET", &[&META, &READ], &["if-match", "if-none-match", "if-modified-since"]),
-    key_operation("PUT", &[&TTL, &EXPIRES_AT, &W, &W_TIMEOUT], TAGS),
-    key_operation("PATCH", &[&TTL, &EXPIRES_AT, &WRAP, &W, &W_TIMEOUT], TAGS),
-    key_operation("DELETE", &[&FORCE, &W, &W_TIMEOUT], TAGS),
-    plain(Route::Keys, "GET", &["/{table}/keys"], &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE, &READ]),
-    plain(Route::Keys, "POST", &["/{table}/keys"], &[&META, &READ]),
+    key_operation(
+        "GET",
+        Access::Path(Read),
+        &[&META, &READ],
+        &["if-match", "if-none-match", "if-modified-since"],
+    ),
+    key_operation("PUT", Access::Path(Write), &[&TTL, &EXPIRES_AT, &W, &W_TIMEOUT], TAGS),
+    key_operation("PATCH", Access::Path(Write), &[&TTL, &EXPIRES_AT, &WRAP, &W, &W_TIMEOUT], TAGS),
+    key_operation("DELETE", Access::Path(Write), &[&FORCE, &W, &W_TIMEOUT], TAGS),
+    plain(
+        Route::Keys,
+        Access::Prefix(Read),
+        "GET",
+        &["/{table}/keys"],
+        &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE, &READ],
+    ),
+    plain(Route::Keys, Access::Each(Read), "POST", &["/{table}/keys"], &[&META, &READ]),
     plain(
         Route::Store,
+        Access::Prefix(Read),
         "GET",
         &["/{table}/store"],
         &[&PREFIX, &START, &END, &LIMIT, &CURSOR, &REVERSE, &VALUES, &META, &READ],
     ),
-    plain(Route::Count, "GET", &["/{table}/count"], &[&PREFIX, &START, &END, &READ]),
-    plain(Route::Batch, "POST", &["/{table}/batch"], &[&ATOMIC, &TTL, &EXPIRES_AT, &W, &W_TIMEOUT]),
-    plain(Route::Table, "DELETE", &["/{table}"], &[&PREFIX, &CONFIRM, &W, &W_TIMEOUT]),
-    plain(Route::Subscribe, "GET", &["/{table}/subscribe/{key}"], &[&SNAPSHOT, &SINCE]),
-    plain(Route::Subscribe, "GET", &["/{table}/subscribe"], &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE]),
-    plain(Route::Subscribe, "GET", &["/_/subscribe"], &[&TOPIC, &SNAPSHOT, &SINCE]),
-    plain(Route::WebSocket, "GET", &["/_/ws"], &[]),
-    plain(Route::Link, "GET", &["/_/link"], &[]),
-    plain(Route::Membership, "GET", &["/membership"], &[]),
-    plain(Route::Cluster, "GET", &["/_/cluster"], &[]),
-    plain(Route::Admin, "GET", &["/_/admin/challenge"], &[]),
-    plain(Route::Admin, "POST", &["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"], &[]),
+    plain(Route::Count, Access::Prefix(Read), "GET", &["/{table}/count"], &[&PREFIX, &START, &END, &READ]),
+    plain(
+        Route::Batch,
+        Access::Each(Write),
+        "POST",
+        &["/{table}/batch"],
+        &[&ATOMIC, &TTL, &EXPIRES_AT, &W, &W_TIMEOUT],
+    ),
+    plain(Route::Table, Access::Prefix(Write), "DELETE", &["/{table}"], &[&PREFIX, &CONFIRM, &W, &W_TIMEOUT]),
+    plain(Route::Subscribe, Access::Path(Read), "GET", &["/{table}/subscribe/{key}"], &[&SNAPSHOT, &SINCE]),
+    plain(
+        Route::Subscribe,
+        Access::Each(Read),
+        "GET",
+        &["/{table}/subscribe"],
+        &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE],
+    ),
+    plain(Route::Subscribe, Access::Each(Read), "GET", &["/_/subscribe"], &[&TOPIC, &SNAPSHOT, &SINCE]),
+    plain(Route::WebSocket, Access::Mixed, "GET", &["/_/ws"], &[]),
+    plain(Route::Link, Access::Peer, "GET", &["/_/link"], &[]),
+    plain(Route::Membership, Access::Node(Read), "GET", &["/membership"], &[]),
+    plain(Route::Cluster, Access::Node(Read), "GET", &["/_/cluster"], &[]),
+    plain(Route::Admin, Access::Open, "GET", &["/_/admin/challenge"], &[]),
+    plain(Route::Admin, Access::Admin, "POST", &["/_/admin/forget", "/_/admin/leave", "/_/admin/sync"], &[]),
     plain(
         Route::Strong,
+        Access::Admin,
         "POST",
         &["/_/strong/demote", "/_/strong/init", "/_/strong/promote", "/_/strong/transfer"],
         &[],
     ),
-    plain(Route::Tables, "GET", &["/_/tables"], &[]),
-    plain(Route::TableMode, "PUT", &["/_/tables/{table}"], &[]),
-    plain(Route::Transaction, "POST", &["/_/txn"], &[]),
-    plain(Route::Export, "GET", &["/_/export"], &[&TABLE, &PREFIX, &START, &END, &VALUES, &READ]),
-    plain(Route::Import, "POST", &["/_/import"], &[&TABLE, &MODE, &SURROGATES, &PARTIAL, &W, &W_TIMEOUT]),
-    plain(Route::Stats, "GET", &["/stats"], &[]),
-    plain(Route::Metrics, "GET", &["/metrics"], &[]),
-    plain(Route::Probe, "GET", &["/healthz", "/readyz", "/version"], &[]),
+    plain(Route::Tables, Access::Node(Read), "GET", &["/_/tables"], &[]),
+    plain(Route::TableMode, Access::Path(Write), "PUT", &["/_/tables/{table}"], &[]),
+    plain(Route::Transaction, Access::Mixed, "POST", &["/_/txn"], &[]),
+    plain(
+        Route::Export,
+        Access::Each(Read),
+        "GET",
+        &["/_/export"],
+        &[&TABLE, &PREFIX, &START, &END, &VALUES, &READ],
+    ),
+    plain(
+        Route::Import,
+        Access::Each(Write),
+        "POST",
+        &["/_/import"],
+        &[&TABLE, &MODE, &SURROGATES, &PARTIAL, &W, &W_TIMEOUT],
+    ),
+    plain(Route::Stats, Access::Node(Read), "GET", &["/stats"], &[]),
+    plain(Route::Metrics, Access::Node(Read), "GET", &["/metrics"], &[]),
+    plain(Route::Probe, Access::Open, "GET", &["/healthz", "/readyz", "/version"], &[]),
 ];
 
 const fn key_operation(
     method: &'static str,
+    access: Access,
     parameters: &'static [&'static Parameter],
     conditions: &'static [&'static str],
 ) -> Operation {
     let paths = &["/{table}/key/{key}", "/key/{key}"];
-    Operation { route: Route::Key, method, paths, parameters, conditions }
+    Operation { route: Route::Key, method, paths, access, parameters, conditions }
 }
 
 const fn plain(
     route: Route,
+    access: Access,
     method: &'static str,
     paths: &'static [&'static str],
     parameters: &'static [&'static Parameter],
 ) -> Operation {
-    Operation { route, method, paths, parameters, conditions: NONE }
+    Operation { route, method, paths, access, parameters, conditions: NONE }
 }
 
 impl Operation {
