@@ -86,6 +86,14 @@ fn where_a_round_trip_takes_a_third_of_a_second_all_is_answered_and_one_leads() 
     assert_eq!((outcome.unknown, outcome.term), (0, 2), "{outcome:?}");
 }
 
+/// A node that the maker of a table could not reach, but others could, was told by nobody. It took writes into an eventual table of that
+/// name after the maker had answered, for as long as the cut lasted.
+#[test]
+fn a_node_that_the_maker_of_a_table_cannot_reach_is_told_by_another() {
+    let outcome = run(Plan::cut_in_the_beginning(0));
+    assert!(outcome.as_ref().is_ok_and(|outcome| outcome.answered >= 50), "{outcome:?}");
+}
+
 #[test]
 fn histories_are_linearizable_where_a_round_trip_takes_a_third_of_a_second() {
     if std::env::var_os("DYNARUST_SEEDS").is_some() {

@@ -117,6 +117,13 @@ impl Plan {
         }
     }
 
+    /// A plan of a seed in which two nodes cannot reach each other while one of them makes the table.
+    pub fn cut_in_the_beginning(seed: u64) -> Self {
+        let fault = Fault::Cut(Target::Node(0), 2);
+        let cut = Trouble { at: Duration::ZERO, fault, lasting: PEACE };
+        Self { troubles: vec![cut], transfer: None, ..Self::calm(seed) }
+    }
+
     /// A plan of a seed without trouble, but that another member is to lead.
     pub fn calm(seed: u64) -> Self {
         let plan = Self::of(seed);
