@@ -202,4 +202,4 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::replication) mod tests;

@@ -5,6 +5,10 @@
 //! other node as soon as it is linked with it, and keeps the answer durably. And after a start, the *first write* to a
 //! table that the node does not have waits until the node knows; the same holds for a linearizable read.
 //!
+//! A node that has asked before a table was made is told: whoever makes a table tells all nodes that it has a link with, and each tells its
+//! own, before the answer. So a node that can be reached over others knows too. One that can not, because it is cut off or about to
+//! establish its very first link, is not waited for.
+//!
 //! Why it waits, and is not refused: whoever has only eventual tables must not notice. A node on its own never waits, and
 //! others wait for one round trip, as a link comes up within milliseconds. A node whose peers are down goes on as soon
 //! as it has tried all their addresses once, and after [`WAIT_MAX`] in any case. It takes writes then, because eventual
@@ -23,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Notify,
@@ -34,6 +39,7 @@ use tracing::warn;
 use super::{
     group::Inner,
     rpc::{Call, CallAnswer, GroupId},
+    start::KNOWN_MAX,
 };
 use crate::{
     core::{clock::NodeId, name::TableName},
@@ -209,6 +215,40 @@ impl Inner {
         store.acknowledge(incarnation).await
     }
 
+    /// Takes a table for strong, as another node says, and tells the nodes that this one has links with. They may have asked this one before
+    /// the table was made, and may have no link with the node that made it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(super) async fn take_made(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        table: TableName,
+        is_relayed: bool,
+    ) -> Result<()> {
+        let is_news = !self.parts.store.is_strong(&table);
+        let group = (group != GroupId(0)).then_some(group);
+        let made = Catalogue { group, tables: vec![table.clone()], knowledge: Knowledge::Full };
+        self.learn(from, made).await?;
+        // Not if it is a table of another group.
+        if (is_news || !is_relayed) && self.parts.store.is_strong(&table) {
+            self.tell_made(&table, Some(from)).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the nodes that this one has links with that a table is strong. `told_by`: who said so, if it is not this node that made it. Each
+    /// node tells its own once, so all that can be reached know in the end.
+    pub(super) async fn tell_made(&self, table: &TableName, told_by: Option<NodeId>) {
+        let others = self.linked().filter(|node| Some(*node) != told_by).collect::<Vec<_>>();
+        let told = others.into_iter().map(|node| {
+            let made = Call::Made(table.clone(), told_by.is_some());
+            self.call(node, made, KNOWN_MAX)
+        });
+        join_all(told).await;
+    }
+
     /// Whether this node has learned of strong tables from others: so it may have some and no log of the group yet.
     pub(super) fn has_learned(&self) -> Result<bool> {
         Ok(self.parts.store.note(NOTE)?.is_some())
@@ -231,11 +271,12 @@ impl Inner {
                         Err(error) => warn!(%error, "a strong table of another node is not known here yet"),
                     }
                 }
-                // It does not know the question, so it has no strong tables.
-                Ok(_) | Err(crate::replication::requests::RequestError::Failed(_)) => {
+                // Its strong tables are kept by another backend.
+                Ok(_) => {
                     self.note_answer(&link, Knowledge::OfThoseReached);
                     return;
                 }
+                // Its storage may fail for now, or it does not serve yet.
                 Err(_) => {}
             }
             sleep(ASK_AGAIN).await;

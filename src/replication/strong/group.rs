@@ -256,7 +256,7 @@ impl Inner {
             }
             let is_awaited = !self.parts.store.strong_tables().is_empty()
                 && self.damage().is_none()
-                && !self.has_opened()?
+                && !self.failed.load(Ordering::Acquire)
                 && self.linked().next().is_some();
             if !is_awaited || self.is_stopping() || Instant::now() + RETRY >= until {
                 return Err(self.asleep());
@@ -272,11 +272,11 @@ impl Inner {
         }
         match self.damage() {
             Some(why) => Error::NotReady(format!("this node serves no strong tables; ask another: {why}")),
-            None if matches!((self.has_opened(), self.has_learned()), (Ok(false), Ok(true))) => Error::NotReady(
-                "this node has not been taken into the group of the strong tables yet; try again, or ask another node".into(),
+            None if self.failed.load(Ordering::Acquire) => Error::NotReady(
+                "the log of the strong tables failed on this node and is being opened; try again".into(),
             ),
             None => Error::NotReady(
-                "the log of the strong tables failed on this node and is being opened; try again".into(),
+                "this node has not been taken into the group of the strong tables yet; try again, or ask another node".into(),
             ),
         }
     }

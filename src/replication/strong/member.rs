@@ -271,7 +271,7 @@ impl Member {
             | Call::ChangeRole(..)
             | Call::Elect => true,
             Call::Standing | Call::Reclaim | Call::Replace(..) => false,
-            Call::Claim | Call::Start | Call::Group | Call::Leaving | Call::Await(_) | Call::Tables => false,
+            Call::Claim | Call::Start | Call::Group | Call::Leaving | Call::Made(..) | Call::Tables => false,
         };
         if is_of_members && let Err(error) = check_group(self.group, group) {
             return CallAnswer::OtherGroup(error.into());
@@ -282,7 +282,7 @@ impl Member {
             Call::Group => CallAnswer::Group(Some((self.group, self.has_started().await))),
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
             // The group serves them, where this node leads.
-            Call::Await(_) | Call::Tables | Call::Standing | Call::Reclaim | Call::Replace(..) => {
+            Call::Made(..) | Call::Tables | Call::Standing | Call::Reclaim | Call::Replace(..) => {
                 CallAnswer::Noted
             }
             Call::ChangeRole(..) => not_leader(),

@@ -20,7 +20,7 @@
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
 //! - `watch` logs who leads, and opens the log again after the disk failed.
 //! - [`view`] is the group for the API.
-//! - [`types`] names openraft's types.
+//! - [`types`] names openraft's types. `runtime` has openraft wait for answers as long as they may take.
 
 pub mod backend;
 mod catalogue;
@@ -40,6 +40,7 @@ mod proposer;
 mod reads;
 mod roster;
 pub mod rpc;
+mod runtime;
 mod serve;
 mod snapshot;
 mod start;

@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::{
     rpc::{self, Consensus, ConsensusAnswer, Envelope, GroupId},
+    runtime::ANSWER_MAX,
     snapshot,
     types::{Group, Node, Vote},
     view::Counters,
@@ -95,17 +96,21 @@ impl RaftNetwork<Group> for Connection {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Group>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<NodeId>> {
-        let answer = self.say(Consensus::Append(rpc), option.hard_ttl()).await;
+        let answer = self.say(Consensus::Append(rpc), ANSWER_MAX).await;
         match answer.map_err(|error| self.failed(RPCTypes::AppendEntries, error))? {
             ConsensusAnswer::Append(answer) => Ok(answer),
             _ => Err(self.unexpected()),
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<NodeId>, option: RPCOption) -> RpcResult<VoteResponse<NodeId>> {
-        let answer = self.say(Consensus::Vote(rpc), option.hard_ttl()).await;
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<NodeId>,
+        _option: RPCOption,
+    ) -> RpcResult<VoteResponse<NodeId>> {
+        let answer = self.say(Consensus::Vote(rpc), ANSWER_MAX).await;
         match answer.map_err(|error| self.failed(RPCTypes::Vote, error))? {
             ConsensusAnswer::Vote(answer) => Ok(answer),
             _ => Err(self.unexpected()),

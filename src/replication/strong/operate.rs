@@ -40,12 +40,13 @@ const RETRY: Duration = Duration::from_millis(20);
 const PRESENT_MAX: Duration = Duration::from_secs(1);
 /// How long the successor of a leader may take to get the rest of the log.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
-/// Voters vote for nobody for so long after they heard from the leader. A little more, because their clocks are others.
-const LEASE: Duration = Duration::from_millis(ELECTION_MS.end + 10);
-/// How long an election may take before the successor stands again.
-const ELECTION_EVERY: Duration = Duration::from_millis(100);
-/// How long the leader tries to hand over before it goes on as the leader.
-const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+/// Voters vote for nobody for so long after they heard from the leader. A little more, because their links are slower at times: an election
+/// that is lost costs [`ELECTION_EVERY`].
+const LEASE: Duration = Duration::from_millis(ELECTION_MS.end + 50);
+/// How long an election may take before the successor stands again, which ends the election that goes on: as long as its own timeout.
+const ELECTION_EVERY: Duration = Duration::from_millis(ELECTION_MS.end);
+/// How long the leader tries to hand over before it goes on as the leader: two elections over slow links.
+const HAND_OVER_MAX: Duration = Duration::from_secs(4);
 
 impl Strong {
     /// Has the leader change the role of a member, as an operator asks. Returns whether anything had to be changed.

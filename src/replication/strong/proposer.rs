@@ -236,7 +236,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn an_entry_that_never_went_to_the_log_has_no_effect_for_certain() {
         let node = Alone::start().await;
-        let directory = node.directory.path().join("follower");
+        let directory = node.node.directory.path().join("follower");
         let follower = Member::open(GroupId(1), &directory, node.parts.clone()).await.expect("opens");
         let entry = Entry::new(1, Vec::new());
         let proposal = entry.proposal.clone();

@@ -91,8 +91,9 @@ pub enum Call {
     Leaving,
     /// Have the leader take the caller out of the group, as it leaves the cluster.
     Retire,
-    /// Answer when you know that this table is strong.
-    Await(TableName),
+    /// This table is strong: answer when you know that too, durably, and have told the nodes that you have links with. The flag: the caller
+    /// was told itself, so that whoever knew before need tell nobody.
+    Made(TableName, bool),
     /// The tables that you know to be strong.
     Tables,
     /// Have the leader change the role of a member, as an operator asks.
@@ -142,7 +143,7 @@ pub enum CallAnswer {
     Claimed(GroupId),
     /// To `Digest`.
     Digest(Option<(u64, RootDigest)>),
-    /// To `Leaving`, `Await` and `Elect`.
+    /// To `Leaving`, `Made` and `Elect`.
     Noted,
     /// To `Group`: the group that the node has claimed, and whether it takes part.
     Group(Option<(GroupId, bool)>),

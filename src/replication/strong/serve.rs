@@ -67,8 +67,8 @@ impl Inner {
         let Envelope { group, body } = rpc::decode(&body)?;
         let answer = match (self.member(), body) {
             (_, Call::Tables) => CallAnswer::Tables(self.catalogue(from)?),
-            (_, Call::Await(table)) => {
-                self.await_table(&table).await;
+            (_, Call::Made(table, is_relayed)) => {
+                self.take_made(from, group, table, is_relayed).await?;
                 CallAnswer::Noted
             }
             (_, Call::Standing) => CallAnswer::Standing(self.standing().await?),

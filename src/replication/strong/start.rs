@@ -13,10 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all},
-};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -203,17 +200,10 @@ impl Inner {
         }
     }
 
-    /// Returns when this node and those that it has a link with know that a table is strong: a node that does not would take
+    /// Returns when this node and those that it can reach, by others too, know that a table is strong: a node that does not would take
     /// writes into an eventual table of that name. Whoever does not answer in time finds out when it applies the log.
     pub(super) async fn until_known(&self, table: &TableName) {
-        let others = self.linked().collect::<Vec<_>>();
-        let others = others.into_iter().map(|node| self.call(node, Call::Await(table.clone()), KNOWN_MAX));
-        tokio::join!(self.await_table(table), join_all(others));
-    }
-
-    /// Returns when this node knows that a table is strong, or when too much time has passed.
-    pub(super) async fn await_table(&self, table: &TableName) {
-        await_table(&self.parts.store, table).await;
+        tokio::join!(await_table(&self.parts.store, table), self.tell_made(table, None));
     }
 
     /// The group that others take part in.

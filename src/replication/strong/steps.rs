@@ -5,17 +5,21 @@
 //! they were asked for, so neither side starves the other.
 //!
 //! A slow reader must not hold up the log: every write on the leader waits for it. So an entry waits for readers for
-//! [`READERS_MAX`] at most and is applied then. Each step is counted, at its begin and at its end, and a reader
-//! in whose turn the count has changed reads again. So a read should be short: a page, not a whole table.
+//! [`READERS_MAX`] at most and is applied then, and no later entry waits for the same readers: new turns are given from there on. Each step
+//! is counted, at its begin and at its end, and a reader in whose turn the count has changed reads again. So a read should be short: a page,
+//! not a whole table.
 
 use std::{
     future::Future,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    sync::{RwLock, RwLockWriteGuard},
+    sync::{OwnedRwLockWriteGuard, RwLock},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -31,7 +35,8 @@ const RETRY: Duration = Duration::from_millis(5);
 /// The steps of a state machine.
 #[derive(Debug, Default)]
 pub struct Steps {
-    turn: RwLock<()>,
+    /// What gives the turns. Another one once a step went on without waiting for readers.
+    turns: Mutex<Arc<RwLock<()>>>,
     /// Odd while an entry is being applied.
     count: AtomicU64,
 }
@@ -39,15 +44,30 @@ pub struct Steps {
 /// A step that is being made. It ends when this is dropped.
 pub struct Step<'a> {
     steps: &'a Steps,
-    _turn: Option<RwLockWriteGuard<'a, ()>>,
+    _turn: OwnedRwLockWriteGuard<()>,
 }
 
 impl Steps {
     /// Begins a step. There is one at a time.
     pub async fn begin(&self) -> Step<'_> {
-        let turn = timeout(READERS_MAX, self.turn.write()).await.ok();
+        let turn = match timeout(READERS_MAX, self.turns().write_owned()).await {
+            Ok(turn) => turn,
+            Err(_) => self.overtake(),
+        };
         self.count.fetch_add(1, Ordering::SeqCst);
         Step { steps: self, _turn: turn }
+    }
+
+    fn turns(&self) -> Arc<RwLock<()>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A turn that waits for no reader: those that are reading will read again, in turns that are given from now on.
+    fn overtake(&self) -> OwnedRwLockWriteGuard<()> {
+        let turns = Arc::<RwLock<()>>::default();
+        let turn = turns.clone().try_write_owned().expect("nobody else has it yet");
+        *self.turns.lock().unwrap_or_else(PoisonError::into_inner) = turns;
+        turn
     }
 
     /// Rows change otherwise than in a step: reads that go on are repeated.
@@ -64,7 +84,7 @@ impl Steps {
         F: Future<Output = Result<T>>,
     {
         let until = Instant::now() + READ_MAX;
-        while let Ok(turn) = timeout_at(until, self.turn.read()).await {
+        while let Ok(turn) = timeout_at(until, self.turns().read_owned()).await {
             let before = self.count.load(Ordering::SeqCst);
             if before.is_multiple_of(2) {
                 let result = read().await?;
@@ -130,11 +150,30 @@ mod tests {
         assert!(took <= 2 * READERS_MAX, "{took:?}");
     }
 
+    /// Each step waited for the same slow reader again: while one read for 10 s, ten entries a second were applied.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_read_holds_up_one_step_and_not_those_that_follow() {
+        let steps = Steps::default();
+        let slow = steps.turns().read_owned().await;
+        let begun = Instant::now();
+        for _ in 0..50 {
+            drop(steps.begin().await);
+        }
+        assert!(begun.elapsed() <= 2 * READERS_MAX, "{:?}", begun.elapsed());
+        // Others read in between, and steps wait for them.
+        let read = steps.read(|| async {
+            assert!(steps.begin().now_or_never().is_none());
+            Ok(1)
+        });
+        assert_eq!(read.await, Ok(Some(1)));
+        drop(slow);
+    }
+
     /// A step that did not wait for a slow reader lets no other reader in.
     #[tokio::test(start_paused = true)]
     async fn no_read_begins_in_a_step() {
         let steps = Steps::default();
-        let slow = steps.turn.read().await;
+        let slow = steps.turns().read_owned().await;
         let step = steps.begin().await;
         let in_step = Cell::new(true);
         let reading = steps.read(|| async {

@@ -1,8 +1,9 @@
 //! openraft's types as the group has them.
 
-use openraft::{TokioRuntime, impls::OneshotResponder};
+use openraft::impls::OneshotResponder;
 use serde::{Deserialize, Serialize};
 
+use super::runtime::Runtime;
 use crate::core::{
     clock::NodeId,
     strong::entry::{Applied, Entry},
@@ -18,7 +19,7 @@ openraft::declare_raft_types!(
         Entry = openraft::Entry<Group>,
         SnapshotData = SnapshotData,
         Responder = OneshotResponder<Group>,
-        AsyncRuntime = TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 /// What a snapshot is until it is sent: only its meta, because the rows are read from the store while it is sent, and a

@@ -1,6 +1,9 @@
 //! Requests between two links, and between two nodes.
 
-use super::*;
+use super::{
+    nodes::{linked, start, table, upgraded},
+    *,
+};
 
 async fn link_pair() -> (Link, Link) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -18,18 +21,6 @@ async fn link_pair() -> (Link, Link) {
         establish::accept(Box::new(stream), remote, admission, &local(2)).await.expect("a link")
     };
     tokio::join!(dialing, answering)
-}
-
-/// A connection after the upgrade to a WebSocket, as the HTTP server hands it over.
-async fn upgraded(stream: tokio::net::TcpStream) -> tokio::net::TcpStream {
-    #[expect(clippy::result_large_err, reason = "the type is the library's")]
-    let accept_upgrade = |_: &Request, mut response: Response| {
-        let protocol = subprotocol().parse().expect("a header value");
-        response.headers_mut().insert("sec-websocket-protocol", protocol);
-        Ok(response)
-    };
-    stream.set_nodelay(true).expect("an option");
-    accept_hdr_async(stream, accept_upgrade).await.expect("an upgrade").into_inner()
 }
 
 fn local(node: u64) -> Local {
@@ -60,10 +51,6 @@ fn batch(number: u64) -> Message {
     );
     let row = Row::new(Key::parse("k").expect("a key"), register);
     Message::Rows(Rows { batch: number, repair: true, tables: vec![(table(), vec![row])] })
-}
-
-fn table() -> TableName {
-    TableName::parse("t").expect("a name")
 }
 
 /// Requests wait neither behind batches that the writer does not have yet, nor for a session that is busy.
@@ -119,73 +106,6 @@ async fn requests_do_not_keep_the_messages_of_the_session_from_the_link() {
 }
 
 // Nodes.
-
-struct TestNode {
-    address: SocketAddr,
-    replication: Replication,
-    store: Store,
-    _directory: tempfile::TempDir,
-}
-
-/// Starts a node that has `rows` rows and joins another.
-async fn start(rows: u64, join: Option<SocketAddr>) -> TestNode {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(storage::Options {
-        data: directory.path().join("storage.db"),
-        durability: Durability::None,
-        cache_bytes: 8 * 1024 * 1024,
-        scrub_bytes_per_second: 0,
-        buffers: storage::Buffers::default(),
-        tables_max: 4,
-        subscriptions_max: 1,
-        set_aside_damaged: false,
-        peers: crate::replication::peers(join.is_some()),
-        environment: Environment::of_system(500),
-    })
-    .expect("the store opens");
-    for number in 0..rows {
-        let value = format!("\"{}\"", blake3::hash(&number.to_be_bytes()).to_hex());
-        let timestamp = Timestamp { hlc: (NOW_MS << 16) + number, node: NodeId(1) };
-        let register = Register::live(Value::trusted(value), None, timestamp);
-        let key = Key::parse(&number.to_string()).expect("a key");
-        store.merge(&table(), &key, |_| Ok(register)).expect("merges");
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let options = Options {
-        join: join.iter().map(SocketAddr::to_string).collect(),
-        advertise: None,
-        listen: address,
-        secrets: Secrets::new([SECRET]).expect("long enough"),
-        tombstone_grace_ms: 3_600_000,
-        forget_after_ms: 3_600_000,
-        round_ms: 1_000,
-        clock_drift_max_ms: 500,
-        network: Arc::new(SystemNetwork),
-    };
-    let timestamps = Arc::new(Timestamps::new(store.clone(), 500));
-    let replication = Replication::start(options, store.clone(), timestamps).expect("starts");
-    let accepting = replication.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, remote)) = listener.accept().await {
-            let replication = accepting.clone();
-            tokio::spawn(async move {
-                let Ok(admission) = replication.admit(remote) else { return };
-                // A connection that only tests whether anybody listens is not upgraded.
-                let mut first = [0];
-                if matches!(stream.peek(&mut first).await, Ok(1)) {
-                    replication.link(Box::new(upgraded(stream).await), remote, admission);
-                }
-            });
-        }
-    });
-    TestNode { address, replication, store, _directory: directory }
-}
-
-async fn linked(one: &TestNode, two: &TestNode) {
-    let is_linked = |node: &TestNode| node.replication.membership().peers.iter().any(|peer| peer.linked);
-    until("the nodes are linked", || is_linked(one) && is_linked(two)).await;
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_ask_each_other_until_their_link_ends() {

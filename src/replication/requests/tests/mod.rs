@@ -2,21 +2,15 @@
 
 mod channels;
 mod links;
+pub(in crate::replication) mod nodes;
 
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep, timeout},
-};
-use tokio_tungstenite::{
-    accept_hdr_async,
-    tungstenite::handshake::server::{Request, Response},
 };
 
 use super::{
@@ -28,23 +22,20 @@ use crate::{
         clock::Timestamp,
         digest::DigestKey,
         json::Value,
-        name::{Key, TableName},
+        name::Key,
         protocol::message::{MESSAGE_BYTES, Message, Row, Rows},
         register::Register,
     },
-    replication::{
-        Options, Replication,
-        link::{
-            Link,
-            admission::AdmissionControl,
-            connect::{SystemNetwork, subprotocol},
-            establish::{self, Local},
-            handshake::{ClusterIdentity, Hello},
-            io,
-            secret::Secrets,
-        },
+    replication::link::{
+        Link,
+        admission::AdmissionControl,
+        connect::SystemNetwork,
+        establish::{self, Local},
+        handshake::{ClusterIdentity, Hello},
+        io,
+        secret::Secrets,
     },
-    storage::{self, Durability, Environment, Store, commit::timestamps::Timestamps},
+    storage::Environment,
 };
 use std::sync::Arc;
 
@@ -176,7 +167,7 @@ fn ask(channel: &Arc<Channel>, kind: RequestKind, body: &[u8]) -> tokio::task::J
 
 type Result = std::result::Result<Vec<u8>, RequestError>;
 
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(in crate::replication) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
             sleep(Duration::from_millis(1)).await;

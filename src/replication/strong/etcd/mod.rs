@@ -171,8 +171,9 @@ impl Backend for Etcd {
                 return Err(Error::Corrupt("the answer to another request than making a table".into()));
             };
             let replication = &self.parts.replication;
-            let known =
-                linked.into_iter().map(|node| upkeep::call(replication, node, Call::Await(table.clone())));
+            let known = linked
+                .into_iter()
+                .map(|node| upkeep::call(replication, node, Call::Made(table.clone(), false)));
             join_all(known).await;
             Ok(created)
         }
@@ -257,7 +258,8 @@ impl RequestService for Service {
             }
             let call: Envelope<Call> = rpc::decode(&body).map_err(|error| error.to_string())?;
             Ok(rpc::encode(&match call.body {
-                Call::Await(table) => {
+                // It learns of it from etcd.
+                Call::Made(table, _) => {
                     await_table(&replica.store, &table).await;
                     CallAnswer::Noted
                 }

@@ -1,6 +1,8 @@
 //! The group of a node on its own, in this process.
 
-use tempfile::TempDir;
+use std::sync::atomic::AtomicUsize;
+
+use futures_util::{FutureExt, future::BoxFuture};
 
 use super::*;
 use crate::{
@@ -8,63 +10,45 @@ use crate::{
     core::{
         json::Value,
         name::Key,
+        protocol::message::RequestKind,
         strong::request::{Refusal, Transaction},
     },
     replication::{
-        self, Replication, link,
+        requests::{
+            RequestService,
+            tests::{
+                nodes::{self, TestNode, replicate},
+                until,
+            },
+        },
         strong::catalogue::{Catalogue, Knowledge},
-    },
-    storage::{
-        self, Durability, Environment, Store, commit::timestamps::Timestamps,
-        environment::wall_clock::system_ms,
     },
 };
 
-fn replication(store: &Store, timestamps: &Arc<Timestamps>) -> Replication {
-    let options = replication::Options {
-        join: Vec::new(),
-        advertise: None,
-        listen: ([127, 0, 0, 1], 1).into(),
-        secrets: link::secret::Secrets::new(["sixteen letters!"]).expect("long enough"),
-        tombstone_grace_ms: 1,
-        forget_after_ms: 1,
-        round_ms: 1_000,
-        clock_drift_max_ms: 500,
-        network: Arc::new(link::connect::SystemNetwork),
-    };
-    Replication::start(options, store.clone(), timestamps.clone()).expect("replication starts")
-}
-
-/// A node on its own, without clients.
+/// A node without clients.
 pub struct Alone {
     pub strong: Strong,
     pub parts: Parts,
-    /// Removed when this is dropped.
-    pub directory: TempDir,
+    pub node: TestNode,
 }
 
 impl Alone {
     pub async fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let storage = storage::Options {
-            data: directory.path().join("storage.db"),
-            durability: Durability::None,
-            cache_bytes: 8 * 1024 * 1024,
-            buffers: storage::Buffers::default(),
-            scrub_bytes_per_second: 0,
-            tables_max: 10,
-            subscriptions_max: 1,
-            set_aside_damaged: false,
-            peers: Default::default(),
-            environment: Environment::new(Arc::new(system_ms)),
+        Self::of(nodes::start(0, None).await).await
+    }
+
+    async fn of(node: TestNode) -> Self {
+        let TestNode { replication, store, timestamps, directory, .. } = &node;
+        let parts = Parts {
+            replication: replication.clone(),
+            store: store.clone(),
+            timestamps: timestamps.clone(),
+            value_bytes_max: 1024,
+            counters: Arc::default(),
         };
-        let store = Store::open(storage).expect("the store opens");
-        let timestamps = Arc::new(Timestamps::new(store.clone(), 500));
-        let replication = replication(&store, &timestamps);
-        let parts = Parts { replication, store, timestamps, value_bytes_max: 1024, counters: Arc::default() };
         let strong =
             Strong::start(parts.clone(), directory.path().join("raft")).await.expect("the group starts");
-        Self { strong, parts, directory }
+        Self { strong, parts, node }
     }
 
     pub async fn stop(self) {
@@ -130,13 +114,51 @@ async fn a_node_that_knows_strong_tables_and_has_no_log_yet_is_taken_into_the_gr
     let catalogue = Catalogue { group: Some(GroupId(5)), tables: vec![name()], knowledge: Knowledge::Full };
     node.strong.0.learn(NodeId(7), catalogue).await.expect("learns");
     node.strong.stop().await;
-    let parts =
-        Parts { replication: replication(&node.parts.store, &node.parts.timestamps), ..node.parts.clone() };
-    let again = Strong::start(parts, node.directory.path().join("raft")).await.expect("starts again");
+    let TestNode { store, timestamps, address, directory, .. } = &node.node;
+    let parts = Parts { replication: replicate(store, timestamps, *address, None), ..node.parts.clone() };
+    let again = Strong::start(parts, directory.path().join("raft")).await.expect("starts again");
     let refused = again.submit(put("a")).await;
     assert!(matches!(&refused, Err(Error::NotReady(why)) if why.contains("not been taken")), "{refused:?}");
     again.0.join(GroupId(5)).await.expect("is taken in");
     assert_eq!(again.member().map(|member| member.group), Some(GroupId(5)));
     again.stop().await;
     node.stop().await;
+}
+
+/// Fails when it is asked for the first time, and has a strong table.
+#[derive(Default)]
+struct FailsFirst(AtomicUsize);
+
+impl RequestService for FailsFirst {
+    fn call(
+        &self,
+        _: NodeId,
+        _: RequestKind,
+        body: Vec<u8>,
+    ) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> {
+        let asked: Envelope<Call> = rpc::decode(&body).expect("a call");
+        let is_first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            assert!(matches!(asked.body, Call::Tables));
+            if is_first {
+                return Err("the storage takes nothing for now".to_owned());
+            }
+            let catalogue = Catalogue { group: None, tables: vec![name()], knowledge: Knowledge::Full };
+            Ok(rpc::encode(&CallAnswer::Tables(catalogue)))
+        }
+        .boxed()
+    }
+}
+
+/// A node whose storage failed for a moment when it was asked was taken for one that has no strong tables, and never asked again. What was
+/// written here to one of that name was eventual.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_fails_when_it_is_asked_for_its_tables_is_asked_again() {
+    let other = nodes::start(0, None).await;
+    other.replication.serve(Arc::new(FailsFirst::default()));
+    let node = Alone::of(nodes::start(0, Some(other.address)).await).await;
+    until("it knows", || node.parts.store.is_strong(&name())).await;
+    node.strong.until_tables_are_known().await;
+    node.stop().await;
+    other.replication.stop().await;
 }
