@@ -75,7 +75,7 @@ fn a_node_that_leaves_under_load_loses_no_write_it_acknowledged() {
         assert_eq!(left.code(), Some(0), "{left:?}");
         writing.into_iter().flat_map(|writer| writer.join().expect("a writer ends")).collect()
     });
-    assert!(acknowledged.len() > 200, "{} writes", acknowledged.len());
+    assert!(acknowledged.len() > 50, "{} writes", acknowledged.len());
     for key in &acknowledged {
         cluster[0].get(&format!("/t/key/{key}")).expect_body(r#"{"value":1}"#);
     }
