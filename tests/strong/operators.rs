@@ -125,7 +125,25 @@ fn of_four_members_that_lost_two_voters_the_rest_starts_a_new_group_by_force() {
     }
     let has_leader = refused(&cluster[kept], &["init", "--force"]);
     assert!(has_leader.contains("have a leader"), "{has_leader}");
-    [lost, gone].into_iter().for_each(|member| cluster.kill(member));
+    cluster.kill(lost);
+    // A change that those who remain cannot confirm held up every write that followed.
+    let down = cluster.address(lost);
+    for node in cluster.running() {
+        wait_until("the link is known to be lost", RECOVERY, || {
+            let members = node.view()["members"].clone();
+            members
+                .as_array()
+                .is_some_and(|all| all.iter().any(|it| it["address"] == down && it["linked"] == false))
+        });
+    }
+    let leaver = cluster.address(gone);
+    wait_until_writable(&cluster[kept], TABLE);
+    assert!(refused(&cluster[kept], &["demote", &leaver]).contains("1 of 2 can be reached"));
+    let left = setup().run(&["leave", &leaver]).1;
+    assert_eq!(left.code(), FAILED, "{left:?}");
+    assert!(left.log.contains("1 of 2 can be reached"), "{left:?}");
+    wait_until_writable(&cluster[gone], TABLE);
+    cluster.kill(gone);
     let mut unforced = String::new();
     // A leader does not notice at once.
     wait_until("the majority is missed", RECOVERY, || {
@@ -164,6 +182,32 @@ fn of_four_members_that_lost_two_voters_the_rest_starts_a_new_group_by_force() {
     wait_until_strong(&cluster[lost], TABLE);
     wait_for(&cluster[lost], "/stock/key/b", r#"{"value":2}"#);
     wait_until_same(&cluster, TABLE);
+}
+
+/// The lost majority was not lost, and goes on by itself: both sides must say that there is another. The leader looks every ten seconds, so
+/// this takes a quarter of a minute: `DYNARUST_LONG_OPERATORS=1 cargo test --test tests strong::operators`.
+#[test]
+fn a_lost_majority_that_comes_back_shows_the_group_that_was_started_meanwhile() {
+    if std::env::var_os("DYNARUST_LONG_OPERATORS").is_none() {
+        return;
+    }
+    let mut cluster = cluster_of(3, 3);
+    [1, 2].into_iter().for_each(|member| cluster.kill(member));
+    wait_until("the majority is missed", RECOVERY, || {
+        strong(&cluster[0], &["init", "--force"]).code() == Some(0)
+    });
+    [1, 2].into_iter().for_each(|member| cluster.restart(member));
+    let addresses: Vec<_> = (0..3).map(|member| cluster.address(member)).collect();
+    for (members, foreign) in [(0..1, &addresses[1..]), (1..3, &addresses[..1])] {
+        wait_until("the other group is seen", RECOVERY, || {
+            members.clone().any(|member| those(&group(&cluster[member]), "foreign") == foreign)
+        });
+    }
+    // Nothing is mixed.
+    cluster[0].put("/stock/key/a", r#"{"value":1}"#).expect(200);
+    cluster[1].put("/stock/key/a", r#"{"value":2}"#).expect(200);
+    cluster[2].get("/stock/key/a").expect_body(r#"{"value":2}"#);
+    cluster[0].get("/stock/key/a").expect_body(r#"{"value":1}"#);
 }
 
 /// Without a majority nobody starts the group, as the others may start one. An operator knows whether they will.

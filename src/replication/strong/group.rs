@@ -47,6 +47,8 @@ pub(super) struct Inner {
     pub(super) member: Mutex<Option<(Arc<Member>, Reads)>>,
     /// Held while the group is started or joined.
     pub(super) starting: tokio::sync::Mutex<()>,
+    /// Held while a group is claimed.
+    pub(super) claiming: Mutex<()>,
     pub(super) stopping: AtomicBool,
     /// Whether the log failed and waits until the disk takes writes.
     pub(super) failed: AtomicBool,
@@ -75,6 +77,7 @@ impl Strong {
             directory,
             member: Mutex::default(),
             starting: Default::default(),
+            claiming: Mutex::default(),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             damaged: Mutex::default(),
@@ -186,13 +189,26 @@ impl Strong {
     /// Leaves the group, because this node leaves the cluster for good.
     ///
     /// # Errors
-    /// `Conflict` if it is the only voter of several members' group; `NoQuorum`.
+    /// `Conflict` if strong tables would take no writes without it; `NoQuorum`.
     pub async fn retire(&self) -> Result<()> {
         let Some(member) = self.member() else { return Ok(()) };
-        let own = self.0.parts.store.node();
         // Whoever leads next must know.
+        self.say_leaving(true).await;
+        let retired = self.ask_to_retire(&member).await;
+        if retired.is_err() {
+            self.say_leaving(false).await;
+        }
+        retired
+    }
+
+    /// Tells the others that this node leaves the cluster, or stays after all.
+    async fn say_leaving(&self, leaves: bool) {
         let others: Vec<_> = self.0.linked().collect();
-        join_all(others.into_iter().map(|node| self.0.call(node, Call::Leaving, REQUEST_MAX))).await;
+        join_all(others.into_iter().map(|node| self.0.call(node, Call::Leaving(leaves), REQUEST_MAX))).await;
+    }
+
+    async fn ask_to_retire(&self, member: &Member) -> Result<()> {
+        let own = self.0.parts.store.node();
         let until = Instant::now() + REQUEST_MAX;
         while Instant::now() < until {
             let leader = member.metrics().borrow().current_leader;

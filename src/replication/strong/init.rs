@@ -11,7 +11,7 @@
 //! All entries of the log are applied first, committed or not: the leader may have answered any of them. The new log
 //! begins behind the last of them, so that whoever joins is sent a snapshot, and what is here is the whole of it.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use openraft::{CommittedLeaderId, Membership, StoredMembership, storage::RaftLogStorage};
@@ -22,13 +22,15 @@ use tracing::{info, warn};
 use super::{
     Strong,
     checkpoint::Checkpoint,
+    claim::Claim,
     group::{Inner, REQUEST_MAX},
     log::RaftLog,
     roster,
     rpc::{self, Call, CallAnswer, GroupId, Standing},
-    start::{NOTE, OPENED_NOTE},
+    start::OPENED_NOTE,
     state_machine::StateMachine,
     types::{LogId, Node, StorageError, Vote},
+    watch,
 };
 use crate::{
     core::{clock::NodeId, protocol::progress::is_majority},
@@ -138,7 +140,8 @@ impl Inner {
         }
         let _one = self.starting.lock().await;
         let group = GroupId(self.parts.store.environment().random()?);
-        self.set_claim(group).await?;
+        // Nobody starts it by this claim but this node, now.
+        self.set_claim(Claim { group, voters: Vec::new() }).await?;
         let mut members = vec![self.parts.store.node()];
         for node in others {
             if let Ok(CallAnswer::Claimed(claimed)) =
@@ -154,6 +157,7 @@ impl Inner {
             voters = members.len(),
             "starts the group of the strong tables without a majority, as an operator asked"
         );
+        self.set_claim(Claim { group, voters: members.clone() }).await?;
         self.open(group).await?.initialize(members).await?;
         self.until_led().await?;
         Ok(Started { group: group.0, is_forced: true, others })
@@ -167,7 +171,7 @@ impl Inner {
         {
             return Ok(claimed);
         }
-        self.set_claim(group).await?;
+        self.set_claim(Claim { group, voters: Vec::new() }).await?;
         Ok(group)
     }
 
@@ -180,16 +184,20 @@ impl Inner {
     ) -> Result<Started> {
         let others: Vec<_> = others.iter().filter(|(_, standing)| standing.group == own.group).collect();
         self.check_lost(&own, &others, force)?;
-        let _one = self.starting.lock().await;
-        let begins = self.end_group().await?;
+        let one = self.starting.lock().await;
         let new = GroupId(self.parts.store.environment().random()?);
         warn!(
             old = format_args!("{:016x}", own.group.0),
             new = format_args!("{:016x}", new.0),
             "starts a new group of the strong tables from what this node has, as an operator asked"
         );
-        self.reset(Reset { group: new, begins, replaces: own.group }).await?;
-        self.open(new).await?;
+        let replaced = async {
+            let begins = self.end_group().await?;
+            self.reset(Reset { group: new, begins, replaces: own.group }).await?;
+            self.open(new).await
+        };
+        self.or_reopened(replaced.await)?;
+        drop(one);
         self.until_led().await?;
         let told = others.into_iter().map(|(node, _)| async move {
             let answer = self.call(*node, Call::Replace(own.group, new), REQUEST_MAX).await;
@@ -197,6 +205,15 @@ impl Inner {
         });
         let others = join_all(told).await.into_iter().flatten().collect();
         Ok(Started { group: new.0, is_forced: true, others })
+    }
+
+    /// What came of opening a log in the place of another. If it failed, this node takes part with what it has as soon as that works.
+    fn or_reopened<T>(self: &std::sync::Arc<Self>, opened: Result<T>) -> Result<T> {
+        if opened.is_err() && self.damage().is_none() {
+            self.failed.store(true, Ordering::Release);
+            tokio::spawn(watch::reopen(self.clone()));
+        }
+        opened
     }
 
     /// Checks that a majority of the voters is lost, and that no member that can be reached has more than this one.
@@ -277,8 +294,9 @@ impl Inner {
         // From its beginning, as rows may be lost that had been applied.
         let (timestamps, reader) = (self.parts.timestamps.clone(), log.get_log_reader().await);
         let machine = StateMachine::after(Checkpoint::default(), store.clone(), timestamps, reader);
+        let incarnation = store.incarnation();
         machine.apply_rest().await?;
-        store.acknowledge(store.incarnation()).await?;
+        store.acknowledge(incarnation).await?;
         Ok(machine.last_entry().max(applied))
     }
 
@@ -293,13 +311,20 @@ impl Inner {
         if claimed != Some(old) {
             return Ok(CallAnswer::Claimed(claimed.unwrap_or(new)));
         }
+        // Those that were missed have come back meanwhile.
+        if self.member().is_some_and(|(member, _)| member.leads_majority()) {
+            return Ok(CallAnswer::Claimed(old));
+        }
         warn!(
             new = format_args!("{:016x}", new.0),
             "an operator has started a new group of the strong tables on another node: this node drops its log and joins it"
         );
         self.close().await;
-        self.reset(Reset { group: new, begins: Checkpoint::default(), replaces: old }).await?;
-        self.open(new).await?;
+        let replaced = async {
+            self.reset(Reset { group: new, begins: Checkpoint::default(), replaces: old }).await?;
+            self.open(new).await
+        };
+        self.or_reopened(replaced.await)?;
         Ok(CallAnswer::Claimed(new))
     }
 
@@ -340,7 +365,7 @@ impl Inner {
             replaced.push(replaces);
             store.set_note(REPLACED_NOTE, &rpc::encode(&replaced))?;
         }
-        store.set_note(NOTE, &rpc::encode(&group))?;
+        self.set_claim(Claim { group, voters: Vec::new() }).await?;
         self.set_durable(OPENED_NOTE, &[]).await?;
         self.set_durable(RESET_NOTE, &rpc::encode(&None::<Reset>)).await?;
         self.set_damaged(None);
@@ -354,10 +379,11 @@ impl Inner {
         Ok(note.map(|note| rpc::decode(&note)).transpose()?.unwrap_or_default())
     }
 
-    async fn set_durable(&self, name: &str, note: &[u8]) -> Result<()> {
+    pub(super) async fn set_durable(&self, name: &str, note: &[u8]) -> Result<()> {
         let store = &self.parts.store;
+        let incarnation = store.incarnation();
         store.set_note(name, note)?;
-        store.acknowledge(store.incarnation()).await
+        store.acknowledge(incarnation).await
     }
 
     /// Returns when the group has a leader.
@@ -370,5 +396,85 @@ impl Inner {
             Ok(Err(_)) => Err(Error::Draining),
             Err(_) => Err(Error::NoQuorum("the group was started, and has no leader yet".into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::{
+        requests::tests::nodes::{TestNode, replicate},
+        strong::{
+            group::tests::{Alone, name, put},
+            member::Parts,
+        },
+    };
+
+    /// How far a node got with a reset before it crashed.
+    #[derive(Clone, Copy, Debug)]
+    enum Crash {
+        Noted,
+        Removed,
+        Created,
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reset_that_a_crash_interrupted_is_finished_at_the_next_start() {
+        for crash in [Crash::Noted, Crash::Removed, Crash::Created] {
+            let node = Alone::start().await;
+            assert_eq!(node.strong.create(name()).await, Ok(true));
+            node.strong.submit(put("a")).await.expect("writes");
+            let (inner, new) = (&node.strong.0, GroupId(5));
+            let old = inner.claimed().expect("reads").expect("a group");
+            let begins = inner.end_group().await.expect("ends");
+            let reset = Reset { group: new, begins, replaces: old };
+            inner.set_durable(RESET_NOTE, &rpc::encode(&Some(reset))).await.expect("notes");
+            if !matches!(crash, Crash::Noted) {
+                fs::remove_dir_all(&inner.directory).expect("there was a log");
+            }
+            if matches!(crash, Crash::Created) {
+                drop(RaftLog::open(&inner.directory, node.parts.store.environment()).expect("a log"));
+            }
+            node.strong.stop().await;
+            let TestNode { store, timestamps, address, .. } = &node.node;
+            let replication = replicate(store, timestamps, *address, None);
+            let parts = Parts { replication, ..node.parts.clone() };
+            let again = Strong::start(parts, inner.directory.clone()).await.expect("starts again");
+            assert_eq!(again.member().map(|member| member.group), Some(new), "{crash:?}");
+            again.0.until_led().await.expect("it leads");
+            again.submit(put("b")).await.expect("writes");
+            let key = |key| crate::core::name::Key::parse(key).expect("a key");
+            assert!(store.get(&name(), &key("a")).expect("reads").is_some(), "{crash:?}");
+            let back = again.0.join(old).await.map(drop);
+            assert!(matches!(&back, Err(Error::Forbidden(why)) if why.contains("another group")), "{back:?}");
+            again.stop().await;
+            node.stop().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_group_is_not_started_anew_where_another_node_has_more_of_the_log() {
+        let node = Alone::start().await;
+        assert_eq!(node.strong.create(name()).await, Ok(true));
+        let inner = &node.strong.0;
+        let has = inner.standing().await.expect("reads").expect("a group");
+        let at = |last, has_log| Standing { last, has_log, ..has.clone() };
+        let last = has.last.expect("entries");
+        let later = LogId::new(last.leader_id, last.index + 1);
+        let check = |own: Standing, other: Standing, force| {
+            inner.check_lost(&own, &[&(NodeId(7), other)], force).map_err(|error| error.to_string())
+        };
+        let longer = check(at(Some(last), false), at(Some(last), true), true);
+        assert!(
+            longer.is_err_and(
+                |why| why.contains(&NodeId(7).to_string()) && why.contains("start the group there")
+            )
+        );
+        assert_eq!(check(at(Some(last), false), at(Some(later), false), true), Ok(()), "it has lost it");
+        let unforced = check(at(Some(last), false), at(None, false), false);
+        assert!(unforced.is_err_and(|why| why.contains("0 of 1 voters") && why.contains("--force")));
+        let majority = check(at(Some(last), true), at(Some(later), true), true);
+        assert!(majority.is_err_and(|why| why.contains("1 of 1 voters")));
+        node.stop().await;
     }
 }

@@ -21,6 +21,7 @@ use tracing::error;
 use super::{
     log::RaftLog,
     network::{Network, check_group},
+    operate::check_can_spare,
     proposer::{Proposed, Proposer},
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
     snapshot,
@@ -271,28 +272,28 @@ impl Member {
             | Call::ChangeRole(..)
             | Call::Elect => true,
             Call::Standing | Call::Reclaim | Call::Replace(..) => false,
-            Call::Claim | Call::Start | Call::Group | Call::Leaving | Call::Made(..) | Call::Tables => false,
+            Call::Claim(_) | Call::Claimed | Call::Start | Call::Group => false,
+            Call::Leaving(_) | Call::Made(..) | Call::Tables => false,
         };
         if is_of_members && let Err(error) = check_group(self.group, group) {
             return CallAnswer::OtherGroup(error.into());
         }
         let not_leader = || CallAnswer::NotLeader(self.raft.metrics().borrow().current_leader);
         match call {
-            Call::Claim | Call::Start => CallAnswer::Claimed(self.group),
+            Call::Claim(_) | Call::Start => CallAnswer::Claimed(self.group),
             Call::Group => CallAnswer::Group(Some((self.group, self.has_started().await))),
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
             // The group serves them, where this node leads.
-            Call::Made(..) | Call::Tables | Call::Standing | Call::Reclaim | Call::Replace(..) => {
-                CallAnswer::Noted
-            }
+            Call::Made(..) | Call::Tables | Call::Claimed => CallAnswer::Noted,
+            Call::Standing | Call::Reclaim | Call::Replace(..) => CallAnswer::Noted,
             Call::ChangeRole(..) => not_leader(),
             Call::Elect => {
                 // If openraft has failed, another is elected.
                 let _ = self.raft.trigger().elect().await;
                 CallAnswer::Noted
             }
-            Call::Leaving => {
-                self.note_leaving(from);
+            Call::Leaving(leaves) => {
+                self.note_leaving(from, leaves);
                 CallAnswer::Noted
             }
             Call::Retire if !self.is_leader() => not_leader(),
@@ -311,17 +312,16 @@ impl Member {
     /// Takes a member out of the group, which leaves the cluster. Only the leader can.
     ///
     /// # Errors
-    /// `Conflict` if it is the only voter; `NoQuorum`.
+    /// `Conflict` if strong tables would take no writes without it; `NoQuorum`.
     pub async fn retire(&self, node: NodeId) -> Result<()> {
         let membership = self.raft.metrics().borrow().membership_config.membership().clone();
         let voters: BTreeSet<_> = membership.voter_ids().collect();
-        if voters.len() == 1 && voters.contains(&node) {
-            return Err(Error::Conflict(
-                "this node is the only voter of the strong tables, and they would be gone with it: promote another first, with DynaRust strong promote"
-                    .into(),
-            ));
+        if voters.contains(&node) {
+            let peers = self.parts.replication.membership().peers.into_iter();
+            let linked = peers.filter(|peer| peer.linked).map(|peer| peer.member.node);
+            check_can_spare(&voters, node, &linked.chain([self.parts.store.node()]).collect())?;
         }
-        self.note_leaving(node);
+        self.note_leaving(node, true);
         let change = match voters.contains(&node) {
             true => ChangeMembers::RemoveVoters([node].into()),
             false if membership.get_node(&node).is_some() => ChangeMembers::RemoveNodes([node].into()),
@@ -350,7 +350,7 @@ impl Member {
         self.differing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records whether a node of the cluster belongs to another group.
+    /// Records whether a node of the cluster belongs to another group, as one does that comes back after an operator has started another.
     pub fn note_foreign(&self, node: NodeId, is_foreign: bool) {
         let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = if is_foreign { foreign.insert(node) } else { foreign.remove(&node) };
@@ -365,9 +365,13 @@ impl Member {
         self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A member is about to leave the cluster.
-    pub fn note_leaving(&self, node: NodeId) {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).insert(node, Instant::now());
+    /// A member is about to leave the cluster, or stays after all.
+    pub fn note_leaving(&self, node: NodeId, leaves: bool) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        match leaves {
+            true => retired.insert(node, Instant::now()),
+            false => retired.remove(&node),
+        };
     }
 
     /// Whether a member left the group just now to leave the cluster. After a while it has left, or it stays.

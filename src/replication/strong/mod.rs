@@ -10,7 +10,7 @@
 //! ```
 //! - [`group`] takes the node's calls: it finds the leader. `serve` answers the other nodes.
 //! - `catalogue` knows which tables are strong, before this node takes part too.
-//! - `start` starts it, once a majority has claimed it; [`init`] where an operator has to. `upkeep` does what is due now and then.
+//! - `start` starts it, once a majority has claimed it, by what `claim` keeps; [`init`] where an operator has to. `upkeep` does what is due now and then.
 //! - [`member`] is this node in the group: openraft with its log, network and state machine.
 //! - `proposer` decides what requests come to, on the leader only. `expiry` has it delete what has expired.
 //! - [`log`] keeps the log and the vote in files of their own.
@@ -25,6 +25,7 @@
 pub mod backend;
 mod catalogue;
 mod checkpoint;
+mod claim;
 mod effects;
 #[cfg(feature = "etcd")]
 mod etcd;

@@ -123,7 +123,10 @@ impl Inner {
                 if !roles.is_voter() && roles.is_demoted {
                     return Ok(false);
                 }
-                self.check_can_spare(&roles)?;
+                if roles.is_voter() {
+                    let reached = self.linked().chain([self.parts.store.node()]).collect();
+                    check_can_spare(&roles.voters, node, &reached)?;
+                }
                 timed(demote(member, node)).await?;
             }
             RoleChange::Lead => {
@@ -167,26 +170,6 @@ impl Inner {
         }
     }
 
-    /// Checks that writes go on without a voter.
-    fn check_can_spare(&self, roles: &Roles) -> Result<()> {
-        let node = roles.node;
-        let rest: Vec<_> = roles.voters.iter().filter(|voter| **voter != node).collect();
-        if roles.is_voter() && rest.is_empty() {
-            return Err(Error::Conflict(format!(
-                "node {node} is the only voter of the strong tables, and without a voter they take no writes: promote another first"
-            )));
-        }
-        let linked: BTreeSet<_> = self.linked().chain([self.parts.store.node()]).collect();
-        let reached = rest.iter().filter(|voter| linked.contains(voter)).count();
-        if roles.is_voter() && !is_majority(reached, rest.len()) {
-            return Err(Error::Conflict(format!(
-                "of the voters that would remain, {reached} of {} can be reached, and strong tables would take no writes: nothing was changed",
-                rest.len()
-            )));
-        }
-        Ok(())
-    }
-
     /// Lets another voter lead. Takes no requests meanwhile.
     async fn hand_over(&self, member: &Member, to: NodeId) -> Result<()> {
         let aside = StepsAside::begin(member);
@@ -225,6 +208,34 @@ impl Inner {
             HAND_OVER_MAX.as_secs()
         )))
     }
+}
+
+/// Checks that writes go on without a voter. `reached`: the members that the leader can reach, and itself. A change that the remaining voters
+/// cannot confirm would hold up every write that follows.
+///
+/// # Errors
+/// `Conflict`.
+pub(super) fn check_can_spare(
+    voters: &BTreeSet<NodeId>,
+    node: NodeId,
+    reached: &BTreeSet<NodeId>,
+) -> Result<()> {
+    let rest: Vec<_> = voters.iter().filter(|voter| **voter != node).collect();
+    if rest.is_empty() {
+        return Err(Error::Conflict(format!(
+            "node {node} is the only voter of the strong tables, and without a voter they take no writes: promote another first, with \
+             DynaRust strong promote"
+        )));
+    }
+    let there = rest.iter().filter(|voter| reached.contains(voter)).count();
+    if !is_majority(there, rest.len()) {
+        return Err(Error::Conflict(format!(
+            "of the voters that would remain, {there} of {} can be reached, and strong tables would take no writes: nothing was changed. \
+             Start those that are down, or forget those that are lost, first",
+            rest.len()
+        )));
+    }
+    Ok(())
 }
 
 /// While it is there, the leader lets another take its place.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::{
     group::{Inner, REQUEST_MAX},
     member::Member,
-    operate,
+    operate::{self, check_can_spare},
     rpc::{Call, CallAnswer},
     types::{Metrics, Node},
 };
@@ -100,11 +100,12 @@ impl View {
             return Some(Change::AddLearner(*new));
         }
         let can_vote = |node: &&NodeId| self.caught_up.contains(node) && self.linked.contains(node);
-        let gone = self.voters.iter().find(is_gone).map(|node| Change::RemoveVoter(*node));
+        let can_spare = |node: &&NodeId| check_can_spare(&self.voters, **node, &self.linked).is_ok();
+        let gone = self.voters.iter().filter(is_gone).find(can_spare).map(|node| Change::RemoveVoter(*node));
         let kept = self.voters.iter().filter(|node| self.cluster.contains(node)).count();
         let wanted = voters_wanted(self.cluster.len());
         // What an operator made a learner votes again only where voters were lost and those that remain are few.
-        let is_lack = gone.is_some() && !is_majority(kept, wanted);
+        let is_lack = self.voters.iter().any(|node| is_gone(&node)) && !is_majority(kept, wanted);
         let mut able = self.learners.iter().filter(can_vote);
         let promoted = able.clone().find(|node| !self.demoted.contains(node));
         let promoted =
@@ -260,6 +261,9 @@ mod tests {
         let mut demoted = view(&[1, 2, 4], &[1, 2, 3], &[4], &[4]);
         demoted.demoted = nodes(&[4]);
         assert_eq!(demoted.change(), Some(Change::RemoveVoter(NodeId(3))));
+        let mut few = view(&[1, 2], &[1, 2, 3], &[], &[]);
+        few.linked.remove(&NodeId(2));
+        assert_eq!(few.change(), None, "one of two could not confirm it");
         let mut unlinked = view(&[1, 2, 4], &[1, 2], &[], &[]);
         unlinked.linked.remove(&NodeId(4));
         assert_eq!(unlinked.change(), None, "nobody can reach it");

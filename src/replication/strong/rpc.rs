@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     catalogue::Catalogue,
+    claim::Claim,
     types::{Group, LogId, Node, Vote},
 };
 use crate::{
@@ -79,16 +80,16 @@ pub enum Call {
     Propose(Request),
     /// The index up to which a linearizable read must have applied.
     ReadIndex,
-    /// Promise to belong to this group and no other.
-    Claim,
+    /// Promise to belong to this group and no other, and to start it with these first voters.
+    Claim(Vec<NodeId>),
     /// Start the group, if there is none.
     Start,
     /// The group that the node takes part in.
     Group,
     /// The digest of the strong tables, and the index that it is of.
     Digest,
-    /// The caller leaves the cluster: whoever leads is not to take it into the group again.
-    Leaving,
+    /// The caller leaves the cluster: whoever leads is not to take it into the group again. Or, if this is false, it stays after all.
+    Leaving(bool),
     /// Have the leader take the caller out of the group, as it leaves the cluster.
     Retire,
     /// This table is strong: answer when you know that too, durably, and have told the nodes that you have links with. The flag: the caller
@@ -106,6 +107,8 @@ pub enum Call {
     Reclaim,
     /// Drop your log of the first group, and take part in the second, which an operator has started in its place.
     Replace(GroupId, GroupId),
+    /// What you have claimed.
+    Claimed,
 }
 
 /// What an operator may ask of the group.
@@ -161,6 +164,8 @@ pub enum CallAnswer {
     RoleChanged(std::result::Result<bool, Refusal>),
     /// To `Standing`: `None` if the node has never taken part in a group.
     Standing(Option<Standing>),
+    /// To `Claimed`.
+    Claim(Option<Claim>),
 }
 
 /// The bytes of a body.

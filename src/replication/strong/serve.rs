@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
+    claim::Claim,
     group::Inner,
     network::check_group,
     rpc::{self, Call, CallAnswer, Envelope, GroupId},
@@ -71,6 +72,7 @@ impl Inner {
                 self.take_made(from, group, table, is_relayed).await?;
                 CallAnswer::Noted
             }
+            (_, Call::Claimed) => CallAnswer::Claim(self.own_claim()?),
             (_, Call::Standing) => CallAnswer::Standing(self.standing().await?),
             (_, Call::Reclaim) => CallAnswer::Claimed(self.reclaim(group).await?),
             (_, Call::Replace(old, new)) => self.replace(old, new).await?,
@@ -83,9 +85,11 @@ impl Inner {
             (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
             (Some((member, _)), call) => member.call(from, group, call).await,
             (None, Call::Digest) => CallAnswer::Digest(None),
-            (None, Call::Leaving | Call::Elect) => CallAnswer::Noted,
+            (None, Call::Leaving(_) | Call::Elect) => CallAnswer::Noted,
             (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
-            (None, Call::Claim) => CallAnswer::Claimed(self.claim(group).await?),
+            (None, Call::Claim(voters)) => {
+                CallAnswer::Claimed(self.claim(Claim { group, voters }).await?.group)
+            }
             (None, Call::Start) => self.start_for_another(group).await?,
             (None, Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::ChangeRole(..)) => {
                 CallAnswer::NotLeader(None)

@@ -1,8 +1,7 @@
 //! Starts the group, and this node's part in it.
 //!
-//! To start it, a node asks the others to *claim* membership of a new group, durably. A node claims one group. The group
-//! starts with those that did, if they are a majority of the cluster's members. So two sides of a cut cannot start two
-//! groups.
+//! To start it, a node asks the others to *claim* membership of a new group, durably ([`claim`](super::claim)). A node claims one group. The
+//! group starts if those that did are a majority of the cluster's members. So two sides of a cut cannot start two groups.
 //!
 //! A claim of a group that never started gives way to a group that has: of a majority each has claimed that one first, so
 //! no other can have a majority any more.
@@ -18,13 +17,14 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{
+    claim::Claim,
     group::{Inner, REQUEST_MAX},
     log::{self, REMEDY},
     member::Member,
     network::check_group,
     reads::{Reads, ask},
     roster,
-    rpc::{self, Call, CallAnswer, GroupId},
+    rpc::{Call, CallAnswer, GroupId},
     upkeep::upkeep,
     watch::watch,
 };
@@ -38,33 +38,10 @@ use crate::{
 pub(super) const KNOWN_MAX: Duration = Duration::from_secs(3);
 /// How often a node looks meanwhile.
 const KNOWN_EVERY: Duration = Duration::from_millis(5);
-/// The note of the group that this node belongs to.
-pub(super) const NOTE: &str = "strong/group";
 /// The note that this node has a log of the group.
 pub(super) const OPENED_NOTE: &str = "strong/opened";
 
 impl Inner {
-    /// The group that this node has claimed.
-    pub(super) fn claimed(&self) -> Result<Option<GroupId>> {
-        let note = self.parts.store.note(NOTE)?;
-        note.map(|note| rpc::decode(&note)).transpose()
-    }
-
-    /// Claims a group durably, if none is claimed. Returns the one that is.
-    pub(super) async fn claim(&self, group: GroupId) -> Result<GroupId> {
-        if let Some(claimed) = self.claimed()? {
-            return Ok(claimed);
-        }
-        self.set_claim(group).await?;
-        Ok(group)
-    }
-
-    pub(super) async fn set_claim(&self, group: GroupId) -> Result<()> {
-        let store = &self.parts.store;
-        store.set_note(NOTE, &rpc::encode(&group))?;
-        store.acknowledge(store.incarnation()).await
-    }
-
     /// Whether this node has, or had, a log of the group.
     pub(super) fn has_opened(&self) -> Result<bool> {
         Ok(self.parts.store.note(OPENED_NOTE)?.is_some())
@@ -89,7 +66,6 @@ impl Inner {
 
     /// Takes part in a group from now on.
     pub(super) async fn open(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
-        let store = &self.parts.store;
         let is_first = !self.has_opened()?;
         if !is_first && !self.directory.is_dir() {
             return Err(Error::StorageDamaged(lost_log(&self.directory)));
@@ -97,8 +73,7 @@ impl Inner {
         let member = Arc::new(Member::open(group, &self.directory, self.parts.clone()).await?);
         if is_first {
             // Before it votes or answers anybody.
-            store.set_note(OPENED_NOTE, &[])?;
-            store.acknowledge(store.incarnation()).await?;
+            self.set_durable(OPENED_NOTE, &[]).await?;
         }
         let weak = Arc::downgrade(self);
         let machine = member.machine.clone();
@@ -127,6 +102,7 @@ impl Inner {
         let inner = self.clone();
         async move {
             let _one = inner.starting.lock().await;
+            inner.finish_reset().await?;
             // It may take part in another group by now.
             if inner.is_stopping() || inner.member().is_some() {
                 return Ok(());
@@ -144,6 +120,7 @@ impl Inner {
     /// Takes part in a group that another node names and that has started, if this one does not take part in another.
     pub(super) async fn join(self: &Arc<Self>, group: GroupId) -> Result<Arc<Member>> {
         let _one = self.starting.lock().await;
+        self.finish_reset().await?;
         if self.replaced()?.contains(&group) {
             return Err(Error::Forbidden(
                 "an operator has started another group of strong tables in the place of that one: start the node with an empty data \
@@ -161,12 +138,13 @@ impl Inner {
             has_log = false;
         }
         self.check_log()?;
-        let claimed = self.claim(group).await?;
+        let joined = Claim { group, voters: Vec::new() };
+        let claimed = self.claim(joined.clone()).await?.group;
         if claimed != group && !has_log {
             info!(
                 "a group of the strong tables that this node asked for never started: it takes part in another"
             );
-            self.set_claim(group).await?;
+            self.set_claim(joined).await?;
         } else {
             check_group(claimed, group)?;
         }
@@ -218,20 +196,6 @@ impl Inner {
         None
     }
 
-    /// The group to start: one that was claimed before and did not come about, or a new one.
-    pub(super) async fn choose_group(&self, linked: &[NodeId]) -> Result<GroupId> {
-        if let Some(group) = self.claimed()? {
-            return Ok(group);
-        }
-        for node in linked {
-            if let Ok(CallAnswer::Group(Some((group, _)))) = self.call(*node, Call::Group, REQUEST_MAX).await
-            {
-                return Ok(group);
-            }
-        }
-        Ok(GroupId(self.parts.store.environment().random()?))
-    }
-
     /// Checks that so many nodes are a majority of the cluster's members.
     pub(super) fn check_majority(&self, count: usize) -> Result<()> {
         let all = 1 + self.cluster_members();
@@ -251,11 +215,12 @@ impl Inner {
         self.check_log()?;
         // None is made that cannot be of use.
         self.check_majority(1 + linked.len())?;
-        let group = self.claim(self.choose_group(linked).await?).await?;
-        let mut members = vec![self.parts.store.node()];
+        let claim = self.claim(self.choose_claim(linked).await?).await?;
+        let Claim { group, voters } = claim.clone();
+        let mut members = 1;
         for node in linked {
-            match self.call_in(group, *node, Call::Claim, REQUEST_MAX).await {
-                Ok(CallAnswer::Claimed(claimed)) if claimed == group => members.push(*node),
+            match self.call_in(group, *node, Call::Claim(voters.clone()), REQUEST_MAX).await {
+                Ok(CallAnswer::Claimed(claimed)) if claimed == group => members += 1,
                 Ok(CallAnswer::Claimed(_)) => {
                     warn!(%node, "a member belongs to another group of strong tables");
                 }
@@ -264,14 +229,16 @@ impl Inner {
                 Ok(_) | Err(_) => {}
             }
         }
-        self.check_majority(members.len())?;
-        members.truncate(roster::voters_wanted(members.len()));
+        self.check_majority(members)?;
+        if !voters.contains(&self.parts.store.node()) {
+            return self.have_started(&claim, linked).await;
+        }
         let member = match self.member() {
             Some((member, _)) => member,
             None => self.open(group).await?,
         };
-        info!(voters = members.len(), "starts the group of the strong tables");
-        member.initialize(members).await
+        info!(voters = voters.len(), "starts the group of the strong tables");
+        member.initialize(voters).await
     }
 }
 

@@ -57,10 +57,12 @@ impl Inner {
     /// Compares the rows of the strong tables with those of the other members, where both have applied the same.
     async fn verify(&self, member: &Member) -> Result<()> {
         for node in self.linked().collect::<Vec<_>>() {
-            let Ok(CallAnswer::Digest(Some(theirs))) = self.call(node, Call::Digest, REQUEST_MAX).await
-            else {
-                continue;
-            };
+            let answer = self.call(node, Call::Digest, REQUEST_MAX).await;
+            if let Ok(CallAnswer::OtherGroup(_)) = answer {
+                member.note_foreign(node, true);
+            }
+            let Ok(CallAnswer::Digest(Some(theirs))) = answer else { continue };
+            member.note_foreign(node, false);
             let own = member.machine.digest().await?;
             if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
                 member.note_digest(node, root == theirs.1);

@@ -54,7 +54,7 @@ pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
 }
 
 /// Opens the log again, as soon as that works.
-async fn reopen(group: Arc<Inner>) {
+pub(super) async fn reopen(group: Arc<Inner>) {
     // So that requests are refused at once, and do not wait for what it would apply.
     group.failed.store(true, Ordering::Release);
     group.close().await;

@@ -265,11 +265,12 @@ impl RequestService for Service {
                 }
                 Call::Propose(_)
                 | Call::ReadIndex
-                | Call::Claim
+                | Call::Claim(_)
+                | Call::Claimed
                 | Call::Start
                 | Call::Group
                 | Call::Digest
-                | Call::Leaving
+                | Call::Leaving(_)
                 | Call::Retire
                 | Call::Tables
                 | Call::ChangeRole(..)

@@ -58,11 +58,11 @@ impl Alone {
     }
 }
 
-fn name() -> TableName {
+pub fn name() -> TableName {
     TableName::parse("stock").expect("a name")
 }
 
-fn put(key: &str) -> Request {
+pub fn put(key: &str) -> Request {
     let action = Action::Put { value: Value::trusted("1".into()), expiry: None };
     let write = Write { key: Key::parse(key).expect("a key"), action, condition: Condition::Always };
     Request::Write { table: name(), writes: vec![write] }
@@ -122,6 +122,28 @@ async fn a_node_that_knows_strong_tables_and_has_no_log_yet_is_taken_into_the_gr
     again.0.join(GroupId(5)).await.expect("is taken in");
     assert_eq!(again.member().map(|member| member.group), Some(GroupId(5)));
     again.stop().await;
+    node.stop().await;
+}
+
+/// A node that had promised another to belong to a group went on with its start by itself, with voters of its own. So two majorities of the
+/// cluster could start one group with voters of which none is common to both, and each elected a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_another_node_began_to_start_is_started_with_the_voters_that_it_chose() {
+    let node = Alone::start().await;
+    let own = node.parts.store.node();
+    let claimed = call(&node, GroupId(5), Call::Claim(vec![NodeId(7)])).await;
+    assert!(matches!(claimed, CallAnswer::Claimed(GroupId(5))), "{claimed:?}");
+    let later = call(&node, GroupId(6), Call::Claim(vec![NodeId(8), own])).await;
+    assert!(matches!(later, CallAnswer::Claimed(GroupId(5))), "{later:?}");
+    let refused = node.strong.create(name()).await;
+    let why = NodeId(7).to_string();
+    assert!(matches!(&refused, Err(Error::NoQuorum(said)) if said.contains(&why)), "{refused:?}");
+    let asked = call(&node, GroupId(0), Call::Claimed).await;
+    assert!(matches!(asked, CallAnswer::Claim(Some(claim)) if claim.voters == [NodeId(7)]));
+    // An operator knows that it is gone.
+    assert!(node.strong.init(false).await.is_err_and(|why| why.to_string().contains("--force")));
+    assert!(node.strong.init(true).await.is_ok_and(|started| started.is_forced));
+    assert_eq!(node.strong.create(name()).await, Ok(true));
     node.stop().await;
 }
 
