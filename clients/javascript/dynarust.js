@@ -34,6 +34,9 @@ const NOT_SENT = new Set([
   "ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNREACH", "ENETUNREACH", "UND_ERR_CONNECT_TIMEOUT",
 ]);
 
+/** Errors of Node.js for a certificate that is not to be trusted. Time does not mend it. */
+const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY/;
+
 // Errors
 
 /** What all errors of this library are. `code` is one of docs/errors.md, or `connection`, `timeout`. */
@@ -385,7 +388,8 @@ function broken(cause, endpoint) {
   const inner = cause?.cause ?? cause;
   const error = new ConnectionError(`no connection to ${endpoint}: ${inner?.message || inner?.code || cause.message}`,
     { code: "connection", endpoint, cause });
-  error.wasNotSent = NOT_SENT.has(inner?.code);
+  error.hasBadCertificate = CERTIFICATE.test(inner?.code ?? "");
+  error.wasNotSent = NOT_SENT.has(inner?.code) || error.hasBadCertificate;
   return error;
 }
 
@@ -406,7 +410,8 @@ function mayRepeat(error, kind, round) {
   if (isBroken(error)) return kind !== "once";
   if (!(error instanceof DynaRustError)) return false;
   // It never left, or the node says that it did nothing: another may do it, or this one later.
-  if (error instanceof ConnectionError || error.status === 503 || error.status === 408) return true;
+  if (error instanceof ConnectionError) return !error.hasBadCertificate || round < 1;
+  if (error.status === 503 || error.status === 408) return true;
   // A damaged or full disk is that node's alone, and so is a proxy's trouble. The same from all of them is the answer.
   const isOfThisNode = error.code === "corrupt" || error.status === 507 || error.code.startsWith("http-50");
   return isOfThisNode && kind !== "once" && round < 1;

@@ -136,6 +136,7 @@ class ConnectionError(UnavailableError):  # noqa: A001
     """No endpoint answers. A write was not made."""
 
     was_not_sent = False
+    has_bad_certificate = False
 
 
 class TimeoutError(UnavailableError):  # noqa: A001
@@ -605,6 +606,7 @@ def _connect(endpoint: _Endpoint, deadline: float) -> _Plan[Any]:
     except OSError as error:
         failure = ConnectionError(f"no connection to {endpoint.url}: {error}", code="connection", endpoint=endpoint.url)
         failure.was_not_sent = True
+        failure.has_bad_certificate = isinstance(error, tls.SSLCertVerificationError)
         raise failure from error
 
 
@@ -624,7 +626,9 @@ def _may_repeat(error: DynaRustError, kind: str, is_first_round: bool) -> bool:
     if _is_broken(error):
         return kind != "once"
     # It never left, or the node says that it did nothing: another may do it, or this one later.
-    if isinstance(error, ConnectionError) or error.status in (503, 408):
+    if isinstance(error, ConnectionError):
+        return is_first_round or not error.has_bad_certificate
+    if error.status in (503, 408):
         return True
     # A damaged or full disk is that node's alone, and so is a proxy's trouble. The same from all of them is the answer.
     is_of_this_node = error.code == "corrupt" or error.status == 507 or error.code.startswith("http-50")

@@ -1,14 +1,16 @@
-//! The blocks of code of the READMEs, run as one program from the top to the end. A block of text right below one shows what it prints,
+//! The blocks of code of the READMEs, those of each page run as one program from the top to the end. A block of text right below one shows what it prints,
 //! where `...` stands for anything.
 
 use std::{
-    io::Write,
-    process::{Child, Command, Output, Stdio},
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use super::{JAVASCRIPT, Language, PYTHON};
 use crate::{
-    harness::cluster::Cluster,
+    harness::{DEADLINE, cluster::Cluster},
     pages::{
         page::{self, Page},
         shell,
@@ -43,13 +45,10 @@ fn blocks(page: &Page, language: &Language) -> Vec<Block> {
 
 /// Runs the blocks of a page, and compares what they print.
 fn check(page_name: &str, language: &Language, command: &mut Command, cluster: &Cluster) {
-    let page = Page::read(page_name);
-    let blocks = blocks(&page, language);
-    assert!(!blocks.is_empty(), "{page_name}: no block of {}", language.fence);
-    let mark = language.print.replace("{}", MARK);
-    let code = blocks.iter().map(|block| format!("{}\n{mark}\n", block.code)).collect::<String>();
-    let code = (0..NODES.len()).fold(code, |code, at| code.replace(NODES[at], &cluster.address(at)));
-    let output = run(command.args(language.from_stdin), &code);
+    let blocks = blocks(&Page::read(page_name), language);
+    assert!(blocks.len() > 5, "{page_name}: hardly a block of {}", language.fence);
+    let output = start(command, &program(&blocks, language, cluster)).wait_with_output();
+    let output = output.expect("the program ends");
     let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{page_name}: {}\n{printed}\n{errors}", output.status);
@@ -64,8 +63,35 @@ fn check(page_name: &str, language: &Language, command: &mut Command, cluster: &
     }
 }
 
-fn run(command: &mut Command, code: &str) -> Output {
-    let mut child: Child = command
+/// The five lines in the README of the project: they print what they read, and then what they see, without an end.
+fn check_first_lines(language: &Language, command: &mut Command, cluster: &Cluster) {
+    let blocks = blocks(&Page::read("README.md"), language);
+    assert_eq!(blocks.len(), 1, "README.md: one block of {}", language.fence);
+    let mut child = start(command, &program(&blocks, language, cluster));
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let (tell, told) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let names = BufReader::new(stdout).lines().map_while(Result::ok).filter(|line| line.contains("Bob"));
+        names.for_each(|line| drop(tell.send(line)));
+    });
+    for what in ["the value", "an event with it"] {
+        told.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("README.md: it prints {what}"));
+    }
+    child.kill().expect("it goes on");
+    child.wait().expect("it ends");
+    reader.join().expect("its output was read");
+}
+
+/// One program of the blocks, for these nodes.
+fn program(blocks: &[Block], language: &Language, cluster: &Cluster) -> String {
+    let mark = language.print.replace("{}", MARK);
+    let code = blocks.iter().map(|block| format!("{}\n{mark}\n", block.code)).collect::<String>();
+    (0..NODES.len()).fold(code, |code, at| code.replace(NODES[at], &cluster.address(at)))
+}
+
+fn start(command: &mut Command, code: &str) -> Child {
+    let mut child = command
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -73,19 +99,19 @@ fn run(command: &mut Command, code: &str) -> Output {
         .expect("the program starts");
     let mut stdin = child.stdin.take().expect("stdin is piped");
     stdin.write_all(code.as_bytes()).expect("the program reads its code");
-    drop(stdin);
-    child.wait_with_output().expect("the program ends")
+    child
 }
 
 fn check_readmes(language: &Language) {
     let Some(mut command) = language.command() else { return };
     let cluster = Cluster::start(NODES.len());
     let name = format!("clients/{}/README.md", language.name);
-    check(&name, language, command.current_dir(language.folder()), &cluster);
+    command.args(language.from_stdin).current_dir(language.folder());
+    check(&name, language, &mut command, &cluster);
     // What the README of the project shows of it.
     let mut command = language.command().expect("it was there just now");
-    command.current_dir(page::root()).env("PYTHONPATH", PYTHON.folder());
-    check("README.md", language, &mut command, &cluster);
+    command.args(language.from_stdin).current_dir(page::root()).env("PYTHONPATH", PYTHON.folder());
+    check_first_lines(language, &mut command, &cluster);
 }
 
 #[test]
