@@ -4,6 +4,7 @@
 mod queries;
 mod settings;
 mod systemd;
+mod tools;
 
 use std::fs;
 
