@@ -466,9 +466,10 @@ export class Table {
 
   async getEntries(keys, options = {}) {
     checkNames(options, ["read", ...CALL], "getMany");
-    const request = { ...call(options), query: { meta: true, read: options.read }, body: { keys: [...keys] }, kind: "read" };
+    const all = [...keys];
+    const request = { ...call(options), query: { meta: true, read: options.read }, body: { keys: all }, kind: "read" };
     const { body } = await this.#db.request("POST", this.#path("keys"), request);
-    const present = [...keys].filter((key) => Object.hasOwn(body, key));
+    const present = all.filter((key) => Object.hasOwn(body, key));
     return new Map(present.map((key) => [key, entryOf(key, body[key])]));
   }
 
