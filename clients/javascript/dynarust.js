@@ -291,7 +291,8 @@ export class DynaRust {
 
   /**
    * Any request, with the same failover: for routes that have no method here. `kind` says what may be sent again when nobody knows what
-   * became of it: a `read`, a write that is `repeatable`, but not one to be made `once`. Resolves to `{ status, headers, body, endpoint }`; an answer of 400 and above is thrown.
+   * became of it: a `read`, a write that is `repeatable`, but not one to be made `once`. Resolves to
+   * `{ status, headers, body, endpoint }`; an answer of 400 and above is thrown.
    */
   async request(method, path, options = {}) {
     checkNames(options, ["query", "headers", "body", "kind", "patience", ...CALL], "request");
