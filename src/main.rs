@@ -14,7 +14,7 @@ use dynarust::{
     Error, Result,
     cli::{
         self, Arguments, Exit, address_file::AddressFile, allocator, banner, container, environment,
-        first_sync, huge_pages, listener, logging, memory, open_files, privacy, signals,
+        first_sync, huge_pages, listener, logging, memory, open_files, privacy, signals, systemd,
     },
     config::{Config, memory::Limit, types::LogFormat},
     core::memory_pressure::MemoryPressure,
@@ -75,6 +75,7 @@ fn serve(config: &Config) -> Result<Exit> {
         let address_file = AddressFile::write(config, local);
         announce(config, &node, local, is_container, &limit);
         banner::print(config, local, is_open, &node.cluster())?;
+        systemd::ready(&node);
         tokio::spawn(first_sync::show(node.clone(), config.log_format));
         let stopping = Arc::new(OnceLock::new());
         let stopped = stopping.clone();
@@ -84,6 +85,7 @@ fn serve(config: &Config) -> Result<Exit> {
                 () = shutdown => {}
                 () = node.drained() => {}
             }
+            systemd::stopping();
             let _ = stopped.set(Instant::now());
         };
         let served = http::serve(node.clone(), listener, http_options, shutdown).await;

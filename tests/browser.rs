@@ -132,7 +132,7 @@ fn serve(mut stream: TcpStream, page: &str, rebound: &AtomicBool, node: SocketAd
 }
 
 /// A head, and the body that it declares.
-fn read_request(stream: &mut TcpStream) -> io::Result<String> {
+pub fn read_request(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     loop {
@@ -152,14 +152,14 @@ fn read_request(stream: &mut TcpStream) -> io::Result<String> {
 }
 
 /// A browser that shows one page. Dropping it ends it.
-struct Browser {
+pub struct Browser {
     process: Child,
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
     /// `None`, with a word on stderr, where there is none.
-    fn open(url: &str) -> Option<Self> {
+    pub fn open(url: &str) -> Option<Self> {
         let profile = tempfile::Builder::new().prefix("dynarust-browser-").tempdir().expect("a directory");
         for name in BROWSERS {
             let mut command = Command::new(name);

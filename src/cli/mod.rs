@@ -30,6 +30,7 @@ pub mod signals;
 pub mod status;
 pub mod strong;
 pub mod sync;
+pub mod systemd;
 
 use std::{env, process::ExitCode};
 

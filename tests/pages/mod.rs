@@ -6,7 +6,7 @@
 
 mod operations;
 pub mod page;
-mod shell;
+pub mod shell;
 
 use std::{collections::BTreeSet, panic::resume_unwind, thread};
 

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Pages at the top of the repository; all in `docs` besides.
-const AT_THE_TOP: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
+/// Pages outside of `docs`, of which all are read.
+const OTHERS: [&str; 4] =
+    ["README.md", "CONTRIBUTING.md", "clients/javascript/README.md", "clients/python/README.md"];
 
 /// The repository.
 pub fn root() -> PathBuf {
@@ -44,7 +45,7 @@ impl Page {
             .filter(|name| name.ends_with(".md"))
             .map(|name| format!("docs/{name}"))
             .collect();
-        names.extend(AT_THE_TOP.map(str::to_owned));
+        names.extend(OTHERS.map(str::to_owned));
         names.sort();
         names.iter().map(|name| Self::read(name)).collect()
     }

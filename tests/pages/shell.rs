@@ -317,7 +317,7 @@ pub fn outside_quotes(line: &str) -> String {
 }
 
 /// Whether the lines are those wanted, where a line `...` stands for any lines.
-fn all_match(wanted: &[&str], lines: &[&str]) -> bool {
+pub fn all_match(wanted: &[&str], lines: &[&str]) -> bool {
     match (wanted, lines) {
         ([], []) => true,
         (["...", rest @ ..], _) => (0..=lines.len()).any(|at| all_match(rest, &lines[at..])),
