@@ -78,11 +78,12 @@ where
 /// comes first: one without a token learns nothing else.
 fn admit<T: Resource>(operation: &Operation, call: &Call, resource: Result<T>) -> Result<T> {
     let principal = permission::authenticate(operation, call)?;
-    let resource = resource?;
-    permission::check(operation.access, &principal, &resource, call)?;
+    // Also for what is logged of a refusal.
     if principal != Principal::Nobody {
         call.sent_by(principal);
     }
+    let resource = resource?;
+    permission::check(operation.access, call.principal(), &resource, call)?;
     accepts::check(operation, call)?;
     Ok(resource)
 }
