@@ -7,6 +7,7 @@
 mod layers;
 pub mod memory;
 mod options;
+mod secrets;
 mod spec;
 mod strong_backend;
 pub mod types;
@@ -16,12 +17,11 @@ use std::{path::PathBuf, sync::LazyLock, time::Duration};
 pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
 pub use self::spec::SettingSpec;
 use self::types::{
-    Address, AdvertisedAddress, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts,
+    Address, AdvertisedAddress, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts, Word,
 };
 use crate::{
     error::{Error, Result},
     node::StrongBackend,
-    replication::link::secret::{REMEDY, Secrets},
     storage::Durability,
 };
 
@@ -215,6 +215,32 @@ settings! {
     /// Private key of tls-cert, a PEM file.
     tls_key: Option<PathBuf> = "";
 
+    /// File of the tokens that clients must send, and what each may do.
+    ///
+    /// `DynaRust token new` makes it. The node reads it again when it changes and on SIGHUP; one that it cannot read changes nothing.
+    /// Without it, and without jwks, there is no access control: everyone who reaches the port can read and write.
+    tokens: Option<PathBuf> = "";
+
+    /// File with the public keys (a JSON Web Key Set) whose JWTs clients may send as tokens.
+    ///
+    /// Read again as tokens is. A JWT says in its claim dynarust what it grants, and must have an expiry.
+    jwks: Option<PathBuf> = "";
+
+    /// Issuer that a JWT must name in iss.
+    ///
+    /// Without it any issuer will do whose JWT a key of jwks has signed.
+    jwt_issuer: Option<Word> = "";
+
+    /// Audience that a JWT must name in aud.
+    ///
+    /// Set it where the keys also sign tokens for other services. Without it a JWT with any aud is refused.
+    jwt_audience: Option<Word> = "";
+
+    /// Run without access control where other machines reach the node, and say nothing about it.
+    ///
+    /// Only silences the warning. For a node that a firewall or a proxy guards.
+    no_auth: bool = "false";
+
     /// How far a timestamp from elsewhere may be ahead of this node's clock.
     ///
     /// The node refuses imports with a later timestamp, and links with nodes whose clock is off by more. NTP keeps clocks
@@ -273,6 +299,7 @@ impl Config {
         if config.tls_cert.is_some() != config.tls_key.is_some() {
             return Err(Error::Config("tls-cert and tls-key belong together: one of them is missing".into()));
         }
+        config.check_access()?;
         if config.max_body < config.max_value {
             return Err(Error::Config(format!(
                 "max-body ({} bytes) is below max-value ({} bytes): the largest value must fit into a body",
@@ -286,6 +313,21 @@ impl Config {
             ));
         }
         Ok(config)
+    }
+
+    fn check_access(&self) -> Result<()> {
+        let has_rules = self.tokens.is_some() || self.jwks.is_some();
+        if self.no_auth && has_rules {
+            return Err(Error::Config(
+                "no-auth goes with neither tokens nor jwks: leave it out to ask clients for tokens".into(),
+            ));
+        }
+        if self.jwks.is_none() && (self.jwt_issuer.is_some() || self.jwt_audience.is_some()) {
+            return Err(Error::Config(
+                "jwt-issuer and jwt-audience need jwks, the keys that sign JWTs".into(),
+            ));
+        }
+        Ok(())
     }
 
     fn check_body_memory(&self) -> Result<()> {
@@ -325,50 +367,12 @@ impl Config {
         }
         Ok(shares)
     }
-
-    /// The cluster's secrets.
-    ///
-    /// # Errors
-    /// `Config` if the file cannot be read, has no secret or has one that is too short, and if both settings are used.
-    pub fn secrets(&self) -> Result<Secrets> {
-        let Some(path) = &self.cluster_secret_file else {
-            return Secrets::new(self.cluster_secret.0.iter().map(String::as_str));
-        };
-        let wrong = |why: &dyn std::fmt::Display| {
-            Error::Config(format!("CLUSTER_SECRET_FILE {}: {why}", path.display()))
-        };
-        if !self.cluster_secret.0.is_empty() {
-            return Err(wrong(&"CLUSTER_SECRET is set as well: set one of them"));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
-        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
-        if lines.peek().is_none() {
-            return Err(wrong(&"there is no secret in the file: write one a line"));
-        }
-        Secrets::new(lines).map_err(|error| wrong(&error))
-    }
-
-    /// The cluster's secrets, for a node that links with others.
-    ///
-    /// # Errors
-    /// As `secrets`; `Config` if the node is to join a node on another machine and has no secret: that node would refuse it.
-    pub fn link_secrets(&self) -> Result<Secrets> {
-        let secrets = self.secrets()?;
-        let elsewhere = self.join.iter().find(|address| !address.is_this_machine());
-        match elsewhere {
-            Some(address) if secrets.is_open() => Err(Error::Config(format!(
-                "JOIN {}: a node without CLUSTER_SECRET links with nodes of its own machine only, and this address may be another machine: {REMEDY}",
-                address.as_str()
-            ))),
-            Some(_) | None => Ok(secrets),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::memory_pressure::MemoryPressure;
+    use crate::{core::memory_pressure::MemoryPressure, replication::link::secret::Secrets};
 
     fn texts(pairs: &[(&'static str, &str)]) -> Texts {
         pairs.iter().map(|&(name, text)| (name, text.to_owned())).collect()

@@ -23,8 +23,22 @@ pub enum Error {
     BadRequest(String),
     /// The client has not proved who it is. The text says how to.
     Unauthorized(String),
+    /// The client has no valid token, and this node asks for one. The text says what is wrong.
+    Unauthenticated {
+        /// What is wrong, and what to send.
+        why: String,
+        /// Whether there was a token, which is not valid.
+        is_invalid: bool,
+    },
     /// The client may not do this. The text says why.
     Forbidden(String),
+    /// The client's token does not grant this.
+    NotGranted {
+        /// The right that it lacks: `read`, `write`, `admin`.
+        right: &'static str,
+        /// For what, and what the token is limited to.
+        why: String,
+    },
     /// The request is for another host. The text says how to send it.
     Misdirected(String),
     /// Nothing is there. The text says why.
@@ -148,6 +162,8 @@ impl fmt::Display for Error {
             Self::BadName(why)
             | Self::BadRequest(why)
             | Self::Unauthorized(why)
+            | Self::Unauthenticated { why, .. }
+            | Self::NotGranted { why, .. }
             | Self::Forbidden(why)
             | Self::Misdirected(why)
             | Self::NotFound(why)

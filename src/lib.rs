@@ -11,6 +11,7 @@
 //! [`core`]: what a replica is, as pure functions. No I/O, no clock, no threads; time and randomness are arguments.
 //! - [`core::clock`], [`core::name`], [`core::json`], [`core::register`]: timestamps of the hybrid logical clock, names of tables and keys,
 //!   values, and the last-writer-wins register with its merge.
+//! - [`core::access`]: what a client may do.
 //! - [`core::digest`]: the digest tree of rows, which tells where two replicas differ.
 //! - [`core::protocol`]: the replication protocol as a state machine per peer: messages in; messages, reads and writes of rows out.
 //! - [`core::strong`]: what requests of strong tables come to on a state, and the entries that carry it.
@@ -50,6 +51,7 @@
 //! - Where a repair is decided: `core::protocol::peer::compare` says when to compare, [`core::protocol::comparison`] finds the rows that
 //!   differ.
 //! - What a new route needs: the head of [`http`] lists the steps.
+//! - Where it is decided what a client may do: [`core::access`], asked by `http::request::permission` for each request.
 //! - Where a table's mode goes: [`node::strong`], for the writes and reads of [`node`].
 //! - Where a write to a strong table is agreed: [`replication::strong`].
 //! - Where a new setting goes: the table in [`config`].

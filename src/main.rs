@@ -13,7 +13,7 @@ use clap::Parser;
 use dynarust::{
     Error, Result,
     cli::{
-        self, Arguments, Exit, address_file::AddressFile, allocator, banner, container, environment,
+        self, Arguments, Exit, access, address_file::AddressFile, allocator, banner, container, environment,
         first_sync, huge_pages, listener, logging, memory, open_files, privacy, signals, systemd,
     },
     config::{Config, memory::Limit, types::LogFormat},
@@ -71,9 +71,11 @@ fn serve(config: &Config) -> Result<Exit> {
         let warnings =
             [memory::more_than_there_is(setting, &limit), memory::too_small_to_open(&limit, &config.data)];
         warnings.iter().flatten().for_each(|why| warn!("{why}"));
+        access::watch(http_options.access.clone())?;
         let node = Node::start(options).await?;
         let address_file = AddressFile::write(config, local);
         announce(config, &node, local, is_container, &limit);
+        access::warn_if_open(config, local);
         banner::print(config, local, is_open, &node.cluster())?;
         systemd::ready(&node);
         tokio::spawn(first_sync::show(node.clone(), config.log_format));

@@ -2,6 +2,7 @@
 //! on a node that tests share, and speaks to it as any client would.
 
 mod abuse;
+mod access;
 mod ancestor;
 mod bounds;
 mod browser;

@@ -10,7 +10,7 @@ use std::{
 
 use tracing::info;
 
-use super::{listener::reachable_here, output};
+use super::{access, listener::reachable_here, output};
 use crate::{
     config::{Config, types::LogFormat},
     error::Result,
@@ -18,15 +18,16 @@ use crate::{
     storage::Durability,
 };
 
-/// The warning for a node without a secret that other machines can reach.
-const OPEN_WARNING: &str = "everyone who reaches this port can read and write all data. Without CLUSTER_SECRET only nodes of this \
-                    machine can join";
+/// For a node without access control that other machines can reach; the log says it as well (`access::warn_if_open`).
+const OPEN: &str = "everyone who reaches this port can read and write all data: see --tokens and --no-auth";
+/// For a node without a secret that other machines can reach.
+const NO_SECRET: &str = "without CLUSTER_SECRET only nodes of this machine can join";
 
 /// Prints the banner of a node that listens at `local`. `is_open` means that it has no secret.
 pub fn print(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> Result<()> {
     let is_terminal = stdout().is_terminal();
     if is_reachable(local) && is_open && !(is_terminal && config.log_format == LogFormat::Text) {
-        info!("{OPEN_WARNING}");
+        info!("{NO_SECRET}");
     }
     match config.log_format {
         LogFormat::Json => Ok(()),
@@ -60,8 +61,11 @@ fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView
         ("durability", describe(config.durability)),
         ("cluster", describe_cluster(config, cluster, if is_open { &here } else { &cluster.address })),
     ];
+    if access::is_open(config, local) {
+        rows.push(("open", OPEN.to_owned()));
+    }
     if is_open && is_reachable(local) {
-        rows.push(("open", OPEN_WARNING.to_owned()));
+        rows.push(("secret", NO_SECRET.to_owned()));
     }
     let mut text = format!("DynaRust {}\n\n{}", env!("CARGO_PKG_VERSION"), output::table(&rows));
     let written = write!(
@@ -145,16 +149,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reachable_node_without_a_secret_prints_a_warning() {
+    fn a_reachable_node_without_tokens_or_a_secret_says_so() {
         for listen in ["0.0.0.0:6660", "192.0.2.1:6660", "[::]:6660"] {
             let open = banner("", listen, true, 0);
-            for words in ["\nopen ", "everyone who reaches this port", "CLUSTER_SECRET", "of this machine"] {
+            for words in ["\nopen ", "everyone who reaches this port", "\nsecret ", "CLUSTER_SECRET"] {
                 assert!(open.contains(words), "{open}");
             }
-            assert!(!banner("", listen, false, 0).contains("\nopen "), "{listen}");
+            assert!(!banner("", listen, false, 0).contains("\nsecret "), "{listen}");
         }
         for listen in ["127.0.0.1:6660", "[::1]:6660", "[::ffff:127.0.0.1]:6660"] {
-            assert!(!banner("", listen, true, 0).contains("\nopen "), "{listen}");
+            let banner = banner("", listen, true, 0);
+            assert!(!banner.contains("\nopen ") && !banner.contains("\nsecret "), "{banner}");
         }
     }
 }

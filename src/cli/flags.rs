@@ -10,7 +10,7 @@ use crate::{
         Config, Layers, SETTINGS, Setting, SettingSpec, Texts,
         types::{Arity, LogFormat, SettingType},
     },
-    error::Result,
+    error::{Error, Result},
 };
 
 /// The flags of all settings, and `--config`.
@@ -150,6 +150,44 @@ impl FromArgMatches for DataFlags {
 impl Args for DataFlags {
     fn augment_args(command: Command) -> Command {
         command.args(arguments_of(&["data"])).arg(config_file_argument())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// `--tokens`, for commands on the file of tokens.
+#[derive(Clone, Debug)]
+pub struct TokensFlags(Flags);
+
+impl TokensFlags {
+    /// The file. Other settings are not checked.
+    ///
+    /// # Errors
+    /// `Config` if none is named.
+    pub fn path(&self) -> Result<PathBuf> {
+        let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+        let layers = Layers::read(self.0.texts.clone(), self.0.file.as_deref(), variable)?.only(&["tokens"]);
+        Config::new(&layers.settings())?.tokens.ok_or_else(|| {
+            Error::Config("which file? Name the file of tokens with --tokens, or in DYNARUST_TOKENS".into())
+        })
+    }
+}
+
+impl FromArgMatches for TokensFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        Flags::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for TokensFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(arguments_of(&["tokens"])).arg(config_file_argument())
     }
 
     fn augment_args_for_update(command: Command) -> Command {

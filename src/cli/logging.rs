@@ -19,7 +19,8 @@ use crate::{
 /// Starts the log.
 pub fn start(config: &Config) -> Result<()> {
     // Of two directives for the same module the later wins, so the user can still set `sled=debug`.
-    let filter = EnvFilter::builder().parse_lossy(format!("sled=info,openraft=off,{}", config.log.0));
+    let filter =
+        EnvFilter::builder().parse_lossy(format!("sled=info,openraft=off,access=off,{}", config.log.0));
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // If standard error cannot be written, the subscriber would report that to standard error too, and panic.
     let lines =

@@ -1,6 +1,7 @@
 //! The command line. `DynaRust <LISTEN> [JOIN]...` runs a node; the commands inspect and manage nodes. Each command has a file.
 //! Their flags come from the table of settings in `config.rs`.
 
+pub mod access;
 pub mod address_file;
 pub mod allocator;
 pub mod banner;
@@ -31,6 +32,7 @@ pub mod status;
 pub mod strong;
 pub mod sync;
 pub mod systemd;
+pub mod token;
 
 use std::{env, process::ExitCode};
 
@@ -87,6 +89,8 @@ pub enum Command {
     Leave(leave::Arguments),
     /// Makes a running node compare its data with all other members now
     Sync(sync::Arguments),
+    /// Makes, lists and revokes the tokens of clients, in the file that --tokens names
+    Token(token::Arguments),
     /// Starts the group of the strong tables, and says who votes and leads
     Strong(strong::Arguments),
 }
@@ -106,6 +110,7 @@ impl Command {
             Self::Forget(arguments) => forget::run(&arguments),
             Self::Leave(arguments) => leave::run(&arguments),
             Self::Sync(arguments) => sync::run(&arguments),
+            Self::Token(arguments) => token::run(&arguments),
             Self::Strong(arguments) => strong::run(&arguments),
         }
     }

@@ -9,7 +9,11 @@ use super::{
 use crate::{
     core::memory_pressure::MemoryPressure,
     error::Result,
-    http, node,
+    http::{
+        self,
+        access::{AccessControl, AccessOptions, JwtOptions},
+    },
+    node,
     replication::{
         self,
         link::{connect::SystemNetwork, secret::Secrets},
@@ -77,12 +81,20 @@ impl Config {
     /// The options of the HTTP server.
     ///
     /// # Errors
-    /// Those of `shares`; `Config` if the certificate or key does not load. We check this here, before the node opens its database or its
+    /// Those of `shares`; `Config` if the certificate or key does not load, or a file of tokens or keys. We check this here, before the node opens its database or its
     /// port.
     pub fn http_options(&self, limit: &memory::Limit, pressure: &MemoryPressure) -> Result<http::Options> {
         let shares = self.shares(limit)?;
         let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
         tls.as_ref().map(http::server::tls::acceptor).transpose()?;
+        let access = AccessControl::load(AccessOptions {
+            tokens: self.tokens.clone(),
+            jwks: self.jwks.clone(),
+            jwt: JwtOptions {
+                issuer: self.jwt_issuer.as_ref().map(|issuer| issuer.0.clone()),
+                audience: self.jwt_audience.as_ref().map(|audience| audience.0.clone()),
+            },
+        })?;
         Ok(http::Options {
             connections_max: self.max_connections,
             connections_per_address_max: self
@@ -103,6 +115,7 @@ impl Config {
             cors_origins: self.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
             allowed_hosts: self.allowed_host.iter().map(|host| host.0.clone()).collect(),
             tls,
+            access,
         })
     }
 }

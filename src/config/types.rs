@@ -78,6 +78,19 @@ impl SettingType for PathBuf {
     }
 }
 
+/// A text without white space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word(pub String);
+
+impl SettingType for Word {
+    const PLACEHOLDER: &'static str = "TEXT";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_word = !text.is_empty() && !text.contains(char::is_whitespace);
+        if is_word { Ok(Self(text.into())) } else { Err("not a text without spaces".into()) }
+    }
+}
+
 impl SettingType for Duration {
     const PLACEHOLDER: &'static str = "DURATION";
 

@@ -88,6 +88,16 @@ fn cursor(notice: &Notice) -> Option<Cursor> {
     }
 }
 
+/// The last event of a stream whose token is no longer valid, as the frame of an event stream.
+pub fn unauthorized_frame(why: &str) -> Bytes {
+    Bytes::from(format!("event: unauthorized\ndata: {}\n\n", unauthorized(why)))
+}
+
+/// The same as a WebSocket message.
+pub fn unauthorized(why: &str) -> String {
+    serde_json::json!({ "event": "unauthorized", "detail": why }).to_string()
+}
+
 /// The object that explains why a subscription failed.
 fn failed(error: &Error) -> String {
     serde_json::json!({ "event": "failed", "detail": error.to_string() }).to_string()

@@ -1,8 +1,8 @@
 //! HTTP: everything that clients see. REST routes as warp filters, Server-Sent Events and WebSocket, on our own accept loop.
 //!
 //! The path of a request: [`server`] accepts the connection, `server::socket` enforces its timeouts, and `server::service` turns the
-//! request's head into a [`request::Call`]. [`routes`] picks the handler by path; `request::accepts`, one table, lists the query parameters
-//! and conditional headers of each operation, and refuses all others. The handler calls [`Node`], and [`response`] turns an error into a
+//! request's head into a [`request::Call`]. [`routes`] picks the handler by path; `request::accepts`, one table, lists the right that each
+//! operation needs, its query parameters and conditional headers, and refuses all others. Who the client is, [`access`] finds out. The handler calls [`Node`], and [`response`] turns an error into a
 //! problem (RFC 9457).
 //!
 //! # What a new route needs
@@ -16,6 +16,8 @@
 //!
 //! `docs/internals.md` has the same list with links, and what else may apply: new errors, compression, rights.
 
+pub mod access;
+pub mod audit;
 pub mod events;
 pub mod keep_alive;
 pub mod request;
@@ -29,6 +31,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use self::{
+    access::AccessControl,
     request::Call,
     routes::{exactly, metrics::Metrics, route},
 };
@@ -76,6 +79,8 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// If set, clients are served over TLS only.
     pub tls: Option<Tls>,
+    /// Who may do what.
+    pub access: AccessControl,
 }
 
 /// The server's certificate, as two PEM files.
@@ -107,6 +112,7 @@ impl Default for Options {
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             tls: None,
+            access: AccessControl::default(),
         }
     }
 }

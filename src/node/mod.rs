@@ -54,6 +54,7 @@ use self::{
 };
 pub use crate::replication::{link::address::network, strong::backend::Choice as StrongBackend};
 pub use crate::storage::{
+    WallClock,
     changes::{
         change::{Change, Cursor, Effect, Gone, Topic},
         subscription::{Notice, Start, Subscription},
@@ -74,7 +75,7 @@ use crate::{
         strong::backend::{self, Backend},
     },
     storage::{
-        self, Environment, Store, WallClock,
+        self, Environment, Store,
         commit::{Incarnation, timestamps::Timestamps},
         environment::wall_clock::system_ms,
         table::mode::RAFT_LOG,
@@ -174,6 +175,11 @@ impl Node {
     /// This node's id.
     pub fn id(&self) -> NodeId {
         self.store.node()
+    }
+
+    /// The token that may do everything here.
+    pub fn admin_token(&self) -> &AdminToken {
+        &self.admin_token
     }
 
     /// The address others reach this node at.

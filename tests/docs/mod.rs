@@ -79,7 +79,7 @@ fn every_header_is_there_and_no_other() {
 }
 
 /// Each body that a client sends: its struct, and the chapter that says what it may have.
-const BODIES: [(&str, &str, &str); 12] = [
+const BODIES: [(&str, &str, &str); 14] = [
     ("PutBody", "api.md", "Write a key"),
     ("Operation", "api.md", "Write many keys"),
     ("MultiGetBody", "api.md", "Read many keys"),
@@ -92,6 +92,8 @@ const BODIES: [(&str, &str, &str); 12] = [
     ("InitBody", "api.md", "Administration"),
     ("RoleBody", "api.md", "Administration"),
     ("Fields", "websocket.md", "Operations"),
+    ("TokenEntry", "access.md", "The token file"),
+    ("GrantClaim", "access.md", "JWTs"),
 ];
 
 #[test]

@@ -44,11 +44,15 @@ fn joining_another_machine_without_a_secret_starts_no_node_and_names_the_remedy(
 }
 
 #[test]
-fn a_node_that_others_reach_says_what_is_open_unless_there_is_a_secret() {
+fn a_node_that_others_reach_says_who_may_join_unless_there_is_a_secret() {
     for (secret, is_said) in [("", true), (OLD, false)] {
         let node = Setup::new().listen("0.0.0.0:0").environment("CLUSTER_SECRET", secret).start();
         let (_, outcome) = node.terminate();
-        assert_eq!(outcome.log.contains("everyone who reaches this port"), is_said, "{outcome:?}");
+        assert_eq!(
+            outcome.log.contains("without CLUSTER_SECRET only nodes of this machine"),
+            is_said,
+            "{outcome:?}"
+        );
     }
 }
 

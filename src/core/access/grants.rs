@@ -25,10 +25,22 @@ pub enum Touched<'a> {
     Table(&'a TableName),
     /// All keys of a table with this prefix; empty for the whole table.
     Keys(&'a TableName, &'a str),
+    /// All keys with this prefix, of tables that are checked one by one.
+    AnyTable(&'a str),
     /// One key.
     Key(&'a TableName, &'a Key),
     /// All tables, those made later included.
     AllTables,
+}
+
+impl<'a> Touched<'a> {
+    /// The table that it is in, if it is one.
+    pub fn table(self) -> Option<&'a TableName> {
+        match self {
+            Self::Table(table) | Self::Keys(table, _) | Self::Key(table, _) => Some(table),
+            Self::Node | Self::AnyTable(_) | Self::AllTables => None,
+        }
+    }
 }
 
 /// What a client lacks.
@@ -57,6 +69,7 @@ impl Grants {
                 Touched::Node => true,
                 Touched::Table(table) => self.has_table(table),
                 Touched::Keys(table, prefix) => self.has_table(table) && self.has_keys(prefix),
+                Touched::AnyTable(prefix) => self.has_keys(prefix),
                 Touched::Key(table, key) => self.has_table(table) && self.has_keys(key.as_str()),
                 Touched::AllTables => {
                     self.prefixes.is_empty() && self.tables.iter().any(|it| it.matches("*"))
@@ -65,8 +78,7 @@ impl Grants {
         if allowed { Ok(()) } else { Err(Refusal { right, why: self.explain(right, touched) }) }
     }
 
-    /// Whether all keys that begin with `prefix` are within reach, in the tables that are.
-    pub fn has_keys(&self, prefix: &str) -> bool {
+    fn has_keys(&self, prefix: &str) -> bool {
         self.prefixes.is_empty() || self.prefixes.iter().any(|own| prefix.starts_with(&**own))
     }
 
@@ -79,11 +91,7 @@ impl Grants {
         if !self.rights.contains(right) {
             return format!("lacks the right {right}; it has {}", list(self.rights.iter()));
         }
-        let table = match touched {
-            Touched::Table(table) | Touched::Keys(table, _) | Touched::Key(table, _) => Some(table),
-            Touched::Node | Touched::AllTables => None,
-        };
-        if let Some(table) = table.filter(|table| !self.has_table(table)) {
+        if let Some(table) = touched.table().filter(|table| !self.has_table(table)) {
             return format!(
                 "lacks the right {right} for table {table}; it is limited to {}",
                 list(&self.tables)
@@ -102,7 +110,11 @@ impl Grants {
                     list(&self.tables)
                 )
             }
-            Touched::Keys(..) | Touched::AllTables | Touched::Node | Touched::Table(_) => format!(
+            Touched::Keys(..)
+            | Touched::AnyTable(_)
+            | Touched::AllTables
+            | Touched::Node
+            | Touched::Table(_) => format!(
                 "lacks the right {right} for all those keys; it is limited to keys that begin with {}: ask with a prefix inside that",
                 list(prefixes)
             ),

@@ -15,7 +15,7 @@ use crate::{
         nearest,
     },
     error::{Error, Result},
-    http::request::route::Route,
+    http::{access::QUERY_TOKEN, request::route::Route},
 };
 
 /// A query parameter.
@@ -112,6 +112,8 @@ static PREFIXES: Parameter = repeatable("prefix", "keys with this prefix");
 static KEYS: Parameter = repeatable("keys", "keys, separated by commas");
 static KEY: Parameter = repeatable("key", "one key, which may contain commas");
 static TOPIC: Parameter = repeatable("topic", "table/key, table/* or table/prefix*");
+static ACCESS_TOKEN: Parameter =
+    once(QUERY_TOKEN, "the token, where the client cannot send an Authorization header, as in a browser");
 static TABLE: Parameter = once("table", "only this table; for an import, the table of rows that name none");
 static MODE: Parameter =
     once("mode", "keep: rows keep their versions, later writes stay; new: rows are new writes and win");
@@ -163,16 +165,28 @@ pub static OPERATIONS: &[Operation] = &[
         &[&ATOMIC, &TTL, &EXPIRES_AT, &W, &W_TIMEOUT],
     ),
     plain(Route::Table, Access::Prefix(Write), "DELETE", &["/{table}"], &[&PREFIX, &CONFIRM, &W, &W_TIMEOUT]),
-    plain(Route::Subscribe, Access::Path(Read), "GET", &["/{table}/subscribe/{key}"], &[&SNAPSHOT, &SINCE]),
+    plain(
+        Route::Subscribe,
+        Access::Path(Read),
+        "GET",
+        &["/{table}/subscribe/{key}"],
+        &[&SNAPSHOT, &SINCE, &ACCESS_TOKEN],
+    ),
     plain(
         Route::Subscribe,
         Access::Each(Read),
         "GET",
         &["/{table}/subscribe"],
-        &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE],
+        &[&PREFIXES, &KEY, &KEYS, &SNAPSHOT, &SINCE, &ACCESS_TOKEN],
     ),
-    plain(Route::Subscribe, Access::Each(Read), "GET", &["/_/subscribe"], &[&TOPIC, &SNAPSHOT, &SINCE]),
-    plain(Route::WebSocket, Access::Mixed, "GET", &["/_/ws"], &[]),
+    plain(
+        Route::Subscribe,
+        Access::Each(Read),
+        "GET",
+        &["/_/subscribe"],
+        &[&TOPIC, &SNAPSHOT, &SINCE, &ACCESS_TOKEN],
+    ),
+    plain(Route::WebSocket, Access::Mixed, "GET", &["/_/ws"], &[&ACCESS_TOKEN]),
     plain(Route::Link, Access::Peer, "GET", &["/_/link"], &[]),
     plain(Route::Membership, Access::Node(Read), "GET", &["/membership"], &[]),
     plain(Route::Cluster, Access::Node(Read), "GET", &["/_/cluster"], &[]),
@@ -314,15 +328,13 @@ pub fn methods(route: Route, path: &str) -> String {
 ///
 /// # Errors
 /// `BadRequest` with the nearest known name, and those that are allowed.
-pub fn check(route: Route, head: &Head) -> Result<()> {
+pub fn check(operation: &Operation, head: &Head) -> Result<()> {
     let query = head.uri.query().unwrap_or_default();
     let has_body = head.method == Method::DELETE && head.has_body();
     // Most requests have none of these and skip the search.
     if query.is_empty() && !has_body && !head.headers.keys().any(condition::is_conditional) {
         return Ok(());
     }
-    // A method that does not exist gets 405 later.
-    let Some(operation) = Operation::find(route, &head.method, head.path()) else { return Ok(()) };
     if has_body {
         return Err(Error::BadRequest(
             "a DELETE takes no body: send conditions as headers, and force as ?force=true".into(),
@@ -426,7 +438,8 @@ mod tests {
     fn an_unsupported_condition_is_refused() {
         let checked = |method: &Method, route, path: &str, name: &str, value: &str| {
             let request = hyper::Request::builder().method(method).uri(path).header(name, value);
-            check(route, &Call::of(request.body(()).expect("a request")))
+            let operation = Operation::find(route, method, path).expect("an operation");
+            check(operation, &Call::of(request.body(()).expect("a request")))
         };
         let key = |method: &Method, name, value| checked(method, Route::Key, "/t/key/a", name, value);
         for (method, name, value) in [

@@ -11,6 +11,7 @@ pub mod connection_state;
 pub mod consistency;
 pub mod expiry;
 pub mod path;
+pub mod permission;
 pub mod route;
 pub mod strict;
 pub mod transaction;
@@ -38,7 +39,7 @@ use hyper::{
 use self::connection_state::ConnectionState;
 use crate::{
     error::{Error, Result},
-    http::request::route::Route,
+    http::{access::Principal, request::route::Route},
 };
 
 /// The header that carries a request's id, in both directions.
@@ -67,6 +68,7 @@ pub struct Head {
     /// The connection it came on, with the server's limits.
     pub connection: Arc<ConnectionState>,
     route: OnceLock<Route>,
+    principal: OnceLock<Principal>,
     body: Mutex<Option<Incoming>>,
     upgrade: Mutex<Option<OnUpgrade>>,
 }
@@ -97,6 +99,7 @@ impl Call {
             request_id,
             connection: Arc::clone(connection),
             route: OnceLock::new(),
+            principal: OnceLock::new(),
             body: Mutex::new(Some(body)),
             upgrade: Mutex::new(upgrade),
         }));
@@ -120,6 +123,7 @@ impl Call {
             remote: connection.remote,
             connection,
             route: OnceLock::new(),
+            principal: OnceLock::new(),
             body: Mutex::new(None),
             upgrade: Mutex::new(None),
         }))
@@ -152,6 +156,16 @@ impl Head {
         self.route.get_or_init(|| route);
     }
 
+    /// Who sends it. Nobody until the check of its operation.
+    pub fn principal(&self) -> &Principal {
+        self.principal.get().unwrap_or(&Principal::Nobody)
+    }
+
+    /// Records who sends it. The first one stays.
+    pub fn sent_by(&self, principal: Principal) {
+        self.principal.get_or_init(|| principal);
+    }
+
     /// Whether the head announces a body that is not empty.
     pub fn has_body(&self) -> bool {
         let length = self.header(header::CONTENT_LENGTH);
@@ -171,7 +185,8 @@ impl Head {
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} from {}", self.method, self.uri, self.remote)
+        // Without the query, where a token may be.
+        write!(f, "{} {} from {}", self.method, self.path(), self.remote)
     }
 }
 

@@ -15,7 +15,7 @@ use super::request::{self, Call, accepts};
 use crate::{
     core::clock::Timestamp,
     error::{Error, Result},
-    http::request::write_hex,
+    http::request::{route::Route, write_hex},
     node::strong::Consistency,
 };
 
@@ -95,8 +95,14 @@ pub fn empty(status: StatusCode) -> Response {
 /// The response to a method that a resource has no handler for: for OPTIONS the methods that it has, otherwise 405.
 ///
 /// # Errors
-/// `MethodNotAllowed`, for everything but OPTIONS.
+/// `MethodNotAllowed`, for everything but OPTIONS; `NotFound` for a table alone, where somebody may look for its keys.
 pub fn other_method(call: &Call) -> Result<Response> {
+    if call.route() == Route::Table && matches!(call.method, Method::GET | Method::HEAD) {
+        return Err(Error::NotFound(format!(
+            "nothing is at {path}; keys are at {path}/key/{{key}}, lists of them at {path}/keys",
+            path = call.path()
+        )));
+    }
     let methods = accepts::methods(call.route(), call.path());
     if call.method != Method::OPTIONS {
         return Err(Error::MethodNotAllowed(methods));
@@ -132,12 +138,23 @@ pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
         headers.insert(header::ALLOW, allow(methods));
     }
     if status == StatusCode::UNAUTHORIZED {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("DynaRust"));
+        headers.insert(header::WWW_AUTHENTICATE, challenge(error));
     }
     if is_retryable(status) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// How a client may prove who it is (RFC 6750, section 3).
+fn challenge(error: &Error) -> HeaderValue {
+    HeaderValue::from_static(match error {
+        Error::Unauthenticated { is_invalid: true, .. } => {
+            r#"Bearer realm="DynaRust", error="invalid_token""#
+        }
+        Error::Unauthenticated { is_invalid: false, .. } => r#"Bearer realm="DynaRust""#,
+        _ => "DynaRust",
+    })
 }
 
 /// A complete response as text, for a connection that ends before there was a request.
@@ -178,6 +195,9 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     if let Error::TooManyOperations { limit, .. } = error {
         problem.insert("limit".into(), json!(limit));
     }
+    if let Error::NotGranted { right, .. } = error {
+        problem.insert("right".into(), json!(right));
+    }
     if let Error::NotEnoughReplicas { held, wanted, version, unix_ms } = error {
         problem.insert("held".into(), json!(held));
         problem.insert("wanted".into(), json!(wanted));
@@ -194,8 +214,8 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::MissingValue => (StatusCode::BAD_REQUEST, "missing-value"),
         Error::BadKey(_) => (StatusCode::BAD_REQUEST, "bad-key"),
         Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad-request"),
-        Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
-        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+        Error::Unauthorized(_) | Error::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "unauthorized"),
+        Error::Forbidden(_) | Error::NotGranted { .. } => (StatusCode::FORBIDDEN, "forbidden"),
         Error::Misdirected(_) => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
         Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),

@@ -13,11 +13,13 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::route;
 use crate::{
     core::{
+        access::{Right, Touched},
         clock::Timestamp,
         name::{Key, TableName},
     },
     error::{Error, Result},
     http::{
+        access::Principal,
         request::{Call, body, condition, consistency, expiry, path, route::Route, strict, value},
         response,
     },
@@ -97,7 +99,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     let expiry = expiry::of_query(call.query(), node.now_ms())?;
     let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;
     // Parse everything before writing anything: a batch with an error anywhere has no effect.
-    let reader = Reader { node: &node, body: &body, expiry };
+    let reader = Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
     let (offsets, all_writes) = reader.check(call.connection.options.batch_ops_max, atomic)?;
     // The memory for parsed operations besides the body: their values, and for an atomic batch also the rows.
     let staged_bytes = if all_writes.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
@@ -112,7 +114,9 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     } else {
         let mut next = 0;
         while next < offsets.len() {
-            let (writes, ops) = Reader { node: &node, body: &body, expiry }.piece(&offsets, next)?;
+            let reader =
+                Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
+            let (writes, ops) = reader.piece(&offsets, next)?;
             next += ops.len();
             results.add(&batch.merge(writes, false).await?, &ops);
         }
@@ -144,6 +148,9 @@ struct Reader<'a> {
     node: &'a Node,
     body: &'a [u8],
     expiry: Option<Expiry>,
+    table: &'a TableName,
+    /// Must have the right to write each key.
+    principal: &'a Principal,
 }
 
 impl Reader<'_> {
@@ -189,7 +196,10 @@ impl Reader<'_> {
     fn parse(&self, text: &[u8], number: usize) -> Result<(Write, Op)> {
         let operation = body::parse_object(text);
         let parsed = operation.and_then(|operation| write(self.node, operation, self.expiry));
-        parsed.map_err(|error| of_operation(number, error))
+        let permitted = parsed.and_then(|(write, op)| {
+            self.principal.check(Right::Write, Touched::Key(self.table, &write.key)).map(|()| (write, op))
+        });
+        permitted.map_err(|error| of_operation(number, error))
     }
 }
 
@@ -236,6 +246,9 @@ fn of_operation(number: usize, error: Error) -> Error {
         Error::MissingValue => Error::BadJson(format!("operation {number}: a put needs a \"value\"")),
         Error::BadName(why) => Error::BadName(format!("operation {number}: {why}")),
         Error::BadRequest(why) => Error::BadRequest(format!("operation {number}: {why}")),
+        Error::NotGranted { right, why } => {
+            Error::NotGranted { right, why: format!("operation {number}: {why}") }
+        }
         other => other,
     }
 }

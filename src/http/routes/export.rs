@@ -16,7 +16,10 @@ use super::{
     listing, route,
 };
 use crate::{
-    core::name::TableName,
+    core::{
+        access::{Right, Touched},
+        name::TableName,
+    },
     error::Result,
     http::{
         request::{Call, consistency, route::Route},
@@ -45,8 +48,13 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
     let values = call.query().switch("values")?.unwrap_or(true);
     let tables = match call.query().get("table")? {
         Some(table) => vec![TableName::parse(&table)?],
-        None => node.table_names(),
+        // Those that the client may read, if it may read these keys of any.
+        None => node.table_names().into_iter().filter(|table| call.principal().may_see(table)).collect(),
     };
+    call.principal().check_keys(Right::Read, &range.prefix)?;
+    for table in &tables {
+        call.principal().check(Right::Read, Touched::Keys(table, &range.prefix))?;
+    }
     let consistency = consistency::of_query(&call)?;
     for table in &tables {
         node.before_read(table, consistency).await?;

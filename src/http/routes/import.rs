@@ -17,6 +17,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::{exactly, export_frame::ExportReader, route};
 use crate::{
     core::{
+        access::{Right, Touched},
         clock::Timestamp,
         memory_pressure::Level,
         name::{Key, TableName},
@@ -24,6 +25,7 @@ use crate::{
     },
     error::{Error, Result},
     http::{
+        access::Principal,
         request::{
             Call,
             body::{self, BodyReader},
@@ -111,6 +113,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
     let mut running = RunningImport {
         line_bytes_max: node.value_bytes_max() + body::ENVELOPE_BYTES_MAX,
         node,
+        principal: call.principal().clone(),
         table,
         mode,
         accepts_surrogates,
@@ -137,6 +140,8 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
 /// A running import.
 struct RunningImport {
     node: Arc<Node>,
+    /// Must have the right to write each row.
+    principal: Principal,
     /// The table of lines that name none.
     table: Option<TableName>,
     mode: Mode,
@@ -234,6 +239,7 @@ impl RunningImport {
         }?;
         let timestamp = self.version_of(&line)?;
         let key = Key::parse(&line.key)?;
+        self.principal.check(Right::Write, Touched::Key(&table, &key))?;
         Ok(Import { table, key, value, timestamp, expires_at_ms: self.expiry_of(&line)? })
     }
 

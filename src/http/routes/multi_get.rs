@@ -8,7 +8,10 @@ use warp::reply::Response;
 
 use super::listing::{self, Fields};
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        access::{Right, Touched},
+        name::{Key, TableName},
+    },
     error::{Error, Result},
     http::{
         request::{Call, body, consistency},
@@ -37,6 +40,7 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
     let bytes = body::read(call, call.connection.options.body_bytes_max).await?;
     let keys = keys(body::without_bom(&bytes), call.connection.options.batch_ops_max)?;
     drop(bytes);
+    keys.iter().try_for_each(|key| call.principal().check(Right::Read, Touched::Key(&table, key)))?;
     let consistency = consistency::before_read(&node, call, &table).await?;
     let keys = keys.into_iter();
     let chunks = MultiGet {

@@ -20,7 +20,7 @@ use crate::{
 
 /// The routes of this file.
 pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
-    let page = |kind, path, render: fn(&Node) -> (StatusCode, Value)| {
+    let page = |kind, path, render: fn(&Node, &Call) -> (StatusCode, Value)| {
         let node = Arc::clone(node);
         route(kind, exactly(path), move |call, ()| answer(Arc::clone(&node), call, render))
     };
@@ -40,7 +40,11 @@ pub fn routes(node: &Arc<Node>) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, Value)) -> Result<Response> {
+async fn answer(
+    node: Arc<Node>,
+    call: Call,
+    render: fn(&Node, &Call) -> (StatusCode, Value),
+) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return response::other_method(&call);
     }
@@ -48,7 +52,7 @@ async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, V
     if matches!(call.route(), Route::Cluster | Route::Tables | Route::Stats) {
         node.rows_counted().await;
     }
-    let (status, body) = render(&node);
+    let (status, body) = render(&node, &call);
     // An old route: its body ends with the bracket.
     let mut response = match call.route() {
         Route::Membership => response::json_text(body.to_string()),
@@ -59,12 +63,12 @@ async fn answer(node: Arc<Node>, call: Call, render: fn(&Node) -> (StatusCode, V
 }
 
 /// `GET /membership`
-fn membership(node: &Node) -> (StatusCode, Value) {
+fn membership(node: &Node, _: &Call) -> (StatusCode, Value) {
     (StatusCode::OK, json!(node.members()))
 }
 
 /// `GET /_/cluster`: the fields of a `ClusterView` by name, with times as ages in milliseconds, and `null` for what is not known.
-fn cluster(node: &Node) -> (StatusCode, Value) {
+fn cluster(node: &Node, _: &Call) -> (StatusCode, Value) {
     (StatusCode::OK, render_cluster(&node.cluster(), node.now_ms()))
 }
 
@@ -169,21 +173,28 @@ fn render_member(member: &MemberView) -> Value {
 }
 
 /// `GET /_/tables`
-fn tables(node: &Node) -> (StatusCode, Value) {
-    (StatusCode::OK, render_tables(&node.tables()))
+fn tables(node: &Node, call: &Call) -> (StatusCode, Value) {
+    (StatusCode::OK, render_tables(&visible(node.tables(), call)))
+}
+
+/// The tables that the client may see.
+fn visible(mut tables: Vec<TableStats>, call: &Call) -> Vec<TableStats> {
+    tables.retain(|table| call.principal().may_see(&table.name));
+    tables
 }
 
 /// `GET /stats`
-fn stats(node: &Node) -> (StatusCode, Value) {
+fn stats(node: &Node, call: &Call) -> (StatusCode, Value) {
     let stats = node.stats();
+    let tables = visible(stats.tables, call);
     let body = json!({
         "node": node.id().to_string(),
         "address": node.address(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ms": stats.uptime_ms,
         "memory_bytes": stats.memory_bytes,
-        "tables": render_tables(&stats.tables),
-        "keys": stats.tables.iter().map(|table| table.keys).sum::<u64>(),
+        "tables": render_tables(&tables),
+        "keys": tables.iter().map(|table| table.keys).sum::<u64>(),
         "subscriptions": stats.subscriptions,
         "writes": stats.writes,
         "writes_superseded": stats.writes_superseded,
@@ -202,12 +213,12 @@ fn stats(node: &Node) -> (StatusCode, Value) {
 }
 
 /// `GET /healthz`: the process answers. A restart would not fix what `/readyz` reports.
-fn health(_: &Node) -> (StatusCode, Value) {
+fn health(_: &Node, _: &Call) -> (StatusCode, Value) {
     (StatusCode::OK, json!({ "status": "ok" }))
 }
 
 /// `GET /readyz`: whether to send clients here.
-fn readiness(node: &Node) -> (StatusCode, Value) {
+fn readiness(node: &Node, _: &Call) -> (StatusCode, Value) {
     let readiness = node.readiness();
     let phase = readiness.phase();
     match readiness {
@@ -254,7 +265,7 @@ fn render_ready(node: &Node, phase: &str) -> Value {
 }
 
 /// `GET /version`
-fn version(node: &Node) -> (StatusCode, Value) {
+fn version(node: &Node, _: &Call) -> (StatusCode, Value) {
     let version = env!("CARGO_PKG_VERSION");
     (StatusCode::OK, json!({ "name": "DynaRust", "version": version, "node": node.id().to_string() }))
 }

@@ -87,6 +87,7 @@ async fn transact(node: Arc<Node>, call: Call) -> Result<Response> {
     let body: TransactionBody<'_> = body::parse_object(&bytes)?;
     let transaction = body.transaction(node.value_bytes_max(), node.now_ms())?;
     drop(bytes);
+    call.principal().check_transaction(&transaction)?;
     let (succeeded, results) = node.transact(transaction).await?;
     response::json(&transaction::rendered(succeeded, &results))
 }

@@ -26,13 +26,18 @@ use warp::{
 };
 
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        access::Touched,
+        name::{Key, TableName},
+    },
     error::{Error, Result},
     http::{
+        access::lease::Lease,
         events, keep_alive,
         request::{
             Call, Query,
             path::{self, Address},
+            permission::{self, Resource},
             route::Route,
             upgrade,
             value::start_at,
@@ -65,6 +70,16 @@ enum Target {
     Topics,
 }
 
+impl Resource for Target {
+    fn touched(&self) -> Touched<'_> {
+        match self {
+            Self::Key(address) => address.touched(),
+            Self::Table(table) => Touched::Table(table),
+            Self::Topics => Touched::Node,
+        }
+    }
+}
+
 fn target(path: &str) -> Option<Result<Target>> {
     if path == PATH_OF_TOPICS {
         return Some(Ok(Target::Topics));
@@ -80,6 +95,7 @@ async fn follow(node: &Arc<Node>, call: &Call, target: Target) -> Result<Respons
         return response::other_method(call);
     }
     let topics = topics(target, call.query())?;
+    topics.iter().try_for_each(|topic| call.principal().check_topic(topic))?;
     let start = start(call)?;
     if call.method == Method::HEAD {
         return Ok(event_stream(futures_util::stream::empty()));
@@ -87,10 +103,17 @@ async fn follow(node: &Arc<Node>, call: &Call, target: Target) -> Result<Respons
     if upgrade::is_requested(call) {
         return websocket::stream(node, call, topics, start).await;
     }
+    let lease = permission::lease(call)?;
     let subscription = node.watch(topics, start).await?;
     let head = events::head(node.address(), subscription.position());
     call.connection.expect_events();
-    Ok(event_stream(Events { head: Some(head), subscription, ticks: keep_alive::timer() }))
+    Ok(event_stream(Events {
+        head: Some(head),
+        subscription,
+        ticks: keep_alive::timer(),
+        lease,
+        is_ended: false,
+    }))
 }
 
 /// The topics to follow.
@@ -165,6 +188,9 @@ struct Events {
     head: Option<Bytes>,
     subscription: Subscription,
     ticks: Interval,
+    /// Completes when the client may follow no longer.
+    lease: Option<Lease>,
+    is_ended: bool,
 }
 
 impl Stream for Events {
@@ -173,6 +199,15 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(head) = self.head.take() {
             return Poll::Ready(Some(Ok(head)));
+        }
+        if self.is_ended {
+            return Poll::Ready(None);
+        }
+        if let Some(lease) = &mut self.lease
+            && let Poll::Ready(end) = lease.as_mut().poll(context)
+        {
+            self.is_ended = true;
+            return Poll::Ready(Some(Ok(events::unauthorized_frame(end.reason()))));
         }
         if let Poll::Ready(notice) = Pin::new(&mut self.subscription).poll_next(context) {
             return Poll::Ready(notice.map(|notice: Notice| Ok(events::frame(&notice))));

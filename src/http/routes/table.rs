@@ -12,7 +12,7 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::route;
 use crate::{
     core::name::TableName,
-    error::{Error, Result},
+    error::Result,
     http::{
         request::{Call, condition, consistency, path, route::Route, value::prefix_of},
         response,
@@ -26,12 +26,6 @@ pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
 }
 
 async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Response> {
-    if call.method == Method::GET || call.method == Method::HEAD {
-        return Err(Error::NotFound(format!(
-            "nothing is at {path}; keys are at {path}/key/{{key}}, lists of them at {path}/keys",
-            path = call.path()
-        )));
-    }
     if call.method != Method::DELETE {
         return response::other_method(&call);
     }

@@ -94,6 +94,7 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    options.access.accept_admin_token(node.admin_token().clone());
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let permits = Arc::new(Semaphore::new(options.connections_max));
     let budget = Budget::new(options.body_memory_bytes, options.memory_pressure.clone());

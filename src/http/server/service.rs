@@ -26,7 +26,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     http::{
-        Options,
+        Options, audit,
         request::{
             Call, REQUEST_ID,
             budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
@@ -104,6 +104,7 @@ impl Service {
         self.insert_common_headers(&call, &mut response, is_kept_alive);
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
+        audit::answered(&call, response.status(), took);
         log(&call, response.status(), took);
         (response, reservation)
     }

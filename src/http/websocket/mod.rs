@@ -8,6 +8,7 @@ mod metered;
 mod operation;
 pub mod request;
 mod session;
+mod subscription;
 
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ pub async fn serve(node: &Arc<Node>, call: &Call) -> Result<Response> {
     if call.method != Method::GET && call.method != Method::HEAD {
         return response::other_method(call);
     }
-    open(node, call, async { Ok(Session::for_requests(node, call)) }).await
+    open(node, call, async { Session::for_requests(node, call) }).await
 }
 
 /// Sends the events of `topics` as text frames.

@@ -3,9 +3,15 @@
 use std::sync::Arc;
 
 use crate::{
-    core::name::TableName,
+    core::{
+        access::{Right, Touched},
+        name::TableName,
+    },
     error::Result,
-    http::request::{path::Address, transaction, value},
+    http::{
+        access::Principal,
+        request::{path::Address, transaction, value},
+    },
     node::{
         Action, Node, Write, Written,
         strong::{Consistency, Transaction},
@@ -31,6 +37,20 @@ impl Operation {
     /// Whether it changes anything.
     pub fn is_write(&self) -> bool {
         matches!(self, Self::Write(..) | Self::DeleteAll(..) | Self::Transact(_))
+    }
+
+    /// Whether a client may run it.
+    ///
+    /// # Errors
+    /// `NotGranted`.
+    pub fn check(&self, principal: &Principal) -> Result<()> {
+        match self {
+            Self::Get(address, _) => principal.check(Right::Read, Touched::Key(&address.table, &address.key)),
+            Self::Write(table, write) => principal.check(Right::Write, Touched::Key(table, &write.key)),
+            Self::DeleteAll(table, prefix) => principal.check(Right::Write, Touched::Keys(table, prefix)),
+            Self::Transact(transaction) => principal.check_transaction(transaction),
+            Self::Ping => Ok(()),
+        }
     }
 
     /// Runs the operation and returns the body of its result.

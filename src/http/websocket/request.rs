@@ -289,7 +289,7 @@ impl<'a> Fields<'a> {
             "ping" => Request::Call(Operation::Ping),
             "auth" => {
                 return Err(Error::BadRequest(
-                    "this node has no access control: every request is allowed as it is".into(),
+                    "a token comes with the handshake, as Authorization: Bearer or ?access_token=, and a connection keeps it".into(),
                 ));
             }
             other => return Err(Error::BadRequest(format!("unknown op {other:?}; {OPERATIONS}"))),

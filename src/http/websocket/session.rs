@@ -4,18 +4,11 @@
 //! A slow client slows down only itself. While a write waits for it, we read nothing from it, and its subscriptions stay within their
 //! bounded queues. The socket below fails a write that waits too long, without a close frame, which would not get through either.
 
-use std::{
-    collections::HashMap,
-    io::ErrorKind,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{collections::HashMap, io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
-    FutureExt, SinkExt, Stream, StreamExt,
+    FutureExt, SinkExt, StreamExt,
     future::{self, BoxFuture},
     stream::{AbortHandle, Abortable, FuturesUnordered, SelectAll},
 };
@@ -33,14 +26,19 @@ use super::{
     Socket,
     operation::Operation,
     request::{self, Label, ReplyTo, Request},
+    subscription::LabelledSubscription,
 };
 use crate::{
     error::{Error, Result},
     http::{
+        access::{
+            Principal,
+            lease::{Lease, LeaseEnd},
+        },
         events, keep_alive,
-        request::{Call, budget::Reservation},
+        request::{Call, budget::Reservation, permission},
     },
-    node::{Cursor, Node, Notice, Start, Subscription, Topic},
+    node::{Cursor, Node, Notice, Start, Topic},
 };
 
 /// Subscriptions of one connection.
@@ -55,6 +53,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What one client does on one connection.
 pub struct Session {
     node: Arc<Node>,
+    /// Must have the right for each request.
+    principal: Principal,
+    /// Completes when the client may do nothing any more.
+    lease: Option<Lease>,
     /// The id of the request that opened the connection; in every problem.
     request_id: Arc<str>,
     kind: Kind,
@@ -91,13 +93,17 @@ enum Event {
     Received(Option<std::result::Result<Message, SocketError>>),
     Notified(Option<Label>, Notice),
     Finished(String),
+    Unauthorized(LeaseEnd),
     Ping,
     Drained,
 }
 
 impl Session {
     /// A session that takes requests.
-    pub fn for_requests(node: &Arc<Node>, call: &Call) -> Self {
+    ///
+    /// # Errors
+    /// `Unauthenticated` if the token is no longer valid.
+    pub fn for_requests(node: &Arc<Node>, call: &Call) -> Result<Self> {
         Self::new(node, call, Kind::Requests)
     }
 
@@ -106,15 +112,17 @@ impl Session {
     /// # Errors
     /// As `Node::watch`.
     pub async fn for_events(node: &Arc<Node>, call: &Call, topics: Vec<Topic>, start: Start) -> Result<Self> {
-        let mut session = Self::new(node, call, Kind::Events);
+        let mut session = Self::new(node, call, Kind::Events)?;
         session.follow(None, topics, start).await?;
         Ok(session)
     }
 
-    fn new(node: &Arc<Node>, call: &Call, kind: Kind) -> Self {
+    fn new(node: &Arc<Node>, call: &Call, kind: Kind) -> Result<Self> {
         let draining = Arc::clone(node);
-        Self {
+        Ok(Self {
             node: Arc::clone(node),
+            principal: call.principal().clone(),
+            lease: permission::lease(call)?,
             request_id: call.request_id.to_str().unwrap_or_default().into(),
             kind,
             subscriptions: SelectAll::new(),
@@ -123,7 +131,7 @@ impl Session {
             ticks: keep_alive::timer(),
             unanswered_pings: 0,
             drained: Box::pin(async move { draining.drained().await }),
-        }
+        })
     }
 
     /// Serves the client until one side closes the connection.
@@ -164,6 +172,10 @@ impl Session {
                 send(socket, events::message(&notice, label.as_ref().map(Label::as_json))).await
             }
             Event::Finished(answer) => send(socket, answer).await,
+            Event::Unauthorized(end) => {
+                send(socket, events::unauthorized(end.reason())).await?;
+                Err(End::Close(CloseCode::Policy, end.reason()))
+            }
             Event::Ping => self.ping(socket).await,
         }
     }
@@ -174,6 +186,7 @@ impl Session {
             message = socket.next(), if self.requests.len() < REQUESTS_MAX => Event::Received(message),
             Some((label, notice)) = self.subscriptions.next() => Event::Notified(label, notice),
             Some(answer) = self.requests.next() => Event::Finished(answer),
+            end = lease_end(&mut self.lease) => Event::Unauthorized(end),
             _ = self.ticks.tick() => Event::Ping,
             () = &mut self.drained => Event::Drained,
         }
@@ -211,7 +224,7 @@ impl Session {
     async fn handle(&mut self, socket: &mut Socket, text: &str) -> Step {
         let (reply_to, request) = self.parse(text);
         let reservation = socket.get_mut().take_message();
-        let answer = match request {
+        let answer = match request.and_then(|request| self.permit(request)) {
             Ok(Request::Subscribe { id, topic, start }) => {
                 self.subscribe(id, topic, start).await.map(|at| reply_to.done("subscribed", at))
             }
@@ -222,6 +235,16 @@ impl Session {
             Err(error) => Err(error),
         };
         send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
+    }
+
+    /// The request, if the client has the right for it.
+    fn permit(&self, request: Request) -> Result<Request> {
+        match &request {
+            Request::Subscribe { topic, .. } => self.principal.check_topic(topic)?,
+            Request::Call(operation) => operation.check(&self.principal)?,
+            Request::Unsubscribe { .. } => {}
+        }
+        Ok(request)
     }
 
     fn parse(&self, text: &str) -> (ReplyTo, Result<Request>) {
@@ -330,6 +353,14 @@ impl Session {
     }
 }
 
+/// Waits for the end of a lease; for ever where there is none.
+async fn lease_end(lease: &mut Option<Lease>) -> LeaseEnd {
+    match lease {
+        Some(lease) => lease.await,
+        None => future::pending().await,
+    }
+}
+
 /// Hands a message to the socket once it has room. The message may stay in the socket's buffer until the next flush.
 async fn send(socket: &mut Socket, text: String) -> Step {
     Ok(socket.feed(Message::Text(text.into())).await?)
@@ -365,24 +396,5 @@ impl From<SocketError> for End {
             // The connection broke, or a write waited too long: a close frame would not get through.
             _ => Self::Gone,
         }
-    }
-}
-
-/// A subscription whose notices carry its label. The one that came with the connection has none.
-struct LabelledSubscription {
-    label: Option<Label>,
-    subscription: Subscription,
-    stopped: Abortable<future::Pending<()>>,
-}
-
-impl Stream for LabelledSubscription {
-    type Item = (Option<Label>, Notice);
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if Pin::new(&mut self.stopped).poll(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        let notice = ready!(Pin::new(&mut self.subscription).poll_next(context));
-        Poll::Ready(notice.map(|notice| (self.label.clone(), notice)))
     }
 }

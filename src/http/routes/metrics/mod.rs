@@ -21,9 +21,10 @@ use prometheus_client::{
 use warp::reply::Response;
 
 use crate::{
-    core::protocol::message::RequestKind,
+    core::{name::TableName, protocol::message::RequestKind},
     error::{Error, Result},
     http::{
+        access::Principal,
         request::{Call, budget::Budget, route::Route},
         response,
     },
@@ -102,7 +103,19 @@ impl Metrics {
         let mut page = String::new();
         text::encode(&mut page, &self.registry)
             .map_err(|error| Error::Io(format!("writing the metrics: {error}")))?;
-        Ok(response::with_type(OPEN_METRICS, page))
+        Ok(response::with_type(OPEN_METRICS, visible(page, call.principal())))
+    }
+}
+
+/// The page without the series of tables that the client may not read.
+fn visible(page: String, principal: &Principal) -> String {
+    let is_visible = |line: &&str| {
+        let table = line.split_once("{table=\"").and_then(|(_, rest)| rest.split('"').next());
+        table.is_none_or(|name| TableName::parse(name).is_ok_and(|table| principal.may_see(&table)))
+    };
+    match principal {
+        Principal::Anyone | Principal::Operator => page,
+        Principal::Token(_) | Principal::Nobody => page.split_inclusive('\n').filter(is_visible).collect(),
     }
 }
 

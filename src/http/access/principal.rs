@@ -1,0 +1,118 @@
+//! A client as the checks see it.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    core::{
+        access::{Grants, Right, Touched},
+        name::TableName,
+    },
+    error::{Error, Result},
+    node::{
+        Topic,
+        strong::{Operation, Transaction},
+    },
+};
+
+/// A token of the file, or a verified JWT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its name in errors and logs.
+    pub name: Box<str>,
+    /// What it may do.
+    pub grants: Grants,
+    /// When it ends, in Unix milliseconds.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// Who sends a request.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// Nobody that was asked for a token: may do nothing.
+    Nobody,
+    /// Everyone, as there is no access control.
+    Anyone,
+    /// Whoever proved to know the node's admin token or the cluster secret: may do everything.
+    Operator,
+    /// Whoever has this token.
+    Token(Arc<Token>),
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Principal({})", self.name())
+    }
+}
+
+impl Principal {
+    /// Its name in logs.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Nobody => "-",
+            Self::Anyone => "anyone",
+            Self::Operator => "operator",
+            Self::Token(token) => &token.name,
+        }
+    }
+
+    /// Whether it has a right for something that a request touches.
+    ///
+    /// # Errors
+    /// `NotGranted`, which says what is missing.
+    pub fn check(&self, right: Right, touched: Touched<'_>) -> Result<()> {
+        match self {
+            Self::Anyone | Self::Operator => Ok(()),
+            Self::Nobody => Err(Error::NotGranted {
+                right: right.name(),
+                why: format!("nobody has the right {right} here"),
+            }),
+            Self::Token(token) => token.grants.check(right, touched).map_err(|refusal| Error::NotGranted {
+                right: refusal.right.name(),
+                why: format!("the token {:?} {refusal}", token.name),
+            }),
+        }
+    }
+
+    /// Whether it has a right for all keys with this prefix, in whichever tables it has it for.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub fn check_keys(&self, right: Right, prefix: &str) -> Result<()> {
+        self.check(right, Touched::AnyTable(prefix))
+    }
+
+    /// Whether it may read something of a table, so that a list of tables shows it.
+    pub fn may_see(&self, table: &TableName) -> bool {
+        self.check(Right::Read, Touched::Table(table)).is_ok()
+    }
+
+    /// Whether it may follow a topic.
+    ///
+    /// # Errors
+    /// `NotGranted`.
+    pub fn check_topic(&self, topic: &Topic) -> Result<()> {
+        self.check(
+            Right::Read,
+            match topic {
+                Topic::Key(table, key) => Touched::Key(table, key),
+                Topic::Prefix(table, prefix) => Touched::Keys(table, prefix),
+            },
+        )
+    }
+
+    /// Whether it may run a transaction: read what it compares and gets, write what it writes.
+    ///
+    /// # Errors
+    /// `NotGranted`.
+    pub fn check_transaction(&self, transaction: &Transaction) -> Result<()> {
+        let compared = transaction.compare.iter().map(|compare| (Right::Read, &compare.table, &compare.key));
+        let operations =
+            transaction.success.iter().chain(&transaction.failure).map(|operation| match operation {
+                Operation::Get { table, key } => (Right::Read, table, key),
+                Operation::Write { table, write } => (Right::Write, table, &write.key),
+            });
+        compared
+            .chain(operations)
+            .try_for_each(|(right, table, key)| self.check(right, Touched::Key(table, key)))
+    }
+}
