@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::read;
-use crate::harness::{Node, Setup, http::Request};
+use crate::harness::{Node, Setup};
 
 /// The settings of dynarust.env, those in comments too, and of the unit.
 fn of_the_service() -> BTreeMap<String, String> {
@@ -71,7 +71,12 @@ fn a_node_of_the_manifest_answers_to_its_names_and_probes() {
         settings.remove(name).expect("the manifest sets it");
     }
     let node: Node = with(&settings, Setup::new()).start();
-    let ask = |path: &str, host: &str| node.send(&Request::new("GET", path).header("Host", host)).status;
+    let ask = |path: &str, host: &str| {
+        let mut connection = node.connect();
+        let get = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        connection.write(get.as_bytes()).expect("bytes can be sent");
+        connection.receive("GET").expect("an answer").status
+    };
     for host in [
         "dynarust:6660",
         "dynarust.shop",
