@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::{ALL, Guarded, guarded, with};
 use crate::harness::{
+    cluster::CONVERGENCE,
     http::{Request, Response},
+    wait_until,
     ws::Socket,
 };
 
@@ -167,4 +169,26 @@ fn a_websocket_checks_each_message() {
         ask(json!({"op": "sub", "rid": 30, "id": "a", "table": "orders", "prefix": "eu/"}))["event"],
         "subscribed"
     );
+}
+
+/// Nodes are no clients of each other: links ask for no token, and what a node passes on to the leader was checked where it came in.
+#[test]
+fn nodes_with_tokens_link_and_pass_writes_on_without_any() {
+    let first = guarded(&[("full", ALL)], |setup| setup);
+    let second = guarded(&[("full", ALL)], |setup| setup.join(&first.address().to_string()));
+    wait_until("the second node is ready", CONVERGENCE, || second.get("/readyz").status == 200);
+    let put = |node: &Guarded, path: &str, body: &str| {
+        let response = node.send(&with("full", Request::new("PUT", path).body(body)));
+        assert!(matches!(response.status, 200 | 201), "{path}: {response}");
+    };
+    put(&first, "/orders/key/a?w=all", r#"{"value":1}"#);
+    get(&second, "full", "/orders/key/a").expect_body(r#"{"value":1}"#);
+    put(&second, "/_/tables/strong", r#"{"mode":"strong"}"#);
+    for (node, key) in [(&first, "a"), (&second, "b")] {
+        put(node, &format!("/strong/key/{key}"), r#"{"value":1}"#);
+        node.put(&format!("/strong/key/{key}"), r#"{"value":2}"#).expect_problem(401, "unauthorized");
+    }
+    for node in [&first, &second] {
+        get(node, "full", "/strong/store").expect_body(r#"{"a":1,"b":1}"#);
+    }
 }
