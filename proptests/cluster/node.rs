@@ -224,17 +224,19 @@ impl Node {
     /// What is done each round beside links. As the node does it.
     pub fn keep_up(&mut self, now_ms: u64) {
         let settled_ms = self.wall_ms(now_ms) - SETTLE_MS;
-        self.with(now_ms, |ends, context| {
+        let is_complete = self.with(now_ms, |ends, context| {
             let linked: Vec<_> = ends.values().map(|end| end.peer.remote()).collect();
             let mut progress = context.shared.progress();
-            if progress.agree(context.now_ms, linked) {
-                let floor_ms = progress.raise_floor(settled_ms);
-                context.replica.pass_floor(floor_ms);
-            }
+            progress.agree(context.now_ms, linked);
+            progress.raise_agreement(settled_ms).is_some()
         });
         let mut progress = self.shared.progress();
         self.kept = Kept { agreement: progress.agreement.clone(), intact: progress.intact };
         progress.agreement_saved(self.kept.agreement.with_all_ms());
+        if is_complete {
+            let floor_ms = progress.raise_floor(settled_ms);
+            self.replica.pass_floor(floor_ms);
+        }
     }
 
     pub fn is_complete(&self) -> bool {

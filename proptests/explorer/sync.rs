@@ -56,7 +56,7 @@ impl Cluster {
         let linked: Vec<_> = others(node).filter(|other| self.is_linked(node, *other)).map(id).collect();
         let is_alone = self.nodes[node].member_ids(node).is_empty();
         self.look_for_whole(node);
-        let (now_ms, saves_first) = (self.now_ms, self.rules.has(Rule::AnnouncesSaved));
+        let now_ms = self.now_ms;
         let progress = &mut self.nodes[node].progress;
         if is_alone && !progress.complete {
             progress.become_complete(now_ms);
@@ -69,12 +69,9 @@ impl Cluster {
             }
         }
         if progress.agree(now_ms, linked) {
-            if !saves_first {
-                progress.raise_floor(now_ms);
-                progress.agreement_saved(progress.agreement.with_all_ms());
-            }
-            let floor_ms = progress.raise_floor(now_ms);
+            progress.raise_agreement(now_ms);
             progress.agreement_saved(progress.agreement.with_all_ms());
+            let floor_ms = progress.raise_floor(now_ms);
             self.pass_floor(node, floor_ms);
         }
     }

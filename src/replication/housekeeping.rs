@@ -21,10 +21,12 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
     watch_clocks(inner);
     let settled_ms = inner.store.now_ms().saturating_sub(SETTLE_MS);
     clear_doubt_once_complete(inner).await?;
-    let (floor_ms, agreed_ms) = {
+    let agreed_ms = inner.shared.progress().raise_agreement(settled_ms);
+    // The floor follows what is saved. Where nothing can be saved, it stays.
+    let saved = inner.save_state().await;
+    let floor_ms = {
         let mut progress = inner.shared.progress();
-        let agreed_ms = progress.complete.then(|| progress.floor.guarantee_ms(settled_ms));
-        (progress.complete.then(|| progress.raise_floor(settled_ms)), agreed_ms)
+        progress.complete.then(|| progress.raise_floor(settled_ms))
     };
     let store = inner.store.clone();
     let done = inner.environment().run(move || {
@@ -47,7 +49,7 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         Ok(())
     });
     done.await?;
-    inner.save_state().await
+    saved
 }
 
 /// Clears the suspicion that rows were lost, once the node is complete beside other members: then it has held what they

@@ -163,12 +163,18 @@ impl Progress {
         guarantee_ms
     }
 
-    /// Raises the agreement and the floor as far as possible now. Returns the floor.
-    pub fn raise_floor(&mut self, settled_ms: u64) -> u64 {
-        let agreed_ms = if self.complete { self.floor.guarantee_ms(settled_ms) } else { 0 };
+    /// Raises the agreement as far as possible now. Returns up to where all members have the same rows; `None` while the node
+    /// syncs.
+    pub fn raise_agreement(&mut self, settled_ms: u64) -> Option<u64> {
+        let agreed_ms = self.complete.then(|| self.floor.guarantee_ms(settled_ms))?;
         if agreed_ms > 0 {
             self.agreement.reach(agreed_ms, self.floor.members());
         }
+        Some(agreed_ms)
+    }
+
+    /// Raises the floor as far as possible now, and returns it.
+    pub fn raise_floor(&mut self, settled_ms: u64) -> u64 {
         let guarantee_ms = self.guarantee_ms(settled_ms);
         self.floor.raise(guarantee_ms)
     }
