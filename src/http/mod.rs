@@ -129,6 +129,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::listing::keys_routes(Arc::clone(&node)),
         routes::listing::count_routes(Arc::clone(&node)),
         routes::subscribe::routes(Arc::clone(&node)),
+        routes::changes::routes(Arc::clone(&node)),
         routes::websocket::routes(Arc::clone(&node)),
         routes::import::import_routes(Arc::clone(&node)),
         routes::export::export_routes(Arc::clone(&node)),

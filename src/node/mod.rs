@@ -263,6 +263,11 @@ impl Node {
         self.store.watch(topics, start).await
     }
 
+    /// Waits until every write of these topics before the call is in the change stream.
+    pub async fn published(&self, topics: &[Topic]) {
+        self.store.published(topics).await;
+    }
+
     /// Where the damaged storage was moved, if this node started with a new one in its place.
     pub fn set_aside(&self) -> Option<&PathBuf> {
         self.store.set_aside()

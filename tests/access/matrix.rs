@@ -60,6 +60,8 @@ fn example(operation: &Operation, path: &'static str) -> Example {
         ("GET", "/{table}/subscribe/{key}") => ("", "", 200),
         ("GET", "/{table}/subscribe") => ("?prefix=in/&key=in/key", "", 200),
         ("GET", "/_/subscribe") => ("?topic=t/in/*", "", 200),
+        ("GET", "/{table}/changes") => ("?prefix=in/", "", 200),
+        ("GET", "/_/changes") => ("", "", 200),
         // No handshake: each says so once the client may open one.
         ("GET", "/_/ws" | "/_/link") => ("", "", 400),
         ("GET", "/membership" | "/_/cluster" | "/_/tables" | "/stats" | "/metrics") => ("", "", 200),
@@ -100,6 +102,8 @@ fn expected(operation: &Operation, example: &Example, client: &str) -> Expected 
     };
     let limited = |right| match (client, operation.access) {
         ("other-table" | "other-prefix", _) => Forbidden(right),
+        // It is about all tables.
+        ("own-prefix", _) if operation.paths[0] == "/_/changes" => Forbidden(right),
         // The path names the whole table.
         ("own-prefix", Access::Path(_)) if !operation.paths[0].contains("{key}") => Forbidden(right),
         _ => Allowed,

@@ -87,6 +87,8 @@ pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("batch", &["POST"]),
     ("subscribe/a", &["GET"]),
     ("subscribe", &["GET"]),
+    ("changes", &["GET"]),
+    ("/_/changes", &["GET"]),
     ("/membership", &["GET"]),
     ("/healthz", &["GET"]),
     ("/readyz", &["GET"]),

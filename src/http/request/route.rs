@@ -39,6 +39,8 @@ routes! {
     Table = "table";
     /// `/{table}/subscribe/{key}`, `/{table}/subscribe` and `/_/subscribe`
     Subscribe = "subscribe";
+    /// `/{table}/changes` and `/_/changes`
+    Changes = "changes";
     /// `/_/ws`
     WebSocket = "websocket";
     /// `/_/link`

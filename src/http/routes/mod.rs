@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod batch;
+pub mod changes;
 pub(super) mod export;
 pub mod export_frame;
 pub mod import;
