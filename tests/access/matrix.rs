@@ -66,6 +66,7 @@ fn example(operation: &Operation, path: &'static str) -> Example {
         ("GET", "/_/ws" | "/_/link") => ("", "", 400),
         ("GET", "/membership" | "/_/cluster" | "/_/tables" | "/stats" | "/metrics") => ("", "", 200),
         ("GET", "/healthz" | "/readyz" | "/version" | "/_/admin/challenge") => ("", "", 200),
+        ("GET", "/openapi.json" | "/_/docs" | "/_/docs/page.js" | "/_/docs/page.css") => ("", "", 200),
         ("POST", "/_/admin/forget" | "/_/strong/demote" | "/_/strong/promote" | "/_/strong/transfer") => {
             ("", r#"{"node":"ffffffffffffffff"}"#, 404)
         }

@@ -109,6 +109,10 @@ pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("/_/strong/promote", &["POST"]),
     ("/_/strong/transfer", &["POST"]),
     ("/_/subscribe", &["GET"]),
+    ("/openapi.json", &["GET"]),
+    ("/_/docs", &["GET"]),
+    ("/_/docs/page.js", &["GET"]),
+    ("/_/docs/page.css", &["GET"]),
     ("/_/export", &["GET"]),
     ("/_/import", &["POST"]),
 ];

@@ -238,6 +238,8 @@ pub static OPERATIONS: &[Operation] = &[
     ),
     plain(Route::Stats, Access::Node(Read), "GET", &["/stats"], &[]),
     plain(Route::Metrics, Access::Node(Read), "GET", &["/metrics"], &[]),
+    asset(Route::OpenApi, &["/openapi.json"]),
+    asset(Route::Docs, &["/_/docs", "/_/docs/page.js", "/_/docs/page.css"]),
     plain(Route::Probe, Access::Open, "GET", &["/healthz", "/readyz", "/version"], &[]),
 ];
 
@@ -259,6 +261,12 @@ const fn plain(
     parameters: &'static [&'static Parameter],
 ) -> Operation {
     Operation { route, method, paths, access, parameters, conditions: NONE }
+}
+
+/// Something that does not change while the node runs.
+const fn asset(route: Route, paths: &'static [&'static str]) -> Operation {
+    let access = Access::Open;
+    Operation { route, method: "GET", paths, access, parameters: &[], conditions: &["if-none-match"] }
 }
 
 impl Operation {

@@ -67,6 +67,10 @@ routes! {
     Stats = "stats";
     /// `/metrics`
     Metrics = "metrics";
+    /// `/openapi.json`
+    OpenApi = "openapi";
+    /// `/_/docs` and what it needs
+    Docs = "docs";
     /// `/healthz`, `/readyz` and `/version`
     Probe = "probe";
     /// Everything else.

@@ -57,7 +57,7 @@ fn pays(call: &Call, response: &Response) -> bool {
         && is_read
         && response.status() == StatusCode::OK
         && match call.route() {
-            Route::Key | Route::Keys | Route::Store | Route::Export => true,
+            Route::Key | Route::Keys | Route::Store | Route::Export | Route::OpenApi | Route::Docs => true,
             Route::Changes => !response.headers().contains_key(X_ACCEL_BUFFERING),
             _ => false,
         }
