@@ -13,7 +13,7 @@ mod background;
 mod batch;
 pub mod cluster;
 mod link;
-mod process;
+pub mod process;
 mod reads;
 mod removal;
 mod stats;
