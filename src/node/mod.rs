@@ -52,7 +52,9 @@ use self::{
     background::CloseOnDrop,
     write_tracker::{WritePermit, WriteTracker},
 };
-pub use crate::replication::{link::address::network, strong::backend::Choice as StrongBackend};
+pub use crate::replication::{
+    link::address::network, request_id::with_request_id, strong::backend::Choice as StrongBackend,
+};
 pub use crate::storage::{
     WallClock,
     changes::{

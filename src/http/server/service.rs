@@ -38,7 +38,7 @@ use crate::{
         response,
         routes::metrics::Metrics,
     },
-    node::{LINK_PATH, Node},
+    node::{LINK_PATH, Node, with_request_id},
 };
 
 /// How long the connection stays open for another request.
@@ -140,6 +140,8 @@ impl Service {
         *request.extensions_mut() = extensions;
         request.extensions_mut().insert(call.clone());
         let answering = warp::service(self.routes.clone()).call(request);
+        let id = call.request_id.to_str().unwrap_or_default();
+        let answering = with_request_id(id, answering);
         match AssertUnwindSafe(answering).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
