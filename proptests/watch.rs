@@ -31,7 +31,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
-use self::client::{Client, Known};
+use self::client::{Client, Known, topics};
 use crate::{cases, generators::value};
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -74,18 +74,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::CatchUp),
         2 => any::<Index>().prop_map(Step::Resume),
         1 => (any::<u32>(), 0..50u64).prop_map(|(epoch, sequence)| Step::ResumeElsewhere(epoch, sequence)),
-    ]
-}
-
-fn topics() -> impl Strategy<Value = Vec<Topic>> {
-    prop_oneof![
-        Just(vec![Topic::Prefix(table(), String::new())]),
-        Just(vec![
-            Topic::Prefix(table(), "k1".into()),
-            Topic::Key(table(), key(1)),
-            Topic::Key(table(), key(3))
-        ]),
-        Just(vec![Topic::Key(table(), key(2)), Topic::Key(table(), key(4))]),
     ]
 }
 
@@ -240,6 +228,7 @@ impl World {
         self.topics.iter().any(|topic| match topic {
             Topic::Key(_, key) => key.as_str() == name,
             Topic::Prefix(_, prefix) => name.starts_with(prefix),
+            Topic::All => true,
         })
     }
 
@@ -261,6 +250,10 @@ impl World {
         let wake = Register::live(value("0"), Some(u64::MAX), timestamp);
         self.store.merge(&wake_table(), &key(0), |_| Ok(wake)).expect("merges");
         self.changes += 1;
+        if self.topics.contains(&Topic::All) {
+            self.unread += 1;
+            self.skipped |= self.unread > QUEUED;
+        }
         self.wait_for_the_feed()
     }
 
@@ -308,6 +301,12 @@ impl World {
     }
 
     fn hear(&mut self, notice: &Notice) -> Result<(), TestCaseError> {
+        if let Notice::Change(change) = notice
+            && change.table == wake_table()
+        {
+            prop_assert!(self.topics.contains(&Topic::All), "{} was not asked for", change.table);
+            return Ok(());
+        }
         self.client.hear(notice)?;
         let cursor = match notice {
             Notice::Change(change) => {

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use dynarust::{
     core::clock::Timestamp,
     storage::changes::{
-        change::{Change, Effect, Gone},
+        change::{Change, Effect, Gone, Topic},
         subscription::Notice,
     },
 };
 use proptest::prelude::*;
+
+use super::{key, table};
 
 /// What a client knows of the table: the value and version of each key.
 pub type Known = BTreeMap<String, (String, Timestamp)>;
@@ -77,4 +79,18 @@ impl Client {
         };
         Ok(())
     }
+}
+
+/// What a client may follow.
+pub fn topics() -> impl Strategy<Value = Vec<Topic>> {
+    prop_oneof![
+        Just(vec![Topic::Prefix(table(), String::new())]),
+        Just(vec![
+            Topic::Prefix(table(), "k1".into()),
+            Topic::Key(table(), key(1)),
+            Topic::Key(table(), key(3))
+        ]),
+        Just(vec![Topic::Key(table(), key(2)), Topic::Key(table(), key(4))]),
+        Just(vec![Topic::All]),
+    ]
 }

@@ -33,6 +33,7 @@ use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
+use self::client::topics;
 use crate::{cases, generators::value};
 
 const NODES: usize = 3;
@@ -346,14 +347,6 @@ fn name(number: usize) -> String {
 
 fn key(name: &str) -> Key {
     Key::parse(name).expect("a key")
-}
-
-fn topics() -> impl Strategy<Value = Vec<Topic>> {
-    prop_oneof![
-        Just(vec![Topic::Prefix(table(), String::new())]),
-        Just(vec![Topic::Key(table(), key("k1")), Topic::Key(table(), key("k2"))]),
-        Just(vec![Topic::Prefix(table(), "k3".into()), Topic::Key(table(), key("k4"))]),
-    ]
 }
 
 /// A client that is sent a snapshot each time misses nothing either: most travels are to be without one.

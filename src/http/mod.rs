@@ -12,7 +12,8 @@
 //!    `Allow` and 405 come from it.
 //! 4. A file in [`routes`] with the handler, and one line in the list in `routes()` below.
 //! 5. A row in `docs/api.md`, with what is new of parameters, headers and fields.
-//! 6. The path in `ALLOWED` of `tests/contract/errors.rs`, a test of what it does beside it, and a line in `CHANGELOG.md`.
+//! 6. Its description in `openapi/operations.json`, and those of new parameters in `openapi/parameters.json`.
+//! 7. The path in `ALLOWED` of `tests/contract/errors.rs`, a test of what it does beside it, and a line in `CHANGELOG.md`.
 //!
 //! `docs/internals.md` has the same list with links, and what else may apply: new errors, compression, rights.
 
@@ -20,6 +21,7 @@ pub mod access;
 pub mod audit;
 pub mod events;
 pub mod keep_alive;
+pub mod openapi;
 pub mod request;
 pub mod response;
 pub mod routes;
@@ -129,6 +131,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::listing::keys_routes(Arc::clone(&node)),
         routes::listing::count_routes(Arc::clone(&node)),
         routes::subscribe::routes(Arc::clone(&node)),
+        routes::changes::routes(Arc::clone(&node)),
         routes::websocket::routes(Arc::clone(&node)),
         routes::import::import_routes(Arc::clone(&node)),
         routes::export::export_routes(Arc::clone(&node)),
@@ -137,6 +140,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::admin::routes(&node),
         routes::link::routes(Arc::clone(&node)),
         metrics,
+        routes::describe::routes(),
         routes::table::routes(node),
     ];
     groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())

@@ -13,7 +13,7 @@ mod background;
 mod batch;
 pub mod cluster;
 mod link;
-mod process;
+pub mod process;
 mod reads;
 mod removal;
 mod stats;
@@ -52,7 +52,9 @@ use self::{
     background::CloseOnDrop,
     write_tracker::{WritePermit, WriteTracker},
 };
-pub use crate::replication::{link::address::network, strong::backend::Choice as StrongBackend};
+pub use crate::replication::{
+    link::address::network, request_id::with_request_id, strong::backend::Choice as StrongBackend,
+};
 pub use crate::storage::{
     WallClock,
     changes::{
@@ -261,6 +263,11 @@ impl Node {
     /// `TooMany` at the limit of subscriptions, `Draining`.
     pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
         self.store.watch(topics, start).await
+    }
+
+    /// Waits until every write of these topics before the call is in the change stream.
+    pub async fn published(&self, topics: &[Topic]) {
+        self.store.published(topics).await;
     }
 
     /// Where the damaged storage was moved, if this node started with a new one in its place.

@@ -196,11 +196,16 @@ impl Node {
         Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// For how long the node has run, in milliseconds.
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Figures of the node.
     pub fn stats(&self) -> Stats {
         let counters = self.store.counters();
         Stats {
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: self.uptime_ms(),
             memory_bytes: process::memory_bytes(),
             tables: self.tables(),
             writes: counters.writes.value(),

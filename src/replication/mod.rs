@@ -3,6 +3,7 @@
 //!
 //! - [`link`] connects: dialing, handshake, encryption, and the registry of all links.
 //! - [`membership`] decides: who is a member, which cluster this node is in, whom to dial, and what a restart needs.
+//! - [`request_id`] carries the id of a client's request along.
 //! - [`requests`] asks: requests with responses, which pass by what the session sends.
 //! - [`session`] talks: the loop of one link, its pacing, and the storage as the protocol sees it.
 //! - `supervisor` dials and accepts links and starts their sessions. It runs `housekeeping` once a round.
@@ -16,6 +17,7 @@ mod commands;
 mod housekeeping;
 pub mod link;
 pub mod membership;
+pub mod request_id;
 pub mod requests;
 pub mod session;
 pub mod strong;

@@ -271,14 +271,23 @@ impl Store {
             Start::After(_) => false,
         };
         if is_fresh {
-            let tables: BTreeSet<&TableName> = topics.iter().map(Topic::table).collect();
-            for table in tables.into_iter().filter_map(|name| self.table(name)) {
-                if let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone())) {
-                    progress.caught_up().await;
-                }
-            }
+            self.published(&topics).await;
         }
         Subscription::begin(self.clone(), self.0.hub.clone(), topics, start)
+    }
+
+    /// Waits until every write of these topics before the call is in the change stream.
+    pub async fn published(&self, topics: &[Topic]) {
+        let named: BTreeSet<&TableName> = topics.iter().filter_map(Topic::table).collect();
+        let tables = match topics.contains(&Topic::All) {
+            true => self.all_tables(),
+            false => named.into_iter().filter_map(|name| self.table(name)).collect(),
+        };
+        for table in tables {
+            if let Ok(progress) = table.with_trees(|trees| Ok(trees.progress.clone())) {
+                progress.caught_up().await;
+            }
+        }
     }
 
     /// Counters and gauges.

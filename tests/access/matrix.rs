@@ -60,10 +60,13 @@ fn example(operation: &Operation, path: &'static str) -> Example {
         ("GET", "/{table}/subscribe/{key}") => ("", "", 200),
         ("GET", "/{table}/subscribe") => ("?prefix=in/&key=in/key", "", 200),
         ("GET", "/_/subscribe") => ("?topic=t/in/*", "", 200),
+        ("GET", "/{table}/changes") => ("?prefix=in/", "", 200),
+        ("GET", "/_/changes") => ("", "", 200),
         // No handshake: each says so once the client may open one.
         ("GET", "/_/ws" | "/_/link") => ("", "", 400),
         ("GET", "/membership" | "/_/cluster" | "/_/tables" | "/stats" | "/metrics") => ("", "", 200),
         ("GET", "/healthz" | "/readyz" | "/version" | "/_/admin/challenge") => ("", "", 200),
+        ("GET", "/openapi.json" | "/_/docs" | "/_/docs/page.js" | "/_/docs/page.css") => ("", "", 200),
         ("POST", "/_/admin/forget" | "/_/strong/demote" | "/_/strong/promote" | "/_/strong/transfer") => {
             ("", r#"{"node":"ffffffffffffffff"}"#, 404)
         }
@@ -100,6 +103,8 @@ fn expected(operation: &Operation, example: &Example, client: &str) -> Expected 
     };
     let limited = |right| match (client, operation.access) {
         ("other-table" | "other-prefix", _) => Forbidden(right),
+        // It is about all tables.
+        ("own-prefix", _) if operation.paths[0] == "/_/changes" => Forbidden(right),
         // The path names the whole table.
         ("own-prefix", Access::Path(_)) if !operation.paths[0].contains("{key}") => Forbidden(right),
         _ => Allowed,

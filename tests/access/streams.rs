@@ -45,6 +45,8 @@ fn a_token_that_is_revoked_changed_or_expired_ends_its_streams_and_no_others() {
     let (kept, revoked, changed, ending) = (open("kept"), open("revoked"), open("changed"), open("ending"));
     let sockets =
         (socket("revoked", "/_/ws"), socket("revoked", "/t/subscribe/a"), socket("ending", "/_/ws"));
+    let feed = with("revoked", Request::new("GET", "/t/changes?feed=continuous&since=now"));
+    let mut feed = Events::request(node.address(), &feed);
     let by_query = Events::open(node.address(), "/t/subscribe/a?access_token=revoked").0;
 
     let soon = SystemTime::now() + Duration::from_secs(1);
@@ -56,6 +58,9 @@ fn a_token_that_is_revoked_changed_or_expired_ends_its_streams_and_no_others() {
     for events in [revoked, by_query] {
         assert_ended(events, "the token was revoked");
     }
+    let lines: Vec<String> = std::iter::from_fn(|| feed.line()).collect();
+    let last = r#"{"event":"unauthorized","detail":"the token was revoked"}"#;
+    assert_eq!(lines.last().map(String::as_str), Some(last));
     assert_ended(changed, "the rights of the token have changed: connect again");
     assert_closed(sockets.0, "the token was revoked");
     let mut of_events = sockets.1;

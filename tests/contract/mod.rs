@@ -4,6 +4,7 @@ mod batch;
 mod cluster;
 mod collection;
 mod conditions;
+mod describe;
 mod edges;
 mod errors;
 mod expiry;

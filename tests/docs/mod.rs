@@ -144,6 +144,17 @@ fn every_error_code_is_there_with_its_statuses() {
     assert_same("error codes", &rows.collect(), &known.into_iter().collect());
 }
 
+/// The OpenAPI document has its statuses of problems from a file.
+#[test]
+fn the_description_has_every_error_code_with_its_statuses() {
+    let described: BTreeMap<String, BTreeSet<u16>> =
+        serde_json::from_str(include_str!("../../src/http/openapi/problems.json")).expect("JSON");
+    let errors = Page::read("docs/errors.md");
+    let documented =
+        errors.rows_of("code").into_iter().map(|row| (in_backticks(row[0])[0].to_owned(), numbers(row[1])));
+    assert_same("described error codes", &described.into_iter().collect(), &documented.collect());
+}
+
 #[test]
 fn every_status_is_there_and_no_other() {
     let code = Code::below(HTTP);

@@ -107,12 +107,23 @@ impl Events {
 
     /// The next block; `None` once the stream has ended. Panics if neither happens within `deadline`.
     pub fn block_within(&mut self, deadline: Duration) -> Option<Block> {
+        let mut text = self.up_to(b"\n\n", deadline)?;
+        text.pop();
+        Some(Block::parse(String::from_utf8(text).expect("events are UTF-8")))
+    }
+
+    /// The next line of a stream of lines; `None` once it has ended.
+    pub fn line(&mut self) -> Option<String> {
+        let mut line = self.up_to(b"\n", DEADLINE)?;
+        line.pop();
+        Some(String::from_utf8(line).expect("lines are UTF-8"))
+    }
+
+    fn up_to(&mut self, end_mark: &[u8], deadline: Duration) -> Option<Vec<u8>> {
         let end = Instant::now() + deadline;
         loop {
-            if let Some(at) = self.text.windows(2).position(|pair| pair == b"\n\n") {
-                let mut text: Vec<u8> = self.text.drain(..at + 2).collect();
-                text.pop();
-                return Some(Block::parse(String::from_utf8(text).expect("events are UTF-8")));
+            if let Some(at) = self.text.windows(end_mark.len()).position(|bytes| bytes == end_mark) {
+                return Some(self.text.drain(..at + end_mark.len()).collect());
             }
             match self.body.read(&mut self.wire, end) {
                 Ok(Some(piece)) => self.text.extend_from_slice(&piece),

@@ -71,9 +71,14 @@ fn shared() -> Arc<Cluster> {
     static CLUSTER: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
     // Statics are never dropped, so this one is weak. If a test fails to start the cluster, the next one tries again.
     let mut shared = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
-    let cluster = shared.upgrade().unwrap_or_else(|| Arc::new(backend::start(3)));
+    let cluster = shared.upgrade().unwrap_or_else(|| Arc::new(start_shared()));
     *shared = Arc::downgrade(&cluster);
     cluster
+}
+
+fn start_shared() -> Cluster {
+    let log = "info,dynarust::replication::strong::serve=debug";
+    Cluster::start_with(3, |setup| backend::of_backend(setup).flag("--log", log))
 }
 
 /// A name of a table that no other test uses.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{fresh_name, shared, strong};
-use crate::harness::{http::Request, sse::Events, wait_until};
+use crate::harness::{DEADLINE, http::Request, sse::Events, wait_until};
 
 #[test]
 fn a_strong_table_is_made_once_and_asking_again_on_any_node_changes_nothing() {
@@ -73,6 +73,26 @@ fn a_delete_is_seen_at_once_on_every_node_and_a_second_one_finds_nothing() {
         }
     }
     table[2].delete(&table.path("key/never?force=true")).expect(200);
+}
+
+/// A write that failed could be followed to the node that the client asked, and no further.
+#[test]
+fn a_write_that_is_passed_on_has_the_same_request_id_in_the_log_of_the_leader() {
+    if super::backend::skips_raft() {
+        return;
+    }
+    let table = strong();
+    for node in table.nodes() {
+        let id = format!("client-{}-{}", table.path("x").replace('/', ""), node.pid());
+        let put = Request::new("PUT", &table.path("key/a")).header("X-Request-Id", &id);
+        node.send(&put.body(r#"{"value":1}"#)).expect(200);
+        // Those that do not lead have passed it on.
+        if node.view()["strong"]["leads"] != true {
+            wait_until(&format!("a leader has logged {id}"), DEADLINE, || {
+                table.nodes().any(|node| node.log().contains(&id))
+            });
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Watching: event streams and WebSockets. That nothing came is never tested by waiting: a marker is written after what must
 //! not show, and the marker is what comes next.
 
+mod changes;
 mod elsewhere;
 mod lag;
 mod resume;

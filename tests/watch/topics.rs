@@ -1,7 +1,9 @@
 //! What one stream can follow: a key, a list of keys, a prefix, a table, several tables; and its first values.
 
+use serde_json::{Value, json};
+
 use super::summary;
-use crate::harness::{Node, Table, sse::Events, table};
+use crate::harness::{Node, Table, sse::Events, table, ws::Socket};
 
 fn fill(table: &Table) {
     for (key, value) in [("a", 1), ("a/b", 2), ("ab", 3), ("b", 4), ("c", 5)] {
@@ -56,6 +58,50 @@ fn one_stream_follows_keys_and_prefixes_of_several_tables() {
         .map(|event| format!("{}/{}", event["table"].as_str().expect("a table"), summary(event)))
         .collect();
     assert_eq!(seen, ["users/alice=1", "orders/1=1", "logs/2024/1=1", "orders/end=1"]);
+}
+
+/// What an event says, with its table.
+fn of_table(event: &Value) -> String {
+    format!("{}/{}", event["table"].as_str().expect("a table"), summary(event))
+}
+
+#[test]
+fn one_topic_follows_all_tables_and_those_made_later() {
+    let node = Node::start();
+    let put = |path: &str| node.put(path, r#"{"value":1}"#).expect(200);
+    put("/first/key/a");
+    put("/second/key/b");
+    let path = "/_/subscribe?topic=*";
+    let (mut events, _) = Events::open(node.address(), &format!("{path}&topic=second/*&snapshot=true"));
+    let mut snapshot: Vec<_> = std::iter::from_fn(|| Some(events.event()))
+        .take_while(|event| !event.is_control("sync"))
+        .filter(|event| event.is_data())
+        .map(|event| of_table(&event.json()))
+        .collect();
+    snapshot.sort_unstable();
+    assert_eq!(snapshot, ["first/a=1", "second/b=1"]);
+    put("/third/key/c");
+    node.put("/_/tables/strict", r#"{"mode":"strong"}"#).expect(201);
+    put("/strict/key/d");
+    node.delete("/first/key/a").expect(200);
+    let seen: Vec<_> = (0..3).map(|_| events.event()).collect();
+    let told: Vec<_> = seen.iter().map(|event| of_table(&event.json())).collect();
+    // Those of different tables come in any order, which is the same for who resumes.
+    let mut sorted = told.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ["first/a gone", "strict/d=1", "third/c=1"]);
+
+    let id = seen[0].id.clone().expect("a change has an id");
+    let mut resumed = Events::resume(node.address(), path, &id);
+    assert_eq!(of_table(&resumed.event().json()), told[1]);
+    assert_eq!(of_table(&resumed.event().json()), told[2]);
+
+    let mut socket = Socket::open(node.address(), "/_/ws");
+    socket.send(&json!({"op": "sub", "id": "all", "table": "*", "since": id}));
+    assert_eq!(socket.json()["event"], "subscribed");
+    assert_eq!(of_table(&socket.json()), told[1]);
+    let last = socket.json();
+    assert_eq!((of_table(&last), &last["sub"]), (told[2].clone(), &json!("all")));
 }
 
 #[test]
@@ -160,6 +206,8 @@ fn topics_that_are_none_are_refused() {
         "/_/subscribe".to_owned(),
         "/_/subscribe?topic=".to_owned(),
         "/_/subscribe?topic=noslash".to_owned(),
+        "/_/subscribe?topic=*/a".to_owned(),
+        "/_/subscribe?topic=*/*".to_owned(),
         "/_/subscribe?topic=..%2Fx/a".to_owned(),
         "/_/subscribe?topic=users/".to_owned(),
         format!("/_/subscribe?topic=users/{}", "k".repeat(1025)),

@@ -65,6 +65,10 @@ impl World {
 
     pub(super) fn hear(&mut self, notice: &Notice) {
         match notice {
+            // Who follows all tables is told of this one too.
+            Notice::Change(change) if change.table == wake_table() => {
+                self.cursor = change.cursor.or(self.cursor);
+            }
             Notice::Change(change) => {
                 let key = change.key.to_string();
                 match &change.effect {
@@ -86,4 +90,14 @@ impl World {
             Notice::Incomplete | Notice::Shutdown | Notice::Failed(_) => panic!("{notice:?}"),
         }
     }
+}
+
+/// What the client may follow.
+pub(super) fn topics() -> impl Strategy<Value = Vec<Topic>> {
+    prop_oneof![
+        Just(vec![Topic::Prefix(table(), String::new())]),
+        Just(vec![Topic::Key(table(), key("k1")), Topic::Key(table(), key("k2"))]),
+        Just(vec![Topic::Prefix(table(), "k3".into()), Topic::Key(table(), key("k4"))]),
+        Just(vec![Topic::All]),
+    ]
 }

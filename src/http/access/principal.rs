@@ -96,6 +96,7 @@ impl Principal {
             match topic {
                 Topic::Key(table, key) => Touched::Key(table, key),
                 Topic::Prefix(table, prefix) => Touched::Keys(table, prefix),
+                Topic::All => Touched::AllTables,
             },
         )
     }

@@ -108,10 +108,16 @@ static REVERSE: Parameter = once("reverse", "true: from the highest key down");
 static ATOMIC: Parameter = once("atomic", "true: all or nothing");
 static SNAPSHOT: Parameter = once("snapshot", "true: send the current values first");
 static SINCE: Parameter = once("since", "the id of the last event seen");
+static CHANGES_SINCE: Parameter =
+    once("since", "the cursor to go on from; now: what comes; 0, or nothing: the current values first");
+static FEED: Parameter = once("feed", "normal: what there is; longpoll: wait for it; continuous: never end");
+static CHANGES_LIMIT: Parameter = once("limit", "changes after which the answer ends, at the next cursor");
+static TIMEOUT: Parameter = once("timeout", "how long longpoll waits for a change: up to 60s");
+static HEARTBEAT: Parameter = once("heartbeat", "between two lines of an idle feed: 1s to 60s");
 static PREFIXES: Parameter = repeatable("prefix", "keys with this prefix");
 static KEYS: Parameter = repeatable("keys", "keys, separated by commas");
 static KEY: Parameter = repeatable("key", "one key, which may contain commas");
-static TOPIC: Parameter = repeatable("topic", "table/key, table/* or table/prefix*");
+static TOPIC: Parameter = repeatable("topic", "table/key, table/*, table/prefix*, or * for all tables");
 static ACCESS_TOKEN: Parameter =
     once(QUERY_TOKEN, "the token, where the client cannot send an Authorization header, as in a browser");
 static TABLE: Parameter = once("table", "only this table; for an import, the table of rows that name none");
@@ -186,6 +192,20 @@ pub static OPERATIONS: &[Operation] = &[
         &["/_/subscribe"],
         &[&TOPIC, &SNAPSHOT, &SINCE, &ACCESS_TOKEN],
     ),
+    plain(
+        Route::Changes,
+        Access::Each(Read),
+        "GET",
+        &["/{table}/changes"],
+        &[&CHANGES_SINCE, &FEED, &PREFIXES, &CHANGES_LIMIT, &TIMEOUT, &HEARTBEAT],
+    ),
+    plain(
+        Route::Changes,
+        Access::Each(Read),
+        "GET",
+        &["/_/changes"],
+        &[&CHANGES_SINCE, &FEED, &CHANGES_LIMIT, &TIMEOUT, &HEARTBEAT],
+    ),
     plain(Route::WebSocket, Access::Mixed, "GET", &["/_/ws"], &[&ACCESS_TOKEN]),
     plain(Route::Link, Access::Peer, "GET", &["/_/link"], &[]),
     plain(Route::Membership, Access::Node(Read), "GET", &["/membership"], &[]),
@@ -218,6 +238,8 @@ pub static OPERATIONS: &[Operation] = &[
     ),
     plain(Route::Stats, Access::Node(Read), "GET", &["/stats"], &[]),
     plain(Route::Metrics, Access::Node(Read), "GET", &["/metrics"], &[]),
+    asset(Route::OpenApi, &["/openapi.json"]),
+    asset(Route::Docs, &["/_/docs", "/_/docs/page.js", "/_/docs/page.css"]),
     plain(Route::Probe, Access::Open, "GET", &["/healthz", "/readyz", "/version"], &[]),
 ];
 
@@ -239,6 +261,12 @@ const fn plain(
     parameters: &'static [&'static Parameter],
 ) -> Operation {
     Operation { route, method, paths, access, parameters, conditions: NONE }
+}
+
+/// Something that does not change while the node runs.
+const fn asset(route: Route, paths: &'static [&'static str]) -> Operation {
+    let access = Access::Open;
+    Operation { route, method: "GET", paths, access, parameters: &[], conditions: &["if-none-match"] }
 }
 
 impl Operation {

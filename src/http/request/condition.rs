@@ -151,7 +151,10 @@ fn parse_tags(text: &str, compare: Compare) -> Result<Tags> {
     let wrong =
         || Error::BadRequest(format!("{text:?} is not a list of entity tags: send \"<version>\" or *"));
     let mut versions = Vec::new();
-    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+    let mut items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).peekable();
+    // Of an empty list If-None-Match would always hold: what the client meant to prevent would happen.
+    items.peek().ok_or_else(wrong)?;
+    for item in items {
         let (weak, tag) = item.strip_prefix("W/").map_or((false, item), |tag| (true, tag));
         let quoted = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
         let version = match quoted {
@@ -210,6 +213,17 @@ mod tests {
 
     fn version(hlc: u64, node: u64) -> Timestamp {
         Timestamp { hlc, node: NodeId(node) }
+    }
+
+    /// `If-None-Match:` without a tag, which a script with an empty variable sends, was no condition at all: the write happened.
+    #[test]
+    fn an_empty_list_of_tags_is_refused() {
+        for tags in ["", " ", ",", " , "] {
+            for (if_match, if_none_match) in [(Some(tags), None), (None, Some(tags))] {
+                let refused = condition(if_match, if_none_match);
+                assert!(matches!(refused, Err(Error::BadRequest(_))), "{tags:?}: {refused:?}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::{
     address_limits::{AddressSlot, InFlight},
     budget::Budget,
+    traffic::{Kind, OpenConnection, Traffic},
 };
 use crate::{error::Error, http::Options};
 
@@ -35,6 +36,8 @@ pub struct ConnectionState {
     /// Plain HTTP on a TLS port: only links are allowed.
     link_only: AtomicBool,
     upgraded: AtomicBool,
+    /// Its place in the figures.
+    counted: OpenConnection,
     /// Requests begun. The count may wrap.
     requests_begun: AtomicUsize,
     /// Requests whose response is not completely written to the socket.
@@ -51,6 +54,7 @@ impl ConnectionState {
         remote: SocketAddr,
         options: Arc<Options>,
         budget: Arc<Budget>,
+        traffic: &Arc<Traffic>,
         slot: Option<AddressSlot>,
     ) -> Self {
         Self {
@@ -61,6 +65,7 @@ impl ConnectionState {
             event_stream: AtomicBool::new(false),
             link_only: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            counted: traffic.connect(),
             requests_begun: AtomicUsize::new(0),
             open_requests: AtomicUsize::new(0),
             write_blocked: AtomicBool::new(false),
@@ -108,8 +113,14 @@ impl ConnectionState {
         self.write_blocked.store(is_blocked, Ordering::Relaxed);
     }
 
-    /// Marks the connection as upgraded: it carries no more requests.
-    pub fn upgrade(&self) {
+    /// The figures of all connections.
+    pub fn traffic(&self) -> &Traffic {
+        self.counted.traffic()
+    }
+
+    /// Marks the connection as upgraded: it carries this and no more requests.
+    pub fn upgrade(&self, kind: Kind) {
+        self.counted.carries(kind);
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
@@ -145,6 +156,7 @@ impl ConnectionState {
 
     /// Announces events: from the next write on, the kernel buffers little for this connection.
     pub fn expect_events(&self) {
+        self.counted.carries(Kind::Events);
         self.event_stream.store(true, Ordering::Relaxed);
     }
 }

@@ -14,6 +14,7 @@ pub mod path;
 pub mod permission;
 pub mod route;
 pub mod strict;
+pub mod traffic;
 pub mod transaction;
 pub mod upgrade;
 pub mod value;
@@ -112,8 +113,13 @@ impl Call {
         let (head, ()) = request.into_parts();
         let options = Arc::new(super::Options::default());
         let budget = self::budget::Budget::new(options.body_memory_bytes, Default::default());
-        let connection =
-            Arc::new(ConnectionState::new(SocketAddr::from(([127, 0, 0, 1], 1)), options, budget, None));
+        let connection = Arc::new(ConnectionState::new(
+            SocketAddr::from(([127, 0, 0, 1], 1)),
+            options,
+            budget,
+            &Arc::default(),
+            None,
+        ));
         Self(Arc::new(Head {
             request_id: request_id(&head.headers),
             method: head.method,

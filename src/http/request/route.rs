@@ -39,6 +39,8 @@ routes! {
     Table = "table";
     /// `/{table}/subscribe/{key}`, `/{table}/subscribe` and `/_/subscribe`
     Subscribe = "subscribe";
+    /// `/{table}/changes` and `/_/changes`
+    Changes = "changes";
     /// `/_/ws`
     WebSocket = "websocket";
     /// `/_/link`
@@ -65,6 +67,10 @@ routes! {
     Stats = "stats";
     /// `/metrics`
     Metrics = "metrics";
+    /// `/openapi.json`
+    OpenApi = "openapi";
+    /// `/_/docs` and what it needs
+    Docs = "docs";
     /// `/healthz`, `/readyz` and `/version`
     Probe = "probe";
     /// Everything else.

@@ -10,6 +10,9 @@ use crate::{
     node::{Cursor, Entry, Patch, Start},
 };
 
+/// What stands for all tables where a client says what to follow. No table can be named so.
+pub const ALL_TABLES: &str = "*";
+
 /// A value from its JSON text, within the limit on that text.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Largest `limit`.
-const LIMIT_MAX: usize = 10_000;
+pub(super) const LIMIT_MAX: usize = 10_000;
 /// A page with a limit ends early at this many bytes. The next page continues.
 const LIMITED_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Rows read from the storage at a time.
@@ -344,7 +344,11 @@ pub fn append_string(body: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(body, text).expect("text is valid JSON, and writing to a Vec cannot fail");
 }
 
-fn parse_limit(text: &str) -> Result<usize> {
+/// The rows of a page.
+///
+/// # Errors
+/// `BadRequest` for anything but a number up to `LIMIT_MAX`.
+pub(super) fn parse_limit(text: &str) -> Result<usize> {
     let limit = text.parse().map_err(|_| Error::BadRequest(format!("limit={text}: not a number")))?;
     if (1..=LIMIT_MAX).contains(&limit) {
         return Ok(limit);

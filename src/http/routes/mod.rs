@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod batch;
+pub mod changes;
+pub mod describe;
 pub(super) mod export;
 pub mod export_frame;
 pub mod import;

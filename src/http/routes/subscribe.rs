@@ -40,7 +40,7 @@ use crate::{
             permission::{self, Resource},
             route::Route,
             upgrade,
-            value::start_at,
+            value::{ALL_TABLES, start_at},
         },
         response, websocket,
     },
@@ -52,7 +52,8 @@ pub const TOPICS_MAX: usize = 1000;
 
 const PATH_OF_TOPICS: &str = "/_/subscribe";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Tells proxies to pass on at once what arrives.
+pub const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `GET /{table}/subscribe/{key}`, `GET /{table}/subscribe?prefix=&keys=`, `GET /_/subscribe?topic=`.
 pub fn routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -127,7 +128,7 @@ fn topics(target: Target, query: Query<'_>) -> Result<Vec<Topic>> {
     };
     match topics.len() {
         0 => Err(Error::BadRequest(
-            "say what to follow: ?topic=table/key or ?topic=table/*, repeated as needed".into(),
+            "say what to follow: ?topic=table/key, ?topic=table/* or ?topic=*, repeated as needed".into(),
         )),
         1..=TOPICS_MAX => Ok(topics),
         count => Err(Error::BadName(format!("{count} topics; one stream follows at most {TOPICS_MAX}"))),
@@ -148,11 +149,20 @@ fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
     prefixes.chain(keys.map(|key| Ok(Topic::Key(table.clone(), Key::parse(key)?)))).collect()
 }
 
-/// `table/key`, `table/*` for a whole table, or `table/pre*` for a prefix. Use `/{table}/subscribe?key=` for a key that itself ends in `*`.
+/// `*` for all tables, `table/key`, `table/*` for a whole table, or `table/pre*` for a prefix. Use `/{table}/subscribe?key=` for a key that
+/// itself ends in `*`.
 fn parse_topic(topic: &str) -> Result<Topic> {
+    if topic == ALL_TABLES {
+        return Ok(Topic::All);
+    }
+    if topic.starts_with("*/") {
+        return Err(Error::BadRequest(format!(
+            "{topic:?} is not a topic: use * for all tables, or name the table"
+        )));
+    }
     let Some((table, key)) = topic.split_once('/') else {
         return Err(Error::BadRequest(format!(
-            "{topic:?} is not a topic: use table/key, table/* or table/prefix*"
+            "{topic:?} is not a topic: use table/key, table/*, table/prefix*, or * for all tables"
         )));
     };
     let table = TableName::parse(table)?;
@@ -257,14 +267,15 @@ mod tests {
             ("users/a*", prefix("users", "a")),
             ("users/a**", prefix("users", "a*")),
             ("users/a*b", key("users", "a*b")),
+            ("*", Topic::All),
         ];
         for (topic, expected) in cases {
             assert_eq!(parse_topic(topic), Ok(expected), "{topic}");
         }
-        for topic in ["", "users", "*"] {
+        for topic in ["", "users", "**", "*/*", "*/a"] {
             assert!(matches!(parse_topic(topic), Err(Error::BadRequest(_))), "{topic}");
         }
-        for topic in ["*/a", "/a", "users/", "../x", "key/a"] {
+        for topic in ["/a", "users/", "../x", "key/a"] {
             assert!(matches!(parse_topic(topic), Err(Error::BadName(_))), "{topic}");
         }
     }

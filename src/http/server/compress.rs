@@ -27,6 +27,7 @@ use crate::http::{
         route::Route,
     },
     response::chunks::Exclusive,
+    routes::subscribe::X_ACCEL_BUFFERING,
 };
 
 /// Compresses the response if that is what the client prefers and it pays off.
@@ -55,7 +56,11 @@ fn pays(call: &Call, response: &Response) -> bool {
     is_large
         && is_read
         && response.status() == StatusCode::OK
-        && matches!(call.route(), Route::Key | Route::Keys | Route::Store | Route::Export)
+        && match call.route() {
+            Route::Key | Route::Keys | Route::Store | Route::Export | Route::OpenApi | Route::Docs => true,
+            Route::Changes => !response.headers().contains_key(X_ACCEL_BUFFERING),
+            _ => false,
+        }
 }
 
 /// An encoder and its memory reservation.

@@ -26,6 +26,7 @@ use super::{
     request::{
         address_limits::{AddressLimits, AddressSlot},
         budget::{self, Budget, Reservation},
+        traffic::Traffic,
     },
     response,
 };
@@ -98,8 +99,10 @@ pub async fn serve(
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let permits = Arc::new(Semaphore::new(options.connections_max));
     let budget = Budget::new(options.body_memory_bytes, options.memory_pressure.clone());
+    let traffic = Arc::default();
     let mut server = Server {
-        service: Arc::new(Service::new(Arc::clone(&node), &options, &budget)?),
+        service: Arc::new(Service::new(Arc::clone(&node), &options, &budget, &traffic)?),
+        traffic,
         address_limits: AddressLimits::new(
             options.connections_per_address_max,
             options.connections_per_loopback_max,
@@ -126,6 +129,7 @@ struct Server {
     permits: Arc<Semaphore>,
     address_limits: Arc<AddressLimits>,
     budget: Arc<Budget>,
+    traffic: Arc<Traffic>,
     refusals: Arc<Semaphore>,
     /// When it drains, the server ends.
     node: Arc<Node>,
@@ -175,7 +179,7 @@ impl Server {
     }
 
     fn connection(&self, remote: SocketAddr, slot: Option<AddressSlot>) -> ConnectionState {
-        ConnectionState::new(remote, Arc::clone(&self.options), Arc::clone(&self.budget), slot)
+        ConnectionState::new(remote, Arc::clone(&self.options), Arc::clone(&self.budget), &self.traffic, slot)
     }
 
     fn refuse(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr, error: Error) {

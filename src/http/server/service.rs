@@ -32,12 +32,13 @@ use crate::{
             budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
             connection_state::{ConnectionState, OpenRequest},
             route::Route,
+            traffic::{Kind, Traffic},
             upgrade::has_token,
         },
         response,
         routes::metrics::Metrics,
     },
-    node::{LINK_PATH, Node},
+    node::{LINK_PATH, Node, with_request_id},
 };
 
 /// How long the connection stays open for another request.
@@ -58,9 +59,19 @@ impl Service {
     ///
     /// # Errors
     /// As `Guard::new`.
-    pub fn new(node: Arc<Node>, options: &Options, budget: &Arc<Budget>) -> Result<Self> {
+    pub fn new(
+        node: Arc<Node>,
+        options: &Options,
+        budget: &Arc<Budget>,
+        traffic: &Arc<Traffic>,
+    ) -> Result<Self> {
         let guard = Guard::new(Arc::clone(&node), options)?;
-        let metrics = Metrics::new(Arc::clone(&node), Arc::clone(budget), options.memory_budget_bytes);
+        let metrics = Metrics::new(
+            Arc::clone(&node),
+            Arc::clone(budget),
+            Arc::clone(traffic),
+            options.memory_budget_bytes,
+        );
         let metrics = Arc::new(metrics);
         let routes = crate::http::routes(node, Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
@@ -113,7 +124,7 @@ impl Service {
     fn insert_common_headers(&self, call: &Call, response: &mut Response, is_kept_alive: bool) {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches {
-            call.connection.upgrade();
+            call.connection.upgrade(if call.route() == Route::Link { Kind::Link } else { Kind::WebSocket });
         }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, call.request_id.clone());
@@ -129,6 +140,8 @@ impl Service {
         *request.extensions_mut() = extensions;
         request.extensions_mut().insert(call.clone());
         let answering = warp::service(self.routes.clone()).call(request);
+        let id = call.request_id.to_str().unwrap_or_default();
+        let answering = with_request_id(id, answering);
         match AssertUnwindSafe(answering).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},

@@ -125,6 +125,7 @@ impl Socket {
                 return Ok(None);
             }
             self.first_length += length;
+            self.connection.traffic().received(length);
         }
         Ok(Some(match &self.first {
             b"PRI " => Protocol::Http2,
@@ -139,6 +140,12 @@ impl Socket {
             if let Err(error) = self.stream.limit_send_buffer(EVENT_STREAM_SEND_BYTES) {
                 tracing::warn!(remote = %self.connection.remote, %error, "could not limit the send buffer");
             }
+        }
+    }
+
+    fn count_sent(&self, outcome: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(length)) = outcome {
+            self.connection.traffic().sent(*length);
         }
     }
 
@@ -203,7 +210,10 @@ impl AsyncRead for Socket {
             self.first_read += length;
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.connection.traffic().received(buffer.filled().len() - before);
+        outcome
     }
 }
 
@@ -215,6 +225,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.limit_send_buffer();
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.count_sent(&outcome);
         self.watch_stall(context, outcome)
     }
 
@@ -225,6 +236,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.limit_send_buffer();
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.count_sent(&outcome);
         self.watch_stall(context, outcome)
     }
 

@@ -305,6 +305,14 @@ impl<'a> Fields<'a> {
     }
 
     fn topic(&self) -> Result<Topic> {
+        if self.table.as_deref() == Some(value::ALL_TABLES) {
+            return match (&self.key, &self.prefix) {
+                (None, None) => Ok(Topic::All),
+                _ => Err(Error::BadRequest(
+                    r#"a subscription of all tables ("table":"*") takes no "key" and no "prefix": name the table"#.into(),
+                )),
+            };
+        }
         match (&self.key, &self.prefix) {
             (Some(_), None) => Ok(Topic::Key(self.table()?, self.key()?)),
             (None, prefix) => Ok(Topic::Prefix(self.table()?, prefix.clone().unwrap_or_default())),
@@ -502,6 +510,9 @@ mod tests {
             (r#"{"op":"sub","table":"t"}"#, "bad-request"),
             (r#"{"op":"sub","id":"a","table":"t","key":"k","prefix":"k"}"#, "bad-request"),
             (r#"{"op":"sub","id":"a"}"#, "bad-request"),
+            (r#"{"op":"sub","id":"a","table":"*","key":"k"}"#, "bad-request"),
+            (r#"{"op":"sub","id":"a","table":"*","prefix":""}"#, "bad-request"),
+            (r#"{"op":"get","table":"*","key":"k"}"#, "bad-name"),
             (r#"{"op":"unsub"}"#, "bad-request"),
         ];
         for (text, code) in cases {

@@ -38,7 +38,7 @@ use crate::{
         events, keep_alive,
         request::{Call, budget::Reservation, permission},
     },
-    node::{Cursor, Node, Notice, Start, Topic},
+    node::{Cursor, Node, Notice, Start, Topic, with_request_id},
 };
 
 /// Subscriptions of one connection.
@@ -315,7 +315,7 @@ impl Session {
         self.requests.push(Box::pin(async move {
             let admitted = if operation.is_write() { reservation.budget().admit_write() } else { Ok(()) };
             let body = match admitted {
-                Ok(()) => operation.run(&node).await,
+                Ok(()) => with_request_id(&request_id, operation.run(&node)).await,
                 Err(error) => Err(error),
             };
             // A response is briefly in memory twice.

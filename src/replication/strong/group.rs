@@ -29,7 +29,7 @@ use crate::{
         strong::request::{Outcome, Request},
     },
     error::{Error, Result},
-    replication::requests::RequestError,
+    replication::{request_id, requests::RequestError},
 };
 
 /// How long a request may take: an election and some more.
@@ -326,7 +326,9 @@ impl Inner {
         call: Call,
         deadline: Duration,
     ) -> std::result::Result<CallAnswer, RequestError> {
-        let body = rpc::encode(&Envelope { group, body: call });
+        let mut body = rpc::encode(&Envelope { group, body: call });
+        // Behind the body, where builds that do not know of it ignore it.
+        body.extend_from_slice(request_id::current().as_deref().unwrap_or_default().as_bytes());
         let answer = self.parts.replication.request(to, RequestKind::Client, body, deadline).await?;
         rpc::decode(&answer).map_err(|error| RequestError::NoAnswer(error.to_string()))
     }

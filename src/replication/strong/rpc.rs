@@ -178,6 +178,14 @@ pub fn encode(body: &impl Serialize) -> Vec<u8> {
 /// # Errors
 /// `Corrupt` if they are not one.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    postcard::from_bytes(bytes)
+    Ok(decode_part(bytes)?.0)
+}
+
+/// A body from the beginning of `bytes`, and what follows it.
+///
+/// # Errors
+/// As `decode`.
+pub fn decode_part<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8])> {
+    postcard::take_from_bytes(bytes)
         .map_err(|_| Error::Corrupt("a request between nodes of a group of strong tables".into()))
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use futures_util::{FutureExt, future::BoxFuture};
+use tracing::debug;
 
 use super::{
     claim::Claim,
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     core::{clock::NodeId, protocol::message::RequestKind},
     error::{Error, Result},
-    replication::requests::RequestService,
+    replication::{request_id, requests::RequestService},
 };
 
 /// Serves the other nodes.
@@ -65,7 +66,10 @@ impl Inner {
 
     /// Serves a call.
     pub(super) async fn serve_call(self: Arc<Self>, from: NodeId, body: Vec<u8>) -> Result<Vec<u8>> {
-        let Envelope { group, body } = rpc::decode(&body)?;
+        let (Envelope { group, body }, rest) = rpc::decode_part(&body)?;
+        if let Some(id) = request_id::read(rest) {
+            debug!(%from, id, "serves a client's request for another node");
+        }
         let answer = match (self.member(), body) {
             (_, Call::Tables) => CallAnswer::Tables(self.catalogue(from)?),
             (_, Call::Made(table, is_relayed)) => {

@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -83,7 +83,8 @@ impl Store {
         if let Some((table, prefix)) = topic.as_prefix() {
             return self.has_unreadable(table, &Range { prefix: prefix.to_owned(), ..Range::default() });
         }
-        topic.as_key().is_some_and(|(table, key)| self.may_be_unreadable(table, key))
+        let is_unreadable = |(table, key)| self.may_be_unreadable(table, key);
+        topic.as_key().is_some_and(is_unreadable) || (*topic == Topic::All && self.unreadable_ranges() > 0)
     }
 
     async fn read_topics(
@@ -94,22 +95,32 @@ impl Store {
     ) -> Result<Option<VecDeque<Arc<LoggedChange>>>> {
         let mut found = VecDeque::new();
         let mut since = None;
-        let tables = topics.iter().filter_map(Topic::as_prefix).map(|(table, _)| table);
-        let mut tables: Vec<&TableName> = tables.collect();
-        tables.sort_unstable();
-        tables.dedup();
-        for name in tables {
-            let Some(table) = self.table(name) else { continue };
+        let mut bytes = 0;
+        let mut may_lack_table = topics.contains(&Topic::All);
+        for name in &self.tables_to_read(topics) {
+            let Some(table) = self.table(name) else {
+                may_lack_table = true;
+                continue;
+            };
             let Some(backlog) = self.backlog_of(&table, at_ms).await? else { return Ok(None) };
             let later = backlog.rows.partition_point(|row| row.label_ms <= at_ms);
             let of_prefix = |row: &&Arc<LoggedChange>| {
-                topics.iter().any(|topic| topic.as_prefix().is_some() && topic.covers(name, &row.key))
+                topics.iter().any(|topic| topic.as_key().is_none() && topic.covers(name, &row.key))
             };
-            found.extend(backlog.rows[later..].iter().filter(of_prefix).cloned());
+            let rows = backlog.rows[later..].iter().filter(of_prefix);
+            found.extend(rows.inspect(|row| bytes += row.bytes).cloned());
+            // Here too, since there may be very many tables.
+            if found.len() > REPLAY_MAX || bytes > ROWS_BYTES_MAX {
+                return Ok(None);
+            }
             let is_earlier = |since: &Cursor| backlog.place.sequence < since.sequence;
             if since.as_ref().is_none_or(is_earlier) {
                 since = Some(backlog.place);
             }
+        }
+        // A table that is gone was removed with its last tombstone: nobody knows which keys were deleted.
+        if may_lack_table && self.swept_ms()? > at_ms {
+            return Ok(None);
         }
         let keys: Vec<_> =
             topics.iter().filter_map(Topic::as_key).map(|(t, k)| (t.clone(), k.clone())).collect();
@@ -128,6 +139,14 @@ impl Store {
             found.extend(ring_is_active.into_iter().filter(is_before));
         }
         Ok((found.len() <= REPLAY_MAX).then_some(found))
+    }
+
+    /// The tables whose backlogs these topics need, in order.
+    fn tables_to_read(&self, topics: &[Topic]) -> BTreeSet<TableName> {
+        if topics.contains(&Topic::All) {
+            return self.all_tables().iter().map(|table| table.name().clone()).collect();
+        }
+        topics.iter().filter_map(Topic::as_prefix).map(|(table, _)| table.clone()).collect()
     }
 
     /// Returns the backlog of a table, from the cache if possible. `None` if it cannot reach back that far.

@@ -1,6 +1,6 @@
 //! Changes of a key's visible value, their positions in the stream, and what a subscriber can ask for.
 
-use std::{fmt, sync::OnceLock};
+use std::{collections::HashSet, fmt, sync::OnceLock};
 
 use bytes::Bytes;
 
@@ -58,6 +58,8 @@ pub enum Topic {
     Key(TableName, Key),
     /// All keys of a table with this prefix; empty for the whole table.
     Prefix(TableName, String),
+    /// All keys of all tables, those made later included.
+    All,
 }
 
 /// Why a key has no value any more.
@@ -118,10 +120,11 @@ impl Change {
 }
 
 impl Topic {
-    /// The table it belongs to.
-    pub fn table(&self) -> &TableName {
+    /// The table it belongs to; `None` if it follows all of them.
+    pub fn table(&self) -> Option<&TableName> {
         match self {
-            Self::Key(table, _) | Self::Prefix(table, _) => table,
+            Self::Key(table, _) | Self::Prefix(table, _) => Some(table),
+            Self::All => None,
         }
     }
 
@@ -129,7 +132,7 @@ impl Topic {
     pub fn as_key(&self) -> Option<(&TableName, &Key)> {
         match self {
             Self::Key(table, key) => Some((table, key)),
-            Self::Prefix(..) => None,
+            Self::Prefix(..) | Self::All => None,
         }
     }
 
@@ -137,7 +140,7 @@ impl Topic {
     pub fn as_prefix(&self) -> Option<(&TableName, &str)> {
         match self {
             Self::Prefix(table, prefix) => Some((table, prefix)),
-            Self::Key(..) => None,
+            Self::Key(..) | Self::All => None,
         }
     }
 
@@ -146,7 +149,32 @@ impl Topic {
         match self {
             Self::Key(of, named) => of == table && named == key,
             Self::Prefix(of, prefix) => of == table && key.as_str().starts_with(prefix),
+            Self::All => true,
         }
+    }
+}
+
+/// Topics in a form that finds many changes fast.
+pub struct Wanted<'a> {
+    all: bool,
+    keys: HashSet<(&'a TableName, &'a Key)>,
+    prefixes: Vec<(&'a TableName, &'a str)>,
+}
+
+impl<'a> Wanted<'a> {
+    /// What these topics include.
+    pub fn of(topics: &'a [Topic]) -> Self {
+        Self {
+            all: topics.contains(&Topic::All),
+            keys: topics.iter().filter_map(Topic::as_key).collect(),
+            prefixes: topics.iter().filter_map(Topic::as_prefix).collect(),
+        }
+    }
+
+    /// Whether a key is among it.
+    pub fn has(&self, table: &TableName, key: &Key) -> bool {
+        let has_prefix = |(of, prefix): &(&TableName, &str)| *of == table && key.as_str().starts_with(prefix);
+        self.all || self.keys.contains(&(table, key)) || self.prefixes.iter().any(has_prefix)
     }
 }
 

@@ -10,12 +10,12 @@
 //! then a subscriber's queue.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
-    change::{Cursor, Gone, Topic},
+    change::{Cursor, Gone, Topic, Wanted},
     entry::{LoggedChange, NewChange},
     queue::{Queue, Subscriber},
     wakeups::{WAKE_BATCH_MAX, Wakeups},
@@ -71,6 +71,8 @@ struct State {
     foreign_cursor: bool,
     keys: HashMap<TableName, HashMap<Key, Subscribers>>,
     prefixes: HashMap<TableName, Prefixes>,
+    /// Those of all tables.
+    all: Subscribers,
     next_id: u64,
     subscribers: Subscribers,
     wakeups: Wakeups,
@@ -94,6 +96,7 @@ impl Hub {
             foreign_cursor: false,
             keys: HashMap::new(),
             prefixes: HashMap::new(),
+            all: Subscribers::new(),
             next_id: 0,
             subscribers: Subscribers::new(),
             wakeups,
@@ -151,6 +154,9 @@ impl Hub {
                     let prefixes = state.prefixes.entry(table.clone()).or_default();
                     prefixes.insert((id, index), (prefix.clone(), subscriber.clone()));
                 }
+                Topic::All => {
+                    state.all.insert(id, subscriber.clone());
+                }
             }
         }
         Ok((id, subscriber, state.cursor(), joined))
@@ -171,6 +177,9 @@ impl Hub {
                             prefixes.remove();
                         }
                     }
+                }
+                Topic::All => {
+                    state.all.remove(&id);
                 }
             }
         }
@@ -246,8 +255,7 @@ impl Hub {
         if !state.subscribers.is_empty() {
             state.follow(self.agreed.rooted_ms());
         }
-        state.ring = VecDeque::new();
-        state.ring_bytes = 0;
+        (state.ring, state.ring_bytes) = (VecDeque::new(), 0);
         state.for_all(|queue| queue.lagged = true);
     }
 
@@ -262,7 +270,7 @@ impl Hub {
     /// Whether anybody follows a key of a table.
     pub fn is_watched(&self, table: &TableName) -> bool {
         let state = self.lock();
-        state.keys.contains_key(table) || state.prefixes.contains_key(table)
+        !state.all.is_empty() || state.keys.contains_key(table) || state.prefixes.contains_key(table)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -309,15 +317,11 @@ impl State {
 
     /// Returns the changes of `topics` from an index of the ring on; quiet ones only if `all`.
     fn from(&self, first: usize, topics: &[Topic], all: bool) -> VecDeque<Arc<LoggedChange>> {
-        let keys: HashSet<(&TableName, &Key)> = topics.iter().filter_map(Topic::as_key).collect();
-        let prefixes: Vec<(&TableName, &str)> = topics.iter().filter_map(Topic::as_prefix).collect();
-        let wanted = |logged: &LoggedChange| {
-            let of_prefix = |(table, prefix): &(&TableName, &str)| {
-                **table == logged.table && logged.key.as_str().starts_with(prefix)
-            };
-            keys.contains(&(&logged.table, &logged.key)) || prefixes.iter().any(of_prefix)
-        };
-        let missed = self.ring.range(first..).filter(|logged| (all || !logged.quiet) && wanted(logged));
+        let wanted = Wanted::of(topics);
+        let missed = self
+            .ring
+            .range(first..)
+            .filter(|logged| (all || !logged.quiet) && wanted.has(&logged.table, &logged.key));
         missed.cloned().collect()
     }
 
@@ -328,7 +332,7 @@ impl State {
         let of_prefix = of_prefix
             .filter(|(prefix, _)| key.as_str().starts_with(prefix.as_str()))
             .map(|(_, subscriber)| subscriber);
-        of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix)
+        of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix).chain(self.all.values())
     }
 
     fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut new_change: NewChange) {

@@ -10,6 +10,7 @@ pub(super) mod entry;
 pub mod hub;
 pub(super) mod pump;
 pub mod queue;
+mod snapshot;
 pub mod subscription;
 pub(super) mod wakeups;
 

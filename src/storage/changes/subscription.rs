@@ -6,8 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    thread,
-    time::{Duration, Instant},
 };
 
 use futures_util::Stream;
@@ -19,6 +17,7 @@ use super::{
     entry::LoggedChange,
     hub::{Hub, Joined},
     queue::{Subscriber, Waiting},
+    snapshot::{Snapshot, as_change, read_page_with_retry},
 };
 use crate::{
     core::{
@@ -26,23 +25,14 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
-    storage::{
-        Store,
-        table::scan::{Page, Range, Row},
-    },
+    storage::Store,
 };
 
-/// Rows that a snapshot reads at a time.
-const SNAPSHOT_ROWS: usize = 256;
 /// Longest time a change takes from the engine to the queue. A younger row of a snapshot may come again as a change, and is skipped then.
 const PUMP_DELAY_MAX_MS: u64 = 10_000;
 
 /// Most versions remembered for that. Beyond it a change may be delivered twice, the same both times.
 const DELIVERED_MAX: usize = 4096;
-
-/// How long a snapshot waits for a storage that is being reopened, and how often it checks.
-const REOPENING_MAX: Duration = Duration::from_secs(10);
-const REOPENING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,29 +91,6 @@ enum Phase {
     Ended,
 }
 
-struct Snapshot {
-    cursor: Cursor,
-    topic: usize,
-    after: Option<Key>,
-    rows: VecDeque<Row>,
-    reading: Option<JoinHandle<Result<Page<Row>>>>,
-    /// Whether rows could not be read and `Incomplete` was not sent yet.
-    incomplete: bool,
-}
-
-impl Snapshot {
-    fn new(cursor: Cursor) -> Box<Self> {
-        Box::new(Self {
-            cursor,
-            topic: 0,
-            after: None,
-            rows: VecDeque::new(),
-            reading: None,
-            incomplete: false,
-        })
-    }
-}
-
 impl Subscription {
     /// Subscribes to `topics` of a store.
     pub(in crate::storage) fn begin(
@@ -136,10 +103,11 @@ impl Subscription {
             Start::After(cursor) => Some(cursor),
             Start::Now | Start::Snapshot | Start::Resync => None,
         };
+        let topics: Arc<[Topic]> = topics.into();
         let (id, subscriber, cursor, joined) = hub.join(&topics, after, store.now_ms())?;
         let phase = match (start, joined) {
             (Start::Now, _) => Phase::Live,
-            (Start::Snapshot, _) => Phase::Snapshot(Snapshot::new(cursor)),
+            (Start::Snapshot, _) => Phase::Snapshot(Snapshot::new(&store, &topics, cursor)),
             (Start::Resync, _) | (Start::After(_), Joined::Missed) => Phase::Resync(cursor),
             (Start::After(_), Joined::Replay(missed)) if missed.is_empty() => Phase::Live,
             (Start::After(_), Joined::Replay(missed)) => Phase::Replay(missed, cursor),
@@ -154,7 +122,7 @@ impl Subscription {
             hub,
             id,
             subscriber,
-            topics: topics.into(),
+            topics,
             phase,
             delivered: HashMap::new(),
             delivered_until_ms: 0,
@@ -207,7 +175,7 @@ impl Subscription {
 
     fn poll_resync(&mut self) -> Poll<Option<Notice>> {
         let Phase::Resync(cursor) = self.phase else { return Poll::Ready(None) };
-        self.phase = Phase::Snapshot(Snapshot::new(cursor));
+        self.phase = Phase::Snapshot(Snapshot::new(&self.store, &self.topics, cursor));
         Poll::Ready(Some(Notice::Resync(cursor)))
     }
 
@@ -225,9 +193,10 @@ impl Subscription {
         let Phase::Snapshot(snapshot) = &mut self.phase else { return Poll::Ready(None) };
         loop {
             if let Some(row) = snapshot.rows.pop_front() {
-                let table = self.topics[snapshot.topic].table();
+                let (earlier, rest) = snapshot.topics.split_at(snapshot.topic);
+                let Some(table) = rest.first().and_then(Topic::table) else { continue };
                 snapshot.after = Some(row.key.clone());
-                if self.topics[..snapshot.topic].iter().any(|topic| topic.covers(table, &row.key)) {
+                if earlier.iter().any(|topic| topic.covers(table, &row.key)) {
                     continue;
                 }
                 let change = as_change(table, row);
@@ -235,7 +204,7 @@ impl Subscription {
                 return Poll::Ready(Some(Notice::Change(change)));
             }
             let Some(reading) = &mut snapshot.reading else {
-                let Some(topic) = self.topics.get(snapshot.topic) else {
+                let Some(topic) = snapshot.topics.get(snapshot.topic) else {
                     if std::mem::take(&mut snapshot.incomplete) {
                         return Poll::Ready(Some(Notice::Incomplete));
                     }
@@ -284,7 +253,7 @@ impl Subscription {
                 }
                 Waiting::Lagged => {
                     let cursor = self.hub.restart(&self.subscriber);
-                    self.phase = Phase::Snapshot(Snapshot::new(cursor));
+                    self.phase = Phase::Snapshot(Snapshot::new(&self.store, &self.topics, cursor));
                     return Poll::Ready(Some(Notice::Resync(cursor)));
                 }
                 Waiting::Ended => {
@@ -347,41 +316,5 @@ impl Drop for Subscription {
             reading.abort();
         }
         self.hub.leave(self.id, &self.topics);
-    }
-}
-
-fn as_change(table: &TableName, row: Row) -> Arc<Change> {
-    let Row { key, entry } = row;
-    let effect = Effect::Updated { value: entry.value, expires_at_ms: entry.expires_at_ms };
-    Arc::new(Change::new(None, table.clone(), key, entry.timestamp, effect))
-}
-
-/// Like `read_page`, but waits while the storage is being reopened.
-fn read_page_with_retry(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
-    let deadline = Instant::now() + REOPENING_MAX;
-    loop {
-        match read_page(store, topic, after.cloned()) {
-            Err(Error::NotReady(_)) if Instant::now() < deadline => thread::sleep(REOPENING_PAUSE),
-            page => return page,
-        }
-    }
-}
-
-/// Reads the next rows of a topic after a key.
-fn read_page(store: &Store, topic: &Topic, after: Option<Key>) -> Result<Page<Row>> {
-    match topic {
-        Topic::Key(..) if after.is_some() => Ok(Page::default()),
-        Topic::Key(table, key) => {
-            let entry = match store.get(table, key) {
-                Err(Error::Corrupt(_)) => return Ok(Page { incomplete: true, ..Page::default() }),
-                entry => entry?,
-            };
-            let rows = entry.into_iter().map(|entry| Row { key: key.clone(), entry }).collect();
-            Ok(Page { rows, ..Page::default() })
-        }
-        Topic::Prefix(table, prefix) => {
-            let range = Range { prefix: prefix.clone(), after, ..Range::default() };
-            store.rows(table, &range, SNAPSHOT_ROWS)
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! `/metrics`: requests by route and status class, their latency, and the node's own figures, which are read on each scrape. Counting a
 //! request costs two lookups by index: all series exist from the start, so no label is hashed.
 
+mod process;
 mod strong;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -20,12 +21,14 @@ use prometheus_client::{
 };
 use warp::reply::Response;
 
+use self::process::{BudgetFigures, ProcessFigures, ServerFigures};
+
 use crate::{
     core::{name::TableName, protocol::message::RequestKind},
     error::{Error, Result},
     http::{
         access::Principal,
-        request::{Call, budget::Budget, route::Route},
+        request::{Call, budget::Budget, route::Route, traffic::Traffic},
         response,
     },
     node::{ClusterView, MemberState, MemberView, Node, Readiness, RequestFigures},
@@ -39,6 +42,8 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 pub struct Metrics {
     node: Arc<Node>,
     registry: Registry,
+    /// Series without the prefix of ours.
+    standard: Registry,
     routes: Vec<RouteMetrics>,
 }
 
@@ -61,7 +66,12 @@ struct RouteLabels {
 
 impl Metrics {
     /// All series, at zero.
-    pub fn new(node: Arc<Node>, budget: Arc<Budget>, memory_budget_bytes: u64) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        budget: Arc<Budget>,
+        traffic: Arc<Traffic>,
+        memory_budget_bytes: u64,
+    ) -> Self {
         let requests = Family::<RequestLabels, Counter>::default();
         let seconds = Family::<RouteLabels, Histogram>::new_with_constructor(latency_histogram);
         let routes = Route::ALL
@@ -83,7 +93,11 @@ impl Metrics {
         );
         registry.register_collector(Box::new(NodeFigures(Arc::clone(&node))));
         registry.register_collector(Box::new(BudgetFigures { budget, limit_bytes: memory_budget_bytes }));
-        Self { node, registry, routes }
+        registry.register_collector(Box::new(ServerFigures(traffic)));
+        let mut standard = Registry::default();
+        let started_ms = node.now_ms().saturating_sub(node.uptime_ms());
+        standard.register_collector(Box::new(ProcessFigures { started: started_ms as f64 / 1000.0 }));
+        Self { node, registry, standard, routes }
     }
 
     /// Counts one response.
@@ -101,7 +115,8 @@ impl Metrics {
         }
         self.node.rows_counted().await;
         let mut page = String::new();
-        text::encode(&mut page, &self.registry)
+        text::encode_registry(&mut page, &self.registry)
+            .and_then(|()| text::encode(&mut page, &self.standard))
             .map_err(|error| Error::Io(format!("writing the metrics: {error}")))?;
         Ok(response::with_type(OPEN_METRICS, visible(page, call.principal())))
     }
@@ -185,38 +200,6 @@ impl Collector for NodeFigures {
         encode_peer_counters(&mut encoder, &peers)?;
         encode_peer_requests(&mut encoder, &peers)?;
         encode_peer_gauges(&mut encoder, &peers)
-    }
-}
-
-/// The memory of the process, and that of bodies and answers, as series.
-#[derive(Debug)]
-struct BudgetFigures {
-    budget: Arc<Budget>,
-    limit_bytes: u64,
-}
-
-impl Collector for BudgetFigures {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
-        let gauges = [
-            ("memory_budget_bytes", "Memory that the process may use", self.limit_bytes),
-            (
-                "memory_used_bytes",
-                "Memory that the process uses, without the pages of files",
-                self.budget.process_bytes(),
-            ),
-            (
-                "memory_pressure",
-                "How scarce memory is: 0 enough, 1 long bodies are refused, 2 writes are refused",
-                self.budget.level() as u64,
-            ),
-            ("body_memory_bytes", "Memory there is for bodies and answers", self.budget.total()),
-            ("body_memory_used_bytes", "Memory that bodies and answers hold now", self.budget.used()),
-        ];
-        for (name, help, value) in gauges {
-            encode_one(&mut encoder, name, help, &ConstGauge::new(value))?;
-        }
-        let refused = ConstCounter::new(self.budget.refused());
-        encode_one(&mut encoder, "body_memory_refused", "Requests refused as it was used up", &refused)
     }
 }
 
