@@ -178,7 +178,7 @@ impl Connection {
         let mut builder: Builder =
             Client::builder().timeout(limit).connect_timeout(limit.min(CONNECT_TIMEOUT));
         for address in addresses {
-            builder = builder.add(endpoint(address, certificate.as_ref())?);
+            builder = builder.with(endpoint(address, certificate.as_ref())?);
         }
         if let Some(token) = token {
             builder = builder.token(token);

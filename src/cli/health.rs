@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     };
     remote::run_command(async {
         let Some(node) = found else { return Err(no_node(&arguments.data)) };
-        let client = Client::builder().add(node.clone()).build()?;
+        let client = Client::builder().with(node.clone()).build()?;
         let answer = client.request(Method::GET, "/healthz").timeout(remote::TIMEOUT).send().await?;
         match answer.status {
             StatusCode::OK => Ok((Exit::Success, format!("the node at {node} answers\n"))),

@@ -86,7 +86,7 @@ impl Builder {
 
     /// Adds an endpoint.
     #[must_use]
-    pub fn add(mut self, endpoint: Endpoint) -> Self {
+    pub fn with(mut self, endpoint: Endpoint) -> Self {
         self.ready.push(endpoint);
         self
     }
@@ -214,7 +214,8 @@ impl Client {
                     let problem = Problem::parse(&answer.endpoint, answer.status.as_u16(), &answer.body);
                     match problem {
                         Some(problem) if problem.code.is_for_another_node() => refused = Some(problem),
-                        _ => return answer.success().map(|_| unreachable!("a 503 is no success")),
+                        Some(problem) => return Err(Error::Refused(Box::new(problem))),
+                        None => return Err(answer.not_a_node()),
                     }
                 }
                 Ok(answer) => {

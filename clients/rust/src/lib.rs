@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+//! The client of DynaRust, a replicated, real-time key-value store: typed, async, on tokio. Its streams of changes survive connections,
+//! restarts and nodes. The README has examples.
 //!
 //! # Where to find what
 //! [`Client`] has the endpoints, [`Table`] the calls for keys, [`Watching`] the streams of changes, [`Transaction`] transactions over strong

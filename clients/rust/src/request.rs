@@ -1,6 +1,6 @@
 //! A request, before it is sent.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
@@ -106,8 +106,8 @@ impl Request {
     ///
     /// # Errors
     /// `Unreachable`, `Unanswered` or `Invalid`.
-    pub fn send(self) -> impl Future<Output = Result<Answer>> + Send {
-        async move { self.client.ask(&self).await }
+    pub async fn send(self) -> Result<Answer> {
+        self.client.ask(&self).await
     }
 
     /// Sends it, and returns the answer's head with a stream of its body, whatever its status.
