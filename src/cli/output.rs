@@ -32,6 +32,12 @@ pub struct Lines {
     is_closed: bool,
 }
 
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Lines {
     /// Lines to standard output.
     pub fn new() -> Self {

@@ -168,7 +168,7 @@ fn summary(cluster: &Map<String, Value>) -> Vec<(&'static str, Option<String>)> 
 }
 
 /// A number of bytes in a readable unit.
-fn format_bytes(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut scaled = bytes as f64 / 1024.0;
     let mut unit = 0;

@@ -1,8 +1,14 @@
 //! The commands for data: read, write, follow, move. All of them take the same flags for where to connect and how to print, and each has a
 //! file. They are built on the client library, and start no more than they need, so that a `get` takes a few milliseconds.
 
+mod context;
+mod export;
+mod import;
 mod input;
+mod manual;
 mod read;
+mod top;
+mod watch;
 mod write;
 
 use clap::Subcommand;
@@ -48,6 +54,20 @@ pub enum Command {
     Batch(write::Batch),
     /// Runs a transaction over keys of strong tables
     Txn(write::Txn),
+    /// Follows changes as they happen
+    Watch(watch::Watch),
+    /// Writes rows to a file
+    Export(export::Arguments),
+    /// Reads rows from a file
+    Import(import::Arguments),
+    /// Shows the nodes of a cluster and what they do, on a full screen
+    Top(top::Top),
+    /// Keeps names for endpoints, and says which is in use
+    Context(context::Arguments),
+    /// Prints a script that completes command lines
+    Completions(manual::Completions),
+    /// Prints manual pages
+    Man(manual::Man),
 }
 
 impl Command {
@@ -68,6 +88,13 @@ impl Command {
             Self::Create(arguments) => write::create(&arguments),
             Self::Batch(arguments) => write::batch(&arguments),
             Self::Txn(arguments) => write::txn(&arguments),
+            Self::Watch(arguments) => watch::watch(&arguments),
+            Self::Export(arguments) => export::export(&arguments),
+            Self::Import(arguments) => import::import(&arguments),
+            Self::Top(arguments) => top::top(&arguments),
+            Self::Context(arguments) => context::run(&arguments),
+            Self::Completions(arguments) => manual::completions(&arguments),
+            Self::Man(arguments) => manual::man(&arguments),
         }
     }
 }

@@ -335,7 +335,7 @@ pub fn batch(arguments: &Batch) -> Result<Exit> {
         };
         let mut lines = Lines::new();
         for result in &results {
-            lines.print(&result.to_string())?;
+            lines.print(result.to_string())?;
         }
         lines.flush()?;
         let failed = results.iter().filter(|result| result.get("error").is_some()).count();
@@ -349,12 +349,9 @@ pub fn batch(arguments: &Batch) -> Result<Exit> {
 
 /// Which transaction to run.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  DynaRust txn '{\"compare\":[{\"table\":\"stock\",\"key\":\"apples\",\"absent\":true}],\
-                        \"success\":[{\"op\":\"put\",\"table\":\"stock\",\"key\":\"apples\",\"value\":10}]}'\n\n\
+#[command(after_help = "Examples:\n  DynaRust txn @transaction.json\n\n\
                         `compare` is what must hold, `success` what to do then, `failure` what to do otherwise; see docs/api.md. It prints \
-                        the node's answer. Exit codes: 0 everything compared equal, 4 it did not, and `failure` ran."
-)]
+                        the node's answer. Exit codes: 0 everything compared equal, 4 it did not, and `failure` ran.")]
 pub struct Txn {
     /// The transaction: JSON; - reads standard input, @FILE a file
     #[arg(value_name = "JSON|-|@FILE", default_value = "-")]
