@@ -14,7 +14,7 @@ pub mod types;
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
-pub use self::layers::{File, Layers, Setting, Source, Texts, unknown_variable};
+pub use self::layers::{COMMAND_VARIABLES, File, Layers, Setting, Source, Texts, unknown_variable};
 pub use self::spec::SettingSpec;
 use self::types::{
     Address, AdvertisedAddress, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts, Word,

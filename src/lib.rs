@@ -42,7 +42,8 @@
 //! [`http::routes`] has a file per resource, [`http::events`] renders events, [`http::websocket`] runs WebSocket sessions, and
 //! [`http::response`] maps errors to statuses.
 //!
-//! [`config`], [`cli`] and [`client`]: the program around it: settings, commands, and the client that the commands use.
+//! [`config`] and [`cli`]: the program around it: settings and commands. Commands that talk to a node use the client library, a crate of its
+//! own in `clients/rust`, which knows nothing of the node.
 //!
 //! # Where to find it
 //! `docs/internals.md` has these as lists of files and functions, in order.
@@ -145,7 +146,6 @@ pub mod node;
 pub mod http;
 
 pub mod cli;
-pub mod client;
 pub mod config;
 
 pub use error::{Error, Result};

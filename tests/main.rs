@@ -17,6 +17,8 @@ mod link;
 mod operator;
 mod pages;
 mod process;
+mod rust_client;
+mod shell;
 mod strong;
 mod tidy;
 mod watch;

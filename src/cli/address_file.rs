@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dynarust_client::Endpoint;
 use tracing::warn;
 
 use super::listener::reachable_here;
 use crate::{
-    client::Endpoint,
     config::Config,
     error::{Error, Result},
     http::server::tls,
@@ -90,7 +90,9 @@ pub fn read(data: &Path) -> Result<Option<Endpoint>> {
     let Some((address, number)) = address else {
         return Err(Error::Config(format!("{} is not the address of a node: {url:?}", path.display())));
     };
-    Endpoint::https(address, &number.ip().to_string(), Some(tls::certificates(&path)?)).map(Some)
+    let trusted = Some(tls::certificates(&path)?);
+    let endpoint = Endpoint::https(address, &number.ip().to_string(), trusted);
+    endpoint.map(Some).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
+    connection::{Connection, NodeAddress, parse_address},
     flags::DataFlags,
-    remote::{self, DEFAULT_ADDRESS, NodeAddress, Trust, parse_address},
+    remote,
 };
 use crate::error::Result;
 
@@ -28,13 +29,15 @@ pub struct Arguments {
     #[arg(long)]
     force: bool,
     /// The node to tell, with https:// before it if it serves HTTPS; it tells the others
-    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
-    at: NodeAddress,
+    ///
+    /// Default: what --endpoint says.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    at: Option<NodeAddress>,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    trust: Trust,
+    connection: Connection,
     /// Data directory of the node, which has its admin token.
     #[command(flatten)]
     data: DataFlags,
@@ -42,7 +45,7 @@ pub struct Arguments {
 
 /// Forgets the member, and prints which.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let node = arguments.trust.endpoint(&arguments.at)?;
+    let node = arguments.connection.client(arguments.at.as_ref())?;
     let data = arguments.data.directory_of_running()?;
     remote::run_command(async {
         let body = json!({ "node": arguments.node, "force": arguments.force });

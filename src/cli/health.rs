@@ -10,17 +10,15 @@ use std::{
 };
 
 use clap::Parser;
-use hyper::StatusCode;
+use dynarust_client::{Client, Endpoint, Method, StatusCode};
 
 use super::{
     Exit, address_file,
+    connection::{NodeAddress, Trust, parse_address},
     flags::DataFlags,
-    remote::{self, CommandError, NodeAddress, Trust, parse_address},
+    remote::{self, CommandError},
 };
-use crate::{
-    client::{Client, Endpoint},
-    error::Result,
-};
+use crate::error::Result;
 
 /// Which node to ask.
 #[derive(Debug, clap::Args)]
@@ -46,10 +44,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     };
     remote::run_command(async {
         let Some(node) = found else { return Err(no_node(&arguments.data)) };
-        let answer = Client::connect(&node).await?.get("/healthz").await?;
+        let client = Client::builder().with(node.clone()).build()?;
+        let answer = client.request(Method::GET, "/healthz").timeout(remote::TIMEOUT).send().await?;
         match answer.status {
             StatusCode::OK => Ok((Exit::Success, format!("the node at {node} answers\n"))),
-            _ => Err(remote::not_a_node(&node, &answer).into()),
+            _ => Err(answer.success().map_or_else(|error| error, |answer| answer.not_a_node()).into()),
         }
     })
 }

@@ -27,10 +27,11 @@ pub struct Arguments {
 
 /// Waits until the node has handed over its data, and prints the result.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let node = arguments.target.endpoint()?;
+    let client = arguments.target.client()?;
     let data = arguments.data.directory_of_running()?;
     remote::run_command(async {
-        let answer = remote::post_admin(&node, "/_/admin/leave", &json!({}), TIMEOUT, &data).await?;
+        let answer = remote::post_admin(&client, "/_/admin/leave", &json!({}), TIMEOUT, &data).await?;
+        let node = client.current_endpoint();
         let text = match answer.get("peers").and_then(Value::as_u64) {
             _ if arguments.target.json => format!("{:#}\n", Value::from(answer.clone())),
             Some(0) | None => format!(

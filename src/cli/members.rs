@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
+use dynarust_client::Client;
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::{
-    Exit, output,
-    remote::{self, Target, parse_address},
+    Exit,
+    connection::parse_address,
+    output,
+    remote::{self, Target},
 };
-use crate::{client::Endpoint, error::Result};
+use crate::error::Result;
 
 const HEADERS: [&str; 9] =
     ["NODE", "ADDRESS", "STATE", "DATA", "KEYS", "ROWS", "TO SEND", "ROUND TRIP", "CLOCK"];
@@ -36,7 +39,7 @@ pub struct Arguments {
 
 /// Gets the members from a node, and prints them.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let node = arguments.target.endpoint()?;
+    let node = arguments.target.client()?;
     remote::run_command(async {
         let cluster = remote::get(&node, "/_/cluster").await?;
         let members = cluster.get("members").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -56,35 +59,36 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 /// The number of keys that a member reports; `None` if this command cannot reach it.
-async fn keys(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option<u64> {
-    let endpoint = match member["state"].as_str()? {
+async fn keys(arguments: &Arguments, asked: &Client, member: &Value) -> Option<u64> {
+    let client = match member["state"].as_str()? {
         "self" => asked.clone(),
-        "alive" => endpoint_of(arguments, asked, member)?,
+        "alive" => client_of(arguments, asked, member)?,
         _ => return None,
     };
-    let stats = timeout(MEMBER_TIMEOUT, remote::get(&endpoint, "/stats")).await.ok()?.ok()?;
+    let stats = timeout(MEMBER_TIMEOUT, remote::get(&client, "/stats")).await.ok()?.ok()?;
     // By now, or as seen from here, another node may have the address.
     let is_member = stats.get("node") == member.get("node");
     stats.get("keys").and_then(Value::as_u64).filter(|_| is_member)
 }
 
 /// How to connect to a member other than the node that is asked.
-fn endpoint_of(arguments: &Arguments, asked: &Endpoint, member: &Value) -> Option<Endpoint> {
+fn client_of(arguments: &Arguments, asked: &Client, member: &Value) -> Option<Client> {
     let address = member["address"].as_str()?;
-    let scheme = if asked.is_encrypted() { "https" } else { "http" };
-    arguments.target.trust.endpoint(&parse_address(&format!("{scheme}://{address}")).ok()?).ok()
+    let scheme = if asked.current_endpoint().is_encrypted() { "https" } else { "http" };
+    let address = parse_address(&format!("{scheme}://{address}")).ok()?;
+    arguments.target.connection.client_of_member(&address).ok()
 }
 
 /// The group as its leader sees it, because only the leader knows how far the others are; as the node that is asked sees it, if this
 /// command cannot reach the leader. `None` while the group is asleep.
-async fn group(arguments: &Arguments, asked: &Endpoint, cluster: &Map<String, Value>) -> Option<Value> {
+async fn group(arguments: &Arguments, asked: &Client, cluster: &Map<String, Value>) -> Option<Value> {
     let group = cluster.get("strong").filter(|group| group.is_object())?;
     if group["leads"] == true {
         return Some(group.clone());
     }
     let of_leader = async {
-        let endpoint = endpoint_of(arguments, asked, &group["leader"])?;
-        let cluster = timeout(MEMBER_TIMEOUT, remote::get(&endpoint, "/_/cluster")).await.ok()?.ok()?;
+        let client = client_of(arguments, asked, &group["leader"])?;
+        let cluster = timeout(MEMBER_TIMEOUT, remote::get(&client, "/_/cluster")).await.ok()?.ok()?;
         // By now, another node may lead or have the address.
         cluster.get("strong").filter(|seen| seen["leads"] == true && seen["group"] == group["group"]).cloned()
     };

@@ -9,7 +9,9 @@ pub mod check;
 pub mod clock;
 pub mod compact;
 pub mod config;
+pub mod connection;
 pub mod container;
+pub mod contexts;
 pub mod environment;
 pub mod first_sync;
 pub mod flags;
@@ -27,6 +29,7 @@ pub mod privacy;
 pub mod progress;
 pub mod remote;
 pub mod salvage;
+pub mod shell;
 pub mod signals;
 pub mod status;
 pub mod strong;
@@ -53,8 +56,8 @@ use crate::{
 #[command(after_help = "Examples:\n  DynaRust                                a node on 127.0.0.1:6660\n  \
                         DynaRust 6661 127.0.0.1:6660            a second node, on port 6661, that joins it\n\n\
                         Every option can also be set in the environment or in a file; `DynaRust config` shows each value \
-                        and where it is set.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 5 unreachable, \
-                        6 not allowed.")]
+                        and where it is set.\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, \
+                        4 precondition failed, 5 unreachable, 6 not allowed.")]
 pub struct Arguments {
     /// A command; without one, a node runs.
     #[command(subcommand)]
@@ -67,6 +70,9 @@ pub struct Arguments {
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the command")]
+    Shell(shell::Command),
     /// Shows every setting, its value, and where it is set
     Config(config::Arguments),
     /// Reads every record of a stopped node's database and reports damage
@@ -99,6 +105,7 @@ impl Command {
     /// Runs the command to its end.
     pub fn run(self) -> Result<Exit> {
         match self {
+            Self::Shell(command) => command.run(),
             Self::Config(arguments) => config::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Compact(arguments) => compact::run(&arguments),
@@ -127,6 +134,8 @@ pub enum Exit {
     Usage,
     /// What it was asked about does not exist.
     NotFound,
+    /// The condition of a write did not hold.
+    PreconditionFailed,
     /// No node answered.
     Unreachable,
     /// The node refuses the request for lack of a valid secret or token.
@@ -141,6 +150,7 @@ impl Exit {
             Self::Failure => 1,
             Self::Usage => 2,
             Self::NotFound => 3,
+            Self::PreconditionFailed => 4,
             Self::Unreachable => 5,
             Self::NotAllowed => 6,
         }

@@ -1,7 +1,7 @@
 //! Standard output of the commands. If the reader has closed the pipe, as `head` does, a Rust program gets an error instead of a signal;
 //! we treat that as success.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +13,67 @@ pub fn print(text: &str) -> Result<()> {
             Err(Error::io("cannot write to standard output", &error))
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Whether to colour standard output: it is a terminal, and `NO_COLOR` is not set.
+pub fn is_coloured() -> bool {
+    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Output that comes line by line. Once the reader has gone, it is closed, and takes lines without printing them.
+pub struct Lines {
+    out: BufWriter<StdoutLock<'static>>,
+    is_closed: bool,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lines {
+    /// Lines to standard output.
+    pub fn new() -> Self {
+        Self { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), is_closed: false }
+    }
+
+    /// Whether anybody reads.
+    pub fn is_open(&self) -> bool {
+        !self.is_closed
+    }
+
+    /// Prints a line, at the latest with [`Lines::flush`].
+    pub fn print(&mut self, line: impl AsRef<[u8]>) -> Result<()> {
+        self.write(|out| out.write_all(line.as_ref()).and_then(|()| out.write_all(b"\n")))
+    }
+
+    /// Prints everything that waits.
+    pub fn flush(&mut self) -> Result<()> {
+        self.write(Write::flush)
+    }
+
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
+    ) -> Result<()> {
+        if self.is_closed {
+            return Ok(());
+        }
+        match write(&mut self.out) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(())
+            }
+            Err(error) => Err(Error::io("cannot write to standard output", &error)),
+        }
     }
 }
 

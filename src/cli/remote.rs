@@ -1,106 +1,54 @@
-//! Shared by all commands that talk to a running node: its address, TLS and trusted certificates, the proof of the admin token or the
-//! cluster secret, and the errors for unexpected responses.
+//! Shared by all commands that talk to a running node: the proof of the admin token or the cluster secret, and the errors for unexpected
+//! responses.
 
-use std::{
-    future::Future,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{future::Future, path::Path, time::Duration};
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use dynarust_client::{
+    Client, Endpoint, Error as ClientError, Method, Problem, Reason, StatusCode, Unreachable,
+};
 use serde_json::{Map, Value};
 
-use super::{Exit, environment, output};
+use super::{
+    Exit,
+    connection::{Connection, NodeAddress, parse_address},
+    environment, output,
+};
 use crate::{
-    client::{Answer, Client, Endpoint, Unreachable},
-    config::types::{Address, SettingType},
     error::{Error, Result},
-    http::server::{service, tls},
+    http::server::service,
     node::{
         AdminToken,
         admin::{Credentials, Request},
     },
 };
 
-/// The default address.
-pub const DEFAULT_ADDRESS: &str = "127.0.0.1:6660";
-
-/// A node's address as typed: `host:port`, with or without `http://` or `https://` before it.
-#[derive(Clone, Debug)]
-pub struct NodeAddress {
-    /// Whether to use TLS; `None` if the address has no scheme.
-    tls: Option<bool>,
-    address: Address,
-}
-
-/// Parses an address argument.
-pub fn parse_address(text: &str) -> std::result::Result<NodeAddress, String> {
-    let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-        (Some(rest), _) => (Some(true), rest),
-        (None, Some(rest)) => (Some(false), rest),
-        (None, None) => return Ok(NodeAddress { tls: None, address: Address::parse(text)? }),
-    };
-    let address = Address::parse(rest.strip_suffix('/').unwrap_or(rest))?;
-    Ok(NodeAddress { tls, address })
-}
-
-/// Which certificates to trust.
-#[derive(Debug, clap::Args)]
-pub struct Trust {
-    /// Certificate to trust for HTTPS: the node's own, or its authority's
-    ///
-    /// A PEM file. With it the command uses HTTPS, unless the address begins with `http://`. Without it, a node at an `https://` address
-    /// must have a certificate that the system trusts.
-    ///
-    /// [DYNARUST_TLS_CERT]
-    #[arg(long = "tls-cert", value_name = "PATH")]
-    certificate: Option<PathBuf>,
-}
-
-impl Trust {
-    /// How to connect to the node at this address.
-    ///
-    /// # Errors
-    /// `Config` if it uses TLS, and the certificate cannot be read, or none is given and the system has no roots.
-    pub fn endpoint(&self, node: &NodeAddress) -> Result<Endpoint> {
-        let address = node.address.as_str();
-        if node.tls == Some(false) {
-            return Ok(Endpoint::http(address));
-        }
-        let certificate = match &self.certificate {
-            Some(named) => Some(named.clone()),
-            None => environment::tls_certificate()?,
-        };
-        if certificate.is_none() && node.tls.is_none() {
-            return Ok(Endpoint::http(address));
-        }
-        let trusted = certificate.map(|file| tls::certificates(&file)).transpose()?;
-        Endpoint::https(address, node.address.host(), trusted)
-    }
-}
+/// How long a node may take to say something about itself.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which node to ask, and how to print its response.
 #[derive(Debug, clap::Args)]
 pub struct Target {
     /// The node's address, with https:// before it if it serves HTTPS
-    #[arg(value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
-    address: NodeAddress,
+    ///
+    /// Default: what --endpoint says.
+    #[arg(value_name = "ADDRESS", value_parser = parse_address)]
+    address: Option<NodeAddress>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the command")]
-    pub trust: Trust,
+    pub connection: Connection,
 }
 
 impl Target {
-    /// How to connect to the node.
+    /// A client of the node.
     ///
     /// # Errors
-    /// As [`Trust::endpoint`].
-    pub fn endpoint(&self) -> Result<Endpoint> {
-        self.trust.endpoint(&self.address)
+    /// As [`Connection::client`].
+    pub fn client(&self) -> Result<Client> {
+        self.connection.client(self.address.as_ref())
     }
 }
 
@@ -113,10 +61,64 @@ pub struct CommandError {
     pub why: String,
 }
 
-impl From<Unreachable> for CommandError {
-    fn from(unreachable: Unreachable) -> Self {
-        Self { exit: Exit::Unreachable, why: unreachable.0 }
+impl From<ClientError> for CommandError {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::Invalid(_) => Exit::Usage,
+            ClientError::Unreachable(tried) => return unreachable(tried),
+            ClientError::Unanswered { .. } => Exit::Unreachable,
+            ClientError::NotANode { endpoint, detail, .. } if wants_tls(detail) => {
+                return needs_tls(endpoint);
+            }
+            ClientError::NotANode { .. } => Exit::Unreachable,
+            ClientError::Refused(problem) if wants_tls(&problem.detail) => {
+                return needs_tls(&problem.endpoint);
+            }
+            ClientError::Refused(problem) => exit_of(problem),
+            // Decode, Incomplete, and what a later version adds.
+            _ => Exit::Failure,
+        };
+        Self { exit, why: error.to_string() }
     }
+}
+
+impl From<Error> for CommandError {
+    fn from(error: Error) -> Self {
+        let exit = if matches!(error, Error::Config(_)) { Exit::Usage } else { Exit::Failure };
+        Self { exit, why: error.to_string() }
+    }
+}
+
+/// The exit code that a refusal means.
+pub fn exit_of(problem: &Problem) -> Exit {
+    match problem.status {
+        401 | 403 => Exit::NotAllowed,
+        404 => Exit::NotFound,
+        412 => Exit::PreconditionFailed,
+        _ => Exit::Failure,
+    }
+}
+
+/// The error if no endpoint can be connected, with what to do about certificates.
+fn unreachable(tried: &[Unreachable]) -> CommandError {
+    let hint = |one: &Unreachable| match one.reason {
+        Reason::UntrustedCertificate => {
+            ": name the node's own certificate, or its authority's, with --tls-cert or DYNARUST_TLS_CERT"
+        }
+        Reason::OtherCertificate => ". Look at what --tls-cert or DYNARUST_TLS_CERT names",
+        _ => "",
+    };
+    let whys: Vec<_> = tried.iter().map(|one| format!("{one}{}", hint(one))).collect();
+    CommandError { exit: Exit::Unreachable, why: whys.join("; ") }
+}
+
+/// The error if the node expects HTTPS.
+fn needs_tls(node: &str) -> CommandError {
+    let why = format!(
+        "the node at {node} serves HTTPS: ask it by https://, and name its certificate, or its authority's, with --tls-cert or \
+         DYNARUST_TLS_CERT if this system does not trust it"
+    );
+    CommandError { exit: Exit::Unreachable, why }
 }
 
 /// Runs the future of a command to its end, and prints its text or its error.
@@ -138,15 +140,15 @@ pub fn run_command(
 }
 
 /// Gets the JSON object at `path`.
-pub async fn get(node: &Endpoint, path: &str) -> std::result::Result<Map<String, Value>, CommandError> {
-    let answer = Client::connect(node).await?.get(path).await?;
-    json_object(node, &answer)
+pub async fn get(node: &Client, path: &str) -> std::result::Result<Map<String, Value>, CommandError> {
+    let answer = node.request(Method::GET, path).timeout(TIMEOUT).send().await?;
+    Ok(answer.json()?)
 }
 
 /// Posts to an admin route and returns the JSON object of the response. Proves each cluster secret of the environment, then the admin
 /// token in `data`, until the node accepts one.
 pub async fn post_admin(
-    node: &Endpoint,
+    node: &Client,
     path: &str,
     body: &Value,
     timeout: Duration,
@@ -156,21 +158,22 @@ pub async fn post_admin(
         .map_err(|error| CommandError { exit: Exit::Usage, why: error.to_string() })?;
     let token = AdminToken::read(data);
     keys.0.extend(token.iter().map(AdminToken::key));
-    let mut client = Client::connect(node).await?;
     let body = Bytes::from(body.to_string());
-    let mut nonce = challenge(node, &mut client).await?;
+    let mut nonce = challenge(node).await?;
     for (number, key) in keys.0.iter().enumerate() {
         if number > 0 {
-            nonce = challenge(node, &mut client).await?;
+            nonce = challenge(node).await?;
         }
         let request = Request { method: "POST", path, body: &body };
         let authorization = Credentials::answer(key, nonce, &request).to_string();
-        let answer = client.post(path, body.clone(), Some(authorization), timeout).await?;
+        let request = node.request(Method::POST, path).header("content-type", "application/json");
+        let request = request.body(body.clone()).header("authorization", authorization).timeout(timeout);
+        let answer = request.without_failover().send().await?;
         if answer.status != StatusCode::UNAUTHORIZED {
-            return json_object(node, &answer);
+            return Ok(answer.json()?);
         }
     }
-    Err(not_allowed(node, keys.0.len(), token.err(), data))
+    Err(not_allowed(node.current_endpoint(), keys.0.len(), token.err(), data))
 }
 
 /// The error if the node accepted none of the `keys`, or there were none.
@@ -196,45 +199,12 @@ fn not_allowed(node: &Endpoint, keys: usize, no_token: Option<Error>, data: &Pat
     CommandError { exit: Exit::NotAllowed, why }
 }
 
-async fn challenge(node: &Endpoint, client: &mut Client) -> std::result::Result<blake3::Hash, CommandError> {
-    let answer = client.get("/_/admin/challenge").await?;
-    let members = json_object(node, &answer)?;
+async fn challenge(node: &Client) -> std::result::Result<blake3::Hash, CommandError> {
+    let answer = node.request(Method::GET, "/_/admin/challenge").timeout(TIMEOUT).send().await?;
+    let other = answer.not_a_node();
+    let members: Map<String, Value> = answer.json()?;
     let nonce = members.get("nonce").and_then(Value::as_str);
-    nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| not_a_node(node, &answer).into())
-}
-
-/// The JSON object of a successful response, or the error that a problem response means.
-fn json_object(node: &Endpoint, answer: &Answer) -> std::result::Result<Map<String, Value>, CommandError> {
-    let Ok(members) = serde_json::from_slice::<Map<String, Value>>(&answer.body) else {
-        return Err(not_a_node(node, answer).into());
-    };
-    if answer.status.is_success() {
-        return Ok(members);
-    }
-    let exit = match answer.status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::NotAllowed,
-        StatusCode::NOT_FOUND => Exit::NotFound,
-        _ => Exit::Failure,
-    };
-    match members.get("detail").and_then(Value::as_str) {
-        Some(detail) if !wants_tls(detail) => {
-            Err(CommandError { exit, why: format!("the node at {node} refuses: {detail}") })
-        }
-        Some(_) | None => Err(not_a_node(node, answer).into()),
-    }
-}
-
-/// The error for a response that a node would not give: something else answered, or the node expects HTTPS.
-pub fn not_a_node(node: &Endpoint, answer: &Answer) -> Unreachable {
-    let members: Map<String, Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let detail = members.get("detail").and_then(Value::as_str).unwrap_or_default();
-    if wants_tls(detail) {
-        return Unreachable(format!(
-            "the node at {node} serves HTTPS: ask it by https://, and name its certificate, or its authority's, with --tls-cert or \
-             DYNARUST_TLS_CERT if this system does not trust it"
-        ));
-    }
-    Unreachable(format!("{node} answers, but is not a DynaRust node: {} {detail}", answer.status))
+    nonce.and_then(|nonce| blake3::Hash::from_hex(nonce).ok()).ok_or_else(|| other.into())
 }
 
 fn wants_tls(detail: &str) -> bool {
@@ -243,45 +213,37 @@ fn wants_tls(detail: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use dynarust_client::Code;
+
     use super::*;
 
     #[test]
-    fn an_address_may_have_a_scheme() {
-        for (text, tls, address) in [
-            ("a:1", None, "a:1"),
-            ("http://a:1", Some(false), "a:1"),
-            ("https://[::1]:1/", Some(true), "[::1]:1"),
-        ] {
-            let parsed = parse_address(text).expect(text);
-            assert_eq!((parsed.tls, parsed.address.as_str()), (tls, address), "{text}");
-        }
-        for text in ["https://a", "https://a:1/path", "ftp://a:1", "https://", "a"] {
-            assert!(parse_address(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn problem_responses_map_to_exit_codes() {
-        let ends = |status: u16, body: &'static str| {
-            let answer = Answer {
-                status: StatusCode::from_u16(status).expect("a status"),
-                body: Bytes::from_static(body.as_bytes()),
+        let ends = |status: u16, code: &str, detail: &str| {
+            let problem = Problem {
+                code: Code::from(code),
+                status,
+                detail: detail.to_owned(),
+                endpoint: "a:1".into(),
+                members: Map::new(),
             };
-            json_object(&Endpoint::http("a:1"), &answer).map_err(|refusal| (refusal.exit, refusal.why))
+            let error = CommandError::from(ClientError::Refused(Box::new(problem)));
+            (error.exit, error.why)
         };
-        assert!(ends(200, r#"{"peers":1}"#).is_ok());
         for (status, exit) in [
             (401, Exit::NotAllowed),
             (403, Exit::NotAllowed),
             (404, Exit::NotFound),
+            (412, Exit::PreconditionFailed),
             (429, Exit::Failure),
             (503, Exit::Failure),
         ] {
-            let (ended, why) = ends(status, r#"{"detail":"because"}"#).expect_err("a problem");
+            let (ended, why) = ends(status, "some-code", "because");
             assert_eq!((ended, why.as_str()), (exit, "the node at a:1 refuses: because"), "{status}");
         }
-        for (status, body) in [(200, "<html>"), (200, "[]"), (404, "{}"), (502, "")] {
-            assert_eq!(ends(status, body).expect_err("no node").0, Exit::Unreachable, "{status} {body}");
-        }
+        let (ended, why) = ends(400, "bad-request", &service::tls_required().to_string());
+        assert!(ended == Exit::Unreachable && why.contains("https://"), "{why}");
+        let other = ClientError::NotANode { endpoint: "a:1".into(), status: 200, detail: String::new() };
+        assert_eq!(CommandError::from(other).exit, Exit::Unreachable);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use hyper::StatusCode;
+use dynarust_client::{Answer, Client, Error as ClientError, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -12,10 +12,7 @@ use super::{
     output,
     remote::{self, CommandError, Target},
 };
-use crate::{
-    client::{Answer, Client, Endpoint, Unreachable},
-    error::Result,
-};
+use crate::error::Result;
 
 /// The time over which rates are measured.
 const RATE_PERIOD: Duration = Duration::from_secs(1);
@@ -44,12 +41,12 @@ pub struct Arguments {
 
 /// Gets the status of a node, and prints it.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let node = arguments.target.endpoint()?;
+    let node = arguments.target.client()?;
     let is_json = arguments.target.json;
     remote::run_command(async {
         let status = fetch(&node, !is_json).await.map_err(CommandError::from)?;
         let exit = if status.ready { Exit::Success } else { Exit::Failure };
-        let address = node.to_string();
+        let address = node.current_endpoint().to_string();
         Ok((exit, if is_json { status.to_json(&address) } else { status.to_text(&address) }))
     })
 }
@@ -65,24 +62,32 @@ struct Status {
 }
 
 /// Gets all figures; for rates, gets the counters twice.
-async fn fetch(node: &Endpoint, with_rates: bool) -> std::result::Result<Status, Unreachable> {
-    let mut client = Client::connect(node).await?;
-    let readiness = client.get("/readyz").await?;
+async fn fetch(node: &Client, with_rates: bool) -> std::result::Result<Status, ClientError> {
+    let get = |path: &'static str| {
+        node.request(Method::GET, path).timeout(remote::TIMEOUT).without_failover().send()
+    };
+    let readiness = get("/readyz").await?;
     let ready = match readiness.status {
         StatusCode::OK => true,
         StatusCode::SERVICE_UNAVAILABLE => false,
-        _ => return Err(remote::not_a_node(node, &readiness)),
+        _ => return Err(refusal(readiness)),
     };
-    let mut stats = members(&client.get("/stats").await?);
+    let mut stats = members(&get("/stats").await?);
     let mut before = None;
     if with_rates {
         let started = Instant::now();
         tokio::time::sleep(RATE_PERIOD).await;
-        let later = members(&client.get("/stats").await?);
+        let later = members(&get("/stats").await?);
         before = Some((std::mem::replace(&mut stats, later), started.elapsed()));
     }
-    let cluster = members(&client.get("/_/cluster").await?);
+    let cluster = members(&get("/_/cluster").await?);
     Ok(Status { ready, readiness: members(&readiness), stats, cluster, before })
+}
+
+/// The error for an answer that is neither ready nor not.
+fn refusal(answer: Answer) -> ClientError {
+    let other = answer.not_a_node();
+    answer.success().err().unwrap_or(other)
 }
 
 /// The JSON object of a response; empty if it is none.
@@ -163,7 +168,7 @@ fn summary(cluster: &Map<String, Value>) -> Vec<(&'static str, Option<String>)> 
 }
 
 /// A number of bytes in a readable unit.
-fn format_bytes(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut scaled = bytes as f64 / 1024.0;
     let mut unit = 0;

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Exit,
+    connection::{Connection, NodeAddress, parse_address},
     flags::DataFlags,
-    remote::{self, DEFAULT_ADDRESS, NodeAddress, Trust, parse_address},
+    remote,
 };
 use crate::error::Result;
 
@@ -66,13 +67,15 @@ struct Role {
 #[derive(Debug, clap::Args)]
 struct Asked {
     /// The node to tell, with https:// before it if it serves HTTPS
-    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS, value_parser = parse_address)]
-    at: NodeAddress,
+    ///
+    /// Default: what --endpoint says.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    at: Option<NodeAddress>,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    trust: Trust,
+    connection: Connection,
     /// Data directory of the node, which has its admin token.
     #[command(flatten)]
     data: DataFlags,
@@ -101,7 +104,7 @@ fn post(
     body: &Value,
     to_text: impl Fn(&Map<String, Value>) -> String,
 ) -> Result<Exit> {
-    let endpoint = node.trust.endpoint(&node.at)?;
+    let endpoint = node.connection.client(node.at.as_ref())?;
     let data = node.data.directory_of_running()?;
     remote::run_command(async {
         let answer = remote::post_admin(&endpoint, path, body, TIMEOUT, &data).await?;

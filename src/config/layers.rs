@@ -88,12 +88,24 @@ impl Layers {
     }
 }
 
+/// Variables that are not settings of a node: the file with the settings, what the commands read, and what `watch --exec` sets.
+pub const COMMAND_VARIABLES: [&str; 8] = [
+    "DYNARUST_CONFIG",
+    "DYNARUST_CONTEXT",
+    "DYNARUST_ENDPOINT",
+    "DYNARUST_EVENT",
+    "DYNARUST_KEY",
+    "DYNARUST_TABLE",
+    "DYNARUST_TIMEOUT",
+    "DYNARUST_TOKEN",
+];
+
 /// A warning about an environment variable that starts with `DYNARUST_` but is not a setting; `None` for all other variables, and for
 /// those that Kubernetes sets for a service called dynarust. Not an error, as the system may set variables that the user does not know of.
 pub fn unknown_variable(name: &str) -> Option<String> {
     const PREFIX: &str = "DYNARUST_";
     let variables = SETTINGS.iter().map(|spec| spec.variable.as_str());
-    let known: Vec<&str> = variables.chain(["DYNARUST_CONFIG"]).collect();
+    let known: Vec<&str> = variables.chain(COMMAND_VARIABLES).collect();
     let upper = name.to_ascii_uppercase();
     let given = upper.strip_prefix(PREFIX)?;
     let of_service = ["SERVICE_HOST", "SERVICE_PORT", "PORT"].contains(&given)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use dynarust::config::{SETTINGS, SettingSpec};
+use dynarust::config::{COMMAND_VARIABLES, SETTINGS, SettingSpec};
 
 use super::page::{self, Page};
 use crate::harness::{Node, Setup, wait_until};
@@ -167,7 +167,7 @@ fn flags() -> BTreeSet<String> {
 fn flags_and_variables_that_the_pages_name_are_there() {
     let flags = flags();
     let mut variables: BTreeSet<String> = SETTINGS.iter().map(|spec| spec.variable.clone()).collect();
-    variables.insert("DYNARUST_CONFIG".to_owned());
+    variables.extend(COMMAND_VARIABLES.map(str::to_owned));
     let of_tests = ["tests", "proptests"].map(|folder| code_below(&page::root().join(folder))).concat();
     let mut unknown = Vec::new();
     for page in Page::all() {

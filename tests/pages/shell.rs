@@ -231,6 +231,8 @@ impl Line {
             }
         }
         shell.env("CURL_HOME", place.home.path());
+        // Commands that name no node ask the first one, and no context of the developer's.
+        shell.env("DYNARUST_ENDPOINT", place.moved(NODES[0])).env("XDG_CONFIG_HOME", place.home.path());
         shell.env_remove("CLUSTER_SECRET").env_remove("CLUSTER_SECRET_FILE");
         shell
     }

@@ -16,10 +16,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("replication", &["error", "core", "storage"]),
     ("node", &["error", "core", "storage", "replication"]),
     ("http", &["error", "core", "node"]),
-    ("client", &["error", "core"]),
     ("config", &["error", "core", "storage", "replication", "node", "http"]),
-    ("cli", &["error", "core", "storage", "node", "http", "client", "config"]),
-    ("main", &["error", "core", "storage", "replication", "node", "http", "client", "config", "cli"]),
+    ("cli", &["error", "core", "storage", "node", "http", "config"]),
+    ("main", &["error", "core", "storage", "replication", "node", "http", "config", "cli"]),
 ];
 
 /// The same for the load generator: the parts of its `src`, and what each may name besides itself.
@@ -45,7 +44,7 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/engine/", "src/storage/changes/hub.rs"]),
     ("warp", &["src/http/"]),
-    ("hyper", &["src/http/", "src/client.rs", "src/cli/", "src/replication/strong/etcd/gateway.rs"]),
+    ("hyper", &["src/http/", "src/replication/strong/etcd/gateway.rs"]),
     ("snow", &["src/replication/link/noise.rs"]),
     ("foca", &["src/replication/"]),
     ("tokio_tungstenite", &["src/replication/", "src/http/websocket/", "src/http/request/upgrade.rs"]),
@@ -97,7 +96,7 @@ fn root() -> &'static Path {
 }
 
 fn all_code() -> Vec<Source> {
-    ["src", "tests", "proptests", "bench"]
+    ["src", "tests", "proptests", "bench", "clients"]
         .iter()
         .flat_map(|folder| Source::all_below(root(), folder))
         .collect()

@@ -142,7 +142,7 @@ impl Inner {
                 self.hand_over(member, node).await?;
             }
         }
-        info!(?change, %node, "the group of the strong tables changed, as an operator asked");
+        info!("the group of the strong tables changed, as an operator asked: {node} {change}");
         Ok(true)
     }
 

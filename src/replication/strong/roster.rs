@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Weak,
     time::Duration,
 };
@@ -43,6 +44,16 @@ enum Change {
     /// A voter that the cluster no longer has.
     RemoveVoter(NodeId),
     RemoveLearner(NodeId),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddLearner(node) => write!(f, "{node} is a learner"),
+            Self::Promote(node) => write!(f, "{node} votes"),
+            Self::RemoveVoter(node) | Self::RemoveLearner(node) => write!(f, "{node} is removed"),
+        }
+    }
 }
 
 /// How many of `members` members vote: an odd number, because one more makes no majority larger; but two of two, so that
@@ -153,9 +164,9 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
             }
         }
         match timeout(CHANGE_MAX, make(&member, change.clone())).await {
-            Ok(Ok(())) => info!(?change, "the group of the strong tables changed"),
-            Ok(Err(why)) => warn!(?change, why, "the group of the strong tables could not be changed"),
-            Err(_) => warn!(?change, "the group of the strong tables takes long to change"),
+            Ok(Ok(())) => info!("the group of the strong tables changed: {change}"),
+            Ok(Err(why)) => warn!(why, "the group of the strong tables could not be changed: {change}"),
+            Err(_) => warn!("the group of the strong tables takes long to change: {change}"),
         }
     }
 }

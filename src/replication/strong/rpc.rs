@@ -1,5 +1,7 @@
 //! What the members of the group say to each other, as bodies of requests on the links (`replication::requests`).
 
+use std::fmt;
+
 use openraft::{
     SnapshotMeta,
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
@@ -120,6 +122,17 @@ pub enum RoleChange {
     Demote,
     /// Make a voter the leader.
     Lead,
+}
+
+impl fmt::Display for RoleChange {
+    /// What the node is afterwards.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Promote => "votes",
+            Self::Demote => "is a learner",
+            Self::Lead => "leads",
+        })
+    }
 }
 
 /// How a node stands in the group that it takes part in, or did.

@@ -1,7 +1,7 @@
-//! Which certificates a command trusts: the ones its user named, byte for byte, and any for the requested host that one of those signed.
+//! Which certificates a client trusts: the ones it was given, byte for byte, and any for the requested host that one of those signed.
 //! The first kind lets a self-signed certificate work: a command inside the node's container asks 127.0.0.1, whatever name the certificate
 //! was made for.
-//! If the user named none, the system's root certificates decide.
+//! If it was given none, the system's root certificates decide.
 
 use std::{io, sync::Arc};
 
@@ -18,11 +18,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::error::{Error, Result};
-
-/// What to do if the system does not trust a node.
-const NAME_CERTIFICATE: &str =
-    "name the node's own certificate, or its authority's, with --tls-cert or DYNARUST_TLS_CERT";
+use crate::error::{Error, Reason, Result};
 
 /// The TLS settings for one node.
 #[derive(Clone, Debug)]
@@ -36,9 +32,9 @@ impl Tls {
     /// TLS to the node at `host`, trusting these certificates, or if there are none the system's roots.
     ///
     /// # Errors
-    /// `Config` if `host` is neither a name nor an address, or no certificates are given and the system has no roots.
+    /// `Invalid` if `host` is neither a name nor an address, or no certificates are given and the system has no roots.
     pub fn new(host: &str, trusted: Option<Vec<CertificateDer<'static>>>) -> Result<Self> {
-        let wrong = |why: &dyn std::fmt::Display| Error::Config(format!("no TLS with {host}: {why}"));
+        let wrong = |why: &dyn std::fmt::Display| Error::Invalid(format!("no TLS with {host}: {why}"));
         let name = ServerName::try_from(host.to_owned()).map_err(|error| wrong(&error))?;
         // We name the provider, because another library may have changed the process's default or removed it.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -47,7 +43,7 @@ impl Tls {
             Some(pinned) => Arc::new(CertificateVerifier::new(pinned, Arc::clone(&provider))),
             None => Arc::new(
                 Verifier::new(Arc::clone(&provider))
-                    .map_err(|error| wrong(&format_args!("{error}: {NAME_CERTIFICATE}")))?,
+                    .map_err(|error| wrong(&format_args!("{error}: name the certificates to trust")))?,
             ),
         };
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -60,25 +56,32 @@ impl Tls {
         Ok(Self { config: Arc::new(config), name, is_pinned })
     }
 
-    /// Does the TLS handshake over `stream`. The error explains the failure to whoever typed the command.
-    pub async fn handshake(&self, stream: TcpStream) -> std::result::Result<TlsStream<TcpStream>, String> {
+    /// Does the TLS handshake over `stream`. An error says why it failed, in words and as a [`Reason`].
+    pub async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> std::result::Result<TlsStream<TcpStream>, (Reason, String)> {
         let connector = TlsConnector::from(Arc::clone(&self.config));
         connector.connect(self.name.clone(), stream).await.map_err(|error| self.explain(&error))
     }
 
-    fn explain(&self, error: &io::Error) -> String {
+    fn explain(&self, error: &io::Error) -> (Reason, String) {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS: use http://".into(),
-            Some(rustls::Error::InvalidCertificate(why)) if self.is_pinned => format!(
-                "its certificate is neither the one that --tls-cert or DYNARUST_TLS_CERT names, nor one for this host that it signed \
-                 ({why}). A node presents the certificate it was started with"
-            ),
-            Some(rustls::Error::InvalidCertificate(why)) => {
-                format!(
-                    "this system does not trust its certificate for this host ({why}): {NAME_CERTIFICATE}"
-                )
+            Some(rustls::Error::InvalidMessage(_)) => {
+                (Reason::NoTls, "it does not speak TLS: use http://".into())
             }
-            Some(_) | None => error.to_string(),
+            Some(rustls::Error::InvalidCertificate(why)) if self.is_pinned => (
+                Reason::OtherCertificate,
+                format!(
+                    "its certificate is neither the one that is to be trusted, nor one for this host that it signed ({why}). A node presents \
+                     the certificate it was started with"
+                ),
+            ),
+            Some(rustls::Error::InvalidCertificate(why)) => (
+                Reason::UntrustedCertificate,
+                format!("this system does not trust its certificate for this host ({why})"),
+            ),
+            Some(_) | None => (Reason::NoConnection, error.to_string()),
         }
     }
 }
