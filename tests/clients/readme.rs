@@ -114,6 +114,14 @@ fn check_readmes(language: &Language) {
     check_first_lines(language, &mut command, &cluster);
 }
 
+/// That one is compiled and run: see `rust_client`.
+#[test]
+fn the_readme_of_the_project_shows_what_that_of_the_rust_client_does() {
+    let first = |page: &str| Page::read(page).fences().into_iter().find(|fence| fence.kind == "rust");
+    let lines = |page: &str| first(page).expect("a block of Rust").lines;
+    assert_eq!(lines("README.md"), lines("clients/rust/README.md"));
+}
+
 #[test]
 fn the_readme_for_javascript_does_what_it_says() {
     check_readmes(&JAVASCRIPT);
