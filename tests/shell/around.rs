@@ -75,7 +75,7 @@ fn commands_of(help: &str) -> Vec<String> {
 #[test]
 fn the_examples_of_the_help_texts_work() {
     // Those of others need a stopped node, a cluster, or end the node.
-    const TRIED: [&str; 20] = [
+    const TRIED: [&str; 21] = [
         "put",
         "create",
         "get",
@@ -90,6 +90,7 @@ fn the_examples_of_the_help_texts_work() {
         "export",
         "import",
         "top",
+        "context",
         "context add",
         "context use",
         "context list",
