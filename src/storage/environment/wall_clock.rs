@@ -99,9 +99,11 @@ impl CheckedClock {
         let (now_ms, event) = match self.read_one_moment() {
             Ok(reading) => {
                 let (now_ms, event) = trusted.read(reading);
-                let quick_ms = if trusted.jumped_ms().is_none() { QUICK_MS } else { 0 };
-                self.expected_ms.store(offset_ms(reading), Ordering::Relaxed);
-                self.quick_until_ms.store(reading.monotonic_ms + quick_ms, Ordering::Relaxed);
+                // A jumped clock is never where it is expected, not even between the two stores.
+                if trusted.jumped_ms().is_none() {
+                    self.expected_ms.store(offset_ms(reading), Ordering::Relaxed);
+                    self.quick_until_ms.store(reading.monotonic_ms + QUICK_MS, Ordering::Relaxed);
+                }
                 (now_ms, event)
             }
             // The system is too busy to tell what the wall clock showed at which moment.
@@ -204,6 +206,21 @@ mod tests {
             self.wall_ms.store(wall_ms, Ordering::Relaxed);
             self.monotonic_ms.store(monotonic_ms, Ordering::Relaxed);
         }
+    }
+
+    /// A jump became what is expected just before the quick check was switched off: a thread that read the clock between the
+    /// two took an hour too much, and the node's timestamps stayed an hour ahead.
+    #[test]
+    fn a_jump_is_not_expected_while_the_quick_check_may_still_be_on() {
+        let fake = FakeClocks::default();
+        let clock = fake.clock();
+        fake.set(NOW_MS + 1, 1);
+        assert_eq!(clock.now_ms(), NOW_MS + 1);
+        fake.set(NOW_MS + 3_600_002, 2);
+        assert_eq!(clock.now_ms(), NOW_MS + 2);
+        // As another thread sees it that was in the midst of a reading.
+        clock.quick_until_ms.store(1 + QUICK_MS, Ordering::Relaxed);
+        assert_eq!(clock.now_ms(), NOW_MS + 2);
     }
 
     #[test]
