@@ -9,6 +9,7 @@
 //! - `gc` announces expired values and removes garbage.
 //! - `open` opens a directory, and reopens it after a disk failure: lock, format, damage, the node's identity. `repair` handles damaged
 //!   pages while the store is open. `offline` has the tools for stores that no node has open.
+//! - `backup` reads a consistent state of a running store, and keeps it in a directory of its own.
 //! - `engine` wraps sled; `environment` gives time, randomness and threads.
 //!
 //! A write goes through `table::merge` into the engine; from there `changes::pump` publishes it, and `commit` acknowledges it when it is
@@ -19,6 +20,7 @@
 //!
 //! Lock order: `tables`, then a table's own locks, then `engine`.
 
+pub mod backup;
 pub mod changes;
 pub mod commit;
 pub mod counters;
@@ -137,6 +139,7 @@ impl Store {
             repairs,
             strong: Arc::new(StrongTables::read(&engine)?),
             reindex: Arc::default(),
+            tap: Arc::default(),
         };
         let (wakeups, waiting) = Wakeups::new();
         let epoch = options.environment.fresh_epoch()?;

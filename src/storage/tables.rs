@@ -21,6 +21,10 @@ impl Store {
         self.read_tables().get(name).cloned()
     }
 
+    pub(in crate::storage) fn all_tables(&self) -> Vec<Arc<Table>> {
+        self.read_tables().values().cloned().collect()
+    }
+
     /// Reads a table; returns `empty` if there is none.
     pub(in crate::storage) fn read_table<T>(
         &self,

@@ -115,7 +115,8 @@ impl Digest {
         Self(limbs)
     }
 
-    fn to_bytes(self) -> [u8; 32] {
+    /// Its bytes, least significant first.
+    pub fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for (bytes, limb) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
             *bytes = limb.to_le_bytes();

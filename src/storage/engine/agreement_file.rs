@@ -169,11 +169,27 @@ pub fn read(data: &Path, node: NodeId) -> Result<Found> {
 /// # Errors
 /// `Io`, `StorageFull`.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    match fs::read(from.join(FILE)) {
-        Ok(bytes) => engine::replace_file(to, FILE, &bytes),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io(format_args!("reading {}", from.join(FILE).display()), &e)),
+    bytes(from)?.map_or(Ok(()), |bytes| restore(to, &bytes))
+}
+
+/// The bytes of the file beside the log in `data`, if there is one.
+///
+/// # Errors
+/// `Io`.
+pub fn bytes(data: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(data.join(FILE)) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format_args!("reading {}", data.join(FILE).display()), &e)),
     }
+}
+
+/// Writes the bytes of the file of a store whose rows `to` has; durable on return.
+///
+/// # Errors
+/// `Io`, `StorageFull`.
+pub fn restore(to: &Path, bytes: &[u8]) -> Result<()> {
+    engine::replace_file(to, FILE, bytes)
 }
 
 fn decode(bytes: &[u8]) -> Option<(NodeId, Agreed)> {

@@ -85,6 +85,12 @@ pub fn unseal(kept: &[u8]) -> Option<&[u8]> {
     (*check == blake3::hash(bytes).as_bytes()[..CHECK_BYTES]).then_some(bytes)
 }
 
+/// Whether a key of `meta` is that of a note, or of a piece of it.
+pub fn is_piece_of(kept: &[u8], name: &str) -> bool {
+    let piece = kept.strip_prefix(NOTE_PREFIX.as_bytes()).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+    piece.is_some_and(|piece| piece.is_empty() || piece.starts_with(b"/"))
+}
+
 fn key(name: &str, piece: usize) -> Vec<u8> {
     match piece {
         0 => format!("{NOTE_PREFIX}{name}").into_bytes(),

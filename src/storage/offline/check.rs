@@ -192,6 +192,7 @@ pub(in crate::storage) fn open_unwatched(
         repairs: std::sync::mpsc::channel().0,
         strong: strong.into(),
         reindex: Default::default(),
+        tap: Default::default(),
     };
     Ok(Table::new(name, context, trees, dictionaries))
 }

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod clock_repair;
 pub mod compact;
+pub mod restore;
 pub mod salvage;
 
 #[cfg(test)]

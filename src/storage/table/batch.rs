@@ -41,6 +41,11 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// Held by the batch that is under way.
+    pub(in crate::storage) fn turn(&self) -> &Mutex<()> {
+        &self.turn
+    }
+
     fn rows(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
         // Each change is one call that keeps the set consistent.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)

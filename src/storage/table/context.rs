@@ -11,6 +11,7 @@ use super::{
     lost::Reports,
     mode::StrongTables,
     row_count::CloseComparison,
+    tap::Tap,
 };
 use crate::storage::{WallClock, commit::Committer, counters::Counters};
 
@@ -45,4 +46,6 @@ pub struct TableContext {
     pub strong: Arc<StrongTables>,
     /// Whether all rows must be indexed again.
     pub reindex: Arc<AtomicBool>,
+    /// The rows that change while a backup runs.
+    pub tap: Arc<Tap>,
 }

@@ -27,6 +27,7 @@ pub mod row;
 pub(crate) mod row_count;
 pub mod scan;
 pub(crate) mod spans;
+pub(in crate::storage) mod tap;
 pub mod trees;
 
 pub use self::{

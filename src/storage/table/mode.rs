@@ -32,9 +32,9 @@ pub const RAFT_LOG: &str = "raft";
 /// A copy of it, in the directory of a salvaged store, which takes no part in its group with it.
 pub const SALVAGED_LOG: &str = "raft.salvaged";
 /// The note that lists the strong tables.
-const NOTE: &str = "strong/tables";
+pub(in crate::storage) const NOTE: &str = "strong/tables";
 /// The note of the instant up to which tombstones were removed.
-const SWEPT_NOTE: &str = "strong/swept";
+pub(in crate::storage) const SWEPT_NOTE: &str = "strong/swept";
 /// Rows removed or listed under one lock.
 const PAGE_ROWS: usize = 1000;
 /// Bytes of rows moved at a time.

@@ -112,7 +112,12 @@ impl Table {
     }
 
     /// Returns the row that the engine gave these bytes for, or its newer version.
-    fn read_row(&self, trees: &Trees, row: &[u8], mut bytes: Slice) -> Result<Option<Row>> {
+    pub(in crate::storage) fn read_row(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        mut bytes: Slice,
+    ) -> Result<Option<Row>> {
         loop {
             let record = self.decode(row, &bytes)?;
             if let Some(payload) = self.payload(trees, row, &record)? {

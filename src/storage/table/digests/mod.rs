@@ -88,6 +88,7 @@ impl Table {
     ) {
         self.cached_digests.invalidate();
         self.changed.note(row);
+        self.context.tap.note(self.name(), row);
         self.context.counters.changed_rows.increment();
         if partition.counts.is_none() && self.context.close_comparison.is_pending() {
             let key = self.context.digest_key.now();
@@ -392,10 +393,6 @@ impl Store {
         }
         let later = tables.range((Bound::Excluded(&table), Bound::Unbounded)).next();
         later.or_else(|| tables.iter().next()).map(|(table, _)| (table.clone(), 0))
-    }
-
-    pub(in crate::storage) fn all_tables(&self) -> Vec<Arc<Table>> {
-        self.read_tables().values().cloned().collect()
     }
 }
 
