@@ -277,6 +277,25 @@ settings! {
     /// `storage.db.damaged-TIME`.
     set_aside_damaged: bool = "false";
 
+    /// Directory in which the node makes backups of itself.
+    ///
+    /// Each is a directory named by its time, and shares files with the one before. Another disk or machine than the database's is best. By
+    /// default there are none; `DynaRust backup` makes one at any time.
+    backup_dir: Option<PathBuf> = "";
+
+    /// Time from one backup to the next.
+    backup_every: Duration = "1h", "1s" to "365d";
+
+    /// How many backups to keep.
+    ///
+    /// An older one is removed after a newer one was read and found sound.
+    backup_keep: usize = "24", "1" to "10000";
+
+    /// File with the key that encrypts these backups.
+    ///
+    /// At least 32 random bytes: `openssl rand -hex 32` makes some. Keep a copy elsewhere, as without it nobody can read them.
+    backup_key_file: Option<PathBuf> = "";
+
     /// Which log lines to write to stderr.
     ///
     /// error, warn, info, debug, trace or off, also for a single module: warn,dynarust::http=debug. The storage engine logs several

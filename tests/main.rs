@@ -4,6 +4,7 @@
 mod abuse;
 mod access;
 mod ancestor;
+mod backups;
 mod bounds;
 mod browser;
 mod clients;

@@ -177,6 +177,7 @@ impl Host {
             value_bytes_max: 1 << 20,
             replication,
             strong_backend: node::StrongBackend::Raft,
+            backups: None,
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod address_file;
 pub mod allocator;
+pub mod backup;
 pub mod banner;
 pub mod check;
 pub mod clock;
@@ -12,6 +13,7 @@ pub mod config;
 pub mod connection;
 pub mod container;
 pub mod contexts;
+pub mod diff;
 pub mod environment;
 pub mod first_sync;
 pub mod flags;
@@ -28,6 +30,7 @@ pub mod output;
 pub mod privacy;
 pub mod progress;
 pub mod remote;
+pub mod restore;
 pub mod salvage;
 pub mod shell;
 pub mod signals;
@@ -36,6 +39,8 @@ pub mod strong;
 pub mod sync;
 pub mod systemd;
 pub mod token;
+pub mod unlock;
+pub mod verify;
 
 use std::{env, process::ExitCode};
 
@@ -97,6 +102,14 @@ pub enum Command {
     Sync(sync::Arguments),
     /// Makes, lists and revokes the tokens of clients, in the file that --tokens names
     Token(token::Arguments),
+    /// Makes a backup of a running node
+    Backup(backup::Arguments),
+    /// Checks that a backup is as it was made
+    Verify(verify::Arguments),
+    /// Makes a database of a backup
+    Restore(restore::Arguments),
+    /// Lists the keys by which two backups or nodes differ
+    Diff(diff::Arguments),
     /// Starts the group of the strong tables, and says who votes and leads
     Strong(strong::Arguments),
 }
@@ -118,6 +131,10 @@ impl Command {
             Self::Leave(arguments) => leave::run(&arguments),
             Self::Sync(arguments) => sync::run(&arguments),
             Self::Token(arguments) => token::run(&arguments),
+            Self::Backup(arguments) => backup::run(&arguments),
+            Self::Verify(arguments) => verify::run(&arguments),
+            Self::Restore(arguments) => restore::run(&arguments),
+            Self::Diff(arguments) => diff::run(&arguments),
             Self::Strong(arguments) => strong::run(&arguments),
         }
     }

@@ -5,7 +5,7 @@ use std::{future::Future, path::Path, time::Duration};
 
 use bytes::Bytes;
 use dynarust_client::{
-    Client, Endpoint, Error as ClientError, Method, Problem, Reason, StatusCode, Unreachable,
+    Client, Endpoint, Error as ClientError, Method, Problem, Reason, StatusCode, Streaming, Unreachable,
 };
 use serde_json::{Map, Value};
 
@@ -171,6 +171,41 @@ pub async fn post_admin(
         let answer = request.without_failover().send().await?;
         if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer.json()?);
+        }
+    }
+    Err(not_allowed(node.current_endpoint(), keys.0.len(), token.err(), data))
+}
+
+/// Opens the stream of an admin route, with a proof as for `post_admin`.
+pub async fn open_admin(
+    node: &Client,
+    path: &str,
+    data: &Path,
+) -> std::result::Result<Streaming, CommandError> {
+    let mut keys = environment::admin_keys()
+        .map_err(|error| CommandError { exit: Exit::Usage, why: error.to_string() })?;
+    let token = AdminToken::read(data);
+    keys.0.extend(token.iter().map(AdminToken::key));
+    // Also says whether a node answers.
+    let mut nonce = challenge(node).await?;
+    for (number, key) in keys.0.iter().enumerate() {
+        if number > 0 {
+            nonce = challenge(node).await?;
+        }
+        let request = Request { method: "GET", path, body: b"" };
+        let authorization = Credentials::answer(key, nonce, &request).to_string();
+        let request = node.request(Method::GET, path).header("authorization", authorization);
+        let answer = request.without_failover().stream().await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        if answer.status != StatusCode::UNAUTHORIZED {
+            let refusal = answer.collect(TIMEOUT).await?;
+            let why = format!("the node at {} answers with {}", refusal.endpoint, refusal.status);
+            return Err(match refusal.success() {
+                Ok(_) => CommandError { exit: Exit::Failure, why },
+                Err(error) => error.into(),
+            });
         }
     }
     Err(not_allowed(node.current_endpoint(), keys.0.len(), token.err(), data))

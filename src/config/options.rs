@@ -41,6 +41,12 @@ impl Config {
             value_bytes_max: self.max_value.0,
             replication: self.replication_options(listen, secrets),
             strong_backend: self.strong_backend.clone(),
+            backups: self.backup_dir.clone().map(|directory| node::BackupSchedule {
+                directory,
+                every: self.backup_every,
+                keep: self.backup_keep,
+                key_file: self.backup_key_file.clone(),
+            }),
         }
     }
 

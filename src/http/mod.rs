@@ -134,6 +134,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::changes::routes(Arc::clone(&node)),
         routes::websocket::routes(Arc::clone(&node)),
         routes::import::import_routes(Arc::clone(&node)),
+        routes::backup::routes(Arc::clone(&node)),
         routes::export::export_routes(Arc::clone(&node)),
         routes::status::routes(&node),
         routes::strong::routes(&node),

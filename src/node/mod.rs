@@ -10,6 +10,8 @@
 pub mod admin;
 pub mod admin_token;
 mod background;
+mod backup;
+mod backup_schedule;
 mod batch;
 pub mod cluster;
 mod link;
@@ -37,6 +39,8 @@ use tracing::{debug, warn};
 pub use self::{
     admin::AdminKeys,
     admin_token::{AdminToken, TOKEN_FILE},
+    backup::BackupLines,
+    backup_schedule::{LastBackup, Schedule as BackupSchedule, ScheduledBackups},
     batch::Batch,
     cluster::{
         ClockState, ClusterView, EtcdView, GroupMember, GroupView, MemberState, MemberView, ProposalResult,
@@ -99,6 +103,8 @@ pub struct Options {
     pub replication: replication::Options,
     /// Who agrees on the order of writes to strong tables.
     pub strong_backend: StrongBackend,
+    /// The backups that it makes by itself, if it does.
+    pub backups: Option<BackupSchedule>,
 }
 
 /// The system's clock, unchecked, for commands that run briefly. A node uses the checked clock of `storage::environment::wall_clock`.
@@ -122,6 +128,7 @@ pub struct Node {
     last_phase: Mutex<&'static str>,
     drain_begun: Notify,
     authenticator: admin::Authenticator,
+    backups: backup_schedule::Figures,
     background: Mutex<JoinSet<()>>,
 }
 
@@ -165,11 +172,16 @@ impl Node {
             last_phase: Mutex::new(Readiness::Ready.phase()),
             drain_begun: Notify::new(),
             authenticator: admin::Authenticator::new()?,
+            backups: backup_schedule::Figures::default(),
             background: Mutex::new(background),
         });
         close_on_drop.disarm();
         let counting = node.clone();
         tokio::spawn(async move { counting.rows_counted().await });
+        if let Some(schedule) = node.options.backups.clone() {
+            let backups = backup_schedule::run(Arc::downgrade(&node), schedule);
+            node.background.lock().unwrap_or_else(PoisonError::into_inner).spawn(backups);
+        }
         debug!(id = %node.id(), data = %node.options.storage.data.display(), "the node is up");
         Ok(node)
     }

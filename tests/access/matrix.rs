@@ -71,6 +71,7 @@ fn example(operation: &Operation, path: &'static str) -> Example {
             ("", r#"{"node":"ffffffffffffffff"}"#, 404)
         }
         ("POST", "/_/admin/sync") => ("", "", 200),
+        ("GET", "/_/backup") => ("", "", 200),
         // They would stop the node, or start something: the body is wrong, which is found once the client is allowed.
         ("POST", "/_/admin/leave" | "/_/strong/init") => ("", r#"{"wrong":1}"#, 400),
         ("PUT", "/_/tables/{table}") => ("", r#"{"mode":"eventual"}"#, 200),

@@ -113,6 +113,7 @@ pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("/_/docs", &["GET"]),
     ("/_/docs/page.js", &["GET"]),
     ("/_/docs/page.css", &["GET"]),
+    ("/_/backup", &["GET"]),
     ("/_/export", &["GET"]),
     ("/_/import", &["POST"]),
 ];

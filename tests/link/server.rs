@@ -71,6 +71,7 @@ impl Server {
             value_bytes_max: 1 << 20,
             replication,
             strong_backend: node::StrongBackend::Raft,
+            backups: None,
         });
         let node = node.await.expect("a node");
         // Ends with the test's runtime.

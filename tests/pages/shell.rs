@@ -41,6 +41,7 @@ pub struct Place {
     home: tempfile::TempDir,
     addresses: Vec<(&'static str, String)>,
     nodes: Vec<Node>,
+    cluster: usize,
 }
 
 impl Place {
@@ -51,7 +52,7 @@ impl Place {
         let settings = "fail-with-body\nsilent\nshow-error\n";
         fs::write(home.path().join(".curlrc"), settings).expect("a file can be written");
         copy(&page::root().join("storage.db.example"), &home.path().join("storage.db.example"));
-        let mut place = Self { home, addresses: free_addresses(), nodes: Vec::new() };
+        let mut place = Self { home, addresses: free_addresses(), nodes: Vec::new(), cluster: 0 };
         let starts = blocks.iter().flat_map(|block| &block.lines).filter_map(Line::node_started);
         if !starts.into_iter().any(|words| words.contains(&NODES[0].to_owned())) {
             place.start(&[NODES[0].to_owned()]);
@@ -62,11 +63,15 @@ impl Place {
     /// Starts a node with these arguments, and waits until all know each other.
     fn start(&mut self, words: &[String]) {
         let (variables, words): (Vec<_>, Vec<_>) = words.iter().partition(|word| is_variable(word));
-        let mut words = words.into_iter().map(|word| self.moved(word));
+        let mut words = words.into_iter().map(|word| self.moved(word)).collect::<Vec<_>>().into_iter();
         let mut setup = Setup::new().listen(&words.next().expect("where to listen"));
         for variable in variables {
             let (name, value) = variable.split_once('=').expect("it is a variable");
             setup = setup.environment(name, value);
+        }
+        // It joins nobody, and begins another cluster.
+        if !words.clone().any(|word| is_address(&word)) {
+            self.cluster = self.nodes.len();
         }
         let mut has_data = false;
         let mut is_path = false;
@@ -87,13 +92,13 @@ impl Place {
 
     fn wait_until_joined(&self) {
         let addresses: Vec<_> = self.nodes.iter().map(|node| node.address().to_string()).collect();
-        for node in &self.nodes {
+        for node in &self.nodes[self.cluster..] {
             wait_until("each node is ready and knows all", DEADLINE, || {
                 let members = node.get("/membership").text().to_owned();
                 // A node that asks for a token does not tell; the pages have it alone.
                 node.get("/readyz").status == 200
                     && (self.nodes.len() == 1 && node.get("/membership").status == 401
-                        || addresses.iter().all(|address| members.contains(&**address)))
+                        || addresses[self.cluster..].iter().all(|address| members.contains(&**address)))
             });
         }
     }
@@ -215,9 +220,8 @@ impl Line {
         let words: Vec<String> =
             command.trim_end_matches('&').split_whitespace().map(str::to_owned).collect();
         let at = words.iter().position(|word| word == BINARY)?;
-        let is_address = |word: &String| word.contains(':') && !word.starts_with('-');
-        let starts =
-            words[..at].iter().all(|word| is_variable(word)) && words.get(at + 1).is_some_and(is_address);
+        let starts = words[..at].iter().all(|word| is_variable(word))
+            && words.get(at + 1).is_some_and(|word| is_address(word));
         starts.then(|| words.into_iter().filter(|word| word != BINARY).collect())
     }
 
@@ -297,6 +301,10 @@ fn lines(code: &[String]) -> Vec<Line> {
         }
     }
     found
+}
+
+fn is_address(word: &str) -> bool {
+    word.contains(':') && !word.starts_with('-')
 }
 
 /// Whether it sets a variable for the command behind it.

@@ -222,6 +222,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Tables, Access::Node(Read), "GET", &["/_/tables"], &[]),
     plain(Route::TableMode, Access::Path(Write), "PUT", &["/_/tables/{table}"], &[]),
     plain(Route::Transaction, Access::Mixed, "POST", &["/_/txn"], &[]),
+    plain(Route::Backup, Access::Admin, "GET", &["/_/backup"], &[]),
     plain(
         Route::Export,
         Access::Each(Read),

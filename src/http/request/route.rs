@@ -59,6 +59,8 @@ routes! {
     TableMode = "table_mode";
     /// `/_/txn`
     Transaction = "txn";
+    /// `/_/backup`
+    Backup = "backup";
     /// `/_/export`
     Export = "export";
     /// `/_/import`

@@ -78,16 +78,25 @@ where
                 return response::other_method(&call);
             }
             let body = body::read(&call, BODY_BYTES_MAX).await?.into_bytes();
-            // A client whose token has the right needs no other proof.
-            if *call.principal() == Principal::Nobody {
-                let request = Request { method: call.method.as_str(), path: call.path(), body: &body };
-                node.authorize(call.remote.ip(), &request, call.header(header::AUTHORIZATION))?;
-                call.sent_by(Principal::Operator);
-            }
-            audit::begun(&call);
+            authorize(&node, &call, &body)?;
             response::json(&run(node, body).await?)
         }
     })
+}
+
+/// Checks that a client may command the node, and records that it does.
+///
+/// # Errors
+/// As `Node::authorize`.
+pub fn authorize(node: &Node, call: &Call, body: &[u8]) -> Result<()> {
+    // A client whose token has the right needs no other proof.
+    if *call.principal() == Principal::Nobody {
+        let request = Request { method: call.method.as_str(), path: call.path(), body };
+        node.authorize(call.remote.ip(), &request, call.header(header::AUTHORIZATION))?;
+        call.sent_by(Principal::Operator);
+    }
+    audit::begun(call);
+    Ok(())
 }
 
 /// The body of `forget`.

@@ -1,6 +1,7 @@
 //! Routes: one warp filter per resource, whatever the method, so that HEAD, OPTIONS and 405 are right everywhere.
 
 pub mod admin;
+pub mod backup;
 pub mod batch;
 pub mod changes;
 pub mod describe;

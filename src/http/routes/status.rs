@@ -15,7 +15,10 @@ use crate::{
         request::{Call, route::Route},
         response,
     },
-    node::{ClusterView, EtcdView, GroupView, MemberView, Node, Readiness, SyncStatus, TableStats},
+    node::{
+        ClusterView, EtcdView, GroupView, MemberView, Node, Readiness, ScheduledBackups, SyncStatus,
+        TableStats,
+    },
 };
 
 /// The routes of this file.
@@ -208,8 +211,19 @@ fn stats(node: &Node, call: &Call) -> (StatusCode, Value) {
         "scrubbed_bytes": stats.scrubbed_bytes,
         "damaged_frames": stats.damaged_frames,
         "disk_bytes": stats.disk_bytes,
+        "backups": node.scheduled_backups().map(|backups| render_backups(&backups)),
     });
     (StatusCode::OK, body)
+}
+
+fn render_backups(backups: &ScheduledBackups) -> Value {
+    let last = backups.last.as_ref();
+    json!({
+        "last": last.map(|last| json!({ "name": last.name, "made_ms": last.made_ms, "id": last.id })),
+        "made": backups.made,
+        "failed": backups.failed,
+        "failure": backups.failure,
+    })
 }
 
 /// `GET /healthz`: the process answers. A restart would not fix what `/readyz` reports.

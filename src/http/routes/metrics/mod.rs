@@ -151,6 +151,7 @@ impl fmt::Debug for NodeFigures {
 impl Collector for NodeFigures {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         let stats = self.0.stats();
+        let backups = self.0.scheduled_backups().unwrap_or_default();
         let counters = [
             ("writes", "Writes that changed a key", stats.writes),
             ("writes_superseded", "Writes that lost to a later one", stats.writes_superseded),
@@ -167,6 +168,8 @@ impl Collector for NodeFigures {
             ),
             ("scrubbed_bytes", "Bytes of the log read to check for damage", stats.scrubbed_bytes),
             ("damaged_frames", "Places of the log where damage was found", stats.damaged_frames),
+            ("backups", "Scheduled backups made and found sound", backups.made),
+            ("backup_failures", "Scheduled backups that failed", backups.failed),
         ];
         for (name, help, value) in counters {
             encode_one(&mut encoder, name, help, &ConstCounter::new(value))?;
@@ -181,6 +184,11 @@ impl Collector for NodeFigures {
                 "storage_doubtful",
                 "1 while rows may be missing or older than what was acknowledged",
                 u64::from(stats.may_have_lost_rows),
+            ),
+            (
+                "last_backup_seconds",
+                "Unix time of the last scheduled backup; 0 if there is none",
+                backups.last.map_or(0, |last| last.made_ms / 1000),
             ),
         ];
         for (name, help, value) in gauges {

@@ -1,0 +1,171 @@
+//! `DynaRust backup`: stores all rows of a running node, as they are at one instant, in a directory.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use dynarust_client::Client;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Exit,
+    connection::{Connection, NodeAddress, parse_address},
+    flags::DataFlags,
+    privacy,
+    progress::Progress,
+    remote::{self, CommandError},
+    unlock::{self, Unlock},
+};
+use crate::{
+    error::{Error, Result},
+    storage::backup::write::{Options, Writer, Written},
+};
+
+/// Pieces of the stream that wait for the disk, of about 128 KiB each.
+const WAITING_MAX: usize = 32;
+
+/// Which node to back up, and where to.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The directory must not exist yet. Keep its id, which is printed, elsewhere: `DynaRust verify DIR --id ID` \
+                        then proves that it is this backup. Example:\n  \
+                        DynaRust backup monday\n  \
+                        DynaRust backup tuesday --base monday"
+)]
+pub struct Arguments {
+    /// The directory to create
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// An earlier backup of the node: only what differs is written
+    ///
+    /// The new backup has links to the files of the other, so that either may be removed. On another file system they are copied
+    #[arg(long, value_name = "OLD")]
+    base: Option<PathBuf>,
+    /// Encrypt it with a passphrase, which is asked for
+    #[arg(long)]
+    encrypt: bool,
+    #[command(flatten)]
+    unlock: Unlock,
+    /// The node, with https:// before it if it serves HTTPS
+    ///
+    /// Default: what --endpoint says.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    at: Option<NodeAddress>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+    /// Data directory of the node, which has its admin token.
+    #[command(flatten)]
+    data: DataFlags,
+}
+
+/// Makes the backup, and prints its id.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    privacy::restrict_new_files();
+    let secret = match arguments.unlock.named()? {
+        None if arguments.encrypt => Some(unlock::new_passphrase()?),
+        named => named,
+    };
+    let node = arguments.connection.client(arguments.at.as_ref())?;
+    let data = arguments.data.directory_of_running()?;
+    let options = Options { base: arguments.base.clone(), secret };
+    remote::run_command(async {
+        let written = make(&node, &data, &arguments.directory, options).await?;
+        let text = match arguments.json {
+            true => format!("{:#}\n", to_json(&written)),
+            false => to_text(&written, &arguments.directory),
+        };
+        Ok((Exit::Success, text))
+    })
+}
+
+/// Makes a backup of a node. `data`: the node's data directory, for its admin token.
+pub async fn make(
+    node: &Client,
+    data: &Path,
+    directory: &Path,
+    options: Options,
+) -> std::result::Result<Written, CommandError> {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let (begun, ready) = oneshot::channel();
+    let directory = directory.to_owned();
+    let writing = tokio::task::spawn_blocking(move || write(&directory, &options, begun, receiver));
+    // The base is checked first: while the node reads a backup, it remembers what changes.
+    if ready.await.is_ok() {
+        send(node, data, sender).await?;
+    }
+    let written = writing.await.map_err(|stopped| Error::Io(format!("writing the backup: {stopped}")));
+    written.and_then(|written| written).map_err(failed)
+}
+
+/// Sends the stream of the node to the writer.
+async fn send(
+    node: &Client,
+    data: &Path,
+    sender: mpsc::Sender<Bytes>,
+) -> std::result::Result<(), CommandError> {
+    let mut answer = remote::open_admin(node, "/_/backup", data).await?;
+    while let Some(piece) = answer.next().await {
+        let bytes = piece.map_err(|error| CommandError {
+            exit: Exit::Failure,
+            why: format!("the node ended the backup before its end ({error}): its log says why"),
+        })?;
+        if sender.send(bytes).await.is_err() {
+            // The writer has ended, and says why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn write(
+    directory: &Path,
+    options: &Options,
+    begun: oneshot::Sender<()>,
+    mut receiver: mpsc::Receiver<Bytes>,
+) -> Result<Written> {
+    let base = options.open_base()?;
+    let mut writer = Writer::create(directory, options, &base)?;
+    let _ = begun.send(());
+    let progress = Progress::start("rows");
+    while let Some(bytes) = receiver.blocking_recv() {
+        writer.take(&bytes)?;
+        progress.set(writer.rows());
+    }
+    writer.finish()
+}
+
+fn failed(error: Error) -> CommandError {
+    let exit = match &error {
+        Error::Config(_) => Exit::Usage,
+        Error::NotFound(_) => Exit::NotFound,
+        _ => Exit::Failure,
+    };
+    CommandError { exit, why: error.to_string() }
+}
+
+fn to_json(written: &Written) -> serde_json::Value {
+    json!({
+        "id": written.id,
+        "keys": written.live,
+        "tombstones": written.tombstones,
+        "made_ms": written.made_ms,
+        "bytes_written": written.bytes_written,
+        "bytes_shared": written.bytes_shared,
+    })
+}
+
+fn to_text(written: &Written, directory: &Path) -> String {
+    format!(
+        "{}: {} keys and {} tombstones, {} bytes written, {} shared with its base\nid {}\n",
+        directory.display(),
+        written.live,
+        written.tombstones,
+        written.bytes_written,
+        written.bytes_shared,
+        written.id
+    )
+}

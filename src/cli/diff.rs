@@ -1,0 +1,144 @@
+//! `DynaRust diff`: the keys by which two backups, two nodes, or a backup and a node differ.
+//!
+//! A node is backed up to a temporary directory first, so that both sides are of one instant each and are compared in order, in little memory.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+};
+
+use serde_json::json;
+use tokio::runtime;
+
+use super::{
+    Exit, backup,
+    connection::{Connection, parse_address},
+    flags::DataFlags,
+    output, privacy,
+    unlock::Unlock,
+};
+use crate::{
+    core::register::{Payload, Register},
+    error::{Error, Result},
+    storage::backup::{
+        compare::{self, Difference},
+        read::{self, Backup},
+        write::Options,
+    },
+};
+
+/// What to compare.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A side is the directory of a backup, or the address of a node. Example:\n  \
+                        DynaRust diff monday tuesday\n  \
+                        DynaRust diff monday 127.0.0.1:6660\n\
+                        Exit codes: 0 if they have the same rows, 1 if they differ or cannot be read.")]
+pub struct Arguments {
+    /// A backup or a node
+    #[arg(value_name = "A")]
+    a: String,
+    /// Another
+    #[arg(value_name = "B")]
+    b: String,
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    unlock: Unlock,
+    #[command(flatten)]
+    connection: Connection,
+    /// Data directory of the node, which has its admin token. With two nodes set CLUSTER_SECRET instead.
+    #[command(flatten)]
+    data: DataFlags,
+}
+
+/// Compares the two, and prints the keys that differ.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    privacy::restrict_new_files();
+    let (a, b) = match (Side::open(&arguments.a, arguments)?, Side::open(&arguments.b, arguments)?) {
+        (Ok(a), Ok(b)) => (a, b),
+        (Err(exit), _) | (_, Err(exit)) => return Ok(exit),
+    };
+    if compare::are_equal(&a.backup, &b.backup) {
+        return report_equal(arguments);
+    }
+    let render = if arguments.json { to_json } else { to_text };
+    let count = compare::differences(&a.backup, &b.backup, |difference| output::print(&render(&difference)))?;
+    if count == 0 { report_equal(arguments) } else { Ok(Exit::Failure) }
+}
+
+fn report_equal(arguments: &Arguments) -> Result<Exit> {
+    if !arguments.json {
+        output::print("equal: the same rows in all tables\n")?;
+    }
+    Ok(Exit::Success)
+}
+
+/// One side of the comparison.
+struct Side {
+    backup: Backup,
+    /// The directory to remove, if it is a backup that was made for this.
+    made: Option<PathBuf>,
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made {
+            // In the directory of temporary files: the system removes it otherwise.
+            let _ = fs::remove_dir_all(made);
+        }
+    }
+}
+
+impl Side {
+    /// Opens a side, or says why a node gives none and how the command ends.
+    fn open(name: &str, arguments: &Arguments) -> Result<std::result::Result<Self, Exit>> {
+        let path = Path::new(name);
+        if path.is_dir() {
+            let checked = read::check(path)?;
+            let secret = arguments.unlock.of(&checked.manifest)?;
+            return Ok(Ok(Self { backup: checked.open(secret.as_ref())?, made: None }));
+        }
+        let address = parse_address(name).map_err(|why| {
+            Error::Config(format!(
+                "{name} is neither the directory of a backup nor the address of a node: {why}"
+            ))
+        })?;
+        let node = arguments.connection.client(Some(&address))?;
+        let data = arguments.data.directory_of_running()?;
+        let number = if name == arguments.a { 'a' } else { 'b' };
+        let made = env::temp_dir().join(format!("dynarust-diff-{}-{number}", process::id()));
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
+        if let Err(error) = runtime.block_on(backup::make(&node, &data, &made, Options::default())) {
+            eprintln!("DynaRust: {}", error.why);
+            return Ok(Err(error.exit));
+        }
+        Ok(Ok(Self { backup: read::check(&made)?.open(None)?, made: Some(made) }))
+    }
+}
+
+fn version(row: Option<&Register>) -> String {
+    match row.map(|row| (row.timestamp(), row.payload())) {
+        None => "absent".into(),
+        Some((timestamp, Payload::Deleted)) => format!("{timestamp} (deleted)"),
+        Some((timestamp, Payload::Live { .. })) => timestamp.to_string(),
+    }
+}
+
+fn to_text(difference: &Difference) -> String {
+    let Difference { table, key, a, b } = difference;
+    format!("{table} {key}  A:{}  B:{}\n", version(a.as_ref()), version(b.as_ref()))
+}
+
+fn to_json(difference: &Difference) -> String {
+    let Difference { table, key, a, b } = difference;
+    let side = |row: &Option<Register>| {
+        row.as_ref().map(|row| {
+            let is_deleted = *row.payload() == Payload::Deleted;
+            json!({ "version": row.timestamp().to_string(), "deleted": is_deleted })
+        })
+    };
+    format!("{}\n", json!({ "table": table, "key": key, "a": side(a), "b": side(b) }))
+}

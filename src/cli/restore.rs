@@ -1,0 +1,75 @@
+//! `DynaRust restore`: makes a database of a backup.
+
+use std::path::PathBuf;
+
+use super::{Exit, output, privacy, progress::Progress, unlock::Unlock};
+use crate::{
+    error::{Error, Result},
+    node,
+    storage::{
+        backup::read,
+        offline::restore::{Identity, Restored, restore},
+    },
+};
+
+/// Which backup to restore, and where to.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "It checks the backup first. The database is that of the same node of the same cluster: started, it takes from the \
+                        other members what it missed, deletions included. Do not start two nodes of one backup, nor beside the node itself. \
+                        To restore a whole cluster, restore one backup with --new-cluster, start it alone, and let empty nodes join it. \
+                        Example:\n  \
+                        DynaRust restore monday --data restored.db\n  \
+                        DynaRust 127.0.0.1:6660 --data restored.db"
+)]
+pub struct Arguments {
+    /// The backup
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// The database directory to create; it must not exist yet
+    #[arg(long, value_name = "NEW")]
+    data: PathBuf,
+    /// Make it the first node of a new cluster
+    #[arg(long)]
+    new_cluster: bool,
+    #[command(flatten)]
+    unlock: Unlock,
+}
+
+/// Restores the backup, and prints what to do next.
+pub fn run(arguments: &Arguments) -> Result<Exit> {
+    privacy::restrict_new_files();
+    let checked = match read::check(&arguments.directory) {
+        Err(Error::NotFound(why)) => {
+            eprintln!("DynaRust: {why}");
+            return Ok(Exit::NotFound);
+        }
+        checked => checked?,
+    };
+    let secret = arguments.unlock.of(&checked.manifest)?;
+    let backup = checked.open(secret.as_ref())?;
+    let identity = if arguments.new_cluster { Identity::NewCluster } else { Identity::Same };
+    let progress = Progress::start("rows written");
+    let clock = node::wall_clock();
+    let restored = restore(&backup, &arguments.data, identity, &clock, |rows| progress.set(rows))?;
+    drop(progress);
+    output::print(&to_text(&restored, identity, &arguments.data.display().to_string()))?;
+    Ok(Exit::Success)
+}
+
+fn to_text(restored: &Restored, identity: Identity, data: &str) -> String {
+    let Restored { live, tombstones, has_strong } = restored;
+    let next = match (identity, has_strong) {
+        (Identity::Same, false) => "Start the node on it: it takes what it missed from the other members.\n",
+        (Identity::Same, true) => {
+            "Start the node on it: it takes what it missed from the other members. The log of the strong tables is in no backup: where other \
+             members have a majority of its voters, `DynaRust forget` this node there and start it with an empty directory instead; where \
+             none has, run `DynaRust strong init --force` on it.\n"
+        }
+        (Identity::NewCluster, false) => "Start it alone: it is the first node of a new cluster.\n",
+        (Identity::NewCluster, true) => {
+            "Start it alone: it is the first node of a new cluster. Then run `DynaRust strong init --force` on it, for the strong tables.\n"
+        }
+    };
+    format!("{data}: {live} keys and {tombstones} tombstones restored\n{next}")
+}

@@ -1,0 +1,242 @@
+//! Backups that a node makes by itself, each with the last one as its base, in a directory of its own by the time of its making:
+//! `2026-11-28T17-30-00Z`. The newest few stay. An older one goes only after a newer one was read to its end and found sound.
+//!
+//! A directory of another node, or of another program, is neither a base nor removed. Whatever fails is logged and counted, and tried again.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use tokio::{runtime::Handle, time::sleep};
+use tracing::{error, info, warn};
+
+use super::Node;
+use crate::{
+    error::{Error, Result},
+    storage::backup::{
+        content::Manifest,
+        read,
+        seal::Secret,
+        write::{Base, Options, Writer, Written},
+    },
+};
+
+/// The longest wait after a failure before the next attempt.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// When backups are made, and where.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// The directory of all of them. Created if it is missing.
+    pub directory: PathBuf,
+    /// The time from one to the next.
+    pub every: Duration,
+    /// How many stay.
+    pub keep: usize,
+    /// A file with the key that encrypts them.
+    pub key_file: Option<PathBuf>,
+}
+
+/// What the scheduled backups of a node came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScheduledBackups {
+    /// The last one that was made and found sound.
+    pub last: Option<LastBackup>,
+    /// How many were made since the start.
+    pub made: u64,
+    /// How many failed since the start.
+    pub failed: u64,
+    /// Why the last attempt failed; `None` if it did not.
+    pub failure: Option<String>,
+}
+
+/// A backup that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastBackup {
+    /// The name of its directory.
+    pub name: String,
+    /// When its rows were so, in Unix milliseconds.
+    pub made_ms: u64,
+    /// Its id; `None` if it was made before the start.
+    pub id: Option<String>,
+}
+
+/// The figures of a running schedule.
+#[derive(Debug, Default)]
+pub struct Figures(Mutex<Option<ScheduledBackups>>);
+
+impl Figures {
+    fn lock(&self) -> MutexGuard<'_, Option<ScheduledBackups>> {
+        // Replaced field by field, each of which is valid.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut ScheduledBackups)) {
+        change(self.lock().get_or_insert_default());
+    }
+}
+
+impl Node {
+    /// What the scheduled backups came to; `None` if there is no schedule.
+    pub fn scheduled_backups(&self) -> Option<ScheduledBackups> {
+        self.backups.lock().clone()
+    }
+}
+
+/// Makes backups as long as the node runs.
+pub async fn run(node: Weak<Node>, schedule: Schedule) {
+    if let Some(node) = node.upgrade() {
+        let last = node.own_backups(&schedule.directory).ok().and_then(|mut names| names.pop());
+        let last = last.and_then(|name| Some(LastBackup { made_ms: time_of(&name)?, name, id: None }));
+        node.backups.update(|figures| figures.last = last);
+    }
+    loop {
+        let Some(running) = node.upgrade() else { return };
+        let pause = running.until_due(&schedule);
+        // Do not keep the node while asleep.
+        drop(running);
+        sleep(pause).await;
+        let Some(running) = node.upgrade() else { return };
+        if let Err(why) = running.back_up(&schedule).await {
+            error!(%why, "the scheduled backup failed");
+            running.backups.update(|figures| {
+                figures.failed += 1;
+                figures.failure = Some(why.to_string());
+            });
+            drop(running);
+            sleep(RETRY_MAX.min(schedule.every)).await;
+        }
+    }
+}
+
+impl Node {
+    /// How long it is to the next backup.
+    fn until_due(&self, schedule: &Schedule) -> Duration {
+        let last = self.scheduled_backups().and_then(|figures| figures.last);
+        let since = last.map(|last| Duration::from_millis(self.now_ms().saturating_sub(last.made_ms)));
+        since.map_or(Duration::ZERO, |since| schedule.every.saturating_sub(since))
+    }
+
+    /// Makes one backup, reads it, and removes those that are too many.
+    async fn back_up(self: &Arc<Self>, schedule: &Schedule) -> Result<()> {
+        let (node, schedule) = (self.clone(), schedule.clone());
+        let runtime = Handle::current();
+        self.environment()
+            .run(move || {
+                let secret = schedule.key_file.as_deref().map(Secret::key_file).transpose()?;
+                fs::create_dir_all(&schedule.directory)
+                    .map_err(|e| Error::io(format_args!("creating {}", schedule.directory.display()), &e))?;
+                let name = name_of(node.now_ms());
+                let path = schedule.directory.join(&name);
+                let written = node.write_backup(&path, &schedule, secret.clone(), &runtime)?;
+                // Only what can be read is a backup.
+                read::check(&path)?.open(secret.as_ref())?.read_all(|_, _, _| Ok(()))?;
+                info!(backup = %path.display(), id = written.id, written = written.bytes_written, "backup made");
+                node.backups.update(|figures| {
+                    figures.made += 1;
+                    figures.failure = None;
+                    figures.last =
+                        Some(LastBackup { name, made_ms: written.made_ms, id: Some(written.id.clone()) });
+                });
+                node.remove_old(&schedule)
+            })
+            .await
+    }
+
+    fn write_backup(
+        self: &Arc<Self>,
+        path: &Path,
+        schedule: &Schedule,
+        secret: Option<Secret>,
+        runtime: &Handle,
+    ) -> Result<Written> {
+        let (options, base) = self.open_base(schedule, secret)?;
+        let mut writer = Writer::create(path, &options, &base)?;
+        let mut lines = runtime.block_on(self.backup())?;
+        while let Some(bytes) = runtime.block_on(lines.next())? {
+            writer.take(&bytes)?;
+        }
+        writer.finish()
+    }
+
+    /// The newest backup that can be a base. One that cannot be read is left for people to look at, and the next one is a full one.
+    fn open_base(&self, schedule: &Schedule, secret: Option<Secret>) -> Result<(Options, Base)> {
+        let newest = self.own_backups(&schedule.directory)?.pop();
+        let base = newest.map(|name| schedule.directory.join(name));
+        let options = Options { base, secret: secret.clone() };
+        match options.open_base() {
+            Ok(base) => Ok((options, base)),
+            Err(why) => {
+                warn!(%why, "the last backup cannot be the base of the next, which is a full one");
+                let options = Options { base: None, secret };
+                let base = options.open_base()?;
+                Ok((options, base))
+            }
+        }
+    }
+
+    /// The names of the backups of this node in a directory, the oldest first.
+    fn own_backups(&self, directory: &Path) -> Result<Vec<String>> {
+        let failed = |e: io::Error| Error::io(format_args!("reading {}", directory.display()), &e);
+        let entries = match fs::read_dir(directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if time_of(&name).is_none() {
+                continue;
+            }
+            let manifest = Manifest::read(&directory.join(&name));
+            if manifest.is_ok_and(|manifest| manifest.node == self.id().to_string()) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn remove_old(&self, schedule: &Schedule) -> Result<()> {
+        let names = self.own_backups(&schedule.directory)?;
+        for name in &names[..names.len().saturating_sub(schedule.keep)] {
+            let old = schedule.directory.join(name);
+            fs::remove_dir_all(&old)
+                .map_err(|e| Error::io(format_args!("removing the old backup {}", old.display()), &e))?;
+            info!(backup = %old.display(), "old backup removed");
+        }
+        Ok(())
+    }
+}
+
+/// The name of a backup that is made at an instant (Unix milliseconds): the time in UTC, without colons, which some file systems refuse.
+fn name_of(at_ms: u64) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(at_ms);
+    humantime::format_rfc3339_seconds(at).to_string().replace(':', "-")
+}
+
+/// The instant of a name; `None` if it is not that of a backup.
+fn time_of(name: &str) -> Option<u64> {
+    let (date, time) = name.split_once('T')?;
+    let at = humantime::parse_rfc3339(&format!("{date}T{}", time.replace('-', ":"))).ok()?;
+    let at_ms = u64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
+    (name_of(at_ms) == name).then_some(at_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_when_and_other_names_are_left_alone() {
+        let at_ms = 1_795_800_600_000;
+        assert_eq!(name_of(at_ms), "2026-11-27T17-30-00Z");
+        assert_eq!(time_of("2026-11-27T17-30-00Z"), Some(at_ms));
+        for other in ["", "monday", "2026-11-27T17:30:00Z", "2026-11-27T17-30-00Z.partial", "2026-11-27"] {
+            assert_eq!(time_of(other), None, "{other}");
+        }
+    }
+}
