@@ -69,7 +69,7 @@ def before_call(ctx, case, kwargs):
     if query.get("feed") == "continuous":
         query["feed"] = "normal"
         query.pop("heartbeat", None)
-    if query.get("feed") == "longpoll":
+    if query.get("feed") == "longpoll" and (is_positive(case) or "timeout" not in query):
         query["timeout"] = "10ms"
     if not is_positive(case):
         return

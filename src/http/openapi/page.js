@@ -30,9 +30,15 @@ function resolve(document, schema) {
   return schema || {};
 }
 
+// The schema, or the first of several that it allows.
+function main(document, schema) {
+  const it = resolve(document, schema);
+  return it.anyOf ? resolve(document, it.anyOf[0]) : it;
+}
+
 // A short name of what a schema allows.
 function kind(document, schema) {
-  const it = resolve(document, schema);
+  const it = main(document, schema);
   if (it.type === "array" && it.items) return `${kind(document, it.items)}, repeatable`;
   if (it.enum) return it.enum.join(" | ");
   const type = [].concat(it.type || "any").join(" | ");
@@ -57,7 +63,7 @@ function bodyOf(document, operation) {
 }
 
 function parameterRow(document, parameter) {
-  const schema = resolve(document, parameter.schema);
+  const schema = main(document, parameter.schema);
   let field;
   if (schema.type === "boolean" || schema.enum) {
     const values = schema.enum || ["true", "false"];
