@@ -144,3 +144,14 @@ fn a_condition_that_is_not_an_etag_never_allows_a_write() {
     }
     table.get("key/a").expect_body(r#"{"value":{"a":1}}"#);
 }
+
+/// A switch was read only once there was something to show, so that a wrong one passed where the answer was 304 or 404.
+#[test]
+fn a_wrong_switch_is_refused_whatever_the_answer_would_be() {
+    let table = table();
+    table.put("key/a", r#"{"value":1}"#).expect(200);
+    for key in ["a", "absent"] {
+        let read = table.request("GET", &format!("key/{key}?meta=maybe")).header("If-None-Match", "*");
+        table.send(&read).expect_problem(400, "bad-request");
+    }
+}

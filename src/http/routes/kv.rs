@@ -73,6 +73,7 @@ async fn fresh_read(node: &Node, call: &Call, address: &Address) -> Result<Respo
 
 /// `GET /{table}/key/{key}`
 fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
+    let shows_metadata = call.uri.query().is_some() && call.query().flag("meta")?;
     let entry = node.get(&address.table, &address.key)?;
     let read = condition::of_read(&call.headers, entry.as_ref().map(|entry| entry.timestamp))?;
     let entry = entry.ok_or_else(|| absent(address))?;
@@ -82,7 +83,7 @@ fn read(node: &Node, call: &Call, address: &Address) -> Result<Response> {
         return Ok(response);
     }
     // An explicit `meta` beats what the client accepts.
-    let mut response = if call.uri.query().is_some() && call.query().flag("meta")? {
+    let mut response = if shows_metadata {
         response::json_text(with_metadata(&entry))
     } else if wants_text(call) {
         response::with_type(response::TEXT, plain_text(&entry.value))
