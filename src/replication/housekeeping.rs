@@ -85,8 +85,9 @@ impl Inner {
         let (cluster_record, agreement, members) = {
             let mut state = self.state();
             let mut progress = self.shared.progress();
-            let is_linked = state.registry.links().next().is_some();
-            state.cluster_record.joined |= progress.complete && is_linked;
+            // Also where the links have ended, because it stops within its first round.
+            let has_members = !state.members.member_ids().is_empty();
+            state.cluster_record.joined |= progress.complete && has_members;
             let now_ms = self.store.now_ms();
             let agreement = state.saved_agreement.is_due(
                 &progress.agreement,

@@ -266,7 +266,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
     let fresh = Arc::new(LinkState::new(
         (identity.node, identity.incarnation),
         // A node that switches to this cluster is no longer complete.
-        link.remote.complete && link.verdict != Verdict::RemoteAdopts,
+        (link.remote.complete && link.verdict != Verdict::RemoteAdopts, link.remote.cluster.linked),
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
         Arc::new(Channel::new(identity.node, inner.service.clone())),

@@ -46,6 +46,8 @@ pub struct LinkState {
     pub incarnation: u64,
     /// Whether the other node was complete when the link came up.
     pub was_complete: bool,
+    /// Whether it belonged to a cluster then.
+    pub had_joined: bool,
     /// The bytes sent and received.
     pub traffic: Arc<Traffic>,
     /// The requests of both nodes.
@@ -62,7 +64,7 @@ impl LinkState {
     /// A new link.
     pub fn new(
         (node, incarnation): (NodeId, u64),
-        was_complete: bool,
+        (was_complete, had_joined): (bool, bool),
         initiated: Initiated,
         traffic: Arc<Traffic>,
         requests: Arc<Channel>,
@@ -74,6 +76,7 @@ impl LinkState {
             initiated,
             incarnation,
             was_complete,
+            had_joined,
             traffic,
             requests,
             control,
@@ -224,7 +227,7 @@ mod tests {
         let (by, at_ms) = (NodeId(1), 0);
         let requests = Arc::new(Channel::new(NodeId(2), Arc::default()));
         let initiated = Initiated { by, at_ms };
-        let link = LinkState::new((NodeId(2), 1), true, initiated, Arc::default(), requests, sender);
+        let link = LinkState::new((NodeId(2), 1), (true, true), initiated, Arc::default(), requests, sender);
         assert!(link.send_control(Control::Compare));
         assert!(!link.send_control(Control::Compare));
         assert!(matches!(control.try_recv(), Ok(Control::Compare)));

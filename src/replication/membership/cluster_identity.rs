@@ -132,7 +132,9 @@ pub fn bootstrap(inner: &Inner) {
         return;
     }
     let is_alone = state.registry.links().next().is_none();
-    if is_alone || !state.registry.links().all(waits) {
+    // Members of a cluster that were just restarted wait, too, and have its rows.
+    let is_one_there = state.registry.links().any(|link| link.had_joined);
+    if is_alone || is_one_there || !state.registry.links().all(waits) {
         return;
     }
     match describe_unanswered(&state) {

@@ -137,9 +137,8 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
                 entered += 1;
             } else if let (Some(at_ms), Some(removal_floor_ms)) =
                 (head.expires_at_ms, due_index::removal_floor_ms(&head))
-                && trees.expired.get(&due_index::entry(removal_floor_ms, table.name(), &row))?.is_none()
             {
-                trees.expiry.insert(&due_index::entry(at_ms, table.name(), &row), &[])?;
+                table.index_expiring(trees, &row, (at_ms, removal_floor_ms))?;
             }
         }
         Ok(entered)
@@ -150,12 +149,35 @@ fn index_partition(table: &Table, number: u8) -> Result<u64> {
 mod tests {
     use super::{
         super::{
-            removal,
+            expiry, removal,
             tests::{stop_sweeping, swept},
         },
         *,
     };
-    use crate::storage::tests::{Fixture, NOW_MS, close, deleted, merge, table, wait_until};
+    use crate::storage::tests::{Fixture, NOW_MS, close, deleted, merge, put, table, wait_until};
+
+    /// A value that had come late lost its later floor when it was indexed again, and was removed before other members had it.
+    #[test]
+    fn a_late_value_stays_when_it_is_indexed_again() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        stop_sweeping(&store);
+        store.0.context.floors.announced(NOW_MS);
+        merge(&store, "k", put("1", Some(NOW_MS - 7), 0));
+        store.meta().and_then(|meta| meta.remove(INDEXED_KEY)).expect("removes");
+        let mut indexing = Indexing::default();
+        while !indexing.is_done() {
+            indexing.step(&store).expect("indexes");
+        }
+        store.sweep_to(swept(0, NOW_MS));
+        expiry::announce(&store).expect("announces");
+        removal::remove(&store, true).expect("removes");
+        assert_eq!(store.tables()[0].1.live, 1);
+        store.sweep_to(swept(0, NOW_MS + 1));
+        removal::remove(&store, true).expect("removes");
+        assert_eq!(store.tables()[0].1.live, 0);
+        close(store);
+    }
 
     /// The worker kept a table that was removed as it had no rows yet, failed to index it for ever, and never said that it was done: digests
     /// were compared no more.

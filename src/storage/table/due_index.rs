@@ -92,6 +92,25 @@ impl Table {
         Ok(())
     }
 
+    /// Inserts the entry of a row again that expires at `at_ms`, and may be removed at a floor of expired values.
+    pub(in crate::storage) fn index_expiring(
+        &self,
+        trees: &Trees,
+        row: &[u8],
+        (at_ms, removal_floor_ms): (u64, u64),
+    ) -> Result<()> {
+        let name = self.name();
+        let due_ms = self.context.floors.expired_due_ms(removal_floor_ms);
+        if due_ms != removal_floor_ms && !self.strong {
+            // It may have come late, and its entry lie elsewhere. Whether its end was announced nobody can tell.
+            return insert_garbage(&trees.expired, (name, row), removal_floor_ms, due_ms);
+        }
+        if trees.expired.get(&entry(removal_floor_ms, name, row))?.is_none() {
+            trees.expiry.insert(&entry(at_ms, name, row), &[])?;
+        }
+        Ok(())
+    }
+
     /// Removes the entries of a row that the row in its place does not have.
     pub(in crate::storage) fn remove_index_entries(
         &self,
