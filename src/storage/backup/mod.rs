@@ -1,8 +1,8 @@
 //! Backups: all rows of a node at one instant, tombstones included, with what the node knows about its cluster.
 //!
-//! - [`run`] reads them from a running store without stopping its writers, as [`line`]s. `storage::table::tap`
+//! - [`run`] reads them from a running store without stopping its writers, as [lines](mod@line). `storage::table::tap`
 //!   collects what changes meanwhile, `cut` is the instant.
-//! - [`write`] makes a directory of the lines, whose format is in [`content`]; [`read`] checks and reads it; [`seal`] encrypts it.
+//! - [`write`](mod@write) makes a directory of the lines, whose format is in [`content`]; [`read`] checks and reads it; [`seal`] encrypts it.
 //! - [`compare`] tells two of them apart. `offline::restore` makes a store of one.
 
 pub mod base;
