@@ -16,7 +16,7 @@ pub mod ws;
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io,
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -260,6 +260,16 @@ impl Node {
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.expect("kill runs").success(), "kill -{name} {}", self.pid());
+        if name == "STOP" {
+            // On a busy machine its threads go on until one of them has seen the signal.
+            wait_until("the process stands still", Duration::from_secs(10), || self.stands_still());
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let mut states = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        states.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't'])))
     }
 
     /// Sends SIGTERM and waits for the end.
