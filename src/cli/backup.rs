@@ -3,18 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use dynarust_client::Client;
+use dynarust_client::{Client, Method};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Exit,
-    connection::{Connection, NodeAddress, parse_address},
-    flags::DataFlags,
-    privacy,
+    Exit, privacy,
     progress::Progress,
-    remote::{self, CommandError},
+    remote::{self, AdminTarget, CommandError},
     unlock::{self, Unlock},
 };
 use crate::{
@@ -47,19 +44,8 @@ pub struct Arguments {
     encrypt: bool,
     #[command(flatten)]
     unlock: Unlock,
-    /// The node, with https:// before it if it serves HTTPS
-    ///
-    /// Default: what --endpoint says.
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
-    at: Option<NodeAddress>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    connection: Connection,
-    /// Data directory of the node, which has its admin token.
-    #[command(flatten)]
-    data: DataFlags,
+    target: AdminTarget,
 }
 
 /// Makes the backup, and prints its id.
@@ -69,12 +55,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         None if arguments.encrypt => Some(unlock::new_passphrase()?),
         named => named,
     };
-    let node = arguments.connection.client(arguments.at.as_ref())?;
-    let data = arguments.data.directory_of_running()?;
+    let (node, data) = arguments.target.open()?;
     let options = Options { base: arguments.base.clone(), secret };
     remote::run_command(async {
         let written = make(&node, &data, &arguments.directory, options).await?;
-        let text = match arguments.json {
+        let text = match arguments.target.json {
             true => format!("{:#}\n", to_json(&written)),
             false => to_text(&written, &arguments.directory),
         };
@@ -107,7 +92,8 @@ async fn send(
     data: &Path,
     sender: mpsc::Sender<Bytes>,
 ) -> std::result::Result<(), CommandError> {
-    let mut answer = remote::open_admin(node, "/_/backup", data).await?;
+    let mut answer =
+        remote::open_admin(node, (Method::GET, "/_/backup"), Bytes::new(), remote::TIMEOUT, data).await?;
     while let Some(piece) = answer.next().await {
         let bytes = piece.map_err(|error| CommandError {
             exit: Exit::Failure,

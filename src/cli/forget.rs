@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
-    connection::{Connection, NodeAddress, parse_address},
-    flags::DataFlags,
-    remote,
+    remote::{self, AdminTarget},
 };
 use crate::error::Result;
 
@@ -28,30 +26,18 @@ pub struct Arguments {
     /// but keys that were deleted on this side may return
     #[arg(long)]
     force: bool,
-    /// The node to tell, with https:// before it if it serves HTTPS; it tells the others
-    ///
-    /// Default: what --endpoint says.
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
-    at: Option<NodeAddress>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    connection: Connection,
-    /// Data directory of the node, which has its admin token.
-    #[command(flatten)]
-    data: DataFlags,
+    target: AdminTarget,
 }
 
 /// Forgets the member, and prints which.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let node = arguments.connection.client(arguments.at.as_ref())?;
-    let data = arguments.data.directory_of_running()?;
+    let (node, data) = arguments.target.open()?;
     remote::run_command(async {
         let body = json!({ "node": arguments.node, "force": arguments.force });
         let answer = remote::post_admin(&node, "/_/admin/forget", &body, TIMEOUT, &data).await?;
         let forgotten = answer.get("forgotten").and_then(Value::as_str).unwrap_or(&arguments.node);
-        let text = match arguments.json {
+        let text = match arguments.target.json {
             true => format!("{:#}\n", Value::from(answer.clone())),
             false => format!(
                 "{forgotten} is forgotten: the cluster no longer waits for it. If it returns, it takes the cluster's data, and the \

@@ -1,7 +1,11 @@
 //! Shared by all commands that talk to a running node: the proof of the admin token or the cluster secret, and the errors for unexpected
 //! responses.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use dynarust_client::{
@@ -12,7 +16,9 @@ use serde_json::{Map, Value};
 use super::{
     Exit,
     connection::{Connection, NodeAddress, parse_address},
-    environment, output,
+    environment,
+    flags::DataFlags,
+    output,
 };
 use crate::{
     error::{Error, Result},
@@ -49,6 +55,34 @@ impl Target {
     /// As [`Connection::client`].
     pub fn client(&self) -> Result<Client> {
         self.connection.client(self.address.as_ref())
+    }
+}
+
+/// Which node to command, and how to print its response.
+#[derive(Debug, clap::Args)]
+pub struct AdminTarget {
+    /// The node to tell, with https:// before it if it serves HTTPS
+    ///
+    /// Default: what --endpoint says.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    at: Option<NodeAddress>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    connection: Connection,
+    /// Data directory of the node, which has its admin token.
+    #[command(flatten)]
+    data: DataFlags,
+}
+
+impl AdminTarget {
+    /// A client of the node, and its data directory, which may have its admin token.
+    ///
+    /// # Errors
+    /// As [`Connection::client`], and `Config`.
+    pub fn open(&self) -> Result<(Client, PathBuf)> {
+        Ok((self.connection.client(self.at.as_ref())?, self.data.directory_of_running()?))
     }
 }
 
@@ -145,8 +179,7 @@ pub async fn get(node: &Client, path: &str) -> std::result::Result<Map<String, V
     Ok(answer.json()?)
 }
 
-/// Posts to an admin route and returns the JSON object of the response. Proves each cluster secret of the environment, then the admin
-/// token in `data`, until the node accepts one.
+/// Posts to an admin route and returns the JSON object of the response. Proves who asks as `open_admin` does.
 pub async fn post_admin(
     node: &Client,
     path: &str,
@@ -154,34 +187,36 @@ pub async fn post_admin(
     timeout: Duration,
     data: &Path,
 ) -> std::result::Result<Map<String, Value>, CommandError> {
-    let mut keys = environment::admin_keys()
-        .map_err(|error| CommandError { exit: Exit::Usage, why: error.to_string() })?;
-    let token = AdminToken::read(data);
-    keys.0.extend(token.iter().map(AdminToken::key));
     let body = Bytes::from(body.to_string());
-    let mut nonce = challenge(node).await?;
-    for (number, key) in keys.0.iter().enumerate() {
-        if number > 0 {
-            nonce = challenge(node).await?;
-        }
-        let request = Request { method: "POST", path, body: &body };
-        let authorization = Credentials::answer(key, nonce, &request).to_string();
-        let request = node.request(Method::POST, path).header("content-type", "application/json");
-        let request = request.body(body.clone()).header("authorization", authorization).timeout(timeout);
-        let answer = request.without_failover().send().await?;
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(answer.json()?);
-        }
-    }
-    Err(not_allowed(node.current_endpoint(), keys.0.len(), token.err(), data))
+    let answer = open_admin(node, (Method::POST, path), body, timeout, data).await?;
+    Ok(answer.collect(timeout).await?.json()?)
 }
 
-/// Opens the stream of an admin route, with a proof as for `post_admin`.
+/// Opens the answer of an admin route. Presents the client's token if it has one; then proves each cluster secret of the environment, then
+/// the admin token in `data`, until the node accepts one. `timeout`: until the answer begins.
 pub async fn open_admin(
     node: &Client,
-    path: &str,
+    (method, path): (Method, &str),
+    body: Bytes,
+    timeout: Duration,
     data: &Path,
 ) -> std::result::Result<Streaming, CommandError> {
+    let request = || {
+        let request = node.request(method.clone(), path).body(body.clone()).timeout(timeout);
+        let is_json = !body.is_empty();
+        let request = if is_json { request.header("content-type", "application/json") } else { request };
+        request.without_failover()
+    };
+    // A token without the right may stand beside a secret that proves it.
+    let refused_token = match node.has_token() {
+        true => match accepted(request().stream().await?).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => Some(not_allowed_by_token(node.current_endpoint())),
+            Err(refusal) if refusal.exit == Exit::NotAllowed => Some(refusal),
+            Err(refusal) => return Err(refusal),
+        },
+        false => None,
+    };
     let mut keys = environment::admin_keys()
         .map_err(|error| CommandError { exit: Exit::Usage, why: error.to_string() })?;
     let token = AdminToken::read(data);
@@ -192,23 +227,40 @@ pub async fn open_admin(
         if number > 0 {
             nonce = challenge(node).await?;
         }
-        let request = Request { method: "GET", path, body: b"" };
-        let authorization = Credentials::answer(key, nonce, &request).to_string();
-        let request = node.request(Method::GET, path).header("authorization", authorization);
-        let answer = request.without_failover().stream().await?;
-        if answer.status.is_success() {
+        let proven = Request { method: method.as_str(), path, body: &body };
+        let authorization = Credentials::answer(key, nonce, &proven).to_string();
+        let answer = request().header("authorization", authorization).stream().await?;
+        if let Some(answer) = accepted(answer).await? {
             return Ok(answer);
         }
-        if answer.status != StatusCode::UNAUTHORIZED {
-            let refusal = answer.collect(TIMEOUT).await?;
-            let why = format!("the node at {} answers with {}", refusal.endpoint, refusal.status);
-            return Err(match refusal.success() {
-                Ok(_) => CommandError { exit: Exit::Failure, why },
-                Err(error) => error.into(),
-            });
-        }
     }
-    Err(not_allowed(node.current_endpoint(), keys.0.len(), token.err(), data))
+    let refused = || not_allowed(node.current_endpoint(), keys.0.len(), token.err(), data);
+    Err(refused_token.unwrap_or_else(refused))
+}
+
+/// An answer, unless the node does not take the proof.
+///
+/// # Errors
+/// Every other refusal.
+async fn accepted(answer: Streaming) -> std::result::Result<Option<Streaming>, CommandError> {
+    if answer.status.is_success() {
+        return Ok(Some(answer));
+    }
+    if answer.status == StatusCode::UNAUTHORIZED {
+        return Ok(None);
+    }
+    let refusal = answer.collect(TIMEOUT).await?;
+    let why = format!("the node at {} answers with {}", refusal.endpoint, refusal.status);
+    Err(match refusal.success() {
+        Ok(_) => CommandError { exit: Exit::Failure, why },
+        Err(error) => error.into(),
+    })
+}
+
+/// The error if the node does not know the client's token, and nothing else proves who asks.
+fn not_allowed_by_token(node: &Endpoint) -> CommandError {
+    let why = format!("the node at {node} does not take the token: it is wrong, expired or revoked");
+    CommandError { exit: Exit::NotAllowed, why }
 }
 
 /// The error if the node accepted none of the `keys`, or there were none.

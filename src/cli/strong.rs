@@ -7,9 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Exit,
-    connection::{Connection, NodeAddress, parse_address},
-    flags::DataFlags,
-    remote,
+    remote::{self, AdminTarget},
 };
 use crate::error::Result;
 
@@ -50,7 +48,7 @@ struct Init {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    node: Asked,
+    node: AdminTarget,
 }
 
 /// Which member to change, and which node to tell.
@@ -60,25 +58,7 @@ struct Role {
     #[arg(value_name = "NODE")]
     member: String,
     #[command(flatten)]
-    node: Asked,
-}
-
-/// The node to tell.
-#[derive(Debug, clap::Args)]
-struct Asked {
-    /// The node to tell, with https:// before it if it serves HTTPS
-    ///
-    /// Default: what --endpoint says.
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
-    at: Option<NodeAddress>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    connection: Connection,
-    /// Data directory of the node, which has its admin token.
-    #[command(flatten)]
-    data: DataFlags,
+    node: AdminTarget,
 }
 
 /// Does it, and prints what was done.
@@ -99,16 +79,15 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 fn post(
-    node: &Asked,
+    target: &AdminTarget,
     path: &str,
     body: &Value,
     to_text: impl Fn(&Map<String, Value>) -> String,
 ) -> Result<Exit> {
-    let endpoint = node.connection.client(node.at.as_ref())?;
-    let data = node.data.directory_of_running()?;
+    let (node, data) = target.open()?;
     remote::run_command(async {
-        let answer = remote::post_admin(&endpoint, path, body, TIMEOUT, &data).await?;
-        let text = match node.json {
+        let answer = remote::post_admin(&node, path, body, TIMEOUT, &data).await?;
+        let text = match target.json {
             true => format!("{:#}\n", Value::from(answer)),
             false => to_text(&answer),
         };

@@ -75,6 +75,28 @@ fn a_token_is_made_used_and_revoked() {
     }
 }
 
+/// Commands that administer a node asked for its admin token or the cluster secret, whatever the rights of the token they were given.
+#[test]
+fn commands_administer_a_node_with_a_token_that_has_the_right() {
+    let node = guarded(&[("boss", ALL), ("reader", r#"rights = ["read"]"#)], |setup| setup);
+    node.send(&with("boss", Request::new("PUT", "/t/key/a").body(r#"{"value":1}"#))).expect(200);
+    let address = node.address().to_string();
+    let run = |command: &[&str], token: &[&str]| Setup::new().run(&[command, token].concat()).1;
+    for command in [&["sync", &address][..], &["backup", "saved", "--at", &address]] {
+        let done = run(command, &["--token", "boss"]);
+        assert_eq!(done.code(), Some(0), "{command:?}: {done:?}");
+        for (token, words) in [
+            (&["--token", "reader"][..], "admin"),
+            (&["--token", "nobody"], "does not take the token"),
+            (&[], "admin token or its cluster secret"),
+        ] {
+            let refused = run(command, token);
+            assert_eq!(refused.code(), Some(6), "{command:?} {token:?}: {refused:?}");
+            assert!(refused.log.contains(words), "{command:?} {token:?}: {refused:?}");
+        }
+    }
+}
+
 #[test]
 fn wrong_arguments_are_refused_with_what_is_right() {
     let mut setup = Setup::new();

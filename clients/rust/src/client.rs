@@ -183,6 +183,11 @@ impl Client {
         Request::new(self.clone(), method, path.into())
     }
 
+    /// Whether it presents a token.
+    pub fn has_token(&self) -> bool {
+        self.inner.token.is_some()
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         self.inner.timeout
     }
