@@ -48,7 +48,8 @@ pub async fn show(node: Arc<Node>, format: LogFormat) {
         } else if started.elapsed() >= LOG_DELAY
             && last_logged.is_none_or(|last: Instant| last.elapsed() >= LOG_INTERVAL)
         {
-            info!("first sync: {done} of {total} rows");
+            // The total is of the peer's last round; clients have written since.
+            info!("first sync: {} of {total} rows", done.min(total));
             last_logged = Some(Instant::now());
         }
     }

@@ -57,7 +57,9 @@ fn documents_get_their_key_from_a_field_and_what_is_wrong_has_its_row() {
         shell.run(&["get", "people", "Ann"]).printed(),
         "{\"name\":\"Ann\",\"age\":31,\"zip\":\"007\"}\n"
     );
-    shell.run(&["import", "--table", "people", "people.csv"]).expect(FAILED, &["column", "--key"]);
+    shell.run(&["import", "--table", "people", "people.csv"]).expect(FAILED, &["no column", "--key", "name"]);
+    let misspelt = ["import", "--table", "people", "people.csv", "--key", "nmae"];
+    shell.run(&misspelt).expect(FAILED, &["\"nmae\"", "did you mean \"name\"?"]);
     write(&shell, "docs.json", "[{\"id\": 7, \"x\": 1},\n{\"id\": \"eight\"}]");
     shell.run(&["import", "--table", "docs", "docs.json", "--key", "id"]).printed();
     assert_eq!(shell.run(&["keys", "docs"]).printed(), "7\neight\n");

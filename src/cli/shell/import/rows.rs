@@ -238,10 +238,14 @@ fn read_csv(reader: Box<dyn BufRead + Send>, rows: &mut Rows) -> Result<(), Stri
     let header = csv.headers().map_err(|error| error.to_string())?.clone();
     let name = rows.reading.key.clone().unwrap_or_else(|| "key".to_owned());
     let columns: Vec<&str> = header.iter().collect();
-    let key_at = columns.iter().position(|column| *column == name).ok_or_else(|| {
-        let meant = crate::core::nearest::unknown("column", &name, &columns);
-        format!("{meant}. Name the column of the keys with --key")
-    })?;
+    let key_at =
+        columns.iter().position(|column| *column == name).ok_or_else(|| match &rows.reading.key {
+            Some(_) => crate::core::nearest::unknown("column", &name, &columns),
+            None => format!(
+                "no column is named \"key\". Say with --key which has the keys: {}",
+                columns.join(", ")
+            ),
+        })?;
     let is_pairs = rows.reading.key.is_none() && columns.len() == 2 && columns.contains(&"value");
     // A column that is called `key` names the row; any other belongs to the document as well.
     let has_key_inside = rows.reading.key.is_some();
