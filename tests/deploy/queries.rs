@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::read;
-use crate::harness::cluster::Cluster;
+use crate::{
+    harness::cluster::Cluster,
+    strong::{make, wait_until_whole},
+};
 
 /// Labels that Prometheus gives to every series.
 const OF_PROMETHEUS: [&str; 2] = ["instance", "job"];
@@ -135,9 +138,9 @@ fn add(metrics: &mut Metrics, page: &str) {
 #[test]
 fn alerts_and_dashboard_ask_for_what_nodes_have() {
     let cluster = Cluster::start(2);
+    make(&cluster[0], "stock");
+    wait_until_whole(&cluster, "stock");
     for node in cluster.running() {
-        node.put("/_/tables/stock", r#"{"mode":"strong"}"#);
-        node.put("/stock/key/apples", r#"{"value":1}"#).expect(200);
         node.put("/users/key/alice", r#"{"value":1}"#).expect(200);
     }
     let mut metrics = Metrics::new();

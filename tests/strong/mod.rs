@@ -115,7 +115,7 @@ impl Deref for Strong {
 }
 
 /// Makes a strong table. A group that has just started may have no leader yet.
-fn make(node: &Node, table: &str) {
+pub fn make(node: &Node, table: &str) {
     let mut last = String::new();
     wait_until(&format!("{table} is made"), RECOVERY, || {
         let made = node.put(&format!("/_/tables/{table}"), r#"{"mode":"strong"}"#);
@@ -174,7 +174,7 @@ fn wait_until_writable(node: &Node, table: &str) {
 }
 
 /// Waits until all that run are ready and linked and take writes of a table.
-fn wait_until_whole(cluster: &Cluster, table: &str) {
+pub fn wait_until_whole(cluster: &Cluster, table: &str) {
     cluster.running().for_each(wait_until_ready);
     cluster.wait_until_linked();
     cluster.running().for_each(|node| wait_until_writable(node, table));
