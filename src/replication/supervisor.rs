@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -48,6 +48,10 @@ const DIAL_BACK_TIMEOUT: Duration = Duration::from_secs(3);
 const LINK_STABLE_AFTER: Duration = Duration::from_secs(5);
 /// How long a refused node may take to answer with its own refusal.
 const REFUSAL_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a link that was replaced still takes what the other node sends before the other link is up there.
+const REPLACED_FOR: Duration = Duration::from_millis(200);
+/// How long requests on a link that was replaced may take at most: as a strong write may.
+const REPLACED_MAX: Duration = Duration::from_secs(5);
 
 /// Runs until it is aborted.
 pub async fn supervise(inner: Arc<Inner>) {
@@ -282,7 +286,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
                 debug!(peer = %identity.node, "there is already a link with this node");
                 return;
             }
-            existing.send_control(Control::Close("replaced by another link".into()));
+            tokio::spawn(close_replaced(existing.clone(), identity.incarnation));
         }
         state.registry.insert(fresh.clone());
         state.members.linked(identity, now_ms)
@@ -303,6 +307,20 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
         }
         uninstall(&inner, &fresh, &addresses, begun, &why);
     });
+}
+
+/// Ends a link that another has replaced: once the requests on it are answered, if the other node is the same. Both nodes send new ones over
+/// the other link as soon as it is up at both.
+async fn close_replaced(replaced: Arc<LinkState>, incarnation: u64) {
+    if replaced.incarnation == incarnation {
+        let draining = async {
+            sleep(REPLACED_FOR).await;
+            replaced.requests.until_idle().await;
+        };
+        // What takes longer ends with the link.
+        let _ = timeout(REPLACED_MAX, draining).await;
+    }
+    replaced.send_control(Control::Close("replaced by another link".into()));
 }
 
 /// Takes note of the end of a link that had begun at an instant, and of what it says about the addresses of its node.

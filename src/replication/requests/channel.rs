@@ -42,12 +42,14 @@ pub struct Channel {
     state: Mutex<State>,
     /// Wakes the writer: there is a message for it.
     queued: Notify,
+    /// Wakes who waits until no request is under way.
+    idle: Notify,
 }
 
 impl Channel {
     /// Of a link with `remote`.
     pub fn new(remote: NodeId, service: Service) -> Self {
-        Self { remote, service, state: Mutex::default(), queued: Notify::new() }
+        Self { remote, service, state: Mutex::default(), queued: Notify::new(), idle: Notify::new() }
     }
 
     /// Sends a request and waits for the response. Dropping the future cancels the request.
@@ -124,7 +126,10 @@ impl Channel {
                     asked.is_sent = true;
                 }
             }
-            Message::Response { id, .. } => drop(state.take_served(*id)),
+            Message::Response { id, .. } => {
+                drop(state.take_served(*id));
+                self.note_idle(&state);
+            }
             _ => {}
         }
         state.figures[kind.index()].sent_bytes += body_bytes(&message) as u64;
@@ -143,6 +148,21 @@ impl Channel {
             message => return Ok(Some(message)),
         }
         Ok(None)
+    }
+
+    /// Returns when no request of either node is under way, or the link has ended.
+    pub async fn until_idle(&self) {
+        loop {
+            // It is woken by what comes after this, polled or not.
+            let woken = self.idle.notified();
+            {
+                let state = self.state();
+                if state.ended.is_some() || state.is_idle() {
+                    return;
+                }
+            }
+            woken.await;
+        }
     }
 
     /// The figures of this link.
@@ -176,6 +196,7 @@ impl Channel {
         for queue in &mut state.queues {
             queue.retain(|message| matches!(message, Message::Response { .. }));
         }
+        self.idle.notify_waiters();
         // The tasks that have answered are over.
         state.served.values().filter_map(|served| served.task.as_ref()).for_each(AbortHandle::abort);
     }
@@ -253,6 +274,7 @@ impl Channel {
         figures.failed += u64::from(body.is_err());
         // Dropped in this instant.
         let _ = answer.send(body.map_err(|failure| RequestError::of(failure, kind)));
+        self.note_idle(&state);
     }
 
     fn cancelled(&self, id: u64) {
@@ -264,6 +286,7 @@ impl Channel {
         // The response may be queued already.
         state.queues[served.kind.index()]
             .retain(|message| !matches!(message, Message::Response { id: queued, .. } if *queued == id));
+        self.note_idle(&state);
     }
 
     /// Nobody waits for a request of this node any more.
@@ -271,6 +294,7 @@ impl Channel {
         let mut state = self.state();
         let Some(asked) = state.take_asked(id) else { return Withdrawn::Over };
         state.figures[asked.kind.index()].failed += 1;
+        self.note_idle(&state);
         if asked.is_sent {
             self.queue(&mut state, asked.kind, Message::Cancel { id });
             return Withdrawn::Sent;
@@ -283,6 +307,13 @@ impl Channel {
     fn queue(&self, state: &mut State, kind: RequestKind, message: Message) {
         state.queues[kind.index()].push_back(message);
         self.queued.notify_one();
+    }
+
+    /// After each request that is over.
+    fn note_idle(&self, state: &State) {
+        if state.is_idle() {
+            self.idle.notify_waiters();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

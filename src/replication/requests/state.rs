@@ -95,6 +95,11 @@ pub type Answer = std::result::Result<Bytes, RequestError>;
 pub type ByKind<T> = [T; RequestKind::ALL.len()];
 
 impl State {
+    /// Whether no request of either node is under way.
+    pub fn is_idle(&self) -> bool {
+        self.asked.is_empty() && self.served.is_empty() && self.refused.is_empty()
+    }
+
     /// Takes out a request of this node.
     pub fn take_asked(&mut self, id: u64) -> Option<Asked> {
         let asked = self.asked.remove(&id)?;

@@ -34,6 +34,28 @@ async fn many_requests_at_once_each_get_their_own_response() {
 }
 
 #[tokio::test]
+async fn a_channel_is_idle_once_all_requests_of_both_nodes_are_answered() {
+    let (near, far, script) = connected();
+    timeout(PATIENT, near.until_idle()).await.expect("nothing was asked");
+    let asked = ask(&near, Client, b"wait");
+    script.reaches(1, 0).await;
+    for channel in [&near, &far] {
+        assert!(channel.until_idle().now_or_never().is_none(), "a request waits for its response");
+    }
+    let idle = async { tokio::join!(near.until_idle(), far.until_idle()) };
+    let releasing = async {
+        script.release();
+        asked.await.expect("runs").expect("a response")
+    };
+    let (_, answer) = timeout(PATIENT, async { tokio::join!(idle, releasing) }).await.expect("both are idle");
+    assert_eq!(answer, b"wait");
+    let never = ask(&near, Client, b"fail");
+    near.end("over");
+    timeout(PATIENT, near.until_idle()).await.expect("nothing is under way on a link that has ended");
+    never.await.expect("runs").expect_err("the link has ended");
+}
+
+#[tokio::test]
 async fn a_dropped_request_is_cancelled_at_the_other_node() {
     let (near, _far, script) = connected();
     let dropped = ask(&near, Client, b"wait");
