@@ -232,7 +232,8 @@ impl Node {
         });
         let mut progress = self.shared.progress();
         self.kept = Kept { agreement: progress.agreement.clone(), intact: progress.intact };
-        progress.agreement_saved(self.kept.agreement.with_all_ms());
+        let withdrawals = progress.withdrawals();
+        progress.agreement_saved(self.kept.agreement.with_all_ms(), withdrawals);
         if is_complete {
             let floor_ms = progress.raise_floor(settled_ms);
             self.replica.pass_floor(floor_ms);
@@ -257,7 +258,8 @@ impl Node {
         progress.begin_syncing(wall_ms);
         progress.floor.set_members(members);
         progress.agreement = self.kept.agreement.clone();
-        progress.agreement_saved(self.kept.agreement.with_all_ms());
+        let withdrawals = progress.withdrawals();
+        progress.agreement_saved(self.kept.agreement.with_all_ms(), withdrawals);
         progress.intact = self.kept.intact;
     }
 }

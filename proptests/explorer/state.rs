@@ -270,7 +270,7 @@ impl Cluster {
         let saved_ms = agreement.with_all_ms();
         restarted.progress = Progress::default();
         (restarted.progress.agreement, restarted.progress.intact) = (agreement, true);
-        restarted.progress.agreement_saved(saved_ms);
+        restarted.progress.agreement_saved(saved_ms, 0);
         restarted.progress.floor.set_members(members.into_iter().map(id));
         restarted.progress.begin_syncing(now_ms);
         restarted.progress.complete = keeps_complete && was_complete;

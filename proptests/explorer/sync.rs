@@ -70,7 +70,7 @@ impl Cluster {
         }
         if progress.agree(now_ms, linked) {
             progress.raise_agreement(now_ms);
-            progress.agreement_saved(progress.agreement.with_all_ms());
+            progress.agreement_saved(progress.agreement.with_all_ms(), progress.withdrawals());
             let floor_ms = progress.raise_floor(now_ms);
             self.pass_floor(node, floor_ms);
         }

@@ -82,22 +82,21 @@ impl Inner {
     /// Makes durable what a restart needs.
     pub(super) async fn save_state(&self) -> Result<()> {
         let _one_at_a_time = self.saving.lock().await;
+        // A storage that is being reopened keeps nothing anyway.
+        let garbage_due_ms = self.store.next_sweep_ms().ok().flatten();
         let (cluster_record, agreement, members) = {
             let mut state = self.state();
             let mut progress = self.shared.progress();
             // Also where the links have ended, because it stops within its first round.
             let has_members = !state.members.member_ids().is_empty();
             state.cluster_record.joined |= progress.complete && has_members;
-            let now_ms = self.store.now_ms();
-            let agreement = state.saved_agreement.is_due(
-                &progress.agreement,
-                self.store.counters().changed_rows.value(),
-                now_ms,
-            );
+            let (now_ms, rows_changed) = (self.store.now_ms(), self.store.counters().changed_rows.value());
+            let agreement =
+                state.saved_agreement.is_due(&progress.agreement, rows_changed, garbage_due_ms, now_ms);
             if !agreement {
-                // What is saved covers the same rows.
-                let agreed_ms = progress.agreement.with_all_ms();
-                progress.agreement_saved(agreed_ms);
+                // What is saved covers the same rows, and no garbage goes by more.
+                let (agreed_ms, withdrawals) = (progress.agreement.with_all_ms(), progress.withdrawals());
+                progress.agreement_saved(agreed_ms, withdrawals);
             }
             drop(progress);
             let cluster_record = state.cluster_record;
@@ -144,24 +143,29 @@ impl Inner {
     async fn write_agreement(&self) -> Result<()> {
         let (store, shared) = (self.store.clone(), self.shared.clone());
         let written = self.environment().run(move || {
-            store.keep_agreement(|| {
+            let mut withdrawals = 0;
+            let written = store.keep_agreement(|| {
                 let progress = shared.progress();
+                withdrawals = progress.withdrawals();
                 Agreed { agreement: progress.agreement.clone(), members: progress.floor.members().collect() }
-            })
+            })?;
+            Ok((written.agreement, withdrawals))
         });
-        let saved = written.await?.agreement;
-        self.shared.progress().agreement_saved(saved.with_all_ms());
+        let (saved, withdrawals) = written.await?;
+        self.shared.progress().agreement_saved(saved.with_all_ms(), withdrawals);
         self.state().saved_agreement.agreement = saved;
         Ok(())
     }
 }
 
-/// The agreement as it was last saved.
+/// The agreement as it was last saved. It is saved again when it covers more rows, or has garbage go: before the node announces that, so that
+/// nothing goes anywhere before. An idle node does not write to its disk each round.
 #[derive(Default)]
 pub(super) struct SavedAgreement {
     agreement: Agreement,
-    /// The count of changed rows at the last look, and when it last changed (Unix milliseconds).
-    rows_changed: u64,
+    /// The count of changed rows at the last look; `None` before the first.
+    rows_changed: Option<u64>,
+    /// When the count last changed (Unix milliseconds).
     changed_ms: u64,
 }
 
@@ -171,14 +175,62 @@ impl SavedAgreement {
         Self { agreement, ..Self::default() }
     }
 
-    /// Whether the agreement is to be written down: not for instants that cover no row which those that are written do not.
-    fn is_due(&mut self, agreement: &Agreement, rows_changed: u64, now_ms: u64) -> bool {
-        if self.rows_changed != rows_changed {
-            (self.rows_changed, self.changed_ms) = (rows_changed, now_ms);
+    /// Whether the agreement is to be saved. `garbage_due_ms`: the lowest instant at which some garbage may go.
+    fn is_due(
+        &mut self,
+        agreement: &Agreement,
+        rows_changed: u64,
+        garbage_due_ms: Option<u64>,
+        now_ms: u64,
+    ) -> bool {
+        if self.rows_changed != Some(rows_changed) {
+            // At the first look too: the rows that are here at the start may have come after it was saved.
+            (self.rows_changed, self.changed_ms) = (Some(rows_changed), now_ms);
         }
         let (was_ms, is_ms) = (self.agreement.with_all_ms(), agreement.with_all_ms());
+        let has_garbage_go = garbage_due_ms.is_some_and(|due_ms| was_ms < due_ms && due_ms <= is_ms);
         let covers_nothing =
             self.changed_ms < was_ms && was_ms <= is_ms && self.agreement.differs_only_in_time(agreement);
-        self.agreement != *agreement && !covers_nothing
+        self.agreement != *agreement && (has_garbage_go || !covers_nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agreed(at_ms: u64) -> Agreement {
+        let mut agreement = Agreement::default();
+        agreement.reach(at_ms, []);
+        agreement
+    }
+
+    #[test]
+    fn an_agreement_is_saved_until_it_covers_the_last_change_and_then_no_more() {
+        let mut saved = SavedAgreement::new(agreed(90));
+        assert!(saved.is_due(&agreed(95), 0, None, 100), "rows of before the start may be later than 90");
+        saved.agreement = agreed(101);
+        assert!(!saved.is_due(&agreed(150), 0, None, 200));
+        assert!(saved.is_due(&agreed(150), 1, None, 200));
+        saved.agreement = agreed(150);
+        assert!(saved.is_due(&agreed(180), 1, None, 210), "the change is later");
+        saved.agreement = agreed(201);
+        assert!(!saved.is_due(&agreed(300), 1, None, 310));
+        assert!(saved.is_due(&agreed(200), 1, None, 310), "it was lowered");
+        let mut detached = agreed(300);
+        detached.detach(crate::core::clock::NodeId(2), 100);
+        assert!(saved.is_due(&detached, 1, None, 310));
+    }
+
+    /// A tombstone may be later than this node's clock was when it came. An agreement that was saved between the two does not cover it, and no
+    /// row changed after that.
+    #[test]
+    fn an_agreement_is_saved_before_garbage_goes_by_it() {
+        let mut saved = SavedAgreement::new(agreed(201));
+        assert!(!saved.is_due(&agreed(201), 0, Some(250), 100), "it is saved");
+        assert!(!saved.is_due(&agreed(249), 0, Some(250), 310), "nothing goes yet");
+        assert!(saved.is_due(&agreed(250), 0, Some(250), 310));
+        saved.agreement = agreed(250);
+        assert!(!saved.is_due(&agreed(300), 0, Some(250), 310), "it goes by what is saved");
     }
 }

@@ -195,7 +195,11 @@ impl Replication {
             // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
             timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));
             progress.agreement = agreement.clone();
-            progress.agreement_saved(agreement.with_all_ms());
+            let withdrawals = progress.withdrawals();
+            progress.agreement_saved(agreement.with_all_ms(), withdrawals);
+            if !members.member_ids().is_empty() {
+                progress.announced_before_ms = store.now_ms().saturating_sub(SETTLE_MS);
+            }
             progress.intact = store.suspected_loss().is_none();
             progress.lose(store.lost_ms(), store.now_ms());
             if members.others().next().is_none() && options.join.is_empty() {

@@ -42,6 +42,10 @@ pub struct Progress {
     pub acked: BTreeMap<NodeId, Acked>,
     /// Up to where `agreement` is durable (Unix milliseconds). The node announces no more.
     saved_ms: u64,
+    /// How often claims were withdrawn. What was being saved meanwhile says more than is true, and was lowered after.
+    withdrawals: u64,
+    /// What the node announced before its start is no later than this (Unix milliseconds).
+    pub announced_before_ms: u64,
     /// The highest guarantee the node has announced, or the instant at which it became complete (Unix milliseconds). A
     /// member that sweeps further does not count on this node.
     pub guaranteed_ms: u64,
@@ -183,13 +187,20 @@ impl Progress {
     /// up to there at any time. A later floor takes account of everything this node has now.
     pub fn announced_ms(&self) -> u64 {
         let announced = self.floor.members().filter_map(|member| self.floor.announced_ms(member));
-        announced.fold(self.agreement.reached_ms(), u64::max)
+        announced.fold(self.agreement.reached_ms().max(self.announced_before_ms), u64::max)
     }
 
-    /// Records that an agreement was saved which is agreed with all up to an instant (Unix milliseconds).
-    pub fn agreement_saved(&mut self, agreed_ms: u64) {
-        // It may have been lowered in the meantime.
-        self.saved_ms = agreed_ms.min(self.agreement.with_all_ms());
+    /// How often claims were withdrawn: pass it to `agreement_saved` with the agreement of this moment.
+    pub fn withdrawals(&self) -> u64 {
+        self.withdrawals
+    }
+
+    /// Records that an agreement was saved which is agreed with all up to an instant (Unix milliseconds), as it was after so many withdrawals.
+    pub fn agreement_saved(&mut self, agreed_ms: u64, withdrawals: u64) {
+        // Otherwise what is saved was lowered meanwhile, and the agreement may have been raised again since.
+        if withdrawals == self.withdrawals {
+            self.saved_ms = agreed_ms;
+        }
     }
 
     /// Sets the other members, without forgotten ones. Nothing was agreed with a new member; with one that is now
@@ -218,6 +229,7 @@ impl Progress {
         self.floor.lower(to_ms);
         self.agreement.lower(to_ms);
         self.saved_ms = self.saved_ms.min(to_ms);
+        self.withdrawals += 1;
     }
 }
 
@@ -407,6 +419,39 @@ mod tests {
         progress.become_complete(200);
         progress.hear_detached(OTHER);
         assert!(!progress.agreement.is_detached(OTHER), "a complete node has learned it");
+    }
+
+    /// While the agreement was being written down, a late row came and lowered it, in the file too; then the agreement rose again. The node took
+    /// for saved what the file no longer said, and announced it.
+    #[test]
+    fn what_is_lowered_while_it_is_saved_is_announced_once_it_is_saved_again() {
+        let mut progress = Progress::default();
+        progress.floor.set_members([PEER]);
+        progress.become_complete(10);
+        equal(&mut progress, 100);
+        assert_eq!(progress.raise_agreement(200), Some(100));
+        let (saving_ms, withdrawals) = (progress.agreement.with_all_ms(), progress.withdrawals());
+        progress.agreement_saved(saving_ms, withdrawals);
+        progress.lower_claims(50);
+        equal(&mut progress, 110);
+        assert_eq!(progress.raise_agreement(200), Some(110));
+        progress.agreement_saved(saving_ms, withdrawals);
+        assert_eq!(progress.guarantee_ms(200), 49);
+        progress.agreement_saved(110, progress.withdrawals());
+        assert_eq!(progress.guarantee_ms(200), 110);
+    }
+
+    /// The agreement is not saved again where it covers no more rows, so the file may say less than what the node announced before its restart. A
+    /// deletion between the two was then taken for one in time, and went by that announcement before the others had it.
+    #[test]
+    fn what_was_announced_before_the_start_counts_whatever_was_saved() {
+        let mut progress = Progress::default();
+        progress.agreement.reach(100, []);
+        assert_eq!(progress.announced_ms(), 100);
+        progress.announced_before_ms = 200;
+        assert_eq!(progress.announced_ms(), 200);
+        progress.agreement.reach(300, []);
+        assert_eq!(progress.announced_ms(), 300);
     }
 
     /// Two members swept a key. The second had received the delete after it was equal with the third, which had just

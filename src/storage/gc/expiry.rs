@@ -41,9 +41,9 @@ pub fn announce(store: &Store) -> Result<Turn> {
         }
         Ok(_) | Err(_) => true,
     });
-    let due: Vec<Slice> = due.take(ANNOUNCED_MAX).map(|item| Ok(item?.0)).collect::<Result<_>>()?;
+    let due: Vec<(Slice, Slice)> = due.take(ANNOUNCED_MAX).collect::<Result<_>>()?;
     let mut ends = Vec::new();
-    for entry in &due {
+    for (entry, value) in &due {
         let Some((at_ms, name, row)) = due_index::parse(entry) else {
             return Err(Error::Corrupt(
                 "the tree expiry has an invalid entry; DynaRust compact rebuilds it".into(),
@@ -52,7 +52,14 @@ pub fn announce(store: &Store) -> Result<Turn> {
         match (store.table(&name), key_of(row)) {
             (Some(table), Ok(key)) => {
                 let marker = table.marker(row)?;
-                ends.push(Expiration { at_ms, table, key, row, marker });
+                ends.push(Expiration {
+                    at_ms,
+                    late_due_ms: due_index::instant(value),
+                    table,
+                    key,
+                    row,
+                    marker,
+                });
             }
             (Some(_), Err(error)) => {
                 error!(%error, "the expiry of a value cannot be announced");
@@ -94,6 +101,8 @@ fn have_pumps_caught_up(ends: &[Expiration<'_>]) -> Result<bool> {
 /// A value that has expired.
 struct Expiration<'a> {
     at_ms: u64,
+    /// The floor of expired values that may remove it, if it came late.
+    late_due_ms: Option<u64>,
     table: Arc<Table>,
     key: Key,
     row: &'a [u8],
@@ -110,7 +119,7 @@ impl Expiration<'_> {
             return Ok(Some(Turn::At(now_ms + PACE_MS)));
         }
         let tell = |head: &Head| store.publish_expired(name, self.key.clone(), head);
-        let announced = self.table.announce(self.row, self.at_ms, self.marker, tell);
+        let announced = self.table.announce(self, tell);
         match announced {
             Ok(true) => Ok(None),
             Ok(false) => Ok(Some(Turn::Now)),
@@ -141,15 +150,10 @@ impl Table {
         Ok(bytes.and_then(|bytes| self.decode(row, &bytes).ok().map(|record| record.head.marker)))
     }
 
-    /// Calls `tell` for a row whose value expired, if it is still the one that expires at `at_ms`, and moves its entry on. Returns false,
-    /// and does nothing, if the row has that expiry but another marker.
-    fn announce(
-        &self,
-        row: &[u8],
-        at_ms: u64,
-        marker: Option<Marker>,
-        tell: impl FnOnce(&Head),
-    ) -> Result<bool> {
+    /// Calls `tell` for a row whose value expired, if it is still the one that expired, and moves its entry on. Returns false, and does nothing,
+    /// if the row has that expiry but another marker.
+    fn announce(&self, end: &Expiration<'_>, tell: impl FnOnce(&Head)) -> Result<bool> {
+        let &Expiration { at_ms, late_due_ms, row, marker, .. } = end;
         self.writing(|trees| {
             // Hold the lock to the end: a concurrent write with the same expiry would lose its entry.
             let _partition = self.lock_row(row);
@@ -162,8 +166,6 @@ impl Table {
                     }
                     if let Some(removal_floor_ms) = due_index::removal_floor_ms(&head) {
                         tell(&head);
-                        let announced = trees.expiry.get(&due_index::entry(at_ms, self.name(), row))?;
-                        let late_due_ms = announced.and_then(|value| due_index::instant(&value));
                         let due_ms = late_due_ms.unwrap_or(removal_floor_ms);
                         due_index::insert_garbage(
                             &trees.expired,

@@ -171,7 +171,6 @@ impl Store {
     pub fn advance_floors(&self, floor_ms: u64) -> Result<()> {
         let tombstones_ms = self.0.context.floors.tombstones_below_ms(floor_ms);
         let mut swept = self.swept();
-        // Late garbage lies below the floors.
         let has_any = |tree: &str, swept_ms: u64, to_ms: u64| -> Result<bool> {
             if to_ms <= swept_ms {
                 return Ok(false);
@@ -199,7 +198,7 @@ impl Store {
         let first = |tree: &str, swept_ms: u64| -> Result<Option<u64>> {
             let tree = self.with_engine(|engine| engine.tree(tree))?;
             let Some(item) = tree.range(&[], None).next() else { return Ok(None) };
-            // Late garbage goes when the floors rise again.
+            // What the floors have passed is being removed.
             Ok(due_index::parse(&item?.0).map(|(at_ms, ..)| at_ms.max(swept_ms.saturating_add(1))))
         };
         let tombstone = first(trees::TOMBSTONES, swept.tombstones_ms)?;
