@@ -18,7 +18,7 @@
 //! - `reads` makes reads linearizable. `steps` lets a read of several keys see no entry by half.
 //! - `roster` keeps the members of the group those of the cluster. `operate` changes it as an operator asks.
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
-//! - `watch` logs who leads, and opens the log again after the disk failed.
+//! - `election` stands for election early where the leader is gone. `watch` logs who leads, and opens the log again after the disk failed.
 //! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types. `runtime` has openraft wait for answers as long as they may take.
 
@@ -27,6 +27,7 @@ mod catalogue;
 mod checkpoint;
 mod claim;
 mod effects;
+mod election;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod expiry;

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     claim::Claim,
+    election::stand_early,
     group::{Inner, REQUEST_MAX},
     log::{self, REMEDY},
     member::Member,
@@ -82,6 +83,7 @@ impl Inner {
         tokio::spawn(roster::keep(Arc::downgrade(self), Arc::downgrade(&member)));
         tokio::spawn(upkeep(Arc::downgrade(self), Arc::downgrade(&member), self.parts.clone()));
         tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
+        tokio::spawn(stand_early(Arc::downgrade(self), Arc::downgrade(&member)));
         Ok(member)
     }
 
