@@ -59,6 +59,30 @@ fn an_operator_says_who_leads_and_no_write_is_refused_meanwhile() {
     wait_until_writable(&cluster[successor], TABLE);
 }
 
+/// The lead of a leader that was to vote no longer ended in the middle of writes, which were answered 504.
+#[test]
+fn a_leader_that_is_demoted_or_leaves_hands_over_first_and_no_write_is_refused_meanwhile() {
+    let mut cluster = cluster_of(4, 3);
+    let first = leader(&cluster, 0..4);
+    let other = (first + 1) % 4;
+    let address = cluster.address(first);
+    let (silence, _) = longest_silence(&cluster[other], || {
+        assert_eq!(done(&cluster[other], &["demote", &address])["changed"], true);
+    });
+    eprintln!("no answer for {silence:?} while the leader was demoted");
+    assert!(!those(&group(&cluster[other]), "voters").contains(&address));
+    let second = leader(&cluster, 0..4);
+    assert_ne!(second, first);
+    let address = cluster.address(second);
+    let (silence, answered) = longest_silence(&cluster[first], || {
+        let left = setup().run(&["leave", &address]).1;
+        assert_eq!(left.code(), Some(0), "{left:?}");
+    });
+    eprintln!("no answer for {silence:?} while the leader left");
+    assert_eq!(cluster.wait(second).code(), Some(0));
+    cluster[first].get("/stock/key/n").expect_body(&format!(r#"{{"value":{}}}"#, answered - 1));
+}
+
 /// The roster makes voters of all three by itself; what an operator has demoted it leaves alone, over a restart and under another leader.
 #[test]
 fn a_demoted_voter_stays_a_learner_until_it_is_promoted() {

@@ -213,7 +213,14 @@ impl Strong {
         while Instant::now() < until {
             let leader = member.metrics().borrow().current_leader;
             match leader {
-                Some(leader) if leader == own => return member.retire(own).await,
+                Some(leader) if leader == own => {
+                    member.check_can_retire(own)?;
+                    // The next leader is asked then.
+                    if self.0.hand_over_to_any(member).await.is_err() {
+                        return member.retire(own).await;
+                    }
+                    continue;
+                }
                 Some(leader) => {
                     let answer = self.0.call(leader, Call::Retire, REQUEST_MAX).await;
                     match answer {

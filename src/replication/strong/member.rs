@@ -314,15 +314,10 @@ impl Member {
     /// # Errors
     /// `Conflict` if strong tables would take no writes without it; `NoQuorum`.
     pub async fn retire(&self, node: NodeId) -> Result<()> {
+        let is_voter = self.check_can_retire(node)?;
         let membership = self.raft.metrics().borrow().membership_config.membership().clone();
-        let voters: BTreeSet<_> = membership.voter_ids().collect();
-        if voters.contains(&node) {
-            let peers = self.parts.replication.membership().peers.into_iter();
-            let linked = peers.filter(|peer| peer.linked).map(|peer| peer.member.node);
-            check_can_spare(&voters, node, &linked.chain([self.parts.store.node()]).collect())?;
-        }
         self.note_leaving(node, true);
-        let change = match voters.contains(&node) {
+        let change = match is_voter {
             true => ChangeMembers::RemoveVoters([node].into()),
             false if membership.get_node(&node).is_some() => ChangeMembers::RemoveNodes([node].into()),
             false => return Ok(()),
@@ -334,6 +329,21 @@ impl Member {
             ))),
             Err(_) => Err(Error::NoQuorum(super::no_quorum())),
         }
+    }
+
+    /// Checks that strong tables take writes without a member. Returns whether it votes.
+    ///
+    /// # Errors
+    /// `Conflict` if they do not.
+    pub fn check_can_retire(&self, node: NodeId) -> Result<bool> {
+        let voters: BTreeSet<_> =
+            self.raft.metrics().borrow().membership_config.membership().voter_ids().collect();
+        if voters.contains(&node) {
+            let peers = self.parts.replication.membership().peers.into_iter();
+            let linked = peers.filter(|peer| peer.linked).map(|peer| peer.member.node);
+            check_can_spare(&voters, node, &linked.chain([self.parts.store.node()]).collect())?;
+        }
+        Ok(voters.contains(&node))
     }
 
     /// Records whether a member holds the same rows as this node, at the same index.

@@ -79,12 +79,7 @@ impl Strong {
         if leader == self.0.parts.store.node() && member.is_leader() {
             return Some(self.0.change_role(member, change, node).await);
         }
-        match self.0.call(leader, Call::ChangeRole(change, node), CHANGE_MAX).await {
-            Ok(CallAnswer::RoleChanged(changed)) => Some(changed.map_err(Error::from)),
-            Ok(CallAnswer::OtherGroup(refusal)) => Some(Err(refusal.into())),
-            Err(error) if error.is_outcome_unknown() => Some(Err(unknown(&error.to_string()))),
-            Ok(_) | Err(_) => None,
-        }
+        self.0.ask_for_change(leader, change, node).await
     }
 }
 
@@ -126,6 +121,12 @@ impl Inner {
                 if roles.is_voter() {
                     let reached = self.linked().chain([self.parts.store.node()]).collect();
                     check_can_spare(&roles.voters, node, &reached)?;
+                    if node == self.parts.store.node() {
+                        let leader = self.hand_over_to_any(member).await?;
+                        return self.ask_for_change(leader, change, node).await.unwrap_or_else(|| {
+                            Err(Error::Conflict(format!("another member leads than {leader} now. Try again")))
+                        });
+                    }
                 }
                 timed(demote(member, node)).await?;
             }
@@ -144,6 +145,36 @@ impl Inner {
         }
         info!("the group of the strong tables changed, as an operator asked: {node} {change}");
         Ok(true)
+    }
+
+    /// Asks another node, which is to lead. `None` if it does not, and did nothing.
+    async fn ask_for_change(&self, leader: NodeId, change: RoleChange, node: NodeId) -> Option<Result<bool>> {
+        match self.call(leader, Call::ChangeRole(change, node), CHANGE_MAX).await {
+            Ok(CallAnswer::RoleChanged(changed)) => Some(changed.map_err(Error::from)),
+            Ok(CallAnswer::OtherGroup(refusal)) => Some(Err(refusal.into())),
+            Err(error) if error.is_outcome_unknown() => Some(Err(unknown(&error.to_string()))),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Lets the other voter lead whose log is the longest, because this node is to vote no longer: openraft would end its lead in the middle of
+    /// writes, whose outcome nobody would know. Returns which leads.
+    ///
+    /// # Errors
+    /// `Conflict` if none can.
+    pub(super) async fn hand_over_to_any(&self, member: &Member) -> Result<NodeId> {
+        let metrics = member.metrics().borrow().clone();
+        let linked: BTreeSet<_> = self.linked().collect();
+        let matched = |voter: &NodeId| metrics.replication.as_ref()?.get(voter).copied().flatten();
+        let voters =
+            metrics.membership_config.membership().voter_ids().filter(|voter| linked.contains(voter));
+        let Some(to) = voters.max_by_key(matched) else {
+            return Err(Error::Conflict(
+                "no other voter of the strong tables can be reached: nothing was changed".into(),
+            ));
+        };
+        self.hand_over(member, to).await?;
+        Ok(to)
     }
 
     /// Checks that a member can be reached and has almost the whole log.
