@@ -98,6 +98,13 @@ impl Etcd {
         std::fs::remove_dir_all(self.directory.path().join("data")).expect("its data can be removed");
     }
 
+    /// Copies its data into a backup, or back. It must not run.
+    pub fn copy(&self, from: &str, to: &str) {
+        let path = |name: &str| self.directory.path().join(name);
+        let status = Command::new("cp").arg("-rT").arg(path(from)).arg(path(to)).status();
+        assert!(status.expect("cp runs").success(), "{from} is copied to {to}");
+    }
+
     /// Sends it a signal by name.
     pub fn signal(&self, name: &str) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

@@ -160,6 +160,35 @@ fn an_etcd_that_lost_commits_is_refused_and_nothing_is_changed() {
     cluster[0].get("/stock/key/a?read=stale").expect_body(r#"{"value":1}"#);
 }
 
+/// It was noticed only while etcd had fewer revisions than the node. Once others had written more, the node read all rows, and deleted those
+/// that etcd had lost, without a word.
+#[test]
+fn an_etcd_that_lost_commits_and_went_on_is_refused_too() {
+    let Some((etcd, mut cluster)) = cluster_of(2) else { return };
+    cluster[0].send(&put("a", 1)).expect(200);
+    wait_for(&cluster[1], "/stock/key/a", r#"{"value":1}"#);
+    cluster.kill(1);
+    etcd.kill();
+    etcd.copy("data", "backup");
+    etcd.restart();
+    wait_until_writable(&cluster[0], TABLE);
+    cluster[0].send(&put("lost", 1)).expect(200);
+    assert_eq!(cluster.terminate(0).code(), Some(0));
+    etcd.kill();
+    etcd.wipe();
+    etcd.copy("backup", "data");
+    etcd.restart();
+    cluster.restart(1);
+    wait_until_writable(&cluster[1], TABLE);
+    (0..5).for_each(|value| drop(cluster[1].send(&put("after", value)).expect(200)));
+    cluster.restart(0);
+    let failed =
+        || cluster[0].view()["strong_failure"].as_str().is_some_and(|why| why.contains("older state"));
+    wait_until("the node says that etcd has lost commits", DEADLINE, failed);
+    cluster[0].get("/stock/key/lost?read=stale").expect_body(r#"{"value":1}"#);
+    cluster[1].get("/stock/key/after").expect_body(r#"{"value":4}"#);
+}
+
 #[test]
 fn what_etcd_does_not_take_is_refused_with_the_limit_and_the_rest_goes_on() {
     let Some(etcd) = etcd() else { return };

@@ -131,6 +131,11 @@ impl Layout {
         Range { key: self.name("head"), keys_only, ..Range::default() }
     }
 
+    /// Reads the head as of a revision.
+    pub fn read_head_at(&self, revision: u64) -> Range {
+        Range { revision: Some(super::messages::Number(revision)), ..self.read_head(false) }
+    }
+
     /// Reads all names of tables, as of a revision.
     pub fn read_tables(&self, revision: u64) -> Range {
         let (key, end) = self.below("tables/");

@@ -9,7 +9,7 @@ use super::{
     follower::{Ended, lost, range, read_head},
     gateway::{Channel, Failure, TOO_LARGE},
     layout::{Head, Layout},
-    replica::Replica,
+    replica::{Place, Replica},
 };
 use crate::{
     core::{
@@ -53,6 +53,7 @@ pub async fn resync(
     let Some((committed, head)) = head.filter(|(committed, _)| *committed >= replica.place().revision) else {
         return Err(Ended::Failed(lost()));
     };
+    check_history(replica.place(), layout, channel).await?;
     replica.resyncs.increment();
     let state = State { replica, layout, revision, head };
     let tables = layout.tables(&range(channel, &layout.read_tables(revision)).await?.kvs)?;
@@ -69,6 +70,22 @@ pub async fn resync(
     replica.jump_to(own, committed, &state.head);
     info!(tables = tables.len(), rows, "read the strong tables from etcd");
     Ok(())
+}
+
+/// Checks that the last commit that this node has applied is one of etcd's. An etcd that was restored from a backup may have had others since,
+/// and what this node has beyond them would be deleted. Where etcd has compacted that commit, nobody can tell.
+async fn check_history(place: Place, layout: &Layout, channel: &mut Channel) -> Result<(), Ended> {
+    if place.revision == 0 {
+        return Ok(());
+    }
+    match range(channel, &layout.read_head_at(place.revision)).await {
+        Ok(then) => match layout.head(&then.kvs)? {
+            Some((_, head)) if head.id == place.id => Ok(()),
+            _ => Err(Ended::Failed(lost())),
+        },
+        Err(Failure::Refused(why)) if why.contains("compacted") => Ok(()),
+        Err(failure) => Err(failure.into()),
+    }
 }
 
 impl State<'_> {
