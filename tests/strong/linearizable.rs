@@ -173,7 +173,8 @@ impl World {
             Some(network) => {
                 cut(network);
                 pass(lasting);
-                assert!(network.lost() > 0, "nothing was cut");
+                // They may have had no link just then, after the fault before.
+                wait_until("something is cut", RECOVERY, || network.lost() > 0);
                 network.heal();
             }
             None => {
