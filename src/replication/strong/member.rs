@@ -118,7 +118,7 @@ impl Member {
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
         let Parts { replication, store, timestamps, value_bytes_max, counters } = parts.clone();
         let config = config(group, store.environment())?;
-        let mut log = RaftLog::open(directory, store.environment())?;
+        let mut log = RaftLog::open(directory, store.environment())?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let network = Network { group, replication, store: store.clone(), counters };
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;

@@ -12,8 +12,7 @@ use super::{group::Inner, member::Member};
 
 /// Without a leader for this long something is wrong: an election takes less than a second.
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
-/// The pause before the log is opened again. Longer than an election takes: openraft goes on as the leader where it was, and a leader whose
-/// disk takes nothing must be replaced first.
+/// The pause before the log is opened again. Longer than an election takes: a leader whose disk takes nothing must be replaced first.
 const REOPEN_EVERY: Duration = Duration::from_secs(3);
 
 /// Watches until the node stops.

@@ -125,6 +125,24 @@ async fn a_node_that_knows_strong_tables_and_has_no_log_yet_is_taken_into_the_gr
     node.stop().await;
 }
 
+/// A leader that was killed and started again led on in the same term. It decided by the entries that it had applied, though its log had more that
+/// were not known to be committed: after all three nodes were killed at once, a comparison succeeded that did not hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_restarted_is_elected_anew_before_it_decides_anything() {
+    let node = Alone::start().await;
+    assert_eq!(node.strong.create(name()).await, Ok(true));
+    let term = |strong: &Strong| strong.member().expect("it is a member").metrics().borrow().current_term;
+    let before = term(&node.strong);
+    node.strong.stop().await;
+    let TestNode { store, timestamps, address, directory, .. } = &node.node;
+    let parts = Parts { replication: replicate(store, timestamps, *address, None), ..node.parts.clone() };
+    let again = Strong::start(parts, directory.path().join("raft")).await.expect("starts again");
+    again.submit(put("a")).await.expect("it is elected");
+    assert!(term(&again) > before);
+    again.stop().await;
+    node.stop().await;
+}
+
 /// A node that had promised another to belong to a group went on with its start by itself, with voters of its own. So two majorities of the
 /// cluster could start one group with voters of which none is common to both, and each elected a leader.
 #[tokio::test(flavor = "multi_thread")]

@@ -55,6 +55,7 @@ pub use self::{
 };
 use super::types::{Group, LogEntry, LogId, StorageError, Vote};
 use crate::{
+    core::clock::NodeId,
     error::{Error, Result},
     storage::{Environment, Threads},
 };
@@ -132,6 +133,19 @@ impl RaftLog {
         };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         Ok(Self { reader: LogReader(shared), room, jobs: Some(jobs), thread })
+    }
+
+    /// Has a node that led when it stopped come back as one that stood for election. openraft (0.9) would lead on in the same term, and take the
+    /// entries that it has applied for all there are. The log may have more, which may have been answered: only an entry of a new term, behind
+    /// them, shows that they are applied.
+    #[must_use]
+    pub fn resigned(self, node: NodeId) -> Self {
+        if let Some(vote) = &mut self.reader.0.view().vote
+            && vote.leader_id().voted_for() == Some(node)
+        {
+            vote.committed = false;
+        }
+        self
     }
 
     /// Hands entries over: they are readable on return, and durable when `flushed` is told so.
