@@ -54,8 +54,8 @@ impl Store {
     pub(super) fn cut(&self, tap: &Tap, rows_max: usize) -> Result<Option<Cut>> {
         let until = Instant::now() + POLITE;
         loop {
-            let tables = self.read_tables();
-            let tables: Vec<&Arc<Table>> = tables.values().collect();
+            let all = self.read_tables();
+            let tables: Vec<&Arc<Table>> = all.values().collect();
             let open: Vec<_> = tables.iter().map(|table| table.open()).collect();
             let is_urgent = Instant::now() >= until;
             let turns: Option<Vec<_>> = tables.iter().map(|table| table.batch_turn(is_urgent)).collect();
@@ -70,7 +70,9 @@ impl Store {
                 }
                 return self.read_cut(tap.take()?, &tables, &open, &partitions).map(Some);
             }
+            // Whoever makes or removes a table waits for all of them.
             drop((turns, open));
+            drop(all);
             thread::sleep(LOOK_EVERY);
         }
     }

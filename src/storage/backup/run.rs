@@ -6,7 +6,7 @@
 //! The agreement (`core::protocol::agreement`) is read after the cut: what it claims is about the past, so it is true of rows of any age. One
 //! read before the rows would not be: a row that comes late is stored after the claim about it was lowered.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use super::{
     cut::{self, Cut},
@@ -39,6 +39,8 @@ pub struct Run {
     incarnation: Incarnation,
     first: Option<First>,
     phase: Phase,
+    /// What earlier cuts have read, and how many rows it is: to be sent before whatever is read later.
+    early: (Vec<u8>, u64),
     rounds: u32,
     lines: u64,
     hasher: blake3::Hasher,
@@ -98,6 +100,7 @@ impl Run {
                 tables: tables.iter().map(|table| table.name().clone()).collect(),
                 after: Vec::new(),
             },
+            early: (Vec::new(), 0),
             rounds: 0,
             lines: 0,
             hasher: blake3::Hasher::new(),
@@ -115,6 +118,10 @@ impl Run {
             self.count(&lines, 1);
         }
         let begin = lines.len();
+        let early = match self.phase {
+            Phase::Round(_) => self.take_early(&mut lines),
+            Phase::Scan { .. } | Phase::Cut(_) => 0,
+        };
         let cut_rows_max = self.cut_rows_max();
         let read = match &mut self.phase {
             Phase::Scan { tables, after } => match tables.front().cloned() {
@@ -152,23 +159,30 @@ impl Run {
             }
             Phase::Cut(_) => return Ok(None),
         };
-        self.count(&lines[begin..], read);
+        self.count(&lines[begin..], early + read);
         Ok(Some(lines))
     }
 
-    /// Makes the cut. Returns false if too much changed just before: then ask for the next lines again. May be repeated.
+    /// Makes the cut. Returns false if rows are to be read first, because too much changed just before: then ask for the next lines again. May
+    /// be repeated.
     ///
     /// # Errors
     /// As `next`.
     pub fn cut(&mut self) -> Result<bool> {
-        let Some(mut cut) = self.store.cut(&self.tap.0, self.cut_rows_max())? else {
+        if matches!(&self.phase, Phase::Round(rows) if !rows.is_empty()) {
+            return Ok(false);
+        }
+        let cut = self.store.cut(&self.tap.0, self.cut_rows_max())?;
+        if let Phase::Cut(before) = &mut self.phase
+            && let Some(before) = before.take()
+        {
+            self.early.0.extend_from_slice(&before.lines);
+            self.early.1 += before.count;
+        }
+        let Some(cut) = cut else {
             self.begin_round()?;
             return Ok(false);
         };
-        if let Phase::Cut(Some(before)) = &mut self.phase {
-            before.lines.extend_from_slice(&cut.lines);
-            cut = Cut { lines: std::mem::take(&mut before.lines), count: before.count + cut.count, ..cut };
-        }
         self.phase = Phase::Cut(Some(Box::new(cut)));
         Ok(true)
     }
@@ -178,15 +192,18 @@ impl Run {
     /// # Errors
     /// `StorageFull` if the disk failed meanwhile, and what was read may not be there any more; `Corrupt`; `Io`.
     pub fn end(mut self) -> Result<Vec<u8>> {
-        let Phase::Cut(Some(cut)) = std::mem::replace(&mut self.phase, Phase::Cut(None)) else {
+        let Phase::Cut(Some(cut)) = mem::replace(&mut self.phase, Phase::Cut(None)) else {
             return Err(Error::Io("the backup ended before its cut".into()));
         };
         if self.store.incarnation() != self.incarnation || self.store.failure().is_some() {
             return Err(Error::StorageFull("the storage failed during the backup: make it again".into()));
         }
         self.store.all_tables().iter().try_for_each(|table| check_readable(table))?;
-        let Cut { mut lines, count, mut last } = *cut;
-        self.count(&lines, count);
+        let Cut { lines: cut_lines, count, mut last } = *cut;
+        let mut lines = Vec::new();
+        let early = self.take_early(&mut lines);
+        lines.extend_from_slice(&cut_lines);
+        self.count(&lines, early + count);
         last.agreement = line::hex(&agreement_file::bytes(&self.store.0.options.data)?.unwrap_or_default());
         let blake3 = self.hasher.finalize().to_hex().to_string();
         lines.extend_from_slice(&line::render(&End { end: true, lines: self.lines, last, blake3 }));
@@ -201,6 +218,13 @@ impl Run {
             .flat_map(|(table, rows)| rows.into_iter().map(move |row| (table.clone(), row)));
         self.phase = Phase::Round(rows.collect());
         Ok(())
+    }
+
+    /// Appends what earlier cuts have read. Returns how many rows it is.
+    fn take_early(&mut self, lines: &mut Vec<u8>) -> u64 {
+        let (early, count) = mem::take(&mut self.early);
+        lines.extend_from_slice(&early);
+        count
     }
 
     fn cut_rows_max(&self) -> usize {
