@@ -139,6 +139,7 @@ fn to_json(written: &Written) -> serde_json::Value {
         "keys": written.live,
         "tombstones": written.tombstones,
         "made_ms": written.made_ms,
+        "bytes_read": written.bytes_read,
         "bytes_written": written.bytes_written,
         "bytes_shared": written.bytes_shared,
     })

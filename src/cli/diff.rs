@@ -56,7 +56,8 @@ pub struct Arguments {
 /// Compares the two, and prints the keys that differ.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     privacy::restrict_new_files();
-    let (a, b) = match (Side::open(&arguments.a, arguments)?, Side::open(&arguments.b, arguments)?) {
+    let (a, b) = (Side::open(&arguments.a, 'a', arguments)?, Side::open(&arguments.b, 'b', arguments)?);
+    let (a, b) = match (a, b) {
         (Ok(a), Ok(b)) => (a, b),
         (Err(exit), _) | (_, Err(exit)) => return Ok(exit),
     };
@@ -93,7 +94,7 @@ impl Drop for Side {
 
 impl Side {
     /// Opens a side, or says why a node gives none and how the command ends.
-    fn open(name: &str, arguments: &Arguments) -> Result<std::result::Result<Self, Exit>> {
+    fn open(name: &str, side: char, arguments: &Arguments) -> Result<std::result::Result<Self, Exit>> {
         let path = Path::new(name);
         if path.is_dir() {
             let checked = read::check(path)?;
@@ -107,8 +108,7 @@ impl Side {
         })?;
         let node = arguments.connection.client(Some(&address))?;
         let data = arguments.data.directory_of_running()?;
-        let number = if name == arguments.a { 'a' } else { 'b' };
-        let made = env::temp_dir().join(format!("dynarust-diff-{}-{number}", process::id()));
+        let made = env::temp_dir().join(format!("dynarust-diff-{}-{side}", process::id()));
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
         if let Err(error) = runtime.block_on(backup::make(&node, &data, &made, Options::default())) {

@@ -29,6 +29,9 @@ pub struct Arguments {
     /// The database directory to create; it must not exist yet
     #[arg(long, value_name = "NEW")]
     data: PathBuf,
+    /// The id that the backup must have: who alters a backup can give it another id, too
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
     /// Make it the first node of a new cluster
     #[arg(long)]
     new_cluster: bool,
@@ -46,6 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         }
         checked => checked?,
     };
+    checked.expect_id(arguments.id.as_deref())?;
     let secret = arguments.unlock.of(&checked.manifest)?;
     let backup = checked.open(secret.as_ref())?;
     let identity = if arguments.new_cluster { Identity::NewCluster } else { Identity::Same };
@@ -62,9 +66,8 @@ fn to_text(restored: &Restored, identity: Identity, data: &str) -> String {
     let next = match (identity, has_strong) {
         (Identity::Same, false) => "Start the node on it: it takes what it missed from the other members.\n",
         (Identity::Same, true) => {
-            "Start the node on it: it takes what it missed from the other members. The log of the strong tables is in no backup: where other \
-             members have a majority of its voters, `DynaRust forget` this node there and start it with an empty directory instead; where \
-             none has, run `DynaRust strong init --force` on it.\n"
+            "Start the node on it: it takes what it missed from the other members. For the strong tables they take it in as a new member. Where \
+             a majority of their voters is lost for good, run `DynaRust strong init --force` on it.\n"
         }
         (Identity::NewCluster, false) => "Start it alone: it is the first node of a new cluster.\n",
         (Identity::NewCluster, true) => {

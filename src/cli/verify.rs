@@ -42,15 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         }
         checked => checked?,
     };
-    if let Some(wanted) = &arguments.id
-        && !wanted.eq_ignore_ascii_case(&checked.id)
-    {
-        return Err(Error::StorageDamaged(format!(
-            "{} is not the backup {wanted}: its id is {}",
-            directory.display(),
-            checked.id
-        )));
-    }
+    checked.expect_id(arguments.id.as_deref())?;
     let (id, manifest) = (checked.id.clone(), checked.manifest.clone());
     let secret = arguments.unlock.of(&manifest)?;
     if manifest.encryption.is_some() && secret.is_none() {

@@ -20,7 +20,7 @@ use crate::{
         content::Manifest,
         read,
         seal::Secret,
-        write::{Base, Options, Writer, Written},
+        write::{self, Base, Options, Writer, Written},
     },
 };
 
@@ -131,9 +131,8 @@ impl Node {
                     .map_err(|e| Error::io(format_args!("creating {}", schedule.directory.display()), &e))?;
                 let name = name_of(node.now_ms());
                 let path = schedule.directory.join(&name);
-                let written = node.write_backup(&path, &schedule, secret.clone(), &runtime)?;
-                // Only what can be read is a backup.
-                read::check(&path)?.open(secret.as_ref())?.read_all(|_, _, _| Ok(()))?;
+                remove_left(&schedule.directory)?;
+                let written = node.make_backup(&path, &schedule, secret, &runtime)?;
                 info!(backup = %path.display(), id = written.id, written = written.bytes_written, "backup made");
                 node.backups.update(|figures| {
                     figures.made += 1;
@@ -146,7 +145,8 @@ impl Node {
             .await
     }
 
-    fn write_backup(
+    /// Makes a backup, with a base if there is one and not too much differs from it.
+    fn make_backup(
         self: &Arc<Self>,
         path: &Path,
         schedule: &Schedule,
@@ -154,12 +154,32 @@ impl Node {
         runtime: &Handle,
     ) -> Result<Written> {
         let (options, base) = self.open_base(schedule, secret)?;
-        let mut writer = Writer::create(path, &options, &base)?;
+        match self.write_backup(path, &options, &base, runtime) {
+            Err(Error::TooMany(why)) if options.base.is_some() => {
+                warn!(why, "the last backup cannot be the base of the next, which is a full one");
+                let full = Options { base: None, ..options };
+                self.write_backup(path, &full, &full.open_base()?, runtime)
+            }
+            made => made,
+        }
+    }
+
+    fn write_backup(
+        self: &Arc<Self>,
+        path: &Path,
+        options: &Options,
+        base: &Base,
+        runtime: &Handle,
+    ) -> Result<Written> {
+        let mut writer = Writer::create(path, options, base)?;
         let mut lines = runtime.block_on(self.backup())?;
         while let Some(bytes) = runtime.block_on(lines.next())? {
             writer.take(&bytes)?;
         }
-        writer.finish()
+        // Only what can be read is a backup, and gets the name of one.
+        let complete = writer.complete()?;
+        read::check(complete.directory())?.open(options.secret.as_ref())?.read_all(|_, _, _| Ok(()))?;
+        complete.publish()
     }
 
     /// The newest backup that can be a base. One that cannot be read is left for people to look at, and the next one is a full one.
@@ -204,12 +224,28 @@ impl Node {
         let names = self.own_backups(&schedule.directory)?;
         for name in &names[..names.len().saturating_sub(schedule.keep)] {
             let old = schedule.directory.join(name);
-            fs::remove_dir_all(&old)
-                .map_err(|e| Error::io(format_args!("removing the old backup {}", old.display()), &e))?;
+            let failed = |e| Error::io(format_args!("removing the old backup {}", old.display()), &e);
+            // A crash in the middle leaves nothing that looks like a backup, and the next one removes the rest.
+            let partial = write::partial_path(&old);
+            fs::rename(&old, &partial).and_then(|()| fs::remove_dir_all(&partial)).map_err(failed)?;
             info!(backup = %old.display(), "old backup removed");
         }
         Ok(())
     }
+}
+
+/// Removes what crashes have left of backups that were being made or removed.
+fn remove_left(directory: &Path) -> Result<()> {
+    let failed = |e: io::Error| Error::io(format_args!("reading {}", directory.display()), &e);
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_left = name.strip_suffix(write::PARTIAL).and_then(|name| name.strip_suffix('.'));
+        if is_left.is_some_and(|name| time_of(name).is_some()) && write::remove_partial(&entry.path())? {
+            info!(path = %entry.path().display(), "the rest of an incomplete backup was removed");
+        }
+    }
+    Ok(())
 }
 
 /// The name of a backup that is made at an instant (Unix milliseconds): the time in UTC, without colons, which some file systems refuse.

@@ -9,7 +9,8 @@
 //! - `gc` announces expired values and removes garbage.
 //! - `open` opens a directory, and reopens it after a disk failure: lock, format, damage, the node's identity. `repair` handles damaged
 //!   pages while the store is open. `offline` has the tools for stores that no node has open.
-//! - `backup` reads a consistent state of a running store, and keeps it in a directory of its own.
+//! - `backup` reads a consistent state of a running store, and keeps it in a directory of its own. `unfinished` gives a directory its name
+//!   once it is complete.
 //! - `engine` wraps sled; `environment` gives time, randomness and threads.
 //!
 //! A write goes through `table::merge` into the engine; from there `changes::pump` publishes it, and `commit` acknowledges it when it is
@@ -35,6 +36,7 @@ pub mod table;
 pub(crate) mod tables;
 mod threads;
 pub(crate) mod transfer;
+mod unfinished;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

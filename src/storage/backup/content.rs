@@ -35,6 +35,8 @@ pub const ID: &str = "id";
 pub const MANIFEST: &str = "manifest.json";
 /// Bytes of lines in one chunk file. Far below the 16 MiB that a file may have, whatever they compress to, as a reader holds one of each layer.
 pub const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// Longest chunk file. One that does not compress is a little longer than its lines.
+pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Most layers: a reader holds a chunk of each.
 pub const LAYERS_MAX: usize = 24;
 /// Longest manifest: its longest part is the node's records, a few MiB of notes at most.
@@ -87,7 +89,9 @@ impl Manifest {
     /// `NotFound` if there is no backup; `StorageDamaged`, `Io`.
     pub fn read(backup: &Path) -> Result<Self> {
         let path = backup.join(CONTENT).join(MANIFEST);
-        let length = match fs::metadata(&path) {
+        // Of the file itself: a link to another one is none of the backup's.
+        let length = match fs::symlink_metadata(&path) {
+            Ok(metadata) if !metadata.is_file() => return Err(altered(backup, "its manifest is not a file")),
             Ok(metadata) => metadata.len(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NotFound(format!("there is no backup in {}", backup.display())));
@@ -125,7 +129,7 @@ impl Manifest {
             None => self.summary = Some(summary),
             Some(key) => {
                 let plain = serde_json::to_vec(&summary).expect("a summary always encodes");
-                self.sealed = Some(hex(&key.seal(SEALED, &plain)?));
+                self.sealed = Some(hex(&key.seal(&self.sealed_name(), &plain)?));
             }
         }
         Ok(())
@@ -153,9 +157,19 @@ impl Manifest {
     pub fn summary(&self, backup: &Path, key: Option<&DataKey>) -> Result<Last> {
         let sealed = || {
             let sealed = from_hex(self.sealed.as_ref()?)?;
-            serde_json::from_slice(&key?.open(SEALED, &sealed)?).ok()
+            serde_json::from_slice(&key?.open(&self.sealed_name(), &sealed)?).ok()
         };
-        self.summary.clone().or_else(sealed).ok_or_else(|| altered(backup, "its manifest has no summary"))
+        self.summary
+            .clone()
+            .or_else(sealed)
+            .ok_or_else(|| altered(backup, "its manifest has no summary, or one of another backup"))
+    }
+
+    /// What the summary is sealed as: the rest of the manifest is authenticated with it, so that nobody without the secret can alter either.
+    fn sealed_name(&self) -> String {
+        let rest = Self { summary: None, sealed: None, ..self.clone() };
+        let rest = serde_json::to_vec(&rest).expect("a manifest always encodes");
+        format!("{SEALED} {}", blake3::hash(&rest).to_hex())
     }
 
     /// The names of all chunk files.

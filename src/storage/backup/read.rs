@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use super::{
-    content::{self, CHUNK_BYTES, CONTENT, ID, MANIFEST, Manifest, altered},
+    content::{self, CHUNK_BYTES, CONTENT, ID, Layer, MANIFEST, Manifest, altered},
     line::{self, Last, Parsed, Place},
     seal::{DataKey, Secret},
 };
@@ -21,9 +21,12 @@ use crate::{
     error::{Error, Result},
     storage::{
         backup::{cut, line::TableSummary},
-        table::partition::Counts,
+        table::{mode, partition::Counts},
     },
 };
+
+/// Longest file with an id: 64 digits and a line feed.
+const ID_BYTES_MAX: u64 = 128;
 
 /// A backup on disk.
 pub struct Backup {
@@ -63,10 +66,19 @@ pub struct Contents {
 /// `NotFound`, `StorageDamaged`; `Io`.
 pub fn check(path: &Path) -> Result<Checked> {
     let manifest = Manifest::read(path)?;
-    check_entries(path, &[CONTENT, ID])?;
+    check_entries(path, &[CONTENT, ID], ID_BYTES_MAX)?;
+    let content = path.join(CONTENT);
     let files: Vec<&str> = manifest.files().map(String::as_str).chain([MANIFEST]).collect();
-    check_entries(&path.join(CONTENT), &files)
+    check_entries(&content, &files, content::FILE_BYTES_MAX)
         .map_err(|error| if let Error::StorageDamaged(why) = error { altered(path, &why) } else { error })?;
+    for layer in &manifest.layers {
+        let length = |name| fs::metadata(content.join(name)).map(|metadata| metadata.len());
+        let bytes: io::Result<u64> = layer.files.iter().map(length).sum();
+        let bytes = bytes.map_err(|e| Error::io(format_args!("reading {}", content.display()), &e))?;
+        if bytes != layer.bytes {
+            return Err(altered(path, "its files have other lengths than its manifest says"));
+        }
+    }
     let written = fs::read_to_string(path.join(ID))
         .map_err(|e| Error::io(format_args!("reading {}", path.join(ID).display()), &e))?;
     let id = content::id(path)?;
@@ -79,19 +91,26 @@ pub fn check(path: &Path) -> Result<Checked> {
     Ok(Checked { path: path.to_owned(), id, manifest })
 }
 
-/// Checks the names in a directory, and that they are plain files, or a directory for the content.
-fn check_entries(directory: &Path, names: &[&str]) -> Result<()> {
+/// Checks the names in a directory, and that they are plain files of at most so many bytes, or a directory for the content.
+fn check_entries(directory: &Path, names: &[&str], bytes_max: u64) -> Result<()> {
     let mut missing: BTreeSet<&str> = names.iter().copied().collect();
+    if missing.len() < names.len() {
+        return Err(altered(directory, "its manifest names a file twice"));
+    }
     let failed = |e| Error::io(format_args!("reading {}", directory.display()), &e);
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let (name, kind) = (entry.file_name(), entry.file_type().map_err(failed)?);
+        // Of the entry itself: a link is none of these.
+        let (name, metadata) = (entry.file_name(), entry.metadata().map_err(failed)?);
         let name = name.to_string_lossy();
         if !missing.remove(&*name) {
             return Err(altered(directory, &format!("{name} is not part of it")));
         }
-        if kind.is_dir() != (name == CONTENT) || kind.is_symlink() {
-            return Err(altered(directory, &format!("{name} is not a file")));
+        match name == CONTENT {
+            true if metadata.is_dir() => {}
+            false if metadata.is_file() && (metadata.len() <= bytes_max || name == MANIFEST) => {}
+            true => return Err(altered(directory, &format!("{name} is not a directory"))),
+            false => return Err(altered(directory, &format!("{name} is not a file of it, or too long"))),
         }
     }
     match missing.first() {
@@ -101,6 +120,21 @@ fn check_entries(directory: &Path, names: &[&str]) -> Result<()> {
 }
 
 impl Checked {
+    /// Checks that it is the backup of this id, if one is given.
+    ///
+    /// # Errors
+    /// `StorageDamaged`.
+    pub fn expect_id(&self, wanted: Option<&str>) -> Result<()> {
+        match wanted {
+            Some(wanted) if !wanted.eq_ignore_ascii_case(&self.id) => Err(Error::StorageDamaged(format!(
+                "{} is not the backup {wanted}: its id is {}",
+                self.path.display(),
+                self.id
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Opens it to be read.
     ///
     /// # Errors
@@ -128,9 +162,12 @@ impl Backup {
     pub fn lines(&self) -> Lines<'_> {
         let layers = self.manifest.layers.iter().map(|layer| LayerLines {
             backup: self,
+            layer,
             files: layer.files.iter().collect(),
             bytes: Vec::new(),
             at: 0,
+            lines: 0,
+            last: None,
         });
         Lines { heads: None, layers: layers.collect() }
     }
@@ -175,7 +212,25 @@ impl Backup {
         }
         finish(current);
         self.check_tables(&tables)?;
+        self.check_modes()?;
         Ok(contents)
+    }
+
+    /// Compares the modes of the tables with the node's own record of them.
+    fn check_modes(&self) -> Result<()> {
+        let record = |key: &[u8]| {
+            let found = self.summary.records.iter().find(|(name, _)| *name == line::hex(key));
+            Ok(found.and_then(|(_, value)| line::from_hex(value)))
+        };
+        let strong = mode::names(record).map_err(|error| altered(&self.path, &error.to_string()))?;
+        for table in &self.summary.tables {
+            let is_strong = strong.iter().any(|name| name.as_str() == table.name);
+            if is_strong != (table.mode == line::Mode::Strong) {
+                let why = format!("the mode of table {} is not the one of the node's records", table.name);
+                return Err(altered(&self.path, &why));
+            }
+        }
+        Ok(())
     }
 
     /// Compares what was read with the summary. A table without rows has no lines.
@@ -249,34 +304,56 @@ impl Lines<'_> {
 /// The lines of one layer.
 struct LayerLines<'a> {
     backup: &'a Backup,
+    layer: &'a Layer,
     files: VecDeque<&'a String>,
     bytes: Vec<u8>,
     at: usize,
+    lines: u64,
+    last: Option<Place>,
 }
 
 impl LayerLines<'_> {
     fn next_line(&mut self) -> Result<Option<PlacedLine>> {
+        let Some(line) = self.next_text()? else { return self.check_end() };
+        let place = line::place(&line).map_err(|error| self.altered(&error.to_string()))?;
+        // Layers are merged by their order.
+        if self.last.as_ref().is_some_and(|last| *last >= place) {
+            return Err(self.altered("its rows are not in order"));
+        }
+        self.lines += 1;
+        self.last = Some(place.clone());
+        Ok(Some((place, line)))
+    }
+
+    fn next_text(&mut self) -> Result<Option<Vec<u8>>> {
         let mut searched = self.at;
         loop {
             if let Some(end) = self.bytes[searched..].iter().position(|byte| *byte == b'\n') {
                 let line = self.bytes[self.at..searched + end].to_vec();
                 self.at = searched + end + 1;
-                let place =
-                    line::place(&line).map_err(|error| altered(&self.backup.path, &error.to_string()))?;
-                return Ok(Some((place, line)));
+                return Ok(Some(line));
             }
-            let Some(file) = self.files.pop_front() else {
-                return match self.at == self.bytes.len() {
-                    true => Ok(None),
-                    false => Err(altered(&self.backup.path, "its last line is not complete")),
-                };
-            };
+            let Some(file) = self.files.pop_front() else { return Ok(None) };
             // What is left of the last line goes on in the next file.
             self.bytes.drain(..self.at);
             self.at = 0;
             searched = self.bytes.len();
             self.bytes.extend_from_slice(&read_file(self.backup, file)?);
         }
+    }
+
+    fn check_end(&self) -> Result<Option<PlacedLine>> {
+        if self.at < self.bytes.len() {
+            return Err(self.altered("its last line is not complete"));
+        }
+        match self.lines == self.layer.lines {
+            true => Ok(None),
+            false => Err(self.altered("a layer has another number of rows than its manifest says")),
+        }
+    }
+
+    fn altered(&self, why: &str) -> Error {
+        altered(&self.backup.path, why)
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
     mem,
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
@@ -22,7 +21,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    storage::{engine, open, table::PAYLOAD_BYTES_MAX},
+    storage::{
+        engine, open,
+        table::PAYLOAD_BYTES_MAX,
+        unfinished::{self, Unfinished, make_directory},
+    },
 };
 
 /// Bytes of lines that are sorted in memory: more are a layer of their own.
@@ -31,6 +34,9 @@ const SORTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 const LINE_OVERHEAD_BYTES: usize = 128;
 /// Longest line: the largest payload that a store has, and as much again for the rest.
 const LINE_BYTES_MAX: usize = 2 * PAYLOAD_BYTES_MAX;
+
+/// What the name of a backup that is not complete ends with.
+pub const PARTIAL: &str = "partial";
 
 /// What a written backup is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub struct Written {
     pub live: u64,
     /// The tombstones.
     pub tombstones: u64,
+    /// Bytes of the lines that the node sent, without the last.
+    pub bytes_read: u64,
     /// Bytes of the files that were written.
     pub bytes_written: u64,
     /// Bytes of the files that its base has too.
@@ -52,9 +60,8 @@ pub struct Written {
 /// A backup that is being written.
 pub struct Writer<'a> {
     path: PathBuf,
+    unfinished: Unfinished,
     target: Target,
-    /// Keeps a second writer out.
-    _lock: File,
     base: Option<&'a Backup>,
     /// Its rows that were not compared yet.
     base_lines: Option<(Lines<'a>, Option<PlacedLine>)>,
@@ -84,15 +91,16 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// `StorageUnusable` if the directory exists; `Conflict` if somebody is writing it; `Io`.
     pub fn create(path: &Path, options: &Options, base: &'a Base) -> Result<Self> {
-        if path.exists() {
+        if path.symlink_metadata().is_ok() {
             return Err(Error::StorageUnusable(format!(
                 "{} exists already: name a directory that does not, and a backup is never overwritten",
                 path.display()
             )));
         }
         let base = base.0.as_ref();
-        let directory = open::sibling_path(path, "partial");
-        let lock = make_directory(&directory)?;
+        let unfinished = Unfinished::create(partial_path(path))?;
+        let directory = unfinished.path().to_owned();
+        make_directory(&directory.join(CONTENT))?;
         let key = match (base.and_then(Backup::key), &options.secret) {
             (Some(key), _) => Some(key.clone()),
             (None, Some(_)) => Some(DataKey::random()?),
@@ -120,8 +128,8 @@ impl<'a> Writer<'a> {
         };
         Ok(Self {
             path: path.to_owned(),
+            unfinished,
             target: Target { directory, key, files },
-            _lock: lock,
             base,
             base_lines,
             encryption,
@@ -284,11 +292,19 @@ impl<'a> Writer<'a> {
         self.lines.saturating_sub(1)
     }
 
-    /// Completes the backup: durable on return.
+    /// Completes the backup under its name: durable on return.
     ///
     /// # Errors
     /// `Corrupt` if lines are missing; `StorageFull`, `Io`.
-    pub fn finish(mut self) -> Result<Written> {
+    pub fn finish(self) -> Result<Written> {
+        self.complete()?.publish()
+    }
+
+    /// Completes the backup, durably, under its temporary name: whoever wants to read it first can.
+    ///
+    /// # Errors
+    /// As `finish`.
+    pub fn complete(mut self) -> Result<Complete> {
         let (Some(first), Phase::Ended(last)) =
             (self.first.take(), mem::replace(&mut self.phase, Phase::InOrder))
         else {
@@ -317,28 +333,54 @@ impl<'a> Writer<'a> {
         let bytes_shared =
             self.base.map_or(0, |base| base.manifest.layers.iter().map(|layer| layer.bytes).sum());
         manifest.set_summary(*last, self.target.key.as_ref())?;
-        let directory = &self.target.directory;
+        let directory = self.unfinished.path();
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest always encodes");
         layer::write_file(&directory.join(CONTENT).join(MANIFEST), &text)?;
         let id = content::id(directory)?;
         layer::write_file(&directory.join(ID), format!("{id}\n").as_bytes())?;
         engine::sync_directory(&directory.join(CONTENT))?;
         engine::sync_directory(directory)?;
-        fs::rename(directory, &self.path).map_err(|e| {
-            Error::io(format_args!("renaming {} to {}", directory.display(), self.path.display()), &e)
-        })?;
-        engine::sync_directory(&engine::parent(&self.path))?;
         let bytes_written = bytes - bytes_shared + text.len() as u64;
-        Ok(Written { id, live, tombstones, bytes_written, bytes_shared, made_ms })
+        let bytes_read = self.hasher.count();
+        let written = Written { id, live, tombstones, bytes_read, bytes_written, bytes_shared, made_ms };
+        Ok(Complete { path: self.path, unfinished: self.unfinished, written })
     }
 }
 
-impl Drop for Writer<'_> {
-    /// Removes what was not completed.
-    fn drop(&mut self) {
-        // After `finish` nothing is there. What cannot be removed is removed by the next backup of that name.
-        let _ = fs::remove_dir_all(&self.target.directory);
+/// A backup that is complete, under its temporary name. Removed if it is dropped.
+pub struct Complete {
+    path: PathBuf,
+    unfinished: Unfinished,
+    written: Written,
+}
+
+impl Complete {
+    /// Where it is now.
+    pub fn directory(&self) -> &Path {
+        self.unfinished.path()
     }
+
+    /// Gives it its name, durably.
+    ///
+    /// # Errors
+    /// `StorageUnusable` if the directory exists by now; `Io`.
+    pub fn publish(self) -> Result<Written> {
+        self.unfinished.publish(&self.path)?;
+        Ok(self.written)
+    }
+}
+
+/// The name of a backup that is not complete.
+pub fn partial_path(path: &Path) -> PathBuf {
+    open::sibling_path(path, PARTIAL)
+}
+
+/// Removes a backup that a crash left incomplete. Returns false if a process is writing it just now.
+///
+/// # Errors
+/// `Io`.
+pub fn remove_partial(path: &Path) -> Result<bool> {
+    unfinished::remove_left(path)
 }
 
 fn parse_first(line: &[u8]) -> Result<First> {
@@ -351,25 +393,4 @@ fn parse_first(line: &[u8]) -> Result<First> {
         ))),
         Err(error) => Err(Error::Corrupt(format!("the first line of the backup: {error}"))),
     }
-}
-
-/// Makes the directory anew, and locks it.
-fn make_directory(directory: &Path) -> Result<File> {
-    let failed = |e| Error::io(format_args!("creating {}", directory.display()), &e);
-    if let Ok(left) = File::open(directory) {
-        match left.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Conflict(format!(
-                    "another process is writing the backup in {}",
-                    directory.display()
-                )));
-            }
-            Ok(()) | Err(TryLockError::Error(_)) => fs::remove_dir_all(directory).map_err(failed)?,
-        }
-    }
-    fs::create_dir_all(directory.join(CONTENT)).map_err(failed)?;
-    let made = File::open(directory).map_err(failed)?;
-    // On a file system without locks nobody holds one.
-    let _ = made.try_lock();
-    Ok(made)
 }

@@ -74,6 +74,12 @@ pub fn read(get: impl Fn(&[u8]) -> Result<Option<Vec<u8>>>, name: &str) -> Resul
     Ok(Some(note))
 }
 
+/// The key of `meta` and the bytes of a note of one piece, for a store that is not open.
+pub fn record(name: &str, note: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    assert!(note.len() < PIECE_BYTES, "a note of {} bytes has several pieces", note.len());
+    (key(name, 0), seal(note))
+}
+
 /// Adds eight bytes of their hash before the bytes.
 pub fn seal(bytes: &[u8]) -> Vec<u8> {
     [&blake3::hash(bytes).as_bytes()[..CHECK_BYTES], bytes].concat()

@@ -6,13 +6,14 @@
 //!
 //! Or as the first node of a new cluster, with rows and the modes of tables only.
 //!
-//! The log of the strong tables is in no backup: a member that has forgotten what it promised must not vote (`replication::strong`).
+//! The log of the strong tables is in no backup: a member that has forgotten what it promised must not vote. So the store says that it was
+//! restored, and the group takes the node in anew (`replication::strong::restored`).
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use super::{
     check,
-    compact::{CACHE_BYTES, SYNC_ROWS, remove},
+    compact::{CACHE_BYTES, SYNC_ROWS},
 };
 use crate::{
     core::{
@@ -28,9 +29,10 @@ use crate::{
             line::{Mode, from_hex},
             read::Backup,
         },
-        engine::{self, Engine, agreement_file, meta, notes, suspected_loss},
+        engine::{Engine, agreement_file, meta, notes, suspected_loss},
         open,
         table::{Table, codec::Samples, mode},
+        unfinished::Unfinished,
     },
 };
 
@@ -69,21 +71,15 @@ pub fn restore(
     now_ms: &WallClock,
     progress: impl FnMut(u64),
 ) -> Result<Restored> {
-    if data.exists() {
+    if data.symlink_metadata().is_ok() {
         return Err(Error::StorageUnusable(format!(
             "{} exists already; name a directory that does not exist, on a disk with room",
             data.display()
         )));
     }
-    let target = open::sibling_path(data, "restoring");
-    remove(&target)?;
-    let restored = write(backup, &target, identity, now_ms, progress).inspect_err(|_| {
-        // The error that stopped it is the one to report.
-        let _ = remove(&target);
-    })?;
-    fs::rename(&target, data)
-        .map_err(|e| Error::io(format_args!("renaming {} to {}", target.display(), data.display()), &e))?;
-    engine::sync_directory(&engine::parent(data))?;
+    let target = Unfinished::create(open::sibling_path(data, "restoring"))?;
+    let restored = write(backup, target.path(), identity, now_ms, progress)?;
+    target.publish(data)?;
     Ok(restored)
 }
 
@@ -146,6 +142,11 @@ fn write_records(backup: &Backup, engine: &Engine, identity: Identity) -> Result
         if is_kept {
             meta.insert(&key, &value)?;
         }
+    }
+    if identity == Identity::Same {
+        // Even if it takes part in no group that it knows of: it may have since.
+        let (key, note) = notes::record(mode::RESTORED_NOTE, &[1]);
+        meta.insert(&key, &note)?;
     }
     Ok(())
 }

@@ -35,6 +35,8 @@ pub const SALVAGED_LOG: &str = "raft.salvaged";
 pub(in crate::storage) const NOTE: &str = "strong/tables";
 /// The note of the instant up to which tombstones were removed.
 pub(in crate::storage) const SWEPT_NOTE: &str = "strong/swept";
+/// The note of a store that was restored from a backup: the log of its former self is in none.
+pub const RESTORED_NOTE: &str = "strong/restored";
 /// Rows removed or listed under one lock.
 const PAGE_ROWS: usize = 1000;
 /// Bytes of rows moved at a time.
@@ -57,10 +59,7 @@ impl StrongTables {
     /// `Corrupt`.
     pub fn read(engine: &Engine) -> Result<Self> {
         let meta = engine.tree(META)?;
-        let note = notes::read(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())), NOTE)?;
-        let names = note.map(|note| postcard::from_bytes(&note)).transpose();
-        let names = names.map_err(|_| Error::Corrupt("the list of strong tables cannot be read".into()))?;
-        let names: BTreeSet<_> = names.unwrap_or_default();
+        let names = names(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())))?;
         Ok(Self { any: AtomicBool::new(!names.is_empty()), names: RwLock::new(names) })
     }
 
@@ -74,6 +73,19 @@ impl StrongTables {
         self.any.load(Ordering::Acquire)
             && self.names.read().unwrap_or_else(PoisonError::into_inner).contains(table)
     }
+}
+
+/// The names of the strong tables, by what `get` finds under a key of the store's records.
+///
+/// # Errors
+/// `Corrupt`; those of `get`.
+pub(in crate::storage) fn names(
+    get: impl Fn(&[u8]) -> Result<Option<Vec<u8>>>,
+) -> Result<BTreeSet<TableName>> {
+    let note = notes::read(get, NOTE)?;
+    let names = note.map(|note| postcard::from_bytes(&note)).transpose();
+    let names = names.map_err(|_| Error::Corrupt("the list of strong tables cannot be read".into()))?;
+    Ok(names.unwrap_or_default())
 }
 
 impl Store {
