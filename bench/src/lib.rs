@@ -11,9 +11,11 @@
 //! - [`workload`] has one file for each thing that is done to one target.
 //! - [`cluster`] starts nodes of its own, and measures what they do together.
 //! - [`strong`] does the same for strong tables, beside etcd.
+//! - [`backup`] measures backups of a node of its own.
 //! - [`bare`] has the servers that a node is compared with.
 //! - [`report`], [`progress`] and [`process`] are what the figures are made of.
 
+pub mod backup;
 pub mod bare;
 pub mod binary;
 pub mod client;
@@ -72,6 +74,8 @@ pub enum Command {
     Cluster(Box<cluster::Arguments>),
     /// Starts nodes of its own, and etcd if it is installed, and measures strong tables: rates, a hot key, a killed leader
     Strong(Box<strong::Arguments>),
+    /// Starts a node of its own and measures backups: their rate, what a writer notices, what a second one writes
+    Backup(Box<backup::Arguments>),
     /// Runs a minimal server to compare a node with
     Bare(bare::Arguments),
 }
@@ -127,6 +131,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             block_on(&cluster.load, cluster::run(cluster, &mut print_to_stdout(&cluster.load)))
         }
         C::Strong(strong) => block_on(&strong.load, strong::run(strong, &mut print_to_stdout(&strong.load))),
+        C::Backup(backup) => block_on(&backup.load, backup::run(backup, &mut print_to_stdout(&backup.load))),
         C::Bare(bare) => bare::run(bare),
     }
 }

@@ -69,6 +69,11 @@ impl Node {
         &self.target
     }
 
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.home.join("storage.db")
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("only running nodes are asked for their process").id()
@@ -150,7 +155,7 @@ impl Node {
             .arg(self.address().to_string())
             .args(&self.join)
             .arg("--data")
-            .arg(self.home.join("storage.db"))
+            .arg(self.data())
             .args(self.advertise.iter().flat_map(|address| ["--advertise", address.as_str()]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
