@@ -3,6 +3,7 @@
 //! - `table`, `conditions`, `transactions`, `watching`: what users see, on a cluster that tests share.
 //! - `refusals`: what bad use gets.
 //! - `failures`, `cuts`, `group`, `life`: nodes that die, hang, are cut off, come and go.
+//! - `restored`: members that come back from a backup.
 //! - `disks`: full disks, power cuts and damaged logs.
 //! - `operators`: who votes and leads, and groups that cannot start by themselves, by `DynaRust strong`.
 //! - `backend`: on which backend they run. `etcd`: what is about an etcd only.
@@ -24,6 +25,7 @@ mod linearizable;
 mod operators;
 mod recorder;
 mod refusals;
+mod restored;
 mod roles;
 mod table;
 mod transactions;

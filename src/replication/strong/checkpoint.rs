@@ -3,7 +3,10 @@
 use openraft::{SnapshotMeta, StoredMembership};
 use serde::{Deserialize, Serialize};
 
-use super::types::{LogId, Node};
+use super::{
+    rpc::GroupId,
+    types::{LogId, Node},
+};
 use crate::{
     core::clock::NodeId,
     error::{Error, Result},
@@ -20,6 +23,17 @@ pub struct Checkpoint {
     pub applied: Option<LogId>,
     /// The members.
     pub membership: StoredMembership<NodeId, Node>,
+}
+
+/// A log that begins anew, durable before the old one is removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reset {
+    /// Its group.
+    pub group: GroupId,
+    /// What the new log begins behind: the first voter's rows. Empty for whoever is sent a snapshot.
+    pub begins: Checkpoint,
+    /// The group that this one takes the place of. The node has forgotten what it promised there, and may not go back.
+    pub replaces: GroupId,
 }
 
 impl Checkpoint {

@@ -84,8 +84,10 @@ impl Strong {
             known: Known::new(replication.has_nobody_to_ask()),
         }));
         strong.0.finish_reset().await?;
+        let is_restored = super::restored::is_restored(&strong.0.parts.store)?;
         if let Some(group) = strong.0.claimed()?
             && strong.0.has_opened()?
+            && !is_restored
         {
             match strong.0.open(group).await {
                 Ok(_) => {}
@@ -104,6 +106,7 @@ impl Strong {
             // The records beside the tables were lost, with what the node has promised.
             strong.0.set_damaged(Some(super::start::lost_log(&strong.0.directory)));
         }
+        strong.0.begin_restored()?;
         replication.serve(Arc::new(super::serve::Service(Arc::downgrade(&strong.0))));
         tokio::spawn(catalogue::keep(Arc::downgrade(&strong.0)));
         Ok(strong)
@@ -290,7 +293,7 @@ impl Inner {
 
     /// Why this node takes no part in the group.
     pub(super) fn asleep(&self) -> Error {
-        if self.parts.store.strong_tables().is_empty() {
+        if self.parts.store.strong_tables().is_empty() && self.damage().is_none() {
             return Error::WrongMode("there are no strong tables in this cluster yet".into());
         }
         match self.damage() {

@@ -15,13 +15,12 @@ use std::{fs, io, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use openraft::{CommittedLeaderId, Membership, StoredMembership, storage::RaftLogStorage};
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
     Strong,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Reset},
     claim::Claim,
     group::{Inner, REQUEST_MAX},
     log::RaftLog,
@@ -44,16 +43,6 @@ const RESET_NOTE: &str = "strong/reset";
 const REPLACED_NOTE: &str = "strong/replaced";
 /// How long the new group may take to have a leader.
 const LEADER_MAX: Duration = Duration::from_secs(5);
-
-/// A log that begins anew, durable before the old one is removed.
-#[derive(Debug, Serialize, Deserialize)]
-struct Reset {
-    group: GroupId,
-    /// What the new log begins behind: the first voter's rows. Empty for whoever is sent a snapshot.
-    begins: Checkpoint,
-    /// The group that this one takes the place of. The node has forgotten what it promised there, and may not go back.
-    replaces: GroupId,
-}
 
 /// A group that was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,7 +318,7 @@ impl Inner {
     }
 
     /// Begins a new log in the place of the one that there is.
-    async fn reset(&self, reset: Reset) -> Result<()> {
+    pub(super) async fn reset(&self, reset: Reset) -> Result<()> {
         self.set_durable(RESET_NOTE, &rpc::encode(&Some(reset))).await?;
         self.finish_reset().await
     }
@@ -361,12 +350,14 @@ impl Inner {
         drop(log);
         begins.write(store)?;
         let mut replaced = self.replaced()?;
-        if !replaced.contains(&replaces) {
+        // One that was restored goes back to its group, which has taken it in anew.
+        if replaces != group && !replaced.contains(&replaces) {
             replaced.push(replaces);
             store.set_note(REPLACED_NOTE, &rpc::encode(&replaced))?;
         }
         self.set_claim(Claim { group, voters: Vec::new() }).await?;
         self.set_durable(OPENED_NOTE, &[]).await?;
+        self.forget_restored().await?;
         self.set_durable(RESET_NOTE, &rpc::encode(&None::<Reset>)).await?;
         self.set_damaged(None);
         info!("the log of the strong tables was begun anew");

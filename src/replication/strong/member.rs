@@ -55,7 +55,7 @@ const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The pause before it tries again.
 const CONFIRM_RETRY: Duration = Duration::from_millis(20);
 /// How long it may take to take a member out of the group.
-const RETIRE_MAX: Duration = Duration::from_secs(10);
+pub(super) const RETIRE_MAX: Duration = Duration::from_secs(10);
 /// A member that was taken out is not taken in again for this long, in which it leaves the cluster.
 const RETIRED: Duration = Duration::from_secs(60);
 
@@ -271,7 +271,7 @@ impl Member {
             | Call::Digest
             | Call::ChangeRole(..)
             | Call::Elect => true,
-            Call::Standing | Call::Reclaim | Call::Replace(..) => false,
+            Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) => false,
             Call::Claim(_) | Call::Claimed | Call::Start | Call::Group => false,
             Call::Leaving(_) | Call::Made(..) | Call::Tables => false,
         };
@@ -285,7 +285,7 @@ impl Member {
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
             // The group serves them, where this node leads.
             Call::Made(..) | Call::Tables | Call::Claimed => CallAnswer::Noted,
-            Call::Standing | Call::Reclaim | Call::Replace(..) => CallAnswer::Noted,
+            Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) => CallAnswer::Noted,
             Call::ChangeRole(..) => not_leader(),
             Call::Elect => {
                 // If openraft has failed, another is elected.

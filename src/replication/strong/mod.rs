@@ -16,6 +16,7 @@
 //! - [`log`] keeps the log and the vote in files of their own.
 //! - `state_machine` applies entries: it merges their registers into the store. `checkpoint` says up to where.
 //! - `reads` makes reads linearizable. `steps` lets a read of several keys see no entry by half.
+//! - `restored` has a member taken in anew that was restored from a backup.
 //! - `roster` keeps the members of the group those of the cluster. `operate` changes it as an operator asks.
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
 //! - `election` stands for election early where the leader is gone. `watch` logs who leads, and opens the log again after the disk failed.
@@ -40,6 +41,7 @@ mod operate;
 mod overlay;
 mod proposer;
 mod reads;
+mod restored;
 mod roster;
 pub mod rpc;
 mod runtime;

@@ -111,6 +111,9 @@ pub enum Call {
     Replace(GroupId, GroupId),
     /// What you have claimed.
     Claimed,
+    /// Have the leader take the caller out of the group, as it was restored from a backup and has no log. The group that it took part in before,
+    /// if it did.
+    Restored(Option<GroupId>),
 }
 
 /// What an operator may ask of the group.
@@ -177,8 +180,10 @@ pub enum CallAnswer {
     RoleChanged(std::result::Result<bool, Refusal>),
     /// To `Standing`: `None` if the node has never taken part in a group.
     Standing(Option<Standing>),
-    /// To `Claimed`.
+    /// To `Claimed`, and to `Restored` by a node that takes no part.
     Claim(Option<Claim>),
+    /// To `Restored`: the group without the caller is committed, and the caller may join this group as a new member.
+    Readmitted(std::result::Result<GroupId, Refusal>),
 }
 
 /// The bytes of a body.

@@ -9,6 +9,7 @@ use super::{
     claim::Claim,
     group::Inner,
     network::check_group,
+    restored,
     rpc::{self, Call, CallAnswer, Envelope, GroupId},
 };
 use crate::{
@@ -79,6 +80,7 @@ impl Inner {
             (_, Call::Claimed) => CallAnswer::Claim(self.own_claim()?),
             (_, Call::Standing) => CallAnswer::Standing(self.standing().await?),
             (_, Call::Reclaim) => CallAnswer::Claimed(self.reclaim(group).await?),
+            (_, Call::Restored(own)) => self.answer_restored(from, own).await?,
             (_, Call::Replace(old, new)) => self.replace(old, new).await?,
             (Some((member, _)), Call::ChangeRole(change, node))
                 if member.group == group && member.is_leader() =>
@@ -91,6 +93,10 @@ impl Inner {
             (None, Call::Digest) => CallAnswer::Digest(None),
             (None, Call::Leaving(_) | Call::Elect) => CallAnswer::Noted,
             (None, Call::Group) => CallAnswer::Group(self.claimed()?.map(|group| (group, false))),
+            // It may have claimed another group that it does not know of.
+            (None, Call::Claim(_)) if restored::is_restored(&self.parts.store)? => {
+                return Err(self.asleep());
+            }
             (None, Call::Claim(voters)) => {
                 CallAnswer::Claimed(self.claim(Claim { group, voters }).await?.group)
             }

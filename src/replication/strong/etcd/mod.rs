@@ -277,7 +277,8 @@ impl RequestService for Service {
                 | Call::Elect
                 | Call::Standing
                 | Call::Reclaim
-                | Call::Replace(..) => CallAnswer::NotStarted(Refusal::Unavailable(OTHER_BACKEND.into())),
+                | Call::Replace(..)
+                | Call::Restored(_) => CallAnswer::NotStarted(Refusal::Unavailable(OTHER_BACKEND.into())),
             }))
         }
         .boxed()
