@@ -4,6 +4,7 @@
 //!
 //! The layers do not import this module. It builds the `Options` of each layer.
 
+mod combinations;
 mod layers;
 pub mod memory;
 mod options;
@@ -22,7 +23,7 @@ use self::types::{
 use crate::{
     error::{Error, Result},
     node::StrongBackend,
-    storage::Durability,
+    storage::{Durability, backup::recipient::Recipient},
 };
 
 /// `name: kind = "default", "least" to "most"`, below the documentation of the setting.
@@ -296,6 +297,12 @@ settings! {
     /// At least 32 random bytes: `openssl rand -hex 32` makes some. Keep a copy elsewhere, as without it nobody can read them.
     backup_key_file: Option<PathBuf> = "";
 
+    /// Recipient that these backups are encrypted for.
+    ///
+    /// A public key, as `DynaRust backup-key new FILE` prints it. Only the private key in that file opens them, which the node does not need:
+    /// keep it elsewhere.
+    backup_recipient: Option<Recipient> = "";
+
     /// Which log lines to write to stderr.
     ///
     /// error, warn, info, debug, trace or off, also for a single module: warn,dynarust::http=debug. The storage engine logs several
@@ -319,6 +326,7 @@ impl Config {
             return Err(Error::Config("tls-cert and tls-key belong together: one of them is missing".into()));
         }
         config.check_access()?;
+        config.check_backups()?;
         if config.max_body < config.max_value {
             return Err(Error::Config(format!(
                 "max-body ({} bytes) is below max-value ({} bytes): the largest value must fit into a body",
@@ -332,21 +340,6 @@ impl Config {
             ));
         }
         Ok(config)
-    }
-
-    fn check_access(&self) -> Result<()> {
-        let has_rules = self.tokens.is_some() || self.jwks.is_some();
-        if self.no_auth && has_rules {
-            return Err(Error::Config(
-                "no-auth goes with neither tokens nor jwks: leave it out to ask clients for tokens".into(),
-            ));
-        }
-        if self.jwks.is_none() && (self.jwt_issuer.is_some() || self.jwt_audience.is_some()) {
-            return Err(Error::Config(
-                "jwt-issuer and jwt-audience need jwks, the keys that sign JWTs".into(),
-            ));
-        }
-        Ok(())
     }
 
     fn check_body_memory(&self) -> Result<()> {

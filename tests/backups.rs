@@ -122,13 +122,20 @@ fn assert_refuses_what_was_altered(backup: &str, shelf: &Shelf) {
     assert!(!Path::new(&shelf.path("new")).exists());
 }
 
-/// A node makes backups by itself, keeps the newest two, and each can be verified.
+/// A node makes backups by itself, for a recipient, keeps the newest two, and each can be verified with the private key, which it does not have.
 #[test]
 fn scheduled_backups_are_made_and_the_newest_stay() {
     let shelf = Shelf::new();
     let directory = shelf.path("backups");
+    let key = shelf.path("backups.key");
+    let recipient = done(&["backup-key", "new", &key]);
+    assert_eq!(run(&["backup-key", "new", &key]).code(), FAILED, "a key is never overwritten");
+    assert_eq!(done(&["backup-key", "show", &key]), recipient);
     let setup = Setup::new().flag("--backup-dir", &directory).flag("--backup-every", "1s");
-    let node = setup.flag("--backup-keep", "2").start();
+    // What a crash has left of one that was being made.
+    let left = Path::new(&directory).join("2026-11-28T17-30-00Z.partial");
+    fs::create_dir_all(left.join("content")).expect("makes");
+    let node = setup.flag("--backup-recipient", recipient.trim()).flag("--backup-keep", "2").start();
     fs::create_dir_all(Path::new(&directory).join("mine")).expect("makes");
     let mut number = 0;
     wait_until("three backups are made", DEADLINE, || {
@@ -150,7 +157,13 @@ fn scheduled_backups_are_made_and_the_newest_stay() {
     let made: Vec<_> = names("Z").into_iter().filter(|name| !name.contains("partial")).collect();
     assert!((2..=3).contains(&made.len()), "{made:?}");
     let last = text(Path::new(&directory).join(last["name"].as_str().expect("a name")));
-    assert!(done(&["verify", &last]).contains(": 1 keys and 0 tombstones"));
+    assert!(!left.exists(), "it is removed");
+    let opened = ["verify", &last, "--key-file", &key];
+    assert!(done(&opened).contains(": 1 keys and 0 tombstones"));
+    assert!(done(&["verify", &last]).contains("were not checked"), "without the private key nobody reads it");
+    let manifest = fs::read_to_string(Path::new(&last).join("content/manifest.json")).expect("reads");
+    let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    assert!(manifest["base"].is_string(), "the node goes on from the one before: {manifest}");
 }
 
 fn tombstones(node: &Node) -> u64 {

@@ -42,6 +42,11 @@ pub struct Arguments {
     /// Encrypt it with a passphrase, which is asked for
     #[arg(long)]
     encrypt: bool,
+    /// Encrypt it for a recipient: only the private key opens it, which is not needed here. `DynaRust backup-key new` makes one
+    ///
+    /// With a base, --key-file or --passphrase-file opens the base
+    #[arg(long, value_name = "KEY", conflicts_with = "encrypt")]
+    recipient: Option<String>,
     #[command(flatten)]
     unlock: Unlock,
     #[command(flatten)]
@@ -55,8 +60,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
         None if arguments.encrypt => Some(unlock::new_passphrase()?),
         named => named,
     };
+    let recipient = arguments.recipient.as_deref().map(str::parse).transpose();
+    let recipient = recipient.map_err(|error| Error::Config(format!("--recipient is {error}")))?;
     let (node, data) = arguments.target.open()?;
-    let options = Options { base: arguments.base.clone(), secret };
+    let options = Options { base: arguments.base.clone(), secret, recipient, base_key: None };
     remote::run_command(async {
         let written = make(&node, &data, &arguments.directory, options).await?;
         let text = match arguments.target.json {

@@ -5,6 +5,7 @@ pub mod access;
 pub mod address_file;
 pub mod allocator;
 pub mod backup;
+pub mod backup_key;
 pub mod banner;
 pub mod check;
 pub mod clock;
@@ -104,6 +105,8 @@ pub enum Command {
     Token(token::Arguments),
     /// Makes a backup of a running node
     Backup(backup::Arguments),
+    /// Makes keys for those who may read encrypted backups
+    BackupKey(backup_key::Arguments),
     /// Checks that a backup is as it was made
     Verify(verify::Arguments),
     /// Makes a database of a backup
@@ -132,6 +135,7 @@ impl Command {
             Self::Sync(arguments) => sync::run(&arguments),
             Self::Token(arguments) => token::run(&arguments),
             Self::Backup(arguments) => backup::run(&arguments),
+            Self::BackupKey(arguments) => backup_key::run(&arguments),
             Self::Verify(arguments) => verify::run(&arguments),
             Self::Restore(arguments) => restore::run(&arguments),
             Self::Diff(arguments) => diff::run(&arguments),

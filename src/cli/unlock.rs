@@ -9,7 +9,10 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::{
     error::{Error, Result},
-    storage::backup::{content::Manifest, seal::Secret},
+    storage::backup::{
+        content::Manifest,
+        seal::{Kind, Secret},
+    },
 };
 
 /// The flags.
@@ -18,7 +21,7 @@ pub struct Unlock {
     /// File whose first line is the passphrase of the backup
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
     passphrase_file: Option<PathBuf>,
-    /// File with the key of the backup; `openssl rand -hex 32` makes one
+    /// File with the key of the backup, as `openssl rand -hex 32` makes it, or with the private key of its recipient
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 }
@@ -42,12 +45,16 @@ impl Unlock {
     /// As `named`; `Io`.
     pub fn of(&self, manifest: &Manifest) -> Result<Option<Secret>> {
         match self.named()? {
-            None if manifest.encryption.is_some() && is_terminal() => {
+            None if is_terminal() && asks_for_passphrase(manifest) => {
                 ask("Passphrase of the backup: ").and_then(|text| Secret::passphrase(&text)).map(Some)
             }
             named => Ok(named),
         }
     }
+}
+
+fn asks_for_passphrase(manifest: &Manifest) -> bool {
+    manifest.encryption.as_ref().is_some_and(|envelope| envelope.kind == Kind::Passphrase)
 }
 
 /// A new passphrase, typed twice.

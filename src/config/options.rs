@@ -46,6 +46,7 @@ impl Config {
                 every: self.backup_every,
                 keep: self.backup_keep,
                 key_file: self.backup_key_file.clone(),
+                recipient: self.backup_recipient.clone(),
             }),
         }
     }

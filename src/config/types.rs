@@ -6,8 +6,9 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    error::Error,
     replication::link::secret::{SECRET_CHARACTERS_MIN, too_short},
-    storage::Durability,
+    storage::{Durability, backup::recipient::Recipient},
 };
 
 /// How many values a setting takes.
@@ -263,6 +264,14 @@ impl SettingType for HostPattern {
         Err("not a host name: letters, digits, dots and dashes, without a scheme or a port, such as db.example.com or \
              *.example.com"
             .into())
+    }
+}
+
+impl SettingType for Recipient {
+    const PLACEHOLDER: &'static str = "RECIPIENT";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: Error| error.to_string())
     }
 }
 

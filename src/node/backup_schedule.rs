@@ -18,8 +18,8 @@ use crate::{
     error::{Error, Result},
     storage::backup::{
         content::Manifest,
-        read,
-        seal::Secret,
+        recipient::Recipient,
+        seal::{DataKey, Secret},
         write::{self, Base, Options, Writer, Written},
     },
 };
@@ -38,6 +38,8 @@ pub struct Schedule {
     pub keep: usize,
     /// A file with the key that encrypts them.
     pub key_file: Option<PathBuf>,
+    /// Whom they are encrypted for, in the place of that.
+    pub recipient: Option<Recipient>,
 }
 
 /// What the scheduled backups of a node came to.
@@ -93,6 +95,8 @@ pub async fn run(node: Weak<Node>, schedule: Schedule) {
         let last = last.and_then(|name| Some(LastBackup { made_ms: time_of(&name)?, name, id: None }));
         node.backups.update(|figures| figures.last = last);
     }
+    // The next backup goes on from the last one, which without a private key only this can open. After a restart the first one is a full one.
+    let mut last_key = None;
     loop {
         let Some(running) = node.upgrade() else { return };
         let pause = running.until_due(&schedule);
@@ -100,14 +104,17 @@ pub async fn run(node: Weak<Node>, schedule: Schedule) {
         drop(running);
         sleep(pause).await;
         let Some(running) = node.upgrade() else { return };
-        if let Err(why) = running.back_up(&schedule).await {
-            error!(%why, "the scheduled backup failed");
-            running.backups.update(|figures| {
-                figures.failed += 1;
-                figures.failure = Some(why.to_string());
-            });
-            drop(running);
-            sleep(RETRY_MAX.min(schedule.every)).await;
+        match running.back_up(&schedule, last_key.clone()).await {
+            Ok(key) => last_key = key,
+            Err(why) => {
+                error!(%why, "the scheduled backup failed");
+                running.backups.update(|figures| {
+                    figures.failed += 1;
+                    figures.failure = Some(why.to_string());
+                });
+                drop(running);
+                sleep(RETRY_MAX.min(schedule.every)).await;
+            }
         }
     }
 }
@@ -121,18 +128,28 @@ impl Node {
     }
 
     /// Makes one backup, reads it, and removes those that are too many.
-    async fn back_up(self: &Arc<Self>, schedule: &Schedule) -> Result<()> {
+    /// `last_key`: the data key of the last one. Returns that of this one.
+    async fn back_up(
+        self: &Arc<Self>,
+        schedule: &Schedule,
+        last_key: Option<DataKey>,
+    ) -> Result<Option<DataKey>> {
         let (node, schedule) = (self.clone(), schedule.clone());
         let runtime = Handle::current();
         self.environment()
             .run(move || {
-                let secret = schedule.key_file.as_deref().map(Secret::key_file).transpose()?;
+                let options = Options {
+                    base: None,
+                    secret: schedule.key_file.as_deref().map(Secret::key_file).transpose()?,
+                    recipient: schedule.recipient.clone(),
+                    base_key: last_key,
+                };
                 fs::create_dir_all(&schedule.directory)
                     .map_err(|e| Error::io(format_args!("creating {}", schedule.directory.display()), &e))?;
                 let name = name_of(node.now_ms());
                 let path = schedule.directory.join(&name);
                 remove_left(&schedule.directory)?;
-                let written = node.make_backup(&path, &schedule, secret, &runtime)?;
+                let (written, key) = node.make_backup(&path, &schedule, options, &runtime)?;
                 info!(backup = %path.display(), id = written.id, written = written.bytes_written, "backup made");
                 node.backups.update(|figures| {
                     figures.made += 1;
@@ -140,7 +157,8 @@ impl Node {
                     figures.last =
                         Some(LastBackup { name, made_ms: written.made_ms, id: Some(written.id.clone()) });
                 });
-                node.remove_old(&schedule)
+                node.remove_old(&schedule)?;
+                Ok(key)
             })
             .await
     }
@@ -150,10 +168,10 @@ impl Node {
         self: &Arc<Self>,
         path: &Path,
         schedule: &Schedule,
-        secret: Option<Secret>,
+        options: Options,
         runtime: &Handle,
-    ) -> Result<Written> {
-        let (options, base) = self.open_base(schedule, secret)?;
+    ) -> Result<(Written, Option<DataKey>)> {
+        let (options, base) = self.open_base(schedule, options)?;
         match self.write_backup(path, &options, &base, runtime) {
             Err(Error::TooMany(why)) if options.base.is_some() => {
                 warn!(why, "the last backup cannot be the base of the next, which is a full one");
@@ -170,7 +188,7 @@ impl Node {
         options: &Options,
         base: &Base,
         runtime: &Handle,
-    ) -> Result<Written> {
+    ) -> Result<(Written, Option<DataKey>)> {
         let mut writer = Writer::create(path, options, base)?;
         let mut lines = runtime.block_on(self.backup())?;
         while let Some(bytes) = runtime.block_on(lines.next())? {
@@ -178,20 +196,22 @@ impl Node {
         }
         // Only what can be read is a backup, and gets the name of one.
         let complete = writer.complete()?;
-        read::check(complete.directory())?.open(options.secret.as_ref())?.read_all(|_, _, _| Ok(()))?;
-        complete.publish()
+        complete.check()?;
+        let key = complete.key().cloned();
+        Ok((complete.publish()?, key))
     }
 
     /// The newest backup that can be a base. One that cannot be read is left for people to look at, and the next one is a full one.
-    fn open_base(&self, schedule: &Schedule, secret: Option<Secret>) -> Result<(Options, Base)> {
+    fn open_base(&self, schedule: &Schedule, options: Options) -> Result<(Options, Base)> {
         let newest = self.own_backups(&schedule.directory)?.pop();
-        let base = newest.map(|name| schedule.directory.join(name));
-        let options = Options { base, secret: secret.clone() };
+        let can_open = options.recipient.is_none() || options.base_key.is_some();
+        let base = newest.filter(|_| can_open).map(|name| schedule.directory.join(name));
+        let options = Options { base, ..options };
         match options.open_base() {
             Ok(base) => Ok((options, base)),
             Err(why) => {
                 warn!(%why, "the last backup cannot be the base of the next, which is a full one");
-                let options = Options { base: None, secret };
+                let options = Options { base: None, ..options };
                 let base = options.open_base()?;
                 Ok((options, base))
             }

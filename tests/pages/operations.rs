@@ -148,8 +148,10 @@ fn every_command_is_there_with_its_flags() {
     // The first cell is the line to type: a name is in lower case, what one fills in is not.
     let called = |cell: &str| {
         let line = name(cell).strip_prefix("DynaRust ").unwrap_or_default().to_owned();
-        let words =
-            line.split_whitespace().take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
+        let is_name = |word: &&str| {
+            !word.starts_with('-') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        };
+        let words = line.split_whitespace().take_while(is_name);
         words.take(2).collect::<Vec<_>>().join(" ")
     };
     let named = rows.iter().map(|row| called(row[0])).filter(|name| !name.is_empty()).collect();

@@ -36,6 +36,10 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
         "strong",
         &["error", "options", "progress", "report", "binary", "process", "client", "workload", "cluster"],
     ),
+    (
+        "backup",
+        &["error", "options", "progress", "report", "binary", "process", "client", "workload", "cluster"],
+    ),
     ("bare", &["error", "client"]),
     ("main", &[]),
 ];

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     line::{Last, from_hex, hex},
-    seal::{DataKey, Envelope, Secret},
+    seal::{DataKey, Envelope, Kind, Secret},
 };
 use crate::error::{Error, Result};
 
@@ -144,8 +144,10 @@ impl Manifest {
             (None, _) => Ok(None),
             (Some(envelope), Some(secret)) => envelope.open(secret).map(Some),
             (Some(envelope), None) => Err(Error::Forbidden(format!(
-                "the backup is encrypted with {}: name it with --passphrase-file or --key-file",
-                envelope.kind.name()
+                "the backup is encrypted with {}: name {} with {}",
+                envelope.kind.name(),
+                if envelope.kind == Kind::Recipient { "its private key" } else { "it" },
+                if envelope.kind == Kind::Passphrase { "--passphrase-file" } else { "--key-file" },
             ))),
         }
     }

@@ -2,16 +2,19 @@
 //!
 //! - [`run`] reads them from a running store without stopping its writers, as [lines](mod@line). `storage::table::tap`
 //!   collects what changes meanwhile, `cut` is the instant.
-//! - [`write`](mod@write) makes a directory of the lines, whose format is in [`content`]; [`read`] checks and reads it; [`seal`] encrypts it.
+//! - [`write`](mod@write) and `complete` make a directory of the lines, whose format is in [`content`]; [`read`] checks and reads it; [`seal`] encrypts it, for a
+//!   [`recipient`] too.
 //! - [`compare`] tells two of them apart. `offline::restore` makes a store of one.
 
 pub mod base;
 pub mod compare;
+mod complete;
 pub mod content;
 mod cut;
 mod layer;
 pub mod line;
 pub mod read;
+pub mod recipient;
 pub mod run;
 pub mod seal;
 pub mod write;

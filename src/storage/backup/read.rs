@@ -140,8 +140,17 @@ impl Checked {
     /// # Errors
     /// `Forbidden` without the right secret; `StorageDamaged`.
     pub fn open(self, secret: Option<&Secret>) -> Result<Backup> {
+        let key = self.manifest.key(secret)?;
+        self.open_with(key)
+    }
+
+    /// Opens it to be read, with its data key if it is encrypted.
+    ///
+    /// # Errors
+    /// `StorageDamaged` if the data key is another.
+    pub fn open_with(self, key: Option<DataKey>) -> Result<Backup> {
         let Self { path, id, manifest } = self;
-        let key = manifest.key(secret)?;
+        let key = key.filter(|_| manifest.encryption.is_some());
         let summary = manifest.summary(&path, key.as_ref())?;
         Ok(Backup { path, id, manifest, key, summary })
     }

@@ -1,10 +1,11 @@
 //! Encrypted backups. A random *data key* encrypts every chunk file, and what the manifest says of the node. The data key is in the manifest,
-//! encrypted with a key that comes from a passphrase (Argon2id) or a key file. So a passphrase is stretched once, not for each file.
+//! encrypted with a key that comes from a passphrase (Argon2id) or a key file, or for a [recipient](super::recipient). So a passphrase is
+//! stretched once, not for each file.
 //!
 //! The cipher is XChaCha20-Poly1305. Each file has a random nonce in front, and its name is authenticated with it: files cannot be swapped. A
 //! backup with an encrypted base has its base's data key.
 //!
-//! Left out: hiding the number and the sizes of the files, when the backup was made and of which node, and public keys.
+//! Left out: hiding the number and the sizes of the files, when the backup was made and of which node.
 
 use std::{fmt, path::Path};
 
@@ -15,7 +16,10 @@ use chacha20poly1305::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::line::{from_hex, hex};
+use super::{
+    line::{from_hex, hex},
+    recipient::{PrivateKey, Recipient},
+};
 use crate::error::{Error, Result};
 
 /// Memory that a passphrase takes to stretch, in KiB, and the passes over it: about a fifth of a second.
@@ -41,6 +45,8 @@ pub enum Secret {
     Passphrase(String),
     /// The content of a key file: at least 32 random bytes, in whatever form.
     KeyFile(Vec<u8>),
+    /// The private key of a recipient.
+    PrivateKey(PrivateKey),
 }
 
 impl fmt::Debug for Secret {
@@ -57,6 +63,8 @@ pub enum Kind {
     Passphrase,
     /// From a key file.
     KeyFile,
+    /// From the private key of a recipient.
+    Recipient,
 }
 
 impl Kind {
@@ -65,6 +73,7 @@ impl Kind {
         match self {
             Self::Passphrase => "a passphrase",
             Self::KeyFile => "a key file",
+            Self::Recipient => "the key of a recipient",
         }
     }
 }
@@ -75,7 +84,10 @@ impl Kind {
 pub struct Envelope {
     /// What it takes to open it.
     pub kind: Kind,
-    /// Random, in hexadecimal.
+    /// For whom it is, if it is for a recipient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
+    /// Random, in hexadecimal; empty if it is for a recipient.
     salt: String,
     /// For a passphrase: memory in KiB, and passes.
     memory_kib: u32,
@@ -87,6 +99,12 @@ pub struct Envelope {
 /// The key of all files of a backup.
 #[derive(Clone)]
 pub struct DataKey([u8; 32]);
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the data key")
+    }
+}
 
 impl Secret {
     /// A passphrase.
@@ -118,6 +136,12 @@ impl Secret {
     /// `Io`; `Config` if it is too short or too long.
     pub fn key_file(path: &Path) -> Result<Self> {
         let key = read(path)?.trim_ascii().to_vec();
+        let private = std::str::from_utf8(&key).map_or(Ok(None), PrivateKey::of_file);
+        let private =
+            private.map_err(|error| Error::Config(format!("the key file {}: {error}", path.display())))?;
+        if let Some(private) = private {
+            return Ok(Self::PrivateKey(private));
+        }
         if !(KEY_FILE_BYTES_MIN..=SECRET_BYTES_MAX).contains(&key.len()) {
             return Err(Error::Config(format!(
                 "the key file {} must have {KEY_FILE_BYTES_MIN} bytes at least, all random: `openssl rand -hex 32` makes one",
@@ -131,13 +155,15 @@ impl Secret {
         match self {
             Self::Passphrase(_) => Kind::Passphrase,
             Self::KeyFile(_) => Kind::KeyFile,
+            Self::PrivateKey(_) => Kind::Recipient,
         }
     }
 
-    /// The key that the data key is encrypted with.
-    fn stretch(&self, salt: &[u8], memory_kib: u32, passes: u32) -> Result<DataKey> {
+    /// The key that the data key is encrypted with; `None` where it is for a recipient.
+    fn stretch(&self, salt: &[u8], memory_kib: u32, passes: u32) -> Result<Option<DataKey>> {
         let mut key = [0; 32];
         match self {
+            Self::PrivateKey(_) => return Ok(None),
             Self::KeyFile(bytes) => {
                 let mut hasher = blake3::Hasher::new_derive_key("DynaRust 2026 key file of a backup");
                 key = *hasher.update(salt).update(bytes).finalize().as_bytes();
@@ -149,20 +175,39 @@ impl Secret {
                 argon.hash_password_into(text.as_bytes(), salt, &mut key).map_err(failed)?;
             }
         }
-        Ok(DataKey(key))
+        Ok(Some(DataKey(key)))
     }
 }
 
 impl Envelope {
+    /// Puts a data key into an envelope for a recipient.
+    ///
+    /// # Errors
+    /// As `Recipient::seal`.
+    pub fn for_recipient(key: &DataKey, recipient: &Recipient) -> Result<Self> {
+        Ok(Self {
+            kind: Kind::Recipient,
+            recipient: Some(recipient.to_string()),
+            salt: String::new(),
+            memory_kib: 0,
+            passes: 0,
+            key: hex(&recipient.seal(&key.0)?),
+        })
+    }
+
     /// Puts a data key into an envelope that a secret opens.
     ///
     /// # Errors
     /// `Io` if the system gives no randomness.
     pub fn seal(key: &DataKey, secret: &Secret) -> Result<Self> {
+        if let Secret::PrivateKey(private) = secret {
+            return Self::for_recipient(key, &private.recipient());
+        }
         let salt: [u8; SALT_BYTES] = random()?;
-        let outer = secret.stretch(&salt, MEMORY_KIB, PASSES)?;
+        let outer = secret.stretch(&salt, MEMORY_KIB, PASSES)?.expect("it is no private key");
         Ok(Self {
             kind: secret.kind(),
+            recipient: None,
             salt: hex(&salt),
             memory_kib: MEMORY_KIB,
             passes: PASSES,
@@ -188,16 +233,23 @@ impl Envelope {
         }
         let salt = from_hex(&self.salt).ok_or_else(damaged)?;
         let sealed = from_hex(&self.key).ok_or_else(damaged)?;
-        let key = secret.stretch(&salt, self.memory_kib, self.passes)?.open(DATA_KEY, &sealed);
+        let key = match secret {
+            Secret::PrivateKey(private) => private.open(&sealed),
+            Secret::Passphrase(_) | Secret::KeyFile(_) => {
+                let outer = secret.stretch(&salt, self.memory_kib, self.passes)?;
+                outer.and_then(|outer| outer.open(DATA_KEY, &sealed))
+            }
+        };
         let key = key.and_then(|key| key.try_into().ok());
         key.map(DataKey).ok_or_else(|| {
-            Error::Forbidden(format!(
-                "the backup does not open: {} is not the right one",
-                match self.kind {
-                    Kind::Passphrase => "the passphrase",
-                    Kind::KeyFile => "the key file",
+            let wrong = match (self.kind, &self.recipient) {
+                (Kind::Passphrase, _) => "the passphrase is not the right one".to_owned(),
+                (Kind::Recipient, Some(recipient)) => {
+                    format!("it is for {recipient}, and this is another private key")
                 }
-            ))
+                (Kind::KeyFile | Kind::Recipient, _) => "the key file is not the right one".into(),
+            };
+            Error::Forbidden(format!("the backup does not open: {wrong}"))
         })
     }
 }
@@ -250,8 +302,9 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
 mod tests {
     use super::*;
 
-    fn secrets() -> [Secret; 2] {
-        [Secret::passphrase("correct horse").expect("long enough"), Secret::KeyFile(vec![7; 32])]
+    fn secrets() -> [Secret; 3] {
+        let passphrase = Secret::passphrase("correct horse").expect("long enough");
+        [passphrase, Secret::KeyFile(vec![7; 32]), Secret::PrivateKey(PrivateKey::generate())]
     }
 
     #[test]
@@ -263,9 +316,10 @@ mod tests {
             let wrong = match &secret {
                 Secret::Passphrase(_) => Secret::passphrase("correct house").expect("long enough"),
                 Secret::KeyFile(_) => Secret::KeyFile(vec![8; 32]),
+                Secret::PrivateKey(_) => Secret::PrivateKey(PrivateKey::generate()),
             };
             let other =
-                secrets().into_iter().find(|other| other.kind() != secret.kind()).expect("one of two");
+                secrets().into_iter().find(|other| other.kind() != secret.kind()).expect("one of three");
             for wrong in [wrong, other] {
                 assert!(matches!(envelope.open(&wrong), Err(Error::Forbidden(_))));
             }

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-pub use super::base::{Base, Options};
+pub use super::{
+    base::{Base, Options},
+    complete::{Complete, PARTIAL, partial_path, remove_partial},
+};
 use super::{
     content::{self, CONTENT, FORMAT, ID, LAYERS_MAX, Layer, MANIFEST, Manifest},
     layer::{self, LayerWriter, Target},
@@ -22,9 +25,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     storage::{
-        engine, open,
+        engine,
         table::PAYLOAD_BYTES_MAX,
-        unfinished::{self, Unfinished, make_directory},
+        unfinished::{Unfinished, make_directory},
     },
 };
 
@@ -34,9 +37,6 @@ const SORTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 const LINE_OVERHEAD_BYTES: usize = 128;
 /// Longest line: the largest payload that a store has, and as much again for the rest.
 const LINE_BYTES_MAX: usize = 2 * PAYLOAD_BYTES_MAX;
-
-/// What the name of a backup that is not complete ends with.
-pub const PARTIAL: &str = "partial";
 
 /// What a written backup is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +60,10 @@ pub struct Written {
 /// A backup that is being written.
 pub struct Writer<'a> {
     path: PathBuf,
-    unfinished: Unfinished,
+    // It ends before its directory is removed.
     target: Target,
+    key: Option<DataKey>,
+    unfinished: Unfinished,
     base: Option<&'a Backup>,
     /// Its rows that were not compared yet.
     base_lines: Option<(Lines<'a>, Option<PlacedLine>)>,
@@ -101,13 +103,11 @@ impl<'a> Writer<'a> {
         let unfinished = Unfinished::create(partial_path(path))?;
         let directory = unfinished.path().to_owned();
         make_directory(&directory.join(CONTENT))?;
-        let key = match (base.and_then(Backup::key), &options.secret) {
-            (Some(key), _) => Some(key.clone()),
-            (None, Some(_)) => Some(DataKey::random()?),
-            (None, None) => None,
+        let key = match base.and_then(Backup::key) {
+            Some(key) => Some(key.clone()),
+            None => options.is_encrypted().then(DataKey::random).transpose()?,
         };
-        let envelope = key.as_ref().zip(options.secret.as_ref());
-        let encryption = envelope.map(|(key, secret)| Envelope::seal(key, secret)).transpose()?;
+        let encryption = key.as_ref().map_or(Ok(None), |key| options.envelope(key))?;
         let mut layers = Vec::new();
         let mut files = 0;
         if let Some(base) = base {
@@ -128,8 +128,9 @@ impl<'a> Writer<'a> {
         };
         Ok(Self {
             path: path.to_owned(),
+            target: Target::new(directory, key.clone(), files),
+            key,
             unfinished,
-            target: Target { directory, key, files },
             base,
             base_lines,
             encryption,
@@ -332,7 +333,7 @@ impl<'a> Writer<'a> {
         let bytes: u64 = manifest.layers.iter().map(|layer| layer.bytes).sum();
         let bytes_shared =
             self.base.map_or(0, |base| base.manifest.layers.iter().map(|layer| layer.bytes).sum());
-        manifest.set_summary(*last, self.target.key.as_ref())?;
+        manifest.set_summary(*last, self.key.as_ref())?;
         let directory = self.unfinished.path();
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest always encodes");
         layer::write_file(&directory.join(CONTENT).join(MANIFEST), &text)?;
@@ -343,44 +344,8 @@ impl<'a> Writer<'a> {
         let bytes_written = bytes - bytes_shared + text.len() as u64;
         let bytes_read = self.hasher.count();
         let written = Written { id, live, tombstones, bytes_read, bytes_written, bytes_shared, made_ms };
-        Ok(Complete { path: self.path, unfinished: self.unfinished, written })
+        Ok(Complete { path: self.path, unfinished: self.unfinished, key: self.key, written })
     }
-}
-
-/// A backup that is complete, under its temporary name. Removed if it is dropped.
-pub struct Complete {
-    path: PathBuf,
-    unfinished: Unfinished,
-    written: Written,
-}
-
-impl Complete {
-    /// Where it is now.
-    pub fn directory(&self) -> &Path {
-        self.unfinished.path()
-    }
-
-    /// Gives it its name, durably.
-    ///
-    /// # Errors
-    /// `StorageUnusable` if the directory exists by now; `Io`.
-    pub fn publish(self) -> Result<Written> {
-        self.unfinished.publish(&self.path)?;
-        Ok(self.written)
-    }
-}
-
-/// The name of a backup that is not complete.
-pub fn partial_path(path: &Path) -> PathBuf {
-    open::sibling_path(path, PARTIAL)
-}
-
-/// Removes a backup that a crash left incomplete. Returns false if a process is writing it just now.
-///
-/// # Errors
-/// `Io`.
-pub fn remove_partial(path: &Path) -> Result<bool> {
-    unfinished::remove_left(path)
 }
 
 fn parse_first(line: &[u8]) -> Result<First> {

@@ -1,18 +1,17 @@
 //! Backups that were altered, and those that never were complete.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use super::{
-    super::{
-        content, read,
-        seal::Secret,
-        write::{Options, Writer},
-    },
-    Scene, lines, open, write,
-};
+use super::{Scene, lines, open, renew_id, write};
 use crate::{
     error::{Error, Result},
-    storage::tests::{close, write_rows},
+    storage::{
+        backup::{
+            content, read,
+            write::{Options, Writer},
+        },
+        tests::{close, write_rows},
+    },
 };
 
 /// Every byte of every file counts, and so does every name.
@@ -55,11 +54,6 @@ fn what_was_altered_is_refused() {
     fs::rename(&path, scene.path("b")).expect("renames");
     assert!(read::check(&scene.path("b")).is_ok());
     assert!(matches!(read::check(&path).map(|it| it.id), Err(Error::NotFound(_))));
-}
-
-/// Gives what is in a backup's directory the id that it has now, as whoever alters it can.
-fn renew_id(path: &Path) {
-    fs::write(path.join(content::ID), content::id(path).expect("reads")).expect("writes");
 }
 
 /// `verify` took the manifest's word for the modes of tables, and for how many rows and bytes a layer has. Whoever alters a manifest can give the
@@ -150,23 +144,4 @@ fn a_backup_has_no_name_until_it_was_read() {
         }
     }
     assert!(read::check(&scene.path("a")).is_ok());
-}
-
-/// What of an encrypted backup's manifest is readable cannot be altered by whoever has no secret.
-#[test]
-fn an_encrypted_manifest_is_authenticated() {
-    let scene = Scene::new();
-    let store = scene.fixture.open();
-    write_rows(&store, 5);
-    let options = Options { base: None, secret: Some(Secret::KeyFile(vec![7; 32])) };
-    let path = scene.path("a");
-    write(&lines(&store, |_| {}).expect("reads"), &path, &options).expect("writes");
-    close(store);
-    let manifest = content::file_path(&path, content::MANIFEST);
-    let text = fs::read_to_string(&manifest).expect("reads");
-    fs::write(&manifest, text.replace("\"made\": \"20", "\"made\": \"19")).expect("writes");
-    renew_id(&path);
-    let checked = read::check(&path).expect("its id is right");
-    let opened = checked.open(options.secret.as_ref()).map(|it| it.id);
-    assert!(matches!(opened, Err(Error::StorageDamaged(_))), "{opened:?}");
 }
