@@ -20,6 +20,8 @@ const PAUSE_MS_MAX = 2_000;
 const STREAM_IDLE_MS = 45_000;
 /** How long a node may take to begin a stream. */
 const STREAM_OPEN_MS = 10_000;
+/** A stream that lasted so long did not fail, even if nothing changed meanwhile. */
+const STREAM_STEADY_MS = 10_000;
 /** The longest event: the largest value that a node can be set to take (64 MiB), escaped in the worst way. */
 const EVENT_CHARACTERS_MAX = 512 * 1024 * 1024;
 /** Keys of one page of a listing, unless it says otherwise. */
@@ -728,6 +730,7 @@ export class Watch {
     for (;;) {
       if (signal.aborted) throw signal.reason;
       const { endpoint } = this.#db;
+      const begun = Date.now();
       try {
         yield* this.#connection(endpoint);
         this.#onState({ state: "disconnected", endpoint, error: null });
@@ -736,6 +739,7 @@ export class Watch {
         if (!mayReconnect(error, this.#hasBegun)) throw error;
         this.#onState({ state: "disconnected", endpoint, error });
       }
+      if (Date.now() - begun >= STREAM_STEADY_MS) this.#failures = 0;
       this.#failures += 1;
       this.#db.moveOnFrom(endpoint);
       // From one to the next without a pause: that one is there when this one stops.
@@ -809,8 +813,9 @@ export class Watch {
     }
     if (event.event === "sync") this.#isInSnapshot = false;
     if (!this.#isInSnapshot) {
-      this.#failures = 0;
       this.cursor = id ?? this.cursor;
+      // A position alone proves nothing: a stream that breaks off right after it would be begun again without a pause.
+      if (event.event !== undefined) this.#failures = 0;
     }
     const type = TYPES[event.event];
     if (type === undefined) return null;

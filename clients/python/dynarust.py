@@ -50,6 +50,8 @@ PAUSE_MAX = 2.0
 STREAM_IDLE = 45.0
 #: How long a node may take to begin a stream.
 STREAM_OPEN = 10.0
+#: A stream that lasted so long did not fail, even if nothing changed meanwhile.
+STREAM_STEADY = 10.0
 #: How long a connection may be unused before it is closed: less than the node's own --idle-timeout (75 s).
 CONNECTION_IDLE_MAX = 30.0
 #: Unused connections that are kept for an endpoint: about as many as threads or tasks call at one time.
@@ -865,11 +867,14 @@ class _Subscription:
         while True:
             at = core.current
             try:
+            begun = time.monotonic()
                 yield from self._connection(core.endpoints[at])
             except DynaRustError as error:
                 if not self._may_reconnect(error) or not self.has_begun and time.monotonic() >= give_up:
                     raise
             self._failures += 1
+            if time.monotonic() - begun >= STREAM_STEADY:
+                self._failures = 0
             core.move_on_from(at)
             # From one to the next without a pause: that one is there when this one stops.
             rounds, rest = divmod(self._failures, len(core.endpoints))
@@ -965,6 +970,9 @@ class _Subscription:
         if not self._is_in_snapshot:
             self._failures = 0
             self.cursor = identity or self.cursor
+            # A position alone proves nothing: a stream that breaks off right after it would be begun again without a pause.
+            if name is not None:
+                self._failures = 0
         if name not in _TYPES:
             return None
         # A newer node may tell more than this library knows.

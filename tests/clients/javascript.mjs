@@ -266,12 +266,25 @@ async function brokenStreams() {
   });
 }
 
+/** Two nodes that ended each stream right after its position were connected in turns without a pause. */
+async function streamsThatEndAtOnce() {
+  const answer = (request, response) => response.writeHead(200, { "Content-Type": "text/event-stream" }).end("id: e.1\n\n");
+  await fake(answer, (one, atOne) => fake(answer, async (other, atOther) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new Error("enough")), 500);
+    const watch = new DynaRust([one, other]).table("t").watch("a", { signal: controller.signal });
+    await assert.rejects(collect(watch), /enough/);
+    const count = atOne.length + atOther.length;
+    assert.ok(count >= 2 && count < 10, count);
+  }));
+}
+
 setTimeout(() => {
   console.error("not done in 90 s");
   process.exit(3);
 }, 90_000).unref();
 const tests = [values, conditionsAndErrors, manyKeys, transactions, timeoutsAndCancellation, tokensAndProxies, brokenStreams,
-  resumesOverARestart, failsOver];
+  streamsThatEndAtOnce, resumesOverARestart, failsOver];
 for (const test of tests) {
   const begun = Date.now();
   await test();

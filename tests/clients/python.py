@@ -246,6 +246,18 @@ def broken_streams():
         check(asyncio.run(read(endpoint)), [request.path.split("?")[1] for request in requests])
 
 
+def streams_that_end_at_once():
+    """Two nodes that ended each stream right after its position were connected in turns without a pause."""
+    def answer(handler, number):
+        handler.say(200, b"id: e.1\n\n", "text/event-stream")
+
+    with fake(answer) as (one, at_one), fake(answer) as (other, at_other):
+        watch = DynaRust([one, other]).table("t").watch("a")
+        assert watch.next(timeout=0.5) is None
+        watch.close()
+        assert 2 <= len(at_one) + len(at_other) < 10, (len(at_one), len(at_other))
+
+
 def resumes_over_a_restart():
     """A write made while the watched node was dead is seen when it is back, by the same iteration."""
     table = DynaRust(FIRST).table("py-restart")
@@ -315,7 +327,7 @@ async def async_fails_over():
 
 faulthandler.dump_traceback_later(90, exit=True)
 for test in [values, conditions_and_errors, many_keys, transactions, timeouts_and_closing, tokens_and_proxies, broken_streams,
-             resumes_over_a_restart, fails_over]:
+             streams_that_end_at_once, resumes_over_a_restart, fails_over]:
     begun = time.monotonic()
     test()
     print(f"ok {test.__name__} {round((time.monotonic() - begun) * 1000)} ms", flush=True)

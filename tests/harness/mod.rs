@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod etcd;
+pub mod fake;
 pub mod http;
 pub mod network;
 mod running;

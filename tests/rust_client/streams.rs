@@ -1,13 +1,17 @@
 //! Streams of changes: over a restart of their node, and over its loss.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dynarust_client::{Client, Error, Event, Topic, Watch};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::block_on;
-use crate::harness::{DEADLINE, Node, Setup, cluster::Cluster};
+use crate::harness::{
+    DEADLINE, Node, Setup,
+    cluster::Cluster,
+    fake::{Fake, Reply},
+};
 
 /// The next event that this looks for, within the deadline.
 async fn next<R>(changes: &mut Watch<u64>, mut wanted: impl FnMut(&Event<u64>) -> Option<R>) -> R {
@@ -97,4 +101,45 @@ fn a_stream_ends_with_a_refusal_and_begins_with_the_failure_to_connect() {
         Ok::<_, Error>(())
     })
     .expect("all of it works");
+}
+
+const VALUE: &str = "data: {\"event\":\"Updated\",\"table\":\"t\",\"key\":\"a\",\"value\":1,\"version\":\"1-1\",\"timestamp\":1}\n\n";
+
+/// A connection broke within a snapshot, and the stream began a second one without a word: whoever keeps a copy kept keys in it that had been
+/// deleted in between. Half a snapshot is void, and `Resync` says so. A node that ended its stream with `failed` at once was connected again
+/// without a pause, ten thousand times a second.
+#[test]
+fn half_a_snapshot_is_void_and_streams_that_fail_are_begun_again_with_pauses() {
+    let fake = Fake::start(|_, before| {
+        let events = |text: String| Reply::stream("text/event-stream", &text);
+        match before {
+            0 => events(format!("id: e.1\n\n{VALUE}")),
+            1..=2 => events("event: failed\ndata: {\"event\":\"failed\",\"detail\":\"no\"}\n\n".into()),
+            3 => events(format!("id: e.4\n\n{VALUE}id: e.5\nevent: sync\ndata: {{\"event\":\"sync\"}}\n\n")),
+            _ => events(format!("id: e.9\n{VALUE}")).then_silence(),
+        }
+    });
+    let begun = Instant::now();
+    block_on(async {
+        let mut changes = Client::new(fake.address())?.table("t").watch().with_snapshot().stream::<u64>();
+        let mut seen = Vec::new();
+        while changes.position() != Some("e.9") {
+            let event = timeout(DEADLINE, changes.next()).await.expect("it goes on").expect("no end")?;
+            seen.push(match event {
+                Event::Updated { .. } => "updated",
+                Event::Resync => "resync",
+                Event::Synced => "synced",
+                _ => continue,
+            });
+        }
+        assert_eq!(seen, ["updated", "resync", "updated", "synced", "updated"]);
+        Ok::<_, Error>(())
+    })
+    .expect("all of it works");
+    // 100, 200 and 400 ms, and 100 after the snapshot.
+    assert!(begun.elapsed() > Duration::from_millis(800), "{:?}", begun.elapsed());
+    let asked = fake.asked();
+    let snapshots = asked.iter().filter(|asked| asked.line.contains("snapshot=true")).count();
+    assert_eq!((asked.len(), snapshots), (5, 4), "{asked:?}");
+    assert!(asked[4].headers.contains(&"last-event-id: e.5".to_owned()), "{asked:?}");
 }

@@ -19,7 +19,8 @@ use crate::{
     list::{Listing, Many},
     path,
     request::Request,
-    watch::{Topic, Watching},
+    topic::Topic,
+    watch::Watching,
     write::Write,
 };
 

@@ -2,9 +2,12 @@
 //!
 //! Every event has a position. Nodes of a cluster can tell from another's position what was missed, or say that they cannot: then they send
 //! the current values, and the stream says [`Event::Resync`] first. A position from within a snapshot is not used to resume, because the rest
-//! of the snapshot would be missing.
+//! of the snapshot would be missing: then the stream says `Resync` itself, and asks for a new snapshot.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use hyper::Method;
@@ -20,27 +23,17 @@ use crate::{
     path,
     request::Request,
     sse::{Block, Parser},
+    topic::{self, Topic},
 };
 
 /// A node says something every 15 s, so a connection that is silent for longer is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
-/// The pause after the first failure to connect to any endpoint. It doubles with each.
+/// The pause once all endpoints have failed. It doubles each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause: no longer than what a browser waits.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// What to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Topic {
-    /// One key of a table.
-    Key(String, String),
-    /// The keys of a table that begin so.
-    Prefix(String, String),
-    /// A whole table.
-    Table(String),
-    /// All tables, those that are made later included.
-    All,
-}
+/// A connection that lasted so long did not fail, even if nothing changed meanwhile.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// Something that happened, or that the stream has to say. Of two events for a key the one with the higher version is the newer; after a
 /// change of nodes an event may come twice.
@@ -113,7 +106,7 @@ impl Watching {
         self
     }
 
-    /// Begins after this position, which [`Watch::position`] gave.
+    /// Begins after this position, which [`Watch::position`] gave. The current values come only if the node cannot tell what was missed since.
     pub fn since(mut self, position: impl Into<String>) -> Self {
         self.position = Some(position.into());
         self
@@ -124,10 +117,12 @@ impl Watching {
     pub fn stream<T: DeserializeOwned + Send + 'static>(self) -> Watch<T> {
         let position = self.position.clone();
         let watcher = Watcher {
-            is_synced: !self.is_snapshot,
             watching: self,
             connection: None,
             was_connected: false,
+            is_in_snapshot: false,
+            has_values: false,
+            must_resync: false,
             failures: 0,
             is_over: false,
         };
@@ -178,19 +173,33 @@ impl<T> Stream for Watch<T> {
 struct Watcher {
     /// `position` is the last one outside of a snapshot.
     watching: Watching,
-    connection: Option<(Streaming, Parser)>,
+    connection: Option<Connected>,
     was_connected: bool,
-    /// Whether the current values are complete, if they were asked for.
-    is_synced: bool,
-    /// How many times in a row no endpoint was connected.
-    failures: u32,
+    /// Whether the current values arrive.
+    is_in_snapshot: bool,
+    /// Whether the reader has values that a new snapshot makes void.
+    has_values: bool,
+    /// Whether `Resync` is the next event.
+    must_resync: bool,
+    /// How many endpoints failed in a row, without an event in between.
+    failures: usize,
     is_over: bool,
+}
+
+struct Connected {
+    answer: Streaming,
+    parser: Parser,
+    since: Instant,
 }
 
 impl Watcher {
     async fn next<T: DeserializeOwned>(&mut self) -> Option<Result<Event<T>>> {
         while !self.is_over {
-            let Some((answer, parser)) = &mut self.connection else {
+            if std::mem::take(&mut self.must_resync) {
+                self.has_values = false;
+                return Some(Ok(Event::Resync));
+            }
+            let Some(Connected { answer, parser, .. }) = &mut self.connection else {
                 match self.connect().await {
                     Ok(Some(event)) => return Some(Ok(event)),
                     Ok(None) => continue,
@@ -223,24 +232,32 @@ impl Watcher {
     }
 
     fn disconnect<T>(&mut self, why: String) -> Option<Event<T>> {
-        let (answer, _) = self.connection.take()?;
+        let Connected { answer, since, .. } = self.connection.take()?;
+        if since.elapsed() >= STEADY {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
         self.watching.client.move_on_from(&answer.endpoint);
         Some(Event::Disconnected { endpoint: answer.endpoint, why })
     }
 
-    /// Connects to the next endpoint that answers; `None` if none did, after a pause.
+    /// Connects to the next endpoint that answers; `None` if none did. Pauses first if all have failed.
     async fn connect<T>(&mut self) -> Result<Option<Event<T>>> {
-        if self.failures > 0 {
-            sleep(pause(self.failures)).await;
-        }
         let client = self.watching.client.clone();
-        let request = self.request()?;
+        let endpoints = client.endpoints().count();
+        if self.failures >= endpoints {
+            sleep(pause(self.failures / endpoints)).await;
+        }
+        let (request, is_snapshot) = self.request()?;
         let failure = match client.send(&request).await {
             Ok(answer) if answer.status.is_success() => {
                 let endpoint = answer.endpoint.clone();
-                self.connection = Some((answer, Parser::default()));
+                let (answer, parser) = (answer, Parser::default());
+                self.connection = Some(Connected { answer, parser, since: Instant::now() });
+                self.must_resync =
+                    is_snapshot && self.was_connected && (self.has_values || !self.watching.is_snapshot);
+                self.is_in_snapshot = is_snapshot;
                 self.was_connected = true;
-                self.failures = 0;
                 return Ok(Some(Event::Connected(endpoint)));
             }
             Ok(answer) => {
@@ -259,22 +276,25 @@ impl Watcher {
             Err(error @ (Error::Unreachable(_) | Error::Unanswered { .. })) => error,
             Err(error) => return Err(error),
         };
-        self.failures = self.failures.saturating_add(1);
+        // None of them took it.
+        self.failures = self.failures.saturating_add(endpoints);
         if self.was_connected { Ok(None) } else { Err(failure) }
     }
 
-    fn request(&self) -> Result<Request> {
-        let (path, mut query) = target(&self.watching.topics)?;
-        // Whoever was connected, and has no position, cannot tell what was missed.
-        let is_snapshot = !self.is_synced || self.was_connected && self.watching.position.is_none();
+    /// The request that begins or goes on, and whether it asks for the current values. Without a position nobody knows what was missed.
+    fn request(&self) -> Result<(Request, bool)> {
+        let (path, mut query) = topic::target(&self.watching.topics)?;
+        let position = self.watching.position.as_ref();
+        let is_snapshot = position.is_none() && (self.watching.is_snapshot || self.was_connected);
         if is_snapshot {
             query.push(("snapshot", "true".to_owned()));
         }
         let request = self.watching.client.request(Method::GET, path::with_query(&path, &query));
-        Ok(match &self.watching.position {
-            Some(position) if self.is_synced => request.header("last-event-id", position),
-            Some(_) | None => request,
-        })
+        let request = match position {
+            Some(position) => request.header("last-event-id", position),
+            None => request,
+        };
+        Ok((request, is_snapshot))
     }
 
     /// What a block says.
@@ -282,23 +302,31 @@ impl Watcher {
         let Block { id, event, data } = block;
         let taken = match (event.as_deref(), data) {
             (Some("sync"), _) => {
-                self.is_synced = true;
+                self.is_in_snapshot = false;
                 Taken::Event(Ok(Event::Synced))
             }
             (Some("resync"), _) => {
-                self.is_synced = false;
+                self.is_in_snapshot = true;
+                self.has_values = false;
                 self.watching.position = None;
                 Taken::Event(Ok(Event::Resync))
             }
             (Some("shutdown"), _) => return Taken::End("the node stops".into()),
             (Some("failed"), data) => return Taken::End(detail(data)),
             (Some("incomplete"), data) => Taken::Event(Ok(Event::Incomplete(detail(data)))),
-            (None, Some(data)) => Taken::Event(change(&data)),
+            (None, Some(data)) => {
+                self.has_values = true;
+                Taken::Event(change(&data))
+            }
             // An event of a later version, or a position alone.
             (Some(_), _) | (None, None) => Taken::Nothing,
         };
-        if let Some(id) = id.filter(|_| self.is_synced) {
+        if let Some(id) = id.filter(|_| !self.is_in_snapshot) {
             self.watching.position = Some(id);
+        }
+        // In a snapshot that breaks off again and again there is no progress.
+        if matches!(taken, Taken::Event(_)) && !self.is_in_snapshot {
+            self.failures = 0;
         }
         taken
     }
@@ -312,49 +340,9 @@ enum Taken<T> {
     End(String),
 }
 
-/// How long to wait after so many failures.
-fn pause(failures: u32) -> Duration {
-    PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(PAUSE_MAX)
-}
-
-/// The path and query that follow these topics.
-fn target(topics: &[Topic]) -> Result<(String, Vec<(&'static str, String)>)> {
-    let table_of = |topic: &Topic| match topic {
-        Topic::Key(table, _) | Topic::Prefix(table, _) | Topic::Table(table) => Some(table.clone()),
-        Topic::All => None,
-    };
-    let Some(first) = topics.first() else {
-        return Err(Error::Invalid("there is nothing to follow: name a topic".into()));
-    };
-    let table =
-        table_of(first).filter(|table| topics.iter().all(|topic| table_of(topic).as_ref() == Some(table)));
-    let Some(table) = table else {
-        let topics = topics.iter().map(|topic| topic_text(topic).map(|text| ("topic", text)));
-        return Ok(("/_/subscribe".into(), topics.collect::<Result<_>>()?));
-    };
-    let path = format!("/{}/subscribe", path::segment(&table));
-    if topics.iter().any(|topic| matches!(topic, Topic::Table(_))) {
-        return Ok((path, Vec::new()));
-    }
-    let query = topics.iter().filter_map(|topic| match topic {
-        Topic::Key(_, key) => Some(("key", key.clone())),
-        Topic::Prefix(_, prefix) => Some(("prefix", prefix.clone())),
-        Topic::Table(_) | Topic::All => None,
-    });
-    Ok((path, query.collect()))
-}
-
-/// A topic as the nodes read it.
-fn topic_text(topic: &Topic) -> Result<String> {
-    match topic {
-        Topic::Key(_, key) if key.ends_with('*') => Err(Error::Invalid(format!(
-            "the key {key:?} ends in *: follow it together with keys of its table only"
-        ))),
-        Topic::Key(table, key) => Ok(format!("{table}/{key}")),
-        Topic::Prefix(table, prefix) => Ok(format!("{table}/{prefix}*")),
-        Topic::Table(table) => Ok(format!("{table}/*")),
-        Topic::All => Ok("*".into()),
-    }
+/// How long to wait after so many rounds over all endpoints.
+fn pause(rounds: usize) -> Duration {
+    PAUSE_MIN.saturating_mul(1 << rounds.saturating_sub(1).min(10)).min(PAUSE_MAX)
 }
 
 /// The members of an event.
@@ -396,26 +384,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_of_one_table_have_its_path_and_others_are_listed() {
-        let key = |table: &str, key: &str| Topic::Key(table.into(), key.into());
-        let prefix = |table: &str, prefix: &str| Topic::Prefix(table.into(), prefix.into());
-        let line = |topics: &[Topic]| target(topics).map(|(path, query)| path::with_query(&path, &query));
-        for (topics, expected) in [
-            (vec![Topic::Table("t".into())], "/t/subscribe"),
-            (vec![key("t", "a/b*")], "/t/subscribe?key=a%2Fb*"),
-            (vec![prefix("t", "a"), key("t", "b")], "/t/subscribe?prefix=a&key=b"),
-            (vec![key("t", "a"), Topic::Table("t".into())], "/t/subscribe"),
-            (vec![key("t", "a"), prefix("u", "b")], "/_/subscribe?topic=t%2Fa&topic=u%2Fb*"),
-            (vec![Topic::All], "/_/subscribe?topic=*"),
-        ] {
-            assert_eq!(line(&topics).expect("topics"), expected);
-        }
-        assert!(line(&[]).is_err() && line(&[key("t", "a*"), key("u", "b")]).is_err());
-    }
-
-    #[test]
     fn pauses_grow_up_to_a_limit() {
-        let pauses: Vec<_> = [1, 2, 3, 100].map(|failures| pause(failures).as_millis()).to_vec();
+        let pauses: Vec<_> = [1, 2, 3, 100].map(|rounds| pause(rounds).as_millis()).to_vec();
         assert_eq!(pauses, [100, 200, 400, 2000]);
     }
 }
