@@ -12,7 +12,7 @@ export interface ClientOptions {
   timeout?: number;
   /**
    * Whether a `put` or `delete` without a condition is sent again when the connection broke and nobody knows whether it was made. Default
-   * true. With false such a call throws `OutcomeUnknownError`, as every other write does.
+   * false: such a call throws `OutcomeUnknownError`, as every other write does. With true it may undo what others wrote in between.
    */
   retryWrites?: boolean;
   /** Instead of the global `fetch`. */

@@ -248,7 +248,7 @@ export class DynaRust {
     checkNames(options, ["token", "timeout", "retryWrites", "fetch"], "DynaRust");
     this.#endpoints = [endpoints].flat().map(endpointOf);
     if (this.#endpoints.length === 0) throw new TypeError("name at least one endpoint");
-    this.#options = { timeout: TIMEOUT_MS, retryWrites: true, ...options };
+    this.#options = { timeout: TIMEOUT_MS, retryWrites: false, ...options };
     // Called without the client as its `this`, which the browser's own refuses.
     const call = options.fetch ?? globalThis.fetch;
     this.#options.fetch = (...given) => call(...given);
@@ -313,9 +313,10 @@ export class DynaRust {
         isUncertain ||= kind !== "read" && isBroken(error);
         const round = attempt / this.#endpoints.length;
         const rest = Number.isInteger(round) ? pauseAfter(round - 1) : 0;
-        if (!mayRepeat(error, kind, round) || Date.now() + rest >= end) throw isUncertain ? uncertain(error) : error;
-        // Unless another call has moved on already.
-        if (this.#current === at) this.#moveOn();
+        const isRepeated = mayRepeat(error, kind, round);
+        // Also where this call ends: the next one need not wait for the same node in vain. Unless another call has moved on already.
+        if ((isRepeated || isBroken(error)) && this.#current === at) this.#moveOn();
+        if (!isRepeated || Date.now() + rest >= end) throw isUncertain ? uncertain(error) : error;
         if (rest > 0) await pause(rest, options.signal);
       }
     }

@@ -568,13 +568,15 @@ class _Core:
                 is_uncertain = is_uncertain or request.kind != "read" and _is_broken(error)
                 rounds, rest = divmod(attempt, len(self.endpoints))
                 pause = _pause_after(rounds - 1) if rest == 0 else 0.0
+                if may_repeat or _is_broken(error):
+                    # Also where this call ends: the next one need not wait for the same node in vain.
+                    self.move_on_from(at)
                 may_repeat = _may_repeat(error, request.kind, attempt < len(self.endpoints))
                 if not may_repeat or time.monotonic() + pause >= end:
                     if is_uncertain and isinstance(error, UnavailableError):
                         raise OutcomeUnknownError(f"the write may have been made: {error}", code="outcome-unknown",
                                                   endpoint=error.endpoint) from error
                     raise
-                self.move_on_from(at)
                 if pause:
                     yield _Pause(pause)
 
@@ -1081,11 +1083,12 @@ class DynaRust:
 
     `token` is sent as `Authorization: Bearer`; a function is asked before each request. `timeout` is in seconds, for a call with all its
     attempts. `retry_writes`: whether a `put` or `delete` without a condition is sent again when the connection broke and nobody knows
-    whether it was made; if not, such a call raises `OutcomeUnknownError`, as every other write does. `ssl` is for endpoints with https.
+    whether it was made. Without it such a call raises `OutcomeUnknownError`, as every other write does; with it, it may undo what others
+    wrote in between. `ssl` is for endpoints with https.
     """
 
     def __init__(self, endpoints: Union[str, Sequence[str]] = "http://127.0.0.1:6660", *, token: Optional[Token] = None,
-                 timeout: float = TIMEOUT, retry_writes: bool = True, ssl: Optional[tls.SSLContext] = None) -> None:
+                 timeout: float = TIMEOUT, retry_writes: bool = False, ssl: Optional[tls.SSLContext] = None) -> None:
         self._core = _Core(endpoints, token, timeout, retry_writes, ssl)
         self._io = _SyncIo(self._core)
 
@@ -1408,7 +1411,7 @@ class AsyncDynaRust:
     """`DynaRust` for asyncio, with the same arguments. Use one in one event loop."""
 
     def __init__(self, endpoints: Union[str, Sequence[str]] = "http://127.0.0.1:6660", *, token: Optional[Token] = None,
-                 timeout: float = TIMEOUT, retry_writes: bool = True, ssl: Optional[tls.SSLContext] = None) -> None:
+                 timeout: float = TIMEOUT, retry_writes: bool = False, ssl: Optional[tls.SSLContext] = None) -> None:
         self._core = _Core(endpoints, token, timeout, retry_writes, ssl)
         self._io = _AsyncIo(self._core)
 

@@ -86,10 +86,10 @@ pub async fn make(
     let directory = directory.to_owned();
     let writing = tokio::task::spawn_blocking(move || write(&directory, &options, begun, receiver));
     // The base is checked first: while the node reads a backup, it remembers what changes.
-    if ready.await.is_ok() {
-        send(node, data, sender).await?;
-    }
+    let sent = if ready.await.is_ok() { send(node, data, sender).await } else { Ok(()) };
+    // Also where the node sent only a part: the writer tidies up.
     let written = writing.await.map_err(|stopped| Error::Io(format!("writing the backup: {stopped}")));
+    sent?;
     written.and_then(|written| written).map_err(failed)
 }
 
@@ -99,8 +99,9 @@ async fn send(
     data: &Path,
     sender: mpsc::Sender<Bytes>,
 ) -> std::result::Result<(), CommandError> {
-    let mut answer =
+    let answer =
         remote::open_admin(node, (Method::GET, "/_/backup"), Bytes::new(), remote::TIMEOUT, data).await?;
+    let mut answer = answer.silence_limit(node.timeout());
     while let Some(piece) = answer.next().await {
         let bytes = piece.map_err(|error| CommandError {
             exit: Exit::Failure,

@@ -100,7 +100,7 @@ impl From<ClientError> for CommandError {
         let exit = match &error {
             ClientError::Invalid(_) => Exit::Usage,
             ClientError::Unreachable(tried) => return unreachable(tried),
-            ClientError::Unanswered { .. } => Exit::Unreachable,
+            ClientError::Unanswered { .. } | ClientError::OutcomeUnknown { .. } => Exit::Unreachable,
             ClientError::NotANode { endpoint, detail, .. } if wants_tls(detail) => {
                 return needs_tls(endpoint);
             }

@@ -279,12 +279,28 @@ async function streamsThatEndAtOnce() {
   }));
 }
 
+/** A put whose connection broke was sent again, and undid what somebody else had written in between. */
+async function uncertainWrites() {
+  const writes = [(table) => table.put("a", 1), (table) => table.delete("a"), (table) => table.deleteMany({ all: true })];
+  for (const make of writes) {
+    await fake((request, response) => response.destroy(), async (endpoint, requests) => {
+      const db = new DynaRust([endpoint, first]);
+      await assert.rejects(make(db.table("uncertain")), OutcomeUnknownError);
+      assert.deepEqual([requests.length, db.endpoint], [1, first]);
+      await make(new DynaRust([endpoint, first], { retryWrites: true }).table("uncertain"));
+      assert.equal(requests.length, 2);
+      assert.equal(await new DynaRust([endpoint, first]).table("uncertain").get("b"), undefined);
+    });
+  }
+  assert.equal(await new DynaRust(first).table("uncertain").count(), 0);
+}
+
 setTimeout(() => {
   console.error("not done in 90 s");
   process.exit(3);
 }, 90_000).unref();
 const tests = [values, conditionsAndErrors, manyKeys, transactions, timeoutsAndCancellation, tokensAndProxies, brokenStreams,
-  streamsThatEndAtOnce, resumesOverARestart, failsOver];
+  streamsThatEndAtOnce, uncertainWrites, resumesOverARestart, failsOver];
 for (const test of tests) {
   const begun = Date.now();
   await test();

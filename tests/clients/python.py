@@ -57,7 +57,7 @@ def fake(answer):
             requests.append(self)
             answer(self, len(requests))
 
-        do_PUT = do_PATCH = do_POST = do_GET
+        do_PUT = do_PATCH = do_POST = do_DELETE = do_GET
 
         def log_message(self, *_):
             pass
@@ -258,6 +258,23 @@ def streams_that_end_at_once():
         assert 2 <= len(at_one) + len(at_other) < 10, (len(at_one), len(at_other))
 
 
+def uncertain_writes():
+    """A put whose connection broke was sent again, and undid what somebody else had written in between."""
+    def broken(handler, number):
+        handler.close_connection = True
+
+    for kind, make in [("put", lambda table: table.put("a", 1)), ("delete", lambda table: table.delete("a")),
+                       ("delete_many", lambda table: table.delete_many(everything=True))]:
+        with fake(broken) as (endpoint, requests):
+            db = DynaRust([endpoint, FIRST])
+            raised(OutcomeUnknownError, make, db.table("py-uncertain"))
+            assert len(requests) == 1 and db.endpoint == FIRST, kind
+            make(DynaRust([endpoint, FIRST], retry_writes=True).table("py-uncertain"))
+            assert len(requests) == 2
+            assert DynaRust([endpoint, FIRST]).table("py-uncertain").get("b") is None
+    assert DynaRust(FIRST).table("py-uncertain").count() == 0
+
+
 def resumes_over_a_restart():
     """A write made while the watched node was dead is seen when it is back, by the same iteration."""
     table = DynaRust(FIRST).table("py-restart")
@@ -327,7 +344,7 @@ async def async_fails_over():
 
 faulthandler.dump_traceback_later(90, exit=True)
 for test in [values, conditions_and_errors, many_keys, transactions, timeouts_and_closing, tokens_and_proxies, broken_streams,
-             streams_that_end_at_once, resumes_over_a_restart, fails_over]:
+             streams_that_end_at_once, uncertain_writes, resumes_over_a_restart, fails_over]:
     begun = time.monotonic()
     test()
     print(f"ok {test.__name__} {round((time.monotonic() - begun) * 1000)} ms", flush=True)

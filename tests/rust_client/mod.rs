@@ -1,5 +1,6 @@
 //! The Rust client against real nodes: what its own tests cannot tell.
 
+mod broken;
 mod calls;
 mod readme;
 mod streams;

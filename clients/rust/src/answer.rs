@@ -1,6 +1,7 @@
 //! The answers of nodes: the head, and a body that is read whole or piece by piece.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,12 +17,13 @@ use hyper::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     client::Inner,
     connection::{self, Connection},
     error::{Error, Problem, Result},
+    request::Repeat,
 };
 
 /// Longest answer we read whole. A page of a listing ends at about 8 MiB and one value, and a batch of 10,000 results is shorter.
@@ -88,7 +90,8 @@ impl Answer {
     }
 }
 
-/// An answer whose body comes piece by piece. The stream ends with the body.
+/// An answer whose body comes piece by piece. The stream ends with the body, or with an error if nothing comes for as long as the answer
+/// might have taken to begin.
 pub struct Streaming {
     /// The endpoint that gives it.
     pub endpoint: String,
@@ -100,6 +103,32 @@ pub struct Streaming {
     pub(crate) body: Incoming,
     /// Goes back to the idle ones at the end of the body.
     pub(crate) connection: Option<(Arc<Inner>, usize, Connection)>,
+    pub(crate) repeat: Repeat,
+    pub(crate) silence: Silence,
+}
+
+/// Ends a body of which nothing comes any more: the network may be cut without a word.
+pub struct Silence {
+    limit: Duration,
+    /// Made by the first wait.
+    timer: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+}
+
+impl Silence {
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, timer: None, is_waiting: false }
+    }
+
+    /// Ready once nothing has come for too long.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        timer.as_mut().poll(context)
+    }
 }
 
 impl Streaming {
@@ -108,28 +137,32 @@ impl Streaming {
         text_of(&self.headers, name)
     }
 
+    /// Ends with an error if nothing comes for so long.
+    #[must_use]
+    pub fn silence_limit(mut self, limit: Duration) -> Self {
+        self.silence = Silence::new(limit);
+        self
+    }
+
     /// Reads the body to its end.
     ///
     /// # Errors
-    /// `Unanswered` if the connection breaks, or no piece comes within `pause`.
-    pub async fn collect(mut self, pause: Duration) -> Result<Answer> {
+    /// `Unanswered` of a read, and `OutcomeUnknown` of a write, if the connection breaks, or no piece comes within `pause`.
+    pub async fn collect(self, pause: Duration) -> Result<Answer> {
+        let mut stream = self.silence_limit(pause);
         let mut body = BytesMut::new();
-        loop {
-            match timeout(pause, self.next()).await {
-                Ok(Some(piece)) => body.extend_from_slice(&piece?),
-                Ok(None) => break,
-                Err(_) => return Err(self.unanswered(format!("no answer within {pause:?}"))),
-            }
+        while let Some(piece) = stream.next().await {
+            body.extend_from_slice(&piece?);
             if body.len() > ANSWER_BYTES_MAX {
-                return Err(self.unanswered(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes")));
+                return Err(stream.unanswered(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes")));
             }
         }
-        let Self { endpoint, path, status, headers, .. } = self;
+        let Self { endpoint, path, status, headers, .. } = stream;
         Ok(Answer { endpoint, path, status, headers, body: body.freeze() })
     }
 
     pub(crate) fn unanswered(&self, why: String) -> Error {
-        Error::Unanswered { endpoint: self.endpoint.clone(), path: self.path.clone(), why }
+        Error::unanswered(self.repeat, &self.endpoint, &self.path, why)
     }
 }
 
@@ -138,7 +171,15 @@ impl Stream for Streaming {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            return match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                ready!(self.silence.poll(context));
+                self.connection = None;
+                return Poll::Ready(Some(Err(
+                    self.unanswered(format!("nothing came for {:?}", self.silence.limit))
+                )));
+            };
+            self.silence.is_waiting = false;
+            return match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => Poll::Ready(Some(Ok(data))),
                     Err(_) => continue,

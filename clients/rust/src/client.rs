@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
 use crate::{
-    answer::{Answer, Streaming},
+    answer::{Answer, Silence, Streaming},
     connection::{Connection, Failure},
     endpoint::Endpoint,
     error::{Code, Error, Problem, Result, Unreachable},
@@ -35,11 +35,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Most connections that are kept idle. More are closed after use.
 const IDLE_CONNECTIONS_MAX: usize = 32;
 
+/// How long a connection may be idle: less than the node's own limit (75 s by default), so that it does not close one that is just used.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
 /// A client of a node, or of the nodes of a cluster. Cheap to clone; clones share their connections.
 ///
 /// It connects when it has something to ask. If an endpoint cannot be connected, or its node says that it cannot serve the request now, the
-/// client asks the next one. A request that may have been received is sent to another node only if doing it twice is the same as doing it
-/// once: reads, and puts without a condition.
+/// client asks the next one. A read that may have been received is sent to the next one too. A write is not, because it might be made twice,
+/// and the second time over a later write of somebody else: it ends with [`Error::OutcomeUnknown`]. See [`Builder::retry_writes`].
 ///
 /// Dropping the future of a call closes its connection.
 #[derive(Clone)]
@@ -52,10 +55,17 @@ pub struct Inner {
     places: Vec<Place>,
     /// The place that answered last.
     current: AtomicUsize,
-    idle: Mutex<Vec<(usize, Connection)>>,
+    idle: Mutex<Vec<Idle>>,
     token: Option<HeaderValue>,
+    pub(crate) retries_writes: bool,
     timeout: Duration,
     connect_timeout: Duration,
+}
+
+struct Idle {
+    place: usize,
+    connection: Connection,
+    since: Instant,
 }
 
 struct Place {
@@ -72,6 +82,7 @@ pub struct Builder {
     ready: Vec<Endpoint>,
     trusted: Option<Vec<CertificateDer<'static>>>,
     token: Option<String>,
+    retries_writes: bool,
     timeout: Option<Duration>,
     connect_timeout: Option<Duration>,
 }
@@ -105,7 +116,15 @@ impl Builder {
         self
     }
 
-    /// How long an answer may take. Default 30 s. A stream may take as long as it goes on.
+    /// Whether a put or delete without a condition is sent again when the connection broke and nobody knows whether it was made. Default
+    /// false: such a call gives [`Error::OutcomeUnknown`], as every other write does. With true it may undo what others wrote in between.
+    #[must_use]
+    pub fn retry_writes(mut self, retries_writes: bool) -> Self {
+        self.retries_writes = retries_writes;
+        self
+    }
+
+    /// How long an answer, or the next piece of one, may take. Default 30 s. A stream may take as long as it goes on.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
@@ -142,6 +161,7 @@ impl Builder {
             current: AtomicUsize::new(0),
             idle: Mutex::new(Vec::new()),
             token: token.transpose()?,
+            retries_writes: self.retries_writes,
             timeout: self.timeout.unwrap_or(TIMEOUT),
             connect_timeout: self.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         };
@@ -188,7 +208,8 @@ impl Client {
         self.inner.token.is_some()
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    /// How long an answer, or the next piece of one, may take.
+    pub fn timeout(&self) -> Duration {
         self.inner.timeout
     }
 
@@ -218,7 +239,7 @@ impl Client {
                     let answer = answer.collect(self.timeout()).await?;
                     let problem = Problem::parse(&answer.endpoint, answer.status.as_u16(), &answer.body);
                     match problem {
-                        Some(problem) if problem.code.is_for_another_node() => refused = Some(problem),
+                        Some(problem) if problem.is_for_another_node() => refused = Some(problem),
                         Some(problem) => return Err(Error::Refused(Box::new(problem))),
                         None => return Err(answer.not_a_node()),
                     }
@@ -229,7 +250,11 @@ impl Client {
                 }
                 Err(Missed::Unreachable(why)) => unreachable.push(why),
                 Err(Missed::Unanswered(_)) if request.is_repeatable() && !is_last => {}
-                Err(Missed::Unanswered(error)) => return Err(error),
+                Err(Missed::Unanswered(error)) => {
+                    // The next request need not wait for the same node in vain.
+                    self.move_on_from(&self.inner.places[place].endpoint.to_string());
+                    return Err(error);
+                }
             }
         }
         match refused {
@@ -257,11 +282,7 @@ impl Client {
         let endpoint = &self.inner.places[place].endpoint;
         let limit = request.limit.unwrap_or(self.inner.timeout);
         let unanswered = |why: String| {
-            Missed::Unanswered(Error::Unanswered {
-                endpoint: endpoint.to_string(),
-                path: request.path.clone(),
-                why,
-            })
+            Missed::Unanswered(Error::unanswered(request.repeat, &endpoint.to_string(), &request.path, why))
         };
         loop {
             let idle = self.inner.take_idle(place);
@@ -283,6 +304,8 @@ impl Client {
                         headers: head.headers,
                         body,
                         connection: Some((Arc::clone(&self.inner), place, connection)),
+                        repeat: request.repeat,
+                        silence: Silence::new(limit),
                     });
                 }
                 // The node closes a connection that is idle for long, perhaps right now.
@@ -349,14 +372,14 @@ impl Inner {
     pub(crate) fn keep(&self, place: usize, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_CONNECTIONS_MAX && !connection.is_closed() {
-            idle.push((place, connection));
+            idle.push(Idle { place, connection, since: Instant::now() });
         }
     }
 
     fn take_idle(&self, place: usize) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, connection)| !connection.is_closed());
-        let found = idle.iter().rposition(|(of, _)| *of == place)?;
-        Some(idle.swap_remove(found).1)
+        idle.retain(|one| !one.connection.is_closed() && one.since.elapsed() < IDLE_MAX);
+        let found = idle.iter().rposition(|one| one.place == place)?;
+        Some(idle.swap_remove(found).connection)
     }
 }

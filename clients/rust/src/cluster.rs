@@ -7,6 +7,7 @@ use crate::{
     client::Client,
     error::{Error, Result},
     path,
+    request::Repeat,
 };
 
 /// How the writes of a table are ordered.
@@ -68,7 +69,7 @@ impl Client {
     /// `Refused` with `WrongMode` if the table has the other mode.
     pub async fn create_table(&self, name: &str, mode: Mode) -> Result<bool> {
         let path = format!("/_/tables/{}", path::segment(name));
-        let request = self.request(Method::PUT, path).json(&MakeTable { mode }).repeatable(true);
+        let request = self.request(Method::PUT, path).json(&MakeTable { mode }).repeat(Repeat::Repeatable);
         Ok(self.ask(&request).await?.success()?.status == StatusCode::CREATED)
     }
 

@@ -1,6 +1,6 @@
 //! One connection to a node: HTTP/1.1, with or without TLS.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, io, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,6 +20,8 @@ use crate::{
 /// An open connection, which takes one request at a time.
 pub struct Connection {
     requests: http1::SendRequest<Full<Bytes>>,
+    /// The same socket, to look at.
+    socket: std::net::TcpStream,
     /// The IP address and port at the other end.
     pub number: String,
 }
@@ -45,6 +47,7 @@ impl Connection {
         let stream = stream.map_err(|why| no_connection(&why))?;
         // Requests are written whole; waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
+        let (stream, socket) = share(stream).map_err(|error| no_connection(&error))?;
         let number = stream.peer_addr().map_err(|error| no_connection(&error))?.to_string();
         let requests = match &endpoint.tls {
             None => begin(stream).await,
@@ -54,12 +57,15 @@ impl Connection {
                 Err(_) => return Err(no_connection(&format_args!("no TLS handshake within {limit:?}"))),
             },
         };
-        Ok(Self { requests: requests.map_err(|error| no_connection(&error))?, number })
+        Ok(Self { requests: requests.map_err(|error| no_connection(&error))?, socket, number })
     }
 
-    /// Whether the other end has closed it.
+    /// Whether the other end has closed it. A connection that is not in use has nothing to read but its end; the task that reads it may not
+    /// have run since.
     pub fn is_closed(&self) -> bool {
-        self.requests.is_closed()
+        let has_nothing_to_read =
+            self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.requests.is_closed() || !has_nothing_to_read
     }
 
     /// Sends a request and returns the head of the answer.
@@ -75,6 +81,13 @@ impl Connection {
             }
         })
     }
+}
+
+/// The stream, and its socket once more.
+fn share(stream: TcpStream) -> io::Result<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std()?;
+    let socket = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, socket))
 }
 
 /// Runs `work` for at most `limit`; the error says what did not happen.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::entry::Version;
+use crate::{entry::Version, request::Repeat, transfer::Imported};
 
 /// The result of everything that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -18,7 +18,16 @@ pub enum Error {
     Invalid(String),
     /// No endpoint could be connected. Nothing was done.
     Unreachable(Vec<Unreachable>),
-    /// The request was sent, and no whole answer came. A write may have been done, or may not.
+    /// A write was sent, and no whole answer came. It may have been made, or not: read before you write again.
+    OutcomeUnknown {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// The path that was asked for.
+        path: String,
+        /// What happened instead of an answer.
+        why: String,
+    },
+    /// A read was sent, and no whole answer came.
     Unanswered {
         /// The endpoint that was asked.
         endpoint: String,
@@ -51,6 +60,7 @@ impl Error {
             Self::Refused(problem) => Some(problem),
             Self::Invalid(_)
             | Self::Unreachable(_)
+            | Self::OutcomeUnknown { .. }
             | Self::Unanswered { .. }
             | Self::NotANode { .. }
             | Self::Decode(_)
@@ -61,6 +71,20 @@ impl Error {
     /// Why the node refused the request, if it did.
     pub fn code(&self) -> Option<&Code> {
         self.problem().map(|problem| &problem.code)
+    }
+
+    /// Whether a write may have been made, or not: its connection broke, or a strong table cannot tell.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown { .. }) || self.code() == Some(&Code::OutcomeUnknown)
+    }
+
+    /// The error of a request that was sent and got no whole answer.
+    pub(crate) fn unanswered(repeat: Repeat, endpoint: &str, path: &str, why: String) -> Self {
+        let (endpoint, path) = (endpoint.to_owned(), path.to_owned());
+        match repeat {
+            Repeat::Read => Self::Unanswered { endpoint, path, why },
+            Repeat::Repeatable | Repeat::Once => Self::OutcomeUnknown { endpoint, path, why },
+        }
     }
 }
 
@@ -74,6 +98,10 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Self::OutcomeUnknown { endpoint, path, why } => write!(
+                f,
+                "the node at {endpoint} did not answer {path}: {why}. It may have done it: look before you try again"
+            ),
             Self::Unanswered { endpoint, path, why } => {
                 write!(f, "the node at {endpoint} did not answer {path}: {why}")
             }
@@ -139,6 +167,18 @@ impl Problem {
     /// The current version of the key whose precondition failed; `None` if it is absent.
     pub fn version(&self) -> Option<Version> {
         self.members.get("version").and_then(Value::as_str).map(Version::from)
+    }
+
+    /// What an import did before it was refused; `None` for any other request.
+    pub fn imported(&self) -> Option<Imported> {
+        let count = |name: &str| self.members.get(name).and_then(Value::as_u64);
+        Some(Imported { written: count("written")?, skipped: count("skipped")? })
+    }
+
+    /// Whether another node may take the request: this one did nothing of it, and says that it cannot now.
+    pub(crate) fn is_for_another_node(&self) -> bool {
+        let is_begun = self.imported().is_some_and(|imported| imported != Imported::default());
+        self.code.is_for_another_node() && !is_begun
     }
 
     /// The problem in the body of an answer; `None` if that is not one.
@@ -236,7 +276,7 @@ codes! {
     Corrupt = "corrupt",
     /// A bug, or the system refused something. A write may have been done.
     Internal = "internal",
-    /// The node sheds load. Nothing was done.
+    /// The node sheds load. Nothing was done, but for the rows of an import that [`Problem::imported`] counts.
     Overloaded = "overloaded",
     /// The node cannot serve this yet. Nothing was done.
     NotReady = "not-ready",
@@ -253,8 +293,8 @@ codes! {
 }
 
 impl Code {
-    /// Whether nothing was done, and another node may do it.
-    pub(crate) fn is_for_another_node(&self) -> bool {
+    /// Whether another node may do what this one cannot do now.
+    fn is_for_another_node(&self) -> bool {
         matches!(self, Self::Overloaded | Self::NotReady | Self::NoQuorum | Self::Draining)
     }
 }

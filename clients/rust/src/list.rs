@@ -14,7 +14,7 @@ use serde::{
     de::{DeserializeOwned, MapAccess, Visitor},
 };
 
-use crate::{entry::Entry, error::Result, path, table::Table};
+use crate::{entry::Entry, error::Result, path, request::Repeat, table::Table};
 
 /// Keys of a page by default.
 const PAGE_KEYS: usize = 1000;
@@ -233,7 +233,7 @@ impl<T: DeserializeOwned + 'static> IntoFuture for Many<T> {
         Box::pin(async move {
             let client = &self.table.client;
             let request = client.request(Method::POST, self.table.path("keys")).query("meta", "true");
-            let request = request.json(&self.keys).repeatable(true);
+            let request = request.json(&self.keys).repeat(Repeat::Read);
             Ok(client.ask(&request).await?.json::<Pairs<Entry<T>>>()?.0)
         })
     }

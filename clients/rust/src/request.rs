@@ -25,12 +25,23 @@ pub struct Request {
     pub(crate) limit: Option<Duration>,
     /// Whether a node that says it cannot serve this now is reason to ask another.
     pub(crate) fails_over: bool,
-    is_repeatable: bool,
+    pub(crate) repeat: Repeat,
+}
+
+/// What may be sent again when nobody knows what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// A read changes nothing.
+    Read,
+    /// A write that is to be made again.
+    Repeatable,
+    /// A write that is not.
+    Once,
 }
 
 impl Request {
     pub(crate) fn new(client: Client, method: Method, path: String) -> Self {
-        let is_repeatable = method == Method::GET || method == Method::HEAD;
+        let is_read = method == Method::GET || method == Method::HEAD;
         Self {
             client,
             method,
@@ -39,7 +50,7 @@ impl Request {
             body: Ok(Bytes::new()),
             limit: None,
             fails_over: true,
-            is_repeatable,
+            repeat: if is_read { Repeat::Read } else { Repeat::Once },
         }
     }
 
@@ -91,26 +102,26 @@ impl Request {
         self
     }
 
-    /// Doing it twice is the same as doing it once.
+    /// Says what it is, where the method does not tell.
     #[must_use]
-    pub(crate) fn repeatable(mut self, is_repeatable: bool) -> Self {
-        self.is_repeatable = is_repeatable;
+    pub(crate) fn repeat(mut self, repeat: Repeat) -> Self {
+        self.repeat = repeat;
         self
     }
 
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.is_repeatable
+        self.repeat != Repeat::Once
     }
 
     /// Sends it, and reads the answer to its end, whatever its status.
     ///
     /// # Errors
-    /// `Unreachable`, `Unanswered` or `Invalid`.
+    /// `Unreachable`, `Unanswered` of a read, `OutcomeUnknown` of anything else, or `Invalid`.
     pub async fn send(self) -> Result<Answer> {
         self.client.ask(&self).await
     }
 
-    /// Sends it, and returns the answer's head with a stream of its body, whatever its status.
+    /// Sends it, and returns the answer's head with a stream of its body, whatever its status. Each piece may take as long as the head.
     ///
     /// # Errors
     /// As [`Request::send`].

@@ -78,7 +78,7 @@ impl Exporting {
 }
 
 /// The lines of an export, each without its LF: a first line with the format, a line for each row, and a last one with their hash. A stream
-/// that ends without an error is whole.
+/// that ends without an error is whole. It ends with `Unanswered` if nothing comes for as long as the client's timeout.
 pub struct Export {
     /// About how many rows follow; `None` for a part of a table.
     pub rows: Option<u64>,

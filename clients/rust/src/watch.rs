@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use hyper::Method;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::{
     answer::Streaming,
@@ -215,14 +215,13 @@ impl Watcher {
                     Taken::Nothing => continue,
                     Taken::End(why) => why,
                 },
-                Ok(None) => match timeout(SILENCE_MAX, answer.next()).await {
-                    Ok(Some(Ok(bytes))) => {
+                Ok(None) => match answer.next().await {
+                    Some(Ok(bytes)) => {
                         parser.push(&bytes);
                         continue;
                     }
-                    Ok(Some(Err(error))) => error.to_string(),
-                    Ok(None) => "the connection was closed".into(),
-                    Err(_) => format!("nothing came for {SILENCE_MAX:?}"),
+                    Some(Err(error)) => error.to_string(),
+                    None => "the connection was closed".into(),
                 },
                 Err(error) => error.to_string(),
             };
@@ -252,7 +251,7 @@ impl Watcher {
         let failure = match client.send(&request).await {
             Ok(answer) if answer.status.is_success() => {
                 let endpoint = answer.endpoint.clone();
-                let (answer, parser) = (answer, Parser::default());
+                let (answer, parser) = (answer.silence_limit(SILENCE_MAX), Parser::default());
                 self.connection = Some(Connected { answer, parser, since: Instant::now() });
                 self.must_resync =
                     is_snapshot && self.was_connected && (self.has_values || !self.watching.is_snapshot);

@@ -14,7 +14,7 @@ use crate::{
     client::Client,
     entry::{Version, Written},
     error::{Code, Error, Result},
-    request::Request,
+    request::{Repeat, Request},
 };
 
 /// How many replicas hold a write before it is answered.
@@ -47,21 +47,20 @@ pub fn duration(duration: Duration) -> String {
 #[must_use = "a write does nothing until it is awaited"]
 pub struct Write<R> {
     request: Request,
-    is_conditional: bool,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: Outcome> Write<R> {
     pub(crate) fn new(client: Client, method: Method, path: String) -> Self {
-        let is_put = method == Method::PUT;
-        let request = Request::new(client, method, path).repeatable(is_put);
-        Self { request, is_conditional: false, result: PhantomData }
+        let may_repeat = client.inner.retries_writes && (method == Method::PUT || method == Method::DELETE);
+        let request = Request::new(client, method, path);
+        let request = if may_repeat { request.repeat(Repeat::Repeatable) } else { request };
+        Self { request, result: PhantomData }
     }
 
     pub(crate) fn json(self, value: &(impl Serialize + ?Sized), content_type: &'static str) -> Self {
-        let Self { request, is_conditional, result } = self;
-        let request = request.json(value).header("content-type", content_type);
-        Self { request, is_conditional, result }
+        let Self { request, result } = self;
+        Self { request: request.json(value).header("content-type", content_type), result }
     }
 
     /// The value expires after so long. Not for deletes.
@@ -111,8 +110,8 @@ impl<R: Outcome> Write<R> {
     }
 
     fn condition(mut self, name: &'static str, value: String) -> Self {
-        self.is_conditional = true;
-        self.request = self.request.header(name, value);
+        // A condition that held the first time would fail the second.
+        self.request = self.request.header(name, value).repeat(Repeat::Once);
         self
     }
 }
@@ -122,12 +121,7 @@ impl<R: Outcome> IntoFuture for Write<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Result<R>> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            // A condition that held the first time would fail the second.
-            let is_repeatable = self.request.is_repeatable() && !self.is_conditional;
-            let request = self.request.repeatable(is_repeatable);
-            R::of(request.client.ask(&request).await?.success())
-        })
+        Box::pin(async move { R::of(self.request.client.ask(&self.request).await?.success()) })
     }
 }
 
