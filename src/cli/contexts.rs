@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs, io,
+    fs, io,
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::environment;
 use crate::{
     core::nearest,
     error::{Error, Result},
@@ -125,9 +126,7 @@ impl Contexts {
 
 /// Where the file belongs; `None` if nothing says so.
 pub fn path() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
-    Some(base.join(FILE))
+    environment::user_folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join(FILE))
 }
 
 #[cfg(test)]

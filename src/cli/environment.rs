@@ -42,6 +42,12 @@ pub fn warn_about_unknown_variables() {
     }
 }
 
+/// The user's folder that this variable names, such as `XDG_STATE_HOME`, or else the one below their home; `None` if nothing names one.
+pub fn user_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set(variable).or_else(|| set("HOME").map(|home| home.join(below_home)))
+}
+
 fn layers() -> Result<Layers> {
     let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
     Layers::read(Texts::new(), None, variable)

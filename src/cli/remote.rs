@@ -161,7 +161,10 @@ pub fn run_command(
 ) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
-    match runtime.block_on(command) {
+    let ended = runtime.block_on(command);
+    // A thread that waits for standard input never ends by itself.
+    runtime.shutdown_background();
+    match ended {
         Ok((exit, text)) => {
             output::print(&text)?;
             Ok(exit)

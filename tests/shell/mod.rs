@@ -2,6 +2,7 @@
 
 mod around;
 mod flow;
+mod import;
 mod plain;
 mod transfer;
 

@@ -1,15 +1,15 @@
 //! Where an import stopped: how many rows of a file are done, in a file of its own below `$XDG_STATE_HOME` or `~/.local/state`. It counts
-//! only for the same file, not changed since, and the same table.
+//! only for the same file, not changed since, and the same settings: other nodes, or another key field, have other rows.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Exit, remote::CommandError};
+use crate::cli::{Exit, environment, remote::CommandError};
 
 /// The folder below the directory for state.
 const FOLDER: &str = "dynarust/imports";
@@ -20,18 +20,36 @@ pub struct Place {
     noted: Noted,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Noted {
     file: PathBuf,
-    table: Option<String>,
     bytes: u64,
-    modified_ms: u128,
+    modified_ms: u64,
+    #[serde(flatten)]
+    settings: Settings,
     rows: u64,
+}
+
+/// What the rows of an import depend on beside its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The nodes that it goes to.
+    pub endpoint: String,
+    /// `--table`.
+    pub table: Option<String>,
+    /// `--key`.
+    pub key: Option<String>,
+    /// `--format`.
+    pub format: Option<String>,
+    /// `--strings`.
+    pub strings: bool,
+    /// `--new`.
+    pub new: bool,
 }
 
 impl Place {
     /// Where the import of this file stopped, or its beginning; `None` for what cannot be read again, and where no state can be kept.
-    pub fn find(file: &Path, table: Option<&str>, restart: bool) -> Result<Option<Self>, CommandError> {
+    pub fn find(file: &Path, settings: Settings, restart: bool) -> Result<Option<Self>, CommandError> {
         if file == Path::new("-") {
             return Ok(None);
         }
@@ -44,13 +62,13 @@ impl Place {
         let file = fs::canonicalize(file).map_err(cannot)?;
         let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let noted = Noted {
-            table: table.map(str::to_owned),
             bytes: metadata.len(),
-            modified_ms: modified.map_or(0, |at| at.as_millis()),
+            modified_ms: modified.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+            settings,
             rows: 0,
             file,
         };
-        let name = blake3::hash(format!("{}\n{:?}", noted.file.display(), noted.table).as_bytes());
+        let name = blake3::hash(noted.file.as_os_str().as_encoded_bytes());
         let path = folder.join(format!("{}.json", &name.to_hex()[..16]));
         let mut place = Self { path, noted };
         if !restart {
@@ -59,13 +77,21 @@ impl Place {
         Ok(Some(place))
     }
 
-    /// Takes the count of an earlier import, if it was of the same bytes.
+    /// Takes the count of an earlier import, if it was the same.
     fn resume(&mut self) {
-        let text = fs::read(&self.path).unwrap_or_default();
-        let Ok(before) = serde_json::from_slice::<Noted>(&text) else { return };
-        let rows = before.rows;
-        if (Noted { rows: 0, ..before }) == self.noted {
-            self.noted.rows = rows;
+        let Ok(text) = fs::read(&self.path) else { return };
+        match serde_json::from_slice::<Noted>(&text) {
+            Ok(before) => match self.noted.difference(&before) {
+                None => self.noted.rows = before.rows,
+                Some(difference) => eprintln!(
+                    "DynaRust: an import of this file was interrupted after row {}, but {difference}: this one begins at the first row",
+                    before.rows
+                ),
+            },
+            Err(_) => eprintln!(
+                "DynaRust: an import of this file was interrupted, but what {} says of it cannot be read: this one begins at the first row",
+                self.path.display()
+            ),
         }
     }
 
@@ -99,8 +125,28 @@ impl Place {
     }
 }
 
+impl Noted {
+    /// In what an earlier import differs, if it was another one.
+    fn difference(&self, before: &Self) -> Option<String> {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+        let given = |is_given: bool| (if is_given { "given" } else { "not given" }).to_owned();
+        let (now, then) = (&self.settings, &before.settings);
+        let settings = [
+            ("--endpoint", now.endpoint.clone(), then.endpoint.clone()),
+            ("--table", text(&now.table), text(&then.table)),
+            ("--key", text(&now.key), text(&then.key)),
+            ("--format", text(&now.format), text(&then.format)),
+            ("--strings", given(now.strings), given(then.strings)),
+            ("--new", given(now.new), given(then.new)),
+        ];
+        if (self.bytes, self.modified_ms) != (before.bytes, before.modified_ms) {
+            return Some("the file was changed since".into());
+        }
+        let changed = settings.into_iter().find(|(_, now, then)| now != then);
+        changed.map(|(name, now, then)| format!("{name} was {then}, and is {now}"))
+    }
+}
+
 fn folder() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")))?;
-    Some(base.join(FOLDER))
+    environment::user_folder("XDG_STATE_HOME", ".local/state").map(|folder| folder.join(FOLDER))
 }

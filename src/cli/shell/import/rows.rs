@@ -1,14 +1,16 @@
 //! The rows of a file, whatever its format, in pieces of lines as the node reads them.
 
 use std::{
+    borrow::Cow,
     fmt,
+    hash::{BuildHasher, RandomState},
     io::{self, BufRead},
 };
 
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio::sync::mpsc;
@@ -34,12 +36,16 @@ pub enum Format {
 
 /// How to read.
 pub struct Reading {
+    /// The table of rows that name none.
+    pub table: Option<String>,
     /// The field that is the key.
     pub key: Option<String>,
     /// Whether cells of CSV may be numbers.
     pub is_typed: bool,
     /// Whether an export need not be whole.
     pub accepts_partial: bool,
+    /// Whether rows with versions become new writes.
+    pub makes_new_writes: bool,
     /// Rows that are done already.
     pub skip: u64,
 }
@@ -50,8 +56,33 @@ pub struct Piece {
     pub first_row: u64,
     /// How many there are.
     pub rows: u64,
+    /// The hashes of the keys of rows that will be new writes, in order.
+    pub keys: Vec<u64>,
     /// The lines.
     pub body: Bytes,
+}
+
+impl Piece {
+    /// Leaves out so many rows at the beginning.
+    pub fn cut(&mut self, rows: u64) {
+        let rows = rows.min(self.rows);
+        let ends = self.body.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let Some(last) = rows.checked_sub(1).and_then(|last| usize::try_from(last).ok()) else { return };
+        let Some((end, _)) = ends.into_iter().nth(last) else { return };
+        self.body = self.body.slice(end + 1..);
+        self.first_row += rows;
+        self.rows -= rows;
+    }
+}
+
+/// What tells a row from others.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    table: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    version: Option<IgnoredAny>,
 }
 
 /// Reads all rows and sends them. It ends early if nobody takes them any more.
@@ -59,13 +90,26 @@ pub struct Piece {
 /// # Errors
 /// What is wrong with the file, and where.
 pub fn read(source: Source, reading: &Reading, sender: &mpsc::Sender<Piece>) -> Result<(), String> {
-    let mut rows =
-        Rows { reading, sender, read: 0, first_row: 0, rows: 0, body: Vec::new(), is_closed: false };
-    match source.format {
-        Format::Ndjson => read_lines(source.reader, &mut rows)?,
-        Format::Json => read_json(source.reader, &mut rows)?,
-        Format::Csv => read_csv(source.reader, &mut rows)?,
+    let mut rows = Rows {
+        reading,
+        sender,
+        hashes: RandomState::new(),
+        read: 0,
+        first_row: 0,
+        rows: 0,
+        keys: Vec::new(),
+        body: Vec::new(),
+        is_closed: false,
+    };
+    let read = match source.format {
+        Format::Ndjson => read_lines(source.reader, &mut rows),
+        Format::Json => read_json(source.reader, &mut rows),
+        Format::Csv => read_csv(source.reader, &mut rows),
+    };
+    if rows.is_closed {
+        return Ok(());
     }
+    read?;
     rows.send();
     Ok(())
 }
@@ -74,33 +118,65 @@ pub fn read(source: Source, reading: &Reading, sender: &mpsc::Sender<Piece>) -> 
 struct Rows<'a> {
     reading: &'a Reading,
     sender: &'a mpsc::Sender<Piece>,
+    hashes: RandomState,
     read: u64,
     first_row: u64,
     rows: u64,
+    keys: Vec<u64>,
     body: Vec<u8>,
     is_closed: bool,
 }
 
 impl Rows<'_> {
-    /// Takes a row that is a line already, or an object with `key` and `value`.
+    /// Takes a row that is a line already.
     fn push(&mut self, line: impl AsRef<[u8]>) {
-        self.read += 1;
-        if self.read <= self.reading.skip || self.is_closed {
+        let line = line.as_ref();
+        if !self.begin_row() {
             return;
         }
+        // What is none the node refuses.
+        if let Ok(Head { table, key, version }) = serde_json::from_slice(line)
+            && (version.is_none() || self.reading.makes_new_writes)
+        {
+            self.note_key(table.as_deref(), &key);
+        }
+        self.end_row(line);
+    }
+
+    /// Takes a key with its value.
+    fn push_pair(&mut self, key: &str, value: &str) {
+        if self.begin_row() {
+            self.note_key(None, key);
+            self.end_row(format!("{{\"key\":{},\"value\":{value}}}", json!(key)).as_bytes());
+        }
+    }
+
+    /// Counts a row; whether it is wanted.
+    fn begin_row(&mut self) -> bool {
+        self.read += 1;
         if self.rows == 0 {
             self.first_row = self.read;
         }
-        self.body.extend_from_slice(line.as_ref());
+        self.read > self.reading.skip && !self.is_closed
+    }
+
+    /// Fails if nobody takes rows any more.
+    fn go_on<E: serde::de::Error>(&self) -> Result<(), E> {
+        if self.is_closed { Err(E::custom("nobody takes the rows")) } else { Ok(()) }
+    }
+
+    fn note_key(&mut self, table: Option<&str>, key: &str) {
+        let table = table.or(self.reading.table.as_deref());
+        self.keys.push(self.hashes.hash_one((table, key)));
+    }
+
+    fn end_row(&mut self, line: &[u8]) {
+        self.body.extend_from_slice(line);
         self.body.push(b'\n');
         self.rows += 1;
         if self.rows == PIECE_ROWS || self.body.len() >= PIECE_BYTES {
             self.send();
         }
-    }
-
-    fn push_pair(&mut self, key: &str, value: &str) {
-        self.push(format!("{{\"key\":{},\"value\":{value}}}", json!(key)));
     }
 
     /// Takes an object of JSON: a row, or a document with its key inside.
@@ -119,8 +195,8 @@ impl Rows<'_> {
         if self.rows == 0 {
             return;
         }
-        let body = Bytes::from(std::mem::take(&mut self.body));
-        let piece = Piece { first_row: self.first_row, rows: self.rows, body };
+        let (keys, body) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.body));
+        let piece = Piece { first_row: self.first_row, rows: self.rows, keys, body: Bytes::from(body) };
         // Whoever takes no more has failed, and says so.
         self.is_closed = self.sender.blocking_send(piece).is_err();
         self.rows = 0;
@@ -166,7 +242,7 @@ fn read_lines(mut reader: Box<dyn BufRead + Send>, rows: &mut Rows) -> Result<()
             }
         }
     }
-    if rows.is_closed { Ok(()) } else { exports.end() }
+    exports.end()
 }
 
 /// Reads a line, but not one that never ends.
@@ -206,6 +282,7 @@ impl<'de> Visitor<'de> for JsonRows<'_, '_> {
             // A row is one line.
             let row = row.get().replace(['\n', '\r'], " ");
             self.0.push_object(&row).map_err(serde::de::Error::custom)?;
+            self.0.go_on()?;
         }
         Ok(())
     }
@@ -213,6 +290,7 @@ impl<'de> Visitor<'de> for JsonRows<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
             self.0.push_pair(&key, &value.get().replace(['\n', '\r'], " "));
+            self.0.go_on()?;
         }
         Ok(())
     }
@@ -305,7 +383,14 @@ mod tests {
             total_bytes: None,
             read_bytes: Arc::new(AtomicU64::new(0)),
         };
-        let reading = Reading { key: key.map(str::to_owned), is_typed: true, accepts_partial: false, skip };
+        let reading = Reading {
+            table: None,
+            key: key.map(str::to_owned),
+            is_typed: true,
+            accepts_partial: false,
+            makes_new_writes: false,
+            skip,
+        };
         read(source, &reading, &sender)?;
         drop(sender);
         let mut lines = Vec::new();
@@ -342,6 +427,18 @@ mod tests {
         let many: String = (0..5000).map(|n| format!("{{\"key\":\"k{n}\",\"value\":{n}}}\n")).collect();
         let rest = lines(Format::Ndjson, &many, None, 4321).expect("rows");
         assert_eq!((rest.len(), rest[0].as_str()), (679, "{\"key\":\"k4321\",\"value\":4321}"));
+    }
+
+    #[test]
+    fn a_piece_that_was_taken_in_part_begins_at_the_next_row() {
+        let body = Bytes::from_static(b"a\nb\nc\n");
+        for (taken, rest, first_row) in
+            [(0, &b"a\nb\nc\n"[..], 7), (2, b"c\n", 9), (3, b"", 10), (9, b"", 10)]
+        {
+            let mut piece = Piece { first_row: 7, rows: 3, keys: Vec::new(), body: body.clone() };
+            piece.cut(taken);
+            assert_eq!((&piece.body[..], piece.first_row, piece.rows), (rest, first_row, 10 - first_row));
+        }
     }
 
     #[test]
