@@ -83,7 +83,7 @@ export class NotEnoughReplicasError extends DynaRustError {
 }
 /** The write may have been made, or not: read the key before you write again. */
 export class OutcomeUnknownError extends DynaRustError {}
-/** The node failed, or a part of its disk is damaged. */
+/** The node failed, or its disk is full, or a part of it is damaged. A write may have been made. */
 export class ServerError extends DynaRustError {}
 
 const CLASSES = {
@@ -95,7 +95,6 @@ const CLASSES = {
   "precondition-failed": PreconditionFailedError,
   "too-many": TooManyError,
   "request-timeout": UnavailableError,
-  "storage-full": UnavailableError,
   "not-enough-replicas": NotEnoughReplicasError,
   "outcome-unknown": OutcomeUnknownError,
 };

@@ -166,7 +166,7 @@ class OutcomeUnknownError(DynaRustError):
 
 
 class ServerError(DynaRustError):
-    """The node failed, or a part of its disk is damaged."""
+    """The node failed, or its disk is full, or a part of it is damaged. A write may have been made."""
 
 
 _CLASSES: Dict[str, Type[DynaRustError]] = {
@@ -178,7 +178,6 @@ _CLASSES: Dict[str, Type[DynaRustError]] = {
     "precondition-failed": PreconditionFailedError,
     "too-many": TooManyError,
     "request-timeout": UnavailableError,
-    "storage-full": UnavailableError,
     "not-enough-replicas": NotEnoughReplicasError,
     "outcome-unknown": OutcomeUnknownError,
 }
@@ -568,10 +567,10 @@ class _Core:
                 is_uncertain = is_uncertain or request.kind != "read" and _is_broken(error)
                 rounds, rest = divmod(attempt, len(self.endpoints))
                 pause = _pause_after(rounds - 1) if rest == 0 else 0.0
+                may_repeat = _may_repeat(error, request.kind, attempt < len(self.endpoints))
                 if may_repeat or _is_broken(error):
                     # Also where this call ends: the next one need not wait for the same node in vain.
                     self.move_on_from(at)
-                may_repeat = _may_repeat(error, request.kind, attempt < len(self.endpoints))
                 if not may_repeat or time.monotonic() + pause >= end:
                     if is_uncertain and isinstance(error, UnavailableError):
                         raise OutcomeUnknownError(f"the write may have been made: {error}", code="outcome-unknown",
@@ -868,15 +867,15 @@ class _Subscription:
         give_up = time.monotonic() + core.timeout
         while True:
             at = core.current
-            try:
             begun = time.monotonic()
+            try:
                 yield from self._connection(core.endpoints[at])
             except DynaRustError as error:
                 if not self._may_reconnect(error) or not self.has_begun and time.monotonic() >= give_up:
                     raise
-            self._failures += 1
             if time.monotonic() - begun >= STREAM_STEADY:
                 self._failures = 0
+            self._failures += 1
             core.move_on_from(at)
             # From one to the next without a pause: that one is there when this one stops.
             rounds, rest = divmod(self._failures, len(core.endpoints))
@@ -970,7 +969,6 @@ class _Subscription:
         elif name == "Updated":
             self._has_values = True
         if not self._is_in_snapshot:
-            self._failures = 0
             self.cursor = identity or self.cursor
             # A position alone proves nothing: a stream that breaks off right after it would be begun again without a pause.
             if name is not None:

@@ -2,6 +2,7 @@
 //! browser. Where `node`, `python3` or a browser is missing the test says so and is skipped.
 
 mod browser;
+mod codes;
 mod readme;
 mod script;
 

@@ -5,6 +5,7 @@ import asyncio
 import datetime
 import faulthandler
 import http.server
+import inspect
 import json
 import sys
 import threading
@@ -14,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "python"))
 
-from dynarust import (AsyncDynaRust, BadRequestError, ConflictError, ConnectionError, DynaRust, NotEnoughReplicasError,  # noqa: E402
-                      NotFoundError, OutcomeUnknownError, PreconditionFailedError, ServerError, TimeoutError, UnauthorizedError,
+from dynarust import (AsyncDynaRust, AsyncTable, BadRequestError, ConflictError, ConnectionError, DynaRust, NotEnoughReplicasError,  # noqa: E402
+                      NotFoundError, OutcomeUnknownError, PreconditionFailedError, ServerError, Table, TimeoutError, UnauthorizedError,
                       UnavailableError)
 
 FIRST, SECOND = (f"http://{address}" for address in sys.argv[1:3])
@@ -121,6 +122,15 @@ def conditions_and_errors():
     assert error.wanted == 9 and error.version > version
     raised(ValueError, DynaRust, "ftp://x")
     raised(ValueError, DynaRust(FIRST, token="line\nbreak").table("t").get, "a")
+
+
+def the_async_client_is_the_same():
+    for one, other in [(DynaRust, AsyncDynaRust), (Table, AsyncTable)]:
+        names = {name for name in vars(one) if not name.startswith("_")}
+        assert names == {name for name in vars(other) if not name.startswith("_")}
+        for name in names - {"endpoint"}:
+            parameters = [list(inspect.signature(getattr(each, name)).parameters.values()) for each in (one, other)]
+            assert parameters[0] == parameters[1], (name, parameters)
 
 
 def many_keys():
@@ -343,7 +353,7 @@ async def async_fails_over():
 
 
 faulthandler.dump_traceback_later(90, exit=True)
-for test in [values, conditions_and_errors, many_keys, transactions, timeouts_and_closing, tokens_and_proxies, broken_streams,
+for test in [values, conditions_and_errors, the_async_client_is_the_same, many_keys, transactions, timeouts_and_closing, tokens_and_proxies, broken_streams,
              streams_that_end_at_once, uncertain_writes, resumes_over_a_restart, fails_over]:
     begun = time.monotonic()
     test()

@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dynarust_client::Export;
+use dynarust_client::{Export, Exporting};
 use flate2::{Compression, write::GzEncoder};
 use futures_util::StreamExt;
 use serde::{Deserialize, Deserializer};
 use serde_json::{json, value::RawValue};
 
-use super::{Common, run, usage};
+use super::{Common, bounds::Bounds, run, usage};
 use crate::{
     cli::{Exit, progress::Transfer, remote::CommandError},
     error::Result,
@@ -43,15 +43,8 @@ pub struct Arguments {
     /// Only this table; without it, all
     #[arg(long)]
     table: Option<String>,
-    /// Only keys that begin with this
-    #[arg(long)]
-    prefix: Option<String>,
-    /// Only keys at or above this one
-    #[arg(long, value_name = "KEY")]
-    start: Option<String>,
-    /// Only keys below this one
-    #[arg(long, value_name = "KEY")]
-    end: Option<String>,
+    #[command(flatten)]
+    bounds: Bounds,
     /// How to write it; json and csv need a table
     #[arg(long, value_enum, default_value = "ndjson")]
     format: Format,
@@ -73,16 +66,8 @@ pub fn export(arguments: &Arguments) -> Result<Exit> {
         if let Some(table) = &arguments.table {
             exporting = exporting.table(table);
         }
-        if let Some(prefix) = &arguments.prefix {
-            exporting = exporting.prefix(prefix);
-        }
-        if let Some(start) = &arguments.start {
-            exporting = exporting.start(start);
-        }
-        if let Some(end) = &arguments.end {
-            exporting = exporting.end(end);
-        }
-        let rows = exporting.begin().await?;
+        let by = [Exporting::prefix, Exporting::start, Exporting::end];
+        let rows = arguments.bounds.apply(exporting, by).begin().await?;
         let mut progress = Transfer::of_rows("exported", rows.rows);
         let mut sink = Sink::create(arguments)?;
         match write_rows(rows, &mut sink, arguments.format, &mut progress).await {

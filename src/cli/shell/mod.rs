@@ -1,6 +1,7 @@
 //! The commands for data: read, write, follow, move. All of them take the same flags for where to connect and how to print, and each has a
 //! file. They are built on the client library, and start no more than they need, so that a `get` takes a few milliseconds.
 
+mod bounds;
 mod context;
 mod export;
 mod import;

@@ -4,7 +4,7 @@ use dynarust_client::{Entry, Listing, Table, TableInfo};
 use futures_util::StreamExt;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Common, render, run};
+use super::{Common, bounds::Bounds, render, run};
 use crate::{
     cli::{Exit, output, output::Lines, remote::CommandError},
     error::Result,
@@ -68,15 +68,8 @@ fn row<T: serde::Serialize>(key: &str, entry: &Entry<T>) -> Value {
 struct Range {
     /// The table
     table: String,
-    /// Only keys that begin with this
-    #[arg(long)]
-    prefix: Option<String>,
-    /// Only keys at or above this one
-    #[arg(long, value_name = "KEY")]
-    start: Option<String>,
-    /// Only keys below this one
-    #[arg(long, value_name = "KEY")]
-    end: Option<String>,
+    #[command(flatten)]
+    bounds: Bounds,
     /// Read what the node has of a strong table, without asking the leader
     #[arg(long)]
     stale: bool,
@@ -98,16 +91,8 @@ struct Order {
 impl Range {
     fn listing(&self) -> Result<Listing> {
         let table: Table = self.common.connection.client(None)?.table(&self.table);
-        let mut listing = table.list();
-        if let Some(prefix) = &self.prefix {
-            listing = listing.prefix(prefix);
-        }
-        if let Some(start) = &self.start {
-            listing = listing.start(start);
-        }
-        if let Some(end) = &self.end {
-            listing = listing.end(end);
-        }
+        let by = [Listing::prefix, Listing::start, Listing::end];
+        let listing = self.bounds.apply(table.list(), by);
         Ok(if self.stale { listing.stale() } else { listing })
     }
 }
