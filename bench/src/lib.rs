@@ -35,7 +35,7 @@ use self::{
     client::target::{Target, TargetOptions},
     options::LoadOptions,
     report::Report,
-    workload::{batch, closed_loop, fanout, idle, many, stalled, start},
+    workload::{batch, closed_loop, fanout, idle, many, shell, stalled, start},
 };
 
 /// Loads DynaRust nodes, and reports rates, latencies and what they cost
@@ -68,6 +68,8 @@ pub enum Command {
     Stalled(Load<stalled::Options>),
     /// Opens event streams and holds them: how much memory each takes
     Idle(Load<idle::Options>),
+    /// The DynaRust binary as a client: an import of --keys rows beside the same in batches, and whole processes of get and put
+    Shell(Load<shell::Options>),
     /// Starts a node on --data: time until it reads, and until it is ready
     Start(Load<start::Options>),
     /// Starts nodes of its own and measures them together: lag, replicas, repair, first sync, recovery from a cut
@@ -126,6 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         C::Many(load) => measure(load, async |own, target, load| many::run(*own, target, load).await),
         C::Stalled(load) => measure(load, async |own, target, load| stalled::run(*own, target, load).await),
         C::Idle(load) => measure(load, async |own, target, _| idle::run(*own, target).await),
+        C::Shell(load) => measure(load, async |own, target, load| shell::run(own, target, load).await),
         C::Start(load) => measure(load, async |own, target, load| start::run(own, target, load).await),
         C::Cluster(cluster) => {
             block_on(&cluster.load, cluster::run(cluster, &mut print_to_stdout(&cluster.load)))

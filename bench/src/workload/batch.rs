@@ -63,16 +63,8 @@ pub async fn run(batch: Options, target: &Target, options: &LoadOptions) -> Resu
     let bar = progress::bar("batch", options.keys * u64::from(options.runs)).with_message("rows");
     for run in 0..u64::from(options.runs) {
         let first = if batch.overwrite { 0 } else { run * options.keys };
-        let rows = Rc::new(Rows {
-            next: Cell::new(first),
-            end: first + options.keys,
-            batch,
-            target: target.clone(),
-            bar: bar.clone(),
-        });
-        let start = Instant::now();
-        let latencies = load(rows, connections, options.seed + run, options.value_bytes).await?;
-        let rate = options.keys as f64 / start.elapsed().as_secs_f64();
+        let numbers = first..first + options.keys;
+        let (rate, latencies) = once(batch, target, options, numbers, &bar).await?;
         let mut figures = vec![Figure::new("rows_per_s", rate)];
         if let Some(data) = &target.data {
             figures.push(Figure::new("disk_mib", process::mebibytes(process::disk_bytes(data)?)));
@@ -82,6 +74,27 @@ pub async fn run(batch: Options, target: &Target, options: &LoadOptions) -> Resu
     }
     bar.finish_and_clear();
     Ok(report)
+}
+
+/// Loads these rows; how many a second, and the latencies of the batches.
+pub async fn once(
+    batch: Options,
+    target: &Target,
+    options: &LoadOptions,
+    numbers: Range<u64>,
+    bar: &ProgressBar,
+) -> Result<(f64, Latencies)> {
+    let (count, seed) = (numbers.end - numbers.start, options.seed + numbers.start);
+    let rows = Rc::new(Rows {
+        next: Cell::new(numbers.start),
+        end: numbers.end,
+        batch,
+        target: target.clone(),
+        bar: bar.clone(),
+    });
+    let start = Instant::now();
+    let latencies = load(rows, options.connections_or(1), seed, options.value_bytes).await?;
+    Ok((count as f64 / start.elapsed().as_secs_f64(), latencies))
 }
 
 /// Loads the first `--keys` rows.

@@ -5,5 +5,6 @@ pub mod closed_loop;
 pub mod fanout;
 pub mod idle;
 pub mod many;
+pub mod shell;
 pub mod stalled;
 pub mod start;
