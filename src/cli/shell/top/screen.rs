@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use ratatui::{
     Frame,
-    layout::{Constraint, Layout},
+    layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
     text::Line,
     widgets::{Block, Paragraph, Row, Sparkline, Table},
@@ -16,20 +16,14 @@ use crate::cli::{output, status::format_bytes};
 
 /// Measurements that are kept for the sparklines.
 const KEPT: usize = 300;
-const HEADERS: [&str; 11] = [
-    "NODE",
-    "STATE",
-    "DATA",
-    "DIFFER",
-    "KEYS",
-    "WRITES/S",
-    "REQUESTS/S",
-    "P50",
-    "P99",
-    "SUBSCRIBERS",
-    "MEMORY",
-];
-const WIDTHS: [u16; 11] = [21, 8, 18, 6, 11, 9, 10, 8, 8, 11, 9];
+const HEADERS: [&str; 11] =
+    ["NODE", "STATE", "DATA", "DIFFER", "KEYS", "WRITES/S", "REQ/S", "P50", "P99", "SUBS", "MEMORY"];
+/// Columns that a narrow screen leaves out, the first of them first.
+const LEFT_OUT: [&str; 8] = ["P50", "DIFFER", "MEMORY", "SUBS", "P99", "DATA", "KEYS", "STATE"];
+/// Between two columns.
+const GAP: usize = 1;
+/// The least height of a sparkline with its frame.
+const CHART_HEIGHT_MIN: u16 = 4;
 const UNKNOWN: &str = "-";
 
 /// The last two measurements, and the rates of those before.
@@ -153,41 +147,81 @@ pub fn to_text(history: &History) -> String {
 
 /// Draws the screen; `problem` is why the last measurement failed, if it did.
 pub fn draw(frame: &mut Frame<'_>, history: &History, problem: Option<&str>) {
-    let height = u16::try_from(history.now.nodes.len()).unwrap_or(u16::MAX).saturating_add(3);
-    let areas: [_; 5] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(height),
-        Constraint::Min(3),
-        Constraint::Min(3),
-        Constraint::Length(1),
-    ])
-    .areas(frame.area());
-    let keys: u64 =
-        history.now.nodes.iter().filter_map(|node| node.own.as_ref()).map(|own| own.keys).max().unwrap_or(0);
-    let head = format!(
-        "DynaRust  cluster {}  {} members  {keys} keys",
+    let count = history.now.nodes.len();
+    let [head, middle, foot] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
+            .areas(frame.area());
+    // The nodes first; charts where there is room for both.
+    let height = u16::try_from(count).unwrap_or(u16::MAX).saturating_add(1).min(middle.height);
+    let chart = (middle.height - height) / 2;
+    let chart = if chart < CHART_HEIGHT_MIN { 0 } else { chart };
+    let [table, writes, requests] =
+        Layout::vertical([Constraint::Min(height), Constraint::Length(chart), Constraint::Length(chart)])
+            .areas(middle);
+    let own = history.now.nodes.iter().filter_map(|node| node.own.as_ref());
+    let text = format!(
+        "DynaRust  cluster {}  {count} {}  {} keys",
         history.now.cluster,
-        history.now.nodes.len()
+        if count == 1 { "member" } else { "members" },
+        own.map(|own| own.keys).max().unwrap_or(0)
     );
-    frame.render_widget(Paragraph::new(Line::from(head)).style(style(Modifier::BOLD)), areas[0]);
-    let rows = history.rows().into_iter().zip(&history.now.nodes);
-    let rows = rows.map(|(cells, node)| Row::new(cells).style(colour(state_colour(node))));
-    let table = Table::new(rows, WIDTHS.map(Constraint::Length))
-        .header(Row::new(HEADERS).style(style(Modifier::DIM)))
-        .block(Block::bordered().title("nodes"));
-    frame.render_widget(table, areas[1]);
-    for (area, title, rates, shade) in [
-        (areas[2], "writes/s", &history.writes, Color::Green),
-        (areas[3], "requests/s", &history.requests, Color::Cyan),
-    ] {
-        let width = usize::from(area.width.saturating_sub(2));
-        let shown: Vec<u64> = rates.iter().skip(rates.len().saturating_sub(width)).copied().collect();
-        let (now, most) = (shown.last().copied().unwrap_or(0), shown.iter().copied().max().unwrap_or(0));
-        let block = Block::bordered().title(format!("{title}: {now}, at most {most}"));
-        frame.render_widget(Sparkline::default().data(&shown).style(colour(Some(shade))).block(block), area);
+    frame.render_widget(Paragraph::new(Line::from(text)).style(style(Modifier::BOLD)), head);
+    let left_out = draw_nodes(frame, table, history);
+    if chart > 0 {
+        draw_chart(frame, writes, "writes/s", &history.writes, Color::Green);
+        draw_chart(frame, requests, "requests/s", &history.requests, Color::Cyan);
     }
-    let foot = problem.map_or_else(|| "q ends".to_owned(), |why| format!("q ends. {why}"));
-    frame.render_widget(Paragraph::new(foot).style(style(Modifier::DIM)), areas[4]);
+    let columns = match left_out {
+        0 => String::new(),
+        1 => ". A wider screen has 1 more column".to_owned(),
+        _ => format!(". A wider screen has {left_out} more columns"),
+    };
+    let text = problem.map_or_else(|| format!("q ends{columns}"), |why| format!("q ends. {why}"));
+    frame.render_widget(Paragraph::new(text).style(style(Modifier::DIM)), foot);
+}
+
+/// Draws a row for each node; how many columns have no room.
+fn draw_nodes(frame: &mut Frame<'_>, area: Rect, history: &History) -> usize {
+    let rows = history.rows();
+    let widths = widths(&rows);
+    let shown = columns_that_fit(&widths, usize::from(area.width));
+    let pick = |cells: &[String]| Row::new(shown.iter().map(|column| cells[*column].clone()));
+    let head = pick(&HEADERS.map(str::to_owned)).style(style(Modifier::DIM));
+    let rows = rows.iter().zip(&history.now.nodes);
+    let rows = rows.map(|(cells, node)| pick(cells).style(colour(state_colour(node))));
+    let lengths =
+        shown.iter().map(|column| Constraint::Length(u16::try_from(widths[*column]).unwrap_or(u16::MAX)));
+    frame.render_widget(Table::new(rows, lengths).column_spacing(GAP as u16).header(head), area);
+    HEADERS.len() - shown.len()
+}
+
+/// How wide each column is.
+fn widths(rows: &[Vec<String>]) -> [usize; HEADERS.len()] {
+    std::array::from_fn(|column| {
+        let cells = rows.iter().map(|cells| cells[column].chars().count());
+        cells.max().unwrap_or(0).max(HEADERS[column].len())
+    })
+}
+
+/// The columns for which there is room.
+fn columns_that_fit(widths: &[usize; HEADERS.len()], room: usize) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..HEADERS.len()).collect();
+    for name in LEFT_OUT {
+        let needed: usize = shown.iter().map(|column| widths[*column] + GAP).sum();
+        if needed <= room + GAP {
+            break;
+        }
+        shown.retain(|column| HEADERS[*column] != name);
+    }
+    shown
+}
+
+fn draw_chart(frame: &mut Frame<'_>, area: Rect, title: &str, rates: &VecDeque<u64>, shade: Color) {
+    let width = usize::from(area.width.saturating_sub(2));
+    let shown: Vec<u64> = rates.iter().skip(rates.len().saturating_sub(width)).copied().collect();
+    let (now, most) = (shown.last().copied().unwrap_or(0), shown.iter().copied().max().unwrap_or(0));
+    let block = Block::bordered().title(format!("{title}: {now}, at most {most}"));
+    frame.render_widget(Sparkline::default().data(&shown).style(colour(Some(shade))).block(block), area);
 }
 
 /// The colour of a node that needs a look.
@@ -245,6 +279,35 @@ mod tests {
     }
 
     #[test]
+    fn columns_without_room_are_left_out_whole() {
+        let names = |room| {
+            let widths = widths(&[[
+                "127.0.0.1:6660",
+                "alive",
+                "in step 2 s ago",
+                "0",
+                "120011",
+                "0",
+                "3",
+                "3.2 ms",
+                "3.2 ms",
+                "0",
+                "174.2 MiB",
+            ]
+            .map(str::to_owned)
+            .to_vec()]);
+            columns_that_fit(&widths, room).into_iter().map(|column| HEADERS[column]).collect::<Vec<_>>()
+        };
+        assert_eq!(names(200), HEADERS);
+        assert_eq!(
+            names(80),
+            ["NODE", "STATE", "DATA", "KEYS", "WRITES/S", "REQ/S", "P99", "SUBS", "MEMORY"]
+        );
+        assert_eq!(names(40), ["NODE", "STATE", "WRITES/S", "REQ/S"]);
+        assert_eq!(names(0), ["NODE", "WRITES/S", "REQ/S"]);
+    }
+
+    #[test]
     fn rates_are_those_between_two_measurements_and_the_screen_has_them() {
         let start = Instant::now();
         let history = History::new(sample(start, 100)).with(sample(start + Duration::from_secs(2), 300));
@@ -257,6 +320,17 @@ mod tests {
         let text = terminal.backend().to_string();
         for part in ["cluster c1", "3 members", "b:1", "writes/s: 200, at most 200", "q ends. gone"] {
             assert!(text.contains(part), "{part}:\n{text}");
+        }
+        for (width, height, expected) in [
+            (80, 24, &["a:1", "NODE", "DATA", "REQ/S", "P99", "MEMORY", "writes/s: 200"][..]),
+            (60, 8, &["a:1", "b:1", "c:1 ", "down", "WRITES/S", "A wider screen has"]),
+        ] {
+            let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a screen");
+            terminal.draw(|frame| draw(frame, &history, None)).expect("drawn");
+            let text = terminal.backend().to_string();
+            for part in expected {
+                assert!(text.contains(part), "{part}:\n{text}");
+            }
         }
         let mut small = Terminal::new(TestBackend::new(10, 3)).expect("a screen");
         small.draw(|frame| draw(frame, &history, None)).expect("a small screen is no failure");
