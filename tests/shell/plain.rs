@@ -40,6 +40,9 @@ fn values_are_written_read_changed_and_deleted() {
         "{\"name\":\"Alice\",\"visits\":2,\"city\":\"Graz\"}\n"
     );
     shell.run(&["patch", "users", "alice", "--ttl", "30m"]).printed();
+    // That would be a string, and a string is a patch: it took the place of the whole value.
+    let misspelt = ["patch", "users", "alice", "visits=3"];
+    shell.run(&misspelt).expect(USAGE, &["the patch is not JSON"]);
 
     let old = ["put", "users", "alice", "1", "--if-version", new.trim()];
     shell.run(&old).expect(PRECONDITION_FAILED, &["condition"]);

@@ -52,6 +52,12 @@ pub fn value(argument: &str, is_string: bool) -> Result<Box<RawValue>, CommandEr
     }
 }
 
+/// The JSON that an argument means, where a string would be a mistake: of a patch it would take the place of the whole value. `what` it is
+/// to be.
+pub fn json(argument: &str, what: &str) -> Result<Box<RawValue>, CommandError> {
+    serde_json::from_str(&text(argument)?).map_err(|error| usage(format!("the {what} is not JSON: {error}")))
+}
+
 fn read(name: &str, mut source: impl Read) -> Result<String, CommandError> {
     let mut text = String::new();
     source
@@ -90,5 +96,7 @@ mod tests {
         for argument in ["{\"a\":", "[1", "\"open", "@/no/such/file"] {
             assert!(value(argument, false).is_err(), "{argument}");
         }
+        assert_eq!(json("{\"a\": 1}", "patch").expect("JSON").get(), "{\"a\": 1}");
+        assert!(json("hello", "patch").expect_err("no JSON").why.starts_with("the patch is not JSON: "));
     }
 }

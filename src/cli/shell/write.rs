@@ -148,7 +148,7 @@ pub fn patch(arguments: &Patch) -> Result<Exit> {
     run(async {
         let table = client.table(&arguments.table);
         let patch: Option<Box<RawValue>> =
-            arguments.patch.as_deref().map(|patch| input::value(patch, false)).transpose()?;
+            arguments.patch.as_deref().map(|patch| input::json(patch, "patch")).transpose()?;
         let write = match &patch {
             Some(patch) if patch.get().trim_start().starts_with('[') => {
                 table.json_patch(&arguments.key, patch)
@@ -364,7 +364,7 @@ pub struct Txn {
 pub fn txn(arguments: &Txn) -> Result<Exit> {
     let client = arguments.common.connection.client(None)?;
     run(async {
-        let body = input::value(&arguments.transaction, false)?;
+        let body = input::json(&arguments.transaction, "transaction")?;
         let request = client.request(Method::POST, "/_/txn").header("content-type", "application/json");
         let answer: Answer = request.body(body.get().to_owned()).send().await?;
         let answer: Value = answer.json().map_err(CommandError::from)?;
