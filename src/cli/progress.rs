@@ -2,10 +2,6 @@
 
 use std::{
     io::{IsTerminal, stderr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -54,22 +50,20 @@ pub struct Transfer {
     last_line: Instant,
     /// Rows at the start, which an earlier run has done.
     first: Option<u64>,
-    /// Where the bar counts bytes: how many have been read.
-    read_bytes: Option<Arc<AtomicU64>>,
 }
 
 impl Transfer {
     /// Of about so many rows, if that is known.
     pub fn of_rows(what: &'static str, total: Option<u64>) -> Self {
-        Self::new(what, total, None)
+        Self::of(what, total)
     }
 
     /// Of a file of so many bytes, if that is known.
-    pub fn of_bytes(what: &'static str, total: Option<u64>, read_bytes: Arc<AtomicU64>) -> Self {
-        Self::new(what, total, Some(read_bytes))
+    pub fn of_bytes(what: &'static str, total: Option<u64>) -> Self {
+        Self::of(what, total)
     }
 
-    fn new(what: &'static str, total: Option<u64>, read_bytes: Option<Arc<AtomicU64>>) -> Self {
+    fn of(what: &'static str, total: Option<u64>) -> Self {
         let (template, bar) = match total {
             Some(total) => ("[{wide_bar}] {percent}%  {msg}, {eta} left", ProgressBar::new(total)),
             None => ("{spinner} {msg}", ProgressBar::no_length()),
@@ -79,13 +73,17 @@ impl Transfer {
         let bar = bar.with_style(style.progress_chars("=> ")).with_finish(ProgressFinish::AndClear);
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
         let now = Instant::now();
-        Self { what, bar, started: now, last_line: now, first: None, read_bytes }
+        Self { what, bar, started: now, last_line: now, first: None }
     }
 
     /// Shows that so many rows are done.
     pub fn set(&mut self, rows: u64) {
+        self.set_at(rows, rows);
+    }
+
+    /// Shows that so many rows are done, which end at this byte of the file.
+    pub fn set_at(&mut self, rows: u64, position: u64) {
         let first = *self.first.get_or_insert(rows);
-        let position = self.read_bytes.as_ref().map_or(rows, |read| read.load(Ordering::Relaxed));
         if stderr().is_terminal() {
             let rate = (rows - first) as f64 / self.started.elapsed().as_secs_f64().max(0.001);
             self.bar.set_message(format!("{rows} rows, {rate:.0} rows/s"));

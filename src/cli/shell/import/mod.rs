@@ -87,10 +87,9 @@ pub fn import(arguments: &Arguments) -> Result<Exit> {
             skip: done_before,
         };
         let source = source::open(&arguments.file, arguments.format, arguments.key.is_some())?;
-        let (total_bytes, read_bytes) = (source.total_bytes, source.read_bytes.clone());
+        let progress = Transfer::of_bytes("imported", source.total_bytes);
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let reader = tokio::task::spawn_blocking(move || rows::read(source, &reading, &sender));
-        let progress = Transfer::of_bytes("imported", total_bytes, read_bytes);
         let mut running = Running::new(arguments, client, place, progress);
         running.send(pieces).await?;
         let read = reader.await.map_err(|error| failed(error.to_string()))?;

@@ -5,6 +5,10 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     io::{self, BufRead},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -60,6 +64,8 @@ pub struct Piece {
     pub keys: Vec<u64>,
     /// The lines.
     pub body: Bytes,
+    /// Bytes of the file that were read when it was complete.
+    pub read_bytes: u64,
 }
 
 impl Piece {
@@ -91,6 +97,7 @@ struct Head<'a> {
 /// What is wrong with the file, and where.
 pub fn read(source: Source, reading: &Reading, sender: &mpsc::Sender<Piece>) -> Result<(), String> {
     let mut rows = Rows {
+        read_bytes: source.read_bytes,
         reading,
         sender,
         hashes: RandomState::new(),
@@ -116,6 +123,7 @@ pub fn read(source: Source, reading: &Reading, sender: &mpsc::Sender<Piece>) -> 
 
 /// Rows on their way to pieces.
 struct Rows<'a> {
+    read_bytes: Arc<AtomicU64>,
     reading: &'a Reading,
     sender: &'a mpsc::Sender<Piece>,
     hashes: RandomState,
@@ -196,7 +204,13 @@ impl Rows<'_> {
             return;
         }
         let (keys, body) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.body));
-        let piece = Piece { first_row: self.first_row, rows: self.rows, keys, body: Bytes::from(body) };
+        let piece = Piece {
+            first_row: self.first_row,
+            rows: self.rows,
+            keys,
+            body: Bytes::from(body),
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+        };
         // Whoever takes no more has failed, and says so.
         self.is_closed = self.sender.blocking_send(piece).is_err();
         self.rows = 0;
@@ -371,8 +385,6 @@ fn cell_json(cell: &str, is_typed: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, atomic::AtomicU64};
-
     use super::*;
 
     fn lines(format: Format, text: &str, key: Option<&str>, skip: u64) -> Result<Vec<String>, String> {
@@ -435,7 +447,8 @@ mod tests {
         for (taken, rest, first_row) in
             [(0, &b"a\nb\nc\n"[..], 7), (2, b"c\n", 9), (3, b"", 10), (9, b"", 10)]
         {
-            let mut piece = Piece { first_row: 7, rows: 3, keys: Vec::new(), body: body.clone() };
+            let mut piece =
+                Piece { first_row: 7, rows: 3, keys: Vec::new(), body: body.clone(), read_bytes: 0 };
             piece.cut(taken);
             assert_eq!((&piece.body[..], piece.first_row, piece.rows), (rest, first_row, 10 - first_row));
         }

@@ -55,8 +55,8 @@ impl<'a> Running<'a> {
                 Some(done) = sending.next(), if !sending.is_empty() => {
                     on_their_way.arrived();
                     let done: Sent = done;
-                    let (rows, imported) = done.map_err(|(piece, error)| self.refused(&piece, error))?;
-                    self.count(rows, imported)?;
+                    let (done, imported) = done.map_err(|(piece, error)| self.refused(&piece, error))?;
+                    self.count(&done, imported)?;
                 }
                 else => break,
             }
@@ -68,11 +68,11 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    fn count(&mut self, rows: u64, imported: Imported) -> std::result::Result<(), CommandError> {
-        self.rows += rows;
+    fn count(&mut self, done: &Done, imported: Imported) -> std::result::Result<(), CommandError> {
+        self.rows += done.rows;
         self.imported.written += imported.written;
         self.imported.skipped += imported.skipped;
-        self.progress.set(self.rows);
+        self.progress.set_at(self.rows, done.read_bytes);
         match &mut self.place {
             Some(place) => place.note(self.rows),
             None => Ok(()),
@@ -152,11 +152,17 @@ impl OnTheirWay {
 }
 
 /// How many rows a piece had, and what became of them; or why the node does not take it.
-type Sent = std::result::Result<(u64, Imported), (Piece, ClientError)>;
+type Sent = std::result::Result<(Done, Imported), (Piece, ClientError)>;
+
+/// How far a piece brings the import.
+struct Done {
+    rows: u64,
+    read_bytes: u64,
+}
 
 /// Sends a piece until the node takes or refuses it.
 async fn send_piece(client: Client, arguments: &Arguments, mut piece: Piece) -> Sent {
-    let rows = piece.rows;
+    let done = Done { rows: piece.rows, read_bytes: piece.read_bytes };
     let mut before = Imported::default();
     let mut away = Duration::ZERO;
     loop {
@@ -171,7 +177,7 @@ async fn send_piece(client: Client, arguments: &Arguments, mut piece: Piece) -> 
             Ok(mut imported) => {
                 imported.written += before.written;
                 imported.skipped += before.skipped;
-                return Ok((rows, imported));
+                return Ok((done, imported));
             }
             Err(error) if is_passing(&error) && away < AWAY_MAX => {
                 // The rest, or if nobody knows how far it came the same rows again: with versions that changes nothing, and without they
@@ -218,7 +224,13 @@ mod tests {
     use super::*;
 
     fn piece(keys: &[u64]) -> Piece {
-        Piece { first_row: 1, rows: keys.len() as u64, keys: keys.to_vec(), body: Bytes::new() }
+        Piece {
+            first_row: 1,
+            rows: keys.len() as u64,
+            keys: keys.to_vec(),
+            body: Bytes::new(),
+            read_bytes: 0,
+        }
     }
 
     #[test]
