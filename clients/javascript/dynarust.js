@@ -314,7 +314,7 @@ export class DynaRust {
         const rest = Number.isInteger(round) ? pauseAfter(round - 1) : 0;
         const isRepeated = mayRepeat(error, kind, round);
         // Also where this call ends: the next one need not wait for the same node in vain. Unless another call has moved on already.
-        if ((isRepeated || isBroken(error)) && this.#current === at) this.#moveOn();
+        if ((isRepeated || isBroken(error) || isOfThisNode(error)) && this.#current === at) this.#moveOn();
         if (!isRepeated || Date.now() + rest >= end) throw isUncertain ? uncertain(error) : error;
         if (rest > 0) await pause(rest, options.signal);
       }
@@ -415,9 +415,13 @@ function mayRepeat(error, kind, round) {
   // It never left, or the node says that it did nothing: another may do it, or this one later.
   if (error instanceof ConnectionError) return !error.hasBadCertificate || round < 1;
   if (error.status === 503 || error.status === 408) return true;
-  // A damaged or full disk is that node's alone, and so is a proxy's trouble. The same from all of them is the answer.
-  const isOfThisNode = error.code === "corrupt" || error.status === 507 || error.code.startsWith("http-50");
-  return isOfThisNode && kind !== "once" && round < 1;
+  // The same from all of them is the answer. Only a damaged disk is sure to have taken nothing.
+  return isOfThisNode(error) && round < 1 && (kind !== "once" || error.code === "corrupt");
+}
+
+/** A damaged or full disk is that node's alone, and so is a proxy's trouble. */
+function isOfThisNode(error) {
+  return error instanceof DynaRustError && (error.code === "corrupt" || error.status === 507 || error.code.startsWith("http-50"));
 }
 
 /** A value with what the node knows of it. */

@@ -568,7 +568,7 @@ class _Core:
                 rounds, rest = divmod(attempt, len(self.endpoints))
                 pause = _pause_after(rounds - 1) if rest == 0 else 0.0
                 may_repeat = _may_repeat(error, request.kind, attempt < len(self.endpoints))
-                if may_repeat or _is_broken(error):
+                if may_repeat or _is_broken(error) or _is_of_this_node(error):
                     # Also where this call ends: the next one need not wait for the same node in vain.
                     self.move_on_from(at)
                 if not may_repeat or time.monotonic() + pause >= end:
@@ -633,9 +633,13 @@ def _may_repeat(error: DynaRustError, kind: str, is_first_round: bool) -> bool:
         return is_first_round or not error.has_bad_certificate
     if error.status in (503, 408):
         return True
-    # A damaged or full disk is that node's alone, and so is a proxy's trouble. The same from all of them is the answer.
-    is_of_this_node = error.code == "corrupt" or error.status == 507 or error.code.startswith("http-50")
-    return is_of_this_node and kind != "once" and is_first_round
+    # The same from all of them is the answer. Only a damaged disk is sure to have taken nothing.
+    return _is_of_this_node(error) and is_first_round and (kind != "once" or error.code == "corrupt")
+
+
+def _is_of_this_node(error: DynaRustError) -> bool:
+    """A damaged or full disk is that node's alone, and so is a proxy's trouble."""
+    return error.code == "corrupt" or error.status == 507 or error.code.startswith("http-50")
 
 
 def _pause_after(rounds: int) -> float:
