@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::summary;
 use crate::harness::{
-    Node,
+    DEADLINE, Node, Setup,
     http::{Request, Response},
     sse::Events,
     table,
@@ -90,6 +90,29 @@ fn a_long_poll_waits_for_the_first_change_or_for_its_timeout() {
     assert!(lines.last().is_some_and(|last| last.contains(r#""more":false"#)), "{lines:?}");
     // What is there already is answered at once.
     assert_eq!(told(&read(node.get(&path)).0), ["a=1"]);
+}
+
+/// A feed turned off the timeouts of its connection for good: after one long poll, a client that kept the connection open without a request
+/// held a place for ever.
+#[test]
+fn a_connection_has_its_timeouts_again_after_a_feed() {
+    let node = Setup::new().flag("--idle-timeout", "1s").start();
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let (_, cursor, _) = read(node.get("/t/changes?since=now"));
+    let mut connections = [
+        format!("/t/changes?feed=longpoll&timeout=10ms&since={cursor}"),
+        "/t/changes?feed=continuous&limit=1".into(),
+    ]
+    .map(|path| {
+        let mut connection = node.connect();
+        connection.send(&Request::new("GET", &path)).expect(200);
+        // It takes further requests.
+        connection.send(&Request::new("GET", "/healthz")).expect(200);
+        connection
+    });
+    for connection in &mut connections {
+        connection.read_to_close(DEADLINE);
+    }
 }
 
 #[test]

@@ -100,7 +100,7 @@ async fn changes(node: &Arc<Node>, call: &Call, target: Target) -> Result<Respon
     // A client that has written something finds it in the feed.
     node.published(&topics).await;
     let subscription = node.watch(topics, options.start).await?;
-    if options.feed != Feed::Normal {
+    if options.feed == Feed::Continuous {
         call.connection.expect_events();
     }
     Ok(answer(options.feed, Lines::new(subscription, lease, &options)))

@@ -76,11 +76,15 @@ impl<S> Http1Stream<S> {
 
     /// Ready when the client has used up its time.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.connection.is_event_stream() || self.connection.is_upgraded() {
+        if self.connection.is_upgraded() {
             self.timer = None;
             return Poll::Pending;
         }
         if self.connection.is_busy() {
+            // A stream may go on for hours, and there are thousands: they carry no timers. Some end, and further requests follow.
+            if self.connection.is_event_stream() {
+                self.timer = None;
+            }
             return Poll::Pending;
         }
         if self.has_answered() {
