@@ -7,9 +7,10 @@ use std::{
 
 use serde_json::json;
 
-use super::{Entry, file, guarded, with};
+use super::{ALL, Entry, Guarded, file, guarded, with};
 use crate::harness::{
-    http::Request,
+    DEADLINE,
+    http::{Connection, Request},
     sse::Events,
     wait_until,
     ws::{Incoming, Socket},
@@ -19,7 +20,8 @@ const READ: &str = r#"rights = ["read"]"#;
 
 /// The last things that a client sees of a stream.
 fn assert_ended(mut events: Events, why: &str) {
-    let last = events.block().expect("an event that says why");
+    // A keep-alive may come before it.
+    let last = events.event();
     assert!(last.is_control("unauthorized"), "{last:?}");
     assert_eq!(last.json(), json!({"event": "unauthorized", "detail": why}));
     assert_eq!(events.block(), None);
@@ -96,4 +98,65 @@ fn a_broken_file_keeps_the_tokens_from_before() {
     fs::write(&node.tokens, file(&[("second", READ)])).expect("written");
     wait_until("the new token works", crate::harness::DEADLINE, || status("second") == 200);
     assert_eq!(status("first"), 401);
+}
+
+/// Removes all tokens but these from the file, and waits until the node knows.
+fn keep_only(node: &Guarded, entries: &[Entry<'_>]) {
+    fs::write(&node.tokens, file(entries)).expect("written");
+    node.signal("HUP");
+    wait_until("the node has read the file again", DEADLINE, || {
+        node.log().contains("access control reloaded")
+    });
+}
+
+/// Exports, listings and imports went on to their end, minutes later, whatever became of the token that began them.
+#[test]
+fn a_token_that_is_revoked_ends_its_long_requests() {
+    let node = guarded(&[("kept", ALL), ("revoked", ALL)], |setup| setup);
+    // More than the buffers between the two take: the rest is not read before the client has taken the beginning.
+    let value = "x".repeat(8 * 1024);
+    let rows: String =
+        (0..3000).map(|row| format!("{{\"key\":\"{row}\",\"value\":\"{value}\"}}\n")).collect();
+    let load = Request::new("POST", "/_/import?table=big").body(rows);
+    node.send(&with("kept", load)).expect(200);
+    let begin = |path: &str| {
+        let mut connection = node.connect();
+        connection.write(&with("revoked", Request::new("GET", path)).to_bytes()).expect("sent");
+        assert!(connection.has_answer(DEADLINE), "{path}");
+        connection
+    };
+    let (export, listing) = (begin("/_/export?table=big"), begin("/big/store"));
+    let mut import = node.connect();
+    let head =
+        with("revoked", Request::new("POST", "/_/import?table=t").header("Transfer-Encoding", "chunked"));
+    import.write(&head.to_bytes()).expect("sent");
+    let rows: String = (0..1001).map(|row| format!("{{\"key\":\"{row}\",\"value\":1}}\n")).collect();
+    import.write(format!("{:x}\r\n{rows}\r\n", rows.len()).as_bytes()).expect("sent");
+    let count =
+        || node.send(&with("kept", Request::new("GET", "/t/count"))).expect(200).json()["count"].clone();
+    wait_until("the first batch is written", DEADLINE, || count() == 1000);
+
+    keep_only(&node, &[("kept", ALL)]);
+    let rest = |mut connection: Connection| {
+        let text = String::from_utf8(connection.read_to_close(DEADLINE)).expect("text");
+        assert!(text.starts_with("HTTP/1.1 200 ") && !text.ends_with("\r\n0\r\n\r\n"), "it looks complete");
+        text
+    };
+    let export = rest(export);
+    let last = r#"{"error":"unauthorized","detail":"the token was revoked"}"#;
+    assert!(
+        export.contains(last) && !export.contains(r#"{"end":true"#),
+        "{:?}",
+        &export[export.len() - 200..]
+    );
+    assert!(!rest(listing).ends_with("}\r\n"));
+    let refused = import.receive("POST").expect("an answer");
+    assert_eq!(
+        refused.expect_header("www-authenticate"),
+        r#"Bearer realm="DynaRust", error="invalid_token""#
+    );
+    assert_eq!(refused.json()["written"], 1000, "{refused}");
+    let detail = refused.expect_problem(401, "unauthorized");
+    assert!(detail.contains("the token was revoked; the 1000 rows written before it stay"), "{detail}");
+    assert_eq!(count(), 1000);
 }

@@ -14,7 +14,11 @@ use crate::{
         name::TableName,
     },
     error::Result,
-    http::access::{Principal, QUERY_TOKEN, lease::Lease, token_of},
+    http::access::{
+        Principal, QUERY_TOKEN,
+        lease::{HeldLease, Lease},
+        token_of,
+    },
 };
 
 /// What a path names.
@@ -58,6 +62,14 @@ pub fn authenticate(operation: &Operation, call: &Call) -> Result<Principal> {
 
 /// The lease of a stream that the client of `call` begins; `None` if it never ends.
 ///
+/// The lease of a request that takes long.
+///
+/// # Errors
+/// As `lease`.
+pub fn held_lease(call: &Call) -> Result<HeldLease> {
+    lease(call).map(HeldLease::new)
+}
+
 /// # Errors
 /// As `authenticate`, which has succeeded by now.
 pub fn lease(call: &Call) -> Result<Option<Lease>> {

@@ -34,9 +34,8 @@ async fn backup(node: Arc<Node>, call: Call) -> Result<Response> {
         // There is one at a time, and this one would be read by nobody.
         return Ok(response::with_type(response::NDJSON, Vec::new()));
     }
-    let budget = Arc::clone(&call.connection.budget);
     let lines = Lines { lines: node.backup().await?, next: None };
-    chunks::answer(&budget, response::NDJSON, lines).await
+    chunks::answer(&call, response::NDJSON, lines).await
 }
 
 /// A backup, one page ahead: the last one is known as such.

@@ -1,8 +1,8 @@
 //! `/_/export`: all rows, or those of one table, as one JSON object per line, with their versions. Streamed: memory holds one page,
 //! whatever the size of the store.
 //!
-//! An export has a first and a last line around its rows (`export_frame`). If keys cannot be read, an error takes the place of the last
-//! line, and the response is aborted.
+//! An export has a first and a last line around its rows (`export_frame`). If keys cannot be read, or the client's token ends, an error
+//! takes the place of the last line, and the response is aborted.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
         access::{Right, Touched},
         name::TableName,
     },
-    error::Result,
+    error::{Error, Result},
     http::{
         request::{Call, consistency, route::Route},
         response::{
@@ -60,7 +60,6 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         node.before_read(table, consistency).await?;
     }
     let marked_incomplete = tables.iter().any(|table| node.has_unreadable_keys(table, &range));
-    let budget = Arc::clone(&call.connection.budget);
     // For a range, the number of keys is not known before they are read.
     let is_all = range.prefix.is_empty() && range.start.is_none() && range.end.is_none();
     let total = is_all.then(|| node.keys_total(|name| tables.contains(name))).flatten();
@@ -77,7 +76,7 @@ async fn export(node: Arc<Node>, call: Call) -> Result<Response> {
         marked_incomplete,
         ended: false,
     };
-    let answer = response::with_total(chunks::answer(&budget, response::NDJSON, export).await?, total);
+    let answer = response::with_total(chunks::answer(&call, response::NDJSON, export).await?, total);
     Ok(response::with_consistency(answer, consistency))
 }
 
@@ -126,17 +125,16 @@ impl Chunks for Export {
             }
         }
         self.ended = self.tables.is_empty();
-        match &self.incomplete {
-            // For clients that read lines and do not notice how the connection ends. An import refuses this line.
-            Some(table) if self.ended => {
-                let (_, code) = response::status_and_code(&listing::unreadable(table));
-                let line = json!({ "error": code, "detail": listing::unreadable(table).to_string() });
-                bytes.extend_from_slice(format!("{line}\n").as_bytes());
-            }
-            None if self.ended => bytes.extend_from_slice(writer.last_line().as_bytes()),
-            Some(_) | None => {}
+        if self.ended && self.incomplete.is_none() {
+            bytes.extend_from_slice(writer.last_line().as_bytes());
         }
         Ok(Chunk { bytes, last: self.ended && self.incomplete.is_none() })
+    }
+
+    /// A line in place of the last one. An import refuses it.
+    fn error_text(&self, error: &Error) -> Vec<u8> {
+        let (_, code) = response::status_and_code(error);
+        format!("{}\n", json!({ "error": code, "detail": error.to_string() })).into_bytes()
     }
 
     fn is_incomplete(&self) -> bool {

@@ -25,12 +25,12 @@ use crate::{
     },
     error::{Error, Result},
     http::{
-        access::Principal,
+        access::{Principal, lease::HeldLease},
         request::{
             Call,
             body::{self, BodyReader},
             budget::Reservation,
-            condition, expiry,
+            condition, expiry, permission,
             route::Route,
             value,
         },
@@ -126,6 +126,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
         concern,
         replication_error: None,
         reservation: call.connection.budget.waiting_reservation(),
+        lease: permission::held_lease(&call)?,
     };
     let reader = BodyReader::take(&call)?;
     if let Err(error) = running.read(reader).await {
@@ -160,13 +161,21 @@ struct RunningImport {
     replication_error: Option<Error>,
     /// The reservation for the batch and a partial line, from the memory for all bodies.
     reservation: Reservation,
+    /// Ends the import when the client's token ends.
+    lease: HeldLease,
 }
 
 impl RunningImport {
     async fn read(&mut self, mut reader: BodyReader) -> Result<()> {
         // The start of a line whose end has not arrived yet.
         let mut partial_line = BytesMut::new();
-        while let Some(mut bytes) = reader.next().await? {
+        loop {
+            let next = tokio::select! {
+                biased;
+                error = self.lease.ended() => return Err(error),
+                next = reader.next() => next?,
+            };
+            let Some(mut bytes) = next else { break };
             while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
                 let rest = bytes.split_to(end + 1);
                 self.check_length(partial_line.len() + rest.len())?;
@@ -285,6 +294,7 @@ impl RunningImport {
             return Ok(());
         }
         self.wait_for_memory().await;
+        self.lease.check()?;
         self.reservation.budget().admit_write()?;
         let batch = std::mem::take(&mut self.batch);
         let imported = self.node.import(batch, self.concern.replicas).await?;

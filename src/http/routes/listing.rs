@@ -218,10 +218,7 @@ impl Listing {
             None => {
                 // For a range, the number of keys is not known before they are read.
                 let total = self.is_all().then(|| self.node.keys_total(|name| *name == self.table)).flatten();
-                Ok(response::with_total(
-                    chunks::answer(&call.connection.budget, response::JSON, self).await?,
-                    total,
-                ))
+                Ok(response::with_total(chunks::answer(call, response::JSON, self).await?, total))
             }
             Some(limit) => self.answer_page(limit, call).await,
         }

@@ -54,7 +54,7 @@ pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Re
         incomplete: false,
         ended: false,
     };
-    let answer = chunks::answer(&call.connection.budget, response::JSON, chunks).await?;
+    let answer = chunks::answer(call, response::JSON, chunks).await?;
     Ok(response::with_consistency(answer, consistency))
 }
 

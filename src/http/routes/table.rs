@@ -14,7 +14,8 @@ use crate::{
     core::name::TableName,
     error::Result,
     http::{
-        request::{Call, condition, consistency, path, route::Route, value::prefix_of},
+        access::lease::HeldLease,
+        request::{Call, condition, consistency, path, permission, route::Route, value::prefix_of},
         response,
     },
     node::{Node, Removal, WriteConcern},
@@ -34,7 +35,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     consistency::check_write_concern(&node, &call, &table).await?;
     let concern = condition::write_concern(&call)?;
     let mut removal = node.begin_removal(table, prefix);
-    match run(&node, &mut removal, concern).await {
+    match run(&node, &mut removal, concern, permission::held_lease(&call)?).await {
         Ok(()) => response::json(&json!({ "deleted": removal.deleted() })),
         Err(error) => {
             let mut problem = response::problem_object(&error, call.request_id.to_str().unwrap_or_default());
@@ -47,10 +48,16 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     }
 }
 
-async fn run(node: &Arc<Node>, removal: &mut Removal, concern: WriteConcern) -> Result<()> {
+async fn run(
+    node: &Arc<Node>,
+    removal: &mut Removal,
+    concern: WriteConcern,
+    mut lease: HeldLease,
+) -> Result<()> {
     while let Some(last) = removal.step(node).await? {
         // Wait page by page, so that no peer falls behind further than the journal reaches.
         node.replicated(last, concern).await?;
+        lease.check()?;
     }
     Ok(())
 }
