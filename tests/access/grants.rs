@@ -171,6 +171,29 @@ fn a_websocket_checks_each_message() {
     );
 }
 
+/// A backup has every value of the node. A token with the right `admin` alone got it, whatever tables it was limited to.
+#[test]
+fn a_backup_needs_the_right_to_read_everything() {
+    let node = guarded(
+        &[
+            ("full", ALL),
+            ("admin", r#"rights = ["admin"]"#),
+            ("one", "rights = [\"read\", \"admin\"]\ntables = [\"orders\"]"),
+            ("part", "rights = [\"read\", \"admin\"]\nprefixes = [\"eu/\"]"),
+            ("reader", r#"rights = ["read"]"#),
+        ],
+        |setup| setup,
+    );
+    for (token, right) in [("admin", "read"), ("one", "read"), ("part", "read"), ("reader", "admin")] {
+        let refused = get(&node, token, "/_/backup");
+        assert_eq!(refused.json()["right"], right, "{token}: {refused}");
+        refused.expect_problem(403, "forbidden");
+    }
+    get(&node, "full", "/_/backup").expect(200);
+    // It commands the node all the same.
+    post(&node, "admin", "/_/admin/sync", "").expect(200);
+}
+
 /// Nodes are no clients of each other: links ask for no token, and what a node passes on to the leader was checked where it came in.
 #[test]
 fn nodes_with_tokens_link_and_pass_writes_on_without_any() {

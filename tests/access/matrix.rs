@@ -117,6 +117,11 @@ fn expected(operation: &Operation, example: &Example, client: &str) -> Expected 
         (_, Access::Open | Access::Peer, _) => Allowed,
         ("nobody" | "stranger" | "expired" | "alg-none", ..) => Unauthorized,
         (_, Access::Admin, _) => has(Right::Admin, &|_| Allowed),
+        (_, Access::AdminAndRead, _) => match (has(Right::Admin, &|_| Allowed), client) {
+            (Allowed, "operator") => Forbidden(Right::Read),
+            (Allowed, "other-table" | "other-prefix" | "own-prefix") => Forbidden(Right::Read),
+            (first, _) => first,
+        },
         (_, Access::Node(right), _) => has(right, &|_| Allowed),
         (_, Access::Path(right) | Access::Prefix(right) | Access::Each(right), _) => has(right, &limited),
         // Whoever may not even read is told about reading, before the body is looked at.

@@ -122,7 +122,9 @@ impl Sources {
         }
         match operation.access {
             Access::Open | Access::Peer => {}
-            Access::Admin => result["security"] = json!([{ ADMIN_TOKEN: [] }, { ACCESS_TOKEN: [] }]),
+            Access::Admin | Access::AdminAndRead => {
+                result["security"] = json!([{ ADMIN_TOKEN: [] }, { ACCESS_TOKEN: [] }])
+            }
             Access::Node(_) | Access::Path(_) | Access::Prefix(_) | Access::Each(_) | Access::Mixed => {
                 result["security"] = json!([{ ACCESS_TOKEN: [] }, {}]);
             }

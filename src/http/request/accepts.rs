@@ -38,6 +38,8 @@ pub enum Access {
     Peer,
     /// The right `admin`, or one of the proofs of `routes::admin`.
     Admin,
+    /// As `Admin`; but a token needs the right `read` for all tables as well, as the answer has everything in them.
+    AdminAndRead,
     /// This right, whatever the tables: it is about the node as a whole. Lists of tables show those that the client may read.
     Node(Right),
     /// This right, for the key or the whole table in the path.
@@ -51,11 +53,16 @@ pub enum Access {
 }
 
 impl Access {
+    /// Whether it is an operator's action, which the audit log has.
+    pub fn is_admin(self) -> bool {
+        self.right() == Some(Right::Admin)
+    }
+
     /// The right it needs, if it is one and the same for every request.
     pub fn right(self) -> Option<Right> {
         match self {
             Self::Open | Self::Peer | Self::Mixed => None,
-            Self::Admin => Some(Right::Admin),
+            Self::Admin | Self::AdminAndRead => Some(Right::Admin),
             Self::Node(right) | Self::Path(right) | Self::Prefix(right) | Self::Each(right) => Some(right),
         }
     }
@@ -222,7 +229,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Tables, Access::Node(Read), "GET", &["/_/tables"], &[]),
     plain(Route::TableMode, Access::Path(Write), "PUT", &["/_/tables/{table}"], &[]),
     plain(Route::Transaction, Access::Mixed, "POST", &["/_/txn"], &[]),
-    plain(Route::Backup, Access::Admin, "GET", &["/_/backup"], &[]),
+    plain(Route::Backup, Access::AdminAndRead, "GET", &["/_/backup"], &[]),
     plain(
         Route::Export,
         Access::Each(Read),

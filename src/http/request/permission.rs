@@ -53,15 +53,15 @@ pub fn authenticate(operation: &Operation, call: &Call) -> Result<Principal> {
     let control = &call.connection.options.access;
     match operation.access {
         Access::Open | Access::Peer => Ok(Principal::Nobody),
-        Access::Admin => Ok(control.administrator(&call.headers)?.unwrap_or(Principal::Nobody)),
+        Access::Admin | Access::AdminAndRead => {
+            Ok(control.administrator(&call.headers)?.unwrap_or(Principal::Nobody))
+        }
         Access::Node(_) | Access::Path(_) | Access::Prefix(_) | Access::Each(_) | Access::Mixed => {
             control.authenticate(&call.headers, query_token(operation, call)?.as_deref())
         }
     }
 }
 
-/// The lease of a stream that the client of `call` begins; `None` if it never ends.
-///
 /// The lease of a request that takes long.
 ///
 /// # Errors
@@ -70,6 +70,8 @@ pub fn held_lease(call: &Call) -> Result<HeldLease> {
     lease(call).map(HeldLease::new)
 }
 
+/// The lease of a stream that the client of `call` begins; `None` if it never ends.
+///
 /// # Errors
 /// As `authenticate`, which has succeeded by now.
 pub fn lease(call: &Call) -> Result<Option<Lease>> {
@@ -96,8 +98,12 @@ pub fn check(access: Access, principal: &Principal, resource: &impl Resource, ca
     match (access, touched.table()) {
         (Access::Open | Access::Peer, _) => Ok(()),
         // The handler asks for another proof.
-        (Access::Admin, _) if *principal == Principal::Nobody => Ok(()),
+        (Access::Admin | Access::AdminAndRead, _) if *principal == Principal::Nobody => Ok(()),
         (Access::Admin, _) => principal.check(Right::Admin, Touched::Node),
+        (Access::AdminAndRead, _) => {
+            principal.check(Right::Admin, Touched::Node)?;
+            principal.check(Right::Read, Touched::AllTables)
+        }
         (Access::Path(right), _) => principal.check(right, touched),
         (Access::Prefix(right), Some(table)) => {
             let prefix = call.query().get("prefix")?;

@@ -1,5 +1,6 @@
 //! `/_/backup`: all rows as they are at one instant, tombstones included, with what the node knows about its cluster, as lines for
-//! `DynaRust backup` (`docs/backup.md`). Like the commands of `admin`, it takes a proof of the cluster secret or the node's admin token.
+//! `DynaRust backup` (`docs/backup.md`). Like the commands of `admin`, it takes a proof of the cluster secret, the node's
+//! admin token, or a client's token; that must have the rights `admin` and, for all tables, `read`.
 
 use std::sync::Arc;
 

@@ -28,7 +28,7 @@ use super::{
     audit,
     request::{
         Call,
-        accepts::{self, Access, Operation},
+        accepts::{self, Operation},
         permission::{self, Resource},
     },
     response,
@@ -68,7 +68,7 @@ where
                     Err(None) => response::other_method(&call),
                 };
                 let answer = answer.unwrap_or_else(|error| response::problem(&error, &call));
-                if operation.is_some_and(|operation| operation.access == Access::Admin) {
+                if operation.is_some_and(|operation| operation.access.is_admin()) {
                     audit::ended(&call, answer.status());
                 }
                 answer
