@@ -3,7 +3,7 @@
 
 mod number;
 mod object;
-mod patch;
+pub mod patch;
 mod tree;
 
 use std::sync::Arc;
@@ -108,6 +108,14 @@ impl Value {
         let mut target = self.tree()?;
         patch::apply(&mut target, patch.as_str())?;
         Ok(Self::trusted(target.text()))
+    }
+
+    /// What this is as a JSON patch (RFC 6902).
+    ///
+    /// # Errors
+    /// `BadJson` if it is none.
+    pub fn as_json_patch(&self) -> Result<patch::Summary, Error> {
+        patch::check(&self.0)
     }
 
     /// Whether both mean the same: members may be in another order, and numbers and strings written otherwise.

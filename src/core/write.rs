@@ -48,7 +48,7 @@ impl Condition {
 pub enum Patch {
     /// RFC 7396.
     Merge(Value),
-    /// RFC 6902.
+    /// RFC 6902; [`Patch::json`] makes it.
     Json(Value),
 }
 
@@ -200,6 +200,22 @@ impl Write {
 }
 
 impl Patch {
+    /// A patch by RFC 6902.
+    ///
+    /// # Errors
+    /// `BadJson` if it is not well-formed: then it could never run.
+    pub fn json(patch: Value) -> Result<Self> {
+        patch.as_json_patch().map(|_| Self::Json(patch))
+    }
+
+    /// Whether its outcome tells something of the value.
+    pub fn tests_value(&self) -> bool {
+        match self {
+            Self::Merge(_) => false,
+            Self::Json(patch) => patch.as_json_patch().is_ok_and(|summary| summary.tests),
+        }
+    }
+
     fn apply(&self, value: &Value, value_bytes_max: u64) -> Result<Value> {
         let value = match self {
             Self::Merge(patch) => value.merge_patch(patch),

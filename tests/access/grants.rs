@@ -194,6 +194,38 @@ fn a_backup_needs_the_right_to_read_everything() {
     post(&node, "admin", "/_/admin/sync", "").expect(200);
 }
 
+/// By the `test` of a JSON Patch, a token that may only write could find out values, one guess at a time.
+#[test]
+fn a_patch_that_tests_values_needs_the_right_to_read() {
+    let node = node();
+    let test = json!([{"op": "test", "path": "", "value": 1}]);
+    let change = json!([{"op": "replace", "path": "", "value": 1}]);
+    let patch = |token: &str, patch: &Value| {
+        let request = Request::new("PATCH", "/orders/key/eu/1").body(patch.to_string());
+        node.send(&with(token, request))
+    };
+    let batch = |patch: &Value| json!([{"op": "patch", "key": "eu/1", "patch": patch}]).to_string();
+    let detail = patch("writer", &test).expect_problem(403, "forbidden");
+    assert!(detail.contains("lacks the right read") && detail.contains("\"test\""), "{detail}");
+    post(&node, "writer", "/orders/batch", &batch(&test)).expect_problem(403, "forbidden");
+    let mut socket = Socket::open(node.address(), "/_/ws?access_token=writer");
+    let mut ask = |patch: &Value| {
+        socket.request(&json!({"op": "patch", "rid": 1, "table": "orders", "key": "eu/1", "patch": patch}))
+    };
+    assert_eq!((&ask(&test)["status"], &ask(&change)["status"]), (&json!(403), &json!(200)));
+    patch("writer", &change).expect(200);
+    post(&node, "writer", "/orders/batch", &batch(&change)).expect(200);
+    patch("shop", &test).expect(200);
+    post(&node, "shop", "/orders/batch", &batch(&test)).expect(200);
+    // The transaction is refused before anybody asks whether the table is strong.
+    let run = |token: &str| {
+        let operation = json!({"op": "patch", "table": "orders", "key": "eu/1", "patch": test});
+        post(&node, token, "/_/txn", &json!({"failure": [operation]}).to_string())
+    };
+    run("writer").expect_problem(403, "forbidden");
+    assert_ne!(run("shop").status, 403);
+}
+
 /// Nodes are no clients of each other: links ask for no token, and what a node passes on to the leader was checked where it came in.
 #[test]
 fn nodes_with_tokens_link_and_pass_writes_on_without_any() {

@@ -143,6 +143,34 @@ fn a_patch_of_an_absent_key_is_404() {
     table.get("keys").expect_body("[]");
 }
 
+/// Whether a patch is well-formed was found out only when it was applied: of an absent key it was 404, in an operation that did not run it
+/// was nothing at all.
+#[test]
+fn an_invalid_patch_is_refused_whether_or_not_it_would_run() {
+    let table = table();
+    for (operations, words) in [
+        ("{}", "not a JSON patch"),
+        (r#"[{"op":"burn","path":"/a"}]"#, "burn"),
+        (r#"[{"op":"add","path":"/a"}]"#, "operation 1: it has no \"value\""),
+        (
+            r#"[{"op":"test","path":"","value":1},{"op":"move","path":"/a"}]"#,
+            "operation 2: it has no \"from\"",
+        ),
+        (r#"[{"op":"remove","path":"a"}]"#, "is not a JSON pointer"),
+    ] {
+        let detail = patch(&table, JSON_PATCH, operations).expect_problem(400, "bad-json");
+        assert!(detail.contains(words), "{operations}: {detail}");
+        if operations.starts_with('[') {
+            let batch = format!(
+                r#"[{{"op":"put","key":"b","value":1}},{{"op":"patch","key":"a","patch":{operations}}}]"#
+            );
+            let detail = table.post("batch", batch).expect_problem(400, "bad-json");
+            assert!(detail.contains("operation 2: ") && detail.contains(words), "{operations}: {detail}");
+        }
+    }
+    table.get("keys").expect_body("[]");
+}
+
 #[test]
 fn a_patch_keeps_digits_and_order_of_what_it_does_not_change() {
     let table = holding(r#"{"z":12345678901234567890,"a":1.10,"m":1}"#);

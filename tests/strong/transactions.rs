@@ -178,6 +178,10 @@ fn a_transaction_that_makes_no_sense_is_refused_and_says_why() {
         (one(json!({ "op": "get", "value": 1 })), 400),
         (one(json!({ "op": "put", "value": 1, "valeu": 1 })), 400),
         (one(json!({ "op": "patch" })), 400),
+        (
+            json!({ "failure": [table.of("a", &json!({ "op": "patch", "patch": [{ "op": "burn", "path": "" }] }))] }),
+            400,
+        ),
         (compare(json!({})), 400),
         (compare(json!({ "value": 1, "absent": true })), 400),
         (compare(json!({ "version": "seven" })), 400),

@@ -112,19 +112,42 @@ fn present<'de, D: serde::Deserializer<'de>>(
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
+/// What is known of a well-formed JSON patch before it is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Whether it has a `test`: whether it applies tells something of the value.
+    pub tests: bool,
+}
+
+/// Checks that `patch`, the text of a list, is a JSON patch (RFC 6902). Whether it applies depends on the value.
+///
+/// # Errors
+/// `BadJson` if `patch` is not a list of operations or has more than `OPERATIONS_MAX`.
+pub fn check(patch: &str) -> Result<Summary> {
+    let steps = steps(patch)?;
+    Ok(Summary { tests: steps.iter().any(|step| matches!(step, Step::Test(..))) })
+}
+
 /// Applies the operations of `patch`, the text of a list, to `target` (RFC 6902).
 ///
 /// # Errors
-/// `BadJson` if `patch` is not a list of operations or has more than `OPERATIONS_MAX`. `Conflict` if an operation does
-/// not apply, a `test` fails, the copies exceed `COPIED_BYTES_MAX`, or the result nests deeper than `DEPTH_MAX`.
+/// As `check`; `Conflict` if an operation does not apply, a `test` fails, the copies exceed `COPIED_BYTES_MAX`, or the result nests deeper than `DEPTH_MAX`.
 pub fn apply<'a>(target: &mut Tree<'a>, patch: &'a str) -> Result<()> {
-    let operations: Vec<Operation<'a>> =
+    let mut copied_bytes_left = COPIED_BYTES_MAX;
+    for (place, step) in steps(patch)?.into_iter().enumerate() {
+        step.apply(target, &mut copied_bytes_left)
+            .map_err(|why| Error::Conflict(format!("operation {}: {why}", place + 1)))?;
+    }
+    Ok(())
+}
+
+fn steps(patch: &str) -> Result<Vec<Step<'_>>> {
+    let operations: Vec<Operation<'_>> =
         serde_json::from_str(patch).map_err(|error| Error::BadJson(format!("not a JSON patch: {error}")))?;
     if operations.len() > OPERATIONS_MAX {
         return Err(Error::BadJson(format!("a JSON patch of more than {OPERATIONS_MAX} operations")));
     }
-    let mut copied_bytes_left = COPIED_BYTES_MAX;
-    let steps: Vec<Step<'a>> = operations
+    operations
         .iter()
         .enumerate()
         .map(|(place, operation)| {
@@ -132,12 +155,7 @@ pub fn apply<'a>(target: &mut Tree<'a>, patch: &'a str) -> Result<()> {
                 Error::BadJson(format!("the patch does not apply: operation {}: {why}", place + 1))
             })
         })
-        .collect::<Result<_>>()?;
-    for (place, step) in steps.into_iter().enumerate() {
-        step.apply(target, &mut copied_bytes_left)
-            .map_err(|why| Error::Conflict(format!("operation {}: {why}", place + 1)))?;
-    }
-    Ok(())
+        .collect()
 }
 
 /// The steps of a JSON pointer (RFC 6901).

@@ -9,7 +9,7 @@ use crate::{
     },
     error::{Error, Result},
     node::{
-        Topic,
+        Action, Topic, Write,
         strong::{Operation, Transaction},
     },
 };
@@ -101,19 +101,34 @@ impl Principal {
         )
     }
 
+    /// Whether it may make a write. A patch that tests the value needs the right to read as well: whoever may try often enough finds out
+    /// the value.
+    ///
+    /// # Errors
+    /// `NotGranted`.
+    pub fn check_write(&self, table: &TableName, write: &Write) -> Result<()> {
+        self.check(Right::Write, Touched::Key(table, &write.key))?;
+        let Action::Patch { patch: Some(patch), .. } = &write.action else { return Ok(()) };
+        match self.check(Right::Read, Touched::Key(table, &write.key)) {
+            Err(Error::NotGranted { right, why }) if patch.tests_value() => Err(Error::NotGranted {
+                right,
+                why: format!("{why}; a patch with \"test\" tells what the value is"),
+            }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Whether it may run a transaction: read what it compares and gets, write what it writes.
     ///
     /// # Errors
     /// `NotGranted`.
     pub fn check_transaction(&self, transaction: &Transaction) -> Result<()> {
-        let compared = transaction.compare.iter().map(|compare| (Right::Read, &compare.table, &compare.key));
-        let operations =
-            transaction.success.iter().chain(&transaction.failure).map(|operation| match operation {
-                Operation::Get { table, key } => (Right::Read, table, key),
-                Operation::Write { table, write } => (Right::Write, table, &write.key),
-            });
-        compared
-            .chain(operations)
-            .try_for_each(|(right, table, key)| self.check(right, Touched::Key(table, key)))
+        let mut compared = transaction.compare.iter();
+        compared.try_for_each(|it| self.check(Right::Read, Touched::Key(&it.table, &it.key)))?;
+        let mut operations = transaction.success.iter().chain(&transaction.failure);
+        operations.try_for_each(|operation| match operation {
+            Operation::Get { table, key } => self.check(Right::Read, Touched::Key(table, key)),
+            Operation::Write { table, write } => self.check_write(table, write),
+        })
     }
 }

@@ -29,7 +29,7 @@ pub fn take_value(limit: u64, raw: &RawValue) -> Result<Value> {
 /// As `take_value`.
 pub fn take_patch(limit: u64, raw: &RawValue) -> Result<Patch> {
     let patch = take_value(limit, raw)?;
-    Ok(if patch.as_str().starts_with('[') { Patch::Json(patch) } else { Patch::Merge(patch) })
+    if patch.as_str().starts_with('[') { Patch::json(patch) } else { Ok(Patch::Merge(patch)) }
 }
 
 /// As `take_value`, but accepts lone surrogates, for rows of old exports.

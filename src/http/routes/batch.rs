@@ -13,7 +13,6 @@ use warp::{filters::BoxedFilter, reply::Response};
 use super::route;
 use crate::{
     core::{
-        access::{Right, Touched},
         clock::Timestamp,
         name::{Key, TableName},
     },
@@ -196,9 +195,8 @@ impl Reader<'_> {
     fn parse(&self, text: &[u8], number: usize) -> Result<(Write, Op)> {
         let operation = body::parse_object(text);
         let parsed = operation.and_then(|operation| write(self.node, operation, self.expiry));
-        let permitted = parsed.and_then(|(write, op)| {
-            self.principal.check(Right::Write, Touched::Key(self.table, &write.key)).map(|()| (write, op))
-        });
+        let permitted = parsed
+            .and_then(|(write, op)| self.principal.check_write(self.table, &write).map(|()| (write, op)));
         permitted.map_err(|error| of_operation(number, error))
     }
 }

@@ -139,9 +139,9 @@ async fn patch(node: &Node, call: &Call, address: Address) -> Result<Response> {
     let (raw, expiry) = patch_of(node, call, wrap, &bytes)?;
     let patch = take_value(node.value_bytes_max(), raw)?;
     let patch = match body::patch_type(call) {
-        PatchType::Json => Patch::Json(patch),
+        PatchType::Json => Patch::json(patch)?,
         // As in a batch, a list is a JSON Patch. To replace a value with a list there is PUT.
-        PatchType::Undeclared if patch.as_str().starts_with('[') => Patch::Json(patch),
+        PatchType::Undeclared if patch.as_str().starts_with('[') => Patch::json(patch)?,
         PatchType::Merge | PatchType::Undeclared => {
             if wrap.is_none() && patch.only_wraps_an_object("value") {
                 return Err(Error::BadRequest(WRAPPED.into()));
@@ -179,7 +179,9 @@ async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Re
     let concern = condition::write_concern(call)?;
     let condition = condition::of_write(&call.headers)?;
     let deletes = matches!(action, Action::Delete { .. });
-    let written = node.write(&address.table, Write { key: address.key, action, condition }).await?;
+    let write = Write { key: address.key, action, condition };
+    call.principal().check_write(&address.table, &write)?;
+    let written = node.write(&address.table, write).await?;
     node.replicated(written.timestamp, concern).await?;
     Ok(if deletes { deleted(written) } else { wrote(written) })
 }

@@ -46,7 +46,7 @@ impl Operation {
     pub fn check(&self, principal: &Principal) -> Result<()> {
         match self {
             Self::Get(address, _) => principal.check(Right::Read, Touched::Key(&address.table, &address.key)),
-            Self::Write(table, write) => principal.check(Right::Write, Touched::Key(table, &write.key)),
+            Self::Write(table, write) => principal.check_write(table, write),
             Self::DeleteAll(table, prefix) => principal.check(Right::Write, Touched::Keys(table, prefix)),
             Self::Transact(transaction) => principal.check_transaction(transaction),
             Self::Ping => Ok(()),
