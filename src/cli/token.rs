@@ -20,6 +20,7 @@ use crate::{
     core::access::Grants,
     error::{Error, Result},
     http::access::tokens::{self, HashedToken, SECRET_PREFIX, TokenFile},
+    storage::environment::random_bytes,
 };
 
 /// What to do with tokens.
@@ -217,10 +218,7 @@ fn instant(unix_ms: u64) -> String {
 
 /// 256 random bits.
 fn secret() -> Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::Io(format!("the system gives no randomness: {error}")))?;
-    Ok(format!("{SECRET_PREFIX}{}", blake3::Hash::from_bytes(bytes)))
+    Ok(format!("{SECRET_PREFIX}{}", blake3::Hash::from_bytes(random_bytes()?)))
 }
 
 fn array(texts: &[String]) -> Array {

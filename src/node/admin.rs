@@ -29,6 +29,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     replication::link::{address::network, secret::Secrets},
+    storage::environment::random_bytes,
 };
 
 /// How long a challenge is valid.
@@ -160,7 +161,7 @@ impl Node {
     /// # Errors
     /// `Io` if the system gives no randomness.
     pub fn challenge(&self) -> Result<Hash> {
-        Ok(self.authenticator.challenge(random()?, self.authenticator.now_ms()))
+        Ok(self.authenticator.challenge(random_bytes()?, self.authenticator.now_ms()))
     }
 
     /// Whether a request may command this node. Uses up its challenge, whatever the result.
@@ -176,7 +177,7 @@ impl Node {
             ))
         })?;
         let now_ms = self.authenticator.now_ms();
-        match bearer_token(credentials) {
+        match bearer(credentials) {
             Some(token) => self.authenticator.verify_token(&self.admin_token, from, request, token, now_ms),
             None => {
                 self.authenticator.verify_proof(&self.admin_keys, from, request, credentials.parse()?, now_ms)
@@ -186,16 +187,9 @@ impl Node {
 }
 
 /// The Bearer token in an `Authorization` header (RFC 6750), if it is one.
-fn bearer_token(credentials: &str) -> Option<&str> {
+pub fn bearer(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
-fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::Io(format!("the system gives no randomness: {error}")))?;
-    Ok(bytes)
 }
 
 /// When a challenge expires, in milliseconds of the authenticator that made it.
@@ -211,7 +205,7 @@ impl Authenticator {
     /// `Io` if the system gives no randomness.
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
-            key: random()?,
+            key: random_bytes()?,
             started: Instant::now(),
             used: Mutex::default(),
             failures: Mutex::default(),
@@ -391,7 +385,7 @@ mod tests {
         now_ms: u64,
         request: &Request<'_>,
     ) -> Result<()> {
-        let fresh = authenticator.challenge(random().expect("there is randomness"), now_ms);
+        let fresh = authenticator.challenge(random_bytes().expect("there is randomness"), now_ms);
         let answer = answers(&keys(&[secret]), fresh)[0];
         authenticator.verify_proof(
             &keys(&["the secret of the cluster", "the one before it"]),
@@ -550,12 +544,12 @@ mod tests {
         let text = std::fs::read_to_string(folder.path().join(TOKEN_FILE)).expect("text");
         let authenticator = authenticator();
         let ask = |token: &str| authenticator.verify_token(&right, HERE, &REQUEST, token, 0);
-        assert_eq!(ask(bearer_token(&format!("bearer {text}")).expect("a token")), Ok(()));
+        assert_eq!(ask(bearer(&format!("bearer {text}")).expect("a token")), Ok(()));
         for _ in 0..FAILURES_MAX {
             assert!(matches!(ask("0"), Err(Error::Unauthorized(why)) if why.contains(TOKEN_FILE)));
         }
         assert!(matches!(ask("0"), Err(Error::TooMany(_))));
         assert_eq!(ask(text.trim()), Ok(()), "the right token works despite the guesses");
-        assert_eq!((bearer_token("DynaRust nonce=1"), bearer_token("Bearer")), (None, None));
+        assert_eq!((bearer("DynaRust nonce=1"), bearer("Bearer")), (None, None));
     }
 }

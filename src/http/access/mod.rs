@@ -35,7 +35,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, Result},
-    node::{AdminToken, WallClock, wall_clock},
+    node::{AdminToken, WallClock, admin::bearer, wall_clock},
 };
 
 /// Longest token that is looked at, in bytes. JWTs of large organisations have a few KiB.
@@ -246,12 +246,6 @@ pub fn token_of<'a>(headers: &'a HeaderMap, in_query: Option<&'a str>) -> Result
         },
         (None, in_query, None) => Ok(in_query),
     }
-}
-
-/// The token in an `Authorization` header (RFC 6750), if it is of that kind.
-fn bearer(credentials: &str) -> Option<&str> {
-    let (scheme, token) = credentials.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 /// A JWT has two dots, our tokens have none.

@@ -20,7 +20,10 @@ use super::{
     line::{from_hex, hex},
     recipient::{PrivateKey, Recipient},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    storage::environment::random_bytes,
+};
 
 /// Memory that a passphrase takes to stretch, in KiB, and the passes over it: about a fifth of a second.
 const MEMORY_KIB: u32 = 64 * 1024;
@@ -203,7 +206,7 @@ impl Envelope {
         if let Secret::PrivateKey(private) = secret {
             return Self::for_recipient(key, &private.recipient());
         }
-        let salt: [u8; SALT_BYTES] = random()?;
+        let salt: [u8; SALT_BYTES] = random_bytes()?;
         let outer = secret.stretch(&salt, MEMORY_KIB, PASSES)?.expect("it is no private key");
         Ok(Self {
             kind: secret.kind(),
@@ -260,7 +263,7 @@ impl DataKey {
     /// # Errors
     /// `Io` if the system gives no randomness.
     pub fn random() -> Result<Self> {
-        random().map(Self)
+        random_bytes().map(Self)
     }
 
     /// Encrypts the content of a file of this name.
@@ -268,7 +271,7 @@ impl DataKey {
     /// # Errors
     /// `Io` if the system gives no randomness.
     pub fn seal(&self, name: &str, plain: &[u8]) -> Result<Vec<u8>> {
-        let nonce: [u8; NONCE_BYTES] = random()?;
+        let nonce: [u8; NONCE_BYTES] = random_bytes()?;
         let payload = Payload { msg: plain, aad: name.as_bytes() };
         let sealed = self.cipher().encrypt(XNonce::from_slice(&nonce), payload);
         let sealed = sealed.map_err(|_| Error::Io(format!("{name} is too long to be encrypted")))?;
@@ -289,13 +292,6 @@ impl DataKey {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io(format_args!("reading {}", path.display()), &e))
-}
-
-fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::Io(format!("the system gives no randomness: {error}")))?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

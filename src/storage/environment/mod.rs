@@ -162,6 +162,16 @@ impl fmt::Debug for Environment {
     }
 }
 
+/// Bytes of the system that nobody can predict, for secrets.
+///
+/// # Errors
+/// `Io` if the system has none.
+pub fn random_bytes<const BYTES: usize>() -> Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    system_randomness(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn system_randomness(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes).map_err(|error| Error::Io(format!("asking the system for randomness: {error}")))
 }
