@@ -4,7 +4,7 @@
 //!
 //! The layers do not import this module. It builds the `Options` of each layer.
 
-mod combinations;
+mod check;
 mod layers;
 pub mod memory;
 mod options;
@@ -153,6 +153,23 @@ settings! {
     /// 64 bits counts as one address. Behind a proxy every client has the proxy's address: set it to max-connections there. Addresses
     /// of this machine have no limit of their own unless you set it.
     max_connections_per_address: Option<usize> = "";
+
+    /// Most requests a second of one token.
+    ///
+    /// More get 429 with Retry-After. A message on a WebSocket counts as a request, a batch as one. None by default: which rate suits
+    /// depends on the clients. Tokens keep clients apart behind a proxy too.
+    rate_limit_per_token: Option<usize> = "", "1" to "1000000";
+
+    /// Most requests a second of one address, whatever its tokens.
+    ///
+    /// It also slows down whoever guesses tokens. None by default. An IPv6 network of 64 bits counts as one address, and so do all clients
+    /// behind one proxy. /healthz, /readyz and other nodes have no limit.
+    rate_limit_per_address: Option<usize> = "", "1" to "1000000";
+
+    /// Requests that a client may send at once after a pause, before these limits hold it to the rate.
+    ///
+    /// By default as many as in one second.
+    rate_limit_burst: Option<usize> = "", "1" to "1000000";
 
     /// Most subscriptions at a time, over all connections.
     ///
@@ -316,43 +333,6 @@ settings! {
 }
 
 impl Config {
-    /// Validates settings, alone and against each other.
-    ///
-    /// # Errors
-    /// `Config`; the text says where the value was set and what is allowed.
-    pub fn new(settings: &[Setting]) -> Result<Self> {
-        let config = Self::read(settings)?;
-        if config.tls_cert.is_some() != config.tls_key.is_some() {
-            return Err(Error::Config("tls-cert and tls-key belong together: one of them is missing".into()));
-        }
-        config.check_access()?;
-        config.check_backups()?;
-        if config.max_body < config.max_value {
-            return Err(Error::Config(format!(
-                "max-body ({} bytes) is below max-value ({} bytes): the largest value must fit into a body",
-                config.max_body.0, config.max_value.0
-            )));
-        }
-        config.check_body_memory()?;
-        if config.max_connections_per_address == Some(0) {
-            return Err(Error::Config(
-                "max-connections-per-address is 0: nobody could connect; set at least 1".into(),
-            ));
-        }
-        Ok(config)
-    }
-
-    fn check_body_memory(&self) -> Result<()> {
-        let least = memory::BODIES * self.max_body.0;
-        match self.body_memory {
-            Some(ByteSize(budget)) if budget < least => Err(Error::Config(format!(
-                "body-memory ({budget} bytes) is below four times max-body ({} bytes): the node could never take the largest batch",
-                self.max_body.0
-            ))),
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// What memory the process may use.
     pub fn memory(&self) -> memory::Limit {
         memory::Limit::new(self.memory_budget.map(|limit| limit.0))

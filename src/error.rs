@@ -77,6 +77,13 @@ pub enum Error {
     UnsupportedType(String),
     /// A count has reached its limit. The text names the limit.
     TooMany(String),
+    /// The client sends more requests a second than it may. The text says which limit it is.
+    RateLimited {
+        /// Who sends more than what.
+        why: String,
+        /// When the next request will be taken, in milliseconds from now.
+        wait_ms: u64,
+    },
     /// The node sheds load; try again.
     Overloaded(String),
     /// The node cannot serve this yet; try again.
@@ -174,6 +181,7 @@ impl fmt::Display for Error {
             | Self::OutcomeUnknown(why)
             | Self::UnsupportedType(why)
             | Self::TooMany(why)
+            | Self::RateLimited { why, .. }
             | Self::Overloaded(why)
             | Self::NotReady(why)
             | Self::StorageUnusable(why)

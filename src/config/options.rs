@@ -1,6 +1,6 @@
 //! Builds the options of each layer from the settings.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
 
 use super::{
     Config,
@@ -12,6 +12,7 @@ use crate::{
     http::{
         self,
         access::{AccessControl, AccessOptions, JwtOptions},
+        request::rate_limit::{Rate, RateLimits},
     },
     node,
     replication::{
@@ -85,6 +86,17 @@ impl Config {
         }
     }
 
+    fn rate_limits(&self) -> RateLimits {
+        // The limits of the settings leave no other number.
+        let number =
+            |number: usize| u32::try_from(number).ok().and_then(NonZero::new).unwrap_or(NonZero::<u32>::MIN);
+        let rate = |per_second: usize| Rate {
+            per_second: number(per_second),
+            burst: number(self.rate_limit_burst.unwrap_or(per_second)),
+        };
+        RateLimits::new(self.rate_limit_per_token.map(rate), self.rate_limit_per_address.map(rate))
+    }
+
     /// The options of the HTTP server.
     ///
     /// # Errors
@@ -123,6 +135,7 @@ impl Config {
             allowed_hosts: self.allowed_host.iter().map(|host| host.0.clone()).collect(),
             tls,
             access,
+            rate_limits: self.rate_limits(),
         })
     }
 }

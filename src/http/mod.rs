@@ -34,7 +34,7 @@ use warp::{Filter, filters::BoxedFilter, reply::Response};
 
 use self::{
     access::AccessControl,
-    request::Call,
+    request::{Call, rate_limit::RateLimits},
     routes::{exactly, metrics::Metrics, route},
 };
 use crate::{core::memory_pressure::MemoryPressure, error::Error, http::request::route::Route, node::Node};
@@ -83,6 +83,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Who may do what.
     pub access: AccessControl,
+    /// How many requests a second.
+    pub rate_limits: RateLimits,
 }
 
 /// The server's certificate, as two PEM files.
@@ -115,6 +117,7 @@ impl Default for Options {
             allowed_hosts: Vec::new(),
             tls: None,
             access: AccessControl::default(),
+            rate_limits: RateLimits::default(),
         }
     }
 }

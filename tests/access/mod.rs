@@ -3,6 +3,7 @@
 mod commands;
 mod grants;
 mod matrix;
+mod rate;
 mod streams;
 
 use std::{fs, path::PathBuf};

@@ -12,6 +12,7 @@ pub mod consistency;
 pub mod expiry;
 pub mod path;
 pub mod permission;
+pub mod rate_limit;
 pub mod route;
 pub mod strict;
 pub mod traffic;

@@ -141,7 +141,8 @@ pub fn problem_text(error: &Error, text: impl Into<Bytes>) -> Response {
         headers.insert(header::WWW_AUTHENTICATE, challenge(error));
     }
     if is_retryable(status) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = if let Error::RateLimited { wait_ms, .. } = error { wait_ms.div_ceil(1000) } else { 1 };
+        headers.insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }
@@ -198,6 +199,9 @@ pub fn problem_object(error: &Error, request_id: &str) -> serde_json::Value {
     if let Error::NotGranted { right, .. } = error {
         problem.insert("right".into(), json!(right));
     }
+    if let Error::RateLimited { wait_ms, .. } = error {
+        problem.insert("retry_after_ms".into(), json!(wait_ms));
+    }
     if let Error::NotEnoughReplicas { held, wanted, version, unix_ms } = error {
         problem.insert("held".into(), json!(held));
         problem.insert("wanted".into(), json!(wanted));
@@ -230,7 +234,7 @@ pub fn status_and_code(error: &Error) -> (StatusCode, &'static str) {
         Error::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-name"),
         Error::ClockDrift { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "clock-drift"),
         Error::TimestampsAhead { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock-drift"),
-        Error::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
+        Error::TooMany(_) | Error::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
         Error::Overloaded(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         Error::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
         Error::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

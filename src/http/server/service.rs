@@ -36,7 +36,7 @@ use crate::{
             upgrade::has_token,
         },
         response,
-        routes::metrics::Metrics,
+        routes::metrics::{Metrics, ServerFigures},
     },
     node::{LINK_PATH, Node, with_request_id},
 };
@@ -69,7 +69,7 @@ impl Service {
         let metrics = Metrics::new(
             Arc::clone(&node),
             Arc::clone(budget),
-            Arc::clone(traffic),
+            ServerFigures { traffic: Arc::clone(traffic), rate_limits: options.rate_limits.clone() },
             options.memory_budget_bytes,
         );
         let metrics = Arc::new(metrics);
@@ -91,10 +91,8 @@ impl Service {
         let is_link_only = connection.is_link_only();
         let response = if is_link_only && call.path() != LINK_PATH {
             refuse_plaintext(&call)
-        } else if let Some(error) = self
-            .guard
-            .admit(&call, &head)
-            .err()
+        } else if let Some(error) = refusal_by_rate(&call)
+            .or_else(|| self.guard.admit(&call, &head).err())
             .or_else(|| open.refusal())
             .or_else(|| refusal_of_write(&call))
         {
@@ -148,6 +146,14 @@ impl Service {
             Err(_) => response::problem(&Error::Io("a bug in this server; see its log".into()), call),
         }
     }
+}
+
+/// Why a request is not taken now, if its address sends too many. Nodes and whoever watches over this one have no limit.
+fn refusal_by_rate(call: &Call) -> Option<Error> {
+    if matches!(call.path(), LINK_PATH | "/healthz" | "/readyz") {
+        return None;
+    }
+    call.connection.options.rate_limits.count_address(call.remote.ip()).err()
 }
 
 /// Why a write is not taken now, where the process has no memory for it. What an operator does is no write.

@@ -4,6 +4,7 @@
 //! We do the upgrade ourselves: warp's gives each connection a fixed read buffer of 128 KiB and does not check the key. `server::guard`
 //! decides which pages may connect. HTTP/1.1 only; a client on HTTP/2 gets an error that says so.
 
+mod client;
 mod metered;
 mod operation;
 pub mod request;

@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     Socket,
+    client::Client,
     operation::Operation,
     request::{self, Label, ReplyTo, Request},
     subscription::LabelledSubscription,
@@ -31,10 +32,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     http::{
-        access::{
-            Principal,
-            lease::{Lease, LeaseEnd},
-        },
+        access::lease::{Lease, LeaseEnd},
         events, keep_alive,
         request::{Call, budget::Reservation, permission},
     },
@@ -53,8 +51,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What one client does on one connection.
 pub struct Session {
     node: Arc<Node>,
-    /// Must have the right for each request.
-    principal: Principal,
+    client: Client,
     /// Completes when the client may do nothing any more.
     lease: Option<Lease>,
     /// The id of the request that opened the connection; in every problem.
@@ -121,7 +118,7 @@ impl Session {
         let draining = Arc::clone(node);
         Ok(Self {
             node: Arc::clone(node),
-            principal: call.principal().clone(),
+            client: Client::of(call),
             lease: permission::lease(call)?,
             request_id: call.request_id.to_str().unwrap_or_default().into(),
             kind,
@@ -224,7 +221,7 @@ impl Session {
     async fn handle(&mut self, socket: &mut Socket, text: &str) -> Step {
         let (reply_to, request) = self.parse(text);
         let reservation = socket.get_mut().take_message();
-        let answer = match request.and_then(|request| self.permit(request)) {
+        let answer = match self.client.admit(request) {
             Ok(Request::Subscribe { id, topic, start }) => {
                 self.subscribe(id, topic, start).await.map(|at| reply_to.done("subscribed", at))
             }
@@ -235,16 +232,6 @@ impl Session {
             Err(error) => Err(error),
         };
         send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
-    }
-
-    /// The request, if the client has the right for it.
-    fn permit(&self, request: Request) -> Result<Request> {
-        match &request {
-            Request::Subscribe { topic, .. } => self.principal.check_topic(topic)?,
-            Request::Call(operation) => operation.check(&self.principal)?,
-            Request::Unsubscribe { .. } => {}
-        }
-        Ok(request)
     }
 
     fn parse(&self, text: &str) -> (ReplyTo, Result<Request>) {

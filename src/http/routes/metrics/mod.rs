@@ -21,14 +21,15 @@ use prometheus_client::{
 };
 use warp::reply::Response;
 
-use self::process::{BudgetFigures, ProcessFigures, ServerFigures};
+pub use self::process::ServerFigures;
+use self::process::{BudgetFigures, ProcessFigures};
 
 use crate::{
     core::{name::TableName, protocol::message::RequestKind},
     error::{Error, Result},
     http::{
         access::Principal,
-        request::{Call, budget::Budget, route::Route, traffic::Traffic},
+        request::{Call, budget::Budget, route::Route},
         response,
     },
     node::{ClusterView, MemberState, MemberView, Node, Readiness, RequestFigures},
@@ -69,7 +70,7 @@ impl Metrics {
     pub fn new(
         node: Arc<Node>,
         budget: Arc<Budget>,
-        traffic: Arc<Traffic>,
+        server: ServerFigures,
         memory_budget_bytes: u64,
     ) -> Self {
         let requests = Family::<RequestLabels, Counter>::default();
@@ -93,7 +94,7 @@ impl Metrics {
         );
         registry.register_collector(Box::new(NodeFigures(Arc::clone(&node))));
         registry.register_collector(Box::new(BudgetFigures { budget, limit_bytes: memory_budget_bytes }));
-        registry.register_collector(Box::new(ServerFigures(traffic)));
+        registry.register_collector(Box::new(server));
         let mut standard = Registry::default();
         let started_ms = node.now_ms().saturating_sub(node.uptime_ms());
         standard.register_collector(Box::new(ProcessFigures { started: started_ms as f64 / 1000.0 }));

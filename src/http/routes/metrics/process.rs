@@ -12,6 +12,7 @@ use super::{Encoded, encode_one};
 use crate::{
     http::request::{
         budget::Budget,
+        rate_limit::RateLimits,
         traffic::{Kind, Traffic},
     },
     node::process,
@@ -83,9 +84,14 @@ impl Collector for BudgetFigures {
     }
 }
 
-/// Exports what was built, and the connections.
+/// Exports what was built, the connections, and what the rate limits refused.
 #[derive(Debug)]
-pub struct ServerFigures(pub Arc<Traffic>);
+pub struct ServerFigures {
+    /// The connections.
+    pub traffic: Arc<Traffic>,
+    /// The rate limits.
+    pub rate_limits: RateLimits,
+}
 
 impl Collector for ServerFigures {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
@@ -93,13 +99,23 @@ impl Collector for ServerFigures {
         let help = "Open connections, by what they carry";
         let mut family = encoder.encode_descriptor("connections", help, None, MetricType::Gauge)?;
         for kind in Kind::ALL {
-            ConstGauge::new(self.0.open(kind)).encode(family.encode_family(&[("kind", kind.name())])?)?;
+            ConstGauge::new(self.traffic.open(kind))
+                .encode(family.encode_family(&[("kind", kind.name())])?)?;
         }
         for (name, help, value) in [
-            ("received_bytes", "Bytes received on connections that were accepted", self.0.received_bytes()),
-            ("sent_bytes", "Bytes sent on connections that were accepted", self.0.sent_bytes()),
+            (
+                "received_bytes",
+                "Bytes received on connections that were accepted",
+                self.traffic.received_bytes(),
+            ),
+            ("sent_bytes", "Bytes sent on connections that were accepted", self.traffic.sent_bytes()),
         ] {
             encode_one(&mut encoder, name, help, &ConstCounter::new(value))?;
+        }
+        let help = "Requests refused by a rate limit, by whose limit it was";
+        let mut family = encoder.encode_descriptor("rate_limited", help, None, MetricType::Counter)?;
+        for (by, refused) in self.rate_limits.refused() {
+            ConstCounter::new(refused).encode(family.encode_family(&[("by", by)])?)?;
         }
         Ok(())
     }

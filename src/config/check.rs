@@ -1,0 +1,86 @@
+//! Which settings go together.
+
+use super::{Config, Setting, memory, types::ByteSize};
+use crate::error::{Error, Result};
+
+impl Config {
+    /// Validates settings, alone and against each other.
+    ///
+    /// # Errors
+    /// `Config`; the text says where the value was set and what is allowed.
+    pub fn new(settings: &[Setting]) -> Result<Self> {
+        let config = Self::read(settings)?;
+        config.check_tls()?;
+        config.check_access()?;
+        config.check_rate_limits()?;
+        config.check_backups()?;
+        if config.max_body < config.max_value {
+            return wrong(format!(
+                "max-body ({} bytes) is below max-value ({} bytes): the largest value must fit into a body",
+                config.max_body.0, config.max_value.0
+            ));
+        }
+        config.check_body_memory()?;
+        if config.max_connections_per_address == Some(0) {
+            return wrong("max-connections-per-address is 0: nobody could connect; set at least 1");
+        }
+        Ok(config)
+    }
+
+    fn check_tls(&self) -> Result<()> {
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return wrong("tls-cert and tls-key belong together: one of them is missing");
+        }
+        Ok(())
+    }
+
+    fn check_access(&self) -> Result<()> {
+        let has_rules = self.tokens.is_some() || self.jwks.is_some();
+        if self.no_auth && has_rules {
+            return wrong(
+                "no-auth goes with neither tokens nor jwks: leave it out to ask clients for tokens",
+            );
+        }
+        if self.jwks.is_none() && (self.jwt_issuer.is_some() || self.jwt_audience.is_some()) {
+            return wrong("jwt-issuer and jwt-audience need jwks, the keys that sign JWTs");
+        }
+        Ok(())
+    }
+
+    fn check_backups(&self) -> Result<()> {
+        if self.backup_key_file.is_some() && self.backup_recipient.is_some() {
+            return wrong(
+                "backup-key-file and backup-recipient both say how backups are encrypted: leave one of them out",
+            );
+        }
+        if self.backup_dir.is_none() && (self.backup_key_file.is_some() || self.backup_recipient.is_some()) {
+            return wrong("backup-key-file and backup-recipient need backup-dir, the directory of the backups");
+        }
+        Ok(())
+    }
+
+    fn check_rate_limits(&self) -> Result<()> {
+        let has_limit = self.rate_limit_per_token.or(self.rate_limit_per_address).is_some();
+        match self.rate_limit_burst.is_some() && !has_limit {
+            true => wrong(
+                "rate-limit-burst needs rate-limit-per-token or rate-limit-per-address: without them there is no limit",
+            ),
+            false => Ok(()),
+        }
+    }
+
+    fn check_body_memory(&self) -> Result<()> {
+        let least = memory::BODIES * self.max_body.0;
+        match self.body_memory {
+            Some(ByteSize(budget)) if budget < least => wrong(format!(
+                "body-memory ({budget} bytes) is below four times max-body ({} bytes): the node could never take the largest batch",
+                self.max_body.0
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn wrong<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::Config(why.into()))
+}

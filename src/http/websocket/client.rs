@@ -1,0 +1,49 @@
+//! The client of a WebSocket: what it may do, and how often.
+
+use std::net::IpAddr;
+
+use super::request::Request;
+use crate::{
+    error::Result,
+    http::{
+        access::Principal,
+        request::{Call, rate_limit::RateLimits},
+    },
+};
+
+/// Who opened a connection.
+pub struct Client {
+    /// Must have the right for each request.
+    principal: Principal,
+    remote: IpAddr,
+    /// Each message counts against them, as a request over HTTP does.
+    rate_limits: RateLimits,
+}
+
+impl Client {
+    /// The client of the request that opened the connection.
+    pub fn of(call: &Call) -> Self {
+        Self {
+            principal: call.principal().clone(),
+            remote: call.remote.ip(),
+            rate_limits: call.connection.options.rate_limits.clone(),
+        }
+    }
+
+    /// The request, if the client has the right for it and does not send too many. What a message is wrong about comes in between: it counts
+    /// as well.
+    ///
+    /// # Errors
+    /// `RateLimited`; that of `request`; `NotGranted`.
+    pub fn admit(&self, request: Result<Request>) -> Result<Request> {
+        self.rate_limits.count_address(self.remote)?;
+        self.rate_limits.count_token(&self.principal)?;
+        let request = request?;
+        match &request {
+            Request::Subscribe { topic, .. } => self.principal.check_topic(topic)?,
+            Request::Call(operation) => operation.check(&self.principal)?,
+            Request::Unsubscribe { .. } => {}
+        }
+        Ok(request)
+    }
+}
