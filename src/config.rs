@@ -22,6 +22,7 @@ use self::types::{
 };
 use crate::{
     error::{Error, Result},
+    http::ClientCertificates,
     node::StrongBackend,
     storage::{Durability, backup::recipient::Recipient},
 };
@@ -231,7 +232,20 @@ settings! {
     tls_cert: Option<PathBuf> = "";
 
     /// Private key of tls-cert, a PEM file.
+    ///
+    /// The node reads both again when they change and on SIGHUP; files that it cannot use change nothing.
     tls_key: Option<PathBuf> = "";
+
+    /// Certificates of the authorities that sign those of clients, a PEM file.
+    ///
+    /// Needs tls-cert. Then only clients with a certificate that one of these has signed can connect. The name in it is in the audit log;
+    /// what the client may do, its token says. Other nodes need none.
+    tls_client_ca: Option<PathBuf> = "";
+
+    /// Whether clients must have a certificate: required, or optional.
+    ///
+    /// required by default, where tls-client-ca is set. With optional a client without one connects as well; one with a wrong one does not.
+    tls_client_auth: Option<ClientCertificates> = "";
 
     /// File of the tokens that clients must send, and what each may do.
     ///

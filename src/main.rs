@@ -14,7 +14,8 @@ use dynarust::{
     Error, Result,
     cli::{
         self, Arguments, Exit, access, address_file::AddressFile, allocator, banner, container, environment,
-        first_sync, huge_pages, listener, logging, memory, open_files, privacy, signals, systemd,
+        first_sync, huge_pages, listener, logging, memory, open_files, privacy, reload, signals,
+        systemd,
     },
     config::{Config, memory::Limit, types::LogFormat},
     core::memory_pressure::MemoryPressure,
@@ -72,6 +73,7 @@ fn serve(config: &Config) -> Result<Exit> {
             [memory::more_than_there_is(setting, &limit), memory::too_small_to_open(&limit, &config.data)];
         warnings.iter().flatten().for_each(|why| warn!("{why}"));
         access::watch(http_options.access.clone())?;
+        reload::watch_certificates(http_options.tls.as_ref())?;
         let node = Node::start(options).await?;
         let address_file = AddressFile::write(config, local);
         announce(config, &node, local, is_container, &limit);

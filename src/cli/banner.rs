@@ -14,6 +14,7 @@ use super::{access, listener::reachable_here, output};
 use crate::{
     config::{Config, types::LogFormat},
     error::Result,
+    http::server::{certificate, tls},
     node::ClusterView,
     storage::Durability,
 };
@@ -53,6 +54,7 @@ fn is_reachable(local: SocketAddr) -> bool {
 
 fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView) -> String {
     let url = url(config, local);
+    let curl = format!("curl{}", trust(config));
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     let here = reachable_here(local).to_string();
     let mut rows = vec![
@@ -70,12 +72,20 @@ fn text(config: &Config, local: SocketAddr, is_open: bool, cluster: &ClusterView
     let mut text = format!("DynaRust {}\n\n{}", env!("CARGO_PKG_VERSION"), output::table(&rows));
     let written = write!(
         text,
-        "\ncurl -X PUT {url}/default/key/hello -d '{{\"value\": \"world\"}}'\ncurl {url}/default/key/hello\n\n\
+        "\n{curl} -X PUT {url}/default/key/hello -d '{{\"value\": \"world\"}}'\n{curl} {url}/default/key/hello\n\n\
          {}",
         listening(local)
     );
     written.expect("writing to a string");
     text
+}
+
+/// What curl needs to trust the node's certificate: the file, if it ends in one that nobody trusts without being told to.
+fn trust(config: &Config) -> String {
+    let Some(file) = &config.tls_cert else { return String::new() };
+    let chain = tls::certificates(file).unwrap_or_default();
+    let is_private = chain.last().is_some_and(|last| certificate::is_self_signed(last));
+    if is_private { format!(" --cacert {}", output::quoted(file)) } else { String::new() }
 }
 
 /// `address` is where nodes that may join reach this one.
@@ -114,8 +124,12 @@ mod tests {
     fn banner(join: &str, listen: &str, is_open: bool, others: u64) -> String {
         let flags: Texts = [("join", join.to_owned())].into_iter().collect();
         let config = Config::new(&Layers { flags, ..Layers::default() }.settings()).expect("valid");
+        text(&config, listen.parse().expect("an address"), is_open, &view(others))
+    }
+
+    fn view(others: u64) -> ClusterView {
         let member = |node: u64| MemberView::new(NodeId(node), format!("a:{node}"), MemberState::Down);
-        let cluster = ClusterView {
+        ClusterView {
             cluster: 1,
             node: NodeId(0),
             address: "node0:6660".into(),
@@ -130,8 +144,7 @@ mod tests {
             strong: None,
             strong_etcd: None,
             strong_failure: None,
-        };
-        text(&config, listen.parse().expect("an address"), is_open, &cluster)
+        }
     }
 
     #[test]
@@ -146,6 +159,24 @@ mod tests {
             assert!(banner.contains(&format!("cluster     {words}")), "{banner}");
             assert!(banner.ends_with("\n\nlistening on 127.0.0.1:6660\n"), "{banner}");
         }
+    }
+
+    #[test]
+    fn the_lines_to_try_trust_the_certificate_of_the_node() {
+        let fixture = |name: &str| format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        let banner = |cert: &str, key: &str| {
+            let flags: Texts = [("tls-cert", fixture(cert)), ("tls-key", fixture(key))].into_iter().collect();
+            let config = Config::new(&Layers { flags, ..Layers::default() }.settings()).expect("valid");
+            text(&config, "127.0.0.1:6660".parse().expect("an address"), true, &view(0))
+        };
+        let own = banner("certificate.pem", "key.pem");
+        let curl = format!(
+            "\ncurl --cacert {} https://127.0.0.1:6660/default/key/hello\n",
+            fixture("certificate.pem")
+        );
+        assert!(own.contains(&curl), "{own}");
+        let signed = banner("signed.pem", "signed-key.pem");
+        assert!(signed.contains("\ncurl https://127.0.0.1:6660/default/key/hello\n"), "{signed}");
     }
 
     #[test]

@@ -69,6 +69,16 @@ pub struct Trust {
     /// [DYNARUST_TLS_CERT]
     #[arg(long = "tls-cert", value_name = "PATH", help_heading = "Connection")]
     certificate: Option<PathBuf>,
+    /// Certificate to show to a node that asks its clients for one, a PEM file
+    ///
+    /// [DYNARUST_TLS_CLIENT_CERT]
+    #[arg(long = "tls-client-cert", value_name = "PATH", help_heading = "Connection")]
+    client_certificate: Option<PathBuf>,
+    /// Private key of that certificate, a PEM file
+    ///
+    /// [DYNARUST_TLS_CLIENT_KEY]
+    #[arg(long = "tls-client-key", value_name = "PATH", help_heading = "Connection")]
+    client_key: Option<PathBuf>,
 }
 
 impl Trust {
@@ -77,7 +87,28 @@ impl Trust {
     /// # Errors
     /// `Config` if it uses TLS, and the certificate cannot be read, or none is given and the system has no roots.
     pub fn endpoint(&self, node: &NodeAddress) -> Result<Endpoint> {
-        endpoint(node, self.certificate()?.as_ref())
+        self.identify(endpoint(node, self.certificate()?.as_ref())?)
+    }
+
+    /// Has an endpoint show the client's certificate, if there is one.
+    ///
+    /// # Errors
+    /// `Config` if it or its key is missing or cannot be used.
+    pub fn identify(&self, endpoint: Endpoint) -> Result<Endpoint> {
+        let path =
+            |given: &Option<PathBuf>, name| given.clone().or_else(|| variable(name).map(PathBuf::from));
+        let certificate = path(&self.client_certificate, "DYNARUST_TLS_CLIENT_CERT");
+        let (certificate, key) = match (certificate, path(&self.client_key, "DYNARUST_TLS_CLIENT_KEY")) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return Ok(endpoint),
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Error::Config(
+                    "--tls-client-cert and --tls-client-key belong together: one of them is missing".into(),
+                ));
+            }
+        };
+        let (chain, key) = tls::identity(&certificate, &key)?;
+        endpoint.identify(chain, key).map_err(|error| Error::Config(error.to_string()))
     }
 
     fn certificate(&self) -> Result<Option<PathBuf>> {
@@ -178,7 +209,7 @@ impl Connection {
         let mut builder: Builder =
             Client::builder().timeout(limit).connect_timeout(limit.min(CONNECT_TIMEOUT));
         for address in addresses {
-            builder = builder.with(endpoint(address, certificate.as_ref())?);
+            builder = builder.with(self.trust.identify(endpoint(address, certificate.as_ref())?)?);
         }
         if let Some(token) = token {
             builder = builder.token(token);

@@ -40,7 +40,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let found = match &arguments.address {
         Some(address) => Some(arguments.trust.endpoint(address)?),
-        None => find(arguments)?,
+        None => find(arguments)?.map(|node| arguments.trust.identify(node)).transpose()?,
     };
     remote::run_command(async {
         let Some(node) = found else { return Err(no_node(&arguments.data)) };

@@ -7,6 +7,7 @@ pub mod allocator;
 pub mod backup;
 pub mod backup_key;
 pub mod banner;
+pub mod certs;
 pub mod check;
 pub mod clock;
 pub mod compact;
@@ -30,6 +31,7 @@ pub mod open_files;
 pub mod output;
 pub mod privacy;
 pub mod progress;
+pub mod reload;
 pub mod remote;
 pub mod restore;
 pub mod salvage;
@@ -103,6 +105,8 @@ pub enum Command {
     Sync(sync::Arguments),
     /// Makes, lists and revokes the tokens of clients, in the file that --tokens names
     Token(token::Arguments),
+    /// Makes certificates for HTTPS while you develop: an authority, and what it signs for a node
+    Certs(certs::Arguments),
     /// Makes a backup of a running node
     Backup(backup::Arguments),
     /// Makes keys for those who may read encrypted backups
@@ -134,6 +138,7 @@ impl Command {
             Self::Leave(arguments) => leave::run(&arguments),
             Self::Sync(arguments) => sync::run(&arguments),
             Self::Token(arguments) => token::run(&arguments),
+            Self::Certs(arguments) => certs::run(&arguments),
             Self::Backup(arguments) => backup::run(&arguments),
             Self::BackupKey(arguments) => backup_key::run(&arguments),
             Self::Verify(arguments) => verify::run(&arguments),

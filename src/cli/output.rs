@@ -1,7 +1,10 @@
 //! Standard output of the commands. If the reader has closed the pipe, as `head` does, a Rust program gets an error instead of a signal;
 //! we treat that as success.
 
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::{
+    io::{self, BufWriter, IsTerminal, StdoutLock, Write},
+    path::Path,
+};
 
 use crate::error::{Error, Result};
 
@@ -74,6 +77,17 @@ impl Lines {
             }
             Err(error) => Err(Error::io("cannot write to standard output", &error)),
         }
+    }
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }
 

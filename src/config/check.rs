@@ -31,6 +31,12 @@ impl Config {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return wrong("tls-cert and tls-key belong together: one of them is missing");
         }
+        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
+            return wrong("tls-client-ca needs tls-cert: without TLS clients show no certificate");
+        }
+        if self.tls_client_auth.is_some() && self.tls_client_ca.is_none() {
+            return wrong("tls-client-auth needs tls-client-ca, the authorities for clients");
+        }
         Ok(())
     }
 

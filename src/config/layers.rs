@@ -89,7 +89,7 @@ impl Layers {
 }
 
 /// Variables that are not settings of a node: the file with the settings, what the commands read, and what `watch --exec` sets.
-pub const COMMAND_VARIABLES: [&str; 8] = [
+pub const COMMAND_VARIABLES: [&str; 10] = [
     "DYNARUST_CONFIG",
     "DYNARUST_CONTEXT",
     "DYNARUST_ENDPOINT",
@@ -97,6 +97,8 @@ pub const COMMAND_VARIABLES: [&str; 8] = [
     "DYNARUST_KEY",
     "DYNARUST_TABLE",
     "DYNARUST_TIMEOUT",
+    "DYNARUST_TLS_CLIENT_CERT",
+    "DYNARUST_TLS_CLIENT_KEY",
     "DYNARUST_TOKEN",
 ];
 

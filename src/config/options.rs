@@ -10,7 +10,7 @@ use crate::{
     core::memory_pressure::MemoryPressure,
     error::Result,
     http::{
-        self,
+        self, Certificates,
         access::{AccessControl, AccessOptions, JwtOptions},
         request::rate_limit::{Rate, RateLimits},
     },
@@ -104,8 +104,13 @@ impl Config {
     /// port.
     pub fn http_options(&self, limit: &memory::Limit, pressure: &MemoryPressure) -> Result<http::Options> {
         let shares = self.shares(limit)?;
-        let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls { cert, key });
-        tls.as_ref().map(http::server::tls::acceptor).transpose()?;
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| http::Tls {
+            cert,
+            key,
+            client_ca: self.tls_client_ca.clone(),
+            clients: self.tls_client_auth.unwrap_or_default(),
+        });
+        let tls = tls.map(Certificates::load).transpose()?;
         let access = AccessControl::load(AccessOptions {
             tokens: self.tokens.clone(),
             jwks: self.jwks.clone(),

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     error::Error,
+    http::ClientCertificates,
     replication::link::secret::{SECRET_CHARACTERS_MIN, too_short},
     storage::{Durability, backup::recipient::Recipient},
 };
@@ -339,6 +340,18 @@ impl SettingType for LogFormat {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
             _ => Err("not one of: text, json".into()),
+        }
+    }
+}
+
+impl SettingType for ClientCertificates {
+    const PLACEHOLDER: &'static str = "required|optional";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "required" => Ok(Self::Required),
+            "optional" => Ok(Self::Optional),
+            _ => Err("not one of: required, optional".into()),
         }
     }
 }

@@ -20,25 +20,25 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// An operator's action is allowed and begins.
 pub fn begun(call: &Call) {
     let (method, path, by) = (&call.method, call.path(), call.principal().name());
-    info!(target: "audit", %method, path, by, remote = %call.remote, id = id(call), "admin action begins");
+    info!(target: "audit", %method, path, by, certificate = certificate(call), remote = %call.remote, id = id(call), "admin action begins");
 }
 
 /// An operator's action has ended, or was refused.
 pub fn ended(call: &Call, status: StatusCode) {
     let (method, path, by) = (&call.method, call.path(), call.principal().name());
-    let (remote, id, status) = (call.remote, id(call), status.as_u16());
+    let (remote, id, status, certificate) = (call.remote, id(call), status.as_u16(), certificate(call));
     if !matches!(status, 401 | 403 | 429) {
-        info!(target: "audit", %method, path, by, %remote, id, status, "admin action ended");
+        info!(target: "audit", %method, path, by, certificate, %remote, id, status, "admin action ended");
         return;
     }
     static REFUSALS: Mutex<Option<Refusals>> = Mutex::new(None);
     let mut refusals = REFUSALS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match refusals.get_or_insert_with(|| Refusals::new(Instant::now())).count(Instant::now()) {
         Refused::Logged { unlogged: 0 } => {
-            warn!(target: "audit", %method, path, by, %remote, id, status, "admin action refused");
+            warn!(target: "audit", %method, path, by, certificate, %remote, id, status, "admin action refused");
         }
         Refused::Logged { unlogged } => {
-            warn!(target: "audit", %method, path, by, %remote, id, status, unlogged, "admin action refused; so were others, not logged");
+            warn!(target: "audit", %method, path, by, certificate, %remote, id, status, unlogged, "admin action refused; so were others, not logged");
         }
         Refused::Unlogged => {}
     }
@@ -47,12 +47,18 @@ pub fn ended(call: &Call, status: StatusCode) {
 /// A request was answered.
 pub fn answered(call: &Call, status: StatusCode, took: Duration) {
     let (method, path, route, by) = (&call.method, call.path(), call.route().name(), call.principal().name());
-    let (remote, id, micros) = (call.remote, id(call), took.as_micros() as u64);
-    info!(target: "access", %method, path, route, status = status.as_u16(), micros, by, %remote, id, "request");
+    let (remote, id, micros, certificate) =
+        (call.remote, id(call), took.as_micros() as u64, certificate(call));
+    info!(target: "access", %method, path, route, status = status.as_u16(), micros, by, certificate, %remote, id, "request");
 }
 
 fn id(call: &Call) -> &str {
     call.request_id.to_str().unwrap_or_default()
+}
+
+/// The name in the client's certificate; lines of clients without one have no such field.
+fn certificate(call: &Call) -> Option<&str> {
+    call.connection.certificate()
 }
 
 /// The refused actions of a window.

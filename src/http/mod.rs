@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{core::memory_pressure::MemoryPressure, error::Error, http::request::route::Route, node::Node};
 
-pub use self::server::serve;
+pub use self::server::{serve, tls::Certificates};
 
 /// Longest request head. A longer one gets 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -80,20 +80,34 @@ pub struct Options {
     /// Additional host names under which clients may ask; a leading `*.` stands for one label.
     pub allowed_hosts: Vec<String>,
     /// If set, clients are served over TLS only.
-    pub tls: Option<Tls>,
+    pub tls: Option<Certificates>,
     /// Who may do what.
     pub access: AccessControl,
     /// How many requests a second.
     pub rate_limits: RateLimits,
 }
 
-/// The server's certificate, as two PEM files.
+/// Whether clients must show a certificate, where the node knows an authority for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Only those with a certificate connect.
+    #[default]
+    Required,
+    /// Those without one connect as well.
+    Optional,
+}
+
+/// The server's certificate, and who signs those of clients, as PEM files.
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// The certificate, with its chain up to the root.
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The authorities for the certificates of clients. Without them no client is asked for one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients must show one.
+    pub clients: ClientCertificates,
 }
 
 impl Default for Options {

@@ -5,6 +5,7 @@ mod grants;
 mod matrix;
 mod rate;
 mod streams;
+mod tls;
 
 use std::{fs, path::PathBuf};
 

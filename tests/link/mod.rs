@@ -177,7 +177,13 @@ async fn failures_from_one_address_are_slowed_down_and_others_link_meanwhile() {
 #[tokio::test]
 async fn a_node_that_serves_https_takes_links_without_and_nothing_else() {
     let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let tls = http::Tls { cert: fixtures.join("certificate.pem"), key: fixtures.join("key.pem") };
+    let tls = http::Tls {
+        cert: fixtures.join("certificate.pem"),
+        key: fixtures.join("key.pem"),
+        client_ca: None,
+        clients: http::ClientCertificates::default(),
+    };
+    let tls = http::Certificates::load(tls).expect("a certificate");
     let options = http::Options { tls: Some(tls), ..http::Options::default() };
     let server = Server::start(&[OLD], options).await;
     let mut dialed = establish::dial(&server.address.to_string(), &local(1, &[OLD])).await.expect("linked");

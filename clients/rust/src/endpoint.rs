@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::{
     error::{Error, Result},
@@ -62,6 +62,19 @@ impl Endpoint {
             true => Self::https(address, bare, trusted.map(<[_]>::to_vec)),
             false => Ok(Self::http(address)),
         }
+    }
+
+    /// Shows this certificate, with its chain, to a node that asks its clients for one. It changes nothing without TLS.
+    ///
+    /// # Errors
+    /// `Invalid` if the key is not that of the certificate.
+    pub fn identify(
+        mut self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self> {
+        self.tls = self.tls.map(|tls| tls.identify(chain, key)).transpose()?;
+        Ok(self)
     }
 
     /// Whether the connection uses TLS.

@@ -12,7 +12,8 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
@@ -54,6 +55,19 @@ impl Tls {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), name, is_pinned })
+    }
+
+    /// The same, with a certificate to show to a node that asks for one.
+    ///
+    /// # Errors
+    /// `Invalid` if the key is not that of the certificate.
+    pub fn identify(self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
+        let provider = rustls::crypto::ring::default_provider();
+        let own = CertifiedKey::from_der(chain, key, &provider)
+            .map_err(|error| Error::Invalid(format!("the client certificate or its key: {error}")))?;
+        let mut config = ClientConfig::clone(&self.config);
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(own));
+        Ok(Self { config: Arc::new(config), ..self })
     }
 
     /// Does the TLS handshake over `stream`. An error says why it failed, in words and as a [`Reason`].

@@ -44,6 +44,8 @@ pub struct ConnectionState {
     open_requests: AtomicUsize,
     /// Whether the socket has bytes that the client has not taken.
     write_blocked: AtomicBool,
+    /// The name in the client's certificate, if it showed one.
+    certificate: OnceLock<Box<str>>,
     /// A `Host` that we have found to be this server.
     confirmed_host: OnceLock<Box<[u8]>>,
 }
@@ -69,6 +71,7 @@ impl ConnectionState {
             requests_begun: AtomicUsize::new(0),
             open_requests: AtomicUsize::new(0),
             write_blocked: AtomicBool::new(false),
+            certificate: OnceLock::new(),
             confirmed_host: OnceLock::new(),
         }
     }
@@ -142,6 +145,16 @@ impl ConnectionState {
     /// Whether this connection is restricted to links.
     pub fn is_link_only(&self) -> bool {
         self.link_only.load(Ordering::Relaxed)
+    }
+
+    /// Remembers the name in the certificate that the client has shown.
+    pub fn show_certificate(&self, name: Box<str>) {
+        self.certificate.get_or_init(|| name);
+    }
+
+    /// The name in the client's certificate.
+    pub fn certificate(&self) -> Option<&str> {
+        self.certificate.get().map(|name| &**name)
     }
 
     /// Remembers that `host`, from a request, is this server.

@@ -20,13 +20,9 @@ use hyper::{
     HeaderMap, Method, Version,
     header::{self, HeaderName, HeaderValue},
 };
-use rustls::{
-    client::verify_server_name,
-    pki_types::{CertificateDer, ServerName},
-    server::ParsedCertificate,
-};
+use rustls::{client::verify_server_name, pki_types::ServerName, server::ParsedCertificate};
 
-use super::{cors, tls};
+use super::{cors, tls::Certificates};
 use crate::{
     error::{Error, Result},
     http::{
@@ -51,26 +47,19 @@ pub struct Guard {
     /// In lower case; a leading `*.` stands for one label.
     allowed_hosts: Vec<String>,
     cors_origins: Vec<String>,
-    /// The certificate whose names are this node's. Set if clients are served over TLS.
-    certificate: Option<CertificateDer<'static>>,
+    /// The certificates whose names are this node's. Set if clients are served over TLS.
+    certificates: Option<Certificates>,
 }
 
 impl Guard {
     /// The guard of a server with these options.
-    ///
-    /// # Errors
-    /// `Config` for a certificate that does not load.
-    pub fn new(node: Arc<Node>, options: &Options) -> Result<Self> {
-        let certificate = match &options.tls {
-            Some(tls) => tls::certificates(&tls.cert)?.into_iter().next(),
-            None => None,
-        };
-        Ok(Self {
+    pub fn new(node: Arc<Node>, options: &Options) -> Self {
+        Self {
             node,
             allowed_hosts: options.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             cors_origins: options.cors_origins.clone(),
-            certificate,
-        })
+            certificates: options.tls.clone(),
+        }
     }
 
     /// Checks a request by its headers.
@@ -110,8 +99,8 @@ impl Guard {
     }
 
     fn is_certified(&self, name: &str) -> bool {
-        let Some(certificate) = &self.certificate else { return false };
-        let parsed = ParsedCertificate::try_from(certificate);
+        let Some(certificate) = self.certificates.as_ref().map(Certificates::own) else { return false };
+        let parsed = ParsedCertificate::try_from(&certificate);
         let name = ServerName::try_from(name);
         parsed.is_ok_and(|parsed| name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok()))
     }
@@ -143,7 +132,7 @@ impl Guard {
     /// Whether `origin` is this node's own. Equality of `Origin` and `Host` alone is never enough: a rebound name is in both.
     fn is_own(&self, origin: &HeaderValue, host: Host<'_>, site: Option<&HeaderValue>) -> bool {
         let Some((scheme, page)) = parse_origin(origin) else { return false };
-        let own_scheme = if self.certificate.is_some() { "https" } else { "http" };
+        let own_scheme = if self.certificates.is_some() { "https" } else { "http" };
         let is_same = scheme == own_scheme
             && page.name.eq_ignore_ascii_case(host.name)
             && page.port_of(scheme) == host.port_of(own_scheme);

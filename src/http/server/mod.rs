@@ -8,6 +8,7 @@
 //! A connection beyond the limit gets 503 and is closed, instead of waiting in the backlog: its client, or the load balancer, can go
 //! elsewhere at once and not at its own timeout. One beyond the limit of its address gets 429.
 
+pub mod certificate;
 pub mod compress;
 pub mod connection;
 pub mod cors;
@@ -20,6 +21,7 @@ use self::{
     connection::Http1Stream,
     service::Service,
     socket::{ClientStream, Protocol, Socket},
+    tls::Certificates,
 };
 use super::{
     HEAD_BYTES_MAX, Options,
@@ -62,7 +64,6 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 /// Streams of one HTTP/2 connection at a time. Each may hold a request body and a response. Browsers open no more at a time.
@@ -88,7 +89,7 @@ impl Listener for TcpListener {
 /// Serves `node` on `listener` until `shutdown`, then lets requests in flight finish, up to the shutdown timeout.
 ///
 /// # Errors
-/// `Config` for a certificate that does not load. Errors of single connections are logged.
+/// None so far. Errors of single connections are logged.
 pub async fn serve(
     node: Arc<Node>,
     listener: impl Listener,
@@ -96,20 +97,19 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     options.access.accept_admin_token(node.admin_token().clone());
-    let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let permits = Arc::new(Semaphore::new(options.connections_max));
     let budget = Budget::new(options.body_memory_bytes, options.memory_pressure.clone());
     let traffic = Arc::default();
     let mut server = Server {
-        service: Arc::new(Service::new(Arc::clone(&node), &options, &budget, &traffic)?),
+        service: Arc::new(Service::new(Arc::clone(&node), &options, &budget, &traffic)),
         traffic,
         address_limits: AddressLimits::new(
             options.connections_per_address_max,
             options.connections_per_loopback_max,
         ),
         budget,
+        tls: options.tls.clone(),
         options: Arc::new(options),
-        tls,
         permits,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         node: Arc::clone(&node),
@@ -125,7 +125,7 @@ pub async fn serve(
 struct Server {
     service: Arc<Service>,
     options: Arc<Options>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificates>,
     permits: Arc<Semaphore>,
     address_limits: Arc<AddressLimits>,
     budget: Arc<Budget>,
@@ -199,8 +199,7 @@ impl Server {
     /// Waits until every connection is closed, including upgraded ones, but no longer than the shutdown timeout.
     async fn finish(mut self) {
         let all = u32::try_from(self.options.connections_max).unwrap_or(u32::MAX);
-        let closed = timeout(self.options.shutdown_timeout, self.permits.acquire_many(all)).await;
-        if closed.is_err() {
+        if timeout(self.options.shutdown_timeout, self.permits.acquire_many(all)).await.is_err() {
             let left = self.options.connections_max - self.permits.available_permits();
             info!(connections = left, "shutdown timeout: closing the open connections");
         }
@@ -280,7 +279,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
 /// One connection from its first byte to its last.
 struct Connection {
     service: Arc<Service>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificates>,
     node: Arc<Node>,
     connection: Arc<ConnectionState>,
 }
@@ -327,9 +326,10 @@ impl Connection {
     async fn serve_tls(
         &mut self,
         socket: Socket,
-        tls: TlsAcceptor,
+        tls: Certificates,
     ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = timeout(self.connection.options.header_timeout, tls.accept(socket)).await??;
+        let handshake = tls.accept(socket, &self.connection);
+        let stream = timeout(self.connection.options.header_timeout, handshake).await??;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if http2 { self.serve_http2(stream).await } else { self.serve_http1(stream).await }
     }

@@ -24,7 +24,7 @@ use super::{
     guard::{Guard, GuardHeaders},
 };
 use crate::{
-    error::{Error, Result},
+    error::Error,
     http::{
         Options, audit,
         request::{
@@ -56,16 +56,8 @@ pub struct Service {
 
 impl Service {
     /// The service over `node`.
-    ///
-    /// # Errors
-    /// As `Guard::new`.
-    pub fn new(
-        node: Arc<Node>,
-        options: &Options,
-        budget: &Arc<Budget>,
-        traffic: &Arc<Traffic>,
-    ) -> Result<Self> {
-        let guard = Guard::new(Arc::clone(&node), options)?;
+    pub fn new(node: Arc<Node>, options: &Options, budget: &Arc<Budget>, traffic: &Arc<Traffic>) -> Self {
+        let guard = Guard::new(Arc::clone(&node), options);
         let metrics = Metrics::new(
             Arc::clone(&node),
             Arc::clone(budget),
@@ -75,7 +67,7 @@ impl Service {
         let metrics = Arc::new(metrics);
         let routes = crate::http::routes(node, Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
-        Ok(Self { routes, guard, metrics, keep_alive: response::plain(keep_alive.into()) })
+        Self { routes, guard, metrics, keep_alive: response::plain(keep_alive.into()) }
     }
 
     /// Answers one request. Returns the response, and its memory reservation if it is long.
