@@ -5,6 +5,7 @@
 //! The layers do not import this module. It builds the `Options` of each layer.
 
 mod check;
+pub mod collector;
 mod layers;
 pub mod memory;
 mod options;
@@ -15,6 +16,7 @@ pub mod types;
 
 use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
+use self::collector::CollectorUrl;
 pub use self::layers::{COMMAND_VARIABLES, File, Layers, Setting, Source, Texts, unknown_variable};
 pub use self::spec::SettingSpec;
 use self::types::{
@@ -333,6 +335,12 @@ settings! {
     /// A public key, as `DynaRust backup-key new FILE` prints it. Only the private key in that file opens them, which the node does not need:
     /// keep it elsewhere.
     backup_recipient: Option<Recipient> = "";
+
+    /// OpenTelemetry collector to send a span of each request to.
+    ///
+    /// OTLP over HTTP, as JSON: `http://127.0.0.1:4318`; /v1/traces is added. A request that brings a traceparent joins that trace. It needs a
+    /// build with the feature otlp.
+    otlp_endpoint: Option<CollectorUrl> = "";
 
     /// Which log lines to write to stderr.
     ///

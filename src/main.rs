@@ -14,12 +14,12 @@ use dynarust::{
     Error, Result,
     cli::{
         self, Arguments, Exit, access, address_file::AddressFile, allocator, banner, container, environment,
-        first_sync, huge_pages, listener, logging, memory, open_files, privacy, reload, signals,
+        first_sync, huge_pages, listener, logging, memory, open_files, otlp, privacy, reload, signals,
         systemd,
     },
     config::{Config, memory::Limit, types::LogFormat},
     core::memory_pressure::MemoryPressure,
-    http,
+    http::{self, spans::Spans},
     node::Node,
 };
 use mimalloc::MiMalloc;
@@ -52,7 +52,7 @@ fn serve(config: &Config) -> Result<Exit> {
     environment::warn_about_unknown_variables();
     privacy::warn_about_exposed_secrets(config);
     let (shares, pressure) = (config.shares(&limit)?, MemoryPressure::default());
-    let http_options = config.http_options(&limit, &pressure)?;
+    let mut http_options = config.http_options(&limit, &pressure)?;
     let is_container = container::runs_the_node();
     let secrets = config.link_secrets();
     let secrets = if is_container { secrets.map_err(container::explain_secret) } else { secrets }?;
@@ -75,6 +75,8 @@ fn serve(config: &Config) -> Result<Exit> {
         access::watch(http_options.access.clone())?;
         reload::watch_certificates(http_options.tls.as_ref())?;
         let node = Node::start(options).await?;
+        let spans = otlp::start(config.otlp_endpoint.as_ref(), &node.id().to_string())?;
+        http_options.spans = spans.clone().map(|spans| spans as Arc<dyn Spans>);
         let address_file = AddressFile::write(config, local);
         announce(config, &node, local, is_container, &limit);
         access::warn_if_open(config, local);
@@ -94,6 +96,9 @@ fn serve(config: &Config) -> Result<Exit> {
         };
         let served = http::serve(node.clone(), listener, http_options, shutdown).await;
         address_file.remove();
+        if let Some(spans) = spans {
+            spans.finish().await;
+        }
         served.and(node.close().await)?;
         info!("stopped after {} ms", stopping.get().map_or(0, |begun| begun.elapsed().as_millis()));
         Ok::<_, Error>(())

@@ -16,6 +16,7 @@ mod docs;
 mod harness;
 mod link;
 mod operator;
+mod otlp;
 mod pages;
 mod process;
 mod rust_client;

@@ -28,6 +28,7 @@ pub mod logging;
 pub mod members;
 pub mod memory;
 pub mod open_files;
+pub mod otlp;
 pub mod output;
 pub mod privacy;
 pub mod progress;

@@ -24,6 +24,11 @@ impl Config {
         if config.max_connections_per_address == Some(0) {
             return wrong("max-connections-per-address is 0: nobody could connect; set at least 1");
         }
+        if config.otlp_endpoint.is_some() && !cfg!(feature = "otlp") {
+            return wrong(
+                "otlp-endpoint: this build sends no spans: make one with `cargo build --release --features otlp`",
+            );
+        }
         Ok(config)
     }
 

@@ -141,6 +141,7 @@ impl Config {
             tls,
             access,
             rate_limits: self.rate_limits(),
+            spans: None,
         })
     }
 }

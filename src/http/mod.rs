@@ -26,6 +26,7 @@ pub mod request;
 pub mod response;
 pub mod routes;
 pub mod server;
+pub mod spans;
 pub mod websocket;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ use self::{
     access::AccessControl,
     request::{Call, rate_limit::RateLimits},
     routes::{exactly, metrics::Metrics, route},
+    spans::Spans,
 };
 use crate::{core::memory_pressure::MemoryPressure, error::Error, http::request::route::Route, node::Node};
 
@@ -85,6 +87,8 @@ pub struct Options {
     pub access: AccessControl,
     /// How many requests a second.
     pub rate_limits: RateLimits,
+    /// Where spans of requests go.
+    pub spans: Option<Arc<dyn Spans>>,
 }
 
 /// Whether clients must show a certificate, where the node knows an authority for them.
@@ -132,6 +136,7 @@ impl Default for Options {
             tls: None,
             access: AccessControl::default(),
             rate_limits: RateLimits::default(),
+            spans: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -37,6 +37,7 @@ use crate::{
         },
         response,
         routes::metrics::{Metrics, ServerFigures},
+        spans::RequestSpan,
     },
     node::{LINK_PATH, Node, with_request_id},
 };
@@ -106,6 +107,7 @@ impl Service {
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
         audit::answered(&call, response.status(), took);
+        trace(&call, response.status(), took);
         log(&call, response.status(), took);
         (response, reservation)
     }
@@ -195,6 +197,19 @@ fn without_body(response: Response) -> Response {
         head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
     Response::from_parts(head, Bytes::new().into())
+}
+
+fn trace(call: &Call, status: StatusCode, took: Duration) {
+    let Some(spans) = &call.connection.options.spans else { return };
+    spans.answered(&RequestSpan {
+        method: &call.method,
+        route: call.route().name(),
+        status,
+        request_id: call.request_id.to_str().unwrap_or_default(),
+        headers: &call.headers,
+        began: SystemTime::now() - took,
+        took,
+    });
 }
 
 fn log(call: &Call, status: StatusCode, took: Duration) {
