@@ -81,11 +81,11 @@ where
 /// comes first: one without a token learns nothing else.
 fn admit<T: Resource>(operation: &Operation, call: &Call, resource: Result<T>) -> Result<T> {
     let principal = permission::authenticate(operation, call)?;
-    call.connection.options.rate_limits.count_token(&principal)?;
     // Also for what is logged of a refusal.
     if principal != Principal::Nobody {
         call.sent_by(principal);
     }
+    call.connection.options.rate_limits.count_token(call.principal())?;
     let resource = resource?;
     permission::check(operation.access, call.principal(), &resource, call)?;
     accepts::check(operation, call)?;
