@@ -178,7 +178,8 @@ mod exporter {
             'life0: 'async_trait,
             Self: 'async_trait,
         {
-            let sending = self.runtime.spawn(timeout(TIMEOUT, send(self.address.clone(), request)));
+            let sending = send(self.address.clone(), request);
+            let sending = self.runtime.spawn(async move { timeout(TIMEOUT, sending).await });
             Box::pin(async move {
                 let sent = match sending.await {
                     Ok(Ok(sent)) => sent,

@@ -48,7 +48,7 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/engine/", "src/storage/changes/hub.rs"]),
     ("warp", &["src/http/"]),
-    ("hyper", &["src/http/", "src/replication/strong/etcd/gateway.rs"]),
+    ("hyper", &["src/http/", "src/replication/strong/etcd/gateway.rs", "src/cli/otlp.rs"]),
     ("snow", &["src/replication/link/noise.rs"]),
     ("foca", &["src/replication/"]),
     ("tokio_tungstenite", &["src/replication/", "src/http/websocket/", "src/http/request/upgrade.rs"]),
