@@ -28,7 +28,8 @@ fn start(binary: &Path, data: &Path) -> (Node, String) {
     let mut command = Command::new(binary);
     command.args(["127.0.0.1:0", "--data"]).arg(data);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let node = Node(command.spawn().expect("there is a DynaRust beside this program: see the head of this file"));
+    let node =
+        Node(command.spawn().expect("there is a DynaRust beside this program: see the head of this file"));
     let begun = Instant::now();
     loop {
         match fs::read_to_string(data.join("dynarust.address")) {

@@ -94,7 +94,9 @@ impl Rows {
                 row.extend_from_slice(b"}\n");
                 file.write_all(&row)?;
             }
-            file.flush()
+            file.flush()?;
+            // Otherwise the syncs of the node would wait until the system has written this file too.
+            file.get_ref().sync_all()
         };
         let rows = Self(path.clone());
         written().map(|()| rows).map_err(|e| Error::io(format_args!("writing {}", path.display()), &e))
