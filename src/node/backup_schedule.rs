@@ -261,8 +261,15 @@ fn remove_left(directory: &Path) -> Result<()> {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_left = name.strip_suffix(write::PARTIAL).and_then(|name| name.strip_suffix('.'));
-        if is_left.is_some_and(|name| time_of(name).is_some()) && write::remove_partial(&entry.path())? {
-            info!(path = %entry.path().display(), "the rest of an incomplete backup was removed");
+        if is_left.and_then(time_of).is_none() {
+            continue;
+        }
+        let path = entry.path();
+        match write::remove_partial(&path) {
+            Ok(true) => info!(path = %path.display(), "the rest of an incomplete backup was removed"),
+            Ok(false) => {}
+            // It takes room, but no backup fails for it.
+            Err(why) => warn!(%why, "the rest of an incomplete backup cannot be removed"),
         }
     }
     Ok(())
