@@ -8,6 +8,7 @@ use std::{
     process,
 };
 
+use dynarust_client::Client;
 use serde_json::json;
 use tokio::runtime;
 
@@ -15,7 +16,7 @@ use super::{
     Exit, backup,
     connection::{Connection, parse_address},
     flags::DataFlags,
-    output, privacy,
+    output, privacy, remote,
     unlock::Unlock,
 };
 use crate::{
@@ -56,8 +57,11 @@ pub struct Arguments {
 /// Compares the two, and prints the keys that differ.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     privacy::restrict_new_files();
-    let (a, b) = (Side::open(&arguments.a, 'a', arguments)?, Side::open(&arguments.b, 'b', arguments)?);
-    let (a, b) = match (a, b) {
+    let (a, b) = (Named::find(&arguments.a, arguments)?, Named::find(&arguments.b, arguments)?);
+    if a.has_same_roots(&b) {
+        return report_equal(arguments);
+    }
+    let (a, b) = match (a.open('a', arguments)?, b.open('b', arguments)?) {
         (Ok(a), Ok(b)) => (a, b),
         (Err(exit), _) | (_, Err(exit)) => return Ok(exit),
     };
@@ -76,6 +80,72 @@ fn report_equal(arguments: &Arguments) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// What a side of the comparison is called.
+enum Named {
+    Backup(Box<Side>),
+    Node(Client),
+}
+
+/// The roots of all tables that have rows, by name.
+type Roots = Vec<(String, String)>;
+
+impl Named {
+    fn find(name: &str, arguments: &Arguments) -> Result<Self> {
+        let path = Path::new(name);
+        if path.is_dir() {
+            let checked = read::check(path)?;
+            let secret = arguments.unlock.of(&checked.manifest)?;
+            let side = Side { backup: checked.open(secret.as_ref())?, made: None };
+            return Ok(Self::Backup(Box::new(side)));
+        }
+        let address = parse_address(name).map_err(|why| {
+            Error::Config(format!(
+                "{name} is neither the directory of a backup nor the address of a node: {why}"
+            ))
+        })?;
+        arguments.connection.client(Some(&address)).map(Self::Node)
+    }
+
+    /// Whether the roots of both say that they have the same rows: then a node need not send all it has. Roots of different clusters have
+    /// different keys, and are never the same.
+    fn has_same_roots(&self, other: &Self) -> bool {
+        let roots = |named: &Self| match named {
+            Self::Backup(side) => compare::shown_roots(&side.backup),
+            Self::Node(node) => roots_of_node(node),
+        };
+        roots(self).is_some_and(|own| Some(own) == roots(other))
+    }
+
+    /// Opens it, or says why a node gives nothing and how the command ends.
+    fn open(self, side: char, arguments: &Arguments) -> Result<std::result::Result<Side, Exit>> {
+        let node = match self {
+            Self::Backup(side) => return Ok(Ok(*side)),
+            Self::Node(node) => node,
+        };
+        let data = arguments.data.directory_of_running()?;
+        let made = env::temp_dir().join(format!("dynarust-diff-{}-{side}", process::id()));
+        if let Err(error) = runtime()?.block_on(backup::make(&node, &data, &made, Options::default())) {
+            eprintln!("DynaRust: {}", error.why);
+            return Ok(Err(error.exit));
+        }
+        Ok(Ok(Side { backup: read::check(&made)?.open(None)?, made: Some(made) }))
+    }
+}
+
+/// The roots of a node's tables; `None` if it does not tell, or does not know them yet.
+fn roots_of_node(node: &Client) -> Option<Roots> {
+    let stats = runtime().ok()?.block_on(remote::get(node, "/stats")).ok()?;
+    let tables = stats.get("tables")?.as_array()?.iter();
+    let tables =
+        tables.filter(|table| table["keys"].as_u64() != Some(0) || table["tombstones"].as_u64() != Some(0));
+    tables.map(|table| Some((table["name"].as_str()?.into(), table["root"].as_str()?.into()))).collect()
+}
+
+fn runtime() -> Result<runtime::Runtime> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Error::io("cannot start the runtime", &error))
+}
+
 /// One side of the comparison.
 struct Side {
     backup: Backup,
@@ -89,33 +159,6 @@ impl Drop for Side {
             // In the directory of temporary files: the system removes it otherwise.
             let _ = fs::remove_dir_all(made);
         }
-    }
-}
-
-impl Side {
-    /// Opens a side, or says why a node gives none and how the command ends.
-    fn open(name: &str, side: char, arguments: &Arguments) -> Result<std::result::Result<Self, Exit>> {
-        let path = Path::new(name);
-        if path.is_dir() {
-            let checked = read::check(path)?;
-            let secret = arguments.unlock.of(&checked.manifest)?;
-            return Ok(Ok(Self { backup: checked.open(secret.as_ref())?, made: None }));
-        }
-        let address = parse_address(name).map_err(|why| {
-            Error::Config(format!(
-                "{name} is neither the directory of a backup nor the address of a node: {why}"
-            ))
-        })?;
-        let node = arguments.connection.client(Some(&address))?;
-        let data = arguments.data.directory_of_running()?;
-        let made = env::temp_dir().join(format!("dynarust-diff-{}-{side}", process::id()));
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
-        if let Err(error) = runtime.block_on(backup::make(&node, &data, &made, Options::default())) {
-            eprintln!("DynaRust: {}", error.why);
-            return Ok(Err(error.exit));
-        }
-        Ok(Ok(Self { backup: read::check(&made)?.open(None)?, made: Some(made) }))
     }
 }
 

@@ -107,7 +107,8 @@ pub struct RootDigest(pub [u8; 16]);
 pub struct Digest([u64; 4]);
 
 impl Digest {
-    fn from_bytes(bytes: &[u8; 32]) -> Self {
+    /// The digest of these bytes.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
         let mut limbs = [0; 4];
         for (limb, bytes) in limbs.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *limb = u64::from_le_bytes(*bytes);

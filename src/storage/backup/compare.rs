@@ -3,10 +3,18 @@
 use std::cmp::Ordering;
 
 use super::{
-    line::{self, Parsed, Place},
+    cut,
+    line::{self, Parsed, Place, TableSummary},
     read::{Backup, PlacedLine},
 };
-use crate::{core::register::Register, error::Result};
+use crate::{
+    core::{
+        digest::{Digest, Sum},
+        name::TableName,
+        register::Register,
+    },
+    error::Result,
+};
 
 /// A key whose rows differ, and what each side has.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +36,20 @@ pub fn are_equal(a: &Backup, b: &Backup) -> bool {
         tables.map(|table| (table.name.clone(), table.root.clone())).collect()
     };
     a.summary.digest_key == b.summary.digest_key && rows(a) == rows(b)
+}
+
+/// The roots of all tables that have rows, by name, as a node shows them. `None` if the summary has no valid ones.
+pub fn shown_roots(backup: &Backup) -> Option<Vec<(String, String)>> {
+    let key = cut::digest_key(&backup.summary)?;
+    let tables = backup.summary.tables.iter().filter(|table| table.live + table.tombstones > 0);
+    let root = |table: &TableSummary| {
+        let name = TableName::parse(&table.name).ok()?;
+        let digest = Digest::from_bytes(&line::from_hex(&table.root)?.try_into().ok()?);
+        let count = i64::try_from(table.live + table.tombstones).ok()?;
+        let root = key.root([(&name, Sum { digest, count })].into_iter());
+        Some((table.name.clone(), line::hex(&root.0)))
+    };
+    tables.map(root).collect()
 }
 
 /// Calls `report` with each key whose rows differ, in order of tables and places. Returns how many there are.
