@@ -65,7 +65,9 @@ impl Config {
             );
         }
         if self.backup_dir.is_none() && (self.backup_key_file.is_some() || self.backup_recipient.is_some()) {
-            return wrong("backup-key-file and backup-recipient need backup-dir, the directory of the backups");
+            return wrong(
+                "backup-key-file and backup-recipient need backup-dir, the directory of the backups",
+            );
         }
         Ok(())
     }
