@@ -64,8 +64,9 @@ use crate::{
     core::{
         clock::NodeId,
         protocol::{
+            agreement::Agreement,
             peer::{self, Context},
-            progress::Shared,
+            progress::{Progress, Shared},
         },
     },
     error::{Error, Result},
@@ -164,6 +165,20 @@ struct State {
     registry: Registry,
 }
 
+/// Begins with what was agreed with these members before the start.
+fn begin(progress: &mut Progress, store: &Store, members: Vec<NodeId>, agreement: Agreement) {
+    if !members.is_empty() {
+        progress.announced_before_ms = store.now_ms().saturating_sub(SETTLE_MS);
+    }
+    progress.floor.set_members(members);
+    progress.begin_syncing(store.now_ms());
+    let (agreed_ms, withdrawals) = (agreement.with_all_ms(), progress.withdrawals());
+    progress.agreement = agreement;
+    progress.agreement_saved(agreed_ms, withdrawals);
+    progress.intact = store.suspected_loss().is_none();
+    progress.lose(store.lost_ms(), store.now_ms());
+}
+
 impl Replication {
     /// Starts dialing and accepting links.
     ///
@@ -188,23 +203,11 @@ impl Replication {
         let agreement = cluster_record::read_agreement(&store, &mut known)?;
         let dialer = Dialer::new(options.join.iter().cloned(), environment.random()?);
         let shared = Arc::new(Shared::default());
-        {
-            let mut progress = shared.progress();
-            progress.floor.set_members(known);
-            progress.begin_syncing(store.now_ms());
-            // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
-            timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));
-            progress.agreement = agreement.clone();
-            let withdrawals = progress.withdrawals();
-            progress.agreement_saved(agreement.with_all_ms(), withdrawals);
-            if !members.member_ids().is_empty() {
-                progress.announced_before_ms = store.now_ms().saturating_sub(SETTLE_MS);
-            }
-            progress.intact = store.suspected_loss().is_none();
-            progress.lose(store.lost_ms(), store.now_ms());
-            if members.others().next().is_none() && options.join.is_empty() {
-                progress.become_complete(store.now_ms());
-            }
+        // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
+        timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));
+        begin(&mut shared.progress(), &store, known, agreement.clone());
+        if members.others().next().is_none() && options.join.is_empty() {
+            shared.progress().become_complete(store.now_ms());
         }
         let inner = Arc::new(Inner {
             rows: Rows::new(store.clone(), timestamps.clone()),

@@ -26,7 +26,7 @@ use super::{
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
     snapshot,
     state_machine::StateMachine,
-    types::{Group, Metrics, Node},
+    types::{Group, Metrics, Node, Vote},
     view::Counters,
 };
 use crate::{
@@ -120,7 +120,8 @@ impl Member {
         let config = config(group, store.environment())?;
         let mut log = RaftLog::open(directory, store.environment())?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
-        let network = Network { group, replication, store: store.clone(), counters };
+        let network =
+            Network { group, replication, store: store.clone(), timestamps: timestamps.clone(), counters };
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
         let proposer = Proposer::start(raft.clone(), store, timestamps, value_bytes_max);
@@ -232,20 +233,9 @@ impl Member {
             Consensus::Vote(rpc) => {
                 self.raft.vote(rpc).await.map(ConsensusAnswer::Vote).map_err(|e| stopped(&e))
             }
-            Consensus::Tables(tables) => {
-                snapshot::make_tables(store, &tables).map(|()| ConsensusAnswer::Done)
-            }
-            Consensus::Compare(message) => {
-                self.blocking(move |store, _| snapshot::compare(store, &message)).await
-            }
-            Consensus::Rows(rows) => self
-                .blocking(|store, machine| snapshot::take(store, machine, rows))
-                .await
-                .map(|()| ConsensusAnswer::Done),
-            Consensus::Remove(names) => {
-                self.blocking(|store, _| store.remove(names)).await.map(|_| ConsensusAnswer::Done)
-            }
+            Consensus::Snapshot(vote, step) => snapshot::receive(self, store, vote, step).await,
             Consensus::Install(vote, meta) => {
+                self.machine.check_receiving(&vote, self.own_vote().await?)?;
                 let snapshot = Snapshot { meta, snapshot: Box::default() };
                 let installed = self.raft.install_full_snapshot(vote, snapshot).await;
                 installed.map(ConsensusAnswer::Installed).map_err(|e| stopped(&e))
@@ -253,13 +243,10 @@ impl Member {
         }
     }
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        run: impl FnOnce(&Store, &StateMachine) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let (store, machine) = (self.parts.store.clone(), self.machine.clone());
-        let environment = store.environment().clone();
-        environment.run(move || run(&store, &machine)).await
+    /// The vote that this node has given last.
+    pub(super) async fn own_vote(&self) -> Result<Vote> {
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+        vote.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))
     }
 
     /// Serves a call of another node, which takes part in a group or asks for one.

@@ -10,6 +10,7 @@ use openraft::{
     network::{Backoff, RPCOption, RPCTypes},
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
+use tokio::time::sleep;
 use tracing::info;
 
 use super::{
@@ -23,7 +24,7 @@ use crate::{
     core::{clock::NodeId, protocol::message::RequestKind},
     error::{Error, Result},
     replication::{Replication, requests::RequestError},
-    storage::Store,
+    storage::{Store, commit::timestamps::Timestamps},
 };
 
 /// How long one step of a snapshot may take.
@@ -40,6 +41,8 @@ pub struct Network {
     pub replication: Replication,
     /// What snapshots are read from.
     pub store: Store,
+    /// The clock that stamps what is written.
+    pub timestamps: Arc<Timestamps>,
     /// Counts the snapshots.
     pub counters: Arc<Counters>,
 }
@@ -130,7 +133,10 @@ impl RaftNetwork<Group> for Connection {
                 said.map_err(|error| Error::Io(error.to_string()))
             };
             let nonce = self.network.store.environment().random()?;
-            let figures = snapshot::send(&self.network.store, nonce, say).await?;
+            self.network.timestamps.before_writing().await?;
+            let latest = self.network.timestamps.tick()?;
+            let step = |step| say(Consensus::Snapshot(vote, step));
+            let figures = snapshot::send(&self.network.store, nonce, latest, step).await?;
             self.network.counters.snapshots.increment();
             self.network.counters.snapshot_rows.add(figures.rows);
             info!(to = %self.target, rows = figures.rows, removed = figures.removed, "sent a snapshot of the strong tables");
@@ -141,7 +147,15 @@ impl RaftNetwork<Group> for Connection {
         };
         tokio::select! {
             biased;
-            sent = sending => sent.map_err(|error: Error| StreamingError::Network(NetworkError::new(&error))),
+            sent = sending => match sent {
+                Ok(sent) => Ok(sent),
+                Err(error) => {
+                    let error: Error = error;
+                    // It is tried again at once.
+                    sleep(BACKOFF).await;
+                    Err(StreamingError::Network(NetworkError::new(&error)))
+                }
+            },
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }

@@ -45,7 +45,16 @@ pub enum Consensus {
     Append(AppendEntriesRequest<Group>),
     /// An election.
     Vote(VoteRequest<NodeId>),
-    /// The tables of the snapshot that is about to be sent.
+    /// A step of a snapshot of the leader with this vote.
+    Snapshot(Vote, SnapshotStep),
+    /// Everything of the snapshot was sent.
+    Install(Vote, SnapshotMeta<NodeId, Node>),
+}
+
+/// A step of sending a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum SnapshotStep {
+    /// It begins. Its tables.
     Tables(Vec<TableName>),
     /// A step of the comparison of the snapshot with what the receiver has.
     Compare(Message),
@@ -53,8 +62,6 @@ pub enum Consensus {
     Rows(Vec<(TableName, Row)>),
     /// Rows that the snapshot does not have.
     Remove(Vec<Name>),
-    /// Everything of the snapshot was sent.
-    Install(Vote, SnapshotMeta<NodeId, Node>),
 }
 
 /// A row by name and version.
@@ -67,9 +74,9 @@ pub enum ConsensusAnswer {
     Append(AppendEntriesResponse<NodeId>),
     /// To `Vote`.
     Vote(VoteResponse<NodeId>),
-    /// To `Tables`, `Rows` and `Remove`.
+    /// To the other steps of a snapshot.
     Done,
-    /// To `Compare`: the next steps, and rows that the receiver has otherwise or alone.
+    /// To `SnapshotStep::Compare`: the next steps, and rows that the receiver has otherwise or alone.
     Compared(Vec<Message>, Vec<Name>),
     /// To `Install`.
     Installed(SnapshotResponse<NodeId>),

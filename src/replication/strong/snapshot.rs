@@ -3,18 +3,24 @@
 //! The leader compares its strong tables with the receiver's, by the comparison that replicas of eventual tables use
 //! ([`core::protocol::comparison`](crate::core::protocol::comparison)), and sends the rows that differ. So a receiver
 //! that missed d of n rows costs about d rows. Rows may change meanwhile: the log that follows the snapshot's index
-//! makes good for that.
+//! makes good for that. So they are compared until they differ in nothing but what was written since the beginning.
+//!
+//! Each step is *fenced*. openraft (0.9) lets a leader that was deposed send on, and what it lacks may have been committed since. So the
+//! receiver takes a step only while it has promised its vote to no later leader, has applied nothing else and its store was not reopened since
+//! the snapshot began ([`Receiving`]).
 
 use std::collections::VecDeque;
 
 use super::{
     catalogue::make_strong,
-    rpc::{Consensus, ConsensusAnswer, Name},
-    state_machine::StateMachine,
+    member::Member,
+    rpc::{ConsensusAnswer, Name, SnapshotStep},
+    types::{LogId, Vote},
 };
 use crate::{
     core::{
-        digest::{Digest, DigestKey, Path, RootDigest, Sum},
+        clock::Timestamp,
+        digest::{Digest, DigestKey, PARTITION_BITS, Path, RootDigest, Sum},
         name::{Key, TableName},
         protocol::{
             comparison::{self, Answer},
@@ -25,15 +31,17 @@ use crate::{
         register::Marker,
     },
     error::{Error, Result},
-    storage::Store,
+    storage::{Store, commit::Incarnation},
 };
 
 /// The instant of the comparison: all there is.
 const ALL_MS: u64 = u64::MAX;
-/// Most names in one answer. If there are more, the next comparison finds them.
-const NAMES_MAX: usize = 2_000;
-/// Comparisons of one snapshot. Rows that are written all the while differ each time; the log brings those.
-const COMPARISONS_MAX: usize = 4;
+/// Most bytes of names in one answer. If there are more, the next comparison finds them.
+const NAMES_BYTES_MAX: usize = 1024 * 1024;
+/// What a name takes beside its key.
+const NAME_BYTES: usize = 64;
+/// Comparisons of one snapshot: each but the last removes some MiB of names, or sends all rows that differ.
+const COMPARISONS_MAX: u64 = 10_000;
 
 /// The strong tables of a store as the comparison sees them.
 struct Rows<'a>(&'a Store);
@@ -56,7 +64,12 @@ impl Replica for Rows<'_> {
     }
 
     fn sums(&self, table: &TableName, path: Path, below: u8, at_ms: u64) -> Result<Option<Vec<Sum>>> {
-        self.0.sums(table, path, below, at_ms)
+        let sums = self.0.sums(table, path, below, at_ms)?;
+        // Whoever does not know what it holds would be taken for equal.
+        if sums.is_none() && path.bits + below <= PARTITION_BITS {
+            return Err(Error::NotReady(format!("the rows of the strong table {table} are being counted")));
+        }
+        Ok(sums)
     }
 
     fn depth(&self, table: &TableName, path: Path) -> Result<u8> {
@@ -128,82 +141,128 @@ fn answer(replica: &Rows<'_>, message: &Message) -> Result<Answer> {
     }
 }
 
-/// The receiver's side: makes the tables.
-///
-/// # Errors
-/// Those of the storage.
-pub fn make_tables(store: &Store, tables: &[TableName]) -> Result<()> {
-    tables.iter().try_for_each(|table| make_strong(store, table))
+/// A snapshot that is being received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receiving {
+    /// The vote of the leader that sends it.
+    pub vote: Vote,
+    /// The last entry that was applied when it began.
+    pub applied: Option<LogId>,
+    /// The store's incarnation then.
+    pub incarnation: Incarnation,
 }
 
-/// The receiver's side of a step of the comparison.
+impl Receiving {
+    /// Checks that a step belongs to what began. `now`: the same of now, with the receiver's own vote.
+    ///
+    /// # Errors
+    /// `Conflict`.
+    pub fn check(began: Option<&Self>, vote: &Vote, now: &Self) -> Result<()> {
+        let why = match began {
+            _ if *vote < now.vote => "the sender leads no more",
+            Some(began) if began.vote != *vote => "another leader has begun one since",
+            Some(began) if began.applied != now.applied => "entries of the log were applied since it began",
+            Some(began) if began.incarnation != now.incarnation => "the storage was reopened since it began",
+            Some(_) => return Ok(()),
+            None => "it has not begun",
+        };
+        Err(Error::Conflict(format!("a step of a snapshot is refused: {why}")))
+    }
+}
+
+/// The receiver's side: takes a step.
 ///
 /// # Errors
-/// Those of the storage; `Corrupt` for a message that is no step.
-pub fn compare(store: &Store, message: &Message) -> Result<ConsensusAnswer> {
+/// `Conflict` if the sender leads no more, or what this node holds has changed since the snapshot began; `NotReady` while rows are being counted;
+/// `Corrupt` for a message that is no step of a comparison; those of the storage.
+pub async fn receive(
+    member: &Member,
+    store: &Store,
+    vote: Vote,
+    step: SnapshotStep,
+) -> Result<ConsensusAnswer> {
+    let machine = &member.machine;
+    match step {
+        SnapshotStep::Tables(tables) => {
+            machine.begin_receiving(&vote, member.own_vote().await?)?;
+            tables.iter().try_for_each(|table| make_strong(store, table))?;
+        }
+        SnapshotStep::Compare(message) => {
+            machine.check_receiving(&vote, member.own_vote().await?)?;
+            let (store, environment) = (store.clone(), store.environment().clone());
+            return environment.run(move || compare(&store, &message)).await;
+        }
+        SnapshotStep::Rows(rows) => {
+            // Nothing is applied between the check and the change.
+            let applying = machine.applying().await;
+            machine.check_receiving(&vote, member.own_vote().await?)?;
+            applying.merge(rows).await?;
+        }
+        SnapshotStep::Remove(names) => {
+            let applying = machine.applying().await;
+            machine.check_receiving(&vote, member.own_vote().await?)?;
+            applying.remove(names).await?;
+        }
+    }
+    Ok(ConsensusAnswer::Done)
+}
+
+fn compare(store: &Store, message: &Message) -> Result<ConsensusAnswer> {
     let replica = Rows(store);
     let Answer { messages, rows, streams } = answer(&replica, message)?;
     let mut own = Repairs::default();
     own.add(rows, streams);
-    let mut names = Vec::new();
-    while !own.is_empty() && names.len() < NAMES_MAX {
+    let (mut names, mut bytes) = (Vec::new(), 0);
+    while !own.is_empty() && bytes < NAMES_BYTES_MAX {
         let rows = own.next(&replica, MESSAGE_BYTES)?;
+        bytes += rows.iter().map(|(_, row)| NAME_BYTES + row.key.as_str().len()).sum::<usize>();
         names.extend(rows.into_iter().map(|(table, row)| (table, row.key, row.marker)));
     }
     Ok(ConsensusAnswer::Compared(messages, names))
 }
 
-/// The receiver's side: takes rows.
-///
-/// # Errors
-/// Those of the storage; `WrongMode` for rows of a table that is not strong here.
-pub fn take(store: &Store, machine: &StateMachine, rows: Vec<(TableName, Row)>) -> Result<()> {
-    for (table, row) in rows {
-        if !store.is_strong(&table) {
-            return Err(Error::WrongMode(format!("table {table} is not strong here")));
-        }
-        machine.merge_row(&table, row)?;
-    }
-    Ok(())
-}
-
 type TableRows = Vec<(TableName, Row)>;
 
-/// The sender's side: which of the receiver's rows to remove, and which to replace.
+/// The sender's side: which of the receiver's rows to remove, and which to replace. A later version than the sender's is none of the group's.
 fn sort_out(store: &Store, names: Vec<Name>) -> Result<(Vec<Name>, TableRows)> {
     let (mut removed, mut replaced) = (Vec::new(), Vec::new());
     for (table, key, marker) in names {
-        match store.read_row(&table, &key)? {
-            None => removed.push((table, key, marker)),
-            Some(row) if row.marker > marker => replaced.push((table, row)),
-            Some(_) => {}
+        let row = store.read_row(&table, &key)?;
+        if row.as_ref().is_none_or(|row| row.marker < marker) {
+            removed.push((table.clone(), key, marker));
         }
+        replaced.extend(row.filter(|row| row.marker != marker).map(|row| (table, row)));
     }
     Ok((removed, replaced))
 }
 
-/// Sends the difference between this node's strong tables and the receiver's, through `send`.
+/// Sends the difference between this node's strong tables and the receiver's, through `send`. `latest`: all rows of the snapshot were written by
+/// then.
 ///
 /// # Errors
-/// Those of the storage and of `send`.
-pub async fn send<F>(store: &Store, nonce: u64, mut send: impl FnMut(Consensus) -> F) -> Result<Figures>
+/// Those of the storage and of `send`; `NotReady` while rows are being counted; `Conflict` if the two do not become equal.
+pub async fn send<F>(
+    store: &Store,
+    nonce: u64,
+    latest: Timestamp,
+    mut send: impl FnMut(SnapshotStep) -> F,
+) -> Result<Figures>
 where
     F: Future<Output = Result<ConsensusAnswer>>,
 {
-    send(Consensus::Tables(store.strong_tables().into_iter().collect())).await?;
+    send(SnapshotStep::Tables(store.strong_tables().into_iter().collect())).await?;
     let mut figures = Figures::default();
     for round in 0..COMPARISONS_MAX {
-        let before = figures.rows + figures.removed;
-        let mut steps =
-            VecDeque::from([comparison::open(&Rows(store), nonce.wrapping_add(round as u64), ALL_MS)?]);
+        let before = (figures.removed, figures.old_rows);
+        let mut steps = VecDeque::from([comparison::open(&Rows(store), nonce.wrapping_add(round), ALL_MS)?]);
         while let Some(step) = steps.pop_front() {
-            let ConsensusAnswer::Compared(messages, names) = send(Consensus::Compare(step)).await? else {
+            let ConsensusAnswer::Compared(messages, names) = send(SnapshotStep::Compare(step)).await? else {
                 return Err(Error::Corrupt("another answer than the next steps of a comparison".into()));
             };
             let (removed, mut rows) = sort_out(store, names)?;
             figures.removed += removed.len() as u64;
             if !removed.is_empty() {
-                send(Consensus::Remove(removed)).await?;
+                send(SnapshotStep::Remove(removed)).await?;
             }
             let mut repairs = Repairs::default();
             for message in messages {
@@ -213,17 +272,19 @@ where
             }
             while !rows.is_empty() || !repairs.is_empty() {
                 figures.rows += rows.len() as u64;
+                figures.old_rows +=
+                    rows.iter().filter(|(_, row)| row.marker.timestamp <= latest).count() as u64;
                 if !rows.is_empty() {
-                    send(Consensus::Rows(std::mem::take(&mut rows))).await?;
+                    send(SnapshotStep::Rows(std::mem::take(&mut rows))).await?;
                 }
                 rows = repairs.next(&Rows(store), MESSAGE_BYTES)?;
             }
         }
-        if figures.rows + figures.removed == before {
-            break;
+        if (figures.removed, figures.old_rows) == before {
+            return Ok(figures);
         }
     }
-    Ok(figures)
+    Err(Error::Conflict(format!("the replicas still differed after {COMPARISONS_MAX} comparisons")))
 }
 
 /// What was sent.
@@ -231,6 +292,11 @@ where
 pub struct Figures {
     /// Rows.
     pub rows: u64,
+    /// Those of them that the snapshot is of. The others came since, and the log brings them too.
+    pub old_rows: u64,
     /// Names of rows that were removed.
     pub removed: u64,
 }
+
+#[cfg(test)]
+mod tests;

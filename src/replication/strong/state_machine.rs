@@ -18,8 +18,10 @@ use super::{
     checkpoint::Checkpoint,
     effects::Effects,
     log::LogReader,
+    rpc::Name,
+    snapshot::Receiving,
     steps::Steps,
-    types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
+    types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError, Vote},
 };
 use crate::{
     core::{
@@ -51,6 +53,8 @@ struct Inner {
     log: LogReader,
     /// Held while entries are applied.
     applying: tokio::sync::Mutex<()>,
+    /// The snapshot that is arriving.
+    receiving: Mutex<Option<Receiving>>,
     steps: Arc<Steps>,
 }
 
@@ -77,6 +81,7 @@ impl StateMachine {
             applied,
             log,
             applying: tokio::sync::Mutex::default(),
+            receiving: Mutex::default(),
             steps: Arc::default(),
         }))
     }
@@ -165,13 +170,29 @@ impl StateMachine {
         }
     }
 
-    /// Merges a row of a snapshot. One that is here already, or newer here, changes nothing.
+    /// Notes that a snapshot of the leader with this vote begins to arrive.
     ///
     /// # Errors
-    /// Those of the storage.
-    pub fn merge_row(&self, table: &TableName, row: Row) -> Result<()> {
-        self.0.steps.disturb();
-        self.0.effects.merge(table, row)
+    /// `Conflict` if it leads no more.
+    pub fn begin_receiving(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
+        let began = self.0.receiving_now(*vote);
+        Receiving::check(Some(&began), vote, &self.0.receiving_now(own_vote))?;
+        *self.0.receiving() = Some(began);
+        Ok(())
+    }
+
+    /// Checks that a step belongs to the snapshot that is arriving.
+    ///
+    /// # Errors
+    /// `Conflict` if it does not, or other things happened since that began.
+    pub fn check_receiving(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
+        let now = self.0.receiving_now(own_vote);
+        Receiving::check(self.0.receiving().as_ref(), vote, &now)
+    }
+
+    /// Returns when no entry is being applied. None is as long as what it returns is there.
+    pub async fn applying(&self) -> Applying<'_> {
+        Applying { machine: self, _one: self.0.applying.lock().await }
     }
 
     /// The steps in which entries are applied.
@@ -180,7 +201,55 @@ impl StateMachine {
     }
 }
 
+/// While it is there, no entry is applied.
+pub struct Applying<'a> {
+    machine: &'a StateMachine,
+    _one: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Applying<'_> {
+    /// Merges rows of a snapshot. One that is here already, or newer here, changes nothing.
+    ///
+    /// # Errors
+    /// Those of the storage; `WrongMode` for rows of a table that is not strong here.
+    pub async fn merge(&self, rows: Vec<(TableName, Row)>) -> Result<()> {
+        self.change(|inner| {
+            rows.into_iter().try_for_each(|(table, row)| match inner.store.is_strong(&table) {
+                true => inner.effects.merge(&table, row),
+                false => Err(Error::WrongMode(format!("table {table} is not strong here"))),
+            })
+        })
+        .await
+    }
+
+    /// Removes rows that a snapshot does not have.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn remove(&self, names: Vec<Name>) -> Result<()> {
+        self.change(|inner| inner.store.remove(names).map(drop)).await
+    }
+
+    /// Changes rows in a step of its own, on a blocking thread.
+    async fn change(&self, change: impl FnOnce(&Inner) -> Result<()> + Send + 'static) -> Result<()> {
+        let _step = self.machine.0.steps.begin().await;
+        let inner = self.machine.0.clone();
+        let environment = inner.store.environment().clone();
+        environment.run(move || change(&inner)).await
+    }
+}
+
 impl Inner {
+    /// What a snapshot that begins now goes by.
+    fn receiving_now(&self, vote: Vote) -> Receiving {
+        Receiving { vote, applied: self.state().applied, incarnation: self.store.incarnation() }
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, Option<Receiving>> {
+        // Replaced as a whole.
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, Checkpoint> {
         // Replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -285,7 +354,10 @@ impl RaftStateMachine<Group> for StateMachine {
     ) -> std::result::Result<(), StorageError> {
         // Its rows are here: they came before.
         let state = Checkpoint { applied: meta.last_log_id, membership: meta.last_membership.clone() };
-        *self.0.state() = state;
+        {
+            let _one = self.0.applying.lock().await;
+            *self.0.state() = state;
+        }
         self.checkpoint().await.map_err(|error| {
             StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
         })?;

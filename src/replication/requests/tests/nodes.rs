@@ -84,7 +84,7 @@ pub(in crate::replication) async fn start(rows: u64, join: Option<SocketAddr>) -
     TestNode { address, replication, store, timestamps, directory }
 }
 
-fn open(directory: &Path, joins: bool) -> Store {
+pub(in crate::replication) fn open(directory: &Path, joins: bool) -> Store {
     let options = storage::Options {
         data: directory.join("storage.db"),
         durability: Durability::None,

@@ -1,0 +1,138 @@
+//! Snapshots from one node's store to another node.
+
+use super::*;
+use crate::{
+    core::{clock::NodeId, json::Value, register::Register},
+    replication::{
+        requests::tests::nodes,
+        strong::group::tests::{Alone, name, put},
+    },
+};
+
+/// The vote of a leader of a term.
+fn leads(term: u64) -> Vote {
+    Vote::new_committed(term, NodeId(9))
+}
+
+fn key(text: &str) -> Key {
+    Key::parse(text).expect("a key")
+}
+
+/// Writes a row of the strong table as an entry of the log does, stamped by the node's clock.
+fn write(node: &Alone, text: &str) {
+    let timestamp = node.parts.timestamps.tick().expect("the clock goes");
+    let register = Register::live(Value::trusted("1".into()), None, timestamp);
+    node.parts.store.merge(&name(), &key(text), |_| Ok(register)).expect("merges");
+}
+
+/// The keys of the strong table and their versions.
+fn rows(node: &Alone) -> Vec<(Key, Marker)> {
+    let heads = (0..=u8::MAX)
+        .flat_map(|partition| node.parts.store.heads(&name(), Path::partition(partition)).expect("reads"));
+    heads.map(|(key, marker, _)| (key, marker)).collect()
+}
+
+/// Two nodes with a strong table, of one cluster.
+async fn pair() -> (Alone, Alone) {
+    let (from, to) = (Alone::start().await, Alone::start().await);
+    for node in [&from, &to] {
+        assert_eq!(node.strong.create(name()).await, Ok(true));
+        node.parts.store.count_rows().expect("counts");
+    }
+    to.parts.store.rekey(from.parts.store.digest_key()).expect("takes the key");
+    to.parts.store.count_rows().expect("counts");
+    (from, to)
+}
+
+async fn step(to: &Alone, vote: Vote, step: SnapshotStep) -> Result<ConsensusAnswer> {
+    let member = to.strong.member().expect("it is a member");
+    receive(&member, &to.parts.store, vote, step).await
+}
+
+async fn transfer(from: &Alone, to: &Alone, latest: Timestamp) -> Result<Figures> {
+    send(&from.parts.store, 1, latest, |body| step(to, leads(9), body)).await
+}
+
+async fn stop(nodes: [Alone; 2]) {
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// After four comparisons a snapshot was installed, though each removes no more than some thousand rows: the rest of what had been deleted
+/// while the receiver was away was there again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_has_what_the_sender_has_and_nothing_else() {
+    let (from, to) = pair().await;
+    // Long names: few fit an answer.
+    (0..12_000).for_each(|row| write(&to, &format!("{row:0200}")));
+    ["both", "ahead"].iter().for_each(|text| write(&to, text));
+    write(&from, "both");
+    (0..500).for_each(|row| write(&from, &row.to_string()));
+    let register = Register::live(Value::trusted("1".into()), None, Timestamp { hlc: 1, node: NodeId(1) });
+    from.parts.store.merge(&name(), &key("ahead"), |_| Ok(register)).expect("merges");
+    let latest = from.parts.timestamps.tick().expect("the clock goes");
+    let figures = transfer(&from, &to, latest).await.expect("it is sent");
+    assert!(figures.removed >= 12_001, "{figures:?}");
+    assert_eq!(rows(&to), rows(&from));
+    assert_eq!(transfer(&from, &to, latest).await, Ok(Figures::default()));
+    stop([from, to]).await;
+}
+
+/// Rows that are written all the while differ each time, and the log brings them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_ends_while_rows_are_written() {
+    let (from, to) = pair().await;
+    (0..50).for_each(|row| write(&from, &row.to_string()));
+    let latest = from.parts.timestamps.tick().expect("the clock goes");
+    let sent = send(&from.parts.store, 1, latest, |body| {
+        write(&from, "busy");
+        step(&to, leads(9), body)
+    });
+    let figures = sent.await.expect("it is sent");
+    assert_eq!(figures.old_rows, 50);
+    stop([from, to]).await;
+}
+
+/// A leader that was deposed sent on. What it lacked, as it had been committed since, it removed from the receiver.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_taken_only_while_nothing_else_happened_since_the_snapshot_began() {
+    let (from, to) = pair().await;
+    let remove =
+        || SnapshotStep::Remove(rows(&to).into_iter().map(|(key, marker)| (name(), key, marker)).collect());
+    let refused = |answer: Result<ConsensusAnswer>, why: &str| {
+        let error = answer.expect_err("it is refused");
+        assert!(matches!(&error, Error::Conflict(said) if said.contains(why)), "{error}");
+    };
+    write(&to, "kept");
+    refused(step(&to, leads(9), remove()).await, "not begun");
+    refused(step(&to, Vote::new(0, NodeId(1)), SnapshotStep::Tables(vec![name()])).await, "leads no more");
+    step(&to, leads(9), SnapshotStep::Tables(vec![name()])).await.expect("it begins");
+    refused(step(&to, leads(8), remove()).await, "another leader");
+    step(&to, leads(9), SnapshotStep::Remove(Vec::new())).await.expect("it goes on");
+    to.strong.submit(put("applied")).await.expect("it is written");
+    refused(step(&to, leads(9), remove()).await, "applied since");
+    refused(step(&to, leads(9), SnapshotStep::Rows(Vec::new())).await, "applied since");
+    assert_eq!(rows(&to).len(), 2);
+    stop([from, to]).await;
+}
+
+/// Replicas that did not know yet what they held were taken for equal, and the snapshot was installed without anything sent.
+#[test]
+fn nothing_is_compared_before_the_rows_are_counted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let open = || nodes::open(directory.path(), false);
+    let store = open();
+    make_strong(&store, &name()).expect("makes");
+    let register = Register::live(Value::trusted("1".into()), None, Timestamp { hlc: 1, node: NodeId(1) });
+    store.merge(&name(), &key("a"), |_| Ok(register)).expect("merges");
+    store.close().expect("closes");
+    drop(store);
+    let store = open();
+    let opened = comparison::open(&Rows(&store), 1, ALL_MS);
+    assert!(matches!(opened, Err(Error::NotReady(_))), "{opened:?}");
+    store.count_rows().expect("counts");
+    let opened = comparison::open(&Rows(&store), 1, ALL_MS).expect("it knows what it holds");
+    assert!(matches!(opened, Message::Open(comparison) if comparison.nodes.len() == 1));
+    store.close().expect("closes");
+}
