@@ -80,7 +80,7 @@ impl View for Overlaid<'_> {
         if let Some(register) = self.overlay.rows.get(&(table.clone(), key.clone())) {
             return Ok(Some(register.clone()));
         }
-        let row = self.store.read_row(table, key)?;
+        let row = self.store.read_known_row(table, key)?;
         if let Some(row) = &row {
             // What replaces it must be later, even if it was applied before this node's last start.
             self.timestamps.observe_stored(row.marker.timestamp);

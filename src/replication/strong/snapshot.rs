@@ -81,7 +81,7 @@ impl Replica for Rows<'_> {
     }
 
     fn read(&self, table: &TableName, key: &Key) -> Result<Option<Row>> {
-        self.0.read_row(table, key)
+        self.0.read_known_row(table, key)
     }
 
     fn scan(
@@ -227,7 +227,7 @@ type TableRows = Vec<(TableName, Row)>;
 fn sort_out(store: &Store, names: Vec<Name>) -> Result<(Vec<Name>, TableRows)> {
     let (mut removed, mut replaced) = (Vec::new(), Vec::new());
     for (table, key, marker) in names {
-        let row = store.read_row(&table, &key)?;
+        let row = store.read_known_row(&table, &key)?;
         if row.as_ref().is_none_or(|row| row.marker < marker) {
             removed.push((table.clone(), key, marker));
         }

@@ -51,6 +51,23 @@ impl Store {
         })
     }
 
+    /// The same, where a row that is not there must not be one that was lost.
+    ///
+    /// # Errors
+    /// As `read_row`; `Corrupt` for a row that is lost.
+    pub fn read_known_row(&self, table: &TableName, key: &Key) -> Result<Option<Row>> {
+        let row = row_of(key);
+        self.read_table(table, None, |table| {
+            table.with_trees(|trees| {
+                let stored = table.stored(trees, &row)?;
+                match table.known(&row, stored)? {
+                    Some(bytes) => table.read_row(trees, &row, bytes),
+                    None => Ok(None),
+                }
+            })
+        })
+    }
+
     /// Rows of one partition after a key, ordered by key, about `bytes_max` of them but at least one; and whether more follow.
     ///
     /// # Errors

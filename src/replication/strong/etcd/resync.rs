@@ -121,7 +121,7 @@ impl State<'_> {
 
     /// Takes a row, unless it is here.
     async fn take(&self, table: &TableName, row: Row) -> Result<(), Ended> {
-        match self.replica.store.read_row(table, &row.key)? {
+        match self.replica.store.read_known_row(table, &row.key)? {
             Some(own) if own.marker == row.marker => Ok(()),
             // Whatever is here was committed, so etcd had it.
             Some(own) if own.marker.timestamp > row.marker.timestamp => Err(Ended::Failed(lost())),
@@ -156,7 +156,7 @@ impl State<'_> {
     /// Deletes a key that etcd does not have. Its tombstone is no later than the last commit, so that whatever comes after replaces it.
     async fn delete(&self, table: &TableName, key: Key) -> Result<(), Ended> {
         let deleted = Timestamp { hlc: self.head.latest_hlc, node: self.head.node };
-        let own = self.replica.store.read_row(table, &key)?;
+        let own = self.replica.store.read_known_row(table, &key)?;
         if own.is_some_and(|own| own.marker.timestamp.hlc > deleted.hlc) {
             return Err(Ended::Failed(lost()));
         }
