@@ -13,9 +13,12 @@ use clap::Parser;
 use dynarust::{
     Error, Result,
     cli::{
-        self, Arguments, Exit, access, address_file::AddressFile, allocator, banner, container, environment,
-        first_sync, huge_pages, listener, logging, memory, open_files, otlp, privacy, reload, signals,
-        systemd,
+        self, Arguments, Exit, access,
+        address_file::AddressFile,
+        allocator, banner, container, environment, first_sync, huge_pages, listener, logging, memory,
+        open_files, otlp, privacy,
+        reload::{self, WatchedFiles},
+        signals, systemd,
     },
     config::{Config, memory::Limit, types::LogFormat},
     core::memory_pressure::MemoryPressure,
@@ -52,6 +55,8 @@ fn serve(config: &Config) -> Result<Exit> {
     environment::warn_about_unknown_variables();
     privacy::warn_about_exposed_secrets(config);
     let (shares, pressure) = (config.shares(&limit)?, MemoryPressure::default());
+    // Before they are read, so that no change is missed.
+    let (access_files, certificate_files) = (access::files(config), WatchedFiles::of_certificate(config));
     let mut http_options = config.http_options(&limit, &pressure)?;
     let is_container = container::runs_the_node();
     let secrets = config.link_secrets();
@@ -72,12 +77,13 @@ fn serve(config: &Config) -> Result<Exit> {
         let warnings =
             [memory::more_than_there_is(setting, &limit), memory::too_small_to_open(&limit, &config.data)];
         warnings.iter().flatten().for_each(|why| warn!("{why}"));
-        access::watch(http_options.access.clone())?;
-        reload::watch_certificates(http_options.tls.as_ref())?;
+        access::watch(access_files, http_options.access.clone())?;
+        let address_file = AddressFile::new(config, local, http_options.tls.as_ref());
+        reload::watch_certificates(certificate_files, http_options.tls.as_ref(), &address_file)?;
         let node = Node::start(options).await?;
         let spans = otlp::start(config.otlp_endpoint.as_ref(), &node.id().to_string())?;
         http_options.spans = spans.clone().map(|spans| spans as Arc<dyn Spans>);
-        let address_file = AddressFile::write(config, local);
+        address_file.write();
         announce(config, &node, local, is_container, &limit);
         access::warn_if_open(config, local);
         banner::print(config, local, is_open, &node.cluster())?;

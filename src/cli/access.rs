@@ -1,26 +1,32 @@
 //! The access control of a running node: it is read again when its files change, and the node says where there is none.
 
-use std::{net::SocketAddr, path::Path};
+use std::net::SocketAddr;
 
 use tracing::{error, info, warn};
 
-use super::reload;
+use super::reload::{self, WatchedFiles};
 use crate::{config::Config, error::Result, http::access::AccessControl};
+
+/// The files with the rules.
+pub fn files(config: &Config) -> WatchedFiles {
+    WatchedFiles::new([&config.tokens, &config.jwks].map(Option::as_deref))
+}
 
 /// Starts to watch the files, if there are any.
 ///
 /// # Errors
 /// As `reload::watch`.
-pub fn watch(control: AccessControl) -> Result<()> {
+pub fn watch(files: WatchedFiles, control: AccessControl) -> Result<()> {
     if !control.is_on() {
         return Ok(());
     }
-    let files = control.files().map(Path::to_path_buf).collect();
-    reload::watch(files, move |files| match control.reload() {
-        Ok(tokens) => info!(target: "audit", files, tokens, "access control reloaded"),
-        Err(why) => {
-            error!(target: "audit", "ACCESS CONTROL NOT CHANGED: {why}. The tokens and keys from before stay valid until it is put right")
-        }
+    let reload = move |files: &str| {
+        let tokens = control.reload()?;
+        info!(target: "audit", files, tokens, "access control reloaded");
+        Ok(())
+    };
+    reload::watch(files, reload, |why| {
+        error!(target: "audit", "ACCESS CONTROL NOT CHANGED: {why}. What such a file said before stays valid until it is put right");
     })
 }
 

@@ -179,6 +179,12 @@ fn a_certificate_that_changes_is_used_for_new_connections_and_a_broken_one_is_no
     node.signal("HUP");
     wait_until("new connections get the new certificate", DEADLINE, || serves(&second));
     assert!(!serves(&first) && node.log().contains("certificate reloaded"));
+    // It failed from the first renewal on, and the container was restarted for it.
+    let data = node.home().join("storage.db");
+    let data = data.to_str().expect("text");
+    wait_until("the health check trusts the new certificate", DEADLINE, || {
+        Setup::new().run(&["health", "--data", data]).1.code() == Some(0)
+    });
     let put = ["-X", "PUT", "-d", r#"{"value":"still here"}"#];
     assert!(curl(&node, &second.file("ca.pem"), &put, "/t/key/a").is_some());
     wait_until("the open stream goes on", DEADLINE, || reads("still here"));

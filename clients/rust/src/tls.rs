@@ -87,8 +87,8 @@ impl Tls {
             Some(rustls::Error::InvalidCertificate(why)) if self.is_pinned => (
                 Reason::OtherCertificate,
                 format!(
-                    "its certificate is neither the one that is to be trusted, nor one for this host that it signed ({why}). A node presents \
-                     the certificate it was started with"
+                    "its certificate is neither the one that is to be trusted, nor one for this host that it signed ({why}). A node \
+                     that takes over a renewed certificate presents that one: trust its authority, or the renewed certificate"
                 ),
             ),
             Some(rustls::Error::InvalidCertificate(why)) => (
