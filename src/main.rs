@@ -102,10 +102,14 @@ fn serve(config: &Config) -> Result<Exit> {
         };
         let served = http::serve(node.clone(), listener, http_options, shutdown).await;
         address_file.remove();
-        if let Some(spans) = spans {
-            spans.finish().await;
-        }
-        served.and(node.close().await)?;
+        // The data does not wait for a collector that is slow or gone.
+        let finish_spans = async {
+            if let Some(spans) = spans {
+                spans.finish().await;
+            }
+        };
+        let (closed, ()) = tokio::join!(node.close(), finish_spans);
+        served.and(closed)?;
         info!("stopped after {} ms", stopping.get().map_or(0, |begun| begun.elapsed().as_millis()));
         Ok::<_, Error>(())
     })?;
