@@ -1,7 +1,8 @@
 //! How commands reach a node: from flags, the environment, or a context of the contexts file. The first of these that names an endpoint
 //! decides: `--endpoint`, `--context`, `DYNARUST_ENDPOINT`, `DYNARUST_CONTEXT`, the context in use, and 127.0.0.1:6660.
 //!
-//! A token and a certificate of a context go to the endpoints of that context only.
+//! A token and a certificate of a context go to the endpoints of that context, and to the members that these name (`members`, `top`): they
+//! are one cluster. A command that is given another address never sends them.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -185,12 +186,13 @@ impl Connection {
         self.build(&addresses, token, certificate)
     }
 
-    /// A client of a member at this address, which presents there what the command was given.
+    /// A client of a member at `address`, which a node has named. It presents what that node was shown: a context's token and certificate
+    /// only if the node is an endpoint of the context. `asked`: the address that the command was given for the node, if it was.
     ///
     /// # Errors
     /// As [`Connection::client`].
-    pub fn client_of_member(&self, address: &NodeAddress) -> Result<Client> {
-        let Route { token, certificate, .. } = self.route(false)?;
+    pub fn client_of_member(&self, asked: Option<&NodeAddress>, address: &NodeAddress) -> Result<Client> {
+        let Route { token, certificate, .. } = self.route(asked.is_some())?;
         self.build(std::slice::from_ref(address), token, certificate)
     }
 

@@ -76,7 +76,7 @@ fn client_of(arguments: &Arguments, asked: &Client, member: &Value) -> Option<Cl
     let address = member["address"].as_str()?;
     let scheme = if asked.current_endpoint().is_encrypted() { "https" } else { "http" };
     let address = parse_address(&format!("{scheme}://{address}")).ok()?;
-    arguments.target.connection.client_of_member(&address).ok()
+    arguments.target.client_of_member(&address).ok()
 }
 
 /// The group as its leader sees it, because only the leader knows how far the others are; as the node that is asked sees it, if this

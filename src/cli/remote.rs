@@ -56,6 +56,14 @@ impl Target {
     pub fn client(&self) -> Result<Client> {
         self.connection.client(self.address.as_ref())
     }
+
+    /// A client of a member at `address`, which the node has named.
+    ///
+    /// # Errors
+    /// As [`Connection::client_of_member`].
+    pub fn client_of_member(&self, address: &NodeAddress) -> Result<Client> {
+        self.connection.client_of_member(self.address.as_ref(), address)
+    }
 }
 
 /// Which node to command, and how to print its response.

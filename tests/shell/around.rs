@@ -3,7 +3,10 @@
 use std::{fs, process::Command};
 
 use super::{Shell, USAGE};
-use crate::harness::Node;
+use crate::harness::{
+    Node,
+    fake::{Asked, Fake, Reply},
+};
 
 #[test]
 fn contexts_are_kept_used_listed_and_removed() {
@@ -25,6 +28,24 @@ fn contexts_are_kept_used_listed_and_removed() {
     shell.run(&["context", "add", "bad", "ftp://x"]).expect(USAGE, &["ftp://x"]);
     shell.run(&["context", "remove", "home"]).printed();
     shell.run(&["context", "remove", "home"]).expect(USAGE, &["home"]);
+}
+
+/// `members` sent the token of the context in use to every address that a foreign node named.
+#[test]
+fn the_token_of_a_context_goes_to_members_of_its_own_cluster_only() {
+    let member = Fake::start(|_, _| Reply::json(200, r#"{"node":"b","keys":1}"#));
+    let view = format!(r#"{{"members":[{{"node":"b","address":"{}","state":"alive"}}]}}"#, member.address());
+    let node = Fake::start(move |_, _| Reply::json(200, &view));
+    let has_token =
+        |asked: &Asked| asked.headers.iter().any(|header| header == "authorization: bearer secret");
+    let shell = Shell::with_endpoint(None);
+    shell.run(&["context", "add", "home", node.address(), "--token", "secret"]).printed();
+    shell.run(&["members", node.address()]).printed();
+    let (of_node, of_member) = (node.asked(), member.asked());
+    assert!(!of_member.is_empty() && !of_node.iter().chain(&of_member).any(has_token), "{of_member:?}");
+    shell.run(&["members"]).printed();
+    let of_member = member.asked().split_off(of_member.len());
+    assert!(!of_member.is_empty() && of_member.iter().all(has_token), "{of_member:?}");
 }
 
 #[test]

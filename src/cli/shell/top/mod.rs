@@ -154,5 +154,5 @@ fn keys() -> mpsc::Receiver<Pressed> {
 fn client_of(asked: &Asked<'_>, address: &str) -> Option<Client> {
     let scheme = if asked.client.current_endpoint().is_encrypted() { "https" } else { "http" };
     let address = crate::cli::connection::parse_address(&format!("{scheme}://{address}")).ok()?;
-    asked.connection.client_of_member(&address).ok()
+    asked.connection.client_of_member(None, &address).ok()
 }
