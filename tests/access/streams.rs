@@ -109,7 +109,8 @@ fn keep_only(node: &Guarded, entries: &[Entry<'_>]) {
     });
 }
 
-/// Exports, listings and imports went on to their end, minutes later, whatever became of the token that began them.
+/// Exports, listings and imports went on to their end, minutes later, whatever became of the token that began them. So did a batch: who sent its
+/// body slowly could still write hours later.
 #[test]
 fn a_token_that_is_revoked_ends_its_long_requests() {
     let node = guarded(&[("kept", ALL), ("revoked", ALL)], |setup| setup);
@@ -132,6 +133,12 @@ fn a_token_that_is_revoked_ends_its_long_requests() {
     import.write(&head.to_bytes()).expect("sent");
     let rows: String = (0..1001).map(|row| format!("{{\"key\":\"{row}\",\"value\":1}}\n")).collect();
     import.write(format!("{:x}\r\n{rows}\r\n", rows.len()).as_bytes()).expect("sent");
+    let mut batch = node.connect();
+    let head = Request::new("POST", "/slow/batch").header("Transfer-Encoding", "chunked");
+    batch.write(&with("revoked", head.header("Expect", "100-continue")).to_bytes()).expect("sent");
+    assert!(batch.has_answer(DEADLINE), "the node waits for the body");
+    let begun = r#"{"ops":[{"op":"put","key":"a","value":1},"#;
+    batch.write(format!("{:x}\r\n{begun}\r\n", begun.len()).as_bytes()).expect("sent");
     let count =
         || node.send(&with("kept", Request::new("GET", "/t/count"))).expect(200).json()["count"].clone();
     wait_until("the first batch is written", DEADLINE, || count() == 1000);
@@ -150,6 +157,8 @@ fn a_token_that_is_revoked_ends_its_long_requests() {
         &export[export.len() - 200..]
     );
     assert!(!rest(listing).ends_with("}\r\n"));
+    let batch = String::from_utf8(batch.read_to_close(DEADLINE)).expect("text");
+    assert!(batch.contains("HTTP/1.1 401 ") && batch.contains("the token was revoked"), "{batch}");
     let refused = import.receive("POST").expect("an answer");
     assert_eq!(
         refused.expect_header("www-authenticate"),

@@ -20,7 +20,7 @@ use super::{
     Head,
     budget::{Budget, Reservation},
     coding::{Coding, Decoder},
-    strict,
+    permission, strict,
 };
 use crate::{
     core::json::DEPTH_MAX,
@@ -252,12 +252,23 @@ impl Deref for FullBody {
     }
 }
 
-/// Reads a whole body. Refuses a declared length beyond the limit before it reads anything.
+/// Reads a whole body. Refuses a declared length beyond the limit before it reads anything. The client's token must stay valid until the
+/// body is there: the request begins only then, however slowly the client sends.
 ///
 /// # Errors
-/// `TooLarge` for more than `bytes_max` after decoding; `Overloaded` if the memory for bodies is used up; and the errors of
-/// `BodyReader::next`.
+/// `TooLarge` for more than `bytes_max` after decoding; `Overloaded` if the memory for bodies is used up; `Unauthenticated` if the token
+/// ended meanwhile; and the errors of `BodyReader::next`.
 pub async fn read(head: &Head, bytes_max: u64) -> Result<FullBody> {
+    let mut lease = permission::held_lease(head)?;
+    let body = tokio::select! {
+        body = read_whole(head, bytes_max) => body?,
+        ended = lease.ended() => return Err(ended),
+    };
+    lease.check()?;
+    Ok(body)
+}
+
+async fn read_whole(head: &Head, bytes_max: u64) -> Result<FullBody> {
     let too_large = Error::TooLarge { what: "body", limit: bytes_max };
     let mut reader = BodyReader::take(head)?;
     let declared = reader.declared_bytes().filter(|_| reader.is_plain());

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Call,
+    Call, Head,
     accepts::{Access, Operation},
     path::Address,
 };
@@ -66,22 +66,22 @@ pub fn authenticate(operation: &Operation, call: &Call) -> Result<Principal> {
 ///
 /// # Errors
 /// As `lease`.
-pub fn held_lease(call: &Call) -> Result<HeldLease> {
-    lease(call).map(HeldLease::new)
+pub fn held_lease(head: &Head) -> Result<HeldLease> {
+    lease(head).map(HeldLease::new)
 }
 
-/// The lease of a stream that the client of `call` begins; `None` if it never ends.
+/// The lease of a stream that the client of this request begins; `None` if it never ends.
 ///
 /// # Errors
 /// As `authenticate`, which has succeeded by now.
-pub fn lease(call: &Call) -> Result<Option<Lease>> {
+pub fn lease(head: &Head) -> Result<Option<Lease>> {
     // Without access control a header may be of another kind.
-    if !matches!(call.principal(), Principal::Token(_)) {
+    if !matches!(head.principal(), Principal::Token(_)) {
         return Ok(None);
     }
-    let in_query = call.query().get(QUERY_TOKEN)?;
-    let secret = token_of(&call.headers, in_query.as_deref())?;
-    Ok(secret.and_then(|secret| call.connection.options.access.lease(call.principal(), secret)))
+    let in_query = head.query().get(QUERY_TOKEN)?;
+    let secret = token_of(&head.headers, in_query.as_deref())?;
+    Ok(secret.and_then(|secret| head.connection.options.access.lease(head.principal(), secret)))
 }
 
 fn query_token<'a>(operation: &Operation, call: &'a Call) -> Result<Option<Cow<'a, str>>> {
