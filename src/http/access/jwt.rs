@@ -16,10 +16,11 @@
 use blake3::Hash;
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
 use quick_cache::sync::Cache;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 use super::{Token, signatures, tokens};
@@ -58,6 +59,13 @@ struct Key {
     key: DecodingKey,
 }
 
+/// A JSON Web Key Set, whose keys are read one by one: one of an unknown kind does not hide the others.
+#[derive(Deserialize)]
+struct KeySet<'a> {
+    #[serde(borrow)]
+    keys: Vec<&'a RawValue>,
+}
+
 /// The claims that count.
 #[derive(Deserialize)]
 struct Claims {
@@ -91,17 +99,38 @@ impl JwtKeys {
     /// # Errors
     /// What is wrong, and with which key.
     pub fn parse(text: &str, options: JwtOptions) -> std::result::Result<Self, String> {
+        match Self::parse_usable(text, options)? {
+            (_, unusable) if !unusable.is_empty() => Err(unusable.join("; ")),
+            (keys, _) => Ok(keys),
+        }
+    }
+
+    /// The same, but leaves out keys that cannot be used, and says why.
+    ///
+    /// # Errors
+    /// What is wrong with the set, or with its keys if none can be used.
+    pub fn parse_usable(text: &str, options: JwtOptions) -> std::result::Result<(Self, Vec<String>), String> {
         signatures::install();
-        let set: JwkSet = serde_json::from_str(text)
+        let set: KeySet<'_> = serde_json::from_str(text)
             .map_err(|error| format!("it is not a JSON Web Key Set, {{\"keys\": [...]}}: {error}"))?;
         if set.keys.is_empty() || set.keys.len() > KEYS_MAX {
             return Err(format!("{} keys: a set has 1 to {KEYS_MAX}", set.keys.len()));
         }
-        let keys = set.keys.iter().filter(|jwk| jwk.common.public_key_use != Some(PublicKeyUse::Encryption));
-        let keys =
-            keys.enumerate().map(|(place, jwk)| key(jwk).map_err(|why| format!("key {}: {why}", place + 1)));
-        let keys = keys.collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(Self { keys, options, verified: Cache::new(VERIFIED_MAX) })
+        let (mut keys, mut unusable) = (Vec::new(), Vec::new());
+        for (place, raw) in set.keys.iter().enumerate() {
+            let jwk = serde_json::from_str::<Jwk>(raw.get()).map_err(|error| error.to_string());
+            match jwk {
+                Ok(jwk) if jwk.common.public_key_use == Some(PublicKeyUse::Encryption) => {}
+                jwk => match jwk.and_then(|jwk| key(&jwk)) {
+                    Ok(key) => keys.push(key),
+                    Err(why) => unusable.push(format!("key {}: {why}", place + 1)),
+                },
+            }
+        }
+        if keys.is_empty() && !unusable.is_empty() {
+            return Err(unusable.join("; "));
+        }
+        Ok((Self { keys, options, verified: Cache::new(VERIFIED_MAX) }, unusable))
     }
 
     /// The token that this JWT is.

@@ -172,10 +172,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let jwks = folder.path().join("jwks.json");
         let x = base64(pair.public_key().as_ref());
-        fs::write(&jwks, format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","x":"{x}"}}]}}"#))
-            .expect("written");
-        let control =
-            AccessControl::load(AccessOptions { jwks: Some(jwks), ..Default::default() }).expect("valid");
+        let set = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","x":"{x}"}}]}}"#);
+        fs::write(&jwks, &set).expect("written");
+        let options = AccessOptions { jwks: Some(jwks.clone()), ..Default::default() };
+        let control = AccessControl::load(options).expect("valid");
         let claims = r#"{"exp":2000000000,"nbf":1900000000,"dynarust":{"rights":["read"]}}"#;
         let signed = format!("{}.{}", base64(br#"{"alg":"EdDSA"}"#), base64(claims.as_bytes()));
         let secret = format!("{signed}.{}", base64(pair.sign(signed.as_bytes()).as_ref()));
@@ -187,6 +187,8 @@ mod tests {
             secret: secret.into(),
         };
         assert_eq!(running.look(1_999_999_999_999), None);
+        // The same keys in another text, so that they are read anew.
+        fs::write(&jwks, set + "\n").expect("written");
         control.reload().expect("the same keys");
         assert_eq!(running.look(2_000_000_000_000), Some(LeaseEnd::Expired));
         running.secret = running.secret.replace(&signed[..4], "AAAA").into();

@@ -27,6 +27,7 @@ use std::{
 use blake3::Hash;
 use hyper::{HeaderMap, header};
 use tokio::sync::watch;
+use tracing::error;
 
 use self::{jwt::JwtKeys, tokens::TokenFile};
 pub use self::{
@@ -68,11 +69,25 @@ struct Shared {
     clock: WallClock,
 }
 
-/// The tokens and keys of one reading of the files.
-#[derive(Debug, Default)]
+/// The tokens and keys of the files, each as it was when it was last right.
+#[derive(Clone, Debug, Default)]
 struct Known {
-    tokens: HashMap<Hash, Arc<Token>>,
-    jwt: Option<JwtKeys>,
+    tokens: Option<Taken<HashMap<Hash, Arc<Token>>>>,
+    jwt: Option<Taken<JwtKeys>>,
+}
+
+/// What a file says.
+#[derive(Debug)]
+struct Taken<T> {
+    /// The hash of its text. The same text is not read again: keys remember what they have verified.
+    text: Hash,
+    says: Arc<T>,
+}
+
+impl<T> Clone for Taken<T> {
+    fn clone(&self) -> Self {
+        Self { text: self.text, says: Arc::clone(&self.says) }
+    }
 }
 
 impl fmt::Debug for AccessControl {
@@ -94,7 +109,14 @@ impl AccessControl {
     /// # Errors
     /// `Config` if one cannot be read, or what it says is wrong.
     pub fn load(options: AccessOptions) -> Result<Self> {
-        let known = Known::read(&options)?;
+        let known = Known {
+            tokens: options.tokens.as_deref().map(|path| take(path, None, parse_tokens)).transpose()?,
+            jwt: options
+                .jwks
+                .as_deref()
+                .map(|path| take(path, None, |text| JwtKeys::parse(text, options.jwt.clone())))
+                .transpose()?,
+        };
         Ok(Self::with(options, known))
     }
 
@@ -113,15 +135,32 @@ impl AccessControl {
         [&self.0.options.tokens, &self.0.options.jwks].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// Reads the files again. On an error everything stays as it was. Returns how many tokens there are now.
+    /// Reads the files again, and takes over each that is right; one that is wrong stays as it was. A key that cannot be used is left out,
+    /// and logged, so that it does not keep others valid. Returns how many tokens there are now.
     ///
     /// # Errors
-    /// As `load`.
+    /// As `load`, with everything that is wrong.
     pub fn reload(&self) -> Result<usize> {
-        let known = Known::read(&self.0.options)?;
-        let tokens = known.tokens.len();
-        self.0.known.send_replace(Arc::new(known));
-        Ok(tokens)
+        let (options, old) = (&self.0.options, self.known());
+        let mut wrong = Vec::new();
+        let mut known = Known::clone(&old);
+        if let Some(path) = &options.tokens {
+            match take(path, old.tokens.as_ref(), parse_tokens) {
+                Ok(tokens) => known.tokens = Some(tokens),
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+        if let Some(path) = &options.jwks {
+            match take(path, old.jwt.as_ref(), |text| usable_keys(path, text, &options.jwt)) {
+                Ok(keys) => known.jwt = Some(keys),
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+        let tokens = known.tokens.as_ref().map_or(0, |tokens| tokens.says.len());
+        if !known.is_same(&old) {
+            self.0.known.send_replace(Arc::new(known));
+        }
+        if wrong.is_empty() { Ok(tokens) } else { Err(Error::Config(wrong.join("; "))) }
     }
 
     /// Accepts the node's own token, for everything.
@@ -152,7 +191,7 @@ impl AccessControl {
         let Some(secret) = secret.filter(|secret| self.is_on() && !self.is_admin_token(secret)) else {
             return Ok(None);
         };
-        let is_known = looks_like_jwt(secret) || self.known().tokens.contains_key(&tokens::hash(secret));
+        let is_known = looks_like_jwt(secret) || self.known().token(secret).is_some();
         if is_known { self.identify(secret, self.now_ms()).map(Some) } else { Ok(None) }
     }
 
@@ -166,8 +205,8 @@ impl AccessControl {
         }
         let known = self.known();
         let token = match &known.jwt {
-            Some(jwt) if looks_like_jwt(secret) => jwt.token(secret, now_ms)?,
-            _ => match known.tokens.get(&tokens::hash(secret)) {
+            Some(jwt) if looks_like_jwt(secret) => jwt.says.token(secret, now_ms)?,
+            _ => match known.token(secret) {
                 Some(token) => Arc::clone(token),
                 None if self.is_admin_token(secret) => return Ok(Principal::Operator),
                 None => {
@@ -198,23 +237,44 @@ impl AccessControl {
 }
 
 impl Known {
-    fn read(options: &AccessOptions) -> Result<Self> {
-        let tokens = match &options.tokens {
-            Some(path) => {
-                let file = TokenFile::parse(&text(path)?).map_err(|why| wrong(path, why))?;
-                file.tokens.into_iter().map(|token| (token.hash, Arc::new(token.token))).collect()
-            }
-            None => HashMap::new(),
-        };
-        let jwt = match &options.jwks {
-            Some(path) => {
-                let keys = JwtKeys::parse(&text(path)?, options.jwt.clone());
-                Some(keys.map_err(|why| wrong(path, why))?)
-            }
-            None => None,
-        };
-        Ok(Self { tokens, jwt })
+    fn token(&self, secret: &str) -> Option<&Arc<Token>> {
+        self.tokens.as_ref()?.says.get(&tokens::hash(secret))
     }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let texts = |known: &Self| {
+            (known.tokens.as_ref().map(|taken| taken.text), known.jwt.as_ref().map(|taken| taken.text))
+        };
+        texts(self) == texts(other)
+    }
+}
+
+/// What a file says; `old` if its text is the same.
+fn take<T>(
+    path: &Path,
+    old: Option<&Taken<T>>,
+    parse: impl FnOnce(&str) -> std::result::Result<T, String>,
+) -> Result<Taken<T>> {
+    let content = text(path)?;
+    let text = blake3::hash(content.as_bytes());
+    match old.filter(|old| old.text == text) {
+        Some(old) => Ok(old.clone()),
+        None => Ok(Taken { text, says: Arc::new(parse(&content).map_err(|why| wrong(path, why))?) }),
+    }
+}
+
+fn parse_tokens(text: &str) -> std::result::Result<HashMap<Hash, Arc<Token>>, String> {
+    let file = TokenFile::parse(text)?;
+    Ok(file.tokens.into_iter().map(|token| (token.hash, Arc::new(token.token))).collect())
+}
+
+/// The keys of a set that can be used. The others are logged.
+fn usable_keys(path: &Path, text: &str, options: &JwtOptions) -> std::result::Result<JwtKeys, String> {
+    let (keys, unusable) = JwtKeys::parse_usable(text, options.clone())?;
+    for why in unusable {
+        error!(target: "audit", "KEY LEFT OUT: {}: {why}. The other keys of the set are used", path.display());
+    }
+    Ok(keys)
 }
 
 fn wrong(path: &Path, why: impl fmt::Display) -> Error {
@@ -347,6 +407,46 @@ mod tests {
         fs::write(&file, entry("two", "dynarust_two", "")).expect("written");
         assert_eq!(control.reload(), Ok(1));
         assert!(control.identify(SECRET, 0).is_err() && control.identify("dynarust_two", 0).is_ok());
+    }
+
+    /// A set of keys that was broken kept the tokens from being read: one that was revoked stayed valid. One key that could not be used kept
+    /// all others as they were.
+    #[test]
+    fn one_wrong_file_or_key_does_not_hold_back_the_rest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [tokens, jwks] = ["tokens.toml", "jwks.json"].map(|name| folder.path().join(name));
+        let fixture: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/fixtures/jwt.json")).expect("JSON");
+        let jwt = |name: &str| fixture["tokens"][name].as_str().expect("a token").to_owned();
+        let now_ms = 1_795_000_000_000;
+        fs::write(&tokens, entry("one", SECRET, "")).expect("written");
+        fs::write(&jwks, fixture["jwks"].to_string()).expect("written");
+        let options = AccessOptions {
+            tokens: Some(tokens.clone()),
+            jwks: Some(jwks.clone()),
+            ..AccessOptions::default()
+        };
+        let control = AccessControl::load(options.clone()).expect("valid");
+        assert!(control.identify(SECRET, now_ms).is_ok() && control.identify(&jwt("ed"), now_ms).is_ok());
+        fs::write(&jwks, "{").expect("written");
+        fs::write(&tokens, "").expect("written");
+        assert!(
+            matches!(control.reload(), Err(Error::Config(why)) if why.contains("jwks.json") && !why.contains("tokens"))
+        );
+        assert!(control.identify(SECRET, now_ms).is_err(), "revoked");
+        assert!(control.identify(&jwt("ed"), now_ms).is_ok(), "as before");
+        let first = fixture["jwks"]["keys"][0].clone();
+        let unusable = serde_json::json!({"kty": "oct", "k": "c2VjcmV0"});
+        let unknown = serde_json::json!({"kty": "of a later year"});
+        let set = serde_json::json!({"keys": [unusable, unknown, first]});
+        fs::write(&jwks, set.to_string()).expect("written");
+        fs::write(&tokens, "[[token]]\nname = 1").expect("written");
+        assert!(
+            matches!(control.reload(), Err(Error::Config(why)) if why.contains("tokens.toml") && !why.contains("jwks"))
+        );
+        assert!(control.identify(&jwt("rsa"), now_ms).is_ok(), "its key is still there");
+        assert!(control.identify(&jwt("ed"), now_ms).is_err(), "its key was removed");
+        assert!(AccessControl::load(options).is_err(), "a node does not start with it");
     }
 
     #[test]
