@@ -20,7 +20,7 @@ const TOKENS: &[Entry<'_>] = &[
     ("expired", "rights = [\"read\", \"write\", \"admin\"]\nexpires = 2026-01-01T00:00:00Z"),
     ("reader", r#"rights = ["read"]"#),
     ("writer", r#"rights = ["write"]"#),
-    ("operator", r#"rights = ["admin"]"#),
+    ("administrator", r#"rights = ["admin"]"#),
     ("other-table", "rights = [\"read\", \"write\", \"admin\"]\ntables = [\"other\"]"),
     ("other-prefix", "rights = [\"read\", \"write\", \"admin\"]\nprefixes = [\"out/\"]"),
     ("own-prefix", "rights = [\"read\", \"write\", \"admin\"]\nprefixes = [\"in/\"]"),
@@ -99,7 +99,7 @@ fn expected(operation: &Operation, example: &Example, client: &str) -> Expected 
     let rights: &[Right] = match client {
         "reader" => &[Right::Read],
         "writer" => &[Right::Write],
-        "operator" => &[Right::Admin],
+        "administrator" => &[Right::Admin],
         _ => &Right::ALL,
     };
     let limited = |right| match (client, operation.access) {
@@ -118,14 +118,14 @@ fn expected(operation: &Operation, example: &Example, client: &str) -> Expected 
         ("nobody" | "stranger" | "expired" | "alg-none", ..) => Unauthorized,
         (_, Access::Admin, _) => has(Right::Admin, &|_| Allowed),
         (_, Access::AdminAndRead, _) => match (has(Right::Admin, &|_| Allowed), client) {
-            (Allowed, "operator") => Forbidden(Right::Read),
+            (Allowed, "administrator") => Forbidden(Right::Read),
             (Allowed, "other-table" | "other-prefix" | "own-prefix") => Forbidden(Right::Read),
             (first, _) => first,
         },
         (_, Access::Node(right), _) => has(right, &|_| Allowed),
         (_, Access::Path(right) | Access::Prefix(right) | Access::Each(right), _) => has(right, &limited),
         // Whoever may not even read is told about reading, before the body is looked at.
-        ("operator", Access::Mixed, _) => Forbidden(Right::Read),
+        ("administrator", Access::Mixed, _) => Forbidden(Right::Read),
         (_, Access::Mixed, Some(right)) => has(right, &limited),
         (_, Access::Mixed, None) => Allowed,
     }

@@ -201,11 +201,11 @@ impl JwtKeys {
     }
 }
 
-/// The subject, as the name in errors and logs.
+/// The name in errors, logs and limits: the subject with its kind, as a subject may be anything, also the name of a token of the file.
 fn subject(subject: Option<String>) -> std::result::Result<Box<str>, String> {
-    let subject = subject.unwrap_or_else(|| "jwt".into());
+    let subject = subject.unwrap_or_default();
     match subject.len() <= SUBJECT_BYTES_MAX && !subject.contains(char::is_control) {
-        true => Ok(subject.into()),
+        true => Ok(format!("{}{subject}", tokens::JWT_PREFIX).into()),
         false => {
             Err(format!("its \"sub\" is longer than {SUBJECT_BYTES_MAX} bytes, or has control characters"))
         }
@@ -283,11 +283,11 @@ mod tests {
         let keys = keys(JwtOptions::default());
         for name in ["rsa", "ec", "ed", "without_kid", "fraction"] {
             let token = token(&keys, name).unwrap_or_else(|why| panic!("{name}: {why}"));
-            assert_eq!((&*token.name, token.expires_at_ms.is_some()), ("alice", true), "{name}");
+            assert_eq!((&*token.name, token.expires_at_ms.is_some()), ("jwt:alice", true), "{name}");
             assert!(Right::ALL.iter().all(|right| token.grants.rights.contains(*right)), "{name}");
         }
         let limited = token(&keys, "limited").expect("valid");
-        assert_eq!((&*limited.name, &*limited.grants.prefixes[0]), ("bob", "eu/"));
+        assert_eq!((&*limited.name, &*limited.grants.prefixes[0]), ("jwt:bob", "eu/"));
         assert!(limited.grants.tables[0].matches("orders") && !limited.grants.rights.contains(Right::Write));
     }
 

@@ -17,7 +17,7 @@ use crate::{
 /// A token of the file, or a verified JWT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Its name in errors and logs.
+    /// Its name in errors, logs and limits, which no token of another kind has.
     pub name: Box<str>,
     /// What it may do.
     pub grants: Grants,
@@ -45,7 +45,7 @@ impl fmt::Debug for Principal {
 }
 
 impl Principal {
-    /// Its name in logs.
+    /// Its name in logs: `operator`, the name of a token of the file, or `jwt:` and the subject of a JWT. No two kinds share one.
     pub fn name(&self) -> &str {
         match self {
             Self::Nobody => "-",

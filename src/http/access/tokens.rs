@@ -34,6 +34,9 @@ const NAME_BYTES_MAX: usize = 64;
 /// What secrets begin with, so that scanners and people recognise one that leaks.
 pub const SECRET_PREFIX: &str = "dynarust_";
 
+/// What the names of JWTs begin with in errors, logs and limits. Their subject follows.
+pub const JWT_PREFIX: &str = "jwt:";
+
 /// The hash by which a secret is known.
 pub fn hash(secret: &str) -> Hash {
     blake3::hash(secret.as_bytes())
@@ -130,11 +133,22 @@ fn read(entry: &toml::Value) -> Result<HashedToken, String> {
     Ok(HashedToken { hash, token })
 }
 
-/// Checks the name of a token.
+/// Checks the name of a token. It is none that stands for other clients in logs and limits.
 ///
 /// # Errors
 /// The rule.
 pub fn name(name: &str) -> Result<&str, String> {
+    if ["operator", "anyone", "-"].contains(&name) || name.starts_with(JWT_PREFIX) {
+        return Err(format!("{name:?} stands for other clients in the logs: choose another name"));
+    }
+    plain_name(name)
+}
+
+/// Checks a name that may stand in logs and names of files.
+///
+/// # Errors
+/// The rule.
+pub fn plain_name(name: &str) -> Result<&str, String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@:-".contains(&byte);
     if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain) {
         return Ok(name);
@@ -245,6 +259,11 @@ mod tests {
         {
             let why = TokenFile::parse(text).expect_err(text);
             assert!(why.contains(words), "{text}: {why}");
+        }
+        for name in ["operator", "anyone", "-", "jwt:alice"] {
+            let text = format!("[[token]]\nname = \"{name}\"\nhash = \"{}\"\nrights = [\"read\"]", hash("1"));
+            let why = TokenFile::parse(&text).expect_err(name);
+            assert!(why.contains("stands for other clients"), "{name}: {why}");
         }
         let nameless = parse("rights = [\"read\"]\n[[token]]\nname = \"b c\"\nhash = \"\"\nrights = []")
             .expect_err("b c");
