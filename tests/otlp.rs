@@ -72,10 +72,11 @@ mod collector {
             .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
         node.send(&get).expect(404);
         node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+        node.send(&Request::new(&"X".repeat(1000), "/t/key/a").header("tracestate", &"a".repeat(600)));
         // What is left is sent when the node stops.
         node.terminate();
-        wait_until("both spans are there", DEADLINE, || {
-            taken.lock().expect("sound").iter().map(|(_, batch)| spans(batch).len()).sum::<usize>() >= 2
+        wait_until("all spans are there", DEADLINE, || {
+            taken.lock().expect("sound").iter().map(|(_, batch)| spans(batch).len()).sum::<usize>() >= 3
         });
         let taken = taken.lock().expect("sound");
         let (head, batch) = &taken[0];
@@ -98,6 +99,10 @@ mod collector {
             |name: &str| span[name].as_str().and_then(|text| text.parse::<u64>().ok()).expect("nanoseconds");
         assert!(time("startTimeUnixNano") < time("endTimeUnixNano"), "{span}");
         assert!(all.iter().any(|span| span["name"] == "PUT key"), "{all:#?}");
+        let strange =
+            all.iter().find(|span| span["name"] == "HTTP key").unwrap_or_else(|| panic!("{all:#?}"));
+        assert_eq!(attribute(strange, "http.request.method"), json!({"stringValue": "_OTHER"}));
+        assert!(!strange.to_string().contains("XXX") && !strange.to_string().contains("aaa"), "{strange}");
     }
 
     #[test]

@@ -63,10 +63,10 @@ mod exporter {
     use hyper_util::rt::TokioIo;
     use opentelemetry::{
         KeyValue,
-        propagation::TextMapPropagator,
+        propagation::{Extractor, TextMapPropagator},
         trace::{Span, SpanKind, Status, Tracer, TracerProvider},
     };
-    use opentelemetry_http::{Bytes, HeaderExtractor, HttpClient, HttpError};
+    use opentelemetry_http::{Bytes, HttpClient, HttpError};
     use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
     use opentelemetry_sdk::{
         Resource,
@@ -136,14 +136,17 @@ mod exporter {
 
     impl Spans for Exporter {
         fn answered(&self, span: &RequestSpan<'_>) {
-            let parent = self.propagator.extract(&HeaderExtractor(span.headers));
+            let parent = self.propagator.extract(&TraceHeaders(span));
+            // As the semantic conventions of OpenTelemetry have it.
+            let method = span.known_method().map(str::to_owned);
+            let name = format!("{} {}", method.as_deref().unwrap_or("HTTP"), span.route);
             let attributes = vec![
-                KeyValue::new("http.request.method", span.method.to_string()),
+                KeyValue::new("http.request.method", method.unwrap_or_else(|| "_OTHER".to_owned())),
                 KeyValue::new("http.route", span.route),
                 KeyValue::new("http.response.status_code", i64::from(span.status.as_u16())),
                 KeyValue::new("dynarust.request_id", span.request_id.to_owned()),
             ];
-            let builder = self.tracer.span_builder(format!("{} {}", span.method, span.route));
+            let builder = self.tracer.span_builder(name);
             let builder =
                 builder.with_kind(SpanKind::Server).with_start_time(span.began).with_attributes(attributes);
             let mut started = builder.start_with_context(&self.tracer, &parent);
@@ -151,6 +154,19 @@ mod exporter {
                 started.set_status(Status::error(""));
             }
             started.end_with_timestamp(span.began + span.took);
+        }
+    }
+
+    /// The headers of a request that name its trace.
+    struct TraceHeaders<'a>(&'a RequestSpan<'a>);
+
+    impl Extractor for TraceHeaders<'_> {
+        fn get(&self, name: &str) -> Option<&str> {
+            self.0.trace_header(name)
+        }
+
+        fn keys(&self) -> Vec<&str> {
+            self.0.headers.keys().map(hyper::header::HeaderName::as_str).collect()
         }
     }
 
