@@ -4,12 +4,13 @@
 //! Not for production: the authority's key lies beside the rest, and nothing renews or revokes.
 
 use std::{
+    collections::HashSet,
     fs::{self, OpenOptions},
     io::{ErrorKind, Write as _},
     net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rcgen::{
@@ -27,6 +28,8 @@ use crate::{
 const THIS_MACHINE: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Apple's systems take no longer life of a certificate, by an authority of one's own either.
 const DAYS_MAX: u64 = 825;
+/// How far the clock of a client may be behind ours.
+const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most further hosts, and most clients.
 const NAMES_MAX: usize = 100;
@@ -70,11 +73,26 @@ struct FileToWrite {
     about: String,
 }
 
-/// From when until when certificates are valid: days, as rcgen takes them.
+/// From when until when certificates are valid, both included.
 #[derive(Clone, Copy)]
 struct Validity {
-    from: (i32, u8, u8),
-    until: (i32, u8, u8),
+    from: SystemTime,
+    until: SystemTime,
+}
+
+impl Validity {
+    /// That of certificates which are made `now` for `days`: at least so many, unless that is the most there may be. They are valid somewhat
+    /// earlier, for machines whose clock is behind.
+    fn new(now: SystemTime, days: u64) -> Self {
+        let from = now - CLOCK_SLACK;
+        let longest = from + DAY * DAYS_MAX as u32 - Duration::from_secs(1);
+        Self { from, until: longest.min(now + DAY * days as u32) }
+    }
+
+    /// The day of its end.
+    fn last_day(self) -> String {
+        humantime::format_rfc3339_seconds(self.until).to_string().chars().take(10).collect()
+    }
 }
 
 fn make(arguments: &Arguments) -> Result<Vec<FileToWrite>> {
@@ -85,9 +103,9 @@ fn make(arguments: &Arguments) -> Result<Vec<FileToWrite>> {
     }
     arguments.hosts.iter().try_for_each(|host| check_host(host))?;
     arguments.clients.iter().try_for_each(|client| check_client(client))?;
-    let (from, until) =
-        (day(SystemTime::now() - DAY)?, day(SystemTime::now() + DAY * arguments.days as u32)?);
-    let validity = Validity { from: from.0, until: until.0 };
+    check_file_names(&arguments.clients)?;
+    let validity = Validity::new(SystemTime::now(), arguments.days);
+    let until = validity.last_day();
     let (ca, ca_pem, ca_key) = authority(validity)?;
     let server = signed("DynaRust node", &hosts, ExtendedKeyUsagePurpose::ServerAuth, validity, &ca)?;
     let file = |name: &str, text: String, about: String| FileToWrite { name: name.to_owned(), text, about };
@@ -98,7 +116,7 @@ fn make(arguments: &Arguments) -> Result<Vec<FileToWrite>> {
         file(
             "server.pem",
             server.0 + &ca_pem,
-            format!("the node's, for {}, until {}", hosts.join(", "), until.1),
+            format!("the node's, for {}, until {until}", hosts.join(", ")),
         ),
         file("server-key.pem", server.1, "its private key".into()),
     ];
@@ -107,7 +125,7 @@ fn make(arguments: &Arguments) -> Result<Vec<FileToWrite>> {
         files.push(file(
             &format!("{client}.pem"),
             pem,
-            format!("that of the client {client}, until {}", until.1),
+            format!("that of the client {client}, until {until}"),
         ));
         files.push(file(&format!("{client}-key.pem"), key, "its private key".into()));
     }
@@ -126,33 +144,38 @@ fn check_host(host: &str) -> Result<()> {
 }
 
 fn check_client(client: &str) -> Result<()> {
-    tokens::name(client).map_err(|why| Error::Config(format!("--client {why}")))?;
-    match ["ca", "server"].contains(&client) || client.starts_with('.') {
-        true => Err(Error::Config(format!(
-            "--client {client}: its files would have the names of others; choose another name"
-        ))),
+    tokens::plain_name(client).map_err(|why| Error::Config(format!("--client {why}")))?;
+    match client.starts_with('.') {
+        true => {
+            Err(Error::Config(format!("--client {client}: its files would be hidden; choose another name")))
+        }
         false => Ok(()),
     }
 }
 
-/// The year, month and day of an instant, and the same as text.
-fn day(at: SystemTime) -> Result<((i32, u8, u8), String)> {
-    let text: String = humantime::format_rfc3339_seconds(at).to_string().chars().take(10).collect();
-    let mut parts = text.split('-').map(|part| part.parse::<u16>().ok());
-    match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten()) {
-        (Some(year), Some(month), Some(day)) => Ok(((i32::from(year), month as u8, day as u8), text)),
-        _ => Err(Error::Config(format!("the clock of this machine is wrong: {text}"))),
+/// Refuses clients whose files would have the names of others, also where a file system takes A and a for the same.
+fn check_file_names(clients: &[String]) -> Result<()> {
+    let mut names = HashSet::new();
+    for owner in ["ca", "server"].into_iter().chain(clients.iter().map(String::as_str)) {
+        let owner = owner.to_ascii_lowercase();
+        if ![format!("{owner}.pem"), format!("{owner}-key.pem")].into_iter().all(|name| names.insert(name)) {
+            return Err(Error::Config(format!(
+                "--client {owner}: its files would have the names of others; choose another name"
+            )));
+        }
     }
+    Ok(())
 }
 
 fn parameters(name: &str, hosts: &[String], validity: Validity) -> Result<CertificateParams> {
     let mut parameters = CertificateParams::new(hosts).map_err(failed)?;
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
-    let (year, month, day) = validity.from;
-    parameters.not_before = rcgen::date_time_ymd(year, month, day);
-    let (year, month, day) = validity.until;
-    parameters.not_after = rcgen::date_time_ymd(year, month, day);
+    let clock_is_wrong = |_| Error::Config("the clock of this machine is before 1970".into());
+    let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_err(clock_is_wrong);
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    parameters.not_before = epoch + since(validity.from)?;
+    parameters.not_after = epoch + since(validity.until)?;
     Ok(parameters)
 }
 
@@ -193,8 +216,9 @@ fn failed(error: rcgen::Error) -> Error {
     Error::Io(format!("making a certificate: {error}"))
 }
 
-/// Writes all files, or none if one of them exists.
+/// Writes all files, or none if one of them exists or cannot be written.
 fn write_new(directory: &Path, files: &[FileToWrite]) -> Result<()> {
+    let is_new = !directory.exists();
     fs::create_dir_all(directory).map_err(|error| Error::io(directory.display(), &error))?;
     let exists = |path: &Path| {
         Error::Config(format!(
@@ -207,17 +231,26 @@ fn write_new(directory: &Path, files: &[FileToWrite]) -> Result<()> {
     {
         return Err(exists(&path));
     }
-    for file in files {
+    let mut created = Vec::new();
+    let written = files.iter().try_for_each(|file| {
         let path = directory.join(&file.name);
         let mode = if file.name.ends_with("-key.pem") { 0o600 } else { 0o644 };
         let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
-        let written = opened.and_then(|mut opened| opened.write_all(file.text.as_bytes()));
-        written.map_err(|error| match error.kind() {
+        let mut opened = opened.map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => exists(&path),
             _ => Error::io(path.display(), &error),
         })?;
+        created.push(path.clone());
+        opened.write_all(file.text.as_bytes()).map_err(|error| Error::io(path.display(), &error))
+    });
+    if written.is_err() {
+        // As well as can be: what is left is named by the next attempt.
+        created.iter().for_each(|path| drop(fs::remove_file(path)));
+        if is_new {
+            let _ = fs::remove_dir(directory);
+        }
     }
-    Ok(())
+    written
 }
 
 /// What the files are, and the lines that use them.
@@ -284,6 +317,31 @@ mod tests {
         assert!(!file("ca.pem").exists() && !before.is_empty(), "not even a part is written");
     }
 
+    /// The default was 826 days: one more than Apple's systems take.
+    #[test]
+    fn certificates_are_valid_for_as_long_as_asked_and_at_most_825_days() {
+        let now = UNIX_EPOCH + DAY * 20_000 + Duration::from_secs(86_399);
+        for days in [1, 30, DAYS_MAX - 1] {
+            let Validity { from, until } = Validity::new(now, days);
+            assert!(from < now && until == now + DAY * days as u32, "{days}");
+        }
+        let Validity { from, until } = Validity::new(now, DAYS_MAX);
+        let second = Duration::from_secs(1);
+        assert_eq!(until.duration_since(from).expect("later") + second, DAY * DAYS_MAX as u32);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("certs");
+        let file = |name: &str| FileToWrite { name: name.into(), text: "x".into(), about: String::new() };
+        assert!(write_new(&directory, &[file("a.pem"), file("absent/b.pem")]).is_err());
+        assert!(!directory.exists());
+        fs::create_dir(&directory).expect("created");
+        assert!(write_new(&directory, &[file("a.pem"), file("absent/b.pem")]).is_err());
+        assert_eq!(fs::read_dir(&directory).expect("it was there").count(), 0);
+    }
+
     #[test]
     fn names_that_no_certificate_can_have_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -292,6 +350,12 @@ mod tests {
             (&["a:6660"], &[]),
             (&[""], &[]),
             (&[], &["server"]),
+            (&[], &["ca-key"]),
+            (&[], &["Server-Key"]),
+            (&[], &["CA"]),
+            (&[], &["alice", "Alice"]),
+            (&[], &["alice-key", "alice"]),
+            (&[], &[".alice"]),
             (&[], &["a/b"]),
             (&[], &[".."]),
         ] {
