@@ -186,6 +186,19 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Whether these credentials are the admin token, or answer a challenge of this node that is open. Uses nothing up, and proves nothing of
+    /// an answer: that is for `authorize`, which limits how often a client may be wrong.
+    pub fn may_be_operator(&self, credentials: &str) -> bool {
+        match bearer(credentials) {
+            Some(token) => self.admin_token.is(token),
+            None => credentials.parse().is_ok_and(|credentials: Credentials| {
+                self.authenticator.is_open(credentials.nonce, self.authenticator.now_ms())
+            }),
+        }
+    }
+}
+
 /// The Bearer token in an `Authorization` header (RFC 6750), if it is one.
 pub fn bearer(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
@@ -273,18 +286,19 @@ impl Authenticator {
         self.used().mark_valid(credentials.nonce)
     }
 
+    /// Whether a challenge is ours and has not expired. It may have been used.
+    fn is_open(&self, nonce: Hash, now_ms: u64) -> bool {
+        // Hashes compare in constant time.
+        let is_ours = self.with_mac(&nonce.as_bytes()[..PAYLOAD_BYTES]) == nonce;
+        is_ours && expires_ms(nonce) > now_ms
+    }
+
     /// Uses up a challenge.
     ///
     /// # Errors
     /// `Unauthorized` for one that has expired, was used, or is not ours. We remember nothing of expired and foreign ones.
     fn use_challenge(&self, nonce: Hash, now_ms: u64) -> Result<()> {
-        // Hashes compare in constant time.
-        let is_ours = self.with_mac(&nonce.as_bytes()[..PAYLOAD_BYTES]) == nonce;
-        if is_ours && expires_ms(nonce) > now_ms {
-            self.used().add(nonce, now_ms)
-        } else {
-            Err(challenge_not_open())
-        }
+        if self.is_open(nonce, now_ms) { self.used().add(nonce, now_ms) } else { Err(challenge_not_open()) }
     }
 
     /// Counts an invalid proof. Returns the error for the client.

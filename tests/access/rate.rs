@@ -64,6 +64,18 @@ fn an_address_that_sends_too_much_is_told_to_wait_but_for_probes_and_nodes() {
         node.get("/healthz").expect(200);
         node.get("/readyz").expect(200);
     }
+    // Nor were operators, and a flood from their own machine shut them out.
+    let token =
+        std::fs::read_to_string(node.home().join("storage.db/dynarust.admin-token")).expect("a token");
+    let (address, data) = (node.address().to_string(), node.home().join("storage.db"));
+    for _ in 0..5 {
+        node.send(&with(token.trim(), Request::new("POST", "/_/admin/sync"))).expect(200);
+        let data = data.to_str().expect("text");
+        let told = Setup::new().run(&["sync", &address, "--data", data]).1;
+        assert_eq!(told.code(), Some(0), "{told:?}");
+    }
+    let wrong = || node.send(&with("wrong", Request::new("POST", "/_/admin/sync"))).status;
+    assert!((0..30).any(|_| wrong() == 429));
     // Another node on this address links all the same.
     let second = Setup::new().join(&node.address().to_string()).start();
     crate::harness::wait_until("the second node has the first's data", crate::harness::DEADLINE, || {

@@ -51,6 +51,7 @@ const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 pub struct Service {
     routes: BoxedFilter<(Response,)>,
     guard: Guard,
+    node: Arc<Node>,
     metrics: Arc<Metrics>,
     keep_alive: HeaderValue,
 }
@@ -66,9 +67,9 @@ impl Service {
             options.memory_budget_bytes,
         );
         let metrics = Arc::new(metrics);
-        let routes = crate::http::routes(node, Arc::clone(&metrics));
+        let routes = crate::http::routes(Arc::clone(&node), Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
-        Self { routes, guard, metrics, keep_alive: response::plain(keep_alive.into()) }
+        Self { routes, guard, node, metrics, keep_alive: response::plain(keep_alive.into()) }
     }
 
     /// Answers one request. Returns the response, and its memory reservation if it is long.
@@ -84,7 +85,8 @@ impl Service {
         let is_link_only = connection.is_link_only();
         let response = if is_link_only && call.path() != LINK_PATH {
             refuse_plaintext(&call)
-        } else if let Some(error) = refusal_by_rate(&call)
+        } else if let Some(error) = self
+            .refusal_by_rate(&call)
             .or_else(|| self.guard.admit(&call, &head).err())
             .or_else(|| open.refusal())
             .or_else(|| refusal_of_write(&call))
@@ -110,6 +112,20 @@ impl Service {
         trace(&call, response.status(), took);
         log(&call, response.status(), took);
         (response, reservation)
+    }
+
+    /// Why a request is not taken now, if its address sends too many. Nodes, operators, and whoever watches over this node have no limit: an
+    /// operator must get through while somebody else at the same address does not.
+    fn refusal_by_rate(&self, call: &Call) -> Option<Error> {
+        let is_free = match call.path() {
+            LINK_PATH | "/healthz" | "/readyz" | "/_/admin/challenge" => true,
+            path if ["/_/admin/", "/_/strong/", "/_/backup"].iter().any(|begin| path.starts_with(begin)) => {
+                let credentials = call.header(header::AUTHORIZATION);
+                credentials.is_some_and(|credentials| self.node.may_be_operator(credentials))
+            }
+            _ => false,
+        };
+        if is_free { None } else { call.connection.options.rate_limits.count_address(call.remote.ip()).err() }
     }
 
     /// `is_kept_alive`: the connection accepts more requests.
@@ -140,14 +156,6 @@ impl Service {
             Err(_) => response::problem(&Error::Io("a bug in this server; see its log".into()), call),
         }
     }
-}
-
-/// Why a request is not taken now, if its address sends too many. Nodes and whoever watches over this one have no limit.
-fn refusal_by_rate(call: &Call) -> Option<Error> {
-    if matches!(call.path(), LINK_PATH | "/healthz" | "/readyz") {
-        return None;
-    }
-    call.connection.options.rate_limits.count_address(call.remote.ip()).err()
 }
 
 /// Why a write is not taken now, where the process has no memory for it. What an operator does is no write.
