@@ -2,10 +2,11 @@
 //! replicas at the same place in the order of writes. It removes tombstones through the log too, some time after.
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::{
+    group::REQUEST_MAX,
     member::{Member, Parts},
-    proposer::Proposed,
 };
 use crate::{
     core::{
@@ -26,11 +27,11 @@ const SWEEP_STEP_MS: u64 = 10_000;
 pub async fn collect(member: &Member, parts: &Parts) -> Result<()> {
     let now_ms = parts.store.now_ms();
     let deletes = due(&parts.store, now_ms)?.into_iter().map(|request| member.propose(request));
-    // Whatever fails is found again.
-    let _: Vec<Proposed> = join_all(deletes).await;
+    // Whatever fails, or takes too long, is found again.
+    let _ = timeout(REQUEST_MAX, join_all(deletes)).await;
     let old_ms = old_ms(parts, now_ms);
     if parts.store.has_strong_tombstones(old_ms)? {
-        member.propose(Request::Sweep(old_ms)).await;
+        let _ = timeout(REQUEST_MAX, member.propose(Request::Sweep(old_ms))).await;
     }
     Ok(())
 }

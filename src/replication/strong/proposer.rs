@@ -7,16 +7,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use openraft::{Raft, ServerState};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use openraft::{Raft, ServerState, error::ClientWriteError, raft::ClientWriteResponse};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::debug;
 
 use super::{
     overlay::{Overlaid, Overlay, effect_bytes, written},
-    types::Group,
+    types::{Group, Metrics, Node},
 };
 use crate::{
     core::{
+        clock::NodeId,
         strong::{
             entry::{Applied, Effect, Entry, Proposal},
             evaluate::{Evaluation, evaluate},
@@ -102,21 +103,24 @@ struct Task {
     in_flight: Arc<Semaphore>,
 }
 
+/// What openraft tells of an entry that was proposed.
+type Committed = std::result::Result<ClientWriteResponse<Group>, ClientWriteError<NodeId, Node>>;
+
 /// The answers that wait for an entry.
 type Answers = Vec<(oneshot::Sender<Proposed>, std::result::Result<Outcome, Refusal>)>;
 
 impl Task {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = jobs.recv().await {
-            // Nobody waits for it any more, and nothing was done.
-            if first.answer.is_closed() {
-                continue;
-            }
             let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
             let Some(term) = self.leading_term().await else {
                 let _ = first.answer.send(Proposed::NotLeader);
                 continue;
             };
+            // Nobody waits for it any more, and nothing was done.
+            if first.answer.is_closed() {
+                continue;
+            }
             if let Err(error) = self.timestamps.before_writing().await {
                 let _ = first.answer.send(Proposed::Decided(Err(error.into())));
                 continue;
@@ -127,11 +131,11 @@ impl Task {
             let proposal = entry.proposal.clone();
             match self.raft.client_write_ff(entry).await {
                 Ok(committed) => {
-                    let overlay = self.overlay.clone();
+                    let (overlay, metrics) = (self.overlay.clone(), self.raft.metrics());
                     tokio::spawn(async move {
-                        let applied = committed.await.ok().and_then(std::result::Result::ok);
+                        let applied = applied(committed, metrics, term).await;
                         overlay.lock().unwrap_or_else(PoisonError::into_inner).settle(term, &registers);
-                        answer(answers, Fate::of(applied.map(|applied| applied.data), &proposal));
+                        answer(answers, Fate::of(applied, &proposal));
                         drop(permit);
                     });
                 }
@@ -183,10 +187,32 @@ impl Task {
             });
             answers.push((answer, outcome.map_err(Refusal::from)));
             let is_full = effects.len() >= EFFECTS_MAX || bytes >= ENTRY_BYTES_MAX;
-            next = if is_full { None } else { jobs.try_recv().ok() };
+            next = if is_full { None } else { next_awaited(jobs) };
         }
         (effects, answers)
     }
+}
+
+/// The next request that somebody waits for still.
+fn next_awaited(jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    std::iter::from_fn(|| jobs.try_recv().ok()).find(|job| !job.answer.is_closed())
+}
+
+/// What applying an entry of this term gave. `None` if nobody knows: openraft tells nobody of an entry that a snapshot covers, and by the time that
+/// an entry of a later term is applied, it has told of all others.
+async fn applied(
+    mut committed: oneshot::Receiver<Committed>,
+    mut metrics: watch::Receiver<Metrics>,
+    term: u64,
+) -> Option<Applied> {
+    let passed = |metrics: &Metrics| metrics.last_applied.is_some_and(|last| last.leader_id.term > term);
+    let committed = tokio::select! {
+        biased;
+        committed = &mut committed => committed.ok(),
+        // It may have come just before.
+        _ = metrics.wait_for(passed) => committed.try_recv().ok(),
+    };
+    Some(committed?.ok()?.data)
 }
 
 /// What became of an entry.
@@ -227,9 +253,62 @@ fn answer(answers: Answers, fate: Fate) {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::atomic::Ordering, time::Duration};
+
+    use openraft::{CommittedLeaderId, SnapshotMeta};
+    use tokio::time::timeout;
+
     use super::*;
     use crate::core::name::TableName;
-    use crate::replication::strong::{group::tests::Alone, member::Member, rpc::GroupId};
+    use crate::replication::strong::{
+        group::tests::{Alone, Pair},
+        member::Member,
+        rpc::{Consensus, GroupId},
+        types::{LogId, Vote},
+    };
+
+    fn create(name: &str) -> Request {
+        Request::Create(TableName::parse(name).expect("a name"))
+    }
+
+    /// openraft tells nobody what became of an entry that a snapshot covers. A leader that was deposed while entries were on their way, and was
+    /// then sent a snapshot, waited for them for ever, and when it led again, each write to a strong table timed out.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_leader_that_was_deposed_and_sent_a_snapshot_proposes_when_it_leads_again() {
+        let pair = Pair::start().await;
+        let leader = &pair.leader;
+        pair.voter.0.store(false, Ordering::SeqCst);
+        let mut metrics = leader.metrics();
+        let mut waiting = Vec::new();
+        for name in ["one", "two"] {
+            let last = metrics.borrow().last_log_index;
+            let proposing = leader.clone();
+            waiting.push(tokio::spawn(async move { proposing.propose(create(name)).await }));
+            let appended = metrics.wait_for(|metrics| metrics.last_log_index > last);
+            timeout(Duration::from_secs(5), appended).await.expect("in time").expect("openraft runs");
+        }
+        let (term, own, other) =
+            (metrics.borrow().current_term, pair.node.parts.store.node(), pair.other.store.node());
+        let meta = SnapshotMeta {
+            last_log_id: Some(LogId::new(CommittedLeaderId::new(term + 1, other), 100)),
+            last_membership: (*metrics.borrow().membership_config).clone(),
+            snapshot_id: "a test".into(),
+        };
+        assert_eq!(metrics.borrow().current_leader, Some(own));
+        leader
+            .serve(Consensus::Install(Vote::new_committed(term + 1, other), meta))
+            .await
+            .expect("is installed");
+        for proposed in waiting {
+            let proposed =
+                timeout(Duration::from_secs(5), proposed).await.expect("it is told").expect("it ends");
+            assert!(matches!(proposed, Proposed::Decided(Err(Refusal::OutcomeUnknown(_)))), "{proposed:?}");
+        }
+        pair.elect().await;
+        let created = timeout(Duration::from_secs(5), leader.propose(create("three"))).await;
+        assert!(matches!(created, Ok(Proposed::Decided(Ok(Outcome::Created(true))))), "{created:?}");
+        pair.stop().await;
+    }
 
     /// An entry that openraft refused, because the node led no more when it came, was taken for one that may yet be
     /// committed: the client got 504 `outcome-unknown` though nothing was done. Now it goes to the next leader.
