@@ -240,6 +240,12 @@ impl Store {
         self.0.context.committer.durable(incarnation).await
     }
 
+    /// Has the storage fail as it does when the disk takes nothing. It is opened again soon.
+    #[cfg(test)]
+    pub(crate) fn fail(&self, why: &str) {
+        self.0.context.committer.fail(why);
+    }
+
     /// A page of visible keys.
     pub fn keys(&self, table: &TableName, range: &Range, rows_max: usize) -> Result<Page<Key>> {
         self.read_table(table, Page::default(), |table| table::scan::keys(table, range, rows_max))

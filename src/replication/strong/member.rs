@@ -124,7 +124,7 @@ impl Member {
             Network { group, replication, store: store.clone(), timestamps: timestamps.clone(), counters };
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
-        let proposer = Proposer::start(raft.clone(), store, timestamps, value_bytes_max);
+        let proposer = Proposer::start(raft.clone(), machine.clone(), store, timestamps, value_bytes_max);
         Ok(Self {
             group,
             raft,

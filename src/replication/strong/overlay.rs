@@ -23,6 +23,16 @@ pub struct Overlay {
     pub term: u64,
     rows: HashMap<Name, Register>,
     created: HashSet<TableName>,
+    /// What was there before each effect that was added and not kept yet, oldest first.
+    before: Vec<Before>,
+}
+
+/// What was there before an effect was added.
+enum Before {
+    /// A row, or none.
+    Row(Name, Option<Register>),
+    /// No table of this name.
+    NoTable(TableName),
 }
 
 impl Overlay {
@@ -31,16 +41,38 @@ impl Overlay {
         Self { term, ..Self::default() }
     }
 
-    /// Adds an effect that is decided.
+    /// Adds an effect that is decided, until it is kept or undone.
     pub fn add(&mut self, effect: &Effect) {
         match effect {
-            Effect::Create(table) => drop(self.created.insert(table.clone())),
+            Effect::Create(table) => {
+                if self.created.insert(table.clone()) {
+                    self.before.push(Before::NoTable(table.clone()));
+                }
+            }
             Effect::Merge(table, row) => {
                 if let Some((key, register)) = row.clone().into_register() {
-                    self.rows.insert((table.clone(), key), register);
+                    let name = (table.clone(), key);
+                    let before = self.rows.insert(name.clone(), register);
+                    self.before.push(Before::Row(name, before));
                 }
             }
             Effect::Sweep(_) => {}
+        }
+    }
+
+    /// Keeps what was added: it will be proposed.
+    pub fn keep(&mut self) {
+        self.before.clear();
+    }
+
+    /// Takes back what was added and not kept.
+    pub fn undo(&mut self) {
+        while let Some(before) = self.before.pop() {
+            match before {
+                Before::Row(name, Some(register)) => drop(self.rows.insert(name, register)),
+                Before::Row(name, None) => drop(self.rows.remove(&name)),
+                Before::NoTable(table) => drop(self.created.remove(&table)),
+            }
         }
     }
 
@@ -103,5 +135,34 @@ pub fn effect_bytes(effect: &Effect) -> usize {
     match effect {
         Effect::Merge(_, row) => row.cost(),
         Effect::Create(_) | Effect::Sweep(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{clock::NodeId, json::Value, protocol::message::Row};
+
+    #[test]
+    fn what_is_undone_leaves_what_earlier_entries_write() {
+        let [table, other] = ["stock", "other"].map(|name| TableName::parse(name).expect("a name"));
+        let merge = |key: &str, hlc| {
+            let timestamp = Timestamp { hlc, node: NodeId(1) };
+            let key = Key::parse(key).expect("a key");
+            let register = Register::live(Value::trusted("1".into()), None, timestamp);
+            Effect::Merge(table.clone(), Row::new(key, register))
+        };
+        let mut overlay = Overlay::of(1);
+        let first = merge("a", 1);
+        overlay.add(&first);
+        overlay.keep();
+        for effect in [merge("a", 2), merge("a", 3), merge("b", 4), Effect::Create(other.clone())] {
+            overlay.add(&effect);
+        }
+        overlay.undo();
+        let hlcs: Vec<_> = overlay.rows.values().map(|register| register.timestamp().hlc).collect();
+        assert_eq!((hlcs, overlay.created.is_empty()), (vec![1], true));
+        overlay.settle(1, &[written(&first).expect("a row")]);
+        assert!(overlay.rows.is_empty());
     }
 }

@@ -13,6 +13,7 @@ use tracing::debug;
 
 use super::{
     overlay::{Overlaid, Overlay, effect_bytes, written},
+    state_machine::{StateMachine, not_restored},
     types::{Group, Metrics, Node},
 };
 use crate::{
@@ -25,7 +26,11 @@ use crate::{
         },
         write::Limits,
     },
-    storage::{Store, commit::timestamps::Timestamps},
+    error::Result,
+    storage::{
+        Store,
+        commit::{Incarnation, timestamps::Timestamps},
+    },
 };
 
 /// Requests that wait for the proposer. More are refused.
@@ -58,10 +63,17 @@ pub struct Proposer(mpsc::Sender<Job>);
 
 impl Proposer {
     /// Starts the proposer.
-    pub fn start(raft: Raft<Group>, store: Store, timestamps: Arc<Timestamps>, value_bytes_max: u64) -> Self {
+    pub fn start(
+        raft: Raft<Group>,
+        machine: StateMachine,
+        store: Store,
+        timestamps: Arc<Timestamps>,
+        value_bytes_max: u64,
+    ) -> Self {
         let (sender, jobs) = mpsc::channel(QUEUE_MAX);
         let task = Task {
             raft,
+            machine,
             store,
             timestamps,
             value_bytes_max,
@@ -96,6 +108,7 @@ fn lost() -> Refusal {
 
 struct Task {
     raft: Raft<Group>,
+    machine: StateMachine,
     store: Store,
     timestamps: Arc<Timestamps>,
     value_bytes_max: u64,
@@ -121,11 +134,20 @@ impl Task {
             if first.answer.is_closed() {
                 continue;
             }
-            if let Err(error) = self.timestamps.before_writing().await {
-                let _ = first.answer.send(Proposed::Decided(Err(error.into())));
-                continue;
-            }
-            let (effects, answers) = self.evaluate(term, first, &mut jobs);
+            let incarnation = match self.ready().await {
+                Ok(incarnation) => incarnation,
+                Err(error) => {
+                    let _ = first.answer.send(Proposed::Decided(Err(error.into())));
+                    continue;
+                }
+            };
+            let (effects, answers) = match self.evaluate(term, incarnation, first, &mut jobs) {
+                Ok(evaluated) => evaluated,
+                Err(answers) => {
+                    answer(answers, Fate::Done);
+                    continue;
+                }
+            };
             let registers: Vec<_> = effects.iter().filter_map(written).collect();
             let entry = Entry::new(term, effects);
             let proposal = entry.proposal.clone();
@@ -167,8 +189,23 @@ impl Task {
         }
     }
 
+    /// Returns when the clock can stamp writes and the store holds all that was applied: the store's incarnation, which does.
+    async fn ready(&self) -> Result<Incarnation> {
+        self.timestamps.before_writing().await?;
+        self.machine.intact().await
+    }
+
     /// Evaluates the first request and those that wait, as many as fit an entry.
-    fn evaluate(&self, term: u64, first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Effect>, Answers) {
+    ///
+    /// # Errors
+    /// The refusal of each, if the store is in another incarnation by then: what they were evaluated on may lack what was applied.
+    fn evaluate(
+        &self,
+        term: u64,
+        incarnation: Incarnation,
+        first: Job,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> std::result::Result<(Vec<Effect>, Answers), Answers> {
         let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
         if overlay.term != term {
             *overlay = Overlay::of(term);
@@ -189,7 +226,13 @@ impl Task {
             let is_full = effects.len() >= EFFECTS_MAX || bytes >= ENTRY_BYTES_MAX;
             next = if is_full { None } else { next_awaited(jobs) };
         }
-        (effects, answers)
+        if self.store.incarnation() != incarnation {
+            overlay.undo();
+            let refused = |(answer, _)| (answer, Err(Refusal::from(not_restored())));
+            return Err(answers.into_iter().map(refused).collect());
+        }
+        overlay.keep();
+        Ok((effects, answers))
     }
 }
 

@@ -5,13 +5,16 @@
 //! snapshot is no copy either: it is a checkpoint, and the rows are read from the store when it is sent. They may be
 //! newer than its index; the log that follows changes nothing then.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use openraft::{
     EntryPayload, RaftLogReader, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
     StoredMembership, storage::RaftStateMachine,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tracing::{error, warn};
 
 use super::{
@@ -37,6 +40,16 @@ use crate::{
         commit::{Incarnation, timestamps::Timestamps},
     },
 };
+
+/// How long a request waits until what the storage lost is applied again: less than it may take in all, so that its client is told.
+const RESTORE_MAX: Duration = Duration::from_secs(2);
+
+/// Why the leader decides nothing for now.
+pub fn not_restored() -> Error {
+    Error::NotReady(
+        "the storage was opened again, and what was written to the strong tables last is being applied to it: try again in a moment".into(),
+    )
+}
 
 /// The state machine. Clones share it.
 #[derive(Clone)]
@@ -120,6 +133,30 @@ impl StateMachine {
     pub async fn restore(&self) -> std::result::Result<(), StorageError> {
         let _one = self.0.applying.lock().await;
         self.0.restore().await
+    }
+
+    /// The incarnation of the store in which it holds all that was applied. Applies again first what it lost.
+    ///
+    /// # Errors
+    /// `StorageFull` while the storage takes no writes; `NotReady` if it does not hold all that was applied yet.
+    pub async fn intact(&self) -> Result<Incarnation> {
+        if let Some(why) = self.0.store.failure() {
+            return Err(Error::StorageFull(why));
+        }
+        if !self.is_intact() {
+            match timeout(RESTORE_MAX, self.restore()).await {
+                Ok(restored) => restored.map_err(|error| Error::NotReady(error.to_string()))?,
+                Err(_) => return Err(not_restored()),
+            }
+        }
+        let incarnation = self.0.durable().1;
+        if incarnation == self.0.store.incarnation() { Ok(incarnation) } else { Err(not_restored()) }
+    }
+
+    /// Holds up applying, while it is there.
+    #[cfg(test)]
+    pub async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.applying.lock().await
     }
 
     /// Makes durable what was applied, and records how far. Returns the checkpoint.

@@ -289,3 +289,38 @@ async fn a_node_that_fails_when_it_is_asked_for_its_tables_is_asked_again() {
     node.stop().await;
     other.replication.stop().await;
 }
+
+/// The storage may come back after a failure of the disk without the last of what was applied. The leader evaluated requests on that before it was
+/// applied again: a write that asks for the key to be absent succeeded, though the key had a value that was answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_decides_nothing_on_a_store_that_has_lost_what_was_applied() {
+    let node = Alone::start().await;
+    assert_eq!(node.strong.create(name()).await, Ok(true));
+    let store = &node.parts.store;
+    node.strong.submit(put("a")).await.expect("is written");
+    let member = node.strong.member().expect("it is a member");
+    let held = member.machine.hold().await;
+    let before = store.incarnation();
+    store.fail("a test");
+    until("the storage is open again", || store.failure().is_none() && store.incarnation() != before).await;
+    let key = Key::parse("a").expect("a key");
+    if let Some(row) = store.read_row(&name(), &key).expect("reads") {
+        store.remove(vec![(name(), key.clone(), row.marker)]).expect("is lost");
+    }
+    let action = Action::Put { value: Value::trusted("2".into()), expiry: None };
+    let write = Write { key, action, condition: Condition::Absent };
+    let request = Request::Write { table: name(), writes: vec![write] };
+    let last = member.metrics().borrow().last_log_index;
+    let (strong, asked) = (node.strong.clone(), request.clone());
+    let asked = tokio::spawn(async move { strong.submit(asked).await });
+    let mut metrics = member.metrics();
+    let proposed = metrics.wait_for(|metrics| metrics.last_log_index > last);
+    assert!(timeout(Duration::from_millis(300), proposed).await.is_err(), "it decided on what is left");
+    drop(held);
+    let refused = asked.await.expect("ends");
+    assert!(matches!(refused, Err(Error::PreconditionFailed { .. } | Error::NotReady(_))), "{refused:?}");
+    let refused = node.strong.submit(request).await;
+    assert!(matches!(refused, Err(Error::PreconditionFailed { .. })), "{refused:?}");
+    drop((member, metrics));
+    node.stop().await;
+}
