@@ -143,6 +143,8 @@ fn alerts_and_dashboard_ask_for_what_nodes_have() {
     for node in cluster.running() {
         node.put("/users/key/alice", r#"{"value":1}"#).expect(200);
     }
+    // Up to when all have everything is shown once that is known.
+    cluster.wait_until_agreed();
     let mut metrics = Metrics::new();
     cluster.running().for_each(|node| add(&mut metrics, node.get("/metrics").expect(200).text()));
 

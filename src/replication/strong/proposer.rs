@@ -306,7 +306,7 @@ mod tests {
     use crate::replication::strong::{
         group::tests::{Alone, Pair},
         member::Member,
-        rpc::{Consensus, GroupId},
+        rpc::{Consensus, GroupId, SnapshotStep},
         types::{LogId, Vote},
     };
 
@@ -338,10 +338,11 @@ mod tests {
             snapshot_id: "a test".into(),
         };
         assert_eq!(metrics.borrow().current_leader, Some(own));
-        leader
-            .serve(Consensus::Install(Vote::new_committed(term + 1, other), meta))
-            .await
-            .expect("is installed");
+        let vote = Vote::new_committed(term + 1, other);
+        let begins = Consensus::Snapshot(vote, SnapshotStep::Tables(Vec::new()));
+        for step in [begins, Consensus::Install(vote, meta)] {
+            leader.serve(step).await.expect("is taken");
+        }
         for proposed in waiting {
             let proposed =
                 timeout(Duration::from_secs(5), proposed).await.expect("it is told").expect("it ends");

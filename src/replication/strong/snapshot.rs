@@ -7,7 +7,7 @@
 //!
 //! Each step is *fenced*. openraft (0.9) lets a leader that was deposed send on, and what it lacks may have been committed since. So the
 //! receiver takes a step only while it has promised its vote to no later leader, has applied nothing else and its store was not reopened since
-//! the snapshot began ([`Receiving`]).
+//! the snapshot began (`state_machine::receiving`).
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ use super::{
     catalogue::make_strong,
     member::Member,
     rpc::{ConsensusAnswer, Name, SnapshotStep},
-    types::{LogId, Vote},
+    types::Vote,
 };
 use crate::{
     core::{
@@ -31,7 +31,7 @@ use crate::{
         register::Marker,
     },
     error::{Error, Result},
-    storage::{Store, commit::Incarnation},
+    storage::Store,
 };
 
 /// The instant of the comparison: all there is.
@@ -138,35 +138,6 @@ fn answer(replica: &Rows<'_>, message: &Message) -> Result<Answer> {
         Message::Want(rows) => Ok(Answer { rows: rows.clone(), ..Answer::default() }),
         Message::Pull(streams) => Ok(Answer { streams: streams.clone(), ..Answer::default() }),
         other => Err(Error::Corrupt(format!("{other:?} is no step of a comparison"))),
-    }
-}
-
-/// A snapshot that is being received.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receiving {
-    /// The vote of the leader that sends it.
-    pub vote: Vote,
-    /// The last entry that was applied when it began.
-    pub applied: Option<LogId>,
-    /// The store's incarnation then.
-    pub incarnation: Incarnation,
-}
-
-impl Receiving {
-    /// Checks that a step belongs to what began. `now`: the same of now, with the receiver's own vote.
-    ///
-    /// # Errors
-    /// `Conflict`.
-    pub fn check(began: Option<&Self>, vote: &Vote, now: &Self) -> Result<()> {
-        let why = match began {
-            _ if *vote < now.vote => "the sender leads no more",
-            Some(began) if began.vote != *vote => "another leader has begun one since",
-            Some(began) if began.applied != now.applied => "entries of the log were applied since it began",
-            Some(began) if began.incarnation != now.incarnation => "the storage was reopened since it began",
-            Some(_) => return Ok(()),
-            None => "it has not begun",
-        };
-        Err(Error::Conflict(format!("a step of a snapshot is refused: {why}")))
     }
 }
 

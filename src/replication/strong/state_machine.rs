@@ -5,6 +5,8 @@
 //! snapshot is no copy either: it is a checkpoint, and the rows are read from the store when it is sent. They may be
 //! newer than its index; the log that follows changes nothing then.
 
+mod receiving;
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,21 +19,18 @@ use openraft::{
 use tokio::{sync::watch, time::timeout};
 use tracing::{error, warn};
 
+use self::receiving::Receiving;
 use super::{
     checkpoint::Checkpoint,
     effects::Effects,
     log::LogReader,
-    rpc::Name,
-    snapshot::Receiving,
     steps::Steps,
-    types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError, Vote},
+    types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
 };
 use crate::{
     core::{
         clock::NodeId,
         digest::{Path, RootDigest},
-        name::TableName,
-        protocol::message::Row,
         strong::entry::{Applied, Effect, Entry},
     },
     error::{Error, Result},
@@ -207,86 +206,13 @@ impl StateMachine {
         }
     }
 
-    /// Notes that a snapshot of the leader with this vote begins to arrive.
-    ///
-    /// # Errors
-    /// `Conflict` if it leads no more.
-    pub fn begin_receiving(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
-        let began = self.0.receiving_now(*vote);
-        Receiving::check(Some(&began), vote, &self.0.receiving_now(own_vote))?;
-        *self.0.receiving() = Some(began);
-        Ok(())
-    }
-
-    /// Checks that a step belongs to the snapshot that is arriving.
-    ///
-    /// # Errors
-    /// `Conflict` if it does not, or other things happened since that began.
-    pub fn check_receiving(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
-        let now = self.0.receiving_now(own_vote);
-        Receiving::check(self.0.receiving().as_ref(), vote, &now)
-    }
-
-    /// Returns when no entry is being applied. None is as long as what it returns is there.
-    pub async fn applying(&self) -> Applying<'_> {
-        Applying { machine: self, _one: self.0.applying.lock().await }
-    }
-
     /// The steps in which entries are applied.
     pub fn steps(&self) -> Arc<Steps> {
         self.0.steps.clone()
     }
 }
 
-/// While it is there, no entry is applied.
-pub struct Applying<'a> {
-    machine: &'a StateMachine,
-    _one: tokio::sync::MutexGuard<'a, ()>,
-}
-
-impl Applying<'_> {
-    /// Merges rows of a snapshot. One that is here already, or newer here, changes nothing.
-    ///
-    /// # Errors
-    /// Those of the storage; `WrongMode` for rows of a table that is not strong here.
-    pub async fn merge(&self, rows: Vec<(TableName, Row)>) -> Result<()> {
-        self.change(|inner| {
-            rows.into_iter().try_for_each(|(table, row)| match inner.store.is_strong(&table) {
-                true => inner.effects.merge(&table, row),
-                false => Err(Error::WrongMode(format!("table {table} is not strong here"))),
-            })
-        })
-        .await
-    }
-
-    /// Removes rows that a snapshot does not have.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub async fn remove(&self, names: Vec<Name>) -> Result<()> {
-        self.change(|inner| inner.store.remove(names).map(drop)).await
-    }
-
-    /// Changes rows in a step of its own, on a blocking thread.
-    async fn change(&self, change: impl FnOnce(&Inner) -> Result<()> + Send + 'static) -> Result<()> {
-        let _step = self.machine.0.steps.begin().await;
-        let inner = self.machine.0.clone();
-        let environment = inner.store.environment().clone();
-        environment.run(move || change(&inner)).await
-    }
-}
-
 impl Inner {
-    /// What a snapshot that begins now goes by.
-    fn receiving_now(&self, vote: Vote) -> Receiving {
-        Receiving { vote, applied: self.state().applied, incarnation: self.store.incarnation() }
-    }
-
-    fn receiving(&self) -> MutexGuard<'_, Option<Receiving>> {
-        // Replaced as a whole.
-        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn state(&self) -> MutexGuard<'_, Checkpoint> {
         // Replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -96,17 +96,30 @@ fn scrub_next(
     rest: &mut impl FnMut(usize) -> bool,
 ) -> Result<Next> {
     let (log, stable) = store.with_engine(Engine::log)?;
-    let failed = |e: io::Error| Error::io("reading the log", &e);
-    if offset + SEGMENT_BYTES as u64 > log.metadata().map_err(failed)?.len() {
+    match scrub_segment(store, (&log, stable), offset, known, rest) {
+        // The engine cuts off free segments at the end.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Next::End),
+        scrubbed => scrubbed.map_err(|error| Error::io("reading the log", &error)),
+    }
+}
+
+fn scrub_segment(
+    store: &Store,
+    (log, stable): (&File, u64),
+    offset: u64,
+    known: &mut BTreeSet<(u64, usize)>,
+    rest: &mut impl FnMut(usize) -> bool,
+) -> io::Result<Next> {
+    if offset + SEGMENT_BYTES as u64 > log.metadata()?.len() {
         return Ok(Next::End);
     }
     let mut head = [0; format::HEADER_BYTES];
-    log.read_exact_at(&mut head, offset).map_err(failed)?;
+    log.read_exact_at(&mut head, offset)?;
     let sealed = |begin: u64| begin + SEGMENT_BYTES as u64 <= stable;
     let Some(begin) = segment::begin(&head).filter(|begin| sealed(*begin)) else { return Ok(Next::Segment) };
     let mut damaged = BTreeSet::new();
     for look in 0..2 {
-        let Some(bytes) = read(&log, offset, rest).map_err(failed)? else { return Ok(Next::Stop) };
+        let Some(bytes) = read(log, offset, rest)? else { return Ok(Next::Stop) };
         store.counters().scrubbed_bytes.add(bytes.len() as u64);
         if segment::begin(&bytes) != Some(begin) {
             return Ok(Next::Segment);
@@ -118,7 +131,7 @@ fn scrub_next(
         }
     }
     // It may have been rewritten just before the second look.
-    log.read_exact_at(&mut head, offset).map_err(failed)?;
+    log.read_exact_at(&mut head, offset)?;
     if segment::begin(&head) == Some(begin) {
         report(store, offset, begin, &damaged, known);
     }
