@@ -17,6 +17,7 @@ use tracing::error;
 use super::{
     catalogue::{self, Known},
     member::{Member, Parts},
+    operate,
     proposer::Proposed,
     reads::Reads,
     rpc::{self, Call, CallAnswer, Envelope, GroupId},
@@ -26,7 +27,7 @@ use crate::{
         clock::NodeId,
         name::TableName,
         protocol::message::RequestKind,
-        strong::request::{Outcome, Request},
+        strong::request::{Outcome, Refusal, Request},
     },
     error::{Error, Result},
     replication::{request_id, requests::RequestError},
@@ -192,7 +193,7 @@ impl Strong {
     /// Leaves the group, because this node leaves the cluster for good.
     ///
     /// # Errors
-    /// `Conflict` if strong tables would take no writes without it; `NoQuorum`.
+    /// `Conflict` if strong tables would take no writes without it; `NoQuorum`; `OutcomeUnknown`.
     pub async fn retire(&self) -> Result<()> {
         let Some(member) = self.member() else { return Ok(()) };
         // Whoever leads next must know.
@@ -213,6 +214,8 @@ impl Strong {
     async fn ask_to_retire(&self, member: &Member) -> Result<()> {
         let own = self.0.parts.store.node();
         let until = Instant::now() + REQUEST_MAX;
+        // A change that may have been made is asked for again.
+        let mut doubt = None;
         while Instant::now() < until {
             let leader = member.metrics().borrow().current_leader;
             match leader {
@@ -227,7 +230,13 @@ impl Strong {
                 Some(leader) => {
                     let answer = self.0.call(leader, Call::Retire, REQUEST_MAX).await;
                     match answer {
+                        Ok(CallAnswer::Retired(Err(Refusal::OutcomeUnknown(why)))) => {
+                            doubt = Some(Error::OutcomeUnknown(why));
+                        }
                         Ok(CallAnswer::Retired(retired)) => return retired.map_err(Error::from),
+                        Err(error) if error.is_outcome_unknown() => {
+                            doubt = Some(operate::unknown(&error.to_string()));
+                        }
                         Ok(CallAnswer::OtherGroup(refusal)) => return Err(refusal.into()),
                         Ok(_) | Err(_) => {}
                     }
@@ -236,7 +245,7 @@ impl Strong {
             }
             sleep(RETRY).await;
         }
-        Err(Error::NoQuorum(no_quorum()))
+        Err(doubt.unwrap_or_else(|| Error::NoQuorum(no_quorum())))
     }
 
     /// Stops taking part.

@@ -21,7 +21,7 @@ use tracing::error;
 use super::{
     log::RaftLog,
     network::{Network, check_group},
-    operate::check_can_spare,
+    operate::{check_can_spare, unknown},
     proposer::{Proposed, Proposer},
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
     snapshot,
@@ -299,7 +299,7 @@ impl Member {
     /// Takes a member out of the group, which leaves the cluster. Only the leader can.
     ///
     /// # Errors
-    /// `Conflict` if strong tables would take no writes without it; `NoQuorum`.
+    /// `Conflict` if strong tables would take no writes without it; `OutcomeUnknown`.
     pub async fn retire(&self, node: NodeId) -> Result<()> {
         let is_voter = self.check_can_retire(node)?;
         let membership = self.raft.metrics().borrow().membership_config.membership().clone();
@@ -311,10 +311,9 @@ impl Member {
         };
         match timeout(RETIRE_MAX, self.raft.change_membership(change, false)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Error::NoQuorum(format!(
-                "the group of the strong tables cannot let the node go: {error}"
-            ))),
-            Err(_) => Err(Error::NoQuorum(super::no_quorum())),
+            // Its first step may be made.
+            Ok(Err(error)) => Err(unknown(&error.to_string())),
+            Err(_) => Err(unknown("no majority has confirmed it in time")),
         }
     }
 

@@ -83,7 +83,7 @@ impl Strong {
     }
 }
 
-fn unknown(why: &str) -> Error {
+pub(super) fn unknown(why: &str) -> Error {
     Error::OutcomeUnknown(format!(
         "the change may or may not take effect ({why}): DynaRust members shows what became of it"
     ))
@@ -346,6 +346,16 @@ async fn mark(member: &Member, node: NodeId, is_demoted: bool) -> std::result::R
         return Ok(());
     }
     change(member, ChangeMembers::SetNodes([(node, Node { is_demoted })].into())).await
+}
+
+/// Makes the second step of a change that was begun: those vote who are to. Members that no longer vote stay as learners.
+///
+/// # Errors
+/// Why not: the first step may not be committed yet.
+pub(super) async fn finish(member: &Member) -> std::result::Result<(), String> {
+    // Nothing more than what was begun.
+    let finished = member.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await;
+    finished.map(drop).map_err(|error| error.to_string())
 }
 
 /// Changes the group's configuration, after the change that is on its way. Members that no longer vote stay as learners.

@@ -10,7 +10,7 @@ use std::{
 
 use openraft::ChangeMembers;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     group::{Inner, REQUEST_MAX},
@@ -138,6 +138,7 @@ fn caught_up(metrics: &Metrics) -> BTreeSet<NodeId> {
 /// Keeps the roster as long as the member is there.
 pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
     let mut foreign = BTreeMap::new();
+    let mut unfinished = None;
     loop {
         sleep(LOOK_EVERY).await;
         let (Some(group), Some(member)) = (group.upgrade(), member.upgrade()) else { return };
@@ -145,11 +146,16 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
         if metrics.running_state.is_err() {
             return;
         }
-        // No other change may be on its way.
         let is_settled = metrics.membership_config.membership().get_joint_config().len() == 1;
         if !member.is_leader() || !is_settled {
+            // Whoever made the first step of a change may be about to make the second.
+            let seen = metrics.membership_config.log_id().filter(|_| member.is_leader());
+            if seen.is_some() && std::mem::replace(&mut unfinished, seen) == seen {
+                finish(&member).await;
+            }
             continue;
         }
+        unfinished = None;
         let mut view = View::of(&metrics, &group.parts.replication, group.parts.store.node());
         foreign
             .retain(|node, since: &mut Instant| view.linked.contains(node) && since.elapsed() < FOREIGN_FOR);
@@ -167,6 +173,18 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
             Ok(Ok(())) => info!("the group of the strong tables changed: {change}"),
             Ok(Err(why)) => warn!(why, "the group of the strong tables could not be changed: {change}"),
             Err(_) => warn!("the group of the strong tables takes long to change: {change}"),
+        }
+    }
+}
+
+/// Makes the second step of a change whose first step is committed. openraft leaves it to whoever began the change, who may be gone: then no
+/// other change could be made.
+async fn finish(member: &Member) {
+    match timeout(CHANGE_MAX, operate::finish(member)).await {
+        Ok(Ok(())) => info!("finished a change of the group of the strong tables that was begun before"),
+        Ok(Err(why)) => debug!(why, "a change of the group of the strong tables cannot be finished yet"),
+        Err(_) => {
+            warn!("a change of the group of the strong tables that was begun before takes long to finish")
         }
     }
 }
@@ -197,10 +215,12 @@ async fn make(member: &Member, change: Change) -> std::result::Result<(), String
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, atomic::Ordering};
+
     use openraft::CommittedLeaderId;
 
     use super::*;
-    use crate::replication::strong::types::LogId;
+    use crate::replication::strong::{group::tests::Pair, types::LogId};
 
     fn nodes(ids: &[u64]) -> BTreeSet<NodeId> {
         ids.iter().map(|id| NodeId(*id)).collect()
@@ -278,5 +298,29 @@ mod tests {
         let mut unlinked = view(&[1, 2, 4], &[1, 2], &[], &[]);
         unlinked.linked.remove(&NodeId(4));
         assert_eq!(unlinked.change(), None, "nobody can reach it");
+    }
+
+    /// Voters are changed in two steps, and openraft leaves the second to whoever began. If that one gave up waiting, or its node was replaced as
+    /// the leader, the group stayed between the two for ever: no member was taken in or replaced any more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_of_voters_that_was_left_halfway_is_finished() {
+        let pair = Pair::start().await;
+        let (own, other) = (pair.node.parts.store.node(), pair.other.store.node());
+        let mut metrics = pair.leader.metrics();
+        let configs = |metrics: &Metrics| metrics.membership_config.membership().get_joint_config().clone();
+        pair.voter.0.store(false, Ordering::SeqCst);
+        let removed = ChangeMembers::RemoveVoters([other].into());
+        let mut change = Box::pin(pair.leader.raft.change_membership(removed, true));
+        tokio::select! {
+            changed = &mut change => panic!("{changed:?}"),
+            begun = metrics.wait_for(|metrics| configs(metrics).len() == 2) => drop(begun.expect("openraft runs")),
+        }
+        drop(change);
+        pair.voter.0.store(true, Ordering::SeqCst);
+        let keeping = tokio::spawn(keep(Arc::downgrade(&pair.node.strong.0), Arc::downgrade(&pair.leader)));
+        let settled = metrics.wait_for(|metrics| configs(metrics) == [BTreeSet::from([own])]);
+        timeout(CHANGE_MAX, settled).await.expect("it is finished").expect("openraft runs");
+        keeping.abort();
+        pair.stop().await;
     }
 }
