@@ -20,6 +20,12 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Most bytes that one request writes, unless it writes one value: sixteen values of the default `--max-value`. It is one entry of the log, which each
+/// member gets whole, and while it is on its way to one, no heartbeat is.
+pub const WRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What has this limit, for the error.
+pub const WRITTEN: &str = "sum of what one request writes to strong tables";
+
 /// The state that requests are evaluated on.
 pub trait View {
     /// Whether a table is strong.
@@ -54,7 +60,8 @@ pub fn evaluate(
     limits: Limits,
     tick: impl FnMut() -> Result<Timestamp>,
 ) -> Result<Evaluation> {
-    let mut evaluator = Evaluator { view, limits, tick, written: BTreeMap::new(), effects: Vec::new() };
+    let mut evaluator =
+        Evaluator { view, limits, tick, written: BTreeMap::new(), effects: Vec::new(), bytes: 0 };
     let outcome = match request {
         Request::Create(table) => evaluator.create(table)?,
         Request::Write { table, writes } => {
@@ -77,6 +84,8 @@ struct Evaluator<'a, V, T> {
     /// What this request has written so far, which its later operations see.
     written: BTreeMap<Name, Register>,
     effects: Vec<Effect>,
+    /// About how many bytes they have.
+    bytes: usize,
 }
 
 impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
@@ -146,7 +155,12 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
         let created = stored.as_ref().is_none_or(|register| !is_live(register.payload()));
         let register = write.decide(table, stored.as_ref(), self.limits, &mut self.tick)?;
         let timestamp = register.timestamp();
-        self.effects.push(Effect::Merge(table.clone(), Row::new(key.clone(), register.clone())));
+        let row = Row::new(key.clone(), register.clone());
+        self.bytes += row.cost();
+        if self.bytes > WRITTEN_BYTES_MAX && !self.effects.is_empty() {
+            return Err(Error::TooLarge { what: WRITTEN, limit: WRITTEN_BYTES_MAX as u64 });
+        }
+        self.effects.push(Effect::Merge(table.clone(), row));
         self.written.insert((table.clone(), key), register);
         Ok(Written { timestamp, created })
     }
@@ -205,6 +219,7 @@ mod tests {
     use super::*;
     use crate::core::{
         clock::NodeId,
+        strong::request::Refusal,
         write::{Action, Condition, Patch},
     };
 
@@ -416,5 +431,30 @@ mod tests {
             effects[from..].iter().for_each(|effect| state.apply(effect.clone()));
             assert_eq!(state.rows, rows, "again from {from}");
         }
+    }
+
+    /// A request had no bound: patches of many long values made an entry that the log does not take, and that ended the leader's log.
+    #[test]
+    fn what_one_request_writes_is_bounded_but_one_value_goes_through() {
+        let limits = Limits { now_ms: 0, value_bytes_max: u64::MAX };
+        let run = |lengths: &[usize]| {
+            let writes = lengths
+                .iter()
+                .zip(0..)
+                .map(|(length, number)| put(&number.to_string(), &"1".repeat(*length), Condition::Always));
+            let mut ticks = 0;
+            let tick = || {
+                ticks += 1;
+                Ok(Timestamp { hlc: ticks, node: NodeId(1) })
+            };
+            evaluate(write(writes.collect()), &State::new(), limits, tick).map(drop)
+        };
+        let refused = Error::TooLarge { what: WRITTEN, limit: WRITTEN_BYTES_MAX as u64 };
+        assert_eq!(run(&[WRITTEN_BYTES_MAX / 2, WRITTEN_BYTES_MAX / 2]), Err(refused.clone()));
+        assert_eq!(run(&[WRITTEN_BYTES_MAX / 2, WRITTEN_BYTES_MAX / 4]), Ok(()));
+        assert_eq!(run(&[2 * WRITTEN_BYTES_MAX]), Ok(()), "a value may be as long as --max-value");
+        assert_eq!(run(&[1, 2 * WRITTEN_BYTES_MAX]), Err(refused.clone()));
+        // The leader's answer may pass through another node.
+        assert_eq!(Error::from(Refusal::from(refused.clone())), refused);
     }
 }

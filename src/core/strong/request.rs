@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::WRITTEN;
 use crate::{
     core::{
         clock::Timestamp,
@@ -145,6 +146,8 @@ pub enum Refusal {
     NoQuorum(String),
     /// It may or may not have taken effect, or may yet.
     OutcomeUnknown(String),
+    /// What the request writes is more than this together, in bytes. Nothing was written.
+    WritesTooMuch(u64),
 }
 
 impl From<Error> for Refusal {
@@ -155,6 +158,7 @@ impl From<Error> for Refusal {
             Error::Conflict(why) => Self::Conflict(why),
             Error::BadJson(why) => Self::BadJson(why),
             Error::BadRequest(why) => Self::BadRequest(why),
+            Error::TooLarge { what: WRITTEN, limit } => Self::WritesTooMuch(limit),
             Error::TooLarge { limit, .. } => Self::TooLarge(limit),
             Error::WrongMode(why) => Self::WrongMode(why),
             Error::NoQuorum(why) => Self::NoQuorum(why),
@@ -173,6 +177,7 @@ impl From<Refusal> for Error {
             Refusal::BadJson(why) => Self::BadJson(why),
             Refusal::BadRequest(why) => Self::BadRequest(why),
             Refusal::TooLarge(limit) => Self::TooLarge { what: "patched value", limit },
+            Refusal::WritesTooMuch(limit) => Self::TooLarge { what: WRITTEN, limit },
             Refusal::WrongMode(why) => Self::WrongMode(why),
             Refusal::Unavailable(why) => Self::NotReady(why),
             Refusal::NoQuorum(why) => Self::NoQuorum(why),

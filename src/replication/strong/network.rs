@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{
     rpc::{self, Consensus, ConsensusAnswer, Envelope, GroupId},
-    runtime::ANSWER_MAX,
+    runtime::answer_max,
     snapshot,
     types::{Group, Node, Vote},
     view::Counters,
@@ -64,12 +64,14 @@ impl RaftNetworkFactory<Group> for Network {
 type RpcResult<T> = std::result::Result<T, RPCError<NodeId, Node, RaftError<NodeId>>>;
 
 impl Connection {
+    /// Sends a step of consensus, and waits for its answer: as long as `deadline` says for so many bytes.
     async fn say(
         &self,
         body: Consensus,
-        deadline: Duration,
+        deadline: impl FnOnce(usize) -> Duration,
     ) -> std::result::Result<ConsensusAnswer, RequestError> {
         let body = rpc::encode(&Envelope { group: self.network.group, body });
+        let deadline = deadline(body.len());
         let answer =
             self.network.replication.request(self.target, RequestKind::Consensus, body, deadline).await?;
         rpc::decode(&answer).map_err(|error| RequestError::Failed(error.to_string()))
@@ -101,7 +103,7 @@ impl RaftNetwork<Group> for Connection {
         rpc: AppendEntriesRequest<Group>,
         _option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<NodeId>> {
-        let answer = self.say(Consensus::Append(rpc), ANSWER_MAX).await;
+        let answer = self.say(Consensus::Append(rpc), answer_max).await;
         match answer.map_err(|error| self.failed(RPCTypes::AppendEntries, error))? {
             ConsensusAnswer::Append(answer) => Ok(answer),
             _ => Err(self.unexpected()),
@@ -113,7 +115,7 @@ impl RaftNetwork<Group> for Connection {
         rpc: VoteRequest<NodeId>,
         _option: RPCOption,
     ) -> RpcResult<VoteResponse<NodeId>> {
-        let answer = self.say(Consensus::Vote(rpc), ANSWER_MAX).await;
+        let answer = self.say(Consensus::Vote(rpc), answer_max).await;
         match answer.map_err(|error| self.failed(RPCTypes::Vote, error))? {
             ConsensusAnswer::Vote(answer) => Ok(answer),
             _ => Err(self.unexpected()),
@@ -129,7 +131,7 @@ impl RaftNetwork<Group> for Connection {
     ) -> std::result::Result<SnapshotResponse<NodeId>, StreamingError<Group, Fatal<NodeId>>> {
         let sending = async {
             let say = |body| async {
-                let said = self.say(body, SNAPSHOT_STEP_MAX).await;
+                let said = self.say(body, |_| SNAPSHOT_STEP_MAX).await;
                 said.map_err(|error| Error::Io(error.to_string()))
             };
             let nonce = self.network.store.environment().random()?;

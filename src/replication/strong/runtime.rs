@@ -14,9 +14,22 @@ use tokio::{
     time::{Sleep, Timeout, error::Elapsed},
 };
 
-/// How long a member may take to answer an append or a vote, at least: several round trips around the earth, and the sync of a slow disk.
+use crate::replication::requests::REQUEST_BYTES_MAX;
+
+/// How long a member may take to answer an append or a vote, beside the time that its bytes take: several round trips around the earth, and the sync of a slow disk.
 /// Longer, and a member that hangs would be sent nothing for too long once it goes on.
 pub const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes a second that a link between members has at least. On a slower one an append would be given up and sent again from its first byte, for ever,
+/// if it were longer than what fits [`ANSWER_MAX`].
+const LINK_BYTES_PER_S_MIN: usize = 256 * 1024;
+/// How long openraft waits for the answer to an append or a vote. The network gives up earlier, by [`answer_max`]: only it knows how long one is.
+const CALL_MAX: Duration = answer_max(REQUEST_BYTES_MAX).saturating_add(ANSWER_MAX);
+
+/// How long a member may take to answer a request of so many bytes.
+pub const fn answer_max(bytes: usize) -> Duration {
+    ANSWER_MAX.saturating_add(Duration::from_millis((bytes * 1_000 / LINK_BYTES_PER_S_MIN) as u64))
+}
 
 /// Tokio. What openraft times by [`AsyncRuntime::timeout`] are the answers of other members.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,7 +67,7 @@ impl AsyncRuntime for Runtime {
         duration: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration.max(ANSWER_MAX), future)
+        TokioRuntime::timeout(duration.max(CALL_MAX), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
@@ -74,5 +87,23 @@ impl AsyncRuntime for Runtime {
 
     fn oneshot<T: OptionalSend>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
         TokioRuntime::oneshot()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::strong::evaluate::WRITTEN_BYTES_MAX;
+
+    /// An append was given up after 2 s, however long it was. One that its link cannot carry in that time was sent again from its first byte for ever,
+    /// and its member got nothing that follows.
+    #[tokio::test(start_paused = true)]
+    async fn a_long_append_has_the_time_that_its_bytes_take() {
+        assert!(answer_max(100) < ANSWER_MAX + Duration::from_millis(2));
+        let long = answer_max(WRITTEN_BYTES_MAX);
+        assert!(long > Duration::from_secs(60), "{long:?}");
+        // As long as a heartbeat's interval, openraft says.
+        let answered = Runtime::timeout(Duration::from_millis(50), tokio::time::sleep(long)).await;
+        assert!(answered.is_ok());
     }
 }
