@@ -16,6 +16,11 @@ use crate::{
     storage::{META, Store, WallClock, changes::pump, engine::Feed, open},
 };
 
+/// Why no table can be made.
+fn full(tables_max: usize) -> String {
+    format!("this node is at its limit of {tables_max} tables: use one of them, or raise --max-tables")
+}
+
 impl Store {
     pub(in crate::storage) fn table(&self, name: &TableName) -> Option<Arc<Table>> {
         self.read_tables().get(name).cloned()
@@ -43,11 +48,7 @@ impl Store {
     }
 
     pub(in crate::storage) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_or_else(name, |tables_max| {
-            format!(
-                "this node is at its limit of {tables_max} tables: use one of them, or raise --max-tables"
-            )
-        })
+        self.table_or_else(name, full)
     }
 
     /// Like `table_or_new`, for rows that another node has accepted.
@@ -58,6 +59,17 @@ impl Store {
                  room. Raise --max-tables on it, to what the other nodes have"
             )
         })
+    }
+
+    /// Checks that another strong table may be made, beside `more` that are about to be. Strong tables count before they have rows.
+    ///
+    /// # Errors
+    /// `TooMany`.
+    pub fn check_room_for_strong(&self, more: usize) -> Result<()> {
+        let (tables, strong) = (self.read_tables(), self.strong_tables());
+        let empty = strong.iter().filter(|name| !tables.contains_key(name)).count();
+        let tables_max = self.0.options.tables_max;
+        if tables.len() + empty + more < tables_max { Ok(()) } else { Err(Error::TooMany(full(tables_max))) }
     }
 
     /// Whether another table may be made.
@@ -78,7 +90,8 @@ impl Store {
             return Err(Error::StorageFull(reason));
         }
         let tables_max = self.0.options.tables_max;
-        if tables.len() >= tables_max {
+        // What is committed to a strong table has to be applied: its leader asked for room when it was made.
+        if tables.len() >= tables_max && !self.is_strong(name) {
             return Err(Error::TooMany(full(tables_max)));
         }
         let table = self.open_table(name.clone())?;

@@ -31,6 +31,12 @@ pub trait View {
     /// Whether a table is strong.
     fn is_strong(&self, table: &TableName) -> bool;
 
+    /// Checks that there may be one more table.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check_room(&self) -> Result<()>;
+
     /// Whether a table has rows that are not strong.
     fn has_eventual_rows(&self, table: &TableName) -> bool;
 
@@ -99,6 +105,7 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
                  delete its rows and wait until their tombstones are removed"
             )));
         }
+        self.view.check_room()?;
         self.effects.push(Effect::Create(table));
         Ok(Outcome::Created(true))
     }
@@ -235,6 +242,10 @@ mod tests {
     impl View for State {
         fn is_strong(&self, table: &TableName) -> bool {
             self.strong.contains(table)
+        }
+
+        fn check_room(&self) -> Result<()> {
+            Ok(())
         }
 
         fn has_eventual_rows(&self, table: &TableName) -> bool {

@@ -104,6 +104,11 @@ impl View for Overlaid<'_> {
         self.overlay.created.contains(table) || self.store.is_strong(table)
     }
 
+    fn check_room(&self) -> Result<()> {
+        let is_new = |table: &&TableName| !self.store.is_strong(table);
+        self.store.check_room_for_strong(self.overlay.created.iter().filter(is_new).count())
+    }
+
     fn has_eventual_rows(&self, table: &TableName) -> bool {
         !self.store.is_strong(table) && self.store.has_table(table)
     }

@@ -298,7 +298,6 @@ fn answer(answers: Answers, fate: Fate) {
 mod tests {
     use std::{sync::atomic::Ordering, time::Duration};
 
-    use openraft::{CommittedLeaderId, SnapshotMeta};
     use tokio::time::timeout;
 
     use super::*;
@@ -306,8 +305,7 @@ mod tests {
     use crate::replication::strong::{
         group::tests::{Alone, Pair},
         member::Member,
-        rpc::{Consensus, GroupId, SnapshotStep},
-        types::{LogId, Vote},
+        rpc::GroupId,
     };
 
     fn create(name: &str) -> Request {
@@ -330,17 +328,7 @@ mod tests {
             let appended = metrics.wait_for(|metrics| metrics.last_log_index > last);
             timeout(Duration::from_secs(5), appended).await.expect("in time").expect("openraft runs");
         }
-        let (term, own, other) =
-            (metrics.borrow().current_term, pair.node.parts.store.node(), pair.other.store.node());
-        let meta = SnapshotMeta {
-            last_log_id: Some(LogId::new(CommittedLeaderId::new(term + 1, other), 100)),
-            last_membership: (*metrics.borrow().membership_config).clone(),
-            snapshot_id: "a test".into(),
-        };
-        assert_eq!(metrics.borrow().current_leader, Some(own));
-        let vote = Vote::new_committed(term + 1, other);
-        let begins = Consensus::Snapshot(vote, SnapshotStep::Tables(Vec::new()));
-        for step in [begins, Consensus::Install(vote, meta)] {
+        for step in pair.snapshot() {
             leader.serve(step).await.expect("is taken");
         }
         for proposed in waiting {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use futures_util::{FutureExt, future::BoxFuture};
 
 use openraft::{
-    ServerState,
+    CommittedLeaderId, ServerState, SnapshotMeta,
     raft::{AppendEntriesResponse, VoteResponse},
 };
 
@@ -16,6 +16,7 @@ use crate::{
         json::Value,
         name::Key,
         protocol::message::RequestKind,
+        register::Register,
         strong::request::{Refusal, Transaction},
     },
     replication::{
@@ -28,8 +29,8 @@ use crate::{
         },
         strong::{
             catalogue::{Catalogue, Knowledge},
-            rpc::{Consensus, ConsensusAnswer},
-            types::Metrics,
+            rpc::{Consensus, SnapshotStep, ConsensusAnswer},
+            types::{LogId, Metrics, Vote},
         },
     },
 };
@@ -146,6 +147,19 @@ impl Pair {
             .await
             .expect("it leads in time")
             .expect("openraft runs");
+    }
+
+    /// The first and the last step of a snapshot up to entry 100, from the other voter as the leader of the next term.
+    pub fn snapshot(&self) -> [Consensus; 2] {
+        let metrics = self.leader.metrics().borrow().clone();
+        let (term, from) = (metrics.current_term + 1, self.other.store.node());
+        let meta = SnapshotMeta {
+            last_log_id: Some(LogId::new(CommittedLeaderId::new(term, from), 100)),
+            last_membership: (*metrics.membership_config).clone(),
+            snapshot_id: "a test".into(),
+        };
+        let vote = Vote::new_committed(term, from);
+        [Consensus::Snapshot(vote, SnapshotStep::Tables(Vec::new())), Consensus::Install(vote, meta)]
     }
 
     pub async fn stop(self) {
@@ -322,5 +336,24 @@ async fn the_leader_decides_nothing_on_a_store_that_has_lost_what_was_applied() 
     let refused = node.strong.submit(request).await;
     assert!(matches!(refused, Err(Error::PreconditionFailed { .. })), "{refused:?}");
     drop((member, metrics));
+    node.stop().await;
+}
+
+/// What was committed was not applied on a node at `--max-tables`: it tried again for ever, and nothing that followed was applied either.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_applied_at_the_limit_of_tables_and_no_more_tables_are_made() {
+    let node = Alone::start().await;
+    assert_eq!(node.strong.create(name()).await, Ok(true));
+    for number in 0..4 {
+        let table = TableName::parse(&format!("eventual{number}")).expect("a name");
+        let timestamp = node.parts.timestamps.tick().expect("ticks");
+        let register = Register::live(Value::trusted("1".into()), None, timestamp);
+        let key = Key::parse("a").expect("a key");
+        node.parts.store.merge(&table, &key, |_| Ok(register)).expect("merges");
+    }
+    node.strong.submit(put("a")).await.expect("is applied");
+    let refused = node.strong.create(TableName::parse("more").expect("a name")).await;
+    let names_setting = |why: &str| why.contains("--max-tables");
+    assert!(matches!(&refused, Err(Error::NotReady(why)) if names_setting(why)), "{refused:?}");
     node.stop().await;
 }
