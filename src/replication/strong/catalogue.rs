@@ -212,7 +212,7 @@ impl Inner {
         let made = store.clone();
         let environment = store.environment().clone();
         environment.run(move || new.iter().try_for_each(|table| make_strong(&made, table))).await?;
-        store.acknowledge(incarnation).await
+        store.durable(incarnation).await
     }
 
     /// Takes a table for strong, as another node says, and tells the nodes that this one has links with. They may have asked this one before

@@ -63,7 +63,7 @@ impl Inner {
             }
         };
         // What another call claims just now, too.
-        self.parts.store.acknowledge(incarnation).await?;
+        self.parts.store.durable(incarnation).await?;
         Ok(claimed)
     }
 
@@ -77,7 +77,7 @@ impl Inner {
             let _one = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
             self.note_claim(claim)?;
         }
-        self.parts.store.acknowledge(incarnation).await
+        self.parts.store.durable(incarnation).await
     }
 
     fn note_claim(&self, claim: Claim) -> Result<Claim> {

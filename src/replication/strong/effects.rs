@@ -49,7 +49,7 @@ impl Effects {
             let incarnation = self.store.incarnation();
             let taken = match self.try_take(effect) {
                 // Durable at once: a node that starts without knowing would take writes into an eventual table.
-                Ok(()) if matches!(effect, Effect::Create(_)) => self.store.acknowledge(incarnation).await,
+                Ok(()) if matches!(effect, Effect::Create(_)) => self.store.durable(incarnation).await,
                 taken => taken,
             };
             match taken {

@@ -285,7 +285,7 @@ impl Inner {
         let machine = StateMachine::after(Checkpoint::default(), store.clone(), timestamps, reader);
         let incarnation = store.incarnation();
         machine.apply_rest().await?;
-        store.acknowledge(incarnation).await?;
+        store.durable(incarnation).await?;
         Ok(machine.last_entry().max(applied))
     }
 
@@ -374,7 +374,7 @@ impl Inner {
         let store = &self.parts.store;
         let incarnation = store.incarnation();
         store.set_note(name, note)?;
-        store.acknowledge(incarnation).await
+        store.durable(incarnation).await
     }
 
     /// Returns when the group has a leader.

@@ -120,6 +120,7 @@ impl Member {
         let config = config(group, store.environment())?;
         let mut log = RaftLog::open(directory, store.environment())?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
+        let log = log.purged_by(machine.covered())?;
         let network =
             Network { group, replication, store: store.clone(), timestamps: timestamps.clone(), counters };
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;

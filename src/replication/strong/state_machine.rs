@@ -63,6 +63,10 @@ struct Inner {
     applied: watch::Sender<Option<u64>>,
     /// What was applied is read again from here if the store loses it.
     log: LogReader,
+    /// The last entry that the durable checkpoint covers.
+    covered: watch::Sender<Option<LogId>>,
+    /// Held while a checkpoint is made.
+    checkpointing: tokio::sync::Mutex<()>,
     /// Held while entries are applied.
     applying: tokio::sync::Mutex<()>,
     /// The snapshot that is arriving.
@@ -83,6 +87,7 @@ impl StateMachine {
     /// The state machine of a store that holds all up to a checkpoint.
     pub fn after(checkpoint: Checkpoint, store: Store, timestamps: Arc<Timestamps>, log: LogReader) -> Self {
         let applied = watch::Sender::new(checkpoint.applied.map(|applied| applied.index));
+        let covered = watch::Sender::new(checkpoint.applied);
         let incarnation = store.incarnation();
         let durable = Mutex::new((checkpoint.clone(), incarnation));
         Self(Arc::new(Inner {
@@ -92,6 +97,8 @@ impl StateMachine {
             durable,
             applied,
             log,
+            covered,
+            checkpointing: tokio::sync::Mutex::default(),
             applying: tokio::sync::Mutex::default(),
             receiving: Mutex::default(),
             steps: Arc::default(),
@@ -101,6 +108,11 @@ impl StateMachine {
     /// The index applied last, and its changes.
     pub fn applied(&self) -> watch::Receiver<Option<u64>> {
         self.0.applied.subscribe()
+    }
+
+    /// The last entry that the durable checkpoint covers, and its changes.
+    pub fn covered(&self) -> watch::Receiver<Option<LogId>> {
+        self.0.covered.subscribe()
     }
 
     /// Whether the store holds all that was applied: not after it failed and lost what it had not synced.
@@ -158,12 +170,20 @@ impl StateMachine {
         self.0.applying.lock().await
     }
 
+    /// The last entry that is purged from the log.
+    #[cfg(test)]
+    pub fn log_is_purged_to(&self) -> Option<LogId> {
+        self.0.log.purged()
+    }
+
     /// Makes durable what was applied, and records how far. Returns the checkpoint.
     ///
     /// # Errors
     /// `StorageFull`; `NotReady` if the store lost what it had not synced.
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
         let inner = &self.0;
+        // One after the other, so that none is replaced by an older one.
+        let _checkpointing = inner.checkpointing.lock().await;
         let (state, incarnation) = {
             let _one = inner.applying.lock().await;
             inner.restore().await.map_err(|error| Error::NotReady(error.to_string()))?;
@@ -172,11 +192,13 @@ impl StateMachine {
         if inner.durable().0 == state {
             return Ok(state);
         }
-        // Everything merged before this call is durable on return, unless the store was reopened.
-        inner.store.acknowledge(incarnation).await?;
+        // Everything merged before this call is durable on return, unless the store was reopened. Whatever --durability promises to clients, the
+        // log is purged by it.
+        inner.store.durable(incarnation).await?;
         state.write(&inner.store)?;
-        inner.store.acknowledge(incarnation).await?;
+        inner.store.durable(incarnation).await?;
         *inner.durable() = (state.clone(), incarnation);
+        inner.covered.send_replace(state.applied);
         Ok(state)
     }
 

@@ -323,9 +323,9 @@ impl Replica {
             return Ok(());
         }
         // Everything merged before this call is durable on return, unless the store was reopened.
-        self.store.acknowledge(incarnation).await?;
+        self.store.durable(incarnation).await?;
         self.store.set_note(ETCD_NOTE, &rpc::encode(&place))?;
-        self.store.acknowledge(incarnation).await?;
+        self.store.durable(incarnation).await?;
         *lock(&self.durable) = (place, incarnation);
         Ok(())
     }

@@ -29,7 +29,8 @@ use crate::{
         },
         strong::{
             catalogue::{Catalogue, Knowledge},
-            rpc::{Consensus, SnapshotStep, ConsensusAnswer},
+            checkpoint::Checkpoint,
+            rpc::{Consensus, ConsensusAnswer, SnapshotStep},
             types::{LogId, Metrics, Vote},
         },
     },
@@ -355,5 +356,30 @@ async fn what_is_committed_is_applied_at_the_limit_of_tables_and_no_more_tables_
     let refused = node.strong.create(TableName::parse("more").expect("a name")).await;
     let names_setting = |why: &str| why.contains("--max-tables");
     assert!(matches!(&refused, Err(Error::NotReady(why)) if names_setting(why)), "{refused:?}");
+    node.stop().await;
+}
+
+/// openraft has the log purged while the snapshot that replaces it is being installed. After a power cut in between, or one before the record of it
+/// was durable, the node had neither the entries nor the record, and did not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_stay_in_the_log_until_the_record_of_the_snapshot_that_has_them_is_durable() {
+    let pair = Pair::start().await;
+    let held = pair.leader.machine.hold().await;
+    let (snapshot, serving) = (pair.snapshot(), pair.leader.clone());
+    let installing = tokio::spawn(async move { serving.serve(snapshot).await });
+    let directory = pair.node.node.directory.path().join("pair");
+    let purged = || pair.leader.machine.log_is_purged_to().map(|purged| purged.index);
+    let early = timeout(Duration::from_millis(300), until("it is purged", || purged() == Some(100))).await;
+    assert!(early.is_err(), "entries are gone that no durable record covers");
+    drop(held);
+    installing.await.expect("ends").expect("is installed");
+    until("it is purged", || purged() == Some(100)).await;
+    let Pair { leader, node, other, .. } = pair;
+    leader.stop().await;
+    drop(leader);
+    Checkpoint::default().write(&node.parts.store).expect("is lost");
+    let damaged = Member::open(GroupId(1), &directory, node.parts.clone()).await.map(drop);
+    assert!(matches!(damaged, Err(Error::StorageDamaged(_))), "{damaged:?}");
+    other.replication.stop().await;
     node.stop().await;
 }

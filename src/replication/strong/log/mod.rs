@@ -33,13 +33,17 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, atomic::AtomicBool},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use self::{
     disk::Disk,
@@ -64,6 +68,10 @@ use crate::{
 const QUEUE_JOBS_MAX: usize = 256;
 /// Bytes of entries that wait for the writer, unless one append alone is longer. Eight groups.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long entries that are to be purged wait until what they did is durable: a slow sync. Nothing else goes on meanwhile, so then the log fails, and
+/// is opened again once the disk takes writes.
+const COVERED_MAX: Duration = Duration::from_secs(10);
 
 /// The file that shows whether the disk takes anything.
 const PROBE_FILE: &str = "probe";
@@ -96,6 +104,8 @@ impl Shared {
 /// The open log. Dropping it finishes what was asked for and closes it; in an environment without threads it may be lost.
 pub struct RaftLog {
     reader: LogReader,
+    /// The last entry that is durable elsewhere; `None` if it is to be taken for granted.
+    covered: Option<watch::Receiver<Option<LogId>>>,
     /// Room in the queue, in bytes.
     room: Arc<Semaphore>,
     /// The queue of the writer; `None` once the log is closed.
@@ -132,7 +142,7 @@ impl RaftLog {
             Threads::Many => Some(start_thread(work)?),
         };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Self { reader: LogReader(shared), room, jobs: Some(jobs), thread })
+        Ok(Self { reader: LogReader(shared), covered: None, room, jobs: Some(jobs), thread })
     }
 
     /// Has a node that led when it stopped come back as one that stood for election. openraft (0.9) would lead on in the same term, and take the
@@ -146,6 +156,36 @@ impl RaftLog {
             vote.committed = false;
         }
         self
+    }
+
+    /// Has no entry purged before it is covered: before what it did is durable elsewhere, with a record that says so.
+    ///
+    /// # Errors
+    /// `StorageDamaged` if entries are purged already that are not.
+    pub fn purged_by(mut self, covered: watch::Receiver<Option<LogId>>) -> Result<Self> {
+        let (purged, last) = (next(self.reader.purged()), next(*covered.borrow()));
+        if purged > last {
+            return Err(Error::StorageDamaged(format!(
+                "the storage has what the Raft log of strong tables did before entry {last}, and the log begins with entry {purged}: what is \
+                 between is lost here, so the node may not take part. {REMEDY}"
+            )));
+        }
+        self.covered = Some(covered);
+        Ok(self)
+    }
+
+    /// Returns when an entry is covered.
+    async fn until_covered(&mut self, log_id: LogId) -> Result<()> {
+        let Some(covered) = &mut self.covered else { return Ok(()) };
+        let is_covered = |covered: &Option<LogId>| next(*covered) > log_id.index;
+        match timeout(COVERED_MAX, covered.wait_for(is_covered)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(Error::Io(format!(
+                "the storage has not made durable what the Raft log did up to entry {log_id} within {} s: it stays in the log",
+                COVERED_MAX.as_secs()
+            ))),
+        }
     }
 
     /// Hands entries over: they are readable on return, and durable when `flushed` is told so.
@@ -284,6 +324,8 @@ impl RaftLogStorage<Group> for RaftLog {
     }
 
     async fn purge(&mut self, log_id: LogId) -> std::result::Result<(), StorageError> {
+        // openraft asks for it while the snapshot is being installed, which another task does.
+        self.until_covered(log_id).await.map_err(|e| writing(&e))?;
         self.ask(|reply| Job::Purge(log_id, reply)).await.map_err(|e| writing(&e))
     }
 }

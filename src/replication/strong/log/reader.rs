@@ -52,6 +52,11 @@ impl LogReader {
         self.0.view().last
     }
 
+    /// The last entry that was purged.
+    pub fn purged(&self) -> Option<LogId> {
+        self.0.view().purged
+    }
+
     /// Entries of a range, as far as the log has them. Those beyond `bytes_max` may be left out, but never the first.
     async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<LogEntry>> {
         let cached = match self.0.view().find(start, end, bytes_max) {
