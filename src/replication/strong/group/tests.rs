@@ -364,9 +364,10 @@ async fn what_is_committed_is_applied_at_the_limit_of_tables_and_no_more_tables_
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_stay_in_the_log_until_the_record_of_the_snapshot_that_has_them_is_durable() {
     let pair = Pair::start().await;
+    let ([begins, installs], serving) = (pair.snapshot(), pair.leader.clone());
+    serving.serve(begins).await.expect("begins");
     let held = pair.leader.machine.hold().await;
-    let (snapshot, serving) = (pair.snapshot(), pair.leader.clone());
-    let installing = tokio::spawn(async move { serving.serve(snapshot).await });
+    let installing = tokio::spawn(async move { serving.serve(installs).await });
     let directory = pair.node.node.directory.path().join("pair");
     let purged = || pair.leader.machine.log_is_purged_to().map(|purged| purged.index);
     let early = timeout(Duration::from_millis(300), until("it is purged", || purged() == Some(100))).await;
