@@ -1,6 +1,6 @@
 //! Backups that were altered, and those that never were complete.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use super::{Scene, lines, open, renew_id, write};
 use crate::{
@@ -14,15 +14,21 @@ use crate::{
     },
 };
 
-/// Every byte of every file counts, and so does every name.
-#[test]
-fn what_was_altered_is_refused() {
+/// A backup of 50 rows, and where it is.
+fn made() -> (Scene, PathBuf) {
     let scene = Scene::new();
     let store = scene.fixture.open();
     write_rows(&store, 50);
     let path = scene.path("a");
     write(&lines(&store, |_| {}).expect("reads"), &path, &Options::default()).expect("writes");
     close(store);
+    (scene, path)
+}
+
+/// Every byte of every file counts, and so does every name.
+#[test]
+fn what_was_altered_is_refused() {
+    let (scene, path) = made();
     let refused = |what: &str| {
         let found = read::check(&path).map(|checked| checked.id);
         assert!(matches!(found, Err(Error::StorageDamaged(_) | Error::NotFound(_))), "{what}: {found:?}");
@@ -60,12 +66,7 @@ fn what_was_altered_is_refused() {
 /// backup a new id, and then what a table or a layer lacked was not noticed.
 #[test]
 fn what_a_manifest_says_is_compared_with_the_rows() {
-    let scene = Scene::new();
-    let store = scene.fixture.open();
-    write_rows(&store, 50);
-    let path = scene.path("a");
-    write(&lines(&store, |_| {}).expect("reads"), &path, &Options::default()).expect("writes");
-    close(store);
+    let (_scene, path) = made();
     let manifest = content::file_path(&path, content::MANIFEST);
     let text = fs::read_to_string(&manifest).expect("reads");
     let sound = || -> Result<()> {
