@@ -13,6 +13,7 @@ mod backend;
 mod client;
 mod conditions;
 mod cuts;
+mod damage;
 mod disks;
 mod etcd;
 mod failures;

@@ -40,7 +40,7 @@ pub async fn stand_early(group: Weak<Inner>, member: Weak<Member>) {
             let Some(pause) = group.upgrade().and_then(|group| pause(&group)) else { return };
             sleep(pause).await;
             let (Some(again), Some(member)) = (look(&group, &member), member.upgrade()) else { return };
-            if again == lost {
+            if again == lost && !member.machine.needs_repair() {
                 stood = lost;
                 debug!("stands for election: there is no link with the leader");
                 // It fails only when openraft has stopped.

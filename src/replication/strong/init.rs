@@ -104,10 +104,11 @@ impl Inner {
             Some((member, _)) => Standing {
                 group: member.group,
                 has_log: true,
+                has_rows: !member.machine.needs_repair(),
                 last: member.machine.last_entry(),
-                leads: member.leads_majority(),
+                leads: member.leads_majority() && !member.machine.needs_repair(),
             },
-            None => Standing { group, has_log: false, last: None, leads: false },
+            None => Standing { group, has_log: false, has_rows: false, last: None, leads: false },
         }))
     }
 
@@ -212,12 +213,14 @@ impl Inner {
             None => Checkpoint::read(&self.parts.store)?.membership.membership().clone(),
         };
         let voters: Vec<_> = membership.voter_ids().collect();
-        let has_log = |node: &NodeId| {
-            let is_own = *node == self.parts.store.node() && own.has_log;
-            is_own || others.iter().any(|(other, standing)| other == node && standing.has_log)
+        let of = |node: &NodeId| match *node == self.parts.store.node() {
+            true => Some(own),
+            false => others.iter().find(|(other, _)| other == node).map(|(_, standing)| standing),
         };
-        let present = voters.iter().filter(|node| has_log(node)).count();
-        if is_majority(present, voters.len()) {
+        let present: Vec<_> = voters.iter().filter_map(of).filter(|standing| standing.has_log).collect();
+        let can_lead = present.iter().any(|standing| standing.has_rows);
+        let present = present.len();
+        if can_lead && is_majority(present, voters.len()) {
             return Err(Error::Conflict(format!(
                 "{present} of {} voters of the strong tables answer, which is a majority: they elect a leader by themselves, and nothing was \
                  changed",

@@ -20,18 +20,19 @@ use tracing::error;
 
 use super::{
     log::RaftLog,
-    network::{Network, check_group},
+    network::{Connection, Network, check_group},
     operate::{check_can_spare, unknown},
     proposer::{Proposed, Proposer},
+    row_repair,
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
     snapshot,
-    state_machine::StateMachine,
+    state_machine::{StateMachine, receiving::Purpose},
     types::{Group, Metrics, Node, Vote},
     view::Counters,
 };
 use crate::{
     core::{
-        clock::NodeId,
+        clock::{NodeId, Timestamp},
         strong::request::{Refusal, Request},
     },
     error::{Error, Result},
@@ -45,7 +46,7 @@ const HEARTBEAT_MS: u64 = 50;
 /// that time, and again after that time if it was not elected.
 pub(super) const ELECTION_MS: Range<u64> = 450..600;
 /// Entries after which the log is compacted.
-const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
+const ENTRIES_PER_SNAPSHOT: u64 = 2_000;
 /// Entries that stay in the log after it is compacted, for members that are a little behind.
 const ENTRIES_KEPT: u64 = 1_000;
 /// A leader that no majority has answered for this long, in milliseconds, takes no more requests.
@@ -75,10 +76,12 @@ pub struct Parts {
 }
 
 /// How openraft is to run. The election timeout is drawn here, because openraft would take the thread's randomness and not the environment's.
-fn config(group: GroupId, environment: &Environment) -> Result<Config> {
+fn config(group: GroupId, environment: &Environment, needs_repair: bool) -> Result<Config> {
     let span_ms = ELECTION_MS.end - ELECTION_MS.start;
     let election_ms = ELECTION_MS.start + environment.random()? % span_ms;
     let config = Config {
+        // Until its rows are repaired, where they may be damaged.
+        enable_elect: !needs_repair,
         cluster_name: format!("{:016x}", group.0),
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: election_ms,
@@ -88,6 +91,11 @@ fn config(group: GroupId, environment: &Environment) -> Result<Config> {
         ..Config::default()
     };
     config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))
+}
+
+fn network(group: GroupId, parts: &Parts) -> Network {
+    let Parts { replication, store, timestamps, counters, .. } = parts.clone();
+    Network { group, replication, store, timestamps, counters }
 }
 
 /// This node as a member.
@@ -104,6 +112,8 @@ pub struct Member {
     differing: Mutex<BTreeSet<NodeId>>,
     /// Nodes of the cluster that belong to another group, as the leader last found.
     foreign: Mutex<BTreeSet<NodeId>>,
+    /// Members whose rows this node is repairing.
+    repairing: Mutex<BTreeSet<NodeId>>,
     /// Whether this node leads and lets another take its place: it takes no requests then.
     steps_aside: AtomicBool,
     proposer: Proposer,
@@ -116,13 +126,12 @@ impl Member {
     /// # Errors
     /// Those of the log; `Corrupt` if the checkpoint cannot be read; `Io` if openraft does not start.
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
-        let Parts { replication, store, timestamps, value_bytes_max, counters } = parts.clone();
-        let config = config(group, store.environment())?;
+        let network = network(group, &parts);
+        let Parts { store, timestamps, value_bytes_max, .. } = parts.clone();
         let mut log = RaftLog::open(directory, store.environment())?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let log = log.purged_by(machine.covered())?;
-        let network =
-            Network { group, replication, store: store.clone(), timestamps: timestamps.clone(), counters };
+        let config = config(group, store.environment(), machine.needs_repair())?;
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
         let proposer = Proposer::start(raft.clone(), machine.clone(), store, timestamps, value_bytes_max);
@@ -133,10 +142,35 @@ impl Member {
             retired: Mutex::default(),
             differing: Mutex::default(),
             foreign: Mutex::default(),
+            repairing: Mutex::default(),
             steps_aside: AtomicBool::new(false),
             proposer,
             parts,
         })
+    }
+
+    /// A connection to another member.
+    pub(super) fn connection(&self, node: NodeId) -> Connection {
+        network(self.group, &self.parts).connection(node)
+    }
+
+    /// A timestamp of now, durably below the clock's bound.
+    ///
+    /// # Errors
+    /// Those of the clock.
+    pub(super) async fn now(&self) -> Result<Timestamp> {
+        self.parts.timestamps.before_writing().await?;
+        self.parts.timestamps.tick()
+    }
+
+    /// Notes that this node repairs the rows of a member. Returns false if it does already.
+    pub(super) fn begins_repair(&self, node: NodeId) -> bool {
+        self.repairing.lock().unwrap_or_else(PoisonError::into_inner).insert(node)
+    }
+
+    /// Notes that it does no more.
+    pub(super) fn ended_repair(&self, node: NodeId) {
+        self.repairing.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 
     /// Becomes the first members of the group, together with these nodes.
@@ -234,9 +268,18 @@ impl Member {
             Consensus::Vote(rpc) => {
                 self.raft.vote(rpc).await.map(ConsensusAnswer::Vote).map_err(|e| stopped(&e))
             }
-            Consensus::Snapshot(vote, step) => snapshot::receive(self, store, vote, step).await,
+            Consensus::Snapshot(vote, step) => {
+                snapshot::receive(self, store, Purpose::Snapshot, vote, step).await
+            }
+            Consensus::Repair(vote, step) => {
+                snapshot::receive(self, store, Purpose::Repair, vote, step).await
+            }
+            Consensus::Repaired(vote) => {
+                let own_vote = self.own_vote().await?;
+                self.machine.end_repair(&vote, own_vote).await.map(|()| ConsensusAnswer::Done)
+            }
             Consensus::Install(vote, meta) => {
-                self.machine.check_receiving(&vote, self.own_vote().await?)?;
+                self.machine.check_receiving(Purpose::Snapshot, &vote, self.own_vote().await?)?;
                 let snapshot = Snapshot { meta, snapshot: Box::default() };
                 let installed = self.raft.install_full_snapshot(vote, snapshot).await;
                 installed.map(ConsensusAnswer::Installed).map_err(|e| stopped(&e))
@@ -258,6 +301,7 @@ impl Member {
             | Call::Retire
             | Call::Digest
             | Call::ChangeRole(..)
+            | Call::Repair
             | Call::Elect => true,
             Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) => false,
             Call::Claim(_) | Call::Claimed | Call::Start | Call::Group => false,
@@ -275,6 +319,11 @@ impl Member {
             Call::Made(..) | Call::Tables | Call::Claimed => CallAnswer::Noted,
             Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) => CallAnswer::Noted,
             Call::ChangeRole(..) => not_leader(),
+            // The group serves it, where this node leads.
+            Call::Repair => not_leader(),
+            Call::Elect if self.machine.needs_repair() => {
+                CallAnswer::NotStarted(row_repair::cannot_lead().into())
+            }
             Call::Elect => {
                 // If openraft has failed, another is elected.
                 let _ = self.raft.trigger().elect().await;

@@ -43,6 +43,7 @@ mod proposer;
 mod reads;
 mod restored;
 mod roster;
+mod row_repair;
 pub mod rpc;
 mod runtime;
 mod serve;

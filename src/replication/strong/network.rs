@@ -16,12 +16,16 @@ use tracing::info;
 use super::{
     rpc::{self, Consensus, ConsensusAnswer, Envelope, GroupId},
     runtime::answer_max,
-    snapshot,
+    snapshot::{self, Figures},
+    state_machine::receiving::Purpose,
     types::{Group, Node, Vote},
     view::Counters,
 };
 use crate::{
-    core::{clock::NodeId, protocol::message::RequestKind},
+    core::{
+        clock::{NodeId, Timestamp},
+        protocol::message::RequestKind,
+    },
     error::{Error, Result},
     replication::{Replication, requests::RequestError},
     storage::{Store, commit::timestamps::Timestamps},
@@ -57,6 +61,13 @@ impl RaftNetworkFactory<Group> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: NodeId, _node: &Node) -> Connection {
+        self.connection(target)
+    }
+}
+
+impl Network {
+    /// A connection to a member.
+    pub fn connection(&self, target: NodeId) -> Connection {
         Connection { network: self.clone(), target }
     }
 }
@@ -75,6 +86,25 @@ impl Connection {
         let answer =
             self.network.replication.request(self.target, RequestKind::Consensus, body, deadline).await?;
         rpc::decode(&answer).map_err(|error| RequestError::Failed(error.to_string()))
+    }
+
+    /// Sends a step of a snapshot or a repair.
+    async fn say_step(&self, body: Consensus) -> Result<ConsensusAnswer> {
+        let said = self.say(body, |_| SNAPSHOT_STEP_MAX).await;
+        said.map_err(|error| Error::Io(error.to_string()))
+    }
+
+    /// Repairs the member's rows, as the leader with this vote. `latest`: what was written by then is applied here.
+    ///
+    /// # Errors
+    /// Those of `snapshot::send`, and of the member.
+    pub async fn repair(&self, vote: Vote, latest: Timestamp) -> Result<Figures> {
+        let store = &self.network.store;
+        let nonce = store.environment().random()?;
+        let step = |step| self.say_step(Consensus::Repair(vote, step));
+        let figures = snapshot::send(store, Purpose::Repair, nonce, latest, step).await?;
+        self.say_step(Consensus::Repaired(vote)).await?;
+        Ok(figures)
     }
 
     fn failed(&self, action: RPCTypes, error: RequestError) -> RPCError<NodeId, Node, RaftError<NodeId>> {
@@ -130,19 +160,15 @@ impl RaftNetwork<Group> for Connection {
         _option: RPCOption,
     ) -> std::result::Result<SnapshotResponse<NodeId>, StreamingError<Group, Fatal<NodeId>>> {
         let sending = async {
-            let say = |body| async {
-                let said = self.say(body, |_| SNAPSHOT_STEP_MAX).await;
-                said.map_err(|error| Error::Io(error.to_string()))
-            };
             let nonce = self.network.store.environment().random()?;
             self.network.timestamps.before_writing().await?;
             let latest = self.network.timestamps.tick()?;
-            let step = |step| say(Consensus::Snapshot(vote, step));
-            let figures = snapshot::send(&self.network.store, nonce, latest, step).await?;
+            let step = |step| self.say_step(Consensus::Snapshot(vote, step));
+            let figures = snapshot::send(&self.network.store, Purpose::Snapshot, nonce, latest, step).await?;
             self.network.counters.snapshots.increment();
             self.network.counters.snapshot_rows.add(figures.rows);
             info!(to = %self.target, rows = figures.rows, removed = figures.removed, "sent a snapshot of the strong tables");
-            match say(Consensus::Install(vote, snapshot.meta)).await? {
+            match self.say_step(Consensus::Install(vote, snapshot.meta)).await? {
                 ConsensusAnswer::Installed(answer) => Ok(answer),
                 _ => Err(Error::Corrupt("the answer to another request".into())),
             }

@@ -202,7 +202,7 @@ impl Inner {
     }
 
     /// Lets another voter lead. Takes no requests meanwhile.
-    async fn hand_over(&self, member: &Member, to: NodeId) -> Result<()> {
+    pub(super) async fn hand_over(&self, member: &Member, to: NodeId) -> Result<()> {
         let aside = StepsAside::begin(member);
         let began = Instant::now();
         let until = began + HAND_OVER_MAX;
@@ -219,7 +219,9 @@ impl Inner {
         let own = self.parts.store.node();
         while Instant::now() < until {
             // It may have been elected although it did not answer.
-            let _ = self.call(to, Call::Elect, ELECTION_EVERY).await;
+            if let Ok(CallAnswer::NotStarted(why)) = self.call(to, Call::Elect, ELECTION_EVERY).await {
+                return Err(why.into());
+            }
             let is_other = |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != own);
             let elected = timeout(ELECTION_EVERY, metrics.wait_for(is_other)).await;
             let Ok(Ok(elected)) = elected.map(|elected| elected.map(|now| now.current_leader)) else {

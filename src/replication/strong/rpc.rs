@@ -49,9 +49,13 @@ pub enum Consensus {
     Snapshot(Vote, SnapshotStep),
     /// Everything of the snapshot was sent.
     Install(Vote, SnapshotMeta<NodeId, Node>),
+    /// A step of a repair by the leader with this vote.
+    Repair(Vote, SnapshotStep),
+    /// The repair is over: the rows that it began with are equal to the leader's.
+    Repaired(Vote),
 }
 
-/// A step of sending a snapshot.
+/// A step of sending a snapshot, or of a repair.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum SnapshotStep {
     /// It begins. Its tables.
@@ -121,6 +125,8 @@ pub enum Call {
     /// Have the leader take the caller out of the group, as it was restored from a backup and has no log. The group that it took part in before,
     /// if it did.
     Restored(Option<GroupId>),
+    /// Have the leader compare the caller's rows with its own, and send those that differ: the caller may have lost some.
+    Repair,
 }
 
 /// What an operator may ask of the group.
@@ -152,9 +158,11 @@ pub struct Standing {
     pub group: GroupId,
     /// Whether it has its log: not if that is damaged or gone.
     pub has_log: bool,
+    /// Whether its rows are whole: not if damage may have taken some, until they are repaired.
+    pub has_rows: bool,
     /// The last entry of its log, committed or not.
     pub last: Option<LogId>,
-    /// Whether it leads, and a majority has confirmed that just now.
+    /// Whether it leads and decides requests, and a majority has confirmed that just now.
     pub leads: bool,
 }
 
@@ -169,13 +177,13 @@ pub enum CallAnswer {
     Claimed(GroupId),
     /// To `Digest`.
     Digest(Option<(u64, RootDigest)>),
-    /// To `Leaving`, `Made` and `Elect`.
+    /// To `Leaving`, `Made`, `Elect` and `Repair`.
     Noted,
     /// To `Group`: the group that the node has claimed, and whether it takes part.
     Group(Option<(GroupId, bool)>),
     /// To `Retire`.
     Retired(std::result::Result<(), Refusal>),
-    /// The group could not be started or replaced, for this reason.
+    /// The group could not be started or replaced, or the node does not stand for election, for this reason.
     NotStarted(Refusal),
     /// The node does not lead, and had nothing done. Who does, as far as it knows.
     NotLeader(Option<NodeId>),

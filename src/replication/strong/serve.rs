@@ -88,6 +88,7 @@ impl Inner {
                 let changed = self.change_role(&member, change, node).await;
                 CallAnswer::RoleChanged(changed.map_err(Into::into))
             }
+            (Some((member, _)), Call::Repair) if member.group == group => self.begin_repair(&member, from),
             (Some(_), Call::Start) if !self.has_started().await => self.start_for_another(group).await?,
             (Some((member, _)), call) => member.call(from, group, call).await,
             (None, Call::Digest) => CallAnswer::Digest(None),
@@ -101,9 +102,10 @@ impl Inner {
                 CallAnswer::Claimed(self.claim(Claim { group, voters }).await?.group)
             }
             (None, Call::Start) => self.start_for_another(group).await?,
-            (None, Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::ChangeRole(..)) => {
-                CallAnswer::NotLeader(None)
-            }
+            (
+                None,
+                Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::ChangeRole(..) | Call::Repair,
+            ) => CallAnswer::NotLeader(None),
         };
         Ok(rpc::encode(&answer))
     }

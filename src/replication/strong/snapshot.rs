@@ -8,6 +8,8 @@
 //! Each step is *fenced*. openraft (0.9) lets a leader that was deposed send on, and what it lacks may have been committed since. So the
 //! receiver takes a step only while it has promised its vote to no later leader, has applied nothing else and its store was not reopened since
 //! the snapshot began (`state_machine::receiving`).
+//!
+//! The leader repairs the rows of a member in the same way ([`row_repair`](super::row_repair)), which applies the log meanwhile.
 
 use std::collections::VecDeque;
 
@@ -15,6 +17,7 @@ use super::{
     catalogue::make_strong,
     member::Member,
     rpc::{ConsensusAnswer, Name, SnapshotStep},
+    state_machine::receiving::Purpose,
     types::Vote,
 };
 use crate::{
@@ -149,29 +152,30 @@ fn answer(replica: &Rows<'_>, message: &Message) -> Result<Answer> {
 pub async fn receive(
     member: &Member,
     store: &Store,
+    purpose: Purpose,
     vote: Vote,
     step: SnapshotStep,
 ) -> Result<ConsensusAnswer> {
     let machine = &member.machine;
     match step {
         SnapshotStep::Tables(tables) => {
-            machine.begin_receiving(&vote, member.own_vote().await?)?;
+            machine.begin_receiving(purpose, &vote, member.own_vote().await?)?;
             tables.iter().try_for_each(|table| make_strong(store, table))?;
         }
         SnapshotStep::Compare(message) => {
-            machine.check_receiving(&vote, member.own_vote().await?)?;
+            machine.check_receiving(purpose, &vote, member.own_vote().await?)?;
             let (store, environment) = (store.clone(), store.environment().clone());
             return environment.run(move || compare(&store, &message)).await;
         }
         SnapshotStep::Rows(rows) => {
             // Nothing is applied between the check and the change.
             let applying = machine.applying().await;
-            machine.check_receiving(&vote, member.own_vote().await?)?;
+            machine.check_receiving(purpose, &vote, member.own_vote().await?)?;
             applying.merge(rows).await?;
         }
         SnapshotStep::Remove(names) => {
             let applying = machine.applying().await;
-            machine.check_receiving(&vote, member.own_vote().await?)?;
+            machine.check_receiving(purpose, &vote, member.own_vote().await?)?;
             applying.remove(names).await?;
         }
     }
@@ -194,12 +198,19 @@ fn compare(store: &Store, message: &Message) -> Result<ConsensusAnswer> {
 
 type TableRows = Vec<(TableName, Row)>;
 
-/// The sender's side: which of the receiver's rows to remove, and which to replace. A later version than the sender's is none of the group's.
-fn sort_out(store: &Store, names: Vec<Name>) -> Result<(Vec<Name>, TableRows)> {
+/// The sender's side: which of the receiver's rows to remove, and which to replace. A later version than the sender's is none of the group's; but in
+/// a repair, what is later than `latest` may have been applied there first.
+fn sort_out(
+    store: &Store,
+    purpose: Purpose,
+    latest: Timestamp,
+    names: Vec<Name>,
+) -> Result<(Vec<Name>, TableRows)> {
     let (mut removed, mut replaced) = (Vec::new(), Vec::new());
     for (table, key, marker) in names {
         let row = store.read_known_row(&table, &key)?;
-        if row.as_ref().is_none_or(|row| row.marker < marker) {
+        let may_be_ahead = purpose == Purpose::Repair && marker.timestamp > latest;
+        if !may_be_ahead && row.as_ref().is_none_or(|row| row.marker < marker) {
             removed.push((table.clone(), key, marker));
         }
         replaced.extend(row.filter(|row| row.marker != marker).map(|row| (table, row)));
@@ -208,12 +219,13 @@ fn sort_out(store: &Store, names: Vec<Name>) -> Result<(Vec<Name>, TableRows)> {
 }
 
 /// Sends the difference between this node's strong tables and the receiver's, through `send`. `latest`: all rows of the snapshot were written by
-/// then.
+/// then; in a repair, all that was written by then is applied here.
 ///
 /// # Errors
 /// Those of the storage and of `send`; `NotReady` while rows are being counted; `Conflict` if the two do not become equal.
 pub async fn send<F>(
     store: &Store,
+    purpose: Purpose,
     nonce: u64,
     latest: Timestamp,
     mut send: impl FnMut(SnapshotStep) -> F,
@@ -230,7 +242,7 @@ where
             let ConsensusAnswer::Compared(messages, names) = send(SnapshotStep::Compare(step)).await? else {
                 return Err(Error::Corrupt("another answer than the next steps of a comparison".into()));
             };
-            let (removed, mut rows) = sort_out(store, names)?;
+            let (removed, mut rows) = sort_out(store, purpose, latest, names)?;
             figures.removed += removed.len() as u64;
             if !removed.is_empty() {
                 send(SnapshotStep::Remove(removed)).await?;

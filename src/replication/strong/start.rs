@@ -24,7 +24,7 @@ use super::{
     member::Member,
     network::check_group,
     reads::{Reads, ask},
-    roster,
+    roster, row_repair,
     rpc::{Call, CallAnswer, GroupId},
     upkeep::upkeep,
     watch::watch,
@@ -84,6 +84,7 @@ impl Inner {
         tokio::spawn(upkeep(Arc::downgrade(self), Arc::downgrade(&member), self.parts.clone()));
         tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
         tokio::spawn(stand_early(Arc::downgrade(self), Arc::downgrade(&member)));
+        tokio::spawn(row_repair::keep(Arc::downgrade(self), Arc::downgrade(&member)));
         Ok(member)
     }
 

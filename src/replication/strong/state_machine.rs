@@ -5,10 +5,13 @@
 //! snapshot is no copy either: it is a checkpoint, and the rows are read from the store when it is sent. They may be
 //! newer than its index; the log that follows changes nothing then.
 
-mod receiving;
+pub mod receiving;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,7 @@ use super::{
     checkpoint::Checkpoint,
     effects::Effects,
     log::LogReader,
+    row_repair,
     steps::Steps,
     types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
 };
@@ -69,8 +73,10 @@ struct Inner {
     checkpointing: tokio::sync::Mutex<()>,
     /// Held while entries are applied.
     applying: tokio::sync::Mutex<()>,
-    /// The snapshot that is arriving.
+    /// The snapshot or the repair that is arriving.
     receiving: Mutex<Option<Receiving>>,
+    /// How often entries have removed tombstones.
+    sweeps: AtomicU64,
     steps: Arc<Steps>,
 }
 
@@ -101,6 +107,7 @@ impl StateMachine {
             checkpointing: tokio::sync::Mutex::default(),
             applying: tokio::sync::Mutex::default(),
             receiving: Mutex::default(),
+            sweeps: AtomicU64::new(0),
             steps: Arc::default(),
         }))
     }
@@ -115,9 +122,14 @@ impl StateMachine {
         self.0.covered.subscribe()
     }
 
-    /// Whether the store holds all that was applied: not after it failed and lost what it had not synced.
+    /// Whether the store holds all that was applied: not after it failed and lost what it had not synced, and not while rows may be missing.
     pub fn is_intact(&self) -> bool {
-        self.0.durable().1 == self.0.store.incarnation()
+        self.0.durable().1 == self.0.store.incarnation() && !self.0.store.suspects_strong_loss()
+    }
+
+    /// Whether rows may be missing or cannot be read, so that the leader has to repair them.
+    pub fn needs_repair(&self) -> bool {
+        self.0.store.suspects_strong_loss() || self.0.store.has_unreadable_strong()
     }
 
     /// The index applied last, and the digest of all strong tables as of there. `None` while the digests are being built.
@@ -153,6 +165,9 @@ impl StateMachine {
     pub async fn intact(&self) -> Result<Incarnation> {
         if let Some(why) = self.0.store.failure() {
             return Err(Error::StorageFull(why));
+        }
+        if self.0.store.suspects_strong_loss() {
+            return Err(row_repair::not_repaired());
         }
         if !self.is_intact() {
             match timeout(RESTORE_MAX, self.restore()).await {
@@ -291,6 +306,9 @@ impl Inner {
     }
 
     async fn take_effect(&self, effect: &Effect, at: LogId) -> std::result::Result<(), StorageError> {
+        if matches!(effect, Effect::Sweep(at_ms) if *at_ms > 0) {
+            self.sweeps.fetch_add(1, Ordering::AcqRel);
+        }
         self.effects.take(effect, at.index).await.map_err(|error| {
             error!(%error, index = at.index, "an entry of the strong tables cannot be applied");
             StorageIOError::apply(at, openraft::AnyError::new(&error)).into()

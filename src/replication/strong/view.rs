@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Strong,
     proposer::Proposed,
+    row_repair::not_repaired,
     rpc::GroupId,
     types::{Metrics, Node},
 };
@@ -139,7 +140,11 @@ impl Strong {
     /// Why this node serves no strong tables, although there are some.
     pub fn failure(&self) -> Option<String> {
         let is_absent = self.member().is_none() && !self.0.parts.store.strong_tables().is_empty();
-        is_absent.then(|| self.0.asleep().to_string())
+        match self.0.parts.store.suspects_strong_loss() {
+            _ if is_absent => Some(self.0.asleep().to_string()),
+            true => Some(not_repaired().to_string()),
+            false => None,
+        }
     }
 
     /// The last entry of the log that this node has applied, and the digest of all strong tables as of there: no two replicas have another at

@@ -5,14 +5,17 @@
 use std::{
     fs, io,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tracing::error;
 
 use crate::{
     error::{Error, Result},
-    storage::{Store, engine},
+    storage::{Store, commit::Incarnation, engine},
 };
 
 const FILE: &str = "dynarust.doubt";
@@ -22,18 +25,24 @@ const REASON_BYTES_MAX: usize = 16 * 1024;
 pub const MEANING: &str = "rows may be missing, older values may be back, and so may deleted keys";
 
 /// The suspected loss of an open store, if there is one.
+///
+/// Rows of eventual and of strong tables come back in two ways, so the suspicion ends for each by itself; for the store once it has for both.
 #[derive(Default)]
-pub struct SuspectedLoss(Mutex<Option<String>>);
+pub struct SuspectedLoss {
+    reason: Mutex<Option<String>>,
+    /// Whether it concerns the strong tables still.
+    strong: AtomicBool,
+}
 
 impl SuspectedLoss {
     /// Starts with this one.
     pub fn new(reason: Option<String>) -> Self {
-        Self(Mutex::new(reason))
+        Self { strong: AtomicBool::new(reason.is_some()), reason: Mutex::new(reason) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
         // One value: valid even if a holder panicked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -41,6 +50,20 @@ impl Store {
     /// Why this store may lack acknowledged writes, for people to read. `None` if there is no reason to suspect that.
     pub fn suspected_loss(&self) -> Option<String> {
         self.0.suspected_loss.lock().clone()
+    }
+
+    /// Whether acknowledged writes to strong tables may be missing.
+    pub fn suspects_strong_loss(&self) -> bool {
+        self.0.suspected_loss.strong.load(Ordering::Acquire) && !self.0.context.strong.is_empty()
+    }
+
+    /// Ends the suspicion for the strong tables: they were found to hold what the leader's hold. After a restart it is there again, unless it has
+    /// ended for the store. `incarnation`: the one of the store that was found so; a later one may have lost something else.
+    pub fn clear_strong_loss(&self, incarnation: Incarnation) {
+        let _reason = self.0.suspected_loss.lock();
+        if self.incarnation() == incarnation {
+            self.0.suspected_loss.strong.store(false, Ordering::Release);
+        }
     }
 
     /// Ends the suspicion, durably: the store was found to hold everything the others hold. It blocks: do not call it from an async task.
@@ -63,6 +86,7 @@ impl Store {
             error!(%error, "the suspected loss of the storage could not be recorded");
         }
         *suspected_loss = Some(reason);
+        self.0.suspected_loss.strong.store(true, Ordering::Release);
     }
 }
 
@@ -108,6 +132,25 @@ fn clear(data: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tests::{Fixture, close, table};
+
+    #[test]
+    fn it_concerns_strong_tables_until_theirs_are_found_whole() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.record_suspected_loss("a test".into());
+        assert!(!store.suspects_strong_loss(), "there are none");
+        store.make_strong(&table()).expect("makes");
+        assert!(store.suspects_strong_loss());
+        close(store);
+        let store = fixture.open();
+        assert!(store.suspects_strong_loss());
+        store.clear_strong_loss(store.incarnation());
+        assert!(!store.suspects_strong_loss() && store.suspected_loss().is_some());
+        store.record_suspected_loss("another".into());
+        assert!(store.suspects_strong_loss());
+        close(store);
+    }
 
     #[test]
     fn a_suspected_loss_stays_until_it_is_cleared() {

@@ -150,12 +150,30 @@ impl Store {
         Err(Error::Io(format!("{} has {free} bytes free; a copy may need {needed}", data.display())))
     }
 
-    /// Records that all rows were equal to those of a complete member at an instant: nothing lost before it is missing any more.
+    /// Records that all rows of eventual tables were equal to those of a complete member at an instant: nothing lost before it is missing any
+    /// more.
     ///
     /// # Errors
     /// `NotReady` while the storage is being reopened.
     pub fn restored(&self, at_ms: u64) -> Result<()> {
-        let tables: Vec<_> = self.read_tables().values().filter(|table| table.lost.any()).cloned().collect();
+        self.restored_where(|table| !table.is_strong(), at_ms)
+    }
+
+    /// Like `restored`, for strong tables: their rows were equal to the leader's.
+    ///
+    /// # Errors
+    /// As `restored`.
+    pub fn restored_strong(&self, at_ms: u64) -> Result<()> {
+        self.restored_where(Table::is_strong, at_ms)
+    }
+
+    fn restored_where(&self, is_meant: impl Fn(&Table) -> bool, at_ms: u64) -> Result<()> {
+        let tables: Vec<_> = self
+            .read_tables()
+            .values()
+            .filter(|table| table.lost.any() && is_meant(table))
+            .cloned()
+            .collect();
         for table in tables {
             if table.lost.restored(&self.meta()?, table.name(), at_ms)? {
                 info!(table = %table.name(), "all lost rows of the table are restored");
@@ -165,9 +183,21 @@ impl Store {
         Ok(())
     }
 
-    /// When the last rows that are still lost were lost, in Unix milliseconds; 0 if there are none.
+    /// When the last rows of eventual tables that are still lost were lost, in Unix milliseconds; 0 if there are none.
     pub fn lost_ms(&self) -> u64 {
-        self.read_tables().values().map(|table| table.lost.since_ms()).max().unwrap_or(0)
+        let tables = self.read_tables();
+        tables
+            .values()
+            .filter(|table| !table.is_strong())
+            .map(|table| table.lost.since_ms())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether rows of strong tables are lost, or cannot be read.
+    pub fn has_unreadable_strong(&self) -> bool {
+        !self.0.context.strong.is_empty()
+            && self.read_tables().values().any(|table| table.is_strong() && table.unreadable_ranges() > 0)
     }
 
     /// Asks the thread to check the trees beside the tables.

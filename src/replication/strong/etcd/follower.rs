@@ -232,10 +232,12 @@ async fn catch_up(
     if revision < place.revision || revision == place.revision && head.id != place.id {
         return Err(Ended::Failed(lost()));
     }
-    if revision == place.revision {
+    // Damage of the disk may have taken rows that were applied.
+    let has_lost = replica.store.suspects_strong_loss() || replica.store.has_unreadable_strong();
+    if revision == place.revision && !has_lost {
         return Ok(now + 1);
     }
-    if place.revision == 0 || reads_all {
+    if place.revision == 0 || reads_all || has_lost {
         resync(replica, layout, channel, own).await?;
     }
     Ok(replica.place().revision + 1)

@@ -278,7 +278,8 @@ impl RequestService for Service {
                 | Call::Standing
                 | Call::Reclaim
                 | Call::Replace(..)
-                | Call::Restored(_) => CallAnswer::NotStarted(Refusal::Unavailable(OTHER_BACKEND.into())),
+                | Call::Restored(_)
+                | Call::Repair => CallAnswer::NotStarted(Refusal::Unavailable(OTHER_BACKEND.into())),
             }))
         }
         .boxed()

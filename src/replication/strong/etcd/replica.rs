@@ -170,9 +170,9 @@ impl Replica {
         matches!(timeout_at(until, caught_up).await, Ok(Ok(_)))
     }
 
-    /// Whether the store holds all that was applied: not after it failed and lost what it had not synced.
+    /// Whether the store holds all that was applied: not after it failed and lost what it had not synced, and not while rows may be missing.
     pub fn is_intact(&self) -> bool {
-        lock(&self.durable).1 == self.store.incarnation()
+        lock(&self.durable).1 == self.store.incarnation() && !self.store.suspects_strong_loss()
     }
 
     /// The cluster whose commits are being followed, and the place of this moment.

@@ -49,6 +49,7 @@ pub async fn resync(
 ) -> Result<(), Ended> {
     let _one = replica.applying.lock().await;
     replica.rewind();
+    let (incarnation, began_ms) = (replica.store.incarnation(), replica.store.now_ms());
     let (revision, head) = read_head(layout, channel).await?;
     let Some((committed, head)) = head.filter(|(committed, _)| *committed >= replica.place().revision) else {
         return Err(Ended::Failed(lost()));
@@ -68,6 +69,8 @@ pub async fn resync(
         rows += state.read(channel, table).await?;
     }
     replica.jump_to(own, committed, &state.head);
+    replica.store.clear_strong_loss(incarnation);
+    replica.store.restored_strong(began_ms)?;
     info!(tables = tables.len(), rows, "read the strong tables from etcd");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    core::{clock::NodeId, json::Value, register::Register},
+    core::{clock::NodeId, json::Value, register::Register, strong::request::Request},
     replication::{
         requests::tests::nodes,
         strong::group::tests::{Alone, name, put},
@@ -45,12 +45,16 @@ async fn pair() -> (Alone, Alone) {
 }
 
 async fn step(to: &Alone, vote: Vote, step: SnapshotStep) -> Result<ConsensusAnswer> {
+    step_of(Purpose::Snapshot, to, vote, step).await
+}
+
+async fn step_of(purpose: Purpose, to: &Alone, vote: Vote, step: SnapshotStep) -> Result<ConsensusAnswer> {
     let member = to.strong.member().expect("it is a member");
-    receive(&member, &to.parts.store, vote, step).await
+    receive(&member, &to.parts.store, purpose, vote, step).await
 }
 
 async fn transfer(from: &Alone, to: &Alone, latest: Timestamp) -> Result<Figures> {
-    send(&from.parts.store, 1, latest, |body| step(to, leads(9), body)).await
+    send(&from.parts.store, Purpose::Snapshot, 1, latest, |body| step(to, leads(9), body)).await
 }
 
 async fn stop(nodes: [Alone; 2]) {
@@ -85,7 +89,7 @@ async fn a_snapshot_ends_while_rows_are_written() {
     let (from, to) = pair().await;
     (0..50).for_each(|row| write(&from, &row.to_string()));
     let latest = from.parts.timestamps.tick().expect("the clock goes");
-    let sent = send(&from.parts.store, 1, latest, |body| {
+    let sent = send(&from.parts.store, Purpose::Snapshot, 1, latest, |body| {
         write(&from, "busy");
         step(&to, leads(9), body)
     });
@@ -114,6 +118,46 @@ async fn a_step_is_taken_only_while_nothing_else_happened_since_the_snapshot_beg
     refused(step(&to, leads(9), remove()).await, "applied since");
     refused(step(&to, leads(9), SnapshotStep::Rows(Vec::new())).await, "applied since");
     assert_eq!(rows(&to).len(), 2);
+    stop([from, to]).await;
+}
+
+/// A repair goes on while the log does: what is applied meanwhile may be ahead of the leader, and stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_makes_old_rows_equal_while_entries_are_applied() {
+    let (from, to) = pair().await;
+    (0..50).for_each(|row| write(&to, &format!("undeleted {row}")));
+    (0..50).for_each(|row| write(&from, &row.to_string()));
+    let latest = from.parts.timestamps.tick().expect("the clock goes");
+    // The two are of one cluster: the clock of one is not behind what the other has heard of.
+    to.parts.timestamps.observe(latest).expect("is near");
+    let repair = send(&from.parts.store, Purpose::Repair, 1, latest, |body| {
+        write(&to, "applied");
+        step_of(Purpose::Repair, &to, leads(9), body)
+    });
+    let figures = repair.await.expect("it is sent");
+    assert_eq!((figures.old_rows, figures.removed), (50, 50));
+    let member = to.strong.member().expect("it is a member");
+    let own_vote = member.own_vote().await.expect("openraft runs");
+    member.machine.end_repair(&leads(9), own_vote).await.expect("it ends");
+    member.machine.end_repair(&leads(9), own_vote).await.expect_err("it has ended");
+    let kept: Vec<_> = rows(&to).into_iter().filter(|row| !rows(&from).contains(row)).collect();
+    assert!(matches!(&kept[..], [(applied, _)] if *applied == key("applied")), "{kept:?}");
+    stop([from, to]).await;
+}
+
+/// A row that the leader read before it was deleted came back here, where its tombstone was gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_ends_when_tombstones_are_removed() {
+    let (from, to) = pair().await;
+    let tables = || SnapshotStep::Tables(vec![name()]);
+    step_of(Purpose::Repair, &to, leads(9), tables()).await.expect("it begins");
+    to.strong.submit(put("applied")).await.expect("it is written");
+    step_of(Purpose::Repair, &to, leads(9), SnapshotStep::Rows(Vec::new())).await.expect("it goes on");
+    step(&to, leads(9), SnapshotStep::Rows(Vec::new())).await.expect_err("it is no snapshot");
+    to.strong.submit(Request::Sweep(1)).await.expect("tombstones are removed");
+    let answer = step_of(Purpose::Repair, &to, leads(9), SnapshotStep::Rows(Vec::new())).await;
+    let error = answer.expect_err("it is refused");
+    assert!(matches!(&error, Error::Conflict(why) if why.contains("tombstones")), "{error}");
     stop([from, to]).await;
 }
 

@@ -1,6 +1,6 @@
-//! The receiver's side of a snapshot: which steps are taken, and changing rows in them.
+//! The receiver's side of a snapshot or a repair: which steps are taken, and changing rows in them.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError, atomic::Ordering};
 
 use super::{Inner, StateMachine};
 use crate::{
@@ -13,15 +13,34 @@ use crate::{
     storage::commit::Incarnation,
 };
 
-/// A snapshot that is being received.
+/// What rows are received for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// For a snapshot, which the log goes on from: nothing is applied meanwhile.
+    Snapshot,
+    /// To repair what was applied: entries are applied meanwhile.
+    Repair,
+}
+
+/// What must not happen here while rows are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fence {
+    /// That entries are applied: this one was the last.
+    Applied(Option<LogId>),
+    /// That tombstones are removed: a row that was read before would come back. So often they were.
+    Sweeps(u64),
+}
+
+/// A snapshot or a repair that is being received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receiving {
+pub(super) struct Receiving {
     /// The vote of the leader that sends it.
-    pub vote: Vote,
-    /// The last entry that was applied when it began.
-    pub applied: Option<LogId>,
-    /// The store's incarnation then.
-    pub incarnation: Incarnation,
+    vote: Vote,
+    fence: Fence,
+    /// The store's incarnation when it began.
+    incarnation: Incarnation,
+    /// When it began, in Unix milliseconds.
+    began_ms: u64,
 }
 
 impl Receiving {
@@ -29,16 +48,20 @@ impl Receiving {
     ///
     /// # Errors
     /// `Conflict`.
-    pub fn check(began: Option<&Self>, vote: &Vote, now: &Self) -> Result<()> {
+    fn check(began: Option<&Self>, vote: &Vote, now: &Self) -> Result<()> {
         let why = match began {
             _ if *vote < now.vote => "the sender leads no more",
             Some(began) if began.vote != *vote => "another leader has begun one since",
-            Some(began) if began.applied != now.applied => "entries of the log were applied since it began",
+            Some(began) if began.fence != now.fence => match (began.fence, now.fence) {
+                (Fence::Applied(_), Fence::Applied(_)) => "entries of the log were applied since it began",
+                (Fence::Sweeps(_), Fence::Sweeps(_)) => "tombstones were removed since it began",
+                _ => "it is of another kind than what began",
+            },
             Some(began) if began.incarnation != now.incarnation => "the storage was reopened since it began",
             Some(_) => return Ok(()),
             None => "it has not begun",
         };
-        Err(Error::Conflict(format!("a step of a snapshot is refused: {why}")))
+        Err(Error::Conflict(format!("a step of a snapshot or a repair is refused: {why}")))
     }
 }
 
@@ -49,7 +72,7 @@ pub struct Applying<'a> {
 }
 
 impl Applying<'_> {
-    /// Merges rows of a snapshot. One that is here already, or newer here, changes nothing.
+    /// Merges rows of the sender. One that is here already, or newer here, changes nothing.
     ///
     /// # Errors
     /// Those of the storage; `WrongMode` for rows of a table that is not strong here.
@@ -63,7 +86,7 @@ impl Applying<'_> {
         .await
     }
 
-    /// Removes rows that a snapshot does not have.
+    /// Removes rows that the sender does not have.
     ///
     /// # Errors
     /// Those of the storage.
@@ -81,24 +104,37 @@ impl Applying<'_> {
 }
 
 impl StateMachine {
-    /// Notes that a snapshot of the leader with this vote begins to arrive.
+    /// Notes that rows of the leader with this vote begin to arrive.
     ///
     /// # Errors
     /// `Conflict` if it leads no more.
-    pub fn begin_receiving(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
-        let began = self.0.receiving_now(*vote);
-        Receiving::check(Some(&began), vote, &self.0.receiving_now(own_vote))?;
+    pub fn begin_receiving(&self, purpose: Purpose, vote: &Vote, own_vote: Vote) -> Result<()> {
+        let began = self.0.receiving_now(purpose, *vote);
+        Receiving::check(Some(&began), vote, &self.0.receiving_now(purpose, own_vote))?;
         *self.0.receiving() = Some(began);
         Ok(())
     }
 
-    /// Checks that a step belongs to the snapshot that is arriving.
+    /// Checks that a step belongs to what is arriving.
     ///
     /// # Errors
     /// `Conflict` if it does not, or other things happened since that began.
-    pub fn check_receiving(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
-        let now = self.0.receiving_now(own_vote);
+    pub fn check_receiving(&self, purpose: Purpose, vote: &Vote, own_vote: Vote) -> Result<()> {
+        let now = self.0.receiving_now(purpose, own_vote);
         Receiving::check(self.0.receiving().as_ref(), vote, &now)
+    }
+
+    /// Ends a repair: what was missing or unreadable when it began is here now, durably.
+    ///
+    /// # Errors
+    /// `Conflict` if it is not the one that is arriving; those of the storage.
+    pub async fn end_repair(&self, vote: &Vote, own_vote: Vote) -> Result<()> {
+        let _applying = self.applying().await;
+        self.check_receiving(Purpose::Repair, vote, own_vote)?;
+        let Some(Receiving { incarnation, began_ms, .. }) = self.0.receiving().take() else { return Ok(()) };
+        self.0.store.durable(incarnation).await?;
+        self.0.store.clear_strong_loss(incarnation);
+        self.0.store.restored_strong(began_ms)
     }
 
     /// Returns when no entry is being applied. None is as long as what it returns is there.
@@ -108,9 +144,13 @@ impl StateMachine {
 }
 
 impl Inner {
-    /// What a snapshot that begins now goes by.
-    fn receiving_now(&self, vote: Vote) -> Receiving {
-        Receiving { vote, applied: self.state().applied, incarnation: self.store.incarnation() }
+    /// What rows that begin to arrive now go by.
+    fn receiving_now(&self, purpose: Purpose, vote: Vote) -> Receiving {
+        let fence = match purpose {
+            Purpose::Snapshot => Fence::Applied(self.state().applied),
+            Purpose::Repair => Fence::Sweeps(self.sweeps.load(Ordering::Acquire)),
+        };
+        Receiving { vote, fence, incarnation: self.store.incarnation(), began_ms: self.store.now_ms() }
     }
 
     fn receiving(&self) -> MutexGuard<'_, Option<Receiving>> {

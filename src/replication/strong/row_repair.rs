@@ -1,0 +1,179 @@
+//! Repair of a member's rows by the leader.
+//!
+//! A damaged disk can take rows of strong tables from a member, or bring older ones back, and leave the member's log and its promises as they
+//! were. Such a member votes and confirms entries as before. But it answers no linearizable read and does not lead, and it asks the leader for a
+//! repair: the comparison by which snapshots are sent ([`snapshot`]), while the log goes on. What the leader has is
+//! merged, and what it does not have is removed if it is older than all that the leader had yet to apply when the repair began. Nothing is
+//! believed of a row but what the leader holds of it.
+//!
+//! The steps are fenced as those of a snapshot are, but entries may be applied meanwhile: merging is idempotent. Only the removal of tombstones
+//! ends a repair, because a row that was read before it would come back. It begins anew then.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::{
+    group::{Inner, REQUEST_MAX},
+    member::Member,
+    proposer::Proposed,
+    rpc::{Call, CallAnswer},
+    types::Metrics,
+};
+use crate::{
+    core::{clock::NodeId, strong::request::Request},
+    error::{Error, Result},
+};
+
+/// How often a member looks whether its rows need a repair.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it asks for one.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long it leaves the others without a leader before it stands for election after all: its log may be the only one that is long enough. It
+/// decides nothing then, and lets a voter lead whose rows are whole once that has the log.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+
+/// Why a node answers nothing about strong tables whose rows may be missing.
+pub fn not_repaired() -> Error {
+    Error::NotReady(
+        "rows of the strong tables may be missing here since the disk was damaged: the leader compares them with its own and sends what is missing. \
+         Try again in a moment, or ask another node. If the rows of all voters were damaged, DynaRust strong init --force starts a new group from \
+         those of one"
+            .into(),
+    )
+}
+
+/// Why it does not stand for election.
+pub fn cannot_lead() -> Error {
+    Error::Conflict(
+        "the node's disk was damaged, and its rows of the strong tables are not repaired yet: it cannot lead"
+            .into(),
+    )
+}
+
+/// Keeps a member whose rows need a repair from leading, and asks for the repair.
+pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
+    let (mut needed_it, mut ask_due) = (false, Instant::now());
+    let mut led = Instant::now();
+    loop {
+        let Some((group, member)) = group.upgrade().zip(member.upgrade()) else { return };
+        if group.is_stopping() {
+            return;
+        }
+        let needs_it = member.machine.needs_repair() && !accept_alone(&group, &member);
+        if needs_it != needed_it {
+            note(needs_it);
+            (needed_it, ask_due, led) = (needs_it, Instant::now(), Instant::now());
+        }
+        if member.metrics().borrow().current_leader.is_some() {
+            led = Instant::now();
+        }
+        member.raft.runtime_config().elect(!needs_it || led.elapsed() > LEADERLESS_MAX);
+        if needs_it && Instant::now() >= ask_due {
+            if let Err(error) = group.ask_for_repair(&member).await {
+                debug!(%error, "the rows of the strong tables cannot be repaired yet");
+            }
+            ask_due = Instant::now() + ASK_EVERY;
+        }
+        drop((group, member));
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn note(needs_it: bool) {
+    match needs_it {
+        true => warn!(
+            "rows of the strong tables may be missing here: asks the leader to repair them, and decides nothing until then"
+        ),
+        false => info!("the rows of the strong tables are repaired"),
+    }
+}
+
+/// Whether nobody has the rows but this node: what is here is all there is then, as with eventual tables.
+fn accept_alone(group: &Inner, member: &Member) -> bool {
+    let own = group.parts.store.node();
+    let is_alone = is_only_member(&member.metrics().borrow(), own);
+    if is_alone && group.parts.store.suspects_strong_loss() {
+        warn!(
+            "rows of the strong tables may be missing, and no other member has them: they are served as they are"
+        );
+        group.parts.store.clear_strong_loss(group.parts.store.incarnation());
+    }
+    is_alone
+}
+
+fn is_only_member(metrics: &Metrics, own: NodeId) -> bool {
+    let membership = metrics.membership_config.membership();
+    let mut members = membership.nodes().map(|(node, _)| *node);
+    members.next() == Some(own) && members.next().is_none()
+}
+
+impl Inner {
+    async fn ask_for_repair(&self, member: &Member) -> Result<()> {
+        let leader = member.metrics().borrow().current_leader;
+        match leader {
+            Some(leader) if leader == self.parts.store.node() => self.hand_over_to_sound(member).await,
+            Some(leader) => match self.call(leader, Call::Repair, REQUEST_MAX).await {
+                Ok(CallAnswer::OtherGroup(refusal) | CallAnswer::NotStarted(refusal)) => Err(refusal.into()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(Error::Io(error.to_string())),
+            },
+            None => Err(Error::NoQuorum("there is no leader".into())),
+        }
+    }
+
+    /// Lets a voter lead whose own rows need no repair.
+    async fn hand_over_to_sound(&self, member: &Member) -> Result<()> {
+        let linked: Vec<_> = self.linked().collect();
+        let voters: Vec<_> = member.metrics().borrow().membership_config.membership().voter_ids().collect();
+        let mut obstacle = Error::Conflict("no other voter can be reached".into());
+        for node in voters.into_iter().filter(|voter| linked.contains(voter)) {
+            match self.hand_over(member, node).await {
+                Ok(()) => return Ok(()),
+                Err(error) => obstacle = error,
+            }
+        }
+        Err(obstacle)
+    }
+
+    /// Repairs the rows of a member, if this node leads. Returns at once.
+    pub(super) fn begin_repair(self: &Arc<Self>, member: &Arc<Member>, node: NodeId) -> CallAnswer {
+        if !member.is_leader() {
+            return CallAnswer::NotLeader(member.metrics().borrow().current_leader);
+        }
+        if member.machine.needs_repair() {
+            return CallAnswer::NotStarted(cannot_lead().into());
+        }
+        if !member.begins_repair(node) {
+            return CallAnswer::Noted;
+        }
+        let member = member.clone();
+        tokio::spawn(async move {
+            match repair(&member, node).await {
+                Ok(()) => {}
+                Err(error) => {
+                    info!(%node, %error, "the rows of a member are not repaired yet: it asks again")
+                }
+            }
+            member.ended_repair(node);
+        });
+        CallAnswer::Noted
+    }
+}
+
+async fn repair(member: &Member, node: NodeId) -> Result<()> {
+    let latest = member.now().await?;
+    // The requests that were stamped before `latest` are decided and applied when this one is.
+    match member.propose(Request::Sweep(0)).await {
+        Proposed::Decided(outcome) => outcome.map(drop)?,
+        Proposed::NotLeader => return Err(Error::Conflict("this node leads no more".into())),
+    }
+    let vote = member.own_vote().await?;
+    let figures = member.connection(node).repair(vote, latest).await?;
+    info!(%node, rows = figures.rows, removed = figures.removed, "repaired the rows of a member");
+    Ok(())
+}
