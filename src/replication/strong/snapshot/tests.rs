@@ -1,5 +1,7 @@
 //! Snapshots from one node's store to another node.
 
+use tokio::{runtime::Handle, task::block_in_place};
+
 use super::*;
 use crate::{
     core::{clock::NodeId, json::Value, register::Register, strong::request::Request},
@@ -18,8 +20,10 @@ fn key(text: &str) -> Key {
     Key::parse(text).expect("a key")
 }
 
-/// Writes a row of the strong table as an entry of the log does, stamped by the node's clock.
+/// Writes a row of the strong table as an entry of the log does, stamped by the node's clock once its bound is ahead.
 fn write(node: &Alone, text: &str) {
+    let bound = node.parts.timestamps.before_writing();
+    block_in_place(|| Handle::current().block_on(bound)).expect("the clock goes");
     let timestamp = node.parts.timestamps.tick().expect("the clock goes");
     let register = Register::live(Value::trusted("1".into()), None, timestamp);
     node.parts.store.merge(&name(), &key(text), |_| Ok(register)).expect("merges");
