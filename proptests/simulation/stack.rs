@@ -46,6 +46,8 @@ use crate::storage::crash::copy;
 /// Where nodes listen.
 pub const PORT: u16 = 6660;
 const CLOCK_DRIFT_MAX_MS: u64 = 500;
+/// So few that members that were away for some seconds need a snapshot.
+pub const STRONG_LOG_ENTRIES: u64 = 20;
 const SECRET: &str = "the secret of all simulated nodes";
 
 /// A simulated host and what lasts from one life of its node to the next.
@@ -168,6 +170,7 @@ impl Host {
             forget_after_ms: 3_600_000,
             round_ms: 1_000,
             clock_drift_max_ms: CLOCK_DRIFT_MAX_MS,
+            strong_log_entries: STRONG_LOG_ENTRIES,
             network: Arc::new(SimulatedNetwork { local: address.ip() }),
         };
         node::Options {

@@ -62,6 +62,7 @@ impl Config {
             forget_after_ms: milliseconds(self.forget_after),
             round_ms: milliseconds(self.sync_interval),
             clock_drift_max_ms: milliseconds(self.max_clock_drift),
+            strong_log_entries: replication::strong::LOG_ENTRIES,
             network: Arc::new(SystemNetwork),
         }
     }

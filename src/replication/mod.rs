@@ -105,6 +105,8 @@ pub struct Options {
     pub round_ms: u64,
     /// How far ahead a clock or a timestamp may be, in milliseconds.
     pub clock_drift_max_ms: u64,
+    /// Entries of the strong tables' log after which it is compacted; half as many stay. See [`strong::LOG_ENTRIES`].
+    pub strong_log_entries: u64,
     /// The network to reach other nodes through.
     pub network: Arc<dyn Network>,
 }
@@ -395,6 +397,7 @@ mod tests {
             forget_after_ms: 1,
             round_ms: 1_000,
             clock_drift_max_ms: 500,
+            strong_log_entries: strong::LOG_ENTRIES,
             network: Arc::new(link::connect::SystemNetwork),
         };
         let replication = Replication::start(options, store.clone(), timestamps.clone()).expect("starts");

@@ -62,6 +62,7 @@ impl Server {
             forget_after_ms: 3_600_000,
             round_ms: 1000,
             clock_drift_max_ms: 500,
+            strong_log_entries: replication::strong::LOG_ENTRIES,
             network: Arc::new(SystemNetwork),
         };
         let node = Node::start(node::Options {

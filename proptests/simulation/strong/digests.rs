@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use dynarust::core::digest::RootDigest;
 use futures_util::FutureExt;
 
-use super::super::stack::{Host, name};
+use super::super::stack::{Host, STRONG_LOG_ENTRIES, name};
 
 /// What was seen of all replicas.
 #[derive(Default)]
@@ -14,6 +14,10 @@ pub struct Digests {
     seen: BTreeMap<u64, (RootDigest, usize)>,
     /// How far each node had applied the log in its lives.
     applied: BTreeMap<usize, u64>,
+    /// Snapshots that each node has sent in its life, as last looked.
+    sent: BTreeMap<usize, u64>,
+    /// Snapshots sent.
+    pub snapshots: u64,
     /// How many digests were compared with that of another node.
     pub compared: u64,
 }
@@ -24,6 +28,7 @@ impl Digests {
     /// # Errors
     /// Which two differ.
     pub fn look(&mut self, hosts: &[Rc<Host>]) -> Result<(), String> {
+        self.look_for_snapshots(hosts);
         for host in hosts {
             let Some(node) = host.node() else { continue };
             // One that applies an entry right now is looked at another time.
@@ -33,6 +38,23 @@ impl Digests {
             }
         }
         Ok(())
+    }
+
+    /// Whoever is so far behind may be sent a snapshot. Its rows may be newer than its index, up to what the sender had applied: it is looked at again
+    /// beyond that.
+    fn look_for_snapshots(&mut self, hosts: &[Rc<Host>]) {
+        let views = hosts.iter().filter_map(|host| Some((host.index, host.node()?.cluster().strong?)));
+        let views: Vec<_> = views.collect();
+        let seen = self.seen.last_key_value().map(|(index, _)| *index);
+        let last = views.iter().map(|(_, view)| view.applied_index).chain(seen).max().unwrap_or(0);
+        for (node, view) in views {
+            let before = self.sent.insert(node, view.snapshots).unwrap_or(0);
+            // It counts from its start.
+            self.snapshots += view.snapshots.checked_sub(before).unwrap_or(view.snapshots);
+            if view.applied_index + STRONG_LOG_ENTRIES / 2 <= last {
+                self.applied.insert(node, last + STRONG_LOG_ENTRIES);
+            }
+        }
     }
 
     fn note(&mut self, node: usize, index: u64, digest: RootDigest) -> Result<(), String> {

@@ -49,6 +49,7 @@ fn run_all(seeds: impl IntoIterator<Item = u64>) -> (u64, Outcome) {
                 all.term += outcome.term;
                 all.lost_bytes += outcome.lost_bytes;
                 all.compared += outcome.compared;
+                all.snapshots += outcome.snapshots;
             }
             Err(broken) => panic!("DYNARUST_SEED={seed}: {broken}\n{:#?}", Plan::of(seed)),
         }
@@ -72,6 +73,7 @@ fn histories_are_linearizable_in_simulated_time() {
     assert!(all.term >= 2 * runs, "hardly any elections in {runs} simulations");
     assert!(all.lost_bytes > 0, "no crash lost anything in {runs} simulations");
     assert!(all.compared >= 100 * runs, "hardly any digests were compared in {runs} simulations");
+    assert!(all.snapshots >= runs, "hardly any snapshots were sent in {runs} simulations");
 }
 
 /// openraft gives a follower one heartbeat's interval to answer, 50 ms. Where a round trip took longer, no write was ever answered, and no

@@ -50,6 +50,8 @@ pub struct Outcome {
     pub lost_bytes: usize,
     /// Digests that were compared with that of another node.
     pub compared: u64,
+    /// Snapshots sent.
+    pub snapshots: u64,
     /// From the healing until all nodes were whole and had answered.
     pub recovered_after: Duration,
 }
@@ -119,7 +121,8 @@ fn simulate(plan: Plan, clock: &Arc<AtomicU64>) -> Result<Outcome, String> {
         check(events).map_err(|why| format!("the history of {key} is not linearizable: {why}"))?;
     }
     let (answered, unknown) = (recorder.answered.get(), recorder.unknown.get());
-    Ok(Outcome { answered, unknown, recovered_after, compared: world.digests.compared, ..world.outcome })
+    let Digests { compared, snapshots, .. } = world.digests;
+    Ok(Outcome { answered, unknown, recovered_after, compared, snapshots, ..world.outcome })
 }
 
 fn host(

@@ -45,10 +45,9 @@ const HEARTBEAT_MS: u64 = 50;
 /// A member draws its election timeout from these milliseconds when it starts. It stands for election when it has heard of no leader for twice
 /// that time, and again after that time if it was not elected.
 pub(super) const ELECTION_MS: Range<u64> = 450..600;
-/// Entries after which the log is compacted.
-const ENTRIES_PER_SNAPSHOT: u64 = 2_000;
-/// Entries that stay in the log after it is compacted, for members that are a little behind.
-const ENTRIES_KEPT: u64 = 1_000;
+/// Entries after which the log is compacted, of many requests each where they are frequent. A snapshot costs two syncs, and a member that missed
+/// more than the log has is sent what differs and the entries since the last one.
+pub const LOG_ENTRIES: u64 = 2_000;
 /// A leader that no majority has answered for this long, in milliseconds, takes no more requests.
 const QUORUM_SILENCE_MS: u64 = 1_500;
 /// How long a leader may take to make sure that it leads.
@@ -76,7 +75,9 @@ pub struct Parts {
 }
 
 /// How openraft is to run. The election timeout is drawn here, because openraft would take the thread's randomness and not the environment's.
-fn config(group: GroupId, environment: &Environment, needs_repair: bool) -> Result<Config> {
+fn config(group: GroupId, parts: &Parts, needs_repair: bool) -> Result<Config> {
+    let environment = parts.store.environment();
+    let log_entries = parts.replication.0.options.strong_log_entries;
     let span_ms = ELECTION_MS.end - ELECTION_MS.start;
     let election_ms = ELECTION_MS.start + environment.random()? % span_ms;
     let config = Config {
@@ -86,8 +87,9 @@ fn config(group: GroupId, environment: &Environment, needs_repair: bool) -> Resu
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: election_ms,
         election_timeout_max: election_ms + 1,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(log_entries),
+        // For members that are a little behind.
+        max_in_snapshot_log_to_keep: log_entries / 2,
         ..Config::default()
     };
     config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))
@@ -131,7 +133,7 @@ impl Member {
         let mut log = RaftLog::open(directory, store.environment())?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let log = log.purged_by(machine.covered())?;
-        let config = config(group, store.environment(), machine.needs_repair())?;
+        let config = config(group, &parts, machine.needs_repair())?;
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
         let proposer = Proposer::start(raft.clone(), machine.clone(), store, timestamps, value_bytes_max);

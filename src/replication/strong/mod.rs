@@ -56,4 +56,7 @@ mod upkeep;
 pub mod view;
 mod watch;
 
-pub use self::group::{Strong, no_quorum};
+pub use self::{
+    group::{Strong, no_quorum},
+    member::LOG_ENTRIES,
+};

@@ -116,6 +116,7 @@ pub(in crate::replication) fn replicate(
         forget_after_ms: 3_600_000,
         round_ms: 1_000,
         clock_drift_max_ms: 500,
+        strong_log_entries: crate::replication::strong::LOG_ENTRIES,
         network: Arc::new(SystemNetwork),
     };
     Replication::start(options, store.clone(), timestamps.clone()).expect("replication starts")

@@ -102,6 +102,8 @@ pub struct Replica {
     waiting: Mutex<Option<Instant>>,
     /// Held while commits are applied.
     pub applying: tokio::sync::Mutex<()>,
+    /// Held while a checkpoint is made.
+    checkpointing: tokio::sync::Mutex<()>,
     /// Whether it has applied everything that there was when it first looked.
     caught_up: watch::Sender<bool>,
     /// Each commit is a step.
@@ -132,6 +134,7 @@ impl Replica {
             failure: Mutex::default(),
             waiting: Mutex::default(),
             applying: tokio::sync::Mutex::default(),
+            checkpointing: tokio::sync::Mutex::default(),
             caught_up: watch::Sender::new(false),
             steps: Arc::default(),
             resyncs: Counter::default(),
@@ -314,6 +317,8 @@ impl Replica {
     /// # Errors
     /// `StorageFull`; `NotReady` if the store lost what it had not synced.
     pub async fn checkpoint(&self) -> Result<()> {
+        // One after the other, so that none is replaced by an older one.
+        let _checkpointing = self.checkpointing.lock().await;
         let (place, incarnation) = {
             let _one = self.applying.lock().await;
             self.rewind();
