@@ -229,6 +229,10 @@ impl World {
             Fault::Crash(target) | Fault::Stop(target) | Fault::Isolate(target) => self.find(target),
             Fault::Deafen(target) | Fault::Mute(target) | Fault::Cut(target, _) => self.find(target),
         };
+        // A node that begins where it reaches nobody is a cluster of its own, without strong tables.
+        if sim.elapsed() < self.plan.begins[node] {
+            return;
+        }
         match fault {
             Fault::Crash(_) => self.crash(sim, node, until),
             Fault::CrashAll => (0..nodes).for_each(|node| self.crash(sim, node, until)),

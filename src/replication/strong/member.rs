@@ -130,7 +130,8 @@ impl Member {
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
         let network = network(group, &parts);
         let Parts { store, timestamps, value_bytes_max, .. } = parts.clone();
-        let mut log = RaftLog::open(directory, store.environment())?.resigned(store.node());
+        let log = RaftLog::open(directory, store.environment())?;
+        let mut log = log.of_group(group)?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let log = log.purged_by(machine.covered())?;
         let config = config(group, &parts, machine.needs_repair())?;

@@ -57,11 +57,14 @@ pub use self::{
     frame::ENTRY_BYTES_MAX,
     reader::{Figures, LogReader},
 };
-use super::types::{Group, LogEntry, LogId, StorageError, Vote};
+use super::{
+    rpc::GroupId,
+    types::{Group, LogEntry, LogId, StorageError, Vote},
+};
 use crate::{
     core::clock::NodeId,
     error::{Error, Result},
-    storage::{Environment, Threads},
+    storage::{Environment, Threads, engine},
 };
 
 /// Jobs that wait for the writer. openraft waits for each; this leaves room for those that do not.
@@ -73,6 +76,8 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// is opened again once the disk takes writes.
 const COVERED_MAX: Duration = Duration::from_secs(10);
 
+/// The file that names the group.
+const GROUP_FILE: &str = "group";
 /// The file that shows whether the disk takes anything.
 const PROBE_FILE: &str = "probe";
 /// Its length: an entry of many requests, and some more.
@@ -158,6 +163,29 @@ impl RaftLog {
         self
     }
 
+    /// Checks that the log is of this group, which it is from now on if it has no entries yet.
+    ///
+    /// # Errors
+    /// `StorageDamaged` if it is of another; `Io`, `StorageFull`.
+    pub fn of_group(self, group: GroupId) -> Result<Self> {
+        let shared = &self.reader.0;
+        let (path, named) = (shared.directory.join(GROUP_FILE), format!("{:016x}\n", group.0));
+        let found = match fs::read(&path) {
+            Ok(found) => Some(found),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io(format_args!("reading {}", path.display()), &e)),
+        };
+        match found {
+            Some(found) if found == named.as_bytes() => {}
+            Some(_) if !shared.view().begins() => {
+                let why = "it is of another group than the storage, of which an older state seems to be back";
+                return Err(damaged(&path, 0, why));
+            }
+            Some(_) | None => engine::replace_file(&shared.directory, GROUP_FILE, named.as_bytes())?,
+        }
+        Ok(self)
+    }
+
     /// Has no entry purged before it is covered: before what it did is durable elsewhere, with a record that says so.
     ///
     /// # Errors
@@ -206,7 +234,7 @@ impl RaftLog {
         let slot = self.slot().await?;
         let begins = {
             let mut view = self.reader.0.view();
-            let begins = view.is_empty() && view.purged.is_none();
+            let begins = view.begins();
             check_sequence(&entries, if begins { first.index } else { next(view.last) }, view.last)?;
             for (entry, frame) in entries.into_iter().zip(&frames) {
                 view.push(Arc::new(entry), frame.bytes());

@@ -48,6 +48,11 @@ impl View {
         self.last == self.purged
     }
 
+    /// Whether there was never an entry.
+    pub fn begins(&self) -> bool {
+        self.is_empty() && self.purged.is_none()
+    }
+
     /// Where the entries from `start` on, up to and without `end`, are; or the first of them, where they are many.
     pub fn find(&self, start: u64, end: u64, bytes_max: usize) -> Place {
         let (start, end) = self.clamp(start, end);

@@ -33,7 +33,10 @@ use crate::{
         wall_clock::Reading,
     },
     error::Error,
-    replication::strong::types::{LogEntry, LogId, Vote},
+    replication::strong::{
+        rpc::GroupId,
+        types::{LogEntry, LogId, Vote},
+    },
     storage::{Environment, Threads},
 };
 

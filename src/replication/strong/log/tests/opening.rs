@@ -137,3 +137,16 @@ async fn a_creation_that_a_crash_interrupted_is_begun_again() {
     fs::remove_file(fixture.segment(0)).expect("removed");
     append(&mut fixture.copy().open(), [blank(1, 0)]).await;
 }
+
+/// Damage of the storage can bring back the id of a group that an operator has replaced.
+#[tokio::test]
+async fn a_log_of_another_group_is_refused() {
+    let fixture = Fixture::new();
+    drop(fixture.open().of_group(GroupId(1)).expect("it has no entries"));
+    let mut log = fixture.open().of_group(GroupId(2)).expect("that group never started");
+    append(&mut log, [blank(1, 0)]).await;
+    drop(log);
+    let error = fixture.open().of_group(GroupId(1)).err().expect("it is refused");
+    assert!(matches!(&error, Error::StorageDamaged(why) if why.contains("another group")), "{error}");
+    fixture.open().of_group(GroupId(2)).expect("its own");
+}
