@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::Duration,
 };
@@ -19,6 +19,7 @@ use super::{
     },
     branches::Branches,
     plan::Plan,
+    run::LINKED_AFTER,
 };
 use crate::{
     linearizability::checker::{Event, Held, Operation},
@@ -38,6 +39,8 @@ pub struct Recorder {
     pub unknown: Cell<u64>,
     /// The table is there.
     pub is_made: Cell<bool>,
+    /// The nodes that have been members of the group.
+    pub joined: RefCell<BTreeSet<usize>>,
     pub branches: Branches,
     numbers: Cell<u64>,
     steps: Cell<u64>,
@@ -136,7 +139,7 @@ impl Client {
             let window = begun.elapsed().as_millis() / KEYS_FOR.as_millis();
             let key = format!("k{window}-{}", self.random.index(self.plan.keys));
             if self.random.one_in(4) {
-                self.node = self.random.index(self.plan.nodes);
+                self.choose_node();
             }
             let done = match self.random.below(0..10) {
                 0..4 => self.read(&key).await,
@@ -145,10 +148,20 @@ impl Client {
                 _ => self.replace_version(&key).await,
             };
             if !done {
-                self.node = self.random.index(self.plan.nodes);
+                self.choose_node();
             }
         }
         Ok(())
+    }
+
+    /// Chooses a node that began before the table was made, or has joined since. One that begins where it reaches nobody is a cluster of its own,
+    /// without strong tables, and takes eventual writes.
+    fn choose_node(&mut self) {
+        let has_joined = |node: &usize| self.recorder.joined.borrow().contains(node);
+        let nodes = 0..self.plan.nodes;
+        let usable: Vec<_> =
+            nodes.filter(|node| self.plan.begins[*node] < LINKED_AFTER || has_joined(node)).collect();
+        self.node = usable[self.random.index(usable.len())];
     }
 
     async fn read(&mut self, key: &str) -> bool {

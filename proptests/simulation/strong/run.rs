@@ -34,7 +34,7 @@ const SETTLING: Duration = Duration::from_secs(4);
 /// How long a crash waits for something that is not synced.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 /// When the nodes that begin at once have links with each other.
-const LINKED_AFTER: Duration = Duration::from_secs(1);
+pub const LINKED_AFTER: Duration = Duration::from_secs(1);
 /// How often digests are compared.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -95,7 +95,7 @@ fn simulate(plan: Plan, clock: &Arc<AtomicU64>) -> Result<Outcome, String> {
             plan: plan.clone(),
             random: Random::new(seed ^ (index as u64 + 1) << 32),
             seen: Default::default(),
-            node: index % plan.nodes,
+            node: 0,
         };
         sim.client(format!("client{index}"), client.live());
     }
@@ -107,6 +107,7 @@ fn simulate(plan: Plan, clock: &Arc<AtomicU64>) -> Result<Outcome, String> {
     let mut world = World {
         hosts,
         plan,
+        recorder: recorder.clone(),
         digests: Digests::default(),
         crashes: Vec::new(),
         ends: Vec::new(),
@@ -145,6 +146,7 @@ fn host(
 struct World {
     hosts: Vec<Rc<Host>>,
     plan: Rc<Plan>,
+    recorder: Rc<Recorder>,
     digests: Digests,
     /// Crashes that wait, until then at the latest, for something that is not synced: that is when they can do harm.
     crashes: Vec<(Duration, Trouble)>,
@@ -191,6 +193,12 @@ impl World {
             if elapsed >= look_due {
                 look_due = elapsed + LOOK_EVERY;
                 self.digests.look(&self.hosts)?;
+                let is_member =
+                    |host: &&Rc<Host>| host.node().is_some_and(|node| node.cluster().strong.is_some());
+                self.recorder
+                    .joined
+                    .borrow_mut()
+                    .extend(self.hosts.iter().filter(is_member).map(|host| host.index));
             }
             if sim.step().map_err(|error| error.to_string())? {
                 self.outcome.term = self.leader().map_or(0, |(term, _)| term);
@@ -229,10 +237,6 @@ impl World {
             Fault::Crash(target) | Fault::Stop(target) | Fault::Isolate(target) => self.find(target),
             Fault::Deafen(target) | Fault::Mute(target) | Fault::Cut(target, _) => self.find(target),
         };
-        // A node that begins where it reaches nobody is a cluster of its own, without strong tables.
-        if sim.elapsed() < self.plan.begins[node] {
-            return;
-        }
         match fault {
             Fault::Crash(_) => self.crash(sim, node, until),
             Fault::CrashAll => (0..nodes).for_each(|node| self.crash(sim, node, until)),

@@ -37,7 +37,7 @@ use crate::{
     },
     error::{Error, Result},
     replication::Replication,
-    storage::{Environment, Store, commit::timestamps::Timestamps},
+    storage::{Store, commit::timestamps::Timestamps},
 };
 
 /// A leader says so this often, in milliseconds.

@@ -217,6 +217,11 @@ impl StateMachine {
         Ok(state)
     }
 
+    /// Length of the log's files, in bytes.
+    pub fn log_bytes(&self) -> u64 {
+        self.0.log.figures().disk_bytes
+    }
+
     /// The last entry of the log, committed or not.
     pub fn last_entry(&self) -> Option<LogId> {
         self.0.log.last()

@@ -2,19 +2,23 @@
 
 use std::{sync::Weak, time::Duration};
 
+use openraft::error::Fatal;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::{
     expiry,
     group::{Inner, REQUEST_MAX},
+    log::SEGMENT_BYTES,
     member::{Member, Parts},
     rpc::{Call, CallAnswer},
 };
-use crate::error::Result;
+use crate::{core::clock::NodeId, error::Result};
 
 /// How often what was applied is made durable and recorded.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+/// A log that is longer, in bytes, is compacted before it has `LOG_ENTRIES`. An entry may have a MiB or more, and files go as a whole.
+const LOG_BYTES_MAX: u64 = 4 * SEGMENT_BYTES;
 /// How often the leader compares its rows with those of the other members.
 const VERIFY_EVERY: Duration = Duration::from_secs(10);
 /// How often the leader looks for values that have expired, and for tombstones.
@@ -36,6 +40,11 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
                 warn!(%error, "how far the log of the strong tables was applied is not recorded");
             }
         }
+        if member.machine.log_bytes() > LOG_BYTES_MAX
+            && let Err(error) = compact(&member).await
+        {
+            warn!(%error, "the log of the strong tables cannot be compacted");
+        }
         if member.is_leader()
             && Instant::now() >= verify_due
             && let Some(group) = group.upgrade()
@@ -51,6 +60,15 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
             warn!(%error, "expired values and tombstones of strong tables are not removed");
         }
     }
+}
+
+/// Has the log be purged up to the last snapshot, and a new one be made, which the next call purges by.
+async fn compact(member: &Member) -> std::result::Result<(), Fatal<NodeId>> {
+    let snapshot = member.metrics().borrow().snapshot;
+    if let Some(snapshot) = snapshot {
+        member.raft.trigger().purge_log(snapshot.index).await?;
+    }
+    member.raft.trigger().snapshot().await
 }
 
 impl Inner {
@@ -70,5 +88,33 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::{
+        requests::tests::until,
+        strong::group::tests::{Alone, name, put},
+    };
+
+    /// Entries of a MiB each: the log took some GiB before it was compacted.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_is_compacted_before_it_has_its_entries() {
+        let node = Alone::start().await;
+        assert_eq!(node.strong.create(name()).await, Ok(true));
+        node.strong.submit(put("a")).await.expect("is written");
+        let member = node.strong.member().expect("it is a member");
+        let (snapshot, purged) =
+            (|| member.metrics().borrow().snapshot, || member.machine.log_is_purged_to());
+        assert_eq!((snapshot(), purged()), (None, None));
+        compact(&member).await.expect("openraft runs");
+        until("it has a snapshot", || snapshot().is_some()).await;
+        compact(&member).await.expect("openraft runs");
+        until("it is purged", || purged().is_some()).await;
+        node.strong.submit(put("b")).await.expect("is written");
+        drop(member);
+        node.stop().await;
     }
 }

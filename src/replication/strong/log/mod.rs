@@ -56,6 +56,7 @@ use self::{
 pub use self::{
     frame::ENTRY_BYTES_MAX,
     reader::{Figures, LogReader},
+    segment::SEGMENT_BYTES,
 };
 use super::{
     rpc::GroupId,
