@@ -47,7 +47,7 @@ use crate::storage::crash::copy;
 pub const PORT: u16 = 6660;
 const CLOCK_DRIFT_MAX_MS: u64 = 500;
 /// So few that members that were away for some seconds need a snapshot.
-pub const STRONG_LOG_ENTRIES: u64 = 20;
+pub const STRONG_LOG_ENTRIES: u64 = 8;
 const SECRET: &str = "the secret of all simulated nodes";
 
 /// A simulated host and what lasts from one life of its node to the next.
