@@ -30,7 +30,8 @@ pub async fn collect(member: &Member, parts: &Parts) -> Result<()> {
     // Whatever fails, or takes too long, is found again.
     let _ = timeout(REQUEST_MAX, join_all(deletes)).await;
     let old_ms = old_ms(parts, now_ms);
-    if parts.store.has_strong_tombstones(old_ms)? {
+    // It would end a repair.
+    if !member.repairs() && parts.store.has_strong_tombstones(old_ms)? {
         let _ = timeout(REQUEST_MAX, member.propose(Request::Sweep(old_ms))).await;
     }
     Ok(())

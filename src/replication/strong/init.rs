@@ -104,11 +104,11 @@ impl Inner {
             Some((member, _)) => Standing {
                 group: member.group,
                 has_log: true,
-                has_rows: !member.machine.needs_repair(),
                 last: member.machine.last_entry(),
                 leads: member.leads_majority() && !member.machine.needs_repair(),
+                has_rows: !member.machine.needs_repair(),
             },
-            None => Standing { group, has_log: false, has_rows: false, last: None, leads: false },
+            None => Standing { group, has_log: false, last: None, leads: false, has_rows: false },
         }))
     }
 

@@ -88,16 +88,16 @@ fn config(group: GroupId, parts: &Parts, needs_repair: bool) -> Result<Config> {
         election_timeout_min: election_ms,
         election_timeout_max: election_ms + 1,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(log_entries),
-        // For members that are a little behind.
-        max_in_snapshot_log_to_keep: log_entries / 2,
+        // It is purged by `upkeep`.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
     };
     config.validate().map_err(|error| Error::Io(format!("the settings of openraft: {error}")))
 }
 
-fn network(group: GroupId, parts: &Parts) -> Network {
+fn network(group: GroupId, parts: &Parts, machine: StateMachine) -> Network {
     let Parts { replication, store, timestamps, counters, .. } = parts.clone();
-    Network { group, replication, store, timestamps, counters }
+    Network { group, replication, store, timestamps, counters, machine }
 }
 
 /// This node as a member.
@@ -128,12 +128,12 @@ impl Member {
     /// # Errors
     /// Those of the log; `Corrupt` if the checkpoint cannot be read; `Io` if openraft does not start.
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
-        let network = network(group, &parts);
         let Parts { store, timestamps, value_bytes_max, .. } = parts.clone();
         let log = RaftLog::open(directory, store.environment())?;
         let mut log = log.of_group(group)?.resigned(store.node());
         let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
         let log = log.purged_by(machine.covered())?;
+        let network = network(group, &parts, machine.clone());
         let config = config(group, &parts, machine.needs_repair())?;
         let raft = Raft::new(store.node(), Arc::new(config), network, log, machine.clone()).await;
         let raft = raft.map_err(|error| Error::Io(format!("the log of the strong tables: {error}")))?;
@@ -152,9 +152,14 @@ impl Member {
         })
     }
 
+    /// This node.
+    pub(super) fn node(&self) -> NodeId {
+        self.parts.store.node()
+    }
+
     /// A connection to another member.
     pub(super) fn connection(&self, node: NodeId) -> Connection {
-        network(self.group, &self.parts).connection(node)
+        network(self.group, &self.parts, self.machine.clone()).connection(node)
     }
 
     /// A timestamp of now, durably below the clock's bound.
@@ -169,6 +174,11 @@ impl Member {
     /// Notes that this node repairs the rows of a member. Returns false if it does already.
     pub(super) fn begins_repair(&self, node: NodeId) -> bool {
         self.repairing.lock().unwrap_or_else(PoisonError::into_inner).insert(node)
+    }
+
+    /// Whether this node repairs the rows of a member.
+    pub(super) fn repairs(&self) -> bool {
+        !self.repairing.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Notes that it does no more.
@@ -264,6 +274,12 @@ impl Member {
         let store = &self.parts.store;
         let stopped =
             |error: &dyn std::fmt::Display| Error::Io(format!("the log of the strong tables: {error}"));
+        if let Consensus::Snapshot(vote, _) | Consensus::Install(vote, _) = &step {
+            let own_vote = self.own_vote().await?;
+            if *vote < own_vote {
+                return Ok(ConsensusAnswer::Outvoted(own_vote));
+            }
+        }
         match step {
             Consensus::Append(rpc) => {
                 self.raft.append_entries(rpc).await.map(ConsensusAnswer::Append).map_err(|e| stopped(&e))

@@ -1,6 +1,10 @@
 //! openraft's network over the links between nodes.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use openraft::{
     OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot,
@@ -17,7 +21,7 @@ use super::{
     rpc::{self, Consensus, ConsensusAnswer, Envelope, GroupId},
     runtime::answer_max,
     snapshot::{self, Figures},
-    state_machine::receiving::Purpose,
+    state_machine::{StateMachine, receiving::Purpose},
     types::{Group, Node, Vote},
     view::Counters,
 };
@@ -28,7 +32,10 @@ use crate::{
     },
     error::{Error, Result},
     replication::{Replication, requests::RequestError},
-    storage::{Store, commit::timestamps::Timestamps},
+    storage::{
+        Store,
+        commit::{Incarnation, timestamps::Timestamps},
+    },
 };
 
 /// How long one step of a snapshot may take.
@@ -49,6 +56,8 @@ pub struct Network {
     pub timestamps: Arc<Timestamps>,
     /// Counts the snapshots.
     pub counters: Arc<Counters>,
+    /// Tells whether the store holds all that was applied.
+    pub machine: StateMachine,
 }
 
 /// The connection to one member.
@@ -72,6 +81,37 @@ impl Network {
     }
 }
 
+/// Rows on their way to a member: of a snapshot or a repair.
+struct Sending<'a> {
+    connection: &'a Connection,
+    /// The incarnation of the store that they are read from.
+    incarnation: Incarnation,
+    /// The later vote that the member has promised, if it has.
+    outvoted: Mutex<Option<Vote>>,
+}
+
+impl Sending<'_> {
+    /// Sends a step. Only while the rows here are whole: rows that are missing here would be removed there.
+    async fn say(&self, body: Consensus) -> Result<ConsensusAnswer> {
+        let Network { store, machine, .. } = &self.connection.network;
+        if store.incarnation() != self.incarnation || !machine.is_intact() || machine.needs_repair() {
+            return Err(Error::NotReady("the sender's own rows may not be whole any more".into()));
+        }
+        let said = self.connection.say(body, |_| SNAPSHOT_STEP_MAX).await;
+        match said.map_err(|error| Error::Io(error.to_string()))? {
+            ConsensusAnswer::Outvoted(vote) => {
+                *self.outvoted.lock().unwrap_or_else(PoisonError::into_inner) = Some(vote);
+                Err(Error::Conflict("the member has promised its vote to another leader".into()))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    fn outvoted(&self) -> Option<Vote> {
+        *self.outvoted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 type RpcResult<T> = std::result::Result<T, RPCError<NodeId, Node, RaftError<NodeId>>>;
 
 impl Connection {
@@ -88,10 +128,10 @@ impl Connection {
         rpc::decode(&answer).map_err(|error| RequestError::Failed(error.to_string()))
     }
 
-    /// Sends a step of a snapshot or a repair.
-    async fn say_step(&self, body: Consensus) -> Result<ConsensusAnswer> {
-        let said = self.say(body, |_| SNAPSHOT_STEP_MAX).await;
-        said.map_err(|error| Error::Io(error.to_string()))
+    /// Begins to send rows.
+    async fn begin_sending(&self) -> Result<Sending<'_>> {
+        let incarnation = self.network.machine.intact().await?;
+        Ok(Sending { connection: self, incarnation, outvoted: Mutex::default() })
     }
 
     /// Repairs the member's rows, as the leader with this vote. `latest`: what was written by then is applied here.
@@ -100,10 +140,10 @@ impl Connection {
     /// Those of `snapshot::send`, and of the member.
     pub async fn repair(&self, vote: Vote, latest: Timestamp) -> Result<Figures> {
         let store = &self.network.store;
-        let nonce = store.environment().random()?;
-        let step = |step| self.say_step(Consensus::Repair(vote, step));
+        let (nonce, sending) = (store.environment().random()?, self.begin_sending().await?);
+        let step = |step| sending.say(Consensus::Repair(vote, step));
         let figures = snapshot::send(store, Purpose::Repair, nonce, latest, step).await?;
-        self.say_step(Consensus::Repaired(vote)).await?;
+        sending.say(Consensus::Repaired(vote)).await?;
         Ok(figures)
     }
 
@@ -160,17 +200,27 @@ impl RaftNetwork<Group> for Connection {
         _option: RPCOption,
     ) -> std::result::Result<SnapshotResponse<NodeId>, StreamingError<Group, Fatal<NodeId>>> {
         let sending = async {
-            let nonce = self.network.store.environment().random()?;
-            self.network.timestamps.before_writing().await?;
-            let latest = self.network.timestamps.tick()?;
-            let step = |step| self.say_step(Consensus::Snapshot(vote, step));
-            let figures = snapshot::send(&self.network.store, Purpose::Snapshot, nonce, latest, step).await?;
-            self.network.counters.snapshots.increment();
-            self.network.counters.snapshot_rows.add(figures.rows);
-            info!(to = %self.target, rows = figures.rows, removed = figures.removed, "sent a snapshot of the strong tables");
-            match self.say_step(Consensus::Install(vote, snapshot.meta)).await? {
-                ConsensusAnswer::Installed(answer) => Ok(answer),
-                _ => Err(Error::Corrupt("the answer to another request".into())),
+            let Network { store, timestamps, counters, .. } = &self.network;
+            let nonce = store.environment().random()?;
+            timestamps.before_writing().await?;
+            let latest = timestamps.tick()?;
+            let sending = self.begin_sending().await?;
+            let step = |step| sending.say(Consensus::Snapshot(vote, step));
+            let sent = match snapshot::send(store, Purpose::Snapshot, nonce, latest, step).await {
+                Ok(figures) => {
+                    counters.snapshots.increment();
+                    counters.snapshot_rows.add(figures.rows);
+                    info!(to = %self.target, rows = figures.rows, removed = figures.removed, "sent a snapshot of the strong tables");
+                    sending.say(Consensus::Install(vote, snapshot.meta)).await
+                }
+                Err(error) => Err(error),
+            };
+            match (sent, sending.outvoted()) {
+                // Otherwise openraft would never learn of it, and lead on.
+                (Err(_), Some(vote)) => Ok(SnapshotResponse { vote }),
+                (Ok(ConsensusAnswer::Installed(answer)), _) => Ok(answer),
+                (Ok(_), _) => Err(Error::Corrupt("the answer to another request".into())),
+                (Err(error), None) => Err(error),
             }
         };
         tokio::select! {

@@ -9,6 +9,7 @@
 //! Requests wait meanwhile.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     time::{Duration, Instant},
 };
@@ -168,13 +169,19 @@ impl Inner {
         let matched = |voter: &NodeId| metrics.replication.as_ref()?.get(voter).copied().flatten();
         let voters =
             metrics.membership_config.membership().voter_ids().filter(|voter| linked.contains(voter));
-        let Some(to) = voters.max_by_key(matched) else {
-            return Err(Error::Conflict(
-                "no other voter of the strong tables can be reached: nothing was changed".into(),
-            ));
-        };
-        self.hand_over(member, to).await?;
-        Ok(to)
+        let mut voters: Vec<_> = voters.collect();
+        voters.sort_by_key(|voter| Reverse(matched(voter)));
+        for to in voters {
+            let standing = self.call(to, Call::Standing, PRESENT_MAX).await;
+            let Ok(CallAnswer::Standing(Some(standing))) = standing else { continue };
+            if standing.has_rows {
+                self.hand_over(member, to).await?;
+                return Ok(to);
+            }
+        }
+        Err(Error::Conflict(
+            "no other voter of the strong tables can be reached that can lead: nothing was changed".into(),
+        ))
     }
 
     /// Checks that a member can be reached and has almost the whole log.

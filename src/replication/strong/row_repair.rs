@@ -31,11 +31,13 @@ use crate::{
 
 /// How often a member looks whether its rows need a repair.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often it asks for one.
+/// How often it asks for one at first.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How long it leaves the others without a leader before it stands for election after all: its log may be the only one that is long enough. It
+/// How often it asks for one later.
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long it leaves the others without a leader that answers before it stands for election after all: its log may be the only one that is long enough. It
 /// decides nothing then, and lets a voter lead whose rows are whole once that has the log.
-const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+const LEADERLESS_MAX: Duration = Duration::from_secs(5);
 
 /// Why a node answers nothing about strong tables whose rows may be missing.
 pub fn not_repaired() -> Error {
@@ -57,7 +59,8 @@ pub fn cannot_lead() -> Error {
 
 /// Keeps a member whose rows need a repair from leading, and asks for the repair.
 pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
-    let (mut needed_it, mut ask_due) = (false, Instant::now());
+    let (mut needed_it, mut ask_due, mut pause) = (false, Instant::now(), ASK_EVERY);
+    // When it heard of a leader last that decides requests.
     let mut led = Instant::now();
     loop {
         let Some((group, member)) = group.upgrade().zip(member.upgrade()) else { return };
@@ -67,17 +70,19 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
         let needs_it = member.machine.needs_repair() && !accept_alone(&group, &member);
         if needs_it != needed_it {
             note(needs_it);
-            (needed_it, ask_due, led) = (needs_it, Instant::now(), Instant::now());
-        }
-        if member.metrics().borrow().current_leader.is_some() {
-            led = Instant::now();
+            (needed_it, ask_due, pause, led) = (needs_it, Instant::now(), ASK_EVERY, Instant::now());
         }
         member.raft.runtime_config().elect(!needs_it || led.elapsed() > LEADERLESS_MAX);
         if needs_it && Instant::now() >= ask_due {
-            if let Err(error) = group.ask_for_repair(&member).await {
-                debug!(%error, "the rows of the strong tables cannot be repaired yet");
+            match group.ask_for_repair(&member).await {
+                Ok(()) => {
+                    led = Instant::now();
+                    // What cannot be read and is not copied yet stays so for a while, whatever is repaired.
+                    pause = (pause * 2).min(ASK_PAUSE_MAX);
+                }
+                Err(error) => debug!(%error, "the rows of the strong tables cannot be repaired yet"),
             }
-            ask_due = Instant::now() + ASK_EVERY;
+            ask_due = Instant::now() + pause;
         }
         drop((group, member));
         sleep(LOOK_EVERY).await;
@@ -87,7 +92,7 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
 fn note(needs_it: bool) {
     match needs_it {
         true => warn!(
-            "rows of the strong tables may be missing here: asks the leader to repair them, and decides nothing until then"
+            "rows of the strong tables may be missing here: asks the leader to repair them, and does not stand for election until then"
         ),
         false => info!("the rows of the strong tables are repaired"),
     }
@@ -113,31 +118,21 @@ fn is_only_member(metrics: &Metrics, own: NodeId) -> bool {
 }
 
 impl Inner {
+    /// Asks the leader for a repair; or lets another lead, if this node does. An error if nobody is there that can.
     async fn ask_for_repair(&self, member: &Member) -> Result<()> {
         let leader = member.metrics().borrow().current_leader;
         match leader {
-            Some(leader) if leader == self.parts.store.node() => self.hand_over_to_sound(member).await,
+            Some(leader) if leader == self.parts.store.node() => {
+                self.hand_over_to_any(member).await.map(drop)
+            }
             Some(leader) => match self.call(leader, Call::Repair, REQUEST_MAX).await {
+                Ok(CallAnswer::Noted) => Ok(()),
                 Ok(CallAnswer::OtherGroup(refusal) | CallAnswer::NotStarted(refusal)) => Err(refusal.into()),
-                Ok(_) => Ok(()),
+                Ok(_) => Err(Error::NoQuorum("the last known leader leads no more".into())),
                 Err(error) => Err(Error::Io(error.to_string())),
             },
             None => Err(Error::NoQuorum("there is no leader".into())),
         }
-    }
-
-    /// Lets a voter lead whose own rows need no repair.
-    async fn hand_over_to_sound(&self, member: &Member) -> Result<()> {
-        let linked: Vec<_> = self.linked().collect();
-        let voters: Vec<_> = member.metrics().borrow().membership_config.membership().voter_ids().collect();
-        let mut obstacle = Error::Conflict("no other voter can be reached".into());
-        for node in voters.into_iter().filter(|voter| linked.contains(voter)) {
-            match self.hand_over(member, node).await {
-                Ok(()) => return Ok(()),
-                Err(error) => obstacle = error,
-            }
-        }
-        Err(obstacle)
     }
 
     /// Repairs the rows of a member, if this node leads. Returns at once.
@@ -166,13 +161,17 @@ impl Inner {
 }
 
 async fn repair(member: &Member, node: NodeId) -> Result<()> {
+    // First: whoever leads by it now has applied all that was committed before.
+    let vote = member.own_vote().await?;
+    if !vote.is_committed() || vote.leader_id().voted_for() != Some(member.node()) {
+        return Err(Error::Conflict("this node leads no more".into()));
+    }
     let latest = member.now().await?;
     // The requests that were stamped before `latest` are decided and applied when this one is.
     match member.propose(Request::Sweep(0)).await {
         Proposed::Decided(outcome) => outcome.map(drop)?,
         Proposed::NotLeader => return Err(Error::Conflict("this node leads no more".into())),
     }
-    let vote = member.own_vote().await?;
     let figures = member.connection(node).repair(vote, latest).await?;
     info!(%node, rows = figures.rows, removed = figures.removed, "repaired the rows of a member");
     Ok(())

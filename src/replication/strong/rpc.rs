@@ -80,10 +80,12 @@ pub enum ConsensusAnswer {
     Vote(VoteResponse<NodeId>),
     /// To the other steps of a snapshot.
     Done,
-    /// To `SnapshotStep::Compare`: the next steps, and rows that the receiver has otherwise or alone.
-    Compared(Vec<Message>, Vec<Name>),
+    /// To `SnapshotStep::Compare`: the next steps, and rows that the receiver has otherwise or alone; and whether there are more of those.
+    Compared(Vec<Message>, Vec<Name>, bool),
     /// To `Install`.
     Installed(SnapshotResponse<NodeId>),
+    /// To all steps of a snapshot: the receiver has promised this vote, so the sender leads no more.
+    Outvoted(Vote),
 }
 
 /// What a node asks on behalf of a client, or to start the group.
@@ -158,12 +160,12 @@ pub struct Standing {
     pub group: GroupId,
     /// Whether it has its log: not if that is damaged or gone.
     pub has_log: bool,
-    /// Whether its rows are whole: not if damage may have taken some, until they are repaired.
-    pub has_rows: bool,
     /// The last entry of its log, committed or not.
     pub last: Option<LogId>,
     /// Whether it leads and decides requests, and a majority has confirmed that just now.
     pub leads: bool,
+    /// Whether its rows are whole: not if damage may have taken some, until they are repaired.
+    pub has_rows: bool,
 }
 
 /// The answer to a call.

@@ -7,7 +7,8 @@
 //!
 //! Each step is *fenced*. openraft (0.9) lets a leader that was deposed send on, and what it lacks may have been committed since. So the
 //! receiver takes a step only while it has promised its vote to no later leader, has applied nothing else and its store was not reopened since
-//! the snapshot began (`state_machine::receiving`).
+//! the snapshot began (`state_machine::receiving`). And the sender sends only while its own rows are whole: what damage took from it, it would take
+//! from the receiver.
 //!
 //! The leader repairs the rows of a member in the same way ([`row_repair`](super::row_repair)), which applies the log meanwhile.
 
@@ -193,7 +194,7 @@ fn compare(store: &Store, message: &Message) -> Result<ConsensusAnswer> {
         bytes += rows.iter().map(|(_, row)| NAME_BYTES + row.key.as_str().len()).sum::<usize>();
         names.extend(rows.into_iter().map(|(table, row)| (table, row.key, row.marker)));
     }
-    Ok(ConsensusAnswer::Compared(messages, names))
+    Ok(ConsensusAnswer::Compared(messages, names, !own.is_empty()))
 }
 
 type TableRows = Vec<(TableName, Row)>;
@@ -237,11 +238,15 @@ where
     let mut figures = Figures::default();
     for round in 0..COMPARISONS_MAX {
         let before = (figures.removed, figures.old_rows);
+        let mut is_cut = false;
         let mut steps = VecDeque::from([comparison::open(&Rows(store), nonce.wrapping_add(round), ALL_MS)?]);
         while let Some(step) = steps.pop_front() {
-            let ConsensusAnswer::Compared(messages, names) = send(SnapshotStep::Compare(step)).await? else {
+            let ConsensusAnswer::Compared(messages, names, has_more) =
+                send(SnapshotStep::Compare(step)).await?
+            else {
                 return Err(Error::Corrupt("another answer than the next steps of a comparison".into()));
             };
+            is_cut |= has_more;
             let (removed, mut rows) = sort_out(store, purpose, latest, names)?;
             figures.removed += removed.len() as u64;
             if !removed.is_empty() {
@@ -263,7 +268,7 @@ where
                 rows = repairs.next(&Rows(store), MESSAGE_BYTES)?;
             }
         }
-        if (figures.removed, figures.old_rows) == before {
+        if (figures.removed, figures.old_rows) == before && !is_cut {
             return Ok(figures);
         }
     }

@@ -222,6 +222,11 @@ impl StateMachine {
         self.0.log.figures().disk_bytes
     }
 
+    /// The first entry of the files at the log's end that have so many bytes, or more.
+    pub fn log_begins_with(&self, bytes: u64) -> u64 {
+        self.0.log.begins_with(bytes)
+    }
+
     /// The last entry of the log, committed or not.
     pub fn last_entry(&self) -> Option<LogId> {
         self.0.log.last()

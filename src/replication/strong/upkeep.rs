@@ -40,9 +40,8 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
                 warn!(%error, "how far the log of the strong tables was applied is not recorded");
             }
         }
-        if member.machine.log_bytes() > LOG_BYTES_MAX
-            && let Err(error) = compact(&member).await
-        {
+        let kept = parts.replication.0.options.strong_log_entries / 2;
+        if let Err(error) = compact(&member, kept, LOG_BYTES_MAX).await {
             warn!(%error, "the log of the strong tables cannot be compacted");
         }
         if member.is_leader()
@@ -62,13 +61,26 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
     }
 }
 
-/// Has the log be purged up to the last snapshot, and a new one be made, which the next call purges by.
-async fn compact(member: &Member) -> std::result::Result<(), Fatal<NodeId>> {
-    let snapshot = member.metrics().borrow().snapshot;
-    if let Some(snapshot) = snapshot {
-        member.raft.trigger().purge_log(snapshot.index).await?;
+/// Purges what the last snapshot has from the log, but for `kept` entries before it, for members that are a little behind. Of a log of more bytes
+/// than `bytes_max` half of these stay, as far as the snapshot goes; a new one is begun, which the next call purges by.
+async fn compact(member: &Member, kept: u64, bytes_max: u64) -> std::result::Result<(), Fatal<NodeId>> {
+    let metrics = member.metrics().borrow().clone();
+    let is_long = member.machine.log_bytes() > bytes_max;
+    if let Some(snapshot) = metrics.snapshot {
+        let upto = match is_long {
+            true => member.machine.log_begins_with(bytes_max / 2).min(snapshot.index + 1),
+            false => (snapshot.index + 1).saturating_sub(kept),
+        };
+        // In steps: a purge writes to the disk.
+        let next = metrics.purged.map_or(0, |purged| purged.index + 1);
+        if upto > next && (is_long || upto - next >= kept) {
+            member.raft.trigger().purge_log(upto - 1).await?;
+        }
     }
-    member.raft.trigger().snapshot().await
+    if is_long && metrics.snapshot != metrics.last_applied {
+        member.raft.trigger().snapshot().await?;
+    }
+    Ok(())
 }
 
 impl Inner {
@@ -109,9 +121,13 @@ mod tests {
         let (snapshot, purged) =
             (|| member.metrics().borrow().snapshot, || member.machine.log_is_purged_to());
         assert_eq!((snapshot(), purged()), (None, None));
-        compact(&member).await.expect("openraft runs");
+        compact(&member, 1_000, u64::MAX).await.expect("openraft runs");
+        assert_eq!(snapshot(), None, "it is short");
+        compact(&member, 1_000, 0).await.expect("openraft runs");
         until("it has a snapshot", || snapshot().is_some()).await;
-        compact(&member).await.expect("openraft runs");
+        compact(&member, 1_000, u64::MAX).await.expect("openraft runs");
+        assert_eq!(purged(), None, "it has few entries");
+        compact(&member, 0, u64::MAX).await.expect("openraft runs");
         until("it is purged", || purged().is_some()).await;
         node.strong.submit(put("b")).await.expect("is written");
         drop(member);

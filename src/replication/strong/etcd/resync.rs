@@ -19,7 +19,7 @@ use crate::{
         register::Register,
         strong::entry::Effect,
     },
-    error::Result as Outcome,
+    error::{Error, Result as Outcome},
     storage::table::scan,
 };
 
@@ -49,6 +49,9 @@ pub async fn resync(
 ) -> Result<(), Ended> {
     let _one = replica.applying.lock().await;
     replica.rewind();
+    if let Some(why) = replica.store.failure() {
+        return Err(Ended::Again(why));
+    }
     let (incarnation, began_ms) = (replica.store.incarnation(), replica.store.now_ms());
     let (revision, head) = read_head(layout, channel).await?;
     let Some((committed, head)) = head.filter(|(committed, _)| *committed >= replica.place().revision) else {
@@ -69,8 +72,11 @@ pub async fn resync(
         rows += state.read(channel, table).await?;
     }
     replica.jump_to(own, committed, &state.head);
-    replica.store.clear_strong_loss(incarnation);
-    replica.store.restored_strong(began_ms)?;
+    if replica.store.suspects_strong_loss() || replica.store.has_unreadable_strong() {
+        replica.store.durable(incarnation).await?;
+        replica.store.clear_strong_loss(incarnation);
+        replica.store.restored_strong(began_ms)?;
+    }
     info!(tables = tables.len(), rows, "read the strong tables from etcd");
     Ok(())
 }
@@ -124,7 +130,12 @@ impl State<'_> {
 
     /// Takes a row, unless it is here.
     async fn take(&self, table: &TableName, row: Row) -> Result<(), Ended> {
-        match self.replica.store.read_known_row(table, &row.key)? {
+        let own = match self.replica.store.read_known_row(table, &row.key) {
+            // It is lost, and comes back.
+            Err(Error::Corrupt(_)) if self.replica.store.is_unknown(table, &row.key) => None,
+            read => read?,
+        };
+        match own {
             Some(own) if own.marker == row.marker => Ok(()),
             // Whatever is here was committed, so etcd had it.
             Some(own) if own.marker.timestamp > row.marker.timestamp => Err(Ended::Failed(lost())),

@@ -164,7 +164,7 @@ impl RaftLog {
         self
     }
 
-    /// Checks that the log is of this group, which it is from now on if it has no entries yet.
+    /// Checks that the log is of this group. It is from now on if it has no entries yet, or was written before logs named their group.
     ///
     /// # Errors
     /// `StorageDamaged` if it is of another; `Io`, `StorageFull`.

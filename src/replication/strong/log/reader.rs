@@ -47,6 +47,17 @@ impl LogReader {
         }
     }
 
+    /// The first entry of the segments at the end that have so many bytes, or more.
+    pub fn begins_with(&self, bytes: u64) -> u64 {
+        let view = self.0.view();
+        let mut length = 0;
+        let last = view.segments.iter().rev().find(|segment| {
+            length += segment.bytes;
+            length >= bytes
+        });
+        last.map_or(0, |segment| segment.first)
+    }
+
     /// The last entry.
     pub fn last(&self) -> Option<LogId> {
         self.0.view().last

@@ -1,6 +1,11 @@
 //! The receiver's side of a snapshot or a repair: which steps are taken, and changing rows in them.
 
-use std::sync::{MutexGuard, PoisonError, atomic::Ordering};
+use std::{
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use super::{Inner, StateMachine};
 use crate::{
@@ -12,6 +17,9 @@ use crate::{
     },
     storage::commit::Incarnation,
 };
+
+/// A snapshot of which no step has come for this long has ended.
+const STEP_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What rows are received for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,8 @@ pub(super) struct Receiving {
     incarnation: Incarnation,
     /// When it began, in Unix milliseconds.
     began_ms: u64,
+    /// When its last step came.
+    stepped: Instant,
 }
 
 impl Receiving {
@@ -107,11 +117,23 @@ impl StateMachine {
     /// Notes that rows of the leader with this vote begin to arrive.
     ///
     /// # Errors
-    /// `Conflict` if it leads no more.
+    /// `Conflict` if it leads no more, or while a snapshot arrives that a repair would end; `StorageFull` while the storage takes no writes: it may
+    /// be opened again without what comes.
     pub fn begin_receiving(&self, purpose: Purpose, vote: &Vote, own_vote: Vote) -> Result<()> {
         let began = self.0.receiving_now(purpose, *vote);
         Receiving::check(Some(&began), vote, &self.0.receiving_now(purpose, own_vote))?;
-        *self.0.receiving() = Some(began);
+        if let Some(why) = self.0.store.failure() {
+            return Err(Error::StorageFull(why));
+        }
+        let mut receiving = self.0.receiving();
+        let is_snapshot =
+            |arriving: &Receiving| matches!(arriving.fence, Fence::Applied(_)) && arriving.vote == *vote;
+        let arrives =
+            |arriving: &Receiving| is_snapshot(arriving) && arriving.stepped.elapsed() < STEP_PAUSE_MAX;
+        if purpose == Purpose::Repair && receiving.as_ref().is_some_and(arrives) {
+            return Err(Error::Conflict("a snapshot is arriving, which repairs the rows too".into()));
+        }
+        *receiving = Some(began);
         Ok(())
     }
 
@@ -121,7 +143,12 @@ impl StateMachine {
     /// `Conflict` if it does not, or other things happened since that began.
     pub fn check_receiving(&self, purpose: Purpose, vote: &Vote, own_vote: Vote) -> Result<()> {
         let now = self.0.receiving_now(purpose, own_vote);
-        Receiving::check(self.0.receiving().as_ref(), vote, &now)
+        let mut receiving = self.0.receiving();
+        Receiving::check(receiving.as_ref(), vote, &now)?;
+        if let Some(receiving) = receiving.as_mut() {
+            receiving.stepped = now.stepped;
+        }
+        Ok(())
     }
 
     /// Ends a repair: what was missing or unreadable when it began is here now, durably.
@@ -150,7 +177,8 @@ impl Inner {
             Purpose::Snapshot => Fence::Applied(self.state().applied),
             Purpose::Repair => Fence::Sweeps(self.sweeps.load(Ordering::Acquire)),
         };
-        Receiving { vote, fence, incarnation: self.store.incarnation(), began_ms: self.store.now_ms() }
+        let (incarnation, began_ms) = (self.store.incarnation(), self.store.now_ms());
+        Receiving { vote, fence, incarnation, began_ms, stepped: Instant::now() }
     }
 
     fn receiving(&self) -> MutexGuard<'_, Option<Receiving>> {

@@ -204,3 +204,13 @@ async fn a_group_longer_than_a_segment_is_written_in_pieces() {
     drop(log);
     assert_eq!(indexes(&mut fixture.open()).await, (0..50).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn the_end_of_the_log_begins_with_a_segment() {
+    let (fixture, firsts) = of_segments().await;
+    let reader = fixture.open().reader.clone();
+    let last = firsts.last().copied().expect("there is one");
+    assert_eq!((reader.begins_with(0), reader.begins_with(1)), (last, last));
+    assert_eq!(reader.begins_with(SEGMENT_BYTES * 3 / 2), firsts[firsts.len() - 2]);
+    assert_eq!(reader.begins_with(u64::MAX), 0, "all of it");
+}
