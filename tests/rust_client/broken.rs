@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dynarust_client::{Client, Code, Error, Imported};
+use dynarust_client::{Client, Code, Error, Imported, Method};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 
@@ -64,6 +64,40 @@ fn an_import_that_was_taken_in_part_is_not_sent_to_another_node() {
         // The second time it took nothing.
         let Imported { written, .. } = import().await?;
         assert_eq!((written, good.asked().len()), (2, 1));
+        Ok::<_, Error>(())
+    })
+    .expect("all of it works");
+}
+
+/// Who had asked a node with a damaged or full disk got its error, although the next node had the row, or room.
+#[test]
+fn a_node_with_a_damaged_or_full_disk_has_the_next_one_asked() {
+    let refusing = |status: u16, code: &str| {
+        let body = format!("{{\"status\":{status},\"error\":\"{code}\",\"detail\":\"no\"}}");
+        Fake::start(move |_, _| Reply::json(status, &body))
+    };
+    let (damaged, full, broken) =
+        (refusing(500, "corrupt"), refusing(507, "storage-full"), refusing(500, "internal"));
+    let good = Fake::start(|_, _| Reply::json(200, WRITTEN));
+    let endpoints = |first: &Fake| format!("{},{}", first.address(), good.address());
+    block_on(async {
+        let read = |client: &Client| client.request(Method::GET, "/t/keys").send();
+        for first in [&damaged, &full] {
+            assert_eq!(read(&Client::new(endpoints(first))?).await?.status.as_u16(), 200);
+        }
+        // Nothing was done where a row could not be read. On a full disk a write may have been.
+        Client::new(endpoints(&damaged))?.table("t").put("a", &1).await?;
+        let asked = good.asked().len();
+        let refused = Client::new(endpoints(&full))?.table("t").put("a", &1).await.expect_err("perhaps");
+        assert_eq!((refused.code(), good.asked().len()), (Some(&Code::StorageFull), asked));
+        let stubborn = Client::builder().endpoint(endpoints(&full)).retry_writes(true).build()?;
+        stubborn.table("t").put("a", &1).await?;
+        // A bug of one node is no reason to meet it on all of them.
+        let refused = Client::new(endpoints(&broken))?.table("t").put("a", &1).await.expect_err("a bug");
+        assert_eq!((refused.code(), good.asked().len()), (Some(&Code::Internal), asked + 1));
+        // The last one's answer counts.
+        let last = Client::new(damaged.address())?.table("t").put("a", &1).await.expect_err("damaged");
+        assert_eq!(last.code(), Some(&Code::Corrupt));
         Ok::<_, Error>(())
     })
     .expect("all of it works");

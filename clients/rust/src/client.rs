@@ -40,8 +40,8 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// A client of a node, or of the nodes of a cluster. Cheap to clone; clones share their connections.
 ///
-/// It connects when it has something to ask. If an endpoint cannot be connected, or its node says that it cannot serve the request now, the
-/// client asks the next one. A read that may have been received is sent to the next one too. A write is not, because it might be made twice,
+/// It connects when it has something to ask. If an endpoint cannot be connected, or its node says that it cannot serve the request now, or
+/// that what it has on disk is damaged, the client asks the next one. A read that may have been received is sent to the next one too. A write is not, because it might be made twice,
 /// and the second time over a later write of somebody else: it ends with [`Error::OutcomeUnknown`]. See [`Builder::retry_writes`].
 ///
 /// Dropping the future of a call closes its connection.
@@ -233,13 +233,13 @@ impl Client {
             let place = (first + step) % count;
             let is_last = step + 1 == count;
             match self.send_to(place, request).await {
-                Ok(answer)
-                    if answer.status == StatusCode::SERVICE_UNAVAILABLE && !is_last && request.fails_over =>
-                {
+                Ok(answer) if !is_last && request.fails_over && may_be_passed_on(answer.status) => {
                     let answer = answer.collect(self.timeout()).await?;
                     let problem = Problem::parse(&answer.endpoint, answer.status.as_u16(), &answer.body);
                     match problem {
-                        Some(problem) if problem.is_for_another_node() => refused = Some(problem),
+                        Some(problem) if problem.is_for_another_node(request.is_repeatable()) => {
+                            refused = Some(problem);
+                        }
                         Some(problem) => return Err(Error::Refused(Box::new(problem))),
                         None => return Err(answer.not_a_node()),
                     }
@@ -357,6 +357,16 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether an answer of this status may be one that another node need not give.
+fn may_be_passed_on(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::INSUFFICIENT_STORAGE
+    )
 }
 
 /// Why an endpoint gave no answer.

@@ -175,10 +175,12 @@ impl Problem {
         Some(Imported { written: count("written")?, skipped: count("skipped")? })
     }
 
-    /// Whether another node may take the request: this one did nothing of it, and says that it cannot now.
-    pub(crate) fn is_for_another_node(&self) -> bool {
+    /// Whether another node may take the request: this one did nothing of it, and says that it cannot now; or it may have done it, and it
+    /// `is_repeatable`.
+    pub(crate) fn is_for_another_node(&self, is_repeatable: bool) -> bool {
         let is_begun = self.imported().is_some_and(|imported| imported != Imported::default());
-        self.code.is_for_another_node() && !is_begun
+        let is_possible = self.code.is_for_another_node() || is_repeatable && self.code == Code::StorageFull;
+        is_possible && !is_begun
     }
 
     /// The problem in the body of an answer; `None` if that is not one.
@@ -295,7 +297,7 @@ codes! {
 impl Code {
     /// Whether another node may do what this one cannot do now.
     fn is_for_another_node(&self) -> bool {
-        matches!(self, Self::Overloaded | Self::NotReady | Self::NoQuorum | Self::Draining)
+        matches!(self, Self::Overloaded | Self::NotReady | Self::NoQuorum | Self::Draining | Self::Corrupt)
     }
 }
 
