@@ -48,7 +48,7 @@ fn a_token_that_sends_too_much_is_told_to_wait_and_others_are_not() {
 
 #[test]
 fn an_address_that_sends_too_much_is_told_to_wait_but_for_probes_and_nodes() {
-    let node = Setup::new().flag("--rate-limit-per-address", SLOW).start();
+    let node = Setup::new().flag("--rate-limit-per-address", SLOW).flag("--log", "info,access=info").start();
     let statuses: Vec<u16> = (0..30).map(|_| node.get("/t/keys").status).collect();
     assert_eq!(statuses[0], 200);
     assert!(statuses.iter().filter(|status| **status == 429).count() > 10, "{statuses:?}");
@@ -59,6 +59,12 @@ fn an_address_that_sends_too_much_is_told_to_wait_but_for_probes_and_nodes() {
     assert_eq!(limited.expect_header("retry-after"), "1");
     assert!(
         limited.expect_problem(429, "too-many").contains("127.0.0.1 sends more than 1 requests a second")
+    );
+    // Who it was, the log did not say: `by="-"`.
+    assert!(
+        node.log().contains("status=429") && node.log().contains("by=\"address:127.0.0.1\""),
+        "{}",
+        node.log()
     );
     for _ in 0..30 {
         node.get("/healthz").expect(200);
