@@ -226,6 +226,40 @@ fn a_patch_that_tests_values_needs_the_right_to_read() {
     assert_ne!(run("shop").status, 403);
 }
 
+/// Why a patch did not apply told a token that may only write whether a path of the value exists, and how long an array is.
+#[test]
+fn why_a_patch_does_not_apply_is_told_to_readers_only() {
+    let node = node();
+    node.send(&with("shop", Request::new("PUT", "/orders/key/eu/1").body(r#"{"value":{"list":[1,2]}}"#)));
+    let missing = json!([{"op": "remove", "path": "/secret"}]);
+    let beyond = json!([{"op": "add", "path": "/list/7", "value": 1}]);
+    let mut details = Vec::new();
+    for patch in [&missing, &beyond] {
+        let send = |token: &str| {
+            node.send(&with(token, Request::new("PATCH", "/orders/key/eu/1").body(patch.to_string())))
+        };
+        let told = send("shop").expect_problem(409, "conflict");
+        assert!(told.contains("/secret") || told.contains("2 items"), "{told}");
+        details.push(send("writer").expect_problem(409, "conflict"));
+        let operation = json!({"op": "patch", "key": "eu/1", "patch": patch});
+        for query in ["", "?atomic=true"] {
+            let batch = json!([operation]).to_string();
+            let answer = post(&node, "writer", &format!("/orders/batch{query}"), &batch).json();
+            let answer = answer["results"].get(0).cloned().unwrap_or(answer);
+            details.push(answer["detail"].as_str().expect("a detail").to_owned());
+        }
+        let mut socket = Socket::open(node.address(), "/_/ws?access_token=writer");
+        let answer = socket
+            .request(&json!({"op": "patch", "rid": 1, "table": "orders", "key": "eu/1", "patch": patch}));
+        details.push(answer["detail"].as_str().expect("a detail").to_owned());
+    }
+    let first = details[0].clone();
+    assert!(
+        first.contains("does not apply") && details.iter().all(|detail| *detail == first),
+        "{details:#?}"
+    );
+}
+
 /// Nodes are no clients of each other: links ask for no token, and what a node passes on to the leader was checked where it came in.
 #[test]
 fn nodes_with_tokens_link_and_pass_writes_on_without_any() {

@@ -1,6 +1,8 @@
 //! What clients ask of strong tables, and what they are told. Both travel between nodes: any node takes a request, and
 //! passes it to the leader.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::WRITTEN;
@@ -42,6 +44,18 @@ pub struct Transaction {
     pub success: Vec<Operation>,
     /// What is done otherwise.
     pub failure: Vec<Operation>,
+}
+
+impl Transaction {
+    /// The tables that it may write to.
+    pub fn written_tables(&self) -> BTreeSet<TableName> {
+        let operations = self.success.iter().chain(&self.failure);
+        let written = operations.filter_map(|operation| match operation {
+            Operation::Get { .. } => None,
+            Operation::Write { table, .. } => Some(table.clone()),
+        });
+        written.collect()
+    }
 }
 
 /// A comparison of one key.

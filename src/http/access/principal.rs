@@ -118,6 +118,18 @@ impl Principal {
         }
     }
 
+    /// The error of writes to a table, as this client may see it. Why a patch does not apply tells what the value has: whoever may only write
+    /// learns that it does not, and no more.
+    pub fn conceal(&self, table: &TableName, error: Error) -> Error {
+        match error {
+            Error::Conflict(_) if !self.may_see(table) => Error::Conflict(
+                "a patch does not apply to the value. Why not is told to those who have the right to read"
+                    .into(),
+            ),
+            error => error,
+        }
+    }
+
     /// Whether it may run a transaction: read what it compares and gets, write what it writes.
     ///
     /// # Errors

@@ -109,7 +109,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     let mut batch = node.begin_batch(&table).await?;
     if let Some(writes) = all_writes.filter(|writes| !writes.is_empty()) {
         let (writes, ops): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
-        results.add(&batch.merge(writes, atomic).await?, &ops);
+        results.add(concealed(call.principal(), &table, batch.merge(writes, atomic).await)?, &ops);
     } else {
         let mut next = 0;
         while next < offsets.len() {
@@ -117,7 +117,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
                 Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
             let (writes, ops) = reader.piece(&offsets, next)?;
             next += ops.len();
-            results.add(&batch.merge(writes, false).await?, &ops);
+            results.add(concealed(call.principal(), &table, batch.merge(writes, false).await)?, &ops);
         }
     }
     drop(body);
@@ -130,6 +130,16 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     let mut text = results.text;
     text.extend_from_slice(b"]}\n");
     Ok(response::json_text(text))
+}
+
+/// What merged writes came to, as the client may see it.
+fn concealed(
+    principal: &Principal,
+    table: &TableName,
+    merged: Result<Vec<Result<Written>>>,
+) -> Result<impl Iterator<Item = Result<Written>>> {
+    let conceal = move |error| principal.conceal(table, error);
+    Ok(merged.map_err(conceal)?.into_iter().map(move |result| result.map_err(conceal)))
 }
 
 /// The response when fewer replicas than requested hold the writes: the problem, with the results as usual.
@@ -267,17 +277,17 @@ impl Results {
         Self { text, last: None }
     }
 
-    fn add(&mut self, results: &[Result<Written>], ops: &[Op]) {
-        for (result, op) in results.iter().zip(ops) {
+    fn add(&mut self, results: impl Iterator<Item = Result<Written>>, ops: &[Op]) {
+        for (result, op) in results.zip(ops) {
             if !self.text.ends_with(b"[") {
                 self.text.push(b',');
             }
             match result {
                 Ok(written) => {
                     self.last = self.last.max(Some(written.timestamp));
-                    self.render_written(written, *op);
+                    self.render_written(&written, *op);
                 }
-                Err(error) => self.render_error(error),
+                Err(error) => self.render_error(&error),
             }
         }
     }

@@ -181,7 +181,8 @@ async fn write(node: &Node, call: &Call, address: Address, action: Action) -> Re
     let deletes = matches!(action, Action::Delete { .. });
     let write = Write { key: address.key, action, condition };
     call.principal().check_write(&address.table, &write)?;
-    let written = node.write(&address.table, write).await?;
+    let written = node.write(&address.table, write).await;
+    let written = written.map_err(|error| call.principal().conceal(&address.table, error))?;
     node.replicated(written.timestamp, concern).await?;
     Ok(if deletes { deleted(written) } else { wrote(written) })
 }

@@ -88,7 +88,11 @@ async fn transact(node: Arc<Node>, call: Call) -> Result<Response> {
     let transaction = body.transaction(node.value_bytes_max(), node.now_ms())?;
     drop(bytes);
     call.principal().check_transaction(&transaction)?;
-    let (succeeded, results) = node.transact(transaction).await?;
+    let tables = transaction.written_tables();
+    let (succeeded, results) = node
+        .transact(transaction)
+        .await
+        .map_err(|error| tables.iter().fold(error, |error, table| call.principal().conceal(table, error)))?;
     response::json(&transaction::rendered(succeeded, &results))
 }
 

@@ -30,6 +30,11 @@ impl Client {
         }
     }
 
+    /// Who it is.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
     /// The request, if the client has the right for it and does not send too many. What a message is wrong about comes in between: it counts
     /// as well.
     ///

@@ -53,11 +53,11 @@ impl Operation {
         }
     }
 
-    /// Runs the operation and returns the body of its result.
+    /// Runs the operation and returns the body of its result. Errors are those that the client may see.
     ///
     /// # Errors
     /// Those of REST.
-    pub async fn run(self, node: &Arc<Node>) -> Result<String> {
+    pub async fn run(self, node: &Arc<Node>, principal: &Principal) -> Result<String> {
         match self {
             Self::Get(address, consistency) => {
                 node.before_read(&address.table, consistency).await?;
@@ -70,7 +70,8 @@ impl Operation {
             }
             Self::Write(table, write) => {
                 let deletes = matches!(write.action, Action::Delete { .. });
-                let written = node.write(&table, write).await?;
+                let written = node.write(&table, write).await;
+                let written = written.map_err(|error| principal.conceal(&table, error))?;
                 Ok(if deletes { DELETED.into() } else { wrote(written) })
             }
             Self::DeleteAll(table, prefix) => {
@@ -79,7 +80,10 @@ impl Operation {
                 Ok(format!(r#"{{"deleted":{}}}"#, removal.deleted()))
             }
             Self::Transact(transaction) => {
-                let (succeeded, results) = node.transact(transaction).await?;
+                let tables = transaction.written_tables();
+                let (succeeded, results) = node.transact(transaction).await.map_err(|error| {
+                    tables.iter().fold(error, |error, table| principal.conceal(table, error))
+                })?;
                 Ok(transaction::rendered(succeeded, &results).to_string())
             }
             Self::Ping => Ok("{}".into()),

@@ -299,10 +299,11 @@ impl Session {
         mut reservation: Reservation,
     ) -> Step {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
+        let principal = self.client.principal().clone();
         self.requests.push(Box::pin(async move {
             let admitted = if operation.is_write() { reservation.budget().admit_write() } else { Ok(()) };
             let body = match admitted {
-                Ok(()) => with_request_id(&request_id, operation.run(&node)).await,
+                Ok(()) => with_request_id(&request_id, operation.run(&node, &principal)).await,
                 Err(error) => Err(error),
             };
             // A response is briefly in memory twice.
