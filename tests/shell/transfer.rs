@@ -4,7 +4,7 @@ use std::{fs, io::Write};
 
 use serde_json::Value;
 
-use super::{FAILED, Shell, USAGE};
+use super::{FAILED, NOT_FOUND, Shell, USAGE};
 use crate::harness::Node;
 
 fn write(shell: &Shell, name: &str, text: &str) {
@@ -44,6 +44,14 @@ fn what_is_exported_is_imported_unchanged() {
         assert_eq!(taken, json, "{format}");
     }
     source.run(&["export", "--format", "csv"]).expect(USAGE, &["--table"]);
+    // A misspelled table was exported as 0 rows, and all was well.
+    let misspelled = target.home().join("misspelled.ndjson");
+    let path = misspelled.to_str().expect("text");
+    target
+        .run(&["export", "--table", "of_jsn", path])
+        .expect(NOT_FOUND, &["no table \"of_jsn\"", "did you mean \"of_json\""]);
+    target.run(&["export", "--table", "unlike", path]).expect(NOT_FOUND, &["DynaRust tables"]);
+    assert!(!misspelled.exists());
     source.run(&["export", "/no/such/folder/file"]).expect(FAILED, &["/no/such/folder"]);
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dynarust_client::{Export, Exporting};
+use dynarust_client::{Client, Export, Exporting};
 use flate2::{Compression, write::GzEncoder};
 use futures_util::StreamExt;
 use serde::{Deserialize, Deserializer};
@@ -15,6 +15,7 @@ use serde_json::{json, value::RawValue};
 use super::{Common, bounds::Bounds, run, usage};
 use crate::{
     cli::{Exit, progress::Transfer, remote::CommandError},
+    core::nearest,
     error::Result,
 };
 
@@ -34,7 +35,8 @@ enum Format {
 #[command(
     after_help = "Examples:\n  DynaRust export --table users\n  DynaRust export --table users users.ndjson.gz\n  \
                         DynaRust export all.ndjson\n  DynaRust export --table users --format csv users.csv\n\n\
-                        A file whose name ends in .gz is compressed."
+                        A file whose name ends in .gz is compressed.\n\n\
+                        Exit codes: 0 it is exported, 3 there is no such table."
 )]
 pub struct Arguments {
     /// The file to write; - is standard output
@@ -64,6 +66,7 @@ pub fn export(arguments: &Arguments) -> Result<Exit> {
         }
         let mut exporting = client.export();
         if let Some(table) = &arguments.table {
+            check_table(&client, table).await?;
             exporting = exporting.table(table);
         }
         let by = [Exporting::prefix, Exporting::start, Exporting::end];
@@ -82,6 +85,21 @@ pub fn export(arguments: &Arguments) -> Result<Exit> {
             }
         }
     })
+}
+
+/// Checks that a table is there: an export of none is whole, and nobody would notice that its name is misspelled.
+async fn check_table(client: &Client, table: &str) -> std::result::Result<(), CommandError> {
+    let tables = client.tables().await?;
+    let names: Vec<_> = tables.iter().map(|info| info.name.as_str()).collect();
+    if names.contains(&table) {
+        return Ok(());
+    }
+    let meant = nearest::nearest(table, names.iter().copied());
+    let meant = meant.map_or_else(
+        || "`DynaRust tables` lists those that are there".to_owned(),
+        |name| format!("did you mean {name:?}?"),
+    );
+    Err(CommandError { exit: Exit::NotFound, why: format!("there is no table {table:?}: {meant}") })
 }
 
 /// Why an export stopped.
