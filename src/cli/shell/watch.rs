@@ -15,6 +15,7 @@ use super::{Common, Outcome, run, usage};
 use crate::{
     cli::{Exit, output, output::Lines, remote::CommandError},
     error::Result,
+    node::Cursor,
 };
 
 /// What to follow.
@@ -38,7 +39,7 @@ pub struct Watch {
     #[arg(long)]
     snapshot: bool,
     /// Begin after this event: the `cursor` of a line
-    #[arg(long, value_name = "CURSOR", conflicts_with = "snapshot")]
+    #[arg(long, value_name = "CURSOR", conflicts_with = "snapshot", value_parser = parse_cursor)]
     since: Option<String>,
     /// End after so many changes
     #[arg(long, value_name = "CHANGES", value_parser = clap::value_parser!(u64).range(1..))]
@@ -51,6 +52,14 @@ pub struct Watch {
     exec: Option<String>,
     #[command(flatten)]
     common: Common,
+}
+
+/// A cursor as `watch` prints it. A node takes any other text for a cursor that it does not know any more, and sends all current values.
+fn parse_cursor(text: &str) -> std::result::Result<String, String> {
+    match Cursor::parse(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("this is no cursor: take the `cursor` of a line of `DynaRust watch --json`, or of an event's `id`".into()),
+    }
 }
 
 /// Prints changes, or runs a command for each.
