@@ -218,3 +218,17 @@ fn a_restored_node_brings_no_deleted_key_back() {
         node.get("/t/key/since").expect_body(r#"{"value":"new"}"#);
     }
 }
+
+/// Without the feature a bucket was the directory `s3:`. And a node made its backups there.
+#[test]
+fn a_bucket_is_no_directory() {
+    #[cfg(not(feature = "s3"))]
+    for arguments in
+        [&["backup", "s3://b/n"][..], &["verify", "s3://b/n"], &["restore", "s3://b/n", "--data", "new"]]
+    {
+        let refused = run(arguments);
+        assert!(refused.code() == Some(2) && refused.log.contains("--features s3"), "{refused:?}");
+    }
+    let refused = run(&["127.0.0.1:0", "--backup-dir", "s3://b/n"]);
+    assert!(refused.code() == Some(2) && refused.log.contains("DynaRust backup s3://"), "{refused:?}");
+}

@@ -7,6 +7,8 @@ mod ancestor;
 mod backups;
 mod bounds;
 mod browser;
+#[cfg(feature = "s3")]
+mod buckets;
 mod clients;
 mod cluster;
 mod contract;

@@ -9,7 +9,9 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Exit, privacy,
+    Exit,
+    place::Place,
+    privacy,
     progress::Progress,
     remote::{self, AdminTarget, CommandError},
     unlock::{self, Unlock},
@@ -26,17 +28,22 @@ const WAITING_MAX: usize = 32;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The directory must not exist yet. Keep its id, which is printed, elsewhere: `DynaRust verify DIR --id ID` \
-                        then proves that it is this backup. Example:\n  \
+                        then proves that it is this backup.\n\n\
+                        In a build with `--features s3` it may be in a bucket of S3, or of a server like it: s3://BUCKET/NAME. The \
+                        environment says where that is and who asks: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and \
+                        AWS_ENDPOINT_URL for another server than Amazon's.\n\nExamples:\n  \
                         DynaRust backup monday\n  \
-                        DynaRust backup tuesday --base monday"
+                        DynaRust backup tuesday --base monday\n  \
+                        DynaRust backup s3://backups/node1/monday"
 )]
 pub struct Arguments {
-    /// The directory to create
+    /// The directory to create, or s3://BUCKET/NAME
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// An earlier backup of the node: only what differs is written
     ///
-    /// The new backup has links to the files of the other, so that either may be removed. On another file system they are copied
+    /// The new backup has links to the files of the other, so that either may be removed. On another file system, and in a bucket, they are
+    /// copied
     #[arg(long, value_name = "OLD")]
     base: Option<PathBuf>,
     /// Encrypt it with a passphrase, which is asked for
@@ -63,9 +70,20 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let recipient = arguments.recipient.as_deref().map(str::parse).transpose();
     let recipient = recipient.map_err(|error| Error::Config(format!("--recipient is {error}")))?;
     let (node, data) = arguments.target.open()?;
-    let options = Options { base: arguments.base.clone(), secret, recipient, base_key: None };
     remote::run_command(async {
-        let written = make(&node, &data, &arguments.directory, options).await?;
+        let place = Place::to_make(&arguments.directory).await.map_err(failed)?;
+        let base = match &arguments.base {
+            Some(base) => Some(Place::of_backup(base).await.map_err(failed)?),
+            None => None,
+        };
+        let path = base.as_ref().map(|base| base.directory().to_owned());
+        let options = Options { base: path, secret, recipient, base_key: None };
+        let made = make(&node, &data, place.directory(), options).await;
+        let written = made.map_err(|error| {
+            let why = base.iter().fold(place.named_text(error.why), |why, base| base.named_text(why));
+            CommandError { why, ..error }
+        })?;
+        place.store(base.as_ref()).await.map_err(failed)?;
         let text = match arguments.target.json {
             true => format!("{:#}\n", to_json(&written)),
             false => to_text(&written, &arguments.directory),

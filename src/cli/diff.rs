@@ -2,11 +2,7 @@
 //!
 //! A node is backed up to a temporary directory first, so that both sides are of one instant each and are compared in order, in little memory.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process,
-};
+use std::path::Path;
 
 use dynarust_client::Client;
 use serde_json::json;
@@ -16,25 +12,32 @@ use super::{
     Exit, backup,
     connection::{Connection, parse_address},
     flags::DataFlags,
-    output, privacy, remote,
+    output,
+    place::{self, Place, is_in_bucket},
+    privacy, remote,
     unlock::Unlock,
 };
 use crate::{
     core::register::{Payload, Register},
     error::{Error, Result},
-    storage::backup::{
-        compare::{self, Difference},
-        read::{self, Backup},
-        write::Options,
+    storage::{
+        backup::{
+            compare::{self, Difference},
+            read::{self, Backup},
+            write::Options,
+        },
+        temporary::Temporary,
     },
 };
 
 /// What to compare.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A side is the directory of a backup, or the address of a node. Example:\n  \
+#[command(
+    after_help = "A side is a backup, as a directory or s3://BUCKET/NAME, or the address of a node. Example:\n  \
                         DynaRust diff monday tuesday\n  \
                         DynaRust diff monday 127.0.0.1:6660\n\
-                        Exit codes: 0 if they have the same rows, 1 if they differ or cannot be read.")]
+                        Exit codes: 0 if they have the same rows, 1 if they differ or cannot be read."
+)]
 pub struct Arguments {
     /// A backup or a node
     #[arg(value_name = "A")]
@@ -61,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     if a.has_same_roots(&b) {
         return report_equal(arguments);
     }
-    let (a, b) = match (a.open('a', arguments)?, b.open('b', arguments)?) {
+    let (a, b) = match (a.open(arguments)?, b.open(arguments)?) {
         (Ok(a), Ok(b)) => (a, b),
         (Err(exit), _) | (_, Err(exit)) => return Ok(exit),
     };
@@ -92,10 +95,10 @@ type Roots = Vec<(String, String)>;
 impl Named {
     fn find(name: &str, arguments: &Arguments) -> Result<Self> {
         let path = Path::new(name);
-        if path.is_dir() {
-            let checked = read::check(path)?;
+        if path.is_dir() || is_in_bucket(path) {
+            let (place, checked) = place::open(path)?;
             let secret = arguments.unlock.of(&checked.manifest)?;
-            let side = Side { backup: checked.open(secret.as_ref())?, made: None };
+            let side = Side { backup: checked.open(secret.as_ref())?, _at: At::Place(place) };
             return Ok(Self::Backup(Box::new(side)));
         }
         let address = parse_address(name).map_err(|why| {
@@ -117,18 +120,19 @@ impl Named {
     }
 
     /// Opens it, or says why a node gives nothing and how the command ends.
-    fn open(self, side: char, arguments: &Arguments) -> Result<std::result::Result<Side, Exit>> {
+    fn open(self, arguments: &Arguments) -> Result<std::result::Result<Side, Exit>> {
         let node = match self {
             Self::Backup(side) => return Ok(Ok(*side)),
             Self::Node(node) => node,
         };
         let data = arguments.data.directory_of_running()?;
-        let made = env::temp_dir().join(format!("dynarust-diff-{}-{side}", process::id()));
+        let temporary = Temporary::create()?;
+        let made = temporary.join("backup");
         if let Err(error) = runtime()?.block_on(backup::make(&node, &data, &made, Options::default())) {
             eprintln!("DynaRust: {}", error.why);
             return Ok(Err(error.exit));
         }
-        Ok(Ok(Side { backup: read::check(&made)?.open(None)?, made: Some(made) }))
+        Ok(Ok(Side { backup: read::check(&made)?.open(None)?, _at: At::Made(temporary) }))
     }
 }
 
@@ -149,17 +153,16 @@ fn runtime() -> Result<runtime::Runtime> {
 /// One side of the comparison.
 struct Side {
     backup: Backup,
-    /// The directory to remove, if it is a backup that was made for this.
-    made: Option<PathBuf>,
+    /// Where it is, as long as it is read.
+    _at: At,
 }
 
-impl Drop for Side {
-    fn drop(&mut self) {
-        if let Some(made) = &self.made {
-            // In the directory of temporary files: the system removes it otherwise.
-            let _ = fs::remove_dir_all(made);
-        }
-    }
+/// Where one side is.
+#[expect(dead_code, reason = "what is temporary is removed once they are dropped")]
+enum At {
+    Place(Place),
+    /// It was made for this.
+    Made(Temporary),
 }
 
 fn version(row: Option<&Register>) -> String {

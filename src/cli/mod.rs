@@ -30,6 +30,7 @@ pub mod memory;
 pub mod open_files;
 pub mod otlp;
 pub mod output;
+pub mod place;
 pub mod privacy;
 pub mod progress;
 pub mod reload;

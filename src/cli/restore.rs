@@ -2,14 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Exit, output, privacy, progress::Progress, unlock::Unlock};
+use super::{Exit, output, place, privacy, progress::Progress, unlock::Unlock};
 use crate::{
     error::{Error, Result},
     node,
-    storage::{
-        backup::read,
-        offline::restore::{Identity, Restored, restore},
-    },
+    storage::offline::restore::{Identity, Restored, restore},
 };
 
 /// Which backup to restore, and where to.
@@ -23,7 +20,7 @@ use crate::{
                         DynaRust 127.0.0.1:6660 --data restored.db"
 )]
 pub struct Arguments {
-    /// The backup
+    /// The backup: a directory, or s3://BUCKET/NAME
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// The database directory to create; it must not exist yet
@@ -42,12 +39,12 @@ pub struct Arguments {
 /// Restores the backup, and prints what to do next.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     privacy::restrict_new_files();
-    let checked = match read::check(&arguments.directory) {
+    let (place, checked) = match place::open(&arguments.directory) {
         Err(Error::NotFound(why)) => {
             eprintln!("DynaRust: {why}");
             return Ok(Exit::NotFound);
         }
-        checked => checked?,
+        opened => opened?,
     };
     checked.expect_id(arguments.id.as_deref())?;
     let secret = arguments.unlock.of(&checked.manifest)?;
@@ -55,7 +52,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
     let identity = if arguments.new_cluster { Identity::NewCluster } else { Identity::Same };
     let progress = Progress::start("rows written");
     let clock = node::wall_clock();
-    let restored = restore(&backup, &arguments.data, identity, &clock, |rows| progress.set(rows))?;
+    let restored = restore(&backup, &arguments.data, identity, &clock, |rows| progress.set(rows));
+    let restored = restored.map_err(|error| place.named(error))?;
     drop(progress);
     output::print(&to_text(&restored, identity, &arguments.data.display().to_string()))?;
     Ok(Exit::Success)

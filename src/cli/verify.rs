@@ -4,11 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Exit, output, progress::Progress, unlock::Unlock};
-use crate::{
-    error::{Error, Result},
-    storage::backup::read,
-};
+use super::{Exit, output, place, progress::Progress, unlock::Unlock};
+use crate::error::{Error, Result};
 
 /// Which backup to check.
 #[derive(Debug, clap::Args)]
@@ -19,7 +16,7 @@ use crate::{
                         Exit codes: 0 if it is sound, 1 if not, 3 if there is none."
 )]
 pub struct Arguments {
-    /// The backup
+    /// The backup: a directory, or s3://BUCKET/NAME
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// The id that it must have: who alters a backup can give it another id, too
@@ -35,12 +32,12 @@ pub struct Arguments {
 /// Checks the backup, and prints what it has.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
     let directory = &arguments.directory;
-    let checked = match read::check(directory) {
+    let (place, checked) = match place::open(directory) {
         Err(Error::NotFound(why)) => {
             eprintln!("DynaRust: {why}");
             return Ok(Exit::NotFound);
         }
-        checked => checked?,
+        opened => opened?,
     };
     checked.expect_id(arguments.id.as_deref())?;
     let (id, manifest) = (checked.id.clone(), checked.manifest.clone());
@@ -64,7 +61,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit> {
             progress.set(rows);
         }
         Ok(())
-    })?;
+    });
+    let contents = contents.map_err(|error| place.named(error))?;
     drop(progress);
     let text = match arguments.json {
         true => {

@@ -64,6 +64,12 @@ impl Config {
                 "backup-key-file and backup-recipient both say how backups are encrypted: leave one of them out",
             );
         }
+        if self.backup_dir.as_ref().is_some_and(|directory| directory.starts_with("s3:")) {
+            return wrong(
+                "backup-dir names a directory, and scheduled backups go into no bucket: have the system's own schedule (cron, a CronJob) run \
+                 `DynaRust backup s3://BUCKET/NAME`",
+            );
+        }
         if self.backup_dir.is_none() && (self.backup_key_file.is_some() || self.backup_recipient.is_some()) {
             return wrong(
                 "backup-key-file and backup-recipient need backup-dir, the directory of the backups",

@@ -34,6 +34,7 @@ mod options;
 mod repair;
 pub mod table;
 pub(crate) mod tables;
+pub mod temporary;
 mod threads;
 pub(crate) mod transfer;
 mod unfinished;

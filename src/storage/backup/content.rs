@@ -25,6 +25,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// What the name of a backup in a bucket begins with.
+pub const SCHEME: &str = "s3://";
 /// The format of the directory.
 pub const FORMAT: u64 = 1;
 /// The directory that the id is of.
@@ -40,7 +42,7 @@ pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Most layers: a reader holds a chunk of each.
 pub const LAYERS_MAX: usize = 24;
 /// Longest manifest: its longest part is the node's records, a few MiB of notes at most.
-const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What the manifest's private part is sealed as.
 const SEALED: &str = "manifest";
 

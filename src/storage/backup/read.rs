@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longest file with an id: 64 digits and a line feed.
-const ID_BYTES_MAX: u64 = 128;
+pub const ID_BYTES_MAX: u64 = 128;
 
 /// A backup on disk.
 pub struct Backup {
