@@ -256,6 +256,15 @@ impl Connection {
     }
 }
 
+/// The endpoints that the environment names, if it does.
+///
+/// # Errors
+/// `Config` if one is no address.
+pub fn environment_endpoints() -> Result<Option<Vec<NodeAddress>>> {
+    let what = "DYNARUST_ENDPOINT";
+    variable(what).map(|text| parse_addresses(what, &text)).transpose()
+}
+
 /// A variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     env::var_os(name).map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty())

@@ -1,7 +1,7 @@
 //! `DynaRust health`: whether a node answers, for the health check of a container. It checks liveness, not readiness, because restarting
 //! a node that waits for its cluster would not help.
 //!
-//! It needs no address: the command line of the container's first process names the data directory, and a file in there has the node's
+//! In a container it needs no address: the command line of the first process names the data directory, and a file in there has the node's
 //! URL and certificate.
 
 use std::{
@@ -10,11 +10,11 @@ use std::{
 };
 
 use clap::Parser;
-use dynarust_client::{Client, Endpoint, Method, StatusCode};
+use dynarust_client::{Builder, Client, Endpoint, Method, StatusCode};
 
 use super::{
     Exit, address_file,
-    connection::{NodeAddress, Trust, parse_address},
+    connection::{NodeAddress, Trust, environment_endpoints, parse_address},
     flags::DataFlags,
     remote::{self, CommandError},
 };
@@ -24,7 +24,9 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 the node answers, 5 it does not.")]
 pub struct Arguments {
-    /// The node's address, with https:// before it if it serves HTTPS. Default: the node that runs on the data directory
+    /// The node's address, with https:// before it if it serves HTTPS
+    ///
+    /// Default: the node of --data; in a container, its node; what DYNARUST_ENDPOINT names; the node that runs on the default data directory
     #[arg(value_name = "ADDRESS", value_parser = parse_address)]
     address: Option<NodeAddress>,
     #[command(flatten)]
@@ -38,27 +40,44 @@ pub struct Arguments {
 /// # Errors
 /// `Config` for settings that cannot be read.
 pub fn run(arguments: &Arguments) -> Result<Exit> {
-    let found = match &arguments.address {
-        Some(address) => Some(arguments.trust.endpoint(address)?),
-        None => find(arguments)?.map(|node| arguments.trust.identify(node)).transpose()?,
-    };
+    let found = find(arguments)?;
     remote::run_command(async {
-        let Some(node) = found else { return Err(no_node(&arguments.data)) };
-        let client = Client::builder().with(node.clone()).build()?;
+        if found.is_empty() {
+            return Err(no_node(&arguments.data));
+        }
+        let client = found.into_iter().fold(Client::builder(), Builder::with).build()?;
         let answer = client.request(Method::GET, "/healthz").timeout(remote::TIMEOUT).send().await?;
         match answer.status {
-            StatusCode::OK => Ok((Exit::Success, format!("the node at {node} answers\n"))),
+            StatusCode::OK => Ok((Exit::Success, format!("the node at {} answers\n", answer.endpoint))),
             _ => Err(answer.success().map_or_else(|error| error, |answer| answer.not_a_node()).into()),
         }
     })
 }
 
-fn find(arguments: &Arguments) -> Result<Option<Endpoint>> {
-    let first = if arguments.data.is_given() { None } else { data_of_first_process() };
-    if let Some(node) = first.map(|data| address_file::read(&data)).transpose()?.flatten() {
-        return Ok(Some(node));
+/// The node to ask: the one that is named; in a container the container's own, whatever endpoint its commands use; the endpoint of the
+/// environment, where several may be, of which the first that answers counts; the node on the default data directory.
+fn find(arguments: &Arguments) -> Result<Vec<Endpoint>> {
+    let trust = &arguments.trust;
+    if let Some(address) = &arguments.address {
+        return Ok(vec![trust.endpoint(address)?]);
     }
-    address_file::read(&arguments.data.directory_of_running()?)
+    let on = |data: &Path| {
+        let node = address_file::read(data)?.map(|node| trust.identify(node)).transpose()?;
+        Ok(Vec::from_iter(node))
+    };
+    if arguments.data.is_given() {
+        return on(&arguments.data.directory_of_running()?);
+    }
+    if let Some(data) = data_of_first_process() {
+        let own = on(&data)?;
+        if !own.is_empty() {
+            return Ok(own);
+        }
+    }
+    if let Some(addresses) = environment_endpoints()? {
+        return addresses.iter().map(|address| trust.endpoint(address)).collect();
+    }
+    on(&arguments.data.directory_of_running()?)
 }
 
 fn no_node(data: &DataFlags) -> CommandError {

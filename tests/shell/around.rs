@@ -121,6 +121,8 @@ fn the_examples_of_the_help_texts_work() {
     ];
     let node = Node::start();
     let shell = Shell::at(&node);
+    // It looked for a node on its working directory only, whatever DYNARUST_ENDPOINT said.
+    assert!(shell.run(&["health"]).printed().contains("answers"));
     let binary = env!("CARGO_BIN_EXE_DynaRust");
     fs::create_dir(shell.home().join("bin")).expect("a folder");
     std::os::unix::fs::symlink(binary, shell.home().join("bin/DynaRust")).expect("a link");
