@@ -153,17 +153,27 @@ impl<'a> Writer<'a> {
     /// `Corrupt` if they are not what comes next; `StorageFull`, `Io`.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         let mut rest = bytes;
+        // Whole lines that the checksum does not cover yet: it is several times as fast on many at once.
+        let mut unhashed = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            match self.begun.is_empty() {
-                true => self.line(&rest[..end])?,
-                false => {
-                    self.begun.extend_from_slice(&rest[..end]);
-                    let line = mem::take(&mut self.begun);
-                    self.line(&line)?;
+            let next = &rest[end + 1..];
+            if !self.begun.is_empty() {
+                self.begun.extend_from_slice(&rest[..end]);
+                let line = mem::take(&mut self.begun);
+                if self.line(&line)? {
+                    self.hasher.update(&line).update(b"\n");
                 }
+                unhashed = next;
+            } else {
+                if is_last(&rest[..end]) {
+                    self.hasher.update(&unhashed[..unhashed.len() - rest.len()]);
+                    unhashed = next;
+                }
+                self.line(&rest[..end])?;
             }
-            rest = &rest[end + 1..];
+            rest = next;
         }
+        self.hasher.update(&unhashed[..unhashed.len() - rest.len()]);
         self.begun.extend_from_slice(rest);
         match self.begun.len() <= LINE_BYTES_MAX {
             true => Ok(()),
@@ -171,13 +181,14 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<()> {
+    /// Takes a line. Returns whether the checksum covers it.
+    fn line(&mut self, line: &[u8]) -> Result<bool> {
         if self.first.is_none() {
             self.first = Some(parse_first(line)?);
         } else if let Phase::Ended(_) = self.phase {
             return Err(Error::Corrupt("a line follows the last line of the backup".into()));
-        } else if line.starts_with(b"{\"end\"") {
-            return self.last(line);
+        } else if is_last(line) {
+            return self.last(line).map(|()| false);
         } else if line == CHANGES.trim_ascii_end() {
             self.compare_rest()?;
             self.phase = Phase::Changes;
@@ -185,8 +196,7 @@ impl<'a> Writer<'a> {
             self.row(line)?;
         }
         self.lines += 1;
-        self.hasher.update(line).update(b"\n");
-        Ok(())
+        Ok(true)
     }
 
     fn row(&mut self, line: &[u8]) -> Result<()> {
@@ -346,6 +356,11 @@ impl<'a> Writer<'a> {
         let written = Written { id, live, tombstones, bytes_read, bytes_written, bytes_shared, made_ms };
         Ok(Complete { path: self.path, unfinished: self.unfinished, key: self.key, written })
     }
+}
+
+/// Whether a line is the last one, which has the checksum of those before.
+fn is_last(line: &[u8]) -> bool {
+    line.starts_with(b"{\"end\"")
 }
 
 fn parse_first(line: &[u8]) -> Result<First> {
