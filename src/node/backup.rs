@@ -1,6 +1,6 @@
 //! A backup of this node, as lines for whoever stores them; and what the scheduled backups came to.
 //!
-//! What reads it decides how fast it is: the next page is read when it is asked for. So a backup takes no more memory than a page, and the names
+//! What reads it decides how fast it is, and who writes meanwhile (`backup_pace`): the next page is read when it is asked for. So a backup takes no more memory than a page, and the names
 //! of the rows that change meanwhile.
 
 use std::{
@@ -8,7 +8,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Node;
+use tokio::time::{Instant, sleep};
+
+use super::{Node, backup_pace::Pace};
 use crate::{
     error::{Error, Result},
     replication::strong::backend::read_at_once,
@@ -19,6 +21,7 @@ use crate::{
 pub struct BackupLines {
     node: Arc<Node>,
     run: Arc<Mutex<State>>,
+    pace: Pace,
 }
 
 /// Where it is.
@@ -36,7 +39,8 @@ impl Node {
     pub async fn backup(self: &Arc<Self>) -> Result<BackupLines> {
         let (store, cluster) = (self.store.clone(), format!("{:016x}", self.cluster().cluster));
         let run = self.environment().run(move || Run::begin(&store, cluster)).await?;
-        Ok(BackupLines { node: self.clone(), run: Arc::new(Mutex::new(State::Reading(Box::new(run)))) })
+        let run = Arc::new(Mutex::new(State::Reading(Box::new(run))));
+        Ok(BackupLines { node: self.clone(), run, pace: Pace::default() })
     }
 }
 
@@ -48,13 +52,30 @@ impl BackupLines {
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
             let run = self.run.clone();
+            let began = Instant::now();
             let read = self.node.environment().run(move || lock(&run).read()).await?;
             match read {
-                Read::Lines(lines) if lines.is_empty() => {}
-                Read::Lines(lines) => return Ok(Some(lines)),
+                Read::Lines { lines, may_wait } => {
+                    if may_wait {
+                        self.pause(began).await;
+                    }
+                    if !lines.is_empty() {
+                        return Ok(Some(lines));
+                    }
+                }
                 Read::Cut => self.cut().await?,
                 Read::Over => return Ok(None),
             }
+        }
+    }
+
+    /// Leaves the machine to writers for a while, if there are some.
+    async fn pause(&mut self, began: Instant) {
+        let now = Instant::now();
+        let (begun, in_progress) = self.node.write_tracker.counts();
+        let pause = self.pace.pause(now.duration_since(began), now, begun, in_progress);
+        if !pause.is_zero() {
+            sleep(pause).await;
         }
     }
 
@@ -76,7 +97,11 @@ impl BackupLines {
 
 /// What a step of a backup came to.
 enum Read {
-    Lines(Vec<u8>),
+    /// `may_wait`: the next ones need not be read at once.
+    Lines {
+        lines: Vec<u8>,
+        may_wait: bool,
+    },
     Cut,
     Over,
 }
@@ -86,15 +111,16 @@ impl State {
         match mem::replace(self, Self::Over) {
             Self::Reading(mut run) => Ok(match run.next_page()? {
                 Some(lines) => {
+                    let may_wait = run.may_wait();
                     *self = Self::Reading(run);
-                    Read::Lines(lines)
+                    Read::Lines { lines, may_wait }
                 }
                 None => {
                     *self = Self::Reading(run);
                     Read::Cut
                 }
             }),
-            Self::Cut(run) => run.end().map(Read::Lines),
+            Self::Cut(run) => run.end().map(|lines| Read::Lines { lines, may_wait: false }),
             Self::Over => Ok(Read::Over),
         }
     }

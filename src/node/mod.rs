@@ -11,6 +11,7 @@ pub mod admin;
 pub mod admin_token;
 mod background;
 mod backup;
+mod backup_pace;
 mod backup_schedule;
 mod batch;
 pub mod cluster;

@@ -163,6 +163,12 @@ impl Run {
         Ok(Some(lines))
     }
 
+    /// Whether the next page may wait for others. The rows that changed may not: whoever reads them more slowly than they change never ends. Nor
+    /// may any, once many names of such rows wait in memory.
+    pub fn may_wait(&self) -> bool {
+        matches!(self.phase, Phase::Scan { .. }) && !self.tap.0.is_filling()
+    }
+
     /// Makes the cut. Returns false if rows are to be read first, because too much changed just before: then ask for the next lines again. May
     /// be repeated.
     ///

@@ -70,6 +70,11 @@ impl Tap {
         self.taken().count
     }
 
+    /// Whether an eighth of the names that can be remembered are.
+    pub(in crate::storage) fn is_filling(&self) -> bool {
+        self.taken().bytes > BYTES_MAX / 8
+    }
+
     /// Takes the rows that changed since they were last taken.
     ///
     /// # Errors
@@ -149,6 +154,9 @@ mod tests {
         assert_eq!((taken.count, taken.bytes), (5, 500));
         let tap = Tap::default();
         *tap.taken() = taken;
+        assert!(!tap.is_filling());
+        tap.taken().bytes = BYTES_MAX / 8 + 1;
+        assert!(tap.is_filling());
         assert!(matches!(tap.take(), Err(Error::TooMany(_))));
     }
 }
