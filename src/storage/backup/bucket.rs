@@ -65,7 +65,7 @@ impl Bucket {
         let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
         let is_plain = endpoints
             .iter()
-            .find_map(|name| env::var(name).ok())
+            .find_map(|name| env::var(name).ok().filter(|endpoint| !endpoint.is_empty()))
             .is_some_and(|endpoint| endpoint.starts_with("http://"));
         let retry = RetryConfig {
             backoff: BackoffConfig { max_backoff: RETRY_PAUSE_MAX, ..BackoffConfig::default() },
@@ -137,8 +137,20 @@ impl Bucket {
         });
         count(stream::iter(sending).buffer_unordered(AT_ONCE), &mut sent).await?;
         self.put(&content.join(MANIFEST), &self.content(MANIFEST), PutMode::Overwrite).await?;
-        // Nobody else has ended a backup of this name meanwhile.
-        self.put(&directory.join(ID), &self.object(ID), PutMode::Create).await
+        // Nobody else has ended a backup of this name meanwhile. If the answer is lost, it is asked again, and then its own id is there.
+        match self.put(&directory.join(ID), &self.object(ID), PutMode::Create).await {
+            Err(Error::StorageUnusable(_)) if self.has_id_of(directory).await => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Whether the id that is there is the one in a directory.
+    async fn has_id_of(&self, directory: &FilePath) -> bool {
+        let there = match self.store.get(&self.object(ID)).await {
+            Ok(got) => got.bytes().await.ok(),
+            Err(_) => None,
+        };
+        there.is_some_and(|there| fs::read(directory.join(ID)).is_ok_and(|own| own == there))
     }
 
     async fn put(&self, from: &FilePath, to: &Path, mode: PutMode) -> Result<()> {
