@@ -31,7 +31,7 @@ pub async fn collect(member: &Member, parts: &Parts) -> Result<()> {
     let _ = timeout(REQUEST_MAX, join_all(deletes)).await;
     let old_ms = old_ms(parts, now_ms);
     // It would end a repair.
-    if !member.repairs() && parts.store.has_strong_tombstones(old_ms)? {
+    if !member.others.repairs() && parts.store.has_strong_tombstones(old_ms)? {
         let _ = timeout(REQUEST_MAX, member.propose(Request::Sweep(old_ms))).await;
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! This node as a member of the group: its log, state machine and proposer, and what it serves to the others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ops::Range,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,12 +16,12 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tracing::error;
 
 use super::{
     log::RaftLog,
     network::{Connection, Network, check_group},
     operate::{check_can_spare, unknown},
+    others::Others,
     proposer::{Proposed, Proposer},
     row_repair,
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
@@ -56,8 +56,6 @@ const CONFIRM_MAX: Duration = Duration::from_secs(2);
 const CONFIRM_RETRY: Duration = Duration::from_millis(20);
 /// How long it may take to take a member out of the group.
 pub(super) const RETIRE_MAX: Duration = Duration::from_secs(10);
-/// A member that was taken out is not taken in again for this long, in which it leaves the cluster.
-const RETIRED: Duration = Duration::from_secs(60);
 
 /// What members are made of.
 #[derive(Clone)]
@@ -108,14 +106,8 @@ pub struct Member {
     pub raft: Raft<Group>,
     /// The state machine.
     pub machine: StateMachine,
-    /// Members that left the group to leave the cluster, and when.
-    retired: Mutex<BTreeMap<NodeId, Instant>>,
-    /// Members whose rows were other than this node's at the same index, as the leader last found.
-    differing: Mutex<BTreeSet<NodeId>>,
-    /// Nodes of the cluster that belong to another group, as the leader last found.
-    foreign: Mutex<BTreeSet<NodeId>>,
-    /// Members whose rows this node is repairing.
-    repairing: Mutex<BTreeSet<NodeId>>,
+    /// What it knows of the others.
+    pub others: Others,
     /// Whether this node leads and lets another take its place: it takes no requests then.
     steps_aside: AtomicBool,
     proposer: Proposer,
@@ -142,10 +134,7 @@ impl Member {
             group,
             raft,
             machine,
-            retired: Mutex::default(),
-            differing: Mutex::default(),
-            foreign: Mutex::default(),
-            repairing: Mutex::default(),
+            others: Others::default(),
             steps_aside: AtomicBool::new(false),
             proposer,
             parts,
@@ -169,21 +158,6 @@ impl Member {
     pub(super) async fn now(&self) -> Result<Timestamp> {
         self.parts.timestamps.before_writing().await?;
         self.parts.timestamps.tick()
-    }
-
-    /// Notes that this node repairs the rows of a member. Returns false if it does already.
-    pub(super) fn begins_repair(&self, node: NodeId) -> bool {
-        self.repairing.lock().unwrap_or_else(PoisonError::into_inner).insert(node)
-    }
-
-    /// Whether this node repairs the rows of a member.
-    pub(super) fn repairs(&self) -> bool {
-        !self.repairing.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// Notes that it does no more.
-    pub(super) fn ended_repair(&self, node: NodeId) {
-        self.repairing.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 
     /// Becomes the first members of the group, together with these nodes.
@@ -349,7 +323,7 @@ impl Member {
                 CallAnswer::Noted
             }
             Call::Leaving(leaves) => {
-                self.note_leaving(from, leaves);
+                self.others.note_leaving(from, leaves);
                 CallAnswer::Noted
             }
             Call::Retire if !self.is_leader() => not_leader(),
@@ -372,7 +346,7 @@ impl Member {
     pub async fn retire(&self, node: NodeId) -> Result<()> {
         let is_voter = self.check_can_retire(node)?;
         let membership = self.raft.metrics().borrow().membership_config.membership().clone();
-        self.note_leaving(node, true);
+        self.others.note_leaving(node, true);
         let change = match is_voter {
             true => ChangeMembers::RemoveVoters([node].into()),
             false if membership.get_node(&node).is_some() => ChangeMembers::RemoveNodes([node].into()),
@@ -399,50 +373,6 @@ impl Member {
             check_can_spare(&voters, node, &linked.chain([self.parts.store.node()]).collect())?;
         }
         Ok(voters.contains(&node))
-    }
-
-    /// Records whether a member holds the same rows as this node, at the same index.
-    pub fn note_digest(&self, node: NodeId, is_equal: bool) {
-        let mut differing = self.differing.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = if is_equal { differing.remove(&node) } else { differing.insert(node) };
-        if is_news && !is_equal {
-            error!(%node, "a member has other rows of the strong tables than the leader at the same index: please report this");
-        }
-    }
-
-    /// Members that were found to have other rows than this node at the same index, while it led.
-    pub fn differing(&self) -> BTreeSet<NodeId> {
-        self.differing.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Records whether a node of the cluster belongs to another group, as one does that comes back after an operator has started another.
-    pub fn note_foreign(&self, node: NodeId, is_foreign: bool) {
-        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = if is_foreign { foreign.insert(node) } else { foreign.remove(&node) };
-        if is_news && is_foreign {
-            error!(%node, "a node of the cluster has strong tables of another group, which cannot be merged with these: it is not taken in. \
-                           Export what it has in them, start it with an empty data directory, and import there");
-        }
-    }
-
-    /// Nodes of the cluster that were found to belong to another group, while this node led.
-    pub fn foreign(&self) -> BTreeSet<NodeId> {
-        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A member is about to leave the cluster, or stays after all.
-    pub fn note_leaving(&self, node: NodeId, leaves: bool) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        match leaves {
-            true => retired.insert(node, Instant::now()),
-            false => retired.remove(&node),
-        };
-    }
-
-    /// Whether a member left the group just now to leave the cluster. After a while it has left, or it stays.
-    pub fn is_retired(&self, node: NodeId) -> bool {
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.get(&node).is_some_and(|since| since.elapsed() < RETIRED)
     }
 
     /// Stops taking part.

@@ -38,6 +38,7 @@ pub mod log;
 pub mod member;
 mod network;
 mod operate;
+mod others;
 mod overlay;
 mod proposer;
 mod reads;

@@ -159,11 +159,11 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
         let mut view = View::of(&metrics, &group.parts.replication, group.parts.store.node());
         foreign
             .retain(|node, since: &mut Instant| view.linked.contains(node) && since.elapsed() < FOREIGN_FOR);
-        view.cluster.retain(|node| !member.is_retired(*node) && !foreign.contains_key(node));
+        view.cluster.retain(|node| !member.others.is_retired(*node) && !foreign.contains_key(node));
         let Some(change) = view.change() else { continue };
         if let Change::AddLearner(node) = change {
             let is_foreign = group.is_foreign(&member, node).await;
-            member.note_foreign(node, is_foreign);
+            member.others.note_foreign(node, is_foreign);
             if is_foreign {
                 foreign.insert(node, Instant::now());
                 continue;

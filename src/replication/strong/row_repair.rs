@@ -143,7 +143,7 @@ impl Inner {
         if member.machine.needs_repair() {
             return CallAnswer::NotStarted(cannot_lead().into());
         }
-        if !member.begins_repair(node) {
+        if !member.others.begins_repair(node) {
             return CallAnswer::Noted;
         }
         let member = member.clone();
@@ -154,7 +154,7 @@ impl Inner {
                     info!(%node, %error, "the rows of a member are not repaired yet: it asks again")
                 }
             }
-            member.ended_repair(node);
+            member.others.ended_repair(node);
         });
         CallAnswer::Noted
     }

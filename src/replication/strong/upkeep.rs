@@ -89,13 +89,13 @@ impl Inner {
         for node in self.linked().collect::<Vec<_>>() {
             let answer = self.call(node, Call::Digest, REQUEST_MAX).await;
             if let Ok(CallAnswer::OtherGroup(_)) = answer {
-                member.note_foreign(node, true);
+                member.others.note_foreign(node, true);
             }
             let Ok(CallAnswer::Digest(Some(theirs))) = answer else { continue };
-            member.note_foreign(node, false);
+            member.others.note_foreign(node, false);
             let own = member.machine.digest().await?;
             if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
-                member.note_digest(node, root == theirs.1);
+                member.others.note_digest(node, root == theirs.1);
                 debug!(%node, index, "compared the rows of the strong tables");
             }
         }

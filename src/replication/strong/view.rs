@@ -165,9 +165,9 @@ impl Strong {
         let member = self.member()?;
         let metrics = member.metrics().borrow().clone();
         let leads = member.is_leader();
-        let differing = leads.then(|| member.differing());
+        let differing = leads.then(|| member.others.differing());
         let view = GroupView::of(member.group, differing.as_ref(), &metrics, &self.0.parts.counters);
-        let foreign = if leads { member.foreign().into_iter().collect() } else { Vec::new() };
+        let foreign = if leads { member.others.foreign().into_iter().collect() } else { Vec::new() };
         Some(GroupView { foreign, ..view })
     }
 }

@@ -359,26 +359,6 @@ async fn what_is_committed_is_applied_at_the_limit_of_tables_and_no_more_tables_
     node.stop().await;
 }
 
-/// A member that had stood for election while it was cut off refused the steps of a snapshot, and the leader never learned why: it led on, and the
-/// member never got what it had missed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_learns_of_a_later_vote_when_it_sends_a_snapshot() {
-    let pair = Pair::start().await;
-    let own_vote = pair.leader.own_vote().await.expect("openraft runs");
-    let [begins, installs] = pair.snapshot();
-    let earlier = Vote::new_committed(0, pair.other.store.node());
-    for step in [begins, installs] {
-        let step = match step {
-            Consensus::Snapshot(_, step) => Consensus::Snapshot(earlier, step),
-            Consensus::Install(_, meta) => Consensus::Install(earlier, meta),
-            other => panic!("{other:?}"),
-        };
-        let answer = pair.leader.serve(step).await.expect("an answer");
-        assert!(matches!(answer, ConsensusAnswer::Outvoted(vote) if vote == own_vote), "{answer:?}");
-    }
-    pair.stop().await;
-}
-
 /// openraft has the log purged while the snapshot that replaces it is being installed. After a power cut in between, or one before the record of it
 /// was durable, the node had neither the entries nor the record, and did not start.
 #[tokio::test(flavor = "multi_thread")]

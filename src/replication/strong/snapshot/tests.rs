@@ -7,7 +7,10 @@ use crate::{
     core::{clock::NodeId, json::Value, register::Register, strong::request::Request},
     replication::{
         requests::tests::nodes,
-        strong::group::tests::{Alone, name, put},
+        strong::{
+            group::tests::{Alone, Pair, name, put},
+            rpc::Consensus,
+        },
     },
 };
 
@@ -163,6 +166,26 @@ async fn a_repair_ends_when_tombstones_are_removed() {
     let error = answer.expect_err("it is refused");
     assert!(matches!(&error, Error::Conflict(why) if why.contains("tombstones")), "{error}");
     stop([from, to]).await;
+}
+
+/// A member that had stood for election while it was cut off refused the steps of a snapshot, and the leader never learned why: it led on, and the
+/// member never got what it had missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_learns_of_a_later_vote_when_it_sends_a_snapshot() {
+    let pair = Pair::start().await;
+    let own_vote = pair.leader.own_vote().await.expect("openraft runs");
+    let [begins, installs] = pair.snapshot();
+    let earlier = Vote::new_committed(0, pair.other.store.node());
+    for step in [begins, installs] {
+        let step = match step {
+            Consensus::Snapshot(_, step) => Consensus::Snapshot(earlier, step),
+            Consensus::Install(_, meta) => Consensus::Install(earlier, meta),
+            other => panic!("{other:?}"),
+        };
+        let answer = pair.leader.serve(step).await.expect("an answer");
+        assert!(matches!(answer, ConsensusAnswer::Outvoted(vote) if vote == own_vote), "{answer:?}");
+    }
+    pair.stop().await;
 }
 
 /// Replicas that did not know yet what they held were taken for equal, and the snapshot was installed without anything sent.
