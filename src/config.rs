@@ -68,6 +68,12 @@ settings! {
     /// the port can read and write. A port alone, 6660 or :6660, means 127.0.0.1. Port 0 picks a free port, and the node prints it.
     listen: Address = "127.0.0.1:6660";
 
+    /// Address to serve gRPC on.
+    ///
+    /// 127.0.0.1:50051 is usual; a host and port as for LISTEN, which stays for REST and other nodes. Limits, tokens and certificates are the
+    /// same on both. By default there is none.
+    grpc: Option<Address> = "";
+
     /// Addresses of nodes to join.
     ///
     /// Any members of the cluster: one is enough, several help when one is down. A node that was a member before finds the
@@ -545,6 +551,8 @@ mod tests {
             (&[("join", "a:1,b")], ["JOIN", "a:1,b", "HOST:PORT"]),
             (&[("stall-timeout", "5")], ["--stall-timeout", "5", "500ms"]),
             (&[("tls-cert", "a.pem")], ["tls-cert", "tls-key", "missing"]),
+            (&[("grpc", "127.0.0.1:6660")], ["--grpc 127.0.0.1:6660", "LISTEN is the same", "another port"]),
+            (&[("listen", "0.0.0.0:7000"), ("grpc", "7000")], ["--grpc", "LISTEN", "another port"]),
             (&[("max-value", "2MiB"), ("max-body", "1MiB")], ["max-body", "max-value", "fit"]),
         ] {
             let error = config(flags).expect_err("refused").to_string();

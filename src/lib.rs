@@ -5,7 +5,7 @@
 //! Read it first, then follow the links; each module's page continues from here.
 //!
 //! # Rooms
-//! Imports point one way, and `tests/tidy` checks it: `error <- core <- storage <- replication <- node <- http <- cli`. Each layer is a
+//! Imports point one way, and `tests/tidy` checks it: `error <- core <- storage <- replication <- node <- http <- grpc <- cli`. Each layer is a
 //! folder, and each folder in it owns one topic.
 //!
 //! [`core`]: what a replica is, as pure functions. No I/O, no clock, no threads; time and randomness are arguments.
@@ -41,6 +41,8 @@
 //! [`http`]: these calls for clients. [`http::server`] accepts connections and surrounds the routes, [`http::request`] parses,
 //! [`http::routes`] has a file per resource, [`http::events`] renders events, [`http::websocket`] runs WebSocket sessions, and
 //! [`http::response`] maps errors to statuses.
+//!
+//! [`grpc`]: the same calls as gRPC services, on listeners of the same server. The protocols are in `proto/`.
 //!
 //! [`config`] and [`cli`]: the program around it: settings and commands. Commands that talk to a node use the client library, a crate of its
 //! own in `clients/rust`, which knows nothing of the node.
@@ -144,6 +146,8 @@ pub mod replication;
 pub mod node;
 
 pub mod http;
+
+pub mod grpc;
 
 pub mod cli;
 pub mod config;

@@ -27,6 +27,7 @@ pub mod listener;
 pub mod logging;
 pub mod members;
 pub mod memory;
+pub mod node;
 pub mod open_files;
 pub mod otlp;
 pub mod output;
@@ -36,6 +37,7 @@ pub mod progress;
 pub mod reload;
 pub mod remote;
 pub mod restore;
+pub mod rpcs;
 pub mod salvage;
 pub mod shell;
 pub mod signals;
@@ -147,6 +149,24 @@ impl Command {
             Self::Restore(arguments) => restore::run(&arguments),
             Self::Diff(arguments) => diff::run(&arguments),
             Self::Strong(arguments) => strong::run(&arguments),
+        }
+    }
+}
+
+/// The program: parses the arguments and runs what they ask for, a command or a node.
+pub fn main() -> ExitCode {
+    // Before the process has allocated much.
+    huge_pages::disable();
+    let mut arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return report_usage_error(&error),
+    };
+    match arguments.command.take() {
+        Some(command) => report_outcome(command.run(), LogFormat::Text),
+        None => {
+            let config = arguments.flags.config().map_err(|error| suggest_command(&arguments, error));
+            let ran = config.and_then(|config| node::run(&config));
+            report_outcome(ran, arguments.flags.log_format())
         }
     }
 }

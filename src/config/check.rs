@@ -10,6 +10,7 @@ impl Config {
     /// `Config`; the text says where the value was set and what is allowed.
     pub fn new(settings: &[Setting]) -> Result<Self> {
         let config = Self::read(settings)?;
+        config.check_addresses()?;
         config.check_tls()?;
         config.check_access()?;
         config.check_rate_limits()?;
@@ -30,6 +31,22 @@ impl Config {
             );
         }
         Ok(config)
+    }
+
+    /// Each listener has an address of its own.
+    fn check_addresses(&self) -> Result<()> {
+        let addresses = [("LISTEN", Some(&self.listen)), ("--grpc", self.grpc.as_ref())];
+        let given: Vec<_> =
+            addresses.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
+        for (place, (name, address)) in given.iter().enumerate() {
+            if let Some((other, _)) = given[..place].iter().find(|(_, other)| other.overlaps(address)) {
+                return wrong(format!(
+                    "{name} {}: {other} is the same address. Choose another port: each protocol has a listener of its own",
+                    address.as_str()
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn check_tls(&self) -> Result<()> {

@@ -160,6 +160,14 @@ impl Address {
         address.map_or(self.host().eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
     }
 
+    /// Whether a listener at one leaves no room for a listener at the other: the same port, and the same host or one that stands for all.
+    /// Names that differ may be the same address: that shows when the node listens.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_any = |address: &Self| address.host().parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+        let has_same_host = self.host().eq_ignore_ascii_case(other.host());
+        self.port() != 0 && self.port() == other.port() && (has_same_host || is_any(self) || is_any(other))
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.text[self.port_at..].parse().expect("parse() has read it")

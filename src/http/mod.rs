@@ -41,7 +41,7 @@ use self::{
 };
 use crate::{core::memory_pressure::MemoryPressure, error::Error, http::request::route::Route, node::Node};
 
-pub use self::server::{serve, tls::Certificates};
+pub use self::server::{serve, serve_with, tls::Certificates};
 
 /// Longest request head. A longer one gets 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;

@@ -16,9 +16,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("replication", &["error", "core", "storage"]),
     ("node", &["error", "core", "storage", "replication"]),
     ("http", &["error", "core", "node"]),
+    ("grpc", &["error", "core", "node", "http"]),
     ("config", &["error", "core", "storage", "replication", "node", "http"]),
-    ("cli", &["error", "core", "storage", "node", "http", "config"]),
-    ("main", &["error", "core", "storage", "replication", "node", "http", "config", "cli"]),
+    ("cli", &["error", "core", "storage", "node", "http", "grpc", "config"]),
+    ("main", &["error", "core", "storage", "replication", "node", "http", "grpc", "config", "cli"]),
 ];
 
 /// The same for the load generator: the parts of its `src`, and what each may name besides itself.
@@ -48,7 +49,8 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/engine/", "src/storage/changes/hub.rs"]),
     ("warp", &["src/http/"]),
-    ("hyper", &["src/http/", "src/replication/strong/etcd/gateway.rs", "src/cli/otlp.rs"]),
+    ("tonic", &["src/grpc/"]),
+    ("hyper", &["src/http/", "src/grpc/", "src/replication/strong/etcd/gateway.rs", "src/cli/otlp.rs"]),
     ("snow", &["src/replication/link/noise.rs"]),
     ("foca", &["src/replication/"]),
     ("tokio_tungstenite", &["src/replication/", "src/http/websocket/", "src/http/request/upgrade.rs"]),
@@ -85,11 +87,13 @@ const TOP_LEVEL: &[&str] = &[
     "LICENSE",
     "README.md",
     "bench",
+    "build.rs",
     "clients",
     "compose.yaml",
     "deploy",
     "docs",
     "proptests",
+    "proto",
     "src",
     "storage.db.example",
     "tests",

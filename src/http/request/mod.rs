@@ -91,7 +91,7 @@ impl Call {
     ) -> (Self, hyper::http::Extensions) {
         let (mut head, body) = request.into_parts();
         let upgrade = head.extensions.remove();
-        let request_id = request_id(&head.headers);
+        let request_id = request_id_of(&head.headers);
         let call = Self(Arc::new(Head {
             method: head.method,
             uri: head.uri,
@@ -122,7 +122,7 @@ impl Call {
             None,
         ));
         Self(Arc::new(Head {
-            request_id: request_id(&head.headers),
+            request_id: request_id_of(&head.headers),
             method: head.method,
             uri: head.uri,
             headers: head.headers,
@@ -250,7 +250,7 @@ impl<'a> Query<'a> {
 }
 
 /// The client's id if it sent one that is short, visible text; otherwise the next of our own.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub fn request_id_of(headers: &HeaderMap) -> HeaderValue {
     headers
         .get(REQUEST_ID)
         .filter(|id| {
@@ -310,12 +310,12 @@ mod tests {
         let with = |id: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_str(id).expect("a header value"));
-            request_id(&headers)
+            request_id_of(&headers)
         };
         assert_eq!(with("mine-1"), "mine-1");
         for refused in ["", "two words", &"x".repeat(REQUEST_ID_BYTES_MAX + 1)] {
             assert_eq!(with(refused).len(), 16, "{refused}");
         }
-        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+        assert_ne!(request_id_of(&HeaderMap::new()), request_id_of(&HeaderMap::new()));
     }
 }

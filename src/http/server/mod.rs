@@ -8,17 +8,21 @@
 //! A connection beyond the limit gets 503 and is closed, instead of waiting in the backlog: its client, or the load balancer, can go
 //! elsewhere at once and not at its own timeout. One beyond the limit of its address gets 429.
 
+mod answer;
 pub mod certificate;
 pub mod compress;
 pub mod connection;
 pub mod cors;
 pub mod guard;
+pub mod rpc;
 pub mod service;
 pub mod socket;
 pub mod tls;
 
 use self::{
+    answer::answer,
     connection::Http1Stream,
+    rpc::{RpcListener, RpcService},
     service::Service,
     socket::{ClientStream, Protocol, Socket},
     tls::Certificates,
@@ -27,14 +31,14 @@ use super::{
     HEAD_BYTES_MAX, Options,
     request::{
         address_limits::{AddressLimits, AddressSlot},
-        budget::{self, Budget, Reservation},
+        budget::Budget,
         traffic::Traffic,
     },
     response,
 };
 use crate::{
     error::{Error, Result},
-    http::request::connection_state::{ConnectionState, OpenRequest},
+    http::request::connection_state::ConnectionState,
     node::Node,
 };
 use std::{
@@ -42,17 +46,15 @@ use std::{
     future::{self, Future},
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{FutureExt, future::Either};
 use hyper::{
-    Request, Response,
-    body::{Body, Frame, Incoming, SizeHint},
+    Request,
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -73,14 +75,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that are being refused with a response. Beyond that many we just close them.
 const REFUSALS_MAX: usize = 64;
 
+/// A connection, and its remote address.
+type Accepted = (Box<dyn ClientStream>, SocketAddr);
+
 /// A source of client connections.
 pub trait Listener {
     /// The next connection, and its remote address.
-    fn accept(&self) -> impl Future<Output = io::Result<(Box<dyn ClientStream>, SocketAddr)>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Accepted>> + Send;
 }
 
 impl Listener for TcpListener {
-    async fn accept(&self) -> io::Result<(Box<dyn ClientStream>, SocketAddr)> {
+    async fn accept(&self) -> io::Result<Accepted> {
         let (stream, remote) = self.accept().await?;
         Ok((Box::new(stream), remote))
     }
@@ -93,6 +98,20 @@ impl Listener for TcpListener {
 pub async fn serve(
     node: Arc<Node>,
     listener: impl Listener,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    serve_with(node, listener, Vec::new(), options, shutdown).await
+}
+
+/// As `serve`, and serves `rpcs` on their own listeners: with the same limits, certificates, metrics and end.
+///
+/// # Errors
+/// As `serve`.
+pub async fn serve_with(
+    node: Arc<Node>,
+    listener: impl Listener,
+    rpcs: Vec<RpcListener>,
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -115,8 +134,8 @@ pub async fn serve(
         node: Arc::clone(&node),
         connections: JoinSet::new(),
     };
-    server.accept_until(&listener, shutdown).await;
-    drop(listener);
+    server.accept_until(&listener, &rpcs, shutdown).await;
+    drop((listener, rpcs));
     node.drain();
     server.finish().await;
     Ok(())
@@ -137,7 +156,12 @@ struct Server {
 }
 
 impl Server {
-    async fn accept_until(&mut self, listener: &impl Listener, shutdown: impl Future<Output = ()>) {
+    async fn accept_until(
+        &mut self,
+        listener: &impl Listener,
+        rpcs: &[RpcListener],
+        shutdown: impl Future<Output = ()>,
+    ) {
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
@@ -149,15 +173,21 @@ impl Server {
                         warn!(%error, "connection task panicked");
                     }
                 }
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, remote)) => self.admit(stream, remote),
-                    Err(error) => recover_from(&error).await,
-                },
+                accepted = listener.accept() => self.take(accepted, None).await,
+                (accepted, service) = rpc::accept(rpcs) => self.take(accepted, Some(service)).await,
             }
         }
     }
 
-    fn admit(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr) {
+    /// Serves an accepted connection: `rpc` if its listener was for that.
+    async fn take(&mut self, accepted: io::Result<Accepted>, rpc: Option<Arc<dyn RpcService>>) {
+        match accepted {
+            Ok((stream, remote)) => self.admit(stream, remote, rpc),
+            Err(error) => recover_from(&error).await,
+        }
+    }
+
+    fn admit(&mut self, stream: Box<dyn ClientStream>, remote: SocketAddr, rpc: Option<Arc<dyn RpcService>>) {
         let slot = match self.address_limits.connect(remote.ip()) {
             Ok(slot) => slot,
             Err(error) => return self.refuse(stream, remote, error),
@@ -172,6 +202,7 @@ impl Server {
         let connection = Connection {
             service: Arc::clone(&self.service),
             tls: self.tls.clone(),
+            rpc,
             node: Arc::clone(&self.node),
             connection: Arc::new(self.connection(remote, Some(slot))),
         };
@@ -232,53 +263,11 @@ async fn send_error_and_close(
     socket.shutdown().await
 }
 
-/// A response body, the request that stays open until it is sent, and the memory reserved until its bytes are written.
-struct Answer<B> {
-    body: B,
-    reservation: Option<Arc<Reservation>>,
-    _open: OpenRequest,
-}
-
-/// The response to a request on `connection`.
-async fn answer(
-    request: Request<Incoming>,
-    service: &Service,
-    connection: &Arc<ConnectionState>,
-) -> Response<Answer<impl Body<Data = Bytes, Error = warp::Error> + Unpin + use<>>> {
-    let open = connection.begin_request();
-    let (response, reservation) = service.answer(request, connection, &open).await;
-    response.map(|body| Answer { body, reservation: reservation.map(Arc::new), _open: open })
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        Poll::Ready(frame.map(|frame| {
-            let reservation = self.reservation.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));
-            let Some(reservation) = reservation else { return frame };
-            // The connection may keep the bytes long after it has finished with the body.
-            frame.map(|frame| frame.map_data(|bytes| budget::attach(bytes, Arc::clone(reservation))))
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// One connection from its first byte to its last.
 struct Connection {
     service: Arc<Service>,
+    /// What it serves instead of HTTP.
+    rpc: Option<Arc<dyn RpcService>>,
     tls: Option<Certificates>,
     node: Arc<Node>,
     connection: Arc<ConnectionState>,
@@ -306,6 +295,9 @@ impl Connection {
             () = self.node.drained() => None,
         };
         // Box what few connections need, so that the others, thousands of idle streams, do not carry room for it.
+        if let Some(rpc) = self.rpc.take() {
+            return self.serve_rpc(rpc, socket, protocol).await;
+        }
         match (protocol, self.tls.take()) {
             (None, _) => Ok(()),
             (Some(Protocol::Http2), None) => Box::pin(self.serve_http2(socket)).await,

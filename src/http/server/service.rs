@@ -72,6 +72,11 @@ impl Service {
         Self { routes, guard, node, metrics, keep_alive: response::plain(keep_alive.into()) }
     }
 
+    /// The metrics of the server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Answers one request. Returns the response, and its memory reservation if it is long.
     pub async fn answer(
         &self,

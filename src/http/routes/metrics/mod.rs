@@ -2,6 +2,7 @@
 //! request costs two lookups by index: all series exist from the start, so no label is hashed.
 
 mod process;
+pub mod rpc;
 mod strong;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -22,7 +23,10 @@ use prometheus_client::{
 use warp::reply::Response;
 
 pub use self::process::ServerFigures;
-use self::process::{BudgetFigures, ProcessFigures};
+use self::{
+    process::{BudgetFigures, ProcessFigures},
+    rpc::RpcMetrics,
+};
 
 use crate::{
     core::{name::TableName, protocol::message::RequestKind},
@@ -46,6 +50,7 @@ pub struct Metrics {
     /// Series without the prefix of ours.
     standard: Registry,
     routes: Vec<RouteMetrics>,
+    rpc: RpcMetrics,
 }
 
 /// The series of one route.
@@ -92,13 +97,19 @@ impl Metrics {
             Unit::Seconds,
             seconds,
         );
+        let rpc = RpcMetrics::register(&mut registry);
         registry.register_collector(Box::new(NodeFigures(Arc::clone(&node))));
         registry.register_collector(Box::new(BudgetFigures { budget, limit_bytes: memory_budget_bytes }));
         registry.register_collector(Box::new(server));
         let mut standard = Registry::default();
         let started_ms = node.now_ms().saturating_sub(node.uptime_ms());
         standard.register_collector(Box::new(ProcessFigures { started: started_ms as f64 / 1000.0 }));
-        Self { node, registry, standard, routes }
+        Self { node, registry, standard, routes, rpc }
+    }
+
+    /// The metrics of gRPC.
+    pub fn rpc(&self) -> &RpcMetrics {
+        &self.rpc
     }
 
     /// Counts one response.

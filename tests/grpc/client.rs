@@ -1,0 +1,87 @@
+//! The generated clients on a connection of hyper's, as tonic's own transport would bring twenty crates for tests alone.
+
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/clients/clients.rs"));
+}
+
+use std::{
+    net::SocketAddr,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use hyper::{Request, Response, body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpStream, runtime::Runtime};
+use tonic::body::Body;
+use tower_service::Service;
+
+pub use generated::dynarust::v1::*;
+use kv_client::KvClient;
+
+use crate::harness::{Node, Setup};
+
+/// One connection to a listener for gRPC.
+#[derive(Clone)]
+pub struct Channel {
+    sender: http2::SendRequest<Body>,
+}
+
+impl Channel {
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the listener accepts");
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        // Ends with the last sender.
+        tokio::spawn(connection);
+        Self { sender }
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, hyper::Result<Response<Incoming>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.sender.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.sender.send_request(request))
+    }
+}
+
+/// A node that serves gRPC on a free port, and a runtime for its clients.
+pub struct Served {
+    pub node: Node,
+    pub address: SocketAddr,
+    pub runtime: Runtime,
+}
+
+impl Served {
+    pub fn start() -> Self {
+        Self::start_with(|setup| setup)
+    }
+
+    pub fn start_with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let node = change(Setup::new().flag("--grpc", "127.0.0.1:0")).start();
+        let address = address_in(&node.log());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { node, address, runtime }
+    }
+
+    /// A client on a connection of its own.
+    pub async fn client(&self) -> KvClient<Channel> {
+        let origin = format!("http://{}", self.address).parse().expect("a URI");
+        KvClient::with_origin(Channel::open(self.address).await, origin)
+    }
+}
+
+/// The address that the log names.
+fn address_in(log: &str) -> SocketAddr {
+    let line = log.lines().find(|line| line.contains("listening for gRPC"));
+    let line = line.unwrap_or_else(|| panic!("no line with the address in {log}"));
+    let (_, address) = line.split_once("address=").expect("an address");
+    address.split_whitespace().next().and_then(|text| text.parse().ok()).expect("an address")
+}
