@@ -8,17 +8,20 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols
 
 # Dependencies first, in a layer that only a change of a manifest makes again: cargo builds them for a crate whose
 # sources are empty. Every target that a manifest names must have a file, or cargo refuses to read it.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY proto proto
 COPY bench/Cargo.toml bench/
-RUN mkdir -p src tests proptests bench/src bench/benches \
-    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/core.rs \
-    && echo 'fn main() {}' > src/main.rs \
+COPY clients/rust/Cargo.toml clients/rust/
+RUN mkdir -p src tests proptests bench/src bench/benches clients/rust/src \
+    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/core.rs clients/rust/src/lib.rs \
+    && echo 'fn main() {}' | tee src/main.rs > src/distributed_kv.rs \
     && cargo build --release --locked --bin DynaRust
 
 # The sources keep the times of the checkout, which may be older than the empty ones: without the touch cargo would take
 # what it built from those for up to date.
+COPY clients/rust clients/rust
 COPY src src
-RUN touch src/lib.rs src/main.rs \
+RUN touch src/lib.rs src/main.rs clients/rust/src/lib.rs \
     && cargo build --release --locked --bin DynaRust
 
 FROM debian:bookworm-slim

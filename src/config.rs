@@ -18,14 +18,14 @@ use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use self::collector::CollectorUrl;
 pub use self::layers::{COMMAND_VARIABLES, File, Layers, Setting, Source, Texts, unknown_variable};
-pub use self::spec::SettingSpec;
+pub use self::spec::{SettingSpec, use_defaults};
 use self::types::{
     Address, AdvertisedAddress, ByteSize, HostPattern, LogFilter, LogFormat, Origin, SecretTexts, Word,
 };
 use crate::{
     error::{Error, Result},
     http::ClientCertificates,
-    node::StrongBackend,
+    node::{Mode, StrongBackend},
     storage::{Durability, backup::recipient::Recipient},
 };
 
@@ -304,6 +304,11 @@ settings! {
     /// raft: the cluster's nodes among themselves. `etcd://HOST:PORT`, with more addresses after commas: an etcd that you run; it needs a
     /// build with the feature etcd. All nodes of a cluster have the same, and it stays as it was when the first strong table was made.
     strong_backend: StrongBackend = "raft";
+
+    /// Mode of a table that a write makes: eventual, or strong.
+    ///
+    /// A table keeps its mode. The same on all nodes, or it depends on which of them takes the first write.
+    new_tables: Mode = "eventual";
 
     /// Time between two rounds in which members compare their data.
     ///

@@ -180,6 +180,7 @@ impl Host {
             value_bytes_max: 1 << 20,
             replication,
             strong_backend: node::StrongBackend::Raft,
+            new_tables: node::Mode::Eventual,
             backups: None,
         }
     }

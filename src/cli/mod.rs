@@ -16,6 +16,7 @@ pub mod connection;
 pub mod container;
 pub mod contexts;
 pub mod diff;
+pub mod distributed_kv;
 pub mod environment;
 pub mod first_sync;
 pub mod flags;
@@ -54,7 +55,7 @@ use std::{env, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    config::types::LogFormat,
+    config::{Config, types::LogFormat},
     core::nearest,
     error::{Error, Result},
 };
@@ -165,10 +166,14 @@ pub fn main() -> ExitCode {
         Some(command) => report_outcome(command.run(), LogFormat::Text),
         None => {
             let config = arguments.flags.config().map_err(|error| suggest_command(&arguments, error));
-            let ran = config.and_then(|config| node::run(&config));
-            report_outcome(ran, arguments.flags.log_format())
+            run_node(config, &arguments.flags)
         }
     }
+}
+
+/// Runs a node to its end.
+fn run_node(config: Result<Config>, flags: &flags::Flags) -> ExitCode {
+    report_outcome(config.and_then(|config| node::run(&config)), flags.log_format())
 }
 
 /// How a command ended: its exit code, for scripts.

@@ -42,6 +42,7 @@ impl Config {
             value_bytes_max: self.max_value.0,
             replication: self.replication_options(listen, secrets),
             strong_backend: self.strong_backend.clone(),
+            new_tables: self.new_tables,
             backups: self.backup_dir.clone().map(|directory| node::BackupSchedule {
                 directory,
                 every: self.backup_every,

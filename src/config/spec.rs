@@ -1,6 +1,16 @@
 //! The definition of one setting. Its names on the command line, in the environment and in the file follow from the name of its field.
 
+use std::sync::OnceLock;
+
 use super::types::{Arity, SettingType};
+
+/// Defaults of this program that are others than those of the table, by field.
+static DEFAULTS: OnceLock<&[(&str, &str)]> = OnceLock::new();
+
+/// Gives settings other defaults, before any setting is read.
+pub fn use_defaults(defaults: &'static [(&'static str, &'static str)]) {
+    DEFAULTS.get_or_init(|| defaults);
+}
 
 /// The definition of a setting.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +58,8 @@ impl SettingSpec {
             "listen" | "join" => field.to_ascii_uppercase(),
             _ => format!("--{name}"),
         };
+        let others = DEFAULTS.get().copied().unwrap_or_default();
+        let default = others.iter().find(|(name, _)| *name == field).map_or(default, |(_, default)| *default);
         let doc = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join("\n");
         let (summary, advice) = doc.split_once("\n\n").unwrap_or((&doc, ""));
         Self {

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     error::Error,
     http::ClientCertificates,
+    node::Mode,
     replication::link::secret::{SECRET_CHARACTERS_MIN, too_short},
     storage::{Durability, backup::recipient::Recipient},
 };
@@ -360,6 +361,18 @@ impl SettingType for ClientCertificates {
             "required" => Ok(Self::Required),
             "optional" => Ok(Self::Optional),
             _ => Err("not one of: required, optional".into()),
+        }
+    }
+}
+
+impl SettingType for Mode {
+    const PLACEHOLDER: &'static str = "eventual|strong";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "eventual" => Ok(Self::Eventual),
+            "strong" => Ok(Self::Strong),
+            _ => Err("not one of: eventual, strong".into()),
         }
     }
 }

@@ -104,6 +104,8 @@ pub struct Options {
     pub replication: replication::Options,
     /// Who agrees on the order of writes to strong tables.
     pub strong_backend: StrongBackend,
+    /// The mode of a table that a write makes.
+    pub new_tables: Mode,
     /// The backups that it makes by itself, if it does.
     pub backups: Option<BackupSchedule>,
 }
@@ -233,6 +235,7 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`
     /// (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
+        self.make_table(table, [&write]).await?;
         if self.turns_out_strong(table).await {
             return self.write_strong(table, write).await;
         }
@@ -249,7 +252,9 @@ impl Node {
     /// `ClockDrift` for a version too far in the future, and then no row was merged; otherwise as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         for row in &rows {
-            self.turns_out_strong(&row.table).await;
+            if !self.turns_out_strong(&row.table).await && self.makes_strong(&row.table) {
+                self.create_strong(row.table.clone()).await?;
+            }
         }
         let (strong, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| self.is_strong(&row.table));
         let from_strong = self.import_strong(strong).await?;

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 
 use futures_util::future::join_all;
 
-use super::{Action, Condition, Expiry, Import, Imported, Node, Options, Write, Written};
+use super::{Action, Condition, Expiry, Import, Imported, Mode, Node, Options, Write, Written};
 pub use crate::{
     core::strong::request::{Compare, Expected, Got, Operation, OperationResult, Outcome, Transaction},
     replication::strong::{init::Started, rpc::RoleChange},
@@ -78,6 +78,30 @@ impl Node {
             self.strong.until_tables_are_known().await;
         }
         self.is_strong(table)
+    }
+
+    /// Whether writes to a table are agreed on by a majority: it is strong, or will be once one of them makes it.
+    pub async fn writes_strong(&self, table: &TableName) -> bool {
+        self.turns_out_strong(table).await || self.makes_strong(table)
+    }
+
+    /// Whether a write that makes this table makes a strong one.
+    pub(super) fn makes_strong(&self, table: &TableName) -> bool {
+        self.options.new_tables == Mode::Strong && !self.store.has_table(table)
+    }
+
+    /// Makes the table of these writes strong, if it is not there and new tables are strong. Writes of which none would make a table make
+    /// none here either.
+    pub(super) async fn make_table<'a>(
+        &self,
+        table: &TableName,
+        writes: impl IntoIterator<Item = &'a Write>,
+    ) -> Result<()> {
+        let makes = self.makes_strong(table) && !self.turns_out_strong(table).await;
+        if makes && writes.into_iter().any(|write| write.check_new_table(table).is_ok()) {
+            self.create_strong(table.clone()).await?;
+        }
+        Ok(())
     }
 
     /// Makes a strong table. Returns whether it was made; `false` if it was strong before.

@@ -72,6 +72,7 @@ impl Server {
             value_bytes_max: 1 << 20,
             replication,
             strong_backend: node::StrongBackend::Raft,
+            new_tables: node::Mode::Eventual,
             backups: None,
         });
         let node = node.await.expect("a node");

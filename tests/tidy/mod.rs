@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["error", "core", "storage", "replication", "node", "http"]),
     ("cli", &["error", "core", "storage", "node", "http", "grpc", "config"]),
     ("main", &["error", "core", "storage", "replication", "node", "http", "grpc", "config", "cli"]),
+    ("distributed_kv", &["cli"]),
 ];
 
 /// The same for the load generator: the parts of its `src`, and what each may name besides itself.
