@@ -38,6 +38,8 @@ pub struct Answer {
     deadline: Option<Instant>,
     /// Made once the body has to wait, which the answer to a single message never does.
     end: Option<End>,
+    /// Whether a message was sent.
+    is_begun: bool,
     /// Where the end is counted; `None` once it is.
     series: Option<RpcSeries>,
     is_over: bool,
@@ -53,8 +55,16 @@ impl Answer {
         deadline: Option<Instant>,
         series: RpcSeries,
     ) -> Self {
-        let mut answer =
-            Self { body, node, caller, deadline, end: None, series: Some(series), is_over: false };
+        let mut answer = Self {
+            body,
+            node,
+            caller,
+            deadline,
+            end: None,
+            is_begun: false,
+            series: Some(series),
+            is_over: false,
+        };
         if let Some(code) = code {
             answer.count(code);
         }
@@ -115,7 +125,13 @@ impl Answer {
             Some(bytes) if bytes.len() > UNCOUNTED_BYTES_MAX => bytes.len() as u64,
             Some(_) | None => return frame,
         };
-        match self.caller.connection.budget.reserve(length) {
+        let budget = &self.caller.connection.budget;
+        // The first may tell of a write, which was made: it is sent in any case.
+        if !std::mem::replace(&mut self.is_begun, true) {
+            let reservation = budget.force_reserve(length);
+            return frame.map_data(|bytes| attach(bytes, reservation));
+        }
+        match budget.reserve(length) {
             Ok(reservation) => frame.map_data(|bytes| attach(bytes, reservation)),
             Err(error) => self.finish(&status::of(&error)),
         }
@@ -125,7 +141,7 @@ impl Answer {
 /// The status of a call whose deadline has passed.
 pub fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
-        "the deadline of the call (grpc-timeout) has passed; a write may have been made",
+        "the deadline of the call (grpc-timeout) has passed; if it was a write, it may have been made",
     )
 }
 

@@ -29,7 +29,7 @@ use crate::{error::Result, http::server::rpc::RpcService, node::Node};
 /// # Errors
 /// As [`reflection::add`].
 pub fn kv_services(node: &Arc<Node>) -> Result<Arc<dyn RpcService>> {
-    let services = Services::new(Arc::clone(node)).add(Access::Token, kv::Kv::server(Arc::clone(node)));
+    let services = Services::new(Arc::clone(node)).add(Access::Token, kv::NodeKv::server(Arc::clone(node)));
     with_common(services, node)
 }
 

@@ -18,6 +18,8 @@ pub fn add(services: Services) -> Result<Services> {
         let builder = Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(health::DESCRIPTOR)
+            // So that tools show the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("grpc.reflection.v1.ServerReflection")
             .with_service_name("grpc.reflection.v1alpha.ServerReflection");
         names.iter().fold(builder, |builder, name| builder.with_service_name(*name))

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -62,6 +62,9 @@ impl Caller {
     }
 }
 
+/// The memory of the last message of a call.
+pub type Held = Arc<Mutex<Option<Reservation>>>;
+
 /// The messages of a client as they arrive.
 pub struct Messages {
     body: Incoming,
@@ -73,15 +76,14 @@ pub struct Messages {
     prefix_length: usize,
     /// The bytes that are missing from the current message.
     missing: u64,
-    /// The memory of the last message.
-    reservation: Option<Reservation>,
+    held: Held,
     /// Runs while a part of a message is missing.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Messages {
-    /// Those of a call on this connection.
-    pub fn new(body: Incoming, connection: Arc<ConnectionState>) -> Self {
+    /// Those of a call on this connection. The memory of a message is in `held` until the next one begins.
+    pub fn new(body: Incoming, connection: Arc<ConnectionState>, held: &Held) -> Self {
         let bytes_max = connection.options.body_bytes_max;
         Self {
             body,
@@ -90,7 +92,7 @@ impl Messages {
             prefix: [0; PREFIX_BYTES],
             prefix_length: 0,
             missing: 0,
-            reservation: None,
+            held: Arc::clone(held),
             pause: None,
         }
     }
@@ -122,11 +124,12 @@ impl Messages {
             return Err(Error::TooLarge { what: "message", limit: self.bytes_max });
         }
         self.missing = length;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // The one before was decoded.
-        self.reservation = None;
+        *held = None;
         let mut reservation = self.connection.budget.empty_reservation();
         reservation.reserve_at_least(usize::try_from(length).unwrap_or(usize::MAX))?;
-        self.reservation = Some(reservation);
+        *held = Some(reservation);
         Ok(())
     }
 

@@ -18,11 +18,11 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, body::Body as TonicBody, server::NamedService};
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     answer::{Answer, code_in, deadline_exceeded},
-    request::{Caller, Messages},
+    request::{Caller, Held, Messages},
     status,
 };
 use crate::{
@@ -163,6 +163,9 @@ impl Services {
         let timeout = headers.get(TIMEOUT).map(|text| timeout_of(text.to_str().unwrap_or_default()));
         let deadline =
             timeout.transpose().map_err(refused)?.and_then(|after| Instant::now().checked_add(after));
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(deadline_exceeded());
+        }
         let entry = self.find(call.request.uri().path())?;
         let (principal, secret) = self.authenticate(entry.access, call).map_err(refused)?;
         let caller = Caller {
@@ -192,9 +195,11 @@ impl Services {
         let method = call.request.uri().path().trim_start_matches('/').to_owned();
         let admitted = self.admit(&mut call, &text);
         let RpcCall { request, connection, metrics, .. } = call;
+        let held = Held::default();
         let (response, caller, deadline) = match admitted {
             Ok((entry, caller, deadline)) => {
-                let mut request = request.map(|body| Messages::new(body, Arc::clone(&connection)));
+                // The memory of what the client has sent is held until the answer is there.
+                let mut request = request.map(|body| Messages::new(body, Arc::clone(&connection), &held));
                 request.extensions_mut().insert(caller.clone());
                 let answering = kept((entry.handler)(request), deadline);
                 (with_request_id(&text, answering).await, caller, deadline)
@@ -267,6 +272,8 @@ fn log(method: &str, code: Option<Code>, took: Duration, caller: &Caller) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let (remote, id) = (caller.connection.remote, &*caller.request_id);
     let code = CODES[code.map_or(0, |code| code as usize)];
+    let (by, certificate) = (caller.principal.name(), caller.connection.certificate());
+    info!(target: "access", method, code, micros, by, certificate, %remote, id, "call");
     if matches!(code, "INTERNAL" | "DATA_LOSS" | "UNAVAILABLE") {
         warn!(method, code, micros, %remote, id, "answered");
     } else {
@@ -277,6 +284,16 @@ fn log(method: &str, code: Option<Code>, took: Duration, caller: &Caller) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_takes_too_long_or_panics_ends_with_a_status() {
+        let code = |response: Response<TonicBody>| code_in(response.headers());
+        let soon = Instant::now() + Duration::from_millis(1);
+        let waits: Answering = Box::pin(std::future::pending());
+        assert_eq!(code(kept(waits, Some(soon)).await), Some(Code::DeadlineExceeded));
+        let panics: Answering = Box::pin(async { panic!("a bug") });
+        assert_eq!(code(kept(panics, None).await), Some(Code::Internal));
+    }
 
     #[test]
     fn a_timeout_has_digits_and_a_unit_and_nothing_else() {

@@ -16,15 +16,28 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The status of an error.
 pub fn of(error: &Error) -> Status {
     let (_, code) = response::status_and_code(error);
-    let mut details = ErrorDetails::with_error_info(
-        code.to_ascii_uppercase().replace('-', "_"),
-        DOMAIN,
-        metadata(error, code),
-    );
+    let mut details = ErrorDetails::with_error_info(reason(code), DOMAIN, metadata(error, code));
     if let Some(delay) = retry_after(error) {
         details.set_retry_info(Some(delay));
     }
     Status::with_error_details(code_of(error), error.to_string(), details)
+}
+
+/// The status of a watch whose cursor is too old.
+pub fn cursor_gone() -> Status {
+    let code = "cursor-gone";
+    let details = ErrorDetails::with_error_info(
+        reason(code),
+        DOMAIN,
+        HashMap::from([("code".to_owned(), code.to_owned())]),
+    );
+    let why = "this node no longer knows what changed after the cursor: watch again without a cursor, and with snapshot for the current values";
+    Status::with_error_details(Code::OutOfRange, why, details)
+}
+
+/// A code as a reason in `ErrorInfo`, whose form is fixed (AIP-193).
+fn reason(code: &str) -> String {
+    code.to_ascii_uppercase().replace('-', "_")
 }
 
 /// What else is known, as texts: the code as HTTP has it, and the members that a problem of HTTP has.
@@ -95,5 +108,97 @@ fn code_of(error: &Error) -> Code {
         | Error::StorageDamaged(_)
         | Error::Config(_)
         | Error::Io(_) => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each error is over gRPC, with whether to try again helps. docs/grpc.md has the same table.
+    fn cases() -> Vec<(Error, Code, &'static str, bool)> {
+        let text = || "why".to_owned();
+        let (version, right) = ("1".to_owned(), "read");
+        vec![
+            (Error::BadJson(text()), Code::InvalidArgument, "bad-json", false),
+            (Error::MissingValue, Code::InvalidArgument, "missing-value", false),
+            (Error::BadKey(text()), Code::InvalidArgument, "bad-key", false),
+            (Error::BadName(text()), Code::InvalidArgument, "bad-name", false),
+            (Error::BadRequest(text()), Code::InvalidArgument, "bad-request", false),
+            (Error::Unauthorized(text()), Code::Unauthenticated, "unauthorized", false),
+            (
+                Error::Unauthenticated { why: text(), is_invalid: true },
+                Code::Unauthenticated,
+                "unauthorized",
+                false,
+            ),
+            (Error::Forbidden(text()), Code::PermissionDenied, "forbidden", false),
+            (Error::NotGranted { right, why: text() }, Code::PermissionDenied, "forbidden", false),
+            (Error::Misdirected(text()), Code::InvalidArgument, "misdirected", false),
+            (Error::NotFound(text()), Code::NotFound, "not-found", false),
+            (Error::MethodNotAllowed(text()), Code::Unimplemented, "method-not-allowed", false),
+            (Error::RequestTimeout(text()), Code::DeadlineExceeded, "request-timeout", false),
+            (Error::Conflict(text()), Code::FailedPrecondition, "conflict", false),
+            (
+                Error::PreconditionFailed { current: Some(version.clone()) },
+                Code::Aborted,
+                "precondition-failed",
+                false,
+            ),
+            (Error::TooLarge { what: "value", limit: 7 }, Code::ResourceExhausted, "too-large", false),
+            (Error::HeadTooLarge { limit: 7 }, Code::ResourceExhausted, "head-too-large", false),
+            (
+                Error::TooManyOperations { what: "keys", limit: 7 },
+                Code::ResourceExhausted,
+                "too-large",
+                false,
+            ),
+            (Error::UnsupportedType(text()), Code::InvalidArgument, "unsupported-type", false),
+            (Error::TooMany(text()), Code::ResourceExhausted, "too-many", true),
+            (Error::RateLimited { why: text(), wait_ms: 5 }, Code::ResourceExhausted, "too-many", true),
+            (Error::Overloaded(text()), Code::Unavailable, "overloaded", true),
+            (Error::NotReady(text()), Code::Unavailable, "not-ready", true),
+            (Error::Draining, Code::Unavailable, "draining", true),
+            (Error::StorageFull(text()), Code::ResourceExhausted, "storage-full", false),
+            (
+                Error::NotEnoughReplicas { held: 1, wanted: 2, version, unix_ms: 3 },
+                Code::DeadlineExceeded,
+                "not-enough-replicas",
+                false,
+            ),
+            (Error::WrongMode(text()), Code::FailedPrecondition, "wrong-mode", false),
+            (Error::NoQuorum(text()), Code::Unavailable, "no-quorum", true),
+            (Error::OutcomeUnknown(text()), Code::Unknown, "outcome-unknown", false),
+            (Error::Corrupt(text()), Code::DataLoss, "corrupt", false),
+            (Error::ClockDrift { ahead_ms: 1, allowed_ms: 2 }, Code::InvalidArgument, "clock-drift", false),
+            (Error::Io(text()), Code::Internal, "internal", false),
+        ]
+    }
+
+    #[test]
+    fn each_error_has_a_status_with_its_code_and_whether_to_try_again_helps() {
+        for (error, code, name, is_retryable) in cases() {
+            let status = of(&error);
+            let details = status.get_error_details();
+            let info = details.error_info().expect("an ErrorInfo");
+            assert_eq!((status.code(), info.metadata["code"].as_str()), (code, name), "{error:?}");
+            assert_eq!(info.reason, name.to_ascii_uppercase().replace('-', "_"));
+            assert_eq!(info.domain, DOMAIN);
+            assert_eq!(details.retry_info().is_some(), is_retryable, "{error:?}");
+            assert_eq!(status.message(), error.to_string());
+        }
+    }
+
+    #[test]
+    fn details_have_what_the_problem_of_http_has() {
+        let limited = of(&Error::RateLimited { why: String::new(), wait_ms: 1500 }).get_error_details();
+        let delay = limited.retry_info().and_then(|retry| retry.retry_delay);
+        assert_eq!(delay, Some(Duration::from_millis(1500)));
+        let replicas = of(&Error::NotEnoughReplicas { held: 1, wanted: 3, version: "v".into(), unix_ms: 9 });
+        let details = replicas.get_error_details();
+        let metadata = &details.error_info().expect("an ErrorInfo").metadata;
+        for (name, text) in [("held", "1"), ("wanted", "3"), ("version", "v"), ("timestamp", "9")] {
+            assert_eq!(metadata[name], text, "{name}");
+        }
     }
 }

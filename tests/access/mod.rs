@@ -14,9 +14,9 @@ use serde_json::Value;
 use crate::harness::{Node, Setup, http::Request};
 
 /// A file of tokens in a directory of its own, and the node that reads it.
-struct Guarded {
-    node: Node,
-    tokens: PathBuf,
+pub struct Guarded {
+    pub node: Node,
+    pub tokens: PathBuf,
     _folder: tempfile::TempDir,
 }
 
@@ -29,11 +29,11 @@ impl std::ops::Deref for Guarded {
 }
 
 /// A token as a line of a test: its name, which is its secret too, and the rest of its entry.
-type Entry<'a> = (&'a str, &'a str);
+pub type Entry<'a> = (&'a str, &'a str);
 
 const ALL: &str = r#"rights = ["read", "write", "admin"]"#;
 
-fn file(entries: &[Entry<'_>]) -> String {
+pub fn file(entries: &[Entry<'_>]) -> String {
     let entry = |(name, rest): &Entry<'_>| {
         format!("[[token]]\nname = \"{name}\"\nhash = \"{}\"\n{rest}\n", blake3::hash(name.as_bytes()))
     };
@@ -41,7 +41,7 @@ fn file(entries: &[Entry<'_>]) -> String {
 }
 
 /// A node with these tokens, and with `setup` applied before it starts.
-fn guarded(entries: &[Entry<'_>], setup: impl FnOnce(Setup) -> Setup) -> Guarded {
+pub fn guarded(entries: &[Entry<'_>], setup: impl FnOnce(Setup) -> Setup) -> Guarded {
     let folder = tempfile::tempdir().expect("a folder");
     let tokens = folder.path().join("tokens.toml");
     fs::write(&tokens, file(entries)).expect("written");

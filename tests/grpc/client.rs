@@ -5,6 +5,7 @@ mod generated {
 }
 
 use std::{
+    future::Future,
     net::SocketAddr,
     task::{Context, Poll},
 };
@@ -12,14 +13,14 @@ use std::{
 use futures_util::future::BoxFuture;
 use hyper::{Request, Response, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, runtime::Runtime};
-use tonic::body::Body;
+use tokio::{net::TcpStream, runtime::Runtime, time::timeout};
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt;
 use tower_service::Service;
 
-pub use generated::dynarust::v1::*;
-use kv_client::KvClient;
+pub use generated::dynarust::v1::{kv_client::KvClient, value::Kind, *};
 
-use crate::harness::{Node, Setup};
+use crate::harness::{DEADLINE, Node, Setup};
 
 /// One connection to a listener for gRPC.
 #[derive(Clone)]
@@ -71,17 +72,63 @@ impl Served {
         Self { node, address, runtime }
     }
 
-    /// A client on a connection of its own.
-    pub async fn client(&self) -> KvClient<Channel> {
-        let origin = format!("http://{}", self.address).parse().expect("a URI");
-        KvClient::with_origin(Channel::open(self.address).await, origin)
+    /// Runs a test with a client on a connection of its own, until the deadline of all tests.
+    pub fn with_client<T, F: Future<Output = T>>(&self, test: impl FnOnce(KvClient<Channel>) -> F) -> T {
+        self.runtime.block_on(async {
+            let run = async { test(client(self.address).await).await };
+            timeout(DEADLINE, run).await.expect("in time")
+        })
     }
 }
 
+/// A client on a connection of its own.
+pub async fn client(address: SocketAddr) -> KvClient<Channel> {
+    let origin = format!("http://{address}").parse().expect("a URI");
+    KvClient::with_origin(Channel::open(address).await, origin)
+}
+
 /// The address that the log names.
-fn address_in(log: &str) -> SocketAddr {
+pub fn address_in(log: &str) -> SocketAddr {
     let line = log.lines().find(|line| line.contains("listening for gRPC"));
     let line = line.unwrap_or_else(|| panic!("no line with the address in {log}"));
     let (_, address) = line.split_once("address=").expect("an address");
     address.split_whitespace().next().and_then(|text| text.parse().ok()).expect("an address")
+}
+
+/// A value of JSON text.
+pub fn json(text: &str) -> Option<Value> {
+    Some(Value { kind: Some(Kind::Json(text.into())) })
+}
+
+/// A value of bytes.
+pub fn bytes(bytes: &[u8]) -> Option<Value> {
+    Some(Value { kind: Some(Kind::Bytes(bytes.into())) })
+}
+
+pub fn get(table: &str, key: &str) -> GetRequest {
+    GetRequest { table: table.into(), key: key.into(), ..GetRequest::default() }
+}
+
+pub fn set(table: &str, key: &str, value: Option<Value>) -> SetRequest {
+    SetRequest { table: table.into(), key: key.into(), value, ..SetRequest::default() }
+}
+
+pub fn delete(table: &str, key: &str) -> DeleteRequest {
+    DeleteRequest { table: table.into(), key: key.into(), ..DeleteRequest::default() }
+}
+
+pub fn exists(exists: bool) -> Option<Condition> {
+    Some(Condition { expected: Some(condition::Expected::Exists(exists)) })
+}
+
+/// Whether a call failed with this status, this code of DynaRust, and these words.
+#[track_caller]
+pub fn assert_status<T: std::fmt::Debug>(outcome: Result<T, Status>, code: Code, name: &str, words: &[&str]) {
+    let status = outcome.expect_err(name);
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!((status.code(), info.metadata["code"].as_str()), (code, name), "{status:?}");
+    for word in words {
+        assert!(status.message().contains(word), "{word} in {:?}", status.message());
+    }
 }

@@ -51,6 +51,7 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 
 /// A directory and a command line to start nodes from, one at a time.
 pub struct Setup {
+    binary: &'static str,
     directory: tempfile::TempDir,
     listen: String,
     join: Vec<String>,
@@ -68,6 +69,7 @@ impl Setup {
             tempfile::Builder::new().prefix("dynarust-").tempdir().expect("a temporary directory");
         std::fs::create_dir(directory.path().join("home")).expect("a directory in a temporary one");
         Self {
+            binary: env!("CARGO_BIN_EXE_DynaRust"),
             directory,
             listen: "127.0.0.1:0".to_owned(),
             join: Vec::new(),
@@ -76,6 +78,12 @@ impl Setup {
             namespace: None,
             etcd: None,
         }
+    }
+
+    /// Starts this binary instead of `DynaRust`.
+    pub fn binary(mut self, path: &'static str) -> Self {
+        self.binary = path;
+        self
     }
 
     /// Listens on this address instead of a free loopback port.
@@ -197,10 +205,9 @@ impl Setup {
 
     fn bare_command(&self) -> Command {
         let log = File::options().create(true).append(true).open(log_path(self.directory.path()));
-        let binary = env!("CARGO_BIN_EXE_DynaRust");
         let mut command = match &self.namespace {
-            Some(namespace) => namespace.command(binary),
-            None => Command::new(binary),
+            Some(namespace) => namespace.command(self.binary),
+            None => Command::new(self.binary),
         };
         // Variables of the developer's shell must not affect tests.
         for (name, _) in std::env::vars_os() {

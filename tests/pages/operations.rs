@@ -10,7 +10,10 @@ use std::{
 use dynarust::config::{COMMAND_VARIABLES, SETTINGS, SettingSpec};
 
 use super::page::{self, Page};
-use crate::harness::{Node, Setup, wait_until};
+use crate::{
+    grpc::client::{Served, get},
+    harness::{Setup, wait_until},
+};
 
 const PAGE: &str = "docs/operations.md";
 /// Flags of cargo, of the test harness, of the load generator and of etcd that the pages name.
@@ -69,7 +72,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The names of the series of a node: a counter's with `_total`.
 fn metrics() -> BTreeSet<String> {
-    let node = Node::start();
+    let served = Served::start();
+    let node = &served.node;
+    // Without a call there are no series of gRPC.
+    served.with_client(|mut client| async move { client.get(get("t", "a")).await.expect_err("absent") });
     // Without a strong table there are no series of their group.
     node.put("/_/tables/s", r#"{"mode":"strong"}"#).expect(201);
     let mut page = String::new();

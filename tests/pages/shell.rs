@@ -33,8 +33,8 @@ const NOT_RUN: [&str; 9] = [
 ];
 /// What may stand in a block that is run, beside the binary.
 const RUN: [&str; 5] = ["curl", "cp", "mkdir", "mv", "printf"];
-/// The nodes of a page.
-const NODES: [&str; 3] = ["127.0.0.1:6660", "127.0.0.1:6661", "127.0.0.1:6662"];
+/// Where the nodes of a page listen.
+const NODES: [&str; 4] = ["127.0.0.1:6660", "127.0.0.1:6661", "127.0.0.1:6662", "127.0.0.1:50051"];
 
 /// Where the lines of a page are run: a directory, and addresses instead of those of the page.
 pub struct Place {

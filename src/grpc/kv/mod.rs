@@ -1,11 +1,24 @@
-//! `dynarust.v1.Kv`: keys and values, changes as they happen, and transactions.
+//! `dynarust.v1.Kv`: keys and values, changes as they happen, and transactions. A request is checked as REST checks it, and answered by the
+//! same calls of [`Node`].
 
-use std::sync::Arc;
+mod list;
+mod txn;
+mod value;
+mod watch;
+mod write;
 
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
+use self::{list::Listing, watch::Watch};
 use super::{
-    proto::dynarust::v1::{GetRequest, GetResponse, kv_server},
+    proto::dynarust::v1::{
+        DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest, ListResponse, SetRequest,
+        SetResponse, TableMode, TxnRequest, TxnResponse, WatchRequest, WatchResponse, WriteConcern,
+        kv_server::{Kv, KvServer},
+    },
     request::Caller,
     status,
 };
@@ -15,34 +28,136 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
-    node::{Node, strong::Consistency},
+    node::{Node, Write, Written, strong::Consistency},
 };
 
-/// The table of requests that name none.
-pub const DEFAULT_TABLE: &str = "kv";
+/// The table of requests that name none: a strong one.
+const DEFAULT_TABLE: &str = "kv";
 
 /// The service over a node.
-pub struct Kv {
+pub struct NodeKv {
     node: Arc<Node>,
 }
 
-impl Kv {
-    /// The server of the service.
-    pub fn server(node: Arc<Node>) -> kv_server::KvServer<Self> {
-        let bytes_max = usize::MAX;
-        kv_server::KvServer::new(Self { node }).max_decoding_message_size(bytes_max)
+impl NodeKv {
+    /// The server of the service. Its messages are limited where they arrive.
+    pub fn server(node: Arc<Node>) -> KvServer<Self> {
+        KvServer::new(Self { node }).max_decoding_message_size(usize::MAX)
     }
 
-    async fn read(&self, caller: &Caller, request: &GetRequest) -> Result<GetResponse> {
-        let table = table(&request.table)?;
-        let key = Key::parse(&request.key)?;
+    async fn read(&self, caller: &Caller, request: GetRequest) -> Result<GetResponse> {
+        let (table, key) = (table(&request.table)?, key(&request.key)?);
         caller.principal.check(Right::Read, Touched::Key(&table, &key))?;
-        self.node.before_read(&table, Consistency::Linearizable).await?;
+        self.node.before_read(&table, consistency(request.consistency)?).await?;
         let entry = self.node.get(&table, &key)?;
         let entry =
             entry.ok_or_else(|| Error::NotFound(format!("no key {:?} in table {table}", key.as_str())))?;
-        Ok(GetResponse { json: entry.value.as_str().to_owned() })
+        // Only whether there is memory for the answer: that is reserved when it is written.
+        drop(caller.connection.budget.reserve(entry.value.as_str().len() as u64)?);
+        let entry = value::entry(&key, Some(&entry.value), entry.timestamp, entry.expires_at_ms);
+        Ok(GetResponse { entry: Some(entry) })
     }
+
+    async fn set_key(&self, caller: &Caller, request: SetRequest) -> Result<SetResponse> {
+        let (table, mode) = (table(&request.table)?, mode(&request)?);
+        let concern = request.write_concern;
+        let write = write::set(&self.node, request)?;
+        caller.principal.check_write(&table, &write)?;
+        caller.connection.budget.admit_write()?;
+        self.make_table(caller, &table, mode).await?;
+        self.write(&table, write, concern).await.map(write::was_set)
+    }
+
+    async fn delete_key(&self, caller: &Caller, request: DeleteRequest) -> Result<DeleteResponse> {
+        let table = table(&request.table)?;
+        let concern = request.write_concern;
+        let write = write::delete(request)?;
+        caller.principal.check_write(&table, &write)?;
+        caller.connection.budget.admit_write()?;
+        self.write(&table, write, concern).await.map(write::was_deleted)
+    }
+
+    async fn write(&self, table: &TableName, write: Write, concern: Option<WriteConcern>) -> Result<Written> {
+        let concern = concern.map(write::concern).transpose()?;
+        if concern.is_some() && self.node.writes_strong(table).await {
+            return Err(Error::BadRequest(format!(
+                "write_concern: table {table} is strong, and each of its writes is answered when a majority of the voters holds it: \
+                 leave it out"
+            )));
+        }
+        let written = self.node.write(table, write).await?;
+        if let Some(concern) = concern {
+            self.node.replicated(written.timestamp, concern).await?;
+        }
+        Ok(written)
+    }
+
+    /// Makes the table that a write is for, if it must be of a mode that it does not get by the write itself.
+    async fn make_table(&self, caller: &Caller, table: &TableName, mode: Wanted) -> Result<()> {
+        match mode {
+            Wanted::Any => Ok(()),
+            Wanted::Eventual if self.node.turns_out_strong(table).await => Err(Error::WrongMode(format!(
+                "table {table} is strong, and the request asks for an eventual one: leave table_mode out, or name another table"
+            ))),
+            Wanted::Eventual => Ok(()),
+            Wanted::Strong | Wanted::StrongByDefault if self.node.turns_out_strong(table).await => Ok(()),
+            Wanted::Strong | Wanted::StrongByDefault => {
+                if mode == Wanted::Strong {
+                    // As for the request of REST that makes a table.
+                    caller.principal.check(Right::Write, Touched::Keys(table, ""))?;
+                }
+                self.node.create_strong(table.clone()).await.map(|_| ())
+            }
+        }
+    }
+
+    async fn transact(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse> {
+        let uses_default_table = txn::uses_default_table(&request);
+        let transaction = txn::parse(&self.node, request)?;
+        caller.principal.check_transaction(&transaction)?;
+        caller.connection.budget.admit_write()?;
+        if uses_default_table {
+            self.make_table(caller, &table("")?, Wanted::StrongByDefault).await?;
+        }
+        let (success, failure) = (txn::kinds(&transaction.success), txn::kinds(&transaction.failure));
+        let (succeeded, results) = self.node.transact(transaction).await?;
+        Ok(txn::render(succeeded, if succeeded { success } else { failure }, results))
+    }
+}
+
+/// The mode that a write wants its table to have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    Eventual,
+    Strong,
+    /// For no name is the default table, which is strong.
+    StrongByDefault,
+}
+
+fn mode(request: &SetRequest) -> Result<Wanted> {
+    const KNOWN: &str = "TABLE_MODE_DEFAULT, TABLE_MODE_EVENTUAL and TABLE_MODE_STRONG";
+    Ok(match known(request.table_mode, "table_mode", KNOWN)? {
+        TableMode::Default if request.table.is_empty() => Wanted::StrongByDefault,
+        TableMode::Default => Wanted::Any,
+        TableMode::Eventual => Wanted::Eventual,
+        TableMode::Strong => Wanted::Strong,
+    })
+}
+
+/// The value of an enumeration, of which a client may send any number.
+fn known<E: TryFrom<i32>>(number: i32, field: &str, names: &str) -> Result<E> {
+    E::try_from(number)
+        .map_err(|_| Error::BadRequest(format!("{field}: {number} is unknown; there are {names}")))
+}
+
+fn consistency(number: i32) -> Result<Consistency> {
+    use super::proto::dynarust::v1::Consistency as Named;
+    let names = "CONSISTENCY_LINEARIZABLE and CONSISTENCY_STALE";
+    Ok(match known(number, "consistency", names)? {
+        Named::Linearizable => Consistency::Linearizable,
+        Named::Stale => Consistency::Stale,
+    })
 }
 
 /// The table of a request.
@@ -50,11 +165,54 @@ fn table(name: &str) -> Result<TableName> {
     TableName::parse(if name.is_empty() { DEFAULT_TABLE } else { name })
 }
 
+fn key(name: &str) -> Result<Key> {
+    Key::parse(name)
+}
+
+type Answered<T> = std::result::Result<Response<T>, Status>;
+
+/// The response, or the status of the error.
+fn answered<T>(outcome: Result<T>) -> Answered<T> {
+    outcome.map(Response::new).map_err(|error| status::of(&error))
+}
+
+fn caller<T>(request: &Request<T>) -> std::result::Result<Caller, Status> {
+    Caller::of(request).map_err(|error| status::of(&error))
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
+
 #[tonic::async_trait]
-impl kv_server::Kv for Kv {
-    async fn get(&self, request: Request<GetRequest>) -> std::result::Result<Response<GetResponse>, Status> {
-        let caller = Caller::of(&request).map_err(|error| status::of(&error))?;
-        let response = self.read(&caller, request.get_ref()).await;
-        response.map(Response::new).map_err(|error| status::of(&error))
+impl Kv for NodeKv {
+    async fn get(&self, request: Request<GetRequest>) -> Answered<GetResponse> {
+        answered(self.read(&caller(&request)?, request.into_inner()).await)
+    }
+
+    async fn set(&self, request: Request<SetRequest>) -> Answered<SetResponse> {
+        answered(self.set_key(&caller(&request)?, request.into_inner()).await)
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Answered<DeleteResponse> {
+        answered(self.delete_key(&caller(&request)?, request.into_inner()).await)
+    }
+
+    type ListStream = Messages<ListResponse>;
+
+    async fn list(&self, request: Request<ListRequest>) -> Answered<Self::ListStream> {
+        let caller = caller(&request)?;
+        let listing = Listing::begin(Arc::clone(&self.node), &caller, request.into_inner()).await;
+        answered(listing.map(|listing| Box::pin(listing.into_stream()) as Self::ListStream))
+    }
+
+    type WatchStream = Messages<WatchResponse>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Answered<Self::WatchStream> {
+        let caller = caller(&request)?;
+        let watch = Watch::begin(&self.node, &caller, request.into_inner()).await;
+        answered(watch.map(|watch| Box::pin(watch) as Self::WatchStream))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Answered<TxnResponse> {
+        answered(self.transact(&caller(&request)?, request.into_inner()).await)
     }
 }

@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// How long a write waits for its replicas by default: far longer than a round trip between healthy nodes.
-const W_TIMEOUT: Duration = Duration::from_secs(5);
+pub const W_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest it may wait: shorter than the usual timeouts of proxies and clients.
-const W_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+pub const W_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The condition of a write.
 ///

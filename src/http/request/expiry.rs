@@ -62,7 +62,11 @@ fn twice() -> Error {
     Error::BadRequest("more than one expiry: send ttl or expires_at, in the query or in the body".into())
 }
 
-fn parse_instant(text: &str, now_ms: u64) -> Result<u64> {
+/// Parses an instant in Unix milliseconds.
+///
+/// # Errors
+/// `BadRequest` for one that is past, or more than a hundred years away.
+pub fn parse_instant(text: &str, now_ms: u64) -> Result<u64> {
     let latest_ms = Expiry::After(TTL_MAX).unix_ms(now_ms);
     let instant = text.parse().ok().filter(|instant| (now_ms + 1..=latest_ms).contains(instant));
     instant.ok_or_else(|| {
@@ -84,10 +88,23 @@ pub fn parse_ttl(text: &str) -> Result<Duration> {
             "ttl {text:?}: {error}; use seconds, or a duration such as 500ms, 30s, 1h30m, 7d or 1y"
         ))
     })?;
+    check_ttl(ttl, || format!("ttl {text:?}"))
+}
+
+/// A time to live in milliseconds.
+///
+/// # Errors
+/// `BadRequest` for 0, and for more than a hundred years.
+pub fn ttl_of_milliseconds(milliseconds: u64) -> Result<Duration> {
+    check_ttl(Duration::from_millis(milliseconds), || format!("ttl_ms {milliseconds}"))
+}
+
+fn check_ttl(ttl: Duration, given: impl FnOnce() -> String) -> Result<Duration> {
     // A millisecond is the clock's unit. Anything shorter would be no time at all.
     if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
         return Err(Error::BadRequest(format!(
-            "ttl {text:?}: use 1 ms to 100 years, or leave it out to keep the value for ever"
+            "{}: use 1 ms to 100 years, or leave it out to keep the value for ever",
+            given()
         )));
     }
     Ok(ttl)

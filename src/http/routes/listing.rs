@@ -356,11 +356,15 @@ pub(super) fn parse_limit(text: &str) -> Result<usize> {
 }
 
 /// A cursor is the last key's bytes in hexadecimal, so it needs no escaping in a header, a link or a shell.
-fn render_cursor(key: &Key) -> String {
+pub fn render_cursor(key: &Key) -> String {
     key.as_str().bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn parse_cursor(text: &str) -> Result<Key> {
+/// The key of a cursor.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn parse_cursor(text: &str) -> Result<Key> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
     let byte = |pair: &[u8]| match pair {
         [high, low] => Some(digit(high)? << 4 | digit(low)?),
