@@ -68,12 +68,6 @@ settings! {
     /// the port can read and write. A port alone, 6660 or :6660, means 127.0.0.1. Port 0 picks a free port, and the node prints it.
     listen: Address = "127.0.0.1:6660";
 
-    /// Address to serve gRPC on.
-    ///
-    /// 127.0.0.1:50051 is usual; a host and port as for LISTEN, which stays for REST and other nodes. Limits, tokens and certificates are the
-    /// same on both. By default there is none.
-    grpc: Option<Address> = "";
-
     /// Addresses of nodes to join.
     ///
     /// Any members of the cluster: one is enough, several help when one is down. A node that was a member before finds the
@@ -91,6 +85,12 @@ settings! {
     /// By default the listen address if it names one interface, otherwise the address of the interface that leads outside. Set it
     /// behind NAT or a container's port mapping.
     advertise: Option<AdvertisedAddress> = "";
+
+    /// Address to serve gRPC on.
+    ///
+    /// 127.0.0.1:50051 is usual; a host and port as for LISTEN, which stays for REST and other nodes. Limits, tokens and certificates are the
+    /// same on both. By default there is none.
+    grpc: Option<Address> = "";
 
     /// Secret that all nodes of the cluster share.
     ///

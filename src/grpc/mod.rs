@@ -11,6 +11,7 @@
 //! 3. [`Services::add`] in the function of its listener, such as [`kv_services`].
 
 pub mod answer;
+pub mod descriptors;
 pub mod health;
 pub mod kv;
 pub mod proto;

@@ -3,7 +3,7 @@
 use tonic_reflection::server::Builder;
 
 use super::{
-    health, proto,
+    descriptors,
     services::{Access, Services},
 };
 use crate::error::{Error, Result};
@@ -15,11 +15,11 @@ use crate::error::{Error, Result};
 pub fn add(services: Services) -> Result<Services> {
     let names: Vec<_> = services.names().collect();
     let builder = || {
-        let builder = Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(health::DESCRIPTOR)
+        let builder = descriptors::SETS
+            .into_iter()
             // So that tools show the details of errors.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .chain([tonic_types::pb::FILE_DESCRIPTOR_SET])
+            .fold(Builder::configure(), |builder, set| builder.register_encoded_file_descriptor_set(set))
             .with_service_name("grpc.reflection.v1.ServerReflection")
             .with_service_name("grpc.reflection.v1alpha.ServerReflection");
         names.iter().fold(builder, |builder, name| builder.with_service_name(*name))

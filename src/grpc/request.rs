@@ -71,11 +71,7 @@ pub struct Messages {
     connection: Arc<ConnectionState>,
     /// The most bytes of one message.
     bytes_max: u64,
-    /// The beginning of a prefix.
-    prefix: [u8; PREFIX_BYTES],
-    prefix_length: usize,
-    /// The bytes that are missing from the current message.
-    missing: u64,
+    framing: Framing,
     held: Held,
     /// Runs while a part of a message is missing.
     pause: Option<Pin<Box<Sleep>>>,
@@ -85,45 +81,14 @@ impl Messages {
     /// Those of a call on this connection. The memory of a message is in `held` until the next one begins.
     pub fn new(body: Incoming, connection: Arc<ConnectionState>, held: &Held) -> Self {
         let bytes_max = connection.options.body_bytes_max;
-        Self {
-            body,
-            connection,
-            bytes_max,
-            prefix: [0; PREFIX_BYTES],
-            prefix_length: 0,
-            missing: 0,
-            held: Arc::clone(held),
-            pause: None,
-        }
+        Self { body, connection, bytes_max, framing: Framing::default(), held: Arc::clone(held), pause: None }
     }
 
-    /// Follows where messages begin, and takes the memory for each.
-    fn scan(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            if self.missing > 0 {
-                let length = bytes.len().min(usize::try_from(self.missing).unwrap_or(usize::MAX));
-                self.missing -= length as u64;
-                bytes = &bytes[length..];
-                continue;
-            }
-            let length = bytes.len().min(PREFIX_BYTES - self.prefix_length);
-            self.prefix[self.prefix_length..][..length].copy_from_slice(&bytes[..length]);
-            self.prefix_length += length;
-            bytes = &bytes[length..];
-            if self.prefix_length == PREFIX_BYTES {
-                self.prefix_length = 0;
-                let [_, length @ ..] = self.prefix;
-                self.begin(u64::from(u32::from_be_bytes(length)))?;
-            }
-        }
-        Ok(())
-    }
-
+    /// Takes the memory for a message that begins.
     fn begin(&mut self, length: u64) -> Result<()> {
         if length > self.bytes_max {
             return Err(Error::TooLarge { what: "message", limit: self.bytes_max });
         }
-        self.missing = length;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // The one before was decoded.
         *held = None;
@@ -134,7 +99,7 @@ impl Messages {
     }
 
     fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<Error> {
-        if self.missing == 0 && self.prefix_length == 0 {
+        if self.framing.is_between() {
             return Poll::Pending;
         }
         let timeout = self.connection.options.body_timeout;
@@ -161,7 +126,9 @@ impl Body for Messages {
         let frame = frame.map(|frame| {
             let frame = frame.map_err(|error| Status::cancelled(format!("the call broke off: {error}")))?;
             if let Some(bytes) = frame.data_ref() {
-                self.scan(bytes).map_err(|error| status::of(&error))?;
+                for length in self.framing.advance(bytes) {
+                    self.begin(length).map_err(|error| status::of(&error))?;
+                }
             }
             Ok(frame)
         });
@@ -174,5 +141,70 @@ impl Body for Messages {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Where messages begin and end in the bytes of a call.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Framing {
+    /// The beginning of a prefix.
+    prefix: [u8; PREFIX_BYTES],
+    prefix_length: usize,
+    /// The bytes that are missing from the current message.
+    missing: u64,
+}
+
+impl Framing {
+    /// Whether no part of a message is missing.
+    fn is_between(&self) -> bool {
+        self.missing == 0 && self.prefix_length == 0
+    }
+
+    /// Passes over the next bytes. Returns the lengths of the messages that begin in them.
+    fn advance(&mut self, mut bytes: &[u8]) -> Vec<u64> {
+        let mut begun = Vec::new();
+        while !bytes.is_empty() {
+            let wanted = match self.missing {
+                0 => PREFIX_BYTES - self.prefix_length,
+                missing => usize::try_from(missing).unwrap_or(usize::MAX),
+            };
+            let (part, rest) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = rest;
+            if self.missing > 0 {
+                self.missing -= part.len() as u64;
+                continue;
+            }
+            self.prefix[self.prefix_length..][..part.len()].copy_from_slice(part);
+            self.prefix_length += part.len();
+            if self.prefix_length == PREFIX_BYTES {
+                let [_, length @ ..] = self.prefix;
+                self.prefix_length = 0;
+                self.missing = u64::from(u32::from_be_bytes(length));
+                begun.push(self.missing);
+            }
+        }
+        begun
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_found_however_their_bytes_are_cut() {
+        let bytes = [&[0, 0, 0, 0, 3][..], b"abc", &[0, 0, 0, 0, 0], &[1, 0, 0, 1, 0], &[7; 256]].concat();
+        for first in 0..bytes.len() {
+            for second in first..bytes.len() {
+                let mut framing = Framing::default();
+                let parts = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                let begun: Vec<u64> = parts.iter().flat_map(|part| framing.advance(part)).collect();
+                assert_eq!((begun, framing.is_between()), (vec![3, 0, 256], true), "{first} {second}");
+            }
+        }
+        let mut framing = Framing::default();
+        assert_eq!(framing.advance(&bytes[..6]), [3]);
+        assert!(!framing.is_between());
+        assert_eq!(Framing::default().advance(&[0, 255, 255, 255, 255]), [u64::from(u32::MAX)]);
     }
 }

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     answer::{Answer, code_in, deadline_exceeded},
+    descriptors,
     request::{Caller, Held, Messages},
     status,
 };
@@ -70,14 +71,16 @@ struct Entry {
 pub struct Services {
     node: Arc<Node>,
     entries: HashMap<&'static str, Entry>,
-    /// The methods called so far, `package.Service/Method`, and the one of unknown calls.
-    series: Mutex<HashMap<String, RpcSeries>>,
+    /// The series of each method that there may be, `package.Service/Method`, and those of all other calls.
+    series: HashMap<String, OnceLock<RpcSeries>>,
+    unknown: OnceLock<RpcSeries>,
 }
 
 impl Services {
     /// None yet, over `node`.
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, entries: HashMap::new(), series: Mutex::default() }
+        let series = descriptors::methods().map(|method| (method, OnceLock::new())).collect();
+        Self { node, entries: HashMap::new(), series, unknown: OnceLock::new() }
     }
 
     /// With one more service: the generated server of its trait.
@@ -115,16 +118,11 @@ impl Services {
         })
     }
 
-    /// The series of the method that a path names. There are no more than the generated servers know: an unknown one is answered with
-    /// UNIMPLEMENTED before it is counted here.
+    /// The series of the method that a path names. Clients may name anything: what is no method of ours has one series.
     fn series(&self, metrics: &Metrics, method: &str) -> RpcSeries {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = series.get(method) {
-            return series.clone();
-        }
-        let new = metrics.rpc().series(method);
-        series.insert(method.to_owned(), new.clone());
-        new
+        let known = self.series.get(method);
+        let (series, method) = known.map_or((&self.unknown, UNKNOWN), |series| (series, method));
+        series.get_or_init(|| metrics.rpc().series(method)).clone()
     }
 
     /// Who calls.
@@ -210,7 +208,7 @@ impl Services {
         head.headers.insert(REQUEST_ID, id);
         let code = code_in(&head.headers);
         let took = began.elapsed();
-        let series = self.series(&metrics, if code == Some(Code::Unimplemented) { UNKNOWN } else { &method });
+        let series = self.series(&metrics, &method);
         series.answered(took);
         log(&method, code, took, &caller);
         let answer = Answer::new(body, code, Arc::clone(&self.node), caller, deadline, series);
@@ -236,7 +234,11 @@ async fn kept(answering: Answering, deadline: Option<Instant>) -> Response<Tonic
 /// The answer to a request that is no call.
 fn refuse_other_than_grpc<B>(request: &Request<B>) -> Option<Response<RpcBody>> {
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
+    // Not those of gRPC-Web, or of messages in JSON.
+    let is_grpc = content_type.is_some_and(|it| {
+        let it = it.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        ["application/grpc", "application/grpc+proto"].contains(&it)
+    });
     if is_grpc && request.method() == Method::POST {
         return None;
     }

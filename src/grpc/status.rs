@@ -114,6 +114,7 @@ fn code_of(error: &Error) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::routes::metrics::rpc::CODES;
 
     /// What each error is over gRPC, with whether to try again helps. docs/grpc.md has the same table.
     fn cases() -> Vec<(Error, Code, &'static str, bool)> {
@@ -186,6 +187,25 @@ mod tests {
             assert_eq!(info.domain, DOMAIN);
             assert_eq!(details.retry_info().is_some(), is_retryable, "{error:?}");
             assert_eq!(status.message(), error.to_string());
+        }
+    }
+
+    /// Both pages are read by people who look for a code.
+    #[test]
+    fn the_pages_have_every_code_and_its_status() {
+        let (errors, page) = (include_str!("../../docs/errors.md"), include_str!("../../docs/grpc.md"));
+        let cases = cases();
+        for (error, code, name, _) in &cases {
+            let status = CODES[*code as usize];
+            let row = page.lines().find(|line| line.starts_with(&format!("| {status} |")));
+            let is_there = row.is_some_and(|row| row.contains(&format!("`{name}`")));
+            assert!(is_there, "{status} and {name} in docs/grpc.md: {error:?}");
+        }
+        let (_, table) = errors.split_once("## Codes").expect("a chapter");
+        let (table, _) = table.split_once("\n## ").expect("a chapter after it");
+        for row in table.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let code = row.split('`').next().unwrap_or_default();
+            assert!(cases.iter().any(|(_, _, name, _)| *name == code), "docs/errors.md has {code}");
         }
     }
 

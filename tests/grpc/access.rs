@@ -77,6 +77,27 @@ fn a_token_grants_what_it_says_and_its_streams_end_with_it() {
 }
 
 #[test]
+fn limits_of_connections_and_the_access_log_are_those_of_rest() {
+    let served = Served::start_with(|setup: Setup| {
+        setup.flag("--max-connections", "1").flag("--log", "info,access=info")
+    });
+    served.with_client(|mut client| async {
+        client.set(with("a secret token", set("t", "a", json("1")))).await.expect("no tokens are asked for");
+        served
+            .node
+            .send(&crate::harness::http::Request::new("GET", "/healthz"))
+            .expect_problem(429, "too-many");
+        drop(client);
+    });
+    let log = served.node.log();
+    let line = log.lines().find(|line| line.contains("dynarust.v1.Kv/Set")).expect("a line for the call");
+    assert!(
+        line.contains("access") && line.contains("code=\"OK\"") && !log.contains("a secret token"),
+        "{line}"
+    );
+}
+
+#[test]
 fn an_address_that_sends_too_much_is_told_how_long_to_wait() {
     use tonic_types::StatusExt;
     let served = Served::start_with(|setup: Setup| setup.flag("--rate-limit-per-address", "1"));
