@@ -6,6 +6,7 @@ mod clock;
 mod cluster;
 mod codec;
 mod edges;
+mod etcd;
 mod explorer;
 mod generators;
 mod json;

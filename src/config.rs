@@ -92,6 +92,11 @@ settings! {
     /// same on both. By default there is none.
     grpc: Option<Address> = "";
 
+    /// Address to serve the etcd API on.
+    ///
+    /// 127.0.0.1:2379 is usual; a host and port as for LISTEN. What clients write is in the strong table etcd. By default there is none.
+    etcd: Option<Address> = "";
+
     /// Secret that all nodes of the cluster share.
     ///
     /// At least 16 characters, without a comma: `openssl rand -hex 16` makes one. To change it without downtime, list several,
@@ -411,6 +416,14 @@ mod tests {
         let settings = layers.settings();
         let setting = settings.iter().find(|setting| setting.spec.name == name).expect(name);
         (setting.text.clone(), setting.origin())
+    }
+
+    #[cfg(feature = "etcd")]
+    #[test]
+    fn the_etcd_api_needs_strong_tables_of_its_own() {
+        let flags = [("etcd", "2379"), ("strong-backend", "etcd://127.0.0.1:2380")];
+        let error = config(&flags).expect_err("refused").to_string();
+        assert!(error.contains("etcd needs strong-backend raft"), "{error}");
     }
 
     #[test]

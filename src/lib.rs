@@ -14,6 +14,7 @@
 //! - [`core::access`]: what a client may do.
 //! - [`core::digest`]: the digest tree of rows, which tells where two replicas differ.
 //! - [`core::protocol`]: the replication protocol as a state machine per peer: messages in; messages, reads and writes of rows out.
+//! - [`core::etcd`]: the data model of etcd's API: what its requests come to on rows of a strong table.
 //! - [`core::strong`]: what requests of strong tables come to on a state, and the entries that carry it.
 //!
 //! [`storage`]: the tables of one node on disk.
@@ -42,7 +43,7 @@
 //! [`http::routes`] has a file per resource, [`http::events`] renders events, [`http::websocket`] runs WebSocket sessions, and
 //! [`http::response`] maps errors to statuses.
 //!
-//! [`grpc`]: the same calls as gRPC services, on listeners of the same server. The protocols are in `proto/`.
+//! [`grpc`]: the same calls as gRPC services, on listeners of the same server, and [`grpc::etcd`], the API of etcd. The protocols are in `proto/`.
 //!
 //! [`config`] and [`cli`]: the program around it: settings and commands. Commands that talk to a node use the client library, a crate of its
 //! own in `clients/rust`, which knows nothing of the node.
@@ -57,6 +58,8 @@
 //! - Where it is decided what a client may do: [`core::access`], asked by `http::request::permission` for each request.
 //! - Where a table's mode goes: [`node::strong`], for the writes and reads of [`node`].
 //! - Where a write to a strong table is agreed: [`replication::strong`].
+//! - Where an etcd revision is decided: `core::etcd::evaluate`, by the leader. Watchers read [`core::etcd::history`], which
+//!   [`replication::strong::revisions`] fills as entries are applied.
 //! - Where a new setting goes: the table in [`config`].
 //!
 //! # Invariants

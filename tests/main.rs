@@ -15,6 +15,7 @@ mod contract;
 mod crash;
 mod deploy;
 mod docs;
+mod etcd_api;
 mod grpc;
 mod harness;
 mod link;

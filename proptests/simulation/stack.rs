@@ -181,6 +181,7 @@ impl Host {
             replication,
             strong_backend: node::StrongBackend::Raft,
             new_tables: node::Mode::Eventual,
+            etcd_api: false,
             backups: None,
         }
     }

@@ -1,4 +1,4 @@
-//! The listeners beside the main one, each of which a setting turns on: `--grpc`.
+//! The listeners beside the main one, each of which a setting turns on: `--grpc`, `--etcd`.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,11 +14,15 @@ use crate::{
     node::Node,
 };
 
-/// What makes the services of a listener.
-type Services = fn(&Arc<Node>) -> Result<Arc<dyn RpcService>>;
+/// What makes the services of a listener, from the node and the URL of the listener.
+type Services = fn(&Arc<Node>, String) -> Result<Arc<dyn RpcService>>;
 
 /// The listeners, which no client is served on yet.
-pub struct Rpcs(Vec<Rpc>);
+pub struct Rpcs {
+    listeners: Vec<Rpc>,
+    /// `http`, or `https` with certificates.
+    scheme: &'static str,
+}
 
 struct Rpc {
     listener: TcpListener,
@@ -31,7 +35,10 @@ struct Rpc {
 /// As [`listener::bind`].
 pub async fn bind(config: &Config) -> Result<Rpcs> {
     // A line for each protocol.
-    let settings: [(&str, &Option<Address>, Services); 1] = [("gRPC", &config.grpc, grpc::kv_services)];
+    let settings: [(&str, &Option<Address>, Services); 2] = [
+        ("gRPC", &config.grpc, |node, _| grpc::kv_services(node)),
+        ("the etcd API", &config.etcd, grpc::etcd::services),
+    ];
     let mut rpcs = Vec::new();
     for (protocol, address, services) in settings {
         let Some(address) = address else { continue };
@@ -39,7 +46,8 @@ pub async fn bind(config: &Config) -> Result<Rpcs> {
         info!(address = %local(&listener)?, "listening for {protocol}");
         rpcs.push(Rpc { listener, services });
     }
-    Ok(Rpcs(rpcs))
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    Ok(Rpcs { listeners: rpcs, scheme })
 }
 
 impl Rpcs {
@@ -48,8 +56,19 @@ impl Rpcs {
     /// # Errors
     /// Those of the services.
     pub fn serve(self, node: &Arc<Node>) -> Result<Vec<RpcListener>> {
-        let serve = |rpc: Rpc| Ok(RpcListener { listener: rpc.listener, service: (rpc.services)(node)? });
-        self.0.into_iter().map(serve).collect()
+        let serve = |rpc: Rpc| {
+            let url = url(self.scheme, local(&rpc.listener)?, node.address());
+            Ok(RpcListener { listener: rpc.listener, service: (rpc.services)(node, url)? })
+        };
+        self.listeners.into_iter().map(serve).collect()
+    }
+}
+
+/// The URL of a listener. One that listens everywhere has the host at which others reach the node.
+fn url(scheme: &str, local: SocketAddr, node: &str) -> String {
+    match node.rsplit_once(':').filter(|_| local.ip().is_unspecified()) {
+        Some((host, _)) => format!("{scheme}://{host}:{}", local.port()),
+        None => format!("{scheme}://{local}"),
     }
 }
 

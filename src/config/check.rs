@@ -1,7 +1,10 @@
 //! Which settings go together.
 
 use super::{Config, Setting, memory, types::ByteSize};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    node::StrongBackend,
+};
 
 impl Config {
     /// Validates settings, alone and against each other.
@@ -11,6 +14,7 @@ impl Config {
     pub fn new(settings: &[Setting]) -> Result<Self> {
         let config = Self::read(settings)?;
         config.check_addresses()?;
+        config.check_etcd()?;
         config.check_tls()?;
         config.check_access()?;
         config.check_rate_limits()?;
@@ -35,7 +39,8 @@ impl Config {
 
     /// Each listener has an address of its own.
     fn check_addresses(&self) -> Result<()> {
-        let addresses = [("LISTEN", Some(&self.listen)), ("--grpc", self.grpc.as_ref())];
+        let addresses =
+            [("LISTEN", Some(&self.listen)), ("--grpc", self.grpc.as_ref()), ("--etcd", self.etcd.as_ref())];
         let given: Vec<_> =
             addresses.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
         for (place, (name, address)) in given.iter().enumerate() {
@@ -47,6 +52,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_etcd(&self) -> Result<()> {
+        match self.etcd.is_some() && self.strong_backend != StrongBackend::Raft {
+            true => wrong(
+                "etcd needs strong-backend raft: with an etcd behind the strong tables, have clients of etcd use that one",
+            ),
+            false => Ok(()),
+        }
     }
 
     fn check_tls(&self) -> Result<()> {

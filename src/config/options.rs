@@ -43,6 +43,7 @@ impl Config {
             replication: self.replication_options(listen, secrets),
             strong_backend: self.strong_backend.clone(),
             new_tables: self.new_tables,
+            etcd_api: self.etcd.is_some(),
             backups: self.backup_dir.clone().map(|directory| node::BackupSchedule {
                 directory,
                 every: self.backup_every,

@@ -6,11 +6,13 @@
 //! - [`mod@write`] is what a client can write, and how that becomes a register.
 //! - [`clock`] makes timestamps. [`wall_clock`] decides which readings of the system's clock to trust.
 //! - [`digest`] summarizes rows, so that replicas can compare them. [`protocol`] keeps two replicas the same.
+//! - [`etcd`] is the data model of etcd's API on rows of a strong table.
 //! - [`nearest`] finds the known name that a misspelled one meant.
 
 pub mod access;
 pub mod clock;
 pub mod digest;
+pub mod etcd;
 pub mod json;
 pub mod memory_pressure;
 pub mod name;

@@ -12,6 +12,7 @@
 
 pub mod answer;
 pub mod descriptors;
+pub mod etcd;
 pub mod health;
 pub mod kv;
 pub mod proto;

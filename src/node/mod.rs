@@ -15,6 +15,7 @@ mod backup_pace;
 mod backup_schedule;
 mod batch;
 pub mod cluster;
+pub mod etcd;
 mod link;
 pub mod process;
 mod reads;
@@ -106,6 +107,8 @@ pub struct Options {
     pub strong_backend: StrongBackend,
     /// The mode of a table that a write makes.
     pub new_tables: Mode,
+    /// Whether it answers the etcd API, and so keeps what the last revisions changed.
+    pub etcd_api: bool,
     /// The backups that it makes by itself, if it does.
     pub backups: Option<BackupSchedule>,
 }

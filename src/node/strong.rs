@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     replication::{
         Replication,
-        strong::{log, member::Parts},
+        strong::{log, member::Parts, revisions::Revisions},
     },
     storage::{Store, commit::timestamps::Timestamps, table::mode::RAFT_LOG},
 };
@@ -50,6 +50,7 @@ pub(super) fn parts(
         timestamps: timestamps.clone(),
         value_bytes_max: options.value_bytes_max,
         counters: Arc::default(),
+        revisions: Arc::new(Revisions::new(options.etcd_api)),
     }
 }
 

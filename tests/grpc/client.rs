@@ -1,6 +1,7 @@
 //! The generated clients on a connection of hyper's, as tonic's own transport would bring twenty crates for tests alone.
 
-mod generated {
+#[expect(clippy::enum_variant_names, reason = "so etcd's protocol names them")]
+pub mod generated {
     include!(concat!(env!("OUT_DIR"), "/clients/clients.rs"));
 }
 

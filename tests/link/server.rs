@@ -73,6 +73,7 @@ impl Server {
             replication,
             strong_backend: node::StrongBackend::Raft,
             new_tables: node::Mode::Eventual,
+            etcd_api: false,
             backups: None,
         });
         let node = node.await.expect("a node");

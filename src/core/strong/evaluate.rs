@@ -11,6 +11,7 @@ use super::{
 use crate::{
     core::{
         clock::Timestamp,
+        etcd,
         json::Value,
         name::{Key, TableName},
         protocol::message::Row,
@@ -45,6 +46,12 @@ pub trait View {
     /// # Errors
     /// `Corrupt`.
     fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>>;
+
+    /// The first live rows of a table whose keys are at or above `low` and below `high`, at least one if there are any.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn page(&self, table: &TableName, low: &str, high: &str) -> Result<etcd::evaluate::Page>;
 }
 
 /// What a request comes to.
@@ -75,6 +82,7 @@ pub fn evaluate(
             Outcome::Written(written.collect::<Result<_>>()?)
         }
         Request::Transaction(transaction) => evaluator.transaction(transaction)?,
+        Request::Etcd(request) => evaluator.etcd(&request)?,
         Request::Sweep(at_ms) => {
             evaluator.effects.push(Effect::Sweep(at_ms));
             Outcome::Swept
@@ -156,8 +164,44 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
         }
     }
 
+    fn etcd(&mut self, request: &etcd::request::Request) -> Result<Outcome> {
+        let table = etcd::table();
+        self.check_strong(table)?;
+        let evaluated = etcd::evaluate::evaluate(request, &EtcdRows(self.view))?;
+        if evaluated.changes.is_empty() {
+            return Ok(Outcome::Etcd(evaluated.outcome));
+        }
+        // One for all: they are one revision, and each is of another key. Later than all that was read.
+        let timestamp = (self.tick)()?;
+        for (key, value) in evaluated.changes {
+            let register = match value {
+                Some(value) => Register::live(value, None, timestamp),
+                None => Register::deleted(timestamp),
+            };
+            self.effects.push(Effect::Merge(table.clone(), Row::new(key, register)));
+        }
+        Ok(Outcome::Etcd(evaluated.outcome))
+    }
+
+    /// Checks that a write to a table is not one past the etcd API, whose revisions it would break.
+    fn check_not_of_etcd(&self, table: &TableName, key: &Key) -> Result<()> {
+        if table != etcd::table() {
+            return Ok(());
+        }
+        let head = etcd::row::head();
+        let is_in_use = self.view.register(table, &head)?.is_some_and(|head| is_live(head.payload()));
+        match is_in_use || *key == head {
+            true => Err(Error::Conflict(format!(
+                "table {table} is that of the etcd API (--etcd), and only written through it: take another table, or write with an \
+                 etcd client, such as etcdctl"
+            ))),
+            false => Ok(()),
+        }
+    }
+
     fn write(&mut self, table: &TableName, write: Write) -> Result<Written> {
         let key = write.key.clone();
+        self.check_not_of_etcd(table, &key)?;
         let stored = self.stored(table, &key)?;
         let created = stored.as_ref().is_none_or(|register| !is_live(register.payload()));
         let register = write.decide(table, stored.as_ref(), self.limits, &mut self.tick)?;
@@ -172,17 +216,45 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
         Ok(Written { timestamp, created })
     }
 
-    fn stored(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
-        if !self.view.is_strong(table) {
-            return Err(Error::WrongMode(format!(
+    fn check_strong(&self, table: &TableName) -> Result<()> {
+        match self.view.is_strong(table) {
+            true => Ok(()),
+            false => Err(Error::WrongMode(format!(
                 "table {table} is not strong: make it so with PUT /_/tables/{table} {{\"mode\":\"strong\"}} before its \
                  first write"
-            )));
+            ))),
         }
+    }
+
+    fn stored(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
+        self.check_strong(table)?;
         match self.written.get(&(table.clone(), key.clone())) {
             Some(register) => Ok(Some(register.clone())),
             None => self.view.register(table, key),
         }
+    }
+}
+
+/// The rows that a request of the etcd API is evaluated on.
+struct EtcdRows<'a, V>(&'a V);
+
+impl<V: View> etcd::evaluate::Rows for EtcdRows<'_, V> {
+    fn row(&self, key: &Key) -> Result<Option<Value>> {
+        let register = self.0.register(etcd::table(), key)?;
+        Ok(register.and_then(|register| value_of(register.payload()).cloned()))
+    }
+
+    fn page(&self, low: &str, high: &str) -> Result<etcd::evaluate::Page> {
+        self.0.page(etcd::table(), low, high)
+    }
+
+    fn past(
+        &self,
+        _keys: &etcd::request::Keys,
+        _revision: i64,
+    ) -> std::result::Result<etcd::evaluate::Past, etcd::request::Problem> {
+        // The leader keeps the history of what it has applied, and that of what is in flight would be another.
+        Err(etcd::request::Problem::PastInWrite)
     }
 }
 
@@ -254,6 +326,17 @@ mod tests {
 
         fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>> {
             Ok(self.rows.get(&(table.clone(), key.clone())).cloned())
+        }
+
+        fn page(&self, table: &TableName, low: &str, high: &str) -> Result<etcd::evaluate::Page> {
+            let rows = self
+                .rows
+                .iter()
+                .filter(|((name, key), _)| name == table && (low..high).contains(&key.as_str()));
+            let live = rows.filter_map(|((_, key), register)| {
+                Some((key.clone(), value_of(register.payload())?.clone()))
+            });
+            Ok(etcd::evaluate::Page { rows: live.collect(), more: false })
         }
     }
 
@@ -410,6 +493,45 @@ mod tests {
         assert!(matches!(state.run(Request::Create(table("e"))), Err(Error::WrongMode(_))));
         let other = Transaction { success: vec![put_in("e", "k", "1")], ..Transaction::default() };
         assert!(matches!(state.run(Request::Transaction(other)), Err(Error::WrongMode(_))));
+    }
+
+    /// Revisions would mean nothing if rows changed without one.
+    #[test]
+    fn the_table_of_the_etcd_api_is_written_through_it_only() {
+        let mut state = State::new();
+        state.strong.insert(etcd::table().clone());
+        let forged = Request::Write {
+            table: etcd::table().clone(),
+            writes: vec![put(etcd::row::HEAD, "{}", Condition::Always)],
+        };
+        assert!(matches!(state.run(forged), Err(Error::Conflict(_))));
+        let put = |key: &[u8]| {
+            let put = etcd::request::Put { key: key.into(), value: b"1".into(), ..Default::default() };
+            Request::Etcd(etcd::request::Request::Operation(etcd::request::Operation::Put(put)))
+        };
+        // Somebody else's rows are left alone.
+        assert!(
+            state
+                .run(Request::Transaction(Transaction {
+                    success: vec![put_in("etcd", "k", "1")],
+                    ..Default::default()
+                }))
+                .is_ok()
+        );
+        assert!(matches!(state.run(put(b"k")), Err(Error::Conflict(_))));
+        state.rows.clear();
+        let put_is = state.run(put(b"k")).expect("is evaluated");
+        let answer = etcd::request::Answer { revision: 2, body: etcd::request::Body::Put(None) };
+        assert_eq!(put_is, Outcome::Etcd(Ok(answer)));
+        assert_eq!(
+            state.value("etcd", "key:k"),
+            Some("{\"created\":2,\"modified\":2,\"version\":1,\"text\":\"1\"}")
+        );
+        for name in ["k", "key:k", "head"] {
+            let transaction = Transaction { success: vec![put_in("etcd", name, "1")], ..Default::default() };
+            let refused = state.run(Request::Transaction(transaction));
+            assert!(matches!(refused, Err(Error::Conflict(_))), "{name}: {refused:?}");
+        }
     }
 
     /// A replica that crashed applies entries again that it has applied before.

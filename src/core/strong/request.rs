@@ -9,6 +9,7 @@ use super::evaluate::WRITTEN;
 use crate::{
     core::{
         clock::Timestamp,
+        etcd,
         json::Value,
         name::{Key, TableName},
         write::{Write, Written},
@@ -33,6 +34,8 @@ pub enum Request {
     /// Removes the tombstones written at or before an instant (Unix milliseconds). Only the leader asks for it. Answered by
     /// `Outcome::Swept`.
     Sweep(u64),
+    /// A request of the etcd API. Answered by `Outcome::Etcd`.
+    Etcd(etcd::request::Request),
 }
 
 /// Comparisons, and what to do if all hold and if not. All of it is one step in the order of writes.
@@ -115,6 +118,8 @@ pub enum Outcome {
         /// The results, in order.
         results: Vec<OperationResult>,
     },
+    /// What a request of the etcd API gave.
+    Etcd(etcd::request::Outcome),
 }
 
 /// What an operation of a transaction gave.

@@ -5,6 +5,7 @@
 //! backend once `barrier` has returned.
 
 use std::{
+    collections::BTreeMap,
     future::ready,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -18,7 +19,9 @@ use tracing::warn;
 use super::{
     Strong,
     init::Started,
+    leases::{LeaseCall, LeaseTime},
     member::Parts,
+    revisions::Revisions,
     rpc::RoleChange,
     steps::Steps,
     view::{EtcdView, GroupView},
@@ -122,6 +125,24 @@ pub trait Backend: Send + Sync {
     /// Those of the storage.
     fn digest(&self) -> BoxFuture<'_, Result<Option<(u64, RootDigest)>>> {
         std::future::ready(Ok(None)).boxed()
+    }
+
+    /// What this node keeps in memory of the table of the etcd API; `None` with another backend.
+    fn revisions(&self) -> Option<Arc<Revisions>> {
+        None
+    }
+
+    /// Asks the leader about a lease of the etcd API. `None` if there is none.
+    ///
+    /// # Errors
+    /// `NoQuorum`.
+    fn lease(&self, _call: LeaseCall) -> BoxFuture<'_, Result<Option<LeaseTime>>> {
+        ready(Err(no_group())).boxed()
+    }
+
+    /// Where clients reach the etcd API, on each node that answers it and can be reached.
+    fn etcd_urls(&self) -> BoxFuture<'_, BTreeMap<NodeId, String>> {
+        ready(BTreeMap::new()).boxed()
     }
 
     /// The etcd; `None` with another backend.
@@ -266,5 +287,17 @@ impl Backend for Strong {
 
     fn group(&self) -> Option<GroupView> {
         self.view()
+    }
+
+    fn revisions(&self) -> Option<Arc<Revisions>> {
+        Some(self.0.parts.revisions.clone())
+    }
+
+    fn lease(&self, call: LeaseCall) -> BoxFuture<'_, Result<Option<LeaseTime>>> {
+        self.lease(call).boxed()
+    }
+
+    fn etcd_urls(&self) -> BoxFuture<'_, BTreeMap<NodeId, String>> {
+        self.etcd_urls().boxed()
     }
 }

@@ -11,7 +11,11 @@
 //! All entries of the log are applied first, committed or not: the leader may have answered any of them. The new log
 //! begins behind the last of them, so that whoever joins is sent a snapshot, and what is here is the whole of it.
 
-use std::{fs, io, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs, io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use openraft::{CommittedLeaderId, Membership, StoredMembership, storage::RaftLogStorage};
@@ -285,7 +289,8 @@ impl Inner {
         };
         // From its beginning, as rows may be lost that had been applied.
         let (timestamps, reader) = (self.parts.timestamps.clone(), log.get_log_reader().await);
-        let machine = StateMachine::after(Checkpoint::default(), store.clone(), timestamps, reader);
+        let machine =
+            StateMachine::after(Checkpoint::default(), store.clone(), timestamps, reader, Arc::default());
         let incarnation = store.incarnation();
         machine.apply_rest().await?;
         store.durable(incarnation).await?;

@@ -18,11 +18,13 @@ use tokio::{
 };
 
 use super::{
+    leases,
     log::RaftLog,
     network::{Connection, Network, check_group},
     operate::{check_can_spare, unknown},
     others::Others,
     proposer::{Proposed, Proposer},
+    revisions::Revisions,
     row_repair,
     rpc::{Call, CallAnswer, Consensus, ConsensusAnswer, GroupId},
     snapshot,
@@ -70,6 +72,8 @@ pub struct Parts {
     pub value_bytes_max: u64,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// What is kept in memory of the table of the etcd API.
+    pub revisions: Arc<Revisions>,
 }
 
 /// How openraft is to run. The election timeout is drawn here, because openraft would take the thread's randomness and not the environment's.
@@ -120,10 +124,11 @@ impl Member {
     /// # Errors
     /// Those of the log; `Corrupt` if the checkpoint cannot be read; `Io` if openraft does not start.
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
-        let Parts { store, timestamps, value_bytes_max, .. } = parts.clone();
+        let Parts { store, timestamps, value_bytes_max, revisions, .. } = parts.clone();
         let log = RaftLog::open(directory, store.environment())?;
         let mut log = log.of_group(group)?.resigned(store.node());
-        let machine = StateMachine::open(store.clone(), timestamps.clone(), log.get_log_reader().await)?;
+        let reader = log.get_log_reader().await;
+        let machine = StateMachine::open(store.clone(), timestamps.clone(), reader, revisions)?;
         let log = log.purged_by(machine.covered())?;
         let network = network(group, &parts, machine.clone());
         let config = config(group, &parts, machine.needs_repair())?;
@@ -293,10 +298,11 @@ impl Member {
             | Call::ReadIndex
             | Call::Retire
             | Call::Digest
+            | Call::Lease(_)
             | Call::ChangeRole(..)
             | Call::Repair
             | Call::Elect => true,
-            Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) => false,
+            Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) | Call::EtcdUrl => false,
             Call::Claim(_) | Call::Claimed | Call::Start | Call::Group => false,
             Call::Leaving(_) | Call::Made(..) | Call::Tables => false,
         };
@@ -310,13 +316,16 @@ impl Member {
             Call::Digest => CallAnswer::Digest(self.machine.digest().await.unwrap_or_default()),
             // The group serves them, where this node leads.
             Call::Made(..) | Call::Tables | Call::Claimed => CallAnswer::Noted,
-            Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) => CallAnswer::Noted,
+            Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) | Call::EtcdUrl => {
+                CallAnswer::Noted
+            }
             Call::ChangeRole(..) => not_leader(),
             // The group serves it, where this node leads.
             Call::Repair => not_leader(),
             Call::Elect if self.machine.needs_repair() => {
                 CallAnswer::NotStarted(row_repair::cannot_lead().into())
             }
+            Call::Lease(call) => leases::serve(self, &self.parts, call).unwrap_or_else(not_leader),
             Call::Elect => {
                 // If openraft has failed, another is elected.
                 let _ = self.raft.trigger().elect().await;

@@ -20,6 +20,7 @@
 //! - `roster` keeps the members of the group those of the cluster. `operate` changes it as an operator asks.
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
 //! - `election` stands for election early where the leader is gone. `watch` logs who leads, and opens the log again after the disk failed.
+//! - [`revisions`] is what a node keeps in memory of the table of the etcd API, and [`leases`] ends its leases.
 //! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types. `runtime` has openraft wait for answers as long as they may take.
 
@@ -34,6 +35,7 @@ mod etcd;
 mod expiry;
 pub mod group;
 pub mod init;
+pub mod leases;
 pub mod log;
 pub mod member;
 mod network;
@@ -43,6 +45,7 @@ mod overlay;
 mod proposer;
 mod reads;
 mod restored;
+pub mod revisions;
 mod roster;
 mod row_repair;
 pub mod rpc;

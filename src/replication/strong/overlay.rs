@@ -1,27 +1,32 @@
 //! The state that requests are evaluated on: the store, and over it the registers that are decided and not applied yet.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::{
     core::{
         clock::Timestamp,
-        name::{Key, TableName},
-        register::Register,
+        etcd,
+        name::{KEY_BYTES_MAX, Key, TableName},
+        register::{Payload, Register},
         strong::{
             entry::{Effect, Name},
             evaluate::View,
         },
     },
     error::{Error, Result},
-    storage::{Store, commit::timestamps::Timestamps},
+    storage::{Store, commit::timestamps::Timestamps, table::scan::Range},
 };
+
+/// Most rows of a page.
+const PAGE_ROWS: usize = 1_000;
 
 /// What entries in flight write.
 #[derive(Default)]
 pub struct Overlay {
     /// The term that they were evaluated in. Those of an earlier term count no longer.
     pub term: u64,
-    rows: HashMap<Name, Register>,
+    /// Ordered, because requests of the etcd API read ranges.
+    rows: BTreeMap<Name, Register>,
     created: HashSet<TableName>,
     /// What was there before each effect that was added and not kept yet, oldest first.
     before: Vec<Before>,
@@ -125,6 +130,45 @@ impl View for Overlaid<'_> {
         let unreadable = || Error::Corrupt(format!("the row of key {:?} in table {table}", key.as_str()));
         row.map(|row| row.into_register().map(|(_, register)| register).ok_or_else(unreadable)).transpose()
     }
+
+    fn page(&self, table: &TableName, low: &str, high: &str) -> Result<etcd::evaluate::Page> {
+        let range = Range { start: Some(low.into()), end: Some(high.into()), ..Range::default() };
+        let page = self.store.rows(table, &range, PAGE_ROWS)?;
+        if page.incomplete {
+            return Err(Error::Corrupt(format!("rows of table {table} cannot be read")));
+        }
+        let last = page.rows.last().filter(|_| page.more).map(|row| row.key.clone());
+        // As of a single row.
+        if let Some(latest) = page.rows.iter().map(|row| row.entry.timestamp).max() {
+            self.timestamps.observe_stored(latest);
+        }
+        let mut rows: BTreeMap<_, _> = page.rows.into_iter().map(|row| (row.key, row.entry.value)).collect();
+        // What is behind the last row is for the next page.
+        let is_in_page = |key: &Key| match &last {
+            Some(last) => key <= last,
+            None => key.as_str() < high,
+        };
+        for ((name, key), register) in self.overlay.rows.range((table.clone(), at_or_below(low))..) {
+            if name != table || !is_in_page(key) {
+                break;
+            }
+            if key.as_str() < low {
+                continue;
+            }
+            match register.payload() {
+                Payload::Live { value, .. } => rows.insert(key.clone(), value.clone()),
+                Payload::Deleted => rows.remove(key),
+            };
+        }
+        Ok(etcd::evaluate::Page { rows: rows.into_iter().collect(), more: page.more })
+    }
+}
+
+/// The last key at or below some text, or one near it, which may be no key itself.
+fn at_or_below(text: &str) -> Key {
+    let end = (0..=text.len().min(KEY_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
+    Key::parse(&text[..end.unwrap_or_default()])
+        .unwrap_or_else(|_| Key::parse("\0").expect("it is the first key"))
 }
 
 /// The name and version of what an effect writes.

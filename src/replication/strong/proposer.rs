@@ -215,7 +215,7 @@ impl Task {
         let mut next = Some(first);
         while let Some(Job { request, answer }) = next {
             let view = Overlaid { overlay: &overlay, store: &self.store, timestamps: &self.timestamps };
-            let evaluated = evaluate(request, &view, limits, || self.timestamps.tick());
+            let evaluated = evaluate(request, &view, limits, || self.timestamps.tick_at(limits.now_ms));
             let outcome = evaluated.map(|Evaluation { effects: more, outcome }| {
                 bytes += more.iter().map(effect_bytes).sum::<usize>();
                 more.iter().for_each(|effect| overlay.add(effect));

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     catalogue::Catalogue,
     claim::Claim,
+    leases::{LeaseCall, LeaseTime},
     types::{Group, LogId, Node, Vote},
 };
 use crate::{
@@ -129,6 +130,10 @@ pub enum Call {
     Restored(Option<GroupId>),
     /// Have the leader compare the caller's rows with its own, and send those that differ: the caller may have lost some.
     Repair,
+    /// Have the leader keep a lease of the etcd API alive, or say until when it lasts.
+    Lease(LeaseCall),
+    /// The URL at which clients reach the etcd API on the node.
+    EtcdUrl,
 }
 
 /// What an operator may ask of the group.
@@ -201,6 +206,10 @@ pub enum CallAnswer {
     Claim(Option<Claim>),
     /// To `Restored`: the group without the caller is committed, and the caller may join this group as a new member.
     Readmitted(std::result::Result<GroupId, Refusal>),
+    /// To `Lease`: `None` if there is no such lease.
+    Lease(std::result::Result<Option<LeaseTime>, Refusal>),
+    /// To `EtcdUrl`: `None` if it does not answer that API.
+    EtcdUrl(Option<String>),
 }
 
 /// The bytes of a body.

@@ -77,6 +77,7 @@ impl Inner {
                 self.take_made(from, group, table, is_relayed).await?;
                 CallAnswer::Noted
             }
+            (_, Call::EtcdUrl) => CallAnswer::EtcdUrl(self.parts.revisions.url.get().cloned()),
             (_, Call::Claimed) => CallAnswer::Claim(self.own_claim()?),
             (_, Call::Standing) => CallAnswer::Standing(self.standing().await?),
             (_, Call::Reclaim) => CallAnswer::Claimed(self.reclaim(group).await?),
@@ -104,7 +105,12 @@ impl Inner {
             (None, Call::Start) => self.start_for_another(group).await?,
             (
                 None,
-                Call::Propose(_) | Call::ReadIndex | Call::Retire | Call::ChangeRole(..) | Call::Repair,
+                Call::Propose(_)
+                | Call::ReadIndex
+                | Call::Retire
+                | Call::ChangeRole(..)
+                | Call::Repair
+                | Call::Lease(_),
             ) => CallAnswer::NotLeader(None),
         };
         Ok(rpc::encode(&answer))

@@ -5,6 +5,7 @@
 //! snapshot is no copy either: it is a checkpoint, and the rows are read from the store when it is sent. They may be
 //! newer than its index; the log that follows changes nothing then.
 
+mod digest;
 pub mod receiving;
 
 use std::{
@@ -25,8 +26,9 @@ use tracing::{error, warn};
 use self::receiving::Receiving;
 use super::{
     checkpoint::Checkpoint,
-    effects::Effects,
+    effects::{Effects, replaced_heads},
     log::LogReader,
+    revisions::Revisions,
     row_repair,
     steps::Steps,
     types::{Group, LogEntry, LogId, Node, SnapshotData, StorageError},
@@ -34,7 +36,6 @@ use super::{
 use crate::{
     core::{
         clock::NodeId,
-        digest::{Path, RootDigest},
         strong::entry::{Applied, Effect, Entry},
     },
     error::{Error, Result},
@@ -85,19 +86,31 @@ impl StateMachine {
     ///
     /// # Errors
     /// `Corrupt` if the checkpoint cannot be read.
-    pub fn open(store: Store, timestamps: Arc<Timestamps>, log: LogReader) -> Result<Self> {
+    pub fn open(
+        store: Store,
+        timestamps: Arc<Timestamps>,
+        log: LogReader,
+        revisions: Arc<Revisions>,
+    ) -> Result<Self> {
         let checkpoint = Checkpoint::read(&store)?;
-        Ok(Self::after(checkpoint, store, timestamps, log))
+        revisions.begin(&store)?;
+        Ok(Self::after(checkpoint, store, timestamps, log, revisions))
     }
 
     /// The state machine of a store that holds all up to a checkpoint.
-    pub fn after(checkpoint: Checkpoint, store: Store, timestamps: Arc<Timestamps>, log: LogReader) -> Self {
+    pub fn after(
+        checkpoint: Checkpoint,
+        store: Store,
+        timestamps: Arc<Timestamps>,
+        log: LogReader,
+        revisions: Arc<Revisions>,
+    ) -> Self {
         let applied = watch::Sender::new(checkpoint.applied.map(|applied| applied.index));
         let covered = watch::Sender::new(checkpoint.applied);
         let incarnation = store.incarnation();
         let durable = Mutex::new((checkpoint.clone(), incarnation));
         Self(Arc::new(Inner {
-            effects: Effects::new(store.clone(), timestamps),
+            effects: Effects::new(store.clone(), timestamps, revisions),
             store,
             state: Mutex::new(checkpoint),
             durable,
@@ -130,23 +143,6 @@ impl StateMachine {
     /// Whether rows may be missing or cannot be read, so that the leader has to repair them.
     pub fn needs_repair(&self) -> bool {
         self.0.store.suspects_strong_loss() || self.0.store.has_unreadable_strong()
-    }
-
-    /// The index applied last, and the digest of all strong tables as of there. `None` while the digests are being built.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub async fn digest(&self) -> Result<Option<(u64, RootDigest)>> {
-        let inner = &self.0;
-        let _one = inner.applying.lock().await;
-        let Some(applied) = inner.state().applied.filter(|_| self.is_intact()) else { return Ok(None) };
-        let mut sums = Vec::new();
-        for table in inner.store.strong_tables() {
-            let Some(sum) = inner.store.sums(&table, Path::ROOT, 0, u64::MAX)? else { return Ok(None) };
-            sums.extend(sum.first().map(|sum| (table, *sum)));
-        }
-        let root = inner.store.digest_key().root(sums.iter().map(|(table, sum)| (table, *sum)));
-        Ok(Some((applied.index, root)))
     }
 
     /// Applies again what the store lost, if it was reopened after a failure of the disk.
@@ -299,8 +295,9 @@ impl Inner {
                 // It should not have to wait in the middle, where no read of several keys may begin.
                 self.effects.until_storage_takes_writes(entry.log_id.index).await;
                 let _step = self.steps.begin().await;
-                for effect in effects {
-                    self.take_effect(&effect, entry.log_id).await?;
+                let replaced = replaced_heads(&effects);
+                for (place, effect) in effects.iter().enumerate() {
+                    self.take_effect(effect, entry.log_id, place < replaced).await?;
                 }
                 Applied::Done
             }
@@ -315,11 +312,16 @@ impl Inner {
         Ok(applied)
     }
 
-    async fn take_effect(&self, effect: &Effect, at: LogId) -> std::result::Result<(), StorageError> {
+    async fn take_effect(
+        &self,
+        effect: &Effect,
+        at: LogId,
+        is_replaced: bool,
+    ) -> std::result::Result<(), StorageError> {
         if matches!(effect, Effect::Sweep(at_ms) if *at_ms > 0) {
             self.sweeps.fetch_add(1, Ordering::AcqRel);
         }
-        self.effects.take(effect, at.index).await.map_err(|error| {
+        self.effects.take(effect, at.index, is_replaced).await.map_err(|error| {
             error!(%error, index = at.index, "an entry of the strong tables cannot be applied");
             StorageIOError::apply(at, openraft::AnyError::new(&error)).into()
         })
@@ -370,6 +372,9 @@ impl RaftStateMachine<Group> for StateMachine {
         {
             let _one = self.0.applying.lock().await;
             *self.0.state() = state;
+            self.0.effects.rows_were_replaced().map_err(|error| {
+                StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
+            })?;
         }
         self.checkpoint().await.map_err(|error| {
             StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))

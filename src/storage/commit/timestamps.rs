@@ -70,7 +70,15 @@ impl Timestamps {
     /// # Errors
     /// `Overloaded` if the bound was not renewed in time.
     pub fn tick(&self) -> Result<Timestamp> {
-        let now_ms = self.store.now_ms();
+        self.tick_at(self.store.now_ms())
+    }
+
+    /// As `tick`, for a write that was decided to happen at this instant, which was just now when `before_writing` returned: however long deciding
+    /// takes, the bound is not passed.
+    ///
+    /// # Errors
+    /// As `tick`.
+    pub fn tick_at(&self, now_ms: u64) -> Result<Timestamp> {
         self.last_write_ms.store(now_ms, Ordering::Relaxed);
         self.clock().tick(now_ms).map_err(|_| {
             Error::Overloaded("the disk is too slow to renew the clock's bound; try again".into())

@@ -275,6 +275,8 @@ impl RequestService for Service {
                 | Call::Tables
                 | Call::ChangeRole(..)
                 | Call::Elect
+                | Call::Lease(_)
+                | Call::EtcdUrl
                 | Call::Standing
                 | Call::Reclaim
                 | Call::Replace(..)

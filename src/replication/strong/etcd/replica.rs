@@ -122,7 +122,7 @@ impl Replica {
         let place: Place = note.map(|note| rpc::decode(&note)).transpose()?.unwrap_or_default();
         let incarnation = store.incarnation();
         Ok(Self {
-            effects: Effects::new(store.clone(), timestamps.clone()),
+            effects: Effects::new(store.clone(), timestamps.clone(), Arc::default()),
             store,
             timestamps,
             place: Mutex::new(place),
@@ -273,7 +273,7 @@ impl Replica {
     /// # Errors
     /// Those of the storage.
     pub async fn take(&self, effect: &Effect, revision: u64) -> Result<()> {
-        self.effects.take(effect, revision).await
+        self.effects.take(effect, revision, false).await
     }
 
     /// All rows are as of this commit. The caller holds `applying`.

@@ -56,6 +56,7 @@ impl Alone {
             timestamps: timestamps.clone(),
             value_bytes_max: 1024,
             counters: Arc::default(),
+            revisions: Arc::default(),
         };
         let strong =
             Strong::start(parts.clone(), directory.path().join("raft")).await.expect("the group starts");

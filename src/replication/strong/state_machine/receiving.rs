@@ -161,6 +161,7 @@ impl StateMachine {
         let Some(Receiving { incarnation, began_ms, .. }) = self.0.receiving().take() else { return Ok(()) };
         self.0.store.durable(incarnation).await?;
         self.0.store.clear_strong_loss(incarnation);
+        self.0.effects.rows_were_repaired()?;
         self.0.store.restored_strong(began_ms)
     }
 
