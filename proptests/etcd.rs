@@ -40,8 +40,9 @@ impl Rows for Subject {
 
     fn page(&self, low: &str, high: &str) -> Result<Page> {
         let mut rows = self.rows.iter().filter(|(key, _)| (low..high).contains(&key.as_str()));
-        let page = rows.by_ref().take(2).map(|(key, value)| (key.clone(), value.clone())).collect();
-        Ok(Page { rows: page, more: rows.next().is_some() })
+        let page: Vec<_> = rows.by_ref().take(2).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let last = page.last().map(|(key, _)| key.clone()).filter(|_| rows.next().is_some());
+        Ok(Page { rows: page, last })
     }
 
     fn past(&self, keys: &Keys, revision: i64) -> std::result::Result<Past, Problem> {

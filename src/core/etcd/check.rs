@@ -83,6 +83,11 @@ fn writes_of(operations: &[Operation]) -> Result<Writes<'_>, Problem> {
     for operation in operations {
         let Operation::Txn(txn) = operation else { continue };
         let (success, failure) = (writes_of(&txn.success)?, writes_of(&txn.failure)?);
+        // The other way round too: all that a transaction changes has one version, so a key can change once.
+        let deleted = || success.deletes.iter().chain(&failure.deletes);
+        if writes.puts.iter().any(|key| deleted().any(|keys| keys.contains(key))) {
+            return Err(Problem::DuplicateKey);
+        }
         // Only one of the two lists is run.
         let either: BTreeSet<_> = success.puts.union(&failure.puts).copied().collect();
         either.into_iter().try_for_each(|key| writes.put(key))?;
@@ -128,6 +133,8 @@ mod tests {
             (vec![txn(vec![put("a")], vec![put("a")])], Ok(())),
             (vec![txn(vec![put("a")], vec![]), txn(vec![], vec![put("a")])], twice),
             (vec![put("a"), txn(vec![delete("a", "")], vec![])], twice),
+            (vec![txn(vec![put("a")], vec![]), txn(vec![delete("a", "")], vec![])], twice),
+            (vec![txn(vec![put("a")], vec![]), txn(vec![], vec![delete("", "\0")])], twice),
             (vec![txn(vec![put("a"), put("a")], vec![])], twice),
         ] {
             assert_eq!(check(&txn(operations.clone(), vec![])), checked, "{operations:?}");

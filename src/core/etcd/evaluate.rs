@@ -25,8 +25,8 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 pub struct Page {
     /// The rows, in order.
     pub rows: Vec<(Key, Value)>,
-    /// Whether more may follow.
-    pub more: bool,
+    /// The last key that was looked at, if more may follow behind it. That may be none of the rows: those that were deleted since are not among them.
+    pub last: Option<Key>,
 }
 
 /// What keys were after an older revision, if they are other now; `None` if they were absent.

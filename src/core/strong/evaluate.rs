@@ -190,7 +190,7 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
         }
         let head = etcd::row::head();
         let is_in_use = self.view.register(table, &head)?.is_some_and(|head| is_live(head.payload()));
-        match is_in_use || *key == head {
+        match is_in_use || etcd::row::Named::of(key).is_some() {
             true => Err(Error::Conflict(format!(
                 "table {table} is that of the etcd API (--etcd), and only written through it: take another table, or write with an \
                  etcd client, such as etcdctl"
@@ -336,7 +336,7 @@ mod tests {
             let live = rows.filter_map(|((_, key), register)| {
                 Some((key.clone(), value_of(register.payload())?.clone()))
             });
-            Ok(etcd::evaluate::Page { rows: live.collect(), more: false })
+            Ok(etcd::evaluate::Page { rows: live.collect(), last: None })
         }
     }
 

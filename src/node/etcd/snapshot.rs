@@ -53,14 +53,14 @@ impl Snapshot {
             return Ok(Err(problem));
         }
         let page = match keys {
-            Keys::One(key) => Page { rows: self.one(key)?.into_iter().collect(), more: false },
+            Keys::One(key) => Page { rows: self.one(key)?.into_iter().collect(), last: None },
             Keys::Range(..) => {
                 let (low, high) = row::bounds(keys);
                 if low < high { self.page(&low, &high)? } else { Page::default() }
             }
         };
         // What is behind the last row is for the next page.
-        let (here, next) = split(keys, page.rows.last().filter(|_| page.more).map(|(key, _)| key));
+        let (here, next) = split(keys, page.last.as_ref());
         let past = match revision == head.revision {
             true => Past::new(),
             false => match self.past(&here, revision) {
@@ -87,7 +87,7 @@ impl Snapshot {
         loop {
             let page = self.page(&low, high)?;
             page.rows.iter().try_for_each(|(key, value)| take(key, value))?;
-            let Some((last, _)) = page.rows.last().filter(|_| page.more) else { return Ok(()) };
+            let Some(last) = page.last else { return Ok(()) };
             low = format!("{}\0", last.as_str());
         }
     }
@@ -110,8 +110,9 @@ impl Rows for Snapshot {
         if page.incomplete {
             return Err(Error::Corrupt(format!("rows of table {} cannot be read", etcd::TABLE)));
         }
+        let last = page.rows.last().filter(|_| page.more).map(|row| row.key.clone());
         let rows = page.rows.into_iter().map(|row| (row.key, row.entry.value)).collect();
-        Ok(Page { rows, more: page.more })
+        Ok(Page { rows, last })
     }
 
     fn past(&self, keys: &Keys, revision: i64) -> std::result::Result<Past, Problem> {

@@ -154,7 +154,8 @@ pub fn granted(store: &Store) -> Result<Vec<(i64, i64)>> {
         range.after = page.rows.last().map(|row| row.key.clone());
         for row in page.rows {
             if let Some(row::Named::Lease(id)) = row::Named::of(&row.key) {
-                leases.push((id, row::lease_ttl_s(&row.entry.value)?));
+                // What cannot be read is none: it was written past the API.
+                leases.extend(row::lease_ttl_s(&row.entry.value).map(|ttl_s| (id, ttl_s)));
             }
         }
         if !page.more {
@@ -168,6 +169,9 @@ pub fn granted(store: &Store) -> Result<Vec<(i64, i64)>> {
 /// # Errors
 /// Those of the storage.
 pub async fn expire(member: &Member, parts: &Parts) -> Result<()> {
+    if !member.has_applied_its_term() {
+        return Ok(());
+    }
     let leases = &parts.revisions.leases;
     leases.lead(member.metrics().borrow().current_term, &parts.store)?;
     let revokes = leases
@@ -184,7 +188,7 @@ pub async fn expire(member: &Member, parts: &Parts) -> Result<()> {
 /// # Errors
 /// Those of the storage.
 pub fn answer(member: &Member, parts: &Parts, call: LeaseCall) -> Option<Result<Option<LeaseTime>>> {
-    if !member.leads_majority() {
+    if !member.leads_majority() || !member.has_applied_its_term() {
         return None;
     }
     let leases = &parts.revisions.leases;

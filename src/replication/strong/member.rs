@@ -199,6 +199,12 @@ impl Member {
         self.is_leader() && silent_ms.is_some_and(|silent_ms| silent_ms <= QUORUM_SILENCE_MS)
     }
 
+    /// Whether an entry of the current term is applied here, so that all of earlier terms are. Before that a new leader knows less than was answered.
+    pub fn has_applied_its_term(&self) -> bool {
+        let metrics = self.raft.metrics().borrow().clone();
+        metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term)
+    }
+
     /// Has this node take no requests as the leader, so that another can take its place; or has it take them again.
     pub fn step_aside(&self, steps_aside: bool) {
         self.steps_aside.store(steps_aside, Ordering::Release);

@@ -160,7 +160,7 @@ impl View for Overlaid<'_> {
                 Payload::Deleted => rows.remove(key),
             };
         }
-        Ok(etcd::evaluate::Page { rows: rows.into_iter().collect(), more: page.more })
+        Ok(etcd::evaluate::Page { rows: rows.into_iter().collect(), last })
     }
 }
 

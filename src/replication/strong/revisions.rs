@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::{
     Strong,
@@ -84,7 +85,7 @@ impl Revisions {
     /// # Errors
     /// Those of the storage.
     pub fn begin(&self, store: &Store) -> Result<()> {
-        let head = head(store)?;
+        let head = known_head(store)?;
         if let Some(mut history) = self.history()
             && history.head() != head
         {
@@ -100,7 +101,7 @@ impl Revisions {
     /// Those of the storage.
     pub fn begin_anew(&self, store: &Store) -> Result<()> {
         if let Some(mut history) = self.history() {
-            history.reset(head(store)?);
+            history.reset(known_head(store)?);
         }
         self.begin(store)
     }
@@ -128,7 +129,15 @@ impl Revisions {
                 Ok(register)
             })?;
         }
-        self.note(named, value.as_ref(), before)
+        // What was committed is applied, whatever it is: a node that would not could apply nothing that follows.
+        if let Err(error) = self.note(named, value.as_ref(), before) {
+            warn!(%error, "a row of the table of the etcd API is none of its: watchers begin anew");
+            if let Some(mut history) = self.history() {
+                let head = history.head();
+                history.reset(head);
+            }
+        }
+        Ok(())
     }
 
     fn note(
@@ -191,7 +200,12 @@ fn known(
         return Ok(Ok(None));
     }
     let Some(Named::Key(name)) = Named::of(key) else { return Ok(Ok(None)) };
-    row::parse_key(name, &existing.value()?).map(|kv| Ok(Some(kv)))
+    match existing.value().and_then(|value| row::parse_key(name, &value)) {
+        Ok(before) => Ok(Ok(Some(before))),
+        // It is damaged, or somebody else's; what replaces it is not.
+        Err(Error::Corrupt(_)) => Ok(Err(Newer)),
+        Err(error) => Err(error),
+    }
 }
 
 /// The head in a store.
@@ -205,4 +219,15 @@ pub fn head(store: &Store) -> Result<Head> {
     }
     let entry = store.get(etcd::table(), &row::head())?;
     Head::of(entry.map(|entry| entry.value).as_ref())
+}
+
+/// The head in a store; the first if it cannot be read: a member must start, and requests of the API say what is wrong.
+fn known_head(store: &Store) -> Result<Head> {
+    match head(store) {
+        Err(Error::Corrupt(why)) => {
+            warn!(why, "the head of the table of the etcd API cannot be read");
+            Ok(Head::default())
+        }
+        read => read,
+    }
 }

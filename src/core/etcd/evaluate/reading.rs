@@ -88,11 +88,11 @@ pub(super) fn each_page(
 ) -> Result<()> {
     let mut low = low.to_owned();
     while low.as_str() < high {
-        let Page { rows, more } = rows.page(&low, high)?;
-        let Some((last, _)) = rows.last().filter(|_| more) else { return take(rows) };
+        let Page { rows, last } = rows.page(&low, high)?;
+        take(rows)?;
+        let Some(last) = last else { return Ok(()) };
         // The least name above another is that name and a zero byte.
         low = format!("{}\0", last.as_str());
-        take(rows)?;
     }
     Ok(())
 }
