@@ -3,7 +3,7 @@
 //! The path of a request: [`server`] accepts the connection, `server::socket` enforces its timeouts, and `server::service` turns the
 //! request's head into a [`request::Call`]. [`routes`] picks the handler by path; `request::accepts`, one table, lists the right that each
 //! operation needs, its query parameters and conditional headers, and refuses all others. Who the client is, [`access`] finds out. The handler calls [`Node`], and [`response`] turns an error into a
-//! problem (RFC 9457).
+//! problem (RFC 9457). [`reports`] keeps and collects what the nodes say of themselves.
 //!
 //! # What a new route needs
 //! 1. The call in [`crate::node`], if the node does not have it yet.
@@ -22,6 +22,7 @@ pub mod audit;
 pub mod events;
 pub mod keep_alive;
 pub mod openapi;
+pub mod reports;
 pub mod request;
 pub mod response;
 pub mod routes;

@@ -351,6 +351,12 @@ impl Node {
         addresses
     }
 
+    /// Whether another member, which is there or expected back, has an address of which this is true.
+    pub fn has_member_at(&self, is_it: impl Fn(&str) -> bool) -> bool {
+        let is_other = |member: &&MemberView| member.node != self.id() && member.state.is_replica();
+        self.cluster().members.iter().filter(is_other).any(|member| is_it(&member.address))
+    }
+
     /// Tells the cluster that a member will not return. Nothing waits for it any more.
     ///
     /// # Errors

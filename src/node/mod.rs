@@ -20,6 +20,7 @@ mod link;
 pub mod process;
 mod reads;
 mod removal;
+pub mod reports;
 mod stats;
 pub mod strong;
 mod write;
@@ -29,7 +30,7 @@ mod write_tracker;
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -136,6 +137,7 @@ pub struct Node {
     authenticator: admin::Authenticator,
     backups: backup_schedule::Figures,
     background: Mutex<JoinSet<()>>,
+    reporter: OnceLock<Arc<dyn reports::Reporter>>,
 }
 
 impl Node {
@@ -180,6 +182,7 @@ impl Node {
             authenticator: admin::Authenticator::new()?,
             backups: backup_schedule::Figures::default(),
             background: Mutex::new(background),
+            reporter: OnceLock::new(),
         });
         close_on_drop.disarm();
         let counting = node.clone();
@@ -370,7 +373,8 @@ impl Node {
         self.store.environment()
     }
 
-    fn is_draining(&self) -> bool {
+    /// Whether it is stopping.
+    pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 

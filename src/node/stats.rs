@@ -203,11 +203,16 @@ impl Node {
 
     /// Figures of the node.
     pub fn stats(&self) -> Stats {
+        Stats { tables: self.tables(), disk_bytes: self.store.disk_bytes(), ..self.quick_stats() }
+    }
+
+    /// Those that cost little to read: without the tables and the size of the directory.
+    pub fn quick_stats(&self) -> Stats {
         let counters = self.store.counters();
         Stats {
             uptime_ms: self.uptime_ms(),
             memory_bytes: process::memory_bytes(),
-            tables: self.tables(),
+            tables: Vec::new(),
             writes: counters.writes.value(),
             writes_superseded: counters.writes_superseded.value(),
             commits: counters.commits.value(),
@@ -218,7 +223,7 @@ impl Node {
             corrupt_records: counters.corrupt_records.value(),
             start_mismatches: counters.start_mismatches.value(),
             may_have_lost_rows: self.store.suspected_loss().is_some(),
-            disk_bytes: self.store.disk_bytes(),
+            disk_bytes: 0,
             writes_refused: counters.writes_refused.value(),
             unreadable_ranges: self.store.unreadable_ranges(),
             scrubbed_bytes: counters.scrubbed_bytes.value(),

@@ -86,12 +86,26 @@ impl Replication {
         requests.request(kind, body, deadline).await
     }
 
-    /// Serves the requests of other nodes from now on. Until then they are told that this node serves none.
+    /// Serves the requests of other nodes from now on, except for reports. Until then they are told that this node serves none.
     ///
     /// # Panics
     /// If there is a service already.
     pub fn serve(&self, service: Arc<dyn RequestService>) {
-        let is_first = self.0.service.set(service).is_ok();
-        assert!(is_first, "a node has one service for requests");
+        self.serve_kinds(&[RequestKind::Consensus, RequestKind::Client], &service);
+    }
+
+    /// Serves the requests of other nodes for reports from now on.
+    ///
+    /// # Panics
+    /// If there is a service already.
+    pub fn serve_reports(&self, service: Arc<dyn RequestService>) {
+        self.serve_kinds(&[RequestKind::Report], &service);
+    }
+
+    fn serve_kinds(&self, kinds: &[RequestKind], service: &Arc<dyn RequestService>) {
+        for kind in kinds {
+            let is_first = self.0.services[kind.index()].set(Arc::clone(service)).is_ok();
+            assert!(is_first, "a node has one service for {} requests", kind.name());
+        }
     }
 }

@@ -123,7 +123,7 @@ struct Inner {
     shared: Arc<Shared>,
     syncs: Syncs,
     /// What serves the requests of other nodes.
-    service: requests::channel::Service,
+    services: requests::channel::Services,
     admission_control: Arc<AdmissionControl>,
     state: Mutex<State>,
     /// Held while a link may change which cluster this node is in.
@@ -215,7 +215,7 @@ impl Replication {
             rows: Rows::new(store.clone(), timestamps.clone()),
             timestamps,
             syncs: Syncs::new(store.clone()),
-            service: Arc::default(),
+            services: Arc::default(),
             admission_control: AdmissionControl::new(options.secrets.clone()),
             has_peers: AtomicBool::new(!members.member_ids().is_empty()),
             state: Mutex::new(State {

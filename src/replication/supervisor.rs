@@ -273,7 +273,7 @@ fn install(inner: &Arc<Inner>, link: Link, identity: Identity, dialed: Option<&s
         (link.remote.complete && link.verdict != Verdict::RemoteAdopts, link.remote.cluster.linked),
         Initiated { by: initiator, at_ms: now_ms },
         link.traffic.clone(),
-        Arc::new(Channel::new(identity.node, inner.service.clone())),
+        Arc::new(Channel::new(identity.node, inner.services.clone())),
         control_sender,
     ));
     let actions = {

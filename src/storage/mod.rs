@@ -288,6 +288,11 @@ impl Store {
         Subscription::begin(self.clone(), self.0.hub.clone(), topics, start)
     }
 
+    /// What is followed, and by how many subscriptions: the topics that most subscriptions have.
+    pub fn topics(&self) -> Vec<(Topic, u64)> {
+        self.0.hub.topics()
+    }
+
     /// Waits until every write of these topics before the call is in the change stream.
     pub async fn published(&self, topics: &[Topic]) {
         let named: BTreeSet<&TableName> = topics.iter().filter_map(Topic::table).collect();

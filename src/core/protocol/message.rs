@@ -14,7 +14,7 @@ use crate::core::{
 };
 
 /// The version of everything that nodes send each other. Nodes of other versions are refused.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// The approximate size limit of a message with many parts. A message with a single long value may be longer.
 pub const MESSAGE_BYTES: usize = 240 * 1024;
@@ -142,17 +142,20 @@ pub enum RequestKind {
     Consensus,
     /// A client's request, passed on to the node that can serve it.
     Client,
+    /// A question about the other node's state, for whoever watches the cluster. It goes after everything else.
+    Report,
 }
 
 impl RequestKind {
     /// All kinds, the one that goes first before the others.
-    pub const ALL: [Self; 2] = [Self::Consensus, Self::Client];
+    pub const ALL: [Self; 3] = [Self::Consensus, Self::Client, Self::Report];
 
     /// The name for people and programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Consensus => "consensus",
             Self::Client => "client",
+            Self::Report => "report",
         }
     }
 
@@ -161,6 +164,7 @@ impl RequestKind {
         match self {
             Self::Consensus => 0,
             Self::Client => 1,
+            Self::Report => 2,
         }
     }
 }

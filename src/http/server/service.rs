@@ -27,6 +27,7 @@ use crate::{
     error::Error,
     http::{
         Options, audit,
+        reports::Reports,
         request::{
             Call, REQUEST_ID,
             budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
@@ -67,6 +68,8 @@ impl Service {
             options.memory_budget_bytes,
         );
         let metrics = Arc::new(metrics);
+        let of_reports = Arc::clone(&metrics);
+        Reports::start(&node, Arc::clone(traffic), move || of_reports.totals());
         let routes = crate::http::routes(Arc::clone(&node), Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
         Self { routes, guard, node, metrics, keep_alive: response::plain(keep_alive.into()) }

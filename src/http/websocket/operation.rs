@@ -10,6 +10,7 @@ use crate::{
     error::Result,
     http::{
         access::Principal,
+        reports::collect::Report,
         request::{path::Address, transaction, value},
     },
     node::{
@@ -29,6 +30,8 @@ pub enum Operation {
     DeleteAll(TableName, String),
     /// Compare and change keys of strong tables.
     Transact(Transaction),
+    /// Report on the cluster.
+    Report(Report),
     /// Nothing: measures the round trip.
     Ping,
 }
@@ -49,6 +52,7 @@ impl Operation {
             Self::Write(table, write) => principal.check_write(table, write),
             Self::DeleteAll(table, prefix) => principal.check(Right::Write, Touched::Keys(table, prefix)),
             Self::Transact(transaction) => principal.check_transaction(transaction),
+            Self::Report(report) => report.check(),
             Self::Ping => Ok(()),
         }
     }
@@ -86,6 +90,7 @@ impl Operation {
                 })?;
                 Ok(transaction::rendered(succeeded, &results).to_string())
             }
+            Self::Report(report) => Ok(report.collect(node).await?.to_string()),
             Self::Ping => Ok("{}".into()),
         }
     }

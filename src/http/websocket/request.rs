@@ -8,9 +8,14 @@ use serde_json::{error::Category, value::RawValue};
 
 pub use super::operation::Operation;
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        name::{Key, TableName},
+        nearest,
+    },
     error::{Error, Result},
     http::{
+        access::Principal,
+        reports::collect::{About, Report},
         request::{
             condition, consistency, expiry,
             path::Address,
@@ -156,7 +161,7 @@ impl Known<'_> {
             sub: self.id.map(|id| Label::parse("id", id)).transpose()?,
             wants_result: matches!(
                 self.op.as_deref(),
-                Some("get" | "put" | "patch" | "delete" | "delete_all" | "txn" | "ping")
+                Some("get" | "put" | "patch" | "delete" | "delete_all" | "txn" | "report" | "ping")
             ),
         })
     }
@@ -190,6 +195,8 @@ struct Fields<'a> {
     force: Option<bool>,
     token: Option<String>,
     read: Option<String>,
+    report: Option<String>,
+    partition: Option<u8>,
     #[serde(borrow)]
     compare: Option<Vec<CompareBody<'a>>>,
     #[serde(borrow)]
@@ -198,8 +205,7 @@ struct Fields<'a> {
     failure: Option<Vec<OperationBody<'a>>>,
 }
 
-const OPERATIONS: &str =
-    r#"a message is one object with "op": sub, unsub, get, put, patch, delete, delete_all, txn or ping"#;
+const OPERATIONS: &str = r#"a message is one object with "op": sub, unsub, get, put, patch, delete, delete_all, txn, report or ping"#;
 
 impl<'a> Fields<'a> {
     fn parse(text: &'a str) -> Result<Self> {
@@ -236,6 +242,8 @@ impl<'a> Fields<'a> {
             ("force", self.force.is_some()),
             ("token", self.token.is_some()),
             ("read", self.read.is_some()),
+            ("report", self.report.is_some()),
+            ("partition", self.partition.is_some()),
             ("compare", self.compare.is_some()),
             ("success", self.success.is_some()),
             ("failure", self.failure.is_some()),
@@ -248,6 +256,7 @@ impl<'a> Fields<'a> {
             "delete" => &["table", "key", "force", "if_match", "if_none_match"],
             "delete_all" => &["table", "prefix", "confirm"],
             "txn" => &["compare", "success", "failure"],
+            "report" => &["report", "table", "partition"],
             "unsub" | "ping" => &[],
             // Other operations are refused later, by name.
             _ => return Ok(()),
@@ -286,6 +295,7 @@ impl<'a> Fields<'a> {
                 };
                 Request::Call(Operation::Transact(body.transaction(value_bytes_max, now_ms)?))
             }
+            "report" => Request::Call(Operation::Report(self.report()?)),
             "ping" => Request::Call(Operation::Ping),
             "auth" => {
                 return Err(Error::BadRequest(
@@ -294,6 +304,22 @@ impl<'a> Fields<'a> {
             }
             other => return Err(Error::BadRequest(format!("unknown op {other:?}; {OPERATIONS}"))),
         })
+    }
+
+    /// Who asks is filled in by the connection.
+    fn report(&self) -> Result<Report> {
+        let about = match self.report.as_deref().ok_or_else(|| missing("report"))? {
+            "status" => About::Status,
+            "series" => About::Series,
+            "comparisons" => About::Comparisons,
+            "roots" => About::Roots,
+            "partitions" => About::Partitions(self.table()?),
+            "differences" => {
+                About::Differences(self.table()?, self.partition.ok_or_else(|| missing("partition"))?)
+            }
+            other => return Err(Error::BadRequest(nearest::unknown("report", other, &About::NAMES))),
+        };
+        Ok(Report { about, principal: Principal::Nobody })
     }
 
     fn table(&self) -> Result<TableName> {
@@ -409,6 +435,29 @@ mod tests {
             assert_eq!(parsed(&text), Ok(Request::Subscribe { id: label("\"a\""), topic, start }), "{text}");
         }
         assert_eq!(parsed(r#"{"op":"unsub","id":7}"#), Ok(Request::Unsubscribe { id: label("7") }));
+    }
+
+    #[test]
+    fn a_report_is_about_the_cluster_a_table_or_a_partition() {
+        let about = |members: &str| match parsed(&format!(r#"{{"op":"report",{members}}}"#)) {
+            Ok(Request::Call(Operation::Report(report))) => Ok(report.about),
+            Ok(other) => panic!("{members}: {other:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        assert_eq!(about(r#""report":"status""#), Ok(About::Status));
+        assert_eq!(about(r#""report":"partitions","table":"t""#), Ok(About::Partitions(table())));
+        let differences = about(r#""report":"differences","table":"t","partition":255"#);
+        assert_eq!(differences, Ok(About::Differences(table(), 255)));
+        for (members, says) in [
+            (r#""rid":1"#, "no \"report\""),
+            (r#""report":"differences","table":"t""#, "no \"partition\""),
+            (r#""report":"partitions""#, "no \"table\""),
+            (r#""report":"differences","table":"t","partition":256"#, "256"),
+            (r#""report":"statis""#, "status"),
+        ] {
+            let why = about(members).expect_err(members);
+            assert!(why.contains(says), "{members}: {why}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tracing::error;
 
 use super::{
     FiguresByKind, REQUEST_BYTES_MAX, RequestError, RequestFigures, RequestService,
-    state::{Answer, Asked, Served, State},
+    state::{Answer, Asked, ByKind, Served, State},
 };
 use crate::{
     core::{
@@ -32,13 +32,13 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What serves the requests of other nodes, once the node has said so.
-pub type Service = Arc<OnceLock<Arc<dyn RequestService>>>;
+/// What serves the requests of other nodes, by kind, once the node has said so.
+pub type Services = Arc<ByKind<OnceLock<Arc<dyn RequestService>>>>;
 
 /// The requests of one link.
 pub struct Channel {
     remote: NodeId,
-    service: Service,
+    services: Services,
     state: Mutex<State>,
     /// Wakes the writer: there is a message for it.
     queued: Notify,
@@ -48,8 +48,8 @@ pub struct Channel {
 
 impl Channel {
     /// Of a link with `remote`.
-    pub fn new(remote: NodeId, service: Service) -> Self {
-        Self { remote, service, state: Mutex::default(), queued: Notify::new(), idle: Notify::new() }
+    pub fn new(remote: NodeId, services: Services) -> Self {
+        Self { remote, services, state: Mutex::default(), queued: Notify::new(), idle: Notify::new() }
     }
 
     /// Sends a request and waits for the response. Dropping the future cancels the request.
@@ -213,7 +213,7 @@ impl Channel {
         if state.served.contains_key(&id) || state.refused.contains_key(&id) {
             return Err(Error::BadRequest(format!("the peer sent two requests with the number {id}")));
         }
-        let Some(service) = self.service.get().cloned() else {
+        let Some(service) = self.services[kind.index()].get().cloned() else {
             return self.refuse(&mut state, id, kind, RequestFailure::NotServed);
         };
         if !state.loads[kind.index()].served.add(kind, bytes) {

@@ -61,6 +61,8 @@ impl Limit {
             RequestKind::Consensus => Self { count: 256, bytes: 32 * MIB },
             // As many clients as wait for one node at a time.
             RequestKind::Client => Self { count: 1024, bytes: 32 * MIB },
+            // A few people who watch, each with a question or two at a time. The questions are short.
+            RequestKind::Report => Self { count: 32, bytes: MIB / 4 },
         }
     }
 

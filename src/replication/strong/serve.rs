@@ -34,6 +34,7 @@ impl RequestService for Service {
             let served = match kind {
                 RequestKind::Consensus => inner.consensus(body).await,
                 RequestKind::Client => inner.serve_call(from, body).await,
+                RequestKind::Report => Err(Error::BadRequest("reports have a service of their own".into())),
             };
             served.map_err(|error| error.to_string())
         }

@@ -51,7 +51,7 @@ pub struct Hub {
     subscriptions_max: usize,
 }
 
-struct State {
+pub(super) struct State {
     epoch: u32,
     sequence: u64,
     /// Whether anybody may have a cursor of this epoch.
@@ -69,10 +69,10 @@ struct State {
     cluster: u32,
     /// Whether anybody came with a foreign cursor in this epoch.
     foreign_cursor: bool,
-    keys: HashMap<TableName, HashMap<Key, Subscribers>>,
-    prefixes: HashMap<TableName, Prefixes>,
+    pub(super) keys: HashMap<TableName, HashMap<Key, Subscribers>>,
+    pub(super) prefixes: HashMap<TableName, Prefixes>,
     /// Those of all tables.
-    all: Subscribers,
+    pub(super) all: Subscribers,
     next_id: u64,
     subscribers: Subscribers,
     wakeups: Wakeups,
@@ -273,7 +273,7 @@ impl Hub {
         !state.all.is_empty() || state.keys.contains_key(table) || state.prefixes.contains_key(table)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A change is numbered and kept before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,6 +12,7 @@ pub(super) mod pump;
 pub mod queue;
 mod snapshot;
 pub mod subscription;
+mod topics;
 pub(super) mod wakeups;
 
 pub use self::{

@@ -4,6 +4,7 @@
 mod process;
 pub mod rpc;
 mod strong;
+mod visible;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -26,13 +27,14 @@ pub use self::process::ServerFigures;
 use self::{
     process::{BudgetFigures, ProcessFigures},
     rpc::RpcMetrics,
+    visible::visible,
 };
 
 use crate::{
-    core::{name::TableName, protocol::message::RequestKind},
+    core::protocol::message::RequestKind,
     error::{Error, Result},
     http::{
-        access::Principal,
+        reports::latencies::{HttpTotals, Recorder},
         request::{Call, budget::Budget, route::Route},
         response,
     },
@@ -51,6 +53,7 @@ pub struct Metrics {
     standard: Registry,
     routes: Vec<RouteMetrics>,
     rpc: RpcMetrics,
+    latencies: Recorder,
 }
 
 /// The series of one route.
@@ -104,7 +107,8 @@ impl Metrics {
         let mut standard = Registry::default();
         let started_ms = node.now_ms().saturating_sub(node.uptime_ms());
         standard.register_collector(Box::new(ProcessFigures { started: started_ms as f64 / 1000.0 }));
-        Self { node, registry, standard, routes, rpc }
+        let latencies = Recorder::default();
+        Self { node, registry, standard, routes, rpc, latencies }
     }
 
     /// The metrics of gRPC.
@@ -118,6 +122,13 @@ impl Metrics {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         series.requests[class].inc();
         series.seconds.observe(took.as_secs_f64());
+        self.latencies.observe(route, took);
+    }
+
+    /// All requests so far, and how long they took.
+    pub fn totals(&self) -> HttpTotals {
+        let count = |class: usize| self.routes.iter().map(|route| route.requests[class].get()).sum::<u64>();
+        HttpTotals::new([0, 1, 2, 3, 4].map(count), self.latencies.read())
     }
 
     /// `GET /metrics`
@@ -131,18 +142,6 @@ impl Metrics {
             .and_then(|()| text::encode(&mut page, &self.standard))
             .map_err(|error| Error::Io(format!("writing the metrics: {error}")))?;
         Ok(response::with_type(OPEN_METRICS, visible(page, call.principal())))
-    }
-}
-
-/// The page without the series of tables that the client may not read.
-fn visible(page: String, principal: &Principal) -> String {
-    let is_visible = |line: &&str| {
-        let table = line.split_once("{table=\"").and_then(|(_, rest)| rest.split('"').next());
-        table.is_none_or(|name| TableName::parse(name).is_ok_and(|table| principal.may_see(&table)))
-    };
-    match principal {
-        Principal::Anyone | Principal::Operator => page,
-        Principal::Token(_) | Principal::Nobody => page.split_inclusive('\n').filter(is_visible).collect(),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    channel::{Channel, Service},
+    channel::{Channel, Services},
     *,
 };
 use crate::{
@@ -135,10 +135,10 @@ impl RequestService for Shared {
 /// The channel of node 1 to node 2 and back, and what node 2 does.
 fn channels() -> (Arc<Channel>, Arc<Channel>, Arc<Script>) {
     let script = Arc::new(Script::default());
-    let service = Service::default();
-    assert!(service.set(Arc::new(Shared(script.clone()))).is_ok());
-    let near = Arc::new(Channel::new(NodeId(2), Service::default()));
-    let far = Arc::new(Channel::new(NodeId(1), service));
+    let services = Services::default();
+    assert!(services.iter().all(|service| service.set(Arc::new(Shared(script.clone()))).is_ok()));
+    let near = Arc::new(Channel::new(NodeId(2), Services::default()));
+    let far = Arc::new(Channel::new(NodeId(1), services));
     (near, far, script)
 }
 
