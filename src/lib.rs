@@ -41,7 +41,8 @@
 //!
 //! [`http`]: these calls for clients. [`http::server`] accepts connections and surrounds the routes, [`http::request`] parses,
 //! [`http::routes`] has a file per resource, [`http::events`] renders events, [`http::websocket`] runs WebSocket sessions, and
-//! [`http::response`] maps errors to statuses.
+//! [`http::response`] maps errors to statuses. [`http::reports`] keeps what the nodes report of themselves, and collects it for the dashboard,
+//! whose page is in `http/dashboard`.
 //!
 //! [`grpc`]: the same calls as gRPC services, on listeners of the same server, and [`grpc::etcd`], the API of etcd. The protocols are in `proto/`.
 //!

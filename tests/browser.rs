@@ -2,6 +2,7 @@
 //! everything. Needs Chromium; where no `chromium` is to be found the tests say so and are skipped.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -16,7 +17,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Node, Setup};
+use crate::harness::{Node, Setup, wait_until};
 
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// A browser that starts on a busy machine takes a while.
@@ -154,7 +155,7 @@ pub fn read_request(stream: &mut TcpStream) -> io::Result<String> {
 /// A browser that shows one page. Dropping it ends it.
 pub struct Browser {
     process: Child,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -175,11 +176,23 @@ impl Browser {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
             if let Ok(process) = command.spawn() {
-                return Some(Self { process, _profile: profile });
+                return Some(Self { process, profile });
             }
         }
         eprintln!("SKIPPED: no browser: none of {BROWSERS:?} is to be found (apt-get install chromium)");
         None
+    }
+
+    /// The port on which it is driven.
+    pub fn devtools(&self, deadline: Duration) -> u16 {
+        let file = self.profile.path().join("DevToolsActivePort");
+        let mut port = None;
+        wait_until("the browser is up", deadline, || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            port = text.lines().next().and_then(|line| line.parse().ok());
+            port.is_some()
+        });
+        port.expect("a port")
     }
 }
 

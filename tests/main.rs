@@ -13,6 +13,7 @@ mod clients;
 mod cluster;
 mod contract;
 mod crash;
+mod dashboard;
 mod deploy;
 mod docs;
 mod etcd_api;

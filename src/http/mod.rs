@@ -3,7 +3,7 @@
 //! The path of a request: [`server`] accepts the connection, `server::socket` enforces its timeouts, and `server::service` turns the
 //! request's head into a [`request::Call`]. [`routes`] picks the handler by path; `request::accepts`, one table, lists the right that each
 //! operation needs, its query parameters and conditional headers, and refuses all others. Who the client is, [`access`] finds out. The handler calls [`Node`], and [`response`] turns an error into a
-//! problem (RFC 9457). [`reports`] keeps and collects what the nodes say of themselves.
+//! problem (RFC 9457). [`reports`] keeps and collects what the dashboard shows, and `routes::dashboard` serves its page.
 //!
 //! # What a new route needs
 //! 1. The call in [`crate::node`], if the node does not have it yet.
@@ -165,6 +165,7 @@ fn routes(node: Arc<Node>, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
         routes::link::routes(Arc::clone(&node)),
         metrics,
         routes::describe::routes(),
+        routes::dashboard::routes(&node),
         routes::table::routes(node),
     ];
     groups.into_iter().rfold(unknown(), |after, group| group.or(after).unify().boxed())

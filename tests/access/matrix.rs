@@ -67,6 +67,7 @@ fn example(operation: &Operation, path: &'static str) -> Example {
         ("GET", "/membership" | "/_/cluster" | "/_/tables" | "/stats" | "/metrics") => ("", "", 200),
         ("GET", "/healthz" | "/readyz" | "/version" | "/_/admin/challenge") => ("", "", 200),
         ("GET", "/openapi.json" | "/_/docs" | "/_/docs/page.js" | "/_/docs/page.css") => ("", "", 200),
+        ("GET", "/_/" | "/_/dashboard/{file}") => ("", "", 200),
         ("POST", "/_/admin/forget" | "/_/strong/demote" | "/_/strong/promote" | "/_/strong/transfer") => {
             ("", r#"{"node":"ffffffffffffffff"}"#, 404)
         }
@@ -84,7 +85,7 @@ fn example(operation: &Operation, path: &'static str) -> Example {
     let key = if operation.method == "DELETE" { "in/gone" } else { "in/key" };
     let streams = path.contains("subscribe");
     Example {
-        target: path.replace("{table}", "t").replace("{key}", key) + query,
+        target: path.replace("{table}", "t").replace("{key}", key).replace("{file}", "app.js") + query,
         // A stream would not end; its HEAD is checked in the same way.
         method: if streams { "HEAD" } else { operation.method },
         body,

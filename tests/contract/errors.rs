@@ -110,6 +110,8 @@ pub(super) const ALLOWED: &[(&str, &[&str])] = &[
     ("/_/strong/transfer", &["POST"]),
     ("/_/subscribe", &["GET"]),
     ("/openapi.json", &["GET"]),
+    ("/_/", &["GET"]),
+    ("/_/dashboard/app.js", &["GET"]),
     ("/_/docs", &["GET"]),
     ("/_/docs/page.js", &["GET"]),
     ("/_/docs/page.css", &["GET"]),

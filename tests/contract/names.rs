@@ -176,18 +176,9 @@ fn a_path_with_a_trailing_slash_is_not_found() {
     for path in ["keys/", "store/", "count/", "batch/"] {
         table.get(path).expect_problem(404, "not-found");
     }
-    for path in [
-        "/membership/",
-        "/healthz/",
-        "/_/tables/",
-        "/",
-        "/_/",
-        "/_",
-        "/nothing",
-        "/_/nothing",
-        "/t/nothing",
-        "//",
-    ] {
+    for path in
+        ["/membership/", "/healthz/", "/_/tables/", "/", "/_", "/nothing", "/_/nothing", "/t/nothing", "//"]
+    {
         table.send(&Request::new("GET", path)).expect_problem(404, "not-found");
     }
 }

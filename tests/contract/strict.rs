@@ -25,7 +25,10 @@ const CONDITIONAL: &[(&str, &str)] = &[
 fn each(table: &Table, mut visit: impl FnMut(&'static Operation, String)) {
     for operation in OPERATIONS {
         for path in operation.paths {
-            visit(operation, path.replace("{table}", table.name()).replace("{key}", "a"));
+            visit(
+                operation,
+                path.replace("{table}", table.name()).replace("{key}", "a").replace("{file}", "app.js"),
+            );
         }
     }
 }

@@ -217,6 +217,13 @@ function render(document) {
   }
 }
 
+try {
+  // The token that this tab has from the dashboard.
+  byId("token").value = sessionStorage.getItem("dynarust.token") || "";
+} catch {
+  // A browser that keeps nothing: the reader types it in.
+}
+
 fetch("/openapi.json")
   .then((response) => (response.ok ? response.json() : Promise.reject(new Error(`HTTP ${response.status}`))))
   .then(render)

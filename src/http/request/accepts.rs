@@ -248,6 +248,7 @@ pub static OPERATIONS: &[Operation] = &[
     plain(Route::Metrics, Access::Node(Read), "GET", &["/metrics"], &[]),
     asset(Route::OpenApi, &["/openapi.json"]),
     asset(Route::Docs, &["/_/docs", "/_/docs/page.js", "/_/docs/page.css"]),
+    asset(Route::Dashboard, &["/_/", "/_/dashboard/{file}"]),
     plain(Route::Probe, Access::Open, "GET", &["/healthz", "/readyz", "/version"], &[]),
 ];
 
@@ -388,7 +389,7 @@ fn is_of(template: &str, path: &str) -> bool {
             ("{key}", Some(_)) => return true,
             // No table can have these names.
             ("{table}", Some("_" | "key")) => return false,
-            ("{table}", Some(_)) => {}
+            ("{table}" | "{file}", Some(_)) => {}
             (literal, Some(step)) if literal == step => {}
             _ => return false,
         }

@@ -73,6 +73,8 @@ routes! {
     OpenApi = "openapi";
     /// `/_/docs` and what it needs
     Docs = "docs";
+    /// `/_/`, and what that page needs
+    Dashboard = "dashboard";
     /// `/healthz`, `/readyz` and `/version`
     Probe = "probe";
     /// Everything else.

@@ -26,14 +26,15 @@ const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
 );
 
 /// A text that does not change while the process runs.
-struct Asset {
+pub(super) struct Asset {
     content_type: HeaderValue,
     text: Bytes,
     tag: HeaderValue,
 }
 
 impl Asset {
-    fn new(content_type: HeaderValue, text: impl Into<Bytes>) -> Arc<Self> {
+    /// With a tag that is the text's hash.
+    pub(super) fn new(content_type: HeaderValue, text: impl Into<Bytes>) -> Arc<Self> {
         let text = text.into();
         let hash = blake3::hash(&text).to_hex();
         let tag = HeaderValue::from_str(&format!("\"{}\"", &hash[..16])).expect("a hash is visible ASCII");
@@ -43,15 +44,15 @@ impl Asset {
 
 /// The routes of this file.
 pub fn routes() -> BoxedFilter<(Response,)> {
-    let serve = |kind, path, asset: fn() -> Arc<Asset>| {
+    let serve_at = |kind, path, asset: fn() -> Arc<Asset>| {
         route(kind, exactly(path), move |call: Call, ()| std::future::ready(answer(&call, asset)))
     };
-    serve(Route::OpenApi, "/openapi.json", document)
-        .or(serve(Route::Docs, "/_/docs", page))
+    serve_at(Route::OpenApi, "/openapi.json", document)
+        .or(serve_at(Route::Docs, "/_/docs", page))
         .unify()
-        .or(serve(Route::Docs, "/_/docs/page.js", script))
+        .or(serve_at(Route::Docs, "/_/docs/page.js", script))
         .unify()
-        .or(serve(Route::Docs, "/_/docs/page.css", style))
+        .or(serve_at(Route::Docs, "/_/docs/page.css", style))
         .unify()
         .boxed()
 }
@@ -93,12 +94,19 @@ fn style() -> Arc<Asset> {
 }
 
 fn answer(call: &Call, asset: fn() -> Arc<Asset>) -> Result<Response> {
+    serve(call, &asset())
+}
+
+/// Answers a request for an asset.
+///
+/// # Errors
+/// `MethodNotAllowed`; `BadRequest` for tags that are none.
+pub(super) fn serve(call: &Call, asset: &Asset) -> Result<Response> {
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return response::other_method(call);
     }
     // Refuses what is no list of tags.
     condition::of_write(&call.headers)?;
-    let asset = asset();
     let mut response = if has_already(call, &asset.tag) {
         response::empty(StatusCode::NOT_MODIFIED)
     } else {

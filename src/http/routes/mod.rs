@@ -4,6 +4,7 @@ pub mod admin;
 pub mod backup;
 pub mod batch;
 pub mod changes;
+pub mod dashboard;
 pub mod describe;
 pub(super) mod export;
 pub mod export_frame;

@@ -57,7 +57,13 @@ fn pays(call: &Call, response: &Response) -> bool {
         && is_read
         && response.status() == StatusCode::OK
         && match call.route() {
-            Route::Key | Route::Keys | Route::Store | Route::Export | Route::OpenApi | Route::Docs => true,
+            Route::Key
+            | Route::Keys
+            | Route::Store
+            | Route::Export
+            | Route::OpenApi
+            | Route::Docs
+            | Route::Dashboard => true,
             Route::Changes => !response.headers().contains_key(X_ACCEL_BUFFERING),
             _ => false,
         }

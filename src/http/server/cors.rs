@@ -18,19 +18,19 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
      dynarust-created, dynarust-next-cursor, dynarust-incomplete",
 );
 
-/// Adds the headers that let the calling page read the response.
-pub fn apply(call: &Call, response: &mut Response) {
+/// Adds the headers that let the calling page read the response. `is_of_member`: whether an origin is that of a member of the cluster.
+pub fn apply(call: &Call, response: &mut Response, is_of_member: impl Fn(&HeaderValue) -> bool) {
     let allowed = &call.connection.options.cors_origins;
-    if allowed.is_empty() {
+    let mut origins = call.headers.get_all(header::ORIGIN).iter();
+    let origin = origins.next();
+    let may = |origin: &&HeaderValue| is_allowed(allowed, origin) || is_of_member(origin);
+    let origin = origin.filter(may).filter(|_| origins.next().is_none());
+    if allowed.is_empty() && origin.is_none() {
         return;
     }
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let mut origins = call.headers.get_all(header::ORIGIN).iter();
-    let Some(origin) = origins.next().filter(|origin| is_allowed(allowed, origin)) else { return };
-    if origins.next().is_some() {
-        return;
-    }
+    let Some(origin) = origin else { return };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     if call.method == Method::OPTIONS && call.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {

@@ -5,7 +5,7 @@
 //! - the requested host (`Host`, `:authority`) must be an IP address, `localhost`, a name that this node is known by, or one of
 //!   `--allowed-host`, otherwise 421. A rebound name is none of these;
 //! - the page that made the request (`Origin`, `Sec-Fetch-Site`) must be this node's own, or of an origin in `--cors-origin`, otherwise
-//!   403.
+//!   403. The origins of the other members of the cluster count as its own: the dashboard moves to another node when its own stops.
 //!
 //! Clients other than browsers send neither page header and pass the second check. Nodes that open a link skip the first check, because
 //! they know their peers by names of their own. A browser cannot open `/_/link` without an `Origin`, and the link's handshake proves who is
@@ -119,7 +119,7 @@ impl Guard {
             };
         };
         let is_single = head.origins == 1;
-        if is_single && cors::is_allowed(&self.cors_origins, origin) {
+        if is_single && (cors::is_allowed(&self.cors_origins, origin) || self.is_of_member(origin)) {
             return Ok(());
         }
         let is_own = |host: Host<'_>| self.is_own(origin, host, head.site);
@@ -140,6 +140,18 @@ impl Guard {
         let is_same_origin_by_proxy =
             || site.is_some_and(|site| site == "same-origin") && self.is_known(page.name);
         is_same || is_same_origin_by_proxy()
+    }
+
+    /// Whether pages of `origin` come from a member of this cluster: they may use this node, so that the dashboard can move here.
+    pub fn is_of_member(&self, origin: &HeaderValue) -> bool {
+        let own_scheme = if self.certificates.is_some() { "https" } else { "http" };
+        let Some((_, page)) = parse_origin(origin).filter(|(scheme, _)| *scheme == own_scheme) else {
+            return false;
+        };
+        self.node.has_member_at(|address| {
+            let member = Host::parse(address);
+            member.is_some_and(|member| member.is_same(page, own_scheme))
+        })
     }
 
     fn is_known(&self, name: &str) -> bool {
@@ -236,6 +248,18 @@ impl<'a> Host<'a> {
             return None;
         }
         Some(Self { name: name.strip_suffix('.').unwrap_or(name), port })
+    }
+
+    /// `localhost` is this machine's loopback address.
+    fn is_same(self, other: Self, scheme: &str) -> bool {
+        let name = |host: Self| {
+            if host.name.eq_ignore_ascii_case("localhost") {
+                "127.0.0.1".to_owned()
+            } else {
+                host.name.to_lowercase()
+            }
+        };
+        name(self) == name(other) && self.port_of(scheme) == other.port_of(scheme)
     }
 
     fn port_of(self, scheme: &str) -> u16 {

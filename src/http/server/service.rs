@@ -109,7 +109,7 @@ impl Service {
         }
         let reservation;
         (response, reservation) = reserve(&call, response);
-        cors::apply(&call, &mut response);
+        cors::apply(&call, &mut response, |origin| self.guard.is_of_member(origin));
         let is_kept_alive = call.version == Version::HTTP_11
             && !is_link_only
             && !(head.connection && has_token(&call, header::CONNECTION, "close"));

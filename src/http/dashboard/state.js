@@ -1,0 +1,132 @@
+// What the page knows of the cluster, and who is told when that changes.
+
+import { useEffect, useState } from "./preact.js";
+import { Connection } from "./connection.js";
+
+const STATUS_EVERY_MS = 1000;
+/** Fifteen minutes of points. */
+const POINTS_MAX = 450;
+
+export const connection = new Connection();
+
+class State extends EventTarget {
+  /** The latest status of the cluster. */
+  status = null;
+  /** Series by node: `{ address, fields, points }`. */
+  series = new Map();
+  /** Whether the page changes nothing, because its reader wants that. */
+  readOnly = false;
+  #asking = false;
+
+  start() {
+    connection.addEventListener("state", () => {
+      if (connection.state === "open") {
+        this.#ask();
+        this.#askSeries();
+      }
+      this.changed();
+    });
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) {
+        this.#ask();
+        this.#askSeries();
+      }
+    });
+    setInterval(() => !document.hidden && this.#ask(), STATUS_EVERY_MS);
+    connection.start();
+  }
+
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** All nodes, each with its answer or its error. */
+  get nodes() {
+    return this.status?.nodes ?? [];
+  }
+
+  /** What the client may do. */
+  get client() {
+    return this.status?.client ?? {};
+  }
+
+  /** Whether it may write to a table. */
+  mayWrite(table) {
+    const { writes_all, writable = [] } = this.client;
+    return !this.readOnly && Boolean(writes_all || writable.includes(table));
+  }
+
+  /** All tables, by name, with what each node says of them. */
+  get tables() {
+    const tables = new Map();
+    for (const { node, answer } of this.nodes) {
+      for (const table of answer?.tables ?? []) {
+        if (!tables.has(table.name)) tables.set(table.name, { name: table.name, mode: table.mode, of: new Map() });
+        tables.get(table.name).of.set(node, table);
+      }
+    }
+    for (const table of tables.values()) table.keys = Math.max(...[...table.of.values()].map(one => one.keys));
+    return [...tables.values()].sort((one, other) => (one.name < other.name ? -1 : 1));
+  }
+
+  async #ask() {
+    if (this.#asking || connection.state !== "open") return;
+    this.#asking = true;
+    try {
+      this.status = await connection.request({ op: "report", report: "status" });
+      this.failure = null;
+      const members = this.nodes.filter(({ node }) => node !== this.own()).map(({ address }) => address);
+      connection.knows([...members, ...this.nodes.map(({ address }) => address).filter(address => !members.includes(address))]);
+      for (const { node, answer } of this.nodes) this.#add(node, answer?.point);
+    } catch (problem) {
+      this.failure = problem.status ? problem : this.failure;
+    } finally {
+      this.#asking = false;
+      this.changed();
+    }
+  }
+
+  /** The node of the page. */
+  own() {
+    return this.status?.node;
+  }
+
+  async #askSeries() {
+    try {
+      const { nodes } = await connection.request({ op: "report", report: "series" });
+      this.series.clear();
+      for (const { node, address, answer } of nodes) {
+        if (answer) this.series.set(node, { address, fields: answer.fields, points: answer.points });
+      }
+      this.changed();
+    } catch {
+      // The status says what is wrong.
+    }
+  }
+
+  #add(node, point) {
+    const series = this.series.get(node);
+    if (!point) return;
+    if (!series) {
+      this.#askSeries();
+      return;
+    }
+    const last = series.points[series.points.length - 1];
+    if (last && last[0] >= point[0]) return;
+    series.points.push(point);
+    if (series.points.length > POINTS_MAX) series.points.shift();
+  }
+}
+
+export const state = new State();
+
+/** Renders the component again whenever the state changes. */
+export function useAppState() {
+  const [, render] = useState(0);
+  useEffect(() => {
+    const changed = () => render(number => number + 1);
+    state.addEventListener("change", changed);
+    return () => state.removeEventListener("change", changed);
+  }, []);
+  return state;
+}
