@@ -3,7 +3,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures_util::Stream;
@@ -30,9 +30,9 @@ pub struct Watch {
     subscription: Subscription,
     /// Whether the client wants the current values where its cursor is too old.
     takes_snapshot: bool,
-    /// The position told last.
-    told: Option<Cursor>,
-    ticks: Interval,
+    /// Whether the client has named a cursor.
+    has_cursor: bool,
+    positions: Positions,
     is_begun: bool,
     is_incomplete: bool,
     is_ended: bool,
@@ -55,8 +55,8 @@ impl Watch {
         Ok(Self {
             subscription: node.watch(vec![topic], start).await?,
             takes_snapshot: request.snapshot,
-            told: None,
-            ticks: keep_alive::timer(),
+            has_cursor: !request.cursor.is_empty(),
+            positions: Positions { told: None, ticks: keep_alive::timer() },
             is_begun: false,
             is_incomplete: false,
             is_ended: false,
@@ -73,7 +73,9 @@ impl Watch {
                 return Ok(None);
             }
             Notice::Sync(_) => Event::Synced(Synced { incomplete: std::mem::take(&mut self.is_incomplete) }),
-            Notice::Resync(_) if !self.is_begun && !self.takes_snapshot => return Err(status::cursor_gone()),
+            Notice::Resync(_) if !self.is_begun && self.has_cursor && !self.takes_snapshot => {
+                return Err(status::cursor_gone());
+            }
             Notice::Resync(_) => Event::Resync(Resync {}),
             Notice::Shutdown => return Err(status::of(&Error::Draining)),
             Notice::Failed(error) => return Err(status::of(error)),
@@ -84,20 +86,41 @@ impl Watch {
             Notice::Position(cursor) | Notice::Sync(cursor) => Some(*cursor),
             Notice::Resync(_) | Notice::Incomplete | Notice::Shutdown | Notice::Failed(_) => None,
         };
-        self.told = cursor;
+        self.positions.told = cursor;
         Ok(Some(message(event, cursor)))
     }
 
-    /// The position, if it is another than the client knows: at the beginning, and then from time to time.
     fn poll_position(&mut self, context: &mut Context<'_>) -> Poll<WatchResponse> {
-        let is_due = !self.is_begun || self.ticks.poll_tick(context).is_ready();
-        let position = self.subscription.position().filter(|position| Some(*position) != self.told);
-        match position.filter(|_| is_due) {
-            Some(position) => {
-                (self.is_begun, self.told) = (true, Some(position));
-                Poll::Ready(message(Event::Position(Position {}), Some(position)))
+        let subscription = &self.subscription;
+        let position = ready!(self.positions.poll_next(!self.is_begun, || subscription.position(), context));
+        self.is_begun = true;
+        Poll::Ready(message(Event::Position(Position {}), Some(position)))
+    }
+}
+
+/// The positions that a client is told while nothing else is.
+struct Positions {
+    /// The one told last.
+    told: Option<Cursor>,
+    ticks: Interval,
+}
+
+impl Positions {
+    /// The position, if it is another than the client knows: at once, or at the next tick.
+    fn poll_next(
+        &mut self,
+        mut is_due: bool,
+        now: impl Fn() -> Option<Cursor>,
+        context: &mut Context<'_>,
+    ) -> Poll<Cursor> {
+        loop {
+            if let Some(position) = now().filter(|position| is_due && Some(*position) != self.told) {
+                self.told = Some(position);
+                return Poll::Ready(position);
             }
-            None => Poll::Pending,
+            // Until it is pending: only then does it wake us up for the next tick.
+            ready!(self.ticks.poll_tick(context));
+            is_due = true;
         }
     }
 }
@@ -155,5 +178,31 @@ fn changed(change: &Change) -> Event {
             timestamp_ms: timestamp.unix_ms(),
             expired: *gone == Gone::Expired,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::poll_fn};
+
+    use super::*;
+
+    /// A tick at which there was nothing to tell was the last one: nothing woke the stream up for the next.
+    #[tokio::test(start_paused = true)]
+    async fn a_position_is_told_after_any_number_of_quiet_periods() {
+        let cursor = |text: &str| Cursor::parse(text).expect("a cursor");
+        let (first, second) = (cursor("00000001.5"), cursor("00000001.6"));
+        let now = Cell::new(Some(first));
+        let mut positions = Positions { told: None, ticks: keep_alive::timer() };
+        let told = poll_fn(|context| positions.poll_next(true, || now.get(), context)).await;
+        assert_eq!(told, first);
+        let next = poll_fn(|context| positions.poll_next(false, || now.get(), context));
+        let quiet = tokio::time::timeout(keep_alive::PERIOD * 3, next).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        let mut next = Box::pin(poll_fn(|context| positions.poll_next(false, || now.get(), context)));
+        let quiet = tokio::time::timeout(keep_alive::PERIOD * 3, &mut next).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        now.set(Some(second));
+        assert_eq!(tokio::time::timeout(keep_alive::PERIOD * 2, next).await, Ok(second));
     }
 }
