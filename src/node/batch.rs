@@ -22,7 +22,7 @@ impl Batch<'_> {
     /// # Errors
     /// As `Node::write`; without `atomic` only errors that concern all writes.
     pub async fn merge(&mut self, writes: Vec<Write>, atomic: bool) -> Result<Vec<Result<Written>>> {
-        self.node.make_table(self.table, &writes).await?;
+        self.node.make_table(self.table, None, &writes).await?;
         if self.node.turns_out_strong(self.table).await {
             return self.node.batch_strong(self.table, writes, atomic).await;
         }

@@ -241,7 +241,15 @@ impl Node {
     /// `NotFound`, `PreconditionFailed`, `Conflict`, `BadJson` (an invalid patch), `TooLarge` (a patched value), `StorageFull`, `TooMany`
     /// (tables), `Draining`.
     pub async fn write(&self, table: &TableName, write: Write) -> Result<Written> {
-        self.make_table(table, [&write]).await?;
+        self.write_in(table, write, None).await
+    }
+
+    /// The same, and if the write makes the table, in this mode instead of the one for new tables.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn write_in(&self, table: &TableName, write: Write, new: Option<Mode>) -> Result<Written> {
+        self.make_table(table, new, [&write]).await?;
         if self.turns_out_strong(table).await {
             return self.write_strong(table, write).await;
         }
@@ -258,7 +266,7 @@ impl Node {
     /// `ClockDrift` for a version too far in the future, and then no row was merged; otherwise as `write`, and then some may have been.
     pub async fn import(self: &Arc<Self>, rows: Vec<Import>, replicas: Replicas) -> Result<Imported> {
         for row in &rows {
-            if !self.turns_out_strong(&row.table).await && self.makes_strong(&row.table) {
+            if !self.turns_out_strong(&row.table).await && self.makes_strong(&row.table, None) {
                 self.create_strong(row.table.clone()).await?;
             }
         }

@@ -81,24 +81,34 @@ impl Node {
         self.is_strong(table)
     }
 
-    /// Whether writes to a table are agreed on by a majority: it is strong, or will be once one of them makes it.
-    pub async fn writes_strong(&self, table: &TableName) -> bool {
-        self.turns_out_strong(table).await || self.makes_strong(table)
+    /// The mode of a table; `None` if there is none. Waits as `turns_out_strong`.
+    pub async fn mode_of(&self, table: &TableName) -> Option<Mode> {
+        match self.turns_out_strong(table).await {
+            true => Some(Mode::Strong),
+            false => self.store.has_table(table).then_some(Mode::Eventual),
+        }
+    }
+
+    /// Whether writes to a table are agreed on by a majority: it is strong, or will be once one of them makes it. `new`: the mode in which they
+    /// make it, if they ask for one.
+    pub async fn writes_strong(&self, table: &TableName, new: Option<Mode>) -> bool {
+        self.turns_out_strong(table).await || self.makes_strong(table, new)
     }
 
     /// Whether a write that makes this table makes a strong one.
-    pub(super) fn makes_strong(&self, table: &TableName) -> bool {
-        self.options.new_tables == Mode::Strong && !self.store.has_table(table)
+    pub(super) fn makes_strong(&self, table: &TableName, new: Option<Mode>) -> bool {
+        new.unwrap_or(self.options.new_tables) == Mode::Strong && !self.store.has_table(table)
     }
 
-    /// Makes the table of these writes strong, if it is not there and new tables are strong. Writes of which none would make a table make
+    /// Makes the table of these writes strong, if it is not there and new tables are strong, or this one is to be by `new`. Writes of which none would make a table make
     /// none here either.
     pub(super) async fn make_table<'a>(
         &self,
         table: &TableName,
+        new: Option<Mode>,
         writes: impl IntoIterator<Item = &'a Write>,
     ) -> Result<()> {
-        let makes = self.makes_strong(table) && !self.turns_out_strong(table).await;
+        let makes = self.makes_strong(table, new) && !self.turns_out_strong(table).await;
         if makes && writes.into_iter().any(|write| write.check_new_table(table).is_ok()) {
             self.create_strong(table.clone()).await?;
         }

@@ -28,7 +28,7 @@ use crate::{
         name::{Key, TableName},
     },
     error::{Error, Result},
-    node::{Node, Write, Written, strong::Consistency},
+    node::{Mode, Node, Write, Written, strong::Consistency},
 };
 
 /// The table of requests that name none: a strong one.
@@ -59,65 +59,79 @@ impl NodeKv {
     }
 
     async fn set_key(&self, caller: &Caller, request: SetRequest) -> Result<SetResponse> {
-        let (table, mode) = (table(&request.table)?, mode(&request)?);
+        let (table, wanted) = (table(&request.table)?, wanted(&request)?);
         let concern = request.write_concern;
         let write = write::set(&self.node, request)?;
-        caller.principal.check_write(&table, &write)?;
-        caller.connection.budget.admit_write()?;
-        self.make_table(caller, &table, mode).await?;
-        self.write(&table, write, concern).await.map(write::was_set)
+        self.write(caller, &table, write, wanted, concern).await.map(write::was_set)
     }
 
     async fn delete_key(&self, caller: &Caller, request: DeleteRequest) -> Result<DeleteResponse> {
-        let table = table(&request.table)?;
+        let (table, wanted) = (table(&request.table)?, by_default(&request.table));
         let concern = request.write_concern;
         let write = write::delete(request)?;
-        caller.principal.check_write(&table, &write)?;
-        caller.connection.budget.admit_write()?;
-        self.write(&table, write, concern).await.map(write::was_deleted)
+        self.write(caller, &table, write, wanted, concern).await.map(write::was_deleted)
     }
 
-    async fn write(&self, table: &TableName, write: Write, concern: Option<WriteConcern>) -> Result<Written> {
+    async fn write(
+        &self,
+        caller: &Caller,
+        table: &TableName,
+        write: Write,
+        wanted: Wanted,
+        concern: Option<WriteConcern>,
+    ) -> Result<Written> {
+        caller.principal.check_write(table, &write)?;
+        caller.connection.budget.admit_write()?;
+        let new = self.mode_if_new(caller, table, wanted).await?;
         let concern = concern.map(write::concern).transpose()?;
-        if concern.is_some() && self.node.writes_strong(table).await {
+        if concern.is_some() && self.node.writes_strong(table, new).await {
             return Err(Error::BadRequest(format!(
                 "write_concern: table {table} is strong, and each of its writes is answered when a majority of the voters holds it: \
                  leave it out"
             )));
         }
-        let written = self.node.write(table, write).await?;
+        let written = self.node.write_in(table, write, new).await?;
         if let Some(concern) = concern {
             self.node.replicated(written.timestamp, concern).await?;
         }
         Ok(written)
     }
 
-    /// Makes the table that a write is for, if it must be of a mode that it does not get by the write itself.
-    async fn make_table(&self, caller: &Caller, table: &TableName, mode: Wanted) -> Result<()> {
-        match mode {
-            Wanted::Any => Ok(()),
-            Wanted::Eventual if self.node.turns_out_strong(table).await => Err(Error::WrongMode(format!(
+    /// The mode in which a write makes its table, if it makes it and wants one.
+    ///
+    /// # Errors
+    /// `WrongMode` if the table is there in another; `NotGranted`.
+    async fn mode_if_new(&self, caller: &Caller, table: &TableName, wanted: Wanted) -> Result<Option<Mode>> {
+        match (wanted, self.node.mode_of(table).await) {
+            (Wanted::Any, _) => Ok(None),
+            (Wanted::Eventual, Some(Mode::Strong)) => Err(Error::WrongMode(format!(
                 "table {table} is strong, and the request asks for an eventual one: leave table_mode out, or name another table"
             ))),
-            Wanted::Eventual => Ok(()),
-            Wanted::Strong | Wanted::StrongByDefault if self.node.turns_out_strong(table).await => Ok(()),
-            Wanted::Strong | Wanted::StrongByDefault => {
-                if mode == Wanted::Strong {
-                    // As for the request of REST that makes a table.
-                    caller.principal.check(Right::Write, Touched::Keys(table, ""))?;
-                }
-                self.node.create_strong(table.clone()).await.map(|_| ())
+            (Wanted::Eventual, _) => Ok(Some(Mode::Eventual)),
+            (Wanted::Unnamed, Some(Mode::Eventual)) => Err(Error::WrongMode(format!(
+                "the request names no table, and the table without a name, {table}, is not strong, as something else has made it: name a \
+                 table; {table} too may be named"
+            ))),
+            (Wanted::Strong, Some(Mode::Eventual)) => Err(Error::WrongMode(format!(
+                "table {table} is eventual, and the request asks for a strong one: leave table_mode out, or name another table"
+            ))),
+            (Wanted::Strong | Wanted::Unnamed | Wanted::StrongIfNew, Some(_)) => Ok(None),
+            (Wanted::Strong, None) => {
+                // As for the request of REST that makes a table.
+                caller.principal.check(Right::Write, Touched::Keys(table, ""))?;
+                Ok(Some(Mode::Strong))
             }
+            (Wanted::Unnamed | Wanted::StrongIfNew, None) => Ok(Some(Mode::Strong)),
         }
     }
 
     async fn transact(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse> {
-        let uses_default_table = txn::uses_default_table(&request);
         let transaction = txn::parse(&self.node, request)?;
         caller.principal.check_transaction(&transaction)?;
         caller.connection.budget.admit_write()?;
-        if uses_default_table {
-            self.make_table(caller, &table("")?, Wanted::StrongByDefault).await?;
+        let default = table("")?;
+        if txn::makes(&transaction, &default) && self.node.mode_of(&default).await.is_none() {
+            self.node.create_strong(default).await?;
         }
         let (success, failure) = (txn::kinds(&transaction.success), txn::kinds(&transaction.failure));
         let (succeeded, results) = self.node.transact(transaction).await?;
@@ -128,21 +142,32 @@ impl NodeKv {
 /// The mode that a write wants its table to have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
+    /// The one it has, or that new tables get.
     Any,
     Eventual,
     Strong,
     /// For no name is the default table, which is strong.
-    StrongByDefault,
+    Unnamed,
+    /// The one it has: it is the default table, by its name. A new one is strong.
+    StrongIfNew,
 }
 
-fn mode(request: &SetRequest) -> Result<Wanted> {
+fn wanted(request: &SetRequest) -> Result<Wanted> {
     const KNOWN: &str = "TABLE_MODE_DEFAULT, TABLE_MODE_EVENTUAL and TABLE_MODE_STRONG";
     Ok(match known(request.table_mode, "table_mode", KNOWN)? {
-        TableMode::Default if request.table.is_empty() => Wanted::StrongByDefault,
-        TableMode::Default => Wanted::Any,
+        TableMode::Default => by_default(&request.table),
         TableMode::Eventual => Wanted::Eventual,
         TableMode::Strong => Wanted::Strong,
     })
+}
+
+/// What a write to a table of this name wants that asks for no mode.
+fn by_default(name: &str) -> Wanted {
+    match name {
+        "" => Wanted::Unnamed,
+        DEFAULT_TABLE => Wanted::StrongIfNew,
+        _ => Wanted::Any,
+    }
 }
 
 /// The value of an enumeration, of which a client may send any number.

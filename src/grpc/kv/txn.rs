@@ -2,6 +2,7 @@
 
 use super::{key, table, value, write};
 use crate::{
+    core::name::{Key, TableName},
     error::{Error, Result},
     grpc::proto::dynarust::v1 as proto,
     node::{
@@ -37,17 +38,12 @@ pub fn parse(node: &Node, request: proto::TxnRequest) -> Result<Transaction> {
     })
 }
 
-/// Whether a request names the default table by no name.
-pub fn uses_default_table(request: &proto::TxnRequest) -> bool {
-    let mut compared = request.compare.iter().map(|compare| compare.table.as_str());
-    let mut operations = request.success.iter().chain(&request.failure).filter_map(|it| {
-        Some(match it.operation.as_ref()? {
-            operation::Operation::Get(get) => get.table.as_str(),
-            operation::Operation::Set(set) => set.table.as_str(),
-            operation::Operation::Delete(delete) => delete.table.as_str(),
-        })
-    });
-    compared.any(str::is_empty) || operations.any(str::is_empty)
+/// Whether a transaction has a write that would make this table. What only reads makes none.
+pub fn makes(transaction: &Transaction, default: &TableName) -> bool {
+    transaction.success.iter().chain(&transaction.failure).any(|operation| match operation {
+        Operation::Write { table, write } => table == default && write.check_new_table(table).is_ok(),
+        Operation::Get { .. } => false,
+    })
 }
 
 fn parse_compare(node: &Node, it: proto::Compare) -> Result<Compare> {
@@ -110,7 +106,7 @@ pub enum Kind {
 }
 
 /// The kinds of some operations, in order, with the keys that they read.
-pub fn kinds(operations: &[Operation]) -> Vec<(Kind, crate::core::name::Key)> {
+pub fn kinds(operations: &[Operation]) -> Vec<(Kind, Key)> {
     let kind = |operation: &Operation| match operation {
         Operation::Get { key, .. } => (Kind::Get, key.clone()),
         Operation::Write { write, .. } => match write.action {
@@ -124,11 +120,7 @@ pub fn kinds(operations: &[Operation]) -> Vec<(Kind, crate::core::name::Key)> {
 }
 
 /// The answer: what each operation gave, given the kinds of those that ran.
-pub fn render(
-    succeeded: bool,
-    ran: Vec<(Kind, crate::core::name::Key)>,
-    results: Vec<OperationResult>,
-) -> proto::TxnResponse {
+pub fn render(succeeded: bool, ran: Vec<(Kind, Key)>, results: Vec<OperationResult>) -> proto::TxnResponse {
     let results = ran.into_iter().zip(results).map(|((kind, key), result)| {
         let given = match (kind, result) {
             (_, OperationResult::Got(got)) => Given::Get(proto::GetResponse {

@@ -42,7 +42,8 @@ pub async fn before_read(node: &Node, call: &Call, table: &TableName) -> Result<
 /// # Errors
 /// `BadRequest`.
 pub async fn check_write_concern(node: &Node, call: &Call, table: &TableName) -> Result<()> {
-    if call.uri.query().is_some() && call.query().get("w")?.is_some() && node.writes_strong(table).await {
+    if call.uri.query().is_some() && call.query().get("w")?.is_some() && node.writes_strong(table, None).await
+    {
         return Err(Error::BadRequest(format!(
             "w: table {table} is strong, and each of its writes is answered when a majority of the voters holds it: leave w out"
         )));
