@@ -38,6 +38,8 @@ pub struct Answer {
     deadline: Option<Instant>,
     /// Made once the body has to wait, which the answer to a single message never does.
     end: Option<End>,
+    /// Whether the end is asked for before the next message: the answer is a stream.
+    ends_early: bool,
     /// Whether a message was sent.
     is_begun: bool,
     /// Where the end is counted; `None` once it is.
@@ -61,6 +63,7 @@ impl Answer {
             caller,
             deadline,
             end: None,
+            ends_early: false,
             is_begun: false,
             series: Some(series),
             is_over: false,
@@ -69,6 +72,13 @@ impl Answer {
             answer.count(code);
         }
         answer
+    }
+
+    /// Whether the answer is a stream, which ends in time also while there is more to send. The answer to a write has one message, which is
+    /// sent in any case.
+    pub fn ending_early(mut self, ends_early: bool) -> Self {
+        self.ends_early = ends_early;
+        self
     }
 
     fn count(&mut self, code: Code) {
@@ -121,13 +131,14 @@ impl Answer {
 
     /// Reserves memory for a message until its bytes are written.
     fn hold(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
         let length = match frame.data_ref() {
             Some(bytes) if bytes.len() > UNCOUNTED_BYTES_MAX => bytes.len() as u64,
             Some(_) | None => return frame,
         };
         let budget = &self.caller.connection.budget;
         // The first may tell of a write, which was made: it is sent in any case.
-        if !std::mem::replace(&mut self.is_begun, true) {
+        if is_first {
             let reservation = budget.force_reserve(length);
             return frame.map_data(|bytes| attach(bytes, reservation));
         }
@@ -161,6 +172,12 @@ impl Body for Answer {
         if self.is_over {
             return Poll::Ready(None);
         }
+        if self.ends_early
+            && self.is_begun
+            && let Poll::Ready(status) = self.poll_end(context)
+        {
+            return Poll::Ready(Some(Ok(self.finish(&status))));
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
             let status = ready!(self.poll_end(context));
             return Poll::Ready(Some(Ok(self.finish(&status))));
@@ -169,6 +186,13 @@ impl Body for Answer {
             None => return Poll::Ready(None),
             Some(Err(status)) => self.finish(&status),
             Some(Ok(frame)) => frame,
+        };
+        let frame = match frame.into_trailers() {
+            Ok(mut trailers) => {
+                status::cut_header(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
         };
         if let Some(code) = frame.trailers_ref().and_then(code_in) {
             self.count(code);

@@ -7,7 +7,7 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, server::NamedService};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_check_response::ServingStatus,
@@ -21,6 +21,9 @@ use crate::{
 
 /// How often the node is asked, for those that watch.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The name of the service.
+pub const NAME: &str = <HealthServer<NodeHealth> as NamedService>::NAME;
 
 /// The descriptor of the service, for reflection.
 pub use tonic_health::pb::FILE_DESCRIPTOR_SET as DESCRIPTOR;

@@ -22,8 +22,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     answer::{Answer, code_in, deadline_exceeded},
-    descriptors,
-    request::{Caller, Held, Messages},
+    descriptors, health,
+    request::{Caller, Held, Messages, Takes},
     status,
 };
 use crate::{
@@ -45,6 +45,8 @@ use crate::{
 const TIMEOUT: &str = "grpc-timeout";
 /// The method in metrics of calls that name none of ours.
 const UNKNOWN: &str = "unknown";
+/// The longest message to a service that anyone may call: the name of a service, or of a symbol.
+const OPEN_BYTES_MAX: u64 = 16 * 1024;
 /// The longest path that an error repeats.
 const QUOTED_CHARS_MAX: usize = 200;
 
@@ -71,16 +73,17 @@ struct Entry {
 pub struct Services {
     node: Arc<Node>,
     entries: HashMap<&'static str, Entry>,
-    /// The series of each method that there may be, `package.Service/Method`, and those of all other calls.
-    series: HashMap<String, OnceLock<RpcSeries>>,
+    /// Each method that there may be, `package.Service/Method`, with its series, and the series of all other calls.
+    methods: HashMap<String, (descriptors::Method, OnceLock<RpcSeries>)>,
     unknown: OnceLock<RpcSeries>,
 }
 
 impl Services {
     /// None yet, over `node`.
     pub fn new(node: Arc<Node>) -> Self {
-        let series = descriptors::methods().map(|method| (method, OnceLock::new())).collect();
-        Self { node, entries: HashMap::new(), series, unknown: OnceLock::new() }
+        let methods =
+            descriptors::methods().map(|(name, method)| (name, (method, OnceLock::new()))).collect();
+        Self { node, entries: HashMap::new(), methods, unknown: OnceLock::new() }
     }
 
     /// With one more service: the generated server of its trait.
@@ -120,9 +123,15 @@ impl Services {
 
     /// The series of the method that a path names. Clients may name anything: what is no method of ours has one series.
     fn series(&self, metrics: &Metrics, method: &str) -> RpcSeries {
-        let known = self.series.get(method);
-        let (series, method) = known.map_or((&self.unknown, UNKNOWN), |series| (series, method));
+        let known = self.methods.get(method);
+        let (series, method) = known.map_or((&self.unknown, UNKNOWN), |(_, series)| (series, method));
         series.get_or_init(|| metrics.rpc().series(method)).clone()
+    }
+
+    /// What a method takes and gives.
+    fn streams(&self, method: &str) -> descriptors::Method {
+        let known = self.methods.get(method).map(|(method, _)| *method);
+        known.unwrap_or(descriptors::Method { takes_stream: false, gives_stream: false })
     }
 
     /// Who calls.
@@ -177,6 +186,10 @@ impl Services {
 }
 
 impl RpcService for Services {
+    fn is_probe(&self, path: &str) -> bool {
+        path.strip_prefix('/').and_then(|path| path.split_once('/')).is_some_and(|(it, _)| it == health::NAME)
+    }
+
     fn answer(self: Arc<Self>, call: RpcCall) -> RpcAnswer {
         Box::pin(async move { self.answer_call(call).await })
     }
@@ -191,13 +204,20 @@ impl Services {
         let id = request_id_of(call.request.headers());
         let text: Arc<str> = id.to_str().unwrap_or_default().into();
         let method = call.request.uri().path().trim_start_matches('/').to_owned();
+        let streams = self.streams(&method);
         let admitted = self.admit(&mut call, &text);
         let RpcCall { request, connection, metrics, .. } = call;
         let held = Held::default();
         let (response, caller, deadline) = match admitted {
             Ok((entry, caller, deadline)) => {
                 // The memory of what the client has sent is held until the answer is there.
-                let mut request = request.map(|body| Messages::new(body, Arc::clone(&connection), &held));
+                let bytes_max = match entry.access {
+                    Access::Open => OPEN_BYTES_MAX.min(connection.options.body_bytes_max),
+                    Access::Token | Access::OwnCheck => connection.options.body_bytes_max,
+                };
+                let takes = Takes { bytes_max, is_stream: streams.takes_stream };
+                let node = Arc::clone(&self.node);
+                let mut request = request.map(|body| Messages::new(body, node, caller.clone(), takes, &held));
                 request.extensions_mut().insert(caller.clone());
                 let answering = kept((entry.handler)(request), deadline);
                 (with_request_id(&text, answering).await, caller, deadline)
@@ -206,12 +226,14 @@ impl Services {
         };
         let (mut head, body) = response.into_parts();
         head.headers.insert(REQUEST_ID, id);
+        status::cut_header(&mut head.headers);
         let code = code_in(&head.headers);
         let took = began.elapsed();
         let series = self.series(&metrics, &method);
         series.answered(took);
         log(&method, code, took, &caller);
-        let answer = Answer::new(body, code, Arc::clone(&self.node), caller, deadline, series);
+        let answer = Answer::new(body, code, Arc::clone(&self.node), caller, deadline, series)
+            .ending_early(streams.gives_stream);
         Response::from_parts(head, answer.boxed_unsync())
     }
 }
@@ -274,7 +296,12 @@ fn log(method: &str, code: Option<Code>, took: Duration, caller: &Caller) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let (remote, id) = (caller.connection.remote, &*caller.request_id);
     let code = CODES[code.map_or(0, |code| code as usize)];
-    let (by, certificate) = (caller.principal.name(), caller.connection.certificate());
+    // Of a call that was refused, or needs no token, the address is known.
+    let by = match caller.principal {
+        Principal::Nobody => format!("address:{}", remote.ip().to_canonical()),
+        Principal::Token(_) | Principal::Anyone | Principal::Operator => caller.principal.name().to_owned(),
+    };
+    let certificate = caller.connection.certificate();
     info!(target: "access", method, code, micros, by, certificate, %remote, id, "call");
     if matches!(code, "INTERNAL" | "DATA_LOSS" | "UNAVAILABLE") {
         warn!(method, code, micros, %remote, id, "answered");

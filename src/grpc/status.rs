@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use hyper::{HeaderMap, header::HeaderValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -10,6 +11,10 @@ use crate::{error::Error, http::response};
 
 /// The domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "dynarust";
+/// The longest message: many clients take no more than 8 KiB of headers, and a message may quote what they sent.
+const MESSAGE_BYTES_MAX: usize = 1024;
+/// The end of a message that was cut.
+const CUT: &str = " …";
 /// When a client tries again, where nothing else is known: as `Retry-After` of HTTP.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -20,7 +25,33 @@ pub fn of(error: &Error) -> Status {
     if let Some(delay) = retry_after(error) {
         details.set_retry_info(Some(delay));
     }
-    Status::with_error_details(code_of(error), error.to_string(), details)
+    Status::with_error_details(code_of(error), cut(error.to_string()), details)
+}
+
+/// A message of at most `MESSAGE_BYTES_MAX`.
+fn cut(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        let max = MESSAGE_BYTES_MAX - CUT.len();
+        let end = (0..=max).rev().find(|at| message.is_char_boundary(*at)).unwrap_or_default();
+        message.truncate(end);
+        message.push_str(CUT);
+    }
+    message
+}
+
+/// Cuts the message in a head or in trailers that is not one of ours. It is percent-encoded there, which makes it three times as long at most.
+pub fn cut_header(headers: &mut HeaderMap) {
+    let Some(message) = headers.get_mut("grpc-message") else { return };
+    let max = 3 * MESSAGE_BYTES_MAX;
+    if message.len() <= max {
+        return;
+    }
+    let kept = &message.as_bytes()[..max];
+    // Not in the middle of an escape of three bytes.
+    let end = kept[max - 2..].iter().position(|byte| *byte == b'%').map_or(max, |at| max - 2 + at);
+    if let Ok(short) = HeaderValue::from_bytes(&kept[..end]) {
+        *message = short;
+    }
 }
 
 /// The status of a watch whose cursor is too old.
@@ -187,6 +218,25 @@ mod tests {
             assert_eq!(info.domain, DOMAIN);
             assert_eq!(details.retry_info().is_some(), is_retryable, "{error:?}");
             assert_eq!(status.message(), error.to_string());
+        }
+    }
+
+    /// A name of 1 MiB came back in a header, which clients take for a broken connection.
+    #[test]
+    fn messages_are_cut_at_a_limit() {
+        let long = of(&Error::BadName("\u{e9}".repeat(100_000)));
+        let message = long.message();
+        assert!((MESSAGE_BYTES_MAX - 8..=MESSAGE_BYTES_MAX).contains(&message.len()), "{}", message.len());
+        assert!(message.ends_with(CUT));
+        assert_eq!(cut("short".into()), "short");
+        for text in ["\u{e9}".repeat(10_000), format!("a{}", "\u{e9}".repeat(10_000)), "a".repeat(10_000)] {
+            let mut headers = HeaderMap::new();
+            Status::not_found(text).add_header(&mut headers).expect("headers");
+            cut_header(&mut headers);
+            let message = headers["grpc-message"].to_str().expect("text");
+            assert!((3 * MESSAGE_BYTES_MAX - 2..=3 * MESSAGE_BYTES_MAX).contains(&message.len()));
+            let unfinished = message.rfind('%').is_some_and(|at| at + 3 > message.len());
+            assert!(!unfinished, "{message}");
         }
     }
 

@@ -135,9 +135,35 @@ pub struct BodyReader {
     decoder: Option<(Decoder, Reservation)>,
     options: Arc<Options>,
     budget: Arc<Budget>,
+    pace: Pace,
+}
+
+/// How fast a body arrives. Only the time spent waiting for the client counts.
+#[derive(Debug, Default)]
+pub struct Pace {
     /// How long we waited for what has arrived so far, and how many bytes that is.
     waited: Duration,
     received_bytes: u64,
+}
+
+impl Pace {
+    /// Counts bytes that arrived after waiting for so long.
+    ///
+    /// # Errors
+    /// `RequestTimeout` if the client sends too slowly.
+    pub fn received(&mut self, bytes: usize, waited: Duration, options: &Options) -> Result<()> {
+        self.waited += waited;
+        self.received_bytes += bytes as u64;
+        let grace = BODY_GRACE.min(options.body_timeout);
+        let least = options.body_rate_min as f64 * self.waited.as_secs_f64();
+        if self.waited <= grace || self.received_bytes as f64 >= least {
+            return Ok(());
+        }
+        Err(Error::RequestTimeout(format!(
+            "the body arrives at less than {} bytes a second (--min-body-rate)",
+            options.body_rate_min
+        )))
+    }
 }
 
 impl BodyReader {
@@ -152,14 +178,7 @@ impl BodyReader {
             None => None,
         };
         let options = Arc::clone(&head.connection.options);
-        Ok(Self {
-            body: head.take_body(),
-            decoder,
-            options,
-            budget,
-            waited: Duration::ZERO,
-            received_bytes: 0,
-        })
+        Ok(Self { body: head.take_body(), decoder, options, budget, pace: Pace::default() })
     }
 
     /// The declared length, before decoding.
@@ -204,25 +223,10 @@ impl BodyReader {
             let frame = frame.map_err(|error| Error::BadRequest(format!("the body broke off: {error}")))?;
             // Skip trailers: they mean nothing here.
             if let Ok(bytes) = frame.into_data() {
-                self.waited += begun.elapsed();
-                self.received_bytes += bytes.len() as u64;
-                self.check_rate()?;
+                self.pace.received(bytes.len(), begun.elapsed(), &self.options)?;
                 return Ok(Some(bytes));
             }
         }
-    }
-
-    /// Counts only the time spent waiting for the client.
-    fn check_rate(&self) -> Result<()> {
-        let grace = BODY_GRACE.min(self.options.body_timeout);
-        let least = self.options.body_rate_min as f64 * self.waited.as_secs_f64();
-        if self.waited <= grace || self.received_bytes as f64 >= least {
-            return Ok(());
-        }
-        Err(Error::RequestTimeout(format!(
-            "the body arrives at less than {} bytes a second (--min-body-rate)",
-            self.options.body_rate_min
-        )))
     }
 }
 
@@ -346,5 +350,15 @@ mod tests {
         assert!(check_depth(nested(DEPTH_MAX + 1).as_bytes()).is_err());
         let text = format!(r#"{{"text":"\"{}\\"}}"#, "[".repeat(1000));
         assert_eq!(check_depth(text.as_bytes()), Ok(()));
+    }
+
+    #[test]
+    fn a_body_is_refused_once_it_was_waited_for_too_long() {
+        let options = Options { body_rate_min: 1000, ..Options::default() };
+        let mut pace = Pace::default();
+        assert_eq!(pace.received(1, BODY_GRACE, &options), Ok(()));
+        assert_eq!(pace.received(20_000, BODY_GRACE, &options), Ok(()));
+        let slow = pace.received(0, BODY_GRACE, &options);
+        assert!(matches!(&slow, Err(Error::RequestTimeout(why)) if why.contains("1000")), "{slow:?}");
     }
 }

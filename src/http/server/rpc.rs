@@ -57,6 +57,9 @@ pub struct RpcListener {
 
 /// What answers calls.
 pub trait RpcService: Send + Sync {
+    /// Whether calls with this path ask how the node is: no rate limit counts them.
+    fn is_probe(&self, path: &str) -> bool;
+
     /// Answers one call. All errors are answers.
     fn answer(self: Arc<Self>, call: RpcCall) -> RpcAnswer;
 }
@@ -129,7 +132,7 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             let open = connection.begin_request();
             let call = RpcCall {
-                refusal: refusal(&connection, &open),
+                refusal: refusal(&connection, &open, rpc.is_probe(request.uri().path())),
                 request,
                 connection: Arc::clone(&connection),
                 metrics: Arc::clone(service.metrics()),
@@ -155,9 +158,9 @@ impl Connection {
 }
 
 /// Why an address may not call now.
-fn refusal(connection: &ConnectionState, open: &OpenRequest) -> Option<Error> {
-    let counted = connection.options.rate_limits.count_address(connection.remote.ip());
-    counted.err().or_else(|| open.refusal())
+fn refusal(connection: &ConnectionState, open: &OpenRequest, is_probe: bool) -> Option<Error> {
+    let count = || connection.options.rate_limits.count_address(connection.remote.ip()).err();
+    if is_probe { None } else { count() }.or_else(|| open.refusal())
 }
 
 /// The error for clients that speak HTTP/1.
