@@ -21,7 +21,7 @@ const DEFAULTS: &[(&str, &str)] =
 #[command(name = "distributed_kv", version)]
 #[command(override_usage = "distributed_kv [OPTIONS] [LISTEN] [JOIN]...")]
 #[command(after_help = "Examples:\n  distributed_kv\n  \
-                        distributed_kv 50062 127.0.0.1:50052 --grpc 50061   a second node, which joins the first\n\n\
+                        distributed_kv 50062 127.0.0.1:50052 --grpc 50061 --data second.db   a second node, which joins the first\n\n\
                         Every option can also be set in the environment or in a file, as for DynaRust.")]
 struct Arguments {
     #[command(flatten)]

@@ -29,7 +29,8 @@ fn a_token_grants_what_it_says_and_its_streams_end_with_it() {
         ("reader", "rights = [\"read\"]\ntables = [\"t\"]"),
         ("writer", "rights = [\"read\", \"write\"]\nprefixes = [\"a\"]"),
     ];
-    let node = guarded(&entries, |setup| setup.flag("--grpc", "127.0.0.1:0"));
+    let node =
+        guarded(&entries, |setup| setup.flag("--grpc", "127.0.0.1:0").flag("--log", "info,access=info"));
     let address = address_in(&node.log());
     run(async {
         let mut client = client(address).await;
@@ -74,6 +75,9 @@ fn a_token_grants_what_it_says_and_its_streams_end_with_it() {
         let ended = events.message().await;
         assert_status(ended, Code::Unauthenticated, "unauthorized", &["the token was revoked"]);
     });
+    let log = node.log();
+    let refused = log.lines().find(|line| line.contains("code=\"UNAUTHENTICATED\"")).expect("it is logged");
+    assert!(refused.contains("by=\"address:127.0.0.1\""), "{refused}");
 }
 
 #[test]

@@ -6,3 +6,5 @@ mod kv;
 mod program;
 mod python;
 mod refusals;
+mod sending;
+mod tables;
