@@ -134,7 +134,7 @@ mod tests {
             (vec![txn(vec![put("a")], vec![]), txn(vec![], vec![put("a")])], twice),
             (vec![put("a"), txn(vec![delete("a", "")], vec![])], twice),
             (vec![txn(vec![put("a")], vec![]), txn(vec![delete("a", "")], vec![])], twice),
-            (vec![txn(vec![put("a")], vec![]), txn(vec![], vec![delete("", "\0")])], twice),
+            (vec![txn(vec![put("a")], vec![]), txn(vec![], vec![delete("a", "\0")])], twice),
             (vec![txn(vec![put("a"), put("a")], vec![])], twice),
         ] {
             assert_eq!(check(&txn(operations.clone(), vec![])), checked, "{operations:?}");

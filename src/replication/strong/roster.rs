@@ -159,7 +159,10 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
         let mut view = View::of(&metrics, &group.parts.replication, group.parts.store.node());
         foreign
             .retain(|node, since: &mut Instant| view.linked.contains(node) && since.elapsed() < FOREIGN_FOR);
-        view.cluster.retain(|node| !member.others.is_retired(*node) && !foreign.contains_key(node));
+        let membership = metrics.membership_config.membership();
+        // One that leaves is not taken in again. As long as it is in the group, it may be refused to leave, and nobody is to take its place.
+        let has_left = |node: &NodeId| member.others.is_retired(*node) && membership.get_node(node).is_none();
+        view.cluster.retain(|node| !has_left(node) && !foreign.contains_key(node));
         let Some(change) = view.change() else { continue };
         if let Change::AddLearner(node) = change {
             let is_foreign = group.is_foreign(&member, node).await;
