@@ -7,12 +7,14 @@
 //! - [`clock`] makes timestamps. [`wall_clock`] decides which readings of the system's clock to trust.
 //! - [`digest`] summarizes rows, so that replicas can compare them. [`protocol`] keeps two replicas the same.
 //! - [`etcd`] is the data model of etcd's API on rows of a strong table.
+//! - [`hex`] is bytes as text.
 //! - [`nearest`] finds the known name that a misspelled one meant.
 
 pub mod access;
 pub mod clock;
 pub mod digest;
 pub mod etcd;
+pub mod hex;
 pub mod json;
 pub mod memory_pressure;
 pub mod name;

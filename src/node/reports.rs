@@ -10,22 +10,18 @@ use crate::{
     core::{
         clock::{NodeId, Timestamp},
         digest::{DigestKey, Path, RootDigest, Sum},
+        hex::to_hex,
         name::{Key, TableName},
-        protocol::message::RequestKind,
+        protocol::{message::RequestKind, peer::settled_ms},
         register::{Marker, Payload},
     },
     error::{Error, Result},
-    replication::requests::RequestService,
+    replication::{SETTLE_MS, requests::RequestService},
     storage::changes::change::Topic,
 };
 
 /// How long another node may take to answer. Whoever watches asks again a second later.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How old the rows of a digest are at least: younger ones may still be on their way to the other nodes.
-const SETTLED_MS: u64 = 2_000;
-/// The digest tree knows instants to this precision.
-const INSTANT_STEP_MS: u64 = 500;
-
 /// As much of a digest as is shown: enough that two that differ look different.
 const DIGEST_BYTES_SHOWN: usize = 6;
 
@@ -84,8 +80,7 @@ impl Node {
 
     /// The latest instant of which nodes can compare what they hold, in Unix milliseconds: what they received until then is merged.
     pub fn settled_ms(&self) -> u64 {
-        let settled_ms = self.now_ms().saturating_sub(SETTLED_MS);
-        settled_ms - settled_ms % INSTANT_STEP_MS
+        settled_ms(self.now_ms(), SETTLE_MS)
     }
 
     /// The root of the digest tree of each eventual table that has rows, shortened, and the number of its rows, as they were at an instant.
@@ -173,6 +168,5 @@ impl Node {
 /// A digest as it is shown, and the number of rows in it.
 fn shown(key: &DigestKey, table: &TableName, sum: Sum) -> (String, u64) {
     let RootDigest(bytes) = key.root([(table, sum)].into_iter());
-    let hex = bytes[..DIGEST_BYTES_SHOWN].iter().map(|byte| format!("{byte:02x}"));
-    (hex.collect(), u64::try_from(sum.count).unwrap_or_default())
+    (to_hex(&bytes[..DIGEST_BYTES_SHOWN]), u64::try_from(sum.count).unwrap_or_default())
 }

@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use super::{Node, Range, process};
 use crate::{
-    core::{digest::Path, name::TableName},
+    core::{digest::Path, hex::to_hex, name::TableName},
     replication::SyncStatus,
     storage::table::partition::Counts,
 };
@@ -193,7 +193,7 @@ impl Node {
         // The last possible instant, so that every row is included.
         let sums = self.store.sums(table, Path::ROOT, 0, u64::MAX).ok().flatten()?;
         let root = self.store.digest_key().root([(table, *sums.first()?)].into_iter());
-        Some(root.0.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(to_hex(&root.0))
     }
 
     /// For how long the node has run, in milliseconds.

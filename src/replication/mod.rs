@@ -77,7 +77,7 @@ use crate::{
 };
 
 /// How far back roots are compared: longer than any write is in flight.
-const SETTLE_MS: u64 = 2_000;
+pub const SETTLE_MS: u64 = 2_000;
 /// The name of the members' record in the storage.
 const MEMBERS_NOTE: &str = "members";
 

@@ -1,9 +1,6 @@
 //! A report on the whole cluster: the answers of all nodes that can be asked, without what the client may not see.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
@@ -21,17 +18,8 @@ use crate::{
 };
 
 /// A report that a client asks for.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Report {
-    /// What it is about.
-    pub about: About,
-    /// Who asks.
-    pub principal: Principal,
-}
-
-/// What a report is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum About {
+pub enum Report {
     /// How each node is.
     Status,
     /// The last 15 minutes of each.
@@ -46,15 +34,9 @@ pub enum About {
     Differences(TableName, u8),
 }
 
-impl About {
+impl Report {
     /// The names of all.
     pub const NAMES: [&str; 6] = ["status", "series", "comparisons", "roots", "partitions", "differences"];
-}
-
-impl fmt::Debug for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Report({:?} for {})", self.about, self.principal.name())
-    }
 }
 
 /// What a node answered, or why it did not.
@@ -65,13 +47,13 @@ impl Report {
     ///
     /// # Errors
     /// `NotGranted`.
-    pub fn check(&self) -> Result<()> {
-        match &self.about {
-            About::Status | About::Series | About::Comparisons | About::Roots => {
-                self.principal.check(Right::Read, Touched::Node)
+    pub fn check(&self, principal: &Principal) -> Result<()> {
+        match self {
+            Self::Status | Self::Series | Self::Comparisons | Self::Roots => {
+                principal.check(Right::Read, Touched::Node)
             }
-            About::Partitions(table) | About::Differences(table, _) => {
-                self.principal.check(Right::Read, Touched::Keys(table, ""))
+            Self::Partitions(table) | Self::Differences(table, _) => {
+                principal.check(Right::Read, Touched::Keys(table, ""))
             }
         }
     }
@@ -80,30 +62,29 @@ impl Report {
     ///
     /// # Errors
     /// As `Node::partition_rows` of each.
-    pub async fn collect(self, node: &Node) -> Result<Value> {
-        let Self { about, principal } = self;
-        Ok(match about {
-            About::Status => {
+    pub async fn collect(self, node: &Node, principal: &Principal) -> Result<Value> {
+        Ok(match self {
+            Self::Status => {
                 let mut nodes = render(ask(node, &Question::Status).await);
-                nodes.iter_mut().for_each(|status| hide(status, &principal));
-                let client = client(&principal, &nodes);
+                nodes.iter_mut().for_each(|status| hide(status, principal));
+                let client = client(principal, &nodes);
                 let (own, now_ms) = (node.id().to_string(), node.now_ms());
                 json!({ "node": own, "now_ms": now_ms, "nodes": nodes, "client": client })
             }
-            About::Series => json!({ "nodes": render(ask(node, &Question::Series).await) }),
-            About::Comparisons => json!({ "nodes": render(ask(node, &Question::Comparisons).await) }),
-            About::Roots => {
+            Self::Series => json!({ "nodes": render(ask(node, &Question::Series).await) }),
+            Self::Comparisons => json!({ "nodes": render(ask(node, &Question::Comparisons).await) }),
+            Self::Roots => {
                 let at_ms = node.settled_ms();
                 let mut nodes = render(ask(node, &Question::Roots { at_ms }).await);
-                nodes.iter_mut().for_each(|roots| hide(roots, &principal));
+                nodes.iter_mut().for_each(|roots| hide(roots, principal));
                 json!({ "at_ms": at_ms, "nodes": nodes })
             }
-            About::Partitions(table) => {
+            Self::Partitions(table) => {
                 let at_ms = node.settled_ms();
                 let nodes = ask(node, &Question::Partitions { table, at_ms }).await;
                 json!({ "at_ms": at_ms, "nodes": render(nodes) })
             }
-            About::Differences(table, partition) => differences(node, table, partition).await?,
+            Self::Differences(table, partition) => differences(node, table, partition).await?,
         })
     }
 }
@@ -125,7 +106,7 @@ async fn ask(node: &Node, question: &Question) -> Vec<Answered> {
     join_all(asked).await
 }
 
-/// Each answer with its node. An object has the node in it already.
+/// Each answer with its node.
 fn render(nodes: Vec<Answered>) -> Vec<Value> {
     let one = |(node, address, answer): Answered| match answer {
         Ok(answer) => json!({ "node": node.to_string(), "address": address, "answer": answer }),
@@ -136,18 +117,24 @@ fn render(nodes: Vec<Answered>) -> Vec<Value> {
 
 /// Takes out the tables that the client may not read.
 fn hide(status: &mut Value, principal: &Principal) {
-    let may_see = |name: Option<&str>| match name.map(TableName::parse) {
-        Some(Ok(table)) => principal.may_see(&table),
+    let may_read = |name: Option<&str>| match name.map(TableName::parse) {
+        // A topic has a key or a prefix in it.
+        Some(Ok(table)) => principal.check(Right::Read, Touched::Keys(&table, "")).is_ok(),
         Some(Err(_)) => false,
         None => principal.check(Right::Read, Touched::AllTables).is_ok(),
     };
-    for (list, field) in [("tables", "name"), ("topics", "table")] {
-        // Indexing would make the list, and an answer, where a node gave none.
+    let may_see = |name: Option<&str>| {
+        name.and_then(|name| TableName::parse(name).ok()).is_some_and(|table| principal.may_see(&table))
+    };
+    // Indexing would make the list, and an answer, where a node gave none.
+    let mut keep = |list: &str, field: &str, is_kept: &dyn Fn(Option<&str>) -> bool| {
         let items = status.get_mut("answer").and_then(|answer| answer.get_mut(list));
         if let Some(items) = items.and_then(Value::as_array_mut) {
-            items.retain(|item| may_see(item[field].as_str()));
+            items.retain(|item| is_kept(item[field].as_str()));
         }
-    }
+    };
+    keep("tables", "name", &may_see);
+    keep("topics", "table", &may_read);
 }
 
 /// What the client may do.
@@ -200,6 +187,9 @@ async fn differences(node: &Node, table: TableName, partition: u8) -> Result<Val
     };
     let differing: Vec<&str> =
         marks.iter().filter(|(_, marks)| differs(marks)).map(|(key, _)| *key).collect();
+    if differing.is_empty() {
+        return Ok(json!({ "total": 0, "rows": [] }));
+    }
     let keys: Vec<Key> = differing.iter().take(VERSIONS_MAX).filter_map(|key| Key::parse(key).ok()).collect();
     let names: Vec<String> = keys.iter().map(|key| key.as_str().to_owned()).collect();
     let versions = render(ask(node, &Question::Versions { table, keys }).await);

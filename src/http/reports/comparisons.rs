@@ -1,6 +1,9 @@
 //! The log of comparisons with other nodes: what the counters of each peer did in the steps in which a comparison began or went on.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
 
 use serde_json::{Value, json};
 
@@ -11,8 +14,6 @@ use crate::{
 
 /// Comparisons that are kept: a screen or two.
 const KEPT_MAX: usize = 100;
-/// Peers whose counters are remembered: more than a cluster has.
-const PEERS_MAX: usize = 1024;
 
 /// The counters that tell what a comparison did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,13 +71,11 @@ pub struct Comparisons {
 impl Comparisons {
     /// Looks at the counters of all peers.
     pub fn observe(&mut self, view: &ClusterView, now_ms: u64) {
+        let before = mem::take(&mut self.before);
         for member in view.members.iter().filter(|member| member.node != view.node) {
             let now = Counters::of(member);
-            let before = self.before.get(&member.node).copied();
-            if before.is_some() || self.before.len() < PEERS_MAX {
-                self.before.insert(member.node, now);
-            }
-            let did = now.since(before.unwrap_or_default());
+            self.before.insert(member.node, now);
+            let did = now.since(before.get(&member.node).copied().unwrap_or_default());
             if did.messages > 0 || did.begun > 0 {
                 self.add(member, did, now_ms);
             }

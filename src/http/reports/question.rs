@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     core::{
+        hex::to_hex,
         name::{Key, TableName},
         register::Marker,
     },
@@ -136,8 +137,7 @@ impl Reports {
 
 /// What tells two rows of a key apart.
 fn mark(marker: &Marker) -> String {
-    let fingerprint: String = marker.fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{} {fingerprint}", marker.timestamp)
+    format!("{} {}", marker.timestamp, to_hex(&marker.fingerprint.0))
 }
 
 /// A topic as in `?topic=`.

@@ -12,7 +12,10 @@ use warp::{filters::BoxedFilter, reply::Response};
 
 use super::{multi_get, route};
 use crate::{
-    core::name::{Key, TableName},
+    core::{
+        hex::{from_hex, to_hex},
+        name::{Key, TableName},
+    },
     error::{Error, Result},
     http::{
         request::{Call, Query, consistency, path, route::Route, value},
@@ -357,7 +360,7 @@ pub(super) fn parse_limit(text: &str) -> Result<usize> {
 
 /// A cursor is the last key's bytes in hexadecimal, so it needs no escaping in a header, a link or a shell.
 pub fn render_cursor(key: &Key) -> String {
-    key.as_str().bytes().map(|byte| format!("{byte:02x}")).collect()
+    to_hex(key.as_str().as_bytes())
 }
 
 /// The key of a cursor.
@@ -365,13 +368,7 @@ pub fn render_cursor(key: &Key) -> String {
 /// # Errors
 /// `BadRequest`.
 pub fn parse_cursor(text: &str) -> Result<Key> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
-    let byte = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    };
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-    let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    let key = from_hex(text).and_then(|bytes| String::from_utf8(bytes).ok());
     key.and_then(|key| Key::parse(&key).ok())
         .ok_or_else(|| Error::BadRequest(format!("cursor={text}: this is not a cursor of this server")))
 }

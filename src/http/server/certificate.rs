@@ -1,9 +1,9 @@
 //! What a certificate says of whom it is for. An X.509 certificate (RFC 5280) is nested DER: each part has a tag, a length and a content. We
 //! look only at certificates whose signature was checked, or that are our own, and take nothing from them but names for people.
 
-use std::fmt::Write;
-
 use ring::digest::{SHA256, digest};
+
+use crate::core::hex::to_hex;
 
 /// The tags that we pass through.
 const SEQUENCE: u8 = 0x30;
@@ -30,11 +30,7 @@ pub fn is_self_signed(certificate: &[u8]) -> bool {
 }
 
 fn fingerprint(certificate: &[u8]) -> String {
-    let mut text = String::from("sha256:");
-    for byte in digest(&SHA256, certificate).as_ref() {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-    }
-    text
+    format!("sha256:{}", to_hex(digest(&SHA256, certificate).as_ref()))
 }
 
 /// The content of the first part of some DER, if it has this tag, and what follows it.

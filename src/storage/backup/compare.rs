@@ -10,6 +10,7 @@ use super::{
 use crate::{
     core::{
         digest::{Digest, Sum},
+        hex::{from_hex, to_hex},
         name::TableName,
         register::Register,
     },
@@ -44,10 +45,10 @@ pub fn shown_roots(backup: &Backup) -> Option<Vec<(String, String)>> {
     let tables = backup.summary.tables.iter().filter(|table| table.live + table.tombstones > 0);
     let root = |table: &TableSummary| {
         let name = TableName::parse(&table.name).ok()?;
-        let digest = Digest::from_bytes(&line::from_hex(&table.root)?.try_into().ok()?);
+        let digest = Digest::from_bytes(&from_hex(&table.root)?.try_into().ok()?);
         let count = i64::try_from(table.live + table.tombstones).ok()?;
         let root = key.root([(&name, Sum { digest, count })].into_iter());
-        Some((table.name.clone(), line::hex(&root.0)))
+        Some((table.name.clone(), to_hex(&root.0)))
     };
     tables.map(root).collect()
 }

@@ -20,10 +20,13 @@ use merkle_hash::{Algorithm, MerkleTree};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    line::{Last, from_hex, hex},
+    line::Last,
     seal::{DataKey, Envelope, Kind, Secret},
 };
-use crate::error::{Error, Result};
+use crate::{
+    core::hex::{from_hex, to_hex},
+    error::{Error, Result},
+};
 
 /// What the name of a backup in a bucket begins with.
 pub const SCHEME: &str = "s3://";
@@ -131,7 +134,7 @@ impl Manifest {
             None => self.summary = Some(summary),
             Some(key) => {
                 let plain = serde_json::to_vec(&summary).expect("a summary always encodes");
-                self.sealed = Some(hex(&key.seal(&self.sealed_name(), &plain)?));
+                self.sealed = Some(to_hex(&key.seal(&self.sealed_name(), &plain)?));
             }
         }
         Ok(())
@@ -207,7 +210,7 @@ pub fn id(backup: &Path) -> Result<String> {
     let failed = |why: &dyn std::fmt::Display| Error::Io(format!("reading {}: {why}", content.display()));
     let path = content.to_str().ok_or_else(|| failed(&"its name is not text"))?;
     let tree = MerkleTree::builder(path).algorithm(Algorithm::Blake3).hash_names(true).build();
-    tree.map(|tree| hex(&tree.root.item.hash)).map_err(|error| failed(&error))
+    tree.map(|tree| to_hex(&tree.root.item.hash)).map_err(|error| failed(&error))
 }
 
 /// The error for a backup that is not as it was made.

@@ -14,6 +14,7 @@ use super::line::{self, Last, Mode, TableSummary};
 use crate::{
     core::{
         digest::{DigestKey, Sum},
+        hex::{from_hex, to_hex},
         name::TableName,
     },
     error::{Error, Result},
@@ -97,7 +98,7 @@ impl Store {
         let key = self.0.context.digest_key.now();
         let mut last = Last {
             made_ms: self.now_ms(),
-            digest_key: line::hex(&key.0),
+            digest_key: to_hex(&key.0),
             records: records(&self.meta()?)?,
             ..Last::default()
         };
@@ -126,18 +127,12 @@ impl Store {
 /// What a table has, as a line says it.
 pub fn summary(table: &TableName, mode: Mode, counts: Counts, sum: &Sum) -> TableSummary {
     let (live, tombstones) = (counts.live, counts.tombstones);
-    TableSummary {
-        name: table.as_str().into(),
-        mode,
-        live,
-        tombstones,
-        root: line::hex(&sum.digest.to_bytes()),
-    }
+    TableSummary { name: table.as_str().into(), mode, live, tombstones, root: to_hex(&sum.digest.to_bytes()) }
 }
 
 /// The key of a summary's roots.
 pub fn digest_key(last: &Last) -> Option<DigestKey> {
-    Some(DigestKey(line::from_hex(&last.digest_key)?.try_into().ok()?))
+    Some(DigestKey(from_hex(&last.digest_key)?.try_into().ok()?))
 }
 
 /// Appends what is under a row now.
@@ -167,7 +162,7 @@ fn records(meta: &Tree) -> Result<Vec<(String, String)>> {
     for item in meta.range(&[], None) {
         let (key, value) = item?;
         if !key.starts_with(open::DICTIONARY_PREFIX.as_bytes()) {
-            records.push((line::hex(&key), line::hex(&value)));
+            records.push((to_hex(&key), to_hex(&value)));
         }
     }
     Ok(records)

@@ -15,6 +15,7 @@ use crate::{
     core::{
         clock::Timestamp,
         digest::Sum,
+        hex::{from_hex, to_hex},
         name::TableName,
         register::{Payload, Register},
     },
@@ -228,8 +229,8 @@ impl Backup {
     /// Compares the modes of the tables with the node's own record of them.
     fn check_modes(&self) -> Result<()> {
         let record = |key: &[u8]| {
-            let found = self.summary.records.iter().find(|(name, _)| *name == line::hex(key));
-            Ok(found.and_then(|(_, value)| line::from_hex(value)))
+            let found = self.summary.records.iter().find(|(name, _)| *name == to_hex(key));
+            Ok(found.and_then(|(_, value)| from_hex(value)))
         };
         let strong = mode::names(record).map_err(|error| altered(&self.path, &error.to_string()))?;
         for table in &self.summary.tables {

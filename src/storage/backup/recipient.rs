@@ -8,8 +8,10 @@ use std::{fmt, str::FromStr};
 
 use crypto_box::{PublicKey, SecretKey, aead::OsRng};
 
-use super::line::{from_hex, hex};
-use crate::error::{Error, Result};
+use crate::{
+    core::hex::{from_hex, to_hex},
+    error::{Error, Result},
+};
 
 /// What the text of a recipient begins with.
 const RECIPIENT: &str = "dynarust-recipient-";
@@ -120,7 +122,7 @@ fn check_of(prefix: &str, bytes: &[u8]) -> [u8; CHECK_BYTES] {
 }
 
 fn to_text(prefix: &str, bytes: &[u8; KEY_BYTES]) -> String {
-    format!("{prefix}{}{}", hex(bytes), hex(&check_of(prefix, bytes)))
+    format!("{prefix}{}{}", to_hex(bytes), to_hex(&check_of(prefix, bytes)))
 }
 
 fn from_text(prefix: &str, text: &str) -> Option<[u8; KEY_BYTES]> {

@@ -13,7 +13,7 @@ use super::{
     line::{self, CHANGES, End, FORMAT, First},
 };
 use crate::{
-    core::name::TableName,
+    core::{hex::to_hex, name::TableName},
     error::{Error, Result},
     storage::{
         Store,
@@ -210,7 +210,7 @@ impl Run {
         let early = self.take_early(&mut lines);
         lines.extend_from_slice(&cut_lines);
         self.count(&lines, early + count);
-        last.agreement = line::hex(&agreement_file::bytes(&self.store.0.options.data)?.unwrap_or_default());
+        last.agreement = to_hex(&agreement_file::bytes(&self.store.0.options.data)?.unwrap_or_default());
         let blake3 = self.hasher.finalize().to_hex().to_string();
         lines.extend_from_slice(&line::render(&End { end: true, lines: self.lines, last, blake3 }));
         Ok(lines)

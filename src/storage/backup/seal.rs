@@ -16,11 +16,9 @@ use chacha20poly1305::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    line::{from_hex, hex},
-    recipient::{PrivateKey, Recipient},
-};
+use super::recipient::{PrivateKey, Recipient};
 use crate::{
+    core::hex::{from_hex, to_hex},
     error::{Error, Result},
     storage::environment::random_bytes,
 };
@@ -194,7 +192,7 @@ impl Envelope {
             salt: String::new(),
             memory_kib: 0,
             passes: 0,
-            key: hex(&recipient.seal(&key.0)?),
+            key: to_hex(&recipient.seal(&key.0)?),
         })
     }
 
@@ -211,10 +209,10 @@ impl Envelope {
         Ok(Self {
             kind: secret.kind(),
             recipient: None,
-            salt: hex(&salt),
+            salt: to_hex(&salt),
             memory_kib: MEMORY_KIB,
             passes: PASSES,
-            key: hex(&outer.seal(DATA_KEY, &key.0)?),
+            key: to_hex(&outer.seal(DATA_KEY, &key.0)?),
         })
     }
 

@@ -18,17 +18,14 @@ use super::{
 use crate::{
     core::{
         clock::last_reading,
+        hex::from_hex,
         name::{Key, TableName},
         register::{Payload, Register},
     },
     error::{Error, Result},
     storage::{
         META, WallClock,
-        backup::{
-            content::altered,
-            line::{Mode, from_hex},
-            read::Backup,
-        },
+        backup::{content::altered, line::Mode, read::Backup},
         engine::{Engine, agreement_file, meta, notes, suspected_loss},
         open,
         table::{Table, codec::Samples, mode},

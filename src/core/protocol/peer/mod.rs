@@ -39,6 +39,12 @@ const INSTANT_STEP_MS: u64 = 500;
 /// Most journal positions remembered, one per round: more than there are rounds in the settle time.
 const ROUND_MARKS_MAX: usize = 64;
 
+/// The latest instant of which peers compare what they hold, where rows take `settle_ms` to arrive. Unix milliseconds.
+pub fn settled_ms(now_ms: u64, settle_ms: u64) -> u64 {
+    let settled_ms = now_ms.saturating_sub(settle_ms);
+    settled_ms - settled_ms % INSTANT_STEP_MS
+}
+
 /// The settings of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -341,8 +347,7 @@ impl Peer {
     }
 
     fn settled_ms(&self, now_ms: u64) -> u64 {
-        let settled_ms = now_ms.saturating_sub(self.options.settle_ms);
-        settled_ms - settled_ms % INSTANT_STEP_MS
+        settled_ms(now_ms, self.options.settle_ms)
     }
 
     /// The next random number. It is unpredictable without the seed (SplitMix64: Steele et al., "Fast Splittable
