@@ -4,7 +4,7 @@
 mod operations;
 mod reading;
 
-use std::{collections::BTreeMap, mem};
+use std::{cell::Cell, collections::BTreeMap, mem};
 
 use super::{
     request::{
@@ -17,8 +17,10 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Most bytes that a request reads or writes: each is one message between nodes, or one entry of the log.
+/// Most bytes that a request returns or writes: each is one message between nodes, or one entry of the log.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most bytes of rows that a request looks at, to count, compare or delete them: some tenths of a second, in which nothing else is decided.
+const SCANNED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A page of rows.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +42,7 @@ pub trait Rows {
     /// Those of the storage.
     fn row(&self, key: &Key) -> Result<Option<Value>>;
 
-    /// The first rows at or above `low` and below `high`; at least one if there are any.
+    /// The first rows at or above `low` and below `high`. There may be none although more follow.
     ///
     /// # Errors
     /// Those of the storage.
@@ -72,7 +74,15 @@ pub fn evaluate(request: &Request, rows: &impl Rows) -> Result<Evaluation> {
         check_is_ours(rows)?;
     }
     let head = Head::of(stored.as_ref())?;
-    let mut step = Step { rows, before: head, head, changed: BTreeMap::new(), changes: Vec::new(), bytes: 0 };
+    let mut step = Step {
+        rows,
+        before: head,
+        head,
+        changed: BTreeMap::new(),
+        changes: Vec::new(),
+        bytes: Cell::new(0),
+        scanned: Cell::new(0),
+    };
     let outcome = match step.run(request) {
         Ok(body) => Ok(Answer { revision: step.revision(), body }),
         Err(Stop::Problem(problem)) => return Ok(Evaluation { changes: Vec::new(), outcome: Err(problem) }),
@@ -88,9 +98,11 @@ pub fn evaluate(request: &Request, rows: &impl Rows) -> Result<Evaluation> {
 
 /// Checks that a table without a head is empty: somebody may have made a table of this name for another purpose.
 fn check_is_ours(rows: &impl Rows) -> Result<()> {
-    match rows.page("", "\u{10ffff}")?.rows.first() {
+    let page = rows.page("", "\u{10ffff}")?;
+    // Its rows may be on their way out.
+    match page.rows.first().map(|(key, _)| key).or(page.last.as_ref()) {
         None => Ok(()),
-        Some((key, _)) => Err(Error::Conflict(format!(
+        Some(key) => Err(Error::Conflict(format!(
             "table {} has rows that the etcd API did not write, such as {:?}: copy them to another table and delete them here",
             super::TABLE,
             key.as_str()
@@ -127,8 +139,10 @@ struct Step<'a, R> {
     changed: BTreeMap<Key, Option<Value>>,
     /// The same, in order.
     changes: Vec<(Key, Option<Value>)>,
-    /// About how many bytes were read for the answer, and written.
-    bytes: usize,
+    /// About how many bytes are held for the answer, and written.
+    bytes: Cell<usize>,
+    /// About how many bytes of rows were looked at.
+    scanned: Cell<usize>,
 }
 
 /// Which way a transaction and those within it go. All compare with the state before the outermost one.
@@ -179,13 +193,18 @@ impl<R: Rows> Step<'_, R> {
     }
 
     fn holds(&self, compare: &Compare) -> Stepped<bool> {
-        let kvs = self.found(&compare.keys, usize::MAX)?.kvs;
-        if kvs.is_empty() {
+        let (mut is_empty, mut holds) = (true, true);
+        self.each_key(&compare.keys, &mut |kv| {
+            is_empty = false;
+            holds = holds && holds_of(compare, &kv);
+            Ok(())
+        })?;
+        if is_empty {
             // No value is another than an empty one.
             let is_value = matches!(compare.with, With::Value(_));
             return Ok(!is_value && holds_of(compare, &KeyValue::default()));
         }
-        Ok(kvs.iter().all(|kv| holds_of(compare, kv)))
+        Ok(holds)
     }
 
     fn check_puts(&self, txn: &Txn, path: &Path) -> Stepped<()> {
@@ -247,10 +266,18 @@ impl<R: Rows> Step<'_, R> {
         Ok(())
     }
 
-    fn add_bytes(&mut self, more: usize) -> Stepped<()> {
-        self.bytes += more;
-        if self.bytes > BYTES_MAX { Err(Problem::TooLarge.into()) } else { Ok(()) }
+    fn add_bytes(&self, more: usize) -> Stepped<()> {
+        add(&self.bytes, more, BYTES_MAX)
     }
+
+    fn add_scanned(&self, more: usize) -> Stepped<()> {
+        add(&self.scanned, more, SCANNED_BYTES_MAX)
+    }
+}
+
+fn add(bytes: &Cell<usize>, more: usize, max: usize) -> Stepped<()> {
+    bytes.set(bytes.get() + more);
+    if bytes.get() > max { Err(Problem::TooLarge.into()) } else { Ok(()) }
 }
 
 /// Checks that a revision is neither compacted nor to come.

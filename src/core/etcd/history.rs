@@ -46,11 +46,11 @@ pub struct Replaced {
     pub key: Vec<u8>,
     /// What it is now; `None` if it was deleted.
     pub now: Option<KeyValue>,
-    /// What it was before; `Err` if a row that is as new or newer was there.
+    /// What it was before; `Err` if that is not known.
     pub before: Result<Option<KeyValue>, Newer>,
 }
 
-/// A row was there that is as new or newer.
+/// A row was there that is as new or newer, or one that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Newer;
 

@@ -47,7 +47,7 @@ pub trait View {
     /// `Corrupt`.
     fn register(&self, table: &TableName, key: &Key) -> Result<Option<Register>>;
 
-    /// The first live rows of a table whose keys are at or above `low` and below `high`, at least one if there are any.
+    /// The first live rows of a table whose keys are at or above `low` and below `high`. There may be none although more follow.
     ///
     /// # Errors
     /// Those of the storage.

@@ -41,6 +41,11 @@ pub fn of_problem(problem: Problem) -> Status {
     etcd(code, text)
 }
 
+/// As `of`, where the error is given away.
+pub fn failed(error: Error) -> Status {
+    of(&error)
+}
+
 /// The status of an error of the node.
 pub fn of(error: &Error) -> Status {
     match error {

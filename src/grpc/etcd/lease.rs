@@ -11,17 +11,12 @@ use crate::{
         access::Right,
         etcd::request::{self, Body, Keys},
     },
-    error::Error,
     grpc::proto::etcdserverpb::{self as pb, lease_server::Lease},
     node::etcd::LeaseCall,
 };
 
 /// What is left of a lease that there is not.
 const GONE: i64 = -1;
-
-fn failed(error: Error) -> Status {
-    error::of(&error)
-}
 
 #[tonic::async_trait]
 impl Lease for Api {
@@ -31,7 +26,7 @@ impl Lease for Api {
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         access::client(&request)?.check_table(Right::Write, false)?;
         let pb::LeaseGrantRequest { id, ttl } = *request.get_ref();
-        let id = if id == 0 { self.node.etcd_lease_id().map_err(failed)? } else { id };
+        let id = if id == 0 { self.node.etcd_lease_id().map_err(error::failed)? } else { id };
         let granted = self.node.etcd(request::Request::Grant { id, ttl_s: ttl }).await;
         match self.taken(granted)? {
             (Body::Granted(ttl), header) => {
@@ -50,7 +45,7 @@ impl Lease for Api {
         let id = request.get_ref().id;
         if client.lease.is_some() {
             // It deletes them.
-            for key in self.node.etcd_lease_keys(id).await.map_err(failed)? {
+            for key in self.node.etcd_lease_keys(id).await.map_err(error::failed)? {
                 client.check_keys(Right::Write, &Keys::One(key))?;
             }
         }
@@ -71,8 +66,8 @@ impl Lease for Api {
                 let Some(pb::LeaseKeepAliveRequest { id }) = requests.message().await? else {
                     return Ok(None);
                 };
-                let time = api.node.etcd_lease(LeaseCall::KeepAlive(id)).await.map_err(failed)?;
-                let header = api.newest_header().map_err(failed)?;
+                let time = api.node.etcd_lease(LeaseCall::KeepAlive(id)).await.map_err(error::failed)?;
+                let header = api.newest_header().map_err(error::failed)?;
                 let answer =
                     pb::LeaseKeepAliveResponse { header, id, ttl: time.map_or(0, |time| time.granted_s) };
                 Ok(Some((answer, (api, requests))))
@@ -87,16 +82,16 @@ impl Lease for Api {
         let client = access::client(&request)?;
         client.check_table(Right::Read, false)?;
         let pb::LeaseTimeToLiveRequest { id, keys } = *request.get_ref();
-        let time = self.node.etcd_lease(LeaseCall::TimeToLive(id)).await.map_err(failed)?;
+        let time = self.node.etcd_lease(LeaseCall::TimeToLive(id)).await.map_err(error::failed)?;
         let held = match time {
-            Some(_) if keys => self.node.etcd_lease_keys(id).await.map_err(failed)?,
+            Some(_) if keys => self.node.etcd_lease_keys(id).await.map_err(error::failed)?,
             Some(_) | None => Vec::new(),
         };
         for key in &held {
             client.check_keys(Right::Read, &Keys::One(key.clone()))?;
         }
         Ok(Response::new(pb::LeaseTimeToLiveResponse {
-            header: self.newest_header().map_err(failed)?,
+            header: self.newest_header().map_err(error::failed)?,
             id,
             ttl: time.map_or(GONE, |time| i64::try_from(time.left_ms / 1_000).unwrap_or(i64::MAX)),
             granted_ttl: time.map_or(0, |time| time.granted_s),
@@ -109,9 +104,9 @@ impl Lease for Api {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         access::client(&request)?.check_table(Right::Read, false)?;
-        let leases = self.node.etcd_leases().await.map_err(failed)?;
+        let leases = self.node.etcd_leases().await.map_err(error::failed)?;
         Ok(Response::new(pb::LeaseLeasesResponse {
-            header: self.newest_header().map_err(failed)?,
+            header: self.newest_header().map_err(error::failed)?,
             leases: leases.into_iter().map(|id| pb::LeaseStatus { id }).collect(),
         }))
     }

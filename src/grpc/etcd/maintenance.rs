@@ -8,16 +8,11 @@ use tonic::{Request, Response, Status};
 use super::{Api, access, error};
 use crate::{
     core::access::Right,
-    error::Error,
     grpc::proto::etcdserverpb::{self as pb, alarm_request::AlarmAction, maintenance_server::Maintenance},
 };
 
 /// The version of the API that this answers, for clients that look whether they can use it.
 const API_VERSION: &str = "3.5.0";
-
-fn failed(error: Error) -> Status {
-    error::of(&error)
-}
 
 #[tonic::async_trait]
 impl Maintenance for Api {
@@ -26,7 +21,7 @@ impl Maintenance for Api {
         access::client(&request)?.check_table(Right::Read, false)?;
         match request.get_ref().action() {
             AlarmAction::Get | AlarmAction::Deactivate => {
-                let header = self.newest_header().map_err(failed)?;
+                let header = self.newest_header().map_err(error::failed)?;
                 Ok(Response::new(pb::AlarmResponse { header, alarms: Vec::new() }))
             }
             AlarmAction::Activate => Err(error::unimplemented("no alarm is raised by clients")),
@@ -46,7 +41,7 @@ impl Maintenance for Api {
             Vec::new()
         };
         Ok(Response::new(pb::StatusResponse {
-            header: self.newest_header().map_err(failed)?,
+            header: self.newest_header().map_err(error::failed)?,
             version: API_VERSION.into(),
             db_size: bytes,
             leader: identity.leader.map_or(0, |leader| leader.0),
@@ -65,13 +60,13 @@ impl Maintenance for Api {
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         access::client(&request)?.check_table(Right::Read, false)?;
-        let header = self.newest_header().map_err(failed)?;
+        let header = self.newest_header().map_err(error::failed)?;
         Ok(Response::new(pb::DefragmentResponse { header }))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         access::client(&request)?.check_table(Right::Read, true)?;
-        let hashed = self.node.etcd_hash(0).await.map_err(failed)?.map_err(error::of_problem)?;
+        let hashed = self.node.etcd_hash(0).await.map_err(error::failed)?.map_err(error::of_problem)?;
         Ok(Response::new(pb::HashResponse { header: self.header(hashed.revision), hash: hashed.hash }))
     }
 
@@ -81,7 +76,8 @@ impl Maintenance for Api {
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         access::client(&request)?.check_table(Right::Read, true)?;
         let revision = request.get_ref().revision;
-        let hashed = self.node.etcd_hash(revision).await.map_err(failed)?.map_err(error::of_problem)?;
+        let hashed =
+            self.node.etcd_hash(revision).await.map_err(error::failed)?.map_err(error::of_problem)?;
         Ok(Response::new(pb::HashKvResponse {
             header: self.header(hashed.revision),
             hash: hashed.hash,
@@ -102,7 +98,7 @@ impl Maintenance for Api {
         &self,
         _: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Err(error::unimplemented("`DynaRust strong lead` makes another member the leader"))
+        Err(error::unimplemented("`DynaRust strong transfer` makes another member the leader"))
     }
 
     async fn downgrade(

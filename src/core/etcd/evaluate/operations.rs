@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Past, Rows, Step, Stepped, check_revision, cost, reading::each_page};
+use super::{Past, Rows, Step, Stepped, check_revision, cost};
 use crate::core::etcd::{
     check::TTL_S_MAX,
     request::{Body, Delete, KeyValue, Problem, Put, Range},
@@ -25,7 +25,6 @@ impl<R: Rows> Step<'_, R> {
                 self.found_in_past(range)?
             }
         };
-        self.add_bytes(found.kvs.iter().map(cost).sum())?;
         Ok(Body::Range(select(range, found)))
     }
 
@@ -38,6 +37,7 @@ impl<R: Rows> Step<'_, R> {
         self.each_row(&range.keys, false, &mut |key, value| {
             if !past.contains_key(&key) {
                 let kv = row::parse_key(key, value)?;
+                self.add_bytes(cost(&kv))?;
                 kvs.insert(kv.key.clone(), kv);
             }
             Ok(())
@@ -80,7 +80,16 @@ impl<R: Rows> Step<'_, R> {
     }
 
     pub(super) fn delete(&mut self, delete: &Delete) -> Stepped<Body> {
-        let before = self.found(&delete.keys, usize::MAX)?.kvs;
+        let mut before = Vec::new();
+        self.each_key(&delete.keys, &mut |mut kv| {
+            if !delete.prev_kv {
+                kv.value.clear();
+                kv.value.shrink_to_fit();
+            }
+            self.add_bytes(cost(&kv))?;
+            before.push(kv);
+            Ok(())
+        })?;
         for kv in &before {
             self.change(row::key(&kv.key)?, None)?;
             self.detach(kv.lease, &kv.key)?;
@@ -129,7 +138,7 @@ impl<R: Rows> Step<'_, R> {
         }
         let mut keys = Vec::new();
         let (low, high) = row::leased_bounds(id);
-        each_page(self.rows, &low, &high, &mut |page| {
+        self.each_page(&low, &high, &mut |page| {
             keys.extend(page.into_iter().filter_map(|(key, _)| match Named::of(&key)? {
                 Named::Leased(_, key) => Some(key),
                 Named::Head | Named::Key(_) | Named::Lease(_) => None,

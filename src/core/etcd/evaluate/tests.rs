@@ -273,3 +273,45 @@ fn a_range_goes_on_behind_rows_that_are_deleted_but_not_applied() {
     state.deleted = ["a", "b"].map(|name| row::key(name.as_bytes()).expect("a key")).into();
     assert_eq!(state.read("a", "z", 0).expect("reads").matches('=').count(), 2);
 }
+
+/// What was only counted, compared or skipped cost nothing: one request could hold up the leader for hours.
+#[test]
+fn a_request_looks_at_so_many_rows_and_no_more() {
+    let mut state = State::new();
+    state.operate(put("a", &"x".repeat(1 << 20))).expect("puts");
+    let keys = || Keys::new("a".into(), "z".into());
+    let count = || Operation::Range(Range { count_only: true, ..Range::new(keys()) });
+    let one = Keys::new("a".into(), "".into());
+    let compare = |keys| Compare { keys, relation: Some(Relation::Equal), with: With::Version(1) };
+    let txn = |counts: usize, compares: usize| {
+        let compares = (0..compares).map(|number| if number % 2 == 0 { keys() } else { one.clone() });
+        let compare = compares.map(compare).collect();
+        Operation::Txn(Txn { compare, success: (0..counts).map(|_| count()).collect(), failure: Vec::new() })
+    };
+    for (counts, compares) in [(60, 0), (0, 60)] {
+        assert!(state.operate(txn(counts, compares)).is_ok());
+    }
+    for (counts, compares) in [(70, 0), (0, 70), (35, 35)] {
+        assert_eq!(state.operate(txn(counts, compares)), Err(Problem::TooLarge), "{counts}, {compares}");
+    }
+    let reads = |count: usize| {
+        let success = (0..count).map(|_| Operation::Range(Range::new(keys()))).collect();
+        Operation::Txn(Txn { compare: Vec::new(), success, failure: Vec::new() })
+    };
+    assert!(state.operate(reads(15)).is_ok());
+    assert_eq!(state.operate(reads(17)), Err(Problem::TooLarge), "what is returned has a limit of its own");
+}
+
+/// The rows of somebody else's table could be taken for none while some were being deleted.
+#[test]
+fn a_table_of_somebody_else_is_left_alone_while_its_first_rows_are_deleted() {
+    let mut state = State::new();
+    for name in ["x", "y", "z"] {
+        let key = Key::parse(name).expect("a key");
+        state.rows.insert(key.clone(), Value::trusted("1".into()));
+        state.deleted.insert(key);
+    }
+    state.deleted.pop_last();
+    let refused = evaluate(&Request::Operation(put("a", "1")), &state);
+    assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+}
