@@ -27,6 +27,21 @@ const IMPORT_BYTES: usize = 256 * 1024;
 /// Most operations of a transaction, and most comparisons.
 pub const OPERATIONS_MAX: usize = 128;
 
+/// Checks that a transaction has not too many comparisons and operations, by how many there are in each of its lists.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn check_operations(compare: usize, success: usize, failure: usize) -> Result<()> {
+    let lists =
+        [("comparisons", compare), ("operations in success", success), ("operations in failure", failure)];
+    match lists.into_iter().find(|(_, count)| *count > OPERATIONS_MAX) {
+        None => Ok(()),
+        Some((what, count)) => Err(Error::BadRequest(format!(
+            "{count} {what}: a transaction has at most {OPERATIONS_MAX}; nothing was done"
+        ))),
+    }
+}
+
 /// What a read of a strong table may show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
@@ -100,8 +115,8 @@ impl Node {
         new.unwrap_or(self.options.new_tables) == Mode::Strong && !self.store.has_table(table)
     }
 
-    /// Makes the table of these writes strong, if it is not there and new tables are strong, or this one is to be by `new`. Writes of which none would make a table make
-    /// none here either.
+    /// Makes the table of these writes strong, if it is not there and new tables are strong, or this one is to be by `new`. Writes of which none
+    /// would make a table make none here either.
     pub(super) async fn make_table<'a>(
         &self,
         table: &TableName,

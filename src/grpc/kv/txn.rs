@@ -7,7 +7,7 @@ use crate::{
     grpc::proto::dynarust::v1 as proto,
     node::{
         Node,
-        strong::{Compare, Expected, OPERATIONS_MAX, Operation, OperationResult, Transaction},
+        strong::{Compare, Expected, Operation, OperationResult, Transaction, check_operations},
     },
 };
 use proto::{compare, operation, operation_result::Result as Given};
@@ -17,17 +17,7 @@ use proto::{compare, operation, operation_result::Result as Given};
 /// # Errors
 /// `BadName`, `BadRequest`, and those of its values.
 pub fn parse(node: &Node, request: proto::TxnRequest) -> Result<Transaction> {
-    for (what, count) in [
-        ("comparisons", request.compare.len()),
-        ("operations in success", request.success.len()),
-        ("operations in failure", request.failure.len()),
-    ] {
-        if count > OPERATIONS_MAX {
-            return Err(Error::BadRequest(format!(
-                "{count} {what}: a transaction has at most {OPERATIONS_MAX}; nothing was done"
-            )));
-        }
-    }
+    check_operations(request.compare.len(), request.success.len(), request.failure.len())?;
     let operations = |operations: Vec<proto::Operation>| {
         operations.into_iter().map(|operation| parse_operation(node, operation)).collect::<Result<_>>()
     };

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     node::{
         Action, Write,
-        strong::{Compare, Expected, Got, OPERATIONS_MAX, Operation, OperationResult, Transaction},
+        strong::{Compare, Expected, Got, Operation, OperationResult, Transaction, check_operations},
     },
 };
 
@@ -90,17 +90,7 @@ impl TransactionBody<'_> {
     /// # Errors
     /// `BadJson`, `BadName`, `BadRequest`, `TooLarge`.
     pub fn transaction(self, value_bytes_max: u64, now_ms: u64) -> Result<Transaction> {
-        for (what, count) in [
-            ("comparisons", self.compare.len()),
-            ("operations in \"success\"", self.success.len()),
-            ("operations in \"failure\"", self.failure.len()),
-        ] {
-            if count > OPERATIONS_MAX {
-                return Err(Error::BadRequest(format!(
-                    "{count} {what}: a transaction has at most {OPERATIONS_MAX}; nothing was done"
-                )));
-            }
-        }
+        check_operations(self.compare.len(), self.success.len(), self.failure.len())?;
         let operations = |operations: Vec<OperationBody<'_>>| {
             operations.into_iter().map(|body| operation(value_bytes_max, now_ms, body)).collect::<Result<_>>()
         };

@@ -119,11 +119,12 @@ impl Guard {
             };
         };
         let is_single = head.origins == 1;
-        if is_single && (cors::is_allowed(&self.cors_origins, origin) || self.is_of_member(origin)) {
-            return Ok(());
-        }
         let is_own = |host: Host<'_>| self.is_own(origin, host, head.site);
-        if is_single && !is_cross_site && host.is_some_and(is_own) {
+        let is_own = || !is_cross_site && host.is_some_and(is_own);
+        // The members last: they have to be looked up.
+        if is_single
+            && (cors::is_allowed(&self.cors_origins, origin) || is_own() || self.is_of_member(origin))
+        {
             return Ok(());
         }
         Err(foreign_origin(origin))

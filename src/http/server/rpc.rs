@@ -1,7 +1,7 @@
 //! Further listeners of the server, for remote procedure calls over HTTP/2: gRPC. They share everything with the main one but the requests:
 //! the limits on connections and memory, certificates, timeouts, metrics and the shutdown. What a call is, the layer above knows.
 
-use std::{convert::Infallible, error::Error as StdError, future::Future, io, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, io, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, select_all};
@@ -9,10 +9,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{
     Request, Response,
     body::{Body, Incoming},
-    server::conn::http2,
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -20,8 +18,9 @@ use tokio::{
 };
 
 use super::{
-    Accepted, Connection, Listener,
+    Accepted, Listener,
     answer::Answer,
+    driver::{BoxError, Connection},
     service,
     socket::{Protocol, Socket},
     tls::Certificates,
@@ -29,7 +28,6 @@ use super::{
 use crate::{
     error::Error,
     http::{
-        HEAD_BYTES_MAX,
         request::connection_state::{ConnectionState, OpenRequest},
         response,
         routes::metrics::Metrics,
@@ -38,8 +36,6 @@ use crate::{
 
 /// Calls of one connection at a time. A client of gRPC keeps one connection for everything, and each stream that it follows is a call.
 const CALLS_MAX: u32 = 1024;
-
-type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The body of an answer to a call. Its errors are in its trailers.
 pub type RpcBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -140,20 +136,7 @@ impl Connection {
             let answering = Arc::clone(&rpc).answer(call);
             async move { Ok::<_, Infallible>(answering.await.map(|body| Answer::streamed(body, open))) }
         });
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(CALLS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(self.connection.options.stall_timeout)
-            .keep_alive_timeout(self.connection.options.stall_timeout)
-            .serve_connection(TokioIo::new(io), service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return Ok(ended?),
-            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
-        }
-        Ok(connection.await?)
+        self.run_http2(io, service, CALLS_MAX).await
     }
 }
 

@@ -1,0 +1,178 @@
+//! One connection from its first byte to its last: which protocol it speaks, and hyper for it.
+
+use std::{convert::Infallible, future, pin::pin, sync::Arc};
+
+use futures_util::{FutureExt, future::Either};
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    server::conn::{http1, http2},
+    service::{Service as HyperService, service_fn},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    sync::OwnedSemaphorePermit,
+    time::timeout,
+};
+use tracing::debug;
+
+use super::{
+    answer::answer,
+    connection::Http1Stream,
+    rpc::RpcService,
+    service::{self, Service},
+    socket::{ClientStream, Protocol, Socket},
+    tls::Certificates,
+};
+use crate::{
+    http::{HEAD_BYTES_MAX, request::connection_state::ConnectionState, response},
+    node::Node,
+};
+
+/// Streams of one HTTP/2 connection at a time. Each may hold a request body and a response. Browsers open no more at a time.
+const HTTP2_STREAMS_MAX: u32 = 32;
+
+/// Why a connection ended early.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One connection from its first byte to its last.
+pub(super) struct Connection {
+    pub(super) service: Arc<Service>,
+    /// What it serves instead of HTTP.
+    pub(super) rpc: Option<Arc<dyn RpcService>>,
+    pub(super) tls: Option<Certificates>,
+    pub(super) node: Arc<Node>,
+    pub(super) connection: Arc<ConnectionState>,
+}
+
+impl Connection {
+    pub(super) async fn run(mut self, stream: Box<dyn ClientStream>, permit: OwnedSemaphorePermit) {
+        let remote = self.connection.remote;
+        if let Err(error) = self.open_and_serve(stream, permit).await {
+            debug!(%remote, %error, "connection ended");
+        }
+    }
+
+    async fn open_and_serve(
+        &mut self,
+        stream: Box<dyn ClientStream>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), BoxError> {
+        let mut socket = Socket::new(stream, Arc::clone(&self.connection), permit)?;
+        // The timeout for a head starts with the first byte. This one covers the time before.
+        let first = timeout(self.connection.options.header_timeout, socket.protocol());
+        let protocol = tokio::select! {
+            biased;
+            protocol = first => protocol??,
+            () = self.node.drained() => None,
+        };
+        // Box what few connections need, so that the others, thousands of idle streams, do not carry room for it.
+        if let Some(rpc) = self.rpc.take() {
+            return self.serve_rpc(rpc, socket, protocol).await;
+        }
+        match (protocol, self.tls.take()) {
+            (None, _) => Ok(()),
+            (Some(Protocol::Http2), None) => Box::pin(self.serve_http2(socket)).await,
+            (Some(Protocol::Http1 | Protocol::Tls), None) => self.serve_http1(socket).await,
+            (Some(Protocol::Tls), Some(tls)) => Box::pin(self.serve_tls(socket, tls)).await,
+            // Allow a plain link on a TLS port: links have their own encryption, and peers know no certificates.
+            (Some(Protocol::Http1), Some(_)) => {
+                self.connection.expect_link();
+                self.serve_http1(socket).await
+            }
+            (Some(Protocol::Http2), Some(_)) => {
+                socket.write_all(response::plain_response(&service::tls_required()).as_bytes()).await?;
+                Ok(socket.shutdown().await?)
+            }
+        }
+    }
+
+    async fn serve_tls(&mut self, socket: Socket, tls: Certificates) -> Result<(), BoxError> {
+        let handshake = tls.accept(socket, &self.connection);
+        let stream = timeout(self.connection.options.header_timeout, handshake).await??;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if http2 { self.serve_http2(stream).await } else { self.serve_http1(stream).await }
+    }
+
+    async fn serve_http1(
+        &mut self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), BoxError> {
+        // Boxed, because hyper keeps room for the future until the connection ends, and a stream outlives its handler by hours.
+        let service = service_fn(|request: Request<Incoming>| {
+            let answering = answer(request, &self.service, &self.connection).map(Ok::<_, Infallible>);
+            let mut answering = Box::pin(answering);
+            // Most responses are ready at once. Then hyper gets the head's buffer back before it looks for the next request and can reuse
+            // it; otherwise it needs a new buffer. A future that waits is polled again with a real waker.
+            match answering.as_mut().now_or_never() {
+                Some(answer) => Either::Left(future::ready(answer)),
+                None => Either::Right(answering),
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // `Http1Stream` has its own timeouts for a head and for the time before it.
+            .header_read_timeout(None)
+            .max_buf_size(HEAD_BYTES_MAX)
+            // Treat a client that closes its side as gone. Otherwise a stream would notice only at its next event. The price: a client that
+            // closes its side to say it has asked everything gets no response that takes a while.
+            .half_close(false)
+            .serve_connection(TokioIo::new(Http1Stream::new(io, Arc::clone(&self.connection))), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
+        }
+        // hyper ends an idle connection at once, but waits for the rest of a partial head.
+        tokio::select! {
+            biased;
+            ended = connection => Ok(ended?),
+            () = self.connection.wait_until_idle() => Ok(()),
+        }
+    }
+
+    async fn serve_http2(
+        &mut self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), BoxError> {
+        let (service, connection) = (Arc::clone(&self.service), Arc::clone(&self.connection));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(answer(request, &service, &connection).await) }
+        });
+        self.run_http2(io, service, HTTP2_STREAMS_MAX).await
+    }
+
+    /// Serves a connection by HTTP/2 until it ends; once the node drains, until its requests are answered.
+    pub(super) async fn run_http2<S, B>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        service: S,
+        streams_max: u32,
+    ) -> Result<(), BoxError>
+    where
+        S: HyperService<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(streams_max)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(self.connection.options.stall_timeout)
+            .keep_alive_timeout(self.connection.options.stall_timeout)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+}
