@@ -3,10 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Request, Response, Status, server::NamedService};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
@@ -32,43 +29,18 @@ pub use tonic_health::pb::FILE_DESCRIPTOR_SET as DESCRIPTOR;
 pub struct NodeHealth {
     node: Arc<Node>,
     services: Vec<&'static str>,
-    /// The last look, for those that watch.
-    looks: Arc<watch::Sender<ServingStatus>>,
 }
 
 impl NodeHealth {
-    /// The service for a listener with these services. It looks at the node until that stops.
+    /// The service for a listener with these services.
     pub fn server(node: Arc<Node>, services: Vec<&'static str>) -> HealthServer<Self> {
-        let looks = Arc::new(watch::Sender::new(status(&node)));
-        tokio::spawn(look_again(Arc::clone(&node), Arc::clone(&looks)));
-        HealthServer::new(Self { node, services, looks })
+        HealthServer::new(Self { node, services })
     }
 
     /// An empty name is the node as a whole.
     fn knows(&self, service: &str) -> bool {
         service.is_empty() || self.services.contains(&service)
     }
-}
-
-/// Looks at the node as long as somebody watches and it runs.
-async fn look_again(node: Arc<Node>, looks: Arc<watch::Sender<ServingStatus>>) {
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = node.drained() => return,
-            _ = ticks.tick() => {}
-        }
-        if looks.receiver_count() > 0 {
-            look(&node, &looks);
-        }
-    }
-}
-
-fn look(node: &Node, looks: &watch::Sender<ServingStatus>) -> ServingStatus {
-    let now = status(node);
-    looks.send_if_modified(|last| std::mem::replace(last, now) != now);
-    now
 }
 
 fn status(node: &Node) -> ServingStatus {
@@ -112,11 +84,19 @@ impl Health for NodeHealth {
             let unknown = stream::iter([Ok(response(ServingStatus::ServiceUnknown))]);
             return Ok(Response::new(Box::pin(unknown.chain(stream::pending()))));
         }
-        let first = look(&self.node, &self.looks);
-        let changes = stream::unfold((self.looks.subscribe(), first), |(mut looks, told)| async move {
-            let now = *looks.wait_for(|now| *now != told).await.ok()?;
-            Some((Ok(response(now)), (looks, now)))
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let begin = (Arc::clone(&self.node), ticks, None);
+        let changes = stream::unfold(begin, |(node, mut ticks, told)| async move {
+            loop {
+                // The first is there at once.
+                ticks.tick().await;
+                let now = status(&node);
+                if told != Some(now) {
+                    return Some((Ok(response(now)), (node, ticks, Some(now))));
+                }
+            }
         });
-        Ok(Response::new(Box::pin(stream::iter([Ok(response(first))]).chain(changes))))
+        Ok(Response::new(Box::pin(changes)))
     }
 }

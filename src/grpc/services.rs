@@ -31,6 +31,7 @@ use crate::{
     error::{Error, Result},
     http::{
         access::{Principal, token_of},
+        audit,
         request::{REQUEST_ID, request_id_of},
         routes::metrics::{
             Metrics,
@@ -296,13 +297,9 @@ fn log(method: &str, code: Option<Code>, took: Duration, caller: &Caller) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let (remote, id) = (caller.connection.remote, &*caller.request_id);
     let code = CODES[code.map_or(0, |code| code as usize)];
-    // Of a call that was refused, or needs no token, the address is known.
-    let by = match caller.principal {
-        Principal::Nobody => format!("address:{}", remote.ip().to_canonical()),
-        Principal::Token(_) | Principal::Anyone | Principal::Operator => caller.principal.name().to_owned(),
-    };
+    let by = audit::by(&caller.principal, remote);
     let certificate = caller.connection.certificate();
-    info!(target: "access", method, code, micros, by, certificate, %remote, id, "call");
+    info!(target: "access", method, code, micros, by = &*by, certificate, %remote, id, "call");
     if matches!(code, "INTERNAL" | "DATA_LOSS" | "UNAVAILABLE") {
         warn!(method, code, micros, %remote, id, "answered");
     } else {

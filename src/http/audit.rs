@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    net::SocketAddr,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -20,13 +21,13 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// An operator's action is allowed and begins.
 pub fn begun(call: &Call) {
-    let (method, path, by) = (&call.method, call.path(), &*by(call));
+    let (method, path, by) = (&call.method, call.path(), &*by(call.principal(), call.remote));
     info!(target: "audit", %method, path, by, certificate = certificate(call), remote = %call.remote, id = id(call), "admin action begins");
 }
 
 /// An operator's action has ended, or was refused.
 pub fn ended(call: &Call, status: StatusCode) {
-    let (method, path, by) = (&call.method, call.path(), &*by(call));
+    let (method, path, by) = (&call.method, call.path(), &*by(call.principal(), call.remote));
     let (remote, id, status, certificate) = (call.remote, id(call), status.as_u16(), certificate(call));
     if !matches!(status, 401 | 403 | 429) {
         info!(target: "audit", %method, path, by, certificate, %remote, id, status, "admin action ended");
@@ -47,16 +48,17 @@ pub fn ended(call: &Call, status: StatusCode) {
 
 /// A request was answered.
 pub fn answered(call: &Call, status: StatusCode, took: Duration) {
-    let (method, path, route, by) = (&call.method, call.path(), call.route().name(), &*by(call));
+    let (method, path, route, by) =
+        (&call.method, call.path(), call.route().name(), &*by(call.principal(), call.remote));
     let (remote, id, micros, certificate) =
         (call.remote, id(call), took.as_micros() as u64, certificate(call));
     info!(target: "access", %method, path, route, status = status.as_u16(), micros, by, certificate, %remote, id, "request");
 }
 
 /// Who sent a request: a principal or, of a request that was refused before anybody asked for a token, its address.
-fn by(call: &Call) -> Cow<'_, str> {
-    match call.principal() {
-        Principal::Nobody => Cow::Owned(format!("address:{}", call.remote.ip().to_canonical())),
+pub fn by(principal: &Principal, remote: SocketAddr) -> Cow<'_, str> {
+    match principal {
+        Principal::Nobody => Cow::Owned(format!("address:{}", remote.ip().to_canonical())),
         known => Cow::Borrowed(known.name()),
     }
 }

@@ -1,6 +1,6 @@
 //! A client as the checks see it.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crate::{
     core::{
@@ -128,6 +128,11 @@ impl Principal {
             ),
             error => error,
         }
+    }
+
+    /// The error of writes to some tables, as this client may see it.
+    pub fn conceal_any(&self, tables: &BTreeSet<TableName>, error: Error) -> Error {
+        tables.iter().fold(error, |error, table| self.conceal(table, error))
     }
 
     /// Whether it may run a transaction: read what it compares and gets, write what it writes.

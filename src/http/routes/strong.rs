@@ -89,10 +89,8 @@ async fn transact(node: Arc<Node>, call: Call) -> Result<Response> {
     drop(bytes);
     call.principal().check_transaction(&transaction)?;
     let tables = transaction.written_tables();
-    let (succeeded, results) = node
-        .transact(transaction)
-        .await
-        .map_err(|error| tables.iter().fold(error, |error, table| call.principal().conceal(table, error)))?;
+    let (succeeded, results) =
+        node.transact(transaction).await.map_err(|error| call.principal().conceal_any(&tables, error))?;
     response::json(&transaction::rendered(succeeded, &results))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::request::{Operation, Request};
+use super::request::Request;
 use crate::{
     error::Result,
     http::{
@@ -43,10 +43,7 @@ impl Client {
     pub fn admit(&self, request: Result<Request>) -> Result<Request> {
         self.rate_limits.count_address(self.remote)?;
         self.rate_limits.count_token(&self.principal)?;
-        let mut request = request?;
-        if let Request::Call(Operation::Report(report)) = &mut request {
-            report.principal = self.principal.clone();
-        }
+        let request = request?;
         match &request {
             Request::Subscribe { topic, .. } => self.principal.check_topic(topic)?,
             Request::Call(operation) => operation.check(&self.principal)?,

@@ -52,7 +52,7 @@ impl Operation {
             Self::Write(table, write) => principal.check_write(table, write),
             Self::DeleteAll(table, prefix) => principal.check(Right::Write, Touched::Keys(table, prefix)),
             Self::Transact(transaction) => principal.check_transaction(transaction),
-            Self::Report(report) => report.check(),
+            Self::Report(report) => report.check(principal),
             Self::Ping => Ok(()),
         }
     }
@@ -85,12 +85,12 @@ impl Operation {
             }
             Self::Transact(transaction) => {
                 let tables = transaction.written_tables();
-                let (succeeded, results) = node.transact(transaction).await.map_err(|error| {
-                    tables.iter().fold(error, |error, table| principal.conceal(table, error))
-                })?;
+                let transacted = node.transact(transaction).await;
+                let (succeeded, results) =
+                    transacted.map_err(|error| principal.conceal_any(&tables, error))?;
                 Ok(transaction::rendered(succeeded, &results).to_string())
             }
-            Self::Report(report) => Ok(report.collect(node).await?.to_string()),
+            Self::Report(report) => Ok(report.collect(node, principal).await?.to_string()),
             Self::Ping => Ok("{}".into()),
         }
     }

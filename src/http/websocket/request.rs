@@ -14,8 +14,7 @@ use crate::{
     },
     error::{Error, Result},
     http::{
-        access::Principal,
-        reports::collect::{About, Report},
+        reports::collect::Report,
         request::{
             condition, consistency, expiry,
             path::Address,
@@ -306,20 +305,18 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Who asks is filled in by the connection.
     fn report(&self) -> Result<Report> {
-        let about = match self.report.as_deref().ok_or_else(|| missing("report"))? {
-            "status" => About::Status,
-            "series" => About::Series,
-            "comparisons" => About::Comparisons,
-            "roots" => About::Roots,
-            "partitions" => About::Partitions(self.table()?),
+        Ok(match self.report.as_deref().ok_or_else(|| missing("report"))? {
+            "status" => Report::Status,
+            "series" => Report::Series,
+            "comparisons" => Report::Comparisons,
+            "roots" => Report::Roots,
+            "partitions" => Report::Partitions(self.table()?),
             "differences" => {
-                About::Differences(self.table()?, self.partition.ok_or_else(|| missing("partition"))?)
+                Report::Differences(self.table()?, self.partition.ok_or_else(|| missing("partition"))?)
             }
-            other => return Err(Error::BadRequest(nearest::unknown("report", other, &About::NAMES))),
-        };
-        Ok(Report { about, principal: Principal::Nobody })
+            other => return Err(Error::BadRequest(nearest::unknown("report", other, &Report::NAMES))),
+        })
     }
 
     fn table(&self) -> Result<TableName> {
@@ -440,14 +437,14 @@ mod tests {
     #[test]
     fn a_report_is_about_the_cluster_a_table_or_a_partition() {
         let about = |members: &str| match parsed(&format!(r#"{{"op":"report",{members}}}"#)) {
-            Ok(Request::Call(Operation::Report(report))) => Ok(report.about),
+            Ok(Request::Call(Operation::Report(report))) => Ok(report),
             Ok(other) => panic!("{members}: {other:?}"),
             Err(error) => Err(error.to_string()),
         };
-        assert_eq!(about(r#""report":"status""#), Ok(About::Status));
-        assert_eq!(about(r#""report":"partitions","table":"t""#), Ok(About::Partitions(table())));
+        assert_eq!(about(r#""report":"status""#), Ok(Report::Status));
+        assert_eq!(about(r#""report":"partitions","table":"t""#), Ok(Report::Partitions(table())));
         let differences = about(r#""report":"differences","table":"t","partition":255"#);
-        assert_eq!(differences, Ok(About::Differences(table(), 255)));
+        assert_eq!(differences, Ok(Report::Differences(table(), 255)));
         for (members, says) in [
             (r#""rid":1"#, "no \"report\""),
             (r#""report":"differences","table":"t""#, "no \"partition\""),
