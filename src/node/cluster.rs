@@ -353,8 +353,8 @@ impl Node {
 
     /// Whether another member, which is there or expected back, has an address of which this is true.
     pub fn has_member_at(&self, is_it: impl Fn(&str) -> bool) -> bool {
-        let is_other = |member: &&MemberView| member.node != self.id() && member.state.is_replica();
-        self.cluster().members.iter().filter(is_other).any(|member| is_it(&member.address))
+        let peers = self.replication.membership().peers;
+        peers.iter().any(|peer| !peer.member.state.is_forgotten() && is_it(&peer.member.address))
     }
 
     /// Tells the cluster that a member will not return. Nothing waits for it any more.

@@ -53,8 +53,8 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
 }
 
 /// Clears the suspicion that rows were lost, once the node is complete beside other members: then it has held what they
-/// hold. Those of strong tables come back in another way, and it is not cleared before. If the suspicion arises while the node is complete, the node syncs again. A node without other members keeps
-/// it: nobody can tell.
+/// hold. Those of strong tables come back in another way, and it is not cleared before. If the suspicion arises while the node is complete, the
+/// node syncs again. A node without other members keeps it: nobody can tell.
 async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
     let Some(suspected_loss) = inner.store.suspected_loss() else { return Ok(()) };
     {

@@ -201,7 +201,8 @@ impl Member {
 
     /// Whether an entry of the current term is applied here, so that all of earlier terms are. Before that a new leader knows less than was answered.
     pub fn has_applied_its_term(&self) -> bool {
-        let metrics = self.raft.metrics().borrow().clone();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
         metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term)
     }
 
@@ -325,9 +326,6 @@ impl Member {
             Call::Standing | Call::Reclaim | Call::Replace(..) | Call::Restored(_) | Call::EtcdUrl => {
                 CallAnswer::Noted
             }
-            Call::ChangeRole(..) => not_leader(),
-            // The group serves it, where this node leads.
-            Call::Repair => not_leader(),
             Call::Elect if self.machine.needs_repair() => {
                 CallAnswer::NotStarted(row_repair::cannot_lead().into())
             }
@@ -341,6 +339,8 @@ impl Member {
                 self.others.note_leaving(from, leaves);
                 CallAnswer::Noted
             }
+            // The group serves the first two, where this node leads.
+            Call::ChangeRole(..) | Call::Repair => not_leader(),
             Call::Retire if !self.is_leader() => not_leader(),
             Call::Retire => CallAnswer::Retired(self.retire(from).await.map_err(Refusal::from)),
             Call::Propose(request) => match self.propose(request).await {

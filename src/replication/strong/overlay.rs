@@ -164,7 +164,7 @@ impl View for Overlaid<'_> {
     }
 }
 
-/// The last key at or below some text, or one near it, which may be no key itself.
+/// A key at or below some text; the first key for an empty one.
 fn at_or_below(text: &str) -> Key {
     let end = (0..=text.len().min(KEY_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
     Key::parse(&text[..end.unwrap_or_default()])

@@ -100,10 +100,12 @@ impl Revisions {
     /// # Errors
     /// Those of the storage.
     pub fn begin_anew(&self, store: &Store) -> Result<()> {
+        let head = known_head(store)?;
         if let Some(mut history) = self.history() {
-            history.reset(known_head(store)?);
+            history.reset(head);
         }
-        self.begin(store)
+        self.newest.send_replace(head.revision);
+        Ok(())
     }
 
     /// Merges a row of the table into the store, and notes what it changes. With `is_replaced`, a head that another follows within the same entry

@@ -100,6 +100,14 @@ impl View {
         }
     }
 
+    /// Has nodes that left the group to leave the cluster not taken in again. As long as one is in the group, it may be refused to leave, and nobody is
+    /// to take its place.
+    fn leave_out(&mut self, has_asked_to_leave: impl Fn(NodeId) -> bool) {
+        let Self { cluster, voters, learners, .. } = self;
+        let is_in_group = |node: &NodeId| voters.contains(node) || learners.contains(node);
+        cluster.retain(|node| is_in_group(node) || !has_asked_to_leave(*node));
+    }
+
     /// The next change, if one is due.
     fn change(&self) -> Option<Change> {
         let is_gone = |node: &&NodeId| !self.cluster.contains(node) && self.own != Some(**node);
@@ -159,10 +167,8 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
         let mut view = View::of(&metrics, &group.parts.replication, group.parts.store.node());
         foreign
             .retain(|node, since: &mut Instant| view.linked.contains(node) && since.elapsed() < FOREIGN_FOR);
-        let membership = metrics.membership_config.membership();
-        // One that leaves is not taken in again. As long as it is in the group, it may be refused to leave, and nobody is to take its place.
-        let has_left = |node: &NodeId| member.others.is_retired(*node) && membership.get_node(node).is_none();
-        view.cluster.retain(|node| !has_left(node) && !foreign.contains_key(node));
+        view.cluster.retain(|node| !foreign.contains_key(node));
+        view.leave_out(|node| member.others.is_retired(node));
         let Some(change) = view.change() else { continue };
         if let Change::AddLearner(node) = change {
             let is_foreign = group.is_foreign(&member, node).await;
@@ -253,6 +259,19 @@ mod tests {
         assert_eq!(view(&[1, 2], &[1], &[2], &[]).change(), None, "it has nothing yet");
         assert_eq!(view(&[1, 2], &[1], &[2], &[2]).change(), Some(Change::Promote(NodeId(2))));
         assert_eq!(view(&[1, 2, 3, 4], &[1, 2, 3], &[4], &[4]).change(), None, "three of four vote");
+    }
+
+    /// A voter whose leave was refused could be in the middle of being replaced.
+    #[test]
+    fn nobody_takes_the_place_of_a_voter_that_asked_to_leave_before_it_has_left() {
+        let asked = |cluster: &[u64], voters: &[u64], learners: &[u64]| {
+            let mut view = view(cluster, voters, learners, learners);
+            view.leave_out(|node| node == NodeId(3));
+            view.change()
+        };
+        assert_eq!(asked(&[1, 2, 3, 4], &[1, 2, 3], &[4]), None);
+        assert_eq!(asked(&[1, 2, 3, 4], &[1, 2], &[4]), Some(Change::Promote(NodeId(4))), "it has left");
+        assert_eq!(asked(&[1, 2, 3], &[1, 2], &[]), None, "it is not taken in again");
     }
 
     /// A voter that has nothing counts for a majority that holds nothing, and openraft (0.9.25) takes a learner that has nothing for one that

@@ -16,8 +16,8 @@ use tokio::{
 
 use crate::replication::requests::REQUEST_BYTES_MAX;
 
-/// How long a member may take to answer an append or a vote, beside the time that its bytes take: several round trips around the earth, and the sync of a slow disk.
-/// Longer, and a member that hangs would be sent nothing for too long once it goes on.
+/// How long a member may take to answer an append or a vote, beside the time that its bytes take: several round trips around the earth, and the
+/// sync of a slow disk. Longer, and a member that hangs would be sent nothing for too long once it goes on.
 pub const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes a second that a link between members has at least. On a slower one an append would be given up and sent again from its first byte, for ever,

@@ -70,20 +70,24 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
 /// Purges what the last snapshot has from the log, but for `kept` entries before it, for members that are a little behind. Of a log of more bytes
 /// than `bytes_max` half of these stay, as far as the snapshot goes; a new one is begun, which the next call purges by.
 async fn compact(member: &Member, kept: u64, bytes_max: u64) -> std::result::Result<(), Fatal<NodeId>> {
-    let metrics = member.metrics().borrow().clone();
+    let (snapshot, purged, last_applied) = {
+        let metrics = member.metrics();
+        let metrics = metrics.borrow();
+        (metrics.snapshot, metrics.purged, metrics.last_applied)
+    };
     let is_long = member.machine.log_bytes() > bytes_max;
-    if let Some(snapshot) = metrics.snapshot {
+    if let Some(snapshot) = snapshot {
         let upto = match is_long {
             true => member.machine.log_begins_with(bytes_max / 2).min(snapshot.index + 1),
             false => (snapshot.index + 1).saturating_sub(kept),
         };
         // In steps: a purge writes to the disk.
-        let next = metrics.purged.map_or(0, |purged| purged.index + 1);
+        let next = purged.map_or(0, |purged| purged.index + 1);
         if upto > next && (is_long || upto - next >= kept) {
             member.raft.trigger().purge_log(upto - 1).await?;
         }
     }
-    if is_long && metrics.snapshot != metrics.last_applied {
+    if is_long && snapshot != last_applied {
         member.raft.trigger().snapshot().await?;
     }
     Ok(())

@@ -197,7 +197,7 @@ impl Store {
     /// Whether rows of strong tables are lost, or cannot be read.
     pub fn has_unreadable_strong(&self) -> bool {
         !self.0.context.strong.is_empty()
-            && self.read_tables().values().any(|table| table.is_strong() && table.unreadable_ranges() > 0)
+            && self.read_tables().values().any(|table| table.is_strong() && table.has_unreadable())
     }
 
     /// Asks the thread to check the trees beside the tables.

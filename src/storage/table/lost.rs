@@ -135,6 +135,13 @@ impl Table {
         self.lost.all().len() + damaged.unwrap_or(0)
     }
 
+    /// Whether there are any.
+    pub fn has_unreadable(&self) -> bool {
+        let is_damaged =
+            || self.with_trees(|trees| Ok(!trees.rows.gaps().is_empty() || !trees.chunks.gaps().is_empty()));
+        self.lost.any() || is_damaged().unwrap_or(false)
+    }
+
     /// Returns an item of a scan; `None` in place of an unreadable page, which is reported.
     pub(in crate::storage) fn readable(
         &self,

@@ -125,6 +125,10 @@ async fn a_step_is_taken_only_while_nothing_else_happened_since_the_snapshot_beg
     refused(step(&to, leads(9), remove()).await, "applied since");
     refused(step(&to, leads(9), SnapshotStep::Rows(Vec::new())).await, "applied since");
     assert_eq!(rows(&to).len(), 2);
+    let tables = || SnapshotStep::Tables(vec![name()]);
+    step(&to, leads(9), tables()).await.expect("it begins anew");
+    refused(step_of(Purpose::Repair, &to, leads(9), tables()).await, "a snapshot is arriving");
+    step(&to, leads(9), SnapshotStep::Rows(Vec::new())).await.expect("it goes on");
     stop([from, to]).await;
 }
 

@@ -160,9 +160,11 @@ impl StateMachine {
         self.check_receiving(Purpose::Repair, vote, own_vote)?;
         let Some(Receiving { incarnation, began_ms, .. }) = self.0.receiving().take() else { return Ok(()) };
         self.0.store.durable(incarnation).await?;
-        self.0.store.clear_strong_loss(incarnation);
+        // Last, so that a repair that fails here is asked for again.
         self.0.effects.rows_were_repaired()?;
-        self.0.store.restored_strong(began_ms)
+        self.0.store.restored_strong(began_ms)?;
+        self.0.store.clear_strong_loss(incarnation);
+        Ok(())
     }
 
     /// Returns when no entry is being applied. None is as long as what it returns is there.
