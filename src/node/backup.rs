@@ -1,7 +1,7 @@
 //! A backup of this node, as lines for whoever stores them; and what the scheduled backups came to.
 //!
-//! What reads it decides how fast it is, and who writes meanwhile (`backup_pace`): the next page is read when it is asked for. So a backup takes no more memory than a page, and the names
-//! of the rows that change meanwhile.
+//! What reads it decides how fast it is, and who writes meanwhile (`backup_pace`): the next page is read when it is asked for. So a backup takes
+//! no more memory than a page, and the names of the rows that change meanwhile.
 
 use std::{
     mem,
@@ -72,8 +72,9 @@ impl BackupLines {
     /// Leaves the machine to writers for a while, if there are some.
     async fn pause(&mut self, began: Instant) {
         let now = Instant::now();
-        let (begun, in_progress) = self.node.write_tracker.counts();
-        let pause = self.pace.pause(now.duration_since(began), now, begun, in_progress);
+        let (writes, in_progress) =
+            (self.node.store.counters().writes.value(), self.node.write_tracker.in_progress());
+        let pause = self.pace.pause(now.duration_since(began), now, writes, in_progress);
         if !pause.is_zero() {
             sleep(pause).await;
         }

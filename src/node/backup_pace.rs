@@ -19,17 +19,18 @@ const ACTIVE_FOR: Duration = Duration::from_millis(100);
 /// The pace of one backup.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// The writes that had begun when it looked last.
-    begun: Option<u64>,
+    /// How many writes there had been when it looked last, those of other nodes included.
+    writes: Option<u64>,
     /// When it saw a write last.
     written_at: Option<Instant>,
 }
 
 impl Pace {
-    /// How long to wait after a page that took so long. `begun`: the writes that have begun up to now; `in_progress`: those that have not ended.
-    pub fn pause(&mut self, took: Duration, now: Instant, begun: u64, in_progress: usize) -> Duration {
-        let before = self.begun.replace(begun);
-        if in_progress > 0 || before.is_some_and(|before| before != begun) {
+    /// How long to wait after a page that took so long. `writes`: how many there have been up to now; `in_progress`: those of clients that have not
+    /// ended.
+    pub fn pause(&mut self, took: Duration, now: Instant, writes: u64, in_progress: usize) -> Duration {
+        let before = self.writes.replace(writes);
+        if in_progress > 0 || before.is_some_and(|before| before != writes) {
             self.written_at = Some(now);
         }
         let is_active = self.written_at.is_some_and(|at| now.duration_since(at) < ACTIVE_FOR);

@@ -1,7 +1,7 @@
 //! Tracks the client writes in progress. Closed, it refuses new writes, and tells when the last one in progress is done.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -16,8 +16,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Default)]
 pub struct WriteTracker {
     permit: AtomicUsize,
-    /// How many have begun since the start.
-    begun: AtomicU64,
     is_closed: AtomicBool,
 }
 
@@ -32,14 +30,13 @@ impl WriteTracker {
     pub fn begin(&self) -> Result<WritePermit<'_>> {
         // Count first, then check: whoever closes the tracker waits for all writes that were counted.
         self.permit.fetch_add(1, Ordering::AcqRel);
-        self.begun.fetch_add(1, Ordering::Relaxed);
         let permit = WritePermit(self);
         if self.is_closed.load(Ordering::Acquire) { Err(Error::Draining) } else { Ok(permit) }
     }
 
-    /// How many writes have begun since the start, and how many of them are in progress.
-    pub fn counts(&self) -> (u64, usize) {
-        (self.begun.load(Ordering::Relaxed), self.permit.load(Ordering::Acquire))
+    /// How many writes are in progress.
+    pub fn in_progress(&self) -> usize {
+        self.permit.load(Ordering::Acquire)
     }
 
     /// Refuses new writes.

@@ -30,6 +30,8 @@ use crate::{
     storage::unfinished::make_directory,
 };
 
+/// The variables that name the server, the most particular first.
+const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 /// Objects that are sent or fetched at once: enough to fill a connection whose answers take long, and 64 MiB of chunks at most.
 const AT_ONCE: usize = 4;
 /// Objects that a listing may have: more than any backup, of which each is a chunk of 4 MiB of lines.
@@ -62,8 +64,7 @@ impl Bucket {
         check_credentials(|name| env::var(name).ok().filter(|value| !value.is_empty()))?;
         // As for the links of nodes. If it is set already, it is this one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
-        let is_plain = endpoints
+        let is_plain = ENDPOINTS
             .iter()
             .find_map(|name| env::var(name).ok().filter(|endpoint| !endpoint.is_empty()))
             .is_some_and(|endpoint| endpoint.starts_with("http://"));
@@ -258,7 +259,7 @@ fn check_credentials(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
             )));
         }
     }
-    let is_elsewhere = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().any(is_set);
+    let is_elsewhere = ENDPOINTS.iter().any(is_set);
     let others = [
         "AWS_WEB_IDENTITY_TOKEN_FILE",
         "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",

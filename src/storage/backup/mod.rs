@@ -2,8 +2,8 @@
 //!
 //! - [`run`] reads them from a running store without stopping its writers, as [lines](mod@line). `storage::table::tap`
 //!   collects what changes meanwhile, `cut` is the instant.
-//! - [`write`](mod@write) and `complete` make a directory of the lines, whose format is in [`content`]; [`read`] checks and reads it; [`seal`] encrypts it, for a
-//!   [`recipient`] too.
+//! - [`write`](mod@write) and `complete` make a directory of the lines, whose format is in [`content`]; [`read`] checks and reads it; [`seal`]
+//!   encrypts it, for a [`recipient`] too.
 //! - [`bucket`] keeps it in a bucket of S3 (feature `s3`).
 //! - [`compare`] tells two of them apart. `offline::restore` makes a store of one.
 

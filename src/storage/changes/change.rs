@@ -52,7 +52,7 @@ impl Cursor {
 }
 
 /// What a subscriber follows.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     /// One key.
     Key(TableName, Key),

@@ -1,6 +1,6 @@
 //! What is followed, for whoever watches the node.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::collections::HashMap;
 
 use super::{change::Topic, hub::Hub};
 
@@ -27,7 +27,7 @@ impl Hub {
         }
         drop(state);
         let mut topics: Vec<_> = counts.into_iter().collect();
-        topics.sort_by_cached_key(|(topic, count)| (Reverse(*count), format!("{topic:?}")));
+        topics.sort_by(|one, two| two.1.cmp(&one.1).then_with(|| one.0.cmp(&two.0)));
         topics.truncate(LISTED_MAX);
         topics
     }
