@@ -13,7 +13,7 @@ use std::{
 use super::JAVASCRIPT;
 use crate::{
     browser::{Browser, read_request},
-    harness::Setup,
+    harness::{Setup, cluster::free_localhost_address},
     pages::page::Page,
 };
 
@@ -89,9 +89,8 @@ fn page(node: SocketAddr) -> String {
 fn a_page_writes_watches_and_shows() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = format!("http://{}", listener.local_addr().expect("bound"));
-    // The same over a restart; to this browser every other address is 127.0.0.1 as well.
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let node = Setup::new().listen(&address.to_string()).flag("--cors-origin", &origin).start();
+    // The same over a restart.
+    let node = Setup::new().listen(&free_localhost_address()).flag("--cors-origin", &origin).start();
     let site = Site::start(listener, page(node.address()));
     let Some(_browser) = Browser::open(&format!("{origin}/page")) else { return };
     site.wait_for("alice: from a browser");

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     DEADLINE,
-    cluster::{setup, wait_until_ready},
+    cluster::{free_localhost_address, setup, wait_until_ready},
     wait_until,
 };
 
@@ -30,8 +30,8 @@ fn a_node_whose_name_to_join_is_only_itself_begins_alone() {
         eprintln!("SKIPPED: the name of this machine is that of no address of its own");
         return;
     };
-    let free = std::net::TcpListener::bind("0.0.0.0:0").and_then(|free| free.local_addr());
-    let port = free.expect("a free port").port();
+    let free = free_localhost_address();
+    let (_, port) = free.split_once(':').expect("it has a port");
     let address = format!("{name}:{port}");
     // Others have to take it for a node of another machine.
     let setup = || setup().environment("CLUSTER_SECRET", "correct horse battery staple");

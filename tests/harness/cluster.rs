@@ -50,17 +50,28 @@ pub fn bare_setup() -> Setup {
 /// A local address that no other test uses. It stays the node's over restarts: on Linux each node has a loopback address of its own, with a
 /// port outside the range for outgoing connections.
 pub fn free_address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
     let process = std::process::id();
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = if cfg!(target_os = "linux") {
+    first_free(|number| {
+        if cfg!(target_os = "linux") {
             let port = 10_000 + process / 250 % 20_000;
             format!("127.{}.{}.{}:{port}", 1 + process % 250, number / 250, 1 + number % 250)
         } else {
             "127.0.0.1:0".to_owned()
-        };
-        if let Ok(listener) = TcpListener::bind(&address) {
+        }
+    })
+}
+
+/// As `free_address`, but of 127.0.0.1: what browsers show of every other loopback address.
+pub fn free_localhost_address() -> String {
+    let process = std::process::id();
+    first_free(|number| format!("127.0.0.1:{}", 10_000 + (process * 50 + number) % 20_000))
+}
+
+/// The first address of those of all numbers that nobody listens on.
+fn first_free(address: impl Fn(u32) -> String) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loop {
+        if let Ok(listener) = TcpListener::bind(address(NEXT.fetch_add(1, Ordering::Relaxed))) {
             return listener.local_addr().expect("it has an address").to_string();
         }
     }

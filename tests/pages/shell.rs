@@ -7,13 +7,12 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use super::page::{self, Fence};
-use crate::harness::{DEADLINE, Node, Setup, wait_until};
+use crate::harness::{DEADLINE, Node, Setup, cluster::free_address, wait_until};
 
 /// How the pages call the binary.
 const BINARY: &str = "./target/release/DynaRust";
@@ -111,8 +110,7 @@ impl Place {
 
 /// A free address for each node, in the same order as text.
 fn free_addresses() -> Vec<(&'static str, String)> {
-    let listeners = NODES.map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    let mut addresses = listeners.map(|it| it.local_addr().expect("it is bound").to_string());
+    let mut addresses = NODES.map(|_| free_address());
     addresses.sort();
     NODES.into_iter().zip(addresses).collect()
 }

@@ -9,7 +9,12 @@ use super::{
     client::{Client, Fate, doors},
     make, wait_for, wait_until_same, wait_until_strong, wait_until_whole, wait_until_writable,
 };
-use crate::harness::{Node, cluster::Cluster, http::Request, wait_until};
+use crate::harness::{
+    Node,
+    cluster::{Cluster, free_address},
+    http::Request,
+    wait_until,
+};
 
 const TABLE: &str = "stock";
 
@@ -240,10 +245,7 @@ fn what_a_node_answers_that_has_just_come_is_in_the_strong_table() {
 /// A node that is told to join, and finds nobody there, knows of no strong table. It takes writes all the same.
 #[test]
 fn a_node_whose_cluster_is_down_takes_writes_to_new_tables() {
-    let down = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = down.local_addr().expect("it has an address").to_string();
-    drop(down);
-    let node = backend::member().join(&address).start();
+    let node = backend::member().join(&free_address()).start();
     node.put("/users/key/a", r#"{"value":1}"#).expect(200);
     node.post("/orders/batch", r#"[{"op":"put","key":"a","value":1}]"#).expect(200);
     node.get("/absent/key/a").expect(404);
