@@ -6,7 +6,6 @@ use std::path::Path;
 
 use dynarust_client::Client;
 use serde_json::json;
-use tokio::runtime;
 
 use super::{
     Exit, backup,
@@ -128,7 +127,8 @@ impl Named {
         let data = arguments.data.directory_of_running()?;
         let temporary = Temporary::create()?;
         let made = temporary.join("backup");
-        if let Err(error) = runtime()?.block_on(backup::make(&node, &data, &made, Options::default())) {
+        if let Err(error) = remote::runtime()?.block_on(backup::make(&node, &data, &made, Options::default()))
+        {
             eprintln!("DynaRust: {}", error.why);
             return Ok(Err(error.exit));
         }
@@ -138,16 +138,11 @@ impl Named {
 
 /// The roots of a node's tables; `None` if it does not tell, or does not know them yet.
 fn roots_of_node(node: &Client) -> Option<Roots> {
-    let stats = runtime().ok()?.block_on(remote::get(node, "/stats")).ok()?;
+    let stats = remote::runtime().ok()?.block_on(remote::get(node, "/stats")).ok()?;
     let tables = stats.get("tables")?.as_array()?.iter();
     let tables =
         tables.filter(|table| table["keys"].as_u64() != Some(0) || table["tombstones"].as_u64() != Some(0));
     tables.map(|table| Some((table["name"].as_str()?.into(), table["root"].as_str()?.into()))).collect()
-}
-
-fn runtime() -> Result<runtime::Runtime> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Error::io("cannot start the runtime", &error))
 }
 
 /// One side of the comparison.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::progress::Progress;
+use super::{progress::Progress, remote::runtime};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -42,9 +42,7 @@ pub fn is_in_bucket(name: &Path) -> bool {
 /// # Errors
 /// As [`Place::of_backup`] and `read::check`.
 pub fn open(name: &Path) -> Result<(Place, Checked)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
-    let place = runtime.block_on(Place::of_backup(name))?;
+    let place = runtime()?.block_on(Place::of_backup(name))?;
     let checked = place.check()?;
     Ok((place, checked))
 }

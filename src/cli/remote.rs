@@ -12,6 +12,7 @@ use dynarust_client::{
     Client, Endpoint, Error as ClientError, Method, Problem, Reason, StatusCode, Streaming, Unreachable,
 };
 use serde_json::{Map, Value};
+use tokio::runtime::{self, Runtime};
 
 use super::{
     Exit,
@@ -163,12 +164,20 @@ fn needs_tls(node: &str) -> CommandError {
     CommandError { exit: Exit::Unreachable, why }
 }
 
+/// What runs the futures of a command.
+///
+/// # Errors
+/// `Io`.
+pub fn runtime() -> Result<Runtime> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Error::io("cannot start the runtime", &error))
+}
+
 /// Runs the future of a command to its end, and prints its text or its error.
 pub fn run_command(
     command: impl Future<Output = std::result::Result<(Exit, String), CommandError>>,
 ) -> Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(command);
     // A thread that waits for standard input never ends by itself.
     runtime.shutdown_background();

@@ -416,6 +416,22 @@ mod tests {
     }
 
     #[test]
+    fn listeners_overlap_at_one_port_of_one_host_or_of_all() {
+        for (one, other, do_overlap) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("Localhost:1", "localhost:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "[::]:1", true),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let [first, second] = [one, other].map(|text| Address::parse(text).expect(text));
+            assert_eq!(first.overlaps(&second), do_overlap, "{one} and {other}");
+        }
+    }
+
+    #[test]
     fn addresses_have_a_host_and_a_port() {
         for (text, host, port) in [
             ("127.0.0.1:6660", "127.0.0.1", 6660),

@@ -234,6 +234,23 @@ mod tests {
         close(store);
     }
 
+    /// An entry of the log could make more tables than there may be: applied, its rows had no place.
+    #[test]
+    fn strong_tables_count_before_they_have_rows() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.merge(&name("eventual"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        for number in 0..7 {
+            store.make_strong(&name(&format!("strong{number}"))).expect("makes");
+        }
+        // Eight of ten are there.
+        assert!(store.check_room_for_strong(1).is_ok());
+        assert!(store.check_room_for_strong(2).is_err());
+        store.merge(&name("strong0"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        assert!(store.check_room_for_strong(1).is_ok(), "a table with rows counts once");
+        close(store);
+    }
+
     #[test]
     fn a_table_emptied_before_a_restart_is_removed_after_it() {
         let fixture = Fixture::new();
