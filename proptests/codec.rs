@@ -71,6 +71,7 @@ fn head() -> impl Strategy<Value = Head> {
             expires_at_ms,
             quiet,
             expired,
+            coded_bytes: 0,
         },
     )
 }
@@ -81,11 +82,11 @@ fn body() -> impl Strategy<Value = Result<Vec<u8>, u32>> {
 }
 
 fn record<'a>(head: Head, codec: u8, body: &'a Result<Vec<u8>, u32>) -> Record<'a> {
-    let body = match body {
-        Ok(payload) => Body::Inline(payload),
-        Err(length) => Body::Chunked(*length),
+    let (body, coded_bytes) = match body {
+        Ok(payload) => (Body::Inline(payload), payload.len() as u32),
+        Err(length) => (Body::Chunked(*length), *length),
     };
-    Record { head, codec: Codec(codec), body }
+    Record { head: Head { coded_bytes, ..head }, codec: Codec(codec), body }
 }
 
 /// Dictionaries of a table whose documents look alike.

@@ -96,8 +96,14 @@ fn codec(criterion: &mut Criterion) {
 
 fn record(criterion: &mut Criterion) {
     let register = Register::live(Value::trusted(document()), None, Timestamp { hlc: 1, node: NodeId(1) });
-    let head =
-        Head { marker: register.marker(), live: true, expires_at_ms: None, quiet: false, expired: false };
+    let head = Head {
+        marker: register.marker(),
+        live: true,
+        expires_at_ms: None,
+        quiet: false,
+        expired: false,
+        coded_bytes: 0,
+    };
     let payload = [b'x'; CODED_BYTES];
     let record = Record { head, codec: Codec::RAW, body: Body::Inline(&payload) };
     let row = b"\x01user-00000001";

@@ -115,6 +115,8 @@ pub struct TableStats {
     pub mode: Mode,
     /// Live keys.
     pub keys: u64,
+    /// Bytes of its live keys and values: the values as stored, which is compressed.
+    pub bytes: u64,
     /// Tombstones.
     pub tombstones: u64,
     /// The digest of its rows, shortened: equal on nodes that hold the same. `None` if there is no digest tree, or not yet.
@@ -180,6 +182,7 @@ impl Node {
         let tables = counts.into_iter().map(|(name, counts)| TableStats {
             mode: if strong.contains(&name) { Mode::Strong } else { Mode::Eventual },
             keys: counts.live,
+            bytes: counts.live_bytes,
             tombstones: counts.tombstones,
             root: self.table_root(&name),
             unreadable_ranges: self.store.unreadable_ranges_of(&name),

@@ -191,6 +191,7 @@ fn count_and_export_accept_a_range_and_listings_choose_their_fields() {
     assert!(full["b9"]["expires_at"].is_u64() && full["b9"]["node"].is_string());
     let meta = node.get("/u/store?meta=true&values=false&limit=1").expect(200).json();
     assert!(meta["b9"].get("value").is_none() && meta["b9"]["version"] == version, "{meta}");
+    assert_eq!(meta["b9"]["bytes"], 1, "the length of 2: {meta}");
     let many = node.post("/u/keys?meta=true", r#"["b9","absent"]"#).expect(200).json();
     assert_eq!(many, full);
 }

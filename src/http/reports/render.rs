@@ -167,6 +167,7 @@ pub fn render_tables(tables: &[TableStats]) -> Value {
             "name": table.name.as_str(),
             "mode": table.mode.name(),
             "keys": table.keys,
+            "bytes": table.bytes,
             "tombstones": table.tombstones,
             "root": table.root,
             "unreadable_ranges": table.unreadable_ranges,

@@ -63,11 +63,17 @@ pub fn absent(address: &Address) -> Error {
 
 /// `{"value":V,"version":...}`, with everything that REST puts in headers.
 pub fn with_metadata(entry: &Entry) -> String {
-    format!("{{\"value\":{},{}", entry.value.as_str(), &metadata_only(entry)[1..])
+    format!("{{\"value\":{},{}", entry.value.as_str(), &metadata(entry).to_string()[1..])
 }
 
-/// `{"version":...}`: the metadata of a value, without the value.
-pub fn metadata_only(entry: &Entry) -> String {
+/// `{"version":...,"bytes":...}`: the metadata of a value and its length, without the value.
+pub fn without_value(entry: &Entry) -> String {
+    let mut metadata = metadata(entry);
+    metadata["bytes"] = json!(entry.value.as_str().len());
+    metadata.to_string()
+}
+
+fn metadata(entry: &Entry) -> serde_json::Value {
     let timestamp = entry.timestamp;
     json!({
         "version": timestamp.to_string(),
@@ -75,7 +81,6 @@ pub fn metadata_only(entry: &Entry) -> String {
         "node": timestamp.node.to_string(),
         "expires_at": entry.expires_at_ms,
     })
-    .to_string()
 }
 
 /// The start of a subscription: after `cursor` if the client sent one, otherwise now, with or without a snapshot.

@@ -122,7 +122,7 @@ pub enum Fields {
     Value,
     /// `{"value":V,"version":...}`
     ValueAndMeta,
-    /// `{"version":...}`
+    /// `{"version":...,"bytes":...}`
     Meta,
 }
 
@@ -143,7 +143,7 @@ impl Fields {
         match self {
             Self::Value => body.extend_from_slice(entry.value.as_str().as_bytes()),
             Self::ValueAndMeta => body.extend_from_slice(value::with_metadata(entry).as_bytes()),
-            Self::Meta => body.extend_from_slice(value::metadata_only(entry).as_bytes()),
+            Self::Meta => body.extend_from_slice(value::without_value(entry).as_bytes()),
         }
     }
 }

@@ -23,10 +23,7 @@ use crate::{
         META, WallClock,
         changes::{Effect, Gone, Start, Subscription, Topic},
         engine::Engine,
-        table::{
-            partition::Counts,
-            trees::{EXPIRED, EXPIRY, TOMBSTONES},
-        },
+        table::trees::{EXPIRED, EXPIRY, TOMBSTONES},
         tests::{
             Fixture, NOW_MS, close, deleted, effect, key, keys_in, merge, next, put, table, timestamp,
             wait_for_changes, wait_until, within_the_deadline,
@@ -36,9 +33,9 @@ use crate::{
 
 const GRACE_MS: u64 = 1000;
 
-fn counts(store: &Store) -> Counts {
+fn counts(store: &Store) -> (u64, u64) {
     store.count_rows().expect("counts");
-    store.tables().first().map(|(_, counts)| *counts).unwrap_or_default()
+    store.tables().first().map(|(_, counts)| (counts.live, counts.tombstones)).unwrap_or_default()
 }
 
 fn watch(store: &Store, name: &str) -> Subscription {
@@ -124,7 +121,7 @@ fn a_sweep_with_more_to_do_continues_at_once() {
     assert!(store.is_sweeping());
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
     assert!(!store.is_sweeping());
-    assert_eq!(counts(&store), Counts::default());
+    assert_eq!(counts(&store), (0, 0));
     close(store);
 }
 
@@ -141,13 +138,13 @@ fn a_tombstone_is_removed_once_the_floor_has_passed_it() {
     store.advance_floors(NOW_MS + 10_000 + GRACE_MS).expect("passes");
     assert_eq!(store.swept(), swept(NOW_MS + 10_000, 0));
     wait_until("the sweep is over", || !store.is_sweeping());
-    assert_eq!(counts(&store), Counts { live: 0, tombstones: 1 });
+    assert_eq!(counts(&store), (0, 1));
     assert_eq!(store.counters().tombstones_swept.value(), 1);
     close(store);
     assert_eq!(keys_in(&fixture.data(), TOMBSTONES), 1);
     let store = fixture.open();
     assert_eq!(store.swept(), swept(NOW_MS + 10_000, 0));
-    assert_eq!(counts(&store), Counts { live: 0, tombstones: 1 });
+    assert_eq!(counts(&store), (0, 1));
     close(store);
 }
 
@@ -190,7 +187,7 @@ fn a_sweep_interrupted_by_a_crash_continues() {
     close(store);
     let store = fixture.open();
     wait_until("the sweep is over", || !store.is_sweeping());
-    assert_eq!((counts(&store), store.swept()), (Counts::default(), swept(NOW_MS, 0)));
+    assert_eq!((counts(&store), store.swept()), ((0, 0), swept(NOW_MS, 0)));
     close(store);
 }
 
@@ -229,7 +226,7 @@ fn a_rewritten_row_is_not_removed() {
     merge(&store, "deleted", deleted(NOW_MS));
     store.sweep_to(swept(NOW_MS - 1, 0));
     wait_until("the sweep is over", || !store.is_sweeping());
-    assert_eq!(counts(&store), Counts { live: 1, tombstones: 1 });
+    assert_eq!(counts(&store), (1, 1));
     close(store);
     assert_eq!(keys_in(&fixture.data(), TOMBSTONES), 1);
 }
@@ -244,9 +241,9 @@ fn a_late_tombstone_deletes_its_value_and_is_removed_by_the_next_sweep() {
     wait_until("the sweep is over", || !store.is_sweeping());
     merge(&store, "k", deleted(NOW_MS - 5));
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
-    assert_eq!(counts(&store), Counts { live: 0, tombstones: 1 });
+    assert_eq!(counts(&store), (0, 1));
     store.sweep_to(swept(NOW_MS + 1, 0));
-    wait_until("the tombstone is gone", || counts(&store) == Counts::default());
+    wait_until("the tombstone is gone", || counts(&store) == (0, 0));
     wait_until("the sweep is over", || !store.is_sweeping());
     close(store);
 }
@@ -262,7 +259,7 @@ fn an_expired_value_is_announced_once_and_removed_later() {
     fixture.now_ms.store(NOW_MS + 10, Ordering::SeqCst);
     assert_eq!(effect(next(&mut subscription)), Effect::Deleted(Gone::Expired));
     drop(subscription);
-    assert_eq!(counts(&store), Counts { live: 1, tombstones: 0 });
+    assert_eq!(counts(&store), (1, 0));
     store.set_tombstone_grace(GRACE_MS);
     store.advance_floors(NOW_MS + 9).expect("passes");
     assert_eq!(store.swept(), Swept::default());
@@ -271,12 +268,12 @@ fn an_expired_value_is_announced_once_and_removed_later() {
     let store = fixture.open();
     stop_sweeping(&store);
     assert_eq!(announce(&store), Ok(Turn::Later));
-    assert_eq!((store.counters().expired.value(), counts(&store).live), (0, 1));
+    assert_eq!((store.counters().expired.value(), counts(&store).0), (0, 1));
     store.set_tombstone_grace(GRACE_MS);
     store.advance_floors(NOW_MS + 11).expect("passes");
     assert_eq!(store.swept(), swept(0, NOW_MS + 11));
     assert_eq!(removal::remove(&store, true), Ok(Turn::Later));
-    assert_eq!(counts(&store), Counts::default());
+    assert_eq!(counts(&store), (0, 0));
     close(store);
     assert_eq!(keys_in(&fixture.data(), EXPIRED), 0);
 }
@@ -312,7 +309,7 @@ fn a_value_that_arrives_expired_is_announced_only_if_it_replaces_another() {
     assert_eq!((store.counters().expired.value(), store.counters().changes.value()), (1, 2));
     store.set_tombstone_grace(GRACE_MS);
     store.advance_floors(NOW_MS).expect("passes");
-    wait_until("both are gone", || counts(&store) == Counts::default());
+    wait_until("both are gone", || counts(&store) == (0, 0));
     close(store);
 }
 
@@ -375,7 +372,7 @@ fn the_tombstones_of_an_earlier_version_are_indexed_once() {
         store.sweep_to(swept(written_ms, 0));
         wait_until("the sweep is over", || !store.is_sweeping());
     }
-    assert_eq!(counts(&store).tombstones, ROWS - 100);
+    assert_eq!(counts(&store).1, ROWS - 100);
     close(store);
     assert_eq!(keys_in(&fixture.data(), TOMBSTONES) as u64, ROWS - 100);
     let mut indexing = Indexing::default();

@@ -107,11 +107,11 @@ fn check_records(
             loop {
                 let checked = panics::caught(|| {
                     let item = items.next()?;
-                    Some(item.and_then(|(row, bytes)| table.verify(&row, &bytes)))
+                    Some(item.and_then(|(row, bytes)| table.verify(&row, &bytes).map(|head| (row, head))))
                 });
                 match checked {
                     Ok(None) => break,
-                    Ok(Some(Ok(head))) => found.rows.add(&head),
+                    Ok(Some(Ok((row, head)))) => found.rows.add(&row, &head),
                     Ok(Some(Err(error))) => found.damaged.push(error.to_string()),
                     Err(said) => {
                         found.damaged.push(panicked(&said));

@@ -267,9 +267,11 @@ impl Table {
         if expired {
             self.context.counters.expired.increment();
         }
-        let head = Head { marker: register.marker(), live, expires_at_ms, quiet: !live && silent, expired };
+        let quiet = !live && silent;
+        let coded_bytes = coded.len() as u32;
+        let head = Head { marker: register.marker(), live, expires_at_ms, quiet, expired, coded_bytes };
         let chunked = coded.len() > INLINE_BYTES_MAX;
-        let body = if chunked { Body::Chunked(coded.len() as u32) } else { Body::Inline(&coded) };
+        let body = if chunked { Body::Chunked(coded_bytes) } else { Body::Inline(&coded) };
         let record = Record { head, codec, body };
         if chunked {
             self.report_unreadable_on_error(chunks::insert(&trees.chunks, row, &head, &coded))?;

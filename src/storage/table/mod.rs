@@ -158,6 +158,7 @@ impl Table {
         counts.fold(Counts::default(), |sum, counts| Counts {
             live: sum.live + counts.live,
             tombstones: sum.tombstones + counts.tombstones,
+            live_bytes: sum.live_bytes + counts.live_bytes,
         })
     }
 

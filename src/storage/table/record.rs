@@ -49,6 +49,8 @@ pub struct Head {
     pub quiet: bool,
     /// A tombstone that ends a value of a strong table whose time had come, for those who are told.
     pub expired: bool,
+    /// Length of the payload as coded. It follows from the record, and is not written.
+    pub coded_bytes: u32,
 }
 
 impl Head {
@@ -162,6 +164,10 @@ pub fn decode<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Record<'a>, &'static st
         expires_at_ms,
         quiet: flags & FLAG_QUIET != 0,
         expired: flags & FLAG_EXPIRED != 0,
+        coded_bytes: match body {
+            Body::Inline(coded) => coded.len() as u32,
+            Body::Chunked(length) => length,
+        },
     };
     Ok(Record { head, codec: Codec(bytes[3]), body })
 }
@@ -200,6 +206,7 @@ mod tests {
             expires_at_ms: Some(0x2122_2324_2526_2728),
             quiet: false,
             expired: false,
+            coded_bytes: 0,
         }
     }
 
