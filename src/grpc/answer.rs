@@ -21,7 +21,10 @@ use super::{request::Caller, status};
 use crate::{
     error::Error,
     http::{
-        request::budget::{UNCOUNTED_BYTES_MAX, attach},
+        request::{
+            budget::{UNCOUNTED_BYTES_MAX, attach},
+            latencies::Fault,
+        },
         routes::metrics::rpc::RpcSeries,
     },
     node::Node,
@@ -84,6 +87,8 @@ impl Answer {
     fn count(&mut self, code: Code) {
         if let Some(series) = self.series.take() {
             series.ended(code as usize);
+            let requests = self.caller.connection.traffic().requests();
+            fault(code).into_iter().for_each(|fault| requests.failed(fault));
         }
     }
 
@@ -154,6 +159,26 @@ pub fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
         "the deadline of the call (grpc-timeout) has passed; if it was a write, it may have been made",
     )
+}
+
+/// Whose fault a status is. A call that its client ended is no failure: that is how most streams end.
+fn fault(code: Code) -> Option<Fault> {
+    match code {
+        Code::Ok | Code::Cancelled => None,
+        Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss => {
+            Some(Fault::Server)
+        }
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unauthenticated => Some(Fault::Client),
+    }
 }
 
 /// The status in a head, or in trailers.

@@ -232,6 +232,7 @@ impl Services {
         let took = began.elapsed();
         let series = self.series(&metrics, &method);
         series.answered(took);
+        caller.connection.traffic().requests().answered(Some(took));
         log(&method, code, took, &caller);
         let answer = Answer::new(body, code, Arc::clone(&self.node), caller, deadline, series)
             .ending_early(streams.gives_stream);

@@ -107,3 +107,51 @@ fn a_node_reports_on_all_nodes_and_finds_the_keys_that_differ() {
     let unknown = socket.request(&json!({"op": "report", "rid": 6, "report": "state"}));
     assert!(unknown["detail"].as_str().is_some_and(|why| why.contains("status")), "{unknown}");
 }
+
+/// The rates of the last 15 minutes knew only of HTTP, so that a node that was used through WebSockets or gRPC seemed idle.
+#[test]
+fn requests_on_websockets_and_calls_of_grpc_are_in_the_rates() {
+    let served = crate::grpc::client::Served::start();
+    let mut socket = Socket::open(served.node.address(), "/_/ws");
+    for number in 0..40 {
+        let rid = number + 10;
+        let put =
+            socket.request(&json!({"op": "put", "rid": rid, "table": "t", "key": "a", "value": number}));
+        assert_eq!(put["status"], 200, "{put}");
+        assert_eq!(
+            socket.request(&json!({"op": "get", "rid": rid, "table": "t", "key": "none"}))["status"],
+            404
+        );
+        socket.request(&json!({"op": "ping", "rid": rid}));
+    }
+    let expect = |socket: &mut Socket, what: &str, requests: f64, failures: f64| {
+        let mut sums = [0.0; 3];
+        wait_until(what, CONVERGENCE, || {
+            let series = report(socket, &json!({"op": "report", "rid": 4, "report": "series"}));
+            let points = series["nodes"][0]["answer"]["points"].as_array().expect("points").clone();
+            // Rates of two seconds each, at what intervals they came.
+            let sum = |place: usize| {
+                let at = |point: &Value, place: usize| point[place].as_f64().expect("a number");
+                let pairs = points.windows(2);
+                let first = points.first().map_or(0.0, |first| 2.0 * at(first, place));
+                first
+                    + pairs
+                        .map(|pair| at(&pair[1], place) * (at(&pair[1], 0) - at(&pair[0], 0)) / 1000.0)
+                        .sum::<f64>()
+            };
+            sums = [1, 2, 3].map(sum);
+            sums[0] >= requests - 1.0 && sums[1] >= failures - 1.0
+        });
+        // Requests of the test itself come on top, but reports and pings do not.
+        assert!(sums[0] < requests + 20.0 && sums[1] < failures + 5.0 && sums[2] < 1.0, "{what}: {sums:?}");
+    };
+    expect(&mut socket, "those on a WebSocket", 80.0, 40.0);
+    served.with_client(|mut client| async move {
+        for _ in 0..60 {
+            client.get(crate::grpc::client::get("t", "a")).await.expect("get");
+            client.get(crate::grpc::client::get("t", "none")).await.expect_err("no such key");
+            client.delete(crate::grpc::client::delete("t", "none")).await.expect_err("no such key");
+        }
+    });
+    expect(&mut socket, "and calls of gRPC", 260.0, 160.0);
+}

@@ -6,7 +6,6 @@
 
 pub mod collect;
 pub mod comparisons;
-pub mod latencies;
 pub mod question;
 pub mod render;
 pub mod series;
@@ -21,20 +20,15 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::{
     comparisons::Comparisons,
-    latencies::HttpTotals,
     question::Question,
     series::{STEP_MS, Series, Totals},
 };
 use super::request::traffic::{Kind, Traffic};
 use crate::node::{Node, reports::Reporter};
 
-/// Tells the requests over HTTP so far.
-type HttpTotalsSource = Box<dyn Fn() -> HttpTotals + Send + Sync>;
-
 /// What this node reports.
 pub struct Reports {
     node: Weak<Node>,
-    http_totals: HttpTotalsSource,
     traffic: Arc<Traffic>,
     series: Mutex<Series>,
     comparisons: Mutex<Comparisons>,
@@ -42,15 +36,10 @@ pub struct Reports {
 
 impl Reports {
     /// Begins to keep what is reported, for as long as the node is there.
-    pub fn start(
-        node: &Arc<Node>,
-        traffic: Arc<Traffic>,
-        http_totals: impl Fn() -> HttpTotals + Send + Sync + 'static,
-    ) {
+    pub fn start(node: &Arc<Node>, traffic: Arc<Traffic>) {
         let node_lives = Arc::downgrade(node);
         let reports = Arc::new(Self {
             node: node_lives.clone(),
-            http_totals: Box::new(http_totals),
             traffic,
             series: Mutex::default(),
             comparisons: Mutex::default(),
@@ -75,7 +64,7 @@ impl Reports {
         let connections = Kind::ALL.iter().map(|kind| self.traffic.open(*kind)).sum();
         self.series().add(Totals {
             at_ms: now_ms,
-            http: (self.http_totals)(),
+            requests: self.traffic.requests().read(),
             counters: [
                 stats.writes,
                 stats.changes,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use super::latencies::{HttpTotals, Latencies};
+use crate::http::request::latencies::{Latencies, RequestTotals};
 
 /// Between two points.
 pub const STEP_MS: u64 = 2_000;
@@ -40,8 +40,8 @@ pub type Point = [f64; FIELDS.len()];
 pub struct Totals {
     /// Unix milliseconds.
     pub at_ms: u64,
-    /// Requests over HTTP, and how long they took.
-    pub http: HttpTotals,
+    /// Requests of all kinds, and how long they took.
+    pub requests: RequestTotals,
     /// Writes, changes, rows sent and received, bytes sent and received over links.
     pub counters: [u64; 6],
     /// Keys, memory, connections, subscriptions.
@@ -65,14 +65,14 @@ impl Series {
             return;
         }
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 * 1000.0 / elapsed_ms as f64;
-        let took = now.http.latencies.since(&before.http.latencies);
+        let took = now.requests.latencies.since(&before.requests.latencies);
         let [p50_ms, p99_ms] = [0.5, 0.99].map(|quantile| took.quantile_ms(quantile));
         let mut point = [0.0; FIELDS.len()];
         point[..6].copy_from_slice(&[
             now.at_ms as f64,
-            rate(now.http.requests, before.http.requests),
-            rate(now.http.client_errors, before.http.client_errors),
-            rate(now.http.server_errors, before.http.server_errors),
+            rate(now.requests.requests, before.requests.requests),
+            rate(now.requests.client_errors, before.requests.client_errors),
+            rate(now.requests.server_errors, before.requests.server_errors),
             p50_ms,
             p99_ms,
         ]);
@@ -133,9 +133,9 @@ mod tests {
     use super::*;
 
     fn totals(at_ms: u64, requests: u64, took: &[u64]) -> Totals {
-        let mut http = HttpTotals { requests, ..HttpTotals::default() };
-        took.iter().for_each(|ms| http.latencies.0[Latencies::bucket(Duration::from_millis(*ms))] += 1);
-        Totals { at_ms, http, ..Totals::default() }
+        let mut requests = RequestTotals { requests, ..RequestTotals::default() };
+        took.iter().for_each(|ms| requests.latencies.0[Latencies::bucket(Duration::from_millis(*ms))] += 1);
+        Totals { at_ms, requests, ..Totals::default() }
     }
 
     #[test]

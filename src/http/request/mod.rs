@@ -10,6 +10,7 @@ pub mod condition;
 pub mod connection_state;
 pub mod consistency;
 pub mod expiry;
+pub mod latencies;
 pub mod path;
 pub mod permission;
 pub mod rate_limit;

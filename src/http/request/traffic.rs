@@ -1,9 +1,11 @@
-//! Open connections by what they carry, and the bytes on them. For the metrics.
+//! Open connections by what they carry, the bytes on them, and the requests that came on them. For the metrics and the reports.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU8, AtomicU64, Ordering},
 };
+
+use super::latencies::RequestCounters;
 
 /// What a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +42,15 @@ pub struct Traffic {
     open: [AtomicU64; Kind::ALL.len()],
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
+    requests: Arc<RequestCounters>,
 }
 
 impl Traffic {
+    /// The requests on all connections.
+    pub fn requests(&self) -> &Arc<RequestCounters> {
+        &self.requests
+    }
+
     /// Connections of a kind that are open now.
     pub fn open(&self, kind: Kind) -> u64 {
         self.open[kind as usize].load(Ordering::Relaxed)

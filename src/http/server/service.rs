@@ -32,6 +32,7 @@ use crate::{
             Call, REQUEST_ID,
             budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
             connection_state::{ConnectionState, OpenRequest},
+            latencies::Fault,
             route::Route,
             traffic::{Kind, Traffic},
             upgrade::has_token,
@@ -68,8 +69,7 @@ impl Service {
             options.memory_budget_bytes,
         );
         let metrics = Arc::new(metrics);
-        let of_reports = Arc::clone(&metrics);
-        Reports::start(&node, Arc::clone(traffic), move || of_reports.totals());
+        Reports::start(&node, Arc::clone(traffic));
         let routes = crate::http::routes(Arc::clone(&node), Arc::clone(&metrics));
         let keep_alive = format!("timeout={}", options.idle_timeout.as_secs());
         Self { routes, guard, node, metrics, keep_alive: response::plain(keep_alive.into()) }
@@ -116,6 +116,7 @@ impl Service {
         self.insert_common_headers(&call, &mut response, is_kept_alive);
         let took = began.elapsed();
         self.metrics.observe(call.route(), response.status(), took);
+        count(&call, response.status(), took);
         audit::answered(&call, response.status(), took);
         trace(&call, response.status(), took);
         log(&call, response.status(), took);
@@ -213,6 +214,14 @@ fn without_body(response: Response) -> Response {
         head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
     Response::from_parts(head, Bytes::new().into())
+}
+
+/// Counts a request for the reports. The latency of one that waits for something else than this node would say nothing.
+fn count(call: &Call, status: StatusCode, took: Duration) {
+    let waits = matches!(call.route(), Route::Subscribe | Route::Changes | Route::WebSocket | Route::Link);
+    let requests = call.connection.traffic().requests();
+    requests.answered((!waits).then_some(took));
+    Fault::of(status).into_iter().for_each(|fault| requests.failed(fault));
 }
 
 fn trace(call: &Call, status: StatusCode, took: Duration) {

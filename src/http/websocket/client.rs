@@ -1,13 +1,18 @@
 //! The client of a WebSocket: what it may do, and how often.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::request::Request;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     http::{
         access::Principal,
-        request::{Call, rate_limit::RateLimits},
+        request::{
+            Call,
+            latencies::{Fault, RequestCounters},
+            rate_limit::RateLimits,
+        },
+        response::status_and_code,
     },
 };
 
@@ -18,6 +23,7 @@ pub struct Client {
     remote: IpAddr,
     /// Each message counts against them, as a request over HTTP does.
     rate_limits: RateLimits,
+    counters: Arc<RequestCounters>,
 }
 
 impl Client {
@@ -27,12 +33,18 @@ impl Client {
             principal: call.principal().clone(),
             remote: call.remote.ip(),
             rate_limits: call.connection.options.rate_limits.clone(),
+            counters: Arc::clone(call.connection.traffic().requests()),
         }
     }
 
     /// Who it is.
     pub fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// Where its requests are counted.
+    pub fn counters(&self) -> &Arc<RequestCounters> {
+        &self.counters
     }
 
     /// The request, if the client has the right for it and does not send too many. What a message is wrong about comes in between: it counts
@@ -51,4 +63,11 @@ impl Client {
         }
         Ok(request)
     }
+}
+
+/// Counts a request that was answered, or failed as it would over HTTP.
+pub fn count(counters: &RequestCounters, took: Duration, error: Option<&Error>) {
+    counters.answered(Some(took));
+    let fault = error.and_then(|error| Fault::of(status_and_code(error).0));
+    fault.into_iter().for_each(|fault| counters.failed(fault));
 }

@@ -42,6 +42,11 @@ impl Operation {
         matches!(self, Self::Write(..) | Self::DeleteAll(..) | Self::Transact(_))
     }
 
+    /// Whether it is counted among the requests. What only looks at the cluster would count itself.
+    pub fn is_counted(&self) -> bool {
+        !matches!(self, Self::Report(_) | Self::Ping)
+    }
+
     /// Whether a client may run it.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use futures_util::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    time::{Interval, timeout},
+    time::{Instant, Interval, timeout},
 };
 use tokio_tungstenite::tungstenite::{
     Error as SocketError, Message, Utf8Bytes,
@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     Socket,
-    client::Client,
+    client::{self, Client},
     operation::Operation,
     request::{self, Label, ReplyTo, Request},
     subscription::LabelledSubscription,
@@ -219,6 +219,7 @@ impl Session {
     }
 
     async fn handle(&mut self, socket: &mut Socket, text: &str) -> Step {
+        let began = Instant::now();
         let (reply_to, request) = self.parse(text);
         let reservation = socket.get_mut().take_message();
         let answer = match self.client.admit(request) {
@@ -231,6 +232,7 @@ impl Session {
             Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation, reservation).await,
             Err(error) => Err(error),
         };
+        client::count(self.client.counters(), began.elapsed(), answer.as_ref().err());
         send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
     }
 
@@ -299,6 +301,8 @@ impl Session {
         mut reservation: Reservation,
     ) -> Step {
         let (node, request_id) = (Arc::clone(&self.node), Arc::clone(&self.request_id));
+        let (counters, began) =
+            (operation.is_counted().then(|| Arc::clone(self.client.counters())), Instant::now());
         let principal = self.client.principal().clone();
         self.requests.push(Box::pin(async move {
             let admitted = if operation.is_write() { reservation.budget().admit_write() } else { Ok(()) };
@@ -308,6 +312,9 @@ impl Session {
             };
             // A response is briefly in memory twice.
             let body = body.and_then(|body| reservation.reserve_at_least(2 * body.len()).map(|()| body));
+            if let Some(counters) = counters {
+                client::count(&counters, began.elapsed(), body.as_ref().err());
+            }
             match body {
                 Ok(body) => reply_to.result(&body),
                 Err(error) => reply_to.problem(&error, &request_id),

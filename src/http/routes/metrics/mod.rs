@@ -34,7 +34,6 @@ use crate::{
     core::protocol::message::RequestKind,
     error::{Error, Result},
     http::{
-        reports::latencies::{HttpTotals, Recorder},
         request::{Call, budget::Budget, route::Route},
         response,
     },
@@ -53,7 +52,6 @@ pub struct Metrics {
     standard: Registry,
     routes: Vec<RouteMetrics>,
     rpc: RpcMetrics,
-    latencies: Recorder,
 }
 
 /// The series of one route.
@@ -107,8 +105,7 @@ impl Metrics {
         let mut standard = Registry::default();
         let started_ms = node.now_ms().saturating_sub(node.uptime_ms());
         standard.register_collector(Box::new(ProcessFigures { started: started_ms as f64 / 1000.0 }));
-        let latencies = Recorder::default();
-        Self { node, registry, standard, routes, rpc, latencies }
+        Self { node, registry, standard, routes, rpc }
     }
 
     /// The metrics of gRPC.
@@ -122,13 +119,6 @@ impl Metrics {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         series.requests[class].inc();
         series.seconds.observe(took.as_secs_f64());
-        self.latencies.observe(route, took);
-    }
-
-    /// All requests so far, and how long they took.
-    pub fn totals(&self) -> HttpTotals {
-        let count = |class: usize| self.routes.iter().map(|route| route.requests[class].get()).sum::<u64>();
-        HttpTotals::new([0, 1, 2, 3, 4].map(count), self.latencies.read())
     }
 
     /// `GET /metrics`
