@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
-use super::question::{Question, VERSIONS_MAX};
+use super::question::{PartitionRows, Question, VERSIONS_MAX};
 use crate::{
     core::{
         access::{Right, Touched},
@@ -150,6 +150,7 @@ fn client(principal: &Principal, nodes: &[Value]) -> Value {
         "signed_in": !matches!(principal, Principal::Anyone),
         "admin": principal.check(Right::Admin, Touched::Node).is_ok(),
         "writes_all": principal.check(Right::Write, Touched::AllTables).is_ok(),
+        "writes_some": principal.check_keys(Right::Write, "").is_ok(),
         "writable": names.into_iter().filter(writable).collect::<Vec<_>>(),
     })
 }
@@ -158,39 +159,36 @@ fn client(principal: &Principal, nodes: &[Value]) -> Value {
 /// to which nodes compare are on their way, and left out.
 async fn differences(node: &Node, table: TableName, partition: u8) -> Result<Value> {
     let nodes = ask(node, &Question::Rows { table: table.clone(), partition }).await;
-    let mut marks: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut marks: BTreeMap<Key, Vec<String>> = BTreeMap::new();
     let mut answered = 0;
-    for (_, address, answer) in &nodes {
-        match answer {
-            Ok(rows) => {
+    for (_, address, answer) in nodes {
+        // A node that does not answer has no column.
+        let Ok(answer) = answer else { continue };
+        let rows = serde_json::from_value(answer);
+        match rows.map_err(|error| Error::Io(format!("{address} sent no rows: {error}")))? {
+            PartitionRows::All(rows) => {
                 answered += 1;
-                for row in rows.as_array().into_iter().flatten() {
-                    if let (Some(key), Some(mark)) = (row[0].as_str(), row[1].as_str()) {
-                        marks.entry(key).or_default().push(mark);
-                    }
-                }
+                rows.into_iter().for_each(|(key, mark)| marks.entry(key).or_default().push(mark));
             }
-            Err(why) if why.contains("DynaRust diff") => {
-                return Err(Error::TooMany(format!("{address}: {why}")));
-            }
-            Err(_) => {}
+            PartitionRows::TooMany(why) => return Err(Error::TooMany(format!("{address}: {why}"))),
         }
     }
     let settled_ms = node.settled_ms();
-    let is_settled = |mark: &&str| {
+    let is_settled = |mark: &String| {
         let version = mark.split(' ').next().and_then(|version| version.parse::<Timestamp>().ok());
         version.is_none_or(|version| version.unix_ms() <= settled_ms)
     };
-    let differs = |marks: &[&str]| {
+    let differs = |marks: &[String]| {
         (marks.len() < answered || marks.windows(2).any(|pair| pair[0] != pair[1]))
             && marks.iter().all(is_settled)
     };
-    let differing: Vec<&str> =
-        marks.iter().filter(|(_, marks)| differs(marks)).map(|(key, _)| *key).collect();
+    let differing: Vec<Key> =
+        marks.into_iter().filter(|(_, marks)| differs(marks)).map(|(key, _)| key).collect();
     if differing.is_empty() {
         return Ok(json!({ "total": 0, "rows": [] }));
     }
-    let keys: Vec<Key> = differing.iter().take(VERSIONS_MAX).filter_map(|key| Key::parse(key).ok()).collect();
+    let total = differing.len();
+    let keys: Vec<Key> = differing.into_iter().take(VERSIONS_MAX).collect();
     let names: Vec<String> = keys.iter().map(|key| key.as_str().to_owned()).collect();
     let versions = render(ask(node, &Question::Versions { table, keys }).await);
     let rows = names.iter().enumerate().map(|(place, key)| {
@@ -200,5 +198,5 @@ async fn differences(node: &Node, table: TableName, partition: u8) -> Result<Val
         let reached = versions.iter().filter(|answer| answer["error"].is_null());
         json!({ "key": key, "versions": reached.map(of_node).collect::<Map<_, _>>() })
     });
-    Ok(json!({ "total": differing.len(), "rows": rows.collect::<Vec<_>>() }))
+    Ok(json!({ "total": total, "rows": rows.collect::<Vec<_>>() }))
 }

@@ -14,7 +14,7 @@ use crate::{
         name::{Key, TableName},
         register::Marker,
     },
-    error::Result,
+    error::{Error, Result},
     http::request::traffic::Kind,
     node::{Node, Topic},
 };
@@ -48,7 +48,7 @@ pub enum Question {
         /// Unix milliseconds.
         at_ms: u64,
     },
-    /// The rows of a partition, with what tells them apart.
+    /// The rows of a partition, with what tells them apart. The answer is `PartitionRows`.
     Rows {
         /// The table.
         table: TableName,
@@ -62,6 +62,16 @@ pub enum Question {
         /// At most `VERSIONS_MAX`.
         keys: Vec<Key>,
     },
+}
+
+/// The rows of a partition of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionRows {
+    /// All of them: the key, and what tells the row from another of that key.
+    All(Vec<(Key, String)>),
+    /// None, as there are more than are compared here: why, and what to do.
+    TooMany(String),
 }
 
 impl Reports {
@@ -87,8 +97,14 @@ impl Reports {
                 })))
             }
             Question::Rows { table, partition } => {
-                let rows = node.partition_rows(&table, partition, ROWS_MAX).await?;
-                Ok(rows.iter().map(|(key, marker)| json!([key.as_str(), mark(marker)])).collect())
+                let rows = match node.partition_rows(&table, partition, ROWS_MAX).await {
+                    Ok(rows) => {
+                        PartitionRows::All(rows.into_iter().map(|(key, it)| (key, mark(&it))).collect())
+                    }
+                    Err(Error::TooMany(why)) => PartitionRows::TooMany(why),
+                    Err(error) => return Err(error),
+                };
+                Ok(json!(rows))
             }
             Question::Versions { table, mut keys } => {
                 keys.truncate(VERSIONS_MAX);
