@@ -34,7 +34,7 @@ fn the_page_and_all_it_needs_come_from_the_node() {
     for (path, content_type, part) in [
         ("/_/docs", "text/html; charset=utf-8", "/_/docs/page.js"),
         ("/_/docs/page.js", "text/javascript; charset=utf-8", "/openapi.json"),
-        ("/_/docs/page.css", "text/css; charset=utf-8", "prefers-color-scheme"),
+        ("/_/docs/page.css", "text/css; charset=utf-8", "light-dark"),
     ] {
         let answer = node.get(path).expect(200);
         assert_eq!(answer.expect_header("content-type"), content_type);

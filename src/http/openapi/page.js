@@ -218,8 +218,10 @@ function render(document) {
 }
 
 try {
-  // The token that this tab has from the dashboard.
+  // The theme of the dashboard, and the token of this tab, which the dashboard has from here as well.
+  document.documentElement.dataset.theme = localStorage.getItem("dynarust.theme") || "system";
   byId("token").value = sessionStorage.getItem("dynarust.token") || "";
+  byId("token").addEventListener("change", () => sessionStorage.setItem("dynarust.token", byId("token").value.trim()));
 } catch {
   // A browser that keeps nothing: the reader types it in.
 }
