@@ -1,21 +1,25 @@
 //! The dashboard in Chromium: what a reader sees and does. Where no browser is to be found, these tests say so and are skipped.
 //!
 //! - `tab`: drives a tab of the browser.
+//! - `exact`: values, commands and histories are what they are on the node.
+//! - `rights`: what a token may not do is not offered.
 //! - `served`: the page as HTTP has it, and what nodes report. It needs no browser.
 //! - `pictures`: makes those of the documentation, on demand.
 
+mod exact;
 mod pictures;
+mod rights;
 mod served;
 mod tab;
 
-use std::{fs, net::TcpListener};
+use std::net::TcpListener;
 
 use serde_json::json;
 
 use self::tab::Tab;
 use crate::{
     browser::Browser,
-    harness::{DEADLINE, Node, Setup, http::Request, wait_until},
+    harness::{DEADLINE, Node, Setup, wait_until},
 };
 
 /// So much that a first sync takes long enough to be looked at.
@@ -196,7 +200,7 @@ fn two_nodes_differ_and_heal_and_the_page_moves_to_the_one_that_is_left() {
     tab.call("Page.reload", json!({}));
     tab.go("cluster");
     shows(&mut tab, ".verdict.good", "All 2 nodes are up");
-    assert_eq!(tab.eval("document.querySelectorAll('.link.equal').length"), 1);
+    tab.wait("document.querySelectorAll('.link.equal').length === 1");
     first.put("/_/tables/accounts", r#"{"mode":"strong"}"#).expect(201);
     shows(&mut tab, ".facts dd", &first.address().to_string());
     shows(&mut tab, ".node .note", "leader");
@@ -211,51 +215,4 @@ fn two_nodes_differ_and_heal_and_the_page_moves_to_the_one_that_is_left() {
     shows(&mut tab, ".hint", "Saved");
     second.get("/users/key/k1").expect_body(r#"{"value":"written on the other"}"#);
     expect_no_complaints(&tab);
-}
-
-#[test]
-fn a_token_is_asked_for_and_what_it_may_not_do_is_not_offered() {
-    let folder = tempfile::tempdir().expect("a directory");
-    let tokens = folder.path().join("tokens.toml");
-    let entry = |name: &str, rights: &str| {
-        let hash = blake3::hash(name.as_bytes());
-        format!(
-            "[[token]]\nname = \"{name}\"\nhash = \"{hash}\"\nrights = [{rights}]\ntables = [\"users\"]\n"
-        )
-    };
-    fs::write(&tokens, entry("reader", "\"read\"") + &entry("writer", "\"read\", \"write\""))
-        .expect("written");
-    let node = Setup::new().flag("--tokens", &tokens).start();
-    for table in ["users", "hidden"] {
-        let put = Request::new("PUT", &format!("/{table}/key/alice")).body(r#"{"value":1}"#);
-        let token = fs::read_to_string(node.home().join("storage.db/dynarust.admin-token"));
-        let token = token.unwrap_or_else(|error| panic!("{error} in {:?}", node.home()));
-        node.send(&put.header("Authorization", &format!("Bearer {}", token.trim()))).expect(200);
-    }
-    let Some((_browser, mut tab)) = visit(&node) else { return };
-    shows(&mut tab, "h1", "This node asks for a token");
-    sign_in(&mut tab, "wrong");
-    shows(&mut tab, "main", "does not know the token");
-    sign_in(&mut tab, "reader");
-    tab.go("data/users/alice");
-    shows(&mut tab, ".editor h2", "alice");
-    assert_eq!(tab.eval("t.all('.tables a', '').length"), 1, "the other table is not there");
-    assert_eq!(tab.eval("t.all('.editor button', 'Save').length"), 0);
-    assert_eq!(tab.eval("document.querySelector('.editor textarea').readOnly"), true);
-    click(&mut tab, ".tools button", "reader");
-    sign_in_dialog(&mut tab, "writer");
-    shows(&mut tab, ".editor button", "Save");
-    let url = tab.eval("location.href + JSON.stringify(localStorage)");
-    assert!(!url.to_string().contains("\"writer"), "{url}");
-    expect_no_complaints(&tab);
-}
-
-fn sign_in(tab: &mut Tab, token: &str) {
-    click(tab, "main button", "Sign in");
-    sign_in_dialog(tab, token);
-}
-
-fn sign_in_dialog(tab: &mut Tab, token: &str) {
-    fill(tab, "dialog input", token);
-    click(tab, "dialog .primary", "Sign in");
 }

@@ -121,13 +121,28 @@ fn every_view_in_every_shape_on_demand() {
                 if let Some(axe) = &axe {
                     expect_accessible(&mut tab, axe, view);
                 }
-                if let Some(folder) = &folder {
-                    let shape = if size == PHONE { "-phone" } else { "" };
-                    let shade = if is_dark { "-dark" } else { "" };
-                    tab.picture(&folder.join(format!("{}{shape}{shade}.png", view.replace('/', "-"))));
-                }
+                take(&mut tab, folder.as_deref(), &view.replace('/', "-"), size, is_dark);
             }
+            // The description of the API is a page of its own.
+            let base = format!("http://{}", cluster[0].address());
+            tab.call("Page.navigate", json!({ "url": format!("{base}/_/docs") }));
+            tab.wait(
+                "(summary => summary && (summary.click(), true))(document.querySelector('details summary'))",
+            );
+            if let Some(axe) = &axe {
+                expect_accessible(&mut tab, axe, "API");
+            }
+            take(&mut tab, folder.as_deref(), "api", size, is_dark);
+            tab.call("Page.navigate", json!({ "url": base }));
         }
+    }
+}
+
+fn take(tab: &mut Tab, folder: Option<&Path>, name: &str, size: (u32, u32), is_dark: bool) {
+    let shape = if size == PHONE { "-phone" } else { "" };
+    let shade = if is_dark { "-dark" } else { "" };
+    if let Some(folder) = folder {
+        tab.picture(&folder.join(format!("{name}{shape}{shade}.png")));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
@@ -138,7 +139,7 @@ impl Tab {
     /// Writes a picture of what is seen.
     pub fn picture(&mut self, path: &std::path::Path) {
         let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }));
-        let bytes = decode(picture["data"].as_str().expect("a picture"));
+        let bytes = BASE64_STANDARD.decode(picture["data"].as_str().expect("a picture")).expect("base64");
         fs::write(path, bytes).expect("the picture can be written");
     }
 }
@@ -146,22 +147,4 @@ impl Tab {
 /// Chromium logs each connection that fails.
 fn is_about_a_connection(entry: &Value) -> bool {
     entry["text"].as_str().is_some_and(|text| text.contains("WebSocket connection to"))
-}
-
-/// Base64, as the protocol has it.
-fn decode(text: &str) -> Vec<u8> {
-    let value = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'=').map(value).collect();
-    let join = |four: &[u8]| {
-        let number =
-            four.iter().fold(0u32, |sum, digit| sum << 6 | u32::from(*digit)) << (6 * (4 - four.len()));
-        number.to_be_bytes()[1..four.len()].to_vec()
-    };
-    digits.chunks(4).flat_map(join).collect()
 }

@@ -14,10 +14,13 @@ const VIEWS = [
   { name: "live", title: "Live", key: "l", view: Live },
   { name: "divergence", title: "Divergence", key: "v", view: Divergence },
 ];
+/** A page of its own, with the same views at its top. */
+const API = "/_/docs";
 const KEYS = [
   ["/", "Search: put the cursor in the field of this view"],
   ["?", "Show these keys"],
   ...VIEWS.map(({ key, title }) => [`g ${key}`, `Go to ${title}`]),
+  ["g a", "Go to API"],
   ["n", "New key, in Data"],
   ["Ctrl Enter", "Save, in the editor"],
   ["Space", "Pause or go on, in Live"],
@@ -76,6 +79,7 @@ function useKeys({ onHelp, onTheme }) {
     let isGoing = false;
     const pressed = event => {
       if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
+      if (isGoing && event.key === "a") location.href = connection.base + API;
       const wentTo = isGoing && VIEWS.find(({ key }) => key === event.key);
       isGoing = event.key === "g";
       if (wentTo) location.hash = `#/${wentTo.name}`;
@@ -130,7 +134,7 @@ function Top({ path, theme, onTheme, onSignIn, onHelp }) {
     <a class="brand" href="#/cluster"><img src="/_/dashboard/icon.svg" alt="" width="22" height="22" />DynaRust</a>
     <nav aria-label="Views">
       ${VIEWS.map(({ name, title }) => html`<a href=${`#/${name}`} aria-current=${here === name ? "page" : undefined}>${title}</a>`)}
-      <a href="/_/docs">API</a>
+      <a href=${connection.base + API}>API</a>
     </nav>
     <div class="tools">
       <span class=${"connection " + connection.state} role="status" title=${connection.detail ?? ""}><i></i><span class="mono">${host}</span><span class="hidden"> ${CONNECTION[connection.state]}</span></span>

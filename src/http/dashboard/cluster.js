@@ -4,12 +4,12 @@ import { html, useState } from "./preact.js";
 import { Charts } from "./charts.js";
 import { bytes, count, plural, span } from "./format.js";
 import { ClusterMap } from "./map.js";
-import { allIsWell, problems } from "./problems.js";
+import { allIsWell, levelOf, problems } from "./problems.js";
 import { useAppState } from "./state.js";
 
 const SHOWN_MAX = 4;
 
-export function Verdict({ nodes }) {
+function Verdict({ nodes }) {
   const [isOpen, setOpen] = useState(false);
   const all = problems(nodes);
   if (all.length === 0) {
@@ -29,7 +29,7 @@ function NodeRow({ one, seen, isOwn, role, chosen }) {
   const { address, node, answer } = one;
   const phase = answer?.readiness.phase;
   const stateName = answer ? phase : seen?.state ?? "no answer";
-  const level = !answer ? "bad" : phase === "ready" ? "good" : phase === "syncing" ? "warn" : "bad";
+  const level = levelOf(answer);
   const connections = answer && Object.values(answer.connections).reduce((sum, number) => sum + number, 0);
   const keys = answer && answer.tables.reduce((sum, table) => sum + table.keys, 0);
   const offset = seen?.clock_offset_ms;

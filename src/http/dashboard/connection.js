@@ -5,11 +5,13 @@ const TOKEN = "dynarust.token";
 const MEMBERS = "dynarust.members";
 const ANSWER_TIMEOUT_MS = 15_000;
 const CONNECT_TIMEOUT_MS = 4_000;
+const VALUE = ',"value":';
+const VERSION = ',"version":"';
 const PAUSES_MS = [100, 300, 600, 1000, 2000];
 const PAUSE_MAX_MS = 3000;
 
 /** What a node answered that is no success. */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(body) {
     super(body.detail || body.title || `the node answered ${body.status}`);
     this.status = body.status ?? 0;
@@ -32,6 +34,16 @@ function remember(key, value) {
   } catch {
     // Without storage the token lasts as long as the page.
   }
+}
+
+/** A message with the text of its value. The node writes the value right before the version, and before it only what has no value in it. */
+function parsed(data) {
+  const message = JSON.parse(data);
+  if (message.value === undefined) return message;
+  const begin = data.indexOf(VALUE) + VALUE.length;
+  message.text = data.slice(begin, data.lastIndexOf(VERSION));
+  delete message.value;
+  return message;
 }
 
 export class Connection extends EventTarget {
@@ -74,8 +86,9 @@ export class Connection extends EventTarget {
     this.#connect();
   }
 
-  /** Sends a request; the promise has its result. */
-  request(message) {
+  /** Sends a request; the promise has its result. `value`: the text of its value, which is sent as it is. A result with a value has its text in
+   * `text` instead, because numbers of JSON are no numbers of JavaScript. */
+  request(message, value) {
     return new Promise((resolve, reject) => {
       if (this.state !== "open") return reject(new Problem({ detail: "there is no connection to a node" }));
       const rid = ++this.#number;
@@ -84,7 +97,8 @@ export class Connection extends EventTarget {
         reject(new Problem({ detail: "the node did not answer in time" }));
       }, ANSWER_TIMEOUT_MS);
       this.#waiting.set(rid, { resolve, reject, timer });
-      this.#socket.send(JSON.stringify({ ...message, rid }));
+      const frame = JSON.stringify({ ...message, rid });
+      this.#socket.send(value === undefined ? frame : `${frame.slice(0, -1)},"value":${value}}`);
     });
   }
 
@@ -143,7 +157,7 @@ export class Connection extends EventTarget {
       for (const id of this.#subscriptions.keys()) this.#follow(id);
       this.#set("open");
     };
-    socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(parsed(data));
     socket.onclose = () => {
       clearTimeout(timer);
       if (this.#socket === socket) this.#lost();

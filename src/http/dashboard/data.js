@@ -2,7 +2,8 @@
 
 import { html, useEffect, useRef, useState } from "./preact.js";
 import { Editor } from "./editor.js";
-import { count, countdown, plural, preview, time } from "./format.js";
+import { bytes, count, countdown, plural, preview, shellWord, time } from "./format.js";
+import { pretty } from "./json.js";
 import { connection, state, useAppState } from "./state.js";
 import { Dialog, Empty, Failure, VirtualList, download, useNow } from "./widgets.js";
 
@@ -14,10 +15,22 @@ const HISTORY_KEYS_MAX = 200;
 const HISTORY_MAX = 30;
 const HISTORY_TEXT_MAX = 4096;
 const READS_MAX = 8;
-/** Listing again after changes: not more often than this. */
+/** Listing again after changes: not more often than this for each page. */
 const REFRESH_MS = 1000;
+/** Keys that are sorted otherwise than by key: ten pages of a few bytes a key. The node has no such order. */
+const SORTED_MAX = 10 * PAGE;
 
-/** What is known of the keys of one table: those listed so far, and what was seen of their values. */
+/** Orders of keys, the first of equal ones by key. Without `compare` the node sorts. */
+const ORDERS = {
+  key: { title: "Key ↑" },
+  last: { title: "Key ↓", reverse: true },
+  written: { title: "Written ↓", by: "time written", compare: ([, one], [, other]) => other.timestamp - one.timestamp },
+  expiry: { title: "Expiry ↑", by: "expiry", compare: ([, one], [, other]) => (one.expires_at ?? Infinity) - (other.expires_at ?? Infinity) || 0 },
+  size: { title: "Size ↓", by: "length of the value", compare: ([, one], [, other]) => other.bytes - one.bytes },
+};
+
+/** What is known of the keys of one table: those listed so far, and what was seen of their values. Sorted otherwise than by key, they are the first
+ * `SORTED_MAX`, with what the node says of each. */
 class Listing extends EventTarget {
   keys = [];
   total = null;
@@ -25,8 +38,11 @@ class Listing extends EventTarget {
   problem = null;
   seen = new Map();
   history = new Map();
+  /** When changes were missed, if they were since the table was opened. */
+  missedAt = null;
   #cursor = null;
   #reading = null;
+  #range = [0, 0];
   #wanted = new Set();
   #inFlight = 0;
   #generation = 0;
@@ -37,27 +53,45 @@ class Listing extends EventTarget {
   constructor(table) {
     super();
     this.table = table;
-    this.query = { prefix: "", reverse: false };
+    this.query = { prefix: "", order: "key" };
   }
 
   open() {
+    // What was written while nobody listened.
+    this.seen.clear();
+    this.#missed();
+    this.missedAt = null;
     this.#stop = connection.subscribe({ table: this.table }, event => this.#hear(event));
+    connection.addEventListener("state", this.#reconnected);
     this.list();
   }
 
   close() {
     this.#stop?.();
+    connection.removeEventListener("state", this.#reconnected);
     clearTimeout(this.#timer);
     cancelAnimationFrame(this.#frame);
+    this.#timer = null;
+    this.#frame = null;
     this.#generation += 1;
+    this.#reading = null;
   }
+
+  /** What failed while there was no connection is tried again. */
+  #reconnected = () => {
+    if (connection.state !== "open") return;
+    if (this.problem) this.list();
+    this.want(...this.#range);
+  };
 
   /** Lists from the start, with this query. What is shown stays until the new keys are there. */
   async list(query = this.query) {
+    const isAsked = query === this.query;
     this.query = query;
     const generation = ++this.#generation;
     this.#reading = null;
-    const wanted = Math.max(PAGE, this.keys.length);
+    const order = ORDERS[query.order];
+    const wanted = order.compare ? SORTED_MAX : Math.max(PAGE, isAsked ? this.keys.length : 0);
     try {
       let keys = [];
       let cursor = null;
@@ -67,8 +101,11 @@ class Listing extends EventTarget {
         keys = keys.concat(page.keys);
         cursor = page.cursor;
       } while (cursor && keys.length < wanted);
+      if (order.compare) keys = keys.sort((one, other) => order.compare(one, other) || (one[0] < other[0] ? -1 : 1)).map(([key]) => key);
       Object.assign(this, { keys, isDone: !cursor, problem: null });
       this.#cursor = cursor;
+      // Other keys may be in sight, or values not known any more.
+      this.want(...this.#range);
       this.#changed();
       const counted = await connection.fetch(`/${this.table}/count?${this.#parameters({})}`).then(response => response.json());
       if (generation !== this.#generation) return;
@@ -79,24 +116,24 @@ class Listing extends EventTarget {
     this.#changed();
   }
 
-  /** Lists on, up to the row of this index. */
+  /** Lists on, up to the row of this index. After a failure it goes on when somebody scrolls, or the connection is back. */
   async reach(index) {
-    if (this.isDone || this.#reading || index < this.keys.length - PAGE / 4 || !this.#cursor) return;
+    if (this.isDone || this.#reading || index < this.keys.length - PAGE / 4 || !this.#cursor || ORDERS[this.query.order].compare) return;
     const generation = this.#generation;
     this.#reading = this.#page(this.#cursor);
     try {
       const page = await this.#reading;
       if (generation !== this.#generation) return;
-      this.keys = this.keys.concat(page.keys);
+      Object.assign(this, { keys: this.keys.concat(page.keys), isDone: !page.cursor, problem: null });
       this.#cursor = page.cursor;
-      this.isDone = !page.cursor;
+      this.#reading = null;
+      this.reach(index);
     } catch (problem) {
+      if (generation !== this.#generation) return;
       this.problem = problem;
-    } finally {
-      if (generation === this.#generation) this.#reading = null;
+      this.#reading = null;
     }
     this.#changed();
-    this.reach(index);
   }
 
   #parameters(more) {
@@ -104,14 +141,18 @@ class Listing extends EventTarget {
     return new URLSearchParams({ ...(prefix && { prefix }), ...more });
   }
 
+  /** A page of keys; with what the node says of each where they are sorted by it. */
   async #page(cursor) {
-    const parameters = this.#parameters({ limit: PAGE, ...(this.query.reverse && { reverse: true }), ...(cursor && { cursor }) });
-    const response = await connection.fetch(`/${this.table}/keys?${parameters}`);
-    return { keys: await response.json(), cursor: response.headers.get("dynarust-next-cursor") };
+    const { compare, reverse } = ORDERS[this.query.order];
+    const parameters = this.#parameters({ limit: PAGE, ...(reverse && { reverse: true }), ...(cursor && { cursor }), ...(compare && { meta: true, values: false }) });
+    const response = await connection.fetch(`/${this.table}/${compare ? "store" : "keys"}?${parameters}`);
+    const listed = await response.json();
+    return { keys: compare ? Object.entries(listed) : listed, cursor: response.headers.get("dynarust-next-cursor") };
   }
 
   /** Reads the values of the rows in sight that are not known yet. */
   want(first, last) {
+    this.#range = [first, last];
     this.#wanted = new Set(this.keys.slice(first, last).filter(key => !this.seen.has(key)));
     this.#readWanted();
   }
@@ -123,7 +164,7 @@ class Listing extends EventTarget {
       this.#inFlight += 1;
       const answered = connection.request({ op: "get", table: this.table, key, read: "stale" }).then(
         entry => this.see(key, entry),
-        () => this.see(key, null),
+        problem => problem.status === 404 && this.see(key, null),
       );
       answered.finally(() => {
         this.#inFlight -= 1;
@@ -135,7 +176,7 @@ class Listing extends EventTarget {
   /** Remembers the start of a value. */
   see(key, entry) {
     this.seen.delete(key);
-    this.seen.set(key, entry && { text: preview(JSON.stringify(entry.value)), timestamp: entry.timestamp, expiresAt: entry.expires_at, version: entry.version });
+    this.seen.set(key, entry && { text: preview(entry.text), timestamp: entry.timestamp, expiresAt: entry.expires_at });
     if (this.seen.size > SEEN_MAX) this.seen.delete(this.seen.keys().next().value);
     this.#changed();
   }
@@ -143,6 +184,9 @@ class Listing extends EventTarget {
   #hear(event) {
     if (event.event === "resync") {
       this.seen.clear();
+      this.#missed();
+      this.missedAt = Date.now();
+      this.dispatchEvent(new Event("missed"));
       return this.#listSoon();
     }
     if (event.event !== "Updated" && event.event !== "Deleted") return;
@@ -151,16 +195,23 @@ class Listing extends EventTarget {
     this.#remember(event);
     if (event.event === "Deleted") this.seen.delete(key);
     else if (this.seen.has(key)) this.see(key, event);
-    if (isNew) this.#listSoon();
+    if (isNew || ORDERS[this.query.order].compare) this.#listSoon();
     this.dispatchEvent(new CustomEvent("key", { detail: event }));
     this.#changed();
   }
 
+  /** Each history has a gap here. */
+  #missed() {
+    for (const entries of this.history.values()) {
+      if (!entries[0].isGap) entries.unshift({ isGap: true, timestamp: Date.now() });
+    }
+  }
+
   #remember(event) {
-    const text = event.event === "Deleted" ? null : JSON.stringify(event.value, null, 2);
-    const isWhole = text != null && text.length <= HISTORY_TEXT_MAX;
+    const { text } = event;
+    const isWhole = text !== undefined && text.length <= HISTORY_TEXT_MAX;
     const entries = this.history.get(event.key) ?? [];
-    entries.unshift({ timestamp: event.timestamp ?? Date.now(), text: isWhole || text == null ? text : preview(text), isWhole });
+    entries.unshift({ timestamp: event.timestamp ?? Date.now(), text: isWhole ? pretty(text) : text && preview(text), isWhole });
     this.history.delete(event.key);
     this.history.set(event.key, entries.slice(0, HISTORY_MAX));
     if (this.history.size > HISTORY_KEYS_MAX) this.history.delete(this.history.keys().next().value);
@@ -169,8 +220,9 @@ class Listing extends EventTarget {
   #listSoon() {
     this.#timer ??= setTimeout(() => {
       this.#timer = null;
-      if (this.keys.length <= 4 * PAGE) this.list();
-    }, REFRESH_MS);
+      // What is listed again is no more than the reader has asked for, and never very much.
+      if (this.keys.length <= SORTED_MAX) this.list();
+    }, REFRESH_MS * Math.max(1, Math.ceil(this.keys.length / PAGE)));
   }
 
   /** At most once a frame, however much comes in. */
@@ -204,9 +256,9 @@ function useListing(table) {
 
 function Tables({ tables, chosen, onNew }) {
   return html`<nav class="tables" aria-label="Tables">
-    <div class="bar"><h2>Tables</h2>${!state.readOnly && html`<button type="button" class="small push" onClick=${onNew}>New</button>`}</div>
+    <div class="bar"><h2>Tables</h2><button type="button" class="small push" disabled=${!state.mayWrite()} title=${state.whyNoWrites() ?? ""} onClick=${onNew}>New</button></div>
     <ul>${tables.map(table => html`<li key=${table.name}><a href=${`#/data/${encodeURIComponent(table.name)}`} aria-current=${table.name === chosen ? "page" : undefined}>
-      <span class="mono">${table.name}</span>${table.mode === "strong" && html`<span class="tag">strong</span>`}<span class="number">${count(table.keys)}</span></a></li>`)}</ul>
+      <span class="mono">${table.name}</span>${table.mode === "strong" && html`<span class="tag">strong</span>`}<span class="number" title="Keys, and the bytes of keys and values as a node stores them, compressed">${count(table.keys)} <small>${bytes(table.bytes)}</small></span></a></li>`)}</ul>
   </nav>`;
 }
 
@@ -278,12 +330,12 @@ function Toolbar({ listing, mayWrite, onDelete, onNew, onImport, onProblem }) {
     const prefix = event.target.value;
     timer.current = setTimeout(() => listing.list({ ...listing.query, prefix }), 200);
   };
-  const turn = () => listing.list({ ...listing.query, reverse: !listing.query.reverse });
+  const why = state.whyNoWrites(listing.table) ?? "";
   return html`<div class="bar toolbar">
     <label class="grow"><span class="hidden">Keys that begin with</span><input type="search" data-search placeholder="Keys that begin with …   ( / )" value=${listing.query.prefix} onInput=${search} spellcheck=${false} /></label>
-    <button type="button" onClick=${turn} aria-label=${listing.query.reverse ? "Sorted from the last key: turn around" : "Sorted from the first key: turn around"}>Key ${listing.query.reverse ? "↓" : "↑"}</button>
-    ${mayWrite && html`<button type="button" class="primary" onClick=${onNew}>New key</button>
-      <button type="button" onClick=${() => file.current.click()} title="NDJSON, a row a line; or drop a file on the list">Import</button>
+    <label><span class="hidden">Order</span><select value=${listing.query.order} onChange=${event => listing.list({ ...listing.query, order: event.target.value })}>${Object.entries(ORDERS).map(([name, { title }]) => html`<option key=${name} value=${name}>${title}</option>`)}</select></label>
+    <button type="button" class="primary" disabled=${!mayWrite} title=${why} onClick=${onNew}>New key</button>
+    ${mayWrite && html`<button type="button" onClick=${() => file.current.click()} title="NDJSON, a row a line; or drop a file on the list">Import</button>
       <input ref=${file} type="file" hidden aria-label="File to import" onChange=${event => { onImport(event.target.files[0]); event.target.value = ""; }} />`}
     <button type="button" onClick=${() => exportTable(listing).catch(onProblem)}>Export</button>
     ${mayWrite && html`<button type="button" class="danger" onClick=${onDelete}>${listing.query.prefix ? "Delete these" : "Delete all"}</button>`}
@@ -295,10 +347,15 @@ function Keys({ listing, chosen, dialog, setDialog }) {
   const [problem, setProblem] = useState(null);
   const [isOver, setOver] = useState(false);
   const [done, setDone] = useState(null);
-  const mayWrite = state.mayWrite(listing.table);
+  const why = state.whyNoWrites(listing.table);
+  const mayWrite = why === null;
   const take = async file => {
     setOver(false);
-    if (!file || !mayWrite) return;
+    if (!file) return;
+    if (why) {
+      setProblem(new Error(why));
+      return;
+    }
     setDone(`Importing ${file.name}`);
     try {
       const result = await importFile(file, listing.table);
@@ -317,12 +374,16 @@ function Keys({ listing, chosen, dialog, setDialog }) {
     event.preventDefault();
     take(event.dataTransfer.files[0]);
   };
+  const { by } = ORDERS[listing.query.order];
+  const sorted = by && !listing.isDone ? `; by ${by}, of the first ${count(listing.keys.length)} keys by name` : "";
+  const missed = listing.missedAt && `Some changes were missed at ${time(listing.missedAt)}, and all keys were listed again.`;
   const isEmpty = listing.keys.length === 0 && listing.isDone;
   return html`<section class=${"keys " + (isOver ? "over" : "")} aria-label=${`Keys of ${listing.table}`} onDragOver=${event => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${drop}>
     <${Toolbar} listing=${listing} mayWrite=${mayWrite} onDelete=${() => setDialog("delete")} onNew=${() => setDialog("key")} onImport=${take} onProblem=${setProblem} />
     <${Failure} problem=${problem ?? listing.problem} onClose=${() => setProblem(null)} />
     <a class="back small" href="#/data">All tables</a>
-    <p class="faint small" role="status">${done ?? (listing.total == null ? "" : `${plural(listing.total, "key")}${listing.query.prefix ? ` begin with ${listing.query.prefix}` : ""}`)}</p>
+    <p class="faint small" role="status">${done ?? (listing.total == null ? "" : `${plural(listing.total, "key")}${listing.query.prefix ? ` begin with ${listing.query.prefix}` : ""}${sorted}`)}${missed && html` <span class="missed">${missed}</span>`}</p>
+    ${why && html`<p class="faint small">${why}</p>`}
     ${isEmpty
       ? html`<${Empty} title=${listing.query.prefix ? "No key begins like that" : "This table has no keys"}>${mayWrite && !listing.query.prefix ? "Make one with New key, or drop a file of NDJSON here." : "Try a shorter prefix."}</${Empty}>`
       : html`<${VirtualList} length=${listing.keys.length} rowHeight=${ROW_HEIGHT} label="Keys" onNear=${near} resetKey=${JSON.stringify(listing.query)}
@@ -338,26 +399,31 @@ function OpenKey({ listing, name }) {
   useEffect(() => {
     let isCurrent = true;
     const { table } = listing;
-    setEntry(undefined);
-    connection.request({ op: "get", table, key: name }).then(
-      found => isCurrent && setEntry(found),
+    const read = () => connection.request({ op: "get", table, key: name }).then(
+      found => isCurrent && (setEntry(found), setProblem(null)),
       failure => isCurrent && (failure.status === 404 ? setEntry(null) : setProblem(failure)),
     );
+    const reconnected = () => connection.state === "open" && read();
+    setEntry(undefined);
+    read();
     const changed = ({ detail }) => {
       if (detail.key !== name) return;
       if (detail.event === "Deleted") setEntry(null);
-      // An event has no expiry: read it again.
-      else connection.request({ op: "get", table, key: name }).then(found => isCurrent && setEntry(found), () => {});
+      else read();
     };
     listing.addEventListener("key", changed);
+    listing.addEventListener("missed", read);
+    connection.addEventListener("state", reconnected);
     return () => {
       isCurrent = false;
+      listing.removeEventListener("missed", read);
+      connection.removeEventListener("state", reconnected);
       listing.removeEventListener("key", changed);
     };
   }, [listing, name]);
-  if (problem) return html`<section class="editor"><${Failure} problem=${problem} /></section>`;
+  if (problem && entry === undefined) return html`<section class="editor"><${Failure} problem=${problem} /></section>`;
   if (entry === undefined) return html`<section class="editor"><p class="faint">Reading</p></section>`;
-  return html`<${Editor} key=${name} table=${listing.table} keyName=${name} entry=${entry} history=${listing.history.get(name)}
+  return html`<${Editor} key=${name} table=${listing.table} keyName=${name} entry=${entry} history=${listing.history.get(name)} trouble=${problem}
     onRead=${fresh => { setEntry(fresh); if (fresh) listing.see(name, fresh); }} onGone=${() => { location.hash = `#/data/${encodeURIComponent(listing.table)}`; listing.list(); }} />`;
 }
 
@@ -369,7 +435,7 @@ export function Data({ path }) {
   const [dialog, setDialog] = useState(null);
   useEffect(() => {
     const pressed = event => {
-      if (event.key === "n" && !event.ctrlKey && !event.metaKey && !event.target.closest("input, textarea, dialog") && !state.readOnly) {
+      if (event.key === "n" && !event.ctrlKey && !event.metaKey && !event.target.closest("input, textarea, select, dialog") && state.mayWrite(table)) {
         event.preventDefault();
         setDialog(table ? "key" : "table");
       }
@@ -382,7 +448,7 @@ export function Data({ path }) {
     <${Tables} tables=${known} chosen=${table} onNew=${() => setDialog("table")} />
     ${listing
       ? html`<${Keys} key=${table} listing=${listing} chosen=${key} dialog=${dialog} setDialog=${setDialog} />`
-      : html`<${Empty} title=${tables.length === 0 ? "There is nothing in this cluster yet" : "Choose a table"}>${tables.length === 0 ? html`Write a first value: <code>curl -X PUT ${connection.base}/users/key/alice -d '{"value": {"visits": 1}}'</code>` : "Its keys and values appear here."}</${Empty}>`}
+      : html`<${Empty} title=${tables.length === 0 ? "There is nothing in this cluster yet" : "Choose a table"}>${tables.length === 0 ? html`Write a first value: <code>curl -X PUT ${shellWord(connection.base)}/users/key/alice -d '{"value": {"visits": 1}}'</code>` : "Its keys and values appear here."}</${Empty}>`}
     ${listing && key && html`<${OpenKey} key=${table + "/" + key} listing=${listing} name=${key} />`}
     ${dialog === "key" && html`<${NewKey} table=${table} onClose=${() => setDialog(null)} />`}
     ${dialog === "table" && html`<${NewKey} onClose=${() => setDialog(null)} />`}

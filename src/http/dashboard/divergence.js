@@ -7,10 +7,13 @@ import { Empty, Failure } from "./widgets.js";
 
 const PARTITIONS = 256;
 const DIGEST_HEX = 12;
+/** What comes and goes within a second. */
 const EVERY_MS = 500;
+/** What the nodes renew no more often. */
+const SLOWLY_MS = 2000;
 
 /** Asks again and again while the view is open. `null` asks for nothing. */
-function useReport(message) {
+function useReport(message, everyMs = EVERY_MS) {
   const [answer, setAnswer] = useState(null);
   const [problem, setProblem] = useState(null);
   const text = message && JSON.stringify(message);
@@ -29,7 +32,7 @@ function useReport(message) {
       } catch (failure) {
         if (isCurrent && failure.status) setProblem(failure);
       }
-      if (isCurrent) timer = setTimeout(ask, EVERY_MS);
+      if (isCurrent) timer = setTimeout(ask, everyMs);
     };
     ask();
     return () => {
@@ -43,7 +46,7 @@ function useReport(message) {
 const digestOf = (answer, partition) => answer.digests.slice(partition * DIGEST_HEX, (partition + 1) * DIGEST_HEX);
 
 /** The partitions in which the nodes that answered are not all the same. */
-export function differing(nodes) {
+function differing(nodes) {
   const known = nodes.filter(({ answer }) => answer);
   const found = new Set();
   for (let partition = 0; partition < PARTITIONS; partition += 1) {
@@ -86,7 +89,7 @@ function Strip({ nodes, differ, chosen, onChoose }) {
 }
 
 function Keys({ table, partition, nodes }) {
-  const [answer, problem] = useReport({ report: "differences", table, partition });
+  const [answer, problem] = useReport({ report: "differences", table, partition }, SLOWLY_MS);
   if (problem) return html`<${Failure} problem=${problem} />`;
   if (!answer) return html`<p class="faint">Reading partition ${partition}</p>`;
   const reached = nodes.filter(one => one.answer);
@@ -119,7 +122,7 @@ function Tree({ table, nodes }) {
 }
 
 function Log() {
-  const [answer] = useReport({ report: "comparisons" });
+  const [answer] = useReport({ report: "comparisons" }, SLOWLY_MS);
   const entries = (answer?.nodes ?? []).flatMap(({ address, answer: list }) => (list ?? []).map(entry => ({ ...entry, from: address })));
   entries.sort((one, other) => other.at_ms - one.at_ms);
   return html`<section><h2>Comparisons</h2>
@@ -139,10 +142,11 @@ function CompareNow() {
       const { peers } = await connection.fetch("/_/admin/sync", { method: "POST" }).then(response => response.json());
       setSaid({ message: `Comparing with ${plural(peers, "node")}.` });
     } catch (problem) {
-      setSaid({ message: problem.status === 401 ? "Sign in with the node's admin token to start a comparison." : problem.message });
+      setSaid({ message: problem.message });
     }
   };
-  return html`<button type="button" onClick=${compare}>Compare now</button>${said && html`<span class="small faint" role="status">${said.message}</span>`}`;
+  const why = state.whyNoAdmin();
+  return html`<button type="button" disabled=${Boolean(why)} title=${why ?? ""} onClick=${compare}>Compare now</button>${said && html`<span class="small faint" role="status">${said.message}</span>`}`;
 }
 
 export function Divergence({ path }) {
@@ -151,7 +155,8 @@ export function Divergence({ path }) {
   const [roots] = useReport({ report: "roots" });
   const table = compared.find(({ name }) => name === path[0]) ?? compared[0];
   return html`<main id="main" tabindex="-1"><h1 class="hidden">Divergence</h1>
-    <div class="columns even"><section><div class="bar"><h2>Roots</h2><span class="push"></span>${!state.readOnly && html`<${CompareNow} />`}</div>
+    <div class="columns even"><section><div class="bar"><h2>Roots</h2><span class="push"></span><${CompareNow} /></div>
+      ${state.whyNoAdmin() && html`<p class="small faint">${state.whyNoAdmin()}</p>`}
       <p class="faint">Each table is a Merkle tree on each node. Equal roots mean equal rows, all of them, and no row has to be sent to know it. The number is that of rows, deleted ones that are still remembered included.</p>
       ${compared.length === 0 ? html`<${Empty} title="There are no eventual tables yet">As soon as there is a key, its table's trees appear here.</${Empty}>` : roots && html`<${Roots} tables=${compared} roots=${roots} chosen=${table?.name} />`}</section>
     ${table && html`<section class="card"><h2>Partitions of <span class="mono">${table.name}</span></h2><${Tree} key=${table.name} table=${table} nodes=${nodes} /></section>`}</div>

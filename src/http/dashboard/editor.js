@@ -1,107 +1,51 @@
 // The editor of one value: marks what is no JSON, saves only over the version that was read, and shows both sides of a conflict.
 
 import { html, useEffect, useRef, useState } from "./preact.js";
-import { countdown, date, keyPath, time } from "./format.js";
+import { countdown, date, keyPath, shellWord, time } from "./format.js";
+import { compact, jsonError, pretty } from "./json.js";
 import { connection, state } from "./state.js";
 import { Copy, Dialog, Failure, useNow } from "./widgets.js";
 
-/** Longer values are shown as they are: formatting and checking them at each keystroke would take too long. */
-const FORMATTED_MAX = 256 * 1024;
+/** Longer texts are not checked at each keystroke, which would take too long; saving checks them. */
+const CHECKED_MAX = 256 * 1024;
 
-export const pretty = value => JSON.stringify(value, null, 2);
+/** A body longer than this is no argument of a command any more: Linux takes 128 KiB of each. */
+const ARGUMENT_MAX = 100_000;
 
-const SPACE = /[\t\n\r ]*/y;
-const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
-const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
-const WORD = /true|false|null/y;
+/** Whether JavaScript has the same value: other numbers would be written, and `__proto__` is no name in its literals. */
+const isSameInScripts = text => !text.includes("__proto__") && JSON.stringify(JSON.parse(text)) === compact(text);
 
-/** Reads JSON as far as it is JSON. Browsers say where it ends in different words, or not at all. */
-class Reader {
-  at = 0;
-
-  constructor(text) {
-    this.text = text;
-  }
-
-  /** Throws `{ at, why }` at the first mistake. */
-  read() {
-    this.value();
-    this.take(SPACE);
-    if (this.at < this.text.length) this.fail("the value has ended here: nothing may follow");
-  }
-
-  take(pattern) {
-    pattern.lastIndex = this.at;
-    const isThere = pattern.test(this.text);
-    if (isThere) this.at = pattern.lastIndex;
-    return isThere;
-  }
-
-  /** Whether this character comes next, after spaces; then it is taken. */
-  next(character) {
-    this.take(SPACE);
-    if (this.text[this.at] !== character) return false;
-    this.at += 1;
-    return true;
-  }
-
-  fail(why) {
-    throw { at: this.at, why: this.at >= this.text.length ? `the text ends here: ${why}` : why };
-  }
-
-  value() {
-    if (this.next("{")) return this.items("}", () => this.member());
-    if (this.next("[")) return this.items("]", () => this.value());
-    if (!this.take(STRING) && !this.take(NUMBER) && !this.take(WORD)) {
-      this.fail(this.text[this.at] === '"' ? "this string does not end, or has a character that must be escaped" : "expected a value");
+/** What writes this value, in several languages. Where numbers would change on the way through a language, the text of the value is sent. */
+const SNIPPETS = {
+  curl: ({ origin, path, text }) => {
+    // Else curl takes these parts out of the path.
+    const asIs = /(^|\/)\.{1,2}(\/|$)/.test(path) ? " --path-as-is" : "";
+    const authorization = connection.token ? ' -H "Authorization: Bearer $DYNARUST_TOKEN"' : "";
+    const body = `{"value":${compact(text)}}`;
+    const command = `curl -X PUT${asIs} ${shellWord(origin + path)}${authorization}`;
+    return body.length > ARGUMENT_MAX ? `${command} --data-binary @- <<'END'\n${body}\nEND` : `${command} -d ${shellWord(body)}`;
+  },
+  JavaScript: ({ origin, path, table, key, text }) => {
+    if (isSameInScripts(text)) {
+      const options = connection.token ? ", { token: process.env.DYNARUST_TOKEN }" : "";
+      return `import { DynaRust } from "./dynarust.js";\n\nconst db = new DynaRust(${JSON.stringify(origin)}${options});\nawait db.table(${JSON.stringify(table)}).put(${JSON.stringify(key)}, ${compact(text)});`;
     }
-    return undefined;
-  }
-
-  member() {
-    this.take(SPACE);
-    if (!this.take(STRING)) this.fail("expected a name in double quotes");
-    if (!this.next(":")) this.fail("expected a colon");
-    this.value();
-  }
-
-  items(end, item) {
-    if (this.next(end)) return;
-    do item();
-    while (this.next(","));
-    if (!this.next(end)) this.fail(`expected a comma or ${end}`);
-  }
-}
-
-/** What is wrong with a text, with its line and column; `null` for JSON. */
-export function jsonError(text) {
-  try {
-    JSON.parse(text);
-    return null;
-  } catch (error) {
-    let found = { at: text.length, why: error.message };
-    try {
-      new Reader(text).read();
-    } catch (mistake) {
-      if (mistake.why) found = mistake;
+    const headers = connection.token ? '\n  headers: { Authorization: `Bearer ${process.env.DYNARUST_TOKEN}` },' : "";
+    return `// The text of the value: as a value of JavaScript it would not be the same.\nawait fetch(${JSON.stringify(origin + path)}, {\n  method: "PUT",${headers}\n  body: ${JSON.stringify(`{"value":${compact(text)}}`)},\n});`;
+  },
+  Python: ({ origin, path, table, key, text }) => {
+    if (isSameInScripts(text)) {
+      const [module, token] = connection.token ? ["import json, os", ', token=os.environ["DYNARUST_TOKEN"]'] : ["import json", ""];
+      return `${module}\nfrom dynarust import DynaRust\n\ndb = DynaRust(${JSON.stringify(origin)}${token})\ndb.table(${JSON.stringify(table)}).put(${JSON.stringify(key)}, json.loads(${JSON.stringify(compact(text))}))`;
     }
-    const before = text.slice(0, found.at).split("\n");
-    return { line: before.length, column: before[before.length - 1].length + 1, why: found.why };
-  }
-}
+    const [module, headers] = connection.token ? ["import os\n", ', headers={"Authorization": "Bearer " + os.environ["DYNARUST_TOKEN"]}'] : ["", ""];
+    return `${module}from urllib.request import Request, urlopen\n\n# The text of the value: as a value of Python it would not be the same.\nbody = ${JSON.stringify(`{"value":${compact(text)}}`)}\nurlopen(Request(${JSON.stringify(origin + path)}, body.encode(), method="PUT"${headers}))`;
+  },
+};
 
-function snippets(table, key, value) {
+function snippet(language, table, key, text) {
   const { origin } = new URL(connection.base);
-  const path = keyPath(table, key);
-  const text = JSON.stringify(value);
-  const quoted = `'${JSON.stringify({ value }).replaceAll("'", "'\\''")}'`;
-  const authorization = connection.token ? " -H \"Authorization: Bearer $DYNARUST_TOKEN\"" : "";
-  const python = JSON.stringify(text);
-  return {
-    curl: `curl -X PUT '${origin}${path}'${authorization} -d ${quoted}`,
-    JavaScript: `import { DynaRust } from "./dynarust.js";\n\nconst db = new DynaRust(${JSON.stringify(origin)});\nawait db.table(${JSON.stringify(table)}).put(${JSON.stringify(key)}, ${text});`,
-    Python: `import json\nfrom dynarust import DynaRust\n\ndb = DynaRust(${JSON.stringify(origin)})\ndb.table(${JSON.stringify(table)}).put(${JSON.stringify(key)}, json.loads(${python}))`,
-  };
+  return SNIPPETS[language]({ origin, path: keyPath(table, key), table, key, text });
 }
 
 function Lines({ text, wrong }) {
@@ -132,21 +76,22 @@ function Conflict({ mine, theirs, onMine, onTheirs, onClose }) {
     <p>While you edited, the value was ${theirs ? "written" : "deleted"} elsewhere. Nothing was saved. Which one is to stay?</p>
     <div class="sides">
       <section aria-label="Your value"><h3>Yours</h3><pre tabindex="0">${mine}</pre><button type="button" class="primary" onClick=${onMine}>Save mine over it</button></section>
-      <section aria-label="The value on the node"><h3>On the node</h3><pre tabindex="0">${theirs ? pretty(theirs.value) : "(deleted)"}</pre>
+      <section aria-label="The value on the node"><h3>On the node</h3><pre tabindex="0">${theirs ? pretty(theirs.text) : "(deleted)"}</pre>
         <p class="faint">${theirs && `${date(theirs.timestamp)}, by node ${theirs.node}`}</p><button type="button" onClick=${onTheirs}>Take this one</button></section>
     </div></${Dialog}>`;
 }
 
 function History({ history, onTake }) {
-  if (!history || history.length === 0) return html`<p class="faint">Nothing has changed since you opened this tab. What changes from now on is kept here, until you close it.</p>`;
-  return html`<ol class="history">${history.map(entry => html`<li><span class="mono">${time(entry.timestamp)}</span>
+  if (!history || history.length === 0) return html`<p class="faint">Nothing has changed since you opened this table. What changes while it is open is kept here, until you close the tab.</p>`;
+  return html`<ol class="history">${history.map(entry => entry.isGap ? html`<li class="gap"><span class="mono">${time(entry.timestamp)}</span><span>up to here changes may be missing</span></li>` : html`<li><span class="mono">${time(entry.timestamp)}</span>
     <span class="mono text">${entry.text ?? "(deleted)"}</span>
     ${entry.isWhole && html`<button type="button" class="small" onClick=${() => onTake(entry.text)}>Use</button>`}</li>`)}</ol>`;
 }
 
-/** `entry`: the key as it was read, `null` for a new one. `history`: its changes since the tab was opened. */
-export function Editor({ table, keyName, entry, onRead, onGone, history }) {
-  const original = entry ? pretty(entry.value) : "{\n  \n}";
+/** `entry`: the key as it was read, `null` for a new one. `history`: its changes while the table was open. `trouble`: why it could not be
+ * read again. */
+export function Editor({ table, keyName, entry, onRead, onGone, history, trouble }) {
+  const original = entry ? pretty(entry.text) : "{\n  \n}";
   const [text, setText] = useState(original);
   const [ttl, setTtl] = useState("");
   const [problem, setProblem] = useState(null);
@@ -157,8 +102,9 @@ export function Editor({ table, keyName, entry, onRead, onGone, history }) {
   useEffect(() => {
     if (!isTouched.current) setText(original);
   }, [entry?.version]);
-  const wrong = text.length <= FORMATTED_MAX ? jsonError(text) : null;
-  const mayWrite = state.mayWrite(table);
+  const wrong = text.length <= CHECKED_MAX ? jsonError(text) : null;
+  const why = state.whyNoWrites(table);
+  const mayWrite = why === null;
   const isStale = isTouched.current && entry && entry.version !== (isTouched.current.version ?? entry.version);
   const input = value => {
     if (!isTouched.current) isTouched.current = { version: entry?.version ?? null };
@@ -169,23 +115,34 @@ export function Editor({ table, keyName, entry, onRead, onGone, history }) {
     isTouched.current = false;
     setConflict(null);
     setProblem(null);
-    setText(fresh ? pretty(fresh.value) : original);
+    setText(fresh ? pretty(fresh.text) : original);
   };
   const read = () => connection.request({ op: "get", table, key: keyName }).catch(problem => (problem.status === 404 ? null : Promise.reject(problem)));
   const save = async version => {
     setProblem(null);
-    if (jsonError(text)) return setProblem(new Error("This is not JSON yet: see the marked line."));
+    setConflict(null);
+    const mistake = jsonError(text);
+    if (mistake) return setProblem(new Error(`This is not JSON yet. Line ${mistake.line}, column ${mistake.column}: ${mistake.why}`));
     const condition = version ? { if_match: `"${version}"` } : { if_none_match: "*" };
     const expiry = ttl.trim() ? { ttl: ttl.trim() } : entry?.expires_at ? { expires_at: entry.expires_at } : {};
     try {
-      await connection.request({ op: "put", table, key: keyName, value: JSON.parse(text), ...condition, ...expiry });
-      setSaved(true);
-      setTtl("");
-      reset(await read().then(fresh => (onRead(fresh), fresh)));
+      await connection.request({ op: "put", table, key: keyName, ...condition, ...expiry }, text);
     } catch (failure) {
       if (failure.status !== 412) return setProblem(failure);
-      setConflict({ theirs: await read().catch(() => null) });
+      return read().then(
+        theirs => setConflict({ theirs }),
+        unread => setProblem(new Error(`Nothing was saved: somebody else changed this key. What it is now could not be read (${unread.message}). Try again.`)),
+      );
     }
+    setSaved(true);
+    setTtl("");
+    return read().then(
+      fresh => {
+        onRead(fresh);
+        reset(fresh);
+      },
+      unread => setProblem(new Error(`It is saved. What it is now could not be read: ${unread.message}`)),
+    );
   };
   const base = isTouched.current ? isTouched.current.version : entry?.version;
   const remove = async () => {
@@ -196,7 +153,11 @@ export function Editor({ table, keyName, entry, onRead, onGone, history }) {
       setProblem(failure);
     }
   };
-  const copies = wrong ? {} : snippets(table, keyName, text.length <= FORMATTED_MAX ? JSON.parse(text) : null);
+  const copied = language => {
+    if (!jsonError(text)) return snippet(language, table, keyName, text);
+    setProblem(new Error("Nothing was copied: this is not JSON yet."));
+    return null;
+  };
   return html`<section class="editor" aria-label=${`Key ${keyName}`}>
     <header class="bar"><h2 class="mono">${keyName}</h2>
       ${entry?.expires_at && html`<${Expiry} expiresAt=${entry.expires_at} />`}
@@ -205,14 +166,15 @@ export function Editor({ table, keyName, entry, onRead, onGone, history }) {
     ${isStale && html`<p class="notice" role="status">Written elsewhere since you began to edit. Saving will show you both.</p>`}
     <${TextArea} text=${text} onInput=${input} onSave=${() => save(base)} wrong=${wrong} disabled=${!mayWrite} />
     <p class=${"hint " + (wrong ? "wrong" : "")} role="status">${wrong ? `Line ${wrong.line}, column ${wrong.column}: ${wrong.why}` : saved ? "Saved" : "JSON"}</p>
-    <${Failure} problem=${problem} onClose=${() => setProblem(null)} />
+    <${Failure} problem=${problem ?? trouble} onClose=${() => setProblem(null)} />
+    ${why && html`<p class="faint small">${why}</p>`}
     ${mayWrite && html`<div class="bar">
       <button type="button" class="primary" disabled=${Boolean(wrong)} onClick=${() => save(base)}>Save</button>
-      <button type="button" disabled=${Boolean(wrong) || text.length > FORMATTED_MAX} onClick=${() => input(pretty(JSON.parse(text)))}>Format</button>
+      <button type="button" disabled=${Boolean(wrong)} onClick=${() => input(pretty(text))}>Format</button>
       <button type="button" disabled=${!isTouched.current} onClick=${() => reset(entry)}>Undo</button>
       <label class="inline">TTL <input class="short" placeholder=${entry?.expires_at ? "keep" : "none"} value=${ttl} onInput=${event => setTtl(event.target.value)} title="30s, 5m, 1h, 7d" /></label>
       ${entry && html`<button type="button" class="danger push" onClick=${remove}>Delete</button>`}</div>`}
-    <div class="bar"><span class="faint">Copy as</span>${Object.entries(copies).map(([name, snippet]) => html`<${Copy} key=${name} label=${name} text=${() => snippet} />`)}</div>
+    <div class="bar"><span class="faint">Copy as</span>${!wrong && Object.keys(SNIPPETS).map(language => html`<${Copy} key=${language} label=${language} text=${() => copied(language)} />`)}</div>
     <h3>History</h3>
     <${History} history=${history} onTake=${input} />
     ${conflict && html`<${Conflict} mine=${text} theirs=${conflict.theirs} onClose=${() => setConflict(null)}

@@ -70,5 +70,10 @@ export function preview(text, length = 160) {
   return start.replace(/\s+/g, " ");
 }
 
-/** The path of a key. Slashes stay as they are. */
-export const keyPath = (table, key) => `/${table}/key/${encodeURIComponent(key).replaceAll("%2F", "/")}`;
+/** The path of a key. Slashes stay as they are; a quote would end the text of a shell. */
+export const keyPath = (table, key) => `/${encoded(table)}/key/${encoded(key).replaceAll("%2F", "/")}`;
+
+const encoded = text => encodeURIComponent(text).replaceAll("'", "%27");
+
+/** A text as one word of a shell. */
+export const shellWord = text => (/^[\w.:\/@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

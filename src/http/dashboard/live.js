@@ -1,7 +1,7 @@
 // Changes as they happen, and who else follows what. However many come, the page renders once a frame, and only the rows in sight.
 
 import { html, useEffect, useRef, useState } from "./preact.js";
-import { count, plural, preview, short, time } from "./format.js";
+import { count, plural, preview, shellWord, short, time } from "./format.js";
 import { connection, useAppState } from "./state.js";
 import { Empty, Failure, VirtualList } from "./widgets.js";
 
@@ -16,7 +16,6 @@ const RENDER_MS = { calm: 0, fast: 250 };
 class Feed {
   changes = [];
   total = 0;
-  dropped = 0;
   isPaused = false;
   problem = null;
   #seconds = new Map();
@@ -26,14 +25,14 @@ class Feed {
       this.problem = new Error(event.detail ?? "the subscription ended");
       return;
     }
-    if (event.event === "resync") this.dropped += 1;
-    if (event.event !== "Updated" && event.event !== "Deleted") return;
-    this.total += 1;
+    const isGap = event.event === "resync";
+    if (!isGap && event.event !== "Updated" && event.event !== "Deleted") return;
+    if (!isGap) this.total += 1;
     const second = Math.floor(Date.now() / 1000);
-    this.#seconds.set(second, (this.#seconds.get(second) ?? 0) + 1);
+    if (!isGap) this.#seconds.set(second, (this.#seconds.get(second) ?? 0) + 1);
     if (this.#seconds.size > 10) this.#seconds.delete(this.#seconds.keys().next().value);
     if (this.isPaused) return;
-    this.changes.push(event);
+    this.changes.push(isGap ? { isGap, timestamp: Date.now() } : { event: event.event, table: event.table, key: event.key, text: event.text && preview(event.text), timestamp: event.timestamp });
     if (this.changes.length > KEPT_MAX + 500) this.changes.splice(0, this.changes.length - KEPT_MAX);
   }
 
@@ -46,8 +45,11 @@ class Feed {
   }
 }
 
-/** What is shown of a change, made when it comes in sight. */
-const shown = change => (change.text ??= change.event === "Deleted" ? "deleted" : preview(JSON.stringify(change.value)));
+/** Where some are missing: they came too fast for this page, or the connection was away for too long. */
+const MISSED = "some changes were missed here";
+
+/** What a filter looks at. */
+const words = change => (change.isGap ? MISSED : `${change.table}/${change.key} ${change.text ?? "deleted"}`).toLowerCase();
 
 function useFeed(topic, isPaused) {
   const feed = useRef();
@@ -79,9 +81,10 @@ function useFeed(topic, isPaused) {
 }
 
 function Change({ change }) {
+  if (change.isGap) return html`<p class="row change gap"><span class="when mono">${time(change.timestamp)}</span><span></span><span>${MISSED}</span></p>`;
   return html`<a class="row change" href=${`#/data/${encodeURIComponent(change.table)}/${encodeURIComponent(change.key)}`}>
     <span class="when mono">${time(change.timestamp)}</span><span class=${"what " + change.event.toLowerCase()}>${change.event === "Deleted" ? "del" : "put"}</span>
-    <span class="mono key">${change.table}/${change.key}</span><span class="mono value">${shown(change)}</span></a>`;
+    <span class="mono key">${change.table}/${change.key}</span><span class="mono value">${change.text ?? "deleted"}</span></a>`;
 }
 
 function Subscriptions({ nodes }) {
@@ -112,8 +115,8 @@ export function Live() {
     return () => removeEventListener("keydown", pressed);
   }, []);
   const changes = feed?.changes ?? [];
-  const words = filter.toLowerCase();
-  const matching = words ? changes.filter(change => `${change.table}/${change.key} ${shown(change)}`.toLowerCase().includes(words)) : changes;
+  const sought = filter.toLowerCase();
+  const matching = sought ? changes.filter(change => words(change).includes(sought)) : changes;
   const rate = feed?.rate() ?? 0;
   return html`<main id="main" class="live" tabindex="-1"><h1 class="hidden">Live</h1>
     <section aria-label="Changes">
@@ -122,10 +125,10 @@ export function Live() {
         <label class="inline">Table <select value=${table} onChange=${event => setTable(event.target.value)}><option value="*">all</option>${tables.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>
         <button type="button" class=${isPaused ? "primary" : ""} aria-pressed=${isPaused} onClick=${() => setPaused(!isPaused)}>${isPaused ? "Go on" : "Pause"}</button>
       </div>
-      <p class="faint small rate"><b>${short(rate)}</b> changes a second · ${plural(feed?.total ?? 0, "change")} since you opened this${rate > CALM_MAX ? " · renewed four times a second" : ""}${feed?.dropped ? " · the node dropped some, as they came too fast" : ""}</p>
+      <p class="faint small rate"><b>${short(rate)}</b> changes a second · ${plural(feed?.total ?? 0, "change")} since you opened this${rate > CALM_MAX ? " · renewed four times a second" : ""}${changes.some(change => change.isGap) ? " · some changes were missed" : ""}</p>
       <${Failure} problem=${feed?.problem} />
       ${changes.length === 0
-        ? html`<${Empty} title="Nothing has changed yet">Write something, here or anywhere in the cluster, and it appears within milliseconds: <code>curl -X PUT ${connection.base}/users/key/alice -d '{"value": 1}'</code></${Empty}>`
+        ? html`<${Empty} title="Nothing has changed yet">Write something, here or anywhere in the cluster, and it appears within milliseconds: <code>curl -X PUT ${shellWord(connection.base)}/users/key/alice -d '{"value": 1}'</code></${Empty}>`
         : html`<${VirtualList} length=${matching.length} rowHeight=${ROW_HEIGHT} label="Changes, the newest first" className="changes"
             render=${index => html`<${Change} change=${matching[matching.length - 1 - index]} />`} />`}
     </section>

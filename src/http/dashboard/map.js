@@ -2,7 +2,7 @@
 
 import { html } from "./preact.js";
 import { span } from "./format.js";
-import { links } from "./problems.js";
+import { levelOf, links } from "./problems.js";
 
 const WORDS = { equal: "same rows", differs: "rows differ", unlinked: "no link", down: "not reachable" };
 const WIDTH = 640;
@@ -50,7 +50,7 @@ function Link({ link, from, to, labelled }) {
 
 function NodeMark({ one, at, isLeader, isVoter, isOwn, onClick }) {
   const phase = one.answer?.readiness.phase;
-  const level = !one.answer ? "bad" : phase === "ready" ? "good" : phase === "syncing" || phase === "joining" ? "warn" : "bad";
+  const level = levelOf(one.answer);
   const role = isLeader ? "leader" : isVoter ? "voter" : "";
   const note = [isOwn && "this page", role, level !== "good" && (phase ?? "does not answer")].filter(Boolean).join(" · ");
   return html`<g class=${"node " + level} transform="translate(${at.x} ${at.y})" onClick=${onClick}>

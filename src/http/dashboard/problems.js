@@ -1,6 +1,6 @@
 // What is wrong, in a sentence each, with what to do.
 
-import { plural, span } from "./format.js";
+import { plural, shellWord, span } from "./format.js";
 
 /** How much older than the last round the last equal one may be. A round is about what is older than two seconds, and one or two may be
  * different because rows were on their way. */
@@ -17,8 +17,15 @@ const ADVICE = {
 
 const DOING = { joining: "looks for the cluster", syncing: "receives what the cluster holds", draining: "is stopping", repairing: "has rows that it cannot read" };
 
+/** How well a node is, by its answer: "good", "warn", "bad". */
+export function levelOf(answer) {
+  const phase = answer?.readiness.phase;
+  if (phase === "ready") return "good";
+  return phase === "syncing" || phase === "joining" ? "warn" : "bad";
+}
+
 /** The state of the link from one node to another: "equal", "differs", "unlinked", "down". */
-export function linkState(member) {
+function linkState(member) {
   if (!member || member.state === "down" || member.state === "left") return "down";
   if (!member.linked) return "unlinked";
   return member.lag_ms == null || member.lag_ms - (member.last_round_ms ?? 0) > UNEQUAL_MS ? "differs" : "equal";
@@ -48,9 +55,9 @@ export function problems(nodes) {
   for (const { node, address, error } of nodes.filter(one => !one.answer)) {
     const seen = answered.flatMap(({ answer }) => answer.cluster.members).find(member => member.node === node);
     if (seen?.state === "left") {
-      found.push({ level: "warn", text: `${address} was stopped ${span(seen.since_ms)} ago, and is expected back.`, advice: `Start it. If it will not come back, run: DynaRust forget ${address}` });
+      found.push({ level: "warn", text: `${address} was stopped ${span(seen.since_ms)} ago, and is expected back.`, advice: `Start it. If it will not come back, run: DynaRust forget ${shellWord(address)}` });
     } else if (seen?.state === "down") {
-      found.push({ level: "bad", text: `${address} has been down for ${span(seen.since_ms)}.`, advice: `The others serve all data. Start it again; if it will not come back, run: DynaRust forget ${address}` });
+      found.push({ level: "bad", text: `${address} has been down for ${span(seen.since_ms)}.`, advice: `The others serve all data. Start it again; if it will not come back, run: DynaRust forget ${shellWord(address)}` });
     } else {
       found.push({ level: "warn", text: `${address} does not answer: ${error}.`, advice: "If this lasts, look at its log." });
     }
@@ -60,7 +67,7 @@ export function problems(nodes) {
     if (phase !== "ready") {
       const doing = DOING[phase] ?? `is not ready (${phase})`;
       const progress = total > 0 ? ` (${Math.floor((100 * done) / total)} %)` : "";
-      found.push({ level: phase === "syncing" || phase === "joining" ? "warn" : "bad", text: `${address} ${doing}${progress}${detail ? `: ${detail}` : ""}.`, advice: ADVICE[phase] ?? "" });
+      found.push({ level: levelOf(answer), text: `${address} ${doing}${progress}${detail ? `: ${detail}` : ""}.`, advice: ADVICE[phase] ?? "" });
     }
     const { strong, strong_failure, kept_without_majority } = answer.cluster;
     if (strong_failure) found.push({ level: "bad", text: `${address} serves no strong tables: ${strong_failure}`, advice: "" });

@@ -50,10 +50,28 @@ class State extends EventTarget {
     return this.status?.client ?? {};
   }
 
+  /** Why the page may not write to a table; `null` if it may. Without a table: to any. Whether a table may be made that is not there yet, only
+   * the node knows. */
+  whyNoWrites(table) {
+    const { writes_all, writes_some, writable = [] } = this.client;
+    if (this.readOnly) return "Read-only: this page changes nothing until you make it writable, at the top.";
+    if (writes_all || writable.includes(table)) return null;
+    const isNew = table === undefined || !this.tables.some(({ name }) => name === table);
+    if (isNew && writes_some) return null;
+    return table === undefined ? "Your token has no right to write." : `Your token has no right to write to ${table}.`;
+  }
+
   /** Whether it may write to a table. */
   mayWrite(table) {
-    const { writes_all, writable = [] } = this.client;
-    return !this.readOnly && Boolean(writes_all || writable.includes(table));
+    return this.whyNoWrites(table) === null;
+  }
+
+  /** Why the page may not do what operators do; `null` if it may. */
+  whyNoAdmin() {
+    const { admin, signed_in } = this.client;
+    if (this.readOnly) return "Read-only: this page changes nothing until you make it writable, at the top.";
+    if (admin && signed_in) return null;
+    return signed_in ? "Your token has no admin right." : "Sign in with the text of dynarust.admin-token to start a comparison.";
   }
 
   /** All tables, by name, with what each node says of them. */
@@ -65,7 +83,10 @@ class State extends EventTarget {
         tables.get(table.name).of.set(node, table);
       }
     }
-    for (const table of tables.values()) table.keys = Math.max(...[...table.of.values()].map(one => one.keys));
+    for (const table of tables.values()) {
+      const most = field => Math.max(...[...table.of.values()].map(one => one[field] ?? 0));
+      Object.assign(table, { keys: most("keys"), bytes: most("bytes") });
+    }
     return [...tables.values()].sort((one, other) => (one.name < other.name ? -1 : 1));
   }
 

@@ -29,11 +29,13 @@ export function Failure({ problem, onClose }) {
     ${onClose && html`<button type="button" class="quiet" aria-label="Dismiss" onClick=${onClose}>✕</button>`}</p>`;
 }
 
-/** Copies a text, and says so. */
+/** Copies a text, and says so. `text()` is `null` if there is nothing to copy. */
 export function Copy({ label, text }) {
   const [copied, setCopied] = useState(false);
   const copy = async () => {
-    await copyText(text());
+    const copying = text();
+    if (copying == null) return;
+    await copyText(copying);
     setCopied(true);
     setTimeout(() => setCopied(false), 1500);
   };

@@ -57,6 +57,7 @@ files! {
     "divergence.js",
     "editor.js",
     "format.js",
+    "json.js",
     "live.js",
     "map.js",
     "problems.js",
