@@ -4,8 +4,10 @@
 //! - `exact`: values, commands and histories are what they are on the node.
 //! - `rights`: what a token may not do is not offered.
 //! - `served`: the page as HTTP has it, and what nodes report. It needs no browser.
+//! - `all_day`: a tab that is open for long, on demand.
 //! - `pictures`: makes those of the documentation, on demand.
 
+mod all_day;
 mod exact;
 mod pictures;
 mod rights;
