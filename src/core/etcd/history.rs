@@ -3,6 +3,9 @@
 //!
 //! The rows of a revision come before the head that ends it. An entry that is applied again, after the storage lost it or over rows that are
 //! newer already, tells nothing new; where what was before can no longer be known, the history begins anew.
+//!
+//! Its memory is bounded, also for one revision that deletes very much: such a one keeps which keys it changed, for watchers, and not what they
+//! were before. What was before it cannot be read then.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,6 +23,11 @@ use super::{
 const EVENTS_MAX: usize = 100_000;
 /// Most bytes of keys and values that are kept, about.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes of old values that one revision keeps, about: as many as a request that asks for them may return.
+const OLD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The head where it is missing or damaged: nothing is known of the revisions up to the next one that is written.
+pub const UNKNOWN: Head = Head { revision: 0, compacted: -1 };
 
 /// A change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,15 +36,19 @@ pub struct Event {
     pub kv: KeyValue,
     /// Whether it was deleted.
     pub is_delete: bool,
-    /// What was there before.
+    /// What was there before; `None` too if the revision had more of that than is kept.
     pub before: Option<KeyValue>,
 }
 
 impl Event {
     fn bytes(&self) -> usize {
-        let bytes = |kv: &KeyValue| mem::size_of::<KeyValue>() + kv.key.len() + kv.value.len();
-        bytes(&self.kv) + self.before.as_ref().map_or(0, bytes)
+        mem::size_of::<Self>() + held(&self.kv) + self.before.as_ref().map_or(0, held)
     }
+}
+
+/// Bytes that a key and its value take beside themselves.
+fn held(kv: &KeyValue) -> usize {
+    kv.key.len() + kv.value.len()
 }
 
 /// What a row was replaced by.
@@ -63,10 +75,58 @@ pub struct History {
     /// What each revision after the floor changed, in the order in which it did.
     revisions: VecDeque<Arc<[Event]>>,
     /// What the revision that is being applied has changed so far.
-    pending: Vec<Replaced>,
+    pending: Pending,
+    /// The oldest revision of which is known what keys were then: later than the floor if a revision did not keep what was before it.
+    readable: i64,
     events: usize,
     bytes: usize,
-    events_max: usize,
+    limits: Limits,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    events: usize,
+    bytes: usize,
+    old_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { events: EVENTS_MAX, bytes: BYTES_MAX, old_bytes: OLD_BYTES_MAX }
+    }
+}
+
+/// What a revision that is not there as a whole yet changes.
+#[derive(Debug, Default)]
+struct Pending {
+    replaced: Vec<Replaced>,
+    old_bytes: usize,
+    /// Whether it had more old values than are kept.
+    is_without_old: bool,
+}
+
+impl Pending {
+    fn add(&mut self, mut replaced: Replaced, old_bytes_max: usize) {
+        self.old_bytes += old(&replaced).map_or(0, held);
+        if self.old_bytes > old_bytes_max && !mem::replace(&mut self.is_without_old, true) {
+            self.replaced.iter_mut().for_each(forget_old);
+        }
+        if self.is_without_old {
+            forget_old(&mut replaced);
+        }
+        self.replaced.push(replaced);
+    }
+}
+
+fn old(replaced: &Replaced) -> Option<&KeyValue> {
+    replaced.before.as_ref().ok().and_then(Option::as_ref)
+}
+
+fn forget_old(replaced: &mut Replaced) {
+    if replaced.before.is_ok() {
+        replaced.before = Ok(None);
+    }
 }
 
 impl History {
@@ -79,10 +139,11 @@ impl History {
             floor: head.revision - revisions.len() as i64,
             head,
             revisions,
-            pending: Vec::new(),
+            pending: Pending::default(),
+            readable: head.revision - i64::from(is_empty),
             events: 0,
             bytes: 0,
-            events_max: EVENTS_MAX,
+            limits: Limits::default(),
         }
     }
 
@@ -93,12 +154,12 @@ impl History {
 
     /// Begins anew after a state with this head, which nobody knows how it came to be.
     pub fn reset(&mut self, head: Head) {
-        *self = Self { events_max: self.events_max, ..Self::new(head) };
+        *self = Self { limits: self.limits, ..Self::new(head) };
     }
 
     /// A row of a key was replaced.
     pub fn replaced(&mut self, replaced: Replaced) {
-        self.pending.push(replaced);
+        self.pending.add(replaced, self.limits.old_bytes);
     }
 
     /// A head was written: it ends what belongs together.
@@ -107,11 +168,18 @@ impl History {
         if head.revision < self.head.revision {
             return;
         }
+        // The first one there is: before it the table had none, because it was somebody else's, and is empty now.
+        if self.head == UNKNOWN && head.revision == Head::default().revision + 1 {
+            self.reset(Head::default());
+        }
         if head.revision > self.head.revision {
             let is_next = head.revision == self.head.revision + 1;
             let events: Option<Arc<[Event]>> =
-                pending.into_iter().map(|replaced| event(replaced, head.revision)).collect();
+                pending.replaced.into_iter().map(|replaced| event(replaced, head.revision)).collect();
             let Some(events) = events.filter(|_| is_next) else { return self.reset(head) };
+            if pending.is_without_old {
+                self.readable = head.revision;
+            }
             self.events += events.len();
             self.bytes += events.iter().map(Event::bytes).sum::<usize>();
             self.revisions.push_back(events);
@@ -123,14 +191,15 @@ impl History {
     fn forget(&mut self) {
         // The events of the compacted revision itself can be had, as in etcd.
         while self.floor + 1 < self.head.compacted
-            || self.events > self.events_max
-            || self.bytes > BYTES_MAX && self.revisions.len() > 1
+            || self.events > self.limits.events
+            || self.bytes > self.limits.bytes
         {
             let Some(events) = self.revisions.pop_front() else { return };
             self.floor += 1;
             self.events -= events.len();
             self.bytes -= events.iter().map(Event::bytes).sum::<usize>();
         }
+        self.readable = self.readable.max(self.floor);
     }
 
     /// The oldest revision that a watcher may start at.
@@ -157,8 +226,9 @@ impl History {
         if revision > self.head.revision {
             return Err(Problem::FutureRevision);
         }
-        if revision < self.floor.max(self.head.compacted) {
-            return Err(Problem::Compacted(self.first()));
+        let readable = self.readable.max(self.head.compacted);
+        if revision < readable {
+            return Err(Problem::Compacted(readable));
         }
         let mut past = BTreeMap::new();
         let after = usize::try_from(revision - self.floor).unwrap_or(usize::MAX);
@@ -214,6 +284,17 @@ mod tests {
     }
 
     #[test]
+    fn the_history_of_a_table_that_was_somebody_elses_begins_with_its_first_revision() {
+        let mut history = History::new(UNKNOWN);
+        write(&mut history, 2, &["a"]);
+        assert_eq!(keys_at(&history, 1), Ok(Some(Vec::new())));
+        assert_eq!(keys_at(&history, 2), Ok(Some(vec!["a".into()])));
+        let mut damaged = History::new(UNKNOWN);
+        write(&mut damaged, 3, &["a"]);
+        assert_eq!(keys_at(&damaged, 3), Err(Problem::Compacted(4)));
+    }
+
+    #[test]
     fn what_is_applied_again_tells_nothing_new() {
         let mut history = History::new(Head { revision: 1, compacted: -1 });
         write(&mut history, 2, &["a"]);
@@ -237,7 +318,7 @@ mod tests {
     #[test]
     fn compaction_and_limits_forget_the_oldest() {
         let mut history = History::new(Head { revision: 1, compacted: -1 });
-        history.events_max = 4;
+        history.limits.events = 4;
         for revision in 2..=5 {
             write(&mut history, revision, &["a"]);
         }
@@ -252,6 +333,51 @@ mod tests {
         assert_eq!(history.past(&all, 5).map(|past| past.len()), Ok(2));
         assert_eq!(history.past(&all, 6).map(|past| past.len()), Ok(0));
         assert_eq!(history.past(&all, 7), Err(Problem::FutureRevision));
+    }
+
+    fn large(key: &str, revision: i64, bytes: usize) -> KeyValue {
+        KeyValue { value: vec![b'x'; bytes], ..kv(key, revision) }
+    }
+
+    #[test]
+    fn no_more_bytes_are_kept_than_the_limit_says() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        history.limits.bytes = 10_000;
+        for revision in 2..=20 {
+            let (now, before) =
+                (Some(large("a", revision, 1_000)), Ok(Some(large("a", revision - 1, 1_000))));
+            history.replaced(Replaced { key: b"a".into(), now, before });
+            history.completed(Head { revision, compacted: -1 });
+            let kept = history.revisions.iter().flat_map(|events| events.iter());
+            let kept: usize = kept.map(|event| held(&event.kv) + event.before.as_ref().map_or(0, held)).sum();
+            assert!(kept <= 10_000 && kept <= history.bytes, "{kept} {}", history.bytes);
+        }
+        assert_eq!(history.first(), 17, "four revisions of some more than 2,000 bytes");
+        assert_eq!(history.past(&Keys::One(b"a".into()), 15), Err(Problem::Compacted(16)));
+        assert!(history.past(&Keys::One(b"a".into()), 16).is_ok());
+    }
+
+    /// The deletion of 64 MiB in one request had each node hold all of these values, for as long as nothing else was written.
+    #[test]
+    fn a_revision_with_too_many_old_values_keeps_its_events_without_them() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        history.limits.old_bytes = 5_000;
+        write(&mut history, 2, &["a"]);
+        for number in 0..10 {
+            let key = format!("k{number}");
+            let before = Ok(Some(large(&key, 2, 1_000)));
+            history.replaced(Replaced { key: key.into(), now: None, before });
+            let held: usize = history.pending.replaced.iter().filter_map(old).map(held).sum();
+            assert!(held <= 5_000, "{held}");
+        }
+        history.completed(Head { revision: 3, compacted: -1 });
+        write(&mut history, 4, &["a"]);
+        let events = history.events(3).expect("is there").expect("has come");
+        assert!(events.len() == 10 && events.iter().all(|event| event.is_delete && event.before.is_none()));
+        assert_eq!(history.first(), 1, "watchers miss nothing");
+        let all = Keys::Range(vec![0], None);
+        assert_eq!(history.past(&all, 2), Err(Problem::Compacted(3)), "what was deleted is not known");
+        assert_eq!(history.past(&all, 3).map(|past| past.len()), Ok(1));
     }
 
     #[test]
