@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::WRITTEN;
+use super::evaluate::{WRITTEN, WRITTEN_BYTES_MAX};
 use crate::{
     core::{
         clock::Timestamp,
@@ -165,8 +165,8 @@ pub enum Refusal {
     NoQuorum(String),
     /// It may or may not have taken effect, or may yet.
     OutcomeUnknown(String),
-    /// What the request writes is more than this together, in bytes. Nothing was written.
-    WritesTooMuch(u64),
+    /// What the request writes is more than `WRITTEN_BYTES_MAX` together. Nothing was written.
+    WritesTooMuch,
 }
 
 impl From<Error> for Refusal {
@@ -177,7 +177,7 @@ impl From<Error> for Refusal {
             Error::Conflict(why) => Self::Conflict(why),
             Error::BadJson(why) => Self::BadJson(why),
             Error::BadRequest(why) => Self::BadRequest(why),
-            Error::TooLarge { what: WRITTEN, limit } => Self::WritesTooMuch(limit),
+            Error::TooLarge { what: WRITTEN, .. } => Self::WritesTooMuch,
             Error::TooLarge { limit, .. } => Self::TooLarge(limit),
             Error::WrongMode(why) => Self::WrongMode(why),
             Error::NoQuorum(why) => Self::NoQuorum(why),
@@ -196,7 +196,7 @@ impl From<Refusal> for Error {
             Refusal::BadJson(why) => Self::BadJson(why),
             Refusal::BadRequest(why) => Self::BadRequest(why),
             Refusal::TooLarge(limit) => Self::TooLarge { what: "patched value", limit },
-            Refusal::WritesTooMuch(limit) => Self::TooLarge { what: WRITTEN, limit },
+            Refusal::WritesTooMuch => Self::TooLarge { what: WRITTEN, limit: WRITTEN_BYTES_MAX as u64 },
             Refusal::WrongMode(why) => Self::WrongMode(why),
             Refusal::Unavailable(why) => Self::NotReady(why),
             Refusal::NoQuorum(why) => Self::NoQuorum(why),
