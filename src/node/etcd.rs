@@ -1,9 +1,9 @@
 //! The etcd API as calls of the node: what its requests come to is decided in [`core::etcd`](crate::core::etcd), by the leader where they
 //! write. Reads are served from here, as those of any strong table.
 //!
-//! A read is at one revision, however long it is: it reads page by page, each at one instant, and takes back what came after the revision by
-//! what the history has.
+//! [`reads`]: a read is at one revision, however long it is.
 
+mod reads;
 mod snapshot;
 
 use std::{
@@ -13,31 +13,26 @@ use std::{
 
 use tokio::sync::watch;
 
-use self::snapshot::Snapshot;
+pub use self::reads::Hashed;
 use super::{Node, strong::Consistency};
 pub use crate::replication::strong::leases::{LeaseCall, LeaseTime};
 use crate::{
     core::{
         clock::NodeId,
         etcd::{
-            self, evaluate,
-            history::History,
-            request::{Answer, Body, Keys, Operation, Outcome, Problem, Range, Ranged, Request},
-            row::{self, Head, Named},
-            select::{Found, select, wanted},
+            self,
+            history::{History, UNKNOWN},
+            request::{Answer, Body, Operation, Outcome, Problem, Request},
+            row::Head,
         },
         strong,
     },
     error::{Error, Result},
     replication::strong::{
-        backend::read_at_once,
         leases,
-        revisions::{Revisions, head},
+        revisions::{Revisions, checked_head, head},
     },
 };
-
-/// How often a read begins anew where the history went on without it.
-const TRIES_MAX: usize = 3;
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,23 +43,12 @@ pub struct Identity {
     pub member: u64,
     /// The term.
     pub term: u64,
-    /// The leader, if known.
+    /// The leader, if known; `None` too if it is this node and can do nothing without the others.
     pub leader: Option<NodeId>,
     /// The last entry in this node's log.
     pub log_index: u64,
     /// The last entry that it has applied.
     pub applied_index: u64,
-}
-
-/// A hash of keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hashed {
-    /// The hash.
-    pub hash: u32,
-    /// The newest revision.
-    pub revision: i64,
-    /// The oldest revision that can be read; -1 if none was compacted.
-    pub compacted: i64,
 }
 
 impl Node {
@@ -101,13 +85,25 @@ impl Node {
                 let ranged = self.etcd_range(&range).await?;
                 Ok(ranged.map(|(revision, ranged)| Answer { revision, body: Body::Range(ranged) }))
             }
-            operation => {
-                let operation = Arc::new(operation);
-                self.etcd_at_once(false, move |snapshot| {
-                    let request = Request::Operation((*operation).clone());
-                    evaluate::evaluate(&request, snapshot).map(|evaluated| evaluated.outcome)
-                })
-                .await
+            operation => self.etcd_read(operation).await,
+        }
+    }
+
+    /// Ends a lease and deletes its keys, in as many steps as it takes.
+    ///
+    /// # Errors
+    /// As [`Node::etcd`].
+    pub async fn etcd_revoke(&self, id: i64) -> Result<Outcome> {
+        let mut has_begun = None;
+        loop {
+            match self.etcd(Request::Revoke(id)).await? {
+                Ok(Answer { body: Body::Revoking, revision }) => has_begun = Some(revision),
+                // The leader goes on with what has begun, and was faster.
+                Err(Problem::LeaseNotFound) if has_begun.is_some() => {
+                    let revision = self.etcd_head()?.revision.max(has_begun.unwrap_or_default());
+                    return Ok(Ok(Answer { revision, body: Body::Revoked }));
+                }
+                outcome => return Ok(outcome),
             }
         }
     }
@@ -115,12 +111,17 @@ impl Node {
     /// The history of the table on this node.
     ///
     /// # Errors
-    /// `NotReady` if this node keeps none.
+    /// `NotReady` if this node keeps none; `Conflict` if the table's head is damaged.
     pub fn etcd_history(&self) -> Result<EtcdHistory> {
         let revisions = self.strong.revisions().filter(|revisions| revisions.history().is_some());
-        revisions
-            .map(EtcdHistory)
-            .ok_or_else(|| Error::NotReady("this node does not answer the etcd API".into()))
+        let revisions =
+            revisions.ok_or_else(|| Error::NotReady("this node does not answer the etcd API".into()))?;
+        let history = EtcdHistory(revisions);
+        if history.lock().head() == UNKNOWN {
+            // It says why.
+            checked_head(&self.store)?;
+        }
+        Ok(history)
     }
 
     /// The head of the table on this node.
@@ -139,7 +140,7 @@ impl Node {
             cluster: group.group,
             member,
             term: group.term,
-            leader: group.leader,
+            leader: group.leader.filter(|_| !group.is_cut_off),
             log_index: group.log_index,
             applied_index: group.applied_index,
         })
@@ -195,127 +196,9 @@ impl Node {
         self.before_read(etcd::table(), Consistency::Linearizable).await?;
         let store = self.store.clone();
         let granted = self.environment().run(move || leases::granted(&store)).await?;
-        Ok(granted.into_iter().map(|(id, _)| id).collect())
-    }
-
-    /// The keys of a lease.
-    ///
-    /// # Errors
-    /// Those of a read.
-    pub async fn etcd_lease_keys(self: &Arc<Self>, id: i64) -> Result<Vec<Vec<u8>>> {
-        self.before_read(etcd::table(), Consistency::Linearizable).await?;
-        self.etcd_at_once(false, move |snapshot| {
-            let (mut keys, (low, high)) = (Vec::new(), row::leased_bounds(id));
-            snapshot.each(&low, &high, |key, _| {
-                if let Some(Named::Leased(_, key)) = Named::of(key) {
-                    keys.push(key);
-                }
-                Ok(())
-            })?;
-            Ok(keys)
-        })
-        .await
-    }
-
-    /// A read of keys at one revision, and the newest revision.
-    async fn etcd_range(
-        self: &Arc<Self>,
-        range: &Range,
-    ) -> Result<std::result::Result<(i64, Ranged), Problem>> {
-        for _ in 0..TRIES_MAX {
-            let mut found = Found::default();
-            let walked = self.etcd_walk(&range.keys, range.revision, wanted(range), |page| {
-                found.count += page.count;
-                found.kvs.extend(page.kvs);
-            });
-            match walked.await? {
-                Ok(head) => return Ok(Ok((head.revision, select(range, found)))),
-                // The history went on without it.
-                Err(Problem::Compacted(_)) if range.revision <= 0 => {}
-                Err(problem) => return Ok(Err(problem)),
-            }
-        }
-        Err(Error::NotReady(
-            "so much is written that this long read finds no end: read less at a time".into(),
-        ))
-    }
-
-    /// A hash of all keys with their revisions, as they were after a revision, or are if it is 0. It is the same on all nodes.
-    ///
-    /// # Errors
-    /// Those of a read.
-    pub async fn etcd_hash(self: &Arc<Self>, revision: i64) -> Result<std::result::Result<Hashed, Problem>> {
-        let mut hasher = blake3::Hasher::new();
-        let all = Keys::Range(vec![0], None);
-        let walked = self.etcd_walk(&all, revision, usize::MAX, |page| {
-            for kv in page.kvs {
-                let numbers = [kv.create_revision, kv.mod_revision, kv.version, kv.lease];
-                for number in numbers {
-                    hasher.update(&number.to_le_bytes());
-                }
-                for bytes in [&kv.key, &kv.value] {
-                    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-                }
-            }
-        });
-        Ok(walked.await?.map(|head| {
-            let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
-            Hashed {
-                hash: u32::from_le_bytes([a, b, c, d]),
-                revision: head.revision,
-                compacted: head.compacted,
-            }
-        }))
-    }
-
-    /// Reads keys at one revision, page by page, with the values of the first `wanted`. Returns the newest head at the beginning.
-    async fn etcd_walk(
-        self: &Arc<Self>,
-        keys: &Keys,
-        revision: i64,
-        mut wanted: usize,
-        mut take: impl FnMut(Found),
-    ) -> Result<std::result::Result<Head, Problem>> {
-        let (mut keys, mut begun) = (keys.clone(), None::<Head>);
-        loop {
-            let at = if revision > 0 { revision } else { begun.map_or(0, |head| head.revision) };
-            let is_short = matches!(keys, Keys::One(_));
-            let page = self.etcd_at_once(is_short, move |snapshot| snapshot.range(&keys, at, wanted)).await?;
-            let (head, page) = match page {
-                Ok(page) => page,
-                Err(problem) => return Ok(Err(problem)),
-            };
-            let head = *begun.get_or_insert(head);
-            wanted = wanted.saturating_sub(page.found.kvs.len());
-            take(page.found);
-            match page.next {
-                Some(next) => keys = next,
-                None => return Ok(Ok(head)),
-            }
-        }
-    }
-
-    /// Reads at one instant. What is not short is made where it holds up nobody.
-    async fn etcd_at_once<T: Send + 'static>(
-        self: &Arc<Self>,
-        is_short: bool,
-        read: impl Fn(&Snapshot) -> Result<T> + Clone + Send + 'static,
-    ) -> Result<T> {
-        let snapshot = Snapshot { store: self.store.clone(), revisions: self.strong.revisions() };
-        let result = read_at_once(&*self.strong, || {
-            let (snapshot, read) = (snapshot.clone(), read.clone());
-            async move {
-                if is_short {
-                    return read(&snapshot);
-                }
-                self.environment().run(move || read(&snapshot)).await
-            }
-        });
-        result.await?.ok_or_else(|| {
-            Error::NotReady(
-                "this node could not read these keys as they are at one instant, because it is busy or takes no writes".into(),
-            )
-        })
+        // One that has begun to end is no more.
+        let lasting = granted.into_iter().filter(|(_, granted)| granted.revoked.is_none());
+        Ok(lasting.map(|(id, _)| id).collect())
     }
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod etcdctl;
 mod generator;
 mod oracle;
+mod recovery;
 mod rules;
 mod speed;
 

@@ -10,7 +10,7 @@ use super::{
     request::{
         Answer, Body, Compare, KeyValue, Keys, Operation, Outcome, Problem, Relation, Request, Txn, With,
     },
-    row::{self, Head, Named},
+    row::{self, Granted, Head, Named},
 };
 use crate::{
     core::{json::Value, name::Key},
@@ -20,7 +20,7 @@ use crate::{
 /// Most bytes that a request returns or writes: each is one message between nodes, or one entry of the log.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most bytes of rows that a request looks at, to count, compare or delete them: some tenths of a second, in which nothing else is decided.
-const SCANNED_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const SCANNED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A page of rows.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +67,7 @@ pub struct Evaluation {
 /// Evaluates a request.
 ///
 /// # Errors
-/// Those of the storage, and `Conflict` if the table has rows of somebody else: then it changes nothing.
+/// Those of the storage, and `Conflict` if the table has rows of somebody else, or its head is missing or damaged: then it changes nothing.
 pub fn evaluate(request: &Request, rows: &impl Rows) -> Result<Evaluation> {
     let stored = rows.row(&row::head())?;
     if stored.is_none() {
@@ -96,12 +96,16 @@ pub fn evaluate(request: &Request, rows: &impl Rows) -> Result<Evaluation> {
     Ok(Evaluation { changes, outcome })
 }
 
-/// Checks that a table without a head is empty: somebody may have made a table of this name for another purpose.
-fn check_is_ours(rows: &impl Rows) -> Result<()> {
+/// Checks that a table without a head is empty: somebody may have made a table of this name for another purpose, or the head is lost.
+///
+/// # Errors
+/// `Conflict` if it is not; those of the storage.
+pub fn check_is_ours(rows: &impl Rows) -> Result<()> {
     let page = rows.page("", "\u{10ffff}")?;
     // Its rows may be on their way out.
     match page.rows.first().map(|(key, _)| key).or(page.last.as_ref()) {
         None => Ok(()),
+        Some(key) if Named::of(key).is_some() => Err(row::no_head()),
         Some(key) => Err(Error::Conflict(format!(
             "table {} has rows that the etcd API did not write, such as {:?}: copy them to another table and delete them here",
             super::TABLE,
@@ -228,7 +232,8 @@ impl<R: Rows> Step<'_, R> {
     }
 
     fn check_lease(&self, id: i64) -> Stepped<()> {
-        match id == 0 || self.row(&row::lease(id))?.is_some() {
+        let lease = |value| Granted::of(&value).ok().filter(|granted| granted.revoked.is_none());
+        match id == 0 || self.row(&row::lease(id))?.and_then(lease).is_some() {
             true => Ok(()),
             false => Err(Problem::LeaseNotFound.into()),
         }

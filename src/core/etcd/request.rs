@@ -71,7 +71,7 @@ pub enum Request {
         /// How many seconds it lasts after it was kept alive.
         ttl_s: i64,
     },
-    /// Ends a lease, and deletes its keys.
+    /// Ends a lease, and deletes its keys; of one with very many some of them.
     Revoke(i64),
 }
 
@@ -280,6 +280,8 @@ pub enum Body {
     Granted(i64),
     /// To `Revoke`.
     Revoked,
+    /// To `Revoke`: some of the lease's keys are deleted, and more are left. It is asked again.
+    Revoking,
 }
 
 /// What a read gave.

@@ -24,6 +24,9 @@ const LEASED: &str = "leased:";
 /// Most bytes of a key, as the name of a row has them: what is left in the longest name of a row.
 pub const KEY_TEXT_BYTES_MAX: usize = KEY_BYTES_MAX - LEASED.len() - 16 - 1;
 
+/// By how much the revision is raised where some may be lost: more than a cluster writes in a day, so nobody was told of as many that are not here.
+const RAISED_BY: i64 = 1_000_000_000;
+
 /// The row that has the revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -44,15 +47,40 @@ impl Head {
     /// From its row; an empty store has none.
     ///
     /// # Errors
-    /// `Corrupt`.
+    /// `Conflict` if it cannot be read.
     pub fn of(value: Option<&Value>) -> Result<Self> {
-        value.map_or(Ok(Self::default()), |value| parse(HEAD, value))
+        value.map_or(Ok(Self::default()), |value| Self::read(value).ok_or_else(no_head))
+    }
+
+    /// From the value of its row; `None` if that is no head.
+    pub fn read(value: &Value) -> Option<Self> {
+        let head: Self = serde_json::from_str(value.as_str()).ok()?;
+        let is_possible = head.revision >= Self::default().revision && head.compacted <= head.revision;
+        is_possible.then_some(head)
+    }
+
+    /// So far behind that nobody was told of a revision like it, and without what was before: for rows that may lack the last writes that clients
+    /// were told of.
+    #[must_use]
+    pub fn raised(self) -> Self {
+        let revision = self.revision.saturating_add(RAISED_BY);
+        Self { revision, compacted: revision }
     }
 
     /// As its row.
     pub fn value(&self) -> Value {
         value(self)
     }
+}
+
+/// Why requests are refused whose revision nobody knows: they must not begin again at the first one.
+pub fn no_head() -> Error {
+    Error::Conflict(format!(
+        "the row {HEAD:?} of table {table}, which has the revision of the etcd API, is missing or cannot be read. Restore a backup, or write \
+         it again: PUT /{table}/key/{HEAD} {{\"value\":{{\"revision\":R,\"compacted\":R}}}}, where R is greater than every revision that \
+         clients have seen, such as the greatest \"modified\" of all rows and {RAISED_BY} more",
+        table = super::TABLE
+    ))
 }
 
 /// The row that has the revision.
@@ -73,9 +101,40 @@ struct KeyRow {
     base64: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct LeaseRow {
-    ttl: i64,
+/// A lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// For how many seconds it lasts after it was kept alive.
+    pub ttl: i64,
+    /// Up to which key its keys are deleted, as names of rows have it, if it is being revoked in steps. No key can be given to it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
+}
+
+impl Granted {
+    /// One that lasts this long, in seconds.
+    pub fn new(ttl: i64) -> Self {
+        Self { ttl, revoked: None }
+    }
+
+    /// From its row.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn of(value: &Value) -> Result<Self> {
+        parse(LEASE, value)
+    }
+
+    /// As its row.
+    pub fn value(&self) -> Value {
+        value(self)
+    }
+
+    /// That its keys up to this one are deleted.
+    #[must_use]
+    pub fn revoked_up_to(self, key: &[u8]) -> Self {
+        Self { revoked: Some(text(key)), ..self }
+    }
 }
 
 /// What a row is, by its name.
@@ -155,17 +214,13 @@ pub fn leased_bounds(id: i64) -> (String, String) {
     (low, high)
 }
 
-/// The value of the row of a lease that lasts this long, in seconds.
-pub fn lease_value(ttl_s: i64) -> Value {
-    value(&LeaseRow { ttl: ttl_s })
-}
-
-/// How long a lease lasts, in seconds, of the value of its row.
-///
-/// # Errors
-/// `Corrupt`.
-pub fn lease_ttl_s(value: &Value) -> Result<i64> {
-    Ok(parse::<LeaseRow>(LEASE, value)?.ttl)
+/// The same, without those that are deleted already.
+pub fn left_bounds(id: i64, granted: &Granted) -> (String, String) {
+    let (low, high) = leased_bounds(id);
+    match &granted.revoked {
+        Some(revoked) => (format!("{low}{revoked}\0"), high),
+        None => (low, high),
+    }
 }
 
 /// The value of the row of a key of a lease.
@@ -300,11 +355,30 @@ mod tests {
     fn leases_and_their_keys_have_rows_of_their_own() {
         assert_eq!(Named::of(&lease(-2)), Some(Named::Lease(-2)));
         assert_eq!(Named::of(&leased(7, b"a:\xff")), Some(Named::Leased(7, b"a:\xff".to_vec())));
-        assert_eq!(lease_ttl_s(&lease_value(60)), Ok(60));
+        for granted in [Granted::new(60), Granted::new(60).revoked_up_to(b"k")] {
+            assert_eq!(Granted::of(&granted.value()), Ok(granted));
+        }
+        let (low, high) = left_bounds(7, &Granted::new(60).revoked_up_to(b"k"));
+        let is_left = |key: &[u8]| (low.as_str()..high.as_str()).contains(&leased(7, key).as_str());
+        assert!(!is_left(b"a") && !is_left(b"k") && is_left(b"k\0") && is_left(b"\xff"));
         let (low, high) = leased_bounds(7);
         assert!((low.as_str()..high.as_str()).contains(&leased(7, b"\xff").as_str()));
         assert!(!(low.as_str()..high.as_str()).contains(&leased(8, b"").as_str()));
         let (low, high) = lease_bounds();
         assert!(!(low.as_str()..high.as_str()).contains(&leased(7, b"").as_str()));
+    }
+
+    #[test]
+    fn a_row_that_is_no_head_is_refused_with_what_to_do_and_none_begins_at_the_first_revision() {
+        assert_eq!(Head::of(None), Ok(Head { revision: 1, compacted: -1 }));
+        let head = Head { revision: 7, compacted: 3 };
+        assert_eq!(Head::of(Some(&head.value())), Ok(head));
+        for wrong in
+            [r#""mine""#, "{}", r#"{"revision":0,"compacted":-1}"#, r#"{"revision":7,"compacted":8}"#]
+        {
+            let refused = Head::of(Some(&Value::trusted(wrong.into()))).map_err(|error| error.to_string());
+            assert!(refused.is_err_and(|why| why.contains("PUT /etcd/key/head")), "{wrong}");
+        }
+        assert_eq!(head.raised(), Head { revision: 1_000_000_007, compacted: 1_000_000_007 });
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         name::{Key, TableName},
         protocol::message::Row,
         register::{Payload, Register},
-        write::{Limits, Stored, Write, Written},
+        write::{Action, Limits, Stored, Write, Written},
     },
     error::{Error, Result},
 };
@@ -183,14 +183,22 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
         Ok(Outcome::Etcd(evaluated.outcome))
     }
 
-    /// Checks that a write to a table is not one past the etcd API, whose revisions it would break.
-    fn check_not_of_etcd(&self, table: &TableName, key: &Key) -> Result<()> {
+    /// Checks that a write to a table is not one past the etcd API, whose revisions it would break. Where the API serves nothing, because the row
+    /// with its revision is missing or damaged, that can be written again, and rows can be deleted.
+    fn check_not_of_etcd(&self, table: &TableName, write: &Write) -> Result<()> {
         if table != etcd::table() {
             return Ok(());
         }
-        let head = etcd::row::head();
-        let is_in_use = self.view.register(table, &head)?.is_some_and(|head| is_live(head.payload()));
-        match is_in_use || etcd::row::Named::of(key).is_some() {
+        let read = |register: &Register| value_of(register.payload()).and_then(etcd::row::Head::read);
+        let is_in_use = self.view.register(table, &etcd::row::head())?.as_ref().and_then(read).is_some();
+        let is_of_api = match (etcd::row::Named::of(&write.key), &write.action) {
+            (None, _) | (Some(_), Action::Delete { .. }) => false,
+            (Some(etcd::row::Named::Head), Action::Put { value, expiry: None }) => {
+                etcd::row::Head::read(value).is_none()
+            }
+            (Some(_), _) => true,
+        };
+        match is_in_use || is_of_api {
             true => Err(Error::Conflict(format!(
                 "table {table} is that of the etcd API (--etcd), and only written through it: take another table, or write with an \
                  etcd client, such as etcdctl"
@@ -201,7 +209,7 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
 
     fn write(&mut self, table: &TableName, write: Write) -> Result<Written> {
         let key = write.key.clone();
-        self.check_not_of_etcd(table, &key)?;
+        self.check_not_of_etcd(table, &write)?;
         let stored = self.stored(table, &key)?;
         let created = stored.as_ref().is_none_or(|register| !is_live(register.payload()));
         let register = write.decide(table, stored.as_ref(), self.limits, &mut self.tick)?;
@@ -299,7 +307,7 @@ mod tests {
     use crate::core::{
         clock::NodeId,
         strong::request::Refusal,
-        write::{Action, Condition, Patch},
+        write::{Condition, Patch},
     };
 
     /// A state in memory, and its clock.
@@ -532,6 +540,39 @@ mod tests {
             let refused = state.run(Request::Transaction(transaction));
             assert!(matches!(refused, Err(Error::Conflict(_))), "{name}: {refused:?}");
         }
+    }
+
+    /// Nobody could get such a table right again: the API refused it, and everything else too.
+    #[test]
+    fn a_table_of_the_etcd_api_without_a_head_can_be_given_one_or_emptied() {
+        let mut state = State::new();
+        state.strong.insert(etcd::table().clone());
+        let in_table = |writes| Request::Write { table: etcd::table().clone(), writes };
+        let api_puts = || {
+            let put = etcd::request::Put { key: b"b".into(), ..Default::default() };
+            Request::Etcd(etcd::request::Request::Operation(etcd::request::Operation::Put(put)))
+        };
+        state.run(api_puts()).expect("is written");
+        let name = (etcd::table().clone(), etcd::row::head());
+        let damaged =
+            Register::live(Value::trusted("[]".into()), None, Timestamp { hlc: 1, node: NodeId(1) });
+        state.rows.insert(name, damaged);
+        let refused = state.run(api_puts()).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|why| why.contains("PUT /etcd/key/head")));
+        let write = |key: &str, value: &str| in_table(vec![put(key, value, Condition::Always)]);
+        assert!(matches!(state.run(write("key:b", "{}")), Err(Error::Conflict(_))), "it is no repair");
+        let head = r#"{"revision":90,"compacted":90}"#;
+        state.run(write("head", head)).expect("is written again");
+        assert!(matches!(state.run(write("head", head)), Err(Error::Conflict(_))), "the API is in use again");
+        let Ok(Outcome::Etcd(Ok(answer))) = state.run(api_puts()) else { panic!("is refused") };
+        assert_eq!(answer.revision, 91);
+        let delete = |name: &str| {
+            let action = Action::Delete { force: false };
+            in_table(vec![Write { key: key(name), action, condition: Condition::Always }])
+        };
+        assert!(matches!(state.run(delete("key:b")), Err(Error::Conflict(_))));
+        state.rows.remove(&(etcd::table().clone(), etcd::row::head()));
+        state.run(delete("key:b")).expect("is deleted");
     }
 
     /// A replica that crashed applies entries again that it has applied before.

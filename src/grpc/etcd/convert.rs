@@ -183,7 +183,9 @@ fn response(Answer { revision, body }: Answer) -> Result<pb::ResponseOp, Status>
         Body::Txn(succeeded, answers) => {
             response_op::Response::ResponseTxn(txn_response(succeeded, answers, header)?)
         }
-        other @ (Body::Compacted | Body::Granted(_) | Body::Revoked) => return Err(unexpected(&other)),
+        other @ (Body::Compacted | Body::Granted(_) | Body::Revoked | Body::Revoking) => {
+            return Err(unexpected(&other));
+        }
     };
     Ok(pb::ResponseOp { response: Some(response) })
 }

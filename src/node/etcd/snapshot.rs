@@ -15,12 +15,9 @@ use crate::{
         name::Key,
     },
     error::{Error, Result},
-    replication::strong::revisions::{Revisions, head},
-    storage::{Store, table::scan},
+    replication::strong::revisions::{Revisions, checked_head, page},
+    storage::Store,
 };
-
-/// Most rows of a page.
-const PAGE_ROWS: usize = 1_000;
 
 /// The rows of this node at one instant.
 #[derive(Clone)]
@@ -47,7 +44,7 @@ impl Snapshot {
         revision: i64,
         wanted: usize,
     ) -> Result<std::result::Result<(Head, RangePage), Problem>> {
-        let head = head(&self.store)?;
+        let head = checked_head(&self.store)?;
         let revision = if revision <= 0 { head.revision } else { revision };
         if let Err(problem) = check_revision(revision, head) {
             return Ok(Err(problem));
@@ -75,22 +72,6 @@ impl Snapshot {
         let Ok(name) = row::key(key) else { return Ok(None) };
         Ok(self.row(&name)?.map(|value| (name, value)))
     }
-
-    /// Calls `take` with the rows at or above `low` and below `high`.
-    pub fn each(
-        &self,
-        low: &str,
-        high: &str,
-        mut take: impl FnMut(&Key, &Value) -> Result<()>,
-    ) -> Result<()> {
-        let mut low = low.to_owned();
-        loop {
-            let page = self.page(&low, high)?;
-            page.rows.iter().try_for_each(|(key, value)| take(key, value))?;
-            let Some(last) = page.last else { return Ok(()) };
-            low = format!("{}\0", last.as_str());
-        }
-    }
 }
 
 impl Rows for Snapshot {
@@ -102,17 +83,7 @@ impl Rows for Snapshot {
     }
 
     fn page(&self, low: &str, high: &str) -> Result<Page> {
-        if !self.store.is_strong(etcd::table()) {
-            return Ok(Page::default());
-        }
-        let range = scan::Range { start: Some(low.into()), end: Some(high.into()), ..scan::Range::default() };
-        let page = self.store.rows(etcd::table(), &range, PAGE_ROWS)?;
-        if page.incomplete {
-            return Err(Error::Corrupt(format!("rows of table {} cannot be read", etcd::TABLE)));
-        }
-        let last = page.rows.last().filter(|_| page.more).map(|row| row.key.clone());
-        let rows = page.rows.into_iter().map(|row| (row.key, row.entry.value)).collect();
-        Ok(Page { rows, last })
+        page(&self.store, low, high)
     }
 
     fn past(&self, keys: &Keys, revision: i64) -> std::result::Result<Past, Problem> {

@@ -89,6 +89,15 @@ impl Effects {
         }
     }
 
+    /// Tells that rows of a table are going to be others by what another member sends: between the first of them and the last they are no state of
+    /// the log.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn rows_arrive(&self, table: &TableName) -> Result<()> {
+        if table == etcd::table() { self.revisions.arrivals.begin(&self.store) } else { Ok(()) }
+    }
+
     /// Merges a row. One that is here already, or newer here, changes nothing.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use super::{
     claim::Claim,
     group::{Inner, REQUEST_MAX},
     log::RaftLog,
-    roster,
+    revisions, roster,
     rpc::{self, Call, CallAnswer, GroupId, Standing},
     start::OPENED_NOTE,
     state_machine::StateMachine,
@@ -354,6 +354,7 @@ impl Inner {
         if let Some(applied) = begins.applied {
             log.save_vote(&Vote::new(applied.leader_id.term, store.node())).await.map_err(failed)?;
             log.purge(applied).await.map_err(failed)?;
+            revisions::raise(store, &self.parts.timestamps).await?;
         }
         drop(log);
         begins.write(store)?;

@@ -4,33 +4,42 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
 
 use super::{
     Strong,
     group::{REQUEST_MAX, RETRY, no_quorum},
     member::{Member, Parts},
+    proposer::Proposed,
+    revisions::each,
     rpc::{Call, CallAnswer},
 };
 use crate::{
     core::{
-        etcd::{self, row},
-        strong::request::{Refusal, Request},
+        etcd::{
+            self,
+            request::{Answer, Body, Problem},
+            row::{self, Granted, Named},
+        },
+        strong::request::{Outcome, Refusal, Request},
     },
     error::{Error, Result},
-    storage::{Store, table::scan::Range},
+    storage::Store,
 };
 
+/// How often the leader looks for leases whose time has come. They last for seconds.
+const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 /// Most leases that are ended at a time: they share a few entries of the log.
 const ENDED_MAX: usize = 500;
-/// Rows that are read at a time.
-const PAGE_ROWS: usize = 1_000;
+/// When a lease is tried again that could not be ended: at first, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// What a node asks the leader about a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,20 +65,41 @@ pub struct Leases(Mutex<Deadlines>);
 
 #[derive(Default)]
 struct Deadlines {
-    /// The term in which this node leads, or led last.
+    /// The term in which this node leads, or led last, and has read the rows of all leases.
     term: u64,
     leases: BTreeMap<i64, Lease>,
+    /// What was applied since the rows are being read. It is newer than what was read.
+    since: Option<BTreeMap<i64, Option<Granted>>>,
+}
+
+impl Deadlines {
+    fn note(&mut self, id: i64, granted: Option<&Granted>) {
+        match granted {
+            // Applied once more, as after a crash, it lasts no longer.
+            Some(granted) if granted.revoked.is_none() => {
+                self.leases.entry(id).or_insert_with(|| Lease::new(granted));
+            }
+            Some(granted) => drop(self.leases.insert(id, Lease::new(granted))),
+            None => drop(self.leases.remove(&id)),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Lease {
     granted_s: i64,
     until: Instant,
+    /// How often it could not be ended.
+    failures: u32,
+    /// When that is tried again.
+    retry: Option<Instant>,
 }
 
 impl Lease {
-    fn from_now(granted_s: i64) -> Self {
-        Self { granted_s, until: Instant::now() + seconds(granted_s) }
+    fn new(granted: &Granted) -> Self {
+        // One that has begun to end has no time left.
+        let left = if granted.revoked.is_some() { Duration::ZERO } else { seconds(granted.ttl) };
+        Self { granted_s: granted.ttl, until: Instant::now() + left, failures: 0, retry: None }
     }
 
     fn time(self) -> LeaseTime {
@@ -89,27 +119,30 @@ impl Leases {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The row of a lease was written: with how many seconds it lasts, or deleted.
-    pub fn note(&self, id: i64, granted_s: Option<i64>) {
+    /// The row of a lease was written, or deleted.
+    pub fn note(&self, id: i64, granted: Option<Granted>) {
         let mut deadlines = self.deadlines();
-        match granted_s {
-            Some(granted_s) => {
-                deadlines.leases.entry(id).or_insert_with(|| Lease::from_now(granted_s));
-            }
-            None => drop(deadlines.leases.remove(&id)),
+        deadlines.note(id, granted.as_ref());
+        if let Some(since) = &mut deadlines.since {
+            since.insert(id, granted);
         }
     }
 
     /// This node leads in a term: if that is news, all leases last for their whole time again.
-    fn lead(&self, term: u64, store: &Store) -> Result<()> {
-        // Held meanwhile, so that what is applied now is noted after what was read.
-        let mut deadlines = self.deadlines();
-        if deadlines.term == term {
-            return Ok(());
+    async fn lead(&self, term: u64, store: &Store) -> Result<()> {
+        {
+            let mut deadlines = self.deadlines();
+            if deadlines.term == term {
+                return Ok(());
+            }
+            deadlines.since = Some(BTreeMap::new());
         }
-        deadlines.leases.clear();
-        for (id, granted_s) in granted(store)? {
-            deadlines.leases.insert(id, Lease::from_now(granted_s));
+        let reading = store.clone();
+        let granted = store.environment().run(move || granted(&reading)).await?;
+        let mut deadlines = self.deadlines();
+        deadlines.leases = granted.iter().map(|(id, granted)| (*id, Lease::new(granted))).collect();
+        for (id, granted) in deadlines.since.take().unwrap_or_default() {
+            deadlines.note(id, granted.as_ref());
         }
         deadlines.term = term;
         Ok(())
@@ -118,82 +151,117 @@ impl Leases {
     /// Leases whose time has come.
     fn ended(&self) -> Vec<i64> {
         let now = Instant::now();
+        let is_due = |lease: &Lease| lease.until <= now && lease.retry.is_none_or(|retry| retry <= now);
         let deadlines = self.deadlines();
-        let ended = deadlines.leases.iter().filter(|(_, lease)| lease.until <= now);
+        let ended = deadlines.leases.iter().filter(|(_, lease)| is_due(lease));
         ended.map(|(id, _)| *id).take(ENDED_MAX).collect()
     }
 
-    /// One whose time has come is no more, even if that is not in the log yet.
-    fn answer(&self, call: LeaseCall) -> Option<LeaseTime> {
-        let mut deadlines = self.deadlines();
-        let (LeaseCall::KeepAlive(id) | LeaseCall::TimeToLive(id)) = call;
-        let lease = deadlines.leases.get_mut(&id).filter(|lease| lease.until > Instant::now())?;
-        if matches!(call, LeaseCall::KeepAlive(_)) {
-            *lease = Lease::from_now(lease.granted_s);
+    /// A lease could not be ended: it is tried again, each time after a longer pause, so that what fails always holds up nothing else.
+    fn failed(&self, id: i64) {
+        if let Some(lease) = self.deadlines().leases.get_mut(&id) {
+            let (first, longest) = BACKOFF;
+            let pause = first.saturating_mul(2_u32.saturating_pow(lease.failures)).min(longest);
+            lease.failures = lease.failures.saturating_add(1);
+            lease.retry = Some(Instant::now() + pause);
         }
-        Some(lease.time())
+    }
+
+    /// Answers about a lease, if the rows of all leases were read in this term. One whose time has come is no more, even if that is not in the log yet.
+    fn answer(&self, term: u64, call: LeaseCall) -> Option<Option<LeaseTime>> {
+        let mut deadlines = self.deadlines();
+        if deadlines.term != term {
+            return None;
+        }
+        let (LeaseCall::KeepAlive(id) | LeaseCall::TimeToLive(id)) = call;
+        let now = Instant::now();
+        Some(deadlines.leases.get_mut(&id).filter(|lease| lease.until > now).map(|lease| {
+            if matches!(call, LeaseCall::KeepAlive(_)) {
+                lease.until = now + seconds(lease.granted_s);
+            }
+            lease.time()
+        }))
     }
 }
 
-/// All leases in a store, and how many seconds they last.
+/// All leases in a store.
 ///
 /// # Errors
 /// Those of the storage.
-pub fn granted(store: &Store) -> Result<Vec<(i64, i64)>> {
-    let (mut leases, table) = (Vec::new(), etcd::table());
-    if !store.is_strong(table) {
-        return Ok(leases);
-    }
-    let (low, high) = row::lease_bounds();
-    let mut range = Range { start: Some(low), end: Some(high), ..Range::default() };
+pub fn granted(store: &Store) -> Result<Vec<(i64, Granted)>> {
+    let (mut leases, (low, high)) = (Vec::new(), row::lease_bounds());
+    each(store, &low, &high, |key, value| {
+        if let Some(Named::Lease(id)) = Named::of(key) {
+            // What cannot be read is none: it was written past the API.
+            leases.extend(Granted::of(value).map(|granted| (id, granted)));
+        }
+        Ok(())
+    })?;
+    Ok(leases)
+}
+
+/// Ends leases whose time has come, as long as this node is a member.
+pub async fn keep(member: Weak<Member>, parts: Parts) {
+    let mut said = String::new();
     loop {
-        let page = store.rows(table, &range, PAGE_ROWS)?;
-        if page.incomplete {
-            return Err(Error::Corrupt(format!("rows of leases in table {table} cannot be read")));
+        sleep(EXPIRE_EVERY).await;
+        let Some(member) = member.upgrade() else { return };
+        let ended = expire(&member, &parts).await.map_or_else(|error| error.to_string(), |()| String::new());
+        if !ended.is_empty() && ended != said {
+            warn!(why = ended, "leases of the etcd API do not end");
         }
-        range.after = page.rows.last().map(|row| row.key.clone());
-        for row in page.rows {
-            if let Some(row::Named::Lease(id)) = row::Named::of(&row.key) {
-                // What cannot be read is none: it was written past the API.
-                leases.extend(row::lease_ttl_s(&row.entry.value).map(|ttl_s| (id, ttl_s)));
-            }
-        }
-        if !page.more {
-            return Ok(leases);
-        }
+        said = ended;
     }
 }
 
 /// Ends leases whose time has come, if this node leads.
 ///
 /// # Errors
-/// Those of the storage.
-pub async fn expire(member: &Member, parts: &Parts) -> Result<()> {
-    if !member.has_applied_its_term() {
+/// Those of the storage; why a lease could not be ended.
+async fn expire(member: &Member, parts: &Parts) -> Result<()> {
+    if !member.is_leader() || !member.has_applied_its_term() {
         return Ok(());
     }
     let leases = &parts.revisions.leases;
-    leases.lead(member.metrics().borrow().current_term, &parts.store)?;
-    let revokes = leases
-        .ended()
-        .into_iter()
-        .map(|id| member.propose(Request::Etcd(etcd::request::Request::Revoke(id))));
-    // Whatever fails, or takes too long, is found again.
-    let _ = timeout(REQUEST_MAX, join_all(revokes)).await;
-    Ok(())
+    let term = member.metrics().borrow().current_term;
+    leases.lead(term, &parts.store).await?;
+    let revokes = leases.ended().into_iter().map(|id| async move {
+        let revoked = timeout(REQUEST_MAX, revoke(member, leases, id)).await;
+        let revoked = revoked.unwrap_or_else(|_| Err(Error::NoQuorum(no_quorum())));
+        if revoked.is_err() {
+            leases.failed(id);
+        }
+        revoked
+    });
+    join_all(revokes).await.into_iter().collect()
 }
 
-/// Answers another node about a lease. `None` if this node does not lead, or may not without knowing.
-///
-/// # Errors
-/// Those of the storage.
-pub fn answer(member: &Member, parts: &Parts, call: LeaseCall) -> Option<Result<Option<LeaseTime>>> {
+/// Ends a lease, in as many steps as it takes.
+async fn revoke(member: &Member, leases: &Leases, id: i64) -> Result<()> {
+    loop {
+        match member.propose(Request::Etcd(etcd::request::Request::Revoke(id))).await {
+            Proposed::Decided(Ok(Outcome::Etcd(Ok(Answer { body: Body::Revoking, .. })))) => {}
+            Proposed::Decided(Ok(Outcome::Etcd(Ok(_)))) => return Ok(()),
+            Proposed::Decided(Ok(Outcome::Etcd(Err(Problem::LeaseNotFound)))) => {
+                leases.note(id, None);
+                return Ok(());
+            }
+            Proposed::Decided(Ok(other)) => {
+                return Err(Error::Conflict(format!("lease {} cannot end: {other:?}", row::lease_text(id))));
+            }
+            Proposed::Decided(Err(refusal)) => return Err(refusal.into()),
+            // The next leader ends it.
+            Proposed::NotLeader => return Ok(()),
+        }
+    }
+}
+
+/// Answers another node about a lease. `None` if this node does not lead, or may not without knowing, or has not read all leases yet.
+pub fn answer(member: &Member, parts: &Parts, call: LeaseCall) -> Option<Option<LeaseTime>> {
     if !member.leads_majority() || !member.has_applied_its_term() {
         return None;
     }
-    let leases = &parts.revisions.leases;
-    let led = leases.lead(member.metrics().borrow().current_term, &parts.store);
-    Some(led.map(|()| leases.answer(call)))
+    parts.revisions.leases.answer(member.metrics().borrow().current_term, call)
 }
 
 impl Strong {
@@ -208,7 +276,9 @@ impl Strong {
             let leader = member.metrics().borrow().current_leader;
             let left = until.saturating_duration_since(Instant::now());
             let answer = match leader {
-                Some(leader) if leader == self.0.parts.store.node() => answer(&member, &self.0.parts, call),
+                Some(leader) if leader == self.0.parts.store.node() => {
+                    answer(&member, &self.0.parts, call).map(Ok)
+                }
                 Some(leader) => match self.0.call(leader, Call::Lease(call), left).await {
                     Ok(CallAnswer::Lease(answer)) => Some(answer.map_err(Error::from)),
                     Ok(CallAnswer::OtherGroup(refusal)) => Some(Err(refusal.into())),
@@ -227,24 +297,33 @@ impl Strong {
 
 /// The answer to another node's call about a lease; `None` if this node does not lead.
 pub fn serve(member: &Member, parts: &Parts, call: LeaseCall) -> Option<CallAnswer> {
-    answer(member, parts, call).map(|answer| CallAnswer::Lease(answer.map_err(Refusal::from)))
+    answer(member, parts, call).map(|answer| CallAnswer::Lease(Ok::<_, Refusal>(answer)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::strong::group::tests::Alone;
+
+    fn lasts(ttl: i64) -> Option<Granted> {
+        Some(Granted::new(ttl))
+    }
+
+    fn left_ms(leases: &Leases, call: LeaseCall) -> Option<u64> {
+        leases.answer(0, call).expect("it leads").map(|time| time.left_ms)
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_lasts_from_when_it_was_kept_alive_and_not_beyond_its_end() {
         let leases = Leases::default();
-        leases.note(1, Some(5));
+        leases.note(1, lasts(5));
         sleep(Duration::from_secs(4)).await;
-        assert_eq!(leases.answer(LeaseCall::TimeToLive(1)).map(|time| time.left_ms), Some(1_000));
-        assert_eq!(leases.answer(LeaseCall::KeepAlive(1)).map(|time| time.left_ms), Some(5_000));
+        assert_eq!(left_ms(&leases, LeaseCall::TimeToLive(1)), Some(1_000));
+        assert_eq!(left_ms(&leases, LeaseCall::KeepAlive(1)), Some(5_000));
         // Applied once more, as after a crash, it lasts no longer.
-        leases.note(1, Some(5));
+        leases.note(1, lasts(5));
         sleep(Duration::from_secs(5)).await;
-        assert_eq!((leases.ended(), leases.answer(LeaseCall::KeepAlive(1))), (vec![1], None));
+        assert_eq!((leases.ended(), left_ms(&leases, LeaseCall::KeepAlive(1))), (vec![1], None));
         leases.note(1, None);
         assert!(leases.ended().is_empty());
     }
@@ -252,8 +331,58 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_longest_lease_is_no_overflow() {
         let leases = Leases::default();
-        leases.note(1, Some(9_000_000_000));
-        let time = leases.answer(LeaseCall::KeepAlive(1)).expect("is there");
+        leases.note(1, lasts(9_000_000_000));
+        let time = leases.answer(0, LeaseCall::KeepAlive(1)).flatten().expect("is there");
         assert_eq!(time.granted_s, 9_000_000_000);
+    }
+
+    /// A lease that could not be ended was tried again four times a second, and five hundred of them kept all others from ending.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_cannot_be_ended_waits_longer_each_time() {
+        let leases = Leases::default();
+        leases.note(1, Some(Granted::new(5).revoked_up_to(b"k")));
+        assert_eq!(leases.ended(), [1], "one that has begun to end has no time left");
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            leases.failed(1);
+            assert!(leases.ended().is_empty());
+            let began = Instant::now();
+            while leases.ended().is_empty() {
+                sleep(Duration::from_millis(250)).await;
+            }
+            pauses.push(began.elapsed().as_millis());
+        }
+        assert_eq!(pauses, [250, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+    }
+
+    /// A leader knows of leases that were granted before it started only from their rows.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_leader_reads_all_leases_once_a_term_and_what_is_applied_meanwhile_counts() {
+        let node = Alone::start().await;
+        assert_eq!(node.strong.create(etcd::table().clone()).await, Ok(true));
+        for id in [1, 2, 3] {
+            let grant = etcd::request::Request::Grant { id, ttl_s: 60 };
+            node.strong.submit(Request::Etcd(grant)).await.expect("is granted");
+        }
+        let leases = Leases::default();
+        assert_eq!(leases.answer(7, LeaseCall::TimeToLive(1)), None, "nothing was read");
+        // It began to be read, and this was applied before that was done.
+        leases.deadlines().since = Some(BTreeMap::new());
+        leases.note(2, None);
+        leases.note(4, lasts(60));
+        let since = leases.deadlines().since.take();
+        assert_eq!(since, Some(BTreeMap::from([(2, None), (4, lasts(60))])));
+        let store = node.parts.store.clone();
+        let lead = |term| leases.lead(term, &store);
+        let is_there = |term, id| leases.answer(term, LeaseCall::TimeToLive(id)).map(|time| time.is_some());
+        lead(7).await.expect("reads");
+        assert_eq!([1, 3].map(|id| is_there(7, id)), [Some(true); 2]);
+        assert_eq!((is_there(6, 1), is_there(8, 1)), (None, None));
+        leases.note(3, None);
+        lead(7).await.expect("reads");
+        assert_eq!(is_there(7, 3), Some(false), "it is read once");
+        lead(8).await.expect("reads");
+        assert_eq!((is_there(7, 3), is_there(8, 3)), (None, Some(true)), "it is read again in another term");
+        node.stop().await;
     }
 }

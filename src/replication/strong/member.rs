@@ -51,7 +51,7 @@ pub(super) const ELECTION_MS: Range<u64> = 450..600;
 /// more than the log has is sent what differs and the entries since the last one.
 pub const LOG_ENTRIES: u64 = 2_000;
 /// A leader that no majority has answered for this long, in milliseconds, takes no more requests.
-const QUORUM_SILENCE_MS: u64 = 1_500;
+pub(super) const QUORUM_SILENCE_MS: u64 = 1_500;
 /// How long a leader may take to make sure that it leads.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The pause before it tries again.

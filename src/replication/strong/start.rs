@@ -20,6 +20,7 @@ use super::{
     claim::Claim,
     election::stand_early,
     group::{Inner, REQUEST_MAX},
+    leases,
     log::{self, REMEDY},
     member::Member,
     network::check_group,
@@ -82,6 +83,7 @@ impl Inner {
         *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some((member.clone(), reads));
         tokio::spawn(roster::keep(Arc::downgrade(self), Arc::downgrade(&member)));
         tokio::spawn(upkeep(Arc::downgrade(self), Arc::downgrade(&member), self.parts.clone()));
+        tokio::spawn(leases::keep(Arc::downgrade(&member), self.parts.clone()));
         tokio::spawn(watch(Arc::downgrade(self), Arc::downgrade(&member)));
         tokio::spawn(stand_early(Arc::downgrade(self), Arc::downgrade(&member)));
         tokio::spawn(row_repair::keep(Arc::downgrade(self), Arc::downgrade(&member)));

@@ -93,7 +93,7 @@ impl StateMachine {
         revisions: Arc<Revisions>,
     ) -> Result<Self> {
         let checkpoint = Checkpoint::read(&store)?;
-        revisions.begin(&store)?;
+        revisions.open(&store)?;
         Ok(Self::after(checkpoint, store, timestamps, log, revisions))
     }
 

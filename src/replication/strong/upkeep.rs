@@ -9,7 +9,6 @@ use tracing::{debug, warn};
 use super::{
     expiry,
     group::{Inner, REQUEST_MAX},
-    leases,
     log::SEGMENT_BYTES,
     member::{Member, Parts},
     rpc::{Call, CallAnswer},
@@ -58,11 +57,6 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
             && let Err(error) = expiry::collect(&member, &parts).await
         {
             warn!(%error, "expired values and tombstones of strong tables are not removed");
-        }
-        if member.is_leader()
-            && let Err(error) = leases::expire(&member, &parts).await
-        {
-            warn!(%error, "leases of the etcd API do not end");
         }
     }
 }

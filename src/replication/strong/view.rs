@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Strong,
+    member::QUORUM_SILENCE_MS,
     proposer::Proposed,
     row_repair::not_repaired,
     rpc::GroupId,
@@ -101,6 +102,8 @@ pub struct GroupView {
     pub leader: Option<NodeId>,
     /// Whether this node is the leader.
     pub leads: bool,
+    /// Whether it is, and no majority has answered it for so long that it takes no requests.
+    pub is_cut_off: bool,
     /// The term.
     pub term: u64,
     /// The index of the last entry that this node has applied.
@@ -197,6 +200,8 @@ impl GroupView {
             group: group.0,
             leader: metrics.current_leader,
             leads: differing.is_some(),
+            is_cut_off: differing.is_some()
+                && metrics.millis_since_quorum_ack.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS),
             term: metrics.current_term,
             applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
             log_index: metrics.last_log_index.unwrap_or_default(),
@@ -239,6 +244,14 @@ mod tests {
         assert_eq!(members, [(1, true, Some(9)), (2, true, Some(7)), (3, false, None)]);
         assert_eq!((view.leader, view.leads, view.term), (Some(NodeId(1)), true, 3));
         assert_eq!((view.applied_index, view.log_index), (8, 9));
+        for (silent_ms, is_cut_off) in
+            [(None, false), (Some(QUORUM_SILENCE_MS), false), (Some(QUORUM_SILENCE_MS + 1), true)]
+        {
+            metrics.millis_since_quorum_ack = silent_ms;
+            let view = GroupView::of(GroupId(5), Some(&BTreeSet::new()), &metrics, &counters);
+            assert_eq!(view.is_cut_off, is_cut_off);
+            assert!(!GroupView::of(GroupId(5), None, &metrics, &counters).is_cut_off);
+        }
         let differs: Vec<_> = view.members.iter().map(|it| it.differs).collect();
         assert_eq!(differs, [Some(false), Some(true), Some(false)]);
         assert_eq!(view.proposals, [0, 1, 1, 1]);

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{Past, Rows, Step, Stepped, check_revision, cost};
+use super::{Page, Past, Rows, Step, Stepped, check_revision, cost};
 use crate::core::etcd::{
     check::TTL_S_MAX,
     request::{Body, Delete, KeyValue, Problem, Put, Range},
-    row::{self, Head, Named},
+    row::{self, Granted, Head, Named},
     select::{Found, select, wanted},
 };
 
 /// The shortest that a lease lasts, in seconds: etcd's with its default election timeout.
 pub const TTL_S_MIN: i64 = 2;
+/// Most keys of a lease that one step of its end deletes: with the longest keys, half of what an entry of the log takes. One with no more ends in
+/// one revision, as in etcd.
+pub const REVOKED_KEYS_MAX: usize = 2_000;
 
 impl<R: Rows> Step<'_, R> {
     pub(super) fn range(&mut self, range: &Range) -> Stepped<Body> {
@@ -127,29 +130,47 @@ impl<R: Rows> Step<'_, R> {
             return Err(Problem::LeaseExists.into());
         }
         let ttl_s = ttl_s.max(TTL_S_MIN);
-        self.change(key, Some(row::lease_value(ttl_s)))?;
+        self.change(key, Some(Granted::new(ttl_s).value()))?;
         Ok(Body::Granted(ttl_s))
     }
 
+    /// Ends a lease. Of one with very many keys it deletes some, and notes how far that is: a lease that has begun to end takes no more keys, and
+    /// whoever leads goes on.
     pub(super) fn revoke(&mut self, id: i64) -> Stepped<Body> {
         let lease = row::lease(id);
-        if self.row(&lease)?.is_none() {
-            return Err(Problem::LeaseNotFound.into());
+        let Some(value) = self.row(&lease)? else { return Err(Problem::LeaseNotFound.into()) };
+        let granted = Granted::of(&value)?;
+        let (keys, has_more) = self.first_keys(row::left_bounds(id, &granted))?;
+        for key in &keys {
+            self.change(row::key(key)?, None)?;
+            self.change(row::leased(id, key), None)?;
         }
+        match keys.last().filter(|_| has_more) {
+            Some(last) => {
+                self.change(lease, Some(granted.revoked_up_to(last).value()))?;
+                Ok(Body::Revoking)
+            }
+            None => {
+                self.change(lease, None)?;
+                Ok(Body::Revoked)
+            }
+        }
+    }
+
+    /// The first keys of a lease, and whether there are more.
+    fn first_keys(&self, (mut low, high): (String, String)) -> Stepped<(Vec<Vec<u8>>, bool)> {
         let mut keys = Vec::new();
-        let (low, high) = row::leased_bounds(id);
-        self.each_page(&low, &high, &mut |page| {
-            keys.extend(page.into_iter().filter_map(|(key, _)| match Named::of(&key)? {
-                Named::Leased(_, key) => Some(key),
-                Named::Head | Named::Key(_) | Named::Lease(_) => None,
-            }));
-            Ok(())
-        })?;
-        for key in keys {
-            self.change(row::key(&key)?, None)?;
-            self.change(row::leased(id, &key), None)?;
+        loop {
+            let Page { rows, last } = self.rows.page(&low, &high)?;
+            for (name, _) in rows {
+                let Some(Named::Leased(_, key)) = Named::of(&name) else { continue };
+                if keys.len() == REVOKED_KEYS_MAX {
+                    return Ok((keys, true));
+                }
+                keys.push(key);
+            }
+            let Some(last) = last else { return Ok((keys, false)) };
+            low = format!("{}\0", last.as_str());
         }
-        self.change(lease, None)?;
-        Ok(Body::Revoked)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{operations::TTL_S_MIN, *};
+use super::{
+    operations::{REVOKED_KEYS_MAX, TTL_S_MIN},
+    *,
+};
 use crate::core::etcd::{
     check::TTL_S_MAX,
     history::{History, Newer, Replaced},
@@ -264,6 +267,45 @@ fn a_lease_takes_its_keys_with_it_in_one_revision() {
 }
 
 /// A page whose rows were all deleted by what is on its way was taken for the last one: what lay behind it was neither counted nor deleted.
+/// A lease with more keys than fit one entry of the log never ended.
+#[test]
+fn a_lease_with_very_many_keys_ends_in_steps_and_takes_none_meanwhile() {
+    let mut state = State::new();
+    state.run(Request::Grant { id: 1, ttl_s: 5 }).expect("is granted");
+    let count = REVOKED_KEYS_MAX + 2;
+    for number in 0..count {
+        state.operate(leased(&format!("k{number:05}"), 1)).expect("is written");
+    }
+    state.operate(put("other", "1")).expect("is written");
+    let revision = state.history.head().revision;
+    let begun = state.run(Request::Revoke(1)).expect("has begun");
+    assert_eq!((begun.body, begun.revision), (Body::Revoking, revision + 1));
+    assert_eq!(state.operate(leased("k00000", 1)), Err(Problem::LeaseNotFound));
+    assert_eq!(state.run(Request::Grant { id: 1, ttl_s: 5 }), Err(Problem::LeaseExists));
+    assert_eq!(state.read("k", "l", 0), Ok(format!("k{:05}= k{:05}= ", count - 2, count - 1)));
+    let ended = state.run(Request::Revoke(1)).expect("has ended");
+    assert_eq!((ended.body, ended.revision), (Body::Revoked, revision + 2));
+    assert_eq!(state.read("a", "z", 0), Ok("other=1 ".into()));
+    assert_eq!(state.rows.len(), 2, "the head and the other key");
+    assert_eq!(state.run(Request::Revoke(1)), Err(Problem::LeaseNotFound));
+}
+
+#[test]
+fn a_table_whose_head_is_lost_or_damaged_does_not_begin_again() {
+    let mut state = State::new();
+    state.operate(put("a", "1")).expect("is written");
+    let refused = |state: &State| {
+        let evaluated =
+            evaluate(&Request::Operation(put("b", "1")), state).map_err(|error| error.to_string());
+        evaluated.is_err_and(|why| why.contains("PUT /etcd/key/head"))
+    };
+    assert!(!refused(&state));
+    state.rows.insert(row::head(), Value::trusted(r#"{"mine":1}"#.into()));
+    assert!(refused(&state));
+    state.rows.remove(&row::head());
+    assert!(refused(&state));
+}
+
 #[test]
 fn a_range_goes_on_behind_rows_that_are_deleted_but_not_applied() {
     let mut state = State::new();

@@ -89,7 +89,10 @@ impl Applying<'_> {
     pub async fn merge(&self, rows: Vec<(TableName, Row)>) -> Result<()> {
         self.change(|inner| {
             rows.into_iter().try_for_each(|(table, row)| match inner.store.is_strong(&table) {
-                true => inner.effects.merge(&table, row),
+                true => {
+                    inner.effects.rows_arrive(&table)?;
+                    inner.effects.merge(&table, row)
+                }
                 false => Err(Error::WrongMode(format!("table {table} is not strong here"))),
             })
         })
@@ -101,7 +104,11 @@ impl Applying<'_> {
     /// # Errors
     /// Those of the storage.
     pub async fn remove(&self, names: Vec<Name>) -> Result<()> {
-        self.change(|inner| inner.store.remove(names).map(drop)).await
+        self.change(|inner| {
+            names.iter().try_for_each(|(table, ..)| inner.effects.rows_arrive(table))?;
+            inner.store.remove(names).map(drop)
+        })
+        .await
     }
 
     /// Changes rows in a step of its own, on a blocking thread.

@@ -1,0 +1,189 @@
+//! What clients see after a disaster: revisions that are not told twice, reads that see no half of a snapshot, rows of somebody else.
+
+use std::{collections::BTreeSet, fs};
+
+use tokio::time::timeout;
+use tonic::Code;
+
+use super::{
+    Served, address_in,
+    client::{Client, all_keys, pb},
+    runtime,
+};
+use crate::harness::{
+    DEADLINE, Outcome, Setup,
+    cluster::{Cluster, SECRET, setup},
+    wait_until,
+};
+
+/// Keys that are always written together.
+const KEYS: usize = 300;
+/// Keys of a transaction.
+const PART: usize = 100;
+
+#[track_caller]
+fn done(arguments: &[&str]) -> Outcome {
+    let outcome = setup().environment("CLUSTER_SECRET", SECRET).run(arguments).1;
+    assert_eq!(outcome.code(), Some(0), "{arguments:?}: {outcome:?}");
+    outcome
+}
+
+fn with_api() -> Setup {
+    setup().flag("--etcd", "127.0.0.1:0")
+}
+
+/// A write of a part of the keys: all have the number as their value, but for one that is deleted.
+fn numbered(part: usize, number: usize) -> pb::TxnRequest {
+    let key = |at: usize| format!("part{part}/{at:03}").into_bytes();
+    let absent = number % PART;
+    let puts = (0..PART).filter(|at| *at != absent).map(|at| {
+        let put = pb::PutRequest { key: key(at), value: number.to_string().into(), ..Default::default() };
+        pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+    });
+    let delete = pb::DeleteRangeRequest { key: key(absent), ..Default::default() };
+    let delete = pb::RequestOp { request: Some(pb::request_op::Request::RequestDeleteRange(delete)) };
+    pb::TxnRequest { success: puts.chain([delete]).collect(), ..Default::default() }
+}
+
+/// A read that may be old, and must not be of two instants. `None` if the node cannot answer yet.
+async fn read_whole(client: &mut Client) -> Option<i64> {
+    let range = pb::RangeRequest {
+        key: b"part".into(),
+        range_end: b"paru".into(),
+        serializable: true,
+        ..Default::default()
+    };
+    let read = client.kv.range(range).await.ok()?.into_inner();
+    let mut numbers = vec![BTreeSet::new(); KEYS / PART];
+    for kv in &read.kvs {
+        let key = String::from_utf8_lossy(&kv.key);
+        let part: usize = key[4..5].parse().expect("a part");
+        numbers[part].insert(String::from_utf8_lossy(&kv.value).into_owned());
+    }
+    let is_whole = numbers.iter().all(|numbers| numbers.len() == 1);
+    assert!(read.kvs.is_empty() || is_whole && read.kvs.len() == KEYS - KEYS / PART, "{numbers:?}");
+    (!read.kvs.is_empty()).then(|| read.header.expect("a header").revision)
+}
+
+/// A client that watched from the revision that it had seen last was told of other writes with the same numbers: those after the backup were lost,
+/// and their revisions came again. And a node that joins, which is sent all rows one after the other, showed half of them.
+#[test]
+fn after_a_restored_backup_no_revision_comes_again_and_who_joins_shows_no_half_of_a_snapshot() {
+    let mut cluster = Cluster::start_from(vec![with_api()]);
+    let shelf = tempfile::tempdir().expect("a directory");
+    let backup = shelf.path().join("backup").to_str().expect("text").to_owned();
+    let runtime = runtime();
+    let write = |cluster: &Cluster, numbers: std::ops::Range<usize>| {
+        runtime.block_on(async {
+            let mut client = Client::open(address_in(&cluster[0].log())).await;
+            let mut last = 0;
+            for number in numbers {
+                for part in 0..KEYS / PART {
+                    let written = client.kv.txn(numbered(part, number)).await.expect("is written");
+                    last = written.into_inner().header.expect("a header").revision;
+                }
+            }
+            last
+        })
+    };
+    let backed_up = write(&cluster, 0..2);
+    let data = cluster[0].home().join("storage.db").to_str().expect("text").to_owned();
+    done(&["backup", &backup, "--at", &cluster[0].address().to_string(), "--data", &data]);
+    let seen = write(&cluster, 2..4);
+    assert_eq!(seen, backed_up + 6);
+    cluster.kill(0);
+    fs::remove_dir_all(&data).expect("the disk is lost");
+    done(&["restore", &backup, "--data", &data]);
+    cluster.restart(0);
+    done(&["strong", "init", "--force", "--at", &cluster[0].address().to_string()]);
+    let first = write(&cluster, 4..5);
+    assert!(first > seen + 1_000_000, "{first}");
+
+    let joined = cluster.add(with_api());
+    runtime.block_on(async {
+        let mut writing = Client::open(address_in(&cluster[0].log())).await;
+        let mut watching =
+            writing.watch(vec![pb::WatchCreateRequest { start_revision: seen, ..all_keys() }]).await;
+        assert!(watching.next().await.expect("is answered").created);
+        let canceled = watching.next().await.expect("is told");
+        assert!(canceled.canceled && canceled.compact_revision > seen, "{canceled:?}");
+        let past = pb::RangeRequest { key: b"a".into(), revision: seen, ..Default::default() };
+        let past = writing.kv.range(past).await.expect_err("is compacted");
+        assert_eq!(past.code(), Code::OutOfRange, "{past:?}");
+
+        let mut reading = Client::open(address_in(&cluster[joined].log())).await;
+        let write = async {
+            for number in 5.. {
+                for part in 0..KEYS / PART {
+                    writing.kv.txn(numbered(part, number)).await.expect("is written");
+                }
+            }
+        };
+        let read = async {
+            let mut reads = 0;
+            while reads < 20 {
+                match read_whole(&mut reading).await {
+                    Some(revision) if revision >= first => reads += 1,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let read = timeout(DEADLINE, read);
+        tokio::select! {
+            read = read => read.expect("it answers in time"),
+            () = write => unreachable!("it goes on"),
+        }
+    });
+}
+
+/// Rows that were written to a table of this name before the API was used. They are refused, the node and its other tables go on, and once they are
+/// deleted the API takes the table.
+#[test]
+fn a_strong_table_of_somebody_else_is_refused_until_it_is_empty_and_ends_no_node() {
+    let node = Setup::new().start();
+    wait_until("the node answers", DEADLINE, || node.get("/readyz").status == 200);
+    for table in ["etcd", "stock"] {
+        node.put(&format!("/_/tables/{table}"), r#"{"mode":"strong"}"#);
+    }
+    for (key, value) in [("mine", "1"), ("zone", r#"{"revision":7}"#)] {
+        node.put(&format!("/etcd/key/{key}"), format!(r#"{{"value":{value}}}"#)).expect(200);
+    }
+    node.post("/_/import", r#"{"table":"etcd","key":"imported","value":2}"#).expect(200);
+    for (key, value) in [("head", r#"{"modified":1}"#), ("key:a", "1"), ("lease:0000000000000001", "1")] {
+        let refused = node.put(&format!("/etcd/key/{key}"), format!(r#"{{"value":{value}}}"#));
+        refused.expect_problem(409, "conflict");
+    }
+    let (setup, _) = node.terminate();
+    let served = Served::from(setup.flag("--etcd", "127.0.0.1:0"));
+    wait_until("the node answers", DEADLINE, || served.node.get("/readyz").status == 200);
+    served.runtime.block_on(async {
+        let mut client = Client::open(served.address).await;
+        let mut refused = vec![client.put(b"a", b"1").await.map(drop)];
+        let all = pb::RangeRequest { key: vec![0], range_end: vec![0], ..Default::default() };
+        refused.push(client.kv.range(all.clone()).await.map(drop));
+        let grant = pb::LeaseGrantRequest { id: 1, ttl: 60 };
+        refused.push(client.lease.lease_grant(grant).await.map(drop));
+        let read = pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(all)) };
+        let txn = pb::TxnRequest { success: vec![read], ..Default::default() };
+        refused.push(client.kv.txn(txn).await.map(drop));
+        for refused in refused {
+            let refused = refused.expect_err("it is somebody else's");
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+            assert!(
+                refused.message().contains("\"imported\"") && refused.message().contains("delete"),
+                "{refused:?}"
+            );
+        }
+    });
+    served.node.put("/stock/key/a", r#"{"value":1}"#).expect(200);
+    for key in ["mine", "zone", "imported"] {
+        served.node.delete(&format!("/etcd/key/{key}")).expect(200);
+    }
+    served.runtime.block_on(async {
+        let mut client = Client::open(served.address).await;
+        let mut watching = client.watch(vec![all_keys()]).await;
+        assert!(watching.next().await.expect("is answered").created);
+        assert_eq!(client.put(b"a", b"1").await.expect("is written"), 2);
+        assert_eq!(watching.next().await.expect("is told").events.len(), 1);
+    });
+}
