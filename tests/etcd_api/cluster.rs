@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::time::{Interval, interval, timeout};
+use tonic::{Code, Request};
 
 use super::{
     address_in,
@@ -111,7 +112,37 @@ fn a_watcher_misses_nothing_and_sees_nothing_twice_when_the_leader_is_killed() {
             hashes.push(client.maintenance.hash_kv(hash).await.expect("a hash").into_inner().hash);
         }
         assert_eq!(hashes[0], hashes[1]);
+        ends_without_a_leader(&mut cluster, &mut clients).await;
     });
+}
+
+/// Clients that say that they want a leader are told when there is none, and then ask another node.
+async fn ends_without_a_leader(cluster: &mut Cluster, clients: &mut Vec<Client>) {
+    fn wanting<T>(message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("hasleader", "true".parse().expect("is text"));
+        request
+    }
+    let mut client = clients.pop().expect("two are left");
+    let mut watching =
+        client.watch.watch(wanting(futures_util::stream::pending())).await.expect("a stream").into_inner();
+    let keeping = client.lease.lease_keep_alive(wanting(futures_util::stream::pending()));
+    let mut keeping = keeping.await.expect("a stream").into_inner();
+    // The other one of the two.
+    let other = (0..2).find(|member| cluster.is_running(*member)).expect("it runs");
+    cluster.kill(other);
+    let ended = [
+        timeout(DEADLINE, watching.message()).await.expect("in time").expect_err("ends"),
+        timeout(DEADLINE, keeping.message()).await.expect("in time").expect_err("ends"),
+        client
+            .kv
+            .range(wanting(pb::RangeRequest { key: b"a".into(), serializable: true, ..Default::default() }))
+            .await
+            .expect_err("is refused"),
+    ];
+    for ended in ended {
+        assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "etcdserver: no leader"));
+    }
 }
 
 #[test]

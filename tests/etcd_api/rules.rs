@@ -89,6 +89,42 @@ fn a_lease_that_ends_deletes_its_keys_and_one_kept_alive_does_not() {
     });
 }
 
+/// A lease with more keys than fit one entry of the log never ended: the request was too large, each time.
+#[test]
+fn a_lease_with_very_many_keys_ends_as_any_other() {
+    const TXNS: usize = 20;
+    const PUTS: usize = 128;
+    let served = Served::start();
+    served.runtime.block_on(async {
+        let mut client = Client::open(served.address).await;
+        client.lease.lease_grant(pb::LeaseGrantRequest { id: 1, ttl: 600 }).await.expect("is granted");
+        for txn in 0..TXNS {
+            let puts = (0..PUTS).map(|at| {
+                let key = format!("{txn:03}{at:03}").into();
+                let put = pb::PutRequest { key, lease: 1, ..Default::default() };
+                pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+            });
+            let txn = pb::TxnRequest { success: puts.collect(), ..Default::default() };
+            client.kv.txn(txn).await.expect("is written");
+        }
+        let mut watching = client.watch(vec![all_keys()]).await;
+        assert!(watching.next().await.expect("is answered").created);
+        let before = TXNS as i64 + 1;
+        let revoke = pb::LeaseRevokeRequest { id: 1 };
+        let revoked = client.lease.lease_revoke(revoke).await.expect("has ended").into_inner();
+        assert_eq!(revoked.header.expect("a header").revision, before + 2, "in two steps");
+        let mut deleted = 0;
+        while deleted < TXNS * PUTS {
+            deleted += watching.next().await.expect("goes on").events.len();
+        }
+        assert_eq!(deleted, TXNS * PUTS);
+        let gone = client.lease.lease_revoke(revoke).await.expect_err("it is gone");
+        assert_eq!(gone.message(), "etcdserver: requested lease not found");
+        let leases = client.lease.lease_leases(pb::LeaseLeasesRequest {}).await.expect("are listed");
+        assert!(leases.into_inner().leases.is_empty());
+    });
+}
+
 /// A row, a head, an answer of many pages: a read is at one revision, whatever is written meanwhile.
 #[test]
 fn a_long_read_is_at_one_revision() {
@@ -175,6 +211,27 @@ fn a_token_is_a_password_and_opens_what_it_grants() {
             Request::new(pb::RangeRequest { key: vec![0], range_end: vec![0], ..Default::default() });
         all.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("is text"));
         assert_eq!(client.kv.range(all).await.expect_err("is not granted").code(), Code::PermissionDenied);
+
+        // A stream ends with the token. One that keeps a lease alive went on for ever.
+        let grant = |id| {
+            let mut request = Request::new(pb::LeaseGrantRequest { id, ttl: 60 });
+            request.metadata_mut().insert("token", token.parse().expect("is text"));
+            request
+        };
+        client.lease.lease_grant(grant(1)).await.expect("is granted");
+        let asked = futures_util::stream::iter([pb::LeaseKeepAliveRequest { id: 1 }]);
+        let mut keeping =
+            Request::new(futures_util::StreamExt::chain(asked, futures_util::stream::pending()));
+        keeping.metadata_mut().insert("token", token.parse().expect("is text"));
+        let mut kept = client.lease.lease_keep_alive(keeping).await.expect("a stream").into_inner();
+        assert_eq!(kept.message().await.expect("is answered").expect("an answer").ttl, 60);
+        std::fs::write(served.node.home().join("tokens.toml"), "").expect("no token is left");
+        let ended = tokio::time::timeout(DEADLINE, kept.message()).await.expect("in time");
+        let ended = ended.expect_err("ends");
+        assert_eq!(
+            (ended.code(), ended.message()),
+            (Code::Unauthenticated, "etcdserver: invalid auth token")
+        );
     });
     let open = Served::start();
     open.runtime.block_on(async {

@@ -34,6 +34,33 @@ fn puts_and_reads_a_second_beside_an_etcd() {
     }
 }
 
+/// Each watcher was asked about each revision.
+#[test]
+fn puts_a_second_with_and_without_many_watchers_of_other_keys() {
+    if std::env::var_os("DYNARUST_ETCD_SPEED").is_none() {
+        return;
+    }
+    const WATCHERS: usize = 5_000;
+    let served = Served::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let without = runtime.block_on(rate(served.address, false));
+    let with = runtime.block_on(async {
+        let mut client = Client::open(served.address).await;
+        let watcher =
+            |number| pb::WatchCreateRequest { key: format!("other{number}").into(), ..Default::default() };
+        let mut watching = client.watch((0..WATCHERS).map(watcher).collect()).await;
+        for _ in 0..WATCHERS {
+            assert!(watching.next().await.expect("is answered").created);
+        }
+        rate(served.address, false).await
+    });
+    println!(
+        "puts of {CLIENTS} clients: {without:.0}/s, with {WATCHERS} watchers {with:.0}/s, {:.2} times",
+        with / without
+    );
+    assert!(with > 0.0);
+}
+
 async fn rate(address: SocketAddr, is_read: bool) -> f64 {
     static DONE: AtomicU64 = AtomicU64::new(0);
     DONE.store(0, Ordering::Relaxed);

@@ -16,12 +16,14 @@
 //! - [`mod@evaluate`]: what a request comes to on a state.
 //! - [`select`]: which of the keys in a range are returned, and in what order.
 //! - [`history`]: what the last revisions changed, for watchers and for reads of the past.
+//! - [`index`]: which watchers want a key.
 //!
 //! What it does as etcd does was taken from etcd's documentation and its source (Apache License 2.0), and is compared with an etcd by tests.
 
 pub mod check;
 pub mod evaluate;
 pub mod history;
+pub mod index;
 pub mod request;
 pub mod row;
 pub mod select;

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Api, access, error};
+use super::{Api, error};
 use crate::{
     core::access::Right,
     grpc::proto::etcdserverpb::{self as pb, cluster_server::Cluster},
@@ -19,7 +19,7 @@ impl Cluster for Api {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
-        access::client(&request)?.check_table(Right::Read, false)?;
+        self.client(&request)?.check_table(Right::Read, false)?;
         let header = self.newest_header().map_err(|error| error::of(&error))?;
         let own = self.node.id();
         let learners = self.node.etcd_learners();

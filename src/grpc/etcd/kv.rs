@@ -3,7 +3,7 @@
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Api, access, convert, error};
+use super::{Api, access::Client, convert, error};
 use crate::{
     core::{
         access::Right,
@@ -19,7 +19,7 @@ use crate::{
 impl Api {
     async fn operate(
         &self,
-        client: &access::Client,
+        client: &Client,
         operation: Operation,
         bytes: usize,
         consistency: Consistency,
@@ -36,7 +36,7 @@ impl Api {
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let client = access::client(&request)?;
+        let client = self.client(&request)?;
         let request = request.into_inner();
         let consistency = if request.serializable { Consistency::Stale } else { Consistency::Linearizable };
         let operation = Operation::Range(convert::range(request));
@@ -47,7 +47,7 @@ impl Kv for Api {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let client = access::client(&request)?;
+        let client = self.client(&request)?;
         let (bytes, request) = (request.get_ref().encoded_len(), request.into_inner());
         let operation = Operation::Put(convert::put(request));
         match self.operate(&client, operation, bytes, Consistency::Linearizable).await? {
@@ -62,7 +62,7 @@ impl Kv for Api {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let client = access::client(&request)?;
+        let client = self.client(&request)?;
         let (bytes, request) = (request.get_ref().encoded_len(), request.into_inner());
         let operation = Operation::Delete(convert::delete(request));
         match self.operate(&client, operation, bytes, Consistency::Linearizable).await? {
@@ -75,7 +75,7 @@ impl Kv for Api {
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let client = access::client(&request)?;
+        let client = self.client(&request)?;
         let (bytes, request) = (request.get_ref().encoded_len(), request.into_inner());
         let operation = Operation::Txn(convert::txn(request));
         match self.operate(&client, operation, bytes, Consistency::Linearizable).await? {
@@ -91,7 +91,7 @@ impl Kv for Api {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
-        access::client(&request)?.check_table(Right::Write, true)?;
+        self.client(&request)?.check_table(Right::Write, true)?;
         let request = request::Request::Compact(request.get_ref().revision);
         let (_, header) = self.taken(self.node.etcd(request).await)?;
         Ok(Response::new(pb::CompactionResponse { header }))

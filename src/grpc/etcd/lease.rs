@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, access, convert, error};
+use super::{Api, convert, ends::Ends, error};
 use crate::{
     core::{
         access::Right,
@@ -24,7 +24,7 @@ impl Lease for Api {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        access::client(&request)?.check_table(Right::Write, false)?;
+        self.client(&request)?.check_table(Right::Write, false)?;
         let pb::LeaseGrantRequest { id, ttl } = *request.get_ref();
         let id = if id == 0 { self.node.etcd_lease_id().map_err(error::failed)? } else { id };
         let granted = self.node.etcd(request::Request::Grant { id, ttl_s: ttl }).await;
@@ -40,7 +40,7 @@ impl Lease for Api {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        let client = access::client(&request)?;
+        let client = self.client(&request)?;
         client.check_table(Right::Write, false)?;
         let id = request.get_ref().id;
         if client.lease.is_some() {
@@ -49,7 +49,7 @@ impl Lease for Api {
                 client.check_keys(Right::Write, &Keys::One(key))?;
             }
         }
-        let (_, header) = self.taken(self.node.etcd(request::Request::Revoke(id)).await)?;
+        let (_, header) = self.taken(self.node.etcd_revoke(id).await)?;
         Ok(Response::new(pb::LeaseRevokeResponse { header }))
     }
 
@@ -60,18 +60,23 @@ impl Lease for Api {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        access::client(&request)?.check_table(Right::Write, false)?;
-        let answers =
-            stream::try_unfold((self.clone(), request.into_inner()), |(api, mut requests)| async move {
-                let Some(pb::LeaseKeepAliveRequest { id }) = requests.message().await? else {
-                    return Ok(None);
-                };
-                let time = api.node.etcd_lease(LeaseCall::KeepAlive(id)).await.map_err(error::failed)?;
-                let header = api.newest_header().map_err(error::failed)?;
-                let answer =
-                    pb::LeaseKeepAliveResponse { header, id, ttl: time.map_or(0, |time| time.granted_s) };
-                Ok(Some((answer, (api, requests))))
-            });
+        let mut client = self.client(&request)?;
+        client.check_table(Right::Write, false)?;
+        let ends = Ends::of(self, &request, client.lease.take());
+        let begun = (self.clone(), request.into_inner(), ends);
+        let answers = stream::try_unfold(begun, |(api, mut requests, mut ends)| async move {
+            let request = tokio::select! {
+                biased;
+                why = ends.ended() => return Err(why),
+                request = requests.message() => request?,
+            };
+            let Some(pb::LeaseKeepAliveRequest { id }) = request else { return Ok(None) };
+            let time = api.node.etcd_lease(LeaseCall::KeepAlive(id)).await.map_err(error::failed)?;
+            let header = api.newest_header().map_err(error::failed)?;
+            let answer =
+                pb::LeaseKeepAliveResponse { header, id, ttl: time.map_or(0, |time| time.granted_s) };
+            Ok(Some((answer, (api, requests, ends))))
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -79,7 +84,7 @@ impl Lease for Api {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let client = access::client(&request)?;
+        let client = self.client(&request)?;
         client.check_table(Right::Read, false)?;
         let pb::LeaseTimeToLiveRequest { id, keys } = *request.get_ref();
         let time = self.node.etcd_lease(LeaseCall::TimeToLive(id)).await.map_err(error::failed)?;
@@ -103,7 +108,7 @@ impl Lease for Api {
         &self,
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        access::client(&request)?.check_table(Right::Read, false)?;
+        self.client(&request)?.check_table(Right::Read, false)?;
         let leases = self.node.etcd_leases().await.map_err(error::failed)?;
         Ok(Response::new(pb::LeaseLeasesResponse {
             header: self.newest_header().map_err(error::failed)?,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{Api, access, error};
+use super::{Api, error};
 use crate::{
     core::access::Right,
     grpc::proto::etcdserverpb::{self as pb, alarm_request::AlarmAction, maintenance_server::Maintenance},
@@ -18,7 +18,7 @@ const API_VERSION: &str = "3.5.0";
 impl Maintenance for Api {
     /// There are no alarms: what is wrong with a node is in its own view of the cluster.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        access::client(&request)?.check_table(Right::Read, false)?;
+        self.client(&request)?.check_table(Right::Read, false)?;
         match request.get_ref().action() {
             AlarmAction::Get | AlarmAction::Deactivate => {
                 let header = self.newest_header().map_err(error::failed)?;
@@ -32,7 +32,7 @@ impl Maintenance for Api {
         &self,
         request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        access::client(&request)?;
+        self.client(&request)?;
         let identity = self.node.etcd_identity();
         let bytes = i64::try_from(self.node.etcd_disk_bytes()).unwrap_or(i64::MAX);
         let errors = if identity.leader.is_none() && identity.cluster != 0 {
@@ -59,13 +59,13 @@ impl Maintenance for Api {
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        access::client(&request)?.check_table(Right::Read, false)?;
+        self.client(&request)?.check_table(Right::Read, false)?;
         let header = self.newest_header().map_err(error::failed)?;
         Ok(Response::new(pb::DefragmentResponse { header }))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        access::client(&request)?.check_table(Right::Read, true)?;
+        self.client(&request)?.check_table(Right::Read, true)?;
         let hashed = self.node.etcd_hash(0).await.map_err(error::failed)?.map_err(error::of_problem)?;
         Ok(Response::new(pb::HashResponse { header: self.header(hashed.revision), hash: hashed.hash }))
     }
@@ -74,7 +74,7 @@ impl Maintenance for Api {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
-        access::client(&request)?.check_table(Right::Read, true)?;
+        self.client(&request)?.check_table(Right::Read, true)?;
         let revision = request.get_ref().revision;
         let hashed =
             self.node.etcd_hash(revision).await.map_err(error::failed)?.map_err(error::of_problem)?;

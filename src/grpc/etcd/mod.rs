@@ -1,22 +1,22 @@
 //! The etcd API, version 3, over the node: services with etcd's names, messages, status codes and texts, so that clients of etcd take this for
 //! one.
 //!
-//! [`convert`] is between its messages and those of [`crate::core::etcd`], [`error`] maps errors, and [`access`] finds out who calls. The
+//! [`convert`] is between its messages and those of [`crate::core::etcd`], [`error`] maps errors, and [`access`] finds out who calls, and [`ends`] when that ends. The
 //! services: [`kv`], [`watch`], [`lease`], [`cluster`], [`maintenance`] and [`auth`].
 
 pub mod access;
 pub mod auth;
 pub mod cluster;
 pub mod convert;
+pub mod ends;
 pub mod error;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
 pub mod watch;
+pub mod watchers;
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::time::sleep;
+use std::sync::Arc;
 
 use super::{
     proto::etcdserverpb::{
@@ -30,11 +30,6 @@ use crate::{core::etcd::check::REQUEST_BYTES_MAX, error::Result, http::server::r
 
 /// Most bytes of a message: a request and its envelope, as etcd has it.
 const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + 512 * 1024;
-
-/// How often a stream whose client wants a leader looks whether there is one.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// After so many looks without one it ends: an election takes less.
-const LEADERLESS_LOOKS: u32 = 4;
 
 /// The API over a node. Clones share it.
 #[derive(Clone)]
@@ -69,17 +64,6 @@ impl Api {
             revision,
             raft_term: identity.term,
         })
-    }
-
-    /// Returns when there has been no leader for a while.
-    async fn without_leader(&self) {
-        let mut looks = 0;
-        while looks < LEADERLESS_LOOKS {
-            sleep(LOOK_EVERY).await;
-            let identity = self.node.etcd_identity();
-            let is_leaderless = identity.cluster != 0 && identity.leader.is_none();
-            looks = if is_leaderless { looks + 1 } else { 0 };
-        }
     }
 
     /// The header of an answer at the newest revision that this node has.

@@ -2,9 +2,8 @@
 //! stream whose client does not read stays where it is, until the history has gone on without it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    future::pending,
-    ops::Bound,
+    collections::VecDeque,
+    future::{pending, ready},
     pin::Pin,
     time::Duration,
 };
@@ -16,14 +15,18 @@ use tokio::{
 };
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Api, access, access::Client, convert, error};
+use super::{
+    Api,
+    access::Client,
+    convert,
+    ends::Ends,
+    error,
+    watchers::{BYTES_MAX, Due, Place, Watcher, Watchers},
+};
 use crate::{
     core::{
         access::Right,
-        etcd::{
-            history::Event,
-            request::{Keys, Problem},
-        },
+        etcd::{history::Event, request::Keys},
     },
     grpc::proto::etcdserverpb::{
         WatchCreateRequest, WatchRequest, WatchResponse, watch_create_request::FilterType,
@@ -32,12 +35,8 @@ use crate::{
     node::etcd::EtcdHistory,
 };
 
-/// Most watchers of a stream: each is asked about each revision.
+/// Most watchers of a stream: a client's mistake is told before it takes the memory of many.
 const WATCHERS_MAX: usize = 10_000;
-/// Most events in a message, unless one revision has more: they are sent together.
-const EVENTS_MAX: usize = 1_000;
-/// Most bytes of keys and values in a message, unless one revision has more and the client takes no fragments.
-const BYTES_MAX: usize = 1024 * 1024;
 /// How often a watcher that wants to know is told that nothing happened: etcd's default.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10 * 60);
 /// The id in answers that are about no watcher.
@@ -50,24 +49,23 @@ impl Watch for Api {
     type WatchStream = Responses;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Responses>, Status> {
-        let client = access::client(&request)?;
-        let needs_leader =
-            request.metadata().get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
+        let mut client = self.client(&request)?;
+        let ends = Ends::of(self, &request, client.lease.take());
         let history = self.node.etcd_history().map_err(|error| error::of(&error))?;
+        let revision = history.lock().head().revision;
         let mut progress = interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watching = Watching {
             api: self.clone(),
             client,
-            needs_leader,
+            ends,
             requests: Some(request.into_inner()),
             newest: history.newest(),
+            watchers: Watchers::new(revision),
             history,
-            watchers: BTreeMap::new(),
-            next_id: 0,
-            last: NO_WATCHER,
             progress,
             wants_progress: false,
+            due: VecDeque::new(),
             responses: VecDeque::new(),
         };
         let responses = stream::try_unfold(watching, |mut watching| async move {
@@ -81,67 +79,66 @@ impl Watch for Api {
 struct Watching {
     api: Api,
     client: Client,
-    /// Whether the client wants the stream to end where there is no leader.
-    needs_leader: bool,
+    ends: Ends,
     /// `None` once the client has no more.
     requests: Option<Streaming<WatchRequest>>,
     history: EtcdHistory,
     newest: watch::Receiver<i64>,
-    watchers: BTreeMap<i64, Watcher>,
-    next_id: i64,
-    /// The watcher that was sent something last: the next one is one after it.
-    last: i64,
+    watchers: Watchers,
     progress: Interval,
     /// Whether the client has asked how far it has come.
     wants_progress: bool,
+    /// What watchers are told next, and the newest revision when that was found.
+    due: VecDeque<(Due, i64)>,
     /// What goes first.
     responses: VecDeque<WatchResponse>,
-}
-
-struct Watcher {
-    keys: Keys,
-    /// The next revision that it has not seen.
-    next: i64,
-    with_before: bool,
-    puts: bool,
-    deletes: bool,
-    fragments: bool,
-    wants_progress: bool,
-    /// Whether it was sent nothing since it was told of its progress last.
-    is_quiet: bool,
-}
-
-impl Watcher {
-    fn wants(&self, event: &Event) -> bool {
-        self.keys.contains(&event.kv.key) && if event.is_delete { self.deletes } else { self.puts }
-    }
 }
 
 impl Watching {
     /// The next response; `None` if the client has no more watchers and will make none.
     async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
+        let mut is_idle = false;
         loop {
             if let Some(response) = self.responses.pop_front() {
                 return Ok(Some(response));
             }
-            // Marked as seen first, so that what comes while they are looked through is noticed.
-            let revision = *self.newest.borrow_and_update();
-            if self.send_events() {
+            // However much there is to be sent, the client may want less of it.
+            self.wait(is_idle).await?;
+            if !self.responses.is_empty() {
                 continue;
             }
-            if std::mem::take(&mut self.wants_progress) {
-                self.respond(NO_WATCHER, revision, |_| ());
-                continue;
-            }
-            self.wait().await?;
-            if self.requests.is_none() && self.responses.is_empty() {
+            if self.requests.is_none() {
                 return Ok(None);
             }
+            is_idle = !self.tell();
         }
     }
 
-    /// Returns when there may be something to do.
-    async fn wait(&mut self) -> Result<(), Status> {
+    /// Adds what is to be sent next. Returns whether there may be more.
+    fn tell(&mut self) -> bool {
+        if let Some((due, revision)) = self.due.pop_front() {
+            self.respond_due(due, revision);
+            return true;
+        }
+        // Marked as seen first, so that what comes while they are looked through is noticed.
+        let newest = *self.newest.borrow_and_update();
+        let (taken, revision) = {
+            let history = self.history.lock();
+            (self.watchers.take(&history), history.head().revision)
+        };
+        if let Some(taken) = taken {
+            self.due.extend(taken.into_iter().map(|due| (due, revision)));
+            return true;
+        }
+        if std::mem::take(&mut self.wants_progress) {
+            self.respond(NO_WATCHER, newest, |_| ());
+            return true;
+        }
+        false
+    }
+
+    /// Takes what the client asks, and returns: if `is_idle`, not before there may be something to do.
+    async fn wait(&mut self, is_idle: bool) -> Result<(), Status> {
         let requests = self.requests.as_mut();
         let request = async {
             match requests {
@@ -149,22 +146,15 @@ impl Watching {
                 None => pending().await,
             }
         };
-        let lease_ends = async {
-            match self.client.lease.as_mut() {
-                Some(lease) => lease.await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
+            biased;
+            why = self.ends.ended() => return Err(why),
             request = request => match request? {
                 Some(request) => self.take(request),
                 None => self.requests = None,
             },
+            () = ready(()), if !is_idle => {}
             changed = self.newest.changed() => changed.map_err(|_| error::etcd(Code::Unavailable, "server stopped"))?,
-            _ = lease_ends => return Err(error::etcd(Code::Unauthenticated, "invalid auth token")),
-            () = self.api.without_leader(), if self.needs_leader => {
-                return Err(error::etcd(Code::Unavailable, "no leader"));
-            }
             _ = self.progress.tick() => self.tell_progress(),
         }
         Ok(())
@@ -192,7 +182,7 @@ impl Watching {
     }
 
     fn cancel(&mut self, id: i64) {
-        if self.watchers.remove(&id).is_some() {
+        if self.watchers.remove(id) {
             let revision = self.revision();
             self.respond(id, revision, |response| response.canceled = true);
         }
@@ -224,21 +214,11 @@ impl Watching {
         if matches!(&keys, Keys::Range(low, Some(high)) if low >= high) {
             return Err("mvcc: watcher range is empty".into());
         }
-        if self.watchers.len() >= WATCHERS_MAX {
+        if self.watchers.count() >= WATCHERS_MAX {
             return Err(format!("this stream has {WATCHERS_MAX} watchers, which is the most: open another"));
         }
-        let id = match request.watch_id {
-            0 => {
-                while self.watchers.contains_key(&self.next_id) {
-                    self.next_id += 1;
-                }
-                self.next_id += 1;
-                self.next_id - 1
-            }
-            id if self.watchers.contains_key(&id) => {
-                return Err("mvcc: duplicate watch ID provided on the WatchStream".into());
-            }
-            id => id,
+        let Some(id) = self.watchers.free_id(request.watch_id) else {
+            return Err("mvcc: duplicate watch ID provided on the WatchStream".into());
         };
         let filters: Vec<_> = request.filters().collect();
         let next = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
@@ -255,108 +235,51 @@ impl Watching {
         Ok((id, watcher))
     }
 
-    /// Adds what the next watcher that has something to be sent is sent. `false` if there is none.
-    fn send_events(&mut self) -> bool {
-        let after = self.watchers.range((Bound::Excluded(self.last), Bound::Unbounded)).map(|(id, _)| *id);
-        let ids: Vec<_> = after.chain(self.watchers.range(..=self.last).map(|(id, _)| *id)).collect();
-        for id in ids {
-            let (is_sent, revision) = {
-                let history = self.history.lock();
-                let Some(watcher) = self.watchers.get_mut(&id) else { continue };
-                (
-                    events(watcher, |revision| history.events(revision).map(|events| events.cloned())),
-                    history.head().revision,
-                )
-            };
-            match is_sent {
-                Ok(events) if events.is_empty() => {}
-                Ok(events) => {
-                    self.last = id;
-                    self.respond_events(id, revision, events);
-                    return true;
-                }
-                Err(first) => {
-                    self.watchers.remove(&id);
-                    self.respond(id, revision, |response| {
-                        response.canceled = true;
-                        response.compact_revision = first;
-                    });
-                    return true;
-                }
-            }
+    fn respond_due(&mut self, due: Due, revision: i64) {
+        match due {
+            Due::Events(id, events) => self.respond_events(id, revision, events),
+            Due::Compacted(id, first) => self.respond(id, revision, |response| {
+                response.canceled = true;
+                response.compact_revision = first;
+            }),
         }
-        false
     }
 
-    fn respond_events(&mut self, id: i64, revision: i64, events: Vec<Event>) {
-        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+    fn respond_events(&mut self, id: i64, revision: i64, events: Vec<Place>) {
+        // It may be canceled meanwhile.
+        let Some(watcher) = self.watchers.get_mut(id) else { return };
         watcher.is_quiet = false;
         let (with_before, fragments) = (watcher.with_before, watcher.fragments);
-        let mut parts: Vec<Vec<Event>> = vec![Vec::new()];
+        let mut parts: Vec<Vec<Place>> = vec![Vec::new()];
         let mut bytes = 0;
-        for event in events {
-            let more = event_bytes(&event);
+        for place in events {
+            let more = event_bytes(&place.0[place.1], with_before);
             if fragments && bytes + more > BYTES_MAX && bytes > 0 {
                 parts.push(Vec::new());
                 bytes = 0;
             }
             bytes += more;
             if let Some(part) = parts.last_mut() {
-                part.push(event);
+                part.push(place);
             }
         }
         let last = parts.len() - 1;
         for (place, part) in parts.into_iter().enumerate() {
             self.respond(id, revision, |response| {
                 response.fragment = place < last;
-                response.events = part.iter().map(|event| convert::event(event, with_before)).collect();
+                let event = |(events, place): &Place| convert::event(&events[*place], with_before);
+                response.events = part.iter().map(event).collect();
             });
         }
     }
 
     fn tell_progress(&mut self) {
         let revision = *self.newest.borrow();
-        let mut told = Vec::new();
-        for (id, watcher) in &mut self.watchers {
-            if std::mem::replace(&mut watcher.is_quiet, true)
-                && watcher.wants_progress
-                && watcher.next > revision
-            {
-                told.push(*id);
-            }
-        }
-        told.into_iter().for_each(|id| self.respond(id, revision, |_| ()));
+        self.watchers.quiet(revision).into_iter().for_each(|id| self.respond(id, revision, |_| ()));
     }
 }
 
-fn event_bytes(event: &Event) -> usize {
-    event.kv.key.len() + event.kv.value.len() + event.before.as_ref().map_or(0, |before| before.value.len())
-}
-
-/// The next events for a watcher, whole revisions of them, and moves it behind them.
-///
-/// # Errors
-/// The oldest revision that can be had, if those that it has not seen are compacted.
-fn events(
-    watcher: &mut Watcher,
-    revision: impl Fn(i64) -> Result<Option<std::sync::Arc<[Event]>>, Problem>,
-) -> Result<Vec<Event>, i64> {
-    let (mut wanted, mut bytes) = (Vec::new(), 0);
-    while wanted.len() < EVENTS_MAX && bytes < BYTES_MAX {
-        match revision(watcher.next) {
-            Ok(Some(events)) => {
-                let matching = events.iter().filter(|event| watcher.wants(event));
-                for event in matching {
-                    bytes += event_bytes(event);
-                    wanted.push(event.clone());
-                }
-                watcher.next += 1;
-            }
-            Ok(None) => break,
-            Err(_) if !wanted.is_empty() => break,
-            Err(Problem::Compacted(first)) => return Err(first),
-            Err(_) => break,
-        }
-    }
-    Ok(wanted)
+fn event_bytes(event: &Event, with_before: bool) -> usize {
+    let before = event.before.as_ref().filter(|_| with_before);
+    event.kv.key.len() + event.kv.value.len() + before.map_or(0, |before| before.value.len())
 }

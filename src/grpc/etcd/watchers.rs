@@ -1,0 +1,365 @@
+//! The watchers of a stream, and what each is sent next. A watcher is a place in the history of this node, and most are at the same one: what comes
+//! there is looked up by its key, so that a watcher costs nothing while its keys do not change. One that begins in the past catches up by itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use crate::core::etcd::{
+    history::{Event, History},
+    index::Index,
+    request::{Keys, Problem},
+};
+
+/// Most events that watchers are given at a time, unless one revision has more: they are sent together.
+const EVENTS_MAX: usize = 1_000;
+/// Most bytes of keys and values that they are given at a time, unless one revision has more.
+pub const BYTES_MAX: usize = 1024 * 1024;
+/// Most events that are looked at in one go: nothing is applied meanwhile.
+const LOOKED_AT_MAX: usize = 10_000;
+
+/// A watcher.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    /// What it watches.
+    pub keys: Keys,
+    /// The next revision that it has not seen, if it is not where most are.
+    pub next: i64,
+    /// Whether it is told what was before.
+    pub with_before: bool,
+    /// Whether it is told of puts.
+    pub puts: bool,
+    /// Whether it is told of deletions.
+    pub deletes: bool,
+    /// Whether large answers may come in parts.
+    pub fragments: bool,
+    /// Whether it is told now and then that nothing happened.
+    pub wants_progress: bool,
+    /// Whether it was sent nothing since it was told of its progress last.
+    pub is_quiet: bool,
+}
+
+impl Watcher {
+    fn wants(&self, event: &Event) -> bool {
+        if event.is_delete { self.deletes } else { self.puts }
+    }
+}
+
+/// An event: a revision, and its place in it. Values are copied when they are sent.
+pub type Place = (Arc<[Event]>, usize);
+
+/// What a watcher is told.
+#[derive(Debug)]
+pub enum Due {
+    /// These events.
+    Events(i64, Vec<Place>),
+    /// That what it has not seen is compacted up to this revision. It is no watcher any more.
+    Compacted(i64, i64),
+}
+
+/// The watchers of a stream.
+#[derive(Debug)]
+pub struct Watchers {
+    all: BTreeMap<i64, Watcher>,
+    index: Index,
+    /// What came before this revision was given to all that are not behind.
+    position: i64,
+    /// Those that have not been given all before that.
+    behind: BTreeSet<i64>,
+    /// The one of them that was given something last: the next one is one after it.
+    last: i64,
+    next_id: i64,
+}
+
+impl Watchers {
+    /// None, where the history goes up to a revision.
+    pub fn new(revision: i64) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            index: Index::default(),
+            position: revision + 1,
+            behind: BTreeSet::new(),
+            last: 0,
+            next_id: 0,
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// One of them.
+    pub fn get_mut(&mut self, id: i64) -> Option<&mut Watcher> {
+        self.all.get_mut(&id)
+    }
+
+    /// An id that is free: this one, or any if it is 0. `None` if it is not.
+    pub fn free_id(&mut self, wanted: i64) -> Option<i64> {
+        if wanted != 0 {
+            return (!self.all.contains_key(&wanted)).then_some(wanted);
+        }
+        while self.all.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        Some(self.next_id - 1)
+    }
+
+    /// Adds one, with an id that is free.
+    pub fn insert(&mut self, id: i64, watcher: Watcher) {
+        self.index.insert(id, &watcher.keys);
+        if watcher.next < self.position {
+            self.behind.insert(id);
+        }
+        self.all.insert(id, watcher);
+    }
+
+    /// Removes one. Returns whether it was there.
+    pub fn remove(&mut self, id: i64) -> bool {
+        let Some(watcher) = self.all.remove(&id) else { return false };
+        self.index.remove(id, &watcher.keys);
+        self.behind.remove(&id);
+        true
+    }
+
+    /// What is to be told next; `None` if there is nothing more in the history. There may be more although nothing is told.
+    pub fn take(&mut self, history: &History) -> Option<Vec<Due>> {
+        let after = self.behind.range((Bound::Excluded(self.last), Bound::Unbounded)).next();
+        match after.or(self.behind.first()).copied() {
+            Some(id) => {
+                self.last = id;
+                Some(self.catch_up(id, history).into_iter().collect())
+            }
+            None if self.position > history.head().revision => None,
+            None => Some(self.go_on(history)),
+        }
+    }
+
+    /// The next events of one that is behind.
+    fn catch_up(&mut self, id: i64, history: &History) -> Option<Due> {
+        let watcher = self.all.get_mut(&id)?;
+        let (mut wanted, mut amount) = (Vec::new(), Amount::default());
+        while watcher.next < self.position && !amount.is_enough() {
+            match history.events(watcher.next) {
+                Ok(Some(events)) => {
+                    for (place, event) in events.iter().enumerate() {
+                        amount.looked_at += 1;
+                        if watcher.keys.contains(&event.kv.key) && watcher.wants(event) {
+                            amount.add(event);
+                            wanted.push((events.clone(), place));
+                        }
+                    }
+                    // One without events takes a look too.
+                    amount.looked_at += 1;
+                    watcher.next += 1;
+                }
+                Err(Problem::Compacted(first)) if wanted.is_empty() => {
+                    self.remove(id);
+                    return Some(Due::Compacted(id, first));
+                }
+                // The history begins anew: it is compacted for this one, which is seen when it comes again.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if watcher.next >= self.position {
+            self.behind.remove(&id);
+        }
+        (!wanted.is_empty()).then_some(Due::Events(id, wanted))
+    }
+
+    /// The next events of all that are not behind.
+    fn go_on(&mut self, history: &History) -> Vec<Due> {
+        let (mut wanted, mut amount) = (BTreeMap::<i64, Vec<Place>>::new(), Amount::default());
+        while !amount.is_enough() {
+            match history.events(self.position) {
+                Ok(Some(events)) => {
+                    for (place, event) in events.iter().enumerate() {
+                        amount.looked_at += 1;
+                        for id in self.index.of(&event.kv.key) {
+                            let is_wanted =
+                                |watcher: &Watcher| watcher.next <= self.position && watcher.wants(event);
+                            if self.all.get(&id).is_some_and(is_wanted) {
+                                amount.add(event);
+                                wanted.entry(id).or_default().push((events.clone(), place));
+                            }
+                        }
+                    }
+                    amount.looked_at += 1;
+                    self.position += 1;
+                }
+                Err(Problem::Compacted(first)) if wanted.is_empty() => return self.cancel_before(first),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        wanted.into_iter().map(|(id, events)| Due::Events(id, events)).collect()
+    }
+
+    fn cancel_before(&mut self, first: i64) -> Vec<Due> {
+        self.position = first;
+        let missed = self.all.iter().filter(|(_, watcher)| watcher.next < first).map(|(id, _)| *id);
+        let missed: Vec<_> = missed.collect();
+        missed
+            .into_iter()
+            .map(|id| {
+                self.remove(id);
+                Due::Compacted(id, first)
+            })
+            .collect()
+    }
+
+    /// Those that want to be told of their progress and were sent nothing since the last time, and have seen all up to a revision.
+    pub fn quiet(&mut self, revision: i64) -> Vec<i64> {
+        let has_seen_all = self.position > revision;
+        let mut quiet = Vec::new();
+        for (id, watcher) in &mut self.all {
+            let was_quiet = std::mem::replace(&mut watcher.is_quiet, true);
+            if was_quiet && watcher.wants_progress && has_seen_all && !self.behind.contains(id) {
+                quiet.push(*id);
+            }
+        }
+        quiet
+    }
+}
+
+/// How much was looked at, and found.
+#[derive(Default)]
+struct Amount {
+    looked_at: usize,
+    events: usize,
+    bytes: usize,
+}
+
+impl Amount {
+    fn add(&mut self, event: &Event) {
+        self.events += 1;
+        self.bytes += event.kv.key.len() + event.kv.value.len();
+    }
+
+    fn is_enough(&self) -> bool {
+        self.events >= EVENTS_MAX || self.bytes >= BYTES_MAX || self.looked_at >= LOOKED_AT_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::etcd::{history::Replaced, request::KeyValue, row::Head};
+
+    fn write(history: &mut History, keys: &[&str]) {
+        let revision = history.head().revision + 1;
+        for key in keys {
+            let kv = KeyValue { key: (*key).into(), mod_revision: revision, ..KeyValue::default() };
+            history.replaced(Replaced { key: (*key).into(), now: Some(kv), before: Ok(None) });
+        }
+        history.completed(Head { revision, ..history.head() });
+    }
+
+    fn watcher(low: &str, end: &str, next: i64) -> Watcher {
+        Watcher {
+            keys: Keys::new(low.into(), end.into()),
+            next,
+            with_before: false,
+            puts: true,
+            deletes: true,
+            fragments: false,
+            wants_progress: true,
+            is_quiet: true,
+        }
+    }
+
+    /// All that is due: the watcher, and the key and revision of each event or from where on it is compacted.
+    fn all_due(watchers: &mut Watchers, history: &History) -> Vec<(i64, String)> {
+        let mut told = Vec::new();
+        while let Some(due) = watchers.take(history) {
+            told.extend(due.into_iter().map(|due| match due {
+                Due::Events(id, events) => {
+                    let shown = events.iter().map(|(events, place)| {
+                        let kv = &events[*place].kv;
+                        format!("{}{} ", String::from_utf8_lossy(&kv.key), kv.mod_revision)
+                    });
+                    (id, shown.collect())
+                }
+                Due::Compacted(id, first) => (id, format!("compacted {first}")),
+            }));
+        }
+        told.sort();
+        told
+    }
+
+    fn told(due: &[(i64, &str)]) -> Vec<(i64, String)> {
+        due.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn each_watcher_is_given_what_it_wants_once_wherever_it_begins() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        write(&mut history, &["a"]);
+        write(&mut history, &["b"]);
+        let mut watchers = Watchers::new(3);
+        let ids = [("a", "", 4), ("a", "c", 2), ("a", "b", 6), ("c", "", 3)].map(|(low, end, next)| {
+            let id = watchers.free_id(0).expect("is free");
+            watchers.insert(id, watcher(low, end, next));
+            id
+        });
+        assert_eq!(ids, [0, 1, 2, 3]);
+        write(&mut history, &["a", "b"]);
+        assert_eq!(all_due(&mut watchers, &history), told(&[(0, "a4 "), (1, "a2 b3 "), (1, "a4 b4 ")]));
+        write(&mut history, &["a"]);
+        write(&mut history, &["a", "c"]);
+        assert_eq!(
+            all_due(&mut watchers, &history),
+            told(&[(0, "a5 a6 "), (1, "a5 a6 "), (2, "a6 "), (3, "c6 ")])
+        );
+        assert!(all_due(&mut watchers, &history).is_empty());
+        assert_eq!(watchers.quiet(6), [0, 1, 2, 3]);
+        assert!(watchers.remove(1) && !watchers.remove(1));
+        write(&mut history, &["b"]);
+        assert!(watchers.quiet(7).is_empty(), "it was not looked at yet");
+        assert!(all_due(&mut watchers, &history).is_empty());
+        assert_eq!(watchers.quiet(7), [0, 2, 3]);
+    }
+
+    #[test]
+    fn a_watcher_that_has_not_seen_what_is_compacted_is_canceled_and_no_other() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        write(&mut history, &["a"]);
+        let mut watchers = Watchers::new(2);
+        for (id, next) in [(1, 1), (2, 3), (3, 12), (4, 2)] {
+            watchers.insert(id, watcher("a", "b", next));
+        }
+        // As after a snapshot of the log.
+        history.reset(Head { revision: 10, compacted: -1 });
+        assert_eq!(
+            all_due(&mut watchers, &history),
+            told(&[(1, "compacted 11"), (2, "compacted 11"), (4, "compacted 11")])
+        );
+        write(&mut history, &["a"]);
+        assert!(all_due(&mut watchers, &history).is_empty(), "it begins with the next one");
+        write(&mut history, &["a"]);
+        assert_eq!(all_due(&mut watchers, &history), told(&[(3, "a12 ")]));
+        assert_eq!(watchers.count(), 1);
+    }
+
+    /// Ten thousand watchers of other keys were each asked about each revision.
+    #[test]
+    fn what_is_looked_at_and_given_at_a_time_has_a_limit() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        let mut watchers = Watchers::new(1);
+        watchers.insert(1, watcher("a", "", 2));
+        for _ in 0..2 * EVENTS_MAX {
+            write(&mut history, &["a"]);
+        }
+        for _ in 0..2 {
+            let due = watchers.take(&history).expect("there is more");
+            let [Due::Events(1, events)] = due.as_slice() else { panic!("{due:?}") };
+            assert_eq!(events.len(), EVENTS_MAX);
+        }
+        assert!(watchers.take(&history).is_none());
+        watchers.insert(2, watcher("b", "", 2));
+        let due = watchers.take(&history).expect("it looks");
+        assert!(due.is_empty() && watchers.take(&history).is_none(), "{due:?}");
+    }
+}
