@@ -275,11 +275,19 @@ fn lease_id(text: &str) -> Option<i64> {
 }
 
 fn text(bytes: &[u8]) -> String {
-    bytes.iter().copied().map(char::from).collect()
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        text.push(char::from(*byte));
+    }
+    text
 }
 
 fn bytes(text: &str) -> Option<Vec<u8>> {
-    text.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect()
+    let mut bytes = Vec::with_capacity(text.len());
+    for character in text.chars() {
+        bytes.push(u8::try_from(u32::from(character)).ok()?);
+    }
+    Some(bytes)
 }
 
 /// What comes after all names that begin with `prefix`, which ends in a colon.
