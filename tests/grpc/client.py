@@ -54,6 +54,10 @@ def check_kv(kv):
     refused(grpc.StatusCode.NOT_FOUND, lambda: kv.Get(kv_pb2.GetRequest(key="c"), timeout=TIMEOUT))
     short = kv.Watch(kv_pb2.WatchRequest(), timeout=0.2)
     refused(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: list(short))
+    tables = kv.Tables(kv_pb2.TablesRequest(), timeout=TIMEOUT).tables
+    assert ("kv", kv_pb2.TABLE_MODE_STRONG) in [(table.name, table.mode) for table in tables], tables
+    cluster = kv.Cluster(kv_pb2.ClusterRequest(), timeout=TIMEOUT)
+    assert cluster.strong.leader == cluster.node == cluster.members[0].node, cluster
     zipped = kv_pb2.GetRequest(key="a")
     refused(grpc.StatusCode.UNIMPLEMENTED, lambda: kv.Get(zipped, compression=grpc.Compression.Gzip, timeout=TIMEOUT))
 
@@ -63,7 +67,8 @@ def check_reflection(channel):
     services = set(database.get_services())
     assert {"dynarust.v1.Kv", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"} <= services, services
     service = DescriptorPool(database).FindServiceByName("dynarust.v1.Kv")
-    assert [method.name for method in service.methods] == ["Get", "Set", "Delete", "List", "Watch", "Txn"]
+    methods = ["Get", "Set", "Delete", "List", "Watch", "Txn", "Tables", "Cluster"]
+    assert [method.name for method in service.methods] == methods
 
 
 def check_health(channel):

@@ -6,5 +6,6 @@ mod kv;
 mod program;
 mod python;
 mod refusals;
+mod reports;
 mod sending;
 mod tables;

@@ -1,7 +1,8 @@
-//! `dynarust.v1.Kv`: keys and values, changes as they happen, and transactions. A request is checked as REST checks it, and answered by the
-//! same calls of [`Node`].
+//! `dynarust.v1.Kv`: keys and values, changes as they happen, transactions, and what there is to know of the node. A request is checked as
+//! REST checks it, and answered by the same calls of [`Node`].
 
 mod list;
+mod reports;
 mod txn;
 mod value;
 mod watch;
@@ -15,8 +16,9 @@ use tonic::{Request, Response, Status};
 use self::{list::Listing, watch::Watch};
 use super::{
     proto::dynarust::v1::{
-        DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest, ListResponse, SetRequest,
-        SetResponse, TableMode, TxnRequest, TxnResponse, WatchRequest, WatchResponse, WriteConcern,
+        ClusterRequest, ClusterResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest,
+        ListResponse, SetRequest, SetResponse, TableMode, TablesRequest, TablesResponse, TxnRequest,
+        TxnResponse, WatchRequest, WatchResponse, WriteConcern,
         kv_server::{Kv, KvServer},
     },
     request::Caller,
@@ -239,5 +241,13 @@ impl Kv for NodeKv {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Answered<TxnResponse> {
         answered(self.transact(&caller(&request)?, request.into_inner()).await)
+    }
+
+    async fn tables(&self, request: Request<TablesRequest>) -> Answered<TablesResponse> {
+        answered(reports::tables(&self.node, &caller(&request)?).await)
+    }
+
+    async fn cluster(&self, request: Request<ClusterRequest>) -> Answered<ClusterResponse> {
+        answered(reports::cluster(&self.node, &caller(&request)?))
     }
 }
