@@ -12,9 +12,10 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY bench/Cargo.toml bench/
 COPY clients/rust/Cargo.toml clients/rust/
-RUN mkdir -p src tests proptests bench/src bench/benches clients/rust/src \
-    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/core.rs clients/rust/src/lib.rs \
-    && echo 'fn main() {}' | tee src/main.rs > src/distributed_kv.rs \
+COPY gui/Cargo.toml gui/
+RUN mkdir -p src tests proptests bench/src bench/benches clients/rust/src gui/src gui/tests \
+    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/core.rs clients/rust/src/lib.rs gui/src/lib.rs gui/tests/main.rs \
+    && echo 'fn main() {}' | tee src/main.rs src/gui.rs gui/src/main.rs > src/distributed_kv.rs \
     && cargo build --release --locked --bin DynaRust
 
 # The sources keep the times of the checkout, which may be older than the empty ones: without the touch cargo would take

@@ -21,6 +21,7 @@ pub mod environment;
 pub mod first_sync;
 pub mod flags;
 pub mod forget;
+pub mod gui;
 pub mod health;
 pub mod huge_pages;
 pub mod leave;

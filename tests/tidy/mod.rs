@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["error", "core", "storage", "node", "http", "grpc", "config"]),
     ("main", &["error", "core", "storage", "replication", "node", "http", "grpc", "config", "cli"]),
     ("distributed_kv", &["cli"]),
+    ("gui", &["cli"]),
 ];
 
 /// The same for the load generator: the parts of its `src`, and what each may name besides itself.
@@ -45,6 +46,22 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
     ("bare", &["error", "client"]),
     ("main", &[]),
 ];
+
+/// The same for the window.
+const GUI_LAYERS: &[(&str, &[&str])] = &[
+    ("settings", &[]),
+    ("message", &["settings"]),
+    ("model", &["message", "settings"]),
+    ("arguments", &["settings"]),
+    ("client", &["message", "settings", "model"]),
+    ("views", &["message", "settings", "model"]),
+    ("app", &["client", "message", "model", "settings", "views"]),
+    ("desktop", &["app", "arguments", "client", "model", "settings"]),
+    ("main", &["desktop"]),
+];
+
+/// What the model of the window is free of, besides what the core is: the screen, and calls.
+const MODEL_FREE_OF: &[&[&str]] = &[&["eframe"], &["egui"], &["tonic"]];
 
 /// Names, and where alone they may stand: a file, or a folder with all below it.
 const CONFINED: &[(&str, &[&str])] = &[
@@ -93,6 +110,7 @@ const TOP_LEVEL: &[&str] = &[
     "compose.yaml",
     "deploy",
     "docs",
+    "gui",
     "proptests",
     "proto",
     "src",
@@ -105,7 +123,7 @@ fn root() -> &'static Path {
 }
 
 fn all_code() -> Vec<Source> {
-    ["src", "tests", "proptests", "bench", "clients"]
+    ["src", "tests", "proptests", "bench", "clients", "gui"]
         .iter()
         .flat_map(|folder| Source::all_below(root(), folder))
         .collect()
@@ -121,6 +139,7 @@ fn assert_none(rule: &str, broken: &[String]) {
 fn layers_name_only_those_below_them() {
     assert_none("imports point from http down to error", &broken_layers("src", LAYERS));
     assert_none("imports point from workloads down to the client", &broken_layers("bench/src", BENCH_LAYERS));
+    assert_none("imports point from the app down to messages", &broken_layers("gui/src", GUI_LAYERS));
 }
 
 /// What the sources below a folder name although their layer may not.
@@ -138,7 +157,7 @@ fn broken_layers(folder: &str, layers: &[(&str, &[&str])]) -> Vec<String> {
         };
         for path in source.paths() {
             let named = match path.as_slice() {
-                ["crate" | "dynarust", named, ..] => *named,
+                ["crate" | "dynarust" | "dynarust_gui", named, ..] => *named,
                 ["super", "super", ..] => "super::super",
                 _ => continue,
             };
@@ -181,6 +200,19 @@ fn the_core_is_pure() {
 }
 
 #[test]
+fn the_model_of_the_window_is_pure() {
+    let mut broken = Vec::new();
+    for source in Source::all_below(root(), "gui/src/model") {
+        for path in source.paths() {
+            if IMPURE.iter().chain(MODEL_FREE_OF).any(|impure| path.starts_with(impure)) {
+                broken.push(format!("{}: {}", source.path, path.join("::")));
+            }
+        }
+    }
+    assert_none("the model is tested without a screen, a clock and a connection", &broken);
+}
+
+#[test]
 fn files_start_by_saying_what_they_are() {
     let headless =
         all_code().into_iter().filter(|source| !source.text.starts_with("//! ")).map(|source| source.path);
@@ -215,7 +247,7 @@ fn functions_are_short() {
 #[test]
 fn no_test_sleeps() {
     let mut broken = Vec::new();
-    for folder in ["tests", "proptests", "bench/tests", "bench/benches"] {
+    for folder in ["tests", "proptests", "bench/tests", "bench/benches", "gui/tests"] {
         for source in Source::all_below(root(), folder) {
             if source.paths().iter().any(|path| path.contains(&"sleep")) {
                 broken.push(source.path);

@@ -1,0 +1,115 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::settings::{Settings, Theme, parse_address};
+
+/// The largest file that is read as a token.
+const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
+
+/// A window onto a DynaRust cluster
+///
+/// Without arguments it connects to the addresses of last time, or to 127.0.0.1:50051.
+#[derive(Debug, Parser)]
+#[command(name = "dynarust-gui", version)]
+#[command(after_help = "The token may also be in the environment, as DYNARUST_TOKEN. It is never kept.")]
+pub struct Arguments {
+    /// The nodes, by the addresses of their --grpc listeners. When one is lost, the next is tried
+    #[arg(value_name = "HOST:PORT", value_parser = parse_address)]
+    pub addresses: Vec<String>,
+
+    /// Connect by TLS
+    #[arg(long)]
+    pub tls: bool,
+
+    /// A file with the certificates to trust, in place of those of the system. It implies --tls
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// A file with the token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The table to open
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+
+    /// The key of that table to open
+    #[arg(long, value_name = "NAME", requires = "table")]
+    pub key: Option<String>,
+
+    /// The colors
+    #[arg(long, value_enum)]
+    pub theme: Option<Theme>,
+}
+
+impl Arguments {
+    /// Takes what was given into the settings.
+    pub fn apply(&self, settings: &mut Settings) {
+        if !self.addresses.is_empty() {
+            // These are other nodes than those of last time, and so is how they are reached.
+            settings.addresses.clone_from(&self.addresses);
+            (settings.tls, settings.ca_file, settings.table) = (false, String::new(), String::new());
+        }
+        settings.tls |= self.tls || self.ca.is_some();
+        if let Some(ca) = &self.ca {
+            settings.ca_file = ca.display().to_string();
+        }
+        settings.theme = self.theme.unwrap_or(settings.theme);
+    }
+
+    /// The token: that of the file, or `variable`, that of the environment; empty for none.
+    ///
+    /// # Errors
+    /// That the file cannot be read.
+    pub fn token(&self, variable: Option<String>) -> Result<String, String> {
+        let Some(path) = &self.token_file else { return Ok(variable.unwrap_or_default().trim().to_owned()) };
+        let wrong = |why: String| format!("--token-file {}: {why}", path.display());
+        let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+        if length > TOKEN_FILE_BYTES_MAX {
+            return Err(wrong(format!("{length} bytes are no token")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from([&["dynarust-gui"], arguments].concat())
+    }
+
+    #[test]
+    fn arguments_win_over_what_was_kept() {
+        let mut settings = Settings { tls: true, ca_file: "old.pem".into(), ..Settings::default() };
+        parse(&[]).expect("none is fine").apply(&mut settings);
+        assert!(settings.tls && settings.ca_file == "old.pem");
+        let given = parse(&["50061", "node-2:7", "--theme", "dark"]).expect("they are right");
+        given.apply(&mut settings);
+        assert_eq!(settings.addresses, ["127.0.0.1:50061", "node-2:7"]);
+        assert_eq!((settings.tls, settings.ca_file.as_str(), settings.theme), (false, "", Theme::Dark));
+        parse(&["--ca", "ca.pem"]).expect("right").apply(&mut settings);
+        assert!(settings.tls && settings.ca_file == "ca.pem");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (arguments, word) in [
+            (&["http://a"][..], "leave out"),
+            (&["--key", "a"], "--table"),
+            (&["--tabel", "a"], "--table"),
+            (&["--theme", "blue"], "dark"),
+        ] {
+            let error = parse(arguments).expect_err("wrong").to_string();
+            assert!(error.contains(word), "{arguments:?}: {error}");
+        }
+        let missing = parse(&["--token-file", "/nowhere/token"]).expect("parsed").token(None);
+        assert!(missing.is_err_and(|why| why.contains("/nowhere/token")));
+        assert_eq!(parse(&[]).expect("right").token(Some(" t\n".into())), Ok("t".into()));
+    }
+}

@@ -1,0 +1,111 @@
+//! A table that is open: the names of its keys, and their changes as they happen. The watch begins first, so that nothing is missed between.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::sleep};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::{
+    Teller, convert,
+    link::{Kv, call},
+    proto::{
+        Consistency, ListRequest, WatchRequest, WatchResponse, watch_request::Target, watch_response::Event,
+    },
+};
+use crate::{
+    message::{Change, Message},
+    model::listing::KEYS_MAX,
+};
+
+/// The pause before a watch that has failed begins again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What is open.
+pub struct Opened {
+    /// The number of the listing.
+    pub generation: u64,
+    /// The table.
+    pub table: String,
+    /// What its keys begin with.
+    pub prefix: String,
+    /// Has the connection looked after.
+    pub nudge: Arc<Notify>,
+}
+
+impl Opened {
+    /// Lists and follows until something fails, which it tells.
+    pub async fn run(self, kv: Kv, teller: Teller) {
+        let Err(status) = self.list_and_follow(kv, &teller).await else { return };
+        let may_retry = matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::Unknown
+                | Code::Internal
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::DataLoss
+        );
+        if may_retry {
+            // If the connection is gone, this ends with it.
+            self.nudge.notify_one();
+            sleep(PAUSE).await;
+        }
+        let why = convert::failure(&status);
+        teller.tell(Message::Broken { generation: self.generation, why, may_retry }).await;
+    }
+
+    async fn list_and_follow(&self, mut kv: Kv, teller: &Teller) -> Result<(), Status> {
+        let target = (!self.prefix.is_empty()).then(|| Target::Prefix(self.prefix.clone()));
+        let watch = WatchRequest { table: self.table.clone(), target, ..WatchRequest::default() };
+        // It has no deadline: it lasts as long as the table is open.
+        let changes = call(kv.watch(Request::new(watch))).await?;
+        tokio::try_join!(self.list(kv, teller), self.follow(changes, teller))?;
+        Ok(())
+    }
+
+    async fn list(&self, mut kv: Kv, teller: &Teller) -> Result<(), Status> {
+        let generation = self.generation;
+        let request = ListRequest {
+            table: self.table.clone(),
+            prefix: self.prefix.clone(),
+            limit: KEYS_MAX as u64,
+            keys_only: true,
+            // What this node has not got yet, the watch brings.
+            consistency: Consistency::Stale.into(),
+            ..ListRequest::default()
+        };
+        let mut pages = call(kv.list(Request::new(request))).await?;
+        let mut is_cut = false;
+        while let Some(page) = pages.message().await? {
+            is_cut = !page.next_page_token.is_empty();
+            let keys = page.entries.into_iter().map(|entry| Arc::from(entry.key)).collect();
+            teller.tell(Message::Keys { generation, keys }).await;
+        }
+        teller.tell(Message::Listed { generation, is_cut }).await;
+        Ok(())
+    }
+
+    async fn follow(&self, mut changes: Streaming<WatchResponse>, teller: &Teller) -> Result<(), Status> {
+        let generation = self.generation;
+        while let Some(message) = changes.message().await? {
+            let change = match message.event {
+                Some(Event::Updated(entry)) => convert::entry(entry).map(Change::Set),
+                Some(Event::Deleted(deletion)) => Some(Change::Deleted {
+                    key: deletion.key.into(),
+                    timestamp_ms: deletion.timestamp_ms,
+                    expired: deletion.expired,
+                }),
+                Some(Event::Resync(_)) => {
+                    let why = "changes came faster than they could be shown".to_owned();
+                    teller.tell(Message::Broken { generation, why, may_retry: true }).await;
+                    return Err(Status::cancelled("the listing begins again"));
+                }
+                Some(Event::Synced(_) | Event::Position(_)) | None => None,
+            };
+            if let Some(change) = change {
+                teller.tell(Message::Changed { generation, change }).await;
+            }
+        }
+        Err(Status::unavailable("the node has ended the watch"))
+    }
+}

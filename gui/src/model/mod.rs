@@ -1,0 +1,316 @@
+//! What the window knows and what it asks for. Messages of the client and wishes of the user come in; commands go out. It has no clock and
+//! does nothing itself, so that tests drive it alone.
+
+mod act;
+pub mod editor;
+pub mod json;
+pub mod listing;
+mod receive;
+pub use receive::preview;
+pub mod time;
+pub mod transaction;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use self::{editor::Editor, listing::Listing, transaction::LineError};
+use crate::{
+    message::{Change, Cluster, Command, Expiry, Outcome, Place, Table},
+    settings::{Connection, Settings},
+};
+
+/// Most changes that are kept for the page of changes.
+const CHANGES_MAX: usize = 500;
+/// What the page of transactions begins with.
+const EXAMPLE: &str = "# All of it happens, or nothing; strong tables only.\ncheck kv greeting absent\nset kv greeting \"hello\"\nelse\nget kv greeting\n";
+
+/// The pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Tables, keys and the editor.
+    Data,
+    /// Changes as they happened.
+    Changes,
+    /// A transaction.
+    Transaction,
+    /// The nodes.
+    Cluster,
+}
+
+impl Page {
+    /// All, in the order of their tabs.
+    pub const ALL: [Self; 4] = [Self::Data, Self::Changes, Self::Transaction, Self::Cluster];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "Data",
+            Self::Changes => "Changes",
+            Self::Transaction => "Transaction",
+            Self::Cluster => "Cluster",
+        }
+    }
+}
+
+/// Whether there is a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// None was asked for.
+    Idle,
+    /// An address is tried.
+    Connecting {
+        /// The address.
+        address: String,
+        /// Why the one before was lost, if there was one.
+        after: Option<String>,
+    },
+    /// There is one.
+    Connected {
+        /// The address.
+        address: String,
+    },
+    /// There is none; another attempt follows.
+    Lost {
+        /// The address that was lost, or does not answer.
+        address: String,
+        /// Why.
+        why: String,
+        /// When the next attempt is, in Unix milliseconds.
+        retry_at_ms: u64,
+    },
+    /// There is none, and trying again would not help.
+    Refused {
+        /// The address.
+        address: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// The dialog for a connection, while it is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialog {
+    /// The addresses, one a line.
+    pub addresses: String,
+    /// The token.
+    pub token: String,
+    /// Whether the nodes speak TLS.
+    pub tls: bool,
+    /// The file of certificates.
+    pub ca_file: String,
+    /// What is wrong.
+    pub error: Option<String>,
+}
+
+/// The page of transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionPage {
+    /// The text.
+    pub text: String,
+    /// The request that runs.
+    pub waiting: Option<u64>,
+    /// What is wrong with its lines.
+    pub errors: Vec<LineError>,
+    /// What the last one came to, or why it failed.
+    pub outcome: Option<Result<Outcome, String>>,
+}
+
+/// A change with the instant at which it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+    /// In which table.
+    pub table: String,
+    /// The change.
+    pub change: Change,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Model {
+    /// What is kept between starts.
+    pub settings: Settings,
+    /// The token, which is not.
+    pub token: String,
+    /// Now, in Unix milliseconds. Whoever drives the model sets it.
+    pub now_ms: u64,
+    /// The page that is shown.
+    pub page: Page,
+    /// Whether there is a connection.
+    pub link: Link,
+    /// The tables, or why they are not known; `None` at first.
+    pub tables: Option<Result<Vec<Table>, String>>,
+    /// The cluster, or why it is not known; `None` at first.
+    pub cluster: Option<Result<Cluster, String>>,
+    /// How long the node took to answer last, in milliseconds.
+    pub answer_ms: Option<u64>,
+    /// The keys of the table that is open.
+    pub listing: Option<Listing>,
+    /// What the keys must begin with, as it is typed.
+    pub filter: String,
+    /// The key that is selected in the tree; `None` is the table itself.
+    pub selected: Option<Arc<str>>,
+    /// The key that is edited.
+    pub editor: Option<Editor>,
+    /// The key that waits until what is in the editor was saved or given up.
+    pub waiting_place: Option<Place>,
+    /// The changes seen last, newest first.
+    pub changes: VecDeque<Seen>,
+    /// The page of transactions.
+    pub transaction: TransactionPage,
+    /// The dialog for a connection.
+    pub dialog: Option<Dialog>,
+    /// Whether the keys of the keyboard are shown.
+    pub shows_help: bool,
+    /// The result of the last action, for the status line.
+    pub notice: String,
+    commands: VecDeque<Command>,
+    /// What is being written, by the request that writes it.
+    writing: Option<(String, Expiry)>,
+    last_number: u64,
+    /// The key to open once there is a connection.
+    wanted: Option<Place>,
+}
+
+impl Model {
+    /// With these settings, not connected yet.
+    pub fn new(settings: Settings, token: String) -> Self {
+        Self {
+            settings,
+            token,
+            now_ms: 0,
+            page: Page::Data,
+            link: Link::Idle,
+            tables: None,
+            cluster: None,
+            answer_ms: None,
+            listing: None,
+            filter: String::new(),
+            selected: None,
+            editor: None,
+            waiting_place: None,
+            changes: VecDeque::new(),
+            transaction: TransactionPage {
+                text: EXAMPLE.to_owned(),
+                waiting: None,
+                errors: Vec::new(),
+                outcome: None,
+            },
+            dialog: None,
+            shows_help: false,
+            notice: String::new(),
+            commands: VecDeque::new(),
+            writing: None,
+            last_number: 0,
+            wanted: None,
+        }
+    }
+
+    /// The commands since the last call, in order.
+    pub fn take_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Puts a command back that the client had no room for.
+    pub fn put_back(&mut self, command: Command) {
+        self.commands.push_front(command);
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn send(&mut self, command: Command) {
+        self.commands.push_back(command);
+    }
+
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Connected { .. })
+    }
+
+    /// Connects by the settings.
+    pub fn connect(&mut self) {
+        let connection: Connection = self.settings.connection(&self.token);
+        let address = connection.addresses.first().cloned().unwrap_or_default();
+        self.link = Link::Connecting { address, after: None };
+        (self.tables, self.cluster, self.answer_ms) = (None, None, None);
+        self.send(Command::Connect(connection));
+    }
+
+    /// Tries to connect again at once.
+    pub fn retry(&mut self) {
+        match self.link {
+            Link::Refused { .. } | Link::Idle => self.connect(),
+            Link::Connecting { .. } | Link::Connected { .. } | Link::Lost { .. } => self.send(Command::Retry),
+        }
+    }
+
+    /// Opens a table, and a key of it, as soon as there is a connection.
+    pub fn want(&mut self, table: String, key: Option<String>) {
+        self.settings.table.clone_from(&table);
+        self.wanted = key.map(|key| Place { table, key });
+    }
+
+    /// Lists the keys of a table with the prefix that is typed, and follows them.
+    pub fn open_table(&mut self, table: &str) {
+        if self.listing.as_ref().is_some_and(|listing| listing.table != table) {
+            self.filter.clear();
+        }
+        self.settings.table = table.to_owned();
+        self.selected = None;
+        let listing = Listing::new(self.next_number(), table.to_owned(), self.filter.clone());
+        self.send(listing.command());
+        self.listing = Some(listing);
+    }
+
+    /// Closes the table that is open in the tree.
+    pub fn close_table(&mut self) {
+        self.listing = None;
+        self.selected = None;
+        self.settings.table.clear();
+        self.filter.clear();
+    }
+
+    /// Lists by the prefix that is typed now, if it is another.
+    pub fn apply_filter(&mut self) {
+        let Some(listing) = &self.listing else { return };
+        if listing.prefix != self.filter {
+            let table = listing.table.clone();
+            self.open_table(&table);
+        }
+    }
+
+    /// Reads everything that is shown again.
+    pub fn reload(&mut self) {
+        self.send(Command::Refresh);
+        if let Some(listing) = &self.listing {
+            let (table, selected) = (listing.table.clone(), self.selected.take());
+            self.open_table(&table);
+            self.selected = selected;
+        }
+        if let Some(editor) = &self.editor
+            && !editor.is_dirty()
+            && !editor.is_new
+        {
+            self.load(editor.place.clone());
+        }
+    }
+
+    /// The rows of the tree that are in view, so that what they show is read.
+    pub fn look(&mut self, visible: std::ops::Range<usize>) {
+        let now_ms = self.now_ms;
+        let is_connected = self.is_connected();
+        let command = self.listing.as_mut().filter(|_| is_connected).and_then(|it| it.look(visible, now_ms));
+        self.commands.extend(command);
+    }
+
+    /// The tables; none while they are not known.
+    pub fn known_tables(&self) -> &[Table] {
+        self.tables.as_ref().and_then(|tables| tables.as_ref().ok()).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
