@@ -98,6 +98,17 @@ mod tests {
     }
 
     #[test]
+    fn the_page_names_each_flag() {
+        use clap::CommandFactory;
+        let page = include_str!("../../docs/window.md");
+        for flag in Arguments::command().get_arguments().filter_map(|argument| argument.get_long()) {
+            let is_named =
+                page.split('`').any(|code| code.starts_with("gui ") && code.contains(&format!("--{flag}")));
+            assert!(is_named, "--{flag}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (arguments, word) in [
             (&["http://a"][..], "leave out"),

@@ -1,6 +1,6 @@
 //! The keys that work wherever one is.
 
-use egui::{Key, KeyboardShortcut, Modifiers, Ui};
+use egui::{Key, KeyboardShortcut, Modifiers, Ui, ViewportCommand};
 
 use super::View;
 use crate::model::{Model, Page};
@@ -30,6 +30,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("Ctrl+T", "Light, dark, as the desktop has it"),
     ("Tab, Shift+Tab", "The next field, the one before"),
     ("Escape", "Close a dialog; leave a field"),
+    ("Ctrl+Q", "Close the window"),
     ("F1", "These keys"),
 ];
 
@@ -41,6 +42,9 @@ pub fn act(ui: &Ui, model: &mut Model, view: &mut View) {
     }
     if pressed(ctrl(Key::T)) {
         model.settings.theme = model.settings.theme.next();
+    }
+    if pressed(ctrl(Key::Q)) {
+        ui.ctx().send_viewport_cmd(ViewportCommand::Close);
     }
     if model.dialog.is_some() || model.waiting_place.is_some() || model.shows_help {
         return;
