@@ -344,3 +344,23 @@ fn everything_that_can_be_used_has_a_name() {
         }
     }
 }
+
+#[test]
+fn what_is_not_saved_is_asked_about() {
+    let (mut model, _) = editing("1");
+    model.editor.as_mut().expect("open").text = "2".into();
+    commands(&mut model);
+    let mut harness = harness(model);
+    harness.get_by_label("Key b").click();
+    harness.run_steps(3);
+    harness.get_by_label_contains("What you typed for a is not saved");
+    harness.get_by_label("Go on typing").click();
+    harness.run_steps(3);
+    assert!(harness.query_by_label_contains("What you typed").is_none());
+    assert_eq!(harness.state().0.editor.as_ref().map(|editor| editor.text.as_str()), Some("2"));
+    harness.get_by_label("Key b").click();
+    harness.run_steps(3);
+    harness.get_all_by_label("Discard").last().expect("in the dialog").click();
+    harness.run_steps(3);
+    assert_eq!(harness.state().0.editor.as_ref().map(|editor| editor.place.key.as_str()), Some("b"));
+}

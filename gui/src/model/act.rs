@@ -55,8 +55,12 @@ impl Model {
         if is_same {
             return;
         }
-        match &self.editor {
-            Some(editor) if editor.is_dirty() && editor.text != NEW_VALUE => self.waiting_place = Some(place),
+        match &mut self.editor {
+            Some(editor) if editor.is_dirty() && editor.text != NEW_VALUE => {
+                // What failed before has nothing to do with the question that comes.
+                editor.failure = None;
+                self.waiting_place = Some(place);
+            }
             _ => self.load(place),
         }
     }

@@ -116,7 +116,8 @@ impl Listing {
         // A change may have put a key behind these, and knows better whether a key is there.
         let changed = &self.changed;
         self.keys.extend(keys.into_iter().filter(|key| !changed.contains(key)));
-        self.keys.sort_unstable();
+        // Two runs that are sorted already: a stable sort only merges them.
+        self.keys.sort();
         self.keys.dedup();
     }
 

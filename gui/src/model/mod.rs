@@ -174,7 +174,10 @@ pub struct Model {
 
 impl Model {
     /// With these settings, not connected yet.
-    pub fn new(settings: Settings, token: String) -> Self {
+    pub fn new(mut settings: Settings, token: String) -> Self {
+        if settings.addresses.is_empty() {
+            settings.addresses = Settings::default().addresses;
+        }
         Self {
             settings,
             token,
@@ -284,6 +287,11 @@ impl Model {
 
     /// Reads everything that is shown again.
     pub fn reload(&mut self) {
+        if !self.is_connected() {
+            // What is on the screen stays there until there is something newer.
+            self.retry();
+            return;
+        }
         self.send(Command::Refresh);
         if let Some(listing) = &self.listing {
             let (table, selected) = (listing.table.clone(), self.selected.take());

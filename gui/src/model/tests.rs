@@ -162,6 +162,15 @@ fn what_was_typed_is_not_lost_by_a_click_on_another_key() {
 }
 
 #[test]
+fn what_is_on_the_screen_stays_without_a_connection() {
+    let (mut model, _) = editing();
+    model.receive(Message::Lost { address: "a:1".into(), why: "refused".into(), retry_ms: 500 });
+    model.reload();
+    assert_eq!(commands(&mut model), [Command::Retry]);
+    assert_eq!(model.listing.as_ref().map(|listing| listing.keys().len()), Some(2));
+}
+
+#[test]
 fn a_deletion_is_confirmed_and_guarded() {
     let (mut model, _) = editing();
     model.delete();

@@ -72,10 +72,12 @@ pub fn unsaved(context: &Context, model: &mut Model) {
     if editor.waiting != crate::model::editor::Waiting::Nothing {
         return;
     }
-    if editor.failure.is_some() || editor.conflict.is_some() {
+    // The save has failed, and the editor says why.
+    if editor.failure.is_some() {
         model.waiting_place = None;
         return;
     }
+    let can_save = editor.conflict.is_none();
     let name = editor.place.key.clone();
     let mut closes = false;
     let modal = modal(context, "unsaved").show(context, |ui| {
@@ -84,7 +86,7 @@ pub fn unsaved(context: &Context, model: &mut Model) {
         ui.label(format!("What you typed for {name} is not saved."));
         ui.add_space(8.0);
         ui.horizontal(|ui| {
-            if ui.add(Button::new(RichText::new("Save").strong())).clicked() {
+            if ui.add_enabled(can_save, Button::new(RichText::new("Save").strong())).clicked() {
                 model.save();
             }
             if ui.button("Discard").clicked() {
