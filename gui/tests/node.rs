@@ -25,23 +25,20 @@ pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The program of the node. If nobody has built it yet, cargo does.
+/// The program of the node, as the sources are now: cargo builds it if it is older.
 fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let this = std::env::current_exe().expect("a path");
         let folder = this.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-        let binary = folder.join("DynaRust").with_extension(std::env::consts::EXE_EXTENSION);
-        if !binary.is_file() {
-            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--bin", "DynaRust"]).current_dir(root);
-            if folder.file_name().is_some_and(|name| name == "release") {
-                cargo.arg("--release");
-            }
-            assert!(cargo.status().expect("cargo runs").success(), "the node cannot be built");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--bin", "DynaRust"]).current_dir(root);
+        if folder.file_name().is_some_and(|name| name == "release") {
+            cargo.arg("--release");
         }
-        binary
+        assert!(cargo.status().expect("cargo runs").success(), "the node cannot be built");
+        folder.join("DynaRust").with_extension(std::env::consts::EXE_EXTENSION)
     })
 }
 
