@@ -51,10 +51,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer to a call. `code`: its status, if its head has that already.
+    /// The answer to a call. `ended`: its status, and whose fault that is, if its head has that already.
     pub fn new(
         body: TonicBody,
-        code: Option<Code>,
+        ended: Option<(Code, Option<Fault>)>,
         node: Arc<Node>,
         caller: Caller,
         deadline: Option<Instant>,
@@ -71,8 +71,8 @@ impl Answer {
             series: Some(series),
             is_over: false,
         };
-        if let Some(code) = code {
-            answer.count(code);
+        if let Some((code, fault)) = ended {
+            answer.count(code, fault);
         }
         answer
     }
@@ -84,11 +84,11 @@ impl Answer {
         self
     }
 
-    fn count(&mut self, code: Code) {
+    fn count(&mut self, code: Code, fault: Option<Fault>) {
         if let Some(series) = self.series.take() {
             series.ended(code as usize);
             let requests = self.caller.connection.traffic().requests();
-            fault(code).into_iter().for_each(|fault| requests.failed(fault));
+            fault.into_iter().for_each(|fault| requests.failed(fault));
         }
     }
 
@@ -121,16 +121,22 @@ impl Answer {
         end.as_mut().poll(context)
     }
 
+    fn count_trailers(&mut self, trailers: &mut HeaderMap) {
+        if let Some((code, fault)) = status::take_code(trailers) {
+            self.count(code, fault);
+        }
+    }
+
     /// The last frame of an answer that ends with this status.
     fn finish(&mut self, status: &Status) -> Frame<Bytes> {
         self.is_over = true;
-        self.count(status.code());
         // What comes after is not asked for again.
         self.body = TonicBody::empty();
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {
             trailers.insert(Status::GRPC_STATUS, (Code::Internal as i32).into());
         }
+        self.count_trailers(&mut trailers);
         Frame::trailers(trailers)
     }
 
@@ -159,31 +165,6 @@ pub fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
         "the deadline of the call (grpc-timeout) has passed; if it was a write, it may have been made",
     )
-}
-
-/// Whose fault a status is. A call that its client ended is no failure: that is how most streams end.
-fn fault(code: Code) -> Option<Fault> {
-    match code {
-        Code::Ok | Code::Cancelled => None,
-        Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss => {
-            Some(Fault::Server)
-        }
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::Unauthenticated => Some(Fault::Client),
-    }
-}
-
-/// The status in a head, or in trailers.
-pub fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 impl Body for Answer {
@@ -215,13 +196,11 @@ impl Body for Answer {
         let frame = match frame.into_trailers() {
             Ok(mut trailers) => {
                 status::cut_header(&mut trailers);
+                self.count_trailers(&mut trailers);
                 Frame::trailers(trailers)
             }
             Err(frame) => frame,
         };
-        if let Some(code) = frame.trailers_ref().and_then(code_in) {
-            self.count(code);
-        }
         Poll::Ready(Some(Ok(self.hold(frame))))
     }
 
@@ -237,6 +216,6 @@ impl Body for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         // The client has gone, or has cancelled the call.
-        self.count(Code::Cancelled);
+        self.count(Code::Cancelled, None);
     }
 }

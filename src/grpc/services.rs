@@ -21,7 +21,7 @@ use tower_service::Service;
 use tracing::{debug, info, warn};
 
 use super::{
-    answer::{Answer, code_in, deadline_exceeded},
+    answer::{Answer, deadline_exceeded},
     descriptors, health,
     request::{Caller, Held, Messages, Takes},
     status,
@@ -228,13 +228,13 @@ impl Services {
         let (mut head, body) = response.into_parts();
         head.headers.insert(REQUEST_ID, id);
         status::cut_header(&mut head.headers);
-        let code = code_in(&head.headers);
+        let ended = status::take_code(&mut head.headers);
         let took = began.elapsed();
         let series = self.series(&metrics, &method);
         series.answered(took);
         caller.connection.traffic().requests().answered(Some(took));
-        log(&method, code, took, &caller);
-        let answer = Answer::new(body, code, Arc::clone(&self.node), caller, deadline, series)
+        log(&method, ended.map(|(code, _)| code), took, &caller);
+        let answer = Answer::new(body, ended, Arc::clone(&self.node), caller, deadline, series)
             .ending_early(streams.gives_stream);
         Response::from_parts(head, answer.boxed_unsync())
     }
@@ -314,7 +314,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_takes_too_long_or_panics_ends_with_a_status() {
-        let code = |response: Response<TonicBody>| code_in(response.headers());
+        let code = |mut response: Response<TonicBody>| {
+            status::take_code(response.headers_mut()).map(|(code, _)| code)
+        };
         let soon = Instant::now() + Duration::from_millis(1);
         let waits: Answering = Box::pin(std::future::pending());
         assert_eq!(code(kept(waits, Some(soon)).await), Some(Code::DeadlineExceeded));

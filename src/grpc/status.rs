@@ -4,10 +4,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use hyper::{HeaderMap, header::HeaderValue};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{error::Error, http::response};
+use crate::{
+    error::Error,
+    http::{request::latencies::Fault, response},
+};
 
 /// The domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "dynarust";
@@ -18,6 +21,52 @@ const CUT: &str = " …";
 /// When a client tries again, where nothing else is known: as `Retry-After` of HTTP.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Whose fault a status is, on its way from `of` to the answer that counts it, which takes it out: codes of gRPC do not tell what a status of HTTP
+/// does.
+const FAULT: &str = "dynarust-fault";
+
+/// The status with whose fault its error is.
+pub fn with_fault(mut status: Status, error: &Error) -> Status {
+    let name = match Fault::of(response::status_and_code(error).0) {
+        Some(Fault::Client) => "client",
+        Some(Fault::Server) => "server",
+        None => return status,
+    };
+    status.metadata_mut().insert(FAULT, MetadataValue::from_static(name));
+    status
+}
+
+/// The code in a head or in trailers, and whose fault it is, which is taken out.
+pub fn take_code(headers: &mut HeaderMap) -> Option<(Code, Option<Fault>)> {
+    let mark = headers.remove(FAULT);
+    let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
+    let fault = match mark.as_ref().map(HeaderValue::as_bytes) {
+        Some(b"client") => Some(Fault::Client),
+        Some(_) => Some(Fault::Server),
+        None => fault(code),
+    };
+    Some((code, fault))
+}
+
+/// Whose fault a status is that comes of none of the node's errors. A call that its client ended, or that lasted longer than its client wanted to
+/// wait, is no failure: that is how most streams end.
+fn fault(code: Code) -> Option<Fault> {
+    match code {
+        Code::Ok | Code::Cancelled | Code::DeadlineExceeded => None,
+        Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss => Some(Fault::Server),
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unauthenticated => Some(Fault::Client),
+    }
+}
+
 /// The status of an error.
 pub fn of(error: &Error) -> Status {
     let (_, code) = response::status_and_code(error);
@@ -25,7 +74,7 @@ pub fn of(error: &Error) -> Status {
     if let Some(delay) = retry_after(error) {
         details.set_retry_info(Some(delay));
     }
-    Status::with_error_details(code_of(error), cut(error.to_string()), details)
+    with_fault(Status::with_error_details(code_of(error), cut(error.to_string()), details), error)
 }
 
 /// A message of at most `MESSAGE_BYTES_MAX`.
@@ -145,7 +194,7 @@ fn code_of(error: &Error) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::routes::metrics::rpc::CODES;
+    use crate::{grpc::etcd::error as etcd_error, http::routes::metrics::rpc::CODES};
 
     /// What each error is over gRPC, with whether to try again helps. docs/grpc.md has the same table.
     fn cases() -> Vec<(Error, Code, &'static str, bool)> {
@@ -219,6 +268,32 @@ mod tests {
             assert_eq!(details.retry_info().is_some(), is_retryable, "{error:?}");
             assert_eq!(status.message(), error.to_string());
         }
+    }
+
+    /// The rates of the dashboard called a full disk a fault of the client, and a client that sent too slowly, or a watch that lasted as long as its
+    /// client wanted, a fault of the server.
+    #[test]
+    fn a_failure_is_whose_fault_it_is_over_http() {
+        let taken = |status: Status| {
+            let mut headers = HeaderMap::new();
+            status.add_header(&mut headers).expect("headers");
+            let taken = take_code(&mut headers);
+            assert!(!headers.contains_key(FAULT), "clients do not get it: {headers:?}");
+            taken
+        };
+        for (error, code, ..) in cases() {
+            let fault = Fault::of(response::status_and_code(&error).0);
+            assert!(fault.is_some(), "{error:?}");
+            assert_eq!(taken(of(&error)), Some((code, fault)), "{error:?}");
+            assert_eq!(taken(etcd_error::of(&error)).map(|(_, fault)| fault), Some(fault), "{error:?}");
+        }
+        let deadline = crate::grpc::answer::deadline_exceeded();
+        assert_eq!(taken(deadline), Some((Code::DeadlineExceeded, None)));
+        assert_eq!(
+            taken(Status::unimplemented("no such call")),
+            Some((Code::Unimplemented, Some(Fault::Client)))
+        );
+        assert_eq!(take_code(&mut HeaderMap::new()), None);
     }
 
     /// A name of 1 MiB came back in a header, which clients take for a broken connection.

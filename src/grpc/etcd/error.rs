@@ -48,7 +48,7 @@ pub fn failed(error: Error) -> Status {
 
 /// The status of an error of the node.
 pub fn of(error: &Error) -> Status {
-    match error {
+    let status = match error {
         Error::NoQuorum(_) => etcd(Code::Unavailable, "no leader"),
         Error::OutcomeUnknown(_) => etcd(Code::Unavailable, "request timed out"),
         Error::Draining => etcd(Code::Unavailable, "server stopped"),
@@ -62,7 +62,8 @@ pub fn of(error: &Error) -> Status {
         Error::Unauthenticated { is_invalid: false, .. } => etcd(Code::InvalidArgument, "user name is empty"),
         Error::NotGranted { .. } => etcd(Code::PermissionDenied, "permission denied"),
         other => status::of(other),
-    }
+    };
+    status::with_fault(status, error)
 }
 
 /// An error of etcd.

@@ -99,6 +99,12 @@ impl Default for RequestCounters {
 }
 
 impl RequestCounters {
+    /// Counts a request with its status, or the one that it would have over HTTP. `took`: as for `answered`.
+    pub fn count(&self, status: StatusCode, took: Option<Duration>) {
+        self.answered(took);
+        Fault::of(status).into_iter().for_each(|fault| self.failed(fault));
+    }
+
     /// Counts a request. `took`: until the head of its answer; `None` if it waited for something else than this node.
     pub fn answered(&self, took: Option<Duration>) {
         self.requests.fetch_add(1, Ordering::Relaxed);

@@ -32,7 +32,6 @@ use crate::{
             Call, REQUEST_ID,
             budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
             connection_state::{ConnectionState, OpenRequest},
-            latencies::Fault,
             route::Route,
             traffic::{Kind, Traffic},
             upgrade::has_token,
@@ -219,9 +218,7 @@ fn without_body(response: Response) -> Response {
 /// Counts a request for the reports. The latency of one that waits for something else than this node would say nothing.
 fn count(call: &Call, status: StatusCode, took: Duration) {
     let waits = matches!(call.route(), Route::Subscribe | Route::Changes | Route::WebSocket | Route::Link);
-    let requests = call.connection.traffic().requests();
-    requests.answered((!waits).then_some(took));
-    Fault::of(status).into_iter().for_each(|fault| requests.failed(fault));
+    call.connection.traffic().requests().count(status, (!waits).then_some(took));
 }
 
 fn trace(call: &Call, status: StatusCode, took: Duration) {

@@ -1,17 +1,15 @@
 //! The client of a WebSocket: what it may do, and how often.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
+
+use hyper::StatusCode;
 
 use super::request::Request;
 use crate::{
-    error::{Error, Result},
+    error::Result,
     http::{
         access::Principal,
-        request::{
-            Call,
-            latencies::{Fault, RequestCounters},
-            rate_limit::RateLimits,
-        },
+        request::{Call, latencies::RequestCounters, rate_limit::RateLimits},
         response::status_and_code,
     },
 };
@@ -65,9 +63,7 @@ impl Client {
     }
 }
 
-/// Counts a request that was answered, or failed as it would over HTTP.
-pub fn count(counters: &RequestCounters, took: Duration, error: Option<&Error>) {
-    counters.answered(Some(took));
-    let fault = error.and_then(|error| Fault::of(status_and_code(error).0));
-    fault.into_iter().for_each(|fault| counters.failed(fault));
+/// The status that a request would have over HTTP.
+pub fn status_of<T>(answer: &Result<T>) -> StatusCode {
+    answer.as_ref().map_or_else(|error| status_and_code(error).0, |_| StatusCode::OK)
 }

@@ -232,7 +232,7 @@ impl Session {
             Ok(Request::Call(operation)) => return self.call(socket, reply_to, operation, reservation).await,
             Err(error) => Err(error),
         };
-        client::count(self.client.counters(), began.elapsed(), answer.as_ref().err());
+        self.client.counters().count(client::status_of(&answer), Some(began.elapsed()));
         send(socket, answer.unwrap_or_else(|error| reply_to.problem(&error, &self.request_id))).await
     }
 
@@ -313,7 +313,7 @@ impl Session {
             // A response is briefly in memory twice.
             let body = body.and_then(|body| reservation.reserve_at_least(2 * body.len()).map(|()| body));
             if let Some(counters) = counters {
-                client::count(&counters, began.elapsed(), body.as_ref().err());
+                counters.count(client::status_of(&body), Some(began.elapsed()));
             }
             match body {
                 Ok(body) => reply_to.result(&body),
