@@ -217,14 +217,21 @@ function render(document) {
   }
 }
 
-try {
-  // The theme of the dashboard, and the token of this tab, which the dashboard has from here as well.
+/** What needs storage: a browser that keeps nothing refuses it at any time. Then the reader types the token in, for this page alone. */
+function ifKept(act) {
+  try {
+    act();
+  } catch {
+    // Nothing is kept.
+  }
+}
+
+// The theme of the dashboard, and the token of this tab, which the dashboard has from here as well.
+ifKept(() => {
   document.documentElement.dataset.theme = localStorage.getItem("dynarust.theme") || "system";
   byId("token").value = sessionStorage.getItem("dynarust.token") || "";
-  byId("token").addEventListener("change", () => sessionStorage.setItem("dynarust.token", byId("token").value.trim()));
-} catch {
-  // A browser that keeps nothing: the reader types it in.
-}
+});
+byId("token").addEventListener("change", () => ifKept(() => sessionStorage.setItem("dynarust.token", byId("token").value.trim())));
 
 fetch("/openapi.json")
   .then((response) => (response.ok ? response.json() : Promise.reject(new Error(`HTTP ${response.status}`))))

@@ -29,7 +29,7 @@ use crate::{
 
 /// Largest `limit`.
 pub(super) const LIMIT_MAX: usize = 10_000;
-/// A page with a limit ends early at this many bytes. The next page continues.
+/// A page with a limit ends early at this many bytes, of the answer or of the values that are read for it. The next page continues.
 const LIMITED_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Rows read from the storage at a time.
 const PAGE_ROWS: usize = 1000;
@@ -177,6 +177,8 @@ struct Listing {
     shape: Shape,
     consistency: Consistency,
     begun: bool,
+    /// Bytes of values that were read, also where the answer has only their lengths.
+    read_bytes: usize,
     /// Whether some keys could not be read.
     incomplete: bool,
     /// Whether unreadable keys were known before the listing began.
@@ -208,6 +210,7 @@ impl Listing {
             shape,
             consistency,
             begun: false,
+            read_bytes: 0,
             incomplete: false,
             marked_incomplete: false,
             opened: false,
@@ -239,7 +242,7 @@ impl Listing {
         let mut more = true;
         // Reserve memory until the response itself holds it.
         let mut reservation = call.connection.budget.empty_reservation();
-        while more && left > 0 && body.len() < LIMITED_PAGE_BYTES_MAX {
+        while more && left > 0 && body.len().max(self.read_bytes) < LIMITED_PAGE_BYTES_MAX {
             let rows;
             (rows, more) = self.append_rows(&mut body, left.min(PAGE_ROWS)).await?;
             left -= rows;
@@ -281,6 +284,7 @@ impl Listing {
             Shape::Store(fields) => {
                 let page = self.node.rows(&self.table, &self.range, rows_max, self.consistency).await?;
                 for row in &page.rows {
+                    self.read_bytes += row.entry.value.as_str().len();
                     self.append_key(body, &row.key);
                     body.push(b':');
                     fields.append(body, &row.entry);

@@ -24,7 +24,7 @@ pub struct Counts {
     pub live: u64,
     /// Tombstones.
     pub tombstones: u64,
-    /// Bytes of the keys and values of the former: the values as stored, which is compressed. What the engine needs besides is not in it.
+    /// Bytes of the keys and values of the rows with a value, as stored: values compressed, without what the engine adds.
     pub live_bytes: u64,
 }
 
