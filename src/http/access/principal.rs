@@ -81,6 +81,14 @@ impl Principal {
         self.check(right, Touched::AnyTable(prefix))
     }
 
+    /// The prefixes of keys that it is limited to; none means all keys.
+    pub fn prefixes(&self) -> &[Box<str>] {
+        match self {
+            Self::Nobody | Self::Anyone | Self::Operator => &[],
+            Self::Token(token) => &token.grants.prefixes,
+        }
+    }
+
     /// Whether it may read something of a table, so that a list of tables shows it.
     pub fn may_see(&self, table: &TableName) -> bool {
         self.check(Right::Read, Touched::Table(table)).is_ok()

@@ -92,10 +92,11 @@ function Keys({ table, partition, nodes }) {
   const [answer, problem] = useReport({ report: "differences", table, partition }, SLOWLY_MS);
   if (problem) return html`<${Failure} problem=${problem} />`;
   if (!answer) return html`<p class="faint">Reading partition ${partition}</p>`;
-  const reached = nodes.filter(one => one.answer);
-  if (answer.rows.length === 0) return html`<p class="faint">All replicas have the same rows in partition ${partition}.</p>`;
+  const reached = nodes.filter(({ node, answer: status }) => status && !answer.silent.includes(node));
+  const silent = nodes.filter(({ node }) => answer.silent.includes(node)).map(one => html`<p key=${one.node}><span class="mono">${one.address}</span> <span class="state bad">does not answer</span></p>`);
+  if (answer.rows.length === 0) return html`${silent}<p class="faint">All replicas have the same rows in partition ${partition}.</p>`;
   const newest = versions => Object.values(versions).reduce((found, version) => (version && (!found || version.version > found) ? version.version : found), null);
-  return html`<p>${plural(answer.total, "key")} of partition ${partition} ${answer.total === 1 ? "is" : "are"} not the same everywhere. The latest version of each wins.${answer.total > answer.rows.length ? ` The first ${answer.rows.length}:` : ""}</p>
+  return html`${silent}<p>${plural(answer.total, "key")} of partition ${partition} ${answer.total === 1 ? "is" : "are"} not the same everywhere. The latest version of each wins.${answer.total > answer.rows.length ? ` The first ${answer.rows.length}:` : ""}</p>
     <div class="scroll" tabindex="0" role="region" aria-label="Keys that differ"><table><thead><tr><th scope="col">Key</th>${reached.map(one => html`<th scope="col" class="mono">${one.address}</th>`)}</tr></thead>
     <tbody>${answer.rows.map(({ key, versions }) => html`<tr key=${key}><th scope="row"><a class="mono" href=${`#/data/${encodeURIComponent(table)}/${encodeURIComponent(key)}`}>${key}</a></th>
       ${reached.map(({ node }) => {

@@ -50,14 +50,17 @@ class State extends EventTarget {
     return this.status?.client ?? {};
   }
 
-  /** Why the page may not write to a table; `null` if it may. Without a table: to any. Whether a table may be made that is not there yet, only
-   * the node knows. */
-  whyNoWrites(table) {
-    const { writes_all, writes_some, writable = [] } = this.client;
+  /** Why the page may not write to a table; `null` if it may. Without a table: to any. With a key, or a prefix: to what begins so. Whether a table may be made that
+   * is not there yet, only the node knows. */
+  whyNoWrites(table, key) {
+    const { writes_all, writes_some, writable = [], prefixes = [] } = this.client;
     if (this.readOnly) return "Read-only: this page changes nothing until you make it writable, at the top.";
-    if (writes_all || writable.includes(table)) return null;
+    if (writes_all) return null;
     const isNew = table === undefined || !this.tables.some(({ name }) => name === table);
-    if (isNew && writes_some) return null;
+    if (writable.includes(table) || (isNew && writes_some)) {
+      const isInside = key === undefined || prefixes.length === 0 || prefixes.some(prefix => key.startsWith(prefix));
+      return isInside ? null : `Your token may only write keys that begin with ${prefixes.join(" or ")}.`;
+    }
     return table === undefined ? "Your token has no right to write." : `Your token has no right to write to ${table}.`;
   }
 

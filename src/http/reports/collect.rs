@@ -150,8 +150,9 @@ fn client(principal: &Principal, nodes: &[Value]) -> Value {
         "signed_in": !matches!(principal, Principal::Anyone),
         "admin": principal.check(Right::Admin, Touched::Node).is_ok(),
         "writes_all": principal.check(Right::Write, Touched::AllTables).is_ok(),
-        "writes_some": principal.check_keys(Right::Write, "").is_ok(),
+        "writes_some": principal.check(Right::Write, Touched::Node).is_ok(),
         "writable": names.into_iter().filter(writable).collect::<Vec<_>>(),
+        "prefixes": principal.prefixes(),
     })
 }
 
@@ -161,16 +162,16 @@ async fn differences(node: &Node, table: TableName, partition: u8) -> Result<Val
     let nodes = ask(node, &Question::Rows { table: table.clone(), partition }).await;
     let mut marks: BTreeMap<Key, Vec<String>> = BTreeMap::new();
     let mut answered = 0;
-    for (_, address, answer) in nodes {
-        // A node that does not answer has no column.
-        let Ok(answer) = answer else { continue };
-        let rows = serde_json::from_value(answer);
-        match rows.map_err(|error| Error::Io(format!("{address} sent no rows: {error}")))? {
-            PartitionRows::All(rows) => {
+    let mut silent = Vec::new();
+    for (id, address, answer) in nodes {
+        // What has another form than ours says as little as no answer.
+        match answer.map(serde_json::from_value) {
+            Ok(Ok(PartitionRows::All(rows))) => {
                 answered += 1;
                 rows.into_iter().for_each(|(key, mark)| marks.entry(key).or_default().push(mark));
             }
-            PartitionRows::TooMany(why) => return Err(Error::TooMany(format!("{address}: {why}"))),
+            Ok(Ok(PartitionRows::TooMany(why))) => return Err(Error::TooMany(format!("{address}: {why}"))),
+            Ok(Err(_)) | Err(_) => silent.push(id.to_string()),
         }
     }
     let settled_ms = node.settled_ms();
@@ -185,7 +186,7 @@ async fn differences(node: &Node, table: TableName, partition: u8) -> Result<Val
     let differing: Vec<Key> =
         marks.into_iter().filter(|(_, marks)| differs(marks)).map(|(key, _)| key).collect();
     if differing.is_empty() {
-        return Ok(json!({ "total": 0, "rows": [] }));
+        return Ok(json!({ "total": 0, "rows": [], "silent": silent }));
     }
     let total = differing.len();
     let keys: Vec<Key> = differing.into_iter().take(VERSIONS_MAX).collect();
@@ -198,5 +199,5 @@ async fn differences(node: &Node, table: TableName, partition: u8) -> Result<Val
         let reached = versions.iter().filter(|answer| answer["error"].is_null());
         json!({ "key": key, "versions": reached.map(of_node).collect::<Map<_, _>>() })
     });
-    Ok(json!({ "total": total, "rows": rows.collect::<Vec<_>>() }))
+    Ok(json!({ "total": total, "rows": rows.collect::<Vec<_>>(), "silent": silent }))
 }
