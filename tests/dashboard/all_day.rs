@@ -1,6 +1,7 @@
-//! A tab that is open for long, on demand: `DYNARUST_OPEN_TAB=seconds`. Changes come at 500 a second, in each view in turn; the memory of the page
-//! after a collection of garbage must not grow, and no frame may take long. In the release profile: the figures of the debug profile are those of
-//! the node.
+//! A tab that is open for long, on demand: `DYNARUST_OPEN_TAB=seconds`, at least 90. Changes come at 500 a second, in each view in turn. It fails
+//! if the memory of the page, after a collection of garbage, grows by more than 3 MB from the first to the last round after the warm-up; if a task
+//! keeps the page from drawing for more than 50 ms while a view is open; or if the page cannot be used within 300 ms. Late frames are only printed:
+//! they may be the machine's. In the release profile: the figures of the debug profile are those of the node.
 
 use std::{
     env, thread,
@@ -18,9 +19,10 @@ const KEYS: u64 = 5_000;
 const VIEWS: [&str; 4] = ["live", "data/t", "cluster", "divergence/t"];
 /// What the page keeps is full after this: 2,500 changes, 2,000 values, 200 histories.
 const WARM_UP: Duration = Duration::from_secs(45);
+/// Rounds through the views after the warm-up: less would compare the memory with itself.
+const ROUNDS_MIN: usize = 3;
 /// Compiled code, and 15 minutes of points, still come.
 const GROWTH_BYTES_MAX: f64 = 3e6;
-const FRAME_MS_MAX: f64 = 50.0;
 const INTERACTIVE_MS_MAX: f64 = 300.0;
 
 /// Counts tasks that keep the page from drawing, and frames that come late.
@@ -98,11 +100,12 @@ fn a_tab_that_is_open_all_day_does_not_grow_on_demand() {
     eprintln!("tasks over 50 ms: {tasks:?}\nframes after more than 50 ms: {gaps:?}");
     let settled: Vec<f64> =
         heaps.iter().filter(|(at, _)| *at >= WARM_UP.as_secs()).map(|(_, bytes)| *bytes).collect();
-    let (first, last) = (settled.first().expect("a round"), settled.last().expect("a round"));
+    assert!(settled.len() >= ROUNDS_MIN, "{} rounds after the warm-up: give it 90 seconds", settled.len());
+    let (first, last) = (settled[0], settled[settled.len() - 1]);
     assert!(last - first < GROWTH_BYTES_MAX, "from {first} to {last} bytes");
     assert!(interactive < INTERACTIVE_MS_MAX, "{interactive} ms");
-    let longest = tasks.iter().map(|(_, ms)| *ms).fold(0.0, f64::max);
-    assert!(longest <= FRAME_MS_MAX, "{longest} ms");
+    // The browser reports those of more than 50 ms.
+    assert!(tasks.is_empty(), "{tasks:?}");
     expect_no_complaints(&tab);
 }
 

@@ -14,14 +14,12 @@ mod rights;
 mod served;
 mod tab;
 
-use std::net::TcpListener;
-
 use serde_json::json;
 
 use self::tab::Tab;
 use crate::{
     browser::Browser,
-    harness::{DEADLINE, Node, Setup, wait_until},
+    harness::{DEADLINE, Node, Setup, cluster::free_localhost_address, wait_until},
 };
 
 /// So much that a first sync takes long enough to be looked at.
@@ -36,12 +34,6 @@ fn visit(node: &Node) -> Option<(Browser, Tab)> {
     let mut tab = Tab::open(&browser, &format!("http://{}/", node.address()));
     tab.wait(r#"document.querySelector("main")"#);
     Some((browser, tab))
-}
-
-/// An address that stays over restarts. To the browser every other address is 127.0.0.1 as well.
-fn local_address() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-    free.expect("a free port").to_string()
 }
 
 /// Waits until a cell of a table, or what else `selector` finds, has this text.
@@ -141,6 +133,7 @@ fn follow(tab: &mut Tab, node: &Node) {
     tab.eval("t.press(' ')");
     node.delete("/orders/key/first").expect(200);
     shows(tab, ".change .what", "del");
+    shows(tab, ".change", "what changed during the pause is left out here");
     let keys = tab.eval("t.all('.change .key', '').map(it => it.textContent)");
     assert_eq!(keys, json!(["orders/first", "orders/first"]), "what came during the pause is left out");
 }
@@ -181,7 +174,7 @@ fn use_keys(tab: &mut Tab) {
 
 #[test]
 fn two_nodes_differ_and_heal_and_the_page_moves_to_the_one_that_is_left() {
-    let first = Setup::new().listen(&local_address()).start();
+    let first = Setup::new().listen(&free_localhost_address()).start();
     let value = "x".repeat(VALUE_BYTES);
     let row = |row| json!({"op": "put", "key": format!("k{row}"), "value": format!("{row} {value}")});
     let rows: Vec<_> = (0..ROWS).map(row).collect();
@@ -189,7 +182,7 @@ fn two_nodes_differ_and_heal_and_the_page_moves_to_the_one_that_is_left() {
     let Some((_browser, mut tab)) = visit(&first) else { return };
     tab.go("divergence/users");
     shows(&mut tab, "h3", "All 256 partitions are the same");
-    let second = Setup::new().listen(&local_address()).join(&first.address().to_string()).start();
+    let second = Setup::new().listen(&free_localhost_address()).join(&first.address().to_string()).start();
     // The second has nothing yet: all partitions with rows differ.
     tab.wait("document.querySelectorAll('.cell.differ').length > 50");
     // The rows come in the order of the partitions.

@@ -11,10 +11,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Tab, local_address, shows, visit};
+use super::{Tab, shows, visit};
 use crate::harness::{
     Node, Setup,
-    cluster::{Cluster, setup},
+    cluster::{Cluster, free_localhost_address, setup},
 };
 
 const SIZE: (u32, u32) = (1280, 800);
@@ -37,7 +37,7 @@ fn write_rows(node: &Node, rows: std::ops::Range<u32>) {
 
 /// Three nodes with some tables, which hold the same.
 fn three() -> Cluster {
-    let cluster = Cluster::start_from((0..3).map(|_| setup().listen(&local_address())).collect());
+    let cluster = Cluster::start_from((0..3).map(|_| setup().listen(&free_localhost_address())).collect());
     write_rows(&cluster[0], 0..2_000);
     for table in ["orders", "sessions"] {
         cluster[1].put(&format!("/{table}/key/a?ttl=1h"), r#"{"value":{"items":3}}"#).expect(200);
@@ -81,7 +81,7 @@ fn pictures_of_the_readme_are_made_on_demand() {
 
 /// Two nodes, of which one was down while the other took writes, and forgot what it had still to send.
 fn diverged(picture: &Path) {
-    let slow = |setup: Setup| setup.flag("--sync-interval", "1s").listen(&local_address());
+    let slow = |setup: Setup| setup.flag("--sync-interval", "1s").listen(&free_localhost_address());
     let first = slow(Setup::new()).start();
     write_rows(&first, 0..2_000);
     let second = slow(Setup::new().join(&first.address().to_string())).start();

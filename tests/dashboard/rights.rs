@@ -12,11 +12,13 @@ use crate::{
 fn a_token_is_asked_for_and_what_it_may_not_do_is_not_offered() {
     let of_users = |rights: &str| format!("rights = [{rights}]\ntables = [\"users\"]");
     let (reader, writer) = (of_users("\"read\""), of_users("\"read\", \"write\""));
-    let node = guarded(&[("reader", &reader), ("writer", &writer)], |setup| setup);
+    let limited = format!("{writer}\nprefixes = [\"eu/\"]");
+    let tokens = [("reader", &*reader), ("writer", &writer), ("limited", &limited)];
+    let node = guarded(&tokens, |setup| setup);
     let operator = fs::read_to_string(node.home().join("storage.db/dynarust.admin-token"));
     let operator = operator.unwrap_or_else(|error| panic!("{error} in {:?}", node.home()));
-    for table in ["users", "hidden"] {
-        let put = Request::new("PUT", &format!("/{table}/key/alice")).body(r#"{"value":1}"#);
+    for row in ["users/key/alice", "users/key/eu/bob", "hidden/key/alice"] {
+        let put = Request::new("PUT", &format!("/{row}")).body(r#"{"value":1}"#);
         node.send(&put.header("Authorization", &format!("Bearer {}", operator.trim()))).expect(200);
     }
     let Some((_browser, mut tab)) = visit(&node) else { return };
@@ -42,6 +44,9 @@ fn a_token_is_asked_for_and_what_it_may_not_do_is_not_offered() {
     tab.wait("t.all('main button', 'Compare now')[0]?.disabled");
     shows(&mut tab, "main", "Your token has no admin right");
     click(&mut tab, ".tools button", "reader");
+    sign_in(&mut tab, "limited");
+    limited_to_a_prefix(&mut tab);
+    click(&mut tab, ".tools button", "limited");
     sign_in(&mut tab, "writer");
     tab.go("data/users/alice");
     shows(&mut tab, ".editor button", "Save");
@@ -63,6 +68,30 @@ fn a_token_is_asked_for_and_what_it_may_not_do_is_not_offered() {
         tab.eval("document.getElementById('token')?.value") == operator.trim()
     });
     expect_no_complaints(&tab);
+}
+
+/// A token for some keys only could make none, and was offered to delete all.
+fn limited_to_a_prefix(tab: &mut Tab) {
+    tab.go("data/users/eu/bob");
+    shows(tab, ".editor button", "Save");
+    shows(tab, ".keys [role=status]", "1 key begins with eu/");
+    for (selector, button) in
+        [(".tables button", "New"), (".toolbar button", "New key"), (".toolbar button", "Delete these")]
+    {
+        tab.wait(&format!("t.all('{selector}', '{button}')[0]?.disabled === false"));
+    }
+    tab.go("data/users/eu/new");
+    fill(tab, ".editor textarea", "1");
+    shows(tab, ".editor h2", "eu/new");
+    click(tab, ".editor button", "Save");
+    shows(tab, ".hint", "Saved");
+    shows(tab, ".row .key", "eu/new");
+    fill(tab, "[data-search]", "");
+    tab.wait("t.all('.toolbar button', 'Delete all')[0]?.disabled");
+    shows(tab, ".keys .failure", "ask with a prefix");
+    shows(tab, ".keys p", "may only write keys that begin with eu/");
+    tab.go("data/users/other");
+    shows(tab, ".editor", "lacks the right read for key");
 }
 
 fn sign_in(tab: &mut Tab, token: &str) {

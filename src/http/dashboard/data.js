@@ -1,9 +1,8 @@
 // Tables, their keys, and the editor. A list of keys is read a page at a time, and the values only of the rows in sight.
 
-import { html, useEffect, useRef, useState } from "./preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
 import { Editor } from "./editor.js";
 import { bytes, count, countdown, plural, preview, shellWord, time } from "./format.js";
-import { pretty } from "./json.js";
 import { connection, state, useAppState } from "./state.js";
 import { Dialog, Empty, Failure, VirtualList, download, useNow } from "./widgets.js";
 
@@ -15,10 +14,12 @@ const HISTORY_KEYS_MAX = 200;
 const HISTORY_MAX = 30;
 const HISTORY_TEXT_MAX = 4096;
 const READS_MAX = 8;
-/** Listing again after changes: not more often than this for each page. */
+/** Listing or sorting again after changes: not more often than this, for each page that is listed. */
 const REFRESH_MS = 1000;
 /** Keys that are sorted otherwise than by key: ten pages of a few bytes a key. The node has no such order. */
 const SORTED_MAX = 10 * PAGE;
+/** Tables whose histories are kept. */
+const LISTINGS_MAX = 10;
 
 /** Orders of keys, the first of equal ones by key. Without `compare` the node sorts. */
 const ORDERS = {
@@ -29,8 +30,11 @@ const ORDERS = {
   size: { title: "Size ↓", by: "length of the value", compare: ([, one], [, other]) => other.bytes - one.bytes },
 };
 
+/** Of a change what the orders need, as the node lists it. */
+const rowOf = ({ timestamp, expires_at, text }) => ({ timestamp, expires_at, bytes: new TextEncoder().encode(text).length });
+
 /** What is known of the keys of one table: those listed so far, and what was seen of their values. Sorted otherwise than by key, they are the first
- * `SORTED_MAX`, with what the node says of each. */
+ * `SORTED_MAX`, with what the node says of each; changes renew that, as listing them means that the node reads all their values. */
 class Listing extends EventTarget {
   keys = [];
   total = null;
@@ -38,36 +42,51 @@ class Listing extends EventTarget {
   problem = null;
   seen = new Map();
   history = new Map();
+  /** The same as `keys`, to look them up. */
+  #listed = new Set();
   /** When changes were missed, if they were since the table was opened. */
   missedAt = null;
+  /** Where the order is not by key: what it is by, of each key. */
+  #rows = null;
+  /** The changes that came while these are listed, which may or may not have them. */
+  #meanwhile = null;
   #cursor = null;
   #reading = null;
   #range = [0, 0];
   #wanted = new Set();
   #inFlight = 0;
   #generation = 0;
-  #stop = null;
+  #wasOpen = false;
+  #stops = [];
   #timer = null;
   #frame = null;
 
-  constructor(table) {
+  /** `incompleteAt`: up to when changes of any key may be missing in its history; `null` if none are. */
+  constructor(table, incompleteAt) {
     super();
     this.table = table;
+    this.incompleteAt = incompleteAt;
     this.query = { prefix: "", order: "key" };
   }
 
   open() {
     // What was written while nobody listened.
     this.seen.clear();
-    this.#missed();
+    if (this.#wasOpen) this.#missed();
+    this.#wasOpen = true;
     this.missedAt = null;
-    this.#stop = connection.subscribe({ table: this.table }, event => this.#hear(event));
+    // A token that is limited to prefixes may list and follow nothing else.
+    const { prefixes = [] } = state.client;
+    const isInside = prefixes.length === 0 || prefixes.some(prefix => this.query.prefix.startsWith(prefix));
+    if (!isInside) this.query = { ...this.query, prefix: prefixes[0] };
+    const topics = prefixes.length === 0 ? [{ table: this.table }] : prefixes.map(prefix => ({ table: this.table, prefix }));
+    this.#stops = topics.map(topic => connection.subscribe(topic, event => this.#hear(event)));
     connection.addEventListener("state", this.#reconnected);
     this.list();
   }
 
   close() {
-    this.#stop?.();
+    for (const stop of this.#stops) stop();
     connection.removeEventListener("state", this.#reconnected);
     clearTimeout(this.#timer);
     cancelAnimationFrame(this.#frame);
@@ -90,7 +109,12 @@ class Listing extends EventTarget {
     this.query = query;
     const generation = ++this.#generation;
     this.#reading = null;
+    // The keys of another list would follow after these.
+    this.#cursor = null;
+    clearTimeout(this.#timer);
+    this.#timer = null;
     const order = ORDERS[query.order];
+    this.#meanwhile = order.compare ? [] : null;
     const wanted = order.compare ? SORTED_MAX : Math.max(PAGE, isAsked ? this.keys.length : 0);
     try {
       let keys = [];
@@ -101,18 +125,46 @@ class Listing extends EventTarget {
         keys = keys.concat(page.keys);
         cursor = page.cursor;
       } while (cursor && keys.length < wanted);
-      if (order.compare) keys = keys.sort((one, other) => order.compare(one, other) || (one[0] < other[0] ? -1 : 1)).map(([key]) => key);
-      Object.assign(this, { keys, isDone: !cursor, problem: null });
+      Object.assign(this, { isDone: !cursor, problem: null });
       this.#cursor = cursor;
+      if (order.compare) {
+        this.#rows = new Map(keys);
+        this.#meanwhile.forEach(event => this.#renew(event));
+        this.#meanwhile = null;
+        this.#sort();
+      } else {
+        this.#rows = null;
+        this.keys = keys;
+        this.#listed = new Set(keys);
+      }
       // Other keys may be in sight, or values not known any more.
       this.want(...this.#range);
       this.#changed();
-      const counted = await connection.fetch(`/${this.table}/count?${this.#parameters({})}`).then(response => response.json());
-      if (generation !== this.#generation) return;
-      this.total = counted.count;
+      await this.#count();
     } catch (problem) {
-      if (generation === this.#generation) this.problem = problem;
+      if (generation === this.#generation) Object.assign(this, { problem });
     }
+    if (generation === this.#generation) this.#meanwhile = null;
+    this.#changed();
+  }
+
+  async #count() {
+    const generation = this.#generation;
+    const counted = await connection.fetch(`/${this.table}/count?${this.#parameters({})}`).then(response => response.json());
+    if (generation === this.#generation) this.total = counted.count;
+  }
+
+  /** Sorts what is known of the keys, which are in almost this order already. */
+  #sort() {
+    const { compare } = ORDERS[this.query.order];
+    if (!compare || !this.#rows) return;
+    const rows = [...this.#rows].sort((one, other) => compare(one, other) || (one[0] < other[0] ? -1 : 1));
+    this.#rows = new Map(rows);
+    this.keys = rows.map(([key]) => key);
+  }
+
+  dismiss() {
+    this.problem = null;
     this.#changed();
   }
 
@@ -124,6 +176,7 @@ class Listing extends EventTarget {
     try {
       const page = await this.#reading;
       if (generation !== this.#generation) return;
+      page.keys.forEach(key => this.#listed.add(key));
       Object.assign(this, { keys: this.keys.concat(page.keys), isDone: !page.cursor, problem: null });
       this.#cursor = page.cursor;
       this.#reading = null;
@@ -189,40 +242,85 @@ class Listing extends EventTarget {
       this.dispatchEvent(new Event("missed"));
       return this.#listSoon();
     }
+    if (event.event === "error" || event.event === "failed") {
+      this.problem = new Error(event.detail ?? "the table is not followed any more");
+      return this.#changed();
+    }
     if (event.event !== "Updated" && event.event !== "Deleted") return;
     const { key } = event;
-    const isNew = event.event === "Deleted" || !this.seen.has(key);
     this.#remember(event);
     if (event.event === "Deleted") this.seen.delete(key);
     else if (this.seen.has(key)) this.see(key, event);
-    if (isNew || ORDERS[this.query.order].compare) this.#listSoon();
+    if (ORDERS[this.query.order].compare) this.#follow(event);
+    else if (key.startsWith(this.query.prefix) && (event.event === "Deleted" || !this.#listed.has(key))) this.#listSoon();
     this.dispatchEvent(new CustomEvent("key", { detail: event }));
     this.#changed();
   }
 
-  /** Each history has a gap here. */
+  /** A change where the order is not by key. */
+  #follow(event) {
+    if (this.#meanwhile) {
+      if (this.#meanwhile.length < SORTED_MAX) this.#meanwhile.push(event);
+      else this.#listSoon();
+      return;
+    }
+    if (!this.#rows) return;
+    this.#renew(event);
+    this.#soon(this.isDone ? 1 : SORTED_MAX / PAGE, async () => {
+      if (this.#meanwhile) return;
+      this.#sort();
+      this.want(...this.#range);
+      if (this.isDone) this.total = this.keys.length;
+      else await this.#count();
+    });
+  }
+
+  /** Where not all keys are listed, others than those that are stay out. */
+  #renew(event) {
+    const { key } = event;
+    if (!key.startsWith(this.query.prefix)) return;
+    if (event.event === "Deleted") this.#rows.delete(key);
+    else if (this.#rows.has(key) || (this.isDone && this.#rows.size < SORTED_MAX)) this.#rows.set(key, rowOf(event));
+    else this.isDone = false;
+  }
+
+  /** Each history has a gap here, and those that begin later. */
   #missed() {
+    this.incompleteAt = Date.now();
     for (const entries of this.history.values()) {
       if (!entries[0].isGap) entries.unshift({ isGap: true, timestamp: Date.now() });
     }
   }
 
   #remember(event) {
-    const { text } = event;
+    const { key, text, timestamp = Date.now() } = event;
     const isWhole = text !== undefined && text.length <= HISTORY_TEXT_MAX;
-    const entries = this.history.get(event.key) ?? [];
-    entries.unshift({ timestamp: event.timestamp ?? Date.now(), text: isWhole ? pretty(text) : text && preview(text), isWhole });
-    this.history.delete(event.key);
-    this.history.set(event.key, entries.slice(0, HISTORY_MAX));
-    if (this.history.size > HISTORY_KEYS_MAX) this.history.delete(this.history.keys().next().value);
+    const before = this.history.get(key) ?? (this.incompleteAt === null ? [] : [{ isGap: true, timestamp: this.incompleteAt }]);
+    const entry = { timestamp, text: isWhole ? text : text && preview(text), isWhole };
+    this.history.delete(key);
+    this.history.set(key, [entry, ...before].slice(0, HISTORY_MAX));
+    if (this.history.size > HISTORY_KEYS_MAX) {
+      this.history.delete(this.history.keys().next().value);
+      this.incompleteAt = Date.now();
+    }
   }
 
   #listSoon() {
-    this.#timer ??= setTimeout(() => {
+    // What is listed again is no more than the reader has asked for, and never very much.
+    this.#soon(Math.ceil(this.keys.length / PAGE), () => this.keys.length <= SORTED_MAX && this.list());
+  }
+
+  /** Does it after a while, the longer the more pages there are, and once, however often it is asked for. */
+  #soon(pages, act) {
+    this.#timer ??= setTimeout(async () => {
       this.#timer = null;
-      // What is listed again is no more than the reader has asked for, and never very much.
-      if (this.keys.length <= SORTED_MAX) this.list();
-    }, REFRESH_MS * Math.max(1, Math.ceil(this.keys.length / PAGE)));
+      try {
+        await act();
+      } catch {
+        // The number of keys stays what it was, until the next change.
+      }
+      this.#changed();
+    }, REFRESH_MS * Math.max(1, pages));
   }
 
   /** At most once a frame, however much comes in. */
@@ -234,13 +332,25 @@ class Listing extends EventTarget {
   }
 }
 
-/** Kept while the tab is open, so that history is there on coming back. */
+/** Kept while the tab is open, so that history is there on coming back. Those that were opened last are at the end. */
 const listings = new Map();
+/** When the oldest was dropped. */
+let droppedAt = null;
+
+function listingOf(table) {
+  const listing = listings.get(table) ?? new Listing(table, droppedAt);
+  listings.delete(table);
+  listings.set(table, listing);
+  if (listings.size > LISTINGS_MAX) {
+    listings.delete(listings.keys().next().value);
+    droppedAt = Date.now();
+  }
+  return listing;
+}
 
 function useListing(table) {
   const [, render] = useState(0);
-  if (table && !listings.has(table)) listings.set(table, new Listing(table));
-  const listing = listings.get(table);
+  const listing = useMemo(() => table && listingOf(table), [table]);
   useEffect(() => {
     if (!listing) return undefined;
     const changed = () => render(number => number + 1);
@@ -322,23 +432,28 @@ async function exportTable(listing) {
   download(await response.blob(), `${listing.table}.ndjson`);
 }
 
-function Toolbar({ listing, mayWrite, onDelete, onNew, onImport, onProblem }) {
+function Toolbar({ listing, mayWrite, whyNoDeletes, onDelete, onNew, onImport, onProblem }) {
   const timer = useRef();
   const file = useRef();
+  // What is typed, which the list follows after a moment.
+  const [text, setText] = useState(listing.query.prefix);
+  useEffect(() => () => clearTimeout(timer.current), []);
   const search = event => {
     clearTimeout(timer.current);
     const prefix = event.target.value;
+    setText(prefix);
     timer.current = setTimeout(() => listing.list({ ...listing.query, prefix }), 200);
   };
   const why = state.whyNoWrites(listing.table) ?? "";
   return html`<div class="bar toolbar">
-    <label class="grow"><span class="hidden">Keys that begin with</span><input type="search" data-search placeholder="Keys that begin with …   ( / )" value=${listing.query.prefix} onInput=${search} spellcheck=${false} /></label>
+    <label class="grow"><span class="hidden">Keys that begin with</span><input type="search" data-search placeholder="Keys that begin with …   ( / )" value=${text} onInput=${search} spellcheck=${false} /></label>
     <label><span class="hidden">Order</span><select value=${listing.query.order} onChange=${event => listing.list({ ...listing.query, order: event.target.value })}>${Object.entries(ORDERS).map(([name, { title }]) => html`<option key=${name} value=${name}>${title}</option>`)}</select></label>
+    ${ORDERS[listing.query.order].by && html`<button type="button" onClick=${() => listing.list()} title="Read all keys again">Refresh</button>`}
     <button type="button" class="primary" disabled=${!mayWrite} title=${why} onClick=${onNew}>New key</button>
     ${mayWrite && html`<button type="button" onClick=${() => file.current.click()} title="NDJSON, a row a line; or drop a file on the list">Import</button>
       <input ref=${file} type="file" hidden aria-label="File to import" onChange=${event => { onImport(event.target.files[0]); event.target.value = ""; }} />`}
     <button type="button" onClick=${() => exportTable(listing).catch(onProblem)}>Export</button>
-    ${mayWrite && html`<button type="button" class="danger" onClick=${onDelete}>${listing.query.prefix ? "Delete these" : "Delete all"}</button>`}
+    ${mayWrite && html`<button type="button" class="danger" disabled=${Boolean(whyNoDeletes)} title=${whyNoDeletes ?? ""} onClick=${onDelete}>${listing.query.prefix ? "Delete these" : "Delete all"}</button>`}
   </div>`;
 }
 
@@ -349,6 +464,8 @@ function Keys({ listing, chosen, dialog, setDialog }) {
   const [done, setDone] = useState(null);
   const why = state.whyNoWrites(listing.table);
   const mayWrite = why === null;
+  // Of a token that is limited to prefixes.
+  const whyNoDeletes = state.whyNoWrites(listing.table, listing.query.prefix);
   const take = async file => {
     setOver(false);
     if (!file) return;
@@ -379,11 +496,12 @@ function Keys({ listing, chosen, dialog, setDialog }) {
   const missed = listing.missedAt && `Some changes were missed at ${time(listing.missedAt)}, and all keys were listed again.`;
   const isEmpty = listing.keys.length === 0 && listing.isDone;
   return html`<section class=${"keys " + (isOver ? "over" : "")} aria-label=${`Keys of ${listing.table}`} onDragOver=${event => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${drop}>
-    <${Toolbar} listing=${listing} mayWrite=${mayWrite} onDelete=${() => setDialog("delete")} onNew=${() => setDialog("key")} onImport=${take} onProblem=${setProblem} />
-    <${Failure} problem=${problem ?? listing.problem} onClose=${() => setProblem(null)} />
+    <${Toolbar} listing=${listing} mayWrite=${mayWrite} whyNoDeletes=${whyNoDeletes} onDelete=${() => setDialog("delete")} onNew=${() => setDialog("key")} onImport=${take} onProblem=${setProblem} />
+    <${Failure} problem=${problem} onClose=${() => setProblem(null)} />
+    <${Failure} problem=${listing.problem} onRetry=${() => listing.list()} onClose=${() => listing.dismiss()} />
     <a class="back small" href="#/data">All tables</a>
-    <p class="faint small" role="status">${done ?? (listing.total == null ? "" : `${plural(listing.total, "key")}${listing.query.prefix ? ` begin with ${listing.query.prefix}` : ""}${sorted}`)}${missed && html` <span class="missed">${missed}</span>`}</p>
-    ${why && html`<p class="faint small">${why}</p>`}
+    <p class="faint small" role="status">${done ?? (listing.total == null ? "" : `${plural(listing.total, "key")}${listing.query.prefix ? ` ${listing.total === 1 ? "begins" : "begin"} with ${listing.query.prefix}` : ""}${sorted}`)}${missed && html` <span class="missed">${missed}</span>`}</p>
+    ${whyNoDeletes && html`<p class="faint small">${whyNoDeletes}</p>`}
     ${isEmpty
       ? html`<${Empty} title=${listing.query.prefix ? "No key begins like that" : "This table has no keys"}>${mayWrite && !listing.query.prefix ? "Make one with New key, or drop a file of NDJSON here." : "Try a shorter prefix."}</${Empty}>`
       : html`<${VirtualList} length=${listing.keys.length} rowHeight=${ROW_HEIGHT} label="Keys" onNear=${near} resetKey=${JSON.stringify(listing.query)}
@@ -423,7 +541,7 @@ function OpenKey({ listing, name }) {
   }, [listing, name]);
   if (problem && entry === undefined) return html`<section class="editor"><${Failure} problem=${problem} /></section>`;
   if (entry === undefined) return html`<section class="editor"><p class="faint">Reading</p></section>`;
-  return html`<${Editor} key=${name} table=${listing.table} keyName=${name} entry=${entry} history=${listing.history.get(name)} trouble=${problem}
+  return html`<${Editor} key=${name} table=${listing.table} keyName=${name} entry=${entry} history=${listing.history.get(name)} incompleteAt=${listing.incompleteAt} trouble=${problem}
     onRead=${fresh => { setEntry(fresh); if (fresh) listing.see(name, fresh); }} onGone=${() => { location.hash = `#/data/${encodeURIComponent(listing.table)}`; listing.list(); }} />`;
 }
 

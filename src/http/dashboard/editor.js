@@ -1,7 +1,7 @@
 // The editor of one value: marks what is no JSON, saves only over the version that was read, and shows both sides of a conflict.
 
-import { html, useEffect, useRef, useState } from "./preact.js";
-import { countdown, date, keyPath, shellWord, time } from "./format.js";
+import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
+import { countdown, date, escapedKeyPath, keyPath, shellWord, time } from "./format.js";
 import { compact, jsonError, pretty } from "./json.js";
 import { connection, state } from "./state.js";
 import { Copy, Dialog, Failure, useNow } from "./widgets.js";
@@ -9,8 +9,18 @@ import { Copy, Dialog, Failure, useNow } from "./widgets.js";
 /** Longer texts are not checked at each keystroke, which would take too long; saving checks them. */
 const CHECKED_MAX = 256 * 1024;
 
-/** A body longer than this is no argument of a command any more: Linux takes 128 KiB of each. */
-const ARGUMENT_MAX = 100_000;
+/** A body of more bytes than this is no argument of a command any more: Linux takes 128 KiB of each. */
+const ARGUMENT_BYTES_MAX = 100_000;
+
+/** A value of the history is shown on many lines, unless its indentation makes it longer than this. */
+const HISTORY_PRETTY_MAX = 16 * 1024;
+
+const NEW = "{\n  \n}";
+
+/** Keys that no URL can name: a client that normalises its path goes a level up there, even if they are escaped. */
+const isInNoUrl = key => key === "." || key === "..";
+
+const bytesOf = text => new TextEncoder().encode(text).length;
 
 /** Whether JavaScript has the same value: other numbers would be written, and `__proto__` is no name in its literals. */
 const isSameInScripts = text => !text.includes("__proto__") && JSON.stringify(JSON.parse(text)) === compact(text);
@@ -23,15 +33,19 @@ const SNIPPETS = {
     const authorization = connection.token ? ' -H "Authorization: Bearer $DYNARUST_TOKEN"' : "";
     const body = `{"value":${compact(text)}}`;
     const command = `curl -X PUT${asIs} ${shellWord(origin + path)}${authorization}`;
-    return body.length > ARGUMENT_MAX ? `${command} --data-binary @- <<'END'\n${body}\nEND` : `${command} -d ${shellWord(body)}`;
+    return bytesOf(body) > ARGUMENT_BYTES_MAX ? `${command} --data-binary @- <<'END'\n${body}\nEND` : `${command} -d ${shellWord(body)}`;
   },
-  JavaScript: ({ origin, path, table, key, text }) => {
-    if (isSameInScripts(text)) {
+  JavaScript: ({ origin, table, key, text }) => {
+    if (isSameInScripts(text) && !isInNoUrl(key)) {
       const options = connection.token ? ", { token: process.env.DYNARUST_TOKEN }" : "";
       return `import { DynaRust } from "./dynarust.js";\n\nconst db = new DynaRust(${JSON.stringify(origin)}${options});\nawait db.table(${JSON.stringify(table)}).put(${JSON.stringify(key)}, ${compact(text)});`;
     }
     const headers = connection.token ? '\n  headers: { Authorization: `Bearer ${process.env.DYNARUST_TOKEN}` },' : "";
-    return `// The text of the value: as a value of JavaScript it would not be the same.\nawait fetch(${JSON.stringify(origin + path)}, {\n  method: "PUT",${headers}\n  body: ${JSON.stringify(`{"value":${compact(text)}}`)},\n});`;
+    const value = compact(text);
+    const { why, method, path, body } = isInNoUrl(key)
+      ? { why: `A batch: no URL can have the key "${key}".`, method: "POST", path: `/${table}/batch`, body: `[{"op":"put","key":${JSON.stringify(key)},"value":${value}}]` }
+      : { why: "The text of the value: as a value of JavaScript it would not be the same.", method: "PUT", path: escapedKeyPath(table, key), body: `{"value":${value}}` };
+    return `// ${why}\nawait fetch(${JSON.stringify(origin + path)}, {\n  method: "${method}",${headers}\n  body: ${JSON.stringify(body)},\n});`;
   },
   Python: ({ origin, path, table, key, text }) => {
     if (isSameInScripts(text)) {
@@ -48,9 +62,10 @@ function snippet(language, table, key, text) {
   return SNIPPETS[language]({ origin, path: keyPath(table, key), table, key, text });
 }
 
+/** The numbers of lines, which are made again only for another number of lines. */
 function Lines({ text, wrong }) {
-  const length = text.split("\n").length;
-  return html`<div class="lines" aria-hidden="true">${Array.from({ length: Math.min(length, 5000) }, (_, index) => html`<span class=${wrong === index + 1 ? "wrong" : ""}>${index + 1}</span>`)}</div>`;
+  const length = useMemo(() => Math.min(text.split("\n").length, 5000), [text]);
+  return useMemo(() => html`<div class="lines" aria-hidden="true">${Array.from({ length }, (_, index) => html`<span class=${wrong === index + 1 ? "wrong" : ""}>${index + 1}</span>`)}</div>`, [length, wrong]);
 }
 
 function TextArea({ text, onInput, onSave, wrong, disabled }) {
@@ -72,40 +87,61 @@ function Expiry({ expiresAt }) {
 }
 
 function Conflict({ mine, theirs, onMine, onTheirs, onClose }) {
+  const shown = useMemo(() => theirs && pretty(theirs.text), [theirs?.text]);
   return html`<${Dialog} title="Somebody else changed this key" onClose=${onClose} wide>
     <p>While you edited, the value was ${theirs ? "written" : "deleted"} elsewhere. Nothing was saved. Which one is to stay?</p>
     <div class="sides">
       <section aria-label="Your value"><h3>Yours</h3><pre tabindex="0">${mine}</pre><button type="button" class="primary" onClick=${onMine}>Save mine over it</button></section>
-      <section aria-label="The value on the node"><h3>On the node</h3><pre tabindex="0">${theirs ? pretty(theirs.text) : "(deleted)"}</pre>
+      <section aria-label="The value on the node"><h3>On the node</h3><pre tabindex="0">${theirs ? shown : "(deleted)"}</pre>
         <p class="faint">${theirs && `${date(theirs.timestamp)}, by node ${theirs.node}`}</p><button type="button" onClick=${onTheirs}>Take this one</button></section>
     </div></${Dialog}>`;
 }
 
-function History({ history, onTake }) {
-  if (!history || history.length === 0) return html`<p class="faint">Nothing has changed since you opened this table. What changes while it is open is kept here, until you close the tab.</p>`;
-  return html`<ol class="history">${history.map(entry => entry.isGap ? html`<li class="gap"><span class="mono">${time(entry.timestamp)}</span><span>up to here changes may be missing</span></li>` : html`<li><span class="mono">${time(entry.timestamp)}</span>
-    <span class="mono text">${entry.text ?? "(deleted)"}</span>
-    ${entry.isWhole && html`<button type="button" class="small" onClick=${() => onTake(entry.text)}>Use</button>`}</li>`)}</ol>`;
+function Past({ entry, onTake }) {
+  const shown = useMemo(() => {
+    if (!entry.isWhole) return entry.text;
+    const laidOut = pretty(entry.text);
+    return laidOut.length <= HISTORY_PRETTY_MAX ? laidOut : entry.text;
+  }, [entry]);
+  return html`<li><span class="mono">${time(entry.timestamp)}</span>
+    <span class="mono text">${shown ?? "(deleted)"}</span>
+    ${entry.isWhole && html`<button type="button" class="small" onClick=${() => onTake(pretty(entry.text))}>Use</button>`}</li>`;
 }
 
-/** `entry`: the key as it was read, `null` for a new one. `history`: its changes while the table was open. `trouble`: why it could not be
- * read again. */
-export function Editor({ table, keyName, entry, onRead, onGone, history, trouble }) {
-  const original = entry ? pretty(entry.text) : "{\n  \n}";
+/** `incompleteAt`: up to when changes of any key may be missing; `null` if none are. */
+function History({ history = [], incompleteAt, onTake }) {
+  if (history.length === 0) {
+    const since = incompleteAt === null ? "Nothing has changed since you opened this table." : `Up to ${time(incompleteAt)} changes may be missing. Since then nothing has changed.`;
+    return html`<p class="faint">${since} What changes while it is open is kept here, until you close the tab.</p>`;
+  }
+  return html`<ol class="history">${history.map(entry => (entry.isGap
+    ? html`<li class="gap"><span class="mono">${time(entry.timestamp)}</span><span>up to here changes may be missing</span></li>`
+    : html`<${Past} entry=${entry} onTake=${onTake} />`))}</ol>`;
+}
+
+/** `entry`: the key as it was read, `null` for a new one. `history`: its changes while the table was open, which may be incomplete up to
+ * `incompleteAt`. `trouble`: why it could not be read again. */
+export function Editor({ table, keyName, entry, onRead, onGone, history, incompleteAt, trouble }) {
+  // A value may be long, and the page renders at every change of the table.
+  const original = useMemo(() => (entry ? pretty(entry.text) : NEW), [entry?.text]);
   const [text, setText] = useState(original);
   const [ttl, setTtl] = useState("");
   const [problem, setProblem] = useState(null);
   const [conflict, setConflict] = useState(null);
   const [saved, setSaved] = useState(false);
+  const latest = useRef();
+  latest.current = text;
+  /** Whether a save was sent that is not answered yet. */
+  const isSaving = useRef(false);
   // Somebody who has changed nothing sees what others write; somebody who has keeps the text.
   const isTouched = useRef(false);
   useEffect(() => {
     if (!isTouched.current) setText(original);
   }, [entry?.version]);
-  const wrong = text.length <= CHECKED_MAX ? jsonError(text) : null;
-  const why = state.whyNoWrites(table);
+  const wrong = useMemo(() => (text.length <= CHECKED_MAX ? jsonError(text) : null), [text]);
+  const why = state.whyNoWrites(table, keyName);
   const mayWrite = why === null;
-  const isStale = isTouched.current && entry && entry.version !== (isTouched.current.version ?? entry.version);
+  const isStale = isTouched.current && !isSaving.current && entry && entry.version !== (isTouched.current.version ?? entry.version);
   const input = value => {
     if (!isTouched.current) isTouched.current = { version: entry?.version ?? null };
     setText(value);
@@ -118,28 +154,45 @@ export function Editor({ table, keyName, entry, onRead, onGone, history, trouble
     setText(fresh ? pretty(fresh.text) : original);
   };
   const read = () => connection.request({ op: "get", table, key: keyName }).catch(problem => (problem.status === 404 ? null : Promise.reject(problem)));
-  const save = async version => {
-    setProblem(null);
-    setConflict(null);
-    const mistake = jsonError(text);
-    if (mistake) return setProblem(new Error(`This is not JSON yet. Line ${mistake.line}, column ${mistake.column}: ${mistake.why}`));
+  const put = async (version, sent) => {
     const condition = version ? { if_match: `"${version}"` } : { if_none_match: "*" };
     const expiry = ttl.trim() ? { ttl: ttl.trim() } : entry?.expires_at ? { expires_at: entry.expires_at } : {};
     try {
-      await connection.request({ op: "put", table, key: keyName, ...condition, ...expiry }, text);
+      return await connection.request({ op: "put", table, key: keyName, ...condition, ...expiry }, sent);
     } catch (failure) {
-      if (failure.status !== 412) return setProblem(failure);
-      return read().then(
+      if (failure.status !== 412) {
+        setProblem(failure);
+        return null;
+      }
+      await read().then(
         theirs => setConflict({ theirs }),
         unread => setProblem(new Error(`Nothing was saved: somebody else changed this key. What it is now could not be read (${unread.message}). Try again.`)),
       );
+      return null;
     }
-    setSaved(true);
+  };
+  const save = async version => {
+    // A second save would find the version of the first, and call it somebody else's.
+    if (!mayWrite || isSaving.current) return;
+    setProblem(null);
+    setConflict(null);
+    const mistake = jsonError(text);
+    if (mistake) {
+      setProblem(new Error(`This is not JSON yet. Line ${mistake.line}, column ${mistake.column}: ${mistake.why}`));
+      return;
+    }
+    isSaving.current = true;
+    const written = await put(version, text);
+    isSaving.current = false;
+    if (!written) return;
+    // What is typed from now on, or was meanwhile, is an edit of this version.
+    isTouched.current = { version: written.version };
+    setSaved(latest.current === text);
     setTtl("");
-    return read().then(
+    await read().then(
       fresh => {
         onRead(fresh);
-        reset(fresh);
+        if (latest.current === text) reset(fresh);
       },
       unread => setProblem(new Error(`It is saved. What it is now could not be read: ${unread.message}`)),
     );
@@ -176,7 +229,7 @@ export function Editor({ table, keyName, entry, onRead, onGone, history, trouble
       ${entry && html`<button type="button" class="danger push" onClick=${remove}>Delete</button>`}</div>`}
     <div class="bar"><span class="faint">Copy as</span>${!wrong && Object.keys(SNIPPETS).map(language => html`<${Copy} key=${language} label=${language} text=${() => copied(language)} />`)}</div>
     <h3>History</h3>
-    <${History} history=${history} onTake=${input} />
+    <${History} history=${history} incompleteAt=${incompleteAt} onTake=${input} />
     ${conflict && html`<${Conflict} mine=${text} theirs=${conflict.theirs} onClose=${() => setConflict(null)}
       onMine=${() => save(conflict.theirs?.version)} onTheirs=${() => { conflict.theirs ? onRead(conflict.theirs) : onGone(); reset(conflict.theirs); }} />`}
   </section>`;

@@ -73,6 +73,9 @@ export function preview(text, length = 160) {
 /** The path of a key. Slashes stay as they are; a quote would end the text of a shell. */
 export const keyPath = (table, key) => `/${encoded(table)}/key/${encoded(key).replaceAll("%2F", "/")}`;
 
+/** The path of a key with its slashes escaped: whoever normalises it cannot take `a/../b` for `b`. */
+export const escapedKeyPath = (table, key) => `/${encoded(table)}/key/${encoded(key)}`;
+
 const encoded = text => encodeURIComponent(text).replaceAll("'", "%27");
 
 /** A text as one word of a shell. */

@@ -17,22 +17,42 @@ class Feed {
   changes = [];
   total = 0;
   isPaused = false;
+  /** Whether the node could not send all changes. */
+  hasMissed = false;
   problem = null;
+  /** Whether changes came during this pause, which are left out. */
+  #isSkipping = false;
   #seconds = new Map();
+
+  /** Pauses or goes on. Where changes are left out, the list says so. */
+  pause(isPaused) {
+    this.isPaused = isPaused;
+    if (isPaused || !this.#isSkipping) return;
+    this.#isSkipping = false;
+    this.#keep({ isGap: true, text: PAUSED, timestamp: Date.now() });
+  }
 
   hear(event) {
     if (event.event === "error" || event.event === "failed") {
       this.problem = new Error(event.detail ?? "the subscription ended");
       return;
     }
-    const isGap = event.event === "resync";
-    if (!isGap && event.event !== "Updated" && event.event !== "Deleted") return;
-    if (!isGap) this.total += 1;
+    if (event.event === "resync") {
+      this.hasMissed = true;
+      this.#keep({ isGap: true, text: MISSED, timestamp: Date.now() });
+      return;
+    }
+    if (event.event !== "Updated" && event.event !== "Deleted") return;
+    this.total += 1;
     const second = Math.floor(Date.now() / 1000);
-    if (!isGap) this.#seconds.set(second, (this.#seconds.get(second) ?? 0) + 1);
+    this.#seconds.set(second, (this.#seconds.get(second) ?? 0) + 1);
     if (this.#seconds.size > 10) this.#seconds.delete(this.#seconds.keys().next().value);
-    if (this.isPaused) return;
-    this.changes.push(isGap ? { isGap, timestamp: Date.now() } : { event: event.event, table: event.table, key: event.key, text: event.text && preview(event.text), timestamp: event.timestamp });
+    if (this.isPaused) this.#isSkipping = true;
+    else this.#keep({ event: event.event, table: event.table, key: event.key, text: event.text && preview(event.text), timestamp: event.timestamp });
+  }
+
+  #keep(change) {
+    this.changes.push(change);
     if (this.changes.length > KEPT_MAX + 500) this.changes.splice(0, this.changes.length - KEPT_MAX);
   }
 
@@ -47,15 +67,17 @@ class Feed {
 
 /** Where some are missing: they came too fast for this page, or the connection was away for too long. */
 const MISSED = "some changes were missed here";
+const PAUSED = "what changed during the pause is left out here";
 
 /** What a filter looks at. */
-const words = change => (change.isGap ? MISSED : `${change.table}/${change.key} ${change.text ?? "deleted"}`).toLowerCase();
+const words = change => (change.isGap ? change.text : `${change.table}/${change.key} ${change.text ?? "deleted"}`).toLowerCase();
 
 function useFeed(topic, isPaused) {
   const feed = useRef();
   const [, render] = useState(0);
   useEffect(() => {
     feed.current = new Feed();
+    feed.current.pause(isPaused);
     let frame = null;
     let last = 0;
     const soon = () => {
@@ -76,12 +98,12 @@ function useFeed(topic, isPaused) {
       cancelAnimationFrame(frame);
     };
   }, [topic.table]);
-  if (feed.current) feed.current.isPaused = isPaused;
+  feed.current?.pause(isPaused);
   return feed.current;
 }
 
 function Change({ change }) {
-  if (change.isGap) return html`<p class="row change gap"><span class="when mono">${time(change.timestamp)}</span><span></span><span>${MISSED}</span></p>`;
+  if (change.isGap) return html`<p class="row change gap"><span class="when mono">${time(change.timestamp)}</span><span></span><span>${change.text}</span></p>`;
   return html`<a class="row change" href=${`#/data/${encodeURIComponent(change.table)}/${encodeURIComponent(change.key)}`}>
     <span class="when mono">${time(change.timestamp)}</span><span class=${"what " + change.event.toLowerCase()}>${change.event === "Deleted" ? "del" : "put"}</span>
     <span class="mono key">${change.table}/${change.key}</span><span class="mono value">${change.text ?? "deleted"}</span></a>`;
@@ -125,7 +147,7 @@ export function Live() {
         <label class="inline">Table <select value=${table} onChange=${event => setTable(event.target.value)}><option value="*">all</option>${tables.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>
         <button type="button" class=${isPaused ? "primary" : ""} aria-pressed=${isPaused} onClick=${() => setPaused(!isPaused)}>${isPaused ? "Go on" : "Pause"}</button>
       </div>
-      <p class="faint small rate"><b>${short(rate)}</b> changes a second · ${plural(feed?.total ?? 0, "change")} since you opened this${rate > CALM_MAX ? " · renewed four times a second" : ""}${changes.some(change => change.isGap) ? " · some changes were missed" : ""}</p>
+      <p class="faint small rate"><b>${short(rate)}</b> changes a second · ${plural(feed?.total ?? 0, "change")} since you opened this${rate > CALM_MAX ? " · renewed four times a second" : ""}${feed?.hasMissed ? " · some changes were missed" : ""}</p>
       <${Failure} problem=${feed?.problem} />
       ${changes.length === 0
         ? html`<${Empty} title="Nothing has changed yet">Write something, here or anywhere in the cluster, and it appears within milliseconds: <code>curl -X PUT ${shellWord(connection.base)}/users/key/alice -d '{"value": 1}'</code></${Empty}>`

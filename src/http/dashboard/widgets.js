@@ -23,9 +23,10 @@ export function Empty({ title, children }) {
 }
 
 /** A failure, in its own words. */
-export function Failure({ problem, onClose }) {
+export function Failure({ problem, onClose, onRetry }) {
   if (!problem) return null;
   return html`<p class="failure" role="alert">${problem.message}
+    ${onRetry && html`<button type="button" class="small" onClick=${onRetry}>Try again</button>`}
     ${onClose && html`<button type="button" class="quiet" aria-label="Dismiss" onClick=${onClose}>✕</button>`}</p>`;
 }
 
