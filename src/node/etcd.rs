@@ -22,16 +22,13 @@ use crate::{
         etcd::{
             self,
             history::{History, UNKNOWN},
-            request::{Answer, Body, Operation, Outcome, Problem, Request},
+            request::{Answer, Body, Operation, Outcome, Request},
             row::Head,
         },
         strong,
     },
     error::{Error, Result},
-    replication::strong::{
-        leases,
-        revisions::{Revisions, checked_head, head},
-    },
+    replication::strong::revisions::{Revisions, checked_head, head},
 };
 
 /// Who answers.
@@ -94,18 +91,11 @@ impl Node {
     /// # Errors
     /// As [`Node::etcd`].
     pub async fn etcd_revoke(&self, id: i64) -> Result<Outcome> {
-        let mut has_begun = None;
-        loop {
-            match self.etcd(Request::Revoke(id)).await? {
-                Ok(Answer { body: Body::Revoking, revision }) => has_begun = Some(revision),
-                // The leader goes on with what has begun, and was faster.
-                Err(Problem::LeaseNotFound) if has_begun.is_some() => {
-                    let revision = self.etcd_head()?.revision.max(has_begun.unwrap_or_default());
-                    return Ok(Ok(Answer { revision, body: Body::Revoked }));
-                }
-                outcome => return Ok(outcome),
-            }
+        let mut outcome = self.etcd(Request::Revoke(id)).await?;
+        while matches!(outcome, Ok(Answer { body: Body::Revoking, .. })) {
+            outcome = self.etcd(Request::ContinueRevoke(id)).await?;
         }
+        Ok(outcome)
     }
 
     /// The history of the table on this node.
@@ -186,19 +176,6 @@ impl Node {
     /// `Io` if there is no randomness.
     pub fn etcd_lease_id(&self) -> Result<i64> {
         Ok((self.environment().random()? >> 1).max(1).cast_signed())
-    }
-
-    /// The ids of all leases.
-    ///
-    /// # Errors
-    /// Those of a read.
-    pub async fn etcd_leases(self: &Arc<Self>) -> Result<Vec<i64>> {
-        self.before_read(etcd::table(), Consistency::Linearizable).await?;
-        let store = self.store.clone();
-        let granted = self.environment().run(move || leases::granted(&store)).await?;
-        // One that has begun to end is no more.
-        let lasting = granted.into_iter().filter(|(_, granted)| granted.revoked.is_none());
-        Ok(lasting.map(|(id, _)| id).collect())
     }
 }
 

@@ -173,6 +173,7 @@ impl<R: Rows> Step<'_, R> {
             Request::Compact(revision) => self.compact(*revision),
             Request::Grant { id, ttl_s } => self.grant(*id, *ttl_s),
             Request::Revoke(id) => self.revoke(*id),
+            Request::ContinueRevoke(id) => self.continue_revoke(*id),
         }
     }
 

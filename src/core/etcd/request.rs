@@ -73,6 +73,9 @@ pub enum Request {
     },
     /// Ends a lease, and deletes its keys; of one with very many some of them.
     Revoke(i64),
+    /// Goes on with ending a lease, where [`Body::Revoking`] was the answer. Changes nothing if the lease is not being revoked: one of this id may have
+    /// been granted since.
+    ContinueRevoke(i64),
 }
 
 /// An operation on keys.
@@ -278,9 +281,9 @@ pub enum Body {
     Compacted,
     /// To `Grant`: how many seconds the lease lasts.
     Granted(i64),
-    /// To `Revoke`.
+    /// To `Revoke`, and to `ContinueRevoke` once nothing is left to do.
     Revoked,
-    /// To `Revoke`: some of the lease's keys are deleted, and more are left. It is asked again.
+    /// To `Revoke`: some of the lease's keys are deleted, and more are left for `ContinueRevoke`.
     Revoking,
 }
 

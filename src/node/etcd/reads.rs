@@ -10,7 +10,7 @@ use crate::{
             self,
             evaluate::{self, Page, Past, Rows, SCANNED_BYTES_MAX},
             request::{KeyValue, Keys, Operation, Outcome, Problem, Range, Ranged, Request, Txn},
-            row::{self, Head, Named},
+            row::{self, Granted, Head, Named},
             select::{Found, select, wanted},
         },
         json::Value,
@@ -44,16 +44,41 @@ impl Node {
     /// # Errors
     /// Those of a read.
     pub async fn etcd_lease_keys(self: &Arc<Self>, id: i64) -> Result<Vec<Vec<u8>>> {
+        self.etcd_rows(row::leased_bounds(id), |name, _| match name {
+            Named::Leased(_, key) => Some(key),
+            Named::Head | Named::Key(_) | Named::Lease(_) => None,
+        })
+        .await
+    }
+
+    /// The ids of all leases.
+    ///
+    /// # Errors
+    /// Those of a read.
+    pub async fn etcd_leases(self: &Arc<Self>) -> Result<Vec<i64>> {
+        self.etcd_rows(row::lease_bounds(), |name, value| match name {
+            // One that has begun to end is no more, and what cannot be read is none.
+            Named::Lease(id) => {
+                Granted::of(value).is_ok_and(|granted| granted.revoked.is_none()).then_some(id)
+            }
+            Named::Head | Named::Key(_) | Named::Leased(..) => None,
+        })
+        .await
+    }
+
+    /// What `take` makes of the rows with names at or above the first bound and below the other. Each page of them is read at one instant.
+    async fn etcd_rows<T>(
+        self: &Arc<Self>,
+        (mut low, high): (String, String),
+        take: impl Fn(Named, &Value) -> Option<T>,
+    ) -> Result<Vec<T>> {
         self.before_read(etcd::table(), Consistency::Linearizable).await?;
-        let (mut keys, (mut low, high)) = (Vec::new(), row::leased_bounds(id));
+        let mut taken = Vec::new();
         loop {
             let (from, to) = (low.clone(), high.clone());
             let page = self.etcd_at_once(false, move |snapshot| snapshot.page(&from, &to)).await?;
-            keys.extend(page.rows.iter().filter_map(|(name, _)| match Named::of(name)? {
-                Named::Leased(_, key) => Some(key),
-                Named::Head | Named::Key(_) | Named::Lease(_) => None,
-            }));
-            let Some(last) = page.last else { return Ok(keys) };
+            taken.extend(page.rows.iter().filter_map(|(name, value)| take(Named::of(name)?, value)));
+            let Some(last) = page.last else { return Ok(taken) };
             low = format!("{}\0", last.as_str());
         }
     }

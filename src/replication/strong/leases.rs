@@ -34,7 +34,7 @@ use crate::{
     storage::Store,
 };
 
-/// How often the leader looks for leases whose time has come. They last for seconds.
+/// How often the leader looks for leases whose time has come, and takes one step to end each of them. They last for seconds.
 const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 /// Most leases that are ended at a time: they share a few entries of the log.
 const ENDED_MAX: usize = 500;
@@ -65,7 +65,7 @@ pub struct Leases(Mutex<Deadlines>);
 
 #[derive(Default)]
 struct Deadlines {
-    /// The term in which this node leads, or led last, and has read the rows of all leases.
+    /// The term in which this node leads, or led last, and has read the rows of all leases. 0, which is no leader's, once they are to be read anew.
     term: u64,
     leases: BTreeMap<i64, Lease>,
     /// What was applied since the rows are being read. It is newer than what was read.
@@ -89,6 +89,8 @@ impl Deadlines {
 struct Lease {
     granted_s: i64,
     until: Instant,
+    /// Whether some of its keys are deleted already.
+    is_revoked: bool,
     /// How often it could not be ended.
     failures: u32,
     /// When that is tried again.
@@ -98,8 +100,9 @@ struct Lease {
 impl Lease {
     fn new(granted: &Granted) -> Self {
         // One that has begun to end has no time left.
-        let left = if granted.revoked.is_some() { Duration::ZERO } else { seconds(granted.ttl) };
-        Self { granted_s: granted.ttl, until: Instant::now() + left, failures: 0, retry: None }
+        let is_revoked = granted.revoked.is_some();
+        let left = if is_revoked { Duration::ZERO } else { seconds(granted.ttl) };
+        Self { granted_s: granted.ttl, until: Instant::now() + left, is_revoked, failures: 0, retry: None }
     }
 
     fn time(self) -> LeaseTime {
@@ -148,13 +151,26 @@ impl Leases {
         Ok(())
     }
 
-    /// Leases whose time has come.
-    fn ended(&self) -> Vec<i64> {
+    /// All leases last for their whole time again, once the rows are read anew: nobody could keep one alive meanwhile, or some of the rows were lost.
+    pub fn begin_anew(&self) {
+        self.deadlines().term = 0;
+    }
+
+    /// Leases whose time has come, and whether they have begun to end.
+    fn ended(&self) -> Vec<(i64, bool)> {
         let now = Instant::now();
         let is_due = |lease: &Lease| lease.until <= now && lease.retry.is_none_or(|retry| retry <= now);
         let deadlines = self.deadlines();
         let ended = deadlines.leases.iter().filter(|(_, lease)| is_due(lease));
-        ended.map(|(id, _)| *id).take(ENDED_MAX).collect()
+        ended.map(|(id, lease)| (*id, lease.is_revoked)).take(ENDED_MAX).collect()
+    }
+
+    /// There is no such lease in the rows, unless it was granted again meanwhile.
+    fn gone(&self, id: i64) {
+        let mut deadlines = self.deadlines();
+        if deadlines.leases.get(&id).is_some_and(|lease| lease.until <= Instant::now()) {
+            deadlines.leases.remove(&id);
+        }
     }
 
     /// A lease could not be ended: it is tried again, each time after a longer pause, so that what fails always holds up nothing else.
@@ -214,19 +230,23 @@ pub async fn keep(member: Weak<Member>, parts: Parts) {
     }
 }
 
-/// Ends leases whose time has come, if this node leads.
+/// Ends leases whose time has come, if this node leads a majority. Without one nobody can keep a lease alive: they all last for their whole time again
+/// once there is one. Of each lease one step is taken, so that a large one holds up no other.
 ///
 /// # Errors
 /// Those of the storage; why a lease could not be ended.
 async fn expire(member: &Member, parts: &Parts) -> Result<()> {
-    if !member.is_leader() || !member.has_applied_its_term() {
+    let leases = &parts.revisions.leases;
+    if member.is_leader() && !member.leads_majority() {
+        leases.begin_anew();
+    }
+    if !member.leads_majority() || !member.has_applied_its_term() {
         return Ok(());
     }
-    let leases = &parts.revisions.leases;
     let term = member.metrics().borrow().current_term;
     leases.lead(term, &parts.store).await?;
-    let revokes = leases.ended().into_iter().map(|id| async move {
-        let revoked = timeout(REQUEST_MAX, revoke(member, leases, id)).await;
+    let revokes = leases.ended().into_iter().map(|(id, has_begun)| async move {
+        let revoked = timeout(REQUEST_MAX, revoke(member, leases, id, has_begun)).await;
         let revoked = revoked.unwrap_or_else(|_| Err(Error::NoQuorum(no_quorum())));
         if revoked.is_err() {
             leases.failed(id);
@@ -236,23 +256,25 @@ async fn expire(member: &Member, parts: &Parts) -> Result<()> {
     join_all(revokes).await.into_iter().collect()
 }
 
-/// Ends a lease, in as many steps as it takes.
-async fn revoke(member: &Member, leases: &Leases, id: i64) -> Result<()> {
-    loop {
-        match member.propose(Request::Etcd(etcd::request::Request::Revoke(id))).await {
-            Proposed::Decided(Ok(Outcome::Etcd(Ok(Answer { body: Body::Revoking, .. })))) => {}
-            Proposed::Decided(Ok(Outcome::Etcd(Ok(_)))) => return Ok(()),
-            Proposed::Decided(Ok(Outcome::Etcd(Err(Problem::LeaseNotFound)))) => {
-                leases.note(id, None);
-                return Ok(());
-            }
-            Proposed::Decided(Ok(other)) => {
-                return Err(Error::Conflict(format!("lease {} cannot end: {other:?}", row::lease_text(id))));
-            }
-            Proposed::Decided(Err(refusal)) => return Err(refusal.into()),
-            // The next leader ends it.
-            Proposed::NotLeader => return Ok(()),
+/// Takes one step to end a lease.
+async fn revoke(member: &Member, leases: &Leases, id: i64, has_begun: bool) -> Result<()> {
+    let request = match has_begun {
+        true => etcd::request::Request::ContinueRevoke(id),
+        false => etcd::request::Request::Revoke(id),
+    };
+    match member.propose(Request::Etcd(request)).await {
+        // Its row says so, and the next look takes the next step.
+        Proposed::Decided(Ok(Outcome::Etcd(Ok(Answer { body: Body::Revoking, .. })))) => Ok(()),
+        Proposed::Decided(Ok(Outcome::Etcd(Ok(_) | Err(Problem::LeaseNotFound)))) => {
+            leases.gone(id);
+            Ok(())
         }
+        Proposed::Decided(Ok(other)) => {
+            Err(Error::Conflict(format!("lease {} cannot end: {other:?}", row::lease_text(id))))
+        }
+        Proposed::Decided(Err(refusal)) => Err(refusal.into()),
+        // The next leader ends it.
+        Proposed::NotLeader => Ok(()),
     }
 }
 
@@ -323,7 +345,7 @@ mod tests {
         // Applied once more, as after a crash, it lasts no longer.
         leases.note(1, lasts(5));
         sleep(Duration::from_secs(5)).await;
-        assert_eq!((leases.ended(), left_ms(&leases, LeaseCall::KeepAlive(1))), (vec![1], None));
+        assert_eq!((leases.ended(), left_ms(&leases, LeaseCall::KeepAlive(1))), (vec![(1, false)], None));
         leases.note(1, None);
         assert!(leases.ended().is_empty());
     }
@@ -336,12 +358,26 @@ mod tests {
         assert_eq!(time.granted_s, 9_000_000_000);
     }
 
+    /// A lease that was granted again while the leader was told that the former one is no more had no end from then on.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_was_granted_again_is_not_gone() {
+        let leases = Leases::default();
+        leases.note(1, Some(Granted::new(5).revoked_up_to(b"k")));
+        leases.note(1, None);
+        leases.note(1, lasts(5));
+        leases.gone(1);
+        assert_eq!(left_ms(&leases, LeaseCall::TimeToLive(1)), Some(5_000));
+        sleep(Duration::from_secs(5)).await;
+        leases.gone(1);
+        assert!(leases.ended().is_empty());
+    }
+
     /// A lease that could not be ended was tried again four times a second, and five hundred of them kept all others from ending.
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_cannot_be_ended_waits_longer_each_time() {
         let leases = Leases::default();
         leases.note(1, Some(Granted::new(5).revoked_up_to(b"k")));
-        assert_eq!(leases.ended(), [1], "one that has begun to end has no time left");
+        assert_eq!(leases.ended(), [(1, true)], "one that has begun to end has no time left");
         let mut pauses = Vec::new();
         for _ in 0..8 {
             leases.failed(1);
@@ -383,6 +419,13 @@ mod tests {
         assert_eq!(is_there(7, 3), Some(false), "it is read once");
         lead(8).await.expect("reads");
         assert_eq!((is_there(7, 3), is_there(8, 3)), (None, Some(true)), "it is read again in another term");
+        // Nobody could keep them alive while no majority answered: they last for their whole time again.
+        leases.deadlines().leases.values_mut().for_each(|lease| lease.until = Instant::now());
+        assert_eq!(leases.ended().len(), 3);
+        leases.begin_anew();
+        assert_eq!(is_there(8, 1), None, "nothing is known until they are read");
+        lead(8).await.expect("reads");
+        assert_eq!((leases.ended(), is_there(8, 1)), (Vec::new(), Some(true)));
         node.stop().await;
     }
 }

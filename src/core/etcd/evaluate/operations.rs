@@ -157,6 +157,15 @@ impl<R: Rows> Step<'_, R> {
         }
     }
 
+    /// Goes on with ending a lease, if it has begun to end. Somebody else may have gone on already, and the id may be that of another lease since.
+    pub(super) fn continue_revoke(&mut self, id: i64) -> Stepped<Body> {
+        let granted = self.row(&row::lease(id))?.map(|value| Granted::of(&value)).transpose()?;
+        match granted.is_some_and(|granted| granted.revoked.is_some()) {
+            true => self.revoke(id),
+            false => Ok(Body::Revoked),
+        }
+    }
+
     /// The first keys of a lease, and whether there are more.
     fn first_keys(&self, (mut low, high): (String, String)) -> Stepped<(Vec<Vec<u8>>, bool)> {
         let mut keys = Vec::new();

@@ -283,11 +283,27 @@ fn a_lease_with_very_many_keys_ends_in_steps_and_takes_none_meanwhile() {
     assert_eq!(state.operate(leased("k00000", 1)), Err(Problem::LeaseNotFound));
     assert_eq!(state.run(Request::Grant { id: 1, ttl_s: 5 }), Err(Problem::LeaseExists));
     assert_eq!(state.read("k", "l", 0), Ok(format!("k{:05}= k{:05}= ", count - 2, count - 1)));
-    let ended = state.run(Request::Revoke(1)).expect("has ended");
+    let ended = state.run(Request::ContinueRevoke(1)).expect("has ended");
     assert_eq!((ended.body, ended.revision), (Body::Revoked, revision + 2));
     assert_eq!(state.read("a", "z", 0), Ok("other=1 ".into()));
     assert_eq!(state.rows.len(), 2, "the head and the other key");
     assert_eq!(state.run(Request::Revoke(1)), Err(Problem::LeaseNotFound));
+}
+
+/// Each step of a revocation was a revocation: the leader had made the last one, the lease was granted again, and the next step of the first client
+/// deleted the new keys.
+#[test]
+fn a_step_of_a_revocation_leaves_a_lease_alone_that_was_granted_since() {
+    let mut state = State::new();
+    let gone = state.run(Request::ContinueRevoke(1)).map(|answer| answer.body);
+    assert_eq!(gone, Ok(Body::Revoked));
+    state.run(Request::Grant { id: 1, ttl_s: 5 }).expect("is granted");
+    state.operate(leased("k", 1)).expect("is written");
+    let revision = state.history.head().revision;
+    let left = state.run(Request::ContinueRevoke(1)).map(|answer| (answer.body, answer.revision));
+    assert_eq!(left, Ok((Body::Revoked, revision)));
+    assert_eq!(state.read("k", "l", 0), Ok("k= ".into()));
+    state.operate(leased("k2", 1)).expect("the lease is there");
 }
 
 #[test]
