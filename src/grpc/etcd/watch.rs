@@ -1,16 +1,12 @@
 //! Watching. A stream has many watchers; each is a place in the history of this node, and is sent what came after it. Nothing is queued: a
 //! stream whose client does not read stays where it is, until the history has gone on without it.
 
-use std::{
-    collections::VecDeque,
-    future::{pending, ready},
-    pin::Pin,
-    time::Duration,
-};
+use std::{collections::VecDeque, future::pending, pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -21,13 +17,10 @@ use super::{
     convert,
     ends::Ends,
     error,
-    watchers::{BYTES_MAX, Due, Place, Watcher, Watchers},
+    watchers::{BYTES_MAX, Due, Place, Watcher, Watchers, event_bytes},
 };
 use crate::{
-    core::{
-        access::Right,
-        etcd::{history::Event, request::Keys},
-    },
+    core::{access::Right, etcd::request::Keys},
     grpc::proto::etcdserverpb::{
         WatchCreateRequest, WatchRequest, WatchResponse, watch_create_request::FilterType,
         watch_request::RequestUnion, watch_server::Watch,
@@ -121,7 +114,7 @@ impl Watching {
             return true;
         }
         // Marked as seen first, so that what comes while they are looked through is noticed.
-        let newest = *self.newest.borrow_and_update();
+        self.newest.mark_unchanged();
         let (taken, revision) = {
             let history = self.history.lock();
             (self.watchers.take(&history), history.head().revision)
@@ -131,7 +124,8 @@ impl Watching {
             return true;
         }
         if std::mem::take(&mut self.wants_progress) {
-            self.respond(NO_WATCHER, newest, |_| ());
+            // All up to here was sent, and what is sent later is newer.
+            self.respond(NO_WATCHER, revision, |_| ());
             return true;
         }
         false
@@ -153,8 +147,9 @@ impl Watching {
                 Some(request) => self.take(request),
                 None => self.requests = None,
             },
-            () = ready(()), if !is_idle => {}
-            changed = self.newest.changed() => changed.map_err(|_| error::etcd(Code::Unavailable, "server stopped"))?,
+            // A stream that has much to send leaves time for others.
+            () = yield_now(), if !is_idle => {}
+            changed = self.newest.changed(), if is_idle => changed.map_err(|_| error::etcd(Code::Unavailable, "server stopped"))?,
             _ = self.progress.tick() => self.tell_progress(),
         }
         Ok(())
@@ -182,7 +177,10 @@ impl Watching {
     }
 
     fn cancel(&mut self, id: i64) {
-        if self.watchers.remove(id) {
+        // What waits to be sent is not for a later watcher of this id.
+        let before = self.due.len();
+        self.due.retain(|(due, _)| due.id() != id);
+        if self.watchers.remove(id) || self.due.len() < before {
             let revision = self.revision();
             self.respond(id, revision, |response| response.canceled = true);
         }
@@ -217,7 +215,10 @@ impl Watching {
         if self.watchers.count() >= WATCHERS_MAX {
             return Err(format!("this stream has {WATCHERS_MAX} watchers, which is the most: open another"));
         }
-        let Some(id) = self.watchers.free_id(request.watch_id) else {
+        // The client was not told yet that such a one is canceled.
+        let is_due = self.due.iter().any(|(due, _)| due.id() == request.watch_id);
+        let id = self.watchers.free_id(request.watch_id);
+        let Some(id) = id.filter(|_| request.watch_id == 0 || !is_due) else {
             return Err("mvcc: duplicate watch ID provided on the WatchStream".into());
         };
         let filters: Vec<_> = request.filters().collect();
@@ -274,12 +275,10 @@ impl Watching {
     }
 
     fn tell_progress(&mut self) {
-        let revision = *self.newest.borrow();
-        self.watchers.quiet(revision).into_iter().for_each(|id| self.respond(id, revision, |_| ()));
+        let revision = self.revision();
+        let mut quiet = self.watchers.quiet(revision);
+        // What waits to be sent comes first.
+        quiet.retain(|id| self.due.iter().all(|(due, _)| due.id() != *id));
+        quiet.into_iter().for_each(|id| self.respond(id, revision, |_| ()));
     }
-}
-
-fn event_bytes(event: &Event, with_before: bool) -> usize {
-    let before = event.before.as_ref().filter(|_| with_before);
-    event.kv.key.len() + event.kv.value.len() + before.map_or(0, |before| before.value.len())
 }

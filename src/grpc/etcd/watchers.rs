@@ -19,6 +19,9 @@ const EVENTS_MAX: usize = 1_000;
 pub const BYTES_MAX: usize = 1024 * 1024;
 /// Most events that are looked at in one go: nothing is applied meanwhile.
 const LOOKED_AT_MAX: usize = 10_000;
+/// Most pairs of a watcher and an event that one revision may have for all watchers together, which take some MiB. Twice as many as the history keeps
+/// events, so that two watchers of everything are no case of their own. Of one with more each watcher is given its own, one after the other.
+const PAIRS_MAX: usize = 200_000;
 
 /// A watcher.
 #[derive(Clone, Debug)]
@@ -57,6 +60,14 @@ pub enum Due {
     Events(i64, Vec<Place>),
     /// That what it has not seen is compacted up to this revision. It is no watcher any more.
     Compacted(i64, i64),
+}
+
+impl Due {
+    /// The watcher.
+    pub fn id(&self) -> i64 {
+        let (Self::Events(id, _) | Self::Compacted(id, _)) = self;
+        *id
+    }
 }
 
 /// The watchers of a stream.
@@ -148,7 +159,7 @@ impl Watchers {
                     for (place, event) in events.iter().enumerate() {
                         amount.looked_at += 1;
                         if watcher.keys.contains(&event.kv.key) && watcher.wants(event) {
-                            amount.add(event);
+                            amount.add(event, watcher.with_before);
                             wanted.push((events.clone(), place));
                         }
                     }
@@ -176,25 +187,53 @@ impl Watchers {
         while !amount.is_enough() {
             match history.events(self.position) {
                 Ok(Some(events)) => {
-                    for (place, event) in events.iter().enumerate() {
-                        amount.looked_at += 1;
-                        for id in self.index.of(&event.kv.key) {
-                            let is_wanted =
-                                |watcher: &Watcher| watcher.next <= self.position && watcher.wants(event);
-                            if self.all.get(&id).is_some_and(is_wanted) {
-                                amount.add(event);
+                    match self.wanted_of(events, &mut amount) {
+                        Some(found) => {
+                            for (id, place) in found {
                                 wanted.entry(id).or_default().push((events.clone(), place));
                             }
                         }
+                        None => self.fall_behind(),
                     }
                     amount.looked_at += 1;
                     self.position += 1;
+                    if !self.behind.is_empty() {
+                        break;
+                    }
                 }
                 Err(Problem::Compacted(first)) if wanted.is_empty() => return self.cancel_before(first),
                 Ok(None) | Err(_) => break,
             }
         }
         wanted.into_iter().map(|(id, events)| Due::Events(id, events)).collect()
+    }
+
+    /// Which watchers want which events of the revision that they are at. `None` if that is too much to be found in one go.
+    fn wanted_of(&self, events: &[Event], amount: &mut Amount) -> Option<Vec<(i64, usize)>> {
+        let (mut found, mut pairs) = (Vec::new(), 0);
+        for (place, event) in events.iter().enumerate() {
+            amount.looked_at += 1;
+            for id in self.index.of(&event.kv.key) {
+                pairs += 1;
+                if pairs > PAIRS_MAX {
+                    return None;
+                }
+                let is_there = |watcher: &&Watcher| watcher.next <= self.position && watcher.wants(event);
+                if let Some(watcher) = self.all.get(&id).filter(is_there) {
+                    amount.add(event, watcher.with_before);
+                    found.push((id, place));
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// Each watcher that is not behind is, from the revision on that all are at: they catch up one after the other.
+    fn fall_behind(&mut self) {
+        for (id, watcher) in self.all.iter_mut().filter(|(_, watcher)| watcher.next <= self.position) {
+            watcher.next = self.position;
+            self.behind.insert(*id);
+        }
     }
 
     fn cancel_before(&mut self, first: i64) -> Vec<Due> {
@@ -224,6 +263,14 @@ impl Watchers {
     }
 }
 
+/// Bytes of keys and values that a watcher is sent for an event.
+pub fn event_bytes(event: &Event, with_before: bool) -> usize {
+    let before = event.before.as_ref().filter(|_| with_before);
+    event.kv.key.len()
+        + event.kv.value.len()
+        + before.map_or(0, |before| before.key.len() + before.value.len())
+}
+
 /// How much was looked at, and found.
 #[derive(Default)]
 struct Amount {
@@ -233,9 +280,9 @@ struct Amount {
 }
 
 impl Amount {
-    fn add(&mut self, event: &Event) {
+    fn add(&mut self, event: &Event, with_before: bool) {
         self.events += 1;
-        self.bytes += event.kv.key.len() + event.kv.value.len();
+        self.bytes += event_bytes(event, with_before);
     }
 
     fn is_enough(&self) -> bool {
@@ -341,6 +388,73 @@ mod tests {
         write(&mut history, &["a"]);
         assert_eq!(all_due(&mut watchers, &history), told(&[(3, "a12 ")]));
         assert_eq!(watchers.count(), 1);
+    }
+
+    /// Within a revision there was no limit: of the deletion of 90,000 keys ten thousand watchers of all of them had 21 GB in memory.
+    #[test]
+    fn of_a_revision_with_too_many_pairs_each_watcher_is_given_its_own() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        let mut watchers = Watchers::new(1);
+        for id in 1..=300 {
+            watchers.insert(id, watcher("k", "l", 2));
+        }
+        watchers.insert(301, watcher("other", "", 2));
+        watchers.insert(302, watcher("k", "l", 4));
+        let keys: Vec<_> = (0..1_000).map(|number| format!("k{number:04}")).collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        write(&mut history, &["k"]);
+        write(&mut history, &keys);
+        write(&mut history, &["k", "other"]);
+        let mut given = BTreeMap::<i64, Vec<i64>>::new();
+        while let Some(due) = watchers.take(&history) {
+            let counts = due.iter().map(|due| match due {
+                Due::Events(_, events) => events.len(),
+                Due::Compacted(..) => panic!("{due:?}"),
+            });
+            assert!(counts.sum::<usize>() <= 2_000, "one after the other");
+            for due in due {
+                let Due::Events(id, events) = due else { panic!("{due:?}") };
+                let revisions = events.iter().map(|(events, place)| events[*place].kv.mod_revision);
+                given.entry(id).or_default().extend(revisions);
+            }
+        }
+        let all: Vec<_> = [2].into_iter().chain([3; 1_000]).chain([4]).collect();
+        assert!((1..=300).all(|id| given[&id] == all));
+        assert_eq!((given[&301].as_slice(), given[&302].as_slice()), ([4].as_slice(), [4].as_slice()));
+    }
+
+    /// What was before counted for nothing: a watcher that asks for it was sent 60 MiB at a time.
+    #[test]
+    fn what_was_before_counts_for_who_is_told_of_it() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        let large = |revision| KeyValue {
+            key: b"a".to_vec(),
+            mod_revision: revision,
+            value: vec![b'x'; BYTES_MAX],
+            ..KeyValue::default()
+        };
+        for revision in 2..=4 {
+            history.replaced(Replaced {
+                key: b"a".to_vec(),
+                now: None,
+                before: Ok(Some(large(revision - 1))),
+            });
+            history.completed(Head { revision, compacted: -1 });
+        }
+        for (with_before, counts) in [(false, vec![3]), (true, vec![1, 1, 1])] {
+            for position in [1, 4] {
+                let mut watchers = Watchers::new(position);
+                watchers.insert(1, Watcher { with_before, ..watcher("a", "", 2) });
+                let taken = std::iter::from_fn(|| watchers.take(&history)).flatten();
+                let given: Vec<_> = taken
+                    .map(|due| match due {
+                        Due::Events(_, events) => events.len(),
+                        Due::Compacted(..) => panic!("{due:?}"),
+                    })
+                    .collect();
+                assert_eq!(given, counts, "{with_before} {position}");
+            }
+        }
     }
 
     /// Ten thousand watchers of other keys were each asked about each revision.
