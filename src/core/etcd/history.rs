@@ -28,6 +28,8 @@ const OLD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The head where it is missing or damaged: nothing is known of the revisions up to the next one that is written.
 pub const UNKNOWN: Head = Head { revision: 0, compacted: -1 };
+/// The revision of the first write to an empty table.
+const FIRST_WRITE: i64 = 2;
 
 /// A change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,10 +106,15 @@ struct Pending {
     old_bytes: usize,
     /// Whether it had more old values than are kept.
     is_without_old: bool,
+    /// Whether it changes more than is known.
+    is_unknown: bool,
 }
 
 impl Pending {
     fn add(&mut self, mut replaced: Replaced, old_bytes_max: usize) {
+        if self.is_unknown {
+            return;
+        }
         self.old_bytes += old(&replaced).map_or(0, held);
         if self.old_bytes > old_bytes_max && !mem::replace(&mut self.is_without_old, true) {
             self.replaced.iter_mut().for_each(forget_old);
@@ -159,7 +166,23 @@ impl History {
 
     /// A row of a key was replaced.
     pub fn replaced(&mut self, replaced: Replaced) {
-        self.pending.add(replaced, self.limits.old_bytes);
+        // Where no head is, only the first revision is one that is known; other rows are being cleared away.
+        let is_first = |kv: &KeyValue| kv.mod_revision == FIRST_WRITE;
+        if self.head != UNKNOWN || replaced.now.as_ref().is_some_and(is_first) {
+            self.pending.add(replaced, self.limits.old_bytes);
+        }
+    }
+
+    /// A row was written that is none of the table: what its revision changes cannot be known, and watchers begin anew behind it.
+    pub fn damaged(&mut self) {
+        let head = self.head;
+        self.reset(head);
+        self.pending.is_unknown = true;
+    }
+
+    /// The head was deleted: nothing is known until there is one again.
+    pub fn head_deleted(&mut self) {
+        self.reset(UNKNOWN);
     }
 
     /// A head was written: it ends what belongs together.
@@ -169,14 +192,15 @@ impl History {
             return;
         }
         // The first one there is: before it the table had none, because it was somebody else's, and is empty now.
-        if self.head == UNKNOWN && head.revision == Head::default().revision + 1 {
+        if self.head == UNKNOWN && head.revision == FIRST_WRITE {
             self.reset(Head::default());
         }
         if head.revision > self.head.revision {
             let is_next = head.revision == self.head.revision + 1;
             let events: Option<Arc<[Event]>> =
                 pending.replaced.into_iter().map(|replaced| event(replaced, head.revision)).collect();
-            let Some(events) = events.filter(|_| is_next) else { return self.reset(head) };
+            let is_known = is_next && !pending.is_unknown;
+            let Some(events) = events.filter(|_| is_known) else { return self.reset(head) };
             if pending.is_without_old {
                 self.readable = head.revision;
             }
@@ -292,6 +316,37 @@ mod tests {
         let mut damaged = History::new(UNKNOWN);
         write(&mut damaged, 3, &["a"]);
         assert_eq!(keys_at(&damaged, 3), Err(Problem::Compacted(4)));
+    }
+
+    /// While the head was missing, the deletion of what was left counted as a part of the first revision, on the nodes that had seen it.
+    #[test]
+    fn what_is_cleared_away_without_a_head_is_no_part_of_the_first_revision() {
+        let deleted = |key: &str| Replaced { key: key.into(), now: None, before: Ok(Some(kv(key, 7))) };
+        let mut restarted = History::new(UNKNOWN);
+        let mut running = History::new(Head { revision: 9, compacted: -1 });
+        running.replaced(deleted("a"));
+        running.head_deleted();
+        assert_eq!(running.head(), UNKNOWN);
+        for history in [&mut restarted, &mut running] {
+            history.replaced(deleted("b"));
+            assert!(history.pending.replaced.is_empty(), "nothing is kept");
+            write(history, 2, &["c"]);
+            assert_eq!(keys_at(history, 1), Ok(Some(Vec::new())));
+            assert_eq!(keys_at(history, 2), Ok(Some(vec!["c".into()])));
+        }
+    }
+
+    /// The rows of a revision behind a damaged one were taken for all of it.
+    #[test]
+    fn a_revision_with_a_damaged_row_is_not_told_in_part() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        write(&mut history, 2, &["a"]);
+        history.replaced(Replaced { key: b"b".into(), now: None, before: Ok(None) });
+        history.damaged();
+        write(&mut history, 3, &["c"]);
+        assert_eq!((keys_at(&history, 3), history.first()), (Err(Problem::Compacted(4)), 4));
+        write(&mut history, 4, &["d"]);
+        assert_eq!(keys_at(&history, 4), Ok(Some(vec!["d".into()])));
     }
 
     #[test]

@@ -165,8 +165,7 @@ impl Revisions {
         if let Err(error) = self.note(named, value.as_ref(), before) {
             warn!(%error, "a row of the table of the etcd API is none of its: watchers begin anew");
             if let Some(mut history) = self.history() {
-                let head = history.head();
-                history.reset(head);
+                history.damaged();
             }
         }
         Ok(())
@@ -183,6 +182,11 @@ impl Revisions {
                 let Some(mut history) = self.history() else { return Ok(()) };
                 let now = value.map(|value| row::parse_key(key.clone(), value)).transpose()?;
                 history.replaced(Replaced { key, now, before });
+            }
+            Some(Named::Head) if value.is_none() => {
+                if let Some(mut history) = self.history() {
+                    history.head_deleted();
+                }
             }
             Some(Named::Head) => {
                 let head = Head::of(value)?;

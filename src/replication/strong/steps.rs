@@ -82,9 +82,10 @@ impl Steps {
         while let Ok(turn) = timeout_at(until, self.turns().read_owned()).await {
             let before = self.count.load(Ordering::SeqCst);
             if before.is_multiple_of(2) {
-                let result = read().await?;
+                let result = read().await;
+                // What a step fell into is repeated, whatever it gave.
                 if self.count.load(Ordering::SeqCst) == before {
-                    return Ok(Some(result));
+                    return result.map(Some);
                 }
             }
             if Instant::now() >= until {
@@ -110,6 +111,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::error::Error;
 
     #[tokio::test(start_paused = true)]
     async fn a_read_waits_for_a_step_and_a_step_for_a_read() {
@@ -143,6 +145,25 @@ mod tests {
         let (read, took) = tokio::join!(steps.read(slow_once), stepping);
         assert_eq!((read, reads.get()), (Ok(Some(())), 2));
         assert!(took <= 2 * READERS_MAX, "{took:?}");
+    }
+
+    /// What a read found while rows were being merged was its answer, if that was an error.
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_failed_in_a_step_is_repeated() {
+        let (steps, reads) = (Steps::default(), Cell::new(0));
+        let read = steps.read(|| async {
+            reads.set(reads.get() + 1);
+            match reads.get() {
+                1 => {
+                    drop(steps.begin().await);
+                    Err(Error::Conflict("there is no head".into()))
+                }
+                reads => Ok(reads),
+            }
+        });
+        assert_eq!(read.await, Ok(Some(2)));
+        let failed = steps.read(|| async { Err::<(), _>(Error::Conflict("it is damaged".into())) });
+        assert_eq!(failed.await, Err(Error::Conflict("it is damaged".into())));
     }
 
     /// Each step waited for the same slow reader again: while one read for 10 s, ten entries a second were applied.
