@@ -19,8 +19,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     group::{Inner, REQUEST_MAX},
-    member::Member,
+    member::{Member, Parts},
     proposer::Proposed,
+    revisions,
     rpc::{Call, CallAnswer},
     types::Metrics,
 };
@@ -67,7 +68,7 @@ pub async fn keep(group: Weak<Inner>, member: Weak<Member>) {
         if group.is_stopping() {
             return;
         }
-        let needs_it = member.machine.needs_repair() && !accept_alone(&group, &member);
+        let needs_it = member.machine.needs_repair() && !accepts_alone(&group, &member).await;
         if needs_it != needed_it {
             note(needs_it);
             (needed_it, ask_due, pause, led) = (needs_it, Instant::now(), ASK_EVERY, Instant::now());
@@ -99,16 +100,40 @@ fn note(needs_it: bool) {
 }
 
 /// Whether nobody has the rows but this node: what is here is all there is then, as with eventual tables.
-fn accept_alone(group: &Inner, member: &Member) -> bool {
-    let own = group.parts.store.node();
-    let is_alone = is_only_member(&member.metrics().borrow(), own);
-    if is_alone && group.parts.store.suspects_strong_loss() {
-        warn!(
-            "rows of the strong tables may be missing, and no other member has them: they are served as they are"
-        );
-        group.parts.store.clear_strong_loss(group.parts.store.incarnation());
+async fn accepts_alone(group: &Inner, member: &Member) -> bool {
+    let parts = &group.parts;
+    let is_alone = is_only_member(&member.metrics().borrow(), parts.store.node());
+    if is_alone
+        && parts.store.suspects_strong_loss()
+        && let Err(error) = accept_alone(member, parts).await
+    {
+        debug!(%error, "the rows of the strong tables cannot be accepted yet");
     }
     is_alone
+}
+
+/// Ends the suspicion that rows were lost, where nobody can tell. Until then nothing is decided. Revisions of the etcd API must not come again.
+async fn accept_alone(member: &Member, parts: &Parts) -> Result<()> {
+    let store = &parts.store;
+    let incarnation = store.incarnation();
+    let _applying = member.machine.applying().await;
+    {
+        let metrics = member.metrics();
+        let metrics = metrics.borrow();
+        // An entry that is on its way would write an older head.
+        if metrics.last_applied.map(|applied| applied.index) < metrics.last_log_index {
+            return Err(Error::NotReady("the log is being applied".into()));
+        }
+    }
+    revisions::raise(store, &parts.timestamps).await?;
+    store.durable(incarnation).await?;
+    parts.revisions.begin_anew(store)?;
+    parts.revisions.leases.begin_anew();
+    store.clear_strong_loss(incarnation);
+    warn!(
+        "rows of the strong tables may be missing, and no other member has them: they are served as they are"
+    );
+    Ok(())
 }
 
 fn is_only_member(metrics: &Metrics, own: NodeId) -> bool {
@@ -175,4 +200,47 @@ async fn repair(member: &Member, node: NodeId) -> Result<()> {
     let figures = member.connection(node).repair(vote, latest).await?;
     info!(%node, rows = figures.rows, removed = figures.removed, "repaired the rows of a member");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{
+            etcd::{
+                self,
+                request::{Operation, Put},
+                row::Head,
+            },
+            strong::request::Outcome,
+        },
+        replication::strong::group::tests::Alone,
+    };
+
+    async fn revision(node: &Alone) -> Result<i64> {
+        let put = Put { key: b"k".to_vec(), ..Put::default() };
+        let put = etcd::request::Request::Operation(Operation::Put(put));
+        match node.strong.submit(Request::Etcd(put)).await? {
+            Outcome::Etcd(Ok(answer)) => Ok(answer.revision),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A single node that had lost its last writes went on from an older revision: clients were told other things by the same revisions.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn revisions_do_not_come_again_where_nobody_has_what_was_lost() {
+        let node = Alone::start().await;
+        assert_eq!(node.strong.create(etcd::table().clone()).await, Ok(true));
+        assert_eq!(revision(&node).await, Ok(2));
+        node.parts.store.record_suspected_loss("a test".into());
+        let until = Instant::now() + Duration::from_secs(10);
+        while node.parts.store.suspects_strong_loss() {
+            assert!(Instant::now() < until, "it is accepted");
+            tokio::task::yield_now().await;
+        }
+        let raised = Head { revision: 1_000_000_002, compacted: 1_000_000_002 };
+        assert_eq!(revisions::head(&node.parts.store), Ok(raised));
+        assert_eq!(revision(&node).await, Ok(raised.revision + 1));
+        node.stop().await;
+    }
 }

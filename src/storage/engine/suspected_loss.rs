@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// Records a suspected loss, durably if the disk takes it.
-    pub(in crate::storage) fn record_suspected_loss(&self, reason: String) {
+    pub(crate) fn record_suspected_loss(&self, reason: String) {
         let mut suspected_loss = self.0.suspected_loss.lock();
         if let Err(error) = write(&self.0.options.data, &reason) {
             error!(%error, "the suspected loss of the storage could not be recorded");
