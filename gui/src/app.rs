@@ -6,10 +6,10 @@ use crate::{
     model::{Link, Model},
     views::{self, View},
 };
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The most messages that a frame takes; the others wait for the next one, so that no frame takes long.
-const MESSAGES_A_FRAME: usize = 512;
+/// How long a frame takes messages; the others wait for the next one, so that the window stays quick.
+const MESSAGES_TIME: Duration = Duration::from_millis(8);
 /// How often a window in which nothing happens is drawn, for countdowns and ages.
 const IDLE_FRAME: Duration = Duration::from_secs(1);
 
@@ -45,9 +45,13 @@ impl App {
             views::install(ui.ctx());
         }
         self.model.now_ms = now_ms();
-        for _ in 0..MESSAGES_A_FRAME {
+        let begin = Instant::now();
+        while begin.elapsed() < MESSAGES_TIME {
             let Some(message) = self.client.receive() else { break };
             self.model.receive(message);
+        }
+        if begin.elapsed() >= MESSAGES_TIME {
+            ui.ctx().request_repaint();
         }
         if self.client.is_gone() {
             let why =

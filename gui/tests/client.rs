@@ -109,7 +109,7 @@ fn place(table: &str, key: &str) -> Place {
 }
 
 fn open(generation: u64, table: &str, prefix: &str) -> Command {
-    Command::Open { generation, table: table.into(), prefix: prefix.into() }
+    Command::Open { generation, table: table.into(), prefix: prefix.into(), attempt: 0 }
 }
 
 #[test]

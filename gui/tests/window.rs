@@ -91,7 +91,12 @@ fn a_hundred_thousand_keys_are_as_fast_as_ten() {
     let asked: Vec<_> = asked.iter().filter(|it| matches!(it, Command::Details { .. })).collect();
     let [Command::Details { start, count, .. }] = asked[..] else { panic!("{asked:?}") };
     assert!(&**start == "user/000000" && *count < 100, "{start} {count}");
-    let rows_read = [Row { key: "user/000000".into(), preview: "{\"n\":1}".into(), expires_at_ms: None }];
+    let rows_read = [Row {
+        key: "user/000000".into(),
+        preview: "{\"n\":1}".into(),
+        version: "v1".into(),
+        expires_at_ms: None,
+    }];
     let details = Message::Details { generation, rows: rows_read.to_vec(), is_all: true };
     harness.state_mut().0.receive(details);
     // The keyboard goes to the last row at once.
@@ -240,7 +245,7 @@ fn a_countdown_and_a_change_are_seen_in_the_tree() {
     harness.state_mut().0.now_ms += 1000;
     harness.run_steps(2);
     harness.get_by_label("Key b, expires in 58s: {\"n\":2}");
-    let deleted = Change::Deleted { key: "b".into(), timestamp_ms: 1, expired: true };
+    let deleted = Change::Deleted { key: "b".into(), version: "v9".into(), timestamp_ms: 1, expired: true };
     harness.state_mut().0.receive(Message::Changed { generation, change: deleted });
     harness.run_steps(2);
     assert!(harness.query_by_label_contains("Key b").is_none());

@@ -58,7 +58,9 @@ fn failed_with(request: u64, status: &Status) -> Message {
 
 /// A write whose outcome is not known says so.
 fn write_failed(request: u64, status: &Status) -> Message {
-    let unknown = matches!(status.code(), Code::Unknown | Code::DeadlineExceeded | Code::Cancelled);
+    // Where the transport has failed, the node may have got the write, whatever the code says.
+    let is_cut = std::error::Error::source(status).is_some();
+    let unknown = is_cut || matches!(status.code(), Code::Unknown | Code::DeadlineExceeded | Code::Cancelled);
     let why = convert::failure(status);
     let why = if unknown { format!("{why}. It may have been written: reload to see") } else { why };
     Message::Failed { request, why }
@@ -87,7 +89,7 @@ async fn details(
             match pages.message().await {
                 Ok(Some(page)) => {
                     for entry in page.entries.into_iter().filter_map(convert::entry) {
-                        bytes += convert::length(&entry.value);
+                        bytes += entry.value.length();
                         rows.push(row(&entry));
                     }
                 }
@@ -107,7 +109,8 @@ async fn details(
 
 fn row(entry: &Entry) -> Row {
     let preview = preview(&entry.value);
-    Row { key: Arc::clone(&entry.key), preview, expires_at_ms: entry.expires_at_ms }
+    let version = entry.version.clone();
+    Row { key: Arc::clone(&entry.key), preview, version, expires_at_ms: entry.expires_at_ms }
 }
 
 async fn get(mut kv: Kv, place: Place) -> Result<Option<Entry>, Status> {
@@ -175,5 +178,23 @@ async fn transact(mut kv: Kv, request: u64, transaction: Transaction) -> Message
             Message::Transacted { request, outcome: convert::outcome(response, &run) }
         }
         Err(status) => write_failed(request, &status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that is cut gives UNAVAILABLE or INTERNAL, which was told as a write that was not made.
+    #[test]
+    fn a_write_that_the_transport_cut_may_have_been_made() {
+        let why = |status: &Status| match write_failed(1, status) {
+            Message::Failed { why, .. } => why,
+            other => panic!("{other:?}"),
+        };
+        let mut cut = Status::unavailable("transport error");
+        cut.set_source(Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        assert!(why(&cut).contains("may have been written"));
+        assert!(!why(&Status::unavailable("the node starts")).contains("may have been written"));
     }
 }

@@ -51,14 +51,6 @@ pub fn entry(entry: proto::Entry) -> Option<Entry> {
     })
 }
 
-/// The length of a value in bytes.
-pub fn length(value: &Value) -> usize {
-    match value {
-        Value::Json(text) => text.len(),
-        Value::Bytes(bytes) => bytes.len(),
-    }
-}
-
 /// The tables.
 pub fn tables(response: TablesResponse) -> Vec<Table> {
     let table = |table: proto::Table| {

@@ -11,7 +11,7 @@ use std::{io, sync::Arc, thread};
 
 use tokio::{
     runtime,
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
@@ -22,13 +22,15 @@ use crate::message::{Command, Message};
 const COMMANDS_MAX: usize = 64;
 /// Messages that may wait: those of some frames while much is going on.
 const MESSAGES_MAX: usize = 1024;
+/// Bytes of messages that may wait. A longer one waits alone.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Calls at once: a person makes one at a time.
 const CALLS_MAX: usize = 32;
 
 /// The window's end of the connection. Dropping it ends the thread.
 pub struct Client {
     commands: mpsc::Sender<Command>,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<(Message, OwnedSemaphorePermit)>,
 }
 
 impl Client {
@@ -39,7 +41,8 @@ impl Client {
     pub fn start(wake: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let (told, messages) = mpsc::channel(MESSAGES_MAX);
-        let teller = Teller { messages: told, wake: Arc::new(wake) };
+        let room = Arc::new(Semaphore::new(MESSAGE_BYTES_MAX));
+        let teller = Teller { messages: told, room, wake: Arc::new(wake) };
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("client".into()).spawn(move || {
             runtime.block_on(run(received, teller));
@@ -59,7 +62,7 @@ impl Client {
 
     /// The next message, if there is one. It never waits.
     pub fn receive(&mut self) -> Option<Message> {
-        self.messages.try_recv().ok()
+        self.messages.try_recv().ok().map(|(message, _)| message)
     }
 
     /// Whether the thread has ended, which only a bug can do.
@@ -71,7 +74,9 @@ impl Client {
 /// Tells the window.
 #[derive(Clone)]
 struct Teller {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<(Message, OwnedSemaphorePermit)>,
+    /// The room for messages that wait.
+    room: Arc<Semaphore>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -79,7 +84,9 @@ impl Teller {
     /// Waits while the window has as much to read as is kept for it.
     async fn tell(&self, message: Message) {
         // Without a window nobody is to be told, and the thread is about to end.
-        if self.messages.send(message).await.is_ok() {
+        let bytes = u32::try_from(message.bytes().min(MESSAGE_BYTES_MAX)).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else { return };
+        if self.messages.send((message, room)).await.is_ok() {
             (self.wake)();
         }
     }
@@ -133,10 +140,11 @@ impl Worker {
                 self.keeper = Some(tokio::spawn(link::keep(connection, links, Arc::clone(&self.nudge))));
             }
             Command::Retry | Command::Refresh => self.nudge.notify_one(),
-            Command::Open { generation, table, prefix } => {
+            Command::Open { generation, table, prefix, attempt } => {
                 self.end_listing();
                 if let Some(kv) = self.kv.clone() {
-                    let open = stream::Opened { generation, table, prefix, nudge: Arc::clone(&self.nudge) };
+                    let open =
+                        stream::Opened { generation, table, prefix, attempt, nudge: Arc::clone(&self.nudge) };
                     self.listing = Some(tokio::spawn(open.run(kv, self.teller.clone())));
                 }
             }
@@ -193,5 +201,39 @@ impl Worker {
         if let Some(keeper) = self.keeper.take() {
             keeper.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::message::{Entry, Value};
+
+    fn message(bytes: usize) -> Message {
+        let entry = Entry {
+            key: "k".into(),
+            value: Value::Bytes(vec![0; bytes]),
+            version: "v".into(),
+            timestamp_ms: 1,
+            expires_at_ms: None,
+        };
+        Message::Got { request: 1, entry: Some(entry) }
+    }
+
+    /// A thousand messages were kept however long their values were.
+    #[test]
+    fn long_messages_wait_until_there_is_room() {
+        let (told, mut messages) = mpsc::channel(8);
+        let room = Arc::new(Semaphore::new(MESSAGE_BYTES_MAX));
+        let teller = Teller { messages: told, room, wake: Arc::new(|| {}) };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut first = Box::pin(teller.tell(message(MESSAGE_BYTES_MAX + 1)));
+        assert!(first.as_mut().poll(&mut context).is_ready(), "alone it goes");
+        let mut second = Box::pin(teller.tell(message(1)));
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        drop(messages.try_recv().expect("the first"));
+        assert_eq!(second.as_mut().poll(&mut context), Poll::Ready(()));
     }
 }

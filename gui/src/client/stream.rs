@@ -17,8 +17,17 @@ use crate::{
     model::listing::KEYS_MAX,
 };
 
-/// The pause before a watch that has failed begins again.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The pause before a watch that has failed begins again: the first, and the longest. It doubles each time.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Why a listing begins again after the node left changes out.
+const RESYNC: &str = "changes came faster than they could be shown";
+
+/// The pause after so many failures in a row.
+fn pause(attempt: u32) -> Duration {
+    (PAUSE_MIN * 2_u32.pow(attempt.min(10))).min(PAUSE_MAX)
+}
 
 /// What is open.
 pub struct Opened {
@@ -28,6 +37,8 @@ pub struct Opened {
     pub table: String,
     /// What its keys begin with.
     pub prefix: String,
+    /// How often in a row it failed before.
+    pub attempt: u32,
     /// Has the connection looked after.
     pub nudge: Arc<Notify>,
 }
@@ -36,6 +47,7 @@ impl Opened {
     /// Lists and follows until something fails, which it tells.
     pub async fn run(self, kv: Kv, teller: Teller) {
         let Err(status) = self.list_and_follow(kv, &teller).await else { return };
+        let is_resync = status.code() == Code::Cancelled && status.message() == RESYNC;
         let may_retry = matches!(
             status.code(),
             Code::Unavailable
@@ -43,14 +55,14 @@ impl Opened {
                 | Code::Internal
                 | Code::DeadlineExceeded
                 | Code::Cancelled
-                | Code::DataLoss
+                | Code::ResourceExhausted
         );
         if may_retry {
             // If the connection is gone, this ends with it.
             self.nudge.notify_one();
-            sleep(PAUSE).await;
+            sleep(pause(self.attempt)).await;
         }
-        let why = convert::failure(&status);
+        let why = if is_resync { RESYNC.to_owned() } else { convert::failure(&status) };
         teller.tell(Message::Broken { generation: self.generation, why, may_retry }).await;
     }
 
@@ -76,7 +88,18 @@ impl Opened {
         };
         let mut pages = call(kv.list(Request::new(request))).await?;
         let mut is_cut = false;
-        while let Some(page) = pages.message().await? {
+        loop {
+            let page = match pages.message().await {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                // The node has listed all that it can read. Trying again would not help, and changes still come.
+                Err(status) if status.code() == Code::DataLoss => {
+                    let why = convert::failure(&status);
+                    teller.tell(Message::Incomplete { generation, why }).await;
+                    return Ok(());
+                }
+                Err(status) => return Err(status),
+            };
             is_cut = !page.next_page_token.is_empty();
             let keys = page.entries.into_iter().map(|entry| Arc::from(entry.key)).collect();
             teller.tell(Message::Keys { generation, keys }).await;
@@ -92,13 +115,12 @@ impl Opened {
                 Some(Event::Updated(entry)) => convert::entry(entry).map(Change::Set),
                 Some(Event::Deleted(deletion)) => Some(Change::Deleted {
                     key: deletion.key.into(),
+                    version: deletion.version,
                     timestamp_ms: deletion.timestamp_ms,
                     expired: deletion.expired,
                 }),
                 Some(Event::Resync(_)) => {
-                    let why = "changes came faster than they could be shown".to_owned();
-                    teller.tell(Message::Broken { generation, why, may_retry: true }).await;
-                    return Err(Status::cancelled("the listing begins again"));
+                    return Err(Status::cancelled(RESYNC));
                 }
                 Some(Event::Synced(_) | Event::Position(_)) | None => None,
             };
@@ -107,5 +129,17 @@ impl Opened {
             }
         }
         Err(Status::unavailable("the node has ended the watch"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow() {
+        let pauses: Vec<_> = (0..8).map(|attempt| pause(attempt).as_millis()).collect();
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert_eq!(pause(u32::MAX), PAUSE_MAX);
     }
 }

@@ -11,6 +11,16 @@ pub enum Value {
     Bytes(Vec<u8>),
 }
 
+impl Value {
+    /// Its length in bytes.
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Json(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -33,6 +43,8 @@ pub struct Row {
     pub key: Arc<str>,
     /// The beginning of its value, in one line.
     pub preview: String,
+    /// Its version.
+    pub version: String,
     /// When it expires, in Unix milliseconds.
     pub expires_at_ms: Option<u64>,
 }
@@ -66,6 +78,8 @@ pub enum Change {
     Deleted {
         /// The key.
         key: Arc<str>,
+        /// The version of the deletion.
+        version: String,
         /// When, in Unix milliseconds.
         timestamp_ms: u64,
         /// Whether it has expired.

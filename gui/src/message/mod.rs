@@ -27,6 +27,8 @@ pub enum Command {
         table: String,
         /// The prefix.
         prefix: String,
+        /// How often in a row this failed before: the pause after the next failure is longer.
+        attempt: u32,
     },
     /// Read what rows show of some keys.
     Details {
@@ -126,6 +128,13 @@ pub enum Message {
         /// Whether there are more keys than are listed.
         is_cut: bool,
     },
+    /// The end of a listing from which some keys are missing, as the node cannot read them.
+    Incomplete {
+        /// The number of the listing.
+        generation: u64,
+        /// Why.
+        why: String,
+    },
     /// What rows show.
     Details {
         /// The number of the listing.
@@ -188,4 +197,26 @@ pub enum Message {
         /// Why.
         why: String,
     },
+}
+
+impl Message {
+    /// About how many bytes it takes, for those that can be long.
+    pub fn bytes(&self) -> usize {
+        /// What a message takes besides.
+        const OVERHEAD: usize = 128;
+        let keys = |keys: &[Arc<str>]| keys.iter().map(|key| key.len() + 32).sum();
+        let entry = |entry: &Entry| entry.key.len() + entry.value.length();
+        OVERHEAD
+            + match self {
+                Self::Keys { keys: page, .. } => keys(page),
+                Self::Details { rows, .. } => {
+                    rows.iter().map(|row| row.key.len() + row.preview.len() + OVERHEAD).sum()
+                }
+                Self::Changed { change: Change::Set(it), .. }
+                | Self::Got { entry: Some(it), .. }
+                | Self::Conflict { theirs: Some(it), .. } => entry(it),
+                Self::Transacted { outcome, .. } => outcome.results.iter().map(String::len).sum(),
+                _ => 0,
+            }
+    }
 }

@@ -1,7 +1,7 @@
 //! What the user does: connects, edits keys, runs transactions.
 
 use super::{
-    Dialog, Model, Page,
+    Dialog, Model, Next, Page,
     editor::{Editor, Waiting},
     transaction,
 };
@@ -36,76 +36,166 @@ impl Model {
             Ok(_) if dialog.tls && dialog.ca_file.trim().is_empty() && !dialog.ca_file.is_empty() => {
                 dialog.error = Some("the file of certificates has no name".into());
             }
-            Ok(addresses) => {
-                self.settings.addresses = addresses;
-                self.settings.tls = dialog.tls;
-                self.settings.ca_file = dialog.ca_file.trim().to_owned();
-                self.token = dialog.token.trim().to_owned();
-                self.dialog = None;
-                self.listing = None;
-                self.connect();
+            Ok(_) => {
+                if let Some(dialog) = self.dialog.take() {
+                    self.go(Next::Connect(dialog));
+                }
             }
         }
+    }
+
+    fn connect_by(&mut self, dialog: Dialog) {
+        // It was checked before.
+        let Ok(addresses) = parse_addresses(&dialog.addresses) else { return };
+        if self.is_elsewhere(&dialog) {
+            // Another cluster has other keys.
+            (self.editor, self.selected, self.listing) = (None, None, None);
+            self.changes.clear();
+        }
+        self.settings.addresses = addresses;
+        self.settings.tls = dialog.tls;
+        self.settings.ca_file = dialog.ca_file.trim().to_owned();
+        self.token = dialog.token.trim().to_owned();
+        self.listing = None;
+        self.connect();
+    }
+
+    /// Whether a dialog names none of the nodes that were known.
+    fn is_elsewhere(&self, dialog: &Dialog) -> bool {
+        let addresses = parse_addresses(&dialog.addresses).unwrap_or_default();
+        !addresses.iter().any(|address| self.settings.addresses.contains(address))
     }
 
     /// Shows a key in the editor. Where something was typed that is not written, it asks first.
     pub fn open_key(&mut self, place: Place) {
-        self.selected = Some(place.key.as_str().into());
+        self.select_place(&place);
         let is_same = self.editor.as_ref().is_some_and(|editor| editor.place == place && !editor.is_new);
-        if is_same {
-            return;
-        }
-        match &mut self.editor {
-            Some(editor) if editor.is_dirty() && editor.text != NEW_VALUE => {
-                // What failed before has nothing to do with the question that comes.
-                editor.failure = None;
-                self.waiting_place = Some(place);
-            }
-            _ => self.load(place),
+        if !is_same {
+            self.go(Next::Open(place));
         }
     }
 
-    /// Gives up what was typed, for the key that waits.
+    /// Goes on to what replaces the editor. Where something was typed that is not written, it asks first.
+    fn go(&mut self, next: Next) {
+        let is_replaced = match &next {
+            Next::Open(_) | Next::New => true,
+            Next::Connect(dialog) => self.is_elsewhere(dialog),
+        };
+        match &mut self.editor {
+            Some(editor) if is_replaced && editor.is_dirty() => {
+                // What failed before has nothing to do with the question that comes.
+                editor.failure = None;
+                editor.keep();
+                self.next = Some(next);
+            }
+            _ => self.proceed(next),
+        }
+    }
+
+    /// Does what waited until the editor was saved or given up.
+    pub(super) fn proceed(&mut self, next: Next) {
+        self.next = None;
+        match next {
+            Next::Open(place) => self.load(place),
+            Next::New => self.create(),
+            Next::Connect(dialog) => self.connect_by(dialog),
+        }
+    }
+
+    /// Gives up what was typed, for what waits.
     pub fn discard(&mut self) {
-        match self.waiting_place.take() {
-            Some(place) => self.load(place),
-            None => self.editor = None,
+        self.editor = None;
+        if let Some(next) = self.next.take() {
+            self.proceed(next);
         }
     }
 
     pub(super) fn load(&mut self, place: Place) {
-        self.waiting_place = None;
+        self.next = None;
         let request = self.next_number();
         self.editor = Some(Editor::load(place.clone(), request));
         self.send(Command::Get { request, place });
     }
 
-    /// Begins a new key in the table that is open.
+    /// Reads the key in the editor again, while what is in it stays.
+    pub(super) fn load_again(&mut self) {
+        let request = self.next_number();
+        let Some(editor) = self.editor.as_mut().filter(|it| !it.is_busy()) else { return };
+        editor.read_again(request);
+        let place = editor.place.clone();
+        self.send(Command::Get { request, place });
+    }
+
+    /// Selects a key in the tree, if its table is the one that is listed.
+    pub(super) fn select_place(&mut self, place: &Place) {
+        let is_listed = self.listing.as_ref().is_some_and(|listing| listing.table == place.table);
+        self.select(is_listed.then(|| place.key.as_str().into()));
+    }
+
+    /// Selects a key of the table that is listed, or none.
+    pub fn select(&mut self, key: Option<std::sync::Arc<str>>) {
+        if self.selected != key {
+            self.keep();
+        }
+        self.selected = key;
+    }
+
+    /// Asks no longer whether the key is really to be deleted.
+    pub fn keep(&mut self) {
+        if let Some(editor) = &mut self.editor {
+            editor.keep();
+        }
+    }
+
+    /// Whether the key that is selected in the tree is the one in the editor.
+    fn is_selected_shown(&self) -> bool {
+        let (Some(editor), Some(listing), Some(key)) = (&self.editor, &self.listing, &self.selected) else {
+            return false;
+        };
+        editor.place.table == listing.table && editor.place.key == **key
+    }
+
+    /// Deletes the key that is selected in the tree: the first call shows it, the second asks, the third does it.
+    pub fn delete_selected(&mut self) {
+        if self.is_selected_shown() {
+            self.delete();
+        } else if let (Some(listing), Some(key)) = (&self.listing, &self.selected) {
+            let place = Place { table: listing.table.clone(), key: key.to_string() };
+            self.open_key(place);
+        }
+    }
+
+    /// Begins a new key in the table that is open. Where something was typed that is not written, it asks first.
     pub fn new_key(&mut self) {
+        self.page = Page::Data;
+        self.go(Next::New);
+    }
+
+    fn create(&mut self) {
         let table = self.listing.as_ref().map_or_else(|| "kv".to_owned(), |listing| listing.table.clone());
         let key = self.listing.as_ref().map(|listing| listing.prefix.clone()).unwrap_or_default();
-        if self.editor.as_ref().is_some_and(|editor| editor.is_dirty() && !editor.is_new) {
-            self.notice = "Save or discard what you typed first".into();
-            return;
-        }
-        self.page = Page::Data;
         self.editor = Some(Editor::create(table, NEW_VALUE.to_owned(), key));
     }
 
-    /// Writes what is in the editor.
+    /// Writes what is in the editor, if there is something to write.
     pub fn save(&mut self) {
         let request = self.next_number();
         let Some(editor) = &mut self.editor else { return };
-        if editor.waiting != Waiting::Nothing || editor.conflict.is_some() {
+        if editor.is_busy() || editor.conflict.is_some() || !editor.has_to_save() {
             return;
         }
+        editor.keep();
         match editor.write() {
-            Err(why) => editor.failure = Some(why),
+            Err(why) => {
+                editor.failure = Some(why);
+                // It is in the editor that this can be put right.
+                self.next = None;
+            }
             Ok((json, expiry, guard)) => {
                 editor.failure = None;
                 editor.waiting = Waiting::Save(request);
                 let place = editor.place.clone();
-                self.writing = Some((json.clone(), expiry));
+                self.writing = Some((editor.text.clone(), expiry));
                 self.send(Command::Set { request, place, json, expiry, guard });
             }
         }
@@ -113,15 +203,16 @@ impl Model {
 
     /// Deletes the key that is in the editor: the first call asks, the second does it.
     pub fn delete(&mut self) {
-        let request = self.next_number();
-        let Some(editor) = &mut self.editor else { return };
-        let Some(base) = editor.base.as_ref().filter(|_| editor.waiting == Waiting::Nothing) else { return };
-        if !std::mem::replace(&mut editor.confirms_deletion, true) {
+        let (request, now_ms) = (self.next_number(), self.now_ms);
+        let Some(editor) = self.editor.as_mut().filter(|editor| !editor.is_busy()) else { return };
+        let Some(version) = editor.base.as_ref().map(|base| base.version.clone()) else { return };
+        if !editor.confirms_deletion(now_ms) {
+            editor.ask_deletion(now_ms);
             return;
         }
-        editor.confirms_deletion = false;
+        editor.keep();
         editor.waiting = Waiting::Delete(request);
-        let (place, version) = (editor.place.clone(), base.version.clone());
+        let place = editor.place.clone();
         self.send(Command::Delete { request, place, version });
     }
 

@@ -6,6 +6,8 @@ use crate::message::{Entry, Expiry, Guard, Place, Value};
 
 /// The longest text that can be edited here. A longer one is shown in part.
 pub const EDIT_BYTES_MAX: usize = 1024 * 1024;
+/// How long a deletion can be confirmed after it was asked for.
+const CONFIRM_MS: u64 = 5000;
 /// So many bytes of a value that is no JSON are shown.
 const HEX_BYTES_MAX: usize = 4096;
 
@@ -48,6 +50,30 @@ impl Waiting {
 pub struct Conflict {
     /// The key as it is now.
     pub theirs: Option<Entry>,
+    /// Its value as it is shown, made once and not in each frame.
+    pub text: String,
+}
+
+impl Conflict {
+    /// The key as it is now.
+    pub fn new(theirs: Option<Entry>) -> Self {
+        let text = theirs.as_ref().map_or_else(|| "(deleted)".to_owned(), |entry| shown(&entry.value));
+        Self { theirs, text }
+    }
+}
+
+/// A deletion that was asked for once, and is to be confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Confirming {
+    until_ms: u64,
+    text: String,
+}
+
+/// A change that was seen while the editor waited for an answer.
+#[derive(Clone, Debug)]
+struct Held {
+    version: String,
+    entry: Option<Entry>,
 }
 
 /// A key that is edited.
@@ -69,12 +95,15 @@ pub struct Editor {
     pub conflict: Option<Conflict>,
     /// Why the last request failed.
     pub failure: Option<String>,
-    /// Whether the next deletion was asked for once, and is to be confirmed.
-    pub confirms_deletion: bool,
+    confirming: Option<Confirming>,
     /// The text as it was read, or written last.
     clean: String,
-    /// What the key was seen to become while a write was on its way; `Some(None)` if it was deleted.
-    seen: Option<Option<Entry>>,
+    /// Whether the user began this key, rather than opened it.
+    is_begun: bool,
+    /// The newest version that was seen of the key; versions sort as text.
+    newest: String,
+    /// The newest change that was seen while a read or a write was on its way.
+    held: Option<Held>,
     /// What was found out about a text, so that it is not parsed in each frame.
     checked: (String, Result<(), json::Mark>),
 }
@@ -85,6 +114,7 @@ impl Editor {
         Self {
             waiting: Waiting::Load(request),
             is_new: false,
+            is_begun: false,
             ..Self::create(place.table, String::new(), place.key)
         }
     }
@@ -96,15 +126,79 @@ impl Editor {
             place: Place { table, key },
             is_new: true,
             base: None,
-            clean: String::new(),
-            seen: None,
+            clean: text.clone(),
+            is_begun: true,
+            newest: String::new(),
+            held: None,
             checked: (text.clone(), checked),
             text,
             lifetime: Lifetime::Forever,
             waiting: Waiting::Nothing,
             conflict: None,
             failure: None,
-            confirms_deletion: false,
+            confirming: None,
+        }
+    }
+
+    /// Reads the key again, and shows what is there until the answer comes.
+    pub fn read_again(&mut self, request: u64) {
+        self.waiting = Waiting::Load(request);
+    }
+
+    /// Takes the answer to a read. What was typed meanwhile stays, beside a value that is another.
+    pub fn loaded(&mut self, entry: Option<Entry>) {
+        self.waiting = Waiting::Nothing;
+        let held = self.held.take();
+        if self.is_dirty() || self.is_begun {
+            self.failure = None;
+            let version = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.version.clone());
+            if version(&entry) != version(&self.base) {
+                self.note(&version(&entry).unwrap_or_default());
+                self.conflict = Some(Conflict::new(entry));
+            }
+        } else {
+            let is_gone = entry.is_none();
+            self.take(entry);
+            self.failure = is_gone.then(|| "There is no value: it was deleted, or has expired".to_owned());
+        }
+        if let Some(held) = held {
+            self.changed(&held.version, held.entry.as_ref());
+        }
+    }
+
+    /// Whether a deletion was asked for, and nothing was typed since. It lapses after a while.
+    pub fn confirms_deletion(&self, now_ms: u64) -> bool {
+        self.confirming.as_ref().is_some_and(|it| now_ms < it.until_ms && it.text == self.text)
+    }
+
+    /// Asks whether the key is really to be deleted.
+    pub fn ask_deletion(&mut self, now_ms: u64) {
+        let until_ms = now_ms + CONFIRM_MS;
+        self.confirming = Some(Confirming { until_ms, text: self.text.clone() });
+    }
+
+    /// Asks no longer.
+    pub fn keep(&mut self) {
+        self.confirming = None;
+    }
+
+    /// Whether there is something to write: what was typed, or a new key.
+    pub fn has_to_save(&self) -> bool {
+        self.is_dirty() || self.is_new
+    }
+
+    /// Whether it waits for an answer that comes before anything else. A key that is read again can be written.
+    pub fn is_busy(&self) -> bool {
+        match self.waiting {
+            Waiting::Nothing => false,
+            Waiting::Load(_) => self.base.is_none() && !self.is_new,
+            Waiting::Save(_) | Waiting::Delete(_) => true,
+        }
+    }
+
+    fn note(&mut self, version: &str) {
+        if *version > *self.newest {
+            version.clone_into(&mut self.newest);
         }
     }
 
@@ -112,9 +206,11 @@ impl Editor {
     pub fn take(&mut self, entry: Option<Entry>) {
         self.conflict = None;
         self.failure = None;
-        self.confirms_deletion = false;
+        self.confirming = None;
         self.waiting = Waiting::Nothing;
-        self.seen = None;
+        self.held = None;
+        self.is_begun = false;
+        self.note(&entry.as_ref().map(|entry| entry.version.clone()).unwrap_or_default());
         self.lifetime = match entry.as_ref().and_then(|entry| entry.expires_at_ms) {
             Some(_) => Lifetime::Keep,
             None => Lifetime::Forever,
@@ -183,10 +279,10 @@ impl Editor {
             (Lifetime::Ttl(text), _) => Expiry::After(time::parse_ttl(text)?),
         };
         let guard = self.base.as_ref().map_or(Guard::Absent, |base| Guard::Version(base.version.clone()));
-        Ok((self.text.clone(), expiry, guard))
+        Ok((json::compact(&self.text), expiry, guard))
     }
 
-    /// The write was made: what is in the editor is now what is there.
+    /// The write was made, of this text: what is in the editor is now what is there.
     pub fn written(&mut self, version: String, timestamp_ms: u64, written: &(String, Expiry)) {
         let (text, expiry) = written;
         let expires_at_ms = match expiry {
@@ -195,42 +291,65 @@ impl Editor {
             Expiry::After(ms) => Some(timestamp_ms + ms),
         };
         let key = self.place.key.as_str().into();
-        let value = Value::Json(text.clone());
+        let value = Value::Json(json::compact(text));
+        self.note(&version);
         self.base = Some(Entry { key, value, version, timestamp_ms, expires_at_ms });
         self.clean.clone_from(text);
         self.lifetime = if expires_at_ms.is_some() { Lifetime::Keep } else { Lifetime::Forever };
-        self.is_new = false;
+        (self.is_new, self.is_begun) = (false, false);
         self.conflict = None;
         self.failure = None;
+        self.confirming = None;
         self.waiting = Waiting::Nothing;
-        if let Some(seen) = self.seen.take() {
-            self.changed(seen.as_ref());
+        if let Some(held) = self.held.take() {
+            self.changed(&held.version, held.entry.as_ref());
         }
     }
 
     /// A request has failed, or its guard did not hold.
     pub fn failed(&mut self, failure: Option<String>, conflict: Option<Conflict>) {
         self.waiting = Waiting::Nothing;
-        self.seen = None;
         self.failure = failure;
+        if let Some(theirs) = conflict.as_ref().and_then(|conflict| conflict.theirs.as_ref()) {
+            self.note(&theirs.version.clone());
+        }
         self.conflict = conflict.or(self.conflict.take());
+        if let Some(held) = self.held.take() {
+            self.changed(&held.version, held.entry.as_ref());
+        }
     }
 
-    /// The key is now so, as somebody else wrote it. What was not touched follows; what was typed stays, beside theirs.
-    pub fn changed(&mut self, theirs: Option<&Entry>) {
-        let known = self.base.as_ref().map(|base| base.version.as_str());
-        if matches!(self.waiting, Waiting::Load(_)) || known == theirs.map(|entry| entry.version.as_str()) {
+    /// The key is now so, as somebody else wrote it. What was not touched follows; what was typed stays, beside theirs. A change that is older
+    /// than what was seen already came late, and is nothing new.
+    pub fn changed(&mut self, version: &str, theirs: Option<&Entry>) {
+        // A value that expires keeps its version.
+        let is_known = match theirs {
+            Some(_) => version <= self.newest.as_str(),
+            None => version < self.newest.as_str() || (version == self.newest && self.is_absent()),
+        };
+        if is_known {
             return;
         }
         // It may be our own write, whose answer is on its way.
-        if matches!(self.waiting, Waiting::Save(_) | Waiting::Delete(_)) {
-            self.seen = Some(theirs.cloned());
+        if self.waiting != Waiting::Nothing {
+            if self.held.as_ref().is_none_or(|held| *held.version <= *version) {
+                self.held = Some(Held { version: version.to_owned(), entry: theirs.cloned() });
+            }
             return;
         }
-        if self.is_dirty() || self.is_new {
-            self.conflict = Some(Conflict { theirs: theirs.cloned() });
+        self.note(version);
+        if self.is_dirty() || self.is_begun {
+            self.conflict = Some(Conflict::new(theirs.cloned()));
         } else {
             self.take(theirs.cloned());
+        }
+    }
+
+    /// Whether the key has no value as far as is known.
+    fn is_absent(&self) -> bool {
+        match &self.conflict {
+            Some(conflict) => conflict.theirs.is_none(),
+            None => self.base.is_none(),
         }
     }
 
@@ -331,20 +450,20 @@ mod tests {
     #[test]
     fn a_change_of_somebody_else_is_followed_or_shown_beside_what_was_typed() {
         let mut editor = loaded(entry("1", "v1"));
-        editor.changed(Some(&entry("2", "v2")));
+        editor.changed("v2", Some(&entry("2", "v2")));
         assert_eq!((editor.text.as_str(), editor.conflict.is_none()), ("2", true));
         editor.text = "3".into();
-        editor.changed(Some(&entry("2", "v2")));
+        editor.changed("v2", Some(&entry("2", "v2")));
         assert_eq!(editor.conflict, None, "it is known already");
-        editor.changed(Some(&entry("4", "v4")));
+        editor.changed("v4", Some(&entry("4", "v4")));
         assert_eq!(editor.text, "3");
-        assert_eq!(editor.conflict, Some(Conflict { theirs: Some(entry("4", "v4")) }));
+        assert_eq!(editor.conflict, Some(Conflict::new(Some(entry("4", "v4")))));
         let mut theirs = editor.clone();
         theirs.take_theirs();
         assert_eq!((theirs.text.as_str(), theirs.is_dirty()), ("4", false));
         editor.keep_mine();
         assert_eq!(editor.write(), Ok(("3".into(), Expiry::Never, Guard::Version("v4".into()))));
-        editor.changed(None);
+        editor.changed("v5", None);
         editor.keep_mine();
         assert_eq!(editor.write().map(|written| written.2), Ok(Guard::Absent), "deleted meanwhile");
     }
@@ -359,5 +478,51 @@ mod tests {
         let mut editor = loaded(entry(&long, "v"));
         assert!(editor.text.len() < EDIT_BYTES_MAX + 8);
         assert!(editor.write().is_err());
+    }
+    /// Versions were compared for equality only, so a change that came late put an older value into the editor.
+    #[test]
+    fn a_change_that_comes_late_is_nothing_new() {
+        let mut editor = loaded(entry("3", "v3"));
+        editor.changed("v2", Some(&entry("2", "v2")));
+        editor.changed("v1", None);
+        assert_eq!((editor.text.as_str(), &editor.conflict), ("3", &None));
+        editor.text = "mine".into();
+        editor.changed("v2", Some(&entry("2", "v2")));
+        assert_eq!(editor.conflict, None);
+        editor.text = "3".into();
+        // A value that expires keeps its version.
+        editor.changed("v3", None);
+        assert!(editor.base.is_none());
+        // Nobody typed anything: the key that is made again is followed.
+        editor.changed("v4", Some(&entry("4", "v4")));
+        assert_eq!((editor.text.as_str(), &editor.conflict), ("4", &None));
+    }
+
+    #[test]
+    fn a_read_again_keeps_what_was_typed_and_shows_what_is_there() {
+        let mut editor = loaded(entry("1", "v1"));
+        editor.read_again(2);
+        editor.text = "2".into();
+        editor.changed("v3", Some(&entry("3", "v3")));
+        editor.loaded(Some(entry("1", "v1")));
+        assert_eq!(editor.conflict, Some(Conflict::new(Some(entry("3", "v3")))), "seen while it was read");
+        let mut editor = loaded(entry("1", "v1"));
+        editor.text = "2".into();
+        editor.read_again(2);
+        editor.loaded(Some(entry("1", "v1")));
+        assert_eq!((editor.text.as_str(), &editor.conflict), ("2", &None));
+        editor.read_again(3);
+        editor.loaded(None);
+        assert_eq!(editor.conflict, Some(Conflict::new(None)));
+    }
+
+    #[test]
+    fn json_is_written_without_the_indent_of_the_editor() {
+        let mut editor = loaded(entry("{\"a\":[1,\" b \"]}", "v1"));
+        editor.text.push('\n');
+        let (json, ..) = editor.write().expect("JSON");
+        assert_eq!(json, "{\"a\":[1,\" b \"]}");
+        editor.written("v2".into(), 5, &(editor.text.clone(), Expiry::Never));
+        assert!(!editor.is_dirty());
     }
 }

@@ -81,6 +81,23 @@ pub fn format(text: &str) -> String {
     out
 }
 
+/// JSON without white space between its parts. The text must be JSON.
+pub fn compact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => {
+                out.push(letter);
+                copy_string(&mut letters, &mut out);
+            }
+            letter if letter.is_ascii_whitespace() => {}
+            letter => out.push(letter),
+        }
+    }
+    out
+}
+
 /// The rest of a string, whose first quote was read.
 fn copy_string(letters: &mut impl Iterator<Item = char>, out: &mut String) {
     let mut is_escaped = false;

@@ -21,12 +21,16 @@ const AHEAD: usize = 32;
 const DETAILS_AT_ONCE_MAX: usize = 256;
 /// How long to wait with the next attempt after reading failed.
 const RETRY_MS: u64 = 2000;
+/// A watch that lasted so long has gone well: the pause after it is the shortest again.
+const LASTED_MS: u64 = 60_000;
 
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {
     /// The beginning of its value.
     pub preview: String,
+    /// The version of which this is; versions sort as text.
+    pub version: String,
     /// When it expires.
     pub expires_at_ms: Option<u64>,
     /// When it was seen to change.
@@ -43,8 +47,18 @@ pub enum Progress {
         /// Whether there are more keys than are listed.
         is_cut: bool,
     },
+    /// All keys are there but those of a part of the table that cannot be read.
+    Incomplete(String),
     /// It has failed.
     Failed(String),
+}
+
+/// Keys whose contents are being read.
+#[derive(Clone, Debug)]
+struct Asked {
+    first: Arc<str>,
+    last: Arc<str>,
+    count: usize,
 }
 
 /// The keys of a table with a prefix.
@@ -59,12 +73,19 @@ pub struct Listing {
     /// How far it is.
     pub progress: Progress,
     keys: Vec<Arc<str>>,
+    /// The keys of a listing that began again, until all of them are there. Meanwhile the old ones are shown.
+    coming: Option<Vec<Arc<str>>>,
+    /// The rows that were in view.
+    visible: Range<usize>,
+    /// How often in a row it had to begin again.
+    attempt: u32,
+    /// When all keys were there.
+    listed_at_ms: Option<u64>,
     details: HashMap<Arc<str>, Details>,
     /// Keys that changed while the listing was loading.
     changed: HashSet<Arc<str>>,
     /// The keys whose contents are being read.
-    asked: Option<Range<usize>>,
-    asked_from: Option<Arc<str>>,
+    asked: Option<Asked>,
     retry_at_ms: u64,
 }
 
@@ -77,10 +98,13 @@ impl Listing {
             prefix,
             progress: Progress::Loading,
             keys: Vec::new(),
+            coming: None,
+            visible: 0..0,
+            attempt: 0,
+            listed_at_ms: None,
             details: HashMap::new(),
             changed: HashSet::new(),
             asked: None,
-            asked_from: None,
             retry_at_ms: 0,
         }
     }
@@ -88,7 +112,23 @@ impl Listing {
     /// The command that asks for it.
     pub fn command(&self) -> Command {
         let (table, prefix) = (self.table.clone(), self.prefix.clone());
-        Command::Open { generation: self.generation, table, prefix }
+        Command::Open { generation: self.generation, table, prefix, attempt: self.attempt }
+    }
+
+    /// Begins again. The keys that are there stay until all of the new ones are.
+    pub fn begin_again(&mut self, generation: u64) {
+        self.generation = generation;
+        self.progress = Progress::Loading;
+        self.coming = Some(Vec::new());
+        self.changed = HashSet::new();
+        self.asked = None;
+        self.retry_at_ms = 0;
+    }
+
+    /// It has failed, and is to begin again: after a pause that grows each time, unless it went well for long.
+    pub fn failed(&mut self, now_ms: u64) {
+        let lasted_ms = self.listed_at_ms.take().map_or(0, |at_ms| now_ms.saturating_sub(at_ms));
+        self.attempt = if lasted_ms >= LASTED_MS { 0 } else { self.attempt.saturating_add(1) };
     }
 
     /// The keys, in order.
@@ -106,52 +146,70 @@ impl Listing {
         self.keys.binary_search_by(|listed| (**listed).cmp(key)).ok()
     }
 
-    /// Takes the next keys.
-    pub fn add(&mut self, keys: Vec<Arc<str>>) {
-        let is_later = |key: &Arc<str>| self.keys.last().is_none_or(|last| last < key);
-        if self.changed.is_empty() && keys.first().is_none_or(is_later) {
-            self.keys.extend(keys);
-            return;
+    /// Takes the next keys, which are in order.
+    pub fn add(&mut self, mut page: Vec<Arc<str>>) {
+        // A change knows better whether a key is there.
+        if !self.changed.is_empty() {
+            page.retain(|key| !self.changed.contains(key));
         }
-        // A change may have put a key behind these, and knows better whether a key is there.
-        let changed = &self.changed;
-        self.keys.extend(keys.into_iter().filter(|key| !changed.contains(key)));
-        // Two runs that are sorted already: a stable sort only merges them.
-        self.keys.sort();
-        self.keys.dedup();
+        merge(self.coming.as_mut().unwrap_or(&mut self.keys), page);
     }
 
     /// The listing has ended.
-    pub fn end(&mut self, is_cut: bool) {
-        self.progress = Progress::Loaded { is_cut };
-        self.changed = HashSet::new();
+    pub fn end(&mut self, is_cut: bool, now_ms: u64) {
+        self.finish(Progress::Loaded { is_cut }, now_ms);
+    }
+
+    /// The listing has ended, and a part of the table cannot be read.
+    pub fn end_incomplete(&mut self, why: String, now_ms: u64) {
+        self.finish(Progress::Incomplete(why), now_ms);
+    }
+
+    fn finish(&mut self, progress: Progress, now_ms: u64) {
+        self.progress = progress;
+        self.listed_at_ms = Some(now_ms);
+        let changed = std::mem::take(&mut self.changed);
+        if let Some(keys) = self.coming.take() {
+            self.keys = keys;
+            // What was read before may be old.
+            self.details.retain(|key, _| changed.contains(key));
+            self.asked = None;
+        }
     }
 
     /// Takes what rows show. If these are all that were asked for, keys that are not among them have no value any more.
     pub fn fill(&mut self, rows: Vec<Row>, is_all: bool, now_ms: u64) {
-        let asked = self.asked.take();
-        let is_empty = rows.is_empty();
+        let Some(asked) = self.asked.take() else { return };
+        let count = rows.len();
         let last = rows.last().map(|row| Arc::clone(&row.key));
         for row in rows {
-            let changed_ms = self.details.get(&row.key).and_then(|known| known.changed_ms);
-            let details = Details { preview: row.preview, expires_at_ms: row.expires_at_ms, changed_ms };
-            if self.position(&row.key).is_some() {
-                self.details.insert(row.key, details);
+            let known = self.details.get(&row.key);
+            // A change may have come before this answer, and be newer.
+            if known.is_some_and(|known| known.version > row.version) || self.position(&row.key).is_none() {
+                continue;
             }
+            let changed_ms = known.and_then(|known| known.changed_ms);
+            let (preview, version, expires_at_ms) = (row.preview, row.version, row.expires_at_ms);
+            self.details.insert(row.key, Details { preview, version, expires_at_ms, changed_ms });
         }
-        if is_empty && !is_all {
+        if count == 0 && !is_all {
             self.retry_at_ms = now_ms + RETRY_MS;
         }
-        let (Some(asked), Some(from)) = (asked, self.asked_from.take()) else { return };
-        let begin = self.keys.partition_point(|key| *key < from);
-        let end = match last {
-            _ if is_all => (begin + asked.len()).min(self.keys.len()),
-            Some(last) => self.keys.partition_point(|key| *key <= last),
-            None => begin,
+        // An answer that is full ends at its last row.
+        let last = match last {
+            _ if is_all && count < asked.count => asked.last,
+            Some(last) => last.min(asked.last),
+            None => return,
         };
+        let begin = self.keys.partition_point(|key| *key < asked.first);
+        let end = self.keys.partition_point(|key| *key <= last);
         for key in self.keys.get(begin..end).unwrap_or_default() {
-            let gone = || Details { preview: String::new(), expires_at_ms: None, changed_ms: None };
-            self.details.entry(Arc::clone(key)).or_insert_with(gone);
+            self.details.entry(Arc::clone(key)).or_insert_with(|| Details {
+                preview: String::new(),
+                version: String::new(),
+                expires_at_ms: None,
+                changed_ms: None,
+            });
         }
     }
 
@@ -169,27 +227,29 @@ impl Listing {
         if self.progress == Progress::Loading {
             self.changed.insert(Arc::clone(key));
         }
-        let found = self.keys.binary_search(key);
+        let is_cut = self.progress == Progress::Loaded { is_cut: true };
         match change {
             Change::Set(entry) => {
-                if let Err(at) = found {
-                    // A key behind the end of a cut listing is not listed.
-                    let is_cut = self.progress == Progress::Loaded { is_cut: true };
-                    if (is_cut && at == self.keys.len()) || self.keys.len() >= KEYS_MAX {
-                        return;
-                    }
-                    self.keys.insert(at, Arc::clone(key));
+                if let Some(coming) = &mut self.coming {
+                    insert(coming, key, is_cut);
                 }
+                if !insert(&mut self.keys, key, is_cut) {
+                    return;
+                }
+                self.bound_details();
                 let details = Details {
                     preview: preview(&entry.value),
+                    version: entry.version.clone(),
                     expires_at_ms: entry.expires_at_ms,
                     changed_ms: Some(now_ms),
                 };
                 self.details.insert(Arc::clone(key), details);
             }
             Change::Deleted { .. } => {
-                if let Ok(at) = found {
-                    self.keys.remove(at);
+                for keys in self.coming.iter_mut().chain([&mut self.keys]) {
+                    if let Ok(at) = keys.binary_search(key) {
+                        keys.remove(at);
+                    }
                 }
                 self.details.remove(key);
             }
@@ -199,18 +259,16 @@ impl Listing {
     /// What to ask for, so that the rows in view show something. Once at a time.
     pub fn look(&mut self, visible: Range<usize>, now_ms: u64) -> Option<Command> {
         let visible = visible.start.min(self.keys.len())..visible.end.min(self.keys.len());
-        if self.details.len() > DETAILS_MAX {
-            let keep: HashSet<&Arc<str>> = self.keys[visible.clone()].iter().collect();
-            self.details.retain(|key, _| keep.contains(key));
-        }
+        self.visible = visible.clone();
+        self.bound_details();
         if self.asked.is_some() || now_ms < self.retry_at_ms || self.is_failed() {
             return None;
         }
         let first = visible.clone().find(|at| !self.details.contains_key(&self.keys[*at]))?;
         let end = (visible.end + AHEAD).min(first + DETAILS_AT_ONCE_MAX).min(self.keys.len());
-        self.asked = Some(first..end);
         let start = Arc::clone(&self.keys[first]);
-        self.asked_from = Some(Arc::clone(&start));
+        let last = Arc::clone(&self.keys[end - 1]);
+        self.asked = Some(Asked { first: Arc::clone(&start), last, count: end - first });
         Some(Command::Details {
             generation: self.generation,
             table: self.table.clone(),
@@ -220,9 +278,45 @@ impl Listing {
         })
     }
 
+    /// Keeps what is known of the rows in view, once there is too much.
+    fn bound_details(&mut self) {
+        if self.details.len() < DETAILS_MAX {
+            return;
+        }
+        let visible = self.visible.start.min(self.keys.len())..self.visible.end.min(self.keys.len());
+        let keep: HashSet<&Arc<str>> = self.keys[visible].iter().collect();
+        self.details.retain(|key, _| keep.contains(key));
+    }
+
     fn is_failed(&self) -> bool {
         matches!(self.progress, Progress::Failed(_))
     }
+}
+
+/// Adds a page to keys, both in order. Only keys behind the first of the page are moved: those that changes have put there.
+fn merge(keys: &mut Vec<Arc<str>>, page: Vec<Arc<str>>) {
+    let Some(first) = page.first() else { return };
+    let at = keys.partition_point(|key| key < first);
+    let mut behind = keys.split_off(at).into_iter().peekable();
+    for key in page {
+        while let Some(other) = behind.next_if(|other| *other < key) {
+            keys.push(other);
+        }
+        if behind.peek() != Some(&key) && keys.last() != Some(&key) {
+            keys.push(key);
+        }
+    }
+    keys.extend(behind);
+}
+
+/// Puts a key where it belongs; whether it is listed. A key behind the end of a listing that is cut is not.
+fn insert(keys: &mut Vec<Arc<str>>, key: &Arc<str>, is_cut: bool) -> bool {
+    let Err(at) = keys.binary_search(key) else { return true };
+    if (is_cut && at == keys.len()) || keys.len() >= KEYS_MAX {
+        return false;
+    }
+    keys.insert(at, Arc::clone(key));
+    true
 }
 
 #[cfg(test)]
@@ -245,7 +339,7 @@ mod tests {
     }
 
     fn deleted(name: &str) -> Change {
-        Change::Deleted { key: key(name), timestamp_ms: 1, expired: false }
+        Change::Deleted { key: key(name), version: "v".into(), timestamp_ms: 1, expired: false }
     }
 
     fn preview(value: &Value) -> String {
@@ -266,7 +360,7 @@ mod tests {
         listing.change(&deleted("a"), preview, 5);
         // Read before e was deleted, and before d was there.
         listing.add(vec![key("e"), key("f")]);
-        listing.end(false);
+        listing.end(false, 0);
         assert_eq!(names(&listing), ["c", "d", "f", "z"]);
         listing.change(&set("e", "1"), preview, 5);
         assert_eq!(names(&listing), ["c", "d", "e", "f", "z"]);
@@ -278,13 +372,17 @@ mod tests {
     fn only_rows_in_view_are_read_and_once_at_a_time() {
         let mut listing = Listing::new(7, "t".into(), String::new());
         listing.add((0..100_000).map(|at| key(&format!("k{at:06}"))).collect());
-        listing.end(false);
+        listing.end(false, 0);
         let asked = listing.look(50_000..50_040, 0).expect("nothing is known yet");
         let Command::Details { start, count, generation: 7, .. } = asked else { panic!("{asked:?}") };
         assert_eq!((&*start, count), ("k050000", 40 + AHEAD));
         assert_eq!(listing.look(60_000..60_040, 0), None, "one at a time");
-        let row =
-            |at: usize| Row { key: key(&format!("k{at:06}")), preview: "1".into(), expires_at_ms: None };
+        let row = |at: usize| Row {
+            key: key(&format!("k{at:06}")),
+            preview: "1".into(),
+            version: "v".into(),
+            expires_at_ms: None,
+        };
         listing.fill((50_000..50_010).map(row).collect(), false, 0);
         let asked = listing.look(50_000..50_040, 0);
         assert!(matches!(&asked, Some(Command::Details { start, .. }) if &**start == "k050010"), "{asked:?}");
@@ -302,13 +400,77 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut listing = Listing::new(1, "t".into(), String::new());
         listing.add((0..30_000).map(|at| key(&format!("k{at:06}"))).collect());
-        listing.end(true);
+        listing.end(true, 0);
         for at in 0..30_000 {
             listing.change(&set(&format!("k{at:06}"), "1"), preview, 0);
+            if at == 9 {
+                listing.look(0..10, 0);
+            }
+            assert!(listing.details.len() <= DETAILS_MAX, "also where nobody draws frames");
         }
-        listing.look(0..10, 0);
-        assert_eq!(listing.details.len(), 10);
+        assert!((0..10).all(|at| listing.details(&format!("k{at:06}")).is_some()), "those in view stay");
         listing.change(&set("z", "1"), preview, 0);
         assert_eq!(listing.position("z"), None, "behind the end of what is listed");
+    }
+    #[test]
+    fn old_rows_stay_until_a_listing_that_began_again_is_complete() {
+        let mut listing = Listing::new(1, "t".into(), String::new());
+        listing.add(vec![key("a"), key("b")]);
+        listing.end(false, 0);
+        listing.failed(10);
+        assert!(matches!(listing.command(), Command::Open { attempt: 1, .. }));
+        listing.begin_again(2);
+        listing.add(vec![key("b"), key("c")]);
+        listing.change(&set("d", "1"), preview, 0);
+        listing.change(&deleted("b"), preview, 0);
+        assert_eq!(names(&listing), ["a", "d"]);
+        listing.add(vec![key("e")]);
+        listing.end(false, 20);
+        assert_eq!(names(&listing), ["c", "d", "e"]);
+        assert!(listing.details("d").is_some());
+        listing.failed(30);
+        assert!(matches!(listing.command(), Command::Open { attempt: 2, .. }));
+        listing.begin_again(3);
+        listing.end(false, 40);
+        listing.failed(40 + LASTED_MS);
+        assert!(matches!(listing.command(), Command::Open { attempt: 0, .. }), "it went well for long");
+    }
+
+    /// Each page sorted all keys again once a change had come; now only what stands behind the page's first key is moved.
+    #[test]
+    fn pages_are_merged_with_keys_that_changes_brought() {
+        let mut listing = Listing::new(1, "t".into(), String::new());
+        for name in ["b", "m", "z"] {
+            listing.change(&set(name, "1"), preview, 0);
+        }
+        listing.add(vec![key("a"), key("b"), key("c")]);
+        listing.add(vec![key("c"), key("l"), key("n")]);
+        listing.end(false, 0);
+        assert_eq!(names(&listing), ["a", "b", "c", "l", "m", "n", "z"]);
+    }
+
+    #[test]
+    fn what_is_read_late_overwrites_nothing_newer() {
+        let mut listing = Listing::new(1, "t".into(), String::new());
+        listing.add(vec![key("a"), key("c"), key("d")]);
+        listing.end(false, 0);
+        assert!(listing.look(0..2, 0).is_some());
+        listing.change(&set("a", "new"), preview, 5);
+        listing.change(&set("b", "1"), preview, 5);
+        let row = |name: &str| Row {
+            key: key(name),
+            preview: "old".into(),
+            version: "u".into(),
+            expires_at_ms: None,
+        };
+        listing.fill(vec![row("a")], true, 0);
+        let shown = |listing: &Listing, name: &str| listing.details(name).map(|it| it.preview.clone());
+        assert!(shown(&listing, "a").is_some_and(|it| it.contains("new")));
+        assert_eq!(shown(&listing, "c").as_deref(), Some(""), "it was asked for, and has no value");
+        listing.add(vec![key("e"), key("f")]);
+        // An answer that is full says nothing of keys behind its last row.
+        assert!(listing.look(4..6, 0).is_some());
+        listing.fill(vec![row("dd"), row("e")], true, 0);
+        assert_eq!(shown(&listing, "f"), None);
     }
 }

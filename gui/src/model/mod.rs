@@ -14,12 +14,14 @@ use std::{collections::VecDeque, sync::Arc};
 
 use self::{editor::Editor, listing::Listing, transaction::LineError};
 use crate::{
-    message::{Change, Cluster, Command, Expiry, Outcome, Place, Table},
+    message::{Cluster, Command, Expiry, Outcome, Place, Table},
     settings::{Connection, Settings},
 };
 
 /// Most changes that are kept for the page of changes.
 const CHANGES_MAX: usize = 500;
+/// How long after the last letter a prefix is listed.
+pub const FILTER_PAUSE_MS: u64 = 200;
 /// What the page of transactions begins with.
 const EXAMPLE: &str = "# All of it happens, or nothing; strong tables only.\ncheck kv greeting absent\nset kv greeting \"hello\"\nelse\nget kv greeting\n";
 
@@ -119,10 +121,32 @@ pub struct TransactionPage {
 pub struct Seen {
     /// When, in Unix milliseconds.
     pub at_ms: u64,
-    /// In which table.
-    pub table: String,
-    /// The change.
-    pub change: Change,
+    /// Of which key.
+    pub place: Place,
+    /// What happened to it.
+    pub event: Event,
+}
+
+/// What happened to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was set, to a value that begins so: whole values of many changes would take much memory.
+    Set(String),
+    /// It was deleted.
+    Deleted,
+    /// It has expired.
+    Expired,
+}
+
+/// What replaces the editor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another key.
+    Open(Place),
+    /// A new key.
+    New,
+    /// Another connection.
+    Connect(Dialog),
 }
 
 /// All of it.
@@ -152,8 +176,8 @@ pub struct Model {
     pub selected: Option<Arc<str>>,
     /// The key that is edited.
     pub editor: Option<Editor>,
-    /// The key that waits until what is in the editor was saved or given up.
-    pub waiting_place: Option<Place>,
+    /// What waits until what is in the editor was saved or given up.
+    pub next: Option<Next>,
     /// The changes seen last, newest first.
     pub changes: VecDeque<Seen>,
     /// The page of transactions.
@@ -168,6 +192,8 @@ pub struct Model {
     /// What is being written, by the request that writes it.
     writing: Option<(String, Expiry)>,
     last_number: u64,
+    /// When the prefix that is typed is listed.
+    filter_due_ms: Option<u64>,
     /// The key to open once there is a connection.
     wanted: Option<Place>,
 }
@@ -191,7 +217,7 @@ impl Model {
             filter: String::new(),
             selected: None,
             editor: None,
-            waiting_place: None,
+            next: None,
             changes: VecDeque::new(),
             transaction: TransactionPage {
                 text: EXAMPLE.to_owned(),
@@ -205,6 +231,7 @@ impl Model {
             commands: VecDeque::new(),
             writing: None,
             last_number: 0,
+            filter_due_ms: None,
             wanted: None,
         }
     }
@@ -262,22 +289,52 @@ impl Model {
             self.filter.clear();
         }
         self.settings.table = table.to_owned();
-        self.selected = None;
-        let listing = Listing::new(self.next_number(), table.to_owned(), self.filter.clone());
-        self.send(listing.command());
-        self.listing = Some(listing);
+        self.filter_due_ms = None;
+        let generation = self.next_number();
+        match &mut self.listing {
+            // The rows that are there stay until all of the new ones are known.
+            Some(listing) if listing.table == table && listing.prefix == self.filter => {
+                listing.begin_again(generation);
+            }
+            _ => {
+                self.select(None);
+                self.listing = Some(Listing::new(generation, table.to_owned(), self.filter.clone()));
+            }
+        }
+        let command = self.listing.as_ref().map(Listing::command);
+        self.commands.extend(command);
+        // Changes before the new watch may have been missed.
+        if self.editor.as_ref().is_some_and(|editor| !editor.is_dirty() && !editor.is_new) {
+            self.load_again();
+        }
     }
 
     /// Closes the table that is open in the tree.
     pub fn close_table(&mut self) {
         self.listing = None;
-        self.selected = None;
+        self.select(None);
         self.settings.table.clear();
         self.filter.clear();
     }
 
+    /// The prefix has changed: it is listed when nothing more was typed for a while.
+    pub fn filter_changed(&mut self) {
+        self.filter_due_ms = Some(self.now_ms + FILTER_PAUSE_MS);
+    }
+
+    /// What only the time brings about. For each frame.
+    pub fn tick(&mut self) {
+        if self.filter_due_ms.is_some_and(|due_ms| self.now_ms >= due_ms) {
+            self.apply_filter();
+        }
+        if self.page != Page::Data {
+            self.keep();
+        }
+    }
+
     /// Lists by the prefix that is typed now, if it is another.
     pub fn apply_filter(&mut self) {
+        self.filter_due_ms = None;
         let Some(listing) = &self.listing else { return };
         if listing.prefix != self.filter {
             let table = listing.table.clone();
@@ -294,15 +351,16 @@ impl Model {
         }
         self.send(Command::Refresh);
         if let Some(listing) = &self.listing {
-            let (table, selected) = (listing.table.clone(), self.selected.take());
+            let table = listing.table.clone();
             self.open_table(&table);
-            self.selected = selected;
         }
-        if let Some(editor) = &self.editor
-            && !editor.is_dirty()
-            && !editor.is_new
+        // What was typed stays; what is there is shown beside it.
+        if self
+            .editor
+            .as_ref()
+            .is_some_and(|it| it.waiting == editor::Waiting::Nothing && (!it.is_new || it.failure.is_some()))
         {
-            self.load(editor.place.clone());
+            self.load_again();
         }
     }
 

@@ -1,11 +1,11 @@
 //! What messages of the client come to.
 
 use super::{
-    CHANGES_MAX, Link, Model, Seen,
-    editor::{Conflict, Waiting, shown},
+    CHANGES_MAX, Event, Link, Model, Seen,
+    editor::{Conflict, Waiting},
     listing::Progress,
 };
-use crate::message::{Change, Entry, Message, Value};
+use crate::message::{Change, Entry, Message, Place, Value};
 
 /// As much of a value as a row shows.
 pub const PREVIEW_CHARS_MAX: usize = 120;
@@ -54,7 +54,10 @@ impl Model {
                 self.with_listing(generation, |listing, _| listing.add(keys))
             }
             Message::Listed { generation, is_cut } => {
-                self.with_listing(generation, |listing, _| listing.end(is_cut))
+                self.with_listing(generation, |listing, now_ms| listing.end(is_cut, now_ms))
+            }
+            Message::Incomplete { generation, why } => {
+                self.with_listing(generation, |listing, now_ms| listing.end_incomplete(why, now_ms));
             }
             Message::Details { generation, rows, is_all } => {
                 self.with_listing(generation, |listing, now_ms| listing.fill(rows, is_all, now_ms));
@@ -82,18 +85,17 @@ impl Model {
         let open = self.listing.as_ref().map(|listing| listing.table.clone());
         let table = open.unwrap_or_else(|| self.settings.table.clone());
         if !table.is_empty() {
-            let selected = self.selected.take();
             self.open_table(&table);
-            self.selected = selected;
         }
         if let Some(place) = self.wanted.take() {
             self.open_key(place);
-        } else if let Some(editor) = &self.editor
-            && !editor.is_dirty()
-            && !editor.is_new
+        } else if self
+            .editor
+            .as_ref()
+            .is_some_and(|it| it.waiting == Waiting::Nothing && !it.is_dirty() && !it.is_new)
         {
             // It may have changed while nobody looked.
-            self.load(editor.place.clone());
+            self.load_again();
         }
     }
 
@@ -109,6 +111,7 @@ impl Model {
             };
             if let Some(failure) = failure {
                 editor.failed(Some(failure.into()), None);
+                self.next = None;
             }
         }
         if self.transaction.waiting.take().is_some() {
@@ -126,11 +129,17 @@ impl Model {
             self.editor.as_mut().filter(|it| it.place.table == table && it.place.key == **change.key())
         {
             match &change {
-                Change::Set(entry) => editor.changed(Some(entry)),
-                Change::Deleted { .. } => editor.changed(None),
+                Change::Set(entry) => editor.changed(&entry.version, Some(entry)),
+                Change::Deleted { version, .. } => editor.changed(version, None),
             }
         }
-        self.changes.push_front(Seen { at_ms: now_ms, table, change });
+        let place = Place { table, key: change.key().to_string() };
+        let event = match &change {
+            Change::Set(entry) => Event::Set(preview(&entry.value)),
+            Change::Deleted { expired: true, .. } => Event::Expired,
+            Change::Deleted { expired: false, .. } => Event::Deleted,
+        };
+        self.changes.push_front(Seen { at_ms: now_ms, place, event });
         self.changes.truncate(CHANGES_MAX);
     }
 
@@ -138,9 +147,12 @@ impl Model {
         let Some(listing) = self.listing.as_mut().filter(|it| it.generation == generation) else { return };
         if may_retry {
             self.notice = format!("Read again: {why}");
-            let (table, selected) = (listing.table.clone(), self.selected.take());
+            listing.failed(self.now_ms);
+            // The prefix that is typed now is listed when its time has come.
+            let (table, listed) = (listing.table.clone(), listing.prefix.clone());
+            let (typed, due_ms) = (std::mem::replace(&mut self.filter, listed), self.filter_due_ms);
             self.open_table(&table);
-            self.selected = selected;
+            (self.filter, self.filter_due_ms) = (typed, due_ms);
         } else {
             listing.progress = Progress::Failed(why);
         }
@@ -160,6 +172,7 @@ impl Model {
             Message::Failed { request, why } => {
                 if let Some(editor) = self.editor_of(request) {
                     editor.failed(Some(why), None);
+                    self.next = None;
                 }
             }
             Message::Got { request, entry } => self.got(request, entry),
@@ -168,7 +181,8 @@ impl Model {
             }
             Message::Conflict { request, theirs } => {
                 if let Some(editor) = self.editor_of(request) {
-                    editor.failed(None, Some(Conflict { theirs }));
+                    editor.failed(None, Some(Conflict::new(theirs)));
+                    self.next = None;
                 }
             }
             // The answer to what nobody waits for any more, or a message that is no answer.
@@ -182,13 +196,8 @@ impl Model {
     }
 
     fn got(&mut self, request: u64, entry: Option<Entry>) {
-        let Some(editor) = self.editor_of(request) else { return };
-        match entry {
-            Some(entry) => editor.take(Some(entry)),
-            None => {
-                editor.take(None);
-                editor.failure = Some("There is no value: it was deleted, or has expired".into());
-            }
+        if let Some(editor) = self.editor_of(request) {
+            editor.loaded(entry);
         }
     }
 
@@ -206,8 +215,8 @@ impl Model {
             (Waiting::Delete(_), _) => {
                 self.editor = None;
                 self.notice = format!("Deleted {name}");
-                if let Some(place) = self.waiting_place.take() {
-                    self.load(place);
+                if let Some(next) = self.next.take() {
+                    self.proceed(next);
                 }
             }
             (Waiting::Save(_) | Waiting::Load(_) | Waiting::Nothing, _) => {}
@@ -216,22 +225,17 @@ impl Model {
     }
 
     fn after_save(&mut self, place: crate::message::Place) {
-        match self.waiting_place.take() {
-            Some(next) => self.load(next),
-            None => self.selected = Some(place.key.as_str().into()),
+        match self.next.take() {
+            Some(next) => self.proceed(next),
+            None => self.select_place(&place),
         }
         // A write may have made a table.
         if !self.known_tables().iter().any(|table| table.name == place.table) {
             self.send(crate::message::Command::Refresh);
         }
-        if self.listing.is_none() {
+        if self.listing.is_none() && self.is_connected() {
             self.open_table(&place.table);
-            self.selected = Some(place.key.as_str().into());
+            self.select_place(&place);
         }
-    }
-
-    /// What the editor would show of a value that somebody else wrote.
-    pub fn shown(value: &Value) -> String {
-        shown(value)
     }
 }

@@ -3,10 +3,7 @@
 use egui::{CentralPanel, Frame, Grid, Label, Margin, RichText, ScrollArea, Ui};
 
 use super::colors;
-use crate::{
-    message::{Change, Place},
-    model::{Model, Page, preview, time},
-};
+use crate::model::{Event, Model, Page, time};
 
 const ROW_HEIGHT: f32 = 26.0;
 
@@ -40,10 +37,7 @@ pub fn show(ui: &mut Ui, model: &mut Model) {
                     |ui| {
                         for seen in model.changes.range(range) {
                             if row(ui, seen, model.now_ms) {
-                                opened = Some(Place {
-                                    table: seen.table.clone(),
-                                    key: seen.change.key().to_string(),
-                                });
+                                opened = Some(seen.place.clone());
                             }
                             ui.end_row();
                         }
@@ -62,13 +56,13 @@ pub fn show(ui: &mut Ui, model: &mut Model) {
 fn row(ui: &mut Ui, seen: &crate::model::Seen, now_ms: u64) -> bool {
     let colors = colors::of(ui);
     ui.label(RichText::new(time::ago(seen.at_ms, now_ms)).weak().small());
-    let (word, color, value) = match &seen.change {
-        Change::Set(entry) => ("set", colors.good, preview(&entry.value)),
-        Change::Deleted { expired: true, .. } => ("expired", colors.warning, String::new()),
-        Change::Deleted { expired: false, .. } => ("deleted", colors.bad, String::new()),
+    let (word, color, value) = match &seen.event {
+        Event::Set(preview) => ("set", colors.good, preview.as_str()),
+        Event::Expired => ("expired", colors.warning, ""),
+        Event::Deleted => ("deleted", colors.bad, ""),
     };
     ui.label(RichText::new(word).color(color));
-    let name = RichText::new(format!("{}/{}", seen.table, seen.change.key())).monospace();
+    let name = RichText::new(format!("{}/{}", seen.place.table, seen.place.key)).monospace();
     let clicked = ui.link(name).clicked();
     ui.add(Label::new(RichText::new(value).monospace().weak()).truncate());
     clicked

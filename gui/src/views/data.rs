@@ -3,7 +3,7 @@
 use egui::{CentralPanel, Frame, Key, Margin, Panel, RichText, TextEdit, Ui};
 
 use super::{View, editor, tree};
-use crate::model::Model;
+use crate::model::{FILTER_PAUSE_MS, Model};
 
 const TREE_WIDTH: f32 = 430.0;
 const TREE_WIDTH_MIN: f32 = 220.0;
@@ -44,10 +44,12 @@ fn filter(ui: &mut Ui, model: &mut Model, view: &mut View) {
         field.request_focus();
     }
     if field.changed() {
-        model.apply_filter();
+        model.filter_changed();
+        ui.ctx().request_repaint_after(std::time::Duration::from_millis(FILTER_PAUSE_MS));
     }
     // Down from the prefix into the list.
     if field.lost_focus() && ui.input(|input| input.key_pressed(Key::Enter)) {
+        model.apply_filter();
         view.tree.focus();
     }
     if ui.button("New key").on_hover_text("Ctrl+N").clicked() {

@@ -65,19 +65,14 @@ fn fields(ui: &mut Ui, model: &mut Model) {
     }
 }
 
-/// Another key was chosen, and what was typed is not saved.
+/// Something is to replace the editor, and what was typed is not saved.
 pub fn unsaved(context: &Context, model: &mut Model) {
-    let (Some(_), Some(editor)) = (&model.waiting_place, &model.editor) else { return };
+    let (Some(_), Some(editor)) = (&model.next, &model.editor) else { return };
     // The save runs; what comes of it is seen in the editor.
-    if editor.waiting != crate::model::editor::Waiting::Nothing {
+    if editor.is_busy() {
         return;
     }
-    // The save has failed, and the editor says why.
-    if editor.failure.is_some() {
-        model.waiting_place = None;
-        return;
-    }
-    let can_save = editor.conflict.is_none();
+    let can_save = editor.conflict.is_none() && model.is_connected();
     let name = editor.place.key.clone();
     let mut closes = false;
     let modal = modal(context, "unsaved").show(context, |ui| {
@@ -96,7 +91,7 @@ pub fn unsaved(context: &Context, model: &mut Model) {
         });
     });
     if closes || modal.should_close() {
-        model.waiting_place = None;
+        model.next = None;
     }
 }
 

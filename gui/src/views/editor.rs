@@ -6,14 +6,11 @@ use egui::{
 };
 
 use super::{colors, highlight};
-use crate::{
-    message::Entry,
-    model::{
-        Model,
-        editor::{Editor, Lifetime, Waiting, shown},
-        json::Mark,
-        time,
-    },
+use crate::model::{
+    Model,
+    editor::{Editor, Lifetime, Waiting},
+    json::Mark,
+    time,
 };
 
 /// The room below the text, for what is wrong with it.
@@ -32,7 +29,7 @@ pub fn show(ui: &mut Ui, model: &mut Model) {
         ui.colored_label(colors::of(ui).bad, failure);
     }
     ui.add_space(4.0);
-    if matches!(editor.waiting, Waiting::Load(_)) {
+    if matches!(editor.waiting, Waiting::Load(_)) && editor.is_busy() {
         ui.weak("Reading\u{2026}");
     } else {
         texts(ui, editor);
@@ -96,9 +93,9 @@ fn facts(ui: &mut Ui, editor: &Editor, now_ms: u64) {
 
 fn buttons(ui: &mut Ui, editor: &mut Editor, now_ms: u64, is_connected: bool) -> Option<Action> {
     let mut action = None;
-    let is_idle = editor.waiting == Waiting::Nothing;
+    let is_idle = !editor.is_busy();
     let is_right = editor.check().is_ok() && editor.read_only().is_none();
-    let can_save = is_connected && is_idle && is_right && editor.is_dirty() && editor.conflict.is_none();
+    let can_save = is_connected && is_idle && is_right && editor.has_to_save() && editor.conflict.is_none();
     let save = if matches!(editor.waiting, Waiting::Save(_)) { "Saving\u{2026}" } else { "Save" };
     let save = Button::new(RichText::new(save).strong()).min_size(vec2(72.0, 0.0));
     let why = if is_right { "Ctrl+S" } else { "The text is no JSON" };
@@ -116,14 +113,18 @@ fn buttons(ui: &mut Ui, editor: &mut Editor, now_ms: u64, is_connected: bool) ->
         }
     }
     if editor.base.is_some() {
-        let delete = if editor.confirms_deletion { "Really delete" } else { "Delete" };
-        let color = if editor.confirms_deletion { colors::of(ui).bad } else { ui.visuals().text_color() };
+        let is_asked = editor.confirms_deletion(now_ms);
+        let delete = if is_asked { "Really delete" } else { "Delete" };
+        let color = if is_asked { colors::of(ui).bad } else { ui.visuals().text_color() };
         let delete = Button::new(RichText::new(delete).color(color));
-        if ui.add_enabled(is_connected && is_idle, delete).clicked() {
+        // Space or Enter that is held down confirms nothing.
+        let is_repeat = |event: &egui::Event| matches!(event, egui::Event::Key { repeat: true, .. });
+        let is_held = ui.input(|input| input.events.iter().any(is_repeat));
+        if ui.add_enabled(is_connected && is_idle, delete).clicked() && !is_held {
             action = Some(Action::Delete);
         }
-        if editor.confirms_deletion && ui.button("Keep it").clicked() {
-            editor.confirms_deletion = false;
+        if is_asked && ui.button("Keep it").clicked() {
+            editor.keep();
         }
     }
     lifetime(ui, editor, now_ms);
@@ -200,27 +201,25 @@ fn conflict(ui: &mut Ui, editor: &Editor, now_ms: u64) -> Option<Action> {
 }
 
 fn texts(ui: &mut Ui, editor: &mut Editor) {
-    let theirs = editor.conflict.as_ref().map(|conflict| conflict.theirs.clone());
-    match theirs {
-        None => mine(ui, editor),
-        Some(theirs) => ui.columns(2, |columns| {
-            columns[0].label(RichText::new("Mine").strong());
-            mine(&mut columns[0], editor);
-            columns[1].label(RichText::new("Theirs").strong());
-            their_text(&mut columns[1], theirs.as_ref());
-        }),
+    if editor.conflict.is_none() {
+        return mine(ui, editor);
     }
-}
-
-fn their_text(ui: &mut Ui, theirs: Option<&Entry>) {
-    let mut text = theirs.map(|entry| shown(&entry.value)).unwrap_or_else(|| "(deleted)".to_owned());
-    field(ui, "theirs", "Their value", &mut text, None, false);
+    ui.columns(2, |columns| {
+        columns[0].label(RichText::new("Mine").strong());
+        mine(&mut columns[0], editor);
+        columns[1].label(RichText::new("Theirs").strong());
+        if let Some(conflict) = &mut editor.conflict {
+            field(&mut columns[1], "theirs", "Their value", &mut conflict.text, None, false);
+        }
+    });
 }
 
 fn mine(ui: &mut Ui, editor: &mut Editor) {
     let read_only = editor.read_only();
     let mark = if read_only.is_some() { None } else { editor.check().err() };
-    field(ui, "mine", "Value", &mut editor.text, mark.as_ref(), read_only.is_none());
+    if field(ui, "mine", "Value", &mut editor.text, mark.as_ref(), read_only.is_none()) {
+        editor.keep();
+    }
     match (mark, read_only) {
         (Some(mark), _) => {
             let text = format!("Line {}, column {}: {}", mark.line, mark.column, mark.why);
@@ -235,8 +234,15 @@ fn mine(ui: &mut Ui, editor: &mut Editor) {
     }
 }
 
-/// A field of code over the room that is left.
-fn field(ui: &mut Ui, id: &str, name: &str, text: &mut String, mark: Option<&Mark>, is_editable: bool) {
+/// A field of code over the room that is left; whether it has just got the keyboard.
+fn field(
+    ui: &mut Ui,
+    id: &str,
+    name: &str,
+    text: &mut String,
+    mark: Option<&Mark>,
+    is_editable: bool,
+) -> bool {
     let range = mark.map(|mark| mark.range.clone());
     let mut layouter = |ui: &Ui, text: &dyn egui::TextBuffer, width: f32| {
         let mut job =
@@ -245,7 +251,7 @@ fn field(ui: &mut Ui, id: &str, name: &str, text: &mut String, mark: Option<&Mar
         ui.fonts_mut(|fonts| fonts.layout_job(job))
     };
     let height = (ui.available_height() - FOOT).max(80.0);
-    ScrollArea::vertical().id_salt(id).max_height(height).auto_shrink(false).show(ui, |ui| {
+    let area = ScrollArea::vertical().id_salt(id).max_height(height).auto_shrink(false).show(ui, |ui| {
         let edit = TextEdit::multiline(text)
             .id_salt(id)
             .code_editor()
@@ -260,5 +266,7 @@ fn field(ui: &mut Ui, id: &str, name: &str, text: &mut String, mark: Option<&Mar
             .layouter(&mut layouter);
         let response = ui.add(edit);
         response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, is_editable, name));
+        response.gained_focus()
     });
+    area.inner
 }

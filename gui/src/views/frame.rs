@@ -120,6 +120,7 @@ fn listed(model: &Model) -> Option<String> {
         Progress::Loading => format!("{table}: {keys} keys, reading\u{2026}"),
         Progress::Loaded { is_cut: false } => format!("{table}: {keys} keys"),
         Progress::Loaded { is_cut: true } => format!("{table}: the first {keys} keys; a prefix shows others"),
+        Progress::Incomplete(_) => format!("{table}: {keys} keys, and some that cannot be read"),
         Progress::Failed(_) => format!("{table}: not read"),
     })
 }

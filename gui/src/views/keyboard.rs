@@ -46,7 +46,7 @@ pub fn act(ui: &Ui, model: &mut Model, view: &mut View) {
     if pressed(ctrl(Key::Q)) {
         ui.ctx().send_viewport_cmd(ViewportCommand::Close);
     }
-    if model.dialog.is_some() || model.waiting_place.is_some() || model.shows_help {
+    if model.dialog.is_some() || model.next.is_some() || model.shows_help {
         return;
     }
     if pressed(KeyboardShortcut::new(Modifiers::COMMAND | Modifiers::SHIFT, Key::F)) {

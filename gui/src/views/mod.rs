@@ -32,6 +32,7 @@ pub fn install(context: &egui::Context) {
 
 /// Draws everything.
 pub fn show(ui: &mut egui::Ui, model: &mut Model, view: &mut View) {
+    model.tick();
     colors::apply(ui.ctx(), model.settings.theme);
     keyboard::act(ui, model, view);
     frame::top(ui, model);

@@ -172,6 +172,9 @@ fn notes(ui: &mut Ui, model: &Model, rows: &Rows) {
         Progress::Loaded { .. } if listing.keys().is_empty() && !listing.prefix.is_empty() => {
             ui.weak(format!("No key of {} begins with {:?}.", listing.table, listing.prefix));
         }
+        Progress::Incomplete(why) => {
+            ui.colored_label(colors::of(ui).warning, format!("Not all keys are listed. {why}"));
+        }
         Progress::Loading | Progress::Loaded { .. } => {}
     }
 }
@@ -224,14 +227,10 @@ fn keyboard(ui: &Ui, model: &mut Model, state: &mut State, rows: &Rows, id: Id) 
             _ => {}
         }
     }
-    if pressed(Key::Delete) > 0 && matches!(rows.row(to), Row::Key(_)) {
-        let is_shown =
-            model.editor.as_ref().is_some_and(|it| Some(it.place.key.as_str()) == model.selected.as_deref());
-        if is_shown {
-            model.delete();
-        } else {
-            open(model, rows, to, false);
-        }
+    // A key that is held down confirms nothing.
+    let is_delete = |event: &egui::Event| matches!(event, egui::Event::Key { key: Key::Delete, pressed: true, repeat: false, modifiers, .. } if modifiers.is_none());
+    if ui.input(|input| input.events.iter().any(is_delete)) && matches!(rows.row(to), Row::Key(_)) {
+        model.delete_selected();
     }
 }
 
@@ -240,10 +239,11 @@ fn select(model: &mut Model, state: &mut State, rows: &Rows, at: usize) {
     state.goes_to = Some(at);
     match rows.row(at) {
         Row::Key(at) => {
-            model.selected = model.listing.as_ref().and_then(|listing| listing.keys().get(at).cloned());
+            let key = model.listing.as_ref().and_then(|listing| listing.keys().get(at).cloned());
+            model.select(key);
         }
         Row::Table(at) => {
-            model.selected = None;
+            model.select(None);
             state.table = rows.tables.get(at).map(|table| table.0.clone());
         }
     }
