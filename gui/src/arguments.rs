@@ -49,9 +49,12 @@ impl Arguments {
     /// Takes what was given into the settings.
     pub fn apply(&self, settings: &mut Settings) {
         if !self.addresses.is_empty() {
-            // These are other nodes than those of last time, and so is how they are reached.
+            let is_known = self.addresses.iter().all(|address| settings.addresses.contains(address));
             settings.addresses.clone_from(&self.addresses);
-            (settings.tls, settings.ca_file, settings.table) = (false, String::new(), String::new());
+            if !is_known {
+                // Nodes that are new are reached as the arguments say, not as those of last time.
+                (settings.tls, settings.ca_file, settings.table) = (false, String::new(), String::new());
+            }
         }
         settings.tls |= self.tls || self.ca.is_some();
         if let Some(ca) = &self.ca {
@@ -69,7 +72,9 @@ impl Arguments {
         let wrong = |why: String| format!("--token-file {}: {why}", path.display());
         let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
         if length > TOKEN_FILE_BYTES_MAX {
-            return Err(wrong(format!("{length} bytes are no token")));
+            return Err(wrong(format!(
+                "the file has {length} bytes, and at most {TOKEN_FILE_BYTES_MAX} are read: name a file that has only the token"
+            )));
         }
         let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
         Ok(text.trim().to_owned())
@@ -94,6 +99,10 @@ mod tests {
         assert_eq!(settings.addresses, ["127.0.0.1:50061", "node-2:7"]);
         assert_eq!((settings.tls, settings.ca_file.as_str(), settings.theme), (false, "", Theme::Dark));
         parse(&["--ca", "ca.pem"]).expect("right").apply(&mut settings);
+        assert!(settings.tls && settings.ca_file == "ca.pem");
+        // A node that is known is reached as before: not suddenly in plain text.
+        parse(&["node-2:7"]).expect("right").apply(&mut settings);
+        assert_eq!(settings.addresses, ["node-2:7"]);
         assert!(settings.tls && settings.ca_file == "ca.pem");
     }
 
@@ -121,6 +130,11 @@ mod tests {
         }
         let missing = parse(&["--token-file", "/nowhere/token"]).expect("parsed").token(None);
         assert!(missing.is_err_and(|why| why.contains("/nowhere/token")));
+        let folder = tempfile::tempdir().expect("a folder");
+        let long = folder.path().join("long");
+        std::fs::write(&long, vec![b'a'; 16 * 1024 + 1]).expect("written");
+        let given = parse(&["--token-file", &long.display().to_string()]).expect("parsed").token(None);
+        assert!(given.is_err_and(|why| why.contains("at most 16384") && why.contains("only the token")));
         assert_eq!(parse(&[]).expect("right").token(Some(" t\n".into())), Ok("t".into()));
     }
 }

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where the program of the older store listens, and this one's `distributed_kv`.
+/// Where `distributed_kv` listens for gRPC, and the address that is tried where none was given.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:50051";
 /// The port of an address that names none.
 const DEFAULT_PORT: u16 = 50051;
-/// More addresses than a cluster has nodes help nobody.
+/// The most addresses. They are tried one after the other, so that one that answers is found within minutes.
 pub const ADDRESSES_MAX: usize = 64;
 
 /// Light or dark.
@@ -111,7 +111,9 @@ pub fn parse_addresses(text: &str) -> Result<Vec<String>, String> {
     match addresses.len() {
         0 => Err(format!("give the address of a node, such as {DEFAULT_ADDRESS}")),
         1..=ADDRESSES_MAX => Ok(addresses),
-        more => Err(format!("{more} addresses are too many: at most {ADDRESSES_MAX}")),
+        more => Err(format!(
+            "{more} addresses are too many: give at most {ADDRESSES_MAX}, those of some nodes of the cluster are enough"
+        )),
     }
 }
 

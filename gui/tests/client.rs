@@ -9,11 +9,12 @@ use dynarust_gui::{
     settings::{Connection, Token},
 };
 
-use crate::node::{Node, token, wait_until};
+use crate::node::{Bell, Node, token};
 
 /// A client that is asked and answers.
 pub struct Asked {
     client: Client,
+    bell: Bell,
     last: u64,
 }
 
@@ -28,8 +29,9 @@ pub fn connection(addresses: &[String], token: &str) -> Connection {
 
 impl Asked {
     pub fn with(connection: Connection) -> Self {
-        let client = Client::start(|| {}).expect("a thread");
-        let asked = Self { client, last: 0 };
+        let (bell, ring) = Bell::new();
+        let client = Client::start(ring).expect("a thread");
+        let asked = Self { client, bell, last: 0 };
         asked.send(Command::Connect(connection));
         asked
     }
@@ -51,10 +53,9 @@ impl Asked {
     /// The first message of a kind; those before it are dropped.
     #[track_caller]
     pub fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(&Message) -> Option<T>) -> T {
-        wait_until(what, || {
-            let message = self.client.receive()?;
-            wanted(&message)
-        })
+        let client = &mut self.client;
+        self.bell
+            .wait_until(what, || std::iter::from_fn(|| client.receive()).find_map(|message| wanted(&message)))
     }
 
     #[track_caller]
@@ -119,13 +120,13 @@ fn a_guarded_write_is_made_or_shows_what_somebody_else_wrote() {
     let version = asked.create("kv", "a", "{\"n\": 1.50}");
     let entry = asked.get("kv", "a").expect("it is there");
     assert_eq!((&entry.version, &entry.value), (&version, &Value::Json("{\"n\":1.50}".into())));
-    for guard in [Guard::Absent, Guard::Version("0".repeat(32))] {
-        match asked.set("kv", "a", "2", guard, Expiry::Never) {
-            Message::Conflict { theirs, .. } => assert_eq!(theirs.as_ref(), Some(&entry)),
-            Message::Failed { why, .. } => assert!(why.contains("version"), "{why}"),
-            other => panic!("{other:?}"),
-        }
+    for guard in [Guard::Absent, Guard::Version("0000000000000001-0000000000000001".into())] {
+        let answer = asked.set("kv", "a", "2", guard.clone(), Expiry::Never);
+        let Message::Conflict { theirs, .. } = answer else { panic!("{guard:?}: {answer:?}") };
+        assert_eq!(theirs.as_ref(), Some(&entry), "{guard:?}");
     }
+    let wrong = asked.set("kv", "a", "2", Guard::Version("0".repeat(32)), Expiry::Never);
+    assert!(matches!(&wrong, Message::Failed { why, .. } if why.contains("version")), "{wrong:?}");
     let written = asked.set("kv", "a", "2", Guard::Version(version.clone()), Expiry::After(60_000));
     let Message::Written { timestamp_ms, version: newer, .. } = written else { panic!("{written:?}") };
     let entry = asked.get("kv", "a").expect("it is there");
@@ -266,10 +267,10 @@ fn a_node_that_comes_back_is_found_again() {
     asked.create("kv", "a", "1");
     let node = node.restart();
     // The connection may have been made anew before anybody noticed.
-    wait_until("the key", || match asked.ask(place("kv", "a")) {
-        Message::Got { entry, .. } => entry,
-        _ => None,
-    });
+    while !matches!(asked.ask(place("kv", "a")), Message::Got { entry: Some(_), .. }) {
+        // The node is asked again and again how it is.
+        asked.wait("news", |_| Some(()));
+    }
     drop(node);
     asked.wait("lost", |message| matches!(message, Message::Lost { .. }).then_some(()));
     let failed = asked.set("kv", "b", "1", Guard::Absent, Expiry::Never);

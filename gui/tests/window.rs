@@ -1,10 +1,8 @@
 //! What the window shows of a model, and what it does to it: without a client.
 
-use std::time::{Duration, Instant};
-
 use dynarust_gui::{
     message::{Change, Cluster, Command, Entry, Group, Member, Message, Mode, Place, Row, Table, Value},
-    model::{Model, Page},
+    model::{FILTER_PAUSE_MS, Model, Page},
     settings::{Settings, Theme},
     views::{self, View},
 };
@@ -107,11 +105,7 @@ fn a_hundred_thousand_keys_are_as_fast_as_ten() {
     harness.run_steps(3);
     let drawn = rows(&harness);
     assert!(drawn.iter().any(|row| row == "Key user/099999"), "{drawn:?}");
-    let begin = Instant::now();
-    harness.run_steps(10);
-    let frame = begin.elapsed() / 10;
-    println!("a frame with 100,000 keys: {frame:?}");
-    assert!(frame < Duration::from_millis(200), "{frame:?}");
+    assert!((10..60).contains(&drawn.len()), "{} rows", drawn.len());
 }
 
 #[test]
@@ -122,6 +116,8 @@ fn the_prefix_is_reached_by_the_keyboard_and_lists_again() {
     harness.key_press_modifiers(Modifiers::COMMAND, Key::F);
     harness.run_steps(2);
     harness.get_by_label("Prefix").type_text("us");
+    harness.run_steps(2);
+    harness.state_mut().0.now_ms += FILTER_PAUSE_MS;
     harness.run_steps(2);
     let field = harness.get_by_role_and_label(Role::TextInput, "Prefix");
     assert!(field.is_focused());
@@ -184,10 +180,7 @@ fn wrong_json_is_marked_and_not_saved() {
     harness.get_by_label("Save").click();
     harness.run_steps(2);
     let sent = commands(&mut harness.state_mut().0);
-    assert!(
-        sent.iter().any(|it| matches!(it, Command::Set { json, .. } if json == "{\"a\": 2}")),
-        "{sent:?}"
-    );
+    assert!(sent.iter().any(|it| matches!(it, Command::Set { json, .. } if json == "{\"a\":2}")), "{sent:?}");
 }
 
 #[test]
@@ -295,7 +288,10 @@ fn the_cluster_shows_leader_nodes_and_lag() {
         members: vec![
             member("n1", "one:1", "this node", None),
             member("n2", "two:2", "alive", Some(1200)),
-            member("n3", "three:3", "down", Some(65_000)),
+            Member {
+                trouble: "it has another secret".into(),
+                ..member("n3", "three:3", "down", Some(65_000))
+            },
         ],
         group: Some(Group {
             leader: "n2".into(),
@@ -307,7 +303,14 @@ fn the_cluster_shows_leader_nodes_and_lag() {
     model.receive(Message::Cluster(Ok(cluster), 4));
     model.page = Page::Cluster;
     let harness = harness(model);
-    for text in ["down for 1m 05s", "1.2 s", "65.0 s", "leader", "three:3"] {
+    for text in [
+        "down for 1m 05s: takes no rows",
+        "three:3 takes no rows: it has another secret",
+        "1.2 s",
+        "65.0 s",
+        "leader",
+        "three:3",
+    ] {
         harness.get_by_label(text);
     }
     assert_eq!(harness.query_all_by_label("voter").count(), 2);

@@ -123,7 +123,7 @@ async fn open(connection: &Connection, address: &str) -> Result<Kv, End> {
     let token = &connection.token.0;
     let credentials = (!token.is_empty()).then(|| format!("Bearer {token}").parse()).transpose();
     let credentials =
-        credentials.map_err(|_| End::Refused("the token has signs that no token has".into()))?;
+        credentials.map_err(|_| End::Refused("the token has a character that a header cannot have: give it in printable ASCII, without spaces or line ends".into()))?;
     Ok(KvClient::with_interceptor(channel, Auth(credentials)).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
@@ -150,7 +150,9 @@ fn endpoint(connection: &Connection, address: &str) -> Result<Endpoint, String> 
 fn certificates(path: &str) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|error| format!("{path}: {error}"))?.len();
     if length > CA_FILE_BYTES_MAX {
-        return Err(format!("{path}: {length} bytes are no file of certificates"));
+        return Err(format!(
+            "{path}: the file has {length} bytes, and at most {CA_FILE_BYTES_MAX} are read: name a PEM file that has only the certificates to trust"
+        ));
     }
     fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
 }

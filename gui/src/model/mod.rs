@@ -260,6 +260,16 @@ impl Model {
         matches!(self.link, Link::Connected { .. })
     }
 
+    /// Whether the token is sent to another machine without TLS, where others can read it.
+    pub fn sends_token_in_plain_text(&self) -> bool {
+        let is_local = |address: &String| {
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+        };
+        !self.settings.tls && !self.token.is_empty() && !self.settings.addresses.iter().all(is_local)
+    }
+
     /// Connects by the settings.
     pub fn connect(&mut self) {
         let connection: Connection = self.settings.connection(&self.token);

@@ -396,3 +396,18 @@ fn a_listing_that_is_incomplete_goes_on_with_its_changes() {
     assert_eq!(listing.progress, Progress::Incomplete("a page is damaged".into()));
     assert_eq!(listing.keys().len(), 2);
 }
+
+#[test]
+fn a_token_in_plain_text_to_another_machine_is_warned_of() {
+    for (addresses, token, tls, is_warned) in [
+        (&["127.0.0.1:1", "[::1]:1", "localhost:1"][..], "hush", false, false),
+        (&["127.0.0.1:1", "node-2:1"], "hush", false, true),
+        (&["node-2:1"], "hush", true, false),
+        (&["node-2:1"], "", false, false),
+    ] {
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        let settings = Settings { addresses, tls, ..Settings::default() };
+        let model = Model::new(settings, token.into());
+        assert_eq!(model.sends_token_in_plain_text(), is_warned, "{:?}", model.settings);
+    }
+}

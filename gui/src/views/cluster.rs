@@ -34,6 +34,7 @@ pub fn show(ui: &mut Ui, model: &Model) {
                     summary(ui, cluster);
                     ui.add_space(10.0);
                     members(ui, cluster);
+                    troubles(ui, cluster);
                 }
             }
         });
@@ -94,14 +95,20 @@ fn members(ui: &mut Ui, cluster: &Cluster) {
     );
 }
 
+/// Why members take no rows.
+fn troubles(ui: &mut Ui, cluster: &Cluster) {
+    for member in cluster.members.iter().filter(|member| !member.trouble.is_empty()) {
+        ui.add_space(6.0);
+        let text = format!("{} takes no rows: {}", member.address, member.trouble);
+        ui.colored_label(colors::of(ui).bad, text);
+    }
+}
+
 fn row(ui: &mut Ui, cluster: &Cluster, member: &Member) {
     let colors = colors::of(ui);
     ui.label(RichText::new(&member.address).monospace());
     let (state, color) = state(member, colors);
-    let label = ui.label(RichText::new(state).color(color));
-    if !member.trouble.is_empty() {
-        label.on_hover_text(&member.trouble);
-    }
+    ui.label(RichText::new(state).color(color));
     ui.label(role(cluster, member));
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "\u{2013}".to_owned());
     ui.label(or_dash(member.rows.map(thousands)));

@@ -56,6 +56,14 @@ fn connection(ui: &mut Ui, model: &mut Model) {
 
 /// What is wrong with the connection, if anything is.
 pub fn banner(ui: &mut Ui, model: &mut Model) {
+    if model.sends_token_in_plain_text() {
+        let warning = colors::of(ui).warning;
+        let frame = Frame::new().fill(warning.gamma_multiply(0.22)).inner_margin(Margin::symmetric(12, 4));
+        Panel::top("plain token").frame(frame).show(ui, |ui| {
+            let text = "Without TLS the token can be read on the way to the node.";
+            ui.label(RichText::new(text).color(warning));
+        });
+    }
     let now_ms = model.now_ms;
     let (text, is_refused) = match &model.link {
         Link::Idle | Link::Connected { .. } | Link::Connecting { after: None, .. } => return,

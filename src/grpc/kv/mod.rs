@@ -248,6 +248,6 @@ impl Kv for NodeKv {
     }
 
     async fn cluster(&self, request: Request<ClusterRequest>) -> Answered<ClusterResponse> {
-        answered(reports::cluster(&self.node, &caller(&request)?))
+        answered(reports::cluster(&self.node, &caller(&request)?).await)
     }
 }

@@ -43,8 +43,10 @@ fn table(stats: &TableStats) -> proto::Table {
 ///
 /// # Errors
 /// `NotGranted`.
-pub fn cluster(node: &Node, caller: &Caller) -> Result<ClusterResponse> {
+pub async fn cluster(node: &Node, caller: &Caller) -> Result<ClusterResponse> {
     caller.principal.check(Right::Read, Touched::Node)?;
+    // After a start, counting the rows takes a moment.
+    node.rows_counted().await;
     let (view, readiness) = (node.cluster(), node.readiness());
     let ClusterView { cluster, node: id, address, members, strong, strong_failure, .. } = view;
     let detail = readiness.detail().map(str::to_owned).or(strong_failure);
