@@ -162,6 +162,29 @@ fn the_tree_is_walked_by_the_keyboard() {
 }
 
 #[test]
+fn a_key_that_is_held_down_deletes_nothing() {
+    let (mut model, _) = editing("1");
+    commands(&mut model);
+    let mut harness = harness(model);
+    let is_deleted = |harness: &mut Harness<'_, State>| {
+        commands(&mut harness.state_mut().0).iter().any(|it| matches!(it, Command::Delete { .. }))
+    };
+    harness.get_by_role(Role::Tree).focus();
+    harness.run_steps(2);
+    for _ in 0..3 {
+        harness.key_down(Key::Delete);
+        harness.run_steps(2);
+    }
+    harness.get_by_label("Really delete");
+    assert!(!is_deleted(&mut harness));
+    harness.key_up(Key::Delete);
+    harness.run_steps(2);
+    harness.key_down(Key::Delete);
+    harness.run_steps(2);
+    assert!(is_deleted(&mut harness));
+}
+
+#[test]
 fn wrong_json_is_marked_and_not_saved() {
     let (mut model, _) = editing("{\"a\":1}");
     commands(&mut model);

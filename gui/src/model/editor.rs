@@ -207,8 +207,6 @@ impl Editor {
         self.conflict = None;
         self.failure = None;
         self.confirming = None;
-        self.waiting = Waiting::Nothing;
-        self.held = None;
         self.is_begun = false;
         self.note(&entry.as_ref().map(|entry| entry.version.clone()).unwrap_or_default());
         self.lifetime = match entry.as_ref().and_then(|entry| entry.expires_at_ms) {
@@ -367,6 +365,16 @@ impl Editor {
         }
     }
 
+    /// Drops what was typed, for the newest that is known of the key; whether there is anything.
+    pub fn revert(&mut self) -> bool {
+        match (self.conflict.take(), self.base.clone()) {
+            (Some(conflict), _) => self.take(conflict.theirs),
+            (None, Some(base)) => self.take(Some(base)),
+            (None, None) => return false,
+        }
+        true
+    }
+
     /// Takes what somebody else wrote, and drops what was typed.
     pub fn take_theirs(&mut self) {
         if let Some(conflict) = self.conflict.take() {
@@ -416,7 +424,7 @@ mod tests {
 
     fn loaded(entry: Entry) -> Editor {
         let mut editor = Editor::load(Place { table: "t".into(), key: "k".into() }, 1);
-        editor.take(Some(entry));
+        editor.loaded(Some(entry));
         editor
     }
 
@@ -514,6 +522,16 @@ mod tests {
         editor.read_again(3);
         editor.loaded(None);
         assert_eq!(editor.conflict, Some(Conflict::new(None)));
+        // What was typed is given up while the key is read: for what is there, not for what was there.
+        let mut editor = loaded(entry("1", "v1"));
+        editor.text = "2".into();
+        editor.changed("v2", Some(&entry("5", "v2")));
+        editor.read_again(4);
+        editor.changed("v3", Some(&entry("6", "v3")));
+        assert!(editor.revert());
+        assert_eq!(editor.text, "5");
+        editor.loaded(Some(entry("5", "v2")));
+        assert_eq!((editor.text.as_str(), editor.is_dirty()), ("6", false));
     }
 
     #[test]

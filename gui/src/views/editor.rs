@@ -107,9 +107,8 @@ fn buttons(ui: &mut Ui, editor: &mut Editor, now_ms: u64, is_connected: bool) ->
     }
     let can_discard = editor.is_dirty() || editor.is_new;
     if can_discard && ui.add_enabled(is_idle, Button::new("Discard")).clicked() {
-        match editor.base.clone() {
-            Some(base) => editor.take(Some(base)),
-            None => action = Some(Action::Discard),
+        if !editor.revert() {
+            action = Some(Action::Discard);
         }
     }
     if editor.base.is_some() {
